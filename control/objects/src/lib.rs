@@ -1,0 +1,30 @@
+//! The generic Kubernetes object and everything that is known about kinds without a cluster: names, metadata,
+//! transactions over objects, snapshots of them, the registry of kinds, selectors, quantities and patches.
+//!
+//! A pure crate: no clock, randomness, I/O or logging.
+
+pub mod field_error;
+pub mod fields;
+pub mod kinds;
+pub mod log_options;
+pub mod name;
+pub mod object;
+pub mod patch;
+pub mod quantity;
+pub mod registry;
+pub mod schema;
+pub mod selector;
+pub mod transaction;
+pub mod validate;
+pub mod view;
+
+pub use field_error::{Cause, FieldError};
+pub use log_options::LogOptions;
+pub use name::{ObjectKey, ObjectName, ResourceName, Revision};
+pub use object::{Meta, Object, ObjectError, OwnerReference};
+pub use quantity::Quantity;
+pub use registry::{Column, Kind, NameRule, Subresource, by_kind, by_plural, by_resource, kinds};
+pub use selector::{FieldSelector, LabelSelector, SelectorError};
+pub use transaction::{Applied, Expect, Precondition, Refusal, Transaction, Write};
+pub use validate::meta::validate_meta;
+pub use view::{Event, EventKind, Table, View};

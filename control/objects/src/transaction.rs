@@ -1,0 +1,114 @@
+//! The one way to change state: a transaction of writes under preconditions, evaluated when it is applied.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::name::{ObjectKey, Revision};
+
+/// Writes that happen together or not at all, and what must hold when they do.
+///
+/// The same type is proposed by the API server, by controllers, by the scheduler and on behalf of nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transaction {
+    pub preconditions: Vec<Precondition>,
+    pub writes: Vec<Write>,
+}
+
+/// What must hold of one object at the moment of apply.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Precondition {
+    pub key: ObjectKey,
+    pub expect: Expect,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Expect {
+    /// No such object.
+    Absent,
+    /// The object exists, whatever its revision.
+    Exists,
+    /// The object exists and was last changed at this revision.
+    Revision(Revision),
+    /// The object exists with this `metadata.uid`.
+    Uid(String),
+    /// The object exists and has no `metadata.deletionTimestamp` (a namespace that takes new objects).
+    NotDeleting,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Write {
+    /// Creates or replaces the object. `draft` is its JSON without `metadata.resourceVersion`. A draft equal to what
+    /// is stored changes nothing, and the object keeps its revision.
+    Put { key: ObjectKey, draft: Bytes },
+    /// Removes the object. Removing what is not there is a refusal unless a precondition already says so.
+    Delete { key: ObjectKey },
+}
+
+impl Write {
+    pub fn key(&self) -> &ObjectKey {
+        match self {
+            Write::Put { key, .. } | Write::Delete { key } => key,
+        }
+    }
+}
+
+/// A transaction that took place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The store's revision after it. All its writes carry this revision, but for no-op puts, which keep theirs.
+    pub revision: Revision,
+    /// For each write, the revision that its object now has.
+    pub revisions: Vec<Revision>,
+}
+
+/// Why a transaction did not take place. Nothing of it was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// The precondition at this index in `Transaction::preconditions` did not hold.
+    Precondition { index: u32, key: ObjectKey, expected: Expect, found: Found },
+    /// A delete of what is not there.
+    NotFound { key: ObjectKey },
+    /// The draft is not an object: a fault of the proposer.
+    BadDraft { key: ObjectKey, reason: String },
+    /// The draft is larger than the store takes. Sizes in bytes.
+    TooLarge { key: ObjectKey, size: u64, limit: u64 },
+}
+
+/// What stood in the way of a precondition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Found {
+    Nothing,
+    Object { revision: Revision, uid: String, deleting: bool },
+}
+
+impl Transaction {
+    /// A new object: refused where one of that name exists.
+    pub fn create(key: ObjectKey, draft: Bytes) -> Self {
+        Self {
+            preconditions: vec![Precondition { key: key.clone(), expect: Expect::Absent }],
+            writes: vec![Write::Put { key, draft }],
+        }
+    }
+
+    /// A replacement of the object as it was at `revision`.
+    pub fn update(key: ObjectKey, draft: Bytes, revision: Revision) -> Self {
+        Self {
+            preconditions: vec![Precondition { key: key.clone(), expect: Expect::Revision(revision) }],
+            writes: vec![Write::Put { key, draft }],
+        }
+    }
+
+    /// A removal of the object as it was at `revision`.
+    pub fn delete(key: ObjectKey, revision: Revision) -> Self {
+        Self {
+            preconditions: vec![Precondition { key: key.clone(), expect: Expect::Revision(revision) }],
+            writes: vec![Write::Delete { key }],
+        }
+    }
+
+    /// Adds a precondition.
+    pub fn expecting(mut self, key: ObjectKey, expect: Expect) -> Self {
+        self.preconditions.push(Precondition { key, expect });
+        self
+    }
+}

@@ -1,0 +1,127 @@
+//! What a raft entry holds: many transactions, each with the identity that makes a retry harmless.
+//!
+//! The codec is postcard behind one version byte. A member that meets a version it does not know must stop: an
+//! entry is never skipped.
+
+use bytes::Bytes;
+use coracle_objects::{Applied, Refusal, Transaction};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+/// The version byte in front of everything that this module encodes.
+const CODEC_VERSION: u8 = 1;
+
+/// What became of a transaction.
+pub type Outcome = Result<Applied, Refusal>;
+
+/// Names one transaction for ever. A second arrival under the same id gets the first one's outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestId {
+    /// Random for every start of a proposing process.
+    pub client: u64,
+    /// Grows by one with each transaction of that client.
+    pub sequence: u64,
+}
+
+/// One transaction within a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    pub id: RequestId,
+    pub transaction: Transaction,
+}
+
+/// The content of one raft entry. Transactions are applied in order, each by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The raft id of the member that proposed it.
+    pub proposer: u64,
+    pub requests: Vec<Request>,
+}
+
+/// Bytes that this build cannot read: damage, or an entry of a newer version. The member must stop.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub enum CorruptEntry {
+    #[error("the entry is empty")]
+    Empty,
+    #[error("the entry has version {found}, this build reads version {CODEC_VERSION}: upgrade this member")]
+    Version { found: u8 },
+    #[error("the entry cannot be decoded")]
+    Decode(#[source] postcard::Error),
+}
+
+impl Command {
+    pub fn encode(&self) -> Bytes {
+        encode(self)
+    }
+
+    pub fn decode(entry: &[u8]) -> Result<Self, CorruptEntry> {
+        decode(entry)
+    }
+}
+
+/// For the way from a follower to the leader.
+pub fn encode_transaction(request: &Request) -> Bytes {
+    encode(request)
+}
+
+pub fn decode_transaction(bytes: &[u8]) -> Result<Request, CorruptEntry> {
+    decode(bytes)
+}
+
+/// For the way back from the leader to a follower.
+pub fn encode_outcome(outcome: &Outcome) -> Bytes {
+    encode(outcome)
+}
+
+pub fn decode_outcome(bytes: &[u8]) -> Result<Outcome, CorruptEntry> {
+    decode(bytes)
+}
+
+fn encode(value: &impl Serialize) -> Bytes {
+    // Only a type without a fixed length or a writer that fails can make this go wrong; here there is neither.
+    postcard::to_extend(value, vec![CODEC_VERSION]).expect("a plain value encodes into memory").into()
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CorruptEntry> {
+    match bytes.split_first() {
+        None => Err(CorruptEntry::Empty),
+        Some((&CODEC_VERSION, rest)) => postcard::from_bytes(rest).map_err(CorruptEntry::Decode),
+        Some((&found, _)) => Err(CorruptEntry::Version { found }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_objects::{ObjectKey, Transaction};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn command() -> Command {
+        let key = ObjectKey::new("configmaps", "default", "a");
+        let transaction = Transaction::create(key, Bytes::from_static(br#"{"metadata":{}}"#));
+        Command { proposer: 3, requests: vec![Request { id: RequestId { client: 9, sequence: 1 }, transaction }] }
+    }
+
+    #[test]
+    fn a_command_survives_its_codec() {
+        assert_eq!(Command::decode(&command().encode()), Ok(command()));
+        let outcome = Ok(Applied { revision: 4, revisions: vec![4, 2] });
+        assert_eq!(decode_outcome(&encode_outcome(&outcome)), Ok(outcome));
+    }
+
+    #[test]
+    fn an_unknown_version_is_named() {
+        let mut entry = command().encode().to_vec();
+        entry[0] = 77;
+        assert_eq!(Command::decode(&entry), Err(CorruptEntry::Version { found: 77 }));
+        assert_eq!(Command::decode(b""), Err(CorruptEntry::Empty));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Command::decode(&[&[CODEC_VERSION], bytes.as_slice()].concat());
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The state machine: applies commands to the objects.
+
+use std::sync::Arc;
+
+use coracle_objects::{
+    Applied, Event, EventKind, Expect, Object, ObjectKey, Refusal, Revision, Transaction, View, Write,
+    transaction::Found,
+};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    command::{Command, CorruptEntry, Outcome, RequestId, encode_outcome},
+    dedup::{Dedup, Seen},
+    watch::{Expired, Window},
+};
+
+/// Bounds of a store. `object_bytes_max` decides outcomes and must be equal on all members.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreConfig {
+    /// The largest draft that is taken, in bytes.
+    pub object_bytes_max: usize,
+    /// Events kept a resource for watches that resume.
+    pub watch_events_max: usize,
+    /// Revisions behind the newest event of a resource after which an event is dropped.
+    pub watch_revisions_max: u64,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { object_bytes_max: 1536 * 1024, watch_events_max: 8192, watch_revisions_max: 200_000 }
+    }
+}
+
+/// What one entry did.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// In the order of the command. A request that is so old that its outcome was dropped is left out: what became
+    /// of it is unknown.
+    pub results: Vec<(RequestId, Outcome)>,
+    /// In order; those of one transaction share its revision and follow each other.
+    pub events: Vec<Arc<Event>>,
+    /// The store's revision after the entry.
+    pub revision: Revision,
+}
+
+/// All objects of the cluster and how they came to be.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub(crate) config: StoreConfig,
+    pub(crate) view: View,
+    pub(crate) dedup: Dedup,
+    pub(crate) window: Window,
+    /// Over every change and outcome since the beginning.
+    pub(crate) hash: [u8; 32],
+}
+
+/// One object's change within a transaction that is not decided yet.
+struct Staged {
+    key: ObjectKey,
+    previous: Option<Arc<Object>>,
+    next: Option<Arc<Object>>,
+}
+
+impl Store {
+    pub fn new(config: StoreConfig) -> Self {
+        let window = Window::new(config.watch_events_max, config.watch_revisions_max, 0);
+        Self { config, view: View::default(), dedup: Dedup::default(), window, hash: [0; 32] }
+    }
+
+    /// Applies one raft entry, an encoded [`Command`]. On an error nothing was changed and the member must stop.
+    pub fn apply(&mut self, entry: &[u8]) -> Result<Batch, CorruptEntry> {
+        let command = Command::decode(entry)?;
+        let mut batch = Batch { results: Vec::with_capacity(command.requests.len()), events: vec![], revision: 0 };
+        let mut hasher = Sha256::new_with_prefix(self.hash);
+        for request in command.requests {
+            let outcome = match self.dedup.look(request.id) {
+                Seen::New => {
+                    let outcome = self.transact(request.transaction, &mut batch.events);
+                    self.dedup.record(request.id, outcome.clone());
+                    outcome
+                }
+                Seen::Before(outcome) => outcome,
+                Seen::Forgotten => continue,
+            };
+            hasher.update(encode_outcome(&outcome));
+            batch.results.push((request.id, outcome));
+        }
+        for event in &batch.events {
+            hash_event(&mut hasher, event);
+            self.window.push(event.clone());
+        }
+        self.hash = hasher.finalize().into();
+        batch.revision = self.view.revision;
+        Ok(batch)
+    }
+
+    /// Cloning it is O(1).
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    pub fn revision(&self) -> Revision {
+        self.view.revision
+    }
+
+    /// Equal on all members that have applied the same entries.
+    pub fn state_hash(&self) -> [u8; 32] {
+        self.hash
+    }
+
+    /// The events of a resource after a revision, oldest first.
+    pub fn events_since(&self, resource: &str, after: Revision) -> Result<Vec<Arc<Event>>, Expired> {
+        self.window.since(resource, after)
+    }
+
+    fn transact(&mut self, transaction: Transaction, events: &mut Vec<Arc<Event>>) -> Outcome {
+        self.check(&transaction)?;
+        let revision = self.view.revision + 1;
+        let mut staged: Vec<Staged> = Vec::with_capacity(transaction.writes.len());
+        for write in &transaction.writes {
+            self.stage(write, &transaction, &mut staged, revision)?;
+        }
+        let changed = staged.iter().any(|change| !same(&change.previous, &change.next));
+        let after = if changed { revision } else { self.view.revision };
+        let revisions = transaction
+            .writes
+            .iter()
+            .map(|write| {
+                let next = staged.iter().find(|change| &change.key == write.key()).and_then(|c| c.next.as_ref());
+                next.map_or(after, |object| object.revision)
+            })
+            .collect();
+        for change in staged {
+            self.commit(change, revision, events);
+        }
+        self.view.revision = after;
+        Ok(Applied { revision: after, revisions })
+    }
+
+    fn check(&self, transaction: &Transaction) -> Result<(), Refusal> {
+        for (index, precondition) in transaction.preconditions.iter().enumerate() {
+            let object = self.view.get(&precondition.key);
+            let holds = match (&precondition.expect, object) {
+                (Expect::Absent, found) => found.is_none(),
+                (_, None) => false,
+                (Expect::Exists, Some(_)) => true,
+                (Expect::Revision(revision), Some(object)) => object.revision == *revision,
+                (Expect::Uid(uid), Some(object)) => object.meta.uid == *uid,
+                (Expect::NotDeleting, Some(object)) => object.meta.deletion_timestamp.is_none(),
+            };
+            if !holds {
+                return Err(Refusal::Precondition {
+                    index: index as u32,
+                    key: precondition.key.clone(),
+                    expected: precondition.expect.clone(),
+                    found: object.map_or(Found::Nothing, |object| Found::Object {
+                        revision: object.revision,
+                        uid: object.meta.uid.clone(),
+                        deleting: object.meta.deletion_timestamp.is_some(),
+                    }),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn stage(
+        &self,
+        write: &Write,
+        transaction: &Transaction,
+        staged: &mut Vec<Staged>,
+        revision: Revision,
+    ) -> Result<(), Refusal> {
+        let at = match staged.iter().position(|change| &change.key == write.key()) {
+            Some(at) => at,
+            None => {
+                let previous = self.view.get(write.key()).cloned();
+                staged.push(Staged { key: write.key().clone(), next: previous.clone(), previous });
+                staged.len() - 1
+            }
+        };
+        let change = &mut staged[at];
+        match write {
+            Write::Put { key, draft } => {
+                let limit = self.config.object_bytes_max as u64;
+                if draft.len() as u64 > limit {
+                    return Err(Refusal::TooLarge { key: key.clone(), size: draft.len() as u64, limit });
+                }
+                if change.next.as_ref().is_some_and(|object| object.draft() == draft) {
+                    return Ok(());
+                }
+                let object = Object::from_draft(key.clone(), draft, revision)
+                    .map_err(|error| Refusal::BadDraft { key: key.clone(), reason: error.to_string() })?;
+                change.next = Some(Arc::new(object));
+            }
+            Write::Delete { key } => {
+                let expected_absent = || {
+                    transaction.preconditions.iter().any(|p| &p.key == key && p.expect == Expect::Absent)
+                };
+                if change.next.take().is_none() && !expected_absent() {
+                    return Err(Refusal::NotFound { key: key.clone() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, change: Staged, revision: Revision, events: &mut Vec<Arc<Event>>) {
+        if same(&change.previous, &change.next) {
+            return;
+        }
+        let ObjectKey { resource, name } = change.key;
+        let table = self.view.tables.entry(resource).or_default();
+        let (kind, object) = match (change.next, &change.previous) {
+            (Some(next), previous) => {
+                table.insert(name, next.clone());
+                (if previous.is_some() { EventKind::Modified } else { EventKind::Added }, next)
+            }
+            (None, Some(previous)) => {
+                table.remove(&name);
+                (EventKind::Deleted, Arc::new(previous.at_revision(revision)))
+            }
+            (None, None) => return,
+        };
+        events.push(Arc::new(Event { kind, object, previous: change.previous }));
+    }
+}
+
+fn same(previous: &Option<Arc<Object>>, next: &Option<Arc<Object>>) -> bool {
+    match (previous, next) {
+        (None, None) => true,
+        (Some(previous), Some(next)) => Arc::ptr_eq(previous, next),
+        _ => false,
+    }
+}
+
+fn hash_event(hasher: &mut Sha256, event: &Event) {
+    let key = &event.object.key;
+    hasher.update([event.kind as u8]);
+    for part in [key.resource.as_str(), &key.name.namespace, &key.name.name] {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hasher.update(event.object.revision.to_le_bytes());
+    hasher.update((event.object.json.len() as u64).to_le_bytes());
+    hasher.update(&event.object.json);
+}
