@@ -2,6 +2,9 @@
 //!
 //! Compiled by protox and tonic-prost-build: no `protoc` is needed on the building machine.
 
+pub mod join;
+pub mod tls;
+
 /// Raft messages between control members, byte-identical to raft-rs' `eraftpb`.
 pub mod raft {
     tonic::include_proto!("coracle.raft.v1");
@@ -13,6 +16,7 @@ pub mod cluster {
 }
 
 /// The node link.
+#[allow(clippy::large_enum_variant, reason = "generated; the large variant is sent once a connection")]
 pub mod node {
     tonic::include_proto!("coracle.node.v1");
 }

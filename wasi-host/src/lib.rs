@@ -1,1 +1,32 @@
-//! Placeholder.
+//! The sandbox of Coracle: pods of WebAssembly components, with their network, limits and executor.
+//!
+//! A [`Host`] prepares artifacts and makes pods; a [`Pod`] is a virtual network namespace with limits; a
+//! [`Container`] is a component that runs in it. What lies beyond a pod is reached through one trait,
+//! [`net::Uplink`]; this crate depends on no other of the project.
+//!
+//! What must hold here: a guest can fail, loop, allocate, flood or lie, and only its own pod pays. No behaviour of a
+//! guest is an error of the host; guests never run on the I/O runtime; all that is granted is in `linker.rs`.
+
+mod artifact;
+mod engine;
+mod executor;
+mod exit;
+mod host;
+mod http;
+mod limits;
+mod linker;
+pub mod logs;
+pub mod net;
+mod sandbox;
+pub mod sockets;
+mod stdin;
+
+pub use artifact::{Artifact, Entry, PrepareError, compile_child_main};
+pub use exit::Exit;
+pub use host::{Host, HostConfig, HostError, disable_library_backtraces};
+pub use linker::Mount;
+pub use logs::LogSink;
+pub use sandbox::{Container, ContainerLimits, ContainerSpec, Pod, PodLimits, StartError, Usage};
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,34 @@
-//! Placeholder.
+//! The Kubernetes REST API over any storage of objects: paths, discovery, OpenAPI, verbs, watches, tables, admission.
+//!
+//! Generic over the registry of kinds and over two boundaries: [`Storage`] (the replicated store) and [`Nodes`]
+//! (what only a pod's node can answer). [`router`] is the whole service.
+
+mod admission;
+mod answer;
+mod auth;
+mod body;
+mod config;
+mod discovery;
+mod error;
+mod health;
+mod metadata;
+mod openapi;
+mod options;
+mod pages;
+mod path;
+mod request;
+mod router;
+mod schemas;
+mod storage;
+mod strict;
+mod table;
+mod transact;
+mod verbs;
+mod watch;
+
+pub use admission::services::release;
+pub use auth::Identity;
+pub use config::{ApiConfig, ServiceNetwork};
+pub use error::ApiError;
+pub use router::router;
+pub use storage::{Expired, NodeError, Nodes, ProposeError, Storage, Unavailable, WatchItem, WatchStream};

@@ -1,1 +1,33 @@
-//! Placeholder.
+//! What to create, change or delete to bring the cluster from where it is to where its objects say it should be.
+//!
+//! A pure crate. [`Controllers`] is fed with events and asked for a [`Plan`]: transactions, each with the preconditions
+//! under which it was thought of, and records of events. The server proposes them; what came of it returns as events.
+//! No clock, randomness, I/O or logging: the time and fresh uids are arguments.
+//!
+//! One file a controller. Each has one entry, `plan(&mut Planner, name)`, that looks at one object and what belongs to
+//! it. An observed event marks the few objects it concerns ([`dirty`]); nothing is ever searched through for changes.
+
+mod controllers;
+
+mod deployment;
+mod endpoint_slice;
+mod garbage_collector;
+mod namespace;
+mod node_lifecycle;
+mod pod_gc;
+mod replica_set;
+mod service_account;
+
+mod deletion;
+mod dirty;
+mod draft;
+mod event_record;
+mod flights;
+mod model;
+mod names;
+mod planner;
+mod state;
+mod timers;
+
+pub use controllers::{Config, Controllers, Plan};
+pub use event_record::{EventRecord, EventType};

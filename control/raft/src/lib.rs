@@ -1,1 +1,26 @@
-//! Placeholder.
+//! Replication: raft-rs on a write-ahead log of our own, for any deterministic [`StateMachine`].
+//!
+//! [`Raft`] is the handle that a process holds. Inside, [`core::Core`] is the member as a pure step, [`wal::Wal`] the log
+//! over a small [`wal::Disk`] boundary, [`transport`] the way to other members. Nothing is acknowledged before it is
+//! durable on a majority; a failed write or fsync ends the member ([`Raft::closed`]).
+
+mod config;
+pub mod core;
+mod driver;
+mod error;
+mod identity;
+mod log;
+mod logging;
+mod membership;
+pub mod message;
+mod status;
+pub mod transport;
+pub mod wal;
+
+pub use config::{Config, ENTRY_BYTES_MAX, OUTCOME_TIMEOUT_MS};
+pub use driver::{Closed, Raft, StateMachine};
+pub use error::{ChangeError, Error, ProposeError, ReadError};
+pub use logging::logger;
+pub use membership::MemberChange;
+pub use status::{Role, Status};
+pub use transport::{GrpcTransport, RaftService, Transport};

@@ -1,1 +1,48 @@
-//! Placeholder.
+//! The composition root of a control node: joins raft, store, API, scheduler and controllers into one process, and
+//! serves members, nodes and clients on one TLS port.
+//!
+//! Reading order: [`app`] starts everything; [`storage`] is the one door for changes of state; [`leader`] and
+//! [`node_link`] are what only the leader does.
+
+mod app;
+mod config;
+mod data_dir;
+mod error;
+mod identity;
+mod kubeconfig;
+mod pki;
+
+mod machine;
+mod watch_hub;
+
+mod batch;
+mod peers;
+mod storage;
+
+mod bootstrap;
+mod events;
+mod leader;
+mod membership;
+mod namespaces;
+mod plans;
+
+mod node_link;
+mod nodes;
+
+mod cluster_service;
+mod join;
+mod leader_service;
+mod tokens;
+
+mod blobs;
+mod blobs_service;
+mod registry;
+
+mod listener;
+mod service;
+mod telemetry;
+
+pub use app::{Control, start};
+pub use config::{ControlConfig, Mode};
+pub use error::ServerError;
+pub use storage::ReplicatedStorage;

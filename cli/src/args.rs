@@ -1,0 +1,358 @@
+//! The command line of the one binary.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Kubernetes for WebAssembly in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "coracle", version, about, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to log: a level (error, warn, info, debug, trace) or a filter as `coracle_raft=debug,info`.
+    #[arg(long, global = true, env = "CORACLE_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a whole cluster in this process until Ctrl-C; a second start resumes it.
+    Up(UpArgs),
+    /// Show what Coracle does: a cluster of three control nodes and two nodes, with the sample workloads on it.
+    Demo(DemoArgs),
+    /// Run a control node.
+    Control(ControlArgs),
+    /// Run a node: it joins the cluster and runs pods.
+    Node(NodeArgs),
+    /// Make, list and revoke join tokens.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Look at the cluster's members.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Print an admin kubeconfig.
+    Kubeconfig(KubeconfigArgs),
+    /// Push a component into the cluster's own registry.
+    Push(PushArgs),
+    /// Deploy a component and print the URL that answers.
+    Deploy(DeployArgs),
+    /// List or show objects.
+    Get(GetArgs),
+    /// Print the logs of a pod.
+    Logs(LogsArgs),
+    /// Delete objects.
+    Delete(DeleteArgs),
+    /// Check this machine and the cluster; say what is wrong and how to mend it.
+    Doctor(DoctorArgs),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell to complete in.
+        shell: Shell,
+    },
+    /// Compile one component to native code: run by nodes in a limited child process.
+    #[command(hide = true)]
+    CompileComponent {
+        /// Arguments between a node and its compiler; not for people.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+/// How a client command finds the cluster.
+#[derive(Clone, Debug, Args)]
+pub struct Connection {
+    /// The kubeconfig to use. Without it: $KUBECONFIG, the one of `coracle up`, ~/.kube/config.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The namespace of the objects; by default the kubeconfig's, else `default`.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Wide,
+    Json,
+    Yaml,
+    Name,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct UpArgs {
+    /// Where the cluster lives on disk; by default $XDG_DATA_HOME/coracle or ~/.local/share/coracle.
+    #[arg(long, value_name = "DIR", env = "CORACLE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Control nodes: 1, 3 or 5. Fixed when the cluster is made.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub control: u32,
+    /// Nodes that run pods.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub nodes: u32,
+    /// Address of the first control node's API; further ones take free ports. Port 0 picks a free one.
+    #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// Address of the first node's gateway; further nodes take free ports. Port 0 picks a free one.
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    pub gateway: SocketAddr,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// Leave the cluster running until Ctrl-C, to look around in it.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ControlArgs {
+    /// Where this control node lives on disk.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Address of REST, gRPC and raft. Port 0 picks a free one.
+    #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// The host:port under which others reach this control node; by default the listen address.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// This member's name; by default the machine's name and the port.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Make a new cluster. Resumes it where the data dir already holds it.
+    #[arg(long, conflicts_with = "join")]
+    pub init: bool,
+    /// Join the cluster at these addresses. Resumes the membership where the data dir already holds it.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub join: Vec<String>,
+    /// The join token (`coracle token create --role control`).
+    #[arg(long, value_name = "TOKEN", env = "CORACLE_TOKEN")]
+    pub token: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct NodeArgs {
+    /// Where this node lives on disk.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Control nodes to join at.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub join: Vec<String>,
+    /// The join token (`coracle token create --role node`).
+    #[arg(long, value_name = "TOKEN", env = "CORACLE_TOKEN")]
+    pub token: Option<String>,
+    /// The node's name; by default the machine's.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Address of the tunnels between nodes. Port 0 picks a free one.
+    #[arg(long, default_value = "127.0.0.1:7443", value_name = "ADDR")]
+    pub fabric: SocketAddr,
+    /// Address of the gateway for the outside; without it the node has none.
+    #[arg(long, value_name = "ADDR")]
+    pub gateway: Option<SocketAddr>,
+    /// A label of the node, as `zone=a`. Repeat for more.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub labels: Vec<(String, String)>,
+    /// Allow images of the form file:///x.wasm: whoever may create pods can then read such files of this machine.
+    #[arg(long)]
+    pub allow_local_artifacts: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    Control,
+    Node,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a join token and print it alone on stdout.
+    Create {
+        /// What may join with it.
+        #[arg(long, value_enum, default_value_t = Role::Node)]
+        role: Role,
+        /// How long it is good for: 30m, 24h, 7d.
+        #[arg(long, default_value = "24h", value_parser = duration)]
+        ttl: std::time::Duration,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// List the join tokens, without their secrets.
+    List {
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Revoke a join token.
+    Revoke {
+        /// The token's id: the part before the dot.
+        id: String,
+        #[command(flatten)]
+        connection: Connection,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Show the cluster's id, leader, term and progress.
+    Status {
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// List the control members.
+    Members {
+        #[command(flatten)]
+        connection: Connection,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct KubeconfigArgs {
+    /// The data dir of `coracle up` or `coracle control`; by default that of `up`.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct PushArgs {
+    /// The component (or preview 1 module) to push.
+    pub file: PathBuf,
+    /// The name it gets, as `hello` or `hello:1.0`; the tag is `latest` where none is given.
+    pub name: String,
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct DeployArgs {
+    /// A .wasm file, which is pushed first, or the name of an image.
+    pub image: String,
+    /// The name of the Deployment, Service and Ingress; by default the file's or image's.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The host that the gateway answers for; by default NAME.localhost.
+    #[arg(long)]
+    pub host: Option<String>,
+    /// How many pods.
+    #[arg(long, default_value_t = 1)]
+    pub replicas: u32,
+    /// The port that the component serves on.
+    #[arg(long, default_value_t = 80)]
+    pub port: u16,
+    /// An environment variable, as `KEY=VALUE`. Repeat for more.
+    #[arg(long = "env", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub env: Vec<(String, String)>,
+    /// Arguments of the component.
+    #[arg(last = true)]
+    pub args: Vec<String>,
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct GetArgs {
+    /// The kind, by plural, singular or short name: pods, deploy, svc.
+    pub kind: String,
+    /// The object; all of the kind without it.
+    pub name: Option<String>,
+    /// Objects of every namespace.
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Only objects with these labels: `app=hello,tier!=test`.
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub selector: Option<String>,
+    /// How to print.
+    #[arg(short, long, value_enum)]
+    pub output: Option<Output>,
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct LogsArgs {
+    /// The pod.
+    pub pod: String,
+    /// The container, where the pod has several.
+    #[arg(short, long)]
+    pub container: Option<String>,
+    /// Go on printing as lines are written.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The previous instance's logs, after a restart.
+    #[arg(short, long)]
+    pub previous: bool,
+    /// Only the last lines.
+    #[arg(long, value_name = "N")]
+    pub tail: Option<u64>,
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct DeleteArgs {
+    /// The kind, by plural, singular or short name.
+    pub kind: String,
+    /// The objects.
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub connection: Connection,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_string(), value.to_string())),
+        _ => Err(format!("`{text}` is not of the form KEY=VALUE")),
+    }
+}
+
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let mend = || format!("`{text}` is no duration: write a number and s, m, h or d, as 24h");
+    let unit = text.chars().last().ok_or_else(mend)?;
+    let number: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| mend())?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86400,
+        _ => return Err(mend()),
+    };
+    number
+        .checked_mul(seconds)
+        .filter(|total| *total > 0)
+        .map(std::time::Duration::from_secs)
+        .ok_or_else(mend)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_numbers_with_a_unit() {
+        assert_eq!(duration("90m").unwrap().as_secs(), 5400);
+        assert_eq!(duration("7d").unwrap().as_secs(), 604_800);
+        for bad in ["", "h", "12", "0s", "-1h", "1y", "99999999999999999999d"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn environment_variables_need_a_name() {
+        assert_eq!(key_value("A=b=c").unwrap(), ("A".into(), "b=c".into()));
+        assert!(key_value("=x").is_err());
+        assert!(key_value("x").is_err());
+    }
+}

@@ -1,0 +1,15 @@
+//! One file a command; here they are dispatched.
+
+pub mod cluster;
+pub mod control;
+pub mod delete;
+pub mod demo;
+pub mod deploy;
+pub mod doctor;
+pub mod get;
+pub mod kubeconfig;
+pub mod logs;
+pub mod node;
+pub mod push;
+pub mod token;
+pub mod up;

@@ -1,0 +1,41 @@
+//! `coracle delete`: deletes objects and waits until they are gone.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use kube::client::Body;
+
+use crate::{
+    args::DeleteArgs,
+    client::{Cluster, kind_path},
+};
+
+/// How often a deleted object is looked for.
+const POLL: Duration = Duration::from_millis(100);
+/// How long a deleted object may take to go, beyond a pod's longest usual grace period.
+const GONE_WITHIN: Duration = Duration::from_secs(90);
+
+pub async fn run(args: &DeleteArgs) -> Result<()> {
+    let cluster = Cluster::find(&args.connection).await?;
+    let collection = kind_path(&args.kind, &cluster.namespace)?.collection;
+    for name in &args.names {
+        let path = format!("{collection}/{name}");
+        cluster.send(http::Request::delete(&path).body(Body::empty())?).await?;
+        wait_gone(&cluster, &path)
+            .await
+            .with_context(|| format!("waiting for {} {name} to go", args.kind))?;
+        println!("{} {name} deleted", args.kind);
+    }
+    Ok(())
+}
+
+async fn wait_gone(cluster: &Cluster, path: &str) -> Result<()> {
+    let deadline = tokio::time::Instant::now() + GONE_WITHIN;
+    while let Some(object) = cluster.get(path).await? {
+        if tokio::time::Instant::now() > deadline {
+            bail!("it is still there, held by finalizers {}", object["metadata"]["finalizers"]);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,56 @@
+//! `coracle up`: a whole cluster in this process, until Ctrl-C.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use indicatif::ProgressBar;
+
+use crate::{
+    args::UpArgs,
+    client::default_data_dir,
+    local_cluster::{LocalCluster, Shape},
+};
+
+pub async fn run(args: &UpArgs) -> Result<()> {
+    let begun = Instant::now();
+    let shape = Shape {
+        data_dir: args.data_dir.clone().unwrap_or_else(default_data_dir),
+        control: args.control,
+        nodes: args.nodes,
+        listen: args.listen,
+        gateway: args.gateway,
+    };
+    let spinner = ProgressBar::new_spinner();
+    spinner.enable_steady_tick(std::time::Duration::from_millis(100));
+    spinner.set_message("starting the cluster");
+    let cluster = LocalCluster::start(&shape).await?;
+    spinner.finish_and_clear();
+    println!("The cluster is up ({} ms).", begun.elapsed().as_millis());
+    println!("  API         https://{}", cluster.address());
+    if let Some(gateway) = cluster.gateway() {
+        println!("  gateway     http://{gateway}");
+    }
+    println!("  data        {}", shape.data_dir.display());
+    println!("  kubeconfig  export KUBECONFIG={}", cluster.kubeconfig.display());
+    println!("Ctrl-C stops it; the same command resumes it.");
+    let reason = tokio::select! {
+        () = stop_asked() => None,
+        reason = cluster.failed() => Some(reason),
+    };
+    println!("Stopping.");
+    cluster.shutdown().await;
+    reason.map_or(Ok(()), Err)
+}
+
+/// Resolves at Ctrl-C or SIGTERM.
+pub async fn stop_asked() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        let _ = tokio::signal::ctrl_c().await;
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}

@@ -1,0 +1,185 @@
+//! A whole cluster in this process: control nodes and nodes, each with a data dir of its own, talking to each other
+//! over the same sockets as separate processes would.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use coracle_agent::{Node, NodeConfig};
+use coracle_proto::cluster::{CreateTokenRequest, cluster_client::ClusterClient};
+use coracle_server::{Control, ControlConfig, Mode};
+use futures::future::try_join_all;
+use serde::{Deserialize, Serialize};
+
+use crate::{client::Cluster, commands::token::refused};
+
+/// What the cluster is made of. The counts are fixed when it is made; a resume uses what the data dir says.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub data_dir: PathBuf,
+    pub control: u32,
+    pub nodes: u32,
+    pub listen: SocketAddr,
+    pub gateway: SocketAddr,
+}
+
+/// `cluster-shape.json` in the data dir: what a resume has to start again.
+#[derive(Serialize, Deserialize)]
+struct SavedShape {
+    control: u32,
+    nodes: u32,
+    /// The listen address of every control node, which its certificate and its peers know.
+    control_addresses: Vec<SocketAddr>,
+}
+
+/// A running cluster.
+pub struct LocalCluster {
+    controls: Vec<Control>,
+    nodes: Vec<Node>,
+    pub kubeconfig: PathBuf,
+}
+
+const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+/// A join token made here is used at once.
+const TOKEN_TTL_SECONDS: u64 = 600;
+
+impl LocalCluster {
+    /// Makes the cluster, or resumes the one in the data dir.
+    pub async fn start(shape: &Shape) -> Result<Self> {
+        std::fs::create_dir_all(&shape.data_dir)
+            .with_context(|| format!("making the data dir {}", shape.data_dir.display()))?;
+        let saved_path = shape.data_dir.join("cluster-shape.json");
+        let (controls, nodes) = match std::fs::read(&saved_path) {
+            Ok(bytes) => {
+                let saved: SavedShape = serde_json::from_slice(&bytes)
+                    .with_context(|| format!("{} is damaged", saved_path.display()))?;
+                (resume(shape, &saved).await?, saved.nodes)
+            }
+            Err(_) => (make(shape, &saved_path).await?, shape.nodes),
+        };
+        let kubeconfig = shape.data_dir.join("kubeconfig");
+        copy_kubeconfig(controls[0].kubeconfig_path(), &kubeconfig)?;
+        let mut cluster = Self { controls, nodes: Vec::new(), kubeconfig };
+        cluster.nodes = cluster.start_nodes(shape, nodes).await?;
+        Ok(cluster)
+    }
+
+    /// The address of the first control node.
+    pub fn address(&self) -> String {
+        self.controls[0].address()
+    }
+
+    /// The address of the first node's gateway.
+    pub fn gateway(&self) -> Option<SocketAddr> {
+        self.nodes.first().and_then(Node::gateway_address)
+    }
+
+    /// Resolves when a control node or node ends by itself, with the reason.
+    pub async fn failed(&self) -> anyhow::Error {
+        let controls = self.controls.iter().map(|control| Box::pin(control.closed()));
+        futures::future::select_all(controls).await.0
+    }
+
+    /// Stops nodes, then control nodes. Pods of the data dir run again at the next start.
+    pub async fn shutdown(self) {
+        futures::future::join_all(self.nodes.into_iter().map(Node::shutdown)).await;
+        futures::future::join_all(self.controls.into_iter().map(Control::shutdown)).await;
+    }
+
+    async fn start_nodes(&self, shape: &Shape, count: u32) -> Result<Vec<Node>> {
+        let token = if count > 0 { self.token("node").await? } else { String::new() };
+        let join: Vec<String> = self.controls.iter().map(Control::address).collect();
+        let starts =
+            (1..=count).map(|number| {
+                let gateway = if number == 1 { shape.gateway } else { ANY_PORT };
+                let config = NodeConfig {
+                    token: Some(token.clone()),
+                    gateway_listen: Some(gateway),
+                    allow_local_artifacts: true,
+                    ..NodeConfig::new(
+                        shape.data_dir.join(format!("node-{number}")),
+                        format!("node-{number}"),
+                        join.clone(),
+                    )
+                };
+                async move {
+                    coracle_agent::start(config).await.with_context(|| format!("starting node-{number}"))
+                }
+            });
+        try_join_all(starts).await
+    }
+
+    async fn token(&self, role: &str) -> Result<String> {
+        let cluster = Cluster::open(&self.kubeconfig, None).await?;
+        make_token(&cluster, role).await
+    }
+}
+
+async fn make_token(cluster: &Cluster, role: &str) -> Result<String> {
+    let request = CreateTokenRequest { role: role.into(), ttl_seconds: TOKEN_TTL_SECONDS };
+    let mut client = ClusterClient::new(cluster.channel()?);
+    Ok(client.create_token(request).await.map_err(refused).context("making a join token")?.into_inner().token)
+}
+
+async fn make(shape: &Shape, saved_path: &Path) -> Result<Vec<Control>> {
+    if ![1, 3, 5].contains(&shape.control) {
+        bail!(
+            "--control {}: a cluster has 1, 3 or 5 control nodes (an even number tolerates no more failures)",
+            shape.control
+        );
+    }
+    let first = coracle_server::start(config(shape, 1, shape.listen, Mode::Init))
+        .await
+        .context("starting the first control node")?;
+    let cluster = Cluster::open(first.kubeconfig_path(), None).await?;
+    let mut controls = vec![first];
+    for number in 2..=shape.control {
+        let token = make_token(&cluster, "control").await?;
+        let mode = Mode::Join { addresses: vec![controls[0].address()], token };
+        let control = coracle_server::start(config(shape, number, ANY_PORT, mode))
+            .await
+            .with_context(|| format!("starting control node {number}"))?;
+        controls.push(control);
+    }
+    let saved = SavedShape {
+        control: shape.control,
+        nodes: shape.nodes,
+        control_addresses: controls.iter().map(Control::listen_address).collect(),
+    };
+    std::fs::write(saved_path, serde_json::to_vec_pretty(&saved)?)
+        .with_context(|| format!("writing {}", saved_path.display()))?;
+    Ok(controls)
+}
+
+/// All control nodes start together: a quorum of them is needed before the first is up.
+async fn resume(shape: &Shape, saved: &SavedShape) -> Result<Vec<Control>> {
+    let starts = saved.control_addresses.iter().zip(1..).map(|(address, number)| {
+        let listen = if number == 1 && shape.listen.port() != 0 { shape.listen } else { *address };
+        let config = config(shape, number, listen, Mode::Resume);
+        async move {
+            coracle_server::start(config).await.with_context(|| format!("starting control node {number}"))
+        }
+    });
+    try_join_all(starts).await
+}
+
+fn config(shape: &Shape, number: u32, listen: SocketAddr, mode: Mode) -> ControlConfig {
+    let name = format!("control-{number}");
+    ControlConfig::new(shape.data_dir.join(&name), name, listen, mode)
+}
+
+/// The kubeconfig holds a private key: only its owner may read it.
+fn copy_kubeconfig(from: &Path, to: &Path) -> Result<()> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let text = std::fs::read(from).with_context(|| format!("reading {}", from.display()))?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(to)
+        .with_context(|| format!("writing {}", to.display()))?;
+    file.write_all(&text).with_context(|| format!("writing {}", to.display()))
+}

@@ -1,0 +1,191 @@
+//! Request bodies: JSON, YAML and Kubernetes' protobuf become one JSON value.
+
+mod protobuf;
+
+use axum::http::header;
+use coracle_objects::{FieldError, Kind};
+use serde_json::Value;
+
+use crate::{
+    error::ApiError,
+    options::{DeleteOptions, FieldValidation},
+    request::Request,
+    strict::{self, Decoded},
+};
+
+/// Bytes of a request body that are read; kube-apiserver's limit.
+pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+/// The media types that a body may have.
+const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+
+/// A decoded body and what is to be said about it in `Warning` headers.
+#[derive(Debug)]
+pub struct Body {
+    pub value: Value,
+    pub warnings: Vec<String>,
+}
+
+/// The part of a Content-Type before its parameters.
+pub fn media_type(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or("").trim()
+}
+
+/// Decodes the body as an object of this apiVersion and kind, whose schema is named. No Content-Type means JSON.
+pub fn decode(
+    request: &Request,
+    expected: &Expected<'_>,
+    validation: FieldValidation,
+) -> Result<Body, ApiError> {
+    let (decoded, typed) = parse(request, expected)?;
+    let Decoded { mut value, duplicates } = decoded;
+    if !value.is_object() {
+        return Err(ApiError::BadRequest(format!(
+            "couldn't get version/kind; json parse error: the body is no {} object",
+            expected.kind
+        )));
+    }
+    expected.check_kind(&mut value)?;
+    let mut warnings = Vec::new();
+    if typed {
+        let findings = strict::check(&value, expected.schema);
+        if let Some(mismatch) = findings.mismatch {
+            return Err(expected.cannot_be_handled(&mismatch));
+        }
+        warnings = faults(&findings.unknown, &duplicates, validation);
+        if validation == FieldValidation::Strict && !warnings.is_empty() {
+            let text = format!("strict decoding error: {}", warnings.join(", "));
+            return Err(expected.cannot_be_handled(&text));
+        }
+        if !findings.unknown.is_empty() {
+            strict::prune(&mut value, expected.schema);
+        }
+    }
+    Ok(Body { value, warnings })
+}
+
+/// The faults of a document in the words of Kubernetes; none where they are to be ignored.
+pub fn faults(unknown: &[String], duplicates: &[String], validation: FieldValidation) -> Vec<String> {
+    if validation == FieldValidation::Ignore {
+        return Vec::new();
+    }
+    let unknown = unknown.iter().map(|path| format!("unknown field {path:?}"));
+    let duplicates = duplicates.iter().map(|path| format!("duplicate field {path:?}"));
+    unknown.chain(duplicates).collect()
+}
+
+/// What a body is expected to be.
+#[derive(Clone, Debug)]
+pub struct Expected<'a> {
+    pub group: &'a str,
+    pub version: &'a str,
+    pub kind: &'a str,
+    pub schema: &'a str,
+}
+
+impl<'a> Expected<'a> {
+    pub fn of(kind: &'a Kind) -> Self {
+        Self { group: kind.group, version: kind.version, kind: kind.kind, schema: kind.schema }
+    }
+
+    fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// Refuses bodies of another kind; fills in what the body leaves out.
+    pub fn check_kind(&self, value: &mut Value) -> Result<(), ApiError> {
+        let expected = self.api_version();
+        let given = value.get("apiVersion").and_then(Value::as_str).unwrap_or("");
+        if !given.is_empty() && given != expected {
+            return Err(ApiError::BadRequest(format!(
+                "the API version in the data ({given}) does not match the expected API version ({expected})"
+            )));
+        }
+        let given = value.get("kind").and_then(Value::as_str).unwrap_or("");
+        if !given.is_empty() && given != self.kind {
+            return Err(ApiError::BadRequest(format!(
+                "{given} in version {:?} cannot be handled as a {}: the kind in the data ({given}) does not match \
+                 the expected kind ({})",
+                self.version, self.kind, self.kind
+            )));
+        }
+        value["apiVersion"] = expected.into();
+        value["kind"] = self.kind.into();
+        Ok(())
+    }
+
+    fn cannot_be_handled(&self, text: &str) -> ApiError {
+        ApiError::BadRequest(format!(
+            "{} in version {:?} cannot be handled as a {}: {text}",
+            self.kind, self.version, self.kind
+        ))
+    }
+}
+
+/// The decoded document, and whether its fields are still to be checked (protobuf has none that are unknown).
+fn parse(request: &Request, expected: &Expected<'_>) -> Result<(Decoded, bool), ApiError> {
+    let content_type = request.header(header::CONTENT_TYPE);
+    match media_type(content_type) {
+        "" | "application/json" | "*/*" => {
+            let decoded = strict::decode_json(&request.body)
+                .map_err(|error| expected.cannot_be_handled(&format!("json parse error: {error}")))?;
+            Ok((decoded, true))
+        }
+        "application/yaml" | "text/yaml" | "application/x-yaml" => {
+            let decoded = strict::decode_yaml(&request.body)
+                .map_err(|error| expected.cannot_be_handled(&format!("error converting YAML to JSON: {error}")))?;
+            Ok((decoded, true))
+        }
+        "application/vnd.kubernetes.protobuf" => {
+            let value = protobuf::decode(&request.body)
+                .map_err(|error| expected.cannot_be_handled(&error.to_string()))?;
+            Ok((Decoded { value, duplicates: Vec::new() }, false))
+        }
+        other => Err(ApiError::UnsupportedMediaType {
+            reason: format!(
+                "the body of the request was in an unknown format - accepted media types include: {ACCEPTED} \
+                 (this one is {other})"
+            ),
+        }),
+    }
+}
+
+/// Decodes a patch: JSON or YAML without a kind. The duplicates of its fields are the second part.
+pub fn decode_patch(request: &Request, yaml: bool) -> Result<(Value, Vec<String>), ApiError> {
+    let decoded = if yaml {
+        strict::decode_yaml(&request.body).map_err(|error| error.to_string())
+    } else {
+        strict::decode_json(&request.body).map_err(|error| error.to_string())
+    };
+    let decoded = decoded.map_err(|error| ApiError::BadRequest(format!("error decoding patch: {error}")))?;
+    Ok((decoded.value, decoded.duplicates))
+}
+
+/// The refusal of a patch whose result is not of the type.
+pub fn patch_error(patch: &[u8], text: &str) -> ApiError {
+    ApiError::Invalid {
+        group: String::new(),
+        kind: String::new(),
+        name: String::new(),
+        errors: vec![FieldError::invalid("patch", String::from_utf8_lossy(patch).into_owned(), text)],
+    }
+}
+
+/// `metav1.DeleteOptions` of a body; the defaults where there is none.
+pub fn delete_options(request: &Request) -> Result<DeleteOptions, ApiError> {
+    if request.body.is_empty() {
+        return Ok(DeleteOptions::default());
+    }
+    let expected = Expected {
+        group: "meta.k8s.io",
+        version: "v1",
+        kind: "DeleteOptions",
+        schema: "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
+    };
+    let (decoded, _) = parse(request, &expected)?;
+    let kind = decoded.value.get("kind").and_then(Value::as_str).unwrap_or("");
+    if !matches!(kind, "" | "DeleteOptions") {
+        return Err(ApiError::BadRequest(format!("decoded object cannot be converted to DeleteOptions: it is a {kind}")));
+    }
+    serde_json::from_value(decoded.value).map_err(|error| expected.cannot_be_handled(&error.to_string()))
+}

@@ -1,0 +1,307 @@
+//! What can go wrong in a request, and the one place where it becomes HTTP: a `metav1.Status`.
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use coracle_objects::{FieldError, Kind, transaction::Found, Refusal, ResourceName, Revision};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use crate::storage::{NodeError, ProposeError, Unavailable};
+
+/// The text of a write that was based on an older state of the object.
+pub const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
+
+/// A request that was not carried out. `Display` is `status.message`.
+#[derive(Clone, Debug, Error)]
+pub enum ApiError {
+    #[error("{resource} \"{name}\" not found")]
+    NotFound { resource: ResourceName, name: String },
+    #[error("the server could not find the requested resource")]
+    NoSuchPath,
+    #[error("{resource} \"{name}\" already exists")]
+    AlreadyExists { resource: ResourceName, name: String },
+    #[error("Operation cannot be fulfilled on {resource} \"{name}\": {reason}")]
+    Conflict { resource: ResourceName, name: String, reason: String },
+    #[error("{} \"{name}\" is invalid: {}", qualified(kind, group), sentence(errors))]
+    Invalid { group: String, kind: String, name: String, errors: Vec<FieldError> },
+    #[error("{0}")]
+    BadRequest(String),
+    #[error("Unauthorized")]
+    Unauthorized,
+    #[error("{}{reason}", forbidden(resource, name))]
+    Forbidden { resource: Option<ResourceName>, name: String, reason: String },
+    #[error("the server does not allow this method on the requested resource")]
+    MethodNotAllowed,
+    #[error("only the following media types are accepted: {accepted}")]
+    NotAcceptable { accepted: &'static str },
+    #[error("{reason}")]
+    UnsupportedMediaType { reason: String },
+    /// `continuation` goes on with the list at the present state instead.
+    #[error("{message}")]
+    Expired { message: String, continuation: Option<String> },
+    #[error("Too large resource version: {requested}, current: {current}")]
+    RevisionTooLarge { requested: Revision, current: Revision },
+    #[error("Request entity too large: limit is {limit}")]
+    TooLarge { limit: u64 },
+    #[error("{0}")]
+    Unavailable(String),
+    #[error("{0}")]
+    UnknownOutcome(String),
+    #[error("{0}")]
+    NoSpace(String),
+    #[error("Internal error occurred: {0}")]
+    Internal(String),
+}
+
+fn qualified(kind: &str, group: &str) -> String {
+    if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") }
+}
+
+/// One error as it is, several in brackets, each once.
+fn sentence(errors: &[FieldError]) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    for error in errors {
+        let text = error.to_string();
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    if texts.len() == 1 { texts.remove(0) } else { format!("[{}]", texts.join(", ")) }
+}
+
+fn forbidden(resource: &Option<ResourceName>, name: &str) -> String {
+    match resource {
+        None => "forbidden: ".to_owned(),
+        Some(resource) if name.is_empty() => format!("{resource} is forbidden: "),
+        Some(resource) => format!("{resource} \"{name}\" is forbidden: "),
+    }
+}
+
+impl ApiError {
+    pub fn not_found(kind: &Kind, name: &str) -> Self {
+        ApiError::NotFound { resource: kind.resource(), name: name.to_owned() }
+    }
+
+    pub fn conflict(kind: &Kind, name: &str, reason: impl Into<String>) -> Self {
+        ApiError::Conflict { resource: kind.resource(), name: name.to_owned(), reason: reason.into() }
+    }
+
+    pub fn invalid(kind: &Kind, name: &str, errors: Vec<FieldError>) -> Self {
+        ApiError::Invalid {
+            group: kind.group.to_owned(),
+            kind: kind.kind.to_owned(),
+            name: name.to_owned(),
+            errors,
+        }
+    }
+
+    pub fn forbidden(kind: &Kind, name: &str, reason: impl Into<String>) -> Self {
+        ApiError::Forbidden {
+            resource: Some(kind.resource()),
+            name: name.to_owned(),
+            reason: reason.into(),
+        }
+    }
+
+    /// What a refusal means to a client, once a newer state has given no better error.
+    pub fn from_refusal(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Precondition { key, found: Found::Nothing, .. } | Refusal::NotFound { key } => {
+                ApiError::NotFound { resource: key.resource, name: key.name.name.to_string() }
+            }
+            Refusal::Precondition { key, .. } => ApiError::Conflict {
+                resource: key.resource,
+                name: key.name.name.to_string(),
+                reason: MODIFIED.to_owned(),
+            },
+            Refusal::BadDraft { reason, .. } => ApiError::Internal(reason),
+            Refusal::TooLarge { limit, .. } => ApiError::TooLarge { limit },
+        }
+    }
+
+    pub fn code(&self) -> StatusCode {
+        match self {
+            ApiError::NotFound { .. } | ApiError::NoSuchPath => StatusCode::NOT_FOUND,
+            ApiError::AlreadyExists { .. } | ApiError::Conflict { .. } => StatusCode::CONFLICT,
+            ApiError::Invalid { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            ApiError::BadRequest(_) => StatusCode::BAD_REQUEST,
+            ApiError::Unauthorized => StatusCode::UNAUTHORIZED,
+            ApiError::Forbidden { .. } => StatusCode::FORBIDDEN,
+            ApiError::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            ApiError::NotAcceptable { .. } => StatusCode::NOT_ACCEPTABLE,
+            ApiError::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ApiError::Expired { .. } => StatusCode::GONE,
+            ApiError::RevisionTooLarge { .. } | ApiError::UnknownOutcome(_) => StatusCode::GATEWAY_TIMEOUT,
+            ApiError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            ApiError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::NoSpace(_) => StatusCode::INSUFFICIENT_STORAGE,
+            ApiError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            ApiError::NotFound { .. } | ApiError::NoSuchPath => "NotFound",
+            ApiError::AlreadyExists { .. } => "AlreadyExists",
+            ApiError::Conflict { .. } => "Conflict",
+            ApiError::Invalid { .. } => "Invalid",
+            ApiError::BadRequest(_) => "BadRequest",
+            ApiError::Unauthorized => "Unauthorized",
+            ApiError::Forbidden { .. } => "Forbidden",
+            ApiError::MethodNotAllowed => "MethodNotAllowed",
+            ApiError::NotAcceptable { .. } => "NotAcceptable",
+            ApiError::UnsupportedMediaType { .. } => "UnsupportedMediaType",
+            ApiError::Expired { .. } => "Expired",
+            ApiError::RevisionTooLarge { .. } | ApiError::UnknownOutcome(_) => "Timeout",
+            ApiError::TooLarge { .. } => "RequestEntityTooLarge",
+            ApiError::Unavailable(_) => "ServiceUnavailable",
+            ApiError::NoSpace(_) | ApiError::Internal(_) => "InternalError",
+        }
+    }
+
+    fn details(&self) -> Option<Value> {
+        match self {
+            ApiError::NotFound { resource, name }
+            | ApiError::AlreadyExists { resource, name }
+            | ApiError::Conflict { resource, name, .. }
+            | ApiError::Forbidden { resource: Some(resource), name, .. } => {
+                let mut details = json!({ "name": name, "group": resource.group(), "kind": resource.plural() });
+                details.as_object_mut()?.retain(|_, value| value != "");
+                Some(details)
+            }
+            ApiError::Invalid { group, kind, name, errors } => {
+                let causes: Vec<Value> = errors
+                    .iter()
+                    .map(|error| {
+                        json!({ "reason": error.reason.reason(), "message": error.body(), "field": error.field })
+                    })
+                    .collect();
+                let mut details = json!({ "name": name, "group": group, "kind": kind, "causes": causes });
+                details.as_object_mut()?.retain(|_, value| value != "");
+                Some(details)
+            }
+            ApiError::RevisionTooLarge { .. } => Some(json!({
+                "causes": [{ "reason": "ResourceVersionTooLarge", "message": "Too large resource version" }],
+                "retryAfterSeconds": 1,
+            })),
+            ApiError::Unavailable(_) => Some(json!({ "retryAfterSeconds": 1 })),
+            ApiError::Internal(text) => Some(json!({ "causes": [{ "message": text }] })),
+            ApiError::NoSuchPath | ApiError::MethodNotAllowed => Some(json!({})),
+            _ => None,
+        }
+    }
+
+    /// The `metav1.Status` that clients get, also as the object of a watch's ERROR event.
+    pub fn status(&self) -> Value {
+        let mut metadata = json!({});
+        if let ApiError::Expired { continuation: Some(token), .. } = self {
+            metadata["continue"] = token.as_str().into();
+        }
+        let mut status = json!({
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": metadata,
+            "status": "Failure",
+            "message": self.to_string(),
+            "reason": self.reason(),
+        });
+        if let Some(details) = self.details() {
+            status["details"] = details;
+        }
+        status["code"] = self.code().as_u16().into();
+        status
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        if self.code().is_server_error() {
+            tracing::warn!(error = %self, "request failed");
+        }
+        let mut response = Response::new(Body::from(self.status().to_string()));
+        *response.status_mut() = self.code();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        match self {
+            ApiError::Unavailable(_) | ApiError::RevisionTooLarge { .. } => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            ApiError::Unauthorized => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl From<Unavailable> for ApiError {
+    fn from(error: Unavailable) -> Self {
+        ApiError::Unavailable(error.to_string())
+    }
+}
+
+impl From<ProposeError> for ApiError {
+    fn from(error: ProposeError) -> Self {
+        let text = error.to_string();
+        match error {
+            ProposeError::Unavailable(_) => ApiError::Unavailable(text),
+            ProposeError::Unknown(_) => ApiError::UnknownOutcome(text),
+            ProposeError::NoSpace => ApiError::NoSpace(text),
+        }
+    }
+}
+
+impl From<NodeError> for ApiError {
+    fn from(error: NodeError) -> Self {
+        let text = error.to_string();
+        match error {
+            NodeError::Unreachable { .. } => ApiError::Internal(text),
+            NodeError::NotFound(_) | NodeError::Waiting(_) => ApiError::BadRequest(text),
+            NodeError::Other(_) => ApiError::Internal(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_those_of_kubernetes() {
+        let resource = ResourceName::from("deployments.apps");
+        let name = "web".to_owned();
+        let conflict = ApiError::Conflict { resource: resource.clone(), name: name.clone(), reason: MODIFIED.into() };
+        assert_eq!(
+            conflict.status(),
+            json!({
+                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "message": "Operation cannot be fulfilled on deployments.apps \"web\": the object has been modified; \
+                            please apply your changes to the latest version and try again",
+                "reason": "Conflict",
+                "details": { "name": "web", "group": "apps", "kind": "deployments" },
+                "code": 409,
+            })
+        );
+        let invalid = ApiError::Invalid {
+            group: "apps".into(),
+            kind: "Deployment".into(),
+            name,
+            errors: vec![
+                FieldError::required("spec.selector", ""),
+                FieldError::invalid("spec.replicas", -1, "must be greater than or equal to 0"),
+            ],
+        };
+        assert_eq!(
+            invalid.to_string(),
+            "Deployment.apps \"web\" is invalid: [spec.selector: Required value, spec.replicas: Invalid value: -1: \
+             must be greater than or equal to 0]"
+        );
+        let large = ApiError::RevisionTooLarge { requested: 9, current: 4 };
+        assert_eq!(large.status()["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+    }
+}

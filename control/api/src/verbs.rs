@@ -1,0 +1,104 @@
+//! The verbs: what each method does to objects of any kind, and the subresources.
+
+pub mod binding;
+pub mod create;
+pub mod delete;
+pub mod deletecollection;
+pub mod finalize;
+pub mod get;
+pub mod list;
+pub mod log;
+pub mod patch;
+pub mod scale;
+pub mod update;
+
+use axum::response::Response;
+use coracle_objects::Kind;
+use http::{Method, StatusCode};
+
+use crate::{
+    answer::{self, Form},
+    error::ApiError,
+    request::Request,
+    router::Api,
+    storage::{Nodes, Storage},
+    transact::Done,
+};
+
+/// Which part of an object a write is for. Each leaves the other's part alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Everything but the status, where that is a part of its own.
+    Main,
+    Status,
+    /// `spec.finalizers` of a namespace.
+    Finalize,
+}
+
+/// Carries out a request to a resource.
+pub async fn dispatch<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> Result<Response, ApiError> {
+    let kind = request.kind();
+    match (&request.path.name, request.path.subresource.as_deref()) {
+        (None, _) => match request.method {
+            Method::GET | Method::HEAD => list::list_or_watch(api, request).await,
+            Method::POST if verb(kind, "create") => create::create(api, request).await,
+            Method::DELETE if verb(kind, "deletecollection") => deletecollection::delete_all(api, request).await,
+            _ => Err(ApiError::MethodNotAllowed),
+        },
+        (Some(_), None) => match request.method {
+            Method::GET | Method::HEAD if request.query.flag("watch") == Some(true) => {
+                list::list_or_watch(api, request).await
+            }
+            Method::GET | Method::HEAD => get::get(api, request).await,
+            Method::PUT if verb(kind, "update") => update::update(api, request, Part::Main).await,
+            Method::PATCH if verb(kind, "patch") => patch::patch(api, request, Part::Main).await,
+            Method::DELETE if verb(kind, "delete") => delete::delete(api, request).await,
+            _ => Err(ApiError::MethodNotAllowed),
+        },
+        (Some(_), Some("finalize")) if kind.kind == "Namespace" => match request.method {
+            Method::PUT => finalize::finalize(api, request).await,
+            _ => Err(ApiError::MethodNotAllowed),
+        },
+        (Some(_), Some(subresource)) if !kind.has(subresource) => Err(ApiError::NoSuchPath),
+        (Some(_), Some("status")) => match request.method {
+            Method::GET | Method::HEAD => get::get(api, request).await,
+            Method::PUT => update::update(api, request, Part::Status).await,
+            Method::PATCH => patch::patch(api, request, Part::Status).await,
+            _ => Err(ApiError::MethodNotAllowed),
+        },
+        (Some(_), Some("scale")) => scale::scale(api, request).await,
+        (Some(_), Some("log")) => match request.method {
+            Method::GET => log::log(api, request).await,
+            _ => Err(ApiError::MethodNotAllowed),
+        },
+        (Some(_), Some("binding")) => match request.method {
+            Method::POST => binding::bind(api, request).await,
+            _ => Err(ApiError::MethodNotAllowed),
+        },
+        (Some(_), Some(_)) => Err(ApiError::NoSuchPath),
+    }
+}
+
+fn verb(kind: &Kind, verb: &str) -> bool {
+    kind.verbs.contains(&verb)
+}
+
+/// The answer to a write: the object as it now is, in the form that the client asked for.
+pub fn written<S: Storage, N: Nodes>(
+    api: &Api<S, N>,
+    request: &Request,
+    status: StatusCode,
+    done: &Done,
+    warnings: &[String],
+) -> Result<Response, ApiError> {
+    let form = form(request)?;
+    let body = answer::one(request.kind(), &done.object, form, (api.config.now)());
+    let mut response = answer::json_bytes(status, body);
+    answer::warn(&mut response, warnings);
+    Ok(response)
+}
+
+/// The form that the client asked for.
+pub fn form(request: &Request) -> Result<Form, ApiError> {
+    answer::negotiate(&request.headers, &request.query, true)
+}

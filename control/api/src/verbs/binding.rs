@@ -1,0 +1,100 @@
+//! POST of `pods/NAME/binding`: gives a pod its node.
+
+use axum::response::Response;
+use coracle_objects::{FieldError, Kind, fields};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{Part, update};
+use crate::{
+    answer,
+    body::{self, Expected},
+    error::ApiError,
+    metadata,
+    options::WriteOptions,
+    request::Request,
+    router::Api,
+    storage::{Nodes, Storage},
+    transact::{Plan, Subject, transact},
+    verbs::create::stored_draft,
+};
+
+const EXPECTED: Expected<'static> =
+    Expected { group: "", version: "v1", kind: "Binding", schema: "io.k8s.api.core.v1.Binding" };
+
+pub async fn bind<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> Result<Response, ApiError> {
+    let kind = request.kind();
+    let key = request.key()?;
+    let options = WriteOptions::parse(&request.query)?;
+    let body = body::decode(request, &EXPECTED, options.field_validation)?;
+    let node = target(&body.value, &key.name.name)?;
+    let now = metadata::time((api.config.now)());
+    transact(&api.storage, options.dry_run, |view| {
+        let old = view.get(&key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
+        let pod = answer::present_value(kind, old);
+        let uid = metadata::text(&body.value, "uid");
+        if !uid.is_empty() && uid != old.meta.uid {
+            let reason =
+                format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.meta.uid);
+            return Err(ApiError::conflict(kind, old.name(), reason));
+        }
+        refuse_bound(kind, &pod)?;
+        let mut bound = pod.clone();
+        bound["spec"]["nodeName"] = node.as_str().into();
+        for (name, value) in fields::entries(&body.value, "/metadata/annotations") {
+            bound["metadata"]["annotations"][name] = value.clone();
+        }
+        scheduled(&mut bound, &now);
+        // Planned as any change, for its checks; the binding itself may set what no other update may.
+        update::plan(&api.config, kind, view, old, unversioned(pod), Part::Status)?;
+        let draft = stored_draft(kind, &bound).into();
+        Ok(Plan { subject: Subject::Update { old: old.clone(), draft }, extra: Default::default() })
+    })
+    .await?;
+    let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
+    Ok(answer::json_value(StatusCode::CREATED, &status))
+}
+
+fn unversioned(mut object: Value) -> Value {
+    metadata::of(&mut object).shift_remove("resourceVersion");
+    object
+}
+
+fn target(binding: &Value, name: &str) -> Result<String, ApiError> {
+    let mut errors = Vec::new();
+    let kind = fields::text(binding, "/target/kind");
+    if !kind.is_empty() && kind != "Node" {
+        errors.push(FieldError::not_supported("target.kind", kind, &["Node", "<empty>"]));
+    }
+    let node = fields::text(binding, "/target/name");
+    if node.is_empty() {
+        errors.push(FieldError::required("target.name", ""));
+    }
+    if errors.is_empty() {
+        return Ok(node.to_owned());
+    }
+    Err(ApiError::Invalid { group: String::new(), kind: "Binding".to_owned(), name: name.to_owned(), errors })
+}
+
+fn refuse_bound(kind: &Kind, pod: &Value) -> Result<(), ApiError> {
+    let name = metadata::text(pod, "name");
+    if metadata::deleting(pod) {
+        let reason = format!("pod {name} is being deleted, cannot be assigned to a host");
+        return Err(ApiError::conflict(kind, name, reason));
+    }
+    let node = fields::text(pod, "/spec/nodeName");
+    if !node.is_empty() {
+        let reason = format!("pod {name} is already assigned to node {node:?}");
+        return Err(ApiError::conflict(kind, name, reason));
+    }
+    Ok(())
+}
+
+/// Sets the condition PodScheduled.
+fn scheduled(pod: &mut Value, now: &str) {
+    let condition = json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now });
+    let mut conditions = fields::list(pod, "/status/conditions").to_vec();
+    conditions.retain(|condition| fields::text(condition, "/type") != "PodScheduled");
+    conditions.push(condition);
+    pod["status"]["conditions"] = conditions.into();
+}

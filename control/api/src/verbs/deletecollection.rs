@@ -1,0 +1,50 @@
+//! DELETE of all objects that selectors match.
+
+use axum::response::Response;
+use coracle_objects::ObjectKey;
+use http::StatusCode;
+
+use super::{delete, form, list};
+use crate::{
+    answer::{self, ListMeta},
+    error::ApiError,
+    options::ListOptions,
+    request::Request,
+    router::Api,
+    storage::{Nodes, Storage},
+    transact::transact,
+};
+
+/// Deletes one after the other, each as DELETE would; what others have deleted meanwhile is no fault.
+pub async fn delete_all<S: Storage, N: Nodes>(
+    api: &Api<S, N>,
+    request: &Request,
+) -> Result<Response, ApiError> {
+    let kind = request.kind();
+    let form = form(request)?;
+    let selection = ListOptions::parse(kind, &request.query)?;
+    let options = delete::options(request)?;
+    let dry_run = options.dry_run()?;
+    let view = list::view_at_least(&api.storage, None).await?;
+    let keys: Vec<ObjectKey> = view
+        .list(kind.storage_resource().as_str(), request.path.namespace.as_deref())
+        .filter(|object| selection.labels.matches(&object.meta.labels) && selection.fields.matches(object))
+        .map(|object| object.key.clone())
+        .collect();
+    let now = (api.config.now)();
+    let mut objects = Vec::with_capacity(keys.len());
+    for key in keys {
+        let outcome = transact(&api.storage, dry_run, |view| {
+            let old = view.get(&key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
+            delete::plan(kind, view, old, &options, now)
+        })
+        .await;
+        match outcome {
+            Ok(done) => objects.push(done.object),
+            Err(ApiError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let meta = ListMeta::at(api.storage.view().revision);
+    Ok(answer::json_bytes(StatusCode::OK, answer::list(kind, &objects, form, now, &meta)))
+}

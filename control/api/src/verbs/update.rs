@@ -1,0 +1,182 @@
+//! PUT: replaces an object or its status; and what every change of an existing object has to keep.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+use coracle_objects::{FieldError, Kind, Object, View, fields, validate_meta};
+use http::StatusCode;
+use serde_json::Value;
+
+use super::{Part, create::stored_draft, written};
+use crate::{
+    admission, answer,
+    body::{self, Expected},
+    config::ApiConfig,
+    error::{ApiError, MODIFIED},
+    metadata,
+    options::WriteOptions,
+    request::Request,
+    router::Api,
+    storage::{Nodes, Storage},
+    transact::{Plan, Subject, transact},
+};
+
+pub async fn update<S: Storage, N: Nodes>(
+    api: &Api<S, N>,
+    request: &Request,
+    part: Part,
+) -> Result<Response, ApiError> {
+    let kind = request.kind();
+    let key = request.key()?;
+    let options = WriteOptions::parse(&request.query)?;
+    let body = body::decode(request, &Expected::of(kind), options.field_validation)?;
+    check_identity(request, &body.value)?;
+    let done = transact(&api.storage, options.dry_run, |view| {
+        let old = view.get(&key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
+        plan(&api.config, kind, view, old, body.value.clone(), part)
+    })
+    .await?;
+    written(api, request, StatusCode::OK, &done, &body.warnings)
+}
+
+/// The body must be of the object that the path names.
+fn check_identity(request: &Request, object: &Value) -> Result<(), ApiError> {
+    let name = request.path.name.as_deref().unwrap_or("");
+    let given = metadata::text(object, "name");
+    if given != name {
+        return Err(ApiError::BadRequest(format!(
+            "the name of the object ({given}) does not match the name on the URL ({name})"
+        )));
+    }
+    let given = metadata::text(object, "namespace");
+    if !given.is_empty() && given != request.namespace() {
+        return Err(ApiError::BadRequest(format!(
+            "the namespace of the object ({given}) does not match the namespace on the URL ({})",
+            request.namespace()
+        )));
+    }
+    Ok(())
+}
+
+/// What replaces `old`, given the whole new object as the client wants it. Where the client names a resourceVersion or
+/// uid, they must be those of `old`.
+pub fn plan(
+    config: &ApiConfig,
+    kind: &'static Kind,
+    view: &View,
+    old: &Arc<Object>,
+    mut new: Value,
+    part: Part,
+) -> Result<Plan, ApiError> {
+    check_preconditions(kind, old, &new)?;
+    let before = answer::present_value(kind, old);
+    keep_system_metadata(&before, &mut new);
+    keep_other_part(kind, &before, &mut new, part);
+    (kind.defaults)(&mut new);
+    let context = admission::Context { kind, view, config, key: &old.key };
+    let mut extra = admission::on_update(&context, &before, &mut new)?;
+    let errors = faults(kind, &before, &new, part);
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(kind, old.name(), errors));
+    }
+    if kind.moves_generation(&before, &new) {
+        let generation = fields::integer(&before, "/metadata/generation").unwrap_or(0) + 1;
+        metadata::of(&mut new).insert("generation".to_owned(), generation.into());
+    }
+    if deletion_is_complete(&new) {
+        extra.and(admission::on_delete(view, old));
+        return Ok(Plan { subject: Subject::Delete { old: old.clone() }, extra });
+    }
+    (kind.to_storage)(&mut new);
+    let draft = stored_draft(kind, &new).into();
+    Ok(Plan { subject: Subject::Update { old: old.clone(), draft }, extra })
+}
+
+fn check_preconditions(kind: &Kind, old: &Object, new: &Value) -> Result<(), ApiError> {
+    let uid = metadata::text(new, "uid");
+    if !uid.is_empty() && uid != old.meta.uid {
+        let reason = format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            old.meta.uid
+        );
+        return Err(ApiError::conflict(kind, old.name(), reason));
+    }
+    let revision = metadata::text(new, "resourceVersion");
+    if !revision.is_empty() && revision != old.revision.to_string() {
+        if revision.parse::<u64>().is_err() {
+            let error = FieldError::invalid("metadata.resourceVersion", revision, "must be a decimal integer");
+            return Err(ApiError::invalid(kind, old.name(), vec![error]));
+        }
+        return Err(ApiError::conflict(kind, old.name(), MODIFIED));
+    }
+    Ok(())
+}
+
+fn keep_system_metadata(before: &Value, new: &mut Value) {
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "generateName",
+        "managedFields",
+        "selfLink",
+    ] {
+        metadata::copy(before, new, field);
+    }
+}
+
+fn keep_other_part(kind: &Kind, before: &Value, new: &mut Value, part: Part) {
+    match part {
+        Part::Main => {
+            if kind.has("status") {
+                metadata::copy_part(before, new, "status");
+            }
+            if kind.kind == "Namespace" {
+                metadata::copy_part(before, new, "spec");
+            }
+        }
+        Part::Status => {
+            let mut kept = before.clone();
+            metadata::copy_part(new, &mut kept, "status");
+            metadata::copy(new, &mut kept, "annotations");
+            *new = kept;
+        }
+        Part::Finalize => {
+            let mut kept = before.clone();
+            metadata::copy_part(new, &mut kept, "spec");
+            *new = kept;
+        }
+    }
+}
+
+fn faults(kind: &Kind, before: &Value, new: &Value, part: Part) -> Vec<FieldError> {
+    let mut errors = validate_meta(kind, new, Some(before));
+    if metadata::deleting(before) {
+        let known: Vec<&str> = metadata::finalizers(before).collect();
+        let added: Vec<&str> = metadata::finalizers(new).filter(|name| !known.contains(name)).collect();
+        let told = errors.iter().any(|error| error.field == "metadata.finalizers");
+        if !added.is_empty() && !told {
+            let detail = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{added:?}"
+            );
+            errors.push(FieldError::forbidden("metadata.finalizers", detail));
+        }
+    }
+    // An object that is on its way out must not be held back by rules that came after it.
+    if part == Part::Main && (kind.kind == "Pod" || !metadata::deleting(before)) {
+        errors.extend((kind.validate)(new, Some(before)));
+    }
+    errors
+}
+
+/// Whether nothing holds an object back any more whose deletion was asked for.
+pub fn deletion_is_complete(object: &Value) -> bool {
+    metadata::deleting(object)
+        && metadata::finalizers(object).next().is_none()
+        && fields::integer(object, "/metadata/deletionGracePeriodSeconds").unwrap_or(0) == 0
+        && (fields::text(object, "/kind") != "Namespace" || fields::list(object, "/spec/finalizers").is_empty())
+}

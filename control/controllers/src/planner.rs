@@ -1,0 +1,83 @@
+//! What a controller works with while it plans one task: the state to read, and the plan to add to.
+
+use std::collections::BTreeMap;
+
+use coracle_objects::{Expect, ObjectName, Transaction};
+use jiff::Timestamp;
+
+use crate::{
+    controllers::{Config, Plan},
+    dirty::{Dirty, Task},
+    event_record::EventRecord,
+    flights::Flights,
+    state::State,
+    timers::Timers,
+};
+
+/// What controllers remember beyond the objects. All of it can be lost: a new leader starts with none.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Since when a node is known to be down. Bounded by the nodes.
+    pub node_down_since: BTreeMap<String, Timestamp>,
+    /// Since when a node that pods name is known to be missing. Bounded by the pods.
+    pub node_missing_since: BTreeMap<String, Timestamp>,
+    /// When a service's endpoints were last written. Bounded by the services.
+    pub endpoints_written: BTreeMap<ObjectName, Timestamp>,
+}
+
+/// See the module.
+pub struct Planner<'a> {
+    pub state: &'a State,
+    pub config: &'a Config,
+    pub memory: &'a mut Memory,
+    pub now: Timestamp,
+    pub(crate) task: Task,
+    pub(crate) uid: &'a mut dyn FnMut() -> String,
+    pub(crate) flights: &'a mut Flights,
+    pub(crate) timers: &'a mut Timers,
+    pub(crate) marked: &'a mut Dirty,
+    pub(crate) plan: &'a mut Plan,
+    /// Set where a transaction had to be left out.
+    pub(crate) blocked: bool,
+}
+
+impl Planner<'_> {
+    /// Adds a transaction to the plan. False where one of its objects has a write under way: what it is based on is
+    /// about to be old, so it is left out, and the task runs again when more is known.
+    pub fn propose(&mut self, transaction: Transaction) -> bool {
+        let written = transaction.writes.iter().map(|write| write.key());
+        let expected = transaction
+            .preconditions
+            .iter()
+            .filter(|precondition| matches!(precondition.expect, Expect::Revision(_)))
+            .map(|precondition| &precondition.key);
+        if written.chain(expected).any(|key| self.flights.writes(key)) {
+            self.blocked = true;
+            return false;
+        }
+        self.flights.launch(&self.task, &transaction, self.now);
+        self.plan.transactions.push(transaction);
+        true
+    }
+
+    /// Adds a record of an event.
+    pub fn record(&mut self, event: EventRecord) {
+        self.plan.events.push(event);
+    }
+
+    /// Has this task run again at `at`, whatever is observed until then.
+    pub fn wake_at(&mut self, at: Timestamp) {
+        let task = self.task.clone();
+        self.timers.set(&task, at);
+    }
+
+    /// Has another task run, in this plan where it still can.
+    pub fn mark(&mut self, task: Task) {
+        self.marked.insert(task);
+    }
+
+    /// A fresh uid for an object that is created.
+    pub fn new_uid(&mut self) -> String {
+        (self.uid)()
+    }
+}

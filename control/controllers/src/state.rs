@@ -1,0 +1,249 @@
+//! The cluster as the controllers know it: all objects, and the indices that find what belongs together.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use coracle_objects::{
+    Event, EventKind, LabelSelector, Object, ObjectKey, ObjectName, View,
+    selector::Operator,
+};
+use jiff::Timestamp;
+
+use crate::model::{Node, Pod, ReplicaSet, Service};
+
+/// Objects by name, found by something that they have.
+type Index<K> = BTreeMap<K, BTreeSet<ObjectName>>;
+
+/// Everything observed so far. Bounded by what is in the store.
+#[derive(Debug, Default)]
+pub struct State {
+    pub view: View,
+    pub pods: BTreeMap<ObjectName, Pod>,
+    pub replica_sets: BTreeMap<ObjectName, ReplicaSet>,
+    pub services: BTreeMap<ObjectName, Service>,
+    /// The selectors of deployments.
+    pub deployments: BTreeMap<ObjectName, LabelSelector>,
+    /// Nodes that are not ready or have a NoExecute taint.
+    pub troubled_nodes: BTreeSet<String>,
+    /// Pods that ended by themselves, oldest first.
+    pub ended_pods: BTreeSet<(Option<Timestamp>, ObjectName)>,
+    /// Who exists, by uid.
+    uids: BTreeMap<String, ObjectKey>,
+    /// The objects that name a uid as one of their owners.
+    dependents: BTreeMap<String, BTreeSet<ObjectKey>>,
+    pods_by_node: Index<String>,
+    pods_by_label: Index<(Arc<str>, String, String)>,
+    /// Pods without a controller, by namespace.
+    orphan_pods: Index<Arc<str>>,
+    /// Replica sets without a controller, by namespace.
+    orphan_sets: Index<Arc<str>>,
+}
+
+impl State {
+    pub fn of(view: &View) -> Self {
+        let mut state = Self::default();
+        for object in view.tables.values().flat_map(|table| table.values()) {
+            state.insert(object);
+        }
+        state.view = view.clone();
+        state
+    }
+
+    pub fn observe(&mut self, event: &Event) {
+        let object = &event.object;
+        self.view.revision = self.view.revision.max(object.revision);
+        if let Some(known) = self.view.get(&object.key).cloned() {
+            self.remove(&known);
+        }
+        let table = self.view.tables.entry(object.key.resource.clone()).or_default();
+        if event.kind == EventKind::Deleted {
+            table.remove(&object.key.name);
+        } else {
+            table.insert(object.key.name.clone(), object.clone());
+            self.insert(object);
+        }
+    }
+
+    pub fn get(&self, key: &ObjectKey) -> Option<&Arc<Object>> {
+        self.view.get(key)
+    }
+
+    /// The object of this uid, if it exists.
+    pub fn by_uid(&self, uid: &str) -> Option<&ObjectKey> {
+        self.uids.get(uid)
+    }
+
+    /// The objects that name this uid as an owner.
+    pub fn dependents(&self, uid: &str) -> impl Iterator<Item = &ObjectKey> + use<'_> {
+        self.dependents.get(uid).into_iter().flatten()
+    }
+
+    /// The pods that this uid controls.
+    pub fn pods_of<'a>(&'a self, uid: &'a str) -> impl Iterator<Item = &'a Pod> + use<'a> {
+        self.dependents(uid)
+            .filter(|key| key.resource.as_str() == "pods")
+            .filter_map(|key| self.pods.get(&key.name))
+            .filter(move |pod| pod.object.controller().is_some_and(|owner| owner.uid == uid))
+    }
+
+    /// The replica sets that this uid controls.
+    pub fn sets_of<'a>(&'a self, uid: &'a str) -> impl Iterator<Item = &'a ReplicaSet> + use<'a> {
+        self.dependents(uid)
+            .filter(|key| key.resource.as_str() == "replicasets.apps")
+            .filter_map(|key| self.replica_sets.get(&key.name))
+            .filter(move |set| set.object.controller().is_some_and(|owner| owner.uid == uid))
+    }
+
+    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Pod> + use<'_> {
+        self.pods_by_node.get(node).into_iter().flatten().filter_map(|name| self.pods.get(name))
+    }
+
+    pub fn orphan_pods(&self, namespace: &str) -> impl Iterator<Item = &Pod> + use<'_> {
+        self.orphan_pods.get(namespace).into_iter().flatten().filter_map(|name| self.pods.get(name))
+    }
+
+    pub fn orphan_sets(&self, namespace: &str) -> impl Iterator<Item = &ReplicaSet> + use<'_> {
+        self.orphan_sets.get(namespace).into_iter().flatten().filter_map(|name| self.replica_sets.get(name))
+    }
+
+    /// The pods of a namespace that match, in order. Looks only at those that have the rarest of the labels asked for.
+    pub fn select_pods<'a>(&'a self, namespace: &str, selector: &'a LabelSelector) -> Vec<&'a Pod> {
+        static NONE: BTreeSet<ObjectName> = BTreeSet::new();
+        let namespace: Arc<str> = namespace.into();
+        let labelled = selector
+            .requirements
+            .iter()
+            .filter(|requirement| requirement.operator == Operator::Equals)
+            .filter_map(|requirement| Some((requirement.key.clone(), requirement.values.first()?.clone())))
+            .map(|(key, value)| self.pods_by_label.get(&(namespace.clone(), key, value)).unwrap_or(&NONE))
+            .min_by_key(|names| names.len());
+        let matches = |pod: &&Pod| selector.matches(&pod.object.meta.labels);
+        match labelled {
+            Some(names) => names.iter().filter_map(|name| self.pods.get(name)).filter(matches).collect(),
+            None => in_namespace(&self.pods, &namespace).map(|(_, pod)| pod).filter(matches).collect(),
+        }
+    }
+
+    /// Whether new objects may be made in this namespace.
+    pub fn takes_objects(&self, namespace: &str) -> bool {
+        self.get(&crate::draft::namespace_key(namespace)).is_some_and(|object| object.meta.deletion_timestamp.is_none())
+    }
+
+    fn insert(&mut self, object: &Arc<Object>) {
+        let name = &object.key.name;
+        self.uids.insert(object.meta.uid.clone(), object.key.clone());
+        for owner in &object.meta.owner_references {
+            self.dependents.entry(owner.uid.clone()).or_default().insert(object.key.clone());
+        }
+        match object.key.resource.as_str() {
+            "pods" => {
+                if let Some(pod) = Pod::of(object) {
+                    self.insert_pod(pod);
+                }
+            }
+            "replicasets.apps" => {
+                if let Some(set) = ReplicaSet::of(object) {
+                    if object.controller().is_none() {
+                        self.orphan_sets.entry(name.namespace.clone()).or_default().insert(name.clone());
+                    }
+                    self.replica_sets.insert(name.clone(), set);
+                }
+            }
+            "services" => {
+                if let Some(service) = Service::of(object) {
+                    self.services.insert(name.clone(), service);
+                }
+            }
+            "deployments.apps" => {
+                let value: serde_json::Value = object.parse().unwrap_or_default();
+                let selector = LabelSelector::from_json(value.pointer("/spec/selector"));
+                self.deployments.insert(name.clone(), selector.unwrap_or_else(|_| LabelSelector::nothing()));
+            }
+            "nodes" => {
+                let troubled = |node: Node| node.ready != "True" || node.taints.iter().any(|t| t.effect == "NoExecute");
+                if Node::of(object).is_some_and(troubled) {
+                    self.troubled_nodes.insert(name.name.to_string());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn insert_pod(&mut self, pod: Pod) {
+        let name = pod.object.key.name.clone();
+        if !pod.node.is_empty() {
+            self.pods_by_node.entry(pod.node.clone()).or_default().insert(name.clone());
+        }
+        for label in labels(&pod.object) {
+            self.pods_by_label.entry(label).or_default().insert(name.clone());
+        }
+        if pod.object.controller().is_none() {
+            self.orphan_pods.entry(name.namespace.clone()).or_default().insert(name.clone());
+        }
+        if pod.terminal() {
+            self.ended_pods.insert((pod.created, name.clone()));
+        }
+        self.pods.insert(name, pod);
+    }
+
+    fn remove(&mut self, object: &Arc<Object>) {
+        let name = &object.key.name;
+        if self.uids.get(&object.meta.uid) == Some(&object.key) {
+            self.uids.remove(&object.meta.uid);
+        }
+        for owner in &object.meta.owner_references {
+            unlink(&mut self.dependents, &owner.uid, &object.key);
+        }
+        match object.key.resource.as_str() {
+            "pods" => {
+                let Some(pod) = self.pods.remove(name) else { return };
+                unlink(&mut self.pods_by_node, &pod.node, name);
+                for label in labels(object) {
+                    unlink(&mut self.pods_by_label, &label, name);
+                }
+                unlink(&mut self.orphan_pods, &name.namespace, name);
+                self.ended_pods.remove(&(pod.created, name.clone()));
+            }
+            "replicasets.apps" => {
+                self.replica_sets.remove(name);
+                unlink(&mut self.orphan_sets, &name.namespace, name);
+            }
+            "services" => {
+                self.services.remove(name);
+            }
+            "deployments.apps" => {
+                self.deployments.remove(name);
+            }
+            "nodes" => {
+                self.troubled_nodes.remove(&*name.name);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The entries of one namespace, in order.
+pub fn in_namespace<'a, T>(
+    all: &'a BTreeMap<ObjectName, T>,
+    namespace: &str,
+) -> impl Iterator<Item = (&'a ObjectName, &'a T)> + use<'a, T> {
+    let namespace: Arc<str> = namespace.into();
+    let start = ObjectName { namespace: namespace.clone(), name: "".into() };
+    all.range(start..).take_while(move |(name, _)| name.namespace == namespace)
+}
+
+fn labels(object: &Object) -> impl Iterator<Item = (Arc<str>, String, String)> + use<'_> {
+    let namespace = &object.key.name.namespace;
+    object.meta.labels.iter().map(move |(key, value)| (namespace.clone(), key.clone(), value.clone()))
+}
+
+fn unlink<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
+    if let Some(values) = index.get_mut(key) {
+        values.remove(value);
+        if values.is_empty() {
+            index.remove(key);
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The declarations of all served kinds, one file a kind (or a few that belong together).
+
+mod age;
+mod config;
+mod coracle;
+mod deployment;
+mod discovery;
+mod event;
+mod ingress;
+mod lease;
+mod namespace;
+mod node;
+pub mod pod;
+mod pod_template;
+mod replica_set;
+mod service;
+
+use crate::registry::Kind;
+
+pub use age::{age, human_duration};
+pub use coracle::openapi as coracle_openapi;
+
+/// All served kinds. Where a resource has several versions or groups, the preferred one is first.
+pub(crate) static ALL: &[Kind] = &[
+    namespace::NAMESPACE,
+    node::NODE,
+    pod::POD,
+    service::SERVICE,
+    discovery::ENDPOINTS,
+    config::CONFIG_MAP,
+    config::SECRET,
+    config::SERVICE_ACCOUNT,
+    event::EVENT,
+    event::EVENTS_EVENT,
+    deployment::DEPLOYMENT,
+    replica_set::REPLICA_SET,
+    discovery::ENDPOINT_SLICE,
+    lease::LEASE,
+    ingress::INGRESS,
+    ingress::INGRESS_CLASS,
+    ingress::IP_ADDRESS,
+    coracle::MEMBER,
+    coracle::POD_BLOCK,
+    coracle::ARTIFACT,
+    coracle::PORT_ALLOCATION,
+];

@@ -1,0 +1,159 @@
+//! Nodes.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::age;
+use crate::{
+    field_error::FieldError,
+    fields::{condition, default, entries, flag, list, present, text},
+    registry::{Column, Kind, Subresource},
+    validate::{
+        rules::{one_of, or_none},
+        syntax::{label_value_faults, qualified_name_faults},
+    },
+};
+
+pub(super) const NODE: Kind = Kind {
+    kind: "Node",
+    plural: "nodes",
+    singular: "node",
+    short_names: &["no"],
+    namespaced: false,
+    subresources: &[Subresource::status("", "Node")],
+    schema: "io.k8s.api.core.v1.Node",
+    columns: &[
+        Column::name(),
+        Column::text("Status", "The status of the node"),
+        Column::text("Roles", "The roles of the node"),
+        Column::age(),
+        Column::text("Version", "The version of the node's agent"),
+        Column::wide("Internal-IP", "The node's address within the cluster"),
+        Column::wide("External-IP", "The node's address for the outside"),
+        Column::wide("OS-Image", "The operating system that the node reports"),
+        Column::wide("Kernel-Version", "The kernel that the node reports"),
+        Column::wide("Container-Runtime", "The runtime of the node and its version"),
+    ],
+    cells,
+    defaults: |object| {
+        for part in ["spec", "status"] {
+            default(object, part, Value::Object(serde_json::Map::new()));
+        }
+    },
+    validate,
+    selectable_fields: &["spec.unschedulable"],
+    ..Kind::BASE
+};
+
+const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
+
+fn cells(object: &Value, now: Timestamp) -> Vec<Value> {
+    let mut status = vec![match condition(object, "Ready") {
+        Some(ready) if text(ready, "/status") == "True" => "Ready",
+        Some(_) => "NotReady",
+        None => "Unknown",
+    }];
+    if flag(object, "/spec/unschedulable") {
+        status.push("SchedulingDisabled");
+    }
+    let address = |type_: &str| {
+        let addresses = list(object, "/status/addresses");
+        let found = addresses.iter().find(|address| text(address, "/type") == type_);
+        or_none(found.map_or("", |address| text(address, "/address")))
+    };
+    let info = |key: &str| {
+        let found = text(object, &format!("/status/nodeInfo/{key}"));
+        if found.is_empty() { "<unknown>" } else { found }
+    };
+    vec![
+        text(object, "/metadata/name").into(),
+        status.join(",").into(),
+        or_none(&roles(object)).into(),
+        age(text(object, "/metadata/creationTimestamp"), now).into(),
+        text(object, "/status/nodeInfo/kubeletVersion").into(),
+        address("InternalIP").into(),
+        address("ExternalIP").into(),
+        info("osImage").into(),
+        info("kernelVersion").into(),
+        info("containerRuntimeVersion").into(),
+    ]
+}
+
+fn roles(object: &Value) -> String {
+    let mut roles: Vec<&str> = entries(object, "/metadata/labels")
+        .filter_map(|(key, value)| match key.strip_prefix(ROLE_PREFIX) {
+            Some(role) => Some(role),
+            None if key == "kubernetes.io/role" => value.as_str(),
+            None => None,
+        })
+        .filter(|role| !role.is_empty())
+        .collect();
+    roles.sort_unstable();
+    roles.dedup();
+    roles.join(",")
+}
+
+fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let mut seen = Vec::new();
+    for (index, taint) in list(object, "/spec/taints").iter().enumerate() {
+        let field = format!("spec.taints[{index}]");
+        let (key, effect) = (text(taint, "/key"), text(taint, "/effect"));
+        for fault in qualified_name_faults(key) {
+            errors.push(FieldError::invalid(format!("{field}.key"), key, fault));
+        }
+        let value = text(taint, "/value");
+        for fault in label_value_faults(value) {
+            errors.push(FieldError::invalid(format!("{field}.value"), value, fault));
+        }
+        if effect.is_empty() {
+            errors.push(FieldError::required(format!("{field}.effect"), ""));
+        } else {
+            let effects = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
+            one_of(format!("{field}.effect"), effect, effects, &mut errors);
+        }
+        if seen.contains(&(key, effect)) {
+            let mut error = FieldError::duplicate(field, taint.clone());
+            error.detail = "taints must be unique by key and effect pair".to_owned();
+            errors.push(error);
+        }
+        seen.push((key, effect));
+    }
+    if let Some(old) = old {
+        for key in ["podCIDR", "providerID"] {
+            let path = format!("/spec/{key}");
+            if present(old, &path) && text(old, &path) != text(object, &path) {
+                errors.push(FieldError::forbidden(format!("spec.{key}"), "node updates may not change it once it is set"));
+            }
+        }
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn rows() {
+        let now = "2026-01-01T01:00:00Z".parse().unwrap();
+        let node = json!({"metadata": {"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": {"node-role.kubernetes.io/worker": "", "node-role.kubernetes.io/edge": ""}},
+            "spec": {"unschedulable": true}, "status": {"conditions": [{"type": "Ready", "status": "True"}],
+            "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}], "nodeInfo": {"kubeletVersion": "v1.33.0"}}});
+        let expected = json!(["a", "Ready,SchedulingDisabled", "edge,worker", "60m", "v1.33.0", "10.0.0.1", "<none>",
+            "<unknown>", "<unknown>", "<unknown>"]);
+        assert_eq!(Value::from(cells(&node, now)), expected);
+        assert_eq!(cells(&json!({}), now)[1], "Unknown");
+    }
+
+    #[test]
+    fn taints_are_checked() {
+        let node = json!({"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoSchedule"},
+            {"key": "", "effect": "Never"}]}});
+        let fields: Vec<String> = validate(&node, None).into_iter().map(|error| error.field).collect();
+        assert_eq!(fields, ["spec.taints[1]", "spec.taints[2].key", "spec.taints[2].key", "spec.taints[2].effect"]);
+    }
+}

@@ -1,0 +1,105 @@
+//! Pods.
+
+mod columns;
+mod container;
+mod defaults;
+mod probe;
+mod qos;
+mod refused;
+mod resources;
+mod spec;
+mod update;
+mod volume;
+
+use serde_json::Value;
+
+use crate::{
+    field_error::FieldError,
+    fields::{child, default, default_text, elements},
+    registry::{Column, Kind, Subresource},
+};
+
+pub(super) use defaults::{spec_defaults, template_defaults};
+pub use qos::qos_class;
+pub(super) use spec::{Place, validate_spec};
+
+pub(super) const POD: Kind = Kind {
+    kind: "Pod",
+    plural: "pods",
+    singular: "pod",
+    short_names: &["po"],
+    categories: &["all"],
+    subresources: &[
+        Subresource::status("", "Pod"),
+        Subresource { name: "log", group: "", version: "v1", kind: "Pod", verbs: &["get"] },
+        Subresource { name: "binding", group: "", version: "v1", kind: "Binding", verbs: &["create"] },
+    ],
+    schema: "io.k8s.api.core.v1.Pod",
+    columns: &[
+        Column::name(),
+        Column::text("Ready", "How many of its containers are ready"),
+        Column::text("Status", "Where the pod stands"),
+        Column::text("Restarts", "How often its containers were restarted, and when last"),
+        Column::age(),
+        Column::wide("IP", "The pod's address"),
+        Column::wide("Node", "The node that runs it"),
+        Column::wide("Nominated Node", "The node on which room is being made for it"),
+        Column::wide("Readiness Gates", "How many of its readiness gates are open"),
+    ],
+    cells: columns::cells,
+    defaults: pod_defaults,
+    validate,
+    selectable_fields: &[
+        "spec.nodeName",
+        "spec.restartPolicy",
+        "spec.schedulerName",
+        "spec.serviceAccountName",
+        "spec.hostNetwork",
+        "status.phase",
+        "status.podIP",
+        "status.nominatedNodeName",
+    ],
+    generational: &["spec"],
+    ..Kind::BASE
+};
+
+/// No tolerations are added for nodes that are not ready: the pods of a lost node are replaced once it counts as lost.
+fn pod_defaults(object: &mut Value) {
+    let Some(spec) = child(object, "spec") else { return };
+    for key in ["containers", "initContainers"] {
+        for container in elements(spec, key) {
+            resources::requests_from_limits(container);
+        }
+    }
+    default(spec, "enableServiceLinks", true);
+    default_text(spec, "serviceAccountName", "default");
+    let account = spec["serviceAccountName"].clone();
+    default(spec, "serviceAccount", account);
+    default(spec, "priority", 0);
+    default_text(spec, "preemptionPolicy", "PreemptLowerPriority");
+    spec_defaults(spec);
+    let class = qos_class(spec);
+    if let Some(status) = child(object, "status") {
+        default_text(status, "phase", "Pending");
+        default_text(status, "qosClass", class);
+    }
+}
+
+fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let empty = Value::Null;
+    let spec = object.get("spec").unwrap_or(&empty);
+    let mut errors = Vec::new();
+    validate_spec(spec, "spec", Place::Pod, &mut errors);
+    match old {
+        Some(old) => update::check(spec, old.get("spec").unwrap_or(&empty), &mut errors),
+        None if !crate::fields::list(spec, "/ephemeralContainers").is_empty() => {
+            let detail = "cannot be set on create: use `kubectl debug` on the running pod";
+            errors.push(FieldError::forbidden("spec.ephemeralContainers", detail));
+        }
+        None => {}
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,312 @@
+//! Services.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::age;
+use crate::{
+    field_error::FieldError,
+    fields::{child, default, default_text, elements, integer, list, text},
+    registry::{Column, Kind, NameRule, Subresource},
+    validate::{
+        meta::validate_labels,
+        rules::{format_labels, one_of, or_none, port_or_name},
+        syntax::{ip_faults, label_faults, port_number_faults, subdomain_faults},
+    },
+};
+
+/// Seconds for which a client stays with an endpoint under `sessionAffinity: ClientIP`.
+const AFFINITY_SECONDS: i64 = 10_800;
+const AFFINITY_SECONDS_MAX: i64 = 86_400;
+
+pub(super) const SERVICE: Kind = Kind {
+    kind: "Service",
+    plural: "services",
+    singular: "service",
+    short_names: &["svc"],
+    categories: &["all"],
+    subresources: &[Subresource::status("", "Service")],
+    schema: "io.k8s.api.core.v1.Service",
+    columns: &[
+        Column::name(),
+        Column::text("Type", "How the service is reached"),
+        Column::text("Cluster-IP", "Its address within the cluster"),
+        Column::text("External-IP", "Its addresses for the outside"),
+        Column::text("Port(s)", "Its ports, with node ports"),
+        Column::age(),
+        Column::wide("Selector", "The labels of the pods that serve it"),
+    ],
+    cells,
+    defaults,
+    validate,
+    selectable_fields: &["spec.clusterIP", "spec.type"],
+    name_rule: NameRule::Label1035,
+    ..Kind::BASE
+};
+
+fn cells(object: &Value, now: Timestamp) -> Vec<Value> {
+    vec![
+        text(object, "/metadata/name").into(),
+        text(object, "/spec/type").into(),
+        or_none(text(object, "/spec/clusterIP")).into(),
+        external(object).into(),
+        ports(object).into(),
+        age(text(object, "/metadata/creationTimestamp"), now).into(),
+        format_labels(object, "/spec/selector").into(),
+    ]
+}
+
+fn external(object: &Value) -> String {
+    let given: Vec<&str> = list(object, "/spec/externalIPs").iter().filter_map(Value::as_str).collect();
+    match text(object, "/spec/type") {
+        "ExternalName" => text(object, "/spec/externalName").to_owned(),
+        "LoadBalancer" => {
+            let points = list(object, "/status/loadBalancer/ingress").iter();
+            let mut all: Vec<&str> = points
+                .map(|point| match text(point, "/ip") {
+                    "" => text(point, "/hostname"),
+                    ip => ip,
+                })
+                .collect();
+            all.extend(given);
+            if all.is_empty() { "<pending>".to_owned() } else { all.join(",") }
+        }
+        _ => or_none(&given.join(",")).to_owned(),
+    }
+}
+
+fn ports(object: &Value) -> String {
+    let one = |port: &Value| {
+        let (number, protocol) = (integer(port, "/port").unwrap_or(0), text(port, "/protocol"));
+        match integer(port, "/nodePort").unwrap_or(0) {
+            0 => format!("{number}/{protocol}"),
+            node_port => format!("{number}:{node_port}/{protocol}"),
+        }
+    };
+    let all: Vec<String> = list(object, "/spec/ports").iter().map(one).collect();
+    or_none(&all.join(",")).to_owned()
+}
+
+fn defaults(object: &mut Value) {
+    if let Some(status) = child(object, "status") {
+        default(status, "loadBalancer", json!({}));
+    }
+    let Some(spec) = child(object, "spec") else { return };
+    default_text(spec, "sessionAffinity", "None");
+    default_text(spec, "type", "ClusterIP");
+    if text(spec, "/sessionAffinity") == "ClientIP"
+        && let Some(client) = child(spec, "sessionAffinityConfig").and_then(|config| child(config, "clientIP"))
+    {
+        default(client, "timeoutSeconds", AFFINITY_SECONDS);
+    }
+    let type_ = text(spec, "/type").to_owned();
+    if type_ != "ExternalName" {
+        default_text(spec, "internalTrafficPolicy", "Cluster");
+        default_text(spec, "ipFamilyPolicy", "SingleStack");
+        default(spec, "ipFamilies", json!(["IPv4"]));
+        let address = text(spec, "/clusterIP").to_owned();
+        if !address.is_empty() {
+            default(spec, "clusterIPs", json!([address]));
+        }
+    }
+    if matches!(type_.as_str(), "NodePort" | "LoadBalancer") {
+        default_text(spec, "externalTrafficPolicy", "Cluster");
+    }
+    if type_ == "LoadBalancer" {
+        default(spec, "allocateLoadBalancerNodePorts", true);
+    }
+    for port in elements(spec, "ports") {
+        default_text(port, "protocol", "TCP");
+        let number = port.get("port").cloned().unwrap_or(Value::Null);
+        if matches!(port.get("targetPort"), Some(Value::String(name)) if name.is_empty())
+            || port.get("targetPort") == Some(&json!(0))
+        {
+            port["targetPort"] = Value::Null;
+        }
+        if number.is_number() {
+            default(port, "targetPort", number);
+        }
+    }
+}
+
+fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let type_ = text(object, "/spec/type");
+    one_of("spec.type", type_, &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"], &mut errors);
+    let address = text(object, "/spec/clusterIP");
+    let headless = address == "None";
+    if list(object, "/spec/ports").is_empty() && !headless && type_ != "ExternalName" {
+        errors.push(FieldError::required("spec.ports", ""));
+    }
+    check_type(object, type_, address, &mut errors);
+    if !address.is_empty() && !headless {
+        for fault in ip_faults(address) {
+            errors.push(FieldError::invalid("spec.clusterIPs[0]", address, fault));
+        }
+    }
+    validate_labels(object, "/spec/selector", "spec.selector", &mut errors);
+    one_of("spec.sessionAffinity", text(object, "/spec/sessionAffinity"), &["ClientIP", "None"], &mut errors);
+    let seconds = integer(object, "/spec/sessionAffinityConfig/clientIP/timeoutSeconds");
+    if let Some(seconds) = seconds.filter(|seconds| !(1..=AFFINITY_SECONDS_MAX).contains(seconds)) {
+        let detail = format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}");
+        errors.push(FieldError::invalid("spec.sessionAffinityConfig.clientIP.timeoutSeconds", seconds, detail));
+    }
+    for (index, family) in list(object, "/spec/ipFamilies").iter().enumerate() {
+        let field = format!("spec.ipFamilies[{index}]");
+        one_of(field, family.as_str().unwrap_or(""), &["IPv4"], &mut errors);
+    }
+    if text(object, "/spec/ipFamilyPolicy") == "RequireDualStack" {
+        let detail = "this cluster is not configured for dual-stack services";
+        errors.push(FieldError::invalid("spec.ipFamilyPolicy", "RequireDualStack", detail));
+    }
+    check_ports(object, type_, &mut errors);
+    if let Some(old) = old {
+        let before = text(old, "/spec/clusterIP");
+        let released = type_ == "ExternalName" || text(old, "/spec/type") == "ExternalName";
+        if !before.is_empty() && before != address && !released {
+            errors.push(FieldError::invalid("spec.clusterIPs[0]", address, "may not change once set"));
+        }
+    }
+    errors
+}
+
+fn check_type(object: &Value, type_: &str, address: &str, errors: &mut Vec<FieldError>) {
+    match type_ {
+        "ExternalName" => {
+            let name = text(object, "/spec/externalName");
+            if name.is_empty() {
+                errors.push(FieldError::required("spec.externalName", ""));
+            } else {
+                let faults = subdomain_faults(name.trim_end_matches('.'));
+                errors.extend(faults.into_iter().map(|fault| FieldError::invalid("spec.externalName", name, fault)));
+            }
+            if !address.is_empty() {
+                let detail = "may not be set when `type` is 'ExternalName'";
+                errors.push(FieldError::forbidden("spec.clusterIPs", detail));
+            }
+        }
+        "NodePort" | "LoadBalancer" if address == "None" => {
+            let detail = format!("may not be set to 'None' for {type_} services");
+            errors.push(FieldError::invalid("spec.clusterIPs[0]", address, detail));
+        }
+        _ => {}
+    }
+    if !list(object, "/spec/externalIPs").is_empty() {
+        let detail = "service addresses exist only in the cluster's virtual network: reach the service from outside by \
+            a NodePort or an Ingress";
+        errors.push(FieldError::forbidden("spec.externalIPs", detail));
+    }
+}
+
+fn check_ports(object: &Value, type_: &str, errors: &mut Vec<FieldError>) {
+    let ports = list(object, "/spec/ports");
+    for (index, port) in ports.iter().enumerate() {
+        let field = format!("spec.ports[{index}]");
+        let name = text(port, "/name");
+        if name.is_empty() {
+            if ports.len() > 1 {
+                errors.push(FieldError::required(format!("{field}.name"), ""));
+            }
+        } else {
+            for fault in label_faults(name) {
+                errors.push(FieldError::invalid(format!("{field}.name"), name, fault));
+            }
+            if ports[..index].iter().any(|other| text(other, "/name") == name) {
+                errors.push(FieldError::duplicate(format!("{field}.name"), name));
+            }
+        }
+        let number = integer(port, "/port").unwrap_or(0);
+        for fault in port_number_faults(number) {
+            errors.push(FieldError::invalid(format!("{field}.port"), number, fault));
+        }
+        let protocol = text(port, "/protocol");
+        one_of(format!("{field}.protocol"), protocol, &["SCTP", "TCP", "UDP"], errors);
+        if protocol == "SCTP" {
+            errors.push(FieldError::forbidden(format!("{field}.protocol"), "Wasm components have no SCTP sockets"));
+        }
+        port_or_name(port.get("targetPort"), &format!("{field}.targetPort"), errors);
+        let same = |other: &&Value| integer(other, "/port") == Some(number) && text(other, "/protocol") == protocol;
+        if ports[..index].iter().any(|other| same(&other)) {
+            errors.push(FieldError::duplicate(field.clone(), json!({"port": number, "protocol": protocol})));
+        }
+        if let Some(node_port) = integer(port, "/nodePort").filter(|port| *port != 0) {
+            let at = format!("{field}.nodePort");
+            if matches!(type_, "ClusterIP" | "ExternalName") {
+                errors.push(FieldError::forbidden(at, format!("may not be used when `type` is '{type_}'")));
+            } else {
+                let faults = port_number_faults(node_port);
+                errors.extend(faults.into_iter().map(|fault| FieldError::invalid(at.clone(), node_port, fault)));
+                let same = |other: &&Value| {
+                    integer(other, "/nodePort") == Some(node_port) && text(other, "/protocol") == protocol
+                };
+                if ports[..index].iter().any(|other| same(&other)) {
+                    errors.push(FieldError::duplicate(at, node_port));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    fn service(spec: Value) -> Value {
+        let mut service = json!({"metadata": {"name": "a"}, "spec": spec});
+        defaults(&mut service);
+        service
+    }
+
+    #[test]
+    fn a_service_is_filled_in() {
+        let service = service(json!({"ports": [{"port": 80}], "type": "NodePort"}));
+        let expected = json!({"ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}], "type": "NodePort",
+            "sessionAffinity": "None", "internalTrafficPolicy": "Cluster", "externalTrafficPolicy": "Cluster",
+            "ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4"]});
+        assert_eq!(service["spec"], expected);
+        assert_eq!(service["status"], json!({"loadBalancer": {}}));
+        assert_eq!(validate(&service, None), []);
+    }
+
+    #[test]
+    fn rows() {
+        let row = |mut spec: Value| {
+            spec["ports"] = json!([{"port": 80, "nodePort": 30080}, {"port": 53, "protocol": "UDP"}]);
+            Value::from(cells(&service(spec), Timestamp::UNIX_EPOCH))
+        };
+        let ports = "80:30080/TCP,53/UDP";
+        assert_eq!(
+            row(json!({"clusterIP": "10.96.0.1", "selector": {"b": "2", "a": "1"}})),
+            json!(["a", "ClusterIP", "10.96.0.1", "<none>", ports, "<unknown>", "a=1,b=2"])
+        );
+        assert_eq!(row(json!({"type": "LoadBalancer"}))[3], "<pending>");
+        assert_eq!(row(json!({"type": "ExternalName", "externalName": "x.y"}))[3], "x.y");
+    }
+
+    #[test]
+    fn services_are_checked() {
+        let old = service(json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}));
+        let new = service(json!({"clusterIP": "10.96.0.2", "type": "ClusterIP", "externalIPs": ["1.2.3.4"],
+            "ports": [{"port": 0, "name": "a"}, {"port": 80, "nodePort": 30000, "name": "a", "protocol": "SCTP"}, {"port": 80, "protocol": "SCTP", "targetPort": "A"}]}));
+        let text: String = validate(&new, Some(&old)).iter().map(|error| format!("{error}\n")).collect();
+        expect![[r#"
+            spec.externalIPs: Forbidden: service addresses exist only in the cluster's virtual network: reach the service from outside by a NodePort or an Ingress
+            spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive
+            spec.ports[0].targetPort: Invalid value: 0: must be between 1 and 65535, inclusive
+            spec.ports[1].name: Duplicate value: "a"
+            spec.ports[1].protocol: Forbidden: Wasm components have no SCTP sockets
+            spec.ports[1].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'
+            spec.ports[2].name: Required value
+            spec.ports[2].protocol: Forbidden: Wasm components have no SCTP sockets
+            spec.ports[2].targetPort: Invalid value: "A": must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)
+            spec.ports[2].targetPort: Invalid value: "A": must contain at least one letter (a-z)
+            spec.ports[2]: Duplicate value: {"port":80,"protocol":"SCTP"}
+            spec.clusterIPs[0]: Invalid value: "10.96.0.2": may not change once set
+        "#]]
+        .assert_eq(&text);
+        assert_eq!(validate(&service(json!({})), None)[0].field, "spec.ports");
+        assert_eq!(validate(&service(json!({"clusterIP": "None"})), None), []);
+    }
+}

@@ -1,0 +1,5 @@
+//! Validation in the words of Kubernetes: syntax of names and labels, metadata, and checks that kinds share.
+
+pub mod meta;
+pub mod rules;
+pub mod syntax;

@@ -1,0 +1,101 @@
+//! Checks and texts that several kinds share.
+
+use serde_json::Value;
+
+use super::syntax::port_name_faults;
+use crate::{
+    field_error::FieldError,
+    fields::{entries, integer, list, text},
+    selector::LabelSelector,
+};
+
+/// The text, or what tables show in place of an empty one.
+pub fn or_none(text: &str) -> &str {
+    if text.is_empty() { "<none>" } else { text }
+}
+
+/// `a=1,b=2` in the order of the keys, or `<none>`: how tables show labels.
+pub fn format_labels(object: &Value, path: &str) -> String {
+    let mut labels: Vec<String> =
+        entries(object, path).map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
+    labels.sort_unstable();
+    or_none(&labels.join(",")).to_owned()
+}
+
+/// A `v1.LabelSelector` as tables show it.
+pub fn format_selector(selector: Option<&Value>) -> String {
+    let text = match LabelSelector::from_json(selector) {
+        Ok(selector) if !selector.nothing => {
+            let mut selector = selector;
+            selector.requirements.sort_by(|one, other| one.key.cmp(&other.key));
+            selector.to_string()
+        }
+        Ok(_) => String::new(),
+        Err(_) => "<error>".to_owned(),
+    };
+    or_none(&text).to_owned()
+}
+
+/// The text must be one of these.
+pub fn one_of(field: impl Into<String>, value: &str, supported: &[&str], errors: &mut Vec<FieldError>) {
+    if !supported.contains(&value) {
+        errors.push(FieldError::not_supported(field, value, supported));
+    }
+}
+
+/// The integer at `path`, where present, must not be negative.
+pub fn not_negative(object: &Value, path: &str, field: impl Into<String>, errors: &mut Vec<FieldError>) {
+    if let Some(value) = integer(object, path).filter(|value| *value < 0) {
+        errors.push(FieldError::invalid(field, value, "must be greater than or equal to 0"));
+    }
+}
+
+/// A port given by number or by name.
+pub fn port_or_name(value: Option<&Value>, field: &str, errors: &mut Vec<FieldError>) {
+    match value {
+        Some(Value::Number(number)) if number.as_i64().is_none_or(|port| !(1..=65535).contains(&port)) => {
+            errors.push(FieldError::invalid(field, number.clone(), "must be between 1 and 65535, inclusive"));
+        }
+        Some(Value::String(name)) => {
+            for fault in port_name_faults(name) {
+                errors.push(FieldError::invalid(field, name.as_str(), fault));
+            }
+        }
+        Some(Value::Number(_)) => {}
+        _ => errors.push(FieldError::required(field, "")),
+    }
+}
+
+/// A `v1.LabelSelector` of a workload: well formed.
+pub fn label_selector(selector: &Value, field: &str, errors: &mut Vec<FieldError>) {
+    for (index, expression) in list(selector, "/matchExpressions").iter().enumerate() {
+        let at = format!("{field}.matchExpressions[{index}]");
+        let given = !list(expression, "/values").is_empty();
+        match text(expression, "/operator") {
+            "In" | "NotIn" if !given => errors.push(FieldError::required(
+                format!("{at}.values"),
+                "must be specified when `operator` is 'In' or 'NotIn'",
+            )),
+            "Exists" | "DoesNotExist" if given => errors.push(FieldError::forbidden(
+                format!("{at}.values"),
+                "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+            )),
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => errors.push(FieldError::invalid(format!("{at}.operator"), other, "not a valid selector operator")),
+        }
+    }
+    if errors.is_empty()
+        && let Err(error) = LabelSelector::from_json(Some(selector))
+    {
+        errors.push(FieldError::invalid(field, selector.clone(), error.to_string()));
+    }
+}
+
+/// The field at `path` must be what it was.
+pub fn immutable(object: &Value, old: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let (now, before) = (object.pointer(path), old.pointer(path));
+    if now.filter(|value| !value.is_null()) != before.filter(|value| !value.is_null()) {
+        let field = path.trim_start_matches('/').replace('/', ".");
+        errors.push(FieldError::invalid(field, now.cloned().unwrap_or(Value::Null), "field is immutable"));
+    }
+}

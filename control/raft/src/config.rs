@@ -1,0 +1,112 @@
+//! The settings of one member, and the bounds of everything that can grow.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The largest entry that is proposed, in bytes. With [`MESSAGE_ENTRIES_BYTES_MAX`] it keeps a message batch
+/// below `coracle_proto::MESSAGE_BYTES_MAX`.
+pub const ENTRY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How many bytes of entries raft puts into one append message (one larger entry travels alone).
+pub const MESSAGE_ENTRIES_BYTES_MAX: u64 = 1024 * 1024;
+/// How many append messages may be under way to one follower.
+pub const INFLIGHT_MESSAGES_MAX: usize = 256;
+/// How many bytes of proposals may wait for their commit on a leader; more are dropped.
+pub const UNCOMMITTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// How many bytes of committed entries one round hands to the state machine.
+pub const COMMITTED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// How many proposals may wait for their outcome; more are dropped.
+pub const PENDING_PROPOSALS_MAX: usize = 16 * 1024;
+/// How many readers may wait for a read index; more are told so.
+pub const PENDING_READS_MAX: usize = 64 * 1024;
+/// How many committed entries the state machine may be behind before a leader drops proposals.
+pub const APPLY_BACKLOG_ENTRIES_MAX: u64 = 64 * 1024;
+
+/// How many events (calls and message batches) may wait for the raft thread.
+pub const EVENTS_MAX: usize = 8 * 1024;
+/// How many events the raft thread takes in one round.
+pub const EVENTS_BATCH_MAX: usize = 512;
+/// How many rounds' writes may wait for the log thread; the raft thread waits when it is full.
+pub const WAL_QUEUE_MAX: usize = 1024;
+/// How many bytes of entries the log thread gathers for one fsync.
+pub const WAL_BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How many rounds' entries may wait for the apply thread; the raft thread waits when it is full.
+pub const APPLY_QUEUE_MAX: usize = 1024;
+
+/// How long a proposal, a read or a change of members waits for its outcome, in milliseconds.
+pub const OUTCOME_TIMEOUT_MS: u64 = 5_000;
+/// How long one try of a read index may take before another context is tried, in milliseconds.
+pub const READ_RETRY_MS: u64 = 500;
+/// A learner may be this many entries behind the leader when it is promoted.
+pub const PROMOTE_LAG_ENTRIES_MAX: u64 = 250;
+
+/// The default size of a log segment, in bytes.
+pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// The first segment is smaller, so that a new member starts without zeroing a large file.
+pub const FIRST_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What one member needs to know about itself.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The raft id: never 0, and never used by another member of this cluster before.
+    pub id: u64,
+    /// The directory of the log. It is created where it does not exist, and locked against a second process.
+    pub dir: PathBuf,
+    /// The cluster's id. A directory of another cluster is refused.
+    pub cluster_id: String,
+    /// The length of one tick of raft's clock.
+    pub tick: Duration,
+    /// A leader sends heartbeats every so many ticks.
+    pub heartbeat_ticks: usize,
+    /// A follower that hears nothing starts an election after at least so many ticks.
+    pub election_ticks: usize,
+    /// The random election timeout is below this many ticks.
+    pub election_ticks_max: usize,
+    /// The size of a log segment, in bytes. Tests take small ones.
+    pub segment_bytes: u64,
+    /// Decides the election timeouts and the contexts of reads. Must differ between any two starts of members,
+    /// as two reads must never share a context; a simulator sets it.
+    pub seed: u64,
+}
+
+impl Config {
+    /// The settings for production: leader loss to next write in under a second.
+    pub fn new(id: u64, dir: impl Into<PathBuf>, cluster_id: impl Into<String>) -> Config {
+        Config {
+            id,
+            dir: dir.into(),
+            cluster_id: cluster_id.into(),
+            tick: Duration::from_millis(50),
+            heartbeat_ticks: 2,
+            election_ticks: 10,
+            election_ticks_max: 15,
+            segment_bytes: SEGMENT_BYTES,
+            seed: rand::random(),
+        }
+    }
+
+    /// So many ticks as fit into `ms` milliseconds, at least one.
+    pub(crate) fn ticks(&self, ms: u64) -> u64 {
+        let tick_ms = (self.tick.as_millis() as u64).max(1);
+        (ms / tick_ms).max(1)
+    }
+
+    pub(crate) fn raft(&self, applied: u64) -> raft::Config {
+        raft::Config {
+            id: self.id,
+            election_tick: self.election_ticks,
+            heartbeat_tick: self.heartbeat_ticks,
+            min_election_tick: self.election_ticks,
+            max_election_tick: self.election_ticks_max,
+            applied,
+            max_size_per_msg: MESSAGE_ENTRIES_BYTES_MAX,
+            max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
+            check_quorum: true,
+            pre_vote: true,
+            read_only_option: raft::ReadOnlyOption::Safe,
+            max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
+            max_committed_size_per_ready: COMMITTED_BYTES_MAX,
+            ..raft::Config::default()
+        }
+    }
+}

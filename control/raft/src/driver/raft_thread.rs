@@ -1,0 +1,246 @@
+//! The raft thread: takes events, steps the core, and hands its work out.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use raft::eraftpb::Message;
+use tokio::sync::{oneshot, watch};
+
+use super::apply_thread::ApplyItem;
+use super::shared::Waker;
+use crate::config::{EVENTS_BATCH_MAX, MESSAGE_ENTRIES_BYTES_MAX};
+use crate::core::{Core, Done, Outcome, Persist, Token, Work};
+use crate::error::{ChangeError, Error, ProposeError, ReadError};
+use crate::membership::MemberChange;
+use crate::message::to_wire;
+use crate::status::Status;
+use crate::transport::Transport;
+
+pub type Reply<T, E> = oneshot::Sender<Result<T, E>>;
+
+/// Everything that can happen to a member, but for time, the disk and the state machine.
+pub enum Event<O> {
+    Propose(Bytes, Reply<O, ProposeError>),
+    Read(Reply<u64, ReadError>),
+    Change(Vec<MemberChange>, Reply<(), ChangeError>),
+    Transfer(u64, Reply<(), ChangeError>),
+    Messages(Vec<Message>),
+    Unreachable(u64),
+    /// Look at the counters.
+    Wake,
+}
+
+/// Who waits for the outcome of a call.
+enum Waiter<O> {
+    Propose(Reply<O, ProposeError>),
+    Read(Reply<u64, ReadError>),
+    Change(Reply<(), ChangeError>),
+}
+
+pub struct RaftThread<O> {
+    core: Core,
+    events: Receiver<Event<O>>,
+    to_wal: Sender<Persist>,
+    to_apply: Sender<Vec<ApplyItem<O>>>,
+    transport: Arc<dyn Transport>,
+    waker: Waker<O>,
+    status: watch::Sender<Status>,
+    tick: Duration,
+    waiters: HashMap<Token, Waiter<O>>,
+    next_token: Token,
+}
+
+/// The other side of a queue has ended: so does this thread.
+struct Ended;
+
+impl<O: Send + 'static> RaftThread<O> {
+    #[allow(clippy::too_many_arguments, reason = "one call, in the one place that joins the threads")]
+    pub fn new(
+        core: Core,
+        events: Receiver<Event<O>>,
+        to_wal: Sender<Persist>,
+        to_apply: Sender<Vec<ApplyItem<O>>>,
+        transport: Arc<dyn Transport>,
+        waker: Waker<O>,
+        status: watch::Sender<Status>,
+        tick: Duration,
+    ) -> RaftThread<O> {
+        let waiters = HashMap::new();
+        RaftThread { core, events, to_wal, to_apply, transport, waker, status, tick, waiters, next_token: 0 }
+    }
+
+    pub fn run(mut self) -> Result<(), Error> {
+        let mut next_tick = Instant::now() + self.tick;
+        let mut batch = Vec::with_capacity(EVENTS_BATCH_MAX);
+        let mut epoch = self.core.epoch();
+        // What was committed in an earlier life comes out first, the members among it.
+        if self.hand_out()?.is_err() {
+            return Ok(());
+        }
+        while !self.waker.shared.is_stopped() {
+            match self.events.recv_deadline(next_tick) {
+                Ok(event) => {
+                    batch.push(event);
+                    // Those who were about to call get in, so that more share one write.
+                    thread::yield_now();
+                    batch.extend(self.events.try_iter().take(EVENTS_BATCH_MAX - 1));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.take_progress();
+            self.take(&mut batch)?;
+            let now = Instant::now();
+            let ticked = now >= next_tick;
+            if ticked {
+                self.core.tick();
+                // Lost ticks are not made up for: time in which this process stood still says nothing about others.
+                next_tick = now + self.tick;
+            }
+            if self.hand_out()?.is_err() {
+                break;
+            }
+            let new_epoch = self.core.epoch();
+            if ticked || new_epoch != epoch {
+                epoch = new_epoch;
+                self.publish();
+            }
+        }
+        Ok(())
+    }
+
+    /// After the events are taken from the queue and before they are stepped: an answer to a message is then never
+    /// stepped before the write that the message waited for is known to be durable.
+    fn take_progress(&mut self) {
+        let shared = &self.waker.shared;
+        shared.accept_wake();
+        self.core.persisted(shared.persisted.load(Ordering::SeqCst));
+        self.core.applied(shared.applied.load(Ordering::SeqCst));
+    }
+
+    fn take(&mut self, batch: &mut Vec<Event<O>>) -> Result<(), Error> {
+        let mut proposals = Vec::new();
+        let mut proposed_bytes = 0;
+        for event in batch.drain(..) {
+            match event {
+                Event::Propose(data, reply) => {
+                    proposed_bytes += data.len() as u64;
+                    let token = self.wait(Waiter::Propose(reply));
+                    proposals.push((token, data));
+                    if proposed_bytes >= MESSAGE_ENTRIES_BYTES_MAX {
+                        self.core.propose(std::mem::take(&mut proposals));
+                        proposed_bytes = 0;
+                    }
+                }
+                Event::Read(reply) => {
+                    let token = self.wait(Waiter::Read(reply));
+                    self.core.read_index(token);
+                }
+                Event::Change(changes, reply) => {
+                    let token = self.wait(Waiter::Change(reply));
+                    self.core.change(token, &changes);
+                }
+                Event::Transfer(to, reply) => {
+                    let token = self.wait(Waiter::Change(reply));
+                    self.core.transfer(token, to);
+                }
+                Event::Messages(messages) => {
+                    for message in messages {
+                        let from = message.from;
+                        if let Err(reason) = self.core.step(message)? {
+                            tracing::debug!(from, %reason, "ignored a raft message");
+                        }
+                    }
+                }
+                Event::Unreachable(id) => self.core.unreachable(id),
+                Event::Wake => {}
+            }
+        }
+        if !proposals.is_empty() {
+            self.core.propose(proposals);
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, waiter: Waiter<O>) -> Token {
+        self.next_token += 1;
+        self.waiters.insert(self.next_token, waiter);
+        self.next_token
+    }
+
+    fn hand_out(&mut self) -> Result<Result<(), Ended>, Error> {
+        while let Some(work) = self.core.work()? {
+            if self.carry_out(work).is_err() {
+                return Ok(Err(Ended));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn carry_out(&mut self, work: Work) -> Result<(), Ended> {
+        send(&*self.transport, work.messages);
+        if let Some(persist) = work.persist {
+            self.to_wal.send(persist).map_err(|_| Ended)?;
+        }
+        if !work.apply.is_empty() {
+            let waiters = &mut self.waiters;
+            let items = work.apply.into_iter().map(|apply| {
+                let waiter = apply.token.and_then(|token| waiters.remove(&token));
+                let reply = match waiter {
+                    Some(Waiter::Propose(reply)) => Some(reply),
+                    _ => None,
+                };
+                ApplyItem { index: apply.index, term: apply.term, data: apply.data, reply }
+            });
+            self.to_apply.send(items.collect()).map_err(|_| Ended)?;
+        }
+        for done in work.done {
+            self.tell(done);
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, done: Done) {
+        let Some(waiter) = self.waiters.remove(&done.token) else { return };
+        // A waiter that has gone away is none of our business.
+        match (waiter, done.outcome) {
+            (Waiter::Propose(reply), Outcome::ProposalFailed(error)) => drop(reply.send(Err(error))),
+            (Waiter::Read(reply), Outcome::ReadIndex(index)) => drop(reply.send(Ok(index))),
+            (Waiter::Read(reply), Outcome::ReadFailed(error)) => drop(reply.send(Err(error))),
+            (Waiter::Change(reply), Outcome::Changed) => drop(reply.send(Ok(()))),
+            (Waiter::Change(reply), Outcome::ChangeFailed(error)) => drop(reply.send(Err(error))),
+            (_, outcome) => unreachable!("a call has the outcome of another kind of call: {outcome:?}"),
+        }
+    }
+
+    fn publish(&self) {
+        let status = self.core.status();
+        self.status.send_if_modified(|old| {
+            let changed = *old != status;
+            if old.role != status.role || old.leader != status.leader {
+                let (role, leader, term) = (status.role, status.leader, status.term);
+                tracing::info!(member = status.id, ?role, ?leader, term, "raft role or leader changed");
+            }
+            if changed {
+                *old = status;
+            }
+            changed
+        });
+    }
+}
+
+/// Gives messages to the transport, those to one member together and in order.
+pub fn send(transport: &dyn Transport, messages: Vec<Message>) {
+    let mut by_member: BTreeMap<u64, Vec<_>> = BTreeMap::new();
+    for message in messages {
+        by_member.entry(message.to).or_default().push(to_wire(message));
+    }
+    for (to, messages) in by_member {
+        transport.send(to, messages);
+    }
+}

@@ -1,0 +1,109 @@
+//! The log thread: drains its queue, makes one write and one fdatasync of it, then lets the messages go that waited.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use raft::eraftpb::Message;
+
+use super::raft_thread::send;
+use super::shared::Waker;
+use crate::config::WAL_BATCH_BYTES_MAX;
+use crate::core::Persist;
+use crate::error::Error;
+use crate::transport::Transport;
+use crate::wal::{Disk, Record, SpareJob, Wal};
+
+pub struct WalThread<D: Disk, O> {
+    wal: Wal<D>,
+    queue: Receiver<Persist>,
+    transport: Arc<dyn Transport>,
+    waker: Waker<O>,
+    /// Records that wait for the next write, at most the last hard state but during a round.
+    records: Vec<Record>,
+    /// At most one spare segment is being made, so this holds at most one.
+    spares_in: Receiver<(SpareJob, bool)>,
+    spares: Sender<(SpareJob, bool)>,
+}
+
+impl<D: Disk, O: Send + 'static> WalThread<D, O> {
+    pub fn new(wal: Wal<D>, queue: Receiver<Persist>, transport: Arc<dyn Transport>, waker: Waker<O>) -> Self {
+        let (spares, spares_in) = unbounded();
+        WalThread { wal, queue, transport, waker, records: Vec::new(), spares_in, spares }
+    }
+
+    pub fn run(mut self) -> Result<(), Error> {
+        while let Ok(first) = self.queue.recv() {
+            let mut round = Round::default();
+            self.gather(first, &mut round);
+            while round.bytes < WAL_BATCH_BYTES_MAX
+                && let Ok(next) = self.queue.try_recv()
+            {
+                self.gather(next, &mut round);
+            }
+            if round.sync {
+                self.write()?;
+            }
+            // In this order: once a message is out, its answer may come, and the raft thread must know by then that this
+            // round is durable.
+            self.waker.shared.persisted.store(round.number, Ordering::SeqCst);
+            self.waker.wake();
+            send(&*self.transport, round.messages);
+            self.look_after_spares();
+        }
+        if !self.records.is_empty() {
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    fn gather(&mut self, persist: Persist, round: &mut Round) {
+        round.number = persist.number;
+        round.sync |= persist.sync;
+        round.messages.extend(persist.messages);
+        for record in persist.records {
+            match &record {
+                Record::Entry(entry) => round.bytes += entry.data.len() + entry.context.len(),
+                // Of the hard states in one write only the last matters, and it may stand behind all entries.
+                Record::HardState(_) => self.records.retain(|old| !matches!(old, Record::HardState(_))),
+                Record::Snapshot(_) | Record::Truncate(_) => {}
+            }
+            self.records.push(record);
+        }
+    }
+
+    fn write(&mut self) -> Result<(), Error> {
+        self.wal.append(&self.records)?;
+        self.records.clear();
+        Ok(())
+    }
+
+    /// Zeroing a segment takes long, so it is done beside.
+    fn look_after_spares(&mut self) {
+        if let Ok((job, made)) = self.spares_in.try_recv() {
+            self.wal.spare_made(job, made);
+        }
+        let Some(job) = self.wal.spare_wanted() else { return };
+        let (disk, spares) = (self.wal.disk().clone(), self.spares.clone());
+        let make = move || {
+            let made = job.run(&disk);
+            if let Err(error) = &made {
+                tracing::warn!(%error, "cannot prepare the next log segment");
+            }
+            // The log thread may have ended.
+            let _ = spares.send((job, made.is_ok()));
+        };
+        if let Err(error) = thread::Builder::new().name("raft-spare".to_owned()).spawn(make) {
+            tracing::warn!(%error, "cannot prepare the next log segment");
+        }
+    }
+}
+
+#[derive(Default)]
+struct Round {
+    number: u64,
+    sync: bool,
+    bytes: usize,
+    messages: Vec<Message>,
+}

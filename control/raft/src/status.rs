@@ -1,0 +1,33 @@
+//! What a member knows of itself and the cluster, for those who watch.
+
+/// The part that a member plays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    #[default]
+    Follower,
+    PreCandidate,
+    Candidate,
+    Leader,
+}
+
+/// A member's view of the cluster. Leader, role, term and members are published when they change; indices and
+/// progress with every tick.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    pub id: u64,
+    pub leader: Option<u64>,
+    pub role: Role,
+    pub term: u64,
+    /// The highest index known to be committed.
+    pub commit: u64,
+    /// The highest index that the state machine has applied.
+    pub applied: u64,
+    /// The last index of this member's log.
+    pub last: u64,
+    /// In ascending order. In a joint configuration the voters of both halves.
+    pub voters: Vec<u64>,
+    pub learners: Vec<u64>,
+    /// On the leader, for each member: id, the last index it confirmed, and whether it was heard of within the last
+    /// election timeout. Empty elsewhere.
+    pub progress: Vec<(u64, u64, bool)>,
+}

@@ -1,0 +1,235 @@
+//! The transport in production: one long gRPC stream to each member.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use coracle_proto::raft as wire;
+use coracle_proto::raft::raft_transport_client::RaftTransportClient;
+use futures::stream::{self, Stream};
+use parking_lot::RwLock;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use super::{Transport, Unreachable};
+
+/// Opens a connection to `host:port`, lazily: errors show in the calls.
+pub type Connector = Arc<dyn Fn(String) -> Channel + Send + Sync>;
+
+/// How many hand-overs may wait for one member.
+const QUEUE_MAX: usize = 4096;
+/// How many bytes of entries may wait for one member.
+const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A batch is closed when its entries have reached this many bytes. With one more message on top it stays below
+/// `coracle_proto::MESSAGE_BYTES_MAX`.
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// The pause before the second connection attempt. It doubles up to the longest.
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+const BACKOFF_LONGEST: Duration = Duration::from_secs(1);
+
+/// Sends to the members of an address book that is set from outside. Clones share it.
+#[derive(Clone)]
+pub struct GrpcTransport {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: u64,
+    cluster_id: String,
+    connector: Connector,
+    runtime: Handle,
+    peers: RwLock<BTreeMap<u64, Peer>>,
+    unreachable: RwLock<Option<Unreachable>>,
+}
+
+struct Peer {
+    address: String,
+    queue: mpsc::Sender<Queued>,
+    queued_bytes: Arc<AtomicUsize>,
+    task: AbortHandle,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Queued {
+    messages: Vec<wire::Message>,
+    bytes: usize,
+}
+
+impl GrpcTransport {
+    /// Its tasks run on the runtime that this is called on.
+    pub fn new(id: u64, cluster_id: impl Into<String>, connector: Connector) -> GrpcTransport {
+        let inner = Inner {
+            id,
+            cluster_id: cluster_id.into(),
+            connector,
+            runtime: Handle::current(),
+            peers: RwLock::default(),
+            unreachable: RwLock::default(),
+        };
+        GrpcTransport { inner: Arc::new(inner) }
+    }
+
+    /// Replaces the address book: `host:port` by raft id. Connections whose address stays are kept. Messages to members
+    /// that are not in it are dropped.
+    pub fn set_peers(&self, addresses: BTreeMap<u64, String>) {
+        let mut peers = self.inner.peers.write();
+        peers.retain(|id, peer| addresses.get(id) == Some(&peer.address));
+        for (id, address) in addresses {
+            if id != self.inner.id && !peers.contains_key(&id) {
+                peers.insert(id, self.connect(id, address));
+            }
+        }
+    }
+
+    fn connect(&self, id: u64, address: String) -> Peer {
+        let (queue, queue_out) = mpsc::channel(QUEUE_MAX);
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let link = Link {
+            transport: Arc::downgrade(&self.inner),
+            id,
+            address: address.clone(),
+            queue: Arc::new(Mutex::new(queue_out)),
+            queued_bytes: queued_bytes.clone(),
+        };
+        let task = self.inner.runtime.spawn(link.run()).abort_handle();
+        Peer { address, queue, queued_bytes, task }
+    }
+}
+
+impl Transport for GrpcTransport {
+    fn send(&self, to: u64, messages: Vec<wire::Message>) {
+        let peers = self.inner.peers.read();
+        let Some(peer) = peers.get(&to) else {
+            tracing::debug!(to, "no address for a raft message");
+            return;
+        };
+        let bytes = messages.iter().map(weight).sum();
+        let queued = peer.queued_bytes.load(Ordering::Relaxed);
+        if queued > 0 && queued + bytes > QUEUE_BYTES_MAX {
+            drop(peers);
+            return self.inner.report(to);
+        }
+        peer.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Err(TrySendError::Full(_) | TrySendError::Closed(_)) = peer.queue.try_send(Queued { messages, bytes }) {
+            peer.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            drop(peers);
+            self.inner.report(to);
+        }
+    }
+
+    fn attach(&self, unreachable: Unreachable) {
+        *self.inner.unreachable.write() = Some(unreachable);
+    }
+}
+
+impl Inner {
+    fn report(&self, id: u64) {
+        if let Some(unreachable) = &*self.unreachable.read() {
+            unreachable(id);
+        }
+    }
+}
+
+fn weight(message: &wire::Message) -> usize {
+    message.entries.iter().map(|entry| entry.data.len()).sum()
+}
+
+/// The connection to one member, again and again.
+struct Link {
+    transport: std::sync::Weak<Inner>,
+    id: u64,
+    address: String,
+    queue: Arc<Mutex<mpsc::Receiver<Queued>>>,
+    queued_bytes: Arc<AtomicUsize>,
+}
+
+impl Link {
+    async fn run(self) {
+        let mut backoff = BACKOFF_FIRST;
+        loop {
+            let began = Instant::now();
+            let Some(transport) = self.transport.upgrade() else { return };
+            let channel = (transport.connector)(self.address.clone());
+            let identity = wire::MessageBatch {
+                cluster_id: transport.cluster_id.clone(),
+                from: transport.id,
+                to: self.id,
+                messages: Vec::new(),
+            };
+            drop(transport);
+            let ended = self.stream(channel, identity).await;
+            let Some(transport) = self.transport.upgrade() else { return };
+            match ended {
+                Ok(()) => tracing::debug!(peer = self.id, "raft stream ended"),
+                Err(status) => {
+                    tracing::debug!(peer = self.id, address = %self.address, %status, "raft stream broke");
+                }
+            }
+            transport.report(self.id);
+            drop(transport);
+            if began.elapsed() > BACKOFF_LONGEST {
+                backoff = BACKOFF_FIRST;
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF_LONGEST);
+            self.forget_queued().await;
+        }
+    }
+
+    /// Sends from the queue until the stream ends.
+    async fn stream(&self, channel: Channel, identity: wire::MessageBatch) -> Result<(), tonic::Status> {
+        let mut client =
+            RaftTransportClient::new(channel).max_encoding_message_size(coracle_proto::MESSAGE_BYTES_MAX);
+        // Dropped with this call: the request's stream may outlive it for a while, but must not take messages then.
+        let (_alive, dead) = oneshot::channel();
+        let queue = self.queue.clone().lock_owned().await;
+        let batches = batches(queue, dead, self.queued_bytes.clone(), identity);
+        client.send(batches).await.map(|_| ())
+    }
+
+    /// What waited while there was no connection is outdated; raft begins anew with the member.
+    async fn forget_queued(&self) {
+        let mut queue = self.queue.lock().await;
+        while let Ok(queued) = queue.try_recv() {
+            self.queued_bytes.fetch_sub(queued.bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+fn batches(
+    queue: OwnedMutexGuard<mpsc::Receiver<Queued>>,
+    dead: oneshot::Receiver<()>,
+    queued_bytes: Arc<AtomicUsize>,
+    identity: wire::MessageBatch,
+) -> impl Stream<Item = wire::MessageBatch> + Send + 'static {
+    stream::unfold((queue, dead), move |(mut queue, mut dead)| {
+        let queued_bytes = queued_bytes.clone();
+        let mut batch = identity.clone();
+        async move {
+            let first = tokio::select! {
+                first = queue.recv() => first?,
+                _ = &mut dead => return None,
+            };
+            let mut bytes = first.bytes;
+            batch.messages = first.messages;
+            while bytes < BATCH_BYTES_MAX
+                && let Ok(next) = queue.try_recv()
+            {
+                bytes += next.bytes;
+                batch.messages.extend(next.messages);
+            }
+            queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            Some((batch, (queue, dead)))
+        }
+    })
+}

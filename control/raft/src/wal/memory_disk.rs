@@ -1,0 +1,180 @@
+//! A disk in memory that forgets what was not synced, for tests and the simulator.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::disk::{Disk, DiskFile};
+
+/// A [`Disk`] whose crashes and faults are made by a test. Clones share one directory.
+#[derive(Clone, Default)]
+pub struct MemoryDisk {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    files: Vec<Contents>,
+    names: BTreeMap<String, usize>,
+    synced_names: BTreeMap<String, usize>,
+    fault: Fault,
+    syncs: u64,
+}
+
+/// What fails from now on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    #[default]
+    None,
+    /// Writes fail with "no space left".
+    Writes,
+    /// Syncs fail; what was written may be lost.
+    Syncs,
+}
+
+#[derive(Default)]
+struct Contents {
+    synced: Vec<u8>,
+    current: Vec<u8>,
+    /// Writes since the last sync, in order.
+    pending: Vec<(usize, Vec<u8>)>,
+}
+
+/// An open file of a [`MemoryDisk`].
+pub struct MemoryFile {
+    state: Arc<Mutex<State>>,
+    file: usize,
+}
+
+impl MemoryDisk {
+    pub fn new() -> MemoryDisk {
+        MemoryDisk::default()
+    }
+
+    /// Loses everything that was not synced. `torn` decides for each unsynced write how many of its bytes
+    /// reach the disk nevertheless, counted from its start (0 for none).
+    pub fn crash(&self, mut torn: impl FnMut(&[u8]) -> usize) {
+        let mut state = self.state.lock();
+        state.names = state.synced_names.clone();
+        for file in &mut state.files {
+            for (offset, bytes) in std::mem::take(&mut file.pending) {
+                let kept = torn(&bytes).min(bytes.len());
+                put(&mut file.synced, offset, &bytes[..kept]);
+            }
+            file.current = file.synced.clone();
+        }
+    }
+
+    pub fn set_fault(&self, fault: Fault) {
+        self.state.lock().fault = fault;
+    }
+
+    /// How many file syncs have succeeded.
+    pub fn syncs(&self) -> u64 {
+        self.state.lock().syncs
+    }
+
+    /// The present contents of a file.
+    pub fn read(&self, name: &str) -> Option<Vec<u8>> {
+        let state = self.state.lock();
+        state.names.get(name).map(|file| state.files[*file].current.clone())
+    }
+
+    /// Puts a file there, synced, as corruption or an older life would have left it.
+    pub fn plant(&self, name: &str, bytes: &[u8]) {
+        let mut state = self.state.lock();
+        state.files.push(Contents { synced: bytes.to_vec(), current: bytes.to_vec(), pending: Vec::new() });
+        let file = state.files.len() - 1;
+        state.names.insert(name.to_owned(), file);
+        state.synced_names.insert(name.to_owned(), file);
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, offset: usize, new: &[u8]) {
+    if bytes.len() < offset + new.len() {
+        bytes.resize(offset + new.len(), 0);
+    }
+    bytes[offset..offset + new.len()].copy_from_slice(new);
+}
+
+fn not_found() -> io::Error {
+    io::Error::from(io::ErrorKind::NotFound)
+}
+
+impl Disk for MemoryDisk {
+    type File = MemoryFile;
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.state.lock().names.keys().cloned().collect())
+    }
+
+    fn open(&self, name: &str) -> io::Result<MemoryFile> {
+        let file = *self.state.lock().names.get(name).ok_or_else(not_found)?;
+        Ok(MemoryFile { state: self.state.clone(), file })
+    }
+
+    fn create(&self, name: &str, bytes: u64) -> io::Result<MemoryFile> {
+        let mut state = self.state.lock();
+        if state.fault != Fault::None {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        let zeroes = vec![0; bytes as usize];
+        state.files.push(Contents { synced: zeroes.clone(), current: zeroes, pending: Vec::new() });
+        let file = state.files.len() - 1;
+        state.names.insert(name.to_owned(), file);
+        Ok(MemoryFile { state: self.state.clone(), file })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let file = state.names.remove(from).ok_or_else(not_found)?;
+        state.names.insert(to.to_owned(), file);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.state.lock().names.remove(name).map(|_| ()).ok_or_else(not_found)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.synced_names = state.names.clone();
+        Ok(())
+    }
+}
+
+impl DiskFile for MemoryFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.state.lock().files[self.file].current.len() as u64)
+    }
+
+    fn read_all(&self) -> io::Result<Vec<u8>> {
+        Ok(self.state.lock().files[self.file].current.clone())
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if state.fault == Fault::Writes {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        let file = &mut state.files[self.file];
+        put(&mut file.current, offset as usize, bytes);
+        file.pending.push((offset as usize, bytes.to_vec()));
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if state.fault == Fault::Syncs {
+            return Err(io::Error::other("injected fault"));
+        }
+        state.syncs += 1;
+        let file = &mut state.files[self.file];
+        for (offset, bytes) in std::mem::take(&mut file.pending) {
+            put(&mut file.synced, offset, &bytes);
+        }
+        Ok(())
+    }
+}

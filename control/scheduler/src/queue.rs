@@ -1,0 +1,199 @@
+//! The pods that wait for a node: those to try now, and those that were tried in vain.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use coracle_objects::{Object, ObjectName};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::model::{Pod, Shape};
+
+/// How long a pod that found no node waits at least before it is tried again. Doubles with each attempt.
+const BACKOFF_MS_MIN: i64 = 50;
+/// The longest such wait.
+const BACKOFF_MS_MAX: i64 = 10_000;
+/// After this long a pod is tried again even though nothing changed that could help it: a net under our own faults.
+const RETRY_S_MAX: i64 = 300;
+
+/// A pod that wants a node.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    pub object: Arc<Object>,
+    pub shape: Arc<Shape>,
+    /// Equal for equal shapes; others may share it.
+    pub shape_hash: u64,
+    pub priority: i32,
+    /// Its place among all that ever came: older ones go first.
+    pub sequence: u64,
+    /// What its PodScheduled=False condition says, if there is one.
+    pub unplaced: Option<(String, String)>,
+    /// How often it was tried in vain.
+    pub attempts: u32,
+    /// Set while it waits for the world to change.
+    waiting: Option<Waiting>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    /// Not tried before this, however the world changes.
+    not_before: Timestamp,
+    /// Tried then in any case.
+    at_latest: Timestamp,
+    /// [`Queue::world`] when it was tried.
+    world: u64,
+}
+
+/// All pods that want a node. Bounded by the pods in the store.
+#[derive(Debug, Default)]
+pub struct Queue {
+    pods: BTreeMap<ObjectName, Pending>,
+    ready: BTreeSet<(Reverse<i32>, u64, ObjectName)>,
+    waiting: BTreeSet<ObjectName>,
+    sequence: u64,
+    /// Grows with every change of nodes or assigned pods that could make room.
+    world: u64,
+}
+
+impl Queue {
+    /// Takes a new pod, or a new state of one that is here. A waiting pod that asks for the same as before goes on
+    /// waiting.
+    pub fn upsert(&mut self, object: &Arc<Object>, pod: Pod) {
+        let name = &object.key.name;
+        if let Some(known) = self.pods.get_mut(name)
+            && known.object.meta.uid == object.meta.uid
+            && *known.shape == pod.shape
+            && known.priority == pod.priority
+        {
+            known.object = object.clone();
+            known.unplaced = pod.unplaced;
+            return;
+        }
+        self.remove(name);
+        self.sequence += 1;
+        let shape_hash = fingerprint(&pod.shape);
+        self.restore(Pending {
+            object: object.clone(),
+            shape: Arc::new(pod.shape),
+            shape_hash,
+            priority: pod.priority,
+            sequence: self.sequence,
+            unplaced: pod.unplaced,
+            attempts: 0,
+            waiting: None,
+        });
+    }
+
+    /// Puts a pod back whose placement did not take place, to be tried at once.
+    pub fn restore(&mut self, mut pending: Pending) {
+        pending.waiting = None;
+        let name = pending.object.key.name.clone();
+        self.ready.insert((Reverse(pending.priority), pending.sequence, name.clone()));
+        self.pods.insert(name, pending);
+    }
+
+    pub fn remove(&mut self, name: &ObjectName) -> Option<Pending> {
+        let pending = self.pods.remove(name)?;
+        self.ready.remove(&(Reverse(pending.priority), pending.sequence, name.clone()));
+        self.waiting.remove(name);
+        Some(pending)
+    }
+
+    pub fn get(&self, name: &ObjectName) -> Option<&Pending> {
+        self.pods.get(name)
+    }
+
+    /// Takes up to `limit` pods that are to be tried now, the most important and oldest first. They stay in the queue.
+    pub fn take_ready(&mut self, limit: usize) -> Vec<ObjectName> {
+        let mut taken = Vec::new();
+        while taken.len() < limit
+            && let Some((_, _, name)) = self.ready.pop_first()
+        {
+            taken.push(name);
+        }
+        taken
+    }
+
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Lets a pod wait that was tried in vain. Answers whether `message` is news for its condition.
+    pub fn wait(&mut self, name: &ObjectName, now: Timestamp, message: &str) -> bool {
+        let Some(pending) = self.pods.get_mut(name) else { return false };
+        let backoff_ms = BACKOFF_MS_MIN.saturating_mul(1 << pending.attempts.min(16)).min(BACKOFF_MS_MAX);
+        pending.attempts = pending.attempts.saturating_add(1);
+        pending.waiting = Some(Waiting {
+            not_before: later(now, SignedDuration::from_millis(backoff_ms)),
+            at_latest: later(now, SignedDuration::from_secs(RETRY_S_MAX)),
+            world: self.world,
+        });
+        self.waiting.insert(name.clone());
+        let news = pending.unplaced.as_ref().is_none_or(|(reason, old)| reason != "Unschedulable" || old != message);
+        if news {
+            pending.unplaced = Some(("Unschedulable".to_owned(), message.to_owned()));
+        }
+        news
+    }
+
+    /// Notes that the world changed in a way that could help those who wait.
+    pub fn world_changed(&mut self) {
+        self.world += 1;
+    }
+
+    /// Moves those whose time has come from waiting to ready.
+    pub fn wake(&mut self, now: Timestamp) {
+        let world = self.world;
+        let due: Vec<ObjectName> = self
+            .waiting
+            .iter()
+            .filter(|name| self.deadline(name, world).is_some_and(|deadline| deadline <= now))
+            .cloned()
+            .collect();
+        for name in due {
+            self.waiting.remove(&name);
+            let Some(pending) = self.pods.get_mut(&name) else { continue };
+            pending.waiting = None;
+            self.ready.insert((Reverse(pending.priority), pending.sequence, name));
+        }
+    }
+
+    /// When the next of those who wait is to be tried.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.waiting.iter().filter_map(|name| self.deadline(name, self.world)).min()
+    }
+
+    fn deadline(&self, name: &ObjectName, world: u64) -> Option<Timestamp> {
+        let waiting = self.pods.get(name)?.waiting?;
+        Some(if waiting.world == world { waiting.at_latest } else { waiting.not_before })
+    }
+}
+
+/// `moment` + `duration`, or the end of time.
+pub fn later(moment: Timestamp, duration: SignedDuration) -> Timestamp {
+    moment.checked_add(duration).unwrap_or(Timestamp::MAX)
+}
+
+fn fingerprint(shape: &Shape) -> u64 {
+    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+    shape.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// FNV-1a, 64 bits (RFC draft-eastlake-fnv). Only a first sieve: equal fingerprints are compared in full.
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ *byte as u64).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Many transactions, one log entry: what arrives while an entry is under way travels in the next.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use coracle_objects::{Transaction, Write};
+use coracle_raft::{ProposeError, Raft};
+use coracle_store::{Command, Outcome, Request};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::machine::AppliedEntry;
+
+/// Transactions that may wait for an entry.
+const WAITING_MAX: usize = 1024;
+
+/// Bytes of transactions in one entry, about; one that is larger travels alone.
+const ENTRY_BYTES: usize = 256 * 1024;
+
+/// Entries of this member under way at a time.
+const ENTRIES_UNDER_WAY: usize = 2;
+
+/// A transaction's outcome and the index of the entry that gave it.
+#[derive(Clone, Debug)]
+pub struct Done {
+    pub outcome: Outcome,
+    pub index: u64,
+}
+
+struct Waiting {
+    request: Request,
+    reply: oneshot::Sender<Result<Done, ProposeError>>,
+}
+
+/// Proposes transactions to the local raft member, which must lead.
+#[derive(Clone)]
+pub struct Batcher {
+    waiting: mpsc::Sender<Waiting>,
+}
+
+impl Batcher {
+    /// Starts the task that gathers entries; it ends when the last handle is dropped.
+    pub fn start(member: u64, raft: Raft<AppliedEntry>) -> Self {
+        let (waiting, requests) = mpsc::channel(WAITING_MAX);
+        tokio::spawn(gather(member, raft, requests));
+        Self { waiting }
+    }
+
+    /// Waits until the transaction was applied here, or certainly or perhaps was not.
+    pub async fn propose(&self, request: Request) -> Result<Done, ProposeError> {
+        let (reply, outcome) = oneshot::channel();
+        if self.waiting.send(Waiting { request, reply }).await.is_err() {
+            return Err(ProposeError::Stopped);
+        }
+        outcome.await.unwrap_or(Err(ProposeError::Unknown))
+    }
+}
+
+async fn gather(member: u64, raft: Raft<AppliedEntry>, mut requests: mpsc::Receiver<Waiting>) {
+    let under_way = Arc::new(Semaphore::new(ENTRIES_UNDER_WAY));
+    let mut left_over = None;
+    loop {
+        let first = match left_over.take() {
+            Some(waiting) => waiting,
+            None => match requests.recv().await {
+                Some(waiting) => waiting,
+                None => return,
+            },
+        };
+        let Ok(permit) = under_way.clone().acquire_owned().await else { return };
+        let mut bytes = size(&first.request.transaction);
+        let mut batch = vec![first];
+        while let Ok(next) = requests.try_recv() {
+            bytes += size(&next.request.transaction);
+            if bytes > ENTRY_BYTES {
+                left_over = Some(next);
+                break;
+            }
+            batch.push(next);
+        }
+        let (requests, replies): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|waiting| (waiting.request, waiting.reply)).unzip();
+        let entry = Command { proposer: member, requests }.encode();
+        let raft = raft.clone();
+        tokio::spawn(async move {
+            let result = propose(&raft, entry).await;
+            drop(permit);
+            answer(result, replies);
+        });
+    }
+}
+
+async fn propose(raft: &Raft<AppliedEntry>, entry: Bytes) -> Result<AppliedEntry, ProposeError> {
+    raft.propose(entry).await
+}
+
+/// Gives each proposer its own result. The store keeps the order of the command but leaves out requests whose
+/// outcome it has forgotten.
+fn answer(result: Result<AppliedEntry, ProposeError>, replies: Vec<oneshot::Sender<Result<Done, ProposeError>>>) {
+    match result {
+        Ok(applied) if applied.batch.results.len() == replies.len() => {
+            for (reply, (_, outcome)) in replies.into_iter().zip(&applied.batch.results) {
+                // A proposer that has gone away does not want its answer.
+                let _ = reply.send(Ok(Done { outcome: outcome.clone(), index: applied.index }));
+            }
+        }
+        Ok(_) => replies.into_iter().for_each(|reply| drop(reply.send(Err(ProposeError::Unknown)))),
+        Err(error) => replies.into_iter().for_each(|reply| drop(reply.send(Err(error)))),
+    }
+}
+
+fn size(transaction: &Transaction) -> usize {
+    let writes = transaction.writes.iter().map(|write| match write {
+        Write::Put { draft, .. } => draft.len() + 128,
+        Write::Delete { .. } => 128,
+    });
+    writes.sum::<usize>() + transaction.preconditions.len() * 128
+}

@@ -1,0 +1,54 @@
+//! What a control node is told when it starts, and the bounds and periods that belong to no single file.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use coracle_proto::join::JoinToken;
+
+/// How a control node comes into its cluster. A data directory that has a cluster already is resumed in each mode.
+#[derive(Clone, Debug)]
+pub enum Mode {
+    /// Makes a new cluster.
+    Init,
+    /// Becomes a member of an existing one, through any of these control nodes (`host:port`).
+    Join { addresses: Vec<String>, token: JoinToken },
+    /// Only resumes.
+    Resume,
+}
+
+/// The settings of one control node.
+#[derive(Clone, Debug)]
+pub struct ControlConfig {
+    /// Belongs to this control node alone. Created where it does not exist.
+    pub data_dir: PathBuf,
+    /// Where the one TLS port listens. Port 0 takes the port of the last start, or a free one.
+    pub listen: SocketAddr,
+    /// `host` or `host:port` under which members, nodes and clients reach this control node. By default the listening
+    /// address, or where that is unspecified the address of this machine's default route.
+    pub advertise: Option<String>,
+    pub mode: Mode,
+    /// The member's name, a DNS label.
+    pub name: String,
+    /// For how long a learner must be healthy before it is promoted to a voter.
+    pub learner_healthy: Duration,
+}
+
+impl ControlConfig {
+    /// The settings for production.
+    pub fn new(data_dir: impl Into<PathBuf>, listen: SocketAddr, mode: Mode, name: impl Into<String>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            listen,
+            advertise: None,
+            mode,
+            name: name.into(),
+            learner_healthy: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Services have their addresses in 10.96.0.0/12; these two are fixed.
+pub(crate) const KUBERNETES_SERVICE_IP: &str = "10.96.0.1";
+pub(crate) const DNS_SERVICE_IP: &str = "10.96.0.10";
+
+/// The version of this build.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");

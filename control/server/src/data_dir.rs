@@ -1,0 +1,226 @@
+//! The data directory of a control node: whose it is, who uses it now, and where in it everything lies.
+//!
+//! ```text
+//! lock          held while a process uses the directory
+//! cluster.json  written last when the directory is made: cluster, member, name, address
+//! peers.json    the members' addresses when last known, so that a restart finds them
+//! pki/          the three CAs and their keys, the service account key
+//! raft/         the log
+//! blobs/        the registry's content, by digest
+//! kubeconfig    for administrators of the cluster
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::error::ServerError;
+
+/// What this module and others may put into the directory.
+const OURS: &[&str] = &["lock", "making", "cluster.json", "peers.json", "pki", "raft", "blobs", "kubeconfig"];
+
+/// Present from the first file until `cluster.json` is written: what lies here is half made and may be made anew.
+const MAKING: &str = "making";
+
+/// The role in `cluster.json`; a node's directory has another.
+const ROLE: &str = "control";
+
+/// Which member of which cluster a directory belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Membership {
+    pub cluster_id: String,
+    pub role: String,
+    #[serde(default)]
+    pub member_id: u64,
+    #[serde(default)]
+    pub name: String,
+    /// `host:port` as advertised at the last start.
+    #[serde(default)]
+    pub address: String,
+}
+
+impl Membership {
+    pub fn control(cluster_id: &str, member_id: u64, name: &str, address: &str) -> Self {
+        Self { cluster_id: cluster_id.into(), role: ROLE.into(), member_id, name: name.into(), address: address.into() }
+    }
+}
+
+/// A directory that this process has for itself.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    /// Holds the lock for as long as it is open.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Creates the directory where needed and takes its lock.
+    pub fn open(path: &Path) -> Result<Self, ServerError> {
+        fs::create_dir_all(path).map_err(ServerError::io("create the data directory", path))?;
+        let lock_path = path.join("lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(ServerError::io("open", &lock_path))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(ServerError::Locked(path.to_owned())),
+            Err(error) => Err(ServerError::io("lock", lock_path)(error.into())),
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whose the directory is; `None` where it is empty or was left half made.
+    pub fn membership(&self) -> Result<Option<Membership>, ServerError> {
+        let path = self.path("cluster.json");
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.refuse_strangers()?;
+                return Ok(None);
+            }
+            Err(error) => return Err(ServerError::io("read", path)(error)),
+        };
+        let membership: Membership = serde_json::from_slice(&text)
+            .map_err(|error| ServerError::Damaged { path: path.clone(), reason: error.to_string() })?;
+        if membership.role != ROLE {
+            let Membership { role, cluster_id, .. } = membership;
+            return Err(ServerError::OtherRole { path: self.path.clone(), role, cluster_id });
+        }
+        if membership.member_id == 0 {
+            return Err(ServerError::Damaged { path, reason: "it names no member".into() });
+        }
+        Ok(Some(membership))
+    }
+
+    /// Begins to make the directory: removes what a start that was cut short left behind.
+    pub fn begin(&self) -> Result<(), ServerError> {
+        for folder in ["pki", "raft", "blobs"] {
+            let path = self.path(folder);
+            match fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(ServerError::io("clear", path)(error));
+                }
+                _ => {}
+            }
+        }
+        self.write(MAKING, b"")
+    }
+
+    /// Ends making it, or records a changed address.
+    pub fn record(&self, membership: &Membership) -> Result<(), ServerError> {
+        self.write("cluster.json", &pretty(membership))?;
+        let making = self.path(MAKING);
+        match fs::remove_file(&making) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(ServerError::io("remove", making)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The members' addresses when last known.
+    pub fn peers(&self) -> BTreeMap<u64, String> {
+        let known = fs::read(self.path("peers.json")).ok();
+        known.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    pub fn record_peers(&self, peers: &BTreeMap<u64, String>) -> Result<(), ServerError> {
+        self.write("peers.json", &pretty(peers))
+    }
+
+    /// Writes a file so that after a crash there is the old one or the new one; readable by the owner only.
+    pub fn write(&self, name: &str, content: &[u8]) -> Result<(), ServerError> {
+        let path = self.path(name);
+        write_atomically(&path, content).map_err(ServerError::io("write", path))
+    }
+
+    fn refuse_strangers(&self) -> Result<(), ServerError> {
+        if self.path(MAKING).exists() {
+            return Ok(());
+        }
+        let entries = fs::read_dir(&self.path).map_err(ServerError::io("read", &self.path))?;
+        for entry in entries {
+            let name = entry.map_err(ServerError::io("read", &self.path))?.file_name();
+            let harmless = matches!(name.to_str(), Some("lock" | "lost+found"));
+            if !harmless {
+                let known = name.to_str().is_some_and(|name| OURS.contains(&name));
+                let found = name.to_string_lossy().into_owned();
+                let found = if known { format!("{found}, but no cluster.json") } else { found };
+                return Err(ServerError::NotEmpty { path: self.path.clone(), found });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn pretty(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec_pretty(value).expect("a plain value encodes into memory")
+}
+
+fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let temporary = folder.join(name);
+    let mut file =
+        OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_had_by_one_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataDir::open(dir.path()).unwrap();
+        assert!(matches!(DataDir::open(dir.path()), Err(ServerError::Locked(_))));
+        drop(first);
+        DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_membership_is_read_back_and_another_role_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        assert_eq!(data.membership().unwrap(), None);
+        let mut membership = Membership::control("c", 1, "a", "127.0.0.1:1");
+        data.begin().unwrap();
+        assert_eq!(data.membership().unwrap(), None, "half made");
+        data.record(&membership).unwrap();
+        assert_eq!(data.membership().unwrap(), Some(membership.clone()));
+        membership.role = "node".into();
+        data.record(&membership).unwrap();
+        assert!(matches!(data.membership(), Err(ServerError::OtherRole { role, .. }) if role == "node"));
+    }
+
+    #[test]
+    fn a_directory_with_other_things_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("thesis.tex"), "").unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        assert!(matches!(data.membership(), Err(ServerError::NotEmpty { found, .. }) if found == "thesis.tex"));
+    }
+}

@@ -1,0 +1,87 @@
+//! Objects that the control plane itself makes, and how it writes them.
+
+use std::future::Future;
+
+use bytes::Bytes;
+use coracle_api::{ProposeError, Storage};
+use coracle_objects::{Applied, Object, ObjectKey, Refusal, Transaction};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+
+/// How often a write that met a newer state is planned again.
+const CONFLICTS_MAX: usize = 8;
+
+/// Why a write of the control plane's own did not take place.
+#[derive(Debug, Error)]
+pub enum WriteError {
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    #[error("the write was refused: {0:?}")]
+    Refused(Refusal),
+    #[error("the object kept changing")]
+    Contended,
+}
+
+/// Kubernetes' form of a moment: RFC 3339 in whole seconds.
+pub fn rfc3339(now: Timestamp) -> String {
+    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// The draft of a new object. `body` has the fields beside `apiVersion`, `kind` and `metadata`; what it has under
+/// `metadata` is added to the new metadata.
+pub fn new_draft(api_version: &str, kind: &str, key: &ObjectKey, body: Value, now: Timestamp) -> Bytes {
+    let mut metadata = Map::new();
+    metadata.insert("name".into(), key.name.name.as_ref().into());
+    if !key.name.namespace.is_empty() {
+        metadata.insert("namespace".into(), key.name.namespace.as_ref().into());
+    }
+    metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+    metadata.insert("creationTimestamp".into(), rfc3339(now).into());
+    let mut object = Map::new();
+    object.insert("apiVersion".into(), api_version.into());
+    object.insert("kind".into(), kind.into());
+    object.insert("metadata".into(), Value::Null);
+    if let Value::Object(body) = body {
+        for (field, value) in body {
+            match (field.as_str(), value) {
+                ("metadata", Value::Object(more)) => metadata.extend(more),
+                (_, value) => {
+                    object.insert(field, value);
+                }
+            }
+        }
+    }
+    object.insert("metadata".into(), metadata.into());
+    encode(&object.into())
+}
+
+/// An object's draft, to be changed and written back.
+pub fn editable(object: &Object) -> Value {
+    // What is stored was parsed when it was applied.
+    serde_json::from_slice(&object.draft()).unwrap_or_else(|_| json!({}))
+}
+
+pub fn encode(draft: &Value) -> Bytes {
+    serde_json::to_vec(draft).expect("a JSON value encodes into memory").into()
+}
+
+/// Writes what `plan` makes of the present state, planning again where the state has moved on. `plan` gives `None`
+/// where nothing is to be done.
+pub fn write<S, P>(storage: &S, mut plan: P) -> impl Future<Output = Result<Option<Applied>, WriteError>> + Send
+where
+    S: Storage,
+    P: FnMut(&coracle_objects::View) -> Option<Transaction> + Send,
+{
+    async move {
+        for _ in 0..CONFLICTS_MAX {
+            let Some(transaction) = plan(&storage.view()) else { return Ok(None) };
+            match storage.propose(transaction).await? {
+                Ok(applied) => return Ok(Some(applied)),
+                Err(Refusal::Precondition { .. } | Refusal::NotFound { .. }) => {}
+                Err(refusal) => return Err(WriteError::Refused(refusal)),
+            }
+        }
+        Err(WriteError::Contended)
+    }
+}

@@ -1,0 +1,139 @@
+//! Who is at the other end of a connection: decided once, by which CA signed the client's certificate.
+
+use coracle_api::Identity;
+use coracle_proto::tls;
+use rustls_pki_types::CertificateDer;
+use tonic::Status;
+use x509_parser::{prelude::X509Certificate, x509::X509Name};
+
+use crate::{
+    error::ServerError,
+    pki::{Authorities, CONTROL_ORGANIZATION, MASTERS_ORGANIZATION, NODE_USER_PREFIX, NODES_ORGANIZATION},
+};
+
+/// The peer of one connection. In the extensions of each of its requests.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// Without a client certificate.
+    Anonymous,
+    /// Another control node.
+    Member,
+    /// An administrator, a node or another user of the API.
+    Client(Identity),
+}
+
+/// Tells callers apart. The TLS handshake has verified the chain already; both CAs sign leaves directly and have
+/// different names, so the issuer's name says which one it was.
+#[derive(Clone)]
+pub struct Callers {
+    peer_ca: Vec<u8>,
+    client_ca: Vec<u8>,
+}
+
+impl Callers {
+    pub fn new(authorities: &Authorities) -> Result<Self, ServerError> {
+        let subject = |pem: &str| -> Result<Vec<u8>, ServerError> {
+            let der = tls::certificates(pem, "CA")?.remove(0);
+            let parsed = parse(&der).ok_or(tls::TlsError::Empty { what: "CA" })?;
+            Ok(parsed.subject().as_raw().to_vec())
+        };
+        Ok(Self {
+            peer_ca: subject(&authorities.peer.certificate_pem)?,
+            client_ca: subject(&authorities.client.certificate_pem)?,
+        })
+    }
+
+    /// `chain` is what the client showed in the handshake, leaf first.
+    pub fn identify(&self, chain: Option<&[CertificateDer<'_>]>) -> Caller {
+        let Some(leaf) = chain.and_then(<[_]>::first).and_then(parse) else { return Caller::Anonymous };
+        let issuer = leaf.issuer().as_raw();
+        let groups = organizations(leaf.subject());
+        if issuer == self.peer_ca {
+            let control = groups.iter().any(|group| group == CONTROL_ORGANIZATION);
+            if control { Caller::Member } else { Caller::Anonymous }
+        } else if issuer == self.client_ca {
+            let user = leaf.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or("");
+            Caller::Client(Identity { user: user.to_owned(), groups })
+        } else {
+            Caller::Anonymous
+        }
+    }
+}
+
+impl Caller {
+    pub fn is_master(&self) -> bool {
+        self.in_group(MASTERS_ORGANIZATION)
+    }
+
+    pub fn is_node(&self) -> bool {
+        self.in_group(NODES_ORGANIZATION)
+    }
+
+    /// The name of the node that calls.
+    pub fn node(&self) -> Option<&str> {
+        match self {
+            Caller::Client(identity) if self.is_node() => identity.user.strip_prefix(NODE_USER_PREFIX),
+            _ => None,
+        }
+    }
+
+    fn in_group(&self, group: &str) -> bool {
+        matches!(self, Caller::Client(identity) if identity.groups.iter().any(|name| name == group))
+    }
+}
+
+/// The caller of a gRPC request.
+pub fn caller<T>(request: &tonic::Request<T>) -> Caller {
+    request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Anonymous)
+}
+
+/// Refuses a gRPC call of anyone but another control node.
+#[allow(clippy::result_large_err, reason = "the error type of tonic services")]
+pub fn members_only<T>(request: &tonic::Request<T>) -> Result<(), Status> {
+    match caller(request) {
+        Caller::Member => Ok(()),
+        Caller::Anonymous => Err(Status::unauthenticated("only control nodes may call this")),
+        Caller::Client(_) => Err(Status::permission_denied("only control nodes may call this")),
+    }
+}
+
+/// Refuses a gRPC call of anyone but an administrator or another control node.
+#[allow(clippy::result_large_err, reason = "the error type of tonic services")]
+pub fn administrators_only<T>(request: &tonic::Request<T>) -> Result<(), Status> {
+    match caller(request) {
+        Caller::Member => Ok(()),
+        caller if caller.is_master() => Ok(()),
+        Caller::Anonymous => Err(Status::unauthenticated("this call needs an administrator's client certificate")),
+        Caller::Client(_) => Err(Status::permission_denied("only administrators (system:masters) may call this")),
+    }
+}
+
+fn parse<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
+    x509_parser::parse_x509_certificate(der).ok().map(|(_, certificate)| certificate)
+}
+
+fn organizations(name: &X509Name<'_>) -> Vec<String> {
+    name.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(pem: &str) -> Vec<CertificateDer<'static>> {
+        tls::certificates(pem, "test").unwrap()
+    }
+
+    #[test]
+    fn the_signing_ca_decides() {
+        let authorities = Authorities::generate("c").unwrap();
+        let callers = Callers::new(&authorities).unwrap();
+        let peer = authorities.issue_peer("a").unwrap();
+        assert!(matches!(callers.identify(Some(&chain(&peer.chain_pem))), Caller::Member));
+        let admin = callers.identify(Some(&chain(&authorities.issue_admin().unwrap().chain_pem)));
+        assert!(admin.is_master() && !admin.is_node());
+        assert!(matches!(callers.identify(None), Caller::Anonymous));
+        let elsewhere = Authorities::generate("d").unwrap().issue_admin().unwrap();
+        assert!(matches!(callers.identify(Some(&chain(&elsewhere.chain_pem))), Caller::Anonymous));
+    }
+}

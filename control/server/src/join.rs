@@ -1,0 +1,300 @@
+//! The join service: turns a token and a signing request into a member or a node.
+//!
+//! Any control node takes the call and hands it to the leader, which alone changes the members.
+
+use std::{sync::Arc, time::Duration};
+
+use coracle_api::Storage;
+use coracle_objects::{Expect, ObjectKey, Refusal, Transaction, Write};
+use coracle_proto::{
+    PROTOCOL_RANGE,
+    cluster::{JoinRequest, JoinResponse, Member, join_client::JoinClient, join_server::Join},
+    join::{REASON_CLOCK, REASON_PROTOCOL, REASON_TOKEN, Role, refuse},
+};
+use coracle_raft::{ChangeError, MemberChange};
+use jiff::Timestamp;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+use tonic::{Code, Request, Response, Status, async_trait};
+
+use crate::{
+    bootstrap::{self, CLUSTER_INFO},
+    drafts::{new_draft},
+    node_link::Links,
+    peers::{MEMBERS, members},
+    pki::{Authorities, CONTROL_ORGANIZATION, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject},
+    storage::ReplicatedStorage,
+    tokens,
+};
+
+/// A joiner's clock may differ from ours by this much, in milliseconds.
+const CLOCK_DIFFERENCE_MS_MAX: i64 = 60_000;
+
+/// Until the change of members must have come about, and between two tries.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+const CHANGE_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often an id is chosen anew where another joiner was faster.
+const ID_TRIES: usize = 8;
+
+/// Control nodes of a cluster, learners included.
+const MEMBERS_MAX: usize = 9;
+
+pub struct JoinService {
+    pub storage: ReplicatedStorage,
+    pub authorities: Arc<Authorities>,
+    pub cluster_id: String,
+    pub links: Arc<Links>,
+}
+
+#[async_trait]
+impl Join for JoinService {
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let request = request.into_inner();
+        if !self.storage.leads() {
+            let leader = self.storage.leader_channel().ok_or_else(|| Status::unavailable("no leader is known"))?;
+            return JoinClient::new(leader).join(request).await;
+        }
+        check_clock(request.clock_unix_ms, Timestamp::now())?;
+        check_protocol(request.protocol_min, request.protocol_max)?;
+        let unknown_role = || refuse(Code::Unauthenticated, REASON_TOKEN, "its role is unknown here");
+        let role: Role = request.role.parse().map_err(|_| unknown_role())?;
+        check_name(&request.name)?;
+        check_address(&request.advertise)?;
+        let response = match role {
+            Role::Node => self.join_node(request).await?,
+            Role::Control => self.join_control(request).await?,
+        };
+        Ok(Response::new(response))
+    }
+}
+
+impl JoinService {
+    async fn join_node(&self, request: JoinRequest) -> Result<JoinResponse, Status> {
+        let view = self.storage.linearizable().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        tokens::verify(&view, &request.token, Role::Node, Timestamp::now())
+            .map_err(|reason| refuse(Code::Unauthenticated, REASON_TOKEN, reason))?;
+        let name = &request.name;
+        if self.links.connected(name) {
+            let mend = "choose another --name, or stop the other node first";
+            return Err(Status::already_exists(format!("a node named {name} is connected now; {mend}")));
+        }
+        let user = format!("{NODE_USER_PREFIX}{name}");
+        let subject = Subject {
+            common_name: &user,
+            organization: NODES_ORGANIZATION,
+            names: vec![name.clone(), host(&request.advertise).to_owned()],
+            server: true,
+        };
+        let certificate_pem = self.authorities.client.sign_request(&subject, &request.csr_pem).map_err(bad_request)?;
+        tracing::info!(node = %name, "node joined");
+        Ok(JoinResponse { certificate_pem, ..self.common() })
+    }
+
+    async fn join_control(&self, request: JoinRequest) -> Result<JoinResponse, Status> {
+        let subject = |server| Subject {
+            common_name: &request.name,
+            organization: CONTROL_ORGANIZATION,
+            names: if server { vec![host(&request.advertise).to_owned()] } else { vec![] },
+            server,
+        };
+        let authorities = &self.authorities;
+        let certificate_pem = authorities.peer.sign_request(&subject(false), &request.csr_pem).map_err(bad_request)?;
+        let serving_certificate_pem =
+            authorities.serving.sign_request(&subject(true), &request.csr_pem).map_err(bad_request)?;
+        let member_id = self.register(&request).await?;
+        if let Err(error) = self.add_learner(member_id).await {
+            let object = ObjectKey::new(MEMBERS, "", &member_id.to_string());
+            let transaction = Transaction { preconditions: vec![], writes: vec![Write::Delete { key: object }] };
+            if let Err(error) = self.storage.propose(transaction).await {
+                tracing::warn!(member = member_id, %error, "the object of a member that did not join stays");
+            }
+            return Err(Status::aborted(format!("the member could not be added: {error}; make a new token and retry")));
+        }
+        tracing::info!(member = member_id, name = %request.name, address = %request.advertise, "control node joined");
+        Ok(JoinResponse {
+            certificate_pem,
+            serving_certificate_pem,
+            member_id,
+            ca_keys_pem: authorities.to_bytes().into(),
+            service_account_key_pem: authorities.service_account_key_pem.clone().into(),
+            ..self.common()
+        })
+    }
+
+    fn common(&self) -> JoinResponse {
+        JoinResponse {
+            cluster_id: self.cluster_id.clone(),
+            peer_ca_pem: self.authorities.peer.certificate_pem.clone(),
+            serving_ca_pem: self.authorities.serving.certificate_pem.clone(),
+            client_ca_pem: self.authorities.client.certificate_pem.clone(),
+            members: known_members(&self.storage),
+            ..JoinResponse::default()
+        }
+    }
+
+    /// Uses up the token and takes an id that was never used before, with the member's object, all in one.
+    async fn register(&self, request: &JoinRequest) -> Result<u64, Status> {
+        let unavailable = |error: &dyn std::fmt::Display| Status::unavailable(error.to_string());
+        for _ in 0..ID_TRIES {
+            let view = self.storage.linearizable().await.map_err(|error| unavailable(&error))?;
+            let now = Timestamp::now();
+            let token = tokens::verify(&view, &request.token, Role::Control, now)
+                .map_err(|reason| refuse(Code::Unauthenticated, REASON_TOKEN, reason))?;
+            let known = members(&view);
+            if known.len() >= MEMBERS_MAX {
+                return Err(Status::resource_exhausted(format!("a cluster has at most {MEMBERS_MAX} control nodes")));
+            }
+            if let Some(other) = known.values().find(|member| member.address == request.advertise) {
+                let (address, mend) = (&request.advertise, "remove it with `coracle cluster remove`, or use another");
+                let message = format!("member {} has the address {address} already; {mend}", other.id);
+                return Err(Status::already_exists(message));
+            }
+            let info = view.get(&CLUSTER_INFO.key()).ok_or_else(|| Status::unavailable("the cluster is starting"))?;
+            let id = bootstrap::next_member_id(info).max(known.keys().max().copied().unwrap_or(0) + 1);
+            let member = ObjectKey::new(MEMBERS, "", &id.to_string());
+            let spec = json!({ "spec": { "id": id, "name": request.name, "address": request.advertise } });
+            let transaction = Transaction {
+                preconditions: vec![],
+                writes: vec![
+                    Write::Put { key: token.key.clone(), draft: token.used_draft() },
+                    Write::Put { key: info.key.clone(), draft: bootstrap::with_next_member_id(info, id + 1) },
+                    Write::Put {
+                        key: member.clone(),
+                        draft: new_draft("coracle.dev/v1", "Member", &member, spec, now),
+                    },
+                ],
+            }
+            .expecting(token.key, Expect::Revision(token.revision))
+            .expecting(info.key.clone(), Expect::Revision(info.revision))
+            .expecting(member, Expect::Absent);
+            match self.storage.propose(transaction).await.map_err(|error| unavailable(&error))? {
+                Ok(_) => return Ok(id),
+                Err(Refusal::Precondition { .. }) => {}
+                Err(refusal) => return Err(Status::internal(format!("the member was refused: {refusal:?}"))),
+            }
+        }
+        Err(Status::unavailable("too many members join at the same time"))
+    }
+
+    async fn add_learner(&self, id: u64) -> Result<(), ChangeError> {
+        let deadline = Instant::now() + CHANGE_TIMEOUT;
+        loop {
+            match self.storage.raft().change_membership(MemberChange::AddLearner(id)).await {
+                Ok(()) => return Ok(()),
+                Err(ChangeError::InProgress | ChangeError::Rejected) if Instant::now() < deadline => {
+                    sleep(CHANGE_PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// The members as this member knows them.
+pub fn known_members(storage: &ReplicatedStorage) -> Vec<Member> {
+    let status = storage.status();
+    let specs = members(&storage.view());
+    let progress = |id: u64| status.progress.iter().find(|(member, _, _)| *member == id);
+    let ids = status.voters.iter().chain(&status.learners).copied();
+    let mut known: Vec<Member> = ids
+        .map(|id| {
+            let spec = specs.get(&id);
+            let address = spec.map(|spec| spec.address.clone()).or_else(|| storage.peers().address(id));
+            Member {
+                id,
+                name: spec.map(|spec| spec.name.clone()).unwrap_or_default(),
+                address: address.unwrap_or_default(),
+                voter: status.voters.contains(&id),
+                leader: status.leader == Some(id),
+                matched_index: progress(id).map_or(0, |(_, matched, _)| *matched),
+                healthy: status.leader == Some(id) || progress(id).is_some_and(|(_, _, active)| *active),
+            }
+        })
+        .collect();
+    known.sort_by_key(|member| member.id);
+    known.dedup_by_key(|member| member.id);
+    known
+}
+
+/// `host` of `host:port`; of `[::1]:1` it is `::1`.
+pub fn host(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+#[allow(clippy::result_large_err, reason = "the error type of tonic services")]
+fn check_clock(theirs_ms: i64, now: Timestamp) -> Result<(), Status> {
+    let difference_ms = theirs_ms.saturating_sub(now.as_millisecond());
+    if difference_ms.saturating_abs() <= CLOCK_DIFFERENCE_MS_MAX {
+        return Ok(());
+    }
+    let seconds = difference_ms.saturating_abs() / 1000;
+    let side = if difference_ms > 0 { "ahead of" } else { "behind" };
+    let message = format!("the joiner's clock is {seconds} s {side} the cluster's, at most 60 s are allowed");
+    Err(refuse(Code::FailedPrecondition, REASON_CLOCK, message))
+}
+
+#[allow(clippy::result_large_err, reason = "the error type of tonic services")]
+fn check_protocol(min: u32, max: u32) -> Result<(), Status> {
+    let (ours_min, ours_max) = (*PROTOCOL_RANGE.start(), *PROTOCOL_RANGE.end());
+    if min <= ours_max && max >= ours_min {
+        return Ok(());
+    }
+    let mend = if max < ours_min { "upgrade the joiner" } else { "upgrade the cluster first" };
+    let message = format!("the joiner speaks {min} to {max}, the cluster {ours_min} to {ours_max}; {mend}");
+    Err(refuse(Code::FailedPrecondition, REASON_PROTOCOL, message))
+}
+
+#[allow(clippy::result_large_err, reason = "the error type of tonic services")]
+fn check_name(name: &str) -> Result<(), Status> {
+    let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    let edges = name.starts_with(['-', '.']) || name.ends_with(['-', '.']);
+    if !name.is_empty() && name.len() <= 63 && name.chars().all(label) && !edges {
+        return Ok(());
+    }
+    let rule = "lower case letters, digits, `-` and `.`, at most 63, a letter or digit at both ends";
+    Err(Status::invalid_argument(format!("{name:?} cannot be a name: it takes {rule}")))
+}
+
+#[allow(clippy::result_large_err, reason = "the error type of tonic services")]
+fn check_address(address: &str) -> Result<(), Status> {
+    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    if port.is_some_and(|port| port != 0) && !host(address).is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!("{address:?} is not an address that others can reach: give host:port")))
+}
+
+fn bad_request(error: crate::ServerError) -> Status {
+    Status::invalid_argument(format!("the certificate signing request cannot be signed: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_clock_is_refused_with_its_difference() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        check_clock(1_000_000_000 + 59_000, now).unwrap();
+        let status = check_clock(1_000_000_000 - 300_000, now).unwrap_err();
+        assert!(status.message().contains("300 s behind"), "{}", status.message());
+    }
+
+    #[test]
+    fn protocol_ranges_must_meet() {
+        check_protocol(1, 7).unwrap();
+        assert!(check_protocol(2, 7).unwrap_err().message().contains("upgrade the cluster"));
+        assert!(check_protocol(0, 0).unwrap_err().message().contains("upgrade the joiner"));
+    }
+
+    #[test]
+    fn names_and_addresses_are_checked() {
+        assert!(check_name("node-1.rack").is_ok());
+        assert!(["", "Node", "-a", "a b", "a."].iter().all(|name| check_name(name).is_err()));
+        assert!(check_address("10.0.0.1:6443").is_ok());
+        assert!(["", "host", "host:0", ":1", "host:x"].iter().all(|address| check_address(address).is_err()));
+        assert_eq!(host("[::1]:80"), "::1");
+    }
+}

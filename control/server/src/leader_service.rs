@@ -1,0 +1,76 @@
+//! What the other control nodes ask of the leader: to write, to read, and for logs of the nodes linked to it.
+
+use std::pin::Pin;
+
+use coracle_objects::LogOptions;
+use coracle_proto::cluster::{
+    PodLogsChunk, PodLogsRequest, ProposeRequest, ProposeResponse, ReadIndexRequest, ReadIndexResponse,
+    leader_server::Leader,
+};
+use coracle_raft::ProposeError;
+use coracle_store::{decode_transaction, encode_outcome};
+use futures::{Stream, StreamExt};
+use std::sync::Arc;
+use tonic::{Request, Response, Status, async_trait, metadata::MetadataValue};
+
+use crate::{
+    identity::members_only,
+    node_link::Links,
+    nodes,
+    storage::{NOT_DONE_KEY, ReplicatedStorage},
+};
+
+pub struct LeaderService {
+    pub storage: ReplicatedStorage,
+    pub links: Arc<Links>,
+}
+
+#[async_trait]
+impl Leader for LeaderService {
+    async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeResponse>, Status> {
+        members_only(&request)?;
+        let request = decode_transaction(&request.into_inner().transaction)
+            .map_err(|error| not_done(Status::invalid_argument(error.to_string())))?;
+        match self.storage.propose_here(request).await {
+            Ok(done) => Ok(Response::new(ProposeResponse {
+                outcome: encode_outcome(&done.outcome),
+                applied_index: done.index,
+            })),
+            Err(error @ ProposeError::Unknown) => Err(Status::unavailable(error.to_string())),
+            Err(error) => Err(not_done(Status::unavailable(error.to_string()))),
+        }
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<ReadIndexRequest>,
+    ) -> Result<Response<ReadIndexResponse>, Status> {
+        members_only(&request)?;
+        let index = self.storage.raft().read_index().await;
+        let index = index.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(ReadIndexResponse { index }))
+    }
+
+    type PodLogsStream = Pin<Box<dyn Stream<Item = Result<PodLogsChunk, Status>> + Send>>;
+
+    async fn pod_logs(
+        &self,
+        request: Request<PodLogsRequest>,
+    ) -> Result<Response<Self::PodLogsStream>, Status> {
+        members_only(&request)?;
+        let request = request.into_inner();
+        let options: LogOptions = serde_json::from_slice(&request.options_json)
+            .map_err(|error| Status::invalid_argument(format!("the log options cannot be read: {error}")))?;
+        let stream = self.links.logs(&request.node, &request.pod_uid, options).await.map_err(nodes::to_status)?;
+        let chunks = stream.map(|chunk| match chunk {
+            Ok(data) => Ok(PodLogsChunk { data }),
+            Err(error) => Err(Status::aborted(error.to_string())),
+        });
+        Ok(Response::new(Box::pin(chunks)))
+    }
+}
+
+fn not_done(mut status: Status) -> Status {
+    status.metadata_mut().insert(NOT_DONE_KEY, MetadataValue::from_static("1"));
+    status
+}

@@ -1,0 +1,304 @@
+//! The one door for changes of state, and linearizable reads, from any member.
+//!
+//! The leader gathers transactions into entries. Any other member sends each to the leader and waits until its own
+//! state has it too. A retry keeps its request id, so the store gives it the first try's outcome: trying again after
+//! an unknown outcome is harmless.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use coracle_api::{Expired, ProposeError, Storage, Unavailable, WatchStream};
+use coracle_objects::{Applied, Refusal, ResourceName, Revision, Transaction, View};
+use coracle_proto::{
+    MESSAGE_BYTES_MAX,
+    cluster::{ProposeRequest, ReadIndexRequest, leader_client::LeaderClient},
+};
+use coracle_raft::{ProposeError as RaftProposeError, Raft, Role, Status};
+use coracle_store::{Outcome, Request, RequestId, decode_outcome, encode_transaction};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot, watch},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tonic::transport::Channel;
+
+use crate::{
+    batch::{Batcher, Done},
+    machine::AppliedEntry,
+    peers::Peers,
+    watch_hub::WatchHub,
+};
+
+/// Until a write must have an outcome; after it the outcome is unknown.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Until a linearizable read must have its index.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Between two tries, where nothing tells that trying again makes sense.
+const RETRY_PAUSE: Duration = Duration::from_millis(25);
+
+/// Until the leader must have answered one forwarded call.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Writes of one member under way at a time; others wait. Below the number of outcomes that the store remembers.
+const WRITES_MAX: usize = 1024;
+
+/// Reads that may wait for the next index.
+const READS_MAX: usize = 16 * 1024;
+
+type ReadReply = oneshot::Sender<Result<u64, Unavailable>>;
+
+/// The replicated store as this member sees it. Cheap to clone.
+#[derive(Clone)]
+pub struct ReplicatedStorage {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    member: u64,
+    raft: Raft<AppliedEntry>,
+    hub: Arc<WatchHub>,
+    peers: Arc<Peers>,
+    batcher: Batcher,
+    /// Random for this start of the process, so that its sequence may begin at one.
+    client: u64,
+    sequence: AtomicU64,
+    writes: Semaphore,
+    reads: mpsc::Sender<ReadReply>,
+}
+
+/// How one try to write went.
+enum Try {
+    Done(Outcome),
+    /// Certainly not done by this try.
+    Not(String),
+    /// Perhaps done, now or later.
+    Unknown(String),
+}
+
+impl ReplicatedStorage {
+    pub fn start(member: u64, raft: Raft<AppliedEntry>, hub: Arc<WatchHub>, peers: Arc<Peers>) -> Self {
+        let (reads, waiting) = mpsc::channel(READS_MAX);
+        let shared = Arc::new(Shared {
+            member,
+            batcher: Batcher::start(member, raft.clone()),
+            raft,
+            hub,
+            peers,
+            client: rand::random(),
+            sequence: AtomicU64::new(0),
+            writes: Semaphore::new(WRITES_MAX),
+            reads,
+        });
+        tokio::spawn(serve_reads(Arc::downgrade(&shared), waiting));
+        Self { shared }
+    }
+
+    pub fn hub(&self) -> &Arc<WatchHub> {
+        &self.shared.hub
+    }
+
+    /// Raft's id of this member.
+    pub fn member(&self) -> u64 {
+        self.shared.member
+    }
+
+    pub fn raft(&self) -> &Raft<AppliedEntry> {
+        &self.shared.raft
+    }
+
+    pub fn peers(&self) -> &Arc<Peers> {
+        &self.shared.peers
+    }
+
+    /// What this member knows of the cluster now.
+    pub fn status(&self) -> Status {
+        self.shared.raft.status().borrow().clone()
+    }
+
+    pub fn leads(&self) -> bool {
+        self.status().role == Role::Leader
+    }
+
+    /// A channel to the leader, where it is known and another member.
+    pub fn leader_channel(&self) -> Option<Channel> {
+        let leader = self.status().leader.filter(|leader| *leader != self.shared.member)?;
+        self.shared.peers.channel(leader)
+    }
+
+    /// Applies another member's transaction. Only the leader can; the caller tries elsewhere otherwise.
+    pub async fn propose_here(&self, request: Request) -> Result<Done, RaftProposeError> {
+        self.shared.batcher.propose(request).await
+    }
+
+    /// Tries until there is an outcome or no more time.
+    async fn propose_until(&self, request: Request, deadline: Instant) -> Result<Outcome, ProposeError> {
+        let mut status = self.shared.raft.status();
+        let mut unknown = None;
+        let mut reason = "no leader is known".to_owned();
+        while Instant::now() < deadline {
+            let seen = status.borrow_and_update().clone();
+            let tried = match seen.leader {
+                Some(leader) if leader == self.shared.member => self.try_here(&request).await,
+                Some(leader) => self.try_there(leader, &request, deadline).await,
+                None => Try::Not("no leader is known".into()),
+            };
+            match tried {
+                Try::Done(outcome) => return Ok(outcome),
+                Try::Not(why) => reason = why,
+                Try::Unknown(why) => unknown = Some(why),
+            }
+            wait_for_news(&mut status, &seen, deadline).await;
+        }
+        match unknown {
+            Some(why) => Err(ProposeError::Unknown(why)),
+            None => Err(ProposeError::Unavailable(reason)),
+        }
+    }
+
+    async fn try_here(&self, request: &Request) -> Try {
+        match self.shared.batcher.propose(request.clone()).await {
+            Ok(done) => Try::Done(done.outcome),
+            Err(error @ RaftProposeError::Unknown) => Try::Unknown(error.to_string()),
+            Err(error) => Try::Not(error.to_string()),
+        }
+    }
+
+    async fn try_there(&self, leader: u64, request: &Request, deadline: Instant) -> Try {
+        let Some(channel) = self.shared.peers.channel(leader) else {
+            return Try::Not(format!("the address of the leader, member {leader}, is not known"));
+        };
+        let mut client = leader_client(channel);
+        let message = ProposeRequest { transaction: encode_transaction(request) };
+        let response = match timeout(FORWARD_TIMEOUT, client.propose(message)).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) if certainly_not(&status) => return Try::Not(status.message().to_owned()),
+            Ok(Err(status)) => return Try::Unknown(format!("the leader, member {leader}: {}", status.message())),
+            Err(_) => return Try::Unknown(format!("the leader, member {leader}, did not answer in time")),
+        };
+        match decode_outcome(&response.outcome) {
+            Ok(outcome) => {
+                // A member that is cut off from the log for long answers all the same: the write is done.
+                let _ = timeout_at(deadline, self.shared.raft.wait_applied(response.applied_index)).await;
+                Try::Done(outcome)
+            }
+            Err(error) => Try::Unknown(format!("the leader's answer cannot be read: {error}")),
+        }
+    }
+}
+
+impl Storage for ReplicatedStorage {
+    fn view(&self) -> Arc<View> {
+        self.shared.hub.view()
+    }
+
+    async fn linearizable(&self) -> Result<Arc<View>, Unavailable> {
+        let (reply, index) = oneshot::channel();
+        let late = || Unavailable("no quorum confirmed the read in time".into());
+        let overload = |_| Unavailable("too many reads are waiting".into());
+        self.shared.reads.try_send(reply).map_err(overload)?;
+        let deadline = Instant::now() + READ_TIMEOUT;
+        let index = match timeout_at(deadline, index).await {
+            Ok(Ok(index)) => index?,
+            Ok(Err(_)) => return Err(Unavailable("this member is stopping".into())),
+            Err(_) => return Err(late()),
+        };
+        match timeout_at(deadline, self.shared.raft.wait_applied(index)).await {
+            Ok(_) => Ok(self.view()),
+            Err(_) => Err(Unavailable("this member is behind the others".into())),
+        }
+    }
+
+    async fn propose(&self, transaction: Transaction) -> Result<Result<Applied, Refusal>, ProposeError> {
+        let deadline = Instant::now() + PROPOSE_TIMEOUT;
+        let permit = timeout_at(deadline, self.shared.writes.acquire()).await;
+        let _permit = permit.map_err(|_| ProposeError::Unavailable("too many writes are waiting".into()))?;
+        let sequence = self.shared.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        let id = RequestId { client: self.shared.client, sequence };
+        self.propose_until(Request { id, transaction }, deadline).await
+    }
+
+    fn watch(&self, resource: &ResourceName, after: Revision) -> Result<WatchStream, Expired> {
+        self.shared.hub.watch(resource, after)
+    }
+}
+
+/// A client of the leader service with our bounds.
+pub fn leader_client(channel: Channel) -> LeaderClient<Channel> {
+    LeaderClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// The metadata with which a leader says that a write was certainly not done.
+pub const NOT_DONE_KEY: &str = "coracle-not-done";
+
+fn certainly_not(status: &tonic::Status) -> bool {
+    status.metadata().contains_key(NOT_DONE_KEY)
+}
+
+/// Waits a moment, or less where leadership has moved meanwhile.
+async fn wait_for_news(status: &mut watch::Receiver<Status>, seen: &Status, deadline: Instant) {
+    let moved = status.wait_for(|now| now.leader != seen.leader || now.term != seen.term);
+    let pause = if seen.leader.is_none() { deadline.saturating_duration_since(Instant::now()) } else { RETRY_PAUSE };
+    let _ = timeout(pause, moved).await;
+}
+
+/// Gives waiting readers their index: all that wait share one.
+async fn serve_reads(shared: std::sync::Weak<Shared>, mut waiting: mpsc::Receiver<ReadReply>) {
+    while let Some(first) = waiting.recv().await {
+        let Some(shared) = shared.upgrade() else { return };
+        let mut readers = vec![first];
+        while let Ok(reader) = waiting.try_recv() {
+            readers.push(reader);
+        }
+        let index = read_index(&shared).await;
+        for reader in readers {
+            let _ = reader.send(index.clone());
+        }
+    }
+}
+
+async fn read_index(shared: &Shared) -> Result<u64, Unavailable> {
+    let deadline = Instant::now() + READ_TIMEOUT;
+    let mut status = shared.raft.status();
+    let mut reason = "no leader is known".to_owned();
+    while Instant::now() < deadline {
+        let seen = status.borrow_and_update().clone();
+        let tried = match seen.leader {
+            Some(leader) if leader == shared.member => shared.raft.read_index().await.map_err(|e| e.to_string()),
+            Some(leader) => read_index_there(shared, leader).await,
+            None => Err("no leader is known".into()),
+        };
+        match tried {
+            Ok(index) => return Ok(index),
+            Err(why) => reason = why,
+        }
+        wait_for_news(&mut status, &seen, deadline).await;
+    }
+    Err(Unavailable(reason))
+}
+
+fn read_index_there(shared: &Shared, leader: u64) -> impl Future<Output = Result<u64, String>> + Send {
+    let channel = shared.peers.channel(leader);
+    async move {
+        let channel = channel.ok_or_else(|| format!("the address of the leader, member {leader}, is not known"))?;
+        let mut client = leader_client(channel);
+        match timeout(FORWARD_TIMEOUT, client.read_index(ReadIndexRequest {})).await {
+            Ok(Ok(response)) => Ok(response.into_inner().index),
+            Ok(Err(status)) => Err(status.message().to_owned()),
+            Err(_) => Err(format!("the leader, member {leader}, did not answer in time")),
+        }
+    }
+}
+
+/// For tasks that wait a little before trying something again.
+pub async fn pause() {
+    sleep(RETRY_PAUSE).await;
+}

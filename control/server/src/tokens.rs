@@ -1,0 +1,156 @@
+//! Join tokens: kept as Secrets with a hash of the secret part, scoped to a role, with a lifetime.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use coracle_api::{ProposeError, Storage};
+use coracle_objects::{Object, ObjectKey, Refusal, Transaction, View};
+use coracle_proto::{
+    cluster::TokenInfo,
+    join::{JoinToken, Role},
+};
+use jiff::{Timestamp, ToSpan};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+use crate::drafts::{editable, encode, new_draft, rfc3339};
+
+const SECRETS: &str = "secrets";
+const NAMESPACE: &str = "kube-system";
+const NAME_PREFIX: &str = "bootstrap-token-";
+const TYPE: &str = "coracle.dev/join-token";
+
+/// Tokens that may exist at a time.
+const TOKENS_MAX: usize = 1024;
+
+/// Lifetime of a token whose maker names none, and the longest that is given, in seconds.
+const TTL_DEFAULT_SECONDS: u64 = 24 * 3600;
+const TTL_MAX_SECONDS: u64 = 10 * 365 * 24 * 3600;
+
+/// A token as it is kept.
+pub struct Kept {
+    pub key: ObjectKey,
+    pub revision: u64,
+    pub role: Role,
+    pub used: bool,
+    id: String,
+    secret_hash: Vec<u8>,
+    expires: Timestamp,
+    draft: Value,
+}
+
+#[derive(Deserialize)]
+struct SecretObject {
+    #[serde(rename = "type", default)]
+    type_: String,
+    #[serde(default)]
+    data: BTreeMap<String, String>,
+}
+
+/// Makes a token. `ttl_seconds` 0 is a day. The secret is in the answer only.
+pub async fn create<S: Storage>(
+    storage: &S,
+    ca_pin: [u8; 32],
+    role: Role,
+    ttl_seconds: u64,
+    now: Timestamp,
+) -> Result<Result<JoinToken, Refusal>, ProposeError> {
+    if list(&storage.view()).len() >= TOKENS_MAX {
+        return Err(ProposeError::Unavailable("there are too many join tokens: revoke some".into()));
+    }
+    let id = hex::encode(rand::random::<[u8; 5]>());
+    let secret = hex::encode(rand::random::<[u8; 24]>());
+    let ttl = if ttl_seconds == 0 { TTL_DEFAULT_SECONDS } else { ttl_seconds.min(TTL_MAX_SECONDS) };
+    let expires = now.checked_add((ttl as i64).seconds()).unwrap_or(Timestamp::MAX);
+    let key = ObjectKey::new(SECRETS, NAMESPACE, &format!("{NAME_PREFIX}{id}"));
+    let base64 = |text: &str| STANDARD.encode(text);
+    let body = json!({
+        "type": TYPE,
+        "data": {
+            "token-id": base64(&id),
+            "role": base64(role.as_str()),
+            "secret-sha256": base64(&hex::encode(hash(&secret))),
+            "expiration": base64(&rfc3339(expires)),
+        },
+    });
+    let draft = new_draft("v1", "Secret", &key, body, now);
+    let outcome = storage.propose(Transaction::create(key, draft)).await?;
+    Ok(outcome.map(|_| JoinToken { ca_pin, role, id, secret }))
+}
+
+/// All tokens, whether still good or not.
+pub fn list(view: &View) -> Vec<Kept> {
+    view.list(SECRETS, Some(NAMESPACE))
+        .filter(|secret| secret.name().starts_with(NAME_PREFIX))
+        .filter_map(|secret| Kept::read(secret))
+        .collect()
+}
+
+/// Finds the token that `proof` (`id.secret`) is of, or says in words for the joiner why it does not serve.
+pub fn verify(view: &View, proof: &str, role: Role, now: Timestamp) -> Result<Kept, String> {
+    // One answer for an unknown id and a wrong secret: it must not be told which ids exist.
+    let wrong = || "it is not known here; make one with `coracle token create`".to_owned();
+    let (id, secret) = proof.split_once('.').ok_or_else(wrong)?;
+    let key = key(id);
+    let kept = view.get(&key).and_then(|secret| Kept::read(secret)).ok_or_else(wrong)?;
+    if ring::constant_time::verify_slices_are_equal(&kept.secret_hash, &hash(secret)).is_err() {
+        return Err(wrong());
+    }
+    if kept.expires <= now {
+        return Err(format!("it expired at {}; make one with `coracle token create`", rfc3339(kept.expires)));
+    }
+    if kept.role != role {
+        let found = kept.role;
+        return Err(format!("it is for a {found}; make one with `coracle token create --role {role}`"));
+    }
+    if kept.role == Role::Control && kept.used {
+        let hint = "make one with `coracle token create --role control`";
+        return Err(format!("it was used already, and one for control nodes serves once; {hint}"));
+    }
+    Ok(kept)
+}
+
+/// Where the token of this id is kept.
+pub fn key(id: &str) -> ObjectKey {
+    ObjectKey::new(SECRETS, NAMESPACE, &format!("{NAME_PREFIX}{id}"))
+}
+
+impl Kept {
+    fn read(secret: &Object) -> Option<Self> {
+        let parsed: SecretObject = secret.parse().ok().filter(|parsed: &SecretObject| parsed.type_ == TYPE)?;
+        let field = |name: &str| {
+            let value = STANDARD.decode(parsed.data.get(name)?).ok()?;
+            String::from_utf8(value).ok()
+        };
+        Some(Self {
+            key: secret.key.clone(),
+            revision: secret.revision,
+            role: field("role")?.parse().ok()?,
+            used: field("used").is_some(),
+            id: field("token-id")?,
+            secret_hash: hex::decode(field("secret-sha256")?).ok()?,
+            expires: field("expiration")?.parse().ok()?,
+            draft: editable(secret),
+        })
+    }
+
+    pub fn info(&self) -> TokenInfo {
+        TokenInfo {
+            id: self.id.clone(),
+            role: self.role.to_string(),
+            expires_unix: self.expires.as_second(),
+            used: self.used,
+        }
+    }
+
+    /// The same token, marked as used.
+    pub fn used_draft(&self) -> bytes::Bytes {
+        let mut draft = self.draft.clone();
+        draft["data"]["used"] = STANDARD.encode("true").into();
+        encode(&draft)
+    }
+}
+
+fn hash(secret: &str) -> [u8; 32] {
+    Sha256::digest(secret).into()
+}

@@ -1,0 +1,326 @@
+//! Where state is read and watched: the published view, and events without gap or double from any revision in the
+//! store's window.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use coracle_api::{Expired, WatchItem, WatchStream};
+use coracle_objects::{Event, ResourceName, Revision, View};
+use coracle_store::Store;
+use parking_lot::Mutex;
+use tokio::{
+    sync::broadcast::{self, error::{RecvError, TryRecvError}},
+    time::{Instant, Interval, MissedTickBehavior, interval_at},
+};
+
+/// Events that a watcher of one resource may be behind before it reads again from the store's window.
+const RESOURCE_EVENTS_MAX: usize = 4096;
+
+/// Entries that an observer of everything may be behind before it must look at the whole view again.
+const ENTRIES_MAX: usize = 1024;
+
+/// How often a quiet watch says how far it has seen.
+const PROGRESS_PERIOD: Duration = Duration::from_secs(2);
+
+/// All events of one entry.
+pub type EntryEvents = Arc<[Arc<Event>]>;
+
+/// Publishes what the store holds.
+pub struct WatchHub {
+    store: Arc<Mutex<Store>>,
+    view: ArcSwap<View>,
+    resources: Mutex<BTreeMap<ResourceName, broadcast::Sender<Arc<Event>>>>,
+    everything: broadcast::Sender<EntryEvents>,
+}
+
+/// What happens after the view that was handed out with it.
+pub struct Everything {
+    receiver: broadcast::Receiver<EntryEvents>,
+}
+
+/// The reader was too slow: it must begin anew with [`WatchHub::everything`].
+#[derive(Debug)]
+pub struct Lagged;
+
+impl WatchHub {
+    pub fn new(store: Arc<Mutex<Store>>) -> Self {
+        let view = ArcSwap::from_pointee(store.lock().view().clone());
+        let everything = broadcast::Sender::new(ENTRIES_MAX);
+        Self { store, view, resources: Mutex::default(), everything }
+    }
+
+    pub fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// Called by the machine, with the store locked.
+    pub fn publish(&self, view: Arc<View>, events: &[Arc<Event>]) {
+        self.view.store(view);
+        if events.is_empty() {
+            return;
+        }
+        let resources = self.resources.lock();
+        for event in events {
+            if let Some(sender) = resources.get(&event.object.key.resource) {
+                // Without a watcher there is nobody to miss it.
+                let _ = sender.send(event.clone());
+            }
+        }
+        drop(resources);
+        let _ = self.everything.send(events.into());
+    }
+
+    /// The state now, and everything that happens after it.
+    pub fn everything(&self) -> (Arc<View>, Everything) {
+        let store = self.store.lock();
+        let receiver = self.everything.subscribe();
+        (Arc::new(store.view().clone()), Everything { receiver })
+    }
+
+    /// Members compare it.
+    pub fn state_hash(&self) -> [u8; 32] {
+        self.store.lock().state_hash()
+    }
+
+    /// The events of one resource after a revision.
+    pub fn watch(self: &Arc<Self>, resource: &ResourceName, after: Revision) -> Result<WatchStream, Expired> {
+        let (backlog, receiver, seen) = self.subscribe(resource, after)?;
+        let watcher = Watcher {
+            hub: self.clone(),
+            resource: resource.clone(),
+            backlog: backlog.into(),
+            receiver,
+            last: (after, 0),
+            seen: Some(seen),
+            announced: after,
+            ticks: ticks(),
+        };
+        Ok(Box::pin(futures::stream::unfold(Some(watcher), |watcher| async move {
+            let mut watcher = watcher?;
+            match watcher.next().await {
+                WatchItem::Overflow => Some((WatchItem::Overflow, None)),
+                item => Some((item, Some(watcher))),
+            }
+        })))
+    }
+
+    /// The backlog, a receiver of what follows it, and the revision up to which the backlog reaches.
+    #[allow(clippy::type_complexity, reason = "three things that are only right together")]
+    fn subscribe(
+        &self,
+        resource: &ResourceName,
+        after: Revision,
+    ) -> Result<(Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>, Revision), Expired> {
+        let store = self.store.lock();
+        let backlog = store
+            .events_since(resource.as_str(), after)
+            .map_err(|expired| Expired { oldest: expired.oldest })?;
+        let receiver = self
+            .resources
+            .lock()
+            .entry(resource.clone())
+            .or_insert_with(|| broadcast::Sender::new(RESOURCE_EVENTS_MAX))
+            .subscribe();
+        Ok((backlog, receiver, store.revision()))
+    }
+}
+
+impl Everything {
+    /// The events of the next entry that changed something.
+    pub async fn next(&mut self) -> Result<EntryEvents, Lagged> {
+        match self.receiver.recv().await {
+            Ok(events) => Ok(events),
+            Err(RecvError::Lagged(_)) => Err(Lagged),
+            // The hub lives as long as its readers' tasks.
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+
+    /// What has happened already, without waiting.
+    pub fn ready(&mut self) -> Result<Option<EntryEvents>, Lagged> {
+        match self.receiver.try_recv() {
+            Ok(events) => Ok(Some(events)),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => Ok(None),
+            Err(TryRecvError::Lagged(_)) => Err(Lagged),
+        }
+    }
+}
+
+struct Watcher {
+    hub: Arc<WatchHub>,
+    resource: ResourceName,
+    backlog: std::collections::VecDeque<Arc<Event>>,
+    receiver: broadcast::Receiver<Arc<Event>>,
+    /// The revision of the last event given, and how many events of that revision were given.
+    last: (Revision, usize),
+    /// When the backlog is used up, everything up to here has been given.
+    seen: Option<Revision>,
+    /// The last progress that was told.
+    announced: Revision,
+    ticks: Interval,
+}
+
+impl Watcher {
+    async fn next(&mut self) -> WatchItem {
+        loop {
+            if let Some(event) = self.backlog.pop_front() {
+                return self.give(event);
+            }
+            if let Some(seen) = self.seen.take() {
+                self.announced = seen.max(self.announced);
+                return WatchItem::Progress(self.announced);
+            }
+            let received = tokio::select! {
+                biased;
+                received = self.receiver.recv() => received,
+                _ = self.ticks.tick() => {
+                    // The view is published before its events are sent, both under the store's lock: with the lock
+                    // held, what is in the channel is all there is up to this revision.
+                    let (revision, empty) = {
+                        let store = self.hub.store.lock();
+                        (store.revision(), self.receiver.is_empty())
+                    };
+                    if empty && revision > self.announced {
+                        self.announced = revision;
+                        return WatchItem::Progress(revision);
+                    }
+                    continue;
+                }
+            };
+            match received {
+                Ok(event) => return self.give(event),
+                Err(RecvError::Closed) => return WatchItem::Overflow,
+                Err(RecvError::Lagged(_)) => {
+                    if self.resume().is_err() {
+                        return WatchItem::Overflow;
+                    }
+                }
+            }
+        }
+    }
+
+    fn give(&mut self, event: Arc<Event>) -> WatchItem {
+        let revision = event.object.revision;
+        self.last = if self.last.0 == revision { (revision, self.last.1 + 1) } else { (revision, 1) };
+        WatchItem::Event(event)
+    }
+
+    /// Goes on from the store's window behind the last event that was given, which may be in the middle of a
+    /// transaction.
+    fn resume(&mut self) -> Result<(), Expired> {
+        let (revision, given) = self.last;
+        let after = if given > 0 { revision - 1 } else { revision };
+        let (backlog, receiver, seen) = self.hub.subscribe(&self.resource, after)?;
+        self.backlog = backlog.into_iter().skip(given).collect();
+        self.receiver = receiver;
+        self.seen = Some(seen);
+        Ok(())
+    }
+}
+
+fn ticks() -> Interval {
+    let mut ticks = interval_at(Instant::now() + PROGRESS_PERIOD, PROGRESS_PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_objects::{ObjectKey, Transaction, Write};
+    use coracle_raft::StateMachine;
+    use coracle_store::{Command, Request, RequestId};
+    use futures::{FutureExt, StreamExt};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::machine::Machine;
+
+    struct Bench {
+        machine: Machine,
+        hub: Arc<WatchHub>,
+        sequence: u64,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let (machine, hub) = Machine::new(Arc::new(watch::Sender::new(None)));
+            Self { machine, hub, sequence: 0 }
+        }
+
+        /// One transaction that writes the named config maps.
+        fn put(&mut self, names: &[&str]) {
+            self.sequence += 1;
+            let writes = names.iter().map(|name| Write::Put {
+                key: ObjectKey::new("configmaps", "default", name),
+                draft: format!(r#"{{"metadata":{{"name":"{name}"}},"n":{}}}"#, self.sequence).into(),
+            });
+            let transaction = Transaction { preconditions: vec![], writes: writes.collect() };
+            let request = Request { id: RequestId { client: 1, sequence: self.sequence }, transaction };
+            self.machine.apply(self.sequence, 1, &Command { proposer: 1, requests: vec![request] }.encode());
+        }
+
+        fn watch(&self, after: Revision) -> WatchStream {
+            self.hub.watch(&"configmaps".into(), after).unwrap()
+        }
+    }
+
+    fn revision(item: Option<WatchItem>) -> (char, Revision) {
+        match item.unwrap() {
+            WatchItem::Event(event) => ('e', event.object.revision),
+            WatchItem::Progress(revision) => ('p', revision),
+            WatchItem::Overflow => ('o', 0),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_has_the_backlog_then_what_follows() {
+        let mut bench = Bench::new();
+        for _ in 0..3 {
+            bench.put(&["a"]);
+        }
+        let mut watch = bench.watch(1);
+        bench.put(&["a"]);
+        let mut items = vec![];
+        for _ in 0..4 {
+            items.push(revision(watch.next().await));
+        }
+        assert_eq!(items, [('e', 2), ('e', 3), ('p', 3), ('e', 4)]);
+        assert!(watch.next().now_or_never().is_none());
+        assert_eq!(revision(watch.next().await), ('p', 4), "after the period");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_watch_goes_on_from_the_window_in_the_middle_of_a_transaction() {
+        let mut bench = Bench::new();
+        let mut watch = bench.watch(0);
+        assert_eq!(revision(watch.next().await), ('p', 0));
+        bench.put(&["a", "b", "c"]);
+        assert_eq!(revision(watch.next().await), ('e', 1));
+        for _ in 0..RESOURCE_EVENTS_MAX {
+            bench.put(&["a"]);
+        }
+        let mut seen = vec![];
+        for _ in 0..RESOURCE_EVENTS_MAX + 2 {
+            seen.push(revision(watch.next().await).1);
+        }
+        assert_eq!(seen[..3], [1, 1, 2]);
+        assert_eq!(*seen.last().unwrap(), RESOURCE_EVENTS_MAX as u64 + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_falls_out_of_the_window_overflows() {
+        let mut bench = Bench::new();
+        let mut watch = bench.watch(0);
+        for _ in 0..=coracle_store::StoreConfig::default().watch_events_max {
+            bench.put(&["a"]);
+        }
+        assert_eq!(revision(watch.next().await), ('p', 0));
+        assert_eq!(revision(watch.next().await), ('o', 0));
+        assert!(watch.next().await.is_none());
+        assert!(bench.hub.watch(&"configmaps".into(), 1).is_err());
+    }
+}

@@ -1,0 +1,82 @@
+//! What a node is started with.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use coracle_wasi_host::Host;
+
+/// Pods that a node offers to run where nothing else is said.
+pub const PODS_DEFAULT: u32 = 10_000;
+
+/// The settings of one node.
+#[derive(Clone)]
+pub struct NodeConfig {
+    /// Identity, certificates, artifacts, volumes and logs. Made where it does not exist.
+    pub data_dir: PathBuf,
+    /// A DNS label, unique in the cluster. Empty: this machine's host name, or the name that the data dir has.
+    pub name: String,
+    /// How to join. `None` resumes from the data dir; with a data dir that has joined before it is not used, but
+    /// compared.
+    pub join: Option<JoinWith>,
+    /// Where other nodes reach this one's pods. Port 0 picks a free one.
+    pub fabric_listen: SocketAddr,
+    /// host:port told to other nodes; by default the address listened on.
+    pub fabric_advertise: Option<String>,
+    /// Where the outside world reaches ingresses; `None` serves no gateway. Port 0 picks a free one.
+    pub gateway_listen: Option<SocketAddr>,
+    pub labels: BTreeMap<String, String>,
+    /// Whether pods may name images as `file:///path`.
+    pub allow_local_artifacts: bool,
+    pub capacity: Capacity,
+    /// Threads that run guests; 0: one a core.
+    pub guest_threads: usize,
+    /// Live instances that the sandbox makes room for; 0: as many as the machine allows.
+    pub max_instances: u32,
+    /// A binary that compiles artifacts in a process of its own, see `coracle_wasi_host::HostConfig::compiler`.
+    pub compiler: Option<PathBuf>,
+    /// The sandbox to use, where several nodes share a process; `None` makes one.
+    pub host: Option<Host>,
+}
+
+/// Where and with what to join.
+#[derive(Clone, Debug)]
+pub struct JoinWith {
+    /// `host:port` of control nodes.
+    pub addresses: Vec<String>,
+    /// As `coracle token create` prints it.
+    pub token: String,
+}
+
+/// What the node offers; zero is what the machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    pub cpu_milli: u64,
+    pub memory_bytes: u64,
+    pub pods: u32,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self { cpu_milli: 0, memory_bytes: 0, pods: PODS_DEFAULT }
+    }
+}
+
+impl NodeConfig {
+    /// A node in `data_dir` that listens on free ports of this machine and serves no gateway.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            name: String::new(),
+            join: None,
+            fabric_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            fabric_advertise: None,
+            gateway_listen: None,
+            labels: BTreeMap::new(),
+            allow_local_artifacts: false,
+            capacity: Capacity::default(),
+            guest_threads: 0,
+            max_instances: 0,
+            compiler: None,
+            host: None,
+        }
+    }
+}

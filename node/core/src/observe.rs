@@ -1,0 +1,486 @@
+//! How the observed state changes: by what the node's machinery reports (`apply`) and by what is begun (`begin`).
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::{
+    action::Action,
+    pod::{
+        ContainerEnding, ContainerState, Ending, Observed, Phase, PodState, Refused, Running, Sandbox, Terminated,
+        Volumes,
+    },
+    probe::{ProbeKind, ProbeRun},
+    restart::{Backoff, after, go_duration},
+    spec::{Pod, PodUid, RestartPolicy},
+    volumes::Fingerprint,
+};
+
+/// What happened on the node. Those of containers carry the attempt that they answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Observation {
+    SandboxReady { uid: PodUid, addresses: Vec<IpAddr> },
+    SandboxFailed { uid: PodUid, message: String },
+    SandboxStopped { uid: PodUid },
+    Mounted { uid: PodUid, fingerprint: Fingerprint },
+    MountFailed { uid: PodUid, message: String },
+    Container { uid: PodUid, container: String, attempt: u32, news: News },
+}
+
+/// What happened to a container.
+#[derive(Clone, Debug, PartialEq)]
+pub enum News {
+    PullStarted,
+    Pulled { image_id: String, fetched: Option<Fetched> },
+    PullFailed { reason: String, message: String },
+    Started { container_id: String },
+    StartFailed { reason: String, message: String },
+    Exited(Exit),
+    Probed { kind: ProbeKind, success: bool, output: String },
+}
+
+/// What a pull fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    pub took: Duration,
+    pub bytes: u64,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Completed(i32),
+    Trapped(String),
+    OutOfMemory,
+    /// Another limit than memory, by name.
+    LimitExceeded(String),
+    /// Interrupted by this node.
+    Killed,
+    /// The node's fault, not the guest's.
+    HostFault(String),
+}
+
+/// Exit codes as a shell would show them: 128 + the signal that a process would have died of.
+const EXIT_HOST_FAULT: i32 = 128;
+const EXIT_TRAP: i32 = 134;
+const EXIT_KILLED: i32 = 137;
+const EXIT_STOPPED: i32 = 143;
+
+impl Observed {
+    /// Takes note of a newer object of a pod that is looked after.
+    pub fn see(&mut self, pod: &Arc<Pod>) {
+        if let Some(state) = self.pods.get_mut(pod.uid()) {
+            state.pod = pod.clone();
+        }
+    }
+
+    /// Takes in what happened. News of forgotten pods and of older attempts change nothing.
+    pub fn apply(&mut self, observation: Observation, now: Timestamp) {
+        match observation {
+            Observation::SandboxReady { uid, addresses } => {
+                let Some(state) = self.pods.get_mut(&uid) else { return };
+                state.sandbox = Sandbox::Ready;
+                state.addresses = addresses;
+            }
+            Observation::SandboxFailed { uid, message } => {
+                let Some(state) = self.pods.get_mut(&uid) else { return };
+                if let Sandbox::Creating { mut backoff } = state.sandbox.clone() {
+                    backoff.grant(now, now);
+                    state.sandbox = Sandbox::Absent { backoff, retry_at: Some(after(now, backoff.wait())) };
+                }
+                let message = format!("Failed to create pod sandbox: {message}");
+                state.event(true, "FailedCreatePodSandBox", message);
+            }
+            Observation::SandboxStopped { uid } => {
+                if let Some(state) = self.pods.get_mut(&uid) {
+                    state.sandbox = Sandbox::Stopped;
+                }
+            }
+            Observation::Mounted { uid, fingerprint } => {
+                if let Some(state) = self.pods.get_mut(&uid) {
+                    state.volumes = Volumes::Mounted { fingerprint };
+                }
+            }
+            Observation::MountFailed { uid, message } => {
+                let Some(state) = self.pods.get_mut(&uid) else { return };
+                let mut backoff = match state.volumes {
+                    Volumes::Writing { backoff, .. } | Volumes::Absent { backoff, .. } => backoff,
+                    Volumes::Mounted { .. } => Backoff::default(),
+                };
+                backoff.grant(now, now);
+                let retry_at = Some(after(now, backoff.wait()));
+                state.volumes = Volumes::Absent { backoff, retry_at, message: Some(message.clone()) };
+                state.event(true, "FailedMount", message);
+            }
+            Observation::Container { uid, container, attempt, news } => {
+                let Some(state) = self.pods.get_mut(&uid) else { return };
+                if state.containers.get(&container).is_some_and(|c| c.restart_count == attempt) {
+                    state.apply_news(&container, news, now);
+                }
+            }
+        }
+    }
+
+    /// Takes note that `action` is being done, so that it is not asked for again.
+    pub fn begin(&mut self, action: &Action, pods: &std::collections::BTreeMap<PodUid, Arc<Pod>>, now: Timestamp) {
+        if let Action::Admit { uid } = action {
+            if let Some(pod) = pods.get(uid) {
+                self.pods.insert(uid.clone(), PodState::admit(pod.clone(), now));
+            }
+            return;
+        }
+        if let Action::Forget { uid } = action {
+            self.pods.remove(uid);
+            return;
+        }
+        if let Some(state) = self.pods.get_mut(action.uid()) {
+            state.begin(action, now);
+        }
+    }
+}
+
+impl PodState {
+    /// A pod seen for the first time by this process. What its status says of an earlier life is taken over.
+    fn admit(pod: Arc<Pod>, now: Timestamp) -> Self {
+        let finished_before = pod.was_terminal();
+        let start_time = pod.status["startTime"].as_str().and_then(|text| text.parse().ok()).unwrap_or(now);
+        let containers = pod
+            .all_containers()
+            .map(|container| {
+                let list =
+                    if pod.is_init(&container.name) { "initContainerStatuses" } else { "containerStatuses" };
+                let statuses = pod.status[list].as_array();
+                let old = statuses.and_then(|all| all.iter().find(|one| one["name"] == *container.name));
+                let state = old.map(|old| earlier_life(&pod, &container.name, old, now)).unwrap_or_default();
+                (container.name.clone(), state)
+            })
+            .collect();
+        let addresses = match &pod.status["podIPs"] {
+            Value::Array(all) => all.iter().filter_map(|one| one["ip"].as_str()?.parse().ok()).collect(),
+            _ => Vec::new(),
+        };
+        Self {
+            start_time,
+            sandbox: Sandbox::Absent { backoff: Backoff::default(), retry_at: None },
+            addresses,
+            volumes: Volumes::Absent { backoff: Backoff::default(), retry_at: None, message: None },
+            containers,
+            ending: None,
+            finished_before,
+            removed: false,
+            events: Vec::new(),
+            reported: None,
+            pod,
+        }
+    }
+
+    fn begin(&mut self, action: &Action, now: Timestamp) {
+        match action {
+            Action::CreateSandbox { .. } => {
+                if let Sandbox::Absent { backoff, .. } = self.sandbox {
+                    self.sandbox = Sandbox::Creating { backoff };
+                }
+            }
+            Action::Mount { fingerprint, .. } => {
+                let backoff = if let Volumes::Absent { backoff, .. } = self.volumes { backoff } else { Backoff::default() };
+                let mounted = self.is_mounted();
+                self.volumes = Volumes::Writing { fingerprint: *fingerprint, mounted, backoff };
+            }
+            Action::HoldVolumes { message, .. } => {
+                if !self.is_mounted() {
+                    let (backoff, retry_at) = (Backoff::default(), None);
+                    self.volumes = Volumes::Absent { backoff, retry_at, message: Some(message.clone()) };
+                    self.event(true, "FailedMount", message.clone());
+                }
+            }
+            Action::EndPod { grace, failure, .. } => match &mut self.ending {
+                Some(ending) => ending.grace = *grace,
+                None => {
+                    self.ending = Some(Ending { since: now, grace: *grace, failure: failure.clone() });
+                    if let Some(failure) = failure {
+                        self.event(false, "DeadlineExceeded", failure.message.clone());
+                    }
+                }
+            },
+            Action::StopSandbox { .. } => self.sandbox = Sandbox::Stopping,
+            Action::Report { status, .. } => self.reported = Some(status.clone()),
+            Action::Emit { event, .. } => {
+                if let Some(at) = self.events.iter().position(|pending| pending == event) {
+                    self.events.remove(at);
+                }
+            }
+            Action::Remove { .. } => self.removed = true,
+            Action::Pull { container, .. } => self.begin_pull(container, now),
+            Action::Hold { container, message, .. } => {
+                if let Some(state) = self.containers.get_mut(container) {
+                    state.phase = Phase::Pulled { held: Some(message.clone()) };
+                    self.container_event(container, true, "Failed", format!("Error: {message}"));
+                }
+            }
+            Action::Announce { container, .. } => self.announce(container),
+            Action::Start { container, .. } => {
+                if let Some(state) = self.containers.get_mut(container) {
+                    state.phase = Phase::Starting;
+                }
+            }
+            Action::Probe { container, kind, .. } => {
+                let pod = self.pod.clone();
+                let spec = pod.container(container).and_then(|container| kind.of(container));
+                let run = self.running_mut(container).and_then(|running| running.probe_mut(*kind));
+                if let (Some(run), Some(spec)) = (run, spec) {
+                    run.begin(spec, now);
+                }
+            }
+            Action::End { container, grace, why, .. } => self.end(container, *grace, why, now),
+            Action::Stop { container, .. } => {
+                if let Some(ending) = self.running_mut(container).and_then(|running| running.ending.as_mut()) {
+                    ending.stopped = true;
+                }
+            }
+            Action::Kill { container, .. } => {
+                if let Some(ending) = self.running_mut(container).and_then(|running| running.ending.as_mut()) {
+                    ending.killed = true;
+                }
+            }
+            Action::Admit { .. } | Action::Forget { .. } => {}
+        }
+    }
+
+    fn running_mut(&mut self, container: &str) -> Option<&mut Running> {
+        match &mut self.containers.get_mut(container)?.phase {
+            Phase::Running(running) => Some(running),
+            _ => None,
+        }
+    }
+
+    fn begin_pull(&mut self, container: &str, now: Timestamp) {
+        let Some(state) = self.containers.get_mut(container) else { return };
+        if let Phase::Terminated(end) = &state.phase {
+            state.backoff.grant(end.finished_at, now);
+            state.last = Some(Terminated { announced: false, ..end.clone() });
+            state.restart_count += 1;
+        }
+        state.phase = Phase::Pulling;
+    }
+
+    fn announce(&mut self, container: &str) {
+        let pod = self.pod.clone();
+        let image = pod.container(container).map(|container| container.image.as_str()).unwrap_or_default();
+        let Some(state) = self.containers.get_mut(container) else { return };
+        match &mut state.phase {
+            Phase::Terminated(end) => {
+                end.announced = true;
+                let message = format!("Back-off restarting failed container {container} in pod {}", pod.full_name());
+                self.container_event(container, true, "BackOff", message);
+            }
+            Phase::Refused(refused) => {
+                refused.announced = true;
+                self.container_event(container, false, "BackOff", format!("Back-off pulling image {image:?}"));
+                self.container_event(container, true, "Failed", "Error: ImagePullBackOff".to_owned());
+            }
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, container: &str, grace: Duration, why: &str, now: Timestamp) {
+        let pod = self.pod.clone();
+        let hook = pod.container(container).and_then(|container| container.lifecycle.pre_stop.as_ref());
+        let sleep = hook.and_then(|hook| hook.sleep.as_ref()).map_or(0, |sleep| sleep.seconds.max(0));
+        let sleep = Duration::from_secs(sleep.cast_unsigned()).min(grace);
+        let unknown = hook.and_then(|hook| hook.other.keys().next()).cloned();
+        let Some(running) = self.running_mut(container) else { return };
+        running.ending = Some(ContainerEnding {
+            stop_at: after(now, sleep),
+            kill_at: after(now, grace),
+            stopped: false,
+            killed: false,
+        });
+        self.container_event(container, false, "Killing", why.to_owned());
+        if let Some(kind) = unknown {
+            let message = format!("PreStopHook failed: hooks of kind {kind} are not served by this node yet");
+            self.container_event(container, true, "FailedPreStopHook", message);
+        }
+    }
+
+    fn apply_news(&mut self, container: &str, news: News, now: Timestamp) {
+        let pod = self.pod.clone();
+        let Some(spec) = pod.container(container) else { return };
+        let Some(state) = self.containers.get_mut(container) else { return };
+        match (news, &mut state.phase) {
+            (News::PullStarted, Phase::Pulling) => {
+                self.container_event(container, false, "Pulling", format!("Pulling image {:?}", spec.image));
+            }
+            (News::Pulled { image_id, fetched }, Phase::Pulling) => {
+                state.image_id = image_id;
+                state.phase = Phase::Pulled { held: None };
+                self.container_event(container, false, "Pulled", pulled_message(&spec.image, fetched));
+            }
+            (News::PullFailed { reason, message }, Phase::Pulling) => {
+                state.refuse(&reason, &message, true, now);
+                self.pull_failed_events(container, &spec.image, &reason, &message);
+            }
+            (News::Started { container_id }, Phase::Starting) => {
+                let run = |kind: ProbeKind| kind.of(spec).map(|probe| ProbeRun::new(probe, now));
+                state.container_id = container_id;
+                state.refusals = Backoff::default();
+                state.phase = Phase::Running(Running {
+                    since: now,
+                    startup: run(ProbeKind::Startup),
+                    liveness: run(ProbeKind::Liveness),
+                    readiness: run(ProbeKind::Readiness),
+                    ending: None,
+                });
+                self.container_event(container, false, "Created", format!("Created container: {container}"));
+                self.container_event(container, false, "Started", format!("Started container {container}"));
+            }
+            (News::StartFailed { reason, message }, Phase::Starting) => {
+                state.refuse(&reason, &message, false, now);
+                self.container_event(container, true, "Failed", format!("Error: {message}"));
+            }
+            (News::Exited(exit), Phase::Running(running)) => {
+                let graceful = running.ending.as_ref().is_some_and(|ending| ending.stopped);
+                let end = terminated(exit, graceful, running.since, now, state.container_id.clone());
+                state.phase = Phase::Terminated(end);
+            }
+            (News::Probed { kind, success, output }, Phase::Running(running)) => {
+                let Some(probe) = kind.of(spec) else { return };
+                if let Some(run) = running.probe_mut(kind) {
+                    run.record(probe, success);
+                }
+                if !success && running.ending.is_none() {
+                    let message = format!("{} probe failed: {output}", kind.title());
+                    self.container_event(container, true, "Unhealthy", message);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn pull_failed_events(&mut self, container: &str, image: &str, reason: &str, message: &str) {
+        match reason {
+            "InvalidImageName" => {
+                let text = format!("Failed to apply default image tag {image:?}: {message}");
+                self.container_event(container, true, "InspectFailed", text);
+            }
+            "ErrImageNeverPull" => {
+                self.container_event(container, true, "ErrImageNeverPull", message.to_owned());
+            }
+            _ => {
+                let text = format!("Failed to pull image {image:?}: {message}");
+                self.container_event(container, true, "Failed", text);
+            }
+        }
+        self.container_event(container, true, "Failed", format!("Error: {reason}"));
+    }
+}
+
+impl ContainerState {
+    fn refuse(&mut self, reason: &str, message: &str, of_pull: bool, now: Timestamp) {
+        self.refusals.grant(now, now);
+        self.phase = Phase::Refused(Refused {
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            since: now,
+            retry_at: after(now, self.refusals.wait()),
+            announced: false,
+            of_pull,
+        });
+    }
+}
+
+fn pulled_message(image: &str, fetched: Option<Fetched>) -> String {
+    let Some(fetched) = fetched else {
+        return format!("Container image {image:?} already present on machine");
+    };
+    let millis = fetched.took.as_millis();
+    let took = if millis < 1000 {
+        format!("{millis}ms")
+    } else if fetched.took.as_secs() < 60 {
+        format!("{:.3}s", fetched.took.as_secs_f64())
+    } else {
+        go_duration(fetched.took)
+    };
+    format!(
+        "Successfully pulled image {image:?} in {took} ({took} including waiting). Image size: {} bytes.",
+        fetched.bytes
+    )
+}
+
+/// `graceful`: the container had been asked to stop before.
+fn terminated(
+    exit: Exit,
+    graceful: bool,
+    started_at: Timestamp,
+    finished_at: Timestamp,
+    container_id: String,
+) -> Terminated {
+    let (exit_code, reason, message) = match exit {
+        Exit::Completed(0) => (0, "Completed", String::new()),
+        Exit::Completed(code) => (code, "Error", String::new()),
+        Exit::Trapped(message) => (EXIT_TRAP, "Error", message),
+        Exit::OutOfMemory => (EXIT_KILLED, "OOMKilled", String::new()),
+        Exit::LimitExceeded(resource) => (EXIT_KILLED, "Error", format!("the limit of {resource} was exceeded")),
+        Exit::Killed if graceful => (EXIT_STOPPED, "Error", String::new()),
+        Exit::Killed => (EXIT_KILLED, "Error", String::new()),
+        Exit::HostFault(message) => (EXIT_HOST_FAULT, "Error", message),
+    };
+    Terminated {
+        exit_code,
+        reason: reason.to_owned(),
+        message,
+        started_at: Some(started_at),
+        finished_at,
+        container_id,
+        announced: false,
+    }
+}
+
+/// What a reported status says of a container in an earlier life of this node.
+///
+/// Init containers run again in the new sandbox. Other containers that had ended for good stay ended; one that was
+/// running is started again with the next number, or is given up where the restart policy is Never, since it may
+/// have done its work.
+fn earlier_life(pod: &Pod, name: &str, old: &Value, now: Timestamp) -> ContainerState {
+    let count = old["restartCount"].as_u64().and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
+    let mut state = ContainerState { restart_count: count, ..ContainerState::default() };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let end = |end: &Value| Terminated {
+        exit_code: end["exitCode"].as_i64().and_then(|code| i32::try_from(code).ok()).unwrap_or(0),
+        reason: text(&end["reason"]),
+        message: text(&end["message"]),
+        started_at: end["startedAt"].as_str().and_then(|at| at.parse().ok()),
+        finished_at: end["finishedAt"].as_str().and_then(|at| at.parse().ok()).unwrap_or(now),
+        container_id: text(&end["containerID"]),
+        announced: false,
+    };
+    let current = &old["state"];
+    state.last = old["lastState"].get("terminated").map(end);
+    let lost = current.get("running").map(|running| Terminated {
+        exit_code: EXIT_KILLED,
+        reason: "ContainerStatusUnknown".to_owned(),
+        message: "The container was lost when its node was restarted".to_owned(),
+        started_at: running["startedAt"].as_str().and_then(|at| at.parse().ok()),
+        finished_at: now,
+        container_id: text(&old["containerID"]),
+        announced: false,
+    });
+    let was_over = current.get("terminated").map(end);
+    if !pod.is_init(name) && pod.spec.restart_policy != RestartPolicy::Always {
+        let over = was_over.clone().or_else(|| lost.clone());
+        if let Some(end) = over {
+            state.image_id = text(&old["imageID"]);
+            state.container_id = text(&old["containerID"]);
+            state.phase = Phase::Terminated(end);
+            return state;
+        }
+    }
+    if let Some(end) = was_over.or(lost) {
+        state.last = Some(end);
+    }
+    // Whatever ran before was another attempt.
+    if state.last.is_some() {
+        state.restart_count += 1;
+    }
+    state
+}

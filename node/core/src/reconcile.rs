@@ -1,0 +1,409 @@
+//! Desired and observed pods and the time of day into actions. The heart of the node.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::{
+    action::{Action, Failure, StartPlan},
+    env,
+    pod::{ContainerState, Desired, Observed, Phase, PodState, Refused, Running, Sandbox, Volumes, policy_of},
+    probe::{ProbeCheck, ProbeKind, Verdict, timeout},
+    resources,
+    restart::{after, restarts, since},
+    spec::{Container, Pod, PodUid, RestartPolicy},
+    status, volumes,
+};
+
+/// How long the error of a failed pull is shown, before the wait for the next try is.
+pub const PULL_ERROR_SHOWN: Duration = Duration::from_secs(2);
+
+/// What is to be done for all pods, in order of their uids.
+pub fn reconcile(desired: &Desired, observed: &Observed, now: Timestamp) -> Vec<Action> {
+    let uids: std::collections::BTreeSet<&PodUid> = desired.pods.keys().chain(observed.pods.keys()).collect();
+    uids.into_iter().flat_map(|uid| reconcile_pod(uid, desired, observed, now)).collect()
+}
+
+/// What is to be done for one pod now. Empty where nothing is: then nothing is until the next observation, the next
+/// change of what is desired, or [`next_wake`].
+pub fn reconcile_pod(uid: &PodUid, desired: &Desired, observed: &Observed, now: Timestamp) -> Vec<Action> {
+    let uid = uid.clone();
+    match (desired.pods.get(&uid), observed.pods.get(&uid)) {
+        (None, None) => Vec::new(),
+        (Some(_), None) => vec![Action::Admit { uid }],
+        (None, Some(state)) if state.removed => vec![Action::Forget { uid }],
+        (Some(_), Some(state)) if state.removed => Vec::new(),
+        (wanted, Some(state)) => {
+            let pod = wanted.unwrap_or(&state.pod);
+            let mut step = Step { uid, pod, state, desired, observed, now, actions: Vec::new() };
+            step.run(wanted.is_none());
+            step.actions
+        }
+    }
+}
+
+/// When the pod has to be looked at again if nothing happens before.
+pub fn next_wake(state: &PodState) -> Option<Timestamp> {
+    let mut wakes = Vec::new();
+    if let Sandbox::Absent { retry_at, .. } = &state.sandbox {
+        wakes.extend(*retry_at);
+    }
+    if let Volumes::Absent { retry_at, .. } = &state.volumes {
+        wakes.extend(*retry_at);
+    }
+    if let (Some(seconds), None, false) =
+        (state.pod.spec.active_deadline_seconds, &state.ending, state.finished_before)
+    {
+        wakes.push(after(state.start_time, Duration::from_secs(seconds.max(0).cast_unsigned())));
+    }
+    let pod_kill_at = state.ending.as_ref().map(|ending| after(ending.since, ending.grace));
+    for container in state.containers.values() {
+        match &container.phase {
+            Phase::Refused(refused) => wakes.push(match refused.announced || !refused.of_pull {
+                true => refused.retry_at,
+                false => after(refused.since, PULL_ERROR_SHOWN).min(refused.retry_at),
+            }),
+            Phase::Terminated(end) if end.announced => wakes.extend(container.backoff.until(end.finished_at)),
+            Phase::Running(running) => wakes.extend(running_wake(running, pod_kill_at)),
+            _ => {}
+        }
+    }
+    if state.ending.is_some() || state.finished_before {
+        let live = state.containers.values().filter_map(ContainerState::running);
+        return live.filter_map(|running| running_wake(running, pod_kill_at)).min();
+    }
+    wakes.into_iter().min()
+}
+
+fn running_wake(running: &Running, pod_kill_at: Option<Timestamp>) -> Option<Timestamp> {
+    if let Some(ending) = &running.ending {
+        let kill_at = pod_kill_at.map_or(ending.kill_at, |at| at.min(ending.kill_at));
+        return match (ending.stopped, ending.killed) {
+            (_, true) => None,
+            (true, false) => Some(kill_at),
+            (false, false) => Some(ending.stop_at.min(kill_at)),
+        };
+    }
+    let due = ProbeKind::ALL.into_iter().filter(|kind| probes_now(running, *kind));
+    due.filter_map(|kind| running.probe(kind)).filter(|run| !run.in_flight).map(|run| run.next_at).min()
+}
+
+/// The startup probe runs until it has passed; the others only then.
+fn probes_now(running: &Running, kind: ProbeKind) -> bool {
+    (kind == ProbeKind::Startup) != running.has_started()
+}
+
+struct Step<'a> {
+    uid: PodUid,
+    pod: &'a Pod,
+    state: &'a PodState,
+    desired: &'a Desired,
+    observed: &'a Observed,
+    now: Timestamp,
+    actions: Vec<Action>,
+}
+
+impl Step<'_> {
+    fn run(&mut self, object_is_gone: bool) {
+        self.decide_ending(object_is_gone);
+        let ended = if self.state.ending.is_some() {
+            self.wind_down()
+        } else if self.state.finished_before {
+            false
+        } else if self.state.outcome(self.pod).is_some() {
+            self.finish();
+            false
+        } else {
+            self.bring_up();
+            false
+        };
+        self.report(object_is_gone);
+        if ended && self.actions.is_empty() {
+            let deleted = object_is_gone || self.pod.is_deleting();
+            if deleted {
+                self.actions.push(Action::Remove { uid: self.uid.clone() });
+            }
+        }
+    }
+
+    /// Whether the pod has to end, and how soon.
+    fn decide_ending(&mut self, object_is_gone: bool) {
+        let uid = self.uid.clone();
+        let grace = if object_is_gone {
+            Some(Duration::ZERO)
+        } else if self.pod.is_deleting() {
+            Some(self.pod.grace())
+        } else {
+            None
+        };
+        if let Some(grace) = grace {
+            if self.state.ending.as_ref().is_none_or(|ending| grace < ending.grace) {
+                self.actions.push(Action::EndPod { uid, grace, failure: None });
+            }
+            return;
+        }
+        let deadline = self.pod.spec.active_deadline_seconds.map(|seconds| seconds.max(0).cast_unsigned());
+        let over = deadline.is_some_and(|seconds| since(self.state.start_time, self.now).as_secs() >= seconds);
+        if over
+            && self.state.ending.is_none()
+            && !self.state.finished_before
+            && self.state.outcome(self.pod).is_none()
+        {
+            let failure = Failure {
+                reason: "DeadlineExceeded".into(),
+                message: "Pod was active on the node longer than the specified deadline".into(),
+            };
+            let grace = self.pod.grace();
+            self.actions.push(Action::EndPod { uid, grace, failure: Some(failure) });
+        }
+    }
+
+    /// Ends the containers of a pod that has to go: sidecars last, in reverse order. True when nothing is left.
+    fn wind_down(&mut self) -> bool {
+        let Some(ending) = &self.state.ending else { return false };
+        let kill_at = after(ending.since, ending.grace);
+        let left = Duration::try_from(kill_at.duration_since(self.now)).unwrap_or_default();
+        let pod = self.pod;
+        for container in pod.all_containers().filter(|container| !container.is_sidecar()) {
+            self.wind_down_container(&container.name, left, kill_at);
+        }
+        let live = |container: &&Container| self.state.container(&container.name).is_some_and(ContainerState::is_live);
+        if !pod.all_containers().filter(|container| !container.is_sidecar()).any(|container| live(&container)) {
+            let sidecar = pod.spec.init_containers.iter().rev().filter(|container| container.is_sidecar()).find(live);
+            if let Some(sidecar) = sidecar {
+                self.wind_down_container(&sidecar.name, left, kill_at);
+            }
+        } else if left.is_zero() {
+            for sidecar in pod.spec.init_containers.iter().filter(|container| container.is_sidecar()) {
+                self.wind_down_container(&sidecar.name, left, kill_at);
+            }
+        }
+        self.state.is_still() && self.sandbox_is_gone()
+    }
+
+    fn wind_down_container(&mut self, name: &str, grace: Duration, pod_kill_at: Timestamp) {
+        let Some(running) = self.state.container(name).and_then(ContainerState::running) else { return };
+        if running.ending.is_none() {
+            let (uid, container) = (self.uid.clone(), name.to_owned());
+            let why = format!("Stopping container {name}");
+            self.actions.push(Action::End { uid, container, grace, why });
+        } else {
+            self.press(name, running, Some(pod_kill_at));
+        }
+    }
+
+    /// Stop and Kill of a container that has to end, when their time has come.
+    fn press(&mut self, name: &str, running: &Running, pod_kill_at: Option<Timestamp>) {
+        let Some(ending) = &running.ending else { return };
+        let (uid, container) = (self.uid.clone(), name.to_owned());
+        let attempt = self.state.containers[name].restart_count;
+        let kill_at = pod_kill_at.map_or(ending.kill_at, |at| at.min(ending.kill_at));
+        let kill = kill_at <= self.now;
+        if !ending.stopped && !kill && ending.stop_at <= self.now {
+            self.actions.push(Action::Stop { uid, container, attempt });
+        } else if kill && !ending.killed {
+            self.actions.push(Action::Kill { uid, container, attempt });
+        }
+    }
+
+    /// Takes the sandbox down, once nothing runs in it. True when it is gone.
+    fn sandbox_is_gone(&mut self) -> bool {
+        match self.state.sandbox {
+            Sandbox::Absent { .. } | Sandbox::Stopped => true,
+            Sandbox::Ready => {
+                if self.state.is_still() {
+                    self.actions.push(Action::StopSandbox { uid: self.uid.clone() });
+                }
+                false
+            }
+            Sandbox::Creating { .. } | Sandbox::Stopping => false,
+        }
+    }
+
+    /// The pod has done its work: sidecars end, the network goes, logs and status stay.
+    fn finish(&mut self) {
+        let pod = self.pod;
+        let grace = pod.grace();
+        for container in pod.all_containers() {
+            let name = &container.name;
+            let Some(running) = self.state.container(name).and_then(ContainerState::running) else { continue };
+            if running.ending.is_none() {
+                let why = format!("Stopping container {name}");
+                self.actions.push(Action::End { uid: self.uid.clone(), container: name.clone(), grace, why });
+            } else {
+                self.press(name, running, None);
+            }
+        }
+        self.sandbox_is_gone();
+    }
+
+    fn bring_up(&mut self) {
+        if let Sandbox::Absent { retry_at, .. } = &self.state.sandbox
+            && retry_at.is_none_or(|at| at <= self.now)
+        {
+            let (uid, limits) = (self.uid.clone(), resources::pod_limits(self.pod));
+            let preferred = self.state.addresses.first().copied();
+            self.actions.push(Action::CreateSandbox { uid, preferred, limits });
+        }
+        self.mount();
+        if self.state.sandbox != Sandbox::Ready || !self.state.is_mounted() {
+            return;
+        }
+        let pod = self.pod;
+        let unfinished = self.state.unfinished_init(pod).next().map(|container| container.name.as_str());
+        for container in &pod.spec.init_containers {
+            let current = unfinished == Some(container.name.as_str());
+            // Sidecars before the current init container are kept running.
+            if current || container.is_sidecar() {
+                self.advance(container);
+            }
+            if current {
+                return;
+            }
+        }
+        for container in &pod.spec.containers {
+            self.advance(container);
+        }
+    }
+
+    fn mount(&mut self) {
+        let fingerprint = volumes::fingerprint(self.pod, &self.desired.sources);
+        let uid = self.uid.clone();
+        let told = match &self.state.volumes {
+            Volumes::Writing { .. } => return,
+            Volumes::Mounted { fingerprint: mounted } if *mounted == fingerprint => return,
+            Volumes::Absent { retry_at: Some(at), .. } if *at > self.now => return,
+            Volumes::Absent { message, .. } => message.as_ref(),
+            Volumes::Mounted { .. } => None,
+        };
+        match volumes::plan(self.pod, &self.desired.sources, &self.state.facts(&self.observed.node)) {
+            Ok(volumes) => self.actions.push(Action::Mount { uid, fingerprint, volumes }),
+            // A mounted volume whose source went away stays as it is, as on kubelet.
+            Err(message) if told != Some(&message) && !self.state.is_mounted() => {
+                self.actions.push(Action::HoldVolumes { uid, message });
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Moves one container on by one step.
+    fn advance(&mut self, container: &Container) {
+        let Some(state) = self.state.container(&container.name) else { return };
+        let policy = policy_of(self.pod, container);
+        match &state.phase {
+            Phase::Idle => self.pull(container, state.restart_count),
+            Phase::Refused(refused) => self.advance_refused(container, state, refused),
+            Phase::Pulled { held } => self.start(container, state, held.as_ref()),
+            Phase::Terminated(end) if restarts(policy, end.exit_code) => {
+                match state.backoff.until(end.finished_at).filter(|at| *at > self.now) {
+                    None => self.pull(container, state.restart_count + 1),
+                    Some(_) if !end.announced => self.announce(container),
+                    Some(_) => {}
+                }
+            }
+            Phase::Running(running) if running.ending.is_some() => self.press(&container.name, running, None),
+            Phase::Running(running) => self.watch(container, state, running),
+            Phase::Pulling | Phase::Starting | Phase::Terminated(_) => {}
+        }
+    }
+
+    fn advance_refused(&mut self, container: &Container, state: &ContainerState, refused: &Refused) {
+        if refused.retry_at <= self.now {
+            self.pull(container, state.restart_count);
+        } else if refused.of_pull && !refused.announced && after(refused.since, PULL_ERROR_SHOWN) <= self.now {
+            self.announce(container);
+        }
+    }
+
+    fn announce(&mut self, container: &Container) {
+        self.actions.push(Action::Announce { uid: self.uid.clone(), container: container.name.clone() });
+    }
+
+    fn pull(&mut self, container: &Container, attempt: u32) {
+        self.actions.push(Action::Pull {
+            uid: self.uid.clone(),
+            container: container.name.clone(),
+            attempt,
+            image: container.image.clone(),
+            policy: container.pull_policy(),
+        });
+    }
+
+    fn start(&mut self, container: &Container, state: &ContainerState, held: Option<&String>) {
+        let (uid, name) = (self.uid.clone(), container.name.clone());
+        match self.plan(container, state) {
+            Ok(plan) => {
+                let (attempt, plan) = (state.restart_count, Box::new(plan));
+                self.actions.push(Action::Start { uid, container: name, attempt, plan });
+            }
+            Err(message) if held != Some(&message) => {
+                self.actions.push(Action::Hold { uid, container: name, message });
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn plan(&self, container: &Container, state: &ContainerState) -> Result<StartPlan, String> {
+        let facts = self.state.facts(&self.observed.node);
+        let env = env::environment(self.pod, container, &self.desired.sources, &facts)?;
+        Ok(StartPlan {
+            arguments: env::arguments(container, &env),
+            mounts: volumes::mounts(self.pod, container, &env)?,
+            env,
+            limits: resources::container_limits(container),
+            http_port: container.http_port(),
+            image_id: state.image_id.clone(),
+        })
+    }
+
+    /// Probes of a running container: what failed for good ends it, what is due goes out.
+    fn watch(&mut self, container: &Container, state: &ContainerState, running: &Running) {
+        for kind in [ProbeKind::Startup, ProbeKind::Liveness] {
+            let failed = running.probe(kind).is_some_and(|run| run.verdict == Verdict::Failed);
+            if let (true, Some(probe)) = (failed, kind.of(container)) {
+                let seconds = probe.termination_grace_period_seconds;
+                let grace = seconds
+                    .or(self.pod.spec.termination_grace_period_seconds)
+                    .unwrap_or(crate::spec::GRACE_SECONDS_DEFAULT);
+                let grace = Duration::from_secs(grace.max(0).cast_unsigned());
+                let what = kind.title().to_lowercase();
+                let then =
+                    if policy_of(self.pod, container) == RestartPolicy::Never { "" } else { ", will be restarted" };
+                let why = format!("Container {} failed {what} probe{then}", container.name);
+                let (uid, container) = (self.uid.clone(), container.name.clone());
+                self.actions.push(Action::End { uid, container, grace, why });
+                return;
+            }
+        }
+        for kind in ProbeKind::ALL {
+            let due = probes_now(running, kind) && running.probe(kind).is_some_and(|run| run.is_due(self.now));
+            if let (true, Some(probe)) = (due, kind.of(container)) {
+                self.actions.push(Action::Probe {
+                    uid: self.uid.clone(),
+                    container: container.name.clone(),
+                    attempt: state.restart_count,
+                    kind,
+                    check: ProbeCheck::of(probe, container),
+                    timeout: timeout(probe),
+                });
+            }
+        }
+    }
+
+    /// The status where it changed, and the events. Nothing is reported of an object that is gone.
+    fn report(&mut self, object_is_gone: bool) {
+        if object_is_gone || self.state.finished_before {
+            return;
+        }
+        // What is begun now changes the state; the report waits until it has come to rest.
+        if self.actions.is_empty() {
+            let status = status::pod_status(self.pod, self.state, &self.observed.node, self.now);
+            if self.state.reported.as_ref() != Some(&status) {
+                self.actions.push(Action::Report { uid: self.uid.clone(), status });
+            }
+        }
+        for event in &self.state.events {
+            self.actions.push(Action::Emit { uid: self.uid.clone(), event: event.clone() });
+        }
+    }
+}

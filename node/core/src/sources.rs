@@ -1,0 +1,116 @@
+//! The other objects that a pod's environment and volumes are made of: config maps, secrets, services.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde::Deserialize;
+
+use crate::{CoreError, spec::parse_without_nulls};
+
+/// Objects by namespace and name, as the link delivered them.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    pub config_maps: Objects<KeyedData>,
+    pub secrets: Objects<KeyedData>,
+    pub services: Objects<Service>,
+}
+
+type Objects<T> = BTreeMap<(String, String), Arc<T>>;
+
+impl Sources {
+    pub fn config_map(&self, namespace: &str, name: &str) -> Option<&Arc<KeyedData>> {
+        self.config_maps.get(&(namespace.to_owned(), name.to_owned()))
+    }
+
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<&Arc<KeyedData>> {
+        self.secrets.get(&(namespace.to_owned(), name.to_owned()))
+    }
+}
+
+/// The data of a config map or a secret, decoded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyedData {
+    /// The store's revision of the object: equal revisions, equal data.
+    pub revision: u64,
+    pub entries: BTreeMap<String, Arc<[u8]>>,
+}
+
+impl KeyedData {
+    /// Reads `data` and `binaryData` of a v1.ConfigMap.
+    pub fn from_config_map(json: &[u8], revision: u64) -> Result<Self, CoreError> {
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        struct ConfigMap {
+            data: BTreeMap<String, String>,
+            binary_data: BTreeMap<String, String>,
+        }
+        let parsed: ConfigMap = parse_without_nulls(json, "config map")?;
+        let mut entries: BTreeMap<String, Arc<[u8]>> =
+            parsed.data.into_iter().map(|(key, text)| (key, text.into_bytes().into())).collect();
+        for (key, text) in parsed.binary_data {
+            entries.insert(key, decode(&text));
+        }
+        Ok(Self { revision, entries })
+    }
+
+    /// Reads `data` of a v1.Secret.
+    pub fn from_secret(json: &[u8], revision: u64) -> Result<Self, CoreError> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Secret {
+            data: BTreeMap<String, String>,
+        }
+        let parsed: Secret = parse_without_nulls(json, "secret")?;
+        let entries = parsed.data.into_iter().map(|(key, text)| (key, decode(&text))).collect();
+        Ok(Self { revision, entries })
+    }
+
+    /// The value as text; bytes that are no UTF-8 are replaced, since an environment is text here.
+    pub fn text(&self, key: &str) -> Option<String> {
+        self.entries.get(key).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+    }
+}
+
+/// The API server has checked the encoding; what slipped past counts as empty.
+fn decode(text: &str) -> Arc<[u8]> {
+    BASE64_STANDARD.decode(text).unwrap_or_default().into()
+}
+
+/// What the environment variables of a service are made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    pub cluster_ip: String,
+    pub ports: Vec<ServicePort>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ServicePort {
+    pub name: String,
+    pub port: u16,
+    pub protocol: String,
+}
+
+impl Service {
+    pub fn parse(json: &[u8]) -> Result<Self, CoreError> {
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        struct Spec {
+            #[serde(rename = "clusterIP")]
+            cluster_ip: String,
+            ports: Vec<ServicePort>,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Raw {
+            spec: Spec,
+        }
+        let raw: Raw = parse_without_nulls(json, "service")?;
+        Ok(Self { cluster_ip: raw.spec.cluster_ip, ports: raw.spec.ports })
+    }
+
+    /// Headless and external services have no address of their own.
+    pub fn has_address(&self) -> bool {
+        !self.cluster_ip.is_empty() && self.cluster_ip != "None"
+    }
+}

@@ -1,0 +1,564 @@
+//! A pod as the node reads it: the fields of v1.Pod that mean something here, everything else skipped.
+//!
+//! Source: Kubernetes v1.33 `core/v1` types.
+
+use std::{borrow::Borrow, collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::CoreError;
+
+/// `metadata.uid` of a pod: what the node tells pods apart by. A new pod of an old name has another uid.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(transparent)]
+pub struct PodUid(Arc<str>);
+
+impl PodUid {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for PodUid {
+    fn from(uid: &str) -> Self {
+        Self(uid.into())
+    }
+}
+
+impl Borrow<str> for PodUid {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PodUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for PodUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One pod object. Immutable; shared as `Arc<Pod>`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Pod {
+    pub metadata: Metadata,
+    pub spec: PodSpec,
+    /// v1.PodStatus as the API server has it: what this node or another part reported before.
+    pub status: Value,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Metadata {
+    pub name: String,
+    pub namespace: String,
+    pub uid: PodUid,
+    pub resource_version: String,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub deletion_timestamp: Option<Timestamp>,
+    /// Seconds.
+    pub deletion_grace_period_seconds: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSpec {
+    pub init_containers: Vec<Container>,
+    pub containers: Vec<Container>,
+    pub volumes: Vec<Volume>,
+    pub restart_policy: RestartPolicy,
+    pub termination_grace_period_seconds: Option<i64>,
+    pub active_deadline_seconds: Option<i64>,
+    pub service_account_name: String,
+    pub node_name: String,
+    pub hostname: String,
+    pub enable_service_links: Option<bool>,
+    pub readiness_gates: Vec<ReadinessGate>,
+    pub host_aliases: Vec<HostAlias>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum RestartPolicy {
+    #[default]
+    Always,
+    OnFailure,
+    Never,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReadinessGate {
+    pub condition_type: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HostAlias {
+    pub ip: String,
+    pub hostnames: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Container {
+    pub name: String,
+    pub image: String,
+    pub image_pull_policy: Option<PullPolicy>,
+    pub command: Vec<String>,
+    pub args: Vec<String>,
+    pub env: Vec<EnvVar>,
+    pub env_from: Vec<EnvFrom>,
+    pub ports: Vec<ContainerPort>,
+    pub resources: Resources,
+    pub volume_mounts: Vec<VolumeMount>,
+    pub liveness_probe: Option<Probe>,
+    pub readiness_probe: Option<Probe>,
+    pub startup_probe: Option<Probe>,
+    pub lifecycle: Lifecycle,
+    /// Only of init containers: `Always` makes it a sidecar, which is started in order and then kept running.
+    pub restart_policy: Option<RestartPolicy>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum PullPolicy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerPort {
+    pub name: String,
+    pub container_port: u16,
+    pub protocol: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Resources {
+    pub requests: BTreeMap<String, Amount>,
+    pub limits: BTreeMap<String, Amount>,
+}
+
+/// A quantity as written; JSON allows a bare number too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Amount(pub String);
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Text(String),
+            Number(serde_json::Number),
+        }
+        Ok(match Raw::deserialize(deserializer)? {
+            Raw::Text(text) => Self(text),
+            Raw::Number(number) => Self(number.to_string()),
+        })
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EnvVar {
+    pub name: String,
+    pub value: String,
+    pub value_from: Option<EnvVarSource>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EnvVarSource {
+    pub config_map_key_ref: Option<KeyRef>,
+    pub secret_key_ref: Option<KeyRef>,
+    pub field_ref: Option<FieldRef>,
+    pub resource_field_ref: Option<ResourceFieldRef>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KeyRef {
+    pub name: String,
+    pub key: String,
+    pub optional: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FieldRef {
+    pub field_path: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ResourceFieldRef {
+    pub container_name: String,
+    pub resource: String,
+    pub divisor: Amount,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EnvFrom {
+    pub prefix: String,
+    pub config_map_ref: Option<ObjectRef>,
+    pub secret_ref: Option<ObjectRef>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ObjectRef {
+    pub name: String,
+    pub optional: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VolumeMount {
+    pub name: String,
+    pub mount_path: String,
+    pub sub_path: String,
+    pub sub_path_expr: String,
+    pub read_only: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Volume {
+    pub name: String,
+    pub config_map: Option<ConfigMapVolume>,
+    pub secret: Option<SecretVolume>,
+    pub empty_dir: Option<EmptyDir>,
+    #[serde(rename = "downwardAPI")]
+    pub downward_api: Option<DownwardVolume>,
+    pub projected: Option<ProjectedVolume>,
+    /// Kinds of volumes that this node does not have, kept by name for the error message.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ConfigMapVolume {
+    pub name: String,
+    pub items: Vec<KeyToPath>,
+    pub default_mode: Option<u32>,
+    pub optional: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SecretVolume {
+    pub secret_name: String,
+    pub items: Vec<KeyToPath>,
+    pub default_mode: Option<u32>,
+    pub optional: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KeyToPath {
+    pub key: String,
+    pub path: String,
+    pub mode: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EmptyDir {
+    pub medium: String,
+    pub size_limit: Option<Amount>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DownwardVolume {
+    pub items: Vec<DownwardFile>,
+    pub default_mode: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DownwardFile {
+    pub path: String,
+    pub field_ref: Option<FieldRef>,
+    pub resource_field_ref: Option<ResourceFieldRef>,
+    pub mode: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProjectedVolume {
+    pub sources: Vec<ProjectedSource>,
+    pub default_mode: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProjectedSource {
+    pub config_map: Option<ConfigMapVolume>,
+    pub secret: Option<ProjectedSecret>,
+    #[serde(rename = "downwardAPI")]
+    pub downward_api: Option<DownwardVolume>,
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProjectedSecret {
+    pub name: String,
+    pub items: Vec<KeyToPath>,
+    pub optional: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Lifecycle {
+    pub pre_stop: Option<Hook>,
+    pub post_start: Option<Hook>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Hook {
+    pub sleep: Option<SleepHook>,
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SleepHook {
+    pub seconds: i64,
+}
+
+/// v1.Probe with the API's defaults filled in where the object does not have them.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Probe {
+    pub http_get: Option<HttpGet>,
+    pub tcp_socket: Option<TcpSocket>,
+    pub exec: Option<Value>,
+    pub grpc: Option<Value>,
+    pub initial_delay_seconds: u32,
+    pub period_seconds: u32,
+    pub timeout_seconds: u32,
+    pub success_threshold: u32,
+    pub failure_threshold: u32,
+    pub termination_grace_period_seconds: Option<i64>,
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self {
+            http_get: None,
+            tcp_socket: None,
+            exec: None,
+            grpc: None,
+            initial_delay_seconds: 0,
+            period_seconds: 10,
+            timeout_seconds: 1,
+            success_threshold: 1,
+            failure_threshold: 3,
+            termination_grace_period_seconds: None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpGet {
+    pub path: String,
+    pub port: PortRef,
+    pub host: String,
+    pub scheme: String,
+    pub http_headers: Vec<HttpHeader>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpHeader {
+    pub name: String,
+    pub value: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TcpSocket {
+    pub port: PortRef,
+    pub host: String,
+}
+
+/// A port by number, or by the name of a container's port.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum PortRef {
+    Number(u16),
+    Name(String),
+}
+
+impl Default for PortRef {
+    fn default() -> Self {
+        PortRef::Number(0)
+    }
+}
+
+impl PortRef {
+    /// The number, looked up among the container's ports where it is a name.
+    pub fn resolve(&self, container: &Container) -> Option<u16> {
+        match self {
+            PortRef::Number(number) => Some(*number).filter(|number| *number != 0),
+            PortRef::Name(name) => {
+                let named = container.ports.iter().find(|port| port.name == *name);
+                named.map(|port| port.container_port).or_else(|| name.parse().ok())
+            }
+        }
+    }
+}
+
+/// Seconds that a pod is given to end by itself where nothing says otherwise. Source: v1.PodSpec.
+pub const GRACE_SECONDS_DEFAULT: i64 = 30;
+
+impl Pod {
+    /// Reads a pod's JSON. Nulls count as absent, as in the API.
+    pub fn parse(json: &[u8]) -> Result<Self, CoreError> {
+        let pod: Pod = parse_without_nulls(json, "pod")?;
+        if pod.metadata.uid.as_str().is_empty() {
+            return Err(CoreError::Missing { what: "pod", field: "metadata.uid" });
+        }
+        if pod.metadata.name.is_empty() {
+            return Err(CoreError::Missing { what: "pod", field: "metadata.name" });
+        }
+        Ok(pod)
+    }
+
+    pub fn uid(&self) -> &PodUid {
+        &self.metadata.uid
+    }
+
+    /// `name_namespace(uid)`, as kubelet writes a pod in messages.
+    pub fn full_name(&self) -> String {
+        format!("{}_{}({})", self.metadata.name, self.metadata.namespace, self.metadata.uid)
+    }
+
+    /// The name that the pod's containers see as theirs.
+    pub fn hostname(&self) -> &str {
+        if self.spec.hostname.is_empty() { &self.metadata.name } else { &self.spec.hostname }
+    }
+
+    /// All containers in the order in which they are looked at: init containers, then the others.
+    pub fn all_containers(&self) -> impl Iterator<Item = &Container> {
+        self.spec.init_containers.iter().chain(&self.spec.containers)
+    }
+
+    pub fn container(&self, name: &str) -> Option<&Container> {
+        self.all_containers().find(|container| container.name == name)
+    }
+
+    pub fn is_init(&self, name: &str) -> bool {
+        self.spec.init_containers.iter().any(|container| container.name == name)
+    }
+
+    /// How long the pod may take to end, once its deletion was asked for.
+    pub fn grace(&self) -> Duration {
+        let seconds = self
+            .metadata
+            .deletion_grace_period_seconds
+            .or(self.spec.termination_grace_period_seconds)
+            .unwrap_or(GRACE_SECONDS_DEFAULT);
+        Duration::from_secs(seconds.max(0).cast_unsigned())
+    }
+
+    pub fn is_deleting(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
+    /// The pod has ended for good: what was reported last says so.
+    pub fn was_terminal(&self) -> bool {
+        matches!(self.status["phase"].as_str(), Some("Succeeded" | "Failed"))
+    }
+}
+
+impl Container {
+    pub fn is_sidecar(&self) -> bool {
+        self.restart_policy == Some(RestartPolicy::Always)
+    }
+
+    /// The pull policy; by default `Always` for the tag `latest` or none, else `IfNotPresent`.
+    pub fn pull_policy(&self) -> PullPolicy {
+        self.image_pull_policy.unwrap_or_else(|| {
+            let name = self.image.rsplit('/').next().unwrap_or_default();
+            let pinned = name.contains('@') || name.split_once(':').is_some_and(|(_, tag)| tag != "latest");
+            if pinned || self.image.starts_with("file://") {
+                PullPolicy::IfNotPresent
+            } else {
+                PullPolicy::Always
+            }
+        })
+    }
+
+    /// The port on which a component that exports HTTP is served.
+    pub fn http_port(&self) -> u16 {
+        self.ports.first().map_or(80, |port| port.container_port)
+    }
+}
+
+/// Parses JSON into `T` with every null member dropped first.
+pub(crate) fn parse_without_nulls<T: serde::de::DeserializeOwned>(
+    json: &[u8],
+    what: &'static str,
+) -> Result<T, CoreError> {
+    let mut value: Value = serde_json::from_slice(json).map_err(|source| CoreError::Json { what, source })?;
+    strip_nulls(&mut value);
+    serde_json::from_value(value).map_err(|source| CoreError::Json { what, source })
+}
+
+fn strip_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !member.is_null());
+            members.values_mut().for_each(strip_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip_nulls),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nulls_and_bare_numbers_are_read_as_the_api_reads_them() {
+        let json = br#"{"metadata":{"name":"a","namespace":"d","uid":"u","labels":null,"creationTimestamp":null},
+            "spec":{"containers":[{"name":"c","image":"x","resources":{"limits":{"cpu":1}},"ports":null}]},
+            "status":{"startTime":null}}"#;
+        let pod = Pod::parse(json).unwrap();
+        assert_eq!(pod.spec.containers[0].resources.limits["cpu"].0, "1");
+        assert!(pod.status.get("startTime").is_none());
+        assert!(Pod::parse(br#"{"metadata":{"name":"a"}}"#).is_err());
+    }
+
+    #[test]
+    fn the_pull_policy_follows_the_tag() {
+        let policy = |image: &str| Container { image: image.into(), ..Default::default() }.pull_policy();
+        assert_eq!(policy("hello"), PullPolicy::Always);
+        assert_eq!(policy("hello:latest"), PullPolicy::Always);
+        assert_eq!(policy("hello:1.0"), PullPolicy::IfNotPresent);
+        assert_eq!(policy("localhost:5000/hello"), PullPolicy::Always);
+        assert_eq!(policy("a/hello@sha256:00"), PullPolicy::IfNotPresent);
+        assert_eq!(policy("file:///tmp/hello.wasm"), PullPolicy::IfNotPresent);
+    }
+}

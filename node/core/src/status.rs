@@ -1,0 +1,266 @@
+//! v1.PodStatus of a pod, whole, as kubelet would write it.
+//!
+//! Source: kubelet `generateAPIPodStatus`, `getPhase`, `convertToAPIContainerStatuses`, `status/generate.go`.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    pod::{ContainerState, NodeFacts, Outcome, Phase, PodState, Refused, Sandbox, Terminated},
+    resources,
+    restart::{go_duration, restarts},
+    spec::{Container, Pod, RestartPolicy},
+};
+
+/// The whole status. Conditions that this node does not own are taken over from the object.
+pub fn pod_status(pod: &Pod, state: &PodState, node: &NodeFacts, now: Timestamp) -> Value {
+    let phase = phase(pod, state);
+    let mut status = Map::new();
+    status.insert("phase".into(), phase.into());
+    status.insert("conditions".into(), conditions(pod, state, phase, now));
+    if let Some(failure) = state.ending.as_ref().and_then(|ending| ending.failure.as_ref()) {
+        status.insert("reason".into(), failure.reason.clone().into());
+        status.insert("message".into(), failure.message.clone().into());
+    }
+    status.insert("hostIP".into(), node.host_ip.clone().into());
+    status.insert("hostIPs".into(), json!([{ "ip": node.host_ip }]));
+    if let Some(first) = state.addresses.first().filter(|_| has_address(state)) {
+        let all: Vec<Value> = state.addresses.iter().map(|ip| json!({ "ip": ip.to_string() })).collect();
+        status.insert("podIP".into(), first.to_string().into());
+        status.insert("podIPs".into(), all.into());
+    }
+    status.insert("startTime".into(), time(state.start_time));
+    let list = |containers: &[Container]| -> Value {
+        containers.iter().map(|container| container_status(pod, state, container)).collect()
+    };
+    if !pod.spec.init_containers.is_empty() {
+        status.insert("initContainerStatuses".into(), list(&pod.spec.init_containers));
+    }
+    status.insert("containerStatuses".into(), list(&pod.spec.containers));
+    let qos = pod.status["qosClass"].as_str().unwrap_or_else(|| resources::qos_class(pod));
+    status.insert("qosClass".into(), qos.into());
+    Value::Object(status)
+}
+
+/// An address that is taken over from an earlier life is shown only once it is the pod's again.
+fn has_address(state: &PodState) -> bool {
+    !matches!(state.sandbox, Sandbox::Absent { .. } | Sandbox::Creating { .. })
+}
+
+/// Seconds of RFC 3339, as metav1.Time.
+fn time(at: Timestamp) -> Value {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into()
+}
+
+/// The phase of the pod as its containers are now.
+pub fn phase(pod: &Pod, state: &PodState) -> &'static str {
+    if state.ending.as_ref().is_some_and(|ending| ending.failure.is_some()) {
+        return "Failed";
+    }
+    let sidecars_live = || {
+        let sidecars = pod.spec.init_containers.iter().filter(|container| container.is_sidecar());
+        sidecars.filter_map(|container| state.container(&container.name)).any(ContainerState::is_live)
+    };
+    match state.outcome(pod) {
+        Some(_) if sidecars_live() => return "Running",
+        Some(Outcome::Succeeded) => return "Succeeded",
+        Some(Outcome::Failed) => return "Failed",
+        None => {}
+    }
+    let mains = || pod.spec.containers.iter().filter_map(|container| state.container(&container.name));
+    if state.ending.is_some() && state.is_still() && mains().all(|main| main.terminated().is_some()) {
+        // A deleted pod whose containers are over will not run again, whatever its restart policy.
+        let failed = mains().any(|main| main.terminated().is_some_and(|end| end.exit_code != 0));
+        return if failed { "Failed" } else { "Succeeded" };
+    }
+    let never_ran = |container: &ContainerState| {
+        container.running().is_none() && container.terminated().is_none() && container.last.is_none()
+    };
+    let initialized_once = mains().any(|container| !never_ran(container));
+    if state.unfinished_init(pod).next().is_some() && !initialized_once || mains().any(never_ran) {
+        "Pending"
+    } else {
+        "Running"
+    }
+}
+
+fn conditions(pod: &Pod, state: &PodState, phase: &str, now: Timestamp) -> Value {
+    let incomplete: Vec<&str> = state.unfinished_init(pod).map(|container| container.name.as_str()).collect();
+    let unready: Vec<&str> = pod
+        .spec
+        .init_containers
+        .iter()
+        .filter(|container| container.is_sidecar())
+        .chain(&pod.spec.containers)
+        .filter(|container| !state.container(&container.name).is_some_and(ContainerState::is_ready))
+        .map(|container| container.name.as_str())
+        .collect();
+    let initialized = match phase {
+        "Succeeded" => Condition { holds: true, reason: "PodCompleted", message: String::new() },
+        _ => Condition::unless(&incomplete, "ContainersNotInitialized", "containers with incomplete status"),
+    };
+    let containers_ready = match phase {
+        "Succeeded" => Condition { holds: false, reason: "PodCompleted", message: String::new() },
+        "Failed" => Condition { holds: false, reason: "PodFailed", message: String::new() },
+        _ => Condition::unless(&unready, "ContainersNotReady", "containers with unready status"),
+    };
+    let ready = if containers_ready.holds { gates(pod) } else { containers_ready.clone() };
+    let sandbox = Condition { holds: state.sandbox == Sandbox::Ready, ..Condition::default() };
+    let own = [
+        ("PodReadyToStartContainers", sandbox),
+        ("Initialized", initialized),
+        ("Ready", ready),
+        ("ContainersReady", containers_ready),
+    ];
+    let previous = state.reported.as_ref().unwrap_or(&pod.status)["conditions"].as_array();
+    let previous = previous.map(Vec::as_slice).unwrap_or_default();
+    let mut list: Vec<Value> = own.iter().map(|(name, one)| one.to_json(name, previous, now)).collect();
+    let foreign = pod.status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    list.extend(foreign.iter().filter(|one| own.iter().all(|(name, _)| one["type"] != *name)).cloned());
+    if !list.iter().any(|one| one["type"] == "PodScheduled") {
+        let scheduled = Condition { holds: true, ..Condition::default() };
+        list.push(scheduled.to_json("PodScheduled", previous, now));
+    }
+    list.into()
+}
+
+fn gates(pod: &Pod) -> Condition {
+    let conditions = pod.status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let closed: Vec<String> = pod
+        .spec
+        .readiness_gates
+        .iter()
+        .filter(|gate| {
+            !conditions.iter().any(|one| one["type"] == *gate.condition_type && one["status"] == "True")
+        })
+        .map(|gate| format!("corresponding condition of pod readiness gate {:?} does not exist.", gate.condition_type))
+        .collect();
+    Condition { holds: closed.is_empty(), reason: "ReadinessGatesNotReady", message: closed.join(", ") }.cleaned()
+}
+
+#[derive(Clone, Default)]
+struct Condition {
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+impl Condition {
+    fn unless(names: &[&str], reason: &'static str, what: &str) -> Self {
+        let message = format!("{what}: [{}]", names.join(" "));
+        Self { holds: names.is_empty(), reason, message }.cleaned()
+    }
+
+    /// What holds needs no reason.
+    fn cleaned(self) -> Self {
+        if self.holds { Self { holds: true, ..Self::default() } } else { self }
+    }
+
+    fn to_json(&self, name: &str, previous: &[Value], now: Timestamp) -> Value {
+        let status = if self.holds { "True" } else { "False" };
+        let same = previous.iter().find(|one| one["type"] == name && one["status"] == status);
+        let since = same.and_then(|one| one.get("lastTransitionTime")).filter(|at| at.is_string());
+        let mut json = json!({
+            "type": name,
+            "status": status,
+            "lastProbeTime": null,
+            "lastTransitionTime": since.cloned().unwrap_or_else(|| time(now)),
+        });
+        if !self.reason.is_empty() {
+            json["reason"] = self.reason.into();
+        }
+        if !self.message.is_empty() {
+            json["message"] = self.message.clone().into();
+        }
+        json
+    }
+}
+
+fn container_status(pod: &Pod, state: &PodState, container: &Container) -> Value {
+    let unknown = ContainerState::default();
+    let known = state.container(&container.name).unwrap_or(&unknown);
+    let init = pod.is_init(&container.name);
+    let ready = if init && !container.is_sidecar() {
+        known.terminated().is_some_and(|end| end.exit_code == 0)
+    } else {
+        known.is_ready()
+    };
+    let (current, last) = container_states(pod, state, container, known);
+    let mut status = json!({
+        "name": container.name,
+        "state": current,
+        "lastState": last.map_or_else(|| json!({}), |end| json!({ "terminated": terminated(end) })),
+        "ready": ready,
+        "restartCount": known.restart_count,
+        "image": container.image,
+        "imageID": if known.container_id.is_empty() { "" } else { &known.image_id },
+        "started": known.has_started(),
+    });
+    if !known.container_id.is_empty() {
+        status["containerID"] = known.container_id.clone().into();
+    }
+    status
+}
+
+/// `state` and `lastState` of a container.
+fn container_states<'a>(
+    pod: &Pod,
+    state: &PodState,
+    container: &Container,
+    known: &'a ContainerState,
+) -> (Value, Option<&'a Terminated>) {
+    let last = known.last.as_ref();
+    let waiting = |reason: &str, message: &str| {
+        let mut waiting = json!({ "reason": reason });
+        if !message.is_empty() {
+            waiting["message"] = message.into();
+        }
+        json!({ "waiting": waiting })
+    };
+    match &known.phase {
+        Phase::Running(running) => (json!({ "running": { "startedAt": time(running.since) } }), last),
+        Phase::Terminated(end) if end.announced && state.ending.is_none() && will_restart(pod, container, end) => {
+            // The wait that is under way: the one that the last restart left behind.
+            let wait = go_duration(known.backoff.wait());
+            let name = &container.name;
+            let message = format!("back-off {wait} restarting failed container={name} pod={}", pod.full_name());
+            (waiting("CrashLoopBackOff", &message), Some(end))
+        }
+        Phase::Terminated(end) => (json!({ "terminated": terminated(end) }), last),
+        Phase::Refused(refused) => (refusal(container, refused, &waiting), last),
+        Phase::Pulled { held: Some(message) } => (waiting("CreateContainerConfigError", message), last),
+        Phase::Idle | Phase::Pulling | Phase::Pulled { held: None } | Phase::Starting => {
+            let init = !pod.spec.init_containers.is_empty();
+            (waiting(if init { "PodInitializing" } else { "ContainerCreating" }, ""), last)
+        }
+    }
+}
+
+fn refusal(container: &Container, refused: &Refused, waiting: &impl Fn(&str, &str) -> Value) -> Value {
+    let Refused { reason, message, .. } = refused;
+    if refused.announced && reason.starts_with("ErrImagePull") {
+        let text = format!("Back-off pulling image {:?}: {reason}: {message}", container.image);
+        waiting("ImagePullBackOff", &text)
+    } else {
+        waiting(reason, message)
+    }
+}
+
+fn will_restart(pod: &Pod, container: &Container, end: &Terminated) -> bool {
+    restarts(crate::pod::policy_of(pod, container), end.exit_code)
+        && (container.is_sidecar() || pod.spec.restart_policy != RestartPolicy::Never)
+}
+
+fn terminated(end: &Terminated) -> Value {
+    let mut json = json!({
+        "exitCode": end.exit_code,
+        "reason": end.reason,
+        "startedAt": end.started_at.map_or(Value::Null, time),
+        "finishedAt": time(end.finished_at),
+        "containerID": end.container_id,
+    });
+    if !end.message.is_empty() {
+        json["message"] = end.message.clone().into();
+    }
+    json
+}

@@ -1,0 +1,307 @@
+//! What a pod's volumes hold, decided without touching a disk. The agent writes it down.
+//!
+//! Messages and modes as in kubelet's configmap, secret, downwardapi and projected volume plugins.
+
+use std::{
+    collections::{BTreeMap, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use crate::{
+    env::{expand, not_found},
+    fields::{self, PodFacts},
+    resources,
+    sources::{KeyedData, Sources},
+    spec::{Container, DownwardVolume, KeyToPath, Pod, Volume},
+};
+
+/// Mode of a file where nothing says otherwise. Source: v1.ConfigMapVolumeSource.
+const FILE_MODE_DEFAULT: u32 = 0o644;
+
+/// One volume of a pod, ready to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumePlan {
+    pub name: String,
+    pub content: VolumeContent,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeContent {
+    /// An empty directory that lives as long as the pod.
+    Empty { size_limit_bytes: Option<u64> },
+    /// Read-only files by relative path; replaced as a whole when they change.
+    Files(BTreeMap<String, VolumeFile>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeFile {
+    pub bytes: Arc<[u8]>,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// A volume where a container sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountPlan {
+    pub volume: String,
+    /// Path within the volume, empty for the whole.
+    pub sub_path: String,
+    /// Absolute path that the guest sees.
+    pub guest_path: String,
+    pub read_only: bool,
+}
+
+/// Everything that the content of the pod's volumes hangs on, in short: another fingerprint, other content.
+pub type Fingerprint = u64;
+
+/// The fingerprint of the pod's volumes as the sources are now.
+pub fn fingerprint(pod: &Pod, sources: &Sources) -> Fingerprint {
+    let mut hasher = DefaultHasher::new();
+    let namespace = &pod.metadata.namespace;
+    let config_map = |name: &str| sources.config_map(namespace, name).map(|data| data.revision);
+    let secret = |name: &str| sources.secret(namespace, name).map(|data| data.revision);
+    for volume in &pod.spec.volumes {
+        volume.config_map.as_ref().map(|source| config_map(&source.name)).hash(&mut hasher);
+        volume.secret.as_ref().map(|source| secret(&source.secret_name)).hash(&mut hasher);
+        for source in volume.projected.iter().flat_map(|projected| &projected.sources) {
+            source.config_map.as_ref().map(|source| config_map(&source.name)).hash(&mut hasher);
+            source.secret.as_ref().map(|source| secret(&source.name)).hash(&mut hasher);
+        }
+        if volume.downward_api.is_some() || volume.projected.is_some() {
+            (&pod.metadata.labels, &pod.metadata.annotations).hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}
+
+/// The content of all volumes of the pod, or the message of a FailedMount event.
+pub fn plan(pod: &Pod, sources: &Sources, facts: &PodFacts) -> Result<Vec<VolumePlan>, String> {
+    let planned = pod.spec.volumes.iter().map(|volume| {
+        let content = plan_one(pod, volume, sources, facts)
+            .map_err(|reason| format!("MountVolume.SetUp failed for volume {:?} : {reason}", volume.name))?;
+        Ok(VolumePlan { name: volume.name.clone(), content })
+    });
+    planned.collect()
+}
+
+fn plan_one(pod: &Pod, volume: &Volume, sources: &Sources, facts: &PodFacts) -> Result<VolumeContent, String> {
+    let namespace = &pod.metadata.namespace;
+    let mut files = BTreeMap::new();
+    if let Some(source) = &volume.empty_dir {
+        let size_limit_bytes = source.size_limit.as_ref().and_then(resources::units).filter(|bytes| *bytes > 0);
+        return Ok(VolumeContent::Empty { size_limit_bytes });
+    } else if let Some(source) = &volume.config_map {
+        let found = sources.config_map(namespace, &source.name).map(AsRef::as_ref);
+        let object = Keyed { found, noun: "configmap", name: &source.name, optional: source.optional };
+        object.add(&source.items, source.default_mode, &mut files)?;
+    } else if let Some(source) = &volume.secret {
+        let found = sources.secret(namespace, &source.secret_name).map(AsRef::as_ref);
+        let object = Keyed { found, noun: "secret", name: &source.secret_name, optional: source.optional };
+        object.add(&source.items, source.default_mode, &mut files)?;
+    } else if let Some(source) = &volume.downward_api {
+        add_downward(pod, facts, source, source.default_mode, &mut files)?;
+    } else if let Some(projected) = &volume.projected {
+        let mode = projected.default_mode;
+        for source in &projected.sources {
+            if let Some(source) = &source.config_map {
+                let found = sources.config_map(namespace, &source.name).map(AsRef::as_ref);
+                let object = Keyed { found, noun: "configmap", name: &source.name, optional: source.optional };
+                object.add(&source.items, mode, &mut files)?;
+            } else if let Some(source) = &source.secret {
+                let found = sources.secret(namespace, &source.name).map(AsRef::as_ref);
+                let object = Keyed { found, noun: "secret", name: &source.name, optional: source.optional };
+                object.add(&source.items, mode, &mut files)?;
+            } else if let Some(source) = &source.downward_api {
+                add_downward(pod, facts, source, mode, &mut files)?;
+            } else {
+                let kind = source.other.keys().next().map_or("nothing", String::as_str);
+                return Err(format!("a projected source of kind {kind} is not served by this node yet"));
+            }
+        }
+    } else if let Some(kind) = volume.other.keys().next() {
+        return Err(format!(
+            "volumes of kind {kind} are not served by this node yet; use configMap, secret, emptyDir, downwardAPI \
+             or projected"
+        ));
+    } else {
+        // A volume without a source is an emptyDir. Source: API defaults.
+        return Ok(VolumeContent::Empty { size_limit_bytes: None });
+    }
+    Ok(VolumeContent::Files(files))
+}
+
+/// A config map or secret that a volume names.
+struct Keyed<'a> {
+    found: Option<&'a KeyedData>,
+    noun: &'a str,
+    name: &'a str,
+    optional: bool,
+}
+
+impl Keyed<'_> {
+    fn add(
+        &self,
+        items: &[KeyToPath],
+        default_mode: Option<u32>,
+        files: &mut BTreeMap<String, VolumeFile>,
+    ) -> Result<(), String> {
+        let mode = default_mode.unwrap_or(FILE_MODE_DEFAULT);
+        let Some(data) = self.found else {
+            return if self.optional { Ok(()) } else { Err(not_found(self.noun, self.name)) };
+        };
+        if items.is_empty() {
+            for (key, bytes) in &data.entries {
+                files.insert(checked_path(key)?, VolumeFile { bytes: bytes.clone(), mode });
+            }
+        }
+        for item in items {
+            match data.entries.get(&item.key) {
+                Some(bytes) => {
+                    let file = VolumeFile { bytes: bytes.clone(), mode: item.mode.unwrap_or(mode) };
+                    files.insert(checked_path(&item.path)?, file);
+                }
+                None if self.optional => {}
+                None => return Err(format!("{} references non-existent config key: {}", self.noun, item.key)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn add_downward(
+    pod: &Pod,
+    facts: &PodFacts,
+    source: &DownwardVolume,
+    default_mode: Option<u32>,
+    files: &mut BTreeMap<String, VolumeFile>,
+) -> Result<(), String> {
+    for item in &source.items {
+        let value = if let Some(reference) = &item.field_ref {
+            fields::field(pod, facts, &reference.field_path)?
+        } else if let Some(reference) = &item.resource_field_ref {
+            fields::resource(pod, facts, None, reference)?
+        } else {
+            String::new()
+        };
+        let mode = item.mode.or(default_mode).unwrap_or(FILE_MODE_DEFAULT);
+        files.insert(checked_path(&item.path)?, VolumeFile { bytes: value.into_bytes().into(), mode });
+    }
+    Ok(())
+}
+
+/// A relative path without `..`, that is no link of our own either.
+fn checked_path(path: &str) -> Result<String, String> {
+    let bad = path.is_empty()
+        || path.starts_with('/')
+        || path.starts_with("..")
+        || path.split('/').any(|part| part == ".." || part.is_empty());
+    if bad { Err(format!("invalid path {path:?} in a volume")) } else { Ok(path.to_owned()) }
+}
+
+/// Where a container sees its volumes, or the message of a CreateContainerConfigError.
+pub fn mounts(pod: &Pod, container: &Container, env: &[(String, String)]) -> Result<Vec<MountPlan>, String> {
+    let planned = container.volume_mounts.iter().map(|mount| {
+        let Some(volume) = pod.spec.volumes.iter().find(|volume| volume.name == mount.name) else {
+            return Err(format!("volumeMount {:?} names no volume of the pod", mount.name));
+        };
+        let sub_path = if mount.sub_path_expr.is_empty() {
+            mount.sub_path.clone()
+        } else {
+            expand(&mount.sub_path_expr, |name| {
+                env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
+            })
+        };
+        if !sub_path.is_empty() && sub_path.split('/').any(|part| part == "..") || sub_path.starts_with('/') {
+            return Err(format!("subPath {sub_path:?} must stay within its volume"));
+        }
+        let writable = volume.config_map.is_none()
+            && volume.secret.is_none()
+            && volume.downward_api.is_none()
+            && volume.projected.is_none();
+        let guest_path = format!("/{}", mount.mount_path.trim_matches('/'));
+        Ok(MountPlan {
+            volume: mount.name.clone(),
+            sub_path,
+            guest_path,
+            read_only: mount.read_only || !writable,
+        })
+    });
+    planned.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(volumes: &str) -> Pod {
+        let json = format!(
+            r#"{{"metadata":{{"name":"p","namespace":"d","uid":"u","labels":{{"a":"b"}}}},
+                "spec":{{"containers":[{{"name":"c","image":"i","volumeMounts":[{{"name":"v","mountPath":"/etc/x/",
+                "subPathExpr":"$(S)"}}]}}],"volumes":[{volumes}]}}}}"#
+        );
+        Pod::parse(json.as_bytes()).unwrap()
+    }
+
+    fn sources(revision: u64) -> Sources {
+        let mut sources = Sources::default();
+        let data = KeyedData::from_config_map(br#"{"data":{"a":"1","b":"2"}}"#, revision).unwrap();
+        sources.config_maps.insert(("d".into(), "cfg".into()), Arc::new(data));
+        sources
+    }
+
+    fn files(volumes: &str) -> Result<BTreeMap<String, VolumeFile>, String> {
+        let plans = plan(&pod(volumes), &sources(1), &PodFacts::default())?;
+        match plans.into_iter().next().map(|plan| plan.content) {
+            Some(VolumeContent::Files(files)) => Ok(files),
+            _ => Ok(BTreeMap::new()),
+        }
+    }
+
+    #[test]
+    fn keys_become_files_with_modes() {
+        let all = files(r#"{"name":"v","configMap":{"name":"cfg"}}"#).unwrap();
+        assert_eq!(all.keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(all["a"].mode, 0o644);
+        let some = files(
+            r#"{"name":"v","projected":{"defaultMode":256,"sources":[
+                {"configMap":{"name":"cfg","items":[{"key":"b","path":"dir/bee"}]}},
+                {"downwardAPI":{"items":[{"path":"labels","fieldRef":{"fieldPath":"metadata.labels"},"mode":420}]}},
+                {"secret":{"name":"none","optional":true}}]}}"#,
+        )
+        .unwrap();
+        assert_eq!(&*some["dir/bee"].bytes, b"2");
+        assert_eq!(some["dir/bee"].mode, 0o400);
+        assert_eq!((&*some["labels"].bytes, some["labels"].mode), (b"a=\"b\"".as_slice(), 0o644));
+    }
+
+    #[test]
+    fn what_cannot_be_mounted_says_why() {
+        let error = |volumes: &str| files(volumes).unwrap_err();
+        let missing = error(r#"{"name":"v","configMap":{"name":"none"}}"#);
+        assert_eq!(missing, "MountVolume.SetUp failed for volume \"v\" : configmap \"none\" not found");
+        assert!(error(r#"{"name":"v","hostPath":{"path":"/"}}"#).contains("kind hostPath"));
+        let escape = r#"{"name":"v","configMap":{"name":"cfg","items":[{"key":"a","path":"../a"}]}}"#;
+        assert!(error(escape).contains("invalid path"));
+        assert!(files(r#"{"name":"v","configMap":{"name":"none","optional":true}}"#).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_fingerprint_moves_with_the_sources() {
+        let pod = pod(r#"{"name":"v","configMap":{"name":"cfg"}}"#);
+        assert_eq!(fingerprint(&pod, &sources(1)), fingerprint(&pod, &sources(1)));
+        assert_ne!(fingerprint(&pod, &sources(1)), fingerprint(&pod, &sources(2)));
+        assert_ne!(fingerprint(&pod, &sources(1)), fingerprint(&pod, &Sources::default()));
+    }
+
+    #[test]
+    fn mounts_expand_and_never_leave_their_volume() {
+        let pod = pod(r#"{"name":"v","emptyDir":{}}"#);
+        let container = &pod.spec.containers[0];
+        let env = |value: &str| vec![("S".to_owned(), value.to_owned())];
+        let mount = &mounts(&pod, container, &env("sub")).unwrap()[0];
+        assert_eq!((mount.sub_path.as_str(), mount.guest_path.as_str()), ("sub", "/etc/x"));
+        assert!(!mount.read_only);
+        assert!(mounts(&pod, container, &env("../sub")).is_err());
+    }
+}

@@ -1,0 +1,639 @@
+//! Golden transcripts: scripted lives of pods, every action in order. `UPDATE_EXPECT=1` rewrites them.
+
+mod world;
+
+use coracle_core::observe::Exit;
+use expect_test::expect;
+use world::{POD, World, pod};
+
+#[test]
+fn a_pod_comes_up_and_is_deleted_gracefully() {
+    let mut world = World::new();
+    world.put(&pod(r#""containers":[{"name":"web","image":"hello:1.0"}]"#));
+    world.sandbox_ready();
+    world.mounted();
+    world.pull_and_start("web", 0);
+    world.delete_in(30);
+    world.wait(30);
+    world.exited("web", 0, Exit::Killed);
+    world.sandbox_stopped();
+    world.object_gone();
+    world.check(expect![[r#"
+        0s put
+          admit
+          create sandbox, preferred None
+          mount []
+          report Pending ["Initialized"]; web waiting:ContainerCreating x0
+        0s sandbox ready
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x0
+        0s mounted
+          pull web/0 hello:1.0 IfNotPresent
+        0s web/0 pulled
+          start web/0 ["hello"]
+          event spec.containers{web} Pulled: Successfully pulled image "hello:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+        0s web/0 started
+          report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; web running: x0 ready
+          event spec.containers{web} Created: Created container: web
+          event spec.containers{web} Started: Started container web
+        0s delete
+          end pod within 30s None
+          end web within 30s: Stopping container web
+          stop web/0
+          event spec.containers{web} Killing: Stopping container web
+        30s wake
+          kill web/0
+        30s web/0 exited Killed
+          stop sandbox
+          report Failed ["Initialized"]; web terminated:Error=143 x0
+        30s sandbox stopped
+          remove
+        30s object gone
+          forget
+    "#]]);
+}
+
+#[test]
+fn a_crashing_container_backs_off_as_on_kubelet() {
+    let mut world = World::new();
+    world.put(&pod(r#""containers":[{"name":"web","image":"hello:1.0"}]"#));
+    world.quietly(|world| {
+        world.sandbox_ready();
+        world.mounted();
+        world.pull_and_start("web", 0);
+    });
+    world.exited("web", 0, Exit::Completed(1));
+    world.pull_and_start("web", 1);
+    world.exited("web", 1, Exit::Trapped("unreachable".into()));
+    world.wait(10);
+    world.pull_and_start("web", 2);
+    world.exited("web", 2, Exit::OutOfMemory);
+    world.wait(19);
+    world.wait(1);
+    world.check(expect![[r#"
+        0s put
+          admit
+          create sandbox, preferred None
+          mount []
+          report Pending ["Initialized"]; web waiting:ContainerCreating x0
+        0s web/0 exited Completed(1)
+          pull web/1 hello:1.0 IfNotPresent
+          report Running ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x1
+        0s web/1 pulled
+          start web/1 ["hello"]
+          event spec.containers{web} Pulled: Successfully pulled image "hello:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+        0s web/1 started
+          report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; web running: x1 ready
+          event spec.containers{web} Created: Created container: web
+          event spec.containers{web} Started: Started container web
+        0s web/1 exited Trapped("unreachable")
+          announce web
+          report Running ["PodReadyToStartContainers", "Initialized"]; web waiting:CrashLoopBackOff x1 (back-off 10s restarting failed container=web pod=p_d(u1))
+          event spec.containers{web} BackOff: Back-off restarting failed container web in pod p_d(u1)
+        10s wake
+          pull web/2 hello:1.0 IfNotPresent
+          report Running ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x2
+        10s web/2 pulled
+          start web/2 ["hello"]
+          event spec.containers{web} Pulled: Successfully pulled image "hello:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+        10s web/2 started
+          report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; web running: x2 ready
+          event spec.containers{web} Created: Created container: web
+          event spec.containers{web} Started: Started container web
+        10s web/2 exited OutOfMemory
+          announce web
+          report Running ["PodReadyToStartContainers", "Initialized"]; web waiting:CrashLoopBackOff x2 (back-off 20s restarting failed container=web pod=p_d(u1))
+          event spec.containers{web} BackOff: Back-off restarting failed container web in pod p_d(u1)
+        30s wake
+          pull web/3 hello:1.0 IfNotPresent
+          report Running ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x3
+    "#]]);
+}
+
+#[test]
+fn init_containers_run_in_order_and_a_sidecar_stays() {
+    let mut world = World::new();
+    world.put(&pod(
+        r#""initContainers":[{"name":"first","image":"a:1"},
+            {"name":"side","image":"s:1","restartPolicy":"Always"},{"name":"second","image":"b:1"}],
+            "containers":[{"name":"main","image":"m:1"}],"restartPolicy":"Never""#,
+    ));
+    world.sandbox_ready();
+    world.mounted();
+    world.pull_and_start("first", 0);
+    world.exited("first", 0, Exit::Completed(0));
+    world.pull_and_start("side", 0);
+    world.pull_and_start("second", 0);
+    world.exited("second", 0, Exit::Completed(0));
+    world.pull_and_start("main", 0);
+    world.exited("main", 0, Exit::Completed(0));
+    world.exited("side", 0, Exit::Completed(3));
+    world.sandbox_stopped();
+    world.check(expect![[r#"
+        0s put
+          admit
+          create sandbox, preferred None
+          mount []
+          report Pending []; first waiting:PodInitializing x0; side waiting:PodInitializing x0; second waiting:PodInitializing x0; main waiting:PodInitializing x0
+        0s sandbox ready
+          report Pending ["PodReadyToStartContainers"]; first waiting:PodInitializing x0; side waiting:PodInitializing x0; second waiting:PodInitializing x0; main waiting:PodInitializing x0
+        0s mounted
+          pull first/0 a:1 IfNotPresent
+        0s first/0 pulled
+          start first/0 ["a"]
+          event spec.initContainers{first} Pulled: Successfully pulled image "a:1" in 250ms (250ms including waiting). Image size: 1000 bytes.
+        0s first/0 started
+          report Pending ["PodReadyToStartContainers"]; first running: x0; side waiting:PodInitializing x0; second waiting:PodInitializing x0; main waiting:PodInitializing x0
+          event spec.initContainers{first} Created: Created container: first
+          event spec.initContainers{first} Started: Started container first
+        0s first/0 exited Completed(0)
+          pull side/0 s:1 IfNotPresent
+          report Pending ["PodReadyToStartContainers"]; first terminated:Completed=0 x0 ready; side waiting:PodInitializing x0; second waiting:PodInitializing x0; main waiting:PodInitializing x0
+        0s side/0 pulled
+          start side/0 ["s"]
+          event spec.initContainers{side} Pulled: Successfully pulled image "s:1" in 250ms (250ms including waiting). Image size: 1000 bytes.
+        0s side/0 started
+          pull second/0 b:1 IfNotPresent
+          event spec.initContainers{side} Created: Created container: side
+          event spec.initContainers{side} Started: Started container side
+          report Pending ["PodReadyToStartContainers"]; first terminated:Completed=0 x0 ready; side running: x0 ready; second waiting:PodInitializing x0; main waiting:PodInitializing x0
+        0s second/0 pulled
+          start second/0 ["b"]
+          event spec.initContainers{second} Pulled: Successfully pulled image "b:1" in 250ms (250ms including waiting). Image size: 1000 bytes.
+        0s second/0 started
+          report Pending ["PodReadyToStartContainers"]; first terminated:Completed=0 x0 ready; side running: x0 ready; second running: x0; main waiting:PodInitializing x0
+          event spec.initContainers{second} Created: Created container: second
+          event spec.initContainers{second} Started: Started container second
+        0s second/0 exited Completed(0)
+          pull main/0 m:1 IfNotPresent
+          report Pending ["PodReadyToStartContainers", "Initialized"]; first terminated:Completed=0 x0 ready; side running: x0 ready; second terminated:Completed=0 x0 ready; main waiting:PodInitializing x0
+        0s main/0 pulled
+          start main/0 ["m"]
+          event spec.containers{main} Pulled: Successfully pulled image "m:1" in 250ms (250ms including waiting). Image size: 1000 bytes.
+        0s main/0 started
+          report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; first terminated:Completed=0 x0 ready; side running: x0 ready; second terminated:Completed=0 x0 ready; main running: x0 ready
+          event spec.containers{main} Created: Created container: main
+          event spec.containers{main} Started: Started container main
+        0s main/0 exited Completed(0)
+          end side within 30s: Stopping container side
+          stop side/0
+          event spec.initContainers{side} Killing: Stopping container side
+          report Running ["PodReadyToStartContainers", "Initialized"]; first terminated:Completed=0 x0 ready; side running: x0 ready; second terminated:Completed=0 x0 ready; main terminated:Completed=0 x0
+        0s side/0 exited Completed(3)
+          stop sandbox
+          report Succeeded ["Initialized"]; first terminated:Completed=0 x0 ready; side terminated:Error=3 x0; second terminated:Completed=0 x0 ready; main terminated:Completed=0 x0
+        0s sandbox stopped
+    "#]]);
+}
+
+#[test]
+fn an_init_container_that_fails_fails_a_pod_that_never_restarts() {
+    let mut world = World::new();
+    world.put(&pod(
+        r#""initContainers":[{"name":"first","image":"a:1"}],"containers":[{"name":"main","image":"m:1"}],
+            "restartPolicy":"Never""#,
+    ));
+    world.quietly(|world| {
+        world.sandbox_ready();
+        world.mounted();
+        world.pull_and_start("first", 0);
+    });
+    world.exited("first", 0, Exit::Completed(7));
+    world.sandbox_stopped();
+    world.check(expect![[r#"
+        0s put
+          admit
+          create sandbox, preferred None
+          mount []
+          report Pending []; first waiting:PodInitializing x0; main waiting:PodInitializing x0
+        0s first/0 exited Completed(7)
+          stop sandbox
+          report Failed []; first terminated:Error=7 x0; main waiting:PodInitializing x0
+        0s sandbox stopped
+    "#]]);
+}
+
+#[test]
+fn a_missing_image_is_tried_again_and_again() {
+    let mut world = World::new();
+    world.put(&pod(r#""containers":[{"name":"web","image":"nope:1.0"}]"#));
+    world.quietly(|world| {
+        world.sandbox_ready();
+        world.mounted();
+    });
+    world.pull_failed("web", 0, "ErrImagePull", "not found");
+    world.wait(10);
+    world.pull_failed("web", 0, "ErrImagePull", "not found");
+    world.wait(20);
+    world.pull_and_start("web", 0);
+    world.check(expect![[r#"
+        0s put
+          admit
+          create sandbox, preferred None
+          mount []
+          report Pending ["Initialized"]; web waiting:ContainerCreating x0
+        0s web/0 pull failed
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ErrImagePull x0 (not found)
+          event spec.containers{web} Failed: Failed to pull image "nope:1.0": not found
+          event spec.containers{web} Failed: Error: ErrImagePull
+        2s wake
+          announce web
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ImagePullBackOff x0 (Back-off pulling image "nope:1.0": ErrImagePull: not found)
+          event spec.containers{web} BackOff: Back-off pulling image "nope:1.0"
+          event spec.containers{web} Failed: Error: ImagePullBackOff
+        10s wake
+          pull web/0 nope:1.0 IfNotPresent
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x0
+        10s web/0 pull failed
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ErrImagePull x0 (not found)
+          event spec.containers{web} Failed: Failed to pull image "nope:1.0": not found
+          event spec.containers{web} Failed: Error: ErrImagePull
+        12s wake
+          announce web
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ImagePullBackOff x0 (Back-off pulling image "nope:1.0": ErrImagePull: not found)
+          event spec.containers{web} BackOff: Back-off pulling image "nope:1.0"
+          event spec.containers{web} Failed: Error: ImagePullBackOff
+        30s wake
+          pull web/0 nope:1.0 IfNotPresent
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x0
+        30s web/0 pulled
+          start web/0 ["nope"]
+          event spec.containers{web} Pulled: Successfully pulled image "nope:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+        30s web/0 started
+          report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; web running: x0 ready
+          event spec.containers{web} Created: Created container: web
+          event spec.containers{web} Started: Started container web
+    "#]]);
+}
+
+#[test]
+fn a_missing_config_map_holds_the_container_until_it_is_there() {
+    let mut world = World::new();
+    world.put(&pod(r#""containers":[{"name":"web","image":"hello:1.0","envFrom":[{"configMapRef":{"name":"cfg"}}]}]"#));
+    world.quietly(|world| {
+        world.sandbox_ready();
+        world.mounted();
+    });
+    world.pulled("web", 0);
+    world.config_map("cfg", r#"{"data":{"A":"1"}}"#, 7);
+    world.check(expect![[r#"
+        0s put
+          admit
+          create sandbox, preferred None
+          mount []
+          report Pending ["Initialized"]; web waiting:ContainerCreating x0
+        0s web/0 pulled
+          hold web: configmap "cfg" not found
+          event spec.containers{web} Pulled: Successfully pulled image "hello:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:CreateContainerConfigError x0 (configmap "cfg" not found)
+          event spec.containers{web} Failed: Error: configmap "cfg" not found
+        0s config map cfg at 7
+          start web/0 ["hello"]
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x0
+    "#]]);
+}
+
+#[test]
+fn a_volume_waits_for_its_source_and_follows_its_changes() {
+    let mut world = World::new();
+    world.put(&pod(
+        r#""containers":[{"name":"web","image":"hello:1.0","volumeMounts":[{"name":"v","mountPath":"/etc/v"}]}],
+            "volumes":[{"name":"v","configMap":{"name":"cfg"}}]"#,
+    ));
+    world.sandbox_ready();
+    world.config_map("cfg", r#"{"data":{"a":"1"}}"#, 7);
+    world.mounted();
+    world.pull_and_start("web", 0);
+    world.config_map("cfg", r#"{"data":{"a":"2"}}"#, 8);
+    world.check(expect![[r#"
+        0s put
+          admit
+          create sandbox, preferred None
+          hold volumes: MountVolume.SetUp failed for volume "v" : configmap "cfg" not found
+          report Pending ["Initialized"]; web waiting:ContainerCreating x0
+          event  FailedMount: MountVolume.SetUp failed for volume "v" : configmap "cfg" not found
+        0s sandbox ready
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x0
+        0s config map cfg at 7
+          mount ["v"]
+        0s mounted
+          pull web/0 hello:1.0 IfNotPresent
+        0s web/0 pulled
+          start web/0 ["hello"]
+          event spec.containers{web} Pulled: Successfully pulled image "hello:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+        0s web/0 started
+          report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; web running: x0 ready
+          event spec.containers{web} Created: Created container: web
+          event spec.containers{web} Started: Started container web
+        0s config map cfg at 8
+          mount ["v"]
+    "#]]);
+}
+
+#[test]
+fn probes_gate_readiness_and_restart_what_does_not_live() {
+    let mut world = World::new();
+    world.put(&pod(
+        r#""terminationGracePeriodSeconds":5,"containers":[{"name":"web","image":"hello:1.0","ports":[{"name":"http","containerPort":8080}],
+            "startupProbe":{"httpGet":{"port":"http"},"periodSeconds":1,"failureThreshold":3},
+            "readinessProbe":{"httpGet":{"path":"/ready","port":"http"},"periodSeconds":4},
+            "livenessProbe":{"tcpSocket":{"port":8080},"periodSeconds":6,"failureThreshold":1}}]"#,
+    ));
+    world.quietly(|world| {
+        world.sandbox_ready();
+        world.mounted();
+        world.pull_and_start("web", 0);
+    });
+    world.probed("web", 0, "Startup", false);
+    world.wait(1);
+    world.probed("web", 0, "Startup", true);
+    world.probed("web", 0, "Readiness", true);
+    world.probed("web", 0, "Liveness", true);
+    world.wait(6);
+    world.probed("web", 0, "Liveness", false);
+    world.wait(5);
+    world.exited("web", 0, Exit::Killed);
+    world.check(expect![[r#"
+        0s put
+          admit
+          create sandbox, preferred None
+          mount []
+          report Pending ["Initialized"]; web waiting:ContainerCreating x0
+        0s web/0 Startup false
+          event spec.containers{web} Unhealthy: Startup probe failed: connection refused
+        1s wake
+          probe web/0 Startup http :8080/
+        1s web/0 Startup true
+          probe web/0 Liveness Tcp { port: 8080 }
+          probe web/0 Readiness http :8080/ready
+          report Running ["PodReadyToStartContainers", "Initialized"]; web running: x0
+        1s web/0 Readiness true
+          report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; web running: x0 ready
+        1s web/0 Liveness true
+        5s wake
+          probe web/0 Readiness http :8080/ready
+        7s wake
+          probe web/0 Liveness Tcp { port: 8080 }
+        7s web/0 Liveness false
+          end web within 5s: Container web failed liveness probe, will be restarted
+          event spec.containers{web} Unhealthy: Liveness probe failed: connection refused
+          stop web/0
+          event spec.containers{web} Killing: Container web failed liveness probe, will be restarted
+        12s wake
+          kill web/0
+        12s web/0 exited Killed
+          pull web/1 hello:1.0 IfNotPresent
+          report Running ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x1
+    "#]]);
+}
+
+#[test]
+fn a_job_that_completes_leaves_the_network() {
+    let mut world = World::new();
+    world.put(&pod(r#""restartPolicy":"OnFailure","containers":[{"name":"pi","image":"pi:1"}]"#));
+    world.quietly(|world| {
+        world.sandbox_ready();
+        world.mounted();
+        world.pull_and_start("pi", 0);
+    });
+    world.exited("pi", 0, Exit::Completed(0));
+    world.sandbox_stopped();
+    world.delete_in(30);
+    world.check(expect![[r#"
+        0s put
+          admit
+          create sandbox, preferred None
+          mount []
+          report Pending ["Initialized"]; pi waiting:ContainerCreating x0
+        0s pi/0 exited Completed(0)
+          stop sandbox
+          report Succeeded ["Initialized"]; pi terminated:Completed=0 x0
+        0s sandbox stopped
+        0s delete
+          end pod within 30s None
+          remove
+    "#]]);
+}
+
+#[test]
+fn the_deadline_ends_a_pod() {
+    let mut world = World::new();
+    world.put(&pod(r#""activeDeadlineSeconds":60,"containers":[{"name":"pi","image":"pi:1"}],"terminationGracePeriodSeconds":2"#));
+    world.quietly(|world| {
+        world.sandbox_ready();
+        world.mounted();
+        world.pull_and_start("pi", 0);
+    });
+    world.wait(60);
+    world.wait(2);
+    world.exited("pi", 0, Exit::Killed);
+    world.sandbox_stopped();
+    world.check(expect![[r#"
+        0s put
+          admit
+          create sandbox, preferred None
+          mount []
+          report Pending ["Initialized"]; pi waiting:ContainerCreating x0
+        60s wake
+          end pod within 2s Some(Failure { reason: "DeadlineExceeded", message: "Pod was active on the node longer than the specified deadline" })
+          end pi within 2s: Stopping container pi
+          event  DeadlineExceeded: Pod was active on the node longer than the specified deadline
+          stop pi/0
+          event spec.containers{pi} Killing: Stopping container pi
+          report Failed ["PodReadyToStartContainers", "Initialized"]; pi running: x0 ready
+        62s wake
+          kill pi/0
+        62s pi/0 exited Killed
+          stop sandbox
+          report Failed ["Initialized"]; pi terminated:Error=143 x0
+        62s sandbox stopped
+    "#]]);
+}
+
+#[test]
+fn after_a_restart_of_the_node_pods_run_again_with_the_next_number() {
+    let mut world = World::new();
+    let life = r#""status":{"phase":"Running","startTime":"2026-01-01T00:00:00Z","podIPs":[{"ip":"10.128.0.9"}],
+        "containerStatuses":[{"name":"web","restartCount":2,"state":{"running":{"startedAt":"2026-01-01T00:00:01Z"}},
+        "containerID":"wasm://old"}]}"#;
+    let spec = r#""containers":[{"name":"web","image":"hello:1.0"}]"#;
+    world.put(&pod(spec).replace(r#""status":{}"#, life));
+    world.sandbox_ready();
+    world.mounted();
+    world.pull_and_start("web", 3);
+    world.check(expect![[r#"
+        0s put
+          admit
+          create sandbox, preferred Some(10.128.0.9)
+          mount []
+          report Running ["Initialized"]; web waiting:ContainerCreating x3
+        0s sandbox ready
+          report Running ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x3
+        0s mounted
+          pull web/3 hello:1.0 IfNotPresent
+        0s web/3 pulled
+          start web/3 ["hello"]
+          event spec.containers{web} Pulled: Successfully pulled image "hello:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+        0s web/3 started
+          report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; web running: x3 ready
+          event spec.containers{web} Created: Created container: web
+          event spec.containers{web} Started: Started container web
+    "#]]);
+}
+
+#[test]
+fn after_a_restart_of_the_node_what_may_run_only_once_does_not_run_again() {
+    let mut world = World::new();
+    let life = r#""status":{"phase":"Running","containerStatuses":[{"name":"web","restartCount":0,
+        "state":{"running":{"startedAt":"2026-01-01T00:00:01Z"}},"containerID":"wasm://old"}]}"#;
+    let spec = r#""restartPolicy":"Never","containers":[{"name":"web","image":"hello:1.0"}]"#;
+    world.put(&pod(spec).replace(r#""status":{}"#, life));
+    world.check(expect![[r#"
+        0s put
+          admit
+          report Failed ["Initialized"]; web terminated:ContainerStatusUnknown=137 x0 (The container was lost when its node was restarted)
+    "#]]);
+}
+
+#[test]
+fn a_pod_whose_object_is_gone_is_killed_at_once() {
+    let mut world = World::new();
+    world.put(&pod(r#""containers":[{"name":"web","image":"hello:1.0"}]"#));
+    world.quietly(|world| {
+        world.sandbox_ready();
+        world.mounted();
+        world.pull_and_start("web", 0);
+    });
+    world.object_gone();
+    world.exited("web", 0, Exit::Killed);
+    world.sandbox_stopped();
+    assert!(world.observed.pods.is_empty(), "the pod is forgotten");
+    world.check(expect![[r#"
+        0s put
+          admit
+          create sandbox, preferred None
+          mount []
+          report Pending ["Initialized"]; web waiting:ContainerCreating x0
+        0s object gone
+          end pod within 0ns None
+          end web within 0ns: Stopping container web
+          kill web/0
+        0s web/0 exited Killed
+          stop sandbox
+        0s sandbox stopped
+          remove
+          forget
+    "#]]);
+}
+
+#[test]
+fn the_whole_status_is_as_kubelet_writes_it() {
+    let mut world = World::new();
+    world.put(&pod(
+        r#""containers":[{"name":"web","image":"hello:1.0"},{"name":"log","image":"log:1.0"}]"#,
+    ));
+    world.quietly(|world| {
+        world.sandbox_ready();
+        world.mounted();
+        world.pull_and_start("web", 0);
+        world.pull_and_start("log", 0);
+        world.exited("log", 0, Exit::Completed(2));
+        world.pull_and_start("log", 1);
+        world.exited("log", 1, Exit::Completed(2));
+    });
+    let reported = world.observed.pods[POD].reported.clone().unwrap();
+    expect![[r#"
+        {
+          "phase": "Running",
+          "conditions": [
+            {
+              "type": "PodReadyToStartContainers",
+              "status": "True",
+              "lastProbeTime": null,
+              "lastTransitionTime": "2026-01-01T00:00:00Z"
+            },
+            {
+              "type": "Initialized",
+              "status": "True",
+              "lastProbeTime": null,
+              "lastTransitionTime": "2026-01-01T00:00:00Z"
+            },
+            {
+              "type": "Ready",
+              "status": "False",
+              "lastProbeTime": null,
+              "lastTransitionTime": "2026-01-01T00:00:00Z",
+              "reason": "ContainersNotReady",
+              "message": "containers with unready status: [log]"
+            },
+            {
+              "type": "ContainersReady",
+              "status": "False",
+              "lastProbeTime": null,
+              "lastTransitionTime": "2026-01-01T00:00:00Z",
+              "reason": "ContainersNotReady",
+              "message": "containers with unready status: [log]"
+            },
+            {
+              "type": "PodScheduled",
+              "status": "True",
+              "lastProbeTime": null,
+              "lastTransitionTime": "2026-01-01T00:00:00Z"
+            }
+          ],
+          "hostIP": "192.0.2.1",
+          "hostIPs": [
+            {
+              "ip": "192.0.2.1"
+            }
+          ],
+          "podIP": "10.128.0.9",
+          "podIPs": [
+            {
+              "ip": "10.128.0.9"
+            }
+          ],
+          "startTime": "2026-01-01T00:00:00Z",
+          "containerStatuses": [
+            {
+              "name": "web",
+              "state": {
+                "running": {
+                  "startedAt": "2026-01-01T00:00:00Z"
+                }
+              },
+              "lastState": {},
+              "ready": true,
+              "restartCount": 0,
+              "image": "hello:1.0",
+              "imageID": "web@sha256:00",
+              "started": true,
+              "containerID": "wasm://web-0"
+            },
+            {
+              "name": "log",
+              "state": {
+                "waiting": {
+                  "reason": "CrashLoopBackOff",
+                  "message": "back-off 10s restarting failed container=log pod=p_d(u1)"
+                }
+              },
+              "lastState": {
+                "terminated": {
+                  "exitCode": 2,
+                  "reason": "Error",
+                  "startedAt": "2026-01-01T00:00:00Z",
+                  "finishedAt": "2026-01-01T00:00:00Z",
+                  "containerID": "wasm://log-1"
+                }
+              },
+              "ready": false,
+              "restartCount": 1,
+              "image": "log:1.0",
+              "imageID": "log@sha256:00",
+              "started": false,
+              "containerID": "wasm://log-1"
+            }
+          ],
+          "qosClass": "BestEffort"
+        }"#]].assert_eq(&serde_json::to_string_pretty(&reported).unwrap());
+}

@@ -1,0 +1,247 @@
+//! A node made of a clock and a transcript: what the scenarios are played on.
+
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+
+use coracle_core::{
+    Action, Desired, NodeFacts, Observation, Observed, Pod,
+    observe::{Exit, Fetched, News},
+    probe::{ProbeCheck, ProbeKind},
+    reconcile::{next_wake, reconcile},
+    sources::KeyedData,
+    spec::PodUid,
+};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+pub const POD: &str = "u1";
+
+/// More rounds than any real pod needs until nothing is left to do.
+const ROUNDS_MAX: usize = 20;
+
+pub struct World {
+    pub desired: Desired,
+    pub observed: Observed,
+    now: Timestamp,
+    started: Timestamp,
+    object: Value,
+    transcript: String,
+    quiet: bool,
+}
+
+/// A pod's JSON with this spec.
+pub fn pod(spec: &str) -> String {
+    format!(r#"{{"metadata":{{"name":"p","namespace":"d","uid":"{POD}"}},"spec":{{{spec}}},"status":{{}}}}"#)
+}
+
+impl World {
+    pub fn new() -> Self {
+        let started = Timestamp::from_second(1_767_225_600).unwrap();
+        let node = NodeFacts { name: "n1".into(), host_ip: "192.0.2.1".into(), cpu_milli: 2000, memory_bytes: 1 << 30 };
+        Self {
+            desired: Desired::default(),
+            observed: Observed { node, pods: BTreeMap::new() },
+            now: started,
+            started,
+            object: Value::Null,
+            transcript: String::new(),
+            quiet: false,
+        }
+    }
+
+    pub fn check(self, expected: expect_test::Expect) {
+        expected.assert_eq(&self.transcript);
+    }
+
+    /// Without a transcript.
+    pub fn quietly(&mut self, play: impl FnOnce(&mut Self)) {
+        self.quiet = true;
+        play(self);
+        self.quiet = false;
+    }
+
+    fn line(&mut self, text: std::fmt::Arguments<'_>) {
+        if !self.quiet {
+            writeln!(self.transcript, "{text}").unwrap();
+        }
+    }
+
+    fn heading(&mut self, text: &str) {
+        let seconds = self.now.duration_since(self.started).as_secs();
+        self.line(format_args!("{seconds}s {text}"));
+    }
+
+    fn store(&mut self) {
+        let pod = Arc::new(Pod::parse(&serde_json::to_vec(&self.object).unwrap()).unwrap());
+        self.observed.see(&pod);
+        self.desired.pods.insert(pod.uid().clone(), pod);
+    }
+
+    pub fn put(&mut self, json: &str) {
+        self.object = serde_json::from_str(json).unwrap();
+        self.heading("put");
+        self.store();
+        self.settle();
+    }
+
+    pub fn delete_in(&mut self, seconds: i64) {
+        self.object["metadata"]["deletionTimestamp"] = "2026-01-02T00:00:00Z".into();
+        self.object["metadata"]["deletionGracePeriodSeconds"] = seconds.into();
+        self.heading("delete");
+        self.store();
+        self.settle();
+    }
+
+    pub fn object_gone(&mut self) {
+        self.desired.pods.clear();
+        self.heading("object gone");
+        self.settle();
+    }
+
+    pub fn config_map(&mut self, name: &str, json: &str, revision: u64) {
+        let data = KeyedData::from_config_map(json.as_bytes(), revision).unwrap();
+        self.desired.sources.config_maps.insert(("d".into(), name.into()), Arc::new(data));
+        self.heading(&format!("config map {name} at {revision}"));
+        self.settle();
+    }
+
+    /// Time passes; whatever falls due on the way is done when it falls due.
+    pub fn wait(&mut self, seconds: i64) {
+        let until = self.now + SignedDuration::from_secs(seconds);
+        loop {
+            let wake = self.observed.pods.values().filter_map(next_wake).min();
+            match wake.filter(|wake| *wake <= until) {
+                Some(wake) if wake > self.now => self.now = wake,
+                _ => break,
+            }
+            self.heading("wake");
+            self.settle();
+        }
+        self.now = until;
+    }
+
+    fn tell(&mut self, what: &str, observation: Observation) {
+        self.heading(what);
+        self.observed.apply(observation, self.now);
+        self.settle();
+    }
+
+    pub fn sandbox_ready(&mut self) {
+        let addresses = vec!["10.128.0.9".parse().unwrap()];
+        self.tell("sandbox ready", Observation::SandboxReady { uid: POD.into(), addresses });
+    }
+
+    pub fn sandbox_stopped(&mut self) {
+        self.tell("sandbox stopped", Observation::SandboxStopped { uid: POD.into() });
+    }
+
+    pub fn mounted(&mut self) {
+        let uid = PodUid::from(POD);
+        let fingerprint = coracle_core::volumes::fingerprint(&self.desired.pods[&uid], &self.desired.sources);
+        self.tell("mounted", Observation::Mounted { uid, fingerprint });
+    }
+
+    fn news(&mut self, container: &str, attempt: u32, what: &str, news: News) {
+        let what = format!("{container}/{attempt} {what}");
+        let observation = Observation::Container { uid: POD.into(), container: container.into(), attempt, news };
+        self.tell(&what, observation);
+    }
+
+    pub fn pulled(&mut self, container: &str, attempt: u32) {
+        let fetched = Some(Fetched { took: std::time::Duration::from_millis(250), bytes: 1000 });
+        let image_id = format!("{container}@sha256:00");
+        self.news(container, attempt, "pulled", News::Pulled { image_id, fetched });
+    }
+
+    pub fn pull_and_start(&mut self, container: &str, attempt: u32) {
+        self.pulled(container, attempt);
+        let container_id = format!("wasm://{container}-{attempt}");
+        self.news(container, attempt, "started", News::Started { container_id });
+    }
+
+    pub fn pull_failed(&mut self, container: &str, attempt: u32, reason: &str, message: &str) {
+        let news = News::PullFailed { reason: reason.into(), message: message.into() };
+        self.news(container, attempt, "pull failed", news);
+    }
+
+    pub fn exited(&mut self, container: &str, attempt: u32, exit: Exit) {
+        self.news(container, attempt, &format!("exited {exit:?}"), News::Exited(exit));
+    }
+
+    pub fn probed(&mut self, container: &str, attempt: u32, kind: &str, success: bool) {
+        let kind = ProbeKind::ALL.into_iter().find(|one| one.title() == kind).unwrap();
+        let output = if success { String::new() } else { "connection refused".to_owned() };
+        self.news(container, attempt, &format!("{kind:?} {success}"), News::Probed { kind, success, output });
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..ROUNDS_MAX {
+            let actions = reconcile(&self.desired, &self.observed, self.now);
+            if actions.is_empty() {
+                return;
+            }
+            for action in actions {
+                self.observed.begin(&action, &self.desired.pods, self.now);
+                let text = describe(&action);
+                self.line(format_args!("  {text}"));
+            }
+        }
+        panic!("reconcile does not come to rest:\n{}", self.transcript);
+    }
+}
+
+fn describe(action: &Action) -> String {
+    match action {
+        Action::Admit { .. } => "admit".into(),
+        Action::CreateSandbox { preferred, .. } => format!("create sandbox, preferred {preferred:?}"),
+        Action::Mount { volumes, .. } => {
+            let names: Vec<&str> = volumes.iter().map(|volume| volume.name.as_str()).collect();
+            format!("mount {names:?}")
+        }
+        Action::HoldVolumes { message, .. } => format!("hold volumes: {message}"),
+        Action::Pull { container, attempt, image, policy, .. } => {
+            format!("pull {container}/{attempt} {image} {policy:?}")
+        }
+        Action::Hold { container, message, .. } => format!("hold {container}: {message}"),
+        Action::Announce { container, .. } => format!("announce {container}"),
+        Action::Start { container, attempt, plan, .. } => format!("start {container}/{attempt} {:?}", plan.arguments),
+        Action::Probe { container, attempt, kind, check, .. } => match check {
+            ProbeCheck::Http { port, path, .. } => format!("probe {container}/{attempt} {kind:?} http :{port}{path}"),
+            other => format!("probe {container}/{attempt} {kind:?} {other:?}"),
+        },
+        Action::End { container, grace, why, .. } => format!("end {container} within {grace:?}: {why}"),
+        Action::Stop { container, attempt, .. } => format!("stop {container}/{attempt}"),
+        Action::Kill { container, attempt, .. } => format!("kill {container}/{attempt}"),
+        Action::EndPod { grace, failure, .. } => format!("end pod within {grace:?} {failure:?}"),
+        Action::StopSandbox { .. } => "stop sandbox".into(),
+        Action::Report { status, .. } => format!("report {}", summary(status)),
+        Action::Emit { event, .. } => format!("event {} {}: {}", event.field_path, event.reason, event.message),
+        Action::Remove { .. } => "remove".into(),
+        Action::Forget { .. } => "forget".into(),
+    }
+}
+
+/// Phase, the conditions that hold, and each container's state in short.
+fn summary(status: &Value) -> String {
+    let holding: Vec<&str> = status["conditions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|one| one["status"] == "True" && one["type"] != "PodScheduled")
+        .map(|one| one["type"].as_str().unwrap())
+        .collect();
+    let mut text = format!("{} {holding:?}", status["phase"].as_str().unwrap());
+    for list in ["initContainerStatuses", "containerStatuses"] {
+        for one in status[list].as_array().into_iter().flatten() {
+            let (state, detail) = one["state"].as_object().unwrap().iter().next().unwrap();
+            let reason = detail["reason"].as_str().unwrap_or_default();
+            let code = detail.get("exitCode").map(|code| format!("={code}")).unwrap_or_default();
+            let restarts = one["restartCount"].as_u64().unwrap();
+            let ready = if one["ready"] == true { " ready" } else { "" };
+            write!(text, "; {} {state}:{reason}{code} x{restarts}{ready}", one["name"].as_str().unwrap()).unwrap();
+            if let Some(message) = detail["message"].as_str() {
+                write!(text, " ({message})").unwrap();
+            }
+        }
+    }
+    text
+}

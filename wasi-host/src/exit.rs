@@ -1,0 +1,129 @@
+//! How a container ended. Guest outcomes are data: nothing that a guest does is an error of the host.
+
+use std::fmt;
+
+use wasmtime::{PoolConcurrencyLimitError, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use crate::limits::{LimitExceeded, MEMORY, MemoryAccount};
+
+/// Frames of the guest's backtrace that a trap's message names.
+const BACKTRACE_FRAMES_MAX: usize = 8;
+
+/// Bytes of a message about a guest: it ends up in the pod's status.
+const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// The end of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest returned or called exit. A `run` that returns an error has code 1.
+    Completed {
+        /// The exit code as the guest gave it.
+        code: i32,
+    },
+    /// The guest trapped: unreachable code, a panic, an access out of bounds, stack exhausted, a host call refused.
+    Trapped {
+        /// The cause, and where in the guest it was.
+        message: String,
+    },
+    /// The guest asked for more of a resource than it may have: `memory` is Kubernetes' OOMKilled.
+    LimitExceeded {
+        /// Which one.
+        resource: &'static str,
+    },
+    /// [`crate::Container::kill`] ended it.
+    Killed,
+    /// The host could not run it: no free instance, or a fault of the host's own. The guest is not to blame.
+    HostFault {
+        /// What was wrong, for the operator.
+        message: String,
+    },
+}
+
+impl Exit {
+    /// The exit code that Kubernetes shows: 137 for a kill or OOM, 134 (SIGABRT) for a trap, 128 for the host's faults.
+    pub fn code(&self) -> i32 {
+        match self {
+            Exit::Completed { code } => *code,
+            Exit::Trapped { .. } => 134,
+            Exit::LimitExceeded { .. } | Exit::Killed => 137,
+            Exit::HostFault { .. } => 128,
+        }
+    }
+
+    /// True for a return with code 0.
+    pub fn is_success(&self) -> bool {
+        matches!(self, Exit::Completed { code: 0 })
+    }
+
+    /// True where the memory limit ended it.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Exit::LimitExceeded { resource } if *resource == MEMORY)
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Completed { code } => write!(f, "exited with code {code}"),
+            Exit::Trapped { message } => write!(f, "trapped: {message}"),
+            Exit::LimitExceeded { resource } => write!(f, "exceeded its limit of {resource}"),
+            Exit::Killed => f.write_str("killed"),
+            Exit::HostFault { message } => write!(f, "the host failed: {message}"),
+        }
+    }
+}
+
+/// What an error that ended a guest's call means for its container.
+pub(crate) fn classify(error: &wasmtime::Error, memory: &MemoryAccount, killed: bool) -> Exit {
+    if let Some(I32Exit(code)) = error.downcast_ref() {
+        return Exit::Completed { code: *code };
+    }
+    if let Some(LimitExceeded { resource }) = error.downcast_ref() {
+        return Exit::LimitExceeded { resource };
+    }
+    if killed {
+        return Exit::Killed;
+    }
+    if memory.exceeded() {
+        return Exit::LimitExceeded { resource: MEMORY };
+    }
+    if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
+        return Exit::HostFault { message: format!("no free instance: {}", error.root_cause()) };
+    }
+    Exit::Trapped { message: describe(error) }
+}
+
+/// The cause of a trap with a short backtrace of the guest, in one bounded text.
+pub(crate) fn describe(error: &wasmtime::Error) -> String {
+    let mut message = error.root_cause().to_string();
+    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
+        for frame in backtrace.frames().iter().take(BACKTRACE_FRAMES_MAX) {
+            let name = frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), demangled);
+            message.push_str("\n    at ");
+            message.push_str(&name);
+        }
+        let hidden = backtrace.frames().len().saturating_sub(BACKTRACE_FRAMES_MAX);
+        if hidden > 0 {
+            message.push_str(&format!("\n    and {hidden} more"));
+        }
+    }
+    truncate(message)
+}
+
+/// Rust's symbol names without their hash.
+fn demangled(name: &str) -> String {
+    match name.rsplit_once("::h") {
+        Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => path.to_owned(),
+        _ => name.to_owned(),
+    }
+}
+
+fn truncate(mut message: String) -> String {
+    if message.len() > MESSAGE_BYTES_MAX {
+        let end = message.floor_char_boundary(MESSAGE_BYTES_MAX);
+        message.truncate(end);
+        message.push_str(" ...");
+    }
+    message
+}

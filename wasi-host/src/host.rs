@@ -1,0 +1,147 @@
+//! A host: engines, artifacts and the guests' executor, shared by all pods of a process.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::artifact::{Artifact, Artifacts, PrepareError};
+use crate::engine::Engines;
+use crate::executor::Executor;
+use crate::net::Namespace;
+use crate::sandbox::{Pod, PodLimits};
+
+/// How a host is made.
+#[derive(Debug, Clone, Default)]
+pub struct HostConfig {
+    /// Where compiled components are kept; made (0700) where it does not exist. Must be this user's alone.
+    pub cache_dir: PathBuf,
+    /// Threads that run guests; 0 is one a core.
+    pub guest_threads: usize,
+    /// Live instances over all pods; 0 is as many as the machine's limits admit, up to a default.
+    pub max_instances: u32,
+    /// A binary whose hidden subcommand `compile-component` calls [`crate::compile_child_main`]: compiling then
+    /// happens in a limited process. `None` compiles in this process.
+    pub compiler: Option<PathBuf>,
+}
+
+/// Why a host cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The kernel's limit of mappings is too low for the instances.
+    #[error(
+        "{instances} instances need {needed} memory mappings and this machine allows {present}; raise the limit with \
+         `sysctl -w vm.max_map_count={needed}` or allow fewer instances"
+    )]
+    MapCount {
+        /// What was asked for, or the least that makes sense.
+        instances: u32,
+        /// Mappings that they take.
+        needed: u64,
+        /// `vm.max_map_count`.
+        present: u64,
+    },
+    /// wasmtime refuses this machine or configuration.
+    #[error("the WebAssembly engine cannot be made: {message}")]
+    Engine {
+        /// Its words for it.
+        message: String,
+    },
+    /// The cache of compiled components cannot be used.
+    #[error("the cache directory {path} cannot be used: {source}; it must be a directory of this user")]
+    CacheDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A thread cannot be started.
+    #[error("the guests' threads cannot be started: {0}")]
+    Threads(#[source] io::Error),
+    /// Guests' timers and files need a runtime for I/O.
+    #[error("a host must be made within a tokio runtime")]
+    NoRuntime,
+}
+
+/// Runs WebAssembly. Cheap to clone; the last clone and the last pod's end stop the guests' threads.
+#[derive(Clone)]
+pub struct Host {
+    inner: Arc<Inner>,
+}
+
+/// What pods and containers keep of their host.
+pub(crate) struct Inner {
+    pub(crate) engines: Arc<Engines>,
+    pub(crate) artifacts: Artifacts,
+    pub(crate) executor: Executor,
+    /// One permit a live instance.
+    pub(crate) seats: Arc<Semaphore>,
+    pub(crate) runtime: tokio::runtime::Handle,
+}
+
+impl Host {
+    /// Makes the engines with their pools and starts the guests' threads. Call it within a tokio runtime.
+    pub fn new(config: HostConfig) -> Result<Host, HostError> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| HostError::NoRuntime)?;
+        let engines = Arc::new(Engines::new(config.max_instances)?);
+        let artifacts = Artifacts::new(Arc::clone(&engines), &config.cache_dir, config.compiler)?;
+        let threads = match config.guest_threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+            threads => threads,
+        };
+        let ticked = Arc::clone(&engines);
+        let executor = Executor::start(threads, &runtime, move || ticked.tick()).map_err(HostError::Threads)?;
+        let seats = Arc::new(Semaphore::new(engines.instances_max as usize));
+        tracing::info!(threads, instances = engines.instances_max, "sandbox ready");
+        Ok(Host { inner: Arc::new(Inner { engines, artifacts, executor, seats, runtime }) })
+    }
+
+    /// Makes a file ready to run: compiled, or loaded from the cache, and linked.
+    ///
+    /// The same bytes are compiled once, however many ask at the same time.
+    pub async fn prepare(&self, wasm: &Path) -> Result<Arc<Artifact>, PrepareError> {
+        self.inner.artifacts.prepare(wasm).await
+    }
+
+    /// A pod without containers. The namespace is the caller's to shut down when the pod is gone.
+    pub fn pod(&self, limits: PodLimits, namespace: Namespace) -> Pod {
+        Pod::new(Arc::clone(&self.inner), limits, namespace)
+    }
+
+    /// Live instances that this host admits.
+    pub fn instances_max(&self) -> u32 {
+        self.inner.engines.instances_max
+    }
+
+    /// Instances that may still be made.
+    pub fn instances_free(&self) -> usize {
+        self.inner.seats.available_permits()
+    }
+
+    /// Components that were compiled, and not found in a cache, since the start.
+    pub fn compiled(&self) -> u64 {
+        self.inner.artifacts.compiled()
+    }
+}
+
+/// Switches backtraces of errors within libraries off for this process, unless they are asked for by name.
+///
+/// With `RUST_BACKTRACE=1` each "would block" of a guest's socket would otherwise capture one, which costs more than
+/// the call. Binaries call this first in `main`: where it is needed the process replaces itself by the same program
+/// with `RUST_LIB_BACKTRACE=0`, since a running process' environment cannot be changed safely. Returns where nothing
+/// had to be done, and with the error where the program could not be started anew.
+pub fn disable_library_backtraces() -> io::Result<()> {
+    use std::os::unix::process::CommandExt;
+
+    let wanted = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
+    if !wanted || std::env::var_os("RUST_LIB_BACKTRACE").is_some() {
+        return Ok(());
+    }
+    let mut arguments = std::env::args_os();
+    let mut program = std::process::Command::new(std::env::current_exe()?);
+    if let Some(name) = arguments.next() {
+        program.arg0(name);
+    }
+    Err(program.args(arguments).env("RUST_LIB_BACKTRACE", "0").exec())
+}

@@ -1,0 +1,188 @@
+//! HTTP components: requests in, by a direct call or over the pod's network, and requests out.
+//!
+//! Each request is served by a guest on the guests' executor; the caller waits for the response's head with the time
+//! limit in its own hands. What is under way is bounded, and refused beyond the bound.
+
+mod delivery;
+mod listen;
+mod outgoing;
+mod p2;
+mod p3;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use http::header::HOST;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Request, Response, Uri};
+use http_body_util::BodyExt;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use wasmtime_wasi_http::{Error as WasiError, WasiBody};
+
+use crate::artifact::Pre;
+use crate::exit::{self, Exit};
+use crate::net::{HttpBody, HttpError, HttpService, NetError};
+use crate::sandbox::Sandbox;
+
+pub(crate) use outgoing::{OUTGOING_MAX, OutgoingHttp};
+
+/// Requests of one container that may be under way; more are answered with 503.
+const IN_FLIGHT_MAX: usize = 1024;
+
+/// How often requests are looked for whose time is over after their response began.
+const SWEEP_PERIOD: Duration = Duration::from_millis(250);
+
+/// How a guest's task tells the caller the response.
+type Reply = oneshot::Sender<Result<Response<HttpBody>, HttpError>>;
+
+/// Serves an HTTP component, as a value and on the pod's port.
+pub(crate) fn start(sandbox: &Arc<Sandbox>, port: u16, timeout: Duration) -> Result<(), NetError> {
+    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
+    let listener = sandbox.grants.namespace.listen(address)?;
+    let server = Arc::new(Server {
+        sandbox: Arc::clone(sandbox),
+        timeout,
+        in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+        busy: Notify::new(),
+        pool: p3::Pool::default(),
+    });
+    let service: Arc<dyn HttpService> = Arc::new(Service { server: Arc::clone(&server) });
+    sandbox.grants.namespace.serve_http(port, Arc::clone(&service));
+    let runtime = &sandbox.host.runtime;
+    runtime.spawn(sweep(Arc::clone(&server)));
+    runtime.spawn(async move {
+        listen::serve(&server, listener, service).await;
+        server.sandbox.grants.namespace.withdraw_http(port);
+        // All permits are free once the last request is done.
+        let drained = server.in_flight.acquire_many(IN_FLIGHT_MAX as u32);
+        let ended = &server.sandbox.ended;
+        let exit = tokio::select! {
+            _ = drained => Exit::Completed { code: 0 },
+            () = ended.cancelled() => Exit::Killed,
+        };
+        server.sandbox.end(exit);
+    });
+    Ok(())
+}
+
+/// One container's HTTP.
+struct Server {
+    sandbox: Arc<Sandbox>,
+    timeout: Duration,
+    in_flight: Arc<Semaphore>,
+    /// Told at each request's begin.
+    busy: Notify,
+    pool: p3::Pool,
+}
+
+/// A request on its way to a guest.
+struct Call {
+    request: Request<WasiBody>,
+    /// Its response has no body whatever its headers say.
+    is_head: bool,
+    reply: Reply,
+    /// Free again when the guest is done with the request.
+    permit: OwnedSemaphorePermit,
+}
+
+struct Service {
+    server: Arc<Server>,
+}
+
+impl HttpService for Service {
+    fn call(&self, request: Request<HttpBody>) -> BoxFuture<'static, Result<Response<HttpBody>, HttpError>> {
+        let server = Arc::clone(&self.server);
+        Box::pin(async move { server.call(request).await })
+    }
+}
+
+impl Server {
+    async fn call(self: &Arc<Server>, request: Request<HttpBody>) -> Result<Response<HttpBody>, HttpError> {
+        let sandbox = &self.sandbox;
+        if sandbox.ended.is_cancelled() {
+            return Err(unavailable("the container has ended"));
+        }
+        let permit = Arc::clone(&self.in_flight)
+            .try_acquire_owned()
+            .map_err(|_| unavailable("too many requests are under way"))?;
+        let is_head = request.method() == http::Method::HEAD;
+        let request = complete(request, sandbox.grants.namespace.hostname())?;
+        let (reply, response) = oneshot::channel();
+        let call = Call { request, is_head, reply, permit };
+        let deadline = Instant::now() + self.timeout;
+        self.busy.notify_one();
+        match &sandbox.artifact.pre {
+            Pre::HttpP2(_) => p2::call(self, call, response, deadline).await,
+            Pre::HttpP3(_) => p3::call(self, call, response, deadline).await,
+            Pre::CommandP2(_) | Pre::CommandP3(_) => Err(unavailable("not an HTTP component")),
+        }
+    }
+
+    /// A guest failed while it served requests: says so where its operator looks, and ends the container where its
+    /// limit of memory did it.
+    fn failed(&self, error: &wasmtime::Error) -> HttpError {
+        let exit = self.sandbox.classify(error);
+        let reason = match &exit {
+            Exit::Trapped { .. } => format!("trapped: {}", exit::describe(error)),
+            other => other.to_string(),
+        };
+        tracing::debug!(container = self.sandbox.name, reason, "request failed");
+        // A full log sink loses this line; the caller has the reason too.
+        self.sandbox.grants.stderr.write(format!("request failed: {reason}\n").as_bytes());
+        match exit {
+            Exit::LimitExceeded { .. } => {
+                self.sandbox.end(exit);
+                HttpError::Failed { reason: "out of memory".to_owned() }
+            }
+            Exit::Killed => unavailable("the container has ended"),
+            Exit::HostFault { message } => HttpError::Unavailable { reason: message },
+            Exit::Completed { .. } | Exit::Trapped { .. } => HttpError::Failed { reason },
+        }
+    }
+}
+
+/// Ends guests' tasks whose time is over although their response has begun, while there are any.
+async fn sweep(server: Arc<Server>) {
+    let sweeping = async {
+        loop {
+            server.busy.notified().await;
+            while server.in_flight.available_permits() < IN_FLIGHT_MAX {
+                tokio::time::sleep(SWEEP_PERIOD).await;
+                server.sandbox.group.abort_expired(Instant::now());
+            }
+        }
+    };
+    tokio::select! {
+        () = sweeping => {}
+        () = server.sandbox.ended.cancelled() => {}
+    }
+}
+
+/// Gives the request the absolute URI and the Host header that both versions of WASI need.
+fn complete(request: Request<HttpBody>, hostname: &str) -> Result<Request<WasiBody>, HttpError> {
+    let (mut parts, body) = request.into_parts();
+    let named = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
+    let authority = parts.uri.authority().map(|authority| authority.as_str().to_owned());
+    let host = authority.or(named).unwrap_or_else(|| hostname.to_owned());
+    let malformed = |_| HttpError::Failed { reason: "the request's host is malformed".to_owned() };
+    let authority: Authority = host.parse().map_err(malformed)?;
+    let mut uri = std::mem::take(&mut parts.uri).into_parts();
+    uri.scheme = Some(uri.scheme.unwrap_or(Scheme::HTTP));
+    uri.authority = Some(authority);
+    uri.path_and_query = Some(uri.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    let malformed = |_| HttpError::Failed { reason: "the request's target is malformed".to_owned() };
+    parts.uri = Uri::from_parts(uri).map_err(malformed)?;
+    if !parts.headers.contains_key(HOST)
+        && let Ok(value) = HeaderValue::try_from(host)
+    {
+        parts.headers.insert(HOST, value);
+    }
+    let body = body.map_err(|error| WasiError::InternalError(Some(error.to_string()))).boxed_unsync();
+    Ok(Request::from_parts(parts, body))
+}
+
+fn unavailable(reason: &str) -> HttpError {
+    HttpError::Unavailable { reason: reason.to_owned() }
+}

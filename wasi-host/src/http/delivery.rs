@@ -1,0 +1,170 @@
+//! Handing a guest's response on: whole where its body is there at once, as a stream where it is not.
+//!
+//! A body that ends without the guest having to wait goes out with a content-length and in one piece, which is most
+//! bodies and much the faster way. It is collected on the guest's own thread, between polls of the guest.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderValue, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
+use parking_lot::Mutex;
+use wasmtime_wasi_http::WasiBody;
+
+use super::Reply;
+use crate::net::{BoxError, HttpBody};
+
+/// Bytes of a body that are collected; a larger one is streamed from there.
+const COLLECT_BYTES_MAX: usize = 256 << 10;
+
+/// Times that a guest is polled in a row to write more of a body that is being collected.
+const ROUNDS_MAX: usize = 16;
+
+/// Responses of one instance that are being collected.
+#[derive(Default)]
+pub(super) struct Deliveries {
+    open: Mutex<Vec<Delivery>>,
+}
+
+struct Delivery {
+    head: http::response::Parts,
+    body: WasiBody,
+    collected: BytesMut,
+    is_head: bool,
+    reply: Reply,
+}
+
+enum Progress {
+    /// The body has ended: all of it is collected.
+    Whole,
+    /// Something came, more may follow at once.
+    Advanced,
+    /// Nothing came: the guest waits for something.
+    Stuck,
+    /// To be streamed from this frame or error on.
+    Stream(Option<Result<Frame<Bytes>, BoxError>>),
+}
+
+impl Deliveries {
+    /// Begins to deliver a response to whoever holds the other end of `reply`.
+    pub(super) fn begin(&self, response: Response<WasiBody>, is_head: bool, reply: Reply) {
+        let (head, body) = response.into_parts();
+        self.open.lock().push(Delivery { head, body, collected: BytesMut::new(), is_head, reply });
+    }
+
+    /// Polls `guest` to its end, delivering its responses meanwhile.
+    pub(super) async fn drive<F: Future>(&self, guest: F) -> F::Output {
+        let mut guest = std::pin::pin!(guest);
+        std::future::poll_fn(|context| {
+            for _ in 0..ROUNDS_MAX {
+                let polled = guest.as_mut().poll(context);
+                let advanced = self.advance(context, polled.is_ready());
+                if polled.is_ready() || !advanced {
+                    return polled;
+                }
+            }
+            self.advance(context, true);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Takes what the guest has written. Delivers what has ended or is stuck, or all where this is the last time.
+    /// True where some body came on and may come on further.
+    fn advance(&self, context: &mut Context<'_>, last: bool) -> bool {
+        let mut open = self.open.lock();
+        let mut advanced = false;
+        let mut index = 0;
+        while let Some(delivery) = open.get_mut(index) {
+            match delivery.collect(context) {
+                Progress::Whole => open.swap_remove(index).deliver_whole(),
+                Progress::Stream(frame) => open.swap_remove(index).deliver_stream(frame),
+                Progress::Advanced | Progress::Stuck if last => open.swap_remove(index).deliver_stream(None),
+                Progress::Stuck => open.swap_remove(index).deliver_stream(None),
+                Progress::Advanced => {
+                    advanced = true;
+                    index += 1;
+                }
+            }
+        }
+        advanced
+    }
+}
+
+impl Delivery {
+    fn collect(&mut self, context: &mut Context<'_>) -> Progress {
+        let before = self.collected.len();
+        loop {
+            match Pin::new(&mut self.body).poll_frame(context) {
+                Poll::Ready(None) => return Progress::Whole,
+                Poll::Pending if self.collected.len() > before => return Progress::Advanced,
+                Poll::Pending => return Progress::Stuck,
+                Poll::Ready(Some(Err(error))) => return Progress::Stream(Some(Err(Box::new(error)))),
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) if self.collected.len() + data.len() <= COLLECT_BYTES_MAX => {
+                        self.collected.extend_from_slice(&data);
+                    }
+                    Ok(data) => return Progress::Stream(Some(Ok(Frame::data(data)))),
+                    Err(trailers) => return Progress::Stream(Some(Ok(trailers))),
+                },
+            }
+        }
+    }
+
+    fn deliver_whole(self) {
+        let Delivery { mut head, collected, is_head, reply, .. } = self;
+        let bodiless = head.status.is_informational()
+            || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+            || is_head;
+        if !bodiless && !head.headers.contains_key(TRANSFER_ENCODING) {
+            head.headers.insert(CONTENT_LENGTH, HeaderValue::from(collected.len()));
+        }
+        let body = Full::new(collected.freeze()).map_err(|never| match never {}).boxed_unsync();
+        // Whoever asked may have gone away.
+        let _ = reply.send(Ok(Response::from_parts(head, body)));
+    }
+
+    fn deliver_stream(self, frame: Option<Result<Frame<Bytes>, BoxError>>) {
+        let Delivery { head, body, collected, reply, .. } = self;
+        let collected = (!collected.is_empty()).then(|| collected.freeze());
+        let body: HttpBody = Resumed { collected, frame, body }.boxed_unsync();
+        let _ = reply.send(Ok(Response::from_parts(head, body)));
+    }
+}
+
+/// A body whose beginning has been taken already.
+struct Resumed {
+    collected: Option<Bytes>,
+    frame: Option<Result<Frame<Bytes>, BoxError>>,
+    body: WasiBody,
+}
+
+impl Body for Resumed {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(data) = self.collected.take() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if let Some(frame) = self.frame.take() {
+            return Poll::Ready(Some(frame));
+        }
+        Pin::new(&mut self.body).poll_frame(context).map_err(|error| Box::new(error) as BoxError)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.collected.is_none() && self.frame.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}

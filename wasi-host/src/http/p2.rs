@@ -1,0 +1,97 @@
+//! `wasi:http/incoming-handler` of 0.2: a fresh instance for each request.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+
+use super::delivery::Deliveries;
+use super::{Call, HttpError, Server, unavailable};
+use crate::artifact::Pre;
+use crate::executor::{JoinError, JoinHandle};
+use crate::net::HttpBody;
+
+type Served = Result<(), HttpError>;
+
+/// Serves one request by an instance of its own and waits for the response's head.
+pub(super) async fn call(
+    server: &Arc<Server>,
+    call: Call,
+    response: oneshot::Receiver<Result<http::Response<HttpBody>, HttpError>>,
+    deadline: Instant,
+) -> Result<http::Response<HttpBody>, HttpError> {
+    let sandbox = &server.sandbox;
+    let serving = Arc::clone(server);
+    let task = sandbox
+        .host
+        .executor
+        .spawn(&sandbox.group, Some(deadline), async move { serve(&serving, call).await });
+    let mut task = GiveUp { task: Some(task) };
+    let response = match tokio::time::timeout_at(deadline.into(), response).await {
+        Err(_) => return Err(HttpError::TimedOut),
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => Err(task.outcome(deadline).await),
+    };
+    // From here on the guest goes on by itself: it may have work to do after its response.
+    task.task = None;
+    response
+}
+
+/// Ends the guest when nobody waits for the response any more.
+struct GiveUp {
+    task: Option<JoinHandle<Served>>,
+}
+
+impl GiveUp {
+    /// Why there was no response.
+    async fn outcome(&mut self, deadline: Instant) -> HttpError {
+        let Some(task) = self.task.take() else {
+            return unavailable("the container has ended");
+        };
+        match task.await {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) => HttpError::Failed { reason: "it returned without a response".to_owned() },
+            Err(JoinError::Aborted) if Instant::now() >= deadline => HttpError::TimedOut,
+            Err(JoinError::Aborted) => unavailable("the container has ended"),
+            Err(error @ JoinError::Panicked(_)) => HttpError::Failed { reason: error.to_string() },
+        }
+    }
+}
+
+impl Drop for GiveUp {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+async fn serve(server: &Server, call: Call) -> Served {
+    let Call { request, is_head, reply, permit: _permit } = call;
+    let Pre::HttpP2(pre) = &server.sandbox.artifact.pre else {
+        return Err(unavailable("not an HTTP component of WASI 0.2"));
+    };
+    let mut store =
+        server.sandbox.store().map_err(|error| HttpError::Unavailable { reason: error.to_string() })?;
+    let proxy = pre.instantiate_async(&mut store).await.map_err(|error| server.failed(&error))?;
+    let deliveries = Arc::new(Deliveries::default());
+    let refused = Arc::new(Mutex::new(None));
+    let (delivered, refusal) = (Arc::clone(&deliveries), Arc::clone(&refused));
+    let mut view = store.data_mut().http();
+    let request = view.new_incoming_request(Scheme::Http, request).map_err(|error| server.failed(&error))?;
+    let response = view
+        .new_response_outparam_from_callback(move |response| match response {
+            Ok(response) => delivered.begin(response.map(|body| body), is_head, reply),
+            Err(code) => *refusal.lock() = Some(format!("{code:?}")),
+        })
+        .map_err(|error| server.failed(&error))?;
+    let handler = proxy.wasi_http_incoming_handler();
+    let returned = deliveries.drive(handler.call_handle(&mut store, request, response)).await;
+    if let Some(reason) = refused.lock().take() {
+        return Err(HttpError::Failed { reason });
+    }
+    returned.map_err(|error| server.failed(&error))
+}

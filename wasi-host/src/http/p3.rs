@@ -1,0 +1,252 @@
+//! `wasi:http/handler` of 0.3: a bounded pool of instances, each of which serves many requests, several at once.
+//!
+//! An instance that has served its share is replaced, so that what a guest leaks or remembers does not last; the
+//! share is jittered, so that instances are not replaced all at once. An idle pool is empty.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use wasmtime::component::Accessor;
+use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::p3::Request;
+use wasmtime_wasi_http::p3::bindings::Service;
+
+use super::delivery::Deliveries;
+use super::{Call, HttpError, Server, unavailable};
+use crate::artifact::Pre;
+use crate::executor::JoinHandle;
+use crate::linker::State;
+use crate::net::HttpBody;
+
+/// Requests that one instance serves in its life, and how many fewer it may be.
+const REUSE_MAX: u32 = 128;
+const REUSE_JITTER: u32 = 32;
+
+/// Requests that one instance serves at once.
+const CONCURRENT_MAX: u32 = 16;
+
+/// Instances of one container.
+const WORKERS_MAX: usize = 128;
+
+/// Below so many instances a request goes to a new one rather than to one that is busy.
+const SPREAD_WORKERS: usize = 4;
+
+/// How long an instance without a request is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Ends when the request's body has been sent to the guest, or could not be.
+type Sent = std::pin::Pin<Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>>;
+
+/// One container's instances that accept requests.
+#[derive(Default)]
+pub(super) struct Pool {
+    workers: Mutex<Vec<Arc<Worker>>>,
+}
+
+/// One instance, as its callers see it.
+struct Worker {
+    calls: mpsc::Sender<Call>,
+    /// Requests given to it; at most `reuse_max`.
+    taken: AtomicU32,
+    reuse_max: u32,
+    /// Callers that wait for their response.
+    waiting: AtomicU32,
+    /// A request's time ran out in it: it gets no more, and is ended when nobody waits for it any longer.
+    stuck: AtomicBool,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Serves one request by an instance of the pool and waits for the response's head.
+pub(super) async fn call(
+    server: &Arc<Server>,
+    call: Call,
+    response: oneshot::Receiver<Result<http::Response<HttpBody>, HttpError>>,
+    deadline: Instant,
+) -> Result<http::Response<HttpBody>, HttpError> {
+    let worker = dispatch(server, call)?;
+    let mut waiting = Waiting { server, worker, answered: false };
+    match tokio::time::timeout_at(deadline.into(), response).await {
+        Err(_) => Err(HttpError::TimedOut),
+        Ok(response) => {
+            waiting.answered = true;
+            response.unwrap_or_else(|_| {
+                Err(HttpError::Failed { reason: "its instance ended while it served the request".to_owned() })
+            })
+        }
+    }
+}
+
+/// One caller of a worker.
+struct Waiting<'a> {
+    server: &'a Server,
+    worker: Arc<Worker>,
+    answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.worker.stuck.store(true, Ordering::SeqCst);
+            self.server.pool.remove(&self.worker);
+        }
+        let last = self.worker.waiting.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last
+            && self.worker.stuck.load(Ordering::SeqCst)
+            && let Some(task) = self.worker.task.lock().as_ref()
+        {
+            task.abort();
+        }
+    }
+}
+
+impl Pool {
+    fn remove(&self, worker: &Arc<Worker>) {
+        self.workers.lock().retain(|other| !Arc::ptr_eq(other, worker));
+    }
+}
+
+/// Gives the call to an idle instance, a new one, or the least busy one.
+fn dispatch(server: &Arc<Server>, call: Call) -> Result<Arc<Worker>, HttpError> {
+    let mut workers = server.pool.workers.lock();
+    let least = workers.iter().min_by_key(|worker| worker.waiting.load(Ordering::SeqCst)).cloned();
+    let worker = match least {
+        Some(worker) if worker.waiting.load(Ordering::SeqCst) == 0 => worker,
+        Some(worker)
+            if workers.len() >= SPREAD_WORKERS
+                && worker.waiting.load(Ordering::SeqCst) < CONCURRENT_MAX =>
+        {
+            worker
+        }
+        _ if workers.len() >= WORKERS_MAX => return Err(unavailable("all instances are busy")),
+        _ => {
+            let worker = spawn(server);
+            workers.push(Arc::clone(&worker));
+            worker
+        }
+    };
+    if worker.calls.try_send(call).is_err() {
+        // It ended, or its queue is full of requests that nobody waits for any more.
+        workers.retain(|other| !Arc::ptr_eq(other, &worker));
+        return Err(unavailable("the instance is not serving"));
+    }
+    worker.waiting.fetch_add(1, Ordering::SeqCst);
+    if worker.taken.fetch_add(1, Ordering::SeqCst) + 1 == worker.reuse_max {
+        workers.retain(|other| !Arc::ptr_eq(other, &worker));
+    }
+    Ok(worker)
+}
+
+fn spawn(server: &Arc<Server>) -> Arc<Worker> {
+    let (calls, queue) = mpsc::channel(CONCURRENT_MAX as usize);
+    let worker = Arc::new(Worker {
+        calls,
+        taken: AtomicU32::new(0),
+        reuse_max: REUSE_MAX - rand::random_range(0..REUSE_JITTER),
+        waiting: AtomicU32::new(0),
+        stuck: AtomicBool::new(false),
+        task: Mutex::new(None),
+    });
+    let sandbox = &server.sandbox;
+    let (serving, own) = (Arc::clone(server), Arc::clone(&worker));
+    let task = sandbox.host.executor.spawn(&sandbox.group, None, async move { run(&serving, &own, queue).await });
+    *worker.task.lock() = Some(task);
+    worker
+}
+
+/// One instance's life.
+async fn run(server: &Server, worker: &Arc<Worker>, mut queue: mpsc::Receiver<Call>) {
+    let ended = serve(server, worker, &mut queue).await;
+    server.pool.remove(worker);
+    queue.close();
+    let Err(error) = ended else {
+        return;
+    };
+    // Those in the queue came too late; those being served learn it from their reply being dropped.
+    while let Ok(call) = queue.try_recv() {
+        let _ = call.reply.send(Err(error.clone()));
+    }
+}
+
+async fn serve(server: &Server, worker: &Arc<Worker>, queue: &mut mpsc::Receiver<Call>) -> Result<(), HttpError> {
+    let Pre::HttpP3(pre) = &server.sandbox.artifact.pre else {
+        return Err(unavailable("not an HTTP component of WASI 0.3"));
+    };
+    let mut store =
+        server.sandbox.store().map_err(|error| HttpError::Unavailable { reason: error.to_string() })?;
+    let service = pre.instantiate_async(&mut store).await.map_err(|error| server.failed(&error))?;
+    let deliveries = Deliveries::default();
+    let (service, collecting) = (&service, &deliveries);
+    let served = store.run_concurrent(async |store| {
+        accept(server, worker, queue, store, service, collecting).await?;
+        // What the guest does after its responses is done before its instance goes.
+        std::future::poll_fn(|context| store.poll_no_interesting_tasks(context)).await;
+        wasmtime::error::Ok(())
+    });
+    deliveries.drive(served).await.flatten().map_err(|error| server.failed(&error))
+}
+
+/// Takes requests until the instance has served its share or was idle for long.
+async fn accept(
+    server: &Server,
+    worker: &Arc<Worker>,
+    queue: &mut mpsc::Receiver<Call>,
+    store: &Accessor<State>,
+    service: &Service,
+    deliveries: &Deliveries,
+) -> wasmtime::Result<()> {
+    let mut serving = FuturesUnordered::new();
+    let mut received = 0;
+    loop {
+        let accepting = received < worker.reuse_max;
+        tokio::select! {
+            biased;
+            Some(served) = serving.next(), if !serving.is_empty() => served?,
+            call = queue.recv(), if accepting && serving.len() < CONCURRENT_MAX as usize => match call {
+                Some(call) => {
+                    received += 1;
+                    serving.push(handle(store, service, call, deliveries));
+                }
+                None => received = worker.reuse_max,
+            },
+            () = tokio::time::sleep(IDLE_TIMEOUT), if accepting && serving.is_empty() => {
+                // Under the pool's lock: no call can come between the look and the removal.
+                let mut workers = server.pool.workers.lock();
+                if queue.is_empty() {
+                    workers.retain(|other| !Arc::ptr_eq(other, worker));
+                    received = worker.reuse_max;
+                }
+            }
+            else => return Ok(()),
+        }
+    }
+}
+
+/// Serves one request. An error is a trap, and the end of the instance.
+async fn handle(
+    store: &Accessor<State>,
+    service: &Service,
+    call: Call,
+    deliveries: &Deliveries,
+) -> wasmtime::Result<()> {
+    let Call { request, is_head, reply, permit } = call;
+    let (request, sent) = store.with(|mut store| {
+        let (request, sent) = Request::from_http(store.data_mut().http().hooks, request);
+        let sent: Sent = Box::pin(sent);
+        (request, sent)
+    });
+    match service.handle(store, request).await? {
+        Ok(response) => {
+            let response = store.with(|store| response.into_http(store, sent))?;
+            deliveries.begin(response, is_head, reply);
+        }
+        Err(code) => {
+            let _ = reply.send(Err(HttpError::Failed { reason: format!("{code:?}") }));
+        }
+    }
+    drop(permit);
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! Standard output and error of guests: lines into a sink.
+//!
+//! A guest writes bytes as they come; the sink gets whole lines, so that they can be stamped and rotated, and pieces
+//! of lines that are too long. A sink that is full holds the guest up: no task and no thread is needed for a stream.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+
+/// Bytes after which a line is handed on in pieces, as container runtimes do.
+pub const LINE_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes that a guest may write at once.
+const WRITE_BYTES_MAX: usize = 64 * 1024;
+
+/// Where a container's output goes. Called from guest threads: it must not block.
+pub trait LogSink: Send + Sync + 'static {
+    /// Takes one line with its newline, or a piece of a line of more than [`LINE_BYTES_MAX`] bytes, or at a stream's
+    /// end the last line without a newline.
+    ///
+    /// Returns `line.len()` where it was taken (also where the sink chose to drop it), 0 where it has no room: then
+    /// the guest waits for [`LogSink::poll_ready`], and the line is offered again.
+    fn write(&self, line: &[u8]) -> usize;
+
+    /// Ready where [`LogSink::write`] takes at least one line.
+    fn poll_ready(&self, _context: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+}
+
+/// One guest's standard output or error. All streams that the guest opens on it share the line that is begun.
+#[derive(Clone)]
+pub(crate) struct LogStream {
+    lines: Arc<Mutex<Lines>>,
+}
+
+impl LogStream {
+    pub(crate) fn new(sink: Arc<dyn LogSink>) -> LogStream {
+        LogStream { lines: Arc::new(Mutex::new(Lines { sink, pending: Vec::new() })) }
+    }
+}
+
+/// Bytes that the sink has not taken yet: at most one line begun and one write.
+struct Lines {
+    sink: Arc<dyn LogSink>,
+    pending: Vec<u8>,
+}
+
+impl Lines {
+    /// Takes all of `bytes`; the caller has seen that [`Lines::drain`] left no whole line behind.
+    fn accept(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        // Whole lines go by without a copy where nothing waits before them.
+        while self.pending.is_empty()
+            && let Some(end) = rest.iter().take(LINE_BYTES_MAX).position(|byte| *byte == b'\n')
+        {
+            let (line, after) = rest.split_at(end + 1);
+            if self.sink.write(line) == 0 {
+                break;
+            }
+            rest = after;
+        }
+        self.pending.extend_from_slice(rest);
+        self.drain();
+    }
+
+    /// Hands whole lines and full pieces on; true where none is left.
+    fn drain(&mut self) -> bool {
+        let mut start = 0;
+        let mut emptied = true;
+        while let Some(length) = next_line(&self.pending[start..]) {
+            if self.sink.write(&self.pending[start..start + length]) == 0 {
+                emptied = false;
+                break;
+            }
+            start += length;
+        }
+        self.pending.drain(..start);
+        emptied
+    }
+
+    fn poll_drained(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        // A sink may be ready and refuse once more where another stream took its room: then it is asked again.
+        while !self.drain() {
+            std::task::ready!(self.sink.poll_ready(context));
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.drain();
+        if !self.pending.is_empty() {
+            // A sink that is full at the end loses the line that the guest never finished.
+            self.sink.write(&self.pending);
+        }
+    }
+}
+
+/// The length of the first line, or piece of a line, that is to be handed on.
+fn next_line(pending: &[u8]) -> Option<usize> {
+    let window = &pending[..pending.len().min(LINE_BYTES_MAX)];
+    match window.iter().position(|byte| *byte == b'\n') {
+        Some(end) => Some(end + 1),
+        None => (pending.len() >= LINE_BYTES_MAX).then_some(LINE_BYTES_MAX),
+    }
+}
+
+impl IsTerminal for LogStream {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for LogStream {
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for LogStream {
+    async fn ready(&mut self) {
+        std::future::poll_fn(|context| self.lines.lock().poll_drained(context)).await;
+    }
+}
+
+impl OutputStream for LogStream {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.lines.lock().accept(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(if self.lines.lock().drain() { WRITE_BYTES_MAX } else { 0 })
+    }
+}
+
+impl AsyncWrite for LogStream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut lines = self.lines.lock();
+        std::task::ready!(lines.poll_drained(context));
+        let taken = bytes.len().min(WRITE_BYTES_MAX);
+        lines.accept(&bytes[..taken]);
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes `room` lines, then none.
+    struct Narrow {
+        room: Mutex<usize>,
+        lines: Mutex<Vec<Vec<u8>>>,
+    }
+
+    impl LogSink for Narrow {
+        fn write(&self, line: &[u8]) -> usize {
+            let mut room = self.room.lock();
+            if *room == 0 {
+                return 0;
+            }
+            *room -= 1;
+            self.lines.lock().push(line.to_vec());
+            line.len()
+        }
+
+        fn poll_ready(&self, _context: &mut Context<'_>) -> Poll<()> {
+            if *self.room.lock() == 0 { Poll::Pending } else { Poll::Ready(()) }
+        }
+    }
+
+    fn narrow(room: usize) -> Arc<Narrow> {
+        Arc::new(Narrow { room: Mutex::new(room), lines: Mutex::new(Vec::new()) })
+    }
+
+    #[test]
+    fn lines_are_joined_across_writes_and_long_ones_cut() {
+        let sink = narrow(usize::MAX);
+        let mut stream = LogStream::new(sink.clone());
+        stream.write(Bytes::from_static(b"one\ntw")).expect("taken");
+        stream.write(Bytes::from_static(b"o\n")).expect("taken");
+        stream.write(Bytes::from(vec![b'x'; LINE_BYTES_MAX + 3])).expect("taken");
+        assert_eq!(sink.lines.lock().len(), 3);
+        drop(stream);
+        let lines = sink.lines.lock();
+        assert_eq!(lines[..2], [b"one\n".to_vec(), b"two\n".to_vec()]);
+        assert_eq!((lines[2].len(), lines[3].as_slice()), (LINE_BYTES_MAX, &b"xxx"[..]));
+    }
+
+    #[test]
+    fn a_full_sink_holds_the_guest_up_and_loses_nothing() {
+        let sink = narrow(1);
+        let mut stream = LogStream::new(sink.clone());
+        stream.write(Bytes::from_static(b"a\nb\nc\n")).expect("taken");
+        assert_eq!(stream.check_write().expect("open"), 0);
+        *sink.room.lock() = 5;
+        assert_eq!(stream.check_write().expect("open"), WRITE_BYTES_MAX);
+        assert_eq!(sink.lines.lock().concat(), b"a\nb\nc\n");
+    }
+}

@@ -1,0 +1,48 @@
+//! HTTP between parts of one process: a request handed over as a value, without a socket or a parser.
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full};
+
+/// Any error that a body may end with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of a request or response that crosses between the gateway, the fabric and a component.
+pub type HttpBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// A component that serves HTTP, called directly.
+pub trait HttpService: Send + Sync {
+    /// Serves one request. Dropping the future gives the request up and frees what it held.
+    fn call(&self, request: http::Request<HttpBody>) -> BoxFuture<'static, Result<http::Response<HttpBody>, HttpError>>;
+}
+
+/// Why a component gave no response. The gateway turns each into the status named beside it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum HttpError {
+    /// 503: no instance may be made now, or the container is stopping.
+    #[error("not serving: {reason}")]
+    Unavailable {
+        /// What stands in the way, for the response's body.
+        reason: String,
+    },
+    /// 504: the request's time was up before the response began.
+    #[error("no response within the time limit")]
+    TimedOut,
+    /// 502: the guest trapped, exited or answered nonsense.
+    #[error("the component failed: {reason}")]
+    Failed {
+        /// What the guest did, for the response's body.
+        reason: String,
+    },
+}
+
+/// A body without bytes.
+pub fn empty_body() -> HttpBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body of these bytes.
+pub fn full_body(bytes: impl Into<Bytes>) -> HttpBody {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}

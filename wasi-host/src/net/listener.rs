@@ -1,0 +1,162 @@
+//! Bound and listening TCP sockets.
+
+use super::namespace::Shared;
+use super::seat::Seat;
+use super::waker_set::WakerSet;
+use super::{Conn, NetError};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::sync::Notify;
+
+/// A TCP address that is taken and not yet listened on. Dropping it frees the port.
+#[derive(Debug)]
+pub struct Bound {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) address: SocketAddr,
+    pub(crate) _seat: Seat,
+}
+
+impl Bound {
+    /// The address with the port that was taken.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Begins to listen. At most `backlog` connections wait for an accept, within the namespace's bound.
+    pub fn listen(self, backlog: usize) -> Result<Listener, NetError> {
+        let backlog = backlog.clamp(1, self.shared.limits.backlog_max);
+        let queue = Arc::new(AcceptQueue::new(backlog));
+        self.shared.start_listening(self.address, queue.clone())?;
+        Ok(Listener { queue, bound: self })
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.shared.release_tcp(self.address);
+    }
+}
+
+/// A listening TCP socket. Dropping it frees the port and resets the connections that nobody accepted.
+#[derive(Debug)]
+pub struct Listener {
+    queue: Arc<AcceptQueue>,
+    bound: Bound,
+}
+
+impl Listener {
+    /// The address that is listened on; `0.0.0.0` where all of the pod's are.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.bound.address
+    }
+
+    /// Changes how many connections may wait.
+    pub fn set_backlog(&self, backlog: usize) {
+        let backlog = backlog.clamp(1, self.bound.shared.limits.backlog_max);
+        self.queue.state.lock().backlog = backlog;
+        self.queue.space.notify_waiters();
+    }
+
+    /// Ready when an accept would give a connection or an error.
+    pub fn poll_acceptable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.queue.state.lock();
+        if state.closed || !state.waiting.is_empty() {
+            return Poll::Ready(());
+        }
+        state.acceptors.register(cx.waker());
+        Poll::Pending
+    }
+
+    /// The next connection and its peer; `WouldBlock` when none waits.
+    pub fn try_accept(&self) -> Result<(Conn, SocketAddr), NetError> {
+        let mut state = self.queue.state.lock();
+        match state.waiting.pop_front() {
+            Some(conn) => {
+                drop(state);
+                self.queue.space.notify_one();
+                let peer = conn.peer_addr();
+                Ok((conn, peer))
+            }
+            None if state.closed => Err(NetError::NetworkDown),
+            None => Err(NetError::WouldBlock),
+        }
+    }
+
+    /// [`Listener::try_accept`] that leaves the waker when none waits.
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<Result<(Conn, SocketAddr), NetError>> {
+        loop {
+            match self.try_accept() {
+                Err(NetError::WouldBlock) => std::task::ready!(self.poll_acceptable(cx)),
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    /// Waits for the next connection. `NetworkDown` once the pod's network has been taken down.
+    pub async fn accept(&self) -> Result<(Conn, SocketAddr), NetError> {
+        std::future::poll_fn(|cx| self.poll_accept(cx)).await
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+/// The connections that wait at a listener.
+#[derive(Debug)]
+pub(crate) struct AcceptQueue {
+    state: Mutex<State>,
+    /// Told once for each place that becomes free.
+    pub(crate) space: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    waiting: VecDeque<Conn>,
+    backlog: usize,
+    closed: bool,
+    acceptors: WakerSet,
+}
+
+impl AcceptQueue {
+    fn new(backlog: usize) -> Self {
+        let state = State { waiting: VecDeque::new(), backlog, closed: false, acceptors: WakerSet::default() };
+        Self { state: Mutex::new(state), space: Notify::new() }
+    }
+
+    /// Puts a connection into the queue that `make` makes, if there is a place for it.
+    pub(crate) fn offer<R>(&self, make: impl FnOnce() -> Result<(Conn, R), NetError>) -> Result<R, NetError> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(NetError::ConnectionRefused);
+        }
+        if state.waiting.len() >= state.backlog {
+            return Err(NetError::WouldBlock);
+        }
+        let (conn, result) = make()?;
+        state.waiting.push_back(conn);
+        let acceptors = state.acceptors.take();
+        drop(state);
+        acceptors.wake();
+        Ok(result)
+    }
+
+    /// Refuses from now on and resets what waits.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let waiting = std::mem::take(&mut state.waiting);
+        let acceptors = state.acceptors.take();
+        drop(state);
+        acceptors.wake();
+        self.space.notify_waiters();
+        for conn in waiting {
+            conn.reset();
+        }
+    }
+}

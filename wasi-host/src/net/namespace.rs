@@ -1,0 +1,416 @@
+//! A pod's network namespace: one set of addresses and ports, shared by all containers of the pod.
+
+use super::listener::{AcceptQueue, Bound, Listener};
+use super::ports::{EPHEMERAL_PORTS, PortTable};
+use super::seat::{Budget, Seats};
+use super::udp::{Mailbox, UdpSocket};
+use super::{Conn, HttpService, NetError, NetLimits, Uplink};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// Connections that wait at a listener whose maker names no number; what Rust's std asks for.
+const BACKLOG_DEFAULT: usize = 128;
+
+/// The longest name of the domain name system, in bytes.
+const NAME_BYTES_MAX: usize = 253;
+
+/// What a namespace is made of.
+#[derive(Debug, Clone)]
+pub struct NamespaceConfig {
+    /// The pod's name, which resolves to its addresses.
+    pub hostname: String,
+    /// The pod's addresses, the preferred one first. Loopback need not be named.
+    pub addresses: Vec<IpAddr>,
+    /// What the pod may take.
+    pub limits: NetLimits,
+}
+
+/// A pod's network namespace. Clones are the same namespace.
+#[derive(Clone)]
+pub struct Namespace {
+    shared: Arc<Shared>,
+}
+
+/// What all sockets of a namespace hang on.
+pub(crate) struct Shared {
+    hostname: String,
+    addresses: Vec<IpAddr>,
+    pub(crate) limits: NetLimits,
+    uplink: Arc<dyn Uplink>,
+    pub(crate) seats: Arc<Seats>,
+    pub(crate) budget: Arc<Budget>,
+    next_source_port: AtomicU16,
+    tables: Mutex<Tables>,
+}
+
+struct Tables {
+    tcp: PortTable<TcpSlot>,
+    udp: PortTable<Arc<Mailbox>>,
+    http: BTreeMap<u16, Arc<dyn HttpService>>,
+    down: bool,
+}
+
+/// What stands at a TCP port.
+#[derive(Debug)]
+enum TcpSlot {
+    /// Taken, and connections are refused.
+    Bound,
+    Listening(Arc<AcceptQueue>),
+}
+
+/// Where a packet to some address goes, and the address it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// To a socket of this namespace.
+    Own { source: IpAddr },
+    /// To the uplink.
+    Beyond { source: IpAddr },
+}
+
+impl Namespace {
+    /// A namespace with no socket in it.
+    pub fn new(config: NamespaceConfig, uplink: Arc<dyn Uplink>) -> Namespace {
+        let first_port = || rand::random_range(EPHEMERAL_PORTS);
+        let tables = Tables {
+            tcp: PortTable::new(first_port()),
+            udp: PortTable::new(first_port()),
+            http: BTreeMap::new(),
+            down: false,
+        };
+        let shared = Shared {
+            hostname: config.hostname,
+            addresses: config.addresses,
+            uplink,
+            seats: Seats::new(config.limits.sockets_max),
+            budget: Arc::new(Budget::new(config.limits.buffered_bytes_max)),
+            limits: config.limits,
+            next_source_port: AtomicU16::new(first_port()),
+            tables: Mutex::new(tables),
+        };
+        Namespace { shared: Arc::new(shared) }
+    }
+
+    /// The pod's name.
+    pub fn hostname(&self) -> &str {
+        &self.shared.hostname
+    }
+
+    /// The pod's addresses, without loopback.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.shared.addresses
+    }
+
+    /// How many sockets the pod has now.
+    pub fn sockets(&self) -> usize {
+        self.shared.seats.count()
+    }
+
+    /// Takes a TCP address. `0.0.0.0` means all of the pod's and loopback; port 0 means a free one.
+    pub fn bind_tcp(&self, address: SocketAddr) -> Result<Bound, NetError> {
+        self.shared.check_bindable(address.ip())?;
+        let seat = self.shared.seats.take()?;
+        let mut tables = self.shared.tables_up()?;
+        let address = tables.tcp.bind(address, TcpSlot::Bound)?;
+        Ok(Bound { shared: self.shared.clone(), address, _seat: seat })
+    }
+
+    /// Takes a TCP address and listens on it.
+    pub fn listen(&self, address: SocketAddr) -> Result<Listener, NetError> {
+        self.bind_tcp(address)?.listen(BACKLOG_DEFAULT)
+    }
+
+    /// Connects as a container of the pod would: to loopback or the pod's own addresses in here, else by the uplink.
+    /// Needs a tokio runtime in context for its time limit.
+    pub async fn connect(&self, to: SocketAddr) -> Result<Conn, NetError> {
+        self.connect_from(None, to).await
+    }
+
+    /// [`Namespace::connect`] from an address that the caller has bound, whose unset parts are filled in.
+    pub async fn connect_from(&self, from: Option<SocketAddr>, to: SocketAddr) -> Result<Conn, NetError> {
+        let shared = &self.shared;
+        drop(shared.tables_up()?);
+        let to = loopback_for_unspecified(to);
+        if to.port() == 0 {
+            return Err(NetError::ConnectionRefused);
+        }
+        let route = shared.route(to.ip())?;
+        let source = shared.source(from, route);
+        let seat = shared.seats.take()?;
+        let at_once = match route {
+            Route::Own { .. } => shared.deliver(source, to),
+            Route::Beyond { .. } => Err(NetError::WouldBlock),
+        };
+        let mut conn = match at_once {
+            Err(NetError::WouldBlock) => shared.connect_slowly(route, source, to).await?,
+            done => done?,
+        };
+        conn.take_seat(seat);
+        // The pod may have been taken down while the connection was made.
+        drop(shared.tables_up()?);
+        Ok(conn)
+    }
+
+    /// A connection from outside arrives at one of the pod's addresses; the caller gets the outer end.
+    /// `ConnectionRefused` where nobody listens, `WouldBlock` while the listener's backlog is full.
+    pub fn deliver(&self, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
+        self.shared.check_own(to.ip())?;
+        self.shared.deliver(from, to)
+    }
+
+    /// [`Namespace::deliver`] that waits for a place in the backlog, at most for the connect timeout.
+    /// Needs a tokio runtime in context.
+    pub async fn deliver_when_room(&self, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
+        self.shared.check_own(to.ip())?;
+        let attempt = self.shared.deliver_when_room(from, to);
+        tokio::time::timeout(self.shared.limits.connect_timeout, attempt).await.map_err(|_| NetError::TimedOut)?
+    }
+
+    /// A datagram from outside arrives. `ConnectionRefused` where no socket takes it; a full socket drops it.
+    pub fn deliver_datagram(&self, from: SocketAddr, to: SocketAddr, payload: Bytes) -> Result<(), NetError> {
+        self.shared.check_own(to.ip())?;
+        self.shared.deliver_datagram(from, to, payload)
+    }
+
+    /// Takes a UDP address. `0.0.0.0` means all; port 0 means a free one.
+    pub fn bind_udp(&self, address: SocketAddr) -> Result<UdpSocket, NetError> {
+        self.shared.check_bindable(address.ip())?;
+        let seat = self.shared.seats.take()?;
+        let mailbox = Arc::new(Mailbox::new(self.shared.limits.datagram_bytes));
+        let address = self.shared.tables_up()?.udp.bind(address, mailbox.clone())?;
+        Ok(UdpSocket::new(self.shared.clone(), mailbox, address, seat))
+    }
+
+    /// Resolves a name: literal addresses, localhost and the pod's own name here, all else by the uplink.
+    /// Never gives an empty list.
+    pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, NetError> {
+        let name = name.trim_end_matches('.');
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            return Err(NetError::InvalidInput);
+        }
+        if let Ok(address) = name.trim_start_matches('[').trim_end_matches(']').parse() {
+            return Ok(vec![address]);
+        }
+        let name = name.to_ascii_lowercase();
+        if name == "localhost" || name.ends_with(".localhost") {
+            return Ok(vec![Ipv4Addr::LOCALHOST.into()]);
+        }
+        let shared = &self.shared;
+        if name == shared.hostname.to_ascii_lowercase() && !shared.addresses.is_empty() {
+            return Ok(shared.addresses.clone());
+        }
+        let from = shared.addresses.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let resolved = tokio::time::timeout(shared.limits.connect_timeout, shared.uplink.resolve(from, &name));
+        resolved.await.unwrap_or(Err(NetError::NameTemporarilyUnknown))
+    }
+
+    /// Offers an HTTP component that may be called without a socket. A later one on the same port replaces it.
+    pub fn serve_http(&self, port: u16, service: Arc<dyn HttpService>) {
+        self.shared.tables.lock().http.insert(port, service);
+    }
+
+    /// Takes the offer of [`Namespace::serve_http`] back.
+    pub fn withdraw_http(&self, port: u16) {
+        self.shared.tables.lock().http.remove(&port);
+    }
+
+    /// The HTTP component on a port, if there is one.
+    pub fn http_service(&self, port: u16) -> Option<Arc<dyn HttpService>> {
+        self.shared.tables.lock().http.get(&port).cloned()
+    }
+
+    /// Closes all TCP listeners, so that nothing new arrives while what has begun goes on: a graceful stop.
+    /// An accept in progress ends with an error.
+    pub fn close_listeners(&self) {
+        let queues: Vec<Arc<AcceptQueue>> = {
+            let tables = self.shared.tables.lock();
+            tables.tcp.slots().filter_map(TcpSlot::queue).collect()
+        };
+        queues.iter().for_each(|queue| queue.close());
+    }
+
+    /// Takes the network down for good: listeners close, connections are reset, nothing new begins.
+    pub fn shutdown(&self) {
+        let mut tables = self.shared.tables.lock();
+        tables.down = true;
+        tables.http.clear();
+        let listening: Vec<Arc<AcceptQueue>> = tables.tcp.slots().filter_map(TcpSlot::queue).collect();
+        let mailboxes: Vec<Arc<Mailbox>> = tables.udp.slots().cloned().collect();
+        drop(tables);
+        listening.iter().for_each(|queue| queue.close());
+        mailboxes.iter().for_each(|mailbox| mailbox.close());
+        self.shared.seats.reset_all();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.shared.budget.used()
+    }
+}
+
+impl Shared {
+    /// The tables, unless the network has been taken down.
+    fn tables_up(&self) -> Result<parking_lot::MutexGuard<'_, Tables>, NetError> {
+        let tables = self.tables.lock();
+        if tables.down { Err(NetError::NetworkDown) } else { Ok(tables) }
+    }
+
+    fn is_own(&self, ip: IpAddr) -> bool {
+        self.addresses.contains(&ip)
+    }
+
+    fn check_own(&self, ip: IpAddr) -> Result<(), NetError> {
+        if self.is_own(ip) { Ok(()) } else { Err(NetError::HostUnreachable) }
+    }
+
+    fn check_bindable(&self, ip: IpAddr) -> Result<(), NetError> {
+        if ip.is_unspecified() || ip.is_loopback() || self.is_own(ip) {
+            Ok(())
+        } else {
+            Err(NetError::AddressNotAvailable)
+        }
+    }
+
+    /// Where packets to an address go.
+    pub(crate) fn route(&self, to: IpAddr) -> Result<Route, NetError> {
+        if to.is_loopback() {
+            let source = if to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+            return Ok(Route::Own { source });
+        }
+        if self.is_own(to) {
+            return Ok(Route::Own { source: to });
+        }
+        if to.is_multicast() || to == IpAddr::V4(Ipv4Addr::BROADCAST) {
+            return Err(NetError::HostUnreachable);
+        }
+        let of_family = |ip: &&IpAddr| ip.is_ipv4() == to.is_ipv4();
+        let source = *self.addresses.iter().find(of_family).ok_or(NetError::HostUnreachable)?;
+        Ok(Route::Beyond { source })
+    }
+
+    /// The full source address of a packet on a route.
+    pub(crate) fn source(&self, bound: Option<SocketAddr>, route: Route) -> SocketAddr {
+        let (Route::Own { source } | Route::Beyond { source }) = route;
+        let ip = bound.map(|address| address.ip()).filter(|ip| !ip.is_unspecified()).unwrap_or(source);
+        let port = bound.map(|address| address.port()).filter(|port| *port != 0);
+        SocketAddr::new(ip, port.unwrap_or_else(|| self.next_source_port()))
+    }
+
+    /// The port of an outgoing connection. It is not entered into the table: connections are found by their
+    /// pipes, so two with the same port cannot be mistaken for each other.
+    fn next_source_port(&self) -> u16 {
+        let (first, last) = (*EPHEMERAL_PORTS.start(), *EPHEMERAL_PORTS.end());
+        let next = |port: u16| Some(if port >= last { first } else { port + 1 });
+        self.next_source_port.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or(first)
+    }
+
+    pub(crate) fn start_listening(&self, address: SocketAddr, queue: Arc<AcceptQueue>) -> Result<(), NetError> {
+        match self.tables_up()?.tcp.get_mut(address) {
+            Some(slot) => {
+                *slot = TcpSlot::Listening(queue);
+                Ok(())
+            }
+            None => Err(NetError::InvalidInput),
+        }
+    }
+
+    pub(crate) fn release_tcp(&self, address: SocketAddr) {
+        self.tables.lock().tcp.release(address);
+    }
+
+    pub(crate) fn release_udp(&self, address: SocketAddr) {
+        self.tables.lock().udp.release(address);
+    }
+
+    fn accept_queue(&self, to: SocketAddr) -> Result<Arc<AcceptQueue>, NetError> {
+        let tables = self.tables_up()?;
+        tables.tcp.find(to).and_then(TcpSlot::queue).ok_or(NetError::ConnectionRefused)
+    }
+
+    fn deliver(&self, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
+        self.accept_queue(to)?.offer(|| self.make_connection(from, to))
+    }
+
+    /// A connect that has to wait: for another pod, or for a place in a full backlog.
+    async fn connect_slowly(&self, route: Route, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
+        let attempt = async {
+            match route {
+                Route::Own { .. } => self.deliver_when_room(from, to).await,
+                Route::Beyond { .. } => self.uplink.dial(from, to).await,
+            }
+        };
+        tokio::time::timeout(self.limits.connect_timeout, attempt).await.map_err(|_| NetError::TimedOut)?
+    }
+
+    async fn deliver_when_room(&self, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
+        loop {
+            let queue = self.accept_queue(to)?;
+            let room = queue.space.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            match queue.offer(|| self.make_connection(from, to)) {
+                Err(NetError::WouldBlock) => room.await,
+                done => return done,
+            }
+        }
+    }
+
+    /// The inner end first. A pod without a free seat refuses, as a kernel out of memory would.
+    fn make_connection(&self, from: SocketAddr, to: SocketAddr) -> Result<(Conn, Conn), NetError> {
+        let seat = self.seats.take().map_err(|_| NetError::ConnectionRefused)?;
+        let (mut inner, outer) = Conn::pair_within(to, from, self.limits.pipe_bytes, Some(&self.budget));
+        inner.take_seat(seat);
+        Ok((inner, outer))
+    }
+
+    pub(crate) fn deliver_datagram(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+        payload: Bytes,
+    ) -> Result<(), NetError> {
+        let mailbox = self.tables_up()?.udp.find(to).cloned().ok_or(NetError::ConnectionRefused)?;
+        mailbox.put(from, payload)
+    }
+
+    pub(crate) fn uplink(&self) -> &Arc<dyn Uplink> {
+        &self.uplink
+    }
+}
+
+impl TcpSlot {
+    fn queue(&self) -> Option<Arc<AcceptQueue>> {
+        match self {
+            TcpSlot::Bound => None,
+            TcpSlot::Listening(queue) => Some(queue.clone()),
+        }
+    }
+}
+
+/// A connect to "any address" means this host, on Linux.
+pub(crate) fn loopback_for_unspecified(to: SocketAddr) -> SocketAddr {
+    match to.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), to.port()),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), to.port()),
+        _ => to,
+    }
+}
+
+impl fmt::Debug for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.fmt(f)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Namespace")
+            .field("hostname", &self.hostname)
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
+    }
+}

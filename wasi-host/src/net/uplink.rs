@@ -1,0 +1,39 @@
+//! What lies beyond a pod, as the pod sees it.
+
+use super::{Conn, NetError};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use std::net::{IpAddr, SocketAddr};
+
+/// The way out of a pod's namespace: service addresses, other pods, other nodes, the world, and their names.
+/// The one decision whether and where a connection goes is made behind this trait.
+pub trait Uplink: Send + Sync + 'static {
+    /// Opens a connection from a pod's address to an address that is none of the pod's.
+    /// The returned end has `from` as its local and `to` as its peer address.
+    fn dial(&self, from: SocketAddr, to: SocketAddr) -> BoxFuture<'static, Result<Conn, NetError>>;
+
+    /// Resolves a name as the pod with the address `from` would: search domains, then the world.
+    /// Never gives an empty list.
+    fn resolve(&self, from: IpAddr, name: &str) -> BoxFuture<'static, Result<Vec<IpAddr>, NetError>>;
+
+    /// Sends a datagram. `Ok` promises nothing; `ConnectionRefused` says that the port is known to be closed.
+    fn send(&self, from: SocketAddr, to: SocketAddr, payload: Bytes) -> Result<(), NetError>;
+}
+
+/// An uplink to nowhere: a pod that has loopback and its own addresses, and nothing else.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Isolated;
+
+impl Uplink for Isolated {
+    fn dial(&self, _from: SocketAddr, _to: SocketAddr) -> BoxFuture<'static, Result<Conn, NetError>> {
+        Box::pin(std::future::ready(Err(NetError::HostUnreachable)))
+    }
+
+    fn resolve(&self, _from: IpAddr, _name: &str) -> BoxFuture<'static, Result<Vec<IpAddr>, NetError>> {
+        Box::pin(std::future::ready(Err(NetError::NameUnknown)))
+    }
+
+    fn send(&self, _from: SocketAddr, _to: SocketAddr, _payload: Bytes) -> Result<(), NetError> {
+        Err(NetError::HostUnreachable)
+    }
+}

@@ -1,0 +1,386 @@
+//! Pods and containers: the public face of running a guest.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use wasmtime::{Store, UpdateDeadline};
+
+use crate::artifact::{Artifact, Entry, Pre};
+use crate::executor::{self, Bucket, Group, JoinError, Verdict};
+use crate::exit::{self, Exit};
+use crate::host;
+use crate::http::{self, OUTGOING_MAX};
+use crate::limits::{MemoryAccount, bound_store};
+use crate::linker::{Grants, Mount, State};
+use crate::logs::LogSink;
+use crate::net::{Namespace, NetError};
+
+/// The port that an HTTP component without one is served on.
+const HTTP_PORT_DEFAULT: u16 = 80;
+
+/// How long one HTTP request may take in all, where nothing else is said.
+const HTTP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+
+/// What all containers of a pod may use together.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PodLimits {
+    /// The weight of containers that have none of their own, against all others of the host; 0 is 100.
+    pub cpu_weight: u64,
+    /// Cores, as seconds of CPU time a second.
+    pub cpu_quota: Option<f64>,
+    /// Bytes of linear memory and tables.
+    pub memory_bytes: Option<u64>,
+}
+
+/// What one container may use.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ContainerLimits {
+    /// Bytes of linear memory and tables; more ends the container.
+    pub memory_bytes: Option<u64>,
+    /// Cores, as seconds of CPU time a second.
+    pub cpu_quota: Option<f64>,
+    /// The share of CPU time where it is scarce; 0 is the pod's.
+    pub cpu_weight: u64,
+}
+
+/// What to run, and with what.
+#[derive(Clone)]
+pub struct ContainerSpec {
+    /// For logs and errors.
+    pub name: String,
+    /// What to run.
+    pub artifact: Arc<Artifact>,
+    /// The guest's arguments, its own name first.
+    pub args: Vec<String>,
+    /// The guest's whole environment.
+    pub env: Vec<(String, String)>,
+    /// The guest's whole file system.
+    pub mounts: Vec<Mount>,
+    /// What it may use.
+    pub limits: ContainerLimits,
+    /// The port that an HTTP component is served on; 80 where it is `None`. Programs open their own.
+    pub http_port: Option<u16>,
+    /// How long one HTTP request may take in all; a minute where it is `None`.
+    pub http_timeout: Option<Duration>,
+    /// Standard input is at its end from the start. Otherwise it is silent, and ends when the container is stopped.
+    pub stdin_closed: bool,
+    /// Where standard output goes.
+    pub stdout: Arc<dyn LogSink>,
+    /// Where standard error goes, and what the host has to say of failed requests.
+    pub stderr: Arc<dyn LogSink>,
+}
+
+/// What a container or pod has used so far and holds now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time, in nanoseconds; at most a tick old.
+    pub cpu_ns: u64,
+    /// Linear memory and tables, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// Why a container did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The node is full.
+    #[error("this node runs all {limit} instances that it may; scale down or add a node")]
+    TooManyInstances {
+        /// Live instances that the host admits.
+        limit: u32,
+    },
+    /// A directory that the container mounts cannot be opened.
+    #[error("cannot mount {host} at {guest}: {message}")]
+    Mount {
+        /// The directory on the host.
+        host: String,
+        /// Its path in the guest.
+        guest: String,
+        /// What the system said.
+        message: String,
+    },
+    /// The port of an HTTP component cannot be listened on.
+    #[error("cannot serve HTTP on port {port} of the pod: {source}")]
+    Port {
+        /// The port.
+        port: u16,
+        /// Why not.
+        source: NetError,
+    },
+    /// The host's own failure.
+    #[error("the sandbox cannot be made: {message}")]
+    Sandbox {
+        /// What was wrong.
+        message: String,
+    },
+}
+
+/// A network namespace with limits, in which containers run. Cheap to clone.
+#[derive(Clone)]
+pub struct Pod {
+    inner: Arc<PodInner>,
+}
+
+struct PodInner {
+    host: Arc<host::Inner>,
+    limits: PodLimits,
+    namespace: Namespace,
+    memory: Arc<MemoryAccount>,
+    quota: Option<Arc<Bucket>>,
+    cpu_ns: Arc<AtomicU64>,
+}
+
+impl Pod {
+    pub(crate) fn new(host: Arc<host::Inner>, limits: PodLimits, namespace: Namespace) -> Pod {
+        let memory = MemoryAccount::new(limits.memory_bytes, None);
+        let quota = limits.cpu_quota.map(|cores| Arc::new(Bucket::new(cores)));
+        let cpu_ns = Arc::new(AtomicU64::new(0));
+        Pod { inner: Arc::new(PodInner { host, limits, namespace, memory, quota, cpu_ns }) }
+    }
+
+    /// The pod's network.
+    pub fn namespace(&self) -> &Namespace {
+        &self.inner.namespace
+    }
+
+    /// What all containers together used and hold.
+    pub fn usage(&self) -> Usage {
+        Usage { cpu_ns: self.inner.cpu_ns.load(Ordering::Relaxed), memory_bytes: self.inner.memory.used() }
+    }
+
+    /// Starts a container. It runs until it ends, is killed, or the last clone of its handle is dropped.
+    pub fn start(&self, spec: ContainerSpec) -> Result<Container, StartError> {
+        let sandbox = Arc::new(self.sandbox(&spec));
+        // Fails here rather than in the guest's task: the caller can say what is wrong with the spec.
+        for mount in &spec.mounts {
+            if let Err(error) = std::fs::read_dir(&mount.host) {
+                let (host, guest) = (mount.host.display().to_string(), mount.guest.clone());
+                return Err(StartError::Mount { host, guest, message: error.to_string() });
+            }
+        }
+        match spec.artifact.entry() {
+            Entry::Command => start_command(&sandbox)?,
+            Entry::HttpP2 | Entry::HttpP3 => {
+                let port = spec.http_port.unwrap_or(HTTP_PORT_DEFAULT);
+                let timeout = spec.http_timeout.unwrap_or(HTTP_TIMEOUT_DEFAULT);
+                http::start(&sandbox, port, timeout).map_err(|source| StartError::Port { port, source })?;
+            }
+        }
+        tracing::debug!(container = spec.name, entry = ?spec.artifact.entry(), "container started");
+        Ok(Container { handle: Arc::new(Handle { sandbox }) })
+    }
+
+    fn sandbox(&self, spec: &ContainerSpec) -> Sandbox {
+        let pod = &self.inner;
+        let own_quota = spec.limits.cpu_quota.map(|cores| Arc::new(Bucket::new(cores)));
+        let buckets = own_quota.into_iter().chain(pod.quota.clone()).collect();
+        let weight = match (spec.limits.cpu_weight, pod.limits.cpu_weight) {
+            (0, 0) => executor::DEFAULT_WEIGHT,
+            (0, weight) | (weight, _) => weight,
+        };
+        let memory = MemoryAccount::new(spec.limits.memory_bytes, Some(Arc::clone(&pod.memory)));
+        let stop = CancellationToken::new();
+        let grants = Grants {
+            args: spec.args.clone(),
+            env: spec.env.clone(),
+            mounts: spec.mounts.clone(),
+            stdout: Arc::clone(&spec.stdout),
+            stderr: Arc::clone(&spec.stderr),
+            stdin_until: (!spec.stdin_closed).then(|| stop.clone()),
+            namespace: pod.namespace.clone(),
+            memory: Arc::clone(&memory),
+            outgoing: Arc::new(Semaphore::new(OUTGOING_MAX)),
+        };
+        Sandbox {
+            name: spec.name.clone(),
+            group: pod.host.executor.group(weight, buckets, Arc::clone(&pod.cpu_ns)),
+            host: Arc::clone(&pod.host),
+            artifact: Arc::clone(&spec.artifact),
+            grants,
+            memory,
+            stop,
+            ended: CancellationToken::new(),
+            exit: watch::Sender::new(None),
+        }
+    }
+}
+
+/// A component that runs. Cheap to clone; dropping the last clone kills it.
+#[derive(Clone)]
+pub struct Container {
+    handle: Arc<Handle>,
+}
+
+/// Kills the container when the last clone goes.
+struct Handle {
+    sandbox: Arc<Sandbox>,
+}
+
+impl Container {
+    /// Waits for the end. May be called often, and after the end.
+    pub async fn wait(&self) -> Exit {
+        let mut exit = self.handle.sandbox.exit.subscribe();
+        match exit.wait_for(Option::is_some).await {
+            Ok(exit) => exit.clone().unwrap_or(Exit::Killed),
+            // The sender lives as long as this handle.
+            Err(_) => Exit::Killed,
+        }
+    }
+
+    /// The end, if it has come.
+    pub fn exit(&self) -> Option<Exit> {
+        self.handle.sandbox.exit.borrow().clone()
+    }
+
+    /// Asks it to end: standard input ends; a program's pod accepts no more connections; an HTTP component finishes
+    /// the requests that it has and then ends with code 0. A program may take as long as it likes, or refuse.
+    ///
+    /// A program's listeners are its pod's: all of them are closed.
+    pub fn stop(&self) {
+        let sandbox = &self.handle.sandbox;
+        sandbox.stop.cancel();
+        if sandbox.artifact.entry() == Entry::Command {
+            sandbox.grants.namespace.close_listeners();
+        }
+    }
+
+    /// Ends it now: within about a millisecond where it runs, at once where it waits.
+    pub fn kill(&self) {
+        self.handle.sandbox.kill();
+    }
+
+    /// What it used and holds.
+    pub fn usage(&self) -> Usage {
+        let sandbox = &self.handle.sandbox;
+        Usage { cpu_ns: sandbox.group.cpu_ns(), memory_bytes: sandbox.memory.used() }
+    }
+}
+
+impl fmt::Debug for Container {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Container").field("name", &self.handle.sandbox.name).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.sandbox.kill();
+    }
+}
+
+/// What a container is made of, shared by its tasks.
+pub(crate) struct Sandbox {
+    pub(crate) name: String,
+    pub(crate) host: Arc<host::Inner>,
+    pub(crate) group: Arc<Group>,
+    pub(crate) artifact: Arc<Artifact>,
+    pub(crate) grants: Grants,
+    pub(crate) memory: Arc<MemoryAccount>,
+    /// Cancelled when the container is asked to stop.
+    pub(crate) stop: CancellationToken,
+    /// Cancelled when it has ended: what serves it on the I/O runtime ends too.
+    pub(crate) ended: CancellationToken,
+    exit: watch::Sender<Option<Exit>>,
+}
+
+impl Sandbox {
+    /// A new store with all its limits, ready for an instance.
+    pub(crate) fn store(&self) -> Result<Store<State>, StartError> {
+        let limit = self.host.engines.instances_max;
+        let seat = Arc::clone(&self.host.seats)
+            .try_acquire_owned()
+            .map_err(|_| StartError::TooManyInstances { limit })?;
+        let failed = |error: wasmtime::Error| StartError::Sandbox { message: format!("{error:#}") };
+        let state = self.grants.state(seat).map_err(failed)?;
+        let engine = self.host.engines.of(self.artifact.version());
+        let mut store = Store::try_new(engine, state).map_err(failed)?;
+        store.limiter(|state| &mut state.limiter);
+        bound_store(wasmtime::AsContextMut::as_context_mut(&mut store));
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|_| {
+            Ok(match executor::tick() {
+                Verdict::Continue => UpdateDeadline::Continue(1),
+                Verdict::Yield => UpdateDeadline::Yield(1),
+                Verdict::Interrupt => UpdateDeadline::Interrupt,
+            })
+        });
+        Ok(store)
+    }
+
+    /// What an error that ended a call of the guest means.
+    pub(crate) fn classify(&self, error: &wasmtime::Error) -> Exit {
+        exit::classify(error, &self.memory, self.group.is_killed())
+    }
+
+    /// Ends the container, once; the first reason stays.
+    pub(crate) fn end(&self, exit: Exit) {
+        let first = self.exit.send_if_modified(|current| {
+            let first = current.is_none();
+            if first {
+                *current = Some(exit.clone());
+            }
+            first
+        });
+        if first {
+            tracing::debug!(container = self.name, %exit, "container ended");
+        }
+        self.group.kill();
+        self.ended.cancel();
+    }
+
+    fn kill(&self) {
+        self.stop.cancel();
+        self.group.kill();
+        self.ended.cancel();
+        // A program's end is told by its task's end, after its store is gone; an HTTP component has no such task.
+        if self.artifact.entry() != Entry::Command {
+            self.end(Exit::Killed);
+        }
+    }
+}
+
+fn start_command(sandbox: &Arc<Sandbox>) -> Result<(), StartError> {
+    let store = sandbox.store()?;
+    let running = Arc::clone(sandbox);
+    let task = sandbox.host.executor.spawn(&sandbox.group, None, async move { run_command(&running, store).await });
+    let sandbox = Arc::clone(sandbox);
+    let runtime = sandbox.host.runtime.clone();
+    runtime.spawn(async move {
+        let exit = match task.await {
+            Ok(exit) => exit,
+            Err(JoinError::Aborted) => Exit::Killed,
+            Err(error @ JoinError::Panicked(_)) => {
+                tracing::error!(container = sandbox.name, %error, "host panicked serving a guest");
+                Exit::HostFault { message: error.to_string() }
+            }
+        };
+        sandbox.end(exit);
+    });
+    Ok(())
+}
+
+/// Runs a program from its instantiation to its end. The store is gone, and with it all that it held, on return.
+async fn run_command(sandbox: &Sandbox, mut store: Store<State>) -> Exit {
+    let returned = match &sandbox.artifact.pre {
+        Pre::CommandP2(pre) => match pre.instantiate_async(&mut store).await {
+            Ok(command) => command.wasi_cli_run().call_run(&mut store).await,
+            Err(error) => Err(error),
+        },
+        Pre::CommandP3(pre) => match pre.instantiate_async(&mut store).await {
+            Ok(command) => {
+                let ran = store.run_concurrent(async |store| command.wasi_cli_run().call_run(store).await).await;
+                ran.flatten()
+            }
+            Err(error) => Err(error),
+        },
+        Pre::HttpP2(_) | Pre::HttpP3(_) => Err(wasmtime::Error::msg("an HTTP component has no program to run")),
+    };
+    match returned {
+        Ok(Ok(())) => Exit::Completed { code: 0 },
+        Ok(Err(())) => Exit::Completed { code: 1 },
+        Err(error) => sandbox.classify(&error),
+    }
+}

@@ -1,0 +1,3 @@
+//! The generated traits called as a guest would call them, and guests themselves.
+
+mod handles;
