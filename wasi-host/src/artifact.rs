@@ -162,7 +162,10 @@ impl Artifact {
 
 impl std::fmt::Debug for Artifact {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Artifact").field("digest", &self.digest).field("entry", &self.entry).finish_non_exhaustive()
+        f.debug_struct("Artifact")
+            .field("digest", &self.digest)
+            .field("entry", &self.entry)
+            .finish_non_exhaustive()
     }
 }
 
@@ -269,8 +272,9 @@ impl Artifacts {
                 ready.remove(&oldest);
             }
         }
-        let slot =
-            ready.entry(digest.to_owned()).or_insert_with(|| Slot { artifact: Arc::new(OnceCell::new()), used });
+        let slot = ready
+            .entry(digest.to_owned())
+            .or_insert_with(|| Slot { artifact: Arc::new(OnceCell::new()), used });
         slot.used = used;
         Arc::clone(&slot.artifact)
     }
@@ -313,7 +317,9 @@ impl Artifacts {
         blocking(move || disk.admit(&stored, &output)).await?;
         match self.load(&key, version).await {
             Some(component) => Ok(component),
-            None => Err(PrepareError::Compile { message: "the compiled code could not be loaded".to_owned() }),
+            None => {
+                Err(PrepareError::Compile { message: "the compiled code could not be loaded".to_owned() })
+            }
         }
     }
 
@@ -334,12 +340,12 @@ impl Artifacts {
             WasiVersion::P3 => &self.linker_p3,
         };
         let pre = match (form.entry(), form.is_p3_entry()) {
-            (Entry::Command, false) => {
-                Pre::CommandP2(wasmtime_wasi::p2::bindings::CommandPre::new(instance(linker)?).map_err(missing)?)
-            }
-            (Entry::Command, true) => {
-                Pre::CommandP3(wasmtime_wasi::p3::bindings::CommandPre::new(instance(linker)?).map_err(missing)?)
-            }
+            (Entry::Command, false) => Pre::CommandP2(
+                wasmtime_wasi::p2::bindings::CommandPre::new(instance(linker)?).map_err(missing)?,
+            ),
+            (Entry::Command, true) => Pre::CommandP3(
+                wasmtime_wasi::p3::bindings::CommandPre::new(instance(linker)?).map_err(missing)?,
+            ),
             (Entry::HttpP2, _) => Pre::HttpP2(ProxyPre::new(instance(linker)?).map_err(missing)?),
             (Entry::HttpP3, _) => Pre::HttpP3(ServicePre::new(instance(linker)?).map_err(missing)?),
         };

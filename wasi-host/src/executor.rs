@@ -77,6 +77,8 @@ thread_local! {
     static CURRENT: RefCell<Option<Arc<Task>>> = const { RefCell::new(None) };
     /// This thread's CPU time at the last charge, in nanoseconds.
     static CHARGED_NS: Cell<u64> = const { Cell::new(0) };
+    /// [`tick`] told the guest to yield since the last [`take_preempted`].
+    static PREEMPTED: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Executor {
@@ -119,14 +121,24 @@ impl Executor {
     }
 
     /// A new account to run tasks on.
-    pub(crate) fn group(&self, weight: u64, buckets: Vec<Arc<Bucket>>, pod_cpu_ns: Arc<AtomicU64>) -> Arc<Group> {
+    pub(crate) fn group(
+        &self,
+        weight: u64,
+        buckets: Vec<Arc<Bucket>>,
+        pod_cpu_ns: Arc<AtomicU64>,
+    ) -> Arc<Group> {
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         Arc::new(Group::new(id, weight, buckets, pod_cpu_ns))
     }
 
     /// Runs `future` on the account of `group`; past `deadline` it is interrupted where it runs, and dropped by
     /// [`Group::abort_expired`] where it waits.
-    pub(crate) fn spawn<F>(&self, group: &Arc<Group>, deadline: Option<Instant>, future: F) -> JoinHandle<F::Output>
+    pub(crate) fn spawn<F>(
+        &self,
+        group: &Arc<Group>,
+        deadline: Option<Instant>,
+        future: F,
+    ) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -138,7 +150,8 @@ impl Executor {
             let _ = sender.send(outcome);
         };
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
-        let task = Arc::new(Task::new(id, Arc::clone(group), Arc::clone(&self.shared), deadline, Box::pin(body)));
+        let task =
+            Arc::new(Task::new(id, Arc::clone(group), Arc::clone(&self.shared), deadline, Box::pin(body)));
         group.adopt(&task);
         if group.is_killed() {
             task.abort();
@@ -210,10 +223,17 @@ pub(crate) fn tick() -> Verdict {
     if task.must_end(now) {
         Verdict::Interrupt
     } else if make_room {
+        PREEMPTED.set(true);
         Verdict::Yield
     } else {
         Verdict::Continue
     }
+}
+
+/// True where the poll that just returned pending did so because its guest had to make room, and not because it
+/// waits for something.
+pub(crate) fn take_preempted() -> bool {
+    PREEMPTED.replace(false)
 }
 
 fn run_thread(shared: &Arc<Shared>) {

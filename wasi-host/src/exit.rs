@@ -18,7 +18,8 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 pub enum Exit {
     /// The guest returned or called exit. A `run` that returns an error has code 1.
     Completed {
-        /// The exit code as the guest gave it.
+        /// The exit code as the guest gave it. Guests built against WASI before 0.2.12, and so those of preview 1,
+        /// can say success or failure only: their code is 0 or 1.
         code: i32,
     },
     /// The guest trapped: unreachable code, a panic, an access out of bounds, stack exhausted, a host call refused.
@@ -99,7 +100,8 @@ pub(crate) fn describe(error: &wasmtime::Error) -> String {
     let mut message = error.root_cause().to_string();
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
         for frame in backtrace.frames().iter().take(BACKTRACE_FRAMES_MAX) {
-            let name = frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), demangled);
+            let name =
+                frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), demangled);
             message.push_str("\n    at ");
             message.push_str(&name);
         }
@@ -114,7 +116,9 @@ pub(crate) fn describe(error: &wasmtime::Error) -> String {
 /// Rust's symbol names without their hash.
 fn demangled(name: &str) -> String {
     match name.rsplit_once("::h") {
-        Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => path.to_owned(),
+        Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            path.to_owned()
+        }
         _ => name.to_owned(),
     }
 }

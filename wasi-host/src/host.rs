@@ -91,7 +91,8 @@ impl Host {
             threads => threads,
         };
         let ticked = Arc::clone(&engines);
-        let executor = Executor::start(threads, &runtime, move || ticked.tick()).map_err(HostError::Threads)?;
+        let executor =
+            Executor::start(threads, &runtime, move || ticked.tick()).map_err(HostError::Threads)?;
         let seats = Arc::new(Semaphore::new(engines.instances_max as usize));
         tracing::info!(threads, instances = engines.instances_max, "sandbox ready");
         Ok(Host { inner: Arc::new(Inner { engines, artifacts, executor, seats, runtime }) })

@@ -124,6 +124,10 @@ impl Server {
     /// limit of memory did it.
     fn failed(&self, error: &wasmtime::Error) -> HttpError {
         let exit = self.sandbox.classify(error);
+        // A container that runs is interrupted by nothing but a request's deadline, or by its caller's going away.
+        if matches!(exit, Exit::Trapped { .. }) && error.downcast_ref() == Some(&wasmtime::Trap::Interrupt) {
+            return HttpError::TimedOut;
+        }
         let reason = match &exit {
             Exit::Trapped { .. } => format!("trapped: {}", exit::describe(error)),
             other => other.to_string(),

@@ -345,7 +345,8 @@ impl Sandbox {
 fn start_command(sandbox: &Arc<Sandbox>) -> Result<(), StartError> {
     let store = sandbox.store()?;
     let running = Arc::clone(sandbox);
-    let task = sandbox.host.executor.spawn(&sandbox.group, None, async move { run_command(&running, store).await });
+    let task =
+        sandbox.host.executor.spawn(&sandbox.group, None, async move { run_command(&running, store).await });
     let sandbox = Arc::clone(sandbox);
     let runtime = sandbox.host.runtime.clone();
     runtime.spawn(async move {
@@ -371,12 +372,15 @@ async fn run_command(sandbox: &Sandbox, mut store: Store<State>) -> Exit {
         },
         Pre::CommandP3(pre) => match pre.instantiate_async(&mut store).await {
             Ok(command) => {
-                let ran = store.run_concurrent(async |store| command.wasi_cli_run().call_run(store).await).await;
+                let ran =
+                    store.run_concurrent(async |store| command.wasi_cli_run().call_run(store).await).await;
                 ran.flatten()
             }
             Err(error) => Err(error),
         },
-        Pre::HttpP2(_) | Pre::HttpP3(_) => Err(wasmtime::Error::msg("an HTTP component has no program to run")),
+        Pre::HttpP2(_) | Pre::HttpP3(_) => {
+            Err(wasmtime::Error::msg("an HTTP component has no program to run"))
+        }
     };
     match returned {
         Ok(Ok(())) => Exit::Completed { code: 0 },

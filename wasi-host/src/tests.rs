@@ -1,1 +1,130 @@
-//! Tests that run guests.
+//! Guests of every kind, run end to end: what they do, and what they cannot do to others.
+
+mod artifacts;
+mod commands;
+mod cpu;
+mod pods;
+mod serving;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tempfile::TempDir;
+
+use crate::logs::LogSink;
+use crate::net::{Isolated, Namespace, NamespaceConfig, NetLimits};
+use crate::{Artifact, Container, ContainerLimits, ContainerSpec, Host, HostConfig, Pod, PodLimits};
+
+/// Live instances of a test's host: its pools are made for each test anew.
+const INSTANCES: u32 = 32;
+
+/// Keeps what a guest wrote.
+#[derive(Default)]
+struct Lines(Mutex<String>);
+
+impl LogSink for Lines {
+    fn write(&self, line: &[u8]) -> usize {
+        self.0.lock().push_str(&String::from_utf8_lossy(line));
+        line.len()
+    }
+}
+
+impl Lines {
+    fn text(&self) -> String {
+        self.0.lock().clone()
+    }
+}
+
+/// A host with a directory of its own for its cache and its files.
+struct Bench {
+    host: Host,
+    dir: TempDir,
+    stdout: Arc<Lines>,
+    stderr: Arc<Lines>,
+}
+
+impl Bench {
+    fn new(guest_threads: usize) -> Bench {
+        let dir = tempfile::tempdir().expect("a directory");
+        let host = host(&dir, guest_threads);
+        Bench { host, dir, stdout: Arc::default(), stderr: Arc::default() }
+    }
+
+    fn pod(&self, limits: PodLimits) -> Pod {
+        self.host.pod(limits, namespace())
+    }
+
+    /// Writes a module or component in text form to a file.
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, wat::parse_str(text).expect("valid text")).expect("written");
+        path
+    }
+
+    async fn prepare(&self, text: &str) -> Arc<Artifact> {
+        let path = self.write("guest.wasm", text);
+        self.host.prepare(&path).await.expect("a runnable artifact")
+    }
+
+    async fn sample(&self, name: &str) -> Arc<Artifact> {
+        self.host.prepare(&coracle_sample_artifacts::wasm(name)).await.expect("a runnable artifact")
+    }
+
+    fn spec(&self, artifact: Arc<Artifact>) -> ContainerSpec {
+        ContainerSpec {
+            name: "test".to_owned(),
+            artifact,
+            args: vec!["guest".to_owned()],
+            env: Vec::new(),
+            mounts: Vec::new(),
+            limits: ContainerLimits::default(),
+            http_port: None,
+            http_timeout: None,
+            stdin_closed: true,
+            stdout: self.stdout.clone(),
+            stderr: self.stderr.clone(),
+        }
+    }
+
+    fn start(&self, artifact: Arc<Artifact>) -> Container {
+        self.pod(PodLimits::default()).start(self.spec(artifact)).expect("started")
+    }
+}
+
+fn host(dir: &TempDir, guest_threads: usize) -> Host {
+    let cache_dir = dir.path().join("cache");
+    let config = HostConfig { cache_dir, guest_threads, max_instances: INSTANCES, compiler: None };
+    Host::new(config).expect("a host")
+}
+
+fn namespace() -> Namespace {
+    let config = NamespaceConfig {
+        hostname: "pod-1".to_owned(),
+        addresses: vec![IpAddr::V4(Ipv4Addr::new(10, 128, 0, 7))],
+        limits: NetLimits::default(),
+    };
+    Namespace::new(config, Arc::new(Isolated))
+}
+
+/// A preview 1 module whose `_start` is `body`, with what the tests need of WASI.
+fn module(body: &str) -> String {
+    format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "args_sizes_get" (func $args_sizes (param i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "args_get" (func $args (param i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "environ_get" (func $environ (param i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 1024) "hello from preview 1\n")
+            (func (export "_start") {body}))"#
+    )
+}
+
+/// Loops for ever.
+fn spinner() -> String {
+    module("(loop $again (br $again))")
+}

@@ -93,7 +93,9 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, tables: bool) -> Result<For
                 };
                 return Ok(Form::Table { version, include });
             }
-            (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), "meta.k8s.io", Some(version)) if tables => {
+            (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), "meta.k8s.io", Some(version))
+                if tables =>
+            {
                 return Ok(Form::Metadata { version });
             }
             _ => {}
@@ -126,7 +128,8 @@ pub fn success(details: Value) -> Response {
 pub fn warn(response: &mut Response, warnings: &[String]) {
     for warning in warnings {
         let text: String = warning.replace('\\', "\\\\").replace('"', "\\\"");
-        let text: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+        let text: String =
+            text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
             response.headers_mut().append(header::WARNING, value);
         }
@@ -162,7 +165,10 @@ struct MetadataOnly<'a> {
 pub fn metadata_only(object: &Object, version: &str) -> Bytes {
     let parsed: Option<MetadataOnly<'_>> = serde_json::from_slice(&object.json).ok();
     let metadata = parsed.and_then(|parsed| parsed.metadata).map_or("{}", RawValue::get);
-    format!(r#"{{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/{version}","metadata":{metadata}}}"#).into()
+    format!(
+        r#"{{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/{version}","metadata":{metadata}}}"#
+    )
+    .into()
 }
 
 /// One object in a form; what GET, POST, PUT and PATCH answer and what events carry.
@@ -205,7 +211,9 @@ impl ListMeta {
 pub fn list(kind: &Kind, objects: &[Arc<Object>], form: Form, now: Timestamp, meta: &ListMeta) -> Vec<u8> {
     let (list_kind, api_version) = match form {
         Form::Object => (format!("{}List", kind.kind), kind.api_version()),
-        Form::Metadata { version } => ("PartialObjectMetadataList".to_owned(), format!("meta.k8s.io/{version}")),
+        Form::Metadata { version } => {
+            ("PartialObjectMetadataList".to_owned(), format!("meta.k8s.io/{version}"))
+        }
         Form::Table { version, include } => {
             let objects: Vec<&Object> = objects.iter().map(Arc::as_ref).collect();
             return table::render(kind, &objects, include, version, now, meta, true);
@@ -213,8 +221,10 @@ pub fn list(kind: &Kind, objects: &[Arc<Object>], form: Form, now: Timestamp, me
     };
     let size: usize = objects.iter().map(|object| object.json.len() + 1).sum();
     let mut out = Vec::with_capacity(size + 256);
-    let head =
-        format!(r#"{{"kind":"{list_kind}","apiVersion":"{api_version}","metadata":{},"items":["#, meta.json());
+    let head = format!(
+        r#"{{"kind":"{list_kind}","apiVersion":"{api_version}","metadata":{},"items":["#,
+        meta.json()
+    );
     out.extend_from_slice(head.as_bytes());
     for (index, object) in objects.iter().enumerate() {
         if index > 0 {

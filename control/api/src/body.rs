@@ -2,8 +2,8 @@
 
 mod protobuf;
 
-use axum::http::header;
 use coracle_objects::{FieldError, Kind};
+use http::{HeaderMap, header};
 use serde_json::Value;
 
 use crate::{
@@ -26,18 +26,38 @@ pub struct Body {
     pub warnings: Vec<String>,
 }
 
+/// A request's body with the headers that tell what it is.
+#[derive(Clone, Copy)]
+pub struct Content<'a> {
+    pub headers: &'a HeaderMap,
+    pub body: &'a [u8],
+}
+
+impl<'a> Content<'a> {
+    pub fn media_type(&self) -> &'a str {
+        let header = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        media_type(header.unwrap_or(""))
+    }
+}
+
+impl<'a> From<&'a Request> for Content<'a> {
+    fn from(request: &'a Request) -> Self {
+        Self { headers: &request.headers, body: &request.body }
+    }
+}
+
 /// The part of a Content-Type before its parameters.
 pub fn media_type(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or("").trim()
 }
 
 /// Decodes the body as an object of this apiVersion and kind, whose schema is named. No Content-Type means JSON.
-pub fn decode(
-    request: &Request,
+pub fn decode<'a>(
+    content: impl Into<Content<'a>>,
     expected: &Expected<'_>,
     validation: FieldValidation,
 ) -> Result<Body, ApiError> {
-    let (decoded, typed) = parse(request, expected)?;
+    let (decoded, typed) = parse(content.into(), expected)?;
     let Decoded { mut value, duplicates } = decoded;
     if !value.is_object() {
         return Err(ApiError::BadRequest(format!(
@@ -89,7 +109,11 @@ impl<'a> Expected<'a> {
     }
 
     fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     /// Refuses bodies of another kind; fills in what the body leaves out.
@@ -123,21 +147,21 @@ impl<'a> Expected<'a> {
 }
 
 /// The decoded document, and whether its fields are still to be checked (protobuf has none that are unknown).
-fn parse(request: &Request, expected: &Expected<'_>) -> Result<(Decoded, bool), ApiError> {
-    let content_type = request.header(header::CONTENT_TYPE);
-    match media_type(content_type) {
+fn parse(content: Content<'_>, expected: &Expected<'_>) -> Result<(Decoded, bool), ApiError> {
+    match content.media_type() {
         "" | "application/json" | "*/*" => {
-            let decoded = strict::decode_json(&request.body)
+            let decoded = strict::decode_json(content.body)
                 .map_err(|error| expected.cannot_be_handled(&format!("json parse error: {error}")))?;
             Ok((decoded, true))
         }
         "application/yaml" | "text/yaml" | "application/x-yaml" => {
-            let decoded = strict::decode_yaml(&request.body)
-                .map_err(|error| expected.cannot_be_handled(&format!("error converting YAML to JSON: {error}")))?;
+            let decoded = strict::decode_yaml(content.body).map_err(|error| {
+                expected.cannot_be_handled(&format!("error converting YAML to JSON: {error}"))
+            })?;
             Ok((decoded, true))
         }
         "application/vnd.kubernetes.protobuf" => {
-            let value = protobuf::decode(&request.body)
+            let value = protobuf::decode(content.body)
                 .map_err(|error| expected.cannot_be_handled(&error.to_string()))?;
             Ok((Decoded { value, duplicates: Vec::new() }, false))
         }
@@ -182,10 +206,12 @@ pub fn delete_options(request: &Request) -> Result<DeleteOptions, ApiError> {
         kind: "DeleteOptions",
         schema: "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
     };
-    let (decoded, _) = parse(request, &expected)?;
+    let (decoded, _) = parse(request.into(), &expected)?;
     let kind = decoded.value.get("kind").and_then(Value::as_str).unwrap_or("");
     if !matches!(kind, "" | "DeleteOptions") {
-        return Err(ApiError::BadRequest(format!("decoded object cannot be converted to DeleteOptions: it is a {kind}")));
+        return Err(ApiError::BadRequest(format!(
+            "decoded object cannot be converted to DeleteOptions: it is a {kind}"
+        )));
     }
     serde_json::from_value(decoded.value).map_err(|error| expected.cannot_be_handled(&error.to_string()))
 }

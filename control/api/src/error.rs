@@ -4,7 +4,7 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
-use coracle_objects::{FieldError, Kind, transaction::Found, Refusal, ResourceName, Revision};
+use coracle_objects::{FieldError, Kind, Refusal, ResourceName, Revision, transaction::Found};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -34,6 +34,9 @@ pub enum ApiError {
     Unauthorized,
     #[error("{}{reason}", forbidden(resource, name))]
     Forbidden { resource: Option<ResourceName>, name: String, reason: String },
+    /// A new object in a namespace that is ending.
+    #[error("{}{reason}", forbidden(&Some(resource.clone()), name))]
+    NamespaceTerminating { resource: ResourceName, name: String, namespace: String, reason: String },
     #[error("the server does not allow this method on the requested resource")]
     MethodNotAllowed,
     #[error("only the following media types are accepted: {accepted}")]
@@ -100,11 +103,7 @@ impl ApiError {
     }
 
     pub fn forbidden(kind: &Kind, name: &str, reason: impl Into<String>) -> Self {
-        ApiError::Forbidden {
-            resource: Some(kind.resource()),
-            name: name.to_owned(),
-            reason: reason.into(),
-        }
+        ApiError::Forbidden { resource: Some(kind.resource()), name: name.to_owned(), reason: reason.into() }
     }
 
     /// What a refusal means to a client, once a newer state has given no better error.
@@ -130,7 +129,7 @@ impl ApiError {
             ApiError::Invalid { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             ApiError::BadRequest(_) => StatusCode::BAD_REQUEST,
             ApiError::Unauthorized => StatusCode::UNAUTHORIZED,
-            ApiError::Forbidden { .. } => StatusCode::FORBIDDEN,
+            ApiError::Forbidden { .. } | ApiError::NamespaceTerminating { .. } => StatusCode::FORBIDDEN,
             ApiError::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::NotAcceptable { .. } => StatusCode::NOT_ACCEPTABLE,
             ApiError::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -151,7 +150,7 @@ impl ApiError {
             ApiError::Invalid { .. } => "Invalid",
             ApiError::BadRequest(_) => "BadRequest",
             ApiError::Unauthorized => "Unauthorized",
-            ApiError::Forbidden { .. } => "Forbidden",
+            ApiError::Forbidden { .. } | ApiError::NamespaceTerminating { .. } => "Forbidden",
             ApiError::MethodNotAllowed => "MethodNotAllowed",
             ApiError::NotAcceptable { .. } => "NotAcceptable",
             ApiError::UnsupportedMediaType { .. } => "UnsupportedMediaType",
@@ -169,10 +168,20 @@ impl ApiError {
             | ApiError::AlreadyExists { resource, name }
             | ApiError::Conflict { resource, name, .. }
             | ApiError::Forbidden { resource: Some(resource), name, .. } => {
-                let mut details = json!({ "name": name, "group": resource.group(), "kind": resource.plural() });
+                let mut details =
+                    json!({ "name": name, "group": resource.group(), "kind": resource.plural() });
                 details.as_object_mut()?.retain(|_, value| value != "");
                 Some(details)
             }
+            ApiError::NamespaceTerminating { resource, name, namespace, .. } => Some(json!({
+                "name": name,
+                "kind": resource.plural(),
+                "causes": [{
+                    "reason": "NamespaceTerminating",
+                    "message": format!("namespace {namespace} is being terminated"),
+                    "field": "metadata.namespace",
+                }],
+            })),
             ApiError::Invalid { group, kind, name, errors } => {
                 let causes: Vec<Value> = errors
                     .iter()
@@ -275,7 +284,8 @@ mod tests {
     fn messages_are_those_of_kubernetes() {
         let resource = ResourceName::from("deployments.apps");
         let name = "web".to_owned();
-        let conflict = ApiError::Conflict { resource: resource.clone(), name: name.clone(), reason: MODIFIED.into() };
+        let conflict =
+            ApiError::Conflict { resource: resource.clone(), name: name.clone(), reason: MODIFIED.into() };
         assert_eq!(
             conflict.status(),
             json!({

@@ -17,7 +17,11 @@ impl Query {
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
     }
 
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + use<'a> {
@@ -46,13 +50,11 @@ impl Query {
 
 /// A resourceVersion that a client gave.
 pub fn revision(text: &str) -> Result<Revision, ApiError> {
-    text.parse().map_err(|_| {
-        ApiError::Invalid {
-            group: String::new(),
-            kind: String::new(),
-            name: String::new(),
-            errors: vec![FieldError::invalid("resourceVersion", text, "must be a decimal integer")],
-        }
+    text.parse().map_err(|_| ApiError::Invalid {
+        group: String::new(),
+        kind: String::new(),
+        name: String::new(),
+        errors: vec![FieldError::invalid("resourceVersion", text, "must be a decimal integer")],
     })
 }
 
@@ -119,7 +121,10 @@ impl ListOptions {
         if self.watch {
             match (self.send_initial_events, self.revision_match) {
                 (None, Some(_)) => {
-                    forbid("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+                    forbid(
+                        "resourceVersionMatch",
+                        "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                    );
                 }
                 (Some(_), matching) if matching != Some(RevisionMatch::NotOlderThan) => forbid(
                     "resourceVersionMatch",
@@ -132,13 +137,19 @@ impl ListOptions {
                 forbid("sendInitialEvents", "sendInitialEvents is forbidden for list");
             }
             if self.revision_match.is_some() && self.revision.is_none() {
-                forbid("resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided");
+                forbid(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                );
             }
             if self.revision_match.is_some() && self.continuation.is_some() {
                 forbid("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
             }
             if self.revision_match == Some(RevisionMatch::Exact) && self.revision == Some(0) {
-                forbid("resourceVersionMatch", "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+                forbid(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                );
             }
             if self.continuation.is_some() && self.revision.is_some_and(|revision| revision != 0) {
                 return Err(ApiError::BadRequest(
@@ -181,7 +192,8 @@ impl WriteOptions {
             Some("Ignore") => FieldValidation::Ignore,
             Some("Strict") => FieldValidation::Strict,
             Some(other) => {
-                let error = FieldError::not_supported("fieldValidation", other, &["Ignore", "Strict", "Warn"]);
+                let error =
+                    FieldError::not_supported("fieldValidation", other, &["Ignore", "Strict", "Warn"]);
                 return Err(invalid_write(error));
             }
         };

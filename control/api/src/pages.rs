@@ -1,9 +1,6 @@
 //! Lists in pages: snapshots that stay for a while, so that all pages of a list are of one revision.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use coracle_objects::{ObjectName, Revision, View};
@@ -95,7 +92,9 @@ mod tests {
         let parsed = Continue::parse(&token).unwrap();
         assert_eq!((parsed.revision, parsed.object()), (7, ObjectName::new("default", "a")));
         assert!(Continue::parse("nonsense").is_err());
-        let ApiError::Expired { continuation: Some(token), .. } = parsed.expired() else { panic!("not expired") };
+        let ApiError::Expired { continuation: Some(token), .. } = parsed.expired() else {
+            panic!("not expired")
+        };
         assert_eq!(Continue::parse(&token).unwrap().revision, 0);
     }
 

@@ -86,7 +86,8 @@ fn health(endpoint: &'static str, rest: &[&str]) -> Target {
 }
 
 fn group_known(group: &str) -> Option<String> {
-    let known = kinds().iter().any(|kind| kind.group == group) || REVIEWS.iter().any(|review| review.group == group);
+    let known =
+        kinds().iter().any(|kind| kind.group == group) || REVIEWS.iter().any(|review| review.group == group);
     (known && !group.is_empty()).then(|| group.to_owned())
 }
 
@@ -175,7 +176,10 @@ mod tests {
         let namespace = resource_of("/api/v1/namespaces/kube-system/");
         assert_eq!((namespace.kind.plural, namespace.name.as_deref()), ("namespaces", Some("kube-system")));
         let finalize = resource_of("/api/v1/namespaces/x/finalize");
-        assert_eq!((finalize.name.as_deref(), finalize.subresource.as_deref()), (Some("x"), Some("finalize")));
+        assert_eq!(
+            (finalize.name.as_deref(), finalize.subresource.as_deref()),
+            (Some("x"), Some("finalize"))
+        );
         let scale = resource_of("/apis/apps/v1/namespaces/a/deployments/we%62/scale");
         assert_eq!((scale.kind.kind, scale.name.as_deref()), ("Deployment", Some("web")));
     }
@@ -185,7 +189,9 @@ mod tests {
         assert!(matches!(parse("/api/"), Target::CoreVersions));
         assert!(matches!(parse("/apis/apps"), Target::Group(_)));
         assert!(matches!(parse("/apis/apps/v1/"), Target::GroupVersion { .. }));
-        assert!(matches!(parse("/openapi/v3/apis/apps/v1"), Target::OpenApiDocument(path) if path == "apis/apps/v1"));
+        assert!(
+            matches!(parse("/openapi/v3/apis/apps/v1"), Target::OpenApiDocument(path) if path == "apis/apps/v1")
+        );
         assert!(matches!(parse("/readyz/ping"), Target::Health { endpoint: "readyz", check: Some(_) }));
         for path in ["/apis/nope", "/api/v2", "/api/v1/nopes", "/openapi/v2", "/api/v1/pods/a", "/x"] {
             assert!(matches!(parse(path), Target::Unknown), "{path}");

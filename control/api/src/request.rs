@@ -4,7 +4,7 @@ use bytes::Bytes;
 use coracle_objects::{Kind, ObjectKey};
 use http::{HeaderMap, Method};
 
-use crate::{auth::Identity, error::ApiError, options::Query, path::ResourcePath};
+use crate::{error::ApiError, options::Query, path::ResourcePath};
 
 /// A request to objects of one kind. The body has been read whole.
 #[derive(Clone, Debug)]
@@ -14,7 +14,6 @@ pub struct Request {
     pub query: Query,
     pub headers: HeaderMap,
     pub body: Bytes,
-    pub identity: Identity,
 }
 
 impl Request {

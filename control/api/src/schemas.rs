@@ -2,17 +2,16 @@
 
 use std::{collections::BTreeMap, sync::OnceLock};
 
+use coracle_objects::schema::{ListType, MapType, PatchStrategy};
 use k8s_openapi::{
     api::{
-        admissionregistration, apps, authentication, authorization, autoscaling, batch, certificates, coordination,
-        core, discovery, events, flowcontrol, networking, node, policy, rbac, scheduling, storage,
+        admissionregistration, apps, authentication, authorization, autoscaling, batch, certificates,
+        coordination, core, discovery, events, flowcontrol, networking, node, policy, rbac, scheduling,
+        storage,
     },
     apimachinery::pkg::apis::meta::v1 as meta,
 };
-use schemars::{
-    JsonSchema, SchemaGenerator,
-    generate::SchemaSettings,
-};
+use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Value, json};
 
 const REFERENCE: &str = "#/components/schemas/";
@@ -78,6 +77,11 @@ fn generate() -> BTreeMap<String, Value> {
     for (name, schema) in &mut schemas {
         complete(name, schema);
     }
+    for kind in coracle_objects::kinds() {
+        if let Some(schema) = coracle_objects::kinds::coracle_openapi(kind.schema) {
+            schemas.insert(kind.schema.to_owned(), schema);
+        }
+    }
     schemas
 }
 
@@ -94,7 +98,8 @@ fn complete(name: &str, schema: &mut Value) {
         _ => {}
     }
     extend(schema, name, ".");
-    for (field, property) in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+    for (field, property) in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten()
+    {
         wrap_reference(property);
         extend(property, name, field);
     }
@@ -129,20 +134,29 @@ fn extend(schema: &mut Value, name: &str, field: &str) {
     let mut put = |key: &str, value: Value| {
         map.insert(format!("x-kubernetes-{key}"), value);
     };
-    if let Some(strategy) = facts.patch_strategy {
-        put("patch-strategy", strategy.into());
+    match (facts.patch, facts.retain_keys) {
+        (PatchStrategy::Merge, true) => put("patch-strategy", "merge,retainKeys".into()),
+        (PatchStrategy::Merge, false) => put("patch-strategy", "merge".into()),
+        (PatchStrategy::Replace, _) => put("patch-strategy", "replace".into()),
+        (PatchStrategy::Unstated, true) => put("patch-strategy", "retainKeys".into()),
+        (PatchStrategy::Unstated, false) => {}
     }
-    if let Some(key) = facts.patch_merge_key {
-        put("patch-merge-key", key.into());
+    if !facts.patch_key.is_empty() {
+        put("patch-merge-key", facts.patch_key.into());
     }
-    if let Some(list) = facts.list_type {
-        put("list-type", list.into());
+    match facts.list {
+        ListType::Unstated => {}
+        ListType::Atomic => put("list-type", "atomic".into()),
+        ListType::Set => put("list-type", "set".into()),
+        ListType::Map => put("list-type", "map".into()),
     }
-    if !facts.list_map_keys.is_empty() {
-        put("list-map-keys", facts.list_map_keys.to_vec().into());
+    if !facts.list_keys.is_empty() {
+        put("list-map-keys", facts.list_keys.to_vec().into());
     }
-    if let Some(map) = facts.map_type {
-        put("map-type", map.into());
+    match facts.map {
+        MapType::Unstated => {}
+        MapType::Granular => put("map-type", "granular".into()),
+        MapType::Atomic => put("map-type", "atomic".into()),
     }
 }
 
@@ -151,8 +165,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_served_kind_of_kubernetes_has_a_schema() {
-        for kind in coracle_objects::kinds().iter().filter(|kind| kind.group != "coracle.dev") {
+    fn every_served_kind_has_a_schema() {
+        for kind in coracle_objects::kinds() {
             assert!(get(kind.schema).is_some(), "{}", kind.schema);
         }
     }

@@ -355,10 +355,7 @@ mod tests {
         assert!(findings.mismatch.is_none());
         let mut pruned = value;
         prune(&mut pruned, DEPLOYMENT);
-        assert_eq!(
-            pruned["spec"],
-            json!({ "template": { "spec": { "containers": [{ "name": "a" }] } } })
-        );
+        assert_eq!(pruned["spec"], json!({ "template": { "spec": { "containers": [{ "name": "a" }] } } }));
         assert_eq!(pruned["metadata"]["labels"]["anything"], "goes");
     }
 

@@ -62,11 +62,7 @@ pub async fn transact<S: Storage>(
         let plan = match decide(&view) {
             Ok(plan) => plan,
             Err(error) if fresh => return Err(error),
-            Err(_) => {
-                view = storage.linearizable().await?;
-                fresh = true;
-                decide(&view)?
-            }
+            Err(_) => decide(&*storage.linearizable().await?)?,
         };
         if dry_run {
             return would_be(plan);

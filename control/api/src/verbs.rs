@@ -36,13 +36,18 @@ pub enum Part {
 }
 
 /// Carries out a request to a resource.
-pub async fn dispatch<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> Result<Response, ApiError> {
+pub async fn dispatch<S: Storage, N: Nodes>(
+    api: &Api<S, N>,
+    request: &Request,
+) -> Result<Response, ApiError> {
     let kind = request.kind();
     match (&request.path.name, request.path.subresource.as_deref()) {
         (None, _) => match request.method {
             Method::GET | Method::HEAD => list::list_or_watch(api, request).await,
             Method::POST if verb(kind, "create") => create::create(api, request).await,
-            Method::DELETE if verb(kind, "deletecollection") => deletecollection::delete_all(api, request).await,
+            Method::DELETE if verb(kind, "deletecollection") => {
+                deletecollection::delete_all(api, request).await
+            }
             _ => Err(ApiError::MethodNotAllowed),
         },
         (Some(_), None) => match request.method {

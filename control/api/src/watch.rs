@@ -40,7 +40,8 @@ pub async fn watch<S: Storage, N: Nodes>(
 ) -> Result<Response, ApiError> {
     let kind = request.kind();
     let resource = kind.storage_resource();
-    let initial = options.send_initial_events.unwrap_or(options.revision.is_none_or(|revision| revision == 0));
+    let initial =
+        options.send_initial_events.unwrap_or(options.revision.is_none_or(|revision| revision == 0));
     let (start, objects) = if initial || options.revision.is_none_or(|revision| revision == 0) {
         let view = list::view_at_least(&api.storage, options.revision).await?;
         let objects = if initial { matching(&view, request, &options) } else { VecDeque::new() };
@@ -95,7 +96,8 @@ impl Filter {
     /// An object that starts to match is added, one that stops to match is deleted, whatever really happened to it.
     fn see(&self, event: &Event) -> Option<Seen> {
         let before = event.previous.as_ref().filter(|previous| self.matches(previous));
-        let after = Some(&event.object).filter(|object| event.kind != EventKind::Deleted && self.matches(object));
+        let after =
+            Some(&event.object).filter(|object| event.kind != EventKind::Deleted && self.matches(object));
         let (type_, object) = match (before, after) {
             (None, Some(object)) => ("ADDED", object.clone()),
             (Some(_), Some(object)) => ("MODIFIED", object.clone()),
@@ -148,7 +150,8 @@ impl Watcher {
             |seconds| seconds.min(TIMEOUT_SECONDS_MAX),
         );
         let bookmarks = options.bookmarks.then(|| {
-            let mut interval = tokio::time::interval_at(Instant::now() + BOOKMARK_INTERVAL, BOOKMARK_INTERVAL);
+            let mut interval =
+                tokio::time::interval_at(Instant::now() + BOOKMARK_INTERVAL, BOOKMARK_INTERVAL);
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             interval
         });
@@ -316,7 +319,9 @@ mod tests {
             fields: FieldSelector::everything(),
         };
         let event = Event { kind, object: object(after, 9), previous: before.map(|label| object(label, 4)) };
-        filter.see(&event).map(|seen| (seen.type_, seen.object.revision, seen.object.meta.labels["a"].clone()))
+        filter
+            .see(&event)
+            .map(|seen| (seen.type_, seen.object.revision, seen.object.meta.labels["a"].clone()))
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub fn delete(object: &Object, propagation: Propagation, now: Timestamp) -> Opti
         finalizers.push(FOREGROUND.to_owned());
     }
     let grace_s = grace_seconds(object);
-    if finalizers.is_empty() && grace_s == 0 && &*object.key.resource.as_str() != "namespaces" {
+    if finalizers.is_empty() && grace_s == 0 && object.key.resource.as_str() != "namespaces" {
         return Some(Transaction::delete(object.key.clone(), object.revision));
     }
     let mut value = draft::of(object);

@@ -7,6 +7,7 @@ use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName};
 use crate::{
     deletion::{FOREGROUND, ORPHAN},
     draft::namespace_key,
+    garbage_collector::in_reach,
     pod_gc::ENDED_PODS_MAX,
     service_account,
     state::{State, in_namespace},
@@ -160,6 +161,7 @@ fn mark_ownership(state: &State, event: &Event, dirty: &mut Dirty) {
         let waits = waits_for_dependents(object);
         let unwell = object.meta.owner_references.iter().any(|owner| match state.by_uid(&owner.uid) {
             None => true,
+            Some(key) if !in_reach(key, &object.key) => true,
             Some(key) => state.get(key).is_some_and(|owner| waits_for_dependents(owner)),
         });
         if waits || unwell {

@@ -36,7 +36,10 @@ impl LogOptions {
             errors.push(FieldError::invalid("limitBytes", bytes, "must be greater than 0"));
         }
         if self.since_seconds.is_some() && self.since_time.is_some() {
-            errors.push(FieldError::forbidden("", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+            errors.push(FieldError::forbidden(
+                "",
+                "at most one of `sinceTime` or `sinceSeconds` may be specified",
+            ));
         } else if let Some(seconds) = self.since_seconds.filter(|seconds| *seconds < 1) {
             errors.push(FieldError::invalid("sinceSeconds", seconds, "must be greater than 0"));
         }

@@ -1,25 +1,27 @@
 //! Patches: JSON merge (RFC 7386), JSON patch (RFC 6902) and Kubernetes' strategic merge.
 
+mod json;
 mod strategic;
 
 use serde_json::Value;
 use thiserror::Error;
 
+pub use json::{DEPTH_MAX, JSON_COPIED_BYTES_MAX, JSON_OPERATIONS_MAX, json, parse_json};
 pub use json_patch::PatchOperation;
 pub use strategic::strategic;
 
-/// How many operations one JSON patch may have.
-pub const JSON_OPERATIONS_MAX: usize = 10_000;
-
-/// Why a patch cannot be applied. The messages go to the client.
+/// Why a patch cannot be applied. The messages go to the client. The object is untouched.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PatchError {
     #[error("the patch is not a JSON patch: {0}")]
     NotAJsonPatch(String),
     #[error("the JSON patch has {0} operations, more than the {JSON_OPERATIONS_MAX} that are allowed")]
     TooManyOperations(usize),
-    /// The object is untouched.
-    #[error("the server rejected our request due to an error in our request: {0}")]
+    #[error("the JSON patch copies more than {JSON_COPIED_BYTES_MAX} bytes")]
+    CopiesTooMuch,
+    #[error("the patch would nest values deeper than {DEPTH_MAX} levels")]
+    TooDeep,
+    #[error("{0}")]
     Operation(String),
     #[error("a strategic merge patch must be an object")]
     NotAnObject,
@@ -36,20 +38,27 @@ pub fn merge(target: &mut Value, patch: &Value) {
     json_patch::merge(target, patch);
 }
 
-/// Reads a JSON patch from its body.
-pub fn parse_json(patch: &Value) -> Result<Vec<PatchOperation>, PatchError> {
-    let operations: Vec<PatchOperation> =
-        serde_json::from_value(patch.clone()).map_err(|error| PatchError::NotAJsonPatch(error.to_string()))?;
-    if operations.len() > JSON_OPERATIONS_MAX {
-        return Err(PatchError::TooManyOperations(operations.len()));
-    }
-    Ok(operations)
-}
-
-/// Applies a JSON patch (RFC 6902): all its operations, or on an error none.
-pub fn json(target: &mut Value, operations: &[PatchOperation]) -> Result<(), PatchError> {
-    json_patch::patch(target, operations).map_err(|error| PatchError::Operation(error.to_string()))
-}
-
 #[cfg(test)]
-mod tests;
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_examples_of_rfc_7386() {
+        let cases = [
+            (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
+            (json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"})),
+            (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
+            (json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]})),
+            (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})),
+            (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
+        ];
+        for (mut target, patch, expected) in cases {
+            merge(&mut target, &patch);
+            assert_eq!(target, expected);
+        }
+    }
+}

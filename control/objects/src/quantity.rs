@@ -34,9 +34,7 @@ pub enum Format {
 
 /// Why a text is no quantity. The message is Kubernetes' own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error(
-    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-)]
+#[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
 pub struct QuantityError;
 
 impl Quantity {
@@ -151,7 +149,8 @@ fn parse_suffix(suffix: &str) -> Result<(Format, i128, i32), QuantityError> {
             }
             // Beyond these the number is capped or vanishes whatever its digits.
             let bound = DIGITS_MAX as i32 * 2;
-            let exponent = exponent.parse::<i32>().unwrap_or(if exponent.starts_with('-') { -bound } else { bound });
+            let exponent =
+                exponent.parse::<i32>().unwrap_or(if exponent.starts_with('-') { -bound } else { bound });
             Ok((Format::Exponent, 1, exponent.clamp(-bound, bound)))
         }
     }
@@ -199,7 +198,8 @@ fn magnitude(whole: &str, fraction: &str, factor: i128, exponent: i32) -> i128 {
         below = below * 10 + digit;
     }
     let rest = digits().skip(kept.saturating_add(18)).any(|digit| digit != 0);
-    let lifted = below.checked_mul(factor).map_or(NANOS_MAX, |product| divide_up(product + i128::from(rest), scale));
+    let lifted =
+        below.checked_mul(factor).map_or(NANOS_MAX, |product| divide_up(product + i128::from(rest), scale));
     nanos.checked_mul(factor).map_or(NANOS_MAX, |product| cap(product.saturating_add(lifted)))
 }
 
@@ -325,7 +325,10 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in ["", ".", "-", "a", "1x", "1.2.3", "1 ", " 1", "1KI", "1e", "1e+", "1ee3", "Ki", "1_0", "--1", "1mi"] {
+        for text in [
+            "", ".", "-", "a", "1x", "1.2.3", "1 ", " 1", "1KI", "1e", "1e+", "1ee3", "Ki", "1_0", "--1",
+            "1mi",
+        ] {
             assert_eq!(text.parse::<Quantity>(), Err(QuantityError), "{text}");
         }
         assert!(Quantity::from_json(&Value::Null).is_err());

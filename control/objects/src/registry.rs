@@ -41,6 +41,8 @@ pub struct Kind {
     pub from_storage: fn(&mut Value),
     /// Turns an object of this kind's form into the stored one. Does nothing where `storage` is none.
     pub to_storage: fn(&mut Value),
+    /// The stored name of a field that selectors name, where it is another one: `regarding.name`.
+    pub storage_field: fn(&str) -> Option<String>,
     /// The fields beside `metadata` and `status` whose change moves `metadata.generation`; empty where the kind has no
     /// generation.
     pub generational: &'static [&'static str],
@@ -117,7 +119,11 @@ impl Kind {
 
     /// `apps/v1`, or `v1` for the core group.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
@@ -163,6 +169,7 @@ impl Kind {
         storage: None,
         from_storage: |_| (),
         to_storage: |_| (),
+        storage_field: |_| None,
         generational: &[],
     };
 }
@@ -247,7 +254,11 @@ mod tests {
         for kind in kinds() {
             for shape in &shapes {
                 let mut object = shape.clone();
-                assert_eq!((kind.cells)(&object, Timestamp::UNIX_EPOCH).len(), kind.columns.len(), "{kind:?}");
+                assert_eq!(
+                    (kind.cells)(&object, Timestamp::UNIX_EPOCH).len(),
+                    kind.columns.len(),
+                    "{kind:?}"
+                );
                 (kind.defaults)(&mut object);
                 let once = object.clone();
                 (kind.defaults)(&mut object);

@@ -16,12 +16,14 @@
 mod change;
 mod proposals;
 mod reads;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use raft::eraftpb::{Entry, EntryType, Message, MessageType};
-use raft::{RawNode, StateRole, Storage as _};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
+use raft::{RawNode, StateRole};
 
 use self::change::{PendingChange, PendingTransfer};
 use self::proposals::Proposals;
@@ -123,7 +125,8 @@ impl Core {
         let log = Log::new(recovered);
         let marker = log.snapshot_marker().clone();
         let node = RawNode::new(&config.raft(marker.index), log, logger)?;
-        let reads = Reads::new(config.id, config.seed, config.ticks(READ_RETRY_MS), config.ticks(OUTCOME_TIMEOUT_MS));
+        let reads =
+            Reads::new(config.id, config.seed, config.ticks(READ_RETRY_MS), config.ticks(OUTCOME_TIMEOUT_MS));
         let mut core = Core {
             proposals: Proposals::new(config.ticks(OUTCOME_TIMEOUT_MS)),
             reads,
@@ -241,6 +244,7 @@ impl Core {
             assert!(index <= self.handed, "entry {index} was applied before it was handed out");
             self.applied = index;
             self.node.advance_apply_to(index);
+            self.notice_change();
             self.campaign_alone();
         }
     }
@@ -260,7 +264,7 @@ impl Core {
         let mut work = Work { messages: ready.take_messages(), ..Work::default() };
         let mut records = Vec::with_capacity(ready.entries().len() + 1);
         if !ready.snapshot().is_empty() {
-            records.push(self.restore(ready.snapshot()));
+            self.restore(ready.snapshot(), &mut records);
         }
         let entries = ready.take_entries();
         self.node.mut_store().append(&entries);
@@ -273,7 +277,9 @@ impl Core {
         let committed = ready.take_committed_entries();
         for read in ready.take_read_states() {
             let confirmed = self.reads.confirmed(&read.request_ctx);
-            self.done.extend(confirmed.into_iter().map(|token| Done { token, outcome: Outcome::ReadIndex(read.index) }));
+            self.done.extend(
+                confirmed.into_iter().map(|token| Done { token, outcome: Outcome::ReadIndex(read.index) }),
+            );
         }
         let waits = sync || self.is_writing();
         self.node.advance_append_async(ready);
@@ -357,7 +363,9 @@ impl Core {
             MessageType::MsgHeartbeat if message.term >= raft.term && message.commit > last => {
                 return Err(Error::LostLog { id: self.config.id, confirmed: message.commit, last });
             }
-            MessageType::MsgAppendResponse if message.term == raft.term && !message.reject => message.index > last,
+            MessageType::MsgAppendResponse if message.term == raft.term && !message.reject => {
+                message.index > last
+            }
             MessageType::MsgTimeoutNow => message.term != raft.term || message.from != raft.leader_id,
             _ => false,
         };
@@ -383,7 +391,7 @@ impl Core {
     }
 
     /// Takes over a received snapshot. Its bytes are with the state machine before the message is stepped.
-    fn restore(&mut self, snapshot: &raft::eraftpb::Snapshot) -> Record {
+    fn restore(&mut self, snapshot: &Snapshot, records: &mut Vec<Record>) {
         let metadata = snapshot.get_metadata();
         let marker = SnapshotMarker {
             index: metadata.index,
@@ -395,8 +403,11 @@ impl Core {
         self.changes += 1;
         self.handed = marker.index;
         self.applied = marker.index;
+        if self.node.store().last() > marker.index {
+            records.push(Record::Truncate(marker.index + 1));
+        }
         self.node.mut_store().restore(marker.clone());
-        Record::Snapshot(marker)
+        records.push(Record::Snapshot(marker));
     }
 
     /// A sole voter need not wait for an election timeout.
@@ -440,7 +451,8 @@ impl Core {
     }
 
     fn fail_proposals(&mut self, tokens: Vec<Token>, error: ProposeError) {
-        self.done.extend(tokens.into_iter().map(|token| Done { token, outcome: Outcome::ProposalFailed(error) }));
+        self.done
+            .extend(tokens.into_iter().map(|token| Done { token, outcome: Outcome::ProposalFailed(error) }));
     }
 
     fn fail_reads(&mut self, tokens: Vec<Token>, error: ReadError) {

@@ -224,7 +224,9 @@ impl<O> Inner<O> {
         if self.shared.is_stopped() {
             return Err(Refusal::Stopped);
         }
-        self.events.try_send(event).map_err(|error| if error.is_full() { Refusal::Full } else { Refusal::Stopped })
+        self.events
+            .try_send(event)
+            .map_err(|error| if error.is_full() { Refusal::Full } else { Refusal::Stopped })
     }
 
     fn receive(&self, messages: Vec<wire::Message>) {
@@ -280,7 +282,8 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
 
     let wal_thread = WalThread::new(wal, wal_in, transport.clone(), waker.clone());
     let apply_thread = ApplyThread::new(machine, apply_in, applied, waker.clone());
-    let raft_thread = RaftThread::new(core, events_in, to_wal, to_apply, transport, waker.clone(), status, tick);
+    let raft_thread =
+        RaftThread::new(core, events_in, to_wal, to_apply, transport, waker.clone(), status, tick);
     let wal_join = spawn("wal", id, &waker, move || wal_thread.run())?;
     let apply_join = spawn("apply", id, &waker, move || apply_thread.run())?;
     let ended = shared.clone();
@@ -296,7 +299,9 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
         })
         .map_err(Error::Thread)?;
     tracing::info!(member = id, "raft member started");
-    Ok(Raft { inner: Arc::new(Inner { id, events, waker, shared, status: status_out, applied: applied_out }) })
+    Ok(Raft {
+        inner: Arc::new(Inner { id, events, waker, shared, status: status_out, applied: applied_out }),
+    })
 }
 
 fn spawn<O: Send + 'static>(

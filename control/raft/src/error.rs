@@ -17,14 +17,18 @@ pub enum Error {
          the cluster and join it again as a new member with an empty data directory"
     )]
     Corrupt { file: String, offset: u64, what: String },
-    #[error("the raft directory {dir} is in use by another process; stop that process or choose another directory")]
+    #[error(
+        "the raft directory {dir} is in use by another process; stop that process or choose another directory"
+    )]
     Locked { dir: String },
     #[error(
         "the raft directory belongs to cluster {found}, but this member is of cluster {expected}; choose an empty \
          directory, or the right one"
     )]
     ForeignCluster { found: String, expected: String },
-    #[error("the raft directory belongs to member {found}, but this is member {expected}; give each member its own")]
+    #[error(
+        "the raft directory belongs to member {found}, but this is member {expected}; give each member its own"
+    )]
     ForeignMember { found: u64, expected: u64 },
     #[error("a cluster needs at least one voter, this member among them, and no id may be 0 or given twice")]
     InvalidVoters,

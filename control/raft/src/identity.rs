@@ -40,7 +40,8 @@ pub fn claim(disk: &impl Disk, cluster_id: &str, id: u64) -> Result<(), Error> {
     let names = disk.list().map_err(failed("list"))?;
     if names.iter().any(|name| name == MEMBER_FILE) {
         let bytes = disk.open(MEMBER_FILE).and_then(|file| file.read_all()).map_err(failed("read"))?;
-        let (found_cluster, found_id) = parse(&bytes).ok_or_else(|| corrupt("it does not name cluster and member"))?;
+        let (found_cluster, found_id) =
+            parse(&bytes).ok_or_else(|| corrupt("it does not name cluster and member"))?;
         if found_cluster != cluster_id {
             return Err(Error::ForeignCluster { found: found_cluster, expected: cluster_id.to_owned() });
         }

@@ -21,6 +21,6 @@ pub use config::{Config, ENTRY_BYTES_MAX, OUTCOME_TIMEOUT_MS};
 pub use driver::{Closed, Raft, StateMachine};
 pub use error::{ChangeError, Error, ProposeError, ReadError};
 pub use logging::logger;
-pub use membership::MemberChange;
+pub use membership::{MemberChange, initial_records};
 pub use status::{Role, Status};
 pub use transport::{GrpcTransport, RaftService, Transport};

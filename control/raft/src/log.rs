@@ -22,7 +22,11 @@ const ENTRY_OVERHEAD_BYTES: u64 = 24;
 
 impl Log {
     pub fn new(recovered: Recovered) -> Log {
-        Log { hard_state: recovered.hard_state, snapshot: recovered.snapshot, entries: recovered.entries.into() }
+        Log {
+            hard_state: recovered.hard_state,
+            snapshot: recovered.snapshot,
+            entries: recovered.entries.into(),
+        }
     }
 
     pub fn first(&self) -> u64 {
@@ -79,13 +83,19 @@ impl Storage for Log {
         if low < self.first() {
             return Err(StorageError::Compacted.into());
         }
-        assert!(high <= self.last() + 1, "raft asks for entry {} behind the log's end {}", high - 1, self.last());
+        assert!(
+            high <= self.last() + 1,
+            "raft asks for entry {} behind the log's end {}",
+            high - 1,
+            self.last()
+        );
         let bytes_max = max_size.into().unwrap_or(u64::MAX);
         let mut bytes = 0_u64;
         let range = (low - self.first()) as usize..(high - self.first()) as usize;
         let mut found = Vec::new();
         for entry in self.entries.range(range) {
-            bytes = bytes.saturating_add(entry.data.len() as u64 + entry.context.len() as u64 + ENTRY_OVERHEAD_BYTES);
+            bytes = bytes
+                .saturating_add(entry.data.len() as u64 + entry.context.len() as u64 + ENTRY_OVERHEAD_BYTES);
             if bytes > bytes_max && !found.is_empty() {
                 break;
             }

@@ -65,7 +65,11 @@ mod tests {
             type Err = slog::Never;
             fn log(&self, record: &slog::Record<'_>, values: &slog::OwnedKVList) -> Result<(), slog::Never> {
                 let line = super::line(record, values);
-                assert!(line.starts_with("became leader") && line.contains(" term=3") && line.contains(" raft_id=1"));
+                assert!(
+                    line.starts_with("became leader")
+                        && line.contains(" term=3")
+                        && line.contains(" raft_id=1")
+                );
                 let mut only = super::Line(String::new());
                 assert!(record.kv().serialize(record, &mut only).is_ok());
                 Ok(())

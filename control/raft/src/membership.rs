@@ -116,7 +116,9 @@ impl Members {
                     voters.insert(id);
                 }
                 MemberChange::Remove(id) if !self.contains(id) && self.used.contains(&id) => continue,
-                MemberChange::Remove(id) if !self.contains(id) => return Err(ChangeError::UnknownMember { id }),
+                MemberChange::Remove(id) if !self.contains(id) => {
+                    return Err(ChangeError::UnknownMember { id });
+                }
                 MemberChange::Remove(id) => {
                     voters.remove(&id);
                     if voters.is_empty() {
@@ -134,7 +136,13 @@ impl Members {
 }
 
 fn ids(state: &ConfState) -> impl Iterator<Item = u64> + '_ {
-    state.voters.iter().chain(&state.learners).chain(&state.voters_outgoing).chain(&state.learners_next).copied()
+    state
+        .voters
+        .iter()
+        .chain(&state.learners)
+        .chain(&state.voters_outgoing)
+        .chain(&state.learners_next)
+        .copied()
 }
 
 /// The change as raft takes it. Several changes go through one joint configuration, which is left by itself. None of
@@ -190,9 +198,18 @@ pub fn decode(data: &[u8]) -> Option<ConfChangeV2> {
             2 => ConfChangeType::AddLearnerNode,
             _ => return None,
         };
-        changes.push(ConfChangeSingle { change_type, node_id: single.node_id, ..ConfChangeSingle::default() });
+        changes.push(ConfChangeSingle {
+            change_type,
+            node_id: single.node_id,
+            ..ConfChangeSingle::default()
+        });
     }
-    Some(ConfChangeV2 { transition, changes: changes.into(), context: twin.context, ..ConfChangeV2::default() })
+    Some(ConfChangeV2 {
+        transition,
+        changes: changes.into(),
+        context: twin.context,
+        ..ConfChangeV2::default()
+    })
 }
 
 /// The first records of a new cluster's log, the same on each of its initial voters: one entry a voter, of term 1 and
@@ -204,7 +221,10 @@ pub fn initial_records(voters: &[u64], self_id: u64) -> Result<Vec<Record>, Erro
     }
     let mut records: Vec<Record> = Vec::with_capacity(ids.len() + 1);
     for (index, id) in (1..).zip(&ids) {
-        let change = ChangeTwin { changes: vec![SingleTwin { change_type: 0, node_id: *id }], ..ChangeTwin::default() };
+        let change = ChangeTwin {
+            changes: vec![SingleTwin { change_type: 0, node_id: *id }],
+            ..ChangeTwin::default()
+        };
         records.push(Record::Entry(Entry {
             entry_type: EntryType::EntryConfChangeV2,
             term: 1,
@@ -213,7 +233,12 @@ pub fn initial_records(voters: &[u64], self_id: u64) -> Result<Vec<Record>, Erro
             ..Entry::default()
         }));
     }
-    records.push(Record::HardState(HardState { term: 1, vote: 0, commit: ids.len() as u64, ..HardState::default() }));
+    records.push(Record::HardState(HardState {
+        term: 1,
+        vote: 0,
+        commit: ids.len() as u64,
+        ..HardState::default()
+    }));
     Ok(records)
 }
 
@@ -225,7 +250,8 @@ mod tests {
 
     #[test]
     fn a_change_survives_the_log() {
-        let change = to_raft(&[MemberChange::AddLearner(4), MemberChange::Promote(2), MemberChange::Remove(1)]);
+        let change =
+            to_raft(&[MemberChange::AddLearner(4), MemberChange::Promote(2), MemberChange::Remove(1)]);
         assert_eq!(decode(&change.write_to_bytes().expect("encodes")), Some(change));
         assert_eq!(decode(&[]), Some(ConfChangeV2::default()));
         assert_eq!(decode(&[0xff; 9]), None);

@@ -151,7 +151,8 @@ fn check_entries(message: &wire::Message) -> Result<(), Refused> {
         return Err(Refused::Entries);
     }
     for entry in &message.entries {
-        let in_order = entry.index == before.0 + 1 && entry.term >= before.1.max(1) && entry.term <= message.term;
+        let in_order =
+            entry.index == before.0 + 1 && entry.term >= before.1.max(1) && entry.term <= message.term;
         if !in_order || entry.index >= NUMBER_MAX {
             return Err(Refused::Entries);
         }
@@ -223,7 +224,11 @@ fn snapshot_from_wire(snapshot: wire::Snapshot) -> Snapshot {
             ..SnapshotMetadata::default()
         }
     });
-    Snapshot { data: Bytes::copy_from_slice(&snapshot.data), metadata: metadata.into(), ..Snapshot::default() }
+    Snapshot {
+        data: Bytes::copy_from_slice(&snapshot.data),
+        metadata: metadata.into(),
+        ..Snapshot::default()
+    }
 }
 
 #[cfg(test)]
@@ -269,9 +274,14 @@ mod tests {
 
     #[test]
     fn a_snapshot_survives_the_round() {
-        let state = ConfState { voters: vec![1], learners_next: vec![4], auto_leave: true, ..ConfState::default() };
-        let metadata =
-            SnapshotMetadata { conf_state: Some(state).into(), index: 8, term: 2, ..SnapshotMetadata::default() };
+        let state =
+            ConfState { voters: vec![1], learners_next: vec![4], auto_leave: true, ..ConfState::default() };
+        let metadata = SnapshotMetadata {
+            conf_state: Some(state).into(),
+            index: 8,
+            term: 2,
+            ..SnapshotMetadata::default()
+        };
         let snapshot =
             Snapshot { data: vec![1].into(), metadata: Some(metadata).into(), ..Snapshot::default() };
         assert_eq!(snapshot_from_wire(snapshot_to_wire(snapshot.clone())), snapshot);

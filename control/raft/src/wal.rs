@@ -231,7 +231,8 @@ impl<D: Disk> Wal<D> {
                     last_index = entry.index;
                 }
                 Record::Snapshot(marker) => last_index = last_index.max(marker.index),
-                Record::HardState(_) | Record::Truncate(_) => {}
+                Record::Truncate(from) => last_index = from - 1,
+                Record::HardState(_) => {}
             }
             all.push(Cow::Borrowed(record));
         }
@@ -272,7 +273,8 @@ impl<D: Disk> Wal<D> {
             previous_end: self.current.end,
             previous_index: self.last_index,
         };
-        let spare = self.spares.iter().position(|spare| spare.size >= needed).and_then(|at| self.spares.remove(at));
+        let spare =
+            self.spares.iter().position(|spare| spare.size >= needed).and_then(|at| self.spares.remove(at));
         let (file, size) = match spare {
             Some(spare) => (begin(&self.disk, &spare.name, None, &header)?, spare.size),
             None => (begin(&self.disk, "segment.tmp", Some(size), &header)?, size),

@@ -55,11 +55,6 @@ pub fn fixed<'a>(shape: &Shape, node: &'a Node) -> Result<&'a NodeFacts, Misfit<
     Ok(facts)
 }
 
-/// Whether the node passes all filters.
-pub fn admits(shape: &Shape, node: &Node) -> bool {
-    fixed(shape, node).is_ok_and(|facts| resources::fits(&shape.requests, &node.used, &facts.allocatable))
-}
-
 /// Why the node is passed over: several reasons where several resources are lacking, none where it is not.
 pub fn reasons(shape: &Shape, node: &Node) -> Vec<Reason> {
     match fixed(shape, node) {

@@ -1,8 +1,7 @@
 //! Many transactions, one log entry: what arrives while an entry is under way travels in the next.
 
-use std::sync::Arc;
+use std::{sync::Arc, task::Poll};
 
-use bytes::Bytes;
 use coracle_objects::{Transaction, Write};
 use coracle_raft::{ProposeError, Raft};
 use coracle_store::{Command, Outcome, Request};
@@ -81,16 +80,18 @@ async fn gather(member: u64, raft: Raft<AppliedEntry>, mut requests: mpsc::Recei
             batch.into_iter().map(|waiting| (waiting.request, waiting.reply)).unzip();
         let entry = Command { proposer: member, requests }.encode();
         let raft = raft.clone();
+        let mut proposal = Box::pin(async move { raft.propose(entry).await });
+        // Polled once here, so that entries reach raft in the order in which they were gathered.
+        let first_poll = futures::poll!(&mut proposal);
         tokio::spawn(async move {
-            let result = propose(&raft, entry).await;
+            let result = match first_poll {
+                Poll::Ready(result) => result,
+                Poll::Pending => proposal.await,
+            };
             drop(permit);
             answer(result, replies);
         });
     }
-}
-
-async fn propose(raft: &Raft<AppliedEntry>, entry: Bytes) -> Result<AppliedEntry, ProposeError> {
-    raft.propose(entry).await
 }
 
 /// Gives each proposer its own result. The store keeps the order of the command but leaves out requests whose

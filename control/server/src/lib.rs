@@ -19,11 +19,12 @@ mod batch;
 mod peers;
 mod storage;
 
+mod drafts;
+
 mod bootstrap;
 mod events;
 mod leader;
 mod membership;
-mod namespaces;
 mod plans;
 
 mod node_link;

@@ -207,9 +207,6 @@ fn read(data: &DataDir, name: &str) -> Result<String, ServerError> {
     fs::read_to_string(&path).map_err(ServerError::io("read", path))
 }
 
-/// How old the admin kubeconfig may become before a start writes a new one.
-pub const ADMIN_RENEWED_AFTER: Duration = Duration::from_secs(60 * DAY.as_secs());
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -66,12 +66,18 @@ fn parse(cidr: &str) -> Option<[u8; 3]> {
 }
 
 /// Pods that wait for an address, and the claim that is under way for them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Waiting<T> {
     queue: BTreeMap<u64, T>,
     next: u64,
     claim: Option<u64>,
     claims: u64,
+}
+
+impl<T> Default for Waiting<T> {
+    fn default() -> Self {
+        Self { queue: BTreeMap::new(), next: 0, claim: None, claims: 0 }
+    }
 }
 
 impl<T> Waiting<T> {

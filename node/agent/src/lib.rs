@@ -1,1 +1,31 @@
-//! Placeholder.
+//! The node: joins a cluster, keeps the link to its leader, and makes what the cluster wants of it true.
+//!
+//! One event loop ([`app`]) takes in what happened, asks `coracle_core` what it means, and executes the answer.
+//! Pods keep running while the link is lost, and run again from the cluster's wishes after a restart of the node.
+
+mod app;
+mod artifacts;
+mod blocks;
+mod clock;
+mod config;
+mod events;
+mod fabric_stub;
+mod execute;
+mod identity;
+mod link;
+mod log_streams;
+mod logs;
+mod machine;
+mod network;
+mod node;
+mod probes;
+mod usage;
+mod volumes;
+
+pub use artifacts::ARTIFACT_BYTES_MAX;
+pub use config::{Capacity, JoinWith, NodeConfig, PODS_DEFAULT};
+pub use identity::IdentityError;
+pub use node::{Node, NodeError, start};
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,9 @@ pub fn environment(
     let services = service_variables(pod, sources);
     for variable in &container.env {
         let value = match &variable.value_from {
-            None => Some(expand(&variable.value, |name| env.get(name).or_else(|| services.get(name)).cloned())),
+            None => {
+                Some(expand(&variable.value, |name| env.get(name).or_else(|| services.get(name)).cloned()))
+            }
             Some(source) => from_source(pod, container, source, sources, facts)?,
         };
         if let Some(value) = value {
@@ -228,8 +230,9 @@ mod tests {
     }
 
     fn env_of(spec: &str) -> Result<BTreeMap<String, String>, String> {
-        let json =
-            format!(r#"{{"metadata":{{"name":"p","namespace":"d","uid":"u"}},"spec":{{"containers":[{spec}]}}}}"#);
+        let json = format!(
+            r#"{{"metadata":{{"name":"p","namespace":"d","uid":"u"}},"spec":{{"containers":[{spec}]}}}}"#
+        );
         let pod = Pod::parse(json.as_bytes()).unwrap();
         let facts = PodFacts { node_name: "n1".into(), ..Default::default() };
         environment(&pod, &pod.spec.containers[0], &sources(), &facts).map(|env| env.into_iter().collect())

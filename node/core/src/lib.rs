@@ -53,4 +53,6 @@ pub enum CoreError {
     },
     #[error("the {what} lacks {field}")]
     Missing { what: &'static str, field: &'static str },
+    #[error("{name:?} cannot be the uid of a pod or the name of one of its containers or volumes")]
+    Name { name: String },
 }

@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::{
     action::Action,
     pod::{
-        ContainerEnding, ContainerState, Ending, Observed, Phase, PodState, Refused, Running, Sandbox, Terminated,
-        Volumes,
+        ContainerEnding, ContainerState, Ending, Observed, Phase, PodState, Refused, Running, Sandbox,
+        Terminated, Volumes,
     },
     probe::{ProbeKind, ProbeRun},
     restart::{Backoff, after, go_duration},
@@ -123,7 +123,12 @@ impl Observed {
     }
 
     /// Takes note that `action` is being done, so that it is not asked for again.
-    pub fn begin(&mut self, action: &Action, pods: &std::collections::BTreeMap<PodUid, Arc<Pod>>, now: Timestamp) {
+    pub fn begin(
+        &mut self,
+        action: &Action,
+        pods: &std::collections::BTreeMap<PodUid, Arc<Pod>>,
+        now: Timestamp,
+    ) {
         if let Action::Admit { uid } = action {
             if let Some(pod) = pods.get(uid) {
                 self.pods.insert(uid.clone(), PodState::admit(pod.clone(), now));
@@ -183,7 +188,11 @@ impl PodState {
                 }
             }
             Action::Mount { fingerprint, .. } => {
-                let backoff = if let Volumes::Absent { backoff, .. } = self.volumes { backoff } else { Backoff::default() };
+                let backoff = if let Volumes::Absent { backoff, .. } = self.volumes {
+                    backoff
+                } else {
+                    Backoff::default()
+                };
                 let mounted = self.is_mounted();
                 self.volumes = Volumes::Writing { fingerprint: *fingerprint, mounted, backoff };
             }
@@ -234,12 +243,14 @@ impl PodState {
             }
             Action::End { container, grace, why, .. } => self.end(container, *grace, why, now),
             Action::Stop { container, .. } => {
-                if let Some(ending) = self.running_mut(container).and_then(|running| running.ending.as_mut()) {
+                if let Some(ending) = self.running_mut(container).and_then(|running| running.ending.as_mut())
+                {
                     ending.stopped = true;
                 }
             }
             Action::Kill { container, .. } => {
-                if let Some(ending) = self.running_mut(container).and_then(|running| running.ending.as_mut()) {
+                if let Some(ending) = self.running_mut(container).and_then(|running| running.ending.as_mut())
+                {
                     ending.killed = true;
                 }
             }
@@ -271,12 +282,18 @@ impl PodState {
         match &mut state.phase {
             Phase::Terminated(end) => {
                 end.announced = true;
-                let message = format!("Back-off restarting failed container {container} in pod {}", pod.full_name());
+                let message =
+                    format!("Back-off restarting failed container {container} in pod {}", pod.full_name());
                 self.container_event(container, true, "BackOff", message);
             }
             Phase::Refused(refused) => {
                 refused.announced = true;
-                self.container_event(container, false, "BackOff", format!("Back-off pulling image {image:?}"));
+                self.container_event(
+                    container,
+                    false,
+                    "BackOff",
+                    format!("Back-off pulling image {image:?}"),
+                );
                 self.container_event(container, true, "Failed", "Error: ImagePullBackOff".to_owned());
             }
             _ => {}
@@ -420,7 +437,9 @@ fn terminated(
         Exit::Completed(code) => (code, "Error", String::new()),
         Exit::Trapped(message) => (EXIT_TRAP, "Error", message),
         Exit::OutOfMemory => (EXIT_KILLED, "OOMKilled", String::new()),
-        Exit::LimitExceeded(resource) => (EXIT_KILLED, "Error", format!("the limit of {resource} was exceeded")),
+        Exit::LimitExceeded(resource) => {
+            (EXIT_KILLED, "Error", format!("the limit of {resource} was exceeded"))
+        }
         Exit::Killed if graceful => (EXIT_STOPPED, "Error", String::new()),
         Exit::Killed => (EXIT_KILLED, "Error", String::new()),
         Exit::HostFault(message) => (EXIT_HOST_FAULT, "Error", message),

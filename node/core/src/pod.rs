@@ -112,7 +112,9 @@ pub enum Phase {
     /// A pull or a start failed.
     Refused(Refused),
     /// The image is there. `held` says why it cannot be started now (CreateContainerConfigError).
-    Pulled { held: Option<String> },
+    Pulled {
+        held: Option<String>,
+    },
     Starting,
     Running(Running),
     Terminated(Terminated),

@@ -43,8 +43,15 @@ impl ProbeKind {
 /// One check that the agent makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeCheck {
-    Http { port: u16, host: Option<String>, path: String, headers: Vec<HttpHeader> },
-    Tcp { port: u16 },
+    Http {
+        port: u16,
+        host: Option<String>,
+        path: String,
+        headers: Vec<HttpHeader>,
+    },
+    Tcp {
+        port: u16,
+    },
     /// Cannot be made here; the text says why and counts as a failure.
     Impossible(String),
 }
@@ -53,7 +60,9 @@ impl ProbeCheck {
     pub fn of(probe: &Probe, container: &Container) -> Self {
         if let Some(http) = &probe.http_get {
             if http.scheme.eq_ignore_ascii_case("https") {
-                return Self::Impossible("HTTPS probes are not served by this node yet; use scheme HTTP".into());
+                return Self::Impossible(
+                    "HTTPS probes are not served by this node yet; use scheme HTTP".into(),
+                );
             }
             let Some(port) = http.port.resolve(container) else { return Self::no_port() };
             let path = if http.path.starts_with('/') { http.path.clone() } else { format!("/{}", http.path) };

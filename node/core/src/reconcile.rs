@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use crate::{
     action::{Action, Failure, StartPlan},
     env,
-    pod::{ContainerState, Desired, Observed, Phase, PodState, Refused, Running, Sandbox, Volumes, policy_of},
+    pod::{
+        ContainerState, Desired, Observed, Phase, PodState, Refused, Running, Sandbox, Volumes, policy_of,
+    },
     probe::{ProbeCheck, ProbeKind, Verdict, timeout},
     resources,
     restart::{after, restarts, since},
@@ -143,7 +145,8 @@ impl Step<'_> {
             return;
         }
         let deadline = self.pod.spec.active_deadline_seconds.map(|seconds| seconds.max(0).cast_unsigned());
-        let over = deadline.is_some_and(|seconds| since(self.state.start_time, self.now).as_secs() >= seconds);
+        let over =
+            deadline.is_some_and(|seconds| since(self.state.start_time, self.now).as_secs() >= seconds);
         if over
             && self.state.ending.is_none()
             && !self.state.finished_before
@@ -167,9 +170,13 @@ impl Step<'_> {
         for container in pod.all_containers().filter(|container| !container.is_sidecar()) {
             self.wind_down_container(&container.name, left, kill_at);
         }
-        let live = |container: &&Container| self.state.container(&container.name).is_some_and(ContainerState::is_live);
-        if !pod.all_containers().filter(|container| !container.is_sidecar()).any(|container| live(&container)) {
-            let sidecar = pod.spec.init_containers.iter().rev().filter(|container| container.is_sidecar()).find(live);
+        let live = |container: &&Container| {
+            self.state.container(&container.name).is_some_and(ContainerState::is_live)
+        };
+        if !pod.all_containers().filter(|container| !container.is_sidecar()).any(|container| live(&container))
+        {
+            let sidecar =
+                pod.spec.init_containers.iter().rev().filter(|container| container.is_sidecar()).find(live);
             if let Some(sidecar) = sidecar {
                 self.wind_down_container(&sidecar.name, left, kill_at);
             }
@@ -226,7 +233,9 @@ impl Step<'_> {
         let grace = pod.grace();
         for container in pod.all_containers() {
             let name = &container.name;
-            let Some(running) = self.state.container(name).and_then(ContainerState::running) else { continue };
+            let Some(running) = self.state.container(name).and_then(ContainerState::running) else {
+                continue;
+            };
             if running.ending.is_none() {
                 let why = format!("Stopping container {name}");
                 self.actions.push(Action::End { uid: self.uid.clone(), container: name.clone(), grace, why });
@@ -310,7 +319,8 @@ impl Step<'_> {
     fn advance_refused(&mut self, container: &Container, state: &ContainerState, refused: &Refused) {
         if refused.retry_at <= self.now {
             self.pull(container, state.restart_count);
-        } else if refused.of_pull && !refused.announced && after(refused.since, PULL_ERROR_SHOWN) <= self.now {
+        } else if refused.of_pull && !refused.announced && after(refused.since, PULL_ERROR_SHOWN) <= self.now
+        {
             self.announce(container);
         }
     }
@@ -367,8 +377,11 @@ impl Step<'_> {
                     .unwrap_or(crate::spec::GRACE_SECONDS_DEFAULT);
                 let grace = Duration::from_secs(grace.max(0).cast_unsigned());
                 let what = kind.title().to_lowercase();
-                let then =
-                    if policy_of(self.pod, container) == RestartPolicy::Never { "" } else { ", will be restarted" };
+                let then = if policy_of(self.pod, container) == RestartPolicy::Never {
+                    ""
+                } else {
+                    ", will be restarted"
+                };
                 let why = format!("Container {} failed {what} probe{then}", container.name);
                 let (uid, container) = (self.uid.clone(), container.name.clone());
                 self.actions.push(Action::End { uid, container, grace, why });
@@ -376,7 +389,8 @@ impl Step<'_> {
             }
         }
         for kind in ProbeKind::ALL {
-            let due = probes_now(running, kind) && running.probe(kind).is_some_and(|run| run.is_due(self.now));
+            let due =
+                probes_now(running, kind) && running.probe(kind).is_some_and(|run| run.is_due(self.now));
             if let (true, Some(probe)) = (due, kind.of(container)) {
                 self.actions.push(Action::Probe {
                     uid: self.uid.clone(),

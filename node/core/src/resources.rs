@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-#[path = "/work/main/control/objects/src/quantity.rs"]
-mod q;
-use q::Quantity;
+use coracle_objects::quantity::Quantity;
 
 use crate::spec::{Amount, Container, Pod};
 
@@ -48,14 +46,19 @@ pub fn container_limits(container: &Container) -> Limits {
 
 /// The limits of a pod: sums over its long-running containers; no limit where one of them has none.
 pub fn pod_limits(pod: &Pod) -> Limits {
-    let running = pod.spec.containers.iter().chain(pod.spec.init_containers.iter().filter(|c| c.is_sidecar()));
+    let running =
+        pod.spec.containers.iter().chain(pod.spec.init_containers.iter().filter(|c| c.is_sidecar()));
     let each: Vec<Limits> = running.map(container_limits).collect();
     let largest_init = pod.spec.init_containers.iter().filter(|c| !c.is_sidecar()).map(container_limits);
     let init_memory = largest_init.map(|limits| limits.memory_bytes).try_fold(0, |a, b| Some(a.max(b?)));
     let memory: Option<u64> = each.iter().map(|limits| limits.memory_bytes).sum();
     Limits {
         memory_bytes: memory.zip(init_memory).map(|(running, init)| running.max(init)).filter(|b| *b > 0),
-        cpu_quota: each.iter().map(|limits| limits.cpu_quota).sum::<Option<f64>>().filter(|quota| *quota > 0.0),
+        cpu_quota: each
+            .iter()
+            .map(|limits| limits.cpu_quota)
+            .sum::<Option<f64>>()
+            .filter(|quota| *quota > 0.0),
         cpu_weight: each.iter().map(|limits| limits.cpu_weight).sum::<u64>().max(CPU_WEIGHT_MIN),
     }
 }

@@ -441,7 +441,12 @@ impl Pod {
         if pod.metadata.name.is_empty() {
             return Err(CoreError::Missing { what: "pod", field: "metadata.name" });
         }
-        Ok(pod)
+        let containers = pod.all_containers().map(|container| container.name.as_str());
+        let volumes = pod.spec.volumes.iter().map(|volume| volume.name.as_str());
+        let mut names = containers.chain(volumes).chain([pod.metadata.uid.as_str()]);
+        let bad = names.find(|name| !is_file_name(name)).map(str::to_owned);
+        drop(names);
+        bad.map_or(Ok(pod), |name| Err(CoreError::Name { name }))
     }
 
     pub fn uid(&self) -> &PodUid {
@@ -481,6 +486,18 @@ impl Pod {
         Duration::from_secs(seconds.max(0).cast_unsigned())
     }
 
+    /// Whether anything of the pod comes from a config map or a secret.
+    pub fn has_sources(&self) -> bool {
+        let in_env = |container: &Container| {
+            !container.env_from.is_empty()
+                || container.env.iter().any(|variable| variable.value_from.is_some())
+        };
+        let in_volume = |volume: &Volume| {
+            volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some()
+        };
+        self.all_containers().any(in_env) || self.spec.volumes.iter().any(in_volume)
+    }
+
     pub fn is_deleting(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
     }
@@ -515,6 +532,11 @@ impl Container {
     }
 }
 
+/// Names of pods' parts become names of directories. The API server checks them more strictly.
+fn is_file_name(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0'])
+}
+
 /// Parses JSON into `T` with every null member dropped first.
 pub(crate) fn parse_without_nulls<T: serde::de::DeserializeOwned>(
     json: &[u8],
@@ -542,7 +564,8 @@ mod tests {
 
     #[test]
     fn nulls_and_bare_numbers_are_read_as_the_api_reads_them() {
-        let json = br#"{"metadata":{"name":"a","namespace":"d","uid":"u","labels":null,"creationTimestamp":null},
+        let json =
+            br#"{"metadata":{"name":"a","namespace":"d","uid":"u","labels":null,"creationTimestamp":null},
             "spec":{"containers":[{"name":"c","image":"x","resources":{"limits":{"cpu":1}},"ports":null}]},
             "status":{"startTime":null}}"#;
         let pod = Pod::parse(json).unwrap();

@@ -133,9 +133,12 @@ fn gates(pod: &Pod) -> Condition {
         .filter(|gate| {
             !conditions.iter().any(|one| one["type"] == *gate.condition_type && one["status"] == "True")
         })
-        .map(|gate| format!("corresponding condition of pod readiness gate {:?} does not exist.", gate.condition_type))
+        .map(|gate| {
+            format!("corresponding condition of pod readiness gate {:?} does not exist.", gate.condition_type)
+        })
         .collect();
-    Condition { holds: closed.is_empty(), reason: "ReadinessGatesNotReady", message: closed.join(", ") }.cleaned()
+    Condition { holds: closed.is_empty(), reason: "ReadinessGatesNotReady", message: closed.join(", ") }
+        .cleaned()
 }
 
 #[derive(Clone, Default)]
@@ -219,11 +222,14 @@ fn container_states<'a>(
     };
     match &known.phase {
         Phase::Running(running) => (json!({ "running": { "startedAt": time(running.since) } }), last),
-        Phase::Terminated(end) if end.announced && state.ending.is_none() && will_restart(pod, container, end) => {
+        Phase::Terminated(end)
+            if end.announced && state.ending.is_none() && will_restart(pod, container, end) =>
+        {
             // The wait that is under way: the one that the last restart left behind.
             let wait = go_duration(known.backoff.wait());
             let name = &container.name;
-            let message = format!("back-off {wait} restarting failed container={name} pod={}", pod.full_name());
+            let message =
+                format!("back-off {wait} restarting failed container={name} pod={}", pod.full_name());
             (waiting("CrashLoopBackOff", &message), Some(end))
         }
         Phase::Terminated(end) => (json!({ "terminated": terminated(end) }), last),

@@ -85,11 +85,17 @@ pub fn plan(pod: &Pod, sources: &Sources, facts: &PodFacts) -> Result<Vec<Volume
     planned.collect()
 }
 
-fn plan_one(pod: &Pod, volume: &Volume, sources: &Sources, facts: &PodFacts) -> Result<VolumeContent, String> {
+fn plan_one(
+    pod: &Pod,
+    volume: &Volume,
+    sources: &Sources,
+    facts: &PodFacts,
+) -> Result<VolumeContent, String> {
     let namespace = &pod.metadata.namespace;
     let mut files = BTreeMap::new();
     if let Some(source) = &volume.empty_dir {
-        let size_limit_bytes = source.size_limit.as_ref().and_then(resources::units).filter(|bytes| *bytes > 0);
+        let size_limit_bytes =
+            source.size_limit.as_ref().and_then(resources::units).filter(|bytes| *bytes > 0);
         return Ok(VolumeContent::Empty { size_limit_bytes });
     } else if let Some(source) = &volume.config_map {
         let found = sources.config_map(namespace, &source.name).map(AsRef::as_ref);
@@ -106,7 +112,8 @@ fn plan_one(pod: &Pod, volume: &Volume, sources: &Sources, facts: &PodFacts) -> 
         for source in &projected.sources {
             if let Some(source) = &source.config_map {
                 let found = sources.config_map(namespace, &source.name).map(AsRef::as_ref);
-                let object = Keyed { found, noun: "configmap", name: &source.name, optional: source.optional };
+                let object =
+                    Keyed { found, noun: "configmap", name: &source.name, optional: source.optional };
                 object.add(&source.items, mode, &mut files)?;
             } else if let Some(source) = &source.secret {
                 let found = sources.secret(namespace, &source.name).map(AsRef::as_ref);
@@ -162,7 +169,9 @@ impl Keyed<'_> {
                     files.insert(checked_path(&item.path)?, file);
                 }
                 None if self.optional => {}
-                None => return Err(format!("{} references non-existent config key: {}", self.noun, item.key)),
+                None => {
+                    return Err(format!("{} references non-existent config key: {}", self.noun, item.key));
+                }
             }
         }
         Ok(())

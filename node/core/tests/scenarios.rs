@@ -112,11 +112,9 @@ fn a_crashing_container_backs_off_as_on_kubelet() {
 #[test]
 fn init_containers_run_in_order_and_a_sidecar_stays() {
     let mut world = World::new();
-    world.put(&pod(
-        r#""initContainers":[{"name":"first","image":"a:1"},
+    world.put(&pod(r#""initContainers":[{"name":"first","image":"a:1"},
             {"name":"side","image":"s:1","restartPolicy":"Always"},{"name":"second","image":"b:1"}],
-            "containers":[{"name":"main","image":"m:1"}],"restartPolicy":"Never""#,
-    ));
+            "containers":[{"name":"main","image":"m:1"}],"restartPolicy":"Never""#));
     world.sandbox_ready();
     world.mounted();
     world.pull_and_start("first", 0);
@@ -268,7 +266,9 @@ fn a_missing_image_is_tried_again_and_again() {
 #[test]
 fn a_missing_config_map_holds_the_container_until_it_is_there() {
     let mut world = World::new();
-    world.put(&pod(r#""containers":[{"name":"web","image":"hello:1.0","envFrom":[{"configMapRef":{"name":"cfg"}}]}]"#));
+    world.put(&pod(
+        r#""containers":[{"name":"web","image":"hello:1.0","envFrom":[{"configMapRef":{"name":"cfg"}}]}]"#,
+    ));
     world.quietly(|world| {
         world.sandbox_ready();
         world.mounted();
@@ -528,9 +528,7 @@ fn a_pod_whose_object_is_gone_is_killed_at_once() {
 #[test]
 fn the_whole_status_is_as_kubelet_writes_it() {
     let mut world = World::new();
-    world.put(&pod(
-        r#""containers":[{"name":"web","image":"hello:1.0"},{"name":"log","image":"log:1.0"}]"#,
-    ));
+    world.put(&pod(r#""containers":[{"name":"web","image":"hello:1.0"},{"name":"log","image":"log:1.0"}]"#));
     world.quietly(|world| {
         world.sandbox_ready();
         world.mounted();
@@ -635,5 +633,6 @@ fn the_whole_status_is_as_kubelet_writes_it() {
             }
           ],
           "qosClass": "BestEffort"
-        }"#]].assert_eq(&serde_json::to_string_pretty(&reported).unwrap());
+        }"#]]
+    .assert_eq(&serde_json::to_string_pretty(&reported).unwrap());
 }

@@ -1,1 +1,32 @@
-//! Placeholder.
+//! What joins a node's pods to each other, to other nodes' pods and to the world.
+//!
+//! A [`Fabric`] is one node's share of the cluster network: service addresses and their balancing, cluster names,
+//! tunnels to other nodes, the gateway and node ports. Pods see it as their [`coracle_wasi_host::net::Uplink`].
+//! What the cluster looks like it is told as one [`NetworkState`], replaced whole at each change.
+//!
+//! What must hold here: one function ([`policy`]'s `place`) decides where a connection goes; a pod never reaches
+//! its node's own loopback, link-local or control addresses; one slow stream stops no other.
+
+mod dns;
+mod egress;
+mod error;
+mod fabric;
+mod flows;
+mod gateway;
+mod model;
+mod node_port;
+mod policy;
+mod service;
+mod tables;
+mod tunnel;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::FabricError;
+pub use fabric::{Fabric, FabricConfig};
+pub use model::{
+    Backend, BackendPort, Cidr, Endpoint, IngressEntry, IngressPath, IngressRule, NetworkState, ParseCidrError,
+    PathKind, PodBlock, PodEntry, Protocol, ServiceEntry, ServicePort,
+};
+pub use tunnel::FabricTls;

@@ -55,7 +55,11 @@ impl DiskCache {
             // What is left behind of these is harmless and removed where that is possible.
             let _ = fs::remove_file(written);
             let _ = fs::remove_file(&mac);
-            return Err(PrepareError::Io { what: "cannot write the cache entry", path: self.code_path(key), source });
+            return Err(PrepareError::Io {
+                what: "cannot write the cache entry",
+                path: self.code_path(key),
+                source,
+            });
         }
         self.evict();
         Ok(())

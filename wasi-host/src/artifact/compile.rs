@@ -61,7 +61,8 @@ impl Compilers {
             Some(binary) => compile_in_child(binary, version, &component, output).await,
             None => {
                 let engine = engine.clone();
-                let code = blocking(move || engine.precompile_component(&component)).await.map_err(refused)?;
+                let code =
+                    blocking(move || engine.precompile_component(&component)).await.map_err(refused)?;
                 tokio::fs::write(output, code).await.map_err(PrepareError::io("cannot write", output))
             }
         }
@@ -85,7 +86,12 @@ async fn compile_in_child(
     compiled
 }
 
-async fn run_child(binary: &Path, version: WasiVersion, input: &Path, output: &Path) -> Result<(), PrepareError> {
+async fn run_child(
+    binary: &Path,
+    version: WasiVersion,
+    input: &Path,
+    output: &Path,
+) -> Result<(), PrepareError> {
     let failed = PrepareError::io("cannot start the compiler", binary);
     let mut child = Command::new(binary)
         .arg(SUBCOMMAND)
@@ -116,7 +122,9 @@ async fn run_child(binary: &Path, version: WasiVersion, input: &Path, output: &P
         return Ok(());
     }
     let message = if message.is_empty() {
-        format!("the compiler ended with {status}: more than {CPU_SECONDS_MAX} s of CPU time or too much memory")
+        format!(
+            "the compiler ended with {status}: more than {CPU_SECONDS_MAX} s of CPU time or too much memory"
+        )
     } else {
         message
     };

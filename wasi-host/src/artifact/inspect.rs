@@ -76,7 +76,9 @@ pub(super) fn componentize(form: &Form, module: &[u8]) -> Result<Bytes, PrepareE
         .and_then(|encoder| encoder.adapter(adapter::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, adapter))
         .and_then(|encoder| encoder.validate(true).encode())
         .map(Bytes::from)
-        .map_err(|error| PrepareError::Compile { message: format!("no component can be made of it: {error:#}") })
+        .map_err(|error| PrepareError::Compile {
+            message: format!("no component can be made of it: {error:#}"),
+        })
 }
 
 fn inspect_component(wasm: &[u8]) -> Result<Form, PrepareError> {
@@ -195,7 +197,9 @@ fn inspect_module(wasm: &[u8]) -> Result<Form, PrepareError> {
 fn refuse_old_clang(producers: wasmparser::ProducersSectionReader<'_>) -> Result<(), PrepareError> {
     for field in producers.into_iter().flatten() {
         for value in field.values.into_iter().flatten() {
-            if value.name == "clang" && clang_version(value.version).is_some_and(|version| version < CLANG_MIN) {
+            if value.name == "clang"
+                && clang_version(value.version).is_some_and(|version| version < CLANG_MIN)
+            {
                 return Err(PrepareError::OldClang { version: value.version.to_owned() });
             }
         }

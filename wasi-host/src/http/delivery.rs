@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use wasmtime_wasi_http::WasiBody;
 
 use super::Reply;
+use crate::executor;
 use crate::net::{BoxError, HttpBody};
 
 /// Bytes of a body that are collected; a larger one is streamed from there.
@@ -23,6 +24,13 @@ const COLLECT_BYTES_MAX: usize = 256 << 10;
 
 /// Times that a guest is polled in a row to write more of a body that is being collected.
 const ROUNDS_MAX: usize = 16;
+
+/// Times in a row that nothing comes before a guest is taken to wait. One poll of a 0.3 guest may do no more than set
+/// the response's stream up.
+const STUCK_MAX: u32 = 3;
+
+/// Times that a guest may be made to give way to others while its response is kept back.
+const PREEMPTED_MAX: u32 = 16;
 
 /// Responses of one instance that are being collected.
 #[derive(Default)]
@@ -34,6 +42,8 @@ struct Delivery {
     head: http::response::Parts,
     body: WasiBody,
     collected: BytesMut,
+    /// Polls in a row that brought nothing.
+    stuck: u32,
     is_head: bool,
     reply: Reply,
 }
@@ -41,7 +51,7 @@ struct Delivery {
 enum Progress {
     /// The body has ended: all of it is collected.
     Whole,
-    /// Something came, more may follow at once.
+    /// More may follow at once.
     Advanced,
     /// Nothing came: the guest waits for something.
     Stuck,
@@ -53,15 +63,23 @@ impl Deliveries {
     /// Begins to deliver a response to whoever holds the other end of `reply`.
     pub(super) fn begin(&self, response: Response<WasiBody>, is_head: bool, reply: Reply) {
         let (head, body) = response.into_parts();
-        self.open.lock().push(Delivery { head, body, collected: BytesMut::new(), is_head, reply });
+        self.open.lock().push(Delivery { head, body, collected: BytesMut::new(), stuck: 0, is_head, reply });
     }
 
     /// Polls `guest` to its end, delivering its responses meanwhile.
     pub(super) async fn drive<F: Future>(&self, guest: F) -> F::Output {
         let mut guest = std::pin::pin!(guest);
+        let mut preempted = 0;
         std::future::poll_fn(|context| {
+            executor::take_preempted();
             for _ in 0..ROUNDS_MAX {
                 let polled = guest.as_mut().poll(context);
+                if polled.is_pending() && executor::take_preempted() && preempted < PREEMPTED_MAX {
+                    // It does not wait: its next turn shows whether the body ends by itself.
+                    preempted += 1;
+                    return Poll::Pending;
+                }
+                preempted = 0;
                 let advanced = self.advance(context, polled.is_ready());
                 if polled.is_ready() || !advanced {
                     return polled;
@@ -101,8 +119,10 @@ impl Delivery {
         loop {
             match Pin::new(&mut self.body).poll_frame(context) {
                 Poll::Ready(None) => return Progress::Whole,
-                Poll::Pending if self.collected.len() > before => return Progress::Advanced,
-                Poll::Pending => return Progress::Stuck,
+                Poll::Pending => {
+                    self.stuck = if self.collected.len() > before { 0 } else { self.stuck + 1 };
+                    return if self.stuck < STUCK_MAX { Progress::Advanced } else { Progress::Stuck };
+                }
                 Poll::Ready(Some(Err(error))) => return Progress::Stream(Some(Err(Box::new(error)))),
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) if self.collected.len() + data.len() <= COLLECT_BYTES_MAX => {

@@ -78,7 +78,12 @@ impl WasiHttpHooks for OutgoingHttp {
     }
 }
 
-async fn send(namespace: &Namespace, request: Request<WasiBody>, connect: Duration, first_byte: Duration) -> Sent {
+async fn send(
+    namespace: &Namespace,
+    request: Request<WasiBody>,
+    connect: Duration,
+    first_byte: Duration,
+) -> Sent {
     if request.uri().scheme() == Some(&Scheme::HTTPS) {
         let refused = "https is not offered yet: within the cluster use http and the service's name";
         return Err(Error::InternalError(Some(refused.to_owned())));
@@ -89,7 +94,8 @@ async fn send(namespace: &Namespace, request: Request<WasiBody>, connect: Durati
     let peer = tokio::time::timeout(connect, connecting).await.map_err(|_| Error::ConnectionTimeout)??;
     match peer {
         Peer::Local(service) => {
-            let request = request.map(|body| body.map_err(|error| Box::new(error) as BoxError).boxed_unsync());
+            let request =
+                request.map(|body| body.map_err(|error| Box::new(error) as BoxError).boxed_unsync());
             let answered = tokio::time::timeout(first_byte, service.call(request)).await;
             let response = answered.map_err(|_| Error::HttpResponseTimeout)?.map_err(from_service)?;
             Ok((response.map(from_body), Box::new(std::future::ready(Ok(())))))
@@ -189,7 +195,9 @@ fn from_service(error: HttpError) -> Error {
 fn from_net(error: NetError) -> Error {
     match error {
         NetError::NameUnknown => Error::DnsError { rcode: Some("NXDOMAIN".to_owned()), info_code: None },
-        NetError::NameTemporarilyUnknown => Error::DnsError { rcode: Some("SERVFAIL".to_owned()), info_code: None },
+        NetError::NameTemporarilyUnknown => {
+            Error::DnsError { rcode: Some("SERVFAIL".to_owned()), info_code: None }
+        }
         NetError::ConnectionRefused => Error::ConnectionRefused,
         NetError::ConnectionReset | NetError::ConnectionAborted => Error::ConnectionTerminated,
         NetError::TimedOut => Error::ConnectionTimeout,

@@ -116,8 +116,7 @@ fn dispatch(server: &Arc<Server>, call: Call) -> Result<Arc<Worker>, HttpError> 
     let worker = match least {
         Some(worker) if worker.waiting.load(Ordering::SeqCst) == 0 => worker,
         Some(worker)
-            if workers.len() >= SPREAD_WORKERS
-                && worker.waiting.load(Ordering::SeqCst) < CONCURRENT_MAX =>
+            if workers.len() >= SPREAD_WORKERS && worker.waiting.load(Ordering::SeqCst) < CONCURRENT_MAX =>
         {
             worker
         }
@@ -152,7 +151,8 @@ fn spawn(server: &Arc<Server>) -> Arc<Worker> {
     });
     let sandbox = &server.sandbox;
     let (serving, own) = (Arc::clone(server), Arc::clone(&worker));
-    let task = sandbox.host.executor.spawn(&sandbox.group, None, async move { run(&serving, &own, queue).await });
+    let task =
+        sandbox.host.executor.spawn(&sandbox.group, None, async move { run(&serving, &own, queue).await });
     *worker.task.lock() = Some(task);
     worker
 }
@@ -171,7 +171,11 @@ async fn run(server: &Server, worker: &Arc<Worker>, mut queue: mpsc::Receiver<Ca
     }
 }
 
-async fn serve(server: &Server, worker: &Arc<Worker>, queue: &mut mpsc::Receiver<Call>) -> Result<(), HttpError> {
+async fn serve(
+    server: &Server,
+    worker: &Arc<Worker>,
+    queue: &mut mpsc::Receiver<Call>,
+) -> Result<(), HttpError> {
     let Pre::HttpP3(pre) = &server.sandbox.artifact.pre else {
         return Err(unavailable("not an HTTP component of WASI 0.3"));
     };

@@ -14,7 +14,10 @@ pub type HttpBody = UnsyncBoxBody<Bytes, BoxError>;
 /// A component that serves HTTP, called directly.
 pub trait HttpService: Send + Sync {
     /// Serves one request. Dropping the future gives the request up and frees what it held.
-    fn call(&self, request: http::Request<HttpBody>) -> BoxFuture<'static, Result<http::Response<HttpBody>, HttpError>>;
+    fn call(
+        &self,
+        request: http::Request<HttpBody>,
+    ) -> BoxFuture<'static, Result<http::Response<HttpBody>, HttpError>>;
 }
 
 /// Why a component gave no response. The gateway turns each into the status named beside it.

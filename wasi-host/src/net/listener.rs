@@ -125,7 +125,8 @@ struct State {
 
 impl AcceptQueue {
     fn new(backlog: usize) -> Self {
-        let state = State { waiting: VecDeque::new(), backlog, closed: false, acceptors: WakerSet::default() };
+        let state =
+            State { waiting: VecDeque::new(), backlog, closed: false, acceptors: WakerSet::default() };
         Self { state: Mutex::new(state), space: Notify::new() }
     }
 

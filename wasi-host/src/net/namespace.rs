@@ -167,7 +167,9 @@ impl Namespace {
     pub async fn deliver_when_room(&self, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
         self.shared.check_own(to.ip())?;
         let attempt = self.shared.deliver_when_room(from, to);
-        tokio::time::timeout(self.shared.limits.connect_timeout, attempt).await.map_err(|_| NetError::TimedOut)?
+        tokio::time::timeout(self.shared.limits.connect_timeout, attempt)
+            .await
+            .map_err(|_| NetError::TimedOut)?
     }
 
     /// A datagram from outside arrives. `ConnectionRefused` where no socket takes it; a full socket drops it.
@@ -204,7 +206,8 @@ impl Namespace {
             return Ok(shared.addresses.clone());
         }
         let from = shared.addresses.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into());
-        let resolved = tokio::time::timeout(shared.limits.connect_timeout, shared.uplink.resolve(from, &name));
+        let resolved =
+            tokio::time::timeout(shared.limits.connect_timeout, shared.uplink.resolve(from, &name));
         resolved.await.unwrap_or(Err(NetError::NameTemporarilyUnknown))
     }
 
@@ -308,7 +311,11 @@ impl Shared {
         self.next_source_port.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or(first)
     }
 
-    pub(crate) fn start_listening(&self, address: SocketAddr, queue: Arc<AcceptQueue>) -> Result<(), NetError> {
+    pub(crate) fn start_listening(
+        &self,
+        address: SocketAddr,
+        queue: Arc<AcceptQueue>,
+    ) -> Result<(), NetError> {
         match self.tables_up()?.tcp.get_mut(address) {
             Some(slot) => {
                 *slot = TcpSlot::Listening(queue);

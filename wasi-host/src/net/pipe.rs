@@ -115,7 +115,11 @@ impl Pipe {
     }
 
     /// [`Pipe::try_read_into`] that leaves the waker when there is nothing yet.
-    pub(crate) fn poll_read_into(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize, NetError>> {
+    pub(crate) fn poll_read_into(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<Result<usize, NetError>> {
         loop {
             match self.try_read_into(buffer) {
                 Err(NetError::WouldBlock) => ready!(self.poll_readable(cx)),

@@ -49,7 +49,8 @@ impl<T> PortTable<T> {
     pub(crate) fn find(&self, address: SocketAddr) -> Option<&T> {
         let slots = self.ports.get(&address.port())?;
         let exact = slots.iter().find(|(ip, _)| *ip == address.ip());
-        let wildcard = || slots.iter().find(|(ip, _)| ip.is_unspecified() && ip.is_ipv4() == address.is_ipv4());
+        let wildcard =
+            || slots.iter().find(|(ip, _)| ip.is_unspecified() && ip.is_ipv4() == address.is_ipv4());
         exact.or_else(wildcard).map(|(_, slot)| slot)
     }
 
@@ -80,7 +81,8 @@ impl<T> PortTable<T> {
     fn conflicts(&self, ip: IpAddr, port: u16) -> bool {
         self.ports.get(&port).is_some_and(|slots| {
             slots.iter().any(|(bound, _)| {
-                bound.is_ipv4() == ip.is_ipv4() && (*bound == ip || bound.is_unspecified() || ip.is_unspecified())
+                bound.is_ipv4() == ip.is_ipv4()
+                    && (*bound == ip || bound.is_unspecified() || ip.is_unspecified())
             })
         })
     }

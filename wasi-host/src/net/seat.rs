@@ -66,7 +66,9 @@ impl Seats {
     /// Takes a seat for one more socket, or says that there is none.
     pub(crate) fn take(self: &Arc<Self>) -> Result<Seat, NetError> {
         self.taken
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| (taken < self.sockets_max).then_some(taken + 1))
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| {
+                (taken < self.sockets_max).then_some(taken + 1)
+            })
             .map_err(|_| NetError::TooManySockets)?;
         Ok(Seat { seats: self.clone(), connection: None })
     }

@@ -105,11 +105,7 @@ impl UdpSocket {
 }
 
 /// Sends one datagram; a connected socket takes no other address than its peer's.
-pub(crate) fn send(
-    socket: &PodUdpSocket,
-    data: Vec<u8>,
-    to: Option<SocketAddr>,
-) -> Result<(), NetError> {
+pub(crate) fn send(socket: &PodUdpSocket, data: Vec<u8>, to: Option<SocketAddr>) -> Result<(), NetError> {
     let peer = socket.peer_addr();
     match (to, peer) {
         (None, None) => return Err(NetError::InvalidInput),

@@ -263,7 +263,9 @@ fn read_entry(
     object: &mut Map<String, Value>,
     depth: u32,
 ) -> Result<(), ProtobufError> {
-    let Item::Bytes(bytes) = item else { return Err(ProtobufError::Malformed("a map's entry is no message")) };
+    let Item::Bytes(bytes) = item else {
+        return Err(ProtobufError::Malformed("a map's entry is no message"));
+    };
     let (mut key, mut value) = (String::new(), None);
     for item in Wire(bytes) {
         match item? {
@@ -307,12 +309,9 @@ fn read_value(item: Item<'_>, type_: Type, depth: u32) -> Result<Option<Value>, 
         (Type::Message(message), Item::Bytes(bytes)) => {
             let mut inner = Map::new();
             read_message(bytes, message, &mut inner, depth + 1)?;
-            let is_list = table().get(message).is_some_and(|fields| fields.iter().any(|field| field.name == "[]"));
-            if is_list {
-                inner.shift_remove("[]").unwrap_or_else(|| json!([]))
-            } else {
-                Value::Object(inner)
-            }
+            let is_list =
+                table().get(message).is_some_and(|fields| fields.iter().any(|field| field.name == "[]"));
+            if is_list { inner.shift_remove("[]").unwrap_or_else(|| json!([])) } else { Value::Object(inner) }
         }
         _ => return Err(ProtobufError::Malformed("a field has a wrong wire type")),
     };
@@ -355,7 +354,8 @@ fn time(bytes: &[u8], digits: usize) -> Result<Option<Value>, ProtobufError> {
     }
     let seconds = number_at(bytes, 1)?;
     let nanos = i32::try_from(number_at(bytes, 2)?).map_err(|_| ProtobufError::Malformed("a time"))?;
-    let moment = Timestamp::new(seconds, nanos).map_err(|_| ProtobufError::Malformed("a time is out of range"))?;
+    let moment =
+        Timestamp::new(seconds, nanos).map_err(|_| ProtobufError::Malformed("a time is out of range"))?;
     let text = moment.strftime("%Y-%m-%dT%H:%M:%S").to_string();
     let text = if digits == 0 { text } else { format!("{text}.{:06}", moment.subsec_nanosecond() / 1000) };
     Ok(Some(format!("{text}Z").into()))

@@ -5,7 +5,6 @@ use coracle_objects::{FieldError, Kind, fields};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{Part, update};
 use crate::{
     answer,
     body::{self, Expected},
@@ -15,7 +14,7 @@ use crate::{
     request::Request,
     router::Api,
     storage::{Nodes, Storage},
-    transact::{Plan, Subject, transact},
+    transact::{Extra, Plan, Subject, transact},
     verbs::create::stored_draft,
 };
 
@@ -34,30 +33,26 @@ pub async fn bind<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> R
         let pod = answer::present_value(kind, old);
         let uid = metadata::text(&body.value, "uid");
         if !uid.is_empty() && uid != old.meta.uid {
-            let reason =
-                format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.meta.uid);
+            let reason = format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                old.meta.uid
+            );
             return Err(ApiError::conflict(kind, old.name(), reason));
         }
         refuse_bound(kind, &pod)?;
-        let mut bound = pod.clone();
+        let mut bound = pod;
         bound["spec"]["nodeName"] = node.as_str().into();
         for (name, value) in fields::entries(&body.value, "/metadata/annotations") {
             bound["metadata"]["annotations"][name] = value.clone();
         }
         scheduled(&mut bound, &now);
-        // Planned as any change, for its checks; the binding itself may set what no other update may.
-        update::plan(&api.config, kind, view, old, unversioned(pod), Part::Status)?;
         let draft = stored_draft(kind, &bound).into();
-        Ok(Plan { subject: Subject::Update { old: old.clone(), draft }, extra: Default::default() })
+        Ok(Plan { subject: Subject::Update { old: old.clone(), draft }, extra: Extra::default() })
     })
     .await?;
-    let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
+    let status =
+        json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
     Ok(answer::json_value(StatusCode::CREATED, &status))
-}
-
-fn unversioned(mut object: Value) -> Value {
-    metadata::of(&mut object).shift_remove("resourceVersion");
-    object
 }
 
 fn target(binding: &Value, name: &str) -> Result<String, ApiError> {
@@ -92,7 +87,8 @@ fn refuse_bound(kind: &Kind, pod: &Value) -> Result<(), ApiError> {
 
 /// Sets the condition PodScheduled.
 fn scheduled(pod: &mut Value, now: &str) {
-    let condition = json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now });
+    let condition =
+        json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now });
     let mut conditions = fields::list(pod, "/status/conditions").to_vec();
     conditions.retain(|condition| fields::text(condition, "/type") != "PodScheduled");
     conditions.push(condition);

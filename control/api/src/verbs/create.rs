@@ -38,16 +38,23 @@ pub async fn create<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) ->
     written(api, request, StatusCode::CREATED, &done, &body.warnings)
 }
 
-/// What does not depend on the state: metadata that only the server gives, and the kind's defaults.
+/// What does not depend on the state: metadata that only the server gives.
 fn prepare(kind: &Kind, namespace: &str, mut object: Value, now: Timestamp) -> Result<Value, ApiError> {
     let metadata = metadata::of(&mut object);
-    if metadata.get("resourceVersion").and_then(Value::as_str).is_some_and(|text| !text.is_empty() && text != "0") {
-        return Err(ApiError::BadRequest("resourceVersion should not be set on objects to be created".to_owned()));
+    if metadata
+        .get("resourceVersion")
+        .and_then(Value::as_str)
+        .is_some_and(|text| !text.is_empty() && text != "0")
+    {
+        return Err(ApiError::BadRequest(
+            "resourceVersion should not be set on objects to be created".to_owned(),
+        ));
     }
     let given = metadata.get("namespace").and_then(Value::as_str).unwrap_or("");
     if kind.namespaced && !given.is_empty() && given != namespace {
         return Err(ApiError::BadRequest(
-            "the namespace of the provided object does not match the namespace sent on the request".to_owned(),
+            "the namespace of the provided object does not match the namespace sent on the request"
+                .to_owned(),
         ));
     }
     if kind.namespaced {
@@ -75,7 +82,6 @@ fn prepare(kind: &Kind, namespace: &str, mut object: Value, now: Timestamp) -> R
     {
         map.shift_remove("status");
     }
-    (kind.defaults)(&mut object);
     Ok(object)
 }
 
@@ -87,6 +93,7 @@ fn plan<S: Storage, N: Nodes>(
 ) -> Result<Plan, ApiError> {
     let mut object = template.clone();
     let generated = name_object(&mut object);
+    (kind.defaults)(&mut object);
     let name = metadata::text(&object, "name").to_owned();
     let key = ObjectKey::new(kind.storage_resource().as_str(), metadata::text(&object, "namespace"), &name);
     let context = admission::Context { kind, view, config: &api.config, key: &key };
@@ -111,13 +118,8 @@ fn faults(kind: &Kind, object: &Value) -> Vec<FieldError> {
 }
 
 /// The bytes for the store, in the form of the kind that the store keeps. The object is in that form already.
-pub fn stored_draft(kind: &Kind, object: &Value) -> Vec<u8> {
-    let stored = kind.storage.and_then(coracle_objects::by_resource).unwrap_or_else(|| {
-        // Not shared: the kind itself is what the store keeps.
-        coracle_objects::by_plural(kind.group, kind.version, kind.plural).unwrap_or_else(|| {
-            unreachable!("kinds come from the registry")
-        })
-    });
+pub fn stored_draft(kind: &'static Kind, object: &Value) -> Vec<u8> {
+    let stored = kind.storage.and_then(coracle_objects::by_resource).unwrap_or(kind);
     metadata::draft(stored.kind, &stored.api_version(), object)
 }
 

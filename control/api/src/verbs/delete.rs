@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 
 use super::{create::stored_draft, update::deletion_is_complete, written};
 use crate::{
-    admission, answer,
-    body,
+    admission, answer, body,
     error::ApiError,
     metadata,
     options::{DeleteOptions, Propagation},
@@ -41,8 +40,7 @@ pub async fn delete<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) ->
     })
     .await?;
     if done.deleted && kind.kind != "Pod" {
-        let mut details =
-            json!({ "name": done.object.name(), "group": kind.group, "kind": kind.plural, "uid": done.object.meta.uid });
+        let mut details = json!({ "name": done.object.name(), "group": kind.group, "kind": kind.plural, "uid": done.object.meta.uid });
         if let Some(map) = details.as_object_mut() {
             map.retain(|_, value| value != "");
         }
@@ -141,7 +139,8 @@ fn grace_seconds(kind: &Kind, before: &Value, options: &DeleteOptions) -> i64 {
         return 0;
     }
     let asked = options.grace_period_seconds;
-    let seconds = asked.or(fields::integer(before, "/spec/terminationGracePeriodSeconds")).unwrap_or(POD_GRACE_SECONDS);
+    let seconds =
+        asked.or(fields::integer(before, "/spec/terminationGracePeriodSeconds")).unwrap_or(POD_GRACE_SECONDS);
     // A negative period means one second, as upstream.
     if seconds < 0 { 1 } else { seconds }
 }
@@ -155,7 +154,8 @@ fn mark(kind: &Kind, before: &Value, new: &mut Value, grace: i64, now: Timestamp
         let deadline = now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(now);
         metadata.insert("deletionTimestamp".to_owned(), metadata::time(deadline).into());
         metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
-        if let Some(generation) = fields::integer(before, "/metadata/generation").filter(|_| kind.spec_is_generational())
+        if let Some(generation) =
+            fields::integer(before, "/metadata/generation").filter(|_| kind.spec_is_generational())
         {
             metadata.insert("generation".to_owned(), (generation + 1).into());
         }
@@ -163,7 +163,8 @@ fn mark(kind: &Kind, before: &Value, new: &mut Value, grace: i64, now: Timestamp
     }
     if grace < left {
         let old: Option<Timestamp> = fields::text(before, "/metadata/deletionTimestamp").parse().ok();
-        let sooner = old.and_then(|old| old.checked_sub(SignedDuration::from_secs(left - grace)).ok()).unwrap_or(now);
+        let sooner =
+            old.and_then(|old| old.checked_sub(SignedDuration::from_secs(left - grace)).ok()).unwrap_or(now);
         metadata.insert("deletionTimestamp".to_owned(), metadata::time(sooner).into());
         metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
     }
@@ -214,7 +215,8 @@ mod tests {
     #[test]
     fn policies_become_finalizers() {
         let object = json!({ "metadata": { "name": "x", "finalizers": ["a.b/c"] } });
-        let policy = |name: &str| DeleteOptions { propagation_policy: Some(name.into()), ..DeleteOptions::default() };
+        let policy =
+            |name: &str| DeleteOptions { propagation_policy: Some(name.into()), ..DeleteOptions::default() };
         let marked = kept(delete("configmaps", object.clone(), &policy("Foreground")).unwrap()).unwrap();
         assert_eq!(marked["metadata"]["finalizers"], json!(["a.b/c", FOREGROUND]));
         let marked = kept(delete("configmaps", marked, &policy("Orphan")).unwrap()).unwrap();
@@ -237,7 +239,10 @@ mod tests {
         assert!(delete("configmaps", object.clone(), &with(Some("u"), Some("5"))).is_ok());
         let wrong = delete("configmaps", object.clone(), &with(Some("v"), None));
         assert!(matches!(wrong, Err(ApiError::Conflict { .. })));
-        assert!(matches!(delete("configmaps", object, &with(None, Some("4"))), Err(ApiError::Conflict { .. })));
+        assert!(matches!(
+            delete("configmaps", object, &with(None, Some("4"))),
+            Err(ApiError::Conflict { .. })
+        ));
     }
 
     #[test]

@@ -15,7 +15,10 @@ use crate::{
 };
 
 /// Replaces `spec.finalizers`. A namespace that is being deleted goes with the last of them.
-pub async fn finalize<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> Result<Response, ApiError> {
+pub async fn finalize<S: Storage, N: Nodes>(
+    api: &Api<S, N>,
+    request: &Request,
+) -> Result<Response, ApiError> {
     let kind = request.kind();
     let key = request.key()?;
     let options = WriteOptions::parse(&request.query)?;

@@ -38,7 +38,10 @@ pub async fn list_or_watch<S: Storage, N: Nodes>(
 }
 
 /// A state at least as new as a revision: unset is linearizable, 0 is any.
-pub async fn view_at_least<S: Storage>(storage: &S, revision: Option<Revision>) -> Result<Arc<View>, ApiError> {
+pub async fn view_at_least<S: Storage>(
+    storage: &S,
+    revision: Option<Revision>,
+) -> Result<Arc<View>, ApiError> {
     let Some(revision) = revision else { return Ok(storage.linearizable().await?) };
     let local = storage.view();
     if local.revision >= revision {
@@ -92,7 +95,9 @@ fn page(view: &View, request: &Request, options: &ListOptions, after: Option<&Co
     let namespace = request.path.namespace.as_deref();
     let start = match after {
         Some(after) => Bound::Excluded(after.object()),
-        None => namespace.map_or(Bound::Unbounded, |ns| Bound::Included(coracle_objects::ObjectName::new(ns, ""))),
+        None => {
+            namespace.map_or(Bound::Unbounded, |ns| Bound::Included(coracle_objects::ObjectName::new(ns, "")))
+        }
     };
     let unfiltered = options.labels.is_everything() && options.fields.is_everything();
     let mut rest = view

@@ -51,7 +51,12 @@ fn parse(query: &Query) -> Result<LogOptions, ApiError> {
     if errors.is_empty() {
         return Ok(options);
     }
-    Err(ApiError::Invalid { group: String::new(), kind: "PodLogOptions".to_owned(), name: String::new(), errors })
+    Err(ApiError::Invalid {
+        group: String::new(),
+        kind: "PodLogOptions".to_owned(),
+        name: String::new(),
+        errors,
+    })
 }
 
 fn names<'a>(pod: &'a Value, field: &str) -> Vec<&'a str> {
@@ -91,7 +96,8 @@ fn check_started(pod: &Value, options: &LogOptions) -> Result<(), ApiError> {
     if fields::text(pod, "/spec/nodeName").is_empty() {
         return Err(ApiError::BadRequest(format!("pod {name} does not have a host assigned")));
     }
-    let statuses = ["/status/containerStatuses", "/status/initContainerStatuses", "/status/ephemeralContainerStatuses"];
+    let statuses =
+        ["/status/containerStatuses", "/status/initContainerStatuses", "/status/ephemeralContainerStatuses"];
     let status = statuses
         .iter()
         .flat_map(|field| fields::list(pod, field))
@@ -119,9 +125,12 @@ fn check_started(pod: &Value, options: &LogOptions) -> Result<(), ApiError> {
             "" => "ContainerCreating",
             other => other,
         };
-        let verb = if reason.starts_with("trying") { "is waiting to start: trying" } else { "is waiting to start:" };
+        let verb =
+            if reason.starts_with("trying") { "is waiting to start: trying" } else { "is waiting to start:" };
         let rest = reason.strip_prefix("trying ").unwrap_or(reason);
-        return Err(ApiError::BadRequest(format!("container \"{container}\" in pod \"{name}\" {verb} {rest}")));
+        return Err(ApiError::BadRequest(format!(
+            "container \"{container}\" in pod \"{name}\" {verb} {rest}"
+        )));
     }
     Ok(())
 }

@@ -35,7 +35,8 @@ impl Patch {
         match body::media_type(request.header(header::CONTENT_TYPE)) {
             "application/json-patch+json" => {
                 let (value, duplicates) = body::decode_patch(request, false)?;
-                let operations = patch::parse_json(&value).map_err(|error| ApiError::BadRequest(error.to_string()))?;
+                let operations =
+                    patch::parse_json(&value).map_err(|error| ApiError::BadRequest(error.to_string()))?;
                 Ok((Patch::Json(operations), duplicates))
             }
             "application/merge-patch+json" => {
@@ -138,7 +139,10 @@ fn check(
     }
     let faults = body::faults(&findings.unknown, duplicates, validation);
     if validation == FieldValidation::Strict && !faults.is_empty() {
-        return Err(body::patch_error(&request.body, &format!("strict decoding error: {}", faults.join(", "))));
+        return Err(body::patch_error(
+            &request.body,
+            &format!("strict decoding error: {}", faults.join(", ")),
+        ));
     }
     if !findings.unknown.is_empty() {
         strict::prune(new, kind.schema);

@@ -58,7 +58,7 @@ async fn change<S: Storage, N: Nodes>(
     api: &Api<S, N>,
     request: &Request,
     options: WriteOptions,
-    edit: impl Fn(Value) -> Result<Value, ApiError> + Send,
+    edit: impl Fn(Value) -> Result<Value, ApiError> + Send + Sync,
 ) -> Result<Response, ApiError> {
     let kind = request.kind();
     let key = request.key()?;
@@ -79,7 +79,9 @@ async fn change<S: Storage, N: Nodes>(
 fn check(kind: &Kind, old: &Arc<Object>, wanted: &Value) -> Result<i64, ApiError> {
     let name = old.name();
     if let Some(mismatch) = strict::check(wanted, SCHEMA).mismatch {
-        return Err(ApiError::BadRequest(format!("Scale in version \"v1\" cannot be handled as a Scale: {mismatch}")));
+        return Err(ApiError::BadRequest(format!(
+            "Scale in version \"v1\" cannot be handled as a Scale: {mismatch}"
+        )));
     }
     let given = metadata::text(wanted, "name");
     if !given.is_empty() && given != name {

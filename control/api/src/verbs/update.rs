@@ -95,16 +95,15 @@ pub fn plan(
 fn check_preconditions(kind: &Kind, old: &Object, new: &Value) -> Result<(), ApiError> {
     let uid = metadata::text(new, "uid");
     if !uid.is_empty() && uid != old.meta.uid {
-        let reason = format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-            old.meta.uid
-        );
+        let reason =
+            format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.meta.uid);
         return Err(ApiError::conflict(kind, old.name(), reason));
     }
     let revision = metadata::text(new, "resourceVersion");
     if !revision.is_empty() && revision != old.revision.to_string() {
         if revision.parse::<u64>().is_err() {
-            let error = FieldError::invalid("metadata.resourceVersion", revision, "must be a decimal integer");
+            let error =
+                FieldError::invalid("metadata.resourceVersion", revision, "must be a decimal integer");
             return Err(ApiError::invalid(kind, old.name(), vec![error]));
         }
         return Err(ApiError::conflict(kind, old.name(), MODIFIED));
@@ -178,5 +177,6 @@ pub fn deletion_is_complete(object: &Value) -> bool {
     metadata::deleting(object)
         && metadata::finalizers(object).next().is_none()
         && fields::integer(object, "/metadata/deletionGracePeriodSeconds").unwrap_or(0) == 0
-        && (fields::text(object, "/kind") != "Namespace" || fields::list(object, "/spec/finalizers").is_empty())
+        && (fields::text(object, "/kind") != "Namespace"
+            || fields::list(object, "/spec/finalizers").is_empty())
 }

@@ -72,7 +72,9 @@ fn created(object: &Value, now: Timestamp) -> Value {
 /// `stringData` is for writing only: its values are moved into `data`, over those that are there.
 fn secret_defaults(object: &mut Value) {
     default_text(object, "type", "Opaque");
-    let Some(clear) = object.as_object_mut().and_then(|object| object.shift_remove("stringData")) else { return };
+    let Some(clear) = object.as_object_mut().and_then(|object| object.shift_remove("stringData")) else {
+        return;
+    };
     let Some(Value::Object(data)) = child(object, "data") else { return };
     for (key, value) in entries(&clear, "") {
         data.insert(key.clone(), STANDARD.encode(value.as_str().unwrap_or("")).into());
@@ -85,7 +87,11 @@ fn validate_config_map(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     for (key, value) in entries(object, "/data") {
         check_key("data", key, &mut errors);
         if present(object, "/binaryData") && object["binaryData"].get(key).is_some() {
-            errors.push(FieldError::invalid(format!("data[{key}]"), key.as_str(), "duplicate of key present in binaryData"));
+            errors.push(FieldError::invalid(
+                format!("data[{key}]"),
+                key.as_str(),
+                "duplicate of key present in binaryData",
+            ));
         }
         size += value.as_str().map_or(0, str::len);
     }
@@ -200,7 +206,10 @@ mod tests {
     fn keys_and_values_are_checked() {
         let map = json!({"data": {"a": "x", "b/c": "y"}, "binaryData": {"a": "eA==", "z": "%"}});
         let text = lines(&validate_config_map(&map, None));
-        assert!(text.starts_with("data[a]: Invalid value: \"a\": duplicate of key present in binaryData\n"), "{text}");
+        assert!(
+            text.starts_with("data[a]: Invalid value: \"a\": duplicate of key present in binaryData\n"),
+            "{text}"
+        );
         assert!(text.contains("data[b/c]: Invalid value: \"b/c\": a valid config key"), "{text}");
         assert!(text.ends_with("binaryData[z]: Invalid value: must be base64-encoded\n"), "{text}");
         let big = json!({"data": {"a": "x".repeat(DATA_BYTES_MAX + 1)}});

@@ -117,9 +117,17 @@ fn rolling_update(object: &Value, errors: &mut Vec<FieldError>) {
             },
             Value::Number(number) => match number.as_i64() {
                 Some(count) if count >= 0 => *amount = Some(count.unsigned_abs()),
-                _ => errors.push(FieldError::invalid(field, value.clone(), "must be greater than or equal to 0")),
+                _ => errors.push(FieldError::invalid(
+                    field,
+                    value.clone(),
+                    "must be greater than or equal to 0",
+                )),
             },
-            _ => errors.push(FieldError::invalid(field, value.clone(), "must be an integer or percentage (e.g '5%%')")),
+            _ => errors.push(FieldError::invalid(
+                field,
+                value.clone(),
+                "must be an integer or percentage (e.g '5%%')",
+            )),
         }
     }
     if amounts == [Some(0), Some(0)] {
@@ -159,7 +167,8 @@ mod tests {
     fn a_deployment_is_filled_in_and_shown() {
         let mut deployment = deployment(json!({"replicas": 3}));
         assert_eq!(lines(&deployment, Some(&deployment)), "");
-        let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "25%"}});
+        let strategy =
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "25%"}});
         assert_eq!(deployment["spec"]["strategy"], strategy);
         assert_eq!(deployment["spec"]["progressDeadlineSeconds"], 600);
         assert!(deployment["spec"]["template"]["spec"].get("enableServiceLinks").is_none());
@@ -171,9 +180,11 @@ mod tests {
     #[test]
     fn deployments_are_checked() {
         let old = deployment(json!({}));
-        let new = deployment(json!({"replicas": -1, "selector": {"matchLabels": {"app": "b"}}, "minReadySeconds": 600,
+        let new = deployment(
+            json!({"replicas": -1, "selector": {"matchLabels": {"app": "b"}}, "minReadySeconds": 600,
             "strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": "0%"}},
-            "template": {"spec": {"restartPolicy": "Never", "hostPID": true}}}));
+            "template": {"spec": {"restartPolicy": "Never", "hostPID": true}}}),
+        );
         expect![[r#"
             spec.replicas: Invalid value: -1: must be greater than or equal to 0
             spec.template.metadata.labels: Invalid value: {"app":"a"}: `selector` does not match template `labels`
@@ -184,7 +195,8 @@ mod tests {
             spec.progressDeadlineSeconds: Invalid value: 600: must be greater than minReadySeconds
         "#]]
         .assert_eq(&lines(&new, Some(&old)));
-        let recreate = deployment(json!({"strategy": {"type": "Recreate", "rollingUpdate": {"maxSurge": "x"}}}));
+        let recreate =
+            deployment(json!({"strategy": {"type": "Recreate", "rollingUpdate": {"maxSurge": "x"}}}));
         expect![[r#"
             spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'
         "#]]

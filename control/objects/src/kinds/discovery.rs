@@ -176,7 +176,12 @@ fn validate_slice(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
         if ports[..index].iter().any(|other| text(other, "/name") == name) {
             errors.push(FieldError::duplicate(format!("ports[{index}].name"), name));
         }
-        one_of(format!("ports[{index}].protocol"), text(port, "/protocol"), &["SCTP", "TCP", "UDP"], &mut errors);
+        one_of(
+            format!("ports[{index}].protocol"),
+            text(port, "/protocol"),
+            &["SCTP", "TCP", "UDP"],
+            &mut errors,
+        );
     }
     if let Some(old) = old {
         immutable(object, old, "/addressType", &mut errors);
@@ -186,8 +191,12 @@ fn validate_slice(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
 
 fn address_faults(type_: &str, address: &str) -> Vec<String> {
     match type_ {
-        "IPv4" if address.parse::<std::net::Ipv4Addr>().is_err() => vec!["must be a valid IPv4 address".to_owned()],
-        "IPv6" if address.parse::<std::net::Ipv6Addr>().is_err() => vec!["must be a valid IPv6 address".to_owned()],
+        "IPv4" if address.parse::<std::net::Ipv4Addr>().is_err() => {
+            vec!["must be a valid IPv4 address".to_owned()]
+        }
+        "IPv6" if address.parse::<std::net::Ipv6Addr>().is_err() => {
+            vec!["must be a valid IPv6 address".to_owned()]
+        }
         "FQDN" => subdomain_faults(address),
         _ => Vec::new(),
     }
@@ -205,17 +214,20 @@ mod tests {
         let slice = json!({"metadata": {"name": "a"}, "addressType": "IPv4", "ports": [{"port": 80}, {}],
             "endpoints": [{"addresses": ["10.128.0.1"]}, {"addresses": ["10.128.0.2"]}, {"addresses": ["10.128.0.3"]},
                 {"addresses": ["10.128.0.4"]}]});
-        let expected = json!(["a", "IPv4", "80,*", "10.128.0.1,10.128.0.2,10.128.0.3 + 1 more...", "<unknown>"]);
+        let expected =
+            json!(["a", "IPv4", "80,*", "10.128.0.1,10.128.0.2,10.128.0.3 + 1 more...", "<unknown>"]);
         assert_eq!(Value::from(slice_cells(&slice, now)), expected);
         assert_eq!(slice_cells(&json!({}), now)[2], "<unset>");
-        let object = json!({"subsets": [{"addresses": [{"ip": "1.2.3.4"}], "ports": [{"port": 80}, {"port": 81}]}]});
+        let object =
+            json!({"subsets": [{"addresses": [{"ip": "1.2.3.4"}], "ports": [{"port": 80}, {"port": 81}]}]});
         assert_eq!(endpoints(&object), "1.2.3.4:80,1.2.3.4:81");
         assert_eq!(endpoints(&json!({})), "<none>");
     }
 
     #[test]
     fn slices_are_checked() {
-        let mut slice = json!({"addressType": "IPv4", "endpoints": [{"addresses": ["::1"]}, {}], "ports": [{}, {}]});
+        let mut slice =
+            json!({"addressType": "IPv4", "endpoints": [{"addresses": ["::1"]}, {}], "ports": [{}, {}]});
         (ENDPOINT_SLICE.defaults)(&mut slice);
         let fields: Vec<String> = validate_slice(&slice, None).into_iter().map(|error| error.field).collect();
         assert_eq!(fields, ["endpoints[0].addresses[0]", "endpoints[1].addresses", "ports[1].name"]);

@@ -63,6 +63,7 @@ pub(super) const EVENTS_EVENT: Kind = Kind {
     storage: Some("events"),
     from_storage: to_events,
     to_storage: to_core,
+    storage_field,
     ..EVENT
 };
 
@@ -89,7 +90,10 @@ fn cells(object: &Value, now: Timestamp) -> Vec<Value> {
     } else {
         age(first_of(&["/lastTimestamp", "/eventTime", "/firstTimestamp"]), now)
     };
-    let count = integer(object, "/series/count").or(integer(object, "/count")).filter(|count| *count > 0).unwrap_or(1);
+    let count = integer(object, "/series/count")
+        .or(integer(object, "/count"))
+        .filter(|count| *count > 0)
+        .unwrap_or(1);
     let kind = text(object, "/involvedObject/kind").to_lowercase();
     let about = text(object, "/involvedObject/name");
     let about = if kind.is_empty() { about.to_owned() } else { format!("{kind}/{about}") };
@@ -121,7 +125,11 @@ fn validate(object: &Value, _old: Option<&Value>) -> Vec<FieldError> {
     let about = text(object, "/involvedObject/namespace");
     if about.is_empty() {
         if !namespace.is_empty() && namespace != "default" && namespace != "kube-system" {
-            errors.push(FieldError::invalid("involvedObject.namespace", about, "does not match event.namespace"));
+            errors.push(FieldError::invalid(
+                "involvedObject.namespace",
+                about,
+                "does not match event.namespace",
+            ));
         }
     } else if namespace != about {
         errors.push(FieldError::invalid("involvedObject.namespace", about, "does not match event.namespace"));
@@ -140,8 +148,16 @@ const NAMES: &[(&str, &str)] = &[
     ("count", "deprecatedCount"),
 ];
 
+fn storage_field(field: &str) -> Option<String> {
+    let (first, rest) = field.split_once('.').map_or((field, None), |(first, rest)| (first, Some(rest)));
+    let core = NAMES.iter().find(|(_, events)| *events == first).map(|names| names.0)?;
+    Some(rest.map_or_else(|| core.to_owned(), |rest| format!("{core}.{rest}")))
+}
+
 fn to_events(object: &mut Value) {
-    rename(object, "events.k8s.io/v1", |key| NAMES.iter().find(|(core, _)| *core == key).map(|names| names.1));
+    rename(object, "events.k8s.io/v1", |key| {
+        NAMES.iter().find(|(core, _)| *core == key).map(|names| names.1)
+    });
 }
 
 fn to_core(object: &mut Value) {
@@ -175,8 +191,18 @@ mod tests {
     #[test]
     fn rows() {
         let now = "2026-01-01T00:05:00Z".parse().unwrap();
-        let expected =
-            json!(["60s", "Normal", "Started", "pod/a", "spec.containers{c}", "node, one", "started", "5m", 3, "a.1"]);
+        let expected = json!([
+            "60s",
+            "Normal",
+            "Started",
+            "pod/a",
+            "spec.containers{c}",
+            "node, one",
+            "started",
+            "5m",
+            3,
+            "a.1"
+        ]);
         assert_eq!(Value::from(cells(&event(), now)), expected);
         let mut other = event();
         to_events(&mut other);
@@ -191,6 +217,15 @@ mod tests {
         assert_eq!(text(&object, "/apiVersion"), "events.k8s.io/v1");
         to_core(&mut object);
         assert_eq!(object, event());
+    }
+
+    #[test]
+    fn selectors_of_the_newer_form_match_what_is_stored() {
+        let selector =
+            crate::FieldSelector::parse("regarding.name=a,reportingController=,type=Normal").unwrap();
+        assert_eq!(selector.check(&EVENTS_EVENT), Ok(()));
+        assert!(!selector.matches_value(&event()));
+        assert!(selector.in_storage(&EVENTS_EVENT).matches_value(&event()));
     }
 
     #[test]

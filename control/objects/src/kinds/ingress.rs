@@ -10,7 +10,9 @@ use crate::{
     registry::{Column, Kind, NameRule, Subresource},
     validate::{
         rules::{immutable, one_of, or_none},
-        syntax::{label_1035_faults, port_name_faults, port_number_faults, subdomain_faults, wildcard_faults},
+        syntax::{
+            label_1035_faults, port_name_faults, port_number_faults, subdomain_faults, wildcard_faults,
+        },
     },
 };
 
@@ -87,9 +89,13 @@ pub(super) const IP_ADDRESS: Kind = Kind {
     cells: |object, now| {
         let part = |key: &str| text(object, &format!("/spec/parentRef/{key}")).to_owned();
         let parts = [part("resource"), part("group"), part("namespace"), part("name")];
-        let resource = if parts[1].is_empty() { parts[0].clone() } else { format!("{}.{}", parts[0], parts[1]) };
-        let parent: Vec<&str> =
-            [&resource, &parts[2], &parts[3]].into_iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+        let resource =
+            if parts[1].is_empty() { parts[0].clone() } else { format!("{}.{}", parts[0], parts[1]) };
+        let parent: Vec<&str> = [&resource, &parts[2], &parts[3]]
+            .into_iter()
+            .map(String::as_str)
+            .filter(|part| !part.is_empty())
+            .collect();
         vec![name(object), or_none(&parent.join("/")).into(), created(object, now)]
     },
     validate: |object, old| {
@@ -122,7 +128,8 @@ fn class_cells(object: &Value, now: Timestamp) -> Vec<Value> {
         (kind, "") => kind.to_owned(),
         (kind, group) => format!("{kind}.{group}"),
     };
-    let parameters = if present(object, "/spec/parameters") { format!("{kind}/{}", part("name")) } else { String::new() };
+    let parameters =
+        if present(object, "/spec/parameters") { format!("{kind}/{}", part("name")) } else { String::new() };
     vec![
         name(object),
         text(object, "/spec/controller").into(),
@@ -137,8 +144,11 @@ fn cells(object: &Value, now: Timestamp) -> Vec<Value> {
         "" => annotated,
         class => class,
     };
-    let mut hosts: Vec<&str> =
-        list(object, "/spec/rules").iter().map(|rule| text(rule, "/host")).filter(|host| !host.is_empty()).collect();
+    let mut hosts: Vec<&str> = list(object, "/spec/rules")
+        .iter()
+        .map(|rule| text(rule, "/host"))
+        .filter(|host| !host.is_empty())
+        .collect();
     let more = hosts.len().saturating_sub(3);
     hosts.truncate(3);
     let hosts = match (hosts.is_empty(), more) {
@@ -222,8 +232,8 @@ fn check_path(path: &Value, field: &str, errors: &mut Vec<FieldError>) {
     }
     let value = text(path, "/path");
     let at = format!("{field}.path");
-    let may_be_empty = type_ == "ImplementationSpecific";
-    if !value.starts_with('/') && !(may_be_empty && value.is_empty()) {
+    let left_out = value.is_empty() && type_ == "ImplementationSpecific";
+    if !left_out && !value.starts_with('/') {
         errors.push(FieldError::invalid(&at, value, "must be an absolute path"));
     }
     if matches!(type_, "Exact" | "Prefix") {
@@ -264,7 +274,8 @@ fn check_backend(backend: &Value, field: &str, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::invalid(format!("{field}.service.name"), name, fault));
         }
     }
-    let (port_name, number) = (text(backend, "/service/port/name"), integer(backend, "/service/port/number").unwrap_or(0));
+    let (port_name, number) =
+        (text(backend, "/service/port/name"), integer(backend, "/service/port/number").unwrap_or(0));
     let faults = match (port_name, number) {
         ("", 0) => {
             errors.push(FieldError::required(field, "port name or number is required"));
@@ -275,7 +286,11 @@ fn check_backend(backend: &Value, field: &str, errors: &mut Vec<FieldError>) {
         (name, _) => port_name_faults(name),
     };
     let value = if port_name.is_empty() { Value::from(number) } else { port_name.into() };
-    errors.extend(faults.into_iter().map(|fault| FieldError::invalid(format!("{field}.service.port"), value.clone(), fault)));
+    errors.extend(
+        faults
+            .into_iter()
+            .map(|fault| FieldError::invalid(format!("{field}.service.port"), value.clone(), fault)),
+    );
 }
 
 #[cfg(test)]

@@ -123,7 +123,10 @@ fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
         for key in ["podCIDR", "providerID"] {
             let path = format!("/spec/{key}");
             if present(old, &path) && text(old, &path) != text(object, &path) {
-                errors.push(FieldError::forbidden(format!("spec.{key}"), "node updates may not change it once it is set"));
+                errors.push(FieldError::forbidden(
+                    format!("spec.{key}"),
+                    "node updates may not change it once it is set",
+                ));
             }
         }
     }
@@ -143,8 +146,18 @@ mod tests {
             "labels": {"node-role.kubernetes.io/worker": "", "node-role.kubernetes.io/edge": ""}},
             "spec": {"unschedulable": true}, "status": {"conditions": [{"type": "Ready", "status": "True"}],
             "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}], "nodeInfo": {"kubeletVersion": "v1.33.0"}}});
-        let expected = json!(["a", "Ready,SchedulingDisabled", "edge,worker", "60m", "v1.33.0", "10.0.0.1", "<none>",
-            "<unknown>", "<unknown>", "<unknown>"]);
+        let expected = json!([
+            "a",
+            "Ready,SchedulingDisabled",
+            "edge,worker",
+            "60m",
+            "v1.33.0",
+            "10.0.0.1",
+            "<none>",
+            "<unknown>",
+            "<unknown>",
+            "<unknown>"
+        ]);
         assert_eq!(Value::from(cells(&node, now)), expected);
         assert_eq!(cells(&json!({}), now)[1], "Unknown");
     }
@@ -154,6 +167,9 @@ mod tests {
         let node = json!({"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoSchedule"},
             {"key": "", "effect": "Never"}]}});
         let fields: Vec<String> = validate(&node, None).into_iter().map(|error| error.field).collect();
-        assert_eq!(fields, ["spec.taints[1]", "spec.taints[2].key", "spec.taints[2].key", "spec.taints[2].effect"]);
+        assert_eq!(
+            fields,
+            ["spec.taints[1]", "spec.taints[2].key", "spec.taints[2].key", "spec.taints[2].effect"]
+        );
     }
 }

@@ -14,7 +14,8 @@ use crate::{
     },
 };
 
-pub(super) const CONTAINERS: Column = Column::wide("Containers", "The names of the containers in the template");
+pub(super) const CONTAINERS: Column =
+    Column::wide("Containers", "The names of the containers in the template");
 pub(super) const IMAGES: Column = Column::wide("Images", "The images of the containers in the template");
 pub(super) const SELECTOR: Column = Column::wide("Selector", "The labels of the pods that are its own");
 
@@ -65,7 +66,12 @@ pub(super) fn validate(object: &Value, old: Option<&Value>, what: &str) -> Vec<F
 fn template(object: &Value, errors: &mut Vec<FieldError>) {
     let field = "spec.template";
     validate_labels(object, "/spec/template/metadata/labels", &format!("{field}.labels"), errors);
-    validate_annotations(object, "/spec/template/metadata/annotations", &format!("{field}.annotations"), errors);
+    validate_annotations(
+        object,
+        "/spec/template/metadata/annotations",
+        &format!("{field}.annotations"),
+        errors,
+    );
     let spec = object.pointer("/spec/template/spec").unwrap_or(&Value::Null);
     validate_spec(spec, &format!("{field}.spec"), Place::LastingTemplate, errors);
     if !list(spec, "/ephemeralContainers").is_empty() {

@@ -95,7 +95,8 @@ fn defaults(object: &mut Value) {
     default_text(spec, "sessionAffinity", "None");
     default_text(spec, "type", "ClusterIP");
     if text(spec, "/sessionAffinity") == "ClientIP"
-        && let Some(client) = child(spec, "sessionAffinityConfig").and_then(|config| child(config, "clientIP"))
+        && let Some(client) =
+            child(spec, "sessionAffinityConfig").and_then(|config| child(config, "clientIP"))
     {
         default(client, "timeoutSeconds", AFFINITY_SECONDS);
     }
@@ -149,7 +150,11 @@ fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let seconds = integer(object, "/spec/sessionAffinityConfig/clientIP/timeoutSeconds");
     if let Some(seconds) = seconds.filter(|seconds| !(1..=AFFINITY_SECONDS_MAX).contains(seconds)) {
         let detail = format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}");
-        errors.push(FieldError::invalid("spec.sessionAffinityConfig.clientIP.timeoutSeconds", seconds, detail));
+        errors.push(FieldError::invalid(
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+            seconds,
+            detail,
+        ));
     }
     for (index, family) in list(object, "/spec/ipFamilies").iter().enumerate() {
         let field = format!("spec.ipFamilies[{index}]");
@@ -178,7 +183,9 @@ fn check_type(object: &Value, type_: &str, address: &str, errors: &mut Vec<Field
                 errors.push(FieldError::required("spec.externalName", ""));
             } else {
                 let faults = subdomain_faults(name.trim_end_matches('.'));
-                errors.extend(faults.into_iter().map(|fault| FieldError::invalid("spec.externalName", name, fault)));
+                errors.extend(
+                    faults.into_iter().map(|fault| FieldError::invalid("spec.externalName", name, fault)),
+                );
             }
             if !address.is_empty() {
                 let detail = "may not be set when `type` is 'ExternalName'";
@@ -222,10 +229,14 @@ fn check_ports(object: &Value, type_: &str, errors: &mut Vec<FieldError>) {
         let protocol = text(port, "/protocol");
         one_of(format!("{field}.protocol"), protocol, &["SCTP", "TCP", "UDP"], errors);
         if protocol == "SCTP" {
-            errors.push(FieldError::forbidden(format!("{field}.protocol"), "Wasm components have no SCTP sockets"));
+            errors.push(FieldError::forbidden(
+                format!("{field}.protocol"),
+                "Wasm components have no SCTP sockets",
+            ));
         }
         port_or_name(port.get("targetPort"), &format!("{field}.targetPort"), errors);
-        let same = |other: &&Value| integer(other, "/port") == Some(number) && text(other, "/protocol") == protocol;
+        let same =
+            |other: &&Value| integer(other, "/port") == Some(number) && text(other, "/protocol") == protocol;
         if ports[..index].iter().any(|other| same(&other)) {
             errors.push(FieldError::duplicate(field.clone(), json!({"port": number, "protocol": protocol})));
         }
@@ -235,7 +246,9 @@ fn check_ports(object: &Value, type_: &str, errors: &mut Vec<FieldError>) {
                 errors.push(FieldError::forbidden(at, format!("may not be used when `type` is '{type_}'")));
             } else {
                 let faults = port_number_faults(node_port);
-                errors.extend(faults.into_iter().map(|fault| FieldError::invalid(at.clone(), node_port, fault)));
+                errors.extend(
+                    faults.into_iter().map(|fault| FieldError::invalid(at.clone(), node_port, fault)),
+                );
                 let same = |other: &&Value| {
                     integer(other, "/nodePort") == Some(node_port) && text(other, "/protocol") == protocol
                 };

@@ -55,12 +55,23 @@ impl FieldSelector {
     /// Refuses fields that the kind cannot be selected by.
     pub fn check(&self, kind: &Kind) -> Result<(), SelectorError> {
         let supported = |field: &str| {
-            field == "metadata.name" || field == "metadata.namespace" || kind.selectable_fields.contains(&field)
+            field == "metadata.name"
+                || field == "metadata.namespace"
+                || kind.selectable_fields.contains(&field)
         };
         match self.terms.iter().find(|term| !supported(&term.field)) {
             Some(term) => Err(SelectorError::FieldNotSupported(term.field.clone())),
             None => Ok(()),
         }
+    }
+
+    /// The selector for objects as they are stored, where their form differs from the kind's.
+    pub fn in_storage(&self, kind: &Kind) -> Self {
+        let stored = |term: &FieldTerm| FieldTerm {
+            field: (kind.storage_field)(&term.field).unwrap_or_else(|| term.field.clone()),
+            ..term.clone()
+        };
+        Self { terms: self.terms.iter().map(stored).collect() }
     }
 
     /// The value that a field must have, if the selector asks for one: lets a list of one name be a get.
@@ -96,8 +107,12 @@ fn lookup(object: &Value, field: &str) -> String {
         Value::String(text) => text.clone(),
         Value::Number(number) => number.to_string(),
         Value::Bool(flag) => flag.to_string(),
-        // An event's `source` is selected by its component.
-        Value::Object(source) => source.get("component").and_then(Value::as_str).unwrap_or("").to_owned(),
+        // An event's `source` is selected by its component, or by who reports it where that is unnamed.
+        Value::Object(_) | Value::Null if field == "source" => {
+            let component = found.get("component").and_then(Value::as_str).filter(|name| !name.is_empty());
+            let reporter = object.get("reportingComponent").and_then(Value::as_str);
+            component.or(reporter).unwrap_or("").to_owned()
+        }
         _ if matches!(field, "spec.unschedulable" | "spec.hostNetwork") => "false".to_owned(),
         _ if field == "status.replicas" => "0".to_owned(),
         _ => String::new(),
@@ -169,7 +184,8 @@ mod tests {
             ("source=scheduler", true),
             ("count=3", true),
         ];
-        let object = Object::from_draft(ObjectKey::new("pods", "n", "a"), pod.to_string().as_bytes(), 1).unwrap();
+        let object =
+            Object::from_draft(ObjectKey::new("pods", "n", "a"), pod.to_string().as_bytes(), 1).unwrap();
         for (query, expected) in cases {
             let selector = FieldSelector::parse(query).unwrap();
             assert_eq!(selector.matches_value(&pod), expected, "{query}");

@@ -52,7 +52,10 @@ impl Requirement {
         }
         match operator {
             Operator::In | Operator::NotIn if values.is_empty() => {
-                return invalid("values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty".into());
+                return invalid(
+                    "values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty"
+                        .into(),
+                );
             }
             Operator::Greater | Operator::Less if values[0].parse::<i64>().is_err() => {
                 return invalid(format!(
@@ -70,7 +73,8 @@ impl Requirement {
     fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         let label = labels.get(&self.key);
         let listed = |value: &String| self.values.contains(value);
-        let compared = |value: &String| Some((value.parse::<i64>().ok()?, self.values[0].parse::<i64>().ok()?));
+        let compared =
+            |value: &String| Some((value.parse::<i64>().ok()?, self.values[0].parse::<i64>().ok()?));
         match self.operator {
             Operator::Equals | Operator::In => label.is_some_and(listed),
             Operator::NotEquals | Operator::NotIn => !label.is_some_and(listed),
@@ -116,7 +120,9 @@ impl LabelSelector {
 
     /// Takes a `v1.LabelSelector`. Absent or null matches nothing, an empty one everything.
     pub fn from_json(selector: Option<&Value>) -> Result<Self, SelectorError> {
-        let Some(selector) = selector.filter(|selector| !selector.is_null()) else { return Ok(Self::nothing()) };
+        let Some(selector) = selector.filter(|selector| !selector.is_null()) else {
+            return Ok(Self::nothing());
+        };
         let mut requirements = Vec::new();
         for (key, value) in fields::entries(selector, "/matchLabels") {
             let value = value.as_str().unwrap_or("").to_owned();
@@ -254,7 +260,9 @@ impl<'a> Parser<'a> {
             "in" => Operator::In,
             "notin" => Operator::NotIn,
             other => {
-                return Err(SelectorError::Syntax(format!("found '{other}', expected: in, notin, =, ==, !=, >, <")));
+                return Err(SelectorError::Syntax(format!(
+                    "found '{other}', expected: in, notin, =, ==, !=, >, <"
+                )));
             }
         };
         Requirement::new(key, operator, self.values()?)
@@ -326,7 +334,9 @@ mod tests {
 
     #[test]
     fn broken_queries_are_refused() {
-        for query in ["=a", "a in", "a in (b", "a is b", "a b", "a=b=c", "a=(b)", "a>x", "-a=1", "a=b!", "!", "a in b"] {
+        for query in
+            ["=a", "a in", "a in (b", "a is b", "a b", "a=b=c", "a=(b)", "a>x", "-a=1", "a=b!", "!", "a in b"]
+        {
             assert!(LabelSelector::parse(query).is_err(), "{query}");
         }
     }
@@ -342,7 +352,10 @@ mod tests {
         assert!(selector.matches_value(&json!({"app": "web", "track": "x"})));
         assert!(LabelSelector::from_json(Some(&json!({}))).unwrap().matches(&labels("")));
         assert!(!LabelSelector::from_json(None).unwrap().matches(&labels("")));
-        assert!(LabelSelector::from_json(Some(&json!({"matchExpressions": [{"key": "a", "operator": "Gt"}]}))).is_err());
+        assert!(
+            LabelSelector::from_json(Some(&json!({"matchExpressions": [{"key": "a", "operator": "Gt"}]})))
+                .is_err()
+        );
         assert!(!LabelSelector::from_map(Some(&json!({}))).matches(&labels("a=1")));
         assert!(LabelSelector::from_map(Some(&json!({"a": "1"}))).matches(&labels("a=1 b=2")));
     }

@@ -115,11 +115,19 @@ fn owner_references(object: &Value, errors: &mut Vec<FieldError>) {
         let field = format!("metadata.ownerReferences[{index}]");
         let version = text(owner, "/apiVersion");
         if version.is_empty() || version.ends_with('/') {
-            errors.push(FieldError::invalid(format!("{field}.apiVersion"), version, "version must not be empty"));
+            errors.push(FieldError::invalid(
+                format!("{field}.apiVersion"),
+                version,
+                "version must not be empty",
+            ));
         }
         for key in ["kind", "name", "uid"] {
             if text(owner, &format!("/{key}")).is_empty() {
-                errors.push(FieldError::invalid(format!("{field}.{key}"), "", format!("{key} must not be empty")));
+                errors.push(FieldError::invalid(
+                    format!("{field}.{key}"),
+                    "",
+                    format!("{key} must not be empty"),
+                ));
             }
         }
         controllers += usize::from(flag(owner, "/controller"));
@@ -143,7 +151,9 @@ fn immutable_fields(object: &Value, old: &Value, errors: &mut Vec<FieldError>) {
         let added = list(object, "/metadata/finalizers").iter().filter(|one| !before.contains(one));
         let added: Vec<&str> = added.filter_map(Value::as_str).collect();
         if !added.is_empty() {
-            let detail = format!("no new finalizers can be added if the object is being deleted, found new finalizers {added:?}");
+            let detail = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
+            );
             errors.push(FieldError::forbidden("metadata.finalizers", detail));
         }
     }

@@ -81,7 +81,11 @@ pub fn label_selector(selector: &Value, field: &str, errors: &mut Vec<FieldError
                 "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
             )),
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => errors.push(FieldError::invalid(format!("{at}.operator"), other, "not a valid selector operator")),
+            other => errors.push(FieldError::invalid(
+                format!("{at}.operator"),
+                other,
+                "not a valid selector operator",
+            )),
         }
     }
     if errors.is_empty()

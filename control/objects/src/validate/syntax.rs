@@ -26,7 +26,8 @@ const LABEL_VALUE: &str = "a valid label must be an empty string or consist of a
     used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  \
     or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
-const ENV_NAME: &str = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+const ENV_NAME: &str =
+    "a valid environment variable name must consist only of printable ASCII characters other than '='";
 
 fn too_long(limit: usize) -> String {
     format!("must be no more than {limit} bytes")
@@ -88,7 +89,8 @@ pub fn qualified_name_faults(key: &str) -> Vec<String> {
             if prefix.is_empty() {
                 faults.push("prefix part must be non-empty".to_owned());
             } else {
-                faults.extend(subdomain_faults(prefix).into_iter().map(|fault| format!("prefix part {fault}")));
+                faults
+                    .extend(subdomain_faults(prefix).into_iter().map(|fault| format!("prefix part {fault}")));
             }
             *name
         }
@@ -116,7 +118,8 @@ pub fn label_value_faults(text: &str) -> Vec<String> {
 
 /// A key of a ConfigMap's or Secret's data.
 pub fn config_key_faults(text: &str) -> Vec<String> {
-    let fine = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let fine =
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     let mut faults = faults(text, SUBDOMAIN_BYTES_MAX, fine, CONFIG_KEY);
     if text == "." || text == ".." {
         faults.push(format!("must not be '{text}'"));
@@ -183,7 +186,12 @@ mod tests {
         let cases: &[(&str, Check, &[&str], &[&str])] = &[
             ("label", label_faults, &["a", "a-b", "1a"], &["", "A", "-a", "a-", "a.b", "a_b", &long]),
             ("1035", label_1035_faults, &["a", "a1"], &["1a", "", "a."]),
-            ("subdomain", subdomain_faults, &["a", "a.b", "1.2", "10.128.3.0-24"], &["", ".a", "a..b", "a-.b", "A.b"]),
+            (
+                "subdomain",
+                subdomain_faults,
+                &["a", "a.b", "1.2", "10.128.3.0-24"],
+                &["", ".a", "a..b", "a-.b", "A.b"],
+            ),
             ("wildcard", wildcard_faults, &["*.a", "*.a.b"], &["*", "a", "*a", "*.", "*.*.a"]),
             (
                 "qualified",

@@ -14,8 +14,7 @@ pub struct PendingChange {
     index: u64,
     term: u64,
     deadline: u64,
-    /// In force, but in a joint configuration that has to be left still.
-    joint: bool,
+    in_force: bool,
 }
 
 pub struct PendingTransfer {
@@ -26,13 +25,13 @@ pub struct PendingTransfer {
 
 impl Core {
     /// Changes the members; one change is made at once, several through a joint configuration. The outcome comes when the
-    /// new configuration is in force.
+    /// new configuration is in force and the next change may be made.
     pub fn change(&mut self, token: Token, changes: &[MemberChange]) {
         match self.propose_change(changes) {
             Ok(None) => self.finish(token, Ok(())),
             Ok(Some((index, term))) => {
                 let deadline = self.now + self.config.ticks(OUTCOME_TIMEOUT_MS);
-                let change = PendingChange { token, index, term, deadline, joint: false };
+                let change = PendingChange { token, index, term, deadline, in_force: false };
                 if let Some(older) = self.change.replace(change) {
                     self.finish(older.token, Err(ChangeError::TimedOut));
                 }
@@ -47,7 +46,10 @@ impl Core {
             return Err(ChangeError::NotLeader { leader: self.leader() });
         }
         // A leader that has not committed in its term may not know of a change that is committed already.
-        if self.node.raft.has_pending_conf() || self.members.is_joint() || !self.node.raft.commit_to_current_term() {
+        if self.node.raft.has_pending_conf()
+            || self.members.is_joint()
+            || !self.node.raft.commit_to_current_term()
+        {
             return Err(ChangeError::InProgress);
         }
         let last = self.node.raft.raft_log.last_index();
@@ -119,24 +121,26 @@ impl Core {
             }
             self.step_down_if_removed();
         }
-        let joint = self.members.is_joint();
-        let Some(pending) = &mut self.change else { return Ok(()) };
-        let outcome = if pending.joint && !joint {
-            Ok(())
-        } else if pending.index != entry.index {
-            return Ok(());
-        } else if pending.term != entry.term || !in_force {
-            Err(ChangeError::Rejected)
-        } else if joint {
-            pending.joint = true;
-            return Ok(());
-        } else {
-            Ok(())
-        };
-        let token = pending.token;
-        self.change = None;
-        self.finish(token, outcome);
+        if let Some(change) = self.change.as_mut().filter(|change| change.index == entry.index) {
+            change.in_force = change.term == entry.term && in_force;
+            if !change.in_force {
+                let token = change.token;
+                self.change = None;
+                self.finish(token, Err(ChangeError::Rejected));
+            }
+        }
         Ok(())
+    }
+
+    /// A change is done when the next may be made: the state machine has passed it, and a joint configuration is left.
+    pub(super) fn notice_change(&mut self) {
+        if self.node.raft.has_pending_conf() || self.members.is_joint() {
+            return;
+        }
+        let applied = self.applied;
+        if let Some(change) = self.change.take_if(|change| change.in_force && change.index <= applied) {
+            self.finish(change.token, Ok(()));
+        }
     }
 
     /// Raft-rs lets a leader that is removed go on, and panics at its next write. Removal of the leader is not proposed

@@ -9,7 +9,8 @@ use crate::config::PENDING_PROPOSALS_MAX;
 /// committed at the index either is the proposal, or proves that the proposal never will be.
 pub struct Proposals {
     by_index: BTreeMap<u64, Pending>,
-    /// (deadline, index, term), in the order of proposing. Also of those that have their outcome.
+    /// (deadline, index, term), in the order of proposing; also of those that have their outcome, until all before them
+    /// have theirs.
     deadlines: VecDeque<(u64, u64, u64)>,
     timeout_ticks: u64,
 }
@@ -44,7 +45,13 @@ impl Proposals {
 
     /// An entry is committed: answers the proposal that it is, or those that it rules out.
     pub fn committed(&mut self, index: u64, term: u64) -> (Option<Token>, Vec<Token>) {
-        match self.by_index.remove(&index) {
+        let found = self.by_index.remove(&index);
+        while let Some((_, index, term)) = self.deadlines.front()
+            && self.by_index.get(index).is_none_or(|pending| pending.term != *term)
+        {
+            self.deadlines.pop_front();
+        }
+        match found {
             Some(pending) if pending.term == term => (Some(pending.token), Vec::new()),
             Some(pending) => (None, vec![pending.token]),
             None => (None, Vec::new()),

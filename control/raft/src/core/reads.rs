@@ -29,7 +29,15 @@ struct Try {
 
 impl Reads {
     pub fn new(member: u64, seed: u64, retry_ticks: u64, timeout_ticks: u64) -> Reads {
-        Reads { member, nonce: mix(seed), tries: 0, retry_ticks, timeout_ticks, waiting: Vec::new(), under_way: None }
+        Reads {
+            member,
+            nonce: mix(seed),
+            tries: 0,
+            retry_ticks,
+            timeout_ticks,
+            waiting: Vec::new(),
+            under_way: None,
+        }
     }
 
     /// Adds a reader; false when too many are waiting.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use raft::eraftpb::Message;
+use raft::eraftpb::{HardState, Message};
 
 use super::raft_thread::send;
 use super::shared::Waker;
@@ -20,17 +20,24 @@ pub struct WalThread<D: Disk, O> {
     queue: Receiver<Persist>,
     transport: Arc<dyn Transport>,
     waker: Waker<O>,
-    /// Records that wait for the next write, at most the last hard state but during a round.
+    /// Records that wait for the next write.
     records: Vec<Record>,
+    /// Of the hard states in one write only the last matters, and it may stand behind all entries.
+    hard_state: Option<HardState>,
     /// At most one spare segment is being made, so this holds at most one.
     spares_in: Receiver<(SpareJob, bool)>,
     spares: Sender<(SpareJob, bool)>,
 }
 
 impl<D: Disk, O: Send + 'static> WalThread<D, O> {
-    pub fn new(wal: Wal<D>, queue: Receiver<Persist>, transport: Arc<dyn Transport>, waker: Waker<O>) -> Self {
+    pub fn new(
+        wal: Wal<D>,
+        queue: Receiver<Persist>,
+        transport: Arc<dyn Transport>,
+        waker: Waker<O>,
+    ) -> Self {
         let (spares, spares_in) = unbounded();
-        WalThread { wal, queue, transport, waker, records: Vec::new(), spares_in, spares }
+        WalThread { wal, queue, transport, waker, records: Vec::new(), hard_state: None, spares_in, spares }
     }
 
     pub fn run(mut self) -> Result<(), Error> {
@@ -52,7 +59,8 @@ impl<D: Disk, O: Send + 'static> WalThread<D, O> {
             send(&*self.transport, round.messages);
             self.look_after_spares();
         }
-        if !self.records.is_empty() {
+        // What did not have to be durable until now: the last commit index.
+        if self.hard_state.is_some() || !self.records.is_empty() {
             self.write()?;
         }
         Ok(())
@@ -63,17 +71,19 @@ impl<D: Disk, O: Send + 'static> WalThread<D, O> {
         round.sync |= persist.sync;
         round.messages.extend(persist.messages);
         for record in persist.records {
-            match &record {
-                Record::Entry(entry) => round.bytes += entry.data.len() + entry.context.len(),
-                // Of the hard states in one write only the last matters, and it may stand behind all entries.
-                Record::HardState(_) => self.records.retain(|old| !matches!(old, Record::HardState(_))),
-                Record::Snapshot(_) | Record::Truncate(_) => {}
+            match record {
+                Record::HardState(state) => self.hard_state = Some(state),
+                Record::Entry(entry) => {
+                    round.bytes += entry.data.len() + entry.context.len();
+                    self.records.push(Record::Entry(entry));
+                }
+                Record::Snapshot(_) | Record::Truncate(_) => self.records.push(record),
             }
-            self.records.push(record);
         }
     }
 
     fn write(&mut self) -> Result<(), Error> {
+        self.records.extend(self.hard_state.take().map(Record::HardState));
         self.wal.append(&self.records)?;
         self.records.clear();
         Ok(())

@@ -120,7 +120,9 @@ impl Transport for GrpcTransport {
             return self.inner.report(to);
         }
         peer.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if let Err(TrySendError::Full(_) | TrySendError::Closed(_)) = peer.queue.try_send(Queued { messages, bytes }) {
+        if let Err(TrySendError::Full(_) | TrySendError::Closed(_)) =
+            peer.queue.try_send(Queued { messages, bytes })
+        {
             peer.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             drop(peers);
             self.inner.report(to);

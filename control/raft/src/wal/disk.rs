@@ -71,8 +71,12 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, name: &str, bytes: u64) -> io::Result<File> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.dir.join(name))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(self.dir.join(name))?;
         // Real zeroes rather than fallocate: a write into an unwritten extent has to journal its conversion, and
         // then each fdatasync waits for the journal.
         let zeroes = vec![0_u8; ZEROES_BYTES.min(bytes as usize)];

@@ -27,7 +27,6 @@ pub const KIND_COMMIT: u8 = 255;
 #[derive(Debug)]
 pub struct Frame<'a> {
     pub kind: u8,
-    pub batch: u64,
     pub payload: &'a [u8],
     /// The offset behind the frame and its padding.
     pub end: usize,
@@ -96,12 +95,7 @@ pub fn parse<'a>(
     if end > segment.len() {
         return None;
     }
-    Some(Frame {
-        kind: mark as u8,
-        batch: mark >> 8,
-        payload: &segment[offset + FRAME_HEADER_BYTES..payload_end],
-        end,
-    })
+    Some(Frame { kind: mark as u8, payload: &segment[offset + FRAME_HEADER_BYTES..payload_end], end })
 }
 
 fn checksum(salt: u64, offset: usize, bytes: &[u8]) -> u32 {
@@ -133,7 +127,7 @@ mod tests {
         bytes.extend_from_slice(&out);
 
         let frame = parse(&bytes, 64, 7, 3..=3).expect("the frame is intact");
-        assert_eq!((frame.kind, frame.batch, frame.payload, frame.end), (1, 3, &b"hello"[..], bytes.len()));
+        assert_eq!((frame.kind, frame.payload, frame.end), (1, &b"hello"[..], bytes.len()));
 
         assert!(parse(&bytes, 64, 8, 3..=3).is_none(), "another segment's salt");
         assert!(parse(&bytes, 64, 7, 4..=9).is_none(), "another batch");

@@ -11,7 +11,7 @@ pub enum Record {
     Entry(Entry),
     HardState(HardState),
     Snapshot(SnapshotMarker),
-    /// The entries from this index on are void. Written by the log itself, before an entry that overwrites others.
+    /// The entries from this index on are void. The log itself writes it before an entry that overwrites others.
     Truncate(u64),
 }
 
@@ -65,8 +65,13 @@ impl Record {
                 push(out, marker.term);
                 let state = &marker.conf_state;
                 push(out, u64::from(state.auto_leave));
-                let lists =
-                    [&state.voters, &state.learners, &state.voters_outgoing, &state.learners_next, &marker.removed];
+                let lists = [
+                    &state.voters,
+                    &state.learners,
+                    &state.voters_outgoing,
+                    &state.learners_next,
+                    &marker.removed,
+                ];
                 for ids in lists {
                     push(out, ids.len() as u64);
                     for id in ids {
@@ -104,8 +109,11 @@ impl Record {
                 ..HardState::default()
             }),
             KIND_SNAPSHOT => {
-                let mut marker =
-                    SnapshotMarker { index: take(&mut rest)?, term: take(&mut rest)?, ..SnapshotMarker::default() };
+                let mut marker = SnapshotMarker {
+                    index: take(&mut rest)?,
+                    term: take(&mut rest)?,
+                    ..SnapshotMarker::default()
+                };
                 marker.conf_state.auto_leave = take(&mut rest)? != 0;
                 marker.conf_state.voters = take_ids(&mut rest)?;
                 marker.conf_state.learners = take_ids(&mut rest)?;
@@ -161,7 +169,12 @@ mod tests {
         let marker = SnapshotMarker {
             index: 9,
             term: 3,
-            conf_state: ConfState { voters: vec![1, 2], learners: vec![4], auto_leave: true, ..ConfState::default() },
+            conf_state: ConfState {
+                voters: vec![1, 2],
+                learners: vec![4],
+                auto_leave: true,
+                ..ConfState::default()
+            },
             removed: vec![3],
         };
         let records = [

@@ -20,7 +20,7 @@ pub struct Recovered {
 }
 
 /// A segment as recovery found it.
-pub struct Found<F> {
+pub struct FoundSegment<F> {
     pub name: String,
     pub header: Header,
     pub file: F,
@@ -32,10 +32,13 @@ pub struct Found<F> {
     pub index_max: u64,
 }
 
+/// The segments in order, and what they say together.
+pub type Found<F> = (Vec<FoundSegment<F>>, Recovered);
+
 /// Reads all segments, which are given by their sequences in ascending order.
-pub fn recover<D: Disk>(disk: &D, sequences: &[u64]) -> Result<(Vec<Found<D::File>>, Recovered), Error> {
+pub fn recover<D: Disk>(disk: &D, sequences: &[u64]) -> Result<Found<D::File>, Error> {
     let mut replay = Replay::default();
-    let mut found: Vec<Found<D::File>> = Vec::new();
+    let mut found: Vec<FoundSegment<D::File>> = Vec::new();
     for (position, sequence) in sequences.iter().enumerate() {
         let name = segment::name(*sequence);
         let io = |source| Error::Disk { action: "read", file: name.clone(), source };
@@ -55,14 +58,15 @@ pub fn recover<D: Disk>(disk: &D, sequences: &[u64]) -> Result<(Vec<Found<D::Fil
             None => replay.begin(header.previous_index),
             Some(previous) => check_joint(previous, &header)?,
         }
-        let scan = segment::scan(&bytes, &header)
-            .map_err(|bad| corrupt(bad.offset, &format!("a record of unknown kind or form ({})", bad.kind)))?;
+        let scan = segment::scan(&bytes, &header).map_err(|bad| {
+            corrupt(bad.offset, &format!("a record of unknown kind or form ({})", bad.kind))
+        })?;
         let last = position + 1 == sequences.len();
         if last && segment::later_batch(&bytes, &header, &scan).is_some() {
             return Err(corrupt(scan.end, "a batch of records is broken, but later ones exist"));
         }
         let index_max = replay.segment(&scan).map_err(|what| corrupt(scan.end, &what))?;
-        found.push(Found {
+        found.push(FoundSegment {
             size: bytes.len() as u64,
             end: scan.end as u64,
             next_batch: scan.next_batch,
@@ -78,7 +82,7 @@ pub fn recover<D: Disk>(disk: &D, sequences: &[u64]) -> Result<(Vec<Found<D::Fil
 }
 
 /// A segment begins only when the one before is complete, and says where that ended.
-fn check_joint<F>(previous: &Found<F>, next: &Header) -> Result<(), Error> {
+fn check_joint<F>(previous: &FoundSegment<F>, next: &Header) -> Result<(), Error> {
     let corrupt = |what: &str| {
         Err(Error::Corrupt { file: previous.name.clone(), offset: previous.end, what: what.to_owned() })
     };
@@ -147,7 +151,10 @@ impl Replay {
     }
 
     fn truncate(&mut self, from: u64) -> Result<(), String> {
-        if from <= self.recovered.hard_state.commit || from <= self.recovered.snapshot.index || from > self.last() {
+        if from <= self.recovered.hard_state.commit
+            || from <= self.recovered.snapshot.index
+            || from > self.last()
+        {
             return Err(format!("the entries from {from} on cannot be void"));
         }
         if from > self.base {

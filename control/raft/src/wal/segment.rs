@@ -110,7 +110,8 @@ fn batch(segment: &[u8], salt: u64, number: u64, start: usize) -> Option<Batch<'
         let frame = frame::parse(segment, offset, salt, number..=number)?;
         let end = frame.end;
         if frame.kind == KIND_COMMIT {
-            return frame::completes(&frame, segment, start, offset, frames.len() as u32).then_some((frames, end));
+            return frame::completes(&frame, segment, start, offset, frames.len() as u32)
+                .then_some((frames, end));
         }
         frames.push((offset, frame));
         offset = end;

@@ -35,7 +35,7 @@ pub(super) async fn serve(
         // Seen before reading: what is written meanwhile wakes us again.
         let progress = live.as_mut().map(|live| *live.borrow_and_update());
         loop {
-            let (back, chunk, mut passed) = blocking(move || {
+            let (back, chunk, passed) = blocking(move || {
                 let chunk = cursor.read(&mut filter)?;
                 Ok((cursor, chunk, filter))
             })
@@ -43,7 +43,7 @@ pub(super) async fn serve(
             .map_err(failed)?;
             cursor = back;
             let done = passed.is_full();
-            filter = std::mem::take(&mut passed);
+            filter = passed;
             let Some(chunk) = chunk else { break };
             if !chunk.is_empty() && out.send(chunk).await.is_err() || done {
                 return Ok(());

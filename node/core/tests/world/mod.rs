@@ -36,7 +36,12 @@ pub fn pod(spec: &str) -> String {
 impl World {
     pub fn new() -> Self {
         let started = Timestamp::from_second(1_767_225_600).unwrap();
-        let node = NodeFacts { name: "n1".into(), host_ip: "192.0.2.1".into(), cpu_milli: 2000, memory_bytes: 1 << 30 };
+        let node = NodeFacts {
+            name: "n1".into(),
+            host_ip: "192.0.2.1".into(),
+            cpu_milli: 2000,
+            memory_bytes: 1 << 30,
+        };
         Self {
             desired: Desired::default(),
             observed: Observed { node, pods: BTreeMap::new() },
@@ -142,7 +147,8 @@ impl World {
 
     fn news(&mut self, container: &str, attempt: u32, what: &str, news: News) {
         let what = format!("{container}/{attempt} {what}");
-        let observation = Observation::Container { uid: POD.into(), container: container.into(), attempt, news };
+        let observation =
+            Observation::Container { uid: POD.into(), container: container.into(), attempt, news };
         self.tell(&what, observation);
     }
 
@@ -203,9 +209,13 @@ fn describe(action: &Action) -> String {
         }
         Action::Hold { container, message, .. } => format!("hold {container}: {message}"),
         Action::Announce { container, .. } => format!("announce {container}"),
-        Action::Start { container, attempt, plan, .. } => format!("start {container}/{attempt} {:?}", plan.arguments),
+        Action::Start { container, attempt, plan, .. } => {
+            format!("start {container}/{attempt} {:?}", plan.arguments)
+        }
         Action::Probe { container, attempt, kind, check, .. } => match check {
-            ProbeCheck::Http { port, path, .. } => format!("probe {container}/{attempt} {kind:?} http :{port}{path}"),
+            ProbeCheck::Http { port, path, .. } => {
+                format!("probe {container}/{attempt} {kind:?} http :{port}{path}")
+            }
             other => format!("probe {container}/{attempt} {kind:?} {other:?}"),
         },
         Action::End { container, grace, why, .. } => format!("end {container} within {grace:?}: {why}"),
@@ -214,7 +224,9 @@ fn describe(action: &Action) -> String {
         Action::EndPod { grace, failure, .. } => format!("end pod within {grace:?} {failure:?}"),
         Action::StopSandbox { .. } => "stop sandbox".into(),
         Action::Report { status, .. } => format!("report {}", summary(status)),
-        Action::Emit { event, .. } => format!("event {} {}: {}", event.field_path, event.reason, event.message),
+        Action::Emit { event, .. } => {
+            format!("event {} {}: {}", event.field_path, event.reason, event.message)
+        }
         Action::Remove { .. } => "remove".into(),
         Action::Forget { .. } => "forget".into(),
     }
@@ -237,7 +249,8 @@ fn summary(status: &Value) -> String {
             let code = detail.get("exitCode").map(|code| format!("={code}")).unwrap_or_default();
             let restarts = one["restartCount"].as_u64().unwrap();
             let ready = if one["ready"] == true { " ready" } else { "" };
-            write!(text, "; {} {state}:{reason}{code} x{restarts}{ready}", one["name"].as_str().unwrap()).unwrap();
+            write!(text, "; {} {state}:{reason}{code} x{restarts}{ready}", one["name"].as_str().unwrap())
+                .unwrap();
             if let Some(message) = detail["message"].as_str() {
                 write!(text, " ({message})").unwrap();
             }

@@ -31,7 +31,9 @@ async fn containers_of_a_pod_meet_on_loopback() {
 async fn all_addresses_are_reached_by_each() {
     let pod = namespace();
     let listener = pod.listen(address("0.0.0.0:80")).unwrap();
-    for to in [address("127.0.0.1:80"), address("127.1.2.3:80"), SocketAddr::new(POD, 80), address("0.0.0.0:80")] {
+    for to in
+        [address("127.0.0.1:80"), address("127.1.2.3:80"), SocketAddr::new(POD, 80), address("0.0.0.0:80")]
+    {
         let client = pod.connect(to).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         assert_eq!(client.peer_addr(), server.local_addr());

@@ -40,7 +40,8 @@ fn connected_socket_learns_of_a_closed_port_at_receive() {
 #[test]
 fn connected_socket_hears_its_peer_alone() {
     let pod = namespace();
-    let (a, b) = (pod.bind_udp(address("127.0.0.1:1")).unwrap(), pod.bind_udp(address("127.0.0.1:2")).unwrap());
+    let (a, b) =
+        (pod.bind_udp(address("127.0.0.1:1")).unwrap(), pod.bind_udp(address("127.0.0.1:2")).unwrap());
     let client = pod.bind_udp(address("127.0.0.1:3")).unwrap();
     b.try_send(HELLO, Some(address("127.0.0.1:3"))).unwrap();
     client.connect(Some(address("127.0.0.1:1"))).unwrap();

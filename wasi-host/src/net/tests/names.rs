@@ -22,7 +22,10 @@ async fn own_names_need_no_uplink() {
 struct Greeter;
 
 impl HttpService for Greeter {
-    fn call(&self, _request: http::Request<HttpBody>) -> BoxFuture<'static, Result<http::Response<HttpBody>, HttpError>> {
+    fn call(
+        &self,
+        _request: http::Request<HttpBody>,
+    ) -> BoxFuture<'static, Result<http::Response<HttpBody>, HttpError>> {
         Box::pin(async { Ok(http::Response::new(empty_body())) })
     }
 }

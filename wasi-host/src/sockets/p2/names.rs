@@ -7,7 +7,9 @@ use futures::future::BoxFuture;
 use std::net::IpAddr;
 use std::task::{Context, Poll};
 use wasmtime::component::Resource;
-use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{Host, HostResolveAddressStream, ResolveAddressStream};
+use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{
+    Host, HostResolveAddressStream, ResolveAddressStream,
+};
 use wasmtime_wasi::p2::bindings::sockets::network::{IpAddress, Network};
 use wasmtime_wasi::p2::{DynPollable, Pollable, SocketResult};
 
@@ -47,7 +49,10 @@ impl Host for SocketCtxView<'_> {
 }
 
 impl HostResolveAddressStream for SocketCtxView<'_> {
-    fn resolve_next_address(&mut self, this: Resource<ResolveAddressStream>) -> SocketResult<Option<IpAddress>> {
+    fn resolve_next_address(
+        &mut self,
+        this: Resource<ResolveAddressStream>,
+    ) -> SocketResult<Option<IpAddress>> {
         let lookup = self.table.get_mut(&Resource::<Lookup>::new_borrow(this.rep()))?;
         match lookup.poll(&mut no_wait()) {
             Poll::Pending => Err(NetError::WouldBlock.into()),

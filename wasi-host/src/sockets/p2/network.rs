@@ -4,8 +4,8 @@ use crate::net::NetError;
 use crate::sockets::SocketCtxView;
 use wasmtime::component::Resource;
 use wasmtime_wasi::p2::SocketError;
-use wasmtime_wasi::p2::bindings::sockets::network::{self, ErrorCode, Network};
 use wasmtime_wasi::p2::bindings::sockets::instance_network;
+use wasmtime_wasi::p2::bindings::sockets::network::{self, ErrorCode, Network};
 
 /// The handle that the 0.2 functions ask for. The pod has one network, so it holds nothing.
 pub(super) struct PodNetwork;
@@ -30,7 +30,10 @@ impl network::Host for SocketCtxView<'_> {
         error.downcast()
     }
 
-    fn network_error_code(&mut self, error: Resource<wasmtime::Error>) -> wasmtime::Result<Option<ErrorCode>> {
+    fn network_error_code(
+        &mut self,
+        error: Resource<wasmtime::Error>,
+    ) -> wasmtime::Result<Option<ErrorCode>> {
         let error = self.table.get(&error)?;
         Ok(error.downcast_ref::<NetError>().map(|error| ErrorCode::from(*error)))
     }

@@ -89,7 +89,9 @@ impl OutputStream for Outgoing {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         if bytes.len() > self.permit {
             let (asked, permit) = (bytes.len(), self.permit);
-            return Err(StreamError::Trap(wasmtime::format_err!("write of {asked} bytes with a permit for {permit}")));
+            return Err(StreamError::Trap(wasmtime::format_err!(
+                "write of {asked} bytes with a permit for {permit}"
+            )));
         }
         self.permit -= bytes.len();
         self.conn.write_permitted(bytes).map_err(failed)

@@ -111,7 +111,10 @@ impl tcp::HostTcpSocket for SocketCtxView<'_> {
         Ok(())
     }
 
-    fn finish_connect(&mut self, this: Handle) -> SocketResult<(Resource<DynInputStream>, Resource<DynOutputStream>)> {
+    fn finish_connect(
+        &mut self,
+        this: Handle,
+    ) -> SocketResult<(Resource<DynInputStream>, Resource<DynOutputStream>)> {
         let socket = self.tcp(&this)?;
         if socket.started != Some(Started::Connect) {
             return Err(ErrorCode::NotInProgress.into());
@@ -141,7 +144,10 @@ impl tcp::HostTcpSocket for SocketCtxView<'_> {
         Ok(self.tcp(&this)?.finish(Started::Listen)?)
     }
 
-    fn accept(&mut self, this: Handle) -> SocketResult<(Handle, Resource<DynInputStream>, Resource<DynOutputStream>)> {
+    fn accept(
+        &mut self,
+        this: Handle,
+    ) -> SocketResult<(Handle, Resource<DynInputStream>, Resource<DynOutputStream>)> {
         let socket = self.tcp(&this)?;
         let listener = socket.tcp.listener()?;
         let Poll::Ready(accepted) = poll_accept(&listener, &socket.tcp.options, &mut no_wait()) else {

@@ -85,7 +85,9 @@ impl udp::HostUdpSocket for SocketCtxView<'_> {
         let bound = socket.udp.bound()?.clone();
         // The socket's own reference and this one; the streams of an earlier call hold more.
         if Arc::strong_count(&bound) > 2 {
-            return Err(SocketError::trap(wasmtime::format_err!("the socket's streams must be dropped before new ones")));
+            return Err(SocketError::trap(wasmtime::format_err!(
+                "the socket's streams must be dropped before new ones"
+            )));
         }
         match remote {
             Some(remote) => socket.udp.connect(remote.into())?,
@@ -149,7 +151,11 @@ impl Pollable for Socket {
 }
 
 impl udp::HostIncomingDatagramStream for SocketCtxView<'_> {
-    fn receive(&mut self, this: IncomingHandle, results_max: u64) -> SocketResult<Vec<udp::IncomingDatagram>> {
+    fn receive(
+        &mut self,
+        this: IncomingHandle,
+        results_max: u64,
+    ) -> SocketResult<Vec<udp::IncomingDatagram>> {
         let socket = &self.table.get(&Resource::<Incoming>::new_borrow(this.rep()))?.0;
         let results_max = usize::try_from(results_max).unwrap_or(usize::MAX).min(DATAGRAMS_MAX);
         let mut datagrams = Vec::new();
@@ -158,7 +164,8 @@ impl udp::HostIncomingDatagramStream for SocketCtxView<'_> {
             match socket.try_recv() {
                 Ok((payload, from)) => {
                     bytes += payload.len() + 1;
-                    datagrams.push(udp::IncomingDatagram { data: payload.into(), remote_address: from.into() });
+                    datagrams
+                        .push(udp::IncomingDatagram { data: payload.into(), remote_address: from.into() });
                 }
                 Err(NetError::WouldBlock) => break,
                 // A refusal that comes between two datagrams is no more than a hint, and yields to them.
@@ -196,7 +203,9 @@ impl udp::HostOutgoingDatagramStream for SocketCtxView<'_> {
     fn send(&mut self, this: OutgoingHandle, datagrams: Vec<udp::OutgoingDatagram>) -> SocketResult<u64> {
         let stream = self.table.get_mut(&Resource::<Outgoing>::new_borrow(this.rep()))?;
         if datagrams.len() > stream.permit {
-            return Err(SocketError::trap(wasmtime::format_err!("more datagrams sent than check-send permitted")));
+            return Err(SocketError::trap(wasmtime::format_err!(
+                "more datagrams sent than check-send permitted"
+            )));
         }
         if datagrams.is_empty() {
             return Ok(0);

@@ -12,7 +12,9 @@ impl<T> HostWithStore<T> for PodSockets {
     ) -> wasmtime::Result<Result<Vec<IpAddress>, ErrorCode>> {
         let namespace = store.with(|mut view| view.get().namespace.clone());
         let resolved = namespace.resolve(&name).await;
-        Ok(resolved.map(|addresses| addresses.into_iter().map(IpAddress::from).collect()).map_err(ErrorCode::from))
+        Ok(resolved
+            .map(|addresses| addresses.into_iter().map(IpAddress::from).collect())
+            .map_err(ErrorCode::from))
     }
 }
 

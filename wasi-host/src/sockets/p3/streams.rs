@@ -62,7 +62,10 @@ pub(super) struct Half {
 
 impl Half {
     /// The half of `conn` that `direction` names, and the future of its end.
-    pub(super) fn new(conn: Arc<Conn>, direction: Shutdown) -> (Self, oneshot::Receiver<Result<(), ErrorCode>>) {
+    pub(super) fn new(
+        conn: Arc<Conn>,
+        direction: Shutdown,
+    ) -> (Self, oneshot::Receiver<Result<(), ErrorCode>>) {
         let (told, end) = oneshot::channel();
         (Self { conn, direction, told: Some(told) }, end)
     }

@@ -38,7 +38,8 @@ impl<T> HostUdpSocketWithStore<T> for PodSockets {
     }
 
     async fn receive(store: &Accessor<T, Self>, socket: Handle) -> SocketResult<(Vec<u8>, IpSocketAddress)> {
-        let bound = store.with(|mut store| -> SocketResult<_> { Ok(store.get().udp3(&socket)?.bound()?.clone()) })?;
+        let bound =
+            store.with(|mut store| -> SocketResult<_> { Ok(store.get().udp3(&socket)?.bound()?.clone()) })?;
         let (payload, from) = bound.recv().await?;
         Ok((payload.into(), from.into()))
     }

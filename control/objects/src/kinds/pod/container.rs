@@ -29,7 +29,12 @@ const FIELD_PATHS: &[&str] = &[
 const PROBES: &[&str] = &["livenessProbe", "readinessProbe", "startupProbe"];
 
 /// Checks all containers of a pod's spec. `volumes` are the names of the pod's volumes.
-pub(super) fn validate_all(spec: &Value, field: &str, volumes: &BTreeSet<String>, errors: &mut Vec<FieldError>) {
+pub(super) fn validate_all(
+    spec: &Value,
+    field: &str,
+    volumes: &BTreeSet<String>,
+    errors: &mut Vec<FieldError>,
+) {
     if list(spec, "/containers").is_empty() {
         errors.push(FieldError::required(format!("{field}.containers"), ""));
     }
@@ -157,8 +162,10 @@ fn environment(container: &Value, field: &str, errors: &mut Vec<FieldError>) {
         for fault in env_name_faults(prefix) {
             errors.push(FieldError::invalid(format!("{at}.prefix"), prefix, fault));
         }
-        let given: Vec<&str> =
-            ["configMapRef", "secretRef"].into_iter().filter(|key| present(source, &format!("/{key}"))).collect();
+        let given: Vec<&str> = ["configMapRef", "secretRef"]
+            .into_iter()
+            .filter(|key| present(source, &format!("/{key}")))
+            .collect();
         match given.as_slice() {
             [] => {
                 let detail = "must specify one of: `configMapRef` or `secretRef`";
@@ -168,7 +175,11 @@ fn environment(container: &Value, field: &str, errors: &mut Vec<FieldError>) {
                 errors.push(FieldError::required(format!("{at}.{one}.name"), ""));
             }
             [_] => {}
-            _ => errors.push(FieldError::invalid(at, "", "may not have more than one field specified at a time")),
+            _ => errors.push(FieldError::invalid(
+                at,
+                "",
+                "may not have more than one field specified at a time",
+            )),
         }
     }
 }
@@ -197,8 +208,9 @@ fn env_source(source: &Value, field: &str, has_value: bool, errors: &mut Vec<Fie
         "fieldRef" => {
             need("fieldPath");
             let path = text(source, "/fieldRef/fieldPath");
-            let subscript = ["metadata.labels['", "metadata.annotations['"].iter().any(|start| path.starts_with(start));
-            if !path.is_empty() && !(subscript && path.ends_with("']")) {
+            let maps = ["metadata.labels['", "metadata.annotations['"];
+            let subscript = path.ends_with("']") && maps.iter().any(|start| path.starts_with(start));
+            if !path.is_empty() && !subscript {
                 one_of(format!("{at}.fieldPath"), path, FIELD_PATHS, errors);
             }
         }
@@ -231,7 +243,11 @@ fn mounts(container: &Value, field: &str, volumes: &BTreeSet<String>, errors: &m
         check_relative(expression, &format!("{at}.subPathExpr"), errors);
         if !sub_path.is_empty() && !expression.is_empty() {
             let value = json!(expression);
-            errors.push(FieldError::invalid(format!("{at}.subPathExpr"), value, "subPathExpr and subPath are mutually exclusive"));
+            errors.push(FieldError::invalid(
+                format!("{at}.subPathExpr"),
+                value,
+                "subPathExpr and subPath are mutually exclusive",
+            ));
         }
     }
 }

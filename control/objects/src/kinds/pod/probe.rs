@@ -13,7 +13,9 @@ use crate::{
 
 pub(super) fn validate(probe: &Value, field: &str, liveness: bool, errors: &mut Vec<FieldError>) {
     handler(probe, field, &["exec", "httpGet", "tcpSocket", "grpc"], errors);
-    for key in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
+    for key in
+        ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
+    {
         not_negative(probe, &format!("/{key}"), format!("{field}.{key}"), errors);
     }
     let threshold = integer(probe, "/successThreshold").unwrap_or(1);
@@ -28,21 +30,23 @@ pub(super) fn validate(probe: &Value, field: &str, liveness: bool, errors: &mut 
 
 /// Exactly one of the `kinds` of handler, and that one well formed.
 pub(super) fn handler(holder: &Value, field: &str, kinds: &[&str], errors: &mut Vec<FieldError>) {
-    let given: Vec<&str> = kinds.iter().copied().filter(|kind| present(holder, &format!("/{kind}"))).collect();
+    let given: Vec<&str> =
+        kinds.iter().copied().filter(|kind| present(holder, &format!("/{kind}"))).collect();
     if given.is_empty() {
         errors.push(FieldError::required(field, "must specify a handler type"));
     }
     for second in given.iter().skip(1) {
-        errors.push(FieldError::forbidden(format!("{field}.{second}"), "may not specify more than 1 handler type"));
+        errors.push(FieldError::forbidden(
+            format!("{field}.{second}"),
+            "may not specify more than 1 handler type",
+        ));
     }
     let Some(kind) = given.first() else { return };
     let at = format!("{field}.{kind}");
     let action = &holder[*kind];
     match *kind {
-        "exec" => {
-            if list(action, "/command").is_empty() {
-                errors.push(FieldError::required(format!("{at}.command"), ""));
-            }
+        "exec" if list(action, "/command").is_empty() => {
+            errors.push(FieldError::required(format!("{at}.command"), ""));
         }
         "httpGet" => {
             if text(action, "/path").is_empty() {
@@ -58,7 +62,9 @@ pub(super) fn handler(holder: &Value, field: &str, kinds: &[&str], errors: &mut 
         "grpc" => {
             let port = integer(action, "/port").unwrap_or(0);
             let faults = port_number_faults(port);
-            errors.extend(faults.into_iter().map(|fault| FieldError::invalid(format!("{at}.port"), port, fault)));
+            errors.extend(
+                faults.into_iter().map(|fault| FieldError::invalid(format!("{at}.port"), port, fault)),
+            );
         }
         _ => {}
     }

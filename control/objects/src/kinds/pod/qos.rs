@@ -16,7 +16,8 @@ pub fn qos_class(spec: &Value) -> &'static str {
     let mut guaranteed = true;
     for container in containers() {
         for resource in ["cpu", "memory"] {
-            let (request, limit) = (amount(container, "requests", resource), amount(container, "limits", resource));
+            let (request, limit) =
+                (amount(container, "requests", resource), amount(container, "limits", resource));
             any |= request.is_some() || limit.is_some();
             guaranteed &= limit.is_some() && request == limit;
         }
@@ -36,7 +37,8 @@ mod tests {
 
     #[test]
     fn classes() {
-        let full = json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1000m", "memory": "1Gi"}});
+        let full =
+            json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1000m", "memory": "1Gi"}});
         let some = json!({"requests": {"cpu": "1"}});
         let other = json!({"requests": {"example.com/x": "1"}});
         let cases = [

@@ -58,7 +58,8 @@ pub(super) fn check_container(container: &Value, field: &str, errors: &mut Vec<F
     check_context(context, &at, errors);
     for key in ["privileged", "allowPrivilegeEscalation"] {
         if flag(context, &format!("/{key}")) {
-            let detail = "a WebAssembly component runs in a sandbox that knows no privileges: leave the field out";
+            let detail =
+                "a WebAssembly component runs in a sandbox that knows no privileges: leave the field out";
             errors.push(FieldError::forbidden(format!("{at}.{key}"), detail));
         }
     }

@@ -11,11 +11,14 @@ use crate::{
 
 /// What is limited and not requested is requested in the measure of the limit.
 pub(super) fn requests_from_limits(container: &mut Value) {
-    let Some(limits) = container.pointer("/resources/limits").and_then(Value::as_object).cloned() else { return };
+    let Some(limits) = container.pointer("/resources/limits").and_then(Value::as_object).cloned() else {
+        return;
+    };
     if limits.is_empty() {
         return;
     }
-    let Some(requests) = child(container, "resources").and_then(|resources| child(resources, "requests")) else {
+    let Some(requests) = child(container, "resources").and_then(|resources| child(resources, "requests"))
+    else {
         return;
     };
     for (name, limit) in limits {
@@ -56,14 +59,20 @@ pub(super) fn validate(container: &Value, field: &str, errors: &mut Vec<FieldErr
         let (Ok(request), Some(limit)) = (Quantity::from_json(request), limit) else { continue };
         if request > limit {
             let detail = format!("must be less than or equal to {name} limit of {limit}");
-            errors.push(FieldError::invalid(format!("{field}.resources.requests"), request.to_string(), detail));
+            errors.push(FieldError::invalid(
+                format!("{field}.resources.requests"),
+                request.to_string(),
+                detail,
+            ));
         }
     }
 }
 
 fn check_name(name: &str, field: &str, errors: &mut Vec<FieldError>) {
     if name.contains('/') {
-        errors.extend(qualified_name_faults(name).into_iter().map(|fault| FieldError::invalid(field, name, fault)));
+        errors.extend(
+            qualified_name_faults(name).into_iter().map(|fault| FieldError::invalid(field, name, fault)),
+        );
     } else if !matches!(name, "cpu" | "memory" | "ephemeral-storage") {
         let detail = "must be a standard resource type or fully qualified";
         errors.push(FieldError::invalid(field, name, detail));

@@ -37,9 +37,13 @@ pub(in crate::kinds) fn validate_spec(spec: &Value, field: &str, place: Place, e
     names(spec, field, errors);
     for (key, value) in entries(spec, "/nodeSelector") {
         let at = format!("{field}.nodeSelector");
-        errors.extend(qualified_name_faults(key).into_iter().map(|fault| FieldError::invalid(&at, key.as_str(), fault)));
+        errors.extend(
+            qualified_name_faults(key).into_iter().map(|fault| FieldError::invalid(&at, key.as_str(), fault)),
+        );
         let value = value.as_str().unwrap_or("");
-        errors.extend(label_value_faults(value).into_iter().map(|fault| FieldError::invalid(&at, value, fault)));
+        errors.extend(
+            label_value_faults(value).into_iter().map(|fault| FieldError::invalid(&at, value, fault)),
+        );
     }
     for (index, toleration) in list(spec, "/tolerations").iter().enumerate() {
         check_toleration(toleration, &format!("{field}.tolerations[{index}]"), errors);
@@ -56,11 +60,19 @@ fn lifetime(spec: &Value, field: &str, place: Place, errors: &mut Vec<FieldError
         Place::Pod => one_of(at, policy, &["Always", "OnFailure", "Never"], errors),
         Place::LastingTemplate => one_of(at, policy, &["Always"], errors),
     }
-    not_negative(spec, "/terminationGracePeriodSeconds", format!("{field}.terminationGracePeriodSeconds"), errors);
+    not_negative(
+        spec,
+        "/terminationGracePeriodSeconds",
+        format!("{field}.terminationGracePeriodSeconds"),
+        errors,
+    );
     if let Some(seconds) = integer(spec, "/activeDeadlineSeconds") {
         let at = format!("{field}.activeDeadlineSeconds");
         if place == Place::LastingTemplate {
-            errors.push(FieldError::forbidden(at, "activeDeadlineSeconds in a template whose pods run for ever is not supported"));
+            errors.push(FieldError::forbidden(
+                at,
+                "activeDeadlineSeconds in a template whose pods run for ever is not supported",
+            ));
         } else if !(1..=SECONDS_MAX).contains(&seconds) {
             let detail = format!("must be between 1 and {SECONDS_MAX}, inclusive");
             errors.push(FieldError::invalid(at, seconds, detail));
@@ -92,24 +104,30 @@ fn check_toleration(toleration: &Value, field: &str, errors: &mut Vec<FieldError
     let effect = text(toleration, "/effect");
     if key.is_empty() {
         if operator != "Exists" {
-            let detail = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+            let detail =
+                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
             errors.push(FieldError::invalid(format!("{field}.operator"), operator, detail));
         }
     } else {
         let at = format!("{field}.key");
-        errors.extend(qualified_name_faults(key).into_iter().map(|fault| FieldError::invalid(&at, key, fault)));
+        errors
+            .extend(qualified_name_faults(key).into_iter().map(|fault| FieldError::invalid(&at, key, fault)));
     }
     match operator {
         "" | "Equal" => {
             let at = format!("{field}.operator");
-            errors.extend(label_value_faults(value).into_iter().map(|fault| FieldError::invalid(&at, value, fault)));
+            errors.extend(
+                label_value_faults(value).into_iter().map(|fault| FieldError::invalid(&at, value, fault)),
+            );
         }
         "Exists" if !value.is_empty() => {
             let detail = "value must be empty when `operator` is 'Exists'";
             errors.push(FieldError::invalid(format!("{field}.operator"), value, detail));
         }
         "Exists" => {}
-        other => errors.push(FieldError::not_supported(format!("{field}.operator"), other, &["Equal", "Exists"])),
+        other => {
+            errors.push(FieldError::not_supported(format!("{field}.operator"), other, &["Equal", "Exists"]))
+        }
     }
     if !effect.is_empty() {
         let effects = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
@@ -125,13 +143,17 @@ fn gates(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
     for (index, gate) in list(spec, "/readinessGates").iter().enumerate() {
         let name = text(gate, "/conditionType");
         let at = format!("{field}.readinessGates[{index}].conditionType");
-        errors.extend(qualified_name_faults(name).into_iter().map(|fault| FieldError::invalid(&at, name, fault)));
+        errors.extend(
+            qualified_name_faults(name).into_iter().map(|fault| FieldError::invalid(&at, name, fault)),
+        );
     }
     let gates = list(spec, "/schedulingGates");
     for (index, gate) in gates.iter().enumerate() {
         let name = text(gate, "/name");
         let at = format!("{field}.schedulingGates[{index}]");
-        errors.extend(qualified_name_faults(name).into_iter().map(|fault| FieldError::invalid(&at, name, fault)));
+        errors.extend(
+            qualified_name_faults(name).into_iter().map(|fault| FieldError::invalid(&at, name, fault)),
+        );
         if gates[..index].iter().any(|other| text(other, "/name") == name) {
             errors.push(FieldError::duplicate(at, name));
         }

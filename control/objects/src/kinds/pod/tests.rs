@@ -37,16 +37,22 @@ fn a_pod_is_born_pending() {
     assert_eq!(lines(&pod, None), "");
     assert_eq!(lines(&pod, Some(&pod)), "");
     assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "Burstable"}));
-    assert_eq!(pod["spec"]["containers"][0]["resources"]["requests"], json!({"cpu": "100m", "memory": "64Mi"}));
+    assert_eq!(
+        pod["spec"]["containers"][0]["resources"]["requests"],
+        json!({"cpu": "100m", "memory": "64Mi"})
+    );
     assert_eq!(pod["spec"]["serviceAccountName"], "default");
     assert!(pod["spec"].get("tolerations").is_some_and(|all| all.as_array().unwrap().len() == 1));
 }
 
 #[test]
 fn containers_are_checked() {
-    check(json!({}), expect![[r#"
+    check(
+        json!({}),
+        expect![[r#"
         spec.containers: Required value
-    "#]]);
+    "#]],
+    );
     check(
         json!({"containers": [{}, {"name": "a", "image": " x"}, {"name": "a", "image": "x", "imagePullPolicy": "Maybe"},
             {"name": "b", "image": "x", "ports": [{"containerPort": 99999, "name": "p"}, {"name": "p", "protocol": "ICMP"}],
@@ -195,5 +201,8 @@ fn the_rest_of_the_spec_stays() {
     .assert_eq(&lines(&new, Some(&before)));
     let mut fewer = old.clone();
     fewer["spec"]["initContainers"] = json!([]);
-    assert_eq!(lines(&fewer, Some(&old)), "spec.initContainers: Forbidden: pod updates may not add or remove containers\n");
+    assert_eq!(
+        lines(&fewer, Some(&old)),
+        "spec.initContainers: Forbidden: pod updates may not add or remove containers\n"
+    );
 }

@@ -17,7 +17,10 @@ pub(super) fn check(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
     for key in ["containers", "initContainers"] {
         let path = format!("/{key}");
         if list(new, &path).len() != list(old, &path).len() {
-            errors.push(FieldError::forbidden(format!("spec.{key}"), "pod updates may not add or remove containers"));
+            errors.push(FieldError::forbidden(
+                format!("spec.{key}"),
+                "pod updates may not add or remove containers",
+            ));
             return;
         }
         let Some(Value::Array(containers)) = expected.get_mut(key) else { continue };
@@ -38,7 +41,8 @@ pub(super) fn check(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
     gates(&mut expected, new, old, errors);
     let differing = differences(&expected, old);
     if !differing.is_empty() {
-        errors.push(FieldError::forbidden("spec", format!("{MAY_CHANGE}; changed: {}", differing.join(", "))));
+        errors
+            .push(FieldError::forbidden("spec", format!("{MAY_CHANGE}; changed: {}", differing.join(", "))));
     }
 }
 
@@ -63,11 +67,13 @@ fn deadline(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
 fn gates(expected: &mut Value, new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
     let before = list(old, "/schedulingGates");
     for gate in list(new, "/schedulingGates").iter().filter(|gate| !before.contains(gate)) {
-        let detail = format!("only deletion is allowed, but found new scheduling gate '{}'", text(gate, "/name"));
+        let detail =
+            format!("only deletion is allowed, but found new scheduling gate '{}'", text(gate, "/name"));
         errors.push(FieldError::forbidden("spec.schedulingGates", detail));
     }
     restore(expected, old, "schedulingGates");
-    let selected = |key: &str, value: &Value| new.get("nodeSelector").and_then(|map| map.get(key)) == Some(value);
+    let selected =
+        |key: &str, value: &Value| new.get("nodeSelector").and_then(|map| map.get(key)) == Some(value);
     if !before.is_empty() && entries(old, "/nodeSelector").all(|(key, value)| selected(key, value)) {
         restore(expected, old, "nodeSelector");
     }

@@ -59,7 +59,11 @@ fn check_source(kind: &str, source: &Value, field: &str, errors: &mut Vec<FieldE
             if let Some(limit) = source.get("sizeLimit").filter(|limit| !limit.is_null()) {
                 match Quantity::from_json(limit) {
                     Err(error) => {
-                        errors.push(FieldError::invalid(format!("{field}.sizeLimit"), limit.clone(), error.to_string()));
+                        errors.push(FieldError::invalid(
+                            format!("{field}.sizeLimit"),
+                            limit.clone(),
+                            error.to_string(),
+                        ));
                     }
                     Ok(quantity) if quantity.is_negative() => {
                         let detail = "SizeLimit field must be a valid resource quantity";
@@ -78,7 +82,10 @@ fn check_source(kind: &str, source: &Value, field: &str, errors: &mut Vec<FieldE
             errors.push(FieldError::forbidden(field, detail));
         }
         kind if !SUPPORTED.contains(&kind) => {
-            let detail = format!("this kind of volume cannot be given to a WebAssembly component; supported: {}", SUPPORTED.join(", "));
+            let detail = format!(
+                "this kind of volume cannot be given to a WebAssembly component; supported: {}",
+                SUPPORTED.join(", ")
+            );
             errors.push(FieldError::forbidden(field, detail));
         }
         _ => {}

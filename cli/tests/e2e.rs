@@ -1,0 +1,12 @@
+//! The binary as a user runs it: real processes, real kubectl, real kills.
+
+#[path = "e2e/bad_input.rs"]
+mod bad_input;
+#[path = "e2e/demo.rs"]
+mod demo;
+#[path = "e2e/faults.rs"]
+mod faults;
+#[path = "e2e/harness.rs"]
+mod harness;
+#[path = "e2e/kubectl.rs"]
+mod kubectl;

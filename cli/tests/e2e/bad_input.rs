@@ -1,0 +1,155 @@
+//! What a user gets wrong, and that each answer names the fault and the mend.
+
+use std::fs;
+
+use crate::harness::{Daemon, Kubectl, coracle, eventually, fails, run, sample, up};
+
+/// A core module that imports something which no WASI has: `(import "env" "mystery" (func))`.
+const FOREIGN_MODULE: &[u8] = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x02\x0f\x01\x03env\x07mystery\0\0";
+
+#[test]
+fn pods_say_why_they_do_not_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let _daemon = up(folder.path());
+    let kubeconfig = folder.path().join("kubeconfig");
+    let config = kubeconfig.to_str().unwrap();
+    let garbage = folder.path().join("garbage.wasm");
+    fs::write(&garbage, "this is no wasm").unwrap();
+    let said = fails(&["push", garbage.to_str().unwrap(), "garbage:1", "--kubeconfig", config]);
+    assert!(said.contains("is not WebAssembly"), "{said}");
+    let cut = folder.path().join("cut.wasm");
+    fs::write(&cut, &fs::read(sample("hello-http")).unwrap()[..2000]).unwrap();
+    let foreign = folder.path().join("foreign.wasm");
+    fs::write(&foreign, FOREIGN_MODULE).unwrap();
+    for (file, name) in [(cut.to_str().unwrap(), "cut:1"), (foreign.to_str().unwrap(), "foreign:1")] {
+        run(&["push", file, name, "--kubeconfig", config]);
+    }
+    run(&["push", &sample("crash"), "crash:1", "--kubeconfig", config]);
+    let Some(kubectl) = Kubectl::find(&kubeconfig) else { return };
+    for (image, reason, message) in [
+        ("missing:1", "ErrImagePull|ImagePullBackOff", "missing"),
+        ("UPPER:1", "InvalidImageName", "UPPER"),
+        ("cut:1", "CreateContainerError|ErrImagePull|ImagePullBackOff", ""),
+        ("foreign:1", "CreateContainerError|ErrImagePull|ImagePullBackOff", "mystery"),
+        ("crash:1", "CrashLoopBackOff", "back-off"),
+    ] {
+        let name = image.trim_end_matches(":1").to_lowercase();
+        kubectl.run(&["run", &name, "--image", image]);
+        eventually(&format!("pod {name} to be in {reason}"), || {
+            let path = "jsonpath={.status.containerStatuses[0].state.waiting}";
+            let waiting = kubectl.run(&["get", "pod", &name, "-o", path]);
+            let hit = reason.split('|').any(|reason| waiting.contains(&format!("\"{reason}\"")));
+            if hit && waiting.contains(message) { Ok(()) } else { Err(waiting) }
+        });
+    }
+    let manifest = "{apiVersion: v1, kind: Pod, metadata: {name: odd}, spec: {containers: [{name: a, image: 'a:1', colour: red}]}}";
+    let said = kubectl.feed(&["create"], manifest).unwrap_err();
+    assert!(said.contains("unknown field \"spec.containers[0].colour\""), "{said}");
+    let manifest = "{apiVersion: v1, kind: Pod, metadata: {name: odd}, spec: {hostPID: true, containers: [{name: a, image: 'a:1'}]}}";
+    let said = kubectl.feed(&["create"], manifest).unwrap_err();
+    assert!(said.contains("spec.hostPID"), "{said}");
+}
+
+#[test]
+fn daemons_say_why_they_do_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let control = Daemon::start(
+        &["control", "--data-dir", &path("c1"), "--listen", "127.0.0.1:0", "--init"],
+        "control node at",
+    );
+    let address = control.said("control node at ").trim_end_matches(',').to_string();
+    let config = format!("{}/kubeconfig", path("c1"));
+    let token = run(&["token", "create", "--kubeconfig", &config]).trim().to_string();
+
+    let said = fails(&["control", "--data-dir", &path("c2"), "--listen", &address, "--init"]);
+    assert!(said.contains("in use") && said.contains("--listen"), "a port in use: {said}");
+    let said = fails(&["control", "--data-dir", &path("c1"), "--listen", "127.0.0.1:0", "--init"]);
+    assert!(
+        said.contains("lock") || said.contains("in use") || said.contains("running"),
+        "a data dir in use: {said}"
+    );
+
+    let node = |data_dir: &str, token: &str| {
+        let arguments =
+            ["node", "--data-dir", data_dir, "--name", "n1", "--fabric", "127.0.0.1:0", "--join", &address];
+        let output = coracle(&arguments).args(["--token", token]).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = node(&path("n1"), "nonsense");
+    assert!(said.contains("token"), "no token at all: {said}");
+    let (front, secret) = token.rsplit_once('.').unwrap();
+    let said = node(&path("n2"), &format!("{front}.{}", "0".repeat(secret.len())));
+    assert!(said.contains("token"), "a wrong secret: {said}");
+    let pin_at = 2;
+    let flipped = if &token[pin_at..=pin_at] == "0" { "1" } else { "0" };
+    let said = node(&path("n3"), &format!("{}{flipped}{}", &token[..pin_at], &token[pin_at + 1..]));
+    assert!(said.contains("CA"), "a wrong CA: {said}");
+    let wrong_role = run(&["token", "create", "--role", "control", "--kubeconfig", &config]);
+    let said = node(&path("n4"), wrong_role.trim());
+    assert!(said.contains("control") && said.contains("node"), "a token of the other role: {said}");
+
+    // A node of this cluster does not serve another.
+    let started = Daemon::start(
+        &[
+            "node",
+            "--data-dir",
+            &path("n5"),
+            "--name",
+            "n5",
+            "--fabric",
+            "127.0.0.1:0",
+            "--join",
+            &address,
+            "--token",
+            &token,
+        ],
+        "is up",
+    );
+    started.stop();
+    let other = Daemon::start(
+        &["control", "--data-dir", &path("other"), "--listen", "127.0.0.1:0", "--init"],
+        "control node at",
+    );
+    let other_address = other.said("control node at ").trim_end_matches(',').to_string();
+    let other_token = run(&["token", "create", "--kubeconfig", &format!("{}/kubeconfig", path("other"))]);
+    let said = fails(&[
+        "node",
+        "--data-dir",
+        &path("n5"),
+        "--fabric",
+        "127.0.0.1:0",
+        "--join",
+        &other_address,
+        "--token",
+        other_token.trim(),
+    ]);
+    assert!(said.contains("another cluster"), "a data dir of another cluster: {said}");
+    let said = fails(&[
+        "node",
+        "--data-dir",
+        &path("c1"),
+        "--fabric",
+        "127.0.0.1:0",
+        "--join",
+        &address,
+        "--token",
+        &token,
+    ]);
+    assert!(said.contains("control"), "a data dir of a control node: {said}");
+}
+
+#[test]
+fn clients_say_how_to_find_a_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let output =
+        coracle(&["get", "pods"]).env("HOME", folder.path()).env_remove("XDG_DATA_HOME").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("coracle up") && said.contains("--kubeconfig"),
+        "{said}"
+    );
+    let said = fails(&["up", "--control", "2", "--data-dir", folder.path().join("d").to_str().unwrap()]);
+    assert!(said.contains("1, 3 or 5"), "{said}");
+}

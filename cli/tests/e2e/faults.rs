@@ -1,0 +1,267 @@
+//! Three control processes and two node processes, killed under load.
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::{
+    Api, Client,
+    api::{ListParams, ObjectMeta, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+use crate::harness::{Daemon, PATIENCE, eventually, get, run, sample, within};
+
+/// ConfigMaps that the client writes each second.
+const WRITES_PER_SECOND: u64 = 200;
+/// How long writes go on after the kill.
+const WRITES_AFTER_KILL: Duration = Duration::from_secs(6);
+/// The longest that writes may pause.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Until a dead node's pods are Ready elsewhere.
+const REPLACED_WITHIN: Duration = Duration::from_secs(10);
+
+struct Cluster {
+    folder: tempfile::TempDir,
+    controls: Vec<(String, Daemon)>,
+    nodes: Vec<(String, Daemon)>,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut cluster = Self { folder, controls: Vec::new(), nodes: Vec::new() };
+        for number in 1..=3 {
+            let data_dir = cluster.path(&format!("c{number}"));
+            let mut arguments = vec!["control", "--data-dir", &data_dir, "--listen", "127.0.0.1:0"];
+            let first = cluster.controls.first().map(|(address, _)| address.clone()).unwrap_or_default();
+            let token = if number == 1 { String::new() } else { cluster.token("control") };
+            if number == 1 {
+                arguments.push("--init");
+            } else {
+                arguments.extend(["--join", &first, "--token", &token]);
+            }
+            let daemon = Daemon::start(&arguments, "control node at");
+            let address = daemon.said("control node at ").trim_end_matches(',').to_string();
+            cluster.controls.push((address, daemon));
+        }
+        let addresses: Vec<&str> = cluster.controls.iter().map(|(address, _)| address.as_str()).collect();
+        let addresses = addresses.join(",");
+        for name in ["n1", "n2"] {
+            let (data_dir, token) = (cluster.path(name), cluster.token("node"));
+            let daemon = Daemon::start(
+                &[
+                    "node",
+                    "--data-dir",
+                    &data_dir,
+                    "--name",
+                    name,
+                    "--fabric",
+                    "127.0.0.1:0",
+                    "--gateway",
+                    "127.0.0.1:0",
+                    "--join",
+                    &addresses,
+                    "--token",
+                    &token,
+                ],
+                "gateway http",
+            );
+            cluster.nodes.push((name.into(), daemon));
+        }
+        eventually("three voters", || {
+            let members = cluster.members();
+            let voting = members.iter().filter(|row| row[3] == "voter" || row[3] == "leader").count();
+            if voting == 3 { Ok(()) } else { Err(format!("{members:?}")) }
+        });
+        cluster
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_string()
+    }
+
+    fn kubeconfig(&self) -> String {
+        self.path("c1/kubeconfig")
+    }
+
+    fn token(&self, role: &str) -> String {
+        run(&["token", "create", "--role", role, "--kubeconfig", &self.kubeconfig()]).trim().to_string()
+    }
+
+    /// Rows of `cluster members`: id, name, address, role, healthy, matched.
+    fn members(&self) -> Vec<Vec<String>> {
+        let table = run(&["cluster", "members", "--kubeconfig", &self.kubeconfig()]);
+        table.lines().skip(1).map(|line| line.split_whitespace().map(String::from).collect()).collect()
+    }
+
+    async fn client(&self, address: &str) -> Client {
+        let mut config = Kubeconfig::read_from(Path::new(&self.kubeconfig())).unwrap();
+        config.clusters[0].cluster.as_mut().unwrap().server = Some(format!("https://{address}"));
+        let mut config =
+            kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();
+        config.connect_timeout = Some(Duration::from_millis(500));
+        config.read_timeout = Some(Duration::from_millis(1500));
+        Client::try_from(config).unwrap()
+    }
+}
+
+/// What the writer knows to be written, and when each was acknowledged.
+#[derive(Default)]
+struct Acknowledged {
+    names: BTreeSet<String>,
+    times: Vec<Instant>,
+}
+
+#[test]
+fn killed_leaders_and_nodes_lose_nothing() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut cluster = Cluster::start();
+    let config = cluster.kubeconfig();
+    let url = run(&[
+        "deploy",
+        &sample("hello-http"),
+        "--name",
+        "hello",
+        "--replicas",
+        "4",
+        "--kubeconfig",
+        &config,
+    ]);
+    let host = url.trim().trim_start_matches("http://").split(':').next().unwrap().to_string();
+    let clients: Vec<Client> = runtime.block_on(async {
+        let mut clients = Vec::new();
+        for (address, _) in &cluster.controls {
+            clients.push(cluster.client(address).await);
+        }
+        clients
+    });
+
+    kill_the_leader(&runtime, &mut cluster, &clients);
+    kill_a_node(&runtime, &mut cluster, &clients, &host);
+}
+
+fn kill_the_leader(runtime: &tokio::runtime::Runtime, cluster: &mut Cluster, clients: &[Client]) {
+    let acknowledged = Arc::new(Mutex::new(Acknowledged::default()));
+    let writer = runtime.spawn(write(clients.to_vec(), acknowledged.clone()));
+    eventually("a second of writes", || {
+        let count = acknowledged.lock().unwrap().names.len() as u64;
+        if count > WRITES_PER_SECOND { Ok(()) } else { Err(count.to_string()) }
+    });
+    let members = cluster.members();
+    let leader = members.iter().find(|row| row[3] == "leader").expect("there is a leader")[2].clone();
+    let killed = cluster.controls.iter_mut().find(|(address, _)| *address == leader).unwrap();
+    let at = Instant::now();
+    killed.1.kill();
+    runtime.block_on(writer).unwrap();
+
+    let acknowledged = acknowledged.lock().unwrap();
+    let pause = acknowledged.times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+    let after = acknowledged.times.iter().filter(|time| **time > at).count();
+    println!(
+        "{} writes acknowledged, {after} after the kill, longest pause {pause:?}",
+        acknowledged.names.len()
+    );
+    assert!(pause < PAUSE_MAX, "writes paused for {pause:?}");
+    let survivor = cluster.controls.iter().position(|(address, _)| *address != leader).unwrap();
+    let maps: Api<ConfigMap> = Api::default_namespaced(clients[survivor].clone());
+    let list = runtime.block_on(maps.list(&ListParams::default())).unwrap();
+    let there: BTreeSet<String> = list.into_iter().filter_map(|map| map.metadata.name).collect();
+    let lost: Vec<_> = acknowledged.names.difference(&there).collect();
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+}
+
+/// Creates ConfigMaps at a steady pace until well after the kill; every write is tried at each control node in turn.
+async fn write(clients: Vec<Client>, acknowledged: Arc<Mutex<Acknowledged>>) {
+    let begun = Instant::now();
+    let mut pace = tokio::time::interval(Duration::from_millis(1000 / WRITES_PER_SECOND));
+    let mut tasks = Vec::new();
+    let total = Duration::from_secs(3) + WRITES_AFTER_KILL;
+    for number in 0.. {
+        if begun.elapsed() > total {
+            break;
+        }
+        pace.tick().await;
+        let (clients, acknowledged) = (clients.clone(), acknowledged.clone());
+        tasks.push(tokio::spawn(async move {
+            let name = format!("write-{number}");
+            let map = ConfigMap {
+                metadata: ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() },
+                ..ConfigMap::default()
+            };
+            let deadline = Instant::now() + PATIENCE;
+            for client in clients.iter().cycle().skip(number) {
+                let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
+                let done = match maps.create(&PostParams::default(), &map).await {
+                    Ok(_) => true,
+                    Err(kube::Error::Api(status)) => status.code == 409,
+                    Err(_) => false,
+                };
+                if done {
+                    let mut acknowledged = acknowledged.lock().unwrap();
+                    acknowledged.names.insert(name);
+                    acknowledged.times.push(Instant::now());
+                    return;
+                }
+                assert!(Instant::now() < deadline, "{name} was never acknowledged");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+fn kill_a_node(runtime: &tokio::runtime::Runtime, cluster: &mut Cluster, clients: &[Client], host: &str) {
+    let survivor = cluster.nodes[0].1.said("gateway ");
+    let ready_on = |node: &str| {
+        let pods = runtime.block_on(async {
+            for client in clients {
+                let pods: Api<Pod> = Api::default_namespaced(client.clone());
+                if let Ok(list) = pods.list(&ListParams::default().labels("app=hello")).await {
+                    return list.items;
+                }
+            }
+            Vec::new()
+        });
+        pods.iter()
+            .filter(|pod| {
+                is_ready(pod) && pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node)
+            })
+            .count()
+    };
+    eventually("pods on both nodes", || match (ready_on("n1"), ready_on("n2")) {
+        (1.., 1..) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    eventually("the surviving gateway to answer", || match get(&survivor, host) {
+        (200, _) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    cluster.nodes[1].1.kill();
+    let at = Instant::now();
+    let mut answered = 0;
+    within(REPLACED_WITHIN, "4 Ready pods on the surviving node", || {
+        let (status, body) = get(&survivor, host);
+        assert_eq!(status, 200, "the service stopped answering {:?} after the kill: {body}", at.elapsed());
+        answered += 1;
+        match ready_on("n1") {
+            4 => Ok(()),
+            count => Err(count.to_string()),
+        }
+    });
+    println!(
+        "4 pods Ready on the other node after {:?}, {answered} requests answered meanwhile",
+        at.elapsed()
+    );
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}

@@ -1,0 +1,144 @@
+//! `coracle up` under the unmodified kubectl: what a user does on the first day, and again after a restart.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
+use crate::harness::{Kubectl, eventually, get, run, sample, up};
+
+const MANIFEST: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: texts}
+data: {greeting: "good morning"}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: hello}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: hello}}
+  template:
+    metadata: {labels: {app: hello}}
+    spec:
+      containers:
+      - name: hello
+        image: hello:1.0
+        ports: [{containerPort: 80}]
+        readinessProbe: {httpGet: {path: /, port: 80}, periodSeconds: 1}
+        env:
+        - name: GREETING
+          valueFrom: {configMapKeyRef: {name: texts, key: greeting}}
+      - name: echo
+        image: tcp-echo:1.0
+        args: ["7000"]
+        livenessProbe: {tcpSocket: {port: 7000}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: hello}
+spec:
+  type: NodePort
+  selector: {app: hello}
+  ports: [{port: 80}]
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: hello}
+spec:
+  rules:
+  - host: hello.localhost
+    http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: hello, port: {number: 80}}}}]}
+"#;
+
+fn answers(gateway: &str, host: &str, wanted: &str) {
+    eventually(&format!("{host} to answer {wanted:?}"), || match get(gateway, host) {
+        (200, body) if body.contains(wanted) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
+#[test]
+fn a_first_day_with_kubectl_and_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = up(folder.path());
+    let kubeconfig = folder.path().join("kubeconfig");
+    let Some(kubectl) = Kubectl::find(&kubeconfig) else { return };
+    let config = kubeconfig.to_str().unwrap();
+    for (name, tag) in
+        [("hello-http", "hello:1.0"), ("hello-http-p3", "hello:2.0"), ("tcp-echo", "tcp-echo:1.0")]
+    {
+        run(&["push", &sample(name), tag, "--kubeconfig", config]);
+    }
+    let gateway = daemon.said("gateway     ");
+
+    assert!(kubectl.feed(&["apply"], MANIFEST).unwrap().contains("deployment.apps/hello created"));
+    kubectl.run(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
+    assert!(kubectl.feed(&["apply"], MANIFEST).unwrap().contains("deployment.apps/hello unchanged"));
+    answers(&gateway, "hello.localhost", "good morning, served by hello-");
+
+    let wide = kubectl.run(&["get", "pods", "-o", "wide"]);
+    assert_eq!(wide.matches("2/2     Running").count(), 2, "{wide}");
+    assert!(wide.contains("10.128.") && wide.contains("node-1"), "{wide}");
+    let described = kubectl.run(&["describe", "pod", "-l", "app=hello"]);
+    for part in ["Started", "Pulled", "Ready", "GREETING:", "wasm://"] {
+        assert!(described.contains(part), "no {part} in:\n{described}");
+    }
+    node_port(&kubectl, &gateway);
+    follow_logs(&kubectl);
+
+    kubectl.run(&["scale", "deployment/hello", "--replicas=3"]);
+    kubectl.run(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
+    kubectl.run(&["set", "image", "deployment/hello", "hello=hello:2.0"]);
+    kubectl.run(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
+    let image = kubectl.run(&["get", "pods", "-o", "jsonpath={.items[*].spec.containers[0].image}"]);
+    eventually("only new pods", || {
+        let images = kubectl.run(&["get", "pods", "-o", "jsonpath={.items[*].spec.containers[0].image}"]);
+        if images == "hello:2.0 hello:2.0 hello:2.0" { Ok(()) } else { Err(images) }
+    });
+    assert!(image.contains("hello:2.0"), "{image}");
+
+    daemon.stop();
+    let daemon = up(folder.path());
+    let gateway = daemon.said("gateway     ");
+    let kubectl = Kubectl::find(&kubeconfig).unwrap();
+    kubectl.run(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
+    assert_eq!(
+        kubectl.run(&["get", "configmap", "texts", "-o", "jsonpath={.data.greeting}"]),
+        "good morning"
+    );
+    answers(&gateway, "hello.localhost", "good morning, served by hello-");
+
+    kubectl.feed(&["delete", "--timeout=60s"], MANIFEST).unwrap();
+    eventually("all pods to go", || {
+        let pods = kubectl.run(&["get", "pods", "-o", "name"]);
+        if pods.is_empty() { Ok(()) } else { Err(pods) }
+    });
+}
+
+fn node_port(kubectl: &Kubectl, gateway: &str) {
+    let port = kubectl.run(&["get", "service", "hello", "-o", "jsonpath={.spec.ports[0].nodePort}"]);
+    let host = gateway.trim_start_matches("http://").rsplit_once(':').unwrap().0;
+    answers(&format!("http://{host}:{port}"), "anything", "good morning");
+}
+
+/// `logs -f` prints what is there and what comes.
+fn follow_logs(kubectl: &Kubectl) {
+    let mut child = kubectl
+        .command(&["logs", "-f", "deployment/hello", "-c", "echo"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    let second = lines.next().unwrap().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(first, "listening on port 7000");
+    assert!(
+        second.ends_with("0 bytes"),
+        "the liveness probe's connection is logged as it comes, not {second:?}"
+    );
+}

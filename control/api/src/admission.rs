@@ -1,0 +1,47 @@
+//! Built-in admission: what a write depends on in the rest of the cluster, and what is filled in from there.
+
+mod namespaces;
+mod pods;
+pub mod services;
+
+use coracle_objects::{Kind, Object, ObjectKey, View};
+use serde_json::Value;
+
+use crate::{config::ApiConfig, error::ApiError, transact::Extra};
+
+/// The state in which a write is decided.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    pub kind: &'static Kind,
+    pub view: &'a View,
+    pub config: &'a ApiConfig,
+    pub key: &'a ObjectKey,
+}
+
+/// Completes a new object. Called after the kind's defaults and before validation.
+pub fn on_create(context: &Context<'_>, object: &mut Value) -> Result<Extra, ApiError> {
+    let mut extra = namespaces::require(context)?;
+    match (context.kind.group, context.kind.kind) {
+        ("", "Pod") => pods::require_account(context, object)?,
+        ("", "Service") => extra.and(services::allocate(context, None, object)?),
+        _ => {}
+    }
+    Ok(extra)
+}
+
+/// Completes a changed object. Called after the kind's defaults and before validation.
+pub fn on_update(context: &Context<'_>, old: &Value, new: &mut Value) -> Result<Extra, ApiError> {
+    match (context.kind.group, context.kind.kind) {
+        ("", "Service") => services::allocate(context, Some(old), new),
+        _ => Ok(Extra::default()),
+    }
+}
+
+/// What goes together with an object.
+pub fn on_delete(view: &View, object: &Object) -> Extra {
+    if object.key.resource.as_str() == "services" {
+        services::release(view, object)
+    } else {
+        Extra::default()
+    }
+}

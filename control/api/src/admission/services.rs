@@ -1,0 +1,386 @@
+//! Service addresses and node ports: claimed and released in the same transaction as the service.
+//!
+//! A claim is an object (`ipaddresses.networking.k8s.io`, `portallocations.coracle.dev`), so that two services can
+//! never have the same: whoever comes second finds it there when its transaction is applied, and picks another.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use coracle_objects::{Expect, FieldError, Object, ObjectKey, Precondition, View, Write, fields};
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::{config::ApiConfig, error::ApiError, metadata, transact::Extra};
+
+/// Addresses at the network's start that are never given out unasked: those that people write into manifests.
+const RESERVED_ADDRESSES: u32 = 256;
+/// Random picks before the whole range is searched.
+const PICKS_MAX: usize = 32;
+
+const ADDRESSES: &str = "ipaddresses.networking.k8s.io";
+const PORTS: &str = "portallocations.coracle.dev";
+
+fn address_key(address: Ipv4Addr) -> ObjectKey {
+    ObjectKey::new(ADDRESSES, "", &address.to_string())
+}
+
+fn port_key(port: u16) -> ObjectKey {
+    ObjectKey::new(PORTS, "", &port.to_string())
+}
+
+/// What a service holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Claims {
+    addresses: BTreeSet<Ipv4Addr>,
+    ports: BTreeSet<u16>,
+}
+
+impl Claims {
+    fn of(service: &Value) -> Self {
+        if fields::text(service, "/spec/type") == "ExternalName" {
+            return Self::default();
+        }
+        let address = fields::text(service, "/spec/clusterIP").parse().ok();
+        let ports = fields::list(service, "/spec/ports");
+        Self { addresses: address.into_iter().collect(), ports: ports.iter().filter_map(node_port).collect() }
+    }
+}
+
+fn node_port(port: &Value) -> Option<u16> {
+    fields::integer(port, "/nodePort").and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
+}
+
+/// Gives a service its address and node ports, keeps those that it has, and plans the claims.
+pub fn allocate(context: &Context<'_>, old: Option<&Value>, service: &mut Value) -> Result<Extra, ApiError> {
+    if !service.get("spec").is_some_and(Value::is_object) {
+        return Ok(Extra::default());
+    }
+    if let Some(old) = old {
+        keep(old, service);
+    }
+    let before = old.map(Claims::of).unwrap_or_default();
+    let mut errors = Vec::new();
+    cluster_address(context, &before, service, &mut errors);
+    node_ports(context, &before, service, &mut errors);
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(context.kind, &context.key.name.name, errors));
+    }
+    let after = Claims::of(service);
+    let mut extra = Extra::default();
+    for address in after.addresses.difference(&before.addresses) {
+        claim(address_key(*address), address_claim(context), context.config, &mut extra);
+    }
+    for port in after.ports.difference(&before.ports) {
+        claim(port_key(*port), port_claim(context), context.config, &mut extra);
+    }
+    let gone_addresses = before.addresses.difference(&after.addresses).map(|address| address_key(*address));
+    let gone_ports = before.ports.difference(&after.ports).map(|port| port_key(*port));
+    release_keys(context.view, &owner(context.key), gone_addresses.chain(gone_ports), &mut extra);
+    Ok(extra)
+}
+
+/// What else has to be deleted with a service: its claims. For whoever deletes services without the API.
+pub fn release(view: &View, service: &Object) -> Extra {
+    let mut extra = Extra::default();
+    let claims = service.parse::<Value>().map(|service| Claims::of(&service)).unwrap_or_default();
+    let addresses = claims.addresses.into_iter().map(address_key);
+    let ports = claims.ports.into_iter().map(port_key);
+    release_keys(view, &owner(&service.key), addresses.chain(ports), &mut extra);
+    extra
+}
+
+/// `namespace/name` of the service, as claims name it.
+fn owner(key: &ObjectKey) -> String {
+    format!("{}/{}", key.name.namespace, key.name.name)
+}
+
+fn release_keys(view: &View, owner: &str, keys: impl Iterator<Item = ObjectKey>, extra: &mut Extra) {
+    for key in keys {
+        let Some(claim) = view.get(&key) else { continue };
+        if claimed_by(claim) == owner {
+            extra
+                .preconditions
+                .push(Precondition { key: key.clone(), expect: Expect::Revision(claim.revision) });
+            extra.writes.push(Write::Delete { key });
+        }
+    }
+}
+
+/// The service that a claim belongs to.
+fn claimed_by(claim: &Object) -> String {
+    let claim: Value = claim.parse().unwrap_or_default();
+    match fields::text(&claim, "/spec/service") {
+        "" => format!(
+            "{}/{}",
+            fields::text(&claim, "/spec/parentRef/namespace"),
+            fields::text(&claim, "/spec/parentRef/name")
+        ),
+        service => service.to_owned(),
+    }
+}
+
+fn claim(key: ObjectKey, mut object: Value, config: &ApiConfig, extra: &mut Extra) {
+    let metadata = metadata::of(&mut object);
+    metadata.insert("name".to_owned(), (*key.name.name).into());
+    metadata.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
+    metadata.insert("creationTimestamp".to_owned(), metadata::time((config.now)()).into());
+    let draft =
+        metadata::draft(fields::text(&object, "/kind"), fields::text(&object, "/apiVersion"), &object);
+    extra.preconditions.push(Precondition { key: key.clone(), expect: Expect::Absent });
+    extra.writes.push(Write::Put { key, draft: draft.into() });
+}
+
+fn address_claim(context: &Context<'_>) -> Value {
+    json!({
+        "kind": "IPAddress",
+        "apiVersion": "networking.k8s.io/v1",
+        "metadata": { "labels": {
+            "ipaddress.kubernetes.io/ip-family": "IPv4",
+            "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+        } },
+        "spec": { "parentRef": {
+            "group": "",
+            "resource": "services",
+            "namespace": &*context.key.name.namespace,
+            "name": &*context.key.name.name,
+        } },
+    })
+}
+
+fn port_claim(context: &Context<'_>) -> Value {
+    json!({
+        "kind": "PortAllocation",
+        "apiVersion": "coracle.dev/v1",
+        "spec": { "service": owner(context.key) },
+    })
+}
+
+/// Whether a service of this type has node ports.
+fn wants_node_ports(service: &Value) -> bool {
+    match fields::text(service, "/spec/type") {
+        "NodePort" => true,
+        "LoadBalancer" => service.pointer("/spec/allocateLoadBalancerNodePorts") != Some(&Value::Bool(false)),
+        _ => false,
+    }
+}
+
+/// An update that does not name the address or a node port keeps it; one that changes the type gives it up.
+fn keep(old: &Value, new: &mut Value) {
+    let external = fields::text(new, "/spec/type") == "ExternalName";
+    let was_external = fields::text(old, "/spec/type") == "ExternalName";
+    let address = fields::text(old, "/spec/clusterIP");
+    if external && !was_external && fields::text(new, "/spec/clusterIP") == address {
+        // The address of the old type goes with it.
+        if let Some(spec) = new["spec"].as_object_mut() {
+            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"]
+            {
+                spec.shift_remove(field);
+            }
+        }
+    } else if !external
+        && !was_external
+        && !address.is_empty()
+        && fields::text(new, "/spec/clusterIP").is_empty()
+    {
+        new["spec"]["clusterIP"] = address.into();
+        new["spec"]["clusterIPs"] = json!([address]);
+    }
+    let wants = wants_node_ports(new);
+    let had = wants_node_ports(old);
+    let before = fields::list(old, "/spec/ports").to_vec();
+    let same = |port: &Value, other: &Value| {
+        fields::text(port, "/name") == fields::text(other, "/name")
+            && fields::integer(port, "/port") == fields::integer(other, "/port")
+            && fields::text(port, "/protocol") == fields::text(other, "/protocol")
+    };
+    for port in fields::elements(&mut new["spec"], "ports") {
+        let known = before.iter().find(|other| same(port, other)).and_then(node_port);
+        if wants && node_port(port).is_none() {
+            if let Some(number) = known {
+                port["nodePort"] = number.into();
+            }
+        } else if !wants
+            && had
+            && node_port(port) == known
+            && let Some(map) = port.as_object_mut()
+        {
+            map.shift_remove("nodePort");
+        }
+    }
+}
+
+fn cluster_address(
+    context: &Context<'_>,
+    before: &Claims,
+    service: &mut Value,
+    errors: &mut Vec<FieldError>,
+) {
+    if fields::text(service, "/spec/type") == "ExternalName" {
+        return;
+    }
+    let given = fields::text(service, "/spec/clusterIP").to_owned();
+    if given == "None" {
+        service["spec"]["clusterIPs"] = json!(["None"]);
+        return;
+    }
+    if given.is_empty() {
+        match free_address(context) {
+            Some(address) => {
+                service["spec"]["clusterIP"] = address.to_string().into();
+                service["spec"]["clusterIPs"] = json!([address.to_string()]);
+            }
+            None => errors.push(FieldError::invalid(
+                "spec.clusterIPs",
+                json!([]),
+                "failed to allocate a serviceIP: range is full",
+            )),
+        }
+        return;
+    }
+    service["spec"]["clusterIPs"] = json!([given]);
+    // An address that is none is validation's fault to tell.
+    let Ok(address) = given.parse::<Ipv4Addr>() else { return };
+    if before.addresses.contains(&address) {
+        return;
+    }
+    let fault = if !context.config.service_network.contains(address) {
+        "the provided network does not match the current range"
+    } else if context.view.get(&address_key(address)).is_some() {
+        "provided IP is already allocated"
+    } else {
+        return;
+    };
+    let detail = format!("failed to allocate IP {address}: {fault}");
+    errors.push(FieldError::invalid("spec.clusterIPs", json!([given]), detail));
+}
+
+fn free_address(context: &Context<'_>) -> Option<Ipv4Addr> {
+    let network = &context.config.service_network;
+    let (first, last) = (RESERVED_ADDRESSES.min(network.size() / 16).max(1), network.size() - 2);
+    let free = |offset: &u32| context.view.get(&address_key(network.at(*offset))).is_none();
+    let picked = (0..PICKS_MAX).map(|_| rand::random_range(first..=last)).find(|offset| free(offset));
+    picked
+        .or_else(|| (first..=last).find(free))
+        .or_else(|| (1..first).find(free))
+        .map(|offset| network.at(offset))
+}
+
+fn node_ports(context: &Context<'_>, before: &Claims, service: &mut Value, errors: &mut Vec<FieldError>) {
+    if !wants_node_ports(service) {
+        return;
+    }
+    let range = &context.config.node_ports;
+    let free = |port: u16| context.view.get(&port_key(port)).is_none();
+    let ports = fields::list(service, "/spec/ports").to_vec();
+    let mut taken: BTreeSet<u16> = ports.iter().filter_map(node_port).collect();
+    for (index, port) in ports.iter().enumerate() {
+        let field = format!("spec.ports[{index}].nodePort");
+        match node_port(port) {
+            Some(given) if before.ports.contains(&given) => {}
+            Some(given) if !range.contains(&given) => {
+                let detail = format!(
+                    "provided port is not in the valid range. The range of valid ports is {}-{}",
+                    range.start(),
+                    range.end()
+                );
+                errors.push(FieldError::invalid(field, given, detail));
+            }
+            Some(given) if !free(given) => {
+                errors.push(FieldError::invalid(field, given, "provided port is already allocated"));
+            }
+            Some(_) => {}
+            None => {
+                let usable = |port: &u16| free(*port) && !taken.contains(port);
+                let picked = (0..PICKS_MAX).map(|_| rand::random_range(range.clone())).find(usable);
+                match picked.or_else(|| range.clone().find(usable)) {
+                    Some(number) => {
+                        taken.insert(number);
+                        service["spec"]["ports"][index]["nodePort"] = number.into();
+                    }
+                    None => errors.push(FieldError::invalid(
+                        field,
+                        0,
+                        "failed to allocate a nodePort: range is full",
+                    )),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use coracle_objects::by_plural;
+
+    use super::*;
+
+    fn check(view: &View, old: Option<&Value>, service: &mut Value) -> Result<Extra, ApiError> {
+        let kind = by_plural("", "v1", "services").unwrap();
+        let key = ObjectKey::new("services", "default", "web");
+        let config = ApiConfig::new("c", "0");
+        (kind.defaults)(service);
+        allocate(&Context { kind, view, config: &config, key: &key }, old, service)
+    }
+
+    fn put(view: &mut View, extra: &Extra) {
+        for write in &extra.writes {
+            let Write::Put { key, draft } = write else { continue };
+            let object = Arc::new(Object::from_draft(key.clone(), draft, 3).unwrap());
+            view.tables.entry(key.resource.clone()).or_default().insert(key.name.clone(), object);
+        }
+    }
+
+    #[test]
+    fn a_service_claims_keeps_and_releases() {
+        let mut view = View::default();
+        let mut service =
+            json!({ "spec": { "type": "NodePort", "ports": [{ "port": 80 }, { "port": 81, "name": "b" }] } });
+        let extra = check(&view, None, &mut service).unwrap();
+        assert_eq!(extra.writes.len(), 3);
+        let address: Ipv4Addr = fields::text(&service, "/spec/clusterIP").parse().unwrap();
+        assert!(ApiConfig::new("c", "0").service_network.contains(address));
+        put(&mut view, &extra);
+
+        let mut update = json!({ "spec": { "type": "ClusterIP", "ports": [{ "port": 80 }] } });
+        let extra = check(&view, Some(&service), &mut update).unwrap();
+        assert_eq!(update["spec"]["clusterIP"], service["spec"]["clusterIP"]);
+        assert_eq!(extra.writes.iter().filter(|write| matches!(write, Write::Delete { .. })).count(), 2);
+
+        let key = ObjectKey::new("services", "default", "web");
+        let stored = Object::from_draft(key, &metadata::draft("Service", "v1", &service), 4).unwrap();
+        assert_eq!(release(&view, &stored).writes.len(), 3);
+    }
+
+    #[test]
+    fn what_is_taken_or_out_of_range_is_refused() {
+        let mut view = View::default();
+        let mut first = json!({ "spec": { "type": "NodePort", "clusterIP": "10.96.0.10", "ports": [{ "port": 80, "nodePort": 30080 }] } });
+        let extra = check(&view, None, &mut first).unwrap();
+        put(&mut view, &extra);
+        let error = check(&view, None, &mut first).unwrap_err().to_string();
+        assert!(
+            error.contains("failed to allocate IP 10.96.0.10: provided IP is already allocated"),
+            "{error}"
+        );
+        assert!(
+            error
+                .contains("spec.ports[0].nodePort: Invalid value: 30080: provided port is already allocated")
+        );
+        let mut outside = json!({ "spec": { "type": "NodePort", "clusterIP": "10.0.0.1", "ports": [{ "port": 80, "nodePort": 80 }] } });
+        let error = check(&view, None, &mut outside).unwrap_err().to_string();
+        assert!(error.contains("does not match the current range"), "{error}");
+        assert!(error.contains("The range of valid ports is 30000-32767"), "{error}");
+    }
+
+    #[test]
+    fn headless_and_external_services_claim_nothing() {
+        for spec in [
+            json!({ "clusterIP": "None", "ports": [{ "port": 80 }] }),
+            json!({ "type": "ExternalName", "externalName": "x.y" }),
+        ] {
+            let mut service = json!({ "spec": spec });
+            assert!(check(&View::default(), None, &mut service).unwrap().writes.is_empty());
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The one door: every request is identified, parsed, authorized and carried out here.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::State,
+    response::{IntoResponse, Response},
+    routing::any,
+};
+use http::{HeaderName, HeaderValue, Method, Request as HttpRequest, StatusCode, header};
+
+use crate::{
+    answer,
+    auth::{self, Identity, reviews},
+    body::{BODY_BYTES_MAX, Content},
+    config::ApiConfig,
+    discovery,
+    error::ApiError,
+    health, openapi,
+    options::Query,
+    pages::Snapshots,
+    path::{self, Target},
+    request::Request,
+    storage::{Nodes, Storage},
+    verbs,
+};
+
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+/// An Audit-ID that a client gives is kept up to this length in bytes.
+const AUDIT_ID_LENGTH_MAX: usize = 64;
+/// How long a client may take to send a request's body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What every request needs.
+#[derive(Clone)]
+pub struct Api<S, N> {
+    pub storage: S,
+    pub nodes: N,
+    pub config: Arc<ApiConfig>,
+    pub snapshots: Arc<Snapshots>,
+}
+
+/// The whole REST API, for every path. It has no fallback and merges with more specific routes.
+pub fn router<S: Storage, N: Nodes>(storage: S, nodes: N, config: ApiConfig) -> Router {
+    let api = Api { storage, nodes, config: Arc::new(config), snapshots: Arc::default() };
+    Router::new().route("/", any(serve::<S, N>)).route("/{*path}", any(serve::<S, N>)).with_state(api)
+}
+
+async fn serve<S: Storage, N: Nodes>(State(api): State<Api<S, N>>, request: HttpRequest<Body>) -> Response {
+    let audit_id = request
+        .headers()
+        .get(AUDIT_ID)
+        .filter(|id| id.len() <= AUDIT_ID_LENGTH_MAX)
+        .cloned()
+        .or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok());
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut response = handle(&api, request).await.unwrap_or_else(IntoResponse::into_response);
+    tracing::debug!(%method, path, status = response.status().as_u16(), "request");
+    let headers = response.headers_mut();
+    if let Some(audit_id) = audit_id {
+        headers.insert(AUDIT_ID, audit_id);
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+async fn handle<S: Storage, N: Nodes>(
+    api: &Api<S, N>,
+    request: HttpRequest<Body>,
+) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let identity = auth::identify(parts.extensions.get::<Identity>(), &parts.headers)?;
+    let target = path::parse(parts.uri.path());
+    auth::authorize(&identity, &parts.method, &target, parts.uri.path())?;
+    let query = Query::parse(&parts.uri)?;
+    let reading = matches!(parts.method, Method::GET | Method::HEAD);
+    match target {
+        Target::Resource(path) => {
+            let body = if reading { Bytes::new() } else { read(body).await? };
+            let request = Request { method: parts.method, path, query, headers: parts.headers, body };
+            verbs::dispatch(api, &request).await
+        }
+        Target::Review(review) => {
+            let body = read(body).await?;
+            let content = Content { headers: &parts.headers, body: &body };
+            reviews::answer(review, &parts.method, content, &identity, (api.config.now)())
+        }
+        Target::Unknown => Err(ApiError::NoSuchPath),
+        _ if !reading => Err(ApiError::MethodNotAllowed),
+        Target::Root => Ok(root()),
+        Target::CoreVersions => discovery::root(true, &parts.headers, host(&parts)),
+        Target::Groups => discovery::root(false, &parts.headers, host(&parts)),
+        Target::Group(group) => Ok(discovery::group(&group)),
+        Target::GroupVersion { group, version } => Ok(discovery::group_version(&group, &version)),
+        Target::OpenApiIndex => Ok(openapi::index(&parts.headers)),
+        Target::OpenApiDocument(path) => openapi::document(&path, &query, &parts.headers),
+        Target::Version => Ok(health::version(&api.config)),
+        Target::Health { endpoint, check } => health::check(api, endpoint, check.as_deref(), &query).await,
+    }
+}
+
+async fn read(body: Body) -> Result<Bytes, ApiError> {
+    let whole = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, BODY_BYTES_MAX));
+    match whole.await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => {
+            let source = std::error::Error::source(&error);
+            if source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>()) {
+                return Err(ApiError::TooLarge { limit: BODY_BYTES_MAX as u64 });
+            }
+            Err(ApiError::BadRequest(format!("the body of the request cannot be read: {error}")))
+        }
+        Err(_) => Err(ApiError::BadRequest("the body of the request did not arrive in time".to_owned())),
+    }
+}
+
+fn host(parts: &http::request::Parts) -> &str {
+    let header = parts.headers.get(header::HOST).and_then(|value| value.to_str().ok());
+    header.or(parts.uri.authority().map(|authority| authority.as_str())).unwrap_or("")
+}
+
+fn root() -> Response {
+    let mut paths = vec!["/api".to_owned(), "/apis".to_owned()];
+    for (group, version) in discovery::group_versions() {
+        paths.push(if group.is_empty() {
+            format!("/api/{version}")
+        } else {
+            format!("/apis/{group}/{version}")
+        });
+    }
+    paths.extend(["/healthz", "/livez", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
+    paths.sort();
+    answer::json_value(StatusCode::OK, &serde_json::json!({ "paths": paths }))
+}

@@ -1,0 +1,189 @@
+//! Nodes that fail: they are tainted, their pods lose readiness and are replaced elsewhere.
+//!
+//! Who finds out that a node fails is the leader of the control plane, which misses its heartbeats and sets the
+//! condition Ready. Here is what follows. Cordoning (`spec.unschedulable`) is the user's and stays untouched.
+
+mod tolerance;
+
+use coracle_objects::{Object, Transaction};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use crate::{
+    deletion,
+    draft::{self, later, timestamp},
+    event_record::{EventRecord, EventType},
+    model::{Node, Pod, Taint},
+    planner::Planner,
+};
+
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+
+/// How long the pods of a node that went down are left alone where they do not say themselves. Upstream waits five
+/// minutes, for containers are slow to start elsewhere.
+const DOWN_TOLERATION_MS: i64 = 500;
+/// How long after its deletion began a pod of an unreachable node is removed without its node's word.
+const FORCED_REMOVAL_MS: i64 = 1_000;
+
+const COMPONENT: &str = "node-controller";
+
+pub fn plan(planner: &mut Planner<'_>, name: &str) {
+    let state = planner.state;
+    let key = coracle_objects::ObjectKey::new("nodes", "", name);
+    let parsed = state.get(&key).and_then(|object| Some((object, Node::of(object)?)));
+    let Some((object, node)) = parsed else {
+        planner.memory.node_down_since.remove(name);
+        return;
+    };
+    let down_since = if node.ready == "True" {
+        planner.memory.node_down_since.remove(name);
+        None
+    } else {
+        Some(*planner.memory.node_down_since.entry(name.to_owned()).or_insert(planner.now))
+    };
+    let taints = wanted_taints(&node, planner.now);
+    if taints != node.taints {
+        write_taints(planner, object, &taints);
+        if down_since.is_some() && !node.taints.iter().any(is_ours) {
+            let message = format!("Node {name} status is now: NodeNotReady");
+            planner.record(EventRecord::normal(object, COMPONENT, "NodeNotReady", message));
+        }
+    }
+    if down_since.is_none() && !taints.iter().any(|taint| taint.effect == "NoExecute") {
+        return;
+    }
+    let situation = Situation { unreachable: node.ready == "Unknown", down_since, taints: &taints };
+    for pod in state.pods_on(name).filter(|pod| !pod.terminal()) {
+        plan_pod(planner, pod, &situation);
+    }
+}
+
+/// How it stands with a node whose pods are in question.
+struct Situation<'a> {
+    /// Nothing is heard of the node: it will not confirm the end of pods.
+    unreachable: bool,
+    /// Since when the node is not ready, as far as is known here.
+    down_since: Option<Timestamp>,
+    taints: &'a [Taint],
+}
+
+/// The node's taints, with ours as its readiness asks for. Ours keep the time at which they were added.
+fn wanted_taints(node: &Node, now: Timestamp) -> Vec<Taint> {
+    let key = match node.ready.as_str() {
+        "True" => None,
+        "Unknown" => Some(UNREACHABLE),
+        _ => Some(NOT_READY),
+    };
+    let mut taints: Vec<Taint> = Vec::new();
+    for taint in &node.taints {
+        if !is_ours(taint) || Some(taint.key.as_str()) == key {
+            taints.push(taint.clone());
+        }
+    }
+    for effect in ["NoSchedule", "NoExecute"] {
+        if let Some(key) = key
+            && !taints.iter().any(|taint| taint.key == key && taint.effect == effect)
+        {
+            let (key, effect) = (key.to_owned(), effect.to_owned());
+            taints.push(Taint { key, effect, value: String::new(), time_added: Some(now) });
+        }
+    }
+    taints
+}
+
+fn is_ours(taint: &Taint) -> bool {
+    taint.key == NOT_READY || taint.key == UNREACHABLE
+}
+
+fn write_taints(planner: &mut Planner<'_>, node: &Object, taints: &[Taint]) {
+    let mut value = draft::of(node);
+    let spec = draft::child(&mut value, "spec");
+    if taints.is_empty() {
+        spec.remove("taints");
+    } else {
+        spec.insert("taints".to_owned(), taints.iter().map(taint_value).collect());
+    }
+    planner.propose(draft::put(node, &value));
+}
+
+fn taint_value(taint: &Taint) -> Value {
+    let mut value = json!({"key": taint.key, "effect": taint.effect});
+    if !taint.value.is_empty() {
+        value["value"] = taint.value.as_str().into();
+    }
+    if let Some(moment) = taint.time_added {
+        value["timeAdded"] = timestamp(moment).into();
+    }
+    value
+}
+
+/// Removes, evicts, or takes the readiness of a pod; or waits for the moment of the next of these.
+fn plan_pod(planner: &mut Planner<'_>, pod: &Pod, situation: &Situation<'_>) {
+    if pod.deleting() {
+        if let Some(down_since) = situation.down_since.filter(|_| situation.unreachable) {
+            plan_removal(planner, pod, down_since);
+        }
+        return;
+    }
+    match tolerance::tolerated_until(pod, situation.taints, situation.down_since, planner.now) {
+        Some(moment) if moment <= planner.now => {
+            evict(planner, pod, situation);
+            return;
+        }
+        Some(moment) => planner.wake_at(moment),
+        None => {}
+    }
+    if situation.down_since.is_some() && pod.ready {
+        let mut value = draft::of(&pod.object);
+        take_readiness(&mut value, planner.now);
+        planner.propose(draft::put(&pod.object, &value));
+    }
+}
+
+/// Marks the pod as being deleted. Its owner replaces it at once; its node, if it lives, ends it in its grace period.
+fn evict(planner: &mut Planner<'_>, pod: &Pod, situation: &Situation<'_>) {
+    let object = &pod.object;
+    let mut value = draft::of(object);
+    draft::set_condition(
+        &mut value,
+        json!({
+            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
+            "message": "Taint manager: deleting due to NoExecute taint",
+            "lastProbeTime": null, "lastTransitionTime": timestamp(planner.now),
+        }),
+    );
+    if situation.down_since.is_some() && pod.ready {
+        take_readiness(&mut value, planner.now);
+    }
+    let grace_s = if situation.unreachable { 0 } else { deletion::grace_seconds(object) };
+    deletion::mark(&mut value, grace_s, planner.now);
+    if planner.propose(draft::put(object, &value)) {
+        let message = format!("Marking for deletion Pod {}", object.key.name);
+        let record = EventRecord::normal(object, "taint-eviction-controller", "TaintManagerEviction", message);
+        planner.record(EventRecord { type_: EventType::Normal, ..record });
+    }
+}
+
+/// Removes a pod of an unreachable node for good, once its node had some time to come back and end it itself.
+fn plan_removal(planner: &mut Planner<'_>, pod: &Pod, down_since: Timestamp) {
+    let object = &pod.object;
+    let end: Option<Timestamp> = object.meta.deletion_timestamp.as_deref().and_then(|text| text.parse().ok());
+    let grace = SignedDuration::from_secs(object.meta.deletion_grace_period_seconds.unwrap_or(0));
+    let began = end.and_then(|end| end.checked_sub(grace).ok()).unwrap_or(down_since);
+    let due = later(began.max(down_since), SignedDuration::from_millis(FORCED_REMOVAL_MS));
+    if due > planner.now {
+        planner.wake_at(due);
+    } else if object.meta.finalizers.is_empty() {
+        planner.propose(Transaction::delete(object.key.clone(), object.revision));
+    }
+}
+
+/// So that services stop sending to it at once.
+fn take_readiness(value: &mut Value, now: Timestamp) {
+    let condition = json!({
+        "type": "Ready", "status": "False", "reason": "NodeNotReady", "message": "Node is not ready",
+        "lastProbeTime": null, "lastTransitionTime": timestamp(now),
+    });
+    draft::set_condition(value, condition);
+}

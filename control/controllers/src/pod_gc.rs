@@ -1,0 +1,70 @@
+//! Pods that nobody else will remove: of nodes that are gone, deleted before they had a node, ended long ago.
+
+use coracle_objects::{Expect, ObjectKey, ObjectName, Transaction};
+use jiff::SignedDuration;
+
+use crate::{
+    deletion::{self, Propagation},
+    draft::later,
+    event_record::EventRecord,
+    planner::Planner,
+};
+
+/// How many pods that ended by themselves are kept to be looked at. Upstream's terminated-pod-gc-threshold.
+pub const ENDED_PODS_MAX: usize = 12_500;
+/// How long a node must be missing before its pods are removed: it may be about to register again.
+const MISSING_NODE_MS: i64 = 2_000;
+/// The most pods removed in one plan for being too many.
+const REMOVALS_MAX: usize = 500;
+
+const COMPONENT: &str = "pod-garbage-collector";
+
+/// A pod that is deleted without ever having had a node is removed; so is one whose node has been gone for a while.
+pub fn plan_stray(planner: &mut Planner<'_>, name: &ObjectName) {
+    let state = planner.state;
+    let Some(pod) = state.pods.get(name) else { return };
+    let object = &pod.object;
+    if pod.node.is_empty() {
+        if pod.deleting() && object.meta.finalizers.is_empty() {
+            planner.propose(Transaction::delete(object.key.clone(), object.revision));
+        }
+        return;
+    }
+    let node = ObjectKey::new("nodes", "", &pod.node);
+    if state.get(&node).is_some() {
+        planner.memory.node_missing_since.remove(&pod.node);
+        return;
+    }
+    if !planner.memory.node_missing_since.contains_key(&pod.node) {
+        planner.memory.node_missing_since.retain(|node, _| state.pods_on(node).next().is_some());
+    }
+    let since = *planner.memory.node_missing_since.entry(pod.node.clone()).or_insert(planner.now);
+    let due = later(since, SignedDuration::from_millis(MISSING_NODE_MS));
+    if due > planner.now {
+        planner.wake_at(due);
+        return;
+    }
+    if !object.meta.finalizers.is_empty() {
+        if let Some(transaction) = deletion::delete(object, Propagation::Background, planner.now) {
+            planner.propose(transaction);
+        }
+        return;
+    }
+    let transaction = Transaction::delete(object.key.clone(), object.revision).expecting(node, Expect::Absent);
+    if planner.propose(transaction) {
+        let message = format!("PodGC: node {} no longer exists", pod.node);
+        planner.record(EventRecord::normal(object, COMPONENT, "NodeGone", message));
+    }
+}
+
+/// Removes the oldest pods that ended by themselves where there are too many.
+pub fn plan_ended(planner: &mut Planner<'_>) {
+    let state = planner.state;
+    let surplus = state.ended_pods.len().saturating_sub(ENDED_PODS_MAX).min(REMOVALS_MAX);
+    let pods = state.ended_pods.iter().take(surplus).filter_map(|(_, name)| state.pods.get(name));
+    for pod in pods {
+        if let Some(transaction) = deletion::delete(&pod.object, Propagation::Background, planner.now) {
+            planner.propose(transaction);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Replica sets: as many pods as the spec says.
+
+mod pods;
+mod rank;
+
+use coracle_objects::{Expect, ObjectKey, ObjectName, Transaction};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    deletion::{self, Propagation},
+    draft,
+    event_record::EventRecord,
+    model::{Pod, ReplicaSet},
+    planner::Planner,
+};
+
+/// The most pods created or deleted before the outcome is awaited. Upstream's burstReplicas.
+const BURST_REPLICAS_MAX: usize = 500;
+/// The most events a plan records about one set's pods, so that a large set does not fill the log with them.
+/// Upstream's burst of its event filter.
+const POD_EVENTS_MAX: usize = 25;
+
+const COMPONENT: &str = "replicaset-controller";
+
+/// Adopts and releases pods; else creates or deletes them; else brings the status up to date. One of these at a time:
+/// each looks at what came of the one before.
+pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) {
+    let state = planner.state;
+    let Some(set) = state.replica_sets.get(name) else { return };
+    if !set.deleting() && claim(planner, set) {
+        return;
+    }
+    let active: Vec<&Pod> = state.pods_of(&set.object.meta.uid).filter(|pod| pod.active()).collect();
+    if !set.deleting() && scale(planner, set, &active) {
+        return;
+    }
+    update_status(planner, set, &active);
+    // A pod that is ready becomes available when it has been so for long enough.
+    let coming = active.iter().filter_map(|pod| pod.available_at(set.min_ready_s));
+    if let Some(moment) = coming.filter(|moment| *moment > planner.now).min() {
+        planner.wake_at(moment);
+    }
+}
+
+/// Adopts matching pods without a controller, releases own ones that match no more. Answers whether there were any.
+fn claim(planner: &mut Planner<'_>, set: &ReplicaSet) -> bool {
+    let state = planner.state;
+    let owner = &set.object;
+    let mut changed = false;
+    for pod in state.orphan_pods(owner.namespace()) {
+        if !pod.active() || !set.selector.matches(&pod.object.meta.labels) {
+            continue;
+        }
+        let mut value = draft::of(&pod.object);
+        let reference = draft::controlled_by(owner, "apps/v1", "ReplicaSet");
+        match draft::child(&mut value, "metadata").entry("ownerReferences").or_insert_with(|| json!([])) {
+            Value::Array(references) => references.push(reference),
+            other => *other = json!([reference]),
+        }
+        let adopt =
+            draft::put(&pod.object, &value).expecting(owner.key.clone(), Expect::Uid(owner.meta.uid.clone()));
+        planner.propose(adopt);
+        changed = true;
+    }
+    for pod in state.pods_of(&owner.meta.uid) {
+        if !pod.active() || set.selector.matches(&pod.object.meta.labels) {
+            continue;
+        }
+        let mut left = pod.object.meta.owner_references.clone();
+        left.retain(|reference| reference.uid != owner.meta.uid);
+        let mut value = draft::of(&pod.object);
+        draft::set_owners(&mut value, &left);
+        planner.propose(draft::put(&pod.object, &value));
+        changed = true;
+    }
+    changed
+}
+
+/// Creates what is missing or deletes what is too many. Answers whether there was any of it.
+fn scale(planner: &mut Planner<'_>, set: &ReplicaSet, active: &[&Pod]) -> bool {
+    let wanted = set.replicas.max(0) as usize;
+    if active.len() < wanted {
+        let missing = (wanted - active.len()).min(BURST_REPLICAS_MAX);
+        return create(planner, set, missing);
+    }
+    if active.len() > wanted {
+        let surplus = (active.len() - wanted).min(BURST_REPLICAS_MAX);
+        return delete(planner, set, active, surplus);
+    }
+    false
+}
+
+fn create(planner: &mut Planner<'_>, set: &ReplicaSet, count: usize) -> bool {
+    let owner = &set.object;
+    if !planner.state.takes_objects(owner.namespace()) {
+        return false;
+    }
+    let mold = pods::Mold::of(owner, planner.now);
+    for index in 0..count {
+        let uid = planner.new_uid();
+        let (key, draft) = mold.cast(&uid);
+        let message = format!("Created pod: {}", key.name.name);
+        // The set's revision: a set that was scaled meanwhile is looked at anew.
+        let transaction = Transaction::create(key, draft)
+            .expecting(owner.key.clone(), Expect::Revision(owner.revision))
+            .expecting(draft::namespace_key(owner.namespace()), Expect::NotDeleting);
+        if !planner.propose(transaction) {
+            return true;
+        }
+        if index < POD_EVENTS_MAX {
+            planner.record(EventRecord::normal(owner, COMPONENT, "SuccessfulCreate", message));
+        }
+    }
+    count > 0
+}
+
+fn delete(planner: &mut Planner<'_>, set: &ReplicaSet, active: &[&Pod], count: usize) -> bool {
+    let owner = &set.object;
+    let victims = rank::first_to_go(planner.state, set, active, count, planner.now);
+    for (index, pod) in victims.into_iter().enumerate() {
+        let Some(transaction) = deletion::delete(&pod.object, Propagation::Background, planner.now) else { continue };
+        let transaction = transaction.expecting(owner.key.clone(), Expect::Revision(owner.revision));
+        if planner.propose(transaction) && index < POD_EVENTS_MAX {
+            let message = format!("Deleted pod: {}", pod.object.name());
+            planner.record(EventRecord::normal(owner, COMPONENT, "SuccessfulDelete", message));
+        }
+    }
+    true
+}
+
+fn update_status(planner: &mut Planner<'_>, set: &ReplicaSet, active: &[&Pod]) {
+    let labelled = |pod: &&&Pod| {
+        let labels = &pod.object.meta.labels;
+        set.template_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+    };
+    let available = |pod: &&&Pod| pod.available(set.min_ready_s, planner.now);
+    let mut status = Map::new();
+    status.insert("replicas".to_owned(), active.len().into());
+    let counts = [
+        ("fullyLabeledReplicas", active.iter().filter(labelled).count()),
+        ("readyReplicas", active.iter().filter(|pod| pod.ready).count()),
+        ("availableReplicas", active.iter().filter(available).count()),
+    ];
+    for (field, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+        status.insert(field.to_owned(), count.into());
+    }
+    status.insert("observedGeneration".to_owned(), set.object.meta.generation.into());
+    if !set.status.conditions.is_empty() {
+        status.insert("conditions".to_owned(), set.status.conditions.clone().into());
+    }
+    let mut value = draft::of(&set.object);
+    if value["status"].as_object() != Some(&status) {
+        value["status"] = status.into();
+        planner.propose(draft::put(&set.object, &value));
+    }
+}
+
+/// The key of a pod in a namespace.
+fn pod_key(namespace: &str, name: &str) -> ObjectKey {
+    ObjectKey::new("pods", namespace, name)
+}

@@ -1,0 +1,88 @@
+//! Making pods of a template.
+
+use bytes::Bytes;
+use coracle_objects::{Object, ObjectKey, by_resource};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::pod_key;
+use crate::{
+    draft::{self, timestamp},
+    names,
+};
+
+/// A template made ready: pods of it differ in name and uid only, so all else is written to JSON once.
+pub struct Mold {
+    namespace: String,
+    prefix: String,
+    /// The members of `metadata` beside name and uid, with a leading comma.
+    metadata: String,
+    /// What follows `metadata`, with a leading comma.
+    rest: String,
+}
+
+impl Mold {
+    /// The mold of a replica set's template.
+    pub fn of(owner: &Object, now: Timestamp) -> Self {
+        let value = draft::of(owner);
+        let template = &value["spec"]["template"];
+        let prefix = format!("{}-", owner.name());
+        let mut metadata = Map::new();
+        metadata.insert("generateName".to_owned(), prefix.as_str().into());
+        metadata.insert("namespace".to_owned(), owner.namespace().into());
+        metadata.insert("creationTimestamp".to_owned(), timestamp(now).into());
+        metadata.insert("generation".to_owned(), 1.into());
+        for field in ["labels", "annotations", "finalizers"] {
+            if let Some(given) = template["metadata"].get(field).filter(|given| !given.is_null()) {
+                metadata.insert(field.to_owned(), given.clone());
+            }
+        }
+        let owners = json!([draft::controlled_by(owner, "apps/v1", "ReplicaSet")]);
+        metadata.insert("ownerReferences".to_owned(), owners);
+        let mut pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"], "status": {},
+        });
+        admit(&mut pod);
+        Self {
+            namespace: owner.namespace().to_owned(),
+            prefix,
+            metadata: members(&pod["metadata"]),
+            rest: format!(",\"spec\":{},\"status\":{}", pod["spec"], pod["status"]),
+        }
+    }
+
+    /// A pod of this uid: its key and its draft.
+    pub fn cast(&self, uid: &str) -> (ObjectKey, Bytes) {
+        let name = names::generate(&self.prefix, uid);
+        let draft = format!(
+            "{{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{{\"name\":{},\"uid\":{}{}}}{}}}",
+            Value::from(name.as_str()),
+            Value::from(uid),
+            self.metadata,
+            self.rest,
+        );
+        (pod_key(&self.namespace, &name), draft.into())
+    }
+}
+
+/// Fills in what the API server would for a pod that a client creates.
+fn admit(pod: &mut Value) {
+    let spec = draft::child(pod, "spec");
+    if spec.get("serviceAccountName").and_then(Value::as_str).is_none_or(str::is_empty) {
+        spec.insert("serviceAccountName".to_owned(), "default".into());
+    }
+    if let Some(kind) = by_resource("pods") {
+        (kind.defaults)(pod);
+    }
+    draft::child(pod, "status").entry("phase").or_insert_with(|| "Pending".into());
+}
+
+/// The members of an object as JSON, each with a leading comma.
+fn members(object: &Value) -> String {
+    object
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!(",{}:{value}", Value::from(key.as_str())))
+        .collect()
+}

@@ -1,0 +1,260 @@
+//! A cluster in small: a store that applies transactions as the real one does, and nodes that run pods at once.
+
+mod diff;
+mod kubelet;
+
+use std::{fmt::Write as _, sync::Arc};
+
+use coracle_controllers::{Config, Controllers, EventRecord};
+use coracle_objects::{
+    Event, EventKind, Expect, Object, ObjectKey, Transaction, View, Write,
+};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+/// Controllers that do not come to rest within so many plans never will.
+const ROUNDS_MAX: usize = 200;
+
+pub struct Cluster {
+    pub controllers: Controllers,
+    pub view: View,
+    pub now: Timestamp,
+    /// Everything that was applied since it was last read.
+    transcript: String,
+    uids: u64,
+    /// Transactions that the store refused.
+    pub refusals: usize,
+    /// Called after each transaction.
+    pub check: Option<fn(&Cluster)>,
+}
+
+impl Cluster {
+    /// A cluster with the namespace `default`, at rest.
+    pub fn new() -> Self {
+        let mut cluster = Self {
+            controllers: Controllers::new(Config { ca_bundle: "PEM".to_owned() }),
+            view: View::default(),
+            now: "2026-01-01T00:00:00Z".parse().unwrap(),
+            transcript: String::new(),
+            uids: 0,
+            refusals: 0,
+            check: None,
+        };
+        cluster.namespace("default");
+        cluster.settle();
+        cluster.transcript.clear();
+        cluster
+    }
+
+    pub fn namespace(&mut self, name: &str) {
+        let value = json!({
+            "metadata": {"name": name, "uid": format!("ns-{name}")},
+            "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
+        });
+        self.put(ObjectKey::new("namespaces", "", name), value);
+    }
+
+    pub fn node(&mut self, name: &str, ready: &str) {
+        let key = ObjectKey::new("nodes", "", name);
+        let mut value = self.find(&key).unwrap_or_else(|| {
+            json!({"metadata": {"name": name, "uid": format!("node-{name}")}, "spec": {}, "status": {}})
+        });
+        value["status"]["conditions"] = json!([{"type": "Ready", "status": ready}]);
+        self.put(key, value);
+    }
+
+    /// Creates or replaces an object as a client would.
+    pub fn put(&mut self, key: ObjectKey, mut value: Value) {
+        if let Some(metadata) = value["metadata"].as_object_mut() {
+            metadata.shift_remove("resourceVersion");
+        }
+        let draft = value.to_string();
+        self.view.revision += 1;
+        self.store(key, draft.as_bytes());
+    }
+
+    /// Changes an object's spec or labels as a client would: with a new generation.
+    pub fn edit(&mut self, key: &ObjectKey, change: impl FnOnce(&mut Value)) {
+        let mut value = self.get(key);
+        let spec = value["spec"].clone();
+        change(&mut value);
+        if value["spec"] != spec {
+            let generation = value["metadata"]["generation"].as_i64().unwrap_or(0);
+            value["metadata"]["generation"] = (generation + 1).into();
+        }
+        self.put(key.clone(), value);
+    }
+
+    /// Deletes as the API server does. `finalizer` is that of the propagation policy.
+    pub fn delete(&mut self, key: &ObjectKey, finalizer: Option<&str>) {
+        let mut value = self.get(key);
+        if let Some(finalizer) = finalizer {
+            value["metadata"]["finalizers"] = json!([finalizer]);
+        }
+        let running_pod = key.resource.as_str() == "pods" && value["spec"]["nodeName"].is_string();
+        let held = value["metadata"]["finalizers"].as_array().is_some_and(|held| !held.is_empty());
+        if held || running_pod || key.resource.as_str() == "namespaces" {
+            value["metadata"]["deletionTimestamp"] = format!("{:.0}", self.now).into();
+            self.put(key.clone(), value);
+        } else {
+            self.view.revision += 1;
+            self.remove(key);
+        }
+    }
+
+    pub fn find(&self, key: &ObjectKey) -> Option<Value> {
+        self.view.get(key).map(|object| object.parse().unwrap())
+    }
+
+    pub fn get(&self, key: &ObjectKey) -> Value {
+        self.find(key).unwrap_or_else(|| panic!("{key} exists"))
+    }
+
+    pub fn names(&self, resource: &str) -> Vec<String> {
+        self.view.list(resource, None).map(|object| object.key.name.to_string()).collect()
+    }
+
+    pub fn pass(&mut self, ms: i64) {
+        self.now += SignedDuration::from_millis(ms);
+    }
+
+    /// One plan, applied and written down. Answers whether there was anything.
+    pub fn step(&mut self) -> bool {
+        let plan = self.plan();
+        let any = !plan.transactions.is_empty();
+        for transaction in plan.transactions {
+            self.apply(transaction);
+        }
+        for event in plan.events {
+            self.write_event(&event);
+        }
+        any
+    }
+
+    pub fn plan(&mut self) -> coracle_controllers::Plan {
+        let uids = &mut self.uids;
+        let mut uid = || {
+            *uids += 1;
+            format!("uid-{uids:04}")
+        };
+        self.controllers.plan(self.now, &mut uid)
+    }
+
+    /// Plans until nothing is left to do.
+    pub fn settle(&mut self) {
+        for _ in 0..ROUNDS_MAX {
+            if !self.step() {
+                return;
+            }
+        }
+        panic!("the controllers do not come to rest:\n{}", self.transcript);
+    }
+
+    /// As [`Self::settle`], with nodes that run pods and time that jumps to the next deadline within `ms`.
+    pub fn run(&mut self, ms: i64) {
+        let end = self.now + SignedDuration::from_millis(ms);
+        for _ in 0..10 * ROUNDS_MAX {
+            if self.step() | self.kubelet() {
+                continue;
+            }
+            match self.controllers.next_deadline().filter(|deadline| *deadline <= end) {
+                Some(deadline) => self.now = self.now.max(deadline),
+                None => {
+                    self.now = end;
+                    return;
+                }
+            }
+        }
+        panic!("the cluster does not come to rest:\n{}", self.transcript);
+    }
+
+    /// What was applied since this was last called.
+    pub fn read(&mut self) -> String {
+        std::mem::take(&mut self.transcript)
+    }
+
+    pub fn apply(&mut self, transaction: Transaction) {
+        if let Some(precondition) = transaction.preconditions.iter().find(|one| !self.holds(&one.key, &one.expect)) {
+            writeln!(self.transcript, "refused: {} {:?}", precondition.key, precondition.expect).unwrap();
+            self.refusals += 1;
+            self.controllers.refused(&transaction);
+            return;
+        }
+        self.view.revision += 1;
+        for write in transaction.writes {
+            match write {
+                Write::Put { key, draft } => {
+                    let before = self.find(&key);
+                    let after: Value = serde_json::from_slice(&draft).unwrap();
+                    let text = diff::describe(before.as_ref(), &after);
+                    let verb = if before.is_some() { "update" } else { "create" };
+                    writeln!(self.transcript, "{verb} {key}{text}").unwrap();
+                    self.store(key, &draft);
+                }
+                Write::Delete { key } => {
+                    writeln!(self.transcript, "delete {key}").unwrap();
+                    self.remove(&key);
+                }
+            }
+        }
+        if let Some(check) = self.check {
+            check(self);
+        }
+    }
+
+    fn holds(&self, key: &ObjectKey, expect: &Expect) -> bool {
+        let found = self.view.get(key);
+        match expect {
+            Expect::Absent => found.is_none(),
+            Expect::Exists => found.is_some(),
+            Expect::Revision(revision) => found.is_some_and(|object| object.revision == *revision),
+            Expect::Uid(uid) => found.is_some_and(|object| object.meta.uid == *uid),
+            Expect::NotDeleting => found.is_some_and(|object| object.meta.deletion_timestamp.is_none()),
+        }
+    }
+
+    fn store(&mut self, key: ObjectKey, draft: &[u8]) {
+        let object = Object::from_draft(key.clone(), draft, self.view.revision).unwrap();
+        let object = Arc::new(object);
+        let table = self.view.tables.entry(key.resource.clone()).or_default();
+        let previous = table.insert(key.name.clone(), object.clone());
+        assert!(previous.as_ref().is_none_or(|known| known.draft() != draft), "a write that changes nothing: {key}");
+        let kind = if previous.is_some() { EventKind::Modified } else { EventKind::Added };
+        self.controllers.observe(&Event { kind, object, previous });
+    }
+
+    fn remove(&mut self, key: &ObjectKey) {
+        let table = self.view.tables.get_mut(&key.resource).unwrap();
+        let previous = table.remove(&key.name).unwrap_or_else(|| panic!("{key} exists"));
+        let object = Arc::new(previous.at_revision(self.view.revision));
+        self.controllers.observe(&Event { kind: EventKind::Deleted, object, previous: Some(previous) });
+    }
+
+    fn write_event(&mut self, event: &EventRecord) {
+        let EventRecord { regarding, reason, message, .. } = event;
+        writeln!(self.transcript, "event {regarding} {reason}: {message}").unwrap();
+    }
+}
+
+/// A deployment `default/web` of one container.
+pub fn deployment(replicas: i64) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "web", "namespace": "default", "uid": "web", "generation": 1},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": "web"}},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}},
+            "revisionHistoryLimit": 10, "progressDeadlineSeconds": 600,
+            "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "web", "image": "hello:1"}]},
+            },
+        },
+        "status": {},
+    })
+}
+
+pub fn web() -> ObjectKey {
+    ObjectKey::new("deployments.apps", "default", "web")
+}

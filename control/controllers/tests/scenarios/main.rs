@@ -1,0 +1,12 @@
+//! Scripted scenarios against a store and nodes in small. Goldens are rewritten with `UPDATE_EXPECT=1`.
+
+mod harness;
+
+mod convergence;
+mod deployments;
+mod garbage;
+mod large;
+mod namespaces;
+mod nodes;
+mod replica_sets;
+mod services;

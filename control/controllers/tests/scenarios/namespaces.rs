@@ -1,0 +1,62 @@
+//! Namespaces: their birth gifts and their end.
+
+use coracle_objects::ObjectKey;
+use expect_test::expect;
+use serde_json::json;
+
+use crate::harness::{Cluster, deployment};
+
+#[test]
+fn a_namespace_gets_an_account_and_the_certificate() {
+    let mut cluster = Cluster::new();
+    cluster.namespace("team");
+    cluster.settle();
+    let certificate = ObjectKey::new("configmaps", "team", "kube-root-ca.crt");
+    assert_eq!(cluster.get(&certificate)["data"]["ca.crt"], "PEM");
+    cluster.edit(&certificate, |value| value["data"]["ca.crt"] = "forged".into());
+    cluster.delete(&ObjectKey::new("serviceaccounts", "team", "default"), None);
+    cluster.settle();
+    assert_eq!(cluster.get(&certificate)["data"]["ca.crt"], "PEM");
+    assert_eq!(cluster.names("serviceaccounts"), ["default/default", "team/default"]);
+}
+
+#[test]
+fn a_deleted_namespace_takes_everything_with_it() {
+    let mut cluster = Cluster::new();
+    cluster.node("n1", "True");
+    cluster.namespace("team");
+    let mut value = deployment(2);
+    value["metadata"]["namespace"] = "team".into();
+    cluster.put(ObjectKey::new("deployments.apps", "team", "web"), value);
+    cluster.run(1_000);
+    let held = ObjectKey::new("configmaps", "team", "held");
+    cluster.put(
+        held.clone(),
+        json!({"metadata": {"name": "held", "namespace": "team", "uid": "held", "finalizers": ["example.com/hold"]}}),
+    );
+    cluster.settle();
+    cluster.read();
+    let namespace = ObjectKey::new("namespaces", "", "team");
+    cluster.delete(&namespace, None);
+    cluster.run(1_000);
+    expect![[r#"
+        update configmaps team/held metadata.deletionTimestamp="2026-01-01T00:00:01Z" metadata.deletionGracePeriodSeconds=0
+        delete configmaps team/kube-root-ca.crt
+        delete deployments.apps team/web
+        update pods team/web-7f7q9qg7lh-5mnvp metadata.generation=2 metadata.deletionTimestamp="2026-01-01T00:00:31Z" metadata.deletionGracePeriodSeconds=30
+        update pods team/web-7f7q9qg7lh-8rqf7 metadata.generation=2 metadata.deletionTimestamp="2026-01-01T00:00:31Z" metadata.deletionGracePeriodSeconds=30
+        delete replicasets.apps team/web-7f7q9qg7lh
+        delete serviceaccounts team/default
+        update namespaces team NamespaceDeletionDiscoveryFailure=False(ResourcesDiscovered) NamespaceDeletionGroupVersionParsingFailure=False(ParsedGroupVersions) NamespaceDeletionContentFailure=False(ContentDeleted) NamespaceContentRemaining=True(SomeResourcesRemain) NamespaceFinalizersRemaining=True(SomeFinalizersRemain)
+    "#]].assert_eq(&cluster.read());
+    let value = cluster.get(&namespace);
+    let remaining = value["status"]["conditions"].as_array().unwrap().iter().find(|one| one["type"] == "NamespaceContentRemaining");
+    assert_eq!(remaining.unwrap()["message"], "Some resources are remaining: configmaps. has 1 resource instances");
+    cluster.edit(&held, |value| value["metadata"]["finalizers"] = json!([]));
+    cluster.delete(&held, None);
+    cluster.settle();
+    assert!(cluster.find(&namespace).is_none());
+    assert!(cluster.names("pods").is_empty());
+    assert_eq!(cluster.names("configmaps"), ["default/kube-root-ca.crt"]);
+    assert_eq!(cluster.refusals, 0);
+}

@@ -1,0 +1,123 @@
+//! EndpointSlices and Endpoints of services.
+
+use coracle_objects::ObjectKey;
+use serde_json::{Value, json};
+
+use crate::harness::{Cluster, deployment, web};
+
+fn service(ports: Value) -> (ObjectKey, Value) {
+    let value = json!({
+        "metadata": {"name": "web", "namespace": "default", "uid": "svc", "labels": {"team": "a"}},
+        "spec": {"selector": {"app": "web"}, "clusterIP": "10.96.0.20", "ports": ports},
+    });
+    (ObjectKey::new("services", "default", "web"), value)
+}
+
+fn slices(cluster: &Cluster) -> Vec<Value> {
+    cluster.view.list("endpointslices.discovery.k8s.io", None).map(|slice| slice.parse().unwrap()).collect()
+}
+
+fn endpoints(cluster: &Cluster) -> Value {
+    cluster.get(&ObjectKey::new("endpoints", "default", "web"))
+}
+
+#[test]
+fn ready_pods_answer_and_others_do_not() {
+    let mut cluster = Cluster::new();
+    cluster.node("n1", "True");
+    let (key, value) = service(json!([{"name": "", "port": 80, "targetPort": 8080, "protocol": "TCP"}]));
+    cluster.put(key.clone(), value);
+    cluster.settle();
+    assert_eq!(slices(&cluster).len(), 1, "an empty slice tells that the service is known");
+    cluster.put(web(), deployment(2));
+    cluster.run(1_000);
+    let all = slices(&cluster);
+    assert_eq!(all.len(), 1);
+    let slice = &all[0];
+    assert_eq!(slice["metadata"]["labels"]["kubernetes.io/service-name"], "web");
+    assert_eq!(slice["metadata"]["labels"]["team"], "a");
+    assert_eq!(slice["addressType"], "IPv4");
+    assert_eq!(slice["ports"], json!([{"name": "", "protocol": "TCP", "port": 8080}]));
+    assert_eq!(slice["endpoints"].as_array().unwrap().len(), 2);
+    let endpoint = &slice["endpoints"][0];
+    assert_eq!(endpoint["conditions"], json!({"ready": true, "serving": true, "terminating": false}));
+    assert_eq!(endpoint["nodeName"], "n1");
+    assert_eq!(endpoint["targetRef"]["kind"], "Pod");
+    let subsets = endpoints(&cluster)["subsets"].clone();
+    assert_eq!(subsets[0]["addresses"].as_array().unwrap().len(), 2);
+    assert_eq!(subsets[0]["ports"], json!([{"protocol": "TCP", "port": 8080}]));
+
+    let pod = cluster.view.list("pods", None).next().unwrap().key.clone();
+    cluster.delete(&pod, None);
+    cluster.pass(1_000);
+    cluster.settle();
+    let slice = slices(&cluster)[0].clone();
+    let name = &*pod.name.name;
+    let leaving = slice["endpoints"].as_array().unwrap().iter().find(|one| one["targetRef"]["name"] == name);
+    assert_eq!(leaving.unwrap()["conditions"], json!({"ready": false, "serving": true, "terminating": true}));
+    cluster.delete(&key, None);
+    cluster.settle();
+    assert!(slices(&cluster).is_empty());
+    assert!(cluster.names("endpoints").is_empty());
+}
+
+#[test]
+fn a_named_port_may_differ_from_pod_to_pod() {
+    let mut cluster = Cluster::new();
+    let (key, value) = service(json!([{"name": "http", "port": 80, "targetPort": "web"}]));
+    cluster.put(key, value);
+    for (name, port) in [("a", 8080), ("b", 9090), ("c", 8080)] {
+        let pod = ObjectKey::new("pods", "default", name);
+        let value = json!({
+            "metadata": {"name": name, "namespace": "default", "uid": name, "labels": {"app": "web"}},
+            "spec": {"containers": [{"name": "c", "ports": [{"name": "web", "containerPort": port}]}]},
+            "status": {"phase": "Pending"},
+        });
+        cluster.put(pod.clone(), value);
+        cluster.make_ready(&pod, &format!("10.128.0.{port}"));
+    }
+    cluster.settle();
+    let ports: Vec<(i64, usize)> = slices(&cluster)
+        .iter()
+        .map(|slice| (slice["ports"][0]["port"].as_i64().unwrap(), slice["endpoints"].as_array().unwrap().len()))
+        .collect();
+    assert_eq!(ports.len(), 2);
+    assert!(ports.contains(&(8080, 2)) && ports.contains(&(9090, 1)), "{ports:?}");
+    assert_eq!(endpoints(&cluster)["subsets"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn large_services_have_several_slices_and_few_of_them_change() {
+    let mut cluster = Cluster::new();
+    cluster.node("n1", "True");
+    let (key, value) = service(json!([{"port": 80}]));
+    cluster.put(key, value);
+    cluster.put(web(), deployment(250));
+    cluster.run(10_000);
+    let sizes = |cluster: &Cluster| -> Vec<usize> {
+        slices(cluster).iter().map(|slice| slice["endpoints"].as_array().unwrap().len()).collect()
+    };
+    assert_eq!(sizes(&cluster).iter().sum::<usize>(), 250);
+    assert_eq!(sizes(&cluster).len(), 3);
+    cluster.read();
+    let pod = cluster.view.list("pods", None).next().unwrap().key.clone();
+    cluster.edit(&pod, |pod| pod["status"]["conditions"][0]["status"] = "False".into());
+    cluster.run(1_000);
+    let written = cluster.read().lines().filter(|line| line.contains("endpointslices")).count();
+    assert_eq!(written, 1);
+}
+
+#[test]
+fn services_without_a_selector_are_left_alone() {
+    let mut cluster = Cluster::new();
+    let (key, mut value) = service(json!([{"port": 80}]));
+    value["spec"].as_object_mut().unwrap().shift_remove("selector");
+    cluster.put(key.clone(), value);
+    let own = ObjectKey::new("endpoints", "default", "web");
+    cluster.put(own.clone(), json!({"metadata": {"name": "web", "namespace": "default", "uid": "e"}}));
+    cluster.settle();
+    assert!(slices(&cluster).is_empty());
+    cluster.delete(&key, None);
+    cluster.settle();
+    assert!(cluster.find(&own).is_some(), "made by someone else");
+}

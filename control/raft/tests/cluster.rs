@@ -1,0 +1,419 @@
+//! Whole members with their threads: on real directories, over a transport in this process and over gRPC.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use coracle_proto::raft as wire;
+use coracle_raft::wal::{Fault, MemoryDisk};
+use coracle_raft::{
+    ChangeError, Closed, Config, Error, GrpcTransport, MemberChange, ProposeError, Raft, RaftService,
+    ReadError, Role, StateMachine, Status, Transport,
+};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+
+/// Keeps all entries; a proposer is told how many there are.
+#[derive(Clone, Default)]
+struct Journal(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Journal {
+    fn entries(&self) -> Vec<Vec<u8>> {
+        self.0.lock().expect("not poisoned").clone()
+    }
+}
+
+impl StateMachine for Journal {
+    type Output = usize;
+
+    fn apply(&mut self, _index: u64, _term: u64, entry: &[u8]) -> usize {
+        assert_ne!(entry, b"poison", "the machine cannot digest this");
+        let mut entries = self.0.lock().expect("not poisoned");
+        entries.push(entry.to_vec());
+        entries.len()
+    }
+}
+
+/// A transport between the members of one process.
+#[derive(Clone, Default)]
+struct Hub(Arc<Mutex<HubState>>);
+
+#[derive(Default)]
+struct HubState {
+    members: BTreeMap<u64, Raft<usize>>,
+    cut: BTreeSet<u64>,
+}
+
+struct Port {
+    hub: Weak<Mutex<HubState>>,
+    from: u64,
+}
+
+impl Transport for Port {
+    fn send(&self, to: u64, messages: Vec<wire::Message>) {
+        let Some(hub) = self.hub.upgrade() else { return };
+        let hub = hub.lock().expect("not poisoned");
+        if !hub.cut.contains(&to)
+            && !hub.cut.contains(&self.from)
+            && let Some(member) = hub.members.get(&to)
+        {
+            member.receive(messages);
+        }
+    }
+}
+
+impl Hub {
+    fn port(&self, from: u64) -> Arc<dyn Transport> {
+        Arc::new(Port { hub: Arc::downgrade(&self.0), from })
+    }
+
+    fn start(&self, dir: &Path, id: u64, voters: Option<&[u64]>) -> (Raft<usize>, Journal) {
+        let journal = Journal::default();
+        let config = config(dir, id);
+        let raft = match voters {
+            Some(voters) => Raft::bootstrap(config, journal.clone(), self.port(id), voters),
+            None => Raft::start(config, journal.clone(), self.port(id)),
+        }
+        .expect("the member starts");
+        self.0.lock().expect("not poisoned").members.insert(id, raft.clone());
+        (raft, journal)
+    }
+
+    async fn stop(&self, id: u64) {
+        let member = self.0.lock().expect("not poisoned").members.remove(&id);
+        member.expect("it runs").shutdown().await;
+    }
+
+    fn cut(&self, id: u64) {
+        self.0.lock().expect("not poisoned").cut.insert(id);
+    }
+}
+
+fn config(dir: &Path, id: u64) -> Config {
+    let mut config = Config::new(id, dir.join(id.to_string()), "cluster-a");
+    config.tick = Duration::from_millis(30);
+    config.segment_bytes = 256 * 1024;
+    config
+}
+
+fn none() -> Arc<dyn Transport> {
+    Hub::default().port(0)
+}
+
+/// Within a time that is long on the slowest machine, and not waited for on others.
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(Duration::from_secs(20), future).await {
+        Ok(value) => value,
+        Err(_) => panic!("timed out: {what}"),
+    }
+}
+
+async fn status(raft: &Raft<usize>, what: &str, until: impl FnMut(&Status) -> bool) -> Status {
+    let mut status = raft.status();
+    soon(what, status.wait_for(until)).await.expect("the member runs").clone()
+}
+
+/// The leader that all of these agree on.
+async fn leader(members: &[&Raft<usize>]) -> u64 {
+    soon("a leader", async {
+        loop {
+            let first = status(members[0], "a leader", |status| status.leader.is_some()).await.leader;
+            let mut agreed = true;
+            for member in members {
+                agreed &= member.status().borrow().leader == first;
+            }
+            if let Some(leader) =
+                first.filter(|leader| agreed && members.iter().any(|one| one.id() == *leader))
+            {
+                return leader;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
+async fn propose(raft: &Raft<usize>, data: &str) -> Result<usize, ProposeError> {
+    soon("a proposal's outcome", raft.propose(Bytes::copy_from_slice(data.as_bytes()))).await
+}
+
+/// Proposes to whoever leads, again where the entry certainly is not in the log: on a busy machine leaders change.
+async fn propose_to_leader(members: &[&Raft<usize>], data: Vec<u8>) -> usize {
+    loop {
+        let leads = leader(members).await;
+        let leader = members.iter().find(|member| member.id() == leads).expect("one of them leads");
+        match soon("a proposal's outcome", leader.propose(Bytes::from(data.clone()))).await {
+            Ok(count) => return count,
+            Err(ProposeError::NotLeader { .. } | ProposeError::Dropped) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+async fn has(journal: &Journal, count: usize) {
+    soon("entries to be applied", async {
+        while journal.entries().len() < count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_single_member_keeps_what_it_has_acknowledged() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let journal = Journal::default();
+    let raft = Raft::bootstrap(config(dir.path(), 1), journal.clone(), none(), &[1]).expect("starts");
+    status(&raft, "leadership", |status| status.role == Role::Leader).await;
+    let calls = (0..200).map(|n| {
+        let raft = raft.clone();
+        tokio::spawn(async move { raft.propose(Bytes::from(vec![n as u8; 1000])).await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        assert!(matches!(call.await.expect("no panic"), Ok(1..=200)));
+    }
+    let index = soon("a read index", raft.read_index()).await.expect("it leads");
+    soon("the read", raft.wait_applied(index)).await.expect("it runs");
+    let entries = journal.entries();
+    assert_eq!(entries.len(), 200);
+    assert_eq!(propose(&raft, "").await, Err(ProposeError::Dropped));
+
+    let locked = Raft::start(config(dir.path(), 1), Journal::default(), none());
+    assert!(matches!(locked, Err(Error::Locked { .. })));
+    raft.shutdown().await;
+    assert_eq!(raft.closed().await, Closed::Shutdown);
+    assert_eq!(propose(&raft, "x").await, Err(ProposeError::Stopped));
+    assert_eq!(raft.read_index().await, Err(ReadError::Stopped));
+
+    // Started by the same command once more: the log is kept.
+    let journal = Journal::default();
+    let raft = Raft::bootstrap(config(dir.path(), 1), journal.clone(), none(), &[1]).expect("starts");
+    status(&raft, "leadership", |status| status.role == Role::Leader).await;
+    let index = soon("a read index", raft.read_index()).await.expect("it leads");
+    soon("the replay", raft.wait_applied(index)).await.expect("it runs");
+    assert_eq!(journal.entries(), entries);
+    assert_eq!(propose(&raft, "more").await, Ok(201));
+    raft.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_foreign_directory_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let raft = Raft::bootstrap(config(dir.path(), 1), Journal::default(), none(), &[1]).expect("starts");
+    raft.shutdown().await;
+    let other = Config { cluster_id: "cluster-b".to_owned(), ..config(dir.path(), 1) };
+    let refused = Raft::start(other, Journal::default(), none()).map(|_| ()).expect_err("another cluster");
+    assert!(refused.to_string().contains("cluster-a") && refused.to_string().contains("cluster-b"));
+    let other = Config { id: 2, ..config(dir.path(), 1) };
+    let refused = Raft::start(other, Journal::default(), none());
+    assert!(matches!(refused, Err(Error::ForeignMember { found: 1, expected: 2 })));
+    let refused = Raft::bootstrap(config(dir.path(), 5), Journal::default(), none(), &[1]);
+    assert!(matches!(refused, Err(Error::InvalidVoters)));
+}
+
+#[tokio::test]
+async fn three_members_survive_the_loss_of_one() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let hub = Hub::default();
+    let mut members: BTreeMap<u64, (Raft<usize>, Journal)> = BTreeMap::new();
+    for id in 1..=3 {
+        members.insert(id, hub.start(dir.path(), id, Some(&[1, 2, 3])));
+    }
+    let all: Vec<&Raft<usize>> = members.values().map(|(raft, _)| raft).collect();
+    for n in 1..=20 {
+        assert_eq!(propose_to_leader(&all, format!("a{n}").into()).await, n);
+    }
+    let first = leader(&all).await;
+    let follower = (1..=3).find(|id| *id != first).expect("two others");
+    let refused = propose(&members[&follower].0, "x").await;
+    assert!(matches!(refused, Err(ProposeError::NotLeader { .. })));
+    assert!(matches!(members[&follower].0.read_index().await, Err(ReadError::NotLeader { .. })));
+
+    // A follower's local state is good for a read once it has reached the leader's read index.
+    let index = soon("a read index", members[&first].0.read_index()).await.expect("it leads");
+    soon("the follower", members[&follower].0.wait_applied(index)).await.expect("it runs");
+    assert_eq!(members[&follower].1.entries().len(), 20);
+
+    // A follower that was away catches up.
+    hub.stop(follower).await;
+    for n in 21..=40 {
+        assert_eq!(propose(&members[&first].0, &format!("b{n}")).await, Ok(n));
+    }
+    members.insert(follower, hub.start(dir.path(), follower, None));
+    has(&members[&follower].1, 40).await;
+    let progress = status(&members[&first].0, "the follower's progress", |status| {
+        status.progress.len() == 3
+            && status.progress.iter().all(|(_, matched, active)| *matched == status.last && *active)
+    });
+    assert_eq!(progress.await.voters, [1, 2, 3]);
+
+    // The leader goes; another takes over, with everything that was acknowledged.
+    hub.stop(first).await;
+    members.remove(&first);
+    let rest: Vec<&Raft<usize>> = members.values().map(|(raft, _)| raft).collect();
+    let second = leader(&rest).await;
+    assert_ne!(first, second);
+    assert_eq!(propose(&members[&second].0, "c").await, Ok(41));
+    let old = hub.start(dir.path(), first, None);
+    has(&old.1, 41).await;
+    assert_eq!(old.1.entries(), members[&second].1.entries());
+
+    soon("the transfer", members[&second].0.transfer_leader(first)).await.expect("it takes over");
+    status(&old.0, "leadership", |status| status.role == Role::Leader).await;
+    assert_eq!(propose(&old.0, "d").await, Ok(42));
+}
+
+#[tokio::test]
+async fn a_leader_without_its_followers_steps_down_and_acknowledges_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let hub = Hub::default();
+    let members: Vec<_> = (1..=3).map(|id| hub.start(dir.path(), id, Some(&[1, 2, 3]))).collect();
+    let first = leader(&members.iter().map(|(raft, _)| raft).collect::<Vec<_>>()).await;
+    let old = &members[first as usize - 1].0;
+    assert_eq!(propose(old, "a").await, Ok(1));
+    hub.cut(first);
+    let pending = tokio::spawn({
+        let old = old.clone();
+        async move { old.propose(Bytes::from_static(b"lost")).await }
+    });
+    assert!(matches!(soon("the read to fail", old.read_index()).await, Err(ReadError::NotLeader { .. })));
+    let rest: Vec<_> = members.iter().map(|(raft, _)| raft).filter(|raft| raft.id() != first).collect();
+    let second = leader(&rest).await;
+    assert_eq!(propose(&members[second as usize - 1].0, "b").await, Ok(2));
+    hub.0.lock().expect("not poisoned").cut.clear();
+    assert_eq!(soon("the outcome", pending).await.expect("no panic"), Err(ProposeError::Dropped));
+}
+
+#[tokio::test]
+async fn a_joiner_is_added_and_promoted() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let hub = Hub::default();
+    let (one, journal) = hub.start(dir.path(), 1, Some(&[1]));
+    status(&one, "leadership", |status| status.role == Role::Leader).await;
+    assert_eq!(propose(&one, "a").await, Ok(1));
+    let (two, copy) = hub.start(dir.path(), 2, None);
+
+    let change = |change| soon("a change of members", one.change_membership(change));
+    assert_eq!(change(MemberChange::Promote(2)).await, Err(ChangeError::UnknownMember { id: 2 }));
+    assert_eq!(change(MemberChange::Remove(1)).await, Err(ChangeError::LastVoter));
+    assert_eq!(change(MemberChange::AddLearner(2)).await, Ok(()));
+    assert_eq!(change(MemberChange::AddLearner(2)).await, Ok(()), "repeated");
+    has(&copy, 1).await;
+    status(&one, "the learner", |status| status.learners == [2] && status.progress.iter().all(|one| one.2))
+        .await;
+    assert_eq!(change(MemberChange::Promote(2)).await, Ok(()));
+    status(&two, "the promotion", |status| status.voters == [1, 2]).await;
+    assert_eq!(propose(&one, "b").await, Ok(2));
+    has(&copy, 2).await;
+    assert_eq!(copy.entries(), journal.entries());
+
+    // A joiner's own restart finds the members in its log.
+    hub.stop(2).await;
+    let (two, copy) = hub.start(dir.path(), 2, None);
+    has(&copy, 2).await;
+    status(&two, "the members", |status| status.voters == [1, 2]).await;
+    assert_eq!(change(MemberChange::Remove(2)).await, Ok(()));
+    assert_eq!(change(MemberChange::AddLearner(2)).await, Err(ChangeError::IdUsed { id: 2 }));
+    assert_eq!(propose(&one, "c").await, Ok(3));
+}
+
+#[tokio::test]
+async fn a_failed_fsync_ends_the_member() {
+    let disk = MemoryDisk::new();
+    let config = config(Path::new("unused"), 1);
+    let raft =
+        Raft::start_on(config.clone(), disk.clone(), Journal::default(), none(), Some(&[1])).expect("starts");
+    status(&raft, "leadership", |status| status.role == Role::Leader).await;
+    assert_eq!(propose(&raft, "kept").await, Ok(1));
+    disk.set_fault(Fault::Syncs);
+    assert_eq!(propose(&raft, "lost").await, Err(ProposeError::Unknown));
+    let Closed::Failed(reason) = soon("the end", raft.closed()).await else { panic!("it went on") };
+    assert!(reason.contains("cannot sync") && reason.contains("injected fault"), "{reason}");
+    assert_eq!(propose(&raft, "x").await, Err(ProposeError::Stopped));
+    raft.shutdown().await;
+
+    disk.set_fault(Fault::None);
+    disk.crash(|_| 0);
+    let journal = Journal::default();
+    let raft = Raft::start_on(config, disk, journal.clone(), none(), None).expect("starts");
+    has(&journal, 1).await;
+    assert_eq!(journal.entries(), [b"kept"]);
+    raft.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_panicking_machine_ends_the_member() {
+    let raft = Raft::start_on(
+        config(Path::new("unused"), 1),
+        MemoryDisk::new(),
+        Journal::default(),
+        none(),
+        Some(&[1]),
+    )
+    .expect("starts");
+    status(&raft, "leadership", |status| status.role == Role::Leader).await;
+    assert_eq!(propose(&raft, "poison").await, Err(ProposeError::Unknown));
+    let Closed::Failed(reason) = soon("the end", raft.closed()).await else { panic!("it went on") };
+    assert!(reason.contains("apply thread panicked"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_over_grpc() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let connector: coracle_raft::transport::Connector = Arc::new(|address| {
+        tonic::transport::Endpoint::from_shared(format!("http://{address}"))
+            .expect("a valid address")
+            .connect_lazy()
+    });
+    let mut listeners = Vec::new();
+    let mut addresses = BTreeMap::new();
+    for id in 1..=3 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        addresses.insert(id, listener.local_addr().expect("it is bound").to_string());
+        listeners.push(listener);
+    }
+    let mut members = Vec::new();
+    let mut servers = Vec::new();
+    for (id, listener) in (1..).zip(listeners) {
+        let transport = GrpcTransport::new(id, "cluster-a", connector.clone());
+        transport.set_peers(addresses.clone());
+        let journal = Journal::default();
+        let raft = Raft::bootstrap(config(dir.path(), id), journal.clone(), Arc::new(transport), &[1, 2, 3])
+            .expect("starts");
+        let service = RaftService::new(&raft, "cluster-a").into_server();
+        let server = tonic::transport::Server::builder().add_service(service);
+        servers.push(tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener))));
+        members.push((raft, journal));
+    }
+    let all: Vec<&Raft<usize>> = members.iter().map(|(raft, _)| raft).collect();
+    assert_eq!(propose_to_leader(&all, vec![b'x'; 3 << 19]).await, 1);
+    let calls = (0..64_u8).map(|n| propose_to_leader(&all, vec![n; 50_000]));
+    let mut counts = futures::future::join_all(calls).await;
+    counts.sort_unstable();
+    assert_eq!(counts, (2..=65).collect::<Vec<_>>());
+    for (_, journal) in &members {
+        has(journal, 65).await;
+        assert_eq!(journal.entries(), members[0].1.entries());
+    }
+
+    // A stranger's messages do not come through.
+    let address = addresses[&1].clone();
+    let mut client = wire::raft_transport_client::RaftTransportClient::new(connector(address));
+    let batch = |cluster: &str, from: u64, to: u64| wire::MessageBatch {
+        cluster_id: cluster.to_owned(),
+        from,
+        to,
+        messages: vec![wire::Message { from: 2, to, ..wire::Message::default() }],
+    };
+    for bad in [batch("cluster-b", 2, 1), batch("cluster-a", 2, 3), batch("cluster-a", 3, 1)] {
+        assert!(client.send(tokio_stream::iter([bad])).await.is_err());
+    }
+    for (raft, _) in &members {
+        raft.shutdown().await;
+    }
+    for server in servers {
+        server.abort();
+    }
+}

@@ -1,0 +1,128 @@
+//! The objects that every cluster has from its beginning.
+
+use bytes::Bytes;
+use coracle_api::{ProposeError, Storage};
+use coracle_objects::{Object, ObjectKey, Transaction, View};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::{
+    config::{DNS_SERVICE_IP, KUBERNETES_SERVICE_IP},
+    drafts::{editable, encode, new_draft},
+    peers::{MEMBERS, MemberSpec},
+};
+
+/// Namespaces at birth.
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// Where the control plane keeps what it must not forget about the cluster.
+pub struct ClusterInfo;
+
+pub const CLUSTER_INFO: ClusterInfo = ClusterInfo;
+
+impl ClusterInfo {
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::new("configmaps", "kube-system", "coracle-cluster")
+    }
+}
+
+/// The id for the next member. Ids grow and are never used twice.
+pub fn next_member_id(info: &Object) -> u64 {
+    editable(info)["data"]["nextMemberId"].as_str().and_then(|id| id.parse().ok()).unwrap_or(1)
+}
+
+/// The draft of the cluster info with another next id.
+pub fn with_next_member_id(info: &Object, next: u64) -> Bytes {
+    let mut draft = editable(info);
+    draft["data"]["nextMemberId"] = next.to_string().into();
+    encode(&draft)
+}
+
+/// Creates what is missing. `me` is the member that leads.
+pub async fn ensure<S: Storage>(storage: &S, cluster_id: &str, me: &MemberSpec) -> Result<(), ProposeError> {
+    let now = Timestamp::now();
+    let missing: Vec<_> = wanted(cluster_id, me)
+        .into_iter()
+        .filter(|wanted| storage.view().get(&wanted.key).is_none())
+        .map(|Wanted { key, api_version, kind, body }| {
+            let draft = new_draft(api_version, kind, &key, body, now);
+            storage.propose(Transaction::create(key, draft))
+        })
+        .collect();
+    for outcome in futures::future::join_all(missing).await {
+        // A refusal means that another leader was faster.
+        let _ = outcome?;
+    }
+    Ok(())
+}
+
+/// Whether [`ensure`] has been done, by whatever leader.
+pub fn is_done(view: &View) -> bool {
+    let namespaces = NAMESPACES.iter().all(|name| view.get(&ObjectKey::new("namespaces", "", name)).is_some());
+    namespaces && view.get(&CLUSTER_INFO.key()).is_some()
+}
+
+struct Wanted {
+    key: ObjectKey,
+    api_version: &'static str,
+    kind: &'static str,
+    body: Value,
+}
+
+fn wanted(cluster_id: &str, me: &MemberSpec) -> Vec<Wanted> {
+    let one = |resource: &str, namespace: &str, name: &str, api_version, kind, body| Wanted {
+        key: ObjectKey::new(resource, namespace, name),
+        api_version,
+        kind,
+        body,
+    };
+    let mut wanted: Vec<_> = NAMESPACES
+        .iter()
+        .map(|name| {
+            let body = json!({
+                "metadata": { "labels": { "kubernetes.io/metadata.name": name } },
+                "spec": { "finalizers": ["kubernetes"] },
+                "status": { "phase": "Active" },
+            });
+            one("namespaces", "", name, "v1", "Namespace", body)
+        })
+        .collect();
+    let next = (me.id + 1).to_string();
+    let info = json!({ "data": { "clusterId": cluster_id, "nextMemberId": next } });
+    wanted.push(one("configmaps", "kube-system", "coracle-cluster", "v1", "ConfigMap", info));
+    let spec = json!({ "spec": { "id": me.id, "name": me.name, "address": me.address } });
+    wanted.push(one(MEMBERS, "", &me.id.to_string(), "coracle.dev/v1", "Member", spec));
+    for (address, namespace, name) in
+        [(KUBERNETES_SERVICE_IP, "default", "kubernetes"), (DNS_SERVICE_IP, "kube-system", "kube-dns")]
+    {
+        let body = json!({
+            "spec": { "parentRef": { "group": "", "resource": "services", "namespace": namespace, "name": name } },
+        });
+        wanted.push(one("ipaddresses.networking.k8s.io", "", address, "networking.k8s.io/v1", "IPAddress", body));
+    }
+    wanted.push(one("services", "default", "kubernetes", "v1", "Service", kubernetes_service()));
+    let class = json!({
+        "metadata": { "annotations": { "ingressclass.kubernetes.io/is-default-class": "true" } },
+        "spec": { "controller": "coracle.dev/gateway" },
+    });
+    let resource = "ingressclasses.networking.k8s.io";
+    wanted.push(one(resource, "", "coracle", "networking.k8s.io/v1", "IngressClass", class));
+    wanted
+}
+
+fn kubernetes_service() -> Value {
+    json!({
+        "metadata": { "labels": { "component": "apiserver", "provider": "kubernetes" } },
+        "spec": {
+            "clusterIP": KUBERNETES_SERVICE_IP,
+            "clusterIPs": [KUBERNETES_SERVICE_IP],
+            "internalTrafficPolicy": "Cluster",
+            "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack",
+            "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443 }],
+            "sessionAffinity": "None",
+            "type": "ClusterIP",
+        },
+        "status": { "loadBalancer": {} },
+    })
+}

@@ -1,0 +1,93 @@
+//! The leader's duties, begun when this member is elected and dropped when it no longer leads.
+
+use std::{sync::Arc, time::Duration};
+
+use coracle_api::Storage;
+use coracle_raft::Role;
+use tokio::{task::JoinSet, time::sleep};
+
+use crate::{
+    bootstrap, events,
+    events::EventRecorder,
+    membership,
+    node_link::{self, Links},
+    peers::MemberSpec,
+    plans,
+    storage::ReplicatedStorage,
+};
+
+/// Between two tries of a step without which leading cannot begin.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Before duties that ended by a bug are begun anew.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// What leading needs.
+#[derive(Clone)]
+pub struct Duties {
+    pub storage: ReplicatedStorage,
+    pub links: Arc<Links>,
+    pub recorder: EventRecorder,
+    pub cluster_id: String,
+    pub me: MemberSpec,
+    /// Given to each namespace as `kube-root-ca.crt`.
+    pub serving_ca_pem: String,
+    pub learner_healthy: Duration,
+}
+
+/// Leads whenever this member is the leader, for as long as the process lives.
+pub async fn run(duties: Duties) {
+    let mut status = duties.storage.raft().status();
+    loop {
+        let Ok(term) = status.wait_for(|now| now.role == Role::Leader).await.map(|now| now.term) else { return };
+        tracing::info!(term, "leading");
+        // Dropping the set ends its tasks.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(lead(duties.clone()));
+        let stopped = tokio::select! {
+            lost = status.wait_for(|now| now.role != Role::Leader || now.term != term) => lost.is_err(),
+            _ = tasks.join_next() => {
+                // A duty ended, which only a bug makes it do: all are begun anew rather than one be missed in silence.
+                tracing::error!(term, "the leader's duties ended and are begun anew");
+                sleep(RESTART_PAUSE).await;
+                false
+            }
+        };
+        drop(tasks);
+        duties.links.close_all();
+        tracing::info!(term, "no longer leading");
+        if stopped {
+            return;
+        }
+    }
+}
+
+async fn lead(duties: Duties) {
+    let storage = &duties.storage;
+    // Until a read index of this term is applied, the local state may lack what earlier leaders acknowledged.
+    while let Err(error) = storage.linearizable().await {
+        tracing::debug!(%error, "waiting for the first read index of the term");
+        sleep(RETRY_PAUSE).await;
+    }
+    while let Err(error) = bootstrap::ensure(storage, &duties.cluster_id, &duties.me).await {
+        tracing::debug!(%error, "the first objects are not written yet");
+        sleep(RETRY_PAUSE).await;
+    }
+    duties.links.open(&storage.view());
+    let mut tasks = JoinSet::new();
+    let spawned = duties.clone();
+    tasks.spawn(async move {
+        plans::run_controllers(&spawned.storage, &spawned.recorder, spawned.serving_ca_pem.clone()).await;
+    });
+    let spawned = duties.clone();
+    tasks.spawn(async move { plans::run_scheduler(&spawned.storage, &spawned.recorder).await });
+    let spawned = duties.clone();
+    tasks.spawn(async move { node_link::monitor(&spawned.storage, &spawned.links).await });
+    let spawned = duties.clone();
+    tasks.spawn(async move { membership::promote_learners(&spawned.storage, spawned.learner_healthy).await });
+    let spawned = duties.clone();
+    tasks.spawn(async move { membership::publish_endpoints(&spawned.storage).await });
+    tasks.spawn(async move { events::sweep(&duties.storage).await });
+    // None of them ends by itself: the first that does ends them all.
+    tasks.join_next().await;
+}

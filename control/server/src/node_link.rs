@@ -1,0 +1,59 @@
+//! The node link at the leader: nodes report here and learn here what they shall run.
+//!
+//! Heartbeats stay in the leader's memory; only what changes for others is written. A member that does not lead sends
+//! nodes on to the one that does.
+
+mod session;
+
+mod desired;
+mod pod_status;
+
+mod links;
+mod logs;
+mod monitor;
+mod node_object;
+
+mod pod_blocks;
+
+use std::{pin::Pin, sync::Arc};
+
+use coracle_proto::node::{NodeDown, NodeUp, node_link_server::NodeLink};
+use futures::Stream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming, async_trait};
+
+use crate::{events::EventRecorder, identity::caller, storage::ReplicatedStorage};
+
+pub use links::Links;
+pub use monitor::monitor;
+
+/// Messages to one node that may wait; the session waits when it is full.
+const DOWN_MAX: usize = 256;
+
+/// The gRPC service.
+#[derive(Clone)]
+pub struct NodeLinkService {
+    pub storage: ReplicatedStorage,
+    pub links: Arc<Links>,
+    pub recorder: EventRecorder,
+    pub cluster_id: String,
+}
+
+/// To one node.
+type Down = mpsc::Sender<Result<NodeDown, Status>>;
+
+#[async_trait]
+impl NodeLink for NodeLinkService {
+    type LinkStream = Pin<Box<dyn Stream<Item = Result<NodeDown, Status>> + Send>>;
+
+    async fn link(&self, request: Request<Streaming<NodeUp>>) -> Result<Response<Self::LinkStream>, Status> {
+        let caller = caller(&request);
+        let Some(name) = caller.node().map(str::to_owned) else {
+            return Err(Status::unauthenticated("only nodes may link; join with `coracle node --join` first"));
+        };
+        let (down, messages) = mpsc::channel(DOWN_MAX);
+        tokio::spawn(session::run(self.clone(), name, request.into_inner(), down));
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+}

@@ -1,0 +1,343 @@
+//! Which objects a node needs, and what to send it when they change. Pure: fed with the view and with events.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName, Revision, View};
+use coracle_proto::node::{ObjectEvent, object_event::Type};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+
+/// Every node needs all objects of these.
+const SHARED: [&str; 5] = [
+    "services",
+    "endpointslices.discovery.k8s.io",
+    "nodes",
+    "ingresses.networking.k8s.io",
+    "podblocks.coracle.dev",
+];
+
+const PODS: &str = "pods";
+const CONFIG_MAPS: &str = "configmaps";
+const SECRETS: &str = "secrets";
+const SERVICE_ACCOUNTS: &str = "serviceaccounts";
+
+/// What one node has been sent.
+pub struct Desired {
+    node: String,
+    /// Object -> the revision that the node has.
+    sent: BTreeMap<ObjectKey, Revision>,
+    /// The node's pods and what each names.
+    pods: BTreeMap<ObjectName, BTreeSet<ObjectKey>>,
+    /// How many of the node's pods name an object.
+    named: BTreeMap<ObjectKey, usize>,
+}
+
+impl Desired {
+    pub fn new(node: &str) -> Self {
+        Self { node: node.into(), sent: BTreeMap::new(), pods: BTreeMap::new(), named: BTreeMap::new() }
+    }
+
+    /// What brings the node from what it was sent to the view. What pods name comes before the pods.
+    pub fn resync(&mut self, view: &View) -> Vec<ObjectEvent> {
+        let mut messages = vec![];
+        self.pods.clear();
+        self.named.clear();
+        let mut wanted: Vec<Arc<Object>> = vec![];
+        for resource in SHARED {
+            wanted.extend(view.list(resource, None).cloned());
+        }
+        let mut pods = vec![];
+        for pod in view.list(PODS, None).filter(|pod| self.is_here(pod)) {
+            self.name_all(&pod.key.name, names_of(pod));
+            pods.push(pod.clone());
+        }
+        wanted.extend(self.named.keys().filter_map(|key| view.get(key)).cloned());
+        wanted.extend(pods);
+        let keys: BTreeSet<&ObjectKey> = wanted.iter().map(|object| &object.key).collect();
+        let gone: Vec<ObjectKey> = self.sent.keys().filter(|key| !keys.contains(key)).cloned().collect();
+        for object in &wanted {
+            self.put(object, &mut messages);
+        }
+        for key in gone {
+            self.delete(&key, view.revision, &mut messages);
+        }
+        messages
+    }
+
+    /// What an event means for the node. `view` is at least as new as the event.
+    pub fn observe(&mut self, event: &Event, view: &View) -> Vec<ObjectEvent> {
+        let mut messages = vec![];
+        let key = &event.object.key;
+        match key.resource.as_str() {
+            PODS => self.observe_pod(event, view, &mut messages),
+            CONFIG_MAPS | SECRETS | SERVICE_ACCOUNTS if self.named.contains_key(key) => {
+                self.forward(event, &mut messages);
+            }
+            resource if SHARED.contains(&resource) => self.forward(event, &mut messages),
+            _ => {}
+        }
+        messages
+    }
+
+    fn observe_pod(&mut self, event: &Event, view: &View, messages: &mut Vec<ObjectEvent>) {
+        let pod = &event.object;
+        let known = self.pods.contains_key(&pod.key.name);
+        if !known && !self.is_here(pod) {
+            return;
+        }
+        if event.kind == EventKind::Deleted {
+            self.delete(&pod.key, pod.revision, messages);
+            for key in self.name_all(&pod.key.name, BTreeSet::new()) {
+                self.delete(&key, pod.revision, messages);
+            }
+            self.pods.remove(&pod.key.name);
+            return;
+        }
+        let unnamed = self.name_all(&pod.key.name, names_of(pod));
+        for key in self.pods[&pod.key.name].clone() {
+            if let Some(object) = view.get(&key) {
+                self.put(object, messages);
+            }
+        }
+        self.put(pod, messages);
+        for key in unnamed {
+            self.delete(&key, pod.revision, messages);
+        }
+    }
+
+    fn forward(&mut self, event: &Event, messages: &mut Vec<ObjectEvent>) {
+        match event.kind {
+            EventKind::Deleted => self.delete(&event.object.key, event.object.revision, messages),
+            _ => self.put(&event.object, messages),
+        }
+    }
+
+    fn put(&mut self, object: &Object, messages: &mut Vec<ObjectEvent>) {
+        if self.sent.get(&object.key).is_none_or(|sent| *sent < object.revision) {
+            self.sent.insert(object.key.clone(), object.revision);
+            messages.push(message(Type::Put, &object.key, object.revision, object.json.clone()));
+        }
+    }
+
+    fn delete(&mut self, key: &ObjectKey, revision: Revision, messages: &mut Vec<ObjectEvent>) {
+        if self.sent.get(key).is_some_and(|sent| *sent <= revision) {
+            self.sent.remove(key);
+            messages.push(message(Type::Delete, key, revision, bytes::Bytes::new()));
+        }
+    }
+
+    /// Records what a pod names now; answers what is named by no pod any more.
+    fn name_all(&mut self, pod: &ObjectName, names: BTreeSet<ObjectKey>) -> Vec<ObjectKey> {
+        let before = self.pods.insert(pod.clone(), names.clone()).unwrap_or_default();
+        for key in names.difference(&before) {
+            *self.named.entry(key.clone()).or_default() += 1;
+        }
+        let mut unnamed = vec![];
+        for key in before.difference(&names) {
+            if let Some(count) = self.named.get_mut(key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.named.remove(key);
+                    unnamed.push(key.clone());
+                }
+            }
+        }
+        unnamed
+    }
+
+    fn is_here(&self, pod: &Object) -> bool {
+        // Most pods are elsewhere: looking for the name is far cheaper than parsing.
+        let name = self.node.as_bytes();
+        let mentioned = pod.json.windows(name.len()).any(|window| window == name);
+        mentioned && node_of(pod).as_deref() == Some(self.node.as_str())
+    }
+}
+
+/// `spec.nodeName`.
+pub fn node_of(pod: &Object) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Narrow {
+        spec: NarrowSpec,
+    }
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct NarrowSpec {
+        node_name: Option<String>,
+    }
+    pod.parse::<Narrow>().ok()?.spec.node_name
+}
+
+fn message(type_: Type, key: &ObjectKey, revision: Revision, object_json: bytes::Bytes) -> ObjectEvent {
+    ObjectEvent {
+        r#type: type_.into(),
+        resource: key.resource.to_string(),
+        namespace: key.name.namespace.to_string(),
+        name: key.name.name.to_string(),
+        revision,
+        object_json,
+    }
+}
+
+/// The config maps, secrets and service accounts that a pod names.
+fn names_of(pod: &Object) -> BTreeSet<ObjectKey> {
+    let Ok(parsed) = pod.parse::<Pod>() else {
+        tracing::warn!(pod = %pod.key.name, "a stored pod cannot be read; what it names is not sent to its node");
+        return BTreeSet::new();
+    };
+    let Some(spec) = parsed.spec else { return BTreeSet::new() };
+    let mut names = Names { namespace: pod.namespace(), keys: BTreeSet::new() };
+    names.spec(&spec);
+    names.keys
+}
+
+struct Names<'a> {
+    namespace: &'a str,
+    keys: BTreeSet<ObjectKey>,
+}
+
+impl Names<'_> {
+    fn add(&mut self, resource: &str, name: &str) {
+        if !name.is_empty() {
+            self.keys.insert(ObjectKey::new(resource, self.namespace, name));
+        }
+    }
+
+    fn spec(&mut self, spec: &PodSpec) {
+        self.add(SERVICE_ACCOUNTS, spec.service_account_name.as_deref().unwrap_or("default"));
+        for secret in spec.image_pull_secrets.iter().flatten() {
+            self.add(SECRETS, &secret.name);
+        }
+        for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+            self.container(container);
+        }
+        for volume in spec.volumes.iter().flatten() {
+            if let Some(source) = &volume.config_map {
+                self.add(CONFIG_MAPS, &source.name);
+            }
+            if let Some(name) = volume.secret.as_ref().and_then(|source| source.secret_name.as_deref()) {
+                self.add(SECRETS, name);
+            }
+            for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
+                if let Some(source) = &source.config_map {
+                    self.add(CONFIG_MAPS, &source.name);
+                }
+                if let Some(source) = &source.secret {
+                    self.add(SECRETS, &source.name);
+                }
+            }
+        }
+    }
+
+    fn container(&mut self, container: &Container) {
+        for variable in container.env.iter().flatten() {
+            let Some(from) = &variable.value_from else { continue };
+            if let Some(source) = &from.config_map_key_ref {
+                self.add(CONFIG_MAPS, &source.name);
+            }
+            if let Some(source) = &from.secret_key_ref {
+                self.add(SECRETS, &source.name);
+            }
+        }
+        for from in container.env_from.iter().flatten() {
+            if let Some(source) = &from.config_map_ref {
+                self.add(CONFIG_MAPS, &source.name);
+            }
+            if let Some(source) = &from.secret_ref {
+                self.add(SECRETS, &source.name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_objects::Transaction;
+    use coracle_store::{Command, Request, RequestId, Store, StoreConfig};
+    use serde_json::json;
+
+    use super::*;
+
+    struct Bench {
+        store: Store,
+        sequence: u64,
+        desired: Desired,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { store: Store::new(StoreConfig::default()), sequence: 0, desired: Desired::new("n1") }
+        }
+
+        /// Applies a transaction and answers what the node is sent, as `+resource name` and `-resource name`.
+        fn apply(&mut self, transaction: Transaction) -> Vec<String> {
+            self.sequence += 1;
+            let request = Request { id: RequestId { client: 1, sequence: self.sequence }, transaction };
+            let batch = self.store.apply(&Command { proposer: 1, requests: vec![request] }.encode()).unwrap();
+            assert!(batch.results[0].1.is_ok());
+            let view = self.store.view();
+            batch.events.iter().flat_map(|event| self.desired.observe(event, view)).map(|m| text(&m)).collect()
+        }
+
+        fn put(&mut self, resource: &str, name: &str, body: serde_json::Value) -> Vec<String> {
+            let key = ObjectKey::new(resource, "default", name);
+            let mut draft = json!({ "metadata": { "name": name } });
+            draft.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());
+            let write = coracle_objects::Write::Put { key, draft: draft.to_string().into() };
+            self.apply(Transaction { preconditions: vec![], writes: vec![write] })
+        }
+
+        fn delete(&mut self, resource: &str, name: &str) -> Vec<String> {
+            let key = ObjectKey::new(resource, "default", name);
+            self.apply(Transaction { preconditions: vec![], writes: vec![coracle_objects::Write::Delete { key }] })
+        }
+    }
+
+    fn text(message: &ObjectEvent) -> String {
+        let sign = if message.r#type() == Type::Put { '+' } else { '-' };
+        format!("{sign}{} {}", message.resource, message.name)
+    }
+
+    fn pod(node: &str, config: &str) -> serde_json::Value {
+        let from = json!([{ "configMapRef": { "name": config } }]);
+        json!({ "spec": { "nodeName": node, "containers": [{ "name": "c", "envFrom": from }] } })
+    }
+
+    #[test]
+    fn a_node_gets_its_pods_and_what_they_name() {
+        let mut bench = Bench::new();
+        assert!(bench.put("configmaps", "a", json!({"data": {}})).is_empty());
+        assert!(bench.put("pods", "elsewhere", pod("n2", "a")).is_empty());
+        assert_eq!(bench.put("pods", "p", pod("n1", "a")), ["+configmaps a", "+pods p"]);
+        assert_eq!(bench.put("pods", "q", pod("n1", "a")), ["+pods q"]);
+        assert_eq!(bench.put("configmaps", "a", json!({"data": {"k": "v"}})), ["+configmaps a"]);
+        assert_eq!(bench.delete("pods", "p"), ["-pods p"]);
+        assert_eq!(bench.delete("pods", "q"), ["-pods q", "-configmaps a"]);
+        assert!(bench.put("configmaps", "a", json!({"data": {}})).is_empty());
+    }
+
+    #[test]
+    fn what_is_named_before_it_exists_comes_when_it_does() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.put("pods", "p", pod("n1", "late")), ["+pods p"]);
+        assert_eq!(bench.put("configmaps", "late", json!({})), ["+configmaps late"]);
+        assert_eq!(bench.delete("configmaps", "late"), ["-configmaps late"]);
+    }
+
+    #[test]
+    fn a_resync_sends_only_differences() {
+        let mut bench = Bench::new();
+        bench.put("services", "s", json!({}));
+        bench.put("configmaps", "a", json!({}));
+        bench.put("pods", "p", pod("n1", "a"));
+        let mut fresh = Desired::new("n1");
+        let all: Vec<_> = fresh.resync(bench.store.view()).iter().map(text).collect();
+        assert_eq!(all, ["+services s", "+configmaps a", "+pods p"]);
+        assert!(fresh.resync(bench.store.view()).is_empty());
+        bench.put("services", "t", json!({}));
+        bench.delete("pods", "p");
+        let difference: Vec<_> = fresh.resync(bench.store.view()).iter().map(text).collect();
+        assert_eq!(difference, ["+services t", "-configmaps a", "-pods p"]);
+    }
+}

@@ -1,0 +1,210 @@
+//! One node's link from its Hello to its end.
+
+use std::time::Duration;
+
+use coracle_api::Storage;
+use coracle_proto::{
+    PROTOCOL_RANGE,
+    node::{
+        BlockClaimed, ClaimBlock, Heartbeat, Hello, NodeDown, NodeEvent, NodeUp, ObjectEvent, Redirect, Synced,
+        Welcome, node_down::Body as DownBody, node_up::Body as UpBody,
+    },
+};
+use jiff::Timestamp;
+use tokio::{sync::mpsc, time::timeout};
+use tonic::{Status, Streaming};
+
+use super::{
+    Down, NodeLinkService,
+    desired::Desired,
+    links::{Pressures, Session},
+    node_object, pod_blocks,
+    pod_status::{Report, write_reports},
+};
+use crate::{drafts, peers::members};
+
+/// Until a new link must have said Hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Reports of a node that may wait to be sorted by pod.
+const REPORTS_MAX: usize = 1024;
+
+/// Runs a link until either side ends it.
+pub async fn run(service: NodeLinkService, node: String, mut up: Streaming<NodeUp>, down: Down) {
+    let hello = match first_message(&service, &node, &mut up).await {
+        Ok(hello) => hello,
+        Err(status) => {
+            tracing::debug!(node, reason = status.message(), "link refused");
+            // The node may have gone away already.
+            let _ = down.send(Err(status)).await;
+            return;
+        }
+    };
+    if !service.links.is_open() {
+        redirect(&service, &down).await;
+        return;
+    }
+    let session = service.links.begin(&node, down);
+    tracing::info!(node, boot_id = hello.boot_id, "node linked");
+    let reason = tokio::select! {
+        () = session.ended.cancelled() => "another link has taken its place, or this member no longer leads".to_owned(),
+        ended = serve(&service, &session, &hello, up) => ended.err().map_or("the node closed it".into(), |e| e.message().into()),
+    };
+    service.links.end(&node, &session);
+    tracing::info!(node, reason, "node link ended");
+}
+
+async fn first_message(service: &NodeLinkService, node: &str, up: &mut Streaming<NodeUp>) -> Result<Hello, Status> {
+    let first = timeout(HELLO_TIMEOUT, up.message()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("no Hello came in time"))??;
+    let Some(NodeUp { body: Some(UpBody::Hello(hello)) }) = first else {
+        return Err(Status::invalid_argument("a link begins with Hello"));
+    };
+    if hello.name != node {
+        let message = format!("the certificate is for node {node}, the Hello for {}", hello.name);
+        return Err(Status::permission_denied(message));
+    }
+    if hello.cluster_id != service.cluster_id {
+        let (theirs, ours) = (&hello.cluster_id, &service.cluster_id);
+        let mend = "start the node with an empty data directory to join this cluster";
+        return Err(Status::failed_precondition(format!("the node is of cluster {theirs}, this is {ours}; {mend}")));
+    }
+    if hello.protocol_min > *PROTOCOL_RANGE.end() || hello.protocol_max < *PROTOCOL_RANGE.start() {
+        let (min, max) = (PROTOCOL_RANGE.start(), PROTOCOL_RANGE.end());
+        return Err(Status::failed_precondition(format!(
+            "the node speaks link protocol {} to {}, this member {min} to {max}: upgrade the older one",
+            hello.protocol_min, hello.protocol_max,
+        )));
+    }
+    Ok(hello)
+}
+
+async fn redirect(service: &NodeLinkService, down: &Down) {
+    let storage = &service.storage;
+    let leader = storage.status().leader.filter(|leader| *leader != storage.member());
+    let leader_address = leader.and_then(|leader| storage.peers().address(leader)).unwrap_or_default();
+    let _ = down.send(Ok(message(DownBody::Redirect(Redirect { leader_address })))).await;
+}
+
+async fn serve(
+    service: &NodeLinkService,
+    session: &Session,
+    hello: &Hello,
+    up: Streaming<NodeUp>,
+) -> Result<(), Status> {
+    let storage = &service.storage;
+    let unavailable = |error: drafts::WriteError| Status::unavailable(error.to_string());
+    let register = |view: &_| node_object::registration(view, hello, Timestamp::now());
+    drafts::write(storage, register).await.map_err(unavailable)?;
+    let lease = node_object::lease(&storage.view(), &hello.name, Timestamp::now());
+    if let Err(error) = storage.propose(lease).await {
+        tracing::debug!(node = hello.name, %error, "the lease was not renewed");
+    }
+    send(session, DownBody::Welcome(welcome(service))).await?;
+    let (reports, waiting) = mpsc::channel(REPORTS_MAX);
+    tokio::try_join!(push(service, session, &hello.name), read(service, session, &hello.name, up, reports), async {
+        write_reports(storage.clone(), hello.name.clone(), waiting).await;
+        Ok(())
+    })?;
+    Ok(())
+}
+
+fn welcome(service: &NodeLinkService) -> Welcome {
+    Welcome {
+        cluster_id: service.cluster_id.clone(),
+        protocol: *PROTOCOL_RANGE.end(),
+        control_addresses: members(&service.storage.view()).into_values().map(|member| member.address).collect(),
+    }
+}
+
+/// Sends the node what it needs, first all of it, then what changes.
+async fn push(service: &NodeLinkService, session: &Session, node: &str) -> Result<(), Status> {
+    let mut desired = Desired::new(node);
+    loop {
+        let (view, mut events) = service.storage.hub().everything();
+        send_all(session, desired.resync(&view)).await?;
+        send(session, DownBody::Synced(Synced { revision: view.revision })).await?;
+        // A link that falls too far behind is brought up by the difference instead of by events.
+        while let Ok(happened) = events.next().await {
+            let view = service.storage.view();
+            for event in happened.iter() {
+                send_all(session, desired.observe(event, &view)).await?;
+            }
+        }
+    }
+}
+
+async fn send_all(session: &Session, objects: Vec<ObjectEvent>) -> Result<(), Status> {
+    for object in objects {
+        send(session, DownBody::Object(object)).await?;
+    }
+    Ok(())
+}
+
+async fn send(session: &Session, body: DownBody) -> Result<(), Status> {
+    session.down.send(Ok(message(body))).await.map_err(|_| Status::cancelled("the node has gone away"))
+}
+
+fn message(body: DownBody) -> NodeDown {
+    NodeDown { body: Some(body) }
+}
+
+/// Takes what the node says until it closes the link.
+async fn read(
+    service: &NodeLinkService,
+    session: &Session,
+    node: &str,
+    mut up: Streaming<NodeUp>,
+    reports: mpsc::Sender<Report>,
+) -> Result<(), Status> {
+    while let Some(NodeUp { body }) = up.message().await? {
+        service.links.hear(node, None);
+        match body {
+            Some(UpBody::Heartbeat(heartbeat)) => hear(service, node, &heartbeat),
+            Some(UpBody::PodStatus(status)) => report(&reports, Report::Status(status)).await,
+            Some(UpBody::PodGone(gone)) => report(&reports, Report::Gone(gone)).await,
+            Some(UpBody::Event(NodeEvent { event_json })) => take_event(service, node, &event_json),
+            Some(UpBody::ClaimBlock(claim)) => {
+                tokio::spawn(claim_block(service.clone(), session.clone(), node.to_owned(), claim));
+            }
+            Some(UpBody::LogChunk(chunk)) => session.logs.deliver(chunk).await,
+            // Kept for the metrics API, which is not served yet.
+            Some(UpBody::Usage(_)) => {}
+            Some(UpBody::Hello(_)) => return Err(Status::invalid_argument("a link has one Hello")),
+            None => tracing::debug!(node, "a message of a newer node is passed over"),
+        }
+    }
+    // The end of the link ends its other halves too.
+    Err(Status::ok("the node closed it"))
+}
+
+fn hear(service: &NodeLinkService, node: &str, heartbeat: &Heartbeat) {
+    let pressures = Pressures {
+        memory: heartbeat.memory_pressure,
+        disk: heartbeat.disk_pressure,
+        pid: heartbeat.pid_pressure,
+    };
+    service.links.hear(node, Some(pressures));
+}
+
+async fn report(reports: &mpsc::Sender<Report>, report: Report) {
+    // The writer lives as long as this reader.
+    let _ = reports.send(report).await;
+}
+
+fn take_event(service: &NodeLinkService, node: &str, event_json: &[u8]) {
+    match serde_json::from_slice(event_json) {
+        Ok(event) => service.recorder.take(event),
+        Err(error) => tracing::debug!(node, %error, "an event of a node cannot be read"),
+    }
+}
+
+async fn claim_block(service: NodeLinkService, session: Session, node: String, claim: ClaimBlock) {
+    let (cidr, error) = match pod_blocks::claim(&service.storage, &node).await {
+        Ok(cidr) => (cidr, String::new()),
+        Err(error) => (String::new(), error),
+    };
+    let claimed = BlockClaimed { request: claim.request, cidr, error };
+    // Where the link has ended the node finds its block among the objects.
+    let _ = send(&session, DownBody::BlockClaimed(claimed)).await;
+}

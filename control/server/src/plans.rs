@@ -1,0 +1,206 @@
+//! Runs the controllers and the scheduler: feeds them events, proposes what they plan. Only while this member leads.
+
+use std::time::Duration;
+
+use coracle_api::Storage;
+use coracle_controllers::{Config, Controllers, EventRecord, EventType};
+use coracle_objects::{Event, Transaction};
+use coracle_scheduler::{Decisions, Scheduler};
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+
+use crate::{
+    events::EventRecorder,
+    storage::ReplicatedStorage,
+    watch_hub::{EntryEvents, Everything, Lagged},
+};
+
+/// Transactions of one plan under way at a time.
+const UNDER_WAY_MAX: usize = 256;
+
+/// After a plan of which nothing could be proposed.
+const FAILURE_PAUSE: Duration = Duration::from_millis(500);
+
+/// The longest sleep without an event or a deadline.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// What became of one transaction of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Applied,
+    Refused,
+    /// Not proposed, or of unknown outcome.
+    Failed,
+}
+
+/// Runs the controllers until it is dropped.
+pub async fn run_controllers(storage: &ReplicatedStorage, recorder: &EventRecorder, ca_bundle: String) {
+    let mut controllers = Controllers::new(Config { ca_bundle });
+    let mut clock = Clock::default();
+    loop {
+        let (view, mut events) = storage.hub().everything();
+        controllers.resync(&view);
+        let _lagged: Lagged = 'observing: loop {
+            if let Err(lagged) = drain(&mut events, |event| controllers.observe(event)) {
+                break 'observing lagged;
+            }
+            let plan = controllers.plan(clock.now(), &mut || uuid::Uuid::new_v4().to_string());
+            for record in &plan.events {
+                recorder.record(record);
+            }
+            if !plan.transactions.is_empty() {
+                let observe = |event: &Event| controllers.observe(event);
+                let fates = match carry_out(storage, &mut events, &plan.transactions, observe).await {
+                    Ok(fates) => fates,
+                    Err(lagged) => break 'observing lagged,
+                };
+                for (transaction, fate) in plan.transactions.iter().zip(&fates) {
+                    if *fate != Fate::Applied {
+                        controllers.refused(transaction);
+                    }
+                }
+                pause_if_nothing_works(&fates).await;
+                continue;
+            }
+            match wait(&mut events, controllers.next_deadline()).await {
+                Ok(happened) => happened.iter().for_each(|event| controllers.observe(event)),
+                Err(lagged) => break 'observing lagged,
+            }
+        };
+    }
+}
+
+/// Runs the scheduler until it is dropped.
+pub async fn run_scheduler(storage: &ReplicatedStorage, recorder: &EventRecorder) {
+    let mut scheduler = Scheduler::new();
+    let mut clock = Clock::default();
+    loop {
+        let (view, mut events) = storage.hub().everything();
+        scheduler.resync(&view);
+        let _lagged: Lagged = 'observing: loop {
+            if let Err(lagged) = drain(&mut events, |event| scheduler.observe(event)) {
+                break 'observing lagged;
+            }
+            let decisions = scheduler.schedule(clock.now());
+            let (transactions, records) = of_decisions(decisions);
+            if !transactions.is_empty() {
+                let observe = |event: &Event| scheduler.observe(event);
+                let fates = match carry_out(storage, &mut events, &transactions, observe).await {
+                    Ok(fates) => fates,
+                    Err(lagged) => break 'observing lagged,
+                };
+                for (record, fate) in records.iter().zip(&fates) {
+                    if *fate == Fate::Applied {
+                        recorder.record(record);
+                    }
+                }
+                pause_if_nothing_works(&fates).await;
+                continue;
+            }
+            match wait(&mut events, scheduler.next_deadline()).await {
+                Ok(happened) => happened.iter().for_each(|event| scheduler.observe(event)),
+                Err(lagged) => break 'observing lagged,
+            }
+        };
+    }
+}
+
+/// The transactions of all decisions, and for each the event that tells of it once it is applied.
+fn of_decisions(decisions: Decisions) -> (Vec<Transaction>, Vec<EventRecord>) {
+    let placed = decisions.placements.into_iter().map(|placement| {
+        let message = placement.message();
+        let record = EventRecord {
+            regarding: placement.pod,
+            uid: placement.uid,
+            type_: EventType::Normal,
+            reason: "Scheduled".into(),
+            message,
+            reporting_component: coracle_scheduler::BINDING_COMPONENT,
+        };
+        (placement.transaction, record)
+    });
+    let unplaced = decisions.failures.into_iter().map(|failure| {
+        let record = EventRecord {
+            regarding: failure.pod,
+            uid: failure.uid,
+            type_: EventType::Warning,
+            reason: "FailedScheduling".into(),
+            message: failure.message,
+            reporting_component: coracle_scheduler::BINDING_COMPONENT,
+        };
+        (failure.transaction, record)
+    });
+    placed.chain(unplaced).unzip()
+}
+
+/// Proposes the transactions, in order, and observes meanwhile what happens. All of their own events have been
+/// published when their outcomes are there; the next [`drain`] sees them.
+async fn carry_out(
+    storage: &ReplicatedStorage,
+    events: &mut Everything,
+    transactions: &[Transaction],
+    mut observe: impl FnMut(&Event),
+) -> Result<Vec<Fate>, Lagged> {
+    let mut fates = Vec::with_capacity(transactions.len());
+    let mut outcomes = std::pin::pin!(
+        stream::iter(transactions.to_vec())
+            .map(|transaction| async move { storage.propose(transaction).await })
+            .buffered(UNDER_WAY_MAX)
+    );
+    loop {
+        tokio::select! {
+            biased;
+            happened = events.next() => happened?.iter().for_each(|event| observe(event)),
+            outcome = outcomes.next() => match outcome {
+                None => return Ok(fates),
+                Some(Ok(Ok(_))) => fates.push(Fate::Applied),
+                Some(Ok(Err(refusal))) => {
+                    tracing::debug!(?refusal, "a plan was stale");
+                    fates.push(Fate::Refused);
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "a plan could not be proposed");
+                    fates.push(Fate::Failed);
+                }
+            }
+        }
+    }
+}
+
+/// Observes what has happened already.
+fn drain(events: &mut Everything, mut observe: impl FnMut(&Event)) -> Result<(), Lagged> {
+    while let Some(happened) = events.ready()? {
+        happened.iter().for_each(|event| observe(event));
+    }
+    Ok(())
+}
+
+/// Waits for the next events or until the deadline.
+async fn wait(events: &mut Everything, deadline: Option<Timestamp>) -> Result<EntryEvents, Lagged> {
+    let left = deadline.map(|deadline| Duration::try_from(deadline.duration_since(Timestamp::now())));
+    let left = left.map_or(IDLE_MAX, |left| left.unwrap_or(Duration::ZERO).min(IDLE_MAX));
+    match tokio::time::timeout(left, events.next()).await {
+        Ok(happened) => happened,
+        Err(_) => Ok([].into()),
+    }
+}
+
+async fn pause_if_nothing_works(fates: &[Fate]) {
+    if fates.iter().all(|fate| *fate == Fate::Failed) {
+        tokio::time::sleep(FAILURE_PAUSE).await;
+    }
+}
+
+/// A clock that never goes back, as planners need it.
+#[derive(Default)]
+struct Clock {
+    last: Option<Timestamp>,
+}
+
+impl Clock {
+    fn now(&mut self) -> Timestamp {
+        let now = self.last.map_or_else(Timestamp::now, |last| last.max(Timestamp::now()));
+        self.last = Some(now);
+        now
+    }
+}

@@ -1,0 +1,103 @@
+//! Tags: objects that name a manifest.
+
+use coracle_objects::{ObjectKey, Transaction, View};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    drafts::{self, WriteError, editable, encode, new_draft},
+    storage::ReplicatedStorage,
+};
+
+const ARTIFACTS: &str = "artifacts.coracle.dev";
+
+/// The longest name of an object.
+const OBJECT_NAME_LENGTH_MAX: usize = 253;
+
+/// `spec` of an artifact object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tag {
+    pub repository: String,
+    pub tag: String,
+    /// Of the manifest.
+    pub digest: String,
+    pub media_type: String,
+    /// Of manifest and blobs together, in bytes.
+    pub size: u64,
+    pub blobs: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Artifact {
+    spec: Tag,
+}
+
+/// Sets or moves a tag.
+pub async fn commit(storage: &ReplicatedStorage, tag: &Tag) -> Result<(), WriteError> {
+    let key = key(&tag.repository, &tag.tag);
+    let spec = json!(tag);
+    drafts::write(storage, |view| match view.get(&key) {
+        None => {
+            let body = json!({ "spec": spec });
+            let draft = new_draft("coracle.dev/v1", "Artifact", &key, body, Timestamp::now());
+            Some(Transaction::create(key.clone(), draft))
+        }
+        Some(object) => {
+            let mut draft = editable(object);
+            if draft["spec"] == spec {
+                return None;
+            }
+            draft["spec"] = spec.clone();
+            Some(Transaction::update(key.clone(), encode(&draft), object.revision))
+        }
+    })
+    .await
+    .map(|_| ())
+}
+
+pub fn find(view: &View, repository: &str, tag: &str) -> Option<Tag> {
+    let found = view.get(&key(repository, tag))?.parse::<Artifact>().ok()?.spec;
+    (found.repository == repository && found.tag == tag).then_some(found)
+}
+
+/// The tags of a repository, in order.
+pub fn of_repository(view: &View, repository: &str) -> Vec<String> {
+    let artifacts = view.list(ARTIFACTS, None).filter_map(|object| object.parse::<Artifact>().ok());
+    let mut tags: Vec<String> =
+        artifacts.filter(|artifact| artifact.spec.repository == repository).map(|artifact| artifact.spec.tag).collect();
+    tags.sort_unstable();
+    tags
+}
+
+/// `team/app` and `1.0` become `team.app.1.0`. Where that would lose something, a hash keeps names apart.
+fn key(repository: &str, tag: &str) -> ObjectKey {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let part = |text: &str| text.chars().all(|c| plain(c) || c == '/') && !text.ends_with('-');
+    let tag_ok = tag.split('.').all(|label| !label.is_empty() && part(label) && !label.starts_with('-'));
+    let name = format!("{}.{tag}", repository.replace('/', "."));
+    if part(repository) && tag_ok && name.len() <= OBJECT_NAME_LENGTH_MAX {
+        return ObjectKey::new(ARTIFACTS, "", &name);
+    }
+    let hash = hex::encode(&Sha256::digest(format!("{repository}:{tag}"))[..8]);
+    let safe = |c: char| if plain(c.to_ascii_lowercase()) { c.to_ascii_lowercase() } else { '-' };
+    let readable: String = name.chars().map(safe).take(OBJECT_NAME_LENGTH_MAX - 20).collect();
+    ObjectKey::new(ARTIFACTS, "", &format!("{}-{hash}", readable.trim_matches('-')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_readable_and_apart() {
+        let name = |repository: &str, tag: &str| key(repository, tag).name.name.to_string();
+        assert_eq!(name("hello", "1.0"), "hello.1.0");
+        assert_eq!(name("team/app", "latest"), "team.app.latest");
+        let odd = [name("a_b", "1"), name("a-b", "1"), name("a.b", "1"), name("a/b", "1"), name("a-b", "V1")];
+        let distinct: std::collections::BTreeSet<_> = odd.iter().collect();
+        assert_eq!(distinct.len(), odd.len(), "{odd:?}");
+    }
+}

@@ -1,0 +1,290 @@
+//! The node link: one gRPC stream to whichever control node leads, found again whenever it is lost.
+
+mod outbox;
+
+use std::{sync::Arc, time::Duration};
+
+use coracle_proto::{
+    MESSAGE_BYTES_MAX, PROTOCOL_RANGE,
+    node::{
+        Heartbeat, Hello, LogChunk, NodeDown, NodeUp, Welcome, node_down, node_link_client::NodeLinkClient,
+        node_up::Body,
+    },
+    tls,
+};
+use parking_lot::{Mutex, RwLock};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::{app::Event, machine};
+
+pub use outbox::Outbox;
+
+/// Between two heartbeats.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Until a control node must have answered Hello.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The wait before the next try: the first, and the longest.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// Redirects that are followed one after the other without a wait.
+const REDIRECTS_MAX: u32 = 4;
+/// Messages on their way into the stream.
+const STREAM_QUEUE: usize = 256;
+/// Pieces of logs that wait for the stream.
+const LOG_QUEUE: usize = 64;
+/// Between two looks at the machine's memory and disk.
+const PRESSURE_EVERY: u32 = 10;
+
+/// What the link needs to know of its node.
+pub struct LinkConfig {
+    /// With everything but the protocol range, which the link fills in.
+    pub hello: Hello,
+    /// Shows this node's certificate and trusts the serving CA.
+    pub tls: rustls::ClientConfig,
+    /// `host:port` of control nodes; kept current by the link.
+    pub addresses: Arc<RwLock<Vec<String>>>,
+    pub data_dir: std::path::PathBuf,
+}
+
+/// What the link tells the node.
+#[derive(Debug)]
+pub enum FromLink {
+    Up(Welcome),
+    Down,
+    Message(node_down::Body),
+}
+
+/// The link's end of what the node wants to send.
+pub struct Outgoing {
+    outbox: Arc<Mutex<Outbox>>,
+    wake: Arc<Notify>,
+    log_chunks: mpsc::Receiver<LogChunk>,
+}
+
+impl Outgoing {
+    /// What is to be sent next, once there is something. It counts as sent; nothing is lost where this is cancelled.
+    pub async fn next(&mut self) -> NodeUp {
+        loop {
+            let (message, due) = {
+                let mut outbox = self.outbox.lock();
+                (outbox.next(Instant::now()), outbox.next_due())
+            };
+            if let Some(message) = message {
+                return message;
+            }
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = sleep_until(due), if due.is_some() => {}
+                Some(chunk) = self.log_chunks.recv() => return NodeUp { body: Some(Body::LogChunk(chunk)) },
+            }
+        }
+    }
+
+    async fn send_next(&mut self, up: &mpsc::Sender<NodeUp>) -> Result<(), mpsc::error::SendError<()>> {
+        let permit = up.reserve().await?;
+        permit.send(self.next().await);
+        Ok(())
+    }
+}
+
+/// The node's end of the link: what is given here is sent as soon as there is a link.
+#[derive(Clone)]
+pub struct LinkHandle {
+    outbox: Arc<Mutex<Outbox>>,
+    wake: Arc<Notify>,
+    logs: mpsc::Sender<LogChunk>,
+}
+
+impl LinkHandle {
+    /// A handle without a link, and what is to be sent over one.
+    pub fn new() -> (Self, Outgoing) {
+        let (logs, log_chunks) = mpsc::channel(LOG_QUEUE);
+        let outbox = Arc::new(Mutex::new(Outbox::default()));
+        let wake = Arc::new(Notify::new());
+        let outgoing = Outgoing { outbox: outbox.clone(), wake: wake.clone(), log_chunks };
+        (Self { outbox, wake, logs }, outgoing)
+    }
+
+    /// Changes what is to be sent.
+    pub fn post(&self, change: impl FnOnce(&mut Outbox)) {
+        change(&mut self.outbox.lock());
+        self.wake.notify_one();
+    }
+
+    /// Where pieces of logs go; slow where the link is.
+    pub fn logs(&self) -> &mpsc::Sender<LogChunk> {
+        &self.logs
+    }
+}
+
+/// Starts the link. It ends when nobody listens to `events` any more.
+pub fn start(config: LinkConfig, events: mpsc::Sender<Event>) -> (LinkHandle, tokio::task::JoinHandle<()>) {
+    let (handle, outgoing) = LinkHandle::new();
+    let link = Link { config, events, outgoing, leader: None, sequence: 0 };
+    (handle, tokio::spawn(link.run()))
+}
+
+struct Link {
+    config: LinkConfig,
+    events: mpsc::Sender<Event>,
+    outgoing: Outgoing,
+    /// Where the last redirect pointed.
+    leader: Option<String>,
+    sequence: u64,
+}
+
+/// An open link.
+struct Session {
+    up: mpsc::Sender<NodeUp>,
+    down: Streaming<NodeDown>,
+}
+
+/// Why a control node did not take the link.
+enum Refused {
+    /// Another leads, by its address; empty where none is known.
+    Redirect(String),
+    Failed(String),
+}
+
+impl Link {
+    async fn run(mut self) {
+        let mut wait = RETRY_MIN;
+        let mut turn = 0_usize;
+        let mut redirects = 0;
+        loop {
+            let addresses = self.config.addresses.read().clone();
+            let next = addresses.get(turn % addresses.len().max(1)).cloned();
+            let Some(address) = self.leader.take().or(next) else {
+                tracing::error!("no control node is known");
+                return;
+            };
+            match self.open(&address).await {
+                Ok((session, welcome)) => {
+                    tracing::info!(address, "linked to the cluster");
+                    (wait, redirects) = (RETRY_MIN, 0);
+                    *self.config.addresses.write() = merged(&welcome.control_addresses, &addresses, &address);
+                    if self.tell(FromLink::Up(welcome)).await.is_err() {
+                        return;
+                    }
+                    let reason = self.pump(session).await;
+                    tracing::warn!(address, reason, "link to the cluster lost, pods keep running");
+                    if self.tell(FromLink::Down).await.is_err() {
+                        return;
+                    }
+                    turn = 0;
+                    continue;
+                }
+                Err(Refused::Redirect(leader)) if !leader.is_empty() && redirects < REDIRECTS_MAX => {
+                    redirects += 1;
+                    self.leader = Some(leader);
+                    continue;
+                }
+                Err(Refused::Redirect(_)) => tracing::debug!(address, "the cluster has no leader at present"),
+                Err(Refused::Failed(reason)) => tracing::warn!(address, reason, "no link to this control node"),
+            }
+            redirects = 0;
+            turn += 1;
+            tokio::select! {
+                () = tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))) => {}
+                () = self.events.closed() => return,
+            }
+            wait = (wait * 2).min(RETRY_MAX);
+        }
+    }
+
+    async fn tell(&self, what: FromLink) -> Result<(), mpsc::error::SendError<Event>> {
+        self.events.send(Event::Link(what)).await
+    }
+
+    async fn open(&self, address: &str) -> Result<(Session, Welcome), Refused> {
+        let opening = async {
+            let failed = |status: tonic::Status| Refused::Failed(status.message().to_owned());
+            let channel = tls::channel(address, self.config.tls.clone());
+            let mut client = NodeLinkClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX);
+            let (up, stream) = mpsc::channel(STREAM_QUEUE);
+            let mut hello = self.config.hello.clone();
+            (hello.protocol_min, hello.protocol_max) = (*PROTOCOL_RANGE.start(), *PROTOCOL_RANGE.end());
+            // The queue is fresh: there is room.
+            let _ = up.try_send(NodeUp { body: Some(Body::Hello(hello)) });
+            let mut down = client.link(ReceiverStream::new(stream)).await.map_err(failed)?.into_inner();
+            match down.message().await.map_err(failed)?.and_then(|first| first.body) {
+                Some(node_down::Body::Welcome(welcome)) => Ok((Session { up, down }, welcome)),
+                Some(node_down::Body::Redirect(redirect)) => Err(Refused::Redirect(redirect.leader_address)),
+                _ => Err(Refused::Failed("it closed the link without an answer".to_owned())),
+            }
+        };
+        match tokio::time::timeout(ANSWER_TIMEOUT, opening).await {
+            Ok(opened) => opened,
+            Err(_) => Err(Refused::Failed("no answer in time".to_owned())),
+        }
+    }
+
+    /// Serves an open link; gives the reason for its end.
+    async fn pump(&mut self, mut session: Session) -> String {
+        self.outgoing.outbox.lock().resend();
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pressure = machine::Pressure::default();
+        loop {
+            tokio::select! {
+                message = session.down.message() => match message {
+                    Ok(Some(NodeDown { body: Some(body) })) => {
+                        if let node_down::Body::Redirect(redirect) = body {
+                            self.leader = Some(redirect.leader_address).filter(|leader| !leader.is_empty());
+                            return "another control node leads now".to_owned();
+                        }
+                        if self.tell(FromLink::Message(body)).await.is_err() {
+                            return "the node is stopping".to_owned();
+                        }
+                    }
+                    // A kind of message that is newer than this node.
+                    Ok(Some(NodeDown { body: None })) => {}
+                    Ok(None) => return "the control node closed it".to_owned(),
+                    Err(status) => return status.message().to_owned(),
+                },
+                sent = self.outgoing.send_next(&session.up) => {
+                    if sent.is_err() {
+                        return "the stream ended".to_owned();
+                    }
+                }
+                _ = heartbeat.tick() => {
+                    if self.sequence.is_multiple_of(PRESSURE_EVERY.into()) {
+                        pressure = machine::pressure(&self.config.data_dir);
+                    }
+                    self.sequence += 1;
+                    let beat = Heartbeat {
+                        sequence: self.sequence,
+                        memory_pressure: pressure.memory,
+                        disk_pressure: pressure.disk,
+                        pid_pressure: false,
+                    };
+                    // A full stream is as good a sign of life as a heartbeat.
+                    let _ = session.up.try_send(NodeUp { body: Some(Body::Heartbeat(beat)) });
+                }
+                () = self.events.closed() => return "the node is stopping".to_owned(),
+            }
+        }
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The members as the leader knows them, the one that answered first; the old ones where it names none.
+fn merged(members: &[String], old: &[String], answered: &str) -> Vec<String> {
+    let known = if members.is_empty() { old } else { members };
+    let mut all = vec![answered.to_owned()];
+    all.extend(known.iter().filter(|address| *address != answered && !address.is_empty()).cloned());
+    all
+}

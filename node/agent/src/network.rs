@@ -1,0 +1,298 @@
+//! The cluster's network as this node hears of it: Kubernetes objects in, `coracle_fabric::NetworkState` out.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+
+use crate::fabric_stub::{
+    Backend, BackendPort, Endpoint, Fabric, IngressEntry, IngressPath, IngressRule, NetworkState, PathKind, PodBlock,
+    PodEntry, Protocol, ServiceEntry, ServicePort,
+};
+use coracle_wasi_host::net::{Namespace, Uplink};
+use serde_json::Value;
+
+/// Where a node object says how its fabric is reached.
+pub const FABRIC_ANNOTATION: &str = "coracle.dev/fabric-address";
+/// The label by which an endpoint slice names its service.
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+/// Source: v1.ClientIPConfig.
+const AFFINITY_SECONDS_DEFAULT: u64 = 10_800;
+
+/// The node's share of the network, or none where pods have only each other's loopback (tests of the executor).
+#[derive(Clone, Default)]
+pub struct PodNetwork {
+    fabric: Option<Arc<Fabric>>,
+}
+
+impl PodNetwork {
+    pub fn new(fabric: Arc<Fabric>) -> Self {
+        Self { fabric: Some(fabric) }
+    }
+
+    /// What a pod of this Kubernetes namespace reaches beyond itself.
+    pub fn uplink(&self, namespace: &str) -> Arc<dyn Uplink> {
+        match &self.fabric {
+            Some(fabric) => fabric.uplink(namespace),
+            None => Arc::new(coracle_wasi_host::net::Isolated),
+        }
+    }
+
+    pub fn attach(&self, address: IpAddr, namespace: Namespace) {
+        if let Some(fabric) = &self.fabric {
+            fabric.attach(address, namespace);
+        }
+    }
+
+    pub fn detach(&self, address: IpAddr) {
+        if let Some(fabric) = &self.fabric {
+            fabric.detach(address);
+        }
+    }
+
+    pub fn update(&self, state: NetworkState) {
+        if let Some(fabric) = &self.fabric {
+            fabric.update(state);
+        }
+    }
+}
+
+/// (namespace, name)
+type Name = (String, String);
+
+/// The objects that the network is made of, parsed once each.
+#[derive(Default)]
+pub struct NetworkObjects {
+    services: BTreeMap<Name, ServiceEntry>,
+    /// With the name of the service.
+    slices: BTreeMap<Name, (Name, Vec<Endpoint>)>,
+    blocks: BTreeMap<String, PodBlock>,
+    nodes: BTreeMap<String, String>,
+    ingresses: BTreeMap<Name, IngressEntry>,
+    pods: BTreeMap<Name, PodEntry>,
+}
+
+impl NetworkObjects {
+    /// Takes an object in; true where the network may look different now.
+    pub fn put(&mut self, resource: &str, namespace: &str, name: &str, object: &Value) -> bool {
+        let key = (namespace.to_owned(), name.to_owned());
+        match resource {
+            "services" => changed(&mut self.services, key, Some(service(namespace, name, object))),
+            "endpointslices.discovery.k8s.io" => {
+                let of = object["metadata"]["labels"][SERVICE_LABEL].as_str();
+                let slice = of.map(|of| ((namespace.to_owned(), of.to_owned()), endpoints(object)));
+                changed(&mut self.slices, key, slice)
+            }
+            "podblocks.coracle.dev" => {
+                let spec = &object["spec"];
+                let cidr = spec["cidr"].as_str().and_then(|cidr| cidr.parse().ok());
+                let block = cidr.map(|cidr| PodBlock { cidr, node: text(&spec["nodeName"]) });
+                changed(&mut self.blocks, name.to_owned(), block)
+            }
+            "nodes" => {
+                let address = object["metadata"]["annotations"][FABRIC_ANNOTATION].as_str();
+                changed(&mut self.nodes, name.to_owned(), address.map(str::to_owned))
+            }
+            "ingresses.networking.k8s.io" => {
+                changed(&mut self.ingresses, key, Some(ingress(namespace, name, object)))
+            }
+            "pods" => {
+                let address = object["status"]["podIP"].as_str().and_then(|ip| ip.parse().ok());
+                let pod = address.map(|address| PodEntry { namespace: key.0.clone(), name: key.1.clone(), address });
+                changed(&mut self.pods, key, pod)
+            }
+            _ => false,
+        }
+    }
+
+    /// Forgets an object; true where the network may look different now.
+    pub fn delete(&mut self, resource: &str, namespace: &str, name: &str) -> bool {
+        let key = (namespace.to_owned(), name.to_owned());
+        match resource {
+            "services" => self.services.remove(&key).is_some(),
+            "endpointslices.discovery.k8s.io" => self.slices.remove(&key).is_some(),
+            "podblocks.coracle.dev" => self.blocks.remove(name).is_some(),
+            "nodes" => self.nodes.remove(name).is_some(),
+            "ingresses.networking.k8s.io" => self.ingresses.remove(&key).is_some(),
+            "pods" => self.pods.remove(&key).is_some(),
+            _ => false,
+        }
+    }
+
+    /// Everything, for the fabric.
+    pub fn state(&self) -> NetworkState {
+        let mut services = self.services.clone();
+        for (of, endpoints) in self.slices.values() {
+            if let Some(service) = services.get_mut(of) {
+                service.endpoints.extend(endpoints.iter().cloned());
+            }
+        }
+        NetworkState {
+            services: services.into_values().collect(),
+            pod_blocks: self.blocks.values().cloned().collect(),
+            nodes: self.nodes.clone(),
+            ingresses: self.ingresses.values().cloned().collect(),
+            pods: self.pods.values().cloned().collect(),
+        }
+    }
+}
+
+fn changed<K: Ord, V: PartialEq>(table: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> bool {
+    let Some(value) = value else { return table.remove(&key).is_some() };
+    if table.get(&key) == Some(&value) {
+        return false;
+    }
+    table.insert(key, value);
+    true
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn port(value: &Value) -> Option<u16> {
+    value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
+}
+
+fn service(namespace: &str, name: &str, object: &Value) -> ServiceEntry {
+    let spec = &object["spec"];
+    let addresses = match list(&spec["clusterIPs"]) {
+        [] => std::slice::from_ref(&spec["clusterIP"]),
+        several => several,
+    };
+    let affinity = (spec["sessionAffinity"] == "ClientIP").then(|| {
+        let seconds = spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"].as_u64();
+        Duration::from_secs(seconds.unwrap_or(AFFINITY_SECONDS_DEFAULT))
+    });
+    let is_external = spec["type"] == "ExternalName";
+    ServiceEntry {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        addresses: addresses.iter().filter_map(|ip| ip.as_str()?.parse().ok()).collect(),
+        external_name: spec["externalName"].as_str().filter(|_| is_external).map(str::to_owned),
+        ports: list(&spec["ports"]).iter().filter_map(service_port).collect(),
+        client_affinity: affinity,
+        publish_not_ready: spec["publishNotReadyAddresses"] == true,
+        endpoints: Vec::new(),
+    }
+}
+
+fn service_port(object: &Value) -> Option<ServicePort> {
+    Some(ServicePort {
+        name: text(&object["name"]),
+        protocol: match object["protocol"].as_str().unwrap_or("TCP") {
+            "TCP" => Protocol::Tcp,
+            "UDP" => Protocol::Udp,
+            // There is no SCTP in the virtual network.
+            _ => return None,
+        },
+        port: port(&object["port"])?,
+        node_port: port(&object["nodePort"]),
+    })
+}
+
+fn endpoints(slice: &Value) -> Vec<Endpoint> {
+    let ports: BTreeMap<String, u16> = list(&slice["ports"])
+        .iter()
+        .filter_map(|one| Some((text(&one["name"]), port(&one["port"])?)))
+        .collect();
+    let mut all = Vec::new();
+    for endpoint in list(&slice["endpoints"]) {
+        let ready = endpoint["conditions"]["ready"].as_bool().unwrap_or(true);
+        let hostname = endpoint["hostname"].as_str().map(str::to_owned);
+        // Consumers use the first address only. Source: discovery.k8s.io/v1.
+        let address = list(&endpoint["addresses"]).first().and_then(|ip| ip.as_str()?.parse().ok());
+        all.extend(address.map(|address| Endpoint { address, ready, hostname: hostname.clone(), ports: ports.clone() }));
+    }
+    all
+}
+
+fn ingress(namespace: &str, name: &str, object: &Value) -> IngressEntry {
+    let spec = &object["spec"];
+    let rules = list(&spec["rules"]).iter().map(|rule| IngressRule {
+        host: rule["host"].as_str().filter(|host| !host.is_empty()).map(str::to_owned),
+        paths: list(&rule["http"]["paths"]).iter().filter_map(ingress_path).collect(),
+    });
+    IngressEntry {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        default_backend: backend(&spec["defaultBackend"]),
+        rules: rules.collect(),
+    }
+}
+
+fn ingress_path(path: &Value) -> Option<IngressPath> {
+    Some(IngressPath {
+        path: text(&path["path"]),
+        kind: match path["pathType"].as_str() {
+            Some("Exact") => PathKind::Exact,
+            Some("Prefix") => PathKind::Prefix,
+            _ => PathKind::ImplementationSpecific,
+        },
+        backend: backend(&path["backend"])?,
+    })
+}
+
+fn backend(object: &Value) -> Option<Backend> {
+    let service = &object["service"];
+    let number = port(&service["port"]["number"]).map(BackendPort::Number);
+    let name = || service["port"]["name"].as_str().map(|name| BackendPort::Name(name.to_owned()));
+    Some(Backend { service: service["name"].as_str()?.to_owned(), port: number.or_else(name)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn services_meet_their_endpoints() {
+        let mut objects = NetworkObjects::default();
+        let service = json!({ "spec": {
+            "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "sessionAffinity": "ClientIP",
+            "ports": [{ "name": "http", "port": 80, "nodePort": 30080 }, { "port": 9, "protocol": "SCTP" }],
+        }});
+        let slice = json!({
+            "metadata": { "labels": { "kubernetes.io/service-name": "web" } },
+            "ports": [{ "name": "http", "port": 8080 }],
+            "endpoints": [
+                { "addresses": ["10.128.0.2"], "conditions": { "ready": true } },
+                { "addresses": ["10.128.0.3"], "conditions": { "ready": false }, "hostname": "web-1" },
+            ],
+        });
+        assert!(objects.put("services", "d", "web", &service));
+        assert!(objects.put("endpointslices.discovery.k8s.io", "d", "web-abc", &slice));
+        assert!(!objects.put("endpointslices.discovery.k8s.io", "d", "web-abc", &slice), "nothing changed");
+        let state = objects.state();
+        let web = &state.services[0];
+        assert_eq!(web.addresses, ["10.96.0.7".parse::<IpAddr>().unwrap()]);
+        assert_eq!((web.ports.len(), web.ports[0].node_port), (1, Some(30080)));
+        assert_eq!(web.client_affinity, Some(Duration::from_secs(10_800)));
+        assert_eq!(web.endpoints.iter().filter(|endpoint| endpoint.ready).count(), 1);
+        assert_eq!(web.endpoints[1].ports["http"], 8080);
+        assert!(objects.delete("endpointslices.discovery.k8s.io", "d", "web-abc"));
+        assert!(objects.state().services[0].endpoints.is_empty());
+    }
+
+    #[test]
+    fn nodes_blocks_and_ingresses_are_read() {
+        let mut objects = NetworkObjects::default();
+        let node = json!({ "metadata": { "annotations": { FABRIC_ANNOTATION: "10.0.0.1:7443" } } });
+        assert!(objects.put("nodes", "", "n1", &node));
+        let block = json!({ "spec": { "cidr": "10.128.3.0/24", "nodeName": "n1" } });
+        assert!(objects.put("podblocks.coracle.dev", "", "10.128.3.0-24", &block));
+        let ingress = json!({ "spec": { "rules": [{ "host": "a.example", "http": { "paths": [{
+            "path": "/x", "pathType": "Prefix",
+            "backend": { "service": { "name": "web", "port": { "number": 80 } } },
+        }] } }] } });
+        assert!(objects.put("ingresses.networking.k8s.io", "d", "in", &ingress));
+        let state = objects.state();
+        assert_eq!(state.nodes["n1"], "10.0.0.1:7443");
+        assert_eq!((state.pod_blocks[0].cidr.to_string(), state.pod_blocks[0].node.as_str()), ("10.128.3.0/24".into(), "n1"));
+        let path = &state.ingresses[0].rules[0].paths[0];
+        assert_eq!((path.path.as_str(), path.kind), ("/x", PathKind::Prefix));
+        assert_eq!(path.backend, Backend { service: "web".into(), port: BackendPort::Number(80) });
+    }
+}

@@ -1,0 +1,218 @@
+//! Puts a node together and takes it apart.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use coracle_core::{NodeFacts, Observed};
+use crate::fabric_stub::{Fabric, FabricConfig, FabricError, FabricTls};
+use coracle_proto::{node::Hello, tls};
+use coracle_wasi_host::{Host, HostConfig, HostError};
+use parking_lot::RwLock;
+use thiserror::Error;
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::JoinHandle,
+};
+
+use crate::{
+    app::{App, EVENTS_MAX, Event},
+    artifacts::{Artifacts, Registry},
+    clock::Clock,
+    config::NodeConfig,
+    execute::{Context, Executor},
+    identity::{Identity, IdentityError},
+    link::{self, LinkConfig},
+    logs::Logs,
+    machine,
+    network::PodNetwork,
+};
+
+/// Why a node does not start.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("this node's certificate cannot be used; choose another --data-dir and join anew")]
+    Tls(#[from] tls::TlsError),
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Fabric(#[from] FabricError),
+    #[error("{path} cannot be used: {source}")]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// A running node. Dropping it leaves it running; [`Node::shutdown`] stops it.
+pub struct Node {
+    name: String,
+    fabric: Arc<Fabric>,
+    events: mpsc::Sender<Event>,
+    app: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Starts a node: joins where the data dir is new, resumes otherwise. Returns once it listens; the link to the
+/// cluster comes about, and is kept, by itself.
+pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
+    let probable = reachable(config.fabric_listen, config.join.as_ref().and_then(|with| with.addresses.first()));
+    let advertise = config.fabric_advertise.clone().unwrap_or_else(|| probable.to_string());
+    let identity = Identity::obtain(&config, &advertise).await?;
+    let fabric = Arc::new(start_fabric(&config, &identity).await?);
+    let bound = fabric.address();
+    let advertise =
+        config.fabric_advertise.clone().unwrap_or_else(|| SocketAddr::new(probable.ip(), bound.port()).to_string());
+    keep_addresses(&config, &fabric)?;
+
+    let host = match &config.host {
+        Some(host) => host.clone(),
+        None => Host::new(HostConfig {
+            cache_dir: config.data_dir.join("cache"),
+            guest_threads: config.guest_threads,
+            max_instances: config.max_instances,
+            compiler: config.compiler.clone(),
+        })?,
+    };
+    let (events, received) = mpsc::channel(EVENTS_MAX);
+    let addresses = Arc::new(RwLock::new(identity.control_addresses.clone()));
+    let boot_id = hex::encode(rand::random::<[u8; 16]>());
+    let client_tls = tls::client_config(&identity.serving_ca_pem, &identity.certificate_pem, &identity.key_pem)?;
+    let link_config = LinkConfig {
+        hello: hello(&config, &identity, &fabric, &advertise, &boot_id),
+        tls: client_tls.clone(),
+        addresses: addresses.clone(),
+        data_dir: config.data_dir.clone(),
+    };
+    let artifacts_dir = config.data_dir.join("artifacts");
+    let registry = Registry::new(addresses, client_tls);
+    let artifacts = Artifacts::new(artifacts_dir.clone(), config.allow_local_artifacts, registry)
+        .map_err(|source| NodeError::Io { path: artifacts_dir, source })?;
+    let (link, link_task) = link::start(link_config, events.clone());
+    let executor = Executor::new(Context {
+        node_name: identity.name.clone(),
+        host,
+        artifacts,
+        logs: Arc::new(Logs::new(config.data_dir.join("logs"))),
+        pods_dir: config.data_dir.join("pods"),
+        network: PodNetwork::new(fabric.clone()),
+        link,
+        clock: Arc::new(Clock::new()),
+        events: events.clone(),
+        boot_id,
+    });
+    let capacity = machine::capacity(config.capacity);
+    let facts = NodeFacts {
+        name: identity.name.clone(),
+        host_ip: host_of(&advertise),
+        cpu_milli: capacity.cpu_milli,
+        memory_bytes: capacity.memory_bytes,
+    };
+    let observed = Observed { node: facts, pods: BTreeMap::new() };
+    let name = identity.name.clone();
+    tracing::info!(node = name, fabric = advertise, "node started");
+    let app = tokio::spawn(App::new(identity, observed, executor).run(received, link_task));
+    Ok(Node { name, fabric, events, app: Mutex::new(Some(app)) })
+}
+
+impl Node {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where other nodes reach this one's pods.
+    pub fn fabric_address(&self) -> SocketAddr {
+        self.fabric.address()
+    }
+
+    /// Where the outside world reaches ingresses, if this node serves a gateway.
+    pub fn gateway_address(&self) -> Option<SocketAddr> {
+        self.fabric.gateway_address()
+    }
+
+    /// Stops all pods and the node. The cluster's wishes stay: the next start runs the pods again.
+    pub async fn shutdown(&self) {
+        let Some(app) = self.app.lock().await.take() else { return };
+        // A loop that is gone already has stopped.
+        let _ = self.events.send(Event::Stop).await;
+        if let Err(error) = app.await {
+            tracing::error!(%error, "the node's loop failed");
+        }
+        self.fabric.shutdown();
+        tracing::info!(node = self.name, "node stopped");
+    }
+}
+
+async fn start_fabric(config: &NodeConfig, identity: &Identity) -> Result<Fabric, NodeError> {
+    let (certificate, key) = (&identity.certificate_pem, &identity.key_pem);
+    let server = tls::server_config(certificate, key, &[&identity.client_ca_pem], true)?;
+    let client = tls::client_config(&identity.client_ca_pem, certificate, key)?;
+    let fabric = Fabric::start(FabricConfig {
+        node_name: identity.name.clone(),
+        listen: config.fabric_listen,
+        gateway_listen: config.gateway_listen,
+        tls: FabricTls { server: Arc::new(server), client: Arc::new(client) },
+    });
+    Ok(fabric.await?)
+}
+
+/// Writes the chosen ports where scripts find them.
+fn keep_addresses(config: &NodeConfig, fabric: &Fabric) -> Result<(), NodeError> {
+    let mut files = vec![("fabric.address", fabric.address())];
+    files.extend(fabric.gateway_address().map(|address| ("gateway.address", address)));
+    for (name, address) in files {
+        let path = config.data_dir.join(name);
+        std::fs::write(&path, format!("{address}\n")).map_err(|source| NodeError::Io { path, source })?;
+    }
+    Ok(())
+}
+
+fn hello(config: &NodeConfig, identity: &Identity, fabric: &Fabric, advertise: &str, boot_id: &str) -> Hello {
+    let quantities = machine::quantities(machine::capacity(config.capacity), &config.data_dir);
+    let mut labels = std::collections::HashMap::from([
+        ("kubernetes.io/hostname".to_owned(), identity.name.clone()),
+        ("kubernetes.io/os".to_owned(), "linux".to_owned()),
+        ("kubernetes.io/arch".to_owned(), machine::architecture().to_owned()),
+    ]);
+    labels.extend(config.labels.clone());
+    Hello {
+        name: identity.name.clone(),
+        cluster_id: identity.cluster_id.clone(),
+        fabric_address: advertise.to_owned(),
+        gateway_address: fabric.gateway_address().map(|address| address.to_string()).unwrap_or_default(),
+        labels,
+        capacity: quantities.clone(),
+        allocatable: quantities,
+        node_info_json: machine::node_info(boot_id).to_string().into(),
+        allow_local_artifacts: config.allow_local_artifacts,
+        boot_id: boot_id.to_owned(),
+        ..Hello::default()
+    }
+}
+
+/// The address under which others reach a listener: where it listens on all, the one that faces `towards`.
+fn reachable(listen: SocketAddr, towards: Option<&String>) -> SocketAddr {
+    if !listen.ip().is_unspecified() {
+        return listen;
+    }
+    let facing = || {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+        // Sends nothing: it only chooses the route.
+        socket.connect(towards?.as_str()).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    SocketAddr::new(facing().unwrap_or(IpAddr::from([127, 0, 0, 1])), listen.port())
+}
+
+/// The address of `host:port`; a name is looked up once.
+fn host_of(advertise: &str) -> String {
+    let host = advertise.rsplit_once(':').map_or(advertise, |(host, _)| host).trim_matches(['[', ']']);
+    if host.parse::<IpAddr>().is_ok() {
+        return host.to_owned();
+    }
+    use std::net::ToSocketAddrs;
+    let resolved = (host, 0).to_socket_addrs().ok().and_then(|mut all| all.next());
+    resolved.map_or_else(|| "127.0.0.1".to_owned(), |address| address.ip().to_string())
+}

@@ -1,0 +1,152 @@
+//! Makes the checks of probes: HTTP and TCP, straight into the pod's network.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use coracle_core::{probe::ProbeCheck, spec::HttpHeader};
+use coracle_wasi_host::net::{Conn, Namespace, NetError};
+use http_body_util::Empty;
+use hyper::{Request, client::conn::http1};
+use hyper_util::rt::TokioIo;
+
+/// What probes say they are, followed by the version. Source: kubelet's is `kube-probe/<major>.<minor>`.
+const USER_AGENT: &str = "kube-probe/1.33";
+
+/// Makes one check. The text says what was wrong, as kubelet would.
+pub async fn check(
+    namespace: &Namespace,
+    from: SocketAddr,
+    check: &ProbeCheck,
+    timeout: Duration,
+) -> Result<(), String> {
+    let Some(ip) = namespace.addresses().first().copied() else { return Err("the pod has no address".into()) };
+    let attempt = async {
+        match check {
+            ProbeCheck::Impossible(reason) => Err(reason.clone()),
+            ProbeCheck::Tcp { port } => {
+                let to = SocketAddr::new(ip, *port);
+                connect(namespace, from, to).await.map(drop).map_err(|error| format!("dial tcp {to}: connect: {error}"))
+            }
+            ProbeCheck::Http { port, host, path, headers } => {
+                let to = SocketAddr::new(ip, *port);
+                get(namespace, from, to, host.as_deref(), path, headers).await
+            }
+        }
+    };
+    match tokio::time::timeout(timeout, attempt).await {
+        Ok(result) => result,
+        Err(_) => Err(format!("no answer within {timeout:?} (context deadline exceeded)")),
+    }
+}
+
+async fn connect(namespace: &Namespace, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
+    namespace.deliver_when_room(from, to).await
+}
+
+/// 200 to 399 is success. Source: kubelet `DoHTTPProbe`.
+async fn get(
+    namespace: &Namespace,
+    from: SocketAddr,
+    to: SocketAddr,
+    host: Option<&str>,
+    path: &str,
+    headers: &[HttpHeader],
+) -> Result<(), String> {
+    let url = format!("http://{to}{path}");
+    let failed = |error: &dyn std::fmt::Display| format!("Get \"{url}\": {error}");
+    let conn = connect(namespace, from, to)
+        .await
+        .map_err(|error| failed(&format_args!("dial tcp {to}: connect: {error}")))?;
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(conn)).await.map_err(|error| failed(&error))?;
+    let host_header = headers.iter().find(|header| header.name.eq_ignore_ascii_case("host"));
+    let host = host_header.map(|header| header.value.as_str()).or(host);
+    let mut request = Request::get(path)
+        .header("host", host.map_or_else(|| to.to_string(), str::to_owned))
+        .header("accept", "*/*")
+        .header("connection", "close");
+    if !headers.iter().any(|header| header.name.eq_ignore_ascii_case("user-agent")) {
+        request = request.header("user-agent", USER_AGENT);
+    }
+    for header in headers.iter().filter(|header| !header.name.eq_ignore_ascii_case("host")) {
+        request = request.header(&header.name, &header.value);
+    }
+    let request = request.body(Empty::<Bytes>::new()).map_err(|error| failed(&error))?;
+    let answer = async {
+        tokio::select! {
+            answer = sender.send_request(request) => answer.map_err(|error| failed(&error)),
+            ended = connection => match ended {
+                Err(error) => Err(failed(&error)),
+                Ok(()) => Err(failed(&"EOF")),
+            },
+        }
+    };
+    let status = answer.await?.status();
+    if (200..400).contains(&status.as_u16()) {
+        Ok(())
+    } else {
+        Err(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use coracle_wasi_host::net::{Isolated, NamespaceConfig, NetLimits};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn namespace() -> Namespace {
+        let config = NamespaceConfig {
+            hostname: "p".into(),
+            addresses: vec!["10.128.0.2".parse().unwrap()],
+            limits: NetLimits::default(),
+        };
+        Namespace::new(config, Arc::new(Isolated))
+    }
+
+    fn http(path: &str) -> ProbeCheck {
+        ProbeCheck::Http { port: 80, host: None, path: path.into(), headers: vec![] }
+    }
+
+    async fn run(namespace: &Namespace, what: &ProbeCheck) -> Result<(), String> {
+        let from = "10.128.0.1:1".parse().unwrap();
+        check(namespace, from, what, Duration::from_secs(1)).await
+    }
+
+    #[tokio::test]
+    async fn answers_decide_over_http_probes() {
+        let namespace = namespace();
+        let refused = run(&namespace, &http("/")).await.unwrap_err();
+        assert_eq!(refused, "Get \"http://10.128.0.2:80/\": dial tcp 10.128.0.2:80: connect: connection refused");
+        let listener = namespace.listen("0.0.0.0:80".parse().unwrap()).unwrap();
+        let server = tokio::spawn(async move {
+            for _ in 0..2 {
+                let (mut conn, peer) = listener.accept().await.unwrap();
+                assert_eq!(peer.ip().to_string(), "10.128.0.1");
+                let mut buffer = [0; 1024];
+                let read = conn.read(&mut buffer).await.unwrap();
+                let status = if buffer[..read].starts_with(b"GET /good ") { "204 No" } else { "503 Un" };
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                conn.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        assert_eq!(run(&namespace, &http("/good")).await, Ok(()));
+        assert_eq!(run(&namespace, &http("/bad")).await, Err("HTTP probe failed with statuscode: 503".into()));
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn tcp_probes_connect_and_silence_is_a_failure() {
+        let namespace = namespace();
+        let tcp = ProbeCheck::Tcp { port: 80 };
+        assert!(run(&namespace, &tcp).await.is_err());
+        let _listener = namespace.listen("0.0.0.0:80".parse().unwrap()).unwrap();
+        assert_eq!(run(&namespace, &tcp).await, Ok(()));
+        tokio::time::pause();
+        assert!(run(&namespace, &http("/")).await.unwrap_err().contains("context deadline exceeded"));
+        assert_eq!(run(&namespace, &ProbeCheck::Impossible("no".into())).await, Err("no".into()));
+    }
+}

@@ -1,0 +1,223 @@
+//! The cluster as the network sees it: plain data that the agent makes from Kubernetes' objects.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Everything that a fabric knows of the cluster. It is replaced whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetworkState {
+    /// All services with their endpoints.
+    pub services: Vec<ServiceEntry>,
+    /// Which node hands out which pod addresses.
+    pub pod_blocks: Vec<PodBlock>,
+    /// Node name to the `host:port` of its fabric.
+    pub nodes: BTreeMap<String, String>,
+    /// The gateway's rules.
+    pub ingresses: Vec<IngressEntry>,
+    /// Pods with an address, for their names.
+    pub pods: Vec<PodEntry>,
+}
+
+/// A v1.Service with the addresses of its EndpointSlices.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceEntry {
+    /// metadata.namespace
+    pub namespace: String,
+    /// metadata.name
+    pub name: String,
+    /// spec.clusterIPs, empty where the service is headless or an external name.
+    pub addresses: Vec<IpAddr>,
+    /// spec.externalName of a service of type ExternalName.
+    pub external_name: Option<String>,
+    /// spec.ports
+    pub ports: Vec<ServicePort>,
+    /// The timeout of sessionAffinity ClientIP (Kubernetes' default: 10,800 s); none where there is no affinity.
+    pub client_affinity: Option<Duration>,
+    /// spec.publishNotReadyAddresses
+    pub publish_not_ready: bool,
+    /// The endpoints of all its slices.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// TCP or UDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum Protocol {
+    /// The default of Kubernetes.
+    #[default]
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+/// A port of a service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Empty where the service has one port without a name.
+    pub name: String,
+    /// What is spoken on it.
+    pub protocol: Protocol,
+    /// The port of the service's address.
+    pub port: u16,
+    /// The port on the nodes' real addresses.
+    pub node_port: Option<u16>,
+}
+
+/// One address behind a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// A pod's address, or one outside of the cluster.
+    pub address: IpAddr,
+    /// conditions.ready (absent means true).
+    pub ready: bool,
+    /// The name under the service's, for pods of a StatefulSet.
+    pub hostname: Option<String>,
+    /// The slice's ports: the service port's name to the number on this endpoint.
+    pub ports: BTreeMap<String, u16>,
+}
+
+/// Addresses that a node hands out to its pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodBlock {
+    /// Usually a /24.
+    pub cidr: Cidr,
+    /// The node's name.
+    pub node: String,
+}
+
+/// A pod's names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodEntry {
+    /// metadata.namespace
+    pub namespace: String,
+    /// metadata.name
+    pub name: String,
+    /// status.podIP
+    pub address: IpAddr,
+}
+
+/// A networking.k8s.io/v1 Ingress.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IngressEntry {
+    /// metadata.namespace, in which the backends are.
+    pub namespace: String,
+    /// metadata.name
+    pub name: String,
+    /// spec.defaultBackend
+    pub default_backend: Option<Backend>,
+    /// spec.rules
+    pub rules: Vec<IngressRule>,
+}
+
+/// One rule of an Ingress.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IngressRule {
+    /// Exact, or `*.` and a domain for exactly one label before it; none for every host.
+    pub host: Option<String>,
+    /// http.paths
+    pub paths: Vec<IngressPath>,
+}
+
+/// One path of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IngressPath {
+    /// Begins with a slash; empty means `/`.
+    pub path: String,
+    /// How it is compared.
+    pub kind: PathKind,
+    /// Where a match goes.
+    pub backend: Backend,
+}
+
+/// pathType of an Ingress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PathKind {
+    /// The path alone.
+    Exact,
+    /// The path and what lies under it, element by element.
+    Prefix,
+    /// As Prefix here.
+    ImplementationSpecific,
+}
+
+/// A service and its port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// The service's name, in the Ingress' namespace.
+    pub service: String,
+    /// Which of its ports.
+    pub port: BackendPort,
+}
+
+/// A port by number or by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackendPort {
+    /// spec.ports[].port
+    Number(u16),
+    /// spec.ports[].name
+    Name(String),
+}
+
+/// A range of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cidr {
+    base: IpAddr,
+    bits: u8,
+}
+
+/// A text that is no CIDR.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an address range like 10.128.3.0/24")]
+pub struct ParseCidrError(String);
+
+impl Cidr {
+    /// The range with this many leading bits of `base`, whose other bits are cleared. None where there are not
+    /// as many bits.
+    pub fn new(base: IpAddr, bits: u8) -> Option<Self> {
+        let width = if base.is_ipv4() { 32 } else { 128 };
+        (bits <= width).then(|| Self { base: masked(base, bits), bits })
+    }
+
+    /// The first address.
+    pub fn base(&self) -> IpAddr {
+        self.base
+    }
+
+    /// Whether the address lies in the range.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.base.is_ipv4() && masked(address, self.bits) == self.base
+    }
+}
+
+fn masked(address: IpAddr, bits: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(ip) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
+            IpAddr::V4((ip.to_bits() & mask).into())
+        }
+        IpAddr::V6(ip) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
+            IpAddr::V6((ip.to_bits() & mask).into())
+        }
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = ParseCidrError;
+
+    fn from_str(text: &str) -> Result<Self, ParseCidrError> {
+        let parse = || {
+            let (base, bits) = text.split_once('/')?;
+            Cidr::new(base.parse().ok()?, bits.parse().ok()?)
+        };
+        parse().ok_or_else(|| ParseCidrError(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.base, self.bits)
+    }
+}

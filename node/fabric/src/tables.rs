@@ -1,0 +1,163 @@
+//! A [`NetworkState`] made ready for lookups, and what of it outlives an update.
+
+use crate::gateway::Router;
+use crate::model::{Endpoint, NetworkState, Protocol, ServiceEntry};
+use crate::model::Cidr;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+/// All lookups of one moment. Never changed, only replaced.
+#[derive(Default)]
+pub(crate) struct Tables {
+    by_name: HashMap<String, HashMap<String, Arc<Service>>>,
+    by_address: HashMap<IpAddr, Arc<Service>>,
+    /// TCP node ports, with the index of the service's port.
+    pub(crate) node_ports: BTreeMap<u16, (Arc<Service>, usize)>,
+    /// Blocks by their first address.
+    blocks: BTreeMap<IpAddr, (Cidr, Arc<str>)>,
+    nodes: HashMap<Arc<str>, Arc<str>>,
+    pods: HashMap<String, HashMap<String, IpAddr>>,
+    /// Endpoints that are no pods, of all services: reached through their service alone.
+    outside_endpoints: BTreeSet<SocketAddr>,
+    pub(crate) router: Router,
+}
+
+/// A service, with counters at its endpoints.
+pub(crate) struct Service {
+    pub(crate) entry: ServiceEntry,
+    /// How many connections through services are open to each endpoint, in the entry's order.
+    pub(crate) open: Vec<Arc<AtomicUsize>>,
+}
+
+impl Service {
+    /// `namespace/name`, for logs and messages.
+    pub(crate) fn full_name(&self) -> String {
+        format!("{}/{}", self.entry.namespace, self.entry.name)
+    }
+
+    /// The index of the port with this number.
+    pub(crate) fn port(&self, protocol: Protocol, number: u16) -> Option<usize> {
+        self.entry.ports.iter().position(|port| port.protocol == protocol && port.port == number)
+    }
+
+    /// The endpoints that traffic may go to.
+    pub(crate) fn serving(&self) -> impl Iterator<Item = (usize, &Endpoint)> {
+        let all = self.entry.publish_not_ready;
+        self.entry.endpoints.iter().enumerate().filter(move |(_, endpoint)| all || endpoint.ready)
+    }
+}
+
+impl Tables {
+    /// Makes tables of a state. `inside` says which addresses are pods'.
+    pub(crate) fn build(state: NetworkState, counters: &Counters, inside: impl Fn(IpAddr) -> bool) -> Tables {
+        let mut tables = Tables { router: Router::build(state.ingresses), ..Tables::default() };
+        for entry in state.services {
+            for endpoint in &entry.endpoints {
+                if !inside(endpoint.address) {
+                    let addresses = endpoint.ports.values().map(|port| SocketAddr::new(endpoint.address, *port));
+                    tables.outside_endpoints.extend(addresses);
+                }
+            }
+            tables.add_service(entry, counters);
+        }
+        for block in state.pod_blocks {
+            tables.blocks.insert(block.cidr.base(), (block.cidr, block.node.into()));
+        }
+        tables.nodes = state.nodes.into_iter().map(|(name, address)| (name.into(), address.into())).collect();
+        for pod in state.pods {
+            tables.pods.entry(pod.namespace).or_default().insert(pod.name, pod.address);
+        }
+        tables
+    }
+
+    fn add_service(&mut self, entry: ServiceEntry, counters: &Counters) {
+        let open = entry.endpoints.iter().map(|endpoint| counters.of(endpoint.address)).collect();
+        let service = Arc::new(Service { entry, open });
+        for address in &service.entry.addresses {
+            self.by_address.insert(*address, service.clone());
+        }
+        for (index, port) in service.entry.ports.iter().enumerate() {
+            if let (Some(node_port), Protocol::Tcp) = (port.node_port, port.protocol) {
+                self.node_ports.insert(node_port, (service.clone(), index));
+            }
+        }
+        let namespace = self.by_name.entry(service.entry.namespace.clone()).or_default();
+        namespace.insert(service.entry.name.clone(), service);
+    }
+
+    pub(crate) fn service(&self, namespace: &str, name: &str) -> Option<&Arc<Service>> {
+        self.by_name.get(namespace)?.get(name)
+    }
+
+    pub(crate) fn service_at(&self, address: IpAddr) -> Option<&Arc<Service>> {
+        self.by_address.get(&address)
+    }
+
+    /// The node that hands out a pod address.
+    pub(crate) fn node_of(&self, pod: IpAddr) -> Option<&Arc<str>> {
+        let (_, (cidr, node)) = self.blocks.range(..=pod).next_back()?;
+        cidr.contains(pod).then_some(node)
+    }
+
+    /// The `host:port` of a node's fabric.
+    pub(crate) fn fabric_of(&self, node: &str) -> Option<&Arc<str>> {
+        self.nodes.get(node)
+    }
+
+    /// Whether the address is one that services alone may reach, such as the API server's.
+    pub(crate) fn is_outside_endpoint(&self, address: SocketAddr) -> bool {
+        self.outside_endpoints.contains(&address)
+    }
+
+    /// Whether the address is a node's fabric.
+    pub(crate) fn is_fabric(&self, address: SocketAddr) -> bool {
+        self.nodes.values().any(|fabric| fabric.parse() == Ok(address))
+    }
+
+    /// The address of the pod with this name.
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<IpAddr> {
+        self.pods.get(namespace)?.get(name).copied()
+    }
+}
+
+/// Open connections to each endpoint address. They outlive the tables, so that an update forgets no load.
+#[derive(Default)]
+pub(crate) struct Counters {
+    by_address: Mutex<HashMap<IpAddr, Weak<AtomicUsize>>>,
+}
+
+impl Counters {
+    fn of(&self, address: IpAddr) -> Arc<AtomicUsize> {
+        let mut by_address = self.by_address.lock();
+        if let Some(counter) = by_address.get(&address).and_then(Weak::upgrade) {
+            return counter;
+        }
+        let counter = Arc::new(AtomicUsize::new(0));
+        by_address.insert(address, Arc::downgrade(&counter));
+        counter
+    }
+
+    /// Forgets addresses that no service and no connection knows any more.
+    pub(crate) fn prune(&self) {
+        self.by_address.lock().retain(|_, counter| counter.strong_count() > 0);
+    }
+}
+
+/// One open connection at an endpoint.
+pub(crate) struct OpenConnection(Arc<AtomicUsize>);
+
+impl OpenConnection {
+    pub(crate) fn count(counter: &Arc<AtomicUsize>) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter.clone())
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,140 @@
+//! The tunnel between two nodes: one mTLS connection each way, one HTTP/2 stream a TCP connection.
+//!
+//! HTTP/2 gives streams with half-close, reset and a window each, so that one slow reader stops nobody else.
+//! Every byte of a stream is taken off its window only when the pod's pipe has taken it.
+//! A peer that answers no ping and sends nothing for [`SILENCE_MAX`] is dead: its connections are reset.
+
+mod client;
+mod datagrams;
+mod identity;
+mod pump;
+mod server;
+mod wire;
+
+pub(crate) use client::Peers;
+pub(crate) use server::{Arrivals, serve};
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::CancellationToken;
+
+/// The node's certificate as both ends of tunnels show it. Both configurations trust the CA that signs nodes'
+/// certificates; the server asks for one.
+#[derive(Clone)]
+pub struct FabricTls {
+    /// For tunnels that others open.
+    pub server: Arc<rustls::ServerConfig>,
+    /// For tunnels that this node opens.
+    pub client: Arc<rustls::ClientConfig>,
+}
+
+/// Bytes that a stream holds ahead of its reader.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+
+/// The window of a whole connection: out of the way, because streams that stand still must not use it up.
+const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
+
+/// The largest piece of a stream in one frame.
+const FRAME_BYTES_MAX: u32 = 64 * 1024;
+
+/// Bytes of a stream that wait for their turn on the wire.
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Streams open at once on one connection. With their windows it bounds what a peer can make a node hold.
+const STREAMS_MAX: u32 = 4096;
+
+/// How often a peer is asked whether it lives.
+const PING_EVERY: Duration = Duration::from_millis(500);
+
+/// How long a peer may be silent altogether after a ping.
+const SILENCE_MAX: Duration = Duration::from_millis(1500);
+
+/// A byte stream that counts what it has read, so that a busy peer is not taken for a dead one.
+struct Counted<S> {
+    stream: S,
+    read: Arc<AtomicU64>,
+}
+
+impl<S> Counted<S> {
+    fn new(stream: S) -> (Self, Arc<AtomicU64>) {
+        let read = Arc::new(AtomicU64::new(0));
+        (Self { stream, read: read.clone() }, read)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        self.read.fetch_add((buffer.filled().len() - before) as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// Asks the peer for a sign of life until there is none; then cancels `dead`.
+async fn watch_life(mut pings: h2::PingPong, read: Arc<AtomicU64>, dead: CancellationToken) {
+    loop {
+        tokio::time::sleep(PING_EVERY).await;
+        let before = read.load(Ordering::Relaxed);
+        match tokio::time::timeout(SILENCE_MAX, pings.ping(h2::Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => break,
+            // The answer may be queued behind much data: then the peer lives, and only one ping may be under way.
+            Err(_) if read.load(Ordering::Relaxed) != before => {
+                if wait_for_pong(&mut pings, &read).await.is_err() {
+                    break;
+                }
+            }
+            Err(_) => break,
+        }
+    }
+    dead.cancel();
+}
+
+/// Waits for the answer of a ping that is late, as long as the peer sends anything at all.
+async fn wait_for_pong(pings: &mut h2::PingPong, read: &AtomicU64) -> Result<(), ()> {
+    loop {
+        let before = read.load(Ordering::Relaxed);
+        let pong = std::future::poll_fn(|cx| pings.poll_pong(cx));
+        match tokio::time::timeout(SILENCE_MAX, pong).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(_)) => return Err(()),
+            Err(_) if read.load(Ordering::Relaxed) != before => {}
+            Err(_) => return Err(()),
+        }
+    }
+}

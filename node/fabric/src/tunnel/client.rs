@@ -1,0 +1,207 @@
+//! The tunnels that this node opens.
+
+use super::wire::{Datagram, refused, tcp_request};
+use super::{
+    CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX, datagrams,
+    identity, pump, watch_life,
+};
+use bytes::Bytes;
+use coracle_wasi_host::net::{Conn, NetError, PIPE_CAPACITY};
+use h2::client::SendRequest;
+use parking_lot::Mutex;
+use rustls_pki_types::ServerName;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+
+/// How long TCP, TLS and HTTP/2 have until a tunnel stands.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the other node has to answer one dial.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// After a tunnel could not be opened, dials to the node fail at once for this long.
+const BACKOFF: Duration = Duration::from_millis(250);
+
+/// All tunnels that this node has opened, one a peer.
+pub(crate) struct Peers {
+    connector: TlsConnector,
+    peers: Mutex<HashMap<Arc<str>, Arc<Peer>>>,
+    stopped: CancellationToken,
+}
+
+/// One other node.
+struct Peer {
+    name: Arc<str>,
+    fabric: Arc<str>,
+    /// Held while the tunnel is being opened, so that many dials open one.
+    link: tokio::sync::Mutex<LinkState>,
+    datagrams: Mutex<Option<mpsc::Sender<Datagram>>>,
+}
+
+enum LinkState {
+    Closed,
+    Open(Link),
+    Failed { until: tokio::time::Instant, error: NetError },
+}
+
+#[derive(Clone)]
+struct Link {
+    sender: SendRequest<Bytes>,
+    dead: CancellationToken,
+}
+
+impl Peers {
+    /// No tunnel yet. All end when `stopped` is cancelled.
+    pub(crate) fn new(mut config: rustls::ClientConfig, stopped: CancellationToken) -> Self {
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Self { connector: TlsConnector::from(Arc::new(config)), peers: Mutex::default(), stopped }
+    }
+
+    /// Connects to a pod of another node. Needs a tokio runtime.
+    pub(crate) async fn dial(
+        self: &Arc<Self>,
+        node: &Arc<str>,
+        fabric: &Arc<str>,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<Conn, NetError> {
+        let peers = self.clone();
+        let peer = self.peer(node, fabric);
+        // In a task of its own, so that a caller who gives up does not tear down what others wait for, and the
+        // I/O is done where I/O is done.
+        let dialing = tokio::spawn(async move { peers.dial_peer(&peer, from, to).await });
+        dialing.await.unwrap_or(Err(NetError::HostUnreachable))
+    }
+
+    async fn dial_peer(&self, peer: &Peer, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
+        let link = self.link(peer).await?;
+        let open = async {
+            let mut sender = link.sender.clone().ready().await.map_err(|_| NetError::HostUnreachable)?;
+            let request = tcp_request(from, to).ok_or(NetError::InvalidInput)?;
+            let (response, send) = sender.send_request(request, false).map_err(|_| NetError::HostUnreachable)?;
+            let response = response.await.map_err(|_| NetError::HostUnreachable)?;
+            if !response.status().is_success() {
+                return Err(refused(response.headers()));
+            }
+            Ok((send, response.into_body()))
+        };
+        let opened = tokio::time::timeout(ANSWER_TIMEOUT, open).await;
+        let (send, receive) = opened.unwrap_or(Err(NetError::TimedOut))?;
+        let (near, far) = Conn::pair(from, to, PIPE_CAPACITY);
+        tokio::spawn(pump::pump(far, send, receive));
+        Ok(near)
+    }
+
+    /// Sends a datagram to a pod of another node, or drops it. Needs a tokio runtime.
+    pub(crate) fn send(self: &Arc<Self>, node: &Arc<str>, fabric: &Arc<str>, datagram: Datagram) {
+        let peer = self.peer(node, fabric);
+        let mut datagrams = peer.datagrams.lock();
+        let waiting = match &*datagrams {
+            Some(waiting) if !waiting.is_closed() => waiting,
+            _ => {
+                let (sender, receiver) = mpsc::channel(datagrams::WAITING_MAX);
+                let (peers, peer) = (self.clone(), peer.clone());
+                tokio::spawn(async move {
+                    if let Ok(link) = peers.link(&peer).await {
+                        datagrams::send_all(link.sender, receiver).await;
+                    }
+                });
+                datagrams.insert(sender)
+            }
+        };
+        // A full queue loses the datagram, as a full link does.
+        let _ = waiting.try_send(datagram);
+    }
+
+    /// Forgets nodes that are gone or have moved; what their tunnels carry goes on until it ends.
+    pub(crate) fn retain(&self, known: impl Fn(&str, &str) -> bool) {
+        self.peers.lock().retain(|name, peer| known(name, &peer.fabric));
+    }
+
+    fn peer(&self, node: &Arc<str>, fabric: &Arc<str>) -> Arc<Peer> {
+        let mut peers = self.peers.lock();
+        match peers.get(node) {
+            Some(peer) if peer.fabric == *fabric => peer.clone(),
+            _ => {
+                let peer = Arc::new(Peer {
+                    name: node.clone(),
+                    fabric: fabric.clone(),
+                    link: tokio::sync::Mutex::new(LinkState::Closed),
+                    datagrams: Mutex::new(None),
+                });
+                peers.insert(node.clone(), peer.clone());
+                peer
+            }
+        }
+    }
+
+    /// The open tunnel to a peer, opened where there is none.
+    async fn link(&self, peer: &Peer) -> Result<Link, NetError> {
+        let mut state = peer.link.lock().await;
+        match &*state {
+            LinkState::Open(link) if !link.dead.is_cancelled() => return Ok(link.clone()),
+            LinkState::Failed { until, error } if *until > tokio::time::Instant::now() => return Err(*error),
+            _ => {}
+        }
+        let opened = match tokio::time::timeout(OPEN_TIMEOUT, self.open(peer)).await {
+            Ok(result) => result,
+            Err(_) => Err(NetError::TimedOut),
+        };
+        match opened {
+            Ok(link) => {
+                tracing::debug!(peer = %peer.name, fabric = %peer.fabric, "tunnel opened");
+                *state = LinkState::Open(link.clone());
+                Ok(link)
+            }
+            Err(error) => {
+                tracing::warn!(peer = %peer.name, fabric = %peer.fabric, %error, "tunnel not opened");
+                *state = LinkState::Failed { until: tokio::time::Instant::now() + BACKOFF, error };
+                Err(error)
+            }
+        }
+    }
+
+    async fn open(&self, peer: &Peer) -> Result<Link, NetError> {
+        let stream = TcpStream::connect(&*peer.fabric).await.map_err(|_| NetError::HostUnreachable)?;
+        // Waiting for more to send would cost latency; failing to say so costs nothing else.
+        let _ = stream.set_nodelay(true);
+        let name = ServerName::try_from(peer.name.to_string()).map_err(|_| NetError::InvalidInput)?;
+        let stream = self.connector.connect(name, stream).await.map_err(|_| NetError::AccessDenied)?;
+        let found = identity::node_name(stream.get_ref().1.peer_certificates());
+        if found.as_deref() != Some(&*peer.name) {
+            return Err(NetError::AccessDenied);
+        }
+        let (stream, read) = Counted::new(stream);
+        let (sender, mut connection) = h2::client::Builder::new()
+            .initial_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES_MAX)
+            .max_send_buffer_size(SEND_BUFFER_BYTES)
+            .max_concurrent_streams(STREAMS_MAX)
+            .enable_push(false)
+            .handshake(stream)
+            .await
+            .map_err(|_| NetError::HostUnreachable)?;
+        let dead = self.stopped.child_token();
+        if let Some(pings) = connection.ping_pong() {
+            tokio::spawn(watch_life(pings, read, dead.clone()));
+        }
+        let (name, ended) = (peer.name.clone(), dead.clone());
+        tokio::spawn(async move {
+            // Dropping the connection ends its streams with an error, which resets the pods' connections.
+            tokio::select! {
+                _ = connection => {}
+                () = ended.cancelled() => {}
+            }
+            ended.cancel();
+            tracing::debug!(peer = %name, "tunnel closed");
+        });
+        Ok(Link { sender, dead })
+    }
+}

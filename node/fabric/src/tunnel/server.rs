@@ -1,0 +1,143 @@
+//! The tunnels that other nodes open to this one.
+
+use super::wire::{DATAGRAMS_PATH, Datagram, TCP_PATH, addresses, refusal};
+use super::{
+    CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX, datagrams,
+    identity, pump, watch_life,
+};
+use bytes::Bytes;
+use coracle_wasi_host::net::{Conn, NetError};
+use futures::future::BoxFuture;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{Request, Response, StatusCode};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+/// How long a peer has for TLS and HTTP/2.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The pause after an accept that failed, which is for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What arrives through tunnels, judged and delivered by the fabric.
+pub(crate) trait Arrivals: Send + Sync + 'static {
+    /// A connection from a pod of the node `peer` to one of ours.
+    fn arrive(&self, peer: &str, from: SocketAddr, to: SocketAddr) -> BoxFuture<'static, Result<Conn, NetError>>;
+
+    /// A datagram from a pod of the node `peer` to one of ours.
+    fn arrive_datagram(&self, peer: &str, datagram: Datagram);
+}
+
+/// Accepts tunnels until `stopped` is cancelled.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    mut config: rustls::ServerConfig,
+    arrivals: Arc<dyn Arrivals>,
+    stopped: CancellationToken,
+) {
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (acceptor, arrivals, stopped) = (acceptor.clone(), arrivals.clone(), stopped.child_token());
+                tokio::spawn(async move { serve_peer(stream, acceptor, arrivals, stopped).await });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "tunnel not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve_peer(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    arrivals: Arc<dyn Arrivals>,
+    dead: CancellationToken,
+) {
+    let address = stream.peer_addr().ok();
+    let handshake = async {
+        // Waiting for more to send would cost latency; failing to say so costs nothing else.
+        let _ = stream.set_nodelay(true);
+        let stream = acceptor.accept(stream).await.ok()?;
+        let peer = identity::node_name(stream.get_ref().1.peer_certificates())?;
+        let (stream, read) = Counted::new(stream);
+        let connection = h2::server::Builder::new()
+            .initial_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES_MAX)
+            .max_send_buffer_size(SEND_BUFFER_BYTES)
+            .max_concurrent_streams(STREAMS_MAX)
+            .handshake::<_, Bytes>(stream)
+            .await
+            .ok()?;
+        Some((Arc::<str>::from(peer), connection, read))
+    };
+    let Ok(Some((peer, mut connection, read))) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await else {
+        tracing::debug!(?address, "tunnel refused");
+        return;
+    };
+    if let Some(pings) = connection.ping_pong() {
+        tokio::spawn(watch_life(pings, read, dead.clone()));
+    }
+    loop {
+        let accepted = tokio::select! {
+            accepted = connection.accept() => accepted,
+            () = dead.cancelled() => None,
+        };
+        let Some(Ok((request, respond))) = accepted else { break };
+        let (arrivals, peer) = (arrivals.clone(), peer.clone());
+        tokio::spawn(async move { serve_stream(request, respond, arrivals, &peer).await });
+    }
+    // With the connection its streams end, and the pods' connections are reset.
+    dead.cancel();
+    tracing::debug!(%peer, "tunnel from peer closed");
+}
+
+async fn serve_stream(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    arrivals: Arc<dyn Arrivals>,
+    peer: &str,
+) {
+    let (head, body) = request.into_parts();
+    match head.uri.path() {
+        TCP_PATH => {
+            let Some((from, to)) = addresses(&head.headers) else {
+                return answer(&mut respond, refusal(NetError::InvalidInput));
+            };
+            match arrivals.arrive(peer, from, to).await {
+                Ok(conn) => match respond.send_response(Response::new(()), false) {
+                    Ok(send) => pump::pump(conn, send, body).await,
+                    // The dialer has given up.
+                    Err(_) => conn.reset(),
+                },
+                Err(error) => answer(&mut respond, refusal(error)),
+            }
+        }
+        DATAGRAMS_PATH => {
+            datagrams::receive_all(body, |datagram| arrivals.arrive_datagram(peer, datagram)).await;
+        }
+        _ => {
+            let mut response = Response::new(());
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            answer(&mut respond, response);
+        }
+    }
+}
+
+fn answer(respond: &mut SendResponse<Bytes>, response: Response<()>) {
+    // A peer that is gone needs no answer.
+    let _ = respond.send_response(response, true);
+}

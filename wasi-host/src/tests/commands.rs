@@ -1,0 +1,149 @@
+//! Programs: their arguments and output, their ends, and the limits on them.
+
+use std::time::Duration;
+
+use super::*;
+use crate::{Entry, Exit, Mount, StartError};
+
+#[tokio::test]
+async fn a_preview_1_module_writes_and_exits_with_its_code() {
+    let bench = Bench::new(1);
+    let body = "(i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const 21))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+        (call $exit (i32.const 1))";
+    let artifact = bench.prepare(&module(body)).await;
+    assert_eq!(artifact.entry(), Entry::Command);
+    let container = bench.start(artifact);
+    assert_eq!(container.wait().await, Exit::Completed { code: 1 });
+    assert_eq!(bench.stdout.text(), "hello from preview 1\n");
+    assert_eq!(container.wait().await.code(), 1);
+    assert_eq!(container.usage().memory_bytes, 0);
+}
+
+#[tokio::test]
+async fn a_component_exits_with_its_code() {
+    let bench = Bench::new(1);
+    let text = r#"(component
+        (import "wasi:cli/exit@0.2.12" (instance $exit (export "exit-with-code" (func (param "status-code" u8)))))
+        (core func $e (canon lower (func $exit "exit-with-code")))
+        (core module $m
+            (import "host" "exit" (func $exit (param i32)))
+            (func (export "run") (result i32) (call $exit (i32.const 42)) (i32.const 0)))
+        (core instance $i (instantiate $m (with "host" (instance (export "exit" (func $e))))))
+        (func $run (result (result)) (canon lift (core func $i "run")))
+        (instance $r (export "run" (func $run)))
+        (export "wasi:cli/run@0.2.0" (instance $r)))"#;
+    let container = bench.start(bench.prepare(text).await);
+    assert_eq!(container.wait().await, Exit::Completed { code: 42 });
+}
+
+#[tokio::test]
+async fn a_guest_sees_its_own_arguments_and_environment_and_nothing_else() {
+    let bench = Bench::new(1);
+    // Writes the strings of its arguments, then those of its environment, as they lie in memory.
+    let body = "(drop (call $args (i32.const 100) (i32.const 2048)))
+        (drop (call $environ (i32.const 200) (i32.const 4096)))
+        (i32.store (i32.const 0) (i32.const 2048)) (i32.store (i32.const 4) (i32.const 64))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 80)))
+        (i32.store (i32.const 0) (i32.const 4096)) (i32.store (i32.const 4) (i32.const 64))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 80)))";
+    let artifact = bench.prepare(&module(body)).await;
+    let mut spec = bench.spec(artifact);
+    spec.args = vec!["guest".to_owned(), "--five".to_owned()];
+    spec.env = vec![("A".to_owned(), "1".to_owned()), ("B".to_owned(), "two".to_owned())];
+    let container = bench.pod(PodLimits::default()).start(spec).expect("started");
+    assert_eq!(container.wait().await, Exit::Completed { code: 0 });
+    let text = bench.stdout.text();
+    let strings: Vec<_> = text.split('\0').filter(|string| !string.is_empty()).collect();
+    assert_eq!(strings, ["guest", "--five", "A=1", "B=two"]);
+}
+
+#[tokio::test]
+async fn a_trap_says_what_and_where() {
+    let bench = Bench::new(1);
+    let text = module("(call $deep)").replace("(memory", "(func $deep unreachable) (memory");
+    let container = bench.start(bench.prepare(&text).await);
+    let Exit::Trapped { message } = container.wait().await else { unreachable!("the guest traps") };
+    assert!(message.contains("unreachable") && message.contains("deep"), "{message}");
+}
+
+#[tokio::test]
+async fn deep_recursion_is_a_trap_of_the_guest_alone() {
+    let bench = Bench::new(1);
+    let text = module("(call $deep)").replace("(memory", "(func $deep (call $deep) (call $deep)) (memory");
+    let container = bench.start(bench.prepare(&text).await);
+    let Exit::Trapped { message } = container.wait().await else { unreachable!("the guest traps") };
+    assert!(message.contains("call stack exhausted"), "{message}");
+}
+
+#[tokio::test]
+async fn rust_programs_run_and_their_panics_end_them() {
+    let bench = Bench::new(2);
+    let job = bench.start(bench.sample("pi-job").await);
+    assert_eq!(job.wait().await, Exit::Completed { code: 0 });
+    assert!(bench.stdout.text().contains("3.14159"), "{}", bench.stdout.text());
+    let legacy = bench.start(bench.sample("pi-legacy").await);
+    assert_eq!(legacy.wait().await, Exit::Completed { code: 0 });
+    let crash = bench.start(bench.sample("crash").await);
+    assert!(!crash.wait().await.is_success());
+}
+
+#[tokio::test]
+async fn memory_beyond_the_limit_ends_the_container_as_out_of_memory() {
+    let bench = Bench::new(1);
+    let hog = bench.sample("memory-hog").await;
+    let mut spec = bench.spec(hog.clone());
+    spec.limits.memory_bytes = Some(16 << 20);
+    let container = bench.pod(PodLimits::default()).start(spec).expect("started");
+    let exit = container.wait().await;
+    assert!(exit.is_out_of_memory() && exit.code() == 137, "{exit}");
+    // The limit of the pod holds as well, and what ended gave its memory back.
+    let pod = bench.pod(PodLimits { memory_bytes: Some(8 << 20), ..PodLimits::default() });
+    let container = pod.start(bench.spec(hog)).expect("started");
+    assert!(container.wait().await.is_out_of_memory());
+    assert_eq!(pod.usage().memory_bytes, 0);
+}
+
+#[tokio::test]
+async fn standard_input_ends_when_the_container_is_stopped() {
+    let bench = Bench::new(1);
+    let body = "(i32.store (i32.const 0) (i32.const 512)) (i32.store (i32.const 4) (i32.const 8))
+        (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 16)))
+        (call $exit (i32.add (i32.const 0) (i32.load (i32.const 16))))";
+    let artifact = bench.prepare(&module(body)).await;
+    let mut spec = bench.spec(artifact.clone());
+    spec.stdin_closed = false;
+    let container = bench.pod(PodLimits::default()).start(spec).expect("started");
+    let early = tokio::time::timeout(Duration::from_millis(30), container.wait()).await;
+    assert!(early.is_err(), "it waits for input");
+    container.stop();
+    assert_eq!(container.wait().await, Exit::Completed { code: 0 });
+    // Closed, it is at its end from the start.
+    assert_eq!(bench.start(artifact).wait().await, Exit::Completed { code: 0 });
+}
+
+#[tokio::test]
+async fn a_full_host_and_a_missing_mount_are_refused_with_the_reason() {
+    let bench = Bench::new(1);
+    let artifact = bench.prepare(&spinner()).await;
+    let pod = bench.pod(PodLimits::default());
+    let mut spec = bench.spec(artifact.clone());
+    let mount = Mount { host: bench.dir.path().join("nowhere"), guest: "/data".to_owned(), read_only: true };
+    spec.mounts = vec![mount];
+    let refused = pod.start(spec).expect_err("there is no such directory");
+    assert!(matches!(refused, StartError::Mount { .. }), "{refused}");
+    let mut containers = Vec::new();
+    let refused = loop {
+        match pod.start(bench.spec(artifact.clone())) {
+            Ok(container) => containers.push(container),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(containers.len(), INSTANCES as usize);
+    assert!(matches!(refused, StartError::TooManyInstances { limit: INSTANCES }), "{refused}");
+    // Dropping the handles kills them and makes room.
+    drop(containers);
+    while bench.host.instances_free() < INSTANCES as usize {
+        tokio::task::yield_now().await;
+    }
+}

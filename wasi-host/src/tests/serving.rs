@@ -1,0 +1,152 @@
+//! HTTP components, called directly and over the pod's network.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+
+use super::*;
+use crate::Exit;
+use crate::net::{HttpBody, HttpError, empty_body, full_body};
+
+const PORT: u16 = 8080;
+
+fn serve(bench: &Bench, pod: &Pod, artifact: Arc<Artifact>) -> Container {
+    let mut spec = bench.spec(artifact);
+    spec.http_port = Some(PORT);
+    spec.env = vec![("HOSTNAME".to_owned(), "pod-1".to_owned())];
+    pod.start(spec).expect("started")
+}
+
+fn get(path: &str) -> Request<HttpBody> {
+    Request::get(path).body(empty_body()).expect("a request")
+}
+
+async fn call(pod: &Pod, request: Request<HttpBody>) -> Result<(StatusCode, Option<u64>, Bytes), HttpError> {
+    let service = pod.namespace().http_service(PORT).expect("served");
+    let response: Response<HttpBody> = service.call(request).await?;
+    let length = response.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse().ok());
+    let status = response.status();
+    let body = response.into_body().collect().await.expect("a whole body").to_bytes();
+    Ok((status, length, body))
+}
+
+#[tokio::test]
+async fn a_0_2_component_answers_with_a_length_and_echoes_bodies() {
+    let bench = Bench::new(2);
+    let pod = bench.pod(PodLimits::default());
+    let container = serve(&bench, &pod, bench.sample("hello-http").await);
+    let (status, length, body) = call(&pod, get("/")).await.expect("answered");
+    assert_eq!((status, length), (StatusCode::OK, Some(body.len() as u64)));
+    assert_eq!(body, "hello from Coracle, served by pod-1\n");
+    let sent = vec![b'x'; 1 << 20];
+    let request = Request::post("/echo").body(full_body(sent.clone())).expect("a request");
+    let (_, _, echoed) = call(&pod, request).await.expect("answered");
+    assert!(echoed == sent, "{} bytes came back", echoed.len());
+    assert!(container.usage().cpu_ns > 0);
+    container.stop();
+    assert_eq!(container.wait().await, Exit::Completed { code: 0 });
+    assert!(pod.namespace().http_service(PORT).is_none());
+}
+
+#[tokio::test]
+async fn a_0_3_component_serves_many_requests_by_few_instances() {
+    let bench = Bench::new(2);
+    let pod = bench.pod(PodLimits::default());
+    let container = serve(&bench, &pod, bench.sample("hello-http-p3").await);
+    // More than one instance's share, so that some are replaced.
+    for _ in 0..50 {
+        let all = futures::future::join_all((0..8).map(|_| call(&pod, get("/")))).await;
+        for answer in all {
+            let (status, length, body) = answer.expect("answered");
+            assert_eq!((status, length), (StatusCode::OK, Some(body.len() as u64)));
+            assert_eq!(body, "hello from Coracle on WASI 0.3, served by pod-1\n");
+        }
+    }
+    assert!(bench.host.instances_free() > INSTANCES as usize / 2);
+    container.kill();
+    assert_eq!(container.wait().await, Exit::Killed);
+    let ended = call(&pod, get("/")).await;
+    assert!(ended.is_err_and(|error| matches!(error, HttpError::Unavailable { .. })));
+}
+
+#[tokio::test]
+async fn the_pods_network_reaches_the_component_too() {
+    let bench = Bench::new(2);
+    let pod = bench.pod(PodLimits::default());
+    let container = serve(&bench, &pod, bench.sample("hello-http").await);
+    let client: SocketAddr = "10.128.9.9:4000".parse().expect("an address");
+    let conn =
+        pod.namespace().deliver(client, "10.128.0.7:8080".parse().expect("an address")).expect("listening");
+    let (mut sender, connection) = http1::handshake(TokioIo::new(conn)).await.expect("a connection");
+    let connection = tokio::spawn(connection);
+    for _ in 0..2 {
+        let request =
+            Request::get("/env/HOSTNAME").header("host", "web").body(empty_body()).expect("a request");
+        let response = sender.send_request(request).await.expect("answered");
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        assert_eq!(body, "pod-1\n");
+    }
+    // A graceful stop ends the idle connection and then the container.
+    container.stop();
+    assert_eq!(container.wait().await, Exit::Completed { code: 0 });
+    connection.await.expect("no panic").expect("closed in order");
+}
+
+#[tokio::test]
+async fn a_component_that_loops_is_ended_by_its_time_limit() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(PodLimits::default());
+    let mut spec = bench.spec(bench.prepare(&looping_handler()).await);
+    spec.http_port = Some(PORT);
+    spec.http_timeout = Some(Duration::from_millis(50));
+    let container = pod.start(spec).expect("started");
+    let timed_out = call(&pod, get("/")).await;
+    assert!(matches!(timed_out, Err(HttpError::TimedOut)), "{timed_out:?}");
+    while bench.host.instances_free() < INSTANCES as usize {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(container.exit(), None);
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_refused() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(PodLimits::default());
+    let artifact = bench.sample("hello-http").await;
+    let _first = serve(&bench, &pod, artifact.clone());
+    let mut spec = bench.spec(artifact);
+    spec.http_port = Some(PORT);
+    let refused = pod.start(spec).expect_err("taken");
+    assert!(refused.to_string().contains("8080"), "{refused}");
+}
+
+/// A 0.2 handler that never returns.
+fn looping_handler() -> String {
+    r#"(component
+        (import "wasi:http/types@0.2.0" (instance $types
+            (export "incoming-request" (type (sub resource)))
+            (export "response-outparam" (type (sub resource)))))
+        (alias export $types "incoming-request" (type $request))
+        (alias export $types "response-outparam" (type $out))
+        (core module $m (func (export "handle") (param i32 i32) (loop $again (br $again))))
+        (core instance $i (instantiate $m))
+        (func $handle (param "request" (own $request)) (param "response-out" (own $out))
+            (canon lift (core func $i "handle")))
+        (component $shape
+            (import "request" (type $r (sub resource)))
+            (import "out" (type $o (sub resource)))
+            (import "handle" (func $f (param "request" (own $r)) (param "response-out" (own $o))))
+            (export $er "incoming-request" (type $r))
+            (export $eo "response-outparam" (type $o))
+            (export "handle" (func $f)
+                (func (param "request" (own $er)) (param "response-out" (own $eo)))))
+        (instance $handler (instantiate $shape
+            (with "request" (type $request)) (with "out" (type $out)) (with "handle" (func $handle))))
+        (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#
+        .to_owned()
+}
