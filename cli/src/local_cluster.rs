@@ -4,16 +4,16 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
-use coracle_agent::{Node, NodeConfig};
-use coracle_proto::cluster::{CreateTokenRequest, cluster_client::ClusterClient};
+use anyhow::{Context, Result, anyhow, bail};
+use coracle_agent::{JoinWith, Node, NodeConfig};
+use coracle_proto::join::{JoinToken, Role};
 use coracle_server::{Control, ControlConfig, Mode};
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
-use crate::{client::Cluster, commands::token::refused};
 
 /// What the cluster is made of. The counts are fixed when it is made; a resume uses what the data dir says.
 #[derive(Clone, Debug)]
@@ -30,8 +30,6 @@ pub struct Shape {
 struct SavedShape {
     control: u32,
     nodes: u32,
-    /// The listen address of every control node, which its certificate and its peers know.
-    control_addresses: Vec<SocketAddr>,
 }
 
 /// A running cluster.
@@ -44,6 +42,7 @@ pub struct LocalCluster {
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// A join token made here is used at once.
 const TOKEN_TTL_SECONDS: u64 = 600;
+const LEARNER_HEALTHY: Duration = Duration::from_millis(500);
 
 impl LocalCluster {
     /// Makes the cluster, or resumes the one in the data dir.
@@ -79,48 +78,38 @@ impl LocalCluster {
     /// Resolves when a control node or node ends by itself, with the reason.
     pub async fn failed(&self) -> anyhow::Error {
         let controls = self.controls.iter().map(|control| Box::pin(control.closed()));
-        futures::future::select_all(controls).await.0
+        anyhow!("a control node ended: {}", futures::future::select_all(controls).await.0)
     }
 
     /// Stops nodes, then control nodes. Pods of the data dir run again at the next start.
-    pub async fn shutdown(self) {
-        futures::future::join_all(self.nodes.into_iter().map(Node::shutdown)).await;
-        futures::future::join_all(self.controls.into_iter().map(Control::shutdown)).await;
+    pub async fn shutdown(&self) {
+        futures::future::join_all(self.nodes.iter().map(Node::shutdown)).await;
+        futures::future::join_all(self.controls.iter().map(Control::shutdown)).await;
     }
 
     async fn start_nodes(&self, shape: &Shape, count: u32) -> Result<Vec<Node>> {
-        let token = if count > 0 { self.token("node").await? } else { String::new() };
-        let join: Vec<String> = self.controls.iter().map(Control::address).collect();
-        let starts =
-            (1..=count).map(|number| {
-                let gateway = if number == 1 { shape.gateway } else { ANY_PORT };
-                let config = NodeConfig {
-                    token: Some(token.clone()),
-                    gateway_listen: Some(gateway),
-                    allow_local_artifacts: true,
-                    ..NodeConfig::new(
-                        shape.data_dir.join(format!("node-{number}")),
-                        format!("node-{number}"),
-                        join.clone(),
-                    )
-                };
-                async move {
-                    coracle_agent::start(config).await.with_context(|| format!("starting node-{number}"))
-                }
+        let addresses: Vec<String> = self.controls.iter().map(Control::address).collect();
+        let mut starts = Vec::new();
+        for number in 1..=count {
+            let token = token(&self.controls[0], Role::Node).await?.to_string();
+            let config = NodeConfig {
+                name: format!("node-{number}"),
+                join: Some(JoinWith { addresses: addresses.clone(), token }),
+                gateway_listen: Some(if number == 1 { shape.gateway } else { ANY_PORT }),
+                allow_local_artifacts: true,
+                compiler: std::env::current_exe().ok(),
+                ..NodeConfig::new(shape.data_dir.join(format!("node-{number}")))
+            };
+            starts.push(async move {
+                coracle_agent::start(config).await.with_context(|| format!("starting node-{number}"))
             });
+        }
         try_join_all(starts).await
-    }
-
-    async fn token(&self, role: &str) -> Result<String> {
-        let cluster = Cluster::open(&self.kubeconfig, None).await?;
-        make_token(&cluster, role).await
     }
 }
 
-async fn make_token(cluster: &Cluster, role: &str) -> Result<String> {
-    let request = CreateTokenRequest { role: role.into(), ttl_seconds: TOKEN_TTL_SECONDS };
-    let mut client = ClusterClient::new(cluster.channel()?);
-    Ok(client.create_token(request).await.map_err(refused).context("making a join token")?.into_inner().token)
+async fn token(control: &Control, role: Role) -> Result<JoinToken> {
+    control.create_token(role, TOKEN_TTL_SECONDS).await.context("making a join token")
 }
 
 async fn make(shape: &Shape, saved_path: &Path) -> Result<Vec<Control>> {
@@ -133,21 +122,16 @@ async fn make(shape: &Shape, saved_path: &Path) -> Result<Vec<Control>> {
     let first = coracle_server::start(config(shape, 1, shape.listen, Mode::Init))
         .await
         .context("starting the first control node")?;
-    let cluster = Cluster::open(first.kubeconfig_path(), None).await?;
     let mut controls = vec![first];
     for number in 2..=shape.control {
-        let token = make_token(&cluster, "control").await?;
+        let token = token(&controls[0], Role::Control).await?;
         let mode = Mode::Join { addresses: vec![controls[0].address()], token };
         let control = coracle_server::start(config(shape, number, ANY_PORT, mode))
             .await
             .with_context(|| format!("starting control node {number}"))?;
         controls.push(control);
     }
-    let saved = SavedShape {
-        control: shape.control,
-        nodes: shape.nodes,
-        control_addresses: controls.iter().map(Control::listen_address).collect(),
-    };
+    let saved = SavedShape { control: shape.control, nodes: shape.nodes };
     std::fs::write(saved_path, serde_json::to_vec_pretty(&saved)?)
         .with_context(|| format!("writing {}", saved_path.display()))?;
     Ok(controls)
@@ -155,19 +139,20 @@ async fn make(shape: &Shape, saved_path: &Path) -> Result<Vec<Control>> {
 
 /// All control nodes start together: a quorum of them is needed before the first is up.
 async fn resume(shape: &Shape, saved: &SavedShape) -> Result<Vec<Control>> {
-    let starts = saved.control_addresses.iter().zip(1..).map(|(address, number)| {
-        let listen = if number == 1 && shape.listen.port() != 0 { shape.listen } else { *address };
+    let starts = (1..=saved.control).map(|number| {
+        let listen = if number == 1 { shape.listen } else { ANY_PORT };
         let config = config(shape, number, listen, Mode::Resume);
-        async move {
-            coracle_server::start(config).await.with_context(|| format!("starting control node {number}"))
-        }
+        async move { coracle_server::start(config).await.with_context(|| format!("starting control node {number}")) }
     });
     try_join_all(starts).await
 }
 
 fn config(shape: &Shape, number: u32, listen: SocketAddr, mode: Mode) -> ControlConfig {
     let name = format!("control-{number}");
-    ControlConfig::new(shape.data_dir.join(&name), name, listen, mode)
+    let mut config = ControlConfig::new(shape.data_dir.join(&name), listen, mode, name);
+    // All members share this process: a learner that has caught up will not be lost before it votes.
+    config.learner_healthy = LEARNER_HEALTHY;
+    config
 }
 
 /// The kubeconfig holds a private key: only its owner may read it.

@@ -104,6 +104,9 @@ impl Server {
         if sandbox.ended.is_cancelled() {
             return Err(unavailable("the container has ended"));
         }
+        if sandbox.stop.is_cancelled() {
+            return Err(unavailable("the container is stopping"));
+        }
         let permit = Arc::clone(&self.in_flight)
             .try_acquire_owned()
             .map_err(|_| unavailable("too many requests are under way"))?;
@@ -137,7 +140,7 @@ impl Server {
         self.sandbox.grants.stderr.write(format!("request failed: {reason}\n").as_bytes());
         match exit {
             Exit::LimitExceeded { .. } => {
-                self.sandbox.end(exit);
+                self.sandbox.fail(exit);
                 HttpError::Failed { reason: "out of memory".to_owned() }
             }
             Exit::Killed => unavailable("the container has ended"),

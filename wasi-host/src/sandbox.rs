@@ -1,8 +1,8 @@
 //! Pods and containers: the public face of running a guest.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
@@ -203,6 +203,7 @@ impl Pod {
             memory,
             stop,
             ended: CancellationToken::new(),
+            reason: OnceLock::new(),
             exit: watch::Sender::new(None),
         }
     }
@@ -281,8 +282,10 @@ pub(crate) struct Sandbox {
     pub(crate) memory: Arc<MemoryAccount>,
     /// Cancelled when the container is asked to stop.
     pub(crate) stop: CancellationToken,
-    /// Cancelled when it has ended: what serves it on the I/O runtime ends too.
+    /// Cancelled when it must end: what serves it on the I/O runtime ends too.
     pub(crate) ended: CancellationToken,
+    /// Why it must end, where that is known before it has.
+    reason: OnceLock<Exit>,
     exit: watch::Sender<Option<Exit>>,
 }
 
@@ -315,30 +318,26 @@ impl Sandbox {
         exit::classify(error, &self.memory, self.group.is_killed())
     }
 
-    /// Ends the container, once; the first reason stays.
+    /// Has the container end, for this reason where no other came before. Its end is told later, by what runs it,
+    /// when all that it held is free: its port above all.
+    pub(crate) fn fail(&self, reason: Exit) {
+        // Only the first one counts.
+        let _ = self.reason.set(reason);
+        self.kill();
+    }
+
+    /// Tells the end, once. `exit` is how it ended where there was no reason before.
     pub(crate) fn end(&self, exit: Exit) {
-        let first = self.exit.send_if_modified(|current| {
-            let first = current.is_none();
-            if first {
-                *current = Some(exit.clone());
-            }
-            first
-        });
-        if first {
-            tracing::debug!(container = self.name, %exit, "container ended");
-        }
-        self.group.kill();
-        self.ended.cancel();
+        let exit = self.reason.get().cloned().unwrap_or(exit);
+        tracing::debug!(container = self.name, %exit, "container ended");
+        self.kill();
+        self.exit.send_replace(Some(exit));
     }
 
     fn kill(&self) {
         self.stop.cancel();
         self.group.kill();
         self.ended.cancel();
-        // A program's end is told by its task's end, after its store is gone; an HTTP component has no such task.
-        if self.artifact.entry() != Entry::Command {
-            self.end(Exit::Killed);
-        }
     }
 }
 

@@ -1,41 +1,37 @@
 //! `coracle control`: one control node, in the foreground.
 
 use anyhow::{Context, Result, bail};
-use coracle_proto::cluster::{CreateTokenRequest, cluster_client::ClusterClient};
-use coracle_server::{ControlConfig, Mode};
+use coracle_proto::join::{JoinToken, Role};
+use coracle_server::{Control, ControlConfig, Mode};
 
-use crate::{
-    args::ControlArgs,
-    client::Cluster,
-    commands::{token::refused, up::stop_asked},
-};
+use crate::{args::ControlArgs, commands::up::stop_asked};
 
 /// The lifetime of the token in the join command that `--init` prints.
 const PRINTED_TOKEN_TTL_SECONDS: u64 = 24 * 3600;
 
 pub async fn run(args: &ControlArgs) -> Result<()> {
+    let made = args.data_dir.join("cluster.json").exists();
     let mode = match (args.init, args.join.is_empty(), &args.token) {
         (true, _, _) => Mode::Init,
-        (false, false, Some(token)) => Mode::Join { addresses: args.join.clone(), token: token.clone() },
-        (false, false, None) if !coracle_server::holds_member(&args.data_dir) => {
-            bail!(
-                "--join needs --token: make one on a running control node with `coracle token create --role control`"
-            )
+        (false, false, Some(token)) => {
+            let token: JoinToken = token.parse().context("--token")?;
+            Mode::Join { addresses: args.join.clone(), token }
         }
-        (false, true, _) if !coracle_server::holds_member(&args.data_dir) => {
-            bail!(
-                "{} holds no control node yet: say --init to make a cluster, or --join HOST:PORT --token T",
-                args.data_dir.display()
-            )
+        _ if made => Mode::Resume,
+        (false, false, None) => {
+            bail!("--join needs --token: make one on a running control node with `coracle token create --role control`")
         }
-        _ => Mode::Resume,
+        (false, true, _) => bail!(
+            "{} holds no control node yet: say --init to make a cluster, or --join HOST:PORT --token T",
+            args.data_dir.display()
+        ),
     };
-    let fresh = matches!(mode, Mode::Init) && !coracle_server::holds_member(&args.data_dir);
+    let fresh = matches!(mode, Mode::Init) && !made;
     let name = args.name.clone().unwrap_or_else(|| format!("{}-{}", machine_name(), args.listen.port()));
-    let mut config = ControlConfig::new(args.data_dir.clone(), name, args.listen, mode);
+    let mut config = ControlConfig::new(args.data_dir.clone(), args.listen, mode, name);
     config.advertise = args.advertise.clone();
     let control = coracle_server::start(config).await?;
-    println!("control node at {}, data in {}", control.address(), args.data_dir.display());
+    println!("control node at {} with its data in {}", control.address(), args.data_dir.display());
     if fresh {
         print_how_to_go_on(&control).await?;
     }
@@ -44,20 +40,11 @@ pub async fn run(args: &ControlArgs) -> Result<()> {
         reason = control.closed() => Some(reason),
     };
     control.shutdown().await;
-    reason.map_or(Ok(()), Err)
+    reason.map_or(Ok(()), |reason| bail!("{reason}"))
 }
 
-async fn print_how_to_go_on(control: &coracle_server::Control) -> Result<()> {
-    let cluster = Cluster::open(control.kubeconfig_path(), None).await?;
-    let mut client = ClusterClient::new(cluster.channel()?);
-    let request = CreateTokenRequest { role: "node".into(), ttl_seconds: PRINTED_TOKEN_TTL_SECONDS };
-    let token = client
-        .create_token(request)
-        .await
-        .map_err(refused)
-        .context("making a join token")?
-        .into_inner()
-        .token;
+async fn print_how_to_go_on(control: &Control) -> Result<()> {
+    let token = control.create_token(Role::Node, PRINTED_TOKEN_TTL_SECONDS).await.context("making a join token")?;
     println!("  kubeconfig: export KUBECONFIG={}", control.kubeconfig_path().display());
     println!("  a node joins with:");
     println!("    coracle node --data-dir DIR --join {} --token {token}", control.address());

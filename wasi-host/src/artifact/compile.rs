@@ -152,6 +152,10 @@ fn compile_child(arguments: impl IntoIterator<Item = OsString>) -> Result<(), St
     let version = version.to_str().and_then(WasiVersion::from_name).ok_or("unknown version of WASI")?;
     limit(Resource::Cpu, CPU_SECONDS_MAX)?;
     limit(Resource::As, ADDRESS_BYTES_MAX)?;
+    compile_file(version, Path::new(input), Path::new(output))
+}
+
+fn compile_file(version: WasiVersion, input: &Path, output: &Path) -> Result<(), String> {
     let component = std::fs::read(input).map_err(|error| format!("cannot read the component: {error}"))?;
     let engine = compiling(version).map_err(|error| format!("{error:#}"))?;
     let code = engine.precompile_component(&component).map_err(|error| format!("{error:#}"))?;
@@ -165,4 +169,26 @@ fn limit(resource: Resource, most: u64) -> Result<(), String> {
 
 fn refused(error: wasmtime::Error) -> PrepareError {
     PrepareError::Compile { message: format!("{error:#}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_child_writes_code_or_says_what_is_wrong() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (input, output) = (dir.path().join("in.wasm"), dir.path().join("out.cwasm"));
+        std::fs::write(&input, wat::parse_str("(component)").expect("valid")).expect("written");
+        compile_file(WasiVersion::P3, &input, &output).expect("compiled");
+        assert!(Engine::detect_precompiled_file(&output).expect("readable").is_some());
+        std::fs::write(&input, b"garbage").expect("written");
+        assert!(compile_file(WasiVersion::P2, &input, &output).is_err());
+        assert!(
+            compile_child(["p4".into(), input.into(), output.into()])
+                .expect_err("refused")
+                .contains("unknown")
+        );
+        assert!(compile_child([]).expect_err("refused").contains("usage"));
+    }
 }

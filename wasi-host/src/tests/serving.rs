@@ -125,15 +125,65 @@ async fn a_port_that_is_taken_is_refused() {
     assert!(refused.to_string().contains("8080"), "{refused}");
 }
 
+#[tokio::test]
+async fn a_component_that_takes_too_much_memory_ends_as_out_of_memory_and_its_port_is_free() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(PodLimits::default());
+    let hungry = handler("(loop $again (drop (memory.grow (i32.const 16))) (br $again))");
+    let mut spec = bench.spec(bench.prepare(&hungry).await);
+    spec.http_port = Some(PORT);
+    spec.limits.memory_bytes = Some(4 << 20);
+    let container = pod.start(spec.clone()).expect("started");
+    assert!(call(&pod, get("/")).await.is_err());
+    assert!(container.wait().await.is_out_of_memory());
+    assert!(bench.stderr.text().contains("limit of memory"), "{}", bench.stderr.text());
+    let again = pod.start(spec.clone()).expect("the port is free");
+    again.kill();
+    assert_eq!(again.wait().await, Exit::Killed);
+    pod.start(spec).expect("the port is free");
+}
+
+#[tokio::test]
+async fn a_trap_fails_its_request_and_no_other() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(PodLimits::default());
+    let mut spec = bench.spec(bench.prepare(&handler("unreachable")).await);
+    spec.http_port = Some(PORT);
+    let container = pod.start(spec).expect("started");
+    for _ in 0..2 {
+        let failed = call(&pod, get("/")).await;
+        assert!(
+            matches!(&failed, Err(HttpError::Failed { reason }) if reason.contains("unreachable")),
+            "{failed:?}"
+        );
+    }
+    assert_eq!(container.exit(), None);
+    let mut spec = bench.spec(bench.prepare(&handler("")).await);
+    spec.http_port = Some(PORT + 1);
+    let silent = pod.start(spec).expect("started");
+    let service = pod.namespace().http_service(PORT + 1).expect("served");
+    let failed = service.call(get("/")).await.map(|_| ());
+    assert!(
+        matches!(&failed, Err(HttpError::Failed { reason }) if reason.contains("without a response")),
+        "{failed:?}"
+    );
+    drop(silent);
+}
+
 /// A 0.2 handler that never returns.
 fn looping_handler() -> String {
+    handler("(loop $again (br $again))")
+}
+
+/// A 0.2 handler with this body.
+fn handler(body: &str) -> String {
     r#"(component
         (import "wasi:http/types@0.2.0" (instance $types
             (export "incoming-request" (type (sub resource)))
             (export "response-outparam" (type (sub resource)))))
         (alias export $types "incoming-request" (type $request))
         (alias export $types "response-outparam" (type $out))
-        (core module $m (func (export "handle") (param i32 i32) (loop $again (br $again))))
+        (core module $m (memory 1) (func (export "handle") (param i32 i32) BODY))
         (core instance $i (instantiate $m))
         (func $handle (param "request" (own $request)) (param "response-out" (own $out))
             (canon lift (core func $i "handle")))
@@ -148,5 +198,5 @@ fn looping_handler() -> String {
         (instance $handler (instantiate $shape
             (with "request" (type $request)) (with "out" (type $out)) (with "handle" (func $handle))))
         (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#
-        .to_owned()
+        .replace("BODY", body)
 }

@@ -79,10 +79,10 @@ impl ContainerLog {
             self.append_record(&mut current, &record)
         });
         current.record = record;
-        if let Err(error) = written {
-            if current.file.take().is_some() {
-                tracing::warn!(path = %self.path.display(), %error, "container log lost lines");
-            }
+        if let Err(error) = written
+            && current.file.take().is_some()
+        {
+            tracing::warn!(path = %self.path.display(), %error, "container log lost lines");
         }
         drop(current);
         self.progress.send_modify(|progress| progress.writes += 1);
