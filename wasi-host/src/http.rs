@@ -59,8 +59,9 @@ pub(crate) fn start(sandbox: &Arc<Sandbox>, port: u16, timeout: Duration) -> Res
         let drained = server.in_flight.acquire_many(IN_FLIGHT_MAX as u32);
         let ended = &server.sandbox.ended;
         let exit = tokio::select! {
-            _ = drained => Exit::Completed { code: 0 },
+            biased;
             () = ended.cancelled() => Exit::Killed,
+            _ = drained => Exit::Completed { code: 0 },
         };
         server.sandbox.end(exit);
     });

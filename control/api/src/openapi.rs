@@ -1,6 +1,7 @@
 //! OpenAPI v3: one document a group-version, generated from the registry of kinds and their schemas.
 
 mod paths;
+mod v2;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,11 +22,23 @@ use crate::{
     schemas,
 };
 
+/// `GET /openapi/v2`: only the little that old kubectls need, only in protobuf; 406 else.
+pub fn index_v2(headers: &HeaderMap) -> Result<Response, ApiError> {
+    static DOCUMENT: OnceLock<Bytes> = OnceLock::new();
+    if !answer::accepted(headers).iter().any(|range| v2::accepts(range.media_type)) {
+        return Err(ApiError::NotAcceptable { accepted: v2::CONTENT_TYPE });
+    }
+    let mut response =
+        answer::json_bytes(StatusCode::OK, DOCUMENT.get_or_init(|| v2::document().into()).clone());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(v2::CONTENT_TYPE));
+    Ok(response)
+}
+
 /// A document and what is needed to send it.
 struct Document {
     body: Bytes,
     gzip: OnceLock<Option<Bytes>>,
-    /// Hexadecimal SHA-512/256-like fingerprint of the body, as clients name it in `?hash=`.
+    /// Hexadecimal SHA-256 of the body, as clients name it in `?hash=`.
     hash: String,
 }
 

@@ -23,6 +23,8 @@ pub enum Target {
     Resource(ResourcePath),
     /// A review kind, which is answered and never stored.
     Review(&'static Review),
+    /// `/openapi/v2`
+    OpenApiV2,
     /// `/openapi/v3`
     OpenApiIndex,
     /// `/openapi/v3/api/v1`: the group-version's path behind `/openapi/v3/`.
@@ -67,6 +69,7 @@ pub fn parse(path: &str) -> Target {
         ["apis", group] => group_known(group).map_or(Target::Unknown, Target::Group),
         ["api", version, rest @ ..] => in_group("", version, rest),
         ["apis", group, version, rest @ ..] => in_group(group, version, rest),
+        ["openapi", "v2"] => Target::OpenApiV2,
         ["openapi", "v3"] => Target::OpenApiIndex,
         ["openapi", "v3", rest @ ..] => Target::OpenApiDocument(rest.join("/")),
         ["version"] => Target::Version,
@@ -193,7 +196,7 @@ mod tests {
             matches!(parse("/openapi/v3/apis/apps/v1"), Target::OpenApiDocument(path) if path == "apis/apps/v1")
         );
         assert!(matches!(parse("/readyz/ping"), Target::Health { endpoint: "readyz", check: Some(_) }));
-        for path in ["/apis/nope", "/api/v2", "/api/v1/nopes", "/openapi/v2", "/api/v1/pods/a", "/x"] {
+        for path in ["/apis/nope", "/api/v2", "/api/v1/nopes", "/api/v1/pods/a", "/x"] {
             assert!(matches!(parse(path), Target::Unknown), "{path}");
         }
     }

@@ -94,6 +94,7 @@ async fn handle<S: Storage, N: Nodes>(
         Target::Groups => discovery::root(false, &parts.headers, host(&parts)),
         Target::Group(group) => Ok(discovery::group(&group)),
         Target::GroupVersion { group, version } => Ok(discovery::group_version(&group, &version)),
+        Target::OpenApiV2 => openapi::index_v2(&parts.headers),
         Target::OpenApiIndex => Ok(openapi::index(&parts.headers)),
         Target::OpenApiDocument(path) => openapi::document(&path, &query, &parts.headers),
         Target::Version => Ok(health::version(&api.config)),

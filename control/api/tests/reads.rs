@@ -222,7 +222,7 @@ async fn discovery_in_all_forms() {
         .map(|entry| entry["name"].as_str().unwrap())
         .collect();
     assert!(names.contains(&"deployments") && names.contains(&"deployments/scale"), "{names:?}");
-    assert_eq!(ask("GET", "/openapi/v2").fail(&router).await.0, 404);
+    assert_eq!(ask("GET", "/openapi/v2").fail(&router).await.0, 406);
     assert!(ask("GET", "/openapi/v3").ok(&router).await["paths"]["apis/apps/v1"].is_object());
 }
 

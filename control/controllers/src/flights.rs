@@ -15,7 +15,7 @@ use crate::{dirty::Task, draft::later};
 
 /// After this long a transaction that nothing is heard of is taken for lost (the leader changed, a proposal was
 /// dropped). Its preconditions make a second one harmless.
-const FLIGHT_S_MAX: i64 = 5;
+const FLIGHT_S_MAX: i64 = 10;
 
 type FlightId = u64;
 

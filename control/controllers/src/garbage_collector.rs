@@ -116,7 +116,9 @@ fn standing(planner: &Planner<'_>, object: &Object, reference: &OwnerReference) 
         return Standing::Absent;
     }
     match planner.state.get(owner) {
-        Some(owner) if owner.meta.deletion_timestamp.is_some() && has_finalizer(owner, FOREGROUND) => Standing::Waiting,
+        Some(owner) if owner.meta.deletion_timestamp.is_some() && has_finalizer(owner, FOREGROUND) => {
+            Standing::Waiting
+        }
         Some(_) => Standing::Solid,
         None => Standing::Absent,
     }

@@ -118,7 +118,11 @@ impl Pod {
             return None;
         }
         let since = self.ready_since.unwrap_or(Timestamp::MIN);
-        Some(if min_ready_s == 0 { Timestamp::MIN } else { later(since, SignedDuration::from_secs(min_ready_s)) })
+        Some(if min_ready_s == 0 {
+            Timestamp::MIN
+        } else {
+            later(since, SignedDuration::from_secs(min_ready_s))
+        })
     }
 
     pub fn available(&self, min_ready_s: i64, now: Timestamp) -> bool {
@@ -243,7 +247,10 @@ impl Node {
     pub fn of(object: &Object) -> Option<Self> {
         let wire: NodeWire = object.parse().ok()?;
         let ready = wire.status.conditions.into_iter().find(|condition| condition.type_ == "Ready");
-        Some(Self { ready: ready.map(|condition| condition.status).unwrap_or_default(), taints: wire.spec.taints })
+        Some(Self {
+            ready: ready.map(|condition| condition.status).unwrap_or_default(),
+            taints: wire.spec.taints,
+        })
     }
 }
 

@@ -86,7 +86,13 @@ fn means_nothing(key: &str, value: &Value) -> bool {
             map.is_empty()
                 && matches!(
                     key,
-                    "labels" | "annotations" | "nodeSelector" | "resources" | "limits" | "requests" | "metadata"
+                    "labels"
+                        | "annotations"
+                        | "nodeSelector"
+                        | "resources"
+                        | "limits"
+                        | "requests"
+                        | "metadata"
                 )
         }
         Value::String(_) => key == "pod-template-hash",

@@ -68,14 +68,18 @@ fn finalize(planner: &mut Planner<'_>, namespace: &Object, mut value: Value) {
 
 /// Upstream's five conditions. The first three are about faults of discovery and deletion, which cannot be here.
 fn set_conditions(value: &mut Value, left: &[(String, Vec<&std::sync::Arc<Object>>)], now: &str) {
-    let remaining: Vec<String> =
-        left.iter().map(|(resource, objects)| format!("{} has {} resource instances", dotted(resource), objects.len())).collect();
+    let remaining: Vec<String> = left
+        .iter()
+        .map(|(resource, objects)| format!("{} has {} resource instances", dotted(resource), objects.len()))
+        .collect();
     let mut holders: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
     for finalizer in left.iter().flat_map(|(_, objects)| objects).flat_map(|object| &object.meta.finalizers) {
         *holders.entry(finalizer).or_default() += 1;
     }
-    let holding: Vec<String> =
-        holders.iter().map(|(finalizer, count)| format!("{finalizer} in {count} resource instances")).collect();
+    let holding: Vec<String> = holders
+        .iter()
+        .map(|(finalizer, count)| format!("{finalizer} in {count} resource instances"))
+        .collect();
     let mut set = |type_: &str, status: &str, reason: &str, message: String| {
         let condition = json!({
             "type": type_, "status": status, "reason": reason, "message": message, "lastTransitionTime": now,
@@ -94,7 +98,8 @@ fn set_conditions(value: &mut Value, left: &[(String, Vec<&std::sync::Arc<Object
         let removed = "All content-preserving finalizers finished".to_owned();
         set("NamespaceFinalizersRemaining", "False", "ContentHasNoFinalizers", removed);
     } else {
-        let message = format!("Some content in the namespace has finalizers remaining: {}", holding.join(", "));
+        let message =
+            format!("Some content in the namespace has finalizers remaining: {}", holding.join(", "));
         set("NamespaceFinalizersRemaining", "True", "SomeFinalizersRemain", message);
     }
 }

@@ -160,7 +160,8 @@ fn evict(planner: &mut Planner<'_>, pod: &Pod, situation: &Situation<'_>) {
     deletion::mark(&mut value, grace_s, planner.now);
     if planner.propose(draft::put(object, &value)) {
         let message = format!("Marking for deletion Pod {}", object.key.name);
-        let record = EventRecord::normal(object, "taint-eviction-controller", "TaintManagerEviction", message);
+        let record =
+            EventRecord::normal(object, "taint-eviction-controller", "TaintManagerEviction", message);
         planner.record(EventRecord { type_: EventType::Normal, ..record });
     }
 }

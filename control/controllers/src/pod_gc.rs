@@ -50,7 +50,8 @@ pub fn plan_stray(planner: &mut Planner<'_>, name: &ObjectName) {
         }
         return;
     }
-    let transaction = Transaction::delete(object.key.clone(), object.revision).expecting(node, Expect::Absent);
+    let transaction =
+        Transaction::delete(object.key.clone(), object.revision).expecting(node, Expect::Absent);
     if planner.propose(transaction) {
         let message = format!("PodGC: node {} no longer exists", pod.node);
         planner.record(EventRecord::normal(object, COMPONENT, "NodeGone", message));

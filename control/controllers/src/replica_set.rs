@@ -118,7 +118,9 @@ fn delete(planner: &mut Planner<'_>, set: &ReplicaSet, active: &[&Pod], count: u
     let owner = &set.object;
     let victims = rank::first_to_go(planner.state, set, active, count, planner.now);
     for (index, pod) in victims.into_iter().enumerate() {
-        let Some(transaction) = deletion::delete(&pod.object, Propagation::Background, planner.now) else { continue };
+        let Some(transaction) = deletion::delete(&pod.object, Propagation::Background, planner.now) else {
+            continue;
+        };
         let transaction = transaction.expecting(owner.key.clone(), Expect::Revision(owner.revision));
         if planner.propose(transaction) && index < POD_EVENTS_MAX {
             let message = format!("Deleted pod: {}", pod.object.name());

@@ -53,6 +53,7 @@ fn create(planner: &mut Planner<'_>, key: ObjectKey, mut value: Value) {
     }
     value["metadata"] = metadata;
     let namespace = namespace_key(&key.name.namespace);
-    let transaction = Transaction::create(key, draft::bytes(&value)).expecting(namespace, Expect::NotDeleting);
+    let transaction =
+        Transaction::create(key, draft::bytes(&value)).expecting(namespace, Expect::NotDeleting);
     planner.propose(transaction);
 }

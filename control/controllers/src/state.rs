@@ -6,8 +6,7 @@ use std::{
 };
 
 use coracle_objects::{
-    Event, EventKind, LabelSelector, Object, ObjectKey, ObjectName, View,
-    selector::Operator,
+    Event, EventKind, LabelSelector, Object, ObjectKey, ObjectName, View, selector::Operator,
 };
 use jiff::Timestamp;
 
@@ -128,7 +127,8 @@ impl State {
 
     /// Whether new objects may be made in this namespace.
     pub fn takes_objects(&self, namespace: &str) -> bool {
-        self.get(&crate::draft::namespace_key(namespace)).is_some_and(|object| object.meta.deletion_timestamp.is_none())
+        self.get(&crate::draft::namespace_key(namespace))
+            .is_some_and(|object| object.meta.deletion_timestamp.is_none())
     }
 
     fn insert(&mut self, object: &Arc<Object>) {
@@ -162,7 +162,8 @@ impl State {
                 self.deployments.insert(name.clone(), selector.unwrap_or_else(|_| LabelSelector::nothing()));
             }
             "nodes" => {
-                let troubled = |node: Node| node.ready != "True" || node.taints.iter().any(|t| t.effect == "NoExecute");
+                let troubled =
+                    |node: Node| node.ready != "True" || node.taints.iter().any(|t| t.effect == "NoExecute");
                 if Node::of(object).is_some_and(troubled) {
                     self.troubled_nodes.insert(name.name.to_string());
                 }

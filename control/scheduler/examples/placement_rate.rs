@@ -82,7 +82,8 @@ fn pod(index: usize, templates: usize) -> Object {
     });
     if templates > 1_000 {
         draft["metadata"].as_object_mut().expect("an object").remove("ownerReferences");
-        draft["spec"]["containers"][0]["resources"]["requests"]["memory"] = format!("{}", 1_000_000 + index).into();
+        draft["spec"]["containers"][0]["resources"]["requests"]["memory"] =
+            format!("{}", 1_000_000 + index).into();
     }
     let key = ObjectKey::new("pods", "default", &format!("web-{template}-{index}"));
     Object::from_draft(key, draft.to_string().as_bytes(), 1).expect("a valid draft")

@@ -30,7 +30,9 @@ impl fmt::Display for Misfit<'_> {
         match self {
             Self::Unknown => f.write_str("node(s) were unknown"),
             Self::Unschedulable => f.write_str("node(s) were unschedulable"),
-            Self::Taint(taint) => write!(f, "node(s) had untolerated taint {{{}: {}}}", taint.key, taint.value),
+            Self::Taint(taint) => {
+                write!(f, "node(s) had untolerated taint {{{}: {}}}", taint.key, taint.value)
+            }
             Self::Affinity => f.write_str("node(s) didn't match Pod's node affinity/selector"),
             Self::NotReady => f.write_str("node(s) were not ready"),
         }

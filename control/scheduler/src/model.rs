@@ -134,9 +134,13 @@ impl NodeFacts {
     /// None where the JSON has other types than a node.
     pub fn of(object: &Object) -> Option<Self> {
         let wire: NodeWire = object.parse().ok()?;
-        let ready =
-            wire.status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
-        let amounts = if wire.status.allocatable.is_empty() { wire.status.capacity } else { wire.status.allocatable };
+        let ready = wire
+            .status
+            .conditions
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let amounts =
+            if wire.status.allocatable.is_empty() { wire.status.capacity } else { wire.status.allocatable };
         let mut allocatable = Resources::of(&amounts);
         allocatable.pods = amounts.get("pods").map_or(0, |amount| amount.units());
         Some(Self {

@@ -147,7 +147,8 @@ impl Nodes {
             self.slots.push(Node::default());
             self.slots.len() - 1
         });
-        self.slots[index] = Node { name: name.clone(), version: self.slots[index].version + 1, ..Node::default() };
+        self.slots[index] =
+            Node { name: name.clone(), version: self.slots[index].version + 1, ..Node::default() };
         self.by_name.insert(name, index);
         index
     }

@@ -128,7 +128,8 @@ fn set_condition(status: &mut Value, mut condition: Value) {
     if !status.is_object() {
         *status = Value::Object(Map::new());
     }
-    let Some(conditions) = status.as_object_mut().map(|status| status.entry("conditions").or_insert(Value::Null))
+    let Some(conditions) =
+        status.as_object_mut().map(|status| status.entry("conditions").or_insert(Value::Null))
     else {
         return;
     };
@@ -176,10 +177,10 @@ mod tests {
                 "lastTransitionTime": "2026-01-02T03:04:05Z",
             }]},
         });
-        let spliced = r#"{"metadata":{"name":"a"},"status":{"phase":"Pending"},"spec":{ "containers":[{"name":"c"}]}}"#;
+        let spliced =
+            r#"{"metadata":{"name":"a"},"status":{"phase":"Pending"},"spec":{ "containers":[{"name":"c"}]}}"#;
         assert_eq!(bound(spliced), expected);
-        let rewritten =
-            r#"{"metadata":{"name":"a"},"spec":{"nodeName":"","containers":[{"name":"c"}]},"status":{"phase":"Pending"}}"#;
+        let rewritten = r#"{"metadata":{"name":"a"},"spec":{"nodeName":"","containers":[{"name":"c"}]},"status":{"phase":"Pending"}}"#;
         assert_eq!(bound(rewritten), expected);
         let no_status = r#"{"metadata":{"name":"a"},"spec":{"containers":[{"name":"c"}]}}"#;
         assert_eq!(bound(no_status)["status"]["conditions"][0]["status"], "True");

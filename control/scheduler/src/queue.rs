@@ -132,7 +132,8 @@ impl Queue {
             world: self.world,
         });
         self.waiting.insert(name.clone());
-        let news = pending.unplaced.as_ref().is_none_or(|(reason, old)| reason != "Unschedulable" || old != message);
+        let news =
+            pending.unplaced.as_ref().is_none_or(|(reason, old)| reason != "Unschedulable" || old != message);
         if news {
             pending.unplaced = Some(("Unschedulable".to_owned(), message.to_owned()));
         }

@@ -121,7 +121,8 @@ mod tests {
     #[test]
     fn amounts_are_read_from_strings_and_numbers_and_rounded_up() {
         let read: BTreeMap<String, Amount> =
-            serde_json::from_str(r#"{"cpu":"250m","memory":"1Gi","example.com/gpu":2,"odd":"1500m"}"#).unwrap();
+            serde_json::from_str(r#"{"cpu":"250m","memory":"1Gi","example.com/gpu":2,"odd":"1500m"}"#)
+                .unwrap();
         let resources = Resources::of(&read);
         assert_eq!(resources.cpu_milli, 250);
         assert_eq!(resources.memory_bytes, 1 << 30);

@@ -81,8 +81,7 @@ impl Scheduler {
         let seed = self.queue.get(&group.members[0]).map_or("", |pending| pending.object.meta.uid.as_str());
         let seed = score::tie_seed(seed);
         let sample = sample_size(self.nodes.count()).max(group.members.len());
-        let (mut candidates, examined) =
-            candidates(&self.nodes, &group.shape, seed, self.next_start, sample);
+        let (mut candidates, examined) = candidates(&self.nodes, &group.shape, seed, self.next_start, sample);
         self.next_start = (self.next_start + examined) % self.nodes.slots().max(1);
         let mut members = group.members.into_iter();
         while let Some(name) = members.next() {

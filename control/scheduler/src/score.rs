@@ -47,9 +47,8 @@ fn used_part(used: i64, allocatable: i64) -> u64 {
 
 /// Where the breaking of ties begins for a pod of this uid: FNV-1a, 64 bits.
 pub fn tie_seed(uid: &str) -> u64 {
-    uid.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    uid.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// Orders nodes of equal score by chance, but by the same chance on every machine.

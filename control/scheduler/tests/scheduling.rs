@@ -23,7 +23,8 @@ impl Cluster {
 
     fn put(&mut self, key: ObjectKey, value: &Value) {
         self.view.revision += 1;
-        let object = Object::from_draft(key.clone(), value.to_string().as_bytes(), self.view.revision).unwrap();
+        let object =
+            Object::from_draft(key.clone(), value.to_string().as_bytes(), self.view.revision).unwrap();
         let object = Arc::new(object);
         let table = self.view.tables.entry(key.resource.clone()).or_default();
         let previous = table.insert(key.name.clone(), object.clone());
@@ -152,7 +153,9 @@ fn each_filter_has_its_reason() {
         "#]],
     );
     cluster.node("cordoned", |node| node["spec"]["unschedulable"] = true.into());
-    cluster.node("tainted", |node| node["spec"]["taints"] = json!([{"key": "k", "value": "v", "effect": "NoSchedule"}]));
+    cluster.node("tainted", |node| {
+        node["spec"]["taints"] = json!([{"key": "k", "value": "v", "effect": "NoSchedule"}])
+    });
     cluster.node("tainted-too", |node| {
         node["spec"]["taints"] = json!([{"key": "k", "value": "v", "effect": "NoExecute"}])
     });

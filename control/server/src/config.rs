@@ -2,15 +2,13 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use coracle_proto::join::JoinToken;
-
 /// How a control node comes into its cluster. A data directory that has a cluster already is resumed in each mode.
 #[derive(Clone, Debug)]
 pub enum Mode {
     /// Makes a new cluster.
     Init,
-    /// Becomes a member of an existing one, through any of these control nodes (`host:port`).
-    Join { addresses: Vec<String>, token: JoinToken },
+    /// Becomes a member of an existing one, through any of these control nodes (`host:port`), with a join token.
+    Join { addresses: Vec<String>, token: String },
     /// Only resumes.
     Resume,
 }
@@ -34,7 +32,7 @@ pub struct ControlConfig {
 
 impl ControlConfig {
     /// The settings for production.
-    pub fn new(data_dir: impl Into<PathBuf>, listen: SocketAddr, mode: Mode, name: impl Into<String>) -> Self {
+    pub fn new(data_dir: impl Into<PathBuf>, name: impl Into<String>, listen: SocketAddr, mode: Mode) -> Self {
         Self {
             data_dir: data_dir.into(),
             listen,

@@ -170,6 +170,13 @@ impl DataDir {
     }
 }
 
+/// Whether a directory belongs to a control node already. Does not take its lock.
+pub fn holds_member(path: &Path) -> bool {
+    let membership = fs::read(path.join("cluster.json")).ok();
+    let membership = membership.and_then(|text| serde_json::from_slice::<Membership>(&text).ok());
+    membership.is_some_and(|membership| membership.role == ROLE && membership.member_id != 0)
+}
+
 fn pretty(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec_pretty(value).expect("a plain value encodes into memory")
 }

@@ -7,6 +7,7 @@
 mod app;
 mod config;
 mod data_dir;
+mod enter;
 mod error;
 mod identity;
 mod kubeconfig;
@@ -45,5 +46,6 @@ mod telemetry;
 
 pub use app::{Control, start};
 pub use config::{ControlConfig, Mode};
+pub use data_dir::holds_member;
 pub use error::ServerError;
 pub use storage::ReplicatedStorage;

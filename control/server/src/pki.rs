@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{config::KUBERNETES_SERVICE_IP, data_dir::DataDir, error::ServerError};
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
 const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const LEAF_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 

@@ -83,7 +83,7 @@ impl Policy {
         };
         let denied = !self.egress
             || reserved
-            || tables.is_outside_endpoint(to)
+            || tables.is_control(to)
             || tables.is_fabric(to)
             || is_this_machine(ip);
         if denied { Err(NetError::AccessDenied) } else { Ok(()) }

@@ -1,8 +1,7 @@
 //! A [`NetworkState`] made ready for lookups, and what of it outlives an update.
 
 use crate::gateway::Router;
-use crate::model::{Endpoint, NetworkState, Protocol, ServiceEntry};
-use crate::model::Cidr;
+use crate::model::{Cidr, Endpoint, NetworkState, Protocol, ServiceEntry};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -20,8 +19,8 @@ pub(crate) struct Tables {
     blocks: BTreeMap<IpAddr, (Cidr, Arc<str>)>,
     nodes: HashMap<Arc<str>, Arc<str>>,
     pods: HashMap<String, HashMap<String, IpAddr>>,
-    /// Endpoints that are no pods, of all services: reached through their service alone.
-    outside_endpoints: BTreeSet<SocketAddr>,
+    /// The API server's real addresses: reached through its service alone.
+    control: BTreeSet<SocketAddr>,
     pub(crate) router: Router,
 }
 
@@ -38,6 +37,11 @@ impl Service {
         format!("{}/{}", self.entry.namespace, self.entry.name)
     }
 
+    /// Whether its endpoints may be the API server's real addresses.
+    pub(crate) fn is_api_server(&self) -> bool {
+        is_api_server(&self.entry)
+    }
+
     /// The index of the port with this number.
     pub(crate) fn port(&self, protocol: Protocol, number: u16) -> Option<usize> {
         self.entry.ports.iter().position(|port| port.protocol == protocol && port.port == number)
@@ -50,15 +54,20 @@ impl Service {
     }
 }
 
+/// The service that the control plane itself keeps for its API.
+fn is_api_server(entry: &ServiceEntry) -> bool {
+    entry.namespace == "default" && entry.name == "kubernetes"
+}
+
 impl Tables {
-    /// Makes tables of a state. `inside` says which addresses are pods'.
-    pub(crate) fn build(state: NetworkState, counters: &Counters, inside: impl Fn(IpAddr) -> bool) -> Tables {
+    /// Makes tables of a state.
+    pub(crate) fn build(state: NetworkState, counters: &Counters) -> Tables {
         let mut tables = Tables { router: Router::build(state.ingresses), ..Tables::default() };
         for entry in state.services {
-            for endpoint in &entry.endpoints {
-                if !inside(endpoint.address) {
+            if is_api_server(&entry) {
+                for endpoint in &entry.endpoints {
                     let addresses = endpoint.ports.values().map(|port| SocketAddr::new(endpoint.address, *port));
-                    tables.outside_endpoints.extend(addresses);
+                    tables.control.extend(addresses);
                 }
             }
             tables.add_service(entry, counters);
@@ -107,9 +116,9 @@ impl Tables {
         self.nodes.get(node)
     }
 
-    /// Whether the address is one that services alone may reach, such as the API server's.
-    pub(crate) fn is_outside_endpoint(&self, address: SocketAddr) -> bool {
-        self.outside_endpoints.contains(&address)
+    /// Whether the address is an API server's real one.
+    pub(crate) fn is_control(&self, address: SocketAddr) -> bool {
+        self.control.contains(&address)
     }
 
     /// Whether the address is a node's fabric.

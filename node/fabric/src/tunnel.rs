@@ -13,6 +13,7 @@ mod wire;
 
 pub(crate) use client::Peers;
 pub(crate) use server::{Arrivals, serve};
+pub(crate) use wire::Datagram;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -68,9 +68,11 @@ async fn a_0_3_component_serves_many_requests_by_few_instances() {
         }
     }
     assert!(bench.host.instances_free() > INSTANCES as usize / 2);
+    let service = pod.namespace().http_service(PORT).expect("served");
     container.kill();
     assert_eq!(container.wait().await, Exit::Killed);
-    let ended = call(&pod, get("/")).await;
+    assert!(pod.namespace().http_service(PORT).is_none());
+    let ended = service.call(get("/")).await;
     assert!(ended.is_err_and(|error| matches!(error, HttpError::Unavailable { .. })));
 }
 

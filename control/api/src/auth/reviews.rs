@@ -31,6 +31,14 @@ pub static REVIEWS: &[Review] = &[
         plural: "selfsubjectreviews",
         schema: "io.k8s.api.authentication.v1.SelfSubjectReview",
     },
+    // kubectl 1.27 asks in the version before.
+    Review {
+        group: "authentication.k8s.io",
+        version: "v1beta1",
+        kind: "SelfSubjectReview",
+        plural: "selfsubjectreviews",
+        schema: "io.k8s.api.authentication.v1.SelfSubjectReview",
+    },
     Review {
         group: "authorization.k8s.io",
         version: "v1",

@@ -15,7 +15,12 @@ impl Round<'_> {
             let set = &self.sets.all[index];
             let Some(known) = set.known else { continue };
             let settled = known.status.observed_generation >= known.object.meta.generation;
-            if known.status.replicas == 0 && known.replicas == 0 && set.replicas == 0 && set.pods == 0 && settled {
+            if known.status.replicas == 0
+                && known.replicas == 0
+                && set.replicas == 0
+                && set.pods == 0
+                && settled
+            {
                 self.deletions.push(known.object.key.name.clone());
                 // A set that goes is not written as well.
                 self.sets.all[index].edited = None;

@@ -158,8 +158,10 @@ impl Round<'_> {
     /// Scales old sets down: first pods that are unavailable anyway, then as many as availability allows.
     fn scale_down_old_sets(&mut self) -> bool {
         let available_min = self.spec.replicas - self.spec.max_unavailable;
-        let new_unavailable =
-            self.sets.new.map_or(0, |index| self.sets.all[index].replicas - self.sets.all[index].surely_available());
+        let new_unavailable = self
+            .sets
+            .new
+            .map_or(0, |index| self.sets.all[index].replicas - self.sets.all[index].surely_available());
         let down_max = self.sets.sum(|set| set.replicas) - available_min - new_unavailable;
         if down_max <= 0 {
             return false;

@@ -108,7 +108,8 @@ impl Round<'_> {
             -set.replicas
         } else {
             let allowed = self.spec.replicas + self.spec.max_surge;
-            let before = set.number(MAX_REPLICAS).filter(|max| *max > 0).unwrap_or(self.old_status.replicas.max(1));
+            let before =
+                set.number(MAX_REPLICAS).filter(|max| *max > 0).unwrap_or(self.old_status.replicas.max(1));
             rounded(set.replicas * allowed, before) - set.replicas
         };
         let left = to_add - added;

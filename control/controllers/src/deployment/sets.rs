@@ -130,7 +130,8 @@ pub struct Sets<'a> {
 
 impl<'a> Sets<'a> {
     pub fn of(state: &'a State, deployment: &'a Object, spec: &Spec, now: Timestamp) -> Self {
-        let known = state.sets_of(&deployment.meta.uid).filter(|set| !set.deleting());
+        // Those that are being deleted count until they are gone: so do their pods.
+        let known = state.sets_of(&deployment.meta.uid);
         let mut all: Vec<Set<'a>> = known.map(|set| Set::of(state, set, now)).collect();
         all.sort_by_key(Set::age_key);
         let current = |set: &Set<'_>| set.known.is_some_and(|set| set.template_hash == spec.template_hash);
@@ -163,8 +164,7 @@ impl<'a> Sets<'a> {
 
     /// Adds a set that is to be created, as the new one.
     pub fn create(&mut self, key: ObjectKey, draft: Value, replicas: i64) {
-        let set =
-            Set { known: None, key, replicas, pods: 0, available: 0, running: 0, edited: Some(draft) };
+        let set = Set { known: None, key, replicas, pods: 0, available: 0, running: 0, edited: Some(draft) };
         self.new = Some(self.all.len());
         self.all.push(set);
     }

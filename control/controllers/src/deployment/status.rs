@@ -4,7 +4,9 @@ use serde_json::{Map, Value};
 
 use super::{
     Round,
-    conditions::{AVAILABLE, Condition, NEW_SET_AVAILABLE, PAUSED, PROGRESSING, RESUMED, SET_UPDATED, TIMED_OUT},
+    conditions::{
+        AVAILABLE, Condition, NEW_SET_AVAILABLE, PAUSED, PROGRESSING, RESUMED, SET_UPDATED, TIMED_OUT,
+    },
 };
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

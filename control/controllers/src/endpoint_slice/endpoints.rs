@@ -53,7 +53,9 @@ pub fn plan(planner: &mut Planner<'_>, service: &Service, backends: &[Backend<'_
     draft::set_meta(&mut value, "labels", json!(labels));
     if over_capacity {
         draft::annotate(&mut value, OVER_CAPACITY, "truncated");
-    } else if let Some(annotations) = value.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
+    } else if let Some(annotations) =
+        value.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut)
+    {
         annotations.shift_remove(OVER_CAPACITY);
     }
     if !subsets.is_empty() || before.get("subsets").is_some_and(|known| *known != json!([])) {

@@ -22,7 +22,8 @@ fn target(port: &ServicePort, pod: &Pod) -> Option<i64> {
     match &port.target_port {
         Value::Number(number) => number.as_i64().filter(|number| *number != 0).or(Some(port.port)),
         Value::String(name) => {
-            let named = |known: &&crate::model::NamedPort| known.name == *name && known.protocol == protocol(port);
+            let named =
+                |known: &&crate::model::NamedPort| known.name == *name && known.protocol == protocol(port);
             pod.ports.iter().find(named).map(|known| known.port)
         }
         _ => Some(port.port),

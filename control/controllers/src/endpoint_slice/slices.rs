@@ -82,7 +82,8 @@ fn plan_family(
             spare.push(slice);
             continue;
         };
-        let own = slice.wire.endpoints.iter().flatten().filter_map(|endpoint| group.by_uid.remove(uid(endpoint)));
+        let own =
+            slice.wire.endpoints.iter().flatten().filter_map(|endpoint| group.by_uid.remove(uid(endpoint)));
         let endpoints: Vec<Value> = own.collect();
         kept.push((slice, Wanted { ports, endpoints }));
     }

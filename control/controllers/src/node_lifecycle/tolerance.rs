@@ -18,14 +18,21 @@ pub fn tolerated_until(
     down_since: Option<Timestamp>,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    taints.iter().filter(|taint| taint.effect == "NoExecute").filter_map(|taint| until(pod, taint, down_since, now)).min()
+    taints
+        .iter()
+        .filter(|taint| taint.effect == "NoExecute")
+        .filter_map(|taint| until(pod, taint, down_since, now))
+        .min()
 }
 
 fn until(pod: &Pod, taint: &Taint, down_since: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
-    let matching: Vec<&Toleration> = pod.tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
+    let matching: Vec<&Toleration> =
+        pod.tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
     if matching.is_empty() {
         let default = down_since.filter(|_| is_ours(taint));
-        return Some(default.map_or(now, |since| later(since, SignedDuration::from_millis(DOWN_TOLERATION_MS))));
+        return Some(
+            default.map_or(now, |since| later(since, SignedDuration::from_millis(DOWN_TOLERATION_MS))),
+        );
     }
     // The shortest counts, as upstream has it; one without a limit is for ever.
     let seconds = matching.iter().filter_map(|toleration| toleration.toleration_seconds).min()?;

@@ -38,7 +38,9 @@ fn crowds<'a>(state: &'a State, set: &'a ReplicaSet) -> BTreeMap<&'a str, usize>
         Some(owner) => state.sets_of(&owner.uid).collect(),
         None => vec![set],
     };
-    for pod in siblings.into_iter().flat_map(|set| state.pods_of(&set.object.meta.uid)).filter(|pod| pod.active()) {
+    for pod in
+        siblings.into_iter().flat_map(|set| state.pods_of(&set.object.meta.uid)).filter(|pod| pod.active())
+    {
         *crowds.entry(pod.node.as_str()).or_default() += 1;
     }
     crowds
@@ -56,8 +58,9 @@ fn order(a: &Pod, b: &Pod, crowd_a: usize, crowd_b: usize, now: Timestamp) -> Or
         (!pod.node.is_empty(), phase(pod), pod.ready, pod.deletion_cost, Reverse(crowd))
     };
     let ready_for = |pod: &Pod| if pod.ready { magnitude(pod.ready_since, now) } else { 0 };
-    let last =
-        |pod: &Pod| (ready_for(pod), Reverse(pod.restarts), magnitude(pod.created, now), pod.object.meta.uid.clone());
+    let last = |pod: &Pod| {
+        (ready_for(pod), Reverse(pod.restarts), magnitude(pod.created, now), pod.object.meta.uid.clone())
+    };
     first(a, crowd_a).cmp(&first(b, crowd_b)).then_with(|| last(a).cmp(&last(b)))
 }
 

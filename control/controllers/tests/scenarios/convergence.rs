@@ -20,7 +20,8 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let limit = prop_oneof![(0_i64..4).prop_map(Value::from), (0_u8..100).prop_map(|part| json!(format!("{part}%")))];
+    let limit =
+        prop_oneof![(0_i64..4).prop_map(Value::from), (0_u8..100).prop_map(|part| json!(format!("{part}%")))];
     prop_oneof![
         2 => (0_u8..4).prop_map(Step::Image),
         2 => (0_i64..9).prop_map(Step::Replicas),
@@ -48,7 +49,8 @@ fn act(cluster: &mut Cluster, step: Step) {
         }),
         Step::Replicas(count) => edit(cluster, |value| value["spec"]["replicas"] = count.into()),
         Step::Surge(surge, unavailable) => edit(cluster, |value| {
-            value["spec"]["strategy"]["rollingUpdate"] = json!({"maxSurge": surge, "maxUnavailable": unavailable});
+            value["spec"]["strategy"]["rollingUpdate"] =
+                json!({"maxSurge": surge, "maxUnavailable": unavailable});
         }),
         Step::Pause(paused) => edit(cluster, |value| value["spec"]["paused"] = paused.into()),
         Step::DeletePod(index) => {
@@ -125,7 +127,8 @@ fn keeps_promises(cluster: &Cluster) {
     let unavailable = number("/spec/strategy/rollingUpdate/maxUnavailable");
     let unavailable = if surge == 0 { unavailable.max(1) } else { unavailable };
     let pods: Vec<Value> = cluster.view.list("pods", None).map(|pod| pod.parse().unwrap()).collect();
-    let active: Vec<&Value> = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).collect();
+    let active: Vec<&Value> =
+        pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).collect();
     let ready = active.iter().filter(|pod| pod["status"]["conditions"][0]["status"] == "True").count() as i64;
     assert!(active.len() as i64 <= replicas + surge, "{} pods of {replicas} + {surge}", active.len());
     assert!(ready >= replicas - unavailable, "{ready} available of {replicas} - {unavailable}");

@@ -16,7 +16,8 @@ fn running() -> Cluster {
 }
 
 fn config_map(name: &str, owners: Value) -> (ObjectKey, Value) {
-    let value = json!({"metadata": {"name": name, "namespace": "default", "uid": name, "ownerReferences": owners}});
+    let value =
+        json!({"metadata": {"name": name, "namespace": "default", "uid": name, "ownerReferences": owners}});
     (ObjectKey::new("configmaps", "default", name), value)
 }
 
@@ -43,11 +44,12 @@ fn foreground() {
     cluster.run(1_000);
     expect![[r#"
         update replicasets.apps default/web-7f7q9qg7lh metadata.generation=2 metadata.deletionTimestamp="2026-01-01T00:00:01Z" metadata.deletionGracePeriodSeconds=0 metadata.finalizers=["foregroundDeletion"]
-        update deployments.apps default/web Available=False(MinimumReplicasUnavailable) status.replicas=null status.updatedReplicas=null status.readyReplicas=null status.availableReplicas=null
         update replicasets.apps default/web-7f7q9qg7lh status.observedGeneration=2
         update pods default/web-7f7q9qg7lh-lf6bn metadata.generation=2 metadata.deletionTimestamp="2026-01-01T00:00:31Z" metadata.deletionGracePeriodSeconds=30
         update replicasets.apps default/web-7f7q9qg7lh status.replicas=0 status.fullyLabeledReplicas=null status.readyReplicas=null status.availableReplicas=null
+        update deployments.apps default/web Available=False(MinimumReplicasUnavailable) status.unavailableReplicas=1 status.replicas=null status.updatedReplicas=null status.readyReplicas=null status.availableReplicas=null
         delete replicasets.apps default/web-7f7q9qg7lh
+        update deployments.apps default/web status.unavailableReplicas=null
         delete deployments.apps default/web
     "#]].assert_eq(&cluster.read());
     assert_eq!(cluster.names("deployments.apps").len(), 0);
@@ -78,9 +80,10 @@ fn an_object_stays_while_one_owner_does() {
         cluster.put(key, value);
     }
     cluster.settle();
-    assert_eq!(cluster.names("configmaps"), [
-        "default/first", "default/kube-root-ca.crt", "default/owned", "default/second"
-    ]);
+    assert_eq!(
+        cluster.names("configmaps"),
+        ["default/first", "default/kube-root-ca.crt", "default/owned", "default/second"]
+    );
     cluster.delete(&ObjectKey::new("configmaps", "default", "first"), None);
     cluster.settle();
     let owned = cluster.get(&ObjectKey::new("configmaps", "default", "owned"));
@@ -114,7 +117,10 @@ fn the_foreground_waits_only_for_those_that_block() {
     cluster.delete(&blocking, None);
     cluster.settle();
     assert!(cluster.find(&owner).is_none());
-    assert!(cluster.find(&ObjectKey::new("configmaps", "default", "free")).is_some(), "still held by its finalizer");
+    assert!(
+        cluster.find(&ObjectKey::new("configmaps", "default", "free")).is_some(),
+        "still held by its finalizer"
+    );
 }
 
 #[test]

@@ -6,9 +6,7 @@ mod kubelet;
 use std::{fmt::Write as _, sync::Arc};
 
 use coracle_controllers::{Config, Controllers, EventRecord};
-use coracle_objects::{
-    Event, EventKind, Expect, Object, ObjectKey, Transaction, View, Write,
-};
+use coracle_objects::{Event, EventKind, Expect, Object, ObjectKey, Transaction, View, Write};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -56,9 +54,9 @@ impl Cluster {
 
     pub fn node(&mut self, name: &str, ready: &str) {
         let key = ObjectKey::new("nodes", "", name);
-        let mut value = self.find(&key).unwrap_or_else(|| {
-            json!({"metadata": {"name": name, "uid": format!("node-{name}")}, "spec": {}, "status": {}})
-        });
+        let mut value = self.find(&key).unwrap_or_else(
+            || json!({"metadata": {"name": name, "uid": format!("node-{name}")}, "spec": {}, "status": {}}),
+        );
         value["status"]["conditions"] = json!([{"type": "Ready", "status": ready}]);
         self.put(key, value);
     }
@@ -174,7 +172,9 @@ impl Cluster {
     }
 
     pub fn apply(&mut self, transaction: Transaction) {
-        if let Some(precondition) = transaction.preconditions.iter().find(|one| !self.holds(&one.key, &one.expect)) {
+        if let Some(precondition) =
+            transaction.preconditions.iter().find(|one| !self.holds(&one.key, &one.expect))
+        {
             writeln!(self.transcript, "refused: {} {:?}", precondition.key, precondition.expect).unwrap();
             self.refusals += 1;
             self.controllers.refused(&transaction);
@@ -218,7 +218,10 @@ impl Cluster {
         let object = Arc::new(object);
         let table = self.view.tables.entry(key.resource.clone()).or_default();
         let previous = table.insert(key.name.clone(), object.clone());
-        assert!(previous.as_ref().is_none_or(|known| known.draft() != draft), "a write that changes nothing: {key}");
+        assert!(
+            previous.as_ref().is_none_or(|known| known.draft() != draft),
+            "a write that changes nothing: {key}"
+        );
         let kind = if previous.is_some() { EventKind::Modified } else { EventKind::Added };
         self.controllers.observe(&Event { kind, object, previous });
     }

@@ -50,8 +50,15 @@ fn a_deleted_namespace_takes_everything_with_it() {
         update namespaces team NamespaceDeletionDiscoveryFailure=False(ResourcesDiscovered) NamespaceDeletionGroupVersionParsingFailure=False(ParsedGroupVersions) NamespaceDeletionContentFailure=False(ContentDeleted) NamespaceContentRemaining=True(SomeResourcesRemain) NamespaceFinalizersRemaining=True(SomeFinalizersRemain)
     "#]].assert_eq(&cluster.read());
     let value = cluster.get(&namespace);
-    let remaining = value["status"]["conditions"].as_array().unwrap().iter().find(|one| one["type"] == "NamespaceContentRemaining");
-    assert_eq!(remaining.unwrap()["message"], "Some resources are remaining: configmaps. has 1 resource instances");
+    let remaining = value["status"]["conditions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["type"] == "NamespaceContentRemaining");
+    assert_eq!(
+        remaining.unwrap()["message"],
+        "Some resources are remaining: configmaps. has 1 resource instances"
+    );
     cluster.edit(&held, |value| value["metadata"]["finalizers"] = json!([]));
     cluster.delete(&held, None);
     cluster.settle();

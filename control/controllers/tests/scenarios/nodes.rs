@@ -44,7 +44,8 @@ fn the_pods_of_a_dead_node_are_replaced() {
     cluster.run(1_000);
     expect![[r#"
         update nodes n1 spec.taints=null
-    "#]].assert_eq(&cluster.read());
+    "#]]
+    .assert_eq(&cluster.read());
     assert_eq!(cluster.refusals, 0);
 }
 
@@ -89,9 +90,12 @@ fn a_taint_of_the_users_evicts_at_once_and_gracefully() {
     cluster.run(1_000);
     let name = cluster.names("pods")[0].clone();
     let node = ObjectKey::new("nodes", "", "n1");
-    cluster.edit(&node, |node| node["spec"]["taints"] = json!([{"key": "k", "value": "v", "effect": "NoExecute"}]));
+    cluster.edit(&node, |node| {
+        node["spec"]["taints"] = json!([{"key": "k", "value": "v", "effect": "NoExecute"}])
+    });
     cluster.settle();
-    let pod = pods(&cluster).into_iter().find(|pod| name.ends_with(pod["metadata"]["name"].as_str().unwrap()));
+    let pod =
+        pods(&cluster).into_iter().find(|pod| name.ends_with(pod["metadata"]["name"].as_str().unwrap()));
     let pod = pod.expect("its node ends it, not the controller");
     assert_eq!(pod["metadata"]["deletionGracePeriodSeconds"], 30);
     assert_eq!(pod["metadata"]["deletionTimestamp"], "2026-01-01T00:00:31Z");

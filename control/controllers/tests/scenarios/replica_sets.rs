@@ -58,7 +58,10 @@ fn created_pods_are_complete() {
     assert_eq!(value["spec"]["restartPolicy"], "Always");
     assert_eq!(value["status"]["phase"], "Pending");
     assert_eq!(value["status"]["qosClass"], "BestEffort");
-    assert_eq!(cluster.get(&key())["status"], json!({"replicas": 1, "fullyLabeledReplicas": 1, "observedGeneration": 1}));
+    assert_eq!(
+        cluster.get(&key())["status"],
+        json!({"replicas": 1, "fullyLabeledReplicas": 1, "observedGeneration": 1})
+    );
 }
 
 #[test]
@@ -131,7 +134,11 @@ fn a_pod_is_not_created_twice_before_it_is_seen() {
     assert_eq!(cluster.plan().transactions.len(), 0, "they are under way");
     cluster.edit(&key(), |set| set["metadata"]["labels"] = json!({"touched": "yes"}));
     let again = cluster.plan();
-    assert_eq!(again.transactions.len(), 3, "the first ones expect the set as it was: they are refused for certain");
+    assert_eq!(
+        again.transactions.len(),
+        3,
+        "the first ones expect the set as it was: they are refused for certain"
+    );
     for transaction in plan.transactions.into_iter().chain(again.transactions) {
         cluster.apply(transaction);
     }

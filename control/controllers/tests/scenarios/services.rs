@@ -79,7 +79,9 @@ fn a_named_port_may_differ_from_pod_to_pod() {
     cluster.settle();
     let ports: Vec<(i64, usize)> = slices(&cluster)
         .iter()
-        .map(|slice| (slice["ports"][0]["port"].as_i64().unwrap(), slice["endpoints"].as_array().unwrap().len()))
+        .map(|slice| {
+            (slice["ports"][0]["port"].as_i64().unwrap(), slice["endpoints"].as_array().unwrap().len())
+        })
         .collect();
     assert_eq!(ports.len(), 2);
     assert!(ports.contains(&(8080, 2)) && ports.contains(&(9090, 1)), "{ports:?}");

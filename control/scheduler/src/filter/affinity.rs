@@ -76,8 +76,10 @@ mod tests {
     #[test]
     fn terms_are_alternatives_and_an_empty_one_matches_nothing() {
         let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
-        let by_name = Term { match_fields: vec![requirement("metadata.name", "In", &["n1"])], ..Term::default() };
-        let mut shape = Shape { has_required: true, required: vec![Term::default(), by_name], ..Shape::default() };
+        let by_name =
+            Term { match_fields: vec![requirement("metadata.name", "In", &["n1"])], ..Term::default() };
+        let mut shape =
+            Shape { has_required: true, required: vec![Term::default(), by_name], ..Shape::default() };
         assert!(admits(&shape, "n1", &labels));
         assert!(!admits(&shape, "n2", &labels));
         shape.node_selector.insert("zone".into(), "b".into());

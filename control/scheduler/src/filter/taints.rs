@@ -15,8 +15,7 @@ pub fn untolerated<'a>(taints: &'a [Taint], tolerations: &[Toleration]) -> Optio
 
 /// How many PreferNoSchedule taints nothing here tolerates.
 pub fn untolerated_preferences(taints: &[Taint], tolerations: &[Toleration]) -> u64 {
-    let untolerated =
-        |taint: &&Taint| taint.effect == "PreferNoSchedule" && !tolerated(taint, tolerations);
+    let untolerated = |taint: &&Taint| taint.effect == "PreferNoSchedule" && !tolerated(taint, tolerations);
     taints.iter().filter(untolerated).count() as u64
 }
 

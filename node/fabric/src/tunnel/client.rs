@@ -63,20 +63,17 @@ impl Peers {
         Self { connector: TlsConnector::from(Arc::new(config)), peers: Mutex::default(), stopped }
     }
 
-    /// Connects to a pod of another node. Needs a tokio runtime.
+    /// Connects to a pod of another node. Call it in a task of its own: a caller who gives up in the middle
+    /// would tear down the tunnel that others wait for.
     pub(crate) async fn dial(
-        self: &Arc<Self>,
+        &self,
         node: &Arc<str>,
         fabric: &Arc<str>,
         from: SocketAddr,
         to: SocketAddr,
     ) -> Result<Conn, NetError> {
-        let peers = self.clone();
         let peer = self.peer(node, fabric);
-        // In a task of its own, so that a caller who gives up does not tear down what others wait for, and the
-        // I/O is done where I/O is done.
-        let dialing = tokio::spawn(async move { peers.dial_peer(&peer, from, to).await });
-        dialing.await.unwrap_or(Err(NetError::HostUnreachable))
+        self.dial_peer(&peer, from, to).await
     }
 
     async fn dial_peer(&self, peer: &Peer, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {

@@ -10,31 +10,29 @@ use std::task::{Poll, ready};
 
 /// Carries bytes both ways until both have ended. A reset on one side becomes a reset on the other.
 pub(super) async fn pump(conn: Conn, mut send: SendStream<Bytes>, mut receive: RecvStream) {
-    let up = async {
-        let result = carry_up(&conn, &mut send).await;
-        if result.is_err() {
-            send.send_reset(Reason::CANCEL);
-        }
-        result
+    let broken = {
+        let up = carry_up(&conn, &mut send);
+        let down = carry_down(&conn, &mut receive);
+        tokio::pin!(up, down);
+        // A break of either direction ends both; an end in order leaves the other one open.
+        let both = async {
+            tokio::select! {
+                result = &mut up => {
+                    result?;
+                    down.await
+                }
+                result = &mut down => {
+                    result?;
+                    up.await
+                }
+            }
+        };
+        both.await.err()
     };
-    let down = async {
-        let result = carry_down(&conn, &mut receive).await;
-        if result == Err(Broken::Tunnel) {
-            conn.reset();
-        }
-        result
-    };
-    tokio::pin!(up, down);
-    // A break of either direction ends both; an end in order leaves the other one open.
-    tokio::select! {
-        result = &mut up => if result.is_ok() {
-            let _ = down.await;
-        },
-        result = &mut down => match result {
-            Ok(()) => drop(up.await),
-            // The pod's end hears no more, and may still speak; its tunnel stream cannot be closed by halves.
-            Err(_) => {}
-        },
+    match broken {
+        None => {}
+        Some(Broken::Pod) => send.send_reset(Reason::CANCEL),
+        Some(Broken::Tunnel) => conn.reset(),
     }
 }
 
@@ -50,7 +48,7 @@ async fn carry_up(conn: &Conn, send: &mut SendStream<Bytes>) -> Result<(), Broke
     loop {
         let read = poll_fn(|cx| {
             // While there is nothing to carry, a reset by the peer must still be heard.
-            if let Poll::Ready(_) = send.poll_reset(cx) {
+            if send.poll_reset(cx).is_ready() {
                 return Poll::Ready(Err(Broken::Tunnel));
             }
             loop {

@@ -34,7 +34,8 @@ fn changes(path: &str, before: &Value, after: &Value, text: &mut String) {
         }
         _ if path.ends_with("conditions") => {
             for condition in after.as_array().into_iter().flatten() {
-                let known = before.as_array().into_iter().flatten().find(|old| old["type"] == condition["type"]);
+                let known =
+                    before.as_array().into_iter().flatten().find(|old| old["type"] == condition["type"]);
                 let what = |value: &Value| (value["status"].clone(), value["reason"].clone());
                 if known.map(what) != Some(what(condition)) {
                     let word = |field: &str| condition[field].as_str().unwrap_or("").to_owned();

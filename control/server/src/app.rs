@@ -1,0 +1,384 @@
+//! Starts and stops a control node: everything in the one order that works.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use coracle_api::{ApiConfig, Storage};
+use coracle_objects::Refusal;
+use coracle_proto::{
+    MESSAGE_BYTES_MAX,
+    cluster::{
+        blobs_server::BlobsServer, cluster_server::ClusterServer, join_server::JoinServer, leader_server::LeaderServer,
+    },
+    join::{JoinToken, Role},
+    node::node_link_server::NodeLinkServer,
+    tls,
+};
+use coracle_raft::{GrpcTransport, Raft, RaftService, Transport};
+use jiff::Timestamp;
+use rustls::ServerConfig;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::{
+    blobs::Blobs,
+    blobs_service::BlobsService,
+    bootstrap,
+    cluster_service::ClusterService,
+    config::{ControlConfig, VERSION},
+    data_dir::{DataDir, Membership},
+    enter::{self, Entered, FIRST_MEMBER},
+    error::ServerError,
+    events::EventRecorder,
+    identity::Callers,
+    join::{JoinService, host},
+    kubeconfig::kubeconfig,
+    leader::{self, Duties},
+    leader_service::LeaderService,
+    listener::{self, Port},
+    machine::{AppliedEntry, Fatal, Machine},
+    membership,
+    node_link::{Links, NodeLinkService},
+    nodes::LinkedNodes,
+    peers::{MemberSpec, Peers},
+    pki::{Authorities, Leaf},
+    registry,
+    service::Front,
+    storage::ReplicatedStorage,
+    telemetry::Telemetry,
+    tokens,
+};
+
+/// Until a new cluster must have its first objects.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Between two looks at whether it has.
+const READY_PAUSE: Duration = Duration::from_millis(5);
+
+/// Until another voter must have taken over from a leader that stops.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A running control node. Dropping it without [`Control::shutdown`] stops it as a crash would.
+pub struct Control {
+    address: String,
+    listen_address: SocketAddr,
+    kubeconfig_path: PathBuf,
+    membership: Membership,
+    authorities: Arc<Authorities>,
+    storage: ReplicatedStorage,
+    links: Arc<Links>,
+    fatal: Arc<Fatal>,
+    closing: CancellationToken,
+    tasks: JoinSet<()>,
+    /// Held until everything has ended.
+    data: Arc<DataDir>,
+}
+
+/// Starts a control node, or resumes the one in the data directory. A new cluster is ready when this returns; a
+/// resumed or joined member serves and catches up with the others by itself.
+pub async fn start(config: ControlConfig) -> Result<Control, ServerError> {
+    tls::provider();
+    let data = Arc::new(DataDir::open(&config.data_dir)?);
+    let listener = enter::listen(config.listen, &data).await?;
+    let bound = listener.local_addr().map_err(|source| ServerError::Listen { address: config.listen, source })?;
+    let address = enter::advertised(config.advertise.as_deref(), bound);
+    let entered = enter::enter(&config, &data, &address).await?;
+    let founds = entered.founds;
+    let control = run(&config, data, listener, bound, entered).await?;
+    if founds {
+        control.data.record(&control.membership)?;
+        control.wait_until_ready().await?;
+    }
+    Ok(control)
+}
+
+async fn run(
+    config: &ControlConfig,
+    data: Arc<DataDir>,
+    listener: TcpListener,
+    listen_address: SocketAddr,
+    entered: Entered,
+) -> Result<Control, ServerError> {
+    let Entered { membership, authorities, peers: known, founds } = entered;
+    let authorities = Arc::new(authorities);
+    let me = MemberSpec {
+        id: membership.member_id,
+        name: membership.name.clone(),
+        address: membership.address.clone(),
+    };
+    let tls = serving_tls(&authorities, &me)?;
+    let admin = authorities.issue_admin()?;
+    let peers = Arc::new(Peers::new(peer_tls(&authorities, &me)?));
+    peers.set(&known);
+    let fatal = Arc::new(watch::Sender::new(None));
+    let (machine, hub) = Machine::new(fatal.clone());
+    let transport = GrpcTransport::new(me.id, &membership.cluster_id, peers.connector());
+    transport.set_peers(known);
+    let raft = start_raft(&data, &membership, machine, transport.clone(), founds)?;
+    let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers.clone());
+    let links = Arc::new(Links::default());
+    let recorder = EventRecorder::start(storage.clone());
+    let blobs = Arc::new(Blobs::open(&data.path("blobs"))?);
+    let node_link = NodeLinkService {
+        storage: storage.clone(),
+        links: links.clone(),
+        recorder: recorder.clone(),
+        cluster_id: membership.cluster_id.clone(),
+    };
+    let front = Front {
+        api: api(&storage, &links, &membership.cluster_id),
+        registry: registry::router(storage.clone(), blobs.clone()),
+        grpc: grpc(&raft, &authorities, node_link, blobs),
+        telemetry: Arc::new(Telemetry::new(storage.clone(), links.clone())),
+    };
+    let port = Port { tls: Arc::new(tls), callers: Callers::new(&authorities)?, front: Arc::new(front) };
+    let closing = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let writer = KubeconfigWriter { data: data.clone(), authorities: authorities.clone(), admin, me: me.clone() };
+    writer.write(&BTreeMap::new())?;
+    tasks.spawn(listener::serve(listener, port, closing.clone()));
+    tasks.spawn(leader::run(Duties {
+        storage: storage.clone(),
+        links: links.clone(),
+        recorder,
+        cluster_id: membership.cluster_id.clone(),
+        me: me.clone(),
+        serving_ca_pem: authorities.serving.certificate_pem.clone(),
+        learner_healthy: config.learner_healthy,
+    }));
+    tasks.spawn(membership::follow(storage.clone(), move |members| follow_members(members, &peers, &transport, &writer)));
+    tasks.spawn(membership::announce(storage.clone(), me.clone()));
+    tracing::info!(member = me.id, cluster = membership.cluster_id, address = me.address, "control node started");
+    Ok(Control {
+        address: me.address,
+        listen_address,
+        kubeconfig_path: data.path("kubeconfig"),
+        membership,
+        authorities,
+        storage,
+        links,
+        fatal,
+        closing,
+        tasks,
+        data,
+    })
+}
+
+fn serving_tls(authorities: &Authorities, me: &MemberSpec) -> Result<ServerConfig, ServerError> {
+    let leaf = authorities.issue_serving(&me.name, &[host(&me.address).to_owned()])?;
+    let trusted = [authorities.peer.certificate_pem.as_str(), authorities.client.certificate_pem.as_str()];
+    let mut tls = tls::server_config(&leaf.chain_pem, &leaf.key_pem, &trusted, false)?;
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(tls)
+}
+
+fn peer_tls(authorities: &Authorities, me: &MemberSpec) -> Result<rustls::ClientConfig, ServerError> {
+    let leaf = authorities.issue_peer(&me.name)?;
+    Ok(tls::client_config(&authorities.serving.certificate_pem, &leaf.chain_pem, &leaf.key_pem)?)
+}
+
+fn start_raft(
+    data: &DataDir,
+    membership: &Membership,
+    machine: Machine,
+    transport: GrpcTransport,
+    founds: bool,
+) -> Result<Raft<AppliedEntry>, ServerError> {
+    let raft = coracle_raft::Config::new(membership.member_id, data.path("raft"), &membership.cluster_id);
+    let transport: Arc<dyn Transport> = Arc::new(transport);
+    Ok(match founds {
+        true => Raft::bootstrap(raft, machine, transport, &[FIRST_MEMBER])?,
+        false => Raft::start(raft, machine, transport)?,
+    })
+}
+
+fn api(storage: &ReplicatedStorage, links: &Arc<Links>, cluster_id: &str) -> axum::Router {
+    let mut config = ApiConfig::new(cluster_id, VERSION);
+    let ready = storage.clone();
+    config.readiness = Arc::new(move || {
+        let leader = match ready.status().leader {
+            Some(_) => Ok(()),
+            None => Err("no leader is known".to_owned()),
+        };
+        let objects = match bootstrap::is_done(&ready.view()) {
+            true => Ok(()),
+            false => Err("the cluster's first objects are not there yet".to_owned()),
+        };
+        vec![("raft-leader".into(), leader), ("first-objects".into(), objects)]
+    });
+    let nodes = LinkedNodes { storage: storage.clone(), links: links.clone() };
+    coracle_api::router(storage.clone(), nodes, config)
+}
+
+fn grpc(
+    raft: &Raft<AppliedEntry>,
+    authorities: &Arc<Authorities>,
+    node_link: NodeLinkService,
+    blobs: Arc<Blobs>,
+) -> Routes {
+    let NodeLinkService { storage, links, cluster_id, .. } = node_link.clone();
+    let join = JoinService {
+        storage: storage.clone(),
+        authorities: authorities.clone(),
+        cluster_id: cluster_id.clone(),
+        links: links.clone(),
+    };
+    let cluster =
+        ClusterService { storage: storage.clone(), authorities: authorities.clone(), cluster_id: cluster_id.clone() };
+    let leader = LeaderServer::new(LeaderService { storage, links })
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let node_link = NodeLinkServer::new(node_link)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let blobs = BlobsServer::new(BlobsService { blobs }).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    Routes::new(RaftService::new(raft, cluster_id).into_server())
+        .add_service(JoinServer::new(join))
+        .add_service(ClusterServer::new(cluster))
+        .add_service(leader)
+        .add_service(blobs)
+        .add_service(node_link)
+        .prepare()
+}
+
+/// Keeps the admin kubeconfig at the members' addresses.
+struct KubeconfigWriter {
+    data: Arc<DataDir>,
+    authorities: Arc<Authorities>,
+    admin: Leaf,
+    me: MemberSpec,
+}
+
+impl KubeconfigWriter {
+    fn write(&self, members: &BTreeMap<u64, MemberSpec>) -> Result<(), ServerError> {
+        let others = members.values().filter(|member| member.id != self.me.id);
+        let others = others.map(|member| (format!("member-{}", member.id), member.address.clone())).collect();
+        let ca = &self.authorities.serving.certificate_pem;
+        let text = kubeconfig(ca, &self.admin, &self.me.address, &others);
+        self.data.write("kubeconfig", text.as_bytes())
+    }
+}
+
+fn follow_members(
+    members: &BTreeMap<u64, MemberSpec>,
+    peers: &Peers,
+    transport: &GrpcTransport,
+    writer: &KubeconfigWriter,
+) {
+    let mut addresses = membership::addresses(members);
+    // An own object that is missing or outdated is being mended; what is not in the objects yet is still known from
+    // joining.
+    for (id, address) in peers.addresses() {
+        if id == writer.me.id || members.is_empty() {
+            addresses.insert(id, address);
+        }
+    }
+    peers.set(&addresses);
+    transport.set_peers(addresses.clone());
+    if let Err(error) = writer.data.record_peers(&addresses).and_then(|()| writer.write(members)) {
+        tracing::warn!(%error, "the members' addresses are not written down");
+    }
+}
+
+impl Control {
+    /// `host:port` as advertised.
+    pub fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    /// Where it really listens.
+    pub fn listen_address(&self) -> SocketAddr {
+        self.listen_address
+    }
+
+    pub fn kubeconfig_path(&self) -> &Path {
+        &self.kubeconfig_path
+    }
+
+    pub fn storage(&self) -> &ReplicatedStorage {
+        &self.storage
+    }
+
+    pub fn cluster_id(&self) -> &str {
+        &self.membership.cluster_id
+    }
+
+    /// The raft id.
+    pub fn member_id(&self) -> u64 {
+        self.membership.member_id
+    }
+
+    /// Makes a join token. `ttl_seconds` 0 is a day.
+    pub async fn create_token(&self, role: Role, ttl_seconds: u64) -> anyhow::Result<JoinToken> {
+        let pin = self.authorities.serving_pin()?;
+        let made = tokens::create(&self.storage, pin, role, ttl_seconds, Timestamp::now()).await?;
+        made.map_err(|refusal: Refusal| anyhow::anyhow!("the token was refused: {refusal:?}"))
+    }
+
+    /// Resolves when the control node cannot go on, with the reason. The process should end then.
+    pub async fn closed(&self) -> anyhow::Error {
+        let mut fatal = self.fatal.subscribe();
+        let reason = tokio::select! {
+            closed = self.storage.raft().closed() => closed.to_string(),
+            reason = fatal.wait_for(Option::is_some) => {
+                reason.ok().and_then(|reason| reason.clone()).unwrap_or_default()
+            }
+        };
+        anyhow::anyhow!("this control node has stopped: {reason}")
+    }
+
+    /// Hands leadership over where it can, then stops.
+    pub async fn shutdown(self) {
+        let status = self.storage.status();
+        let others = status.progress.iter().filter(|(id, _, active)| {
+            *active && *id != status.id && status.voters.contains(id)
+        });
+        if self.storage.leads()
+            && let Some((successor, _, _)) = others.max_by_key(|(_, matched, _)| *matched)
+        {
+            let handed_over = timeout(HAND_OVER_TIMEOUT, self.storage.raft().transfer_leader(*successor)).await;
+            tracing::info!(successor, done = matches!(handed_over, Ok(Ok(()))), "leadership handed over");
+        }
+        self.abort().await;
+    }
+
+    /// Stops without handing anything over.
+    pub async fn abort(mut self) {
+        self.links.close_all();
+        self.closing.cancel();
+        self.storage.raft().shutdown().await;
+        // The listener ends by itself once its connections have; the others never do.
+        self.tasks.join_next().await;
+        self.tasks.shutdown().await;
+        tracing::info!(member = self.member_id(), "control node stopped");
+    }
+
+    async fn wait_until_ready(&self) -> Result<(), ServerError> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        while !bootstrap::is_done(&self.storage.view()) {
+            if Instant::now() > deadline {
+                let reason = "the cluster's first objects could not be written".into();
+                return Err(ServerError::NotReady { seconds: READY_TIMEOUT.as_secs(), reason });
+            }
+            sleep(READY_PAUSE).await;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}

@@ -1,0 +1,125 @@
+//! The one TLS port: handshakes, tells who calls, and serves HTTP/1.1 and HTTP/2.
+
+use std::{sync::Arc, time::Duration};
+
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+    service::TowerToHyperService,
+};
+use rustls::ServerConfig;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    identity::Callers,
+    service::{Front, Service},
+};
+
+/// Connections at a time; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 16 * 1024;
+
+/// Until a client must have finished the handshake, and sent the head of an HTTP/1.1 request.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// HTTP/2: streams of one connection, bytes that a client may send ahead, and pings to clients that are silent.
+const STREAMS_MAX: u32 = 4096;
+const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After an accept that failed, for lack of file descriptors perhaps.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long requests may go on when the port closes. Watches and links never end by themselves.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// What every connection is served with.
+#[derive(Clone)]
+pub struct Port {
+    pub tls: Arc<ServerConfig>,
+    pub callers: Callers,
+    pub front: Arc<Front>,
+}
+
+/// Serves until `closing` is cancelled and all connections have ended, soon after.
+pub async fn serve(listener: TcpListener, port: Port, closing: CancellationToken) {
+    let acceptor = TlsAcceptor::from(port.tls.clone());
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = closing.cancelled() => break,
+            accepted = async {
+                let permit = room.clone().acquire_owned().await;
+                (listener.accept().await, permit)
+            } => accepted,
+        };
+        match accepted {
+            (Ok((tcp, _)), Ok(permit)) => {
+                let (acceptor, port, closing) = (acceptor.clone(), port.clone(), closing.clone());
+                connections.spawn(async move {
+                    serve_connection(tcp, acceptor, port, closing).await;
+                    drop(permit);
+                });
+            }
+            (Err(error), _) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+            (_, Err(_)) => break,
+        }
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+async fn serve_connection(tcp: TcpStream, acceptor: TlsAcceptor, port: Port, closing: CancellationToken) {
+    // Small answers must not wait for more; a socket that refuses this works all the same.
+    let _ = tcp.set_nodelay(true);
+    let stream = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "handshake failed"),
+        Err(_) => return tracing::debug!("handshake not finished in time"),
+    };
+    let caller = port.callers.identify(stream.get_ref().1.peer_certificates());
+    let service = TowerToHyperService::new(Service { front: port.front, caller });
+    let builder = builder();
+    let mut connection =
+        std::pin::pin!(builder.serve_connection_with_upgrades::<_, _>(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = closing.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            timeout(GRACE, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection broke");
+    }
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+    builder
+}
+
+/// The body of requests as they come from the network.
+pub type NetworkBody = Incoming;

@@ -1,0 +1,93 @@
+//! Sends each request where it belongs: gRPC, the registry, metrics, or the Kubernetes API.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use axum::{Router, body::Body, response::IntoResponse};
+use http::{Request, Response, StatusCode};
+use tonic::{Status, service::Routes};
+use tower::ServiceExt;
+
+use crate::{identity::Caller, listener::NetworkBody, telemetry::Telemetry};
+
+/// All gRPC services have paths of this form.
+const GRPC_PREFIX: &str = "/coracle.";
+
+/// Raft's messages, which only members may send.
+const RAFT_PREFIX: &str = "/coracle.raft.";
+
+/// Everything that is served on the port.
+pub struct Front {
+    pub api: Router,
+    pub registry: Router,
+    pub grpc: Routes,
+    pub telemetry: Arc<Telemetry>,
+}
+
+/// The service of one connection.
+#[derive(Clone)]
+pub struct Service {
+    pub front: Arc<Front>,
+    pub caller: Caller,
+}
+
+impl tower::Service<Request<NetworkBody>> for Service {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<NetworkBody>) -> Self::Future {
+        let (front, caller) = (self.front.clone(), self.caller.clone());
+        if let Caller::Client(identity) = &caller {
+            request.extensions_mut().insert(identity.clone());
+        }
+        request.extensions_mut().insert(caller.clone());
+        Box::pin(async move { Ok(front.answer(request, &caller).await) })
+    }
+}
+
+impl Front {
+    async fn answer(&self, request: Request<NetworkBody>, caller: &Caller) -> Response<Body> {
+        let path = request.uri().path();
+        if path.starts_with(GRPC_PREFIX) {
+            if path.starts_with(RAFT_PREFIX) && !matches!(caller, Caller::Member) {
+                return Status::permission_denied("only control nodes may call this").into_http::<Body>();
+            }
+            return infallible(self.grpc.clone().oneshot(request).await).map(Body::new);
+        }
+        let method = request.method().clone();
+        let response = if path == "/v2" || path.starts_with("/v2/") {
+            infallible(self.registry.clone().oneshot(request.map(Body::new)).await)
+        } else if path == "/metrics" {
+            self.metrics(caller)
+        } else {
+            infallible(self.api.clone().oneshot(request.map(Body::new)).await)
+        };
+        self.telemetry.count(&method, response.status());
+        response
+    }
+
+    fn metrics(&self, caller: &Caller) -> Response<Body> {
+        match caller {
+            caller if caller.is_master() => self.telemetry.scrape().into_response(),
+            Caller::Anonymous => (StatusCode::UNAUTHORIZED, "metrics need a client certificate\n").into_response(),
+            _ => (StatusCode::FORBIDDEN, "metrics are for administrators\n").into_response(),
+        }
+    }
+}
+
+fn infallible<T>(result: Result<T, Infallible>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(never) => match never {},
+    }
+}
