@@ -138,8 +138,10 @@ pub fn warn(response: &mut Response, warnings: &[String]) {
 
 /// An object's JSON in the form of `kind`, which may differ from the stored one where kinds share their storage.
 pub fn present(kind: &Kind, object: &Object) -> Bytes {
+    // What a dry run would create has no revision.
+    let unborn = object.revision == 0;
     if kind.storage.is_none() {
-        return object.json.clone();
+        return if unborn { object.draft() } else { object.json.clone() };
     }
     present_value(kind, object).to_string().into()
 }

@@ -9,15 +9,16 @@ use std::{
 
 use bytes::Bytes;
 use coracle_proto::cluster::{BlobChunk, GetBlobRequest, blobs_client::BlobsClient};
-use futures::{Stream, StreamExt};
+use futures::Stream;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::{Mutex, Semaphore},
+    sync::{Mutex, Semaphore, mpsc},
     task::{JoinSet, spawn_blocking},
     time::timeout,
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use crate::{error::ServerError, peers::Peers};
@@ -27,6 +28,9 @@ pub const BLOB_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
 /// Bytes read from a file and sent to another member at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
+
+/// Chunks that are read ahead of their sending.
+const CHUNKS_AHEAD: usize = 4;
 
 /// Until a blob must have been copied to or from another member.
 const COPY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -225,11 +229,11 @@ impl Blobs {
         let need = (others.len() + 1) / 2 + 1;
         let mut copies = JoinSet::new();
         for (id, channel) in others.into_iter().filter_map(|id| Some((id, peers.channel(id)?))) {
-            let mut streams = vec![];
+            let mut files = vec![];
             for digest in digests {
-                streams.push((digest.clone(), self.stream(digest).await?.boxed()));
+                files.push((digest.clone(), tokio::fs::File::open(self.path(digest)).await?));
             }
-            copies.spawn(timeout(COPY_TIMEOUT, copy_all(id, channel, streams)));
+            copies.spawn(timeout(COPY_TIMEOUT, copy_all(id, channel, files)));
         }
         let mut have = 1;
         while have < need {
@@ -245,26 +249,34 @@ impl Blobs {
     }
 }
 
-type Pieces = futures::stream::BoxStream<'static, io::Result<Bytes>>;
-
 /// Answers whether the member has all of them now.
-async fn copy_all(id: u64, channel: Channel, streams: Vec<(Digest, Pieces)>) -> bool {
+async fn copy_all(id: u64, channel: Channel, files: Vec<(Digest, tokio::fs::File)>) -> bool {
     let mut client = BlobsClient::new(channel);
-    for (digest, pieces) in streams {
-        let name = digest.to_string();
-        // The first chunk names the blob; a piece that cannot be read ends the stream, and the receiver finds that the
-        // digest is wrong.
-        let first = futures::stream::iter([BlobChunk { digest: name, data: Bytes::new() }]);
-        let rest = pieces
-            .take_while(|piece| futures::future::ready(piece.is_ok()))
-            .filter_map(async |piece| piece.ok())
-            .map(|data| BlobChunk { digest: String::new(), data });
-        if let Err(status) = client.put(first.chain(rest.boxed())).await {
+    for (digest, file) in files {
+        let (chunks, stream) = mpsc::channel(CHUNKS_AHEAD);
+        let reader = tokio::spawn(send_chunks(file, digest.to_string(), chunks));
+        let sent = client.put(ReceiverStream::new(stream)).await;
+        reader.abort();
+        if let Err(status) = sent {
             tracing::warn!(peer = id, %digest, reason = status.message(), "blob not copied to a member");
             return false;
         }
     }
     true
+}
+
+/// The first chunk names the blob. Where the file cannot be read on, the stream ends, and its receiver finds that the
+/// digest is wrong.
+async fn send_chunks(mut file: tokio::fs::File, digest: String, chunks: mpsc::Sender<BlobChunk>) {
+    let mut next = BlobChunk { digest, data: Bytes::new() };
+    while chunks.send(next).await.is_ok() {
+        let mut piece = vec![0; CHUNK_BYTES];
+        match file.read(&mut piece).await {
+            Ok(0) | Err(_) => return,
+            Ok(length) => piece.truncate(length),
+        }
+        next = BlobChunk { digest: String::new(), data: piece.into() };
+    }
 }
 
 impl Unfinished {

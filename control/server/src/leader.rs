@@ -44,8 +44,9 @@ pub async fn run(duties: Duties) {
         // Dropping the set ends its tasks.
         let mut tasks = JoinSet::new();
         tasks.spawn(lead(duties.clone()));
+        let lost = async { status.wait_for(|now| now.role != Role::Leader || now.term != term).await.is_err() };
         let stopped = tokio::select! {
-            lost = status.wait_for(|now| now.role != Role::Leader || now.term != term) => lost.is_err(),
+            stopped = lost => stopped,
             _ = tasks.join_next() => {
                 // A duty ended, which only a bug makes it do: all are begun anew rather than one be missed in silence.
                 tracing::error!(term, "the leader's duties ended and are begun anew");

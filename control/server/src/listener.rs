@@ -94,7 +94,7 @@ async fn serve_connection(tcp: TcpStream, acceptor: TlsAcceptor, port: Port, clo
     let service = TowerToHyperService::new(Service { front: port.front, caller });
     let builder = builder();
     let mut connection =
-        std::pin::pin!(builder.serve_connection_with_upgrades::<_, _>(TokioIo::new(stream), service));
+        std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = closing.cancelled() => {

@@ -96,7 +96,8 @@ impl Registry {
             }
             (Method::POST, Target::Uploads { repository }) => self.begin_upload(&repository, &query, request).await,
             (Method::PATCH, Target::Upload { repository, upload }) => {
-                let size = self.uploads.append(&upload, request.headers(), body(request)).await?;
+                let start = uploads::range_start(request.headers());
+                let size = self.uploads.append(&upload, start, body(request)).await?;
                 Ok(uploads::accepted(&repository, &upload, size))
             }
             (Method::PUT, Target::Upload { repository, upload }) => {

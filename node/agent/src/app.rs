@@ -44,7 +44,10 @@ pub enum Event {
     Link(FromLink),
     Observed(Observation),
     /// A container runs; its handle comes with the news.
-    Started { at: At, container: Container },
+    Started {
+        at: At,
+        container: Container,
+    },
     /// The node is to stop.
     Stop,
 }
@@ -282,7 +285,8 @@ impl App {
 
     /// A config map or secret changed: the pods of its namespace that use any are looked at.
     fn touch_namespace(&mut self, namespace: &str) {
-        let users = self.desired.pods.values().filter(|pod| pod.metadata.namespace == namespace && pod.has_sources());
+        let users =
+            self.desired.pods.values().filter(|pod| pod.metadata.namespace == namespace && pod.has_sources());
         self.dirty.extend(users.map(|pod| pod.uid().clone()));
     }
 
@@ -405,7 +409,12 @@ impl App {
         let deadline = Instant::now() + STOP_GRACE;
         while self.executor.containers().next().is_some() {
             match tokio::time::timeout_at(deadline, events.recv()).await {
-                Ok(Some(Event::Observed(Observation::Container { uid, container, attempt, news: News::Exited(_) }))) => {
+                Ok(Some(Event::Observed(Observation::Container {
+                    uid,
+                    container,
+                    attempt,
+                    news: News::Exited(_),
+                }))) => {
                     self.executor.exited(&uid, &container, attempt);
                 }
                 Ok(Some(_)) => {}

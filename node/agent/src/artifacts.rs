@@ -140,7 +140,12 @@ impl Artifacts {
     }
 
     /// Makes an image present. `begun` is called where something has to be asked of a registry.
-    pub async fn pull(&self, image: &str, policy: PullPolicy, begun: impl FnOnce()) -> Result<Present, PullError> {
+    pub async fn pull(
+        &self,
+        image: &str,
+        policy: PullPolicy,
+        begun: impl FnOnce(),
+    ) -> Result<Present, PullError> {
         let parsed =
             parse(image).map_err(|source| PullError::InvalidName { image: image.to_owned(), source })?;
         let name = match parsed {
@@ -207,7 +212,8 @@ impl Artifacts {
             let done = self.registry.blob(image, name, &manifest, &partial).await;
             let kept = done.and_then(|size| {
                 bytes = size;
-                fs::rename(&partial, &path).map_err(|source| PullError::Disk { image: image.to_owned(), source })
+                fs::rename(&partial, &path)
+                    .map_err(|source| PullError::Disk { image: image.to_owned(), source })
             });
             if kept.is_err() {
                 // A partial file that cannot be removed now is removed at the next start.
@@ -275,7 +281,8 @@ mod tests {
 
     fn artifacts(allow_local: bool) -> (tempfile::TempDir, Artifacts) {
         let dir = tempfile::tempdir().unwrap();
-        let artifacts = Artifacts::new(dir.path().join("a"), allow_local, Registry::without_addresses()).unwrap();
+        let artifacts =
+            Artifacts::new(dir.path().join("a"), allow_local, Registry::without_addresses()).unwrap();
         (dir, artifacts)
     }
 

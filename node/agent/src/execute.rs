@@ -126,7 +126,8 @@ impl Executor {
                 let at = At { uid, container, attempt };
                 self.background(async move {
                     let checked = probes::check(&namespace, from, &check, timeout).await;
-                    let (success, output) = checked.map_or_else(|output| (false, output), |()| (true, String::new()));
+                    let (success, output) =
+                        checked.map_or_else(|output| (false, output), |()| (true, String::new()));
                     at.news(News::Probed { kind, success, output })
                 });
             }
@@ -268,7 +269,10 @@ impl Executor {
                 Ok(present) => at.news(News::Pulled { image_id: present.image_id, fetched: present.fetched }),
                 Err(error) => {
                     tracing::debug!(image, %error, "pull failed");
-                    at.news(News::PullFailed { reason: error.reason().to_owned(), message: error.to_string() })
+                    at.news(News::PullFailed {
+                        reason: error.reason().to_owned(),
+                        message: error.to_string(),
+                    })
                 }
             }
         });
@@ -416,7 +420,9 @@ async fn start(
         stdout: Arc::new(StreamSink::new(log.clone(), Stream::Stdout)),
         stderr: Arc::new(StreamSink::new(log, Stream::Stderr)),
     };
-    sandbox.start(spec).map_err(|error| StartFailure { reason: "RunContainerError", message: error.to_string() })
+    sandbox
+        .start(spec)
+        .map_err(|error| StartFailure { reason: "RunContainerError", message: error.to_string() })
 }
 
 fn exit_of(exit: coracle_wasi_host::Exit) -> Exit {

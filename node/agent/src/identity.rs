@@ -41,9 +41,13 @@ pub enum IdentityError {
          leave the token out to resume"
     )]
     OtherCluster { path: PathBuf },
-    #[error("the data dir {path} belongs to the node {there:?}, not {wanted:?}; choose another --data-dir or name")]
+    #[error(
+        "the data dir {path} belongs to the node {there:?}, not {wanted:?}; choose another --data-dir or name"
+    )]
     OtherName { path: PathBuf, there: String, wanted: String },
-    #[error("this node has not joined a cluster yet; give --join HOST:PORT and --token (`coracle token create`)")]
+    #[error(
+        "this node has not joined a cluster yet; give --join HOST:PORT and --token (`coracle token create`)"
+    )]
     NotJoined,
     #[error("the join token is for a control node; make one with `coracle token create --role node`")]
     WrongRole,
@@ -130,9 +134,10 @@ impl Identity {
     ) -> Result<Self, IdentityError> {
         let damaged = |reason: String| IdentityError::Damaged { path: dir.clone(), reason };
         let text = fs::read(dir.join(NODE)).map_err(|error| damaged(format!("{NODE}: {error}")))?;
-        let kept: Kept = serde_json::from_slice(&text).map_err(|error| damaged(format!("{NODE}: {error}")))?;
-        let key_pem =
-            fs::read_to_string(dir.join("node.key")).map_err(|error| damaged(format!("node.key: {error}")))?;
+        let kept: Kept =
+            serde_json::from_slice(&text).map_err(|error| damaged(format!("{NODE}: {error}")))?;
+        let key_pem = fs::read_to_string(dir.join("node.key"))
+            .map_err(|error| damaged(format!("node.key: {error}")))?;
         if token.is_some_and(|token| hex::encode(token.ca_pin) != kept.ca_pin) {
             return Err(IdentityError::OtherCluster { path: dir });
         }
@@ -232,7 +237,8 @@ fn is_label(name: &str) -> bool {
 /// The data dir's lock, held until the file is closed.
 fn lock(dir: &Path) -> Result<File, IdentityError> {
     let unusable = |source| IdentityError::DataDir { path: dir.to_owned(), source };
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(unusable)?;
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(unusable)?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(IdentityError::Locked { path: dir.to_owned() }),

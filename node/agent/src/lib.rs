@@ -9,7 +9,6 @@ mod blocks;
 mod clock;
 mod config;
 mod events;
-mod fabric_stub;
 mod execute;
 mod identity;
 mod link;

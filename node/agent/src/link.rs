@@ -185,7 +185,9 @@ impl Link {
                     continue;
                 }
                 Err(Refused::Redirect(_)) => tracing::debug!(address, "the cluster has no leader at present"),
-                Err(Refused::Failed(reason)) => tracing::warn!(address, reason, "no link to this control node"),
+                Err(Refused::Failed(reason)) => {
+                    tracing::warn!(address, reason, "no link to this control node")
+                }
             }
             redirects = 0;
             turn += 1;

@@ -36,7 +36,12 @@ impl LogStreams {
                 Ok(asked) => send(&logs, &link, id, asked).await,
                 Err(error) => Err(error),
             };
-            let end = LogChunk { request: id, end: true, error: served.err().unwrap_or_default(), ..Default::default() };
+            let end = LogChunk {
+                request: id,
+                end: true,
+                error: served.err().unwrap_or_default(),
+                ..Default::default()
+            };
             // A closed link has no reader either.
             let _ = link.logs().send(end).await;
         });

@@ -199,7 +199,8 @@ mod tests {
         assert_eq!(read(&logs, none).await.unwrap(), "");
         let cut = LogOptions { limit_bytes: Some(6), ..options() };
         assert_eq!(read(&logs, cut).await.unwrap(), "one\ntw");
-        let stamped = read(&logs, LogOptions { timestamps: true, tail_lines: Some(2), ..options() }).await.unwrap();
+        let stamped =
+            read(&logs, LogOptions { timestamps: true, tail_lines: Some(2), ..options() }).await.unwrap();
         let (time, rest) = stamped.split_once(' ').unwrap();
         assert!(time.parse::<jiff::Timestamp>().is_ok() && rest.starts_with("two\n"), "{stamped}");
         let future = LogOptions { since_time: Some("2999-01-01T00:00:00Z".into()), ..options() };

@@ -17,7 +17,11 @@ pub fn capacity(wanted: Capacity) -> Capacity {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get) as u64;
     Capacity {
         cpu_milli: if wanted.cpu_milli == 0 { cores * 1000 } else { wanted.cpu_milli },
-        memory_bytes: if wanted.memory_bytes == 0 { meminfo("MemTotal").unwrap_or(0) } else { wanted.memory_bytes },
+        memory_bytes: if wanted.memory_bytes == 0 {
+            meminfo("MemTotal").unwrap_or(0)
+        } else {
+            wanted.memory_bytes
+        },
         pods: wanted.pods,
     }
 }

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
-use crate::fabric_stub::{
-    Backend, BackendPort, Endpoint, Fabric, IngressEntry, IngressPath, IngressRule, NetworkState, PathKind, PodBlock,
-    PodEntry, Protocol, ServiceEntry, ServicePort,
+use coracle_fabric::{
+    Backend, BackendPort, Endpoint, Fabric, IngressEntry, IngressPath, IngressRule, NetworkState, PathKind,
+    PodBlock, PodEntry, Protocol, ServiceEntry, ServicePort,
 };
 use coracle_wasi_host::net::{Namespace, Uplink};
 use serde_json::Value;
@@ -19,11 +19,11 @@ const AFFINITY_SECONDS_DEFAULT: u64 = 10_800;
 /// The node's share of the network, or none where pods have only each other's loopback (tests of the executor).
 #[derive(Clone, Default)]
 pub struct PodNetwork {
-    fabric: Option<Arc<Fabric>>,
+    fabric: Option<Fabric>,
 }
 
 impl PodNetwork {
-    pub fn new(fabric: Arc<Fabric>) -> Self {
+    pub fn new(fabric: Fabric) -> Self {
         Self { fabric: Some(fabric) }
     }
 
@@ -95,7 +95,11 @@ impl NetworkObjects {
             }
             "pods" => {
                 let address = object["status"]["podIP"].as_str().and_then(|ip| ip.parse().ok());
-                let pod = address.map(|address| PodEntry { namespace: key.0.clone(), name: key.1.clone(), address });
+                let pod = address.map(|address| PodEntry {
+                    namespace: key.0.clone(),
+                    name: key.1.clone(),
+                    address,
+                });
                 changed(&mut self.pods, key, pod)
             }
             _ => false,
@@ -203,7 +207,12 @@ fn endpoints(slice: &Value) -> Vec<Endpoint> {
         let hostname = endpoint["hostname"].as_str().map(str::to_owned);
         // Consumers use the first address only. Source: discovery.k8s.io/v1.
         let address = list(&endpoint["addresses"]).first().and_then(|ip| ip.as_str()?.parse().ok());
-        all.extend(address.map(|address| Endpoint { address, ready, hostname: hostname.clone(), ports: ports.clone() }));
+        all.extend(address.map(|address| Endpoint {
+            address,
+            ready,
+            hostname: hostname.clone(),
+            ports: ports.clone(),
+        }));
     }
     all
 }
@@ -290,7 +299,10 @@ mod tests {
         assert!(objects.put("ingresses.networking.k8s.io", "d", "in", &ingress));
         let state = objects.state();
         assert_eq!(state.nodes["n1"], "10.0.0.1:7443");
-        assert_eq!((state.pod_blocks[0].cidr.to_string(), state.pod_blocks[0].node.as_str()), ("10.128.3.0/24".into(), "n1"));
+        assert_eq!(
+            (state.pod_blocks[0].cidr.to_string(), state.pod_blocks[0].node.as_str()),
+            ("10.128.3.0/24".into(), "n1")
+        );
         let path = &state.ingresses[0].rules[0].paths[0];
         assert_eq!((path.path.as_str(), path.kind), ("/x", PathKind::Prefix));
         assert_eq!(path.backend, Backend { service: "web".into(), port: BackendPort::Number(80) });

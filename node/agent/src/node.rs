@@ -9,7 +9,7 @@ use std::{
 };
 
 use coracle_core::{NodeFacts, Observed};
-use crate::fabric_stub::{Fabric, FabricConfig, FabricError, FabricTls};
+use coracle_fabric::{Fabric, FabricConfig, FabricError, FabricTls};
 use coracle_proto::{node::Hello, tls};
 use coracle_wasi_host::{Host, HostConfig, HostError};
 use parking_lot::RwLock;
@@ -50,7 +50,7 @@ pub enum NodeError {
 /// A running node. Dropping it leaves it running; [`Node::shutdown`] stops it.
 pub struct Node {
     name: String,
-    fabric: Arc<Fabric>,
+    fabric: Fabric,
     events: mpsc::Sender<Event>,
     app: Mutex<Option<JoinHandle<()>>>,
 }
@@ -58,13 +58,16 @@ pub struct Node {
 /// Starts a node: joins where the data dir is new, resumes otherwise. Returns once it listens; the link to the
 /// cluster comes about, and is kept, by itself.
 pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
-    let probable = reachable(config.fabric_listen, config.join.as_ref().and_then(|with| with.addresses.first()));
+    let probable =
+        reachable(config.fabric_listen, config.join.as_ref().and_then(|with| with.addresses.first()));
     let advertise = config.fabric_advertise.clone().unwrap_or_else(|| probable.to_string());
     let identity = Identity::obtain(&config, &advertise).await?;
-    let fabric = Arc::new(start_fabric(&config, &identity).await?);
+    let fabric = start_fabric(&config, &identity).await?;
     let bound = fabric.address();
-    let advertise =
-        config.fabric_advertise.clone().unwrap_or_else(|| SocketAddr::new(probable.ip(), bound.port()).to_string());
+    let advertise = config
+        .fabric_advertise
+        .clone()
+        .unwrap_or_else(|| SocketAddr::new(probable.ip(), bound.port()).to_string());
     keep_addresses(&config, &fabric)?;
 
     let host = match &config.host {
@@ -79,7 +82,8 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
     let (events, received) = mpsc::channel(EVENTS_MAX);
     let addresses = Arc::new(RwLock::new(identity.control_addresses.clone()));
     let boot_id = hex::encode(rand::random::<[u8; 16]>());
-    let client_tls = tls::client_config(&identity.serving_ca_pem, &identity.certificate_pem, &identity.key_pem)?;
+    let client_tls =
+        tls::client_config(&identity.serving_ca_pem, &identity.certificate_pem, &identity.key_pem)?;
     let link_config = LinkConfig {
         hello: hello(&config, &identity, &fabric, &advertise, &boot_id),
         tls: client_tls.clone(),

@@ -19,13 +19,18 @@ pub async fn check(
     check: &ProbeCheck,
     timeout: Duration,
 ) -> Result<(), String> {
-    let Some(ip) = namespace.addresses().first().copied() else { return Err("the pod has no address".into()) };
+    let Some(ip) = namespace.addresses().first().copied() else {
+        return Err("the pod has no address".into());
+    };
     let attempt = async {
         match check {
             ProbeCheck::Impossible(reason) => Err(reason.clone()),
             ProbeCheck::Tcp { port } => {
                 let to = SocketAddr::new(ip, *port);
-                connect(namespace, from, to).await.map(drop).map_err(|error| format!("dial tcp {to}: connect: {error}"))
+                connect(namespace, from, to)
+                    .await
+                    .map(drop)
+                    .map_err(|error| format!("dial tcp {to}: connect: {error}"))
             }
             ProbeCheck::Http { port, host, path, headers } => {
                 let to = SocketAddr::new(ip, *port);
@@ -72,16 +77,18 @@ async fn get(
         request = request.header(&header.name, &header.value);
     }
     let request = request.body(Empty::<Bytes>::new()).map_err(|error| failed(&error))?;
-    let answer = async {
-        tokio::select! {
-            answer = sender.send_request(request) => answer.map_err(|error| failed(&error)),
-            ended = connection => match ended {
-                Err(error) => Err(failed(&error)),
-                Ok(()) => Err(failed(&"EOF")),
-            },
-        }
+    let (mut answer, mut connection) =
+        (std::pin::pin!(sender.send_request(request)), std::pin::pin!(connection));
+    let answered = tokio::select! {
+        biased;
+        answered = &mut answer => answered,
+        ended = &mut connection => match ended {
+            Err(error) => return Err(failed(&error)),
+            // The answer was the last that came over it.
+            Ok(()) => answer.await,
+        },
     };
-    let status = answer.await?.status();
+    let status = answered.map_err(|error| failed(&error))?.status();
     if (200..400).contains(&status.as_u16()) {
         Ok(())
     } else {
@@ -120,7 +127,10 @@ mod tests {
     async fn answers_decide_over_http_probes() {
         let namespace = namespace();
         let refused = run(&namespace, &http("/")).await.unwrap_err();
-        assert_eq!(refused, "Get \"http://10.128.0.2:80/\": dial tcp 10.128.0.2:80: connect: connection refused");
+        assert_eq!(
+            refused,
+            "Get \"http://10.128.0.2:80/\": dial tcp 10.128.0.2:80: connect: connection refused"
+        );
         let listener = namespace.listen("0.0.0.0:80".parse().unwrap()).unwrap();
         let server = tokio::spawn(async move {
             for _ in 0..2 {
@@ -134,7 +144,10 @@ mod tests {
             }
         });
         assert_eq!(run(&namespace, &http("/good")).await, Ok(()));
-        assert_eq!(run(&namespace, &http("/bad")).await, Err("HTTP probe failed with statuscode: 503".into()));
+        assert_eq!(
+            run(&namespace, &http("/bad")).await,
+            Err("HTTP probe failed with statuscode: 503".into())
+        );
         server.await.unwrap();
     }
 

@@ -8,9 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use coracle_core::{
-    volumes::{MountPlan, VolumeContent, VolumeFile, VolumePlan},
-};
+use coracle_core::volumes::{MountPlan, VolumeContent, VolumeFile, VolumePlan};
 use coracle_wasi_host::Mount;
 
 /// The link to the present files.
@@ -26,7 +24,8 @@ pub fn write(dir: &Path, volumes: &[VolumePlan]) -> Result<(), String> {
             VolumeContent::Empty { .. } => fs::create_dir_all(&path),
             VolumeContent::Files(files) => write_files(&path, files),
         };
-        written.map_err(|error| format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.name))?;
+        written
+            .map_err(|error| format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.name))?;
     }
     Ok(())
 }
@@ -89,7 +88,8 @@ fn is_current(data: &Path, files: &BTreeMap<String, VolumeFile>) -> bool {
         && files.iter().all(|(path, file)| {
             let path = data.join(path);
             let mode = fs::metadata(&path).map(|metadata| metadata.permissions().mode() & 0o7777);
-            mode.is_ok_and(|mode| mode == file.mode) && fs::read(&path).is_ok_and(|bytes| *bytes == *file.bytes)
+            mode.is_ok_and(|mode| mode == file.mode)
+                && fs::read(&path).is_ok_and(|bytes| *bytes == *file.bytes)
         })
 }
 
@@ -166,8 +166,10 @@ mod tests {
         assert_eq!(fs::read_link(volume.join(DATA)).unwrap(), before, "nothing changed");
         write(dir.path(), &plan(&[("a", "1!", 0o644), ("sub/b", "2", 0o400)])).unwrap();
         assert_eq!(fs::read_to_string(volume.join("a")).unwrap(), "1!");
-        let mut names: Vec<_> =
-            fs::read_dir(&volume).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = fs::read_dir(&volume)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         assert_eq!(names, ["..2", "..data", "a", "sub"]);
     }

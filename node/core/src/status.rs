@@ -12,7 +12,8 @@ use crate::{
     spec::{Container, Pod, RestartPolicy},
 };
 
-/// The whole status. Conditions that this node does not own are taken over from the object.
+/// The status with this node's own conditions. Others (PodScheduled, readiness gates) are kept by the server, which
+/// may know newer ones.
 pub fn pod_status(pod: &Pod, state: &PodState, node: &NodeFacts, now: Timestamp) -> Value {
     let phase = phase(pod, state);
     let mut status = Map::new();
@@ -114,14 +115,7 @@ fn conditions(pod: &Pod, state: &PodState, phase: &str, now: Timestamp) -> Value
     ];
     let previous = state.reported.as_ref().unwrap_or(&pod.status)["conditions"].as_array();
     let previous = previous.map(Vec::as_slice).unwrap_or_default();
-    let mut list: Vec<Value> = own.iter().map(|(name, one)| one.to_json(name, previous, now)).collect();
-    let foreign = pod.status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
-    list.extend(foreign.iter().filter(|one| own.iter().all(|(name, _)| one["type"] != *name)).cloned());
-    if !list.iter().any(|one| one["type"] == "PodScheduled") {
-        let scheduled = Condition { holds: true, ..Condition::default() };
-        list.push(scheduled.to_json("PodScheduled", previous, now));
-    }
-    list.into()
+    own.iter().map(|(name, one)| one.to_json(name, previous, now)).collect()
 }
 
 fn gates(pod: &Pod) -> Condition {

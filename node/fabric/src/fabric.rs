@@ -151,6 +151,11 @@ impl Fabric {
         Arc::new(PodUplink { inner: self.inner.clone(), namespace: pod_namespace.into() })
     }
 
+    #[cfg(test)]
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.inner.policy
+    }
+
     /// Closes the listeners and tunnels. What the tunnels carried is reset.
     pub fn shutdown(&self) {
         self.inner.stopped.cancel();

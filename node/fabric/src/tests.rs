@@ -1,1 +1,8 @@
-//! Two nodes in one process.
+//! Two nodes in one process, with real tunnels between them.
+
+mod cluster;
+mod gateway;
+mod names;
+mod outside;
+mod services;
+mod tunnels;

@@ -49,7 +49,10 @@ impl Desired {
             wanted.extend(view.list(resource, None).cloned());
         }
         let mut pods = vec![];
-        for pod in view.list(PODS, None).filter(|pod| self.is_here(pod)) {
+        for pod in view.list(PODS, None) {
+            if !self.is_here(pod) {
+                continue;
+            }
             self.name_all(&pod.key.name, names_of(pod));
             pods.push(pod.clone());
         }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use coracle_api::Storage;
 use coracle_objects::{Expect, Object, ObjectKey, Transaction, View};
 use coracle_proto::node::{PodGone, PodStatus};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};

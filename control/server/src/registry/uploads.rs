@@ -52,11 +52,13 @@ impl Uploads {
     }
 
     /// Adds a piece; answers the size so far in bytes.
-    pub async fn append(&self, id: &str, headers: &HeaderMap, body: BodyDataStream) -> Result<u64, RegistryError> {
+    pub async fn append(
+        &self,
+        id: &str,
+        start: Option<u64>,
+        body: BodyDataStream,
+    ) -> Result<u64, RegistryError> {
         let mut content = self.take(id)?;
-        let start = headers
-            .get(header::CONTENT_RANGE)
-            .and_then(|range| range.to_str().ok()?.trim_start_matches("bytes ").split('-').next()?.parse::<u64>().ok());
         let result = match start {
             Some(start) if start != content.size => Err(RegistryError::out_of_order(content.size)),
             _ => receive(&mut content, body).await,
@@ -107,6 +109,12 @@ async fn receive(content: &mut Unfinished, mut body: BodyDataStream) -> Result<(
             Err(_) => return Err(RegistryError::broke_off("nothing came for a minute")),
         }
     }
+}
+
+/// Where a chunk begins, where its client says so.
+pub fn range_start(headers: &HeaderMap) -> Option<u64> {
+    let range = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
+    range.trim_start_matches("bytes ").split('-').next()?.parse().ok()
 }
 
 /// More may come.

@@ -76,7 +76,8 @@ pub fn parse(image: &str) -> Result<ImageRef, InvalidImage> {
         None => (rest, None),
     };
     let (registry, repository) = match path.split_once('/') {
-        Some((host, repository)) if is_host(host) => (Some(host), repository),
+        Some((host, _)) if looks_like_host(host) && !is_host(host) => return Err(InvalidImage),
+        Some((host, repository)) if looks_like_host(host) => (Some(host), repository),
         _ => (None, path),
     };
     if repository.len() > NAME_BYTES_MAX || !repository.split('/').all(is_component) {
@@ -90,8 +91,18 @@ pub fn parse(image: &str) -> Result<ImageRef, InvalidImage> {
 }
 
 /// The first part is a host where it has a dot or a port, or is `localhost`.
-fn is_host(part: &str) -> bool {
+fn looks_like_host(part: &str) -> bool {
     part == "localhost" || part.contains(['.', ':'])
+}
+
+/// Labels joined by dots, and maybe a port.
+fn is_host(part: &str) -> bool {
+    let (name, port) = part.split_once(':').unwrap_or((part, "0"));
+    let label = |label: &str| {
+        let inner = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        inner && !label.is_empty() && !label.starts_with('-') && !label.ends_with('-')
+    };
+    port.parse::<u16>().is_ok() && name.split('.').all(label)
 }
 
 pub(crate) fn is_digest(digest: &str) -> bool {
@@ -113,7 +124,8 @@ fn is_component(part: &str) -> bool {
     let mut begun = false;
     for c in part.chars() {
         if c.is_ascii_lowercase() || c.is_ascii_digit() {
-            let joined = separator.chars().all(|c| c == '-') || matches!(separator.as_str(), "." | "_" | "__");
+            let joined =
+                separator.chars().all(|c| c == '-') || matches!(separator.as_str(), "." | "_" | "__");
             if !joined || !begun && !separator.is_empty() {
                 return false;
             }
@@ -167,8 +179,22 @@ mod tests {
     fn nonsense_is_refused() {
         let long = "a".repeat(256);
         for image in [
-            "", "Hello", "a b", "a//b", "/a", "a/", "a:", "a:-x", "a@sha256:12", "-a", "a-", "a..b", "a___b",
-            "file://a", "../a", &long,
+            "",
+            "Hello",
+            "a b",
+            "a//b",
+            "/a",
+            "a/",
+            "a:",
+            "a:-x",
+            "a@sha256:12",
+            "-a",
+            "a-",
+            "a..b",
+            "a___b",
+            "file://a",
+            "../a",
+            &long,
         ] {
             assert_eq!(parse(image), Err(InvalidImage), "{image}");
         }

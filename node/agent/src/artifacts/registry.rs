@@ -1,10 +1,6 @@
 //! The cluster's own registry, as a client: the OCI distribution API on the control nodes.
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use coracle_proto::tls;
@@ -78,7 +74,13 @@ impl Registry {
     }
 
     /// Streams the artifact into `file` and verifies size and digest. Returns its size in bytes.
-    pub async fn blob(&self, image: &str, name: &Name, manifest: &Manifest, file: &Path) -> Result<u64, PullError> {
+    pub async fn blob(
+        &self,
+        image: &str,
+        name: &Name,
+        manifest: &Manifest,
+        file: &Path,
+    ) -> Result<u64, PullError> {
         let disk = |source| PullError::Disk { image: image.to_owned(), source };
         if manifest.layer_size > ARTIFACT_BYTES_MAX {
             return Err(PullError::TooLarge { image: image.to_owned(), size: manifest.layer_size });
@@ -147,7 +149,11 @@ impl Registry {
         }
     }
 
-    async fn ask(&self, address: &str, path: &str) -> Result<Response<Incoming>, Box<dyn std::error::Error + Send + Sync>> {
+    async fn ask(
+        &self,
+        address: &str,
+        path: &str,
+    ) -> Result<Response<Incoming>, Box<dyn std::error::Error + Send + Sync>> {
         let tls = self.tls.clone().ok_or("this node has no certificate")?;
         let stream = tls::connect(address, tls).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;

@@ -115,7 +115,8 @@ impl Cursor {
     /// Goes on to the file that was begun after this one; false where this is the newest.
     fn next_file(&mut self) -> io::Result<bool> {
         let files = segments(&self.path);
-        let inodes: Vec<u64> = files.iter().map(|file| fs::metadata(file).map_or(0, |meta| meta.ino())).collect();
+        let inodes: Vec<u64> =
+            files.iter().map(|file| fs::metadata(file).map_or(0, |meta| meta.ino())).collect();
         let next = match inodes.iter().position(|inode| *inode == self.inode) {
             Some(here) if here + 1 == files.len() => return Ok(false),
             Some(here) => here + 1,
@@ -194,7 +195,9 @@ struct Filter {
 impl Filter {
     fn new(options: &LogOptions) -> Result<Self, String> {
         let since_time = match &options.since_time {
-            Some(text) => Some(text.parse::<Timestamp>().map_err(|error| format!("invalid sinceTime: {error}"))?),
+            Some(text) => {
+                Some(text.parse::<Timestamp>().map_err(|error| format!("invalid sinceTime: {error}"))?)
+            }
             None => None,
         };
         let ago = |seconds| Timestamp::now().checked_sub(SignedDuration::from_secs(seconds)).ok();

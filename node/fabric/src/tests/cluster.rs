@@ -1,0 +1,184 @@
+//! A cluster for tests: an authority, nodes, pods, and the state that all are told.
+
+use crate::{
+    Backend, BackendPort, Cidr, Endpoint, Fabric, FabricConfig, FabricTls, NetworkState, PodBlock, Protocol,
+    ServiceEntry, ServicePort,
+};
+use coracle_wasi_host::net::{Conn, Listener, Namespace, NamespaceConfig, NetLimits};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+pub(super) const SERVICE: &str = "10.96.0.20:80";
+
+/// The authority that signs nodes' certificates.
+pub(super) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+}
+
+impl Authority {
+    pub(super) fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        Self { issuer: Issuer::new(params, key), certificate }
+    }
+
+    pub(super) fn node(&self, name: &str) -> FabricTls {
+        self.tls(name, "system:nodes")
+    }
+
+    pub(super) fn tls(&self, name: &str, organization: &str) -> FabricTls {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::OrganizationName, organization);
+        params.distinguished_name.push(DnType::CommonName, format!("system:node:{name}"));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        let key = || PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let roots = Arc::new(roots);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build().unwrap();
+        let server = rustls::ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![certificate.clone()], key())
+            .unwrap();
+        let client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![certificate], key())
+            .unwrap();
+        FabricTls { server: Arc::new(server), client: Arc::new(client) }
+    }
+}
+
+/// Nodes `a` and `b`, with the blocks 10.128.1.0/24 and 10.128.2.0/24.
+pub(super) struct Cluster {
+    pub(super) authority: Authority,
+    pub(super) a: Fabric,
+    pub(super) b: Fabric,
+    pub(super) state: NetworkState,
+}
+
+impl Cluster {
+    pub(super) async fn new() -> Self {
+        let authority = Authority::new();
+        let (a, b) = (node(&authority, "a").await, node(&authority, "b").await);
+        let mut state = NetworkState {
+            pod_blocks: vec![block("10.128.1.0/24", "a"), block("10.128.2.0/24", "b"), block("10.128.3.0/24", "c")],
+            ..NetworkState::default()
+        };
+        state.nodes.insert("a".into(), a.address().to_string());
+        state.nodes.insert("b".into(), b.address().to_string());
+        let cluster = Self { authority, a, b, state };
+        cluster.tell();
+        cluster
+    }
+
+    /// Tells both nodes the state.
+    pub(super) fn tell(&self) {
+        self.a.update(self.state.clone());
+        self.b.update(self.state.clone());
+    }
+
+    /// Adds a service at [`SERVICE`] with these endpoints, whose port `http` is 8080, and tells it.
+    pub(super) fn serve(&mut self, endpoints: &[&Pod]) -> &mut ServiceEntry {
+        let endpoints = endpoints.iter().map(|pod| endpoint(pod.ip)).collect();
+        self.state.services.push(service("web", endpoints));
+        self.tell();
+        self.state.services.last_mut().unwrap()
+    }
+}
+
+pub(super) async fn node(authority: &Authority, name: &str) -> Fabric {
+    let config = FabricConfig {
+        node_name: name.into(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        gateway_listen: Some("127.0.0.1:0".parse().unwrap()),
+        tls: authority.node(name),
+    };
+    Fabric::start(config).await.unwrap()
+}
+
+pub(super) fn block(cidr: &str, node: &str) -> PodBlock {
+    PodBlock { cidr: cidr.parse::<Cidr>().unwrap(), node: node.into() }
+}
+
+pub(super) fn service(name: &str, endpoints: Vec<Endpoint>) -> ServiceEntry {
+    let port = ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None };
+    ServiceEntry {
+        namespace: "default".into(),
+        name: name.into(),
+        addresses: vec![address(SERVICE).ip()],
+        ports: vec![port],
+        endpoints,
+        ..ServiceEntry::default()
+    }
+}
+
+pub(super) fn endpoint(address: IpAddr) -> Endpoint {
+    Endpoint { address, ready: true, hostname: None, ports: BTreeMap::from([("http".to_owned(), 8080)]) }
+}
+
+pub(super) fn backend(service: &str) -> Backend {
+    Backend { service: service.into(), port: BackendPort::Name("http".into()) }
+}
+
+/// A pod on a node.
+pub(super) struct Pod {
+    pub(super) ip: IpAddr,
+    pub(super) net: Namespace,
+}
+
+pub(super) fn pod(node: &Fabric, ip: &str) -> Pod {
+    let ip = ip.parse().unwrap();
+    let config = NamespaceConfig { hostname: "pod".into(), addresses: vec![ip], limits: NetLimits::default() };
+    let net = Namespace::new(config, node.uplink("default"));
+    node.attach(ip, net.clone());
+    Pod { ip, net }
+}
+
+impl Pod {
+    pub(super) fn listen(&self) -> Listener {
+        self.net.listen(address("0.0.0.0:8080")).unwrap()
+    }
+
+    /// Answers every connection on 8080 with a name, then closes it.
+    pub(super) fn say(&self, name: &'static str) {
+        let listener = self.listen();
+        tokio::spawn(async move {
+            while let Ok((mut conn, _)) = listener.accept().await {
+                // The client may be gone already.
+                let _ = conn.write_all(name.as_bytes()).await;
+            }
+        });
+    }
+
+    /// Connects to [`SERVICE`] and reads what it says.
+    pub(super) async fn ask(&self) -> std::io::Result<String> {
+        let mut conn = self.net.connect(address(SERVICE)).await?;
+        read_all(&mut conn).await
+    }
+}
+
+pub(super) async fn read_all(conn: &mut Conn) -> std::io::Result<String> {
+    let mut text = String::new();
+    conn.read_to_string(&mut text).await?;
+    Ok(text)
+}
+
+pub(super) fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}

@@ -1,0 +1,193 @@
+use super::cluster::{Cluster, Pod, backend, endpoint, pod, service};
+use crate::{IngressEntry, IngressPath, IngressRule, PathKind, ServiceEntry};
+use coracle_wasi_host::net::{HttpBody, HttpError, HttpService, full_body};
+use futures::future::BoxFuture;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A component that says what it was asked.
+struct Component(&'static str);
+
+impl HttpService for Component {
+    fn call(&self, request: Request<HttpBody>) -> BoxFuture<'static, Result<Response<HttpBody>, HttpError>> {
+        let name = self.0;
+        Box::pin(async move {
+            if request.uri().path() == "/trap" {
+                return Err(HttpError::Failed { reason: "unreachable executed".into() });
+            }
+            let (head, body) = request.into_parts();
+            let header = |name| head.headers.get(name).map_or("-", |value| value.to_str().unwrap()).to_owned();
+            let (from, host, connection) = (header("x-forwarded-for"), header("host"), header("connection"));
+            let path = head.uri.to_string();
+            let body = body.collect().await.unwrap().to_bytes();
+            let body = String::from_utf8_lossy(&body).into_owned();
+            Ok(Response::new(full_body(format!("{name} {path} {host} {from} {connection} {body}"))))
+        })
+    }
+}
+
+/// Serves HTTP over the pod's port 8080, as a command with std::net would; counts its connections.
+fn serve_http(pod: &Pod, name: &'static str) -> Arc<AtomicUsize> {
+    let listener = pod.listen();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = connections.clone();
+    tokio::spawn(async move {
+        while let Ok((conn, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            let service = service_fn(move |request: Request<Incoming>| async move {
+                let path = request.uri().path().to_owned();
+                let body = request.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+                let text = format!("{name} {path} {}", String::from_utf8_lossy(&body));
+                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text))))
+            });
+            let server = hyper::server::conn::http1::Builder::new();
+            tokio::spawn(server.serve_connection(TokioIo::new(conn), service));
+        }
+    });
+    connections
+}
+
+fn named(name: &str, pods: &[&Pod]) -> ServiceEntry {
+    let mut entry = service(name, pods.iter().map(|pod| endpoint(pod.ip)).collect());
+    entry.addresses.clear();
+    entry
+}
+
+fn ingress(rules: &[(&str, &str, &str)]) -> IngressEntry {
+    let rule = |(host, path, service): &(&str, &str, &str)| IngressRule {
+        host: Some((*host).to_owned()),
+        paths: vec![IngressPath { path: (*path).into(), kind: PathKind::Prefix, backend: backend(service) }],
+    };
+    IngressEntry { namespace: "default".into(), rules: rules.iter().map(rule).collect(), ..IngressEntry::default() }
+}
+
+async fn get(gateway: SocketAddr, host: &str, path: &str) -> (StatusCode, String) {
+    let stream = TcpStream::connect(gateway).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::post(path).header("host", host).body(Full::new(Bytes::from("body"))).unwrap();
+    read(sender.send_request(request).await.unwrap()).await
+}
+
+async fn read(response: Response<Incoming>) -> (StatusCode, String) {
+    let status = response.status();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn requests_reach_components_and_pods_by_host_and_path() {
+    let mut cluster = Cluster::new().await;
+    let (near, far) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
+    near.net.serve_http(8080, Arc::new(Component("component")));
+    let connections = serve_http(&far, "command");
+    cluster.state.services = vec![named("hello", &[&near]), named("shop", &[&far])];
+    cluster.state.ingresses =
+        vec![ingress(&[("hello.local", "/", "hello"), ("*.shops.local", "/cart", "shop"), ("lost.local", "/", "none")])];
+    cluster.tell();
+    let gateway = cluster.a.gateway_address().unwrap();
+    let (status, text) = get(gateway, "hello.local", "/x?y=1").await;
+    assert_eq!((status, &*text), (StatusCode::OK, "component /x?y=1 hello.local 127.0.0.1 - body"));
+    for _ in 0..10 {
+        let (status, text) = get(gateway, "a.shops.local:8080", "/cart/7").await;
+        assert_eq!((status, &*text), (StatusCode::OK, "command /cart/7 body"));
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 1, "connections to pods are kept");
+    for (host, path, status, text) in [
+        ("a.shops.local", "/other", 404, "404 no ingress has a rule for a.shops.local/other\n"),
+        ("unknown", "/", 404, "404 no ingress has a rule for unknown/\n"),
+        ("lost.local", "/", 503, "503 the ingress names service default/none, which does not exist\n"),
+        ("hello.local", "/trap", 502, "502 service default/hello: the component failed: unreachable executed\n"),
+    ] {
+        let answer = get(gateway, host, path).await;
+        assert_eq!((answer.0.as_u16(), &*answer.1), (status, text), "{host}{path}");
+    }
+}
+
+#[tokio::test]
+async fn endpoints_that_are_away_are_passed_over() {
+    let mut cluster = Cluster::new().await;
+    let (up, down) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
+    up.net.serve_http(8080, Arc::new(Component("up")));
+    cluster.state.services = vec![named("hello", &[&down, &up])];
+    cluster.state.ingresses = vec![ingress(&[("hello.local", "/", "hello")])];
+    cluster.tell();
+    let gateway = cluster.a.gateway_address().unwrap();
+    for _ in 0..20 {
+        assert_eq!(get(gateway, "hello.local", "/").await.0, StatusCode::OK);
+    }
+    cluster.state.services = vec![named("hello", &[&down])];
+    cluster.tell();
+    let (status, text) = get(gateway, "hello.local", "/").await;
+    let refused = "502 service default/hello cannot be reached: connection refused\n";
+    assert_eq!((status, &*text), (StatusCode::BAD_GATEWAY, refused));
+    cluster.state.services = vec![named("hello", &[])];
+    cluster.tell();
+    let (status, text) = get(gateway, "hello.local", "/").await;
+    assert_eq!(
+        (status, &*text),
+        (StatusCode::SERVICE_UNAVAILABLE, "503 service default/hello has no ready endpoint\n")
+    );
+}
+
+#[tokio::test]
+async fn http2_without_tls_is_spoken() {
+    let mut cluster = Cluster::new().await;
+    let near = pod(&cluster.a, "10.128.1.2");
+    near.net.serve_http(8080, Arc::new(Component("component")));
+    cluster.state.services = vec![named("hello", &[&near])];
+    cluster.state.ingresses = vec![ingress(&[("hello.local", "/", "hello")])];
+    cluster.tell();
+    let stream = TcpStream::connect(cluster.a.gateway_address().unwrap()).await.unwrap();
+    let client = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (mut sender, connection) = client.await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("http://hello.local/two").body(Empty::<Bytes>::new()).unwrap();
+    let (status, text) = read(sender.send_request(request).await.unwrap()).await;
+    assert_eq!((status, &*text), (StatusCode::OK, "component /two hello.local 127.0.0.1 - "));
+}
+
+#[tokio::test]
+async fn upgraded_connections_pass_through() {
+    let mut cluster = Cluster::new().await;
+    let far = pod(&cluster.b, "10.128.2.2");
+    let listener = far.listen();
+    cluster.state.services = vec![named("chat", &[&far])];
+    cluster.state.ingresses = vec![ingress(&[("chat.local", "/", "chat")])];
+    cluster.tell();
+    tokio::spawn(async move {
+        let (mut conn, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(conn.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade"), "{head}");
+        let agreed = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        conn.write_all(agreed).await.unwrap();
+        let mut word = [0; 4];
+        conn.read_exact(&mut word).await.unwrap();
+        conn.write_all(&word).await.unwrap();
+    });
+    let mut stream = TcpStream::connect(cluster.a.gateway_address().unwrap()).await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nHost: chat.local\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    stream.write_all(b"echo").await.unwrap();
+    let mut word = [0; 4];
+    stream.read_exact(&mut word).await.unwrap();
+    assert_eq!(&word, b"echo");
+}

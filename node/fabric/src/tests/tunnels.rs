@@ -1,0 +1,202 @@
+use super::cluster::{Cluster, SERVICE, address, node, pod, read_all};
+use crate::{Fabric, FabricConfig};
+use coracle_wasi_host::net::{NetError, Uplink};
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+#[tokio::test]
+async fn half_close_crosses_nodes() {
+    let cluster = Cluster::new().await;
+    let (client, server) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
+    let listener = server.listen();
+    let mut conn = client.net.connect(SocketAddr::new(server.ip, 8080)).await.unwrap();
+    let (mut inner, peer) = listener.accept().await.unwrap();
+    assert_eq!(peer, conn.local_addr());
+    conn.write_all(b"question").await.unwrap();
+    conn.shutdown(Shutdown::Write);
+    assert_eq!(read_all(&mut inner).await.unwrap(), "question");
+    inner.write_all(b"answer").await.unwrap();
+    drop(inner);
+    assert_eq!(read_all(&mut conn).await.unwrap(), "answer");
+}
+
+#[tokio::test]
+async fn refusals_and_resets_cross_nodes() {
+    let cluster = Cluster::new().await;
+    let (client, server) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
+    let to = SocketAddr::new(server.ip, 8080);
+    assert_eq!(client.net.connect(to).await.unwrap_err(), NetError::ConnectionRefused);
+    assert_eq!(client.net.connect(address("10.128.2.3:8080")).await.unwrap_err(), NetError::HostUnreachable);
+    let listener = server.listen();
+    let mut conn = client.net.connect(to).await.unwrap();
+    let (inner, _) = listener.accept().await.unwrap();
+    conn.write_all(b"never read").await.unwrap();
+    std::future::poll_fn(|cx| inner.poll_readable(cx)).await;
+    drop(inner);
+    let error = conn.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_stalled_stream_is_bounded_and_stops_no_other() {
+    const BLOCK: [u8; 64 * 1024] = [7; 64 * 1024];
+    let cluster = Cluster::new().await;
+    let (client, server) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
+    let listener = server.listen();
+    let to = SocketAddr::new(server.ip, 8080);
+    let mut stalled = Vec::new();
+    for _ in 0..20 {
+        let mut conn = client.net.connect(to).await.unwrap();
+        stalled.push(listener.accept().await.unwrap());
+        tokio::spawn(async move {
+            let mut written = 0;
+            while tokio::time::timeout(Duration::from_millis(300), conn.write_all(&BLOCK)).await.is_ok() {
+                written += BLOCK.len();
+            }
+            assert!(written < 3 * 1024 * 1024, "{written} bytes were taken without a reader");
+            std::future::pending::<()>().await;
+        });
+    }
+    // All twenty stand still with full windows; this one moves.
+    let mut conn = client.net.connect(to).await.unwrap();
+    let (mut inner, _) = listener.accept().await.unwrap();
+    let reader = tokio::spawn(async move {
+        let mut buffer = vec![0; BLOCK.len()];
+        let mut read = 0;
+        loop {
+            match inner.read(&mut buffer).await.unwrap() {
+                0 => return read,
+                length => read += length,
+            }
+        }
+    });
+    for _ in 0..128 {
+        conn.write_all(&BLOCK).await.unwrap();
+    }
+    drop(conn);
+    assert_eq!(reader.await.unwrap(), 128 * BLOCK.len());
+    // A stalled one goes on where it stood once it is read.
+    let mut first = [0; 1024];
+    stalled[0].0.read_exact(&mut first).await.unwrap();
+    assert_eq!(first, [7; 1024]);
+}
+
+#[tokio::test]
+async fn many_connections_share_one_tunnel() {
+    let mut cluster = Cluster::new().await;
+    let (client, server) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
+    let (proxy, accepted, _) = proxy(cluster.b.address()).await;
+    cluster.state.nodes.insert("b".into(), proxy.to_string());
+    cluster.serve(&[&server]);
+    server.say("hello");
+    let asks = (0..200).map(|_| client.ask());
+    for answer in futures::future::join_all(asks).await {
+        assert_eq!(answer.unwrap(), "hello");
+    }
+    assert_eq!(accepted.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_noticed() {
+    let mut cluster = Cluster::new().await;
+    let (client, server) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
+    let (proxy, _, frozen) = proxy(cluster.b.address()).await;
+    cluster.state.nodes.insert("b".into(), proxy.to_string());
+    cluster.tell();
+    let listener = server.listen();
+    let mut conn = client.net.connect(SocketAddr::new(server.ip, 8080)).await.unwrap();
+    let (mut inner, _) = listener.accept().await.unwrap();
+    frozen.store(true, Ordering::SeqCst);
+    let begun = Instant::now();
+    // Neither end was told anything; both must learn of it.
+    let (at_client, at_server) = tokio::join!(conn.read_u8(), inner.read_u8());
+    assert_eq!(at_client.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(at_server.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_peer_that_goes_and_comes_back_is_reached_again() {
+    let mut cluster = Cluster::new().await;
+    let (client, server) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
+    cluster.serve(&[&server]);
+    let listener = server.listen();
+    let mut conn = client.net.connect(address(SERVICE)).await.unwrap();
+    let held = listener.accept().await.unwrap();
+    cluster.b.shutdown();
+    assert!(conn.read_u8().await.is_err());
+    drop(held);
+    let again = node(&cluster.authority, "b").await;
+    again.attach(server.ip, server.net.clone());
+    cluster.state.nodes.insert("b".into(), again.address().to_string());
+    cluster.a.update(cluster.state.clone());
+    drop(listener);
+    server.say("back");
+    assert_eq!(client.ask().await.unwrap(), "back");
+}
+
+#[tokio::test]
+async fn only_nodes_are_let_in_and_only_with_their_own_addresses() {
+    let cluster = Cluster::new().await;
+    let server = pod(&cluster.b, "10.128.2.2");
+    server.say("secret");
+    let to = SocketAddr::new(server.ip, 8080);
+    // Node a speaks for a pod of node c.
+    let spoofed = cluster.a.dial(address("10.128.3.5:4000"), to).await;
+    assert_eq!(spoofed.unwrap_err(), NetError::AccessDenied);
+    // Certificates of the same authority that are no node's.
+    for tls in [cluster.authority.tls("a", "system:masters"), super::cluster::Authority::new().node("a")] {
+        let config = FabricConfig {
+            node_name: "a".into(),
+            listen: address("127.0.0.1:0"),
+            gateway_listen: None,
+            tls,
+        };
+        let stranger = Fabric::start(config).await.unwrap();
+        stranger.update(cluster.state.clone());
+        assert!(stranger.dial(address("10.128.1.5:4000"), to).await.is_err());
+    }
+    assert!(cluster.a.dial(address("10.128.1.5:4000"), to).await.is_ok());
+}
+
+/// Carries TCP to `to` until it is frozen; counts connections.
+async fn proxy(to: SocketAddr) -> (SocketAddr, Arc<std::sync::atomic::AtomicUsize>, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let here = listener.local_addr().unwrap();
+    let accepted = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let frozen = Arc::new(AtomicBool::new(false));
+    let (count, freeze) = (accepted.clone(), frozen.clone());
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            let far = TcpStream::connect(to).await.unwrap();
+            let (near_read, near_write) = near.into_split();
+            let (far_read, far_write) = far.into_split();
+            tokio::spawn(carry(near_read, far_write, freeze.clone()));
+            tokio::spawn(carry(far_read, near_write, freeze.clone()));
+        }
+    });
+    (here, accepted, frozen)
+}
+
+async fn carry(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    frozen: Arc<AtomicBool>,
+) {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+        if frozen.load(Ordering::SeqCst) {
+            // Neither forwarded nor closed: as a pulled cable.
+            std::future::pending::<()>().await;
+        }
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}
