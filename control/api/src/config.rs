@@ -4,6 +4,9 @@ use std::{net::Ipv4Addr, ops::RangeInclusive, sync::Arc};
 
 use jiff::Timestamp;
 
+/// Named checks and what has come of each; the error is the reason why it is not fulfilled.
+pub type Checks = Vec<(String, Result<(), String>)>;
+
 /// Settings of the API server, fixed for the life of the process.
 #[derive(Clone)]
 pub struct ApiConfig {
@@ -17,8 +20,8 @@ pub struct ApiConfig {
     pub node_ports: RangeInclusive<u16>,
     /// The clock.
     pub now: fn() -> Timestamp,
-    /// Further checks of `/readyz`, each with its name; the error is the reason why it is not ready.
-    pub readiness: Arc<dyn Fn() -> Vec<(String, Result<(), String>)> + Send + Sync>,
+    /// Further checks of `/readyz`.
+    pub readiness: Arc<dyn Fn() -> Checks + Send + Sync>,
 }
 
 impl ApiConfig {

@@ -24,7 +24,10 @@ enum Entry {
 }
 
 /// Group -> version -> resources; versions in the order of preference. Groups in the order of the registry.
-struct Groups(Vec<(&'static str, Vec<(&'static str, Vec<Entry>)>)>);
+struct Groups(Vec<(&'static str, Versions)>);
+
+/// The versions of a group with their resources.
+type Versions = Vec<(&'static str, Vec<Entry>)>;
 
 fn groups() -> &'static Groups {
     static GROUPS: OnceLock<Groups> = OnceLock::new();
@@ -89,8 +92,11 @@ pub fn root(core: bool, headers: &HeaderMap, host: &str) -> Result<Response, Api
     Err(ApiError::NotAcceptable { accepted: NOT_ACCEPTABLE })
 }
 
+/// Body and ETag by (core or not, version of discovery).
+type Bodies = BTreeMap<(bool, &'static str), (String, String)>;
+
 fn aggregated_answer(core: bool, version: &'static str, headers: &HeaderMap) -> Response {
-    static BODIES: OnceLock<BTreeMap<(bool, &'static str), (String, String)>> = OnceLock::new();
+    static BODIES: OnceLock<Bodies> = OnceLock::new();
     let bodies = BODIES.get_or_init(|| {
         let all = [(true, "v2"), (true, "v2beta1"), (false, "v2"), (false, "v2beta1")];
         all.into_iter()

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     answer,
-    config::ApiConfig,
+    config::{ApiConfig, Checks},
     error::ApiError,
     options::Query,
     router::Api,
@@ -39,7 +39,7 @@ pub async fn check<S: Storage, N: Nodes>(
     named: Option<&str>,
     query: &Query,
 ) -> Result<Response, ApiError> {
-    let mut checks: Vec<(String, Result<(), String>)> = vec![("ping".to_owned(), Ok(()))];
+    let mut checks: Checks = vec![("ping".to_owned(), Ok(()))];
     if endpoint != "livez" {
         let storage = api.storage.linearizable().await.map(|_| ()).map_err(|error| error.to_string());
         checks.push(("storage".to_owned(), storage));

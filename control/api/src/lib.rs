@@ -28,7 +28,7 @@ mod watch;
 
 pub use admission::services::release;
 pub use auth::Identity;
-pub use config::{ApiConfig, ServiceNetwork};
+pub use config::{ApiConfig, Checks, ServiceNetwork};
 pub use error::ApiError;
 pub use router::router;
 pub use storage::{Expired, NodeError, Nodes, ProposeError, Storage, Unavailable, WatchItem, WatchStream};

@@ -1,9 +1,9 @@
 //! The query options of requests, parsed at the edge.
 
-use coracle_objects::{FieldError, FieldSelector, Kind, LabelSelector, Revision};
+use coracle_objects::{FieldError, FieldSelector, Kind, LabelSelector, Object, Revision};
 use serde::Deserialize;
 
-use crate::error::ApiError;
+use crate::{answer, error::ApiError};
 
 /// The decoded query of a request, in order. The first value of a name counts, as in Kubernetes.
 #[derive(Clone, Debug, Default)]
@@ -113,6 +113,19 @@ impl ListOptions {
         };
         options.validate()?;
         Ok(options)
+    }
+
+    /// Whether an object of the kind is selected by its labels and fields.
+    pub fn selects(&self, kind: &Kind, object: &Object) -> bool {
+        self.labels.matches(&object.meta.labels) && self.fields_match(kind, object)
+    }
+
+    fn fields_match(&self, kind: &Kind, object: &Object) -> bool {
+        if kind.storage.is_none() || self.fields.is_everything() {
+            return self.fields.matches(object);
+        }
+        // The fields are those of the kind's own form, which is not the stored one.
+        self.fields.matches_value(&answer::present_value(kind, object))
     }
 
     fn validate(&self) -> Result<(), ApiError> {

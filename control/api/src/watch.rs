@@ -4,7 +4,7 @@ use std::{collections::VecDeque, future, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{body::Body, response::Response};
 use bytes::{BufMut, Bytes, BytesMut};
-use coracle_objects::{Event, EventKind, FieldSelector, Kind, LabelSelector, Object, Revision, View};
+use coracle_objects::{Event, EventKind, Kind, Object, Revision, View};
 use futures::{FutureExt, StreamExt, stream};
 use http::StatusCode;
 use jiff::Timestamp;
@@ -65,7 +65,7 @@ pub async fn watch<S: Storage, N: Nodes>(
 
 fn matching(view: &View, request: &Request, options: &ListOptions) -> VecDeque<Arc<Object>> {
     view.list(request.kind().storage_resource().as_str(), request.path.namespace.as_deref())
-        .filter(|object| options.labels.matches(&object.meta.labels) && options.fields.matches(object))
+        .filter(|object| options.selects(request.kind(), object))
         .cloned()
         .collect()
 }
@@ -81,16 +81,15 @@ struct Seen {
 struct Filter {
     namespace: Option<String>,
     name: Option<String>,
-    labels: LabelSelector,
-    fields: FieldSelector,
+    kind: &'static Kind,
+    options: ListOptions,
 }
 
 impl Filter {
     fn matches(&self, object: &Object) -> bool {
         self.namespace.as_deref().is_none_or(|namespace| namespace == object.namespace())
             && self.name.as_deref().is_none_or(|name| name == object.name())
-            && self.labels.matches(&object.meta.labels)
-            && self.fields.matches(object)
+            && self.options.selects(self.kind, object)
     }
 
     /// An object that starts to match is added, one that stops to match is deleted, whatever really happened to it.
@@ -162,8 +161,8 @@ impl Watcher {
             filter: Filter {
                 namespace: request.path.namespace.clone(),
                 name: request.path.name.clone(),
-                labels: options.labels,
-                fields: options.fields,
+                kind: request.kind(),
+                options,
             },
             now,
             initial,
@@ -304,6 +303,7 @@ mod tests {
     use coracle_objects::ObjectKey;
 
     use super::*;
+    use crate::options::Query;
 
     fn object(label: &str, revision: Revision) -> Arc<Object> {
         let draft = format!(r#"{{"metadata":{{"labels":{{"a":"{label}"}}}}}}"#);
@@ -312,12 +312,10 @@ mod tests {
     }
 
     fn see(kind: EventKind, before: Option<&str>, after: &str) -> Option<(&'static str, Revision, String)> {
-        let filter = Filter {
-            namespace: None,
-            name: None,
-            labels: LabelSelector::parse("a=yes").unwrap(),
-            fields: FieldSelector::everything(),
-        };
+        let maps = coracle_objects::by_plural("", "v1", "configmaps").unwrap();
+        let query = Query::parse(&"/x?labelSelector=a%3Dyes".parse().unwrap()).unwrap();
+        let options = ListOptions::parse(maps, &query).unwrap();
+        let filter = Filter { namespace: None, name: None, kind: maps, options };
         let event = Event { kind, object: object(after, 9), previous: before.map(|label| object(label, 4)) };
         filter
             .see(&event)

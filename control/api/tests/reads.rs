@@ -262,4 +262,8 @@ async fn events_are_the_same_in_both_groups() {
     assert_eq!((&other["apiVersion"], &other["note"]), (&json!("events.k8s.io/v1"), &json!("m")));
     let list = ask("GET", "/api/v1/events?fieldSelector=involvedObject.name%3Dp").ok(&router).await;
     assert_eq!(names(&list), ["e"]);
+    let list = ask("GET", "/apis/events.k8s.io/v1/events?fieldSelector=regarding.name%3Dp").ok(&router).await;
+    assert_eq!(names(&list), ["e"]);
+    let none = ask("GET", "/apis/events.k8s.io/v1/events?fieldSelector=regarding.name%3Dq").ok(&router).await;
+    assert!(names(&none).is_empty());
 }

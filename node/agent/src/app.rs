@@ -38,6 +38,9 @@ const NETWORK_SETTLES: Duration = Duration::from_millis(10);
 /// How long containers may take to end by themselves when the node stops.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
+/// The reason with which the node lifecycle marks the pods of a node that was not heard.
+const NODE_NOT_READY: &str = "NodeNotReady";
+
 /// Everything that can happen to a node.
 #[derive(Debug)]
 pub enum Event {
@@ -252,6 +255,10 @@ impl App {
             self.dirty.insert(old);
         }
         self.observed.see(&pod);
+        if was_given_up(&pod) {
+            // The cluster had lost sight of this node for a moment: it is told again.
+            self.executor.context().link.post(|outbox| outbox.status_again(pod.uid().as_str()));
+        }
         self.dirty.insert(pod.uid().clone());
         self.desired.pods.insert(pod.uid().clone(), pod);
     }
@@ -373,7 +380,7 @@ impl App {
             }
             for action in actions {
                 let pod = self.observed.pods.get(uid).map(|state| state.pod.clone());
-                tracing::debug!(pod.uid = %uid, ?action, "action");
+                tracing::debug!(pod.uid = %uid, action = action.name(), "action");
                 self.observed.begin(&action, &self.desired.pods, now);
                 let outcome = pod.and_then(|pod| self.executor.execute(action, &pod));
                 if let Some(observation) = outcome {
@@ -424,6 +431,12 @@ impl App {
         self.logs.cancel_all();
         self.executor.drop_all();
     }
+}
+
+/// The node lifecycle took the pod for not ready because its node was not heard.
+fn was_given_up(pod: &Pod) -> bool {
+    let conditions = pod.status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    conditions.iter().any(|one| one["type"] == "Ready" && one["reason"] == NODE_NOT_READY)
 }
 
 fn is_network(resource: &str) -> bool {

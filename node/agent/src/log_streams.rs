@@ -1,4 +1,6 @@
 //! Logs that somebody reads over the link.
+//!
+//! Errors begin with `not found: ` or `waiting: ` where the API answers them so.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -59,7 +61,7 @@ impl LogStreams {
             false => serde_json::from_slice(&request.options_json)
                 .map_err(|error| format!("the log options cannot be read: {error}"))?,
         };
-        let state = state.ok_or("the pod is not on this node any more")?;
+        let state = state.ok_or("not found: the pod is not on this node any more")?;
         let pod = &state.pod;
         let named = [&request.container, &options.container].into_iter().find(|name| !name.is_empty());
         let container = match (named, pod.spec.containers.first()) {
@@ -68,11 +70,16 @@ impl LogStreams {
             (None, None) => return Err("the pod has no container".to_owned()),
         };
         if pod.container(&container).is_none() {
-            return Err(format!("container {container} is not valid for pod {}", pod.metadata.name));
+            return Err(format!(
+                "not found: container {container} is not valid for pod {}",
+                pod.metadata.name
+            ));
         }
         let waiting = waiting_reason(state, &container);
-        let waiting =
-            format!("container {container:?} in pod {:?} is waiting to start: {waiting}", pod.metadata.name);
+        let waiting = format!(
+            "waiting: container {container:?} in pod {:?} is waiting to start: {waiting}",
+            pod.metadata.name
+        );
         Ok(Asked { uid: pod.uid().clone(), container, options, waiting })
     }
 

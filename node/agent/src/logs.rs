@@ -103,7 +103,9 @@ impl Logs {
         let wanted = if options.previous { attempts.iter().rev().nth(1) } else { attempts.last() };
         let Some(attempt) = wanted else {
             if options.previous && !attempts.is_empty() {
-                return Err(format!("previous terminated container {container:?} in this pod not found"));
+                return Err(format!(
+                    "not found: previous terminated container {container:?} in this pod not found"
+                ));
             }
             return Err(waiting);
         };

@@ -88,6 +88,32 @@ impl Action {
     }
 }
 
+impl Action {
+    /// What is done, without what it is done with: environments and volumes hold secrets.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Action::Admit { .. } => "admit",
+            Action::CreateSandbox { .. } => "create sandbox",
+            Action::Mount { .. } => "mount",
+            Action::HoldVolumes { .. } => "hold volumes",
+            Action::Pull { .. } => "pull",
+            Action::Hold { .. } => "hold",
+            Action::Announce { .. } => "announce",
+            Action::Start { .. } => "start",
+            Action::Probe { .. } => "probe",
+            Action::End { .. } => "end",
+            Action::Stop { .. } => "stop",
+            Action::Kill { .. } => "kill",
+            Action::EndPod { .. } => "end pod",
+            Action::StopSandbox { .. } => "stop sandbox",
+            Action::Report { .. } => "report",
+            Action::Emit { .. } => "emit",
+            Action::Remove { .. } => "remove",
+            Action::Forget { .. } => "forget",
+        }
+    }
+}
+
 /// How to start a container, whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StartPlan {

@@ -570,12 +570,6 @@ fn the_whole_status_is_as_kubelet_writes_it() {
               "lastTransitionTime": "2026-01-01T00:00:00Z",
               "reason": "ContainersNotReady",
               "message": "containers with unready status: [log]"
-            },
-            {
-              "type": "PodScheduled",
-              "status": "True",
-              "lastProbeTime": null,
-              "lastTransitionTime": "2026-01-01T00:00:00Z"
             }
           ],
           "hostIP": "192.0.2.1",

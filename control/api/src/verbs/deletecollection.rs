@@ -28,7 +28,7 @@ pub async fn delete_all<S: Storage, N: Nodes>(
     let view = list::view_at_least(&api.storage, None).await?;
     let keys: Vec<ObjectKey> = view
         .list(kind.storage_resource().as_str(), request.path.namespace.as_deref())
-        .filter(|object| selection.labels.matches(&object.meta.labels) && selection.fields.matches(object))
+        .filter(|object| selection.selects(kind, object))
         .map(|object| object.key.clone())
         .collect();
     let now = (api.config.now)();

@@ -107,9 +107,7 @@ fn page(view: &View, request: &Request, options: &ListOptions, after: Option<&Co
         .flat_map(|table| table.range((start.clone(), Bound::Unbounded)))
         .map(|(_, object)| object)
         .take_while(|object| namespace.is_none_or(|namespace| object.namespace() == namespace))
-        .filter(|object| {
-            unfiltered || (options.labels.matches(&object.meta.labels) && options.fields.matches(object))
-        });
+        .filter(|object| unfiltered || options.selects(request.kind(), object));
     // A list of one object by its name in the path is a watch's; lists have none.
     let objects: Vec<Arc<Object>> = match options.limit {
         Some(limit) => rest.by_ref().take(limit).cloned().collect(),

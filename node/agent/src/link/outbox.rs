@@ -44,6 +44,13 @@ impl Outbox {
         }
     }
 
+    /// The cluster forgot what it was told of a pod: it is told again.
+    pub fn status_again(&mut self, uid: &str) {
+        if self.statuses.contains_key(uid) && self.dirty.insert(uid.to_owned()) {
+            self.urgent.push_back(uid.to_owned());
+        }
+    }
+
     /// A pod is over on this node. Its last status goes first.
     pub fn gone(&mut self, gone: PodGone) {
         if self.dirty.contains(&gone.uid) {
@@ -176,6 +183,9 @@ mod tests {
         outbox.forget("b");
         outbox.claim_answered(3);
         outbox.resend();
+        assert_eq!(drain(&mut outbox), ["a=running"]);
+        outbox.status_again("a");
+        outbox.status_again("b");
         assert_eq!(drain(&mut outbox), ["a=running"]);
     }
 }
