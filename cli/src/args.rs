@@ -1,6 +1,6 @@
 //! The command line of the one binary.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -56,7 +56,7 @@ pub enum Command {
     CompileComponent {
         /// Arguments between a node and its compiler; not for people.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
+        arguments: Vec<OsString>,
     },
 }
 

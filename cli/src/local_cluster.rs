@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use coracle_agent::{JoinWith, Node, NodeConfig};
 use coracle_proto::join::{JoinToken, Role};
 use coracle_server::{Control, ControlConfig, Mode};
@@ -78,13 +78,13 @@ impl LocalCluster {
     /// Resolves when a control node or node ends by itself, with the reason.
     pub async fn failed(&self) -> anyhow::Error {
         let controls = self.controls.iter().map(|control| Box::pin(control.closed()));
-        anyhow!("a control node ended: {}", futures::future::select_all(controls).await.0)
+        futures::future::select_all(controls).await.0
     }
 
     /// Stops nodes, then control nodes. Pods of the data dir run again at the next start.
-    pub async fn shutdown(&self) {
+    pub async fn shutdown(self) {
         futures::future::join_all(self.nodes.iter().map(Node::shutdown)).await;
-        futures::future::join_all(self.controls.iter().map(Control::shutdown)).await;
+        futures::future::join_all(self.controls.into_iter().map(Control::shutdown)).await;
     }
 
     async fn start_nodes(&self, shape: &Shape, count: u32) -> Result<Vec<Node>> {
@@ -124,7 +124,7 @@ async fn make(shape: &Shape, saved_path: &Path) -> Result<Vec<Control>> {
         .context("starting the first control node")?;
     let mut controls = vec![first];
     for number in 2..=shape.control {
-        let token = token(&controls[0], Role::Control).await?;
+        let token = token(&controls[0], Role::Control).await?.to_string();
         let mode = Mode::Join { addresses: vec![controls[0].address()], token };
         let control = coracle_server::start(config(shape, number, ANY_PORT, mode))
             .await
@@ -149,7 +149,7 @@ async fn resume(shape: &Shape, saved: &SavedShape) -> Result<Vec<Control>> {
 
 fn config(shape: &Shape, number: u32, listen: SocketAddr, mode: Mode) -> ControlConfig {
     let name = format!("control-{number}");
-    let mut config = ControlConfig::new(shape.data_dir.join(&name), listen, mode, name);
+    let mut config = ControlConfig::new(shape.data_dir.join(&name), name, listen, mode);
     // All members share this process: a learner that has caught up will not be lost before it votes.
     config.learner_healthy = LEARNER_HEALTHY;
     config

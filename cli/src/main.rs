@@ -16,11 +16,11 @@ use crate::args::{Cli, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    coracle_wasi_host::disable_library_backtraces();
     let cli = Cli::parse();
     if let Command::CompileComponent { arguments } = &cli.command {
-        return coracle_wasi_host::compile_child_main(arguments);
+        return coracle_wasi_host::compile_child_main(arguments.iter().cloned());
     }
-    coracle_wasi_host::disable_library_backtraces();
     start_logging(&cli);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {

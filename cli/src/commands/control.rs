@@ -1,7 +1,7 @@
 //! `coracle control`: one control node, in the foreground.
 
 use anyhow::{Context, Result, bail};
-use coracle_proto::join::{JoinToken, Role};
+use coracle_proto::join::Role;
 use coracle_server::{Control, ControlConfig, Mode};
 
 use crate::{args::ControlArgs, commands::up::stop_asked};
@@ -13,10 +13,7 @@ pub async fn run(args: &ControlArgs) -> Result<()> {
     let made = args.data_dir.join("cluster.json").exists();
     let mode = match (args.init, args.join.is_empty(), &args.token) {
         (true, _, _) => Mode::Init,
-        (false, false, Some(token)) => {
-            let token: JoinToken = token.parse().context("--token")?;
-            Mode::Join { addresses: args.join.clone(), token }
-        }
+        (false, false, Some(token)) => Mode::Join { addresses: args.join.clone(), token: token.clone() },
         _ if made => Mode::Resume,
         (false, false, None) => {
             bail!("--join needs --token: make one on a running control node with `coracle token create --role control`")
@@ -28,7 +25,7 @@ pub async fn run(args: &ControlArgs) -> Result<()> {
     };
     let fresh = matches!(mode, Mode::Init) && !made;
     let name = args.name.clone().unwrap_or_else(|| format!("{}-{}", machine_name(), args.listen.port()));
-    let mut config = ControlConfig::new(args.data_dir.clone(), args.listen, mode, name);
+    let mut config = ControlConfig::new(args.data_dir.clone(), name, args.listen, mode);
     config.advertise = args.advertise.clone();
     let control = coracle_server::start(config).await?;
     println!("control node at {} with its data in {}", control.address(), args.data_dir.display());
@@ -40,7 +37,7 @@ pub async fn run(args: &ControlArgs) -> Result<()> {
         reason = control.closed() => Some(reason),
     };
     control.shutdown().await;
-    reason.map_or(Ok(()), |reason| bail!("{reason}"))
+    reason.map_or(Ok(()), Err)
 }
 
 async fn print_how_to_go_on(control: &Control) -> Result<()> {

@@ -133,6 +133,11 @@ async fn what_does_not_fit_is_refused() {
         let answer = ask(method, path).json(body).fail(&router).await;
         assert_eq!((answer.0, answer.1.as_str()), (code, text), "{method} {path}");
     }
+}
+
+#[tokio::test]
+async fn bodies_of_other_types_or_too_large_are_refused() {
+    let (_, router) = cluster();
     let (code, _) = ask("POST", MAPS).body("text/plain", "x").fail(&router).await;
     assert_eq!(code, 415);
     let large = format!("{{\"data\":{{\"a\":\"{}\"}}}}", "x".repeat(4 << 20));

@@ -2,6 +2,10 @@
 //!
 //! Source: Kubernetes v1.33 `core/v1` types.
 
+mod volumes;
+
+mod probes;
+
 use std::{borrow::Borrow, collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
@@ -9,6 +13,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::CoreError;
+
+pub use probes::*;
+pub use volumes::*;
 
 /// `metadata.uid` of a pod: what the node tells pods apart by. A new pod of an old name has another uid.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
@@ -225,106 +232,6 @@ pub struct ObjectRef {
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct VolumeMount {
-    pub name: String,
-    pub mount_path: String,
-    pub sub_path: String,
-    pub sub_path_expr: String,
-    pub read_only: bool,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Volume {
-    pub name: String,
-    pub config_map: Option<ConfigMapVolume>,
-    pub secret: Option<SecretVolume>,
-    pub empty_dir: Option<EmptyDir>,
-    #[serde(rename = "downwardAPI")]
-    pub downward_api: Option<DownwardVolume>,
-    pub projected: Option<ProjectedVolume>,
-    /// Kinds of volumes that this node does not have, kept by name for the error message.
-    #[serde(flatten)]
-    pub other: BTreeMap<String, Value>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ConfigMapVolume {
-    pub name: String,
-    pub items: Vec<KeyToPath>,
-    pub default_mode: Option<u32>,
-    pub optional: bool,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct SecretVolume {
-    pub secret_name: String,
-    pub items: Vec<KeyToPath>,
-    pub default_mode: Option<u32>,
-    pub optional: bool,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct KeyToPath {
-    pub key: String,
-    pub path: String,
-    pub mode: Option<u32>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct EmptyDir {
-    pub medium: String,
-    pub size_limit: Option<Amount>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct DownwardVolume {
-    pub items: Vec<DownwardFile>,
-    pub default_mode: Option<u32>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct DownwardFile {
-    pub path: String,
-    pub field_ref: Option<FieldRef>,
-    pub resource_field_ref: Option<ResourceFieldRef>,
-    pub mode: Option<u32>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ProjectedVolume {
-    pub sources: Vec<ProjectedSource>,
-    pub default_mode: Option<u32>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ProjectedSource {
-    pub config_map: Option<ConfigMapVolume>,
-    pub secret: Option<ProjectedSecret>,
-    #[serde(rename = "downwardAPI")]
-    pub downward_api: Option<DownwardVolume>,
-    #[serde(flatten)]
-    pub other: BTreeMap<String, Value>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ProjectedSecret {
-    pub name: String,
-    pub items: Vec<KeyToPath>,
-    pub optional: bool,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
 pub struct Lifecycle {
     pub pre_stop: Option<Hook>,
     pub post_start: Option<Hook>,
@@ -342,90 +249,6 @@ pub struct Hook {
 #[serde(rename_all = "camelCase", default)]
 pub struct SleepHook {
     pub seconds: i64,
-}
-
-/// v1.Probe with the API's defaults filled in where the object does not have them.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Probe {
-    pub http_get: Option<HttpGet>,
-    pub tcp_socket: Option<TcpSocket>,
-    pub exec: Option<Value>,
-    pub grpc: Option<Value>,
-    pub initial_delay_seconds: u32,
-    pub period_seconds: u32,
-    pub timeout_seconds: u32,
-    pub success_threshold: u32,
-    pub failure_threshold: u32,
-    pub termination_grace_period_seconds: Option<i64>,
-}
-
-impl Default for Probe {
-    fn default() -> Self {
-        Self {
-            http_get: None,
-            tcp_socket: None,
-            exec: None,
-            grpc: None,
-            initial_delay_seconds: 0,
-            period_seconds: 10,
-            timeout_seconds: 1,
-            success_threshold: 1,
-            failure_threshold: 3,
-            termination_grace_period_seconds: None,
-        }
-    }
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct HttpGet {
-    pub path: String,
-    pub port: PortRef,
-    pub host: String,
-    pub scheme: String,
-    pub http_headers: Vec<HttpHeader>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct HttpHeader {
-    pub name: String,
-    pub value: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct TcpSocket {
-    pub port: PortRef,
-    pub host: String,
-}
-
-/// A port by number, or by the name of a container's port.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
-pub enum PortRef {
-    Number(u16),
-    Name(String),
-}
-
-impl Default for PortRef {
-    fn default() -> Self {
-        PortRef::Number(0)
-    }
-}
-
-impl PortRef {
-    /// The number, looked up among the container's ports where it is a name.
-    pub fn resolve(&self, container: &Container) -> Option<u16> {
-        match self {
-            PortRef::Number(number) => Some(*number).filter(|number| *number != 0),
-            PortRef::Name(name) => {
-                let named = container.ports.iter().find(|port| port.name == *name);
-                named.map(|port| port.container_port).or_else(|| name.parse().ok())
-            }
-        }
-    }
 }
 
 /// Seconds that a pod is given to end by itself where nothing says otherwise. Source: v1.PodSpec.

@@ -1,3 +1,4 @@
 //! The generated traits called as a guest would call them, and guests themselves.
 
+mod guests;
 mod handles;

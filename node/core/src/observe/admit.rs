@@ -1,0 +1,98 @@
+//! Pods that this process sees for the first time: new ones, and those of an earlier life of the node.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::EXIT_KILLED;
+use crate::{
+    pod::{ContainerState, Phase, PodState, Sandbox, Terminated, Volumes},
+    restart::Backoff,
+    spec::{Pod, RestartPolicy},
+};
+
+impl PodState {
+    /// A pod seen for the first time by this process. What its status says of an earlier life is taken over.
+    pub(super) fn admit(pod: Arc<Pod>, now: Timestamp) -> Self {
+        let finished_before = pod.was_terminal();
+        let start_time = pod.status["startTime"].as_str().and_then(|text| text.parse().ok()).unwrap_or(now);
+        let containers = pod
+            .all_containers()
+            .map(|container| {
+                let list =
+                    if pod.is_init(&container.name) { "initContainerStatuses" } else { "containerStatuses" };
+                let statuses = pod.status[list].as_array();
+                let old = statuses.and_then(|all| all.iter().find(|one| one["name"] == *container.name));
+                let state = old.map(|old| earlier_life(&pod, &container.name, old, now)).unwrap_or_default();
+                (container.name.clone(), state)
+            })
+            .collect();
+        let addresses = match &pod.status["podIPs"] {
+            Value::Array(all) => all.iter().filter_map(|one| one["ip"].as_str()?.parse().ok()).collect(),
+            _ => Vec::new(),
+        };
+        Self {
+            start_time,
+            sandbox: Sandbox::Absent { backoff: Backoff::default(), retry_at: None },
+            addresses,
+            volumes: Volumes::Absent { backoff: Backoff::default(), retry_at: None, message: None },
+            containers,
+            ending: None,
+            finished_before,
+            removed: false,
+            events: Vec::new(),
+            reported: None,
+            pod,
+        }
+    }
+}
+
+/// What a reported status says of a container in an earlier life of this node.
+///
+/// Init containers run again in the new sandbox. Other containers that had ended for good stay ended; one that was
+/// running is started again with the next number, or is given up where the restart policy is Never, since it may
+/// have done its work.
+fn earlier_life(pod: &Pod, name: &str, old: &Value, now: Timestamp) -> ContainerState {
+    let count = old["restartCount"].as_u64().and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
+    let mut state = ContainerState { restart_count: count, ..ContainerState::default() };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let end = |end: &Value| Terminated {
+        exit_code: end["exitCode"].as_i64().and_then(|code| i32::try_from(code).ok()).unwrap_or(0),
+        reason: text(&end["reason"]),
+        message: text(&end["message"]),
+        started_at: end["startedAt"].as_str().and_then(|at| at.parse().ok()),
+        finished_at: end["finishedAt"].as_str().and_then(|at| at.parse().ok()).unwrap_or(now),
+        container_id: text(&end["containerID"]),
+        announced: false,
+    };
+    let current = &old["state"];
+    state.last = old["lastState"].get("terminated").map(end);
+    let lost = current.get("running").map(|running| Terminated {
+        exit_code: EXIT_KILLED,
+        reason: "ContainerStatusUnknown".to_owned(),
+        message: "The container was lost when its node was restarted".to_owned(),
+        started_at: running["startedAt"].as_str().and_then(|at| at.parse().ok()),
+        finished_at: now,
+        container_id: text(&old["containerID"]),
+        announced: false,
+    });
+    let was_over = current.get("terminated").map(end);
+    if !pod.is_init(name) && pod.spec.restart_policy != RestartPolicy::Always {
+        let over = was_over.clone().or_else(|| lost.clone());
+        if let Some(end) = over {
+            state.image_id = text(&old["imageID"]);
+            state.container_id = text(&old["containerID"]);
+            state.phase = Phase::Terminated(end);
+            return state;
+        }
+    }
+    if let Some(end) = was_over.or(lost) {
+        state.last = Some(end);
+    }
+    // Whatever ran before was another attempt.
+    if state.last.is_some() {
+        state.restart_count += 1;
+    }
+    state
+}

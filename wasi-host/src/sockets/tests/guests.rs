@@ -1,0 +1,126 @@
+//! Programs with `std::net` as guests.
+
+use crate::net::{Isolated, Namespace, NamespaceConfig, NetLimits};
+use crate::{ContainerLimits, ContainerSpec, Exit, Host, HostConfig, LogSink, Pod, PodLimits};
+use parking_lot::Mutex;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const POD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 128, 0, 7));
+
+/// Keeps what a guest wrote.
+#[derive(Default)]
+struct Kept(Mutex<String>);
+
+impl LogSink for Kept {
+    fn write(&self, line: &[u8]) -> usize {
+        self.0.lock().push_str(&String::from_utf8_lossy(line));
+        line.len()
+    }
+}
+
+struct Bench {
+    host: Host,
+    pod: Pod,
+    net: Namespace,
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let cache_dir = dir.path().join("cache");
+        let config = HostConfig { cache_dir, guest_threads: 2, max_instances: 8, compiler: None };
+        let host = Host::new(config).unwrap();
+        let config =
+            NamespaceConfig { hostname: "guest".into(), addresses: vec![POD], limits: NetLimits::default() };
+        let net = Namespace::new(config, Arc::new(Isolated));
+        let pod = host.pod(PodLimits::default(), net.clone());
+        Self { host, pod, net, dir }
+    }
+
+    async fn start(&self, wasm: &Path, args: &[&str]) -> (crate::Container, Arc<Kept>) {
+        let output = Arc::new(Kept::default());
+        let spec = ContainerSpec {
+            name: "guest".into(),
+            artifact: self.host.prepare(wasm).await.unwrap(),
+            args: [&["guest"], args].concat().into_iter().map(str::to_owned).collect(),
+            env: Vec::new(),
+            mounts: Vec::new(),
+            limits: ContainerLimits::default(),
+            http_port: None,
+            http_timeout: None,
+            stdin_closed: true,
+            stdout: output.clone(),
+            stderr: output.clone(),
+        };
+        (self.pod.start(spec).unwrap(), output)
+    }
+}
+
+/// Compiles the program of this name for a target, natively where there is none.
+fn compile(name: &str, target: Option<&str>, into: &Path) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(format!("{name}.rs"));
+    let output = into.join(target.unwrap_or("native"));
+    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    rustc.arg("--edition=2024").arg(source).arg("-o").arg(&output);
+    if let Some(target) = target {
+        rustc.args(["--target", target]);
+    }
+    let compiled = rustc.output().expect("rustc runs");
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    output
+}
+
+#[tokio::test]
+async fn a_pod_behaves_as_linux_does() {
+    let bench = Bench::new();
+    let native = Command::new(compile("sockets", None, bench.dir.path())).output().unwrap();
+    let native = String::from_utf8(native.stdout).unwrap();
+    assert!(native.contains("bind to a taken port: AddrInUse"), "{native}");
+    let wasm = compile("sockets", Some("wasm32-wasip2"), bench.dir.path());
+    let (guest, output) = bench.start(&wasm, &[]).await;
+    let exit = guest.wait().await;
+    let output = output.0.lock().clone();
+    assert!(matches!(exit, Exit::Completed { code: 0 }), "{exit:?}\n{output}");
+    assert_eq!(output, native);
+    drop(guest);
+    assert_eq!(bench.net.sockets(), 0, "an ended guest holds no socket");
+}
+
+#[tokio::test]
+async fn echo_server_is_reached_from_outside_and_inside() {
+    const TOTAL: usize = 8 * 1024 * 1024;
+    let bench = Bench::new();
+    let wasm = coracle_sample_artifacts::wasm("tcp-echo");
+    let (server, output) = bench.start(&wasm, &["7777"]).await;
+    let to = SocketAddr::new(POD, 7777);
+    let conn = loop {
+        match bench.net.deliver("10.128.9.9:4000".parse().unwrap(), to) {
+            Ok(conn) => break conn,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    let (mut read, mut write) = tokio::io::split(conn);
+    let writer = tokio::spawn(async move {
+        write.write_all(&vec![42; TOTAL]).await.unwrap();
+        write.shutdown().await.unwrap();
+    });
+    let mut echoed = Vec::new();
+    read.read_to_end(&mut echoed).await.unwrap();
+    assert_eq!(echoed.len(), TOTAL);
+    writer.await.unwrap();
+    drop(read);
+
+    let (client, answer) = bench.start(&wasm, &["--connect", "localhost:7777", "hello", "there"]).await;
+    assert!(matches!(client.wait().await, Exit::Completed { code: 0 }));
+    assert_eq!(&*answer.0.lock(), "hello there\n");
+    assert!(output.0.lock().contains("10.128.9.9:4000: 8388608 bytes"), "{}", output.0.lock());
+    server.kill();
+    assert!(matches!(server.wait().await, Exit::Killed));
+    drop(server);
+    assert_eq!(bench.net.deliver("10.128.9.9:4001".parse().unwrap(), to).unwrap_err(), crate::net::NetError::ConnectionRefused);
+}
