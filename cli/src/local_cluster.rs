@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use coracle_agent::{JoinWith, Node, NodeConfig};
 use coracle_proto::join::{JoinToken, Role};
 use coracle_server::{Control, ControlConfig, Mode};
+use coracle_wasi_host::{Host, HostConfig};
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +90,7 @@ impl LocalCluster {
 
     async fn start_nodes(&self, shape: &Shape, count: u32) -> Result<Vec<Node>> {
         let addresses: Vec<String> = self.controls.iter().map(Control::address).collect();
+        let host = shared_host(shape)?;
         let mut starts = Vec::new();
         for number in 1..=count {
             let token = token(&self.controls[0], Role::Node).await?.to_string();
@@ -97,7 +99,7 @@ impl LocalCluster {
                 join: Some(JoinWith { addresses: addresses.clone(), token }),
                 gateway_listen: Some(if number == 1 { shape.gateway } else { ANY_PORT }),
                 allow_local_artifacts: true,
-                compiler: std::env::current_exe().ok(),
+                host: Some(host.clone()),
                 ..NodeConfig::new(shape.data_dir.join(format!("node-{number}")))
             };
             starts.push(async move {
@@ -106,6 +108,17 @@ impl LocalCluster {
         }
         try_join_all(starts).await
     }
+}
+
+/// All nodes share one sandbox: its threads, its pool of instances and its cache of compiled components.
+fn shared_host(shape: &Shape) -> Result<Host> {
+    let config = HostConfig {
+        cache_dir: shape.data_dir.join("cache"),
+        guest_threads: 0,
+        max_instances: 0,
+        compiler: std::env::current_exe().ok(),
+    };
+    Host::new(config).context("making the sandbox")
 }
 
 async fn token(control: &Control, role: Role) -> Result<JoinToken> {

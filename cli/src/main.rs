@@ -16,7 +16,9 @@ use crate::args::{Cli, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    coracle_wasi_host::disable_library_backtraces();
+    if let Err(error) = coracle_wasi_host::disable_library_backtraces() {
+        eprintln!("warning: backtraces of libraries stay on, and guests run slower: {error}");
+    }
     let cli = Cli::parse();
     if let Command::CompileComponent { arguments } = &cli.command {
         return coracle_wasi_host::compile_child_main(arguments.iter().cloned());

@@ -55,10 +55,6 @@ impl Digest {
         Self(format!("{}{}", Self::PREFIX, hex::encode(Sha256::digest(content))))
     }
 
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     fn file_name(&self) -> &str {
         &self.0[Self::PREFIX.len()..]
     }
@@ -226,7 +222,8 @@ impl Blobs {
     /// Copies blobs that are here to other members until a majority of all members has each.
     pub async fn replicate(&self, digests: &[Digest], peers: &Peers, me: u64) -> Result<(), BlobError> {
         let others: Vec<u64> = peers.addresses().into_keys().filter(|id| *id != me).collect();
-        let need = (others.len() + 1) / 2 + 1;
+        let members = others.len() + 1;
+        let need = members / 2 + 1;
         let mut copies = JoinSet::new();
         for (id, channel) in others.into_iter().filter_map(|id| Some((id, peers.channel(id)?))) {
             let mut files = vec![];

@@ -1,10 +1,8 @@
 //! Objects that the control plane itself makes, and how it writes them.
 
-use std::future::Future;
-
 use bytes::Bytes;
 use coracle_api::{ProposeError, Storage};
-use coracle_objects::{Applied, Object, ObjectKey, Refusal, Transaction};
+use coracle_objects::{Applied, Object, ObjectKey, Refusal, Transaction, View};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
@@ -68,20 +66,18 @@ pub fn encode(draft: &Value) -> Bytes {
 
 /// Writes what `plan` makes of the present state, planning again where the state has moved on. `plan` gives `None`
 /// where nothing is to be done.
-pub fn write<S, P>(storage: &S, mut plan: P) -> impl Future<Output = Result<Option<Applied>, WriteError>> + Send
+pub async fn write<S, P>(storage: &S, mut plan: P) -> Result<Option<Applied>, WriteError>
 where
     S: Storage,
-    P: FnMut(&coracle_objects::View) -> Option<Transaction> + Send,
+    P: FnMut(&View) -> Option<Transaction> + Send,
 {
-    async move {
-        for _ in 0..CONFLICTS_MAX {
-            let Some(transaction) = plan(&storage.view()) else { return Ok(None) };
-            match storage.propose(transaction).await? {
-                Ok(applied) => return Ok(Some(applied)),
-                Err(Refusal::Precondition { .. } | Refusal::NotFound { .. }) => {}
-                Err(refusal) => return Err(WriteError::Refused(refusal)),
-            }
+    for _ in 0..CONFLICTS_MAX {
+        let Some(transaction) = plan(&storage.view()) else { return Ok(None) };
+        match storage.propose(transaction).await? {
+            Ok(applied) => return Ok(Some(applied)),
+            Err(Refusal::Precondition { .. } | Refusal::NotFound { .. }) => {}
+            Err(refusal) => return Err(WriteError::Refused(refusal)),
         }
-        Err(WriteError::Contended)
     }
+    Err(WriteError::Contended)
 }

@@ -60,7 +60,7 @@ impl Join for JoinService {
         let unknown_role = || refuse(Code::Unauthenticated, REASON_TOKEN, "its role is unknown here");
         let role: Role = request.role.parse().map_err(|_| unknown_role())?;
         check_name(&request.name)?;
-        check_address(&request.advertise)?;
+        check_address(role, &request.advertise)?;
         let response = match role {
             Role::Node => self.join_node(request).await?,
             Role::Control => self.join_control(request).await?,
@@ -258,9 +258,11 @@ fn check_name(name: &str) -> Result<(), Status> {
 }
 
 #[allow(clippy::result_large_err, reason = "the error type of tonic services")]
-fn check_address(address: &str) -> Result<(), Status> {
+fn check_address(role: Role, address: &str) -> Result<(), Status> {
     let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-    if port.is_some_and(|port| port != 0) && !host(address).is_empty() {
+    // A node needs its certificate before it can listen: its port may still be open, and comes with its Hello.
+    let usable = port.is_some_and(|port| port != 0 || role == Role::Node);
+    if usable && !host(address).is_empty() {
         return Ok(());
     }
     Err(Status::invalid_argument(format!("{address:?} is not an address that others can reach: give host:port")))
@@ -293,8 +295,9 @@ mod tests {
     fn names_and_addresses_are_checked() {
         assert!(check_name("node-1.rack").is_ok());
         assert!(["", "Node", "-a", "a b", "a."].iter().all(|name| check_name(name).is_err()));
-        assert!(check_address("10.0.0.1:6443").is_ok());
-        assert!(["", "host", "host:0", ":1", "host:x"].iter().all(|address| check_address(address).is_err()));
+        assert!(check_address(Role::Control, "10.0.0.1:6443").is_ok());
+        assert!(check_address(Role::Node, "10.0.0.1:0").is_ok());
+        assert!(["", "host", "host:0", ":1", "host:x"].iter().all(|address| check_address(Role::Control, address).is_err()));
         assert_eq!(host("[::1]:80"), "::1");
     }
 }

@@ -23,7 +23,7 @@ use coracle_raft::{ProposeError as RaftProposeError, Raft, Role, Status};
 use coracle_store::{Outcome, Request, RequestId, decode_outcome, encode_transaction};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tonic::transport::Channel;
 
@@ -124,6 +124,11 @@ impl ReplicatedStorage {
 
     pub fn leads(&self) -> bool {
         self.status().role == Role::Leader
+    }
+
+    /// Over everything that was ever applied; equal on members at the same revision.
+    pub fn state_hash(&self) -> [u8; 32] {
+        self.shared.hub.state_hash()
     }
 
     /// A channel to the leader, where it is known and another member.
@@ -296,9 +301,4 @@ fn read_index_there(shared: &Shared, leader: u64) -> impl Future<Output = Result
             Err(_) => Err(format!("the leader, member {leader}, did not answer in time")),
         }
     }
-}
-
-/// For tasks that wait a little before trying something again.
-pub async fn pause() {
-    sleep(RETRY_PAUSE).await;
 }

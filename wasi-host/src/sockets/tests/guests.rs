@@ -124,3 +124,13 @@ async fn echo_server_is_reached_from_outside_and_inside() {
     drop(server);
     assert_eq!(bench.net.deliver("10.128.9.9:4001".parse().unwrap(), to).unwrap_err(), crate::net::NetError::ConnectionRefused);
 }
+
+#[tokio::test]
+async fn temporary_p3() {
+    let bench = Bench::new();
+    let (guest, output) = bench.start(Path::new("/tmp/p3guest/target/wasm32-wasip2/release/sockets_p3.wasm"), &[]).await;
+    let exit = tokio::time::timeout(std::time::Duration::from_secs(20), guest.wait()).await;
+    println!("{exit:?}\n{}", output.0.lock());
+    drop(guest);
+    println!("{}", bench.net.sockets());
+}

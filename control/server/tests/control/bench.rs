@@ -1,0 +1,73 @@
+//! Control nodes in temporary directories, and clients of them.
+
+use std::{collections::BTreeMap, future::Future, path::Path, time::Duration};
+
+use coracle_server::{Control, ControlConfig, Mode, ServerError};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+/// Long enough for a loaded machine; nothing here waits for so long when it works.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub fn config(dir: &Path, name: &str, mode: Mode) -> ControlConfig {
+    let mut config = ControlConfig::new(dir.join(name), name, "127.0.0.1:0".parse().unwrap(), mode);
+    config.learner_healthy = Duration::from_millis(100);
+    config
+}
+
+pub async fn start(dir: &Path, name: &str, mode: Mode) -> Result<Control, ServerError> {
+    coracle_server::start(config(dir, name, mode)).await
+}
+
+pub async fn init(dir: &Path) -> Control {
+    start(dir, "a", Mode::Init).await.unwrap()
+}
+
+/// One voter and two joiners, once all three vote.
+pub async fn three(dir: &Path) -> Vec<Control> {
+    let first = init(dir).await;
+    let mut controls = vec![first];
+    for name in ["b", "c"] {
+        let token = controls[0].create_token(coracle_proto::join::Role::Control, 60).await.unwrap();
+        let mode = Mode::Join { addresses: vec![controls[0].address()], token: token.to_string() };
+        controls.push(start(dir, name, mode).await.unwrap());
+    }
+    for control in &controls {
+        until("three voters", || async { control.storage().status().voters.len() == 3 }).await;
+    }
+    controls
+}
+
+/// An administrator's client of one control node.
+pub async fn client(control: &Control) -> Client {
+    let kubeconfig = Kubeconfig::read_from(control.kubeconfig_path()).unwrap();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    Client::try_from(config).unwrap()
+}
+
+pub async fn config_maps(control: &Control) -> Api<ConfigMap> {
+    Api::namespaced(client(control).await, "default")
+}
+
+pub fn config_map(name: &str, value: &str) -> ConfigMap {
+    let mut object = ConfigMap { data: Some(BTreeMap::from([("k".into(), value.into())])), ..ConfigMap::default() };
+    object.metadata.name = Some(name.into());
+    object
+}
+
+/// Waits until something is so.
+pub async fn until<F, R>(what: &str, mut is_so: F)
+where
+    F: FnMut() -> R,
+    R: Future<Output = bool>,
+{
+    let waiting = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("waited in vain for: {what}"));
+}

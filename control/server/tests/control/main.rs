@@ -1,0 +1,9 @@
+//! Control nodes as their users meet them: over TLS on loopback, with a real Kubernetes client.
+
+mod bench;
+
+mod joining;
+mod nodes;
+mod registry;
+mod replication;
+mod single;

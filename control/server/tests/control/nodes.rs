@@ -1,0 +1,166 @@
+//! A node's link, from the node's side.
+
+use std::time::Duration;
+
+use coracle_api::Storage;
+use coracle_objects::ObjectKey;
+use coracle_proto::{
+    join::{Joined, Role, join},
+    node::{
+        ClaimBlock, Heartbeat, Hello, LogChunk, NodeDown, NodeUp, PodGone, PodStatus, node_down::Body as Down,
+        node_link_client::NodeLinkClient, node_up::Body as Up, object_event::Type,
+    },
+    tls,
+};
+use coracle_server::Control;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{DeleteParams, LogParams, PostParams},
+};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::bench::{client, init, three, until};
+
+/// The node's end of a link.
+struct Link {
+    up: mpsc::Sender<NodeUp>,
+    down: Streaming<NodeDown>,
+}
+
+impl Link {
+    async fn open(control: &Control, joined: &Joined) -> Self {
+        let response = &joined.response;
+        let config = tls::client_config(&response.serving_ca_pem, &response.certificate_pem, &joined.key_pem).unwrap();
+        let mut client = NodeLinkClient::new(tls::channel(&control.address(), config));
+        let (up, messages) = mpsc::channel(64);
+        let hello = Hello {
+            name: "n1".into(),
+            cluster_id: response.cluster_id.clone(),
+            protocol_min: 1,
+            protocol_max: 1,
+            fabric_address: "127.0.0.1:7443".into(),
+            capacity: quantities(),
+            allocatable: quantities(),
+            ..Hello::default()
+        };
+        up.send(NodeUp { body: Some(Up::Hello(hello)) }).await.unwrap();
+        let down = client.link(ReceiverStream::new(messages)).await.unwrap().into_inner();
+        Self { up, down }
+    }
+
+    async fn say(&self, body: Up) {
+        self.up.send(NodeUp { body: Some(body) }).await.unwrap();
+    }
+
+    /// The next message that is wanted; others are passed over.
+    async fn wait<T>(&mut self, what: &str, mut wanted: impl FnMut(Down) -> Option<T>) -> T {
+        let waiting = async {
+            loop {
+                let message = self.down.message().await.unwrap().expect("the link is open");
+                if let Some(found) = wanted(message.body.unwrap()) {
+                    return found;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap_or_else(|_| panic!("no {what} came"))
+    }
+}
+
+fn quantities() -> std::collections::HashMap<String, String> {
+    [("cpu", "2"), ("memory", "4Gi"), ("pods", "1000")].map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+}
+
+async fn joined(control: &Control) -> Joined {
+    let token = control.create_token(Role::Node, 60).await.unwrap();
+    join(&[control.address()], &token, "n1", "127.0.0.1:7443").await.unwrap()
+}
+
+fn pod(name: &str) -> Pod {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
+        "spec": { "containers": [{ "name": "c", "image": "hello:1.0" }], "terminationGracePeriodSeconds": 5 },
+    });
+    serde_json::from_value(pod).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_goes_to_the_node_and_its_status_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = init(dir.path()).await;
+    let joined = joined(&control).await;
+    let mut link = Link::open(&control, &joined).await;
+    link.wait("Welcome", |down| matches!(down, Down::Welcome(_)).then_some(())).await;
+    link.wait("Synced", |down| matches!(down, Down::Synced(_)).then_some(())).await;
+    link.say(Up::Heartbeat(Heartbeat { sequence: 1, ..Heartbeat::default() })).await;
+    link.say(Up::ClaimBlock(ClaimBlock { request: 7 })).await;
+    let block = link.wait("block", |down| if let Down::BlockClaimed(block) = down { Some(block) } else { None }).await;
+    assert_eq!((block.request, block.cidr.as_str(), block.error.as_str()), (7, "10.128.0.0/24", ""));
+
+    let pods: Api<Pod> = Api::namespaced(client(&control).await, "default");
+    let service_account = ObjectKey::new("serviceaccounts", "default", "default");
+    until("the default account", || async { control.storage().view().get(&service_account).is_some() }).await;
+    let created = pods.create(&PostParams::default(), &pod("p")).await.unwrap();
+    let uid = created.metadata.uid.unwrap();
+    let put = |down| match down {
+        Down::Object(object) if object.resource == "pods" && object.r#type() == Type::Put => Some(object),
+        _ => None,
+    };
+    let sent: Pod = serde_json::from_slice(&link.wait("the pod", put).await.object_json).unwrap();
+    assert_eq!(sent.spec.unwrap().node_name.as_deref(), Some("n1"));
+
+    let about = (String::from("default"), String::from("p"), uid.clone());
+    let status_json = br#"{"phase":"Running"}"#.as_slice().into();
+    let (namespace, name, uid) = about.clone();
+    link.say(Up::PodStatus(PodStatus { namespace, name, uid, status_json })).await;
+    let running = async || pods.get("p").await.unwrap().status.and_then(|status| status.phase).as_deref() == Some("Running");
+    until("the phase", running).await;
+
+    let reading = pods.clone();
+    let log = tokio::spawn(async move { reading.logs("p", &LogParams::default()).await });
+    let request = link.wait("log request", |down| if let Down::LogRequest(r) = down { Some(r.request) } else { None }).await;
+    let chunk = |data: &'static [u8], end| Up::LogChunk(LogChunk { request, data: data.into(), end, ..LogChunk::default() });
+    link.say(chunk(b"hello\n", false)).await;
+    link.say(chunk(b"world\n", true)).await;
+    assert_eq!(log.await.unwrap().unwrap(), "hello\nworld\n");
+
+    pods.delete("p", &DeleteParams::default()).await.unwrap();
+    let deleting = |down| match down {
+        Down::Object(object) if object.resource == "pods" => {
+            String::from_utf8_lossy(&object.object_json).contains("deletionTimestamp").then_some(())
+        }
+        _ => None,
+    };
+    link.wait("the deletion", deleting).await;
+    let (namespace, name, uid) = about;
+    link.say(Up::PodGone(PodGone { namespace, name, uid })).await;
+    until("the end of the pod", async || pods.get_opt("p").await.unwrap().is_none()).await;
+
+    drop(link);
+    let node = ObjectKey::new("nodes", "", "n1");
+    let unknown = || async {
+        let object = control.storage().view().get(&node).cloned().unwrap();
+        let node: k8s_openapi::api::core::v1::Node = object.parse().unwrap();
+        let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+        conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "Unknown")
+    };
+    until("a silent node to be Unknown", unknown).await;
+    control.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_does_not_lead_sends_nodes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let controls = three(dir.path()).await;
+    let leader = controls.iter().find(|control| control.storage().leads()).unwrap();
+    let follower = controls.iter().find(|control| !control.storage().leads()).unwrap();
+    // Joining works at any member.
+    let joined = joined(follower).await;
+    let mut link = Link::open(follower, &joined).await;
+    let address = link.wait("Redirect", |down| if let Down::Redirect(r) = down { Some(r.leader_address) } else { None }).await;
+    assert_eq!(address, leader.address());
+    futures::future::join_all(controls.into_iter().map(Control::shutdown)).await;
+}

@@ -1,0 +1,135 @@
+//! Pushing and pulling through the OCI distribution API.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use coracle_proto::{
+    join::{Role, join},
+    tls,
+};
+use coracle_server::Control;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::bench::{init, three};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// One request over its own connection.
+async fn send(
+    address: &str,
+    config: &ClientConfig,
+    method: Method,
+    path: &str,
+    body: &[u8],
+) -> Response<Bytes> {
+    let stream = tls::connect(address, config.clone().into()).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", address)
+        .body(Full::new(Bytes::copy_from_slice(body)))
+        .unwrap();
+    let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
+    Response::from_parts(parts, body.collect().await.unwrap().to_bytes())
+}
+
+fn admin(control: &Control) -> ClientConfig {
+    let text = std::fs::read_to_string(control.kubeconfig_path()).unwrap();
+    let kubeconfig: serde_json::Value = serde_yaml_ng::from_str(&text).unwrap();
+    let field = |pointer: &str| {
+        let base64 = kubeconfig.pointer(pointer).and_then(|value| value.as_str()).unwrap();
+        String::from_utf8(STANDARD.decode(base64).unwrap()).unwrap()
+    };
+    let ca = field("/clusters/0/cluster/certificate-authority-data");
+    let certificate = field("/users/0/user/client-certificate-data");
+    tls::client_config(&ca, &certificate, &field("/users/0/user/client-key-data")).unwrap()
+}
+
+async fn node(control: &Control) -> ClientConfig {
+    let token = control.create_token(Role::Node, 60).await.unwrap();
+    let joined = join(&[control.address()], &token, "n1", "127.0.0.1:7443").await.unwrap();
+    let response = &joined.response;
+    tls::client_config(&response.serving_ca_pem, &response.certificate_pem, &joined.key_pem).unwrap()
+}
+
+fn digest(content: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(content)))
+}
+
+fn location(response: &Response<Bytes>) -> String {
+    response.headers()["location"].to_str().unwrap().to_owned()
+}
+
+fn manifest(blob: &[u8]) -> String {
+    let layer = json!({ "mediaType": "application/wasm", "digest": digest(blob), "size": blob.len() });
+    json!({ "schemaVersion": 2, "mediaType": MANIFEST, "layers": [layer] }).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_pushed_at_one_member_is_pulled_at_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let controls = three(dir.path()).await;
+    let admin = admin(&controls[0]);
+    let push = controls[1].address();
+    let blob = b"\0asm and more".repeat(50_000);
+
+    let begun = send(&push, &admin, Method::POST, "/v2/team/app/blobs/uploads/", b"").await;
+    assert_eq!(begun.status(), StatusCode::ACCEPTED);
+    let upload = location(&begun);
+    let (first, second) = blob.split_at(300_000);
+    assert_eq!(send(&push, &admin, Method::PATCH, &upload, first).await.status(), StatusCode::ACCEPTED);
+    let wrong = format!("{upload}?digest={}", digest(b"other").replace(':', "%3A"));
+    let end = format!("{upload}?digest={}", digest(&blob).replace(':', "%3A"));
+    assert_eq!(send(&push, &admin, Method::PUT, &end, second).await.status(), StatusCode::CREATED);
+    assert_eq!(send(&push, &admin, Method::PUT, &wrong, b"").await.status(), StatusCode::NOT_FOUND);
+
+    let missing = send(&push, &admin, Method::PUT, "/v2/team/app/manifests/0.9", manifest(b"none").as_bytes()).await;
+    assert_eq!(missing.status(), StatusCode::BAD_REQUEST, "{:?}", missing.body());
+    let text = manifest(&blob);
+    let pushed = send(&push, &admin, Method::PUT, "/v2/team/app/manifests/1.0", text.as_bytes()).await;
+    assert_eq!(pushed.status(), StatusCode::CREATED, "{:?}", pushed.body());
+
+    let node = node(&controls[0]).await;
+    for control in &controls {
+        let address = control.address();
+        let found = send(&address, &node, Method::GET, "/v2/team/app/manifests/1.0", b"").await;
+        assert_eq!((found.status(), found.body().as_ref()), (StatusCode::OK, text.as_bytes()));
+        assert_eq!(found.headers()["content-type"], MANIFEST);
+        let path = format!("/v2/team/app/blobs/{}", digest(&blob));
+        let found = send(&address, &node, Method::GET, &path, b"").await;
+        assert_eq!(digest(found.body()), digest(&blob));
+        let tags = send(&address, &admin, Method::GET, "/v2/team/app/tags/list", b"").await;
+        assert_eq!(tags.body().as_ref(), br#"{"name":"team/app","tags":["1.0"]}"#);
+    }
+    futures::future::join_all(controls.into_iter().map(Control::shutdown)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_may_not_push_and_a_stranger_may_not_even_look() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = init(dir.path()).await;
+    let (address, node) = (control.address(), node(&control).await);
+    let refused = send(&address, &node, Method::POST, "/v2/app/blobs/uploads/", b"").await;
+    assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+    let nothing = send(&address, &node, Method::GET, "/v2/app/manifests/1", b"").await;
+    assert_eq!(nothing.status(), StatusCode::NOT_FOUND);
+    let ca = std::fs::read_to_string(dir.path().join("a/pki/serving-ca.crt")).unwrap();
+    let stranger = ClientConfig::builder_with_provider(tls::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(tls::roots(&ca).unwrap())
+        .with_no_client_auth();
+    assert_eq!(send(&address, &stranger, Method::GET, "/v2/", b"").await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(send(&address, &stranger, Method::GET, "/metrics", b"").await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(send(&address, &stranger, Method::GET, "/livez", b"").await.status(), StatusCode::OK);
+    let metrics = send(&address, &admin(&control), Method::GET, "/metrics", b"").await;
+    let metrics = String::from_utf8_lossy(metrics.body()).into_owned();
+    assert!(metrics.contains("coracle_raft_is_leader 1"), "{metrics}");
+    control.shutdown().await;
+}

@@ -1,0 +1,60 @@
+//! Three control nodes.
+
+use coracle_api::Storage;
+use coracle_server::{Control, Mode};
+use kube::api::{DeleteParams, ListParams, PostParams};
+
+use crate::bench::{config_map, config_maps, start, three, until};
+
+/// Takes the leader out.
+fn take_leader(controls: &mut Vec<Control>) -> Control {
+    let leader = controls.iter().position(|control| control.storage().leads()).expect("somebody leads");
+    controls.remove(leader)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_member_takes_writes_and_they_go_on_without_the_leader() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut controls = three(dir.path()).await;
+    let leader = take_leader(&mut controls);
+    let follower = config_maps(&controls[0]).await;
+    follower.create(&PostParams::default(), &config_map("before", "1")).await.unwrap();
+    follower.get("before").await.expect("a follower reads its own write");
+    config_maps(&leader).await.get("before").await.expect("the leader has it too");
+    config_maps(&controls[1]).await.get("before").await.expect("a read at the other follower is linearizable");
+
+    let (id, name) = (leader.member_id(), "a");
+    assert_eq!(id, 1, "the founder has led so far");
+    leader.abort().await;
+    follower.create(&PostParams::default(), &config_map("after", "2")).await.expect("a new leader takes it");
+    let names = async |control: &Control| {
+        let list = config_maps(control).await.list(&ListParams::default()).await.unwrap();
+        let names = list.items.into_iter().filter_map(|object| object.metadata.name);
+        names.filter(|name| name != "kube-root-ca.crt").collect::<Vec<_>>()
+    };
+    assert_eq!(names(&controls[1]).await, ["after", "before"]);
+
+    let back = start(dir.path(), name, Mode::Resume).await.unwrap();
+    assert_eq!(names(&back).await, ["after", "before"], "the old leader catches up");
+    follower.delete("before", &DeleteParams::default()).await.unwrap();
+    assert_eq!(names(&back).await, ["after"]);
+    let hash = |control: &Control| (control.storage().view().revision, control.storage().state_hash());
+    until("equal state hashes", || async { hash(&back) == hash(&controls[0]) && hash(&back) == hash(&controls[1]) })
+        .await;
+    for control in controls.into_iter().chain([back]) {
+        control.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_stops_hands_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut controls = three(dir.path()).await;
+    let leader = take_leader(&mut controls);
+    let term = leader.storage().status().term;
+    leader.shutdown().await;
+    let taken_over = || async { controls.iter().any(|control| control.storage().leads()) };
+    until("a new leader", taken_over).await;
+    assert_eq!(controls[0].storage().status().term, term + 1, "without a second election");
+    futures::future::join_all(controls.into_iter().map(Control::shutdown)).await;
+}

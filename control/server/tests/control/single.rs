@@ -1,0 +1,73 @@
+//! One control node: its objects, a client's day, a restart.
+
+use coracle_api::Storage;
+use coracle_objects::ObjectKey;
+use coracle_server::{Mode, ServerError, holds_member};
+use futures::{StreamExt, TryStreamExt};
+use kube::api::{ListParams, PostParams, WatchEvent, WatchParams};
+
+use crate::bench::{config_map, config_maps, init, start, until};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_creates_lists_and_watches_and_a_restart_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = init(dir.path()).await;
+    assert!(holds_member(&dir.path().join("a")));
+    let api = config_maps(&control).await;
+    let first = api.create(&PostParams::default(), &config_map("one", "1")).await.unwrap();
+    let version = first.metadata.resource_version.clone().unwrap();
+    let mut watch = api.watch(&WatchParams::default(), &version).await.unwrap().boxed();
+    api.create(&PostParams::default(), &config_map("two", "2")).await.unwrap();
+    let event = watch.try_next().await.unwrap().unwrap();
+    assert!(matches!(&event, WatchEvent::Added(object) if object.metadata.name.as_deref() == Some("two")), "{event:?}");
+    drop(watch);
+    let (address, cluster) = (control.address(), control.cluster_id().to_owned());
+    control.shutdown().await;
+
+    let control = start(dir.path(), "a", Mode::Resume).await.unwrap();
+    assert_eq!((control.address(), control.cluster_id()), (address, cluster.as_str()), "the same port and cluster");
+    let api = config_maps(&control).await;
+    let names = async || -> Vec<String> {
+        let list = api.list(&ListParams::default()).await.unwrap();
+        list.items.into_iter().filter_map(|object| object.metadata.name).filter(|name| name != "kube-root-ca.crt").collect()
+    };
+    assert_eq!(names().await, ["one", "two"]);
+    let again = api.get("one").await.unwrap();
+    assert_eq!(again.metadata.resource_version, Some(version));
+    control.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_is_born_with_its_system_objects() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = init(dir.path()).await;
+    let wanted = [
+        ("services", "default", "kubernetes"),
+        ("endpointslices.discovery.k8s.io", "default", "kubernetes"),
+        ("ingressclasses.networking.k8s.io", "", "coracle"),
+        ("members.coracle.dev", "", "1"),
+        ("serviceaccounts", "default", "default"),
+        ("configmaps", "kube-system", "kube-root-ca.crt"),
+    ];
+    for (resource, namespace, name) in wanted {
+        let key = ObjectKey::new(resource, namespace, name);
+        until(&format!("{key}"), || async { control.storage().view().get(&key).is_some() }).await;
+    }
+    control.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_is_refused_where_it_does_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = init(dir.path()).await;
+    let locked = start(dir.path(), "a", Mode::Resume).await.err().unwrap();
+    assert!(matches!(locked, ServerError::Locked(_)), "{locked}");
+    control.shutdown().await;
+    let empty = start(dir.path(), "empty", Mode::Resume).await.err().unwrap();
+    assert!(matches!(empty, ServerError::NothingToResume(_)), "{empty}");
+    let strange = dir.path().join("strange");
+    std::fs::create_dir(&strange).unwrap();
+    std::fs::write(strange.join("photo.jpg"), "").unwrap();
+    let strange = start(dir.path(), "strange", Mode::Init).await.err().unwrap();
+    assert!(matches!(strange, ServerError::NotEmpty { .. }), "{strange}");
+}
