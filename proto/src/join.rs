@@ -12,7 +12,8 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as RustlsError, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as RustlsError, RootCertStore,
+    SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -89,7 +90,9 @@ pub enum JoinError {
     Protocol { message: String },
     #[error("joining was refused: {message}")]
     Refused { message: String },
-    #[error("no control node could be reached: {tried}; check the addresses and that a control node is running")]
+    #[error(
+        "no control node could be reached: {tried}; check the addresses and that a control node is running"
+    )]
     Unreachable { tried: String },
     #[error("no address to join was given; name a control node as host:port")]
     NoAddress,
@@ -242,7 +245,11 @@ async fn connect_pinned(address: &str, token: &JoinToken) -> Result<TlsStream<Tc
     tls::connect(address, config.into()).await.map_err(|error| {
         if let Some(found) = verifier.found.get() {
             let expected = hex::encode(token.ca_pin);
-            return Attempt::Final(JoinError::WrongCa { address: address.into(), expected, found: found.clone() });
+            return Attempt::Final(JoinError::WrongCa {
+                address: address.into(),
+                expected,
+                found: found.clone(),
+            });
         }
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<RustlsError>());
         match inner {
@@ -266,7 +273,9 @@ fn refusal(status: &Status) -> Attempt {
         (Some(REASON_TOKEN), _) => Attempt::Final(JoinError::Token { message }),
         (Some(REASON_CLOCK), _) => Attempt::Final(JoinError::Clock { message }),
         (Some(REASON_PROTOCOL), _) => Attempt::Final(JoinError::Protocol { message }),
-        (_, Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded) => Attempt::Again(message),
+        (_, Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded) => {
+            Attempt::Again(message)
+        }
         _ => Attempt::Final(JoinError::Refused { message }),
     }
 }
@@ -345,7 +354,8 @@ mod tests {
 
     #[test]
     fn a_token_survives_its_text_form() {
-        let token = JoinToken { ca_pin: [7; 32], role: Role::Node, id: "ab12".into(), secret: "s3cret".into() };
+        let token =
+            JoinToken { ca_pin: [7; 32], role: Role::Node, id: "ab12".into(), secret: "s3cret".into() };
         let text = token.to_string();
         assert_eq!(text, format!("C1{}::node:ab12.s3cret", "07".repeat(32)));
         assert_eq!(text.parse::<JoinToken>().unwrap(), token);
@@ -365,7 +375,10 @@ mod tests {
             (format!("C1{pin}::node:.b"), "its id or its secret is empty"),
         ] {
             let error = text.parse::<JoinToken>().unwrap_err();
-            assert!(matches!(&error, JoinError::BadToken { reason: found } if *found == reason), "{text}: {error}");
+            assert!(
+                matches!(&error, JoinError::BadToken { reason: found } if *found == reason),
+                "{text}: {error}"
+            );
         }
     }
 

@@ -72,7 +72,8 @@ pub fn certificates(pem: &str, what: &'static str) -> Result<Vec<CertificateDer<
 
 /// The private key of a PEM text.
 pub fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|source| TlsError::Pem { what: "private key", source })
+    PrivateKeyDer::from_pem_slice(pem.as_bytes())
+        .map_err(|source| TlsError::Pem { what: "private key", source })
 }
 
 /// A store that trusts the certificates of a PEM text.

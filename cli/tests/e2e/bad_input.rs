@@ -34,7 +34,11 @@ fn pods_say_why_they_do_not_run() {
         ("crash:1", "CrashLoopBackOff", "back-off"),
     ] {
         let name = image.trim_end_matches(":1").to_lowercase();
-        kubectl.run(&["run", &name, "--image", image]);
+        // Not `kubectl run`: it checks the image's name by itself.
+        let manifest = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{containers: [{{name: c, image: '{image}'}}]}}}}"
+        );
+        kubectl.feed(&["create"], &manifest).unwrap();
         eventually(&format!("pod {name} to be in {reason}"), || {
             let path = "jsonpath={.status.containerStatuses[0].state.waiting}";
             let waiting = kubectl.run(&["get", "pod", &name, "-o", path]);
@@ -126,10 +130,11 @@ fn daemons_say_why_they_do_not_start() {
         other_token.trim(),
     ]);
     assert!(said.contains("another cluster"), "a data dir of another cluster: {said}");
+    other.stop();
     let said = fails(&[
         "node",
         "--data-dir",
-        &path("c1"),
+        &path("other"),
         "--fabric",
         "127.0.0.1:0",
         "--join",

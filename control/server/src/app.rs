@@ -13,7 +13,8 @@ use coracle_objects::Refusal;
 use coracle_proto::{
     MESSAGE_BYTES_MAX,
     cluster::{
-        blobs_server::BlobsServer, cluster_server::ClusterServer, join_server::JoinServer, leader_server::LeaderServer,
+        blobs_server::BlobsServer, cluster_server::ClusterServer, join_server::JoinServer,
+        leader_server::LeaderServer,
     },
     join::{JoinToken, Role},
     node::node_link_server::NodeLinkServer,
@@ -91,7 +92,8 @@ pub async fn start(config: ControlConfig) -> Result<Control, ServerError> {
     tls::provider();
     let data = Arc::new(DataDir::open(&config.data_dir)?);
     let listener = enter::listen(config.listen, &data).await?;
-    let bound = listener.local_addr().map_err(|source| ServerError::Listen { address: config.listen, source })?;
+    let bound =
+        listener.local_addr().map_err(|source| ServerError::Listen { address: config.listen, source })?;
     let address = enter::advertised(config.advertise.as_deref(), bound);
     let entered = enter::enter(&config, &data, &address).await?;
     let founds = entered.founds;
@@ -145,7 +147,8 @@ async fn run(
     let port = Port { tls: Arc::new(tls), callers: Callers::new(&authorities)?, front: Arc::new(front) };
     let closing = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    let writer = KubeconfigWriter { data: data.clone(), authorities: authorities.clone(), admin, me: me.clone() };
+    let writer =
+        KubeconfigWriter { data: data.clone(), authorities: authorities.clone(), admin, me: me.clone() };
     writer.write(&BTreeMap::new())?;
     tasks.spawn(listener::serve(listener, port, closing.clone()));
     tasks.spawn(leader::run(Duties {
@@ -157,9 +160,16 @@ async fn run(
         serving_ca_pem: authorities.serving.certificate_pem.clone(),
         learner_healthy: config.learner_healthy,
     }));
-    tasks.spawn(membership::follow(storage.clone(), move |members| follow_members(members, &peers, &transport, &writer)));
+    tasks.spawn(membership::follow(storage.clone(), move |members| {
+        follow_members(members, &peers, &transport, &writer)
+    }));
     tasks.spawn(membership::announce(storage.clone(), me.clone()));
-    tracing::info!(member = me.id, cluster = membership.cluster_id, address = me.address, "control node started");
+    tracing::info!(
+        member = me.id,
+        cluster = membership.cluster_id,
+        address = me.address,
+        "control node started"
+    );
     Ok(Control {
         address: me.address,
         listen_address,
@@ -234,8 +244,11 @@ fn grpc(
         cluster_id: cluster_id.clone(),
         links: links.clone(),
     };
-    let cluster =
-        ClusterService { storage: storage.clone(), authorities: authorities.clone(), cluster_id: cluster_id.clone() };
+    let cluster = ClusterService {
+        storage: storage.clone(),
+        authorities: authorities.clone(),
+        cluster_id: cluster_id.clone(),
+    };
     let leader = LeaderServer::new(LeaderService { storage, links })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -341,13 +354,15 @@ impl Control {
     /// Hands leadership over where it can, then stops.
     pub async fn shutdown(self) {
         let status = self.storage.status();
-        let others = status.progress.iter().filter(|(id, _, active)| {
-            *active && *id != status.id && status.voters.contains(id)
-        });
+        let others = status
+            .progress
+            .iter()
+            .filter(|(id, _, active)| *active && *id != status.id && status.voters.contains(id));
         if self.storage.leads()
             && let Some((successor, _, _)) = others.max_by_key(|(_, matched, _)| *matched)
         {
-            let handed_over = timeout(HAND_OVER_TIMEOUT, self.storage.raft().transfer_leader(*successor)).await;
+            let handed_over =
+                timeout(HAND_OVER_TIMEOUT, self.storage.raft().transfer_leader(*successor)).await;
             tracing::info!(successor, done = matches!(handed_over, Ok(Ok(()))), "leadership handed over");
         }
         self.abort().await;

@@ -96,7 +96,10 @@ async fn gather(member: u64, raft: Raft<AppliedEntry>, mut requests: mpsc::Recei
 
 /// Gives each proposer its own result. The store keeps the order of the command but leaves out requests whose
 /// outcome it has forgotten.
-fn answer(result: Result<AppliedEntry, ProposeError>, replies: Vec<oneshot::Sender<Result<Done, ProposeError>>>) {
+fn answer(
+    result: Result<AppliedEntry, ProposeError>,
+    replies: Vec<oneshot::Sender<Result<Done, ProposeError>>>,
+) {
     match result {
         Ok(applied) if applied.batch.results.len() == replies.len() => {
             for (reply, (_, outcome)) in replies.into_iter().zip(&applied.batch.results) {

@@ -331,7 +331,12 @@ mod tests {
     fn only_digests_are_taken_for_digests() {
         let hex = "a".repeat(64);
         assert!(Digest::parse(&format!("sha256:{hex}")).is_some());
-        for wrong in [hex.clone(), format!("sha256:{}", "A".repeat(64)), "sha256:../../x".into(), format!("sha512:{hex}")] {
+        for wrong in [
+            hex.clone(),
+            format!("sha256:{}", "A".repeat(64)),
+            "sha256:../../x".into(),
+            format!("sha512:{hex}"),
+        ] {
             assert!(Digest::parse(&wrong).is_none(), "{wrong}");
         }
     }

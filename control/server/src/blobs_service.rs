@@ -53,7 +53,8 @@ impl BlobsRpc for BlobsService {
 
 #[allow(clippy::result_large_err, reason = "the error type of tonic services")]
 fn parse(digest: &str) -> Result<Digest, Status> {
-    Digest::parse(digest).ok_or_else(|| Status::invalid_argument(format!("{digest:?} is not a sha256 digest")))
+    Digest::parse(digest)
+        .ok_or_else(|| Status::invalid_argument(format!("{digest:?} is not a sha256 digest")))
 }
 
 fn status(error: BlobError) -> Status {

@@ -58,7 +58,8 @@ pub async fn ensure<S: Storage>(storage: &S, cluster_id: &str, me: &MemberSpec) 
 
 /// Whether [`ensure`] has been done, by whatever leader.
 pub fn is_done(view: &View) -> bool {
-    let namespaces = NAMESPACES.iter().all(|name| view.get(&ObjectKey::new("namespaces", "", name)).is_some());
+    let namespaces =
+        NAMESPACES.iter().all(|name| view.get(&ObjectKey::new("namespaces", "", name)).is_some());
     namespaces && view.get(&CLUSTER_INFO.key()).is_some()
 }
 
@@ -98,7 +99,14 @@ fn wanted(cluster_id: &str, me: &MemberSpec) -> Vec<Wanted> {
         let body = json!({
             "spec": { "parentRef": { "group": "", "resource": "services", "namespace": namespace, "name": name } },
         });
-        wanted.push(one("ipaddresses.networking.k8s.io", "", address, "networking.k8s.io/v1", "IPAddress", body));
+        wanted.push(one(
+            "ipaddresses.networking.k8s.io",
+            "",
+            address,
+            "networking.k8s.io/v1",
+            "IPAddress",
+            body,
+        ));
     }
     wanted.push(one("services", "default", "kubernetes", "v1", "Service", kubernetes_service()));
     let class = json!({

@@ -6,9 +6,9 @@ use coracle_api::Storage;
 use coracle_objects::{ObjectKey, Refusal, Transaction, Write};
 use coracle_proto::{
     cluster::{
-        CreateTokenRequest, CreateTokenResponse, ListTokensRequest, ListTokensResponse, MemberRequest, MemberResponse,
-        RevokeTokenRequest, RevokeTokenResponse, StatusRequest, StatusResponse, cluster_client::ClusterClient,
-        cluster_server::Cluster,
+        CreateTokenRequest, CreateTokenResponse, ListTokensRequest, ListTokensResponse, MemberRequest,
+        MemberResponse, RevokeTokenRequest, RevokeTokenResponse, StatusRequest, StatusResponse,
+        cluster_client::ClusterClient, cluster_server::Cluster,
     },
     join::Role,
 };
@@ -17,13 +17,8 @@ use jiff::Timestamp;
 use tonic::{Request, Response, Status, async_trait, transport::Channel};
 
 use crate::{
-    config::VERSION,
-    identity::administrators_only,
-    join::known_members,
-    peers::MEMBERS,
-    pki::Authorities,
-    storage::ReplicatedStorage,
-    tokens,
+    config::VERSION, identity::administrators_only, join::known_members, peers::MEMBERS, pki::Authorities,
+    storage::ReplicatedStorage, tokens,
 };
 
 pub struct ClusterService {
@@ -39,7 +34,8 @@ impl ClusterService {
         if self.storage.leads() {
             return Ok(None);
         }
-        let channel = self.storage.leader_channel().ok_or_else(|| Status::unavailable("no leader is known"))?;
+        let channel =
+            self.storage.leader_channel().ok_or_else(|| Status::unavailable("no leader is known"))?;
         Ok(Some(ClusterClient::new(channel)))
     }
 
@@ -80,7 +76,8 @@ impl Cluster for ClusterService {
     ) -> Result<Response<CreateTokenResponse>, Status> {
         administrators_only(&request)?;
         let request = request.into_inner();
-        let role: Role = request.role.parse().map_err(|_| Status::invalid_argument("the role is control or node"))?;
+        let role: Role =
+            request.role.parse().map_err(|_| Status::invalid_argument("the role is control or node"))?;
         let pin = self.authorities.serving_pin().map_err(|error| Status::internal(error.to_string()))?;
         let token = tokens::create(&self.storage, pin, role, request.ttl_seconds, Timestamp::now())
             .await
@@ -94,7 +91,8 @@ impl Cluster for ClusterService {
         request: Request<ListTokensRequest>,
     ) -> Result<Response<ListTokensResponse>, Status> {
         administrators_only(&request)?;
-        let view = self.storage.linearizable().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let view =
+            self.storage.linearizable().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let tokens = tokens::list(&view).iter().map(tokens::Kept::info).collect();
         Ok(Response::new(ListTokensResponse { tokens }))
     }
@@ -142,7 +140,10 @@ impl Cluster for ClusterService {
         Ok(Response::new(MemberResponse {}))
     }
 
-    async fn transfer_leader(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {
+    async fn transfer_leader(
+        &self,
+        request: Request<MemberRequest>,
+    ) -> Result<Response<MemberResponse>, Status> {
         administrators_only(&request)?;
         let request = request.into_inner();
         if let Some(mut leader) = self.elsewhere()? {
@@ -156,9 +157,10 @@ impl Cluster for ClusterService {
 fn change_status(error: ChangeError) -> Status {
     match error {
         ChangeError::UnknownMember { .. } => Status::not_found(error.to_string()),
-        ChangeError::NotLeader { .. } | ChangeError::InProgress | ChangeError::TimedOut | ChangeError::Stopped => {
-            Status::unavailable(error.to_string())
-        }
+        ChangeError::NotLeader { .. }
+        | ChangeError::InProgress
+        | ChangeError::TimedOut
+        | ChangeError::Stopped => Status::unavailable(error.to_string()),
         _ => Status::failed_precondition(error.to_string()),
     }
 }

@@ -32,7 +32,12 @@ pub struct ControlConfig {
 
 impl ControlConfig {
     /// The settings for production.
-    pub fn new(data_dir: impl Into<PathBuf>, name: impl Into<String>, listen: SocketAddr, mode: Mode) -> Self {
+    pub fn new(
+        data_dir: impl Into<PathBuf>,
+        name: impl Into<String>,
+        listen: SocketAddr,
+        mode: Mode,
+    ) -> Self {
         Self {
             data_dir: data_dir.into(),
             listen,

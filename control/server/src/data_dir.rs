@@ -49,7 +49,13 @@ pub struct Membership {
 
 impl Membership {
     pub fn control(cluster_id: &str, member_id: u64, name: &str, address: &str) -> Self {
-        Self { cluster_id: cluster_id.into(), role: ROLE.into(), member_id, name: name.into(), address: address.into() }
+        Self {
+            cluster_id: cluster_id.into(),
+            role: ROLE.into(),
+            member_id,
+            name: name.into(),
+            address: address.into(),
+        }
     }
 }
 
@@ -130,7 +136,9 @@ impl DataDir {
         self.write("cluster.json", &pretty(membership))?;
         let making = self.path(MAKING);
         match fs::remove_file(&making) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(ServerError::io("remove", making)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(ServerError::io("remove", making)(error))
+            }
             _ => Ok(()),
         }
     }
@@ -187,8 +195,7 @@ fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = folder.join(name);
-    let mut file =
-        OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
@@ -228,6 +235,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("thesis.tex"), "").unwrap();
         let data = DataDir::open(dir.path()).unwrap();
-        assert!(matches!(data.membership(), Err(ServerError::NotEmpty { found, .. }) if found == "thesis.tex"));
+        assert!(
+            matches!(data.membership(), Err(ServerError::NotEmpty { found, .. }) if found == "thesis.tex")
+        );
     }
 }

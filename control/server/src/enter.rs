@@ -34,7 +34,9 @@ pub async fn enter(config: &ControlConfig, data: &DataDir, address: &str) -> Res
     match (data.membership()?, &config.mode) {
         (Some(membership), mode) => resume(data, membership, mode, address),
         (None, Mode::Init) => found(config, data, address),
-        (None, Mode::Join { addresses, token }) => join_cluster(config, data, address, addresses, token).await,
+        (None, Mode::Join { addresses, token }) => {
+            join_cluster(config, data, address, addresses, token).await
+        }
         (None, Mode::Resume) => Err(ServerError::NothingToResume(data.root().to_owned())),
     }
 }
@@ -79,7 +81,8 @@ async fn join_cluster(
         return Err(ServerError::TokenRole { found: token.role.as_str() });
     }
     let response = join::join(addresses, &token, &config.name, address).await?.response;
-    let authorities = Authorities::from_bytes(&response.ca_keys_pem).ok_or(ServerError::JoinAnswer("the CA keys"))?;
+    let authorities =
+        Authorities::from_bytes(&response.ca_keys_pem).ok_or(ServerError::JoinAnswer("the CA keys"))?;
     if authorities.serving_pin()? != token.ca_pin {
         return Err(ServerError::JoinAnswer("the serving CA that the token pins"));
     }
@@ -134,7 +137,8 @@ fn port_of(address: &str) -> Option<u16> {
 
 /// This machine's address towards the world. Connecting a UDP socket sends nothing.
 fn default_route(unspecified: IpAddr) -> IpAddr {
-    let (local, remote) = if unspecified.is_ipv4() { ("0.0.0.0:0", "192.0.2.1:9") } else { ("[::]:0", "[2001:db8::1]:9") };
+    let (local, remote) =
+        if unspecified.is_ipv4() { ("0.0.0.0:0", "192.0.2.1:9") } else { ("[::]:0", "[2001:db8::1]:9") };
     let address = UdpSocket::bind(local).and_then(|socket| {
         socket.connect(remote)?;
         socket.local_addr()

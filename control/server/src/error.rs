@@ -14,7 +14,9 @@ pub enum ServerError {
         #[source]
         source: io::Error,
     },
-    #[error("the data directory {0} is in use by another process; stop that process or choose another directory")]
+    #[error(
+        "the data directory {0} is in use by another process; stop that process or choose another directory"
+    )]
     Locked(PathBuf),
     #[error(
         "the data directory {path} belongs to a {role} of cluster {cluster_id}, not to a control node; choose another \
@@ -31,17 +33,25 @@ pub enum ServerError {
          that away"
     )]
     NotEmpty { path: PathBuf, found: String },
-    #[error("the data directory {0} holds no cluster; start with --init for a new one or with --join for an existing one")]
+    #[error(
+        "the data directory {0} holds no cluster; start with --init for a new one or with --join for an existing one"
+    )]
     NothingToResume(PathBuf),
-    #[error("{path} is damaged: {reason}; restore it from a backup, or join again as a new member with an empty directory")]
+    #[error(
+        "{path} is damaged: {reason}; restore it from a backup, or join again as a new member with an empty directory"
+    )]
     Damaged { path: PathBuf, reason: String },
-    #[error("cannot listen on {address}; another process may use the port: choose another --listen address (port 0 is any)")]
+    #[error(
+        "cannot listen on {address}; another process may use the port: choose another --listen address (port 0 is any)"
+    )]
     Listen {
         address: SocketAddr,
         #[source]
         source: io::Error,
     },
-    #[error("the join token is for a {found}, this is a control node; make one with `coracle token create --role control`")]
+    #[error(
+        "the join token is for a {found}, this is a control node; make one with `coracle token create --role control`"
+    )]
     TokenRole { found: &'static str },
     #[error("the cluster answered the join without {0}")]
     JoinAnswer(&'static str),

@@ -162,14 +162,20 @@ fn sameness(event: &Value) -> Sameness {
         text(&event["type"]),
         text(&event["reason"]),
         text(&event["message"]),
-        format!("{} {}/{}", text(&event["source"]["host"]), text(&involved["namespace"]), text(&involved["name"])),
+        format!(
+            "{} {}/{}",
+            text(&event["source"]["host"]),
+            text(&involved["namespace"]),
+            text(&involved["name"])
+        ),
     ]
 }
 
 /// Events about cluster-scoped objects live in `default`.
 fn new_key(event: &Value) -> ObjectKey {
     let involved = &event["involvedObject"];
-    let namespace = involved["namespace"].as_str().filter(|namespace| !namespace.is_empty()).unwrap_or("default");
+    let namespace =
+        involved["namespace"].as_str().filter(|namespace| !namespace.is_empty()).unwrap_or("default");
     let name = involved["name"].as_str().unwrap_or("unknown");
     ObjectKey::new(EVENTS, namespace, &format!("{name}.{:016x}", rand::random::<u64>()))
 }

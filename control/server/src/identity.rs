@@ -52,7 +52,8 @@ impl Callers {
             let control = groups.iter().any(|group| group == CONTROL_ORGANIZATION);
             if control { Caller::Member } else { Caller::Anonymous }
         } else if issuer == self.client_ca {
-            let user = leaf.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or("");
+            let user =
+                leaf.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or("");
             Caller::Client(Identity { user: user.to_owned(), groups })
         } else {
             Caller::Anonymous
@@ -103,8 +104,12 @@ pub fn administrators_only<T>(request: &tonic::Request<T>) -> Result<(), Status>
     match caller(request) {
         Caller::Member => Ok(()),
         caller if caller.is_master() => Ok(()),
-        Caller::Anonymous => Err(Status::unauthenticated("this call needs an administrator's client certificate")),
-        Caller::Client(_) => Err(Status::permission_denied("only administrators (system:masters) may call this")),
+        Caller::Anonymous => {
+            Err(Status::unauthenticated("this call needs an administrator's client certificate"))
+        }
+        Caller::Client(_) => {
+            Err(Status::permission_denied("only administrators (system:masters) may call this"))
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use tonic::{Code, Request, Response, Status, async_trait};
 
 use crate::{
     bootstrap::{self, CLUSTER_INFO},
-    drafts::{new_draft},
+    drafts::new_draft,
     node_link::Links,
     peers::{MEMBERS, members},
     pki::{Authorities, CONTROL_ORGANIZATION, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject},
@@ -52,7 +52,8 @@ impl Join for JoinService {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         let request = request.into_inner();
         if !self.storage.leads() {
-            let leader = self.storage.leader_channel().ok_or_else(|| Status::unavailable("no leader is known"))?;
+            let leader =
+                self.storage.leader_channel().ok_or_else(|| Status::unavailable("no leader is known"))?;
             return JoinClient::new(leader).join(request).await;
         }
         check_clock(request.clock_unix_ms, Timestamp::now())?;
@@ -71,7 +72,8 @@ impl Join for JoinService {
 
 impl JoinService {
     async fn join_node(&self, request: JoinRequest) -> Result<JoinResponse, Status> {
-        let view = self.storage.linearizable().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let view =
+            self.storage.linearizable().await.map_err(|error| Status::unavailable(error.to_string()))?;
         tokens::verify(&view, &request.token, Role::Node, Timestamp::now())
             .map_err(|reason| refuse(Code::Unauthenticated, REASON_TOKEN, reason))?;
         let name = &request.name;
@@ -86,7 +88,8 @@ impl JoinService {
             names: vec![name.clone(), host(&request.advertise).to_owned()],
             server: true,
         };
-        let certificate_pem = self.authorities.client.sign_request(&subject, &request.csr_pem).map_err(bad_request)?;
+        let certificate_pem =
+            self.authorities.client.sign_request(&subject, &request.csr_pem).map_err(bad_request)?;
         tracing::info!(node = %name, "node joined");
         Ok(JoinResponse { certificate_pem, ..self.common() })
     }
@@ -99,17 +102,21 @@ impl JoinService {
             server,
         };
         let authorities = &self.authorities;
-        let certificate_pem = authorities.peer.sign_request(&subject(false), &request.csr_pem).map_err(bad_request)?;
+        let certificate_pem =
+            authorities.peer.sign_request(&subject(false), &request.csr_pem).map_err(bad_request)?;
         let serving_certificate_pem =
             authorities.serving.sign_request(&subject(true), &request.csr_pem).map_err(bad_request)?;
         let member_id = self.register(&request).await?;
         if let Err(error) = self.add_learner(member_id).await {
             let object = ObjectKey::new(MEMBERS, "", &member_id.to_string());
-            let transaction = Transaction { preconditions: vec![], writes: vec![Write::Delete { key: object }] };
+            let transaction =
+                Transaction { preconditions: vec![], writes: vec![Write::Delete { key: object }] };
             if let Err(error) = self.storage.propose(transaction).await {
                 tracing::warn!(member = member_id, %error, "the object of a member that did not join stays");
             }
-            return Err(Status::aborted(format!("the member could not be added: {error}; make a new token and retry")));
+            return Err(Status::aborted(format!(
+                "the member could not be added: {error}; make a new token and retry"
+            )));
         }
         tracing::info!(member = member_id, name = %request.name, address = %request.advertise, "control node joined");
         Ok(JoinResponse {
@@ -143,14 +150,19 @@ impl JoinService {
                 .map_err(|reason| refuse(Code::Unauthenticated, REASON_TOKEN, reason))?;
             let known = members(&view);
             if known.len() >= MEMBERS_MAX {
-                return Err(Status::resource_exhausted(format!("a cluster has at most {MEMBERS_MAX} control nodes")));
+                return Err(Status::resource_exhausted(format!(
+                    "a cluster has at most {MEMBERS_MAX} control nodes"
+                )));
             }
             if let Some(other) = known.values().find(|member| member.address == request.advertise) {
-                let (address, mend) = (&request.advertise, "remove it with `coracle cluster remove`, or use another");
+                let (address, mend) =
+                    (&request.advertise, "remove it with `coracle cluster remove`, or use another");
                 let message = format!("member {} has the address {address} already; {mend}", other.id);
                 return Err(Status::already_exists(message));
             }
-            let info = view.get(&CLUSTER_INFO.key()).ok_or_else(|| Status::unavailable("the cluster is starting"))?;
+            let info = view
+                .get(&CLUSTER_INFO.key())
+                .ok_or_else(|| Status::unavailable("the cluster is starting"))?;
             let id = bootstrap::next_member_id(info).max(known.keys().max().copied().unwrap_or(0) + 1);
             let member = ObjectKey::new(MEMBERS, "", &id.to_string());
             let spec = json!({ "spec": { "id": id, "name": request.name, "address": request.advertise } });
@@ -265,7 +277,9 @@ fn check_address(role: Role, address: &str) -> Result<(), Status> {
     if usable && !host(address).is_empty() {
         return Ok(());
     }
-    Err(Status::invalid_argument(format!("{address:?} is not an address that others can reach: give host:port")))
+    Err(Status::invalid_argument(format!(
+        "{address:?} is not an address that others can reach: give host:port"
+    )))
 }
 
 fn bad_request(error: crate::ServerError) -> Status {
@@ -297,7 +311,13 @@ mod tests {
         assert!(["", "Node", "-a", "a b", "a."].iter().all(|name| check_name(name).is_err()));
         assert!(check_address(Role::Control, "10.0.0.1:6443").is_ok());
         assert!(check_address(Role::Node, "10.0.0.1:0").is_ok());
-        assert!(["", "host", "host:0", ":1", "host:x"].iter().all(|address| check_address(Role::Control, address).is_err()));
+        assert!(
+            ["", "host", "host:0", ":1", "host:x"].iter().all(|address| check_address(
+                Role::Control,
+                address
+            )
+            .is_err())
+        );
         assert_eq!(host("[::1]:80"), "::1");
     }
 }

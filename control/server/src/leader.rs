@@ -39,12 +39,15 @@ pub struct Duties {
 pub async fn run(duties: Duties) {
     let mut status = duties.storage.raft().status();
     loop {
-        let Ok(term) = status.wait_for(|now| now.role == Role::Leader).await.map(|now| now.term) else { return };
+        let Ok(term) = status.wait_for(|now| now.role == Role::Leader).await.map(|now| now.term) else {
+            return;
+        };
         tracing::info!(term, "leading");
         // Dropping the set ends its tasks.
         let mut tasks = JoinSet::new();
         tasks.spawn(lead(duties.clone()));
-        let lost = async { status.wait_for(|now| now.role != Role::Leader || now.term != term).await.is_err() };
+        let lost =
+            async { status.wait_for(|now| now.role != Role::Leader || now.term != term).await.is_err() };
         let stopped = tokio::select! {
             stopped = lost => stopped,
             _ = tasks.join_next() => {

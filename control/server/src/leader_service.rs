@@ -61,7 +61,8 @@ impl Leader for LeaderService {
         let request = request.into_inner();
         let options: LogOptions = serde_json::from_slice(&request.options_json)
             .map_err(|error| Status::invalid_argument(format!("the log options cannot be read: {error}")))?;
-        let stream = self.links.logs(&request.node, &request.pod_uid, options).await.map_err(nodes::to_status)?;
+        let stream =
+            self.links.logs(&request.node, &request.pod_uid, options).await.map_err(nodes::to_status)?;
         let chunks = stream.map(|chunk| match chunk {
             Ok(data) => Ok(PodLogsChunk { data }),
             Err(error) => Err(Status::aborted(error.to_string())),

@@ -106,7 +106,11 @@ pub async fn promote_learners(storage: &ReplicatedStorage, healthy_for: Duration
 fn is_healthy(status: &Status, id: u64) -> bool {
     let caught_up = |matched: u64| status.last.saturating_sub(matched) <= LAG_ENTRIES_MAX;
     let known = status.learners.contains(&id);
-    known && status.progress.iter().any(|(member, matched, active)| *member == id && *active && caught_up(*matched))
+    known
+        && status
+            .progress
+            .iter()
+            .any(|(member, matched, active)| *member == id && *active && caught_up(*matched))
 }
 
 /// How many of the ready learners become voters. An even number of voters tolerates no more than the odd one below
@@ -127,7 +131,9 @@ pub async fn publish_endpoints(storage: &ReplicatedStorage) {
             }
             let concerns_us = |key: &ObjectKey| {
                 key.resource.as_str() == MEMBERS
-                    || key.resource.as_str() == SLICES && &*key.name.namespace == "default" && is_ours(&key.name.name)
+                    || key.resource.as_str() == SLICES
+                        && &*key.name.namespace == "default"
+                        && is_ours(&key.name.name)
             };
             let lagged = loop {
                 match events.next().await {
@@ -149,7 +155,8 @@ async fn publish_once(storage: &ReplicatedStorage) -> Result<(), drafts::WriteEr
         let key = ObjectKey::new(SLICES, "default", name);
         let plan = |view: &View| match view.get(&key) {
             None => {
-                let draft = new_draft("discovery.k8s.io/v1", "EndpointSlice", &key, slice.clone(), Timestamp::now());
+                let draft =
+                    new_draft("discovery.k8s.io/v1", "EndpointSlice", &key, slice.clone(), Timestamp::now());
                 Some(Transaction::create(key.clone(), draft))
             }
             Some(object) => {
@@ -230,8 +237,10 @@ mod tests {
 
     #[test]
     fn members_on_one_address_have_a_slice_a_port() {
-        let member = |id: u64, address: &str| (id, MemberSpec { id, name: "m".into(), address: address.into() });
-        let members = [member(1, "10.0.0.1:6443"), member(2, "10.0.0.2:6443"), member(3, "10.0.0.1:7000")].into();
+        let member =
+            |id: u64, address: &str| (id, MemberSpec { id, name: "m".into(), address: address.into() });
+        let members =
+            [member(1, "10.0.0.1:6443"), member(2, "10.0.0.2:6443"), member(3, "10.0.0.1:7000")].into();
         let slices = slices(&members);
         assert_eq!(slices.keys().collect::<Vec<_>>(), ["kubernetes", "kubernetes-7000"]);
         assert_eq!(slices["kubernetes"]["endpoints"].as_array().unwrap().len(), 2);

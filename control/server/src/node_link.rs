@@ -50,7 +50,9 @@ impl NodeLink for NodeLinkService {
     async fn link(&self, request: Request<Streaming<NodeUp>>) -> Result<Response<Self::LinkStream>, Status> {
         let caller = caller(&request);
         let Some(name) = caller.node().map(str::to_owned) else {
-            return Err(Status::unauthenticated("only nodes may link; join with `coracle node --join` first"));
+            return Err(Status::unauthenticated(
+                "only nodes may link; join with `coracle node --join` first",
+            ));
         };
         let (down, messages) = mpsc::channel(DOWN_MAX);
         tokio::spawn(session::run(self.clone(), name, request.into_inner(), down));

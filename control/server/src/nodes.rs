@@ -40,9 +40,12 @@ impl Nodes for LinkedNodes {
             node: node.into(),
             pod_uid: pod_uid.into(),
             container: options.container.clone(),
-            options_json: serde_json::to_vec(&options).map_err(|error| NodeError::Other(error.to_string()))?.into(),
+            options_json: serde_json::to_vec(&options)
+                .map_err(|error| NodeError::Other(error.to_string()))?
+                .into(),
         };
-        let answer = leader_client(leader).pod_logs(request).await.map_err(|status| from_status(node, &status))?;
+        let answer =
+            leader_client(leader).pod_logs(request).await.map_err(|status| from_status(node, &status))?;
         let chunks = answer.into_inner().map(|chunk| match chunk {
             Ok(chunk) => Ok(chunk.data),
             Err(status) => Err(io::Error::other(status.message().to_owned())),

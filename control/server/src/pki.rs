@@ -8,12 +8,15 @@
 //!
 //! Every control node holds the keys of all three and makes its own certificates at each start.
 
-use std::{fs, time::{Duration, SystemTime}};
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
 
 use coracle_proto::tls::{self, SERVER_NAME, public_key_pin};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
 };
 use serde::{Deserialize, Serialize};
 
@@ -134,7 +137,8 @@ impl Authorities {
     }
 
     pub fn save(&self, data: &DataDir) -> Result<(), ServerError> {
-        for (name, authority) in [("peer", &self.peer), ("serving", &self.serving), ("client", &self.client)] {
+        for (name, authority) in [("peer", &self.peer), ("serving", &self.serving), ("client", &self.client)]
+        {
             data.write(&format!("pki/{name}-ca.crt"), authority.certificate_pem.as_bytes())?;
             data.write(&format!("pki/{name}-ca.key"), authority.key_pem.as_bytes())?;
         }

@@ -27,12 +27,7 @@ use crate::{
     storage::ReplicatedStorage,
 };
 
-use self::{
-    error::RegistryError,
-    path::Target,
-    tags::Tag,
-    uploads::Uploads,
-};
+use self::{error::RegistryError, path::Target, tags::Tag, uploads::Uploads};
 
 /// The largest manifest, in bytes (the specification's recommendation).
 const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -70,7 +65,11 @@ struct Descriptor {
 /// Routes for every path below `/v2`.
 pub fn router(storage: ReplicatedStorage, blobs: Arc<Blobs>) -> Router {
     let registry = Registry { storage, uploads: Arc::new(Uploads::new(blobs.clone())), blobs };
-    Router::new().route("/v2", any(serve)).route("/v2/", any(serve)).route("/v2/{*path}", any(serve)).with_state(registry)
+    Router::new()
+        .route("/v2", any(serve))
+        .route("/v2/", any(serve))
+        .route("/v2/{*path}", any(serve))
+        .with_state(registry)
 }
 
 async fn serve(State(registry): State<Registry>, request: Request) -> Response {
@@ -87,14 +86,18 @@ impl Registry {
         match (method, target) {
             (Method::GET | Method::HEAD, Target::Base) => Ok(StatusCode::OK.into_response()),
             (Method::GET, Target::Tags { repository }) => self.list_tags(&repository, &query),
-            (method @ (Method::GET | Method::HEAD), Target::Blob { digest }) => self.get_blob(&digest, &method).await,
+            (method @ (Method::GET | Method::HEAD), Target::Blob { digest }) => {
+                self.get_blob(&digest, &method).await
+            }
             (method @ (Method::GET | Method::HEAD), Target::Manifest { repository, reference }) => {
                 self.get_manifest(&repository, &reference, &method).await
             }
             (Method::PUT, Target::Manifest { repository, reference }) => {
                 self.put_manifest(&repository, &reference, request).await
             }
-            (Method::POST, Target::Uploads { repository }) => self.begin_upload(&repository, &query, request).await,
+            (Method::POST, Target::Uploads { repository }) => {
+                self.begin_upload(&repository, &query, request).await
+            }
             (Method::PATCH, Target::Upload { repository, upload }) => {
                 let start = uploads::range_start(request.headers());
                 let size = self.uploads.append(&upload, start, body(request)).await?;
@@ -117,7 +120,11 @@ impl Registry {
         }
     }
 
-    fn list_tags(&self, repository: &str, query: &BTreeMap<String, String>) -> Result<Response, RegistryError> {
+    fn list_tags(
+        &self,
+        repository: &str,
+        query: &BTreeMap<String, String>,
+    ) -> Result<Response, RegistryError> {
         let mut tags = tags::of_repository(&self.storage.view(), repository);
         if tags.is_empty() {
             return Err(RegistryError::name_unknown(repository));
@@ -137,7 +144,9 @@ impl Registry {
         let size = self.obtain(digest).await.map_err(|error| RegistryError::blob(digest, error))?;
         let content = match *method {
             Method::HEAD => Body::empty(),
-            _ => Body::from_stream(self.blobs.stream(digest).await.map_err(|e| RegistryError::blob(digest, e))?),
+            _ => Body::from_stream(
+                self.blobs.stream(digest).await.map_err(|e| RegistryError::blob(digest, e))?,
+            ),
         };
         Ok(with_digest(StatusCode::OK, digest, "application/octet-stream", size, content))
     }
@@ -196,9 +205,11 @@ impl Registry {
     ) -> Result<Response, RegistryError> {
         let headers = request.headers().clone();
         let content = axum::body::to_bytes(request.into_body(), MANIFEST_BYTES_MAX).await;
-        let content = content.map_err(|_| RegistryError::manifest_invalid("it is larger than 4 MiB or broke off"))?;
-        let manifest: Manifest = serde_json::from_slice(&content)
-            .map_err(|error| RegistryError::manifest_invalid(&format!("it is not a JSON manifest: {error}")))?;
+        let content =
+            content.map_err(|_| RegistryError::manifest_invalid("it is larger than 4 MiB or broke off"))?;
+        let manifest: Manifest = serde_json::from_slice(&content).map_err(|error| {
+            RegistryError::manifest_invalid(&format!("it is not a JSON manifest: {error}"))
+        })?;
         let mut blobs = vec![];
         let mut size = content.len() as u64;
         for named in manifest.config.iter().chain(&manifest.layers).chain(&manifest.manifests) {
@@ -209,7 +220,9 @@ impl Registry {
         }
         let digest = Digest::of(&content);
         if let Some(wanted) = Digest::parse(reference).filter(|wanted| *wanted != digest) {
-            return Err(RegistryError::digest_invalid(&format!("the manifest has the digest {digest}, not {wanted}")));
+            return Err(RegistryError::digest_invalid(&format!(
+                "the manifest has the digest {digest}, not {wanted}"
+            )));
         }
         self.blobs.put(&content).await.map_err(|error| RegistryError::blob(&digest, error))?;
         let mut all = blobs.clone();
@@ -229,7 +242,8 @@ impl Registry {
             tracing::info!(repository, tag = reference, %digest, "artifact pushed");
         }
         let location = format!("/v2/{repository}/manifests/{digest}");
-        Ok((StatusCode::CREATED, [(header::LOCATION, location), (digest_header(), digest.to_string())]).into_response())
+        Ok((StatusCode::CREATED, [(header::LOCATION, location), (digest_header(), digest.to_string())])
+            .into_response())
     }
 }
 
@@ -253,7 +267,8 @@ fn digest_header() -> header::HeaderName {
 
 fn created_blob(repository: &str, digest: &Digest) -> Response {
     let location = format!("/v2/{repository}/blobs/{digest}");
-    (StatusCode::CREATED, [(header::LOCATION, location), (digest_header(), digest.to_string())]).into_response()
+    (StatusCode::CREATED, [(header::LOCATION, location), (digest_header(), digest.to_string())])
+        .into_response()
 }
 
 fn with_digest(status: StatusCode, digest: &Digest, media_type: &str, size: u64, content: Body) -> Response {

@@ -79,7 +79,9 @@ impl Front {
     fn metrics(&self, caller: &Caller) -> Response<Body> {
         match caller {
             caller if caller.is_master() => self.telemetry.scrape().into_response(),
-            Caller::Anonymous => (StatusCode::UNAUTHORIZED, "metrics need a client certificate\n").into_response(),
+            Caller::Anonymous => {
+                (StatusCode::UNAUTHORIZED, "metrics need a client certificate\n").into_response()
+            }
             _ => (StatusCode::FORBIDDEN, "metrics are for administrators\n").into_response(),
         }
     }

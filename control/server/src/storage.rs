@@ -184,7 +184,9 @@ impl ReplicatedStorage {
         let response = match timeout(FORWARD_TIMEOUT, client.propose(message)).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) if certainly_not(&status) => return Try::Not(status.message().to_owned()),
-            Ok(Err(status)) => return Try::Unknown(format!("the leader, member {leader}: {}", status.message())),
+            Ok(Err(status)) => {
+                return Try::Unknown(format!("the leader, member {leader}: {}", status.message()));
+            }
             Err(_) => return Try::Unknown(format!("the leader, member {leader}, did not answer in time")),
         };
         match decode_outcome(&response.outcome) {
@@ -251,7 +253,8 @@ fn certainly_not(status: &tonic::Status) -> bool {
 /// Waits a moment, or less where leadership has moved meanwhile.
 async fn wait_for_news(status: &mut watch::Receiver<Status>, seen: &Status, deadline: Instant) {
     let moved = status.wait_for(|now| now.leader != seen.leader || now.term != seen.term);
-    let pause = if seen.leader.is_none() { deadline.saturating_duration_since(Instant::now()) } else { RETRY_PAUSE };
+    let pause =
+        if seen.leader.is_none() { deadline.saturating_duration_since(Instant::now()) } else { RETRY_PAUSE };
     let _ = timeout(pause, moved).await;
 }
 
@@ -277,7 +280,9 @@ async fn read_index(shared: &Shared) -> Result<u64, Unavailable> {
     while Instant::now() < deadline {
         let seen = status.borrow_and_update().clone();
         let tried = match seen.leader {
-            Some(leader) if leader == shared.member => shared.raft.read_index().await.map_err(|e| e.to_string()),
+            Some(leader) if leader == shared.member => {
+                shared.raft.read_index().await.map_err(|e| e.to_string())
+            }
             Some(leader) => read_index_there(shared, leader).await,
             None => Err("no leader is known".into()),
         };
@@ -293,7 +298,8 @@ async fn read_index(shared: &Shared) -> Result<u64, Unavailable> {
 fn read_index_there(shared: &Shared, leader: u64) -> impl Future<Output = Result<u64, String>> + Send {
     let channel = shared.peers.channel(leader);
     async move {
-        let channel = channel.ok_or_else(|| format!("the address of the leader, member {leader}, is not known"))?;
+        let channel =
+            channel.ok_or_else(|| format!("the address of the leader, member {leader}, is not known"))?;
         let mut client = leader_client(channel);
         match timeout(FORWARD_TIMEOUT, client.read_index(ReadIndexRequest {})).await {
             Ok(Ok(response)) => Ok(response.into_inner().index),

@@ -118,7 +118,8 @@ pub fn key(id: &str) -> ObjectKey {
 
 impl Kept {
     fn read(secret: &Object) -> Option<Self> {
-        let parsed: SecretObject = secret.parse().ok().filter(|parsed: &SecretObject| parsed.type_ == TYPE)?;
+        let parsed: SecretObject =
+            secret.parse().ok().filter(|parsed: &SecretObject| parsed.type_ == TYPE)?;
         let field = |name: &str| {
             let value = STANDARD.decode(parsed.data.get(name)?).ok()?;
             String::from_utf8(value).ok()

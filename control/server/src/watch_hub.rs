@@ -1,11 +1,7 @@
 //! Where state is read and watched: the published view, and events without gap or double from any revision in the
 //! store's window.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use coracle_api::{Expired, WatchItem, WatchStream};
@@ -13,7 +9,10 @@ use coracle_objects::{Event, ResourceName, Revision, View};
 use coracle_store::Store;
 use parking_lot::Mutex;
 use tokio::{
-    sync::broadcast::{self, error::{RecvError, TryRecvError}},
+    sync::broadcast::{
+        self,
+        error::{RecvError, TryRecvError},
+    },
     time::{Instant, Interval, MissedTickBehavior, interval_at},
 };
 
@@ -321,6 +320,6 @@ mod tests {
         assert_eq!(revision(watch.next().await), ('p', 0));
         assert_eq!(revision(watch.next().await), ('o', 0));
         assert!(watch.next().await.is_none());
-        assert!(bench.hub.watch(&"configmaps".into(), 1).is_err());
+        assert!(bench.hub.watch(&"configmaps".into(), 0).is_err());
     }
 }

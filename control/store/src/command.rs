@@ -100,7 +100,10 @@ mod tests {
     fn command() -> Command {
         let key = ObjectKey::new("configmaps", "default", "a");
         let transaction = Transaction::create(key, Bytes::from_static(br#"{"metadata":{}}"#));
-        Command { proposer: 3, requests: vec![Request { id: RequestId { client: 9, sequence: 1 }, transaction }] }
+        Command {
+            proposer: 3,
+            requests: vec![Request { id: RequestId { client: 9, sequence: 1 }, transaction }],
+        }
     }
 
     #[test]

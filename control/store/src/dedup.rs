@@ -89,7 +89,9 @@ mod tests {
             dedup.record(RequestId { client: 1, sequence }, outcome(sequence));
         }
         assert!(matches!(dedup.look(RequestId { client: 1, sequence: 1 }), Seen::Forgotten));
-        assert!(matches!(dedup.look(RequestId { client: 1, sequence: 2 }), Seen::Before(Ok(a)) if a.revision == 2));
+        assert!(
+            matches!(dedup.look(RequestId { client: 1, sequence: 2 }), Seen::Before(Ok(a)) if a.revision == 2)
+        );
         assert!(matches!(dedup.look(RequestId { client: 1, sequence: 9999 }), Seen::New));
     }
 

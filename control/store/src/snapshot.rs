@@ -65,8 +65,9 @@ impl Store {
     /// Restores what [`Frozen::encode`] wrote. The watch window starts empty: older revisions are expired.
     pub fn restore(bytes: &[u8], config: StoreConfig) -> Result<Self, SnapshotError> {
         let content = bytes.strip_prefix(MAGIC).ok_or(SnapshotError::Magic)?;
-        let (content, trailer) =
-            content.split_at_checked(content.len().wrapping_sub(TRAILER_BYTES)).ok_or(SnapshotError::Checksum)?;
+        let (content, trailer) = content
+            .split_at_checked(content.len().wrapping_sub(TRAILER_BYTES))
+            .ok_or(SnapshotError::Checksum)?;
         if Sha256::digest(content).as_slice() != trailer {
             return Err(SnapshotError::Checksum);
         }

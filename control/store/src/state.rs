@@ -70,7 +70,8 @@ impl Store {
     /// Applies one raft entry, an encoded [`Command`]. On an error nothing was changed and the member must stop.
     pub fn apply(&mut self, entry: &[u8]) -> Result<Batch, CorruptEntry> {
         let command = Command::decode(entry)?;
-        let mut batch = Batch { results: Vec::with_capacity(command.requests.len()), events: vec![], revision: 0 };
+        let mut batch =
+            Batch { results: Vec::with_capacity(command.requests.len()), events: vec![], revision: 0 };
         let mut hasher = Sha256::new_with_prefix(self.hash);
         for request in command.requests {
             let outcome = match self.dedup.look(request.id) {
@@ -126,7 +127,8 @@ impl Store {
             .writes
             .iter()
             .map(|write| {
-                let next = staged.iter().find(|change| &change.key == write.key()).and_then(|c| c.next.as_ref());
+                let next =
+                    staged.iter().find(|change| &change.key == write.key()).and_then(|c| c.next.as_ref());
                 next.map_or(after, |object| object.revision)
             })
             .collect();
@@ -194,9 +196,8 @@ impl Store {
                 change.next = Some(Arc::new(object));
             }
             Write::Delete { key } => {
-                let expected_absent = || {
-                    transaction.preconditions.iter().any(|p| &p.key == key && p.expect == Expect::Absent)
-                };
+                let expected_absent =
+                    || transaction.preconditions.iter().any(|p| &p.key == key && p.expect == Expect::Absent);
                 if change.next.take().is_none() && !expected_absent() {
                     return Err(Refusal::NotFound { key: key.clone() });
                 }

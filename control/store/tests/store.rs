@@ -5,7 +5,9 @@ use std::sync::Arc;
 use coracle_objects::{
     Applied, Event, EventKind, Expect, ObjectKey, Refusal, Transaction, Write, transaction::Found,
 };
-use coracle_store::{Batch, Command, Expired, Outcome, Request, RequestId, SnapshotError, Store, StoreConfig};
+use coracle_store::{
+    Batch, Command, Expired, Outcome, Request, RequestId, SnapshotError, Store, StoreConfig,
+};
 use proptest::prelude::*;
 
 /// A store and the client that writes to it.
@@ -42,11 +44,17 @@ fn key(name: &str) -> ObjectKey {
 }
 
 fn draft(name: &str, data: &str) -> bytes::Bytes {
-    format!(r#"{{"kind":"ConfigMap","metadata":{{"name":"{name}","uid":"u-{name}"}},"data":{{"k":"{data}"}}}}"#).into()
+    format!(
+        r#"{{"kind":"ConfigMap","metadata":{{"name":"{name}","uid":"u-{name}"}},"data":{{"k":"{data}"}}}}"#
+    )
+    .into()
 }
 
 fn put(name: &str, data: &str) -> Transaction {
-    Transaction { preconditions: vec![], writes: vec![Write::Put { key: key(name), draft: draft(name, data) }] }
+    Transaction {
+        preconditions: vec![],
+        writes: vec![Write::Put { key: key(name), draft: draft(name, data) }],
+    }
 }
 
 fn delete(name: &str) -> Transaction {
@@ -208,7 +216,10 @@ fn a_damaged_snapshot_is_refused() {
     let mut bytes = bench.store.freeze().encode();
     bytes[20] ^= 1;
     assert!(matches!(Store::restore(&bytes, StoreConfig::default()), Err(SnapshotError::Checksum)));
-    assert!(matches!(Store::restore(b"CORACLE\x01short", StoreConfig::default()), Err(SnapshotError::Checksum)));
+    assert!(matches!(
+        Store::restore(b"CORACLE\x01short", StoreConfig::default()),
+        Err(SnapshotError::Checksum)
+    ));
     assert!(matches!(Store::restore(b"zip", StoreConfig::default()), Err(SnapshotError::Magic)));
 }
 

@@ -95,7 +95,9 @@ fn endpoint_addresses(tables: &Tables, service: &Service, host: &str) -> Found {
     let wanted = dashed_address(host).or_else(|| tables.pod(&service.entry.namespace, host));
     let addresses: Vec<IpAddr> = service
         .serving()
-        .filter(|(_, endpoint)| endpoint.hostname.as_deref() == Some(host) || wanted == Some(endpoint.address))
+        .filter(|(_, endpoint)| {
+            endpoint.hostname.as_deref() == Some(host) || wanted == Some(endpoint.address)
+        })
         .map(|(_, endpoint)| endpoint.address)
         .collect();
     if addresses.is_empty() { Found::Nothing } else { Found::Addresses(addresses) }

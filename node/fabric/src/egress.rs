@@ -50,7 +50,8 @@ impl Egress {
 /// Carries bytes between a real and a virtual connection until both directions have ended, half-closes and
 /// resets included.
 pub(crate) async fn join(mut stream: TcpStream, mut conn: Conn) {
-    let copied = tokio::io::copy_bidirectional_with_sizes(&mut stream, &mut conn, COPY_BYTES, COPY_BYTES).await;
+    let copied =
+        tokio::io::copy_bidirectional_with_sizes(&mut stream, &mut conn, COPY_BYTES, COPY_BYTES).await;
     if let Err(error) = copied {
         // Whichever end broke, the other learns of it as a reset. A reset of the real one needs its linger off.
         conn.reset();

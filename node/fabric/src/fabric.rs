@@ -82,7 +82,8 @@ impl Fabric {
             None => None,
         };
         let local = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
-        let gateway_address = gateway.as_ref().zip(config.gateway_listen).map(|(bound, asked)| local(bound, asked));
+        let gateway_address =
+            gateway.as_ref().zip(config.gateway_listen).map(|(bound, asked)| local(bound, asked));
         let stopped = CancellationToken::new();
         let inner = Arc::new(Inner {
             policy: Policy {
@@ -247,7 +248,12 @@ impl Inner {
         }
     }
 
-    async fn dial_pod(self: &Arc<Self>, from: SocketAddr, to: SocketAddr, place: Place) -> Result<Conn, NetError> {
+    async fn dial_pod(
+        self: &Arc<Self>,
+        from: SocketAddr,
+        to: SocketAddr,
+        place: Place,
+    ) -> Result<Conn, NetError> {
         match place {
             Place::Pod(namespace) => namespace.deliver_when_room(from, to).await,
             Place::Node { name, fabric } => {
@@ -331,7 +337,12 @@ impl Inner {
 }
 
 impl Arrivals for Fabric {
-    fn arrive(&self, peer: &str, from: SocketAddr, to: SocketAddr) -> BoxFuture<'static, Result<Conn, NetError>> {
+    fn arrive(
+        &self,
+        peer: &str,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> BoxFuture<'static, Result<Conn, NetError>> {
         let inner = &self.inner;
         let checked = inner.policy.check_peer_source(&inner.tables.load(), peer, from.ip());
         let pod = inner.policy.pod(to.ip());

@@ -32,7 +32,12 @@ pub(crate) struct Policy {
 
 impl Policy {
     /// Where `to` is. NetworkPolicy will be asked here, where both ends are known.
-    pub(crate) fn place(&self, tables: &Tables, to: SocketAddr, protocol: Protocol) -> Result<Place, NetError> {
+    pub(crate) fn place(
+        &self,
+        tables: &Tables,
+        to: SocketAddr,
+        protocol: Protocol,
+    ) -> Result<Place, NetError> {
         if let Some(service) = tables.service_at(to.ip()) {
             let port = service.port(protocol, to.port()).ok_or(NetError::ConnectionRefused)?;
             return Ok(Place::Service { service: service.clone(), port });
@@ -65,7 +70,12 @@ impl Policy {
     }
 
     /// Whether another node may speak for `from`: not for a pod that a third node has.
-    pub(crate) fn check_peer_source(&self, tables: &Tables, peer: &str, from: IpAddr) -> Result<(), NetError> {
+    pub(crate) fn check_peer_source(
+        &self,
+        tables: &Tables,
+        peer: &str,
+        from: IpAddr,
+    ) -> Result<(), NetError> {
         match tables.node_of(from) {
             Some(node) if &**node != peer => Err(NetError::AccessDenied),
             _ => Ok(()),
@@ -81,21 +91,14 @@ impl Policy {
             IpAddr::V4(ip) => is_reserved_v4(ip),
             IpAddr::V6(ip) => is_reserved_v6(ip),
         };
-        let denied = !self.egress
-            || reserved
-            || tables.is_control(to)
-            || tables.is_fabric(to)
-            || is_this_machine(ip);
+        let denied =
+            !self.egress || reserved || tables.is_control(to) || tables.is_fabric(to) || is_this_machine(ip);
         if denied { Err(NetError::AccessDenied) } else { Ok(()) }
     }
 }
 
 fn is_reserved_v4(ip: Ipv4Addr) -> bool {
-    ip.is_loopback()
-        || ip.is_link_local()
-        || ip.is_multicast()
-        || ip.is_broadcast()
-        || ip.octets()[0] == 0
+    ip.is_loopback() || ip.is_link_local() || ip.is_multicast() || ip.is_broadcast() || ip.octets()[0] == 0
 }
 
 fn is_reserved_v6(ip: Ipv6Addr) -> bool {

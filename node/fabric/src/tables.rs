@@ -66,7 +66,8 @@ impl Tables {
         for entry in state.services {
             if is_api_server(&entry) {
                 for endpoint in &entry.endpoints {
-                    let addresses = endpoint.ports.values().map(|port| SocketAddr::new(endpoint.address, *port));
+                    let addresses =
+                        endpoint.ports.values().map(|port| SocketAddr::new(endpoint.address, *port));
                     tables.control.extend(addresses);
                 }
             }

@@ -1,6 +1,6 @@
 //! One end of a connection.
 
-use super::pipe::{PIPE_CAPACITY, Pipe};
+use super::pipe::Pipe;
 use super::seat::{Budget, Seat};
 use super::{NetError, TRANSFER_BYTES_MAX};
 use bytes::Bytes;
@@ -30,11 +30,6 @@ impl Conn {
     /// reverse. Each direction holds at most `capacity` bytes.
     pub fn pair(local: SocketAddr, peer: SocketAddr, capacity: usize) -> (Conn, Conn) {
         Self::pair_within(local, peer, capacity, None)
-    }
-
-    /// [`Conn::pair`] with the usual capacity, for tests and listeners on real sockets.
-    pub fn pair_of_default_size(local: SocketAddr, peer: SocketAddr) -> (Conn, Conn) {
-        Self::pair(local, peer, PIPE_CAPACITY)
     }
 
     pub(crate) fn pair_within(

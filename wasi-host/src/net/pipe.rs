@@ -261,8 +261,8 @@ impl Pipe {
         }
         let capacity = self.capacity_now();
         let length = match state.room(capacity) {
-            // The reader swallows all.
-            None => return Ok(available),
+            // Swallowed, as much as a send buffer would have taken.
+            None => return Ok(available.min(self.capacity)),
             Some(_) if permitted => available,
             Some(0) => return Err(NetError::WouldBlock),
             Some(room) => room.min(available),

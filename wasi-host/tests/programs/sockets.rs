@@ -39,7 +39,10 @@ fn read(stream: &mut TcpStream) -> io::Result<String> {
 
 fn connecting() {
     show("connect to a closed port", TcpStream::connect(closed()).map(drop));
-    show("connect with a timeout to a closed port", TcpStream::connect_timeout(&closed(), Duration::from_secs(5)).map(drop));
+    show(
+        "connect with a timeout to a closed port",
+        TcpStream::connect_timeout(&closed(), Duration::from_secs(5)).map(drop),
+    );
     let (listener, address) = listen();
     let client = TcpStream::connect(address);
     show("connect before the accept", client.as_ref().map(drop).map_err(|error| error.kind().into()));
@@ -54,7 +57,10 @@ fn connecting() {
 fn binding() {
     let (listener, address) = listen();
     show("bind to a taken port", TcpListener::bind(address).map(drop));
-    show("bind all addresses to a port taken on one", TcpListener::bind(("0.0.0.0", address.port())).map(drop));
+    show(
+        "bind all addresses to a port taken on one",
+        TcpListener::bind(("0.0.0.0", address.port())).map(drop),
+    );
     show("bind to a foreign address", TcpListener::bind("192.0.2.1:0").map(drop));
     let client = TcpStream::connect(address).unwrap();
     let server = listener.accept().unwrap();
@@ -96,7 +102,10 @@ fn closing() {
     let (listener, address) = listen();
     let mut client = TcpStream::connect(address).unwrap();
     drop(listener);
-    println!("a dropped backlog ends its connections: {}", !matches!(read(&mut client), Ok(text) if !text.is_empty()));
+    println!(
+        "a dropped backlog ends its connections: {}",
+        !matches!(read(&mut client), Ok(text) if !text.is_empty())
+    );
 }
 
 fn waiting() {
@@ -143,7 +152,8 @@ fn datagrams() {
 }
 
 fn names() {
-    let localhost = ("localhost", 80).to_socket_addrs().map(|mut all| all.any(|address| address.ip().is_loopback()));
+    let localhost =
+        ("localhost", 80).to_socket_addrs().map(|mut all| all.any(|address| address.ip().is_loopback()));
     show("localhost is loopback", localhost);
     let literal = "10.1.2.3:4".to_socket_addrs().map(|all| all.collect::<Vec<_>>());
     show("an address is itself", literal);

@@ -280,7 +280,12 @@ mod tests {
             let batch = self.store.apply(&Command { proposer: 1, requests: vec![request] }.encode()).unwrap();
             assert!(batch.results[0].1.is_ok());
             let view = self.store.view();
-            batch.events.iter().flat_map(|event| self.desired.observe(event, view)).map(|m| text(&m)).collect()
+            batch
+                .events
+                .iter()
+                .flat_map(|event| self.desired.observe(event, view))
+                .map(|m| text(&m))
+                .collect()
         }
 
         fn put(&mut self, resource: &str, name: &str, body: serde_json::Value) -> Vec<String> {
@@ -293,7 +298,10 @@ mod tests {
 
         fn delete(&mut self, resource: &str, name: &str) -> Vec<String> {
             let key = ObjectKey::new(resource, "default", name);
-            self.apply(Transaction { preconditions: vec![], writes: vec![coracle_objects::Write::Delete { key }] })
+            self.apply(Transaction {
+                preconditions: vec![],
+                writes: vec![coracle_objects::Write::Delete { key }],
+            })
         }
     }
 

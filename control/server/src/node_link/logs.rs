@@ -87,11 +87,18 @@ impl Links {
             readers.by_request.insert(request, reader);
             request
         };
-        let options_json = serde_json::to_vec(&options).map_err(|error| NodeError::Other(error.to_string()))?.into();
+        let options_json =
+            serde_json::to_vec(&options).map_err(|error| NodeError::Other(error.to_string()))?.into();
         let container = options.container;
         let message = LogRequest { request, pod_uid: pod_uid.into(), container, options_json };
-        let mut stream =
-            LogStream { request, chunks, down: session.down.clone(), logs: session.logs.clone(), first: None, done: false };
+        let mut stream = LogStream {
+            request,
+            chunks,
+            down: session.down.clone(),
+            logs: session.logs.clone(),
+            first: None,
+            done: false,
+        };
         let sent = session.down.send(Ok(NodeDown { body: Some(Body::LogRequest(message)) })).await;
         sent.map_err(|_| unreachable("its link has just ended"))?;
         if let Ok(first) = tokio::time::timeout(FIRST_CHUNK, stream.chunks.recv()).await {
@@ -153,4 +160,3 @@ impl Drop for LogStream {
         }
     }
 }
-

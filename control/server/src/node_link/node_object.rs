@@ -106,7 +106,12 @@ pub fn transition(
 }
 
 /// Answers whether any condition changed its status.
-fn set_conditions(status: &mut Value, readiness: Readiness, pressures: Option<Pressures>, now: Timestamp) -> bool {
+fn set_conditions(
+    status: &mut Value,
+    readiness: Readiness,
+    pressures: Option<Pressures>,
+    now: Timestamp,
+) -> bool {
     let mut changed = false;
     let truth = |pressure: bool| if pressure { "True" } else { "False" };
     match readiness {
@@ -118,10 +123,12 @@ fn set_conditions(status: &mut Value, readiness: Readiness, pressures: Option<Pr
                     ("PIDPressure", pid, "KubeletHasInsufficientPID", "KubeletHasSufficientPID"),
                 ] {
                     let reason = if pressure { has } else { has_not };
-                    changed |= set_condition(status, type_, truth(pressure), reason, "reported by the node", now);
+                    changed |=
+                        set_condition(status, type_, truth(pressure), reason, "reported by the node", now);
                 }
             }
-            changed | set_condition(status, "Ready", "True", "KubeletReady", "the node is ready to run pods", now)
+            changed
+                | set_condition(status, "Ready", "True", "KubeletReady", "the node is ready to run pods", now)
         }
         Readiness::Unknown => {
             let (reason, message) = ("NodeStatusUnknown", "Kubelet stopped posting node status.");

@@ -47,8 +47,12 @@ pub async fn claim<S: Storage>(storage: &S, node: &str) -> Result<String, String
     .await;
     match (written, claimed) {
         (Ok(Some(_)), Some(cidr)) => Ok(cidr),
-        (Ok(_), _) => Err("all blocks of the pod pool are claimed: remove nodes that are no longer used".into()),
-        (Err(WriteError::Contended), _) => Err("too many nodes claim blocks at the same time: try again".into()),
+        (Ok(_), _) => {
+            Err("all blocks of the pod pool are claimed: remove nodes that are no longer used".into())
+        }
+        (Err(WriteError::Contended), _) => {
+            Err("too many nodes claim blocks at the same time: try again".into())
+        }
         (Err(error), _) => Err(error.to_string()),
     }
 }
@@ -75,7 +79,13 @@ mod tests {
         assert_eq!(free_block(&view).unwrap(), "10.128.0.0/24");
         for cidr in ["10.128.0.0/24", "10.128.2.0/24"] {
             let key = ObjectKey::new(PODBLOCKS, "", &cidr.replace('/', "-"));
-            let draft = new_draft("coracle.dev/v1", "PodBlock", &key, json!({"spec": {"cidr": cidr}}), Timestamp::MIN);
+            let draft = new_draft(
+                "coracle.dev/v1",
+                "PodBlock",
+                &key,
+                json!({"spec": {"cidr": cidr}}),
+                Timestamp::MIN,
+            );
             let object = Object::from_draft(key.clone(), &draft, 1).unwrap();
             view.tables.entry(key.resource).or_default().insert(key.name, object.into());
         }

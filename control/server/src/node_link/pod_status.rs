@@ -160,14 +160,20 @@ mod tests {
     }
 
     fn pod(metadata: Value, status: Value) -> View {
-        let mut pod = json!({ "metadata": { "name": "p", "uid": "u" }, "spec": { "nodeName": "n" }, "status": status });
+        let mut pod =
+            json!({ "metadata": { "name": "p", "uid": "u" }, "spec": { "nodeName": "n" }, "status": status });
         pod["metadata"].as_object_mut().unwrap().extend(metadata.as_object().unwrap().clone());
         view(pod)
     }
 
     fn status(uid: &str, status: &Value) -> Report {
         let status_json = status.to_string().into();
-        Report::Status(PodStatus { namespace: "default".into(), name: "p".into(), uid: uid.into(), status_json })
+        Report::Status(PodStatus {
+            namespace: "default".into(),
+            name: "p".into(),
+            uid: uid.into(),
+            status_json,
+        })
     }
 
     fn gone() -> Report {

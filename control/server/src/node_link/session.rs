@@ -6,8 +6,8 @@ use coracle_api::Storage;
 use coracle_proto::{
     PROTOCOL_RANGE,
     node::{
-        BlockClaimed, ClaimBlock, Heartbeat, Hello, NodeDown, NodeEvent, NodeUp, ObjectEvent, Redirect, Synced,
-        Welcome, node_down::Body as DownBody, node_up::Body as UpBody,
+        BlockClaimed, ClaimBlock, Heartbeat, Hello, NodeDown, NodeEvent, NodeUp, ObjectEvent, Redirect,
+        Synced, Welcome, node_down::Body as DownBody, node_up::Body as UpBody,
     },
 };
 use jiff::Timestamp;
@@ -54,7 +54,11 @@ pub async fn run(service: NodeLinkService, node: String, mut up: Streaming<NodeU
     tracing::info!(node, reason, "node link ended");
 }
 
-async fn first_message(service: &NodeLinkService, node: &str, up: &mut Streaming<NodeUp>) -> Result<Hello, Status> {
+async fn first_message(
+    service: &NodeLinkService,
+    node: &str,
+    up: &mut Streaming<NodeUp>,
+) -> Result<Hello, Status> {
     let first = timeout(HELLO_TIMEOUT, up.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no Hello came in time"))??;
     let Some(NodeUp { body: Some(UpBody::Hello(hello)) }) = first else {
@@ -67,7 +71,9 @@ async fn first_message(service: &NodeLinkService, node: &str, up: &mut Streaming
     if hello.cluster_id != service.cluster_id {
         let (theirs, ours) = (&hello.cluster_id, &service.cluster_id);
         let mend = "start the node with an empty data directory to join this cluster";
-        return Err(Status::failed_precondition(format!("the node is of cluster {theirs}, this is {ours}; {mend}")));
+        return Err(Status::failed_precondition(format!(
+            "the node is of cluster {theirs}, this is {ours}; {mend}"
+        )));
     }
     if hello.protocol_min > *PROTOCOL_RANGE.end() || hello.protocol_max < *PROTOCOL_RANGE.start() {
         let (min, max) = (PROTOCOL_RANGE.start(), PROTOCOL_RANGE.end());
@@ -102,10 +108,14 @@ async fn serve(
     }
     send(session, DownBody::Welcome(welcome(service))).await?;
     let (reports, waiting) = mpsc::channel(REPORTS_MAX);
-    tokio::try_join!(push(service, session, &hello.name), read(service, session, &hello.name, up, reports), async {
-        write_reports(storage.clone(), hello.name.clone(), waiting).await;
-        Ok(())
-    })?;
+    tokio::try_join!(
+        push(service, session, &hello.name),
+        read(service, session, &hello.name, up, reports),
+        async {
+            write_reports(storage.clone(), hello.name.clone(), waiting).await;
+            Ok(())
+        }
+    )?;
     Ok(())
 }
 
@@ -113,7 +123,10 @@ fn welcome(service: &NodeLinkService) -> Welcome {
     Welcome {
         cluster_id: service.cluster_id.clone(),
         protocol: *PROTOCOL_RANGE.end(),
-        control_addresses: members(&service.storage.view()).into_values().map(|member| member.address).collect(),
+        control_addresses: members(&service.storage.view())
+            .into_values()
+            .map(|member| member.address)
+            .collect(),
     }
 }
 

@@ -81,7 +81,8 @@ pub fn query(query: &str) -> BTreeMap<String, String> {
 
 pub fn digest(text: Option<&String>) -> Result<Digest, RegistryError> {
     let text = text.ok_or_else(|| RegistryError::digest_invalid("the query has no digest"))?;
-    Digest::parse(text).ok_or_else(|| RegistryError::digest_invalid(&format!("{text:?} is not a sha256 digest")))
+    Digest::parse(text)
+        .ok_or_else(|| RegistryError::digest_invalid(&format!("{text:?} is not a sha256 digest")))
 }
 
 fn repository(name: &str) -> Result<String, RegistryError> {
@@ -131,7 +132,13 @@ mod tests {
         ] {
             assert_eq!(parse(&path).unwrap(), target, "{path}");
         }
-        for wrong in ["/v2/Upper/tags/list", "/v2/a/../b/tags/list", "/v2/a/manifests/-x", "/v2/a/blobs/sha256:1", "/v2/a"] {
+        for wrong in [
+            "/v2/Upper/tags/list",
+            "/v2/a/../b/tags/list",
+            "/v2/a/manifests/-x",
+            "/v2/a/blobs/sha256:1",
+            "/v2/a",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

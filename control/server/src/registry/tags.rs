@@ -66,8 +66,10 @@ pub fn find(view: &View, repository: &str, tag: &str) -> Option<Tag> {
 /// The tags of a repository, in order.
 pub fn of_repository(view: &View, repository: &str) -> Vec<String> {
     let artifacts = view.list(ARTIFACTS, None).filter_map(|object| object.parse::<Artifact>().ok());
-    let mut tags: Vec<String> =
-        artifacts.filter(|artifact| artifact.spec.repository == repository).map(|artifact| artifact.spec.tag).collect();
+    let mut tags: Vec<String> = artifacts
+        .filter(|artifact| artifact.spec.repository == repository)
+        .map(|artifact| artifact.spec.tag)
+        .collect();
     tags.sort_unstable();
     tags
 }

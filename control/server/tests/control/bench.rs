@@ -53,7 +53,8 @@ pub async fn config_maps(control: &Control) -> Api<ConfigMap> {
 }
 
 pub fn config_map(name: &str, value: &str) -> ConfigMap {
-    let mut object = ConfigMap { data: Some(BTreeMap::from([("k".into(), value.into())])), ..ConfigMap::default() };
+    let mut object =
+        ConfigMap { data: Some(BTreeMap::from([("k".into(), value.into())])), ..ConfigMap::default() };
     object.metadata.name = Some(name.into());
     object
 }

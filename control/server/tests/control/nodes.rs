@@ -7,8 +7,8 @@ use coracle_objects::ObjectKey;
 use coracle_proto::{
     join::{Joined, Role, join},
     node::{
-        ClaimBlock, Heartbeat, Hello, LogChunk, NodeDown, NodeUp, PodGone, PodStatus, node_down::Body as Down,
-        node_link_client::NodeLinkClient, node_up::Body as Up, object_event::Type,
+        ClaimBlock, Heartbeat, Hello, LogChunk, NodeDown, NodeUp, PodGone, PodStatus,
+        node_down::Body as Down, node_link_client::NodeLinkClient, node_up::Body as Up, object_event::Type,
     },
     tls,
 };
@@ -34,7 +34,8 @@ struct Link {
 impl Link {
     async fn open(control: &Control, joined: &Joined) -> Self {
         let response = &joined.response;
-        let config = tls::client_config(&response.serving_ca_pem, &response.certificate_pem, &joined.key_pem).unwrap();
+        let config =
+            tls::client_config(&response.serving_ca_pem, &response.certificate_pem, &joined.key_pem).unwrap();
         let mut client = NodeLinkClient::new(tls::channel(&control.address(), config));
         let (up, messages) = mpsc::channel(64);
         let hello = Hello {
@@ -66,12 +67,16 @@ impl Link {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap_or_else(|_| panic!("no {what} came"))
+        tokio::time::timeout(Duration::from_secs(20), waiting)
+            .await
+            .unwrap_or_else(|_| panic!("no {what} came"))
     }
 }
 
 fn quantities() -> std::collections::HashMap<String, String> {
-    [("cpu", "2"), ("memory", "4Gi"), ("pods", "1000")].map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+    [("cpu", "2"), ("memory", "4Gi"), ("pods", "1000")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
 }
 
 async fn joined(control: &Control) -> Joined {
@@ -97,7 +102,9 @@ async fn a_pod_goes_to_the_node_and_its_status_comes_back() {
     link.wait("Synced", |down| matches!(down, Down::Synced(_)).then_some(())).await;
     link.say(Up::Heartbeat(Heartbeat { sequence: 1, ..Heartbeat::default() })).await;
     link.say(Up::ClaimBlock(ClaimBlock { request: 7 })).await;
-    let block = link.wait("block", |down| if let Down::BlockClaimed(block) = down { Some(block) } else { None }).await;
+    let block = link
+        .wait("block", |down| if let Down::BlockClaimed(block) = down { Some(block) } else { None })
+        .await;
     assert_eq!((block.request, block.cidr.as_str(), block.error.as_str()), (7, "10.128.0.0/24", ""));
 
     let pods: Api<Pod> = Api::namespaced(client(&control).await, "default");
@@ -113,16 +120,24 @@ async fn a_pod_goes_to_the_node_and_its_status_comes_back() {
     assert_eq!(sent.spec.unwrap().node_name.as_deref(), Some("n1"));
 
     let about = (String::from("default"), String::from("p"), uid.clone());
-    let status_json = br#"{"phase":"Running"}"#.as_slice().into();
+    let state = json!({ "running": { "startedAt": "2026-01-01T00:00:00Z" } });
+    let containers = json!([{ "name": "c", "image": "hello:1.0", "imageID": "", "ready": true, "restartCount": 0, "state": state }]);
+    let status_json = json!({ "phase": "Running", "containerStatuses": containers }).to_string().into();
     let (namespace, name, uid) = about.clone();
     link.say(Up::PodStatus(PodStatus { namespace, name, uid, status_json })).await;
-    let running = async || pods.get("p").await.unwrap().status.and_then(|status| status.phase).as_deref() == Some("Running");
+    let running = async || {
+        pods.get("p").await.unwrap().status.and_then(|status| status.phase).as_deref() == Some("Running")
+    };
     until("the phase", running).await;
 
     let reading = pods.clone();
     let log = tokio::spawn(async move { reading.logs("p", &LogParams::default()).await });
-    let request = link.wait("log request", |down| if let Down::LogRequest(r) = down { Some(r.request) } else { None }).await;
-    let chunk = |data: &'static [u8], end| Up::LogChunk(LogChunk { request, data: data.into(), end, ..LogChunk::default() });
+    let request = link
+        .wait("log request", |down| if let Down::LogRequest(r) = down { Some(r.request) } else { None })
+        .await;
+    let chunk = |data: &'static [u8], end| {
+        Up::LogChunk(LogChunk { request, data: data.into(), end, ..LogChunk::default() })
+    };
     link.say(chunk(b"hello\n", false)).await;
     link.say(chunk(b"world\n", true)).await;
     assert_eq!(log.await.unwrap().unwrap(), "hello\nworld\n");
@@ -160,7 +175,9 @@ async fn a_member_that_does_not_lead_sends_nodes_on() {
     // Joining works at any member.
     let joined = joined(follower).await;
     let mut link = Link::open(follower, &joined).await;
-    let address = link.wait("Redirect", |down| if let Down::Redirect(r) = down { Some(r.leader_address) } else { None }).await;
+    let address = link
+        .wait("Redirect", |down| if let Down::Redirect(r) = down { Some(r.leader_address) } else { None })
+        .await;
     assert_eq!(address, leader.address());
     futures::future::join_all(controls.into_iter().map(Control::shutdown)).await;
 }

@@ -89,7 +89,8 @@ async fn what_is_pushed_at_one_member_is_pulled_at_another() {
     assert_eq!(send(&push, &admin, Method::PUT, &end, second).await.status(), StatusCode::CREATED);
     assert_eq!(send(&push, &admin, Method::PUT, &wrong, b"").await.status(), StatusCode::NOT_FOUND);
 
-    let missing = send(&push, &admin, Method::PUT, "/v2/team/app/manifests/0.9", manifest(b"none").as_bytes()).await;
+    let missing =
+        send(&push, &admin, Method::PUT, "/v2/team/app/manifests/0.9", manifest(b"none").as_bytes()).await;
     assert_eq!(missing.status(), StatusCode::BAD_REQUEST, "{:?}", missing.body());
     let text = manifest(&blob);
     let pushed = send(&push, &admin, Method::PUT, "/v2/team/app/manifests/1.0", text.as_bytes()).await;
@@ -126,7 +127,10 @@ async fn a_node_may_not_push_and_a_stranger_may_not_even_look() {
         .with_root_certificates(tls::roots(&ca).unwrap())
         .with_no_client_auth();
     assert_eq!(send(&address, &stranger, Method::GET, "/v2/", b"").await.status(), StatusCode::UNAUTHORIZED);
-    assert_eq!(send(&address, &stranger, Method::GET, "/metrics", b"").await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        send(&address, &stranger, Method::GET, "/metrics", b"").await.status(),
+        StatusCode::UNAUTHORIZED
+    );
     assert_eq!(send(&address, &stranger, Method::GET, "/livez", b"").await.status(), StatusCode::OK);
     let metrics = send(&address, &admin(&control), Method::GET, "/metrics", b"").await;
     let metrics = String::from_utf8_lossy(metrics.body()).into_owned();

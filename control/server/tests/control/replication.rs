@@ -21,7 +21,11 @@ async fn any_member_takes_writes_and_they_go_on_without_the_leader() {
     follower.create(&PostParams::default(), &config_map("before", "1")).await.unwrap();
     follower.get("before").await.expect("a follower reads its own write");
     config_maps(&leader).await.get("before").await.expect("the leader has it too");
-    config_maps(&controls[1]).await.get("before").await.expect("a read at the other follower is linearizable");
+    config_maps(&controls[1])
+        .await
+        .get("before")
+        .await
+        .expect("a read at the other follower is linearizable");
 
     let (id, name) = (leader.member_id(), "a");
     assert_eq!(id, 1, "the founder has led so far");
@@ -39,8 +43,10 @@ async fn any_member_takes_writes_and_they_go_on_without_the_leader() {
     follower.delete("before", &DeleteParams::default()).await.unwrap();
     assert_eq!(names(&back).await, ["after"]);
     let hash = |control: &Control| (control.storage().view().revision, control.storage().state_hash());
-    until("equal state hashes", || async { hash(&back) == hash(&controls[0]) && hash(&back) == hash(&controls[1]) })
-        .await;
+    until("equal state hashes", || async {
+        hash(&back) == hash(&controls[0]) && hash(&back) == hash(&controls[1])
+    })
+    .await;
     for control in controls.into_iter().chain([back]) {
         control.shutdown().await;
     }

@@ -19,17 +19,28 @@ async fn a_client_creates_lists_and_watches_and_a_restart_loses_nothing() {
     let mut watch = api.watch(&WatchParams::default(), &version).await.unwrap().boxed();
     api.create(&PostParams::default(), &config_map("two", "2")).await.unwrap();
     let event = watch.try_next().await.unwrap().unwrap();
-    assert!(matches!(&event, WatchEvent::Added(object) if object.metadata.name.as_deref() == Some("two")), "{event:?}");
+    assert!(
+        matches!(&event, WatchEvent::Added(object) if object.metadata.name.as_deref() == Some("two")),
+        "{event:?}"
+    );
     drop(watch);
     let (address, cluster) = (control.address(), control.cluster_id().to_owned());
     control.shutdown().await;
 
     let control = start(dir.path(), "a", Mode::Resume).await.unwrap();
-    assert_eq!((control.address(), control.cluster_id()), (address, cluster.as_str()), "the same port and cluster");
+    assert_eq!(
+        (control.address(), control.cluster_id()),
+        (address, cluster.as_str()),
+        "the same port and cluster"
+    );
     let api = config_maps(&control).await;
     let names = async || -> Vec<String> {
         let list = api.list(&ListParams::default()).await.unwrap();
-        list.items.into_iter().filter_map(|object| object.metadata.name).filter(|name| name != "kube-root-ca.crt").collect()
+        list.items
+            .into_iter()
+            .filter_map(|object| object.metadata.name)
+            .filter(|name| name != "kube-root-ca.crt")
+            .collect()
     };
     assert_eq!(names().await, ["one", "two"]);
     let again = api.get("one").await.unwrap();

@@ -72,7 +72,8 @@ impl Forwarder {
         client: SocketAddr,
         request: Request<Incoming>,
     ) -> Result<Response<HttpBody>, (StatusCode, String)> {
-        let host = host_of(&request).ok_or((StatusCode::BAD_REQUEST, "the request names no host".to_owned()))?;
+        let host =
+            host_of(&request).ok_or((StatusCode::BAD_REQUEST, "the request names no host".to_owned()))?;
         let (service, port) = self.service(&host, request.uri().path())?;
         if upgrade::is_wanted(&request) {
             return self.forward_upgrade(client, request, &host, &service, port).await;
@@ -84,7 +85,9 @@ impl Forwarder {
         let mut failed = None;
         for _ in 0..ENDPOINT_TRIES {
             let except = failed.map(|(address, _)| address);
-            let Some(choice) = self.fabric.balancer().choose(&service, port, client.ip(), except) else { break };
+            let Some(choice) = self.fabric.balancer().choose(&service, port, client.ip(), except) else {
+                break;
+            };
             let open = OpenConnection::count(&service.open[choice.index]);
             match self.reach(choice, &service).await {
                 Ok(reached) => {
@@ -105,9 +108,9 @@ impl Forwarder {
         let target = tables.router.route(&host, path).ok_or_else(no_rule)?;
         let (namespace, name) = (&target.namespace, &target.backend.service);
         let missing = |what: String| (StatusCode::SERVICE_UNAVAILABLE, what);
-        let service = tables
-            .service(namespace, name)
-            .ok_or_else(|| missing(format!("the ingress names service {namespace}/{name}, which does not exist")))?;
+        let service = tables.service(namespace, name).ok_or_else(|| {
+            missing(format!("the ingress names service {namespace}/{name}, which does not exist"))
+        })?;
         let port = match &target.backend.port {
             BackendPort::Number(number) => service.port(Protocol::Tcp, *number),
             BackendPort::Name(name) => service.entry.ports.iter().position(|port| port.name == *name),
@@ -130,7 +133,11 @@ impl Forwarder {
         Ok(Reached::Connection(self.connect(choice.address, service).await?))
     }
 
-    async fn connect(&self, endpoint: SocketAddr, service: &Service) -> Result<SendRequest<HttpBody>, NetError> {
+    async fn connect(
+        &self,
+        endpoint: SocketAddr,
+        service: &Service,
+    ) -> Result<SendRequest<HttpBody>, NetError> {
         let conn = self.fabric.dial_endpoint(self.source(), endpoint, service).await?;
         let handshake = http1::handshake(TokioIo::new(conn)).await;
         let (sender, connection) = handshake.map_err(|_| NetError::ConnectionReset)?;
@@ -158,7 +165,8 @@ impl Forwarder {
         let sent = async {
             match reached {
                 Reached::Component(component) => {
-                    let response = component.call(request).await.map_err(|error| component_failed(service, &error))?;
+                    let response =
+                        component.call(request).await.map_err(|error| component_failed(service, &error))?;
                     Ok((response, None))
                 }
                 Reached::Connection(sender) => {
@@ -167,8 +175,11 @@ impl Forwarder {
                 }
             }
         };
-        let late = || (StatusCode::GATEWAY_TIMEOUT, format!("service {} did not answer in time", service.full_name()));
-        let (mut response, sender) = tokio::time::timeout(RESPONSE_TIMEOUT, sent).await.map_err(|_| late())??;
+        let late = || {
+            (StatusCode::GATEWAY_TIMEOUT, format!("service {} did not answer in time", service.full_name()))
+        };
+        let (mut response, sender) =
+            tokio::time::timeout(RESPONSE_TIMEOUT, sent).await.map_err(|_| late())??;
         strip_hop_by_hop(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
         let back = sender.map(|sender| (self.pool.clone(), choice.address, sender));
@@ -213,19 +224,27 @@ impl Forwarder {
         let mut failed = None;
         for _ in 0..ENDPOINT_TRIES {
             let except = failed.map(|(address, _)| address);
-            let Some(choice) = self.fabric.balancer().choose(service, port, client.ip(), except) else { break };
+            let Some(choice) = self.fabric.balancer().choose(service, port, client.ip(), except) else {
+                break;
+            };
             let open = OpenConnection::count(&service.open[choice.index]);
             match self.connect(choice.address, service).await {
                 Ok(sender) => {
                     self.fabric.balancer().remember(service, client.ip(), choice);
-                    let late = tokio::time::timeout(RESPONSE_TIMEOUT, upgrade::forward(sender, request, wanted, open));
+                    let late = tokio::time::timeout(
+                        RESPONSE_TIMEOUT,
+                        upgrade::forward(sender, request, wanted, open),
+                    );
                     let name = service.full_name();
                     return match late.await {
                         Ok(Ok(response)) => Ok(response),
                         Ok(Err(error)) => {
                             Err((StatusCode::BAD_GATEWAY, format!("service {name} broke off: {error}")))
                         }
-                        Err(_) => Err((StatusCode::GATEWAY_TIMEOUT, format!("service {name} did not answer in time"))),
+                        Err(_) => Err((
+                            StatusCode::GATEWAY_TIMEOUT,
+                            format!("service {name} did not answer in time"),
+                        )),
                     };
                 }
                 Err(error) => failed = Some((choice.address, error)),
@@ -276,7 +295,9 @@ fn unreachable(service: &Service, error: Option<NetError>) -> (StatusCode, Strin
     let name = service.full_name();
     match error {
         None => (StatusCode::SERVICE_UNAVAILABLE, format!("service {name} has no ready endpoint")),
-        Some(NetError::TimedOut) => (StatusCode::GATEWAY_TIMEOUT, format!("service {name} cannot be reached in time")),
+        Some(NetError::TimedOut) => {
+            (StatusCode::GATEWAY_TIMEOUT, format!("service {name} cannot be reached in time"))
+        }
         Some(error) => (StatusCode::BAD_GATEWAY, format!("service {name} cannot be reached: {error}")),
     }
 }
@@ -301,7 +322,10 @@ impl Body for Tracked {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

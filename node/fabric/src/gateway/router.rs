@@ -64,7 +64,8 @@ impl Router {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         // A wildcard stands for exactly one label.
         let behind = host.split_once('.').map(|(_, domain)| domain);
-        let by_host = [self.exact.get(&host), behind.and_then(|domain| self.wildcard.get(domain)), Some(&self.any)];
+        let by_host =
+            [self.exact.get(&host), behind.and_then(|domain| self.wildcard.get(domain)), Some(&self.any)];
         by_host.into_iter().flatten().find_map(|rules| best(rules, path)).or(self.default.as_ref())
     }
 }

@@ -40,14 +40,16 @@ impl Authority {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::OrganizationName, organization);
         params.distinguished_name.push(DnType::CommonName, format!("system:node:{name}"));
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
         let key = || PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
         let roots = Arc::new(roots);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build().unwrap();
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build().unwrap();
         let server = rustls::ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -77,7 +79,11 @@ impl Cluster {
         let authority = Authority::new();
         let (a, b) = (node(&authority, "a").await, node(&authority, "b").await);
         let mut state = NetworkState {
-            pod_blocks: vec![block("10.128.1.0/24", "a"), block("10.128.2.0/24", "b"), block("10.128.3.0/24", "c")],
+            pod_blocks: vec![
+                block("10.128.1.0/24", "a"),
+                block("10.128.2.0/24", "b"),
+                block("10.128.3.0/24", "c"),
+            ],
             ..NetworkState::default()
         };
         state.nodes.insert("a".into(), a.address().to_string());
@@ -144,7 +150,8 @@ pub(super) struct Pod {
 
 pub(super) fn pod(node: &Fabric, ip: &str) -> Pod {
     let ip = ip.parse().unwrap();
-    let config = NamespaceConfig { hostname: "pod".into(), addresses: vec![ip], limits: NetLimits::default() };
+    let config =
+        NamespaceConfig { hostname: "pod".into(), addresses: vec![ip], limits: NetLimits::default() };
     let net = Namespace::new(config, node.uplink("default"));
     node.attach(ip, net.clone());
     Pod { ip, net }

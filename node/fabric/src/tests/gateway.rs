@@ -25,7 +25,8 @@ impl HttpService for Component {
                 return Err(HttpError::Failed { reason: "unreachable executed".into() });
             }
             let (head, body) = request.into_parts();
-            let header = |name| head.headers.get(name).map_or("-", |value| value.to_str().unwrap()).to_owned();
+            let header =
+                |name| head.headers.get(name).map_or("-", |value| value.to_str().unwrap()).to_owned();
             let (from, host, connection) = (header("x-forwarded-for"), header("host"), header("connection"));
             let path = head.uri.to_string();
             let body = body.collect().await.unwrap().to_bytes();
@@ -67,7 +68,11 @@ fn ingress(rules: &[(&str, &str, &str)]) -> IngressEntry {
         host: Some((*host).to_owned()),
         paths: vec![IngressPath { path: (*path).into(), kind: PathKind::Prefix, backend: backend(service) }],
     };
-    IngressEntry { namespace: "default".into(), rules: rules.iter().map(rule).collect(), ..IngressEntry::default() }
+    IngressEntry {
+        namespace: "default".into(),
+        rules: rules.iter().map(rule).collect(),
+        ..IngressEntry::default()
+    }
 }
 
 async fn get(gateway: SocketAddr, host: &str, path: &str) -> (StatusCode, String) {
@@ -91,8 +96,11 @@ async fn requests_reach_components_and_pods_by_host_and_path() {
     near.net.serve_http(8080, Arc::new(Component("component")));
     let connections = serve_http(&far, "command");
     cluster.state.services = vec![named("hello", &[&near]), named("shop", &[&far])];
-    cluster.state.ingresses =
-        vec![ingress(&[("hello.local", "/", "hello"), ("*.shops.local", "/cart", "shop"), ("lost.local", "/", "none")])];
+    cluster.state.ingresses = vec![ingress(&[
+        ("hello.local", "/", "hello"),
+        ("*.shops.local", "/cart", "shop"),
+        ("lost.local", "/", "none"),
+    ])];
     cluster.tell();
     let gateway = cluster.a.gateway_address().unwrap();
     let (status, text) = get(gateway, "hello.local", "/x?y=1").await;
@@ -106,7 +114,12 @@ async fn requests_reach_components_and_pods_by_host_and_path() {
         ("a.shops.local", "/other", 404, "404 no ingress has a rule for a.shops.local/other\n"),
         ("unknown", "/", 404, "404 no ingress has a rule for unknown/\n"),
         ("lost.local", "/", 503, "503 the ingress names service default/none, which does not exist\n"),
-        ("hello.local", "/trap", 502, "502 service default/hello: the component failed: unreachable executed\n"),
+        (
+            "hello.local",
+            "/trap",
+            502,
+            "502 service default/hello: the component failed: unreachable executed\n",
+        ),
     ] {
         let answer = get(gateway, host, path).await;
         assert_eq!((answer.0.as_u16(), &*answer.1), (status, text), "{host}{path}");

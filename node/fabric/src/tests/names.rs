@@ -13,7 +13,8 @@ async fn names_of_services_and_pods() {
     let mut other = service("db", vec![]);
     other.namespace = "data".into();
     other.addresses = ips(&["10.96.0.30"]);
-    let mut headless = service("peers", vec![endpoint(ips(&["10.128.1.2"])[0]), endpoint(ips(&["10.128.2.2"])[0])]);
+    let mut headless =
+        service("peers", vec![endpoint(ips(&["10.128.1.2"])[0]), endpoint(ips(&["10.128.2.2"])[0])]);
     headless.addresses.clear();
     headless.endpoints[0].hostname = Some("peers-0".into());
     headless.endpoints[1].ready = false;
@@ -21,8 +22,11 @@ async fn names_of_services_and_pods() {
     external.addresses.clear();
     external.external_name = Some("db.data.svc.cluster.local".into());
     cluster.state.services = vec![service("web", vec![]), other, headless, external];
-    cluster.state.pods =
-        vec![PodEntry { namespace: "default".into(), name: "web-xyz".into(), address: ips(&["10.128.1.7"])[0] }];
+    cluster.state.pods = vec![PodEntry {
+        namespace: "default".into(),
+        name: "web-xyz".into(),
+        address: ips(&["10.128.1.7"])[0],
+    }];
     cluster.tell();
     let uplink = cluster.a.uplink("default");
     let from: IpAddr = ips(&["10.128.1.9"])[0];
@@ -42,7 +46,14 @@ async fn names_of_services_and_pods() {
     ] {
         assert_eq!(uplink.resolve(from, name).await.as_ref(), Ok(addresses), "{name}");
     }
-    for name in ["db", "nobody", "web.data.svc", "web.nowhere.svc.cluster.local", "cluster.local", "peers-1.peers.default.svc"] {
+    for name in [
+        "db",
+        "nobody",
+        "web.data.svc",
+        "web.nowhere.svc.cluster.local",
+        "cluster.local",
+        "peers-1.peers.default.svc",
+    ] {
         assert_eq!(uplink.resolve(from, name).await, Err(NetError::NameUnknown), "{name}");
     }
     // Another namespace searches itself first.

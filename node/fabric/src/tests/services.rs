@@ -114,7 +114,8 @@ async fn datagrams_find_endpoints_and_the_way_back() {
         });
         let mut entry = service("dns", vec![endpoint(server.ip)]);
         entry.addresses = vec![address(dns).ip()];
-        entry.ports = vec![ServicePort { name: "dns".into(), protocol: Protocol::Udp, port: 53, node_port: None }];
+        entry.ports =
+            vec![ServicePort { name: "dns".into(), protocol: Protocol::Udp, port: 53, node_port: None }];
         entry.endpoints[0].ports = BTreeMap::from([("dns".to_owned(), 5353)]);
         cluster.state.services = vec![entry];
         cluster.tell();

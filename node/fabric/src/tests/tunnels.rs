@@ -43,7 +43,7 @@ async fn refusals_and_resets_cross_nodes() {
 
 #[tokio::test]
 async fn a_stalled_stream_is_bounded_and_stops_no_other() {
-    const BLOCK: [u8; 64 * 1024] = [7; 64 * 1024];
+    static BLOCK: [u8; 64 * 1024] = [7; 64 * 1024];
     let cluster = Cluster::new().await;
     let (client, server) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
     let listener = server.listen();
@@ -64,7 +64,10 @@ async fn a_stalled_stream_is_bounded_and_stops_no_other() {
     let stopped: Vec<_> = stopped.into_iter().map(Result::unwrap).collect();
     for (written, _) in &stopped {
         // Two pipes, a window and what is on its way between them.
-        assert!((256 * 1024..2 * 1024 * 1024).contains(written), "{written} bytes were taken without a reader");
+        assert!(
+            (256 * 1024..2 * 1024 * 1024).contains(written),
+            "{written} bytes were taken without a reader"
+        );
     }
     // All twenty stand still with full windows; this one moves.
     let mut conn = client.net.connect(to).await.unwrap();
@@ -155,12 +158,8 @@ async fn only_nodes_are_let_in_and_only_with_their_own_addresses() {
     assert_eq!(spoofed.unwrap_err(), NetError::AccessDenied);
     // Certificates of the same authority that are no node's.
     for tls in [cluster.authority.tls("a", "system:masters"), super::cluster::Authority::new().node("a")] {
-        let config = FabricConfig {
-            node_name: "a".into(),
-            listen: address("127.0.0.1:0"),
-            gateway_listen: None,
-            tls,
-        };
+        let config =
+            FabricConfig { node_name: "a".into(), listen: address("127.0.0.1:0"), gateway_listen: None, tls };
         let stranger = Fabric::start(config).await.unwrap();
         stranger.update(cluster.state.clone());
         assert!(stranger.dial(address("10.128.1.5:4000"), to).await.is_err());

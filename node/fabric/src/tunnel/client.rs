@@ -2,8 +2,8 @@
 
 use super::wire::{Datagram, refused, tcp_request};
 use super::{
-    CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX, datagrams,
-    identity, pump, watch_life,
+    CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX,
+    datagrams, identity, pump, watch_life,
 };
 use bytes::Bytes;
 use coracle_wasi_host::net::{Conn, NetError, PIPE_CAPACITY};
@@ -81,7 +81,8 @@ impl Peers {
         let open = async {
             let mut sender = link.sender.clone().ready().await.map_err(|_| NetError::HostUnreachable)?;
             let request = tcp_request(from, to).ok_or(NetError::InvalidInput)?;
-            let (response, send) = sender.send_request(request, false).map_err(|_| NetError::HostUnreachable)?;
+            let (response, send) =
+                sender.send_request(request, false).map_err(|_| NetError::HostUnreachable)?;
             let response = response.await.map_err(|_| NetError::HostUnreachable)?;
             if !response.status().is_success() {
                 return Err(refused(response.headers()));

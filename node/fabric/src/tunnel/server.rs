@@ -2,8 +2,8 @@
 
 use super::wire::{DATAGRAMS_PATH, Datagram, TCP_PATH, addresses, refusal};
 use super::{
-    CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX, datagrams,
-    identity, pump, watch_life,
+    CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX,
+    datagrams, identity, pump, watch_life,
 };
 use bytes::Bytes;
 use coracle_wasi_host::net::{Conn, NetError};
@@ -27,7 +27,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What arrives through tunnels, judged and delivered by the fabric.
 pub(crate) trait Arrivals: Send + Sync + 'static {
     /// A connection from a pod of the node `peer` to one of ours.
-    fn arrive(&self, peer: &str, from: SocketAddr, to: SocketAddr) -> BoxFuture<'static, Result<Conn, NetError>>;
+    fn arrive(
+        &self,
+        peer: &str,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> BoxFuture<'static, Result<Conn, NetError>>;
 
     /// A datagram from a pod of the node `peer` to one of ours.
     fn arrive_datagram(&self, peer: &str, datagram: Datagram);
@@ -49,7 +54,8 @@ pub(crate) async fn serve(
         };
         match accepted {
             Ok((stream, _)) => {
-                let (acceptor, arrivals, stopped) = (acceptor.clone(), arrivals.clone(), stopped.child_token());
+                let (acceptor, arrivals, stopped) =
+                    (acceptor.clone(), arrivals.clone(), stopped.child_token());
                 tokio::spawn(async move { serve_peer(stream, acceptor, arrivals, stopped).await });
             }
             Err(error) => {
@@ -84,7 +90,8 @@ async fn serve_peer(
             .ok()?;
         Some((Arc::<str>::from(peer), connection, read))
     };
-    let Ok(Some((peer, mut connection, read))) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await else {
+    let Ok(Some((peer, mut connection, read))) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await
+    else {
         tracing::debug!(?address, "tunnel refused");
         return;
     };

@@ -48,7 +48,7 @@ fn close_with_unread_bytes_resets_the_peer() {
 
 #[test]
 fn writes_to_a_peer_that_shut_reading_down_are_swallowed() {
-    let (client, server) = pair(8);
+    let (client, server) = pair(16);
     server.shutdown(Shutdown::Read);
     for _ in 0..100 {
         assert_eq!(client.try_write(b"0123456789"), Ok(10));

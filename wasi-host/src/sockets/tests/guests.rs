@@ -122,15 +122,57 @@ async fn echo_server_is_reached_from_outside_and_inside() {
     server.kill();
     assert!(matches!(server.wait().await, Exit::Killed));
     drop(server);
-    assert_eq!(bench.net.deliver("10.128.9.9:4001".parse().unwrap(), to).unwrap_err(), crate::net::NetError::ConnectionRefused);
+    assert_eq!(
+        bench.net.deliver("10.128.9.9:4001".parse().unwrap(), to).unwrap_err(),
+        crate::net::NetError::ConnectionRefused
+    );
 }
 
+/// Builds the program of this name, which is a crate of its own, for wasm32-wasip2.
+fn build(name: &str) -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let target_dir = here.join("../target/guest-programs");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(here.join("tests/programs").join(name));
+    cargo
+        .args(["build", "--release", "--locked", "--target", "wasm32-wasip2", "--target-dir"])
+        .arg(&target_dir);
+    // What is set for the host must not reach the guest.
+    for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WORKSPACE_WRAPPER", "CARGO_TARGET_DIR"] {
+        cargo.env_remove(variable);
+    }
+    let built = cargo.output().expect("cargo runs");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    target_dir.join("wasm32-wasip2/release").join(format!("{}.wasm", name.replace('-', "_")))
+}
+
+const P3_OUTPUT: &str = "\
+listening: true
+connected: Ok(())
+peers agree: true
+sent all but 0 and it ended Ok(())
+received 3145728 and it ended Ok(())
+answered (0, Ok(())): answer, Ok(())
+a second receive: Err(ErrorCode::InvalidState)
+connect to a closed port: Err(ErrorCode::ConnectionRefused)
+bind to a taken port: Err(ErrorCode::AddressInUse)
+hop limit of zero: Err(ErrorCode::InvalidArgument)
+to a peer that is gone, something is left: true, and it ended Err(ErrorCode::ConnectionBroken)
+datagram Ok(()): hello
+answer: Ok([98, 97, 99, 107])
+to a closed port: Ok(()), then Err(ErrorCode::ConnectionRefused)
+localhost: Ok([IpAddress::Ipv4((127, 0, 0, 1))])
+nobody: Err(ErrorCode::NameUnresolvable)
+";
+
 #[tokio::test]
-async fn temporary_p3() {
+async fn sockets_of_wasi_03_serve_streams_and_datagrams() {
     let bench = Bench::new();
-    let (guest, output) = bench.start(Path::new("/tmp/p3guest/target/wasm32-wasip2/release/sockets_p3.wasm"), &[]).await;
-    let exit = tokio::time::timeout(std::time::Duration::from_secs(20), guest.wait()).await;
-    println!("{exit:?}\n{}", output.0.lock());
+    let (guest, output) = bench.start(&build("sockets-p3"), &[]).await;
+    let exit = guest.wait().await;
+    let output = output.0.lock().clone();
+    assert!(matches!(exit, Exit::Completed { code: 0 }), "{exit:?}\n{output}");
+    assert_eq!(output, P3_OUTPUT);
     drop(guest);
-    println!("{}", bench.net.sockets());
+    assert_eq!(bench.net.sockets(), 0, "an ended guest holds no socket");
 }
