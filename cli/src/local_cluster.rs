@@ -15,7 +15,6 @@ use coracle_wasi_host::{Host, HostConfig};
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
-
 /// What the cluster is made of. The counts are fixed when it is made; a resume uses what the data dir says.
 #[derive(Clone, Debug)]
 pub struct Shape {
@@ -155,7 +154,9 @@ async fn resume(shape: &Shape, saved: &SavedShape) -> Result<Vec<Control>> {
     let starts = (1..=saved.control).map(|number| {
         let listen = if number == 1 { shape.listen } else { ANY_PORT };
         let config = config(shape, number, listen, Mode::Resume);
-        async move { coracle_server::start(config).await.with_context(|| format!("starting control node {number}")) }
+        async move {
+            coracle_server::start(config).await.with_context(|| format!("starting control node {number}"))
+        }
     });
     try_join_all(starts).await
 }

@@ -16,7 +16,9 @@ pub async fn run(args: &ControlArgs) -> Result<()> {
         (false, false, Some(token)) => Mode::Join { addresses: args.join.clone(), token: token.clone() },
         _ if made => Mode::Resume,
         (false, false, None) => {
-            bail!("--join needs --token: make one on a running control node with `coracle token create --role control`")
+            bail!(
+                "--join needs --token: make one on a running control node with `coracle token create --role control`"
+            )
         }
         (false, true, _) => bail!(
             "{} holds no control node yet: say --init to make a cluster, or --join HOST:PORT --token T",
@@ -41,7 +43,8 @@ pub async fn run(args: &ControlArgs) -> Result<()> {
 }
 
 async fn print_how_to_go_on(control: &Control) -> Result<()> {
-    let token = control.create_token(Role::Node, PRINTED_TOKEN_TTL_SECONDS).await.context("making a join token")?;
+    let token =
+        control.create_token(Role::Node, PRINTED_TOKEN_TTL_SECONDS).await.context("making a join token")?;
     println!("  kubeconfig: export KUBECONFIG={}", control.kubeconfig_path().display());
     println!("  a node joins with:");
     println!("    coracle node --data-dir DIR --join {} --token {token}", control.address());

@@ -54,7 +54,7 @@ use crate::{
     nodes::LinkedNodes,
     peers::{MemberSpec, Peers},
     pki::{Authorities, Leaf},
-    registry,
+    registry, rendezvous,
     service::Front,
     storage::ReplicatedStorage,
     telemetry::Telemetry,
@@ -160,6 +160,7 @@ async fn run(
         serving_ca_pem: authorities.serving.certificate_pem.clone(),
         learner_healthy: config.learner_healthy,
     }));
+    tasks.spawn(rendezvous::run(storage.clone(), transport.clone(), me.clone()));
     tasks.spawn(membership::follow(storage.clone(), move |members| {
         follow_members(members, &peers, &transport, &writer)
     }));
@@ -285,19 +286,21 @@ impl KubeconfigWriter {
 
 fn follow_members(
     members: &BTreeMap<u64, MemberSpec>,
-    peers: &Peers,
+    storage: &ReplicatedStorage,
     transport: &GrpcTransport,
     writer: &KubeconfigWriter,
 ) {
     let mut addresses = membership::addresses(members);
-    // An own object that is missing or outdated is being mended; what is not in the objects yet is still known from
-    // joining.
-    for (id, address) in peers.addresses() {
-        if id == writer.me.id || members.is_empty() {
+    // My own object may be outdated, and while the log is replayed the objects of members may be missing that are known
+    // from joining or from asking.
+    let status = storage.status();
+    for (id, address) in storage.peers().addresses() {
+        let is_member = status.voters.contains(&id) || status.learners.contains(&id);
+        if id == status.id || is_member && !members.contains_key(&id) {
             addresses.insert(id, address);
         }
     }
-    peers.set(&addresses);
+    storage.peers().set(&addresses);
     transport.set_peers(addresses.clone());
     if let Err(error) = writer.data.record_peers(&addresses).and_then(|()| writer.write(members)) {
         tracing::warn!(%error, "the members' addresses are not written down");

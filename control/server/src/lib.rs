@@ -27,6 +27,7 @@ mod events;
 mod leader;
 mod membership;
 mod plans;
+mod rendezvous;
 
 mod node_link;
 mod nodes;

@@ -137,6 +137,12 @@ impl ReplicatedStorage {
         self.shared.peers.channel(leader)
     }
 
+    /// Gives a transaction its identity.
+    pub fn request(&self, transaction: Transaction) -> Request {
+        let sequence = self.shared.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        Request { id: RequestId { client: self.shared.client, sequence }, transaction }
+    }
+
     /// Applies another member's transaction. Only the leader can; the caller tries elsewhere otherwise.
     pub async fn propose_here(&self, request: Request) -> Result<Done, RaftProposeError> {
         self.shared.batcher.propose(request).await
@@ -149,17 +155,25 @@ impl ReplicatedStorage {
         let mut reason = "no leader is known".to_owned();
         while Instant::now() < deadline {
             let seen = status.borrow_and_update().clone();
-            let tried = match seen.leader {
-                Some(leader) if leader == self.shared.member => self.try_here(&request).await,
-                Some(leader) => self.try_there(leader, &request, deadline).await,
-                None => Try::Not("no leader is known".into()),
+            let tried = async {
+                match seen.leader {
+                    Some(leader) if leader == self.shared.member => self.try_here(&request).await,
+                    Some(leader) => self.try_there(leader, &request, deadline).await,
+                    None => Try::Not("no leader is known".into()),
+                }
+            };
+            let tried = tokio::select! {
+                biased;
+                tried = tried => tried,
+                // An old leader that is cut off would keep the write until its call times out.
+                () = moved(status.clone(), seen.clone()) => Try::Unknown("the leader changed meanwhile".into()),
             };
             match tried {
                 Try::Done(outcome) => return Ok(outcome),
                 Try::Not(why) => reason = why,
                 Try::Unknown(why) => unknown = Some(why),
             }
-            wait_for_news(&mut status, &seen, deadline).await;
+            wait_for_news(&status, &seen, deadline).await;
         }
         match unknown {
             Some(why) => Err(ProposeError::Unknown(why)),
@@ -226,9 +240,7 @@ impl Storage for ReplicatedStorage {
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
         let permit = timeout_at(deadline, self.shared.writes.acquire()).await;
         let _permit = permit.map_err(|_| ProposeError::Unavailable("too many writes are waiting".into()))?;
-        let sequence = self.shared.sequence.fetch_add(1, Ordering::Relaxed) + 1;
-        let id = RequestId { client: self.shared.client, sequence };
-        self.propose_until(Request { id, transaction }, deadline).await
+        self.propose_until(self.request(transaction), deadline).await
     }
 
     fn watch(&self, resource: &ResourceName, after: Revision) -> Result<WatchStream, Expired> {
@@ -251,11 +263,19 @@ fn certainly_not(status: &tonic::Status) -> bool {
 }
 
 /// Waits a moment, or less where leadership has moved meanwhile.
-async fn wait_for_news(status: &mut watch::Receiver<Status>, seen: &Status, deadline: Instant) {
-    let moved = status.wait_for(|now| now.leader != seen.leader || now.term != seen.term);
+async fn wait_for_news(status: &watch::Receiver<Status>, seen: &Status, deadline: Instant) {
     let pause =
         if seen.leader.is_none() { deadline.saturating_duration_since(Instant::now()) } else { RETRY_PAUSE };
-    let _ = timeout(pause, moved).await;
+    let _ = timeout(pause, moved(status.clone(), seen.clone())).await;
+}
+
+/// Returns once there is another leader or term than was seen.
+async fn moved(mut status: watch::Receiver<Status>, seen: Status) {
+    let news = status.wait_for(|now| now.leader != seen.leader || now.term != seen.term).await.is_ok();
+    if !news {
+        // The member has stopped, and whoever waits is told so by what it waits for beside this.
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Gives waiting readers their index: all that wait share one.
@@ -279,18 +299,25 @@ async fn read_index(shared: &Shared) -> Result<u64, Unavailable> {
     let mut reason = "no leader is known".to_owned();
     while Instant::now() < deadline {
         let seen = status.borrow_and_update().clone();
-        let tried = match seen.leader {
-            Some(leader) if leader == shared.member => {
-                shared.raft.read_index().await.map_err(|e| e.to_string())
+        let tried = async {
+            match seen.leader {
+                Some(leader) if leader == shared.member => {
+                    shared.raft.read_index().await.map_err(|error| error.to_string())
+                }
+                Some(leader) => read_index_there(shared, leader).await,
+                None => Err("no leader is known".into()),
             }
-            Some(leader) => read_index_there(shared, leader).await,
-            None => Err("no leader is known".into()),
+        };
+        let tried = tokio::select! {
+            biased;
+            tried = tried => tried,
+            () = moved(status.clone(), seen.clone()) => Err("the leader changed meanwhile".into()),
         };
         match tried {
             Ok(index) => return Ok(index),
             Err(why) => reason = why,
         }
-        wait_for_news(&mut status, &seen, deadline).await;
+        wait_for_news(&status, &seen, deadline).await;
     }
     Err(Unavailable(reason))
 }

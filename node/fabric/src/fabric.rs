@@ -8,7 +8,7 @@ use crate::gateway::Gateway;
 use crate::model::{Cidr, NetworkState, Protocol};
 use crate::node_port::NodePorts;
 use crate::policy::{Place, Policy};
-use crate::service::Balancer;
+use crate::service::{Balancer, Choice, Failed};
 use crate::tables::{Counters, OpenConnection, Service, Tables};
 use crate::tunnel::{self, Arrivals, Datagram, FabricTls, Peers};
 use arc_swap::ArcSwap;
@@ -30,8 +30,8 @@ const SERVICE_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 12);
 /// The domain of the cluster's names.
 const CLUSTER_DOMAIN: &str = "cluster.local";
 
-/// Endpoints that a connect to a service tries: one, and another where that one refuses.
-pub(crate) const ENDPOINT_TRIES: usize = 2;
+/// Endpoints that a connect to a service tries: one, and others where that one refuses or its node is gone.
+pub(crate) const ENDPOINT_TRIES: usize = 4;
 
 /// Names that a name may stand for, one after the other.
 const ALIASES_MAX: usize = 4;
@@ -201,7 +201,7 @@ impl Inner {
         }
     }
 
-    /// Connects to one of a service's endpoints, and once to another where that one is not to be had.
+    /// Connects to one of a service's endpoints, and to others where that one is not to be had.
     pub(crate) async fn dial_service(
         self: &Arc<Self>,
         from: SocketAddr,
@@ -209,10 +209,9 @@ impl Inner {
         service: &Arc<Service>,
         port: usize,
     ) -> Result<Conn, NetError> {
-        let mut failed = None;
+        let mut failed = Failed::default();
         for _ in 0..ENDPOINT_TRIES {
-            let except = failed.map(|(address, _)| address);
-            let Some(choice) = self.balancer.choose(service, port, from.ip(), except) else { break };
+            let Some(choice) = self.choose(service, port, from.ip(), &failed) else { break };
             // Counted from the attempt on, so that many dials at once do not all see the same empty endpoint.
             let open = OpenConnection::count(&service.open[choice.index]);
             match self.dial_endpoint(from, choice.address, service).await {
@@ -221,10 +220,29 @@ impl Inner {
                     conn.hold(open);
                     return Ok(conn.with_addresses(from, to));
                 }
-                Err(error) => failed = Some((choice.address, error)),
+                Err(error) => self.note(&mut failed, choice, error),
             }
         }
-        Err(failed.map_or(NetError::ConnectionRefused, |(_, error)| error))
+        Err(failed.last().unwrap_or(NetError::ConnectionRefused))
+    }
+
+    /// An endpoint that was not tried yet, on a node that was not found unreachable.
+    pub(crate) fn choose(
+        &self,
+        service: &Arc<Service>,
+        port: usize,
+        client: IpAddr,
+        failed: &Failed,
+    ) -> Option<Choice> {
+        let tables = self.tables.load();
+        self.balancer
+            .choose(service, port, client, |endpoint| !failed.excludes(endpoint, &self.policy, &tables))
+    }
+
+    /// Remembers a failed attempt.
+    pub(crate) fn note(&self, failed: &mut Failed, choice: Choice, error: NetError) {
+        let place = self.policy.place(&self.tables.load(), choice.address, Protocol::Tcp).ok();
+        failed.note(choice.address, place, error);
     }
 
     /// Connects to one endpoint of a service.
@@ -299,7 +317,8 @@ impl Inner {
             return self.send_to_pod(&tables, from, to, payload);
         };
         let serves = |endpoint: SocketAddr| service.serving().any(|(_, one)| one.address == endpoint.ip());
-        let choose = || self.balancer.choose(&service, port, from.ip(), None).map(|choice| choice.address);
+        let choose =
+            || self.balancer.choose(&service, port, from.ip(), |_| true).map(|choice| choice.address);
         let endpoint = self.flows.endpoint(from, to, serves, choose).ok_or(NetError::ConnectionRefused)?;
         self.send_to_pod(&tables, from, endpoint, payload)
     }

@@ -1,6 +1,9 @@
 //! Which endpoint of a service takes a connection.
 
-use crate::tables::Service;
+use crate::model::Protocol;
+use crate::policy::{Place, Policy};
+use crate::tables::{Service, Tables};
+use coracle_wasi_host::net::NetError;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +23,42 @@ pub(crate) struct Choice {
     pub(crate) address: SocketAddr,
 }
 
+/// What one connection has found out of reach so far, so that it is not tried there again.
+#[derive(Default)]
+pub(crate) struct Failed {
+    endpoints: Vec<SocketAddr>,
+    /// Nodes that do not answer: all their endpoints are out of reach.
+    nodes: Vec<Arc<str>>,
+    last: Option<NetError>,
+}
+
+impl Failed {
+    /// Remembers that this endpoint failed, and where `place` is a node that cannot be reached, that node.
+    pub(crate) fn note(&mut self, endpoint: SocketAddr, place: Option<Place>, error: NetError) {
+        let unreachable =
+            matches!(error, NetError::HostUnreachable | NetError::NetworkDown | NetError::TimedOut);
+        if let (Some(Place::Node { name, .. }), true) = (place, unreachable) {
+            self.nodes.push(name);
+        }
+        self.endpoints.push(endpoint);
+        self.last = Some(error);
+    }
+
+    pub(crate) fn excludes(&self, endpoint: SocketAddr, policy: &Policy, tables: &Tables) -> bool {
+        if self.endpoints.contains(&endpoint) {
+            return true;
+        }
+        !self.nodes.is_empty()
+            && matches!(policy.place(tables, endpoint, Protocol::Tcp),
+                Ok(Place::Node { name, .. }) if self.nodes.contains(&name))
+    }
+
+    /// The last error; `None` where nothing was tried.
+    pub(crate) fn last(self) -> Option<NetError> {
+        self.last
+    }
+}
+
 /// Chooses endpoints, and remembers whom clients with affinity were sent to.
 #[derive(Default)]
 pub(crate) struct Balancer {
@@ -32,21 +71,21 @@ struct Affinity {
 }
 
 impl Balancer {
-    /// An endpoint for a client, none where no other than `except` is ready. With affinity it is the client's
-    /// last one while that is ready; else the less loaded of two random ones.
+    /// An endpoint for a client, none where no ready one is left to try. With affinity it is the client's last one
+    /// while that is ready; else the less loaded of two random ones.
     pub(crate) fn choose(
         &self,
         service: &Arc<Service>,
         port: usize,
         client: IpAddr,
-        except: Option<SocketAddr>,
+        allowed: impl Fn(SocketAddr) -> bool,
     ) -> Option<Choice> {
         let name = &service.entry.ports.get(port)?.name;
         let candidates: Vec<Choice> = service
             .serving()
             .filter_map(|(index, endpoint)| {
                 let address = SocketAddr::new(endpoint.address, *endpoint.ports.get(name)?);
-                (Some(address) != except).then_some(Choice { index, address })
+                allowed(address).then_some(Choice { index, address })
             })
             .collect();
         if let Some(choice) = self.affine(service, client, &candidates) {

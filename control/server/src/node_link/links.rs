@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -40,6 +40,8 @@ pub struct Session {
     number: u64,
     pub down: Down,
     pub logs: Arc<LogRequests>,
+    /// Set once the node's object is written.
+    pub registered: Arc<AtomicBool>,
     /// Cancelled when the link must end: a newer one of the same node, or leadership lost.
     pub ended: CancellationToken,
 }
@@ -79,6 +81,7 @@ impl Links {
             number: self.numbers.fetch_add(1, Ordering::Relaxed),
             down,
             logs: Arc::default(),
+            registered: Arc::default(),
             ended: CancellationToken::new(),
         };
         if let Some(older) = self.sessions.lock().insert(node.to_owned(), session.clone()) {
@@ -112,9 +115,16 @@ impl Links {
         self.heard.lock().get(node).copied()
     }
 
-    /// Forgets nodes whose objects are gone.
+    /// Forgets nodes whose objects are gone. One that is linked still must link anew, and so register again.
     pub fn retain(&self, exists: impl Fn(&str) -> bool) {
-        let sessions = self.sessions.lock();
+        let mut sessions = self.sessions.lock();
+        sessions.retain(|node, session| {
+            let stays = exists(node) || !session.registered.load(Ordering::Relaxed);
+            if !stays {
+                session.ended.cancel();
+            }
+            stays
+        });
         self.heard.lock().retain(|node, _| exists(node) || sessions.contains_key(node));
     }
 

@@ -1,16 +1,16 @@
 //! Tells the cluster which nodes are heard of. Only changes are written.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use coracle_api::Storage;
-use coracle_objects::{Object, Transaction};
+use coracle_objects::{Object, Revision, Transaction};
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{
-    links::Links,
-    node_object::{self, LEASE_RENEWED_SECONDS, Readiness, ready_status},
+    links::{Links, Pressures},
+    node_object::{self, LEASE_SECONDS, Readiness, ready_status},
 };
 use crate::storage::ReplicatedStorage;
 
@@ -20,14 +20,26 @@ const NODE_MONITOR_GRACE: Duration = Duration::from_secs(4);
 /// How often all nodes are looked at.
 const PERIOD: Duration = Duration::from_millis(500);
 
+/// Leases are renewed rarely: nothing here depends on them, but clients look at them.
+const LEASE_PERIOD: Duration = Duration::from_secs(LEASE_SECONDS / 2);
+
 /// Writes about nodes under way at a time.
 const WRITES_MAX: usize = 32;
+
+/// What a node's object and its node said when both agreed: nothing is to be done until one of them changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Agreed {
+    revision: Revision,
+    alive: bool,
+    pressures: Option<Pressures>,
+}
 
 /// Watches the nodes until it is dropped.
 pub async fn monitor(storage: &ReplicatedStorage, links: &Links) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut leases_renewed = None::<Instant>;
+    let mut leases_due = Instant::now() + LEASE_PERIOD;
+    let mut agreed: BTreeMap<String, Agreed> = BTreeMap::new();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -35,16 +47,15 @@ pub async fn monitor(storage: &ReplicatedStorage, links: &Links) {
         }
         let view = storage.view();
         let now = Timestamp::now();
-        links.retain(|node| view.get(&node_object::key(node)).is_some());
+        let exists = |node: &str| view.get(&node_object::key(node)).is_some();
+        links.retain(exists);
+        agreed.retain(|node, _| exists(node));
         let mut writes: Vec<Transaction> =
-            view.list("nodes", None).filter_map(|node| change(links, node, now)).collect();
-        let due = leases_renewed.is_none_or(|at| at.elapsed() >= Duration::from_secs(LEASE_RENEWED_SECONDS));
-        if due && leases_renewed.is_some() {
-            let heard = view.list("nodes", None).filter(|node| links.connected(node.name()));
-            writes.extend(heard.map(|node| node_object::lease(&view, node.name(), now)));
-        }
-        if due {
-            leases_renewed = Some(Instant::now());
+            view.list("nodes", None).filter_map(|node| change(links, node, &mut agreed, now)).collect();
+        if Instant::now() >= leases_due {
+            leases_due = Instant::now() + LEASE_PERIOD;
+            let linked = view.list("nodes", None).filter(|node| links.connected(node.name()));
+            writes.extend(linked.map(|node| node_object::lease(&view, node.name(), now)));
         }
         let outcomes = stream::iter(writes).map(|write| storage.propose(write)).buffer_unordered(WRITES_MAX);
         outcomes
@@ -58,22 +69,36 @@ pub async fn monitor(storage: &ReplicatedStorage, links: &Links) {
     }
 }
 
-fn change(links: &Links, node: &Object, now: Timestamp) -> Option<Transaction> {
+fn change(
+    links: &Links,
+    node: &Object,
+    agreed: &mut BTreeMap<String, Agreed>,
+    now: Timestamp,
+) -> Option<Transaction> {
     let heard = links.heard(node.name());
     let alive = heard.is_some_and(|heard| heard.at.elapsed() < NODE_MONITOR_GRACE);
-    let transaction = match (heard, alive) {
+    let pressures = heard.and_then(|heard| heard.pressures);
+    if alive && pressures.is_none() && !links.connected(node.name()) {
         // A new leader has not heard of the node yet: its state stays as it is for the grace period.
-        (Some(heard), true) if heard.pressures.is_none() && !links.connected(node.name()) => None,
-        (Some(heard), true) => node_object::transition(node, Readiness::Ready, heard.pressures, now),
-        _ => node_object::transition(node, Readiness::Unknown, None, now),
+        return None;
+    }
+    let present = Agreed { revision: node.revision, alive, pressures };
+    if agreed.get(node.name()) == Some(&present) {
+        return None;
+    }
+    let transaction = match alive {
+        true => node_object::transition(node, Readiness::Ready, pressures, now),
+        false => node_object::transition(node, Readiness::Unknown, None, now),
     };
-    if transaction.is_some() {
-        let before = ready_status(node);
-        if alive && before != "True" {
-            tracing::info!(node = node.name(), "node is ready");
-        } else if !alive {
-            tracing::warn!(node = node.name(), "node is not heard of any more");
+    match (&transaction, alive) {
+        (None, _) => {
+            agreed.insert(node.name().to_owned(), present);
         }
+        (Some(_), true) if ready_status(node) != "True" => {
+            tracing::info!(node = node.name(), "node is ready")
+        }
+        (Some(_), true) => {}
+        (Some(_), false) => tracing::warn!(node = node.name(), "node is not heard of any more"),
     }
     transaction
 }

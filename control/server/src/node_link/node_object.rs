@@ -18,8 +18,8 @@ pub const GATEWAY_ANNOTATION: &str = "coracle.dev/gateway-address";
 const BOOT_ANNOTATION: &str = "coracle.dev/boot-id";
 const LOCAL_ARTIFACTS_ANNOTATION: &str = "coracle.dev/allow-local-artifacts";
 
-/// Leases are renewed rarely: nothing here depends on them, but clients look at them.
-pub const LEASE_RENEWED_SECONDS: u64 = 300;
+/// How long a lease says that it holds.
+pub const LEASE_SECONDS: u64 = 600;
 
 /// Whether a node is known to work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,7 +184,7 @@ pub fn lease(view: &View, node: &str, now: Timestamp) -> Transaction {
     let key = ObjectKey::new("leases.coordination.k8s.io", "kube-node-lease", node);
     let time = now.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
     let spec = json!({
-        "holderIdentity": node, "leaseDurationSeconds": LEASE_RENEWED_SECONDS * 2, "renewTime": time,
+        "holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": time,
     });
     match view.get(&key) {
         Some(object) => {

@@ -1,6 +1,6 @@
 //! One node's link from its Hello to its end.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use coracle_api::Storage;
 use coracle_proto::{
@@ -102,6 +102,7 @@ async fn serve(
     let unavailable = |error: drafts::WriteError| Status::unavailable(error.to_string());
     let register = |view: &_| node_object::registration(view, hello, Timestamp::now());
     drafts::write(storage, register).await.map_err(unavailable)?;
+    session.registered.store(true, Ordering::Relaxed);
     let lease = node_object::lease(&storage.view(), &hello.name, Timestamp::now());
     if let Err(error) = storage.propose(lease).await {
         tracing::debug!(node = hello.name, %error, "the lease was not renewed");

@@ -53,6 +53,35 @@ async fn any_member_takes_writes_and_they_go_on_without_the_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_comes_back_under_another_address_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut controls = three(dir.path()).await;
+    let moving = controls.pop().unwrap();
+    let (address, listen) = (moving.address(), moving.listen_address());
+    moving.abort().await;
+    let _squatter = std::net::TcpListener::bind(listen).unwrap();
+    config_maps(&controls[0])
+        .await
+        .create(&PostParams::default(), &config_map("meanwhile", "1"))
+        .await
+        .unwrap();
+
+    let moved = start(dir.path(), "c", Mode::Resume).await.unwrap();
+    assert_ne!(moved.address(), address);
+    let found = config_maps(&moved).await.get("meanwhile").await;
+    found.expect("it hears of the leader again");
+    let members = || async {
+        let view = controls[0].storage().view();
+        view.list("members.coracle.dev", None)
+            .any(|member| String::from_utf8_lossy(&member.json).contains(&moved.address()))
+    };
+    until("the new address among the members", members).await;
+    for control in controls.into_iter().chain([moved]) {
+        control.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_stops_hands_over() {
     let dir = tempfile::tempdir().unwrap();
     let mut controls = three(dir.path()).await;

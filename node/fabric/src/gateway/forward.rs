@@ -6,13 +6,13 @@ use super::upgrade;
 use crate::fabric::{ENDPOINT_TRIES, Inner};
 use crate::model::{BackendPort, Protocol};
 use crate::policy::Place;
-use crate::service::Choice;
+use crate::service::{Choice, Failed};
 use crate::tables::{OpenConnection, Service};
 use bytes::Bytes;
 use coracle_wasi_host::net::{BoxError, HttpBody, HttpError, HttpService, NetError};
 use http::header::{self, HeaderMap, HeaderName};
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, uri::Authority};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -51,7 +51,29 @@ pub(super) struct Forwarder {
 /// A way to an endpoint.
 enum Reached {
     Component(Arc<dyn HttpService>),
+    /// A new connection.
     Connection(SendRequest<HttpBody>),
+    /// One that an earlier request has left open.
+    Kept(SendRequest<HttpBody>),
+}
+
+/// What the client is told of a request that could not be served.
+type Fault = (StatusCode, String);
+
+/// Why one attempt at a request has no response.
+enum Failure {
+    /// Another endpoint may have the request: it was not sent, or may be sent twice.
+    Again {
+        request: Box<Request<HttpBody>>,
+        error: NetError,
+    },
+    Final(Fault),
+}
+
+impl Failure {
+    fn again(request: Request<HttpBody>, error: NetError) -> Self {
+        Self::Again { request: Box::new(request), error }
+    }
 }
 
 impl Forwarder {
@@ -71,7 +93,7 @@ impl Forwarder {
         &self,
         client: SocketAddr,
         request: Request<Incoming>,
-    ) -> Result<Response<HttpBody>, (StatusCode, String)> {
+    ) -> Result<Response<HttpBody>, Fault> {
         let host =
             host_of(&request).ok_or((StatusCode::BAD_REQUEST, "the request names no host".to_owned()))?;
         let (service, port) = self.service(&host, request.uri().path())?;
@@ -82,26 +104,49 @@ impl Forwarder {
         let body = body.map_err(BoxError::from).boxed_unsync();
         let mut request = Request::from_parts(parts, body);
         prepare(&mut request, client, &host);
-        let mut failed = None;
+        let mut failed = Failed::default();
         for _ in 0..ENDPOINT_TRIES {
-            let except = failed.map(|(address, _)| address);
-            let Some(choice) = self.fabric.balancer().choose(&service, port, client.ip(), except) else {
-                break;
-            };
-            let open = OpenConnection::count(&service.open[choice.index]);
-            match self.reach(choice, &service).await {
-                Ok(reached) => {
+            let Some(choice) = self.fabric.choose(&service, port, client.ip(), &failed) else { break };
+            match self.attempt(request, choice, &service).await {
+                Ok(response) => {
                     self.fabric.balancer().remember(&service, client.ip(), choice);
-                    return self.send(reached, request, choice, &service, open).await;
+                    return Ok(response);
                 }
-                Err(error) => failed = Some((choice.address, error)),
+                Err(Failure::Final(fault)) => return Err(fault),
+                Err(Failure::Again { request: unserved, error }) => {
+                    self.fabric.note(&mut failed, choice, error);
+                    request = *unserved;
+                }
             }
         }
-        Err(unreachable(&service, failed.map(|(_, error)| error)))
+        Err(unreachable(&service, failed.last()))
+    }
+
+    /// One request to one endpoint. The endpoint counts as busy until the response's body has ended.
+    async fn attempt(
+        &self,
+        request: Request<HttpBody>,
+        choice: Choice,
+        service: &Service,
+    ) -> Result<Response<HttpBody>, Failure> {
+        let open = OpenConnection::count(&service.open[choice.index]);
+        let reached = match self.reach(choice, service).await {
+            Ok(reached) => reached,
+            Err(error) => return Err(Failure::again(request, error)),
+        };
+        let sent = tokio::time::timeout(RESPONSE_TIMEOUT, self.send(reached, request, choice, service)).await;
+        let (mut response, sender) = sent.map_err(|_| {
+            let text = format!("service {} did not answer in time", service.full_name());
+            Failure::Final((StatusCode::GATEWAY_TIMEOUT, text))
+        })??;
+        strip_hop_by_hop(response.headers_mut());
+        *response.version_mut() = Version::HTTP_11;
+        let back = sender.map(|sender| (self.pool.clone(), choice.address, sender));
+        Ok(response.map(|body| Tracked { body, _open: open, back }.boxed_unsync()))
     }
 
     /// The service that a host and path lead to, and which of its ports.
-    fn service(&self, host: &str, path: &str) -> Result<(Arc<Service>, usize), (StatusCode, String)> {
+    fn service(&self, host: &str, path: &str) -> Result<(Arc<Service>, usize), Fault> {
         let tables = self.fabric.tables();
         let host = host.parse::<Authority>().map_or(host.to_owned(), |authority| authority.host().to_owned());
         let no_rule = || (StatusCode::NOT_FOUND, format!("no ingress has a rule for {host}{path}"));
@@ -128,7 +173,7 @@ impl Forwarder {
             return Ok(Reached::Component(component));
         }
         if let Some(sender) = self.pool.take(choice.address) {
-            return Ok(Reached::Connection(sender));
+            return Ok(Reached::Kept(sender));
         }
         Ok(Reached::Connection(self.connect(choice.address, service).await?))
     }
@@ -160,55 +205,25 @@ impl Forwarder {
         request: Request<HttpBody>,
         choice: Choice,
         service: &Service,
-        open: OpenConnection,
-    ) -> Result<Response<HttpBody>, (StatusCode, String)> {
-        let sent = async {
-            match reached {
-                Reached::Component(component) => {
-                    let response =
-                        component.call(request).await.map_err(|error| component_failed(service, &error))?;
-                    Ok((response, None))
-                }
-                Reached::Connection(sender) => {
-                    let (response, sender) = self.send_over(sender, request, choice, service).await?;
-                    Ok((response.map(|body| body.map_err(BoxError::from).boxed_unsync()), Some(sender)))
-                }
+    ) -> Result<(Response<HttpBody>, Option<SendRequest<HttpBody>>), Failure> {
+        let sent = match reached {
+            Reached::Component(component) => {
+                let answered = component.call(request).await;
+                let response = answered.map_err(|error| Failure::Final(component_failed(service, &error)))?;
+                return Ok((response, None));
             }
-        };
-        let late = || {
-            (StatusCode::GATEWAY_TIMEOUT, format!("service {} did not answer in time", service.full_name()))
-        };
-        let (mut response, sender) =
-            tokio::time::timeout(RESPONSE_TIMEOUT, sent).await.map_err(|_| late())??;
-        strip_hop_by_hop(response.headers_mut());
-        *response.version_mut() = Version::HTTP_11;
-        let back = sender.map(|sender| (self.pool.clone(), choice.address, sender));
-        Ok(response.map(|body| Tracked { body, _open: open, back }.boxed_unsync()))
-    }
-
-    /// Sends over a connection. One that was kept may have been closed by the endpoint in this moment; what
-    /// was not sent then goes over a new one.
-    async fn send_over(
-        &self,
-        mut sender: SendRequest<HttpBody>,
-        request: Request<HttpBody>,
-        choice: Choice,
-        service: &Service,
-    ) -> Result<(Response<Incoming>, SendRequest<HttpBody>), (StatusCode, String)> {
-        let failed = |error: &dyn std::fmt::Display| {
-            (StatusCode::BAD_GATEWAY, format!("service {} broke off: {error}", service.full_name()))
-        };
-        let unsent = match sender.try_send_request(request).await {
-            Ok(response) => return Ok((response, sender)),
-            Err(mut error) => match error.take_message() {
-                Some(request) => request,
-                None => return Err(failed(error.error())),
+            Reached::Connection(sender) => send_over(sender, request, service).await,
+            Reached::Kept(sender) => match send_over(sender, request, service).await {
+                // The endpoint may have closed it in this moment: a new one tells whether the endpoint is there.
+                Err(Failure::Again { request, .. }) => match self.connect(choice.address, service).await {
+                    Ok(sender) => send_over(sender, *request, service).await,
+                    Err(error) => Err(Failure::Again { request, error }),
+                },
+                sent => sent,
             },
         };
-        let connected = self.connect(choice.address, service).await;
-        let mut sender = connected.map_err(|error| unreachable(service, Some(error)))?;
-        let response = sender.send_request(unsent).await.map_err(|error| failed(&error))?;
-        Ok((response, sender))
+        let (response, sender) = sent?;
+        Ok((response.map(|body| body.map_err(BoxError::from).boxed_unsync()), Some(sender)))
     }
 
     async fn forward_upgrade(
@@ -218,15 +233,12 @@ impl Forwarder {
         host: &str,
         service: &Arc<Service>,
         port: usize,
-    ) -> Result<Response<HttpBody>, (StatusCode, String)> {
+    ) -> Result<Response<HttpBody>, Fault> {
         let wanted = request.headers().get(header::UPGRADE).cloned();
         prepare(&mut request, client, host);
-        let mut failed = None;
+        let mut failed = Failed::default();
         for _ in 0..ENDPOINT_TRIES {
-            let except = failed.map(|(address, _)| address);
-            let Some(choice) = self.fabric.balancer().choose(service, port, client.ip(), except) else {
-                break;
-            };
+            let Some(choice) = self.fabric.choose(service, port, client.ip(), &failed) else { break };
             let open = OpenConnection::count(&service.open[choice.index]);
             match self.connect(choice.address, service).await {
                 Ok(sender) => {
@@ -247,10 +259,10 @@ impl Forwarder {
                         )),
                     };
                 }
-                Err(error) => failed = Some((choice.address, error)),
+                Err(error) => self.fabric.note(&mut failed, choice, error),
             }
         }
-        Err(unreachable(service, failed.map(|(_, error)| error)))
+        Err(unreachable(service, failed.last()))
     }
 }
 
@@ -291,7 +303,40 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn unreachable(service: &Service, error: Option<NetError>) -> (StatusCode, String) {
+/// Sends over a connection. A request that was not sent, or has no body and by its method may be sent twice
+/// (RFC 9110, 9.2.2), comes back where the connection breaks before its response.
+async fn send_over(
+    mut sender: SendRequest<HttpBody>,
+    request: Request<HttpBody>,
+    service: &Service,
+) -> Result<(Response<Incoming>, SendRequest<HttpBody>), Failure> {
+    let copy = repeatable(&request);
+    match sender.try_send_request(request).await {
+        Ok(response) => Ok((response, sender)),
+        Err(mut error) => match error.take_message().or(copy) {
+            Some(request) => Err(Failure::again(request, NetError::ConnectionReset)),
+            None => {
+                let text = format!("service {} broke off: {}", service.full_name(), error.error());
+                Err(Failure::Final((StatusCode::BAD_GATEWAY, text)))
+            }
+        },
+    }
+}
+
+/// A copy of a request that may be sent twice.
+fn repeatable(request: &Request<HttpBody>) -> Option<Request<HttpBody>> {
+    if !request.method().is_idempotent() || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut copy = Request::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+fn unreachable(service: &Service, error: Option<NetError>) -> Fault {
     let name = service.full_name();
     match error {
         None => (StatusCode::SERVICE_UNAVAILABLE, format!("service {name} has no ready endpoint")),
@@ -302,7 +347,7 @@ fn unreachable(service: &Service, error: Option<NetError>) -> (StatusCode, Strin
     }
 }
 
-fn component_failed(service: &Service, error: &HttpError) -> (StatusCode, String) {
+fn component_failed(service: &Service, error: &HttpError) -> Fault {
     let status = match error {
         HttpError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         HttpError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
