@@ -143,9 +143,6 @@ fn source(path: &str, text: &str, findings: &mut Vec<String>) {
                 findings.push(format!("{path}:{}: leftover {first}{second}", number + 1));
             }
         }
-        if line.ends_with([' ', '\t']) {
-            findings.push(format!("{path}:{}: trailing white space", number + 1));
-        }
     }
     let body = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text);
     if PURE.iter().any(|folder| path.starts_with(&format!("{folder}/src/"))) {

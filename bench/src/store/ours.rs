@@ -1,11 +1,20 @@
 //! Three control processes on the loopback, loaded at the REST door and at the peers' gRPC door.
 
-use std::{path::Path, process::Command, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use coracle_objects::{ObjectKey, Transaction, Write};
 use coracle_proto::cluster::{ProposeRequest, leader_client::LeaderClient};
+use coracle_store::{Request, RequestId};
 use futures::future::BoxFuture;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2::SendRequest;
@@ -196,6 +205,13 @@ impl Door for RestDoor {
     }
 }
 
+/// The bench is one client of the store; its requests are told apart by their sequence.
+static SEQUENCE: AtomicU64 = AtomicU64::new(1);
+
+fn client_id() -> u64 {
+    u64::from(std::process::id())
+}
+
 struct GrpcDoor {
     clients: Vec<LeaderClient<Channel>>,
 }
@@ -208,12 +224,16 @@ impl Door for GrpcDoor {
     fn put(&self, client: usize, key: u64) -> BoxFuture<'static, Result<()>> {
         let mut leader = self.clients[client % self.clients.len()].clone();
         Box::pin(async move {
+            let number = key;
             let key = ObjectKey::new("configmaps", "bench", &format!("bench-{key}"));
-            let draft = config_map(0).into();
+            let draft = config_map(number).into();
             let transaction =
                 Transaction { preconditions: Vec::new(), writes: vec![Write::Put { key, draft }] };
-            let transaction = coracle_store::encode_transaction(&transaction).into();
-            leader.propose(ProposeRequest { transaction }).await?;
+            let id = RequestId { client: client_id(), sequence: SEQUENCE.fetch_add(1, Ordering::Relaxed) };
+            let transaction = coracle_store::encode_transaction(&Request { id, transaction });
+            let answer = leader.propose(ProposeRequest { transaction }).await?.into_inner();
+            let outcome = coracle_store::decode_outcome(&answer.outcome)?;
+            anyhow::ensure!(outcome.is_ok(), "refused: {outcome:?}");
             Ok(())
         })
     }

@@ -128,7 +128,7 @@ async fn run(
     let transport = GrpcTransport::new(me.id, &membership.cluster_id, peers.connector());
     transport.set_peers(known);
     let raft = start_raft(&data, &membership, machine, transport.clone(), founds)?;
-    let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers.clone());
+    let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers);
     let links = Arc::new(Links::default());
     let recorder = EventRecorder::start(storage.clone());
     let blobs = Arc::new(Blobs::open(&data.path("blobs"))?);
@@ -161,8 +161,9 @@ async fn run(
         learner_healthy: config.learner_healthy,
     }));
     tasks.spawn(rendezvous::run(storage.clone(), transport.clone(), me.clone()));
+    let followed = storage.clone();
     tasks.spawn(membership::follow(storage.clone(), move |members| {
-        follow_members(members, &peers, &transport, &writer)
+        follow_members(members, &followed, &transport, &writer)
     }));
     tasks.spawn(membership::announce(storage.clone(), me.clone()));
     tracing::info!(

@@ -1,3 +1,5 @@
+//! The gateway: hosts, paths, errors, failover, upgrades.
+
 use super::cluster::{Cluster, Pod, backend, endpoint, pod, service};
 use crate::{IngressEntry, IngressPath, IngressRule, PathKind, ServiceEntry};
 use coracle_wasi_host::net::{HttpBody, HttpError, HttpService, full_body};

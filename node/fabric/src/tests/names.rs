@@ -1,3 +1,5 @@
+//! Names of services and pods, as pods resolve them.
+
 use super::cluster::{Cluster, endpoint, pod, service};
 use crate::PodEntry;
 use coracle_wasi_host::net::NetError;

@@ -1,3 +1,5 @@
+//! What lies outside the cluster: egress, the API server, NodePorts.
+
 use super::cluster::{Cluster, address, endpoint, pod, service};
 use coracle_wasi_host::net::NetError;
 use std::collections::BTreeMap;

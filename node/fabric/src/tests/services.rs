@@ -1,3 +1,5 @@
+//! Service addresses: balancing, affinity, failover, datagrams.
+
 use super::cluster::{Cluster, SERVICE, address, endpoint, pod, service};
 use crate::{Protocol, ServicePort};
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! Tunnels between nodes: half-close, resets, backpressure, dead and lying peers.
+
 use super::cluster::{Cluster, SERVICE, address, node, pod, read_all};
 use crate::{Fabric, FabricConfig};
 use coracle_wasi_host::net::{NetError, Uplink};

@@ -1,3 +1,5 @@
+//! TCP in a namespace: listening, connecting, refusing, resetting.
+
 use super::super::{Conn, Isolated, Namespace, NetError, NetLimits, Uplink};
 use super::{POD, address, context, counter, namespace, namespace_with, pending};
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! UDP in a namespace.
+
 use super::super::{DATAGRAM_BYTES_MAX, NetError};
 use super::{POD, address, context, counter, namespace, pending};
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! Names and HTTP services of a namespace.
+
 use super::super::{HttpBody, HttpError, HttpService, NetError, empty_body};
 use super::{POD, namespace};
 use futures::future::BoxFuture;

@@ -1,3 +1,5 @@
+//! Pipes: bounds, wake-ups, half-close, reset.
+
 use super::super::{Conn, NetError, PIPE_CAPACITY, TRANSFER_BYTES_MAX};
 use super::{address, context, counter, pending};
 use bytes::Bytes;

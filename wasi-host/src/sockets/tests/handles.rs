@@ -1,3 +1,5 @@
+//! Socket handles in the resource table: children, drops, leaks.
+
 use crate::net::{Isolated, Namespace, NamespaceConfig, NetLimits};
 use crate::sockets::SocketCtxView;
 use std::net::SocketAddr;

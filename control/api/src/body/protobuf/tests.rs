@@ -1,3 +1,5 @@
+//! Protobuf bodies as kubectl sends them, decoded against the table of fields.
+
 use super::*;
 
 /// A field with bytes.
