@@ -42,7 +42,9 @@ impl Cluster {
         let first = format!("127.0.0.1:{}", free_port()?);
         for number in 1..=3 {
             let mut command = Command::new(&binary);
-            command.arg("control").arg("--data-dir").arg(folder.path().join(format!("control-{number}")));
+            command
+                .args(["--log", "error", "control", "--data-dir"])
+                .arg(folder.path().join(format!("control-{number}")));
             if number == 1 {
                 command.args(["--listen", &first, "--init"]);
             } else {
@@ -88,8 +90,8 @@ impl Cluster {
         let read =
             |name: &str| std::fs::read_to_string(pki.join(name)).with_context(|| format!("reading {name}"));
         let issuer = rcgen::Issuer::from_ca_cert_pem(
-            &read("peers-ca.crt")?,
-            rcgen::KeyPair::from_pem(&read("peers-ca.key")?)?,
+            &read("peer-ca.crt")?,
+            rcgen::KeyPair::from_pem(&read("peer-ca.key")?)?,
         )?;
         let key = rcgen::KeyPair::generate()?;
         let mut params = rcgen::CertificateParams::new(Vec::new())?;
