@@ -6,6 +6,8 @@ mod bad_input;
 mod demo;
 #[path = "e2e/faults.rs"]
 mod faults;
+#[path = "e2e/files.rs"]
+mod files;
 #[path = "e2e/harness.rs"]
 mod harness;
 #[path = "e2e/kubectl.rs"]

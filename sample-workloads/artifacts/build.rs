@@ -9,6 +9,7 @@ use std::{
 /// Package, wasm target, and whether the file is named like a library (underscores).
 const GUESTS: &[(&str, &str)] = &[
     ("crash", "wasm32-wasip2"),
+    ("files", "wasm32-wasip2"),
     ("guestbook-caller", "wasm32-wasip2"),
     ("guestbook-front", "wasm32-wasip2"),
     ("guestbook-store", "wasm32-wasip2"),

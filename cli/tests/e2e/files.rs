@@ -1,0 +1,91 @@
+//! Volumes, environment and init containers, as a component sees them.
+
+use crate::harness::{Kubectl, eventually, run, sample, up};
+
+const MANIFEST: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data: {colour: teal}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: password}
+stringData: {word: sesame}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: reader, labels: {team: blue}}
+spec:
+  restartPolicy: Never
+  initContainers:
+  - name: prepare
+    image: files:1
+    args: [write, /scratch/note, from, $(WHO)]
+    env: [{name: WHO, value: the init container}]
+    volumeMounts: [{name: scratch, mountPath: /scratch}]
+  containers:
+  - name: read
+    image: files:1
+    args: [read, /scratch/note, /settings/colour, /password/word, /about/labels]
+    volumeMounts:
+    - {name: scratch, mountPath: /scratch}
+    - {name: settings, mountPath: /settings}
+    - {name: password, mountPath: /password, readOnly: true}
+    - {name: about, mountPath: /about}
+  - name: environment
+    image: pi-legacy:1
+    env:
+    - {name: COLOUR, valueFrom: {configMapKeyRef: {name: settings, key: colour}}}
+    - {name: WORD, valueFrom: {secretKeyRef: {name: password, key: word}}}
+    - {name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+  - name: trespass
+    image: files:1
+    args: [write, /settings/colour, red]
+    volumeMounts: [{name: settings, mountPath: /settings}]
+  - name: outside
+    image: files:1
+    args: [read, /etc/hostname]
+  volumes:
+  - {name: scratch, emptyDir: {}}
+  - {name: settings, configMap: {name: settings}}
+  - {name: password, secret: {secretName: password}}
+  - name: about
+    downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}]}
+"#;
+
+#[test]
+fn volumes_and_environment_reach_the_component() {
+    let folder = tempfile::tempdir().unwrap();
+    let _daemon = up(folder.path());
+    let kubeconfig = folder.path().join("kubeconfig");
+    let Some(kubectl) = Kubectl::find(&kubeconfig) else { return };
+    for name in ["files", "pi-legacy"] {
+        run(&["push", &sample(name), &format!("{name}:1"), "--kubeconfig", kubeconfig.to_str().unwrap()]);
+    }
+    kubectl.feed(&["create"], MANIFEST).unwrap();
+    // Two containers must fail: one writes where it may only read, one reads what it was never given.
+    eventually("the pod to end", || {
+        let phase = kubectl.run(&["get", "pod", "reader", "-o", "jsonpath={.status.phase}"]);
+        if phase == "Failed" { Ok(()) } else { Err(kubectl.run(&["get", "pod", "reader", "-o", "yaml"])) }
+    });
+    let log = |container: &str| kubectl.run(&["logs", "reader", "-c", container]);
+    assert_eq!(
+        log("read"),
+        "/scratch/note: from the init container\n/settings/colour: teal\n/password/word: sesame\n/about/labels: team=\"blue\"\n"
+    );
+    let environment = log("environment");
+    for line in
+        ["COLOUR=teal", "WORD=sesame", "POD=reader", "HOSTNAME=reader", "KUBERNETES_SERVICE_HOST=10.96.0.1"]
+    {
+        assert!(environment.lines().any(|found| found == line), "no {line} in:\n{environment}");
+    }
+    let ended = kubectl.run(&[
+        "get",
+        "pod",
+        "reader",
+        "-o",
+        "jsonpath={range .status.containerStatuses[*]}{.name}={.state.terminated.exitCode} {end}",
+    ]);
+    assert_eq!(ended.trim(), "environment=0 outside=1 read=0 trespass=1");
+}
