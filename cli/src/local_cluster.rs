@@ -151,6 +151,13 @@ async fn make(shape: &Shape, saved_path: &Path) -> Result<Vec<Control>> {
 
 /// All control nodes start together: a quorum of them is needed before the first is up.
 async fn resume(shape: &Shape, saved: &SavedShape) -> Result<Vec<Control>> {
+    if (shape.control, shape.nodes) != (saved.control, saved.nodes) {
+        tracing::warn!(
+            control = saved.control,
+            nodes = saved.nodes,
+            "the cluster in the data dir has its own number of control nodes and nodes, which a resume keeps"
+        );
+    }
     let starts = (1..=saved.control).map(|number| {
         let listen = if number == 1 { shape.listen } else { ANY_PORT };
         let config = config(shape, number, listen, Mode::Resume);
