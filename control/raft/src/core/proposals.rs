@@ -82,13 +82,13 @@ mod tests {
     #[test]
     fn each_proposal_has_one_outcome() {
         let mut proposals = Proposals::new(10);
-        assert_eq!(proposals.add(5, 1, &[50, 60, 70], 0), vec![]);
-        assert_eq!(proposals.committed(5, 1), (Some(50), vec![]));
+        assert_eq!(proposals.add(5, 1, &[50, 60, 70], 0), Vec::<u64>::new());
+        assert_eq!(proposals.committed(5, 1), (Some(50), Vec::<u64>::new()));
         assert_eq!(proposals.committed(6, 2), (None, vec![60]), "another leader's entry is there");
         assert_eq!(proposals.add(7, 3, &[71], 5), vec![70], "this member leads again and has overwritten it");
-        assert_eq!(proposals.expire(10), vec![], "the deadline of the overwritten one is void");
+        assert_eq!(proposals.expire(10), Vec::<u64>::new(), "the deadline of the overwritten one is void");
         assert_eq!(proposals.expire(15), vec![71]);
-        assert_eq!(proposals.committed(7, 3), (None, vec![]));
+        assert_eq!(proposals.committed(7, 3), (None, Vec::<u64>::new()));
         assert!(proposals.deadlines.is_empty());
     }
 }

@@ -112,7 +112,7 @@ mod tests {
         assert!(reads.add(3, 1));
         assert_eq!(reads.next_try(1), None, "one is under way");
         assert_eq!(reads.confirmed(&first), vec![1, 2]);
-        assert_eq!(reads.confirmed(&first), vec![], "confirmed twice");
+        assert_eq!(reads.confirmed(&first), Vec::<u64>::new(), "confirmed twice");
         let second = reads.next_try(1).expect("a reader waits");
         assert_ne!(first, second);
         assert_eq!(reads.confirmed(&second), vec![3]);
@@ -127,7 +127,7 @@ mod tests {
         assert!(reads.add(2, 3));
         let second = reads.next_try(5).expect("time to ask again");
         assert_ne!(first, second);
-        assert_eq!(reads.confirmed(&first), vec![], "an answer to the older question");
+        assert_eq!(reads.confirmed(&first), Vec::<u64>::new(), "an answer to the older question");
         assert_eq!(reads.expire(20), vec![1]);
         assert_eq!(reads.confirmed(&second), vec![2]);
         assert!(reads.add(3, 21));
