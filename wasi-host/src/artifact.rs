@@ -22,7 +22,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use crate::HostError;
-use crate::engine::{Engines, WasiVersion, compatibility};
+use crate::engine::{self, Engines, WasiVersion, compatibility};
 use crate::linker::{self, State};
 
 use cache::DiskCache;
@@ -130,6 +130,8 @@ impl PrepareError {
 pub struct Artifact {
     digest: String,
     entry: Entry,
+    /// Seats that one instance takes.
+    pub(crate) weight: u32,
     pub(crate) pre: Pre,
 }
 
@@ -286,7 +288,7 @@ impl Artifacts {
         let component = self.component(&digest, version, wasm, &form).await?;
         let (entry, pre) = self.link(&component, &form)?;
         tracing::debug!(digest, entry = ?entry, "artifact ready");
-        Ok(Artifact { digest, entry, pre })
+        Ok(Artifact { digest, entry, weight: engine::weight(&component), pre })
     }
 
     /// The compiled component, from the disk cache where that has it and can vouch for it.

@@ -7,6 +7,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroUsize;
 
+use wasmtime::component::Component;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::HostError;
@@ -34,6 +35,13 @@ const STACK_KEEP_RESIDENT: usize = 64 << 10;
 
 /// Bytes of a core instance's and of a component instance's structures.
 const INSTANCE_BYTES_MAX: usize = 10 << 20;
+
+/// Core instances and memories that one component may have.
+const CORE_INSTANCES_MAX: u32 = 200;
+const MEMORIES_MAX: u32 = 32;
+
+/// Tables of the pool for each of its instances.
+const TABLES_PER_SEAT: u32 = 2;
 
 /// Frames that a trap's backtrace holds.
 const BACKTRACE_FRAMES_MAX: usize = 32;
@@ -66,8 +74,10 @@ impl WasiVersion {
 pub(crate) struct Engines {
     pub(crate) p2: Engine,
     pub(crate) p3: Engine,
-    /// Live instances that the host admits.
+    /// Live instances that the host admits: the slots of the 0.2 engine's pool.
     pub(crate) instances_max: u32,
+    /// The slots of the 0.3 engine's pool.
+    pub(crate) p3_instances_max: u32,
 }
 
 impl Engines {
@@ -76,10 +86,10 @@ impl Engines {
     /// Fails where a number was asked for that the machine's limit of memory mappings cannot hold.
     pub(crate) fn new(instances: u32) -> Result<Engines, HostError> {
         let instances_max = preflight(instances, max_map_count())?;
-        let p3_instances = (instances_max / P3_SHARE).max(INSTANCES_MIN);
+        let p3_instances_max = (instances_max / P3_SHARE).max(INSTANCES_MIN);
         let p2 = pooled(WasiVersion::P2, instances_max)?;
-        let p3 = pooled(WasiVersion::P3, p3_instances)?;
-        Ok(Engines { p2, p3, instances_max })
+        let p3 = pooled(WasiVersion::P3, p3_instances_max)?;
+        Ok(Engines { p2, p3, instances_max, p3_instances_max })
     }
 
     pub(crate) fn of(&self, version: WasiVersion) -> &Engine {
@@ -94,6 +104,14 @@ impl Engines {
         self.p2.increment_epoch();
         self.p3.increment_epoch();
     }
+}
+
+/// How many seats an instance of the component takes, by its memories and tables; at least one.
+pub(crate) fn weight(component: &Component) -> u32 {
+    // A component whose needs are not known before imports modules, which the linker has none of.
+    component.resources_required().map_or(MEMORIES_MAX, |needs| {
+        needs.num_memories.max(needs.num_tables.div_ceil(TABLES_PER_SEAT)).max(1)
+    })
 }
 
 /// What compiled code of an engine is compatible with: part of the cache's keys.
@@ -132,15 +150,16 @@ fn pooled(version: WasiVersion, instances: u32) -> Result<Engine, HostError> {
     };
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
-        .total_core_instances(instances.saturating_mul(4))
+        // A count only, which takes no memory: what an instance's seats are weighed by is its memories and tables.
+        .total_core_instances(instances.saturating_mul(CORE_INSTANCES_MAX))
         .total_memories(instances)
-        .total_tables(instances.saturating_mul(2))
+        .total_tables(instances.saturating_mul(TABLES_PER_SEAT))
         .total_stacks(stacks)
         .max_core_instance_size(INSTANCE_BYTES_MAX)
         .max_component_instance_size(INSTANCE_BYTES_MAX)
-        .max_core_instances_per_component(200)
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
         .max_tables_per_component(64)
-        .max_memories_per_component(32)
+        .max_memories_per_component(MEMORIES_MAX)
         .table_elements(TABLE_ELEMENTS_MAX)
         .linear_memory_keep_resident(MEMORY_KEEP_RESIDENT)
         .table_keep_resident(TABLE_KEEP_RESIDENT)
@@ -204,6 +223,22 @@ mod tests {
         assert!(message.contains("sysctl -w vm.max_map_count="), "{message}");
         let small = preflight(0, Some(10_000)).expect("fits");
         assert!(mappings(small) <= 10_000 && small > 100, "{small}");
+    }
+
+    #[test]
+    fn components_take_seats_by_their_memories_and_tables() {
+        let engine = compiling(WasiVersion::P2).expect("an engine");
+        let of = |text: &str| {
+            let wasm = wat::parse_str(text).expect("valid text");
+            weight(&Component::new(&engine, wasm).expect("a component"))
+        };
+        assert_eq!(of("(component)"), 1);
+        let memories = "(component (core module $m (memory 1) (table 1 funcref))
+            (core instance (instantiate $m)) (core instance (instantiate $m)) (core instance (instantiate $m)))";
+        assert_eq!(of(memories), 3);
+        let tables = "(component (core module $m (table 1 funcref) (table 1 funcref) (table 1 funcref))
+            (core instance (instantiate $m)))";
+        assert_eq!(of(tables), 2);
     }
 
     #[test]

@@ -4,13 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-
 use crate::artifact::{Artifact, Artifacts, PrepareError};
 use crate::engine::Engines;
 use crate::executor::Executor;
+use crate::limits::{self, MemoryAccount};
 use crate::net::Namespace;
 use crate::sandbox::{Pod, PodLimits};
+use crate::seats::Seats;
 
 /// How a host is made.
 #[derive(Debug, Clone, Default)]
@@ -75,8 +75,10 @@ pub(crate) struct Inner {
     pub(crate) engines: Arc<Engines>,
     pub(crate) artifacts: Artifacts,
     pub(crate) executor: Executor,
-    /// One permit a live instance.
-    pub(crate) seats: Arc<Semaphore>,
+    /// Places for live instances.
+    pub(crate) seats: Seats,
+    /// The memory of all guests together.
+    pub(crate) memory: Arc<MemoryAccount>,
     pub(crate) runtime: tokio::runtime::Handle,
 }
 
@@ -93,9 +95,11 @@ impl Host {
         let ticked = Arc::clone(&engines);
         let executor =
             Executor::start(threads, &runtime, move || ticked.tick()).map_err(HostError::Threads)?;
-        let seats = Arc::new(Semaphore::new(engines.instances_max as usize));
-        tracing::info!(threads, instances = engines.instances_max, "sandbox ready");
-        Ok(Host { inner: Arc::new(Inner { engines, artifacts, executor, seats, runtime }) })
+        let seats = Seats::new(&engines);
+        let memory_bytes = limits::guests_memory();
+        let memory = MemoryAccount::new(memory_bytes, None);
+        tracing::info!(threads, instances = engines.instances_max, memory_bytes, "sandbox ready");
+        Ok(Host { inner: Arc::new(Inner { engines, artifacts, executor, seats, memory, runtime }) })
     }
 
     /// Makes a file ready to run: compiled, or loaded from the cache, and linked.
@@ -117,7 +121,7 @@ impl Host {
 
     /// Instances that may still be made.
     pub fn instances_free(&self) -> usize {
-        self.inner.seats.available_permits()
+        (self.inner.engines.instances_max as usize).saturating_sub(self.inner.seats.taken())
     }
 
     /// Components that were compiled, and not found in a cache, since the start.

@@ -10,20 +10,24 @@ mod p2;
 mod p3;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
 use crate::artifact::Pre;
 use crate::exit::{self, Exit};
-use crate::net::{HttpBody, HttpError, HttpService, NetError};
+use crate::net::{BoxError, HttpBody, HttpError, HttpService, NetError};
 use crate::sandbox::Sandbox;
 
 pub(crate) use outgoing::{OUTGOING_MAX, OutgoingHttp};
@@ -54,8 +58,10 @@ pub(crate) fn start(sandbox: &Arc<Sandbox>, port: u16, timeout: Duration) -> Res
     runtime.spawn(sweep(Arc::clone(&server)));
     runtime.spawn(async move {
         listen::serve(&server, listener, service).await;
-        server.sandbox.grants.namespace.withdraw_http(port);
-        // All permits are free once the last request is done.
+        // Also where the listener failed without anybody asking for a stop.
+        server.sandbox.grants.namespace.withdraw_http();
+        // All permits are free once the last request is done and its response has gone out; while they are waited
+        // for, no other request gets one.
         let drained = server.in_flight.acquire_many(IN_FLIGHT_MAX as u32);
         let ended = &server.sandbox.ended;
         let exit = tokio::select! {
@@ -84,9 +90,12 @@ struct Call {
     /// Its response has no body whatever its headers say.
     is_head: bool,
     reply: Reply,
-    /// Free again when the guest is done with the request.
-    permit: OwnedSemaphorePermit,
+    /// Free again when the guest is done with the request and the response's body has ended.
+    permit: Permit,
 }
+
+/// A request's place among those under way, held by the guest that serves it and by its response's body.
+type Permit = Arc<OwnedSemaphorePermit>;
 
 struct Service {
     server: Arc<Server>,
@@ -105,12 +114,17 @@ impl Server {
         if sandbox.ended.is_cancelled() {
             return Err(unavailable("the container has ended"));
         }
-        if sandbox.stop.is_cancelled() {
-            return Err(unavailable("the container is stopping"));
-        }
-        let permit = Arc::clone(&self.in_flight)
-            .try_acquire_owned()
-            .map_err(|_| unavailable("too many requests are under way"))?;
+        // A request that comes while it stops was on its way before: it is served until the last ones are waited for.
+        let permit = Arc::clone(&self.in_flight).try_acquire_owned().map_err(|_| {
+            let stopping = sandbox.stop.is_cancelled();
+            unavailable(if stopping {
+                "the container is stopping"
+            } else {
+                "too many requests are under way"
+            })
+        })?;
+        let permit = Arc::new(permit);
+        let held = Arc::clone(&permit);
         let is_head = request.method() == http::Method::HEAD;
         let request = complete(request, sandbox.grants.namespace.hostname())?;
         let (reply, response) = oneshot::channel();
@@ -118,8 +132,11 @@ impl Server {
         let deadline = Instant::now() + self.timeout;
         self.busy.notify_one();
         match &sandbox.artifact.pre {
-            Pre::HttpP2(_) => p2::call(self, call, response, deadline).await,
-            Pre::HttpP3(_) => p3::call(self, call, response, deadline).await,
+            Pre::HttpP2(_) => Ok(holding(p2::call(self, call, response, deadline).await?, held)),
+            Pre::HttpP3(_) => {
+                let (response, waiting) = p3::call(self, call, response, deadline).await?;
+                Ok(holding(response, (held, waiting)))
+            }
             Pre::CommandP2(_) | Pre::CommandP3(_) => Err(unavailable("not an HTTP component")),
         }
     }
@@ -148,6 +165,40 @@ impl Server {
             Exit::HostFault { message } => HttpError::Unavailable { reason: message },
             Exit::Completed { .. } | Exit::Trapped { .. } => HttpError::Failed { reason },
         }
+    }
+}
+
+/// The response, with something that is kept until its body has ended or is dropped.
+fn holding<T: Send + Unpin + 'static>(response: Response<HttpBody>, held: T) -> Response<HttpBody> {
+    response.map(|body| Holding { body, held: Some(held) }.boxed_unsync())
+}
+
+struct Holding<T> {
+    body: HttpBody,
+    held: Option<T>,
+}
+
+impl<T: Unpin> Body for Holding<T> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            self.held = None;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

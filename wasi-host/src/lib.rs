@@ -18,6 +18,7 @@ mod linker;
 pub mod logs;
 pub mod net;
 mod sandbox;
+mod seats;
 pub mod sockets;
 mod stdin;
 

@@ -1,5 +1,6 @@
 //! Memory and handles: what a guest may hold, counted for its container and its pod together.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -28,6 +29,9 @@ pub(crate) const TABLE_ELEMENTS_MAX: usize = 100_000;
 /// Bytes of a table's element on the host.
 const TABLE_ELEMENT_BYTES: usize = 8;
 
+/// The part of this machine's memory that is kept for the host itself and for what else runs beside it.
+const HOST_PART: u64 = 8;
+
 /// The name of the resource whose limit ends a container as `OOMKilled`.
 pub(crate) const MEMORY: &str = "memory";
 
@@ -44,7 +48,7 @@ pub(crate) struct MemoryAccount {
     limit: Option<u64>,
     used: AtomicU64,
     exceeded: AtomicBool,
-    /// The pod's account, where this one is a container's.
+    /// The pod's account, where this one is a container's; the host's, where it is a pod's.
     parent: Option<Arc<MemoryAccount>>,
 }
 
@@ -182,6 +186,28 @@ impl ResourceLimiter for StoreLimiter {
     }
 }
 
+/// Bytes that all guests of this process may hold: most of the memory that it has, so that a guest is ended for want
+/// of memory before this process is. `None` where the machine does not say.
+pub(crate) fn guests_memory() -> Option<u64> {
+    let info = rustix::system::sysinfo();
+    let total = info.totalram.checked_mul(u64::from(info.mem_unit))?;
+    let total = cgroup_memory().map_or(total, |limit| limit.min(total));
+    (total > 0).then(|| total - total / HOST_PART)
+}
+
+/// The least limit of memory of this process' control group (version 2) and those above it.
+fn cgroup_memory() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let root = Path::new("/sys/fs/cgroup");
+    root.join(own).ancestors().take_while(|group| group.starts_with(root)).filter_map(limit_of).min()
+}
+
+fn limit_of(group: &Path) -> Option<u64> {
+    // "max" is no limit and no number.
+    std::fs::read_to_string(group.join("memory.max")).ok()?.trim().parse().ok()
+}
+
 /// Sets the bounds that every store has.
 pub(crate) fn bound_store<T>(mut store: StoreContextMut<'_, T>) {
     store.set_hostcall_fuel(HOSTCALL_FUEL);
@@ -191,6 +217,18 @@ pub(crate) fn bound_store<T>(mut store: StoreContextMut<'_, T>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_host_bounds_pods_that_have_no_limit() {
+        assert!(guests_memory().is_some_and(|bytes| bytes > 1 << 20));
+        let host = MemoryAccount::new(Some(100), None);
+        let pod = MemoryAccount::new(None, Some(Arc::clone(&host)));
+        let container = MemoryAccount::new(None, Some(pod));
+        let mut limiter = StoreLimiter::new(Arc::clone(&container));
+        assert!(limiter.memory_growing(0, 101, None).is_err());
+        assert!(container.exceeded());
+        assert_eq!((container.used(), host.used()), (0, 0));
+    }
 
     #[test]
     fn a_pod_limits_the_sum_of_its_containers_and_gets_memory_back() {

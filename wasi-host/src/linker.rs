@@ -3,10 +3,13 @@
 //! Nothing is inherited from the process. A guest has the clocks and random numbers, its own arguments, environment,
 //! output, directories and network namespace, and nothing that is not named here.
 
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use rustix::fs::{Mode, OFlags};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
@@ -18,6 +21,7 @@ use crate::http::OutgoingHttp;
 use crate::limits::{MemoryAccount, RANDOM_BYTES_MAX, RESOURCES_MAX, StoreLimiter};
 use crate::logs::{LogSink, LogStream};
 use crate::net::Namespace;
+use crate::seats::Seat;
 use crate::sockets::{self, SocketCtxView, SocketView};
 use crate::stdin::OpenStdin;
 
@@ -25,21 +29,53 @@ use crate::stdin::OpenStdin;
 const FIELDS_BYTES_MAX: usize = 128 << 10;
 
 /// A directory of the host that a guest sees.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Mount {
-    /// The directory on the host.
+    /// The directory on the host; for messages only where `pin` is set.
     pub host: PathBuf,
+    /// The directory itself, opened where its path was checked: what guests do to that path later changes nothing.
+    /// Without it, the path is opened once, when the container is started.
+    pub pin: Option<Arc<OwnedFd>>,
     /// Its absolute path in the guest.
     pub guest: String,
     /// Nothing under it can be changed by the guest.
     pub read_only: bool,
 }
 
+/// A mount whose directory was found once and for all.
+pub(crate) struct PinnedMount {
+    dir: Arc<OwnedFd>,
+    guest: String,
+    read_only: bool,
+}
+
+impl PinnedMount {
+    /// Opens the mount's directory, where that has not been done. Fails where it cannot be read as a directory.
+    pub(crate) fn new(mount: &Mount) -> io::Result<PinnedMount> {
+        let dir = match &mount.pin {
+            Some(pin) => Arc::clone(pin),
+            None => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                Arc::new(rustix::fs::open(&mount.host, flags, Mode::empty())?)
+            }
+        };
+        let pinned = PinnedMount { dir, guest: mount.guest.clone(), read_only: mount.read_only };
+        // Fails here rather than in the guest's task: the caller can say what is wrong with the spec.
+        std::fs::read_dir(pinned.path())?;
+        Ok(pinned)
+    }
+
+    /// A path that leads to the open directory, wherever its own path leads by now.
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.dir.as_raw_fd()))
+    }
+}
+
 /// What one container's instances are given.
 pub(crate) struct Grants {
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
-    pub(crate) mounts: Vec<Mount>,
+    pub(crate) mounts: Vec<PinnedMount>,
     pub(crate) stdout: Arc<dyn LogSink>,
     pub(crate) stderr: Arc<dyn LogSink>,
     /// Standard input waits until this is cancelled and ends then; without it, it is at its end from the start.
@@ -52,7 +88,7 @@ pub(crate) struct Grants {
 
 impl Grants {
     /// The data of a new store. Fails where a mounted directory cannot be opened.
-    pub(crate) fn state(&self, seat: OwnedSemaphorePermit) -> wasmtime::Result<State> {
+    pub(crate) fn state(&self, seat: Seat) -> wasmtime::Result<State> {
         let mut builder = WasiCtx::builder();
         builder
             .args(&self.args)
@@ -65,7 +101,7 @@ impl Grants {
         }
         for mount in &self.mounts {
             let permissions = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
-            builder.preopened_dir(&mount.host, &mount.guest, permissions)?;
+            builder.preopened_dir(mount.path(), &mount.guest, permissions)?;
         }
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(FIELDS_BYTES_MAX);
@@ -93,8 +129,8 @@ pub(crate) struct State {
     outgoing: OutgoingHttp,
     namespace: Namespace,
     pub(crate) limiter: StoreLimiter,
-    /// One of the live instances that the host admits.
-    _seat: OwnedSemaphorePermit,
+    /// Its part of the live instances that the host admits.
+    _seat: Seat,
 }
 
 impl WasiView for State {
@@ -130,4 +166,32 @@ pub(crate) fn linker(engine: &Engine, version: WasiVersion) -> wasmtime::Result<
         sockets::add_p3_to_linker(&mut linker)?;
     }
     Ok(linker)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pinned_directory_stays_the_same_whatever_takes_its_place() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (host, other) = (dir.path().join("volume"), dir.path().join("secrets"));
+        for (path, file) in [(&host, "mine"), (&other, "theirs")] {
+            std::fs::create_dir(path).expect("made");
+            std::fs::write(path.join(file), "").expect("written");
+        }
+        let pin = Some(Arc::new(OwnedFd::from(std::fs::File::open(&host).expect("there"))));
+        let mount = Mount { host: host.clone(), pin: None, guest: "/data".to_owned(), read_only: false };
+        let opened = PinnedMount::new(&mount).expect("there");
+        std::fs::rename(&host, dir.path().join("moved")).expect("moved");
+        std::os::unix::fs::symlink(&other, &host).expect("linked");
+        let pinned = PinnedMount::new(&Mount { pin, ..mount }).expect("there");
+        for mount in [opened, pinned] {
+            let mut builder = WasiCtx::builder();
+            builder.preopened_dir(mount.path(), &mount.guest, FsPerms::ReadOnly).expect("opened");
+            let names = std::fs::read_dir(mount.path()).expect("readable").flatten();
+            let names: Vec<_> = names.map(|entry| entry.file_name()).collect();
+            assert_eq!(names, ["mine"]);
+        }
+    }
 }

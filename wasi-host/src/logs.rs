@@ -20,6 +20,10 @@ pub const LINE_BYTES_MAX: usize = 16 * 1024;
 /// Bytes that a guest may write at once.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
 
+/// Lines that one call of a guest hands on: short lines cost the most, and what runs here cannot be interrupted. The
+/// rest stays pending, and other guests come first.
+const LINES_PER_CALL_MAX: usize = 256;
+
 /// Where a container's output goes. Called from guest threads: it must not block.
 pub trait LogSink: Send + Sync + 'static {
     /// Takes one line with its newline, or a piece of a line of more than [`LINE_BYTES_MAX`] bytes, or at a stream's
@@ -56,9 +60,10 @@ struct Lines {
 impl Lines {
     /// Takes all of `bytes`; the caller has seen that [`Lines::drain`] left no whole line behind.
     fn accept(&mut self, bytes: &[u8]) {
-        let mut rest = bytes;
+        let (mut rest, mut left) = (bytes, LINES_PER_CALL_MAX);
         // Whole lines go by without a copy where nothing waits before them.
-        while self.pending.is_empty()
+        while left > 0
+            && self.pending.is_empty()
             && let Some(end) = rest.iter().take(LINE_BYTES_MAX).position(|byte| *byte == b'\n')
         {
             let (line, after) = rest.split_at(end + 1);
@@ -66,38 +71,64 @@ impl Lines {
                 break;
             }
             rest = after;
+            left -= 1;
         }
         self.pending.extend_from_slice(rest);
-        self.drain();
+        self.drain(&mut left);
     }
 
-    /// Hands whole lines and full pieces on; true where none is left.
-    fn drain(&mut self) -> bool {
+    /// Hands whole lines and full pieces on, at most as many as are left, which is counted down.
+    fn drain(&mut self, left: &mut usize) -> Drained {
         let mut start = 0;
-        let mut emptied = true;
-        while let Some(length) = next_line(&self.pending[start..]) {
-            if self.sink.write(&self.pending[start..start + length]) == 0 {
-                emptied = false;
-                break;
+        let drained = loop {
+            let Some(length) = next_line(&self.pending[start..]) else {
+                break Drained::All;
+            };
+            if *left == 0 {
+                break Drained::Enough;
             }
+            if self.sink.write(&self.pending[start..start + length]) == 0 {
+                break Drained::Refused;
+            }
+            *left -= 1;
             start += length;
-        }
+        };
         self.pending.drain(..start);
-        emptied
+        drained
     }
 
     fn poll_drained(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        // A sink may be ready and refuse once more where another stream took its room: then it is asked again.
-        while !self.drain() {
-            std::task::ready!(self.sink.poll_ready(context));
+        let mut left = LINES_PER_CALL_MAX;
+        loop {
+            match self.drain(&mut left) {
+                Drained::All => return Poll::Ready(()),
+                Drained::Enough => {
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                // A sink may be ready and refuse once more where another stream took its room: it is asked again.
+                Drained::Refused => std::task::ready!(self.sink.poll_ready(context)),
+            }
         }
-        Poll::Ready(())
     }
+}
+
+/// How far pending lines were handed on.
+#[derive(PartialEq, Eq)]
+enum Drained {
+    /// No whole line is left.
+    All,
+    /// The call has handed on as many as it may.
+    Enough,
+    /// The sink has no room.
+    Refused,
 }
 
 impl Drop for Lines {
     fn drop(&mut self) {
-        self.drain();
+        // At most one write's worth.
+        let mut left = usize::MAX;
+        self.drain(&mut left);
         if !self.pending.is_empty() {
             // A sink that is full at the end loses the line that the guest never finished.
             self.sink.write(&self.pending);
@@ -148,7 +179,9 @@ impl OutputStream for LogStream {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(if self.lines.lock().drain() { WRITE_BYTES_MAX } else { 0 })
+        let mut left = LINES_PER_CALL_MAX;
+        let drained = self.lines.lock().drain(&mut left);
+        Ok(if drained == Drained::All { WRITE_BYTES_MAX } else { 0 })
     }
 }
 
@@ -212,6 +245,23 @@ mod tests {
         let lines = sink.lines.lock();
         assert_eq!(lines[..2], [b"one\n".to_vec(), b"two\n".to_vec()]);
         assert_eq!((lines[2].len(), lines[3].as_slice()), (LINE_BYTES_MAX, &b"xxx"[..]));
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_lines_gives_way_and_loses_nothing() {
+        let sink = narrow(usize::MAX);
+        let mut stream = LogStream::new(sink.clone());
+        stream.write(Bytes::from(vec![b'\n'; 1000])).expect("taken");
+        assert_eq!(sink.lines.lock().len(), LINES_PER_CALL_MAX);
+        assert_eq!(stream.check_write().expect("open"), 0);
+        let mut polls = 0;
+        let mut ready = std::pin::pin!(stream.ready());
+        std::future::poll_fn(|context| {
+            polls += 1;
+            ready.as_mut().poll(context)
+        })
+        .await;
+        assert_eq!((polls, sink.lines.lock().len()), (2, 1000));
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub struct NetLimits {
     pub sockets_max: usize,
     /// Bytes that one direction of a connection holds.
     pub pipe_bytes: usize,
-    /// Bytes that all pipes of the pod hold before each is squeezed to a few KiB, as the kernel does under pressure.
+    /// Bytes that all pipes and mailboxes of the pod hold before each is squeezed to a few KiB, as the kernel does under pressure.
     pub buffered_bytes_max: usize,
     /// Connections that wait for an accept at one listener, whatever backlog the guest asks for.
     pub backlog_max: usize,

@@ -15,9 +15,10 @@ use crate::exit::{self, Exit};
 use crate::host;
 use crate::http::{self, OUTGOING_MAX};
 use crate::limits::{MemoryAccount, bound_store};
-use crate::linker::{Grants, Mount, State};
+use crate::linker::{Grants, Mount, PinnedMount, State};
 use crate::logs::LogSink;
 use crate::net::{Namespace, NetError};
+use crate::seats::{Full, Share};
 
 /// The port that an HTTP component without one is served on.
 const HTTP_PORT_DEFAULT: u16 = 80;
@@ -92,6 +93,12 @@ pub enum StartError {
         /// Live instances that the host admits.
         limit: u32,
     },
+    /// The container has all the instances that one may have.
+    #[error("this container runs all {limit} instances that one may have")]
+    ContainerInstances {
+        /// Live instances of one container that the host admits.
+        limit: u32,
+    },
     /// A directory that the container mounts cannot be opened.
     #[error("cannot mount {host} at {guest}: {message}")]
     Mount {
@@ -135,7 +142,7 @@ struct PodInner {
 
 impl Pod {
     pub(crate) fn new(host: Arc<host::Inner>, limits: PodLimits, namespace: Namespace) -> Pod {
-        let memory = MemoryAccount::new(limits.memory_bytes, None);
+        let memory = MemoryAccount::new(limits.memory_bytes, Some(Arc::clone(&host.memory)));
         let quota = limits.cpu_quota.map(|cores| Arc::new(Bucket::new(cores)));
         let cpu_ns = Arc::new(AtomicU64::new(0));
         Pod { inner: Arc::new(PodInner { host, limits, namespace, memory, quota, cpu_ns }) }
@@ -153,14 +160,8 @@ impl Pod {
 
     /// Starts a container. It runs until it ends, is killed, or the last clone of its handle is dropped.
     pub fn start(&self, spec: ContainerSpec) -> Result<Container, StartError> {
-        let sandbox = Arc::new(self.sandbox(&spec));
-        // Fails here rather than in the guest's task: the caller can say what is wrong with the spec.
-        for mount in &spec.mounts {
-            if let Err(error) = std::fs::read_dir(&mount.host) {
-                let (host, guest) = (mount.host.display().to_string(), mount.guest.clone());
-                return Err(StartError::Mount { host, guest, message: error.to_string() });
-            }
-        }
+        let mounts = spec.mounts.iter().map(pinned).collect::<Result<_, _>>()?;
+        let sandbox = Arc::new(self.sandbox(&spec, mounts));
         match spec.artifact.entry() {
             Entry::Command => start_command(&sandbox)?,
             Entry::HttpP2 | Entry::HttpP3 => {
@@ -173,7 +174,7 @@ impl Pod {
         Ok(Container { handle: Arc::new(Handle { sandbox }) })
     }
 
-    fn sandbox(&self, spec: &ContainerSpec) -> Sandbox {
+    fn sandbox(&self, spec: &ContainerSpec, mounts: Vec<PinnedMount>) -> Sandbox {
         let pod = &self.inner;
         let own_quota = spec.limits.cpu_quota.map(|cores| Arc::new(Bucket::new(cores)));
         let buckets = own_quota.into_iter().chain(pod.quota.clone()).collect();
@@ -186,11 +187,12 @@ impl Pod {
         let grants = Grants {
             args: spec.args.clone(),
             env: spec.env.clone(),
-            mounts: spec.mounts.clone(),
+            mounts,
             stdout: Arc::clone(&spec.stdout),
             stderr: Arc::clone(&spec.stderr),
             stdin_until: (!spec.stdin_closed).then(|| stop.clone()),
-            namespace: pod.namespace.clone(),
+            // What the container listens on is its own: it can be stopped by itself.
+            namespace: pod.namespace.scoped(),
             memory: Arc::clone(&memory),
             outgoing: Arc::new(Semaphore::new(OUTGOING_MAX)),
         };
@@ -199,6 +201,7 @@ impl Pod {
             group: pod.host.executor.group(weight, buckets, Arc::clone(&pod.cpu_ns)),
             host: Arc::clone(&pod.host),
             artifact: Arc::clone(&spec.artifact),
+            share: pod.host.seats.share(spec.artifact.version()),
             grants,
             memory,
             stop,
@@ -207,6 +210,14 @@ impl Pod {
             exit: watch::Sender::new(None),
         }
     }
+}
+
+fn pinned(mount: &Mount) -> Result<PinnedMount, StartError> {
+    PinnedMount::new(mount).map_err(|error| StartError::Mount {
+        host: mount.host.display().to_string(),
+        guest: mount.guest.clone(),
+        message: error.to_string(),
+    })
 }
 
 /// A component that runs. Cheap to clone; dropping the last clone kills it.
@@ -236,12 +247,13 @@ impl Container {
         self.handle.sandbox.exit.borrow().clone()
     }
 
-    /// Asks it to end: standard input ends; a program's pod accepts no more connections; an HTTP component finishes
-    /// the requests that it has and then ends with code 0. A program may take as long as it likes, or refuse.
-    ///
-    /// A program's listeners are its pod's: all of them are closed.
+    /// Asks it to end: standard input ends; a program's own listeners accept no more connections; an HTTP component
+    /// is called no more, finishes the requests that it has and then ends with code 0. A program may take as long as
+    /// it likes, or refuse.
     pub fn stop(&self) {
         let sandbox = &self.handle.sandbox;
+        // First, so that callers go elsewhere rather than come too late.
+        sandbox.grants.namespace.withdraw_http();
         sandbox.stop.cancel();
         if sandbox.artifact.entry() == Entry::Command {
             sandbox.grants.namespace.close_listeners();
@@ -278,6 +290,8 @@ pub(crate) struct Sandbox {
     pub(crate) host: Arc<host::Inner>,
     pub(crate) group: Arc<Group>,
     pub(crate) artifact: Arc<Artifact>,
+    /// Its part of the host's instances.
+    share: Share,
     pub(crate) grants: Grants,
     pub(crate) memory: Arc<MemoryAccount>,
     /// Cancelled when the container is asked to stop.
@@ -292,10 +306,10 @@ pub(crate) struct Sandbox {
 impl Sandbox {
     /// A new store with all its limits, ready for an instance.
     pub(crate) fn store(&self) -> Result<Store<State>, StartError> {
-        let limit = self.host.engines.instances_max;
-        let seat = Arc::clone(&self.host.seats)
-            .try_acquire_owned()
-            .map_err(|_| StartError::TooManyInstances { limit })?;
+        let seat = self.share.take(self.artifact.weight).map_err(|full| match full {
+            Full::Host(limit) => StartError::TooManyInstances { limit },
+            Full::Container(limit) => StartError::ContainerInstances { limit },
+        })?;
         let failed = |error: wasmtime::Error| StartError::Sandbox { message: format!("{error:#}") };
         let state = self.grants.state(seat).map_err(failed)?;
         let engine = self.host.engines.of(self.artifact.version());
@@ -335,6 +349,7 @@ impl Sandbox {
     }
 
     fn kill(&self) {
+        self.grants.namespace.withdraw_http();
         self.stop.cancel();
         self.group.kill();
         self.ended.cancel();

@@ -24,7 +24,7 @@ use crate::{
     link::FromLink,
     log_streams::LogStreams,
     network::NetworkObjects,
-    usage,
+    usage, volumes,
 };
 
 /// Events that wait for the loop.
@@ -134,7 +134,8 @@ impl App {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Link(FromLink::Up(welcome)) => {
+            Event::Link(FromLink::Up { number, welcome }) => {
+                self.logs.linked(number);
                 self.seen.clear();
                 self.link_synced = false;
                 let addresses = welcome.control_addresses;
@@ -314,16 +315,23 @@ impl App {
         self.dirty.extend(all.cloned().collect::<Vec<_>>());
     }
 
-    /// Removes what pods of an earlier life left behind that are not wanted any more.
+    /// Removes what pods of an earlier life left behind that are not wanted any more. What that is, is settled here,
+    /// before any pod of this life has a directory; only the removal takes its time.
     fn clean_up(&self) {
-        let wanted: BTreeSet<String> = self.desired.pods.keys().map(ToString::to_string).collect();
         let context = self.executor.context();
-        let (logs, pods_dir) = (context.logs.clone(), context.pods_dir.clone());
+        let mut left = Vec::new();
+        for root in [context.logs.root(), &*context.pods_dir] {
+            match volumes::left_over(root, |uid| self.desired.pods.contains_key(uid)) {
+                Ok(found) => left.extend(found),
+                Err(error) => {
+                    tracing::warn!(path = %root.display(), %error, "what former pods left cannot be listed")
+                }
+            }
+        }
         tokio::task::spawn_blocking(move || {
-            let volumes = crate::logs::Logs::new(pods_dir).retain(|uid| wanted.contains(uid));
-            for cleaned in [logs.retain(|uid| wanted.contains(uid)), volumes] {
-                if let Err(error) = cleaned {
-                    tracing::warn!(%error, "what former pods left behind could not be removed");
+            for path in left {
+                if let Err(error) = volumes::remove_dir(&path) {
+                    tracing::warn!(path = %path.display(), %error, "what a former pod left cannot be removed");
                 }
             }
         });
@@ -346,8 +354,10 @@ impl App {
     }
 
     fn log_request(&mut self, request: LogRequest) {
-        let state = self.observed.pods.get(request.pod_uid.as_str());
-        self.logs.serve(request, state);
+        let uid = request.pod_uid.as_str();
+        let pod = self.desired.pods.get(uid).map(|pod| &**pod);
+        let state = self.observed.pods.get(uid);
+        self.logs.serve(request, pod, state);
     }
 
     /// Pods whose time has come.

@@ -113,11 +113,12 @@ struct Known {
 
 impl Artifacts {
     pub fn new(root: PathBuf, allow_local: bool, registry: Registry) -> io::Result<Self> {
-        fs::create_dir_all(root.join("sha256"))?;
-        fs::create_dir_all(root.join("images"))?;
+        for dir in [root.clone(), root.join("sha256"), root.join("images")] {
+            crate::private::create_dir(&dir)?;
+        }
         // What interrupted downloads left behind.
         crate::volumes::remove_dir(&root.join("tmp"))?;
-        fs::create_dir_all(root.join("tmp"))?;
+        crate::private::create_dir(&root.join("tmp"))?;
         Ok(Self {
             root,
             allow_local,

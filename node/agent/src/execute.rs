@@ -117,7 +117,7 @@ impl Executor {
                 self.pull(At { uid, container, attempt }, image, policy);
             }
             Action::Start { uid, container, attempt, plan } => {
-                self.start(At { uid, container, attempt }, pod.clone(), *plan);
+                return self.start(At { uid, container, attempt }, pod.clone(), *plan);
             }
             Action::Probe { uid, container, attempt, kind, check, timeout } => {
                 let namespace = self.runtimes.get(&uid)?.namespace.clone();
@@ -125,7 +125,9 @@ impl Executor {
                 let from = SocketAddr::new(from.into(), PROBE_PORT);
                 let at = At { uid, container, attempt };
                 self.background(async move {
-                    let checked = probes::check(&namespace, from, &check, timeout).await;
+                    let checked =
+                        guarded(async move { probes::check(&namespace, from, &check, timeout).await });
+                    let checked = checked.await.unwrap_or_else(Err);
                     let (success, output) =
                         checked.map_or_else(|output| (false, output), |()| (true, String::new()));
                     at.news(News::Probed { kind, success, output })
@@ -252,48 +254,56 @@ impl Executor {
         self.background(async move {
             let events = context.events.clone();
             let begun = at.clone();
-            let mut started = None;
-            let pulled = context
-                .artifacts
-                .pull(&image, policy, || {
-                    started = Some(tokio::spawn(async move {
-                        let _ = events.send(Event::Observed(begun.news(News::PullStarted))).await;
-                    }));
-                })
-                .await;
-            // Its news comes before the outcome's.
-            if let Some(started) = started {
-                let _ = started.await;
-            }
-            match pulled {
-                Ok(present) => at.news(News::Pulled { image_id: present.image_id, fetched: present.fetched }),
-                Err(error) => {
-                    tracing::debug!(image, %error, "pull failed");
-                    at.news(News::PullFailed {
-                        reason: error.reason().to_owned(),
-                        message: error.to_string(),
+            let pulled = guarded(async move {
+                let mut started = None;
+                let pulled = context
+                    .artifacts
+                    .pull(&image, policy, || {
+                        started = Some(tokio::spawn(async move {
+                            let _ = events.send(Event::Observed(begun.news(News::PullStarted))).await;
+                        }));
                     })
+                    .await;
+                // Its news comes before the outcome's.
+                if let Some(started) = started {
+                    let _ = started.await;
                 }
+                pulled.map_err(|error| {
+                    tracing::debug!(image, %error, "pull failed");
+                    (error.reason().to_owned(), error.to_string())
+                })
+            });
+            match pulled.await.unwrap_or_else(|message| Err(("ErrImagePull".to_owned(), message))) {
+                Ok(present) => at.news(News::Pulled { image_id: present.image_id, fetched: present.fetched }),
+                Err((reason, message)) => at.news(News::PullFailed { reason, message }),
             }
         });
     }
 
-    fn start(&self, at: At, pod: Arc<Pod>, plan: StartPlan) {
-        let Some(runtime) = self.runtimes.get(&at.uid) else { return };
+    /// Starts a container. What comes of it is an event, whatever happens; a sandbox that has gone is said at once.
+    fn start(&self, at: At, pod: Arc<Pod>, plan: StartPlan) -> Option<Observation> {
+        let Some(runtime) = self.runtimes.get(&at.uid) else {
+            let message = "the pod's sandbox is gone".to_owned();
+            return Some(at.news(News::StartFailed { reason: CREATE_FAILED.to_owned(), message }));
+        };
         let (sandbox, context, starts) = (runtime.pod.clone(), self.context.clone(), self.starts.clone());
         let dir = self.volumes_dir(&at.uid);
         tokio::spawn(async move {
-            let permit = starts.acquire().await;
-            let started = start(&context, &sandbox, &at, &pod, plan, dir).await;
-            drop(permit);
+            let events = context.events.clone();
+            let of = at.clone();
+            let starting =
+                guarded(async move { start(&context, &sandbox, &of, &pod, plan, dir, &starts).await });
+            let started =
+                starting.await.unwrap_or_else(|message| Err(StartFailure { reason: CREATE_FAILED, message }));
             let event = match started {
                 Ok(container) => Event::Started { at, container },
                 Err(StartFailure { reason, message }) => {
                     Event::Observed(at.news(News::StartFailed { reason: reason.to_owned(), message }))
                 }
             };
-            let _ = context.events.send(event).await;
+            let _ = events.send(event).await;
         });
+        None
     }
 
     /// A container runs: from here on it is watched for its end.
@@ -313,7 +323,8 @@ impl Executor {
         }
         let (context, ended) = (self.context.clone(), at.clone());
         self.background(async move {
-            let exit = exit_of(container.wait().await);
+            let waited = guarded(async move { container.wait().await }).await;
+            let exit = waited.map_or_else(Exit::HostFault, exit_of);
             context.logs.end(&ended.uid, &ended.container);
             ended.news(News::Exited(exit))
         });
@@ -374,6 +385,17 @@ impl At {
     }
 }
 
+/// Runs a task to its end, or to the words for its panic: whoever waits for its outcome gets one.
+async fn guarded<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Result<T, String> {
+    tokio::spawn(task).await.map_err(|error| {
+        tracing::error!(%error, "a task of the node failed");
+        format!("internal error of the node: {error}")
+    })
+}
+
+/// The reason in `state.waiting` of a container that did not come to its start.
+const CREATE_FAILED: &str = "CreateContainerError";
+
 struct StartFailure {
     /// The reason in `state.waiting`.
     reason: &'static str,
@@ -387,13 +409,16 @@ async fn start(
     pod: &Pod,
     plan: StartPlan,
     volumes_dir: PathBuf,
+    starts: &Semaphore,
 ) -> Result<Container, StartFailure> {
-    let create = |message: String| StartFailure { reason: "CreateContainerError", message };
+    let create = |message: String| StartFailure { reason: CREATE_FAILED, message };
     let path = context
         .artifacts
         .path(&plan.image_id)
         .ok_or_else(|| create(format!("the image {} is not on this node any more", plan.image_id)))?;
     let artifact = context.host.prepare(&path).await.map_err(|error| create(error.to_string()))?;
+    // After the compiler: what it is busy with holds up no container that is ready to run.
+    let _permit = starts.acquire().await.map_err(|error| create(error.to_string()))?;
     let (logs, log_at) = (context.logs.clone(), at.clone());
     let mounts = plan.mounts;
     let prepared = tokio::task::spawn_blocking(move || {
@@ -436,5 +461,17 @@ fn exit_of(exit: coracle_wasi_host::Exit) -> Exit {
         Host::LimitExceeded { resource } => Exit::LimitExceeded(resource.to_owned()),
         Host::Killed => Exit::Killed,
         Host::HostFault { message } => Exit::HostFault(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_has_an_outcome() {
+        let failed = guarded(async { Vec::<u32>::new()[usize::from(true)] }).await;
+        assert!(failed.unwrap_err().contains("internal error of the node"));
+        assert_eq!(guarded(async { 7 }).await, Ok(7));
     }
 }

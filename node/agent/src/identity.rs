@@ -1,9 +1,8 @@
 //! Who this node is: its data dir, its name, its certificate. Joins once, then resumes.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -13,7 +12,7 @@ use thiserror::Error;
 
 use crate::{
     config::{JoinWith, NodeConfig},
-    machine,
+    machine, private,
 };
 
 /// What else a data dir may hold before its first use.
@@ -94,7 +93,7 @@ impl Identity {
     pub async fn obtain(config: &NodeConfig, advertise: &str) -> Result<Self, IdentityError> {
         let dir = config.data_dir.clone();
         let unusable = |source| IdentityError::DataDir { path: config.data_dir.clone(), source };
-        fs::create_dir_all(&dir).map_err(unusable)?;
+        private::create_dir(&dir).map_err(unusable)?;
         let lock = lock(&dir)?;
         let token = config.join.as_ref().map(|with| with.token.parse::<JoinToken>()).transpose()?;
         if dir.join(NODE).exists() {
@@ -136,6 +135,9 @@ impl Identity {
         let text = fs::read(dir.join(NODE)).map_err(|error| damaged(format!("{NODE}: {error}")))?;
         let kept: Kept =
             serde_json::from_slice(&text).map_err(|error| damaged(format!("{NODE}: {error}")))?;
+        for file in [NODE, "node.key"] {
+            private::close(&dir.join(file)).map_err(|error| damaged(format!("{file}: {error}")))?;
+        }
         let key_pem = fs::read_to_string(dir.join("node.key"))
             .map_err(|error| damaged(format!("node.key: {error}")))?;
         if token.is_some_and(|token| hex::encode(token.ca_pin) != kept.ca_pin) {
@@ -237,8 +239,7 @@ fn is_label(name: &str) -> bool {
 /// The data dir's lock, held until the file is closed.
 fn lock(dir: &Path) -> Result<File, IdentityError> {
     let unusable = |source| IdentityError::DataDir { path: dir.to_owned(), source };
-    let file =
-        OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(unusable)?;
+    let file = private::open_options().truncate(false).write(true).open(dir.join(LOCK)).map_err(unusable)?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(IdentityError::Locked { path: dir.to_owned() }),
@@ -260,7 +261,12 @@ fn is_empty(dir: &Path) -> io::Result<bool> {
 /// Replaces a file whole, on disk, for its owner's eyes.
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
+    // What an interrupted write left behind may have been made with another mode.
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = private::open_options().create_new(true).write(true).open(&fresh)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&fresh, path)?;
@@ -272,6 +278,8 @@ fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn token(pin: u8, role: Role) -> String {
@@ -299,6 +307,10 @@ mod tests {
         fs::write(dir.join("node.key"), "key").unwrap();
     }
 
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
     async fn error(config: &NodeConfig) -> String {
         Identity::obtain(config, "127.0.0.1:7443").await.unwrap_err().to_string()
     }
@@ -314,6 +326,8 @@ mod tests {
         assert_eq!(resumed.control_addresses, ["10.0.0.1:6443", "127.0.0.1:1"]);
         assert!(error(&config(dir.path(), None)).await.contains("in use by another process"));
         resumed.keep(&["10.0.0.2:6443".to_owned()]).unwrap();
+        assert_eq!(mode(dir.path()), 0o700, "set although it existed");
+        assert_eq!(mode(&dir.path().join(NODE)), 0o600);
         drop(resumed);
         let again = Identity::obtain(&config(dir.path(), None), "").await.unwrap();
         assert_eq!(again.control_addresses, ["10.0.0.2:6443"]);

@@ -17,6 +17,7 @@ mod logs;
 mod machine;
 mod network;
 mod node;
+mod private;
 mod probes;
 mod usage;
 mod volumes;

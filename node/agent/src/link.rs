@@ -54,7 +54,11 @@ pub struct LinkConfig {
 /// What the link tells the node.
 #[derive(Debug)]
 pub enum FromLink {
-    Up(Welcome),
+    /// A link is open. Links are numbered, growing: what answers an older one is not sent over a newer one.
+    Up {
+        number: u64,
+        welcome: Welcome,
+    },
     Down,
     Message(node_down::Body),
 }
@@ -63,7 +67,10 @@ pub enum FromLink {
 pub struct Outgoing {
     outbox: Arc<Mutex<Outbox>>,
     wake: Arc<Notify>,
-    log_chunks: mpsc::Receiver<LogChunk>,
+    /// With the number of the link that each answers.
+    log_chunks: mpsc::Receiver<(u64, LogChunk)>,
+    /// The present link's number.
+    number: u64,
 }
 
 impl Outgoing {
@@ -80,7 +87,11 @@ impl Outgoing {
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = sleep_until(due), if due.is_some() => {}
-                Some(chunk) = self.log_chunks.recv() => return NodeUp { body: Some(Body::LogChunk(chunk)) },
+                Some((number, chunk)) = self.log_chunks.recv() => {
+                    if number == self.number {
+                        return NodeUp { body: Some(Body::LogChunk(chunk)) };
+                    }
+                }
             }
         }
     }
@@ -97,7 +108,7 @@ impl Outgoing {
 pub struct LinkHandle {
     outbox: Arc<Mutex<Outbox>>,
     wake: Arc<Notify>,
-    logs: mpsc::Sender<LogChunk>,
+    logs: mpsc::Sender<(u64, LogChunk)>,
 }
 
 impl LinkHandle {
@@ -106,7 +117,7 @@ impl LinkHandle {
         let (logs, log_chunks) = mpsc::channel(LOG_QUEUE);
         let outbox = Arc::new(Mutex::new(Outbox::default()));
         let wake = Arc::new(Notify::new());
-        let outgoing = Outgoing { outbox: outbox.clone(), wake: wake.clone(), log_chunks };
+        let outgoing = Outgoing { outbox: outbox.clone(), wake: wake.clone(), log_chunks, number: 0 };
         (Self { outbox, wake, logs }, outgoing)
     }
 
@@ -116,9 +127,10 @@ impl LinkHandle {
         self.wake.notify_one();
     }
 
-    /// Where pieces of logs go; slow where the link is.
-    pub fn logs(&self) -> &mpsc::Sender<LogChunk> {
-        &self.logs
+    /// Sends a piece of a log that was asked for over the link of this number, and drops it where that link is not
+    /// there any more. Slow where the link is; fails once the node stops.
+    pub async fn send_log(&self, number: u64, chunk: LogChunk) -> Result<(), mpsc::error::SendError<()>> {
+        self.logs.send((number, chunk)).await.map_err(|_| mpsc::error::SendError(()))
     }
 }
 
@@ -168,7 +180,9 @@ impl Link {
                     tracing::info!(address, "linked to the cluster");
                     (wait, redirects) = (RETRY_MIN, 0);
                     *self.config.addresses.write() = merged(&welcome.control_addresses, &addresses, &address);
-                    if self.tell(FromLink::Up(welcome)).await.is_err() {
+                    self.outgoing.number += 1;
+                    let number = self.outgoing.number;
+                    if self.tell(FromLink::Up { number, welcome }).await.is_err() {
                         return;
                     }
                     let reason = self.pump(session).await;
@@ -289,4 +303,21 @@ fn merged(members: &[String], old: &[String], answered: &str) -> Vec<String> {
     let mut all = vec![answered.to_owned()];
     all.extend(known.iter().filter(|address| *address != answered && !address.is_empty()).cloned());
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_gets_nothing_of_an_older_link() {
+        let (handle, mut outgoing) = LinkHandle::new();
+        outgoing.number = 1;
+        let chunk = |data: &'static str| LogChunk { request: 1, data: data.into(), ..Default::default() };
+        handle.send_log(1, chunk("old")).await.unwrap();
+        outgoing.number = 2;
+        handle.send_log(1, chunk("late")).await.unwrap();
+        handle.send_log(2, chunk("new")).await.unwrap();
+        assert_eq!(outgoing.next().await.body, Some(Body::LogChunk(chunk("new"))));
+    }
 }

@@ -4,12 +4,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use coracle_core::{PodState, PodUid};
+use coracle_core::{Pod, PodState, PodUid};
 use coracle_objects::log_options::LogOptions;
 use coracle_proto::node::{LogChunk, LogRequest};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use crate::{link::LinkHandle, logs::Logs};
+use crate::{
+    link::LinkHandle,
+    logs::{Logs, Missing},
+};
 
 /// Logs that are read at the same time.
 const STREAMS_MAX: usize = 256;
@@ -20,22 +23,31 @@ const PIECES_MAX: usize = 4;
 pub struct LogStreams {
     logs: Arc<Logs>,
     link: LinkHandle,
+    /// The number of the present link: request numbers begin anew with each.
+    number: u64,
     streams: BTreeMap<u64, JoinHandle<()>>,
 }
 
 impl LogStreams {
     pub fn new(logs: Arc<Logs>, link: LinkHandle) -> Self {
-        Self { logs, link, streams: BTreeMap::new() }
+        Self { logs, link, number: 0, streams: BTreeMap::new() }
     }
 
-    /// Begins to send a log. `state` is the pod, where it is on this node.
-    pub fn serve(&mut self, request: LogRequest, state: Option<&PodState>) {
+    /// What is asked for from here on is asked over this link.
+    pub fn linked(&mut self, number: u64) {
+        self.cancel_all();
+        self.number = number;
+    }
+
+    /// Begins to send a log. `pod` is the pod where it is wanted on this node, `state` what became of it.
+    pub fn serve(&mut self, request: LogRequest, pod: Option<&Pod>, state: Option<&PodState>) {
         self.streams.retain(|_, stream| !stream.is_finished());
         let (id, link, logs) = (request.request, self.link.clone(), self.logs.clone());
-        let asked = self.check(&request, state);
+        let number = self.number;
+        let asked = self.check(&request, pod, state);
         let stream = tokio::spawn(async move {
             let served = match asked {
-                Ok(asked) => send(&logs, &link, id, asked).await,
+                Ok(asked) => send(&logs, &link, number, id, asked).await,
                 Err(error) => Err(error),
             };
             let end = LogChunk {
@@ -45,14 +57,19 @@ impl LogStreams {
                 ..Default::default()
             };
             // A closed link has no reader either.
-            let _ = link.logs().send(end).await;
+            let _ = link.send_log(number, end).await;
         });
         if let Some(old) = self.streams.insert(id, stream) {
             old.abort();
         }
     }
 
-    fn check(&self, request: &LogRequest, state: Option<&PodState>) -> Result<Asked, String> {
+    fn check(
+        &self,
+        request: &LogRequest,
+        pod: Option<&Pod>,
+        state: Option<&PodState>,
+    ) -> Result<Asked, String> {
         if self.streams.len() >= STREAMS_MAX {
             return Err(format!("this node serves {STREAMS_MAX} logs already; close one and try again"));
         }
@@ -61,8 +78,8 @@ impl LogStreams {
             false => serde_json::from_slice(&request.options_json)
                 .map_err(|error| format!("the log options cannot be read: {error}"))?,
         };
-        let state = state.ok_or("not found: the pod is not on this node any more")?;
-        let pod = &state.pod;
+        let pod = state.map(|state| &*state.pod).or(pod);
+        let pod = pod.ok_or("not found: the pod is not on this node any more")?;
         let named = [&request.container, &options.container].into_iter().find(|name| !name.is_empty());
         let container = match (named, pod.spec.containers.first()) {
             (Some(name), _) => name.clone(),
@@ -75,12 +92,17 @@ impl LogStreams {
                 pod.metadata.name
             ));
         }
-        let waiting = waiting_reason(state, &container);
-        let waiting = format!(
-            "waiting: container {container:?} in pod {:?} is waiting to start: {waiting}",
-            pod.metadata.name
-        );
-        Ok(Asked { uid: pod.uid().clone(), container, options, waiting })
+        let name = &pod.metadata.name;
+        let waiting = waiting_for(state, &container);
+        let missing = Missing {
+            waiting: format!(
+                "waiting: container {container:?} in pod {name:?} is waiting to start: {waiting}"
+            ),
+            previous: format!(
+                "not found: previous terminated container {container:?} in pod {name:?} not found"
+            ),
+        };
+        Ok(Asked { uid: pod.uid().clone(), container, options, missing })
     }
 
     pub fn cancel(&mut self, request: u64) {
@@ -98,31 +120,73 @@ struct Asked {
     uid: PodUid,
     container: String,
     options: LogOptions,
-    /// The error where the container has never written.
-    waiting: String,
+    missing: Missing,
 }
 
-/// As the status says it.
-fn waiting_reason(state: &PodState, container: &str) -> String {
-    let reported = state.reported.as_ref();
+/// What a container waits for, as its status says it. Source of the words: kubelet's `validateContainerLogStatus`.
+fn waiting_for(state: Option<&PodState>, container: &str) -> String {
+    let reported = state.and_then(|state| state.reported.as_ref());
     let lists = ["containerStatuses", "initContainerStatuses"];
     let statuses = lists.iter().filter_map(|list| reported?.get(list)?.as_array()).flatten();
     let status = statuses.into_iter().find(|status| status["name"] == *container);
     let reason = status.and_then(|status| status["state"]["waiting"]["reason"].as_str());
-    reason.unwrap_or("ContainerCreating").to_owned()
+    match reason.unwrap_or("ContainerCreating") {
+        "ErrImagePull" => "image can't be pulled".to_owned(),
+        "ImagePullBackOff" => "trying and failing to pull image".to_owned(),
+        other => other.to_owned(),
+    }
 }
 
-async fn send(logs: &Logs, link: &LinkHandle, request: u64, asked: Asked) -> Result<(), String> {
+async fn send(logs: &Logs, link: &LinkHandle, number: u64, request: u64, asked: Asked) -> Result<(), String> {
     let (out, mut pieces) = mpsc::channel(PIECES_MAX);
-    let Asked { uid, container, options, waiting } = asked;
-    let read = logs.serve(&uid, &container, &options, waiting, out);
+    let Asked { uid, container, options, missing } = asked;
+    let read = logs.serve(&uid, &container, &options, missing, out);
     let forward = async move {
         while let Some(data) = pieces.recv().await {
             let chunk = LogChunk { request, data, ..Default::default() };
-            if link.logs().send(chunk).await.is_err() {
+            if link.send_log(number, chunk).await.is_err() {
                 return;
             }
         }
     };
     tokio::join!(read, forward).0
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_proto::node::node_up::Body;
+
+    use super::*;
+
+    async fn error_of(pod: Option<&Pod>, container: &str, options: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let (link, mut outgoing) = LinkHandle::new();
+        let mut streams = LogStreams::new(Arc::new(Logs::new(dir.path().join("logs"))), link);
+        let (container, options_json) = (container.to_owned(), options.to_owned().into());
+        streams.serve(LogRequest { request: 1, container, options_json, ..Default::default() }, pod, None);
+        match outgoing.next().await.body {
+            Some(Body::LogChunk(LogChunk { end: true, error, .. })) => error,
+            other => panic!("no end of the log, but {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn errors_are_told_apart_and_read_as_on_kubernetes() {
+        let pod = br#"{"metadata":{"name":"p","namespace":"d","uid":"u"},
+                       "spec":{"containers":[{"name":"c","image":"i"}]}}"#;
+        let pod = Pod::parse(pod).unwrap();
+        for (container, options, error) in [
+            ("c", "", "waiting: container \"c\" in pod \"p\" is waiting to start: ContainerCreating"),
+            ("", "", "waiting: container \"c\" in pod \"p\" is waiting to start: ContainerCreating"),
+            ("x", "", "not found: container x is not valid for pod p"),
+            (
+                "c",
+                r#"{"previous":true}"#,
+                "not found: previous terminated container \"c\" in pod \"p\" not found",
+            ),
+        ] {
+            assert_eq!(error_of(Some(&pod), container, options).await, error);
+        }
+        assert_eq!(error_of(None, "c", "").await, "not found: the pod is not on this node any more");
+    }
 }

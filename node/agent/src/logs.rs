@@ -18,6 +18,8 @@ use coracle_objects::log_options::LogOptions;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use crate::private;
+
 pub use write::{ContainerLog, Stream, StreamSink};
 
 /// Bytes after which a file is rotated. Source: kubelet `containerLogMaxSize`.
@@ -26,6 +28,15 @@ pub const FILE_BYTES_MAX: u64 = 10 * 1024 * 1024;
 pub const FILES_MAX: u32 = 5;
 /// Attempts whose logs are kept: the present one and the one before.
 const ATTEMPTS_KEPT: usize = 2;
+
+/// The errors where there is no log.
+#[derive(Clone, Debug, Default)]
+pub struct Missing {
+    /// The container has never written.
+    pub waiting: String,
+    /// No earlier attempt is known.
+    pub previous: String,
+}
 
 /// All logs of a node.
 #[derive(Debug)]
@@ -42,7 +53,9 @@ impl Logs {
     /// The log of a new attempt. An older attempt's readers come to their end.
     pub fn begin(&self, uid: &PodUid, container: &str, attempt: u32) -> io::Result<Arc<ContainerLog>> {
         let dir = self.dir(uid, container);
-        fs::create_dir_all(&dir)?;
+        for dir in [&*self.root, &*self.root.join(uid.as_str()), &*dir] {
+            private::create_dir(dir)?;
+        }
         let log = Arc::new(ContainerLog::open(dir.join(format!("{attempt}.log")))?);
         let old = self.live.lock().insert((uid.clone(), container.to_owned()), log.clone());
         if let Some(old) = old {
@@ -71,43 +84,26 @@ impl Logs {
         crate::volumes::remove_dir(&self.root.join(uid.as_str()))
     }
 
-    /// Removes the logs of pods that are not among these.
-    pub fn retain(&self, keep: impl Fn(&str) -> bool) -> io::Result<()> {
-        match fs::read_dir(&self.root) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-            Ok(entries) => {
-                for entry in entries {
-                    let entry = entry?;
-                    if entry.file_name().to_str().is_none_or(|uid| !keep(uid)) {
-                        crate::volumes::remove_dir(&entry.path())?;
-                    }
-                }
-                Ok(())
-            }
-        }
+    /// Where the logs lie: a directory a pod, named by its uid.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Sends a container's log as `options` ask for it, until its end, or with `follow` until the container's end or
-    /// until nobody listens any more. `waiting` is the error where nothing was ever written.
+    /// until nobody listens any more.
     pub async fn serve(
         &self,
         uid: &PodUid,
         container: &str,
         options: &LogOptions,
-        waiting: String,
+        missing: Missing,
         out: mpsc::Sender<Bytes>,
     ) -> Result<(), String> {
         let dir = self.dir(uid, container);
         let attempts = attempts(&dir).unwrap_or_default();
         let wanted = if options.previous { attempts.iter().rev().nth(1) } else { attempts.last() };
         let Some(attempt) = wanted else {
-            if options.previous && !attempts.is_empty() {
-                return Err(format!(
-                    "not found: previous terminated container {container:?} in this pod not found"
-                ));
-            }
-            return Err(waiting);
+            return Err(if options.previous { missing.previous } else { missing.waiting });
         };
         let live = self.live.lock().get(&(uid.clone(), container.to_owned())).cloned();
         let live = live.filter(|_| !options.previous).map(|log| log.watch());
@@ -162,7 +158,7 @@ mod tests {
     async fn read(logs: &Logs, options: LogOptions) -> Result<String, String> {
         let (out, mut chunks) = mpsc::channel(4);
         let uid = PodUid::from("u");
-        let serve = logs.serve(&uid, "c", &options, "waiting".into(), out);
+        let serve = logs.serve(&uid, "c", &options, missing(), out);
         let collect = async {
             let mut text = Vec::new();
             while let Some(chunk) = chunks.recv().await {
@@ -172,6 +168,10 @@ mod tests {
         };
         let (served, text) = tokio::join!(serve, collect);
         served.map(|()| text)
+    }
+
+    fn missing() -> Missing {
+        Missing { waiting: "waiting".into(), previous: "no previous".into() }
     }
 
     fn options() -> LogOptions {
@@ -221,7 +221,7 @@ mod tests {
             write(&log, Stream::Stdout, &[&format!("attempt {attempt}\n")]);
             let previous = read(&logs, LogOptions { previous: true, ..options() }).await;
             match attempt {
-                0 => assert!(previous.unwrap_err().contains("previous terminated container")),
+                0 => assert!(previous.unwrap_err() == "no previous"),
                 _ => assert_eq!(previous.unwrap(), format!("attempt {}\n", attempt - 1)),
             }
         }
@@ -242,7 +242,7 @@ mod tests {
             let (logs, uid) = (logs.clone(), uid.clone());
             async move {
                 let options = LogOptions { follow: true, ..LogOptions::default() };
-                logs.serve(&uid, "c", &options, String::new(), out).await
+                logs.serve(&uid, "c", &options, Missing::default(), out).await
             }
         });
         assert_eq!(chunks.recv().await.unwrap(), "first\n");

@@ -30,6 +30,7 @@ use crate::{
     logs::Logs,
     machine,
     network::PodNetwork,
+    private,
 };
 
 /// Why a node does not start.
@@ -58,6 +59,7 @@ pub struct Node {
 /// Starts a node: joins where the data dir is new, resumes otherwise. Returns once it listens; the link to the
 /// cluster comes about, and is kept, by itself.
 pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
+    machine::raise_open_files();
     let probable =
         reachable(config.fabric_listen, config.join.as_ref().and_then(|with| with.addresses.first()));
     let advertise = config.fabric_advertise.clone().unwrap_or_else(|| probable.to_string());
@@ -79,6 +81,10 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
             compiler: config.compiler.clone(),
         })?,
     };
+    let (logs_dir, pods_dir) = (config.data_dir.join("logs"), config.data_dir.join("pods"));
+    for dir in [&logs_dir, &pods_dir] {
+        private::create_dir(dir).map_err(|source| NodeError::Io { path: dir.clone(), source })?;
+    }
     let (events, received) = mpsc::channel(EVENTS_MAX);
     let addresses = Arc::new(RwLock::new(identity.control_addresses.clone()));
     let boot_id = hex::encode(rand::random::<[u8; 16]>());
@@ -99,8 +105,8 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
         node_name: identity.name.clone(),
         host,
         artifacts,
-        logs: Arc::new(Logs::new(config.data_dir.join("logs"))),
-        pods_dir: config.data_dir.join("pods"),
+        logs: Arc::new(Logs::new(logs_dir)),
+        pods_dir,
         network: PodNetwork::new(fabric.clone()),
         link,
         clock: Arc::new(Clock::new()),

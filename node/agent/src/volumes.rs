@@ -3,25 +3,45 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
-    os::unix::fs::{PermissionsExt, symlink},
+    ffi::OsStr,
+    fs::{self, Permissions},
+    io::{self, Write},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            ffi::OsStrExt,
+            fs::{PermissionsExt, symlink},
+        },
+    },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use coracle_core::volumes::{MountPlan, VolumeContent, VolumeFile, VolumePlan};
 use coracle_wasi_host::Mount;
+use rustix::{
+    fs::{Mode, OFlags, ResolveFlags},
+    io::Errno,
+};
+
+use crate::private;
 
 /// The link to the present files.
 const DATA: &str = "..data";
 /// The link's next value, renamed over it.
 const DATA_NEXT: &str = "..data_next";
+/// How directories of volumes are opened.
+const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
 
 /// Writes all volumes of a pod below `dir`, or changes what differs.
 pub fn write(dir: &Path, volumes: &[VolumePlan]) -> Result<(), String> {
+    if !volumes.is_empty() {
+        private::create_dir(dir).map_err(|error| format!("MountVolume.SetUp failed: {error}"))?;
+    }
     for volume in volumes {
         let path = dir.join(&volume.name);
         let written = match &volume.content {
-            VolumeContent::Empty { .. } => fs::create_dir_all(&path),
+            VolumeContent::Empty { .. } => private::create_dir(&path),
             VolumeContent::Files(files) => write_files(&path, files),
         };
         written
@@ -31,7 +51,7 @@ pub fn write(dir: &Path, volumes: &[VolumePlan]) -> Result<(), String> {
 }
 
 fn write_files(dir: &Path, files: &BTreeMap<String, VolumeFile>) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
+    private::create_dir(dir)?;
     let old = fs::read_link(dir.join(DATA)).ok();
     if old.is_some() && is_current(&dir.join(DATA), files) {
         return Ok(());
@@ -41,14 +61,16 @@ fn write_files(dir: &Path, files: &BTreeMap<String, VolumeFile>) -> io::Result<(
     let fresh = dir.join(&name);
     // What an interrupted write left behind.
     remove_dir(&fresh)?;
-    fs::create_dir(&fresh)?;
+    private::create_dir(&fresh)?;
     for (path, file) in files {
         let target = fresh.join(path);
         if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent)?;
+            private::create_dir(parent)?;
         }
-        fs::write(&target, &file.bytes)?;
-        fs::set_permissions(&target, fs::Permissions::from_mode(file.mode))?;
+        let mut written = private::open_options().create_new(true).write(true).open(&target)?;
+        // Before the first byte: whatever the process's umask is.
+        written.set_permissions(Permissions::from_mode(file.mode))?;
+        written.write_all(&file.bytes)?;
     }
     let next = dir.join(DATA_NEXT);
     match fs::remove_file(&next) {
@@ -116,34 +138,91 @@ pub fn mounts(dir: &Path, plans: &[MountPlan]) -> Result<Vec<Mount>, String> {
 
 fn mount(dir: &Path, plan: &MountPlan) -> Result<Mount, String> {
     let volume = dir.join(&plan.volume);
-    let host = if plan.sub_path.is_empty() { volume } else { sub_path(&volume, plan)? };
-    Ok(Mount { host, guest: plan.guest_path.clone(), read_only: plan.read_only })
+    let (host, pin) = if plan.sub_path.is_empty() {
+        (volume, None)
+    } else {
+        let pin = sub_path(&volume, plan)?;
+        (volume.join(&plan.sub_path), Some(Arc::new(pin)))
+    };
+    Ok(Mount { host, guest: plan.guest_path.clone(), read_only: plan.read_only, pin })
 }
 
-fn sub_path(volume: &Path, plan: &MountPlan) -> Result<PathBuf, String> {
-    let failed = |error: io::Error| format!("failed to prepare subPath {:?}: {error}", plan.sub_path);
-    let volume = volume.canonicalize().map_err(failed)?;
-    let path = volume.join(&plan.sub_path);
-    if !path.exists() && !plan.read_only {
-        fs::create_dir_all(&path).map_err(failed)?;
+/// Opens a directory within a volume, and makes it where it is missing. Who shares the volume may put links into it at
+/// any moment, so that a path says nothing: what is opened here, without following any link, is what is mounted.
+fn sub_path(volume: &Path, plan: &MountPlan) -> Result<OwnedFd, String> {
+    let failed = |error: Errno| format!("failed to prepare subPath {:?}: {error}", plan.sub_path);
+    let root = rustix::fs::open(volume, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map_err(failed)?;
+    let mut opened = open_beneath(&root, &plan.sub_path);
+    if plan.read_only && matches!(opened, Err(Errno::LOOP)) {
+        // A name in a volume of files is the node's own link to the present files.
+        if let Ok(data) = rustix::fs::readlinkat(&root, DATA, Vec::new()) {
+            opened = open_beneath(&root, Path::new(OsStr::from_bytes(data.as_bytes())).join(&plan.sub_path));
+        }
+    } else if !plan.read_only && matches!(opened, Err(Errno::NOENT)) {
+        opened = make_beneath(&root, &plan.sub_path);
     }
-    // A guest may have put links into its volume: what counts is where they lead.
-    let real = path.canonicalize().map_err(failed)?;
-    if !real.starts_with(&volume) {
-        return Err(format!("subPath {:?} leads out of its volume", plan.sub_path));
-    }
-    if !real.is_dir() {
-        return Err(format!(
+    opened.map_err(|error| match error {
+        Errno::NOTDIR => format!(
             "subPath {:?} is a file, and WASI mounts only directories; mount the whole volume and read the file in it",
             plan.sub_path
-        ));
+        ),
+        Errno::LOOP | Errno::XDEV => {
+            format!("subPath {:?} leads over a link, which may lead out of its volume", plan.sub_path)
+        }
+        other => failed(other),
+    })
+}
+
+fn open_beneath(root: &OwnedFd, path: impl AsRef<Path>) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(root, path.as_ref(), DIRECTORY, Mode::empty(), resolve)
+}
+
+/// Opens a directory part by part, and makes the parts that are missing.
+fn make_beneath(root: &OwnedFd, path: &str) -> rustix::io::Result<OwnedFd> {
+    let mut dir = open_beneath(root, ".")?;
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        dir = match open_beneath(&dir, part) {
+            Err(Errno::NOENT) => {
+                match rustix::fs::mkdirat(&dir, part, Mode::RWXU) {
+                    // Another container of the pod was first.
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error),
+                }
+                open_beneath(&dir, part)?
+            }
+            opened => opened?,
+        };
     }
-    Ok(real)
+    Ok(dir)
+}
+
+/// The directories below `root` whose names `keep` does not know.
+pub fn left_over(root: &Path, keep: impl Fn(&str) -> bool) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut left = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_str().is_none_or(|name| !keep(name)) {
+            left.push(entry.path());
+        }
+    }
+    Ok(left)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
+
+    /// What is mounted, whatever its path leads to by now.
+    fn pinned(mount: &Mount) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", mount.pin.as_ref().unwrap().as_raw_fd()))
+    }
 
     fn files(entries: &[(&str, &str, u32)]) -> BTreeMap<String, VolumeFile> {
         let file = |text: &str, mode| VolumeFile { bytes: text.as_bytes().into(), mode };
@@ -179,7 +258,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let empty = VolumePlan { name: "e".into(), content: VolumeContent::Empty { size_limit_bytes: None } };
         write(dir.path(), &[empty]).unwrap();
-        write(dir.path(), &plan(&[("a", "1", 0o644)])).unwrap();
+        write(dir.path(), &plan(&[("a", "1", 0o644), ("sub/b", "2", 0o644)])).unwrap();
         let mount = |volume: &str, sub_path: &str, read_only| {
             let plan = MountPlan {
                 volume: volume.into(),
@@ -189,10 +268,45 @@ mod tests {
             };
             super::mount(dir.path(), &plan)
         };
-        assert!(mount("e", "made/here", false).unwrap().host.is_dir());
+        let made = mount("e", "made/here", false).unwrap();
+        fs::write(pinned(&made).join("file"), "x").unwrap();
+        assert!(dir.path().join("e/made/here/file").exists());
         assert!(mount("v", "a", true).unwrap_err().contains("is a file"));
-        symlink("/", dir.path().join("e/out")).unwrap();
-        assert!(mount("e", "out/etc", false).unwrap_err().contains("leads out"));
+        assert_eq!(fs::read_to_string(pinned(&mount("v", "sub", true).unwrap()).join("b")).unwrap(), "2");
         assert_eq!(mount("e", "", false).unwrap().host, dir.path().join("e"));
+        // A link in the place of what was checked: the mount is what was opened, and a link is never followed.
+        fs::remove_dir_all(dir.path().join("e/made")).unwrap();
+        symlink("/", dir.path().join("e/made")).unwrap();
+        assert!(!pinned(&made).join("etc").exists(), "a link that came later changes nothing");
+        for (path, read_only) in [("made", true), ("made/etc", false), ("made/new", false), ("../v", false)] {
+            let refused = mount("e", path, read_only).unwrap_err();
+            assert!(refused.contains("leads over a link"), "{path}: {refused}");
+        }
+        assert!(!Path::new("/new").exists());
+    }
+
+    #[test]
+    fn directories_are_the_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let pod = dir.path().join("pods/u");
+        fs::create_dir_all(&pod).unwrap();
+        fs::set_permissions(&pod, Permissions::from_mode(0o755)).unwrap();
+        write(&pod, &plan(&[("sub/secret", "1", 0o666)])).unwrap();
+        let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o7777;
+        for path in ["pods/u", "pods/u/v", "pods/u/v/..1", "pods/u/v/..1/sub"] {
+            assert_eq!(mode(path), 0o700, "{path}");
+        }
+        assert_eq!(mode("pods/u/v/sub/secret"), 0o666);
+    }
+
+    #[test]
+    fn what_former_pods_left_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        for uid in ["old", "wanted"] {
+            fs::create_dir(dir.path().join(uid)).unwrap();
+        }
+        let left = left_over(dir.path(), |uid| uid == "wanted").unwrap();
+        assert_eq!(left, [dir.path().join("old")]);
+        assert!(left_over(&dir.path().join("nowhere"), |_| false).unwrap().is_empty());
     }
 }

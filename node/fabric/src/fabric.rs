@@ -1,6 +1,6 @@
 //! One node's share of the cluster network.
 
-use crate::dns::{self, Found, OutsideResolver};
+use crate::dns::{self, Found, OutsideResolver, PodLookups};
 use crate::egress::Egress;
 use crate::error::FabricError;
 use crate::flows::Flows;
@@ -147,9 +147,13 @@ impl Fabric {
         self.inner.policy.pods.write().remove(&address);
     }
 
-    /// What a pod of a Kubernetes namespace has beyond itself; names are searched there first.
+    /// What one pod of a Kubernetes namespace has beyond itself; names are searched there first.
     pub fn uplink(&self, pod_namespace: &str) -> Arc<dyn Uplink> {
-        Arc::new(PodUplink { inner: self.inner.clone(), namespace: pod_namespace.into() })
+        Arc::new(PodUplink {
+            inner: self.inner.clone(),
+            namespace: pod_namespace.into(),
+            lookups: PodLookups::default(),
+        })
     }
 
     #[cfg(test)]
@@ -296,14 +300,21 @@ impl Inner {
         self.runtime.spawn(dial).await.unwrap_or(Err(NetError::NetworkDown))
     }
 
-    async fn resolve(&self, namespace: &str, name: &str) -> Result<Vec<IpAddr>, NetError> {
+    async fn resolve(
+        &self,
+        namespace: &str,
+        lookups: &PodLookups,
+        name: &str,
+    ) -> Result<Vec<IpAddr>, NetError> {
         let mut name = name.trim_end_matches('.').to_ascii_lowercase();
         for _ in 0..ALIASES_MAX {
             let found = dns::find(&self.tables.load(), CLUSTER_DOMAIN, namespace, &name);
             match found {
                 Found::Addresses(addresses) => return Ok(addresses),
                 Found::Alias(other) => name = other,
-                Found::NotOurs if self.policy.egress => return self.resolver.resolve(&name).await,
+                Found::NotOurs if self.policy.egress => {
+                    return self.resolver.resolve(&self.runtime, lookups, &name).await;
+                }
                 Found::Nothing | Found::NotOurs => return Err(NetError::NameUnknown),
             }
         }
@@ -384,10 +395,11 @@ impl Arrivals for Fabric {
     }
 }
 
-/// The fabric as pods of one Kubernetes namespace see it.
+/// The fabric as one pod of a Kubernetes namespace sees it.
 struct PodUplink {
     inner: Arc<Inner>,
     namespace: Arc<str>,
+    lookups: PodLookups,
 }
 
 impl Uplink for PodUplink {
@@ -398,7 +410,8 @@ impl Uplink for PodUplink {
 
     fn resolve(&self, _from: IpAddr, name: &str) -> BoxFuture<'static, Result<Vec<IpAddr>, NetError>> {
         let (inner, namespace, name) = (self.inner.clone(), self.namespace.clone(), name.to_owned());
-        Box::pin(async move { inner.resolve(&namespace, &name).await })
+        let lookups = self.lookups.clone();
+        Box::pin(async move { inner.resolve(&namespace, &lookups, &name).await })
     }
 
     fn send(&self, from: SocketAddr, to: SocketAddr, payload: Bytes) -> Result<(), NetError> {

@@ -19,9 +19,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -78,7 +80,30 @@ impl Gateway {
     }
 }
 
-async fn serve_connection(stream: TcpStream, client: SocketAddr, forwarder: Arc<Forwarder>) {
+/// What a client begins an HTTP/2 connection with (RFC 9113, 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Reads until it is clear which HTTP the client speaks.
+async fn read_preface(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut read = Vec::with_capacity(HTTP2_PREFACE.len());
+    while read.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&read) {
+        let rest = (HTTP2_PREFACE.len() - read.len()) as u64;
+        if (&mut *stream).take(rest).read_buf(&mut read).await? == 0 {
+            break;
+        }
+    }
+    Ok(read)
+}
+
+async fn serve_connection(mut stream: TcpStream, client: SocketAddr, forwarder: Arc<Forwarder>) {
+    // Hyper's own timeout begins after it has told the versions apart.
+    let Ok(Ok(begun)) = tokio::time::timeout(HEAD_TIMEOUT, read_preface(&mut stream)).await else {
+        tracing::debug!(%client, "gateway connection without a request");
+        return;
+    };
+    if begun.is_empty() {
+        return;
+    }
     // Waiting for more to send would cost latency; failing to say so costs nothing else.
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request: Request<Incoming>| {
@@ -88,6 +113,8 @@ async fn serve_connection(stream: TcpStream, client: SocketAddr, forwarder: Arc<
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).keep_alive(true);
     server.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
+    let (read, write) = stream.into_split();
+    let stream = tokio::io::join(io::Cursor::new(begun).chain(read), write);
     let served = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
     if let Err(error) = served {
         tracing::debug!(%client, error = %error, "gateway connection ended");

@@ -5,6 +5,7 @@ use crate::tables::{Service, Tables};
 use coracle_wasi_host::net::{Namespace, NetError};
 use parking_lot::RwLock;
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -121,5 +122,28 @@ fn v4_of(high: u16, low: u16) -> Ipv4Addr {
 
 /// Whether an address is one of this machine's. Only those can be bound.
 fn is_this_machine(ip: IpAddr) -> bool {
-    std::net::UdpSocket::bind((ip, 0)).is_ok()
+    !is_foreign(&std::net::UdpSocket::bind((ip, 0)))
+}
+
+/// Whether an attempt to bind shows that the address is not this machine's. One that failed for another reason, such
+/// as want of file descriptors, shows nothing.
+fn is_foreign<T>(bound: &io::Result<T>) -> bool {
+    matches!(bound, Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_told_counts_as_this_machine() {
+        const TOO_MANY_FILES: i32 = 24;
+        assert!(!is_foreign::<()>(&Err(io::Error::from_raw_os_error(TOO_MANY_FILES))));
+        assert!(!is_foreign(&Ok(())));
+        assert!(is_foreign::<()>(&Err(io::ErrorKind::AddrNotAvailable.into())));
+        assert!(
+            is_this_machine(Ipv4Addr::LOCALHOST.into())
+                && !is_this_machine(Ipv4Addr::new(192, 0, 2, 7).into())
+        );
+    }
 }

@@ -5,6 +5,7 @@ use crate::policy::{Place, Policy};
 use crate::tables::{Service, Tables};
 use coracle_wasi_host::net::NetError;
 use parking_lot::Mutex;
+use rand::seq::IteratorRandom;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -72,7 +73,7 @@ struct Affinity {
 
 impl Balancer {
     /// An endpoint for a client, none where no ready one is left to try. With affinity it is the client's last one
-    /// while that is ready; else the less loaded of two random ones.
+    /// while that is ready; else the less loaded of two random ones. Looks at all only where neither is allowed.
     pub(crate) fn choose(
         &self,
         service: &Arc<Service>,
@@ -80,27 +81,21 @@ impl Balancer {
         client: IpAddr,
         allowed: impl Fn(SocketAddr) -> bool,
     ) -> Option<Choice> {
-        let name = &service.entry.ports.get(port)?.name;
-        let candidates: Vec<Choice> = service
-            .serving()
-            .filter_map(|(index, endpoint)| {
-                let address = SocketAddr::new(endpoint.address, *endpoint.ports.get(name)?);
-                allowed(address).then_some(Choice { index, address })
-            })
-            .collect();
-        if let Some(choice) = self.affine(service, client, &candidates) {
+        let ready = service.ready.get(port)?;
+        let allowed = |choice: &Choice| allowed(choice.address);
+        if let Some(choice) = self.affine(service, client, ready).filter(allowed) {
             return Some(choice);
         }
+        if let [] | [_] = ready[..] {
+            return ready.first().copied().filter(allowed);
+        }
+        let first = rand::random_range(0..ready.len());
+        let second = (first + rand::random_range(1..ready.len())) % ready.len();
         let load = |choice: &Choice| service.open[choice.index].load(Ordering::Relaxed);
-        match candidates.len() {
-            0 => None,
-            1 => Some(candidates[0]),
-            count => {
-                let first = rand::random_range(0..count);
-                let second = (first + rand::random_range(1..count)) % count;
-                let (first, second) = (candidates[first], candidates[second]);
-                Some(if load(&second) < load(&first) { second } else { first })
-            }
+        match [ready[first], ready[second]].map(|choice| Some(choice).filter(allowed)) {
+            [Some(first), Some(second)] if load(&second) < load(&first) => Some(second),
+            [Some(one), _] | [None, Some(one)] => Some(one),
+            [None, None] => ready.iter().copied().filter(allowed).choose(&mut rand::rng()),
         }
     }
 
@@ -119,13 +114,50 @@ impl Balancer {
         affinities.insert((service.full_name(), client), affinity);
     }
 
-    fn affine(&self, service: &Service, client: IpAddr, candidates: &[Choice]) -> Option<Choice> {
+    fn affine(&self, service: &Service, client: IpAddr, ready: &[Choice]) -> Option<Choice> {
         let timeout = service.entry.client_affinity?;
         let affinities = self.affinities.lock();
         let affinity = affinities.get(&(service.full_name(), client))?;
         if affinity.last.elapsed() >= timeout {
             return None;
         }
-        candidates.iter().find(|choice| choice.address == affinity.endpoint).copied()
+        ready.iter().find(|choice| choice.address == affinity.endpoint).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Endpoint, NetworkState, ServiceEntry, ServicePort};
+
+    #[test]
+    fn the_last_one_left_is_found_and_who_is_not_ready_is_not() {
+        let endpoint = |last: u8, ready| Endpoint {
+            address: [10, 128, 0, last].into(),
+            ready,
+            hostname: None,
+            ports: [("a".to_owned(), 80)].into(),
+        };
+        let port = |name: &str, port| ServicePort { name: name.into(), port, ..ServicePort::default() };
+        let entry = ServiceEntry {
+            namespace: "d".into(),
+            name: "s".into(),
+            ports: vec![port("a", 1), port("b", 2)],
+            endpoints: (0..8).map(|last| endpoint(last, last != 0)).collect(),
+            ..ServiceEntry::default()
+        };
+        let state = NetworkState { services: vec![entry], ..NetworkState::default() };
+        let tables = Tables::build(state, &Default::default());
+        let service = tables.service("d", "s").unwrap();
+        let choose = |port, allowed: &dyn Fn(SocketAddr) -> bool| {
+            Balancer::default().choose(service, port, [10, 0, 0, 1].into(), allowed)
+        };
+        let left: SocketAddr = "10.128.0.5:80".parse().unwrap();
+        for _ in 0..32 {
+            assert!(choose(0, &|_| true).unwrap().index > 0);
+            assert_eq!(choose(0, &|address| address == left).unwrap(), Choice { index: 5, address: left });
+        }
+        assert_eq!(choose(0, &|_| false), None);
+        assert_eq!(choose(1, &|_| true), None, "no endpoint has this port");
     }
 }

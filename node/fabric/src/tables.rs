@@ -1,7 +1,8 @@
 //! A [`NetworkState`] made ready for lookups, and what of it outlives an update.
 
 use crate::gateway::Router;
-use crate::model::{Cidr, Endpoint, NetworkState, Protocol, ServiceEntry};
+use crate::model::{Cidr, Endpoint, NetworkState, Protocol, ServiceEntry, ServicePort};
+use crate::service::Choice;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -29,9 +30,25 @@ pub(crate) struct Service {
     pub(crate) entry: ServiceEntry,
     /// How many connections through services are open to each endpoint, in the entry's order.
     pub(crate) open: Vec<Arc<AtomicUsize>>,
+    /// The endpoints that traffic may go to, by the index of the service's port.
+    pub(crate) ready: Vec<Vec<Choice>>,
 }
 
 impl Service {
+    fn new(entry: ServiceEntry, counters: &Counters) -> Self {
+        let open = entry.endpoints.iter().map(|endpoint| counters.of(endpoint.address)).collect();
+        let mut service = Self { entry, open, ready: Vec::new() };
+        let ready = |port: &ServicePort| {
+            let serving = service.serving().filter_map(|(index, endpoint)| {
+                let address = SocketAddr::new(endpoint.address, *endpoint.ports.get(&port.name)?);
+                Some(Choice { index, address })
+            });
+            serving.collect()
+        };
+        service.ready = service.entry.ports.iter().map(ready).collect();
+        service
+    }
+
     /// `namespace/name`, for logs and messages.
     pub(crate) fn full_name(&self) -> String {
         format!("{}/{}", self.entry.namespace, self.entry.name)
@@ -84,8 +101,7 @@ impl Tables {
     }
 
     fn add_service(&mut self, entry: ServiceEntry, counters: &Counters) {
-        let open = entry.endpoints.iter().map(|endpoint| counters.of(endpoint.address)).collect();
-        let service = Arc::new(Service { entry, open });
+        let service = Arc::new(Service::new(entry, counters));
         for address in &service.entry.addresses {
             self.by_address.insert(*address, service.clone());
         }

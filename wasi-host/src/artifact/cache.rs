@@ -4,7 +4,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -30,10 +30,12 @@ pub(super) struct DiskCache {
 }
 
 impl DiskCache {
-    /// Opens the cache in `dir`, which is made (0700) where it does not exist, as is its key (0600).
+    /// Opens the cache in `dir`, which is made (0700) where it does not exist, as is its key (0600). Fails where it is
+    /// another user's; one that was open to others is closed to them.
     pub(super) fn open(dir: &Path) -> Result<DiskCache, HostError> {
         let failed = |source| HostError::CacheDir { path: dir.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        make_private(dir).map_err(failed)?;
         let secret = read_or_make_key(&dir.join(KEY_FILE)).map_err(failed)?;
         Ok(DiskCache { dir: Arc::from(dir), key: hmac::Key::new(hmac::HMAC_SHA256, &secret) })
     }
@@ -148,6 +150,31 @@ fn deserialize(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
     unsafe { Component::deserialize_file(engine, path) }
 }
 
+/// Makes sure that the directory is this user's alone. Where others could write to it, its key goes, and with it all
+/// its entries: either may be theirs.
+fn make_private(dir: &Path) -> io::Result<()> {
+    // By what was opened, so that all of this is about one directory.
+    let opened = fs::File::open(dir)?;
+    let metadata = opened.metadata()?;
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user"));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        opened.set_permissions(fs::Permissions::from_mode(0o700))?;
+        tracing::warn!(path = %dir.display(), "cache directory was open to other users");
+    }
+    let key = dir.join(KEY_FILE);
+    let foreign = fs::symlink_metadata(&key)
+        .is_ok_and(|key| !key.is_file() || key.uid() != metadata.uid() || key.mode() & 0o077 != 0);
+    if foreign || metadata.mode() & 0o022 != 0 {
+        match fs::remove_file(&key) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn read_or_make_key(path: &Path) -> io::Result<Vec<u8>> {
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     match made {
@@ -167,5 +194,31 @@ fn read_or_make_key(path: &Path) -> io::Result<Vec<u8>> {
             read_or_make_key(path)
         }
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_others_is_refused_and_an_open_one_is_closed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("cache");
+        DiskCache::open(&path).expect("made");
+        let mode = || fs::metadata(&path).expect("there").mode() & 0o777;
+        assert_eq!(mode(), 0o700);
+        let key = fs::read(path.join(KEY_FILE)).expect("a key");
+        DiskCache::open(&path).expect("ours");
+        assert_eq!(fs::read(path.join(KEY_FILE)).expect("a key"), key);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("ours");
+        DiskCache::open(&path).expect("ours");
+        assert_eq!(mode(), 0o700);
+        assert_ne!(fs::read(path.join(KEY_FILE)).expect("a key"), key);
+        // Only the superuser can give a directory away.
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(65_534), None).expect("given away");
+            assert!(matches!(DiskCache::open(&path), Err(HostError::CacheDir { .. })));
+        }
     }
 }

@@ -36,7 +36,8 @@ pub(super) async fn serve(server: &Arc<Server>, listener: Listener, service: Arc
             let Ok(place) = Arc::clone(&places).acquire_owned().await else {
                 return;
             };
-            // The listener fails once the pod's network is taken down, and for good.
+            // The listener fails once the pod's network is taken down, and for good; after a stop it fails when those
+            // that waited have been accepted.
             let Ok((conn, _peer)) = listener.accept().await else {
                 return;
             };
@@ -47,9 +48,14 @@ pub(super) async fn serve(server: &Arc<Server>, listener: Listener, service: Arc
             });
         }
     };
+    let refusing = async {
+        sandbox.stop.cancelled().await;
+        listener.refuse();
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         () = accepting => {}
-        () = sandbox.stop.cancelled() => {}
+        () = refusing => {}
         () = sandbox.ended.cancelled() => {}
     }
     drop(listener);
@@ -66,6 +72,8 @@ async fn serve_connection(server: Arc<Server>, conn: Conn, service: Arc<dyn Http
     let mut connection = std::pin::pin!(connection);
     let sandbox = &server.sandbox;
     let ended = tokio::select! {
+        // What the client has sent already is read before the connection is asked to end.
+        biased;
         ended = connection.as_mut() => ended,
         () = sandbox.ended.cancelled() => return,
         () = sandbox.stop.cancelled() => {

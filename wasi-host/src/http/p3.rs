@@ -53,51 +53,67 @@ struct Worker {
     /// Requests given to it; at most `reuse_max`.
     taken: AtomicU32,
     reuse_max: u32,
-    /// Callers that wait for their response.
+    /// Callers that wait for their response, or for the end of its body.
     waiting: AtomicU32,
-    /// A request's time ran out in it: it gets no more, and is ended when nobody waits for it any longer.
+    /// A request's time ran out in it, or its caller went away: it gets no more, and is ended when nobody waits for
+    /// it any longer, at the latest when the time of all its requests is over.
     stuck: AtomicBool,
+    /// When the time of the last of its requests is over.
+    last_deadline: Mutex<Instant>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Serves one request by an instance of the pool and waits for the response's head.
+/// Serves one request by an instance of the pool and waits for the response's head. The second part is to be kept
+/// until the response's body has ended.
 pub(super) async fn call(
     server: &Arc<Server>,
     call: Call,
     response: oneshot::Receiver<Result<http::Response<HttpBody>, HttpError>>,
     deadline: Instant,
-) -> Result<http::Response<HttpBody>, HttpError> {
-    let worker = dispatch(server, call)?;
-    let mut waiting = Waiting { server, worker, answered: false };
+) -> Result<(http::Response<HttpBody>, Waiting), HttpError> {
+    let worker = dispatch(server, call, deadline)?;
+    let mut waiting = Waiting { server: Arc::clone(server), worker, answered: false };
     match tokio::time::timeout_at(deadline.into(), response).await {
         Err(_) => Err(HttpError::TimedOut),
         Ok(response) => {
             waiting.answered = true;
-            response.unwrap_or_else(|_| {
+            let response = response.unwrap_or_else(|_| {
                 Err(HttpError::Failed { reason: "its instance ended while it served the request".to_owned() })
-            })
+            })?;
+            Ok((response, waiting))
         }
     }
 }
 
 /// One caller of a worker.
-struct Waiting<'a> {
-    server: &'a Server,
+pub(super) struct Waiting {
+    server: Arc<Server>,
     worker: Arc<Worker>,
     answered: bool,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Waiting {
     fn drop(&mut self) {
-        if !self.answered {
-            self.worker.stuck.store(true, Ordering::SeqCst);
+        if !self.answered && !self.worker.stuck.swap(true, Ordering::SeqCst) {
             self.server.pool.remove(&self.worker);
+            // Others' responses may still be on their way from it, but not for ever.
+            let worker = Arc::clone(&self.worker);
+            let deadline = *worker.last_deadline.lock();
+            self.server.sandbox.host.runtime.spawn(async move {
+                tokio::time::sleep_until(deadline.into()).await;
+                worker.abort();
+            });
         }
         let last = self.worker.waiting.fetch_sub(1, Ordering::SeqCst) == 1;
-        if last
-            && self.worker.stuck.load(Ordering::SeqCst)
-            && let Some(task) = self.worker.task.lock().as_ref()
-        {
+        if last && self.worker.stuck.load(Ordering::SeqCst) {
+            self.worker.abort();
+        }
+    }
+}
+
+impl Worker {
+    fn abort(&self) {
+        if let Some(task) = self.task.lock().as_ref() {
             task.abort();
         }
     }
@@ -110,7 +126,7 @@ impl Pool {
 }
 
 /// Gives the call to an idle instance, a new one, or the least busy one.
-fn dispatch(server: &Arc<Server>, call: Call) -> Result<Arc<Worker>, HttpError> {
+fn dispatch(server: &Arc<Server>, call: Call, deadline: Instant) -> Result<Arc<Worker>, HttpError> {
     let mut workers = server.pool.workers.lock();
     let least = workers.iter().min_by_key(|worker| worker.waiting.load(Ordering::SeqCst)).cloned();
     let worker = match least {
@@ -122,7 +138,7 @@ fn dispatch(server: &Arc<Server>, call: Call) -> Result<Arc<Worker>, HttpError> 
         }
         _ if workers.len() >= WORKERS_MAX => return Err(unavailable("all instances are busy")),
         _ => {
-            let worker = spawn(server);
+            let worker = spawn(server, deadline);
             workers.push(Arc::clone(&worker));
             worker
         }
@@ -133,13 +149,16 @@ fn dispatch(server: &Arc<Server>, call: Call) -> Result<Arc<Worker>, HttpError> 
         return Err(unavailable("the instance is not serving"));
     }
     worker.waiting.fetch_add(1, Ordering::SeqCst);
+    let mut last_deadline = worker.last_deadline.lock();
+    *last_deadline = (*last_deadline).max(deadline);
+    drop(last_deadline);
     if worker.taken.fetch_add(1, Ordering::SeqCst) + 1 == worker.reuse_max {
         workers.retain(|other| !Arc::ptr_eq(other, &worker));
     }
     Ok(worker)
 }
 
-fn spawn(server: &Arc<Server>) -> Arc<Worker> {
+fn spawn(server: &Arc<Server>, deadline: Instant) -> Arc<Worker> {
     let (calls, queue) = mpsc::channel(CONCURRENT_MAX as usize);
     let worker = Arc::new(Worker {
         calls,
@@ -147,6 +166,7 @@ fn spawn(server: &Arc<Server>) -> Arc<Worker> {
         reuse_max: REUSE_MAX - rand::random_range(0..REUSE_JITTER),
         waiting: AtomicU32::new(0),
         stuck: AtomicBool::new(false),
+        last_deadline: Mutex::new(deadline),
         task: Mutex::new(None),
     });
     let sandbox = &server.sandbox;

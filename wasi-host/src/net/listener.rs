@@ -15,6 +15,8 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub struct Bound {
     pub(crate) shared: Arc<Shared>,
+    /// Whose handle of the namespace it was made with.
+    pub(crate) owner: u64,
     pub(crate) address: SocketAddr,
     pub(crate) _seat: Seat,
 }
@@ -29,7 +31,7 @@ impl Bound {
     pub fn listen(self, backlog: usize) -> Result<Listener, NetError> {
         let backlog = backlog.clamp(1, self.shared.limits.backlog_max);
         let queue = Arc::new(AcceptQueue::new(backlog));
-        self.shared.start_listening(self.address, queue.clone())?;
+        self.shared.start_listening(self.address, self.owner, queue.clone())?;
         Ok(Listener { queue, bound: self })
     }
 }
@@ -57,6 +59,16 @@ impl Listener {
     pub fn set_backlog(&self, backlog: usize) {
         let backlog = backlog.clamp(1, self.bound.shared.limits.backlog_max);
         self.queue.state.lock().backlog = backlog;
+        self.queue.space.notify_waiters();
+    }
+
+    /// Refuses new connections from now on. Those that wait can still be accepted; then an accept fails.
+    pub fn refuse(&self) {
+        let mut state = self.queue.state.lock();
+        state.closed = true;
+        let acceptors = state.acceptors.take();
+        drop(state);
+        acceptors.wake();
         self.queue.space.notify_waiters();
     }
 

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 /// Connections that wait at a listener whose maker names no number; what Rust's std asks for.
 const BACKLOG_DEFAULT: usize = 128;
@@ -31,9 +31,13 @@ pub struct NamespaceConfig {
 }
 
 /// A pod's network namespace. Clones are the same namespace.
+///
+/// A handle has an owner: what is listened on or offered through it can be closed apart from what others have there.
 #[derive(Clone)]
 pub struct Namespace {
     shared: Arc<Shared>,
+    /// Whose handle this is: 0 is the pod's own, others are from [`Namespace::scoped`].
+    owner: u64,
 }
 
 /// What all sockets of a namespace hang on.
@@ -45,14 +49,21 @@ pub(crate) struct Shared {
     pub(crate) seats: Arc<Seats>,
     pub(crate) budget: Arc<Budget>,
     next_source_port: AtomicU16,
+    next_owner: AtomicU64,
     tables: Mutex<Tables>,
 }
 
 struct Tables {
     tcp: PortTable<TcpSlot>,
     udp: PortTable<Arc<Mailbox>>,
-    http: BTreeMap<u16, Arc<dyn HttpService>>,
+    http: BTreeMap<u16, Offer>,
     down: bool,
+}
+
+/// An HTTP component that may be called without a socket, and who offers it.
+struct Offer {
+    owner: u64,
+    service: Arc<dyn HttpService>,
 }
 
 /// What stands at a TCP port.
@@ -60,7 +71,10 @@ struct Tables {
 enum TcpSlot {
     /// Taken, and connections are refused.
     Bound,
-    Listening(Arc<AcceptQueue>),
+    Listening {
+        owner: u64,
+        queue: Arc<AcceptQueue>,
+    },
 }
 
 /// Where a packet to some address goes, and the address it comes from.
@@ -90,9 +104,17 @@ impl Namespace {
             budget: Arc::new(Budget::new(config.limits.buffered_bytes_max)),
             limits: config.limits,
             next_source_port: AtomicU16::new(first_port()),
+            next_owner: AtomicU64::new(1),
             tables: Mutex::new(tables),
         };
-        Namespace { shared: Arc::new(shared) }
+        Namespace { shared: Arc::new(shared), owner: 0 }
+    }
+
+    /// The same namespace, by a handle with an owner of its own, e.g. one container's.
+    #[must_use]
+    pub fn scoped(&self) -> Namespace {
+        let owner = self.shared.next_owner.fetch_add(1, Ordering::Relaxed);
+        Namespace { shared: Arc::clone(&self.shared), owner }
     }
 
     /// The pod's name.
@@ -116,7 +138,7 @@ impl Namespace {
         let seat = self.shared.seats.take()?;
         let mut tables = self.shared.tables_up()?;
         let address = tables.tcp.bind(address, TcpSlot::Bound)?;
-        Ok(Bound { shared: self.shared.clone(), address, _seat: seat })
+        Ok(Bound { shared: self.shared.clone(), owner: self.owner, address, _seat: seat })
     }
 
     /// Takes a TCP address and listens on it.
@@ -182,7 +204,8 @@ impl Namespace {
     pub fn bind_udp(&self, address: SocketAddr) -> Result<UdpSocket, NetError> {
         self.shared.check_bindable(address.ip())?;
         let seat = self.shared.seats.take()?;
-        let mailbox = Arc::new(Mailbox::new(self.shared.limits.datagram_bytes));
+        let budget = Arc::clone(&self.shared.budget);
+        let mailbox = Arc::new(Mailbox::new(self.shared.limits.datagram_bytes, budget));
         let address = self.shared.tables_up()?.udp.bind(address, mailbox.clone())?;
         Ok(UdpSocket::new(self.shared.clone(), mailbox, address, seat))
     }
@@ -213,25 +236,25 @@ impl Namespace {
 
     /// Offers an HTTP component that may be called without a socket. A later one on the same port replaces it.
     pub fn serve_http(&self, port: u16, service: Arc<dyn HttpService>) {
-        self.shared.tables.lock().http.insert(port, service);
+        self.shared.tables.lock().http.insert(port, Offer { owner: self.owner, service });
     }
 
-    /// Takes the offer of [`Namespace::serve_http`] back.
-    pub fn withdraw_http(&self, port: u16) {
-        self.shared.tables.lock().http.remove(&port);
+    /// Takes this owner's offers of [`Namespace::serve_http`] back: callers look for another endpoint from now on.
+    pub fn withdraw_http(&self) {
+        self.shared.tables.lock().http.retain(|_, offer| offer.owner != self.owner);
     }
 
     /// The HTTP component on a port, if there is one.
     pub fn http_service(&self, port: u16) -> Option<Arc<dyn HttpService>> {
-        self.shared.tables.lock().http.get(&port).cloned()
+        self.shared.tables.lock().http.get(&port).map(|offer| Arc::clone(&offer.service))
     }
 
-    /// Closes all TCP listeners, so that nothing new arrives while what has begun goes on: a graceful stop.
-    /// An accept in progress ends with an error.
+    /// Closes this owner's TCP listeners, so that nothing new arrives while what has begun goes on: a graceful stop.
+    /// An accept in progress ends with an error. Other owners' listeners stay.
     pub fn close_listeners(&self) {
         let queues: Vec<Arc<AcceptQueue>> = {
             let tables = self.shared.tables.lock();
-            tables.tcp.slots().filter_map(TcpSlot::queue).collect()
+            tables.tcp.slots().filter_map(|slot| slot.queue_of(self.owner)).collect()
         };
         queues.iter().for_each(|queue| queue.close());
     }
@@ -314,11 +337,12 @@ impl Shared {
     pub(crate) fn start_listening(
         &self,
         address: SocketAddr,
+        owner: u64,
         queue: Arc<AcceptQueue>,
     ) -> Result<(), NetError> {
         match self.tables_up()?.tcp.get_mut(address) {
             Some(slot) => {
-                *slot = TcpSlot::Listening(queue);
+                *slot = TcpSlot::Listening { owner, queue };
                 Ok(())
             }
             None => Err(NetError::InvalidInput),
@@ -393,7 +417,14 @@ impl TcpSlot {
     fn queue(&self) -> Option<Arc<AcceptQueue>> {
         match self {
             TcpSlot::Bound => None,
-            TcpSlot::Listening(queue) => Some(queue.clone()),
+            TcpSlot::Listening { queue, .. } => Some(queue.clone()),
+        }
+    }
+
+    fn queue_of(&self, wanted: u64) -> Option<Arc<AcceptQueue>> {
+        match self {
+            TcpSlot::Listening { owner, queue } if *owner == wanted => Some(queue.clone()),
+            _ => None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::NetError;
 use super::namespace::{Route, Shared, loopback_for_unspecified};
-use super::seat::Seat;
+use super::seat::{Budget, Seat};
 use super::waker_set::WakerSet;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -16,6 +16,9 @@ pub const DATAGRAM_BYTES_MAX: usize = 65_507;
 
 /// What a datagram that waits is counted for beside its payload, so that empty ones are bounded as well.
 const DATAGRAM_OVERHEAD_BYTES: usize = 64;
+
+/// Bytes that every mailbox may hold even when its pod's budget is spent, as with pipes.
+const MAILBOX_BYTES_SQUEEZED: usize = 4 * 1024;
 
 /// A bound UDP socket. Dropping it frees the port.
 #[derive(Debug)]
@@ -57,7 +60,9 @@ impl UdpSocket {
         // What others sent before is not for a connected socket.
         if let Some(peer) = peer {
             state.waiting.retain(|(from, _)| *from == peer);
-            state.bytes = state.waiting.iter().map(|(_, payload)| cost(payload)).sum();
+            let kept = state.waiting.iter().map(|(_, payload)| cost(payload)).sum();
+            self.mailbox.budget.remove(state.bytes - kept);
+            state.bytes = kept;
         }
         Ok(())
     }
@@ -115,6 +120,7 @@ impl UdpSocket {
         match state.waiting.pop_front() {
             Some((from, payload)) => {
                 state.bytes -= cost(&payload);
+                self.mailbox.budget.remove(cost(&payload));
                 Ok((payload, from))
             }
             None if state.closed => Err(NetError::NetworkDown),
@@ -149,6 +155,8 @@ impl Drop for UdpSocket {
 pub(crate) struct Mailbox {
     state: Mutex<State>,
     bytes_max: usize,
+    /// What all sockets of the namespace may hold together.
+    budget: Arc<Budget>,
 }
 
 #[derive(Debug, Default)]
@@ -162,8 +170,8 @@ struct State {
 }
 
 impl Mailbox {
-    pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { state: Mutex::default(), bytes_max }
+    pub(crate) fn new(bytes_max: usize, budget: Arc<Budget>) -> Self {
+        Self { state: Mutex::default(), bytes_max, budget }
     }
 
     /// Puts a datagram in. A full mailbox drops it; one that is connected to another peer refuses it.
@@ -173,10 +181,13 @@ impl Mailbox {
             return Err(NetError::ConnectionRefused);
         }
         let cost = cost(&payload);
-        if state.bytes + cost > self.bytes_max {
+        let bytes_max =
+            if self.budget.spent() { self.bytes_max.min(MAILBOX_BYTES_SQUEEZED) } else { self.bytes_max };
+        if state.bytes + cost > bytes_max {
             return Ok(());
         }
         state.bytes += cost;
+        self.budget.add(cost);
         state.waiting.push_back((from, payload));
         let receivers = state.receivers.take();
         drop(state);
@@ -198,6 +209,12 @@ impl Mailbox {
         let receivers = state.receivers.take();
         drop(state);
         receivers.wake();
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        self.budget.remove(self.state.get_mut().bytes);
     }
 }
 

@@ -128,7 +128,8 @@ async fn a_full_host_and_a_missing_mount_are_refused_with_the_reason() {
     let artifact = bench.prepare(&spinner()).await;
     let pod = bench.pod(PodLimits::default());
     let mut spec = bench.spec(artifact.clone());
-    let mount = Mount { host: bench.dir.path().join("nowhere"), guest: "/data".to_owned(), read_only: true };
+    let host = bench.dir.path().join("nowhere");
+    let mount = Mount { host, pin: None, guest: "/data".to_owned(), read_only: true };
     spec.mounts = vec![mount];
     let refused = pod.start(spec).expect_err("there is no such directory");
     assert!(matches!(refused, StartError::Mount { .. }), "{refused}");

@@ -78,15 +78,18 @@ async fn a_guestbook_of_two_containers_is_called_from_another_pod_by_its_name() 
     let container = start("http://guestbook:8080/");
     assert_eq!(text_of(&caller_pod, get()).await.trim_end(), "was here");
     container.kill();
-    drop(container);
-    while caller_pod.namespace().http_service(PORT).is_some() {
-        tokio::task::yield_now().await;
-    }
+    assert!(caller_pod.namespace().http_service(PORT).is_none());
+    // Once the end is told, its port is free.
+    assert_eq!(container.wait().await, Exit::Killed);
     let _container = start("http://nobody/");
     assert!(text_of(&caller_pod, get()).await.contains("DnsError"));
     // Its listener closed, the store's accept fails, and with it its program.
     store.stop();
     assert!(matches!(store.wait().await, Exit::Completed { .. }));
+    // Its neighbour's does not go with it.
+    let client = "10.128.9.9:4000".parse().expect("an address");
+    let front_address = "10.128.0.7:8080".parse().expect("an address");
+    pod.namespace().deliver(client, front_address).expect("still listening");
 }
 
 /// A sink with a bug.

@@ -4,14 +4,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::Exit;
-use crate::net::{HttpBody, HttpError, empty_body, full_body};
+use crate::net::{HttpBody, HttpError, NetError, empty_body, full_body};
 
 const PORT: u16 = 8080;
 
@@ -97,6 +99,51 @@ async fn the_pods_network_reaches_the_component_too() {
     container.stop();
     assert_eq!(container.wait().await, Exit::Completed { code: 0 });
     connection.await.expect("no panic").expect("closed in order");
+}
+
+#[tokio::test]
+async fn streams_outlive_another_clients_disconnect_and_a_stop() {
+    let bench = Bench::new(2);
+    let pod = bench.pod(PodLimits::default());
+    // Longer than what is collected, so that it is streamed.
+    let greeting = "x".repeat(1 << 20);
+    let mut spec = bench.spec(bench.sample("hello-http-p3").await);
+    spec.http_port = Some(PORT);
+    spec.env = vec![("GREETING".to_owned(), greeting.clone())];
+    let container = pod.start(spec).expect("started");
+    let service = pod.namespace().http_service(PORT).expect("served");
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(service.call(get("/")).await.expect("answered").into_body());
+    }
+    // Four instances are busy, so that this one shares one of them; it goes away at once.
+    assert!(service.call(get("/")).now_or_never().is_none());
+    container.stop();
+    assert!(pod.namespace().http_service(PORT).is_none());
+    let early = tokio::time::timeout(Duration::from_millis(50), container.wait()).await;
+    assert!(early.is_err(), "responses are still on their way");
+    for stream in streams {
+        let body = stream.collect().await.expect("a whole body").to_bytes();
+        assert_eq!(body.len(), greeting.len() + 1);
+    }
+    assert_eq!(container.wait().await, Exit::Completed { code: 0 });
+}
+
+#[tokio::test]
+async fn connections_that_came_before_the_stop_are_served() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(PodLimits::default());
+    let container = serve(&bench, &pod, bench.sample("hello-http").await);
+    let client: SocketAddr = "10.128.9.9:4000".parse().expect("an address");
+    let server = "10.128.0.7:8080".parse().expect("an address");
+    let mut conn = pod.namespace().deliver(client, server).expect("listening");
+    conn.write_all(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n").await.expect("room");
+    container.stop();
+    let mut answer = String::new();
+    conn.read_to_string(&mut answer).await.expect("closed in order");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("hello from Coracle"), "{answer}");
+    assert_eq!(container.wait().await, Exit::Completed { code: 0 });
+    assert_eq!(pod.namespace().deliver(client, server).map(drop), Err(NetError::ConnectionRefused));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The writing end of a log.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Write},
     path::PathBuf,
     sync::Arc,
@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{FILE_BYTES_MAX, FILES_MAX, rotated};
+use crate::private;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
@@ -52,7 +53,7 @@ impl ContainerLog {
     }
 
     pub(super) fn open_with(path: PathBuf, bytes_max: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let file = private::open_options().append(true).open(&path)?;
         let size = file.metadata()?.len();
         let current = Mutex::new(Current { file: Some(file), size, record: Vec::new() });
         Ok(Self { path, bytes_max, current, progress: watch::Sender::new(Progress::default()) })
@@ -93,7 +94,7 @@ impl ContainerLog {
             if current.size >= self.bytes_max {
                 self.rotate()?;
             }
-            let file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+            let file = private::open_options().append(true).open(&self.path)?;
             current.size = file.metadata()?.len();
             current.file = Some(file);
         }

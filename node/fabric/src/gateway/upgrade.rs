@@ -10,13 +10,20 @@ use hyper::client::conn::http1::SendRequest;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 
-/// Whether the client asks for another protocol on its connection.
+/// The only protocol that connections are turned into: of another, such as h2c, the gateway could not say who may ask
+/// for what on it.
+const WEBSOCKET: &str = "websocket";
+
+/// Whether the client asks for WebSocket on its connection.
 pub(super) fn is_wanted<B>(request: &Request<B>) -> bool {
     let names_upgrade = |headers: &HeaderMap| {
         let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
     };
-    request.headers().contains_key(header::UPGRADE) && names_upgrade(request.headers())
+    let mut wanted = request.headers().get_all(header::UPGRADE).iter();
+    let websocket =
+        |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(WEBSOCKET.as_bytes());
+    wanted.next().is_some_and(websocket) && wanted.next().is_none() && names_upgrade(request.headers())
 }
 
 /// Sends the request on; where the endpoint agrees, joins the two connections for good.
@@ -54,4 +61,27 @@ fn ask(headers: &mut HeaderMap, wanted: Option<HeaderValue>) {
 async fn join(client: Upgraded, endpoint: Upgraded) {
     // Whichever side breaks off, both are closed.
     let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(endpoint)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_websocket_is_an_upgrade() {
+        for (upgrade, connection, wanted) in [
+            ("websocket", "keep-alive, Upgrade", true),
+            ("WebSocket", "upgrade", true),
+            ("h2c", "Upgrade, HTTP2-Settings", false),
+            ("websocket, h2c", "upgrade", false),
+            ("websocket", "close", false),
+        ] {
+            let request = Request::get("/")
+                .header(header::UPGRADE, upgrade)
+                .header(header::CONNECTION, connection)
+                .body(())
+                .unwrap();
+            assert_eq!(is_wanted(&request), wanted, "{upgrade} {connection}");
+        }
+    }
 }

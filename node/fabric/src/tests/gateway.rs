@@ -13,6 +13,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -205,4 +206,16 @@ async fn upgraded_connections_pass_through() {
     let mut word = [0; 4];
     stream.read_exact(&mut word).await.unwrap();
     assert_eq!(&word, b"echo");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_says_nothing_is_dropped() {
+    let cluster = Cluster::new().await;
+    for begun in ["", "P", "PRI * HTTP/2.0\r\n", "GET / HT"] {
+        let mut stream = TcpStream::connect(cluster.a.gateway_address().unwrap()).await.unwrap();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        let dropped = tokio::time::timeout(Duration::from_secs(120), stream.read_to_end(&mut rest)).await;
+        assert!(dropped.is_ok(), "{begun:?} is waited for without end");
+    }
 }

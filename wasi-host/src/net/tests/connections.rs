@@ -193,6 +193,31 @@ async fn closed_listeners_leave_connections_alone() {
     assert_eq!(text, "bye");
 }
 
+#[tokio::test]
+async fn an_owner_closes_its_own_listeners_alone() {
+    let pod = namespace();
+    let (first, second) = (pod.scoped(), pod.scoped());
+    let mine = first.listen(address("0.0.0.0:80")).unwrap();
+    let _others = second.listen(address("0.0.0.0:81")).unwrap();
+    first.close_listeners();
+    assert_eq!(mine.accept().await.unwrap_err(), NetError::NetworkDown);
+    let client = address("10.128.9.9:1");
+    assert_eq!(pod.deliver(client, SocketAddr::new(POD, 80)).unwrap_err(), NetError::ConnectionRefused);
+    pod.deliver(client, SocketAddr::new(POD, 81)).unwrap();
+}
+
+#[tokio::test]
+async fn a_listener_that_refuses_still_gives_what_waited() {
+    let pod = namespace();
+    let listener = pod.listen(address("0.0.0.0:80")).unwrap();
+    let _outer = pod.deliver(address("10.128.9.9:1"), SocketAddr::new(POD, 80)).unwrap();
+    listener.refuse();
+    let late = pod.deliver(address("10.128.9.9:2"), SocketAddr::new(POD, 80));
+    assert_eq!(late.unwrap_err(), NetError::ConnectionRefused);
+    listener.accept().await.unwrap();
+    assert_eq!(listener.accept().await.unwrap_err(), NetError::NetworkDown);
+}
+
 /// Hands every dial to one pod, whatever the address, as a service with one endpoint would.
 struct OneService(Namespace);
 

@@ -1,9 +1,10 @@
 //! UDP in a namespace.
 
-use super::super::{DATAGRAM_BYTES_MAX, NetError};
-use super::{POD, address, context, counter, namespace, pending};
+use super::super::{DATAGRAM_BYTES_MAX, Isolated, NetError, NetLimits};
+use super::{POD, address, context, counter, namespace, namespace_with, pending};
 use bytes::Bytes;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 const HELLO: Bytes = Bytes::from_static(b"hello");
 
@@ -70,6 +71,24 @@ fn floods_are_dropped_and_sizes_are_checked() {
     assert_eq!(refused, Err(NetError::ConnectionRefused));
     let huge = Bytes::from(vec![0; DATAGRAM_BYTES_MAX + 1]);
     assert_eq!(server.try_send(huge, Some(from)), Err(NetError::MessageTooLarge));
+}
+
+#[test]
+fn mailboxes_share_the_pods_budget() {
+    let limits = NetLimits { buffered_bytes_max: 512 * 1024, ..NetLimits::default() };
+    let pod = namespace_with(limits, Arc::new(Isolated));
+    let sockets: Vec<_> = (0..20).map(|_| pod.bind_udp(address("0.0.0.0:0")).unwrap()).collect();
+    let payload = Bytes::from(vec![0; 1000]);
+    for socket in &sockets {
+        for _ in 0..300 {
+            let to = SocketAddr::new(POD, socket.local_addr().port());
+            pod.deliver_datagram(address("10.128.9.9:5"), to, payload.clone()).unwrap();
+        }
+    }
+    assert!(pod.buffered_bytes() <= (512 + 4 * 20 + 2) * 1024, "{}", pod.buffered_bytes());
+    assert!(sockets.iter().all(|socket| socket.try_recv().is_ok()));
+    drop(sockets);
+    assert_eq!(pod.buffered_bytes(), 0);
 }
 
 #[test]

@@ -1,0 +1,60 @@
+//! Directories and files that only the node's own user may look into: secrets, keys and logs lie there.
+
+use std::{
+    fs::{self, DirBuilder, OpenOptions, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::Path,
+};
+
+/// What directories allow.
+const DIR_MODE: u32 = 0o700;
+/// What files allow that no other mode is wished for.
+const FILE_MODE: u32 = 0o600;
+
+/// Makes a directory, and what is missing above it, for its owner alone; also one that was there already.
+pub fn create_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(DIR_MODE).create(path)?;
+    if fs::metadata(path)?.permissions().mode() & 0o7777 != DIR_MODE {
+        fs::set_permissions(path, Permissions::from_mode(DIR_MODE))?;
+    }
+    Ok(())
+}
+
+/// Closes a file of an earlier life to others.
+pub fn close(path: &Path) -> io::Result<()> {
+    if fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
+        fs::set_permissions(path, Permissions::from_mode(FILE_MODE))?;
+    }
+    Ok(())
+}
+
+/// Opens a file for writing such that it is its owner's alone from its first moment on.
+pub fn open_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.create(true).mode(FILE_MODE);
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn nobody_else_looks_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = dir.path().join("a/b");
+        create_dir(&made).unwrap();
+        assert_eq!((mode(&made), mode(&dir.path().join("a"))), (0o700, 0o700));
+        fs::set_permissions(&made, Permissions::from_mode(0o755)).unwrap();
+        create_dir(&made).unwrap();
+        assert_eq!(mode(&made), 0o700, "an older directory is closed as well");
+        let file = made.join("f");
+        open_options().append(true).open(&file).unwrap();
+        assert_eq!(mode(&file), 0o600);
+    }
+}
