@@ -1,6 +1,10 @@
 //! Lists in pages: snapshots that stay for a while, so that all pages of a list are of one revision.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use coracle_objects::{ObjectName, Revision, View};
@@ -10,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::ApiError;
 
 /// How many snapshots stay. Each shares nearly everything with the present state.
-const SNAPSHOTS_MAX: usize = 256;
+const SNAPSHOTS_MAX: usize = 32;
+
+/// How long a snapshot stays after the last page that was given from it.
+const KEPT_FOR: Duration = Duration::from_secs(5 * 60);
 
 /// Where a list goes on. Opaque to clients.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,26 +67,40 @@ impl Continue {
     }
 }
 
-/// Recent states by revision, the oldest first.
+/// Recent states, and when a page was last given from each; the longest unused first.
 #[derive(Debug, Default)]
-pub struct Snapshots(Mutex<VecDeque<Arc<View>>>);
+pub struct Snapshots(Mutex<VecDeque<(Instant, Arc<View>)>>);
 
 impl Snapshots {
-    /// Keeps a state from which a first page was given.
+    /// Keeps a state of which not all pages were given.
     pub fn keep(&self, view: &Arc<View>) {
+        self.keep_at(view, Instant::now());
+    }
+
+    /// The state of a revision, where it is kept still.
+    pub fn get(&self, revision: Revision) -> Option<Arc<View>> {
+        self.get_at(revision, Instant::now())
+    }
+
+    fn keep_at(&self, view: &Arc<View>, now: Instant) {
         let mut kept = self.0.lock();
-        if kept.iter().any(|known| known.revision == view.revision) {
-            return;
-        }
+        expire(&mut kept, now);
+        kept.retain(|(_, known)| known.revision != view.revision);
         if kept.len() == SNAPSHOTS_MAX {
             kept.pop_front();
         }
-        kept.push_back(view.clone());
+        kept.push_back((now, view.clone()));
     }
 
-    pub fn get(&self, revision: Revision) -> Option<Arc<View>> {
-        self.0.lock().iter().find(|view| view.revision == revision).cloned()
+    fn get_at(&self, revision: Revision, now: Instant) -> Option<Arc<View>> {
+        let mut kept = self.0.lock();
+        expire(&mut kept, now);
+        kept.iter().find(|(_, view)| view.revision == revision).map(|(_, view)| view.clone())
     }
+}
+
+fn expire(kept: &mut VecDeque<(Instant, Arc<View>)>, now: Instant) {
+    kept.retain(|(at, _)| now.saturating_duration_since(*at) < KEPT_FOR);
 }
 
 #[cfg(test)]
@@ -106,5 +127,15 @@ mod tests {
         }
         assert!(snapshots.get(0).is_none());
         assert!(snapshots.get(1).is_some());
+    }
+
+    #[test]
+    fn snapshots_expire() {
+        let (snapshots, start) = (Snapshots::default(), Instant::now());
+        let view = Arc::new(View { revision: 7, ..View::default() });
+        snapshots.keep_at(&view, start);
+        assert!(snapshots.get_at(7, start + KEPT_FOR / 2).is_some());
+        assert!(snapshots.get_at(7, start + KEPT_FOR).is_none());
+        assert_eq!(Arc::strong_count(&view), 1);
     }
 }

@@ -1,10 +1,10 @@
 //! Many transactions, one log entry: what arrives while an entry is under way travels in the next.
 
-use std::{sync::Arc, task::Poll};
+use std::{collections::BTreeMap, sync::Arc, task::Poll};
 
 use coracle_objects::{Transaction, Write};
 use coracle_raft::{ProposeError, Raft};
-use coracle_store::{Command, Outcome, Request};
+use coracle_store::{Command, Outcome, Request, RequestId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::machine::AppliedEntry;
@@ -25,9 +25,11 @@ pub struct Done {
     pub index: u64,
 }
 
+type Reply = oneshot::Sender<Result<Done, ProposeError>>;
+
 struct Waiting {
     request: Request,
-    reply: oneshot::Sender<Result<Done, ProposeError>>,
+    reply: Reply,
 }
 
 /// Proposes transactions to the local raft member, which must lead.
@@ -76,8 +78,13 @@ async fn gather(member: u64, raft: Raft<AppliedEntry>, mut requests: mpsc::Recei
             }
             batch.push(next);
         }
-        let (requests, replies): (Vec<_>, Vec<_>) =
-            batch.into_iter().map(|waiting| (waiting.request, waiting.reply)).unzip();
+        let (requests, replies): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .map(|Waiting { request, reply }| {
+                let id = request.id;
+                (request, (id, reply))
+            })
+            .unzip();
         let entry = Command { proposer: member, requests }.encode();
         let raft = raft.clone();
         let mut proposal = Box::pin(async move { raft.propose(entry).await });
@@ -94,21 +101,19 @@ async fn gather(member: u64, raft: Raft<AppliedEntry>, mut requests: mpsc::Recei
     }
 }
 
-/// Gives each proposer its own result. The store keeps the order of the command but leaves out requests whose
-/// outcome it has forgotten.
-fn answer(
-    result: Result<AppliedEntry, ProposeError>,
-    replies: Vec<oneshot::Sender<Result<Done, ProposeError>>>,
-) {
+/// Gives each proposer its own result. The store leaves out requests whose outcome it has forgotten: theirs are unknown.
+fn answer(result: Result<AppliedEntry, ProposeError>, replies: Vec<(RequestId, Reply)>) {
     match result {
-        Ok(applied) if applied.batch.results.len() == replies.len() => {
-            for (reply, (_, outcome)) in replies.into_iter().zip(&applied.batch.results) {
+        Ok(applied) => {
+            let outcomes: BTreeMap<RequestId, &Outcome> =
+                applied.batch.results.iter().map(|(id, outcome)| (*id, outcome)).collect();
+            for (id, reply) in replies {
+                let outcome = outcomes.get(&id).copied().cloned().ok_or(ProposeError::Unknown);
                 // A proposer that has gone away does not want its answer.
-                let _ = reply.send(Ok(Done { outcome: outcome.clone(), index: applied.index }));
+                let _ = reply.send(outcome.map(|outcome| Done { outcome, index: applied.index }));
             }
         }
-        Ok(_) => replies.into_iter().for_each(|reply| drop(reply.send(Err(ProposeError::Unknown)))),
-        Err(error) => replies.into_iter().for_each(|reply| drop(reply.send(Err(error)))),
+        Err(error) => replies.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error)))),
     }
 }
 
@@ -118,4 +123,32 @@ fn size(transaction: &Transaction) -> usize {
         Write::Delete { .. } => 128,
     });
     writes.sum::<usize>() + transaction.preconditions.len() * 128
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_objects::Applied;
+    use coracle_store::Batch;
+
+    use super::*;
+
+    #[test]
+    fn only_the_forgotten_request_is_unknown() {
+        let id = |sequence| RequestId { client: 1, sequence };
+        let outcome = |revision| Ok(Applied { revision, revisions: vec![] });
+        let results = vec![(id(1), outcome(11)), (id(3), outcome(13))];
+        let batch = Arc::new(Batch { results, events: vec![], revision: 13 });
+        let (replies, answers): (Vec<_>, Vec<_>) = (1..=3)
+            .map(|sequence| {
+                let (reply, answer) = oneshot::channel();
+                ((id(sequence), reply), answer)
+            })
+            .unzip();
+        answer(Ok(AppliedEntry { index: 5, batch }), replies);
+        let revisions: Vec<Option<u64>> = answers
+            .into_iter()
+            .map(|mut answer| answer.try_recv().unwrap().ok().map(|done| done.outcome.unwrap().revision))
+            .collect();
+        assert_eq!(revisions, [Some(11), None, Some(13)]);
+    }
 }

@@ -1,9 +1,11 @@
 //! The registry's content: files by their SHA-256, verified when they come and fsynced before they count.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -88,7 +90,7 @@ pub struct Blobs {
     unfinished: PathBuf,
     fetches: Semaphore,
     /// One fetch of one blob at a time, so that many readers of a new artifact cause one copy.
-    fetching: Mutex<()>,
+    fetching: parking_lot::Mutex<BTreeMap<Digest, Weak<Mutex<()>>>>,
 }
 
 /// A file that grows and is not a blob yet. Removed when it is dropped before it was kept.
@@ -113,7 +115,7 @@ impl Blobs {
             folder: folder.to_owned(),
             unfinished,
             fetches: Semaphore::new(FETCHES_MAX),
-            fetching: Mutex::new(()),
+            fetching: parking_lot::Mutex::default(),
         })
     }
 
@@ -193,11 +195,12 @@ impl Blobs {
         if let Some(size) = self.size(digest).await {
             return Ok(size);
         }
-        let _permit = self.fetches.acquire().await.map_err(io::Error::other)?;
-        let _one = self.fetching.lock().await;
+        let lock = self.fetch_lock(digest);
+        let _one = lock.lock().await;
         if let Some(size) = self.size(digest).await {
             return Ok(size);
         }
+        let _permit = self.fetches.acquire().await.map_err(io::Error::other)?;
         for id in peers.addresses().into_keys().filter(|id| *id != me) {
             let Some(channel) = peers.channel(id) else { continue };
             match timeout(COPY_TIMEOUT, self.fetch(digest, channel)).await {
@@ -207,6 +210,18 @@ impl Blobs {
             }
         }
         Err(BlobError::Missing(digest.to_string()))
+    }
+
+    /// The lock of one blob, shared by all who want it now.
+    fn fetch_lock(&self, digest: &Digest) -> Arc<Mutex<()>> {
+        let mut locks = self.fetching.lock();
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = locks.get(digest).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::default();
+        locks.insert(digest.clone(), Arc::downgrade(&lock));
+        lock
     }
 
     async fn fetch(&self, digest: &Digest, channel: Channel) -> Result<u64, BlobError> {
@@ -325,6 +340,19 @@ mod tests {
         wrong.append(b"other").await.unwrap();
         assert!(matches!(blobs.keep(wrong, &digest).await, Err(BlobError::WrongDigest { .. })));
         assert_eq!(fs::read_dir(&blobs.unfinished).unwrap().count(), 0, "nothing is left behind");
+    }
+
+    #[tokio::test]
+    async fn blobs_are_fetched_beside_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let (one, other) = (Digest::of(b"one"), Digest::of(b"other"));
+        let lock = blobs.fetch_lock(&one);
+        let _held = lock.lock().await;
+        assert!(blobs.fetch_lock(&one).try_lock().is_err());
+        assert!(blobs.fetch_lock(&other).try_lock().is_ok());
+        blobs.fetch_lock(&other);
+        assert!(blobs.fetching.lock().len() <= 2);
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub enum WriteError {
     Propose(#[from] ProposeError),
     #[error("the write was refused: {0:?}")]
     Refused(Refusal),
+    #[error("the name {name} is taken by {by}")]
+    Taken { name: String, by: String },
     #[error("the object kept changing")]
     Contended,
 }

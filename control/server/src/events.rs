@@ -7,7 +7,7 @@ use std::{
 
 use coracle_api::Storage;
 use coracle_controllers::EventRecord;
-use coracle_objects::{Object, ObjectKey, Transaction, View, Write, registry};
+use coracle_objects::{Expect, Object, ObjectKey, Transaction, View, Write, registry};
 use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use crate::{
     drafts::{self, editable, encode, new_draft, rfc3339},
     storage::ReplicatedStorage,
+    tokens,
 };
 
 const EVENTS: &str = "events";
@@ -32,6 +33,9 @@ const REMEMBERED_MAX: usize = 4096;
 const KEPT_HOURS: i64 = 1;
 const SWEEP_PERIOD: Duration = Duration::from_secs(60);
 const SWEEP_BATCH: usize = 256;
+
+/// Characters of an object's name in the names of its events, which a dot and 16 digits follow; 253 is the most.
+const INVOLVED_NAME_MAX: usize = 236;
 
 /// What makes two events the same.
 type Sameness = [String; 6];
@@ -118,11 +122,15 @@ async fn write_all(storage: ReplicatedStorage, mut events: mpsc::Receiver<Value>
 
 async fn write(storage: &ReplicatedStorage, key: ObjectKey, event: Value, times: u64) {
     let now = Timestamp::now();
+    let namespace = ObjectKey::new("namespaces", "", &key.name.namespace);
     let written = drafts::write(storage, |view| {
-        Some(match view.get(&key) {
-            Some(object) => Transaction::update(key.clone(), repeated(object, times, now), object.revision),
-            None => Transaction::create(key.clone(), first(&key, &event, times, now)),
-        })
+        if let Some(object) = view.get(&key) {
+            return Some(Transaction::update(key.clone(), repeated(object, times, now), object.revision));
+        }
+        // A namespace that ends takes no new events: they would keep it from ending.
+        view.get(&namespace).filter(|namespace| namespace.meta.deletion_timestamp.is_none())?;
+        let transaction = Transaction::create(key.clone(), first(&key, &event, times, now));
+        Some(transaction.expecting(namespace.clone(), Expect::NotDeleting))
     });
     if let Err(error) = written.await {
         tracing::debug!(%error, event = %key.name, "an event was not written");
@@ -176,15 +184,22 @@ fn new_key(event: &Value) -> ObjectKey {
     let involved = &event["involvedObject"];
     let namespace =
         involved["namespace"].as_str().filter(|namespace| !namespace.is_empty()).unwrap_or("default");
-    let name = involved["name"].as_str().unwrap_or("unknown");
+    let name: String =
+        involved["name"].as_str().unwrap_or("unknown").chars().take(INVOLVED_NAME_MAX).collect();
+    let name = name.trim_end_matches(['.', '-']);
     ObjectKey::new(EVENTS, namespace, &format!("{name}.{:016x}", rand::random::<u64>()))
 }
 
-/// Removes old events, as long as this member leads.
+/// Removes old events and expired join tokens, as long as this member leads.
 pub async fn sweep(storage: &ReplicatedStorage) {
     let mut ticks = tokio::time::interval(SWEEP_PERIOD);
     loop {
         ticks.tick().await;
+        for deletion in tokens::expired(&storage.view(), Timestamp::now()) {
+            if let Err(error) = storage.propose(deletion).await {
+                tracing::debug!(%error, "an expired join token stays for now");
+            }
+        }
         let Ok(limit) = Timestamp::now().checked_sub(KEPT_HOURS.hours()) else { continue };
         let old = old_events(&storage.view(), limit);
         for some in old.chunks(SWEEP_BATCH) {

@@ -43,7 +43,6 @@ pub async fn run(duties: Duties) {
             return;
         };
         tracing::info!(term, "leading");
-        // Dropping the set ends its tasks.
         let mut tasks = JoinSet::new();
         tasks.spawn(lead(duties.clone()));
         let lost =
@@ -57,7 +56,8 @@ pub async fn run(duties: Duties) {
                 false
             }
         };
-        drop(tasks);
+        // Only when none of them runs any more, or one could open the links again.
+        tasks.shutdown().await;
         duties.links.close_all();
         tracing::info!(term, "no longer leading");
         if stopped {

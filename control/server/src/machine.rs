@@ -25,8 +25,6 @@ pub struct Machine {
     store: Arc<Mutex<Store>>,
     hub: Arc<WatchHub>,
     fatal: Arc<Fatal>,
-    /// After an entry that could not be applied nothing is applied any more.
-    stopped: bool,
 }
 
 impl Machine {
@@ -34,14 +32,14 @@ impl Machine {
     pub fn new(fatal: Arc<Fatal>) -> (Self, Arc<WatchHub>) {
         let store = Arc::new(Mutex::new(Store::new(StoreConfig::default())));
         let hub = Arc::new(WatchHub::new(store.clone()));
-        (Self { store, hub: hub.clone(), fatal, stopped: false }, hub)
+        (Self { store, hub: hub.clone(), fatal }, hub)
     }
 
-    fn stop(&mut self, index: u64, reason: &str) -> AppliedEntry {
-        self.stopped = true;
+    /// Makes the process stop. Panics, so that raft neither counts the entry as applied nor answers reads of it.
+    fn stop(&self, index: u64, reason: &str) -> ! {
         let reason = format!("entry {index} of the log cannot be applied: {reason}");
-        self.fatal.send_if_modified(|fatal| fatal.is_none() && fatal.replace(reason).is_none());
-        AppliedEntry { index, batch: Arc::new(Batch { results: vec![], events: vec![], revision: 0 }) }
+        self.fatal.send_if_modified(|fatal| fatal.is_none() && fatal.replace(reason.clone()).is_none());
+        panic!("{reason}");
     }
 }
 
@@ -50,9 +48,6 @@ impl StateMachine for Machine {
 
     /// The view and the events are published before the outcome is given back: a proposer reads its own writes.
     fn apply(&mut self, index: u64, _term: u64, entry: &[u8]) -> AppliedEntry {
-        if self.stopped {
-            return self.stop(index, "an entry before it could not be applied");
-        }
         // Held until the events are sent, so that a watch that begins meanwhile has each event exactly once.
         let mut store = self.store.lock();
         match store.apply(entry) {
@@ -61,10 +56,22 @@ impl StateMachine for Machine {
                 self.hub.publish(Arc::new(view), &batch.events);
                 AppliedEntry { index, batch: Arc::new(batch) }
             }
-            Err(error) => {
-                drop(store);
-                self.stop(index, &error.to_string())
-            }
+            Err(error) => self.stop(index, &error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn an_entry_that_cannot_be_applied_stops_the_member() {
+        let fatal = Arc::new(Fatal::new(None));
+        let (mut machine, _hub) = Machine::new(fatal.clone());
+        assert!(catch_unwind(AssertUnwindSafe(|| machine.apply(7, 1, b"\xffnonsense"))).is_err());
+        assert!(fatal.borrow().as_deref().is_some_and(|reason| reason.starts_with("entry 7 ")));
     }
 }

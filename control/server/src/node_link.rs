@@ -11,6 +11,7 @@ mod pod_status;
 mod links;
 mod logs;
 mod monitor;
+mod node_events;
 mod node_object;
 
 mod pod_blocks;

@@ -231,7 +231,8 @@ impl Storage for ReplicatedStorage {
             Err(_) => return Err(late()),
         };
         match timeout_at(deadline, self.shared.raft.wait_applied(index)).await {
-            Ok(_) => Ok(self.view()),
+            Ok(Ok(())) => Ok(self.view()),
+            Ok(Err(_)) => Err(Unavailable("this member is stopping".into())),
             Err(_) => Err(Unavailable("this member is behind the others".into())),
         }
     }

@@ -20,7 +20,7 @@ const NAMESPACE: &str = "kube-system";
 const NAME_PREFIX: &str = "bootstrap-token-";
 const TYPE: &str = "coracle.dev/join-token";
 
-/// Tokens that may exist at a time.
+/// Tokens that may be good at a time.
 const TOKENS_MAX: usize = 1024;
 
 /// Lifetime of a token whose maker names none, and the longest that is given, in seconds.
@@ -55,7 +55,8 @@ pub async fn create<S: Storage>(
     ttl_seconds: u64,
     now: Timestamp,
 ) -> Result<Result<JoinToken, Refusal>, ProposeError> {
-    if list(&storage.view()).len() >= TOKENS_MAX {
+    let good = list(&storage.view()).iter().filter(|token| token.expires > now).count();
+    if good >= TOKENS_MAX {
         return Err(ProposeError::Unavailable("there are too many join tokens: revoke some".into()));
     }
     let id = hex::encode(rand::random::<[u8; 5]>());
@@ -84,6 +85,12 @@ pub fn list(view: &View) -> Vec<Kept> {
         .filter(|secret| secret.name().starts_with(NAME_PREFIX))
         .filter_map(|secret| Kept::read(secret))
         .collect()
+}
+
+/// Deletions of the tokens that have expired.
+pub fn expired(view: &View, now: Timestamp) -> Vec<Transaction> {
+    let expired = list(view).into_iter().filter(|token| token.expires <= now);
+    expired.map(|token| Transaction::delete(token.key, token.revision)).collect()
 }
 
 /// Finds the token that `proof` (`id.secret`) is of, or says in words for the joiner why it does not serve.
@@ -155,4 +162,30 @@ impl Kept {
 
 fn hash(secret: &str) -> [u8; 32] {
     Sha256::digest(secret).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_expired_tokens_are_swept() {
+        let now = Timestamp::UNIX_EPOCH;
+        let mut view = View::default();
+        for (id, seconds) in [("old", -1), ("good", 1)] {
+            let base64 = |text: &str| STANDARD.encode(text);
+            let expires = now.checked_add(seconds.seconds()).unwrap();
+            let data = json!({
+                "token-id": base64(id),
+                "role": base64("node"),
+                "secret-sha256": base64("00"),
+                "expiration": base64(&rfc3339(expires)),
+            });
+            let draft = new_draft("v1", "Secret", &key(id), json!({ "type": TYPE, "data": data }), now);
+            let object = Object::from_draft(key(id), &draft, 1).unwrap();
+            view.tables.entry(key(id).resource).or_default().insert(key(id).name, object.into());
+        }
+        assert_eq!(list(&view).len(), 2);
+        assert_eq!(expired(&view, now), [Transaction::delete(key("old"), 1)]);
+    }
 }

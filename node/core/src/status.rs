@@ -31,13 +31,16 @@ pub fn pod_status(pod: &Pod, state: &PodState, node: &NodeFacts, now: Timestamp)
         status.insert("podIPs".into(), all.into());
     }
     status.insert("startTime".into(), time(state.start_time));
-    let list = |containers: &[Container]| -> Value {
-        containers.iter().map(|container| container_status(pod, state, container)).collect()
+    let list = |containers: &mut dyn Iterator<Item = &Container>| -> Value {
+        containers.map(|container| container_status(pod, state, container)).collect()
     };
     if !pod.spec.init_containers.is_empty() {
-        status.insert("initContainerStatuses".into(), list(&pod.spec.init_containers));
+        status.insert("initContainerStatuses".into(), list(&mut pod.spec.init_containers.iter()));
     }
-    status.insert("containerStatuses".into(), list(&pod.spec.containers));
+    // As the kubelet reports them: init containers in their order, the others by name.
+    let mut by_name: Vec<&Container> = pod.spec.containers.iter().collect();
+    by_name.sort_by(|a, b| a.name.cmp(&b.name));
+    status.insert("containerStatuses".into(), list(&mut by_name.into_iter()));
     let qos = pod.status["qosClass"].as_str().unwrap_or_else(|| resources::qos_class(pod));
     status.insert("qosClass".into(), qos.into());
     Value::Object(status)

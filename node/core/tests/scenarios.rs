@@ -587,21 +587,6 @@ fn the_whole_status_is_as_kubelet_writes_it() {
           "startTime": "2026-01-01T00:00:00Z",
           "containerStatuses": [
             {
-              "name": "web",
-              "state": {
-                "running": {
-                  "startedAt": "2026-01-01T00:00:00Z"
-                }
-              },
-              "lastState": {},
-              "ready": true,
-              "restartCount": 0,
-              "image": "hello:1.0",
-              "imageID": "web@sha256:00",
-              "started": true,
-              "containerID": "wasm://web-0"
-            },
-            {
               "name": "log",
               "state": {
                 "waiting": {
@@ -624,6 +609,21 @@ fn the_whole_status_is_as_kubelet_writes_it() {
               "imageID": "log@sha256:00",
               "started": false,
               "containerID": "wasm://log-1"
+            },
+            {
+              "name": "web",
+              "state": {
+                "running": {
+                  "startedAt": "2026-01-01T00:00:00Z"
+                }
+              },
+              "lastState": {},
+              "ready": true,
+              "restartCount": 0,
+              "image": "hello:1.0",
+              "imageID": "web@sha256:00",
+              "started": true,
+              "containerID": "wasm://web-0"
             }
           ],
           "qosClass": "BestEffort"

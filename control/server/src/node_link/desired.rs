@@ -64,7 +64,7 @@ impl Desired {
             self.put(object, &mut messages);
         }
         for key in gone {
-            self.delete(&key, view.revision, &mut messages);
+            self.forget(&key, view.revision, &mut messages);
         }
         messages
     }
@@ -93,7 +93,7 @@ impl Desired {
         if event.kind == EventKind::Deleted {
             self.delete(&pod.key, pod.revision, messages);
             for key in self.name_all(&pod.key.name, BTreeSet::new()) {
-                self.delete(&key, pod.revision, messages);
+                self.forget(&key, pod.revision, messages);
             }
             self.pods.remove(&pod.key.name);
             return;
@@ -106,7 +106,7 @@ impl Desired {
         }
         self.put(pod, messages);
         for key in unnamed {
-            self.delete(&key, pod.revision, messages);
+            self.forget(&key, pod.revision, messages);
         }
     }
 
@@ -128,6 +128,14 @@ impl Desired {
         if self.sent.get(key).is_some_and(|sent| *sent <= revision) {
             self.sent.remove(key);
             messages.push(message(Type::Delete, key, revision, bytes::Bytes::new()));
+        }
+    }
+
+    /// The node needs the object no longer, whether it exists still or not. What it was sent may be newer than the
+    /// event that says so: the view is ahead of the events.
+    fn forget(&mut self, key: &ObjectKey, at: Revision, messages: &mut Vec<ObjectEvent>) {
+        if let Some(sent) = self.sent.remove(key) {
+            messages.push(message(Type::Delete, key, sent.max(at), bytes::Bytes::new()));
         }
     }
 
@@ -334,6 +342,21 @@ mod tests {
         assert_eq!(bench.put("pods", "p", pod("n1", "late")), ["+pods p"]);
         assert_eq!(bench.put("configmaps", "late", json!({})), ["+configmaps late"]);
         assert_eq!(bench.delete("configmaps", "late"), ["-configmaps late"]);
+    }
+
+    #[test]
+    fn what_no_pod_names_any_more_goes_though_it_is_newer() {
+        let mut bench = Bench::new();
+        bench.put("secrets", "s", json!({}));
+        let from = json!([{ "secretRef": { "name": "s" } }]);
+        let spec = json!({ "nodeName": "n1", "containers": [{ "name": "c", "envFrom": from }] });
+        assert_eq!(bench.put("pods", "p", json!({ "spec": spec })), ["+secrets s", "+pods p"]);
+        let pod = bench.store.view().get(&ObjectKey::new(PODS, "default", "p")).unwrap().clone();
+        assert_eq!(bench.put("secrets", "s", json!({"data": {}})), ["+secrets s"]);
+        let gone = Event { kind: EventKind::Deleted, object: pod, previous: None };
+        let messages = bench.desired.observe(&gone, bench.store.view());
+        assert_eq!(messages.iter().map(text).collect::<Vec<_>>(), ["-pods p", "-secrets s"]);
+        assert_eq!(messages[1].revision, bench.store.view().revision);
     }
 
     #[test]

@@ -26,12 +26,18 @@ pub struct Pressures {
 /// All links.
 #[derive(Default)]
 pub struct Links {
-    sessions: Mutex<BTreeMap<String, Session>>,
+    sessions: Mutex<Sessions>,
     heard: Mutex<BTreeMap<String, Heard>>,
     numbers: AtomicU64,
-    open: Mutex<bool>,
     /// Wakes the monitor when a node changed what it says.
     pub changed: Notify,
+}
+
+/// The links, and whether there may be any: both under one lock, so that no link begins after all were ended.
+#[derive(Default)]
+struct Sessions {
+    open: bool,
+    by_node: BTreeMap<String, Session>,
 }
 
 /// One node's link.
@@ -59,42 +65,44 @@ impl Links {
     pub fn open(&self, view: &View) {
         let heard = Heard { at: Instant::now(), pressures: None };
         *self.heard.lock() = view.list("nodes", None).map(|node| (node.name().to_owned(), heard)).collect();
-        *self.open.lock() = true;
+        self.sessions.lock().open = true;
     }
 
     /// Ends all links; the nodes look for the new leader.
     pub fn close_all(&self) {
-        *self.open.lock() = false;
-        for session in std::mem::take(&mut *self.sessions.lock()).into_values() {
+        let sessions = std::mem::take(&mut *self.sessions.lock());
+        for session in sessions.by_node.into_values() {
             session.ended.cancel();
         }
     }
 
-    /// Whether this member leads and has begun its duties.
-    pub fn is_open(&self) -> bool {
-        *self.open.lock()
-    }
-
-    /// A link of this node; an older one ends.
-    pub fn begin(&self, node: &str, down: Down) -> Session {
+    /// A link of this node; an older one ends. `None` where this member does not lead or has not begun its duties.
+    pub fn begin(&self, node: &str, down: &Down) -> Option<Session> {
         let session = Session {
             number: self.numbers.fetch_add(1, Ordering::Relaxed),
-            down,
+            down: down.clone(),
             logs: Arc::default(),
             registered: Arc::default(),
             ended: CancellationToken::new(),
         };
-        if let Some(older) = self.sessions.lock().insert(node.to_owned(), session.clone()) {
-            older.ended.cancel();
+        {
+            let mut sessions = self.sessions.lock();
+            if !sessions.open {
+                return None;
+            }
+            if let Some(older) = sessions.by_node.insert(node.to_owned(), session.clone()) {
+                older.ended.cancel();
+            }
         }
         self.hear(node, None);
-        session
+        Some(session)
     }
 
     /// Forgets a link, unless a newer one has taken its place.
     pub fn end(&self, node: &str, session: &Session) {
+        session.logs.close();
         session.ended.cancel();
-        let mut sessions = self.sessions.lock();
+        let sessions = &mut self.sessions.lock().by_node;
         if sessions.get(node).is_some_and(|known| known.number == session.number) {
             sessions.remove(node);
         }
@@ -117,7 +125,7 @@ impl Links {
 
     /// Forgets nodes whose objects are gone. One that is linked still must link anew, and so register again.
     pub fn retain(&self, exists: impl Fn(&str) -> bool) {
-        let mut sessions = self.sessions.lock();
+        let sessions = &mut self.sessions.lock().by_node;
         sessions.retain(|node, session| {
             let stays = exists(node) || !session.registered.load(Ordering::Relaxed);
             if !stays {
@@ -129,15 +137,35 @@ impl Links {
     }
 
     pub fn connected(&self, node: &str) -> bool {
-        self.sessions.lock().contains_key(node)
+        self.sessions.lock().by_node.contains_key(node)
     }
 
     pub fn session(&self, node: &str) -> Option<Session> {
-        self.sessions.lock().get(node).cloned()
+        self.sessions.lock().by_node.get(node).cloned()
     }
 
     /// Number of nodes linked now.
     pub fn count(&self) -> usize {
-        self.sessions.lock().len()
+        self.sessions.lock().by_node.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn links_begin_only_while_open() {
+        let links = Links::default();
+        let (down, _messages) = mpsc::channel(1);
+        assert!(links.begin("n1", &down).is_none());
+        links.open(&View::default());
+        let session = links.begin("n1", &down).unwrap();
+        links.close_all();
+        assert!(session.ended.is_cancelled());
+        assert!(!links.connected("n1"));
+        assert!(links.begin("n1", &down).is_none());
     }
 }

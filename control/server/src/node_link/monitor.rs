@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::{
     links::{Links, Pressures},
     node_object::{self, LEASE_SECONDS, Readiness, ready_status},
+    pod_blocks::Abandoned,
 };
 use crate::storage::ReplicatedStorage;
 
@@ -22,6 +23,9 @@ const PERIOD: Duration = Duration::from_millis(500);
 
 /// Leases are renewed rarely: nothing here depends on them, but clients look at them.
 const LEASE_PERIOD: Duration = Duration::from_secs(LEASE_SECONDS / 2);
+
+/// How often blocks of nodes that are gone are looked for.
+const BLOCKS_PERIOD: Duration = Duration::from_secs(5);
 
 /// Writes about nodes under way at a time.
 const WRITES_MAX: usize = 32;
@@ -39,6 +43,8 @@ pub async fn monitor(storage: &ReplicatedStorage, links: &Links) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut leases_due = Instant::now() + LEASE_PERIOD;
+    let mut blocks_due = Instant::now();
+    let mut abandoned = Abandoned::default();
     let mut agreed: BTreeMap<String, Agreed> = BTreeMap::new();
     loop {
         tokio::select! {
@@ -56,6 +62,10 @@ pub async fn monitor(storage: &ReplicatedStorage, links: &Links) {
             leases_due = Instant::now() + LEASE_PERIOD;
             let linked = view.list("nodes", None).filter(|node| links.connected(node.name()));
             writes.extend(linked.map(|node| node_object::lease(&view, node.name(), now)));
+        }
+        if Instant::now() >= blocks_due {
+            blocks_due = Instant::now() + BLOCKS_PERIOD;
+            writes.extend(abandoned.due(&view, |node| links.connected(node), Instant::now()));
         }
         let outcomes = stream::iter(writes).map(|write| storage.propose(write)).buffer_unordered(WRITES_MAX);
         outcomes

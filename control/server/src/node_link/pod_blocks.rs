@@ -1,12 +1,17 @@
 //! Blocks of the pod pool, 10.128.0.0/9 in /24s: claimed by nodes as they need them.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    time::Duration,
+};
 
 use coracle_api::Storage;
-use coracle_objects::{ObjectKey, Transaction, View};
+use coracle_objects::{Expect, ObjectKey, Transaction, View};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::node_object;
 use crate::drafts::{self, WriteError, new_draft};
@@ -18,42 +23,76 @@ const POOL: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 0);
 const BLOCKS: u32 = 1 << 15;
 const BLOCK_BITS: u32 = 8;
 
+/// A block is free again when its node's object has been absent, and the node not linked, for so long.
+const ABANDONED_AFTER: Duration = Duration::from_secs(60);
+
 #[derive(Deserialize)]
 struct PodBlock {
     spec: PodBlockSpec,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct PodBlockSpec {
     cidr: String,
+    node_name: String,
 }
 
 /// Claims the lowest free block for a node; answers its CIDR, or why there is none in words for the node.
 pub async fn claim<S: Storage>(storage: &S, node: &str) -> Result<String, String> {
-    let mut claimed = None;
+    let mut claimed = Err(String::new());
     let written = drafts::write(storage, |view| {
-        claimed = free_block(view);
-        let cidr = claimed.as_deref()?;
+        claimed = block_for(view, node);
+        let cidr = claimed.as_deref().ok()?;
         let key = ObjectKey::new(PODBLOCKS, "", &cidr.replace('/', "-"));
-        // The block goes when its node goes.
-        let uid = view.get(&node_object::key(node)).map(|object| object.meta.uid.clone()).unwrap_or_default();
-        let body = json!({
-            "metadata": { "ownerReferences": [{ "apiVersion": "v1", "kind": "Node", "name": node, "uid": uid }] },
-            "spec": { "cidr": cidr, "nodeName": node },
-        });
+        let body = json!({ "spec": { "cidr": cidr, "nodeName": node } });
         let draft = new_draft("coracle.dev/v1", "PodBlock", &key, body, Timestamp::now());
-        Some(Transaction::create(key, draft))
+        Some(Transaction::create(key, draft).expecting(node_object::key(node), Expect::Exists))
     })
     .await;
-    match (written, claimed) {
-        (Ok(Some(_)), Some(cidr)) => Ok(cidr),
-        (Ok(_), _) => {
-            Err("all blocks of the pod pool are claimed: remove nodes that are no longer used".into())
+    match written {
+        Ok(_) => claimed,
+        Err(WriteError::Contended) => Err("too many nodes claim blocks at the same time: try again".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn block_for(view: &View, node: &str) -> Result<String, String> {
+    if view.get(&node_object::key(node)).is_none() {
+        return Err(format!("there is no node {node}: it must link anew to be registered"));
+    }
+    free_block(view)
+        .ok_or_else(|| "all blocks of the pod pool are claimed: remove nodes that are no longer used".into())
+}
+
+/// Finds blocks whose node is gone for good. A node that was removed by mistake registers again at once and keeps its
+/// blocks, in which its pods run on.
+#[derive(Default)]
+pub struct Abandoned {
+    /// Node -> since when it has been neither an object nor linked.
+    since: BTreeMap<String, Instant>,
+}
+
+impl Abandoned {
+    /// The deletions that are due. `linked` tells whether a node is linked now.
+    pub fn due(&mut self, view: &View, linked: impl Fn(&str) -> bool, now: Instant) -> Vec<Transaction> {
+        let exists = |node: &str| view.get(&node_object::key(node)).is_some();
+        let mut since = BTreeMap::new();
+        let mut deletions = vec![];
+        for object in view.list(PODBLOCKS, None) {
+            let Ok(PodBlock { spec }) = object.parse::<PodBlock>() else { continue };
+            if exists(&spec.node_name) || linked(&spec.node_name) {
+                continue;
+            }
+            let first = self.since.get(&spec.node_name).copied().unwrap_or(now);
+            if now.duration_since(first) >= ABANDONED_AFTER {
+                let deletion = Transaction::delete(object.key.clone(), object.revision);
+                deletions.push(deletion.expecting(node_object::key(&spec.node_name), Expect::Absent));
+            }
+            since.insert(spec.node_name, first);
         }
-        (Err(WriteError::Contended), _) => {
-            Err("too many nodes claim blocks at the same time: try again".into())
-        }
-        (Err(error), _) => Err(error.to_string()),
+        self.since = since;
+        deletions
     }
 }
 
@@ -73,22 +112,46 @@ mod tests {
 
     use super::*;
 
+    fn put(view: &mut View, key: ObjectKey, body: serde_json::Value) {
+        let draft = new_draft("v1", "Any", &key, body, Timestamp::MIN);
+        let object = Object::from_draft(key.clone(), &draft, 1).unwrap();
+        view.tables.entry(key.resource).or_default().insert(key.name, object.into());
+    }
+
+    fn put_block(view: &mut View, cidr: &str, node: &str) {
+        let key = ObjectKey::new(PODBLOCKS, "", &cidr.replace('/', "-"));
+        put(view, key, json!({ "spec": { "cidr": cidr, "nodeName": node } }));
+    }
+
     #[test]
-    fn the_lowest_free_block_is_taken() {
+    fn the_lowest_free_block_is_taken_for_a_node_that_exists() {
         let mut view = View::default();
-        assert_eq!(free_block(&view).unwrap(), "10.128.0.0/24");
-        for cidr in ["10.128.0.0/24", "10.128.2.0/24"] {
-            let key = ObjectKey::new(PODBLOCKS, "", &cidr.replace('/', "-"));
-            let draft = new_draft(
-                "coracle.dev/v1",
-                "PodBlock",
-                &key,
-                json!({"spec": {"cidr": cidr}}),
-                Timestamp::MIN,
-            );
-            let object = Object::from_draft(key.clone(), &draft, 1).unwrap();
-            view.tables.entry(key.resource).or_default().insert(key.name, object.into());
+        assert!(block_for(&view, "n1").is_err());
+        put(&mut view, node_object::key("n1"), json!({}));
+        assert_eq!(block_for(&view, "n1").unwrap(), "10.128.0.0/24");
+        put_block(&mut view, "10.128.0.0/24", "n1");
+        put_block(&mut view, "10.128.2.0/24", "n1");
+        assert_eq!(block_for(&view, "n1").unwrap(), "10.128.1.0/24");
+    }
+
+    #[test]
+    fn only_blocks_of_nodes_long_gone_are_freed() {
+        let mut view = View::default();
+        put(&mut view, node_object::key("here"), json!({}));
+        for (number, node) in ["here", "linked", "gone"].iter().enumerate() {
+            put_block(&mut view, &format!("10.128.{number}.0/24"), node);
         }
-        assert_eq!(free_block(&view).unwrap(), "10.128.1.0/24");
+        let linked = |node: &str| node == "linked";
+        let start = Instant::now();
+        let mut abandoned = Abandoned::default();
+        assert!(abandoned.due(&view, linked, start).is_empty());
+        assert!(abandoned.due(&view, linked, start + ABANDONED_AFTER / 2).is_empty());
+        let due = abandoned.due(&view, linked, start + ABANDONED_AFTER);
+        assert_eq!(due.len(), 1);
+        assert_eq!(&*due[0].writes[0].key().name.name, "10.128.2.0-24");
+        assert_eq!(due[0].preconditions[1].expect, Expect::Absent);
+        // It came back for a moment: its time begins anew.
+        assert!(abandoned.due(&view, |_| true, start + ABANDONED_AFTER).is_empty());
+        assert!(abandoned.due(&view, linked, start + ABANDONED_AFTER * 2).is_empty());
     }
 }

@@ -11,13 +11,17 @@ use coracle_proto::{
     },
 };
 use jiff::Timestamp;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 use tonic::{Status, Streaming};
 
 use super::{
     Down, NodeLinkService,
     desired::Desired,
     links::{Pressures, Session},
+    node_events::{self, Allowance},
     node_object, pod_blocks,
     pod_status::{Report, write_reports},
 };
@@ -25,6 +29,9 @@ use crate::{drafts, peers::members};
 
 /// Until a new link must have said Hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the reason of a link's end may wait for a node that does not read.
+const FAREWELL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Reports of a node that may wait to be sorted by pod.
 const REPORTS_MAX: usize = 1024;
@@ -40,16 +47,17 @@ pub async fn run(service: NodeLinkService, node: String, mut up: Streaming<NodeU
             return;
         }
     };
-    if !service.links.is_open() {
+    let Some(session) = service.links.begin(&node, &down) else {
         redirect(&service, &down).await;
         return;
-    }
-    let session = service.links.begin(&node, down);
+    };
     tracing::info!(node, boot_id = hello.boot_id, "node linked");
     let reason = tokio::select! {
         () = session.ended.cancelled() => "another link has taken its place, or this member no longer leads".to_owned(),
         ended = serve(&service, &session, &hello, up) => ended.err().map_or("the node closed it".into(), |e| e.message().into()),
     };
+    // Where the node does not read or has gone away, it finds out by itself.
+    let _ = down.send_timeout(Err(Status::unavailable(reason.clone())), FAREWELL_PATIENCE).await;
     service.links.end(&node, &session);
     tracing::info!(node, reason, "node link ended");
 }
@@ -156,7 +164,11 @@ async fn send_all(session: &Session, objects: Vec<ObjectEvent>) -> Result<(), St
 }
 
 async fn send(session: &Session, body: DownBody) -> Result<(), Status> {
-    session.down.send(Ok(message(body))).await.map_err(|_| Status::cancelled("the node has gone away"))
+    let gone = || Status::cancelled("the node has gone away");
+    tokio::select! {
+        sent = session.down.send(Ok(message(body))) => sent.map_err(|_| gone()),
+        () = session.ended.cancelled() => Err(gone()),
+    }
 }
 
 fn message(body: DownBody) -> NodeDown {
@@ -171,13 +183,18 @@ async fn read(
     mut up: Streaming<NodeUp>,
     reports: mpsc::Sender<Report>,
 ) -> Result<(), Status> {
+    let mut events = Allowance::new(Instant::now());
     while let Some(NodeUp { body }) = up.message().await? {
         service.links.hear(node, None);
         match body {
             Some(UpBody::Heartbeat(heartbeat)) => hear(service, node, &heartbeat),
             Some(UpBody::PodStatus(status)) => report(&reports, Report::Status(status)).await,
             Some(UpBody::PodGone(gone)) => report(&reports, Report::Gone(gone)).await,
-            Some(UpBody::Event(NodeEvent { event_json })) => take_event(service, node, &event_json),
+            Some(UpBody::Event(NodeEvent { event_json })) => {
+                if events.take(Instant::now()) {
+                    take_event(service, node, &event_json);
+                }
+            }
             Some(UpBody::ClaimBlock(claim)) => {
                 tokio::spawn(claim_block(service.clone(), session.clone(), node.to_owned(), claim));
             }
@@ -207,9 +224,9 @@ async fn report(reports: &mpsc::Sender<Report>, report: Report) {
 }
 
 fn take_event(service: &NodeLinkService, node: &str, event_json: &[u8]) {
-    match serde_json::from_slice(event_json) {
+    match node_events::admit(&service.storage.view(), node, event_json) {
         Ok(event) => service.recorder.take(event),
-        Err(error) => tracing::debug!(node, %error, "an event of a node cannot be read"),
+        Err(reason) => tracing::debug!(node, reason, "an event of a node is dropped"),
     }
 }
 

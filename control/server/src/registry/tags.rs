@@ -1,6 +1,6 @@
 //! Tags: objects that name a manifest.
 
-use coracle_objects::{ObjectKey, Transaction, View};
+use coracle_objects::{Object, ObjectKey, Transaction, View};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -35,17 +35,22 @@ struct Artifact {
     spec: Tag,
 }
 
-/// Sets or moves a tag.
+/// Sets or moves a tag. Refused where its object's name belongs to another tag.
 pub async fn commit(storage: &ReplicatedStorage, tag: &Tag) -> Result<(), WriteError> {
     let key = key(&tag.repository, &tag.tag);
     let spec = json!(tag);
-    drafts::write(storage, |view| match view.get(&key) {
+    let mut taken = None;
+    let written = drafts::write(storage, |view| match view.get(&key) {
         None => {
             let body = json!({ "spec": spec });
             let draft = new_draft("coracle.dev/v1", "Artifact", &key, body, Timestamp::now());
             Some(Transaction::create(key.clone(), draft))
         }
         Some(object) => {
+            taken = owned_by_another(object, tag);
+            if taken.is_some() {
+                return None;
+            }
             let mut draft = editable(object);
             if draft["spec"] == spec {
                 return None;
@@ -54,8 +59,20 @@ pub async fn commit(storage: &ReplicatedStorage, tag: &Tag) -> Result<(), WriteE
             Some(Transaction::update(key.clone(), encode(&draft), object.revision))
         }
     })
-    .await
-    .map(|_| ())
+    .await;
+    match taken {
+        Some(by) => Err(WriteError::Taken { name: key.name.name.to_string(), by }),
+        None => written.map(|_| ()),
+    }
+}
+
+/// The tag that an object belongs to, where it is not this one.
+fn owned_by_another(object: &Object, tag: &Tag) -> Option<String> {
+    match object.parse::<Artifact>() {
+        Ok(Artifact { spec }) if spec.repository == tag.repository && spec.tag == tag.tag => None,
+        Ok(Artifact { spec }) => Some(format!("{}:{}", spec.repository, spec.tag)),
+        Err(_) => Some("an object that cannot be read".into()),
+    }
 }
 
 pub fn find(view: &View, repository: &str, tag: &str) -> Option<Tag> {
@@ -74,12 +91,12 @@ pub fn of_repository(view: &View, repository: &str) -> Vec<String> {
     tags
 }
 
-/// `team/app` and `1.0` become `team.app.1.0`. Where that would lose something, a hash keeps names apart.
+/// `app` and `1.0` become `app.1.0`. Where that would lose something, as `/` in `team/app`, a hash keeps names apart.
 fn key(repository: &str, tag: &str) -> ObjectKey {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let part = |text: &str| text.chars().all(|c| plain(c) || c == '/') && !text.ends_with('-');
+    let part = |text: &str| text.chars().all(plain) && !text.ends_with('-');
     let tag_ok = tag.split('.').all(|label| !label.is_empty() && part(label) && !label.starts_with('-'));
-    let name = format!("{}.{tag}", repository.replace('/', "."));
+    let name = format!("{repository}.{tag}");
     if part(repository) && tag_ok && name.len() <= OBJECT_NAME_LENGTH_MAX {
         return ObjectKey::new(ARTIFACTS, "", &name);
     }
@@ -97,9 +114,28 @@ mod tests {
     fn names_are_readable_and_apart() {
         let name = |repository: &str, tag: &str| key(repository, tag).name.name.to_string();
         assert_eq!(name("hello", "1.0"), "hello.1.0");
-        assert_eq!(name("team/app", "latest"), "team.app.latest");
+        assert!(name("team/app", "latest").starts_with("team-app-latest-"));
+        assert_ne!(name("team/app", "v1"), name("team", "app.v1"));
         let odd = [name("a_b", "1"), name("a-b", "1"), name("a.b", "1"), name("a/b", "1"), name("a-b", "V1")];
         let distinct: std::collections::BTreeSet<_> = odd.iter().collect();
         assert_eq!(distinct.len(), odd.len(), "{odd:?}");
+    }
+
+    #[test]
+    fn an_object_of_another_tag_is_not_taken_over() {
+        let tag = |repository: &str| Tag {
+            repository: repository.into(),
+            tag: "1".into(),
+            digest: "d".into(),
+            media_type: "m".into(),
+            size: 1,
+            blobs: vec![],
+        };
+        let key = key("a", "1");
+        let draft =
+            new_draft("coracle.dev/v1", "Artifact", &key, json!({ "spec": tag("a") }), Timestamp::MIN);
+        let object = Object::from_draft(key, &draft, 1).unwrap();
+        assert_eq!(owned_by_another(&object, &tag("a")), None);
+        assert_eq!(owned_by_another(&object, &tag("b")).as_deref(), Some("a:1"));
     }
 }
