@@ -1,4 +1,5 @@
-//! Fields that cannot mean anything for a WebAssembly component. They are refused, never ignored.
+//! Fields that cannot mean anything for a WebAssembly component, and those that are not served yet. They are refused,
+//! never ignored.
 //!
 //! What holds anyway is accepted: a guest is never root, never privileged, has no capability and no writable root
 //! filesystem, so `runAsNonRoot: true`, `privileged: false`, `capabilities.drop` and the like are true as they stand.
@@ -15,8 +16,15 @@ const NO_USERS: &str = "a WebAssembly component has no users or groups: its sand
 const NO_LABELS: &str = "a WebAssembly component is confined by its sandbox, not by the host's security modules; leave \
     the field out";
 
+/// Constraints of placement that the scheduler does not know yet. Where only preferred, they may be left unmet.
+const UNKNOWN_CONSTRAINTS: [&str; 2] = [
+    "affinity/podAffinity/requiredDuringSchedulingIgnoredDuringExecution",
+    "affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution",
+];
+
 /// Checks a pod's spec; containers are checked by [`check_container`].
 pub(super) fn check_spec(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
+    check_unserved(spec, field, errors);
     let host = "a pod has no access to its node's ";
     for (key, what) in [
         ("hostNetwork", "network: use a Service of type NodePort or an Ingress"),
@@ -50,8 +58,35 @@ pub(super) fn check_spec(spec: &Value, field: &str, errors: &mut Vec<FieldError>
     }
 }
 
+/// What a pod would rely on and not get.
+fn check_unserved(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
+    for path in UNKNOWN_CONSTRAINTS {
+        if !list(spec, &format!("/{path}")).is_empty() {
+            let detail = "required affinity between pods is not served yet: prefer it, or use a nodeSelector";
+            errors.push(FieldError::forbidden(format!("{field}.{}", path.replace('/', ".")), detail));
+        }
+    }
+    for (index, constraint) in list(spec, "/topologySpreadConstraints").iter().enumerate() {
+        if text(constraint, "/whenUnsatisfiable") != "ScheduleAnyway" {
+            let at = format!("{field}.topologySpreadConstraints[{index}].whenUnsatisfiable");
+            let detail = "spreading as a condition is not served yet: say ScheduleAnyway; pods of one owner are \
+                spread over nodes by themselves";
+            errors.push(FieldError::forbidden(at, detail));
+        }
+    }
+    if !list(spec, "/hostAliases").is_empty() {
+        let detail = "names of a pod's own are not served yet: use a Service";
+        errors.push(FieldError::forbidden(format!("{field}.hostAliases"), detail));
+    }
+}
+
 /// Checks one container.
 pub(super) fn check_container(container: &Value, field: &str, errors: &mut Vec<FieldError>) {
+    if present(container, "/lifecycle/postStart") {
+        let detail =
+            "hooks after a start are not served yet: do the work in the component or an init container";
+        errors.push(FieldError::forbidden(format!("{field}.lifecycle.postStart"), detail));
+    }
     let at = format!("{field}.securityContext");
     let empty = Value::Null;
     let context = container.get("securityContext").unwrap_or(&empty);

@@ -120,6 +120,24 @@ fn environment_mounts_resources_and_probes_are_checked() {
 }
 
 #[test]
+fn what_is_not_served_yet_is_refused() {
+    let terms = json!([{"topologyKey": "kubernetes.io/hostname"}]);
+    check(
+        json!({"containers": [{"name": "a", "image": "x", "lifecycle": {"postStart": {"exec": {"command": ["x"]}}}}],
+            "hostAliases": [{"ip": "10.0.0.1"}],
+            "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms},
+                "podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1}]}},
+            "topologySpreadConstraints": [{"whenUnsatisfiable": "DoNotSchedule"}, {"whenUnsatisfiable": "ScheduleAnyway"}]}),
+        expect![[r#"
+            spec.containers[0].lifecycle.postStart: Forbidden: hooks after a start are not served yet: do the work in the component or an init container
+            spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution: Forbidden: required affinity between pods is not served yet: prefer it, or use a nodeSelector
+            spec.topologySpreadConstraints[0].whenUnsatisfiable: Forbidden: spreading as a condition is not served yet: say ScheduleAnyway; pods of one owner are spread over nodes by themselves
+            spec.hostAliases: Forbidden: names of a pod's own are not served yet: use a Service
+        "#]],
+    );
+}
+
+#[test]
 fn what_means_nothing_here_is_refused() {
     check(
         json!({"containers": [{"name": "a", "image": "x", "securityContext": {"privileged": true, "runAsUser": 0,
