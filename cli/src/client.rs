@@ -103,8 +103,18 @@ impl Cluster {
     /// Sends one request and hands out the answer's body as it comes. An error status becomes [`Refused`].
     pub async fn stream(&self, request: http::Request<Body>) -> Result<http::Response<Body>> {
         let address = self.access.address.clone();
-        let response = self.client.send(request).await.with_context(|| {
-            format!("the cluster at {address} does not answer: is it running? (`coracle up`, or see `coracle doctor`)")
+        let response = self.client.send(request).await.map_err(|error| {
+            let error = anyhow::Error::new(error);
+            let context = if format!("{error:#} {error:?}").contains("UnknownIssuer") {
+                format!(
+                    "the server at {address} is not of the CA that {} names: it is another cluster, or was made anew; \
+                     take the kubeconfig of its data dir",
+                    self.kubeconfig.display()
+                )
+            } else {
+                format!("the cluster at {address} does not answer: is it running? (`coracle up`, or see `coracle doctor`)")
+            };
+            error.context(context)
         })?;
         if response.status().is_success() || response.status().is_redirection() {
             return Ok(response);

@@ -56,7 +56,10 @@ impl LocalCluster {
                     .with_context(|| format!("{} is damaged", saved_path.display()))?;
                 (resume(shape, &saved).await?, saved.nodes)
             }
-            Err(_) => (make(shape, &saved_path).await?, shape.nodes),
+            Err(_) => {
+                refuse_strangers(&shape.data_dir)?;
+                (make(shape, &saved_path).await?, shape.nodes)
+            }
         };
         let kubeconfig = shape.data_dir.join("kubeconfig");
         copy_kubeconfig(controls[0].kubeconfig_path(), &kubeconfig)?;
@@ -118,6 +121,24 @@ fn shared_host(shape: &Shape) -> Result<Host> {
         compiler: std::env::current_exe().ok(),
     };
     Host::new(config).context("making the sandbox")
+}
+
+/// A data dir without a cluster of `up` must be empty, but for what an earlier start may have left half made.
+fn refuse_strangers(data_dir: &Path) -> Result<()> {
+    let listing = std::fs::read_dir(data_dir)
+        .with_context(|| format!("reading the data dir {}", data_dir.display()))?;
+    for entry in listing {
+        let name = entry.with_context(|| format!("reading the data dir {}", data_dir.display()))?.file_name();
+        let name = name.to_string_lossy();
+        if name != "cache" && !name.starts_with("control-") && !name.starts_with("node-") {
+            bail!(
+                "the data dir {} holds something else than a cluster of `coracle up` ({name}): choose an empty or new \
+                 --data-dir",
+                data_dir.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 async fn token(control: &Control, role: Role) -> Result<JoinToken> {

@@ -155,6 +155,11 @@ fn clients_say_how_to_find_a_cluster() {
         !output.status.success() && said.contains("coracle up") && said.contains("--kubeconfig"),
         "{said}"
     );
+    let taken = folder.path().join("taken");
+    fs::create_dir(&taken).unwrap();
+    fs::write(taken.join("cluster.json"), "{}").unwrap();
+    let said = fails(&["up", "--data-dir", taken.to_str().unwrap(), "--listen", "127.0.0.1:0"]);
+    assert!(said.contains("cluster.json") && said.contains("--data-dir"), "{said}");
     let said = fails(&["up", "--control", "2", "--data-dir", folder.path().join("d").to_str().unwrap()]);
     assert!(said.contains("1, 3 or 5"), "{said}");
 }

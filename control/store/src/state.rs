@@ -211,7 +211,7 @@ impl Store {
             return;
         }
         let ObjectKey { resource, name } = change.key;
-        let table = self.view.tables.entry(resource).or_default();
+        let table = self.view.tables.entry(resource.clone()).or_default();
         let (kind, object) = match (change.next, &change.previous) {
             (Some(next), previous) => {
                 table.insert(name, next.clone());
@@ -223,6 +223,10 @@ impl Store {
             }
             (None, None) => return,
         };
+        // A resource without objects has no table, whether it had some before or never: a restored state is equal.
+        if table.is_empty() {
+            self.view.tables.remove(&resource);
+        }
         events.push(Arc::new(Event { kind, object, previous: change.previous }));
     }
 }
