@@ -153,7 +153,16 @@ impl Kubectl {
     /// # Panics
     /// Where `CORACLE_REQUIRE_CLIENTS` is set and there is none.
     pub fn find(kubeconfig: &Path) -> Option<Self> {
-        let program = kubectls().pop();
+        Self::among(kubeconfig, |mut all| all.pop())
+    }
+
+    /// The oldest kubectl of this machine from 1.27, as [`Kubectl::find`] finds the newest.
+    pub fn find_oldest(kubeconfig: &Path) -> Option<Self> {
+        Self::among(kubeconfig, |all| all.into_iter().next())
+    }
+
+    fn among(kubeconfig: &Path, choose: impl FnOnce(Vec<PathBuf>) -> Option<PathBuf>) -> Option<Self> {
+        let program = choose(kubectls());
         if program.is_none() {
             assert!(
                 std::env::var_os("CORACLE_REQUIRE_CLIENTS").is_none(),

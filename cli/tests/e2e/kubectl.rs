@@ -2,10 +2,12 @@
 
 use std::{
     io::{BufRead, BufReader},
-    process::Stdio,
+    path::Path,
+    process::{Child, Stdio},
+    sync::mpsc,
 };
 
-use crate::harness::{Kubectl, eventually, get, run, sample, up};
+use crate::harness::{Kubectl, PATIENCE, eventually, get, run, sample, up};
 
 const MANIFEST: &str = r#"
 apiVersion: v1
@@ -60,11 +62,20 @@ fn answers(gateway: &str, host: &str, wanted: &str) {
 }
 
 #[test]
-fn a_first_day_with_kubectl_and_a_restart() {
+fn a_first_day_with_the_oldest_kubectl_and_a_restart() {
+    first_day(Kubectl::find_oldest);
+}
+
+#[test]
+fn a_first_day_with_the_newest_kubectl_and_a_restart() {
+    first_day(Kubectl::find);
+}
+
+fn first_day(find: fn(&Path) -> Option<Kubectl>) {
     let folder = tempfile::tempdir().unwrap();
     let daemon = up(folder.path());
     let kubeconfig = folder.path().join("kubeconfig");
-    let Some(kubectl) = Kubectl::find(&kubeconfig) else { return };
+    let Some(kubectl) = find(&kubeconfig) else { return };
     let config = kubeconfig.to_str().unwrap();
     for (name, tag) in
         [("hello-http", "hello:1.0"), ("hello-http-p3", "hello:2.0"), ("tcp-echo", "tcp-echo:1.0")]
@@ -72,6 +83,7 @@ fn a_first_day_with_kubectl_and_a_restart() {
         run(&["push", &sample(name), tag, "--kubeconfig", config]);
     }
     let gateway = daemon.said("gateway     ");
+    let watched = Watched::start(&kubectl);
 
     assert!(kubectl.feed(&["apply"], MANIFEST).unwrap().contains("deployment.apps/hello created"));
     kubectl.run(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
@@ -87,6 +99,7 @@ fn a_first_day_with_kubectl_and_a_restart() {
     }
     node_port(&kubectl, &gateway);
     follow_logs(&kubectl);
+    watched.saw_two_pods_become_ready();
 
     kubectl.run(&["scale", "deployment/hello", "--replicas=3"]);
     kubectl.run(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
@@ -102,7 +115,6 @@ fn a_first_day_with_kubectl_and_a_restart() {
     daemon.stop();
     let daemon = up(folder.path());
     let gateway = daemon.said("gateway     ");
-    let kubectl = Kubectl::find(&kubeconfig).unwrap();
     kubectl.run(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
     assert_eq!(
         kubectl.run(&["get", "configmap", "texts", "-o", "jsonpath={.data.greeting}"]),
@@ -115,6 +127,52 @@ fn a_first_day_with_kubectl_and_a_restart() {
         let pods = kubectl.run(&["get", "pods", "-o", "name"]);
         if pods.is_empty() { Ok(()) } else { Err(pods) }
     });
+}
+
+/// `get pods -o wide -w`, line by line.
+struct Watched {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Watched {
+    fn start(kubectl: &Kubectl) -> Self {
+        let mut child = kubectl
+            .command(&["get", "pods", "-o", "wide", "-w"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (sender, lines) = mpsc::channel();
+        let reader = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            for line in reader.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// Reads until two pods were seen on their way from unplaced to Running and ready, with address and node.
+    fn saw_two_pods_become_ready(mut self) {
+        let mut seen = Vec::new();
+        let ready = |line: &&String| line.contains("2/2     Running") && line.contains("10.128.");
+        let name = |line: &String| line.split_whitespace().next().unwrap_or_default().to_string();
+        loop {
+            let pods: std::collections::BTreeSet<String> = seen.iter().filter(ready).map(name).collect();
+            if pods.len() == 2 {
+                break;
+            }
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => seen.push(line),
+                Err(error) => panic!("the watch gave no more ({error}):\n{}", seen.join("\n")),
+            }
+        }
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        assert!(seen[0].starts_with("NAME") && seen[0].contains("NODE"), "{seen:?}");
+        assert!(seen.iter().any(|line| line.contains("0/2     Pending")), "{seen:?}");
+    }
 }
 
 fn node_port(kubectl: &Kubectl, gateway: &str) {

@@ -40,6 +40,17 @@ pub const READ_RETRY_MS: u64 = 500;
 /// A learner may be this many entries behind the leader when it is promoted.
 pub const PROMOTE_LAG_ENTRIES_MAX: u64 = 250;
 
+/// After a snapshot, the log reaches back before it by at most so many entries…
+pub const KEEP_ENTRIES: u64 = 5_000;
+/// …and so many bytes.
+pub const KEEP_BYTES: u64 = 16 * 1024 * 1024;
+/// A snapshot is made when so many entries were applied since the last…
+pub const SNAPSHOT_ENTRIES: u64 = 10_000;
+/// …or so many bytes of them.
+pub const SNAPSHOT_BYTES: u64 = 32 * 1024 * 1024;
+/// How long a member may take no bytes of a snapshot that it was sent before it is sent another, in milliseconds.
+pub const SNAPSHOT_IDLE_MS: u64 = 3_000;
+
 /// The default size of a log segment, in bytes.
 pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// The first segment is smaller, so that a new member starts without zeroing a large file.
@@ -64,6 +75,10 @@ pub struct Config {
     pub election_ticks_max: usize,
     /// The size of a log segment, in bytes. Tests take small ones.
     pub segment_bytes: u64,
+    /// A snapshot is made when so many entries were applied since the last, at least 1.
+    pub snapshot_entries: u64,
+    /// So many entries before a snapshot are kept for members that are a little behind.
+    pub keep_entries: u64,
     /// Decides the election timeouts and the contexts of reads. Must differ between any two starts of members,
     /// as two reads must never share a context; a simulator sets it.
     pub seed: u64,
@@ -81,6 +96,8 @@ impl Config {
             election_ticks: 10,
             election_ticks_max: 15,
             segment_bytes: SEGMENT_BYTES,
+            snapshot_entries: SNAPSHOT_ENTRIES,
+            keep_entries: KEEP_ENTRIES,
             seed: rand::random(),
         }
     }

@@ -7,8 +7,11 @@
 //! 1. send `messages`;
 //! 2. hand `persist` to the log, which makes the rounds durable in order, then sends each round's messages;
 //!    tell [`Core::persisted`] *before* those messages can be answered;
-//! 3. hand `apply` to the state machine, in order; tell [`Core::applied`] when it has got there;
+//! 3. hand `restore`, then `apply` to the state machine, in order; tell [`Core::applied`] when it has got there;
 //! 4. tell the waiters in `done`.
+//!
+//! Snapshots: one is made of the state as of an applied index with [`Core::snapshot_marker`]; when its file is durable
+//! [`Core::compact`] drops the log before it. A leader's snapshot is fetched before its message is stepped.
 //!
 //! A committed change of members comes into force in `work`, before any later message is stepped. So no vote is ever
 //! counted in a configuration that is known to be outdated, and nothing has to be held back for it.
@@ -16,18 +19,20 @@
 mod change;
 mod proposals;
 mod reads;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use raft::{RawNode, StateRole};
 
 use self::change::{PendingChange, PendingTransfer};
 use self::proposals::Proposals;
 use self::reads::Reads;
+use self::snapshots::History;
 use crate::config::{APPLY_BACKLOG_ENTRIES_MAX, Config, ENTRY_BYTES_MAX, OUTCOME_TIMEOUT_MS, READ_RETRY_MS};
 use crate::error::{ChangeError, Error, ProposeError, ReadError};
 use crate::log::Log;
@@ -45,6 +50,8 @@ pub struct Work {
     /// May leave at once: a leader's need not wait for its own disk.
     pub messages: Vec<Message>,
     pub persist: Option<Persist>,
+    /// The state machine has to take this snapshot over, whose file is there, before it applies anything further.
+    pub restore: Option<SnapshotMarker>,
     /// Committed and durable here. Each index once, without gaps.
     pub apply: Vec<Apply>,
     /// Each token once. A proposal that gets as far as `apply` is not among them.
@@ -98,6 +105,8 @@ pub struct Core {
     config: Config,
     node: RawNode<Log>,
     members: Members,
+    /// Who the members were, back to the last snapshot.
+    history: History,
     /// How often the members have changed.
     changes: u64,
     /// Ticks since the start.
@@ -115,6 +124,8 @@ pub struct Core {
     transfer: Option<PendingTransfer>,
     /// When each member was last heard of, in ticks.
     heard: BTreeMap<u64, u64>,
+    /// When each member that is sent a snapshot last took a part of it, in ticks.
+    sending: BTreeMap<u64, u64>,
     done: Vec<Done>,
 }
 
@@ -132,7 +143,8 @@ impl Core {
             reads,
             config,
             node,
-            members: Members::new(marker.conf_state, &marker.removed),
+            members: Members::new(marker.conf_state.clone(), &marker.removed),
+            history: History::new(&marker),
             changes: 0,
             now: 0,
             was_leader: false,
@@ -143,6 +155,7 @@ impl Core {
             change: None,
             transfer: None,
             heard: BTreeMap::new(),
+            sending: BTreeMap::new(),
             done: Vec::new(),
         };
         core.set_election_timeout();
@@ -158,6 +171,7 @@ impl Core {
         }
         self.campaign_alone();
         self.leave_joint();
+        self.give_up_snapshots();
         let expired = self.proposals.expire(self.now);
         self.fail_proposals(expired, ProposeError::Unknown);
         let expired = self.reads.expire(self.now);
@@ -165,7 +179,8 @@ impl Core {
         self.expire_changes();
     }
 
-    /// A message of another member that `message::from_wire` has let in.
+    /// A message of another member that `message::from_wire` has let in. The file of a snapshot that
+    /// [`Core::wants_snapshot`] must be there.
     pub fn step(&mut self, message: Message) -> Result<Result<(), Refused>, Error> {
         if let Some(refusal) = self.refusal(&message)? {
             return Ok(Err(refusal));
@@ -235,6 +250,7 @@ impl Core {
         if number > self.persisted {
             self.persisted = number;
             self.node.on_persist_ready(number);
+            self.advance_applied();
         }
     }
 
@@ -243,9 +259,18 @@ impl Core {
         if index > self.applied {
             assert!(index <= self.handed, "entry {index} was applied before it was handed out");
             self.applied = index;
-            self.node.advance_apply_to(index);
+            self.advance_applied();
             self.notice_change();
             self.campaign_alone();
+        }
+    }
+
+    /// Raft may know of what is durable here only, and a snapshot may be restored before the log says so.
+    fn advance_applied(&mut self) {
+        let log = &self.node.raft.raft_log;
+        let index = self.applied.min(log.persisted);
+        if index > log.applied {
+            self.node.advance_apply_to(index);
         }
     }
 
@@ -264,7 +289,7 @@ impl Core {
         let mut work = Work { messages: ready.take_messages(), ..Work::default() };
         let mut records = Vec::with_capacity(ready.entries().len() + 1);
         if !ready.snapshot().is_empty() {
-            self.restore(ready.snapshot(), &mut records);
+            work.restore = Some(self.restore(ready.snapshot(), &mut records)?);
         }
         let entries = ready.take_entries();
         self.node.mut_store().append(&entries);
@@ -324,6 +349,7 @@ impl Core {
             commit: raft.raft_log.committed,
             applied: self.applied,
             last: raft.raft_log.last_index(),
+            snapshot: self.node.store().snapshot_marker().index,
             voters: self.members.voters(),
             learners: self.members.learners(),
             progress,
@@ -388,26 +414,6 @@ impl Core {
             apply.push(Apply { index: entry.index, term: entry.term, data, token });
         }
         Ok(apply)
-    }
-
-    /// Takes over a received snapshot. Its bytes are with the state machine before the message is stepped.
-    fn restore(&mut self, snapshot: &Snapshot, records: &mut Vec<Record>) {
-        let metadata = snapshot.get_metadata();
-        let marker = SnapshotMarker {
-            index: metadata.index,
-            term: metadata.term,
-            conf_state: metadata.get_conf_state().clone(),
-            removed: Vec::new(),
-        };
-        self.members.set(marker.conf_state.clone());
-        self.changes += 1;
-        self.handed = marker.index;
-        self.applied = marker.index;
-        if self.node.store().last() > marker.index {
-            records.push(Record::Truncate(marker.index + 1));
-        }
-        self.node.mut_store().restore(marker.clone());
-        records.push(Record::Snapshot(marker));
     }
 
     /// A sole voter need not wait for an election timeout.

@@ -1,13 +1,17 @@
-//! The shell around [`Core`]: one raft thread, one log thread, one apply thread, and the handle that calls go through.
+//! The shell around [`Core`]: one raft thread, one log thread, one apply thread, one that writes snapshots, and the
+//! handle that calls go through.
 //!
 //! The log and apply threads never wait for the raft thread: they report through counters and a wake-up. So the raft
 //! thread may wait for them where their bounded queues are full.
 
 mod apply_thread;
+mod fetch;
 mod raft_thread;
 mod shared;
+mod snapshot_thread;
 mod wal_thread;
 
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::thread;
 
@@ -19,6 +23,7 @@ use tokio::sync::{oneshot, watch};
 use self::apply_thread::ApplyThread;
 use self::raft_thread::{Event, RaftThread};
 use self::shared::{Shared, Waker};
+use self::snapshot_thread::{SnapshotSchedule, SnapshotThread, SnapshotWaiters};
 use self::wal_thread::WalThread;
 use crate::config::{APPLY_QUEUE_MAX, Config, EVENTS_MAX, WAL_QUEUE_MAX};
 use crate::core::Core;
@@ -26,9 +31,10 @@ use crate::error::{ChangeError, Error, ProposeError, ReadError};
 use crate::identity::{self, Lock};
 use crate::membership::{self, MemberChange};
 use crate::message::from_wire;
+use crate::snapshot::{Frozen, SnapshotError, Source, files};
 use crate::status::Status;
 use crate::transport::Transport;
-use crate::wal::{Disk, RealDisk, Wal, WalOptions};
+use crate::wal::{Disk, RealDisk, SnapshotMarker, Wal, WalOptions};
 
 pub use self::shared::Closed;
 
@@ -36,14 +42,23 @@ pub use self::shared::Closed;
 pub trait StateMachine: Send + 'static {
     /// What a proposer is told.
     type Output: Send + 'static;
+    /// The state at one moment.
+    type Frozen: Frozen;
 
-    /// Applies one entry. Called on the apply thread, in order, exactly once an index in a process's life, beginning
-    /// with an empty machine. Raft's own entries are left out, so indices have gaps.
+    /// Applies one entry. Called on the apply thread, in order, beginning with an empty machine or a restored one.
+    /// Raft's own entries are left out, so indices have gaps.
     fn apply(&mut self, index: u64, term: u64, entry: &[u8]) -> Self::Output;
 
     /// Everything up to `index` is applied: the place to publish the new state. Proposers are told, and
     /// [`Raft::wait_applied`] returns, only after it.
     fn applied_batch(&mut self, _index: u64) {}
+
+    /// The state as it is now. Must be quick: entries wait for it.
+    fn freeze(&self) -> Self::Frozen;
+
+    /// Puts a state that [`Frozen::write_to`] has written in place of this one. Reads to the end: only that tells that
+    /// all of it was right. After an error the member ends.
+    fn restore(&mut self, state: &mut dyn Read) -> io::Result<()>;
 }
 
 /// A handle to this process's member of the cluster. Clones share it; when the last is dropped, the member stops.
@@ -64,7 +79,12 @@ struct Inner<O> {
     shared: Arc<Shared>,
     status: watch::Receiver<Status>,
     applied: watch::Receiver<u64>,
+    snapshot_waiters: SnapshotWaiters,
+    snapshots: OpenSnapshot,
 }
+
+/// Opens the file of this member's snapshot as of an entry, from an offset on.
+pub(crate) type OpenSnapshot = Arc<dyn Fn(u64, u64) -> io::Result<Source> + Send + Sync>;
 
 impl<O> Drop for Inner<O> {
     fn drop(&mut self) {
@@ -183,6 +203,18 @@ impl<O: Send + 'static> Raft<O> {
         outcome.await.unwrap_or(Err(ChangeError::Stopped))
     }
 
+    /// Makes a snapshot that holds at least everything that was applied here before the call: what it holds, and its
+    /// file, to be read with [`crate::snapshot::Reader`] or copied.
+    pub async fn snapshot(&self) -> Result<(SnapshotMarker, Source), SnapshotError> {
+        let (reply, made) = oneshot::channel();
+        self.inner.snapshot_waiters.lock().push(reply);
+        self.inner.send(Event::Snapshot).map_err(|full| match full {
+            Refusal::Full => SnapshotError::Failed("this member is overloaded".to_owned()),
+            Refusal::Stopped => SnapshotError::Stopped,
+        })?;
+        made.await.unwrap_or(Err(SnapshotError::Stopped))
+    }
+
     /// Takes messages that another member has sent. Never waits: what is refused, or too much, is dropped, and raft
     /// sends it again.
     pub fn receive(&self, messages: Vec<wire::Message>) {
@@ -201,6 +233,19 @@ impl<O: Send + 'static> Raft<O> {
         self.inner.shared.ended().await;
     }
 
+    /// Reads the file of this member's snapshot as of entry `index` from `offset` on, for the member `to` that was told
+    /// of it. It may be gone already: then `to` will be told of a newer one.
+    pub(crate) fn serve_snapshot(&self) -> ServeSnapshot {
+        let (inner, snapshots) = (Arc::downgrade(&self.inner), self.inner.snapshots.clone());
+        let served = Arc::new(move |to| {
+            if let Some(inner) = inner.upgrade() {
+                // A full queue means that raft is busy; the next part will tell it.
+                let _ = inner.send(Event::Served(to));
+            }
+        });
+        ServeSnapshot { open: snapshots, served }
+    }
+
     /// What a transport's receiving side calls, without the type of the machine's output. It does not keep the member
     /// alive.
     pub(crate) fn receiver(&self) -> Arc<dyn Fn(Vec<wire::Message>) + Send + Sync> {
@@ -211,6 +256,14 @@ impl<O: Send + 'static> Raft<O> {
             }
         })
     }
+}
+
+/// How a transport hands this member's snapshots out.
+#[derive(Clone)]
+pub(crate) struct ServeSnapshot {
+    pub open: OpenSnapshot,
+    /// To be called with the receiver's id now and then while it takes parts.
+    pub served: Arc<dyn Fn(u64) + Send + Sync>,
 }
 
 /// Why an event was not taken.
@@ -248,7 +301,7 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
     config: Config,
     disk: D,
     lock: Option<Lock>,
-    machine: M,
+    mut machine: M,
     transport: Arc<dyn Transport>,
     voters: Option<&[u64]>,
 ) -> Result<Raft<O>, Error> {
@@ -259,17 +312,24 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
     if let Some(voters) = voters.filter(|_| is_empty && recovered.hard_state.term == 0) {
         wal.append(&membership::initial_records(voters, config.id)?)?;
         drop(wal);
-        (wal, recovered) = Wal::open(disk, options)?;
+        (wal, recovered) = Wal::open(disk.clone(), options)?;
     }
-    let (id, tick) = (config.id, config.tick);
-    let applied_from = recovered.snapshot.index;
+    let (id, tick, cluster_id) = (config.id, config.tick, config.cluster_id.clone());
+    let begins = recovered.snapshot.clone();
+    if begins.index > 0 {
+        let mut state = files::open_for(&disk, &cluster_id, &begins)?;
+        machine.restore(&mut state).map_err(|error| files::broken(begins.index, error))?;
+        machine.applied_batch(begins.index);
+    }
+    let snapshot_waiters = SnapshotWaiters::default();
+    let (schedule, jobs) = SnapshotSchedule::new(config.snapshot_entries, snapshot_waiters.clone());
     let core = Core::new(config, recovered, &crate::logging::logger())?;
 
     let (events, events_in) = bounded(EVENTS_MAX);
     let (to_wal, wal_in) = bounded(WAL_QUEUE_MAX);
     let (to_apply, apply_in) = bounded(APPLY_QUEUE_MAX);
     let (status, status_out) = watch::channel(core.status());
-    let (applied, applied_out) = watch::channel(applied_from);
+    let (applied, applied_out) = watch::channel(begins.index);
     let shared = Arc::new(Shared::new());
     let waker = Waker::new(shared.clone(), events.clone());
     {
@@ -279,28 +339,44 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
             let _ = events.try_send(Event::Unreachable(id));
         }));
     }
+    let served = disk.clone();
+    let snapshots: OpenSnapshot = Arc::new(move |index, offset| files::source(&served, index, offset));
 
+    let fetch = fetch::fetcher(disk.clone(), cluster_id.clone(), transport.clone(), events.clone());
+    let snapshot_thread =
+        SnapshotThread { disk: disk.clone(), cluster_id: cluster_id.clone(), jobs, events: events.clone() };
     let wal_thread = WalThread::new(wal, wal_in, transport.clone(), waker.clone());
-    let apply_thread = ApplyThread::new(machine, apply_in, applied, waker.clone());
+    let apply_thread =
+        ApplyThread::new(machine, disk, cluster_id, apply_in, applied, schedule, waker.clone());
     let raft_thread =
-        RaftThread::new(core, events_in, to_wal, to_apply, transport, waker.clone(), status, tick);
+        RaftThread::new(core, events_in, to_wal, to_apply, transport, fetch, waker.clone(), status, tick);
     let wal_join = spawn("wal", id, &waker, move || wal_thread.run())?;
     let apply_join = spawn("apply", id, &waker, move || apply_thread.run())?;
+    let snapshot_join = spawn("snapshot", id, &waker, move || snapshot_thread.run())?;
     let ended = shared.clone();
     let raft_waker = waker.clone();
     thread::Builder::new()
         .name(format!("raft-{id}"))
         .spawn(move || {
             raft_waker.guard("raft", move || raft_thread.run());
-            // The queues are closed now; both threads finish what they hold.
-            let _ = (wal_join.join(), apply_join.join());
+            // The queues are closed now; the threads finish what they hold.
+            let _ = (wal_join.join(), apply_join.join(), snapshot_join.join());
             drop(lock);
             ended.end();
         })
         .map_err(Error::Thread)?;
     tracing::info!(member = id, "raft member started");
     Ok(Raft {
-        inner: Arc::new(Inner { id, events, waker, shared, status: status_out, applied: applied_out }),
+        inner: Arc::new(Inner {
+            id,
+            events,
+            waker,
+            shared,
+            status: status_out,
+            applied: applied_out,
+            snapshot_waiters,
+            snapshots,
+        }),
     })
 }
 

@@ -39,6 +39,8 @@ pub enum Error {
     LostLog { id: u64, confirmed: u64, last: u64 },
     #[error("a committed change of members cannot be read; this build does not understand the log")]
     UnknownChange,
+    #[error("a snapshot's marker cannot be read; this build does not understand the leader")]
+    UnknownSnapshot,
     #[error("raft refuses the configuration")]
     Raft(#[from] raft::Error),
     #[error("cannot start a thread")]

@@ -1,20 +1,28 @@
 //! The log as raft reads it: held in memory, behind the write-ahead log that makes it durable.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
-use raft::eraftpb::{Entry, HardState, Snapshot};
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Result, Storage, StorageError};
 
+use crate::snapshot::format::encode_marker;
 use crate::wal::{Recovered, SnapshotMarker};
 
-/// All entries behind the last snapshot, the newest of which may not be durable yet.
+/// The newest entries, the very newest of which may not be durable yet. They reach back at least to the last snapshot,
+/// and further for members that are a little behind.
 ///
 /// Each entry owns its bytes, so that dropping one frees them.
 #[derive(Debug)]
 pub struct Log {
     hard_state: HardState,
+    /// The last snapshot of this member. Its file is there.
     snapshot: SnapshotMarker,
+    /// The index and term before the first of the entries.
+    base: (u64, u64),
     entries: VecDeque<Entry>,
+    /// Another member needs a newer snapshot than there is.
+    snapshot_wanted: Cell<bool>,
 }
 
 /// What an entry weighs beside its data and context when it is encoded, in bytes.
@@ -24,17 +32,19 @@ impl Log {
     pub fn new(recovered: Recovered) -> Log {
         Log {
             hard_state: recovered.hard_state,
+            base: (recovered.snapshot.index, recovered.snapshot.term),
             snapshot: recovered.snapshot,
             entries: recovered.entries.into(),
+            snapshot_wanted: Cell::new(false),
         }
     }
 
     pub fn first(&self) -> u64 {
-        self.snapshot.index + 1
+        self.base.0 + 1
     }
 
     pub fn last(&self) -> u64 {
-        self.snapshot.index + self.entries.len() as u64
+        self.base.0 + self.entries.len() as u64
     }
 
     pub fn snapshot_marker(&self) -> &SnapshotMarker {
@@ -64,7 +74,34 @@ impl Log {
     pub fn restore(&mut self, marker: SnapshotMarker) {
         self.entries.clear();
         self.hard_state.commit = self.hard_state.commit.max(marker.index);
+        self.base = (marker.index, marker.term);
         self.snapshot = marker;
+    }
+
+    /// Drops what a snapshot of this member holds, but for at most `entries_max` entries and `bytes_max` bytes before
+    /// it: members that are a little behind are then served from the log.
+    pub fn compact(&mut self, marker: SnapshotMarker, entries_max: u64, bytes_max: u64) {
+        let held = (marker.index - self.base.0) as usize;
+        let mut bytes = 0;
+        let kept = self.entries.range(..held).rev().take(entries_max as usize).take_while(|entry| {
+            bytes += entry.data.len() as u64 + ENTRY_OVERHEAD_BYTES;
+            bytes <= bytes_max
+        });
+        let dropped = held - kept.count();
+        if dropped > 0 {
+            let last = &self.entries[dropped - 1];
+            self.base = (last.index, last.term);
+            self.entries.drain(..dropped);
+            if self.entries.capacity() > 4 * self.entries.len().max(1024) {
+                self.entries.shrink_to_fit();
+            }
+        }
+        self.snapshot = marker;
+    }
+
+    /// Whether another member waits for a newer snapshot than there is. Asking forgets it.
+    pub fn take_snapshot_wanted(&self) -> bool {
+        self.snapshot_wanted.take()
     }
 }
 
@@ -105,10 +142,10 @@ impl Storage for Log {
     }
 
     fn term(&self, index: u64) -> Result<u64> {
-        if index == self.snapshot.index {
-            return Ok(self.snapshot.term);
+        if index == self.base.0 {
+            return Ok(self.base.1);
         }
-        if index < self.snapshot.index {
+        if index < self.base.0 {
             return Err(StorageError::Compacted.into());
         }
         match self.entries.get((index - self.first()) as usize) {
@@ -125,10 +162,29 @@ impl Storage for Log {
         Ok(self.last())
     }
 
-    /// Raft asks again until a snapshot is there. None is made yet, and as the log is not compacted none is needed.
-    fn snapshot(&self, _request_index: u64, _to: u64) -> Result<Snapshot> {
-        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    /// Raft asks again until there is one that serves. One from before `to` was a member does not: `to` would refuse it.
+    fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot> {
+        let marker = &self.snapshot;
+        if marker.index == 0 || marker.index < request_index || !names(&marker.conf_state, to) {
+            self.snapshot_wanted.set(true);
+            return Err(StorageError::SnapshotTemporarilyUnavailable.into());
+        }
+        let metadata = SnapshotMetadata {
+            conf_state: Some(marker.conf_state.clone()).into(),
+            index: marker.index,
+            term: marker.term,
+            ..SnapshotMetadata::default()
+        };
+        Ok(Snapshot {
+            data: encode_marker(marker).into(),
+            metadata: Some(metadata).into(),
+            ..Snapshot::default()
+        })
     }
+}
+
+fn names(state: &ConfState, id: u64) -> bool {
+    state.voters.contains(&id) || state.learners.contains(&id) || state.voters_outgoing.contains(&id)
 }
 
 #[cfg(test)]
@@ -163,7 +219,25 @@ mod tests {
         log.append(&[entry(12, 4)]);
         assert_eq!((log.last(), log.term(12)), (12, Ok(4)));
 
+        log.compact(SnapshotMarker { index: 12, term: 4, ..SnapshotMarker::default() }, 1, u64::MAX);
+        assert_eq!((log.first(), log.last(), log.term(11)), (12, 12, Ok(2)));
+        log.compact(SnapshotMarker { index: 12, term: 4, ..SnapshotMarker::default() }, 9, 0);
+        assert_eq!((log.first(), log.last(), log.term(12)), (13, 12, Ok(4)));
+
         log.restore(SnapshotMarker { index: 40, term: 5, ..SnapshotMarker::default() });
         assert_eq!((log.first(), log.last(), log.term(40)), (41, 40, Ok(5)));
+    }
+
+    #[test]
+    fn a_snapshot_serves_the_members_that_it_names() {
+        let conf_state = ConfState { voters: vec![1, 2], learners: vec![3], ..ConfState::default() };
+        let mut log = Log::new(Recovered::default());
+        log.append(&[entry(1, 1), entry(2, 1)]);
+        assert!(log.snapshot(0, 2).is_err() && log.take_snapshot_wanted());
+        log.compact(SnapshotMarker { index: 2, term: 1, conf_state, removed: vec![9] }, 0, 0);
+        for (request, to, serves) in [(0, 2, true), (2, 3, true), (3, 2, false), (0, 4, false)] {
+            assert_eq!(log.snapshot(request, to).is_ok(), serves, "{request} {to}");
+            assert_eq!(log.take_snapshot_wanted(), !serves);
+        }
     }
 }

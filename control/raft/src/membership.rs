@@ -13,7 +13,7 @@ use raft::eraftpb::{Entry, EntryType, HardState};
 
 use crate::config::PROMOTE_LAG_ENTRIES_MAX;
 use crate::error::{ChangeError, Error};
-use crate::wal::Record;
+use crate::wal::{Record, SnapshotMarker};
 
 /// One change of the members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,18 @@ impl Members {
         let mut members = Members { used: removed.iter().copied().collect(), ..Members::default() };
         members.set(conf_state);
         members
+    }
+
+    /// The members as of a snapshot that this member takes over.
+    pub fn restore(&mut self, marker: &SnapshotMarker) {
+        self.used.extend(&marker.removed);
+        self.set(marker.conf_state.clone());
+    }
+
+    /// The ids that were members once and are no more.
+    pub fn removed(&self) -> Vec<u64> {
+        let members: BTreeSet<u64> = ids(&self.conf_state).collect();
+        self.used.difference(&members).copied().collect()
     }
 
     /// Takes over the configuration that a committed change has led to.

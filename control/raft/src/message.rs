@@ -8,6 +8,8 @@ use coracle_proto::raft as wire;
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot, SnapshotMetadata};
 
 use crate::membership;
+use crate::snapshot::format::decode_marker;
+use crate::wal::SnapshotMarker;
 
 /// Indices, terms and ids beyond this are taken for garbage: raft-rs adds to them without a check.
 const NUMBER_MAX: u64 = 1 << 62;
@@ -29,7 +31,7 @@ pub enum Refused {
     Entries,
     #[error("an entry's type is unknown, or its change of members cannot be read")]
     EntryType,
-    #[error("snapshots are not exchanged yet")]
+    #[error("the snapshot is not described as it should be, or does not belong into such a message")]
     Snapshot,
     #[error("the message is of no use to a member in this state")]
     OutOfPlace,
@@ -134,12 +136,13 @@ fn check(message: &wire::Message, kind: MessageType, self_id: u64) -> Result<(),
     if numbers.iter().any(|number| *number >= NUMBER_MAX) {
         return Err(Refused::Number);
     }
-    // A message of this kind would put a bare manifest in place of the log.
-    if kind == MessageType::MsgSnapshot || message.snapshot.is_some() || message.request_snapshot != 0 {
+    // No member asks for a snapshot: the leader sees by itself who needs one.
+    if message.snapshot.is_some() != (kind == MessageType::MsgSnapshot) || message.request_snapshot != 0 {
         return Err(Refused::Snapshot);
     }
     match kind {
         MessageType::MsgAppend => check_entries(message),
+        MessageType::MsgSnapshot => check_snapshot(message),
         _ if message.entries.is_empty() => Ok(()),
         _ => Err(Refused::Entries),
     }
@@ -159,6 +162,35 @@ fn check_entries(message: &wire::Message) -> Result<(), Refused> {
         before = (entry.index, entry.term);
     }
     Ok(())
+}
+
+/// The data describes the snapshot once more, and more fully than the metadata that raft reads.
+fn check_snapshot(message: &wire::Message) -> Result<(), Refused> {
+    let snapshot = message.snapshot.as_ref().ok_or(Refused::Snapshot)?;
+    let marker = decode_marker(&snapshot.data).ok_or(Refused::Snapshot)?;
+    let described = marker_to_wire(&marker);
+    let sound = marker.index > 0
+        && marker.index < NUMBER_MAX
+        && (1..=message.term).contains(&marker.term)
+        && !marker.conf_state.voters.is_empty()
+        && snapshot.metadata.as_ref() == Some(&described)
+        && message.entries.is_empty();
+    sound.then_some(()).ok_or(Refused::Snapshot)
+}
+
+fn marker_to_wire(marker: &SnapshotMarker) -> wire::SnapshotMetadata {
+    let state = &marker.conf_state;
+    wire::SnapshotMetadata {
+        conf_state: Some(wire::ConfState {
+            voters: state.voters.clone(),
+            learners: state.learners.clone(),
+            voters_outgoing: state.voters_outgoing.clone(),
+            learners_next: state.learners_next.clone(),
+            auto_leave: state.auto_leave,
+        }),
+        index: marker.index,
+        term: marker.term,
+    }
 }
 
 fn entry_to_wire(entry: Entry) -> wire::Entry {

@@ -24,6 +24,8 @@ pub struct Status {
     pub applied: u64,
     /// The last index of this member's log.
     pub last: u64,
+    /// The entry as of which this member's last snapshot is; 0 where there is none.
+    pub snapshot: u64,
     /// In ascending order. In a joint configuration the voters of both halves.
     pub voters: Vec<u64>,
     pub learners: Vec<u64>,

@@ -3,6 +3,7 @@
 mod grpc;
 mod service;
 
+use std::io;
 use std::sync::Arc;
 
 use coracle_proto::raft as wire;
@@ -20,4 +21,18 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Called once, before the first message: whom to tell that a member cannot be reached.
     fn attach(&self, _unreachable: Unreachable) {}
+
+    /// Brings the file of the snapshot that member `from` has as of entry `index`. Returns at once; the sink is told the
+    /// end in any case, on a thread that may wait.
+    fn fetch(&self, from: u64, index: u64, sink: Box<dyn SnapshotSink>);
+}
+
+/// Takes the bytes of a snapshot's file, in order and without gaps.
+pub trait SnapshotSink: Send {
+    /// How many bytes it has: after an interruption the next begin there.
+    fn offset(&self) -> u64;
+    /// After an error the snapshot is given up.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// All bytes were given, or no more will come. Waits for the disk.
+    fn end(self: Box<Self>, arrived: Result<(), String>);
 }

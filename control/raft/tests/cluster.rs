@@ -1,16 +1,18 @@
 //! Whole members with their threads: on real directories, over a transport in this process and over gRPC.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_proto::raft as wire;
+use coracle_raft::snapshot::Reader;
 use coracle_raft::wal::{Fault, MemoryDisk};
 use coracle_raft::{
-    ChangeError, Closed, Config, Error, GrpcTransport, MemberChange, ProposeError, Raft, RaftService,
-    ReadError, Role, StateMachine, Status, Transport,
+    ChangeError, Closed, Config, Error, Frozen, GrpcTransport, MemberChange, ProposeError, Raft, RaftService,
+    ReadError, Role, SnapshotSink, StateMachine, Status, Transport,
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -25,8 +27,44 @@ impl Journal {
     }
 }
 
+/// The entries, each behind its length.
+struct Copy(Vec<Vec<u8>>);
+
+impl Frozen for Copy {
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        for entry in &self.0 {
+            out.write_all(&(entry.len() as u32).to_le_bytes())?;
+            out.write_all(entry)?;
+        }
+        Ok(())
+    }
+}
+
+/// What [`Copy`] has written.
+fn read_entries(state: &mut dyn Read) -> io::Result<Vec<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    state.read_to_end(&mut bytes)?;
+    let (mut rest, mut entries) = (&bytes[..], Vec::new());
+    while let Some((length, tail)) = rest.split_first_chunk() {
+        let (entry, tail) = tail.split_at(u32::from_le_bytes(*length) as usize);
+        entries.push(entry.to_vec());
+        rest = tail;
+    }
+    Ok(entries)
+}
+
 impl StateMachine for Journal {
     type Output = usize;
+    type Frozen = Copy;
+
+    fn freeze(&self) -> Copy {
+        Copy(self.entries())
+    }
+
+    fn restore(&mut self, state: &mut dyn Read) -> io::Result<()> {
+        *self.0.lock().expect("not poisoned") = read_entries(state)?;
+        Ok(())
+    }
 
     fn apply(&mut self, _index: u64, _term: u64, entry: &[u8]) -> usize {
         assert_ne!(entry, b"poison", "the machine cannot digest this");
@@ -43,6 +81,7 @@ struct Hub(Arc<Mutex<HubState>>);
 #[derive(Default)]
 struct HubState {
     members: BTreeMap<u64, Raft<usize>>,
+    dirs: BTreeMap<u64, PathBuf>,
     cut: BTreeSet<u64>,
 }
 
@@ -62,6 +101,20 @@ impl Transport for Port {
             member.receive(messages);
         }
     }
+
+    /// Members beside each other have directories beside each other.
+    fn fetch(&self, from: u64, index: u64, mut sink: Box<dyn SnapshotSink>) {
+        let hub = self.hub.upgrade().expect("the hub outlives its members");
+        let dir = hub.lock().expect("not poisoned").dirs.get(&from).cloned();
+        std::thread::spawn(move || {
+            let read = dir.ok_or_else(|| "no such member".to_owned()).and_then(|dir| {
+                let file = dir.join(format!("snapshot-{index:016x}.snap"));
+                let bytes = std::fs::read(file).map_err(|error| error.to_string())?;
+                sink.write(&bytes).map_err(|error| error.to_string())
+            });
+            sink.end(read);
+        });
+    }
 }
 
 impl Hub {
@@ -72,6 +125,7 @@ impl Hub {
     fn start(&self, dir: &Path, id: u64, voters: Option<&[u64]>) -> (Raft<usize>, Journal) {
         let journal = Journal::default();
         let config = config(dir, id);
+        self.0.lock().expect("not poisoned").dirs.insert(id, config.dir.clone());
         let raft = match voters {
             Some(voters) => Raft::bootstrap(config, journal.clone(), self.port(id), voters),
             None => Raft::start(config, journal.clone(), self.port(id)),
@@ -95,6 +149,8 @@ fn config(dir: &Path, id: u64) -> Config {
     let mut config = Config::new(id, dir.join(id.to_string()), "cluster-a");
     config.tick = Duration::from_millis(30);
     config.segment_bytes = 256 * 1024;
+    config.snapshot_entries = 25;
+    config.keep_entries = 5;
     config
 }
 
@@ -320,6 +376,77 @@ async fn a_joiner_is_added_and_promoted() {
 }
 
 #[tokio::test]
+async fn a_member_that_was_away_takes_the_leaders_snapshot() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let hub = Hub::default();
+    let mut members: BTreeMap<u64, (Raft<usize>, Journal)> = BTreeMap::new();
+    for id in 1..=3 {
+        members.insert(id, hub.start(dir.path(), id, Some(&[1, 2, 3])));
+    }
+    let first = leader(&members.values().map(|(raft, _)| raft).collect::<Vec<_>>()).await;
+    let away = (1..=3).find(|id| *id != first).expect("two others");
+    hub.stop(away).await;
+    members.remove(&away);
+    let rest: Vec<&Raft<usize>> = members.values().map(|(raft, _)| raft).collect();
+    for n in 1..=200 {
+        assert_eq!(propose_to_leader(&rest, format!("entry {n}").into()).await, n);
+    }
+    let (raft, journal) = hub.start(dir.path(), away, None);
+    has(&journal, 200).await;
+    assert!(raft.status().borrow().snapshot > 0, "the log alone would have done");
+    let first = leader(&rest).await;
+    assert_eq!(journal.entries(), members[&first].1.entries());
+
+    // The log and old snapshots are gone, and what is left is all that a restart needs.
+    let folder = dir.path().join(first.to_string());
+    let snapshots = || {
+        let names = std::fs::read_dir(&folder)
+            .expect("it is there")
+            .map(|entry| entry.expect("it lists").file_name());
+        names.filter(|name| name.to_string_lossy().ends_with(".snap")).count()
+    };
+    soon("old snapshots to go", async {
+        while snapshots() > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    hub.stop(first).await;
+    let (_, journal) = hub.start(dir.path(), first, None);
+    has(&journal, 200).await;
+    assert_eq!(journal.entries(), members[&first].1.entries());
+}
+
+#[tokio::test]
+async fn a_snapshot_can_be_had_at_any_time() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let raft = Raft::bootstrap(config(dir.path(), 1), Journal::default(), none(), &[1]).expect("starts");
+    status(&raft, "leadership", |status| status.role == Role::Leader).await;
+    for count in 1..=3 {
+        assert_eq!(propose(&raft, "entry").await, Ok(count));
+        for _ in 0..2 {
+            let (marker, source) = soon("a snapshot", raft.snapshot()).await.expect("it is written");
+            let mut reader = Reader::open(source).expect("it is one");
+            assert_eq!(reader.header().marker, marker);
+            assert_eq!(
+                (marker.conf_state.voters.as_slice(), reader.header().cluster_id.as_str()),
+                (&[1][..], "cluster-a")
+            );
+            assert_eq!(read_entries(&mut reader).expect("it is whole"), vec![b"entry"; count]);
+        }
+    }
+    raft.shutdown().await;
+    let damaged = std::fs::read_dir(dir.path().join("1")).expect("it is there").find_map(|entry| {
+        let path = entry.expect("it lists").path();
+        path.extension().is_some_and(|extension| extension == "snap").then_some(path)
+    });
+    std::fs::write(damaged.expect("the last one stays"), b"CRCLSNP1 garbage").expect("it is writable");
+    let refused =
+        Raft::start(config(dir.path(), 1), Journal::default(), none()).map(|_| ()).expect_err("damage");
+    assert!(refused.to_string().contains(".snap"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_failed_fsync_ends_the_member() {
     let disk = MemoryDisk::new();
     let config = config(Path::new("unused"), 1);
@@ -376,9 +503,11 @@ async fn three_members_over_grpc() {
     }
     let mut members = Vec::new();
     let mut servers = Vec::new();
+    let mut transports = Vec::new();
     for (id, listener) in (1..).zip(listeners) {
         let transport = GrpcTransport::new(id, "cluster-a", connector.clone());
         transport.set_peers(addresses.clone());
+        transports.push(transport.clone());
         let journal = Journal::default();
         let raft = Raft::bootstrap(config(dir.path(), id), journal.clone(), Arc::new(transport), &[1, 2, 3])
             .expect("starts");
@@ -410,7 +539,26 @@ async fn three_members_over_grpc() {
     for bad in [batch("cluster-b", 2, 1), batch("cluster-a", 2, 3), batch("cluster-a", 3, 1)] {
         assert!(client.send(tokio_stream::iter([bad])).await.is_err());
     }
-    for (raft, _) in &members {
+    // A joiner comes when most of the log is gone: it is brought a snapshot.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    addresses.insert(4, listener.local_addr().expect("it is bound").to_string());
+    transports.iter().for_each(|transport| transport.set_peers(addresses.clone()));
+    let transport = GrpcTransport::new(4, "cluster-a", connector.clone());
+    transport.set_peers(addresses);
+    let journal = Journal::default();
+    let raft = Raft::start(config(dir.path(), 4), journal.clone(), Arc::new(transport)).expect("starts");
+    let service = RaftService::new(&raft, "cluster-a").into_server();
+    let server = tonic::transport::Server::builder().add_service(service);
+    servers.push(tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener))));
+    let leads = leader(&all).await as usize - 1;
+    soon("the change", members[leads].0.change_membership(MemberChange::AddLearner(4)))
+        .await
+        .expect("it leads");
+    has(&journal, 65).await;
+    assert_eq!(journal.entries(), members[0].1.entries());
+    assert!(raft.status().borrow().snapshot > 0);
+
+    for (raft, _) in members.iter().chain([&(raft, journal)]) {
         raft.shutdown().await;
     }
     for server in servers {

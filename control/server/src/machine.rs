@@ -1,9 +1,12 @@
 //! The state machine that raft drives: applies entries to the store, publishes the view, hands events to watchers.
 
-use std::sync::Arc;
+use std::{
+    io::{self, Read, Write},
+    sync::Arc,
+};
 
 use coracle_objects::View;
-use coracle_raft::StateMachine;
+use coracle_raft::{Frozen, StateMachine};
 use coracle_store::{Batch, Store, StoreConfig};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -43,8 +46,18 @@ impl Machine {
     }
 }
 
+/// The store at one moment, as it goes into a snapshot.
+pub struct FrozenStore(pub coracle_store::Frozen);
+
+impl Frozen for FrozenStore {
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.0.write_to(out)
+    }
+}
+
 impl StateMachine for Machine {
     type Output = AppliedEntry;
+    type Frozen = FrozenStore;
 
     /// The view and the events are published before the outcome is given back: a proposer reads its own writes.
     fn apply(&mut self, index: u64, _term: u64, entry: &[u8]) -> AppliedEntry {
@@ -58,6 +71,19 @@ impl StateMachine for Machine {
             }
             Err(error) => self.stop(index, &error.to_string()),
         }
+    }
+
+    fn freeze(&self) -> FrozenStore {
+        FrozenStore(self.store.lock().freeze())
+    }
+
+    /// Whoever watches has to read again: what happened between the two states is not known here.
+    fn restore(&mut self, state: &mut dyn Read) -> io::Result<()> {
+        let restored = Store::restore(state, StoreConfig::default()).map_err(io::Error::other)?;
+        let mut store = self.store.lock();
+        *store = restored;
+        self.hub.replace(Arc::new(store.view().clone()));
+        Ok(())
     }
 }
 

@@ -33,7 +33,7 @@ pub struct WatchHub {
     store: Arc<Mutex<Store>>,
     view: ArcSwap<View>,
     resources: Mutex<BTreeMap<ResourceName, broadcast::Sender<Arc<Event>>>>,
-    everything: broadcast::Sender<EntryEvents>,
+    everything: Mutex<broadcast::Sender<EntryEvents>>,
 }
 
 /// What happens after the view that was handed out with it.
@@ -48,7 +48,7 @@ pub struct Lagged;
 impl WatchHub {
     pub fn new(store: Arc<Mutex<Store>>) -> Self {
         let view = ArcSwap::from_pointee(store.lock().view().clone());
-        let everything = broadcast::Sender::new(ENTRIES_MAX);
+        let everything = Mutex::new(broadcast::Sender::new(ENTRIES_MAX));
         Self { store, view, resources: Mutex::default(), everything }
     }
 
@@ -70,13 +70,21 @@ impl WatchHub {
             }
         }
         drop(resources);
-        let _ = self.everything.send(events.into());
+        let _ = self.everything.lock().send(events.into());
+    }
+
+    /// Another state takes the place of this one, without the events between them: all watches end. Called by the
+    /// machine, with the store locked.
+    pub fn replace(&self, view: Arc<View>) {
+        self.view.store(view);
+        self.resources.lock().clear();
+        *self.everything.lock() = broadcast::Sender::new(ENTRIES_MAX);
     }
 
     /// The state now, and everything that happens after it.
     pub fn everything(&self) -> (Arc<View>, Everything) {
         let store = self.store.lock();
-        let receiver = self.everything.subscribe();
+        let receiver = self.everything.lock().subscribe();
         (Arc::new(store.view().clone()), Everything { receiver })
     }
 
@@ -133,9 +141,8 @@ impl Everything {
     pub async fn next(&mut self) -> Result<EntryEvents, Lagged> {
         match self.receiver.recv().await {
             Ok(events) => Ok(events),
-            Err(RecvError::Lagged(_)) => Err(Lagged),
-            // The hub lives as long as its readers' tasks.
-            Err(RecvError::Closed) => std::future::pending().await,
+            // Closed where the whole state was replaced: the hub itself lives as long as its readers' tasks.
+            Err(RecvError::Lagged(_) | RecvError::Closed) => Err(Lagged),
         }
     }
 
@@ -143,8 +150,8 @@ impl Everything {
     pub fn ready(&mut self) -> Result<Option<EntryEvents>, Lagged> {
         match self.receiver.try_recv() {
             Ok(events) => Ok(Some(events)),
-            Err(TryRecvError::Empty | TryRecvError::Closed) => Ok(None),
-            Err(TryRecvError::Lagged(_)) => Err(Lagged),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Lagged(_) | TryRecvError::Closed) => Err(Lagged),
         }
     }
 }
@@ -178,12 +185,12 @@ impl Watcher {
                 received = self.receiver.recv() => received,
                 _ = self.ticks.tick() => {
                     // The view is published before its events are sent, both under the store's lock: with the lock
-                    // held, what is in the channel is all there is up to this revision.
-                    let (revision, empty) = {
+                    // held, what is in the channel is all there is up to this revision. A closed one is not of this state.
+                    let (revision, complete) = {
                         let store = self.hub.store.lock();
-                        (store.revision(), self.receiver.is_empty())
+                        (store.revision(), self.receiver.is_empty() && !self.receiver.is_closed())
                     };
-                    if empty && revision > self.announced {
+                    if complete && revision > self.announced {
                         self.announced = revision;
                         return WatchItem::Progress(revision);
                     }
@@ -230,7 +237,7 @@ fn ticks() -> Interval {
 #[cfg(test)]
 mod tests {
     use coracle_objects::{ObjectKey, Transaction, Write};
-    use coracle_raft::StateMachine;
+    use coracle_raft::{Frozen, StateMachine};
     use coracle_store::{Command, Request, RequestId};
     use futures::{FutureExt, StreamExt};
     use tokio::sync::watch;
@@ -308,6 +315,38 @@ mod tests {
         }
         assert_eq!(seen[..3], [1, 1, 2]);
         assert_eq!(*seen.last().unwrap(), RESOURCE_EVENTS_MAX as u64 + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn watches_end_when_the_whole_state_is_replaced() {
+        let mut bench = Bench::new();
+        bench.put(&["a"]);
+        let mut ahead = Bench::new();
+        for _ in 0..3 {
+            ahead.put(&["b"]);
+        }
+        let mut watch = bench.watch(1);
+        assert_eq!(revision(watch.next().await), ('p', 1));
+        let (_, mut everything) = bench.hub.everything();
+
+        let mut state = Vec::new();
+        ahead.machine.freeze().write_to(&mut state).unwrap();
+        bench.machine.restore(&mut &state[..]).unwrap();
+        assert_eq!(revision(watch.next().await), ('o', 0));
+        assert!(watch.next().await.is_none());
+        assert!(everything.ready().is_err() && everything.next().await.is_err());
+        assert_eq!(bench.hub.view().revision, 3);
+        assert!(bench.hub.watch(&"configmaps".into(), 2).is_err());
+        assert_eq!(bench.hub.state_hash(), ahead.hub.state_hash());
+
+        // And it goes on from there.
+        let mut watch = bench.watch(3);
+        let (_, mut everything) = bench.hub.everything();
+        bench.sequence = ahead.sequence;
+        bench.put(&["c"]);
+        assert_eq!(revision(watch.next().await), ('p', 3));
+        assert_eq!(revision(watch.next().await), ('e', 4));
+        assert_eq!(everything.next().await.unwrap().len(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,8 +1,14 @@
-//! The whole replicated state as bytes: for raft snapshots and backups, closed by a SHA-256.
+//! The whole replicated state as a stream of bytes, for raft snapshots and backups. What carries it checks that it is
+//! whole: there is no checksum here.
+//!
+//! ```text
+//! "CORACLE\x02"  head, objects..., end      each a length u32 (little-endian, 0 for the end) and as many bytes of postcard
+//! ```
+
+use std::io::{self, Read, Write};
 
 use coracle_objects::{Object, ObjectError, ObjectKey, Revision, View};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 use crate::{
@@ -11,11 +17,11 @@ use crate::{
     watch::Window,
 };
 
-/// In front of every snapshot; the last byte is the version of the format.
-const MAGIC: &[u8; 8] = b"CORACLE\x01";
+/// In front of every state; the last byte is the version of the format.
+const MAGIC: &[u8; 8] = b"CORACLE\x02";
 
-/// Bytes of the SHA-256 at the end.
-const TRAILER_BYTES: usize = 32;
+/// The longest part, in bytes: the head with its remembered outcomes, or an object.
+const PART_BYTES_MAX: u32 = 256 * 1024 * 1024;
 
 /// The state at one moment; taking it is O(1) and it does not hold up the store.
 #[derive(Clone, Debug)]
@@ -25,16 +31,18 @@ pub struct Frozen {
     hash: [u8; 32],
 }
 
-/// Why bytes are not a snapshot.
+/// Why bytes are not a state.
 #[derive(Debug, Error)]
 pub enum SnapshotError {
-    #[error("this is not a snapshot of a Coracle cluster, or one of a newer version")]
+    #[error("this is not the state of a Coracle cluster, or one of a newer version")]
     Magic,
-    #[error("the snapshot is damaged: its checksum does not match")]
-    Checksum,
-    #[error("the snapshot cannot be decoded")]
+    #[error("the state cannot be read")]
+    Read(#[from] io::Error),
+    #[error("the state cannot be decoded")]
     Decode(#[source] postcard::Error),
-    #[error("the snapshot holds something that is not an object under {key}")]
+    #[error("a part of the state is {bytes} bytes long; no part is longer than {PART_BYTES_MAX}")]
+    TooLong { bytes: u32 },
+    #[error("the state holds something that is not an object under {key}")]
     Object {
         key: ObjectKey,
         #[source]
@@ -43,11 +51,10 @@ pub enum SnapshotError {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Body {
+struct Head {
     revision: Revision,
     hash: [u8; 32],
     dedup: Dedup,
-    objects: Vec<Record>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -62,24 +69,34 @@ impl Store {
         Frozen { view: self.view.clone(), dedup: self.dedup.clone(), hash: self.hash }
     }
 
-    /// Restores what [`Frozen::encode`] wrote. The watch window starts empty: older revisions are expired.
-    pub fn restore(bytes: &[u8], config: StoreConfig) -> Result<Self, SnapshotError> {
-        let content = bytes.strip_prefix(MAGIC).ok_or(SnapshotError::Magic)?;
-        let (content, trailer) = content
-            .split_at_checked(content.len().wrapping_sub(TRAILER_BYTES))
-            .ok_or(SnapshotError::Checksum)?;
-        if Sha256::digest(content).as_slice() != trailer {
-            return Err(SnapshotError::Checksum);
+    /// Restores what [`Frozen::write_to`] wrote, and reads on to the end of the input. The watch window starts empty:
+    /// older revisions are expired.
+    pub fn restore(input: &mut dyn Read, config: StoreConfig) -> Result<Self, SnapshotError> {
+        let mut magic = [0; MAGIC.len()];
+        input.read_exact(&mut magic)?;
+        if &magic != MAGIC {
+            return Err(SnapshotError::Magic);
         }
-        let body: Body = postcard::from_bytes(content).map_err(SnapshotError::Decode)?;
-        let mut view = View { revision: body.revision, ..View::default() };
-        for Record { key, revision, draft } in body.objects {
+        let mut buffer = Vec::new();
+        let head: Head = read_part(input, &mut buffer)?.ok_or(SnapshotError::Magic)?;
+        let mut view = View { revision: head.revision, ..View::default() };
+        while let Some(Record { key, revision, draft }) = read_part(input, &mut buffer)? {
             let object = Object::from_draft(key.clone(), &draft, revision)
                 .map_err(|source| SnapshotError::Object { key: key.clone(), source })?;
             view.tables.entry(key.resource).or_default().insert(key.name, object.into());
         }
-        let window = Window::new(config.watch_events_max, config.watch_revisions_max, body.revision);
-        Ok(Self { config, view, dedup: body.dedup, window, hash: body.hash })
+        io::copy(input, &mut io::sink())?;
+        let window = Window::new(config.watch_events_max, config.watch_revisions_max, head.revision);
+        Ok(Self { config, view, dedup: head.dedup, window, hash: head.hash })
+    }
+
+    /// Goes on at a revision that is `revisions` higher, as a restored backup must: whoever watched or read the cluster
+    /// before it finds its revisions expired, and reads everything again.
+    pub fn skip_revisions(&mut self, revisions: u64) {
+        self.view.revision += revisions;
+        self.dedup = Dedup::default();
+        self.window =
+            Window::new(self.config.watch_events_max, self.config.watch_revisions_max, self.view.revision);
     }
 }
 
@@ -88,29 +105,56 @@ impl Frozen {
         self.view.revision
     }
 
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
     pub fn state_hash(&self) -> [u8; 32] {
         self.hash
     }
 
-    /// Linear in the size of the state.
-    pub fn encode(&self) -> Vec<u8> {
-        let objects = self.view.tables.values().flat_map(|table| table.values());
-        let body = Body {
-            revision: self.view.revision,
-            hash: self.hash,
-            dedup: self.dedup.clone(),
-            objects: objects
-                .map(|object| Record {
-                    key: object.key.clone(),
-                    revision: object.revision,
-                    draft: object.draft(),
-                })
-                .collect(),
-        };
-        let mut bytes =
-            postcard::to_extend(&body, MAGIC.to_vec()).expect("a plain value encodes into memory");
-        let digest = Sha256::digest(&bytes[MAGIC.len()..]);
-        bytes.extend_from_slice(&digest);
-        bytes
+    /// Linear in the size of the state. Needs memory for one object at a time.
+    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(MAGIC)?;
+        let head = Head { revision: self.view.revision, hash: self.hash, dedup: self.dedup.clone() };
+        let mut buffer = Vec::new();
+        write_part(out, &mut buffer, &head)?;
+        for object in self.view.tables.values().flat_map(|table| table.values()) {
+            let record = Record { key: object.key.clone(), revision: object.revision, draft: object.draft() };
+            write_part(out, &mut buffer, &record)?;
+        }
+        out.write_all(&0_u32.to_le_bytes())
     }
+}
+
+fn write_part(out: &mut dyn Write, buffer: &mut Vec<u8>, part: &impl Serialize) -> io::Result<()> {
+    buffer.clear();
+    let bytes = postcard::to_extend(part, std::mem::take(buffer)).map_err(io::Error::other)?;
+    out.write_all(&(bytes.len() as u32).to_le_bytes())?;
+    out.write_all(&bytes)?;
+    *buffer = bytes;
+    Ok(())
+}
+
+/// None at the end.
+fn read_part<T: DeserializeOwned>(
+    input: &mut dyn Read,
+    buffer: &mut Vec<u8>,
+) -> Result<Option<T>, SnapshotError> {
+    let mut length = [0; 4];
+    input.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length);
+    if length == 0 {
+        return Ok(None);
+    }
+    if length > PART_BYTES_MAX {
+        return Err(SnapshotError::TooLong { bytes: length });
+    }
+    buffer.clear();
+    // Not allocated in advance: the length may be garbage.
+    let read = input.take(length.into()).read_to_end(buffer)?;
+    if read < length as usize {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    postcard::from_bytes(buffer).map(Some).map_err(SnapshotError::Decode)
 }

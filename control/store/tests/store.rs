@@ -213,14 +213,30 @@ fn old_events_leave_by_age_in_revisions_too() {
 fn a_damaged_snapshot_is_refused() {
     let mut bench = Bench::new(StoreConfig::default());
     bench.apply(put("a", "1"));
-    let mut bytes = bench.store.freeze().encode();
-    bytes[20] ^= 1;
-    assert!(matches!(Store::restore(&bytes, StoreConfig::default()), Err(SnapshotError::Checksum)));
-    assert!(matches!(
-        Store::restore(b"CORACLE\x01short", StoreConfig::default()),
-        Err(SnapshotError::Checksum)
-    ));
-    assert!(matches!(Store::restore(b"zip", StoreConfig::default()), Err(SnapshotError::Magic)));
+    let bytes = written(&bench.store);
+    for cut in 0..bytes.len() {
+        assert!(restored(&bytes[..cut]).is_err(), "cut at {cut}");
+    }
+    assert!(matches!(restored(b"CORACLE\x01"), Err(SnapshotError::Magic)));
+    assert!(matches!(restored(b"a zip file"), Err(SnapshotError::Magic)));
+    assert!(matches!(restored(b"CORACLE\x02\xff\xff\xff\xff"), Err(SnapshotError::TooLong { .. })));
+
+    let mut again = restored(&bytes).unwrap();
+    let (revision, hash) = (again.revision(), again.state_hash());
+    again.skip_revisions(1_000_000_000);
+    assert_eq!((again.revision(), again.state_hash()), (revision + 1_000_000_000, hash));
+    assert!(again.events_since("pods", revision).is_err());
+    assert!(again.events_since("pods", again.revision()).is_ok());
+}
+
+fn written(store: &Store) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    store.freeze().write_to(&mut bytes).unwrap();
+    bytes
+}
+
+fn restored(mut bytes: &[u8]) -> Result<Store, SnapshotError> {
+    Store::restore(&mut bytes, StoreConfig::default())
 }
 
 /// Few names and values, so that puts, no-ops, conflicts, deletions and retries all happen.
@@ -251,13 +267,13 @@ proptest! {
             replica.apply(&entry).unwrap();
         }
         prop_assert_eq!(store.state_hash(), replica.state_hash());
-        let mut restored = Store::restore(&store.freeze().encode(), StoreConfig::default()).unwrap();
+        let mut copy = restored(&written(&store)).unwrap();
         let entry = command(after).encode();
-        let (original, copy) = (store.apply(&entry).unwrap(), restored.apply(&entry).unwrap());
-        prop_assert_eq!(original.results, copy.results);
-        prop_assert_eq!(store.state_hash(), restored.state_hash());
-        prop_assert_eq!(store.freeze().encode(), restored.freeze().encode());
-        prop_assert_eq!(&store.view().tables, &restored.view().tables);
+        let (original, copied) = (store.apply(&entry).unwrap(), copy.apply(&entry).unwrap());
+        prop_assert_eq!(original.results, copied.results);
+        prop_assert_eq!(store.state_hash(), copy.state_hash());
+        prop_assert_eq!(written(&store), written(&copy));
+        prop_assert_eq!(&store.view().tables, &copy.view().tables);
     }
 
     #[test]

@@ -116,6 +116,7 @@ impl Core {
             // Raft refuses what does not fit the configuration, on each member alike; then it changes nothing.
             if let Ok(conf_state) = self.node.apply_conf_change(&change) {
                 self.members.set(conf_state);
+                self.history.note(entry.index, &self.members);
                 self.changes += 1;
                 in_force = true;
             }

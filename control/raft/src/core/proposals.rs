@@ -58,6 +58,12 @@ impl Proposals {
         }
     }
 
+    /// Takes those up to `index`: a snapshot holds what has become of them.
+    pub fn take_through(&mut self, index: u64) -> Vec<Token> {
+        let later = self.by_index.split_off(&(index + 1));
+        std::mem::replace(&mut self.by_index, later).into_values().map(|pending| pending.token).collect()
+    }
+
     /// Those whose time is over.
     pub fn expire(&mut self, now: u64) -> Vec<Token> {
         let mut expired = Vec::new();

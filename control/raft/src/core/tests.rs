@@ -16,7 +16,11 @@ struct Member {
     /// Writes are not made durable while this is set.
     stalled: bool,
     queue: VecDeque<Persist>,
+    /// What this member has applied as of each of its snapshots. Durable.
+    files: Files,
 }
+
+type Files = BTreeMap<u64, Vec<(u64, Bytes)>>;
 
 #[derive(Default)]
 struct Cluster {
@@ -29,7 +33,7 @@ struct Cluster {
 }
 
 fn config(id: u64) -> Config {
-    Config { seed: id * 77, ..Config::new(id, "", "test") }
+    Config { seed: id * 77, keep_entries: 0, ..Config::new(id, "", "test") }
 }
 
 impl Cluster {
@@ -42,31 +46,50 @@ impl Cluster {
     }
 
     fn start(&mut self, id: u64, disk: MemoryDisk, voters: Option<&[u64]>) {
+        self.start_with(id, disk, voters, Files::new());
+    }
+
+    fn start_with(&mut self, id: u64, disk: MemoryDisk, voters: Option<&[u64]>, files: Files) {
         let options = WalOptions { segment_bytes: 1 << 16, salt: id };
         let (mut wal, mut recovered) = Wal::open(disk.clone(), options).expect("opens");
         if let Some(voters) = voters {
             wal.append(&initial_records(voters, id).expect("valid")).expect("sound");
             (wal, recovered) = Wal::open(disk.clone(), options).expect("opens");
         }
+        let applied = files.get(&recovered.snapshot.index).cloned().unwrap_or_default();
         let core =
             Core::new(config(id), recovered, &slog::Logger::root(slog::Discard, slog::o!())).expect("valid");
         let member = Member {
             core,
             wal,
             disk,
-            applied: Vec::new(),
+            applied,
             done: BTreeMap::new(),
             stalled: self.stalled,
             queue: VecDeque::new(),
+            files,
         };
         self.members.insert(id, member);
         self.settle();
     }
 
+    /// A member makes a snapshot of all that it has applied, and drops its log before it.
+    fn snapshot(&mut self, id: u64) -> SnapshotMarker {
+        let member = self.members.get_mut(&id).expect("it runs");
+        let index = member.core.status().applied;
+        let marker = member.core.snapshot_marker(index).expect("it is applied");
+        member.files.insert(index, member.applied.clone());
+        assert!(member.core.compact(&marker));
+        member.wal.append(&[Record::Snapshot(marker.clone())]).expect("the disk is sound");
+        member.wal.release(index).expect("the disk is sound");
+        self.settle();
+        marker
+    }
+
     fn crash(&mut self, id: u64) {
         let member = self.members.remove(&id).expect("it runs");
         member.disk.crash(|_| 0);
-        self.start(id, member.disk, None);
+        self.start_with(id, member.disk, None, member.files);
     }
 
     /// Carries out all work and delivers all messages until nothing moves.
@@ -134,8 +157,12 @@ impl Cluster {
     }
 
     fn deliver(&mut self, message: Message) {
+        let sent = self.members.get(&message.from).map(|sender| sender.files.clone()).unwrap_or_default();
         let Some(member) = self.members.get_mut(&message.to) else { return };
         let message = from_wire(to_wire(message), member.core.config.id).expect("members are sound");
+        if let Some(marker) = member.core.wants_snapshot(&message) {
+            member.files.insert(marker.index, sent[&marker.index].clone());
+        }
         let _ = member.core.step(message).expect("no member has lost its log");
     }
 
@@ -155,6 +182,10 @@ impl Member {
             moved = true;
             network.extend(work.messages);
             self.queue.extend(work.persist);
+            if let Some(marker) = work.restore {
+                self.applied = self.files[&marker.index].clone();
+                self.core.applied(marker.index);
+            }
             for apply in work.apply {
                 self.core.applied(apply.index);
                 if let Some(token) = apply.token {
@@ -438,4 +469,80 @@ fn one_seed_gives_one_run() {
         trace
     };
     assert_eq!(run(), run());
+}
+
+#[test]
+fn a_member_that_is_far_behind_takes_a_snapshot_over() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    let leader = cluster.leader();
+    cluster.tick(3);
+    let late = *cluster.members.keys().find(|id| **id != leader).expect("two others");
+    cluster.cut.insert(late);
+    let first = cluster.propose(leader, "a");
+    cluster.propose(leader, "b");
+    let marker = cluster.snapshot(leader);
+    assert!(matches!(cluster.outcome(leader, first), Some(Ok(index)) if *index < marker.index));
+    cluster.propose(leader, "c");
+    cluster.cut.clear();
+    cluster.tick(100);
+    assert_eq!(cluster.members[&late].applied, cluster.members[&leader].applied);
+    assert_eq!(cluster.members[&late].core.status().snapshot, marker.index);
+
+    // It goes on from there after a crash, and so does the one that made it.
+    let applied = cluster.members[&leader].applied.clone();
+    for id in [late, leader] {
+        cluster.crash(id);
+        cluster.tick(100);
+        assert_eq!(cluster.members[&id].applied, applied, "member {id}");
+    }
+    let leader = cluster.leader();
+    let token = cluster.propose(leader, "d");
+    assert!(matches!(cluster.outcome(leader, token), Some(Ok(_))));
+}
+
+#[test]
+fn a_joiner_needs_a_snapshot_that_names_it() {
+    let mut cluster = Cluster::new(&[1]);
+    cluster.leader();
+    cluster.propose(1, "a");
+    cluster.snapshot(1);
+    cluster.propose(1, "b");
+    cluster.start(2, MemoryDisk::new(), None);
+    cluster.change(1, &[MemberChange::AddLearner(2)]);
+    cluster.tick(10);
+    assert!(cluster.members[&2].applied.is_empty(), "the snapshot is from before it was a member");
+    assert!(cluster.members[&1].core.take_snapshot_wanted());
+    cluster.snapshot(1);
+    cluster.tick(10);
+    assert_eq!(cluster.members[&2].applied, cluster.members[&1].applied);
+    assert_eq!(cluster.members[&2].core.status().learners, [2]);
+
+    // Ids stay used behind a snapshot.
+    cluster.change(1, &[MemberChange::Remove(2)]);
+    cluster.snapshot(1);
+    cluster.crash(1);
+    cluster.leader();
+    let token = cluster.change(1, &[MemberChange::AddLearner(2)]);
+    assert_eq!(cluster.failed(1, token), Some(Outcome::ChangeFailed(ChangeError::IdUsed { id: 2 })));
+}
+
+#[test]
+fn a_snapshot_that_does_not_arrive_is_sent_again() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    let leader = cluster.leader();
+    cluster.tick(3);
+    let late = *cluster.members.keys().find(|id| **id != leader).expect("two others");
+    cluster.cut.insert(late);
+    cluster.propose(leader, "a");
+    cluster.snapshot(leader);
+    // Its acknowledgements arrive, so that the leader sends the snapshot, but nothing gets to it.
+    let mut heartbeat =
+        Message { msg_type: MessageType::MsgHeartbeatResponse, to: leader, from: late, ..Message::default() };
+    heartbeat.term = cluster.members[&leader].core.node.raft.term;
+    let _ = cluster.members.get_mut(&leader).expect("it runs").core.step(heartbeat);
+    cluster.settle();
+    assert_eq!(cluster.members[&late].core.status().snapshot, 0);
+    cluster.cut.clear();
+    cluster.tick(200);
+    assert_eq!(cluster.members[&late].applied, cluster.members[&leader].applied);
 }

@@ -1,4 +1,5 @@
-//! The apply thread: owns the state machine, applies what is committed, and tells the proposers.
+//! The apply thread: owns the state machine, applies what is committed, tells the proposers, and freezes the state when
+//! a snapshot is due.
 
 use std::sync::atomic::Ordering;
 
@@ -9,7 +10,10 @@ use tokio::sync::watch;
 use super::StateMachine;
 use super::raft_thread::Reply;
 use super::shared::Waker;
+use super::snapshot_thread::SnapshotSchedule;
 use crate::error::{Error, ProposeError};
+use crate::snapshot::files;
+use crate::wal::{Disk, SnapshotMarker};
 
 /// One committed entry, and who proposed it.
 pub struct ApplyItem<O> {
@@ -20,51 +24,122 @@ pub struct ApplyItem<O> {
     pub reply: Option<Reply<O, ProposeError>>,
 }
 
+/// What the state machine is to do next, in order.
+pub enum ApplyJob<O> {
+    Entries(Vec<ApplyItem<O>>),
+    /// Take over the snapshot that has arrived.
+    Restore(SnapshotMarker),
+    /// A snapshot is wanted though none is due.
+    Snapshot,
+}
+
 /// How many rounds' entries share one publication of the state.
 const ROUNDS_TOGETHER_MAX: usize = 64;
 
-pub struct ApplyThread<M: StateMachine> {
+pub struct ApplyThread<M: StateMachine, D: Disk> {
     machine: M,
-    queue: Receiver<Vec<ApplyItem<M::Output>>>,
+    disk: D,
+    cluster_id: String,
+    queue: Receiver<ApplyJob<M::Output>>,
     applied: watch::Sender<u64>,
+    snapshots: SnapshotSchedule<M::Frozen>,
     waker: Waker<M::Output>,
+    replies: Vec<(Reply<M::Output, ProposeError>, M::Output)>,
+    /// What the machine was given last.
+    last: u64,
+    unpublished: bool,
 }
 
-impl<M: StateMachine> ApplyThread<M> {
+impl<M: StateMachine, D: Disk> ApplyThread<M, D> {
+    /// The machine is as of the entry that `applied` holds.
     pub fn new(
         machine: M,
-        queue: Receiver<Vec<ApplyItem<M::Output>>>,
+        disk: D,
+        cluster_id: String,
+        queue: Receiver<ApplyJob<M::Output>>,
         applied: watch::Sender<u64>,
+        snapshots: SnapshotSchedule<M::Frozen>,
         waker: Waker<M::Output>,
-    ) -> ApplyThread<M> {
-        ApplyThread { machine, queue, applied, waker }
+    ) -> Self {
+        let last = *applied.borrow();
+        let replies = Vec::new();
+        ApplyThread {
+            machine,
+            disk,
+            cluster_id,
+            queue,
+            applied,
+            snapshots,
+            waker,
+            replies,
+            last,
+            unpublished: false,
+        }
     }
 
     pub fn run(mut self) -> Result<(), Error> {
-        let mut replies = Vec::new();
         while let Ok(first) = self.queue.recv() {
-            let mut last = 0;
-            let more = self.queue.try_iter().take(ROUNDS_TOGETHER_MAX - 1);
-            for item in std::iter::once(first).chain(more).flatten() {
-                last = item.index;
-                if item.data.is_empty() {
-                    continue;
-                }
-                let output = self.machine.apply(item.index, item.term, &item.data);
-                if let Some(reply) = item.reply {
-                    replies.push((reply, output));
+            self.carry_out(first)?;
+            for _ in 1..ROUNDS_TOGETHER_MAX {
+                match self.queue.try_recv() {
+                    Ok(next) => self.carry_out(next)?,
+                    Err(_) => break,
                 }
             }
-            self.machine.applied_batch(last);
+            self.publish();
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, job: ApplyJob<M::Output>) -> Result<(), Error> {
+        match job {
+            ApplyJob::Entries(items) => items.into_iter().for_each(|item| self.apply(item)),
+            ApplyJob::Restore(marker) => {
+                self.publish();
+                self.restore(&marker)?;
+            }
+            ApplyJob::Snapshot => self.snapshots.ask(),
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, item: ApplyItem<M::Output>) {
+        self.last = item.index;
+        self.unpublished = true;
+        self.snapshots.grown(item.data.len() as u64);
+        if item.data.is_empty() {
+            return;
+        }
+        let output = self.machine.apply(item.index, item.term, &item.data);
+        if let Some(reply) = item.reply {
+            self.replies.push((reply, output));
+        }
+    }
+
+    fn restore(&mut self, marker: &SnapshotMarker) -> Result<(), Error> {
+        let mut reader = files::open_for(&self.disk, &self.cluster_id, marker)?;
+        self.machine.restore(&mut reader).map_err(|error| files::broken(marker.index, error))?;
+        tracing::info!(index = marker.index, "took a snapshot of the leader over");
+        self.last = marker.index;
+        self.unpublished = true;
+        self.snapshots.taken();
+        Ok(())
+    }
+
+    fn publish(&mut self) {
+        if std::mem::take(&mut self.unpublished) {
+            self.machine.applied_batch(self.last);
             // The new state is public before anybody is told of it: a proposer reads its own write.
-            self.applied.send_replace(last);
-            for (reply, output) in replies.drain(..) {
+            self.applied.send_replace(self.last);
+            for (reply, output) in self.replies.drain(..) {
                 // A proposer that has gone away does not want to know.
                 let _ = reply.send(Ok(output));
             }
-            self.waker.shared.applied.store(last, Ordering::SeqCst);
+            self.waker.shared.applied.store(self.last, Ordering::SeqCst);
             self.waker.wake();
         }
-        Ok(())
+        if self.snapshots.is_due() {
+            self.snapshots.take(self.last, || self.machine.freeze());
+        }
     }
 }

@@ -11,15 +11,17 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use raft::eraftpb::Message;
 use tokio::sync::{oneshot, watch};
 
-use super::apply_thread::ApplyItem;
+use super::apply_thread::{ApplyItem, ApplyJob};
 use super::shared::Waker;
+use super::wal_thread::WalJob;
 use crate::config::{EVENTS_BATCH_MAX, MESSAGE_ENTRIES_BYTES_MAX};
-use crate::core::{Core, Done, Outcome, Persist, Token, Work};
+use crate::core::{Core, Done, Outcome, Token, Work};
 use crate::error::{ChangeError, Error, ProposeError, ReadError};
 use crate::membership::MemberChange;
 use crate::message::to_wire;
 use crate::status::Status;
 use crate::transport::Transport;
+use crate::wal::SnapshotMarker;
 
 pub type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 
@@ -31,9 +33,22 @@ pub enum Event<O> {
     Transfer(u64, Reply<(), ChangeError>),
     Messages(Vec<Message>),
     Unreachable(u64),
+    /// Make a snapshot, due or not.
+    Snapshot,
+    /// What is a snapshot as of this applied index marked with?
+    Mark(u64, Sender<Option<SnapshotMarker>>),
+    /// A snapshot of this member is durable.
+    Compact(SnapshotMarker),
+    /// The snapshot that the message announces has arrived and is durable, or it will not arrive.
+    Fetched(Result<Message, u64>),
+    /// A member takes its snapshot from this one.
+    Served(u64),
     /// Look at the counters.
     Wake,
 }
+
+/// Begins to fetch the snapshot that a message of the leader announces. Ends with [`Event::Fetched`].
+pub type Fetch = Box<dyn Fn(Message, SnapshotMarker) + Send>;
 
 /// Who waits for the outcome of a call.
 enum Waiter<O> {
@@ -45,9 +60,12 @@ enum Waiter<O> {
 pub struct RaftThread<O> {
     core: Core,
     events: Receiver<Event<O>>,
-    to_wal: Sender<Persist>,
-    to_apply: Sender<Vec<ApplyItem<O>>>,
+    to_wal: Sender<WalJob>,
+    to_apply: Sender<ApplyJob<O>>,
     transport: Arc<dyn Transport>,
+    fetch: Fetch,
+    /// The index of the snapshot that is on its way here.
+    fetching: Option<u64>,
     waker: Waker<O>,
     status: watch::Sender<Status>,
     tick: Duration,
@@ -63,15 +81,28 @@ impl<O: Send + 'static> RaftThread<O> {
     pub fn new(
         core: Core,
         events: Receiver<Event<O>>,
-        to_wal: Sender<Persist>,
-        to_apply: Sender<Vec<ApplyItem<O>>>,
+        to_wal: Sender<WalJob>,
+        to_apply: Sender<ApplyJob<O>>,
         transport: Arc<dyn Transport>,
+        fetch: Fetch,
         waker: Waker<O>,
         status: watch::Sender<Status>,
         tick: Duration,
     ) -> RaftThread<O> {
-        let waiters = HashMap::new();
-        RaftThread { core, events, to_wal, to_apply, transport, waker, status, tick, waiters, next_token: 0 }
+        RaftThread {
+            core,
+            events,
+            to_wal,
+            to_apply,
+            transport,
+            fetch,
+            fetching: None,
+            waker,
+            status,
+            tick,
+            waiters: HashMap::new(),
+            next_token: 0,
+        }
     }
 
     pub fn run(mut self) -> Result<(), Error> {
@@ -94,7 +125,9 @@ impl<O: Send + 'static> RaftThread<O> {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.take_progress();
-            self.take(&mut batch)?;
+            if self.take(&mut batch)?.is_err() {
+                break;
+            }
             let now = Instant::now();
             let ticked = now >= next_tick;
             if ticked {
@@ -123,7 +156,7 @@ impl<O: Send + 'static> RaftThread<O> {
         self.core.applied(shared.applied.load(Ordering::SeqCst));
     }
 
-    fn take(&mut self, batch: &mut Vec<Event<O>>) -> Result<(), Error> {
+    fn take(&mut self, batch: &mut Vec<Event<O>>) -> Result<Result<(), Ended>, Error> {
         let mut proposals = Vec::new();
         let mut proposed_bytes = 0;
         for event in batch.drain(..) {
@@ -151,18 +184,55 @@ impl<O: Send + 'static> RaftThread<O> {
                 }
                 Event::Messages(messages) => {
                     for message in messages {
-                        let from = message.from;
-                        if let Err(reason) = self.core.step(message)? {
-                            tracing::debug!(from, %reason, "ignored a raft message");
-                        }
+                        self.receive(message)?;
                     }
                 }
                 Event::Unreachable(id) => self.core.unreachable(id),
+                Event::Served(id) => self.core.snapshot_served(id),
+                Event::Fetched(fetched) => {
+                    self.fetching = None;
+                    match fetched {
+                        Ok(message) => self.step(message)?,
+                        // The leader sends another when it sees that this one is not taken any more.
+                        Err(index) => tracing::warn!(index, "a snapshot of the leader did not arrive"),
+                    }
+                }
+                Event::Mark(index, reply) => drop(reply.send(self.core.snapshot_marker(index))),
+                Event::Compact(marker) => {
+                    if self.core.compact(&marker) && self.to_wal.send(WalJob::Compact(marker)).is_err() {
+                        return Ok(Err(Ended));
+                    }
+                }
+                Event::Snapshot => {
+                    if self.to_apply.send(ApplyJob::Snapshot).is_err() {
+                        return Ok(Err(Ended));
+                    }
+                }
                 Event::Wake => {}
             }
         }
         if !proposals.is_empty() {
             self.core.propose(proposals);
+        }
+        Ok(Ok(()))
+    }
+
+    fn receive(&mut self, message: Message) -> Result<(), Error> {
+        match self.core.wants_snapshot(&message) {
+            None => self.step(message)?,
+            Some(_) if self.fetching.is_some() => {}
+            Some(marker) => {
+                self.fetching = Some(marker.index);
+                (self.fetch)(message, marker);
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, message: Message) -> Result<(), Error> {
+        let from = message.from;
+        if let Err(reason) = self.core.step(message)? {
+            tracing::debug!(from, %reason, "ignored a raft message");
         }
         Ok(())
     }
@@ -179,13 +249,19 @@ impl<O: Send + 'static> RaftThread<O> {
                 return Ok(Err(Ended));
             }
         }
+        if self.core.take_snapshot_wanted() && self.to_apply.send(ApplyJob::Snapshot).is_err() {
+            return Ok(Err(Ended));
+        }
         Ok(Ok(()))
     }
 
     fn carry_out(&mut self, work: Work) -> Result<(), Ended> {
         send(&*self.transport, work.messages);
         if let Some(persist) = work.persist {
-            self.to_wal.send(persist).map_err(|_| Ended)?;
+            self.to_wal.send(WalJob::Persist(persist)).map_err(|_| Ended)?;
+        }
+        if let Some(marker) = work.restore {
+            self.to_apply.send(ApplyJob::Restore(marker)).map_err(|_| Ended)?;
         }
         if !work.apply.is_empty() {
             let waiters = &mut self.waiters;
@@ -197,7 +273,7 @@ impl<O: Send + 'static> RaftThread<O> {
                 };
                 ApplyItem { index: apply.index, term: apply.term, data: apply.data, reply }
             });
-            self.to_apply.send(items.collect()).map_err(|_| Ended)?;
+            self.to_apply.send(ApplyJob::Entries(items.collect())).map_err(|_| Ended)?;
         }
         for done in work.done {
             self.tell(done);

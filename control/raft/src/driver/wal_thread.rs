@@ -12,12 +12,20 @@ use super::shared::Waker;
 use crate::config::WAL_BATCH_BYTES_MAX;
 use crate::core::Persist;
 use crate::error::Error;
+use crate::snapshot::files;
 use crate::transport::Transport;
-use crate::wal::{Disk, Record, SpareJob, Wal};
+use crate::wal::{Disk, Record, SnapshotMarker, SpareJob, Wal};
+
+/// What the log is to do next, in order.
+pub enum WalJob {
+    Persist(Persist),
+    /// Everything up to the marker is in a durable snapshot.
+    Compact(SnapshotMarker),
+}
 
 pub struct WalThread<D: Disk, O> {
     wal: Wal<D>,
-    queue: Receiver<Persist>,
+    queue: Receiver<WalJob>,
     transport: Arc<dyn Transport>,
     waker: Waker<O>,
     /// Records that wait for the next write.
@@ -30,12 +38,7 @@ pub struct WalThread<D: Disk, O> {
 }
 
 impl<D: Disk, O: Send + 'static> WalThread<D, O> {
-    pub fn new(
-        wal: Wal<D>,
-        queue: Receiver<Persist>,
-        transport: Arc<dyn Transport>,
-        waker: Waker<O>,
-    ) -> Self {
+    pub fn new(wal: Wal<D>, queue: Receiver<WalJob>, transport: Arc<dyn Transport>, waker: Waker<O>) -> Self {
         let (spares, spares_in) = unbounded();
         WalThread { wal, queue, transport, waker, records: Vec::new(), hard_state: None, spares_in, spares }
     }
@@ -52,11 +55,16 @@ impl<D: Disk, O: Send + 'static> WalThread<D, O> {
             if round.sync {
                 self.write()?;
             }
-            // In this order: once a message is out, its answer may come, and the raft thread must know by then that this
-            // round is durable.
-            self.waker.shared.persisted.store(round.number, Ordering::SeqCst);
-            self.waker.wake();
+            if let Some(number) = round.number {
+                // In this order: once a message is out, its answer may come, and the raft thread must know by then that
+                // this round is durable.
+                self.waker.shared.persisted.store(number, Ordering::SeqCst);
+                self.waker.wake();
+            }
             send(&*self.transport, round.messages);
+            if let Some(index) = round.snapshot {
+                self.release(index)?;
+            }
             self.look_after_spares();
         }
         // What did not have to be durable until now: the last commit index.
@@ -66,8 +74,16 @@ impl<D: Disk, O: Send + 'static> WalThread<D, O> {
         Ok(())
     }
 
-    fn gather(&mut self, persist: Persist, round: &mut Round) {
-        round.number = persist.number;
+    fn gather(&mut self, job: WalJob, round: &mut Round) {
+        let persist = match job {
+            WalJob::Persist(persist) => persist,
+            WalJob::Compact(marker) => {
+                round.sync = true;
+                round.snapshot = Some(marker.index);
+                return self.records.push(Record::Snapshot(marker));
+            }
+        };
+        round.number = Some(persist.number);
         round.sync |= persist.sync;
         round.messages.extend(persist.messages);
         for record in persist.records {
@@ -77,7 +93,11 @@ impl<D: Disk, O: Send + 'static> WalThread<D, O> {
                     round.bytes += entry.data.len() + entry.context.len();
                     self.records.push(Record::Entry(entry));
                 }
-                Record::Snapshot(_) | Record::Truncate(_) => self.records.push(record),
+                Record::Snapshot(ref marker) => {
+                    round.snapshot = Some(marker.index);
+                    self.records.push(record);
+                }
+                Record::Truncate(_) => self.records.push(record),
             }
         }
     }
@@ -86,6 +106,15 @@ impl<D: Disk, O: Send + 'static> WalThread<D, O> {
         self.records.extend(self.hard_state.take().map(Record::HardState));
         self.wal.append(&self.records)?;
         self.records.clear();
+        Ok(())
+    }
+
+    /// Gives back what a snapshot that the log names has made superfluous.
+    fn release(&mut self, index: u64) -> Result<(), Error> {
+        self.wal.release(index)?;
+        if let Err(error) = files::remove_before(self.wal.disk(), index) {
+            tracing::warn!(%error, "an old snapshot stays");
+        }
         Ok(())
     }
 
@@ -112,7 +141,10 @@ impl<D: Disk, O: Send + 'static> WalThread<D, O> {
 
 #[derive(Default)]
 struct Round {
-    number: u64,
+    /// None where nothing but a snapshot's marker is to be written.
+    number: Option<u64>,
+    /// The entry up to which a snapshot holds everything.
+    snapshot: Option<u64>,
     sync: bool,
     bytes: usize,
     messages: Vec<Message>,

@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use super::{Transport, Unreachable};
+use super::{SnapshotSink, Transport, Unreachable};
 
 /// Opens a connection to `host:port`, lazily: errors show in the calls.
 pub type Connector = Arc<dyn Fn(String) -> Channel + Send + Sync>;
@@ -31,6 +31,9 @@ const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// The pause before the second connection attempt. It doubles up to the longest.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(1);
+
+/// Tries in a row that brought nothing of a snapshot, after which it is given up.
+const FETCH_TRIES_MAX: u32 = 10;
 
 /// Sends to the members of an address book that is set from outside. Clones share it.
 #[derive(Clone)]
@@ -131,6 +134,63 @@ impl Transport for GrpcTransport {
 
     fn attach(&self, unreachable: Unreachable) {
         *self.inner.unreachable.write() = Some(unreachable);
+    }
+
+    fn fetch(&self, from: u64, index: u64, mut sink: Box<dyn SnapshotSink>) {
+        let transport = self.clone();
+        self.inner.runtime.spawn(async move {
+            let arrived = transport.fetch_all(from, index, &mut *sink).await;
+            tokio::task::spawn_blocking(move || sink.end(arrived));
+        });
+    }
+}
+
+impl GrpcTransport {
+    /// Brings the whole file, going on behind what is there when a stream breaks.
+    async fn fetch_all(&self, from: u64, index: u64, sink: &mut dyn SnapshotSink) -> Result<(), String> {
+        let mut backoff = BACKOFF_FIRST;
+        let mut tries = 0;
+        loop {
+            let before = sink.offset();
+            let broken = match self.fetch_rest(from, index, sink).await {
+                Ok(()) => return Ok(()),
+                Err(status) if status.code() == tonic::Code::NotFound => return Err(status.to_string()),
+                Err(status) => status,
+            };
+            if sink.offset() > before {
+                (tries, backoff) = (0, BACKOFF_FIRST);
+            }
+            tries += 1;
+            if tries == FETCH_TRIES_MAX {
+                return Err(broken.to_string());
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF_LONGEST);
+        }
+    }
+
+    async fn fetch_rest(
+        &self,
+        from: u64,
+        index: u64,
+        sink: &mut dyn SnapshotSink,
+    ) -> Result<(), tonic::Status> {
+        let address = self.inner.peers.read().get(&from).map(|peer| peer.address.clone());
+        let address = address.ok_or_else(|| tonic::Status::unavailable("its address is not known"))?;
+        let mut client = RaftTransportClient::new((self.inner.connector)(address))
+            .max_decoding_message_size(coracle_proto::MESSAGE_BYTES_MAX);
+        let request = wire::FetchSnapshotRequest {
+            cluster_id: self.inner.cluster_id.clone(),
+            from: self.inner.id,
+            to: from,
+            index,
+            offset: sink.offset(),
+        };
+        let mut parts = client.fetch_snapshot(request).await?.into_inner();
+        while let Some(part) = parts.message().await? {
+            sink.write(&part.data).map_err(|error| tonic::Status::not_found(error.to_string()))?;
+        }
+        Ok(())
     }
 }
 

@@ -1,12 +1,21 @@
 //! The receiving half of the gRPC transport.
 
+use std::io::Read;
 use std::sync::Arc;
+use std::time::Duration;
 
 use coracle_proto::raft as wire;
 use coracle_proto::raft::raft_transport_server::{RaftTransport, RaftTransportServer};
+use futures::stream::{BoxStream, StreamExt, unfold};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::driver::Raft;
+use crate::driver::{Raft, ServeSnapshot};
+use crate::snapshot::Source;
+
+/// How many bytes of a snapshot travel in one part.
+const PART_BYTES: usize = 256 * 1024;
+/// The least time from one part to the next: a snapshot takes at most 64 MiB/s from the members' other work.
+const PART_PAUSE: Duration = Duration::from_millis(4);
 
 /// Takes other members' messages. Who may connect at all, TLS decides before.
 #[derive(Clone)]
@@ -14,11 +23,17 @@ pub struct RaftService {
     id: u64,
     cluster_id: String,
     receive: Arc<dyn Fn(Vec<wire::Message>) + Send + Sync>,
+    snapshots: ServeSnapshot,
 }
 
 impl RaftService {
     pub fn new<O: Send + 'static>(raft: &Raft<O>, cluster_id: impl Into<String>) -> RaftService {
-        RaftService { id: raft.id(), cluster_id: cluster_id.into(), receive: raft.receiver() }
+        RaftService {
+            id: raft.id(),
+            cluster_id: cluster_id.into(),
+            receive: raft.receiver(),
+            snapshots: raft.serve_snapshot(),
+        }
     }
 
     /// The service to route to, with the limits that the sending half keeps to.
@@ -26,16 +41,21 @@ impl RaftService {
         RaftTransportServer::new(self).max_decoding_message_size(coracle_proto::MESSAGE_BYTES_MAX)
     }
 
-    fn check(&self, batch: &wire::MessageBatch) -> Result<(), Status> {
-        if batch.cluster_id != self.cluster_id {
+    fn check_addressee(&self, cluster_id: &str, to: u64) -> Result<(), Status> {
+        if cluster_id != self.cluster_id {
             return Err(Status::failed_precondition("the sender belongs to another cluster"));
         }
-        if batch.to != self.id {
+        if to != self.id {
             return Err(Status::failed_precondition(format!(
-                "the messages are for member {}, but this is member {}",
-                batch.to, self.id
+                "the call is for member {to}, but this is member {}",
+                self.id
             )));
         }
+        Ok(())
+    }
+
+    fn check(&self, batch: &wire::MessageBatch) -> Result<(), Status> {
+        self.check_addressee(&batch.cluster_id, batch.to)?;
         if batch.messages.iter().any(|message| message.from != batch.from) {
             return Err(Status::invalid_argument("a message claims another sender than its batch"));
         }
@@ -43,8 +63,48 @@ impl RaftService {
     }
 }
 
+/// The next part of a snapshot's file; None behind its end.
+fn next_part(source: &mut Source) -> Result<Option<Vec<u8>>, Status> {
+    let mut data = Vec::with_capacity(PART_BYTES);
+    let read = source.take(PART_BYTES as u64).read_to_end(&mut data);
+    read.map_err(|error| Status::internal(format!("the snapshot cannot be read: {error}")))?;
+    Ok((!data.is_empty()).then_some(data))
+}
+
 #[tonic::async_trait]
 impl RaftTransport for RaftService {
+    type FetchSnapshotStream = BoxStream<'static, Result<wire::SnapshotPart, Status>>;
+
+    async fn fetch_snapshot(
+        &self,
+        request: Request<wire::FetchSnapshotRequest>,
+    ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
+        let request = request.into_inner();
+        self.check_addressee(&request.cluster_id, request.to)?;
+        let source = (self.snapshots.open)(request.index, request.offset).map_err(|error| {
+            Status::not_found(format!("the snapshot of entry {} is not here: {error}", request.index))
+        })?;
+        let (served, to) = (self.snapshots.served.clone(), request.from);
+        let parts = unfold(Some(source), move |source| {
+            let served = served.clone();
+            async move {
+                let mut source = source?;
+                tokio::time::sleep(PART_PAUSE).await;
+                served(to);
+                let read = tokio::task::spawn_blocking(move || (next_part(&mut source), source)).await;
+                match read {
+                    Ok((Ok(Some(data)), source)) => {
+                        Some((Ok(wire::SnapshotPart { data: data.into() }), Some(source)))
+                    }
+                    Ok((Ok(None), _)) => None,
+                    Ok((Err(status), _)) => Some((Err(status), None)),
+                    Err(_) => Some((Err(Status::aborted("this member is stopping")), None)),
+                }
+            }
+        });
+        Ok(Response::new(parts.boxed()))
+    }
+
     async fn send(
         &self,
         request: Request<Streaming<wire::MessageBatch>>,

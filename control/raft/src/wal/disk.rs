@@ -9,7 +9,7 @@ use std::path::PathBuf;
 ///
 /// What a crash keeps: file contents as of the file's last [`DiskFile::sync`], names as of the last
 /// [`Disk::sync_directory`]. Anything newer may be there, in part or whole.
-pub trait Disk: Clone + Send + 'static {
+pub trait Disk: Clone + Send + Sync + 'static {
     type File: DiskFile;
 
     /// The names of all files.
@@ -29,6 +29,8 @@ pub trait Disk: Clone + Send + 'static {
 pub trait DiskFile: Send + 'static {
     fn size(&self) -> io::Result<u64>;
     fn read_all(&self) -> io::Result<Vec<u8>>;
+    /// Reads what is there at `offset`, at most as much as `out` holds: how many bytes, 0 at the end.
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<usize>;
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Makes all writes before it last.
     fn sync(&mut self) -> io::Result<()>;
@@ -112,6 +114,10 @@ impl DiskFile for File {
         let mut bytes = vec![0; self.size()? as usize];
         self.read_exact_at(&mut bytes, 0)?;
         Ok(bytes)
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+        FileExt::read_at(self, out, offset)
     }
 
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {

@@ -154,6 +154,15 @@ impl DiskFile for MemoryFile {
         Ok(self.state.lock().files[self.file].current.clone())
     }
 
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+        let state = self.state.lock();
+        let bytes = &state.files[self.file].current;
+        let rest = bytes.get(offset as usize..).unwrap_or_default();
+        let taken = rest.len().min(out.len());
+        out[..taken].copy_from_slice(&rest[..taken]);
+        Ok(taken)
+    }
+
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state.lock();
         if state.fault == Fault::Writes {

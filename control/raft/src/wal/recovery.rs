@@ -178,7 +178,10 @@ impl Replay {
         self.recovered.snapshot = marker.clone();
     }
 
-    fn finish(self) -> Result<Recovered, String> {
+    fn finish(mut self) -> Result<Recovered, String> {
+        // What a snapshot holds was committed, though the commit index may not have been written down since.
+        let committed = self.recovered.snapshot.index;
+        self.recovered.hard_state.commit = self.recovered.hard_state.commit.max(committed);
         if self.base != self.recovered.snapshot.index {
             return Err(format!(
                 "the entries begin behind {}, but the snapshot ends at {}",

@@ -1,0 +1,115 @@
+//! A snapshot on its way from the leader: gathered in a file that gets its name when all of it is right.
+
+use std::io::{self, Write};
+
+use super::files::{self, SnapshotFile};
+use super::format::{Header, Reader};
+use crate::wal::Disk;
+
+/// Takes the bytes of a snapshot's file, in order.
+pub struct Incoming<D: Disk> {
+    disk: D,
+    header: Header,
+    file: SnapshotFile<D::File>,
+}
+
+impl<D: Disk> Incoming<D> {
+    /// Begins with nothing of the snapshot that is announced by `header`.
+    pub fn create(disk: D, header: Header) -> io::Result<Incoming<D>> {
+        let file = SnapshotFile::new(disk.create(&temporary(&header), 0)?, 0);
+        Ok(Incoming { disk, header, file })
+    }
+
+    /// How many bytes are there: where to go on after an interruption.
+    pub fn offset(&self) -> u64 {
+        self.file.offset()
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)
+    }
+
+    /// All bytes are there: checks them, and keeps the file where they are what was announced.
+    pub fn finish(mut self) -> io::Result<()> {
+        let checked = self.file.sync().and_then(|()| self.check());
+        if checked.is_err() {
+            let _ = self.disk.remove(&temporary(&self.header));
+            return checked;
+        }
+        files::keep(&self.disk, &temporary(&self.header), &files::name(self.header.marker.index))
+    }
+
+    fn check(&self) -> io::Result<()> {
+        let written = SnapshotFile::new(self.disk.open(&temporary(&self.header))?, 0);
+        let found = Reader::open(io::BufReader::new(written))?.verify()?;
+        if found != self.header {
+            return Err(io::Error::other("the snapshot is another one than was announced"));
+        }
+        Ok(())
+    }
+}
+
+fn temporary(header: &Header) -> String {
+    format!("incoming-{}.tmp", files::name(header.marker.index))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::snapshot::Frozen;
+    use crate::wal::{MemoryDisk, SnapshotMarker};
+
+    struct State;
+
+    impl Frozen for State {
+        fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+            out.write_all(&[5; 1000])
+        }
+    }
+
+    #[test]
+    fn a_snapshot_that_arrives_whole_is_kept() {
+        let marker = SnapshotMarker { index: 3, term: 1, ..SnapshotMarker::default() };
+        let header = Header { cluster_id: "c".to_owned(), marker };
+        let (sender, receiver) = (MemoryDisk::new(), MemoryDisk::new());
+        let length = files::write(&sender, &header, &State).expect("memory takes it");
+        let mut bytes = Vec::new();
+        files::source(&sender, 3, 0).expect("it is there").read_to_end(&mut bytes).expect("it reads");
+        assert_eq!(bytes.len() as u64, length);
+
+        let mut incoming = Incoming::create(receiver.clone(), header.clone()).expect("memory takes it");
+        incoming.write(&bytes[..700]).expect("memory takes it");
+        assert_eq!(incoming.offset(), 700);
+        let mut rest = Vec::new();
+        files::source(&sender, 3, 700).expect("it is there").read_to_end(&mut rest).expect("it reads");
+        incoming.write(&rest).expect("memory takes it");
+        incoming.finish().expect("it is what was announced");
+        receiver.crash(|_| 0);
+        assert!(files::exists(&receiver, 3).expect("it lists"));
+        let mut state = Vec::new();
+        files::open(&receiver, 3).expect("it opens").read_to_end(&mut state).expect("it is whole");
+        assert_eq!(state, [5; 1000]);
+
+        files::remove_before(&receiver, 4).expect("it removes");
+        assert!(!files::exists(&receiver, 3).expect("it lists"));
+    }
+
+    #[test]
+    fn what_was_not_announced_is_refused() {
+        let marker = SnapshotMarker { index: 3, term: 1, ..SnapshotMarker::default() };
+        let header = Header { cluster_id: "c".to_owned(), marker };
+        let disk = MemoryDisk::new();
+        files::write(&disk, &Header { cluster_id: "d".to_owned(), ..header.clone() }, &State)
+            .expect("writes");
+        let bytes = disk.read(&files::name(3)).expect("it is there");
+        for bad in [&bytes[..], &bytes[..bytes.len() - 1]] {
+            let receiver = MemoryDisk::new();
+            let mut incoming = Incoming::create(receiver.clone(), header.clone()).expect("memory takes it");
+            incoming.write(bad).expect("memory takes it");
+            assert!(incoming.finish().is_err());
+            assert_eq!(receiver.list().expect("it lists"), Vec::<String>::new());
+        }
+    }
+}
