@@ -128,6 +128,9 @@ pub struct ControlArgs {
     /// The join token (`coracle token create --role control`).
     #[arg(long, value_name = "TOKEN", env = "CORACLE_TOKEN")]
     pub token: Option<String>,
+    /// Make a snapshot, and drop the log before it, after so many raft entries.
+    #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub snapshot_entries: u64,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -5,7 +5,7 @@ mod client;
 mod commands;
 mod local_cluster;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use clap::{CommandFactory, Parser};
 
@@ -77,5 +77,6 @@ fn start_logging(cli: &Cli) {
         eprintln!("warning: --log {filter}: {error}; logging `{default}` instead");
         tracing_subscriber::EnvFilter::new(default)
     });
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
 }

@@ -18,7 +18,7 @@ mod status;
 pub mod transport;
 pub mod wal;
 
-pub use config::{Config, ENTRY_BYTES_MAX, OUTCOME_TIMEOUT_MS};
+pub use config::{Config, ENTRY_BYTES_MAX, OUTCOME_TIMEOUT_MS, SNAPSHOT_ENTRIES};
 pub use driver::{Closed, Raft, StateMachine};
 pub use error::{ChangeError, Error, ProposeError, ReadError};
 pub use logging::logger;

@@ -127,7 +127,7 @@ async fn run(
     let (machine, hub) = Machine::new(fatal.clone());
     let transport = GrpcTransport::new(me.id, &membership.cluster_id, peers.connector());
     transport.set_peers(known);
-    let raft = start_raft(&data, &membership, machine, transport.clone(), founds)?;
+    let raft = start_raft(config, &data, &membership, machine, transport.clone(), founds)?;
     let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers);
     let links = Arc::new(Links::default());
     let recorder = EventRecorder::start(storage.clone());
@@ -201,13 +201,15 @@ fn peer_tls(authorities: &Authorities, me: &MemberSpec) -> Result<rustls::Client
 }
 
 fn start_raft(
+    config: &ControlConfig,
     data: &DataDir,
     membership: &Membership,
     machine: Machine,
     transport: GrpcTransport,
     founds: bool,
 ) -> Result<Raft<AppliedEntry>, ServerError> {
-    let raft = coracle_raft::Config::new(membership.member_id, data.path("raft"), &membership.cluster_id);
+    let mut raft = coracle_raft::Config::new(membership.member_id, data.path("raft"), &membership.cluster_id);
+    raft.snapshot_entries = config.snapshot_entries;
     let transport: Arc<dyn Transport> = Arc::new(transport);
     Ok(match founds {
         true => Raft::bootstrap(raft, machine, transport, &[FIRST_MEMBER])?,

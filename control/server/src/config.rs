@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use coracle_raft::SNAPSHOT_ENTRIES;
+
 /// How a control node comes into its cluster. A data directory that has a cluster already is resumed in each mode.
 #[derive(Clone, Debug)]
 pub enum Mode {
@@ -28,6 +30,8 @@ pub struct ControlConfig {
     pub name: String,
     /// For how long a learner must be healthy before it is promoted to a voter.
     pub learner_healthy: Duration,
+    /// A snapshot of the state is made, and the log before it dropped, when so many entries were applied since the last.
+    pub snapshot_entries: u64,
 }
 
 impl ControlConfig {
@@ -45,6 +49,7 @@ impl ControlConfig {
             mode,
             name: name.into(),
             learner_healthy: Duration::from_secs(10),
+            snapshot_entries: SNAPSHOT_ENTRIES,
         }
     }
 }

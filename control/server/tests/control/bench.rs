@@ -15,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub fn config(dir: &Path, name: &str, mode: Mode) -> ControlConfig {
     let mut config = ControlConfig::new(dir.join(name), name, "127.0.0.1:0".parse().unwrap(), mode);
     config.learner_healthy = Duration::from_millis(100);
+    config.snapshot_entries = 40;
     config
 }
 

@@ -53,6 +53,31 @@ async fn any_member_takes_writes_and_they_go_on_without_the_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_was_away_for_long_takes_a_snapshot_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut controls = three(dir.path()).await;
+    let away = controls.pop().unwrap();
+    away.abort().await;
+    let leader = config_maps(&controls[0]).await;
+    let big = "x".repeat(200_000);
+    for n in 0..120 {
+        leader.create(&PostParams::default(), &config_map(&format!("n{n}"), &big)).await.unwrap();
+    }
+    let first = controls[0].storage().status();
+    assert!(first.snapshot > 40, "{first:?}");
+
+    let back = start(dir.path(), "c", Mode::Resume).await.unwrap();
+    let list = config_maps(&back).await.list(&ListParams::default()).await.unwrap();
+    assert_eq!(list.items.len(), 121, "with the one that each namespace has");
+    assert!(back.storage().status().snapshot > 40, "{:?}", back.storage().status());
+    let hash = |control: &Control| (control.storage().view().revision, control.storage().state_hash());
+    until("equal state hashes", || async { hash(&back) == hash(&controls[0]) }).await;
+    for control in controls.into_iter().chain([back]) {
+        control.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_comes_back_under_another_address_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let mut controls = three(dir.path()).await;
