@@ -53,6 +53,13 @@ pub const SNAPSHOT_IDLE_MS: u64 = 3_000;
 
 /// The default size of a log segment, in bytes.
 pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// On a small disk a segment takes at most this part of it…
+pub const SEGMENT_PART_OF_DISK: u64 = 16;
+/// …but is not smaller than this, in bytes.
+pub const SEGMENT_BYTES_MIN: u64 = 4 * 1024 * 1024;
+/// How often the room on the disk is looked at, in milliseconds.
+pub const SPACE_PERIOD_MS: u64 = 1_000;
+
 /// The first segment is smaller, so that a new member starts without zeroing a large file.
 pub const FIRST_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 

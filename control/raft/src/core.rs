@@ -353,6 +353,7 @@ impl Core {
             voters: self.members.voters(),
             learners: self.members.learners(),
             progress,
+            disk: None,
         }
     }
 

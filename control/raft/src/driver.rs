@@ -21,20 +21,22 @@ use crossbeam_channel::{Sender, bounded};
 use tokio::sync::{oneshot, watch};
 
 use self::apply_thread::ApplyThread;
-use self::raft_thread::{Event, RaftThread};
+use self::raft_thread::{Event, RaftThread, Room};
 use self::shared::{Shared, Waker};
 use self::snapshot_thread::{SnapshotSchedule, SnapshotThread, SnapshotWaiters};
 use self::wal_thread::WalThread;
-use crate::config::{APPLY_QUEUE_MAX, Config, EVENTS_MAX, WAL_QUEUE_MAX};
+use crate::config::{
+    APPLY_QUEUE_MAX, Config, EVENTS_MAX, SEGMENT_BYTES_MIN, SEGMENT_PART_OF_DISK, WAL_QUEUE_MAX,
+};
 use crate::core::Core;
 use crate::error::{ChangeError, Error, ProposeError, ReadError};
 use crate::identity::{self, Lock};
 use crate::membership::{self, MemberChange};
 use crate::message::from_wire;
 use crate::snapshot::{Frozen, SnapshotError, Source, files};
-use crate::status::Status;
+use crate::status::{DiskRoom, Status};
 use crate::transport::Transport;
-use crate::wal::{Disk, RealDisk, SnapshotMarker, Wal, WalOptions};
+use crate::wal::{Disk, DiskFile, RealDisk, SnapshotMarker, Wal, WalOptions};
 
 pub use self::shared::Closed;
 
@@ -56,9 +58,9 @@ pub trait StateMachine: Send + 'static {
     /// The state as it is now. Must be quick: entries wait for it.
     fn freeze(&self) -> Self::Frozen;
 
-    /// Puts a state that [`Frozen::write_to`] has written in place of this one. Reads to the end: only that tells that
-    /// all of it was right. After an error the member ends.
-    fn restore(&mut self, state: &mut dyn Read) -> io::Result<()>;
+    /// Puts a state that [`Frozen::write_to`] has written, as of entry `index`, in place of this one. Reads to the end:
+    /// only that tells that all of it was right. After an error the member ends.
+    fn restore(&mut self, index: u64, state: &mut dyn Read) -> io::Result<()>;
 }
 
 /// A handle to this process's member of the cluster. Clones share it; when the last is dropped, the member stops.
@@ -306,7 +308,7 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
     voters: Option<&[u64]>,
 ) -> Result<Raft<O>, Error> {
     identity::claim(&disk, &config.cluster_id, config.id)?;
-    let options = WalOptions { segment_bytes: config.segment_bytes, salt: rand::random() };
+    let options = WalOptions { segment_bytes: segment_bytes(&config, &disk), salt: rand::random() };
     let (mut wal, mut recovered) = Wal::open(disk.clone(), options)?;
     let is_empty = recovered.entries.is_empty() && recovered.snapshot.index == 0;
     if let Some(voters) = voters.filter(|_| is_empty && recovered.hard_state.term == 0) {
@@ -318,7 +320,7 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
     let begins = recovered.snapshot.clone();
     if begins.index > 0 {
         let mut state = files::open_for(&disk, &cluster_id, &begins)?;
-        machine.restore(&mut state).map_err(|error| files::broken(begins.index, error))?;
+        machine.restore(begins.index, &mut state).map_err(|error| files::broken(begins.index, error))?;
         machine.applied_batch(begins.index);
     }
     let snapshot_waiters = SnapshotWaiters::default();
@@ -342,14 +344,25 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
     let served = disk.clone();
     let snapshots: OpenSnapshot = Arc::new(move |index, offset| files::source(&served, index, offset));
 
+    let room = room(disk.clone(), options.segment_bytes);
     let fetch = fetch::fetcher(disk.clone(), cluster_id.clone(), transport.clone(), events.clone());
     let snapshot_thread =
         SnapshotThread { disk: disk.clone(), cluster_id: cluster_id.clone(), jobs, events: events.clone() };
     let wal_thread = WalThread::new(wal, wal_in, transport.clone(), waker.clone());
     let apply_thread =
         ApplyThread::new(machine, disk, cluster_id, apply_in, applied, schedule, waker.clone());
-    let raft_thread =
-        RaftThread::new(core, events_in, to_wal, to_apply, transport, fetch, waker.clone(), status, tick);
+    let raft_thread = RaftThread::new(
+        core,
+        events_in,
+        to_wal,
+        to_apply,
+        transport,
+        room,
+        fetch,
+        waker.clone(),
+        status,
+        tick,
+    );
     let wal_join = spawn("wal", id, &waker, move || wal_thread.run())?;
     let apply_join = spawn("apply", id, &waker, move || apply_thread.run())?;
     let snapshot_join = spawn("snapshot", id, &waker, move || snapshot_thread.run())?;
@@ -377,6 +390,21 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
             snapshot_waiters,
             snapshots,
         }),
+    })
+}
+
+/// The configured size, or less on a small disk.
+fn segment_bytes(config: &Config, disk: &impl Disk) -> u64 {
+    let part = disk.space().map_or(u64::MAX, |space| space.total / SEGMENT_PART_OF_DISK);
+    config.segment_bytes.min(part.max(SEGMENT_BYTES_MIN))
+}
+
+/// Room is low when it is less than two segments and another snapshot as large as the last.
+fn room<D: Disk>(disk: D, segment_bytes: u64) -> Room {
+    Box::new(move |snapshot| {
+        let space = disk.space().ok()?;
+        let snapshot_bytes = disk.open(&files::name(snapshot)).and_then(|file| file.size()).unwrap_or(0);
+        Some(DiskRoom { space, low: space.free < 2 * segment_bytes + snapshot_bytes })
     })
 }
 

@@ -24,6 +24,6 @@ pub use error::{ChangeError, Error, ProposeError, ReadError};
 pub use logging::logger;
 pub use membership::{MemberChange, initial_records};
 pub use snapshot::{Frozen, SnapshotError};
-pub use status::{Role, Status};
+pub use status::{DiskRoom, Role, Status};
 pub use transport::{GrpcTransport, RaftService, SnapshotSink, Transport};
-pub use wal::SnapshotMarker;
+pub use wal::{SnapshotMarker, Space};

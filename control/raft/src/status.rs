@@ -1,5 +1,7 @@
 //! What a member knows of itself and the cluster, for those who watch.
 
+use crate::wal::Space;
+
 /// The part that a member plays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Role {
@@ -32,4 +34,14 @@ pub struct Status {
     /// On the leader, for each member: id, the last index it confirmed, and whether it was heard of within the last
     /// election timeout. Empty elsewhere.
     pub progress: Vec<(u64, u64, bool)>,
+    /// The room on the disk that this member's log is on; None before the first look at it.
+    pub disk: Option<DiskRoom>,
+}
+
+/// How much room a member has for its log and snapshots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskRoom {
+    pub space: Space,
+    /// There is hardly more than the next segments and the next snapshot need: the cluster's state must not grow.
+    pub low: bool,
 }

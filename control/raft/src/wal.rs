@@ -19,7 +19,7 @@ use std::io;
 
 use raft::eraftpb::HardState;
 
-pub use disk::{Disk, DiskFile, RealDisk};
+pub use disk::{Disk, DiskFile, RealDisk, Space};
 pub use memory_disk::{Fault, MemoryDisk, MemoryFile};
 pub use record::{Record, SnapshotMarker};
 pub use recovery::Recovered;

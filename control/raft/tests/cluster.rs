@@ -12,7 +12,7 @@ use coracle_raft::snapshot::Reader;
 use coracle_raft::wal::{Fault, MemoryDisk};
 use coracle_raft::{
     ChangeError, Closed, Config, Error, Frozen, GrpcTransport, MemberChange, ProposeError, Raft, RaftService,
-    ReadError, Role, SnapshotSink, StateMachine, Status, Transport,
+    ReadError, Role, SnapshotSink, Space, StateMachine, Status, Transport,
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -61,7 +61,7 @@ impl StateMachine for Journal {
         Copy(self.entries())
     }
 
-    fn restore(&mut self, state: &mut dyn Read) -> io::Result<()> {
+    fn restore(&mut self, _index: u64, state: &mut dyn Read) -> io::Result<()> {
         *self.0.lock().expect("not poisoned") = read_entries(state)?;
         Ok(())
     }
@@ -467,6 +467,21 @@ async fn a_failed_fsync_ends_the_member() {
     let raft = Raft::start_on(config, disk, journal.clone(), none(), None).expect("starts");
     has(&journal, 1).await;
     assert_eq!(journal.entries(), [b"kept"]);
+    raft.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_disk_that_runs_full_is_noticed_in_time() {
+    let disk = MemoryDisk::new();
+    let config = config(Path::new("unused"), 1);
+    let segment = config.segment_bytes;
+    let raft = Raft::start_on(config, disk.clone(), Journal::default(), none(), Some(&[1])).expect("starts");
+    let low = |low| move |status: &Status| status.disk.is_some_and(|disk| disk.low == low);
+    status(&raft, "room", low(false)).await;
+    disk.set_space(Space { total: 1 << 30, free: 2 * segment - 1 });
+    status(&raft, "low room", low(true)).await;
+    disk.set_space(Space { total: 1 << 30, free: 2 * segment });
+    status(&raft, "room again", low(false)).await;
     raft.shutdown().await;
 }
 

@@ -42,6 +42,7 @@ use crate::{
     enter::{self, Entered, FIRST_MEMBER},
     error::ServerError,
     events::EventRecorder,
+    health,
     identity::Callers,
     join::{JoinService, host},
     kubeconfig::kubeconfig,
@@ -166,6 +167,7 @@ async fn run(
         follow_members(members, &followed, &transport, &writer)
     }));
     tasks.spawn(membership::announce(storage.clone(), me.clone()));
+    tasks.spawn(health::run(storage.clone(), fatal.clone()));
     tracing::info!(
         member = me.id,
         cluster = membership.cluster_id,

@@ -4,8 +4,8 @@ use std::pin::Pin;
 
 use coracle_objects::LogOptions;
 use coracle_proto::cluster::{
-    PodLogsChunk, PodLogsRequest, ProposeRequest, ProposeResponse, ReadIndexRequest, ReadIndexResponse,
-    leader_server::Leader,
+    HealthRequest, HealthResponse, PodLogsChunk, PodLogsRequest, ProposeRequest, ProposeResponse,
+    ReadIndexRequest, ReadIndexResponse, leader_server::Leader,
 };
 use coracle_raft::ProposeError;
 use coracle_store::{decode_transaction, encode_outcome};
@@ -14,10 +14,11 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait, metadata::MetadataValue};
 
 use crate::{
+    health,
     identity::members_only,
     node_link::Links,
     nodes,
-    storage::{NOT_DONE_KEY, ReplicatedStorage},
+    storage::{NOT_DONE_KEY, NotProposed, ReplicatedStorage},
 };
 
 pub struct LeaderService {
@@ -36,8 +37,11 @@ impl Leader for LeaderService {
                 outcome: encode_outcome(&done.outcome),
                 applied_index: done.index,
             })),
-            Err(error @ ProposeError::Unknown) => Err(Status::unavailable(error.to_string())),
-            Err(error) => Err(not_done(Status::unavailable(error.to_string()))),
+            Err(NotProposed::NoSpace) => Err(not_done(Status::resource_exhausted("the disk is nearly full"))),
+            Err(NotProposed::Raft(error @ ProposeError::Unknown)) => {
+                Err(Status::unavailable(error.to_string()))
+            }
+            Err(NotProposed::Raft(error)) => Err(not_done(Status::unavailable(error.to_string()))),
         }
     }
 
@@ -49,6 +53,11 @@ impl Leader for LeaderService {
         let index = self.storage.raft().read_index().await;
         let index = index.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(Response::new(ReadIndexResponse { index }))
+    }
+
+    async fn health(&self, request: Request<HealthRequest>) -> Result<Response<HealthResponse>, Status> {
+        members_only(&request)?;
+        Ok(Response::new(health::report(&self.storage)))
     }
 
     type PodLogsStream = Pin<Box<dyn Stream<Item = Result<PodLogsChunk, Status>> + Send>>;

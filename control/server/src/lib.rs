@@ -24,6 +24,7 @@ mod drafts;
 
 mod bootstrap;
 mod events;
+mod health;
 mod leader;
 mod membership;
 mod plans;

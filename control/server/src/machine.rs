@@ -67,6 +67,7 @@ impl StateMachine for Machine {
             Ok(batch) => {
                 let view: View = store.view().clone();
                 self.hub.publish(Arc::new(view), &batch.events);
+                self.hub.checkpoints().lock().applied(index, || store.state_hash());
                 AppliedEntry { index, batch: Arc::new(batch) }
             }
             Err(error) => self.stop(index, &error.to_string()),
@@ -78,11 +79,12 @@ impl StateMachine for Machine {
     }
 
     /// Whoever watches has to read again: what happened between the two states is not known here.
-    fn restore(&mut self, state: &mut dyn Read) -> io::Result<()> {
+    fn restore(&mut self, index: u64, state: &mut dyn Read) -> io::Result<()> {
         let restored = Store::restore(state, StoreConfig::default()).map_err(io::Error::other)?;
         let mut store = self.store.lock();
         *store = restored;
         self.hub.replace(Arc::new(store.view().clone()));
+        self.hub.checkpoints().lock().begin(index);
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use coracle_api::{Expired, ProposeError, Storage, Unavailable, WatchStream};
-use coracle_objects::{Applied, Refusal, ResourceName, Revision, Transaction, View};
+use coracle_objects::{Applied, Refusal, ResourceName, Revision, Transaction, View, Write};
 use coracle_proto::{
     MESSAGE_BYTES_MAX,
     cluster::{ProposeRequest, ReadIndexRequest, leader_client::LeaderClient},
@@ -25,10 +25,11 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     time::{Instant, timeout, timeout_at},
 };
-use tonic::transport::Channel;
+use tonic::{Code, transport::Channel};
 
 use crate::{
     batch::{Batcher, Done},
+    health::disk_is_low,
     machine::AppliedEntry,
     peers::Peers,
     watch_hub::WatchHub,
@@ -73,6 +74,14 @@ struct Shared {
     reads: mpsc::Sender<ReadReply>,
 }
 
+/// Why a leader did not apply a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotProposed {
+    Raft(RaftProposeError),
+    /// Certainly not done: the disk is nearly full, and the transaction grows the state.
+    NoSpace,
+}
+
 /// How one try to write went.
 enum Try {
     Done(Outcome),
@@ -80,6 +89,8 @@ enum Try {
     Not(String),
     /// Perhaps done, now or later.
     Unknown(String),
+    /// Certainly not done, and trying again at once makes no sense.
+    NoSpace,
 }
 
 impl ReplicatedStorage {
@@ -144,8 +155,11 @@ impl ReplicatedStorage {
     }
 
     /// Applies another member's transaction. Only the leader can; the caller tries elsewhere otherwise.
-    pub async fn propose_here(&self, request: Request) -> Result<Done, RaftProposeError> {
-        self.shared.batcher.propose(request).await
+    pub async fn propose_here(&self, request: Request) -> Result<Done, NotProposed> {
+        if disk_is_low(&self.shared.raft.status().borrow()) && grows(&self.view(), &request.transaction) {
+            return Err(NotProposed::NoSpace);
+        }
+        self.shared.batcher.propose(request).await.map_err(NotProposed::Raft)
     }
 
     /// Tries until there is an outcome or no more time.
@@ -172,6 +186,8 @@ impl ReplicatedStorage {
                 Try::Done(outcome) => return Ok(outcome),
                 Try::Not(why) => reason = why,
                 Try::Unknown(why) => unknown = Some(why),
+                Try::NoSpace if unknown.is_none() => return Err(ProposeError::NoSpace),
+                Try::NoSpace => {}
             }
             wait_for_news(&status, &seen, deadline).await;
         }
@@ -182,10 +198,11 @@ impl ReplicatedStorage {
     }
 
     async fn try_here(&self, request: &Request) -> Try {
-        match self.shared.batcher.propose(request.clone()).await {
+        match self.propose_here(request.clone()).await {
             Ok(done) => Try::Done(done.outcome),
-            Err(error @ RaftProposeError::Unknown) => Try::Unknown(error.to_string()),
-            Err(error) => Try::Not(error.to_string()),
+            Err(NotProposed::NoSpace) => Try::NoSpace,
+            Err(NotProposed::Raft(error @ RaftProposeError::Unknown)) => Try::Unknown(error.to_string()),
+            Err(NotProposed::Raft(error)) => Try::Not(error.to_string()),
         }
     }
 
@@ -197,6 +214,9 @@ impl ReplicatedStorage {
         let message = ProposeRequest { transaction: encode_transaction(request) };
         let response = match timeout(FORWARD_TIMEOUT, client.propose(message)).await {
             Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) if certainly_not(&status) && status.code() == Code::ResourceExhausted => {
+                return Try::NoSpace;
+            }
             Ok(Err(status)) if certainly_not(&status) => return Try::Not(status.message().to_owned()),
             Ok(Err(status)) => {
                 return Try::Unknown(format!("the leader, member {leader}: {}", status.message()));
@@ -247,6 +267,20 @@ impl Storage for ReplicatedStorage {
     fn watch(&self, resource: &ResourceName, after: Revision) -> Result<WatchStream, Expired> {
         self.shared.hub.watch(resource, after)
     }
+}
+
+/// An update may add so many bytes to an object though the disk is nearly full: deleting begins with an update.
+const GROWTH_BYTES_MAX: usize = 256;
+
+/// Whether a transaction makes the state notably larger.
+fn grows(view: &View, transaction: &Transaction) -> bool {
+    transaction.writes.iter().any(|write| match write {
+        Write::Delete { .. } => false,
+        Write::Put { key, draft } => {
+            let before = view.get(key).map(|object| object.draft().len() + GROWTH_BYTES_MAX);
+            before.is_none_or(|bytes_max| draft.len() > bytes_max)
+        }
+    })
 }
 
 /// A client of the leader service with our bounds.
@@ -334,5 +368,28 @@ fn read_index_there(shared: &Shared, leader: u64) -> impl Future<Output = Result
             Ok(Err(status)) => Err(status.message().to_owned()),
             Err(_) => Err(format!("the leader, member {leader}, did not answer in time")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_objects::{Object, ObjectKey};
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_takes_deletes_and_what_leads_to_them() {
+        let key = ObjectKey::new("configmaps", "default", "a");
+        let draft = |bytes: usize| format!(r#"{{"metadata":{{"name":"a"}},"x":"{}"}}"#, "y".repeat(bytes));
+        let object = Object::from_draft(key.clone(), draft(1000).as_bytes(), 1).unwrap();
+        let mut view = View::default();
+        view.tables.entry(key.resource.clone()).or_default().insert(key.name.clone(), object.into());
+
+        let update = |bytes| Transaction::update(key.clone(), draft(bytes).into(), 1);
+        assert!(!grows(&view, &Transaction::delete(key.clone(), 1)));
+        assert!(!grows(&view, &update(10)) && !grows(&view, &update(1000 + GROWTH_BYTES_MAX)));
+        assert!(grows(&view, &update(1001 + GROWTH_BYTES_MAX)));
+        let other = ObjectKey::new("configmaps", "default", "b");
+        assert!(grows(&view, &Transaction::create(other, draft(1).into())));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use crate::health::SharedCheckpoints;
 use arc_swap::ArcSwap;
 use coracle_api::{Expired, WatchItem, WatchStream};
 use coracle_objects::{Event, ResourceName, Revision, View};
@@ -34,6 +35,7 @@ pub struct WatchHub {
     view: ArcSwap<View>,
     resources: Mutex<BTreeMap<ResourceName, broadcast::Sender<Arc<Event>>>>,
     everything: Mutex<broadcast::Sender<EntryEvents>>,
+    checkpoints: SharedCheckpoints,
 }
 
 /// What happens after the view that was handed out with it.
@@ -49,11 +51,22 @@ impl WatchHub {
     pub fn new(store: Arc<Mutex<Store>>) -> Self {
         let view = ArcSwap::from_pointee(store.lock().view().clone());
         let everything = Mutex::new(broadcast::Sender::new(ENTRIES_MAX));
-        Self { store, view, resources: Mutex::default(), everything }
+        Self {
+            store,
+            view,
+            resources: Mutex::default(),
+            everything,
+            checkpoints: SharedCheckpoints::default(),
+        }
     }
 
     pub fn view(&self) -> Arc<View> {
         self.view.load_full()
+    }
+
+    /// The state's hash as of some entries, for members to compare.
+    pub fn checkpoints(&self) -> &SharedCheckpoints {
+        &self.checkpoints
     }
 
     /// Called by the machine, with the store locked.
@@ -331,7 +344,7 @@ mod tests {
 
         let mut state = Vec::new();
         ahead.machine.freeze().write_to(&mut state).unwrap();
-        bench.machine.restore(&mut &state[..]).unwrap();
+        bench.machine.restore(3, &mut &state[..]).unwrap();
         assert_eq!(revision(watch.next().await), ('o', 0));
         assert!(watch.next().await.is_none());
         assert!(everything.ready().is_err() && everything.next().await.is_err());

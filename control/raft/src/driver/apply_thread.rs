@@ -118,7 +118,9 @@ impl<M: StateMachine, D: Disk> ApplyThread<M, D> {
 
     fn restore(&mut self, marker: &SnapshotMarker) -> Result<(), Error> {
         let mut reader = files::open_for(&self.disk, &self.cluster_id, marker)?;
-        self.machine.restore(&mut reader).map_err(|error| files::broken(marker.index, error))?;
+        self.machine
+            .restore(marker.index, &mut reader)
+            .map_err(|error| files::broken(marker.index, error))?;
         tracing::info!(index = marker.index, "took a snapshot of the leader over");
         self.last = marker.index;
         self.unpublished = true;

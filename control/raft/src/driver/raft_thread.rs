@@ -14,12 +14,12 @@ use tokio::sync::{oneshot, watch};
 use super::apply_thread::{ApplyItem, ApplyJob};
 use super::shared::Waker;
 use super::wal_thread::WalJob;
-use crate::config::{EVENTS_BATCH_MAX, MESSAGE_ENTRIES_BYTES_MAX};
+use crate::config::{EVENTS_BATCH_MAX, MESSAGE_ENTRIES_BYTES_MAX, SPACE_PERIOD_MS};
 use crate::core::{Core, Done, Outcome, Token, Work};
 use crate::error::{ChangeError, Error, ProposeError, ReadError};
 use crate::membership::MemberChange;
 use crate::message::to_wire;
-use crate::status::Status;
+use crate::status::{DiskRoom, Status};
 use crate::transport::Transport;
 use crate::wal::SnapshotMarker;
 
@@ -50,6 +50,9 @@ pub enum Event<O> {
 /// Begins to fetch the snapshot that a message of the leader announces. Ends with [`Event::Fetched`].
 pub type Fetch = Box<dyn Fn(Message, SnapshotMarker) + Send>;
 
+/// How much room there is beside the snapshot as of this entry.
+pub type Room = Box<dyn Fn(u64) -> Option<DiskRoom> + Send>;
+
 /// Who waits for the outcome of a call.
 enum Waiter<O> {
     Propose(Reply<O, ProposeError>),
@@ -63,6 +66,10 @@ pub struct RaftThread<O> {
     to_wal: Sender<WalJob>,
     to_apply: Sender<ApplyJob<O>>,
     transport: Arc<dyn Transport>,
+    room: Room,
+    /// The room that was found last, and when to look again.
+    found_room: Option<DiskRoom>,
+    look_at: Instant,
     fetch: Fetch,
     /// The index of the snapshot that is on its way here.
     fetching: Option<u64>,
@@ -84,6 +91,7 @@ impl<O: Send + 'static> RaftThread<O> {
         to_wal: Sender<WalJob>,
         to_apply: Sender<ApplyJob<O>>,
         transport: Arc<dyn Transport>,
+        room: Room,
         fetch: Fetch,
         waker: Waker<O>,
         status: watch::Sender<Status>,
@@ -95,6 +103,9 @@ impl<O: Send + 'static> RaftThread<O> {
             to_wal,
             to_apply,
             transport,
+            room,
+            found_room: None,
+            look_at: Instant::now(),
             fetch,
             fetching: None,
             waker,
@@ -134,6 +145,10 @@ impl<O: Send + 'static> RaftThread<O> {
                 self.core.tick();
                 // Lost ticks are not made up for: time in which this process stood still says nothing about others.
                 next_tick = now + self.tick;
+            }
+            if now >= self.look_at {
+                self.look_at = now + Duration::from_millis(SPACE_PERIOD_MS);
+                self.look_at_room();
             }
             if self.hand_out()?.is_err() {
                 break;
@@ -294,8 +309,22 @@ impl<O: Send + 'static> RaftThread<O> {
         }
     }
 
+    fn look_at_room(&mut self) {
+        let found = (self.room)(self.core.status().snapshot);
+        let low = |room: Option<DiskRoom>| room.is_some_and(|room| room.low);
+        if low(found) != low(self.found_room) {
+            let free = found.map_or(0, |room| room.space.free);
+            if low(found) {
+                tracing::error!(free, "the disk is nearly full");
+            } else {
+                tracing::info!(free, "the disk has room again");
+            }
+        }
+        self.found_room = found;
+    }
+
     fn publish(&self) {
-        let status = self.core.status();
+        let status = Status { disk: self.found_room, ..self.core.status() };
         self.status.send_if_modified(|old| {
             let changed = *old != status;
             if old.role != status.role || old.leader != status.leader {

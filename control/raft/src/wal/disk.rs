@@ -23,6 +23,16 @@ pub trait Disk: Clone + Send + Sync + 'static {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes all creations, renames and removals before it last.
     fn sync_directory(&self) -> io::Result<()>;
+    /// How much room there is.
+    fn space(&self) -> io::Result<Space>;
+}
+
+/// The room on a disk, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    pub total: u64,
+    /// What this process may still write.
+    pub free: u64,
 }
 
 /// One open file of a [`Disk`]. It stays the same file when it is renamed.
@@ -102,6 +112,11 @@ impl Disk for RealDisk {
 
     fn sync_directory(&self) -> io::Result<()> {
         File::open(&self.dir)?.sync_all()
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let found = rustix::fs::statvfs(&self.dir)?;
+        Ok(Space { total: found.f_blocks * found.f_frsize, free: found.f_bavail * found.f_frsize })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, Space};
 
 /// A [`Disk`] whose crashes and faults are made by a test. Clones share one directory.
 #[derive(Clone, Default)]
@@ -21,6 +21,7 @@ struct State {
     synced_names: BTreeMap<String, usize>,
     fault: Fault,
     syncs: u64,
+    space: Option<Space>,
 }
 
 /// What fails from now on.
@@ -69,6 +70,11 @@ impl MemoryDisk {
 
     pub fn set_fault(&self, fault: Fault) {
         self.state.lock().fault = fault;
+    }
+
+    /// How much room the disk says it has from now on; at first as good as without end.
+    pub fn set_space(&self, space: Space) {
+        self.state.lock().space = Some(space);
     }
 
     /// How many file syncs have succeeded.
@@ -142,6 +148,10 @@ impl Disk for MemoryDisk {
         let mut state = self.state.lock();
         state.synced_names = state.names.clone();
         Ok(())
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        Ok(self.state.lock().space.unwrap_or(Space { total: u64::MAX, free: u64::MAX }))
     }
 }
 
