@@ -1,7 +1,9 @@
-//! Many transactions, one log entry: what arrives while an entry is under way travels in the next.
+//! Many transactions, one log entry: what arrives while an entry is under way travels in the next. A lone transaction
+//! goes to raft at once, without a task between.
 
 use std::{collections::BTreeMap, sync::Arc, task::Poll};
 
+use bytes::Bytes;
 use coracle_objects::{Transaction, Write};
 use coracle_raft::{ProposeError, Raft};
 use coracle_store::{Command, Outcome, Request, RequestId};
@@ -35,6 +37,9 @@ struct Waiting {
 /// Proposes transactions to the local raft member, which must lead.
 #[derive(Clone)]
 pub struct Batcher {
+    member: u64,
+    raft: Raft<AppliedEntry>,
+    under_way: Arc<Semaphore>,
     waiting: mpsc::Sender<Waiting>,
 }
 
@@ -42,12 +47,20 @@ impl Batcher {
     /// Starts the task that gathers entries; it ends when the last handle is dropped.
     pub fn start(member: u64, raft: Raft<AppliedEntry>) -> Self {
         let (waiting, requests) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(gather(member, raft, requests));
-        Self { waiting }
+        let under_way = Arc::new(Semaphore::new(ENTRIES_UNDER_WAY));
+        tokio::spawn(gather(member, raft.clone(), under_way.clone(), requests));
+        Self { member, raft, under_way, waiting }
     }
 
     /// Waits until the transaction was applied here, or certainly or perhaps was not.
     pub async fn propose(&self, request: Request) -> Result<Done, ProposeError> {
+        if self.under_way.available_permits() == ENTRIES_UNDER_WAY
+            && let Ok(_permit) = self.under_way.try_acquire()
+        {
+            let id = request.id;
+            let applied = self.raft.propose(entry(self.member, vec![request])).await?;
+            return outcome_of(&applied, id);
+        }
         let (reply, outcome) = oneshot::channel();
         if self.waiting.send(Waiting { request, reply }).await.is_err() {
             return Err(ProposeError::Stopped);
@@ -56,8 +69,12 @@ impl Batcher {
     }
 }
 
-async fn gather(member: u64, raft: Raft<AppliedEntry>, mut requests: mpsc::Receiver<Waiting>) {
-    let under_way = Arc::new(Semaphore::new(ENTRIES_UNDER_WAY));
+async fn gather(
+    member: u64,
+    raft: Raft<AppliedEntry>,
+    under_way: Arc<Semaphore>,
+    mut requests: mpsc::Receiver<Waiting>,
+) {
     let mut left_over = None;
     loop {
         let first = match left_over.take() {
@@ -85,8 +102,7 @@ async fn gather(member: u64, raft: Raft<AppliedEntry>, mut requests: mpsc::Recei
                 (request, (id, reply))
             })
             .unzip();
-        let entry = Command { proposer: member, requests }.encode();
-        let raft = raft.clone();
+        let (raft, entry) = (raft.clone(), entry(member, requests));
         let mut proposal = Box::pin(async move { raft.propose(entry).await });
         // Polled once here, so that entries reach raft in the order in which they were gathered.
         let first_poll = futures::poll!(&mut proposal);
@@ -99,6 +115,16 @@ async fn gather(member: u64, raft: Raft<AppliedEntry>, mut requests: mpsc::Recei
             answer(result, replies);
         });
     }
+}
+
+fn entry(proposer: u64, requests: Vec<Request>) -> Bytes {
+    Command { proposer, requests }.encode()
+}
+
+fn outcome_of(applied: &AppliedEntry, id: RequestId) -> Result<Done, ProposeError> {
+    let found = applied.batch.results.iter().find(|(found, _)| *found == id);
+    let outcome = found.map(|(_, outcome)| outcome.clone()).ok_or(ProposeError::Unknown)?;
+    Ok(Done { outcome, index: applied.index })
 }
 
 /// Gives each proposer its own result. The store leaves out requests whose outcome it has forgotten: theirs are unknown.

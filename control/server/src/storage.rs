@@ -22,7 +22,7 @@ use coracle_proto::{
 use coracle_raft::{ProposeError as RaftProposeError, Raft, Role, Status};
 use coracle_store::{Outcome, Request, RequestId, decode_outcome, encode_transaction};
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{Mutex as AsyncMutex, Semaphore, mpsc, oneshot, watch},
     time::{Instant, timeout, timeout_at},
 };
 use tonic::{Code, transport::Channel};
@@ -72,6 +72,8 @@ struct Shared {
     sequence: AtomicU64,
     writes: Semaphore,
     reads: mpsc::Sender<ReadReply>,
+    /// Held by who asks for a read index; who comes meanwhile waits for the next, together with all others.
+    asking: AsyncMutex<()>,
 }
 
 /// Why a leader did not apply a transaction.
@@ -106,6 +108,7 @@ impl ReplicatedStorage {
             sequence: AtomicU64::new(0),
             writes: Semaphore::new(WRITES_MAX),
             reads,
+            asking: AsyncMutex::new(()),
         });
         tokio::spawn(serve_reads(Arc::downgrade(&shared), waiting));
         Self { shared }
@@ -234,21 +237,31 @@ impl ReplicatedStorage {
     }
 }
 
+impl ReplicatedStorage {
+    /// The index that all who wait now are given together.
+    async fn next_read_index(&self, deadline: Instant) -> Result<u64, Unavailable> {
+        let (reply, index) = oneshot::channel();
+        let overload = |_| Unavailable("too many reads are waiting".into());
+        self.shared.reads.try_send(reply).map_err(overload)?;
+        match timeout_at(deadline, index).await {
+            Ok(Ok(index)) => index,
+            Ok(Err(_)) => Err(Unavailable("this member is stopping".into())),
+            Err(_) => Err(Unavailable("no quorum confirmed the read in time".into())),
+        }
+    }
+}
+
 impl Storage for ReplicatedStorage {
     fn view(&self) -> Arc<View> {
         self.shared.hub.view()
     }
 
     async fn linearizable(&self) -> Result<Arc<View>, Unavailable> {
-        let (reply, index) = oneshot::channel();
-        let late = || Unavailable("no quorum confirmed the read in time".into());
-        let overload = |_| Unavailable("too many reads are waiting".into());
-        self.shared.reads.try_send(reply).map_err(overload)?;
         let deadline = Instant::now() + READ_TIMEOUT;
-        let index = match timeout_at(deadline, index).await {
-            Ok(Ok(index)) => index?,
-            Ok(Err(_)) => return Err(Unavailable("this member is stopping".into())),
-            Err(_) => return Err(late()),
+        // A lone reader asks by itself, without a task between.
+        let index = match self.shared.asking.try_lock() {
+            Ok(_asking) => read_index(&self.shared).await?,
+            Err(_) => self.next_read_index(deadline).await?,
         };
         match timeout_at(deadline, self.shared.raft.wait_applied(index)).await {
             Ok(Ok(())) => Ok(self.view()),
@@ -317,6 +330,7 @@ async fn moved(mut status: watch::Receiver<Status>, seen: Status) {
 async fn serve_reads(shared: std::sync::Weak<Shared>, mut waiting: mpsc::Receiver<ReadReply>) {
     while let Some(first) = waiting.recv().await {
         let Some(shared) = shared.upgrade() else { return };
+        let _asking = shared.asking.lock().await;
         let mut readers = vec![first];
         while let Ok(reader) = waiting.try_recv() {
             readers.push(reader);

@@ -50,6 +50,9 @@ pub enum Event<O> {
 /// Begins to fetch the snapshot that a message of the leader announces. Ends with [`Event::Fetched`].
 pub type Fetch = Box<dyn Fn(Message, SnapshotMarker) + Send>;
 
+/// So many events at once tell of many callers.
+const CROWD: usize = 4;
+
 /// How much room there is beside the snapshot as of this entry.
 pub type Room = Box<dyn Fn(u64) -> Option<DiskRoom> + Send>;
 
@@ -119,6 +122,7 @@ impl<O: Send + 'static> RaftThread<O> {
     pub fn run(mut self) -> Result<(), Error> {
         let mut next_tick = Instant::now() + self.tick;
         let mut batch = Vec::with_capacity(EVENTS_BATCH_MAX);
+        let mut crowded = false;
         let mut epoch = self.core.epoch();
         // What was committed in an earlier life comes out first, the members among it.
         if self.hand_out()?.is_err() {
@@ -128,9 +132,13 @@ impl<O: Send + 'static> RaftThread<O> {
             match self.events.recv_deadline(next_tick) {
                 Ok(event) => {
                     batch.push(event);
-                    // Those who were about to call get in, so that more share one write.
-                    thread::yield_now();
+                    // Under load those who were about to call get in, so that more share one write. A lone caller would
+                    // only wait for whatever else this machine has to do.
+                    if crowded {
+                        thread::yield_now();
+                    }
                     batch.extend(self.events.try_iter().take(EVENTS_BATCH_MAX - 1));
+                    crowded = batch.len() >= CROWD;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
