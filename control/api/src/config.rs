@@ -4,6 +4,8 @@ use std::{net::Ipv4Addr, ops::RangeInclusive, sync::Arc};
 
 use jiff::Timestamp;
 
+use crate::meter::{Meter, Unmetered};
+
 /// Named checks and what has come of each; the error is the reason why it is not fulfilled.
 pub type Checks = Vec<(String, Result<(), String>)>;
 
@@ -20,8 +22,12 @@ pub struct ApiConfig {
     pub node_ports: RangeInclusive<u16>,
     /// The clock.
     pub now: fn() -> Timestamp,
-    /// Further checks of `/readyz`.
+    /// Further checks of `/livez` and `/healthz`: what only a restart mends.
+    pub liveness: Arc<dyn Fn() -> Checks + Send + Sync>,
+    /// Further checks of `/readyz`, those of liveness not among them.
     pub readiness: Arc<dyn Fn() -> Checks + Send + Sync>,
+    /// Who counts the requests.
+    pub meter: Arc<dyn Meter>,
 }
 
 impl ApiConfig {
@@ -33,7 +39,9 @@ impl ApiConfig {
             service_network: ServiceNetwork { first: Ipv4Addr::new(10, 96, 0, 0), prefix: 12 },
             node_ports: 30000..=32767,
             now: Timestamp::now,
+            liveness: Arc::new(Vec::new),
             readiness: Arc::new(Vec::new),
+            meter: Arc::new(Unmetered),
         }
     }
 }

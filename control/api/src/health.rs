@@ -1,8 +1,11 @@
 //! `/version`, `/healthz`, `/livez`, `/readyz`.
 
+use std::time::Duration;
+
 use axum::{body::Body, response::Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::{
     answer,
@@ -15,6 +18,12 @@ use crate::{
 
 /// The version of the Kubernetes API that is served.
 pub const KUBERNETES_MINOR: &str = "33";
+
+/// The check that a quorum answers.
+const STORAGE: &str = "storage";
+
+/// Until it must have answered, as kube-apiserver gives its etcd.
+const STORAGE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The Kubernetes version with ours as build metadata.
 pub fn version(config: &ApiConfig) -> Response {
@@ -33,19 +42,25 @@ pub fn version(config: &ApiConfig) -> Response {
 }
 
 /// Runs an endpoint's checks: all, or the one that is named. `?verbose` lists them, `?exclude=` leaves some out.
+///
+/// Answers 200 or 500; a name that is no check of the endpoint is 404. Excluding such a name is only warned of.
 pub async fn check<S: Storage, N: Nodes>(
     api: &Api<S, N>,
     endpoint: &str,
     named: Option<&str>,
     query: &Query,
 ) -> Result<Response, ApiError> {
+    let excluded: Vec<&str> = query.all("exclude").filter(|name| !name.is_empty()).collect();
+    let wanted = |name: &str| if let Some(named) = named { named == name } else { !excluded.contains(&name) };
     let mut checks: Checks = vec![("ping".to_owned(), Ok(()))];
-    if endpoint != "livez" {
-        let storage = api.storage.linearizable().await.map(|_| ()).map_err(|error| error.to_string());
-        checks.push(("storage".to_owned(), storage));
-    }
+    checks.extend((api.config.liveness)());
     if endpoint == "readyz" {
         checks.extend((api.config.readiness)());
+    }
+    if endpoint != "livez" {
+        // It asks a quorum, so it is run only where somebody wants to know.
+        let outcome = if wanted(STORAGE) { storage(api).await } else { Ok(()) };
+        checks.push((STORAGE.to_owned(), outcome));
     }
     if let Some(named) = named {
         let (_, outcome) = checks.into_iter().find(|(name, _)| name == named).ok_or(ApiError::NoSuchPath)?;
@@ -54,10 +69,22 @@ pub async fn check<S: Storage, N: Nodes>(
             Err(reason) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("check failed: {reason}\n")),
         });
     }
-    let excluded: Vec<&str> = query.all("exclude").collect();
+    Ok(report(endpoint, &checks, &excluded, query.has("verbose")))
+}
+
+/// A linearizable read, which needs a quorum.
+async fn storage<S: Storage, N: Nodes>(api: &Api<S, N>) -> Result<(), String> {
+    match timeout(STORAGE_TIMEOUT, api.storage.linearizable()).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no quorum answered within {} s", STORAGE_TIMEOUT.as_secs())),
+    }
+}
+
+fn report(endpoint: &str, checks: &Checks, excluded: &[&str], verbose: bool) -> Response {
     let mut listing = String::new();
     let mut failed = false;
-    for (name, outcome) in &checks {
+    for (name, outcome) in checks {
         match outcome {
             _ if excluded.contains(&name.as_str()) => listing.push_str(&format!("[+]{name} excluded: ok\n")),
             Ok(()) => listing.push_str(&format!("[+]{name} ok\n")),
@@ -67,13 +94,22 @@ pub async fn check<S: Storage, N: Nodes>(
             }
         }
     }
-    Ok(if failed {
+    let unknown: Vec<String> = excluded
+        .iter()
+        .filter(|name| !checks.iter().any(|(known, _)| known == *name))
+        .map(|name| format!("{name:?}"))
+        .collect();
+    if !unknown.is_empty() {
+        let names = unknown.join(", ");
+        listing.push_str(&format!("warn: some health checks cannot be excluded: no matches for {names}\n"));
+    }
+    if failed {
         text(StatusCode::INTERNAL_SERVER_ERROR, format!("{listing}{endpoint} check failed\n"))
-    } else if query.has("verbose") {
+    } else if verbose {
         text(StatusCode::OK, format!("{listing}{endpoint} check passed\n"))
     } else {
         text(StatusCode::OK, "ok".to_owned())
-    })
+    }
 }
 
 fn text(status: StatusCode, body: String) -> Response {
@@ -82,5 +118,6 @@ fn text(status: StatusCode, body: String) -> Response {
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

@@ -1,6 +1,9 @@
 //! The one door: every request is identified, parsed, authorized and carried out here.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -18,7 +21,9 @@ use crate::{
     config::ApiConfig,
     discovery,
     error::ApiError,
-    health, openapi,
+    health,
+    meter::{Asked, UnderWay},
+    openapi,
     options::Query,
     pages::Snapshots,
     path::{self, Target},
@@ -56,7 +61,13 @@ async fn serve<S: Storage, N: Nodes>(State(api): State<Api<S, N>>, request: Http
         .cloned()
         .or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut response = handle(&api, request).await.unwrap_or_else(IntoResponse::into_response);
+    let (parts, body) = request.into_parts();
+    let target = path::parse(&path);
+    let under_way = UnderWay::begin(&*api.config.meter, Asked::of(&parts, &target));
+    let began = Instant::now();
+    let mut response = handle(&api, parts, body, target).await.unwrap_or_else(IntoResponse::into_response);
+    under_way.meter.answered(under_way.asked, response.status().as_u16(), began.elapsed());
+    drop(under_way);
     tracing::debug!(%method, path, status = response.status().as_u16(), "request");
     let headers = response.headers_mut();
     if let Some(audit_id) = audit_id {
@@ -68,11 +79,11 @@ async fn serve<S: Storage, N: Nodes>(State(api): State<Api<S, N>>, request: Http
 
 async fn handle<S: Storage, N: Nodes>(
     api: &Api<S, N>,
-    request: HttpRequest<Body>,
+    parts: http::request::Parts,
+    body: Body,
+    target: Target,
 ) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
     let identity = auth::identify(parts.extensions.get::<Identity>(), &parts.headers)?;
-    let target = path::parse(parts.uri.path());
     auth::authorize(&identity, &parts.method, &target, parts.uri.path())?;
     let query = Query::parse(&parts.uri)?;
     let reading = matches!(parts.method, Method::GET | Method::HEAD);

@@ -14,6 +14,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 use crate::{
     answer::{self, Form, Include, ListMeta},
     error::ApiError,
+    meter::Watching,
     options::ListOptions,
     request::Request,
     router::Api,
@@ -55,9 +56,11 @@ pub async fn watch<S: Storage, N: Nodes>(
         message: format!("too old resource version: {start} ({})", expired.oldest),
         continuation: None,
     })?;
-    let watcher = Watcher::new(request, options, form, start, objects, stream, api.config.now);
+    let mut watcher = Watcher::new(request, options, form, start, objects, stream, api.config.now);
+    watcher.watching = Some(Watching::begin(api.config.meter.clone(), kind));
     let frames = stream::unfold(watcher, |mut watcher| async move {
         let frame = watcher.next_frame().await?;
+        watcher.count();
         Some((Ok::<_, std::convert::Infallible>(frame), watcher))
     });
     Ok(answer::json_bytes(StatusCode::OK, Body::from_stream(frames)))
@@ -131,6 +134,9 @@ struct Watcher {
     stream: WatchStream,
     columns_sent: bool,
     finished: bool,
+    /// Lines that are not counted yet.
+    lines: u64,
+    watching: Option<Watching>,
 }
 
 impl Watcher {
@@ -174,6 +180,8 @@ impl Watcher {
             stream,
             columns_sent: false,
             finished: false,
+            lines: 0,
+            watching: None,
         }
     }
 
@@ -219,6 +227,13 @@ impl Watcher {
         Some(frame.freeze())
     }
 
+    fn count(&mut self) {
+        let lines = std::mem::take(&mut self.lines);
+        if let Some(watching) = &self.watching {
+            watching.sent(lines);
+        }
+    }
+
     fn take(&mut self, item: Option<WatchItem>, frame: &mut BytesMut) {
         match item {
             Some(WatchItem::Event(event)) => {
@@ -242,6 +257,7 @@ impl Watcher {
     }
 
     fn line(&mut self, type_: &str, object: &Object, frame: &mut BytesMut) {
+        self.lines += 1;
         let now = (self.now)();
         let bytes: Bytes = match self.form {
             Form::Table { version, include } => {
@@ -256,6 +272,7 @@ impl Watcher {
 
     /// A bookmark: everything up to the revision has been given.
     fn bookmark(&mut self, revision: Revision, ends_initial_events: bool, frame: &mut BytesMut) {
+        self.lines += 1;
         self.marked = revision;
         let mut metadata = json!({ "resourceVersion": revision.to_string(), "creationTimestamp": null });
         if ends_initial_events {

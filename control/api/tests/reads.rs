@@ -235,6 +235,11 @@ async fn health_version_and_who_may_ask() {
     }
     let (_, text) = ask("GET", "/readyz?verbose").by(None).value(&router).await;
     assert_eq!(text, "[+]ping ok\n[+]storage ok\nreadyz check passed\n");
+    let (_, text) = ask("GET", "/readyz?verbose&exclude=storage&exclude=no").by(None).value(&router).await;
+    let warning = "warn: some health checks cannot be excluded: no matches for \"no\"\n";
+    assert_eq!(text, format!("[+]ping ok\n[+]storage excluded: ok\n{warning}readyz check passed\n"));
+    assert_eq!(ask("GET", "/readyz/no").by(None).fail(&router).await.0, 404);
+    assert_eq!(ask("GET", "/livez/storage").by(None).fail(&router).await.0, 404);
     assert_eq!(ask("GET", "/version").by(None).ok(&router).await["minor"], "33");
     assert_eq!(ask("GET", MAPS).by(None).fail(&router).await, (401, "Unauthorized".to_owned()));
     let joe = Identity { user: "joe".into(), groups: vec![] };

@@ -33,6 +33,7 @@ use crate::error::{ChangeError, Error, ProposeError, ReadError};
 use crate::identity::{self, Lock};
 use crate::membership::{self, MemberChange};
 use crate::message::from_wire;
+use crate::metrics::Metrics;
 use crate::snapshot::{Frozen, SnapshotError, Source, files};
 use crate::status::{DiskRoom, Status};
 use crate::transport::Transport;
@@ -144,7 +145,11 @@ impl<O: Send + 'static> Raft<O> {
     pub async fn propose(&self, entry: Bytes) -> Result<O, ProposeError> {
         let (reply, outcome) = oneshot::channel();
         self.inner.send(Event::Propose(entry, reply)).map_err(|full| match full {
-            Refusal::Full => ProposeError::Dropped,
+            Refusal::Full => {
+                self.metrics().proposals.add(1);
+                self.metrics().proposals_failed.add(1);
+                ProposeError::Dropped
+            }
             Refusal::Stopped => ProposeError::Stopped,
         })?;
         // When the member stops with the entry in its hands, nobody knows.
@@ -171,6 +176,11 @@ impl<O: Send + 'static> Raft<O> {
     /// The highest index that this member's state machine has applied.
     pub fn applied(&self) -> u64 {
         *self.inner.applied.borrow()
+    }
+
+    /// What this member has counted since it started.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.shared.metrics
     }
 
     pub fn status(&self) -> watch::Receiver<Status> {
@@ -290,7 +300,10 @@ impl<O> Inner<O> {
             let from = message.from;
             match from_wire(message, self.id) {
                 Ok(message) => accepted.push(message),
-                Err(reason) => tracing::warn!(from, %reason, "refused a raft message"),
+                Err(reason) => {
+                    self.shared.metrics.messages_refused.add(1);
+                    tracing::warn!(from, %reason, "refused a raft message");
+                }
             }
         }
         if !accepted.is_empty() && self.send(Event::Messages(accepted)).is_err() {
@@ -346,8 +359,13 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
 
     let room = room(disk.clone(), options.segment_bytes);
     let fetch = fetch::fetcher(disk.clone(), cluster_id.clone(), transport.clone(), events.clone());
-    let snapshot_thread =
-        SnapshotThread { disk: disk.clone(), cluster_id: cluster_id.clone(), jobs, events: events.clone() };
+    let snapshot_thread = SnapshotThread {
+        disk: disk.clone(),
+        cluster_id: cluster_id.clone(),
+        jobs,
+        events: events.clone(),
+        shared: shared.clone(),
+    };
     let wal_thread = WalThread::new(wal, wal_in, transport.clone(), waker.clone());
     let apply_thread =
         ApplyThread::new(machine, disk, cluster_id, apply_in, applied, schedule, waker.clone());

@@ -57,6 +57,7 @@ pub struct Wal<D: Disk> {
     hard_state: HardState,
     snapshot: SnapshotMarker,
     buffer: Vec<u8>,
+    batch_bytes: u64,
 }
 
 struct Current<F> {
@@ -133,6 +134,7 @@ impl<D: Disk> Wal<D> {
             hard_state: recovered.hard_state.clone(),
             snapshot: recovered.snapshot.clone(),
             buffer: Vec::new(),
+            batch_bytes: 0,
         };
         Ok((wal, recovered))
     }
@@ -157,7 +159,8 @@ impl<D: Disk> Wal<D> {
         let name = segment::name(self.current.header.sequence);
         self.current.file.write_at(self.current.end, &self.buffer).map_err(at("write", &name))?;
         self.current.file.sync().map_err(at("sync", &name))?;
-        self.current.end += self.buffer.len() as u64;
+        self.batch_bytes = self.buffer.len() as u64;
+        self.current.end += self.batch_bytes;
         self.next_batch += 1;
         for record in &records {
             self.note(record);
@@ -208,6 +211,16 @@ impl<D: Disk> Wal<D> {
             self.spare_under_way = false;
             self.spares.push_back(Spare { name: job.name, size: job.bytes });
         }
+    }
+
+    /// How many segment files the log has, spares aside.
+    pub fn segments(&self) -> u64 {
+        self.sealed.len() as u64 + 1
+    }
+
+    /// The size of the last batch that was appended, in bytes.
+    pub fn batch_bytes(&self) -> u64 {
+        self.batch_bytes
     }
 
     pub fn disk(&self) -> &D {

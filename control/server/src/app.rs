@@ -35,7 +35,7 @@ use tonic::service::Routes;
 use crate::{
     blobs::Blobs,
     blobs_service::BlobsService,
-    bootstrap,
+    bootstrap, checks,
     cluster_service::ClusterService,
     config::{ControlConfig, VERSION},
     data_dir::{DataDir, Membership},
@@ -139,11 +139,17 @@ async fn run(
         recorder: recorder.clone(),
         cluster_id: membership.cluster_id.clone(),
     };
+    let telemetry = Telemetry {
+        requests: Arc::default(),
+        storage: storage.clone(),
+        links: links.clone(),
+        data_dir: config.data_dir.clone(),
+    };
     let front = Front {
-        api: api(&storage, &links, &membership.cluster_id),
+        api: api(&telemetry, &membership.cluster_id),
         registry: registry::router(storage.clone(), blobs.clone()),
         grpc: grpc(&raft, &authorities, node_link, blobs),
-        telemetry: Arc::new(Telemetry::new(storage.clone(), links.clone())),
+        telemetry: Arc::new(telemetry),
     };
     let port = Port { tls: Arc::new(tls), callers: Callers::new(&authorities)?, front: Arc::new(front) };
     let closing = CancellationToken::new();
@@ -219,22 +225,16 @@ fn start_raft(
     })
 }
 
-fn api(storage: &ReplicatedStorage, links: &Arc<Links>, cluster_id: &str) -> axum::Router {
+fn api(telemetry: &Telemetry, cluster_id: &str) -> axum::Router {
+    let Telemetry { requests, storage, links, .. } = telemetry.clone();
     let mut config = ApiConfig::new(cluster_id, VERSION);
-    let ready = storage.clone();
-    config.readiness = Arc::new(move || {
-        let leader = match ready.status().leader {
-            Some(_) => Ok(()),
-            None => Err("no leader is known".to_owned()),
-        };
-        let objects = match bootstrap::is_done(&ready.view()) {
-            true => Ok(()),
-            false => Err("the cluster's first objects are not there yet".to_owned()),
-        };
-        vec![("raft-leader".into(), leader), ("first-objects".into(), objects)]
-    });
-    let nodes = LinkedNodes { storage: storage.clone(), links: links.clone() };
-    coracle_api::router(storage.clone(), nodes, config)
+    config.meter = requests;
+    let checked = storage.clone();
+    config.liveness = Arc::new(move || checks::liveness(&checked));
+    let checked = storage.clone();
+    config.readiness = Arc::new(move || checks::readiness(&checked));
+    let nodes = LinkedNodes { storage: storage.clone(), links };
+    coracle_api::router(storage, nodes, config)
 }
 
 fn grpc(

@@ -42,6 +42,7 @@ mod blobs;
 mod blobs_service;
 mod registry;
 
+mod checks;
 mod listener;
 mod service;
 mod telemetry;

@@ -62,23 +62,24 @@ impl Front {
             if path.starts_with(RAFT_PREFIX) && !matches!(caller, Caller::Member) {
                 return Status::permission_denied("only control nodes may call this").into_http::<Body>();
             }
+            self.telemetry.requests.grpc_began(path);
             return infallible(self.grpc.clone().oneshot(request).await).map(Body::new);
         }
-        let method = request.method().clone();
-        let response = if path == "/v2" || path.starts_with("/v2/") {
-            infallible(self.registry.clone().oneshot(request.map(Body::new)).await)
+        if path == "/v2" || path.starts_with("/v2/") {
+            let method = request.method().clone();
+            let response = infallible(self.registry.clone().oneshot(request.map(Body::new)).await);
+            self.telemetry.requests.registry_answered(method.as_str(), response.status().as_u16());
+            response
         } else if path == "/metrics" {
-            self.metrics(caller)
+            self.metrics(caller).await
         } else {
             infallible(self.api.clone().oneshot(request.map(Body::new)).await)
-        };
-        self.telemetry.count(&method, response.status());
-        response
+        }
     }
 
-    fn metrics(&self, caller: &Caller) -> Response<Body> {
+    async fn metrics(&self, caller: &Caller) -> Response<Body> {
         match caller {
-            caller if caller.is_master() => self.telemetry.scrape().into_response(),
+            caller if caller.is_master() => self.telemetry.scrape().await.into_response(),
             Caller::Anonymous => {
                 (StatusCode::UNAUTHORIZED, "metrics need a client certificate\n").into_response()
             }

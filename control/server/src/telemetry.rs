@@ -1,103 +1,43 @@
-//! Metrics for Prometheus.
+//! `/metrics`: what this control node is and has done, in Prometheus' text format. docs/metrics.md names it all.
+//!
+//! Hot paths only add to atomics; everything else is read when somebody scrapes.
 
-use std::sync::Arc;
+mod process;
+mod requests;
+mod state;
+mod text;
 
-use coracle_api::Storage;
-use http::{Method, StatusCode, header};
-use parking_lot::Mutex;
-use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
-};
+use std::{path::PathBuf, sync::Arc};
 
-use crate::{node_link::Links, storage::ReplicatedStorage};
+use http::header;
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    method: &'static str,
-    code: u16,
-}
+pub use self::requests::Requests;
+use self::text::{CONTENT_TYPE, Text};
+use crate::{config::VERSION, node_link::Links, storage::ReplicatedStorage};
 
-/// What is measured. Gauges are read when somebody scrapes.
+/// What is measured.
+#[derive(Clone)]
 pub struct Telemetry {
-    registry: Mutex<Registry>,
-    requests: Family<RequestLabels, Counter>,
-    gauges: Gauges,
-    storage: ReplicatedStorage,
-    links: Arc<Links>,
-}
-
-#[derive(Default)]
-struct Gauges {
-    term: Gauge,
-    is_leader: Gauge,
-    commit: Gauge,
-    applied: Gauge,
-    voters: Gauge,
-    learners: Gauge,
-    revision: Gauge,
-    objects: Gauge,
-    nodes: Gauge,
-    links: Gauge,
+    pub requests: Arc<Requests>,
+    pub storage: ReplicatedStorage,
+    pub links: Arc<Links>,
+    pub data_dir: PathBuf,
 }
 
 impl Telemetry {
-    pub fn new(storage: ReplicatedStorage, links: Arc<Links>) -> Self {
-        let mut registry = Registry::with_prefix("coracle");
-        let requests = Family::<RequestLabels, Counter>::default();
-        registry.register("http_requests", "HTTP requests answered", requests.clone());
-        let gauges = Gauges::default();
-        for (name, help, gauge) in [
-            ("raft_term", "Raft term of this member", &gauges.term),
-            ("raft_is_leader", "1 where this member leads", &gauges.is_leader),
-            ("raft_commit_index", "Highest committed log index", &gauges.commit),
-            ("raft_applied_index", "Highest applied log index", &gauges.applied),
-            ("raft_voters", "Voting members", &gauges.voters),
-            ("raft_learners", "Members that do not vote", &gauges.learners),
-            ("store_revision", "Revision of the store", &gauges.revision),
-            ("store_objects", "Objects in the store", &gauges.objects),
-            ("nodes", "Nodes of the cluster", &gauges.nodes),
-            ("node_links", "Nodes linked to this member", &gauges.links),
-        ] {
-            registry.register(name, help, gauge.clone());
-        }
-        Self { registry: Mutex::new(registry), requests, gauges, storage, links }
+    /// The page. It walks over all objects, so not on a thread that others wait for.
+    pub async fn scrape(&self) -> ([(header::HeaderName, &'static str); 1], String) {
+        let telemetry = self.clone();
+        let written = tokio::task::spawn_blocking(move || telemetry.write()).await;
+        ([(header::CONTENT_TYPE, CONTENT_TYPE)], written.unwrap_or_default())
     }
 
-    pub fn count(&self, method: &Method, status: StatusCode) {
-        // Methods are free text on the wire: what is not known shares a label.
-        let method = match method.as_str() {
-            "GET" => "GET",
-            "HEAD" => "HEAD",
-            "POST" => "POST",
-            "PUT" => "PUT",
-            "PATCH" => "PATCH",
-            "DELETE" => "DELETE",
-            _ => "other",
-        };
-        self.requests.get_or_create(&RequestLabels { method, code: status.as_u16() }).inc();
-    }
-
-    /// The metrics in OpenMetrics text.
-    pub fn scrape(&self) -> ([(header::HeaderName, &'static str); 1], String) {
-        let status = self.storage.status();
-        let view = self.storage.view();
-        let set = |gauge: &Gauge, value: u64| gauge.set(value as i64);
-        set(&self.gauges.term, status.term);
-        set(&self.gauges.is_leader, self.storage.leads().into());
-        set(&self.gauges.commit, status.commit);
-        set(&self.gauges.applied, status.applied);
-        set(&self.gauges.voters, status.voters.len() as u64);
-        set(&self.gauges.learners, status.learners.len() as u64);
-        set(&self.gauges.revision, view.revision);
-        set(&self.gauges.objects, view.tables.values().map(|table| table.len() as u64).sum());
-        set(&self.gauges.nodes, view.count("nodes") as u64);
-        set(&self.gauges.links, self.links.count() as u64);
-        let mut text = String::new();
-        if let Err(error) = encode(&mut text, &self.registry.lock()) {
-            tracing::warn!(%error, "metrics cannot be encoded");
-        }
-        ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+    fn write(&self) -> String {
+        let mut text = Text::default();
+        text.gauge("coracle_build_info", "The version of this build.").with(&[("version", VERSION)], 1);
+        state::write(&mut text, &self.storage, &self.links);
+        self.requests.write(&mut text);
+        process::write(&mut text, &self.data_dir);
+        text.finish()
     }
 }

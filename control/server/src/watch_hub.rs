@@ -106,6 +106,18 @@ impl WatchHub {
         self.store.lock().state_hash()
     }
 
+    /// The resources that are watched, and by how many.
+    pub fn watchers(&self) -> Vec<(ResourceName, usize)> {
+        let resources = self.resources.lock();
+        let watched = resources.iter().map(|(name, sender)| (name.clone(), sender.receiver_count()));
+        watched.filter(|(_, watchers)| *watchers > 0).collect()
+    }
+
+    /// See [`Store::window`].
+    pub fn window(&self) -> Vec<(ResourceName, usize, Revision)> {
+        self.store.lock().window()
+    }
+
     /// The events of one resource after a revision.
     pub fn watch(self: &Arc<Self>, resource: &ResourceName, after: Revision) -> Result<WatchStream, Expired> {
         let (backlog, receiver, seen) = self.subscribe(resource, after)?;

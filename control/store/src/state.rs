@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use coracle_objects::{
-    Applied, Event, EventKind, Expect, Object, ObjectKey, Refusal, Revision, Transaction, View, Write,
-    transaction::Found,
+    Applied, Event, EventKind, Expect, Object, ObjectKey, Refusal, ResourceName, Revision, Transaction, View,
+    Write, transaction::Found,
 };
 use sha2::{Digest, Sha256};
 
@@ -112,6 +112,12 @@ impl Store {
     /// The events of a resource after a revision, oldest first.
     pub fn events_since(&self, resource: &str, after: Revision) -> Result<Vec<Arc<Event>>, Expired> {
         self.window.since(resource, after)
+    }
+
+    /// The window that watches resume from: for each resource that has changed, the number of its events and the
+    /// oldest revision to resume from.
+    pub fn window(&self) -> Vec<(ResourceName, usize, Revision)> {
+        self.window.sizes()
     }
 
     fn transact(&mut self, transaction: Transaction, events: &mut Vec<Arc<Event>>) -> Outcome {

@@ -55,6 +55,14 @@ impl Window {
         }
     }
 
+    /// For each resource that has changed: how many events there are, and the oldest revision to resume from.
+    pub(crate) fn sizes(&self) -> Vec<(ResourceName, usize, Revision)> {
+        let sizes = self.recent.iter().map(|(resource, recent)| {
+            (resource.clone(), recent.events.len(), recent.dropped.max(self.floor))
+        });
+        sizes.collect()
+    }
+
     pub(crate) fn since(&self, resource: &str, after: Revision) -> Result<Vec<Arc<Event>>, Expired> {
         let Some(recent) = self.recent.get(resource) else {
             return if after < self.floor { Err(Expired { after, oldest: self.floor }) } else { Ok(vec![]) };

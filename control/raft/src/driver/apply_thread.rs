@@ -2,6 +2,7 @@
 //! a snapshot is due.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
@@ -79,6 +80,7 @@ impl<M: StateMachine, D: Disk> ApplyThread<M, D> {
 
     pub fn run(mut self) -> Result<(), Error> {
         while let Ok(first) = self.queue.recv() {
+            let begun = Instant::now();
             self.carry_out(first)?;
             for _ in 1..ROUNDS_TOGETHER_MAX {
                 match self.queue.try_recv() {
@@ -87,6 +89,7 @@ impl<M: StateMachine, D: Disk> ApplyThread<M, D> {
                 }
             }
             self.publish();
+            self.waker.shared.metrics.apply.observe(begun.elapsed());
         }
         Ok(())
     }
@@ -106,6 +109,7 @@ impl<M: StateMachine, D: Disk> ApplyThread<M, D> {
     fn apply(&mut self, item: ApplyItem<M::Output>) {
         self.last = item.index;
         self.unpublished = true;
+        self.waker.shared.metrics.entries_applied.add(1);
         self.snapshots.grown(item.data.len() as u64);
         if item.data.is_empty() {
             return;
@@ -121,6 +125,7 @@ impl<M: StateMachine, D: Disk> ApplyThread<M, D> {
         self.machine
             .restore(marker.index, &mut reader)
             .map_err(|error| files::broken(marker.index, error))?;
+        self.waker.shared.metrics.snapshots_restored.add(1);
         tracing::info!(index = marker.index, "took a snapshot of the leader over");
         self.last = marker.index;
         self.unpublished = true;
@@ -133,6 +138,7 @@ impl<M: StateMachine, D: Disk> ApplyThread<M, D> {
             self.machine.applied_batch(self.last);
             // The new state is public before anybody is told of it: a proposer reads its own write.
             self.applied.send_replace(self.last);
+            self.waker.shared.metrics.proposals_applied.add(self.replies.len() as u64);
             for (reply, output) in self.replies.drain(..) {
                 // A proposer that has gone away does not want to know.
                 let _ = reply.send(Ok(output));

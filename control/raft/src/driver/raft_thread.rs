@@ -185,6 +185,7 @@ impl<O: Send + 'static> RaftThread<O> {
         for event in batch.drain(..) {
             match event {
                 Event::Propose(data, reply) => {
+                    self.waker.shared.metrics.proposals.add(1);
                     proposed_bytes += data.len() as u64;
                     let token = self.wait(Waiter::Propose(reply));
                     proposals.push((token, data));
@@ -194,6 +195,7 @@ impl<O: Send + 'static> RaftThread<O> {
                     }
                 }
                 Event::Read(reply) => {
+                    self.waker.shared.metrics.reads.add(1);
                     let token = self.wait(Waiter::Read(reply));
                     self.core.read_index(token);
                 }
@@ -206,6 +208,7 @@ impl<O: Send + 'static> RaftThread<O> {
                     self.core.transfer(token, to);
                 }
                 Event::Messages(messages) => {
+                    self.waker.shared.metrics.messages_received.add(messages.len() as u64);
                     for message in messages {
                         self.receive(message)?;
                     }
@@ -255,6 +258,7 @@ impl<O: Send + 'static> RaftThread<O> {
     fn step(&mut self, message: Message) -> Result<(), Error> {
         let from = message.from;
         if let Err(reason) = self.core.step(message)? {
+            self.waker.shared.metrics.messages_refused.add(1);
             tracing::debug!(from, %reason, "ignored a raft message");
         }
         Ok(())
@@ -305,6 +309,11 @@ impl<O: Send + 'static> RaftThread<O> {
     }
 
     fn tell(&mut self, done: Done) {
+        match done.outcome {
+            Outcome::ProposalFailed(_) => self.waker.shared.metrics.proposals_failed.add(1),
+            Outcome::ReadFailed(_) => self.waker.shared.metrics.reads_failed.add(1),
+            _ => {}
+        }
         let Some(waiter) = self.waiters.remove(&done.token) else { return };
         // A waiter that has gone away is none of our business.
         match (waiter, done.outcome) {
@@ -338,6 +347,9 @@ impl<O: Send + 'static> RaftThread<O> {
             if old.role != status.role || old.leader != status.leader {
                 let (role, leader, term) = (status.role, status.leader, status.term);
                 tracing::info!(member = status.id, ?role, ?leader, term, "raft role or leader changed");
+            }
+            if old.leader != status.leader && status.leader.is_some() {
+                self.waker.shared.metrics.leader_changes.add(1);
             }
             if changed {
                 *old = status;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::raft_thread::Event;
 use crate::error::Error;
+use crate::metrics::Metrics;
 
 /// Why a member has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,7 @@ pub struct Shared {
     pub persisted: AtomicU64,
     /// The last applied index.
     pub applied: AtomicU64,
+    pub metrics: Metrics,
     woken: AtomicBool,
     stopped: AtomicBool,
     closed: watch::Sender<Option<Closed>>,
@@ -47,6 +49,7 @@ impl Shared {
         Shared {
             persisted: AtomicU64::new(0),
             applied: AtomicU64::new(0),
+            metrics: Metrics::default(),
             woken: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             closed: watch::Sender::new(None),

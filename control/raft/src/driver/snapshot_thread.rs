@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::raft_thread::Event;
+use super::shared::Shared;
 use crate::config::SNAPSHOT_BYTES;
 use crate::error::Error;
 use crate::snapshot::{Frozen, Header, SnapshotError, Source, files};
@@ -103,6 +105,7 @@ pub struct SnapshotThread<F, D: Disk, O> {
     pub cluster_id: String,
     pub jobs: SnapshotJobs<F>,
     pub events: Sender<Event<O>>,
+    pub shared: Arc<Shared>,
 }
 
 impl<F: Frozen, D: Disk, O: Send + 'static> SnapshotThread<F, D, O> {
@@ -111,6 +114,7 @@ impl<F: Frozen, D: Disk, O: Send + 'static> SnapshotThread<F, D, O> {
             let made = self.make(job.index, &job.state);
             self.jobs.under_way.fetch_sub(1, Ordering::SeqCst);
             if let Err(error) = &made {
+                self.shared.metrics.snapshots_failed.add(1);
                 tracing::warn!(index = job.index, %error, "cannot make a snapshot");
             }
             for waiter in job.waiters {
@@ -138,8 +142,11 @@ impl<F: Frozen, D: Disk, O: Send + 'static> SnapshotThread<F, D, O> {
         // Without a marker the log has left this state behind: a later snapshot was taken over.
         let marker = marker.recv().ok().flatten().ok_or(SnapshotError::Stopped)?;
         let header = Header { cluster_id: self.cluster_id.clone(), marker: marker.clone() };
+        let begun = Instant::now();
         let bytes = files::write(&self.disk, &header, state)
             .map_err(|error| SnapshotError::Failed(error.to_string()))?;
+        self.shared.metrics.snapshot_save.observe(begun.elapsed());
+        self.shared.metrics.snapshot_bytes.store(bytes, Ordering::Relaxed);
         tracing::info!(index, bytes, "made a snapshot");
         Ok(marker)
     }

@@ -44,6 +44,7 @@ impl<D: Disk, O: Send + 'static> WalThread<D, O> {
     }
 
     pub fn run(mut self) -> Result<(), Error> {
+        self.waker.shared.metrics.wal_segments.store(self.wal.segments(), Ordering::Relaxed);
         while let Ok(first) = self.queue.recv() {
             let mut round = Round::default();
             self.gather(first, &mut round);
@@ -104,7 +105,10 @@ impl<D: Disk, O: Send + 'static> WalThread<D, O> {
 
     fn write(&mut self) -> Result<(), Error> {
         self.records.extend(self.hard_state.take().map(Record::HardState));
-        self.wal.append(&self.records)?;
+        let metrics = &self.waker.shared.metrics;
+        metrics.wal_write(|| self.wal.append(&self.records))?;
+        metrics.wal_bytes.add(self.wal.batch_bytes());
+        metrics.wal_segments.store(self.wal.segments(), Ordering::Relaxed);
         self.records.clear();
         Ok(())
     }
@@ -112,6 +116,7 @@ impl<D: Disk, O: Send + 'static> WalThread<D, O> {
     /// Gives back what a snapshot that the log names has made superfluous.
     fn release(&mut self, index: u64) -> Result<(), Error> {
         self.wal.release(index)?;
+        self.waker.shared.metrics.wal_segments.store(self.wal.segments(), Ordering::Relaxed);
         if let Err(error) = files::remove_before(self.wal.disk(), index) {
             tracing::warn!(%error, "an old snapshot stays");
         }

@@ -3,6 +3,7 @@
 mod bench;
 
 mod joining;
+mod metrics;
 mod nodes;
 mod registry;
 mod replication;
