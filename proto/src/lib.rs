@@ -21,6 +21,11 @@ pub mod node {
     tonic::include_proto!("coracle.node.v1");
 }
 
+/// The store itself, for control nodes and administrators.
+pub mod store {
+    tonic::include_proto!("coracle.store.v1");
+}
+
 /// The lowest and highest version of these protocols that this build speaks.
 pub const PROTOCOL_RANGE: std::ops::RangeInclusive<u32> = 1..=1;
 

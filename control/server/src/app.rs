@@ -18,6 +18,7 @@ use coracle_proto::{
     },
     join::{JoinToken, Role},
     node::node_link_server::NodeLinkServer,
+    store::store_server::StoreServer,
     tls,
 };
 use coracle_raft::{GrpcTransport, Raft, RaftService, Transport};
@@ -58,6 +59,7 @@ use crate::{
     registry, rendezvous,
     service::Front,
     storage::ReplicatedStorage,
+    store_service::StoreService,
     telemetry::Telemetry,
     tokens,
 };
@@ -255,6 +257,9 @@ fn grpc(
         authorities: authorities.clone(),
         cluster_id: cluster_id.clone(),
     };
+    let store = StoreServer::new(StoreService { storage: storage.clone() })
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let leader = LeaderServer::new(LeaderService { storage, links })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -266,6 +271,7 @@ fn grpc(
         .add_service(JoinServer::new(join))
         .add_service(ClusterServer::new(cluster))
         .add_service(leader)
+        .add_service(store)
         .add_service(blobs)
         .add_service(node_link)
         .prepare()

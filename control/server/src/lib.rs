@@ -36,6 +36,7 @@ mod nodes;
 mod cluster_service;
 mod join;
 mod leader_service;
+mod store_service;
 mod tokens;
 
 mod blobs;

@@ -157,6 +157,18 @@ impl ReplicatedStorage {
         Request { id: RequestId { client: self.shared.client, sequence }, transaction }
     }
 
+    /// As [`Storage::propose`], for a request whose caller gave it its identity and may send it again, to any member.
+    pub async fn propose_request(&self, request: Request) -> Result<Outcome, ProposeError> {
+        self.propose_in_turn(|| request).await
+    }
+
+    async fn propose_in_turn(&self, request: impl FnOnce() -> Request) -> Result<Outcome, ProposeError> {
+        let deadline = Instant::now() + PROPOSE_TIMEOUT;
+        let permit = timeout_at(deadline, self.shared.writes.acquire()).await;
+        let _permit = permit.map_err(|_| ProposeError::Unavailable("too many writes are waiting".into()))?;
+        self.propose_until(request(), deadline).await
+    }
+
     /// Applies another member's transaction. Only the leader can; the caller tries elsewhere otherwise.
     pub async fn propose_here(&self, request: Request) -> Result<Done, NotProposed> {
         if disk_is_low(&self.shared.raft.status().borrow()) && grows(&self.view(), &request.transaction) {
@@ -271,10 +283,8 @@ impl Storage for ReplicatedStorage {
     }
 
     async fn propose(&self, transaction: Transaction) -> Result<Result<Applied, Refusal>, ProposeError> {
-        let deadline = Instant::now() + PROPOSE_TIMEOUT;
-        let permit = timeout_at(deadline, self.shared.writes.acquire()).await;
-        let _permit = permit.map_err(|_| ProposeError::Unavailable("too many writes are waiting".into()))?;
-        self.propose_until(self.request(transaction), deadline).await
+        // Its identity is given only now: an old one could be forgotten before it gets its turn.
+        self.propose_in_turn(|| self.request(transaction)).await
     }
 
     fn watch(&self, resource: &ResourceName, after: Revision) -> Result<WatchStream, Expired> {

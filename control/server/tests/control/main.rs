@@ -8,3 +8,4 @@ mod nodes;
 mod registry;
 mod replication;
 mod single;
+mod store;
