@@ -29,6 +29,7 @@ pub async fn run(args: &ControlArgs) -> Result<()> {
     let name = args.name.clone().unwrap_or_else(|| format!("{}-{}", machine_name(), args.listen.port()));
     let mut config = ControlConfig::new(args.data_dir.clone(), name, args.listen, mode);
     config.advertise = args.advertise.clone();
+    config.member_dead = args.member_dead;
     let control = coracle_server::start(config).await?;
     println!("control node at {} with its data in {}", control.address(), args.data_dir.display());
     if fresh {

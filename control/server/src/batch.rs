@@ -7,7 +7,7 @@ use coracle_raft::{ProposeError, Raft};
 use coracle_store::{Command, Outcome, Request, RequestId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::machine::AppliedEntry;
+use crate::{machine::AppliedEntry, version::EntryFormat};
 
 /// Transactions that may wait for an entry.
 const WAITING_MAX: usize = 1024;
@@ -40,9 +40,9 @@ pub struct Batcher {
 
 impl Batcher {
     /// Starts the task that gathers entries; it ends when the last handle is dropped.
-    pub fn start(member: u64, raft: Raft<AppliedEntry>) -> Self {
+    pub fn start(member: u64, raft: Raft<AppliedEntry>, format: EntryFormat) -> Self {
         let (waiting, requests) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(gather(member, raft, requests));
+        tokio::spawn(gather(member, raft, format, requests));
         Self { waiting }
     }
 
@@ -56,7 +56,12 @@ impl Batcher {
     }
 }
 
-async fn gather(member: u64, raft: Raft<AppliedEntry>, mut requests: mpsc::Receiver<Waiting>) {
+async fn gather(
+    member: u64,
+    raft: Raft<AppliedEntry>,
+    format: EntryFormat,
+    mut requests: mpsc::Receiver<Waiting>,
+) {
     let under_way = Arc::new(Semaphore::new(ENTRIES_UNDER_WAY));
     let mut left_over = None;
     loop {
@@ -85,7 +90,12 @@ async fn gather(member: u64, raft: Raft<AppliedEntry>, mut requests: mpsc::Recei
                 (request, (id, reply))
             })
             .unzip();
-        let entry = Command { proposer: member, requests }.encode();
+        let Ok(entry) = Command { proposer: member, requests }.encode_as(format.get()) else {
+            // A build writes all formats between its oldest and its newest, and the agreed one is never outside.
+            tracing::error!(format = format.get(), "this build cannot write the cluster's format of entries");
+            answer(Err(ProposeError::Dropped), replies);
+            continue;
+        };
         let raft = raft.clone();
         let mut proposal = Box::pin(async move { raft.propose(entry).await });
         // Polled once here, so that entries reach raft in the order in which they were gathered.

@@ -28,6 +28,8 @@ pub struct ControlConfig {
     pub name: String,
     /// For how long a learner must be healthy before it is promoted to a voter.
     pub learner_healthy: Duration,
+    /// A member that was not heard of for so long is dead: a learner takes its place, or an alarm tells of it.
+    pub member_dead: Duration,
 }
 
 impl ControlConfig {
@@ -45,6 +47,7 @@ impl ControlConfig {
             mode,
             name: name.into(),
             learner_healthy: Duration::from_secs(10),
+            member_dead: Duration::from_secs(30),
         }
     }
 }

@@ -3,7 +3,10 @@
 mod bench;
 
 mod joining;
+mod membership;
 mod nodes;
 mod registry;
 mod replication;
 mod single;
+mod tokens;
+mod versions;
