@@ -29,7 +29,7 @@ pub enum Command {
     /// Make, list and revoke join tokens.
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Look at the cluster's members.
+    /// Look at the cluster's members and change them.
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Print an admin kubeconfig.
@@ -131,6 +131,10 @@ pub struct ControlArgs {
     /// Make a snapshot, and drop the log before it, after so many raft entries.
     #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub snapshot_entries: u64,
+    /// While this member leads: a member that was not heard of for so long is dead. A learner takes its place, or
+    /// `coracle cluster status` tells of it. As 30s or 5m.
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
+    pub member_dead: std::time::Duration,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -196,16 +200,64 @@ pub enum TokenCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
-    /// Show the cluster's id, leader, term and progress.
+    /// Show how the cluster is: leader, members with their lag, disks and certificates, and what should be mended.
     Status {
+        /// How to print: as text without it.
+        #[arg(short, long, value_enum)]
+        output: Option<Format>,
         #[command(flatten)]
         connection: Connection,
     },
     /// List the control members.
     Members {
+        /// How to print: as a table without it.
+        #[arg(short, long, value_enum)]
+        output: Option<Format>,
         #[command(flatten)]
         connection: Connection,
     },
+    /// Make voters of learners. The cluster does so by itself where that makes an odd number of voters.
+    Promote {
+        /// Each by its id or name.
+        #[arg(required = true, value_name = "ID|NAME")]
+        members: Vec<String>,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Remove members, all in one change. A leader hands over first.
+    Remove {
+        /// Each by its id or name.
+        #[arg(required = true, value_name = "ID|NAME")]
+        members: Vec<String>,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Let a learner take the place of a voter, in one change.
+    Replace {
+        /// The voter that goes, by its id or name.
+        #[arg(value_name = "OLD")]
+        old: String,
+        /// The learner that comes, by its id or name.
+        #[arg(value_name = "NEW")]
+        new: String,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Hand leadership to another voter.
+    TransferLeader {
+        /// The voter that shall lead, by its id or name.
+        #[arg(value_name = "ID|NAME")]
+        member: String,
+        #[command(flatten)]
+        connection: Connection,
+    },
+}
+
+/// For programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Json,
+    Yaml,
 }
 
 #[derive(Clone, Debug, Args)]

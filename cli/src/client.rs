@@ -1,9 +1,20 @@
-//! The cluster as client commands see it: found by kubeconfig, spoken to over its REST API.
+//! The cluster as client commands see it: found by kubeconfig, spoken to over its REST API and over gRPC.
+//!
+//! Any control node answers, so where one does not the next of the kubeconfig is tried.
 
-use std::path::{Path, PathBuf};
+mod access;
+
+use std::{
+    error::Error as StdError,
+    future::Future,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
+use coracle_proto::cluster::cluster_client::ClusterClient;
 use http_body_util::BodyExt;
 use kube::{
     Client,
@@ -11,26 +22,27 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::Value;
+use tonic::{Code, Response, Status, transport::Channel};
 
-use crate::args::Connection;
+use crate::{args::Connection, client::access::Access};
+
+/// Until a control node must have taken a connection, where there are others to try.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Until a control node must have answered a gRPC call. Those that change members wait for the cluster.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A connection to a cluster's API.
 pub struct Cluster {
-    pub client: Client,
-    /// The server's host:port, and the PEM blocks that prove both sides.
+    /// A client of each of `access.addresses`.
+    clients: Vec<Client>,
+    /// The one that answered last.
+    current: AtomicUsize,
     pub access: Access,
     /// The namespace that commands work in.
     pub namespace: String,
     /// Where the kubeconfig was found.
     pub kubeconfig: PathBuf,
-}
-
-/// What gRPC needs to reach the same server.
-pub struct Access {
-    pub address: String,
-    pub ca_pem: String,
-    pub certificate_pem: String,
-    pub key_pem: String,
 }
 
 /// An answer that is no success, in the server's words.
@@ -85,12 +97,34 @@ impl Cluster {
             .with_context(|| format!("reading the kubeconfig {}", kubeconfig.display()))?;
         let access = Access::read(kubeconfig)
             .with_context(|| format!("using the kubeconfig {}", kubeconfig.display()))?;
-        let config = kube::Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default())
+        let mut config = kube::Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default())
             .await
             .with_context(|| format!("using the kubeconfig {}", kubeconfig.display()))?;
         let namespace = namespace.map_or_else(|| config.default_namespace.clone(), str::to_string);
-        let client = Client::try_from(config).context("making a client of the kubeconfig")?;
-        Ok(Self { client, access, namespace, kubeconfig: kubeconfig.to_path_buf() })
+        if access.addresses.len() > 1 {
+            config.connect_timeout = Some(CONNECT_TIMEOUT);
+        }
+        let mut clients =
+            vec![Client::try_from(config.clone()).context("making a client of the kubeconfig")?];
+        for address in &access.addresses[1..] {
+            config.cluster_url = format!("https://{address}")
+                .parse()
+                .with_context(|| format!("the kubeconfig {} names {address}", kubeconfig.display()))?;
+            clients.push(Client::try_from(config.clone()).context("making a client of the kubeconfig")?);
+        }
+        let kubeconfig = kubeconfig.to_path_buf();
+        Ok(Self { clients, current: AtomicUsize::new(0), access, namespace, kubeconfig })
+    }
+
+    /// The control node that answered last; at first the kubeconfig's.
+    pub fn address(&self) -> &str {
+        &self.access.addresses[self.current.load(Ordering::Relaxed)]
+    }
+
+    /// All control nodes in the order in which they are tried.
+    fn order(&self) -> impl Iterator<Item = usize> + use<> {
+        let (first, all) = (self.current.load(Ordering::Relaxed), self.clients.len());
+        (0..all).map(move |step| (first + step) % all)
     }
 
     /// Sends one request and collects its answer: (headers, body). An error status becomes [`Refused`].
@@ -101,21 +135,35 @@ impl Cluster {
     }
 
     /// Sends one request and hands out the answer's body as it comes. An error status becomes [`Refused`].
+    ///
+    /// A control node that takes no connection or has no leader has done nothing: the next is tried. One that breaks
+    /// off is another matter: only what changes nothing is tried again.
     pub async fn stream(&self, request: http::Request<Body>) -> Result<http::Response<Body>> {
-        let address = self.access.address.clone();
-        let response = self.client.send(request).await.map_err(|error| {
-            let error = anyhow::Error::new(error);
-            let context = if format!("{error:#} {error:?}").contains("UnknownIssuer") {
-                format!(
-                    "the server at {address} is not of the CA that {} names: it is another cluster, or was made anew; \
-                     take the kubeconfig of its data dir",
-                    self.kubeconfig.display()
-                )
-            } else {
-                format!("the cluster at {address} does not answer: is it running? (`coracle up`, or see `coracle doctor`)")
-            };
-            error.context(context)
-        })?;
+        let (head, body) = request.into_parts();
+        let harmless = head.method.is_safe();
+        let mut order = self.order().peekable();
+        let mut failed = Vec::new();
+        let mut body = Some(body);
+        let response = loop {
+            let at = order.next().context("the kubeconfig names no server")?;
+            let is_last = order.peek().is_none();
+            let sent = if is_last { body.take() } else { body.as_ref().and_then(Body::try_clone) };
+            let sent = sent.context("the request's body cannot be sent again")?;
+            match self.clients[at].send(http::Request::from_parts(head.clone(), sent)).await {
+                Ok(response) if response.status() != http::StatusCode::SERVICE_UNAVAILABLE || is_last => {
+                    self.current.store(at, Ordering::Relaxed);
+                    break response;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let again = harmless || never_sent(&error);
+                    failed.push(self.access.addresses[at].as_str());
+                    if is_last || !again {
+                        return Err(self.explained(error.into(), &failed));
+                    }
+                }
+            }
+        };
         if response.status().is_success() || response.status().is_redirection() {
             return Ok(response);
         }
@@ -154,49 +202,79 @@ impl Cluster {
         Ok(())
     }
 
-    /// A gRPC channel to the same server with the same identity.
-    pub fn channel(&self) -> Result<tonic::transport::Channel> {
+    fn explained(&self, error: anyhow::Error, failed: &[&str]) -> anyhow::Error {
+        let addresses = failed.join(", ");
+        let context = if format!("{error:#} {error:?}").contains("UnknownIssuer") {
+            format!(
+                "the server at {addresses} is not of the CA that {} names: it is another cluster, or was made anew; \
+                 take the kubeconfig of its data dir",
+                self.kubeconfig.display()
+            )
+        } else {
+            format!(
+                "the cluster at {addresses} does not answer: is it running? (`coracle up`, or see `coracle doctor`)"
+            )
+        };
+        error.context(context)
+    }
+
+    /// Calls the cluster's administration as the kubeconfig's user, at the first control node that answers.
+    pub async fn administer<T, F>(&self, call: impl Fn(ClusterClient<Channel>) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut tried = Vec::new();
+        for at in self.order() {
+            let answer = match tokio::time::timeout(ANSWER_TIMEOUT, call(self.administration(at)?)).await {
+                Ok(answer) => answer,
+                Err(_) => Err(Status::unavailable("it does not answer in time")),
+            };
+            match answer {
+                Ok(answer) => {
+                    self.current.store(at, Ordering::Relaxed);
+                    return Ok(answer.into_inner());
+                }
+                Err(status) if status.code() == Code::Unavailable => {
+                    tried.push(format!("{}: {}", self.access.addresses[at], unavailable(&status)));
+                }
+                Err(status) => bail!("{}", status.message()),
+            }
+        }
+        bail!("the cluster does not answer ({}); is it running? See `coracle doctor`", tried.join("; "))
+    }
+
+    fn administration(&self, at: usize) -> Result<ClusterClient<Channel>> {
         let access = &self.access;
         let tls =
             coracle_proto::tls::client_config(&access.ca_pem, &access.certificate_pem, &access.key_pem)?;
-        Ok(coracle_proto::tls::channel(&access.address, tls))
+        Ok(ClusterClient::new(coracle_proto::tls::channel(&access.addresses[at], tls)))
     }
 }
 
-impl Access {
-    fn read(kubeconfig: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(kubeconfig).context("it cannot be read")?;
-        let config: Value = serde_yaml_ng::from_str(&text).context("it is not YAML")?;
-        let named = |list: &str, name: &Value, part: &str| {
-            let entries = config[list].as_array().cloned().unwrap_or_default();
-            entries.into_iter().find(|entry| &entry["name"] == name).map(|mut entry| entry[part].take())
-        };
-        let context =
-            named("contexts", &config["current-context"], "context").context("it has no current context")?;
-        let cluster =
-            named("clusters", &context["cluster"], "cluster").context("its context names no cluster")?;
-        let user = named("users", &context["user"], "user").context("its context names no user")?;
-        let server = cluster["server"].as_str().context("its cluster names no server")?;
-        Ok(Self {
-            address: server.trim_start_matches("https://").trim_end_matches('/').to_string(),
-            ca_pem: pem(&cluster, "certificate-authority")?,
-            certificate_pem: pem(&user, "client-certificate")?,
-            key_pem: pem(&user, "client-key")?,
-        })
+/// Whether the server has certainly seen nothing of a request.
+fn never_sent(error: &kube::Error) -> bool {
+    let mut source: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = source {
+        if error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| error.is_connect()) {
+            return true;
+        }
+        source = error.source();
     }
+    false
 }
 
-/// A PEM that stands in the kubeconfig itself (`FIELD-data`, base64) or in a file that it names (`FIELD`).
-fn pem(part: &Value, field: &str) -> Result<String> {
-    use base64::Engine;
-    if let Some(text) = part[format!("{field}-data")].as_str() {
-        let bytes = base64::engine::general_purpose::STANDARD
-            .decode(text)
-            .with_context(|| format!("its {field}-data is not base64"))?;
-        return String::from_utf8(bytes).with_context(|| format!("its {field}-data is not PEM"));
+/// Why a call did not get through, down to the cause.
+fn unavailable(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = status.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
     }
-    let file = part[field].as_str().with_context(|| format!("it has neither {field}-data nor {field}"))?;
-    std::fs::read_to_string(file).with_context(|| format!("reading {file}"))
+    text
 }
 
 /// The paths of a kind: of its objects in one namespace, in all, and of one.

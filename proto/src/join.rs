@@ -65,6 +65,15 @@ pub struct JoinToken {
     pub secret: String,
 }
 
+/// What a joining control node tells of its build. Nodes tell nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Build {
+    /// As `1.2.3`.
+    pub version: String,
+    /// The newest format of log entries that it reads.
+    pub entry_format: u32,
+}
+
 /// What joining gave.
 pub struct Joined {
     /// The private key (PEM) that the certificates of the response are for. It never left this process.
@@ -176,6 +185,17 @@ pub async fn join(
     name: &str,
     advertise: &str,
 ) -> Result<Joined, JoinError> {
+    join_as(addresses, token, name, advertise, &Build::default()).await
+}
+
+/// As [`join`], for a control node, which the cluster must know to be no older than itself.
+pub async fn join_as(
+    addresses: &[String],
+    token: &JoinToken,
+    name: &str,
+    advertise: &str,
+    build: &Build,
+) -> Result<Joined, JoinError> {
     if addresses.is_empty() {
         return Err(JoinError::NoAddress);
     }
@@ -197,6 +217,8 @@ pub async fn join(
                 protocol_min: *PROTOCOL_RANGE.start(),
                 protocol_max: *PROTOCOL_RANGE.end(),
                 clock_unix_ms: unix_ms(),
+                version: build.version.clone(),
+                entry_format: build.entry_format,
             };
             match attempt(address, token, request).await {
                 Ok(response) => return Ok(Joined { key_pem: key.serialize_pem(), response }),

@@ -1,53 +1,324 @@
-//! `coracle cluster`: the control members and their agreement.
+//! `coracle cluster`: the control members, how they are, and changes of them.
 
 use anyhow::Result;
-use coracle_proto::cluster::{Member, StatusRequest, StatusResponse};
+use coracle_proto::cluster::{
+    CertificateReport, Member, MemberRequest, MemberResponse, ReplaceRequest, StatusRequest, StatusResponse,
+};
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use crate::{
-    args::{ClusterCommand, Connection},
-    commands::{
-        get::align,
-        token::{client, refused},
-    },
+    args::{ClusterCommand, Connection, Format},
+    client::Cluster,
+    commands::get::align,
 };
 
 pub async fn run(command: &ClusterCommand) -> Result<()> {
     match command {
-        ClusterCommand::Status { connection } => {
+        ClusterCommand::Status { output, connection } => {
             let status = status(connection).await?;
-            println!("cluster     {}", status.cluster_id);
-            println!("version     {}", status.version);
-            println!("leader      member {} in term {}", status.leader_id, status.term);
-            println!("committed   {} (applied here {})", status.commit_index, status.applied_index);
-            println!("revision    {}", status.revision);
-            println!("state hash  {}", status.state_hash);
-            print!("\n{}", members(&status.members));
+            match output {
+                None => print!("{}", text(&status, Timestamp::now())),
+                Some(format) => print(&as_json(&status), *format)?,
+            }
         }
-        ClusterCommand::Members { connection } => print!("{}", members(&status(connection).await?.members)),
+        ClusterCommand::Members { output, connection } => {
+            let status = status(connection).await?;
+            match output {
+                None => print!("{}", members(&status.members)),
+                Some(format) => print(&as_json(&status)["members"], *format)?,
+            }
+        }
+        ClusterCommand::Promote { members, connection } => {
+            let request = MemberRequest { members: members.clone() };
+            let cluster = Cluster::find(connection).await?;
+            let done = cluster.administer(|mut client| {
+                let request = request.clone();
+                async move { client.promote(request).await }
+            });
+            tell(done.await?);
+        }
+        ClusterCommand::Remove { members, connection } => {
+            let request = MemberRequest { members: members.clone() };
+            let cluster = Cluster::find(connection).await?;
+            let done = cluster.administer(|mut client| {
+                let request = request.clone();
+                async move { client.remove(request).await }
+            });
+            tell(done.await?);
+        }
+        ClusterCommand::Replace { old, new, connection } => {
+            let request = ReplaceRequest { old: old.clone(), new: new.clone() };
+            let cluster = Cluster::find(connection).await?;
+            let done = cluster.administer(|mut client| {
+                let request = request.clone();
+                async move { client.replace(request).await }
+            });
+            tell(done.await?);
+        }
+        ClusterCommand::TransferLeader { member, connection } => {
+            let request = MemberRequest { members: vec![member.clone()] };
+            let cluster = Cluster::find(connection).await?;
+            let done = cluster.administer(|mut client| {
+                let request = request.clone();
+                async move { client.transfer_leader(request).await }
+            });
+            tell(done.await?);
+        }
     }
     Ok(())
 }
 
+fn tell(answer: MemberResponse) {
+    println!("{}", answer.done);
+}
+
 async fn status(connection: &Connection) -> Result<StatusResponse> {
-    Ok(client(connection).await?.status(StatusRequest {}).await.map_err(refused)?.into_inner())
+    let question = StatusRequest { reports: true, asking_member: 0 };
+    let cluster = Cluster::find(connection).await?;
+    cluster.administer(|mut client| async move { client.status(question).await }).await
+}
+
+fn text(status: &StatusResponse, now: Timestamp) -> String {
+    let leader = match status.leader_id {
+        0 => format!("none (term {})", status.term),
+        id => format!("member {id} in term {}", status.term),
+    };
+    let cluster_version = match status.cluster_version.as_str() {
+        "" => "not agreed on yet".to_owned(),
+        version => format!("{version} (log entries of format {})", status.entry_format),
+    };
+    let mut lines = vec![
+        ("cluster", status.cluster_id.clone()),
+        ("version", cluster_version),
+        ("health", health(&status.members)),
+        ("leader", leader),
+        (
+            "committed",
+            format!(
+                "{} (member {} has applied {})",
+                status.commit_index, status.member_id, status.applied_index
+            ),
+        ),
+        ("revision", status.revision.to_string()),
+        ("state hash", status.state_hash.clone()),
+    ];
+    if status.alarms.is_empty() {
+        lines.push(("alarms", "none".into()));
+    }
+    let mut text: String = lines.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect();
+    for alarm in &status.alarms {
+        let whose =
+            if alarm.member_id == 0 { String::new() } else { format!(" of member {}", alarm.member_id) };
+        text += &format!("ALARM       {}{whose}: {}\n", alarm.reason, alarm.message);
+    }
+    format!("{text}\n{}\n{}", members(&status.members), reports(&status.members, now))
+}
+
+/// How many voters there are, and how many may fail.
+fn health(members: &[Member]) -> String {
+    let voters: Vec<&Member> = members.iter().filter(|member| member.voter).collect();
+    let healthy = voters.iter().filter(|member| member.healthy).count();
+    let needed = voters.len() / 2 + 1;
+    let outlook = if !members.iter().any(|member| member.leader) {
+        "nothing can be written now".to_owned()
+    } else {
+        match healthy.saturating_sub(needed) {
+            0 => "no further one may fail".to_owned(),
+            1 => "1 may fail".to_owned(),
+            more => format!("{more} may fail"),
+        }
+    };
+    format!("{healthy} of {} voters healthy, {outlook}", voters.len())
+}
+
+fn role(member: &Member) -> &'static str {
+    match (member.leader, member.voter) {
+        (true, _) => "leader",
+        (false, true) => "voter",
+        (false, false) => "learner",
+    }
 }
 
 fn members(members: &[Member]) -> String {
-    let mut lines = vec![["ID", "NAME", "ADDRESS", "ROLE", "HEALTHY", "MATCHED"].map(String::from).to_vec()];
+    let head = ["ID", "NAME", "ADDRESS", "ROLE", "HEALTHY", "LAG", "VERSION"];
+    let mut lines = vec![head.map(String::from).to_vec()];
     for member in members {
-        let role = match (member.leader, member.voter) {
-            (true, _) => "leader",
-            (false, true) => "voter",
-            (false, false) => "learner",
-        };
         lines.push(vec![
             member.id.to_string(),
             member.name.clone(),
             member.address.clone(),
-            role.into(),
-            member.healthy.to_string(),
-            member.matched_index.to_string(),
+            role(member).into(),
+            if member.healthy { "yes" } else { "no" }.into(),
+            member.lag_entries.to_string(),
+            if member.version.is_empty() { "?".into() } else { member.version.clone() },
         ]);
     }
     align(&lines)
+}
+
+/// What the members said of their disks and certificates.
+fn reports(members: &[Member], now: Timestamp) -> String {
+    let head = ["ID", "DISK USED", "DISK FREE", "CERTIFICATE AGE", "FIRST ENDS", "CA ENDS"];
+    let mut lines = vec![head.map(String::from).to_vec()];
+    for member in members {
+        let mut line = vec![member.id.to_string()];
+        match &member.report {
+            Some(report) => {
+                let (authorities, leaves): (Vec<_>, Vec<_>) =
+                    report.certificates.iter().partition(|certificate| certificate.name.ends_with(" CA"));
+                let oldest = leaves.iter().map(|leaf| now.as_second() - leaf.not_before_unix).max();
+                line.extend([bytes(report.disk_used_bytes), bytes(report.disk_free_bytes)]);
+                line.push(oldest.map_or("?".into(), period));
+                line.extend([first_end(&leaves, now), first_end(&authorities, now)]);
+            }
+            None => line.extend(["(no answer)".to_owned()]),
+        }
+        lines.push(line);
+    }
+    align(&lines)
+}
+
+fn first_end(certificates: &[&CertificateReport], now: Timestamp) -> String {
+    let first = certificates.iter().min_by_key(|certificate| certificate.not_after_unix);
+    first.map_or("?".into(), |first| {
+        format!("{} in {}", first.name, period(first.not_after_unix - now.as_second()))
+    })
+}
+
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut unit = 0;
+    let mut shown = count as f64;
+    while shown >= 1024.0 && unit + 1 < UNITS.len() {
+        shown /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} B") } else { format!("{shown:.1} {}", UNITS[unit]) }
+}
+
+fn period(seconds: i64) -> String {
+    match seconds {
+        ..0 => format!("-{}", period(seconds.saturating_neg())),
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+fn as_json(status: &StatusResponse) -> Value {
+    let members: Vec<Value> = status
+        .members
+        .iter()
+        .map(|member| {
+            let report = member.report.as_ref().map(|report| {
+                let certificates = report.certificates.iter().map(|certificate| {
+                    json!({
+                        "name": certificate.name,
+                        "notBeforeUnix": certificate.not_before_unix,
+                        "notAfterUnix": certificate.not_after_unix,
+                    })
+                });
+                json!({
+                    "appliedIndex": report.applied_index,
+                    "diskUsedBytes": report.disk_used_bytes,
+                    "diskFreeBytes": report.disk_free_bytes,
+                    "certificates": certificates.collect::<Vec<_>>(),
+                })
+            });
+            json!({
+                "id": member.id,
+                "name": member.name,
+                "address": member.address,
+                "role": role(member),
+                "voter": member.voter,
+                "healthy": member.healthy,
+                "matchedIndex": member.matched_index,
+                "lagEntries": member.lag_entries,
+                "version": member.version,
+                "entryFormat": member.entry_format,
+                "report": report,
+            })
+        })
+        .collect();
+    let alarms = status.alarms.iter().map(
+        |alarm| json!({ "reason": alarm.reason, "memberId": alarm.member_id, "message": alarm.message }),
+    );
+    json!({
+        "clusterId": status.cluster_id,
+        "clusterVersion": status.cluster_version,
+        "entryFormat": status.entry_format,
+        "answeredBy": status.member_id,
+        "leaderId": status.leader_id,
+        "term": status.term,
+        "commitIndex": status.commit_index,
+        "appliedIndex": status.applied_index,
+        "revision": status.revision,
+        "stateHash": status.state_hash,
+        "alarms": alarms.collect::<Vec<_>>(),
+        "members": members,
+    })
+}
+
+fn print(value: &Value, format: Format) -> Result<()> {
+    match format {
+        Format::Json => println!("{}", serde_json::to_string_pretty(value)?),
+        Format::Yaml => print!("{}", serde_yaml_ng::to_string(value)?),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_proto::cluster::{Alarm, MemberReport};
+
+    use super::*;
+
+    fn member(id: u64, voter: bool, healthy: bool) -> Member {
+        Member { id, name: format!("c{id}"), voter, healthy, leader: id == 1, ..Member::default() }
+    }
+
+    #[test]
+    fn health_says_how_many_may_fail() {
+        let all =
+            [member(1, true, true), member(2, true, true), member(3, true, true), member(4, false, false)];
+        assert_eq!(health(&all), "3 of 3 voters healthy, 1 may fail");
+        let one_less = [member(1, true, true), member(2, true, true), member(3, true, false)];
+        assert_eq!(health(&one_less), "2 of 3 voters healthy, no further one may fail");
+        let none = [member(2, true, false)];
+        assert_eq!(health(&none), "0 of 1 voters healthy, nothing can be written now");
+    }
+
+    #[test]
+    fn sizes_and_periods_are_readable() {
+        assert_eq!([bytes(17), bytes(1536), bytes(3 << 30)], ["17 B", "1.5 KiB", "3.0 GiB"]);
+        assert_eq!(
+            [period(5), period(600), period(7200), period(90 * 86_400)],
+            ["5 s", "10 min", "2 h", "90 days"]
+        );
+        assert_eq!(period(-86_400 * 3), "-3 days");
+    }
+
+    #[test]
+    fn the_status_tells_of_alarms_and_of_members_that_do_not_answer() {
+        let leaf = CertificateReport { name: "peer".into(), not_before_unix: 0, not_after_unix: 864_000 };
+        let report =
+            MemberReport { disk_used_bytes: 2048, certificates: vec![leaf], ..MemberReport::default() };
+        let status = StatusResponse {
+            leader_id: 1,
+            term: 3,
+            members: vec![Member { report: Some(report), ..member(1, true, true) }, member(2, true, false)],
+            alarms: vec![Alarm { reason: "MemberDead".into(), member_id: 2, message: "mend it".into() }],
+            ..StatusResponse::default()
+        };
+        let text = text(&status, Timestamp::UNIX_EPOCH);
+        assert!(text.contains("leader      member 1 in term 3\n"), "{text}");
+        assert!(text.contains("ALARM       MemberDead of member 2: mend it\n"), "{text}");
+        assert!(
+            text.contains("2.0 KiB") && text.contains("peer in 10 days") && text.contains("(no answer)"),
+            "{text}"
+        );
+        assert_eq!(as_json(&status)["members"][1]["report"], Value::Null);
+    }
 }

@@ -79,7 +79,7 @@ async fn cluster_findings(cluster: &Cluster) -> Vec<Finding> {
             return findings;
         }
     };
-    findings.push(Fine(format!("the API at {} answers", cluster.access.address)));
+    findings.push(Fine(format!("the API at {} answers", cluster.address())));
     for node in items(&nodes) {
         findings.push(node_finding(node));
     }

@@ -1,12 +1,11 @@
 //! `coracle token`: join tokens.
 
 use anyhow::{Context, Result};
-use coracle_proto::cluster::{
-    CreateTokenRequest, ListTokensRequest, RevokeTokenRequest, cluster_client::ClusterClient,
-};
+use coracle_proto::cluster::{CreateTokenRequest, ListTokensRequest, RevokeTokenRequest, TokenInfo};
+use jiff::Timestamp;
 
 use crate::{
-    args::{Connection, Role, TokenCommand},
+    args::{Role, TokenCommand},
     client::Cluster,
     commands::get::align,
 };
@@ -19,43 +18,69 @@ pub async fn run(command: &TokenCommand) -> Result<()> {
                 Role::Node => "node",
             };
             let request = CreateTokenRequest { role: role.into(), ttl_seconds: ttl.as_secs() };
-            println!(
-                "{}",
-                client(connection).await?.create_token(request).await.map_err(refused)?.into_inner().token
-            );
+            let cluster = Cluster::find(connection).await?;
+            let made = cluster
+                .administer(|mut client| {
+                    let request = request.clone();
+                    async move { client.create_token(request).await }
+                })
+                .await?;
+            println!("{}", made.token);
         }
         TokenCommand::List { connection } => {
-            let answer =
-                client(connection).await?.list_tokens(ListTokensRequest {}).await.map_err(refused)?;
-            let mut lines = vec![["ID", "ROLE", "EXPIRES", "USED"].map(String::from).to_vec()];
-            for token in answer.into_inner().tokens {
-                let expires =
-                    jiff::Timestamp::from_second(token.expires_unix).context("the expiry is no time")?;
-                lines.push(vec![token.id, token.role, expires.to_string(), token.used.to_string()]);
-            }
-            print!("{}", align(&lines));
+            let cluster = Cluster::find(connection).await?;
+            let answer = cluster
+                .administer(|mut client| async move { client.list_tokens(ListTokensRequest {}).await })
+                .await?;
+            print!("{}", table(&answer.tokens, Timestamp::now())?);
         }
         TokenCommand::Revoke { id, connection } => {
-            let request = RevokeTokenRequest { id: id.clone() };
-            client(connection).await?.revoke_token(request).await.map_err(refused)?;
-            println!("token {id} revoked");
+            let cluster = Cluster::find(connection).await?;
+            cluster
+                .administer(|mut client| {
+                    let request = RevokeTokenRequest { id: id.clone() };
+                    async move { client.revoke_token(request).await }
+                })
+                .await?;
+            println!("token revoked; what has joined with it stays");
         }
     }
     Ok(())
 }
 
-/// The cluster administration service, as the kubeconfig's user.
-pub async fn client(connection: &Connection) -> Result<ClusterClient<tonic::transport::Channel>> {
-    Ok(ClusterClient::new(Cluster::find(connection).await?.channel()?))
+fn table(tokens: &[TokenInfo], now: Timestamp) -> Result<String> {
+    let mut lines = vec![["ID", "ROLE", "EXPIRES", "STATE"].map(String::from).to_vec()];
+    for token in tokens {
+        let expires = Timestamp::from_second(token.expires_unix).context("the expiry is no time")?;
+        // A token for control nodes serves once, one for nodes until it expires.
+        let state = match (expires <= now, token.used) {
+            (true, _) => "expired",
+            (false, true) => "used",
+            (false, false) => "good",
+        };
+        lines.push(vec![token.id.clone(), token.role.clone(), expires.to_string(), state.into()]);
+    }
+    Ok(align(&lines))
 }
 
-/// The server's words, without gRPC's.
-pub fn refused(status: tonic::Status) -> anyhow::Error {
-    match status.code() {
-        tonic::Code::Unavailable => anyhow::anyhow!(
-            "the cluster does not answer: {} (is it running? see `coracle doctor`)",
-            status.message()
-        ),
-        _ => anyhow::anyhow!("{}", status.message()),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tokens_state_is_told() {
+        let token = |id: &str, expires_unix, used| TokenInfo {
+            id: id.into(),
+            role: "control".into(),
+            expires_unix,
+            used,
+        };
+        let text = table(
+            &[token("a", 10, false), token("b", 10, true), token("c", 5, false)],
+            Timestamp::from_second(5).unwrap(),
+        );
+        let text = text.unwrap();
+        let states: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().last()).collect();
+        assert_eq!(states, ["STATE", "good", "used", "expired"]);
     }
 }

@@ -22,6 +22,7 @@ use coracle_proto::{
     tls,
 };
 use coracle_raft::{GrpcTransport, Raft, RaftService, Transport};
+use coracle_store::ENTRY_FORMATS;
 use jiff::Timestamp;
 use rustls::ServerConfig;
 use tokio::{
@@ -37,7 +38,10 @@ use crate::{
     blobs::Blobs,
     blobs_service::BlobsService,
     bootstrap, checks,
-    cluster_service::ClusterService,
+    cluster_service::{
+        ClusterService,
+        status::{self, Certificates},
+    },
     config::{ControlConfig, VERSION},
     data_dir::{DataDir, Membership},
     enter::{self, Entered, FIRST_MEMBER},
@@ -51,17 +55,19 @@ use crate::{
     leader_service::LeaderService,
     listener::{self, Port},
     machine::{AppliedEntry, Fatal, Machine},
-    membership,
+    membership::{self, keeper::Periods},
     node_link::{Links, NodeLinkService},
     nodes::LinkedNodes,
     peers::{MemberSpec, Peers},
     pki::{Authorities, Leaf},
-    registry, rendezvous,
+    registry,
+    rendezvous::Rendezvous,
     service::Front,
     storage::ReplicatedStorage,
     store_service::StoreService,
     telemetry::Telemetry,
     tokens,
+    version::{self, EntryFormat},
 };
 
 /// Until a new cluster must have its first objects.
@@ -121,17 +127,23 @@ async fn run(
         id: membership.member_id,
         name: membership.name.clone(),
         address: membership.address.clone(),
+        version: VERSION.into(),
+        entry_format: *ENTRY_FORMATS.end(),
     };
-    let tls = serving_tls(&authorities, &me)?;
+    let (tls, serving) = serving_tls(&authorities, &me)?;
     let admin = authorities.issue_admin()?;
-    let peers = Arc::new(Peers::new(peer_tls(&authorities, &me)?));
+    let (tls_of_peers, peer) = peer_tls(&authorities, &me)?;
+    let certificates =
+        certificates(&authorities, [("serving", &serving), ("peer", &peer), ("admin", &admin)])?;
+    let peers = Arc::new(Peers::new(tls_of_peers));
     peers.set(&known);
     let fatal = Arc::new(watch::Sender::new(None));
     let (machine, hub) = Machine::new(fatal.clone());
     let transport = GrpcTransport::new(me.id, &membership.cluster_id, peers.connector());
     transport.set_peers(known);
     let raft = start_raft(config, &data, &membership, machine, transport.clone(), founds)?;
-    let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers);
+    let format = EntryFormat::default();
+    let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers, format.clone());
     let links = Arc::new(Links::default());
     let recorder = EventRecorder::start(storage.clone());
     let blobs = Arc::new(Blobs::open(&data.path("blobs"))?);
@@ -150,7 +162,7 @@ async fn run(
     let front = Front {
         api: api(&telemetry, &membership.cluster_id),
         registry: registry::router(storage.clone(), blobs.clone()),
-        grpc: grpc(&raft, &authorities, node_link, blobs),
+        grpc: grpc(&raft, &authorities, node_link, blobs, data.root().to_owned(), certificates),
         telemetry: Arc::new(telemetry),
     };
     let port = Port { tls: Arc::new(tls), callers: Callers::new(&authorities)?, front: Arc::new(front) };
@@ -167,9 +179,18 @@ async fn run(
         cluster_id: membership.cluster_id.clone(),
         me: me.clone(),
         serving_ca_pem: authorities.serving.certificate_pem.clone(),
-        learner_healthy: config.learner_healthy,
+        periods: Periods { learner_healthy: config.learner_healthy, member_dead: config.member_dead },
     }));
-    tasks.spawn(rendezvous::run(storage.clone(), transport.clone(), me.clone()));
+    let rendezvous = Rendezvous {
+        storage: storage.clone(),
+        transport: transport.clone(),
+        me: me.clone(),
+        cluster_id: membership.cluster_id.clone(),
+        fatal: fatal.clone(),
+    };
+    tasks.spawn(rendezvous.run());
+    tasks.spawn(membership::stop_when_removed(storage.clone(), fatal.clone()));
+    tasks.spawn(version::follow(storage.clone(), data.clone(), format, fatal.clone()));
     let followed = storage.clone();
     tasks.spawn(membership::follow(storage.clone(), move |members| {
         follow_members(members, &followed, &transport, &writer)
@@ -197,17 +218,28 @@ async fn run(
     })
 }
 
-fn serving_tls(authorities: &Authorities, me: &MemberSpec) -> Result<ServerConfig, ServerError> {
+fn serving_tls(authorities: &Authorities, me: &MemberSpec) -> Result<(ServerConfig, Leaf), ServerError> {
     let leaf = authorities.issue_serving(&me.name, &[host(&me.address).to_owned()])?;
     let trusted = [authorities.peer.certificate_pem.as_str(), authorities.client.certificate_pem.as_str()];
     let mut tls = tls::server_config(&leaf.chain_pem, &leaf.key_pem, &trusted, false)?;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(tls)
+    Ok((tls, leaf))
 }
 
-fn peer_tls(authorities: &Authorities, me: &MemberSpec) -> Result<rustls::ClientConfig, ServerError> {
+fn peer_tls(authorities: &Authorities, me: &MemberSpec) -> Result<(rustls::ClientConfig, Leaf), ServerError> {
     let leaf = authorities.issue_peer(&me.name)?;
-    Ok(tls::client_config(&authorities.serving.certificate_pem, &leaf.chain_pem, &leaf.key_pem)?)
+    let tls = tls::client_config(&authorities.serving.certificate_pem, &leaf.chain_pem, &leaf.key_pem)?;
+    Ok((tls, leaf))
+}
+
+/// What the cluster's status tells of this member's certificates.
+fn certificates(authorities: &Authorities, leaves: [(&str, &Leaf); 3]) -> Result<Certificates, ServerError> {
+    let mut reports = Vec::new();
+    for (name, leaf) in leaves {
+        reports.push(status::certificate(name, &leaf.chain_pem)?);
+    }
+    reports.extend(status::authorities(authorities)?);
+    Ok(Arc::new(move || reports.clone()))
 }
 
 fn start_raft(
@@ -244,6 +276,8 @@ fn grpc(
     authorities: &Arc<Authorities>,
     node_link: NodeLinkService,
     blobs: Arc<Blobs>,
+    data_dir: PathBuf,
+    certificates: Certificates,
 ) -> Routes {
     let NodeLinkService { storage, links, cluster_id, .. } = node_link.clone();
     let join = JoinService {
@@ -256,6 +290,8 @@ fn grpc(
         storage: storage.clone(),
         authorities: authorities.clone(),
         cluster_id: cluster_id.clone(),
+        data_dir,
+        certificates,
     };
     let store = StoreServer::new(StoreService { storage: storage.clone() })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)

@@ -9,7 +9,7 @@ use coracle_raft::{ProposeError, Raft};
 use coracle_store::{Command, Outcome, Request, RequestId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::machine::AppliedEntry;
+use crate::{machine::AppliedEntry, version::EntryFormat};
 
 /// Transactions that may wait for an entry.
 const WAITING_MAX: usize = 1024;
@@ -37,7 +37,7 @@ struct Waiting {
 /// Proposes transactions to the local raft member, which must lead.
 #[derive(Clone)]
 pub struct Batcher {
-    member: u64,
+    entries: Entries,
     raft: Raft<AppliedEntry>,
     under_way: Arc<Semaphore>,
     waiting: mpsc::Sender<Waiting>,
@@ -45,11 +45,12 @@ pub struct Batcher {
 
 impl Batcher {
     /// Starts the task that gathers entries; it ends when the last handle is dropped.
-    pub fn start(member: u64, raft: Raft<AppliedEntry>) -> Self {
+    pub fn start(member: u64, raft: Raft<AppliedEntry>, format: EntryFormat) -> Self {
         let (waiting, requests) = mpsc::channel(WAITING_MAX);
         let under_way = Arc::new(Semaphore::new(ENTRIES_UNDER_WAY));
-        tokio::spawn(gather(member, raft.clone(), under_way.clone(), requests));
-        Self { member, raft, under_way, waiting }
+        let entries = Entries { member, format };
+        tokio::spawn(gather(entries.clone(), raft.clone(), under_way.clone(), requests));
+        Self { entries, raft, under_way, waiting }
     }
 
     /// Waits until the transaction was applied here, or certainly or perhaps was not.
@@ -58,7 +59,8 @@ impl Batcher {
             && let Ok(_permit) = self.under_way.try_acquire()
         {
             let id = request.id;
-            let applied = self.raft.propose(entry(self.member, vec![request])).await?;
+            let entry = self.entries.write(vec![request]).ok_or(ProposeError::Dropped)?;
+            let applied = self.raft.propose(entry).await?;
             return outcome_of(&applied, id);
         }
         let (reply, outcome) = oneshot::channel();
@@ -70,7 +72,7 @@ impl Batcher {
 }
 
 async fn gather(
-    member: u64,
+    entries: Entries,
     raft: Raft<AppliedEntry>,
     under_way: Arc<Semaphore>,
     mut requests: mpsc::Receiver<Waiting>,
@@ -102,7 +104,11 @@ async fn gather(
                 (request, (id, reply))
             })
             .unzip();
-        let (raft, entry) = (raft.clone(), entry(member, requests));
+        let Some(entry) = entries.write(requests) else {
+            answer(Err(ProposeError::Dropped), replies);
+            continue;
+        };
+        let raft = raft.clone();
         let mut proposal = Box::pin(async move { raft.propose(entry).await });
         // Polled once here, so that entries reach raft in the order in which they were gathered.
         let first_poll = futures::poll!(&mut proposal);
@@ -117,8 +123,24 @@ async fn gather(
     }
 }
 
-fn entry(proposer: u64, requests: Vec<Request>) -> Bytes {
-    Command { proposer, requests }.encode()
+/// Writes entries as this member, in the format that all members read.
+#[derive(Clone)]
+struct Entries {
+    member: u64,
+    format: EntryFormat,
+}
+
+impl Entries {
+    fn write(&self, requests: Vec<Request>) -> Option<Bytes> {
+        let encoded = Command { proposer: self.member, requests }.encode_as(self.format.get());
+        // A build writes all formats between its oldest and its newest, and the agreed one is never outside.
+        encoded
+            .inspect_err(|_| {
+                let format = self.format.get();
+                tracing::error!(format, "this build cannot write the cluster's format of entries");
+            })
+            .ok()
+    }
 }
 
 fn outcome_of(applied: &AppliedEntry, id: RequestId) -> Result<Done, ProposeError> {

@@ -91,8 +91,7 @@ fn wanted(cluster_id: &str, me: &MemberSpec) -> Vec<Wanted> {
     let next = (me.id + 1).to_string();
     let info = json!({ "data": { "clusterId": cluster_id, "nextMemberId": next } });
     wanted.push(one("configmaps", "kube-system", "coracle-cluster", "v1", "ConfigMap", info));
-    let spec = json!({ "spec": { "id": me.id, "name": me.name, "address": me.address } });
-    wanted.push(one(MEMBERS, "", &me.id.to_string(), "coracle.dev/v1", "Member", spec));
+    wanted.push(one(MEMBERS, "", &me.id.to_string(), "coracle.dev/v1", "Member", me.to_body()));
     for (address, namespace, name) in
         [(KUBERNETES_SERVICE_IP, "default", "kubernetes"), (DNS_SERVICE_IP, "kube-system", "kube-dns")]
     {

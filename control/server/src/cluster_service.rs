@@ -1,46 +1,67 @@
 //! Administration of the cluster: its status, join tokens and members.
 
-use std::sync::Arc;
+pub mod changes;
+pub mod plan;
+pub mod status;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use coracle_api::Storage;
-use coracle_objects::{ObjectKey, Refusal, Transaction, Write};
+use coracle_objects::{Refusal, Transaction, Write};
 use coracle_proto::{
     cluster::{
-        CreateTokenRequest, CreateTokenResponse, ListTokensRequest, ListTokensResponse, MemberRequest,
-        MemberResponse, RevokeTokenRequest, RevokeTokenResponse, StatusRequest, StatusResponse,
-        cluster_client::ClusterClient, cluster_server::Cluster,
+        CreateTokenRequest, CreateTokenResponse, ListTokensRequest, ListTokensResponse, MemberReport,
+        MemberRequest, MemberResponse, ReplaceRequest, ReportRequest, RevokeTokenRequest,
+        RevokeTokenResponse, StatusRequest, StatusResponse, cluster_client::ClusterClient,
+        cluster_server::Cluster,
     },
     join::Role,
 };
-use coracle_raft::{ChangeError, MemberChange};
 use jiff::Timestamp;
-use tonic::{Request, Response, Status, async_trait, transport::Channel};
+use tonic::{Request, Response, Status, async_trait};
 
-use crate::{
-    config::VERSION, identity::administrators_only, join::known_members, peers::MEMBERS, pki::Authorities,
-    storage::ReplicatedStorage, tokens,
+use self::{
+    changes::{carry_out, is_forwarded, within},
+    plan::Operation,
+    status::Certificates,
 };
+use crate::{
+    config::VERSION, identity::administrators_only, join::known_members, membership::is_removed,
+    pki::Authorities, storage::ReplicatedStorage, tokens, version::Agreed,
+};
+
+/// Until the leader must have told its status; with reports, for which it asks others itself.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(1);
+const LEADER_REPORTS_TIMEOUT: Duration = Duration::from_secs(4);
 
 pub struct ClusterService {
     pub storage: ReplicatedStorage,
     pub authorities: Arc<Authorities>,
     pub cluster_id: String,
+    /// Only the path: calls that go on for a moment must not keep the directory's lock.
+    pub data_dir: PathBuf,
+    pub certificates: Certificates,
 }
 
 impl ClusterService {
-    /// A client of the leader where this member does not lead.
-    #[allow(clippy::result_large_err, reason = "the error type of tonic services")]
-    fn elsewhere(&self) -> Result<Option<ClusterClient<Channel>>, Status> {
-        if self.storage.leads() {
-            return Ok(None);
-        }
-        let channel =
-            self.storage.leader_channel().ok_or_else(|| Status::unavailable("no leader is known"))?;
-        Ok(Some(ClusterClient::new(channel)))
+    async fn carry_out<T>(
+        &self,
+        request: Request<T>,
+        operation: impl FnOnce(T) -> (Operation, String),
+    ) -> Result<Response<MemberResponse>, Status> {
+        administrators_only(&request)?;
+        let forwarded = is_forwarded(&request);
+        let (operation, done) = operation(request.into_inner());
+        carry_out(&self.storage, operation, forwarded).await?;
+        Ok(Response::new(MemberResponse { done }))
     }
 
-    async fn change(&self, change: MemberChange) -> Result<(), Status> {
-        self.storage.raft().change_membership(change).await.map_err(change_status)
+    /// The leader's answer, where another member leads and answers soon.
+    async fn of_leader(&self, reports: bool) -> Option<StatusResponse> {
+        let mut leader = ClusterClient::new(self.storage.leader_channel()?);
+        let answer = leader.status(StatusRequest { reports, asking_member: 0 });
+        let limit = if reports { LEADER_REPORTS_TIMEOUT } else { LEADER_TIMEOUT };
+        within(limit, answer).await.map(Response::into_inner)
     }
 }
 
@@ -48,14 +69,21 @@ impl ClusterService {
 impl Cluster for ClusterService {
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         administrators_only(&request)?;
-        let status = self.storage.status();
-        let mut members = known_members(&self.storage);
+        let StatusRequest { reports, asking_member } = request.into_inner();
         // Only the leader knows how far the others are. Without one the rest is still worth knowing.
-        if let Ok(Some(mut leader)) = self.elsewhere()
-            && let Ok(answer) = leader.status(StatusRequest {}).await
-        {
-            members = answer.into_inner().members;
-        }
+        let members = match self.of_leader(reports).await {
+            Some(answer) => answer.members,
+            None => {
+                let mut members = known_members(&self.storage);
+                if reports {
+                    let own = status::own_report(&self.storage, &self.data_dir, &self.certificates).await;
+                    status::ask_all(&self.storage, &mut members, own).await;
+                }
+                members
+            }
+        };
+        let (status, view) = (self.storage.status(), self.storage.view());
+        let agreed = Agreed::read(&view);
         Ok(Response::new(StatusResponse {
             cluster_id: self.cluster_id.clone(),
             member_id: status.id,
@@ -63,11 +91,20 @@ impl Cluster for ClusterService {
             term: status.term,
             commit_index: status.commit,
             applied_index: status.applied,
-            revision: self.storage.view().revision,
+            revision: view.revision,
+            alarms: status::alarms(&view, &members, reports, Timestamp::now()),
+            asking_member_removed: is_removed(&view, &status, asking_member),
             members,
             version: VERSION.into(),
             state_hash: hex::encode(self.storage.hub().state_hash()),
+            cluster_version: agreed.version,
+            entry_format: agreed.entry_format.into(),
         }))
+    }
+
+    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<MemberReport>, Status> {
+        administrators_only(&request)?;
+        Ok(Response::new(status::own_report(&self.storage, &self.data_dir, &self.certificates).await))
     }
 
     async fn create_token(
@@ -116,51 +153,38 @@ impl Cluster for ClusterService {
     }
 
     async fn promote(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {
-        administrators_only(&request)?;
-        let request = request.into_inner();
-        if let Some(mut leader) = self.elsewhere()? {
-            return leader.promote(request).await;
-        }
-        self.change(MemberChange::Promote(request.member_id)).await?;
-        Ok(Response::new(MemberResponse {}))
+        self.carry_out(request, |MemberRequest { members }| {
+            let done = format!("{} promoted to voter", members.join(", "));
+            (Operation::Promote(members), done)
+        })
+        .await
     }
 
     async fn remove(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {
-        administrators_only(&request)?;
-        let request = request.into_inner();
-        if let Some(mut leader) = self.elsewhere()? {
-            return leader.remove(request).await;
-        }
-        self.change(MemberChange::Remove(request.member_id)).await?;
-        let key = ObjectKey::new(MEMBERS, "", &request.member_id.to_string());
-        let writes = vec![Write::Delete { key }];
-        if let Err(error) = self.storage.propose(Transaction { preconditions: vec![], writes }).await {
-            tracing::warn!(member = request.member_id, %error, "the object of a removed member stays");
-        }
-        Ok(Response::new(MemberResponse {}))
+        self.carry_out(request, |MemberRequest { members }| {
+            let done = format!("{} removed; its data directory can be deleted", members.join(", "));
+            (Operation::Remove(members), done)
+        })
+        .await
+    }
+
+    async fn replace(&self, request: Request<ReplaceRequest>) -> Result<Response<MemberResponse>, Status> {
+        self.carry_out(request, |ReplaceRequest { old, new }| {
+            let done = format!("{new} is a voter in the place of {old}, whose data directory can be deleted");
+            (Operation::Replace { old, new }, done)
+        })
+        .await
     }
 
     async fn transfer_leader(
         &self,
         request: Request<MemberRequest>,
     ) -> Result<Response<MemberResponse>, Status> {
-        administrators_only(&request)?;
-        let request = request.into_inner();
-        if let Some(mut leader) = self.elsewhere()? {
-            return leader.transfer_leader(request).await;
-        }
-        self.storage.raft().transfer_leader(request.member_id).await.map_err(change_status)?;
-        Ok(Response::new(MemberResponse {}))
-    }
-}
-
-fn change_status(error: ChangeError) -> Status {
-    match error {
-        ChangeError::UnknownMember { .. } => Status::not_found(error.to_string()),
-        ChangeError::NotLeader { .. }
-        | ChangeError::InProgress
-        | ChangeError::TimedOut
-        | ChangeError::Stopped => Status::unavailable(error.to_string()),
-        _ => Status::failed_precondition(error.to_string()),
+        self.carry_out(request, |MemberRequest { members }| {
+            let member = members.into_iter().next().unwrap_or_default();
+            let done = format!("{member} leads the cluster");
+            (Operation::Transfer(member), done)
+        })
+        .await
     }
 }

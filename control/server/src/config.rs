@@ -32,6 +32,8 @@ pub struct ControlConfig {
     pub learner_healthy: Duration,
     /// A snapshot of the state is made, and the log before it dropped, when so many entries were applied since the last.
     pub snapshot_entries: u64,
+    /// A member that was not heard of for so long is dead: a learner takes its place, or an alarm tells of it.
+    pub member_dead: Duration,
 }
 
 impl ControlConfig {
@@ -50,6 +52,7 @@ impl ControlConfig {
             name: name.into(),
             learner_healthy: Duration::from_secs(10),
             snapshot_entries: SNAPSHOT_ENTRIES,
+            member_dead: Duration::from_secs(30),
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! lock          held while a process uses the directory
-//! cluster.json  written last when the directory is made: cluster, member, name, address
+//! cluster.json  written last when the directory is made: cluster, member, name, address, and what a build must be able
+//!               to read that opens the directory
 //! peers.json    the members' addresses when last known, so that a restart finds them
 //! pki/          the three CAs and their keys, the service account key
 //! raft/         the log
@@ -18,10 +19,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use coracle_store::ENTRY_FORMATS;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::error::ServerError;
+use crate::{config::VERSION, error::ServerError, version::Agreed};
+
+/// The layout of the directory. A build refuses a newer one than its own.
+const FORMAT: u32 = 1;
 
 /// What this module and others may put into the directory.
 const OURS: &[&str] = &["lock", "making", "cluster.json", "peers.json", "pki", "raft", "blobs", "kubeconfig"];
@@ -45,6 +50,25 @@ pub struct Membership {
     /// `host:port` as advertised at the last start.
     #[serde(default)]
     pub address: String,
+    /// The layout of the directory.
+    #[serde(default = "first_format")]
+    pub format: u32,
+    /// What the cluster had agreed on when last heard of: an older build could not read the log.
+    #[serde(default)]
+    pub cluster_version: String,
+    #[serde(default)]
+    pub entry_format: u8,
+}
+
+/// What every `cluster.json` has, of whatever build.
+#[derive(Deserialize)]
+struct Layout {
+    #[serde(default = "first_format")]
+    format: u32,
+}
+
+fn first_format() -> u32 {
+    1
 }
 
 impl Membership {
@@ -55,7 +79,14 @@ impl Membership {
             member_id,
             name: name.into(),
             address: address.into(),
+            format: FORMAT,
+            cluster_version: String::new(),
+            entry_format: 0,
         }
+    }
+
+    fn agreed(&self) -> Agreed {
+        Agreed { version: self.cluster_version.clone(), entry_format: self.entry_format }
     }
 }
 
@@ -105,14 +136,22 @@ impl DataDir {
             }
             Err(error) => return Err(ServerError::io("read", path)(error)),
         };
-        let membership: Membership = serde_json::from_slice(&text)
-            .map_err(|error| ServerError::Damaged { path: path.clone(), reason: error.to_string() })?;
+        let damaged =
+            |error: serde_json::Error| ServerError::Damaged { path: path.clone(), reason: error.to_string() };
+        let Layout { format } = serde_json::from_slice(&text).map_err(damaged)?;
+        if format > FORMAT {
+            return Err(ServerError::NewerLayout { path: self.path.clone(), found: format, known: FORMAT });
+        }
+        let membership: Membership = serde_json::from_slice(&text).map_err(damaged)?;
         if membership.role != ROLE {
             let Membership { role, cluster_id, .. } = membership;
             return Err(ServerError::OtherRole { path: self.path.clone(), role, cluster_id });
         }
         if membership.member_id == 0 {
             return Err(ServerError::Damaged { path, reason: "it names no member".into() });
+        }
+        if let Some(refusal) = membership.agreed().refusal(VERSION, *ENTRY_FORMATS.end()) {
+            return Err(ServerError::OldBuild { path: self.path.clone(), refusal });
         }
         Ok(Some(membership))
     }
@@ -141,6 +180,16 @@ impl DataDir {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Records what the cluster has agreed on, where that has changed: from then on no older build opens the directory.
+    pub fn record_agreed(&self, agreed: &Agreed) -> Result<(), ServerError> {
+        let Some(mut membership) = self.membership()?.filter(|found| found.agreed() != *agreed) else {
+            return Ok(());
+        };
+        membership.cluster_version = agreed.version.clone();
+        membership.entry_format = agreed.entry_format;
+        self.record(&membership)
     }
 
     /// The members' addresses when last known.
@@ -228,6 +277,30 @@ mod tests {
         membership.role = "node".into();
         data.record(&membership).unwrap();
         assert!(matches!(data.membership(), Err(ServerError::OtherRole { role, .. }) if role == "node"));
+    }
+
+    #[test]
+    fn a_directory_of_a_newer_build_is_refused_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        let good = Membership::control("c", 1, "a", "127.0.0.1:1");
+        data.record(&good).unwrap();
+        let agreed = Agreed { version: VERSION.into(), entry_format: *ENTRY_FORMATS.end() };
+        data.record_agreed(&agreed).unwrap();
+        assert_eq!(data.membership().unwrap().unwrap().agreed(), agreed);
+        let refused = |membership: &Membership| {
+            data.record(membership).unwrap();
+            let before = fs::read(data.path("cluster.json")).unwrap();
+            let error = data.membership().err().map(|error| error.to_string()).unwrap_or_default();
+            assert_eq!(fs::read(data.path("cluster.json")).unwrap(), before);
+            error
+        };
+        let newer = refused(&Membership { cluster_version: "99.0.0".into(), ..good.clone() });
+        assert!(newer.contains("use 99.0.0 or newer"), "{newer}");
+        let format = refused(&Membership { entry_format: ENTRY_FORMATS.end() + 1, ..good.clone() });
+        assert!(format.contains("entries of format"), "{format}");
+        let layout = refused(&Membership { format: FORMAT + 1, ..good });
+        assert!(layout.contains("newer version of Coracle"), "{layout}");
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
 };
 
-use coracle_proto::join::{self, JoinToken, Role};
+use coracle_proto::join::{self, Build, JoinToken, Role};
+use coracle_store::ENTRY_FORMATS;
 use tokio::net::TcpListener;
 
 use crate::{
-    config::{ControlConfig, Mode},
+    config::{ControlConfig, Mode, VERSION},
     data_dir::{DataDir, Membership},
     error::ServerError,
     join::host,
@@ -80,7 +81,8 @@ async fn join_cluster(
     if token.role != Role::Control {
         return Err(ServerError::TokenRole { found: token.role.as_str() });
     }
-    let response = join::join(addresses, &token, &config.name, address).await?.response;
+    let build = Build { version: VERSION.into(), entry_format: (*ENTRY_FORMATS.end()).into() };
+    let response = join::join_as(addresses, &token, &config.name, address, &build).await?.response;
     let authorities =
         Authorities::from_bytes(&response.ca_keys_pem).ok_or(ServerError::JoinAnswer("the CA keys"))?;
     if authorities.serving_pin()? != token.ca_pin {

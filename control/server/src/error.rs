@@ -28,6 +28,13 @@ pub enum ServerError {
          directory, or start without --join to resume that cluster"
     )]
     OtherCluster { path: PathBuf, cluster_id: String },
+    #[error("the data directory {path} is not for this build: {refusal}; nothing in it was changed")]
+    OldBuild { path: PathBuf, refusal: String },
+    #[error(
+        "the data directory {path} was made by a newer version of Coracle (its layout is {found}, this build knows up \
+         to {known}); use that version or a newer one. Nothing in it was changed"
+    )]
+    NewerLayout { path: PathBuf, found: u32, known: u32 },
     #[error(
         "the data directory {path} holds something that is not Coracle's ({found}); choose an empty directory, or move \
          that away"

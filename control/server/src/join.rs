@@ -13,7 +13,6 @@ use coracle_proto::{
 };
 use coracle_raft::{ChangeError, MemberChange};
 use jiff::Timestamp;
-use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Request, Response, Status, async_trait};
 
@@ -21,10 +20,11 @@ use crate::{
     bootstrap::{self, CLUSTER_INFO},
     drafts::new_draft,
     node_link::Links,
-    peers::{MEMBERS, members},
+    peers::{MEMBERS, MemberSpec, members},
     pki::{Authorities, CONTROL_ORGANIZATION, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject},
     storage::ReplicatedStorage,
     tokens,
+    version::Agreed,
 };
 
 /// A joiner's clock may differ from ours by this much, in milliseconds.
@@ -165,7 +165,17 @@ impl JoinService {
                 .ok_or_else(|| Status::unavailable("the cluster is starting"))?;
             let id = bootstrap::next_member_id(info).max(known.keys().max().copied().unwrap_or(0) + 1);
             let member = ObjectKey::new(MEMBERS, "", &id.to_string());
-            let spec = json!({ "spec": { "id": id, "name": request.name, "address": request.advertise } });
+            let entry_format = u8::try_from(request.entry_format).unwrap_or(u8::MAX);
+            if let Some(refusal) = Agreed::read(&view).refusal(&request.version, entry_format) {
+                return Err(refuse(Code::FailedPrecondition, REASON_PROTOCOL, refusal));
+            }
+            let spec = MemberSpec {
+                id,
+                name: request.name.clone(),
+                address: request.advertise.clone(),
+                version: request.version.clone(),
+                entry_format,
+            };
             let transaction = Transaction {
                 preconditions: vec![],
                 writes: vec![
@@ -173,7 +183,7 @@ impl JoinService {
                     Write::Put { key: info.key.clone(), draft: bootstrap::with_next_member_id(info, id + 1) },
                     Write::Put {
                         key: member.clone(),
-                        draft: new_draft("coracle.dev/v1", "Member", &member, spec, now),
+                        draft: new_draft("coracle.dev/v1", "Member", &member, spec.to_body(), now),
                     },
                 ],
             }
@@ -221,6 +231,10 @@ pub fn known_members(storage: &ReplicatedStorage) -> Vec<Member> {
                 leader: status.leader == Some(id),
                 matched_index: progress(id).map_or(0, |(_, matched, _)| *matched),
                 healthy: status.leader == Some(id) || progress(id).is_some_and(|(_, _, active)| *active),
+                lag_entries: progress(id).map_or(0, |(_, matched, _)| status.last.saturating_sub(*matched)),
+                version: spec.map(|spec| spec.version.clone()).unwrap_or_default(),
+                entry_format: spec.map_or(0, |spec| spec.entry_format.into()),
+                report: None,
             }
         })
         .collect();

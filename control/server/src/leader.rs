@@ -9,11 +9,12 @@ use tokio::{task::JoinSet, time::sleep};
 use crate::{
     bootstrap, events,
     events::EventRecorder,
-    membership,
+    membership::{self, keeper::Periods},
     node_link::{self, Links},
     peers::MemberSpec,
     plans,
     storage::ReplicatedStorage,
+    version,
 };
 
 /// Between two tries of a step without which leading cannot begin.
@@ -32,7 +33,7 @@ pub struct Duties {
     pub me: MemberSpec,
     /// Given to each namespace as `kube-root-ca.crt`.
     pub serving_ca_pem: String,
-    pub learner_healthy: Duration,
+    pub periods: Periods,
 }
 
 /// Leads whenever this member is the leader, for as long as the process lives.
@@ -88,9 +89,13 @@ async fn lead(duties: Duties) {
     let spawned = duties.clone();
     tasks.spawn(async move { node_link::monitor(&spawned.storage, &spawned.links).await });
     let spawned = duties.clone();
-    tasks.spawn(async move { membership::promote_learners(&spawned.storage, spawned.learner_healthy).await });
+    tasks.spawn(async move {
+        membership::keeper::run(&spawned.storage, &spawned.recorder, spawned.periods).await;
+    });
     let spawned = duties.clone();
-    tasks.spawn(async move { membership::publish_endpoints(&spawned.storage).await });
+    tasks.spawn(async move { membership::endpoints::publish(&spawned.storage).await });
+    let spawned = duties.clone();
+    tasks.spawn(async move { version::keep_raised(&spawned.storage).await });
     tasks.spawn(async move { events::sweep(&duties.storage).await });
     // None of them ends by itself: the first that does ends them all.
     tasks.join_next().await;

@@ -29,6 +29,7 @@ mod leader;
 mod membership;
 mod plans;
 mod rendezvous;
+mod version;
 
 mod node_link;
 mod nodes;

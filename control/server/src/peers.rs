@@ -6,7 +6,8 @@ use coracle_objects::View;
 use coracle_proto::tls;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 /// Control nodes that are known at most; a cluster has far fewer.
@@ -16,16 +17,30 @@ const PEERS_MAX: usize = 64;
 pub const MEMBERS: &str = "members.coracle.dev";
 
 /// `spec` of a member object.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct MemberSpec {
     pub id: u64,
     pub name: String,
     pub address: String,
+    /// The build that runs; empty until the member has announced it.
+    #[serde(default)]
+    pub version: String,
+    /// The newest format of log entries that it reads; 0 until announced.
+    #[serde(default)]
+    pub entry_format: u8,
 }
 
 #[derive(Deserialize)]
 struct MemberObject {
     spec: MemberSpec,
+}
+
+impl MemberSpec {
+    /// The fields of a member object beside its metadata.
+    pub fn to_body(&self) -> Value {
+        json!({ "spec": self })
+    }
 }
 
 /// The members by their objects, in order of their ids. What is not readable is left out.

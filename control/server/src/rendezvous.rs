@@ -2,7 +2,7 @@
 //! it is itself. Without it a member that comes back under another address, or that missed another's, would never be
 //! answered: raft's replies go to the addresses that the repliers know.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use coracle_api::Storage;
 use coracle_objects::{Expect, ObjectKey, Transaction, Write};
@@ -11,10 +11,12 @@ use coracle_raft::GrpcTransport;
 use coracle_store::encode_transaction;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
-use tonic::transport::Channel;
+use tonic::{Status, transport::Channel};
 
 use crate::{
     drafts::{editable, encode},
+    machine::Fatal,
+    membership,
     peers::{MEMBERS, MemberSpec},
     storage::{ReplicatedStorage, leader_client},
 };
@@ -25,65 +27,98 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// Until another member must have answered.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Asks around whenever there is no leader, for as long as the process lives.
-pub async fn run(storage: ReplicatedStorage, transport: GrpcTransport, me: MemberSpec) {
-    let mut alone = false;
-    loop {
-        sleep(PERIOD).await;
-        let was_alone = std::mem::replace(&mut alone, storage.status().leader.is_none());
-        if alone && was_alone {
-            ask_all(&storage, &transport, &me).await;
-        }
-    }
+/// What finding the others takes.
+pub struct Rendezvous {
+    pub storage: ReplicatedStorage,
+    pub transport: GrpcTransport,
+    pub me: MemberSpec,
+    pub cluster_id: String,
+    pub fatal: Arc<Fatal>,
 }
 
-async fn ask_all(storage: &ReplicatedStorage, transport: &GrpcTransport, me: &MemberSpec) {
-    let known = storage.peers().addresses();
-    for id in known.keys().filter(|id| **id != me.id) {
-        let Some(channel) = storage.peers().channel(*id) else { continue };
-        match timeout(ANSWER_TIMEOUT, ask(storage, channel, me)).await {
-            Ok(Ok(found)) => {
-                let mut addresses = storage.peers().addresses();
-                let before = addresses.clone();
-                addresses
-                    .extend(found.into_iter().filter(|(id, address)| *id != me.id && !address.is_empty()));
-                if addresses != before {
-                    tracing::info!(peer = id, "other members' addresses learned");
-                    storage.peers().set(&addresses);
-                    transport.set_peers(addresses);
+/// What another member answers.
+enum Answer {
+    /// The members' addresses as it knows them.
+    Addresses(BTreeMap<u64, String>),
+    /// The asking member was removed from the cluster.
+    Removed,
+}
+
+impl Rendezvous {
+    /// Asks around whenever there is no leader or this member belongs to no configuration that it knows, for as long as
+    /// the process lives.
+    pub async fn run(self) {
+        let mut alone = false;
+        loop {
+            sleep(PERIOD).await;
+            let was_alone = std::mem::replace(&mut alone, self.is_alone());
+            if alone && was_alone {
+                self.ask_all().await;
+            }
+        }
+    }
+
+    /// A member that has applied its own removal never learns that its leader is another's now.
+    fn is_alone(&self) -> bool {
+        let status = self.storage.status();
+        let is_member = status.voters.contains(&self.me.id) || status.learners.contains(&self.me.id);
+        status.leader.is_none() || !is_member
+    }
+
+    async fn ask_all(&self) {
+        let known = self.storage.peers().addresses();
+        for id in known.keys().filter(|id| **id != self.me.id) {
+            let Some(channel) = self.storage.peers().channel(*id) else { continue };
+            match timeout(ANSWER_TIMEOUT, self.ask(channel)).await {
+                Ok(Ok(Answer::Addresses(found))) => self.learn(*id, found),
+                Ok(Ok(Answer::Removed)) => return membership::stop_removed(self.me.id, &self.fatal),
+                Ok(Err(status)) => {
+                    tracing::debug!(peer = id, reason = status.message(), "no answer about the members")
                 }
+                Err(_) => tracing::debug!(peer = id, "no answer about the members in time"),
             }
-            Ok(Err(status)) => {
-                tracing::debug!(peer = id, reason = status.message(), "no answer about the members")
-            }
-            Err(_) => tracing::debug!(peer = id, "no answer about the members in time"),
         }
     }
-}
 
-/// The members' addresses as another member knows them. Where mine is outdated there, and it leads, it is told.
-async fn ask(
-    storage: &ReplicatedStorage,
-    channel: Channel,
-    me: &MemberSpec,
-) -> Result<BTreeMap<u64, String>, tonic::Status> {
-    let status = ClusterClient::new(channel.clone()).status(StatusRequest {}).await?.into_inner();
-    let found: BTreeMap<u64, String> =
-        status.members.into_iter().map(|member| (member.id, member.address)).collect();
-    let outdated = found.get(&me.id).is_some_and(|address| *address != me.address);
-    if outdated
-        && status.leader_id == status.member_id
-        && let Some(transaction) = announcement(storage, me)
-    {
-        let transaction = encode_transaction(&storage.request(transaction));
-        leader_client(channel).propose(ProposeRequest { transaction }).await?;
-        tracing::info!(
-            leader = status.leader_id,
-            address = me.address,
-            "new address announced to the leader"
-        );
+    fn learn(&self, peer: u64, found: BTreeMap<u64, String>) {
+        let mut addresses = self.storage.peers().addresses();
+        let before = addresses.clone();
+        addresses.extend(found.into_iter().filter(|(id, address)| *id != self.me.id && !address.is_empty()));
+        if addresses != before {
+            tracing::info!(peer, "other members' addresses learned");
+            self.storage.peers().set(&addresses);
+            self.transport.set_peers(addresses);
+        }
     }
-    Ok(found)
+
+    /// Where my address is outdated there, and the member leads, it is told.
+    async fn ask(&self, channel: Channel) -> Result<Answer, Status> {
+        let question = StatusRequest { asking_member: self.me.id, reports: false };
+        let status = ClusterClient::new(channel.clone()).status(question).await?.into_inner();
+        if status.cluster_id != self.cluster_id {
+            let message = format!("it is of cluster {} now", status.cluster_id);
+            return Err(Status::failed_precondition(message));
+        }
+        if status.asking_member_removed {
+            return Ok(Answer::Removed);
+        }
+        let found: BTreeMap<u64, String> =
+            status.members.into_iter().map(|member| (member.id, member.address)).collect();
+        let outdated = found.get(&self.me.id).is_some_and(|address| *address != self.me.address);
+        if outdated
+            && status.leader_id == status.member_id
+            && let Some(transaction) = announcement(&self.storage, &self.me)
+        {
+            let transaction = encode_transaction(&self.storage.request(transaction));
+            leader_client(channel).propose(ProposeRequest { transaction }).await?;
+            tracing::info!(
+                leader = status.leader_id,
+                address = self.me.address,
+                "new address announced to the leader"
+            );
+        }
+        Ok(Answer::Addresses(found))
+    }
 }
 
 /// What I know of my own object may be old, but nobody else writes it.
@@ -91,7 +126,7 @@ fn announcement(storage: &ReplicatedStorage, me: &MemberSpec) -> Option<Transact
     let key = ObjectKey::new(MEMBERS, "", &me.id.to_string());
     let view = storage.view();
     let mut draft = editable(view.get(&key)?);
-    draft["spec"] = json!({ "id": me.id, "name": me.name, "address": me.address });
+    draft["spec"] = json!(me);
     let write = Write::Put { key: key.clone(), draft: encode(&draft) };
     Some(Transaction { preconditions: vec![], writes: vec![write] }.expecting(key, Expect::Exists))
 }

@@ -32,6 +32,7 @@ use crate::{
     health::disk_is_low,
     machine::AppliedEntry,
     peers::Peers,
+    version::EntryFormat,
     watch_hub::WatchHub,
 };
 
@@ -96,11 +97,18 @@ enum Try {
 }
 
 impl ReplicatedStorage {
-    pub fn start(member: u64, raft: Raft<AppliedEntry>, hub: Arc<WatchHub>, peers: Arc<Peers>) -> Self {
+    /// Entries are written in `format`.
+    pub fn start(
+        member: u64,
+        raft: Raft<AppliedEntry>,
+        hub: Arc<WatchHub>,
+        peers: Arc<Peers>,
+        format: EntryFormat,
+    ) -> Self {
         let (reads, waiting) = mpsc::channel(READS_MAX);
         let shared = Arc::new(Shared {
             member,
-            batcher: Batcher::start(member, raft.clone()),
+            batcher: Batcher::start(member, raft.clone(), format),
             raft,
             hub,
             peers,

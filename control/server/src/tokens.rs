@@ -168,24 +168,61 @@ fn hash(secret: &str) -> [u8; 32] {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_expired_tokens_are_swept() {
+    /// Tokens with the secret `s`: id, role, and seconds until they expire.
+    fn view(tokens: &[(&str, &str, i64)]) -> View {
         let now = Timestamp::UNIX_EPOCH;
         let mut view = View::default();
-        for (id, seconds) in [("old", -1), ("good", 1)] {
+        for (id, role, seconds) in tokens {
             let base64 = |text: &str| STANDARD.encode(text);
             let expires = now.checked_add(seconds.seconds()).unwrap();
             let data = json!({
                 "token-id": base64(id),
-                "role": base64("node"),
-                "secret-sha256": base64("00"),
+                "role": base64(role),
+                "secret-sha256": base64(&hex::encode(hash("s"))),
                 "expiration": base64(&rfc3339(expires)),
             });
             let draft = new_draft("v1", "Secret", &key(id), json!({ "type": TYPE, "data": data }), now);
-            let object = Object::from_draft(key(id), &draft, 1).unwrap();
-            view.tables.entry(key(id).resource).or_default().insert(key(id).name, object.into());
+            put(&mut view, Object::from_draft(key(id), &draft, 1).unwrap());
         }
+        view
+    }
+
+    fn put(view: &mut View, object: Object) {
+        let table = view.tables.entry(object.key.resource.clone()).or_default();
+        table.insert(object.key.name.clone(), object.into());
+    }
+
+    #[test]
+    fn only_expired_tokens_are_swept() {
+        let (now, view) = (Timestamp::UNIX_EPOCH, view(&[("old", "node", -1), ("good", "node", 1)]));
         assert_eq!(list(&view).len(), 2);
         assert_eq!(expired(&view, now), [Transaction::delete(key("old"), 1)]);
+    }
+
+    #[test]
+    fn a_token_serves_its_role_in_its_time() {
+        let now = Timestamp::UNIX_EPOCH;
+        let view = view(&[("n", "node", 10), ("c", "control", 10)]);
+        let refused = |proof: &str, role, seconds: i64| {
+            verify(&view, proof, role, now.checked_add(seconds.seconds()).unwrap()).err().unwrap_or_default()
+        };
+        assert_eq!(refused("n.s", Role::Node, 9), "");
+        assert!(refused("n.s", Role::Node, 10).contains("expired at 1970-01-01T00:00:10Z"));
+        assert!(refused("n.s", Role::Control, 0).contains("it is for a node"));
+        assert!(refused("c.s", Role::Node, 0).contains("it is for a control"));
+        for wrong in ["n.t", "x.s", "n", ""] {
+            assert!(refused(wrong, Role::Node, 0).contains("not known here"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_used_control_token_serves_no_more() {
+        let now = Timestamp::UNIX_EPOCH;
+        let mut view = view(&[("c", "control", 10)]);
+        let used = verify(&view, "c.s", Role::Control, now).ok().expect("it is good").used_draft();
+        put(&mut view, Object::from_draft(key("c"), &used, 2).unwrap());
+        let refused = verify(&view, "c.s", Role::Control, now).err().expect("it was used");
+        assert!(refused.contains("serves once"), "{refused}");
+        assert!(list(&view)[0].info().used);
     }
 }

@@ -11,6 +11,10 @@ use thiserror::Error;
 /// The version byte in front of everything that this module encodes.
 const CODEC_VERSION: u8 = 1;
 
+/// The formats of entries that this build reads and writes, oldest first. One that is newer than what every member
+/// reads must not be written: see [`Command::encode_as`].
+pub const ENTRY_FORMATS: std::ops::RangeInclusive<u8> = 1..=CODEC_VERSION;
+
 /// What became of a transaction.
 pub type Outcome = Result<Applied, Refusal>;
 
@@ -52,6 +56,14 @@ pub enum CorruptEntry {
 impl Command {
     pub fn encode(&self) -> Bytes {
         encode(self)
+    }
+
+    /// In the format that the cluster has agreed on. An error where this build cannot write it.
+    pub fn encode_as(&self, format: u8) -> Result<Bytes, CorruptEntry> {
+        if !ENTRY_FORMATS.contains(&format) {
+            return Err(CorruptEntry::Version { found: format });
+        }
+        Ok(self.encode())
     }
 
     pub fn decode(entry: &[u8]) -> Result<Self, CorruptEntry> {
@@ -119,6 +131,14 @@ mod tests {
         entry[0] = 77;
         assert_eq!(Command::decode(&entry), Err(CorruptEntry::Version { found: 77 }));
         assert_eq!(Command::decode(b""), Err(CorruptEntry::Empty));
+    }
+
+    #[test]
+    fn only_known_formats_are_written() {
+        let newest = *ENTRY_FORMATS.end();
+        assert_eq!(command().encode_as(newest).map(|entry| Command::decode(&entry)), Ok(Ok(command())));
+        let found = newest + 1;
+        assert_eq!(command().encode_as(found), Err(CorruptEntry::Version { found }));
     }
 
     proptest! {

@@ -11,8 +11,8 @@ pub mod watch;
 mod dedup;
 
 pub use command::{
-    Command, CorruptEntry, Outcome, Request, RequestId, decode_outcome, decode_transaction, encode_outcome,
-    encode_transaction,
+    Command, CorruptEntry, ENTRY_FORMATS, Outcome, Request, RequestId, decode_outcome, decode_transaction,
+    encode_outcome, encode_transaction,
 };
 pub use snapshot::{Frozen, SnapshotError};
 pub use state::{Batch, Store, StoreConfig};

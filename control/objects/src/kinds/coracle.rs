@@ -12,7 +12,8 @@ use crate::{
 const GROUP: &str = "coracle.dev";
 const READ: &[&str] = &["get", "list", "watch"];
 
-/// A control node: name = raft id in decimal; spec {id, name, address}.
+/// A control node: name = raft id in decimal; spec {id, name, address, version, entryFormat}; status.conditions has
+/// `Healthy` once the member was dead.
 pub(super) const MEMBER: Kind = Kind {
     group: GROUP,
     kind: "Member",
@@ -25,9 +26,10 @@ pub(super) const MEMBER: Kind = Kind {
         Column::name(),
         Column::text("Node", "The control node's name"),
         Column::text("Address", "Where the others reach it"),
+        Column::text("Version", "The build that it runs"),
         Column::age(),
     ],
-    cells: |object, now| row(object, &["/spec/name", "/spec/address"], now),
+    cells: |object, now| row(object, &["/spec/name", "/spec/address", "/spec/version"], now),
     ..Kind::BASE
 };
 
@@ -100,7 +102,8 @@ pub fn openapi(schema: &str) -> Option<Value> {
     let (description, spec, required) = match schema {
         "dev.coracle.v1.Member" => (
             "A control node of the cluster.",
-            json!({"id": integer(), "name": text(), "address": text()}),
+            json!({"id": integer(), "name": text(), "address": text(), "version": text(),
+                "entryFormat": integer()}),
             json!(["id", "name", "address"]),
         ),
         "dev.coracle.v1.PodBlock" => (
@@ -120,7 +123,8 @@ pub fn openapi(schema: &str) -> Option<Value> {
         _ => return None,
     };
     let metadata = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
-    Some(json!({
+    let condition = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.Condition";
+    let mut whole = json!({
         "type": "object",
         "description": description,
         "properties": {
@@ -129,7 +133,12 @@ pub fn openapi(schema: &str) -> Option<Value> {
             "metadata": {"allOf": [{"$ref": metadata}]},
             "spec": {"type": "object", "properties": spec, "required": required},
         },
-    }))
+    });
+    if schema == MEMBER.schema {
+        let conditions = json!({"type": "array", "items": {"allOf": [{"$ref": condition}]}});
+        whole["properties"]["status"] = json!({"type": "object", "properties": {"conditions": conditions}});
+    }
+    Some(whole)
 }
 
 #[cfg(test)]

@@ -2,6 +2,10 @@
 
 use std::{collections::BTreeMap, future::Future, path::Path, time::Duration};
 
+use base64::Engine;
+use coracle_api::Storage;
+use coracle_objects::{ObjectKey, Transaction};
+use coracle_proto::{cluster::cluster_client::ClusterClient, join::Role, tls};
 use coracle_server::{Control, ControlConfig, Mode, ServerError};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
@@ -17,6 +21,64 @@ pub fn config(dir: &Path, name: &str, mode: Mode) -> ControlConfig {
     config.learner_healthy = Duration::from_millis(100);
     config.snapshot_entries = 40;
     config
+}
+
+/// A control node that joins through another one, with a fresh token.
+pub async fn join(through: &Control, config: impl FnOnce(Mode) -> ControlConfig) -> Control {
+    let token = through.create_token(Role::Control, 60).await.unwrap();
+    let mode = Mode::Join { addresses: vec![through.address()], token: token.to_string() };
+    coracle_server::start(config(mode)).await.unwrap()
+}
+
+/// The cluster's administration at one control node, as the administrator of its kubeconfig.
+pub fn administration(control: &Control) -> ClusterClient<tonic::transport::Channel> {
+    let text = std::fs::read_to_string(control.kubeconfig_path()).unwrap();
+    let kubeconfig: serde_json::Value = serde_yaml_ng::from_str(&text).unwrap();
+    let pem = |place: &str| {
+        let text = kubeconfig.pointer(place).and_then(serde_json::Value::as_str).unwrap();
+        String::from_utf8(base64::engine::general_purpose::STANDARD.decode(text).unwrap()).unwrap()
+    };
+    let ca = pem("/clusters/0/cluster/certificate-authority-data");
+    let (certificate, key) =
+        (pem("/users/0/user/client-certificate-data"), pem("/users/0/user/client-key-data"));
+    let tls = tls::client_config(&ca, &certificate, &key).unwrap();
+    ClusterClient::new(tls::channel(&control.address(), tls))
+}
+
+/// Creates ConfigMaps `NAME-000000` and so on, one after the other, until told to stop; answers how many, all of which
+/// were acknowledged.
+pub fn write_on(control: &Control, name: &'static str) -> Writer {
+    let (stop, mut stopped) = tokio::sync::oneshot::channel();
+    let storage = control.storage().clone();
+    let task = tokio::spawn(async move {
+        let mut written = 0;
+        while stopped.try_recv().is_err() {
+            let key = ObjectKey::new("configmaps", "default", &format!("{name}-{written:06}"));
+            let draft = format!(r#"{{"metadata":{{"name":"{name}-{written:06}","namespace":"default"}}}}"#);
+            storage.propose(Transaction::create(key, draft.into())).await.unwrap().unwrap();
+            written += 1;
+        }
+        written
+    });
+    Writer { stop, task }
+}
+
+pub struct Writer {
+    stop: tokio::sync::oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<usize>,
+}
+
+impl Writer {
+    pub async fn stop(self) -> usize {
+        let _ = self.stop.send(());
+        self.task.await.unwrap()
+    }
+}
+
+/// How many of a writer's ConfigMaps a control node has.
+pub fn written(control: &Control, name: &str) -> usize {
+    let view = control.storage().view();
+    view.list("configmaps", Some("default")).filter(|object| object.name().starts_with(name)).count()
 }
 
 pub async fn start(dir: &Path, name: &str, mode: Mode) -> Result<Control, ServerError> {

@@ -4,8 +4,11 @@ mod bench;
 
 mod joining;
 mod metrics;
+mod membership;
 mod nodes;
 mod registry;
 mod replication;
 mod single;
 mod store;
+mod tokens;
+mod versions;

@@ -1,0 +1,205 @@
+//! Changes of members: by administrators, and by the leader itself.
+
+use std::{path::Path, time::Duration};
+
+use coracle_api::Storage;
+use coracle_proto::cluster::{MemberRequest, ReplaceRequest, StatusRequest, StatusResponse};
+use coracle_raft::Status;
+use coracle_server::{Control, ControlConfig, Mode};
+use tonic::Code;
+
+use crate::bench::{administration, config, init, join, start, three, until, write_on, written};
+
+/// Learners are promoted by nobody but the administrator.
+fn by_hand(dir: &Path, name: &str, mode: Mode) -> ControlConfig {
+    let mut config = config(dir, name, mode);
+    config.learner_healthy = Duration::from_secs(3600);
+    config
+}
+
+fn named(members: &[&str]) -> MemberRequest {
+    MemberRequest { members: members.iter().map(|member| (*member).to_owned()).collect() }
+}
+
+fn voters(control: &Control) -> Vec<u64> {
+    control.storage().status().voters
+}
+
+async fn caught_up(leader: &Control, id: u64) {
+    let ready = |status: Status| {
+        let learner = status.progress.into_iter().find(|(member, _, _)| *member == id);
+        learner.is_some_and(|(_, matched, active)| active && status.last - matched <= 250)
+    };
+    until("the learner to catch up", || async { ready(leader.storage().status()) }).await;
+}
+
+async fn status(control: &Control) -> StatusResponse {
+    let question = StatusRequest { reports: true, asking_member: 0 };
+    administration(control).status(question).await.unwrap().into_inner()
+}
+
+/// All that was acknowledged is on each of them, and they agree.
+async fn agree(controls: &[Control], name: &str, count: usize) {
+    let hash = |control: &Control| (control.storage().view().revision, control.storage().state_hash());
+    until("equal states", || async { controls.iter().all(|control| hash(control) == hash(&controls[0])) })
+        .await;
+    assert_eq!(written(&controls[0], name), count);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_grows_is_replaced_and_shrinks_under_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = coracle_server::start(by_hand(dir.path(), "a", Mode::Init)).await.unwrap();
+    let writer = write_on(&first, "growing");
+    let mut controls = vec![first];
+    for name in ["b", "c"] {
+        let joined = join(&controls[0], |mode| by_hand(dir.path(), name, mode)).await;
+        caught_up(&controls[0], joined.member_id()).await;
+        controls.push(joined);
+    }
+    // Asked for at a learner, and by name.
+    administration(&controls[2]).promote(named(&["b", "3"])).await.unwrap();
+    assert_eq!(voters(&controls[0]), [1, 2, 3]);
+    let count = writer.stop().await;
+    agree(&controls, "growing", count).await;
+
+    // Member 3 stays while each of the others is replaced.
+    let writer = write_on(&controls[2], "replacing");
+    let joined = join(&controls[0], |mode| by_hand(dir.path(), "d", mode)).await;
+    caught_up(&controls[0], 4).await;
+    let request = ReplaceRequest { old: "b".into(), new: "d".into() };
+    let done = administration(&controls[1]).replace(request.clone()).await.unwrap().into_inner().done;
+    assert!(done.contains("in the place of b"), "{done}");
+    assert_eq!(voters(&controls[0]), [1, 3, 4]);
+    let gone = controls.remove(1);
+    let reason = gone.closed().await.to_string();
+    assert!(reason.contains("member 2 was removed"), "{reason}");
+    gone.abort().await;
+    controls.push(joined);
+
+    // The leader itself is replaced: another leads first, and carries it out.
+    let joined = join(&controls[0], |mode| by_hand(dir.path(), "e", mode)).await;
+    caught_up(&controls[0], 5).await;
+    administration(&controls[0]).replace(ReplaceRequest { old: "a".into(), new: "5".into() }).await.unwrap();
+    controls.push(joined);
+    until("the old leader to be out", || async { voters(&controls[1]) == [3, 4, 5] }).await;
+    let count = writer.stop().await;
+    let gone = controls.remove(0);
+    assert!(gone.closed().await.to_string().contains("member 1 was removed"));
+    gone.abort().await;
+    agree(&controls, "replacing", count).await;
+
+    let leader = controls.iter().position(|control| control.storage().leads()).expect("somebody leads");
+    let (leads, other) = (controls[leader].member_id(), &controls[(leader + 1) % 3]);
+    let writer = write_on(other, "shrinking");
+    let going: Vec<String> =
+        [3, 4, 5].iter().filter(|id| **id != other.member_id()).map(u64::to_string).collect();
+    assert!(going.contains(&leads.to_string()));
+    administration(other).remove(MemberRequest { members: going }).await.unwrap();
+    until("one voter", || async { voters(other) == [other.member_id()] }).await;
+    let more = writer.stop().await;
+    assert!(more > 0 && written(other, "shrinking") == more && written(other, "replacing") == count);
+    let objects = |control: &Control| control.storage().view().count("members.coracle.dev");
+    assert_eq!(objects(other), 1, "the objects of the removed are gone");
+    futures::future::join_all(controls.into_iter().map(Control::abort)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_that_would_do_harm_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut controls = three(dir.path()).await;
+    let mut admin = administration(&controls[1]);
+    let unknown = admin.remove(named(&["zebra"])).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    assert!(unknown.message().contains("cluster members"), "{}", unknown.message());
+    let all = admin.remove(named(&["1", "2", "3"])).await.unwrap_err();
+    assert!(all.message().contains("last voter"), "{}", all.message());
+    admin.transfer_leader(named(&["b"])).await.unwrap();
+    until("b to lead", || async { controls[1].storage().leads() }).await;
+
+    let lost = controls.pop().unwrap();
+    lost.abort().await;
+    let silent = |status: Status| status.progress.iter().any(|(id, _, active)| *id == 3 && !active);
+    until("c to be missed", || async { silent(controls[1].storage().status()) }).await;
+    let quorum = admin.remove(named(&["a"])).await.unwrap_err();
+    assert_eq!(quorum.code(), Code::FailedPrecondition);
+    assert!(quorum.message().contains("only 1 of the 2 voters"), "{}", quorum.message());
+    let dead = admin.transfer_leader(named(&["c"])).await.unwrap_err();
+    assert!(dead.message().contains("not heard of"), "{}", dead.message());
+    admin.remove(named(&["c"])).await.unwrap();
+    assert_eq!(voters(&controls[1]), [1, 2]);
+    let alarms = status(&controls[0]).await.alarms;
+    assert!(alarms.iter().any(|alarm| alarm.reason == "EvenVoters"), "{alarms:?}");
+
+    // The removed one is told when it comes back.
+    let back = start(dir.path(), "c", Mode::Resume).await.unwrap();
+    assert!(back.closed().await.to_string().contains("member 3 was removed"));
+    back.abort().await;
+    futures::future::join_all(controls.into_iter().map(Control::shutdown)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_member_is_told_and_a_learner_takes_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let quick = |name: &'static str| {
+        let dir = dir.path();
+        move |mode| {
+            let mut config = config(dir, name, mode);
+            config.member_dead = Duration::from_millis(1200);
+            config
+        }
+    };
+    let mut controls = vec![coracle_server::start(quick("a")(Mode::Init)).await.unwrap()];
+    for name in ["b", "c"] {
+        let joined = join(&controls[0], quick(name)).await;
+        controls.push(joined);
+    }
+    until("three voters", || async { voters(&controls[0]).len() == 3 }).await;
+    let healthy = status(&controls[1]).await;
+    assert!(healthy.alarms.is_empty(), "{:?}", healthy.alarms);
+    assert!(healthy.members.iter().all(|member| {
+        let report = member.report.as_ref();
+        member.version == env!("CARGO_PKG_VERSION")
+            && report.is_some_and(|report| report.disk_used_bytes > 0 && report.certificates.len() == 6)
+    }));
+
+    controls.pop().unwrap().abort().await;
+    let dead = |alarms: StatusResponse| {
+        alarms.alarms.iter().any(|alarm| alarm.reason == "MemberDead" && alarm.member_id == 3)
+    };
+    until("the alarm", || async { dead(status(&controls[1]).await) }).await;
+    assert_eq!(voters(&controls[0]), [1, 2, 3], "nobody is removed without somebody in its place");
+    let events = || controls[0].storage().view();
+    until("the event", || async {
+        events()
+            .list("events", Some("default"))
+            .any(|event| String::from_utf8_lossy(&event.json).contains("\"Dead\""))
+    })
+    .await;
+
+    // It comes back: the alarm ends.
+    let back = coracle_server::start(quick("c")(Mode::Resume)).await.unwrap();
+    until("the alarm's end", || async { !dead(status(&controls[1]).await) }).await;
+    back.abort().await;
+    let joined = join(&controls[0], quick("d")).await;
+    until("the replacement", || async { voters(&controls[0]) == [1, 2, 4] }).await;
+    until("no alarm", || async { status(&controls[0]).await.alarms.is_empty() }).await;
+    controls.push(joined);
+    futures::future::join_all(controls.into_iter().map(Control::shutdown)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_learner_stays_a_learner() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = init(dir.path()).await;
+    let second = join(&first, |mode| config(dir.path(), "b", mode)).await;
+    caught_up(&first, 2).await;
+    let third = join(&first, |mode| config(dir.path(), "c", mode)).await;
+    until("three voters", || async { voters(&first) == [1, 2, 3] }).await;
+    let term = first.storage().status().term;
+    let seen_two = first.storage().raft().status().borrow().voters.len() == 2;
+    assert!(!seen_two && term > 0);
+    for control in [third, second, first] {
+        control.shutdown().await;
+    }
+}
