@@ -5,6 +5,8 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::commands::security::SecurityCommand;
+
 /// Kubernetes for WebAssembly in one binary.
 #[derive(Debug, Parser)]
 #[command(name = "coracle", version, about, propagate_version = true, arg_required_else_help = true)]
@@ -131,6 +133,9 @@ pub struct ControlArgs {
     /// Make a snapshot, and drop the log before it, after so many raft entries.
     #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub snapshot_entries: u64,
+    /// The file with the keys that Secrets are encrypted with; by default keys/secrets.ring in the data dir.
+    #[arg(long, value_name = "FILE")]
+    pub key_ring: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -206,6 +211,8 @@ pub enum ClusterCommand {
         #[command(flatten)]
         connection: Connection,
     },
+    #[command(flatten)]
+    Security(SecurityCommand),
 }
 
 #[derive(Clone, Debug, Args)]

@@ -7,6 +7,7 @@ use crate::{
     args::{ClusterCommand, Connection},
     commands::{
         get::align,
+        security,
         token::{client, refused},
     },
 };
@@ -24,6 +25,7 @@ pub async fn run(command: &ClusterCommand) -> Result<()> {
             print!("\n{}", members(&status.members));
         }
         ClusterCommand::Members { connection } => print!("{}", members(&status(connection).await?.members)),
+        ClusterCommand::Security(command) => security::run(command).await?,
     }
     Ok(())
 }

@@ -30,6 +30,7 @@ pub async fn run(args: &ControlArgs) -> Result<()> {
     let mut config = ControlConfig::new(args.data_dir.clone(), name, args.listen, mode);
     config.advertise = args.advertise.clone();
     config.snapshot_entries = args.snapshot_entries;
+    config.key_ring = args.key_ring.clone();
     let control = coracle_server::start(config).await?;
     println!("control node at {} with its data in {}", control.address(), args.data_dir.display());
     if fresh {

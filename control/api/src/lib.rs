@@ -16,6 +16,7 @@ mod openapi;
 mod options;
 mod pages;
 mod path;
+mod readable;
 mod request;
 mod router;
 mod schemas;

@@ -18,6 +18,7 @@ use coracle_proto::{
     },
     join::{JoinToken, Role},
     node::node_link_server::NodeLinkServer,
+    security::security_server::SecurityServer,
     tls,
 };
 use coracle_raft::{GrpcTransport, Raft, RaftService, Transport};
@@ -39,6 +40,7 @@ use crate::{
     cluster_service::ClusterService,
     config::{ControlConfig, VERSION},
     data_dir::{DataDir, Membership},
+    encryption::{self, SecretBox},
     enter::{self, Entered, FIRST_MEMBER},
     error::ServerError,
     events::EventRecorder,
@@ -56,6 +58,7 @@ use crate::{
     peers::{MemberSpec, Peers},
     pki::{Authorities, Leaf},
     registry, rendezvous,
+    security_service::SecurityService,
     service::Front,
     storage::ReplicatedStorage,
     telemetry::Telemetry,
@@ -113,7 +116,8 @@ async fn run(
     listen_address: SocketAddr,
     entered: Entered,
 ) -> Result<Control, ServerError> {
-    let Entered { membership, authorities, peers: known, founds } = entered;
+    let Entered { membership, authorities, secrets, peers: known, founds } = entered;
+    let secrets = Arc::new(secrets);
     let authorities = Arc::new(authorities);
     let me = MemberSpec {
         id: membership.member_id,
@@ -125,11 +129,11 @@ async fn run(
     let peers = Arc::new(Peers::new(peer_tls(&authorities, &me)?));
     peers.set(&known);
     let fatal = Arc::new(watch::Sender::new(None));
-    let (machine, hub) = Machine::new(fatal.clone());
+    let (machine, hub) = Machine::new(fatal.clone(), secrets.clone());
     let transport = GrpcTransport::new(me.id, &membership.cluster_id, peers.connector());
     transport.set_peers(known);
     let raft = start_raft(config, &data, &membership, machine, transport.clone(), founds)?;
-    let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers);
+    let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers, secrets.clone());
     let links = Arc::new(Links::default());
     let recorder = EventRecorder::start(storage.clone());
     let blobs = Arc::new(Blobs::open(&data.path("blobs"))?);
@@ -142,7 +146,7 @@ async fn run(
     let front = Front {
         api: api(&storage, &links, &membership.cluster_id),
         registry: registry::router(storage.clone(), blobs.clone()),
-        grpc: grpc(&raft, &authorities, node_link, blobs),
+        grpc: grpc(&raft, &authorities, &secrets, node_link, blobs),
         telemetry: Arc::new(Telemetry::new(storage.clone(), links.clone())),
     };
     let port = Port { tls: Arc::new(tls), callers: Callers::new(&authorities)?, front: Arc::new(front) };
@@ -160,7 +164,9 @@ async fn run(
         me: me.clone(),
         serving_ca_pem: authorities.serving.certificate_pem.clone(),
         learner_healthy: config.learner_healthy,
+        secrets: secrets.clone(),
     }));
+    tasks.spawn(encryption::follow(storage.clone(), secrets));
     tasks.spawn(rendezvous::run(storage.clone(), transport.clone(), me.clone()));
     let followed = storage.clone();
     tasks.spawn(membership::follow(storage.clone(), move |members| {
@@ -240,6 +246,7 @@ fn api(storage: &ReplicatedStorage, links: &Arc<Links>, cluster_id: &str) -> axu
 fn grpc(
     raft: &Raft<AppliedEntry>,
     authorities: &Arc<Authorities>,
+    secrets: &Arc<SecretBox>,
     node_link: NodeLinkService,
     blobs: Arc<Blobs>,
 ) -> Routes {
@@ -247,6 +254,7 @@ fn grpc(
     let join = JoinService {
         storage: storage.clone(),
         authorities: authorities.clone(),
+        secrets: secrets.clone(),
         cluster_id: cluster_id.clone(),
         links: links.clone(),
     };
@@ -255,6 +263,7 @@ fn grpc(
         authorities: authorities.clone(),
         cluster_id: cluster_id.clone(),
     };
+    let security = SecurityService { storage: storage.clone(), secrets: secrets.clone() };
     let leader = LeaderServer::new(LeaderService { storage, links })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -265,6 +274,7 @@ fn grpc(
     Routes::new(RaftService::new(raft, cluster_id).into_server())
         .add_service(JoinServer::new(join))
         .add_service(ClusterServer::new(cluster))
+        .add_service(SecurityServer::new(security))
         .add_service(leader)
         .add_service(blobs)
         .add_service(node_link)

@@ -16,6 +16,8 @@ mod pki;
 mod machine;
 mod watch_hub;
 
+mod encryption;
+
 mod batch;
 mod peers;
 mod storage;
@@ -36,6 +38,7 @@ mod nodes;
 mod cluster_service;
 mod join;
 mod leader_service;
+mod security_service;
 mod tokens;
 
 mod blobs;

@@ -6,4 +6,5 @@ mod joining;
 mod nodes;
 mod registry;
 mod replication;
+mod secrets;
 mod single;
