@@ -1,7 +1,7 @@
 //! Compiles the protos without protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let protos = ["raft.proto", "cluster.proto", "node.proto", "store.proto"];
+    let protos = ["raft.proto", "cluster.proto", "node.proto", "security.proto", "store.proto"];
     for proto in protos {
         println!("cargo:rerun-if-changed={proto}");
     }

@@ -5,6 +5,8 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::commands::security::SecurityCommand;
+
 /// Kubernetes for WebAssembly in one binary.
 #[derive(Debug, Parser)]
 #[command(name = "coracle", version, about, propagate_version = true, arg_required_else_help = true)]
@@ -135,6 +137,9 @@ pub struct ControlArgs {
     /// `coracle cluster status` tells of it. As 30s or 5m.
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
     pub member_dead: std::time::Duration,
+    /// The file with the keys that Secrets are encrypted with; by default keys/secrets.ring in the data dir.
+    #[arg(long, value_name = "FILE")]
+    pub key_ring: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -251,6 +256,8 @@ pub enum ClusterCommand {
         #[command(flatten)]
         connection: Connection,
     },
+    #[command(flatten)]
+    Security(SecurityCommand),
 }
 
 /// For programs.

@@ -223,9 +223,17 @@ impl Cluster {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        self.call(|channel| call(ClusterClient::new(channel))).await
+    }
+
+    /// Calls a gRPC service as the kubeconfig's user, at the first control node that answers.
+    pub async fn call<T, F>(&self, call: impl Fn(Channel) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let mut tried = Vec::new();
         for at in self.order() {
-            let answer = match tokio::time::timeout(ANSWER_TIMEOUT, call(self.administration(at)?)).await {
+            let answer = match tokio::time::timeout(ANSWER_TIMEOUT, call(self.channel(at)?)).await {
                 Ok(answer) => answer,
                 Err(_) => Err(Status::unavailable("it does not answer in time")),
             };
@@ -243,11 +251,11 @@ impl Cluster {
         bail!("the cluster does not answer ({}); is it running? See `coracle doctor`", tried.join("; "))
     }
 
-    fn administration(&self, at: usize) -> Result<ClusterClient<Channel>> {
+    fn channel(&self, at: usize) -> Result<Channel> {
         let access = &self.access;
         let tls =
             coracle_proto::tls::client_config(&access.ca_pem, &access.certificate_pem, &access.key_pem)?;
-        Ok(ClusterClient::new(coracle_proto::tls::channel(&access.addresses[at], tls)))
+        Ok(coracle_proto::tls::channel(&access.addresses[at], tls))
     }
 }
 

@@ -11,5 +11,6 @@ pub mod kubeconfig;
 pub mod logs;
 pub mod node;
 pub mod push;
+pub mod security;
 pub mod token;
 pub mod up;

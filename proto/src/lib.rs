@@ -26,6 +26,11 @@ pub mod store {
     tonic::include_proto!("coracle.store.v1");
 }
 
+/// Keys for Secrets, certificates and certificate authorities.
+pub mod security {
+    tonic::include_proto!("coracle.security.v1");
+}
+
 /// The lowest and highest version of these protocols that this build speaks.
 pub const PROTOCOL_RANGE: std::ops::RangeInclusive<u32> = 1..=1;
 

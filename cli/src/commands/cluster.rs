@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     args::{ClusterCommand, Connection, Format},
     client::Cluster,
-    commands::get::align,
+    commands::{get::align, security},
 };
 
 pub async fn run(command: &ClusterCommand) -> Result<()> {
@@ -65,6 +65,7 @@ pub async fn run(command: &ClusterCommand) -> Result<()> {
             });
             tell(done.await?);
         }
+        ClusterCommand::Security(command) => security::run(command).await?,
     }
     Ok(())
 }

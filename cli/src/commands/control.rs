@@ -31,6 +31,7 @@ pub async fn run(args: &ControlArgs) -> Result<()> {
     config.advertise = args.advertise.clone();
     config.snapshot_entries = args.snapshot_entries;
     config.member_dead = args.member_dead;
+    config.key_ring = args.key_ring.clone();
     let control = coracle_server::start(config).await?;
     println!("control node at {} with its data in {}", control.address(), args.data_dir.display());
     if fresh {

@@ -17,6 +17,7 @@ mod openapi;
 mod options;
 mod pages;
 mod path;
+mod readable;
 mod request;
 mod router;
 mod schemas;

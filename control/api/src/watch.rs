@@ -16,6 +16,7 @@ use crate::{
     error::ApiError,
     meter::Watching,
     options::ListOptions,
+    readable,
     request::Request,
     router::Api,
     storage::{Nodes, Storage, WatchItem, WatchStream},
@@ -46,6 +47,7 @@ pub async fn watch<S: Storage, N: Nodes>(
     let (start, objects) = if initial || options.revision.is_none_or(|revision| revision == 0) {
         let view = list::view_at_least(&api.storage, options.revision).await?;
         let objects = if initial { matching(&view, request, &options) } else { VecDeque::new() };
+        objects.iter().try_for_each(|object| readable::check(object))?;
         (view.revision, objects)
     } else {
         let revision = options.revision.unwrap_or(0);
@@ -239,21 +241,28 @@ impl Watcher {
             Some(WatchItem::Event(event)) => {
                 // Other events of the same revision may follow: that one is not complete yet.
                 self.progress = self.progress.max(event.object.revision.saturating_sub(1));
-                if let Some(seen) = self.filter.see(&event) {
-                    self.line(seen.type_, &seen.object, frame);
+                let Some(seen) = self.filter.see(&event) else { return };
+                match readable::check(&seen.object) {
+                    Ok(()) => self.line(seen.type_, &seen.object, frame),
+                    Err(error) => self.fail(&error, frame),
                 }
             }
             Some(WatchItem::Progress(revision)) => self.progress = self.progress.max(revision),
             Some(WatchItem::Overflow) => {
-                self.finished = true;
                 let expired = ApiError::Expired {
                     message: "the watch fell too far behind: list again and watch from there".to_owned(),
                     continuation: None,
                 };
-                put_line("ERROR", expired.status().to_string().as_bytes(), frame);
+                self.fail(&expired, frame);
             }
             None => self.finished = true,
         }
+    }
+
+    /// Ends the watch with an error.
+    fn fail(&mut self, error: &ApiError, frame: &mut BytesMut) {
+        self.finished = true;
+        put_line("ERROR", error.status().to_string().as_bytes(), frame);
     }
 
     fn line(&mut self, type_: &str, object: &Object, frame: &mut BytesMut) {

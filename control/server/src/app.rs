@@ -18,6 +18,7 @@ use coracle_proto::{
     },
     join::{JoinToken, Role},
     node::node_link_server::NodeLinkServer,
+    security::security_server::SecurityServer,
     store::store_server::StoreServer,
     tls,
 };
@@ -44,6 +45,7 @@ use crate::{
     },
     config::{ControlConfig, VERSION},
     data_dir::{DataDir, Membership},
+    encryption::{self, SecretBox},
     enter::{self, Entered, FIRST_MEMBER},
     error::ServerError,
     events::EventRecorder,
@@ -62,6 +64,7 @@ use crate::{
     pki::{Authorities, Leaf},
     registry,
     rendezvous::Rendezvous,
+    security_service::SecurityService,
     service::Front,
     storage::ReplicatedStorage,
     store_service::StoreService,
@@ -121,7 +124,8 @@ async fn run(
     listen_address: SocketAddr,
     entered: Entered,
 ) -> Result<Control, ServerError> {
-    let Entered { membership, authorities, peers: known, founds } = entered;
+    let Entered { membership, authorities, secrets, peers: known, founds } = entered;
+    let secrets = Arc::new(secrets);
     let authorities = Arc::new(authorities);
     let me = MemberSpec {
         id: membership.member_id,
@@ -138,12 +142,12 @@ async fn run(
     let peers = Arc::new(Peers::new(tls_of_peers));
     peers.set(&known);
     let fatal = Arc::new(watch::Sender::new(None));
-    let (machine, hub) = Machine::new(fatal.clone());
+    let (machine, hub) = Machine::new(fatal.clone(), secrets.clone());
     let transport = GrpcTransport::new(me.id, &membership.cluster_id, peers.connector());
     transport.set_peers(known);
     let raft = start_raft(config, &data, &membership, machine, transport.clone(), founds)?;
     let format = EntryFormat::default();
-    let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers, format.clone());
+    let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers, secrets.clone(), format.clone());
     let links = Arc::new(Links::default());
     let recorder = EventRecorder::start(storage.clone());
     let blobs = Arc::new(Blobs::open(&data.path("blobs"))?);
@@ -162,7 +166,7 @@ async fn run(
     let front = Front {
         api: api(&telemetry, &membership.cluster_id),
         registry: registry::router(storage.clone(), blobs.clone()),
-        grpc: grpc(&raft, &authorities, node_link, blobs, data.root().to_owned(), certificates),
+        grpc: grpc(&raft, &authorities, &secrets, node_link, blobs, data.root().to_owned(), certificates),
         telemetry: Arc::new(telemetry),
     };
     let port = Port { tls: Arc::new(tls), callers: Callers::new(&authorities)?, front: Arc::new(front) };
@@ -180,7 +184,9 @@ async fn run(
         me: me.clone(),
         serving_ca_pem: authorities.serving.certificate_pem.clone(),
         periods: Periods { learner_healthy: config.learner_healthy, member_dead: config.member_dead },
+        secrets: secrets.clone(),
     }));
+    tasks.spawn(encryption::follow(storage.clone(), secrets));
     let rendezvous = Rendezvous {
         storage: storage.clone(),
         transport: transport.clone(),
@@ -274,6 +280,7 @@ fn api(telemetry: &Telemetry, cluster_id: &str) -> axum::Router {
 fn grpc(
     raft: &Raft<AppliedEntry>,
     authorities: &Arc<Authorities>,
+    secrets: &Arc<SecretBox>,
     node_link: NodeLinkService,
     blobs: Arc<Blobs>,
     data_dir: PathBuf,
@@ -283,6 +290,7 @@ fn grpc(
     let join = JoinService {
         storage: storage.clone(),
         authorities: authorities.clone(),
+        secrets: secrets.clone(),
         cluster_id: cluster_id.clone(),
         links: links.clone(),
     };
@@ -296,6 +304,7 @@ fn grpc(
     let store = StoreServer::new(StoreService { storage: storage.clone() })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let security = SecurityService { storage: storage.clone(), secrets: secrets.clone() };
     let leader = LeaderServer::new(LeaderService { storage, links })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -306,6 +315,7 @@ fn grpc(
     Routes::new(RaftService::new(raft, cluster_id).into_server())
         .add_service(JoinServer::new(join))
         .add_service(ClusterServer::new(cluster))
+        .add_service(SecurityServer::new(security))
         .add_service(leader)
         .add_service(store)
         .add_service(blobs)

@@ -28,6 +28,8 @@ pub struct ControlConfig {
     pub mode: Mode,
     /// The member's name, a DNS label.
     pub name: String,
+    /// The file with the keys for Secrets; by default `keys/secrets.ring` in the data directory.
+    pub key_ring: Option<PathBuf>,
     /// For how long a learner must be healthy before it is promoted to a voter.
     pub learner_healthy: Duration,
     /// A snapshot of the state is made, and the log before it dropped, when so many entries were applied since the last.
@@ -50,10 +52,16 @@ impl ControlConfig {
             advertise: None,
             mode,
             name: name.into(),
+            key_ring: None,
             learner_healthy: Duration::from_secs(10),
             snapshot_entries: SNAPSHOT_ENTRIES,
             member_dead: Duration::from_secs(30),
         }
+    }
+
+    /// Where the keys for Secrets are kept.
+    pub fn key_ring_path(&self) -> PathBuf {
+        self.key_ring.clone().unwrap_or_else(|| self.data_dir.join("keys/secrets.ring"))
     }
 }
 

@@ -7,6 +7,7 @@
 //! peers.json    the members' addresses when last known, so that a restart finds them
 //! pki/          the three CAs and their keys, the service account key
 //! raft/         the log
+//! keys/         the key ring for Secrets, where no other place is named for it
 //! blobs/        the registry's content, by digest
 //! kubeconfig    for administrators of the cluster
 //! ```
@@ -29,7 +30,8 @@ use crate::{config::VERSION, error::ServerError, version::Agreed};
 const FORMAT: u32 = 1;
 
 /// What this module and others may put into the directory.
-const OURS: &[&str] = &["lock", "making", "cluster.json", "peers.json", "pki", "raft", "blobs", "kubeconfig"];
+const OURS: &[&str] =
+    &["lock", "making", "cluster.json", "peers.json", "pki", "keys", "raft", "blobs", "kubeconfig"];
 
 /// Present from the first file until `cluster.json` is written: what lies here is half made and may be made anew.
 const MAKING: &str = "making";
@@ -158,7 +160,7 @@ impl DataDir {
 
     /// Begins to make the directory: removes what a start that was cut short left behind.
     pub fn begin(&self) -> Result<(), ServerError> {
-        for folder in ["pki", "raft", "blobs"] {
+        for folder in ["pki", "keys", "raft", "blobs"] {
             let path = self.path(folder);
             match fs::remove_dir_all(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -238,7 +240,8 @@ fn pretty(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec_pretty(value).expect("a plain value encodes into memory")
 }
 
-fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+/// There is the old file or the new one after a crash; only its owner may read it.
+pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();

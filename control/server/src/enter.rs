@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use crate::{
     config::{ControlConfig, Mode, VERSION},
     data_dir::{DataDir, Membership},
+    encryption::SecretBox,
     error::ServerError,
     join::host,
     pki::Authorities,
@@ -24,6 +25,8 @@ pub const FIRST_MEMBER: u64 = 1;
 pub struct Entered {
     pub membership: Membership,
     pub authorities: Authorities,
+    /// The keys for Secrets.
+    pub secrets: SecretBox,
     /// The members' addresses by raft id, as far as they are known.
     pub peers: BTreeMap<u64, String>,
     /// The cluster is new: raft begins with this member alone, and `membership` is not recorded yet.
@@ -33,7 +36,7 @@ pub struct Entered {
 /// Belongs to a cluster as the configuration says, or as the data directory says already.
 pub async fn enter(config: &ControlConfig, data: &DataDir, address: &str) -> Result<Entered, ServerError> {
     match (data.membership()?, &config.mode) {
-        (Some(membership), mode) => resume(data, membership, mode, address),
+        (Some(membership), _) => resume(config, data, membership, address),
         (None, Mode::Init) => found(config, data, address),
         (None, Mode::Join { addresses, token }) => {
             join_cluster(config, data, address, addresses, token).await
@@ -42,9 +45,15 @@ pub async fn enter(config: &ControlConfig, data: &DataDir, address: &str) -> Res
     }
 }
 
-fn resume(data: &DataDir, found: Membership, mode: &Mode, address: &str) -> Result<Entered, ServerError> {
+fn resume(
+    config: &ControlConfig,
+    data: &DataDir,
+    found: Membership,
+    address: &str,
+) -> Result<Entered, ServerError> {
     let authorities = Authorities::load(data)?;
-    if let Mode::Join { token, .. } = mode {
+    let secrets = SecretBox::load(&config.key_ring_path())?;
+    if let Mode::Join { token, .. } = &config.mode {
         let token: JoinToken = token.parse()?;
         if token.ca_pin != authorities.serving_pin()? {
             let path = data.root().to_owned();
@@ -57,7 +66,7 @@ fn resume(data: &DataDir, found: Membership, mode: &Mode, address: &str) -> Resu
     }
     let mut peers = data.peers();
     peers.insert(membership.member_id, address.into());
-    Ok(Entered { membership, authorities, peers, founds: false })
+    Ok(Entered { membership, authorities, secrets, peers, founds: false })
 }
 
 fn found(config: &ControlConfig, data: &DataDir, address: &str) -> Result<Entered, ServerError> {
@@ -65,9 +74,10 @@ fn found(config: &ControlConfig, data: &DataDir, address: &str) -> Result<Entere
     let cluster_id = uuid::Uuid::new_v4().to_string();
     let authorities = Authorities::generate(&cluster_id)?;
     authorities.save(data)?;
+    let secrets = SecretBox::found(&config.key_ring_path())?;
     let membership = Membership::control(&cluster_id, FIRST_MEMBER, &config.name, address);
     let peers = [(FIRST_MEMBER, address.to_owned())].into();
-    Ok(Entered { membership, authorities, peers, founds: true })
+    Ok(Entered { membership, authorities, secrets, peers, founds: true })
 }
 
 async fn join_cluster(
@@ -93,13 +103,14 @@ async fn join_cluster(
     }
     data.begin()?;
     authorities.save(data)?;
+    let secrets = SecretBox::join(&config.key_ring_path(), &response.key_ring)?;
     let mut peers: BTreeMap<u64, String> =
         response.members.into_iter().map(|member| (member.id, member.address)).collect();
     peers.insert(response.member_id, address.to_owned());
     data.record_peers(&peers)?;
     let membership = Membership::control(&response.cluster_id, response.member_id, &config.name, address);
     data.record(&membership)?;
-    Ok(Entered { membership, authorities, peers, founds: false })
+    Ok(Entered { membership, authorities, secrets, peers, founds: false })
 }
 
 /// Listens where it is told; a port 0 takes the port of the last start where that is free.

@@ -62,6 +62,10 @@ pub enum ServerError {
     TokenRole { found: &'static str },
     #[error("the cluster answered the join without {0}")]
     JoinAnswer(&'static str),
+    #[error(
+        "the key ring {path} cannot be used: {reason}; restore it from a backup, or copy that of another control node"
+    )]
+    KeyRing { path: PathBuf, reason: String },
     #[error("a key or certificate could not be made")]
     Certificate(#[from] rcgen::Error),
     #[error("the TLS settings could not be made")]

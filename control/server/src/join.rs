@@ -19,6 +19,7 @@ use tonic::{Code, Request, Response, Status, async_trait};
 use crate::{
     bootstrap::{self, CLUSTER_INFO},
     drafts::new_draft,
+    encryption::SecretBox,
     node_link::Links,
     peers::{MEMBERS, MemberSpec, members},
     pki::{Authorities, CONTROL_ORGANIZATION, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject},
@@ -43,6 +44,7 @@ const MEMBERS_MAX: usize = 9;
 pub struct JoinService {
     pub storage: ReplicatedStorage,
     pub authorities: Arc<Authorities>,
+    pub secrets: Arc<SecretBox>,
     pub cluster_id: String,
     pub links: Arc<Links>,
 }
@@ -124,6 +126,7 @@ impl JoinService {
             serving_certificate_pem,
             member_id,
             ca_keys_pem: authorities.to_bytes().into(),
+            key_ring: self.secrets.ring().to_bytes().into(),
             service_account_key_pem: authorities.service_account_key_pem.clone().into(),
             ..self.common()
         })

@@ -7,7 +7,9 @@ use coracle_raft::Role;
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
-    bootstrap, events,
+    bootstrap,
+    encryption::{self, SecretBox},
+    events,
     events::EventRecorder,
     membership::{self, keeper::Periods},
     node_link::{self, Links},
@@ -34,6 +36,7 @@ pub struct Duties {
     /// Given to each namespace as `kube-root-ca.crt`.
     pub serving_ca_pem: String,
     pub periods: Periods,
+    pub secrets: Arc<SecretBox>,
 }
 
 /// Leads whenever this member is the leader, for as long as the process lives.
@@ -96,6 +99,8 @@ async fn lead(duties: Duties) {
     tasks.spawn(async move { membership::endpoints::publish(&spawned.storage).await });
     let spawned = duties.clone();
     tasks.spawn(async move { version::keep_raised(&spawned.storage).await });
+    let spawned = duties.clone();
+    tasks.spawn(async move { encryption::run_rotation(&spawned.storage, &spawned.secrets).await });
     tasks.spawn(async move { events::sweep(&duties.storage).await });
     // None of them ends by itself: the first that does ends them all.
     tasks.join_next().await;

@@ -16,6 +16,8 @@ mod pki;
 mod machine;
 mod watch_hub;
 
+mod encryption;
+
 mod batch;
 mod peers;
 mod storage;
@@ -37,6 +39,7 @@ mod nodes;
 mod cluster_service;
 mod join;
 mod leader_service;
+mod security_service;
 mod store_service;
 mod tokens;
 

@@ -11,7 +11,7 @@ use coracle_store::{Batch, Store, StoreConfig};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::watch_hub::WatchHub;
+use crate::{encryption::SecretBox, watch_hub::WatchHub};
 
 /// What an applied entry gives back to its proposer.
 #[derive(Clone, Debug)]
@@ -31,10 +31,10 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// An empty machine and the hub through which its state is read.
-    pub fn new(fatal: Arc<Fatal>) -> (Self, Arc<WatchHub>) {
+    /// An empty machine and the hub through which its state is read, opened with these keys.
+    pub fn new(fatal: Arc<Fatal>, secrets: Arc<SecretBox>) -> (Self, Arc<WatchHub>) {
         let store = Arc::new(Mutex::new(Store::new(StoreConfig::default())));
-        let hub = Arc::new(WatchHub::new(store.clone()));
+        let hub = Arc::new(WatchHub::new(store.clone(), secrets));
         (Self { store, hub: hub.clone(), fatal }, hub)
     }
 
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn an_entry_that_cannot_be_applied_stops_the_member() {
         let fatal = Arc::new(Fatal::new(None));
-        let (mut machine, _hub) = Machine::new(fatal.clone());
+        let (mut machine, _hub) = Machine::new(fatal.clone(), Arc::default());
         assert!(catch_unwind(AssertUnwindSafe(|| machine.apply(7, 1, b"\xffnonsense"))).is_err());
         assert!(fatal.borrow().as_deref().is_some_and(|reason| reason.starts_with("entry 7 ")));
     }

@@ -1,4 +1,4 @@
-//! The one door for changes of state, and linearizable reads, from any member.
+//! The one door for changes of state, and linearizable reads, from any member. Secrets are sealed on their way out.
 //!
 //! The leader gathers transactions into entries. Any other member sends each to the leader and waits until its own
 //! state has it too. A retry keeps its request id, so the store gives it the first try's outcome: trying again after
@@ -29,6 +29,7 @@ use tonic::{Code, transport::Channel};
 
 use crate::{
     batch::{Batcher, Done},
+    encryption::{self, NotSealed, SecretBox},
     health::disk_is_low,
     machine::AppliedEntry,
     peers::Peers,
@@ -51,6 +52,9 @@ const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Writes of one member under way at a time; others wait. Below the number of outcomes that the store remembers.
 const WRITES_MAX: usize = 1024;
 
+/// How often a write is sealed anew because the keys have changed meanwhile.
+const SEAL_TRIES: usize = 8;
+
 /// Reads that may wait for the next index.
 const READS_MAX: usize = 16 * 1024;
 
@@ -68,6 +72,7 @@ struct Shared {
     hub: Arc<WatchHub>,
     peers: Arc<Peers>,
     batcher: Batcher,
+    secrets: Arc<SecretBox>,
     /// Random for this start of the process, so that its sequence may begin at one.
     client: u64,
     sequence: AtomicU64,
@@ -103,6 +108,7 @@ impl ReplicatedStorage {
         raft: Raft<AppliedEntry>,
         hub: Arc<WatchHub>,
         peers: Arc<Peers>,
+        secrets: Arc<SecretBox>,
         format: EntryFormat,
     ) -> Self {
         let (reads, waiting) = mpsc::channel(READS_MAX);
@@ -112,6 +118,7 @@ impl ReplicatedStorage {
             raft,
             hub,
             peers,
+            secrets,
             client: rand::random(),
             sequence: AtomicU64::new(0),
             writes: Semaphore::new(WRITES_MAX),
@@ -179,10 +186,40 @@ impl ReplicatedStorage {
 
     /// Applies another member's transaction. Only the leader can; the caller tries elsewhere otherwise.
     pub async fn propose_here(&self, request: Request) -> Result<Done, NotProposed> {
-        if disk_is_low(&self.shared.raft.status().borrow()) && grows(&self.view(), &request.transaction) {
+        let low = disk_is_low(&self.shared.raft.status().borrow());
+        if low && grows(&self.shared.hub.published().sealed, &request.transaction) {
             return Err(NotProposed::NoSpace);
         }
         self.shared.batcher.propose(request).await.map_err(NotProposed::Raft)
+    }
+
+    /// Proposes what is sealed already, or has nothing to be sealed.
+    pub async fn propose_sealed(
+        &self,
+        transaction: Transaction,
+    ) -> Result<Result<Applied, Refusal>, ProposeError> {
+        // Its identity is given only in its turn: an old one could be forgotten before it comes.
+        self.propose_in_turn(|| self.request(transaction)).await
+    }
+
+    /// Seals a transaction and proposes it, again where the keys have changed meanwhile.
+    async fn seal_and_propose(
+        &self,
+        transaction: Transaction,
+    ) -> Result<Result<Applied, Refusal>, ProposeError> {
+        for _ in 0..SEAL_TRIES {
+            let state = self.shared.hub.published();
+            let sealed = match self.shared.secrets.seal_transaction(&transaction, &state) {
+                Ok(sealed) => sealed,
+                Err(NotSealed::Refused(refusal)) => return Ok(Err(refusal)),
+                Err(error @ NotSealed::NoKey(_)) => return Err(ProposeError::Unavailable(error.to_string())),
+            };
+            match self.propose_sealed(sealed).await? {
+                Err(refusal) if encryption::refused_for_its_keys(&refusal) => {}
+                outcome => return Ok(outcome),
+            }
+        }
+        Err(ProposeError::Unavailable("the keys for Secrets keep changing".into()))
     }
 
     /// Tries until there is an outcome or no more time.
@@ -291,8 +328,10 @@ impl Storage for ReplicatedStorage {
     }
 
     async fn propose(&self, transaction: Transaction) -> Result<Result<Applied, Refusal>, ProposeError> {
-        // Its identity is given only now: an old one could be forgotten before it gets its turn.
-        self.propose_in_turn(|| self.request(transaction)).await
+        match encryption::concerns(&transaction) {
+            true => self.seal_and_propose(transaction).await,
+            false => self.propose_sealed(transaction).await,
+        }
     }
 
     fn watch(&self, resource: &ResourceName, after: Revision) -> Result<WatchStream, Expired> {

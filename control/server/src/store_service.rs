@@ -12,7 +12,7 @@ use coracle_store::{decode_transaction, encode_outcome};
 use futures::{FutureExt, Stream, StreamExt, stream};
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::{identity::administrators_only, storage::ReplicatedStorage};
+use crate::{encryption, identity::administrators_only, storage::ReplicatedStorage};
 
 /// Bytes of objects in one answer, about: half of what a message may have.
 const ANSWER_BYTES: usize = coracle_proto::MESSAGE_BYTES_MAX / 2;
@@ -32,6 +32,12 @@ impl Store for StoreService {
         let request = decode_transaction(&request.into_inner().transaction)
             .map_err(|error| Status::invalid_argument(format!("transaction: {error}")))?;
         request.transaction.writes.iter().try_for_each(|write| known(write_resource(write)))?;
+        // A retry must carry the same bytes, and sealing is random: this door cannot give both.
+        if encryption::concerns(&request.transaction) {
+            return Err(Status::invalid_argument(
+                "Secrets are written through the Kubernetes API, which seals them",
+            ));
+        }
         let outcome = self.storage.propose_request(request).await.map_err(|error| match error {
             ProposeError::Unavailable(_) => Status::unavailable(error.to_string()),
             ProposeError::Unknown(_) => Status::unknown(error.to_string()),

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use crate::health::SharedCheckpoints;
 use arc_swap::ArcSwap;
 use coracle_api::{Expired, WatchItem, WatchStream};
-use coracle_objects::{Event, ResourceName, Revision, View};
+use coracle_objects::{Event, ResourceName, Revision, SEALED_RESOURCES, View};
 use coracle_store::Store;
 use parking_lot::Mutex;
 use tokio::{
@@ -16,6 +16,8 @@ use tokio::{
     },
     time::{Instant, Interval, MissedTickBehavior, interval_at},
 };
+
+use crate::encryption::{Published, SecretBox, clear_event, clear_view};
 
 /// Events that a watcher of one resource may be behind before it reads again from the store's window.
 const RESOURCE_EVENTS_MAX: usize = 4096;
@@ -32,7 +34,8 @@ pub type EntryEvents = Arc<[Arc<Event>]>;
 /// Publishes what the store holds.
 pub struct WatchHub {
     store: Arc<Mutex<Store>>,
-    view: ArcSwap<View>,
+    secrets: Arc<SecretBox>,
+    published: ArcSwap<Published>,
     resources: Mutex<BTreeMap<ResourceName, broadcast::Sender<Arc<Event>>>>,
     everything: Mutex<broadcast::Sender<EntryEvents>>,
     checkpoints: SharedCheckpoints,
@@ -48,20 +51,30 @@ pub struct Everything {
 pub struct Lagged;
 
 impl WatchHub {
-    pub fn new(store: Arc<Mutex<Store>>) -> Self {
-        let view = ArcSwap::from_pointee(store.lock().view().clone());
+    /// Opens what is sealed with these keys.
+    pub fn new(store: Arc<Mutex<Store>>, secrets: Arc<SecretBox>) -> Self {
+        let sealed = Arc::new(store.lock().view().clone());
+        let clear = Arc::new(clear_view(&secrets, &sealed, None));
+        let published = ArcSwap::from_pointee(Published { sealed, clear });
         let everything = Mutex::new(broadcast::Sender::new(ENTRIES_MAX));
         Self {
             store,
-            view,
+            secrets,
+            published,
             resources: Mutex::default(),
             everything,
             checkpoints: SharedCheckpoints::default(),
         }
     }
 
+    /// The state in clear.
     pub fn view(&self) -> Arc<View> {
-        self.view.load_full()
+        self.published.load().clear.clone()
+    }
+
+    /// The state as it is stored, and in clear.
+    pub fn published(&self) -> Arc<Published> {
+        self.published.load_full()
     }
 
     /// The state's hash as of some entries, for members to compare.
@@ -70,35 +83,51 @@ impl WatchHub {
     }
 
     /// Called by the machine, with the store locked.
-    pub fn publish(&self, view: Arc<View>, events: &[Arc<Event>]) {
-        self.view.store(view);
+    pub fn publish(&self, sealed: Arc<View>, events: &[Arc<Event>]) {
+        let clear = Arc::new(clear_view(&self.secrets, &sealed, Some(&self.published.load())));
+        self.published.store(Arc::new(Published { sealed, clear: clear.clone() }));
         if events.is_empty() {
             return;
         }
+        let events: EntryEvents =
+            events.iter().map(|event| clear_event(&self.secrets, event, &clear)).collect();
         let resources = self.resources.lock();
-        for event in events {
+        for event in events.iter() {
             if let Some(sender) = resources.get(&event.object.key.resource) {
                 // Without a watcher there is nobody to miss it.
                 let _ = sender.send(event.clone());
             }
         }
         drop(resources);
-        let _ = self.everything.lock().send(events.into());
+        let _ = self.everything.lock().send(events);
     }
 
     /// Another state takes the place of this one, without the events between them: all watches end. Called by the
     /// machine, with the store locked.
-    pub fn replace(&self, view: Arc<View>) {
-        self.view.store(view);
+    pub fn replace(&self, sealed: Arc<View>) {
+        let clear = Arc::new(clear_view(&self.secrets, &sealed, None));
+        self.published.store(Arc::new(Published { sealed, clear }));
         self.resources.lock().clear();
         *self.everything.lock() = broadcast::Sender::new(ENTRIES_MAX);
     }
 
+    /// Opens with new keys what could not be opened before. Whoever has seen it sealed reads again: all watches end.
+    pub fn reopen(&self) {
+        // Nothing is published while the store is locked.
+        let _store = self.store.lock();
+        let published = self.published();
+        let mut objects = SEALED_RESOURCES.iter().flat_map(|resource| published.clear.list(resource, None));
+        if objects.any(|object| object.sealed().is_some() && self.secrets.open(object).is_ok()) {
+            self.replace(published.sealed.clone());
+        }
+    }
+
     /// The state now, and everything that happens after it.
     pub fn everything(&self) -> (Arc<View>, Everything) {
-        let store = self.store.lock();
+        // Nothing is published while the store is locked.
+        let _store = self.store.lock();
         let receiver = self.everything.lock().subscribe();
-        (Arc::new(store.view().clone()), Everything { receiver })
+        (self.view(), Everything { receiver })
     }
 
     /// Members compare it.
@@ -151,6 +180,8 @@ impl WatchHub {
         let backlog = store
             .events_since(resource.as_str(), after)
             .map_err(|expired| Expired { oldest: expired.oldest })?;
+        let clear = self.view();
+        let backlog = backlog.iter().map(|event| clear_event(&self.secrets, event, &clear)).collect();
         let receiver = self
             .resources
             .lock()
@@ -278,7 +309,7 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            let (machine, hub) = Machine::new(Arc::new(watch::Sender::new(None)));
+            let (machine, hub) = Machine::new(Arc::new(watch::Sender::new(None)), Arc::default());
             Self { machine, hub, sequence: 0 }
         }
 

@@ -7,7 +7,7 @@ use super::{form, list};
 use crate::{
     answer,
     error::ApiError,
-    options,
+    options, readable,
     request::Request,
     router::Api,
     storage::{Nodes, Storage},
@@ -20,5 +20,6 @@ pub async fn get<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> Re
     let revision = request.query.get("resourceVersion").map(options::revision).transpose()?;
     let view = list::view_at_least(&api.storage, revision).await?;
     let object = view.get(&key).ok_or_else(|| ApiError::not_found(request.kind(), &key.name.name))?;
+    readable::check(object)?;
     Ok(answer::json_bytes(StatusCode::OK, answer::one(request.kind(), object, form, (api.config.now)())))
 }

@@ -12,6 +12,7 @@ use crate::{
     error::ApiError,
     options::{ListOptions, RevisionMatch},
     pages::Continue,
+    readable,
     request::Request,
     router::Api,
     storage::{Nodes, Storage},
@@ -30,6 +31,7 @@ pub async fn list_or_watch<S: Storage, N: Nodes>(
     }
     let (view, after) = state_for(api, &options).await?;
     let page = page(&view, request, &options, after.as_ref());
+    page.objects.iter().try_for_each(|object| readable::check(object))?;
     if page.meta.continuation.is_some() {
         api.snapshots.keep(&view);
     }

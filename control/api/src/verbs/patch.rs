@@ -11,6 +11,7 @@ use crate::{
     error::ApiError,
     metadata,
     options::{FieldValidation, WriteOptions},
+    readable,
     request::Request,
     router::Api,
     storage::{Nodes, Storage},
@@ -92,6 +93,7 @@ pub async fn patch<S: Storage, N: Nodes>(
     let mut warnings = Vec::new();
     let done = transact(&api.storage, options.dry_run, |view| {
         let old = view.get(&key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
+        readable::check(old)?;
         let before = answer::present_value(kind, old);
         let mut new = before.clone();
         patch.apply(&mut new, kind.schema).map_err(|error| refused(kind, &key.name.name, &patch, &error))?;

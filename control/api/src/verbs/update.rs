@@ -15,6 +15,7 @@ use crate::{
     error::{ApiError, MODIFIED},
     metadata,
     options::WriteOptions,
+    readable,
     request::Request,
     router::Api,
     storage::{Nodes, Storage},
@@ -68,6 +69,7 @@ pub fn plan(
     mut new: Value,
     part: Part,
 ) -> Result<Plan, ApiError> {
+    readable::check(old)?;
     check_preconditions(kind, old, &new)?;
     let before = answer::present_value(kind, old);
     keep_system_metadata(&before, &mut new);

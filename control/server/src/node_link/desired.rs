@@ -118,7 +118,9 @@ impl Desired {
     }
 
     fn put(&mut self, object: &Object, messages: &mut Vec<ObjectEvent>) {
-        if self.sent.get(&object.key).is_none_or(|sent| *sent < object.revision) {
+        // To the node, what this member cannot open is not there.
+        if object.sealed().is_none() && self.sent.get(&object.key).is_none_or(|sent| *sent < object.revision)
+        {
             self.sent.insert(object.key.clone(), object.revision);
             messages.push(message(Type::Put, &object.key, object.revision, object.json.clone()));
         }

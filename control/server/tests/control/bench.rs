@@ -2,16 +2,21 @@
 
 use std::{collections::BTreeMap, future::Future, path::Path, time::Duration};
 
-use base64::Engine;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use coracle_api::Storage;
 use coracle_objects::{ObjectKey, Transaction};
 use coracle_proto::{cluster::cluster_client::ClusterClient, join::Role, tls};
 use coracle_server::{Control, ControlConfig, Mode, ServerError};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use rustls::ClientConfig;
 
 /// Long enough for a loaded machine; nothing here waits for so long when it works.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,7 +41,7 @@ pub fn administration(control: &Control) -> ClusterClient<tonic::transport::Chan
     let kubeconfig: serde_json::Value = serde_yaml_ng::from_str(&text).unwrap();
     let pem = |place: &str| {
         let text = kubeconfig.pointer(place).and_then(serde_json::Value::as_str).unwrap();
-        String::from_utf8(base64::engine::general_purpose::STANDARD.decode(text).unwrap()).unwrap()
+        String::from_utf8(STANDARD.decode(text).unwrap()).unwrap()
     };
     let ca = pem("/clusters/0/cluster/certificate-authority-data");
     let (certificate, key) =
@@ -109,6 +114,40 @@ pub async fn client(control: &Control) -> Client {
     let kubeconfig = Kubeconfig::read_from(control.kubeconfig_path()).unwrap();
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
     Client::try_from(config).unwrap()
+}
+
+/// An administrator's TLS settings for gRPC and the registry.
+pub fn admin(control: &Control) -> ClientConfig {
+    let text = std::fs::read_to_string(control.kubeconfig_path()).unwrap();
+    let kubeconfig: serde_json::Value = serde_yaml_ng::from_str(&text).unwrap();
+    let field = |pointer: &str| {
+        let base64 = kubeconfig.pointer(pointer).and_then(|value| value.as_str()).unwrap();
+        String::from_utf8(STANDARD.decode(base64).unwrap()).unwrap()
+    };
+    let ca = field("/clusters/0/cluster/certificate-authority-data");
+    let certificate = field("/users/0/user/client-certificate-data");
+    tls::client_config(&ca, &certificate, &field("/users/0/user/client-key-data")).unwrap()
+}
+
+/// One request over its own connection.
+pub async fn send(
+    address: &str,
+    config: &ClientConfig,
+    method: Method,
+    path: &str,
+    body: &[u8],
+) -> Response<Bytes> {
+    let stream = tls::connect(address, config.clone().into()).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", address)
+        .body(Full::new(Bytes::copy_from_slice(body)))
+        .unwrap();
+    let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
+    Response::from_parts(parts, body.collect().await.unwrap().to_bytes())
 }
 
 pub async fn config_maps(control: &Control) -> Api<ConfigMap> {

@@ -3,11 +3,12 @@
 mod bench;
 
 mod joining;
-mod metrics;
 mod membership;
+mod metrics;
 mod nodes;
 mod registry;
 mod replication;
+mod secrets;
 mod single;
 mod store;
 mod tokens;

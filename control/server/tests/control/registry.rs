@@ -1,55 +1,19 @@
 //! Pushing and pulling through the OCI distribution API.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use coracle_proto::{
     join::{Role, join},
     tls,
 };
 use coracle_server::Control;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http::{Method, Response, StatusCode};
 use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::bench::{init, three};
+use crate::bench::{admin, init, send, three};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-
-/// One request over its own connection.
-async fn send(
-    address: &str,
-    config: &ClientConfig,
-    method: Method,
-    path: &str,
-    body: &[u8],
-) -> Response<Bytes> {
-    let stream = tls::connect(address, config.clone().into()).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", address)
-        .body(Full::new(Bytes::copy_from_slice(body)))
-        .unwrap();
-    let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
-    Response::from_parts(parts, body.collect().await.unwrap().to_bytes())
-}
-
-fn admin(control: &Control) -> ClientConfig {
-    let text = std::fs::read_to_string(control.kubeconfig_path()).unwrap();
-    let kubeconfig: serde_json::Value = serde_yaml_ng::from_str(&text).unwrap();
-    let field = |pointer: &str| {
-        let base64 = kubeconfig.pointer(pointer).and_then(|value| value.as_str()).unwrap();
-        String::from_utf8(STANDARD.decode(base64).unwrap()).unwrap()
-    };
-    let ca = field("/clusters/0/cluster/certificate-authority-data");
-    let certificate = field("/users/0/user/client-certificate-data");
-    tls::client_config(&ca, &certificate, &field("/users/0/user/client-key-data")).unwrap()
-}
 
 async fn node(control: &Control) -> ClientConfig {
     let token = control.create_token(Role::Node, 60).await.unwrap();

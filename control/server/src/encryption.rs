@@ -1,0 +1,29 @@
+//! Secrets encrypted at rest.
+//!
+//! ```text
+//! propose: Transaction with drafts in clear -> SecretBox::seal_transaction -> raft log, store, snapshot: ciphertext
+//! read:    the store's view -> clear_view -> WatchHub::view, events: drafts in clear, in memory only
+//! ```
+//!
+//! There is one seam on each way: [`crate::storage`] seals what it proposes, [`crate::watch_hub`] opens what it
+//! publishes. Everything else in a control node sees objects in clear and knows nothing of keys.
+
+mod clear;
+mod key;
+mod key_ring;
+mod sealing;
+mod secret_box;
+
+mod follow;
+mod rotation;
+mod state;
+
+#[cfg(test)]
+mod tests;
+
+pub use clear::{Published, clear_event, clear_view};
+pub use follow::follow;
+pub use rotation::{KeysRefused, begin as begin_rotation, drop_key, run as run_rotation};
+pub use sealing::{NotSealed, concerns, refused_for_its_keys};
+pub use secret_box::SecretBox;
+pub use state::{KeyRingState, counts, members_without};
