@@ -98,6 +98,6 @@ async fn a_node_may_not_push_and_a_stranger_may_not_even_look() {
     assert_eq!(send(&address, &stranger, Method::GET, "/livez", b"").await.status(), StatusCode::OK);
     let metrics = send(&address, &admin(&control), Method::GET, "/metrics", b"").await;
     let metrics = String::from_utf8_lossy(metrics.body()).into_owned();
-    assert!(metrics.contains("coracle_raft_is_leader 1"), "{metrics}");
+    assert!(metrics.contains("coracle_server_is_leader 1"), "{metrics}");
     control.shutdown().await;
 }
