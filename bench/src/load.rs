@@ -8,6 +8,50 @@ use std::{
 
 use anyhow::{Context, Result};
 
+/// What the runs of one load took, each for itself and all together.
+#[derive(Clone, Debug, Default)]
+pub struct Times {
+    each: Vec<Duration>,
+    all: Duration,
+    /// What was done, where it is more than was timed.
+    done: u64,
+}
+
+impl Times {
+    pub fn new(each: Vec<Duration>, all: Duration) -> Self {
+        let done = each.len() as u64;
+        Self { each, all, done }
+    }
+
+    /// `each` are samples of `done` in all.
+    pub fn sampled(each: Vec<Duration>, all: Duration, done: u64) -> Self {
+        Self { each, all, done }
+    }
+
+    /// How much was done.
+    pub fn count(&self) -> u64 {
+        self.done
+    }
+
+    /// Adds a later run of the same load.
+    pub fn add(&mut self, later: Times) {
+        self.each.extend(later.each);
+        self.all += later.all;
+        self.done += later.done;
+    }
+
+    pub fn measured(&self) -> Measured {
+        let mut times = self.each.clone();
+        times.sort_unstable();
+        let at = |share: f64| {
+            let last = times.len().saturating_sub(1);
+            times.get(((times.len() as f64 * share) as usize).min(last)).copied().unwrap_or_default()
+        };
+        let seconds = self.all.as_secs_f64().max(f64::MIN_POSITIVE);
+        Measured { per_second: self.done as f64 / seconds, p50: at(0.5), p99: at(0.99), p999: at(0.999) }
+    }
+}
+
 /// What a load measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Measured {
@@ -29,12 +73,12 @@ impl Measured {
     }
 }
 
-fn ms(time: Duration) -> f64 {
+pub fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
 /// Runs `request(client, sequence)` in a closed loop from `clients` tasks for `time`. The first error ends the run.
-pub async fn closed_loop<F, R>(clients: usize, time: Duration, request: F) -> Result<Measured>
+pub async fn closed_loop<F, R>(clients: usize, time: Duration, request: F) -> Result<Times>
 where
     F: Fn(usize, u64) -> R + Clone + Send + 'static,
     R: Future<Output = Result<()>> + Send + 'static,
@@ -59,10 +103,5 @@ where
     for task in tasks {
         times.extend(task.await.context("a client panicked")??);
     }
-    let elapsed = begun.elapsed().as_secs_f64();
-    times.sort_unstable();
-    let at =
-        |share: f64| times.get(((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1)));
-    let at = |share: f64| at(share).copied().unwrap_or_default();
-    Ok(Measured { per_second: times.len() as f64 / elapsed, p50: at(0.5), p99: at(0.99), p999: at(0.999) })
+    Ok(Times::new(times, begun.elapsed()))
 }

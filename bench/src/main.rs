@@ -1,12 +1,16 @@
 //! The measurements: ours, the peer's and the ratio, from one run on one machine.
 //!
-//! `cargo run --release -p coracle-bench -- http|store|footprint`. Peers are found on the PATH, or named by
+//! `cargo run --release -p coracle-bench -- http|store|failover|footprint|scale`. Peers are found on the PATH, or named by
 //! environment variables; what is missing is said and skipped. `cargo build --release` must have made the binary.
 
+mod client;
+mod cluster;
+mod failover;
 mod footprint;
 mod http_row;
 mod load;
 mod process;
+mod scale;
 mod store;
 
 use std::time::Duration;
@@ -28,10 +32,27 @@ struct Cli {
 enum Row {
     /// Row 1: HTTP components through the gateway, against `wasmtime serve` ($WASMTIME), loaded by wrk.
     Http,
-    /// Row 7: replicated writes and linearizable reads of three voters, against etcd.
-    Store,
+    /// Row 7: replicated writes, linearizable reads and watch events of three voters, against etcd ($ETCD).
+    Store {
+        /// How often ours and the peer's run in turn, each for the given seconds.
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+    },
+    /// Row 8: a leader killed until the next write, against etcd; a node killed until its pods are Ready elsewhere.
+    Failover {
+        /// How often.
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
+    },
     /// Row 9: binary size, resident memory of `coracle up`, time to Ready.
     Footprint,
+    /// Many objects and watches on one control node: memory, LIST, restart, snapshot.
+    Scale {
+        #[arg(long, default_value_t = 100_000)]
+        objects: usize,
+        #[arg(long, default_value_t = 1_000)]
+        watches: usize,
+    },
 }
 
 fn main() -> Result<()> {
@@ -42,8 +63,10 @@ fn main() -> Result<()> {
         let time = Duration::from_secs(cli.seconds);
         match cli.row {
             Row::Http => http_row::run(time).await,
-            Row::Store => store::run(time).await,
+            Row::Store { rounds } => store::run(time, rounds.max(1)).await,
+            Row::Failover { rounds } => failover::run(rounds.max(1)).await,
             Row::Footprint => footprint::run().await,
+            Row::Scale { objects, watches } => scale::run(objects.max(1), watches).await,
         }
     })
 }

@@ -55,10 +55,28 @@ impl Running {
         Ok((field("Rss:")?, field("Pss:")?))
     }
 
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        // A process that has ended needs none.
+        let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal);
+    }
+
+    /// Whether it still runs.
+    pub fn lives(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// SIGTERM, then SIGKILL after five seconds.
     pub fn stop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        if !self.lives() {
+            return;
+        }
+        self.signal(rustix::process::Signal::TERM);
         let deadline = Instant::now() + Duration::from_secs(5);
         while Instant::now() < deadline {
             if matches!(self.child.try_wait(), Ok(Some(_))) {
@@ -66,8 +84,7 @@ impl Running {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 
@@ -77,13 +94,13 @@ impl Drop for Running {
     }
 }
 
-/// The release binary of this workspace.
+/// The binary beside this one: of the same profile.
 pub fn coracle() -> Result<PathBuf> {
     let mut folder = env::current_exe()?;
     folder.pop();
     let path = folder.join("coracle");
     if !path.exists() {
-        bail!("{} is missing: run `cargo build --release` first", path.display());
+        bail!("{} is missing: run `cargo build --release` (or `cargo build`) first", path.display());
     }
     Ok(path)
 }

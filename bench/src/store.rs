@@ -1,90 +1,116 @@
-//! Row 7: replicated writes and linearizable reads of three voters on this machine, against etcd with as many voters,
-//! the same value size, the same client counts, TLS and fsync on both sides.
+//! Row 7: replicated writes, linearizable reads and delivered watch events of three voters on this machine, against etcd
+//! with as many voters, the same bytes a value, the same client counts, TLS and fsync on both sides.
+//!
+//! Every load runs in rounds, ours and the peer's in turn, so that a machine that others use favours neither.
 
 mod etcd;
 mod ours;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
-use futures::future::BoxFuture;
+use futures::{future::BoxFuture, stream::BoxStream};
 
-use crate::load::{Measured, closed_loop};
+use crate::{
+    cluster::Cluster,
+    load::{Measured, Times, closed_loop},
+};
+
+pub use etcd::EtcdCluster;
+pub use ours::GrpcDoor;
 
 /// Closed-loop clients of one run each.
 const CLIENTS: &[usize] = &[1, 16, 256];
 /// Connections that the clients share.
 pub const CONNECTIONS: usize = 8;
-/// Bytes of one value, beside its key.
-pub const VALUE_BYTES: usize = 512;
-/// Keys that are written and read, in turn.
+/// Bytes of data in one object, beside its metadata.
+const DATA_BYTES: usize = 512;
+/// Objects that are written and read, in turn.
 pub const KEYS: u64 = 1000;
 
 /// A store under load: one write or read of `key` on behalf of `client`.
 pub trait Door: Send + Sync + 'static {
     fn name(&self) -> &'static str;
     fn put(&self, client: usize, key: u64) -> BoxFuture<'static, Result<()>>;
-    /// A linearizable read; `None` where this door has none.
-    fn get(&self, client: usize, key: u64) -> Option<BoxFuture<'static, Result<()>>>;
+    /// A linearizable read.
+    fn get(&self, client: usize, key: u64) -> BoxFuture<'static, Result<()>>;
+    /// All changes from now on, once it resolves. An item is what came together.
+    fn watch(&self, watcher: usize) -> BoxFuture<'static, Result<BoxStream<'static, Result<Arrived>>>>;
 }
 
-pub async fn run(time: Duration) -> Result<()> {
-    let ours = ours::Cluster::start().await?;
-    let etcd = etcd::Cluster::start().await?;
-    let doors: Vec<Arc<dyn Door>> = ours.doors().await?;
-    let peer: Option<Arc<dyn Door>> = match &etcd {
-        Some(cluster) => Some(cluster.door()),
-        None => None,
-    };
-    for door in doors.iter().chain(&peer) {
+/// Events that came together, and the first one's object.
+pub struct Arrived {
+    pub events: u64,
+    pub first: bytes::Bytes,
+}
+
+/// The object that every door writes: a ConfigMap whose data begins with the time, in nanoseconds since the epoch.
+pub fn object(key: u64) -> Vec<u8> {
+    let padding = "x".repeat(DATA_BYTES - 20);
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+    format!(
+        r#"{{"kind":"ConfigMap","apiVersion":"v1","metadata":{{"name":"bench-{key}","namespace":"default"}},"data":{{"value":"{now:020}{padding}"}}}}"#,
+    )
+    .into_bytes()
+}
+
+pub async fn run(time: Duration, rounds: u32) -> Result<()> {
+    let cluster = Cluster::start(3).await?;
+    let etcd = EtcdCluster::start().await?;
+    let leader = cluster.leader().await?;
+    let client = cluster.client(leader)?;
+    let mut doors: Vec<Arc<dyn Door>> =
+        vec![Arc::new(ours::GrpcDoor::new(&client)), Arc::new(ours::RestDoor::new(&client).await?)];
+    if let Some(etcd) = &etcd {
+        doors.push(Arc::new(etcd.door(etcd.leader().await?)?));
+    }
+    for door in &doors {
         for key in 0..KEYS {
             door.put(key as usize, key).await?;
         }
     }
     for &clients in CLIENTS {
-        for writes in [true, false] {
-            let theirs = match &peer {
-                Some(peer) => load(peer, clients, time, writes).await?,
-                None => None,
-            };
-            for door in &doors {
-                let Some(measured) = load(door, clients, time, writes).await? else { continue };
-                print(writes, clients, door.name(), &measured, theirs.as_ref());
+        for (what, write) in [("writes", true), ("linearizable reads", false)] {
+            let mut all = vec![Times::default(); doors.len()];
+            for _ in 0..rounds {
+                for (door, times) in doors.iter().zip(&mut all) {
+                    times.add(load(door, clients, time, write).await?);
+                }
             }
-            if let (Some(peer), Some(theirs)) = (&peer, &theirs) {
-                print(writes, clients, peer.name(), theirs, None);
-            }
+            report(&format!("{what}, {clients} clients"), &doors, &all);
         }
     }
+    let mut all = vec![Times::default(); doors.len()];
+    for _ in 0..rounds {
+        for (door, times) in doors.iter().zip(&mut all) {
+            times.add(watch::load(door, time).await?);
+        }
+    }
+    let what = format!("events, {} watchers, {} writers", watch::WATCHERS, watch::WRITERS);
+    report(&what, &doors, &all);
     Ok(())
 }
 
-async fn load(
-    door: &Arc<dyn Door>,
-    clients: usize,
-    time: Duration,
-    writes: bool,
-) -> Result<Option<Measured>> {
-    if !writes {
-        let Some(first) = door.get(0, 0) else { return Ok(None) };
-        first.await?;
-    }
+async fn load(door: &Arc<dyn Door>, clients: usize, time: Duration, write: bool) -> Result<Times> {
     let door = door.clone();
-    let measured = closed_loop(clients, time, move |client, sequence| {
+    closed_loop(clients, time, move |client, sequence| {
         let key = sequence % KEYS;
-        if writes {
-            door.put(client, key)
-        } else {
-            door.get(client, key).unwrap_or_else(|| Box::pin(async { Ok(()) }))
-        }
+        if write { door.put(client, key) } else { door.get(client, key) }
     })
-    .await?;
-    Ok(Some(measured))
+    .await
 }
 
-fn print(writes: bool, clients: usize, who: &str, measured: &Measured, peer: Option<&Measured>) {
-    let what = if writes { "writes" } else { "linearizable reads" };
-    let ratio =
-        peer.map(|peer| format!("  {:.2} x etcd", measured.per_second / peer.per_second)).unwrap_or_default();
-    println!("row 7  {what:<18} {clients:>3} clients  {who:<16} {}{ratio}", measured.line());
+/// Prints each door's figures; ours as multiples of the last one's, where that is the peer's.
+fn report(what: &str, doors: &[Arc<dyn Door>], all: &[Times]) {
+    let measured: Vec<Measured> = all.iter().map(Times::measured).collect();
+    let peer = doors.iter().position(|door| door.name().starts_with("etcd")).map(|at| &measured[at]);
+    for (door, measured) in doors.iter().zip(&measured) {
+        let ours = !door.name().starts_with("etcd");
+        let ratio = peer.filter(|_| ours).map(|peer| {
+            let (rate, p99) = (measured.per_second / peer.per_second, measured.p99.as_secs_f64());
+            format!("  {rate:.2} x etcd, p99 {:.2} x", p99 / peer.p99.as_secs_f64())
+        });
+        println!("row 7  {what:<34} {:<14} {}{}", door.name(), measured.line(), ratio.unwrap_or_default());
+    }
 }

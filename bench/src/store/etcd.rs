@@ -1,102 +1,141 @@
 //! Three etcd members on the loopback, with TLS for clients and peers.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
 use tonic::transport::Channel;
 
-use super::{CONNECTIONS, Door, VALUE_BYTES};
+use super::{Arrived, CONNECTIONS, Door, object};
 use crate::process::{Running, free_port, peer, wait_port};
 
-mod api {
+pub mod api {
     tonic::include_proto!("etcdserverpb");
 }
 
-use api::kv_client::KvClient;
+use api::{kv_client::KvClient, maintenance_client::MaintenanceClient, watch_client::WatchClient};
 
-pub struct Cluster {
-    _members: Vec<Running>,
-    _folder: tempfile::TempDir,
-    channels: Vec<Channel>,
+/// Until a leader must be there.
+const LEADER_WITHIN: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+
+pub struct EtcdCluster {
+    binary: PathBuf,
+    folder: tempfile::TempDir,
+    certificate: String,
+    key: String,
+    members: Vec<Member>,
 }
 
-impl Cluster {
+struct Member {
+    client: u16,
+    peer: u16,
+    running: Option<Running>,
+}
+
+impl EtcdCluster {
     /// `None` where etcd is not installed.
     pub async fn start() -> Result<Option<Self>> {
-        let Some(etcd) = peer("ETCD", "etcd", "apt-get install etcd-server") else { return Ok(None) };
+        let Some(binary) = peer("ETCD", "etcd", "apt-get install etcd-server") else { return Ok(None) };
         let folder = tempfile::tempdir()?;
         let (certificate, key) = certificate(folder.path())?;
-        let mut ports = Vec::new();
-        for _ in 0..3 {
-            ports.push((free_port()?, free_port()?));
-        }
-        let cluster: Vec<String> =
-            ports.iter().map(|(_, peer)| format!("m{peer}=https://127.0.0.1:{peer}")).collect();
         let mut members = Vec::new();
-        for (client, peer) in &ports {
-            let mut command = Command::new(&etcd);
-            command
-                .args(["--name", &format!("m{peer}"), "--data-dir"])
-                .arg(folder.path().join(format!("m{peer}")));
-            command.args(["--initial-cluster", &cluster.join(","), "--log-level", "error"]);
-            for (flag, port) in [
-                ("--listen-client-urls", client),
-                ("--advertise-client-urls", client),
-                ("--listen-peer-urls", peer),
-                ("--initial-advertise-peer-urls", peer),
-            ] {
-                command.args([flag, &format!("https://127.0.0.1:{port}")]);
-            }
-            for (flag, file) in [
-                ("--cert-file", "cert.pem"),
-                ("--key-file", "key.pem"),
-                ("--trusted-ca-file", "cert.pem"),
-                ("--peer-cert-file", "cert.pem"),
-                ("--peer-key-file", "key.pem"),
-                ("--peer-trusted-ca-file", "cert.pem"),
-            ] {
-                command.arg(flag).arg(folder.path().join(file));
-            }
-            members.push(Running::start(command.stdout(Stdio::null()).stderr(Stdio::null()))?);
+        for _ in 0..3 {
+            members.push(Member { client: free_port()?, peer: free_port()?, running: None });
         }
-        for (client, _) in &ports {
-            wait_port(*client)?;
+        let mut cluster = Self { binary, folder, certificate, key, members };
+        for number in 0..3 {
+            cluster.spawn(number)?;
         }
-        let leader = leader(&certificate, &key, &ports).await?;
-        let tls = coracle_proto::tls::client_config(&certificate, &certificate, &key)?;
-        let channels = (0..CONNECTIONS).map(|_| coracle_proto::tls::channel(&leader, tls.clone())).collect();
-        Ok(Some(Self { _members: members, _folder: folder, channels }))
+        for member in &cluster.members {
+            wait_port(member.client)?;
+        }
+        cluster.leader().await?;
+        Ok(Some(cluster))
     }
 
-    pub fn door(&self) -> Arc<dyn Door> {
-        Arc::new(EtcdDoor { clients: self.channels.iter().cloned().map(KvClient::new).collect() })
+    fn spawn(&mut self, number: usize) -> Result<()> {
+        let all: Vec<String> =
+            self.members.iter().map(|member| format!("m{0}=https://127.0.0.1:{0}", member.peer)).collect();
+        let Member { client, peer, .. } = &self.members[number];
+        let mut command = Command::new(&self.binary);
+        command
+            .args(["--name", &format!("m{peer}"), "--data-dir"])
+            .arg(self.folder.path().join(format!("m{peer}")));
+        command.args(["--initial-cluster", &all.join(","), "--log-level", "error"]);
+        for (flag, port) in [
+            ("--listen-client-urls", client),
+            ("--advertise-client-urls", client),
+            ("--listen-peer-urls", peer),
+            ("--initial-advertise-peer-urls", peer),
+        ] {
+            command.args([flag, &format!("https://127.0.0.1:{port}")]);
+        }
+        for (flag, file) in [
+            ("--cert-file", "cert.pem"),
+            ("--key-file", "key.pem"),
+            ("--trusted-ca-file", "cert.pem"),
+            ("--peer-cert-file", "cert.pem"),
+            ("--peer-key-file", "key.pem"),
+            ("--peer-trusted-ca-file", "cert.pem"),
+        ] {
+            command.arg(flag).arg(self.folder.path().join(file));
+        }
+        let running = Running::start(command.stdout(Stdio::null()).stderr(Stdio::null()))?;
+        self.members[number].running = Some(running);
+        Ok(())
     }
-}
 
-/// The member that answers a write soonest is taken for the leader: a follower forwards.
-async fn leader(certificate: &str, key: &str, ports: &[(u16, u16)]) -> Result<String> {
-    let tls = coracle_proto::tls::client_config(certificate, certificate, key)?;
-    let mut best: Option<(std::time::Duration, String)> = None;
-    for (port, _) in ports {
-        let address = format!("127.0.0.1:{port}");
-        let mut client = KvClient::new(coracle_proto::tls::channel(&address, tls.clone()));
-        let request = || api::PutRequest { key: "probe".into(), value: "x".into() };
-        client.put(request()).await.context("the first write to etcd")?;
-        let begun = std::time::Instant::now();
-        for _ in 0..20 {
-            client.put(request()).await?;
-        }
-        if best.as_ref().is_none_or(|(time, _)| begun.elapsed() < *time) {
-            best = Some((begun.elapsed(), address));
+    pub fn kill(&mut self, number: usize) {
+        if let Some(mut running) = self.members[number].running.take() {
+            running.kill();
         }
     }
-    Ok(best.context("etcd has no members")?.1)
+
+    /// Starts a member again that was killed; returns once it listens.
+    pub fn resume(&mut self, number: usize) -> Result<()> {
+        self.spawn(number)?;
+        wait_port(self.members[number].client)
+    }
+
+    pub fn alive(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.members.len()).filter(|number| self.members[*number].running.is_some())
+    }
+
+    fn channel(&self, number: usize) -> Result<Channel> {
+        let tls = coracle_proto::tls::client_config(&self.certificate, &self.certificate, &self.key)?;
+        Ok(coracle_proto::tls::channel(&format!("127.0.0.1:{}", self.members[number].client), tls))
+    }
+
+    pub fn door(&self, number: usize) -> Result<EtcdDoor> {
+        Ok(EtcdDoor { channels: (0..CONNECTIONS).map(|_| self.channel(number)).collect::<Result<_>>()? })
+    }
+
+    /// Which member leads, as soon as one does.
+    pub async fn leader(&self) -> Result<usize> {
+        let deadline = Instant::now() + LEADER_WITHIN;
+        loop {
+            for number in self.alive() {
+                let status =
+                    MaintenanceClient::new(self.channel(number)?).status(api::StatusRequest {}).await;
+                if let Ok(status) = status.map(tonic::Response::into_inner)
+                    && status.leader != 0
+                    && status.header.is_some_and(|header| header.member_id == status.leader)
+                {
+                    return Ok(number);
+                }
+            }
+            if Instant::now() > deadline {
+                bail!("no etcd member leads");
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
 }
 
 /// A self-signed certificate for the loopback and the fixed name that our connector checks.
@@ -109,8 +148,14 @@ fn certificate(folder: &Path) -> Result<(String, String)> {
     Ok((certificate, key))
 }
 
-struct EtcdDoor {
-    clients: Vec<KvClient<Channel>>,
+pub struct EtcdDoor {
+    channels: Vec<Channel>,
+}
+
+impl EtcdDoor {
+    fn channel(&self, client: usize) -> Channel {
+        self.channels[client % self.channels.len()].clone()
+    }
 }
 
 impl Door for EtcdDoor {
@@ -119,20 +164,46 @@ impl Door for EtcdDoor {
     }
 
     fn put(&self, client: usize, key: u64) -> BoxFuture<'static, Result<()>> {
-        let mut kv = self.clients[client % self.clients.len()].clone();
+        let mut kv = KvClient::new(self.channel(client));
         Box::pin(async move {
-            let value = Bytes::from(vec![b'x'; VALUE_BYTES]);
+            let value = Bytes::from(object(key));
             kv.put(api::PutRequest { key: format!("/bench/{key}").into(), value }).await?;
             Ok(())
         })
     }
 
-    fn get(&self, client: usize, key: u64) -> Option<BoxFuture<'static, Result<()>>> {
-        let mut kv = self.clients[client % self.clients.len()].clone();
-        Some(Box::pin(async move {
+    fn get(&self, client: usize, key: u64) -> BoxFuture<'static, Result<()>> {
+        let mut kv = KvClient::new(self.channel(client));
+        Box::pin(async move {
             let answer = kv.range(api::RangeRequest { key: format!("/bench/{key}").into() }).await?;
-            anyhow::ensure!(answer.into_inner().kvs.len() == 1, "etcd lost key {key}");
+            ensure!(answer.into_inner().kvs.len() == 1, "etcd lost key {key}");
             Ok(())
-        }))
+        })
+    }
+
+    fn watch(&self, watcher: usize) -> BoxFuture<'static, Result<BoxStream<'static, Result<Arrived>>>> {
+        let mut watch = WatchClient::new(self.channel(watcher));
+        Box::pin(async move {
+            let create = api::WatchCreateRequest {
+                key: "/bench/".into(),
+                range_end: "/bench0".into(),
+                start_revision: 0,
+            };
+            let union = api::watch_request::RequestUnion::CreateRequest(create);
+            let create = api::WatchRequest { request_union: Some(union) };
+            // The stream of requests stays open, or etcd ends the watch.
+            let requests = futures::stream::iter([create]).chain(futures::stream::pending());
+            let mut answers = watch.watch(requests).await?.into_inner();
+            let first = answers.message().await?.context("the watch ended before it began")?;
+            ensure!(first.created, "etcd did not make the watch");
+            let arrived = answers.filter_map(async |answer| match answer {
+                Ok(answer) => {
+                    let first = answer.events.first()?.kv.as_ref()?.value.clone();
+                    Some(Ok(Arrived { events: answer.events.len() as u64, first }))
+                }
+                Err(status) => Some(Err(status.into())),
+            });
+            Ok(arrived.boxed())
+        })
     }
 }
