@@ -1,6 +1,6 @@
 //! The measurements: ours, the peer's and the ratio, from one run on one machine.
 //!
-//! `cargo run --release -p coracle-bench -- http|store|failover|footprint|scale`. Peers are found on the PATH, or named by
+//! `cargo run --release -p coracle-bench -- http|store|failover|footprint|scale|soak`. Peers are found on the PATH, or named by
 //! environment variables; what is missing is said and skipped. `cargo build --release` must have made the binary.
 
 mod client;
@@ -11,6 +11,7 @@ mod http_row;
 mod load;
 mod process;
 mod scale;
+mod soak;
 mod store;
 
 use std::time::Duration;
@@ -53,6 +54,23 @@ enum Row {
         #[arg(long, default_value_t = 1_000)]
         watches: usize,
     },
+    /// Three control processes in network namespaces under random faults, and a checker of what clients saw. Needs
+    /// root, iproute2 and nftables.
+    Soak {
+        /// How long faults go on.
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
+        /// Further seconds.
+        #[arg(long = "and-seconds", default_value_t = 0)]
+        and_seconds: u64,
+        /// Repeats the faults of an earlier run; random otherwise.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Size of the third member's data directory in MB, a tmpfs that is filled now and then; 0 for the real disk
+        /// and no full disk.
+        #[arg(long, default_value_t = 400)]
+        small_mb: u64,
+    },
 }
 
 fn main() -> Result<()> {
@@ -66,6 +84,11 @@ fn main() -> Result<()> {
             Row::Store { rounds } => store::run(time, rounds.max(1)).await,
             Row::Failover { rounds } => failover::run(rounds.max(1)).await,
             Row::Footprint => footprint::run().await,
+            Row::Soak { minutes, and_seconds, seed, small_mb } => {
+                let time = Duration::from_secs(minutes * 60 + and_seconds);
+                let seed = seed.unwrap_or_else(rand::random);
+                soak::run(soak::Settings { time, seed, small_mb: Some(small_mb).filter(|mb| *mb > 0) }).await
+            }
             Row::Scale { objects, watches } => scale::run(objects.max(1), watches).await,
         }
     })
