@@ -1,0 +1,4 @@
+//! See `coracle_fuzz::raft_step`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| coracle_fuzz::raft_step(data));
