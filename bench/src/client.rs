@@ -51,7 +51,7 @@ impl Client {
     }
 
     pub async fn status(&self) -> Result<StatusResponse> {
-        Ok(ClusterClient::new(self.channel()).status(StatusRequest {}).await?.into_inner())
+        Ok(ClusterClient::new(self.channel()).status(StatusRequest::default()).await?.into_inner())
     }
 
     pub async fn rest(&self) -> Result<Rest> {

@@ -33,17 +33,8 @@ impl Cluster {
     /// Starts so many, and waits until all vote.
     pub async fn start(count: usize) -> Result<Self> {
         let mut cluster = Self { binary: coracle()?, folder: tempfile::tempdir()?, members: Vec::new() };
-        for number in 0..count {
-            let address = format!("127.0.0.1:{}", free_port()?);
-            cluster.members.push(Member { address, running: None });
-            let mut command = cluster.command(number);
-            if number == 0 {
-                command.arg("--init");
-            } else {
-                let token = cluster.cli(&["token", "create", "--role", "control"])?;
-                command.args(["--join", &cluster.members[0].address, "--token", token.trim()]);
-            }
-            cluster.members[number].running = Some(Running::start_until(&mut command, "control node at")?);
+        for _ in 0..count {
+            cluster.add()?;
         }
         let deadline = Instant::now() + READY_WITHIN;
         while cluster.client(0)?.status().await?.members.iter().filter(|member| member.voter).count() < count
@@ -54,6 +45,28 @@ impl Cluster {
             tokio::time::sleep(POLL).await;
         }
         Ok(cluster)
+    }
+
+    /// Starts one more, which becomes a voter by itself where that makes an odd number: its number.
+    pub fn add(&mut self) -> Result<usize> {
+        let number = self.members.len();
+        let join = match self.alive().next() {
+            Some(other) => {
+                let token = self.cli(&["token", "create", "--role", "control"])?;
+                vec![
+                    "--join".to_owned(),
+                    self.members[other].address.clone(),
+                    "--token".to_owned(),
+                    token.trim().to_owned(),
+                ]
+            }
+            None => vec!["--init".to_owned()],
+        };
+        let address = format!("127.0.0.1:{}", free_port()?);
+        self.members.push(Member { address, running: None });
+        let running = Running::start_until(self.command(number).args(join), "control node at")?;
+        self.members[number].running = Some(running);
+        Ok(number)
     }
 
     fn command(&self, number: usize) -> Command {
@@ -90,7 +103,17 @@ impl Cluster {
         }
     }
 
-    /// Resumes a member that was killed; returns once it listens.
+    /// SIGTERM, and waits for the end.
+    pub fn stop(&mut self, number: usize) {
+        self.members[number].running = None;
+    }
+
+    /// The raft id of a member that runs.
+    pub async fn member_id(&self, number: usize) -> Result<u64> {
+        Ok(self.client(number)?.status().await?.member_id)
+    }
+
+    /// Resumes a member that was killed or stopped; returns once it listens.
     pub fn resume(&mut self, number: usize) -> Result<()> {
         let running = Running::start_until(&mut self.command(number), "control node at")?;
         self.members[number].running = Some(running);
@@ -118,9 +141,10 @@ impl Cluster {
         }
     }
 
-    /// Runs a client command against the first member: its stdout.
+    /// Runs a client command against the first member that runs: its stdout.
     pub fn cli(&self, arguments: &[&str]) -> Result<String> {
-        let kubeconfig = self.data_dir(0).join("kubeconfig");
+        let number = self.alive().next().context("no member runs")?;
+        let kubeconfig = self.data_dir(number).join("kubeconfig");
         let output = Command::new(&self.binary).args(arguments).arg("--kubeconfig").arg(kubeconfig).output();
         let output = output.context("running coracle")?;
         if !output.status.success() {

@@ -1,6 +1,6 @@
 //! The measurements: ours, the peer's and the ratio, from one run on one machine.
 //!
-//! `cargo run --release -p coracle-bench -- http|store|failover|footprint|scale|soak`. Peers are found on the PATH, or named by
+//! `cargo run --release -p coracle-bench -- http|store|failover|footprint|scale|roll|soak`. Peers are found on the PATH, or named by
 //! environment variables; what is missing is said and skipped. `cargo build --release` must have made the binary.
 
 mod client;
@@ -10,6 +10,7 @@ mod footprint;
 mod http_row;
 mod load;
 mod process;
+mod roll;
 mod scale;
 mod soak;
 mod store;
@@ -54,6 +55,8 @@ enum Row {
         #[arg(long, default_value_t = 1_000)]
         watches: usize,
     },
+    /// A cluster grows to three and five voters, each is replaced, it shrinks and restarts, all under load.
+    Roll,
     /// Three control processes in network namespaces under random faults, and a checker of what clients saw. Needs
     /// root, iproute2 and nftables.
     Soak {
@@ -84,6 +87,7 @@ fn main() -> Result<()> {
             Row::Store { rounds } => store::run(time, rounds.max(1)).await,
             Row::Failover { rounds } => failover::run(rounds.max(1)).await,
             Row::Footprint => footprint::run().await,
+            Row::Roll => roll::run().await,
             Row::Soak { minutes, and_seconds, seed, small_mb } => {
                 let time = Duration::from_secs(minutes * 60 + and_seconds);
                 let seed = seed.unwrap_or_else(rand::random);
