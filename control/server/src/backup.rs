@@ -1,0 +1,169 @@
+//! Backup files: what is in one, and a new cluster made of it. A backup is a raft snapshot's file, byte for byte.
+
+use std::{
+    fs::File,
+    io::{self, BufReader},
+    path::{Path, PathBuf},
+};
+
+use coracle_raft::{
+    recover,
+    snapshot::{Header, Reader},
+};
+use coracle_store::{ENTRY_FORMATS, Store, StoreConfig};
+use serde::Serialize;
+
+use crate::{
+    config::VERSION,
+    data_dir::{DataDir, Membership},
+    error::ServerError,
+    machine::FrozenStore,
+    newborn::{self, Break},
+    peers::MemberSpec,
+    pki::Authorities,
+    version::Agreed,
+};
+
+/// How much of a file is read at a time, in bytes.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// What a backup file holds. Its checksums were right.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Inspection {
+    pub cluster_id: String,
+    /// The lowest version of the cluster's members.
+    pub version: String,
+    /// Of the last entry that is in it.
+    pub index: u64,
+    pub term: u64,
+    pub revision: u64,
+    pub state_hash: String,
+    pub file_bytes: u64,
+    pub kinds: Vec<KindCount>,
+}
+
+/// The objects of one kind, by its resource name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KindCount {
+    pub resource: String,
+    pub objects: u64,
+    /// Of their JSON.
+    pub bytes: u64,
+}
+
+/// What was restored.
+#[derive(Clone, Debug)]
+pub struct Restoration {
+    pub from: Inspection,
+    pub cluster_id: String,
+    pub member_id: u64,
+    /// The revision with which the new cluster begins.
+    pub revision: u64,
+}
+
+/// Reads a backup whole and says what is in it.
+pub fn inspect(file: &Path) -> Result<Inspection, ServerError> {
+    let (header, store) = read(file)?;
+    inspection(file, &header, &store)
+}
+
+/// Makes a new cluster of one member out of a backup, in a data directory that is new or empty. On an error nothing of
+/// what was there before has changed.
+pub fn restore(file: &Path, data_dir: &Path, name: &str) -> Result<Restoration, ServerError> {
+    DataDir::check_vacant(data_dir)?;
+    let (header, mut store) = read(file)?;
+    let from = inspection(file, &header, &store)?;
+    if let Some(refusal) = Agreed::read(store.view()).refusal(VERSION, *ENTRY_FORMATS.end()) {
+        return Err(ServerError::Backup { path: file.to_owned(), reason: refusal });
+    }
+    let mut used = header.marker.removed.clone();
+    used.extend(&header.marker.conf_state.voters);
+    used.extend(&header.marker.conf_state.learners);
+    let me = MemberSpec {
+        id: newborn::unused_id(&store, &used),
+        name: name.to_owned(),
+        version: VERSION.into(),
+        entry_format: *ENTRY_FORMATS.end(),
+        ..MemberSpec::default()
+    };
+    let cluster_id = uuid::Uuid::new_v4().to_string();
+    newborn::settle(&mut store, &cluster_id, &me, Break::Everybody)
+        .map_err(|reason| ServerError::Backup { path: file.to_owned(), reason })?;
+    let data = DataDir::open(data_dir)?;
+    data.begin()?;
+    Authorities::generate(&cluster_id)?.save(&data)?;
+    let state = FrozenStore(store.freeze());
+    let at = (header.marker.index, header.marker.term);
+    recover::found(&data.path("raft"), &cluster_id, me.id, at, used, &state)?;
+    data.record(&Membership::control(&cluster_id, me.id, name, ""))?;
+    Ok(Restoration { from, cluster_id, member_id: me.id, revision: store.revision() })
+}
+
+fn read(file: &Path) -> Result<(Header, Store), ServerError> {
+    let broken = |reason: String| ServerError::Backup { path: file.to_owned(), reason };
+    let opened = File::open(file).map_err(ServerError::io("open", file))?;
+    let mut reader = Reader::open(BufReader::with_capacity(BUFFER_BYTES, opened))
+        .map_err(|error| broken(chain(&error)))?;
+    let store = Store::restore(&mut reader, StoreConfig::default()).map_err(|error| broken(chain(&error)))?;
+    Ok((reader.header().clone(), store))
+}
+
+fn inspection(file: &Path, header: &Header, store: &Store) -> Result<Inspection, ServerError> {
+    let length = file.metadata().map_err(ServerError::io("look at", file))?.len();
+    let view = store.view();
+    let kinds = view.tables.iter().map(|(resource, table)| KindCount {
+        resource: resource.to_string(),
+        objects: table.len() as u64,
+        bytes: table.values().map(|object| object.json.len() as u64).sum(),
+    });
+    Ok(Inspection {
+        cluster_id: header.cluster_id.clone(),
+        version: Agreed::read(view).version,
+        index: header.marker.index,
+        term: header.marker.term,
+        revision: view.revision,
+        state_hash: hex::encode(store.state_hash()),
+        file_bytes: length,
+        kinds: kinds.filter(|kind| kind.objects > 0).collect(),
+    })
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Where a file is written until it is whole.
+pub fn partial(file: &Path) -> PathBuf {
+    let mut name = file.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    file.with_file_name(name)
+}
+
+/// Gives a written file its name, once it has been read back as a whole backup. On an error the partial file is gone
+/// and what had the name before is as it was.
+pub fn keep(file: &Path) -> Result<Inspection, ServerError> {
+    let partial = partial(file);
+    let kept = inspect(&partial).and_then(|inspection| {
+        let synced = File::open(&partial).and_then(|written| written.sync_all());
+        synced.map_err(ServerError::io("sync", &partial))?;
+        std::fs::rename(&partial, file).map_err(ServerError::io("rename", &partial))?;
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let synced: io::Result<()> = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(ServerError::io("sync", folder))?;
+        Ok(inspection)
+    });
+    if kept.is_err() {
+        // It may not even have been made.
+        let _ = std::fs::remove_file(&partial);
+    }
+    kept
+}
