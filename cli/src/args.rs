@@ -293,6 +293,12 @@ pub enum SnapshotCommand {
         /// The first control node's name; by default the machine's.
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
+        /// The old cluster's key ring file: the backup's Secrets are sealed with its keys.
+        #[arg(long, value_name = "FILE")]
+        key_ring: Option<PathBuf>,
+        /// Leave the sealed Secrets out, where the key ring is lost.
+        #[arg(long, conflicts_with = "key_ring")]
+        drop_secrets: bool,
     },
 }
 

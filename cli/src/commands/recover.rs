@@ -6,8 +6,17 @@ use crate::args::RecoverArgs;
 
 pub fn run(args: &RecoverArgs) -> Result<()> {
     if !args.force_new_cluster {
+        let end = coracle_server::log_end(&args.data_dir)?;
+        println!("member {} ({}) of cluster {}", end.member_id, end.name, end.cluster_id);
+        println!(
+            "  its log ends with entry {} of term {}; committed, as far as it knew: {}",
+            end.index, end.term, end.commit
+        );
+        println!(
+            "  of several members the one with the highest term, then the highest index, has everything"
+        );
         bail!(
-            "recovering makes a new cluster of this one member, and the other members are lost to it: say \
+            "nothing was done. Recovering makes a new cluster of this one member, and the others are lost to it: say \
              --force-new-cluster. Where a quorum can still be started, start it instead"
         );
     }

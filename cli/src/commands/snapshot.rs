@@ -1,15 +1,10 @@
 //! `coracle snapshot`: backups of a live cluster, what is in them, and a new cluster made of one.
 
-use std::{
-    fs::OpenOptions,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-};
+use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
 use anyhow::{Context, Result, bail};
 use coracle_proto::cluster::SaveSnapshotRequest;
-use coracle_server::Inspection;
+use coracle_server::{Inspection, RestoreOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
@@ -33,7 +28,14 @@ pub async fn run(command: &SnapshotCommand) -> Result<()> {
             }
             Ok(())
         }
-        SnapshotCommand::Restore { file, data_dir, name } => restore(file, data_dir, name.as_deref()),
+        SnapshotCommand::Restore { file, data_dir, name, key_ring, drop_secrets } => {
+            let options = RestoreOptions {
+                name: name.clone().unwrap_or_else(machine_name),
+                key_ring: key_ring.clone(),
+                drop_secrets: *drop_secrets,
+            };
+            restore(file, data_dir, &options)
+        }
     }
 }
 
@@ -84,9 +86,8 @@ async fn receive(cluster: &Cluster, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-fn restore(file: &Path, data_dir: &PathBuf, name: Option<&str>) -> Result<()> {
-    let name = name.map_or_else(machine_name, str::to_owned);
-    let restored = coracle_server::restore(file, data_dir, &name)?;
+fn restore(file: &Path, data_dir: &Path, options: &RestoreOptions) -> Result<()> {
+    let restored = coracle_server::restore(file, data_dir, options)?;
     let dir = data_dir.display();
     println!(
         "cluster {} made of the backup of cluster {} at revision {}",
@@ -121,6 +122,7 @@ fn text(found: &Inspection) -> String {
         ("state hash", found.state_hash.clone()),
         ("file", bytes(found.file_bytes)),
         ("checksums", "right".into()),
+        ("sealed with", if found.keys.is_empty() { "no key".into() } else { found.keys.join(", ") }),
         ("objects", format!("{objects}, {}", bytes(size))),
     ];
     let head: String = head.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect();

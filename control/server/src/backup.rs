@@ -1,6 +1,7 @@
 //! Backup files: what is in one, and a new cluster made of it. A backup is a raft snapshot's file, byte for byte.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{self, BufReader},
     path::{Path, PathBuf},
@@ -16,6 +17,7 @@ use serde::Serialize;
 use crate::{
     config::VERSION,
     data_dir::{DataDir, Membership},
+    encryption::SecretBox,
     error::ServerError,
     machine::FrozenStore,
     newborn::{self, Break},
@@ -26,6 +28,9 @@ use crate::{
 
 /// How much of a file is read at a time, in bytes.
 const BUFFER_BYTES: usize = 256 * 1024;
+
+/// Where a restored control node keeps its key ring.
+const KEY_RING_FILE: &str = "keys/secrets.ring";
 
 /// What a backup file holds. Its checksums were right.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -41,6 +46,19 @@ pub struct Inspection {
     pub state_hash: String,
     pub file_bytes: u64,
     pub kinds: Vec<KindCount>,
+    /// Keys of which the file's Secrets are sealed; the keys themselves are never in a backup.
+    pub keys: Vec<String>,
+}
+
+/// How a backup is restored.
+#[derive(Clone, Debug, Default)]
+pub struct RestoreOptions {
+    /// Of the first control node.
+    pub name: String,
+    /// The key ring of the old cluster, with which the backup's Secrets are sealed.
+    pub key_ring: Option<PathBuf>,
+    /// Leaves sealed Secrets out: nobody has their keys any more.
+    pub drop_secrets: bool,
 }
 
 /// The objects of one kind, by its resource name.
@@ -71,10 +89,11 @@ pub fn inspect(file: &Path) -> Result<Inspection, ServerError> {
 
 /// Makes a new cluster of one member out of a backup, in a data directory that is new or empty. On an error nothing of
 /// what was there before has changed.
-pub fn restore(file: &Path, data_dir: &Path, name: &str) -> Result<Restoration, ServerError> {
+pub fn restore(file: &Path, data_dir: &Path, options: &RestoreOptions) -> Result<Restoration, ServerError> {
     DataDir::check_vacant(data_dir)?;
     let (header, mut store) = read(file)?;
     let from = inspection(file, &header, &store)?;
+    let keys = keys(file, &from, options)?;
     if let Some(refusal) = Agreed::read(store.view()).refusal(VERSION, *ENTRY_FORMATS.end()) {
         return Err(ServerError::Backup { path: file.to_owned(), reason: refusal });
     }
@@ -83,22 +102,46 @@ pub fn restore(file: &Path, data_dir: &Path, name: &str) -> Result<Restoration, 
     used.extend(&header.marker.conf_state.learners);
     let me = MemberSpec {
         id: newborn::unused_id(&store, &used),
-        name: name.to_owned(),
+        name: options.name.clone(),
         version: VERSION.into(),
         entry_format: *ENTRY_FORMATS.end(),
         ..MemberSpec::default()
     };
     let cluster_id = uuid::Uuid::new_v4().to_string();
-    newborn::settle(&mut store, &cluster_id, &me, Break::Everybody)
+    let what = if options.drop_secrets { Break::EverybodyAndSecrets } else { Break::Everybody };
+    newborn::settle(&mut store, &cluster_id, &me, what)
         .map_err(|reason| ServerError::Backup { path: file.to_owned(), reason })?;
     let data = DataDir::open(data_dir)?;
     data.begin()?;
     Authorities::generate(&cluster_id)?.save(&data)?;
+    if let Some(keys) = keys {
+        data.write(KEY_RING_FILE, &keys)?;
+    }
     let state = FrozenStore(store.freeze());
     let at = (header.marker.index, header.marker.term);
     recover::found(&data.path("raft"), &cluster_id, me.id, at, used, &state)?;
-    data.record(&Membership::control(&cluster_id, me.id, name, ""))?;
+    data.record(&Membership::control(&cluster_id, me.id, &options.name, ""))?;
     Ok(Restoration { from, cluster_id, member_id: me.id, revision: store.revision() })
+}
+
+/// The key ring's file, where one is needed and named; an error where it does not fit.
+fn keys(file: &Path, from: &Inspection, options: &RestoreOptions) -> Result<Option<Vec<u8>>, ServerError> {
+    let refused = |reason| Err(ServerError::Backup { path: file.to_owned(), reason });
+    let Some(path) = &options.key_ring else {
+        if from.keys.is_empty() || options.drop_secrets {
+            return Ok(None);
+        }
+        return refused(format!(
+            "its Secrets are sealed with the keys {}: name the old cluster's key ring with --key-ring FILE, or leave \
+             the Secrets out with --drop-secrets",
+            from.keys.join(", ")
+        ));
+    };
+    let ring = SecretBox::load(path)?.ring();
+    if let Some(missing) = from.keys.iter().find(|key| ring.get(key).is_none()) {
+        return refused(format!("its Secrets are sealed with key {missing}, which {} lacks", path.display()));
+    }
+    std::fs::read(path).map(Some).map_err(ServerError::io("read", path))
 }
 
 fn read(file: &Path) -> Result<(Header, Store), ServerError> {
@@ -127,6 +170,7 @@ fn inspection(file: &Path, header: &Header, store: &Store) -> Result<Inspection,
         state_hash: hex::encode(store.state_hash()),
         file_bytes: length,
         kinds: kinds.filter(|kind| kind.objects > 0).collect(),
+        keys: newborn::sealed(store).map(|(_, key)| key).collect::<BTreeSet<_>>().into_iter().collect(),
     })
 }
 

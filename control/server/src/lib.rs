@@ -57,9 +57,9 @@ mod service;
 mod telemetry;
 
 pub use app::{Control, start};
-pub use backup::{Inspection, KindCount, Restoration, inspect, keep, partial, restore};
+pub use backup::{Inspection, KindCount, Restoration, RestoreOptions, inspect, keep, partial, restore};
 pub use config::{ControlConfig, Mode};
 pub use data_dir::holds_member;
 pub use error::ServerError;
-pub use recover::{Recovery, force_new_cluster};
+pub use recover::{LogEnd, Recovery, force_new_cluster, log_end};
 pub use storage::ReplicatedStorage;

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use crate::{
     bootstrap::{self, CLUSTER_INFO},
     drafts::{editable, encode, new_draft},
+    encryption::{KEY_HOLDERS, KEY_RINGS},
     error::ServerError,
     peers::{MEMBERS, MemberSpec, members},
     tokens,
@@ -26,6 +27,8 @@ pub enum Break {
     Members,
     /// The CAs are new as well: everybody has to join again.
     Everybody,
+    /// As everybody, and nobody has the keys of the sealed Secrets: they are left out.
+    EverybodyAndSecrets,
 }
 
 /// The whole state of a stopped member, with every entry of its log applied.
@@ -49,22 +52,35 @@ pub fn unused_id(store: &Store, used: &[u64]) -> u64 {
     given.max(known + 1)
 }
 
+/// The sealed objects, each with the id of its key.
+pub fn sealed(store: &Store) -> impl Iterator<Item = (ObjectKey, String)> {
+    let objects = store.view().tables.values().flat_map(|table| table.values());
+    objects.filter_map(|object| Some((object.key.clone(), object.sealed()?.key.to_owned())))
+}
+
 /// Makes the state that of a new cluster with `me` as its only member.
 pub fn settle(store: &mut Store, cluster_id: &str, me: &MemberSpec, what: Break) -> Result<(), String> {
     let view = store.view().clone();
     let delete = |key: ObjectKey| Write::Delete { key };
-    let mut writes: Vec<Write> = view.list(MEMBERS, None).map(|member| delete(member.key.clone())).collect();
+    let members = view.list(MEMBERS, None).chain(view.list(KEY_HOLDERS, None));
+    let mut writes: Vec<Write> = members.map(|member| delete(member.key.clone())).collect();
     let key = ObjectKey::new(MEMBERS, "", &me.id.to_string());
     let draft = new_draft("coracle.dev/v1", "Member", &key, me.to_body(), Timestamp::now());
     writes.push(Write::Put { key, draft });
-    if what == Break::Everybody {
-        writes.extend(tokens::list(&view).into_iter().map(|token| delete(token.key)));
+    if what != Break::Members {
+        writes.extend(tokens::keys(&view).into_iter().map(delete));
+    }
+    if what == Break::EverybodyAndSecrets {
+        let tokens = tokens::keys(&view);
+        let sealed = sealed(store).map(|(key, _)| key).filter(|key| !tokens.contains(key));
+        writes.extend(sealed.map(delete));
+        writes.extend(view.list(KEY_RINGS, None).map(|ring| delete(ring.key.clone())));
     }
     if let Some(info) = view.get(&CLUSTER_INFO.key()) {
         let mut draft = editable(info);
         let former = match what {
             Break::Members => bootstrap::with_former_id(info),
-            Break::Everybody => String::new(),
+            Break::Everybody | Break::EverybodyAndSecrets => String::new(),
         };
         draft["data"]["clusterId"] = cluster_id.into();
         draft["data"]["nextMemberId"] = (me.id + 1).to_string().into();

@@ -69,6 +69,37 @@ pub fn force_new_cluster(path: &Path) -> Result<Recovery, ServerError> {
     Ok(recovery)
 }
 
+/// Where a stopped member's log ends: of several members the one with the highest term, and then the highest index, has
+/// everything that was acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEnd {
+    pub cluster_id: String,
+    pub member_id: u64,
+    pub name: String,
+    pub term: u64,
+    pub index: u64,
+    /// The highest index that the member knew to be committed.
+    pub commit: u64,
+}
+
+/// Looks at the log of a stopped member; changes nothing.
+pub fn log_end(path: &Path) -> Result<LogEnd, ServerError> {
+    if !path.join("cluster.json").exists() {
+        return Err(ServerError::NothingToRecover(path.to_owned()));
+    }
+    let data = DataDir::open(path)?;
+    let found = data.membership()?.ok_or_else(|| ServerError::NothingToRecover(path.to_owned()))?;
+    let stopped = Stopped::open(&data.path("raft"), &found.cluster_id, found.member_id)?;
+    Ok(LogEnd {
+        cluster_id: found.cluster_id,
+        member_id: found.member_id,
+        name: found.name,
+        term: stopped.last_term(),
+        index: stopped.last(),
+        commit: stopped.commit(),
+    })
+}
+
 fn journal(data: &DataDir) -> Result<Option<Recovery>, ServerError> {
     let path = data.path(JOURNAL);
     match fs::read(&path) {

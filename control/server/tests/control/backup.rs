@@ -9,7 +9,7 @@ use std::{
 use coracle_api::Storage;
 use coracle_objects::{Object, ObjectKey};
 use coracle_proto::{cluster::SaveSnapshotRequest, join::Role};
-use coracle_server::{Control, Mode, ServerError};
+use coracle_server::{Control, Mode, RestoreOptions, ServerError};
 use kube::api::{ListParams, PostParams, WatchParams};
 
 use crate::bench::{
@@ -61,7 +61,15 @@ async fn a_backup_under_load_becomes_a_new_cluster() {
     let (old_cluster, revision) = (follower.cluster_id().to_owned(), saved.revision);
     futures::future::join_all(controls.into_iter().map(Control::abort)).await;
 
-    let restored = coracle_server::restore(&file, &dir.path().join("new"), "new").unwrap();
+    let sealed =
+        coracle_server::restore(&file, &dir.path().join("new"), &RestoreOptions::default()).unwrap_err();
+    assert!(sealed.to_string().contains("--key-ring"), "{sealed}");
+    let options = RestoreOptions {
+        name: "new".into(),
+        key_ring: Some(dir.path().join("b/keys/secrets.ring")),
+        drop_secrets: false,
+    };
+    let restored = coracle_server::restore(&file, &dir.path().join("new"), &options).unwrap();
     assert_eq!(restored.member_id, 4, "no id is used again");
     assert!(restored.revision > revision + 999_999_999);
     let control = start(dir.path(), "new", Mode::Resume).await.unwrap();
@@ -111,8 +119,10 @@ async fn what_is_no_whole_backup_or_no_empty_directory_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("backup");
     let control = init(dir.path()).await;
+    control.create_token(Role::Node, 60).await.unwrap();
     save(&control, &file).await;
     control.shutdown().await;
+    let options = RestoreOptions { name: "x".into(), drop_secrets: true, ..RestoreOptions::default() };
     let good = fs::read(&file).unwrap();
     let mut flipped = good.clone();
     flipped[good.len() / 2] ^= 1;
@@ -129,7 +139,7 @@ async fn what_is_no_whole_backup_or_no_empty_directory_is_refused() {
         let bad = dir.path().join(name);
         fs::write(&bad, bytes).unwrap();
         let target = dir.path().join(format!("{name}-dir"));
-        let error = coracle_server::restore(&bad, &target, "x").unwrap_err();
+        let error = coracle_server::restore(&bad, &target, &options).unwrap_err();
         assert!(matches!(error, ServerError::Backup { .. }), "{name}: {error}");
         assert!(!target.exists(), "{name}: nothing is made");
         assert!(coracle_server::inspect(&bad).is_err(), "{name}");
@@ -139,13 +149,20 @@ async fn what_is_no_whole_backup_or_no_empty_directory_is_refused() {
     }
     let before = files(&dir.path().join("a"));
     for taken in [dir.path().join("a"), dir.path().to_owned()] {
-        let error = coracle_server::restore(&file, &taken, "x").unwrap_err();
+        let error = coracle_server::restore(&file, &taken, &options).unwrap_err();
         assert!(matches!(error, ServerError::NotVacant { .. }), "{error}");
     }
     assert!(files(&dir.path().join("a")) == before);
     let empty: PathBuf = dir.path().join("empty");
     fs::create_dir(&empty).unwrap();
-    coracle_server::restore(&file, &empty, "x").unwrap();
+    coracle_server::restore(&file, &empty, &options).unwrap();
+    // Without the keys the rest is restored, and the cluster makes a key of its own.
+    let control = start(dir.path(), "empty", Mode::Resume).await.unwrap();
+    until("it to lead", || async { control.storage().linearizable().await.is_ok() }).await;
+    let secrets = control.storage().view().count("secrets");
+    assert_eq!(secrets, 0, "what nobody can open is left out");
+    until("a token to be made", || async { control.create_token(Role::Node, 60).await.is_ok() }).await;
+    control.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
