@@ -34,6 +34,11 @@ pub enum Command {
     /// Look at the cluster's members and change them.
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Back a cluster up, look into a backup, make a new cluster of one.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+    /// Make a new cluster of one stopped control node, after a quorum was lost for good.
+    Recover(RecoverArgs),
     /// Print an admin kubeconfig.
     Kubeconfig(KubeconfigArgs),
     /// Push a component into the cluster's own registry.
@@ -258,6 +263,53 @@ pub enum ClusterCommand {
     },
     #[command(flatten)]
     Security(SecurityCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// Take a backup of a live cluster, from any control node. It holds everything acknowledged before.
+    Save {
+        /// The file to write. It appears when it is whole and checked.
+        file: PathBuf,
+        /// Replace the file where it exists.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Check a backup and show what is in it.
+    Inspect {
+        file: PathBuf,
+        /// How to print: as text without it.
+        #[arg(short, long, value_enum)]
+        output: Option<Format>,
+    },
+    /// Make a new cluster of a backup. Its first control node is started with `coracle control` then.
+    Restore {
+        file: PathBuf,
+        /// Where the first control node will live on disk: a new or empty directory.
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+        /// The first control node's name; by default the machine's.
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// The old cluster's key ring file: the backup's Secrets are sealed with its keys.
+        #[arg(long, value_name = "FILE")]
+        key_ring: Option<PathBuf>,
+        /// Leave the sealed Secrets out, where the key ring is lost.
+        #[arg(long, conflicts_with = "key_ring")]
+        drop_secrets: bool,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct RecoverArgs {
+    /// The data dir of the stopped control node; where there are several, of the one with the longest log.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Yes: make a new cluster, to which the other members do not belong.
+    #[arg(long)]
+    pub force_new_cluster: bool,
 }
 
 /// For programs.

@@ -11,6 +11,8 @@ pub mod kubeconfig;
 pub mod logs;
 pub mod node;
 pub mod push;
+pub mod recover;
 pub mod security;
+pub mod snapshot;
 pub mod token;
 pub mod up;

@@ -50,6 +50,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Node(args) => commands::node::run(&args).await,
         Command::Token(command) => commands::token::run(&command).await,
         Command::Cluster(command) => commands::cluster::run(&command).await,
+        Command::Snapshot(command) => commands::snapshot::run(&command).await,
+        Command::Recover(args) => commands::recover::run(&args),
         Command::Kubeconfig(args) => commands::kubeconfig::run(&args),
         Command::Push(args) => commands::push::run(&args).await,
         Command::Deploy(args) => commands::deploy::run(&args).await,

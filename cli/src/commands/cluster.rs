@@ -187,7 +187,8 @@ fn first_end(certificates: &[&CertificateReport], now: Timestamp) -> String {
     })
 }
 
-fn bytes(count: u64) -> String {
+/// A size in its largest whole unit.
+pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut unit = 0;
     let mut shown = count as f64;
@@ -262,7 +263,8 @@ fn as_json(status: &StatusResponse) -> Value {
     })
 }
 
-fn print(value: &Value, format: Format) -> Result<()> {
+/// As programs want it.
+pub fn print(value: &Value, format: Format) -> Result<()> {
     match format {
         Format::Json => println!("{}", serde_json::to_string_pretty(value)?),
         Format::Yaml => print!("{}", serde_yaml_ng::to_string(value)?),

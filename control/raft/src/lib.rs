@@ -14,6 +14,7 @@ mod logging;
 mod membership;
 pub mod message;
 pub mod metrics;
+pub mod recover;
 pub mod snapshot;
 mod status;
 pub mod transport;

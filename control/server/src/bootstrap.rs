@@ -31,6 +31,28 @@ pub fn next_member_id(info: &Object) -> u64 {
     editable(info)["data"]["nextMemberId"].as_str().and_then(|id| id.parse().ok()).unwrap_or(1)
 }
 
+/// Former clusters that are remembered.
+const FORMER_IDS_MAX: usize = 8;
+
+/// The ids that this cluster had before it was recovered. Nodes that joined then still belong to it.
+pub fn former_ids(view: &View) -> Vec<String> {
+    let info = view.get(&CLUSTER_INFO.key());
+    let ids = info.map(|info| editable(info)["data"]["formerClusterIds"].as_str().unwrap_or("").to_owned());
+    ids.unwrap_or_default().split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect()
+}
+
+/// The former ids with the present one, as they are kept.
+pub fn with_former_id(info: &Object) -> String {
+    let draft = editable(info);
+    let text = |field: &str| draft["data"][field].as_str().unwrap_or_default().to_owned();
+    let (former, present) = (text("formerClusterIds"), text("clusterId"));
+    let mut ids: Vec<&str> =
+        former.split(',').chain([present.as_str()]).filter(|id| !id.is_empty()).collect();
+    let dropped = ids.len().saturating_sub(FORMER_IDS_MAX);
+    ids.drain(..dropped);
+    ids.join(",")
+}
+
 /// The draft of the cluster info with another next id.
 pub fn with_next_member_id(info: &Object, next: u64) -> Bytes {
     let mut draft = editable(info);

@@ -1,5 +1,6 @@
 //! Administration of the cluster: its status, join tokens and members.
 
+pub mod backup;
 pub mod changes;
 pub mod plan;
 pub mod status;
@@ -12,8 +13,8 @@ use coracle_proto::{
     cluster::{
         CreateTokenRequest, CreateTokenResponse, ListTokensRequest, ListTokensResponse, MemberReport,
         MemberRequest, MemberResponse, ReplaceRequest, ReportRequest, RevokeTokenRequest,
-        RevokeTokenResponse, StatusRequest, StatusResponse, cluster_client::ClusterClient,
-        cluster_server::Cluster,
+        RevokeTokenResponse, SaveSnapshotRequest, StatusRequest, StatusResponse,
+        cluster_client::ClusterClient, cluster_server::Cluster,
     },
     join::Role,
 };
@@ -150,6 +151,16 @@ impl Cluster for ClusterService {
             Err(Refusal::NotFound { .. }) => Err(Status::not_found(format!("there is no token {id:?}"))),
             Err(refusal) => Err(Status::aborted(format!("revoking was refused: {refusal:?}"))),
         }
+    }
+
+    type SaveSnapshotStream = backup::Chunks;
+
+    async fn save_snapshot(
+        &self,
+        request: Request<SaveSnapshotRequest>,
+    ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
+        administrators_only(&request)?;
+        Ok(Response::new(backup::stream(&self.storage).await?))
     }
 
     async fn promote(&self, request: Request<MemberRequest>) -> Result<Response<MemberResponse>, Status> {

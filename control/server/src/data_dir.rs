@@ -8,6 +8,7 @@
 //! pki/          the three CAs and their keys, the service account key
 //! raft/         the log
 //! keys/         the key ring for Secrets, where no other place is named for it
+//! raft-of-ID/   the log of the cluster from which this one was recovered
 //! blobs/        the registry's content, by digest
 //! kubeconfig    for administrators of the cluster
 //! ```
@@ -125,6 +126,26 @@ impl DataDir {
 
     pub fn root(&self) -> &Path {
         &self.path
+    }
+
+    /// An error unless the directory is new, empty or was left half made. Changes nothing.
+    pub fn check_vacant(path: &Path) -> Result<(), ServerError> {
+        if path.join(MAKING).exists() && !path.join("cluster.json").exists() {
+            return Ok(());
+        }
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(ServerError::io("read", path)(error)),
+        };
+        for entry in entries {
+            let name = entry.map_err(ServerError::io("read", path))?.file_name();
+            if !matches!(name.to_str(), Some("lock" | "lost+found")) {
+                let found = name.to_string_lossy().into_owned();
+                return Err(ServerError::NotVacant { path: path.to_owned(), found });
+            }
+        }
+        Ok(())
     }
 
     /// Whose the directory is; `None` where it is empty or was left half made.

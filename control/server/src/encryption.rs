@@ -26,4 +26,4 @@ pub use follow::follow;
 pub use rotation::{KeysRefused, begin as begin_rotation, drop_key, run as run_rotation};
 pub use sealing::{NotSealed, concerns, refused_for_its_keys};
 pub use secret_box::SecretBox;
-pub use state::{KeyRingState, counts, members_without};
+pub use state::{KEY_HOLDERS, KEY_RINGS, KeyRingState, counts, members_without};

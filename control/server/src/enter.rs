@@ -16,6 +16,7 @@ use crate::{
     error::ServerError,
     join::host,
     pki::Authorities,
+    recover,
 };
 
 /// The raft id of the member that makes a cluster.
@@ -35,6 +36,9 @@ pub struct Entered {
 
 /// Belongs to a cluster as the configuration says, or as the data directory says already.
 pub async fn enter(config: &ControlConfig, data: &DataDir, address: &str) -> Result<Entered, ServerError> {
+    if data.path(recover::JOURNAL).exists() {
+        return Err(ServerError::Recovering(data.root().to_owned()));
+    }
     match (data.membership()?, &config.mode) {
         (Some(membership), _) => resume(config, data, membership, address),
         (None, Mode::Init) => found(config, data, address),

@@ -45,6 +45,17 @@ pub enum ServerError {
     )]
     NothingToResume(PathBuf),
     #[error(
+        "the data directory {0} holds no stopped control node to recover; name the one with the longest log, and use \
+         `coracle snapshot restore` where there is only a backup"
+    )]
+    NothingToRecover(PathBuf),
+    #[error("the recovery of the data directory {0} was cut short: run `coracle recover` again to finish it")]
+    Recovering(PathBuf),
+    #[error("the data directory {path} is not empty ({found}): a backup is restored into a new or empty one")]
+    NotVacant { path: PathBuf, found: String },
+    #[error("{path} is no backup that can be used: {reason}; nothing was changed")]
+    Backup { path: PathBuf, reason: String },
+    #[error(
         "{path} is damaged: {reason}; restore it from a backup, or join again as a new member with an empty directory"
     )]
     Damaged { path: PathBuf, reason: String },

@@ -24,6 +24,10 @@ mod storage;
 
 mod drafts;
 
+mod backup;
+mod newborn;
+mod recover;
+
 mod bootstrap;
 mod events;
 mod health;
@@ -53,7 +57,9 @@ mod service;
 mod telemetry;
 
 pub use app::{Control, start};
+pub use backup::{Inspection, KindCount, Restoration, RestoreOptions, inspect, keep, partial, restore};
 pub use config::{ControlConfig, Mode};
 pub use data_dir::holds_member;
 pub use error::ServerError;
+pub use recover::{LogEnd, Recovery, force_new_cluster, log_end};
 pub use storage::ReplicatedStorage;

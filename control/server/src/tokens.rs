@@ -87,6 +87,12 @@ pub fn list(view: &View) -> Vec<Kept> {
         .collect()
 }
 
+/// Where tokens are kept, told by their names: their content may be sealed.
+pub fn keys(view: &View) -> Vec<ObjectKey> {
+    let secrets = view.list(SECRETS, Some(NAMESPACE));
+    secrets.filter(|secret| secret.name().starts_with(NAME_PREFIX)).map(|secret| secret.key.clone()).collect()
+}
+
 /// Deletions of the tokens that have expired.
 pub fn expired(view: &View, now: Timestamp) -> Vec<Transaction> {
     let expired = list(view).into_iter().filter(|token| token.expires <= now);

@@ -25,7 +25,7 @@ use super::{
     node_object, pod_blocks,
     pod_status::{Report, write_reports},
 };
-use crate::{drafts, peers::members};
+use crate::{bootstrap, drafts, peers::members};
 
 /// Until a new link must have said Hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -76,7 +76,8 @@ async fn first_message(
         let message = format!("the certificate is for node {node}, the Hello for {}", hello.name);
         return Err(Status::permission_denied(message));
     }
-    if hello.cluster_id != service.cluster_id {
+    let former = || bootstrap::former_ids(&service.storage.view()).contains(&hello.cluster_id);
+    if hello.cluster_id != service.cluster_id && !former() {
         let (theirs, ours) = (&hello.cluster_id, &service.cluster_id);
         let mend = "start the node with an empty data directory to join this cluster";
         return Err(Status::failed_precondition(format!(

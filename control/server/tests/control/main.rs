@@ -2,6 +2,7 @@
 
 mod bench;
 
+mod backup;
 mod joining;
 mod membership;
 mod metrics;

@@ -1,6 +1,6 @@
 //! The version gate: what is agreed on, and what an older build may not touch.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{fs, path::Path};
 
 use coracle_api::Storage;
 use coracle_objects::ObjectKey;
@@ -8,21 +8,7 @@ use coracle_proto::join::{Build, JoinError, Role, join_as};
 use coracle_server::{Mode, ServerError};
 use serde_json::{Value, json};
 
-use crate::bench::{init, start, until};
-
-/// All files below a folder, with their bytes.
-fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else {
-            found.insert(path.display().to_string(), fs::read(&path).unwrap());
-        }
-    }
-    found
-}
+use crate::bench::{files, init, start, until};
 
 fn with(path: &Path, field: &str, value: Value) {
     let mut recorded: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();

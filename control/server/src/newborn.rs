@@ -1,0 +1,142 @@
+//! A cluster of one, made of the state of another: what has to be different in it.
+
+use std::{cell::RefCell, io, io::Read};
+
+use coracle_objects::{ObjectKey, Transaction, Write};
+use coracle_raft::recover::Stopped;
+use coracle_store::{Command, Request, RequestId, Store, StoreConfig};
+use jiff::Timestamp;
+
+use crate::{
+    bootstrap::{self, CLUSTER_INFO},
+    drafts::{editable, encode, new_draft},
+    encryption::{KEY_HOLDERS, KEY_RINGS},
+    error::ServerError,
+    peers::{MEMBERS, MemberSpec, members},
+    tokens,
+};
+
+/// A new cluster's revisions begin so far above the old one's: whoever watched that reads everything again, and no
+/// revision that was ever seen means two things.
+pub const REVISIONS_SKIPPED: u64 = 1_000_000_000;
+
+/// What the new cluster does not take over from the old one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Break {
+    /// The CAs stay: join tokens and nodes of the old cluster are good in the new one.
+    Members,
+    /// The CAs are new as well: everybody has to join again.
+    Everybody,
+    /// As everybody, and nobody has the keys of the sealed Secrets: they are left out.
+    EverybodyAndSecrets,
+}
+
+/// The whole state of a stopped member, with every entry of its log applied.
+pub fn replay(stopped: &Stopped) -> Result<Store, ServerError> {
+    let store = RefCell::new(Store::new(StoreConfig::default()));
+    let restore = |state: &mut dyn Read| -> io::Result<()> {
+        *store.borrow_mut() = Store::restore(state, StoreConfig::default()).map_err(io::Error::other)?;
+        Ok(())
+    };
+    let apply = |_, entry: &[u8]| -> Result<(), String> {
+        store.borrow_mut().apply(entry).map(|_| ()).map_err(|error| error.to_string())
+    };
+    stopped.replay(restore, apply)?;
+    Ok(store.into_inner())
+}
+
+/// The first id that no member of the old cluster ever had.
+pub fn unused_id(store: &Store, used: &[u64]) -> u64 {
+    let given = store.view().get(&CLUSTER_INFO.key()).map_or(1, |info| bootstrap::next_member_id(info));
+    let known = members(store.view()).into_keys().chain(used.iter().copied()).max().unwrap_or(0);
+    given.max(known + 1)
+}
+
+/// The sealed objects, each with the id of its key.
+pub fn sealed(store: &Store) -> impl Iterator<Item = (ObjectKey, String)> {
+    let objects = store.view().tables.values().flat_map(|table| table.values());
+    objects.filter_map(|object| Some((object.key.clone(), object.sealed()?.key.to_owned())))
+}
+
+/// Makes the state that of a new cluster with `me` as its only member.
+pub fn settle(store: &mut Store, cluster_id: &str, me: &MemberSpec, what: Break) -> Result<(), String> {
+    let view = store.view().clone();
+    let delete = |key: ObjectKey| Write::Delete { key };
+    let members = view.list(MEMBERS, None).chain(view.list(KEY_HOLDERS, None));
+    let mut writes: Vec<Write> = members.map(|member| delete(member.key.clone())).collect();
+    let key = ObjectKey::new(MEMBERS, "", &me.id.to_string());
+    let draft = new_draft("coracle.dev/v1", "Member", &key, me.to_body(), Timestamp::now());
+    writes.push(Write::Put { key, draft });
+    if what != Break::Members {
+        writes.extend(tokens::keys(&view).into_iter().map(delete));
+    }
+    if what == Break::EverybodyAndSecrets {
+        let tokens = tokens::keys(&view);
+        let sealed = sealed(store).map(|(key, _)| key).filter(|key| !tokens.contains(key));
+        writes.extend(sealed.map(delete));
+        writes.extend(view.list(KEY_RINGS, None).map(|ring| delete(ring.key.clone())));
+    }
+    if let Some(info) = view.get(&CLUSTER_INFO.key()) {
+        let mut draft = editable(info);
+        let former = match what {
+            Break::Members => bootstrap::with_former_id(info),
+            Break::Everybody | Break::EverybodyAndSecrets => String::new(),
+        };
+        draft["data"]["clusterId"] = cluster_id.into();
+        draft["data"]["nextMemberId"] = (me.id + 1).to_string().into();
+        draft["data"]["formerClusterIds"] = former.into();
+        writes.push(Write::Put { key: info.key.clone(), draft: encode(&draft) });
+    }
+    let request = Request {
+        id: RequestId { client: rand::random(), sequence: 1 },
+        transaction: Transaction { preconditions: vec![], writes },
+    };
+    let entry = Command { proposer: me.id, requests: vec![request] }.encode();
+    let batch = store.apply(&entry).map_err(|error| error.to_string())?;
+    if let Some((_, Err(refusal))) = batch.results.first() {
+        return Err(format!("the state cannot be changed: {refusal:?}"));
+    }
+    store.skip_revisions(REVISIONS_SKIPPED);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn member(id: u64) -> MemberSpec {
+        MemberSpec { id, name: format!("m{id}"), ..MemberSpec::default() }
+    }
+
+    fn put(store: &mut Store, api_version: &str, kind: &str, key: ObjectKey, body: serde_json::Value) {
+        let draft = new_draft(api_version, kind, &key, body, Timestamp::UNIX_EPOCH);
+        let id = RequestId { client: 1, sequence: store.revision() + 1 };
+        let request = Request { id, transaction: Transaction::create(key, draft) };
+        store.apply(&Command { proposer: 1, requests: vec![request] }.encode()).unwrap();
+    }
+
+    #[test]
+    fn a_newborn_has_one_member_another_name_and_high_revisions() {
+        let mut store = Store::new(StoreConfig::default());
+        for id in [1, 2] {
+            let key = ObjectKey::new(MEMBERS, "", &id.to_string());
+            put(&mut store, "coracle.dev/v1", "Member", key, member(id).to_body());
+        }
+        let info = json!({ "data": { "clusterId": "old", "nextMemberId": "5" } });
+        put(&mut store, "v1", "ConfigMap", CLUSTER_INFO.key(), info);
+        let before = store.revision();
+        assert_eq!(unused_id(&store, &[1, 2]), 5);
+        assert_eq!(unused_id(&store, &[7]), 8);
+        settle(&mut store, "new", &member(5), Break::Members).unwrap();
+        assert_eq!(members(store.view()), [(5, member(5))].into());
+        let info = store.view().get(&CLUSTER_INFO.key()).unwrap();
+        assert_eq!(bootstrap::next_member_id(info), 6);
+        assert_eq!(editable(info)["data"]["clusterId"], "new");
+        assert_eq!(bootstrap::former_ids(store.view()), ["old"]);
+        assert_eq!(store.revision(), before + 1 + REVISIONS_SKIPPED);
+        settle(&mut store, "newer", &member(6), Break::Everybody).unwrap();
+        assert_eq!(bootstrap::former_ids(store.view()), [""; 0]);
+    }
+}
