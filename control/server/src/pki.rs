@@ -6,14 +6,14 @@
 //! | serving | control nodes, as servers | everyone knows a control node; join tokens pin its key |
 //! | client | administrators, nodes | the API knows who asks |
 //!
-//! Every control node holds the keys of all three and makes its own certificates at each start.
+//! Every control node holds the keys of all three and makes its own certificates, at each start and before they end.
 
 use std::{
     fs,
     time::{Duration, SystemTime},
 };
 
-use coracle_proto::tls::{self, SERVER_NAME, public_key_pin};
+use coracle_proto::tls::{self, BACKDATED, SERVER_NAME, public_key_pin};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
     IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
@@ -23,10 +23,8 @@ use serde::{Deserialize, Serialize};
 use crate::{config::KUBERNETES_SERVICE_IP, data_dir::DataDir, error::ServerError};
 
 const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-const LEAF_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
-
-/// Certificates begin this much early, for clocks that are behind.
-const BACKDATED: Duration = Duration::from_secs(5 * 60);
+/// Of what the authorities sign, where nothing else is said.
+pub const LEAF_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// `O` of a control member's certificate.
 pub const CONTROL_ORGANIZATION: &str = "coracle:control";
@@ -41,6 +39,9 @@ pub const NODE_USER_PREFIX: &str = "system:node:";
 pub struct Authority {
     pub certificate_pem: String,
     key_pem: String,
+    /// For how long what it signs is good.
+    #[serde(skip, default = "leaf_life")]
+    leaf_life: Duration,
 }
 
 /// Everything with which a control node signs.
@@ -77,7 +78,8 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         valid_for(&mut params, CA_LIFE);
-        Ok(Self { certificate_pem: params.self_signed(&key)?.pem(), key_pem: key.serialize_pem() })
+        let certificate_pem = params.self_signed(&key)?.pem();
+        Ok(Self { certificate_pem, key_pem: key.serialize_pem(), leaf_life: LEAF_LIFE })
     }
 
     /// A certificate for a new key.
@@ -105,7 +107,7 @@ impl Authority {
             params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
         }
         params.use_authority_key_identifier_extension = true;
-        valid_for(&mut params, LEAF_LIFE);
+        valid_for(&mut params, self.leaf_life);
         let certificate = params.signed_by(key, &issuer)?;
         Ok(certificate.pem() + &self.certificate_pem)
     }
@@ -121,11 +123,20 @@ impl Authorities {
         })
     }
 
+    /// The same, whose certificates are good for so long.
+    pub fn with_leaf_life(mut self, life: Duration) -> Self {
+        for authority in [&mut self.peer, &mut self.serving, &mut self.client] {
+            authority.leaf_life = life;
+        }
+        self
+    }
+
     pub fn load(data: &DataDir) -> Result<Self, ServerError> {
         let authority = |name: &str| -> Result<Authority, ServerError> {
             Ok(Authority {
                 certificate_pem: read(data, &format!("pki/{name}-ca.crt"))?,
                 key_pem: read(data, &format!("pki/{name}-ca.key"))?,
+                leaf_life: LEAF_LIFE,
             })
         };
         Ok(Self {
@@ -197,6 +208,10 @@ impl Authorities {
         };
         self.client.issue(&subject)
     }
+}
+
+fn leaf_life() -> Duration {
+    LEAF_LIFE
 }
 
 fn valid_for(params: &mut CertificateParams, life: Duration) {

@@ -1,23 +1,26 @@
-//! Administration of what keeps the cluster's secrets: keys.
+//! What keeps the cluster's secrets: keys and certificates.
 
 use std::sync::Arc;
 
 use coracle_api::Storage;
 use coracle_proto::security::{
     DropKeyRequest, FetchKeysRequest, FetchKeysResponse, KeyInfo, KeysRequest, KeysResponse,
-    RotateKeysRequest, security_client::SecurityClient, security_server::Security,
+    RenewCertificateRequest, RenewCertificateResponse, RotateKeysRequest, security_client::SecurityClient,
+    security_server::Security,
 };
 use tonic::{Request, Response, Status, async_trait, transport::Channel};
 
 use crate::{
+    certificates::{self, Credentials},
     encryption::{self, KeyRingState, KeysRefused, SecretBox},
-    identity::{administrators_only, members_only},
+    identity::{administrators_only, caller, members_only},
     storage::ReplicatedStorage,
 };
 
 pub struct SecurityService {
     pub storage: ReplicatedStorage,
     pub secrets: Arc<SecretBox>,
+    pub credentials: Arc<Credentials>,
 }
 
 impl SecurityService {
@@ -90,6 +93,18 @@ impl Security for SecurityService {
         let keys = keys
             .map(|key| serde_json::to_vec(&key.kept()).expect("a plain value encodes into memory").into());
         Ok(Response::new(FetchKeysResponse { keys: keys.collect() }))
+    }
+
+    async fn renew_certificate(
+        &self,
+        request: Request<RenewCertificateRequest>,
+    ) -> Result<Response<RenewCertificateResponse>, Status> {
+        let caller = caller(&request);
+        let node = caller.node().ok_or_else(|| Status::permission_denied("only nodes may call this"))?;
+        let authorities = self.credentials.authorities();
+        let response = certificates::renew_nodes_certificate(&authorities, node, request.get_ref())?;
+        tracing::info!(node, "the certificate of a node renewed");
+        Ok(Response::new(response))
     }
 }
 

@@ -59,7 +59,7 @@ pub enum Event {
 type Key = (String, String, String);
 
 pub struct App {
-    identity: Identity,
+    identity: Arc<Identity>,
     desired: Desired,
     observed: Observed,
     executor: Executor,
@@ -81,7 +81,7 @@ pub struct App {
 }
 
 impl App {
-    pub fn new(identity: Identity, observed: Observed, executor: Executor) -> Self {
+    pub fn new(identity: Arc<Identity>, observed: Observed, executor: Executor) -> Self {
         let logs = LogStreams::new(executor.context().logs.clone(), executor.context().link.clone());
         Self {
             identity,

@@ -2,6 +2,7 @@
 
 mod bench;
 
+mod certificates;
 mod joining;
 mod membership;
 mod metrics;
