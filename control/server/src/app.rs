@@ -168,6 +168,7 @@ async fn run(
     let mut tasks = JoinSet::new();
     let kubeconfig = Arc::new(KubeconfigFile::new(data.clone(), credentials.clone(), me.clone())?);
     tasks.spawn(listener::serve(listener, port, closing.clone()));
+    tasks.spawn(certificates::follow_authorities(storage.clone(), credentials.clone(), data.clone()));
     tasks.spawn(certificates::run_renewal(credentials.clone(), kubeconfig.clone()));
     tasks.spawn(leader::run(Duties {
         storage: storage.clone(),
@@ -175,7 +176,7 @@ async fn run(
         recorder,
         cluster_id: membership.cluster_id.clone(),
         me: me.clone(),
-        serving_ca_pem: credentials.authorities().serving.certificate_pem.clone(),
+        credentials: credentials.clone(),
         periods: Periods { learner_healthy: config.learner_healthy, member_dead: config.member_dead },
         secrets: secrets.clone(),
     }));
@@ -290,6 +291,7 @@ fn grpc(
         storage: storage.clone(),
         secrets: secrets.clone(),
         credentials: credentials.clone(),
+        cluster_id: cluster_id.clone(),
     };
     let leader = LeaderServer::new(LeaderService { storage, links })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)

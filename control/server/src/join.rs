@@ -141,9 +141,9 @@ impl JoinService {
         let authorities = self.credentials.authorities();
         JoinResponse {
             cluster_id: self.cluster_id.clone(),
-            peer_ca_pem: authorities.peer.certificate_pem.clone(),
-            serving_ca_pem: authorities.serving.certificate_pem.clone(),
-            client_ca_pem: authorities.client.certificate_pem.clone(),
+            peer_ca_pem: authorities.peer.bundle(),
+            serving_ca_pem: authorities.serving.bundle(),
+            client_ca_pem: authorities.client.bundle(),
             members: known_members(&self.storage),
             ..JoinResponse::default()
         }

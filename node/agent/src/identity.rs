@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use coracle_proto::join::{self, JoinError, JoinToken, Role};
+use coracle_proto::{
+    join::{self, JoinError, JoinToken, Role},
+    tls,
+};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -89,6 +92,8 @@ pub struct Certificates {
     pub serving_ca_pem: String,
     pub peer_ca_pem: String,
     pub client_ca_pem: String,
+    /// Of the cluster's authorities; 0 where they are those of the join.
+    pub generation: u64,
 }
 
 /// What is kept in `node.json`. The key has a file of its own, readable by its owner alone.
@@ -107,6 +112,8 @@ struct Kept {
     /// The file with the certificate's key: each key has its own, so that key and certificate change together.
     #[serde(default = "first_key_file")]
     key_file: String,
+    #[serde(default)]
+    generation: u64,
 }
 
 impl Identity {
@@ -164,7 +171,13 @@ impl Identity {
         }
         let key_pem = fs::read_to_string(dir.join(&key_file))
             .map_err(|error| damaged(format!("{key_file}: {error}")))?;
-        if token.is_some_and(|token| hex::encode(token.ca_pin) != kept.ca_pin) {
+        // The cluster may have another authority than when this node joined.
+        let known = |token: &JoinToken| {
+            let pins = tls::certificates(&kept.serving_ca_pem, "CA").unwrap_or_default();
+            hex::encode(token.ca_pin) == kept.ca_pin
+                || pins.iter().any(|ca| tls::public_key_pin(ca).is_ok_and(|pin| pin == token.ca_pin))
+        };
+        if token.is_some_and(|token| !known(token)) {
             return Err(IdentityError::OtherCluster { path: dir });
         }
         if !config.name.is_empty() && config.name != kept.name {
@@ -183,6 +196,7 @@ impl Identity {
             serving_ca_pem: kept.serving_ca_pem,
             peer_ca_pem: kept.peer_ca_pem,
             client_ca_pem: kept.client_ca_pem,
+            generation: kept.generation,
         };
         Ok(Self {
             name: kept.name,
@@ -224,6 +238,7 @@ impl Identity {
             serving_ca_pem: response.serving_ca_pem,
             peer_ca_pem: response.peer_ca_pem,
             client_ca_pem: response.client_ca_pem,
+            generation: 0,
         };
         let changing = Changing { certificates, control_addresses, key_file: first_key_file() };
         let identity = Self {
@@ -284,6 +299,7 @@ impl Identity {
             client_ca_pem: certificates.client_ca_pem.clone(),
             control_addresses: changing.control_addresses.clone(),
             key_file: changing.key_file.clone(),
+            generation: certificates.generation,
         };
         write_private(&self.dir.join(NODE), &serde_json::to_vec_pretty(&kept)?)
     }
@@ -374,6 +390,7 @@ mod tests {
             client_ca_pem: text("c"),
             control_addresses: vec![text("10.0.0.1:6443")],
             key_file: first_key_file(),
+            generation: 0,
         };
         fs::write(dir.join(NODE), serde_json::to_vec(&kept).unwrap()).unwrap();
         fs::write(dir.join("node.key"), "key").unwrap();

@@ -102,9 +102,6 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
     let artifacts = Artifacts::new(artifacts_dir.clone(), config.allow_local_artifacts, registry)
         .map_err(|source| NodeError::Io { path: artifacts_dir, source })?;
     let (link, link_task) = link::start(link_config, events.clone());
-    let renewal =
-        Renewal { identity: identity.clone(), tls: node_tls, addresses, advertise: advertise.clone() };
-    let renewal = tokio::spawn(renewal.run());
     let executor = Executor::new(Context {
         node_name: identity.name.clone(),
         host,
@@ -127,7 +124,10 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
     let observed = Observed { node: facts, pods: BTreeMap::new() };
     let name = identity.name.clone();
     tracing::info!(node = name, fabric = advertise, "node started");
-    let app = tokio::spawn(App::new(identity, observed, executor).run(received, link_task));
+    let app = App::new(identity.clone(), observed, executor);
+    let renewal = Renewal { identity, tls: node_tls, addresses, advertise, wanted: app.trust() };
+    let renewal = tokio::spawn(renewal.run());
+    let app = tokio::spawn(app.run(received, link_task));
     Ok(Node { name, fabric, events, tasks: Mutex::new(Some([app, renewal])) })
 }
 

@@ -9,12 +9,16 @@ use std::{
 use coracle_fabric::FabricTls;
 use coracle_proto::{
     join,
-    security::{RenewCertificateRequest, RenewCertificateResponse, security_client::SecurityClient},
+    security::{ConfirmTrustRequest, RenewCertificateRequest, security_client::SecurityClient},
     tls::{self, ClientTls, ServerTls},
 };
 use parking_lot::RwLock;
 use thiserror::Error;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tonic::{Response, Status, transport::Channel};
 
 use crate::identity::{Certificates, Identity};
 
@@ -76,11 +80,13 @@ pub struct Renewal {
     pub addresses: Arc<RwLock<Vec<String>>>,
     /// host:port of the node's fabric.
     pub advertise: String,
+    /// The generation of the cluster's authorities, as the link has told it.
+    pub wanted: watch::Receiver<u64>,
 }
 
 #[derive(Debug, Error)]
 enum RenewalError {
-    #[error("no control node gave a certificate: {0}")]
+    #[error("no control node helped: {0}")]
     Refused(String),
     #[error(transparent)]
     Key(#[from] join::JoinError),
@@ -91,24 +97,31 @@ enum RenewalError {
 }
 
 impl Renewal {
-    /// Renews when two thirds of the certificate's life are over, for as long as the node runs.
-    pub async fn run(self) {
+    /// Renews when two thirds of the certificate's life are over, and when the cluster has other authorities, for as
+    /// long as the node runs.
+    pub async fn run(mut self) {
+        let mut confirmed = 0;
         loop {
-            let pem = self.identity.certificates().certificate_pem;
-            let (Ok(due), Ok((_, ends))) = (tls::renewal_due(&pem), tls::life(&pem)) else {
+            let Certificates { certificate_pem, generation, .. } = self.identity.certificates();
+            let (Ok(due), Ok((_, ends))) = (tls::renewal_due(&certificate_pem), tls::life(&certificate_pem))
+            else {
                 return tracing::error!("the node's certificate cannot be read, it is not renewed");
             };
-            let wait = until(due);
-            if !wait.is_zero() {
-                sleep(wait.min(SLEEP_MAX)).await;
-                continue;
-            }
-            match self.renew().await {
-                Ok(()) => tracing::info!("certificate renewed"),
-                Err(error) => {
-                    tracing::warn!(%error, seconds_left = until(ends).as_secs(), "certificate not renewed yet");
-                    sleep((until(ends) / 20).clamp(RETRY_MIN, RETRY_MAX)).await;
+            let wanted = *self.wanted.borrow_and_update();
+            let done = if until(due).is_zero() || generation < wanted {
+                self.renew().await
+            } else if confirmed < generation.min(wanted) {
+                self.confirm(generation).await.map(|()| confirmed = generation)
+            } else {
+                tokio::select! {
+                    () = sleep(until(due).min(SLEEP_MAX)) => {}
+                    told = self.wanted.changed() => if told.is_err() { return },
                 }
+                continue;
+            };
+            if let Err(error) = done {
+                tracing::warn!(%error, seconds_left = until(ends).as_secs(), "certificate not renewed yet");
+                sleep((until(ends) / 20).clamp(RETRY_MIN, RETRY_MAX)).await;
             }
         }
     }
@@ -116,27 +129,43 @@ impl Renewal {
     async fn renew(&self) -> Result<(), RenewalError> {
         let (key_pem, csr_pem) = join::signing_request()?;
         let request = RenewCertificateRequest { csr_pem, advertise: self.advertise.clone() };
-        let response = self.ask(request).await?;
+        let renew =
+            async |mut client: SecurityClient<Channel>| client.renew_certificate(request.clone()).await;
+        let response = self.ask(renew).await?;
         let certificates = Certificates {
             certificate_pem: response.certificate_pem,
             key_pem,
             serving_ca_pem: response.serving_ca_pem,
             peer_ca_pem: response.peer_ca_pem,
             client_ca_pem: response.client_ca_pem,
+            generation: response.generation,
         };
         // What cannot be used is neither kept nor shown.
         NodeTls::new(&certificates)?;
         self.identity.renew(certificates.clone())?;
-        Ok(self.tls.set(&certificates)?)
+        self.tls.set(&certificates)?;
+        tracing::info!(generation = certificates.generation, "certificate renewed");
+        Ok(())
     }
 
-    /// Any control node can sign: one after the other is asked.
-    async fn ask(&self, request: RenewCertificateRequest) -> Result<RenewCertificateResponse, RenewalError> {
+    /// Tells the cluster, over a connection that shows it, that the node goes by a generation of the authorities.
+    async fn confirm(&self, generation: u64) -> Result<(), RenewalError> {
+        let confirm = async |mut client: SecurityClient<Channel>| {
+            client.confirm_trust(ConfirmTrustRequest { generation }).await
+        };
+        self.ask(confirm).await.map(drop)
+    }
+
+    /// Any control node will do: one after the other is asked.
+    async fn ask<T>(
+        &self,
+        call: impl AsyncFn(SecurityClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<T, RenewalError> {
         let mut tried = Vec::new();
         let addresses = self.addresses.read().clone();
         for address in addresses {
-            let mut client = SecurityClient::new(tls::channel(&address, self.tls.control.clone()));
-            match timeout(ANSWER_TIMEOUT, client.renew_certificate(request.clone())).await {
+            let client = SecurityClient::new(tls::channel(&address, self.tls.control.clone()));
+            match timeout(ANSWER_TIMEOUT, call(client)).await {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) => tried.push(format!("{address} ({})", status.message())),
                 Err(_) => tried.push(format!("{address} (no answer in time)")),

@@ -104,10 +104,18 @@ impl Credentials {
     /// New certificates from the same authorities.
     pub fn renew(&self) -> Result<(), ServerError> {
         let _replacing = self.replacing.lock();
-        self.show(&self.authorities())
+        self.show(self.authorities())
     }
 
-    fn show(&self, authorities: &Authorities) -> Result<(), ServerError> {
+    /// Other authorities, and new certificates from them.
+    pub fn replace(&self, authorities: Authorities) -> Result<(), ServerError> {
+        let _replacing = self.replacing.lock();
+        let life = self.authorities().leaf_life();
+        self.show(Arc::new(authorities.with_leaf_life(life)))
+    }
+
+    fn show(&self, shown: Arc<Authorities>) -> Result<(), ServerError> {
+        let authorities = &*shown;
         let leaves = Leaves::issue(authorities, &self.me)?;
         // Everything that can fail comes first, so that all of it changes or nothing.
         let (server, client) = (server_tls(authorities, &leaves)?, client_tls(authorities, &leaves)?);
@@ -116,6 +124,7 @@ impl Credentials {
         self.server.set(server);
         self.client.set(client);
         self.leaves.store(Arc::new(leaves));
+        self.authorities.store(shown.clone());
         self.news.send_modify(|count| *count += 1);
         Ok(())
     }
@@ -132,7 +141,8 @@ impl Leaves {
 }
 
 fn server_tls(authorities: &Authorities, leaves: &Leaves) -> Result<ServerConfig, ServerError> {
-    let trusted = [authorities.peer.certificate_pem.as_str(), authorities.client.certificate_pem.as_str()];
+    let (peer, client) = (authorities.peer.bundle(), authorities.client.bundle());
+    let trusted = [peer.as_str(), client.as_str()];
     let leaf = &leaves.serving;
     let mut tls = tls::server_config(&leaf.chain_pem, &leaf.key_pem, &trusted, false)?;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -141,5 +151,5 @@ fn server_tls(authorities: &Authorities, leaves: &Leaves) -> Result<ServerConfig
 
 fn client_tls(authorities: &Authorities, leaves: &Leaves) -> Result<ClientConfig, ServerError> {
     let leaf = &leaves.peer;
-    Ok(tls::client_config(&authorities.serving.certificate_pem, &leaf.chain_pem, &leaf.key_pem)?)
+    Ok(tls::client_config(&authorities.serving.bundle(), &leaf.chain_pem, &leaf.key_pem)?)
 }

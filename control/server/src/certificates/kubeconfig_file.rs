@@ -38,7 +38,7 @@ impl KubeconfigFile {
         let members = self.members.lock();
         let others = members.values().filter(|member| member.id != self.me.id);
         let others = others.map(|member| (format!("member-{}", member.id), member.address.clone())).collect();
-        let ca = &self.credentials.authorities().serving.certificate_pem;
+        let ca = &self.credentials.authorities().serving.bundle();
         let text = kubeconfig(ca, &self.credentials.leaves().admin, &self.me.address, &others);
         self.data.write("kubeconfig", text.as_bytes())
     }

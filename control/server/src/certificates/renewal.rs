@@ -70,8 +70,9 @@ pub fn renew_nodes_certificate(
     })?;
     Ok(RenewCertificateResponse {
         certificate_pem,
-        serving_ca_pem: authorities.serving.certificate_pem.clone(),
-        peer_ca_pem: authorities.peer.certificate_pem.clone(),
-        client_ca_pem: authorities.client.certificate_pem.clone(),
+        serving_ca_pem: authorities.serving.bundle(),
+        peer_ca_pem: authorities.peer.bundle(),
+        client_ca_pem: authorities.client.bundle(),
+        generation: authorities.generation,
     })
 }
