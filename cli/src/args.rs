@@ -425,7 +425,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn duration(text: &str) -> Result<std::time::Duration, String> {
+pub fn duration(text: &str) -> Result<std::time::Duration, String> {
     let mend = || format!("`{text}` is no duration: write a number and s, m, h or d, as 24h");
     let unit = text.chars().last().ok_or_else(mend)?;
     let number: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| mend())?;

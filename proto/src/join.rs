@@ -199,8 +199,7 @@ pub async fn join_as(
     if addresses.is_empty() {
         return Err(JoinError::NoAddress);
     }
-    let key = rcgen::KeyPair::generate()?;
-    let csr_pem = rcgen::CertificateParams::default().serialize_request(&key)?.pem()?;
+    let (key_pem, csr_pem) = signing_request()?;
     let mut tried = Vec::new();
     for round in 0..ROUNDS_MAX {
         if round > 0 {
@@ -221,13 +220,20 @@ pub async fn join_as(
                 entry_format: build.entry_format,
             };
             match attempt(address, token, request).await {
-                Ok(response) => return Ok(Joined { key_pem: key.serialize_pem(), response }),
+                Ok(response) => return Ok(Joined { key_pem, response }),
                 Err(Attempt::Final(error)) => return Err(error),
                 Err(Attempt::Again(reason)) => tried.push(format!("{address} ({reason})")),
             }
         }
     }
     Err(JoinError::Unreachable { tried: tried.join(", ") })
+}
+
+/// A new key (PEM) and a request that it be certified. The server chooses everything else.
+pub fn signing_request() -> Result<(String, String), JoinError> {
+    let key = rcgen::KeyPair::generate()?;
+    let csr_pem = rcgen::CertificateParams::default().serialize_request(&key)?.pem()?;
+    Ok((key.serialize_pem(), csr_pem))
 }
 
 /// Why one attempt at one address failed.

@@ -6,9 +6,10 @@
 use std::{
     io,
     sync::{Arc, Once},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
+use arc_swap::ArcSwap;
 use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
@@ -35,6 +36,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
+/// Certificates begin this much before they are made, for clocks that are behind.
+pub const BACKDATED: Duration = Duration::from_secs(5 * 60);
+
 /// Why keys and certificates do not make a TLS configuration.
 #[derive(Debug, Error)]
 pub enum TlsError {
@@ -48,8 +52,50 @@ pub enum TlsError {
     Empty { what: &'static str },
     #[error("the certificate, its key and the CA do not fit together")]
     Config(#[from] rustls::Error),
+    #[error("the {what} cannot be read")]
+    Unreadable { what: &'static str },
     #[error("the CA cannot verify client certificates")]
     Verifier(#[from] rustls::client::VerifierBuilderError),
+}
+
+/// A TLS configuration that may be replaced: each connection takes the one of its moment, and goes on with it. So
+/// certificates are renewed without a restart. Clones share it.
+#[derive(Debug)]
+pub struct Current<C>(Arc<ArcSwap<C>>);
+
+/// For connections that are opened.
+pub type ClientTls = Current<ClientConfig>;
+
+/// For connections that are accepted.
+pub type ServerTls = Current<ServerConfig>;
+
+impl<C> Current<C> {
+    /// The configuration for a connection that begins now.
+    pub fn get(&self) -> Arc<C> {
+        self.0.load_full()
+    }
+
+    /// Takes effect with the next connection.
+    pub fn set(&self, config: C) {
+        self.0.store(Arc::new(config));
+    }
+
+    /// What is shared, for who knows nothing of this type.
+    pub fn shared(&self) -> Arc<ArcSwap<C>> {
+        self.0.clone()
+    }
+}
+
+impl<C> Clone for Current<C> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<C> From<C> for Current<C> {
+    fn from(config: C) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(config)))
+    }
 }
 
 /// The one cryptography provider of all our TLS. Also made the process' default, for libraries that ask for it.
@@ -89,6 +135,23 @@ pub fn roots(ca_pem: &str) -> Result<RootCertStore, TlsError> {
 pub fn public_key_pin(certificate: &CertificateDer<'_>) -> Result<[u8; 32], TlsError> {
     let parsed = ParsedCertificate::try_from(certificate)?;
     Ok(Sha256::digest(parsed.subject_public_key_info()).into())
+}
+
+/// When the first certificate of a PEM text is to be renewed: when two thirds of its life are over.
+pub fn renewal_due(pem: &str) -> Result<SystemTime, TlsError> {
+    let (issued, ends) = life(pem)?;
+    Ok(issued + ends.duration_since(issued).unwrap_or_default() * 2 / 3)
+}
+
+/// When the first certificate of a PEM text was issued by us, and when it ends.
+pub fn life(pem: &str) -> Result<(SystemTime, SystemTime), TlsError> {
+    let what = "certificate";
+    let certificate = certificates(pem, what)?.remove(0);
+    let parsed = x509_parser::parse_x509_certificate(&certificate);
+    let (_, parsed) = parsed.map_err(|_| TlsError::Unreadable { what })?;
+    let moment = |unix: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(unix.max(0) as u64);
+    let validity = parsed.validity();
+    Ok((moment(validity.not_before.timestamp()) + BACKDATED, moment(validity.not_after.timestamp())))
 }
 
 /// A client that trusts `ca_pem` and shows `cert_pem`. Without ALPN: the user of it sets what it speaks.
@@ -136,15 +199,20 @@ pub async fn connect(address: &str, config: Arc<ClientConfig>) -> io::Result<Tls
 /// A gRPC channel to a control node at `host:port`: connects at the first call and again after each loss.
 ///
 /// An address that is not `host:port` gives a channel whose calls fail as unavailable.
-pub fn channel(address: &str, config: ClientConfig) -> Channel {
-    let mut config = config;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let config = Arc::new(config);
+pub fn channel(address: &str, tls: impl Into<ClientTls>) -> Channel {
+    let tls = tls.into();
     let target = address.to_owned();
     endpoint(address).connect_with_connector_lazy(tower::service_fn(move |_| {
-        let (target, config) = (target.clone(), config.clone());
+        let (target, config) = (target.clone(), with_alpn(&tls.get(), b"h2"));
         async move { connect(&target, config).await.map(TokioIo::new) }
     }))
+}
+
+/// The configuration for connections that speak this protocol.
+pub fn with_alpn(config: &ClientConfig, protocol: &[u8]) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    Arc::new(config)
 }
 
 /// The HTTP/2 settings of all our channels.

@@ -1,17 +1,29 @@
-//! `coracle cluster keys`, `rotate-keys`, `drop-key`: the keys that Secrets are encrypted with.
+//! `coracle cluster keys`, `rotate-keys`, `drop-key`, `ca`, `rotate-ca`: the keys that Secrets are encrypted with, and
+//! the certificate authorities.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use coracle_proto::security::{
-    DropKeyRequest, KeyInfo, KeysRequest, KeysResponse, RotateKeysRequest, security_client::SecurityClient,
+    AuthoritiesRequest, AuthoritiesResponse, DropKeyRequest, KeyInfo, KeysRequest, KeysResponse,
+    RotateAuthoritiesRequest, RotateKeysRequest, security_client::SecurityClient,
 };
 
-use crate::{args::Connection, client::Cluster, commands::get::align};
+use crate::{
+    args::{Connection, duration},
+    client::Cluster,
+    commands::get::align,
+};
 
 /// Between two looks at how far a change has come.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(500);
+
+/// Looks in a row that may fail while authorities change.
+const FAILURES_MAX: u32 = 20;
+
+/// Nodes that are named at most where many are waited for.
+const NODES_SHOWN_MAX: usize = 10;
 
 #[derive(Debug, Subcommand)]
 pub enum SecurityCommand {
@@ -23,6 +35,35 @@ pub enum SecurityCommand {
     /// Encrypt Secrets with a new key, and wait until all are. The old key stays until `drop-key`.
     RotateKeys {
         /// Begin only: see `coracle cluster keys` for how far it has come.
+        #[arg(long)]
+        no_wait: bool,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Show the cluster's certificate authorities: whether they are being changed, and what that waits for.
+    Ca {
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Change certificate authorities, step by step, and wait until that is done. Nothing restarts; copies of old
+    /// kubeconfigs and unused join tokens end with it.
+    RotateCa {
+        /// The one that members know each other by.
+        #[arg(long)]
+        peer: bool,
+        /// The one that everyone knows control nodes by.
+        #[arg(long)]
+        serving: bool,
+        /// The one that administrators and nodes are known by.
+        #[arg(long)]
+        client: bool,
+        /// All three.
+        #[arg(long, conflicts_with_all = ["peer", "serving", "client"])]
+        all: bool,
+        /// How long each step waits for nodes that are away: 30m, 24h. They have to join again after it.
+        #[arg(long, default_value = "24h", value_parser = duration, value_name = "TIME")]
+        grace: Duration,
+        /// Begin only: see `coracle cluster ca` for how far it has come.
         #[arg(long)]
         no_wait: bool,
         #[command(flatten)]
@@ -43,6 +84,22 @@ pub async fn run(command: &SecurityCommand) -> Result<()> {
             print!("{}", keys(&state(&Cluster::find(connection).await?).await?)?);
         }
         SecurityCommand::RotateKeys { no_wait, connection } => rotate_keys(*no_wait, connection).await?,
+        SecurityCommand::Ca { connection } => {
+            let state = ca_state(&Cluster::find(connection).await?).await?;
+            println!("{}", ca_progress(&state).unwrap_or_else(|| ca_rest(&state)));
+        }
+        SecurityCommand::RotateCa { peer, serving, client, all, grace, no_wait, connection } => {
+            if !(*peer || *serving || *client || *all) {
+                bail!("say which authority to change: --peer, --serving, --client or --all");
+            }
+            let request = RotateAuthoritiesRequest {
+                peer: *peer || *all,
+                serving: *serving || *all,
+                client: *client || *all,
+                grace_seconds: grace.as_secs(),
+            };
+            rotate_ca(request, *no_wait, connection).await?;
+        }
         SecurityCommand::DropKey { id, connection } => {
             let cluster = Cluster::find(connection).await?;
             let dropped = cluster.call(|channel| {
@@ -75,6 +132,71 @@ async fn rotate_keys(no_wait: bool, connection: &Connection) -> Result<()> {
         tokio::time::sleep(PROGRESS_PERIOD).await;
         // A leader that changes meanwhile goes on where the other was.
         now = state(&cluster).await?;
+    }
+}
+
+async fn rotate_ca(request: RotateAuthoritiesRequest, no_wait: bool, connection: &Connection) -> Result<()> {
+    let cluster = Cluster::find(connection).await?;
+    let begun =
+        cluster.call(|channel| async move { SecurityClient::new(channel).rotate_authorities(request).await });
+    let (mut state, mut told) = (begun.await?, String::new());
+    let mut failed = 0;
+    loop {
+        let progress = ca_progress(&state);
+        let text = progress.clone().unwrap_or_else(|| ca_rest(&state));
+        if text != told {
+            println!("{text}");
+            told = text;
+        }
+        if no_wait || progress.is_none() {
+            return Ok(());
+        }
+        tokio::time::sleep(PROGRESS_PERIOD).await;
+        // The kubeconfig is read anew: its certificate and what it trusts change on the way.
+        match ca_state(&Cluster::find(connection).await?).await {
+            Ok(now) => (state, failed) = (now, 0),
+            Err(_) if failed < FAILURES_MAX => failed += 1,
+            Err(error) => {
+                let mend = "the change goes on; where this kubeconfig is a copy, it has ended with the old \
+                            authorities: take a new one with `coracle kubeconfig`";
+                return Err(error.context(mend));
+            }
+        }
+    }
+}
+
+async fn ca_state(cluster: &Cluster) -> Result<AuthoritiesResponse> {
+    let state = cluster
+        .call(|channel| async move { SecurityClient::new(channel).authorities(AuthoritiesRequest {}).await });
+    state.await
+}
+
+/// How far a change of authorities is; `None` where there is none.
+fn ca_progress(state: &AuthoritiesResponse) -> Option<String> {
+    let first = state.changing.first()?;
+    let names: Vec<_> = state.changing.iter().map(|change| change.authority.as_str()).collect();
+    let names = names.join(", ");
+    let step = match first.stage.as_str() {
+        "trusting" => format!("step 1 of 2: the new authorities ({names}) become trusted"),
+        _ => format!("step 2 of 2: certificates become those of the new authorities ({names})"),
+    };
+    let mut waiting = Vec::new();
+    if !state.waiting_members.is_empty() {
+        waiting.push(format!("control nodes {}", numbers(&state.waiting_members)));
+    }
+    if !state.waiting_nodes.is_empty() {
+        let nodes = &state.waiting_nodes[..state.waiting_nodes.len().min(NODES_SHOWN_MAX)];
+        let more = state.waiting_nodes.len() - nodes.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        waiting.push(format!("nodes {}{more}", nodes.join(", ")));
+    }
+    Some(if waiting.is_empty() { step } else { format!("{step}; it waits for {}", waiting.join(" and ")) })
+}
+
+fn ca_rest(state: &AuthoritiesResponse) -> String {
+    match state.generation {
+        0 => "the authorities are those that the cluster was made with".into(),
+        generation => format!("no change is under way; the authorities are of generation {generation}"),
     }
 }
 
@@ -132,7 +254,27 @@ async fn state(cluster: &Cluster) -> Result<KeysResponse> {
 
 #[cfg(test)]
 mod tests {
+    use coracle_proto::security::AuthorityChange;
+
     use super::*;
+
+    #[test]
+    fn a_change_of_authorities_names_what_it_waits_for() {
+        let change = |stage: &str| AuthorityChange { authority: "peer".into(), stage: stage.into() };
+        let mut state = AuthoritiesResponse { changing: vec![change("trusting")], ..Default::default() };
+        assert_eq!(ca_progress(&state).unwrap(), "step 1 of 2: the new authorities (peer) become trusted");
+        state.waiting_members = vec![2, 3];
+        state.waiting_nodes = (0..12).map(|at| format!("n{at}")).collect();
+        state.changing = vec![change("issuing")];
+        let text = ca_progress(&state).unwrap();
+        assert!(
+            text.starts_with("step 2 of 2") && text.contains("control nodes 2, 3 and nodes n0"),
+            "{text}"
+        );
+        assert!(text.ends_with("n9 and 2 more"), "{text}");
+        state.changing.clear();
+        assert_eq!(ca_progress(&state), None);
+    }
 
     #[test]
     fn progress_names_what_is_left() {

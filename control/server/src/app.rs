@@ -25,7 +25,6 @@ use coracle_proto::{
 use coracle_raft::{GrpcTransport, Raft, RaftService, Transport};
 use coracle_store::ENTRY_FORMATS;
 use jiff::Timestamp;
-use rustls::ServerConfig;
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -38,7 +37,9 @@ use tonic::service::Routes;
 use crate::{
     blobs::Blobs,
     blobs_service::BlobsService,
-    bootstrap, checks,
+    bootstrap,
+    certificates::{self, Credentials, KubeconfigFile},
+    checks,
     cluster_service::{
         ClusterService,
         status::{self, Certificates},
@@ -50,9 +51,7 @@ use crate::{
     error::ServerError,
     events::EventRecorder,
     health,
-    identity::Callers,
-    join::{JoinService, host},
-    kubeconfig::kubeconfig,
+    join::JoinService,
     leader::{self, Duties},
     leader_service::LeaderService,
     listener::{self, Port},
@@ -61,7 +60,6 @@ use crate::{
     node_link::{Links, NodeLinkService},
     nodes::LinkedNodes,
     peers::{MemberSpec, Peers},
-    pki::{Authorities, Leaf},
     registry,
     rendezvous::Rendezvous,
     security_service::SecurityService,
@@ -88,7 +86,7 @@ pub struct Control {
     listen_address: SocketAddr,
     kubeconfig_path: PathBuf,
     membership: Membership,
-    authorities: Arc<Authorities>,
+    credentials: Arc<Credentials>,
     storage: ReplicatedStorage,
     links: Arc<Links>,
     fatal: Arc<Fatal>,
@@ -126,7 +124,6 @@ async fn run(
 ) -> Result<Control, ServerError> {
     let Entered { membership, authorities, secrets, peers: known, founds } = entered;
     let secrets = Arc::new(secrets);
-    let authorities = Arc::new(authorities);
     let me = MemberSpec {
         id: membership.member_id,
         name: membership.name.clone(),
@@ -134,12 +131,9 @@ async fn run(
         version: VERSION.into(),
         entry_format: *ENTRY_FORMATS.end(),
     };
-    let (tls, serving) = serving_tls(&authorities, &me)?;
-    let admin = authorities.issue_admin()?;
-    let (tls_of_peers, peer) = peer_tls(&authorities, &me)?;
-    let certificates =
-        certificates(&authorities, [("serving", &serving), ("peer", &peer), ("admin", &admin)])?;
-    let peers = Arc::new(Peers::new(tls_of_peers));
+    let authorities = authorities.with_leaf_life(config.certificate_life);
+    let credentials = Arc::new(Credentials::issue(authorities, &me)?);
+    let peers = Arc::new(Peers::new(credentials.client().clone()));
     peers.set(&known);
     let fatal = Arc::new(watch::Sender::new(None));
     let (machine, hub) = Machine::new(fatal.clone(), secrets.clone());
@@ -166,23 +160,23 @@ async fn run(
     let front = Front {
         api: api(&telemetry, &membership.cluster_id),
         registry: registry::router(storage.clone(), blobs.clone()),
-        grpc: grpc(&raft, &authorities, &secrets, node_link, blobs, data.root().to_owned(), certificates),
+        grpc: grpc(&raft, &credentials, &secrets, node_link, blobs, data.root().to_owned()),
         telemetry: Arc::new(telemetry),
     };
-    let port = Port { tls: Arc::new(tls), callers: Callers::new(&authorities)?, front: Arc::new(front) };
+    let port = Port { credentials: credentials.clone(), front: Arc::new(front) };
     let closing = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    let writer =
-        KubeconfigWriter { data: data.clone(), authorities: authorities.clone(), admin, me: me.clone() };
-    writer.write(&BTreeMap::new())?;
+    let kubeconfig = Arc::new(KubeconfigFile::new(data.clone(), credentials.clone(), me.clone())?);
     tasks.spawn(listener::serve(listener, port, closing.clone()));
+    tasks.spawn(certificates::follow_authorities(storage.clone(), credentials.clone(), data.clone()));
+    tasks.spawn(certificates::run_renewal(credentials.clone(), kubeconfig.clone()));
     tasks.spawn(leader::run(Duties {
         storage: storage.clone(),
         links: links.clone(),
         recorder,
         cluster_id: membership.cluster_id.clone(),
         me: me.clone(),
-        serving_ca_pem: authorities.serving.certificate_pem.clone(),
+        credentials: credentials.clone(),
         periods: Periods { learner_healthy: config.learner_healthy, member_dead: config.member_dead },
         secrets: secrets.clone(),
     }));
@@ -197,9 +191,9 @@ async fn run(
     tasks.spawn(rendezvous.run());
     tasks.spawn(membership::stop_when_removed(storage.clone(), fatal.clone()));
     tasks.spawn(version::follow(storage.clone(), data.clone(), format, fatal.clone()));
-    let followed = storage.clone();
+    let (followed, recorded) = (storage.clone(), data.clone());
     tasks.spawn(membership::follow(storage.clone(), move |members| {
-        follow_members(members, &followed, &transport, &writer)
+        follow_members(members, &followed, &transport, &recorded, &kubeconfig)
     }));
     tasks.spawn(membership::announce(storage.clone(), me.clone()));
     tasks.spawn(health::run(storage.clone(), fatal.clone()));
@@ -214,7 +208,7 @@ async fn run(
         listen_address,
         kubeconfig_path: data.path("kubeconfig"),
         membership,
-        authorities,
+        credentials,
         storage,
         links,
         fatal,
@@ -224,28 +218,18 @@ async fn run(
     })
 }
 
-fn serving_tls(authorities: &Authorities, me: &MemberSpec) -> Result<(ServerConfig, Leaf), ServerError> {
-    let leaf = authorities.issue_serving(&me.name, &[host(&me.address).to_owned()])?;
-    let trusted = [authorities.peer.certificate_pem.as_str(), authorities.client.certificate_pem.as_str()];
-    let mut tls = tls::server_config(&leaf.chain_pem, &leaf.key_pem, &trusted, false)?;
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok((tls, leaf))
-}
-
-fn peer_tls(authorities: &Authorities, me: &MemberSpec) -> Result<(rustls::ClientConfig, Leaf), ServerError> {
-    let leaf = authorities.issue_peer(&me.name)?;
-    let tls = tls::client_config(&authorities.serving.certificate_pem, &leaf.chain_pem, &leaf.key_pem)?;
-    Ok((tls, leaf))
-}
-
 /// What the cluster's status tells of this member's certificates.
-fn certificates(authorities: &Authorities, leaves: [(&str, &Leaf); 3]) -> Result<Certificates, ServerError> {
-    let mut reports = Vec::new();
-    for (name, leaf) in leaves {
-        reports.push(status::certificate(name, &leaf.chain_pem)?);
-    }
-    reports.extend(status::authorities(authorities)?);
-    Ok(Arc::new(move || reports.clone()))
+fn certificates(credentials: &Arc<Credentials>) -> Certificates {
+    let credentials = credentials.clone();
+    Arc::new(move || {
+        let leaves = credentials.leaves();
+        let shown = [("serving", &leaves.serving), ("peer", &leaves.peer), ("admin", &leaves.admin)];
+        let leaves = shown.into_iter().map(|(name, leaf)| status::certificate(name, &leaf.chain_pem));
+        let mut reports: Vec<_> = leaves.filter_map(Result::ok).collect();
+        // They were read when they were issued: what cannot be read is not there.
+        reports.extend(status::authorities(&credentials.authorities()).unwrap_or_default());
+        reports
+    })
 }
 
 fn start_raft(
@@ -279,32 +263,36 @@ fn api(telemetry: &Telemetry, cluster_id: &str) -> axum::Router {
 
 fn grpc(
     raft: &Raft<AppliedEntry>,
-    authorities: &Arc<Authorities>,
+    credentials: &Arc<Credentials>,
     secrets: &Arc<SecretBox>,
     node_link: NodeLinkService,
     blobs: Arc<Blobs>,
     data_dir: PathBuf,
-    certificates: Certificates,
 ) -> Routes {
     let NodeLinkService { storage, links, cluster_id, .. } = node_link.clone();
     let join = JoinService {
         storage: storage.clone(),
-        authorities: authorities.clone(),
+        credentials: credentials.clone(),
         secrets: secrets.clone(),
         cluster_id: cluster_id.clone(),
         links: links.clone(),
     };
     let cluster = ClusterService {
         storage: storage.clone(),
-        authorities: authorities.clone(),
+        credentials: credentials.clone(),
         cluster_id: cluster_id.clone(),
         data_dir,
-        certificates,
+        certificates: certificates(credentials),
     };
     let store = StoreServer::new(StoreService { storage: storage.clone() })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let security = SecurityService { storage: storage.clone(), secrets: secrets.clone() };
+    let security = SecurityService {
+        storage: storage.clone(),
+        secrets: secrets.clone(),
+        credentials: credentials.clone(),
+        cluster_id: cluster_id.clone(),
+    };
     let leader = LeaderServer::new(LeaderService { storage, links })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -323,29 +311,12 @@ fn grpc(
         .prepare()
 }
 
-/// Keeps the admin kubeconfig at the members' addresses.
-struct KubeconfigWriter {
-    data: Arc<DataDir>,
-    authorities: Arc<Authorities>,
-    admin: Leaf,
-    me: MemberSpec,
-}
-
-impl KubeconfigWriter {
-    fn write(&self, members: &BTreeMap<u64, MemberSpec>) -> Result<(), ServerError> {
-        let others = members.values().filter(|member| member.id != self.me.id);
-        let others = others.map(|member| (format!("member-{}", member.id), member.address.clone())).collect();
-        let ca = &self.authorities.serving.certificate_pem;
-        let text = kubeconfig(ca, &self.admin, &self.me.address, &others);
-        self.data.write("kubeconfig", text.as_bytes())
-    }
-}
-
 fn follow_members(
     members: &BTreeMap<u64, MemberSpec>,
     storage: &ReplicatedStorage,
     transport: &GrpcTransport,
-    writer: &KubeconfigWriter,
+    data: &DataDir,
+    kubeconfig: &KubeconfigFile,
 ) {
     let mut addresses = membership::addresses(members);
     // My own object may be outdated, and while the log is replayed the objects of members may be missing that are known
@@ -359,7 +330,7 @@ fn follow_members(
     }
     storage.peers().set(&addresses);
     transport.set_peers(addresses.clone());
-    if let Err(error) = writer.data.record_peers(&addresses).and_then(|()| writer.write(members)) {
+    if let Err(error) = data.record_peers(&addresses).and_then(|()| kubeconfig.follow(members)) {
         tracing::warn!(%error, "the members' addresses are not written down");
     }
 }
@@ -394,7 +365,7 @@ impl Control {
 
     /// Makes a join token. `ttl_seconds` 0 is a day.
     pub async fn create_token(&self, role: Role, ttl_seconds: u64) -> anyhow::Result<JoinToken> {
-        let pin = self.authorities.serving_pin()?;
+        let pin = self.credentials.serving_pin()?;
         let made = tokens::create(&self.storage, pin, role, ttl_seconds, Timestamp::now()).await?;
         made.map_err(|refusal: Refusal| anyhow::anyhow!("the token was refused: {refusal:?}"))
     }

@@ -27,8 +27,8 @@ use self::{
     status::Certificates,
 };
 use crate::{
-    config::VERSION, identity::administrators_only, join::known_members, membership::is_removed,
-    pki::Authorities, storage::ReplicatedStorage, tokens, version::Agreed,
+    certificates::Credentials, config::VERSION, identity::administrators_only, join::known_members,
+    membership::is_removed, storage::ReplicatedStorage, tokens, version::Agreed,
 };
 
 /// Until the leader must have told its status; with reports, for which it asks others itself.
@@ -37,7 +37,7 @@ const LEADER_REPORTS_TIMEOUT: Duration = Duration::from_secs(4);
 
 pub struct ClusterService {
     pub storage: ReplicatedStorage,
-    pub authorities: Arc<Authorities>,
+    pub credentials: Arc<Credentials>,
     pub cluster_id: String,
     /// Only the path: calls that go on for a moment must not keep the directory's lock.
     pub data_dir: PathBuf,
@@ -116,7 +116,7 @@ impl Cluster for ClusterService {
         let request = request.into_inner();
         let role: Role =
             request.role.parse().map_err(|_| Status::invalid_argument("the role is control or node"))?;
-        let pin = self.authorities.serving_pin().map_err(|error| Status::internal(error.to_string()))?;
+        let pin = self.credentials.serving_pin().map_err(|error| Status::internal(error.to_string()))?;
         let token = tokens::create(&self.storage, pin, role, request.ttl_seconds, Timestamp::now())
             .await
             .map_err(|error| Status::unavailable(error.to_string()))?

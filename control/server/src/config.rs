@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use coracle_raft::SNAPSHOT_ENTRIES;
 
+use crate::pki::LEAF_LIFE;
+
 /// How a control node comes into its cluster. A data directory that has a cluster already is resumed in each mode.
 #[derive(Clone, Debug)]
 pub enum Mode {
@@ -30,6 +32,8 @@ pub struct ControlConfig {
     pub name: String,
     /// The file with the keys for Secrets; by default `keys/secrets.ring` in the data directory.
     pub key_ring: Option<PathBuf>,
+    /// For how long certificates are good that this control node signs; renewed after two thirds. At least some seconds.
+    pub certificate_life: Duration,
     /// For how long a learner must be healthy before it is promoted to a voter.
     pub learner_healthy: Duration,
     /// A snapshot of the state is made, and the log before it dropped, when so many entries were applied since the last.
@@ -53,6 +57,7 @@ impl ControlConfig {
             mode,
             name: name.into(),
             key_ring: None,
+            certificate_life: LEAF_LIFE,
             learner_healthy: Duration::from_secs(10),
             snapshot_entries: SNAPSHOT_ENTRIES,
             member_dead: Duration::from_secs(30),

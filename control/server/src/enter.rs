@@ -59,7 +59,7 @@ fn resume(
     let secrets = SecretBox::load(&config.key_ring_path())?;
     if let Mode::Join { token, .. } = &config.mode {
         let token: JoinToken = token.parse()?;
-        if token.ca_pin != authorities.serving_pin()? {
+        if !authorities.has_serving_pin(&token.ca_pin)? {
             let path = data.root().to_owned();
             return Err(ServerError::OtherCluster { path, cluster_id: found.cluster_id });
         }
@@ -99,7 +99,7 @@ async fn join_cluster(
     let response = join::join_as(addresses, &token, &config.name, address, &build).await?.response;
     let authorities =
         Authorities::from_bytes(&response.ca_keys_pem).ok_or(ServerError::JoinAnswer("the CA keys"))?;
-    if authorities.serving_pin()? != token.ca_pin {
+    if !authorities.has_serving_pin(&token.ca_pin)? {
         return Err(ServerError::JoinAnswer("the serving CA that the token pins"));
     }
     if response.member_id == 0 || response.cluster_id.is_empty() {

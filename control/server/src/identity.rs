@@ -22,24 +22,27 @@ pub enum Caller {
     Client(Identity),
 }
 
-/// Tells callers apart. The TLS handshake has verified the chain already; both CAs sign leaves directly and have
+/// Tells callers apart. The TLS handshake has verified the chain already; CAs sign leaves directly and have
 /// different names, so the issuer's name says which one it was.
 #[derive(Clone)]
 pub struct Callers {
-    peer_ca: Vec<u8>,
-    client_ca: Vec<u8>,
+    peer_cas: Vec<Vec<u8>>,
+    client_cas: Vec<Vec<u8>>,
 }
 
 impl Callers {
     pub fn new(authorities: &Authorities) -> Result<Self, ServerError> {
-        let subject = |pem: &str| -> Result<Vec<u8>, ServerError> {
-            let der = tls::certificates(pem, "CA")?.remove(0);
-            let parsed = parse(&der).ok_or(tls::TlsError::Empty { what: "CA" })?;
-            Ok(parsed.subject().as_raw().to_vec())
+        let subjects = |pem: &str| -> Result<Vec<Vec<u8>>, ServerError> {
+            let mut subjects = vec![];
+            for der in tls::certificates(pem, "CA")? {
+                let parsed = parse(&der).ok_or(tls::TlsError::Empty { what: "CA" })?;
+                subjects.push(parsed.subject().as_raw().to_vec());
+            }
+            Ok(subjects)
         };
         Ok(Self {
-            peer_ca: subject(&authorities.peer.certificate_pem)?,
-            client_ca: subject(&authorities.client.certificate_pem)?,
+            peer_cas: subjects(&authorities.peer.bundle())?,
+            client_cas: subjects(&authorities.client.bundle())?,
         })
     }
 
@@ -48,10 +51,11 @@ impl Callers {
         let Some(leaf) = chain.and_then(<[_]>::first).and_then(parse) else { return Caller::Anonymous };
         let issuer = leaf.issuer().as_raw();
         let groups = organizations(leaf.subject());
-        if issuer == self.peer_ca {
+        let one_of = |cas: &[Vec<u8>]| cas.iter().any(|ca| issuer == ca.as_slice());
+        if one_of(&self.peer_cas) {
             let control = groups.iter().any(|group| group == CONTROL_ORGANIZATION);
             if control { Caller::Member } else { Caller::Anonymous }
-        } else if issuer == self.client_ca {
+        } else if one_of(&self.client_cas) {
             let user =
                 leaf.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or("");
             Caller::Client(Identity { user: user.to_owned(), groups })

@@ -18,11 +18,12 @@ use tonic::{Code, Request, Response, Status, async_trait};
 
 use crate::{
     bootstrap::{self, CLUSTER_INFO},
+    certificates::Credentials,
     drafts::new_draft,
     encryption::SecretBox,
     node_link::Links,
     peers::{MEMBERS, MemberSpec, members},
-    pki::{Authorities, CONTROL_ORGANIZATION, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject},
+    pki::{CONTROL_ORGANIZATION, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject},
     storage::ReplicatedStorage,
     tokens,
     version::Agreed,
@@ -43,7 +44,7 @@ const MEMBERS_MAX: usize = 9;
 
 pub struct JoinService {
     pub storage: ReplicatedStorage,
-    pub authorities: Arc<Authorities>,
+    pub credentials: Arc<Credentials>,
     pub secrets: Arc<SecretBox>,
     pub cluster_id: String,
     pub links: Arc<Links>,
@@ -90,8 +91,12 @@ impl JoinService {
             names: vec![name.clone(), host(&request.advertise).to_owned()],
             server: true,
         };
-        let certificate_pem =
-            self.authorities.client.sign_request(&subject, &request.csr_pem).map_err(bad_request)?;
+        let certificate_pem = self
+            .credentials
+            .authorities()
+            .client
+            .sign_request(&subject, &request.csr_pem)
+            .map_err(bad_request)?;
         tracing::info!(node = %name, "node joined");
         Ok(JoinResponse { certificate_pem, ..self.common() })
     }
@@ -103,7 +108,7 @@ impl JoinService {
             names: if server { vec![host(&request.advertise).to_owned()] } else { vec![] },
             server,
         };
-        let authorities = &self.authorities;
+        let authorities = self.credentials.authorities();
         let certificate_pem =
             authorities.peer.sign_request(&subject(false), &request.csr_pem).map_err(bad_request)?;
         let serving_certificate_pem =
@@ -133,11 +138,12 @@ impl JoinService {
     }
 
     fn common(&self) -> JoinResponse {
+        let authorities = self.credentials.authorities();
         JoinResponse {
             cluster_id: self.cluster_id.clone(),
-            peer_ca_pem: self.authorities.peer.certificate_pem.clone(),
-            serving_ca_pem: self.authorities.serving.certificate_pem.clone(),
-            client_ca_pem: self.authorities.client.certificate_pem.clone(),
+            peer_ca_pem: authorities.peer.bundle(),
+            serving_ca_pem: authorities.serving.bundle(),
+            client_ca_pem: authorities.client.bundle(),
             members: known_members(&self.storage),
             ..JoinResponse::default()
         }

@@ -8,6 +8,7 @@ use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
     bootstrap,
+    certificates::{self, Credentials},
     encryption::{self, SecretBox},
     events,
     events::EventRecorder,
@@ -33,8 +34,8 @@ pub struct Duties {
     pub recorder: EventRecorder,
     pub cluster_id: String,
     pub me: MemberSpec,
-    /// Given to each namespace as `kube-root-ca.crt`.
-    pub serving_ca_pem: String,
+    /// The bundle of the serving authority is given to each namespace as `kube-root-ca.crt`.
+    pub credentials: Arc<Credentials>,
     pub periods: Periods,
     pub secrets: Arc<SecretBox>,
 }
@@ -85,7 +86,21 @@ async fn lead(duties: Duties) {
     let mut tasks = JoinSet::new();
     let spawned = duties.clone();
     tasks.spawn(async move {
-        plans::run_controllers(&spawned.storage, &spawned.recorder, spawned.serving_ca_pem.clone()).await;
+        let mut news = spawned.credentials.news();
+        loop {
+            let bundle = spawned.credentials.authorities().serving.bundle();
+            let known = bundle.clone();
+            let replaced = async {
+                // The sender lives as long as the process.
+                while spawned.credentials.authorities().serving.bundle() == known {
+                    let _ = news.changed().await;
+                }
+            };
+            tokio::select! {
+                () = plans::run_controllers(&spawned.storage, &spawned.recorder, bundle) => return,
+                () = replaced => tracing::debug!("the controllers begin anew with another bundle"),
+            }
+        }
     });
     let spawned = duties.clone();
     tasks.spawn(async move { plans::run_scheduler(&spawned.storage, &spawned.recorder).await });
@@ -101,6 +116,8 @@ async fn lead(duties: Duties) {
     tasks.spawn(async move { version::keep_raised(&spawned.storage).await });
     let spawned = duties.clone();
     tasks.spawn(async move { encryption::run_rotation(&spawned.storage, &spawned.secrets).await });
+    let spawned = duties.clone();
+    tasks.spawn(async move { certificates::run_change(&spawned.storage, &spawned.credentials).await });
     tasks.spawn(async move { events::sweep(&duties.storage).await });
     // None of them ends by itself: the first that does ends them all.
     tasks.join_next().await;

@@ -5,6 +5,7 @@
 //! [`node_link`] are what only the leader does.
 
 mod app;
+mod certificates;
 mod config;
 mod data_dir;
 mod enter;

@@ -8,7 +8,6 @@ use hyper_util::{
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
-use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -18,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    identity::Callers,
+    certificates::Credentials,
     service::{Front, Service},
 };
 
@@ -45,14 +44,12 @@ const GRACE: Duration = Duration::from_millis(300);
 /// What every connection is served with.
 #[derive(Clone)]
 pub struct Port {
-    pub tls: Arc<ServerConfig>,
-    pub callers: Callers,
+    pub credentials: Arc<Credentials>,
     pub front: Arc<Front>,
 }
 
 /// Serves until `closing` is cancelled and all connections have ended, soon after.
 pub async fn serve(listener: TcpListener, port: Port, closing: CancellationToken) {
-    let acceptor = TlsAcceptor::from(port.tls.clone());
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let connections = TaskTracker::new();
     loop {
@@ -65,9 +62,9 @@ pub async fn serve(listener: TcpListener, port: Port, closing: CancellationToken
         };
         match accepted {
             (Ok((tcp, _)), Ok(permit)) => {
-                let (acceptor, port, closing) = (acceptor.clone(), port.clone(), closing.clone());
+                let (port, closing) = (port.clone(), closing.clone());
                 connections.spawn(async move {
-                    serve_connection(tcp, acceptor, port, closing).await;
+                    serve_connection(tcp, port, closing).await;
                     drop(permit);
                 });
             }
@@ -82,15 +79,16 @@ pub async fn serve(listener: TcpListener, port: Port, closing: CancellationToken
     connections.wait().await;
 }
 
-async fn serve_connection(tcp: TcpStream, acceptor: TlsAcceptor, port: Port, closing: CancellationToken) {
+async fn serve_connection(tcp: TcpStream, port: Port, closing: CancellationToken) {
     // Small answers must not wait for more; a socket that refuses this works all the same.
     let _ = tcp.set_nodelay(true);
+    let acceptor = TlsAcceptor::from(port.credentials.server().get());
     let stream = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "handshake failed"),
         Err(_) => return tracing::debug!("handshake not finished in time"),
     };
-    let caller = port.callers.identify(stream.get_ref().1.peer_certificates());
+    let caller = port.credentials.callers().identify(stream.get_ref().1.peer_certificates());
     let service = TowerToHyperService::new(Service { front: port.front, caller });
     let builder = builder();
     let mut connection =

@@ -3,9 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use coracle_objects::View;
-use coracle_proto::tls;
+use coracle_proto::tls::{self, ClientTls};
 use parking_lot::Mutex;
-use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tonic::transport::Channel;
@@ -51,7 +50,7 @@ pub fn members(view: &View) -> BTreeMap<u64, MemberSpec> {
 
 /// Where the members are, and a channel to each, made when first used.
 pub struct Peers {
-    tls: ClientConfig,
+    tls: ClientTls,
     known: Mutex<BTreeMap<u64, Known>>,
 }
 
@@ -62,7 +61,7 @@ struct Known {
 
 impl Peers {
     /// `tls` shows this member's peer certificate.
-    pub fn new(tls: ClientConfig) -> Self {
+    pub fn new(tls: ClientTls) -> Self {
         Self { tls, known: Mutex::default() }
     }
 

@@ -6,27 +6,22 @@
 //! | serving | control nodes, as servers | everyone knows a control node; join tokens pin its key |
 //! | client | administrators, nodes | the API knows who asks |
 //!
-//! Every control node holds the keys of all three and makes its own certificates at each start.
+//! Every control node holds the keys of all three and makes its own certificates, at each start and before they end.
 
-use std::{
-    fs,
-    time::{Duration, SystemTime},
-};
+mod authority;
+
+use std::{collections::BTreeMap, fs, io, time::Duration};
 
 use coracle_proto::tls::{self, SERVER_NAME, public_key_pin};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
-};
+use rcgen::KeyPair;
 use serde::{Deserialize, Serialize};
 
 use crate::{config::KUBERNETES_SERVICE_IP, data_dir::DataDir, error::ServerError};
 
-const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-const LEAF_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+pub use authority::{Authority, LEAF_LIFE, Leaf, Stage, Subject};
 
-/// Certificates begin this much early, for clocks that are behind.
-const BACKDATED: Duration = Duration::from_secs(5 * 60);
+/// The file that has all of it. The others are there for people and programs that look for one certificate.
+const ALL: &str = "pki/authorities.json";
 
 /// `O` of a control member's certificate.
 pub const CONTROL_ORGANIZATION: &str = "coracle:control";
@@ -36,11 +31,13 @@ pub const MASTERS_ORGANIZATION: &str = "system:masters";
 pub const NODES_ORGANIZATION: &str = "system:nodes";
 pub const NODE_USER_PREFIX: &str = "system:node:";
 
-/// One authority: its certificate and its key.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct Authority {
-    pub certificate_pem: String,
-    key_pem: String,
+/// One of the three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthorityName {
+    Peer,
+    Serving,
+    Client,
 }
 
 /// Everything with which a control node signs.
@@ -51,98 +48,130 @@ pub struct Authorities {
     pub client: Authority,
     /// Signs the tokens of service accounts (PEM).
     pub service_account_key_pem: String,
+    /// Grows with each step of a change of authorities.
+    #[serde(default)]
+    pub generation: u64,
 }
 
-/// A certificate with its CA behind it, and its key.
-#[derive(Clone)]
-pub struct Leaf {
-    pub chain_pem: String,
-    pub key_pem: String,
-}
+impl AuthorityName {
+    pub const ALL: [Self; 3] = [Self::Peer, Self::Serving, Self::Client];
 
-/// Whom a certificate is for.
-pub struct Subject<'a> {
-    pub common_name: &'a str,
-    pub organization: &'a str,
-    /// DNS names and addresses.
-    pub names: Vec<String>,
-    pub server: bool,
-}
-
-impl Authority {
-    fn generate(name: &str, cluster_id: &str) -> Result<Self, ServerError> {
-        let key = KeyPair::generate()?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, format!("{name} of cluster {cluster_id}"));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        valid_for(&mut params, CA_LIFE);
-        Ok(Self { certificate_pem: params.self_signed(&key)?.pem(), key_pem: key.serialize_pem() })
-    }
-
-    /// A certificate for a new key.
-    pub fn issue(&self, subject: &Subject<'_>) -> Result<Leaf, ServerError> {
-        let key = KeyPair::generate()?;
-        Ok(Leaf { chain_pem: self.sign(subject, &key)?, key_pem: key.serialize_pem() })
-    }
-
-    /// A certificate for the key of a signing request. Nothing else is taken from the request.
-    pub fn sign_request(&self, subject: &Subject<'_>, csr_pem: &str) -> Result<String, ServerError> {
-        let request = CertificateSigningRequestParams::from_pem(csr_pem)?;
-        self.sign(subject, &request.public_key)
-    }
-
-    fn sign(&self, subject: &Subject<'_>, key: &impl PublicKeyData) -> Result<String, ServerError> {
-        let issuer = Issuer::from_ca_cert_pem(&self.certificate_pem, KeyPair::from_pem(&self.key_pem)?)?;
-        let mut params = CertificateParams::new(subject.names.clone())?;
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::OrganizationName, subject.organization);
-        params.distinguished_name.push(DnType::CommonName, subject.common_name);
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        if subject.server {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Peer => "peer",
+            Self::Serving => "serving",
+            Self::Client => "client",
         }
-        params.use_authority_key_identifier_extension = true;
-        valid_for(&mut params, LEAF_LIFE);
-        let certificate = params.signed_by(key, &issuer)?;
-        Ok(certificate.pem() + &self.certificate_pem)
+    }
+
+    /// `cn` of the authority that is made for this generation of the authorities.
+    fn common_name(self, generation: u64, cluster_id: &str) -> String {
+        let name = match self {
+            Self::Peer => "Coracle peers",
+            Self::Serving => "Coracle serving",
+            Self::Client => "Coracle clients",
+        };
+        match generation {
+            0 => format!("{name} of cluster {cluster_id}"),
+            _ => format!("{name} {generation} of cluster {cluster_id}"),
+        }
     }
 }
 
 impl Authorities {
     pub fn generate(cluster_id: &str) -> Result<Self, ServerError> {
         Ok(Self {
-            peer: Authority::generate("Coracle peers", cluster_id)?,
-            serving: Authority::generate("Coracle serving", cluster_id)?,
-            client: Authority::generate("Coracle clients", cluster_id)?,
+            peer: Authority::generate(&AuthorityName::Peer.common_name(0, cluster_id))?,
+            serving: Authority::generate(&AuthorityName::Serving.common_name(0, cluster_id))?,
+            client: Authority::generate(&AuthorityName::Client.common_name(0, cluster_id))?,
             service_account_key_pem: KeyPair::generate()?.serialize_pem(),
+            generation: 0,
         })
     }
 
+    fn get(&self, name: AuthorityName) -> &Authority {
+        match name {
+            AuthorityName::Peer => &self.peer,
+            AuthorityName::Serving => &self.serving,
+            AuthorityName::Client => &self.client,
+        }
+    }
+
+    fn get_mut(&mut self, name: AuthorityName) -> &mut Authority {
+        match name {
+            AuthorityName::Peer => &mut self.peer,
+            AuthorityName::Serving => &mut self.serving,
+            AuthorityName::Client => &mut self.client,
+        }
+    }
+
+    /// Those that are being changed.
+    pub fn changing(&self) -> BTreeMap<AuthorityName, Stage> {
+        AuthorityName::ALL.into_iter().filter_map(|name| Some((name, self.get(name).stage()?))).collect()
+    }
+
+    /// The next generation, in which these authorities are being changed.
+    pub fn begin_change(&mut self, names: &[AuthorityName], cluster_id: &str) -> Result<(), ServerError> {
+        self.generation += 1;
+        for &name in names {
+            let common_name = name.common_name(self.generation, cluster_id);
+            self.get_mut(name).begin_change(&common_name)?;
+        }
+        Ok(())
+    }
+
+    /// The next generation, in which what is being changed is one step further.
+    pub fn next_stage(&mut self) {
+        self.generation += 1;
+        for name in self.changing().into_keys() {
+            self.get_mut(name).next_stage();
+        }
+    }
+
+    /// For how long certificates are good.
+    pub fn leaf_life(&self) -> Duration {
+        self.peer.leaf_life
+    }
+
+    /// The same, whose certificates are good for so long.
+    pub fn with_leaf_life(mut self, life: Duration) -> Self {
+        for authority in [&mut self.peer, &mut self.serving, &mut self.client] {
+            authority.leaf_life = life;
+        }
+        self
+    }
+
     pub fn load(data: &DataDir) -> Result<Self, ServerError> {
+        let path = data.path(ALL);
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let reason = "it holds no certificate authorities".to_owned();
+                return Self::from_bytes(&bytes).ok_or(ServerError::Damaged { path, reason });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(ServerError::io("read", path)(error)),
+        }
         let authority = |name: &str| -> Result<Authority, ServerError> {
-            Ok(Authority {
-                certificate_pem: read(data, &format!("pki/{name}-ca.crt"))?,
-                key_pem: read(data, &format!("pki/{name}-ca.key"))?,
-            })
+            let certificate_pem = read(data, &format!("pki/{name}-ca.crt"))?;
+            Ok(Authority::of(certificate_pem, read(data, &format!("pki/{name}-ca.key"))?))
         };
         Ok(Self {
             peer: authority("peer")?,
             serving: authority("serving")?,
             client: authority("client")?,
             service_account_key_pem: read(data, "pki/service-account.key")?,
+            generation: 0,
         })
     }
 
     pub fn save(&self, data: &DataDir) -> Result<(), ServerError> {
         for (name, authority) in [("peer", &self.peer), ("serving", &self.serving), ("client", &self.client)]
         {
-            data.write(&format!("pki/{name}-ca.crt"), authority.certificate_pem.as_bytes())?;
+            data.write(&format!("pki/{name}-ca.crt"), authority.bundle().as_bytes())?;
             data.write(&format!("pki/{name}-ca.key"), authority.key_pem.as_bytes())?;
         }
-        data.write("pki/service-account.key", self.service_account_key_pem.as_bytes())
+        data.write("pki/service-account.key", self.service_account_key_pem.as_bytes())?;
+        data.write(ALL, &self.to_bytes())
     }
 
     /// What a joining control node is given.
@@ -154,10 +183,16 @@ impl Authorities {
         serde_json::from_slice(bytes).ok()
     }
 
-    /// What join tokens pin.
+    /// What new join tokens pin.
     pub fn serving_pin(&self) -> Result<[u8; 32], ServerError> {
         let certificates = tls::certificates(&self.serving.certificate_pem, "serving CA")?;
         Ok(public_key_pin(&certificates[0])?)
+    }
+
+    /// Whether a join token with this pin is of this cluster: also one that was made before a change of authorities.
+    pub fn has_serving_pin(&self, pin: &[u8; 32]) -> Result<bool, ServerError> {
+        let certificates = tls::certificates(&self.serving.bundle(), "serving CA")?;
+        Ok(certificates.iter().any(|ca| public_key_pin(ca).is_ok_and(|known| known == *pin)))
     }
 
     /// For the TLS port of a control node that is reached as `hosts`.
@@ -199,12 +234,6 @@ impl Authorities {
     }
 }
 
-fn valid_for(params: &mut CertificateParams, life: Duration) {
-    let now = SystemTime::now();
-    params.not_before = (now - BACKDATED).into();
-    params.not_after = (now + life).into();
-}
-
 fn read(data: &DataDir, name: &str) -> Result<String, ServerError> {
     let path = data.path(name);
     fs::read_to_string(&path).map_err(ServerError::io("read", path))
@@ -212,6 +241,8 @@ fn read(data: &DataDir, name: &str) -> Result<String, ServerError> {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{CertificateParams, DnType};
+
     use super::*;
 
     #[test]
@@ -224,6 +255,32 @@ mod tests {
         assert_eq!(loaded.serving_pin().unwrap(), made.serving_pin().unwrap());
         let sent = Authorities::from_bytes(&made.to_bytes()).unwrap();
         assert_eq!(sent.peer.certificate_pem, made.peer.certificate_pem);
+    }
+
+    #[test]
+    fn a_change_keeps_what_was_given_out_good_until_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        let mut made = Authorities::generate("c").unwrap();
+        let old_pin = made.serving_pin().unwrap();
+        let count = |pem: &str| tls::certificates(pem, "test").unwrap().len();
+        made.begin_change(&[AuthorityName::Serving, AuthorityName::Peer], "c").unwrap();
+        assert_eq!(made.serving_pin().unwrap(), old_pin, "the old one signs");
+        assert_eq!((count(&made.serving.bundle()), count(&made.client.bundle())), (2, 1));
+        made.next_stage();
+        let new_pin = made.serving_pin().unwrap();
+        assert_ne!(new_pin, old_pin);
+        assert!(made.has_serving_pin(&old_pin).unwrap() && made.has_serving_pin(&new_pin).unwrap());
+        assert_eq!(count(&made.issue_serving("a", &[]).unwrap().chain_pem), 4);
+        made.save(&data).unwrap();
+        made = Authorities::load(&data).unwrap();
+        assert_eq!(
+            made.changing().into_keys().collect::<Vec<_>>(),
+            [AuthorityName::Peer, AuthorityName::Serving]
+        );
+        made.next_stage();
+        assert!(made.changing().is_empty() && !made.has_serving_pin(&old_pin).unwrap());
+        assert_eq!((made.generation, count(&made.serving.bundle())), (3, 1));
     }
 
     #[test]

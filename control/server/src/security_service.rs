@@ -1,23 +1,33 @@
-//! Administration of what keeps the cluster's secrets: keys.
+//! What keeps the cluster's secrets: keys and certificates.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use coracle_api::Storage;
 use coracle_proto::security::{
+    AuthoritiesRequest, AuthoritiesResponse, AuthorityChange, ConfirmTrustRequest, ConfirmTrustResponse,
     DropKeyRequest, FetchKeysRequest, FetchKeysResponse, KeyInfo, KeysRequest, KeysResponse,
-    RotateKeysRequest, security_client::SecurityClient, security_server::Security,
+    RenewCertificateRequest, RenewCertificateResponse, RotateAuthoritiesRequest, RotateKeysRequest,
+    security_client::SecurityClient, security_server::Security,
 };
 use tonic::{Request, Response, Status, async_trait, transport::Channel};
 
 use crate::{
+    certificates::{self, ChangeRefused, Credentials, TrustState, Waiting},
+    drafts,
     encryption::{self, KeyRingState, KeysRefused, SecretBox},
-    identity::{administrators_only, members_only},
+    identity::{administrators_only, caller, members_only},
+    pki::AuthorityName,
     storage::ReplicatedStorage,
 };
+
+/// For how long each step of a change of authorities waits for nodes that are away.
+const GRACE_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 
 pub struct SecurityService {
     pub storage: ReplicatedStorage,
     pub secrets: Arc<SecretBox>,
+    pub credentials: Arc<Credentials>,
+    pub cluster_id: String,
 }
 
 impl SecurityService {
@@ -30,6 +40,28 @@ impl SecurityService {
         let leader =
             self.storage.leader_channel().ok_or_else(|| Status::unavailable("no leader is known"))?;
         Ok(Some(SecurityClient::new(leader)))
+    }
+
+    async fn present_authorities(&self) -> Result<AuthoritiesResponse, Status> {
+        let view =
+            self.storage.linearizable().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let Some(trust) = TrustState::read(&view) else { return Ok(AuthoritiesResponse::default()) };
+        let waiting = match trust.changing.is_empty() {
+            true => Waiting::default(),
+            false => Waiting::read(&self.storage, &view, &trust),
+        };
+        let changing = trust.changing.iter().map(|(name, stage)| AuthorityChange {
+            authority: name.as_str().to_owned(),
+            stage: stage.as_str().to_owned(),
+        });
+        Ok(AuthoritiesResponse {
+            generation: trust.generation,
+            changing: changing.collect(),
+            began_unix: trust.began_unix,
+            grace_seconds: trust.grace_seconds,
+            waiting_members: waiting.members,
+            waiting_nodes: waiting.nodes,
+        })
     }
 
     async fn present_keys(&self) -> Result<KeysResponse, Status> {
@@ -91,6 +123,64 @@ impl Security for SecurityService {
             .map(|key| serde_json::to_vec(&key.kept()).expect("a plain value encodes into memory").into());
         Ok(Response::new(FetchKeysResponse { keys: keys.collect() }))
     }
+
+    async fn renew_certificate(
+        &self,
+        request: Request<RenewCertificateRequest>,
+    ) -> Result<Response<RenewCertificateResponse>, Status> {
+        let caller = caller(&request);
+        let node = caller.node().ok_or_else(|| Status::permission_denied("only nodes may call this"))?;
+        let authorities = self.credentials.authorities();
+        let response = certificates::renew_nodes_certificate(&authorities, node, request.get_ref())?;
+        tracing::info!(node, "the certificate of a node renewed");
+        Ok(Response::new(response))
+    }
+
+    async fn confirm_trust(
+        &self,
+        request: Request<ConfirmTrustRequest>,
+    ) -> Result<Response<ConfirmTrustResponse>, Status> {
+        let caller = caller(&request);
+        let node = caller.node().ok_or_else(|| Status::permission_denied("only nodes may call this"))?;
+        let generation = request.get_ref().generation;
+        let said =
+            drafts::write(&self.storage, |view| certificates::node_announcement(view, node, generation));
+        said.await.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(ConfirmTrustResponse {}))
+    }
+
+    async fn authorities(
+        &self,
+        request: Request<AuthoritiesRequest>,
+    ) -> Result<Response<AuthoritiesResponse>, Status> {
+        administrators_only(&request)?;
+        Ok(Response::new(self.present_authorities().await?))
+    }
+
+    async fn rotate_authorities(
+        &self,
+        request: Request<RotateAuthoritiesRequest>,
+    ) -> Result<Response<AuthoritiesResponse>, Status> {
+        administrators_only(&request)?;
+        let request = request.into_inner();
+        if let Some(mut leader) = self.elsewhere()? {
+            return leader.rotate_authorities(request).await;
+        }
+        let chosen = [
+            (request.peer, AuthorityName::Peer),
+            (request.serving, AuthorityName::Serving),
+            (request.client, AuthorityName::Client),
+        ];
+        let names: Vec<_> = chosen.into_iter().filter(|(chosen, _)| *chosen).map(|(_, name)| name).collect();
+        let grace = match request.grace_seconds {
+            0 => GRACE_DEFAULT,
+            seconds => Duration::from_secs(seconds),
+        };
+        certificates::begin_change(&self.storage, &self.credentials, &self.cluster_id, &names, grace)
+            .await
+            .map_err(change_refused)?;
+        Ok(Response::new(self.present_authorities().await?))
+    }
 }
 
 fn refused(error: KeysRefused) -> Status {
@@ -99,5 +189,14 @@ fn refused(error: KeysRefused) -> Status {
         KeysRefused::NoRing | KeysRefused::NotWritten(_) => Status::unavailable(error.to_string()),
         KeysRefused::Ring(_) => Status::internal(error.to_string()),
         _ => Status::failed_precondition(error.to_string()),
+    }
+}
+
+fn change_refused(error: ChangeRefused) -> Status {
+    match error {
+        ChangeRefused::Nothing => Status::invalid_argument(error.to_string()),
+        ChangeRefused::Behind | ChangeRefused::NotWritten(_) => Status::unavailable(error.to_string()),
+        ChangeRefused::Server(_) => Status::internal(error.to_string()),
+        ChangeRefused::UnderWay => Status::failed_precondition(error.to_string()),
     }
 }

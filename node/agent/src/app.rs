@@ -12,11 +12,17 @@ use coracle_core::{
     reconcile::{next_wake, reconcile_pod},
     sources::{KeyedData, Service},
 };
-use coracle_proto::node::{BlockClaimed, LogRequest, ObjectEvent, node_down::Body, object_event};
+use coracle_proto::node::{
+    BlockClaimed, LogRequest, ObjectEvent, TrustChanged, node_down::Body, object_event,
+};
 use coracle_wasi_host::Container;
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::Instant,
+};
 
 use crate::{
     execute::{At, Executor},
@@ -59,7 +65,9 @@ pub enum Event {
 type Key = (String, String, String);
 
 pub struct App {
-    identity: Identity,
+    identity: Arc<Identity>,
+    /// The generation of the cluster's authorities.
+    trust: watch::Sender<u64>,
     desired: Desired,
     observed: Observed,
     executor: Executor,
@@ -81,10 +89,11 @@ pub struct App {
 }
 
 impl App {
-    pub fn new(identity: Identity, observed: Observed, executor: Executor) -> Self {
+    pub fn new(identity: Arc<Identity>, observed: Observed, executor: Executor) -> Self {
         let logs = LogStreams::new(executor.context().logs.clone(), executor.context().link.clone());
         Self {
             identity,
+            trust: watch::Sender::new(0),
             desired: Desired::default(),
             observed,
             executor,
@@ -100,6 +109,11 @@ impl App {
             wake_of: BTreeMap::new(),
             network_due: None,
         }
+    }
+
+    /// What the cluster says of the generation of its authorities.
+    pub fn trust(&self) -> watch::Receiver<u64> {
+        self.trust.subscribe()
     }
 
     /// Runs until Stop, or until nobody can send events any more.
@@ -191,6 +205,9 @@ impl App {
             }
             Body::LogRequest(request) => self.log_request(request),
             Body::LogCancel(cancel) => self.logs.cancel(cancel.request),
+            Body::TrustChanged(TrustChanged { generation }) => {
+                self.trust.send_replace(generation);
+            }
             Body::Welcome(_) | Body::Redirect(_) => {}
         }
     }

@@ -6,7 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use coracle_proto::join::{self, JoinError, JoinToken, Role};
+use coracle_proto::{
+    join::{self, JoinError, JoinToken, Role},
+    tls,
+};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -19,6 +23,9 @@ use crate::{
 const HARMLESS: [&str; 2] = ["lost+found", LOCK];
 const LOCK: &str = "lock";
 const NODE: &str = "node.json";
+
+/// The key is in the one that `node.json` names.
+const KEY_FILES: [&str; 2] = ["node.key", "node-2.key"];
 
 /// Why a node has no identity. Each says what to do.
 #[derive(Debug, Error)]
@@ -61,16 +68,32 @@ pub enum IdentityError {
 pub struct Identity {
     pub name: String,
     pub cluster_id: String,
+    changing: Mutex<Changing>,
+    dir: PathBuf,
+    ca_pin: String,
+    _lock: File,
+}
+
+/// What is written anew while the node runs.
+#[derive(Clone, Debug)]
+struct Changing {
+    certificates: Certificates,
+    /// `host:port` of control nodes, as known last.
+    control_addresses: Vec<String>,
+    key_file: String,
+}
+
+/// What the node shows, and whom it trusts (PEM).
+#[derive(Clone, Debug, Default)]
+pub struct Certificates {
+    /// With its CA behind it.
     pub certificate_pem: String,
     pub key_pem: String,
     pub serving_ca_pem: String,
     pub peer_ca_pem: String,
     pub client_ca_pem: String,
-    /// `host:port` of control nodes, as known last.
-    pub control_addresses: Vec<String>,
-    dir: PathBuf,
-    ca_pin: String,
-    _lock: File,
+    /// Of the cluster's authorities; 0 where they are those of the join.
+    pub generation: u64,
 }
 
 /// What is kept in `node.json`. The key has a file of its own, readable by its owner alone.
@@ -86,6 +109,11 @@ struct Kept {
     peer_ca_pem: String,
     client_ca_pem: String,
     control_addresses: Vec<String>,
+    /// The file with the certificate's key: each key has its own, so that key and certificate change together.
+    #[serde(default = "first_key_file")]
+    key_file: String,
+    #[serde(default)]
+    generation: u64,
 }
 
 impl Identity {
@@ -109,18 +137,17 @@ impl Identity {
     /// An identity without certificates, for tests of what needs none.
     #[cfg(test)]
     pub fn for_tests(config: &NodeConfig) -> Self {
-        let none = String::new;
+        let changing = Changing {
+            certificates: Certificates::default(),
+            control_addresses: Vec::new(),
+            key_file: first_key_file(),
+        };
         Self {
             name: config.name.clone(),
             cluster_id: "c".into(),
-            certificate_pem: none(),
-            key_pem: none(),
-            serving_ca_pem: none(),
-            peer_ca_pem: none(),
-            client_ca_pem: none(),
-            control_addresses: Vec::new(),
+            changing: Mutex::new(changing),
             dir: config.data_dir.clone(),
-            ca_pin: none(),
+            ca_pin: String::new(),
             _lock: lock(&config.data_dir).expect("the data dir is this test's own"),
         }
     }
@@ -135,12 +162,22 @@ impl Identity {
         let text = fs::read(dir.join(NODE)).map_err(|error| damaged(format!("{NODE}: {error}")))?;
         let kept: Kept =
             serde_json::from_slice(&text).map_err(|error| damaged(format!("{NODE}: {error}")))?;
-        for file in [NODE, "node.key"] {
+        let key_file = kept.key_file;
+        if Path::new(&key_file).file_name() != Some(key_file.as_ref()) {
+            return Err(damaged(format!("{NODE}: {key_file} is no file of this directory")));
+        }
+        for file in [NODE, &key_file] {
             private::close(&dir.join(file)).map_err(|error| damaged(format!("{file}: {error}")))?;
         }
-        let key_pem = fs::read_to_string(dir.join("node.key"))
-            .map_err(|error| damaged(format!("node.key: {error}")))?;
-        if token.is_some_and(|token| hex::encode(token.ca_pin) != kept.ca_pin) {
+        let key_pem = fs::read_to_string(dir.join(&key_file))
+            .map_err(|error| damaged(format!("{key_file}: {error}")))?;
+        // The cluster may have another authority than when this node joined.
+        let known = |token: &JoinToken| {
+            let pins = tls::certificates(&kept.serving_ca_pem, "CA").unwrap_or_default();
+            hex::encode(token.ca_pin) == kept.ca_pin
+                || pins.iter().any(|ca| tls::public_key_pin(ca).is_ok_and(|pin| pin == token.ca_pin))
+        };
+        if token.is_some_and(|token| !known(token)) {
             return Err(IdentityError::OtherCluster { path: dir });
         }
         if !config.name.is_empty() && config.name != kept.name {
@@ -153,15 +190,18 @@ impl Identity {
                 control_addresses.push(address.clone());
             }
         }
-        Ok(Self {
-            name: kept.name,
-            cluster_id: kept.cluster_id,
+        let certificates = Certificates {
             certificate_pem: kept.certificate_pem,
             key_pem,
             serving_ca_pem: kept.serving_ca_pem,
             peer_ca_pem: kept.peer_ca_pem,
             client_ca_pem: kept.client_ca_pem,
-            control_addresses,
+            generation: kept.generation,
+        };
+        Ok(Self {
+            name: kept.name,
+            cluster_id: kept.cluster_id,
+            changing: Mutex::new(Changing { certificates, control_addresses, key_file }),
             ca_pin: kept.ca_pin,
             dir,
             _lock: lock,
@@ -192,39 +232,86 @@ impl Identity {
                 control_addresses.push(address.clone());
             }
         }
-        let identity = Self {
-            name,
-            cluster_id: response.cluster_id,
+        let certificates = Certificates {
             certificate_pem: response.certificate_pem,
             key_pem: joined.key_pem,
             serving_ca_pem: response.serving_ca_pem,
             peer_ca_pem: response.peer_ca_pem,
             client_ca_pem: response.client_ca_pem,
-            control_addresses,
+            generation: 0,
+        };
+        let changing = Changing { certificates, control_addresses, key_file: first_key_file() };
+        let identity = Self {
+            name,
+            cluster_id: response.cluster_id,
+            changing: Mutex::new(changing),
             ca_pin: hex::encode(token.ca_pin),
             dir,
             _lock: lock,
         };
         let unusable = |source| IdentityError::DataDir { path: identity.dir.clone(), source };
-        write_private(&identity.dir.join("node.key"), identity.key_pem.as_bytes()).map_err(unusable)?;
-        identity.keep(&identity.control_addresses).map_err(unusable)?;
+        {
+            let changing = identity.changing.lock();
+            let key_pem = changing.certificates.key_pem.as_bytes();
+            write_private(&identity.dir.join(&changing.key_file), key_pem).map_err(unusable)?;
+            identity.write(&changing).map_err(unusable)?;
+        }
         Ok(identity)
+    }
+
+    pub fn certificates(&self) -> Certificates {
+        self.changing.lock().certificates.clone()
+    }
+
+    /// `host:port` of control nodes, as known last.
+    pub fn control_addresses(&self) -> Vec<String> {
+        self.changing.lock().control_addresses.clone()
     }
 
     /// Writes the identity with these control nodes, all or nothing.
     pub fn keep(&self, control_addresses: &[String]) -> io::Result<()> {
+        let mut changing = self.changing.lock();
+        changing.control_addresses = control_addresses.to_vec();
+        self.write(&changing)
+    }
+
+    /// Takes another certificate and key, all or nothing.
+    pub fn renew(&self, certificates: Certificates) -> io::Result<()> {
+        let mut changing = self.changing.lock();
+        let key_file = other_key_file(&changing.key_file);
+        write_private(&self.dir.join(&key_file), certificates.key_pem.as_bytes())?;
+        let renewed =
+            Changing { certificates, key_file, control_addresses: changing.control_addresses.clone() };
+        self.write(&renewed)?;
+        *changing = renewed;
+        Ok(())
+    }
+
+    fn write(&self, changing: &Changing) -> io::Result<()> {
+        let certificates = &changing.certificates;
         let kept = Kept {
             name: self.name.clone(),
             cluster_id: self.cluster_id.clone(),
             ca_pin: self.ca_pin.clone(),
-            certificate_pem: self.certificate_pem.clone(),
-            serving_ca_pem: self.serving_ca_pem.clone(),
-            peer_ca_pem: self.peer_ca_pem.clone(),
-            client_ca_pem: self.client_ca_pem.clone(),
-            control_addresses: control_addresses.to_vec(),
+            certificate_pem: certificates.certificate_pem.clone(),
+            serving_ca_pem: certificates.serving_ca_pem.clone(),
+            peer_ca_pem: certificates.peer_ca_pem.clone(),
+            client_ca_pem: certificates.client_ca_pem.clone(),
+            control_addresses: changing.control_addresses.clone(),
+            key_file: changing.key_file.clone(),
+            generation: certificates.generation,
         };
         write_private(&self.dir.join(NODE), &serde_json::to_vec_pretty(&kept)?)
     }
+}
+
+fn first_key_file() -> String {
+    KEY_FILES[0].into()
+}
+
+/// The one of the two files that is not in use: what an interrupted renewal left there is written over.
+fn other_key_file(present: &str) -> String {
+    KEY_FILES[usize::from(present == KEY_FILES[0])].into()
 }
 
 /// A DNS label. Source: RFC 1123.
@@ -251,7 +338,7 @@ fn is_empty(dir: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(dir)? {
         let name = entry?.file_name();
         // A key without its node.json is a join that was interrupted: it is simply done again.
-        if !HARMLESS.iter().chain(&["node.key"]).any(|harmless| name == *harmless) {
+        if !HARMLESS.iter().chain(&KEY_FILES).any(|harmless| name == *harmless) {
             return Ok(false);
         }
     }
@@ -302,6 +389,8 @@ mod tests {
             peer_ca_pem: text("p"),
             client_ca_pem: text("c"),
             control_addresses: vec![text("10.0.0.1:6443")],
+            key_file: first_key_file(),
+            generation: 0,
         };
         fs::write(dir.join(NODE), serde_json::to_vec(&kept).unwrap()).unwrap();
         fs::write(dir.join("node.key"), "key").unwrap();
@@ -323,18 +412,41 @@ mod tests {
         assert!(error(&control).await.contains("--role node"));
         kept(dir.path());
         let resumed = Identity::obtain(&config(dir.path(), Some(token(7, Role::Node))), "").await.unwrap();
-        assert_eq!(resumed.control_addresses, ["10.0.0.1:6443", "127.0.0.1:1"]);
+        assert_eq!(resumed.control_addresses(), ["10.0.0.1:6443", "127.0.0.1:1"]);
         assert!(error(&config(dir.path(), None)).await.contains("in use by another process"));
         resumed.keep(&["10.0.0.2:6443".to_owned()]).unwrap();
         assert_eq!(mode(dir.path()), 0o700, "set although it existed");
         assert_eq!(mode(&dir.path().join(NODE)), 0o600);
         drop(resumed);
         let again = Identity::obtain(&config(dir.path(), None), "").await.unwrap();
-        assert_eq!(again.control_addresses, ["10.0.0.2:6443"]);
+        assert_eq!(again.control_addresses(), ["10.0.0.2:6443"]);
         drop(again);
         assert!(error(&config(dir.path(), Some(token(8, Role::Node)))).await.contains("another cluster"));
         let other = NodeConfig { name: "n2".into(), ..config(dir.path(), None) };
         assert!(error(&other).await.contains("belongs to the node \"n1\""));
+    }
+
+    #[tokio::test]
+    async fn a_renewed_certificate_is_kept_with_its_key() {
+        let dir = tempfile::tempdir().unwrap();
+        kept(dir.path());
+        let resume = async || Identity::obtain(&config(dir.path(), None), "").await.unwrap();
+        for round in ["1", "2", "3"] {
+            let identity = resume().await;
+            let renewed = Certificates {
+                certificate_pem: format!("cert {round}"),
+                key_pem: format!("key {round}"),
+                ..identity.certificates()
+            };
+            identity.renew(renewed).unwrap();
+            drop(identity);
+            let again = resume().await;
+            let certificates = again.certificates();
+            assert_eq!(certificates.certificate_pem, format!("cert {round}"));
+            assert_eq!(certificates.key_pem, format!("key {round}"));
+            assert_eq!(again.control_addresses(), ["10.0.0.1:6443"]);
+        }
+        assert_eq!(mode(&dir.path().join(KEY_FILES[1])), 0o600);
     }
 
     #[tokio::test]

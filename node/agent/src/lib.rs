@@ -19,6 +19,7 @@ mod network;
 mod node;
 mod private;
 mod probes;
+mod renewal;
 mod usage;
 mod volumes;
 

@@ -45,7 +45,7 @@ pub struct LinkConfig {
     /// With everything but the protocol range, which the link fills in.
     pub hello: Hello,
     /// Shows this node's certificate and trusts the serving CA.
-    pub tls: rustls::ClientConfig,
+    pub tls: tls::ClientTls,
     /// `host:port` of control nodes; kept current by the link.
     pub addresses: Arc<RwLock<Vec<String>>>,
     pub data_dir: std::path::PathBuf,

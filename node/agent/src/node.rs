@@ -9,7 +9,7 @@ use std::{
 };
 
 use coracle_core::{NodeFacts, Observed};
-use coracle_fabric::{Fabric, FabricConfig, FabricError, FabricTls};
+use coracle_fabric::{Fabric, FabricConfig, FabricError};
 use coracle_proto::{node::Hello, tls};
 use coracle_wasi_host::{Host, HostConfig, HostError};
 use parking_lot::RwLock;
@@ -31,6 +31,7 @@ use crate::{
     machine,
     network::PodNetwork,
     private,
+    renewal::{NodeTls, Renewal},
 };
 
 /// Why a node does not start.
@@ -53,7 +54,8 @@ pub struct Node {
     name: String,
     fabric: Fabric,
     events: mpsc::Sender<Event>,
-    app: Mutex<Option<JoinHandle<()>>>,
+    /// The loop, and what renews the certificate.
+    tasks: Mutex<Option<[JoinHandle<()>; 2]>>,
 }
 
 /// Starts a node: joins where the data dir is new, resumes otherwise. Returns once it listens; the link to the
@@ -63,8 +65,9 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
     let probable =
         reachable(config.fabric_listen, config.join.as_ref().and_then(|with| with.addresses.first()));
     let advertise = config.fabric_advertise.clone().unwrap_or_else(|| probable.to_string());
-    let identity = Identity::obtain(&config, &advertise).await?;
-    let fabric = start_fabric(&config, &identity).await?;
+    let identity = Arc::new(Identity::obtain(&config, &advertise).await?);
+    let node_tls = NodeTls::new(&identity.certificates())?;
+    let fabric = start_fabric(&config, &identity, &node_tls).await?;
     let bound = fabric.address();
     let advertise = config
         .fabric_advertise
@@ -86,18 +89,16 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
         private::create_dir(dir).map_err(|source| NodeError::Io { path: dir.clone(), source })?;
     }
     let (events, received) = mpsc::channel(EVENTS_MAX);
-    let addresses = Arc::new(RwLock::new(identity.control_addresses.clone()));
+    let addresses = Arc::new(RwLock::new(identity.control_addresses()));
     let boot_id = hex::encode(rand::random::<[u8; 16]>());
-    let client_tls =
-        tls::client_config(&identity.serving_ca_pem, &identity.certificate_pem, &identity.key_pem)?;
     let link_config = LinkConfig {
         hello: hello(&config, &identity, &fabric, &advertise, &boot_id),
-        tls: client_tls.clone(),
+        tls: node_tls.control.clone(),
         addresses: addresses.clone(),
         data_dir: config.data_dir.clone(),
     };
     let artifacts_dir = config.data_dir.join("artifacts");
-    let registry = Registry::new(addresses, client_tls);
+    let registry = Registry::new(addresses.clone(), node_tls.control.clone());
     let artifacts = Artifacts::new(artifacts_dir.clone(), config.allow_local_artifacts, registry)
         .map_err(|source| NodeError::Io { path: artifacts_dir, source })?;
     let (link, link_task) = link::start(link_config, events.clone());
@@ -123,8 +124,11 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
     let observed = Observed { node: facts, pods: BTreeMap::new() };
     let name = identity.name.clone();
     tracing::info!(node = name, fabric = advertise, "node started");
-    let app = tokio::spawn(App::new(identity, observed, executor).run(received, link_task));
-    Ok(Node { name, fabric, events, app: Mutex::new(Some(app)) })
+    let app = App::new(identity.clone(), observed, executor);
+    let renewal = Renewal { identity, tls: node_tls, addresses, advertise, wanted: app.trust() };
+    let renewal = tokio::spawn(renewal.run());
+    let app = tokio::spawn(app.run(received, link_task));
+    Ok(Node { name, fabric, events, tasks: Mutex::new(Some([app, renewal])) })
 }
 
 impl Node {
@@ -144,7 +148,10 @@ impl Node {
 
     /// Stops all pods and the node. The cluster's wishes stay: the next start runs the pods again.
     pub async fn shutdown(&self) {
-        let Some(app) = self.app.lock().await.take() else { return };
+        let Some([app, renewal]) = self.tasks.lock().await.take() else { return };
+        // Waited for, because it holds the data dir's lock.
+        renewal.abort();
+        let _ = renewal.await;
         // A loop that is gone already has stopped.
         let _ = self.events.send(Event::Stop).await;
         if let Err(error) = app.await {
@@ -155,15 +162,12 @@ impl Node {
     }
 }
 
-async fn start_fabric(config: &NodeConfig, identity: &Identity) -> Result<Fabric, NodeError> {
-    let (certificate, key) = (&identity.certificate_pem, &identity.key_pem);
-    let server = tls::server_config(certificate, key, &[&identity.client_ca_pem], true)?;
-    let client = tls::client_config(&identity.client_ca_pem, certificate, key)?;
+async fn start_fabric(config: &NodeConfig, identity: &Identity, tls: &NodeTls) -> Result<Fabric, NodeError> {
     let fabric = Fabric::start(FabricConfig {
         node_name: identity.name.clone(),
         listen: config.fabric_listen,
         gateway_listen: config.gateway_listen,
-        tls: FabricTls { server: Arc::new(server), client: Arc::new(client) },
+        tls: tls.fabric.clone(),
     });
     Ok(fabric.await?)
 }

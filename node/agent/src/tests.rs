@@ -38,7 +38,8 @@ struct Rig {
 impl Rig {
     /// A node that has joined, linked, and knows that it is to run nothing.
     async fn new(dir: &Path) -> Self {
-        let identity = Identity::for_tests(&NodeConfig { name: "n1".into(), ..NodeConfig::new(dir) });
+        let identity =
+            Arc::new(Identity::for_tests(&NodeConfig { name: "n1".into(), ..NodeConfig::new(dir) }));
         let host =
             Host::new(HostConfig { cache_dir: dir.join("cache"), max_instances: 64, ..Default::default() });
         let artifacts = Artifacts::new(dir.join("artifacts"), true, Registry::without_addresses()).unwrap();

@@ -99,7 +99,7 @@ impl Fabric {
             flows: Flows::default(),
             resolver: OutsideResolver::default(),
             egress: Egress::default(),
-            peers: Arc::new(Peers::new((*config.tls.client).clone(), stopped.clone())),
+            peers: Arc::new(Peers::new(config.tls.client.clone(), stopped.clone())),
             node_ports: gateway_address.map(|address| NodePorts::new(address.ip(), stopped.clone())),
             runtime: Handle::current(),
             address: local(&tunnels, config.listen),
@@ -107,7 +107,7 @@ impl Fabric {
             stopped: stopped.clone(),
         });
         let arrivals = Arc::new(Fabric { inner: inner.clone() });
-        tokio::spawn(tunnel::serve(tunnels, (*config.tls.server).clone(), arrivals, stopped.clone()));
+        tokio::spawn(tunnel::serve(tunnels, config.tls.server.clone(), arrivals, stopped.clone()));
         if let Some(listener) = gateway {
             tokio::spawn(Gateway::new(inner.clone()).serve(listener, stopped));
         }

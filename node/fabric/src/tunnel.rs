@@ -15,6 +15,7 @@ pub(crate) use client::Peers;
 pub(crate) use server::{Arrivals, serve};
 pub(crate) use wire::Datagram;
 
+use arc_swap::ArcSwap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,13 +25,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
 /// The node's certificate as both ends of tunnels show it. Both configurations trust the CA that signs nodes'
-/// certificates; the server asks for one.
+/// certificates; the server asks for one. They may be replaced: each tunnel takes those of the moment when it is opened.
 #[derive(Clone)]
 pub struct FabricTls {
     /// For tunnels that others open.
-    pub server: Arc<rustls::ServerConfig>,
+    pub server: Arc<ArcSwap<rustls::ServerConfig>>,
     /// For tunnels that this node opens.
-    pub client: Arc<rustls::ClientConfig>,
+    pub client: Arc<ArcSwap<rustls::ClientConfig>>,
 }
 
 /// Bytes that a stream holds ahead of its reader.

@@ -111,8 +111,12 @@ fn member_alarms(id: u64, report: &MemberReport, now: Timestamp, tell: &mut impl
         let left = certificate.not_after_unix - now.as_second();
         if left < CERTIFICATE_SECONDS_LOW {
             let days = left / (24 * 3600);
-            let message =
-                format!("its certificate `{}` ends in {days} days; restart the member", certificate.name);
+            let name = &certificate.name;
+            let mend = match name.ends_with("CA") {
+                true => "change it with `coracle cluster rotate-ca`",
+                false => "it should have been renewed: the member's log says why not",
+            };
+            let message = format!("its certificate `{name}` ends in {days} days; {mend}");
             tell("CertificateEnds", id, message);
         }
     }

@@ -3,11 +3,12 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use coracle_api::Storage;
+use coracle_objects::View;
 use coracle_proto::{
     PROTOCOL_RANGE,
     node::{
         BlockClaimed, ClaimBlock, Heartbeat, Hello, NodeDown, NodeEvent, NodeUp, ObjectEvent, Redirect,
-        Synced, Welcome, node_down::Body as DownBody, node_up::Body as UpBody,
+        Synced, TrustChanged, Welcome, node_down::Body as DownBody, node_up::Body as UpBody,
     },
 };
 use jiff::Timestamp;
@@ -25,7 +26,12 @@ use super::{
     node_object, pod_blocks,
     pod_status::{Report, write_reports},
 };
-use crate::{bootstrap, drafts, peers::members};
+use crate::{
+    bootstrap,
+    certificates::{TRUSTS, TrustState},
+    drafts,
+    peers::members,
+};
 
 /// Until a new link must have said Hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -143,18 +149,33 @@ fn welcome(service: &NodeLinkService) -> Welcome {
 /// Sends the node what it needs, first all of it, then what changes.
 async fn push(service: &NodeLinkService, session: &Session, node: &str) -> Result<(), Status> {
     let mut desired = Desired::new(node);
+    let mut told = 0;
     loop {
         let (view, mut events) = service.storage.hub().everything();
         send_all(session, desired.resync(&view)).await?;
         send(session, DownBody::Synced(Synced { revision: view.revision })).await?;
+        tell_trust(session, &view, &mut told).await?;
         // A link that falls too far behind is brought up by the difference instead of by events.
         while let Ok(happened) = events.next().await {
             let view = service.storage.view();
             for event in happened.iter() {
                 send_all(session, desired.observe(event, &view)).await?;
             }
+            if happened.iter().any(|event| event.object.key.resource.as_str() == TRUSTS) {
+                tell_trust(session, &view, &mut told).await?;
+            }
         }
     }
+}
+
+/// Has the node renew its certificate where the authorities are of another generation than it was told.
+async fn tell_trust(session: &Session, view: &View, told: &mut u64) -> Result<(), Status> {
+    let generation = TrustState::read(view).map_or(0, |trust| trust.generation);
+    if generation > *told {
+        *told = generation;
+        send(session, DownBody::TrustChanged(TrustChanged { generation })).await?;
+    }
+    Ok(())
 }
 
 async fn send_all(session: &Session, objects: Vec<ObjectEvent>) -> Result<(), Status> {

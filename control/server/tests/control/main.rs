@@ -3,6 +3,7 @@
 mod bench;
 
 mod backup;
+mod certificates;
 mod joining;
 mod membership;
 mod metrics;

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use coracle_proto::tls;
+use coracle_proto::tls::{self, ClientTls};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -30,7 +30,7 @@ const WASM_TYPES: [&str; 2] = ["application/wasm", "application/vnd.wasm.content
 #[derive(Clone)]
 pub struct Registry {
     addresses: Arc<RwLock<Vec<String>>>,
-    tls: Option<Arc<rustls::ClientConfig>>,
+    tls: Option<ClientTls>,
 }
 
 /// What a manifest says.
@@ -44,9 +44,8 @@ pub struct Manifest {
 
 impl Registry {
     /// `addresses` (`host:port`) may change at any time; `tls` shows this node's certificate.
-    pub fn new(addresses: Arc<RwLock<Vec<String>>>, mut tls: rustls::ClientConfig) -> Self {
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Self { addresses, tls: Some(Arc::new(tls)) }
+    pub fn new(addresses: Arc<RwLock<Vec<String>>>, tls: ClientTls) -> Self {
+        Self { addresses, tls: Some(tls) }
     }
 
     /// A registry that nobody serves.
@@ -154,8 +153,8 @@ impl Registry {
         address: &str,
         path: &str,
     ) -> Result<Response<Incoming>, Box<dyn std::error::Error + Send + Sync>> {
-        let tls = self.tls.clone().ok_or("this node has no certificate")?;
-        let stream = tls::connect(address, tls).await?;
+        let tls = self.tls.as_ref().ok_or("this node has no certificate")?;
+        let stream = tls::connect(address, tls::with_alpn(&tls.get(), b"http/1.1")).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // Ends with the response's body, or when that is dropped.
         tokio::spawn(async move {

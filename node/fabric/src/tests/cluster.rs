@@ -4,6 +4,7 @@ use crate::{
     Backend, BackendPort, Cidr, Endpoint, Fabric, FabricConfig, FabricTls, NetworkState, PodBlock, Protocol,
     ServiceEntry, ServicePort,
 };
+use arc_swap::ArcSwap;
 use coracle_wasi_host::net::{Conn, Listener, Namespace, NamespaceConfig, NetLimits};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::RootCertStore;
@@ -62,7 +63,10 @@ impl Authority {
             .with_root_certificates(roots)
             .with_client_auth_cert(vec![certificate], key())
             .unwrap();
-        FabricTls { server: Arc::new(server), client: Arc::new(client) }
+        FabricTls {
+            server: Arc::new(ArcSwap::from_pointee(server)),
+            client: Arc::new(ArcSwap::from_pointee(client)),
+        }
     }
 }
 

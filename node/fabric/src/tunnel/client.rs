@@ -5,6 +5,7 @@ use super::{
     CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX,
     datagrams, identity, pump, watch_life,
 };
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use coracle_wasi_host::net::{Conn, NetError, PIPE_CAPACITY};
 use h2::client::SendRequest;
@@ -30,7 +31,7 @@ const BACKOFF: Duration = Duration::from_millis(250);
 
 /// All tunnels that this node has opened, one a peer.
 pub(crate) struct Peers {
-    connector: TlsConnector,
+    tls: Arc<ArcSwap<rustls::ClientConfig>>,
     peers: Mutex<HashMap<Arc<str>, Arc<Peer>>>,
     stopped: CancellationToken,
 }
@@ -58,9 +59,15 @@ struct Link {
 
 impl Peers {
     /// No tunnel yet. All end when `stopped` is cancelled.
-    pub(crate) fn new(mut config: rustls::ClientConfig, stopped: CancellationToken) -> Self {
+    pub(crate) fn new(tls: Arc<ArcSwap<rustls::ClientConfig>>, stopped: CancellationToken) -> Self {
+        Self { tls, peers: Mutex::default(), stopped }
+    }
+
+    /// With the certificate of this moment.
+    fn connector(&self) -> TlsConnector {
+        let mut config = rustls::ClientConfig::clone(&self.tls.load());
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Self { connector: TlsConnector::from(Arc::new(config)), peers: Mutex::default(), stopped }
+        TlsConnector::from(Arc::new(config))
     }
 
     /// Connects to a pod of another node. Call it in a task of its own: a caller who gives up in the middle
@@ -170,7 +177,7 @@ impl Peers {
         // Waiting for more to send would cost latency; failing to say so costs nothing else.
         let _ = stream.set_nodelay(true);
         let name = ServerName::try_from(peer.name.to_string()).map_err(|_| NetError::InvalidInput)?;
-        let stream = self.connector.connect(name, stream).await.map_err(|_| NetError::AccessDenied)?;
+        let stream = self.connector().connect(name, stream).await.map_err(|_| NetError::AccessDenied)?;
         let found = identity::node_name(stream.get_ref().1.peer_certificates());
         if found.as_deref() != Some(&*peer.name) {
             return Err(NetError::AccessDenied);

@@ -5,6 +5,7 @@ use super::{
     CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX,
     datagrams, identity, pump, watch_life,
 };
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use coracle_wasi_host::net::{Conn, NetError};
 use futures::future::BoxFuture;
@@ -41,12 +42,10 @@ pub(crate) trait Arrivals: Send + Sync + 'static {
 /// Accepts tunnels until `stopped` is cancelled.
 pub(crate) async fn serve(
     listener: TcpListener,
-    mut config: rustls::ServerConfig,
+    tls: Arc<ArcSwap<rustls::ServerConfig>>,
     arrivals: Arc<dyn Arrivals>,
     stopped: CancellationToken,
 ) {
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -54,8 +53,11 @@ pub(crate) async fn serve(
         };
         match accepted {
             Ok((stream, _)) => {
-                let (acceptor, arrivals, stopped) =
-                    (acceptor.clone(), arrivals.clone(), stopped.child_token());
+                // With the certificate of this moment.
+                let mut config = rustls::ServerConfig::clone(&tls.load());
+                config.alpn_protocols = vec![b"h2".to_vec()];
+                let acceptor = TlsAcceptor::from(Arc::new(config));
+                let (arrivals, stopped) = (arrivals.clone(), stopped.child_token());
                 tokio::spawn(async move { serve_peer(stream, acceptor, arrivals, stopped).await });
             }
             Err(error) => {

@@ -1,0 +1,180 @@
+//! Renews the node's certificate before it ends, over the connection that the present one opens.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use coracle_fabric::FabricTls;
+use coracle_proto::{
+    join,
+    security::{ConfirmTrustRequest, RenewCertificateRequest, security_client::SecurityClient},
+    tls::{self, ClientTls, ServerTls},
+};
+use parking_lot::RwLock;
+use thiserror::Error;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tonic::{Response, Status, transport::Channel};
+
+use crate::identity::{Certificates, Identity};
+
+/// How long is slept at most: a clock that was set meanwhile is noticed after so long.
+const SLEEP_MAX: Duration = Duration::from_secs(600);
+
+/// Until a control node must have answered.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two tries to renew; less where little life is left.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+const RETRY_MIN: Duration = Duration::from_millis(200);
+
+/// Where the node's certificate is used. New connections take the present one.
+#[derive(Clone)]
+pub struct NodeTls {
+    /// Towards control nodes.
+    pub control: ClientTls,
+    /// Between nodes.
+    pub fabric: FabricTls,
+    tunnels_in: ServerTls,
+    tunnels_out: ClientTls,
+}
+
+impl NodeTls {
+    pub fn new(certificates: &Certificates) -> Result<Self, tls::TlsError> {
+        let (control, server, client) = configurations(certificates)?;
+        let (tunnels_in, tunnels_out) = (ServerTls::from(server), ClientTls::from(client));
+        let fabric = FabricTls { server: tunnels_in.shared(), client: tunnels_out.shared() };
+        Ok(Self { control: control.into(), fabric, tunnels_in, tunnels_out })
+    }
+
+    /// Shows another certificate from the next connection on.
+    fn set(&self, certificates: &Certificates) -> Result<(), tls::TlsError> {
+        let (control, server, client) = configurations(certificates)?;
+        self.control.set(control);
+        self.tunnels_in.set(server);
+        self.tunnels_out.set(client);
+        Ok(())
+    }
+}
+
+type Configurations = (rustls::ClientConfig, rustls::ServerConfig, rustls::ClientConfig);
+
+fn configurations(certificates: &Certificates) -> Result<Configurations, tls::TlsError> {
+    let Certificates { certificate_pem, key_pem, serving_ca_pem, client_ca_pem, .. } = certificates;
+    Ok((
+        tls::client_config(serving_ca_pem, certificate_pem, key_pem)?,
+        tls::server_config(certificate_pem, key_pem, &[client_ca_pem], true)?,
+        tls::client_config(client_ca_pem, certificate_pem, key_pem)?,
+    ))
+}
+
+/// Keeps the node's certificate good.
+pub struct Renewal {
+    pub identity: Arc<Identity>,
+    pub tls: NodeTls,
+    /// `host:port` of control nodes.
+    pub addresses: Arc<RwLock<Vec<String>>>,
+    /// host:port of the node's fabric.
+    pub advertise: String,
+    /// The generation of the cluster's authorities, as the link has told it.
+    pub wanted: watch::Receiver<u64>,
+}
+
+#[derive(Debug, Error)]
+enum RenewalError {
+    #[error("no control node helped: {0}")]
+    Refused(String),
+    #[error(transparent)]
+    Key(#[from] join::JoinError),
+    #[error("the new certificate cannot be used")]
+    Tls(#[from] tls::TlsError),
+    #[error("the new certificate could not be written: {0}")]
+    Disk(#[from] io::Error),
+}
+
+impl Renewal {
+    /// Renews when two thirds of the certificate's life are over, and when the cluster has other authorities, for as
+    /// long as the node runs.
+    pub async fn run(mut self) {
+        let mut confirmed = 0;
+        loop {
+            let Certificates { certificate_pem, generation, .. } = self.identity.certificates();
+            let (Ok(due), Ok((_, ends))) = (tls::renewal_due(&certificate_pem), tls::life(&certificate_pem))
+            else {
+                return tracing::error!("the node's certificate cannot be read, it is not renewed");
+            };
+            let wanted = *self.wanted.borrow_and_update();
+            let done = if until(due).is_zero() || generation < wanted {
+                self.renew().await
+            } else if confirmed < generation.min(wanted) {
+                self.confirm(generation).await.map(|()| confirmed = generation)
+            } else {
+                tokio::select! {
+                    () = sleep(until(due).min(SLEEP_MAX)) => {}
+                    told = self.wanted.changed() => if told.is_err() { return },
+                }
+                continue;
+            };
+            if let Err(error) = done {
+                tracing::warn!(%error, seconds_left = until(ends).as_secs(), "certificate not renewed yet");
+                sleep((until(ends) / 20).clamp(RETRY_MIN, RETRY_MAX)).await;
+            }
+        }
+    }
+
+    async fn renew(&self) -> Result<(), RenewalError> {
+        let (key_pem, csr_pem) = join::signing_request()?;
+        let request = RenewCertificateRequest { csr_pem, advertise: self.advertise.clone() };
+        let renew =
+            async |mut client: SecurityClient<Channel>| client.renew_certificate(request.clone()).await;
+        let response = self.ask(renew).await?;
+        let certificates = Certificates {
+            certificate_pem: response.certificate_pem,
+            key_pem,
+            serving_ca_pem: response.serving_ca_pem,
+            peer_ca_pem: response.peer_ca_pem,
+            client_ca_pem: response.client_ca_pem,
+            generation: response.generation,
+        };
+        // What cannot be used is neither kept nor shown.
+        NodeTls::new(&certificates)?;
+        self.identity.renew(certificates.clone())?;
+        self.tls.set(&certificates)?;
+        tracing::info!(generation = certificates.generation, "certificate renewed");
+        Ok(())
+    }
+
+    /// Tells the cluster, over a connection that shows it, that the node goes by a generation of the authorities.
+    async fn confirm(&self, generation: u64) -> Result<(), RenewalError> {
+        let confirm = async |mut client: SecurityClient<Channel>| {
+            client.confirm_trust(ConfirmTrustRequest { generation }).await
+        };
+        self.ask(confirm).await.map(drop)
+    }
+
+    /// Any control node will do: one after the other is asked.
+    async fn ask<T>(
+        &self,
+        call: impl AsyncFn(SecurityClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<T, RenewalError> {
+        let mut tried = Vec::new();
+        let addresses = self.addresses.read().clone();
+        for address in addresses {
+            let client = SecurityClient::new(tls::channel(&address, self.tls.control.clone()));
+            match timeout(ANSWER_TIMEOUT, call(client)).await {
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) => tried.push(format!("{address} ({})", status.message())),
+                Err(_) => tried.push(format!("{address} (no answer in time)")),
+            }
+        }
+        Err(RenewalError::Refused(tried.join(", ")))
+    }
+}
+
+fn until(moment: SystemTime) -> Duration {
+    moment.duration_since(SystemTime::now()).unwrap_or_default()
+}
