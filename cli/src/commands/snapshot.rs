@@ -8,7 +8,7 @@ use coracle_server::{Inspection, RestoreOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
-    args::{Connection, Format, SnapshotCommand},
+    args::{Connection, SnapshotCommand},
     client::Cluster,
     commands::{
         cluster::{bytes, print},

@@ -129,8 +129,10 @@ impl Renewal {
     async fn renew(&self) -> Result<(), RenewalError> {
         let (key_pem, csr_pem) = join::signing_request()?;
         let request = RenewCertificateRequest { csr_pem, advertise: self.advertise.clone() };
-        let renew =
-            async |mut client: SecurityClient<Channel>| client.renew_certificate(request.clone()).await;
+        let renew = |mut client: SecurityClient<Channel>| {
+            let request = request.clone();
+            async move { client.renew_certificate(request).await }
+        };
         let response = self.ask(renew).await?;
         let certificates = Certificates {
             certificate_pem: response.certificate_pem,
@@ -150,17 +152,17 @@ impl Renewal {
 
     /// Tells the cluster, over a connection that shows it, that the node goes by a generation of the authorities.
     async fn confirm(&self, generation: u64) -> Result<(), RenewalError> {
-        let confirm = async |mut client: SecurityClient<Channel>| {
+        let confirm = |mut client: SecurityClient<Channel>| async move {
             client.confirm_trust(ConfirmTrustRequest { generation }).await
         };
         self.ask(confirm).await.map(drop)
     }
 
     /// Any control node will do: one after the other is asked.
-    async fn ask<T>(
-        &self,
-        call: impl AsyncFn(SecurityClient<Channel>) -> Result<Response<T>, Status>,
-    ) -> Result<T, RenewalError> {
+    async fn ask<T, F>(&self, call: impl Fn(SecurityClient<Channel>) -> F) -> Result<T, RenewalError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let mut tried = Vec::new();
         let addresses = self.addresses.read().clone();
         for address in addresses {
