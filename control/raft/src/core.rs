@@ -166,7 +166,8 @@ impl Core {
     pub fn tick(&mut self) {
         self.now += 1;
         // A sole voter that campaigns has won at once, and raft-rs wants its log to be durable by then.
-        if !(self.members.is_sole_voter(self.config.id) && self.is_writing() && !self.is_leader()) {
+        let wins = self.members.is_sole_voter(self.config.id) && self.is_writing() && !self.is_leader();
+        if !wins && !self.is_restoring() {
             self.node.tick();
         }
         self.campaign_alone();
@@ -375,6 +376,12 @@ impl Core {
         self.to_persist > self.persisted
     }
 
+    /// Whether the state machine has yet to take over the snapshot that the log begins behind. A candidate looks through
+    /// what it has not applied, and raft-rs panics where that is not in the log any more.
+    fn is_restoring(&self) -> bool {
+        self.node.raft.raft_log.applied + 1 < self.node.store().first()
+    }
+
     /// Whether a member was heard of within an election timeout.
     fn is_active(&self, id: u64) -> bool {
         let heard = self.heard.get(&id).is_some_and(|at| self.now - at <= self.config.election_ticks as u64);
@@ -393,7 +400,11 @@ impl Core {
             MessageType::MsgAppendResponse if message.term == raft.term && !message.reject => {
                 message.index > last
             }
-            MessageType::MsgTimeoutNow => message.term != raft.term || message.from != raft.leader_id,
+            // The log would name another snapshot, and the file of the one that is being taken over would go.
+            MessageType::MsgSnapshot => self.is_restoring(),
+            MessageType::MsgTimeoutNow => {
+                message.term != raft.term || message.from != raft.leader_id || self.is_restoring()
+            }
             _ => false,
         };
         Ok(refused.then_some(Refused::OutOfPlace))

@@ -64,13 +64,15 @@ impl Core {
         self.node.store().take_snapshot_wanted()
     }
 
-    /// The snapshot that a message of the leader announces, where it has to be fetched before the message is stepped.
+    /// The snapshot that a message of the leader announces, where it has to be fetched before the message is stepped. One
+    /// at a time: while the state machine takes another over, the message is of no use and not stepped either.
     pub fn wants_snapshot(&self, message: &Message) -> Option<SnapshotMarker> {
         let raft = &self.node.raft;
         let marker = decode_marker(&message.get_snapshot().data)?;
         let known = marker.index <= raft.raft_log.committed
             || raft.raft_log.match_term(marker.index, marker.term)
-            || message.term < raft.term;
+            || message.term < raft.term
+            || self.is_restoring();
         (!known).then_some(marker)
     }
 

@@ -121,6 +121,9 @@ async fn changes_that_would_do_harm_are_refused() {
     lost.abort().await;
     let silent = |status: Status| status.progress.iter().any(|(id, _, active)| *id == 3 && !active);
     until("c to be missed", || async { silent(controls[1].storage().status()) }).await;
+    // Its last messages may still have been on their way.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    until("c to be missed for good", || async { silent(controls[1].storage().status()) }).await;
     let quorum = admin.remove(named(&["a"])).await.unwrap_err();
     assert_eq!(quorum.code(), Code::FailedPrecondition);
     assert!(quorum.message().contains("only 1 of the 2 voters"), "{}", quorum.message());
