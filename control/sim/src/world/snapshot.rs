@@ -1,0 +1,267 @@
+//! Snapshots: made beside the state machine, fetched from the leader in parts, taken over. As the snapshot thread, the
+//! fetcher and the transport of `coracle_raft` do it.
+
+use std::io::{self, Read, Write};
+
+use coracle_proto::raft as wire;
+use coracle_raft::snapshot::incoming::Incoming;
+use coracle_raft::snapshot::{Frozen, Header, files};
+use coracle_raft::{Error, SnapshotMarker};
+use coracle_store::{Store, StoreConfig};
+
+use super::front::{Call, Reply};
+use super::member::{ended, unreadable};
+use super::raft::Input;
+use super::{Event, Step, Who, World, life_of};
+use crate::disk::SimDisk;
+use crate::mutant::Mutant;
+use crate::options::MS;
+use crate::rng::Rng;
+use crate::trace::{Micros, Note};
+
+/// The id of every simulated cluster.
+pub const CLUSTER_ID: &str = "sim";
+
+/// How often a part is asked for before the snapshot is given up.
+const TRIES_MAX: u32 = 5;
+/// Until a part must have come.
+const PART_TIMEOUT: Micros = 150 * MS;
+
+/// When the next snapshot is taken, and the one that is being written.
+#[derive(Default)]
+pub struct Schedule {
+    /// Applied since the last.
+    pub entries: u64,
+    pub asked: bool,
+    writing: Option<Writing>,
+}
+
+struct Writing {
+    index: u64,
+    state: FrozenStore,
+    marker: Option<SnapshotMarker>,
+}
+
+struct FrozenStore(coracle_store::Frozen);
+
+impl Frozen for FrozenStore {
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.0.write_to(out)
+    }
+}
+
+/// A snapshot on its way from the leader.
+pub struct Fetch {
+    incoming: Incoming<SimDisk>,
+    message: Box<wire::Message>,
+    index: u64,
+    from: u64,
+    attempt: u32,
+    tries: u32,
+    whole: bool,
+}
+
+/// A piece of a snapshot's file.
+pub struct Part {
+    bytes: Vec<u8>,
+    last: bool,
+}
+
+impl super::apply::Machine {
+    /// The process ends while it writes a snapshot: any part of the file may be there.
+    pub fn break_off(&mut self, disk: &SimDisk, rng: &mut Rng) {
+        if let Some(Writing { state, marker: Some(marker), .. }) = self.snapshots.writing.take() {
+            disk.burn_after(rng.below(6));
+            // An error is what is wanted here.
+            let _ = files::write(disk, &header(marker), &state);
+            disk.power_is_back();
+        }
+    }
+}
+
+impl Fetch {
+    /// The process ends while it keeps what has arrived.
+    pub fn break_off(self, disk: &SimDisk, rng: &mut Rng) {
+        if self.whole {
+            disk.burn_after(rng.below(4));
+            let _ = self.incoming.finish();
+            disk.power_is_back();
+        }
+    }
+}
+
+fn header(marker: SnapshotMarker) -> Header {
+    Header { cluster_id: CLUSTER_ID.to_owned(), marker }
+}
+
+impl World {
+    /// Freezes the state where a snapshot is due and none is being written.
+    pub fn snapshot_if_due(&mut self, who: Who) {
+        let (every, mutant) = (self.plan.snapshot_every, self.plan.mutant);
+        let Some(life) = life_of(&mut self.members, who) else { return };
+        let machine = &mut life.machine;
+        let schedule = &mut machine.snapshots;
+        let due = schedule.asked || schedule.entries >= every;
+        if !due || machine.applied == 0 || schedule.writing.is_some() {
+            return;
+        }
+        let index = match mutant {
+            Some(Mutant::MislabelledSnapshot) if machine.applied > 1 => machine.applied - 1,
+            _ => machine.applied,
+        };
+        let state = FrozenStore(machine.store.freeze());
+        (schedule.entries, schedule.asked) = (0, false);
+        schedule.writing = Some(Writing { index, state, marker: None });
+        self.give(who, Input::Mark(index));
+    }
+
+    /// The raft thread has said what the state is marked with; without a marker a later snapshot was taken over.
+    pub fn marked(&mut self, who: Who, index: u64, marker: Option<SnapshotMarker>) {
+        let early = self.plan.mutant == Some(Mutant::CompactedEarly);
+        let Some(life) = life_of(&mut self.members, who) else { return };
+        let writing = &mut life.machine.snapshots.writing;
+        let Some(marker) = marker else {
+            *writing = None;
+            return;
+        };
+        if let Some(writing) = writing.as_mut().filter(|writing| writing.index == index) {
+            writing.marker = Some(marker.clone());
+        }
+        if early {
+            self.give(who, Input::Compact(marker));
+        }
+        let takes = self.rng.between(300, 60 * MS);
+        self.after(takes, Event::SnapshotWritten(who));
+    }
+
+    pub fn snapshot_written(&mut self, who: Who) -> Step {
+        let Some(member) = self.members.get_mut(&who.id) else { return Ok(()) };
+        let (disk, failing) = (member.disk.clone(), member.disk_fails);
+        let Some(life) = member.life.as_mut().filter(|life| life.number == who.life) else { return Ok(()) };
+        let Some(Writing { index, state, marker: Some(marker) }) = life.machine.snapshots.writing.take()
+        else {
+            return Ok(());
+        };
+        match files::write(&disk, &header(marker.clone()), &state) {
+            Ok(_) => {
+                self.counts.snapshots += 1;
+                self.note(Note::Snapshot { member: who.id, index, what: "made" });
+                self.give(who, Input::Compact(marker));
+            }
+            // The log shows what is wrong with the disk.
+            Err(_) if failing => {}
+            Err(source) => {
+                let error = Error::Disk { action: "write", file: files::name(index), source };
+                return Err(ended(who.id, &error));
+            }
+        }
+        Ok(())
+    }
+
+    /// A message announces a snapshot that is not here.
+    pub fn fetch(&mut self, who: Who, message: Box<wire::Message>, marker: SnapshotMarker) {
+        let Some(member) = self.members.get_mut(&who.id) else { return };
+        let disk = member.disk.clone();
+        let Some(life) = member.life.as_mut().filter(|life| life.number == who.life) else { return };
+        if life.fetch.is_some() {
+            return;
+        }
+        let (index, from) = (marker.index, message.from);
+        // Without a place for it the leader will send another.
+        let Ok(incoming) = Incoming::create(disk, header(marker)) else { return };
+        life.fetches += 1;
+        let attempt = life.fetches;
+        life.fetch = Some(Fetch { incoming, message, index, from, attempt, tries: 0, whole: false });
+        self.note(Note::Snapshot { member: who.id, index, what: "announced" });
+        self.ask_part(who);
+    }
+
+    fn ask_part(&mut self, who: Who) {
+        let Some(life) = self.life(who) else { return };
+        life.fetches += 1;
+        let attempt = life.fetches;
+        let Some(fetch) = &mut life.fetch else { return };
+        fetch.attempt = attempt;
+        fetch.tries += 1;
+        let (index, offset, from) = (fetch.index, fetch.incoming.offset(), fetch.from);
+        if fetch.tries > TRIES_MAX {
+            self.note(Note::Snapshot { member: who.id, index, what: "given up" });
+            return self.give(who, Input::Fetched(None));
+        }
+        self.call(who, from, Call::Part { index, offset, attempt });
+        self.after(PART_TIMEOUT, Event::PartTimeout(who, attempt));
+    }
+
+    pub fn part_timeout(&mut self, who: Who, attempt: u32) {
+        let fetch = self.life(who).and_then(|life| life.fetch.as_ref());
+        if fetch.is_some_and(|fetch| fetch.attempt == attempt && !fetch.whole) {
+            self.ask_part(who);
+        }
+    }
+
+    /// The leader's side: a part of a file, wherever it was interrupted.
+    pub fn serve_part(&mut self, who: Who, to: Who, index: u64, offset: u64, attempt: u32) {
+        let most = self.rng.between(200, 4_000);
+        let Some(member) = self.members.get(&who.id) else { return };
+        let part = files::source(&member.disk, index, offset).ok().and_then(|source| {
+            let mut bytes = Vec::new();
+            source.take(most).read_to_end(&mut bytes).ok()?;
+            let last = (bytes.len() as u64) < most;
+            Some(Part { bytes, last })
+        });
+        self.give(who, Input::Served(to.id));
+        self.send_back(who, to, Reply::Part { attempt, part });
+    }
+
+    pub fn part_had(&mut self, who: Who, attempt: u32, part: Option<Part>) {
+        let Some(life) = life_of(&mut self.members, who) else { return };
+        let Some(fetch) = life.fetch.as_mut().filter(|fetch| fetch.attempt == attempt && !fetch.whole) else {
+            return;
+        };
+        let written = part.is_some_and(|part| {
+            fetch.whole = part.last;
+            fetch.incoming.write(&part.bytes).is_ok()
+        });
+        fetch.tries = 0;
+        if !written {
+            self.give(who, Input::Fetched(None));
+        } else if fetch.whole {
+            let takes = self.rng.between(200, 8 * MS);
+            self.after(takes, Event::Fetched(who));
+        } else {
+            self.ask_part(who);
+        }
+    }
+
+    /// All parts are here: the file is checked, kept, and its message stepped.
+    pub fn fetched(&mut self, who: Who) {
+        let Some(life) = self.life(who) else { return };
+        let Some(fetch) = life.fetch.take_if(|fetch| fetch.whole) else { return };
+        let kept = fetch.incoming.finish().is_ok();
+        let what = if kept { "arrived" } else { "arrived broken" };
+        self.note(Note::Snapshot { member: who.id, index: fetch.index, what });
+        self.give(who, Input::Fetched(Some(fetch.message).filter(|_| kept)));
+    }
+
+    /// The state machine takes over what has arrived.
+    pub fn restore(&mut self, who: Who, marker: &SnapshotMarker) -> Step {
+        let config = StoreConfig { watch_events_max: self.plan.watch_events_max, ..StoreConfig::default() };
+        let Some(member) = self.members.get_mut(&who.id) else { return Ok(()) };
+        let mut state =
+            files::open_for(&member.disk, CLUSTER_ID, marker).map_err(|error| ended(who.id, &error))?;
+        let store =
+            Store::restore(&mut state, config).map_err(|error| unreadable(who.id, marker.index, &error))?;
+        self.ledger.restored(who.id, marker.index, store.state_hash())?;
+        let Some(life) = life_of(&mut self.members, who) else { return Ok(()) };
+        life.machine.store = store;
+        life.machine.applied = marker.index;
+        life.machine.snapshots.entries = 0;
+        life.machine.snapshots.asked = false;
+        self.counts.restores += 1;
+        self.note(Note::Snapshot { member: who.id, index: marker.index, what: "taken over" });
+        if self.plan.mutant != Some(Mutant::WatchedOverRestore) {
+            self.end_sessions(who);
+        }
+        Ok(())
+    }
+}
