@@ -71,7 +71,7 @@ enum Row {
         seed: Option<u64>,
         /// Size of the third member's data directory in MB, a tmpfs that is filled now and then; 0 for the real disk
         /// and no full disk.
-        #[arg(long, default_value_t = 400)]
+        #[arg(long, default_value_t = 64)]
         small_mb: u64,
     },
 }

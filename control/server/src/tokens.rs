@@ -225,7 +225,7 @@ mod tests {
     fn a_used_control_token_serves_no_more() {
         let now = Timestamp::UNIX_EPOCH;
         let mut view = view(&[("c", "control", 10)]);
-        let used = verify(&view, "c.s", Role::Control, now).ok().expect("it is good").used_draft();
+        let used = verify(&view, "c.s", Role::Control, now).expect("it is good").used_draft();
         put(&mut view, Object::from_draft(key("c"), &used, 2).unwrap());
         let refused = verify(&view, "c.s", Role::Control, now).err().expect("it was used");
         assert!(refused.contains("serves once"), "{refused}");

@@ -16,6 +16,7 @@ use tokio::time::{Instant, interval};
 use super::policy::{self, Known, LAG_ENTRIES_MAX, Plan};
 use crate::{
     drafts::{self, editable, encode, rfc3339},
+    encryption::KEY_HOLDERS,
     events::EventRecorder,
     peers::{MEMBERS, members},
     storage::ReplicatedStorage,
@@ -131,12 +132,13 @@ async fn change(storage: &ReplicatedStorage, recorder: &EventRecorder, plan: &Pl
     }
 }
 
-/// Removes a member's object.
+/// Removes a member's object, and what it told of its keys.
 pub async fn forget(storage: &ReplicatedStorage, id: u64) {
-    let key = key(id);
+    let keys = [key(id), ObjectKey::new(KEY_HOLDERS, "", &id.to_string())];
     let written = drafts::write(storage, |view| {
-        view.get(&key)?;
-        Some(Transaction { preconditions: vec![], writes: vec![Write::Delete { key: key.clone() }] })
+        let there = keys.iter().filter(|key| view.get(key).is_some());
+        let writes: Vec<Write> = there.map(|key| Write::Delete { key: key.clone() }).collect();
+        (!writes.is_empty()).then(|| Transaction { preconditions: vec![], writes })
     });
     if let Err(error) = written.await {
         tracing::warn!(member = id, %error, "the object of a member that is gone stays for now");
