@@ -25,6 +25,9 @@ pub struct ApplyItem<O> {
     pub reply: Option<Reply<O, ProposeError>>,
 }
 
+/// A proposer, and what it is to be told.
+type Answer<O> = (Reply<O, ProposeError>, O);
+
 /// What the state machine is to do next, in order.
 pub enum ApplyJob<O> {
     Entries(Vec<ApplyItem<O>>),
@@ -45,7 +48,7 @@ pub struct ApplyThread<M: StateMachine, D: Disk> {
     applied: watch::Sender<u64>,
     snapshots: SnapshotSchedule<M::Frozen>,
     waker: Waker<M::Output>,
-    replies: Vec<(Reply<M::Output, ProposeError>, M::Output)>,
+    replies: Vec<Answer<M::Output>>,
     /// What the machine was given last.
     last: u64,
     unpublished: bool,
