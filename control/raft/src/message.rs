@@ -150,7 +150,8 @@ fn check(message: &wire::Message, kind: MessageType, self_id: u64) -> Result<(),
 
 fn check_entries(message: &wire::Message) -> Result<(), Refused> {
     let mut before = (message.index, message.log_term);
-    if before.1 > message.term {
+    // Raft-rs takes an index beyond its log for one of term 0.
+    if before.1 > message.term || (before.0 == 0) != (before.1 == 0) {
         return Err(Refused::Entries);
     }
     for entry in &message.entries {
@@ -340,6 +341,7 @@ mod tests {
         check(&|m| m.entries[0].term = 2, Refused::Entries);
         check(&|m| m.entries[1].term = 6, Refused::Entries);
         check(&|m| m.log_term = 6, Refused::Entries);
+        check(&|m| m.log_term = 0, Refused::Entries);
         check(&|m| m.msg_type = wire::MessageType::MsgHeartbeat as i32, Refused::Entries);
         check(&|m| m.entries[0].entry_type = 1, Refused::EntryType);
         check(&|m| m.entries[0].entry_type = 2, Refused::EntryType);

@@ -205,14 +205,16 @@ impl DataDir {
         }
     }
 
-    /// Records what the cluster has agreed on, where that has changed: from then on no older build opens the directory.
-    pub fn record_agreed(&self, agreed: &Agreed) -> Result<(), ServerError> {
-        let Some(mut membership) = self.membership()?.filter(|found| found.agreed() != *agreed) else {
-            return Ok(());
-        };
-        membership.cluster_version = agreed.version.clone();
-        membership.entry_format = agreed.entry_format;
-        self.record(&membership)
+    /// Records what the cluster has agreed on: from then on no older build opens the directory. False where it does not
+    /// belong to a cluster yet.
+    pub fn record_agreed(&self, agreed: &Agreed) -> Result<bool, ServerError> {
+        let Some(mut membership) = self.membership()? else { return Ok(false) };
+        if membership.agreed() != *agreed {
+            membership.cluster_version = agreed.version.clone();
+            membership.entry_format = agreed.entry_format;
+            self.record(&membership)?;
+        }
+        Ok(true)
     }
 
     /// The members' addresses when last known.
@@ -308,9 +310,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::open(dir.path()).unwrap();
         let good = Membership::control("c", 1, "a", "127.0.0.1:1");
-        data.record(&good).unwrap();
         let agreed = Agreed { version: VERSION.into(), entry_format: *ENTRY_FORMATS.end() };
-        data.record_agreed(&agreed).unwrap();
+        assert!(!data.record_agreed(&agreed).unwrap());
+        data.record(&good).unwrap();
+        assert!(data.record_agreed(&agreed).unwrap());
         assert_eq!(data.membership().unwrap().unwrap().agreed(), agreed);
         let refused = |membership: &Membership| {
             data.record(membership).unwrap();

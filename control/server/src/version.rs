@@ -28,7 +28,7 @@ use crate::{
     storage::ReplicatedStorage,
 };
 
-/// Between two tries to raise the version.
+/// Between two tries to raise the version or to write it down.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// What the whole cluster has agreed on: no member is older.
@@ -151,6 +151,7 @@ pub async fn keep_raised(storage: &ReplicatedStorage) {
 /// Writes down what the cluster agrees on, and stops a build that is too old for it. Never ends by
 /// itself.
 pub async fn follow(storage: ReplicatedStorage, data: Arc<DataDir>, format: EntryFormat, fatal: Arc<Fatal>) {
+    let key = CLUSTER_INFO.key();
     loop {
         let (view, mut events) = storage.hub().everything();
         let mut agreed = Agreed::read(&view);
@@ -161,21 +162,31 @@ pub async fn follow(storage: ReplicatedStorage, data: Arc<DataDir>, format: Entr
                 std::future::pending::<()>().await;
             }
             format.raise(agreed.entry_format);
-            if !agreed.version.is_empty()
-                && let Err(error) = data.record_agreed(&agreed)
-            {
-                tracing::warn!(%error, "the cluster's version is not written down");
+            while !agreed.version.is_empty() && !is_recorded(&data, &agreed) {
+                tokio::time::sleep(RETRY_PAUSE).await;
             }
-            let key = CLUSTER_INFO.key();
-            match events.next().await {
-                Ok(events) => {
-                    let news = events.iter().rev().find(|event| event.object.key == key);
-                    agreed = news.map_or(agreed, |event| Agreed::of(&event.object));
+            let news = loop {
+                match events.next().await {
+                    Ok(events) => {
+                        if let Some(event) = events.iter().rev().find(|event| event.object.key == key) {
+                            break Some(Agreed::of(&event.object));
+                        }
+                    }
+                    Err(_) => break None,
                 }
-                Err(_) => break,
-            }
+            };
+            let Some(news) = news else { break };
+            agreed = news;
         }
     }
+}
+
+/// Whether it need not be tried again: the directory of a new cluster is not whole at once.
+fn is_recorded(data: &DataDir, agreed: &Agreed) -> bool {
+    data.record_agreed(agreed).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the cluster's version is not written down");
+        true
+    })
 }
 
 /// Whether the first version is below the second. What is no version is below every version.
