@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use raft::eraftpb::{Snapshot, SnapshotMetadata};
+
 use super::*;
 use crate::membership::{MemberChange, initial_records};
 use crate::message::{from_wire, to_wire};
@@ -18,6 +20,9 @@ struct Member {
     queue: VecDeque<Persist>,
     /// What this member has applied as of each of its snapshots. Durable.
     files: Files,
+    /// The state machine does nothing while this is set.
+    slow: bool,
+    held: Vec<Work>,
 }
 
 type Files = BTreeMap<u64, Vec<(u64, Bytes)>>;
@@ -68,6 +73,8 @@ impl Cluster {
             stalled: self.stalled,
             queue: VecDeque::new(),
             files,
+            slow: false,
+            held: Vec::new(),
         };
         self.members.insert(id, member);
         self.settle();
@@ -176,27 +183,37 @@ impl Cluster {
 }
 
 impl Member {
+    fn carry_out(&mut self, work: Work) {
+        if let Some(marker) = work.restore {
+            self.applied = self.files[&marker.index].clone();
+            self.core.applied(marker.index);
+        }
+        for apply in work.apply {
+            self.core.applied(apply.index);
+            if let Some(token) = apply.token {
+                assert!(self.done.insert(token, Ok(apply.index)).is_none());
+            }
+            if !apply.data.is_empty() {
+                self.applied.push((apply.index, apply.data));
+            }
+        }
+        for done in work.done {
+            assert!(self.done.insert(done.token, Err(done.outcome)).is_none(), "a second outcome");
+        }
+    }
+
     fn work(&mut self, network: &mut VecDeque<Message>) -> bool {
         let mut moved = false;
-        while let Some(work) = self.core.work().expect("the log is sound") {
+        while let Some(mut work) = self.core.work().expect("the log is sound") {
             moved = true;
-            network.extend(work.messages);
-            self.queue.extend(work.persist);
-            if let Some(marker) = work.restore {
-                self.applied = self.files[&marker.index].clone();
-                self.core.applied(marker.index);
-            }
-            for apply in work.apply {
-                self.core.applied(apply.index);
-                if let Some(token) = apply.token {
-                    assert!(self.done.insert(token, Ok(apply.index)).is_none());
-                }
-                if !apply.data.is_empty() {
-                    self.applied.push((apply.index, apply.data));
-                }
-            }
-            for done in work.done {
-                assert!(self.done.insert(done.token, Err(done.outcome)).is_none(), "a second outcome");
+            network.extend(std::mem::take(&mut work.messages));
+            self.queue.extend(work.persist.take());
+            self.held.push(work);
+        }
+        if !self.slow {
+            for work in std::mem::take(&mut self.held) {
+                moved = true;
+                self.carry_out(work);
             }
         }
         while !self.stalled
@@ -544,5 +561,54 @@ fn a_snapshot_that_does_not_arrive_is_sent_again() {
     assert_eq!(cluster.members[&late].core.status().snapshot, 0);
     cluster.cut.clear();
     cluster.tick(200);
+    assert_eq!(cluster.members[&late].applied, cluster.members[&leader].applied);
+}
+
+#[test]
+fn a_member_that_takes_a_snapshot_over_does_nothing_else() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    let leader = cluster.leader();
+    cluster.tick(3);
+    let late = *cluster.members.keys().find(|id| **id != leader).expect("two others");
+    cluster.cut.insert(late);
+    cluster.propose(leader, "a");
+    let first = cluster.snapshot(leader);
+    cluster.cut.clear();
+    cluster.members.get_mut(&late).expect("it runs").slow = true;
+    cluster.tick(20);
+    assert_eq!(cluster.members[&late].core.status().snapshot, first.index);
+    assert!(cluster.members[&late].core.status().applied < first.index);
+
+    // Another snapshot of the leader would put the first one's file out of the way.
+    cluster.propose(leader, "b");
+    let second = cluster.snapshot(leader);
+    let data = crate::snapshot::format::encode_marker(&second);
+    let metadata = SnapshotMetadata {
+        conf_state: Some(second.conf_state.clone()).into(),
+        index: second.index,
+        term: second.term,
+        ..SnapshotMetadata::default()
+    };
+    let snapshot = Snapshot { data: data.into(), metadata: Some(metadata).into(), ..Snapshot::default() };
+    let message = Message {
+        msg_type: MessageType::MsgSnapshot,
+        to: late,
+        from: leader,
+        term: second.term,
+        snapshot: Some(snapshot).into(),
+        ..Message::default()
+    };
+    let member = &mut cluster.members.get_mut(&late).expect("it runs").core;
+    assert_eq!(member.wants_snapshot(&message), None);
+    assert_eq!(member.step(message).expect("its log is sound"), Err(Refused::OutOfPlace));
+
+    // Without a leader it would campaign, which raft-rs cannot do before the snapshot is applied.
+    cluster.cut.extend([leader, late]);
+    cluster.tick(40);
+    assert!(!cluster.members[&late].core.is_leader());
+    cluster.cut.clear();
+    cluster.members.get_mut(&late).expect("it runs").slow = false;
+    cluster.tick(200);
+    let leader = cluster.leader();
     assert_eq!(cluster.members[&late].applied, cluster.members[&leader].applied);
 }

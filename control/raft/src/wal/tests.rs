@@ -222,6 +222,22 @@ fn a_failed_write_is_an_error() {
     assert!(matches!(wal.append(&[entry(1, 1, 1)]), Err(Error::Disk { action: "write", .. })));
 }
 
+/// A killed process leaves in the page cache what it wrote: whoever reads it there goes by it, so it must last.
+#[test]
+fn what_recovery_answers_with_survives_a_power_loss() {
+    let disk = MemoryDisk::new();
+    let (mut wal, _) = open(&disk).expect("opens");
+    append(&mut wal, &[entry(1, 1, 10)]);
+    disk.set_fault(Fault::Syncs);
+    assert!(wal.append(&[entry(2, 1, 10)]).is_err(), "killed between write and sync");
+    drop(wal);
+    disk.set_fault(Fault::None);
+    let recovered = reopen(&disk);
+    assert_eq!(indices(&recovered), [(1, 1), (2, 1)]);
+    disk.crash(|_| 0);
+    assert_eq!(reopen(&disk), recovered);
+}
+
 #[test]
 fn the_real_disk_keeps_what_was_appended() {
     let dir = tempfile::tempdir().expect("a temporary directory");
