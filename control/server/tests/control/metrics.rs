@@ -188,6 +188,10 @@ async fn the_leader_knows_how_far_the_others_are_and_checks_have_names() {
 fn installed(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
     if !found {
+        assert!(
+            std::env::var_os("CORACLE_REQUIRE_CLIENTS").is_none(),
+            "{program} is required and not installed"
+        );
         eprintln!("skipped: {program} is not installed (for example: apt-get install prometheus)");
     }
     found
