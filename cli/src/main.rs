@@ -5,8 +5,12 @@ mod client;
 mod commands;
 mod local_cluster;
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::{
+    io::{ErrorKind, IsTerminal, Write},
+    process::ExitCode,
+};
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser};
 
 use crate::args::{Cli, Command};
@@ -60,8 +64,13 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Delete(args) => commands::delete::run(&args).await,
         Command::Doctor(args) => commands::doctor::run(&args).await,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "coracle", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "coracle", &mut script);
+            match std::io::stdout().write_all(&script) {
+                // Whoever reads only the beginning has seen enough.
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+                written => written.context("writing the completions"),
+            }
         }
         Command::CompileComponent { .. } => unreachable!("handled before the runtime starts"),
     }
