@@ -48,6 +48,10 @@ pub const KEEP_BYTES: u64 = 16 * 1024 * 1024;
 pub const SNAPSHOT_ENTRIES: u64 = 10_000;
 /// …or so many bytes of them.
 pub const SNAPSHOT_BYTES: u64 = 32 * 1024 * 1024;
+/// So many snapshots may be written or wait for that; who asks for one meanwhile gets the next.
+pub const SNAPSHOTS_UNDER_WAY_MAX: usize = 2;
+/// So many callers may wait for the next snapshot; more are told so.
+pub const SNAPSHOT_WAITERS_MAX: usize = 64;
 /// How long a member may take no bytes of a snapshot that it was sent before it is sent another, in milliseconds.
 pub const SNAPSHOT_IDLE_MS: u64 = 3_000;
 

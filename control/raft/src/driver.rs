@@ -26,7 +26,8 @@ use self::shared::{Shared, Waker};
 use self::snapshot_thread::{SnapshotSchedule, SnapshotThread, SnapshotWaiters};
 use self::wal_thread::WalThread;
 use crate::config::{
-    APPLY_QUEUE_MAX, Config, EVENTS_MAX, SEGMENT_BYTES_MIN, SEGMENT_PART_OF_DISK, WAL_QUEUE_MAX,
+    APPLY_QUEUE_MAX, Config, EVENTS_MAX, SEGMENT_BYTES_MIN, SEGMENT_PART_OF_DISK, SNAPSHOT_WAITERS_MAX,
+    WAL_QUEUE_MAX,
 };
 use crate::core::Core;
 use crate::error::{ChangeError, Error, ProposeError, ReadError};
@@ -219,7 +220,13 @@ impl<O: Send + 'static> Raft<O> {
     /// file, to be read with [`crate::snapshot::Reader`] or copied.
     pub async fn snapshot(&self) -> Result<(SnapshotMarker, Source), SnapshotError> {
         let (reply, made) = oneshot::channel();
-        self.inner.snapshot_waiters.lock().push(reply);
+        {
+            let mut waiters = self.inner.snapshot_waiters.lock();
+            if waiters.len() >= SNAPSHOT_WAITERS_MAX {
+                return Err(SnapshotError::Failed("too many wait for one: try again later".to_owned()));
+            }
+            waiters.push(reply);
+        }
         self.inner.send(Event::Snapshot).map_err(|full| match full {
             Refusal::Full => SnapshotError::Failed("this member is overloaded".to_owned()),
             Refusal::Stopped => SnapshotError::Stopped,
@@ -360,6 +367,7 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
     let room = room(disk.clone(), options.segment_bytes);
     let fetch = fetch::fetcher(disk.clone(), cluster_id.clone(), transport.clone(), events.clone());
     let snapshot_thread = SnapshotThread {
+        waiters: snapshot_waiters.clone(),
         disk: disk.clone(),
         cluster_id: cluster_id.clone(),
         jobs,

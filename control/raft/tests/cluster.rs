@@ -435,6 +435,11 @@ async fn a_snapshot_can_be_had_at_any_time() {
             assert_eq!(read_entries(&mut reader).expect("it is whole"), vec![b"entry"; count]);
         }
     }
+    // Many at once share few.
+    let many = futures::future::join_all((0..40).map(|_| raft.snapshot()));
+    for made in soon("all snapshots", many).await {
+        assert!(made.is_ok_and(|(marker, _)| marker.index > 3));
+    }
     raft.shutdown().await;
     let damaged = std::fs::read_dir(dir.path().join("1")).expect("it is there").find_map(|entry| {
         let path = entry.expect("it lists").path();

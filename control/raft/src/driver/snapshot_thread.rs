@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::raft_thread::Event;
 use super::shared::Shared;
-use crate::config::SNAPSHOT_BYTES;
+use crate::config::{SNAPSHOT_BYTES, SNAPSHOTS_UNDER_WAY_MAX};
 use crate::error::Error;
 use crate::snapshot::{Frozen, Header, SnapshotError, Source, files};
 use crate::wal::{Disk, SnapshotMarker};
@@ -79,13 +79,17 @@ impl<F: Frozen> SnapshotSchedule<F> {
     /// Hands the state as of entry `index` to the snapshot thread. While that still writes another, only for those who
     /// wait for one that begins now.
     pub fn take(&mut self, index: u64, freeze: impl FnOnce() -> F) {
-        let waiters = std::mem::take(&mut *self.waiters.lock());
+        let mut waiting = self.waiters.lock();
+        let under_way = self.under_way.load(Ordering::SeqCst);
+        if index > 0 && (under_way >= SNAPSHOTS_UNDER_WAY_MAX || waiting.is_empty() && under_way > 0) {
+            // Whoever waits stays in the list, and the snapshot thread asks again when it sees that.
+            return;
+        }
+        let waiters = std::mem::take(&mut *waiting);
+        drop(waiting);
         if index == 0 {
             waiters.into_iter().for_each(|waiter| drop(waiter.send(Err(SnapshotError::Empty))));
             return self.taken();
-        }
-        if waiters.is_empty() && self.under_way.load(Ordering::SeqCst) > 0 {
-            return;
         }
         self.under_way.fetch_add(1, Ordering::SeqCst);
         // The thread ends after this one.
@@ -104,6 +108,7 @@ pub struct SnapshotThread<F, D: Disk, O> {
     pub disk: D,
     pub cluster_id: String,
     pub jobs: SnapshotJobs<F>,
+    pub waiters: SnapshotWaiters,
     pub events: Sender<Event<O>>,
     pub shared: Arc<Shared>,
 }
@@ -125,6 +130,10 @@ impl<F: Frozen, D: Disk, O: Send + 'static> SnapshotThread<F, D, O> {
             if let Ok(marker) = made
                 && self.events.send(Event::Compact(marker)).is_err()
             {
+                break;
+            }
+            let waited_for = !self.waiters.lock().is_empty();
+            if waited_for && self.events.send(Event::Snapshot).is_err() {
                 break;
             }
         }
