@@ -31,13 +31,15 @@ use crate::error::Error;
 
 /// How many spare segments are kept: one to go on with, one for a full disk.
 const SPARES_MAX: usize = 2;
+/// A segment is at most so many times as large as the one before.
+const SEGMENT_GROWTH: u64 = 4;
 /// The buffer for a batch is given back when it has grown beyond this many bytes.
 const BUFFER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How a log is laid out.
 #[derive(Clone, Copy, Debug)]
 pub struct WalOptions {
-    /// The size of a new segment, in bytes. A batch that is larger gets a larger one.
+    /// The size of a segment, in bytes; the first ones are smaller. A batch that is larger gets a larger one.
     pub segment_bytes: u64,
     /// Goes into all checksums. Random, so that no client can write an entry that looks like a frame.
     pub salt: u64,
@@ -91,7 +93,7 @@ impl SpareJob {
     /// Zeroes the file. The result goes to [`Wal::spare_made`].
     pub fn run<D: Disk>(&self, disk: &D) -> io::Result<()> {
         let temporary = format!("{}.tmp", self.name);
-        disk.create(&temporary, self.bytes)?;
+        disk.create_beside(&temporary, self.bytes)?;
         disk.rename(&temporary, &self.name)?;
         disk.sync_directory()
     }
@@ -205,7 +207,7 @@ impl<D: Disk> Wal<D> {
             return None;
         }
         self.spare_under_way = true;
-        Some(SpareJob { name: self.next_spare_name(), bytes: self.options.segment_bytes })
+        Some(SpareJob { name: self.next_spare_name(), bytes: self.next_size() })
     }
 
     /// Takes the result of a [`SpareJob`]. After a failure the next is asked for behind the next rotation, which makes
@@ -229,6 +231,12 @@ impl<D: Disk> Wal<D> {
 
     pub fn disk(&self) -> &D {
         &self.disk
+    }
+
+    /// Segments grow from the small first one to their full size, so that a log which is short yet does not burden the
+    /// disk with zeroes.
+    fn next_size(&self) -> u64 {
+        self.options.segment_bytes.min(self.current.size * SEGMENT_GROWTH)
     }
 
     fn next_spare_name(&mut self) -> String {
@@ -282,7 +290,7 @@ impl<D: Disk> Wal<D> {
         let mut marker = Vec::new();
         Record::Snapshot(self.snapshot.clone()).encode(&mut marker);
         let needed = (HEADER_BYTES + marker.len() + 4 * COMMIT_BYTES) as u64 + bytes;
-        let size = self.options.segment_bytes.max(needed.next_multiple_of(4096));
+        let size = self.next_size().max(needed.next_multiple_of(4096));
         let header = Header {
             sequence: self.current.header.sequence + 1,
             salt: salt(self.options.salt, self.current.header.sequence + 1),

@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// One directory on a disk. Names are plain file names in it.
 ///
@@ -18,6 +20,11 @@ pub trait Disk: Clone + Send + Sync + 'static {
     fn open(&self, name: &str) -> io::Result<Self::File>;
     /// Makes a file of `bytes` zeroes, with blocks that are allocated and synced, in place of what had that name.
     fn create(&self, name: &str, bytes: u64) -> io::Result<Self::File>;
+    /// As [`Disk::create`] where nobody waits for it: slowly, so that the syncs of others find the disk idle most of
+    /// the time.
+    fn create_beside(&self, name: &str, bytes: u64) -> io::Result<Self::File> {
+        self.create(name, bytes)
+    }
     /// Renames a file, in place of what had the new name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, name: &str) -> io::Result<()>;
@@ -61,6 +68,39 @@ impl RealDisk {
 
 /// How many zeroes one write of a new file carries.
 const ZEROES_BYTES: usize = 1024 * 1024;
+/// How many zeroes are synced together where a file is made beside others' syncs, and how much longer the pause behind
+/// them is than what they took.
+const BESIDE_BYTES: usize = 256 * 1024;
+const BESIDE_PAUSES: u32 = 4;
+/// A pause is not longer than this, however slow the disk.
+const BESIDE_PAUSE_MAX: Duration = Duration::from_millis(20);
+
+impl RealDisk {
+    fn create_empty(&self, name: &str) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.dir.join(name))
+    }
+}
+
+/// Fills an empty file with so many zeroes, and calls `written` behind each `part_bytes` of them.
+///
+/// Real zeroes rather than fallocate: a write into an unwritten extent has to journal its conversion, and then each
+/// fdatasync waits for the journal.
+fn zero(
+    file: &File,
+    bytes: u64,
+    part_bytes: usize,
+    mut written: impl FnMut() -> io::Result<()>,
+) -> io::Result<()> {
+    let zeroes = vec![0_u8; part_bytes.min(bytes as usize)];
+    let mut offset = 0;
+    while offset < bytes {
+        let length = (bytes - offset).min(zeroes.len() as u64);
+        file.write_all_at(&zeroes[..length as usize], offset)?;
+        offset += length;
+        written()?;
+    }
+    Ok(())
+}
 
 impl Disk for RealDisk {
     type File = File;
@@ -83,21 +123,21 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, name: &str, bytes: u64) -> io::Result<File> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(self.dir.join(name))?;
-        // Real zeroes rather than fallocate: a write into an unwritten extent has to journal its conversion, and
-        // then each fdatasync waits for the journal.
-        let zeroes = vec![0_u8; ZEROES_BYTES.min(bytes as usize)];
-        let mut offset = 0;
-        while offset < bytes {
-            let length = (bytes - offset).min(zeroes.len() as u64);
-            file.write_all_at(&zeroes[..length as usize], offset)?;
-            offset += length;
-        }
+        let file = self.create_empty(name)?;
+        zero(&file, bytes, ZEROES_BYTES, || Ok(()))?;
+        file.sync_all()?;
+        Ok(file)
+    }
+
+    fn create_beside(&self, name: &str, bytes: u64) -> io::Result<File> {
+        let file = self.create_empty(name)?;
+        let mut begun = Instant::now();
+        zero(&file, bytes, BESIDE_BYTES, || {
+            file.sync_data()?;
+            thread::sleep((begun.elapsed() * BESIDE_PAUSES).min(BESIDE_PAUSE_MAX));
+            begun = Instant::now();
+            Ok(())
+        })?;
         file.sync_all()?;
         Ok(file)
     }
