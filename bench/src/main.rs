@@ -39,6 +39,11 @@ enum Row {
         /// How often ours and the peer's run in turn, each for the given seconds.
         #[arg(long, default_value_t = 3)]
         rounds: u32,
+        /// Closed-loop clients, one run each.
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 256])]
+        clients: Vec<usize>,
+        #[arg(long, value_enum, value_delimiter = ',', default_values_t = store::Load::ALL)]
+        loads: Vec<store::Load>,
     },
     /// Row 8: a leader killed until the next write, against etcd; a node killed until its pods are Ready elsewhere.
     Failover {
@@ -84,7 +89,7 @@ fn main() -> Result<()> {
         let time = Duration::from_secs(cli.seconds);
         match cli.row {
             Row::Http => http_row::run(time).await,
-            Row::Store { rounds } => store::run(time, rounds.max(1)).await,
+            Row::Store { rounds, clients, loads } => store::run(time, rounds.max(1), &clients, &loads).await,
             Row::Failover { rounds } => failover::run(rounds.max(1)).await,
             Row::Footprint => footprint::run().await,
             Row::Roll => roll::run().await,

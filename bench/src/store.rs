@@ -20,8 +20,30 @@ use crate::{
 pub use etcd::EtcdCluster;
 pub use ours::GrpcDoor;
 
-/// Closed-loop clients of one run each.
-const CLIENTS: &[usize] = &[1, 16, 256];
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Load {
+    Writes,
+    /// Linearizable ones.
+    Reads,
+    /// Watch events.
+    Events,
+}
+
+impl Load {
+    pub const ALL: [Load; 3] = [Load::Writes, Load::Reads, Load::Events];
+}
+
+impl std::fmt::Display for Load {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Load::Writes => "writes",
+            Load::Reads => "reads",
+            Load::Events => "events",
+        })
+    }
+}
+
 /// Connections that the clients share.
 pub const CONNECTIONS: usize = 8;
 /// Bytes of data in one object, beside its metadata.
@@ -55,7 +77,7 @@ pub fn object(key: u64) -> Vec<u8> {
     .into_bytes()
 }
 
-pub async fn run(time: Duration, rounds: u32) -> Result<()> {
+pub async fn run(time: Duration, rounds: u32, clients: &[usize], loads: &[Load]) -> Result<()> {
     let cluster = Cluster::start(3).await?;
     let etcd = EtcdCluster::start().await?;
     let leader = cluster.leader().await?;
@@ -70,16 +92,22 @@ pub async fn run(time: Duration, rounds: u32) -> Result<()> {
             door.put(key as usize, key).await?;
         }
     }
-    for &clients in CLIENTS {
-        for (what, write) in [("writes", true), ("linearizable reads", false)] {
+    for &clients in clients {
+        for (load, what) in [(Load::Writes, "writes"), (Load::Reads, "linearizable reads")] {
+            if !loads.contains(&load) {
+                continue;
+            }
             let mut all = vec![Times::default(); doors.len()];
             for _ in 0..rounds {
                 for (door, times) in doors.iter().zip(&mut all) {
-                    times.add(load(door, clients, time, write).await?);
+                    times.add(run_load(door, clients, time, load).await?);
                 }
             }
             report(&format!("{what}, {clients} clients"), &doors, &all);
         }
+    }
+    if !loads.contains(&Load::Events) {
+        return Ok(());
     }
     let mut all = vec![Times::default(); doors.len()];
     for _ in 0..rounds {
@@ -92,11 +120,11 @@ pub async fn run(time: Duration, rounds: u32) -> Result<()> {
     Ok(())
 }
 
-async fn load(door: &Arc<dyn Door>, clients: usize, time: Duration, write: bool) -> Result<Times> {
+async fn run_load(door: &Arc<dyn Door>, clients: usize, time: Duration, load: Load) -> Result<Times> {
     let door = door.clone();
     closed_loop(clients, time, move |client, sequence| {
         let key = sequence % KEYS;
-        if write { door.put(client, key) } else { door.get(client, key) }
+        if load == Load::Writes { door.put(client, key) } else { door.get(client, key) }
     })
     .await
 }
