@@ -10,7 +10,6 @@ use coracle_proto::raft::raft_transport_client::RaftTransportClient;
 use futures::stream::{self, Stream};
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -25,9 +24,11 @@ pub type Connector = Arc<dyn Fn(String) -> Channel + Send + Sync>;
 const QUEUE_MAX: usize = 4096;
 /// How many bytes of entries may wait for one member.
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// A batch is closed when its entries have reached this many bytes. With one more message on top it stays below
-/// `coracle_proto::MESSAGE_BYTES_MAX`.
+/// A batch is closed when its entries have reached this many bytes, and so is a hand-over: with one more message on top
+/// of the one and of the other, a batch stays below `coracle_proto::MESSAGE_BYTES_MAX`.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// What an entry or a message takes up beside its data, at most, in bytes.
+const ENTRY_OVERHEAD_BYTES: usize = 64;
 /// The pause before the second connection attempt. It doubles up to the longest.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(1);
@@ -63,9 +64,42 @@ impl Drop for Peer {
     }
 }
 
+impl Peer {
+    fn enqueue(&self, queued: Queued) -> Result<(), QueueFull> {
+        let bytes = queued.bytes;
+        let waiting = self.queued_bytes.load(Ordering::Relaxed);
+        if waiting > 0 && waiting + bytes > QUEUE_BYTES_MAX {
+            return Err(QueueFull);
+        }
+        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.queue.try_send(queued).map_err(|_| {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            QueueFull
+        })
+    }
+}
+
+/// Too much waits for a member already, or the connection to it is given up.
+struct QueueFull;
+
 struct Queued {
     messages: Vec<wire::Message>,
     bytes: usize,
+}
+
+/// Cuts one round's messages, which may be all that a member lacks, into parts that fit into a batch.
+fn hand_overs(messages: Vec<wire::Message>) -> impl Iterator<Item = Queued> {
+    let mut messages = messages.into_iter();
+    std::iter::from_fn(move || {
+        let mut queued = Queued { messages: Vec::new(), bytes: 0 };
+        while queued.bytes < BATCH_BYTES_MAX
+            && let Some(message) = messages.next()
+        {
+            queued.bytes += weight(&message);
+            queued.messages.push(message);
+        }
+        (!queued.messages.is_empty()).then_some(queued)
+    })
 }
 
 impl GrpcTransport {
@@ -116,18 +150,9 @@ impl Transport for GrpcTransport {
             tracing::debug!(to, "no address for a raft message");
             return;
         };
-        let bytes = messages.iter().map(weight).sum();
-        let queued = peer.queued_bytes.load(Ordering::Relaxed);
-        if queued > 0 && queued + bytes > QUEUE_BYTES_MAX {
-            drop(peers);
-            return self.inner.report(to);
-        }
-        peer.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if let Err(TrySendError::Full(_) | TrySendError::Closed(_)) =
-            peer.queue.try_send(Queued { messages, bytes })
-        {
-            peer.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            drop(peers);
+        let taken = hand_overs(messages).try_for_each(|queued| peer.enqueue(queued));
+        drop(peers);
+        if taken.is_err() {
             self.inner.report(to);
         }
     }
@@ -202,8 +227,10 @@ impl Inner {
     }
 }
 
+/// About what a message takes up on the wire, in bytes.
 fn weight(message: &wire::Message) -> usize {
-    message.entries.iter().map(|entry| entry.data.len()).sum()
+    let entries = message.entries.iter().map(|entry| entry.data.len() + ENTRY_OVERHEAD_BYTES);
+    ENTRY_OVERHEAD_BYTES + entries.sum::<usize>()
 }
 
 /// The connection to one member, again and again.

@@ -1,5 +1,7 @@
 //! Whole members with their threads: on real directories, over a transport in this process and over gRPC.
 
+mod grpc;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,11 +13,9 @@ use coracle_proto::raft as wire;
 use coracle_raft::snapshot::Reader;
 use coracle_raft::wal::{Fault, MemoryDisk};
 use coracle_raft::{
-    ChangeError, Closed, Config, Error, Frozen, GrpcTransport, MemberChange, ProposeError, Raft, RaftService,
-    ReadError, Role, SnapshotSink, Space, StateMachine, Status, Transport,
+    ChangeError, Closed, Config, Error, Frozen, MemberChange, ProposeError, Raft, ReadError, Role,
+    SnapshotSink, Space, StateMachine, Status, Transport,
 };
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 
 /// Keeps all entries; a proposer is told how many there are.
 #[derive(Clone, Default)]
@@ -504,84 +504,4 @@ async fn a_panicking_machine_ends_the_member() {
     assert_eq!(propose(&raft, "poison").await, Err(ProposeError::Unknown));
     let Closed::Failed(reason) = soon("the end", raft.closed()).await else { panic!("it went on") };
     assert!(reason.contains("apply thread panicked"), "{reason}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_members_over_grpc() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let connector: coracle_raft::transport::Connector = Arc::new(|address| {
-        tonic::transport::Endpoint::from_shared(format!("http://{address}"))
-            .expect("a valid address")
-            .connect_lazy()
-    });
-    let mut listeners = Vec::new();
-    let mut addresses = BTreeMap::new();
-    for id in 1..=3 {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        addresses.insert(id, listener.local_addr().expect("it is bound").to_string());
-        listeners.push(listener);
-    }
-    let mut members = Vec::new();
-    let mut servers = Vec::new();
-    let mut transports = Vec::new();
-    for (id, listener) in (1..).zip(listeners) {
-        let transport = GrpcTransport::new(id, "cluster-a", connector.clone());
-        transport.set_peers(addresses.clone());
-        transports.push(transport.clone());
-        let journal = Journal::default();
-        let raft = Raft::bootstrap(config(dir.path(), id), journal.clone(), Arc::new(transport), &[1, 2, 3])
-            .expect("starts");
-        let service = RaftService::new(&raft, "cluster-a").into_server();
-        let server = tonic::transport::Server::builder().add_service(service);
-        servers.push(tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener))));
-        members.push((raft, journal));
-    }
-    let all: Vec<&Raft<usize>> = members.iter().map(|(raft, _)| raft).collect();
-    assert_eq!(propose_to_leader(&all, vec![b'x'; 3 << 19]).await, 1);
-    let calls = (0..64_u8).map(|n| propose_to_leader(&all, vec![n; 50_000]));
-    let mut counts = futures::future::join_all(calls).await;
-    counts.sort_unstable();
-    assert_eq!(counts, (2..=65).collect::<Vec<_>>());
-    for (_, journal) in &members {
-        has(journal, 65).await;
-        assert_eq!(journal.entries(), members[0].1.entries());
-    }
-
-    // A stranger's messages do not come through.
-    let address = addresses[&1].clone();
-    let mut client = wire::raft_transport_client::RaftTransportClient::new(connector(address));
-    let batch = |cluster: &str, from: u64, to: u64| wire::MessageBatch {
-        cluster_id: cluster.to_owned(),
-        from,
-        to,
-        messages: vec![wire::Message { from: 2, to, ..wire::Message::default() }],
-    };
-    for bad in [batch("cluster-b", 2, 1), batch("cluster-a", 2, 3), batch("cluster-a", 3, 1)] {
-        assert!(client.send(tokio_stream::iter([bad])).await.is_err());
-    }
-    // A joiner comes when most of the log is gone: it is brought a snapshot.
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    addresses.insert(4, listener.local_addr().expect("it is bound").to_string());
-    transports.iter().for_each(|transport| transport.set_peers(addresses.clone()));
-    let transport = GrpcTransport::new(4, "cluster-a", connector.clone());
-    transport.set_peers(addresses);
-    let journal = Journal::default();
-    let raft = Raft::start(config(dir.path(), 4), journal.clone(), Arc::new(transport)).expect("starts");
-    let service = RaftService::new(&raft, "cluster-a").into_server();
-    let server = tonic::transport::Server::builder().add_service(service);
-    servers.push(tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener))));
-    let leads = leader(&all).await as usize - 1;
-    soon("the change", members[leads].0.change_membership(MemberChange::AddLearner(4)))
-        .await
-        .expect("it leads");
-    has(&journal, 65).await;
-    assert_eq!(journal.entries(), members[0].1.entries());
-    assert!(raft.status().borrow().snapshot > 0);
-
-    for (raft, _) in members.iter().chain([&(raft, journal)]) {
-        raft.shutdown().await;
-    }
-    for server in servers {
-        server.abort();
-    }
 }
