@@ -40,10 +40,16 @@ pub const READ_RETRY_MS: u64 = 500;
 /// A learner may be this many entries behind the leader when it is promoted.
 pub const PROMOTE_LAG_ENTRIES_MAX: u64 = 250;
 
+/// How long a leader that has committed waits for a proposal whose append messages tell it too, before it sends messages
+/// for that alone, in microseconds.
+pub const COMMIT_PAUSE_US: u64 = 1_000;
+
 /// After a snapshot, the log reaches back before it by at most so many entries…
 pub const KEEP_ENTRIES: u64 = 5_000;
 /// …and so many bytes.
 pub const KEEP_BYTES: u64 = 16 * 1024 * 1024;
+/// For a member that is taking a snapshot the log behind that one is kept, up to so many bytes.
+pub const KEEP_FOR_SNAPSHOT_BYTES: u64 = 256 * 1024 * 1024;
 /// A snapshot is made when so many entries were applied since the last…
 pub const SNAPSHOT_ENTRIES: u64 = 10_000;
 /// …or so many bytes of them.
@@ -131,6 +137,8 @@ impl Config {
             max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
             check_quorum: true,
             pre_vote: true,
+            // `Core::tell_commit` does it, when nothing else has told it meanwhile.
+            skip_bcast_commit: true,
             read_only_option: raft::ReadOnlyOption::Safe,
             max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
             max_committed_size_per_ready: COMMITTED_BYTES_MAX,

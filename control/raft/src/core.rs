@@ -112,6 +112,8 @@ pub struct Core {
     /// Ticks since the start.
     now: u64,
     was_leader: bool,
+    /// The committed index that this leader has told the others last.
+    told: u64,
     /// The highest committed index that has been handed out.
     handed: u64,
     applied: u64,
@@ -148,6 +150,7 @@ impl Core {
             changes: 0,
             now: 0,
             was_leader: false,
+            told: 0,
             handed: marker.index,
             applied: marker.index,
             to_persist: 0,
@@ -173,6 +176,7 @@ impl Core {
         self.campaign_alone();
         self.leave_joint();
         self.give_up_snapshots();
+        self.tell_commit();
         let expired = self.proposals.expire(self.now);
         self.fail_proposals(expired, ProposeError::Unknown);
         let expired = self.reads.expire(self.now);
@@ -221,10 +225,11 @@ impl Core {
             };
             match self.node.raft.step(message) {
                 Ok(()) => {
+                    self.told = self.node.raft.raft_log.committed;
                     let first = self.node.raft.raft_log.last_index() + 1 - tokens.len() as u64;
                     let term = self.node.raft.term;
                     let overwritten = self.proposals.add(first, term, &tokens, self.now);
-                    self.fail_proposals(overwritten, ProposeError::Dropped);
+                    self.fail_proposals(overwritten, ProposeError::Unknown);
                 }
                 Err(_) => dropped.append(&mut tokens),
             }
@@ -239,6 +244,33 @@ impl Core {
         } else if !self.reads.add(token, self.now) {
             self.fail_reads(vec![token], ReadError::Overloaded);
         }
+    }
+
+    /// Whether there is a committed index that the other members have not been told. A proposal's append messages tell it
+    /// along, which under load saves each follower a message and its answer an entry; where no proposal comes, see
+    /// [`Core::tell_commit`].
+    pub fn owes_commit(&self) -> bool {
+        self.is_leader()
+            && self.node.raft.raft_log.committed > self.told
+            && !self.members.is_sole_voter(self.config.id)
+    }
+
+    /// Tells the other members the committed index, if it is owed. Each tick does so too.
+    pub fn tell_commit(&mut self) {
+        if self.owes_commit() {
+            self.told = self.node.raft.raft_log.committed;
+            self.node.raft.bcast_append();
+        }
+    }
+
+    /// Whether something waits for the state machine. Where not, it is enough that [`Core::applied`] is told with the
+    /// next event.
+    pub fn awaits_applied(&self) -> bool {
+        self.change.is_some()
+            || self.members.is_joint()
+            || self.is_restoring()
+            || self.handed - self.applied > APPLY_BACKLOG_ENTRIES_MAX / 2
+            || (!self.is_leader() && self.members.is_sole_voter(self.config.id))
     }
 
     /// The last message to a member did not get there.
@@ -439,6 +471,9 @@ impl Core {
 
     fn notice_leadership(&mut self) {
         let leads = self.is_leader();
+        if leads && !self.was_leader {
+            self.told = 0;
+        }
         if self.was_leader && !leads {
             let readers = self.reads.take_all();
             self.fail_reads(readers, ReadError::NotLeader { leader: self.leader() });

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Result, Storage, StorageError};
 
+use crate::config::KEEP_FOR_SNAPSHOT_BYTES;
 use crate::snapshot::format::encode_marker;
 use crate::wal::{Recovered, SnapshotMarker};
 
@@ -79,13 +80,16 @@ impl Log {
     }
 
     /// Drops what a snapshot of this member holds, but for at most `entries_max` entries and `bytes_max` bytes before
-    /// it: members that are a little behind are then served from the log.
-    pub fn compact(&mut self, marker: SnapshotMarker, entries_max: u64, bytes_max: u64) {
+    /// it: members that are a little behind are then served from the log. What is behind `sent`, a snapshot on its way
+    /// to a member, is kept up to [`KEEP_FOR_SNAPSHOT_BYTES`].
+    pub fn compact(&mut self, marker: SnapshotMarker, entries_max: u64, bytes_max: u64, sent: Option<u64>) {
         let held = (marker.index - self.base.0) as usize;
-        let mut bytes = 0;
-        let kept = self.entries.range(..held).rev().take(entries_max as usize).take_while(|entry| {
+        let (mut entries, mut bytes) = (0, 0);
+        let kept = self.entries.range(..held).rev().take_while(|entry| {
+            entries += 1;
             bytes += entry.data.len() as u64 + ENTRY_OVERHEAD_BYTES;
-            bytes <= bytes_max
+            let awaited = sent.is_some_and(|sent| entry.index > sent) && bytes <= KEEP_FOR_SNAPSHOT_BYTES;
+            awaited || (entries <= entries_max && bytes <= bytes_max)
         });
         let dropped = held - kept.count();
         if dropped > 0 {
@@ -219,13 +223,26 @@ mod tests {
         log.append(&[entry(12, 4)]);
         assert_eq!((log.last(), log.term(12)), (12, Ok(4)));
 
-        log.compact(SnapshotMarker { index: 12, term: 4, ..SnapshotMarker::default() }, 1, u64::MAX);
+        log.compact(SnapshotMarker { index: 12, term: 4, ..SnapshotMarker::default() }, 1, u64::MAX, None);
         assert_eq!((log.first(), log.last(), log.term(11)), (12, 12, Ok(2)));
-        log.compact(SnapshotMarker { index: 12, term: 4, ..SnapshotMarker::default() }, 9, 0);
+        log.compact(SnapshotMarker { index: 12, term: 4, ..SnapshotMarker::default() }, 9, 0, None);
         assert_eq!((log.first(), log.last(), log.term(12)), (13, 12, Ok(4)));
 
         log.restore(SnapshotMarker { index: 40, term: 5, ..SnapshotMarker::default() });
         assert_eq!((log.first(), log.last(), log.term(40)), (41, 40, Ok(5)));
+    }
+
+    #[test]
+    fn the_log_behind_a_snapshot_on_its_way_is_kept() {
+        let marker = |index| SnapshotMarker { index, term: 1, ..SnapshotMarker::default() };
+        let mut log = Log::new(Recovered::default());
+        log.append(&(1..=100).map(|index| entry(index, 1)).collect::<Vec<_>>());
+        log.compact(marker(50), 5, u64::MAX, Some(30));
+        assert_eq!(log.first(), 31);
+        log.compact(marker(90), 5, u64::MAX, Some(30));
+        assert_eq!(log.first(), 31);
+        log.compact(marker(95), 5, u64::MAX, None);
+        assert_eq!(log.first(), 91);
     }
 
     #[test]
@@ -234,7 +251,7 @@ mod tests {
         let mut log = Log::new(Recovered::default());
         log.append(&[entry(1, 1), entry(2, 1)]);
         assert!(log.snapshot(0, 2).is_err() && log.take_snapshot_wanted());
-        log.compact(SnapshotMarker { index: 2, term: 1, conf_state, removed: vec![9] }, 0, 0);
+        log.compact(SnapshotMarker { index: 2, term: 1, conf_state, removed: vec![9] }, 0, 0, None);
         for (request, to, serves) in [(0, 2, true), (2, 3, true), (3, 2, false), (0, 4, false)] {
             assert_eq!(log.snapshot(request, to).is_ok(), serves, "{request} {to}");
             assert_eq!(log.take_snapshot_wanted(), !serves);

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use super::Token;
 use crate::config::PENDING_PROPOSALS_MAX;
 
-/// The pending proposals by index. An index and a term name an entry for all time, so the outcome is exact: what is
-/// committed at the index either is the proposal, or proves that the proposal never will be.
+/// The pending proposals by index. An index and a term name an entry for all time, so what is committed at the index
+/// either is the proposal, or proves that the proposal never will be.
 pub struct Proposals {
     by_index: BTreeMap<u64, Pending>,
     /// (deadline, index, term), in the order of proposing; also of those that have their outcome, until all before them
@@ -31,7 +31,8 @@ impl Proposals {
     }
 
     /// Notes proposals that were appended from index `first` on. Answers those of an earlier term that had these
-    /// indices: as this member leads now and has other entries there, they were never committed.
+    /// indices. Their outcome is unknown: another member may have them still, and win an election before this term's
+    /// entries are committed.
     pub fn add(&mut self, first: u64, term: u64, tokens: &[Token], now: u64) -> Vec<Token> {
         let mut overwritten = Vec::new();
         for (index, token) in (first..).zip(tokens) {

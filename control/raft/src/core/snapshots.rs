@@ -55,8 +55,16 @@ impl Core {
             return false;
         }
         self.history.forget_before(marker.index);
-        self.node.mut_store().compact(marker.clone(), self.config.keep_entries, KEEP_BYTES);
+        let sent = self.oldest_sent_snapshot();
+        self.node.mut_store().compact(marker.clone(), self.config.keep_entries, KEEP_BYTES, sent);
         true
+    }
+
+    /// The oldest snapshot that a member is taking: it goes on with the log behind that.
+    fn oldest_sent_snapshot(&self) -> Option<u64> {
+        let members = self.node.raft.prs().iter();
+        let taking = members.filter(|(_, progress)| progress.state == ProgressState::Snapshot);
+        taking.map(|(_, progress)| progress.pending_snapshot).min().filter(|_| self.is_leader())
     }
 
     /// Whether another member waits for a newer snapshot than there is. Asking forgets it.

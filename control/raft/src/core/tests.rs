@@ -204,6 +204,7 @@ impl Member {
 
     fn work(&mut self, network: &mut VecDeque<Message>) -> bool {
         let mut moved = false;
+        self.core.tell_commit();
         while let Some(mut work) = self.core.work().expect("the log is sound") {
             moved = true;
             network.extend(std::mem::take(&mut work.messages));

@@ -147,7 +147,9 @@ impl<M: StateMachine, D: Disk> ApplyThread<M, D> {
                 let _ = reply.send(Ok(output));
             }
             self.waker.shared.applied.store(self.last, Ordering::SeqCst);
-            self.waker.wake();
+            if self.waker.shared.applied_awaited.load(Ordering::SeqCst) {
+                self.waker.wake();
+            }
         }
         if self.snapshots.is_due() {
             self.snapshots.take(self.last, || self.machine.freeze());

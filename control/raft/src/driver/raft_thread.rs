@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 use super::apply_thread::{ApplyItem, ApplyJob};
 use super::shared::Waker;
 use super::wal_thread::WalJob;
-use crate::config::{EVENTS_BATCH_MAX, MESSAGE_ENTRIES_BYTES_MAX, SPACE_PERIOD_MS};
+use crate::config::{COMMIT_PAUSE_US, EVENTS_BATCH_MAX, MESSAGE_ENTRIES_BYTES_MAX, SPACE_PERIOD_MS};
 use crate::core::{Core, Done, Outcome, Token, Work};
 use crate::error::{ChangeError, Error, ProposeError, ReadError};
 use crate::membership::MemberChange;
@@ -124,12 +124,14 @@ impl<O: Send + 'static> RaftThread<O> {
         let mut batch = Vec::with_capacity(EVENTS_BATCH_MAX);
         let mut crowded = false;
         let mut epoch = self.core.epoch();
+        // When the others are to be told what is committed, at the latest.
+        let mut tell_at: Option<Instant> = None;
         // What was committed in an earlier life comes out first, the members among it.
         if self.hand_out()?.is_err() {
             return Ok(());
         }
         while !self.waker.shared.is_stopped() {
-            match self.events.recv_deadline(next_tick) {
+            match self.events.recv_deadline(tell_at.map_or(next_tick, |at| at.min(next_tick))) {
                 Ok(event) => {
                     batch.push(event);
                     // Under load those who were about to call get in, so that more share one write. A lone caller would
@@ -154,6 +156,9 @@ impl<O: Send + 'static> RaftThread<O> {
                 // Lost ticks are not made up for: time in which this process stood still says nothing about others.
                 next_tick = now + self.tick;
             }
+            if tell_at.is_some_and(|at| now >= at) {
+                self.core.tell_commit();
+            }
             if now >= self.look_at {
                 self.look_at = now + Duration::from_millis(SPACE_PERIOD_MS);
                 self.look_at_room();
@@ -161,6 +166,9 @@ impl<O: Send + 'static> RaftThread<O> {
             if self.hand_out()?.is_err() {
                 break;
             }
+            let owes = self.core.owes_commit();
+            tell_at = owes.then(|| tell_at.unwrap_or(now + Duration::from_micros(COMMIT_PAUSE_US)));
+            self.await_applied();
             let new_epoch = self.core.epoch();
             if ticked || new_epoch != epoch {
                 epoch = new_epoch;
@@ -177,6 +185,15 @@ impl<O: Send + 'static> RaftThread<O> {
         shared.accept_wake();
         self.core.persisted(shared.persisted.load(Ordering::SeqCst));
         self.core.applied(shared.applied.load(Ordering::SeqCst));
+    }
+
+    /// The apply thread need not wake this one where nothing waits for it.
+    fn await_applied(&mut self) {
+        let awaited = self.core.awaits_applied();
+        if self.waker.shared.applied_awaited.swap(awaited, Ordering::SeqCst) != awaited && awaited {
+            // What it has applied before it saw this.
+            self.waker.wake();
+        }
     }
 
     fn take(&mut self, batch: &mut Vec<Event<O>>) -> Result<Result<(), Ended>, Error> {

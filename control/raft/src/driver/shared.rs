@@ -37,6 +37,8 @@ pub struct Shared {
     pub persisted: AtomicU64,
     /// The last applied index.
     pub applied: AtomicU64,
+    /// Whether the raft thread wants to be woken when `applied` has risen.
+    pub applied_awaited: AtomicBool,
     pub metrics: Metrics,
     woken: AtomicBool,
     stopped: AtomicBool,
@@ -49,6 +51,7 @@ impl Shared {
         Shared {
             persisted: AtomicU64::new(0),
             applied: AtomicU64::new(0),
+            applied_awaited: AtomicBool::new(true),
             metrics: Metrics::default(),
             woken: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
