@@ -23,6 +23,8 @@ struct Member {
     /// The state machine does nothing while this is set.
     slow: bool,
     held: Vec<Work>,
+    /// It tells what is committed only along with other messages while this is set.
+    silent: bool,
 }
 
 type Files = BTreeMap<u64, Vec<(u64, Bytes)>>;
@@ -75,6 +77,7 @@ impl Cluster {
             files,
             slow: false,
             held: Vec::new(),
+            silent: false,
         };
         self.members.insert(id, member);
         self.settle();
@@ -204,7 +207,9 @@ impl Member {
 
     fn work(&mut self, network: &mut VecDeque<Message>) -> bool {
         let mut moved = false;
-        self.core.tell_commit();
+        if !self.silent {
+            self.core.tell_commit();
+        }
         while let Some(mut work) = self.core.work().expect("the log is sound") {
             moved = true;
             network.extend(std::mem::take(&mut work.messages));
@@ -256,6 +261,31 @@ fn nothing_is_applied_before_a_majority_has_it_on_disk() {
     }
     cluster.settle();
     assert!(matches!(cluster.outcome(leader, token), Some(Ok(_))));
+}
+
+#[test]
+fn followers_are_told_what_is_committed_with_the_next_entries_or_alone() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    let leader = cluster.leader();
+    cluster.tick(3);
+    cluster.members.get_mut(&leader).expect("it runs").silent = true;
+    let commits = |cluster: &Cluster| -> Vec<u64> {
+        let followers = cluster.members.values().filter(|member| !member.core.is_leader());
+        followers.map(|member| member.core.status().commit).collect()
+    };
+    let mut written = Vec::new();
+    for data in ["a", "b"] {
+        let before = commits(&cluster);
+        let token = cluster.propose(leader, data);
+        let Some(Ok(index)) = cluster.outcome(leader, token).cloned() else { panic!("not applied") };
+        let known = written.last().map_or(before, |last| vec![*last; 2]);
+        assert_eq!(commits(&cluster), known, "as of the entry before");
+        assert!(cluster.members[&leader].core.owes_commit());
+        written.push(index);
+    }
+    cluster.call(leader, |core, _| core.tell_commit());
+    assert_eq!(commits(&cluster), vec![written[1]; 2]);
+    assert!(!cluster.members[&leader].core.owes_commit());
 }
 
 #[test]
