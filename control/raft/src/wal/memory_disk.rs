@@ -33,6 +33,8 @@ pub enum Fault {
     Writes,
     /// Syncs fail; what was written may be lost.
     Syncs,
+    /// Syncs fail, and what was written counts as clean from then on: no later sync brings it to the disk.
+    SyncsForget,
 }
 
 #[derive(Default)]
@@ -146,6 +148,9 @@ impl Disk for MemoryDisk {
 
     fn sync_directory(&self) -> io::Result<()> {
         let mut state = self.state.lock();
+        if matches!(state.fault, Fault::Syncs | Fault::SyncsForget) {
+            return Err(io::Error::other("injected fault"));
+        }
         state.synced_names = state.names.clone();
         Ok(())
     }
@@ -186,14 +191,18 @@ impl DiskFile for MemoryFile {
 
     fn sync(&mut self) -> io::Result<()> {
         let mut state = self.state.lock();
-        if state.fault == Fault::Syncs {
+        let fault = state.fault;
+        let file = &mut state.files[self.file];
+        if fault == Fault::SyncsForget {
+            file.pending.clear();
+        }
+        if matches!(fault, Fault::Syncs | Fault::SyncsForget) {
             return Err(io::Error::other("injected fault"));
         }
-        state.syncs += 1;
-        let file = &mut state.files[self.file];
         for (offset, bytes) in std::mem::take(&mut file.pending) {
             put(&mut file.synced, offset, &bytes);
         }
+        state.syncs += 1;
         Ok(())
     }
 }
