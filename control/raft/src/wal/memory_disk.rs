@@ -22,6 +22,18 @@ struct State {
     fault: Fault,
     syncs: u64,
     space: Option<Space>,
+    capacity: Option<u64>,
+}
+
+impl State {
+    /// What the files take that have names.
+    fn used(&self) -> u64 {
+        self.names.values().map(|file| self.files[*file].current.len() as u64).sum()
+    }
+
+    fn free(&self) -> u64 {
+        self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used()))
+    }
 }
 
 /// What fails from now on.
@@ -79,6 +91,17 @@ impl MemoryDisk {
         self.state.lock().space = Some(space);
     }
 
+    /// The disk holds so many bytes from now on: a write beyond gets as far as there is room, and fails. None: as many as
+    /// one likes.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.state.lock().capacity = bytes;
+    }
+
+    /// How many bytes the files take.
+    pub fn used(&self) -> u64 {
+        self.state.lock().used()
+    }
+
     /// How many file syncs have succeeded.
     pub fn syncs(&self) -> u64 {
         self.state.lock().syncs
@@ -128,6 +151,10 @@ impl Disk for MemoryDisk {
         if state.fault != Fault::None {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
+        state.names.remove(name);
+        if bytes > state.free() {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
         let zeroes = vec![0; bytes as usize];
         state.files.push(Contents { synced: zeroes.clone(), current: zeroes, pending: Vec::new() });
         let file = state.files.len() - 1;
@@ -156,7 +183,9 @@ impl Disk for MemoryDisk {
     }
 
     fn space(&self) -> io::Result<Space> {
-        Ok(self.state.lock().space.unwrap_or(Space { total: u64::MAX, free: u64::MAX }))
+        let state = self.state.lock();
+        let free = state.free();
+        Ok(state.space.unwrap_or(Space { total: state.capacity.unwrap_or(u64::MAX), free }))
     }
 }
 
@@ -183,9 +212,17 @@ impl DiskFile for MemoryFile {
         if state.fault == Fault::Writes {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
+        let free = state.free();
         let file = &mut state.files[self.file];
-        put(&mut file.current, offset as usize, bytes);
-        file.pending.push((offset as usize, bytes.to_vec()));
+        let room = (file.current.len() as u64).saturating_add(free).saturating_sub(offset);
+        let fits = &bytes[..room.min(bytes.len() as u64) as usize];
+        if !fits.is_empty() {
+            put(&mut file.current, offset as usize, fits);
+            file.pending.push((offset as usize, fits.to_vec()));
+        }
+        if fits.len() < bytes.len() {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
         Ok(())
     }
 

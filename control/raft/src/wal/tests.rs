@@ -222,6 +222,31 @@ fn a_failed_write_is_an_error() {
     assert!(matches!(wal.append(&[entry(1, 1, 1)]), Err(Error::Disk { action: "write", .. })));
 }
 
+#[test]
+fn a_full_disk_ends_the_log_and_room_brings_it_back() {
+    let disk = MemoryDisk::new();
+    let (mut wal, _) = open(&disk).expect("opens");
+    disk.set_capacity(Some(disk.used() + 4096));
+    let mut last = 0;
+    let error = (1..10).find_map(|index| {
+        last = index;
+        wal.append(&[entry(index, 1, 3000)]).err()
+    });
+    assert!(matches!(error, Some(Error::Disk { action: "create", .. })), "the next segment does not fit");
+    drop(wal);
+    let acknowledged: Vec<_> = (1..last).map(|index| (index, 1)).collect();
+    let (mut wal, recovered) = open(&disk).expect("a log opens on a full disk");
+    assert_eq!(indices(&recovered), acknowledged);
+    assert!(wal.append(&[entry(last, 1, 3000)]).is_err(), "there is no more room than before");
+    drop(wal);
+    disk.set_capacity(None);
+    let (mut wal, recovered) = open(&disk).expect("opens");
+    assert_eq!(indices(&recovered), acknowledged);
+    append(&mut wal, &[entry(last, 1, 3000)]);
+    disk.crash(|_| 0);
+    assert_eq!(reopen(&disk).entries.len(), last as usize);
+}
+
 /// A process that ends leaves in the page cache what it wrote: whoever reads it there goes by it, so it must last. Also
 /// where a failed sync has marked it clean, and though the next life comes no further than that either.
 #[test]
