@@ -16,7 +16,8 @@ pub trait Disk: Clone + Send + Sync + 'static {
     fn list(&self) -> io::Result<Vec<String>>;
     /// Opens an existing file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Self::File>;
-    /// Makes a file of `bytes` zeroes, with blocks that are allocated and synced, in place of what had that name.
+    /// Makes a file of `bytes` zeroes, with blocks that are allocated and synced, in place of what had that name. Where it
+    /// does not fit, nothing of it stays to take the room that others need.
     fn create(&self, name: &str, bytes: u64) -> io::Result<Self::File>;
     /// Renames a file, in place of what had the new name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
@@ -83,23 +84,16 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, name: &str, bytes: u64) -> io::Result<File> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(self.dir.join(name))?;
-        // Real zeroes rather than fallocate: a write into an unwritten extent has to journal its conversion, and
-        // then each fdatasync waits for the journal.
-        let zeroes = vec![0_u8; ZEROES_BYTES.min(bytes as usize)];
-        let mut offset = 0;
-        while offset < bytes {
-            let length = (bytes - offset).min(zeroes.len() as u64);
-            file.write_all_at(&zeroes[..length as usize], offset)?;
-            offset += length;
+        let path = self.dir.join(name);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+        match fill_with_zeroes(&file, bytes) {
+            Ok(()) => Ok(file),
+            Err(error) => {
+                // What was wrong in the first place is of more interest.
+                let _ = fs::remove_file(&path);
+                Err(error)
+            }
         }
-        file.sync_all()?;
-        Ok(file)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -118,6 +112,19 @@ impl Disk for RealDisk {
         let found = rustix::fs::statvfs(&self.dir)?;
         Ok(Space { total: found.f_blocks * found.f_frsize, free: found.f_bavail * found.f_frsize })
     }
+}
+
+/// Real zeroes rather than fallocate: a write into an unwritten extent has to journal its conversion, and then each
+/// fdatasync waits for the journal.
+fn fill_with_zeroes(file: &File, bytes: u64) -> io::Result<()> {
+    let zeroes = vec![0_u8; ZEROES_BYTES.min(bytes as usize)];
+    let mut offset = 0;
+    while offset < bytes {
+        let length = (bytes - offset).min(zeroes.len() as u64);
+        file.write_all_at(&zeroes[..length as usize], offset)?;
+        offset += length;
+    }
+    file.sync_all()
 }
 
 impl DiskFile for File {
