@@ -5,6 +5,7 @@ pub mod apply;
 pub mod client;
 pub mod fault;
 pub mod front;
+pub mod full_disk;
 pub mod healing;
 pub mod log;
 pub mod member;
@@ -113,6 +114,10 @@ pub enum Event {
     Fault,
     /// A member that is to end in the middle of a write does.
     Doom(Who),
+    /// The disk of a machine has room again, where no later fault has filled it.
+    RoomAgain(u64),
+    /// A member asks the others how they are.
+    Compare(Who),
     Admin,
     Restart(u64),
     Heal,
@@ -239,6 +244,8 @@ impl World {
             Event::Items { watcher, generation, items } => self.receive(watcher, generation, items)?,
             Event::Fault => self.fault()?,
             Event::Doom(who) => self.doom(who)?,
+            Event::RoomAgain(id) => self.room_again(id),
+            Event::Compare(who) => self.compare(who),
             Event::Admin => self.administrate()?,
             Event::Restart(id) => self.restart(id)?,
             Event::Heal => self.heal()?,
@@ -300,6 +307,7 @@ impl Event {
             | Event::RetryRead(who, _)
             | Event::ReadTimeout(who, _)
             | Event::ReadDeadline(who, _)
+            | Event::Compare(who)
             | Event::Ask(who, _)
             | Event::Attach { who, .. }
             | Event::Pump { who, .. } => Some(who.id),
@@ -312,6 +320,7 @@ impl Event {
             | Event::Items { .. }
             | Event::Fault
             | Event::Doom(_)
+            | Event::RoomAgain(_)
             | Event::Admin
             | Event::Restart(_)
             | Event::Heal

@@ -61,6 +61,7 @@ impl World {
     /// One turn of the raft thread: the queue is taken, then what log and state machine have reached, then the step.
     pub fn run_member(&mut self, who: Who, ticked: bool) -> Step {
         self.gather(who);
+        self.look_at_room(who);
         let Some(life) = life_of(&mut self.members, who) else { return Ok(()) };
         if !ticked {
             life.run_due = false;
@@ -102,7 +103,11 @@ impl World {
                 }
             }
             Input::Served(id) => life.core.snapshot_served(id),
-            Input::Fetched(None) => life.fetch = None,
+            Input::Fetched(None) => {
+                if let Some(fetch) = life.fetch.take() {
+                    fetch.discard();
+                }
+            }
             Input::Fetched(Some(message)) => {
                 life.fetch = None;
                 let message = received(*message)?;
