@@ -16,7 +16,7 @@ fn expected(mutant: Mutant) -> (u64, &'static [&'static str]) {
         // It does harm only where its member crashes and is asked again in the same term.
         Mutant::ForgottenVote => (400, &["votes for", "both lead"]),
         Mutant::AppliedTwice => (60, &["did something else"]),
-        Mutant::LostEntry => (60, &["has changed", "has lost entries", "is lost"]),
+        Mutant::LostEntry => (60, &["has changed", "has lost entries", "is lost", "corrupt"]),
         Mutant::MislabelledSnapshot => (60, &["another state", "did something else"]),
         Mutant::CompactedEarly => (60, &["corrupt"]),
         Mutant::IgnoredFullDisk => {
