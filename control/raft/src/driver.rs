@@ -38,7 +38,7 @@ use crate::metrics::Metrics;
 use crate::snapshot::{Frozen, SnapshotError, Source, files};
 use crate::status::{DiskRoom, Status};
 use crate::transport::Transport;
-use crate::wal::{Disk, DiskFile, RealDisk, SnapshotMarker, Wal, WalOptions};
+use crate::wal::{Disk, RealDisk, SnapshotMarker, Wal, WalOptions};
 
 pub use self::shared::Closed;
 
@@ -364,7 +364,10 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
     let served = disk.clone();
     let snapshots: OpenSnapshot = Arc::new(move |index, offset| files::source(&served, index, offset));
 
-    let room = room(disk.clone(), options.segment_bytes);
+    let room: Room = {
+        let (disk, segment_bytes) = (disk.clone(), options.segment_bytes);
+        Box::new(move |snapshot| DiskRoom::look(&disk, segment_bytes, snapshot))
+    };
     let fetch = fetch::fetcher(disk.clone(), cluster_id.clone(), transport.clone(), events.clone());
     let snapshot_thread = SnapshotThread {
         waiters: snapshot_waiters.clone(),
@@ -423,15 +426,6 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
 fn segment_bytes(config: &Config, disk: &impl Disk) -> u64 {
     let part = disk.space().map_or(u64::MAX, |space| space.total / SEGMENT_PART_OF_DISK);
     config.segment_bytes.min(part.max(SEGMENT_BYTES_MIN))
-}
-
-/// Room is low when it is less than two segments and another snapshot as large as the last.
-fn room<D: Disk>(disk: D, segment_bytes: u64) -> Room {
-    Box::new(move |snapshot| {
-        let space = disk.space().ok()?;
-        let snapshot_bytes = disk.open(&files::name(snapshot)).and_then(|file| file.size()).unwrap_or(0);
-        Some(DiskRoom { space, low: space.free < 2 * segment_bytes + snapshot_bytes })
-    })
 }
 
 fn spawn<O: Send + 'static>(

@@ -1,6 +1,7 @@
 //! What a member knows of itself and the cluster, for those who watch.
 
-use crate::wal::Space;
+use crate::snapshot::files;
+use crate::wal::{Disk, DiskFile, Space};
 
 /// The part that a member plays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,4 +45,14 @@ pub struct DiskRoom {
     pub space: Space,
     /// There is hardly more than the next segments and the next snapshot need: the cluster's state must not grow.
     pub low: bool,
+}
+
+impl DiskRoom {
+    /// The room beside the log and the snapshot as of entry `snapshot`. Low where it is less than two segments and another
+    /// snapshot as large. None where the disk does not tell.
+    pub fn look<D: Disk>(disk: &D, segment_bytes: u64, snapshot: u64) -> Option<DiskRoom> {
+        let space = disk.space().ok()?;
+        let snapshot_bytes = disk.open(&files::name(snapshot)).and_then(|file| file.size()).unwrap_or(0);
+        Some(DiskRoom { space, low: space.free < 2 * segment_bytes + snapshot_bytes })
+    }
 }

@@ -107,10 +107,7 @@ impl<D: Disk> Wal<D> {
         let last_index = recovered.snapshot.index + recovered.entries.len() as u64;
         let (current, next_batch) = match found.pop() {
             Some(mut last) => {
-                // What a killed process wrote is read from the page cache, but nothing says that it has reached the
-                // disk. From here on it counts as durable, so it is made so.
-                last.file.sync().map_err(at("sync", &last.name))?;
-                disk.sync_directory().map_err(at("sync", "."))?;
+                recovery::make_durable(&disk, &mut last)?;
                 let (end, next_batch) = (last.end, last.next_batch);
                 let current = Current {
                     file: last.file,

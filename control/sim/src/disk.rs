@@ -20,6 +20,8 @@ pub struct SimDisk {
 struct Fuse {
     /// So many operations still succeed. None: all.
     left: Option<u64>,
+    /// Writes are taken, and done by nobody.
+    deaf: bool,
     rng: Rng,
 }
 
@@ -31,7 +33,10 @@ pub struct SimFile {
 
 impl SimDisk {
     pub fn new(rng: Rng) -> SimDisk {
-        SimDisk { inner: MemoryDisk::new(), fuse: Arc::new(Mutex::new(Fuse { left: None, rng })) }
+        SimDisk {
+            inner: MemoryDisk::new(),
+            fuse: Arc::new(Mutex::new(Fuse { left: None, deaf: false, rng })),
+        }
     }
 
     /// After so many operations all others fail, until power is back.
@@ -41,6 +46,16 @@ impl SimDisk {
 
     pub fn power_is_back(&self) {
         lock(&self.fuse).left = None;
+    }
+
+    /// What is written from now on is not.
+    pub fn set_deaf(&self, deaf: bool) {
+        lock(&self.fuse).deaf = deaf;
+    }
+
+    /// So many more bytes than now are taken, and no others. None: as many as one likes.
+    pub fn set_room(&self, bytes: Option<u64>) {
+        self.inner.set_capacity(bytes.map(|bytes| self.inner.used() + bytes));
     }
 
     /// What was not synced is lost, torn, or there after all.
@@ -133,6 +148,9 @@ impl DiskFile for SimFile {
     /// While the fuse burns, a write is many: any of its sectors may be lost.
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         step(&self.fuse)?;
+        if lock(&self.fuse).deaf {
+            return Ok(());
+        }
         if lock(&self.fuse).left.is_none() {
             return self.inner.write_at(offset, bytes);
         }

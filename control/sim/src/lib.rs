@@ -5,7 +5,8 @@
 //! [`coracle_store::Store`], the state machine; and the conversion of messages to and from the wire. What is
 //! simulated is what joins them: the threads of `coracle_raft`'s driver ([`world`]: a raft step, a log task and an apply
 //! task, each taking its own virtual time, so that rounds share a write), the door of `coracle_server`'s storage
-//! (gathering, forwarding, retries under one request id, read indices), the network, the clients and the watchers.
+//! (gathering, forwarding, retries under one request id, read indices, what is refused on a full disk), the handing over
+//! of leadership by a member whose disk is full, the network, the clients and the watchers.
 //!
 //! A run takes a few virtual seconds. Until `heal_at` faults come (see [`options::FaultKind`]; which kinds, how often and
 //! how hard follows from the seed); then they stop, and the cluster must heal by itself within [`HEAL_BOUND`]: one
@@ -13,7 +14,7 @@
 //!
 //! What is checked:
 //! - while it runs ([`checker::ledger`]): one leader a term, one vote a term, what was committed stays, every member
-//!   applies the same with the same result and the same state hash, no member ends but by a failed disk, every watcher
+//!   applies the same with the same result and the same state hash, no member ends but by a failed or full disk, every watcher
 //!   gets exactly the history of its resource;
 //! - at its end ([`checker::history`]): the operations as the clients saw them are linearizable. A model written
 //!   independently of the store ([`checker::model`]) replays them in the order of their revisions; real time must allow
@@ -85,6 +86,13 @@ pub struct Counts {
     pub relists: u64,
     pub snapshots: u64,
     pub restores: u64,
+    pub full_disks: u64,
+    /// Writes that a leader with little room refused, and those that it took.
+    pub no_room: u64,
+    pub taken_without_room: u64,
+    pub handed_over: u64,
+    /// Members that ended for want of room.
+    pub ended_full: u64,
 }
 
 impl Counts {
@@ -105,6 +113,11 @@ impl Counts {
         self.relists += other.relists;
         self.snapshots += other.snapshots;
         self.restores += other.restores;
+        self.full_disks += other.full_disks;
+        self.no_room += other.no_room;
+        self.taken_without_room += other.taken_without_room;
+        self.handed_over += other.handed_over;
+        self.ended_full += other.ended_full;
     }
 }
 

@@ -34,10 +34,14 @@ pub enum Mutant {
     CompactedEarly,
     /// Watches go on when a snapshot takes the place of the state.
     WatchedOverRestore,
+    /// A round for which the disk has no room counts as durable.
+    IgnoredFullDisk,
+    /// What a log holds when it is opened is synced, but not written again.
+    TrustedPageCache,
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 14] = [
+    pub const ALL: [Mutant; 16] = [
         Mutant::SkipFsync,
         Mutant::UnconfirmedRead,
         Mutant::ReusedReadIndex,
@@ -52,6 +56,8 @@ impl Mutant {
         Mutant::MislabelledSnapshot,
         Mutant::CompactedEarly,
         Mutant::WatchedOverRestore,
+        Mutant::IgnoredFullDisk,
+        Mutant::TrustedPageCache,
     ];
 
     /// As it is given on the command line.
@@ -71,6 +77,8 @@ impl Mutant {
             Mutant::MislabelledSnapshot => "mislabelled-snapshot",
             Mutant::CompactedEarly => "compacted-early",
             Mutant::WatchedOverRestore => "watched-over-restore",
+            Mutant::IgnoredFullDisk => "ignored-full-disk",
+            Mutant::TrustedPageCache => "trusted-page-cache",
         }
     }
 }

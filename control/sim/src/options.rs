@@ -47,13 +47,15 @@ pub enum FaultKind {
     Storm,
     /// One disk fails, and with it its member.
     BadDisk,
+    /// One disk has little room or none for a while, or all have.
+    FullDisk,
     /// Members are added, promoted, replaced, removed.
     Members,
     /// Leadership is handed over.
     Transfer,
 }
 
-const FAULTS: [(FaultKind, u64); 15] = [
+const FAULTS: [(FaultKind, u64); 16] = [
     (FaultKind::Power, 10),
     (FaultKind::Blackout, 3),
     (FaultKind::Kill, 8),
@@ -66,7 +68,8 @@ const FAULTS: [(FaultKind, u64); 15] = [
     (FaultKind::SlowDisk, 6),
     (FaultKind::SlowApply, 5),
     (FaultKind::Storm, 6),
-    (FaultKind::BadDisk, 3),
+    (FaultKind::BadDisk, 4),
+    (FaultKind::FullDisk, 12),
     (FaultKind::Members, 14),
     (FaultKind::Transfer, 6),
 ];

@@ -5,6 +5,7 @@ pub mod apply;
 pub mod client;
 pub mod fault;
 pub mod front;
+pub mod full_disk;
 pub mod healing;
 pub mod log;
 pub mod member;
@@ -60,6 +61,8 @@ pub enum Event {
     Tick(Who),
     /// The raft thread has something to do.
     Run(Who),
+    /// The others have waited long enough to be told what is committed.
+    Tell(Who),
     /// The log task has finished its round.
     Written(Who),
     /// The apply task takes what waits.
@@ -113,6 +116,10 @@ pub enum Event {
     Fault,
     /// A member that is to end in the middle of a write does.
     Doom(Who),
+    /// The disk of a machine has room again, where no later fault has filled it.
+    RoomAgain(u64),
+    /// A member asks the others how they are.
+    Compare(Who),
     Admin,
     Restart(u64),
     Heal,
@@ -213,6 +220,7 @@ impl World {
         match event {
             Event::Tick(who) => self.tick(who)?,
             Event::Run(who) => self.run_member(who, false)?,
+            Event::Tell(who) => self.tell_commit(who)?,
             Event::Written(who) => self.written(who)?,
             Event::Apply(who) => self.apply(who)?,
             Event::Message(message) => self.deliver(message),
@@ -239,6 +247,8 @@ impl World {
             Event::Items { watcher, generation, items } => self.receive(watcher, generation, items)?,
             Event::Fault => self.fault()?,
             Event::Doom(who) => self.doom(who)?,
+            Event::RoomAgain(id) => self.room_again(id),
+            Event::Compare(who) => self.compare(who),
             Event::Admin => self.administrate()?,
             Event::Restart(id) => self.restart(id)?,
             Event::Heal => self.heal()?,
@@ -288,6 +298,7 @@ impl Event {
         match self {
             Event::Tick(who)
             | Event::Run(who)
+            | Event::Tell(who)
             | Event::Written(who)
             | Event::Apply(who)
             | Event::Unreachable(who, _)
@@ -300,6 +311,7 @@ impl Event {
             | Event::RetryRead(who, _)
             | Event::ReadTimeout(who, _)
             | Event::ReadDeadline(who, _)
+            | Event::Compare(who)
             | Event::Ask(who, _)
             | Event::Attach { who, .. }
             | Event::Pump { who, .. } => Some(who.id),
@@ -312,6 +324,7 @@ impl Event {
             | Event::Items { .. }
             | Event::Fault
             | Event::Doom(_)
+            | Event::RoomAgain(_)
             | Event::Admin
             | Event::Restart(_)
             | Event::Heal

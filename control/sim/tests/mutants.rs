@@ -8,16 +8,22 @@ fn expected(mutant: Mutant) -> (u64, &'static [&'static str]) {
         Mutant::SkipFsync => {
             (60, &["has lost entries", "was committed", "has changed", "is lost", "corrupt"])
         }
-        Mutant::UnconfirmedRead | Mutant::ReusedReadIndex | Mutant::UnwaitedRead => (100, &["stale read"]),
+        Mutant::UnconfirmedRead | Mutant::UnwaitedRead => (100, &["stale read"]),
+        Mutant::ReusedReadIndex => (400, &["stale read"]),
         Mutant::CheckAtPropose => (60, &["had to be refused", "did not do what was asked"]),
         Mutant::ForgottenRequest => (60, &["done twice", "its client was told", "was acknowledged"]),
         Mutant::LostWatchEvent | Mutant::DoubledWatchEvent | Mutant::WatchedOverRestore => (60, &["watcher"]),
         // It does harm only where its member crashes and is asked again in the same term.
         Mutant::ForgottenVote => (400, &["votes for", "both lead"]),
         Mutant::AppliedTwice => (60, &["did something else"]),
-        Mutant::LostEntry => (60, &["has changed", "has lost entries", "is lost"]),
+        Mutant::LostEntry => (60, &["has changed", "has lost entries", "is lost", "corrupt"]),
         Mutant::MislabelledSnapshot => (60, &["another state", "did something else"]),
         Mutant::CompactedEarly => (60, &["corrupt"]),
+        Mutant::IgnoredFullDisk => {
+            (200, &["has lost entries", "was committed", "has changed", "is lost", "corrupt"])
+        }
+        // It does harm only where a sync fails, the machine goes on, and loses power later.
+        Mutant::TrustedPageCache => (400, &["has lost entries", "has changed", "is lost", "corrupt"]),
     }
 }
 

@@ -31,8 +31,16 @@ fn clusters_under_faults_keep_their_promises() {
         ("lists anew", counts.relists),
         ("snapshots", counts.snapshots),
         ("snapshots taken over", counts.restores),
+        ("full disks", counts.full_disks),
+        ("writes refused for want of room", counts.no_room),
+        ("writes taken without room", counts.taken_without_room),
     ] {
         assert!(count >= 100, "too few {what}: {count}");
+    }
+    let ends =
+        [("leaders that handed over", counts.handed_over), ("ends for want of room", counts.ended_full)];
+    for (what, count) in ends {
+        assert!(count >= 25, "too few {what}: {count}");
     }
 }
 

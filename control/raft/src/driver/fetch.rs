@@ -55,7 +55,13 @@ impl<D: Disk, O: Send + 'static> SnapshotSink for Arrival<D, O> {
 
     fn end(self: Box<Self>, arrived: Result<(), String>) {
         let Arrival { incoming, message, index, events } = *self;
-        let kept = arrived.and_then(|()| incoming.finish().map_err(|error| error.to_string()));
+        let kept = match arrived {
+            Ok(()) => incoming.finish().map_err(|error| error.to_string()),
+            Err(error) => {
+                incoming.discard();
+                Err(error)
+            }
+        };
         if let Err(error) = &kept {
             tracing::warn!(index, %error, "fetching a snapshot failed");
         }

@@ -39,6 +39,12 @@ impl<D: Disk> Incoming<D> {
         files::keep(&self.disk, &temporary(&self.header), &files::name(self.header.marker.index))
     }
 
+    /// The rest will not arrive: what is there must not take room from others.
+    pub fn discard(self) {
+        // It is removed at the next start otherwise.
+        let _ = self.disk.remove(&temporary(&self.header));
+    }
+
     fn check(&self) -> io::Result<()> {
         let written = SnapshotFile::new(self.disk.open(&temporary(&self.header))?, 0);
         let found = Reader::open(io::BufReader::new(written))?.verify()?;
@@ -94,6 +100,19 @@ mod tests {
 
         files::remove_before(&receiver, 4).expect("it removes");
         assert!(!files::exists(&receiver, 3).expect("it lists"));
+    }
+
+    #[test]
+    fn what_does_not_arrive_takes_no_room() {
+        let marker = SnapshotMarker { index: 3, term: 1, ..SnapshotMarker::default() };
+        let header = Header { cluster_id: "c".to_owned(), marker };
+        let disk = MemoryDisk::new();
+        disk.set_capacity(Some(100));
+        let mut incoming = Incoming::create(disk.clone(), header).expect("memory takes it");
+        assert!(incoming.write(&[1; 101]).is_err());
+        assert_eq!(disk.used(), 100);
+        incoming.discard();
+        assert_eq!((disk.used(), disk.list().expect("it lists")), (0, Vec::<String>::new()));
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub trait Disk: Clone + Send + Sync + 'static {
     fn list(&self) -> io::Result<Vec<String>>;
     /// Opens an existing file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Self::File>;
-    /// Makes a file of `bytes` zeroes, with blocks that are allocated and synced, in place of what had that name.
+    /// Makes a file of `bytes` zeroes, with blocks that are allocated and synced, in place of what had that name. Where it
+    /// does not fit, nothing of it stays to take the room that others need.
     fn create(&self, name: &str, bytes: u64) -> io::Result<Self::File>;
     /// As [`Disk::create`] where nobody waits for it: slowly, so that the syncs of others find the disk idle most of
     /// the time.
@@ -76,8 +77,18 @@ const BESIDE_PAUSES: u32 = 4;
 const BESIDE_PAUSE_MAX: Duration = Duration::from_millis(20);
 
 impl RealDisk {
-    fn create_empty(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.dir.join(name))
+    /// Makes a file of what `fill` writes, synced. Where that fails, nothing of it stays.
+    fn create_with(&self, name: &str, fill: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
+        let path = self.dir.join(name);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+        match fill(&file).and_then(|()| file.sync_all()) {
+            Ok(()) => Ok(file),
+            Err(error) => {
+                // What was wrong in the first place is of more interest.
+                let _ = fs::remove_file(&path);
+                Err(error)
+            }
+        }
     }
 }
 
@@ -123,23 +134,19 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, name: &str, bytes: u64) -> io::Result<File> {
-        let file = self.create_empty(name)?;
-        zero(&file, bytes, ZEROES_BYTES, || Ok(()))?;
-        file.sync_all()?;
-        Ok(file)
+        self.create_with(name, |file| zero(file, bytes, ZEROES_BYTES, || Ok(())))
     }
 
     fn create_beside(&self, name: &str, bytes: u64) -> io::Result<File> {
-        let file = self.create_empty(name)?;
         let mut begun = Instant::now();
-        zero(&file, bytes, BESIDE_BYTES, || {
-            file.sync_data()?;
-            thread::sleep((begun.elapsed() * BESIDE_PAUSES).min(BESIDE_PAUSE_MAX));
-            begun = Instant::now();
-            Ok(())
-        })?;
-        file.sync_all()?;
-        Ok(file)
+        self.create_with(name, |file| {
+            zero(file, bytes, BESIDE_BYTES, || {
+                file.sync_data()?;
+                thread::sleep((begun.elapsed() * BESIDE_PAUSES).min(BESIDE_PAUSE_MAX));
+                begun = Instant::now();
+                Ok(())
+            })
+        })
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

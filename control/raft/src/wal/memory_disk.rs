@@ -22,6 +22,18 @@ struct State {
     fault: Fault,
     syncs: u64,
     space: Option<Space>,
+    capacity: Option<u64>,
+}
+
+impl State {
+    /// What the files take that have names.
+    fn used(&self) -> u64 {
+        self.names.values().map(|file| self.files[*file].current.len() as u64).sum()
+    }
+
+    fn free(&self) -> u64 {
+        self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used()))
+    }
 }
 
 /// What fails from now on.
@@ -33,6 +45,8 @@ pub enum Fault {
     Writes,
     /// Syncs fail; what was written may be lost.
     Syncs,
+    /// Syncs fail, and what was written counts as clean from then on: no later sync brings it to the disk.
+    SyncsForget,
 }
 
 #[derive(Default)]
@@ -75,6 +89,17 @@ impl MemoryDisk {
     /// How much room the disk says it has from now on; at first as good as without end.
     pub fn set_space(&self, space: Space) {
         self.state.lock().space = Some(space);
+    }
+
+    /// The disk holds so many bytes from now on: a write beyond gets as far as there is room, and fails. None: as many as
+    /// one likes.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.state.lock().capacity = bytes;
+    }
+
+    /// How many bytes the files take.
+    pub fn used(&self) -> u64 {
+        self.state.lock().used()
     }
 
     /// How many file syncs have succeeded.
@@ -126,6 +151,10 @@ impl Disk for MemoryDisk {
         if state.fault != Fault::None {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
+        state.names.remove(name);
+        if bytes > state.free() {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
         let zeroes = vec![0; bytes as usize];
         state.files.push(Contents { synced: zeroes.clone(), current: zeroes, pending: Vec::new() });
         let file = state.files.len() - 1;
@@ -146,12 +175,17 @@ impl Disk for MemoryDisk {
 
     fn sync_directory(&self) -> io::Result<()> {
         let mut state = self.state.lock();
+        if matches!(state.fault, Fault::Syncs | Fault::SyncsForget) {
+            return Err(io::Error::other("injected fault"));
+        }
         state.synced_names = state.names.clone();
         Ok(())
     }
 
     fn space(&self) -> io::Result<Space> {
-        Ok(self.state.lock().space.unwrap_or(Space { total: u64::MAX, free: u64::MAX }))
+        let state = self.state.lock();
+        let free = state.free();
+        Ok(state.space.unwrap_or(Space { total: state.capacity.unwrap_or(u64::MAX), free }))
     }
 }
 
@@ -178,22 +212,34 @@ impl DiskFile for MemoryFile {
         if state.fault == Fault::Writes {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
+        let free = state.free();
         let file = &mut state.files[self.file];
-        put(&mut file.current, offset as usize, bytes);
-        file.pending.push((offset as usize, bytes.to_vec()));
+        let room = (file.current.len() as u64).saturating_add(free).saturating_sub(offset);
+        let fits = &bytes[..room.min(bytes.len() as u64) as usize];
+        if !fits.is_empty() {
+            put(&mut file.current, offset as usize, fits);
+            file.pending.push((offset as usize, fits.to_vec()));
+        }
+        if fits.len() < bytes.len() {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
         Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
         let mut state = self.state.lock();
-        if state.fault == Fault::Syncs {
+        let fault = state.fault;
+        let file = &mut state.files[self.file];
+        if fault == Fault::SyncsForget {
+            file.pending.clear();
+        }
+        if matches!(fault, Fault::Syncs | Fault::SyncsForget) {
             return Err(io::Error::other("injected fault"));
         }
-        state.syncs += 1;
-        let file = &mut state.files[self.file];
         for (offset, bytes) in std::mem::take(&mut file.pending) {
             put(&mut file.synced, offset, &bytes);
         }
+        state.syncs += 1;
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 
 use raft::eraftpb::{Entry, HardState};
 
+use super::at;
 use super::disk::{Disk, DiskFile};
 use super::record::{Record, SnapshotMarker};
 use super::segment::{self, Header, Scan};
@@ -27,6 +28,8 @@ pub struct FoundSegment<F> {
     pub size: u64,
     /// Where its last complete batch ends.
     pub end: u64,
+    /// The bytes of that batch, where the segment is the log's last.
+    pub last_batch: Vec<u8>,
     pub next_batch: u64,
     /// The highest entry index in it, void ones too.
     pub index_max: u64,
@@ -69,6 +72,7 @@ pub fn recover<D: Disk>(disk: &D, sequences: &[u64]) -> Result<Found<D::File>, E
         found.push(FoundSegment {
             size: bytes.len() as u64,
             end: scan.end as u64,
+            last_batch: if last { bytes[scan.last..scan.end].to_vec() } else { Vec::new() },
             next_batch: scan.next_batch,
             name,
             header,
@@ -79,6 +83,24 @@ pub fn recover<D: Disk>(disk: &D, sequences: &[u64]) -> Result<Found<D::File>, E
     let name = found.last().map(|last| last.name.clone()).unwrap_or_default();
     let recovered = replay.finish().map_err(|what| Error::Corrupt { file: name, offset: 0, what })?;
     Ok((found, recovered))
+}
+
+/// Makes what recovery has read durable, for from here on it counts as that.
+///
+/// It was read from the page cache, and a sync alone does not bring it to the disk: where an earlier life's sync has
+/// failed, the kernel has marked the pages clean, and the next sync succeeds without writing them. So what is in doubt is
+/// written again before it is synced. That is the log's last batch and nothing else:
+/// - A batch is written only when the one before is durable, in the same life because a failed write or sync ends it, in
+///   the next because it begins here. So only the last can have failed, whichever segment it is in.
+/// - A segment gets its name when its header is synced. Where that sync fails the file keeps its old name, and its header
+///   is written anew, all of it, before it gets another.
+/// - Names are no pages: a file system that cannot write its journal takes no further changes and fails all later syncs,
+///   so a sync of the directory that succeeds has kept them.
+pub fn make_durable<D: Disk>(disk: &D, last: &mut FoundSegment<D::File>) -> Result<(), Error> {
+    let start = last.end - last.last_batch.len() as u64;
+    last.file.write_at(start, &last.last_batch).map_err(at("write", &last.name))?;
+    last.file.sync().map_err(at("sync", &last.name))?;
+    disk.sync_directory().map_err(at("sync", "."))
 }
 
 /// A segment begins only when the one before is complete, and says where that ended.

@@ -71,6 +71,8 @@ pub fn sequence(name: &str) -> Option<u64> {
 #[derive(Debug)]
 pub struct Scan {
     pub batches: Vec<Vec<Record>>,
+    /// Where the last complete batch begins; `end` where there is none.
+    pub last: usize,
     /// Where the last complete batch ends.
     pub end: usize,
     /// The number of the batch that comes next.
@@ -86,7 +88,8 @@ pub struct Unreadable {
 
 /// Reads the batches of a segment up to the first that is not complete.
 pub fn scan(segment: &[u8], header: &Header) -> Result<Scan, Unreadable> {
-    let mut scan = Scan { batches: Vec::new(), end: HEADER_BYTES, next_batch: header.first_batch };
+    let mut scan =
+        Scan { batches: Vec::new(), last: HEADER_BYTES, end: HEADER_BYTES, next_batch: header.first_batch };
     while let Some((frames, end)) = batch(segment, header.salt, scan.next_batch, scan.end) {
         let mut records = Vec::with_capacity(frames.len());
         for (offset, frame) in frames {
@@ -95,6 +98,7 @@ pub fn scan(segment: &[u8], header: &Header) -> Result<Scan, Unreadable> {
             records.push(record);
         }
         scan.batches.push(records);
+        scan.last = scan.end;
         scan.end = end;
         scan.next_batch += 1;
     }

@@ -222,20 +222,62 @@ fn a_failed_write_is_an_error() {
     assert!(matches!(wal.append(&[entry(1, 1, 1)]), Err(Error::Disk { action: "write", .. })));
 }
 
-/// A killed process leaves in the page cache what it wrote: whoever reads it there goes by it, so it must last.
 #[test]
-fn what_recovery_answers_with_survives_a_power_loss() {
+fn a_full_disk_ends_the_log_and_room_brings_it_back() {
     let disk = MemoryDisk::new();
     let (mut wal, _) = open(&disk).expect("opens");
-    append(&mut wal, &[entry(1, 1, 10)]);
-    disk.set_fault(Fault::Syncs);
-    assert!(wal.append(&[entry(2, 1, 10)]).is_err(), "killed between write and sync");
+    disk.set_capacity(Some(disk.used() + 4096));
+    let mut last = 0;
+    let error = (1..10).find_map(|index| {
+        last = index;
+        wal.append(&[entry(index, 1, 3000)]).err()
+    });
+    assert!(matches!(error, Some(Error::Disk { action: "create", .. })), "the next segment does not fit");
     drop(wal);
-    disk.set_fault(Fault::None);
-    let recovered = reopen(&disk);
-    assert_eq!(indices(&recovered), [(1, 1), (2, 1)]);
+    let acknowledged: Vec<_> = (1..last).map(|index| (index, 1)).collect();
+    let (mut wal, recovered) = open(&disk).expect("a log opens on a full disk");
+    assert_eq!(indices(&recovered), acknowledged);
+    assert!(wal.append(&[entry(last, 1, 3000)]).is_err(), "there is no more room than before");
+    drop(wal);
+    disk.set_capacity(None);
+    let (mut wal, recovered) = open(&disk).expect("opens");
+    assert_eq!(indices(&recovered), acknowledged);
+    append(&mut wal, &[entry(last, 1, 3000)]);
     disk.crash(|_| 0);
-    assert_eq!(reopen(&disk), recovered);
+    assert_eq!(reopen(&disk).entries.len(), last as usize);
+}
+
+/// A process that ends leaves in the page cache what it wrote: whoever reads it there goes by it, so it must last. Also
+/// where a failed sync has marked it clean, and though the next life comes no further than that either.
+#[test]
+fn what_recovery_answers_with_survives_a_power_loss() {
+    for (fault, bytes, lives) in [
+        (Fault::Syncs, 10, 1),
+        (Fault::SyncsForget, 10, 1),
+        (Fault::SyncsForget, 10, 2),
+        (Fault::SyncsForget, 5_000, 1),
+    ] {
+        let disk = MemoryDisk::new();
+        disk.plant(&spare_name(1), &[0; 8192]);
+        let (mut wal, _) = open(&disk).expect("opens");
+        append(&mut wal, &[entry(1, 1, 5_000)]);
+        disk.set_fault(fault);
+        assert!(wal.append(&[entry(2, 1, bytes)]).is_err(), "it ends between write and sync");
+        drop(wal);
+        for _ in 1..lives {
+            assert!(open(&disk).is_err(), "its sync fails too");
+        }
+        disk.set_fault(Fault::None);
+        let (mut wal, recovered) = open(&disk).expect("opens");
+        // Where the batch was to begin a segment, its header was not synced either, and it has no name.
+        let expected = if bytes == 10 { vec![(1, 1), (2, 1)] } else { vec![(1, 1)] };
+        assert_eq!(indices(&recovered), expected, "{fault:?}");
+        disk.crash(|_| 0);
+        assert_eq!(reopen(&disk), recovered, "{fault:?}");
+        append(&mut wal, &[entry(expected.len() as u64 + 1, 2, bytes)]);
+        disk.crash(|_| 0);
+        assert_eq!(reopen(&disk).entries.len(), expected.len() + 1, "{fault:?}");
+    }
 }
 
 #[test]

@@ -94,7 +94,7 @@ impl World {
         }
         self.tell_waiting(who);
         self.snapshot_if_due(who);
-        self.wake(who);
+        self.wake_where_awaited(who);
         self.start_apply(who);
         Ok(())
     }

@@ -112,12 +112,14 @@ impl World {
             }
             FaultKind::BadDisk => {
                 self.note(Note::Fault { what: "bad disk", member: id, until: 0 });
-                let fault = if self.rng.chance(500) { Fault::Syncs } else { Fault::Writes };
+                let faults = [Fault::Writes, Fault::Syncs, Fault::SyncsForget];
+                let fault = faults[self.rng.index(faults.len())];
                 if let Some(member) = self.members.get_mut(&id) {
                     member.disk_fails = true;
                     member.disk.set_fault(fault);
                 }
             }
+            FaultKind::FullDisk => self.fill_disks(id),
             FaultKind::Members => {
                 for _ in 0..3 {
                     let pause = self.rng.below(500 * MS);
@@ -162,7 +164,7 @@ impl World {
         Ok(())
     }
 
-    fn until(&mut self, most_ms: u64) -> Micros {
+    pub fn until(&mut self, most_ms: u64) -> Micros {
         let until = self.now + self.rng.between(20, most_ms) * MS;
         until.min(self.plan.heal_at)
     }

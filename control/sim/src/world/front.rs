@@ -7,6 +7,7 @@ use coracle_objects::{Expect, Transaction, View};
 use coracle_store::{Command, Outcome, Request, RequestId};
 
 use super::apply::Waits;
+use super::full_disk::grows;
 use super::member::Member;
 use super::raft::{Input, Waiter};
 use super::reads::ReadReplyTo;
@@ -46,8 +47,13 @@ enum State {
 /// How one try went.
 #[derive(Clone, Debug)]
 pub enum TryResult {
-    Done { outcome: Outcome, index: u64 },
+    Done {
+        outcome: Outcome,
+        index: u64,
+    },
     Not,
+    /// Certainly not done, and no use to try again soon.
+    NoSpace,
     Unknown,
 }
 
@@ -81,6 +87,8 @@ pub enum Call {
     ReadIndex {
         attempt: u32,
     },
+    /// How are you?
+    Health,
     /// A part of a snapshot.
     Part {
         index: u64,
@@ -98,6 +106,10 @@ pub enum Reply {
     ReadIndex {
         attempt: u32,
         index: Option<u64>,
+    },
+    Health {
+        from: u64,
+        has_room: bool,
     },
     /// None where there is no such snapshot.
     Part {
@@ -171,7 +183,12 @@ impl World {
                 life.machine.waiting.push((index, Waits::Write(op)));
                 self.tell_waiting(who);
             }
-            TryResult::Not | TryResult::Unknown => {
+            TryResult::NoSpace if !flight.unknown => {
+                life.flights.remove(&op);
+                self.counts.no_room += 1;
+                self.answer(op, Ending::NotDone);
+            }
+            TryResult::Not | TryResult::NoSpace | TryResult::Unknown => {
                 flight.unknown |= matches!(result, TryResult::Unknown);
                 flight.state = State::Pausing;
                 self.after(RETRY_PAUSE, Event::RetryWrite(who, op, attempt));
@@ -252,11 +269,12 @@ impl World {
             (Some(who), Call::ReadIndex { attempt }) => {
                 self.ask_index(who, ReadReplyTo::There { to: from, attempt });
             }
+            (Some(who), Call::Health) => self.tell_health(who, from),
             (Some(who), Call::Part { index, offset, attempt }) => {
                 self.serve_part(who, from, index, offset, attempt);
             }
             // What has no answer at all is asked for again.
-            (None, Call::Part { .. }) => {}
+            (None, Call::Part { .. } | Call::Health) => {}
             // Nobody answers: a broken connection says nothing of what was done.
             (None, Call::Write { op, attempt, .. }) => {
                 let reply = Reply::Write { op, attempt, result: TryResult::Unknown };
@@ -283,6 +301,7 @@ impl World {
         match reply {
             Reply::Write { op, attempt, result } => self.tried(to, op, attempt, result),
             Reply::ReadIndex { attempt, index } => self.index_had(to, attempt, index),
+            Reply::Health { from, has_room } => self.health_had(to, from, has_room),
             Reply::Part { attempt, part } => self.part_had(to, attempt, part),
         }
         Ok(())
@@ -291,6 +310,12 @@ impl World {
     /// A request waits for the next entry of this member.
     fn take_request(&mut self, who: Who, mut request: Request, reply: ReplyTo) {
         let Some(life) = life_of(&mut self.members, who) else { return };
+        if life.room.is_low() {
+            if grows(life.machine.store.view(), &request.transaction) {
+                return self.reply(who, reply, TryResult::NoSpace);
+            }
+            self.counts.taken_without_room += 1;
+        }
         if self.plan.mutant == Some(Mutant::CheckAtPropose) && life.core.is_leader() {
             request.transaction = checked_now(request.transaction, life.machine.store.view());
         }

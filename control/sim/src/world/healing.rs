@@ -20,6 +20,8 @@ impl World {
                 member.doom = None;
                 member.disk_fails = false;
                 member.disk_slow_until = 0;
+                member.disk_full_until = 0;
+                member.disk.set_room(None);
                 member.apply_slow_until = 0;
                 member.disk.set_fault(coracle_raft::wal::Fault::None);
             }
@@ -82,6 +84,9 @@ impl World {
             let applied = life.machine.applied;
             if applied != status.last || life.core.leader() != Some(leader.id) {
                 return Ok(format!("m{id} has applied {applied} of {}", status.last));
+            }
+            if life.room.is_low() {
+                return Ok(format!("m{id} has no room on its disk"));
             }
             // Raft's own entries leave the hash as it was.
             let hash = life.machine.store.state_hash();

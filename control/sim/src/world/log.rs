@@ -2,8 +2,10 @@
 //! messages go. As `coracle_raft`'s log thread does.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 
 use coracle_proto::raft as wire;
+use coracle_raft::Error;
 use coracle_raft::core::Persist;
 use coracle_raft::message::to_wire;
 use coracle_raft::snapshot::files;
@@ -174,12 +176,15 @@ impl World {
     }
 
     pub fn written(&mut self, who: Who) -> Step {
+        let mutant = self.plan.mutant;
         let Some(life) = life_of(&mut self.members, who) else { return Ok(()) };
         let Some(round) = life.log.round.take() else { return Ok(()) };
         if round.sync {
             let records = life.log.take_records();
-            if let Err(error) = life.log.wal.append(&records) {
-                return self.disk_failed(who, &error);
+            match life.log.wal.append(&records) {
+                Err(error) if mutant == Some(Mutant::IgnoredFullDisk) && is_full(&error) => {}
+                Err(error) => return self.disk_failed(who, &error),
+                Ok(()) => {}
             }
             self.trace.note(
                 self.now,
@@ -213,15 +218,21 @@ impl World {
     }
 
     /// A failed write or sync ends the process at once. It is started again when somebody has mended the disk.
-    fn disk_failed(&mut self, who: Who, error: &coracle_raft::Error) -> Step {
-        let failing = self.members.get(&who.id).is_some_and(|member| member.disk_fails);
-        if !failing {
+    fn disk_failed(&mut self, who: Who, error: &Error) -> Step {
+        let Some(member) = self.members.get(&who.id) else { return Ok(()) };
+        let full = member.disk_full_until >= self.now && is_full(error);
+        if !full && !member.disk_fails {
             return Err(ended(who.id, error));
         }
+        self.counts.ended_full += u64::from(full);
         let how = if self.rng.chance(500) { How::Power } else { How::Kill };
         self.end(who.id, how)?;
         let back = self.rng.between(50, 800) * MS;
         self.after(back, Event::Restart(who.id));
         Ok(())
     }
+}
+
+fn is_full(error: &Error) -> bool {
+    matches!(error, Error::Disk { source, .. } if source.kind() == ErrorKind::StorageFull)
 }

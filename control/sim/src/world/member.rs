@@ -10,6 +10,7 @@ use coracle_store::{Store, StoreConfig};
 
 use super::apply::Machine;
 use super::front::{Flight, Gatherer};
+use super::full_disk::Room;
 use super::log::LogTask;
 use super::raft::{Input, Waiter};
 use super::reads::Readers;
@@ -37,6 +38,8 @@ pub struct Member {
     pub disk_slow_until: Micros,
     /// Until the next start.
     pub disk_fails: bool,
+    /// Until when there is little room or none.
+    pub disk_full_until: Micros,
     pub apply_slow_until: Micros,
     /// Ends in the middle of its next write.
     pub doom: Option<How>,
@@ -50,6 +53,8 @@ pub struct Life {
     pub core: Core,
     pub inbox: Vec<Input>,
     pub run_due: bool,
+    /// It will tell the others what is committed, if nothing else does before.
+    pub tell_due: bool,
     pub log: LogTask,
     pub machine: Machine,
     pub fetch: Option<Fetch>,
@@ -66,6 +71,7 @@ pub struct Life {
     pub flights: BTreeMap<OpId, Flight>,
     pub readers: Readers,
     pub sessions: BTreeMap<usize, Session>,
+    pub room: Room,
 }
 
 /// How a life ends.
@@ -109,6 +115,7 @@ impl World {
             paused_until: 0,
             disk_slow_until: 0,
             disk_fails: false,
+            disk_full_until: 0,
             apply_slow_until: 0,
             doom: None,
             kept: None,
@@ -133,8 +140,10 @@ impl World {
             member.disk.power_is_back();
             member.disk.lose_power();
         }
-        let (wal, mut recovered) =
-            Wal::open(member.disk.clone(), options).map_err(|error| ended(id, &error))?;
+        member.disk.set_deaf(self.plan.mutant == Some(Mutant::TrustedPageCache) && member.lives > 1);
+        let opened = Wal::open(member.disk.clone(), options);
+        member.disk.set_deaf(false);
+        let (wal, mut recovered) = opened.map_err(|error| ended(id, &error))?;
         if self.plan.mutant == Some(Mutant::LostEntry) && member.lives > 1 {
             recovered.entries.pop();
             let last = recovered.snapshot.index + recovered.entries.len() as u64;
@@ -173,6 +182,7 @@ impl World {
             core,
             inbox: Vec::new(),
             run_due: true,
+            tell_due: false,
             log: LogTask::new(wal),
             machine: Machine::new(store, begins.index),
             fetch: None,
@@ -187,12 +197,14 @@ impl World {
             flights: BTreeMap::new(),
             readers: Readers::default(),
             sessions: BTreeMap::new(),
+            room: Room::default(),
         });
         let (tick, who) = (member.tick, Who { id, life: number });
         self.note(Note::Started { member: id, life: number, last, commit });
         let first = self.rng.below(tick);
         self.after(first, Event::Tick(who));
         self.after(1, Event::Run(who));
+        self.after(first, Event::Compare(who));
         Ok(())
     }
 

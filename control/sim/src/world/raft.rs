@@ -10,7 +10,7 @@ use raft::eraftpb::Message;
 use super::apply::Task;
 use super::front::{ReplyTo, TryResult, Waiting};
 use super::log::Job;
-use super::member::{Member, ended};
+use super::member::{Life, Member, ended};
 use super::reads::ReadReplyTo;
 use super::{Broken, Event, Step, Who, World, life_of};
 use crate::options::MS;
@@ -61,6 +61,7 @@ impl World {
     /// One turn of the raft thread: the queue is taken, then what log and state machine have reached, then the step.
     pub fn run_member(&mut self, who: Who, ticked: bool) -> Step {
         self.gather(who);
+        self.look_at_room(who);
         let Some(life) = life_of(&mut self.members, who) else { return Ok(()) };
         if !ticked {
             life.run_due = false;
@@ -84,7 +85,30 @@ impl World {
         }
         self.start_write(who)?;
         self.hand_out(who)?;
+        let owes = |life: &&mut Life| life.core.owes_commit() && !life.tell_due;
+        if let Some(life) = life_of(&mut self.members, who).filter(owes) {
+            life.tell_due = true;
+            self.after(MS, Event::Tell(who));
+        }
+        self.wake_where_awaited(who);
         self.publish(who)
+    }
+
+    /// The apply task wakes the raft thread only where something waits for what was applied.
+    pub fn wake_where_awaited(&mut self, who: Who) {
+        let behind = |life: &&mut Life| life.core.status().applied < life.machine.applied;
+        let awaited = |life: &&mut Life| life.core.awaits_applied();
+        if life_of(&mut self.members, who).filter(behind).filter(awaited).is_some() {
+            self.wake(who);
+        }
+    }
+
+    /// No proposal has come that would have told it along.
+    pub fn tell_commit(&mut self, who: Who) -> Step {
+        let Some(life) = life_of(&mut self.members, who) else { return Ok(()) };
+        life.tell_due = false;
+        life.core.tell_commit();
+        self.run_member(who, false)
     }
 
     /// One thing out of the queue.
@@ -102,7 +126,11 @@ impl World {
                 }
             }
             Input::Served(id) => life.core.snapshot_served(id),
-            Input::Fetched(None) => life.fetch = None,
+            Input::Fetched(None) => {
+                if let Some(fetch) = life.fetch.take() {
+                    fetch.discard();
+                }
+            }
             Input::Fetched(Some(message)) => {
                 life.fetch = None;
                 let message = received(*message)?;

@@ -80,6 +80,11 @@ impl super::apply::Machine {
 }
 
 impl Fetch {
+    /// It will not arrive.
+    pub fn discard(self) {
+        self.incoming.discard();
+    }
+
     /// The process ends while it keeps what has arrived.
     pub fn break_off(self, disk: &SimDisk, rng: &mut Rng) {
         if self.whole {
@@ -136,7 +141,8 @@ impl World {
 
     pub fn snapshot_written(&mut self, who: Who) -> Step {
         let Some(member) = self.members.get_mut(&who.id) else { return Ok(()) };
-        let (disk, failing) = (member.disk.clone(), member.disk_fails);
+        let (disk, now) = (member.disk.clone(), self.now);
+        let failing = member.disk_fails || member.disk_full_until >= now;
         let Some(life) = member.life.as_mut().filter(|life| life.number == who.life) else { return Ok(()) };
         let Some(Writing { index, state, marker: Some(marker) }) = life.machine.snapshots.writing.take()
         else {
