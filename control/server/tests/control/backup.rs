@@ -21,6 +21,8 @@ async fn save(control: &Control, file: &Path) -> coracle_server::Inspection {
     let mut chunks =
         administration(control).save_snapshot(SaveSnapshotRequest {}).await.unwrap().into_inner();
     let mut bytes = Vec::new();
+    let first = chunks.message().await.unwrap().unwrap();
+    assert!(first.data.is_empty(), "an answer comes before the snapshot is written");
     while let Some(chunk) = chunks.message().await.unwrap() {
         bytes.extend_from_slice(&chunk.data);
     }
