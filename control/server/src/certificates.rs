@@ -14,6 +14,6 @@ pub use authority_change::{
 };
 pub use authority_state::{TRUSTS, TrustState, node_announcement};
 pub use credentials::Credentials;
-pub use kubeconfig_file::KubeconfigFile;
+pub use kubeconfig_file::{KUBECONFIG, KubeconfigFile};
 pub use renewal::renew_nodes_certificate;
 pub use renewal::run as run_renewal;

@@ -227,9 +227,13 @@ impl DataDir {
         self.write("peers.json", &pretty(peers))
     }
 
-    /// Writes a file so that after a crash there is the old one or the new one; readable by the owner only.
+    /// Writes a file so that after a crash there is the old one or the new one; readable by the owner only. One that
+    /// has this content already is left alone: that takes no room on the disk.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<(), ServerError> {
         let path = self.path(name);
+        if fs::read(&path).is_ok_and(|found| found == content) {
+            return Ok(());
+        }
         write_atomically(&path, content).map_err(ServerError::io("write", path))
     }
 
@@ -271,9 +275,12 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     name.push(".new");
     let temporary = folder.join(name);
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    if let Err(error) = written.and_then(|()| fs::rename(&temporary, path)) {
+        // What was written of it takes room that the disk may not have.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
     File::open(folder)?.sync_all()
 }
 
@@ -288,6 +295,22 @@ mod tests {
         assert!(matches!(DataDir::open(dir.path()), Err(ServerError::Locked(_))));
         drop(first);
         DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_written_or_need_not_be_leaves_the_file_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        data.write("file", b"old").unwrap();
+        // As on a full disk, also for root: a directory is in the way of the temporary file.
+        fs::create_dir(data.path("file.new")).unwrap();
+        data.write("file", b"old").unwrap();
+        data.write("file", b"new").unwrap_err();
+        assert_eq!(fs::read(data.path("file")).unwrap(), b"old");
+        fs::remove_dir(data.path("file.new")).unwrap();
+        fs::create_dir(data.path("taken")).unwrap();
+        data.write("taken", b"new").unwrap_err();
+        assert!(!data.path("taken.new").exists(), "nothing is left behind");
     }
 
     #[test]

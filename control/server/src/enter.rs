@@ -65,8 +65,11 @@ fn resume(
         }
     }
     let membership = Membership { address: address.into(), ..found.clone() };
-    if membership != found {
-        data.record(&membership)?;
+    if membership != found
+        && let Err(error) = data.record(&membership)
+    {
+        // The others are told of it all the same.
+        tracing::warn!(%error, "the new address is not written down");
     }
     let mut peers = data.peers();
     peers.insert(membership.member_id, address.into());

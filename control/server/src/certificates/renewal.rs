@@ -30,13 +30,13 @@ pub async fn run(credentials: Arc<Credentials>, kubeconfig: Arc<KubeconfigFile>)
             tracing::error!(%error, "the certificates are not renewed");
             RETRY_PAUSE
         });
+        // Also what could not be written when it changed.
+        if let Err(error) = kubeconfig.write() {
+            tracing::warn!(%error, "the kubeconfig is not written");
+        }
         tokio::select! {
             () = sleep(wait.min(SLEEP_MAX)) => {}
-            _ = news.changed() => {
-                if let Err(error) = kubeconfig.write() {
-                    tracing::error!(%error, "the kubeconfig is not written");
-                }
-            }
+            _ = news.changed() => {}
         }
     }
 }

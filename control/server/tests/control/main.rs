@@ -10,6 +10,7 @@ mod metrics;
 mod nodes;
 mod registry;
 mod replication;
+mod restart;
 mod secrets;
 mod single;
 mod store;
