@@ -4,6 +4,7 @@ mod bench;
 
 mod backup;
 mod certificates;
+mod divergence;
 mod joining;
 mod membership;
 mod metrics;
