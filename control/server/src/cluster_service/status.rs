@@ -5,14 +5,20 @@ use std::{fs, io, os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Durati
 
 use coracle_objects::{ObjectKey, View};
 use coracle_proto::cluster::{
-    Alarm, CertificateReport, Member, MemberReport, ReportRequest, cluster_client::ClusterClient,
+    Alarm, AuthoritiesChange, CertificateReport, Member, MemberReport, ReportRequest,
+    cluster_client::ClusterClient,
 };
 use coracle_proto::tls;
 use jiff::Timestamp;
 
 use super::changes::within;
 use crate::{
-    error::ServerError, membership::keeper, peers::MEMBERS, pki::Authorities, storage::ReplicatedStorage,
+    certificates::{TrustState, Waiting},
+    error::ServerError,
+    membership::keeper,
+    peers::MEMBERS,
+    pki::Authorities,
+    storage::ReplicatedStorage,
 };
 
 /// Until another member must have reported.
@@ -58,6 +64,23 @@ pub async fn ask_all(storage: &ReplicatedStorage, members: &mut [Member], own: M
     for (member, report) in members.iter_mut().zip(reports) {
         member.report = if member.id == storage.member() { Some(own.clone()) } else { report };
     }
+}
+
+/// How far a change of authorities is, as far as this member knows; `None` where none is under way.
+pub fn authorities_change(storage: &ReplicatedStorage, view: &View) -> Option<AuthoritiesChange> {
+    let trust = TrustState::read(view)?;
+    let stage = trust.changing.values().next()?;
+    let waiting = Waiting::read(storage, view, &trust);
+    Some(AuthoritiesChange {
+        authorities: trust.changing.keys().map(|name| name.as_str().to_owned()).collect(),
+        stage: stage.as_str().to_owned(),
+        began_unix: trust.began_unix,
+        grace_seconds: trust.grace_seconds,
+        members: waiting.members_all as u64,
+        members_done: waiting.members_all.saturating_sub(waiting.members.len()) as u64,
+        nodes: waiting.nodes_all as u64,
+        nodes_done: waiting.nodes_all.saturating_sub(waiting.nodes.len()) as u64,
+    })
 }
 
 /// What a person should mend.
