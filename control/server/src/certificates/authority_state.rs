@@ -125,6 +125,17 @@ pub fn nodes_behind(view: &View, generation: u64) -> Vec<String> {
     behind.map(|node| node.name().to_owned()).collect()
 }
 
+/// Has a cluster with new authorities know nothing of the former ones, nor who went by them.
+pub fn forget(view: &View) -> (Vec<ObjectKey>, Vec<Write>) {
+    let agreed = [TRUSTS, HOLDERS, AUTHORITIES].into_iter().flat_map(|resource| view.list(resource, None));
+    let nodes = view.list(NODES, None).filter_map(|node| {
+        let mut draft = editable(node);
+        draft["metadata"]["annotations"].as_object_mut()?.remove(NODE_ANNOTATION)?;
+        Some(Write::Put { key: node.key.clone(), draft: encode(&draft) })
+    });
+    (agreed.map(|object| object.key.clone()).collect(), nodes.collect())
+}
+
 fn holders(view: &View) -> BTreeMap<u64, u64> {
     let objects = view.list(HOLDERS, None).filter_map(|object| object.parse::<Spec<Holder>>().ok());
     objects.map(|holder| (holder.spec.member, holder.spec.generation)).collect()
