@@ -24,7 +24,6 @@ use coracle_proto::{
     tls,
 };
 use coracle_raft::{GrpcTransport, Raft, RaftService, Transport};
-use coracle_store::ENTRY_FORMATS;
 use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
@@ -102,7 +101,7 @@ pub struct Control {
 /// resumed or joined member serves and catches up with the others by itself.
 pub async fn start(config: ControlConfig) -> Result<Control, ServerError> {
     tls::provider();
-    let data = Arc::new(DataDir::open(&config.data_dir)?);
+    let data = Arc::new(DataDir::open_as(&config.data_dir, config.build.clone())?);
     let listener = enter::listen(config.listen, &data).await?;
     let bound =
         listener.local_addr().map_err(|source| ServerError::Listen { address: config.listen, source })?;
@@ -130,8 +129,8 @@ async fn run(
         id: membership.member_id,
         name: membership.name.clone(),
         address: membership.address.clone(),
-        version: VERSION.into(),
-        entry_format: *ENTRY_FORMATS.end(),
+        version: config.build.version.clone(),
+        entry_format: config.build.entry_format,
     };
     let authorities = authorities.with_leaf_life(config.certificate_life);
     let kept_admin = fs::read_to_string(data.path(KUBECONFIG)).ok().and_then(|text| admin_of(&text));

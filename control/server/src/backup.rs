@@ -11,11 +11,10 @@ use coracle_raft::{
     recover,
     snapshot::{Header, Reader},
 };
-use coracle_store::{ENTRY_FORMATS, Store, StoreConfig};
+use coracle_store::{Store, StoreConfig};
 use serde::Serialize;
 
 use crate::{
-    config::VERSION,
     data_dir::{DataDir, Membership},
     encryption::SecretBox,
     error::ServerError,
@@ -23,7 +22,7 @@ use crate::{
     newborn::{self, Break},
     peers::MemberSpec,
     pki::Authorities,
-    version::Agreed,
+    version::{Agreed, Build},
 };
 
 /// How much of a file is read at a time, in bytes.
@@ -94,7 +93,8 @@ pub fn restore(file: &Path, data_dir: &Path, options: &RestoreOptions) -> Result
     let (header, mut store) = read(file)?;
     let from = inspection(file, &header, &store)?;
     let keys = keys(file, &from, options)?;
-    if let Some(refusal) = Agreed::read(store.view()).refusal(VERSION, *ENTRY_FORMATS.end()) {
+    let build = Build::default();
+    if let Some(refusal) = Agreed::read(store.view()).refusal(&build) {
         return Err(ServerError::Backup { path: file.to_owned(), reason: refusal });
     }
     let mut used = header.marker.removed.clone();
@@ -103,8 +103,8 @@ pub fn restore(file: &Path, data_dir: &Path, options: &RestoreOptions) -> Result
     let me = MemberSpec {
         id: newborn::unused_id(&store, &used),
         name: options.name.clone(),
-        version: VERSION.into(),
-        entry_format: *ENTRY_FORMATS.end(),
+        version: build.version,
+        entry_format: build.entry_format,
         ..MemberSpec::default()
     };
     let cluster_id = uuid::Uuid::new_v4().to_string();

@@ -6,11 +6,10 @@ use std::{
 };
 
 use coracle_proto::join::{self, Build, JoinToken, Role};
-use coracle_store::ENTRY_FORMATS;
 use tokio::net::TcpListener;
 
 use crate::{
-    config::{ControlConfig, Mode, VERSION},
+    config::{ControlConfig, Mode},
     data_dir::{DataDir, Membership},
     encryption::SecretBox,
     error::ServerError,
@@ -98,7 +97,8 @@ async fn join_cluster(
     if token.role != Role::Control {
         return Err(ServerError::TokenRole { found: token.role.as_str() });
     }
-    let build = Build { version: VERSION.into(), entry_format: (*ENTRY_FORMATS.end()).into() };
+    let build =
+        Build { version: config.build.version.clone(), entry_format: config.build.entry_format.into() };
     let response = join::join_as(addresses, &token, &config.name, address, &build).await?.response;
     let authorities =
         Authorities::from_bytes(&response.ca_keys_pem).ok_or(ServerError::JoinAnswer("the CA keys"))?;
