@@ -48,7 +48,7 @@ use crate::{
     data_dir::{DataDir, Membership},
     encryption::{self, SecretBox},
     enter::{self, Entered, FIRST_MEMBER},
-    error::ServerError,
+    error::{ServerError, chain},
     events::EventRecorder,
     health,
     join::JoinService,
@@ -140,7 +140,7 @@ async fn run(
     match kubeconfig.write() {
         Err(error) if founds => return Err(error),
         // A member with certificates can serve; the renewal tries it again.
-        Err(error) => tracing::warn!(%error, "the kubeconfig is not written"),
+        Err(error) => tracing::warn!(error = chain(&error), "the kubeconfig is not written"),
         Ok(()) => {}
     }
     let peers = Arc::new(Peers::new(credentials.client().clone()));
@@ -341,7 +341,7 @@ fn follow_members(
     transport.set_peers(addresses.clone());
     for written in [data.record_peers(&addresses), kubeconfig.follow(&addresses)] {
         if let Err(error) = written {
-            tracing::warn!(%error, "the members' addresses are not written down");
+            tracing::warn!(error = chain(&error), "the members' addresses are not written down");
         }
     }
 }

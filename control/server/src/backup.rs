@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::{
     data_dir::{DataDir, Membership},
     encryption::SecretBox,
-    error::ServerError,
+    error::{ServerError, chain},
     machine::FrozenStore,
     newborn::{self, Break},
     peers::MemberSpec,
@@ -172,17 +172,6 @@ fn inspection(file: &Path, header: &Header, store: &Store) -> Result<Inspection,
         kinds: kinds.filter(|kind| kind.objects > 0).collect(),
         keys: newborn::sealed(store).map(|(_, key)| key).collect::<BTreeSet<_>>().into_iter().collect(),
     })
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Where a file is written until it is whole.

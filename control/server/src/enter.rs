@@ -12,7 +12,7 @@ use crate::{
     config::{ControlConfig, Mode},
     data_dir::{DataDir, Membership},
     encryption::SecretBox,
-    error::ServerError,
+    error::{ServerError, chain},
     join::host,
     pki::Authorities,
     recover,
@@ -68,7 +68,7 @@ fn resume(
         && let Err(error) = data.record(&membership)
     {
         // The others are told of it all the same.
-        tracing::warn!(%error, "the new address is not written down");
+        tracing::warn!(error = chain(&error), "the new address is not written down");
     }
     let mut peers = data.peers();
     peers.insert(membership.member_id, address.into());

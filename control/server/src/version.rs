@@ -23,6 +23,7 @@ use crate::{
     config::VERSION,
     data_dir::DataDir,
     drafts::{self, editable, encode},
+    error::chain,
     machine::Fatal,
     peers::{MEMBERS, MemberSpec, members},
     storage::ReplicatedStorage,
@@ -201,7 +202,7 @@ pub async fn follow(storage: ReplicatedStorage, data: Arc<DataDir>, format: Entr
 /// Whether it need not be tried again: the directory of a new cluster is not whole at once.
 fn is_recorded(data: &DataDir, agreed: &Agreed) -> bool {
     data.record_agreed(agreed).unwrap_or_else(|error| {
-        tracing::warn!(%error, "the cluster's version is not written down");
+        tracing::warn!(error = chain(&error), "the cluster's version is not written down");
         true
     })
 }

@@ -11,7 +11,7 @@ use tonic::Status;
 
 use super::{Credentials, KubeconfigFile};
 use crate::{
-    error::ServerError,
+    error::{ServerError, chain},
     join::host,
     pki::{Authorities, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject},
 };
@@ -32,7 +32,7 @@ pub async fn run(credentials: Arc<Credentials>, kubeconfig: Arc<KubeconfigFile>)
         });
         // Also what could not be written when it changed.
         if let Err(error) = kubeconfig.write() {
-            tracing::warn!(%error, "the kubeconfig is not written");
+            tracing::warn!(error = chain(&error), "the kubeconfig is not written");
         }
         tokio::select! {
             () = sleep(wait.min(SLEEP_MAX)) => {}

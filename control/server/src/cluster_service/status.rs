@@ -122,7 +122,7 @@ pub fn alarms(view: &View, members: &[Member], reported: bool, now: Timestamp) -
 }
 
 fn member_alarms(id: u64, report: &MemberReport, now: Timestamp, tell: &mut impl FnMut(&str, u64, String)) {
-    if report.disk_free_bytes > 0 && report.disk_free_bytes < DISK_FREE_BYTES_LOW {
+    if report.disk_free_bytes < DISK_FREE_BYTES_LOW {
         let left = report.disk_free_bytes / (1024 * 1024);
         tell(
             "DiskLow",
@@ -179,7 +179,7 @@ fn used_bytes(folder: &Path) -> u64 {
     fs::read_dir(folder).map(sum).unwrap_or(0)
 }
 
-/// Bytes that are left for us on the folder's file system; 0 where that cannot be told.
+/// Bytes that are left for us on the folder's file system; 0 also where that cannot be told, which is as bad.
 fn free_bytes(folder: &Path) -> u64 {
     let found = rustix::fs::statvfs(folder).map_err(io::Error::from);
     found.map_or(0, |found| found.f_bavail * found.f_frsize)
@@ -207,7 +207,7 @@ mod tests {
         let ends =
             |days: i64| CertificateReport { not_after_unix: days * 86400, ..CertificateReport::default() };
         let report = MemberReport {
-            disk_free_bytes: 1,
+            disk_free_bytes: 0,
             certificates: vec![ends(14), ends(60)],
             ..MemberReport::default()
         };
