@@ -12,3 +12,5 @@ mod files;
 mod harness;
 #[path = "e2e/kubectl.rs"]
 mod kubectl;
+#[path = "e2e/restored.rs"]
+mod restored;

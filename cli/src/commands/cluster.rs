@@ -103,6 +103,7 @@ fn text(status: &StatusResponse, now: Timestamp) -> String {
         ),
         ("revision", status.revision.to_string()),
         ("state hash", status.state_hash.clone()),
+        ("authorities", authorities(status, now)),
     ];
     if status.alarms.is_empty() {
         lines.push(("alarms", "none".into()));
@@ -131,6 +132,29 @@ fn health(members: &[Member]) -> String {
         }
     };
     format!("{healthy} of {} voters healthy, {outlook}", voters.len())
+}
+
+/// How far a change of the certificate authorities is; without one how old they are, and which ends first.
+fn authorities(status: &StatusResponse, now: Timestamp) -> String {
+    if let Some(change) = &status.authorities_change {
+        let step = security::ca_step(&change.authorities.join(", "), &change.stage);
+        let mut done = format!("{} of {} control nodes", change.members_done, change.members);
+        if change.nodes > 0 {
+            done += &format!(" and {} of {} nodes", change.nodes_done, change.nodes);
+        }
+        return format!("{step}, {done} are there; see `coracle cluster ca`");
+    }
+    let reports = status.members.iter().filter_map(|member| member.report.as_ref());
+    let known: Vec<_> =
+        reports.flat_map(|report| &report.certificates).filter(|one| is_authority(one)).collect();
+    match known.iter().map(|authority| now.as_second() - authority.not_before_unix).max() {
+        Some(age) => format!("{} old, the first ends: {}", period(age), first_end(&known, now)),
+        None => "?".into(),
+    }
+}
+
+fn is_authority(certificate: &CertificateReport) -> bool {
+    certificate.name.ends_with(" CA")
 }
 
 fn role(member: &Member) -> &'static str {
@@ -167,7 +191,7 @@ fn reports(members: &[Member], now: Timestamp) -> String {
         match &member.report {
             Some(report) => {
                 let (authorities, leaves): (Vec<_>, Vec<_>) =
-                    report.certificates.iter().partition(|certificate| certificate.name.ends_with(" CA"));
+                    report.certificates.iter().partition(|certificate| is_authority(certificate));
                 let oldest = leaves.iter().map(|leaf| now.as_second() - leaf.not_before_unix).max();
                 line.extend([bytes(report.disk_used_bytes), bytes(report.disk_free_bytes)]);
                 line.push(oldest.map_or("?".into(), period));
@@ -247,6 +271,18 @@ fn as_json(status: &StatusResponse) -> Value {
     let alarms = status.alarms.iter().map(
         |alarm| json!({ "reason": alarm.reason, "memberId": alarm.member_id, "message": alarm.message }),
     );
+    let authorities_change = status.authorities_change.as_ref().map(|change| {
+        json!({
+            "authorities": change.authorities,
+            "stage": change.stage,
+            "beganUnix": change.began_unix,
+            "graceSeconds": change.grace_seconds,
+            "members": change.members,
+            "membersDone": change.members_done,
+            "nodes": change.nodes,
+            "nodesDone": change.nodes_done,
+        })
+    });
     json!({
         "clusterId": status.cluster_id,
         "clusterVersion": status.cluster_version,
@@ -258,6 +294,7 @@ fn as_json(status: &StatusResponse) -> Value {
         "appliedIndex": status.applied_index,
         "revision": status.revision,
         "stateHash": status.state_hash,
+        "authoritiesChange": authorities_change,
         "alarms": alarms.collect::<Vec<_>>(),
         "members": members,
     })
@@ -274,7 +311,7 @@ pub fn print(value: &Value, format: Format) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use coracle_proto::cluster::{Alarm, MemberReport};
+    use coracle_proto::cluster::{Alarm, AuthoritiesChange, MemberReport};
 
     use super::*;
 
@@ -323,5 +360,52 @@ mod tests {
             "{text}"
         );
         assert_eq!(as_json(&status)["members"][1]["report"], Value::Null);
+    }
+
+    #[test]
+    fn the_status_tells_how_far_a_change_of_authorities_is_or_how_old_they_are() {
+        let day = 86_400;
+        let authority = |name: &str, born: i64, ends: i64| CertificateReport {
+            name: name.into(),
+            not_before_unix: born * day,
+            not_after_unix: ends * day,
+        };
+        let certificates = vec![
+            authority("serving", 9, 11),
+            authority("serving CA", 0, 3650),
+            authority("peer CA", 7, 3657),
+        ];
+        let report = MemberReport { certificates, ..MemberReport::default() };
+        let mut status = StatusResponse {
+            members: vec![Member { report: Some(report), ..member(1, true, true) }],
+            ..StatusResponse::default()
+        };
+        let line = |status: &StatusResponse| {
+            let text = text(status, Timestamp::from_second(10 * day).unwrap());
+            text.lines().find_map(|line| line.strip_prefix("authorities ").map(str::to_owned)).unwrap()
+        };
+        assert_eq!(line(&status), "10 days old, the first ends: serving CA in 3640 days");
+        assert_eq!(as_json(&status)["authoritiesChange"], Value::Null);
+        let mut change = AuthoritiesChange {
+            authorities: vec!["peer".into(), "serving".into()],
+            stage: "trusting".into(),
+            members: 3,
+            members_done: 2,
+            nodes: 5,
+            nodes_done: 4,
+            ..AuthoritiesChange::default()
+        };
+        status.authorities_change = Some(change.clone());
+        assert_eq!(
+            line(&status),
+            "step 1 of 2: the new authorities (peer, serving) become trusted, 2 of 3 control nodes and 4 of 5 nodes \
+             are there; see `coracle cluster ca`"
+        );
+        assert_eq!(as_json(&status)["authoritiesChange"]["membersDone"], 2);
+        change.nodes = 0;
+        change.stage = "issuing".into();
+        status.authorities_change = Some(change);
+        assert!(line(&status).contains("2 of 3 control nodes are there"), "{}", line(&status));
+        assert_eq!(line(&StatusResponse::default()), "?");
     }
 }

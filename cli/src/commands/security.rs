@@ -175,11 +175,7 @@ async fn ca_state(cluster: &Cluster) -> Result<AuthoritiesResponse> {
 fn ca_progress(state: &AuthoritiesResponse) -> Option<String> {
     let first = state.changing.first()?;
     let names: Vec<_> = state.changing.iter().map(|change| change.authority.as_str()).collect();
-    let names = names.join(", ");
-    let step = match first.stage.as_str() {
-        "trusting" => format!("step 1 of 2: the new authorities ({names}) become trusted"),
-        _ => format!("step 2 of 2: certificates become those of the new authorities ({names})"),
-    };
+    let step = ca_step(&names.join(", "), &first.stage);
     let mut waiting = Vec::new();
     if !state.waiting_members.is_empty() {
         waiting.push(format!("control nodes {}", numbers(&state.waiting_members)));
@@ -191,6 +187,14 @@ fn ca_progress(state: &AuthoritiesResponse) -> Option<String> {
         waiting.push(format!("nodes {}{more}", nodes.join(", ")));
     }
     Some(if waiting.is_empty() { step } else { format!("{step}; it waits for {}", waiting.join(" and ")) })
+}
+
+/// The step of a change of authorities.
+pub fn ca_step(names: &str, stage: &str) -> String {
+    match stage {
+        "trusting" => format!("step 1 of 2: the new authorities ({names}) become trusted"),
+        _ => format!("step 2 of 2: certificates become those of the new authorities ({names})"),
+    }
 }
 
 fn ca_rest(state: &AuthoritiesResponse) -> String {

@@ -1,11 +1,13 @@
 //! `coracle snapshot`: backups of a live cluster, what is in them, and a new cluster made of one.
 
-use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
 
-use anyhow::{Context, Result, bail};
-use coracle_proto::cluster::SaveSnapshotRequest;
+use anyhow::{Context, Result, anyhow, bail};
+use coracle_proto::cluster::{SaveSnapshotRequest, SnapshotChunk};
 use coracle_server::{Inspection, RestoreOptions};
+use futures::{Stream, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
+use tonic::Status;
 
 use crate::{
     args::{Connection, SnapshotCommand},
@@ -16,6 +18,9 @@ use crate::{
         get::align,
     },
 };
+
+/// For how long a control node may be silent that sends a backup: one that still writes it says so every few seconds.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub async fn run(command: &SnapshotCommand) -> Result<()> {
     match command {
@@ -70,20 +75,43 @@ async fn save(file: &Path, force: bool, connection: &Connection) -> Result<()> {
 }
 
 async fn receive(cluster: &Cluster, out: &mut impl Write) -> Result<()> {
-    let mut chunks = cluster
+    let chunks = cluster
         .administer(|mut client| async move { client.save_snapshot(SaveSnapshotRequest {}).await })
         .await?;
-    let style = ProgressStyle::with_template("receiving {bytes} ({bytes_per_sec})");
-    let bar = ProgressBar::no_length().with_style(style.expect("the template is well-formed"));
-    loop {
-        let next = chunks.message().await;
-        let next = next.map_err(|status| anyhow::anyhow!("it broke off: {}; try again", status.message()))?;
-        let Some(chunk) = next else { break };
-        out.write_all(&chunk.data).context("writing the backup")?;
-        bar.inc(chunk.data.len() as u64);
-    }
+    let bar = ProgressBar::no_length().with_style(style("{spinner} {msg}"));
+    bar.set_message(format!("{} writes its snapshot", cluster.address()));
+    take(chunks, out, &bar).await?;
     bar.finish_and_clear();
     Ok(())
+}
+
+/// Takes chunks until their end. They may take as long as they want, but not be silent for long.
+async fn take(
+    mut chunks: impl Stream<Item = Result<SnapshotChunk, Status>> + Unpin,
+    out: &mut impl Write,
+    bar: &ProgressBar,
+) -> Result<()> {
+    loop {
+        let Ok(next) = tokio::time::timeout(IDLE_TIMEOUT, chunks.next()).await else {
+            bail!("nothing came for {} s; try again, or another control node", IDLE_TIMEOUT.as_secs());
+        };
+        let Some(chunk) =
+            next.transpose().map_err(|status| anyhow!("it broke off: {}; try again", status.message()))?
+        else {
+            return Ok(());
+        };
+        if !chunk.data.is_empty() && bar.position() == 0 {
+            bar.set_style(style("receiving {bytes} ({bytes_per_sec})"));
+            bar.reset_elapsed();
+        }
+        out.write_all(&chunk.data).context("writing the backup")?;
+        bar.inc(chunk.data.len() as u64);
+        bar.tick();
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the template is well-formed")
 }
 
 fn restore(file: &Path, data_dir: &Path, options: &RestoreOptions) -> Result<()> {
@@ -134,4 +162,33 @@ fn text(found: &Inspection) -> String {
             .map(|kind| vec![kind.resource.clone(), kind.objects.to_string(), bytes(kind.bytes)]),
     );
     format!("{head}\n{}", align(&lines))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream::{self, once, pending};
+
+    use super::*;
+
+    fn chunk(data: &'static [u8]) -> Result<SnapshotChunk, Status> {
+        Ok(SnapshotChunk { data: data.into() })
+    }
+
+    async fn taken(chunks: impl Stream<Item = Result<SnapshotChunk, Status>>) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        take(Box::pin(chunks), &mut out, &ProgressBar::hidden()).await.map(|()| out)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backup_may_take_long_but_not_be_silent() {
+        let slow = stream::iter([&b""[..], b"", b"", b"ab", b"", b"c"]).then(async |data| {
+            tokio::time::sleep(IDLE_TIMEOUT - Duration::from_secs(1)).await;
+            chunk(data)
+        });
+        assert_eq!(taken(slow).await.unwrap(), b"abc");
+        let silent = taken(once(async { chunk(b"ab") }).chain(pending())).await.unwrap_err();
+        assert!(silent.to_string().contains("nothing came for 30 s"), "{silent}");
+        let broken = taken(stream::iter([chunk(b"ab"), Err(Status::unavailable("no room"))])).await;
+        assert!(broken.unwrap_err().to_string().contains("broke off: no room"));
+    }
 }

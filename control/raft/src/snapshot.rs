@@ -7,11 +7,13 @@
 pub mod files;
 pub mod format;
 pub mod incoming;
+mod parts;
 
 use std::io::{self, Read, Write};
 
 pub use self::files::SnapshotFile;
 pub use self::format::{Header, Reader, Writer};
+pub use self::parts::parts;
 
 /// A state machine's state at one moment, apart from the machine: it is written while the machine goes on.
 pub trait Frozen: Send + 'static {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -23,7 +24,6 @@ use coracle_proto::{
     tls,
 };
 use coracle_raft::{GrpcTransport, Raft, RaftService, Transport};
-use coracle_store::ENTRY_FORMATS;
 use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
@@ -38,7 +38,7 @@ use crate::{
     blobs::Blobs,
     blobs_service::BlobsService,
     bootstrap,
-    certificates::{self, Credentials, KubeconfigFile},
+    certificates::{self, Credentials, KUBECONFIG, KubeconfigFile},
     checks,
     cluster_service::{
         ClusterService,
@@ -48,10 +48,11 @@ use crate::{
     data_dir::{DataDir, Membership},
     encryption::{self, SecretBox},
     enter::{self, Entered, FIRST_MEMBER},
-    error::ServerError,
+    error::{ServerError, chain},
     events::EventRecorder,
     health,
     join::JoinService,
+    kubeconfig::admin_of,
     leader::{self, Duties},
     leader_service::LeaderService,
     listener::{self, Port},
@@ -100,7 +101,7 @@ pub struct Control {
 /// resumed or joined member serves and catches up with the others by itself.
 pub async fn start(config: ControlConfig) -> Result<Control, ServerError> {
     tls::provider();
-    let data = Arc::new(DataDir::open(&config.data_dir)?);
+    let data = Arc::new(DataDir::open_as(&config.data_dir, config.build.clone())?);
     let listener = enter::listen(config.listen, &data).await?;
     let bound =
         listener.local_addr().map_err(|source| ServerError::Listen { address: config.listen, source })?;
@@ -128,11 +129,20 @@ async fn run(
         id: membership.member_id,
         name: membership.name.clone(),
         address: membership.address.clone(),
-        version: VERSION.into(),
-        entry_format: *ENTRY_FORMATS.end(),
+        version: config.build.version.clone(),
+        entry_format: config.build.entry_format,
     };
     let authorities = authorities.with_leaf_life(config.certificate_life);
-    let credentials = Arc::new(Credentials::issue(authorities, &me)?);
+    let kept_admin = fs::read_to_string(data.path(KUBECONFIG)).ok().and_then(|text| admin_of(&text));
+    let credentials = Arc::new(Credentials::issue(authorities, &me, kept_admin)?);
+    let kubeconfig = KubeconfigFile::new(data.clone(), credentials.clone(), me.clone(), known.clone());
+    let kubeconfig = Arc::new(kubeconfig);
+    match kubeconfig.write() {
+        Err(error) if founds => return Err(error),
+        // A member with certificates can serve; the renewal tries it again.
+        Err(error) => tracing::warn!(error = chain(&error), "the kubeconfig is not written"),
+        Ok(()) => {}
+    }
     let peers = Arc::new(Peers::new(credentials.client().clone()));
     peers.set(&known);
     let fatal = Arc::new(watch::Sender::new(None));
@@ -166,7 +176,6 @@ async fn run(
     let port = Port { credentials: credentials.clone(), front: Arc::new(front) };
     let closing = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    let kubeconfig = Arc::new(KubeconfigFile::new(data.clone(), credentials.clone(), me.clone())?);
     tasks.spawn(listener::serve(listener, port, closing.clone()));
     tasks.spawn(certificates::follow_authorities(storage.clone(), credentials.clone(), data.clone()));
     tasks.spawn(certificates::run_renewal(credentials.clone(), kubeconfig.clone()));
@@ -206,7 +215,7 @@ async fn run(
     Ok(Control {
         address: me.address,
         listen_address,
-        kubeconfig_path: data.path("kubeconfig"),
+        kubeconfig_path: data.path(KUBECONFIG),
         membership,
         credentials,
         storage,
@@ -330,8 +339,10 @@ fn follow_members(
     }
     storage.peers().set(&addresses);
     transport.set_peers(addresses.clone());
-    if let Err(error) = data.record_peers(&addresses).and_then(|()| kubeconfig.follow(members)) {
-        tracing::warn!(%error, "the members' addresses are not written down");
+    for written in [data.record_peers(&addresses), kubeconfig.follow(&addresses)] {
+        if let Err(error) = written {
+            tracing::warn!(error = chain(&error), "the members' addresses are not written down");
+        }
     }
 }
 

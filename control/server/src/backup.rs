@@ -11,19 +11,18 @@ use coracle_raft::{
     recover,
     snapshot::{Header, Reader},
 };
-use coracle_store::{ENTRY_FORMATS, Store, StoreConfig};
+use coracle_store::{Store, StoreConfig};
 use serde::Serialize;
 
 use crate::{
-    config::VERSION,
     data_dir::{DataDir, Membership},
     encryption::SecretBox,
-    error::ServerError,
+    error::{ServerError, chain},
     machine::FrozenStore,
     newborn::{self, Break},
     peers::MemberSpec,
     pki::Authorities,
-    version::Agreed,
+    version::{Agreed, Build},
 };
 
 /// How much of a file is read at a time, in bytes.
@@ -94,7 +93,8 @@ pub fn restore(file: &Path, data_dir: &Path, options: &RestoreOptions) -> Result
     let (header, mut store) = read(file)?;
     let from = inspection(file, &header, &store)?;
     let keys = keys(file, &from, options)?;
-    if let Some(refusal) = Agreed::read(store.view()).refusal(VERSION, *ENTRY_FORMATS.end()) {
+    let build = Build::default();
+    if let Some(refusal) = Agreed::read(store.view()).refusal(&build) {
         return Err(ServerError::Backup { path: file.to_owned(), reason: refusal });
     }
     let mut used = header.marker.removed.clone();
@@ -103,8 +103,8 @@ pub fn restore(file: &Path, data_dir: &Path, options: &RestoreOptions) -> Result
     let me = MemberSpec {
         id: newborn::unused_id(&store, &used),
         name: options.name.clone(),
-        version: VERSION.into(),
-        entry_format: *ENTRY_FORMATS.end(),
+        version: build.version,
+        entry_format: build.entry_format,
         ..MemberSpec::default()
     };
     let cluster_id = uuid::Uuid::new_v4().to_string();
@@ -172,17 +172,6 @@ fn inspection(file: &Path, header: &Header, store: &Store) -> Result<Inspection,
         kinds: kinds.filter(|kind| kind.objects > 0).collect(),
         keys: newborn::sealed(store).map(|(_, key)| key).collect::<BTreeSet<_>>().into_iter().collect(),
     })
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Where a file is written until it is whole.

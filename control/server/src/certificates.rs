@@ -12,8 +12,8 @@ mod renewal;
 pub use authority_change::{
     ChangeRefused, Waiting, begin as begin_change, follow as follow_authorities, run as run_change,
 };
-pub use authority_state::{TRUSTS, TrustState, node_announcement};
+pub use authority_state::{TRUSTS, TrustState, forget as forget_authorities, node_announcement};
 pub use credentials::Credentials;
-pub use kubeconfig_file::KubeconfigFile;
+pub use kubeconfig_file::{KUBECONFIG, KubeconfigFile};
 pub use renewal::renew_nodes_certificate;
 pub use renewal::run as run_renewal;

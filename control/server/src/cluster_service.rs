@@ -100,6 +100,7 @@ impl Cluster for ClusterService {
             state_hash: hex::encode(self.storage.hub().state_hash()),
             cluster_version: agreed.version,
             entry_format: agreed.entry_format.into(),
+            authorities_change: status::authorities_change(&self.storage, &view),
         }))
     }
 

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use coracle_raft::SNAPSHOT_ENTRIES;
 
-use crate::pki::LEAF_LIFE;
+use crate::{pki::LEAF_LIFE, version::Build};
 
 /// How a control node comes into its cluster. A data directory that has a cluster already is resumed in each mode.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct ControlConfig {
     pub learner_healthy: Duration,
     /// A snapshot of the state is made, and the log before it dropped, when so many entries were applied since the last.
     pub snapshot_entries: u64,
+    /// What this control node announces of its build. Another one than this is for trying out upgrades.
+    pub build: Build,
     /// A member that was not heard of for so long is dead: a learner takes its place, or an alarm tells of it.
     pub member_dead: Duration,
 }
@@ -60,6 +62,7 @@ impl ControlConfig {
             certificate_life: LEAF_LIFE,
             learner_healthy: Duration::from_secs(10),
             snapshot_entries: SNAPSHOT_ENTRIES,
+            build: Build::default(),
             member_dead: Duration::from_secs(30),
         }
     }

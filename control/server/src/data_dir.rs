@@ -21,11 +21,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use coracle_store::ENTRY_FORMATS;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::{config::VERSION, error::ServerError, version::Agreed};
+use crate::{
+    error::ServerError,
+    version::{Agreed, Build},
+};
 
 /// The layout of the directory. A build refuses a newer one than its own.
 const FORMAT: u32 = 1;
@@ -97,6 +99,8 @@ impl Membership {
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
+    /// The build that uses it.
+    build: Build,
     /// Holds the lock for as long as it is open.
     _lock: File,
 }
@@ -104,6 +108,11 @@ pub struct DataDir {
 impl DataDir {
     /// Creates the directory where needed and takes its lock.
     pub fn open(path: &Path) -> Result<Self, ServerError> {
+        Self::open_as(path, Build::default())
+    }
+
+    /// The same for a build that may be another than this one.
+    pub fn open_as(path: &Path, build: Build) -> Result<Self, ServerError> {
         fs::create_dir_all(path).map_err(ServerError::io("create the data directory", path))?;
         let lock_path = path.join("lock");
         let lock = OpenOptions::new()
@@ -114,7 +123,7 @@ impl DataDir {
             .open(&lock_path)
             .map_err(ServerError::io("open", &lock_path))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_owned(), build, _lock: lock }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(ServerError::Locked(path.to_owned())),
             Err(error) => Err(ServerError::io("lock", lock_path)(error.into())),
         }
@@ -122,6 +131,10 @@ impl DataDir {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    pub fn build(&self) -> &Build {
+        &self.build
     }
 
     pub fn root(&self) -> &Path {
@@ -173,7 +186,7 @@ impl DataDir {
         if membership.member_id == 0 {
             return Err(ServerError::Damaged { path, reason: "it names no member".into() });
         }
-        if let Some(refusal) = membership.agreed().refusal(VERSION, *ENTRY_FORMATS.end()) {
+        if let Some(refusal) = membership.agreed().refusal(&self.build) {
             return Err(ServerError::OldBuild { path: self.path.clone(), refusal });
         }
         Ok(Some(membership))
@@ -227,9 +240,13 @@ impl DataDir {
         self.write("peers.json", &pretty(peers))
     }
 
-    /// Writes a file so that after a crash there is the old one or the new one; readable by the owner only.
+    /// Writes a file so that after a crash there is the old one or the new one; readable by the owner only. One that
+    /// has this content already is left alone: that takes no room on the disk.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<(), ServerError> {
         let path = self.path(name);
+        if fs::read(&path).is_ok_and(|found| found == content) {
+            return Ok(());
+        }
         write_atomically(&path, content).map_err(ServerError::io("write", path))
     }
 
@@ -271,9 +288,12 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     name.push(".new");
     let temporary = folder.join(name);
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    if let Err(error) = written.and_then(|()| fs::rename(&temporary, path)) {
+        // What was written of it takes room that the disk may not have.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
     File::open(folder)?.sync_all()
 }
 
@@ -288,6 +308,22 @@ mod tests {
         assert!(matches!(DataDir::open(dir.path()), Err(ServerError::Locked(_))));
         drop(first);
         DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_written_or_need_not_be_leaves_the_file_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        data.write("file", b"old").unwrap();
+        // As on a full disk, also for root: a directory is in the way of the temporary file.
+        fs::create_dir(data.path("file.new")).unwrap();
+        data.write("file", b"old").unwrap();
+        data.write("file", b"new").unwrap_err();
+        assert_eq!(fs::read(data.path("file")).unwrap(), b"old");
+        fs::remove_dir(data.path("file.new")).unwrap();
+        fs::create_dir(data.path("taken")).unwrap();
+        data.write("taken", b"new").unwrap_err();
+        assert!(!data.path("taken.new").exists(), "nothing is left behind");
     }
 
     #[test]
@@ -310,7 +346,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::open(dir.path()).unwrap();
         let good = Membership::control("c", 1, "a", "127.0.0.1:1");
-        let agreed = Agreed { version: VERSION.into(), entry_format: *ENTRY_FORMATS.end() };
+        let Build { version, entry_format } = Build::default();
+        let agreed = Agreed { version, entry_format };
         assert!(!data.record_agreed(&agreed).unwrap());
         data.record(&good).unwrap();
         assert!(data.record_agreed(&agreed).unwrap());
@@ -324,7 +361,7 @@ mod tests {
         };
         let newer = refused(&Membership { cluster_version: "99.0.0".into(), ..good.clone() });
         assert!(newer.contains("use 99.0.0 or newer"), "{newer}");
-        let format = refused(&Membership { entry_format: ENTRY_FORMATS.end() + 1, ..good.clone() });
+        let format = refused(&Membership { entry_format: entry_format + 1, ..good.clone() });
         assert!(format.contains("entries of format"), "{format}");
         let layout = refused(&Membership { format: FORMAT + 1, ..good });
         assert!(layout.contains("newer version of Coracle"), "{layout}");

@@ -6,14 +6,13 @@ use std::{
 };
 
 use coracle_proto::join::{self, Build, JoinToken, Role};
-use coracle_store::ENTRY_FORMATS;
 use tokio::net::TcpListener;
 
 use crate::{
-    config::{ControlConfig, Mode, VERSION},
+    config::{ControlConfig, Mode},
     data_dir::{DataDir, Membership},
     encryption::SecretBox,
-    error::ServerError,
+    error::{ServerError, chain},
     join::host,
     pki::Authorities,
     recover,
@@ -65,8 +64,11 @@ fn resume(
         }
     }
     let membership = Membership { address: address.into(), ..found.clone() };
-    if membership != found {
-        data.record(&membership)?;
+    if membership != found
+        && let Err(error) = data.record(&membership)
+    {
+        // The others are told of it all the same.
+        tracing::warn!(error = chain(&error), "the new address is not written down");
     }
     let mut peers = data.peers();
     peers.insert(membership.member_id, address.into());
@@ -95,7 +97,8 @@ async fn join_cluster(
     if token.role != Role::Control {
         return Err(ServerError::TokenRole { found: token.role.as_str() });
     }
-    let build = Build { version: VERSION.into(), entry_format: (*ENTRY_FORMATS.end()).into() };
+    let build =
+        Build { version: config.build.version.clone(), entry_format: config.build.entry_format.into() };
     let response = join::join_as(addresses, &token, &config.name, address, &build).await?.response;
     let authorities =
         Authorities::from_bytes(&response.ca_keys_pem).ok_or(ServerError::JoinAnswer("the CA keys"))?;

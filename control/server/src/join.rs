@@ -26,7 +26,7 @@ use crate::{
     pki::{CONTROL_ORGANIZATION, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject},
     storage::ReplicatedStorage,
     tokens,
-    version::Agreed,
+    version::{Agreed, Build},
 };
 
 /// A joiner's clock may differ from ours by this much, in milliseconds.
@@ -175,7 +175,8 @@ impl JoinService {
             let id = bootstrap::next_member_id(info).max(known.keys().max().copied().unwrap_or(0) + 1);
             let member = ObjectKey::new(MEMBERS, "", &id.to_string());
             let entry_format = u8::try_from(request.entry_format).unwrap_or(u8::MAX);
-            if let Some(refusal) = Agreed::read(&view).refusal(&request.version, entry_format) {
+            let build = Build { version: request.version.clone(), entry_format };
+            if let Some(refusal) = Agreed::read(&view).refusal(&build) {
                 return Err(refuse(Code::FailedPrecondition, REASON_PROTOCOL, refusal));
             }
             let spec = MemberSpec {

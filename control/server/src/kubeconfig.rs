@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::pki::Leaf;
 
@@ -44,4 +44,27 @@ pub fn kubeconfig(ca_pem: &str, admin: &Leaf, current: &str, addresses: &BTreeMa
         }],
     });
     serde_yaml_ng::to_string(&config).expect("a plain value encodes as YAML")
+}
+
+/// The administrator's certificate in a kubeconfig that [`kubeconfig`] has made; `None` where it has none.
+pub fn admin_of(text: &str) -> Option<Leaf> {
+    let config: Value = serde_yaml_ng::from_str(text).ok()?;
+    let pem = |field: &str| {
+        let encoded = config["users"][0]["user"][field].as_str()?;
+        String::from_utf8(STANDARD.decode(encoded).ok()?).ok()
+    };
+    Some(Leaf { chain_pem: pem("client-certificate-data")?, key_pem: pem("client-key-data")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_administrators_certificate_is_read_back() {
+        let admin = Leaf { chain_pem: "certificate".into(), key_pem: "key".into() };
+        let read = admin_of(&kubeconfig("ca", &admin, "127.0.0.1:1", &BTreeMap::new())).unwrap();
+        assert_eq!((read.chain_pem, read.key_pem), (admin.chain_pem, admin.key_pem));
+        assert!(admin_of("users: []").is_none() && admin_of("\t").is_none());
+    }
 }

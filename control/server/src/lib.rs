@@ -64,3 +64,4 @@ pub use data_dir::holds_member;
 pub use error::ServerError;
 pub use recover::{LogEnd, Recovery, force_new_cluster, log_end};
 pub use storage::ReplicatedStorage;
+pub use version::Build;

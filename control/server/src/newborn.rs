@@ -1,6 +1,6 @@
 //! A cluster of one, made of the state of another: what has to be different in it.
 
-use std::{cell::RefCell, io, io::Read};
+use std::{cell::RefCell, collections::BTreeSet, io, io::Read};
 
 use coracle_objects::{ObjectKey, Transaction, Write};
 use coracle_raft::recover::Stopped;
@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use crate::{
     bootstrap::{self, CLUSTER_INFO},
+    certificates,
     drafts::{editable, encode, new_draft},
     encryption::{KEY_HOLDERS, KEY_RINGS},
     error::ServerError,
@@ -61,21 +62,22 @@ pub fn sealed(store: &Store) -> impl Iterator<Item = (ObjectKey, String)> {
 /// Makes the state that of a new cluster with `me` as its only member.
 pub fn settle(store: &mut Store, cluster_id: &str, me: &MemberSpec, what: Break) -> Result<(), String> {
     let view = store.view().clone();
-    let delete = |key: ObjectKey| Write::Delete { key };
-    let members = view.list(MEMBERS, None).chain(view.list(KEY_HOLDERS, None));
-    let mut writes: Vec<Write> = members.map(|member| delete(member.key.clone())).collect();
+    let keys =
+        |resource: &str| view.list(resource, None).map(|object| object.key.clone()).collect::<Vec<_>>();
+    let mut gone: BTreeSet<ObjectKey> = keys(MEMBERS).into_iter().chain(keys(KEY_HOLDERS)).collect();
+    let mut writes = Vec::new();
+    if what != Break::Members {
+        let (authorities, nodes) = certificates::forget_authorities(&view);
+        gone.extend(tokens::keys(&view).into_iter().chain(authorities));
+        writes.extend(nodes);
+    }
+    if what == Break::EverybodyAndSecrets {
+        gone.extend(sealed(store).map(|(key, _)| key).chain(keys(KEY_RINGS)));
+    }
+    writes.extend(gone.into_iter().map(|key| Write::Delete { key }));
     let key = ObjectKey::new(MEMBERS, "", &me.id.to_string());
     let draft = new_draft("coracle.dev/v1", "Member", &key, me.to_body(), Timestamp::now());
     writes.push(Write::Put { key, draft });
-    if what != Break::Members {
-        writes.extend(tokens::keys(&view).into_iter().map(delete));
-    }
-    if what == Break::EverybodyAndSecrets {
-        let tokens = tokens::keys(&view);
-        let sealed = sealed(store).map(|(key, _)| key).filter(|key| !tokens.contains(key));
-        writes.extend(sealed.map(delete));
-        writes.extend(view.list(KEY_RINGS, None).map(|ring| delete(ring.key.clone())));
-    }
     if let Some(info) = view.get(&CLUSTER_INFO.key()) {
         let mut draft = editable(info);
         let former = match what {
@@ -138,5 +140,36 @@ mod tests {
         assert_eq!(store.revision(), before + 1 + REVISIONS_SKIPPED);
         settle(&mut store, "newer", &member(6), Break::Everybody).unwrap();
         assert_eq!(bootstrap::former_ids(store.view()), [""; 0]);
+    }
+
+    #[test]
+    fn new_authorities_know_nothing_of_the_former_ones() {
+        let mut store = Store::new(StoreConfig::default());
+        for (resource, kind) in [
+            ("trusts.coracle.dev", "Trust"),
+            ("trustholders.coracle.dev", "TrustHolder"),
+            ("authorities.coracle.dev", "Authorities"),
+        ] {
+            put(&mut store, "coracle.dev/v1", kind, ObjectKey::new(resource, "", "1"), json!({ "spec": {} }));
+        }
+        let node = ObjectKey::new("nodes", "", "n1");
+        put(&mut store, "v1", "Node", node.clone(), json!({ "spec": { "podCIDR": "10.0.0.0/24" } }));
+        let mut draft = editable(store.view().get(&node).unwrap());
+        draft["metadata"]["annotations"] = json!({ "coracle.dev/trust-generation": "3", "mine": "stays" });
+        let write = Write::Put { key: node.clone(), draft: encode(&draft) };
+        let id = RequestId { client: 2, sequence: 1 };
+        let request = Request { id, transaction: Transaction { preconditions: vec![], writes: vec![write] } };
+        store.apply(&Command { proposer: 1, requests: vec![request] }.encode()).unwrap();
+        let count = |store: &Store| {
+            let counts = ["trusts", "trustholders", "authorities"];
+            counts.map(|name| store.view().count(&format!("{name}.coracle.dev"))).iter().sum::<usize>()
+        };
+        settle(&mut store, "recovered", &member(5), Break::Members).unwrap();
+        assert_eq!(count(&store), 3, "the CAs stay");
+        settle(&mut store, "restored", &member(6), Break::Everybody).unwrap();
+        assert_eq!(count(&store), 0);
+        let node = editable(store.view().get(&node).unwrap());
+        assert_eq!(node["metadata"]["annotations"], json!({ "mine": "stays" }));
+        assert_eq!(node["spec"]["podCIDR"], "10.0.0.0/24");
     }
 }

@@ -9,16 +9,15 @@ use std::{
 };
 
 use coracle_raft::recover::{self, Stopped};
-use coracle_store::ENTRY_FORMATS;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::VERSION,
     data_dir::{DataDir, Membership},
     error::ServerError,
     machine::FrozenStore,
     newborn::{self, Break},
     peers::MemberSpec,
+    version::Build,
 };
 
 /// The new raft directory until it takes the old one's place.
@@ -115,12 +114,13 @@ fn make(data: &DataDir, found: &Membership) -> Result<Recovery, ServerError> {
     let stopped = Stopped::open(&data.path("raft"), &found.cluster_id, found.member_id)?;
     let mut store = newborn::replay(&stopped)?;
     let used = stopped.used_ids();
+    let build = Build::default();
     let me = MemberSpec {
         id: newborn::unused_id(&store, &used),
         name: found.name.clone(),
         address: found.address.clone(),
-        version: VERSION.into(),
-        entry_format: *ENTRY_FORMATS.end(),
+        version: build.version,
+        entry_format: build.entry_format,
     };
     let cluster_id = uuid::Uuid::new_v4().to_string();
     newborn::settle(&mut store, &cluster_id, &me, Break::Members)

@@ -23,6 +23,7 @@ use crate::{
     config::VERSION,
     data_dir::DataDir,
     drafts::{self, editable, encode},
+    error::chain,
     machine::Fatal,
     peers::{MEMBERS, MemberSpec, members},
     storage::ReplicatedStorage,
@@ -30,6 +31,22 @@ use crate::{
 
 /// Between two tries to raise the version or to write it down.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// What a control node announces of itself: by that alone the gate knows builds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Build {
+    /// As `1.2.3`.
+    pub version: String,
+    /// The newest format of log entries that it reads.
+    pub entry_format: u8,
+}
+
+impl Default for Build {
+    /// This one.
+    fn default() -> Self {
+        Self { version: VERSION.into(), entry_format: *ENTRY_FORMATS.end() }
+    }
+}
 
 /// What the whole cluster has agreed on: no member is older.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,14 +72,15 @@ impl Agreed {
     }
 
     /// Why a build may not take part; `None` where it may.
-    pub fn refusal(&self, version: &str, entry_format: u8) -> Option<String> {
+    pub fn refusal(&self, build: &Build) -> Option<String> {
+        let Build { version, entry_format } = build;
         let (ours, format) = (&self.version, self.entry_format);
         if older(version, ours) {
             return Some(format!(
                 "the cluster runs version {ours}, this is version {version}: use {ours} or newer"
             ));
         }
-        (entry_format < format).then(|| {
+        (*entry_format < format).then(|| {
             format!(
                 "the cluster's log has entries of format {format}, this build reads up to {entry_format}: use version \
                  {ours} or newer"
@@ -156,7 +174,7 @@ pub async fn follow(storage: ReplicatedStorage, data: Arc<DataDir>, format: Entr
         let (view, mut events) = storage.hub().everything();
         let mut agreed = Agreed::read(&view);
         loop {
-            if let Some(refusal) = agreed.refusal(VERSION, *ENTRY_FORMATS.end()) {
+            if let Some(refusal) = agreed.refusal(data.build()) {
                 tracing::error!(refusal, "this build is too old for the cluster");
                 fatal.send_if_modified(|reason| reason.is_none() && reason.replace(refusal).is_none());
                 std::future::pending::<()>().await;
@@ -184,7 +202,7 @@ pub async fn follow(storage: ReplicatedStorage, data: Arc<DataDir>, format: Entr
 /// Whether it need not be tried again: the directory of a new cluster is not whole at once.
 fn is_recorded(data: &DataDir, agreed: &Agreed) -> bool {
     data.record_agreed(agreed).unwrap_or_else(|error| {
-        tracing::warn!(%error, "the cluster's version is not written down");
+        tracing::warn!(error = chain(&error), "the cluster's version is not written down");
         true
     })
 }
@@ -218,6 +236,10 @@ mod tests {
         Agreed { version: version.into(), entry_format }
     }
 
+    fn build(version: &str, entry_format: u8) -> Build {
+        Build { version: version.into(), entry_format }
+    }
+
     #[test]
     fn versions_are_ordered_by_their_numbers() {
         assert!(older("0.9.0", "0.10.0") && older("1.2.3", "1.2.4") && older("", "0.0.1"));
@@ -248,11 +270,11 @@ mod tests {
     #[test]
     fn an_older_build_is_refused() {
         let agreed = agreed("0.2.0", 2);
-        assert_eq!(agreed.refusal("0.2.0", 2), None);
-        assert_eq!(agreed.refusal("0.3.0", 3), None);
-        assert!(agreed.refusal("0.1.9", 2).unwrap().contains("this is version 0.1.9"));
-        assert!(agreed.refusal("0.2.0", 1).unwrap().contains("reads up to 1"));
-        assert_eq!(Agreed::default().refusal("0.0.1", 1), None);
+        assert_eq!(agreed.refusal(&build("0.2.0", 2)), None);
+        assert_eq!(agreed.refusal(&build("0.3.0", 3)), None);
+        assert!(agreed.refusal(&build("0.1.9", 2)).unwrap().contains("this is version 0.1.9"));
+        assert!(agreed.refusal(&build("0.2.0", 1)).unwrap().contains("reads up to 1"));
+        assert_eq!(Agreed::default().refusal(&build("0.0.1", 1)), None);
     }
 
     #[test]

@@ -156,6 +156,17 @@ struct Session {
     down: Streaming<NodeDown>,
 }
 
+/// What to do goes with the one reason that does not pass by itself.
+fn explained(reason: &str) -> String {
+    if !reason.contains("UnknownIssuer") {
+        return reason.to_owned();
+    }
+    format!(
+        "{reason}: it is of another cluster than this node. Where it was restored from a backup, it has new \
+         authorities: join it with an empty --data-dir and a new token (`coracle token create --role node`)"
+    )
+}
+
 /// Why a control node did not take the link.
 enum Refused {
     /// Another leads, by its address; empty where none is known.
@@ -219,7 +230,7 @@ impl Link {
 
     async fn open(&self, address: &str) -> Result<(Session, Welcome), Refused> {
         let opening = async {
-            let failed = |status: tonic::Status| Refused::Failed(status.message().to_owned());
+            let failed = |status: tonic::Status| Refused::Failed(explained(status.message()));
             let channel = tls::channel(address, self.config.tls.clone());
             let mut client = NodeLinkClient::new(channel)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)

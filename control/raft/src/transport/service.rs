@@ -1,21 +1,14 @@
 //! The receiving half of the gRPC transport.
 
-use std::io::Read;
 use std::sync::Arc;
-use std::time::Duration;
 
 use coracle_proto::raft as wire;
 use coracle_proto::raft::raft_transport_server::{RaftTransport, RaftTransportServer};
-use futures::stream::{BoxStream, StreamExt, unfold};
+use futures::stream::{BoxStream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::driver::{Raft, ServeSnapshot};
-use crate::snapshot::Source;
-
-/// How many bytes of a snapshot travel in one part.
-const PART_BYTES: usize = 256 * 1024;
-/// The least time from one part to the next: a snapshot takes at most 64 MiB/s from the members' other work.
-const PART_PAUSE: Duration = Duration::from_millis(4);
+use crate::snapshot::parts;
 
 /// Takes other members' messages. Who may connect at all, TLS decides before.
 #[derive(Clone)]
@@ -63,14 +56,6 @@ impl RaftService {
     }
 }
 
-/// The next part of a snapshot's file; None behind its end.
-fn next_part(source: &mut Source) -> Result<Option<Vec<u8>>, Status> {
-    let mut data = Vec::with_capacity(PART_BYTES);
-    let read = source.take(PART_BYTES as u64).read_to_end(&mut data);
-    read.map_err(|error| Status::internal(format!("the snapshot cannot be read: {error}")))?;
-    Ok((!data.is_empty()).then_some(data))
-}
-
 #[tonic::async_trait]
 impl RaftTransport for RaftService {
     type FetchSnapshotStream = BoxStream<'static, Result<wire::SnapshotPart, Status>>;
@@ -85,22 +70,11 @@ impl RaftTransport for RaftService {
             Status::not_found(format!("the snapshot of entry {} is not here: {error}", request.index))
         })?;
         let (served, to) = (self.snapshots.served.clone(), request.from);
-        let parts = unfold(Some(source), move |source| {
-            let served = served.clone();
-            async move {
-                let mut source = source?;
-                tokio::time::sleep(PART_PAUSE).await;
-                served(to);
-                let read = tokio::task::spawn_blocking(move || (next_part(&mut source), source)).await;
-                match read {
-                    Ok((Ok(Some(data)), source)) => {
-                        Some((Ok(wire::SnapshotPart { data: data.into() }), Some(source)))
-                    }
-                    Ok((Ok(None), _)) => None,
-                    Ok((Err(status), _)) => Some((Err(status), None)),
-                    Err(_) => Some((Err(Status::aborted("this member is stopping")), None)),
-                }
-            }
+        let parts = parts(source).map(move |part| {
+            served(to);
+            let data =
+                part.map_err(|error| Status::internal(format!("the snapshot cannot be read: {error}")))?;
+            Ok(wire::SnapshotPart { data })
         });
         Ok(Response::new(parts.boxed()))
     }

@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{
     Credentials,
-    authority_state::{self, TRUSTS, TrustState},
+    authority_state::{self, NODES, TRUSTS, TrustState},
 };
 use crate::{
     data_dir::DataDir,
@@ -46,6 +46,9 @@ pub enum ChangeRefused {
 pub struct Waiting {
     pub members: Vec<u64>,
     pub nodes: Vec<String>,
+    /// How many there are that the change concerns.
+    pub members_all: usize,
+    pub nodes_all: usize,
 }
 
 impl Waiting {
@@ -53,9 +56,12 @@ impl Waiting {
     pub fn read(storage: &ReplicatedStorage, view: &View, trust: &TrustState) -> Self {
         // Nodes and the peer authority have nothing to do with each other.
         let for_nodes = trust.changing.keys().any(|name| *name != AuthorityName::Peer);
-        let nodes = if for_nodes { authority_state::nodes_behind(view, trust.generation) } else { vec![] };
-        let members = authority_state::members_behind(view, &storage.status(), trust.generation);
-        Self { members, nodes }
+        let (nodes, nodes_all) = match for_nodes {
+            true => (authority_state::nodes_behind(view, trust.generation), view.count(NODES)),
+            false => (vec![], 0),
+        };
+        let (all, members) = authority_state::members_behind(view, &storage.status(), trust.generation);
+        Self { members, nodes, members_all: all.len(), nodes_all }
     }
 }
 

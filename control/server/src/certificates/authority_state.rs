@@ -2,7 +2,7 @@
 //! which member and node goes by which state. The authorities with their keys are an object of their own, which is
 //! sealed as Secrets are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_objects::{Expect, ObjectKey, Transaction, View, Write};
 use coracle_raft::Status;
@@ -18,7 +18,7 @@ use crate::{
 pub const TRUSTS: &str = "trusts.coracle.dev";
 const HOLDERS: &str = "trustholders.coracle.dev";
 const AUTHORITIES: &str = "authorities.coracle.dev";
-const NODES: &str = "nodes";
+pub const NODES: &str = "nodes";
 
 /// On a Node: the generation of the authorities that it goes by, as it has said with a certificate of it.
 const NODE_ANNOTATION: &str = "coracle.dev/trust-generation";
@@ -107,15 +107,13 @@ pub fn node_announcement(view: &View, node: &str, generation: u64) -> Option<Tra
     Some(Transaction::update(object.key.clone(), encode(&draft), object.revision))
 }
 
-/// Members that have not said that they go by this generation.
-pub fn members_behind(view: &View, status: &Status, generation: u64) -> Vec<u64> {
+/// The members, and those of them that have not said that they go by this generation.
+pub fn members_behind(view: &View, status: &Status, generation: u64) -> (BTreeSet<u64>, Vec<u64>) {
     let holders = holders(view);
     let behind = |member: &u64| holders.get(member).is_none_or(|held| *held < generation);
-    let mut members: Vec<u64> =
-        status.voters.iter().chain(&status.learners).copied().filter(behind).collect();
-    members.sort_unstable();
-    members.dedup();
-    members
+    let members: BTreeSet<u64> = status.voters.iter().chain(&status.learners).copied().collect();
+    let late = members.iter().copied().filter(behind).collect();
+    (members, late)
 }
 
 /// Nodes that have not said that they go by this generation.
@@ -125,6 +123,17 @@ pub fn nodes_behind(view: &View, generation: u64) -> Vec<String> {
         !matches!(said, Some(Ok(said)) if said >= generation)
     });
     behind.map(|node| node.name().to_owned()).collect()
+}
+
+/// Has a cluster with new authorities know nothing of the former ones, nor who went by them.
+pub fn forget(view: &View) -> (Vec<ObjectKey>, Vec<Write>) {
+    let agreed = [TRUSTS, HOLDERS, AUTHORITIES].into_iter().flat_map(|resource| view.list(resource, None));
+    let nodes = view.list(NODES, None).filter_map(|node| {
+        let mut draft = editable(node);
+        draft["metadata"]["annotations"].as_object_mut()?.remove(NODE_ANNOTATION)?;
+        Some(Write::Put { key: node.key.clone(), draft: encode(&draft) })
+    });
+    (agreed.map(|object| object.key.clone()).collect(), nodes.collect())
 }
 
 fn holders(view: &View) -> BTreeMap<u64, u64> {

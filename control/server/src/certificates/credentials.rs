@@ -42,9 +42,16 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Issues this member's certificates.
-    pub fn issue(authorities: Authorities, me: &MemberSpec) -> Result<Self, ServerError> {
-        let leaves = Leaves::issue(&authorities, me)?;
+    /// Issues this member's certificates; an administrator's that the kubeconfig has is kept while it is good.
+    pub fn issue(
+        authorities: Authorities,
+        me: &MemberSpec,
+        kept_admin: Option<Leaf>,
+    ) -> Result<Self, ServerError> {
+        let mut leaves = Leaves::issue(&authorities, me)?;
+        if let Some(kept) = kept_admin.filter(|kept| is_good(kept, &authorities)) {
+            leaves.admin = kept;
+        }
         Ok(Self {
             me: me.clone(),
             callers: ArcSwap::from_pointee(Callers::new(&authorities)?),
@@ -140,6 +147,12 @@ impl Leaves {
     }
 }
 
+/// Whether a client's certificate is of the authority as it is now, and not due to be renewed.
+fn is_good(leaf: &Leaf, authorities: &Authorities) -> bool {
+    let fresh = tls::renewal_due(&leaf.chain_pem).is_ok_and(|due| due > SystemTime::now());
+    fresh && authorities.client.stands_behind(&leaf.chain_pem)
+}
+
 fn server_tls(authorities: &Authorities, leaves: &Leaves) -> Result<ServerConfig, ServerError> {
     let (peer, client) = (authorities.peer.bundle(), authorities.client.bundle());
     let trusted = [peer.as_str(), client.as_str()];
@@ -152,4 +165,37 @@ fn server_tls(authorities: &Authorities, leaves: &Leaves) -> Result<ServerConfig
 fn client_tls(authorities: &Authorities, leaves: &Leaves) -> Result<ClientConfig, ServerError> {
     let leaf = &leaves.peer;
     Ok(tls::client_config(&authorities.serving.bundle(), &leaf.chain_pem, &leaf.key_pem)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::pki::AuthorityName;
+
+    #[test]
+    fn an_administrators_certificate_is_kept_as_long_as_it_is_good() {
+        let mut authorities = Authorities::generate("c").unwrap();
+        let me = MemberSpec { name: "a".into(), address: "127.0.0.1:1".into(), ..MemberSpec::default() };
+        let kept = authorities.issue_admin().unwrap();
+        let shown = |authorities: &Authorities, kept: &Leaf| {
+            let credentials = Credentials::issue(authorities.clone(), &me, Some(kept.clone())).unwrap();
+            credentials.leaves().admin.chain_pem.clone()
+        };
+        assert_eq!(shown(&authorities, &kept), kept.chain_pem);
+        assert_ne!(
+            shown(&Authorities::generate("c").unwrap(), &kept),
+            kept.chain_pem,
+            "of another authority"
+        );
+        let due = authorities.clone().with_leaf_life(Duration::ZERO).issue_admin().unwrap();
+        assert_ne!(shown(&authorities, &due), due.chain_pem, "to be renewed");
+        let broken = Leaf { chain_pem: "nonsense".into(), key_pem: String::new() };
+        assert_ne!(shown(&authorities, &broken), broken.chain_pem);
+        authorities.begin_change(&[AuthorityName::Client], "c").unwrap();
+        assert_eq!(shown(&authorities, &kept), kept.chain_pem, "the old one signs");
+        authorities.next_stage();
+        assert_ne!(shown(&authorities, &kept), kept.chain_pem, "the new one signs");
+    }
 }

@@ -7,39 +7,41 @@ use parking_lot::Mutex;
 use super::Credentials;
 use crate::{data_dir::DataDir, error::ServerError, kubeconfig::kubeconfig, peers::MemberSpec};
 
-/// The file `kubeconfig` in the data directory.
+/// The file in the data directory.
+pub const KUBECONFIG: &str = "kubeconfig";
+
+/// The file [`KUBECONFIG`].
 pub struct KubeconfigFile {
     data: Arc<DataDir>,
     credentials: Arc<Credentials>,
     me: MemberSpec,
-    members: Mutex<BTreeMap<u64, MemberSpec>>,
+    addresses: Mutex<BTreeMap<u64, String>>,
 }
 
 impl KubeconfigFile {
-    /// Writes it, with this member alone.
+    /// For members at these addresses. Does not write it yet.
     pub fn new(
         data: Arc<DataDir>,
         credentials: Arc<Credentials>,
         me: MemberSpec,
-    ) -> Result<Self, ServerError> {
-        let file = Self { data, credentials, me, members: Mutex::default() };
-        file.write()?;
-        Ok(file)
+        addresses: BTreeMap<u64, String>,
+    ) -> Self {
+        Self { data, credentials, me, addresses: Mutex::new(addresses) }
     }
 
     /// Writes it with these members.
-    pub fn follow(&self, members: &BTreeMap<u64, MemberSpec>) -> Result<(), ServerError> {
-        *self.members.lock() = members.clone();
+    pub fn follow(&self, addresses: &BTreeMap<u64, String>) -> Result<(), ServerError> {
+        self.addresses.lock().clone_from(addresses);
         self.write()
     }
 
-    /// Writes it with the present certificates.
+    /// Writes it with the present certificates, where anything has changed.
     pub fn write(&self) -> Result<(), ServerError> {
-        let members = self.members.lock();
-        let others = members.values().filter(|member| member.id != self.me.id);
-        let others = others.map(|member| (format!("member-{}", member.id), member.address.clone())).collect();
+        let addresses = self.addresses.lock();
+        let others = addresses.iter().filter(|(id, _)| **id != self.me.id);
+        let others = others.map(|(id, address)| (format!("member-{id}"), address.clone())).collect();
         let ca = &self.credentials.authorities().serving.bundle();
         let text = kubeconfig(ca, &self.credentials.leaves().admin, &self.me.address, &others);
-        self.data.write("kubeconfig", text.as_bytes())
+        self.data.write(KUBECONFIG, text.as_bytes())
     }
 }

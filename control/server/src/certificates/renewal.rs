@@ -11,7 +11,7 @@ use tonic::Status;
 
 use super::{Credentials, KubeconfigFile};
 use crate::{
-    error::ServerError,
+    error::{ServerError, chain},
     join::host,
     pki::{Authorities, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject},
 };
@@ -30,13 +30,13 @@ pub async fn run(credentials: Arc<Credentials>, kubeconfig: Arc<KubeconfigFile>)
             tracing::error!(%error, "the certificates are not renewed");
             RETRY_PAUSE
         });
+        // Also what could not be written when it changed.
+        if let Err(error) = kubeconfig.write() {
+            tracing::warn!(error = chain(&error), "the kubeconfig is not written");
+        }
         tokio::select! {
             () = sleep(wait.min(SLEEP_MAX)) => {}
-            _ = news.changed() => {
-                if let Err(error) = kubeconfig.write() {
-                    tracing::error!(%error, "the kubeconfig is not written");
-                }
-            }
+            _ = news.changed() => {}
         }
     }
 }

@@ -1,58 +1,115 @@
 //! Streams a backup: this member's state, at least as new as everything acknowledged before the call.
 
-use std::io::Read;
+use std::{future::Future, pin::pin, time::Duration};
 
 use coracle_api::Storage;
 use coracle_proto::cluster::SnapshotChunk;
-use tokio::sync::mpsc;
+use coracle_raft::{
+    SnapshotError, SnapshotMarker,
+    snapshot::{Source, parts},
+};
+use futures::StreamExt;
+use tokio::{sync::mpsc, time::interval};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::storage::ReplicatedStorage;
 
-/// Bytes in a message, and messages that may wait for a client that is slow.
-const CHUNK_BYTES: usize = 256 * 1024;
+/// Messages that may wait for a client that is slow.
 const CHUNKS_MAX: usize = 8;
+
+/// How often a client is told that the snapshot is still being written.
+const SIGN_PERIOD: Duration = Duration::from_secs(2);
 
 pub type Chunks = ReceiverStream<Result<SnapshotChunk, Status>>;
 
+/// Answers once this member is up to date; the snapshot is written while the client waits for the stream.
 pub async fn stream(storage: &ReplicatedStorage) -> Result<Chunks, Status> {
     storage.linearizable().await.map_err(|error| Status::unavailable(error.to_string()))?;
-    let made = storage.raft().snapshot().await;
-    let (marker, mut source) = made.map_err(|error| Status::unavailable(error.to_string()))?;
-    tracing::info!(index = marker.index, "backup begun");
-    let (chunks, receiver) = mpsc::channel(CHUNKS_MAX);
-    tokio::task::spawn_blocking(move || {
-        loop {
-            let mut data = vec![0; CHUNK_BYTES];
-            let chunk = match read_full(&mut source, &mut data) {
-                Ok(0) => return,
-                Ok(read) => {
-                    data.truncate(read);
-                    Ok(SnapshotChunk { data: data.into() })
-                }
-                Err(error) => Err(Status::internal(format!("the snapshot cannot be read: {error}"))),
-            };
-            let failed = chunk.is_err();
-            // A client that has gone away wants no more of it.
-            if chunks.blocking_send(chunk).is_err() || failed {
-                return;
-            }
-        }
-    });
-    Ok(ReceiverStream::new(receiver))
+    let raft = storage.raft().clone();
+    Ok(chunks(async move { raft.snapshot().await }))
 }
 
-/// Fills the buffer unless the input ends before.
-fn read_full(input: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match input.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+fn chunks(
+    snapshot: impl Future<Output = Result<(SnapshotMarker, Source), SnapshotError>> + Send + 'static,
+) -> Chunks {
+    let (chunks, receiver) = mpsc::channel(CHUNKS_MAX);
+    tokio::spawn(async move {
+        // A client that has gone away wants no more of it.
+        let _ = send(snapshot, &chunks).await;
+    });
+    ReceiverStream::new(receiver)
+}
+
+async fn send(
+    snapshot: impl Future<Output = Result<(SnapshotMarker, Source), SnapshotError>>,
+    chunks: &mpsc::Sender<Result<SnapshotChunk, Status>>,
+) -> Result<(), mpsc::error::SendError<Result<SnapshotChunk, Status>>> {
+    let (mut snapshot, mut signs) = (pin!(snapshot), interval(SIGN_PERIOD));
+    let made = loop {
+        tokio::select! {
+            _ = signs.tick() => chunks.send(Ok(SnapshotChunk::default())).await?,
+            made = &mut snapshot => break made,
         }
+    };
+    let (marker, source) = match made {
+        Ok(made) => made,
+        Err(error) => return chunks.send(Err(Status::unavailable(error.to_string()))).await,
+    };
+    tracing::info!(index = marker.index, "backup begun");
+    let mut parts = pin!(parts(source));
+    while let Some(part) = parts.next().await {
+        let chunk = part.map(|data| SnapshotChunk { data });
+        let broken = |error| Status::internal(format!("the snapshot cannot be read: {error}"));
+        chunks.send(chunk.map_err(broken)).await?;
     }
-    Ok(filled)
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_hears_at_once_and_again_while_the_snapshot_is_written() {
+        let begun = Instant::now();
+        let mut chunks = chunks(async {
+            sleep(Duration::from_secs(61)).await;
+            let source: Source = Box::new(std::io::Cursor::new(vec![7; 300 * 1024]));
+            Ok((SnapshotMarker::default(), source))
+        });
+        let first = chunks.next().await.unwrap().unwrap();
+        assert!(first.data.is_empty() && begun.elapsed() < SIGN_PERIOD);
+        let (mut bytes, mut last) = (Vec::new(), begun);
+        while let Some(chunk) = chunks.next().await {
+            assert!(last.elapsed() <= SIGN_PERIOD, "silent for {:?}", last.elapsed());
+            last = Instant::now();
+            bytes.extend_from_slice(&chunk.unwrap().data);
+        }
+        assert_eq!(bytes, vec![7; 300 * 1024]);
+        assert!(begun.elapsed() >= Duration::from_secs(61));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_that_fails_is_told_and_who_has_gone_is_not_waited_for() {
+        let mut failed = chunks(async { Err(SnapshotError::Failed("no room".into())) });
+        let told = loop {
+            match failed.next().await.unwrap() {
+                Ok(chunk) => assert!(chunk.data.is_empty()),
+                Err(status) => break status,
+            }
+        };
+        assert!(told.message().contains("no room"), "{told}");
+        assert!(failed.next().await.is_none());
+        let (alive, ended) = tokio::sync::oneshot::channel::<()>();
+        let mut gone = chunks(async move {
+            let _alive = alive;
+            std::future::pending().await
+        });
+        gone.next().await.unwrap().unwrap();
+        drop(gone);
+        ended.await.expect_err("its task has ended");
+    }
 }

@@ -5,14 +5,20 @@ use std::{fs, io, os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Durati
 
 use coracle_objects::{ObjectKey, View};
 use coracle_proto::cluster::{
-    Alarm, CertificateReport, Member, MemberReport, ReportRequest, cluster_client::ClusterClient,
+    Alarm, AuthoritiesChange, CertificateReport, Member, MemberReport, ReportRequest,
+    cluster_client::ClusterClient,
 };
 use coracle_proto::tls;
 use jiff::Timestamp;
 
 use super::changes::within;
 use crate::{
-    error::ServerError, membership::keeper, peers::MEMBERS, pki::Authorities, storage::ReplicatedStorage,
+    certificates::{TrustState, Waiting},
+    error::ServerError,
+    membership::keeper,
+    peers::MEMBERS,
+    pki::Authorities,
+    storage::ReplicatedStorage,
 };
 
 /// Until another member must have reported.
@@ -60,6 +66,23 @@ pub async fn ask_all(storage: &ReplicatedStorage, members: &mut [Member], own: M
     }
 }
 
+/// How far a change of authorities is, as far as this member knows; `None` where none is under way.
+pub fn authorities_change(storage: &ReplicatedStorage, view: &View) -> Option<AuthoritiesChange> {
+    let trust = TrustState::read(view)?;
+    let stage = trust.changing.values().next()?;
+    let waiting = Waiting::read(storage, view, &trust);
+    Some(AuthoritiesChange {
+        authorities: trust.changing.keys().map(|name| name.as_str().to_owned()).collect(),
+        stage: stage.as_str().to_owned(),
+        began_unix: trust.began_unix,
+        grace_seconds: trust.grace_seconds,
+        members: waiting.members_all as u64,
+        members_done: waiting.members_all.saturating_sub(waiting.members.len()) as u64,
+        nodes: waiting.nodes_all as u64,
+        nodes_done: waiting.nodes_all.saturating_sub(waiting.nodes.len()) as u64,
+    })
+}
+
 /// What a person should mend.
 pub fn alarms(view: &View, members: &[Member], reported: bool, now: Timestamp) -> Vec<Alarm> {
     let mut alarms = Vec::new();
@@ -99,7 +122,7 @@ pub fn alarms(view: &View, members: &[Member], reported: bool, now: Timestamp) -
 }
 
 fn member_alarms(id: u64, report: &MemberReport, now: Timestamp, tell: &mut impl FnMut(&str, u64, String)) {
-    if report.disk_free_bytes > 0 && report.disk_free_bytes < DISK_FREE_BYTES_LOW {
+    if report.disk_free_bytes < DISK_FREE_BYTES_LOW {
         let left = report.disk_free_bytes / (1024 * 1024);
         tell(
             "DiskLow",
@@ -156,7 +179,7 @@ fn used_bytes(folder: &Path) -> u64 {
     fs::read_dir(folder).map(sum).unwrap_or(0)
 }
 
-/// Bytes that are left for us on the folder's file system; 0 where that cannot be told.
+/// Bytes that are left for us on the folder's file system; 0 also where that cannot be told, which is as bad.
 fn free_bytes(folder: &Path) -> u64 {
     let found = rustix::fs::statvfs(folder).map_err(io::Error::from);
     found.map_or(0, |found| found.f_bavail * found.f_frsize)
@@ -184,7 +207,7 @@ mod tests {
         let ends =
             |days: i64| CertificateReport { not_after_unix: days * 86400, ..CertificateReport::default() };
         let report = MemberReport {
-            disk_free_bytes: 1,
+            disk_free_bytes: 0,
             certificates: vec![ends(14), ends(60)],
             ..MemberReport::default()
         };

@@ -161,13 +161,23 @@ impl Authority {
         }
         params.use_authority_key_identifier_extension = true;
         valid_for(&mut params, self.leaf_life);
-        let mut chain = params.signed_by(key, &issuer)?.pem() + &self.certificate_pem;
+        Ok(params.signed_by(key, &issuer)?.pem() + &self.behind_leaves())
+    }
+
+    /// What follows a certificate that it signs.
+    fn behind_leaves(&self) -> String {
+        let mut chain = self.certificate_pem.clone();
         // Whoever trusts the former authority only, an old kubeconfig or join token say, follows this to it.
         if let Some(previous) = &self.previous {
             chain += &previous.cross_pem;
             chain += &previous.certificate_pem;
         }
-        Ok(chain)
+        chain
+    }
+
+    /// Whether this authority, as it is now, made a chain that is known to be of some authority of ours.
+    pub fn stands_behind(&self, chain_pem: &str) -> bool {
+        chain_pem.ends_with(&self.behind_leaves())
     }
 }
 

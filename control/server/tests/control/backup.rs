@@ -8,12 +8,23 @@ use std::{
 
 use coracle_api::Storage;
 use coracle_objects::{Object, ObjectKey};
-use coracle_proto::{cluster::SaveSnapshotRequest, join::Role};
+use coracle_proto::{
+    cluster::SaveSnapshotRequest,
+    join::Role,
+    security::{AuthoritiesRequest, RotateAuthoritiesRequest, security_client::SecurityClient},
+    tls,
+};
 use coracle_server::{Control, Mode, RestoreOptions, ServerError};
-use kube::api::{ListParams, PostParams, WatchParams};
+use k8s_openapi::api::core::v1::Node;
+use kube::{
+    Api,
+    api::{ListParams, PostParams, WatchParams},
+};
+use serde_json::json;
 
 use crate::bench::{
-    administration, config_map, config_maps, files, init, start, three, until, write_on, written,
+    admin, administration, client, config, config_map, config_maps, files, init, start, three, until,
+    write_on, written,
 };
 
 /// Takes a backup through one control node.
@@ -21,6 +32,8 @@ async fn save(control: &Control, file: &Path) -> coracle_server::Inspection {
     let mut chunks =
         administration(control).save_snapshot(SaveSnapshotRequest {}).await.unwrap().into_inner();
     let mut bytes = Vec::new();
+    let first = chunks.message().await.unwrap().unwrap();
+    assert!(first.data.is_empty(), "an answer comes before the snapshot is written");
     while let Some(chunk) = chunks.message().await.unwrap() {
         bytes.extend_from_slice(&chunk.data);
     }
@@ -105,6 +118,60 @@ async fn a_backup_under_load_becomes_a_new_cluster() {
     for control in [joined, control] {
         control.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_cluster_has_authorities_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = init(dir.path()).await;
+    let peer = RotateAuthoritiesRequest { peer: true, ..RotateAuthoritiesRequest::default() };
+    security(&control).rotate_authorities(peer).await.unwrap();
+    let state = async |control: &Control| {
+        security(control).authorities(AuthoritiesRequest {}).await.unwrap().into_inner()
+    };
+    let done = async || {
+        let state = state(&control).await;
+        state.generation == 3 && state.changing.is_empty()
+    };
+    until("the change of an authority", done).await;
+    let annotations = json!({ "coracle.dev/trust-generation": "3" });
+    let node = json!({ "metadata": { "name": "n1", "annotations": annotations } });
+    let nodes: Api<Node> = Api::all(client(&control).await);
+    nodes.create(&PostParams::default(), &serde_json::from_value(node).unwrap()).await.unwrap();
+    let file = dir.path().join("backup");
+    save(&control, &file).await;
+    let (old_address, old_administrator) = (control.address(), admin(&control));
+    control.shutdown().await;
+
+    let key_ring = Some(dir.path().join("a/keys/secrets.ring"));
+    for (name, options) in [
+        ("with-secrets", RestoreOptions { key_ring, ..RestoreOptions::default() }),
+        ("without", RestoreOptions { drop_secrets: true, ..RestoreOptions::default() }),
+    ] {
+        coracle_server::restore(&file, &dir.path().join(name), &options).unwrap();
+        let mut config = config(dir.path(), name, Mode::Resume);
+        config.listen = old_address.parse().unwrap();
+        let control = coracle_server::start(config).await.unwrap();
+        until("it to lead", || async { control.storage().linearizable().await.is_ok() }).await;
+        tls::connect(&old_address, old_administrator.clone().into())
+            .await
+            .expect_err("it is another cluster");
+        let new = state(&control).await;
+        assert_eq!((new.generation, new.changing.len()), (0, 0), "{name}");
+        // What the node had confirmed was of the old cluster: a change here waits for it.
+        let client = RotateAuthoritiesRequest { client: true, ..RotateAuthoritiesRequest::default() };
+        until("a key to seal with", || async { security(&control).rotate_authorities(client).await.is_ok() })
+            .await;
+        let waits = async || state(&control).await.waiting_members.is_empty();
+        until("the member to go by it", waits).await;
+        assert_eq!(state(&control).await.waiting_nodes, ["n1"], "{name}");
+        control.shutdown().await;
+    }
+}
+
+/// The cluster's keys and certificates at one control node, as its administrator.
+fn security(control: &Control) -> SecurityClient<tonic::transport::Channel> {
+    SecurityClient::new(tls::channel(&control.address(), admin(control)))
 }
 
 /// How many of the ConfigMaps are the system's own.

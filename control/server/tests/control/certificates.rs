@@ -3,6 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use coracle_proto::{
+    cluster::StatusRequest,
     join::{Role, join, signing_request},
     security::{
         AuthoritiesRequest, AuthoritiesResponse, RenewCertificateRequest, RotateAuthoritiesRequest,
@@ -20,7 +21,7 @@ use kube::{
 use serde_json::json;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::bench::{admin, client, config, config_map, config_maps, three, until};
+use crate::bench::{admin, administration, client, config, config_map, config_maps, three, until};
 
 /// For how long certificates live here: renewed after two thirds of it.
 const LIFE: Duration = Duration::from_secs(6);
@@ -122,6 +123,16 @@ async fn confirm(control: &Control, node: &str, generation: u64) {
     nodes.patch(node, &PatchParams::default(), &patch).await.unwrap();
 }
 
+/// As the status tells it: authorities, stage, control nodes and nodes that go by it, each of how many.
+async fn told(control: &Control) -> Option<(usize, String, [u64; 4])> {
+    let question = StatusRequest { reports: false, asking_member: 0 };
+    let status = administration(control).status(question).await.unwrap().into_inner();
+    status.authorities_change.map(|change| {
+        let counts = [change.members_done, change.members, change.nodes_done, change.nodes];
+        (change.authorities.len(), change.stage, counts)
+    })
+}
+
 fn stages(state: &AuthoritiesResponse) -> Vec<(&str, &str)> {
     state.changing.iter().map(|change| (change.authority.as_str(), change.stage.as_str())).collect()
 }
@@ -143,6 +154,7 @@ async fn authorities_change_by_steps_that_wait_for_all() {
         client.authorities(AuthoritiesRequest {}).await.is_ok()
     };
 
+    assert_eq!(told(&controls[1]).await, None);
     let all = RotateAuthoritiesRequest { peer: true, serving: true, client: true, grace_seconds: 0 };
     let mut security = SecurityClient::new(tls::channel(&controls[1].address(), old_config.clone()));
     security.rotate_authorities(all).await.unwrap();
@@ -153,6 +165,8 @@ async fn authorities_change_by_steps_that_wait_for_all() {
     assert_eq!(stages(&state), [("peer", "trusting"), ("serving", "trusting"), ("client", "trusting")]);
     assert_eq!((state.generation, state.waiting_nodes.as_slice()), (1, &["away".to_owned()][..]));
 
+    assert_eq!(told(&controls[0]).await, Some((3, "trusting".into(), [3, 3, 0, 1])));
+
     confirm(&controls[0], "away", 1).await;
     until("certificates of the new ones", || async {
         let state = authorities(&controls[0]).await;
@@ -160,6 +174,7 @@ async fn authorities_change_by_steps_that_wait_for_all() {
     })
     .await;
     assert_eq!(stages(&authorities(&controls[0]).await)[1], ("serving", "issuing"));
+    assert_eq!(told(&controls[0]).await, Some((3, "issuing".into(), [3, 3, 0, 1])));
     assert!(reached(&old_config).await, "who trusts the old ones only is still served");
     let new_pin = controls[0].create_token(Role::Control, 600).await.unwrap().ca_pin;
     assert_ne!(new_pin, old_token.ca_pin);
@@ -168,6 +183,7 @@ async fn authorities_change_by_steps_that_wait_for_all() {
 
     confirm(&controls[0], "away", 2).await;
     until("the old ones are dropped", || async { authorities(&controls[0]).await.changing.is_empty() }).await;
+    assert_eq!(told(&controls[0]).await, None);
     until("nobody trusts them", || async { !reached(&old_config).await }).await;
     until("a new kubeconfig", || async { kubeconfig(&controls[0]) != old_kubeconfig }).await;
     let maps = config_maps(&controls[1]).await;

@@ -4,12 +4,14 @@ mod bench;
 
 mod backup;
 mod certificates;
+mod divergence;
 mod joining;
 mod membership;
 mod metrics;
 mod nodes;
 mod registry;
 mod replication;
+mod restart;
 mod secrets;
 mod single;
 mod store;

@@ -4,11 +4,12 @@ use std::{fs, path::Path};
 
 use coracle_api::Storage;
 use coracle_objects::ObjectKey;
-use coracle_proto::join::{Build, JoinError, Role, join_as};
-use coracle_server::{Mode, ServerError};
+use coracle_proto::join::{self, JoinError, Role, join_as};
+use coracle_server::{Build, Control, ControlConfig, Mode, ServerError};
+use kube::api::PostParams;
 use serde_json::{Value, json};
 
-use crate::bench::{files, init, start, until};
+use crate::bench::{config, config_map, config_maps, files, init, join, start, until};
 
 fn with(path: &Path, field: &str, value: Value) {
     let mut recorded: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
@@ -55,7 +56,7 @@ async fn a_joiner_that_is_older_than_the_cluster_is_refused() {
     })
     .await;
     let token = control.create_token(Role::Control, 60).await.unwrap();
-    let old = Build { version: "0.0.1".into(), entry_format: 1 };
+    let old = join::Build { version: "0.0.1".into(), entry_format: 1 };
     let error = join_as(&[control.address()], &token, "b", "127.0.0.1:1", &old).await.err().unwrap();
     assert!(matches!(error, JoinError::Protocol { .. }), "{error}");
     assert!(error.to_string().contains("this is version 0.0.1"), "{error}");
@@ -64,4 +65,98 @@ async fn a_joiner_that_is_older_than_the_cluster_is_refused() {
     let mode = Mode::Join { addresses: vec![control.address()], token: token.to_string() };
     start(dir.path(), "b", mode).await.unwrap().shutdown().await;
     control.shutdown().await;
+}
+
+/// A build of before, and one that writes a newer format of entries.
+fn builds() -> [Build; 2] {
+    [("0.0.9", 1), ("9.0.0", 2)]
+        .map(|(version, entry_format)| Build { version: version.into(), entry_format })
+}
+
+fn as_build(dir: &Path, name: &str, mode: Mode, build: &Build) -> ControlConfig {
+    ControlConfig { build: build.clone(), ..config(dir, name, mode) }
+}
+
+/// What the cluster has agreed on, as one member knows it.
+fn agreed(control: &Control) -> (String, String) {
+    let view = control.storage().view();
+    let info = view.get(&ObjectKey::new("configmaps", "kube-system", "coracle-cluster"));
+    let info: Value = info.map(|info| serde_json::from_slice(&info.json).unwrap()).unwrap_or_default();
+    let text = |field: &str| info["data"][field].as_str().unwrap_or_default().to_owned();
+    (text("version"), text("entryFormat"))
+}
+
+/// Whether a member has announced this build, as another one knows it.
+fn announced(control: &Control, id: u64, build: &Build) -> bool {
+    let view = control.storage().view();
+    view.get(&ObjectKey::new("members.coracle.dev", "", &id.to_string())).is_some_and(|member| {
+        let member: Value = serde_json::from_slice(&member.json).unwrap();
+        member["spec"]["version"] == build.version && member["spec"]["entryFormat"] == build.entry_format
+    })
+}
+
+fn recorded(dir: &Path, name: &str) -> Value {
+    let text = fs::read(dir.join(name).join("cluster.json")).unwrap();
+    let recorded: Value = serde_json::from_slice(&text).unwrap();
+    json!([recorded["clusterVersion"], recorded["entryFormat"]])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_upgrade_raises_the_gate_with_the_last_member() {
+    let dir = tempfile::tempdir().unwrap();
+    let [old, new] = builds();
+    let first = coracle_server::start(as_build(dir.path(), "a", Mode::Init, &old)).await.unwrap();
+    let mut controls = vec![first];
+    for name in ["b", "c"] {
+        controls.push(join(&controls[0], |mode| as_build(dir.path(), name, mode, &old)).await);
+    }
+    for control in &controls {
+        until("three voters", || async { control.storage().status().voters.len() == 3 }).await;
+    }
+    let low = ("0.0.9".to_owned(), "1".to_owned());
+    until("the old version to be agreed on", || async { agreed(&controls[0]) == low }).await;
+
+    for (turn, name) in ["c", "b", "a"].into_iter().enumerate() {
+        let stopped = controls.pop().unwrap();
+        let id = stopped.member_id();
+        stopped.shutdown().await;
+        // An old build goes back and forth, up to here.
+        let back = coracle_server::start(as_build(dir.path(), name, Mode::Resume, &old)).await.unwrap();
+        back.shutdown().await;
+        let upgraded = coracle_server::start(as_build(dir.path(), name, Mode::Resume, &new)).await.unwrap();
+        controls.insert(0, upgraded);
+        until("the new build to be known", || async { controls.iter().all(|one| announced(one, id, &new)) })
+            .await;
+        let map = config_map(&format!("upgraded-{name}"), "1");
+        config_maps(&controls[turn]).await.create(&PostParams::default(), &map).await.expect("writes go on");
+        if name != "a" {
+            assert!(controls.iter().all(|control| agreed(control) == low), "some are old");
+            assert_eq!(recorded(dir.path(), name), json!(["0.0.9", 1]));
+        }
+    }
+    let high = ("9.0.0".to_owned(), "2".to_owned());
+    for control in &controls {
+        until("the new version to be agreed on", || async { agreed(control) == high }).await;
+    }
+    for name in ["a", "b", "c"] {
+        until("it to be written down", || async { recorded(dir.path(), name) == json!(["9.0.0", 2]) }).await;
+    }
+
+    let last = controls.pop().unwrap();
+    last.shutdown().await;
+    let before = files(&dir.path().join("c"));
+    let refused = coracle_server::start(as_build(dir.path(), "c", Mode::Resume, &old)).await;
+    let error = refused.err().expect("an old build on new data").to_string();
+    assert!(error.contains("the cluster runs version 9.0.0, this is version 0.0.9"), "{error}");
+    assert!(files(&dir.path().join("c")) == before, "nothing is changed");
+    let token = controls[0].create_token(Role::Control, 60).await.unwrap();
+    let mode = Mode::Join { addresses: vec![controls[0].address()], token: token.to_string() };
+    let refused = coracle_server::start(as_build(dir.path(), "d", mode, &old)).await.err().unwrap();
+    assert!(refused.to_string().contains("this is version 0.0.9"), "{refused}");
+    controls.push(coracle_server::start(as_build(dir.path(), "c", Mode::Resume, &new)).await.unwrap());
+    let map = config_map("after", "1");
+    config_maps(&controls[2]).await.create(&PostParams::default(), &map).await.unwrap();
+    for control in controls {
+        control.shutdown().await;
+    }
 }

@@ -1,0 +1,79 @@
+//! What a start writes, and that it does not need the disk to take it.
+
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
+
+use coracle_api::Storage;
+use coracle_server::Mode;
+use kube::api::PostParams;
+
+use crate::bench::{admin, config, config_map, config_maps, files, send, start, three, until};
+
+/// The kubeconfig and the number of the file that holds it.
+fn kubeconfig(dir: &Path, name: &str) -> (String, u64) {
+    let path = dir.join(name).join("kubeconfig");
+    (fs::read_to_string(&path).unwrap(), fs::metadata(&path).unwrap().ino())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_leaves_the_kubeconfig_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut controls = three(dir.path()).await;
+    let whole = || kubeconfig(dir.path(), "a").0.matches("server:").count() == 3;
+    until("all members are in the kubeconfig", || async { whole() }).await;
+    let before = kubeconfig(dir.path(), "a");
+    controls.remove(0).shutdown().await;
+    let back = start(dir.path(), "a", Mode::Resume).await.unwrap();
+    config_maps(&back).await.create(&PostParams::default(), &config_map("later", "1")).await.unwrap();
+    assert!(kubeconfig(dir.path(), "a") == before);
+    for control in controls.into_iter().chain([back]) {
+        control.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_starts_where_its_small_files_cannot_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = crate::bench::init(dir.path()).await;
+    until("the version is written down", || async {
+        let recorded = fs::read_to_string(dir.path().join("a/cluster.json")).unwrap();
+        recorded.contains(env!("CARGO_PKG_VERSION")) && dir.path().join("a/peers.json").exists()
+    })
+    .await;
+    let (old_address, administrator) = (control.address(), admin(&control));
+    control.shutdown().await;
+    // As on a full disk, also for root: directories are in the way of the temporary files.
+    let small = ["cluster.json", "peers.json", "kubeconfig"];
+    let in_the_way = small.map(|name| dir.path().join("a").join(format!("{name}.new")));
+    in_the_way.iter().for_each(|path| fs::create_dir(path).unwrap());
+    let contents = || small.map(|name| fs::read(dir.path().join("a").join(name)).unwrap());
+    let before = contents();
+
+    let mut moved = config(dir.path(), "a", Mode::Resume);
+    moved.advertise = Some("localhost".into());
+    let control = coracle_server::start(moved.clone()).await.expect("it has all that it needs");
+    assert_ne!(control.address(), old_address);
+    until("it to lead", || async { control.storage().linearizable().await.is_ok() }).await;
+    let path = "/api/v1/namespaces/default/configmaps";
+    let answer = send(&control.address(), &administrator, http::Method::GET, path, b"").await;
+    assert_eq!(answer.status(), 200, "the old kubeconfig serves");
+    until("the new address is known", || async {
+        let members = control.storage().view();
+        members
+            .list("members.coracle.dev", None)
+            .any(|member| String::from_utf8_lossy(&member.json).contains(&control.address()))
+    })
+    .await;
+    assert!(contents() == before);
+    control.shutdown().await;
+
+    in_the_way.iter().for_each(|path| fs::remove_dir(path).unwrap());
+    let control = coracle_server::start(moved).await.unwrap();
+    for name in small {
+        until(name, || async {
+            fs::read_to_string(dir.path().join("a").join(name)).unwrap().contains("localhost")
+        })
+        .await;
+    }
+    assert!(files(dir.path()).keys().all(|path| !path.ends_with(".new")));
+    control.shutdown().await;
+}
