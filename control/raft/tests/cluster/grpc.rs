@@ -138,7 +138,7 @@ async fn a_member_far_behind_catches_up_from_the_log() {
     for n in 0..ENTRIES {
         propose_to_leader(&all[..2], vec![n as u8; 1 << 20]).await;
     }
-    assert!(ENTRIES << 20 > 2 * coracle_proto::MESSAGE_BYTES_MAX);
+    const { assert!(ENTRIES << 20 > 2 * coracle_proto::MESSAGE_BYTES_MAX) };
     cluster.connect(&[1, 2, 3]);
     let begun = std::time::Instant::now();
     has(&cluster.members[2].journal, ENTRIES).await;
