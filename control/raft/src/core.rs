@@ -120,6 +120,8 @@ pub struct Core {
     /// The number of the last round that was handed to the log, and of the last that is durable.
     to_persist: u64,
     persisted: u64,
+    /// The number of the last round with another term or vote.
+    voted: u64,
     proposals: Proposals,
     reads: Reads,
     change: Option<PendingChange>,
@@ -155,6 +157,7 @@ impl Core {
             applied: marker.index,
             to_persist: 0,
             persisted: 0,
+            voted: 0,
             change: None,
             transfer: None,
             heard: BTreeMap::new(),
@@ -319,7 +322,8 @@ impl Core {
 
         let mut ready = self.node.ready();
         let (number, sync) = (ready.number(), ready.must_sync());
-        let mut work = Work { messages: ready.take_messages(), ..Work::default() };
+        let mut messages = ready.take_messages();
+        let mut work = Work::default();
         let mut records = Vec::with_capacity(ready.entries().len() + 1);
         if !ready.snapshot().is_empty() {
             work.restore = Some(self.restore(ready.snapshot(), &mut records)?);
@@ -328,10 +332,21 @@ impl Core {
         self.node.mut_store().append(&entries);
         records.extend(entries.into_iter().map(Record::Entry));
         if let Some(state) = ready.hs() {
+            let old = self.node.store().hard_state();
+            if (old.term, old.vote) != (state.term, state.vote) {
+                self.voted = number;
+            }
             self.node.mut_store().set_hard_state(state);
             records.push(Record::HardState(state.clone()));
         }
-        let held = ready.take_persisted_messages();
+        let mut held = ready.take_persisted_messages();
+        // A sole voter leads as soon as it campaigns. Were its term not durable when others hear of it, it could lead the
+        // same term twice, with other entries.
+        if self.voted > self.persisted {
+            messages.append(&mut held);
+            held = std::mem::take(&mut messages);
+        }
+        work.messages = messages;
         let committed = ready.take_committed_entries();
         for read in ready.take_read_states() {
             let confirmed = self.reads.confirmed(&read.request_ctx);

@@ -52,6 +52,10 @@ impl Log {
         &self.snapshot
     }
 
+    pub fn hard_state(&self) -> &HardState {
+        &self.hard_state
+    }
+
     pub fn set_hard_state(&mut self, hard_state: &HardState) {
         self.hard_state = hard_state.clone();
     }

@@ -1,6 +1,7 @@
 //! Several cores in one thread, with a network and disks that the test commands.
 
 mod snapshots;
+mod sole_voter;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
