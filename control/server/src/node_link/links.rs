@@ -58,12 +58,20 @@ pub struct Heard {
     pub at: Instant,
     /// `None` before its first heartbeat to this member.
     pub pressures: Option<Pressures>,
+    /// When its link broke, if it has not linked anew since.
+    pub lost: Option<Instant>,
+}
+
+impl Heard {
+    fn now(pressures: Option<Pressures>) -> Self {
+        Self { at: Instant::now(), pressures, lost: None }
+    }
 }
 
 impl Links {
     /// Begins to take links. Every node that exists has a full grace period to report to the new leader.
     pub fn open(&self, view: &View) {
-        let heard = Heard { at: Instant::now(), pressures: None };
+        let heard = Heard::now(None);
         *self.heard.lock() = view.list("nodes", None).map(|node| (node.name().to_owned(), heard)).collect();
         self.sessions.lock().open = true;
     }
@@ -102,17 +110,25 @@ impl Links {
     pub fn end(&self, node: &str, session: &Session) {
         session.logs.close();
         session.ended.cancel();
-        let sessions = &mut self.sessions.lock().by_node;
-        if sessions.get(node).is_some_and(|known| known.number == session.number) {
-            sessions.remove(node);
+        let mut sessions = self.sessions.lock();
+        if sessions.by_node.get(node).is_some_and(|known| known.number == session.number) {
+            sessions.by_node.remove(node);
+            if let Some(heard) = self.heard.lock().get_mut(node) {
+                heard.lost = Some(Instant::now());
+            }
+            self.changed.notify_one();
         }
     }
 
+    /// When the first link broke of those that did so after `since` and were not mended.
+    pub fn lost_after(&self, since: Instant) -> Option<Instant> {
+        self.heard.lock().values().filter_map(|heard| heard.lost).filter(|lost| *lost > since).min()
+    }
+
     pub fn hear(&self, node: &str, pressures: Option<Pressures>) {
-        let now = Instant::now();
         let mut heard = self.heard.lock();
-        let known = heard.entry(node.to_owned()).or_insert(Heard { at: now, pressures: None });
-        known.at = now;
+        let known = heard.entry(node.to_owned()).or_insert_with(|| Heard::now(None));
+        (known.at, known.lost) = (Instant::now(), None);
         if pressures.is_some() && known.pressures != pressures {
             known.pressures = pressures;
             self.changed.notify_one();
@@ -152,9 +168,28 @@ impl Links {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::sync::mpsc;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broken_link_is_lost_until_the_node_links_anew() {
+        let links = Links::default();
+        links.open(&View::default());
+        let (down, _messages) = mpsc::channel(1);
+        let begun = Instant::now();
+        let (first, second) = (links.begin("n1", &down).unwrap(), links.begin("n1", &down).unwrap());
+        links.end("n1", &first);
+        assert_eq!(links.lost_after(begun - Duration::from_secs(1)), None, "a newer link is there");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        links.end("n1", &second);
+        assert_eq!(links.lost_after(begun), Some(Instant::now()));
+        assert_eq!(links.lost_after(Instant::now()), None);
+        links.begin("n1", &down).unwrap();
+        assert_eq!(links.lost_after(begun), None);
+    }
 
     #[test]
     fn links_begin_only_while_open() {

@@ -6,10 +6,10 @@ use coracle_api::Storage;
 use coracle_objects::{Object, Revision, Transaction};
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::{
-    links::{Links, Pressures},
+    links::{Heard, Links, Pressures},
     node_object::{self, LEASE_SECONDS, Readiness, ready_status},
     pod_blocks::Abandoned,
 };
@@ -17,6 +17,9 @@ use crate::storage::ReplicatedStorage;
 
 /// A node that was not heard of for so long is no longer Ready. Nodes send a heartbeat a second.
 const NODE_MONITOR_GRACE: Duration = Duration::from_secs(4);
+
+/// The same for a node whose link broke, which one that lives mends at once: its process has ended most probably.
+const LOST_LINK_GRACE: Duration = Duration::from_millis(1500);
 
 /// How often all nodes are looked at.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -47,9 +50,12 @@ pub async fn monitor(storage: &ReplicatedStorage, links: &Links) {
     let mut abandoned = Abandoned::default();
     let mut agreed: BTreeMap<String, Agreed> = BTreeMap::new();
     loop {
+        let soon = Instant::now().checked_sub(LOST_LINK_GRACE).and_then(|since| links.lost_after(since));
+        let due = soon.map(|lost| lost + LOST_LINK_GRACE);
         tokio::select! {
             _ = ticks.tick() => {}
             () = links.changed.notified() => {}
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
         let view = storage.view();
         let now = Timestamp::now();
@@ -79,6 +85,11 @@ pub async fn monitor(storage: &ReplicatedStorage, links: &Links) {
     }
 }
 
+fn is_alive(heard: Heard) -> bool {
+    let lost = heard.lost.is_some_and(|lost| lost.elapsed() >= LOST_LINK_GRACE);
+    !lost && heard.at.elapsed() < NODE_MONITOR_GRACE
+}
+
 fn change(
     links: &Links,
     node: &Object,
@@ -86,7 +97,7 @@ fn change(
     now: Timestamp,
 ) -> Option<Transaction> {
     let heard = links.heard(node.name());
-    let alive = heard.is_some_and(|heard| heard.at.elapsed() < NODE_MONITOR_GRACE);
+    let alive = heard.is_some_and(is_alive);
     let pressures = heard.and_then(|heard| heard.pressures);
     if alive && pressures.is_none() && !links.connected(node.name()) {
         // A new leader has not heard of the node yet: its state stays as it is for the grace period.
