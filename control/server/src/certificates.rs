@@ -12,7 +12,7 @@ mod renewal;
 pub use authority_change::{
     ChangeRefused, Waiting, begin as begin_change, follow as follow_authorities, run as run_change,
 };
-pub use authority_state::{TRUSTS, TrustState, node_announcement};
+pub use authority_state::{TRUSTS, TrustState, forgotten as forgotten_authorities, node_announcement};
 pub use credentials::Credentials;
 pub use kubeconfig_file::KubeconfigFile;
 pub use renewal::renew_nodes_certificate;

@@ -1,6 +1,6 @@
 //! A cluster of one, made of the state of another: what has to be different in it.
 
-use std::{cell::RefCell, io, io::Read};
+use std::{cell::RefCell, collections::BTreeSet, io, io::Read};
 
 use coracle_objects::{ObjectKey, Transaction, Write};
 use coracle_raft::recover::Stopped;
@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use crate::{
     bootstrap::{self, CLUSTER_INFO},
+    certificates,
     drafts::{editable, encode, new_draft},
     encryption::{KEY_HOLDERS, KEY_RINGS},
     error::ServerError,
@@ -69,10 +70,11 @@ pub fn settle(store: &mut Store, cluster_id: &str, me: &MemberSpec, what: Break)
     writes.push(Write::Put { key, draft });
     if what != Break::Members {
         writes.extend(tokens::keys(&view).into_iter().map(delete));
+        writes.extend(certificates::forgotten_authorities(&view));
     }
     if what == Break::EverybodyAndSecrets {
-        let tokens = tokens::keys(&view);
-        let sealed = sealed(store).map(|(key, _)| key).filter(|key| !tokens.contains(key));
+        let gone: BTreeSet<ObjectKey> = writes.iter().map(|write| write.key().clone()).collect();
+        let sealed = sealed(store).map(|(key, _)| key).filter(|key| !gone.contains(key));
         writes.extend(sealed.map(delete));
         writes.extend(view.list(KEY_RINGS, None).map(|ring| delete(ring.key.clone())));
     }
@@ -126,6 +128,21 @@ mod tests {
         }
         let info = json!({ "data": { "clusterId": "old", "nextMemberId": "5" } });
         put(&mut store, "v1", "ConfigMap", CLUSTER_INFO.key(), info);
+        let of_authorities =
+            [("trusts", "Trust"), ("authorities", "Authorities"), ("trustholders", "TrustHolder")];
+        for (plural, kind) in of_authorities {
+            let key = ObjectKey::new(format!("{plural}.coracle.dev").as_str(), "", "1");
+            put(&mut store, "coracle.dev/v1", kind, key, json!({ "spec": {} }));
+        }
+        let generation = json!({ "metadata": { "annotations": { "coracle.dev/trust-generation": "3" } } });
+        let node = ObjectKey::new("nodes", "", "n");
+        put(&mut store, "v1", "Node", node.clone(), generation);
+        let left = |store: &Store| -> usize {
+            of_authorities
+                .iter()
+                .map(|(plural, _)| store.view().count(&format!("{plural}.coracle.dev")))
+                .sum()
+        };
         let before = store.revision();
         assert_eq!(unused_id(&store, &[1, 2]), 5);
         assert_eq!(unused_id(&store, &[7]), 8);
@@ -136,7 +153,11 @@ mod tests {
         assert_eq!(editable(info)["data"]["clusterId"], "new");
         assert_eq!(bootstrap::former_ids(store.view()), ["old"]);
         assert_eq!(store.revision(), before + 1 + REVISIONS_SKIPPED);
+        assert_eq!(left(&store), 3, "the CAs stay");
         settle(&mut store, "newer", &member(6), Break::Everybody).unwrap();
         assert_eq!(bootstrap::former_ids(store.view()), [""; 0]);
+        assert_eq!(left(&store), 0, "the CAs are new");
+        let node = editable(store.view().get(&node).unwrap());
+        assert_eq!(node["metadata"]["annotations"], json!({}), "nodes go by none of them yet");
     }
 }

@@ -127,6 +127,18 @@ pub fn nodes_behind(view: &View, generation: u64) -> Vec<String> {
     behind.map(|node| node.name().to_owned()).collect()
 }
 
+/// What a cluster with other authorities must not take over: how far the old ones were, their keys, and who went by them.
+pub fn forgotten(view: &View) -> Vec<Write> {
+    let objects = [TRUSTS, AUTHORITIES, HOLDERS].into_iter().flat_map(|resource| view.list(resource, None));
+    let mut writes: Vec<Write> = objects.map(|object| Write::Delete { key: object.key.clone() }).collect();
+    writes.extend(view.list(NODES, None).filter_map(|node| {
+        let mut draft = editable(node);
+        draft["metadata"]["annotations"].as_object_mut()?.remove(NODE_ANNOTATION)?;
+        Some(Write::Put { key: node.key.clone(), draft: encode(&draft) })
+    }));
+    writes
+}
+
 fn holders(view: &View) -> BTreeMap<u64, u64> {
     let objects = view.list(HOLDERS, None).filter_map(|object| object.parse::<Spec<Holder>>().ok());
     objects.map(|holder| (holder.spec.member, holder.spec.generation)).collect()

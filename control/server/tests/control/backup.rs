@@ -8,12 +8,17 @@ use std::{
 
 use coracle_api::Storage;
 use coracle_objects::{Object, ObjectKey};
-use coracle_proto::{cluster::SaveSnapshotRequest, join::Role};
+use coracle_proto::{
+    cluster::SaveSnapshotRequest,
+    join::Role,
+    security::{RotateAuthoritiesRequest, security_client::SecurityClient},
+    tls,
+};
 use coracle_server::{Control, Mode, RestoreOptions, ServerError};
 use kube::api::{ListParams, PostParams, WatchParams};
 
 use crate::bench::{
-    administration, config_map, config_maps, files, init, start, three, until, write_on, written,
+    admin, administration, config_map, config_maps, files, init, start, three, until, write_on, written,
 };
 
 /// Takes a backup through one control node.
@@ -163,6 +168,47 @@ async fn what_is_no_whole_backup_or_no_empty_directory_is_refused() {
     assert_eq!(secrets, 0, "what nobody can open is left out");
     until("a token to be made", || async { control.create_token(Role::Node, 60).await.is_ok() }).await;
     control.shutdown().await;
+}
+
+/// Changes all authorities of a cluster of one, to the end; answers the certificate of the serving authority.
+async fn change_authorities(control: &Control, dir: &Path) -> String {
+    let all = RotateAuthoritiesRequest { peer: true, serving: true, client: true, grace_seconds: 0 };
+    let generation =
+        || control.storage().view().get(&ObjectKey::new("trusts.coracle.dev", "", "cluster")).cloned();
+    until("an administrator to begin", || async {
+        let mut security = SecurityClient::new(tls::channel(&control.address(), admin(control)));
+        security.rotate_authorities(all).await.is_ok()
+    })
+    .await;
+    until("the change to end", || async {
+        generation()
+            .is_some_and(|trust| String::from_utf8_lossy(&trust.draft()).contains(r#""generation":3"#))
+    })
+    .await;
+    let kept = || fs::read_to_string(dir.join("pki/serving-ca.crt")).unwrap();
+    until("the old authority to be gone", || async { kept().matches("BEGIN").count() == 1 }).await;
+    kept()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_cluster_has_its_own_authorities_and_can_change_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("backup");
+    let control = init(dir.path()).await;
+    let old = change_authorities(&control, &dir.path().join("a")).await;
+    save(&control, &file).await;
+    control.shutdown().await;
+    for (name, drop_secrets) in [("whole", false), ("dropped", true)] {
+        let key_ring = (!drop_secrets).then(|| dir.path().join("a/keys/secrets.ring"));
+        let options = RestoreOptions { name: name.into(), key_ring, drop_secrets };
+        let data = dir.path().join(name);
+        coracle_server::restore(&file, &data, &options).unwrap();
+        let made = fs::read_to_string(data.join("pki/serving-ca.crt")).unwrap();
+        let control = start(dir.path(), name, Mode::Resume).await.unwrap();
+        let changed = change_authorities(&control, &data).await;
+        assert!(made != old && changed != old && changed != made, "{name}");
+        control.shutdown().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
