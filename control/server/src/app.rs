@@ -144,7 +144,9 @@ async fn run(
     let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers, secrets.clone(), format.clone());
     let links = Arc::new(Links::default());
     let recorder = EventRecorder::start(storage.clone());
-    let blobs = Arc::new(Blobs::open(&data.path("blobs"))?);
+    let watched = storage.raft().status();
+    let blobs = Blobs::open(&data.path("blobs"), move || !health::disk_is_low(&watched.borrow()));
+    let blobs = Arc::new(blobs?);
     let node_link = NodeLinkService {
         storage: storage.clone(),
         links: links.clone(),
@@ -170,6 +172,7 @@ async fn run(
     tasks.spawn(listener::serve(listener, port, closing.clone()));
     tasks.spawn(certificates::follow_authorities(storage.clone(), credentials.clone(), data.clone()));
     tasks.spawn(certificates::run_renewal(credentials.clone(), kubeconfig.clone()));
+    let told = recorder.clone();
     tasks.spawn(leader::run(Duties {
         storage: storage.clone(),
         links: links.clone(),
@@ -196,7 +199,7 @@ async fn run(
         follow_members(members, &followed, &transport, &recorded, &kubeconfig)
     }));
     tasks.spawn(membership::announce(storage.clone(), me.clone()));
-    tasks.spawn(health::run(storage.clone(), fatal.clone()));
+    tasks.spawn(health::run(storage.clone(), told, fatal.clone()));
     tracing::info!(
         member = me.id,
         cluster = membership.cluster_id,

@@ -85,6 +85,8 @@ impl Cluster for ClusterService {
         };
         let (status, view) = (self.storage.status(), self.storage.view());
         let agreed = Agreed::read(&view);
+        let mut alarms = status::alarms(&view, &members, reports, Timestamp::now());
+        alarms.extend(self.storage.notes().lock().disputed.map(status::disputed));
         Ok(Response::new(StatusResponse {
             cluster_id: self.cluster_id.clone(),
             member_id: status.id,
@@ -93,7 +95,7 @@ impl Cluster for ClusterService {
             commit_index: status.commit,
             applied_index: status.applied,
             revision: view.revision,
-            alarms: status::alarms(&view, &members, reports, Timestamp::now()),
+            alarms,
             asking_member_removed: is_removed(&view, &status, asking_member),
             members,
             version: VERSION.into(),

@@ -12,7 +12,8 @@ use jiff::Timestamp;
 
 use super::changes::within;
 use crate::{
-    error::ServerError, membership::keeper, peers::MEMBERS, pki::Authorities, storage::ReplicatedStorage,
+    error::ServerError, health, membership::keeper, peers::MEMBERS, pki::Authorities,
+    storage::ReplicatedStorage,
 };
 
 /// Until another member must have reported.
@@ -96,6 +97,11 @@ pub fn alarms(view: &View, members: &[Member], reported: bool, now: Timestamp) -
         );
     }
     alarms
+}
+
+/// Members have different states, and nobody knows which is right.
+pub fn disputed(index: u64) -> Alarm {
+    Alarm { reason: "StatesDiffer".into(), member_id: 0, message: health::disputed_message(index) }
 }
 
 fn member_alarms(id: u64, report: &MemberReport, now: Timestamp, tell: &mut impl FnMut(&str, u64, String)) {

@@ -216,7 +216,8 @@ fn with_condition(object: &Object, is_dead: bool, message: &str, now: Timestamp)
     encode(&draft)
 }
 
-fn record(
+/// Tells something about a member, as an event.
+pub fn record(
     recorder: &EventRecorder,
     view: &View,
     id: u64,
