@@ -77,6 +77,14 @@ pub fn alarms(view: &View, members: &[Member], reported: bool, now: Timestamp) -
     }
     for member in members {
         let object = view.get(&ObjectKey::new(MEMBERS, "", &member.id.to_string()));
+        if object.is_none() && view.count(MEMBERS) > 0 {
+            let mend = "a learner is removed by itself after a minute; otherwise `coracle cluster remove`";
+            tell(
+                "NoObject",
+                member.id,
+                format!("it belongs to the cluster but has no Member object; {mend}"),
+            );
+        }
         if let Some((since, message)) = object.and_then(|object| keeper::dead_since(object)) {
             let mend = "bring it back, or join a new control node, which takes its place, or remove it";
             tell("MemberDead", member.id, format!("since {since}: {message}; {mend}"));
