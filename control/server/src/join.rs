@@ -21,6 +21,7 @@ use crate::{
     certificates::Credentials,
     drafts::new_draft,
     encryption::SecretBox,
+    forwarding::{forwarding, leader_elsewhere},
     membership::keeper,
     node_link::Links,
     peers::{MEMBERS, MemberSpec, members},
@@ -54,11 +55,10 @@ pub struct JoinService {
 #[async_trait]
 impl Join for JoinService {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let leader = leader_elsewhere(&self.storage, &request)?;
         let request = request.into_inner();
-        if !self.storage.leads() {
-            let leader =
-                self.storage.leader_channel().ok_or_else(|| Status::unavailable("no leader is known"))?;
-            return JoinClient::new(leader).join(request).await;
+        if let Some(leader) = leader {
+            return JoinClient::new(leader).join(forwarding(request)).await;
         }
         check_clock(request.clock_unix_ms, Timestamp::now())?;
         check_protocol(request.protocol_min, request.protocol_max)?;

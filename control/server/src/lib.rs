@@ -24,6 +24,7 @@ mod peers;
 mod storage;
 
 mod drafts;
+mod forwarding;
 
 mod backup;
 mod newborn;

@@ -15,6 +15,7 @@ use crate::{
     certificates::{self, ChangeRefused, Credentials, TrustState, Waiting},
     drafts,
     encryption::{self, KeyRingState, KeysRefused, SecretBox},
+    forwarding::{forwarding, leader_elsewhere},
     identity::{administrators_only, caller, members_only},
     pki::AuthorityName,
     storage::ReplicatedStorage,
@@ -33,13 +34,8 @@ pub struct SecurityService {
 impl SecurityService {
     /// A client of the leader where this member does not lead.
     #[allow(clippy::result_large_err, reason = "the error type of tonic services")]
-    fn elsewhere(&self) -> Result<Option<SecurityClient<Channel>>, Status> {
-        if self.storage.leads() {
-            return Ok(None);
-        }
-        let leader =
-            self.storage.leader_channel().ok_or_else(|| Status::unavailable("no leader is known"))?;
-        Ok(Some(SecurityClient::new(leader)))
+    fn elsewhere<T>(&self, request: &Request<T>) -> Result<Option<SecurityClient<Channel>>, Status> {
+        Ok(leader_elsewhere(&self.storage, request)?.map(SecurityClient::new))
     }
 
     async fn present_authorities(&self) -> Result<AuthoritiesResponse, Status> {
@@ -95,8 +91,8 @@ impl Security for SecurityService {
         request: Request<RotateKeysRequest>,
     ) -> Result<Response<KeysResponse>, Status> {
         administrators_only(&request)?;
-        if let Some(mut leader) = self.elsewhere()? {
-            return leader.rotate_keys(request.into_inner()).await;
+        if let Some(mut leader) = self.elsewhere(&request)? {
+            return leader.rotate_keys(forwarding(request.into_inner())).await;
         }
         encryption::begin_rotation(&self.storage, &self.secrets).await.map_err(refused)?;
         Ok(Response::new(self.present_keys().await?))
@@ -104,8 +100,8 @@ impl Security for SecurityService {
 
     async fn drop_key(&self, request: Request<DropKeyRequest>) -> Result<Response<KeysResponse>, Status> {
         administrators_only(&request)?;
-        if let Some(mut leader) = self.elsewhere()? {
-            return leader.drop_key(request.into_inner()).await;
+        if let Some(mut leader) = self.elsewhere(&request)? {
+            return leader.drop_key(forwarding(request.into_inner())).await;
         }
         encryption::drop_key(&self.storage, &request.into_inner().id).await.map_err(refused)?;
         Ok(Response::new(self.present_keys().await?))
@@ -162,9 +158,10 @@ impl Security for SecurityService {
         request: Request<RotateAuthoritiesRequest>,
     ) -> Result<Response<AuthoritiesResponse>, Status> {
         administrators_only(&request)?;
+        let leader = self.elsewhere(&request)?;
         let request = request.into_inner();
-        if let Some(mut leader) = self.elsewhere()? {
-            return leader.rotate_authorities(request).await;
+        if let Some(mut leader) = leader {
+            return leader.rotate_authorities(forwarding(request)).await;
         }
         let chosen = [
             (request.peer, AuthorityName::Peer),

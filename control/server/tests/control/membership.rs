@@ -3,12 +3,16 @@
 use std::{path::Path, time::Duration};
 
 use coracle_api::Storage;
-use coracle_proto::cluster::{MemberRequest, ReplaceRequest, StatusRequest, StatusResponse};
+use coracle_proto::{
+    cluster::{MemberRequest, ReplaceRequest, StatusRequest, StatusResponse},
+    security::{RotateKeysRequest, security_client::SecurityClient},
+    tls,
+};
 use coracle_raft::Status;
 use coracle_server::{Control, ControlConfig, Mode};
 use tonic::Code;
 
-use crate::bench::{administration, config, init, join, start, three, until, write_on, written};
+use crate::bench::{admin, administration, config, init, join, start, three, until, write_on, written};
 
 /// Learners are promoted by nobody but the administrator.
 fn by_hand(dir: &Path, name: &str, mode: Mode) -> ControlConfig {
@@ -205,4 +209,21 @@ async fn one_learner_stays_a_learner() {
     for control in [third, second, first] {
         control.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_is_handed_on_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let controls = three(dir.path()).await;
+    let follower = controls.iter().find(|control| !control.storage().leads()).expect("one leads");
+    let marked = |message| {
+        let mut request = tonic::Request::new(message);
+        request.metadata_mut().insert("coracle-forwarded", "1".parse().unwrap());
+        request
+    };
+    let mut security = SecurityClient::new(tls::channel(&follower.address(), admin(follower)));
+    let refused = security.rotate_keys(marked(RotateKeysRequest {})).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    security.rotate_keys(RotateKeysRequest {}).await.expect("a call of a client is handed on");
+    futures::future::join_all(controls.into_iter().map(Control::abort)).await;
 }
