@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use coracle_api::Storage;
+use coracle_objects::ObjectKey;
 use coracle_proto::security::{
     AuthoritiesRequest, AuthoritiesResponse, AuthorityChange, ConfirmTrustRequest, ConfirmTrustResponse,
     DropKeyRequest, FetchKeysRequest, FetchKeysResponse, KeyInfo, KeysRequest, KeysResponse,
@@ -126,6 +127,12 @@ impl Security for SecurityService {
     ) -> Result<Response<RenewCertificateResponse>, Status> {
         let caller = caller(&request);
         let node = caller.node().ok_or_else(|| Status::permission_denied("only nodes may call this"))?;
+        let view =
+            self.storage.linearizable().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        if view.get(&ObjectKey::new("nodes", "", node)).is_none() {
+            let mend = "join again with an empty data directory and a new token";
+            return Err(Status::permission_denied(format!("there is no node {node} any more; {mend}")));
+        }
         let authorities = self.credentials.authorities();
         let response = certificates::renew_nodes_certificate(&authorities, node, request.get_ref())?;
         tracing::info!(node, "the certificate of a node renewed");
