@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use axum::{Router, body::Body, response::IntoResponse};
@@ -57,18 +58,22 @@ impl tower::Service<Request<NetworkBody>> for Service {
 
 impl Front {
     async fn answer(&self, request: Request<NetworkBody>, caller: &Caller) -> Response<Body> {
+        let began = Instant::now();
         let path = request.uri().path();
         if path.starts_with(GRPC_PREFIX) {
             if path.starts_with(RAFT_PREFIX) && !matches!(caller, Caller::Member) {
                 return Status::permission_denied("only control nodes may call this").into_http::<Body>();
             }
-            self.telemetry.requests.grpc_began(path);
-            return infallible(self.grpc.clone().oneshot(request).await).map(Body::new);
+            let service = self.telemetry.requests.grpc_began(path);
+            let response = infallible(self.grpc.clone().oneshot(request).await).map(Body::new);
+            self.telemetry.requests.grpc_answered(service, began.elapsed());
+            return response;
         }
         if path == "/v2" || path.starts_with("/v2/") {
             let method = request.method().clone();
             let response = infallible(self.registry.clone().oneshot(request.map(Body::new)).await);
-            self.telemetry.requests.registry_answered(method.as_str(), response.status().as_u16());
+            let code = response.status().as_u16();
+            self.telemetry.requests.registry_answered(method.as_str(), code, began.elapsed());
             response
         } else if path == "/metrics" {
             self.metrics(caller).await
