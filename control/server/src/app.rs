@@ -54,11 +54,12 @@ use crate::{
     join::JoinService,
     leader::{self, Duties},
     leader_service::LeaderService,
-    listener::{self, Port},
+    listener::{self, Bounds, Port},
     machine::{AppliedEntry, Fatal, Machine},
     membership::{self, keeper::Periods},
     node_link::{Links, NodeLinkService},
     nodes::LinkedNodes,
+    open_files,
     peers::{MemberSpec, Peers},
     registry,
     rendezvous::Rendezvous,
@@ -100,6 +101,7 @@ pub struct Control {
 /// resumed or joined member serves and catches up with the others by itself.
 pub async fn start(config: ControlConfig) -> Result<Control, ServerError> {
     tls::provider();
+    let bounds = Bounds::within(open_files::raise());
     let data = Arc::new(DataDir::open(&config.data_dir)?);
     let listener = enter::listen(config.listen, &data).await?;
     let bound =
@@ -107,7 +109,7 @@ pub async fn start(config: ControlConfig) -> Result<Control, ServerError> {
     let address = enter::advertised(config.advertise.as_deref(), bound);
     let entered = enter::enter(&config, &data, &address).await?;
     let founds = entered.founds;
-    let control = run(&config, data, listener, bound, entered).await?;
+    let control = run(&config, data, (listener, bounds), bound, entered).await?;
     if founds {
         control.data.record(&control.membership)?;
         control.wait_until_ready().await?;
@@ -118,7 +120,7 @@ pub async fn start(config: ControlConfig) -> Result<Control, ServerError> {
 async fn run(
     config: &ControlConfig,
     data: Arc<DataDir>,
-    listener: TcpListener,
+    (listener, bounds): (TcpListener, Bounds),
     listen_address: SocketAddr,
     entered: Entered,
 ) -> Result<Control, ServerError> {
@@ -169,7 +171,7 @@ async fn run(
     let closing = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let kubeconfig = Arc::new(KubeconfigFile::new(data.clone(), credentials.clone(), me.clone())?);
-    tasks.spawn(listener::serve(listener, port, closing.clone()));
+    tasks.spawn(listener::serve(listener, port, bounds, closing.clone()));
     tasks.spawn(certificates::follow_authorities(storage.clone(), credentials.clone(), data.clone()));
     tasks.spawn(certificates::run_renewal(credentials.clone(), kubeconfig.clone()));
     let told = recorder.clone();

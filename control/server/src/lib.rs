@@ -55,6 +55,8 @@ mod registry;
 
 mod checks;
 mod listener;
+mod newcomers;
+mod open_files;
 mod service;
 mod telemetry;
 
