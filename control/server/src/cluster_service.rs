@@ -30,7 +30,7 @@ use crate::{
     certificates::Credentials,
     config::VERSION,
     forwarding::{forwarding, is_forwarded},
-    identity::administrators_only,
+    identity::{Caller, administrators_only, caller},
     join::known_members,
     membership::is_removed,
     storage::ReplicatedStorage,
@@ -76,6 +76,16 @@ impl ClusterService {
 #[async_trait]
 impl Cluster for ClusterService {
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        if let Caller::FormerMember(_) = caller(&request) {
+            // All that it has to know.
+            let cluster_id = self.cluster_id.clone();
+            let asking_member_removed = true;
+            return Ok(Response::new(StatusResponse {
+                cluster_id,
+                asking_member_removed,
+                ..StatusResponse::default()
+            }));
+        }
         administrators_only(&request)?;
         let forwarded = is_forwarded(&request);
         let StatusRequest { reports, asking_member } = request.into_inner();

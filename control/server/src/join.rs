@@ -25,7 +25,7 @@ use crate::{
     membership::keeper,
     node_link::Links,
     peers::{MEMBERS, MemberSpec, members},
-    pki::{CONTROL_ORGANIZATION, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject},
+    pki::{CONTROL_ORGANIZATION, MEMBER_PREFIX, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject},
     storage::ReplicatedStorage,
     tokens,
     version::Agreed,
@@ -103,17 +103,15 @@ impl JoinService {
     }
 
     async fn join_control(&self, request: JoinRequest) -> Result<JoinResponse, Status> {
-        let subject = |server| Subject {
+        let subject = Subject {
             common_name: &request.name,
             organization: CONTROL_ORGANIZATION,
-            names: if server { vec![host(&request.advertise).to_owned()] } else { vec![] },
-            server,
+            names: vec![host(&request.advertise).to_owned()],
+            server: true,
         };
         let authorities = self.credentials.authorities();
-        let certificate_pem =
-            authorities.peer.sign_request(&subject(false), &request.csr_pem).map_err(bad_request)?;
         let serving_certificate_pem =
-            authorities.serving.sign_request(&subject(true), &request.csr_pem).map_err(bad_request)?;
+            authorities.serving.sign_request(&subject, &request.csr_pem).map_err(bad_request)?;
         let member_id = self.register(&request).await?;
         if let Err((error, outcome)) = self.add_learner(member_id).await {
             self.take_back(member_id, outcome).await;
@@ -121,6 +119,11 @@ impl JoinService {
                 "the member could not be added: {error}; make a new token and retry"
             )));
         }
+        // Towards other members it is known by its id, which it has only now.
+        let name = format!("{MEMBER_PREFIX}{member_id}");
+        let subject = Subject { common_name: &name, names: vec![], server: false, ..subject };
+        let certificate_pem =
+            authorities.peer.sign_request(&subject, &request.csr_pem).map_err(bad_request)?;
         tracing::info!(member = member_id, name = %request.name, address = %request.advertise, "control node joined");
         Ok(JoinResponse {
             certificate_pem,

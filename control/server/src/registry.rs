@@ -256,7 +256,7 @@ fn authorize(caller: &Caller, method: &Method) -> Result<(), RegistryError> {
     match caller {
         Caller::Anonymous => Err(RegistryError::unauthorized()),
         caller if caller.is_master() || (caller.is_node() && reads) => Ok(()),
-        Caller::Member if reads => Ok(()),
+        Caller::Member(_) if reads => Ok(()),
         _ => Err(RegistryError::denied()),
     }
 }

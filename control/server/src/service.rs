@@ -10,11 +10,17 @@ use std::{
 };
 
 use axum::{Router, body::Body, response::IntoResponse};
+use coracle_raft::RaftSender;
 use http::{Request, Response, StatusCode};
 use tonic::{Status, service::Routes};
 use tower::ServiceExt;
 
-use crate::{identity::Caller, listener::NetworkBody, telemetry::Telemetry};
+use crate::{
+    identity::{Caller, former_member},
+    listener::NetworkBody,
+    membership,
+    telemetry::Telemetry,
+};
 
 /// All gRPC services have paths of this form.
 const GRPC_PREFIX: &str = "/coracle.";
@@ -47,7 +53,7 @@ impl tower::Service<Request<NetworkBody>> for Service {
     }
 
     fn call(&mut self, mut request: Request<NetworkBody>) -> Self::Future {
-        let (front, caller) = (self.front.clone(), self.caller.clone());
+        let (front, caller) = (self.front.clone(), self.front.now(&self.caller));
         if let Caller::Client(identity) = &caller {
             request.extensions_mut().insert(identity.clone());
         }
@@ -57,12 +63,30 @@ impl tower::Service<Request<NetworkBody>> for Service {
 }
 
 impl Front {
-    async fn answer(&self, request: Request<NetworkBody>, caller: &Caller) -> Response<Body> {
+    /// The caller of a connection as of this call: a member may have been removed since it began.
+    fn now(&self, caller: &Caller) -> Caller {
+        match caller {
+            Caller::Member(id) if membership::is_former(&self.telemetry.storage, *id) => {
+                Caller::FormerMember(*id)
+            }
+            caller => caller.clone(),
+        }
+    }
+
+    async fn answer(&self, mut request: Request<NetworkBody>, caller: &Caller) -> Response<Body> {
         let began = Instant::now();
-        let path = request.uri().path();
+        let path = request.uri().path().to_owned();
+        let path = path.as_str();
         if path.starts_with(GRPC_PREFIX) {
-            if path.starts_with(RAFT_PREFIX) && !matches!(caller, Caller::Member) {
-                return Status::permission_denied("only control nodes may call this").into_http::<Body>();
+            if path.starts_with(RAFT_PREFIX) {
+                match *caller {
+                    Caller::Member(id) => request.extensions_mut().insert(RaftSender(id)),
+                    Caller::FormerMember(id) => return former_member(id).into_http::<Body>(),
+                    _ => {
+                        let reason = "only control nodes may call this";
+                        return Status::permission_denied(reason).into_http::<Body>();
+                    }
+                };
             }
             let service = self.telemetry.requests.grpc_began(path);
             let response = infallible(self.grpc.clone().oneshot(request).await).map(Body::new);
