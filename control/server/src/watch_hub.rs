@@ -427,6 +427,7 @@ mod tests {
         assert_eq!(revision(watch.next().await), ('p', 0));
         assert_eq!(revision(watch.next().await), ('o', 0));
         assert!(watch.next().await.is_none());
+        assert_eq!(bench.hub.overflowed(), 1);
         assert!(bench.hub.watch(&"configmaps".into(), 0).is_err());
     }
 }
