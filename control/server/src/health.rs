@@ -17,6 +17,7 @@ use coracle_raft::Status;
 use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::time::{interval, timeout};
+use tonic::{Code, Response};
 
 use crate::{
     events::EventRecorder,
@@ -88,6 +89,9 @@ pub struct Notes {
     low: BTreeSet<u64>,
     /// The newest entry at which states differ while no majority tells which is right.
     pub disputed: Option<u64>,
+    /// Somebody did not take this member for one: it may have been removed without hearing of it, as a learner is that
+    /// nobody sends anything any more.
+    pub refused: bool,
 }
 
 /// The notes of this member.
@@ -139,7 +143,10 @@ pub async fn run(storage: ReplicatedStorage, recorder: EventRecorder, fatal: Arc
         let status = storage.status();
         let others = status.voters.iter().chain(&status.learners).filter(|id| **id != status.id);
         let asked = others.map(|id| ask(&storage, *id));
-        let answers: BTreeMap<u64, HealthResponse> = join_all(asked).await.into_iter().flatten().collect();
+        let heard = join_all(asked).await;
+        let refused = heard.iter().any(|(_, answer)| matches!(answer, Err(Code::PermissionDenied)));
+        let answers: BTreeMap<u64, HealthResponse> =
+            heard.into_iter().filter_map(|(id, answer)| Some((id, answer.ok()?))).collect();
         let own = report(&storage);
         let verdict = compare((status.id, &own), &answers, &status.voters);
         if let Verdict::Wrong(index) = verdict {
@@ -152,6 +159,7 @@ pub async fn run(storage: ReplicatedStorage, recorder: EventRecorder, fatal: Arc
             return;
         }
         storage.notes().lock().take(&status, &answers);
+        storage.notes().lock().refused = refused;
         let disputed = if let Verdict::Disputed(index) = verdict { Some(index) } else { None };
         dispute(&storage, &recorder, disputed);
         if own.disk_low && storage.leads() {
@@ -160,10 +168,12 @@ pub async fn run(storage: ReplicatedStorage, recorder: EventRecorder, fatal: Arc
     }
 }
 
-async fn ask(storage: &ReplicatedStorage, id: u64) -> Option<(u64, HealthResponse)> {
-    let channel = storage.peers().channel(id)?;
+async fn ask(storage: &ReplicatedStorage, id: u64) -> (u64, Result<HealthResponse, Code>) {
+    let Some(channel) = storage.peers().channel(id) else { return (id, Err(Code::Unavailable)) };
     let answer = timeout(TIMEOUT, async { leader_client(channel).health(HealthRequest {}).await }).await;
-    Some((id, answer.ok()?.ok()?.into_inner()))
+    let answer =
+        answer.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("it did not answer in time")));
+    (id, answer.map(Response::into_inner).map_err(|status| status.code()))
 }
 
 /// Tells it once where states differ and nobody knows which is right.
