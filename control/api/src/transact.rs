@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use coracle_objects::{Object, ObjectKey, Precondition, Transaction, View, Write};
+use coracle_objects::{
+    CLUSTER_INFO_KEPT, Object, ObjectKey, Precondition, Transaction, View, Write, is_cluster_info,
+};
 
 use crate::{error::ApiError, storage::Storage};
 
@@ -64,6 +66,7 @@ pub async fn transact<S: Storage>(
             Err(error) if fresh => return Err(error),
             Err(_) => decide(&*storage.linearizable().await?)?,
         };
+        refuse_cluster_info(&plan)?;
         if dry_run {
             return would_be(plan);
         }
@@ -81,6 +84,19 @@ pub async fn transact<S: Storage>(
         }
     }
     Err(refusal.map_or_else(|| ApiError::Internal("no attempt was made".to_owned()), ApiError::from_refusal))
+}
+
+/// Every write of a client comes by here.
+fn refuse_cluster_info(plan: &Plan) -> Result<(), ApiError> {
+    let key = match &plan.subject {
+        Subject::Create { key, .. } => key,
+        Subject::Update { old, .. } | Subject::Delete { old } => &old.key,
+    };
+    if !is_cluster_info(key) {
+        return Ok(());
+    }
+    let (resource, name) = (Some(key.resource.clone()), key.name.name.to_string());
+    Err(ApiError::Forbidden { resource, name, reason: CLUSTER_INFO_KEPT.to_owned() })
 }
 
 fn transaction(plan: &Plan) -> Transaction {

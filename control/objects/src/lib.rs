@@ -3,6 +3,7 @@
 //!
 //! A pure crate: no clock, randomness, I/O or logging.
 
+pub mod cluster_info;
 pub mod field_error;
 pub mod fields;
 pub mod kinds;
@@ -19,6 +20,7 @@ pub mod transaction;
 pub mod validate;
 pub mod view;
 
+pub use cluster_info::{CLUSTER_INFO_KEPT, cluster_info_key, is_cluster_info};
 pub use field_error::{Cause, FieldError};
 pub use log_options::LogOptions;
 pub use name::{ObjectKey, ObjectName, ResourceName, Revision};

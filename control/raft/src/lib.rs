@@ -28,5 +28,5 @@ pub use membership::{MemberChange, initial_records};
 pub use metrics::Metrics;
 pub use snapshot::{Frozen, SnapshotError};
 pub use status::{DiskRoom, Role, Status};
-pub use transport::{GrpcTransport, RaftService, SnapshotSink, Transport};
+pub use transport::{GrpcTransport, RaftSender, RaftService, SnapshotSink, Transport};
 pub use wal::{SnapshotMarker, Space};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use coracle_proto::raft as wire;
 
 pub use grpc::{Connector, GrpcTransport};
-pub use service::RaftService;
+pub use service::{RaftSender, RaftService};
 
 /// Called with the id of a member that a message did not get to.
 pub type Unreachable = Arc<dyn Fn(u64) + Send + Sync>;

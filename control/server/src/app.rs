@@ -55,11 +55,12 @@ use crate::{
     kubeconfig::admin_of,
     leader::{self, Duties},
     leader_service::LeaderService,
-    listener::{self, Port},
+    listener::{self, Bounds, Port},
     machine::{AppliedEntry, Fatal, Machine},
     membership::{self, keeper::Periods},
     node_link::{Links, NodeLinkService},
     nodes::LinkedNodes,
+    open_files,
     peers::{MemberSpec, Peers},
     registry,
     rendezvous::Rendezvous,
@@ -101,6 +102,7 @@ pub struct Control {
 /// resumed or joined member serves and catches up with the others by itself.
 pub async fn start(config: ControlConfig) -> Result<Control, ServerError> {
     tls::provider();
+    let bounds = Bounds::within(open_files::raise());
     let data = Arc::new(DataDir::open_as(&config.data_dir, config.build.clone())?);
     let listener = enter::listen(config.listen, &data).await?;
     let bound =
@@ -108,7 +110,7 @@ pub async fn start(config: ControlConfig) -> Result<Control, ServerError> {
     let address = enter::advertised(config.advertise.as_deref(), bound);
     let entered = enter::enter(&config, &data, &address).await?;
     let founds = entered.founds;
-    let control = run(&config, data, listener, bound, entered).await?;
+    let control = run(&config, data, (listener, bounds), bound, entered).await?;
     if founds {
         control.data.record(&control.membership)?;
         control.wait_until_ready().await?;
@@ -119,7 +121,7 @@ pub async fn start(config: ControlConfig) -> Result<Control, ServerError> {
 async fn run(
     config: &ControlConfig,
     data: Arc<DataDir>,
-    listener: TcpListener,
+    (listener, bounds): (TcpListener, Bounds),
     listen_address: SocketAddr,
     entered: Entered,
 ) -> Result<Control, ServerError> {
@@ -154,7 +156,9 @@ async fn run(
     let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers, secrets.clone(), format.clone());
     let links = Arc::new(Links::default());
     let recorder = EventRecorder::start(storage.clone());
-    let blobs = Arc::new(Blobs::open(&data.path("blobs"))?);
+    let watched = storage.raft().status();
+    let blobs = Blobs::open(&data.path("blobs"), move || !health::disk_is_low(&watched.borrow()));
+    let blobs = Arc::new(blobs?);
     let node_link = NodeLinkService {
         storage: storage.clone(),
         links: links.clone(),
@@ -176,9 +180,10 @@ async fn run(
     let port = Port { credentials: credentials.clone(), front: Arc::new(front) };
     let closing = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    tasks.spawn(listener::serve(listener, port, closing.clone()));
+    tasks.spawn(listener::serve(listener, port, bounds, closing.clone()));
     tasks.spawn(certificates::follow_authorities(storage.clone(), credentials.clone(), data.clone()));
     tasks.spawn(certificates::run_renewal(credentials.clone(), kubeconfig.clone()));
+    let told = recorder.clone();
     tasks.spawn(leader::run(Duties {
         storage: storage.clone(),
         links: links.clone(),
@@ -205,7 +210,7 @@ async fn run(
         follow_members(members, &followed, &transport, &recorded, &kubeconfig)
     }));
     tasks.spawn(membership::announce(storage.clone(), me.clone()));
-    tasks.spawn(health::run(storage.clone(), fatal.clone()));
+    tasks.spawn(health::run(storage.clone(), told, fatal.clone()));
     tracing::info!(
         member = me.id,
         cluster = membership.cluster_id,

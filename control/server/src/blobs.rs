@@ -79,6 +79,8 @@ pub enum BlobError {
     Missing(String),
     #[error("the disk of the control node failed: {0}")]
     Io(#[from] io::Error),
+    #[error("the disk of the control node is nearly full; make room there")]
+    NoSpace,
     #[error("only {have} of {need} control nodes have the content; try again when more are up")]
     NoMajority { have: usize, need: usize },
 }
@@ -88,20 +90,29 @@ pub struct Blobs {
     folder: PathBuf,
     /// Uploads and copies that are not finished. Emptied at start.
     unfinished: PathBuf,
+    has_room: HasRoom,
     fetches: Semaphore,
     /// One fetch of one blob at a time, so that many readers of a new artifact cause one copy.
     fetching: parking_lot::Mutex<BTreeMap<Digest, Weak<Mutex<()>>>>,
 }
 
+/// Whether the disk may take more. The log is on it too, and dies where there is no room.
+type HasRoom = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// A file that grows and is not a blob yet. Removed when it is dropped before it was kept.
 pub struct Unfinished {
     path: PathBuf,
     file: tokio::fs::File,
+    has_room: HasRoom,
     pub size: u64,
 }
 
 impl Blobs {
-    pub fn open(folder: &Path) -> Result<Self, ServerError> {
+    /// What is here is given always; more is taken only while `has_room`.
+    pub fn open(
+        folder: &Path,
+        has_room: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Result<Self, ServerError> {
         let unfinished = folder.join("unfinished");
         match fs::remove_dir_all(&unfinished) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -114,6 +125,7 @@ impl Blobs {
         Ok(Self {
             folder: folder.to_owned(),
             unfinished,
+            has_room: Arc::new(has_room),
             fetches: Semaphore::new(FETCHES_MAX),
             fetching: parking_lot::Mutex::default(),
         })
@@ -129,9 +141,12 @@ impl Blobs {
     }
 
     pub async fn begin(&self) -> Result<Unfinished, BlobError> {
+        if !(self.has_room)() {
+            return Err(BlobError::NoSpace);
+        }
         let path = self.unfinished.join(format!("{:032x}", rand::random::<u128>()));
         let file = tokio::fs::File::options().create_new(true).append(true).open(&path).await?;
-        Ok(Unfinished { path, file, size: 0 })
+        Ok(Unfinished { path, file, has_room: self.has_room.clone(), size: 0 })
     }
 
     /// Verifies what was written and makes it a blob. After it the blob survives a crash.
@@ -296,6 +311,9 @@ impl Unfinished {
         if self.size + content.len() as u64 > BLOB_BYTES_MAX {
             return Err(BlobError::TooLarge);
         }
+        if !(self.has_room)() {
+            return Err(BlobError::NoSpace);
+        }
         self.file.write_all(content).await?;
         self.file.flush().await?;
         self.size += content.len() as u64;
@@ -331,7 +349,7 @@ mod tests {
     #[tokio::test]
     async fn content_is_kept_by_its_digest_and_verified() {
         let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(dir.path()).unwrap();
+        let blobs = Blobs::open(dir.path(), || true).unwrap();
         let digest = blobs.put(b"hello").await.unwrap();
         assert_eq!(blobs.read(&digest).await.unwrap(), b"hello");
         let pieces: Vec<Bytes> = blobs.stream(&digest).await.unwrap().try_collect().await.unwrap();
@@ -343,9 +361,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_disk_without_room_takes_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let seen = room.clone();
+        let blobs = Blobs::open(dir.path(), move || seen.load(std::sync::atomic::Ordering::Relaxed)).unwrap();
+        let digest = blobs.put(b"hello").await.unwrap();
+        let mut begun = blobs.begin().await.unwrap();
+        begun.append(b"first").await.unwrap();
+        room.store(false, std::sync::atomic::Ordering::Relaxed);
+        assert!(matches!(begun.append(b"more").await, Err(BlobError::NoSpace)));
+        assert!(matches!(blobs.put(b"other").await, Err(BlobError::NoSpace)));
+        assert_eq!(blobs.read(&digest).await.unwrap(), b"hello", "what is here is given");
+    }
+
+    #[tokio::test]
     async fn blobs_are_fetched_beside_each_other() {
         let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(dir.path()).unwrap();
+        let blobs = Blobs::open(dir.path(), || true).unwrap();
         let (one, other) = (Digest::of(b"one"), Digest::of(b"other"));
         let lock = blobs.fetch_lock(&one);
         let _held = lock.lock().await;

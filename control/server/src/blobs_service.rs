@@ -60,7 +60,7 @@ fn parse(digest: &str) -> Result<Digest, Status> {
 fn status(error: BlobError) -> Status {
     match error {
         BlobError::WrongDigest { .. } => Status::data_loss(error.to_string()),
-        BlobError::TooLarge => Status::resource_exhausted(error.to_string()),
+        BlobError::TooLarge | BlobError::NoSpace => Status::resource_exhausted(error.to_string()),
         BlobError::Missing(_) => Status::not_found(error.to_string()),
         BlobError::Io(_) | BlobError::NoMajority { .. } => Status::unavailable(error.to_string()),
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use coracle_api::{ProposeError, Storage};
-use coracle_objects::{Object, ObjectKey, Transaction, View};
+use coracle_objects::{Object, ObjectKey, Transaction, View, cluster_info_key};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ pub const CLUSTER_INFO: ClusterInfo = ClusterInfo;
 
 impl ClusterInfo {
     pub fn key(&self) -> ObjectKey {
-        ObjectKey::new("configmaps", "kube-system", "coracle-cluster")
+        cluster_info_key()
     }
 }
 
@@ -112,7 +112,7 @@ fn wanted(cluster_id: &str, me: &MemberSpec) -> Vec<Wanted> {
         .collect();
     let next = (me.id + 1).to_string();
     let info = json!({ "data": { "clusterId": cluster_id, "nextMemberId": next } });
-    wanted.push(one("configmaps", "kube-system", "coracle-cluster", "v1", "ConfigMap", info));
+    wanted.push(Wanted { key: cluster_info_key(), api_version: "v1", kind: "ConfigMap", body: info });
     wanted.push(one(MEMBERS, "", &me.id.to_string(), "coracle.dev/v1", "Member", me.to_body()));
     for (address, namespace, name) in
         [(KUBERNETES_SERVICE_IP, "default", "kubernetes"), (DNS_SERVICE_IP, "kube-system", "kube-dns")]

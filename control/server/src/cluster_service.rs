@@ -22,13 +22,20 @@ use jiff::Timestamp;
 use tonic::{Request, Response, Status, async_trait};
 
 use self::{
-    changes::{carry_out, is_forwarded, within},
+    changes::{carry_out, within},
     plan::Operation,
     status::Certificates,
 };
 use crate::{
-    certificates::Credentials, config::VERSION, identity::administrators_only, join::known_members,
-    membership::is_removed, storage::ReplicatedStorage, tokens, version::Agreed,
+    certificates::Credentials,
+    config::VERSION,
+    forwarding::{forwarding, is_forwarded},
+    identity::{Caller, administrators_only, caller},
+    join::known_members,
+    membership::is_removed,
+    storage::ReplicatedStorage,
+    tokens,
+    version::Agreed,
 };
 
 /// Until the leader must have told its status; with reports, for which it asks others itself.
@@ -60,7 +67,7 @@ impl ClusterService {
     /// The leader's answer, where another member leads and answers soon.
     async fn of_leader(&self, reports: bool) -> Option<StatusResponse> {
         let mut leader = ClusterClient::new(self.storage.leader_channel()?);
-        let answer = leader.status(StatusRequest { reports, asking_member: 0 });
+        let answer = leader.status(forwarding(StatusRequest { reports, asking_member: 0 }));
         let limit = if reports { LEADER_REPORTS_TIMEOUT } else { LEADER_TIMEOUT };
         within(limit, answer).await.map(Response::into_inner)
     }
@@ -69,10 +76,22 @@ impl ClusterService {
 #[async_trait]
 impl Cluster for ClusterService {
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        if let Caller::FormerMember(_) = caller(&request) {
+            // All that it has to know.
+            let cluster_id = self.cluster_id.clone();
+            let asking_member_removed = true;
+            return Ok(Response::new(StatusResponse {
+                cluster_id,
+                asking_member_removed,
+                ..StatusResponse::default()
+            }));
+        }
         administrators_only(&request)?;
+        let forwarded = is_forwarded(&request);
         let StatusRequest { reports, asking_member } = request.into_inner();
         // Only the leader knows how far the others are. Without one the rest is still worth knowing.
-        let members = match self.of_leader(reports).await {
+        let of_leader = if forwarded { None } else { self.of_leader(reports).await };
+        let members = match of_leader {
             Some(answer) => answer.members,
             None => {
                 let mut members = known_members(&self.storage);
@@ -85,6 +104,8 @@ impl Cluster for ClusterService {
         };
         let (status, view) = (self.storage.status(), self.storage.view());
         let agreed = Agreed::read(&view);
+        let mut alarms = status::alarms(&view, &members, reports, Timestamp::now());
+        alarms.extend(self.storage.notes().lock().disputed.map(status::disputed));
         Ok(Response::new(StatusResponse {
             cluster_id: self.cluster_id.clone(),
             member_id: status.id,
@@ -93,7 +114,7 @@ impl Cluster for ClusterService {
             commit_index: status.commit,
             applied_index: status.applied,
             revision: view.revision,
-            alarms: status::alarms(&view, &members, reports, Timestamp::now()),
+            alarms,
             asking_member_removed: is_removed(&view, &status, asking_member),
             members,
             version: VERSION.into(),

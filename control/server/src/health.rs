@@ -1,23 +1,28 @@
 //! Members compare notes: whether their states are equal, and who has room on the disk.
 //!
-//! Every member asks the others every few seconds. One whose state is another than the majority's at the same entry
-//! stops: it cannot be trusted any more, and the rest goes on without it. A leader whose disk is nearly full hands over
-//! to a voter that has room; where none has, the cluster takes only what does not grow its state.
+//! Every member asks the others every few seconds. One whose state is another than that of the majority of the voters at
+//! the same entry stops: it cannot be trusted any more, and the rest goes on without it. Where there is no majority nobody
+//! knows who is wrong: all go on, and it is told. A leader whose disk is nearly full hands over to a voter that has room;
+//! where too few voters have any, the cluster takes only what does not grow its state.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
+use coracle_api::Storage;
 use coracle_proto::cluster::{HealthRequest, HealthResponse, StateCheckpoint};
 use coracle_raft::Status;
 use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::time::{interval, timeout};
+use tonic::{Code, Response};
 
 use crate::{
+    events::EventRecorder,
     machine::Fatal,
+    membership::keeper,
     storage::{ReplicatedStorage, leader_client},
 };
 
@@ -77,17 +82,74 @@ pub fn disk_is_low(status: &Status) -> bool {
     status.disk.is_some_and(|disk| disk.low)
 }
 
+/// What this member has learned from the others.
+#[derive(Debug, Default)]
+pub struct Notes {
+    /// Voters whose disk was nearly full when they last answered.
+    low: BTreeSet<u64>,
+    /// The newest entry at which states differ while no majority tells which is right.
+    pub disputed: Option<u64>,
+    /// Somebody did not take this member for one: it may have been removed without hearing of it, as a learner is that
+    /// nobody sends anything any more.
+    pub refused: bool,
+}
+
+/// The notes of this member.
+pub type SharedNotes = Mutex<Notes>;
+
+impl Notes {
+    fn take(&mut self, status: &Status, answers: &BTreeMap<u64, HealthResponse>) {
+        self.low.retain(|id| status.voters.contains(id));
+        for (id, answer) in answers {
+            match answer.disk_low && status.voters.contains(id) {
+                true => self.low.insert(*id),
+                false => self.low.remove(id),
+            };
+        }
+    }
+
+    /// Whether the state may grow: a voter whose disk is full dies, and a quorum with room, the leader in it, must
+    /// outlive that. Silent voters are of no help then, but as long as all have room it does not matter who is silent.
+    pub fn have_room(&self, status: &Status) -> bool {
+        if disk_is_low(status) {
+            return false;
+        }
+        if !status.voters.iter().any(|id| self.low.contains(id)) {
+            return true;
+        }
+        let heard = |id: u64| {
+            id == status.id || status.progress.iter().any(|(member, _, active)| *member == id && *active)
+        };
+        let with_room = status.voters.iter().filter(|id| !self.low.contains(id) && heard(**id)).count();
+        with_room > status.voters.len() / 2
+    }
+}
+
+/// What a comparison of states says of this member's.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    /// The majority of the voters has another state as of this entry.
+    Wrong(u64),
+    /// States differ as of this entry, and none is that of a majority.
+    Disputed(u64),
+}
+
 /// Compares notes for as long as the process lives.
-pub async fn run(storage: ReplicatedStorage, fatal: Arc<Fatal>) {
+pub async fn run(storage: ReplicatedStorage, recorder: EventRecorder, fatal: Arc<Fatal>) {
     let mut ticks = interval(PERIOD);
     loop {
         ticks.tick().await;
         let status = storage.status();
         let others = status.voters.iter().chain(&status.learners).filter(|id| **id != status.id);
         let asked = others.map(|id| ask(&storage, *id));
-        let answers: BTreeMap<u64, HealthResponse> = join_all(asked).await.into_iter().flatten().collect();
+        let heard = join_all(asked).await;
+        let refused = heard.iter().any(|(_, answer)| matches!(answer, Err(Code::PermissionDenied)));
+        let answers: BTreeMap<u64, HealthResponse> =
+            heard.into_iter().filter_map(|(id, answer)| Some((id, answer.ok()?))).collect();
         let own = report(&storage);
-        if let Some(index) = differs(&own, &answers, status.voters.len()) {
+        let verdict = compare((status.id, &own), &answers, &status.voters);
+        if let Verdict::Wrong(index) = verdict {
             let reason = format!(
                 "the state of this member is not that of the majority at entry {index} of the log: remove it from the \
                  cluster and join it again as a new member with an empty data directory"
@@ -96,34 +158,71 @@ pub async fn run(storage: ReplicatedStorage, fatal: Arc<Fatal>) {
             fatal.send_if_modified(|fatal| fatal.is_none() && fatal.replace(reason).is_none());
             return;
         }
+        storage.notes().lock().take(&status, &answers);
+        storage.notes().lock().refused = refused;
+        let disputed = if let Verdict::Disputed(index) = verdict { Some(index) } else { None };
+        dispute(&storage, &recorder, disputed);
         if own.disk_low && storage.leads() {
             hand_over(&storage, &status, &answers).await;
         }
     }
 }
 
-async fn ask(storage: &ReplicatedStorage, id: u64) -> Option<(u64, HealthResponse)> {
-    let channel = storage.peers().channel(id)?;
+async fn ask(storage: &ReplicatedStorage, id: u64) -> (u64, Result<HealthResponse, Code>) {
+    let Some(channel) = storage.peers().channel(id) else { return (id, Err(Code::Unavailable)) };
     let answer = timeout(TIMEOUT, async { leader_client(channel).health(HealthRequest {}).await }).await;
-    Some((id, answer.ok()?.ok()?.into_inner()))
+    let answer =
+        answer.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("it did not answer in time")));
+    (id, answer.map(Response::into_inner).map_err(|status| status.code()))
 }
 
-/// The newest entry at which this member's state is another than that of so many others that these are a majority of
-/// the voters, all with one state.
-fn differs(own: &HealthResponse, others: &BTreeMap<u64, HealthResponse>, voters: usize) -> Option<u64> {
-    own.checkpoints.iter().rev().find_map(|mine| {
-        let mut states: BTreeMap<&[u8], usize> = BTreeMap::new();
-        for other in others.values() {
-            let same_entry = other.checkpoints.iter().find(|theirs| theirs.index == mine.index);
-            if let Some(theirs) = same_entry {
-                *states.entry(&theirs.state_hash).or_default() += 1;
+/// Tells it once where states differ and nobody knows which is right.
+fn dispute(storage: &ReplicatedStorage, recorder: &EventRecorder, disputed: Option<u64>) {
+    let known = std::mem::replace(&mut storage.notes().lock().disputed, disputed);
+    if let Some(index) = disputed.filter(|_| known.is_none()) {
+        tracing::error!(index, "the states of members differ, and none is that of a majority");
+        let message = disputed_message(index);
+        keeper::record(recorder, &storage.view(), storage.member(), "Warning", "StatesDiffer", message);
+    }
+}
+
+/// What to do where states differ without a majority.
+pub fn disputed_message(index: u64) -> String {
+    format!(
+        "the states of members differ at entry {index} of the log and none is that of a majority of voters: compare \
+         `state_hash` of the members, remove those that are wrong, and join them again with empty data directories"
+    )
+}
+
+/// Looks for the newest entry as of which a majority of the voters, this member among them where it votes, has one
+/// state. Learners are compared with it and never counted.
+fn compare(
+    (me, own): (u64, &HealthResponse),
+    others: &BTreeMap<u64, HealthResponse>,
+    voters: &[u64],
+) -> Verdict {
+    let mut disputed = None;
+    for mine in own.checkpoints.iter().rev() {
+        let theirs = others.iter().filter_map(|(id, other)| {
+            let same_entry = other.checkpoints.iter().find(|theirs| theirs.index == mine.index)?;
+            Some((*id, &same_entry.state_hash))
+        });
+        let mut votes: BTreeMap<&[u8], usize> = BTreeMap::new();
+        let mut differ = false;
+        for (id, hash) in theirs.chain([(me, &mine.state_hash)]) {
+            differ |= *hash != mine.state_hash;
+            if voters.contains(&id) {
+                *votes.entry(hash).or_default() += 1;
             }
         }
-        states
-            .iter()
-            .any(|(hash, count)| **hash != mine.state_hash && *count > voters / 2)
-            .then_some(mine.index)
-    })
+        match votes.iter().find(|(_, count)| **count > voters.len() / 2) {
+            Some((hash, _)) if **hash != mine.state_hash => return Verdict::Wrong(mine.index),
+            Some(_) => break,
+            None if differ => disputed = disputed.or(Some(mine.index)),
+            None => {}
+        }
+    }
+    disputed.map_or(Verdict::Good, Verdict::Disputed)
 }
 
 /// To the voter that is furthest among those that have room.
@@ -172,12 +271,64 @@ mod tests {
         let good = response(&[(70, 1), (130, 2), (300, 3)]);
         let bad = response(&[(70, 1), (130, 9), (300, 9)]);
         let late = response(&[(70, 1)]);
-        let others = |all: &[&HealthResponse]| (2..).zip(all.iter().map(|one| (*one).clone())).collect();
-        assert_eq!(differs(&bad, &others(&[&good, &good]), 3), Some(300));
-        assert_eq!(differs(&bad, &others(&[&good, &late]), 3), None, "one other is no majority");
-        assert_eq!(differs(&good, &others(&[&good, &bad]), 3), None);
-        assert_eq!(differs(&good, &others(&[&bad, &late]), 3), None);
-        assert_eq!(differs(&good, &others(&[&good, &good]), 3), None);
-        assert_eq!(differs(&bad, &others(&[&good, &good]), 5), None);
+        // This member has the id 1, the others 2 and up.
+        let check = |own: &HealthResponse, others: &[&HealthResponse], voters: &[u64]| {
+            let others = (2..).zip(others.iter().map(|one| (*one).clone())).collect();
+            compare((1, own), &others, voters)
+        };
+        let three = [1, 2, 3];
+        assert_eq!(check(&bad, &[&good, &good], &three), Verdict::Wrong(300));
+        assert_eq!(check(&good, &[&good, &bad], &three), Verdict::Good);
+        assert_eq!(check(&good, &[&good, &good], &three), Verdict::Good);
+        assert_eq!(check(&good, &[&late, &late], &three), Verdict::Good);
+        assert_eq!(check(&bad, &[&good, &late], &three), Verdict::Disputed(300), "one other is no majority");
+        assert_eq!(check(&good, &[&bad, &late], &three), Verdict::Disputed(300));
+        assert_eq!(check(&bad, &[&good, &good], &[1, 2, 3, 4, 5]), Verdict::Disputed(300));
+    }
+
+    #[test]
+    fn learners_are_judged_and_do_not_judge() {
+        let good = response(&[(70, 1), (130, 2)]);
+        let bad = response(&[(70, 1), (130, 9)]);
+        let check = |me: u64, own: &HealthResponse, others: &[(u64, &HealthResponse)], voters: &[u64]| {
+            let others = others.iter().map(|(id, one)| (*id, (*one).clone())).collect();
+            compare((me, own), &others, voters)
+        };
+        assert_eq!(check(1, &good, &[(2, &bad)], &[1]), Verdict::Good, "the only voter is the majority");
+        assert_eq!(check(2, &bad, &[(1, &good)], &[1]), Verdict::Wrong(130));
+        let learners = [(2, &good), (3, &good), (4, &bad), (5, &bad)];
+        assert_eq!(check(1, &good, &learners, &[1, 2, 3]), Verdict::Good, "two bad learners are nobody");
+        let voters = [(1, &good), (2, &good), (3, &good), (5, &bad)];
+        assert_eq!(check(4, &bad, &voters, &[1, 2, 3]), Verdict::Wrong(130));
+        assert_eq!(check(1, &good, &[(2, &bad)], &[1, 2]), Verdict::Disputed(130), "one against one");
+    }
+
+    #[test]
+    fn the_state_grows_only_with_a_quorum_that_has_room() {
+        let status = |active: &[u64]| Status {
+            id: 1,
+            voters: vec![1, 2, 3],
+            learners: vec![4],
+            progress: (1..=4).map(|id| (id, 0, active.contains(&id))).collect(),
+            ..Status::default()
+        };
+        let low = |ids: &[u64]| -> Notes {
+            let mut notes = Notes::default();
+            let answers =
+                (2..=4).map(|id| (id, HealthResponse { disk_low: ids.contains(&id), ..response(&[]) }));
+            notes.take(&status(&[]), &answers.collect());
+            notes
+        };
+        assert!(low(&[]).have_room(&status(&[])), "nobody was heard of yet, and nobody is short of room");
+        assert!(low(&[2]).have_room(&status(&[1, 2, 3])));
+        assert!(!low(&[2, 3]).have_room(&status(&[1, 2, 3])), "two would die");
+        assert!(!low(&[2]).have_room(&status(&[1, 2])), "the third is away");
+        assert!(low(&[4]).have_room(&status(&[1, 2, 3, 4])), "a learner is no part of the quorum");
+        let mut notes = low(&[2, 3]);
+        notes.take(&status(&[]), &[(2, response(&[]))].into());
+        assert!(notes.have_room(&status(&[1, 2, 3])), "one has room again");
+        let space = coracle_raft::Space { total: 1, free: 0 };
+        let full = Status { disk: Some(coracle_raft::DiskRoom { space, low: true }), ..status(&[1, 2, 3]) };
+        assert!(!low(&[]).have_room(&full), "the leader itself");
     }
 }

@@ -8,7 +8,10 @@ use x509_parser::{prelude::X509Certificate, x509::X509Name};
 
 use crate::{
     error::ServerError,
-    pki::{Authorities, CONTROL_ORGANIZATION, MASTERS_ORGANIZATION, NODE_USER_PREFIX, NODES_ORGANIZATION},
+    pki::{
+        Authorities, CONTROL_ORGANIZATION, MASTERS_ORGANIZATION, MEMBER_PREFIX, NODE_USER_PREFIX,
+        NODES_ORGANIZATION,
+    },
 };
 
 /// The peer of one connection. In the extensions of each of its requests.
@@ -16,8 +19,10 @@ use crate::{
 pub enum Caller {
     /// Without a client certificate.
     Anonymous,
-    /// Another control node.
-    Member,
+    /// Another control node, by its raft id.
+    Member(u64),
+    /// What was a control node once, and is none any more.
+    FormerMember(u64),
     /// An administrator, a node or another user of the API.
     Client(Identity),
 }
@@ -51,13 +56,13 @@ impl Callers {
         let Some(leaf) = chain.and_then(<[_]>::first).and_then(parse) else { return Caller::Anonymous };
         let issuer = leaf.issuer().as_raw();
         let groups = organizations(leaf.subject());
+        let user = leaf.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or("");
         let one_of = |cas: &[Vec<u8>]| cas.iter().any(|ca| issuer == ca.as_slice());
         if one_of(&self.peer_cas) {
             let control = groups.iter().any(|group| group == CONTROL_ORGANIZATION);
-            if control { Caller::Member } else { Caller::Anonymous }
+            let id = user.strip_prefix(MEMBER_PREFIX).and_then(|id| id.parse().ok());
+            id.filter(|id| control && *id != 0).map_or(Caller::Anonymous, Caller::Member)
         } else if one_of(&self.client_cas) {
-            let user =
-                leaf.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or("");
             Caller::Client(Identity { user: user.to_owned(), groups })
         } else {
             Caller::Anonymous
@@ -96,7 +101,8 @@ pub fn caller<T>(request: &tonic::Request<T>) -> Caller {
 #[allow(clippy::result_large_err, reason = "the error type of tonic services")]
 pub fn members_only<T>(request: &tonic::Request<T>) -> Result<(), Status> {
     match caller(request) {
-        Caller::Member => Ok(()),
+        Caller::Member(_) => Ok(()),
+        Caller::FormerMember(id) => Err(former_member(id)),
         Caller::Anonymous => Err(Status::unauthenticated("only control nodes may call this")),
         Caller::Client(_) => Err(Status::permission_denied("only control nodes may call this")),
     }
@@ -106,7 +112,8 @@ pub fn members_only<T>(request: &tonic::Request<T>) -> Result<(), Status> {
 #[allow(clippy::result_large_err, reason = "the error type of tonic services")]
 pub fn administrators_only<T>(request: &tonic::Request<T>) -> Result<(), Status> {
     match caller(request) {
-        Caller::Member => Ok(()),
+        Caller::Member(_) => Ok(()),
+        Caller::FormerMember(id) => Err(former_member(id)),
         caller if caller.is_master() => Ok(()),
         Caller::Anonymous => {
             Err(Status::unauthenticated("this call needs an administrator's client certificate"))
@@ -115,6 +122,11 @@ pub fn administrators_only<T>(request: &tonic::Request<T>) -> Result<(), Status>
             Err(Status::permission_denied("only administrators (system:masters) may call this"))
         }
     }
+}
+
+/// Why a control node that was removed may not call.
+pub fn former_member(id: u64) -> Status {
+    Status::permission_denied(format!("member {id} was removed from the cluster"))
 }
 
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
@@ -128,6 +140,7 @@ fn organizations(name: &X509Name<'_>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pki::Subject;
 
     fn chain(pem: &str) -> Vec<CertificateDer<'static>> {
         tls::certificates(pem, "test").unwrap()
@@ -137,8 +150,18 @@ mod tests {
     fn the_signing_ca_decides() {
         let authorities = Authorities::generate("c").unwrap();
         let callers = Callers::new(&authorities).unwrap();
-        let peer = authorities.issue_peer("a").unwrap();
-        assert!(matches!(callers.identify(Some(&chain(&peer.chain_pem))), Caller::Member));
+        let peer = authorities.issue_peer(7).unwrap();
+        assert!(matches!(callers.identify(Some(&chain(&peer.chain_pem))), Caller::Member(7)));
+        for nobody in ["a", "coracle:member:", "coracle:member:0", "coracle:member:x"] {
+            let subject = Subject {
+                common_name: nobody,
+                organization: CONTROL_ORGANIZATION,
+                names: vec![],
+                server: false,
+            };
+            let leaf = authorities.peer.issue(&subject).unwrap();
+            assert!(matches!(callers.identify(Some(&chain(&leaf.chain_pem))), Caller::Anonymous), "{nobody}");
+        }
         let admin = callers.identify(Some(&chain(&authorities.issue_admin().unwrap().chain_pem)));
         assert!(admin.is_master() && !admin.is_node());
         assert!(matches!(callers.identify(None), Caller::Anonymous));

@@ -2,7 +2,7 @@
 //!
 //! Any control node takes the call and hands it to the leader, which alone changes the members.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use coracle_api::Storage;
 use coracle_objects::{Expect, ObjectKey, Refusal, Transaction, Write};
@@ -21,9 +21,11 @@ use crate::{
     certificates::Credentials,
     drafts::new_draft,
     encryption::SecretBox,
+    forwarding::{forwarding, leader_elsewhere},
+    membership::keeper,
     node_link::Links,
     peers::{MEMBERS, MemberSpec, members},
-    pki::{CONTROL_ORGANIZATION, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject},
+    pki::{CONTROL_ORGANIZATION, MEMBER_PREFIX, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject},
     storage::ReplicatedStorage,
     tokens,
     version::{Agreed, Build},
@@ -53,11 +55,10 @@ pub struct JoinService {
 #[async_trait]
 impl Join for JoinService {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let leader = leader_elsewhere(&self.storage, &request)?;
         let request = request.into_inner();
-        if !self.storage.leads() {
-            let leader =
-                self.storage.leader_channel().ok_or_else(|| Status::unavailable("no leader is known"))?;
-            return JoinClient::new(leader).join(request).await;
+        if let Some(leader) = leader {
+            return JoinClient::new(leader).join(forwarding(request)).await;
         }
         check_clock(request.clock_unix_ms, Timestamp::now())?;
         check_protocol(request.protocol_min, request.protocol_max)?;
@@ -102,29 +103,27 @@ impl JoinService {
     }
 
     async fn join_control(&self, request: JoinRequest) -> Result<JoinResponse, Status> {
-        let subject = |server| Subject {
+        let subject = Subject {
             common_name: &request.name,
             organization: CONTROL_ORGANIZATION,
-            names: if server { vec![host(&request.advertise).to_owned()] } else { vec![] },
-            server,
+            names: vec![host(&request.advertise).to_owned()],
+            server: true,
         };
         let authorities = self.credentials.authorities();
-        let certificate_pem =
-            authorities.peer.sign_request(&subject(false), &request.csr_pem).map_err(bad_request)?;
         let serving_certificate_pem =
-            authorities.serving.sign_request(&subject(true), &request.csr_pem).map_err(bad_request)?;
+            authorities.serving.sign_request(&subject, &request.csr_pem).map_err(bad_request)?;
         let member_id = self.register(&request).await?;
-        if let Err(error) = self.add_learner(member_id).await {
-            let object = ObjectKey::new(MEMBERS, "", &member_id.to_string());
-            let transaction =
-                Transaction { preconditions: vec![], writes: vec![Write::Delete { key: object }] };
-            if let Err(error) = self.storage.propose(transaction).await {
-                tracing::warn!(member = member_id, %error, "the object of a member that did not join stays");
-            }
+        if let Err((error, outcome)) = self.add_learner(member_id).await {
+            self.take_back(member_id, outcome).await;
             return Err(Status::aborted(format!(
                 "the member could not be added: {error}; make a new token and retry"
             )));
         }
+        // Towards other members it is known by its id, which it has only now.
+        let name = format!("{MEMBER_PREFIX}{member_id}");
+        let subject = Subject { common_name: &name, names: vec![], server: false, ..subject };
+        let certificate_pem =
+            authorities.peer.sign_request(&subject, &request.csr_pem).map_err(bad_request)?;
         tracing::info!(member = member_id, name = %request.name, address = %request.advertise, "control node joined");
         Ok(JoinResponse {
             certificate_pem,
@@ -209,17 +208,53 @@ impl JoinService {
         Err(Status::unavailable("too many members join at the same time"))
     }
 
-    async fn add_learner(&self, id: u64) -> Result<(), ChangeError> {
+    async fn add_learner(&self, id: u64) -> Result<(), (ChangeError, Outcome)> {
         let deadline = Instant::now() + CHANGE_TIMEOUT;
-        loop {
-            match self.storage.raft().change_membership(MemberChange::AddLearner(id)).await {
-                Ok(()) => return Ok(()),
-                Err(ChangeError::InProgress | ChangeError::Rejected) if Instant::now() < deadline => {
-                    sleep(CHANGE_PAUSE).await;
+        let change = || self.storage.raft().change_membership(MemberChange::AddLearner(id));
+        add(change, deadline).await
+    }
+
+    /// Leaves nothing of a member that did not join. Where its change may still come into force its object stays, so
+    /// that the member is seen: the leader removes the one of the two that is left alone for long.
+    async fn take_back(&self, id: u64, outcome: Outcome) {
+        if outcome == Outcome::Unknown {
+            match self.storage.raft().change_membership(MemberChange::Remove(id)).await {
+                // It is out again, or certainly never came in.
+                Ok(()) | Err(ChangeError::UnknownMember { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(member = id, %error, "a member that did not join stays for now");
+                    return;
                 }
-                Err(error) => return Err(error),
             }
         }
+        keeper::forget(&self.storage, id).await;
+    }
+}
+
+/// Whether a change that was given up may still come into force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Never,
+    Unknown,
+}
+
+/// Asks for a change until it is made. To ask again after an unknown outcome is harmless: what is so already is no
+/// change.
+async fn add<F>(change: impl Fn() -> F, deadline: Instant) -> Result<(), (ChangeError, Outcome)>
+where
+    F: Future<Output = Result<(), ChangeError>>,
+{
+    let mut outcome = Outcome::Never;
+    loop {
+        let Err(error) = change().await else { return Ok(()) };
+        if matches!(error, ChangeError::TimedOut | ChangeError::Stopped) {
+            outcome = Outcome::Unknown;
+        }
+        let again = matches!(error, ChangeError::InProgress | ChangeError::Rejected | ChangeError::TimedOut);
+        if !again || Instant::now() >= deadline {
+            return Err((error, outcome));
+        }
+        sleep(CHANGE_PAUSE).await;
     }
 }
 
@@ -320,6 +355,26 @@ mod tests {
         check_clock(1_000_000_000 + 59_000, now).unwrap();
         let status = check_clock(1_000_000_000 - 300_000, now).unwrap_err();
         assert!(status.message().contains("300 s behind"), "{}", status.message());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_is_asked_for_until_it_is_known_what_became_of_it() {
+        let tries = |answers: Vec<Result<(), ChangeError>>| async move {
+            let answers = std::cell::RefCell::new(answers.into_iter());
+            let last = || Err(ChangeError::TimedOut);
+            add(|| std::future::ready(answers.borrow_mut().next().unwrap_or_else(last)), {
+                Instant::now() + CHANGE_TIMEOUT
+            })
+            .await
+        };
+        let late = vec![Err(ChangeError::TimedOut), Err(ChangeError::InProgress), Ok(())];
+        assert_eq!(tries(late).await, Ok(()), "it came into force after all");
+        assert_eq!(tries(vec![]).await, Err((ChangeError::TimedOut, Outcome::Unknown)));
+        let not_leader = ChangeError::NotLeader { leader: None };
+        let refused = vec![Err(ChangeError::InProgress), Err(not_leader.clone())];
+        assert_eq!(tries(refused).await, Err((not_leader.clone(), Outcome::Never)));
+        let lost = vec![Err(ChangeError::TimedOut), Err(not_leader.clone())];
+        assert_eq!(tries(lost).await, Err((not_leader, Outcome::Unknown)));
     }
 
     #[test]

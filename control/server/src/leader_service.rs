@@ -37,7 +37,9 @@ impl Leader for LeaderService {
                 outcome: encode_outcome(&done.outcome),
                 applied_index: done.index,
             })),
-            Err(NotProposed::NoSpace) => Err(not_done(Status::resource_exhausted("the disk is nearly full"))),
+            Err(NotProposed::NoSpace) => {
+                Err(not_done(Status::resource_exhausted("too many disks are nearly full")))
+            }
             Err(NotProposed::Raft(error @ ProposeError::Unknown)) => {
                 Err(Status::unavailable(error.to_string()))
             }

@@ -24,6 +24,7 @@ mod peers;
 mod storage;
 
 mod drafts;
+mod forwarding;
 
 mod backup;
 mod newborn;
@@ -54,6 +55,8 @@ mod registry;
 
 mod checks;
 mod listener;
+mod newcomers;
+mod open_files;
 mod service;
 mod telemetry;
 

@@ -18,11 +18,19 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     certificates::Credentials,
+    identity::Caller,
+    newcomers::{Newcomers, Place},
     service::{Front, Service},
 };
 
-/// Connections at a time; more wait to be accepted.
+/// Connections at a time, where as many files may be open; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 16 * 1024;
+
+/// Of the files that may be open so many are left to the log, snapshots, blobs and connections to other members.
+const FILES_RESERVED: u64 = 256;
+
+/// Of the connections so many may be of callers that have not shown who they are.
+const NEWCOMERS_MAX: usize = 1024;
 
 /// Until a client must have finished the handshake, and sent the head of an HTTP/1.1 request.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,9 +56,28 @@ pub struct Port {
     pub front: Arc<Front>,
 }
 
+/// How many connections are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    connections: usize,
+    newcomers: usize,
+}
+
+impl Bounds {
+    /// For a process that may have so many files open; `None` for no limit.
+    pub fn within(open_files: Option<u64>) -> Self {
+        let files = open_files.unwrap_or(u64::MAX);
+        // With very few files half of them is all that can be spared.
+        let spared = files.saturating_sub(FILES_RESERVED).max(files / 2).max(1);
+        let connections = usize::try_from(spared).unwrap_or(usize::MAX).min(CONNECTIONS_MAX);
+        Self { connections, newcomers: (connections / 2).clamp(1, NEWCOMERS_MAX) }
+    }
+}
+
 /// Serves until `closing` is cancelled and all connections have ended, soon after.
-pub async fn serve(listener: TcpListener, port: Port, closing: CancellationToken) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+pub async fn serve(listener: TcpListener, port: Port, bounds: Bounds, closing: CancellationToken) {
+    let room = Arc::new(Semaphore::new(bounds.connections));
+    let newcomers = Newcomers::new(bounds.newcomers);
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -62,9 +89,9 @@ pub async fn serve(listener: TcpListener, port: Port, closing: CancellationToken
         };
         match accepted {
             (Ok((tcp, _)), Ok(permit)) => {
-                let (port, closing) = (port.clone(), closing.clone());
+                let (port, closing, place) = (port.clone(), closing.clone(), newcomers.enter());
                 connections.spawn(async move {
-                    serve_connection(tcp, port, closing).await;
+                    serve_connection(tcp, port, place, closing).await;
                     drop(permit);
                 });
             }
@@ -79,22 +106,35 @@ pub async fn serve(listener: TcpListener, port: Port, closing: CancellationToken
     connections.wait().await;
 }
 
-async fn serve_connection(tcp: TcpStream, port: Port, closing: CancellationToken) {
+async fn serve_connection(tcp: TcpStream, port: Port, place: Place, closing: CancellationToken) {
     // Small answers must not wait for more; a socket that refuses this works all the same.
     let _ = tcp.set_nodelay(true);
     let acceptor = TlsAcceptor::from(port.credentials.server().get());
-    let stream = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await {
+    let accepted = tokio::select! {
+        accepted = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)) => accepted,
+        () = place.lost() => return tracing::debug!("handshake given up: too many are under way"),
+    };
+    let stream = match accepted {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "handshake failed"),
         Err(_) => return tracing::debug!("handshake not finished in time"),
     };
     let caller = port.credentials.callers().identify(stream.get_ref().1.peer_certificates());
+    // Who has shown a certificate makes room for others.
+    let place = matches!(caller, Caller::Anonymous).then_some(place);
+    let lost = async {
+        match &place {
+            Some(place) => place.lost().await,
+            None => std::future::pending().await,
+        }
+    };
     let service = TowerToHyperService::new(Service { front: port.front, caller });
     let builder = builder();
     let mut connection =
         std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = lost => return tracing::debug!("connection without a certificate closed: too many are open"),
         () = closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             timeout(GRACE, connection).await.unwrap_or(Ok(()))
@@ -121,3 +161,20 @@ fn builder() -> Builder<TokioExecutor> {
 
 /// The body of requests as they come from the network.
 pub type NetworkBody = Incoming;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_left_for_the_log() {
+        let bounds = |files| {
+            let Bounds { connections, newcomers } = Bounds::within(files);
+            (connections, newcomers)
+        };
+        assert_eq!(bounds(None), (16384, 1024));
+        assert_eq!(bounds(Some(1_048_576)), (16384, 1024));
+        assert_eq!(bounds(Some(1024)), (768, 384));
+        assert_eq!(bounds(Some(64)), (32, 16));
+    }
+}

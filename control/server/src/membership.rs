@@ -77,6 +77,15 @@ pub fn is_removed(view: &View, status: &Status, id: u64) -> bool {
     id != 0 && given && !is_member && view.get(&ObjectKey::new(MEMBERS, "", &id.to_string())).is_none()
 }
 
+/// As [`is_removed`], by what this member knows now. One that is behind does not know of the newest members, and hears
+/// them: it would never catch up otherwise.
+pub fn is_former(storage: &ReplicatedStorage, id: u64) -> bool {
+    let status = storage.raft().status();
+    let status = status.borrow();
+    let is_member = status.voters.contains(&id) || status.learners.contains(&id);
+    !is_member && is_removed(&storage.view(), &status, id)
+}
+
 /// Ends the process when this member finds that it was removed. Never ends by itself.
 pub async fn stop_when_removed(storage: ReplicatedStorage, fatal: Arc<Fatal>) {
     while !is_removed(&storage.view(), &storage.status(), storage.member()) {

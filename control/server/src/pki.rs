@@ -25,6 +25,8 @@ const ALL: &str = "pki/authorities.json";
 
 /// `O` of a control member's certificate.
 pub const CONTROL_ORGANIZATION: &str = "coracle:control";
+/// What stands before the raft id in the `CN` of a control member's certificate.
+pub const MEMBER_PREFIX: &str = "coracle:member:";
 /// `O` of an administrator's certificate.
 pub const MASTERS_ORGANIZATION: &str = "system:masters";
 /// `O` of a node's certificate, and what stands before the node's name in its `CN`.
@@ -215,10 +217,11 @@ impl Authorities {
         self.serving.issue(&subject)
     }
 
-    /// For what a control node asks of the other members.
-    pub fn issue_peer(&self, name: &str) -> Result<Leaf, ServerError> {
+    /// For what the control node with this raft id asks of the other members.
+    pub fn issue_peer(&self, id: u64) -> Result<Leaf, ServerError> {
+        let name = format!("{MEMBER_PREFIX}{id}");
         let subject =
-            Subject { common_name: name, organization: CONTROL_ORGANIZATION, names: vec![], server: false };
+            Subject { common_name: &name, organization: CONTROL_ORGANIZATION, names: vec![], server: false };
         self.peer.issue(&subject)
     }
 
@@ -287,7 +290,7 @@ mod tests {
     fn leaves_make_tls_settings() {
         let made = Authorities::generate("c").unwrap();
         let serving = made.issue_serving("a", &["10.0.0.1".into(), "localhost".into()]).unwrap();
-        let peer = made.issue_peer("a").unwrap();
+        let peer = made.issue_peer(1).unwrap();
         let trusted = [made.peer.certificate_pem.as_str(), made.client.certificate_pem.as_str()];
         tls::server_config(&serving.chain_pem, &serving.key_pem, &trusted, false).unwrap();
         tls::client_config(&made.serving.certificate_pem, &peer.chain_pem, &peer.key_pem).unwrap();

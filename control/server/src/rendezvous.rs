@@ -58,11 +58,12 @@ impl Rendezvous {
         }
     }
 
-    /// A member that has applied its own removal never learns that its leader is another's now.
+    /// A member that has applied its own removal never learns that its leader is another's now; a learner may not even
+    /// hear of its removal, and then others refuse it.
     fn is_alone(&self) -> bool {
         let status = self.storage.status();
         let is_member = status.voters.contains(&self.me.id) || status.learners.contains(&self.me.id);
-        status.leader.is_none() || !is_member
+        status.leader.is_none() || !is_member || self.storage.notes().lock().refused
     }
 
     async fn ask_all(&self) {

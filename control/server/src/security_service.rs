@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use coracle_api::Storage;
+use coracle_objects::ObjectKey;
 use coracle_proto::security::{
     AuthoritiesRequest, AuthoritiesResponse, AuthorityChange, ConfirmTrustRequest, ConfirmTrustResponse,
     DropKeyRequest, FetchKeysRequest, FetchKeysResponse, KeyInfo, KeysRequest, KeysResponse,
@@ -15,6 +16,7 @@ use crate::{
     certificates::{self, ChangeRefused, Credentials, TrustState, Waiting},
     drafts,
     encryption::{self, KeyRingState, KeysRefused, SecretBox},
+    forwarding::{forwarding, leader_elsewhere},
     identity::{administrators_only, caller, members_only},
     pki::AuthorityName,
     storage::ReplicatedStorage,
@@ -33,13 +35,8 @@ pub struct SecurityService {
 impl SecurityService {
     /// A client of the leader where this member does not lead.
     #[allow(clippy::result_large_err, reason = "the error type of tonic services")]
-    fn elsewhere(&self) -> Result<Option<SecurityClient<Channel>>, Status> {
-        if self.storage.leads() {
-            return Ok(None);
-        }
-        let leader =
-            self.storage.leader_channel().ok_or_else(|| Status::unavailable("no leader is known"))?;
-        Ok(Some(SecurityClient::new(leader)))
+    fn elsewhere<T>(&self, request: &Request<T>) -> Result<Option<SecurityClient<Channel>>, Status> {
+        Ok(leader_elsewhere(&self.storage, request)?.map(SecurityClient::new))
     }
 
     async fn present_authorities(&self) -> Result<AuthoritiesResponse, Status> {
@@ -95,8 +92,8 @@ impl Security for SecurityService {
         request: Request<RotateKeysRequest>,
     ) -> Result<Response<KeysResponse>, Status> {
         administrators_only(&request)?;
-        if let Some(mut leader) = self.elsewhere()? {
-            return leader.rotate_keys(request.into_inner()).await;
+        if let Some(mut leader) = self.elsewhere(&request)? {
+            return leader.rotate_keys(forwarding(request.into_inner())).await;
         }
         encryption::begin_rotation(&self.storage, &self.secrets).await.map_err(refused)?;
         Ok(Response::new(self.present_keys().await?))
@@ -104,8 +101,8 @@ impl Security for SecurityService {
 
     async fn drop_key(&self, request: Request<DropKeyRequest>) -> Result<Response<KeysResponse>, Status> {
         administrators_only(&request)?;
-        if let Some(mut leader) = self.elsewhere()? {
-            return leader.drop_key(request.into_inner()).await;
+        if let Some(mut leader) = self.elsewhere(&request)? {
+            return leader.drop_key(forwarding(request.into_inner())).await;
         }
         encryption::drop_key(&self.storage, &request.into_inner().id).await.map_err(refused)?;
         Ok(Response::new(self.present_keys().await?))
@@ -130,6 +127,12 @@ impl Security for SecurityService {
     ) -> Result<Response<RenewCertificateResponse>, Status> {
         let caller = caller(&request);
         let node = caller.node().ok_or_else(|| Status::permission_denied("only nodes may call this"))?;
+        let view =
+            self.storage.linearizable().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        if view.get(&ObjectKey::new("nodes", "", node)).is_none() {
+            let mend = "join again with an empty data directory and a new token";
+            return Err(Status::permission_denied(format!("there is no node {node} any more; {mend}")));
+        }
         let authorities = self.credentials.authorities();
         let response = certificates::renew_nodes_certificate(&authorities, node, request.get_ref())?;
         tracing::info!(node, "the certificate of a node renewed");
@@ -162,9 +165,10 @@ impl Security for SecurityService {
         request: Request<RotateAuthoritiesRequest>,
     ) -> Result<Response<AuthoritiesResponse>, Status> {
         administrators_only(&request)?;
+        let leader = self.elsewhere(&request)?;
         let request = request.into_inner();
-        if let Some(mut leader) = self.elsewhere()? {
-            return leader.rotate_authorities(request).await;
+        if let Some(mut leader) = leader {
+            return leader.rotate_authorities(forwarding(request)).await;
         }
         let chosen = [
             (request.peer, AuthorityName::Peer),

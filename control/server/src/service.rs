@@ -6,14 +6,21 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use axum::{Router, body::Body, response::IntoResponse};
+use coracle_raft::RaftSender;
 use http::{Request, Response, StatusCode};
 use tonic::{Status, service::Routes};
 use tower::ServiceExt;
 
-use crate::{identity::Caller, listener::NetworkBody, telemetry::Telemetry};
+use crate::{
+    identity::{Caller, former_member},
+    listener::NetworkBody,
+    membership,
+    telemetry::Telemetry,
+};
 
 /// All gRPC services have paths of this form.
 const GRPC_PREFIX: &str = "/coracle.";
@@ -46,7 +53,7 @@ impl tower::Service<Request<NetworkBody>> for Service {
     }
 
     fn call(&mut self, mut request: Request<NetworkBody>) -> Self::Future {
-        let (front, caller) = (self.front.clone(), self.caller.clone());
+        let (front, caller) = (self.front.clone(), self.front.now(&self.caller));
         if let Caller::Client(identity) = &caller {
             request.extensions_mut().insert(identity.clone());
         }
@@ -56,19 +63,41 @@ impl tower::Service<Request<NetworkBody>> for Service {
 }
 
 impl Front {
-    async fn answer(&self, request: Request<NetworkBody>, caller: &Caller) -> Response<Body> {
-        let path = request.uri().path();
-        if path.starts_with(GRPC_PREFIX) {
-            if path.starts_with(RAFT_PREFIX) && !matches!(caller, Caller::Member) {
-                return Status::permission_denied("only control nodes may call this").into_http::<Body>();
+    /// The caller of a connection as of this call: a member may have been removed since it began.
+    fn now(&self, caller: &Caller) -> Caller {
+        match caller {
+            Caller::Member(id) if membership::is_former(&self.telemetry.storage, *id) => {
+                Caller::FormerMember(*id)
             }
-            self.telemetry.requests.grpc_began(path);
-            return infallible(self.grpc.clone().oneshot(request).await).map(Body::new);
+            caller => caller.clone(),
+        }
+    }
+
+    async fn answer(&self, mut request: Request<NetworkBody>, caller: &Caller) -> Response<Body> {
+        let began = Instant::now();
+        let path = request.uri().path().to_owned();
+        let path = path.as_str();
+        if path.starts_with(GRPC_PREFIX) {
+            if path.starts_with(RAFT_PREFIX) {
+                match *caller {
+                    Caller::Member(id) => request.extensions_mut().insert(RaftSender(id)),
+                    Caller::FormerMember(id) => return former_member(id).into_http::<Body>(),
+                    _ => {
+                        let reason = "only control nodes may call this";
+                        return Status::permission_denied(reason).into_http::<Body>();
+                    }
+                };
+            }
+            let service = self.telemetry.requests.grpc_began(path);
+            let response = infallible(self.grpc.clone().oneshot(request).await).map(Body::new);
+            self.telemetry.requests.grpc_answered(service, began.elapsed());
+            return response;
         }
         if path == "/v2" || path.starts_with("/v2/") {
             let method = request.method().clone();
             let response = infallible(self.registry.clone().oneshot(request.map(Body::new)).await);
-            self.telemetry.requests.registry_answered(method.as_str(), response.status().as_u16());
+            let code = response.status().as_u16();
+            self.telemetry.requests.registry_answered(method.as_str(), code, began.elapsed());
             response
         } else if path == "/metrics" {
             self.metrics(caller).await

@@ -30,7 +30,7 @@ use tonic::{Code, transport::Channel};
 use crate::{
     batch::{Batcher, Done},
     encryption::{self, NotSealed, SecretBox},
-    health::disk_is_low,
+    health::SharedNotes,
     machine::AppliedEntry,
     peers::Peers,
     version::EntryFormat,
@@ -73,6 +73,7 @@ struct Shared {
     peers: Arc<Peers>,
     batcher: Batcher,
     secrets: Arc<SecretBox>,
+    notes: SharedNotes,
     /// Random for this start of the process, so that its sequence may begin at one.
     client: u64,
     sequence: AtomicU64,
@@ -86,7 +87,7 @@ struct Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotProposed {
     Raft(RaftProposeError),
-    /// Certainly not done: the disk is nearly full, and the transaction grows the state.
+    /// Certainly not done: too many disks are nearly full, and the transaction grows the state.
     NoSpace,
 }
 
@@ -119,6 +120,7 @@ impl ReplicatedStorage {
             hub,
             peers,
             secrets,
+            notes: SharedNotes::default(),
             client: rand::random(),
             sequence: AtomicU64::new(0),
             writes: Semaphore::new(WRITES_MAX),
@@ -144,6 +146,11 @@ impl ReplicatedStorage {
 
     pub fn peers(&self) -> &Arc<Peers> {
         &self.shared.peers
+    }
+
+    /// What the members have told each other about their states and disks.
+    pub fn notes(&self) -> &SharedNotes {
+        &self.shared.notes
     }
 
     /// What this member knows of the cluster now.
@@ -186,8 +193,8 @@ impl ReplicatedStorage {
 
     /// Applies another member's transaction. Only the leader can; the caller tries elsewhere otherwise.
     pub async fn propose_here(&self, request: Request) -> Result<Done, NotProposed> {
-        let low = disk_is_low(&self.shared.raft.status().borrow());
-        if low && grows(&self.shared.hub.published().sealed, &request.transaction) {
+        let room = self.shared.notes.lock().have_room(&self.shared.raft.status().borrow());
+        if !room && grows(&self.shared.hub.published().sealed, &request.transaction) {
             return Err(NotProposed::NoSpace);
         }
         self.shared.batcher.propose(request).await.map_err(NotProposed::Raft)

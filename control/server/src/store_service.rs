@@ -3,7 +3,10 @@
 use std::{ops::Bound, pin::Pin, sync::Arc};
 
 use coracle_api::{ProposeError, Storage, WatchItem, WatchStream};
-use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName, Revision, View, Write, by_resource};
+use coracle_objects::{
+    CLUSTER_INFO_KEPT, Event, EventKind, Object, ObjectKey, ObjectName, Revision, View, Write, by_resource,
+    is_cluster_info,
+};
 use coracle_proto::store::{
     Event as WireEvent, EventType, Object as WireObject, RangeRequest, RangeResponse, TxnRequest,
     TxnResponse, WatchRequest, WatchResponse, store_server::Store,
@@ -32,6 +35,9 @@ impl Store for StoreService {
         let request = decode_transaction(&request.into_inner().transaction)
             .map_err(|error| Status::invalid_argument(format!("transaction: {error}")))?;
         request.transaction.writes.iter().try_for_each(|write| known(write_resource(write)))?;
+        if request.transaction.writes.iter().any(|write| is_cluster_info(write.key())) {
+            return Err(Status::permission_denied(CLUSTER_INFO_KEPT));
+        }
         // A retry must carry the same bytes, and sealing is random: this door cannot give both.
         if encryption::concerns(&request.transaction) {
             return Err(Status::invalid_argument(

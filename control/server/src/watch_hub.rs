@@ -7,6 +7,7 @@ use crate::health::SharedCheckpoints;
 use arc_swap::ArcSwap;
 use coracle_api::{Expired, WatchItem, WatchStream};
 use coracle_objects::{Event, ResourceName, Revision, SEALED_RESOURCES, View};
+use coracle_raft::metrics::Counter;
 use coracle_store::Store;
 use parking_lot::Mutex;
 use tokio::{
@@ -39,6 +40,8 @@ pub struct WatchHub {
     resources: Mutex<BTreeMap<ResourceName, broadcast::Sender<Arc<Event>>>>,
     everything: Mutex<broadcast::Sender<EntryEvents>>,
     checkpoints: SharedCheckpoints,
+    /// Watches that ended because their reader was too slow, or the whole state was replaced.
+    overflowed: Counter,
 }
 
 /// What happens after the view that was handed out with it.
@@ -64,6 +67,7 @@ impl WatchHub {
             resources: Mutex::default(),
             everything,
             checkpoints: SharedCheckpoints::default(),
+            overflowed: Counter::default(),
         }
     }
 
@@ -142,6 +146,11 @@ impl WatchHub {
         watched.filter(|(_, watchers)| *watchers > 0).collect()
     }
 
+    /// How many watches have ended with 410.
+    pub fn overflowed(&self) -> u64 {
+        self.overflowed.get()
+    }
+
     /// See [`Store::window`].
     pub fn window(&self) -> Vec<(ResourceName, usize, Revision)> {
         self.store.lock().window()
@@ -163,7 +172,10 @@ impl WatchHub {
         Ok(Box::pin(futures::stream::unfold(Some(watcher), |watcher| async move {
             let mut watcher = watcher?;
             match watcher.next().await {
-                WatchItem::Overflow => Some((WatchItem::Overflow, None)),
+                WatchItem::Overflow => {
+                    watcher.hub.overflowed.add(1);
+                    Some((WatchItem::Overflow, None))
+                }
                 item => Some((item, Some(watcher))),
             }
         })))
@@ -415,6 +427,7 @@ mod tests {
         assert_eq!(revision(watch.next().await), ('p', 0));
         assert_eq!(revision(watch.next().await), ('o', 0));
         assert!(watch.next().await.is_none());
+        assert_eq!(bench.hub.overflowed(), 1);
         assert!(bench.hub.watch(&"configmaps".into(), 0).is_err());
     }
 }

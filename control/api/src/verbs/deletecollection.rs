@@ -1,7 +1,7 @@
 //! DELETE of all objects that selectors match.
 
 use axum::response::Response;
-use coracle_objects::ObjectKey;
+use coracle_objects::{ObjectKey, is_cluster_info};
 use http::StatusCode;
 
 use super::{delete, form, list};
@@ -15,7 +15,8 @@ use crate::{
     transact::transact,
 };
 
-/// Deletes one after the other, each as DELETE would; what others have deleted meanwhile is no fault.
+/// Deletes one after the other, each as DELETE would; what others have deleted meanwhile is no fault. The control plane's
+/// own object stays.
 pub async fn delete_all<S: Storage, N: Nodes>(
     api: &Api<S, N>,
     request: &Request,
@@ -30,6 +31,7 @@ pub async fn delete_all<S: Storage, N: Nodes>(
         .list(kind.storage_resource().as_str(), request.path.namespace.as_deref())
         .filter(|object| selection.selects(kind, object))
         .map(|object| object.key.clone())
+        .filter(|key| !is_cluster_info(key))
         .collect();
     let now = (api.config.now)();
     let mut objects = Vec::with_capacity(keys.len());

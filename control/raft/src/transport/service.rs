@@ -10,6 +10,11 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::driver::{Raft, ServeSnapshot};
 use crate::snapshot::parts;
 
+/// The member that a call comes from, as its certificate says. In the extensions of a call where whoever ended TLS knows
+/// it; then no call may claim to be another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RaftSender(pub u64);
+
 /// Takes other members' messages. Who may connect at all, TLS decides before.
 #[derive(Clone)]
 pub struct RaftService {
@@ -47,12 +52,22 @@ impl RaftService {
         Ok(())
     }
 
-    fn check(&self, batch: &wire::MessageBatch) -> Result<(), Status> {
+    fn check(&self, batch: &wire::MessageBatch, sender: Option<RaftSender>) -> Result<(), Status> {
         self.check_addressee(&batch.cluster_id, batch.to)?;
+        check_sender(batch.from, sender)?;
         if batch.messages.iter().any(|message| message.from != batch.from) {
             return Err(Status::invalid_argument("a message claims another sender than its batch"));
         }
         Ok(())
+    }
+}
+
+fn check_sender(from: u64, sender: Option<RaftSender>) -> Result<(), Status> {
+    match sender {
+        Some(RaftSender(id)) if id != from => Err(Status::permission_denied(format!(
+            "the call claims to be of member {from}, its certificate is of member {id}"
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -64,8 +79,10 @@ impl RaftTransport for RaftService {
         &self,
         request: Request<wire::FetchSnapshotRequest>,
     ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
+        let sender = request.extensions().get().copied();
         let request = request.into_inner();
         self.check_addressee(&request.cluster_id, request.to)?;
+        check_sender(request.from, sender)?;
         let source = (self.snapshots.open)(request.index, request.offset).map_err(|error| {
             Status::not_found(format!("the snapshot of entry {} is not here: {error}", request.index))
         })?;
@@ -83,13 +100,27 @@ impl RaftTransport for RaftService {
         &self,
         request: Request<Streaming<wire::MessageBatch>>,
     ) -> Result<Response<wire::SendSummary>, Status> {
+        let sender = request.extensions().get().copied();
         let mut stream = request.into_inner();
         let mut batches = 0;
         while let Some(batch) = stream.message().await? {
-            self.check(&batch)?;
+            self.check(&batch, sender)?;
             (self.receive)(batch.messages);
             batches += 1;
         }
         Ok(Response::new(wire::SendSummary { batches }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_speaks_for_another_member() {
+        check_sender(2, None).unwrap();
+        check_sender(2, Some(RaftSender(2))).unwrap();
+        let refused = check_sender(2, Some(RaftSender(3))).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused}");
     }
 }

@@ -141,7 +141,7 @@ impl Leaves {
     fn issue(authorities: &Authorities, me: &MemberSpec) -> Result<Self, ServerError> {
         Ok(Self {
             serving: authorities.issue_serving(&me.name, &[host(&me.address).to_owned()])?,
-            peer: authorities.issue_peer(&me.name)?,
+            peer: authorities.issue_peer(me.id)?,
             admin: authorities.issue_admin()?,
         })
     }

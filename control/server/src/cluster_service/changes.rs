@@ -6,11 +6,12 @@ use coracle_api::Storage;
 use coracle_proto::cluster::{MemberRequest, ReplaceRequest, cluster_client::ClusterClient};
 use coracle_raft::ChangeError;
 use tokio::time::{Instant, sleep, timeout_at};
-use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
+use tonic::{Code, Status, transport::Channel};
 
 use super::plan::{Members, Operation, Refused, Step};
 use crate::{
     bootstrap::{self, CLUSTER_INFO},
+    forwarding::{forwarding, not_leading},
     membership::keeper,
     peers::members,
     storage::ReplicatedStorage,
@@ -22,9 +23,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// A leader that has just begun has not heard of everybody yet: for so long it does not take that for an answer.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(2);
-
-/// The metadata of a call that another member has handed on: it is not handed on again.
-const FORWARDED_KEY: &str = "coracle-forwarded";
 
 /// Why a try did not do it, and for how long after the first try that is no reason to give up.
 struct Failure {
@@ -65,7 +63,7 @@ pub async fn carry_out(
         let tried = if storage.leads() {
             timeout_at(deadline, try_here(storage, &mut operation)).await
         } else if forwarded {
-            return Err(Status::unavailable("this member does not lead any more; try again"));
+            return Err(not_leading());
         } else {
             match storage.leader_channel() {
                 Some(channel) => timeout_at(deadline, hand_on(channel, &operation)).await,
@@ -82,10 +80,6 @@ pub async fn carry_out(
         sleep(RETRY_PAUSE).await;
     }
     Err(reason)
-}
-
-pub fn is_forwarded<T>(request: &Request<T>) -> bool {
-    request.metadata().contains_key(FORWARDED_KEY)
 }
 
 /// One step on the leader; whether it was the last.
@@ -132,12 +126,6 @@ async fn hand_on(leader: Channel, operation: &Operation) -> Result<bool, Failure
     }
     .map(|_| true)
     .map_err(Failure::from)
-}
-
-fn forwarding<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert(FORWARDED_KEY, MetadataValue::from_static("1"));
-    request
 }
 
 /// What may go otherwise when it is tried again is `Unavailable`.

@@ -15,6 +15,7 @@ use super::changes::within;
 use crate::{
     certificates::{TrustState, Waiting},
     error::ServerError,
+    health,
     membership::keeper,
     peers::MEMBERS,
     pki::Authorities,
@@ -99,6 +100,14 @@ pub fn alarms(view: &View, members: &[Member], reported: bool, now: Timestamp) -
     }
     for member in members {
         let object = view.get(&ObjectKey::new(MEMBERS, "", &member.id.to_string()));
+        if object.is_none() && view.count(MEMBERS) > 0 {
+            let mend = "a learner is removed by itself after a minute; otherwise `coracle cluster remove`";
+            tell(
+                "NoObject",
+                member.id,
+                format!("it belongs to the cluster but has no Member object; {mend}"),
+            );
+        }
         if let Some((since, message)) = object.and_then(|object| keeper::dead_since(object)) {
             let mend = "bring it back, or join a new control node, which takes its place, or remove it";
             tell("MemberDead", member.id, format!("since {since}: {message}; {mend}"));
@@ -119,6 +128,11 @@ pub fn alarms(view: &View, members: &[Member], reported: bool, now: Timestamp) -
         );
     }
     alarms
+}
+
+/// Members have different states, and nobody knows which is right.
+pub fn disputed(index: u64) -> Alarm {
+    Alarm { reason: "StatesDiffer".into(), member_id: 0, message: health::disputed_message(index) }
 }
 
 fn member_alarms(id: u64, report: &MemberReport, now: Timestamp, tell: &mut impl FnMut(&str, u64, String)) {

@@ -8,7 +8,7 @@ use std::{
 
 use coracle_api::Storage;
 use coracle_objects::{Object, ObjectKey, Transaction, View, Write};
-use coracle_raft::Status;
+use coracle_raft::{MemberChange, Status};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval};
@@ -51,6 +51,7 @@ struct Since {
     healthy: BTreeMap<u64, Instant>,
     silent: BTreeMap<u64, Instant>,
     stray: BTreeMap<u64, Instant>,
+    nameless: BTreeMap<u64, Instant>,
 }
 
 /// Keeps the members as they should be. Never ends by itself.
@@ -70,6 +71,9 @@ pub async fn run(storage: &ReplicatedStorage, recorder: &EventRecorder, periods:
         mark(storage, recorder, &status, &plan.alarms, periods.member_dead).await;
         for id in since.strays(&status, &storage.view(), Instant::now()) {
             forget(storage, id).await;
+        }
+        for id in since.nameless(&status, &storage.view(), Instant::now()) {
+            remove(storage, recorder, id).await;
         }
     }
 }
@@ -95,15 +99,24 @@ impl Since {
     fn strays(&mut self, status: &Status, view: &View, now: Instant) -> Vec<u64> {
         let is_member = |id: &u64| status.voters.contains(id) || status.learners.contains(id);
         let strays: BTreeSet<u64> = members(view).into_keys().filter(|id| !is_member(id)).collect();
-        self.stray.retain(|id, _| strays.contains(id));
-        let mut gone = Vec::new();
-        for id in strays {
-            if lasting(&mut self.stray, id, true, now).is_some_and(|lasted| lasted >= STRAY_PERIOD) {
-                gone.push(id);
-            }
-        }
-        gone
+        long_since(&mut self.stray, strays, now)
     }
+
+    /// Learners that have had no object for long: their joining was given up. Changes of keys and authorities would wait
+    /// for them for ever.
+    fn nameless(&mut self, status: &Status, view: &View, now: Instant) -> Vec<u64> {
+        let known = members(view);
+        let nameless = status.learners.iter().copied().filter(|id| !known.contains_key(id)).collect();
+        long_since(&mut self.nameless, nameless, now)
+    }
+}
+
+/// Those of `ids` that have been among them for [`STRAY_PERIOD`].
+fn long_since(since: &mut BTreeMap<u64, Instant>, ids: BTreeSet<u64>, now: Instant) -> Vec<u64> {
+    since.retain(|id, _| ids.contains(id));
+    let mut long = ids.into_iter().collect::<Vec<u64>>();
+    long.retain(|id| lasting(since, *id, true, now).is_some_and(|lasted| lasted >= STRAY_PERIOD));
+    long
 }
 
 /// For how long it has been so; `None` where it is not.
@@ -129,6 +142,19 @@ async fn change(storage: &ReplicatedStorage, recorder: &EventRecorder, plan: &Pl
     for id in removed {
         record(recorder, &view, id, "Warning", "Replaced", "a learner took the dead member's place".into());
         forget(storage, id).await;
+    }
+}
+
+/// Takes a learner without an object out of the configuration.
+async fn remove(storage: &ReplicatedStorage, recorder: &EventRecorder, id: u64) {
+    match storage.raft().change_membership(MemberChange::Remove(id)).await {
+        Ok(()) => {
+            tracing::warn!(member = id, "a learner without an object is removed: its joining was given up");
+            let message = "a learner without a Member object: its joining was given up".to_owned();
+            record(recorder, &storage.view(), id, "Warning", "Removed", message);
+            forget(storage, id).await;
+        }
+        Err(error) => tracing::debug!(member = id, %error, "a learner without an object is not removed yet"),
     }
 }
 
@@ -216,7 +242,8 @@ fn with_condition(object: &Object, is_dead: bool, message: &str, now: Timestamp)
     encode(&draft)
 }
 
-fn record(
+/// Tells something about a member, as an event.
+pub fn record(
     recorder: &EventRecorder,
     view: &View,
     id: u64,
@@ -294,6 +321,9 @@ mod tests {
         let start = Instant::now();
         assert_eq!(since.strays(&status(&[]), &view, start), [0; 0]);
         assert_eq!(since.strays(&status(&[]), &view, start + STRAY_PERIOD), [9]);
+        let later = start + STRAY_PERIOD;
+        assert_eq!(since.nameless(&status(&[]), &view, later), [0; 0]);
+        assert_eq!(since.nameless(&status(&[]), &view, later + STRAY_PERIOD), [3], "never a voter");
     }
 
     #[test]

@@ -112,6 +112,7 @@ impl From<BlobError> for RegistryError {
             BlobError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
             BlobError::Missing(_) => (StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
             BlobError::Io(_) => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
+            BlobError::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "UNAVAILABLE"),
             BlobError::NoMajority { .. } => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
         };
         Self::new(status, code, error.to_string())

@@ -35,8 +35,12 @@ const SERVICES: &[&str] = &[
     "coracle.cluster.v1.Blobs",
     "coracle.node.v1.NodeLink",
     "coracle.store.v1.Store",
+    "coracle.security.v1.Security",
     "other",
 ];
+
+/// The first of them.
+const RAFT: usize = 0;
 
 /// The counters. A row is a verb and a kind; the last kind stands for paths without one.
 pub struct Requests {
@@ -47,23 +51,28 @@ pub struct Requests {
     mutating: AtomicI64,
     reading: AtomicI64,
     registry: Vec<Counter>,
+    registry_durations: Vec<Histogram>,
     grpc: Vec<Counter>,
+    grpc_durations: Vec<Histogram>,
 }
 
 impl Default for Requests {
     fn default() -> Self {
         let kinds = kinds().len() + 1;
         let rows = METRIC_VERBS.len() * kinds;
+        let histograms = |count: usize| (0..count).map(|_| Histogram::new(BOUNDS_US)).collect();
         let counters = |count: usize| (0..count).map(|_| Counter::default()).collect();
         Self {
             codes: counters(rows * CODES.len()),
-            durations: (0..rows).map(|_| Histogram::new(BOUNDS_US)).collect(),
+            durations: histograms(rows),
             long_running: (0..rows).map(|_| AtomicI64::new(0)).collect(),
             watch_events: counters(kinds),
             mutating: AtomicI64::new(0),
             reading: AtomicI64::new(0),
             registry: counters(METHODS.len() * CODES.len()),
+            registry_durations: histograms(METHODS.len()),
             grpc: counters(SERVICES.len()),
+            grpc_durations: histograms(SERVICES.len()),
         }
     }
 }
@@ -124,16 +133,25 @@ impl Requests {
     }
 
     /// Methods are free text on the wire: what is not known shares a counter.
-    pub fn registry_answered(&self, method: &str, code: u16) {
+    pub fn registry_answered(&self, method: &str, code: u16, took: Duration) {
         let method = METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len() - 1);
         self.registry[method * CODES.len() + code_column(code)].add(1);
+        self.registry_durations[method].observe(took);
     }
 
-    /// `path` is `/<service>/<method>`.
-    pub fn grpc_began(&self, path: &str) {
+    /// `path` is `/<service>/<method>`. Answers the service's number.
+    pub fn grpc_began(&self, path: &str) -> usize {
         let service = path.trim_start_matches('/').split('/').next().unwrap_or("");
         let service = SERVICES.iter().position(|known| *known == service).unwrap_or(SERVICES.len() - 1);
         self.grpc[service].add(1);
+        service
+    }
+
+    /// The head of the answer came. Raft's streams have no answer as long as they last.
+    pub fn grpc_answered(&self, service: usize, took: Duration) {
+        if service != RAFT {
+            self.grpc_durations[service].observe(took);
+        }
     }
 
     pub fn write(&self, text: &mut Text) {
@@ -196,6 +214,20 @@ impl Requests {
         for (service, count) in SERVICES.iter().zip(&self.grpc) {
             family.with(&[("grpc_service", service)], count.get());
         }
+        let help = "Time until the head of the answer of a gRPC call; streams of raft's messages have none.";
+        let mut family = text.histogram("grpc_server_handling_seconds", help);
+        for (service, durations) in SERVICES.iter().zip(&self.grpc_durations) {
+            if durations.count() > 0 {
+                family.counts(&[("grpc_service", service)], durations);
+            }
+        }
+        let help = "Time until the head of the registry's answer, what was pushed included.";
+        let mut family = text.histogram("coracle_registry_request_duration_seconds", help);
+        for (method, durations) in METHODS.iter().zip(&self.registry_durations) {
+            if durations.count() > 0 {
+                family.counts(&[("method", method)], durations);
+            }
+        }
     }
 }
 
@@ -234,7 +266,9 @@ mod tests {
         requests.watch_began(pods);
         requests.watch_sent(pods, 5);
         requests.grpc_began("/coracle.store.v1.Store/Txn");
-        requests.registry_answered("BREW", 200);
+        let security = requests.grpc_began("/coracle.security.v1.Security/Keys");
+        requests.grpc_answered(security, Duration::from_millis(3));
+        requests.registry_answered("BREW", 200, Duration::from_millis(3));
         let mut text = Text::default();
         requests.write(&mut text);
         let text = text.finish();
@@ -247,6 +281,9 @@ mod tests {
             format!(r#"apiserver_longrunning_requests{{verb="WATCH",{labels}}} 1"#),
             format!(r#"apiserver_watch_events_total{{{labels}}} 5"#),
             r#"grpc_server_started_total{grpc_service="coracle.store.v1.Store"} 1"#.to_owned(),
+            r#"grpc_server_started_total{grpc_service="coracle.security.v1.Security"} 1"#.to_owned(),
+            r#"grpc_server_handling_seconds_count{grpc_service="coracle.security.v1.Security"} 1"#.to_owned(),
+            r#"coracle_registry_request_duration_seconds_count{method="other"} 1"#.to_owned(),
             r#"coracle_registry_requests_total{method="other",code="200"} 1"#.to_owned(),
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

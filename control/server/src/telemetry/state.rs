@@ -123,6 +123,9 @@ fn objects(text: &mut Text, view: &View) {
 }
 
 fn watches(text: &mut Text, storage: &ReplicatedStorage) {
+    let help =
+        "Watches of the store that ended with 410: too slow a reader, or a state replaced by a snapshot.";
+    text.counter("coracle_store_watches_overflowed_total", help).is(storage.hub().overflowed());
     let help = "Watches of the store under way: by REST, by gRPC and of this process itself.";
     let mut family = text.gauge("coracle_store_watchers", help);
     for (resource, count) in storage.hub().watchers() {

@@ -16,7 +16,7 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api,
-    api::{Patch, PatchParams, PostParams, WatchEvent, WatchParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams},
 };
 use serde_json::json;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -93,8 +93,13 @@ async fn a_node_renews_under_its_own_name_only() {
         tls::client_config(&response.serving_ca_pem, &response.certificate_pem, &joined.key_pem).unwrap();
     let (key_pem, csr_pem) = signing_request().unwrap();
     let request = RenewCertificateRequest { csr_pem, advertise: "127.0.0.1:7443".into() };
-    let renewed = SecurityClient::new(tls::channel(&control.address(), node));
-    let renewed = renewed.clone().renew_certificate(request.clone()).await.unwrap().into_inner();
+    let mut renewed = SecurityClient::new(tls::channel(&control.address(), node));
+    let refused = renewed.renew_certificate(request.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied, "there is no such node: {refused}");
+    let nodes: Api<Node> = Api::all(client(&control).await);
+    let n1 = serde_json::from_value(json!({ "metadata": { "name": "n1" } })).unwrap();
+    nodes.create(&PostParams::default(), &n1).await.unwrap();
+    let renewed = renewed.renew_certificate(request.clone()).await.unwrap().into_inner();
     let der = tls::certificates(&renewed.certificate_pem, "test").unwrap().remove(0);
     let (_, parsed) = X509Certificate::from_der(&der).unwrap();
     assert_eq!(parsed.subject().to_string(), "O=system:nodes, CN=system:node:n1");
@@ -103,6 +108,9 @@ async fn a_node_renews_under_its_own_name_only() {
     let again = tls::client_config(&renewed.serving_ca_pem, &renewed.certificate_pem, &key_pem).unwrap();
     let mut again = SecurityClient::new(tls::channel(&control.address(), again));
     again.renew_certificate(request.clone()).await.expect("the renewed one serves for the next");
+    nodes.delete("n1", &DeleteParams::default()).await.unwrap();
+    let refused = again.renew_certificate(request.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied, "it was deleted: {refused}");
 
     let mut administrator = SecurityClient::new(tls::channel(&control.address(), admin(&control)));
     let refused = administrator.renew_certificate(request).await.unwrap_err();

@@ -3,12 +3,20 @@
 use std::{path::Path, time::Duration};
 
 use coracle_api::Storage;
-use coracle_proto::cluster::{MemberRequest, ReplaceRequest, StatusRequest, StatusResponse};
+use coracle_proto::{
+    cluster::{
+        HealthRequest, MemberRequest, ReplaceRequest, StatusRequest, StatusResponse,
+        cluster_client::ClusterClient, leader_client::LeaderClient,
+    },
+    security::{RotateKeysRequest, security_client::SecurityClient},
+    tls,
+};
 use coracle_raft::Status;
 use coracle_server::{Control, ControlConfig, Mode};
+use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 use tonic::Code;
 
-use crate::bench::{administration, config, init, join, start, three, until, write_on, written};
+use crate::bench::{admin, administration, config, init, join, start, three, until, write_on, written};
 
 /// Learners are promoted by nobody but the administrator.
 fn by_hand(dir: &Path, name: &str, mode: Mode) -> ControlConfig {
@@ -205,4 +213,63 @@ async fn one_learner_stays_a_learner() {
     for control in [third, second, first] {
         control.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_is_handed_on_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let controls = three(dir.path()).await;
+    let follower = controls.iter().find(|control| !control.storage().leads()).expect("one leads");
+    let marked = |message| {
+        let mut request = tonic::Request::new(message);
+        request.metadata_mut().insert("coracle-forwarded", "1".parse().unwrap());
+        request
+    };
+    let mut security = SecurityClient::new(tls::channel(&follower.address(), admin(follower)));
+    let refused = security.rotate_keys(marked(RotateKeysRequest {})).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    until("a call of a client to be handed on", || async {
+        security.clone().rotate_keys(RotateKeysRequest {}).await.is_ok()
+    })
+    .await;
+    futures::future::join_all(controls.into_iter().map(Control::abort)).await;
+}
+
+/// A certificate of the peer authority, such as anybody can make who has a control node's disk.
+fn peer(dir: &Path, name: &str) -> rustls::ClientConfig {
+    let text = std::fs::read_to_string(dir.join("a/pki/authorities.json")).unwrap();
+    let kept: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let pem = |place: &str| kept.pointer(place).and_then(serde_json::Value::as_str).unwrap();
+    let authority = KeyPair::from_pem(pem("/peer/key_pem")).unwrap();
+    let issuer = Issuer::from_ca_cert_pem(pem("/peer/certificate_pem"), authority).unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "coracle:control");
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    tls::client_config(pem("/serving/certificate_pem"), &certificate.pem(), &key.serialize_pem()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_was_removed_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = coracle_server::start(by_hand(dir.path(), "a", Mode::Init)).await.unwrap();
+    let second = join(&first, |mode| by_hand(dir.path(), "b", mode)).await;
+    let channel = |name: &str| tls::channel(&first.address(), peer(dir.path(), name));
+    let open = channel("coracle:member:2");
+    let mut leader = LeaderClient::new(open.clone());
+    leader.health(HealthRequest {}).await.expect("a member may");
+    let nameless = LeaderClient::new(channel("b")).health(HealthRequest {}).await.unwrap_err();
+    assert_eq!(nameless.code(), Code::Unauthenticated, "{nameless}");
+
+    administration(&first).remove(named(&["b"])).await.unwrap();
+    let refused = leader.health(HealthRequest {}).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "on the same connection: {refused}");
+    let question = StatusRequest { reports: false, asking_member: 2 };
+    let answer = ClusterClient::new(open).status(question).await.unwrap().into_inner();
+    assert!(answer.asking_member_removed && answer.members.is_empty(), "{answer:?}");
+    assert!(second.closed().await.to_string().contains("was removed"));
+    futures::future::join_all([first, second].map(Control::abort)).await;
 }

@@ -101,3 +101,20 @@ async fn a_node_may_not_push_and_a_stranger_may_not_even_look() {
     assert!(metrics.contains("coracle_server_is_leader 1"), "{metrics}");
     control.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_blob_is_no_manifest() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = init(dir.path()).await;
+    let (admin, address) = (admin(&control), control.address());
+    let blob = vec![7; 4 * 1024 * 1024 + 1];
+    let name = digest(&blob);
+    let upload = format!("/v2/team/app/blobs/uploads/?digest={}", name.replace(':', "%3A"));
+    assert_eq!(send(&address, &admin, Method::POST, &upload, &blob).await.status(), StatusCode::CREATED);
+    for method in [Method::GET, Method::HEAD] {
+        let path = format!("/v2/team/app/manifests/{name}");
+        let answer = send(&address, &admin, method, &path, b"").await;
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+    }
+    control.shutdown().await;
+}

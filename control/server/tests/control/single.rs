@@ -1,10 +1,13 @@
 //! One control node: its objects, a client's day, a restart.
 
+use std::time::Duration;
+
 use coracle_api::Storage;
 use coracle_objects::ObjectKey;
 use coracle_server::{Mode, ServerError, holds_member};
 use futures::{StreamExt, TryStreamExt};
 use kube::api::{ListParams, PostParams, WatchEvent, WatchParams};
+use tokio::io::AsyncReadExt;
 
 use crate::bench::{config_map, config_maps, init, start, until};
 
@@ -81,4 +84,24 @@ async fn a_directory_is_refused_where_it_does_not_fit() {
     std::fs::write(strange.join("photo.jpg"), "").unwrap();
     let strange = start(dir.path(), "strange", Mode::Init).await.err().unwrap();
     assert!(matches!(strange, ServerError::NotEmpty { .. }), "{strange}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_connections_keeps_no_client_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = init(dir.path()).await;
+    let mut idle = vec![];
+    for _ in 0..1100 {
+        idle.push(tokio::net::TcpStream::connect(control.listen_address()).await.unwrap());
+    }
+    let maps = config_maps(&control).await;
+    maps.create(&PostParams::default(), &config_map("amid", "1")).await.expect("a client gets in");
+    let mut byte = [0; 1];
+    let closed = tokio::time::timeout(Duration::from_secs(5), idle[0].read(&mut byte)).await;
+    assert_ne!(
+        closed.expect("the oldest made room, long before its handshake is over its time").ok(),
+        Some(1)
+    );
+    drop(idle);
+    control.shutdown().await;
 }

@@ -3,13 +3,22 @@
 use std::{fs, path::Path};
 
 use coracle_api::Storage;
-use coracle_objects::ObjectKey;
-use coracle_proto::join::{self, JoinError, Role, join_as};
+use coracle_objects::{ObjectKey, Transaction, Write};
+use coracle_proto::{
+    join::{self, JoinError, Role, join_as},
+    store::{TxnRequest, store_client::StoreClient},
+    tls,
+};
 use coracle_server::{Build, Control, ControlConfig, Mode, ServerError};
-use kube::api::PostParams;
+use coracle_store::{Request, RequestId, encode_transaction};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
 use serde_json::{Value, json};
 
-use crate::bench::{config, config_map, config_maps, files, init, join, start, until};
+use crate::bench::{admin, client, config, config_map, config_maps, files, init, join, start, until};
 
 fn with(path: &Path, field: &str, value: Value) {
     let mut recorded: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
@@ -159,4 +168,43 @@ async fn a_rolling_upgrade_raises_the_gate_with_the_last_member() {
     for control in controls {
         control.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_but_the_control_plane_writes_what_it_must_not_forget() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = init(dir.path()).await;
+    let info = ObjectKey::new("configmaps", "kube-system", "coracle-cluster");
+    until("the version to be agreed on", || async {
+        let view = control.storage().view();
+        view.get(&info).is_some_and(|info| String::from_utf8_lossy(&info.json).contains("entryFormat"))
+    })
+    .await;
+    let before = control.storage().view().get(&info).unwrap().json.clone();
+    let maps: Api<ConfigMap> = Api::namespaced(client(&control).await, "kube-system");
+    let patch = Patch::Merge(json!({ "data": { "version": "99.0.0", "entryFormat": "200" } }));
+    let (patching, deleting) = (PatchParams::default(), DeleteParams::default());
+    let forbidden = [
+        maps.patch("coracle-cluster", &patching, &patch).await.err(),
+        maps.delete("coracle-cluster", &deleting).await.err(),
+        maps.replace("coracle-cluster", &PostParams::default(), &config_map("coracle-cluster", "1"))
+            .await
+            .err(),
+    ];
+    for error in forbidden {
+        let Some(kube::Error::Api(status)) = error else { panic!("{error:?}") };
+        assert!(status.code == 403 && status.message.contains("control plane itself"), "{status:?}");
+    }
+    maps.create(&PostParams::default(), &config_map("other", "1")).await.unwrap();
+    maps.delete_collection(&deleting, &ListParams::default()).await.unwrap();
+    assert!(maps.get_opt("other").await.unwrap().is_none());
+
+    let mut store = StoreClient::new(tls::channel(&control.address(), admin(&control)));
+    let write = Write::Delete { key: info.clone() };
+    let transaction = Transaction { preconditions: vec![], writes: vec![write] };
+    let request = Request { id: RequestId { client: 5, sequence: 1 }, transaction };
+    let refused = store.txn(TxnRequest { transaction: encode_transaction(&request) }).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused}");
+    assert_eq!(control.storage().view().get(&info).unwrap().json, before);
+    control.shutdown().await;
 }

@@ -1,0 +1,20 @@
+//! The one ordinary object that belongs to the control plane.
+
+use crate::name::ObjectKey;
+
+/// Where the control plane keeps what it must not forget about the cluster: its version and id, the next member's id.
+/// A ConfigMap, so that people can read it with every client; nobody but the control plane writes it.
+pub fn cluster_info_key() -> ObjectKey {
+    ObjectKey::new("configmaps", "kube-system", "coracle-cluster")
+}
+
+/// Why a write of it is refused.
+pub const CLUSTER_INFO_KEPT: &str =
+    "only the control plane itself writes this object: without it members cannot start";
+
+/// Whether this is its key.
+pub fn is_cluster_info(key: &ObjectKey) -> bool {
+    key.resource.as_str() == "configmaps"
+        && &*key.name.namespace == "kube-system"
+        && &*key.name.name == "coracle-cluster"
+}
