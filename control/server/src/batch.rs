@@ -9,7 +9,7 @@ use coracle_raft::{ProposeError, Raft};
 use coracle_store::{Command, Outcome, Request, RequestId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::{machine::AppliedEntry, version::EntryFormat};
+use crate::{machine::AppliedEntry, storage::NotProposed, version::EntryFormat};
 
 /// Transactions that may wait for an entry.
 const WAITING_MAX: usize = 1024;
@@ -27,7 +27,7 @@ pub struct Done {
     pub index: u64,
 }
 
-type Reply = oneshot::Sender<Result<Done, ProposeError>>;
+type Reply = oneshot::Sender<Result<Done, NotProposed>>;
 
 struct Waiting {
     request: Request,
@@ -54,7 +54,7 @@ impl Batcher {
     }
 
     /// Waits until the transaction was applied here, or certainly or perhaps was not.
-    pub async fn propose(&self, request: Request) -> Result<Done, ProposeError> {
+    pub async fn propose(&self, request: Request) -> Result<Done, NotProposed> {
         if self.under_way.available_permits() == ENTRIES_UNDER_WAY
             && let Ok(_permit) = self.under_way.try_acquire()
         {
@@ -65,9 +65,9 @@ impl Batcher {
         }
         let (reply, outcome) = oneshot::channel();
         if self.waiting.send(Waiting { request, reply }).await.is_err() {
-            return Err(ProposeError::Stopped);
+            return Err(ProposeError::Stopped.into());
         }
-        outcome.await.unwrap_or(Err(ProposeError::Unknown))
+        outcome.await.unwrap_or(Err(ProposeError::Unknown.into()))
     }
 }
 
@@ -143,25 +143,25 @@ impl Entries {
     }
 }
 
-fn outcome_of(applied: &AppliedEntry, id: RequestId) -> Result<Done, ProposeError> {
+fn outcome_of(applied: &AppliedEntry, id: RequestId) -> Result<Done, NotProposed> {
     let found = applied.batch.results.iter().find(|(found, _)| *found == id);
-    let outcome = found.map(|(_, outcome)| outcome.clone()).ok_or(ProposeError::Unknown)?;
+    let outcome = found.map(|(_, outcome)| outcome.clone()).ok_or(NotProposed::Forgotten)?;
     Ok(Done { outcome, index: applied.index })
 }
 
-/// Gives each proposer its own result. The store leaves out requests whose outcome it has forgotten: theirs are unknown.
+/// Gives each proposer its own result. The store leaves out requests whose outcome it may have forgotten.
 fn answer(result: Result<AppliedEntry, ProposeError>, replies: Vec<(RequestId, Reply)>) {
     match result {
         Ok(applied) => {
             let outcomes: BTreeMap<RequestId, &Outcome> =
                 applied.batch.results.iter().map(|(id, outcome)| (*id, outcome)).collect();
             for (id, reply) in replies {
-                let outcome = outcomes.get(&id).copied().cloned().ok_or(ProposeError::Unknown);
+                let outcome = outcomes.get(&id).copied().cloned().ok_or(NotProposed::Forgotten);
                 // A proposer that has gone away does not want its answer.
                 let _ = reply.send(outcome.map(|outcome| Done { outcome, index: applied.index }));
             }
         }
-        Err(error) => replies.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error)))),
+        Err(error) => replies.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.into())))),
     }
 }
 
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_forgotten_request_is_unknown() {
+    fn only_the_forgotten_request_has_no_outcome() {
         let id = |sequence| RequestId { client: 1, sequence };
         let outcome = |revision| Ok(Applied { revision, revisions: vec![] });
         let results = vec![(id(1), outcome(11)), (id(3), outcome(13))];
@@ -193,10 +193,10 @@ mod tests {
             })
             .unzip();
         answer(Ok(AppliedEntry { index: 5, batch }), replies);
-        let revisions: Vec<Option<u64>> = answers
+        let revisions: Vec<Result<u64, NotProposed>> = answers
             .into_iter()
-            .map(|mut answer| answer.try_recv().unwrap().ok().map(|done| done.outcome.unwrap().revision))
+            .map(|mut answer| answer.try_recv().unwrap().map(|done| done.outcome.unwrap().revision))
             .collect();
-        assert_eq!(revisions, [Some(11), None, Some(13)]);
+        assert_eq!(revisions, [Ok(11), Err(NotProposed::Forgotten), Ok(13)]);
     }
 }

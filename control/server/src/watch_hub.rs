@@ -1,7 +1,14 @@
 //! Where state is read and watched: the published view, and events without gap or double from any revision in the
 //! store's window.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use crate::health::SharedCheckpoints;
 use arc_swap::ArcSwap;
@@ -39,6 +46,7 @@ pub struct WatchHub {
     resources: Mutex<BTreeMap<ResourceName, broadcast::Sender<Arc<Event>>>>,
     everything: Mutex<broadcast::Sender<EntryEvents>>,
     checkpoints: SharedCheckpoints,
+    clock: AtomicU64,
 }
 
 /// What happens after the view that was handed out with it.
@@ -64,6 +72,7 @@ impl WatchHub {
             resources: Mutex::default(),
             everything,
             checkpoints: SharedCheckpoints::default(),
+            clock: AtomicU64::new(0),
         }
     }
 
@@ -80,6 +89,16 @@ impl WatchHub {
     /// The state's hash as of some entries, for members to compare.
     pub fn checkpoints(&self) -> &SharedCheckpoints {
         &self.checkpoints
+    }
+
+    /// See [`Store::clock`].
+    pub fn clock(&self) -> u64 {
+        self.clock.load(Ordering::Acquire)
+    }
+
+    /// Called by the machine, with the store locked.
+    pub fn set_clock(&self, clock: u64) {
+        self.clock.store(clock, Ordering::Release);
     }
 
     /// Called by the machine, with the store locked.

@@ -2,7 +2,7 @@
 //! whole: there is no checksum here.
 //!
 //! ```text
-//! "CORACLE\x02"  head, objects..., end      each a length u32 (little-endian, 0 for the end) and as many bytes of postcard
+//! "CORACLE\x03"  head, objects..., end      each a length u32 (little-endian, 0 for the end) and as many bytes of postcard
 //! ```
 
 use std::io::{self, Read, Write};
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// In front of every state; the last byte is the version of the format.
-const MAGIC: &[u8; 8] = b"CORACLE\x02";
+const MAGIC: &[u8; 8] = b"CORACLE\x03";
 
 /// The longest part, in bytes: the head with its remembered outcomes, or an object.
 const PART_BYTES_MAX: u32 = 256 * 1024 * 1024;
@@ -34,7 +34,7 @@ pub struct Frozen {
 /// Why bytes are not a state.
 #[derive(Debug, Error)]
 pub enum SnapshotError {
-    #[error("this is not the state of a Coracle cluster, or one of a newer version")]
+    #[error("this is not the state of a Coracle cluster, or one of another version of its format")]
     Magic,
     #[error("the state cannot be read")]
     Read(#[from] io::Error),
@@ -94,7 +94,7 @@ impl Store {
     /// before it finds its revisions expired, and reads everything again.
     pub fn skip_revisions(&mut self, revisions: u64) {
         self.view.revision += revisions;
-        self.dedup = Dedup::default();
+        self.dedup.forget_all();
         self.window =
             Window::new(self.config.watch_events_max, self.config.watch_revisions_max, self.view.revision);
     }

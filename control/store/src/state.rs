@@ -34,8 +34,8 @@ impl Default for StoreConfig {
 /// What one entry did.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// In the order of the command. A request that is so old that its outcome was dropped is left out: what became
-    /// of it is unknown.
+    /// In the order of the command. A request whose sequence is so low that its outcome may be forgotten is left out:
+    /// this entry did not apply it, and whether one before did is unknown.
     pub results: Vec<(RequestId, Outcome)>,
     /// In order; those of one transaction share its revision and follow each other.
     pub events: Vec<Arc<Event>>,
@@ -77,7 +77,7 @@ impl Store {
             let outcome = match self.dedup.look(request.id) {
                 Seen::New => {
                     let outcome = self.transact(request.transaction, &mut batch.events);
-                    self.dedup.record(request.id, outcome.clone());
+                    self.dedup.record(request.id, &outcome);
                     outcome
                 }
                 Seen::Before(outcome) => outcome,
@@ -102,6 +102,12 @@ impl Store {
 
     pub fn revision(&self) -> Revision {
         self.view.revision
+    }
+
+    /// The highest sequence of a request so far. A new request, of whatever client, has one above it: see
+    /// [`RequestId::sequence`].
+    pub fn clock(&self) -> u64 {
+        self.dedup.clock()
     }
 
     /// Equal on all members that have applied the same entries.

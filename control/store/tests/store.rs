@@ -154,7 +154,9 @@ fn a_refused_transaction_changes_nothing() {
     let mut bench = Bench::new(StoreConfig { object_bytes_max: 200, ..StoreConfig::default() });
     let mut transaction = put("a", "1");
     transaction.writes.push(Write::Put { key: key("b"), draft: "nonsense".into() });
-    assert!(matches!(bench.outcome(transaction), Err(Refusal::BadDraft { .. })));
+    assert!(matches!(bench.outcome(transaction.clone()), Err(Refusal::BadDraft { .. })));
+    bench.sequence -= 1;
+    assert!(matches!(bench.outcome(transaction), Err(Refusal::BadDraft { .. })), "also as a retry");
     let mut transaction = put("a", "1");
     transaction.writes.extend(put("b", &"x".repeat(200)).writes);
     assert!(matches!(bench.outcome(transaction), Err(Refusal::TooLarge { limit: 200, .. })));
@@ -172,6 +174,34 @@ fn a_retry_gets_the_first_outcome() {
     assert!(again.results[1].1.is_err());
     assert!(again.events.is_empty());
     assert_eq!(store.revision(), 1);
+}
+
+#[test]
+fn a_retry_is_harmless_however_many_clients_there_are() {
+    let mut store = Store::new(StoreConfig::default());
+    let entry = |client: u64| {
+        let transaction = put("a", &client.to_string());
+        let id = RequestId { client, sequence: 1 };
+        Command { proposer: 1, requests: vec![Request { id, transaction }] }.encode()
+    };
+    let first: Vec<_> = (0..1000).map(|client| store.apply(&entry(client)).unwrap().results).collect();
+    let mut copy = restored(&written(&store)).unwrap();
+    for store in [&mut store, &mut copy] {
+        let again: Vec<_> = (0..1000).map(|client| store.apply(&entry(client)).unwrap().results).collect();
+        assert_eq!(again, first);
+        assert_eq!(store.revision(), 1000);
+    }
+}
+
+#[test]
+fn a_restored_backup_applies_nothing_that_its_cluster_has_applied() {
+    let mut bench = Bench::new(StoreConfig::default());
+    bench.apply(put("a", "1"));
+    bench.store.skip_revisions(10);
+    let retry = command(vec![(1, put("a", "1"))]).encode();
+    assert!(bench.store.apply(&retry).unwrap().results.is_empty());
+    assert_eq!(bench.store.clock(), 1);
+    assert!(bench.outcome(put("a", "2")).is_ok());
 }
 
 #[test]
@@ -217,9 +247,9 @@ fn a_damaged_snapshot_is_refused() {
     for cut in 0..bytes.len() {
         assert!(restored(&bytes[..cut]).is_err(), "cut at {cut}");
     }
-    assert!(matches!(restored(b"CORACLE\x01"), Err(SnapshotError::Magic)));
+    assert!(matches!(restored(b"CORACLE\x02"), Err(SnapshotError::Magic)));
     assert!(matches!(restored(b"a zip file"), Err(SnapshotError::Magic)));
-    assert!(matches!(restored(b"CORACLE\x02\xff\xff\xff\xff"), Err(SnapshotError::TooLong { .. })));
+    assert!(matches!(restored(b"CORACLE\x03\xff\xff\xff\xff"), Err(SnapshotError::TooLong { .. })));
 
     let mut again = restored(&bytes).unwrap();
     let (revision, hash) = (again.revision(), again.state_hash());
