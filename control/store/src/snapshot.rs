@@ -86,7 +86,7 @@ impl Store {
             view.tables.entry(key.resource).or_default().insert(key.name, object.into());
         }
         io::copy(input, &mut io::sink())?;
-        let window = Window::new(config.watch_events_max, config.watch_revisions_max, head.revision);
+        let window = Window::new(config, head.revision);
         Ok(Self { config, view, dedup: head.dedup, window, hash: head.hash })
     }
 
@@ -95,8 +95,7 @@ impl Store {
     pub fn skip_revisions(&mut self, revisions: u64) {
         self.view.revision += revisions;
         self.dedup.forget_all();
-        self.window =
-            Window::new(self.config.watch_events_max, self.config.watch_revisions_max, self.view.revision);
+        self.window = Window::new(self.config, self.view.revision);
     }
 }
 

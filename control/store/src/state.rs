@@ -21,13 +21,20 @@ pub struct StoreConfig {
     pub object_bytes_max: usize,
     /// Events kept a resource for watches that resume.
     pub watch_events_max: usize,
+    /// Bytes that the events of all resources hold, about. The resource that holds most gives way.
+    pub watch_bytes_max: usize,
     /// Revisions behind the newest event of a resource after which an event is dropped.
     pub watch_revisions_max: u64,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { object_bytes_max: 1536 * 1024, watch_events_max: 8192, watch_revisions_max: 200_000 }
+        Self {
+            object_bytes_max: 1536 * 1024,
+            watch_events_max: 64 * 1024,
+            watch_bytes_max: 128 * 1024 * 1024,
+            watch_revisions_max: 200_000,
+        }
     }
 }
 
@@ -63,7 +70,7 @@ struct Staged {
 
 impl Store {
     pub fn new(config: StoreConfig) -> Self {
-        let window = Window::new(config.watch_events_max, config.watch_revisions_max, 0);
+        let window = Window::new(config, 0);
         Self { config, view: View::default(), dedup: Dedup::default(), window, hash: [0; 32] }
     }
 
@@ -117,7 +124,17 @@ impl Store {
 
     /// The events of a resource after a revision, oldest first.
     pub fn events_since(&self, resource: &str, after: Revision) -> Result<Vec<Arc<Event>>, Expired> {
-        self.window.since(resource, after)
+        self.window.since(resource, after, usize::MAX)
+    }
+
+    /// As [`Store::events_since`], but only the first `count_max`, and what shares its revision with the last of them.
+    pub fn first_events_since(
+        &self,
+        resource: &str,
+        after: Revision,
+        count_max: usize,
+    ) -> Result<Vec<Arc<Event>>, Expired> {
+        self.window.since(resource, after, count_max)
     }
 
     /// The window that watches resume from: for each resource that has changed, the number of its events and the

@@ -230,6 +230,45 @@ fn a_window_that_cuts_a_transaction_expires_all_of_it() {
 }
 
 #[test]
+fn large_events_make_room_for_each_other_and_leave_quiet_resources_alone() {
+    let mut bench = Bench::new(StoreConfig { watch_bytes_max: 1 << 20, ..StoreConfig::default() });
+    let quiet = ObjectKey::new("pods", "default", "p");
+    bench.apply(Transaction::create(quiet, draft("p", "1")));
+    let large = "x".repeat(100_000);
+    for number in 0..50 {
+        bench.apply(put("a", &format!("{number}{large}")));
+    }
+    let last = bench.store.revision();
+    let (_, count, oldest) =
+        bench.store.window().into_iter().find(|(name, ..)| name.as_str() == "configmaps").unwrap();
+    assert!((2..=5).contains(&count), "each of {count} counts with the object before it");
+    assert_eq!(oldest, last - count as u64);
+    assert_eq!(
+        bench.store.events_since("configmaps", oldest - 1).unwrap_err(),
+        Expired { after: oldest - 1, oldest }
+    );
+    assert_eq!(bench.store.events_since("configmaps", oldest).unwrap().len(), count);
+    assert_eq!(
+        bench.store.first_events_since("configmaps", oldest, 1).unwrap()[0].object.revision,
+        oldest + 1
+    );
+    assert_eq!(bench.store.events_since("pods", 0).unwrap().len(), 1);
+}
+
+#[test]
+fn many_large_resources_share_the_room() {
+    let mut bench = Bench::new(StoreConfig { watch_bytes_max: 1 << 20, ..StoreConfig::default() });
+    let large = "x".repeat(100_000);
+    for number in 0..60 {
+        let key = ObjectKey::new(["secrets", "pods", "leases"][number % 3], "default", &format!("n{number}"));
+        bench.apply(Transaction::create(key, draft("n", &large)));
+    }
+    let counts: Vec<usize> = bench.store.window().into_iter().map(|(_, count, _)| count).collect();
+    assert_eq!(counts.iter().sum::<usize>(), 10);
+    assert!(counts.iter().all(|count| *count >= 3), "{counts:?}");
+}
+
+#[test]
 fn old_events_leave_by_age_in_revisions_too() {
     let mut bench = Bench::new(StoreConfig { watch_revisions_max: 10, ..StoreConfig::default() });
     for data in 1..=20 {
