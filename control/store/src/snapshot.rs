@@ -117,19 +117,29 @@ impl Frozen {
         out.write_all(MAGIC)?;
         let head = Head { revision: self.view.revision, hash: self.hash, dedup: self.dedup.clone() };
         let mut buffer = Vec::new();
-        write_part(out, &mut buffer, &head)?;
+        write_part(out, &mut buffer, &head, PART_BYTES_MAX)?;
         for object in self.view.tables.values().flat_map(|table| table.values()) {
             let record = Record { key: object.key.clone(), revision: object.revision, draft: object.draft() };
-            write_part(out, &mut buffer, &record)?;
+            write_part(out, &mut buffer, &record, PART_BYTES_MAX)?;
         }
         out.write_all(&0_u32.to_le_bytes())
     }
 }
 
-fn write_part(out: &mut dyn Write, buffer: &mut Vec<u8>, part: &impl Serialize) -> io::Result<()> {
+/// Refuses what [`read_part`] would not take: a snapshot that cannot be read must not take the place of the log.
+fn write_part(
+    out: &mut dyn Write,
+    buffer: &mut Vec<u8>,
+    part: &impl Serialize,
+    bytes_max: u32,
+) -> io::Result<()> {
     buffer.clear();
     let bytes = postcard::to_extend(part, std::mem::take(buffer)).map_err(io::Error::other)?;
-    out.write_all(&(bytes.len() as u32).to_le_bytes())?;
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    if length > bytes_max {
+        return Err(io::Error::other(SnapshotError::TooLong { bytes: length }));
+    }
+    out.write_all(&length.to_le_bytes())?;
     out.write_all(&bytes)?;
     *buffer = bytes;
     Ok(())
@@ -156,4 +166,19 @@ fn read_part<T: DeserializeOwned>(
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }
     postcard::from_bytes(buffer).map(Some).map_err(SnapshotError::Decode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_could_not_be_read_is_not_written() {
+        let mut out = Vec::new();
+        let part = "x".repeat(20);
+        assert!(write_part(&mut out, &mut Vec::new(), &part, 20).is_err());
+        assert!(out.is_empty());
+        write_part(&mut out, &mut Vec::new(), &part, 21).unwrap();
+        assert_eq!(read_part(&mut &out[..], &mut Vec::new()).unwrap(), Some(part));
+    }
 }
