@@ -9,7 +9,7 @@ use coracle_objects::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    command::{Command, CorruptEntry, Outcome, RequestId, encode_outcome},
+    command::{Command, CorruptEntry, Outcome, RequestId, encode_agreed},
     dedup::{Dedup, Seen},
     watch::{Expired, Window},
 };
@@ -90,7 +90,7 @@ impl Store {
                 Seen::Before(outcome) => outcome,
                 Seen::Forgotten => continue,
             };
-            hasher.update(encode_outcome(&outcome));
+            hasher.update(encode_agreed(&outcome));
             batch.results.push((request.id, outcome));
         }
         for event in &batch.events {

@@ -6,7 +6,7 @@ use coracle_objects::{
     Applied, Event, EventKind, Expect, ObjectKey, Refusal, Transaction, Write, transaction::Found,
 };
 use coracle_store::{
-    Batch, Command, Expired, Outcome, Request, RequestId, SnapshotError, Store, StoreConfig,
+    Batch, Command, Expired, Outcome, Request, RequestId, SnapshotError, Store, StoreConfig, encode_outcome,
 };
 use proptest::prelude::*;
 
@@ -162,6 +162,19 @@ fn a_refused_transaction_changes_nothing() {
     assert!(matches!(bench.outcome(transaction), Err(Refusal::TooLarge { limit: 200, .. })));
     assert_eq!(bench.store.revision(), 0);
     assert_eq!(bench.store.view().count("configmaps"), 0);
+}
+
+#[test]
+fn the_words_of_a_refusal_are_not_in_the_hash() {
+    use sha2::{Digest, Sha256};
+    let mut bench = Bench::new(StoreConfig::default());
+    let write = Write::Put { key: key("a"), draft: "nonsense".into() };
+    let refused = bench.outcome(Transaction { preconditions: vec![], writes: vec![write] });
+    let Err(Refusal::BadDraft { key, reason }) = refused else { panic!("{refused:?}") };
+    assert!(!reason.is_empty());
+    let wordless = encode_outcome(&Err(Refusal::BadDraft { key, reason: String::new() }));
+    let hash: [u8; 32] = Sha256::new_with_prefix([0; 32]).chain_update(wordless).finalize().into();
+    assert_eq!(bench.store.state_hash(), hash);
 }
 
 #[test]
