@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, sync::Arc, task::Poll};
 
 use bytes::Bytes;
-use coracle_objects::{Transaction, Write};
-use coracle_raft::{ProposeError, Raft};
+use coracle_objects::{Expect, ObjectKey, Transaction, Write};
+use coracle_raft::{ENTRY_BYTES_MAX, ProposeError, Raft};
 use coracle_store::{Command, Outcome, Request, RequestId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -16,6 +16,9 @@ const WAITING_MAX: usize = 1024;
 
 /// Bytes of transactions in one entry, about; one that is larger travels alone.
 const ENTRY_BYTES: usize = 256 * 1024;
+
+/// The largest transaction, as [`size`] tells it: alone in an entry it is one that raft takes.
+pub const TRANSACTION_BYTES_MAX: usize = ENTRY_BYTES_MAX - 64;
 
 /// Entries of this member under way at a time.
 const ENTRIES_UNDER_WAY: usize = 2;
@@ -165,12 +168,22 @@ fn answer(result: Result<AppliedEntry, ProposeError>, replies: Vec<(RequestId, R
     }
 }
 
-fn size(transaction: &Transaction) -> usize {
+/// What a transaction takes in an entry, in bytes: never less.
+pub fn size(transaction: &Transaction) -> usize {
     let writes = transaction.writes.iter().map(|write| match write {
-        Write::Put { draft, .. } => draft.len() + 128,
-        Write::Delete { .. } => 128,
+        Write::Put { key, draft } => draft.len() + key_size(key),
+        Write::Delete { key } => key_size(key),
     });
-    writes.sum::<usize>() + transaction.preconditions.len() * 128
+    let preconditions = transaction.preconditions.iter().map(|precondition| match &precondition.expect {
+        Expect::Uid(uid) => uid.len() + key_size(&precondition.key),
+        _ => key_size(&precondition.key),
+    });
+    writes.sum::<usize>() + preconditions.sum::<usize>()
+}
+
+/// With the lengths and numbers that stand beside it.
+fn key_size(key: &ObjectKey) -> usize {
+    key.resource.as_str().len() + key.name.namespace.len() + key.name.name.len() + 64
 }
 
 #[cfg(test)]
@@ -179,6 +192,24 @@ mod tests {
     use coracle_store::Batch;
 
     use super::*;
+
+    #[test]
+    fn a_transaction_takes_no_more_than_its_size() {
+        let key = |name: &str| ObjectKey::new("configmaps", "default", name);
+        let mut transaction = Transaction::create(key("a"), vec![b'x'; 300].into())
+            .expecting(key("b"), Expect::Uid("u".repeat(200)))
+            .expecting(key(&"n".repeat(250)), Expect::Revision(u64::MAX));
+        transaction.writes.extend((0..1000).map(|number| Write::Delete { key: key(&number.to_string()) }));
+        let id = RequestId { client: u64::MAX, sequence: u64::MAX };
+        let bytes = size(&transaction);
+        let requests = vec![Request { id, transaction }];
+        let entry = Command { proposer: u64::MAX, requests }.encode();
+        assert!(
+            entry.len() <= bytes + (ENTRY_BYTES_MAX - TRANSACTION_BYTES_MAX),
+            "{} > {bytes}",
+            entry.len()
+        );
+    }
 
     #[test]
     fn only_the_forgotten_request_has_no_outcome() {

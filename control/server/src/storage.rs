@@ -28,7 +28,7 @@ use tokio::{
 use tonic::{Code, metadata::MetadataValue, transport::Channel};
 
 use crate::{
-    batch::{Batcher, Done},
+    batch::{self, Batcher, Done},
     encryption::{self, NotSealed, SecretBox},
     health::disk_is_low,
     machine::AppliedEntry,
@@ -268,6 +268,10 @@ impl ReplicatedStorage {
         request: &Request,
         deadline: Instant,
     ) -> Result<Option<Outcome>, ProposeError> {
+        let (bytes, limit) = (batch::size(&request.transaction) as u64, batch::TRANSACTION_BYTES_MAX as u64);
+        if bytes > limit {
+            return Err(ProposeError::TooLarge { bytes, limit });
+        }
         let mut status = self.shared.raft.status();
         let mut unknown = None;
         let mut reason = "no leader is known".to_owned();
