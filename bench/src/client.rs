@@ -1,6 +1,12 @@
 //! An administrator's clients of one control node, by the kubeconfig that it writes: REST and gRPC.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
@@ -103,6 +109,14 @@ impl Rest {
     }
 }
 
+/// The highest sequence that this process has used for a request or heard of from a store.
+static SEQUENCE: AtomicU64 = AtomicU64::new(0);
+
+/// The identity of a new request of this client: its sequence is above all that the stores have told this process of.
+pub fn new_request(client: u64) -> RequestId {
+    RequestId { client, sequence: SEQUENCE.fetch_add(1, Ordering::Relaxed) + 1 }
+}
+
 /// The store's gRPC door.
 #[derive(Clone)]
 pub struct Store {
@@ -114,6 +128,7 @@ impl Store {
     pub async fn txn(&self, id: RequestId, transaction: Transaction) -> Result<Outcome, tonic::Status> {
         let transaction = encode_transaction(&Request { id, transaction });
         let answer = self.client.clone().txn(TxnRequest { transaction }).await?.into_inner();
+        SEQUENCE.fetch_max(answer.clock, Ordering::Relaxed);
         decode_outcome(&answer.outcome).map_err(|error| tonic::Status::internal(error.to_string()))
     }
 }

@@ -14,11 +14,14 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use coracle_objects::{ObjectKey, Transaction, Write};
 use coracle_proto::store::RangeRequest;
-use coracle_store::RequestId;
 use parking_lot::Mutex;
 use tokio::time::{sleep, timeout};
 
-use crate::{client::Store, cluster::Cluster, load::ms};
+use crate::{
+    client::{Store, new_request},
+    cluster::Cluster,
+    load::ms,
+};
 
 /// Closed-loop writers, each with a pause between its writes.
 const WRITERS: u64 = 8;
@@ -140,13 +143,14 @@ async fn write(load: Arc<Load>, writer: u64) {
         );
         let writes = vec![Write::Put { key, draft: draft.into() }];
         let transaction = Transaction { preconditions: Vec::new(), writes };
+        let id = new_request(client);
         let mut at = writer as usize + sequence as usize;
         loop {
             let door = {
                 let doors = load.doors.lock();
                 doors[at % doors.len()].clone()
             };
-            let tried = timeout(TRY, door.txn(RequestId { client, sequence }, transaction.clone())).await;
+            let tried = timeout(TRY, door.txn(id, transaction.clone())).await;
             match tried {
                 Ok(Ok(outcome)) => {
                     load.acknowledged(name, sequence, outcome.err().map(|refusal| format!("{refusal:?}")));

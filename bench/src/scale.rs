@@ -12,7 +12,6 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use coracle_objects::{ObjectKey, Transaction, Write};
 use coracle_proto::store::RangeRequest;
-use coracle_store::RequestId;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tokio::{
@@ -21,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    client::{Client, Rest, Store},
+    client::{Client, Rest, Store, new_request},
     cluster::Cluster,
     load::ms,
 };
@@ -93,12 +92,11 @@ fn object(number: usize, version: u64) -> (ObjectKey, Vec<u8>) {
     (ObjectKey::new("configmaps", "default", &name), format!("{head}{padding}\"}}}}").into_bytes())
 }
 
-async fn put(store: &Store, sequence: u64, number: usize, version: u64) -> Result<()> {
+async fn put(store: &Store, number: usize, version: u64) -> Result<()> {
     let (key, draft) = object(number, version);
     let transaction =
         Transaction { preconditions: vec![], writes: vec![Write::Put { key, draft: draft.into() }] };
-    let id = RequestId { client: u64::from(std::process::id()), sequence };
-    let outcome = store.txn(id, transaction).await?;
+    let outcome = store.txn(new_request(std::process::id().into()), transaction).await?;
     ensure!(outcome.is_ok(), "refused: {outcome:?}");
     Ok(())
 }
@@ -114,7 +112,7 @@ async fn fill(client: &Client, objects: usize) -> Result<()> {
                 if number as usize >= objects {
                     return anyhow::Ok(());
                 }
-                put(&store, number + 1, number as usize, 0).await?;
+                put(&store, number as usize, 0).await?;
             }
         });
     }
@@ -205,7 +203,7 @@ async fn watched(cluster: &Cluster, client: &Client, watches: usize) -> Result<(
     let mut times = Vec::new();
     for round in 1..=TRIES as u64 {
         let begun = Instant::now();
-        put(&store, u64::from(u32::MAX) + round, 0, round).await?;
+        put(&store, 0, round).await?;
         let all = async {
             while events.load(Ordering::Relaxed) < round * watches as u64 {
                 sleep(Duration::from_micros(200)).await;
@@ -222,9 +220,9 @@ async fn watched(cluster: &Cluster, client: &Client, watches: usize) -> Result<(
 async fn snapshot(client: &Client) -> Result<()> {
     let (store, deadline) = (client.store(), Instant::now() + PATIENCE);
     let before = Snapshots::of(client).await?;
-    for sequence in u64::from(u32::MAX) * 2.. {
-        put(&store, sequence, 0, sequence).await?;
-        if sequence.is_multiple_of(SNAPSHOT_LOOK) {
+    for version in u64::from(u32::MAX).. {
+        put(&store, 0, version).await?;
+        if version.is_multiple_of(SNAPSHOT_LOOK) {
             let now = Snapshots::of(client).await?;
             if now.count > before.count {
                 let took = (now.seconds - before.seconds) / (now.count - before.count) * 1000.0;

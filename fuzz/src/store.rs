@@ -53,7 +53,12 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
         }
         Input::Commands(commands) => commands.into_iter().map(encode).collect(),
     };
-    let config = StoreConfig { object_bytes_max: 256, watch_events_max: 4, watch_revisions_max: 8 };
+    let config = StoreConfig {
+        object_bytes_max: 256,
+        watch_events_max: 4,
+        watch_revisions_max: 8,
+        ..StoreConfig::default()
+    };
     let (mut one, mut other) = (Store::new(config), Store::new(config));
     for (number, entry) in entries.iter().enumerate() {
         let (hash, revision) = (one.state_hash(), one.revision());

@@ -215,10 +215,13 @@ fn reads(seen: &Seen, history: &History, found: &mut Vec<String>) {
         Outcome::Done(revision) => Some((write.register, write.completed, revision)),
         _ => None,
     });
-    let read = seen.reads.iter().filter_map(|read| Some((read.completed, read.revision?)));
-    let known = Known::new(writes.clone().map(|(_, at, revision)| (at, revision)).chain(read).collect());
+    // A write of unknown outcome is known to have been done as soon as somebody has read what it wrote.
+    let objects = seen.reads.iter().filter_map(|read| Some((read.register, read.completed, read.found?.1)));
+    let objects = writes.chain(objects);
+    let states = seen.reads.iter().filter_map(|read| Some((read.completed, read.revision?)));
+    let known = Known::new(objects.clone().map(|(_, at, revision)| (at, revision)).chain(states).collect());
     let mut known_of: BTreeMap<Register, Vec<(Moment, Revision)>> = BTreeMap::new();
-    for (register, at, revision) in writes {
+    for (register, at, revision) in objects {
         known_of.entry(register).or_default().push((at, revision));
     }
     let known_of: BTreeMap<Register, Known> =
@@ -333,6 +336,9 @@ mod tests {
         });
         breaks("stale", |seen| seen.reads.push(read(60, None, Some((1, 11)))));
         breaks("finds nothing", |seen| seen.reads.push(read(60, None, None)));
+        // Nobody acknowledged the write at 13, but a read has seen it.
+        breaks("stale", |seen| seen.reads.push(read(60, None, Some((2, 12)))));
+        breaks("stale", |seen| seen.reads.push(read(60, Some(12), Some((2, 12)))));
         breaks("the history has", |seen| seen.reads.push(read(60, Some(13), Some((2, 12)))));
         breaks("was done where", |seen| seen.writes[1].expected = Some(7));
     }

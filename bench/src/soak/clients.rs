@@ -11,7 +11,6 @@ use std::{
 use anyhow::{Context, Result};
 use coracle_objects::{Expect, ObjectKey, Transaction, Write as StoreWrite};
 use coracle_proto::store::{RangeRequest, RangeResponse};
-use coracle_store::RequestId;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::Deserialize;
 use tokio::time::{sleep, timeout};
@@ -20,7 +19,7 @@ use super::{
     checker::{Change, Moment, Outcome, Read, Register, Revision, Seen, Watched, Write},
     members::MEMBERS,
 };
-use crate::client::{Client, Rest, Store};
+use crate::client::{Client, Rest, Store, new_request};
 
 /// Objects that are written and read.
 pub const REGISTERS: usize = 16;
@@ -127,10 +126,7 @@ pub async fn grpc_writer(shared: Arc<Shared>, seed: u64, retries: bool) {
     let stores: Vec<Store> = shared.clients.iter().map(Client::store).collect();
     let client: u64 = rand::random();
     let mut known: [Option<Revision>; REGISTERS] = [None; REGISTERS];
-    for sequence in 1.. {
-        if shared.stopped() {
-            return;
-        }
+    while !shared.stopped() {
         let register = rng.random_range(0..REGISTERS);
         let (change, expected) = match rng.random_range(0..10) {
             0 => (Change::Delete, None),
@@ -146,11 +142,12 @@ pub async fn grpc_writer(shared: Arc<Shared>, seed: u64, retries: bool) {
         if let Some(revision) = expected {
             transaction = transaction.expecting(key, Expect::Revision(revision));
         }
+        let id = new_request(client);
         let invoked = shared.now();
         let mut outcome = Outcome::Unknown;
         for _ in 0..if retries { TRIES } else { 1 } {
             let store = &stores[rng.random_range(0..MEMBERS)];
-            let tried = store.txn(RequestId { client, sequence }, transaction.clone());
+            let tried = store.txn(id, transaction.clone());
             match timeout(CALL_TIMEOUT, tried).await {
                 Ok(Ok(Ok(applied))) => outcome = Outcome::Done(applied.revisions[0]),
                 Ok(Ok(Err(_))) => outcome = Outcome::Refused,
@@ -262,7 +259,7 @@ pub async fn put_at(shared: &Shared, member: usize, register: Register) -> Resul
     let value = shared.value();
     let key = ObjectKey::new(RESOURCE, NAMESPACE, &name(register));
     let writes = vec![StoreWrite::Put { key, draft: draft(register, value).into() }];
-    let id = RequestId { client: rand::random(), sequence: 1 };
+    let id = new_request(rand::random());
     let invoked = shared.now();
     let store = shared.clients[member].store();
     let tried = timeout(CALL_TIMEOUT, store.txn(id, Transaction { preconditions: vec![], writes })).await;

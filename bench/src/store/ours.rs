@@ -1,16 +1,13 @@
 //! Our doors: the store's gRPC service, and REST.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use anyhow::{Context, Result, bail, ensure};
 use coracle_objects::{ObjectKey, Transaction, Write};
 use coracle_proto::store::{RangeRequest, WatchRequest};
-use coracle_store::RequestId;
 use futures::{StreamExt, future::BoxFuture, stream, stream::BoxStream};
 use http_body_util::BodyExt;
 
 use super::{Arrived, CONNECTIONS, Door, object};
-use crate::client::{Client, Rest, Store};
+use crate::client::{Client, Rest, Store, new_request};
 
 const RESOURCE: &str = "configmaps";
 const NAMESPACE: &str = "default";
@@ -21,8 +18,6 @@ pub struct GrpcDoor {
     stores: Vec<Store>,
     id: u64,
 }
-
-static SEQUENCE: AtomicU64 = AtomicU64::new(1);
 
 impl GrpcDoor {
     pub fn new(client: &Client) -> Self {
@@ -43,7 +38,7 @@ impl Door for GrpcDoor {
     fn put(&self, client: usize, key: u64) -> BoxFuture<'static, Result<()>> {
         let (store, client) = (self.store(client), self.id);
         Box::pin(async move {
-            let id = RequestId { client, sequence: SEQUENCE.fetch_add(1, Ordering::Relaxed) };
+            let id = new_request(client);
             let draft = object(key).into();
             let key = ObjectKey::new(RESOURCE, NAMESPACE, &format!("bench-{key}"));
             let writes = vec![Write::Put { key, draft }];

@@ -261,6 +261,7 @@ impl From<ProposeError> for ApiError {
             ProposeError::Unavailable(_) => ApiError::Unavailable(text),
             ProposeError::Unknown(_) => ApiError::UnknownOutcome(text),
             ProposeError::NoSpace => ApiError::NoSpace(text),
+            ProposeError::TooLarge { limit, .. } => ApiError::TooLarge { limit },
         }
     }
 }

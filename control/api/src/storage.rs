@@ -63,6 +63,9 @@ pub enum ProposeError {
     /// The disks are nearly full: only deletes are taken.
     #[error("the control plane's disk is full: only deletes are taken until there is room again")]
     NoSpace,
+    /// Certainly not done, now or ever. Sizes in bytes.
+    #[error("the transaction takes {bytes} bytes; the limit is {limit}")]
+    TooLarge { bytes: u64, limit: u64 },
 }
 
 /// What only a pod's node can answer.

@@ -4,18 +4,21 @@
 use std::{collections::BTreeMap, sync::Arc, task::Poll};
 
 use bytes::Bytes;
-use coracle_objects::{Transaction, Write};
-use coracle_raft::{ProposeError, Raft};
+use coracle_objects::{Expect, ObjectKey, Transaction, Write};
+use coracle_raft::{ENTRY_BYTES_MAX, ProposeError, Raft};
 use coracle_store::{Command, Outcome, Request, RequestId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::{machine::AppliedEntry, version::EntryFormat};
+use crate::{machine::AppliedEntry, storage::NotProposed, version::EntryFormat};
 
 /// Transactions that may wait for an entry.
 const WAITING_MAX: usize = 1024;
 
 /// Bytes of transactions in one entry, about; one that is larger travels alone.
 const ENTRY_BYTES: usize = 256 * 1024;
+
+/// The largest transaction, as [`size`] tells it: alone in an entry it is one that raft takes.
+pub const TRANSACTION_BYTES_MAX: usize = ENTRY_BYTES_MAX - 64;
 
 /// Entries of this member under way at a time.
 const ENTRIES_UNDER_WAY: usize = 2;
@@ -27,7 +30,7 @@ pub struct Done {
     pub index: u64,
 }
 
-type Reply = oneshot::Sender<Result<Done, ProposeError>>;
+type Reply = oneshot::Sender<Result<Done, NotProposed>>;
 
 struct Waiting {
     request: Request,
@@ -54,7 +57,7 @@ impl Batcher {
     }
 
     /// Waits until the transaction was applied here, or certainly or perhaps was not.
-    pub async fn propose(&self, request: Request) -> Result<Done, ProposeError> {
+    pub async fn propose(&self, request: Request) -> Result<Done, NotProposed> {
         if self.under_way.available_permits() == ENTRIES_UNDER_WAY
             && let Ok(_permit) = self.under_way.try_acquire()
         {
@@ -65,9 +68,9 @@ impl Batcher {
         }
         let (reply, outcome) = oneshot::channel();
         if self.waiting.send(Waiting { request, reply }).await.is_err() {
-            return Err(ProposeError::Stopped);
+            return Err(ProposeError::Stopped.into());
         }
-        outcome.await.unwrap_or(Err(ProposeError::Unknown))
+        outcome.await.unwrap_or(Err(ProposeError::Unknown.into()))
     }
 }
 
@@ -143,34 +146,44 @@ impl Entries {
     }
 }
 
-fn outcome_of(applied: &AppliedEntry, id: RequestId) -> Result<Done, ProposeError> {
+fn outcome_of(applied: &AppliedEntry, id: RequestId) -> Result<Done, NotProposed> {
     let found = applied.batch.results.iter().find(|(found, _)| *found == id);
-    let outcome = found.map(|(_, outcome)| outcome.clone()).ok_or(ProposeError::Unknown)?;
+    let outcome = found.map(|(_, outcome)| outcome.clone()).ok_or(NotProposed::Forgotten)?;
     Ok(Done { outcome, index: applied.index })
 }
 
-/// Gives each proposer its own result. The store leaves out requests whose outcome it has forgotten: theirs are unknown.
+/// Gives each proposer its own result. The store leaves out requests whose outcome it may have forgotten.
 fn answer(result: Result<AppliedEntry, ProposeError>, replies: Vec<(RequestId, Reply)>) {
     match result {
         Ok(applied) => {
             let outcomes: BTreeMap<RequestId, &Outcome> =
                 applied.batch.results.iter().map(|(id, outcome)| (*id, outcome)).collect();
             for (id, reply) in replies {
-                let outcome = outcomes.get(&id).copied().cloned().ok_or(ProposeError::Unknown);
+                let outcome = outcomes.get(&id).copied().cloned().ok_or(NotProposed::Forgotten);
                 // A proposer that has gone away does not want its answer.
                 let _ = reply.send(outcome.map(|outcome| Done { outcome, index: applied.index }));
             }
         }
-        Err(error) => replies.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error)))),
+        Err(error) => replies.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.into())))),
     }
 }
 
-fn size(transaction: &Transaction) -> usize {
+/// What a transaction takes in an entry, in bytes: never less.
+pub fn size(transaction: &Transaction) -> usize {
     let writes = transaction.writes.iter().map(|write| match write {
-        Write::Put { draft, .. } => draft.len() + 128,
-        Write::Delete { .. } => 128,
+        Write::Put { key, draft } => draft.len() + key_size(key),
+        Write::Delete { key } => key_size(key),
     });
-    writes.sum::<usize>() + transaction.preconditions.len() * 128
+    let preconditions = transaction.preconditions.iter().map(|precondition| match &precondition.expect {
+        Expect::Uid(uid) => uid.len() + key_size(&precondition.key),
+        _ => key_size(&precondition.key),
+    });
+    writes.sum::<usize>() + preconditions.sum::<usize>()
+}
+
+/// With the lengths and numbers that stand beside it.
+fn key_size(key: &ObjectKey) -> usize {
+    key.resource.as_str().len() + key.name.namespace.len() + key.name.name.len() + 64
 }
 
 #[cfg(test)]
@@ -181,7 +194,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_forgotten_request_is_unknown() {
+    fn a_transaction_takes_no_more_than_its_size() {
+        let key = |name: &str| ObjectKey::new("configmaps", "default", name);
+        let mut transaction = Transaction::create(key("a"), vec![b'x'; 300].into())
+            .expecting(key("b"), Expect::Uid("u".repeat(200)))
+            .expecting(key(&"n".repeat(250)), Expect::Revision(u64::MAX));
+        transaction.writes.extend((0..1000).map(|number| Write::Delete { key: key(&number.to_string()) }));
+        let id = RequestId { client: u64::MAX, sequence: u64::MAX };
+        let bytes = size(&transaction);
+        let requests = vec![Request { id, transaction }];
+        let entry = Command { proposer: u64::MAX, requests }.encode();
+        assert!(
+            entry.len() <= bytes + (ENTRY_BYTES_MAX - TRANSACTION_BYTES_MAX),
+            "{} > {bytes}",
+            entry.len()
+        );
+    }
+
+    #[test]
+    fn only_the_forgotten_request_has_no_outcome() {
         let id = |sequence| RequestId { client: 1, sequence };
         let outcome = |revision| Ok(Applied { revision, revisions: vec![] });
         let results = vec![(id(1), outcome(11)), (id(3), outcome(13))];
@@ -193,10 +224,10 @@ mod tests {
             })
             .unzip();
         answer(Ok(AppliedEntry { index: 5, batch }), replies);
-        let revisions: Vec<Option<u64>> = answers
+        let revisions: Vec<Result<u64, NotProposed>> = answers
             .into_iter()
-            .map(|mut answer| answer.try_recv().unwrap().ok().map(|done| done.outcome.unwrap().revision))
+            .map(|mut answer| answer.try_recv().unwrap().map(|done| done.outcome.unwrap().revision))
             .collect();
-        assert_eq!(revisions, [Some(11), None, Some(13)]);
+        assert_eq!(revisions, [Ok(11), Err(NotProposed::Forgotten), Ok(13)]);
     }
 }

@@ -11,14 +11,14 @@ use coracle_raft::ProposeError;
 use coracle_store::{decode_transaction, encode_outcome};
 use futures::{Stream, StreamExt};
 use std::sync::Arc;
-use tonic::{Request, Response, Status, async_trait, metadata::MetadataValue};
+use tonic::{Request, Response, Status, async_trait};
 
 use crate::{
     health,
     identity::members_only,
     node_link::Links,
     nodes,
-    storage::{NOT_DONE_KEY, NotProposed, ReplicatedStorage},
+    storage::{NotProposed, ReplicatedStorage, forgotten, not_done},
 };
 
 pub struct LeaderService {
@@ -40,6 +40,7 @@ impl Leader for LeaderService {
             Err(NotProposed::NoSpace) => {
                 Err(not_done(Status::resource_exhausted("too many disks are nearly full")))
             }
+            Err(NotProposed::Forgotten) => Err(forgotten(self.storage.hub().clock())),
             Err(NotProposed::Raft(error @ ProposeError::Unknown)) => {
                 Err(Status::unavailable(error.to_string()))
             }
@@ -80,9 +81,4 @@ impl Leader for LeaderService {
         });
         Ok(Response::new(Box::pin(chunks)))
     }
-}
-
-fn not_done(mut status: Status) -> Status {
-    status.metadata_mut().insert(NOT_DONE_KEY, MetadataValue::from_static("1"));
-    status
 }

@@ -67,6 +67,7 @@ impl StateMachine for Machine {
             Ok(batch) => {
                 let view: View = store.view().clone();
                 self.hub.publish(Arc::new(view), &batch.events);
+                self.hub.set_clock(store.clock());
                 self.hub.checkpoints().lock().applied(index, || store.state_hash());
                 AppliedEntry { index, batch: Arc::new(batch) }
             }
@@ -84,6 +85,7 @@ impl StateMachine for Machine {
         let mut store = self.store.lock();
         *store = restored;
         self.hub.replace(Arc::new(store.view().clone()));
+        self.hub.set_clock(store.clock());
         self.hub.checkpoints().lock().begin(index);
         Ok(())
     }

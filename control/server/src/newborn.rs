@@ -90,7 +90,7 @@ pub fn settle(store: &mut Store, cluster_id: &str, me: &MemberSpec, what: Break)
         writes.push(Write::Put { key: info.key.clone(), draft: encode(&draft) });
     }
     let request = Request {
-        id: RequestId { client: rand::random(), sequence: 1 },
+        id: RequestId { client: rand::random(), sequence: store.clock() + 1 },
         transaction: Transaction { preconditions: vec![], writes },
     };
     let entry = Command { proposer: me.id, requests: vec![request] }.encode();

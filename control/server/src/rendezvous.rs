@@ -111,7 +111,8 @@ impl Rendezvous {
             && let Some(transaction) = announcement(&self.storage, &self.me)
         {
             let transaction = encode_transaction(&self.storage.request(transaction));
-            leader_client(channel).propose(ProposeRequest { transaction }).await?;
+            let told = leader_client(channel).propose(ProposeRequest { transaction }).await;
+            told.inspect_err(|status| self.storage.learn_clock(status))?;
             tracing::info!(
                 leader = status.leader_id,
                 address = self.me.address,

@@ -22,13 +22,13 @@ use coracle_proto::{
 use coracle_raft::{ProposeError as RaftProposeError, Raft, Role, Status};
 use coracle_store::{Outcome, Request, RequestId, decode_outcome, encode_transaction};
 use tokio::{
-    sync::{Mutex as AsyncMutex, Semaphore, mpsc, oneshot, watch},
+    sync::{Mutex as AsyncMutex, Semaphore, SemaphorePermit, mpsc, oneshot, watch},
     time::{Instant, timeout, timeout_at},
 };
-use tonic::{Code, transport::Channel};
+use tonic::{Code, metadata::MetadataValue, transport::Channel};
 
 use crate::{
-    batch::{Batcher, Done},
+    batch::{self, Batcher, Done},
     encryption::{self, NotSealed, SecretBox},
     health::SharedNotes,
     machine::AppliedEntry,
@@ -52,6 +52,9 @@ const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Writes of one member under way at a time; others wait. Below the number of outcomes that the store remembers.
 const WRITES_MAX: usize = 1024;
 
+/// How often a write is given another identity because this member is so far behind that the store forgot the first.
+const IDENTITIES_MAX: usize = 4;
+
 /// How often a write is sealed anew because the keys have changed meanwhile.
 const SEAL_TRIES: usize = 8;
 
@@ -74,8 +77,9 @@ struct Shared {
     batcher: Batcher,
     secrets: Arc<SecretBox>,
     notes: SharedNotes,
-    /// Random for this start of the process, so that its sequence may begin at one.
+    /// Random for this start of the process.
     client: u64,
+    /// The highest that was used or heard of.
     sequence: AtomicU64,
     writes: Semaphore,
     reads: mpsc::Sender<ReadReply>,
@@ -89,6 +93,14 @@ pub enum NotProposed {
     Raft(RaftProposeError),
     /// Certainly not done: too many disks are nearly full, and the transaction grows the state.
     NoSpace,
+    /// Not done now. Its sequence is so low that it may have been done before and its outcome be forgotten.
+    Forgotten,
+}
+
+impl From<RaftProposeError> for NotProposed {
+    fn from(error: RaftProposeError) -> Self {
+        NotProposed::Raft(error)
+    }
 }
 
 /// How one try to write went.
@@ -100,6 +112,8 @@ enum Try {
     Unknown(String),
     /// Certainly not done, and trying again at once makes no sense.
     NoSpace,
+    /// Certainly not done by this try, nor by another under the same identity.
+    Forgotten,
 }
 
 impl ReplicatedStorage {
@@ -175,20 +189,37 @@ impl ReplicatedStorage {
 
     /// Gives a transaction its identity.
     pub fn request(&self, transaction: Transaction) -> Request {
-        let sequence = self.shared.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        let highest = &self.shared.sequence;
+        highest.fetch_max(self.shared.hub.clock(), Ordering::Relaxed);
+        let sequence = highest.fetch_add(1, Ordering::Relaxed) + 1;
         Request { id: RequestId { client: self.shared.client, sequence }, transaction }
     }
 
-    /// As [`Storage::propose`], for a request whose caller gave it its identity and may send it again, to any member.
-    pub async fn propose_request(&self, request: Request) -> Result<Outcome, ProposeError> {
-        self.propose_in_turn(|| request).await
+    /// The highest sequence that this member has used or heard of.
+    pub fn clock(&self) -> u64 {
+        self.shared.sequence.load(Ordering::Relaxed).max(self.shared.hub.clock())
     }
 
-    async fn propose_in_turn(&self, request: impl FnOnce() -> Request) -> Result<Outcome, ProposeError> {
+    /// Goes on above the clock that comes with [`forgotten`].
+    pub fn learn_clock(&self, status: &tonic::Status) {
+        if let Some(clock) = clock_of(status) {
+            self.shared.sequence.fetch_max(clock, Ordering::Relaxed);
+        }
+    }
+
+    /// As [`Storage::propose`], for a request whose caller gave it its identity and may send it again, to any member.
+    /// None where the store may have forgotten it: it was not applied by this call.
+    pub async fn propose_request(&self, request: Request) -> Result<Option<Outcome>, ProposeError> {
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
-        let permit = timeout_at(deadline, self.shared.writes.acquire()).await;
-        let _permit = permit.map_err(|_| ProposeError::Unavailable("too many writes are waiting".into()))?;
-        self.propose_until(request(), deadline).await
+        let _turn = self.turn(deadline).await?;
+        self.propose_until(&request, deadline).await
+    }
+
+    async fn turn(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, ProposeError> {
+        match timeout_at(deadline, self.shared.writes.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(ProposeError::Unavailable("too many writes are waiting".into())),
+        }
     }
 
     /// Applies another member's transaction. Only the leader can; the caller tries elsewhere otherwise.
@@ -197,7 +228,7 @@ impl ReplicatedStorage {
         if !room && grows(&self.shared.hub.published().sealed, &request.transaction) {
             return Err(NotProposed::NoSpace);
         }
-        self.shared.batcher.propose(request).await.map_err(NotProposed::Raft)
+        self.shared.batcher.propose(request).await
     }
 
     /// Proposes what is sealed already, or has nothing to be sealed.
@@ -205,8 +236,17 @@ impl ReplicatedStorage {
         &self,
         transaction: Transaction,
     ) -> Result<Result<Applied, Refusal>, ProposeError> {
+        let deadline = Instant::now() + PROPOSE_TIMEOUT;
+        let _turn = self.turn(deadline).await?;
         // Its identity is given only in its turn: an old one could be forgotten before it comes.
-        self.propose_in_turn(|| self.request(transaction)).await
+        let mut request = self.request(transaction);
+        for _ in 0..IDENTITIES_MAX {
+            if let Some(outcome) = self.propose_until(&request, deadline).await? {
+                return Ok(outcome);
+            }
+            request = self.request(request.transaction);
+        }
+        Err(ProposeError::Unavailable("this member is too far behind the others".into()))
     }
 
     /// Seals a transaction and proposes it, again where the keys have changed meanwhile.
@@ -229,8 +269,16 @@ impl ReplicatedStorage {
         Err(ProposeError::Unavailable("the keys for Secrets keep changing".into()))
     }
 
-    /// Tries until there is an outcome or no more time.
-    async fn propose_until(&self, request: Request, deadline: Instant) -> Result<Outcome, ProposeError> {
+    /// Tries until there is an outcome or no more time. None where no try applied it, and none will.
+    async fn propose_until(
+        &self,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<Option<Outcome>, ProposeError> {
+        let (bytes, limit) = (batch::size(&request.transaction) as u64, batch::TRANSACTION_BYTES_MAX as u64);
+        if bytes > limit {
+            return Err(ProposeError::TooLarge { bytes, limit });
+        }
         let mut status = self.shared.raft.status();
         let mut unknown = None;
         let mut reason = "no leader is known".to_owned();
@@ -238,8 +286,8 @@ impl ReplicatedStorage {
             let seen = status.borrow_and_update().clone();
             let tried = async {
                 match seen.leader {
-                    Some(leader) if leader == self.shared.member => self.try_here(&request).await,
-                    Some(leader) => self.try_there(leader, &request, deadline).await,
+                    Some(leader) if leader == self.shared.member => self.try_here(request).await,
+                    Some(leader) => self.try_there(leader, request, deadline).await,
                     None => Try::Not("no leader is known".into()),
                 }
             };
@@ -250,11 +298,13 @@ impl ReplicatedStorage {
                 () = moved(status.clone(), seen.clone()) => Try::Unknown("the leader changed meanwhile".into()),
             };
             match tried {
-                Try::Done(outcome) => return Ok(outcome),
+                Try::Done(outcome) => return Ok(Some(outcome)),
                 Try::Not(why) => reason = why,
                 Try::Unknown(why) => unknown = Some(why),
                 Try::NoSpace if unknown.is_none() => return Err(ProposeError::NoSpace),
                 Try::NoSpace => {}
+                Try::Forgotten if unknown.is_none() => return Ok(None),
+                Try::Forgotten => return Err(ProposeError::Unknown("its outcome is forgotten".into())),
             }
             wait_for_news(&status, &seen, deadline).await;
         }
@@ -268,6 +318,7 @@ impl ReplicatedStorage {
         match self.propose_here(request.clone()).await {
             Ok(done) => Try::Done(done.outcome),
             Err(NotProposed::NoSpace) => Try::NoSpace,
+            Err(NotProposed::Forgotten) => Try::Forgotten,
             Err(NotProposed::Raft(error @ RaftProposeError::Unknown)) => Try::Unknown(error.to_string()),
             Err(NotProposed::Raft(error)) => Try::Not(error.to_string()),
         }
@@ -281,6 +332,10 @@ impl ReplicatedStorage {
         let message = ProposeRequest { transaction: encode_transaction(request) };
         let response = match timeout(FORWARD_TIMEOUT, client.propose(message)).await {
             Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) if clock_of(&status).is_some() => {
+                self.learn_clock(&status);
+                return Try::Forgotten;
+            }
             Ok(Err(status)) if certainly_not(&status) && status.code() == Code::ResourceExhausted => {
                 return Try::NoSpace;
             }
@@ -368,7 +423,30 @@ pub fn leader_client(channel: Channel) -> LeaderClient<Channel> {
 }
 
 /// The metadata with which a leader says that a write was certainly not done.
-pub const NOT_DONE_KEY: &str = "coracle-not-done";
+const NOT_DONE_KEY: &str = "coracle-not-done";
+
+/// The metadata with which a request is answered whose sequence is too low to be applied: see [`forgotten`].
+const CLOCK_KEY: &str = "coracle-clock";
+
+/// The answer to a write that was certainly not done, for this reason.
+pub fn not_done(mut status: tonic::Status) -> tonic::Status {
+    status.metadata_mut().insert(NOT_DONE_KEY, MetadataValue::from_static("1"));
+    status
+}
+
+/// The answer to a request that the store may have forgotten. What never was applied is so under a sequence above the
+/// clock.
+pub fn forgotten(clock: u64) -> tonic::Status {
+    let mut status = tonic::Status::failed_precondition(format!(
+        "the sequence is not one that the store remembers: a new request has one just above its clock, {clock}"
+    ));
+    status.metadata_mut().insert(CLOCK_KEY, clock.into());
+    status
+}
+
+fn clock_of(status: &tonic::Status) -> Option<u64> {
+    status.metadata().get(CLOCK_KEY)?.to_str().ok()?.parse().ok()
+}
 
 fn certainly_not(status: &tonic::Status) -> bool {
     status.metadata().contains_key(NOT_DONE_KEY)

@@ -15,7 +15,11 @@ use coracle_store::{decode_transaction, encode_outcome};
 use futures::{FutureExt, Stream, StreamExt, stream};
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::{encryption, identity::administrators_only, storage::ReplicatedStorage};
+use crate::{
+    encryption,
+    identity::administrators_only,
+    storage::{ReplicatedStorage, forgotten},
+};
 
 /// Bytes of objects in one answer, about: half of what a message may have.
 const ANSWER_BYTES: usize = coracle_proto::MESSAGE_BYTES_MAX / 2;
@@ -48,8 +52,13 @@ impl Store for StoreService {
             ProposeError::Unavailable(_) => Status::unavailable(error.to_string()),
             ProposeError::Unknown(_) => Status::unknown(error.to_string()),
             ProposeError::NoSpace => Status::resource_exhausted(error.to_string()),
+            ProposeError::TooLarge { .. } => Status::invalid_argument(error.to_string()),
         })?;
-        Ok(Response::new(TxnResponse { outcome: encode_outcome(&outcome) }))
+        let clock = self.storage.clock();
+        match outcome {
+            Some(outcome) => Ok(Response::new(TxnResponse { outcome: encode_outcome(&outcome), clock })),
+            None => Err(forgotten(clock)),
+        }
     }
 
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {

@@ -1,7 +1,14 @@
 //! Where state is read and watched: the published view, and events without gap or double from any revision in the
 //! store's window.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use crate::health::SharedCheckpoints;
 use arc_swap::ArcSwap;
@@ -23,6 +30,9 @@ use crate::encryption::{Published, SecretBox, clear_event, clear_view};
 /// Events that a watcher of one resource may be behind before it reads again from the store's window.
 const RESOURCE_EVENTS_MAX: usize = 4096;
 
+/// Events that a watcher takes out of the store's window at a time: the store is locked meanwhile.
+const PAGE_EVENTS_MAX: usize = 4096;
+
 /// Entries that an observer of everything may be behind before it must look at the whole view again.
 const ENTRIES_MAX: usize = 1024;
 
@@ -42,6 +52,7 @@ pub struct WatchHub {
     checkpoints: SharedCheckpoints,
     /// Watches that ended because their reader was too slow, or the whole state was replaced.
     overflowed: Counter,
+    clock: AtomicU64,
 }
 
 /// What happens after the view that was handed out with it.
@@ -68,6 +79,7 @@ impl WatchHub {
             everything,
             checkpoints: SharedCheckpoints::default(),
             overflowed: Counter::default(),
+            clock: AtomicU64::new(0),
         }
     }
 
@@ -84,6 +96,16 @@ impl WatchHub {
     /// The state's hash as of some entries, for members to compare.
     pub fn checkpoints(&self) -> &SharedCheckpoints {
         &self.checkpoints
+    }
+
+    /// See [`Store::clock`].
+    pub fn clock(&self) -> u64 {
+        self.clock.load(Ordering::Acquire)
+    }
+
+    /// Called by the machine, with the store locked.
+    pub fn set_clock(&self, clock: u64) {
+        self.clock.store(clock, Ordering::Release);
     }
 
     /// Called by the machine, with the store locked.
@@ -158,11 +180,12 @@ impl WatchHub {
 
     /// The events of one resource after a revision.
     pub fn watch(self: &Arc<Self>, resource: &ResourceName, after: Revision) -> Result<WatchStream, Expired> {
-        let (backlog, receiver, seen) = self.subscribe(resource, after)?;
+        let Page { backlog, more, receiver, seen } = self.subscribe(resource, after)?;
         let watcher = Watcher {
             hub: self.clone(),
             resource: resource.clone(),
-            backlog: backlog.into(),
+            backlog,
+            more,
             receiver,
             last: (after, 0),
             seen: Some(seen),
@@ -181,18 +204,13 @@ impl WatchHub {
         })))
     }
 
-    /// The backlog, a receiver of what follows it, and the revision up to which the backlog reaches.
-    #[allow(clippy::type_complexity, reason = "three things that are only right together")]
-    fn subscribe(
-        &self,
-        resource: &ResourceName,
-        after: Revision,
-    ) -> Result<(Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>, Revision), Expired> {
+    fn subscribe(&self, resource: &ResourceName, after: Revision) -> Result<Page, Expired> {
         let store = self.store.lock();
         let backlog = store
-            .events_since(resource.as_str(), after)
+            .first_events_since(resource.as_str(), after, PAGE_EVENTS_MAX)
             .map_err(|expired| Expired { oldest: expired.oldest })?;
         let clear = self.view();
+        let more = backlog.len() >= PAGE_EVENTS_MAX;
         let backlog = backlog.iter().map(|event| clear_event(&self.secrets, event, &clear)).collect();
         let receiver = self
             .resources
@@ -200,8 +218,19 @@ impl WatchHub {
             .entry(resource.clone())
             .or_insert_with(|| broadcast::Sender::new(RESOURCE_EVENTS_MAX))
             .subscribe();
-        Ok((backlog, receiver, store.revision()))
+        Ok(Page { backlog, more, receiver, seen: store.revision() })
     }
+}
+
+/// Whole revisions out of the store's window.
+struct Page {
+    backlog: VecDeque<Arc<Event>>,
+    /// There may be more in the window: the receiver does not follow the backlog.
+    more: bool,
+    /// What follows the window as it is.
+    receiver: broadcast::Receiver<Arc<Event>>,
+    /// The revision up to which the window reaches.
+    seen: Revision,
 }
 
 impl Everything {
@@ -227,7 +256,9 @@ impl Everything {
 struct Watcher {
     hub: Arc<WatchHub>,
     resource: ResourceName,
-    backlog: std::collections::VecDeque<Arc<Event>>,
+    backlog: VecDeque<Arc<Event>>,
+    /// Behind the backlog there may be more in the store's window.
+    more: bool,
     receiver: broadcast::Receiver<Arc<Event>>,
     /// The revision of the last event given, and how many events of that revision were given.
     last: (Revision, usize),
@@ -243,6 +274,12 @@ impl Watcher {
         loop {
             if let Some(event) = self.backlog.pop_front() {
                 return self.give(event);
+            }
+            if self.more {
+                if self.resume().is_err() {
+                    return WatchItem::Overflow;
+                }
+                continue;
             }
             if let Some(seen) = self.seen.take() {
                 self.announced = seen.max(self.announced);
@@ -286,10 +323,13 @@ impl Watcher {
     /// Goes on from the store's window behind the last event that was given, which may be in the middle of a
     /// transaction.
     fn resume(&mut self) -> Result<(), Expired> {
-        let (revision, given) = self.last;
+        // A page ends with a whole revision.
+        let (revision, given) = if self.more { (self.last.0, 0) } else { self.last };
         let after = if given > 0 { revision - 1 } else { revision };
-        let (backlog, receiver, seen) = self.hub.subscribe(&self.resource, after)?;
-        self.backlog = backlog.into_iter().skip(given).collect();
+        let Page { mut backlog, more, receiver, seen } = self.hub.subscribe(&self.resource, after)?;
+        backlog.drain(..given.min(backlog.len()));
+        self.backlog = backlog;
+        self.more = more;
         self.receiver = receiver;
         self.seen = Some(seen);
         Ok(())
@@ -327,10 +367,19 @@ mod tests {
 
         /// One transaction that writes the named config maps.
         fn put(&mut self, names: &[&str]) {
+            self.put_large(names, 0);
+        }
+
+        fn put_large(&mut self, names: &[&str], bytes: usize) {
             self.sequence += 1;
+            let padding = "x".repeat(bytes);
             let writes = names.iter().map(|name| Write::Put {
                 key: ObjectKey::new("configmaps", "default", name),
-                draft: format!(r#"{{"metadata":{{"name":"{name}"}},"n":{}}}"#, self.sequence).into(),
+                draft: format!(
+                    r#"{{"metadata":{{"name":"{name}"}},"n":{},"padding":"{padding}"}}"#,
+                    self.sequence
+                )
+                .into(),
             });
             let transaction = Transaction { preconditions: vec![], writes: writes.collect() };
             let request = Request { id: RequestId { client: 1, sequence: self.sequence }, transaction };
@@ -386,6 +435,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_long_backlog_comes_in_pages() {
+        let mut bench = Bench::new();
+        for _ in 0..PAGE_EVENTS_MAX + 10 {
+            bench.put(&["a", "b"]);
+        }
+        let mut watch = bench.watch(1);
+        bench.put(&["a"]);
+        let (mut seen, end) = (vec![], PAGE_EVENTS_MAX as u64 + 11);
+        loop {
+            match revision(watch.next().await) {
+                ('p', revision) => break assert_eq!(revision, end),
+                (_, revision) => seen.push(revision),
+            }
+        }
+        let pairs = (2..end).flat_map(|revision| [revision, revision]);
+        assert_eq!(seen, pairs.chain([end]).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn watches_end_when_the_whole_state_is_replaced() {
         let mut bench = Bench::new();
         bench.put(&["a"]);
@@ -421,8 +489,9 @@ mod tests {
     async fn a_watch_that_falls_out_of_the_window_overflows() {
         let mut bench = Bench::new();
         let mut watch = bench.watch(0);
-        for _ in 0..=coracle_store::StoreConfig::default().watch_events_max {
-            bench.put(&["a"]);
+        let bytes = coracle_store::StoreConfig::default().watch_bytes_max / RESOURCE_EVENTS_MAX;
+        for _ in 0..=RESOURCE_EVENTS_MAX {
+            bench.put_large(&["a"], bytes);
         }
         assert_eq!(revision(watch.next().await), ('p', 0));
         assert_eq!(revision(watch.next().await), ('o', 0));

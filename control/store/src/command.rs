@@ -18,12 +18,14 @@ pub const ENTRY_FORMATS: std::ops::RangeInclusive<u8> = 1..=CODEC_VERSION;
 /// What became of a transaction.
 pub type Outcome = Result<Applied, Refusal>;
 
-/// Names one transaction for ever. A second arrival under the same id gets the first one's outcome.
+/// Names one transaction for ever. A second arrival under the same id gets the first one's outcome, or none where that
+/// is forgotten; it is never applied a second time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId {
     /// Random for every start of a proposing process.
     pub client: u64,
-    /// Grows by one with each transaction of that client.
+    /// For each new transaction one above all that this client has used, and above [`crate::Store::clock`] as it has
+    /// last heard of it: the store remembers the highest sequences of all clients.
     pub sequence: u64,
 }
 
@@ -87,6 +89,16 @@ pub fn encode_outcome(outcome: &Outcome) -> Bytes {
 
 pub fn decode_outcome(bytes: &[u8]) -> Result<Outcome, CorruptEntry> {
     decode(bytes)
+}
+
+/// The form of an outcome that members agree on: without words, which another build may choose differently.
+pub(crate) fn encode_agreed(outcome: &Outcome) -> Bytes {
+    match outcome {
+        Err(Refusal::BadDraft { key, .. }) => {
+            encode(&Outcome::Err(Refusal::BadDraft { key: key.clone(), reason: String::new() }))
+        }
+        outcome => encode(outcome),
+    }
 }
 
 fn encode(value: &impl Serialize) -> Bytes {

@@ -2,7 +2,7 @@
 //! whole: there is no checksum here.
 //!
 //! ```text
-//! "CORACLE\x02"  head, objects..., end      each a length u32 (little-endian, 0 for the end) and as many bytes of postcard
+//! "CORACLE\x03"  head, objects..., end      each a length u32 (little-endian, 0 for the end) and as many bytes of postcard
 //! ```
 
 use std::io::{self, Read, Write};
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// In front of every state; the last byte is the version of the format.
-const MAGIC: &[u8; 8] = b"CORACLE\x02";
+const MAGIC: &[u8; 8] = b"CORACLE\x03";
 
 /// The longest part, in bytes: the head with its remembered outcomes, or an object.
 const PART_BYTES_MAX: u32 = 256 * 1024 * 1024;
@@ -34,7 +34,7 @@ pub struct Frozen {
 /// Why bytes are not a state.
 #[derive(Debug, Error)]
 pub enum SnapshotError {
-    #[error("this is not the state of a Coracle cluster, or one of a newer version")]
+    #[error("this is not the state of a Coracle cluster, or one of another version of its format")]
     Magic,
     #[error("the state cannot be read")]
     Read(#[from] io::Error),
@@ -86,7 +86,7 @@ impl Store {
             view.tables.entry(key.resource).or_default().insert(key.name, object.into());
         }
         io::copy(input, &mut io::sink())?;
-        let window = Window::new(config.watch_events_max, config.watch_revisions_max, head.revision);
+        let window = Window::new(config, head.revision);
         Ok(Self { config, view, dedup: head.dedup, window, hash: head.hash })
     }
 
@@ -94,9 +94,8 @@ impl Store {
     /// before it finds its revisions expired, and reads everything again.
     pub fn skip_revisions(&mut self, revisions: u64) {
         self.view.revision += revisions;
-        self.dedup = Dedup::default();
-        self.window =
-            Window::new(self.config.watch_events_max, self.config.watch_revisions_max, self.view.revision);
+        self.dedup.forget_all();
+        self.window = Window::new(self.config, self.view.revision);
     }
 }
 
@@ -118,19 +117,29 @@ impl Frozen {
         out.write_all(MAGIC)?;
         let head = Head { revision: self.view.revision, hash: self.hash, dedup: self.dedup.clone() };
         let mut buffer = Vec::new();
-        write_part(out, &mut buffer, &head)?;
+        write_part(out, &mut buffer, &head, PART_BYTES_MAX)?;
         for object in self.view.tables.values().flat_map(|table| table.values()) {
             let record = Record { key: object.key.clone(), revision: object.revision, draft: object.draft() };
-            write_part(out, &mut buffer, &record)?;
+            write_part(out, &mut buffer, &record, PART_BYTES_MAX)?;
         }
         out.write_all(&0_u32.to_le_bytes())
     }
 }
 
-fn write_part(out: &mut dyn Write, buffer: &mut Vec<u8>, part: &impl Serialize) -> io::Result<()> {
+/// Refuses what [`read_part`] would not take: a snapshot that cannot be read must not take the place of the log.
+fn write_part(
+    out: &mut dyn Write,
+    buffer: &mut Vec<u8>,
+    part: &impl Serialize,
+    bytes_max: u32,
+) -> io::Result<()> {
     buffer.clear();
     let bytes = postcard::to_extend(part, std::mem::take(buffer)).map_err(io::Error::other)?;
-    out.write_all(&(bytes.len() as u32).to_le_bytes())?;
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    if length > bytes_max {
+        return Err(io::Error::other(SnapshotError::TooLong { bytes: length }));
+    }
+    out.write_all(&length.to_le_bytes())?;
     out.write_all(&bytes)?;
     *buffer = bytes;
     Ok(())
@@ -157,4 +166,19 @@ fn read_part<T: DeserializeOwned>(
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }
     postcard::from_bytes(buffer).map(Some).map_err(SnapshotError::Decode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_could_not_be_read_is_not_written() {
+        let mut out = Vec::new();
+        let part = "x".repeat(20);
+        assert!(write_part(&mut out, &mut Vec::new(), &part, 20).is_err());
+        assert!(out.is_empty());
+        write_part(&mut out, &mut Vec::new(), &part, 21).unwrap();
+        assert_eq!(read_part(&mut &out[..], &mut Vec::new()).unwrap(), Some(part));
+    }
 }

@@ -9,7 +9,7 @@ use coracle_objects::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    command::{Command, CorruptEntry, Outcome, RequestId, encode_outcome},
+    command::{Command, CorruptEntry, Outcome, RequestId, encode_agreed},
     dedup::{Dedup, Seen},
     watch::{Expired, Window},
 };
@@ -21,21 +21,28 @@ pub struct StoreConfig {
     pub object_bytes_max: usize,
     /// Events kept a resource for watches that resume.
     pub watch_events_max: usize,
+    /// Bytes that the events of all resources hold, about. The resource that holds most gives way.
+    pub watch_bytes_max: usize,
     /// Revisions behind the newest event of a resource after which an event is dropped.
     pub watch_revisions_max: u64,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { object_bytes_max: 1536 * 1024, watch_events_max: 8192, watch_revisions_max: 200_000 }
+        Self {
+            object_bytes_max: 1536 * 1024,
+            watch_events_max: 64 * 1024,
+            watch_bytes_max: 128 * 1024 * 1024,
+            watch_revisions_max: 200_000,
+        }
     }
 }
 
 /// What one entry did.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// In the order of the command. A request that is so old that its outcome was dropped is left out: what became
-    /// of it is unknown.
+    /// In the order of the command. A request whose sequence is so low that its outcome may be forgotten is left out:
+    /// this entry did not apply it, and whether one before did is unknown.
     pub results: Vec<(RequestId, Outcome)>,
     /// In order; those of one transaction share its revision and follow each other.
     pub events: Vec<Arc<Event>>,
@@ -63,7 +70,7 @@ struct Staged {
 
 impl Store {
     pub fn new(config: StoreConfig) -> Self {
-        let window = Window::new(config.watch_events_max, config.watch_revisions_max, 0);
+        let window = Window::new(config, 0);
         Self { config, view: View::default(), dedup: Dedup::default(), window, hash: [0; 32] }
     }
 
@@ -77,13 +84,13 @@ impl Store {
             let outcome = match self.dedup.look(request.id) {
                 Seen::New => {
                     let outcome = self.transact(request.transaction, &mut batch.events);
-                    self.dedup.record(request.id, outcome.clone());
+                    self.dedup.record(request.id, &outcome);
                     outcome
                 }
                 Seen::Before(outcome) => outcome,
                 Seen::Forgotten => continue,
             };
-            hasher.update(encode_outcome(&outcome));
+            hasher.update(encode_agreed(&outcome));
             batch.results.push((request.id, outcome));
         }
         for event in &batch.events {
@@ -104,6 +111,12 @@ impl Store {
         self.view.revision
     }
 
+    /// The highest sequence of a request so far. A new request, of whatever client, has one above it: see
+    /// [`RequestId::sequence`].
+    pub fn clock(&self) -> u64 {
+        self.dedup.clock()
+    }
+
     /// Equal on all members that have applied the same entries.
     pub fn state_hash(&self) -> [u8; 32] {
         self.hash
@@ -111,7 +124,17 @@ impl Store {
 
     /// The events of a resource after a revision, oldest first.
     pub fn events_since(&self, resource: &str, after: Revision) -> Result<Vec<Arc<Event>>, Expired> {
-        self.window.since(resource, after)
+        self.window.since(resource, after, usize::MAX)
+    }
+
+    /// As [`Store::events_since`], but only the first `count_max`, and what shares its revision with the last of them.
+    pub fn first_events_since(
+        &self,
+        resource: &str,
+        after: Revision,
+        count_max: usize,
+    ) -> Result<Vec<Arc<Event>>, Expired> {
+        self.window.since(resource, after, count_max)
     }
 
     /// The window that watches resume from: for each resource that has changed, the number of its events and the

@@ -5,8 +5,13 @@ use std::{
     sync::Arc,
 };
 
-use coracle_objects::{Event, ResourceName, Revision};
+use coracle_objects::{Event, Object, ResourceName, Revision};
 use thiserror::Error;
+
+use crate::state::StoreConfig;
+
+/// What an event and its object take beside the object's JSON, about, in bytes.
+const EVENT_OVERHEAD_BYTES: usize = 512;
 
 /// A watch was asked to resume from before the window. The client must list again (HTTP 410).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -19,6 +24,8 @@ pub struct Expired {
 #[derive(Clone, Debug, Default)]
 struct Recent {
     events: VecDeque<Arc<Event>>,
+    /// What the events hold.
+    bytes: usize,
     /// The revision of the newest event that was dropped.
     dropped: Revision,
 }
@@ -26,32 +33,45 @@ struct Recent {
 /// Not part of the replicated state: members may have windows of different length.
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
-    events_max: usize,
-    revisions_max: u64,
+    config: StoreConfig,
     /// Before this revision nothing is known of any resource (a snapshot was restored).
     floor: Revision,
     recent: BTreeMap<ResourceName, Recent>,
+    /// What the events of all resources hold.
+    bytes: usize,
 }
 
 impl Window {
-    pub(crate) fn new(events_max: usize, revisions_max: u64, floor: Revision) -> Self {
-        Self { events_max, revisions_max, floor, recent: BTreeMap::new() }
+    pub(crate) fn new(config: StoreConfig, floor: Revision) -> Self {
+        Self { config, floor, recent: BTreeMap::new(), bytes: 0 }
     }
 
     pub(crate) fn push(&mut self, event: Arc<Event>) {
         let newest = event.object.revision;
+        let added = cost(&event);
         let recent = match self.recent.get_mut(&event.object.key.resource) {
             Some(recent) => recent,
             None => self.recent.entry(event.object.key.resource.clone()).or_default(),
         };
         recent.events.push_back(event);
+        recent.bytes += added;
+        self.bytes += added;
         while let Some(oldest) = recent.events.front() {
-            let aged = oldest.object.revision.saturating_add(self.revisions_max) < newest;
-            if recent.events.len() <= self.events_max && !aged {
+            let aged = oldest.object.revision.saturating_add(self.config.watch_revisions_max) < newest;
+            if recent.events.len() <= self.config.watch_events_max && !aged {
                 break;
             }
-            recent.dropped = oldest.object.revision;
-            recent.events.pop_front();
+            self.bytes -= recent.drop_oldest();
+        }
+        // One that holds more than half is the largest without a look at the others.
+        let budget = self.config.watch_bytes_max;
+        while self.bytes > budget && recent.bytes > budget / 2 {
+            self.bytes -= recent.drop_oldest();
+        }
+        while self.bytes > budget
+            && let Some(largest) = self.recent.values_mut().max_by_key(|recent| recent.bytes)
+        {
+            self.bytes -= largest.drop_oldest();
         }
     }
 
@@ -63,7 +83,13 @@ impl Window {
         sizes.collect()
     }
 
-    pub(crate) fn since(&self, resource: &str, after: Revision) -> Result<Vec<Arc<Event>>, Expired> {
+    /// The first `count_max` events, and what shares its revision with the last of them.
+    pub(crate) fn since(
+        &self,
+        resource: &str,
+        after: Revision,
+        count_max: usize,
+    ) -> Result<Vec<Arc<Event>>, Expired> {
         let Some(recent) = self.recent.get(resource) else {
             return if after < self.floor { Err(Expired { after, oldest: self.floor }) } else { Ok(vec![]) };
         };
@@ -72,6 +98,29 @@ impl Window {
             return Err(Expired { after, oldest });
         }
         let start = recent.events.partition_point(|event| event.object.revision <= after);
-        Ok(recent.events.range(start..).cloned().collect())
+        let end = match recent.events.get(start.saturating_add(count_max).saturating_sub(1)) {
+            Some(last) if count_max > 0 => {
+                recent.events.partition_point(|event| event.object.revision <= last.object.revision)
+            }
+            _ => recent.events.len(),
+        };
+        Ok(recent.events.range(start..end).cloned().collect())
     }
+}
+
+impl Recent {
+    /// The bytes that are not held any more.
+    fn drop_oldest(&mut self) -> usize {
+        let Some(oldest) = self.events.pop_front() else { return 0 };
+        self.dropped = oldest.object.revision;
+        let bytes = cost(&oldest);
+        self.bytes -= bytes;
+        bytes
+    }
+}
+
+/// An object that two events share is counted with both: never less is counted than is held.
+fn cost(event: &Event) -> usize {
+    let bytes = |object: &Arc<Object>| object.json.len() + EVENT_OVERHEAD_BYTES;
+    bytes(&event.object) + event.previous.as_ref().map_or(0, bytes)
 }

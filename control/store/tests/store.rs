@@ -6,7 +6,7 @@ use coracle_objects::{
     Applied, Event, EventKind, Expect, ObjectKey, Refusal, Transaction, Write, transaction::Found,
 };
 use coracle_store::{
-    Batch, Command, Expired, Outcome, Request, RequestId, SnapshotError, Store, StoreConfig,
+    Batch, Command, Expired, Outcome, Request, RequestId, SnapshotError, Store, StoreConfig, encode_outcome,
 };
 use proptest::prelude::*;
 
@@ -154,12 +154,27 @@ fn a_refused_transaction_changes_nothing() {
     let mut bench = Bench::new(StoreConfig { object_bytes_max: 200, ..StoreConfig::default() });
     let mut transaction = put("a", "1");
     transaction.writes.push(Write::Put { key: key("b"), draft: "nonsense".into() });
-    assert!(matches!(bench.outcome(transaction), Err(Refusal::BadDraft { .. })));
+    assert!(matches!(bench.outcome(transaction.clone()), Err(Refusal::BadDraft { .. })));
+    bench.sequence -= 1;
+    assert!(matches!(bench.outcome(transaction), Err(Refusal::BadDraft { .. })), "also as a retry");
     let mut transaction = put("a", "1");
     transaction.writes.extend(put("b", &"x".repeat(200)).writes);
     assert!(matches!(bench.outcome(transaction), Err(Refusal::TooLarge { limit: 200, .. })));
     assert_eq!(bench.store.revision(), 0);
     assert_eq!(bench.store.view().count("configmaps"), 0);
+}
+
+#[test]
+fn the_words_of_a_refusal_are_not_in_the_hash() {
+    use sha2::{Digest, Sha256};
+    let mut bench = Bench::new(StoreConfig::default());
+    let write = Write::Put { key: key("a"), draft: "nonsense".into() };
+    let refused = bench.outcome(Transaction { preconditions: vec![], writes: vec![write] });
+    let Err(Refusal::BadDraft { key, reason }) = refused else { panic!("{refused:?}") };
+    assert!(!reason.is_empty());
+    let wordless = encode_outcome(&Err(Refusal::BadDraft { key, reason: String::new() }));
+    let hash: [u8; 32] = Sha256::new_with_prefix([0; 32]).chain_update(wordless).finalize().into();
+    assert_eq!(bench.store.state_hash(), hash);
 }
 
 #[test]
@@ -172,6 +187,34 @@ fn a_retry_gets_the_first_outcome() {
     assert!(again.results[1].1.is_err());
     assert!(again.events.is_empty());
     assert_eq!(store.revision(), 1);
+}
+
+#[test]
+fn a_retry_is_harmless_however_many_clients_there_are() {
+    let mut store = Store::new(StoreConfig::default());
+    let entry = |client: u64| {
+        let transaction = put("a", &client.to_string());
+        let id = RequestId { client, sequence: 1 };
+        Command { proposer: 1, requests: vec![Request { id, transaction }] }.encode()
+    };
+    let first: Vec<_> = (0..1000).map(|client| store.apply(&entry(client)).unwrap().results).collect();
+    let mut copy = restored(&written(&store)).unwrap();
+    for store in [&mut store, &mut copy] {
+        let again: Vec<_> = (0..1000).map(|client| store.apply(&entry(client)).unwrap().results).collect();
+        assert_eq!(again, first);
+        assert_eq!(store.revision(), 1000);
+    }
+}
+
+#[test]
+fn a_restored_backup_applies_nothing_that_its_cluster_has_applied() {
+    let mut bench = Bench::new(StoreConfig::default());
+    bench.apply(put("a", "1"));
+    bench.store.skip_revisions(10);
+    let retry = command(vec![(1, put("a", "1"))]).encode();
+    assert!(bench.store.apply(&retry).unwrap().results.is_empty());
+    assert_eq!(bench.store.clock(), 1);
+    assert!(bench.outcome(put("a", "2")).is_ok());
 }
 
 #[test]
@@ -200,6 +243,45 @@ fn a_window_that_cuts_a_transaction_expires_all_of_it() {
 }
 
 #[test]
+fn large_events_make_room_for_each_other_and_leave_quiet_resources_alone() {
+    let mut bench = Bench::new(StoreConfig { watch_bytes_max: 1 << 20, ..StoreConfig::default() });
+    let quiet = ObjectKey::new("pods", "default", "p");
+    bench.apply(Transaction::create(quiet, draft("p", "1")));
+    let large = "x".repeat(100_000);
+    for number in 0..50 {
+        bench.apply(put("a", &format!("{number}{large}")));
+    }
+    let last = bench.store.revision();
+    let (_, count, oldest) =
+        bench.store.window().into_iter().find(|(name, ..)| name.as_str() == "configmaps").unwrap();
+    assert!((2..=5).contains(&count), "each of {count} counts with the object before it");
+    assert_eq!(oldest, last - count as u64);
+    assert_eq!(
+        bench.store.events_since("configmaps", oldest - 1).unwrap_err(),
+        Expired { after: oldest - 1, oldest }
+    );
+    assert_eq!(bench.store.events_since("configmaps", oldest).unwrap().len(), count);
+    assert_eq!(
+        bench.store.first_events_since("configmaps", oldest, 1).unwrap()[0].object.revision,
+        oldest + 1
+    );
+    assert_eq!(bench.store.events_since("pods", 0).unwrap().len(), 1);
+}
+
+#[test]
+fn many_large_resources_share_the_room() {
+    let mut bench = Bench::new(StoreConfig { watch_bytes_max: 1 << 20, ..StoreConfig::default() });
+    let large = "x".repeat(100_000);
+    for number in 0..60 {
+        let key = ObjectKey::new(["secrets", "pods", "leases"][number % 3], "default", &format!("n{number}"));
+        bench.apply(Transaction::create(key, draft("n", &large)));
+    }
+    let counts: Vec<usize> = bench.store.window().into_iter().map(|(_, count, _)| count).collect();
+    assert_eq!(counts.iter().sum::<usize>(), 10);
+    assert!(counts.iter().all(|count| *count >= 3), "{counts:?}");
+}
+
+#[test]
 fn old_events_leave_by_age_in_revisions_too() {
     let mut bench = Bench::new(StoreConfig { watch_revisions_max: 10, ..StoreConfig::default() });
     for data in 1..=20 {
@@ -217,9 +299,9 @@ fn a_damaged_snapshot_is_refused() {
     for cut in 0..bytes.len() {
         assert!(restored(&bytes[..cut]).is_err(), "cut at {cut}");
     }
-    assert!(matches!(restored(b"CORACLE\x01"), Err(SnapshotError::Magic)));
+    assert!(matches!(restored(b"CORACLE\x02"), Err(SnapshotError::Magic)));
     assert!(matches!(restored(b"a zip file"), Err(SnapshotError::Magic)));
-    assert!(matches!(restored(b"CORACLE\x02\xff\xff\xff\xff"), Err(SnapshotError::TooLong { .. })));
+    assert!(matches!(restored(b"CORACLE\x03\xff\xff\xff\xff"), Err(SnapshotError::TooLong { .. })));
 
     let mut again = restored(&bytes).unwrap();
     let (revision, hash) = (again.revision(), again.state_hash());

@@ -1,7 +1,7 @@
 //! The store's gRPC door.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use coracle_objects::{Applied, ObjectKey, Refusal, Transaction};
+use coracle_objects::{Applied, ObjectKey, Refusal, Transaction, Write};
 use coracle_proto::{
     MESSAGE_BYTES_MAX,
     join::{Role, join},
@@ -119,6 +119,17 @@ async fn strangers_and_nonsense_are_refused() {
     let request = Request { id: RequestId { client: 1, sequence: 1 }, transaction };
     let request = TxnRequest { transaction: encode_transaction(&request) };
     assert_eq!(client.txn(request).await.unwrap_err().code(), Code::InvalidArgument);
+
+    let large = (0..5).map(|number| Write::Put {
+        key: ObjectKey::new("configmaps", "default", &format!("large-{number}")),
+        draft: format!(r#"{{"metadata":{{}},"x":"{}"}}"#, "x".repeat(1 << 20)).into(),
+    });
+    let transaction = Transaction { preconditions: vec![], writes: large.collect() };
+    let request = Request { id: RequestId { client: 1, sequence: 2 }, transaction };
+    let request = TxnRequest { transaction: encode_transaction(&request) };
+    let refused = client.txn(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("the limit is"), "{refused}");
 
     let token = control.create_token(Role::Node, 60).await.unwrap();
     let joined = join(&[control.address()], &token, "n1", "127.0.0.1:7443").await.unwrap();
