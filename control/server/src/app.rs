@@ -82,6 +82,9 @@ const READY_PAUSE: Duration = Duration::from_millis(5);
 /// Until another voter must have taken over from a leader that stops.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Between two looks whether this member has caught up.
+const CATCH_UP_PAUSE: Duration = Duration::from_millis(100);
+
 /// A running control node. Dropping it without [`Control::shutdown`] stops it as a crash would.
 pub struct Control {
     address: String,
@@ -205,10 +208,13 @@ async fn run(
     tasks.spawn(rendezvous.run());
     tasks.spawn(membership::stop_when_removed(storage.clone(), fatal.clone()));
     tasks.spawn(version::follow(storage.clone(), data.clone(), format, fatal.clone()));
-    let (followed, recorded) = (storage.clone(), data.clone());
+    let followed = storage.clone();
     tasks.spawn(membership::follow(storage.clone(), move |members| {
-        follow_members(members, &followed, &transport, &recorded, &kubeconfig)
+        let addresses = known_addresses(members, &followed);
+        followed.peers().set(&addresses);
+        transport.set_peers(addresses);
     }));
+    tasks.spawn(write_addresses_down(storage.clone(), data.clone(), kubeconfig));
     tasks.spawn(membership::announce(storage.clone(), me.clone()));
     tasks.spawn(health::run(storage.clone(), told, fatal.clone()));
     tracing::info!(
@@ -325,13 +331,11 @@ fn grpc(
         .prepare()
 }
 
-fn follow_members(
+/// Where the members are, as far as this one knows.
+fn known_addresses(
     members: &BTreeMap<u64, MemberSpec>,
     storage: &ReplicatedStorage,
-    transport: &GrpcTransport,
-    data: &DataDir,
-    kubeconfig: &KubeconfigFile,
-) {
+) -> BTreeMap<u64, String> {
     let mut addresses = membership::addresses(members);
     // My own object may be outdated, and while the log is replayed the objects of members may be missing that are known
     // from joining or from asking.
@@ -342,13 +346,29 @@ fn follow_members(
             addresses.insert(id, address);
         }
     }
-    storage.peers().set(&addresses);
-    transport.set_peers(addresses.clone());
-    for written in [data.record_peers(&addresses), kubeconfig.follow(&addresses)] {
-        if let Err(error) = written {
-            tracing::warn!(error = chain(&error), "the members' addresses are not written down");
-        }
+    addresses
+}
+
+/// Keeps the members' addresses in the data directory, from when this member has caught up: until then it would write
+/// down what was true once.
+async fn write_addresses_down(
+    storage: ReplicatedStorage,
+    data: Arc<DataDir>,
+    kubeconfig: Arc<KubeconfigFile>,
+) {
+    while storage.linearizable().await.is_err() {
+        sleep(CATCH_UP_PAUSE).await;
     }
+    let known = storage.clone();
+    membership::follow(storage, move |members| {
+        let addresses = known_addresses(members, &known);
+        for written in [data.record_peers(&addresses), kubeconfig.follow(&addresses)] {
+            if let Err(error) = written {
+                tracing::warn!(error = chain(&error), "the members' addresses are not written down");
+            }
+        }
+    })
+    .await;
 }
 
 impl Control {
