@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -30,8 +30,10 @@ use crate::encryption::{Published, SecretBox, clear_event, clear_view};
 /// Events that a watcher of one resource may be behind before it reads again from the store's window.
 const RESOURCE_EVENTS_MAX: usize = 4096;
 
-/// Events that a watcher takes out of the store's window at a time: the store is locked meanwhile.
+/// Events that a watcher takes out of the store's window at a time, as the store is locked meanwhile, and their bytes,
+/// about, as a reader that stands still keeps them in memory.
 const PAGE_EVENTS_MAX: usize = 4096;
+const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Entries that an observer of everything may be behind before it must look at the whole view again.
 const ENTRIES_MAX: usize = 1024;
@@ -47,7 +49,8 @@ pub struct WatchHub {
     store: Arc<Mutex<Store>>,
     secrets: Arc<SecretBox>,
     published: ArcSwap<Published>,
-    resources: Mutex<BTreeMap<ResourceName, broadcast::Sender<Arc<Event>>>>,
+    /// Events are held by the store's window alone, so that a reader which stands still keeps none in memory.
+    resources: Mutex<BTreeMap<ResourceName, broadcast::Sender<Weak<Event>>>>,
     everything: Mutex<broadcast::Sender<EntryEvents>>,
     checkpoints: SharedCheckpoints,
     /// Watches that ended because their reader was too slow, or the whole state was replaced.
@@ -121,7 +124,7 @@ impl WatchHub {
         for event in events.iter() {
             if let Some(sender) = resources.get(&event.object.key.resource) {
                 // Without a watcher there is nobody to miss it.
-                let _ = sender.send(event.clone());
+                let _ = sender.send(Arc::downgrade(event));
             }
         }
         drop(resources);
@@ -210,8 +213,10 @@ impl WatchHub {
             .first_events_since(resource.as_str(), after, PAGE_EVENTS_MAX)
             .map_err(|expired| Expired { oldest: expired.oldest })?;
         let clear = self.view();
-        let more = backlog.len() >= PAGE_EVENTS_MAX;
-        let backlog = backlog.iter().map(|event| clear_event(&self.secrets, event, &clear)).collect();
+        let fits = whole_revisions(&backlog, PAGE_BYTES_MAX);
+        let more = backlog.len() >= PAGE_EVENTS_MAX || fits < backlog.len();
+        let backlog =
+            backlog.iter().take(fits).map(|event| clear_event(&self.secrets, event, &clear)).collect();
         let receiver = self
             .resources
             .lock()
@@ -228,7 +233,7 @@ struct Page {
     /// There may be more in the window: the receiver does not follow the backlog.
     more: bool,
     /// What follows the window as it is.
-    receiver: broadcast::Receiver<Arc<Event>>,
+    receiver: broadcast::Receiver<Weak<Event>>,
     /// The revision up to which the window reaches.
     seen: Revision,
 }
@@ -259,7 +264,7 @@ struct Watcher {
     backlog: VecDeque<Arc<Event>>,
     /// Behind the backlog there may be more in the store's window.
     more: bool,
-    receiver: broadcast::Receiver<Arc<Event>>,
+    receiver: broadcast::Receiver<Weak<Event>>,
     /// The revision of the last event given, and how many events of that revision were given.
     last: (Revision, usize),
     /// When the backlog is used up, everything up to here has been given.
@@ -302,10 +307,11 @@ impl Watcher {
                     continue;
                 }
             };
-            match received {
-                Ok(event) => return self.give(event),
+            match received.map(|event| event.upgrade()) {
+                Ok(Some(event)) => return self.give(event),
                 Err(RecvError::Closed) => return WatchItem::Overflow,
-                Err(RecvError::Lagged(_)) => {
+                // Gone from the window, or opened for whoever was quick enough: the window tells.
+                Ok(None) | Err(RecvError::Lagged(_)) => {
                     if self.resume().is_err() {
                         return WatchItem::Overflow;
                     }
@@ -336,6 +342,20 @@ impl Watcher {
     }
 }
 
+/// How many of these events are about so many bytes, without an end in the middle of a revision. At least one revision.
+fn whole_revisions(events: &[Arc<Event>], bytes_max: usize) -> usize {
+    let mut bytes = 0;
+    let mut last = None;
+    for (count, event) in events.iter().enumerate() {
+        if bytes > bytes_max && last != Some(event.object.revision) {
+            return count;
+        }
+        bytes += event.object.json.len();
+        last = Some(event.object.revision);
+    }
+    events.len()
+}
+
 fn ticks() -> Interval {
     let mut ticks = interval_at(Instant::now() + PROGRESS_PERIOD, PROGRESS_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -346,7 +366,7 @@ fn ticks() -> Interval {
 mod tests {
     use coracle_objects::{ObjectKey, Transaction, Write};
     use coracle_raft::{Frozen, StateMachine};
-    use coracle_store::{Command, Request, RequestId};
+    use coracle_store::{Command, Request, RequestId, StoreConfig};
     use futures::{FutureExt, StreamExt};
     use tokio::sync::watch;
 
@@ -451,6 +471,33 @@ mod tests {
         }
         let pairs = (2..end).flat_map(|revision| [revision, revision]);
         assert_eq!(seen, pairs.chain([end]).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_stands_still_keeps_nothing_in_memory() {
+        const BYTES: usize = 1 << 20;
+        let mut bench = Bench::new();
+        let (mut stalled, mut quick) = (bench.watch(0), bench.watch(0));
+        assert_eq!(revision(stalled.next().await), ('p', 0));
+        assert_eq!(revision(quick.next().await), ('p', 0));
+        bench.put_large(&["a"], BYTES);
+        let first = match quick.next().await {
+            Some(WatchItem::Event(event)) => Arc::downgrade(&event),
+            _ => panic!("an event"),
+        };
+        let window = StoreConfig::default().watch_bytes_max;
+        for _ in 0..window / BYTES + 1 {
+            bench.put_large(&["a"], BYTES);
+        }
+        assert!(first.upgrade().is_none(), "a watch holds an event that the window has lost");
+        assert_eq!(revision(stalled.next().await), ('o', 0));
+
+        let mut late = bench.watch(bench.sequence - 20);
+        let mut seen = vec![];
+        for _ in 0..20 {
+            seen.push(revision(late.next().await).1);
+        }
+        assert_eq!(seen, (bench.sequence - 19..=bench.sequence).collect::<Vec<_>>(), "in pages of few bytes");
     }
 
     #[tokio::test(start_paused = true)]
