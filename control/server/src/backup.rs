@@ -137,11 +137,12 @@ fn keys(file: &Path, from: &Inspection, options: &RestoreOptions) -> Result<Opti
             from.keys.join(", ")
         ));
     };
+    let bytes = std::fs::read(path).map_err(ServerError::io("read the key ring", path))?;
     let ring = SecretBox::load(path)?.ring();
     if let Some(missing) = from.keys.iter().find(|key| ring.get(key).is_none()) {
         return refused(format!("its Secrets are sealed with key {missing}, which {} lacks", path.display()));
     }
-    std::fs::read(path).map(Some).map_err(ServerError::io("read", path))
+    Ok(Some(bytes))
 }
 
 fn read(file: &Path) -> Result<(Header, Store), ServerError> {

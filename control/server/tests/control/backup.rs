@@ -77,6 +77,10 @@ async fn a_backup_under_load_becomes_a_new_cluster() {
     let sealed =
         coracle_server::restore(&file, &dir.path().join("new"), &RestoreOptions::default()).unwrap_err();
     assert!(sealed.to_string().contains("--key-ring"), "{sealed}");
+    let missing =
+        RestoreOptions { key_ring: Some(dir.path().join("missing.ring")), ..RestoreOptions::default() };
+    let missing = coracle_server::restore(&file, &dir.path().join("new"), &missing).unwrap_err();
+    assert!(missing.to_string().contains("missing.ring"), "{missing}");
     let options = RestoreOptions {
         name: "new".into(),
         key_ring: Some(dir.path().join("b/keys/secrets.ring")),
