@@ -127,7 +127,17 @@ impl Store {
     /// The outcome of a transaction. With the same id it may be tried again, at any member.
     pub async fn txn(&self, id: RequestId, transaction: Transaction) -> Result<Outcome, tonic::Status> {
         let transaction = encode_transaction(&Request { id, transaction });
-        let answer = self.client.clone().txn(TxnRequest { transaction }).await?.into_inner();
+        let answer = match self.client.clone().txn(TxnRequest { transaction }).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => {
+                let clock = status
+                    .metadata()
+                    .get("coracle-clock")
+                    .and_then(|clock| clock.to_str().ok()?.parse().ok());
+                SEQUENCE.fetch_max(clock.unwrap_or(0), Ordering::Relaxed);
+                return Err(status);
+            }
+        };
         SEQUENCE.fetch_max(answer.clock, Ordering::Relaxed);
         decode_outcome(&answer.outcome).map_err(|error| tonic::Status::internal(error.to_string()))
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 pub const ENTRY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How many bytes of entries raft puts into one append message (one larger entry travels alone).
 pub const MESSAGE_ENTRIES_BYTES_MAX: u64 = 1024 * 1024;
-/// How many append messages may be under way to one follower.
-pub const INFLIGHT_MESSAGES_MAX: usize = 256;
+/// How many append messages may be under way to one follower: all together they fit into the queue of a transport.
+pub const INFLIGHT_MESSAGES_MAX: usize = 48;
 /// How many bytes of proposals may wait for their commit on a leader; more are dropped.
 pub const UNCOMMITTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// How many bytes of committed entries one round hands to the state machine.
@@ -48,7 +48,7 @@ pub const COMMIT_PAUSE_US: u64 = 1_000;
 pub const KEEP_ENTRIES: u64 = 5_000;
 /// …and so many bytes.
 pub const KEEP_BYTES: u64 = 16 * 1024 * 1024;
-/// For a member that is taking a snapshot the log behind that one is kept, up to so many bytes.
+/// For a member that is taking a snapshot, or the log behind it, that log is kept, up to so many bytes.
 pub const KEEP_FOR_SNAPSHOT_BYTES: u64 = 256 * 1024 * 1024;
 /// A snapshot is made when so many entries were applied since the last…
 pub const SNAPSHOT_ENTRIES: u64 = 10_000;

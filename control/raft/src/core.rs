@@ -23,7 +23,7 @@ mod snapshots;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
@@ -130,6 +130,8 @@ pub struct Core {
     heard: BTreeMap<u64, u64>,
     /// When each member that is sent a snapshot last took a part of it, in ticks.
     sending: BTreeMap<u64, u64>,
+    /// Members that were sent a snapshot and have yet to be sent the log behind it.
+    catching_up: BTreeSet<u64>,
     done: Vec<Done>,
 }
 
@@ -162,6 +164,7 @@ impl Core {
             transfer: None,
             heard: BTreeMap::new(),
             sending: BTreeMap::new(),
+            catching_up: BTreeSet::new(),
             done: Vec::new(),
         };
         core.set_election_timeout();
@@ -255,7 +258,7 @@ impl Core {
     pub fn owes_commit(&self) -> bool {
         self.is_leader()
             && self.node.raft.raft_log.committed > self.told
-            && !self.members.is_sole_voter(self.config.id)
+            && self.node.raft.prs().iter().any(|(id, _)| *id != self.config.id)
     }
 
     /// Tells the other members the committed index, if it is owed. Each tick does so too.
@@ -437,6 +440,10 @@ impl Core {
 
     /// What raft-rs would panic at, or what is of no use, in this member's state.
     fn refusal(&self, message: &Message) -> Result<Option<Refused>, Error> {
+        // Whoever ends TLS tells members from strangers when a stream begins, and a member may be removed meanwhile.
+        if self.members.is_removed(message.from) {
+            return Ok(Some(Refused::OutOfPlace));
+        }
         let raft = &self.node.raft;
         let last = raft.raft_log.last_index();
         let refused = match message.msg_type {

@@ -84,16 +84,23 @@ impl Log {
     }
 
     /// Drops what a snapshot of this member holds, but for at most `entries_max` entries and `bytes_max` bytes before
-    /// it: members that are a little behind are then served from the log. What is behind `sent`, a snapshot on its way
-    /// to a member, is kept up to [`KEEP_FOR_SNAPSHOT_BYTES`].
-    pub fn compact(&mut self, marker: SnapshotMarker, entries_max: u64, bytes_max: u64, sent: Option<u64>) {
+    /// it: members that are a little behind are then served from the log. What is behind `awaited`, which a member
+    /// has yet to be sent, is kept up to [`KEEP_FOR_SNAPSHOT_BYTES`].
+    pub fn compact(
+        &mut self,
+        marker: SnapshotMarker,
+        entries_max: u64,
+        bytes_max: u64,
+        awaited: Option<u64>,
+    ) {
         let held = (marker.index - self.base.0) as usize;
         let (mut entries, mut bytes) = (0, 0);
         let kept = self.entries.range(..held).rev().take_while(|entry| {
             entries += 1;
             bytes += entry.data.len() as u64 + ENTRY_OVERHEAD_BYTES;
-            let awaited = sent.is_some_and(|sent| entry.index > sent) && bytes <= KEEP_FOR_SNAPSHOT_BYTES;
-            awaited || (entries <= entries_max && bytes <= bytes_max)
+            let wanted =
+                awaited.is_some_and(|awaited| entry.index > awaited) && bytes <= KEEP_FOR_SNAPSHOT_BYTES;
+            wanted || (entries <= entries_max && bytes <= bytes_max)
         });
         let dropped = held - kept.count();
         if dropped > 0 {

@@ -60,6 +60,11 @@ impl Members {
         self.used.difference(&members).copied().collect()
     }
 
+    /// Whether it was a member and is none any more.
+    pub fn is_removed(&self, id: u64) -> bool {
+        self.used.contains(&id) && !self.contains(id)
+    }
+
     /// Takes over the configuration that a committed change has led to.
     pub fn set(&mut self, conf_state: ConfState) {
         self.used.extend(ids(&conf_state));

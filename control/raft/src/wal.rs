@@ -200,7 +200,10 @@ impl<D: Disk> Wal<D> {
 
     /// A spare segment that should be made before the current one is full.
     pub fn spare_wanted(&mut self) -> Option<SpareJob> {
-        if self.spare_under_way || !self.spares.is_empty() || self.current.end < self.current.size / 2 {
+        // A young log's segments fill in less time than a larger one takes to be made.
+        let young = self.current.size < self.options.segment_bytes;
+        let begin = self.current.size / if young { 8 } else { 2 };
+        if self.spare_under_way || !self.spares.is_empty() || self.current.end < begin {
             return None;
         }
         self.spare_under_way = true;

@@ -13,7 +13,7 @@ use std::{
 
 use coracle_api::Storage;
 use coracle_proto::cluster::{HealthRequest, HealthResponse, StateCheckpoint};
-use coracle_raft::Status;
+use coracle_raft::{Role, Status};
 use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::time::{interval, timeout};
@@ -87,6 +87,8 @@ pub fn disk_is_low(status: &Status) -> bool {
 pub struct Notes {
     /// Voters whose disk was nearly full when they last answered.
     low: BTreeSet<u64>,
+    /// The term that this member led when the others last answered: of a younger one it is not known who is silent.
+    led: u64,
     /// The newest entry at which states differ while no majority tells which is right.
     pub disputed: Option<u64>,
     /// Somebody did not take this member for one: it may have been removed without hearing of it, as a learner is that
@@ -100,6 +102,9 @@ pub type SharedNotes = Mutex<Notes>;
 impl Notes {
     fn take(&mut self, status: &Status, answers: &BTreeMap<u64, HealthResponse>) {
         self.low.retain(|id| status.voters.contains(id));
+        if status.role == Role::Leader {
+            self.led = status.term;
+        }
         for (id, answer) in answers {
             match answer.disk_low && status.voters.contains(id) {
                 true => self.low.insert(*id),
@@ -118,7 +123,10 @@ impl Notes {
             return true;
         }
         let heard = |id: u64| {
-            id == status.id || status.progress.iter().any(|(member, _, active)| *member == id && *active)
+            let young = self.led != status.term;
+            young
+                || id == status.id
+                || status.progress.iter().any(|(member, _, active)| *member == id && *active)
         };
         let with_room = status.voters.iter().filter(|id| !self.low.contains(id) && heard(**id)).count();
         with_room > status.voters.len() / 2
@@ -324,6 +332,11 @@ mod tests {
         assert!(!low(&[2, 3]).have_room(&status(&[1, 2, 3])), "two would die");
         assert!(!low(&[2]).have_room(&status(&[1, 2])), "the third is away");
         assert!(low(&[4]).have_room(&status(&[1, 2, 3, 4])), "a learner is no part of the quorum");
+        let young = Status { role: Role::Leader, term: 2, ..status(&[1, 2]) };
+        let mut notes = low(&[2]);
+        assert!(notes.have_room(&young), "it has just been elected, and nobody had time to answer");
+        notes.take(&young, &[(2, HealthResponse { disk_low: true, ..response(&[]) })].into());
+        assert!(!notes.have_room(&young), "the third had its time");
         let mut notes = low(&[2, 3]);
         notes.take(&status(&[]), &[(2, response(&[]))].into());
         assert!(notes.have_room(&status(&[1, 2, 3])), "one has room again");

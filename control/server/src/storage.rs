@@ -224,7 +224,9 @@ impl ReplicatedStorage {
 
     /// Applies another member's transaction. Only the leader can; the caller tries elsewhere otherwise.
     pub async fn propose_here(&self, request: Request) -> Result<Done, NotProposed> {
-        let room = self.shared.notes.lock().have_room(&self.shared.raft.status().borrow());
+        let status = self.status();
+        // Raft refuses the others' proposals itself; what they know of disks says nothing of the leader's.
+        let room = status.role != Role::Leader || self.shared.notes.lock().have_room(&status);
         if !room && grows(&self.shared.hub.published().sealed, &request.transaction) {
             return Err(NotProposed::NoSpace);
         }

@@ -329,8 +329,9 @@ impl Watcher {
     /// Goes on from the store's window behind the last event that was given, which may be in the middle of a
     /// transaction.
     fn resume(&mut self) -> Result<(), Expired> {
-        // A page ends with a whole revision.
-        let (revision, given) = if self.more { (self.last.0, 0) } else { self.last };
+        // A page ends with a whole revision, and so does what progress was told of.
+        let whole = self.more || self.announced >= self.last.0;
+        let (revision, given) = if whole { (self.announced.max(self.last.0), 0) } else { self.last };
         let after = if given > 0 { revision - 1 } else { revision };
         let Page { mut backlog, more, receiver, seen } = self.hub.subscribe(&self.resource, after)?;
         backlog.drain(..given.min(backlog.len()));

@@ -55,16 +55,19 @@ impl Core {
             return false;
         }
         self.history.forget_before(marker.index);
-        let sent = self.oldest_sent_snapshot();
-        self.node.mut_store().compact(marker.clone(), self.config.keep_entries, KEEP_BYTES, sent);
+        let awaited = self.oldest_awaited();
+        self.node.mut_store().compact(marker.clone(), self.config.keep_entries, KEEP_BYTES, awaited);
         true
     }
 
-    /// The oldest snapshot that a member is taking: it goes on with the log behind that.
-    fn oldest_sent_snapshot(&self) -> Option<u64> {
-        let members = self.node.raft.prs().iter();
-        let taking = members.filter(|(_, progress)| progress.state == ProgressState::Snapshot);
-        taking.map(|(_, progress)| progress.pending_snapshot).min().filter(|_| self.is_leader())
+    /// Behind this index begins what a member that was sent a snapshot goes on with.
+    fn oldest_awaited(&self) -> Option<u64> {
+        let awaited = self.node.raft.prs().iter().filter_map(|(id, progress)| match progress.state {
+            ProgressState::Snapshot => Some(progress.pending_snapshot),
+            _ if self.catching_up.contains(id) => Some(progress.matched),
+            _ => None,
+        });
+        awaited.min().filter(|_| self.is_leader())
     }
 
     /// Whether another member waits for a newer snapshot than there is. Asking forgets it.
@@ -93,6 +96,7 @@ impl Core {
 
     /// A member that takes nothing of its snapshot, or has given up, is sent another.
     pub(super) fn give_up_snapshots(&mut self) {
+        self.follow_catching_up();
         let mut sending = std::mem::take(&mut self.sending);
         if self.is_leader() {
             let now = self.now;
@@ -113,6 +117,17 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Members that were sent a snapshot catch up until they have all that this member's last snapshot holds.
+    fn follow_catching_up(&mut self) {
+        let last = self.node.store().snapshot_marker().index;
+        let prs = self.node.raft.prs().iter().filter(|_| self.is_leader());
+        let catching_up = prs.filter(|(id, progress)| {
+            let behind = progress.matched < last && self.is_active(**id) && self.catching_up.contains(id);
+            progress.state == ProgressState::Snapshot || behind
+        });
+        self.catching_up = catching_up.map(|(id, _)| *id).collect();
     }
 
     /// Takes over a received snapshot, whose file is there.
