@@ -62,7 +62,7 @@ impl LocalCluster {
             }
         };
         let kubeconfig = shape.data_dir.join("kubeconfig");
-        copy_kubeconfig(controls[0].kubeconfig_path(), &kubeconfig)?;
+        link_kubeconfig(controls[0].kubeconfig_path(), &kubeconfig)?;
         let mut cluster = Self { controls, nodes: Vec::new(), kubeconfig };
         cluster.nodes = cluster.start_nodes(shape, nodes).await?;
         Ok(cluster)
@@ -197,16 +197,35 @@ fn config(shape: &Shape, number: u32, listen: SocketAddr, mode: Mode) -> Control
     config
 }
 
-/// The kubeconfig holds a private key: only its owner may read it.
-fn copy_kubeconfig(from: &Path, to: &Path) -> Result<()> {
-    use std::{io::Write, os::unix::fs::OpenOptionsExt};
-    let text = std::fs::read(from).with_context(|| format!("reading {}", from.display()))?;
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(to)
-        .with_context(|| format!("writing {}", to.display()))?;
-    file.write_all(&text).with_context(|| format!("writing {}", to.display()))
+/// A link, not a copy: the control node keeps its file at certificates and authorities that are good.
+fn link_kubeconfig(from: &Path, to: &Path) -> Result<()> {
+    let folder = to.parent().unwrap_or(Path::new("."));
+    let target = from.strip_prefix(folder).unwrap_or(from);
+    let new = to.with_extension("new");
+    // What an interrupted start has left; a link cannot take its place.
+    let _ = std::fs::remove_file(&new);
+    std::os::unix::fs::symlink(target, &new)
+        .and_then(|()| std::fs::rename(&new, to))
+        .with_context(|| format!("writing {}", to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kubeconfig_is_always_the_control_nodes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("control-1/kubeconfig"), dir.path().join("kubeconfig"));
+        std::fs::create_dir(dir.path().join("control-1")).unwrap();
+        std::fs::write(&from, "first").unwrap();
+        std::fs::write(&to, "a copy, as earlier starts made it").unwrap();
+        for _ in 0..2 {
+            link_kubeconfig(&from, &to).unwrap();
+            assert_eq!(std::fs::read_to_string(&to).unwrap(), "first");
+        }
+        std::fs::write(dir.path().join("renewed"), "second").unwrap();
+        std::fs::rename(dir.path().join("renewed"), &from).unwrap();
+        assert_eq!(std::fs::read_to_string(&to).unwrap(), "second");
+    }
 }

@@ -54,6 +54,8 @@ pub struct Wal<D: Disk> {
     spares: VecDeque<Spare>,
     spare_sequence: u64,
     spare_under_way: bool,
+    /// The last one could not be made: the next is asked for behind the next rotation.
+    spare_failed: bool,
     next_batch: u64,
     last_index: u64,
     hard_state: HardState,
@@ -132,6 +134,7 @@ impl<D: Disk> Wal<D> {
             spares: listing.spares.into(),
             spare_sequence: listing.spare_sequence,
             spare_under_way: false,
+            spare_failed: false,
             next_batch,
             last_index,
             hard_state: recovered.hard_state.clone(),
@@ -211,12 +214,19 @@ impl<D: Disk> Wal<D> {
     }
 
     /// Takes the result of a [`SpareJob`]. After a failure the next is asked for behind the next rotation, which makes
-    /// its segment by itself.
+    /// its segment by itself. So at most one is under way, however fast the log grows.
     pub fn spare_made(&mut self, job: SpareJob, made: bool) {
         if made {
             self.spare_under_way = false;
             self.spares.push_back(Spare { name: job.name, size: job.bytes });
+        } else {
+            self.spare_not_begun();
         }
+    }
+
+    /// As [`Wal::spare_made`] where the job that was asked for could not even begin.
+    pub fn spare_not_begun(&mut self) {
+        self.spare_failed = true;
     }
 
     /// How many segment files the log has, spares aside.
@@ -310,7 +320,9 @@ impl<D: Disk> Wal<D> {
             index_max: self.current.index_max,
         });
         self.current = Current { file, header, size, end: HEADER_BYTES as u64, index_max: 0 };
-        self.spare_under_way = false;
+        if std::mem::take(&mut self.spare_failed) {
+            self.spare_under_way = false;
+        }
         Ok(())
     }
 }

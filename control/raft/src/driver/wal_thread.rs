@@ -140,6 +140,7 @@ impl<D: Disk, O: Send + 'static> WalThread<D, O> {
         };
         if let Err(error) = thread::Builder::new().name("raft-spare".to_owned()).spawn(make) {
             tracing::warn!(%error, "cannot prepare the next log segment");
+            self.wal.spare_not_begun();
         }
     }
 }

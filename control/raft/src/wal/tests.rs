@@ -215,6 +215,22 @@ fn spares_are_made_beside_and_used() {
 }
 
 #[test]
+fn one_spare_is_made_at_a_time_however_fast_the_log_grows() {
+    let disk = MemoryDisk::new();
+    let (mut wal, _) = open(&disk).expect("opens");
+    append(&mut wal, &[entry(1, 1, 5000)]);
+    let slow = wal.spare_wanted().expect("the segment is more than half full");
+    for index in 2..6 {
+        append(&mut wal, &[entry(index, 1, 5000)]);
+        assert!(wal.spare_wanted().is_none(), "one is under way");
+    }
+    wal.spare_made(slow, false);
+    assert!(wal.spare_wanted().is_none(), "not before the next rotation");
+    append(&mut wal, &[entry(6, 1, 5000)]);
+    assert!(wal.spare_wanted().is_some());
+}
+
+#[test]
 fn a_failed_write_is_an_error() {
     let disk = MemoryDisk::new();
     let (mut wal, _) = open(&disk).expect("opens");

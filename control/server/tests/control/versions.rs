@@ -20,6 +20,17 @@ use serde_json::{Value, json};
 
 use crate::bench::{admin, client, config, config_map, config_maps, files, init, join, start, until};
 
+/// Waits until the cluster has agreed on its version: where that stands.
+async fn version_agreed(control: &Control) -> ObjectKey {
+    let info = ObjectKey::new("configmaps", "kube-system", "coracle-cluster");
+    until("the version to be agreed on", || async {
+        let view = control.storage().view();
+        view.get(&info).is_some_and(|info| String::from_utf8_lossy(&info.json).contains("entryFormat"))
+    })
+    .await;
+    info
+}
+
 fn with(path: &Path, field: &str, value: Value) {
     let mut recorded: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     recorded[field] = value;
@@ -58,12 +69,7 @@ async fn an_old_build_leaves_new_data_as_it_is() {
 async fn a_joiner_that_is_older_than_the_cluster_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let control = init(dir.path()).await;
-    let info = ObjectKey::new("configmaps", "kube-system", "coracle-cluster");
-    until("the version to be agreed on", || async {
-        let view = control.storage().view();
-        view.get(&info).is_some_and(|info| String::from_utf8_lossy(&info.json).contains("entryFormat"))
-    })
-    .await;
+    version_agreed(&control).await;
     let token = control.create_token(Role::Control, 60).await.unwrap();
     let old = join::Build { version: "0.0.1".into(), entry_format: 1 };
     let error = join_as(&[control.address()], &token, "b", "127.0.0.1:1", &old).await.err().unwrap();
@@ -174,12 +180,7 @@ async fn a_rolling_upgrade_raises_the_gate_with_the_last_member() {
 async fn nobody_but_the_control_plane_writes_what_it_must_not_forget() {
     let dir = tempfile::tempdir().unwrap();
     let control = init(dir.path()).await;
-    let info = ObjectKey::new("configmaps", "kube-system", "coracle-cluster");
-    until("the version to be agreed on", || async {
-        let view = control.storage().view();
-        view.get(&info).is_some_and(|info| String::from_utf8_lossy(&info.json).contains("entryFormat"))
-    })
-    .await;
+    let info = version_agreed(&control).await;
     let before = control.storage().view().get(&info).unwrap().json.clone();
     let maps: Api<ConfigMap> = Api::namespaced(client(&control).await, "kube-system");
     let patch = Patch::Merge(json!({ "data": { "version": "99.0.0", "entryFormat": "200" } }));
