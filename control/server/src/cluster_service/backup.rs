@@ -9,7 +9,7 @@ use coracle_raft::{
     snapshot::{Source, parts},
 };
 use futures::StreamExt;
-use tokio::{sync::mpsc, time::interval};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -45,11 +45,11 @@ async fn send(
     snapshot: impl Future<Output = Result<(SnapshotMarker, Source), SnapshotError>>,
     chunks: &mpsc::Sender<Result<SnapshotChunk, Status>>,
 ) -> Result<(), mpsc::error::SendError<Result<SnapshotChunk, Status>>> {
-    let (mut snapshot, mut signs) = (pin!(snapshot), interval(SIGN_PERIOD));
+    let mut snapshot = pin!(snapshot);
     let made = loop {
-        tokio::select! {
-            _ = signs.tick() => chunks.send(Ok(SnapshotChunk::default())).await?,
-            made = &mut snapshot => break made,
+        chunks.send(Ok(SnapshotChunk::default())).await?;
+        if let Ok(made) = timeout(SIGN_PERIOD, &mut snapshot).await {
+            break made;
         }
     };
     let (marker, source) = match made {
@@ -90,6 +90,16 @@ mod tests {
         }
         assert_eq!(bytes, vec![7; 300 * 1024]);
         assert!(begun.elapsed() >= Duration::from_secs(61));
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_is_there_already_comes_behind_the_first_sign() {
+        for _ in 0..64 {
+            let source: Source = Box::new(std::io::Cursor::new(vec![7]));
+            let chunks = chunks(async { Ok((SnapshotMarker::default(), source)) });
+            let lengths: Vec<usize> = chunks.map(|chunk| chunk.unwrap().data.len()).collect().await;
+            assert_eq!(lengths, [0, 1]);
+        }
     }
 
     #[tokio::test(start_paused = true)]
