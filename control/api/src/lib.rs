@@ -33,5 +33,6 @@ pub use auth::Identity;
 pub use config::{ApiConfig, Checks, ServiceNetwork};
 pub use error::ApiError;
 pub use meter::{Asked, METRIC_VERBS, Meter};
+pub use path::names_one_object;
 pub use router::router;
 pub use storage::{Expired, NodeError, Nodes, ProposeError, Storage, Unavailable, WatchItem, WatchStream};

@@ -58,6 +58,11 @@ impl PartialEq for ResourcePath {
     }
 }
 
+/// Whether a path names one object, or a part of it. What is asked of one takes little time, whatever the store holds.
+pub fn names_one_object(path: &str) -> bool {
+    matches!(parse(path), Target::Resource(ResourcePath { name: Some(_), .. }))
+}
+
 /// Reads a request path. Trailing slashes are nothing.
 pub fn parse(path: &str) -> Target {
     let decoded: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(decode).collect();

@@ -1,8 +1,10 @@
 //! The one TLS port: handshakes, tells who calls, and serves HTTP/1.1 and HTTP/2.
 
-use std::{sync::Arc, time::Duration};
+mod multiplexed;
 
-use hyper::body::Incoming;
+use std::{error::Error, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use hyper::{body::Incoming, server::conn::http2};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -16,12 +18,16 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::multiplexed::Multiplexed;
 use crate::{
     certificates::Credentials,
     identity::Caller,
     newcomers::{Newcomers, Place},
     service::{Front, Service},
 };
+
+/// HTTP/2 as a protocol that TLS agrees on.
+const HTTP2: &[u8] = b"h2";
 
 /// Connections at a time, where as many files may be open; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 16 * 1024;
@@ -128,35 +134,53 @@ async fn serve_connection(tcp: TcpStream, port: Port, place: Place, closing: Can
             None => std::future::pending().await,
         }
     };
-    let service = TowerToHyperService::new(Service { front: port.front, caller });
-    let builder = builder();
-    let mut connection =
-        std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = lost => return tracing::debug!("connection without a certificate closed: too many are open"),
-        () = closing.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            timeout(GRACE, connection).await.unwrap_or(Ok(()))
-        }
+    let ended = if stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
+        let service = Service { front: port.front, caller, shares_task: true };
+        let mut connection = Multiplexed::new(stream, TowerToHyperService::new(service), bound);
+        attend(Pin::new(&mut connection), lost, &closing, |mut it| it.graceful_shutdown()).await
+    } else {
+        let service = Service { front: port.front, caller, shares_task: false };
+        let builder = http1();
+        let connection =
+            builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
+        attend(std::pin::pin!(connection), lost, &closing, |it| it.graceful_shutdown()).await
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "connection broke");
     }
 }
 
-fn builder() -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+/// Serves a connection to its end; for a while only, where it has lost its place or the port closes.
+async fn attend<C: Future<Output = Result<(), Box<dyn Error + Send + Sync>>>>(
+    mut connection: Pin<&mut C>,
+    lost: impl Future<Output = ()>,
+    closing: &CancellationToken,
+    shut_down: impl FnOnce(Pin<&mut C>),
+) -> C::Output {
+    tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = lost => Err("too many without a certificate are open".into()),
+        () = closing.cancelled() => {
+            shut_down(connection.as_mut());
+            timeout(GRACE, connection).await.unwrap_or(Ok(()))
+        }
+    }
+}
+
+fn http1() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder
-        .http2()
+}
+
+fn bound<E>(builder: &mut http2::Builder<E>) {
+    builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-    builder
 }
 
 /// The body of requests as they come from the network.

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     future::Future,
+    panic::resume_unwind,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -11,7 +12,10 @@ use std::{
 
 use axum::{Router, body::Body, response::IntoResponse};
 use coracle_raft::RaftSender;
+use futures::FutureExt;
 use http::{Request, Response, StatusCode};
+use hyper::body::Body as _;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, service::Routes};
 use tower::ServiceExt;
 
@@ -24,6 +28,12 @@ use crate::{
 
 /// All gRPC services have paths of this form.
 const GRPC_PREFIX: &str = "/coracle.";
+
+/// See [`is_light`].
+const LIGHT_PREFIXES: [&str; 3] = [RAFT_PREFIX, "/coracle.cluster.v1.Leader/", "/coracle.store.v1.Store/"];
+
+/// A request with a larger body may take long.
+const LIGHT_BODY_BYTES_MAX: u64 = 16 * 1024;
 
 /// Raft's messages, which only members may send.
 const RAFT_PREFIX: &str = "/coracle.raft.";
@@ -41,6 +51,8 @@ pub struct Front {
 pub struct Service {
     pub front: Arc<Front>,
     pub caller: Caller,
+    /// The connection's requests share one task: what may take long runs in another.
+    pub shares_task: bool,
 }
 
 impl tower::Service<Request<NetworkBody>> for Service {
@@ -58,8 +70,30 @@ impl tower::Service<Request<NetworkBody>> for Service {
             request.extensions_mut().insert(identity.clone());
         }
         request.extensions_mut().insert(caller.clone());
-        Box::pin(async move { Ok(front.answer(request, &caller).await) })
+        let apart = self.shares_task && !is_light(&request);
+        let answer = async move { front.answer(request, &caller).await };
+        if !apart {
+            return Box::pin(answer.map(Ok));
+        }
+        let answer = AbortOnDropHandle::new(tokio::spawn(answer));
+        Box::pin(answer.map(|answer| {
+            Ok(answer.unwrap_or_else(|ended| match ended.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(_) => {
+                    (StatusCode::SERVICE_UNAVAILABLE, "this control node is stopping\n").into_response()
+                }
+            }))
+        }))
     }
+}
+
+/// Whether a request takes so little time that others of its connection may wait for it: what control nodes ask of each
+/// other and of the store, and what concerns one object.
+fn is_light(request: &Request<NetworkBody>) -> bool {
+    let path = request.uri().path();
+    let small = request.body().size_hint().upper().is_some_and(|bytes| bytes <= LIGHT_BODY_BYTES_MAX);
+    LIGHT_PREFIXES.iter().any(|prefix| path.starts_with(prefix))
+        || (small && coracle_api::names_one_object(path))
 }
 
 impl Front {
@@ -77,7 +111,7 @@ impl Front {
         let began = Instant::now();
         let path = request.uri().path().to_owned();
         let path = path.as_str();
-        if path.starts_with(GRPC_PREFIX) {
+        if is_grpc(path) {
             if path.starts_with(RAFT_PREFIX) {
                 match *caller {
                     Caller::Member(id) => request.extensions_mut().insert(RaftSender(id)),
@@ -115,6 +149,10 @@ impl Front {
             _ => (StatusCode::FORBIDDEN, "metrics are for administrators\n").into_response(),
         }
     }
+}
+
+fn is_grpc(path: &str) -> bool {
+    path.starts_with(GRPC_PREFIX)
 }
 
 fn infallible<T>(result: Result<T, Infallible>) -> T {

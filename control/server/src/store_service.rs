@@ -71,7 +71,12 @@ impl Store for StoreService {
                 self.storage.linearizable().await.map_err(|error| Status::unavailable(error.to_string()))?
             }
         };
-        Ok(Response::new(if request.name.is_empty() { list(&view, &request) } else { one(&view, &request) }))
+        if !request.name.is_empty() {
+            return Ok(Response::new(one(&view, &request)));
+        }
+        // It may be long: other calls of the connection do not wait for it.
+        let listed = tokio::spawn(async move { list(&view, &request) }).await;
+        listed.map(Response::new).map_err(|error| Status::internal(error.to_string()))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
