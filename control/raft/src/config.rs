@@ -44,6 +44,10 @@ pub const PROMOTE_LAG_ENTRIES_MAX: u64 = 250;
 /// for that alone, in microseconds.
 pub const COMMIT_PAUSE_US: u64 = 1_000;
 
+/// How long a leader waits for those that it has asked whether it still leads, just enough for a quorum, before it asks
+/// all, in microseconds. Their answers may wait for an fsync.
+pub const READ_PAUSE_US: u64 = 20_000;
+
 /// After a snapshot, the log reaches back before it by at most so many entries…
 pub const KEEP_ENTRIES: u64 = 5_000;
 /// …and so many bytes.

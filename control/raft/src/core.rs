@@ -31,7 +31,7 @@ use raft::{RawNode, StateRole};
 
 use self::change::{PendingChange, PendingTransfer};
 use self::proposals::Proposals;
-use self::reads::Reads;
+use self::reads::{Question, Reads};
 use self::snapshots::History;
 use crate::config::{APPLY_BACKLOG_ENTRIES_MAX, Config, ENTRY_BYTES_MAX, OUTCOME_TIMEOUT_MS, READ_RETRY_MS};
 use crate::error::{ChangeError, Error, ProposeError, ReadError};
@@ -269,6 +269,23 @@ impl Core {
         }
     }
 
+    /// The number of the question under way whether this member leads, if it has not gone to all; see
+    /// [`Core::ask_all`].
+    pub fn asked_few(&self) -> Option<u64> {
+        self.reads.asked_few()
+    }
+
+    /// Puts the question under way to all, for lack of answers. Heartbeats do so too.
+    pub fn ask_all(&mut self) {
+        let Some(context) = self.reads.few().filter(|_| self.node.raft.state == StateRole::Leader) else {
+            return;
+        };
+        // Where raft knows of none the answer is there, and comes out with the next work.
+        let Some(status) = self.node.raft.read_only.pending_read_index.get(context) else { return };
+        self.reads.ask_all(|id| status.acks.contains(&id));
+        self.node.raft.bcast_heartbeat();
+    }
+
     /// Whether something waits for the state machine. Where not, it is enough that [`Core::applied`] is told with the
     /// next event.
     pub fn awaits_applied(&self) -> bool {
@@ -316,7 +333,7 @@ impl Core {
     /// What is to be done now; None when nothing is left.
     pub fn work(&mut self) -> Result<Option<Work>, Error> {
         self.notice_leadership();
-        self.ask_reads();
+        let question = self.ask_reads();
         self.set_election_timeout();
         if !self.node.has_ready() {
             let done = std::mem::take(&mut self.done);
@@ -326,6 +343,9 @@ impl Core {
         let mut ready = self.node.ready();
         let (number, sync) = (ready.number(), ready.must_sync());
         let mut messages = ready.take_messages();
+        if let Some(Question { context, asked: Some(asked) }) = question {
+            messages.retain(|message| message.context != context || asked.contains(&message.to));
+        }
         let mut work = Work::default();
         let mut records = Vec::with_capacity(ready.entries().len() + 1);
         if !ready.snapshot().is_empty() {
@@ -504,15 +524,17 @@ impl Core {
         self.notice_transfer();
     }
 
-    fn ask_reads(&mut self) {
+    fn ask_reads(&mut self) -> Option<Question> {
         // Before a leader has committed in its own term it does not know what is committed, and raft-rs drops the
         // request without a word.
-        if self.is_leader()
-            && self.node.raft.commit_to_current_term()
-            && let Some(context) = self.reads.next_try(self.now)
-        {
-            self.node.read_index(context);
+        if !self.is_leader() || !self.node.raft.commit_to_current_term() {
+            return None;
         }
+        let voters = self.members.voters();
+        let simple = !self.members.is_joint() && voters.contains(&self.config.id);
+        let question = self.reads.next_try(self.now, simple.then_some(voters.as_slice()))?;
+        self.node.read_index(question.context.clone());
+        Some(question)
     }
 
     /// Replaces the random timeout that raft-rs has drawn by one that follows from the seed, so that a simulation can be

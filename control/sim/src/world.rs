@@ -63,6 +63,8 @@ pub enum Event {
     Run(Who),
     /// The others have waited long enough to be told what is committed.
     Tell(Who),
+    /// Those who were asked this question have had time enough to answer.
+    AskAll(Who, u64),
     /// The log task has finished its round.
     Written(Who),
     /// The apply task takes what waits.
@@ -221,6 +223,7 @@ impl World {
             Event::Tick(who) => self.tick(who)?,
             Event::Run(who) => self.run_member(who, false)?,
             Event::Tell(who) => self.tell_commit(who)?,
+            Event::AskAll(who, question) => self.ask_all(who, question)?,
             Event::Written(who) => self.written(who)?,
             Event::Apply(who) => self.apply(who)?,
             Event::Message(message) => self.deliver(message),
@@ -299,6 +302,7 @@ impl Event {
             Event::Tick(who)
             | Event::Run(who)
             | Event::Tell(who)
+            | Event::AskAll(who, _)
             | Event::Written(who)
             | Event::Apply(who)
             | Event::Unreachable(who, _)

@@ -11,7 +11,9 @@ fn expected(mutant: Mutant) -> (u64, &'static [&'static str]) {
         Mutant::UnconfirmedRead | Mutant::UnwaitedRead => (100, &["stale read"]),
         Mutant::ReusedReadIndex => (400, &["stale read"]),
         Mutant::CheckAtPropose => (60, &["had to be refused", "did not do what was asked"]),
-        Mutant::ForgottenRequest => (60, &["done twice", "its client was told", "was acknowledged"]),
+        Mutant::ForgottenRequest => {
+            (60, &["done twice", "its client was told", "was acknowledged", "nobody may have"])
+        }
         Mutant::LostWatchEvent | Mutant::DoubledWatchEvent | Mutant::WatchedOverRestore => (60, &["watcher"]),
         // It does harm only where its member crashes and is asked again in the same term.
         Mutant::ForgottenVote => (400, &["votes for", "both lead"]),

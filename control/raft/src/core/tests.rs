@@ -210,6 +210,7 @@ impl Member {
         let mut moved = false;
         if !self.silent {
             self.core.tell_commit();
+            self.core.ask_all();
         }
         while let Some(mut work) = self.core.work().expect("the log is sound") {
             moved = true;
@@ -339,6 +340,29 @@ fn reads_need_a_quorum_and_a_commit_of_the_term() {
     assert!(matches!(cluster.failed(leader, read), Some(Outcome::ReadFailed(ReadError::NotLeader { .. }))));
     let read = cluster.call(leader, |core, token| core.read_index(token));
     assert!(matches!(cluster.failed(leader, read), Some(Outcome::ReadFailed(ReadError::NotLeader { .. }))));
+}
+
+#[test]
+fn a_read_asks_few_and_all_where_those_are_silent() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    let leader = cluster.leader();
+    cluster.tick(3);
+    cluster.members.get_mut(&leader).expect("it runs").silent = true;
+    let read = cluster.call(leader, |core, token| core.read_index(token));
+    assert!(matches!(cluster.failed(leader, read), Some(Outcome::ReadIndex(_))), "one other is enough");
+    let first = (1..=3).find(|id| *id != leader).expect("there are three");
+    cluster.cut.insert(first);
+    let read = cluster.call(leader, |core, token| core.read_index(token));
+    assert_eq!(cluster.outcome(leader, read), None);
+    assert!(cluster.members[&leader].core.asked_few().is_some());
+    cluster.call(leader, |core, _| core.ask_all());
+    assert!(matches!(cluster.failed(leader, read), Some(Outcome::ReadIndex(_))));
+    assert_eq!(cluster.members[&leader].core.asked_few(), None);
+    let read = cluster.call(leader, |core, token| core.read_index(token));
+    assert!(
+        matches!(cluster.failed(leader, read), Some(Outcome::ReadIndex(_))),
+        "the silent one is not asked"
+    );
 }
 
 #[test]

@@ -55,6 +55,8 @@ pub struct Life {
     pub run_due: bool,
     /// It will tell the others what is committed, if nothing else does before.
     pub tell_due: bool,
+    /// The last question that it put to a few only.
+    pub asked: Option<u64>,
     pub log: LogTask,
     pub machine: Machine,
     pub fetch: Option<Fetch>,
@@ -183,6 +185,7 @@ impl World {
             inbox: Vec::new(),
             run_due: true,
             tell_due: false,
+            asked: None,
             log: LogTask::new(wal),
             machine: Machine::new(store, begins.index),
             fetch: None,

@@ -90,6 +90,12 @@ impl World {
             life.tell_due = true;
             self.after(MS, Event::Tell(who));
         }
+        if let Some(life) = life_of(&mut self.members, who)
+            && let Some(question) = life.core.asked_few()
+            && life.asked.replace(question) != Some(question)
+        {
+            self.after(20 * MS, Event::AskAll(who, question));
+        }
         self.wake_where_awaited(who);
         self.publish(who)
     }
@@ -108,6 +114,14 @@ impl World {
         let Some(life) = life_of(&mut self.members, who) else { return Ok(()) };
         life.tell_due = false;
         life.core.tell_commit();
+        self.run_member(who, false)
+    }
+
+    /// Those who were asked whether this member leads have not answered.
+    pub fn ask_all(&mut self, who: Who, question: u64) -> Step {
+        let waits = |life: &&mut Life| life.core.asked_few() == Some(question);
+        let Some(life) = life_of(&mut self.members, who).filter(waits) else { return Ok(()) };
+        life.core.ask_all();
         self.run_member(who, false)
     }
 
