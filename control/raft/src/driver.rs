@@ -1,14 +1,18 @@
 //! The shell around [`Core`]: one raft thread, one log thread, one apply thread, one that writes snapshots, and the
 //! handle that calls go through.
 //!
+//! Raft's turns are taken by the raft thread, or by a caller where nothing waits ([`turns`]).
+//!
 //! The log and apply threads never wait for the raft thread: they report through counters and a wake-up. So the raft
 //! thread may wait for them where their bounded queues are full.
 
 mod apply_thread;
 mod fetch;
+mod member;
 mod raft_thread;
 mod shared;
 mod snapshot_thread;
+mod turns;
 mod wal_thread;
 
 use std::io::{self, Read};
@@ -17,13 +21,15 @@ use std::thread;
 
 use bytes::Bytes;
 use coracle_proto::raft as wire;
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::bounded;
 use tokio::sync::{oneshot, watch};
 
 use self::apply_thread::ApplyThread;
-use self::raft_thread::{Event, RaftThread, Room};
+use self::member::{Event, Life, Member, Room};
+use self::raft_thread::RaftThread;
 use self::shared::{Shared, Waker};
 use self::snapshot_thread::{SnapshotSchedule, SnapshotThread, SnapshotWaiters};
+use self::turns::{Refusal, Turns};
 use self::wal_thread::WalThread;
 use crate::config::{
     APPLY_QUEUE_MAX, Config, EVENTS_MAX, SEGMENT_BYTES_MIN, SEGMENT_PART_OF_DISK, SNAPSHOT_WAITERS_MAX,
@@ -78,7 +84,7 @@ impl<O> Clone for Raft<O> {
 
 struct Inner<O> {
     id: u64,
-    events: Sender<Event<O>>,
+    turns: Arc<Turns<O>>,
     waker: Waker<O>,
     shared: Arc<Shared>,
     status: watch::Receiver<Status>,
@@ -184,6 +190,7 @@ impl<O: Send + 'static> Raft<O> {
         &self.inner.shared.metrics
     }
 
+    /// Nobody may hold a borrow of it and propose, read or receive meanwhile: that may write it.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.inner.status.clone()
     }
@@ -285,20 +292,12 @@ pub(crate) struct ServeSnapshot {
     pub served: Arc<dyn Fn(u64) + Send + Sync>,
 }
 
-/// Why an event was not taken.
-enum Refusal {
-    Full,
-    Stopped,
-}
-
-impl<O> Inner<O> {
+impl<O: Send + 'static> Inner<O> {
     fn send(&self, event: Event<O>) -> Result<(), Refusal> {
         if self.shared.is_stopped() {
             return Err(Refusal::Stopped);
         }
-        self.events
-            .try_send(event)
-            .map_err(|error| if error.is_full() { Refusal::Full } else { Refusal::Stopped })
+        self.turns.bring(event)
     }
 
     fn receive(&self, messages: Vec<wire::Message>) {
@@ -380,27 +379,29 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
     let wal_thread = WalThread::new(wal, wal_in, transport.clone(), waker.clone());
     let apply_thread =
         ApplyThread::new(machine, disk, cluster_id, apply_in, applied, schedule, waker.clone());
-    let raft_thread = RaftThread::new(
+    let member = Member {
         core,
-        events_in,
         to_wal,
         to_apply,
         transport,
         room,
         fetch,
-        waker.clone(),
+        waker: waker.clone(),
         status,
-        tick,
-    );
+        life: Life::default(),
+    };
+    let turns = Arc::new(Turns::new(events, waker.clone()));
+    let raft_thread = RaftThread { member, turns: turns.clone(), events: events_in, tick };
     let wal_join = spawn("wal", id, &waker, move || wal_thread.run())?;
     let apply_join = spawn("apply", id, &waker, move || apply_thread.run())?;
     let snapshot_join = spawn("snapshot", id, &waker, move || snapshot_thread.run())?;
     let ended = shared.clone();
-    let raft_waker = waker.clone();
+    let (raft_waker, last) = (waker.clone(), turns.clone());
     thread::Builder::new()
         .name(format!("raft-{id}"))
         .spawn(move || {
             raft_waker.guard("raft", move || raft_thread.run());
+            last.end();
             // The queues are closed now; the threads finish what they hold.
             let _ = (wal_join.join(), apply_join.join(), snapshot_join.join());
             drop(lock);
@@ -411,7 +412,7 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
     Ok(Raft {
         inner: Arc::new(Inner {
             id,
-            events,
+            turns,
             waker,
             shared,
             status: status_out,

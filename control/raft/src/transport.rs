@@ -14,9 +14,10 @@ pub use service::{RaftSender, RaftService};
 /// Called with the id of a member that a message did not get to.
 pub type Unreachable = Arc<dyn Fn(u64) + Send + Sync>;
 
-/// The sending half, called by the raft and log threads.
+/// The sending half, called by the raft and log threads and by those who propose, read or receive.
 pub trait Transport: Send + Sync + 'static {
-    /// Sends messages to one member, in order. Never waits; what cannot be sent is dropped, and raft sends it again.
+    /// Sends messages to one member, in order. Never waits; what cannot be sent is dropped, and raft sends it again. One
+    /// within this process holds no lock while it delivers: the receiver may answer before it returns.
     fn send(&self, to: u64, messages: Vec<wire::Message>);
 
     /// Called once, before the first message: whom to tell that a member cannot be reached.

@@ -9,7 +9,7 @@ use crossbeam_channel::Receiver;
 use tokio::sync::watch;
 
 use super::StateMachine;
-use super::raft_thread::Reply;
+use super::member::Reply;
 use super::shared::Waker;
 use super::snapshot_thread::SnapshotSchedule;
 use crate::error::{Error, ProposeError};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 use raft::eraftpb::Message;
 
-use super::raft_thread::{Event, Fetch};
+use super::member::{Event, Fetch};
 use crate::snapshot::Header;
 use crate::snapshot::incoming::Incoming;
 use crate::transport::{SnapshotSink, Transport};

@@ -1,388 +1,49 @@
-//! The raft thread: takes events, steps the core, and hands its work out.
+//! The raft thread: raft's clock, and the turns that no caller takes.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use raft::eraftpb::Message;
-use tokio::sync::{oneshot, watch};
+use crossbeam_channel::{Receiver, Select};
 
-use super::apply_thread::{ApplyItem, ApplyJob};
-use super::shared::Waker;
-use super::wal_thread::WalJob;
-use crate::config::{COMMIT_PAUSE_US, EVENTS_BATCH_MAX, MESSAGE_ENTRIES_BYTES_MAX, SPACE_PERIOD_MS};
-use crate::core::{Core, Done, Outcome, Token, Work};
-use crate::error::{ChangeError, Error, ProposeError, ReadError};
-use crate::membership::MemberChange;
-use crate::message::to_wire;
-use crate::status::{DiskRoom, Status};
-use crate::transport::Transport;
-use crate::wal::SnapshotMarker;
-
-pub type Reply<T, E> = oneshot::Sender<Result<T, E>>;
-
-/// Everything that can happen to a member, but for time, the disk and the state machine.
-pub enum Event<O> {
-    Propose(Bytes, Reply<O, ProposeError>),
-    Read(Reply<u64, ReadError>),
-    Change(Vec<MemberChange>, Reply<(), ChangeError>),
-    Transfer(u64, Reply<(), ChangeError>),
-    Messages(Vec<Message>),
-    Unreachable(u64),
-    /// Make a snapshot, due or not.
-    Snapshot,
-    /// What is a snapshot as of this applied index marked with?
-    Mark(u64, Sender<Option<SnapshotMarker>>),
-    /// A snapshot of this member is durable.
-    Compact(SnapshotMarker),
-    /// The snapshot that the message announces has arrived and is durable, or it will not arrive.
-    Fetched(Result<Message, u64>),
-    /// A member takes its snapshot from this one.
-    Served(u64),
-    /// Look at the counters.
-    Wake,
-}
-
-/// Begins to fetch the snapshot that a message of the leader announces. Ends with [`Event::Fetched`].
-pub type Fetch = Box<dyn Fn(Message, SnapshotMarker) + Send>;
+use super::member::{Event, Member};
+use super::turns::Turns;
+use crate::error::Error;
 
 /// So many events at once tell of many callers.
 const CROWD: usize = 4;
 
-/// How much room there is beside the snapshot as of this entry.
-pub type Room = Box<dyn Fn(u64) -> Option<DiskRoom> + Send>;
-
-/// Who waits for the outcome of a call.
-enum Waiter<O> {
-    Propose(Reply<O, ProposeError>),
-    Read(Reply<u64, ReadError>),
-    Change(Reply<(), ChangeError>),
-}
-
 pub struct RaftThread<O> {
-    core: Core,
-    events: Receiver<Event<O>>,
-    to_wal: Sender<WalJob>,
-    to_apply: Sender<ApplyJob<O>>,
-    transport: Arc<dyn Transport>,
-    room: Room,
-    /// The room that was found last, and when to look again.
-    found_room: Option<DiskRoom>,
-    look_at: Instant,
-    fetch: Fetch,
-    /// The index of the snapshot that is on its way here.
-    fetching: Option<u64>,
-    waker: Waker<O>,
-    status: watch::Sender<Status>,
-    tick: Duration,
-    waiters: HashMap<Token, Waiter<O>>,
-    next_token: Token,
+    pub member: Member<O>,
+    pub turns: Arc<Turns<O>>,
+    pub events: Receiver<Event<O>>,
+    pub tick: Duration,
 }
-
-/// The other side of a queue has ended: so does this thread.
-struct Ended;
 
 impl<O: Send + 'static> RaftThread<O> {
-    #[allow(clippy::too_many_arguments, reason = "one call, in the one place that joins the threads")]
-    pub fn new(
-        core: Core,
-        events: Receiver<Event<O>>,
-        to_wal: Sender<WalJob>,
-        to_apply: Sender<ApplyJob<O>>,
-        transport: Arc<dyn Transport>,
-        room: Room,
-        fetch: Fetch,
-        waker: Waker<O>,
-        status: watch::Sender<Status>,
-        tick: Duration,
-    ) -> RaftThread<O> {
-        RaftThread {
-            core,
-            events,
-            to_wal,
-            to_apply,
-            transport,
-            room,
-            found_room: None,
-            look_at: Instant::now(),
-            fetch,
-            fetching: None,
-            waker,
-            status,
-            tick,
-            waiters: HashMap::new(),
-            next_token: 0,
-        }
-    }
-
-    pub fn run(mut self) -> Result<(), Error> {
-        let mut next_tick = Instant::now() + self.tick;
-        let mut batch = Vec::with_capacity(EVENTS_BATCH_MAX);
-        let mut crowded = false;
-        let mut epoch = self.core.epoch();
-        // When the others are to be told what is committed, at the latest.
-        let mut tell_at: Option<Instant> = None;
-        // What was committed in an earlier life comes out first, the members among it.
-        if self.hand_out()?.is_err() {
-            return Ok(());
-        }
-        while !self.waker.shared.is_stopped() {
-            match self.events.recv_deadline(tell_at.map_or(next_tick, |at| at.min(next_tick))) {
-                Ok(event) => {
-                    batch.push(event);
-                    // Under load those who were about to call get in, so that more share one write. A lone caller would
-                    // only wait for whatever else this machine has to do.
-                    if crowded {
-                        thread::yield_now();
-                    }
-                    batch.extend(self.events.try_iter().take(EVENTS_BATCH_MAX - 1));
-                    crowded = batch.len() >= CROWD;
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-            self.take_progress();
-            if self.take(&mut batch)?.is_err() {
-                break;
+    pub fn run(self) -> Result<(), Error> {
+        let RaftThread { member, turns, events, tick } = self;
+        let mut next_tick = Instant::now() + tick;
+        let mut taken = turns.begin(member, next_tick)?;
+        while let Some(last) = taken
+            && !turns.is_stopped()
+        {
+            let mut arrival = Select::new();
+            arrival.recv(&events);
+            let arrived = arrival.ready_deadline(last.due).is_ok();
+            // Under load those who were about to call get in, so that more share one write. A lone caller would only wait
+            // for whatever else this machine has to do.
+            if arrived && last.events >= CROWD {
+                thread::yield_now();
             }
             let now = Instant::now();
             let ticked = now >= next_tick;
             if ticked {
-                self.core.tick();
                 // Lost ticks are not made up for: time in which this process stood still says nothing about others.
-                next_tick = now + self.tick;
+                next_tick = now + tick;
             }
-            if tell_at.is_some_and(|at| now >= at) {
-                self.core.tell_commit();
-            }
-            if now >= self.look_at {
-                self.look_at = now + Duration::from_millis(SPACE_PERIOD_MS);
-                self.look_at_room();
-            }
-            if self.hand_out()?.is_err() {
-                break;
-            }
-            let owes = self.core.owes_commit();
-            tell_at = owes.then(|| tell_at.unwrap_or(now + Duration::from_micros(COMMIT_PAUSE_US)));
-            self.await_applied();
-            let new_epoch = self.core.epoch();
-            if ticked || new_epoch != epoch {
-                epoch = new_epoch;
-                self.publish();
-            }
+            taken = turns.take(&events, ticked, next_tick)?;
         }
         Ok(())
-    }
-
-    /// After the events are taken from the queue and before they are stepped: an answer to a message is then never
-    /// stepped before the write that the message waited for is known to be durable.
-    fn take_progress(&mut self) {
-        let shared = &self.waker.shared;
-        shared.accept_wake();
-        self.core.persisted(shared.persisted.load(Ordering::SeqCst));
-        self.core.applied(shared.applied.load(Ordering::SeqCst));
-    }
-
-    /// The apply thread need not wake this one where nothing waits for it.
-    fn await_applied(&mut self) {
-        let awaited = self.core.awaits_applied();
-        if self.waker.shared.applied_awaited.swap(awaited, Ordering::SeqCst) != awaited && awaited {
-            // What it has applied before it saw this.
-            self.waker.wake();
-        }
-    }
-
-    fn take(&mut self, batch: &mut Vec<Event<O>>) -> Result<Result<(), Ended>, Error> {
-        let mut proposals = Vec::new();
-        let mut proposed_bytes = 0;
-        for event in batch.drain(..) {
-            match event {
-                Event::Propose(data, reply) => {
-                    self.waker.shared.metrics.proposals.add(1);
-                    proposed_bytes += data.len() as u64;
-                    let token = self.wait(Waiter::Propose(reply));
-                    proposals.push((token, data));
-                    if proposed_bytes >= MESSAGE_ENTRIES_BYTES_MAX {
-                        self.core.propose(std::mem::take(&mut proposals));
-                        proposed_bytes = 0;
-                    }
-                }
-                Event::Read(reply) => {
-                    self.waker.shared.metrics.reads.add(1);
-                    let token = self.wait(Waiter::Read(reply));
-                    self.core.read_index(token);
-                }
-                Event::Change(changes, reply) => {
-                    let token = self.wait(Waiter::Change(reply));
-                    self.core.change(token, &changes);
-                }
-                Event::Transfer(to, reply) => {
-                    let token = self.wait(Waiter::Change(reply));
-                    self.core.transfer(token, to);
-                }
-                Event::Messages(messages) => {
-                    self.waker.shared.metrics.messages_received.add(messages.len() as u64);
-                    for message in messages {
-                        self.receive(message)?;
-                    }
-                }
-                Event::Unreachable(id) => self.core.unreachable(id),
-                Event::Served(id) => self.core.snapshot_served(id),
-                Event::Fetched(fetched) => {
-                    self.fetching = None;
-                    match fetched {
-                        Ok(message) => self.step(message)?,
-                        // The leader sends another when it sees that this one is not taken any more.
-                        Err(index) => tracing::warn!(index, "a snapshot of the leader did not arrive"),
-                    }
-                }
-                Event::Mark(index, reply) => drop(reply.send(self.core.snapshot_marker(index))),
-                Event::Compact(marker) => {
-                    if self.core.compact(&marker) && self.to_wal.send(WalJob::Compact(marker)).is_err() {
-                        return Ok(Err(Ended));
-                    }
-                }
-                Event::Snapshot => {
-                    if self.to_apply.send(ApplyJob::Snapshot).is_err() {
-                        return Ok(Err(Ended));
-                    }
-                }
-                Event::Wake => {}
-            }
-        }
-        if !proposals.is_empty() {
-            self.core.propose(proposals);
-        }
-        Ok(Ok(()))
-    }
-
-    fn receive(&mut self, message: Message) -> Result<(), Error> {
-        match self.core.wants_snapshot(&message) {
-            None => self.step(message)?,
-            Some(_) if self.fetching.is_some() => {}
-            Some(marker) => {
-                self.fetching = Some(marker.index);
-                (self.fetch)(message, marker);
-            }
-        }
-        Ok(())
-    }
-
-    fn step(&mut self, message: Message) -> Result<(), Error> {
-        let from = message.from;
-        if let Err(reason) = self.core.step(message)? {
-            self.waker.shared.metrics.messages_refused.add(1);
-            tracing::debug!(from, %reason, "ignored a raft message");
-        }
-        Ok(())
-    }
-
-    fn wait(&mut self, waiter: Waiter<O>) -> Token {
-        self.next_token += 1;
-        self.waiters.insert(self.next_token, waiter);
-        self.next_token
-    }
-
-    fn hand_out(&mut self) -> Result<Result<(), Ended>, Error> {
-        while let Some(work) = self.core.work()? {
-            if self.carry_out(work).is_err() {
-                return Ok(Err(Ended));
-            }
-        }
-        if self.core.take_snapshot_wanted() && self.to_apply.send(ApplyJob::Snapshot).is_err() {
-            return Ok(Err(Ended));
-        }
-        Ok(Ok(()))
-    }
-
-    fn carry_out(&mut self, work: Work) -> Result<(), Ended> {
-        send(&*self.transport, work.messages);
-        if let Some(persist) = work.persist {
-            self.to_wal.send(WalJob::Persist(persist)).map_err(|_| Ended)?;
-        }
-        if let Some(marker) = work.restore {
-            self.to_apply.send(ApplyJob::Restore(marker)).map_err(|_| Ended)?;
-        }
-        if !work.apply.is_empty() {
-            let waiters = &mut self.waiters;
-            let items = work.apply.into_iter().map(|apply| {
-                let waiter = apply.token.and_then(|token| waiters.remove(&token));
-                let reply = match waiter {
-                    Some(Waiter::Propose(reply)) => Some(reply),
-                    _ => None,
-                };
-                ApplyItem { index: apply.index, term: apply.term, data: apply.data, reply }
-            });
-            self.to_apply.send(ApplyJob::Entries(items.collect())).map_err(|_| Ended)?;
-        }
-        for done in work.done {
-            self.tell(done);
-        }
-        Ok(())
-    }
-
-    fn tell(&mut self, done: Done) {
-        match done.outcome {
-            Outcome::ProposalFailed(_) => self.waker.shared.metrics.proposals_failed.add(1),
-            Outcome::ReadFailed(_) => self.waker.shared.metrics.reads_failed.add(1),
-            _ => {}
-        }
-        let Some(waiter) = self.waiters.remove(&done.token) else { return };
-        // A waiter that has gone away is none of our business.
-        match (waiter, done.outcome) {
-            (Waiter::Propose(reply), Outcome::ProposalFailed(error)) => drop(reply.send(Err(error))),
-            (Waiter::Read(reply), Outcome::ReadIndex(index)) => drop(reply.send(Ok(index))),
-            (Waiter::Read(reply), Outcome::ReadFailed(error)) => drop(reply.send(Err(error))),
-            (Waiter::Change(reply), Outcome::Changed) => drop(reply.send(Ok(()))),
-            (Waiter::Change(reply), Outcome::ChangeFailed(error)) => drop(reply.send(Err(error))),
-            (_, outcome) => unreachable!("a call has the outcome of another kind of call: {outcome:?}"),
-        }
-    }
-
-    fn look_at_room(&mut self) {
-        let found = (self.room)(self.core.status().snapshot);
-        let low = |room: Option<DiskRoom>| room.is_some_and(|room| room.low);
-        if low(found) != low(self.found_room) {
-            let free = found.map_or(0, |room| room.space.free);
-            if low(found) {
-                tracing::error!(free, "the disk is nearly full");
-            } else {
-                tracing::info!(free, "the disk has room again");
-            }
-        }
-        self.found_room = found;
-    }
-
-    fn publish(&self) {
-        let status = Status { disk: self.found_room, ..self.core.status() };
-        self.status.send_if_modified(|old| {
-            let changed = *old != status;
-            if old.role != status.role || old.leader != status.leader {
-                let (role, leader, term) = (status.role, status.leader, status.term);
-                tracing::info!(member = status.id, ?role, ?leader, term, "raft role or leader changed");
-            }
-            if old.leader != status.leader && status.leader.is_some() {
-                self.waker.shared.metrics.leader_changes.add(1);
-            }
-            if changed {
-                *old = status;
-            }
-            changed
-        });
-    }
-}
-
-/// Gives messages to the transport, those to one member together and in order.
-pub fn send(transport: &dyn Transport, messages: Vec<Message>) {
-    let mut by_member: BTreeMap<u64, Vec<_>> = BTreeMap::new();
-    for message in messages {
-        by_member.entry(message.to).or_default().push(to_wire(message));
-    }
-    for (to, messages) in by_member {
-        transport.send(to, messages);
     }
 }

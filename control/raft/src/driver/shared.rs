@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crossbeam_channel::Sender;
 use tokio::sync::watch;
 
-use super::raft_thread::Event;
+use super::member::Event;
 use crate::error::Error;
 use crate::metrics::Metrics;
 

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::raft_thread::Event;
+use super::member::Event;
 use super::shared::Shared;
 use crate::config::{SNAPSHOT_BYTES, SNAPSHOTS_UNDER_WAY_MAX};
 use crate::error::Error;

@@ -7,7 +7,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use raft::eraftpb::{HardState, Message};
 
-use super::raft_thread::send;
+use super::member::send;
 use super::shared::Waker;
 use crate::config::WAL_BATCH_BYTES_MAX;
 use crate::core::Persist;

@@ -99,11 +99,20 @@ async fn three_members_and_a_joiner() {
     }
 
     // A joiner comes when most of the log is gone: it is brought a snapshot.
+    for member in &cluster.members {
+        status(&member.raft, "a snapshot", |status| status.snapshot > 0).await;
+    }
     cluster.add(4, None, |_| {}).await;
     cluster.connect(&[1, 2, 3, 4]);
     let all = cluster.rafts();
-    let leads = leader(&all[..3]).await as usize - 1;
-    soon("the change", all[leads].change_membership(MemberChange::AddLearner(4))).await.expect("it leads");
+    loop {
+        let leader = leading(&all[..3]).await;
+        match soon("the change", leader.change_membership(MemberChange::AddLearner(4))).await {
+            Ok(()) => break,
+            Err(ChangeError::NotLeader { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
     let joiner = &cluster.members[3];
     has(&joiner.journal, 65).await;
     assert!(joiner.journal.entries() == entries, "the journals differ");
@@ -131,7 +140,7 @@ async fn a_strangers_messages_do_not_come_through() {
 /// What it lacks is more than one batch of messages may hold, and is handed over in one round.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_far_behind_catches_up_from_the_log() {
-    const ENTRIES: usize = 24;
+    const ENTRIES: usize = 28;
     let cluster = Grpc::start(|config| config.snapshot_entries = 1_000).await;
     cluster.connect(&[1, 2]);
     let all = cluster.rafts();
@@ -143,7 +152,7 @@ async fn a_member_far_behind_catches_up_from_the_log() {
     let begun = std::time::Instant::now();
     has(&cluster.members[2].journal, ENTRIES).await;
     // A stream that breaks on a batch brings less than one entry a second.
-    assert!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(25), "it took {:?}", begun.elapsed());
     assert_eq!(cluster.members[2].raft.status().borrow().snapshot, 0, "a snapshot brought it");
     cluster.shutdown().await;
 }

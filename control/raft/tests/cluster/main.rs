@@ -16,6 +16,7 @@ use coracle_raft::{
     ChangeError, Closed, Config, Error, Frozen, MemberChange, ProposeError, Raft, ReadError, Role,
     SnapshotSink, Space, StateMachine, Status, Transport,
 };
+use futures::FutureExt;
 
 /// Keeps all entries; a proposer is told how many there are.
 #[derive(Clone, Default)]
@@ -93,11 +94,13 @@ struct Port {
 impl Transport for Port {
     fn send(&self, to: u64, messages: Vec<wire::Message>) {
         let Some(hub) = self.hub.upgrade() else { return };
-        let hub = hub.lock().expect("not poisoned");
-        if !hub.cut.contains(&to)
-            && !hub.cut.contains(&self.from)
-            && let Some(member) = hub.members.get(&to)
-        {
+        let member = {
+            let hub = hub.lock().expect("not poisoned");
+            let cut = hub.cut.contains(&to) || hub.cut.contains(&self.from);
+            hub.members.get(&to).filter(|_| !cut).cloned()
+        };
+        // Not under the lock: the receiver may answer before this returns.
+        if let Some(member) = member {
             member.receive(messages);
         }
     }
@@ -160,7 +163,7 @@ fn none() -> Arc<dyn Transport> {
 
 /// Within a time that is long on the slowest machine, and not waited for on others.
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(Duration::from_secs(20), future).await {
+    match tokio::time::timeout(Duration::from_secs(120), future).await {
         Ok(value) => value,
         Err(_) => panic!("timed out: {what}"),
     }
@@ -195,14 +198,44 @@ async fn propose(raft: &Raft<usize>, data: &str) -> Result<usize, ProposeError> 
     soon("a proposal's outcome", raft.propose(Bytes::copy_from_slice(data.as_bytes()))).await
 }
 
+async fn leading<'a>(members: &[&'a Raft<usize>]) -> &'a Raft<usize> {
+    let leads = leader(members).await;
+    members.iter().find(|member| member.id() == leads).expect("one of them leads")
+}
+
 /// Proposes to whoever leads, again where the entry certainly is not in the log: on a busy machine leaders change.
 async fn propose_to_leader(members: &[&Raft<usize>], data: Vec<u8>) -> usize {
     loop {
-        let leads = leader(members).await;
-        let leader = members.iter().find(|member| member.id() == leads).expect("one of them leads");
+        let leader = leading(members).await;
         match soon("a proposal's outcome", leader.propose(Bytes::from(data.clone()))).await {
             Ok(count) => return count,
             Err(ProposeError::NotLeader { .. } | ProposeError::Dropped) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Asks whoever leads, again where that has changed.
+async fn read_index(members: &[&Raft<usize>]) -> u64 {
+    loop {
+        match soon("a read index", leading(members).await.read_index()).await {
+            Ok(index) => return index,
+            Err(ReadError::NotLeader { .. } | ReadError::TimedOut) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Has whoever leads hand leadership to this member.
+async fn hand_to(members: &[&Raft<usize>], id: u64) {
+    loop {
+        let leader = leading(members).await;
+        if leader.id() == id {
+            return;
+        }
+        match soon("the transfer", leader.transfer_leader(id)).await {
+            Ok(()) => {}
+            Err(ChangeError::NotLeader { .. } | ChangeError::NotActive { .. } | ChangeError::TimedOut) => {}
             Err(error) => panic!("{error}"),
         }
     }
@@ -288,37 +321,44 @@ async fn three_members_survive_the_loss_of_one() {
     assert!(matches!(members[&follower].0.read_index().await, Err(ReadError::NotLeader { .. })));
 
     // A follower's local state is good for a read once it has reached the leader's read index.
-    let index = soon("a read index", members[&first].0.read_index()).await.expect("it leads");
+    let index = read_index(&all).await;
     soon("the follower", members[&follower].0.wait_applied(index)).await.expect("it runs");
     assert_eq!(members[&follower].1.entries().len(), 20);
 
     // A follower that was away catches up.
     hub.stop(follower).await;
+    let rest: Vec<&Raft<usize>> = all.into_iter().filter(|raft| raft.id() != follower).collect();
     for n in 21..=40 {
-        assert_eq!(propose(&members[&first].0, &format!("b{n}")).await, Ok(n));
+        assert_eq!(propose_to_leader(&rest, format!("b{n}").into()).await, n);
     }
     members.insert(follower, hub.start(dir.path(), follower, None));
     has(&members[&follower].1, 40).await;
-    let progress = status(&members[&first].0, "the follower's progress", |status| {
-        status.progress.len() == 3
+    let complete = |status: &Status| {
+        status.voters == [1, 2, 3]
+            && status.progress.len() == 3
             && status.progress.iter().all(|(_, matched, active)| *matched == status.last && *active)
-    });
-    assert_eq!(progress.await.voters, [1, 2, 3]);
+    };
+    soon("the follower's progress", async {
+        while !members.values().any(|(raft, _)| complete(&raft.status().borrow())) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 
     // The leader goes; another takes over, with everything that was acknowledged.
+    let all: Vec<&Raft<usize>> = members.values().map(|(raft, _)| raft).collect();
+    let first = leader(&all).await;
     hub.stop(first).await;
     members.remove(&first);
     let rest: Vec<&Raft<usize>> = members.values().map(|(raft, _)| raft).collect();
-    let second = leader(&rest).await;
-    assert_ne!(first, second);
-    assert_eq!(propose(&members[&second].0, "c").await, Ok(41));
+    assert_eq!(propose_to_leader(&rest, "c".into()).await, 41);
     let old = hub.start(dir.path(), first, None);
     has(&old.1, 41).await;
-    assert_eq!(old.1.entries(), members[&second].1.entries());
+    assert_eq!(old.1.entries(), members[&leader(&rest).await].1.entries());
 
-    soon("the transfer", members[&second].0.transfer_leader(first)).await.expect("it takes over");
-    status(&old.0, "leadership", |status| status.role == Role::Leader).await;
-    assert_eq!(propose(&old.0, "d").await, Ok(42));
+    let all: Vec<&Raft<usize>> = rest.into_iter().chain([&old.0]).collect();
+    hand_to(&all, first).await;
+    assert_eq!(propose_to_leader(&all, "d".into()).await, 42);
 }
 
 #[tokio::test]
@@ -326,20 +366,21 @@ async fn a_leader_without_its_followers_steps_down_and_acknowledges_nothing() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let hub = Hub::default();
     let members: Vec<_> = (1..=3).map(|id| hub.start(dir.path(), id, Some(&[1, 2, 3]))).collect();
-    let first = leader(&members.iter().map(|(raft, _)| raft).collect::<Vec<_>>()).await;
-    let old = &members[first as usize - 1].0;
-    assert_eq!(propose(old, "a").await, Ok(1));
-    hub.cut(first);
+    let all: Vec<&Raft<usize>> = members.iter().map(|(raft, _)| raft).collect();
+    assert_eq!(propose_to_leader(&all, "a".into()).await, 1);
+    let old = leading(&all).await;
+    hub.cut(old.id());
     let pending = tokio::spawn({
         let old = old.clone();
         async move { old.propose(Bytes::from_static(b"lost")).await }
     });
-    assert!(matches!(soon("the read to fail", old.read_index()).await, Err(ReadError::NotLeader { .. })));
-    let rest: Vec<_> = members.iter().map(|(raft, _)| raft).filter(|raft| raft.id() != first).collect();
-    let second = leader(&rest).await;
-    assert_eq!(propose(&members[second as usize - 1].0, "b").await, Ok(2));
+    let refused = soon("the read to fail", old.read_index()).await;
+    assert!(matches!(refused, Err(ReadError::NotLeader { .. } | ReadError::TimedOut)), "{refused:?}");
+    let rest: Vec<&Raft<usize>> = all.iter().copied().filter(|raft| raft.id() != old.id()).collect();
+    assert_eq!(propose_to_leader(&rest, "b".into()).await, 2);
     hub.0.lock().expect("not poisoned").cut.clear();
-    assert_eq!(soon("the outcome", pending).await.expect("no panic"), Err(ProposeError::Dropped));
+    let outcome = soon("the outcome", pending).await.expect("no panic");
+    assert!(matches!(outcome, Err(ProposeError::Dropped | ProposeError::Unknown)), "{outcome:?}");
 }
 
 #[tokio::test]
@@ -361,7 +402,7 @@ async fn a_joiner_is_added_and_promoted() {
         .await;
     assert_eq!(change(MemberChange::Promote(2)).await, Ok(()));
     status(&two, "the promotion", |status| status.voters == [1, 2]).await;
-    assert_eq!(propose(&one, "b").await, Ok(2));
+    assert_eq!(propose_to_leader(&[&one, &two], "b".into()).await, 2);
     has(&copy, 2).await;
     assert_eq!(copy.entries(), journal.entries());
 
@@ -370,9 +411,24 @@ async fn a_joiner_is_added_and_promoted() {
     let (two, copy) = hub.start(dir.path(), 2, None);
     has(&copy, 2).await;
     status(&two, "the members", |status| status.voters == [1, 2]).await;
-    assert_eq!(change(MemberChange::Remove(2)).await, Ok(()));
-    assert_eq!(change(MemberChange::AddLearner(2)).await, Err(ChangeError::IdUsed { id: 2 }));
-    assert_eq!(propose(&one, "c").await, Ok(3));
+    // Either may lead once both are back.
+    loop {
+        hand_to(&[&one, &two], 1).await;
+        match change(MemberChange::Remove(2)).await {
+            Ok(()) => break,
+            Err(ChangeError::NotLeader { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let again = loop {
+        status(&one, "it leads alone", |status| status.role == Role::Leader && status.voters == [1]).await;
+        match change(MemberChange::AddLearner(2)).await {
+            Err(ChangeError::NotLeader { .. }) => {}
+            outcome => break outcome,
+        }
+    };
+    assert_eq!(again, Err(ChangeError::IdUsed { id: 2 }));
+    assert_eq!(propose_to_leader(&[&one], "c".into()).await, 3);
 }
 
 #[tokio::test]
@@ -504,4 +560,54 @@ async fn a_panicking_machine_ends_the_member() {
     assert_eq!(propose(&raft, "poison").await, Err(ProposeError::Unknown));
     let Closed::Failed(reason) = soon("the end", raft.closed()).await else { panic!("it went on") };
     assert!(reason.contains("apply thread panicked"), "{reason}");
+}
+
+/// Fails in whoever sends.
+struct Trap;
+
+impl Transport for Trap {
+    fn send(&self, _to: u64, _messages: Vec<wire::Message>) {
+        panic!("this is a test");
+    }
+
+    fn fetch(&self, _from: u64, _index: u64, _sink: Box<dyn SnapshotSink>) {}
+}
+
+#[tokio::test]
+async fn a_caller_takes_the_turn_where_nothing_waits() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let raft =
+        Raft::bootstrap(config(dir.path(), 1), Journal::default(), Arc::new(Trap), &[1]).expect("it starts");
+    status(&raft, "it leads", |status| status.role == Role::Leader).await;
+    soon("an answer without a wait", async {
+        while !matches!(raft.read_index().now_or_never(), Some(Ok(_))) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    assert_eq!(raft.propose(Bytes::from_static(b"a")).await, Ok(1));
+    raft.shutdown().await;
+    assert_eq!(raft.read_index().await, Err(ReadError::Stopped));
+}
+
+#[tokio::test]
+async fn a_panic_in_a_callers_turn_ends_the_member_and_not_the_caller() {
+    let dir = tempfile::tempdir().expect("a directory");
+    // So long that it does not campaign by itself.
+    let config = Config { tick: Duration::from_secs(60), ..config(dir.path(), 1) };
+    let raft = Raft::bootstrap(config, Journal::default(), Arc::new(Trap), &[1, 2]).expect("it starts");
+    status(&raft, "its members", |status| status.voters == [1, 2]).await;
+    let ask = wire::Message {
+        msg_type: wire::MessageType::MsgRequestPreVote.into(),
+        from: 2,
+        to: 1,
+        term: 2,
+        log_term: 1,
+        index: 100,
+        ..wire::Message::default()
+    };
+    raft.receive(vec![ask]);
+    let closed = soon("its end", raft.closed()).await;
+    assert!(matches!(&closed, Closed::Failed(reason) if reason.contains("panicked")), "{closed:?}");
+    assert_eq!(raft.propose(Bytes::from_static(b"a")).await, Err(ProposeError::Stopped));
 }
