@@ -41,26 +41,24 @@ pub async fn run_controllers(storage: &ReplicatedStorage, recorder: &EventRecord
         let (view, mut events) = storage.hub().everything();
         controllers.resync(&view);
         let _lagged: Lagged = 'observing: loop {
-            if let Err(lagged) = drain(&mut events, |event| controllers.observe(event)) {
-                break 'observing lagged;
-            }
+            drain(&mut events, |event| controllers.observe(event));
             let plan = controllers.plan(clock.now(), &mut || uuid::Uuid::new_v4().to_string());
             for record in &plan.events {
                 recorder.record(record);
             }
             if !plan.transactions.is_empty() {
                 let observe = |event: &Event| controllers.observe(event);
-                let fates = match carry_out(storage, &mut events, &plan.transactions, observe).await {
-                    Ok(fates) => fates,
-                    Err(lagged) => break 'observing lagged,
-                };
+                let (fates, missed) = carry_out(storage, &mut events, &plan.transactions, observe).await;
                 for (transaction, fate) in plan.transactions.iter().zip(&fates) {
                     if *fate != Fate::Applied {
                         controllers.refused(transaction);
                     }
                 }
                 pause_if_nothing_works(&fates).await;
-                continue;
+                match missed {
+                    Some(lagged) => break 'observing lagged,
+                    None => continue,
+                }
             }
             match wait(&mut events, controllers.next_deadline()).await {
                 Ok(happened) => happened.iter().for_each(|event| controllers.observe(event)),
@@ -78,24 +76,22 @@ pub async fn run_scheduler(storage: &ReplicatedStorage, recorder: &EventRecorder
         let (view, mut events) = storage.hub().everything();
         scheduler.resync(&view);
         let _lagged: Lagged = 'observing: loop {
-            if let Err(lagged) = drain(&mut events, |event| scheduler.observe(event)) {
-                break 'observing lagged;
-            }
+            drain(&mut events, |event| scheduler.observe(event));
             let decisions = scheduler.schedule(clock.now());
             let (transactions, records) = of_decisions(decisions);
             if !transactions.is_empty() {
                 let observe = |event: &Event| scheduler.observe(event);
-                let fates = match carry_out(storage, &mut events, &transactions, observe).await {
-                    Ok(fates) => fates,
-                    Err(lagged) => break 'observing lagged,
-                };
+                let (fates, missed) = carry_out(storage, &mut events, &transactions, observe).await;
                 for (record, fate) in records.iter().zip(&fates) {
                     if *fate == Fate::Applied {
                         recorder.record(record);
                     }
                 }
                 pause_if_nothing_works(&fates).await;
-                continue;
+                match missed {
+                    Some(lagged) => break 'observing lagged,
+                    None => continue,
+                }
             }
             match wait(&mut events, scheduler.next_deadline()).await {
                 Ok(happened) => happened.iter().for_each(|event| scheduler.observe(event)),
@@ -134,13 +130,14 @@ fn of_decisions(decisions: Decisions) -> (Vec<Transaction>, Vec<EventRecord>) {
 }
 
 /// Proposes the transactions, in order, and observes meanwhile what happens. All of their own events have been
-/// published when their outcomes are there; the next [`drain`] sees them.
+/// published when their outcomes are there; the next [`drain`] sees them. They are all carried out before it is told that
+/// events were missed.
 async fn carry_out(
     storage: &ReplicatedStorage,
     events: &mut Everything,
     transactions: &[Transaction],
     mut observe: impl FnMut(&Event),
-) -> Result<Vec<Fate>, Lagged> {
+) -> (Vec<Fate>, Option<Lagged>) {
     let mut fates = Vec::with_capacity(transactions.len());
     let mut outcomes = std::pin::pin!(
         stream::iter(transactions.to_vec())
@@ -150,12 +147,16 @@ async fn carry_out(
             })
             .buffered(UNDER_WAY_MAX)
     );
+    let mut missed = None;
     loop {
         tokio::select! {
             biased;
-            happened = events.next() => happened?.iter().for_each(|event| observe(event)),
+            happened = events.next(), if missed.is_none() => match happened {
+                Ok(happened) => happened.iter().for_each(|event| observe(event)),
+                Err(lagged) => missed = Some(lagged),
+            },
             outcome = outcomes.next() => match outcome {
-                None => return Ok(fates),
+                None => return (fates, missed),
                 Some(Ok(Ok(_))) => fates.push(Fate::Applied),
                 Some(Ok(Err(refusal))) => {
                     tracing::debug!(?refusal, "a plan was stale");
@@ -187,12 +188,12 @@ fn releasing(view: &View, mut transaction: Transaction) -> Transaction {
     transaction
 }
 
-/// Observes what has happened already.
-fn drain(events: &mut Everything, mut observe: impl FnMut(&Event)) -> Result<(), Lagged> {
-    while let Some(happened) = events.ready()? {
+/// Observes what has happened already. Who has missed something plans nevertheless, and is told when that is carried out:
+/// where much is written it may have missed something each time.
+fn drain(events: &mut Everything, mut observe: impl FnMut(&Event)) {
+    while let Ok(Some(happened)) = events.ready() {
         happened.iter().for_each(|event| observe(event));
     }
-    Ok(())
 }
 
 /// Waits for the next events or until the deadline.

@@ -1,6 +1,8 @@
 //! Where state is read and watched: the published view, and events without gap or double from any revision in the
 //! store's window.
 
+mod everything;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
@@ -18,14 +20,14 @@ use coracle_raft::metrics::Counter;
 use coracle_store::Store;
 use parking_lot::Mutex;
 use tokio::{
-    sync::broadcast::{
-        self,
-        error::{RecvError, TryRecvError},
-    },
+    sync::broadcast::{self, error::RecvError},
     time::{Instant, Interval, MissedTickBehavior, interval_at},
 };
 
+use self::everything::Recent;
 use crate::encryption::{Published, SecretBox, clear_event, clear_view};
+
+pub use self::everything::{EntryEvents, Everything, Lagged};
 
 /// Events that a watcher of one resource may be behind before it reads again from the store's window.
 const RESOURCE_EVENTS_MAX: usize = 4096;
@@ -35,14 +37,8 @@ const RESOURCE_EVENTS_MAX: usize = 4096;
 const PAGE_EVENTS_MAX: usize = 4096;
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Entries that an observer of everything may be behind before it must look at the whole view again.
-const ENTRIES_MAX: usize = 1024;
-
 /// How often a quiet watch says how far it has seen.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(2);
-
-/// All events of one entry.
-pub type EntryEvents = Arc<[Arc<Event>]>;
 
 /// Publishes what the store holds.
 pub struct WatchHub {
@@ -51,21 +47,12 @@ pub struct WatchHub {
     published: ArcSwap<Published>,
     /// Events are held by the store's window alone, so that a reader which stands still keeps none in memory.
     resources: Mutex<BTreeMap<ResourceName, broadcast::Sender<Weak<Event>>>>,
-    everything: Mutex<broadcast::Sender<EntryEvents>>,
+    everything: Mutex<Recent>,
     checkpoints: SharedCheckpoints,
     /// Watches that ended because their reader was too slow, or the whole state was replaced.
     overflowed: Counter,
     clock: AtomicU64,
 }
-
-/// What happens after the view that was handed out with it.
-pub struct Everything {
-    receiver: broadcast::Receiver<EntryEvents>,
-}
-
-/// The reader was too slow: it must begin anew with [`WatchHub::everything`].
-#[derive(Debug)]
-pub struct Lagged;
 
 impl WatchHub {
     /// Opens what is sealed with these keys.
@@ -73,13 +60,12 @@ impl WatchHub {
         let sealed = Arc::new(store.lock().view().clone());
         let clear = Arc::new(clear_view(&secrets, &sealed, None));
         let published = ArcSwap::from_pointee(Published { sealed, clear });
-        let everything = Mutex::new(broadcast::Sender::new(ENTRIES_MAX));
         Self {
             store,
             secrets,
             published,
             resources: Mutex::default(),
-            everything,
+            everything: Mutex::default(),
             checkpoints: SharedCheckpoints::default(),
             overflowed: Counter::default(),
             clock: AtomicU64::new(0),
@@ -128,7 +114,7 @@ impl WatchHub {
             }
         }
         drop(resources);
-        let _ = self.everything.lock().send(events);
+        self.everything.lock().publish(events);
     }
 
     /// Another state takes the place of this one, without the events between them: all watches end. Called by the
@@ -137,7 +123,7 @@ impl WatchHub {
         let clear = Arc::new(clear_view(&self.secrets, &sealed, None));
         self.published.store(Arc::new(Published { sealed, clear }));
         self.resources.lock().clear();
-        *self.everything.lock() = broadcast::Sender::new(ENTRIES_MAX);
+        *self.everything.lock() = Recent::default();
     }
 
     /// Opens with new keys what could not be opened before. Whoever has seen it sealed reads again: all watches end.
@@ -155,8 +141,8 @@ impl WatchHub {
     pub fn everything(&self) -> (Arc<View>, Everything) {
         // Nothing is published while the store is locked.
         let _store = self.store.lock();
-        let receiver = self.everything.lock().subscribe();
-        (self.view(), Everything { receiver })
+        let everything = self.everything.lock().follow();
+        (self.view(), everything)
     }
 
     /// Members compare it.
@@ -236,26 +222,6 @@ struct Page {
     receiver: broadcast::Receiver<Weak<Event>>,
     /// The revision up to which the window reaches.
     seen: Revision,
-}
-
-impl Everything {
-    /// The events of the next entry that changed something.
-    pub async fn next(&mut self) -> Result<EntryEvents, Lagged> {
-        match self.receiver.recv().await {
-            Ok(events) => Ok(events),
-            // Closed where the whole state was replaced: the hub itself lives as long as its readers' tasks.
-            Err(RecvError::Lagged(_) | RecvError::Closed) => Err(Lagged),
-        }
-    }
-
-    /// What has happened already, without waiting.
-    pub fn ready(&mut self) -> Result<Option<EntryEvents>, Lagged> {
-        match self.receiver.try_recv() {
-            Ok(events) => Ok(Some(events)),
-            Err(TryRecvError::Empty) => Ok(None),
-            Err(TryRecvError::Lagged(_) | TryRecvError::Closed) => Err(Lagged),
-        }
-    }
 }
 
 struct Watcher {
@@ -531,6 +497,23 @@ mod tests {
         assert_eq!(revision(watch.next().await), ('p', 3));
         assert_eq!(revision(watch.next().await), ('e', 4));
         assert_eq!(everything.next().await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_stands_still_keeps_no_more_than_the_bound() {
+        let mut bench = Bench::new();
+        let (_, mut quick) = bench.hub.everything();
+        for rounds in [6, 20] {
+            let (_, mut still) = bench.hub.everything();
+            for _ in 0..rounds {
+                bench.put_large(&["a", "b"], 1024 * 1024);
+                assert_eq!(quick.next().await.unwrap().len(), 2);
+            }
+            assert_eq!(still.ready().is_ok(), rounds == 6);
+            bench.put(&["a"]);
+            quick.next().await.unwrap();
+            assert_eq!(still.next().await.is_ok(), rounds == 6, "it has missed something for good");
+        }
     }
 
     #[tokio::test(start_paused = true)]

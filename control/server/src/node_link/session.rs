@@ -13,7 +13,7 @@ use coracle_proto::{
 };
 use jiff::Timestamp;
 use tokio::{
-    sync::mpsc,
+    sync::mpsc::{self, error::SendTimeoutError},
     time::{Instant, timeout},
 };
 use tonic::{Status, Streaming};
@@ -38,6 +38,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the reason of a link's end may wait for a node that does not read.
 const FAREWELL_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Until a node must have taken what waits for it. One that only says it is alive would go on with what is outdated.
+const SEND_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Reports of a node that may wait to be sorted by pod.
 const REPORTS_MAX: usize = 1024;
@@ -188,7 +191,10 @@ async fn send_all(session: &Session, objects: Vec<ObjectEvent>) -> Result<(), St
 async fn send(session: &Session, body: DownBody) -> Result<(), Status> {
     let gone = || Status::cancelled("the node has gone away");
     tokio::select! {
-        sent = session.down.send(Ok(message(body))) => sent.map_err(|_| gone()),
+        sent = session.down.send_timeout(Ok(message(body)), SEND_PATIENCE) => sent.map_err(|error| match error {
+            SendTimeoutError::Closed(_) => gone(),
+            SendTimeoutError::Timeout(_) => Status::deadline_exceeded("the node does not take what it is sent"),
+        }),
         () = session.ended.cancelled() => Err(gone()),
     }
 }
@@ -260,4 +266,31 @@ async fn claim_block(service: NodeLinkService, session: Session, node: String, c
     let claimed = BlockClaimed { request: claim.request, cidr, error };
     // Where the link has ended the node finds its block among the objects.
     let _ = send(&session, DownBody::BlockClaimed(claimed)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::links::Links, *};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_takes_nothing_loses_its_link() {
+        let links = Links::default();
+        links.open(&View::default());
+        let (down, mut taken) = mpsc::channel(1);
+        let session = links.begin("n1", &down).unwrap();
+        let synced = |revision| DownBody::Synced(Synced { revision });
+        send(&session, synced(1)).await.unwrap();
+        let (slow, ()) = tokio::join!(send(&session, synced(2)), async {
+            tokio::time::sleep(SEND_PATIENCE / 2).await;
+            taken.recv().await.unwrap().unwrap();
+        });
+        slow.unwrap();
+        let begun = Instant::now();
+        let refused = send(&session, synced(3)).await.unwrap_err();
+        assert!(refused.message().contains("does not take"), "{refused}");
+        assert_eq!(begun.elapsed(), SEND_PATIENCE);
+        session.ended.cancel();
+        send(&session, synced(3)).await.unwrap_err();
+        assert_eq!(begun.elapsed(), SEND_PATIENCE);
+    }
 }
