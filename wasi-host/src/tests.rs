@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tempfile::TempDir;
 
 use crate::logs::LogSink;
@@ -19,6 +19,16 @@ use crate::{Artifact, Container, ContainerLimits, ContainerSpec, Host, HostConfi
 
 /// Live instances of a test's host: its pools are made for each test anew.
 const INSTANCES: u32 = 32;
+
+/// Guests of tests run beside each other, but for those whose CPU time is measured.
+static GUESTS: RwLock<()> = RwLock::new(());
+
+/// The right to run guests beside those of other tests.
+pub type Beside = RwLockReadGuard<'static, ()>;
+
+pub fn beside_others() -> Beside {
+    GUESTS.read()
+}
 
 /// Keeps what a guest wrote.
 #[derive(Default)]
@@ -43,13 +53,29 @@ struct Bench {
     dir: TempDir,
     stdout: Arc<Lines>,
     stderr: Arc<Lines>,
+    _turn: Turn,
+}
+
+/// Given up when its bench goes.
+enum Turn {
+    Beside { _right: Beside },
+    Alone { _right: RwLockWriteGuard<'static, ()> },
 }
 
 impl Bench {
     fn new(guest_threads: usize) -> Bench {
+        Bench::with(guest_threads, Turn::Beside { _right: beside_others() })
+    }
+
+    /// One beside which no other test runs guests.
+    fn alone() -> Bench {
+        Bench::with(1, Turn::Alone { _right: GUESTS.write() })
+    }
+
+    fn with(guest_threads: usize, turn: Turn) -> Bench {
         let dir = tempfile::tempdir().expect("a directory");
         let host = host(&dir, guest_threads);
-        Bench { host, dir, stdout: Arc::default(), stderr: Arc::default() }
+        Bench { host, dir, stdout: Arc::default(), stderr: Arc::default(), _turn: turn }
     }
 
     fn pod(&self, limits: PodLimits) -> Pod {

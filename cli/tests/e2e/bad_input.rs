@@ -2,13 +2,14 @@
 
 use std::fs;
 
-use crate::harness::{Daemon, Kubectl, coracle, eventually, fails, run, sample, up};
+use crate::harness::{Daemon, Kubectl, alone, coracle, eventually, fails, run, sample, up};
 
 /// A core module that imports something which no WASI has: `(import "env" "mystery" (func))`.
 const FOREIGN_MODULE: &[u8] = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x02\x0f\x01\x03env\x07mystery\0\0";
 
 #[test]
 fn pods_say_why_they_do_not_run() {
+    let _turn = alone();
     let folder = tempfile::tempdir().unwrap();
     let _daemon = up(folder.path());
     let kubeconfig = folder.path().join("kubeconfig");
@@ -56,6 +57,7 @@ fn pods_say_why_they_do_not_run() {
 
 #[test]
 fn daemons_say_why_they_do_not_start() {
+    let _turn = alone();
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
     let control = Daemon::start(

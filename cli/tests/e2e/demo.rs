@@ -1,9 +1,10 @@
 //! `coracle demo` does all it says and exits 0.
 
-use crate::harness::run;
+use crate::harness::{alone, run};
 
 #[test]
 fn the_demo_tells_its_whole_story() {
+    let _turn = alone();
     let account = run(&["demo"]);
     for line in [
         "A cluster of three control nodes and two nodes",

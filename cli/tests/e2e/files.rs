@@ -1,6 +1,6 @@
 //! Volumes, environment and init containers, as a component sees them.
 
-use crate::harness::{Kubectl, eventually, run, sample, up};
+use crate::harness::{Kubectl, alone, eventually, run, sample, up};
 
 const MANIFEST: &str = r#"
 apiVersion: v1
@@ -56,6 +56,7 @@ spec:
 
 #[test]
 fn volumes_and_environment_reach_the_component() {
+    let _turn = alone();
     let folder = tempfile::tempdir().unwrap();
     let _daemon = up(folder.path());
     let kubeconfig = folder.path().join("kubeconfig");

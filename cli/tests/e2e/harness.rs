@@ -5,13 +5,21 @@ use std::{
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 /// How long anything may take before a test gives up on it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(50);
+
+static CLUSTERS: Mutex<()> = Mutex::new(());
+
+/// Waits until no other test has a cluster. To be kept until the test's own is gone: a cluster has time limits, which are
+/// not meant for several on one small machine.
+pub fn alone() -> MutexGuard<'static, ()> {
+    CLUSTERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A daemon of the binary; killed with its handle.
 pub struct Daemon {

@@ -7,7 +7,7 @@ use std::{
     sync::mpsc,
 };
 
-use crate::harness::{Kubectl, PATIENCE, eventually, get, run, sample, up};
+use crate::harness::{Kubectl, PATIENCE, alone, eventually, get, run, sample, up};
 
 const MANIFEST: &str = r#"
 apiVersion: v1
@@ -28,14 +28,14 @@ spec:
       - name: hello
         image: hello:1.0
         ports: [{containerPort: 80}]
-        readinessProbe: {httpGet: {path: /, port: 80}, periodSeconds: 1}
+        readinessProbe: {httpGet: {path: /, port: 80}, periodSeconds: 1, timeoutSeconds: 30}
         env:
         - name: GREETING
           valueFrom: {configMapKeyRef: {name: texts, key: greeting}}
       - name: echo
         image: tcp-echo:1.0
         args: ["7000"]
-        livenessProbe: {tcpSocket: {port: 7000}, periodSeconds: 1}
+        livenessProbe: {tcpSocket: {port: 7000}, periodSeconds: 1, timeoutSeconds: 30}
 ---
 apiVersion: v1
 kind: Service
@@ -72,6 +72,7 @@ fn a_first_day_with_the_newest_kubectl_and_a_restart() {
 }
 
 fn first_day(find: fn(&Path) -> Option<Kubectl>) {
+    let _turn = alone();
     let folder = tempfile::tempdir().unwrap();
     let daemon = up(folder.path());
     let kubeconfig = folder.path().join("kubeconfig");
@@ -86,25 +87,29 @@ fn first_day(find: fn(&Path) -> Option<Kubectl>) {
     let watched = Watched::start(&kubectl);
 
     assert!(kubectl.feed(&["apply"], MANIFEST).unwrap().contains("deployment.apps/hello created"));
-    kubectl.run(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
+    kubectl.run(&["rollout", "status", "deployment/hello", "--timeout=180s"]);
     assert!(kubectl.feed(&["apply"], MANIFEST).unwrap().contains("deployment.apps/hello unchanged"));
     answers(&gateway, "hello.localhost", "good morning, served by hello-");
 
     let wide = kubectl.run(&["get", "pods", "-o", "wide"]);
     assert_eq!(wide.matches("2/2     Running").count(), 2, "{wide}");
     assert!(wide.contains("10.128.") && wide.contains("node-1"), "{wide}");
-    let described = kubectl.run(&["describe", "pod", "-l", "app=hello"]);
-    for part in ["Started", "Pulled", "Ready", "GREETING:", "wasm://"] {
-        assert!(described.contains(part), "no {part} in:\n{described}");
-    }
+    eventually("all parts of a description", || {
+        let described = kubectl.run(&["describe", "pod", "-l", "app=hello"]);
+        let parts = ["Started", "Pulled", "Ready", "GREETING:", "wasm://"];
+        match parts.iter().find(|part| !described.contains(**part)) {
+            Some(part) => Err(format!("no {part} in:\n{described}")),
+            None => Ok(()),
+        }
+    });
     node_port(&kubectl, &gateway);
     follow_logs(&kubectl);
     watched.saw_two_pods_become_ready();
 
     kubectl.run(&["scale", "deployment/hello", "--replicas=3"]);
-    kubectl.run(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
+    kubectl.run(&["rollout", "status", "deployment/hello", "--timeout=180s"]);
     kubectl.run(&["set", "image", "deployment/hello", "hello=hello:2.0"]);
-    kubectl.run(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
+    kubectl.run(&["rollout", "status", "deployment/hello", "--timeout=180s"]);
     let image = kubectl.run(&["get", "pods", "-o", "jsonpath={.items[*].spec.containers[0].image}"]);
     eventually("only new pods", || {
         let images = kubectl.run(&["get", "pods", "-o", "jsonpath={.items[*].spec.containers[0].image}"]);
@@ -115,14 +120,14 @@ fn first_day(find: fn(&Path) -> Option<Kubectl>) {
     daemon.stop();
     let daemon = up(folder.path());
     let gateway = daemon.said("gateway     ");
-    kubectl.run(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
+    kubectl.run(&["rollout", "status", "deployment/hello", "--timeout=180s"]);
     assert_eq!(
         kubectl.run(&["get", "configmap", "texts", "-o", "jsonpath={.data.greeting}"]),
         "good morning"
     );
     answers(&gateway, "hello.localhost", "good morning, served by hello-");
 
-    kubectl.feed(&["delete", "--timeout=60s"], MANIFEST).unwrap();
+    kubectl.feed(&["delete", "--timeout=180s"], MANIFEST).unwrap();
     eventually("all pods to go", || {
         let pods = kubectl.run(&["get", "pods", "-o", "name"]);
         if pods.is_empty() { Ok(()) } else { Err(pods) }
@@ -143,6 +148,14 @@ impl Watched {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        eventually("the watch to be open", || {
+            let metrics = kubectl.run(&["get", "--raw", "/metrics"]);
+            let open = metrics
+                .lines()
+                .filter(|line| line.starts_with("apiserver_longrunning_requests{verb=\"WATCH\""))
+                .any(|line| line.contains("resource=\"pods\"") && line.ends_with(" 1"));
+            if open { Ok(()) } else { Err(metrics) }
+        });
         let (sender, lines) = mpsc::channel();
         let reader = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {

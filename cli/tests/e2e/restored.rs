@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::harness::{Daemon, eventually, fails, run};
+use crate::harness::{Daemon, alone, eventually, fails, run};
 
 fn node(dir: &Path, control: &str, token: &str) -> Vec<String> {
     let dir = dir.to_str().unwrap();
@@ -17,6 +17,7 @@ fn borrowed(arguments: &[String]) -> Vec<&str> {
 
 #[test]
 fn a_node_of_the_old_cluster_says_what_to_do_and_joins_anew() {
+    let _turn = alone();
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (old, new, backup) = (path("old"), path("new"), path("backup"));

@@ -19,7 +19,7 @@ use tokio::{
 /// Minor versions of kubectl that are tried.
 const MINORS: &[u32] = &[27, 31, 33];
 /// No command takes longer.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 
 const MANIFEST: &str = r#"
 apiVersion: apps/v1

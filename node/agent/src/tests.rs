@@ -179,7 +179,7 @@ async fn an_http_component_becomes_ready_and_ends_when_it_is_deleted() {
         "name": "web", "image": image("hello-http"), "imagePullPolicy": "IfNotPresent",
         "ports": [{ "containerPort": 8080 }],
         "envFrom": [{ "configMapRef": { "name": "cfg" } }],
-        "readinessProbe": { "httpGet": { "path": "/", "port": 8080 }, "periodSeconds": 1 },
+        "readinessProbe": { "httpGet": { "path": "/", "port": 8080 }, "periodSeconds": 1, "timeoutSeconds": 60 },
         "volumeMounts": [{ "name": "cfg", "mountPath": "/etc/cfg" }],
     }], "volumes": [{ "name": "cfg", "configMap": { "name": "cfg" } }] }),
     );

@@ -19,7 +19,7 @@ use kube::{
 use rustls::ClientConfig;
 
 /// Long enough for a loaded machine; nothing here waits for so long when it works.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub fn config(dir: &Path, name: &str, mode: Mode) -> ControlConfig {
     let mut config = ControlConfig::new(dir.join(name), name, "127.0.0.1:0".parse().unwrap(), mode);
@@ -173,6 +173,29 @@ where
         }
     };
     tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("waited in vain for: {what}"));
+}
+
+/// Waits until a member that has started answers reads with what the others have written.
+pub async fn up_to_date(control: &Control) {
+    until("the member to catch up", || async { control.storage().linearizable().await.is_ok() }).await;
+}
+
+/// Waits until the namespace `default` has the ConfigMap that each has: from then on only the test writes there.
+pub async fn settled(control: &Control) {
+    let gift = ObjectKey::new("configmaps", "default", "kube-root-ca.crt");
+    until("the ConfigMap of each namespace", || async { control.storage().view().get(&gift).is_some() })
+        .await;
+}
+
+/// Waits until one of these leads: which.
+pub async fn leading(controls: &[Control]) -> usize {
+    let mut leader = None;
+    until("somebody to lead", || {
+        leader = controls.iter().position(|control| control.storage().leads());
+        std::future::ready(leader.is_some())
+    })
+    .await;
+    leader.expect("it was waited for")
 }
 
 /// All files below a folder, with their bytes.

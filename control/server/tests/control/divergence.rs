@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::BufReader,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use coracle_api::Storage;
@@ -15,19 +15,36 @@ use coracle_store::{Command, Request, RequestId, Store, StoreConfig};
 use kube::api::PostParams;
 
 use crate::bench::{
-    administration, config, config_map, config_maps, join, start, three, until, write_on, written,
+    PATIENCE, administration, config, config_map, config_maps, join, start, three, until, write_on, written,
 };
+
+fn kept() -> ObjectKey {
+    ObjectKey::new("configmaps", "default", "kept")
+}
+
+fn snapshots(raft: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(raft).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|end| end == "snap")).collect()
+}
+
+/// Whether there are snapshots and all of them have `kept`; not so while one goes.
+fn covered(raft: &Path) -> bool {
+    let has_it = |path: &PathBuf| {
+        let Ok(file) = File::open(path) else { return false };
+        let mut reader = Reader::open(BufReader::new(file)).unwrap();
+        let store = Store::restore(&mut reader, StoreConfig::default()).unwrap();
+        store.view().get(&kept()).is_some()
+    };
+    let snapshots = snapshots(raft);
+    !snapshots.is_empty() && snapshots.iter().all(has_it)
+}
 
 /// Has the snapshots of a stopped member hold what no other member has applied: `kept` is deleted.
 fn falsify(raft: &Path) {
-    let files = fs::read_dir(raft).unwrap().map(|entry| entry.unwrap().path());
-    let snapshots: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "snap")).collect();
-    assert!(!snapshots.is_empty());
-    for path in snapshots {
+    for path in snapshots(raft) {
         let mut reader = Reader::open(BufReader::new(File::open(&path).unwrap())).unwrap();
         let mut store = Store::restore(&mut reader, StoreConfig::default()).unwrap();
-        let key = ObjectKey::new("configmaps", "default", "kept");
-        let transaction = Transaction { preconditions: vec![], writes: vec![Write::Delete { key }] };
+        let transaction = Transaction { preconditions: vec![], writes: vec![Write::Delete { key: kept() }] };
         let request = Request { id: RequestId { client: 1, sequence: 1 }, transaction };
         let batch = store.apply(&Command { proposer: 3, requests: vec![request] }.encode()).unwrap();
         assert!(batch.results[0].1.is_ok());
@@ -38,7 +55,7 @@ fn falsify(raft: &Path) {
 }
 
 fn has_kept(control: &Control) -> bool {
-    control.storage().view().get(&ObjectKey::new("configmaps", "default", "kept")).is_some()
+    control.storage().view().get(&kept()).is_some()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,15 +64,16 @@ async fn a_member_whose_state_differs_stops_and_the_others_go_on() {
     let mut controls = three(dir.path()).await;
     config_maps(&controls[0]).await.create(&PostParams::default(), &config_map("kept", "1")).await.unwrap();
     let writer = write_on(&controls[0], "before");
-    until("snapshots that have it", || async { written(&controls[2], "before") > 100 }).await;
+    let raft = dir.path().join("c/raft");
+    until("snapshots that have it", || async { covered(&raft) }).await;
     writer.stop().await;
     controls.pop().unwrap().shutdown().await;
-    falsify(&dir.path().join("c/raft"));
+    falsify(&raft);
 
     let odd = start(dir.path(), "c", Mode::Resume).await.unwrap();
     assert!(!has_kept(&odd), "its state really differs");
     let writer = write_on(&controls[0], "after");
-    let reason = tokio::time::timeout(std::time::Duration::from_secs(30), odd.closed()).await;
+    let reason = tokio::time::timeout(PATIENCE, odd.closed()).await;
     let reason = reason.expect("it stops").to_string();
     assert!(reason.contains("the state of this member is not that of the majority at entry"), "{reason}");
     assert!(reason.contains("join it again as a new member with an empty data directory"), "{reason}");

@@ -17,7 +17,7 @@ use kube::{
     config::Kubeconfig,
 };
 
-use crate::bench::{client, config_map, config_maps, init, three, until};
+use crate::bench::{PATIENCE, client, config_map, config_maps, init, three, until};
 
 /// Samples by their names with labels, and the types by family.
 #[derive(Default)]
@@ -242,21 +242,31 @@ async fn prometheus(control: &Control, dir: &Path) {
         control.address()
     );
     std::fs::write(dir.join("prometheus.yml"), config).unwrap();
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut command = Command::new("prometheus");
-    command.arg(format!("--config.file={folder}/prometheus.yml"));
-    command.arg(format!("--storage.tsdb.path={folder}/tsdb"));
-    command.arg(format!("--web.listen-address={address}"));
-    let _prometheus = Killed(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-    let query = format!("http://{address}/api/v1/query?query=coracle_server_is_leader");
-    until("Prometheus has scraped the leader", || {
-        let query = query.clone();
-        async move {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            ask(&query).await.is_some_and(|answer| answer["data"]["result"][0]["value"][1] == "1")
+    // Another program may take the port before Prometheus does, which then ends.
+    for _ in 0..3 {
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut command = Command::new("prometheus");
+        command.arg(format!("--config.file={folder}/prometheus.yml"));
+        command.arg(format!("--storage.tsdb.path={folder}/tsdb"));
+        command.arg(format!("--web.listen-address={address}"));
+        let mut prometheus = Killed(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let query = format!("http://{address}/api/v1/query?query=coracle_server_is_leader");
+        let waiting = async {
+            while prometheus.0.try_wait().unwrap().is_none() {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                let answer = ask(&query).await;
+                if answer.is_some_and(|answer| answer["data"]["result"][0]["value"][1] == "1") {
+                    return true;
+                }
+            }
+            false
+        };
+        let scraped = tokio::time::timeout(PATIENCE, waiting).await;
+        if scraped.expect("Prometheus scrapes the leader") {
+            return;
         }
-    })
-    .await;
+    }
+    panic!("Prometheus ended three times");
 }
 
 async fn ask(url: &str) -> Option<serde_json::Value> {

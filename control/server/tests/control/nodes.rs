@@ -1,7 +1,5 @@
 //! A node's link, from the node's side.
 
-use std::time::Duration;
-
 use coracle_api::Storage;
 use coracle_objects::ObjectKey;
 use coracle_proto::{
@@ -23,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::bench::{client, init, three, until};
+use crate::bench::{PATIENCE, client, init, leading, three, until};
 
 /// The node's end of a link.
 struct Link {
@@ -67,9 +65,7 @@ impl Link {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), waiting)
-            .await
-            .unwrap_or_else(|_| panic!("no {what} came"))
+        tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("no {what} came"))
     }
 }
 
@@ -110,6 +106,8 @@ async fn a_pod_goes_to_the_node_and_its_status_comes_back() {
     let pods: Api<Pod> = Api::namespaced(client(&control).await, "default");
     let service_account = ObjectKey::new("serviceaccounts", "default", "default");
     until("the default account", || async { control.storage().view().get(&service_account).is_some() }).await;
+    // The node may have been silent for long enough to be taken for dead.
+    link.say(Up::Heartbeat(Heartbeat { sequence: 2, ..Heartbeat::default() })).await;
     let created = pods.create(&PostParams::default(), &pod("p")).await.unwrap();
     let uid = created.metadata.uid.unwrap();
     let put = |down| match down {
@@ -170,7 +168,7 @@ async fn a_pod_goes_to_the_node_and_its_status_comes_back() {
 async fn a_member_that_does_not_lead_sends_nodes_on() {
     let dir = tempfile::tempdir().unwrap();
     let controls = three(dir.path()).await;
-    let leader = controls.iter().find(|control| control.storage().leads()).unwrap();
+    let leader = &controls[leading(&controls).await];
     let follower = controls.iter().find(|control| !control.storage().leads()).unwrap();
     // Joining works at any member.
     let joined = joined(follower).await;

@@ -1,14 +1,16 @@
 //! Three control nodes.
 
+use std::io::ErrorKind;
+
 use coracle_api::Storage;
 use coracle_server::{Control, Mode};
 use kube::api::{DeleteParams, ListParams, PostParams};
 
-use crate::bench::{config_map, config_maps, start, three, until};
+use crate::bench::{config_map, config_maps, leading, start, three, until, up_to_date};
 
 /// Takes the leader out.
-fn take_leader(controls: &mut Vec<Control>) -> Control {
-    let leader = controls.iter().position(|control| control.storage().leads()).expect("somebody leads");
+async fn take_leader(controls: &mut Vec<Control>) -> Control {
+    let leader = leading(controls).await;
     controls.remove(leader)
 }
 
@@ -16,7 +18,7 @@ fn take_leader(controls: &mut Vec<Control>) -> Control {
 async fn any_member_takes_writes_and_they_go_on_without_the_leader() {
     let dir = tempfile::tempdir().unwrap();
     let mut controls = three(dir.path()).await;
-    let leader = take_leader(&mut controls);
+    let leader = take_leader(&mut controls).await;
     let follower = config_maps(&controls[0]).await;
     follower.create(&PostParams::default(), &config_map("before", "1")).await.unwrap();
     follower.get("before").await.expect("a follower reads its own write");
@@ -27,8 +29,7 @@ async fn any_member_takes_writes_and_they_go_on_without_the_leader() {
         .await
         .expect("a read at the other follower is linearizable");
 
-    let (id, name) = (leader.member_id(), "a");
-    assert_eq!(id, 1, "the founder has led so far");
+    let name = ["a", "b", "c"][leader.member_id() as usize - 1];
     leader.abort().await;
     follower.create(&PostParams::default(), &config_map("after", "2")).await.expect("a new leader takes it");
     let names = async |control: &Control| {
@@ -39,6 +40,7 @@ async fn any_member_takes_writes_and_they_go_on_without_the_leader() {
     assert_eq!(names(&controls[1]).await, ["after", "before"]);
 
     let back = start(dir.path(), name, Mode::Resume).await.unwrap();
+    up_to_date(&back).await;
     assert_eq!(names(&back).await, ["after", "before"], "the old leader catches up");
     follower.delete("before", &DeleteParams::default()).await.unwrap();
     assert_eq!(names(&back).await, ["after"]);
@@ -63,13 +65,14 @@ async fn a_member_that_was_away_for_long_takes_a_snapshot_over() {
     for n in 0..120 {
         leader.create(&PostParams::default(), &config_map(&format!("n{n}"), &big)).await.unwrap();
     }
-    let first = controls[0].storage().status();
-    assert!(first.snapshot > 40, "{first:?}");
+    let late = |control: &Control| control.storage().status().snapshot > 40;
+    until("the others' snapshots", || async { controls.iter().all(late) }).await;
 
     let back = start(dir.path(), "c", Mode::Resume).await.unwrap();
+    up_to_date(&back).await;
     let list = config_maps(&back).await.list(&ListParams::default()).await.unwrap();
     assert_eq!(list.items.len(), 121, "with the one that each namespace has");
-    assert!(back.storage().status().snapshot > 40, "{:?}", back.storage().status());
+    until("its snapshot", || async { late(&back) }).await;
     let hash = |control: &Control| (control.storage().view().revision, control.storage().state_hash());
     until("equal state hashes", || async { hash(&back) == hash(&controls[0]) }).await;
     for control in controls.into_iter().chain([back]) {
@@ -84,7 +87,9 @@ async fn a_member_that_comes_back_under_another_address_is_found() {
     let moving = controls.pop().unwrap();
     let (address, listen) = (moving.address(), moving.listen_address());
     moving.abort().await;
-    let _squatter = std::net::TcpListener::bind(listen).unwrap();
+    // Where another program has the port by now it is taken as well.
+    let squatter = std::net::TcpListener::bind(listen);
+    assert!(squatter.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::AddrInUse), "{squatter:?}");
     config_maps(&controls[0])
         .await
         .create(&PostParams::default(), &config_map("meanwhile", "1"))
@@ -93,8 +98,8 @@ async fn a_member_that_comes_back_under_another_address_is_found() {
 
     let moved = start(dir.path(), "c", Mode::Resume).await.unwrap();
     assert_ne!(moved.address(), address);
-    let found = config_maps(&moved).await.get("meanwhile").await;
-    found.expect("it hears of the leader again");
+    let maps = config_maps(&moved).await;
+    until("it to hear of the leader again", || async { maps.get("meanwhile").await.is_ok() }).await;
     let members = || async {
         let view = controls[0].storage().view();
         view.list("members.coracle.dev", None)
@@ -110,11 +115,10 @@ async fn a_member_that_comes_back_under_another_address_is_found() {
 async fn a_leader_that_stops_hands_over() {
     let dir = tempfile::tempdir().unwrap();
     let mut controls = three(dir.path()).await;
-    let leader = take_leader(&mut controls);
+    let leader = take_leader(&mut controls).await;
     let term = leader.storage().status().term;
     leader.shutdown().await;
-    let taken_over = || async { controls.iter().any(|control| control.storage().leads()) };
-    until("a new leader", taken_over).await;
-    assert_eq!(controls[0].storage().status().term, term + 1, "without a second election");
+    let next = leading(&controls).await;
+    assert_eq!(controls[next].storage().status().term, term + 1, "without a second election");
     futures::future::join_all(controls.into_iter().map(Control::shutdown)).await;
 }

@@ -82,6 +82,6 @@ async fn a_member_starts_where_its_small_files_cannot_be_written() {
         })
         .await;
     }
-    assert!(files(dir.path()).keys().all(|path| !path.ends_with(".new")));
     control.shutdown().await;
+    assert!(files(dir.path()).keys().all(|path| !path.ends_with(".new")));
 }

@@ -81,11 +81,11 @@ async fn clients_read_and_change_what_no_file_holds() {
     let raft = std::fs::read_dir(dir.path().join("a/raft")).unwrap();
     let names: Vec<_> = raft.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert!(names.iter().any(|name| name.ends_with(".snap")), "{names:?}");
-    assert!(!on_disk(dir.path()), "log, snapshots and all other files");
-
     for control in controls {
         control.shutdown().await;
     }
+    assert!(!on_disk(dir.path()), "log, snapshots and all other files");
+
     let names = ["a", "b", "c"];
     let controls = futures::future::join_all(names.map(|name| start(dir.path(), name, Mode::Resume))).await;
     let controls: Vec<Control> = controls.into_iter().map(Result::unwrap).collect();
@@ -114,13 +114,14 @@ async fn keys_change_under_writes_and_the_old_one_is_dropped() {
             }
         }
     });
-    security(&controls[1]).rotate_keys(RotateKeysRequest {}).await.unwrap();
     let in_use = security(&controls[1]).drop_key(DropKeyRequest { id: old.clone() }).await.unwrap_err();
     assert_eq!(in_use.code(), tonic::Code::FailedPrecondition, "{in_use}");
+    security(&controls[1]).rotate_keys(RotateKeysRequest {}).await.unwrap();
     let changed = || async {
         let keys = keys(&controls[0]).await.keys;
-        let new = keys.iter().find(|key| key.id != old).unwrap();
-        new.writing && new.lacking.is_empty() && keys.iter().all(|key| key.writing || key.objects == 0)
+        let new = keys.iter().find(|key| key.id != old);
+        new.is_some_and(|new| new.writing && new.lacking.is_empty())
+            && keys.iter().all(|key| key.writing || key.objects == 0)
     };
     until("everything is sealed with the new key", changed).await;
     writing.await.unwrap();
@@ -143,10 +144,10 @@ async fn keys_change_under_writes_and_the_old_one_is_dropped() {
         assert_eq!(list.items.len(), 120);
         assert!(list.items.iter().all(|secret| value(secret) == VALUE));
     }
-    assert!(!on_disk(dir.path()));
     for control in controls {
         control.shutdown().await;
     }
+    assert!(!on_disk(dir.path()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,7 +13,7 @@ use coracle_store::{Request, RequestId, decode_outcome, encode_transaction};
 use kube::config::Kubeconfig;
 use tonic::{Code, transport::Channel};
 
-use crate::bench::{init, three};
+use crate::bench::{init, settled, three};
 
 fn admin(control: &Control) -> StoreClient<Channel> {
     let kubeconfig = Kubeconfig::read_from(control.kubeconfig_path()).unwrap();
@@ -50,6 +50,9 @@ fn maps() -> RangeRequest {
 async fn any_member_writes_reads_and_watches() {
     let dir = tempfile::tempdir().unwrap();
     let controls = three(dir.path()).await;
+    for control in &controls {
+        settled(control).await;
+    }
     let mut members: Vec<_> = controls.iter().map(admin).collect();
     let from_now = WatchRequest { resource: "configmaps".into(), namespace: "default".into(), after: None };
     let mut watch = members[2].watch(from_now).await.unwrap().into_inner();

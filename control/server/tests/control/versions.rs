@@ -146,7 +146,10 @@ async fn a_rolling_upgrade_raises_the_gate_with_the_last_member() {
         config_maps(&controls[turn]).await.create(&PostParams::default(), &map).await.expect("writes go on");
         if name != "a" {
             assert!(controls.iter().all(|control| agreed(control) == low), "some are old");
-            assert_eq!(recorded(dir.path(), name), json!(["0.0.9", 1]));
+            until("the old version to be written down", || async {
+                recorded(dir.path(), name) == json!(["0.0.9", 1])
+            })
+            .await;
         }
     }
     let high = ("9.0.0".to_owned(), "2".to_owned());

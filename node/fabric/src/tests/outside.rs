@@ -3,6 +3,7 @@
 use super::cluster::{Cluster, address, endpoint, pod, service};
 use coracle_wasi_host::net::NetError;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -75,10 +76,19 @@ async fn node_ports_lead_to_the_service() {
     let mut cluster = Cluster::new().await;
     let (near, far) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
     far.say("from afar");
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     cluster.state.services = vec![service("web", vec![endpoint(near.ip), endpoint(far.ip)])];
-    cluster.state.services[0].ports[0].node_port = Some(free.port());
-    cluster.a.update(cluster.state.clone());
+    let mut tries = 0;
+    let free = loop {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        cluster.state.services[0].ports[0].node_port = Some(free.port());
+        cluster.a.update(cluster.state.clone());
+        // Another program may take the port before the node does.
+        match TcpStream::connect(free).await {
+            Ok(_) => break free,
+            Err(error) => assert!(tries < 5, "{error}"),
+        }
+        tries += 1;
+    };
     for _ in 0..10 {
         let mut text = String::new();
         TcpStream::connect(free).await.unwrap().read_to_string(&mut text).await.unwrap();
@@ -91,7 +101,10 @@ async fn node_ports_lead_to_the_service() {
     assert!(stream.read_u8().await.is_err());
     cluster.state.services.clear();
     cluster.a.update(cluster.state.clone());
-    while TcpStream::connect(free).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    let closing = async {
+        while TcpStream::connect(free).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), closing).await.expect("nobody listens any more");
 }

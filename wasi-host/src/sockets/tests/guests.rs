@@ -1,6 +1,7 @@
 //! Programs with `std::net` as guests.
 
 use crate::net::{Isolated, Namespace, NamespaceConfig, NetLimits};
+use crate::tests::{Beside, beside_others};
 use crate::{ContainerLimits, ContainerSpec, Exit, Host, HostConfig, LogSink, Pod, PodLimits};
 use parking_lot::Mutex;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -27,10 +28,12 @@ struct Bench {
     pod: Pod,
     net: Namespace,
     dir: tempfile::TempDir,
+    _turn: Beside,
 }
 
 impl Bench {
     fn new() -> Self {
+        let turn = beside_others();
         let dir = tempfile::tempdir().unwrap();
         let cache_dir = dir.path().join("cache");
         let config = HostConfig { cache_dir, guest_threads: 2, max_instances: 8, compiler: None };
@@ -39,7 +42,7 @@ impl Bench {
             NamespaceConfig { hostname: "guest".into(), addresses: vec![POD], limits: NetLimits::default() };
         let net = Namespace::new(config, Arc::new(Isolated));
         let pod = host.pod(PodLimits::default(), net.clone());
-        Self { host, pod, net, dir }
+        Self { host, pod, net, dir, _turn: turn }
     }
 
     async fn start(&self, wasm: &Path, args: &[&str]) -> (crate::Container, Arc<Kept>) {
