@@ -32,7 +32,12 @@ struct Member {
 impl Cluster {
     /// Starts so many, and waits until all vote.
     pub async fn start(count: usize) -> Result<Self> {
-        let mut cluster = Self { binary: coracle()?, folder: tempfile::tempdir()?, members: Vec::new() };
+        Self::start_of(coracle()?, count).await
+    }
+
+    /// As [`Cluster::start`], of another build.
+    pub async fn start_of(binary: PathBuf, count: usize) -> Result<Self> {
+        let mut cluster = Self { binary, folder: tempfile::tempdir()?, members: Vec::new() };
         for _ in 0..count {
             cluster.add()?;
         }
@@ -155,5 +160,10 @@ impl Cluster {
 
     pub fn binary(&self) -> &Path {
         &self.binary
+    }
+
+    /// What starts from now on is of this build.
+    pub fn upgrade(&mut self, binary: PathBuf) {
+        self.binary = binary;
     }
 }

@@ -15,7 +15,7 @@ mod scale;
 mod soak;
 mod store;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -61,7 +61,11 @@ enum Row {
         watches: usize,
     },
     /// A cluster grows to three and five voters, each is replaced, it shrinks and restarts, all under load.
-    Roll,
+    Roll {
+        /// The binary of another build, of which the cluster is until its members restart: a rolling upgrade.
+        #[arg(long)]
+        from: Option<PathBuf>,
+    },
     /// Three control processes in network namespaces under random faults, and a checker of what clients saw. Needs
     /// root, iproute2 and nftables.
     Soak {
@@ -92,7 +96,7 @@ fn main() -> Result<()> {
             Row::Store { rounds, clients, loads } => store::run(time, rounds.max(1), &clients, &loads).await,
             Row::Failover { rounds } => failover::run(rounds.max(1)).await,
             Row::Footprint => footprint::run().await,
-            Row::Roll => roll::run().await,
+            Row::Roll { from } => roll::run(from).await,
             Row::Soak { minutes, and_seconds, seed, small_mb } => {
                 let time = Duration::from_secs(minutes * 60 + and_seconds);
                 let seed = seed.unwrap_or_else(rand::random);

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,6 +22,7 @@ use crate::{
     client::{Store, new_request},
     cluster::Cluster,
     load::ms,
+    process::coracle,
 };
 
 /// Closed-loop writers, each with a pause between its writes.
@@ -57,8 +59,14 @@ struct Load {
     stop: AtomicBool,
 }
 
-pub async fn run() -> Result<()> {
-    let mut cluster = Cluster::start(1).await?;
+/// With `from` the cluster is of that build, and the restarts are a rolling upgrade to this one.
+pub async fn run(from: Option<PathBuf>) -> Result<()> {
+    let new = coracle()?;
+    let (done, old) = match from {
+        Some(old) => ("upgraded", old),
+        None => ("restarted", new.clone()),
+    };
+    let mut cluster = Cluster::start_of(old, 1).await?;
     let load = Arc::new(Load {
         doors: Mutex::new(doors(&cluster)?),
         seen: Mutex::new(Seen {
@@ -86,9 +94,10 @@ pub async fn run() -> Result<()> {
     }
     shrink(&mut cluster, &load).await?;
     phases.end("5 -> 3 voters", CHANGE_PAUSE_MAX_MS);
+    cluster.upgrade(new);
     for number in cluster.alive().collect::<Vec<_>>() {
         restart(&mut cluster, &load, number).await?;
-        phases.end(&format!("member {} restarted", number + 1), RESTART_PAUSE_MAX_MS);
+        phases.end(&format!("member {} {done}", number + 1), RESTART_PAUSE_MAX_MS);
     }
 
     load.stop.store(true, Ordering::Relaxed);
