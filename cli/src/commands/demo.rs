@@ -191,9 +191,7 @@ impl Demo {
             busy.0,
             busy.1
         );
-        // Where the machine has more to do than this demo, requests alone are slow as well.
-        let limit = (20.0 * quiet.1).max(5000.0);
-        ensure!(busy.1 < limit, "requests beside spinning pods took {:.0} ms at p99", busy.1);
+        ensure!(busy.1 < 1000.0, "requests beside spinning pods took {:.0} ms at p99", busy.1);
         for spinner in &spinners {
             self.delete(&format!("/api/v1/namespaces/default/pods/{spinner}?gracePeriodSeconds=0")).await?;
         }

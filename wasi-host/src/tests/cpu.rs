@@ -31,7 +31,7 @@ async fn an_endless_loop_is_killed_at_once() {
         assert_eq!(container.wait().await, Exit::Killed);
         best = best.min(begun.elapsed());
     }
-    assert!(best < Duration::from_secs(1), "{best:?}");
+    assert!(best < Duration::from_millis(50), "{best:?}");
 }
 
 #[tokio::test]
