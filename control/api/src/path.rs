@@ -175,6 +175,22 @@ mod tests {
     }
 
     #[test]
+    fn one_object_is_told_from_many() {
+        for path in [
+            "/api/v1/namespaces/default/pods/a",
+            "/api/v1/namespaces/default/pods/a/status",
+            "/api/v1/nodes/n",
+        ] {
+            assert!(names_one_object(path), "{path}");
+        }
+        for path in
+            ["/api/v1/pods", "/api/v1/namespaces/default/pods", "/apis", "/openapi/v2", "/readyz", "/x/y/z"]
+        {
+            assert!(!names_one_object(path), "{path}");
+        }
+    }
+
+    #[test]
     fn resources_are_found_by_path() {
         let pods = resource_of("/api/v1/pods");
         assert_eq!((pods.kind.plural, pods.namespace, pods.name), ("pods", None, None));
