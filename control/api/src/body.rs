@@ -11,6 +11,7 @@ use crate::{
     options::{DeleteOptions, FieldValidation},
     request::Request,
     strict::{self, Decoded},
+    typed,
 };
 
 /// Bytes of a request body that are read; kube-apiserver's limit.
@@ -57,8 +58,7 @@ pub fn decode<'a>(
     expected: &Expected<'_>,
     validation: FieldValidation,
 ) -> Result<Body, ApiError> {
-    let (decoded, typed) = parse(content.into(), expected)?;
-    let Decoded { mut value, duplicates } = decoded;
+    let Decoded { mut value, duplicates } = parse(content.into(), expected)?;
     if !value.is_object() {
         return Err(ApiError::BadRequest(format!(
             "couldn't get version/kind; json parse error: the body is no {} object",
@@ -66,20 +66,14 @@ pub fn decode<'a>(
         )));
     }
     expected.check_kind(&mut value)?;
-    let mut warnings = Vec::new();
-    if typed {
-        let findings = strict::check(&value, expected.schema);
-        if let Some(mismatch) = findings.mismatch {
-            return Err(expected.cannot_be_handled(&mismatch));
-        }
-        warnings = faults(&findings.unknown, &duplicates, validation);
-        if validation == FieldValidation::Strict && !warnings.is_empty() {
-            let text = format!("strict decoding error: {}", warnings.join(", "));
-            return Err(expected.cannot_be_handled(&text));
-        }
-        if !findings.unknown.is_empty() {
-            strict::prune(&mut value, expected.schema);
-        }
+    let findings = typed::conform(&mut value, expected.schema);
+    if let Some(mismatch) = findings.mismatch {
+        return Err(expected.cannot_be_handled(&mismatch));
+    }
+    let warnings = faults(&findings.unknown, &duplicates, validation);
+    if validation == FieldValidation::Strict && !warnings.is_empty() {
+        let text = format!("strict decoding error: {}", warnings.join(", "));
+        return Err(expected.cannot_be_handled(&text));
     }
     Ok(Body { value, warnings })
 }
@@ -146,24 +140,16 @@ impl<'a> Expected<'a> {
     }
 }
 
-/// The decoded document, and whether its fields are still to be checked (protobuf has none that are unknown).
-fn parse(content: Content<'_>, expected: &Expected<'_>) -> Result<(Decoded, bool), ApiError> {
+fn parse(content: Content<'_>, expected: &Expected<'_>) -> Result<Decoded, ApiError> {
     match content.media_type() {
-        "" | "application/json" | "*/*" => {
-            let decoded = strict::decode_json(content.body)
-                .map_err(|error| expected.cannot_be_handled(&format!("json parse error: {error}")))?;
-            Ok((decoded, true))
-        }
-        "application/yaml" | "text/yaml" | "application/x-yaml" => {
-            let decoded = strict::decode_yaml(content.body).map_err(|error| {
-                expected.cannot_be_handled(&format!("error converting YAML to JSON: {error}"))
-            })?;
-            Ok((decoded, true))
-        }
+        "" | "application/json" | "*/*" => strict::decode_json(content.body)
+            .map_err(|error| expected.cannot_be_handled(&format!("json parse error: {error}"))),
+        "application/yaml" | "text/yaml" | "application/x-yaml" => strict::decode_yaml(content.body)
+            .map_err(|error| expected.cannot_be_handled(&format!("error converting YAML to JSON: {error}"))),
         "application/vnd.kubernetes.protobuf" => {
             let value = protobuf::decode(content.body)
                 .map_err(|error| expected.cannot_be_handled(&error.to_string()))?;
-            Ok((Decoded { value, duplicates: Vec::new() }, false))
+            Ok(Decoded { value, duplicates: Vec::new() })
         }
         other => Err(ApiError::UnsupportedMediaType {
             reason: format!(
@@ -185,8 +171,12 @@ pub fn decode_patch(request: &Request, yaml: bool) -> Result<(Value, Vec<String>
     Ok((decoded.value, decoded.duplicates))
 }
 
+/// So much of a patch is shown in its refusal, in bytes.
+const PATCH_SHOWN_MAX: usize = 1024;
+
 /// The refusal of a patch whose result is not of the type.
 pub fn patch_error(patch: &[u8], text: &str) -> ApiError {
+    let patch = &patch[..patch.len().min(PATCH_SHOWN_MAX)];
     ApiError::Invalid {
         group: String::new(),
         kind: String::new(),
@@ -206,12 +196,15 @@ pub fn delete_options(request: &Request) -> Result<DeleteOptions, ApiError> {
         kind: "DeleteOptions",
         schema: "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
     };
-    let (decoded, _) = parse(request.into(), &expected)?;
-    let kind = decoded.value.get("kind").and_then(Value::as_str).unwrap_or("");
+    let mut value = parse(request.into(), &expected)?.value;
+    let kind = value.get("kind").and_then(Value::as_str).unwrap_or("");
     if !matches!(kind, "" | "DeleteOptions") {
         return Err(ApiError::BadRequest(format!(
             "decoded object cannot be converted to DeleteOptions: it is a {kind}"
         )));
     }
-    serde_json::from_value(decoded.value).map_err(|error| expected.cannot_be_handled(&error.to_string()))
+    if let Some(mismatch) = typed::conform(&mut value, expected.schema).mismatch {
+        return Err(expected.cannot_be_handled(&mismatch));
+    }
+    serde_json::from_value(value).map_err(|error| expected.cannot_be_handled(&error.to_string()))
 }

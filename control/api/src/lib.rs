@@ -25,6 +25,7 @@ mod storage;
 mod strict;
 mod table;
 mod transact;
+mod typed;
 mod verbs;
 mod watch;
 
@@ -36,3 +37,4 @@ pub use meter::{Asked, METRIC_VERBS, Meter};
 pub use path::names_one_object;
 pub use router::router;
 pub use storage::{Expired, NodeError, Nodes, ProposeError, Storage, Unavailable, WatchItem, WatchStream};
+pub use typed::{DEPTH_MAX, Findings, conform};

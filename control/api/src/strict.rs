@@ -1,16 +1,18 @@
-//! Decoding that keeps what ordinary decoding loses: duplicate fields, unknown fields and values of a wrong type.
+//! Decoding that keeps what ordinary decoding loses, duplicate fields, and stops where a document is out of proportion:
+//! nested too deeply, or of more values than its bytes can spell out.
 
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use crate::schemas;
+use crate::typed::{DEPTH_MAX, Path};
 
-/// Nesting beyond this is refused by the parser's own limit; the walk over the schema stops as well.
-const DEPTH_MAX: usize = 128;
+/// So many duplicate fields are named; upstream stops there as well.
+const DUPLICATES_MAX: usize = 100;
 
-/// A decoded document and the paths of fields that it gives more than once (the last value counts).
+/// A decoded document and the paths of fields that it gives more than once (the last value counts), the first
+/// [`DUPLICATES_MAX`] of them.
 #[derive(Debug, Default)]
 pub struct Decoded {
     pub value: Value,
@@ -19,43 +21,64 @@ pub struct Decoded {
 
 /// Decodes JSON.
 pub fn decode_json(bytes: &[u8]) -> Result<Decoded, serde_json::Error> {
-    let mut duplicates = Vec::new();
+    let mut reading = Reading::of(bytes, false);
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = Node { path: &Path::Root, duplicates: &mut duplicates }.deserialize(&mut deserializer)?;
+    let value = reading.root().deserialize(&mut deserializer)?;
     deserializer.end()?;
-    Ok(Decoded { value, duplicates })
+    Ok(Decoded { value, duplicates: reading.duplicates })
 }
 
 /// Decodes the first document of YAML.
 pub fn decode_yaml(bytes: &[u8]) -> Result<Decoded, serde_yaml_ng::Error> {
-    let mut duplicates = Vec::new();
+    let mut reading = Reading::of(bytes, true);
     let deserializer = serde_yaml_ng::Deserializer::from_slice(bytes);
-    let value = Node { path: &Path::Root, duplicates: &mut duplicates }.deserialize(deserializer)?;
-    Ok(Decoded { value, duplicates })
+    let value = reading.root().deserialize(deserializer)?;
+    Ok(Decoded { value, duplicates: reading.duplicates })
 }
 
-/// Where in a document we are; turned into text only where something is wrong.
-enum Path<'a> {
-    Root,
-    Field(&'a Path<'a>, &'a str),
-    Index(&'a Path<'a>, usize),
+/// What is kept while a document is read.
+struct Reading {
+    duplicates: Vec<String>,
+    /// How much may still come: each value and each byte of text takes one. Without aliases a document cannot need more
+    /// than two for each of its bytes, so that what expands beyond that was written to expand.
+    left: usize,
+    yaml: bool,
 }
 
-impl fmt::Display for Path<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Path::Root => Ok(()),
-            Path::Field(Path::Root, field) => f.write_str(field),
-            Path::Field(parent, field) => write!(f, "{parent}.{field}"),
-            Path::Index(parent, index) => write!(f, "{parent}[{index}]"),
-        }
+impl Reading {
+    fn of(bytes: &[u8], yaml: bool) -> Self {
+        Self { duplicates: Vec::new(), left: 2 * bytes.len() + 16, yaml }
+    }
+
+    fn root(&mut self) -> Node<'_> {
+        Node { path: &Path::Root, depth: 0, reading: self }
+    }
+
+    fn take<E: de::Error>(&mut self, amount: usize) -> Result<(), E> {
+        self.left = self.left.checked_sub(amount).ok_or_else(|| {
+            E::custom("the document is excessively aliased: its aliases expand to far more than was sent")
+        })?;
+        Ok(())
     }
 }
 
 /// Deserialises one value of the document at a path.
 struct Node<'a> {
     path: &'a Path<'a>,
-    duplicates: &'a mut Vec<String>,
+    /// How many lists and maps it is in.
+    depth: usize,
+    reading: &'a mut Reading,
+}
+
+impl Node<'_> {
+    /// Enters a list or a map.
+    fn nest<E: de::Error>(&mut self) -> Result<usize, E> {
+        self.reading.take(1)?;
+        if self.depth >= DEPTH_MAX {
+            return Err(E::custom(format!("exceeded max depth: it nests deeper than {DEPTH_MAX} levels")));
+        }
+        Ok(self.depth + 1)
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Node<'_> {
@@ -73,61 +96,77 @@ impl<'de> Visitor<'de> for Node<'_> {
         f.write_str("a JSON value")
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
+        self.reading.take(1)?;
         Ok(Value::Bool(value))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
+        self.reading.take(1)?;
         Ok(Value::Number(value.into()))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
+        self.reading.take(1)?;
         Ok(Value::Number(value.into()))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    /// YAML has one kind of number: `3.0` is 3, as upstream's conversion to JSON has it. In JSON it is no integer.
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        const WHOLE_MAX: f64 = (1_u64 << f64::MANTISSA_DIGITS) as f64;
+        self.reading.take(1)?;
+        if self.reading.yaml && value.fract() == 0.0 && value.abs() <= WHOLE_MAX {
+            return Ok(Value::Number((value as i64).into()));
+        }
+        let number = Number::from_f64(value)
+            .ok_or_else(|| E::custom(format!("{}: {value} is no number in JSON", self.path)))?;
+        Ok(Value::Number(number))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(value.to_owned()))
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
+        self.visit_string(value.to_owned())
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+    fn visit_string<E: de::Error>(self, value: String) -> Result<Value, E> {
+        self.reading.take(1 + value.len())?;
         Ok(Value::String(value))
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
+    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
+        self.reading.take(1)?;
         Ok(Value::Null)
     }
 
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_none<E: de::Error>(self) -> Result<Value, E> {
+        self.visit_unit()
     }
 
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         deserializer.deserialize_any(self)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut sequence: A) -> Result<Value, A::Error> {
+        let depth = self.nest()?;
         let mut list = Vec::new();
         loop {
             let path = Path::Index(self.path, list.len());
-            match sequence.next_element_seed(Node { path: &path, duplicates: self.duplicates })? {
+            match sequence.next_element_seed(Node { path: &path, depth, reading: self.reading })? {
                 Some(element) => list.push(element),
                 None => return Ok(Value::Array(list)),
             }
         }
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut access: A) -> Result<Value, A::Error> {
+        let depth = self.nest()?;
         let mut map = Map::new();
         while let Some(Key(key)) = access.next_key::<Key>()? {
+            self.reading.take(key.len())?;
             let path = Path::Field(self.path, &key);
-            if map.contains_key(&key) {
-                self.duplicates.push(path.to_string());
+            if map.contains_key(&key) && self.reading.duplicates.len() < DUPLICATES_MAX {
+                self.reading.duplicates.push(path.to_string());
             }
-            let value = access.next_value_seed(Node { path: &path, duplicates: self.duplicates })?;
+            let value = access.next_value_seed(Node { path: &path, depth, reading: self.reading })?;
             map.insert(key, value);
         }
         Ok(Value::Object(map))
@@ -171,167 +210,11 @@ impl<'de> de::Deserialize<'de> for Key {
     }
 }
 
-/// What a walk over a document and its schema finds.
-#[derive(Debug, Default)]
-pub struct Findings {
-    /// Paths of fields that the schema does not have.
-    pub unknown: Vec<String>,
-    /// The first value of a wrong type, in the words of Go's decoder.
-    pub mismatch: Option<String>,
-}
-
-/// Compares a document with its schema (`io.k8s.api.apps.v1.Deployment`). A schema that is not known allows anything.
-pub fn check(value: &Value, schema: &str) -> Findings {
-    let mut findings = Findings::default();
-    if let Some(definition) = schemas::get(schema) {
-        walk(value, definition, short(schema), &Path::Root, &mut findings, 0);
-    }
-    findings
-}
-
-/// Removes the fields that the schema does not have.
-pub fn prune(value: &mut Value, schema: &str) {
-    if let Some(definition) = schemas::get(schema) {
-        prune_by(value, definition, 0);
-    }
-}
-
-fn prune_by(value: &mut Value, schema: &Value, depth: usize) {
-    if depth > DEPTH_MAX {
-        return;
-    }
-    if let Some(definition) = schemas::reference(schema).and_then(schemas::get) {
-        prune_by(value, definition, depth + 1);
-        return;
-    }
-    match value {
-        Value::Array(list) => {
-            let Some(items) = schema.get("items") else { return };
-            list.iter_mut().for_each(|element| prune_by(element, items, depth + 1));
-        }
-        Value::Object(map) => {
-            let properties = schema.get("properties");
-            let additional = schema.get("additionalProperties");
-            if let (Some(properties), None) = (properties, additional) {
-                map.retain(|name, _| properties.get(name).is_some());
-            }
-            for (name, field) in map.iter_mut() {
-                let inner = properties.and_then(|properties| properties.get(name)).or(additional);
-                if let Some(inner) = inner {
-                    prune_by(field, inner, depth + 1);
-                }
-            }
-        }
-        _ => {}
-    }
-}
-
-fn short(schema: &str) -> &str {
-    schema.rsplit('.').next().unwrap_or(schema)
-}
-
-/// `owner` is the Go struct that has the field at `path`.
-fn walk(value: &Value, schema: &Value, owner: &str, path: &Path<'_>, findings: &mut Findings, depth: usize) {
-    if value.is_null() || depth > DEPTH_MAX {
-        return;
-    }
-    if let Some(name) = schemas::reference(schema) {
-        if let Some(definition) = schemas::get(name) {
-            let inner = if definition.get("properties").is_some() { short(name) } else { owner };
-            walk(value, definition, inner, path, findings, depth + 1);
-        }
-        return;
-    }
-    let Some(expected) = schema.get("type").and_then(Value::as_str) else { return };
-    let fits = match expected {
-        "object" => value.is_object(),
-        "array" => value.is_array(),
-        "string" => value.is_string(),
-        "boolean" => value.is_boolean(),
-        "integer" => value.as_i64().is_some() || value.as_f64().is_some_and(|number| number.fract() == 0.0),
-        "number" => value.is_number(),
-        _ => true,
-    };
-    if !fits {
-        if findings.mismatch.is_none() {
-            let go = go_type(expected, schema);
-            findings.mismatch = Some(format!(
-                "json: cannot unmarshal {} into Go struct field {owner}.{path} of type {go}",
-                json_type(value)
-            ));
-        }
-        return;
-    }
-    match value {
-        Value::Array(list) => {
-            let Some(items) = schema.get("items") else { return };
-            for (index, element) in list.iter().enumerate() {
-                walk(element, items, owner, &Path::Index(path, index), findings, depth + 1);
-            }
-        }
-        Value::Object(map) => {
-            let properties = schema.get("properties");
-            let additional = schema.get("additionalProperties");
-            for (name, field) in map {
-                let at = Path::Field(path, name);
-                match (properties.and_then(|properties| properties.get(name)), additional) {
-                    (Some(inner), _) | (None, Some(inner)) => {
-                        walk(field, inner, owner, &at, findings, depth + 1);
-                    }
-                    // A schema without properties takes any field: raw extensions, quantities' maps.
-                    (None, None) if properties.is_none() => {}
-                    (None, None) => findings.unknown.push(at.to_string()),
-                }
-            }
-        }
-        _ => {}
-    }
-}
-
-fn json_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
-fn go_type(expected: &str, schema: &Value) -> String {
-    match expected {
-        "integer" => schema.get("format").and_then(Value::as_str).unwrap_or("int64").to_owned(),
-        "number" => "float64".to_owned(),
-        "boolean" => "bool".to_owned(),
-        "array" => "[]".to_owned() + &element_type(schema.get("items")),
-        "object" if schema.get("additionalProperties").is_some() => {
-            "map[string]".to_owned() + &element_type(schema.get("additionalProperties"))
-        }
-        "object" => "struct".to_owned(),
-        other => other.to_owned(),
-    }
-}
-
-fn element_type(schema: Option<&Value>) -> String {
-    let Some(schema) = schema else { return "interface {}".to_owned() };
-    match schemas::reference(schema) {
-        Some(name) => {
-            let mut parts = name.rsplit('.');
-            let (kind, version) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
-            format!("{version}.{kind}")
-        }
-        None => go_type(schema.get("type").and_then(Value::as_str).unwrap_or("interface {}"), schema),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-
-    const DEPLOYMENT: &str = "io.k8s.api.apps.v1.Deployment";
 
     #[test]
     fn duplicates_are_kept() {
@@ -344,33 +227,43 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_are_found_by_path() {
-        let value = json!({
-            "kind": "Deployment",
-            "spec": { "foo": 1, "template": { "spec": { "containers": [{ "name": "a", "imagee": "b" }] } } },
-            "metadata": { "labels": { "anything": "goes" }, "annotations": null },
-        });
-        let findings = check(&value, DEPLOYMENT);
-        assert_eq!(findings.unknown, ["spec.foo", "spec.template.spec.containers[0].imagee"]);
-        assert!(findings.mismatch.is_none());
-        let mut pruned = value;
-        prune(&mut pruned, DEPLOYMENT);
-        assert_eq!(pruned["spec"], json!({ "template": { "spec": { "containers": [{ "name": "a" }] } } }));
-        assert_eq!(pruned["metadata"]["labels"]["anything"], "goes");
+    fn nesting_is_bounded_in_every_format() {
+        for (depth, fits) in [(DEPTH_MAX, true), (DEPTH_MAX + 1, false), (126, false)] {
+            let body = "[".repeat(depth) + &"]".repeat(depth);
+            assert_eq!(decode_json(body.as_bytes()).is_ok(), fits, "{depth}");
+            assert_eq!(decode_yaml(body.as_bytes()).is_ok(), fits, "{depth}");
+        }
+        let error = decode_yaml("[".repeat(110).as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("exceeded max depth") || error.contains("did not find"), "{error}");
     }
 
     #[test]
-    fn wrong_types_read_as_those_of_go() {
-        let findings = check(&json!({ "spec": { "replicas": "three" } }), DEPLOYMENT);
-        assert_eq!(
-            findings.mismatch.unwrap(),
-            "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32"
-        );
-        let findings = check(&json!({ "data": { "a": 1 } }), "io.k8s.api.core.v1.ConfigMap");
-        assert_eq!(
-            findings.mismatch.unwrap(),
-            "json: cannot unmarshal number into Go struct field ConfigMap.data.a of type string"
-        );
-        assert!(check(&json!({"anything": 1}), "dev.coracle.v1.Unknown").unknown.is_empty());
+    fn aliases_that_expand_are_refused_and_others_serve() {
+        let bomb = format!("a: &a [{}0]\nb: [{}0]\n", "0,".repeat(3000), "*a,".repeat(3000));
+        assert!(decode_yaml(bomb.as_bytes()).unwrap_err().to_string().contains("excessively aliased"));
+        let text = format!("a: &a {}\nb: [{}0]\n", "x".repeat(3000), "*a,".repeat(3000));
+        assert!(decode_yaml(text.as_bytes()).is_err());
+        let decoded = decode_yaml(b"a: &a {x: y}\nb: *a\n").unwrap();
+        assert_eq!(decoded.value, json!({"a": {"x": "y"}, "b": {"x": "y"}}));
+        // The densest documents that have no aliases: nothing of them is refused.
+        for dense in ["[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]", "{a,b,c,d,e,f,g,h,i,j,k,l,m,n,o}"]
+        {
+            assert!(decode_yaml(dense.as_bytes()).is_ok(), "{dense}");
+        }
+        let escapes = format!("\"{}\"", "\\L".repeat(1000));
+        assert_eq!(decode_yaml(escapes.as_bytes()).unwrap().value.as_str().unwrap().len(), 3000);
+    }
+
+    #[test]
+    fn whole_numbers_of_yaml_are_integers_and_those_of_json_are_not() {
+        assert_eq!(decode_yaml(b"[1.0, 1e3, 1.5]").unwrap().value, json!([1, 1000, 1.5]));
+        assert_eq!(decode_json(b"[1.0]").unwrap().value, json!([1.0]));
+        assert!(decode_yaml(b"a: .inf").is_err());
+    }
+
+    #[test]
+    fn the_named_duplicates_are_few() {
+        let body = format!("{{{}\"a\":1}}", "\"a\":1,".repeat(1000));
+        assert_eq!(decode_json(body.as_bytes()).unwrap().duplicates.len(), DUPLICATES_MAX);
     }
 }

@@ -387,3 +387,81 @@ async fn collections_are_deleted_by_selector() {
     let left = ask("GET", MAPS).ok(&router).await;
     assert_eq!(left["items"][0]["metadata"]["name"], "b");
 }
+
+/// A JSON patch that nests `depth` lists into a place where anything may be.
+fn deepening(depth: usize, path: &str) -> String {
+    let nested = "[".repeat(depth) + &"]".repeat(depth);
+    format!(r#"[{{"op":"add","path":"{path}","value":{nested}}}]"#)
+}
+
+#[tokio::test]
+async fn what_no_reader_could_read_is_refused_at_every_door() {
+    let (_, router) = cluster();
+    let yaml = |lists: usize| {
+        let nested = "[".repeat(lists) + &"]".repeat(lists);
+        format!("kind: ConfigMap\nmetadata: {{name: deep, managedFields: [{{fieldsV1: {{x: {nested}}}}}]}}\n")
+    };
+    let deep = |lists| ask("POST", MAPS).body("application/yaml", yaml(lists));
+    assert_eq!(deep(110).fail(&router).await.0, 400);
+    assert_eq!(deep(97).fail(&router).await.0, 400);
+    deep(20).ok(&router).await;
+
+    // Step by step does not get there either: the outcome of a patch is looked at, not the patch.
+    ask("POST", DEPLOYMENTS).json(deployment("web")).ok(&router).await;
+    let whole = format!("{DEPLOYMENTS}/web");
+    let fields = "/metadata/managedFields";
+    for (depth, code) in [(95, 422), (200, 400)] {
+        let patch = deepening(depth, fields);
+        assert_eq!(
+            ask("PATCH", &whole).body("application/json-patch+json", patch).fail(&router).await.0,
+            code
+        );
+    }
+
+    let wrong = [
+        ("/spec/replicas", json!(1.0)),
+        ("/spec/replicas", json!(1_u64 << 31)),
+        ("/spec/progressDeadlineSeconds", json!(1e300)),
+        ("/spec/template/spec/containers/0/resources", json!({ "limits": { "cpu": "much" } })),
+        ("/metadata/creationTimestamp", json!("yesterday")),
+    ];
+    for (pointer, value) in wrong {
+        let patch = json!([{ "op": "add", "path": pointer, "value": value }]).to_string();
+        let (code, text) =
+            ask("PATCH", &whole).body("application/json-patch+json", patch).fail(&router).await;
+        assert_eq!(code, 422, "{pointer}: {text}");
+        let mut body = ask("GET", &whole).ok(&router).await;
+        support::set(&mut body, pointer, value);
+        assert_eq!(ask("PUT", &whole).json(body.clone()).fail(&router).await.0, 400, "{pointer}");
+        body["metadata"] = json!({ "name": "other" });
+        if !pointer.starts_with("/metadata") {
+            assert_eq!(ask("POST", DEPLOYMENTS).json(body).fail(&router).await.0, 400, "{pointer}");
+        }
+    }
+    let status = json!({ "status": { "replicas": 1_u64 << 40 } }).to_string();
+    let patched = ask("PATCH", &format!("{whole}/status")).body("application/merge-patch+json", status);
+    assert_eq!(patched.fail(&router).await.0, 422);
+}
+
+#[tokio::test]
+async fn null_means_that_a_field_is_absent() {
+    let (_, router) = cluster();
+    let mut body = deployment("web");
+    let spec = &mut body["spec"]["template"]["spec"];
+    for field in ["tolerations", "initContainers", "hostname", "nodeName", "volumes"] {
+        spec[field] = Value::Null;
+    }
+    body["spec"]["template"]["metadata"]["labels"]["version"] = Value::Null;
+    let created = ask("POST", DEPLOYMENTS).json(body).ok(&router).await;
+    let template = &created["spec"]["template"];
+    assert!(!template.to_string().contains("null"), "{template}");
+    assert_eq!(template["metadata"]["labels"]["version"], "");
+    let patch = json!({ "spec": { "template": { "spec": { "containers": [{ "name": "main", "env": [{
+        "name": "A", "value": null, "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }] }] } } } });
+    let whole = format!("{DEPLOYMENTS}/web");
+    let patched = ask("PATCH", &whole)
+        .body("application/strategic-merge-patch+json", patch.to_string())
+        .ok(&router)
+        .await;
+    assert!(!patched["spec"].to_string().contains("null"), "{}", patched["spec"]);
+}

@@ -15,8 +15,8 @@ use crate::{
     request::Request,
     router::Api,
     storage::{Nodes, Storage},
-    strict,
     transact::transact,
+    typed,
 };
 
 const ACCEPTED: &str =
@@ -135,7 +135,7 @@ fn check(
         let error = FieldError::invalid("metadata.name", metadata::text(new, "name"), "field is immutable");
         return Err(ApiError::invalid(kind, metadata::text(before, "name"), vec![error]));
     }
-    let findings = strict::check(new, kind.schema);
+    let findings = typed::conform(new, kind.schema);
     if let Some(mismatch) = findings.mismatch {
         return Err(body::patch_error(&request.body, &mismatch));
     }
@@ -145,9 +145,6 @@ fn check(
             &request.body,
             &format!("strict decoding error: {}", faults.join(", ")),
         ));
-    }
-    if !findings.unknown.is_empty() {
-        strict::prune(new, kind.schema);
     }
     Ok(faults)
 }

@@ -17,8 +17,8 @@ use crate::{
     request::Request,
     router::Api,
     storage::{Nodes, Storage},
-    strict,
     transact::transact,
+    typed,
     verbs::list,
 };
 
@@ -65,8 +65,8 @@ async fn change<S: Storage, N: Nodes>(
     let done = transact(&api.storage, options.dry_run, |view| {
         let old = view.get(&key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
         let mut object = answer::present_value(kind, old);
-        let wanted = edit(scale_of(&object))?;
-        let replicas = check(kind, old, &wanted)?;
+        let mut wanted = edit(scale_of(&object))?;
+        let replicas = check(kind, old, &mut wanted)?;
         object["spec"]["replicas"] = replicas.into();
         metadata::of(&mut object).shift_remove("resourceVersion");
         update::plan(&api.config, kind, view, old, object, Part::Main)
@@ -76,9 +76,9 @@ async fn change<S: Storage, N: Nodes>(
 }
 
 /// The replicas that a Scale asks for.
-fn check(kind: &Kind, old: &Arc<Object>, wanted: &Value) -> Result<i64, ApiError> {
+fn check(kind: &Kind, old: &Arc<Object>, wanted: &mut Value) -> Result<i64, ApiError> {
     let name = old.name();
-    if let Some(mismatch) = strict::check(wanted, SCHEMA).mismatch {
+    if let Some(mismatch) = typed::conform(wanted, SCHEMA).mismatch {
         return Err(ApiError::BadRequest(format!(
             "Scale in version \"v1\" cannot be handled as a Scale: {mismatch}"
         )));

@@ -329,3 +329,9 @@ impl Lines {
         (text(&event["type"]), text(&event["object"]["metadata"]["name"]))
     }
 }
+
+/// Sets the value that a JSON pointer names, in an object that is there.
+pub fn set(target: &mut Value, pointer: &str, value: Value) {
+    let (parent, field) = pointer.rsplit_once('/').unwrap();
+    target.pointer_mut(parent).unwrap()[field] = value;
+}
