@@ -8,6 +8,8 @@ use crate::{args::DoctorArgs, client::Cluster};
 
 /// Mappings that ten thousand live instances and the process itself take.
 const MAP_COUNT_WANTED: u64 = 262_144;
+/// Planners of a cluster that is well are never behind for so long, in seconds.
+const PLANNING_LAG_S_MAX: f64 = 10.0;
 /// Open files for a node with many connections.
 const OPEN_FILES_WANTED: u64 = 8_192;
 
@@ -88,9 +90,55 @@ async fn cluster_findings(cluster: &Cluster) -> Vec<Finding> {
             "there is no node: pods stay Pending. Run `coracle token create` and start one with `coracle node`".into(),
         ));
     }
+    findings.extend(planning_findings(cluster).await);
     match cluster.get("/api/v1/pods").await {
         Ok(pods) => findings.extend(pod_findings(&pods.unwrap_or_default())),
         Err(error) => findings.push(Wrong(format!("{error:#}"))),
+    }
+    findings
+}
+
+/// How the controllers of the control node that answers fare: of the leader, if it is that one.
+async fn planning_findings(cluster: &Cluster) -> Vec<Finding> {
+    let request = http::Request::get("/metrics").body(kube::client::Body::empty());
+    let Ok(request) = request else { return Vec::new() };
+    match cluster.send(request).await {
+        Ok((_, page)) => planning(&String::from_utf8_lossy(&page)),
+        Err(error) => vec![Better(format!("the metrics of the control node cannot be read: {error:#}"))],
+    }
+}
+
+fn planning(page: &str) -> Vec<Finding> {
+    let metric = |name: &str| {
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.trim().parse::<f64>().ok())
+    };
+    if metric("coracle_server_is_leader") != Some(1.0) {
+        return vec![Better("controllers are checked at the leader, which is another control node".into())];
+    }
+    let mut findings = Vec::new();
+    for planner in ["controllers", "scheduler"] {
+        let lag = metric(&format!("coracle_planning_lag_seconds{{planner=\"{planner}\"}}")).unwrap_or(0.0);
+        findings.push(if lag > PLANNING_LAG_S_MAX {
+            Wrong(format!(
+                "the {planner} has been behind for {lag:.0} s: look for what makes it so much work (most events, largest \
+                 namespace), or for a control node that is short of CPU"
+            ))
+        } else {
+            Fine(format!("the {planner} keeps up"))
+        });
+    }
+    let unreadable = metric("coracle_planning_objects_unreadable").unwrap_or(0.0);
+    if unreadable > 0.0 {
+        findings.push(Wrong(format!(
+            "{unreadable} objects cannot be read: `kubectl get events -A --field-selector reason=Unreadable` names them"
+        )));
+    }
+    let panics = metric("coracle_planning_panics_total").unwrap_or(0.0);
+    if panics > 0.0 {
+        findings.push(Wrong(format!(
+            "tasks of controllers have panicked {panics} times, by a fault of Coracle: the control node's log names them"
+        )));
     }
     findings
 }
@@ -165,6 +213,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn planners_that_are_behind_are_wrong() {
+        let page = "coracle_server_is_leader 1\ncoracle_planning_lag_seconds{planner=\"controllers\"} 31.5\n\
+                    coracle_planning_lag_seconds{planner=\"scheduler\"} 0\ncoracle_planning_objects_unreadable 2\n";
+        let findings = planning(page);
+        assert!(matches!(&findings[..], [Wrong(lag), Fine(_), Wrong(unreadable)]
+            if lag.contains("behind for 32 s") && unreadable.starts_with("2 objects cannot be read")));
+        assert!(matches!(&planning("coracle_server_is_leader 0\n")[..], [Better(_)]));
+    }
 
     #[test]
     fn a_failing_pod_is_named_with_its_reason() {

@@ -1,38 +1,84 @@
 //! All controllers behind one door.
 
-use coracle_objects::{Event, Transaction, View};
+use std::{
+    collections::BTreeSet,
+    panic::{self, AssertUnwindSafe},
+};
+
+use coracle_objects::{Event, EventKind, Transaction, View};
 use jiff::Timestamp;
 
 use crate::{
+    backoff::{self, Backoff, Outcome},
     deployment,
-    dirty::{self, Dirty, Task},
+    dirty::{self, Task},
+    draft::Unreadable,
     endpoint_slice,
     event_record::EventRecord,
     flights::Flights,
     garbage_collector, namespace, node_lifecycle,
     planner::{Memory, Planner},
-    pod_gc, replica_set, service_account,
+    pod_gc,
+    queue::Queue,
+    replica_set, report, service_account,
     state::State,
     timers::Timers,
 };
 
 /// Once a plan has so many transactions no further task is begun. The rest is for the next plan, at once.
 const PLAN_TRANSACTIONS_MAX: usize = 2_048;
+/// The most tasks of one plan, whatever comes of them.
+const PLAN_TASKS_MAX: usize = 4_096;
+/// Once a controller has added so many transactions to a plan, the next one has its turn.
+const TURN_TRANSACTIONS_MAX: usize = 512;
 
 /// What the controllers need to know beyond the objects.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// The certificates, in PEM, by which pods can tell that they talk to this cluster's API: given to each namespace.
     pub ca_bundle: String,
+    /// The largest object that the store takes, in bytes.
+    pub object_bytes_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { ca_bundle: String::new(), object_bytes_max: usize::MAX }
+    }
+}
+
+/// Which task a transaction is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin(Task);
+
+impl Origin {
+    pub(crate) fn of(task: &Task) -> Self {
+        Self(task.clone())
+    }
 }
 
 /// What is to be done. To be proposed in this order; each transaction is refused by itself where it is stale.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     pub transactions: Vec<Transaction>,
+    /// Of each transaction: to be given back with its outcome.
+    pub origins: Vec<Origin>,
     pub events: Vec<EventRecord>,
     /// How many tasks were looked at: a measure of the work, for tests and metrics.
     pub tasks: usize,
+    /// Which tasks panicked, and with what words: faults of ours. They are tried again ever more rarely.
+    pub panics: Vec<String>,
+}
+
+/// How the controllers fare.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Situation {
+    /// Tasks that wait to be looked at.
+    pub waiting: usize,
+    /// Tasks that had trouble lately: refused, failed, or undone by others.
+    pub in_trouble: usize,
+    /// Objects that cannot be read.
+    pub unreadable: usize,
 }
 
 /// All controllers. Fed by events, asked for plans; the same events, times and uids give the same plans.
@@ -43,10 +89,15 @@ pub struct Controllers {
     memory: Memory,
     flights: Flights,
     timers: Timers,
+    backoff: Backoff,
     /// Tasks to run. Bounded by the objects, as are the others.
-    dirty: Dirty,
+    dirty: Queue,
     /// Tasks to run once nothing of theirs is under way any more.
-    held: Dirty,
+    held: BTreeSet<Task>,
+    /// Tasks to run with the next plan, whenever there is one: what they write is under way in another's transaction.
+    blocked: BTreeSet<Task>,
+    /// Events to be told with the next plan.
+    untold: Vec<EventRecord>,
     /// The time of a plan that left work for the next one.
     unfinished: Option<Timestamp>,
 }
@@ -59,6 +110,10 @@ impl Controllers {
     /// Takes one change. Events are to come in the order of apply, each once.
     pub fn observe(&mut self, event: &Event) {
         self.state.observe(event);
+        self.backoff.observe(&self.state, event);
+        if let Some(task) = Task::of_owner(&event.object.key).filter(|_| is_another_thing(event)) {
+            self.backoff.forget(&task);
+        }
         dirty::mark(&self.state, event, &mut self.dirty);
         let settled = self.flights.observe(event);
         self.release(settled);
@@ -73,43 +128,83 @@ impl Controllers {
         }
     }
 
-    /// Tells that a transaction of a plan was refused or never proposed. Need not be called: what is not observed is
-    /// given up after some seconds. It only makes the next try come sooner.
-    pub fn refused(&mut self, transaction: &Transaction) {
-        let settled = self.flights.refused(transaction);
-        self.release(settled);
+    /// Tells what became of a transaction of a plan. Need not be called: what is not observed is given up after some
+    /// seconds. But what is refused or fails is tried again with growing pauses only where it is told here.
+    pub fn settle(&mut self, origin: &Origin, transaction: &Transaction, outcome: &Outcome, now: Timestamp) {
+        let task = &origin.0;
+        if *outcome != Outcome::Applied {
+            let settled = self.flights.refused(transaction);
+            self.release(settled);
+        }
+        let Some(again) = self.backoff.note(task, transaction, outcome, now) else { return };
+        self.timers.set(task, again);
+        if let Outcome::Impossible(reason) = outcome {
+            let creating = backoff::creates(transaction);
+            self.untold.extend(self.state.failure(task, creating, reason));
+            // What is made is missing; the rest goes on, and the status says why.
+            if creating {
+                self.dirty.insert(task.clone());
+            }
+        }
     }
 
     /// Plans what is to be done now. `now` must not go backwards; `uid` gives a fresh random UUID at each call.
     pub fn plan(&mut self, now: Timestamp, uid: &mut dyn FnMut() -> String) -> Plan {
+        self.plan_while(now, uid, &mut || true)
+    }
+
+    /// As [`Self::plan`], and begins no further task once `go_on` says no.
+    ///
+    /// What a task marks waits for the next plan, so that every plan ends: tasks that mark each other take turns with all
+    /// others.
+    pub fn plan_while(
+        &mut self,
+        now: Timestamp,
+        uid: &mut dyn FnMut() -> String,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Plan {
         let settled = self.flights.expire(now);
         self.release(settled);
+        self.backoff.expire(now);
         self.dirty.extend(self.timers.take_due(now));
-        let mut plan = Plan::default();
-        let mut blocked = Dirty::new();
-        self.unfinished = None;
-        while let Some(task) = self.dirty.pop_first() {
+        self.dirty.extend(std::mem::take(&mut self.blocked));
+        let mut plan = Plan { events: std::mem::take(&mut self.untold), ..Plan::default() };
+        let mut marked = Queue::default();
+        let mut turn_began = 0;
+        while plan.tasks < PLAN_TASKS_MAX
+            && plan.transactions.len() < PLAN_TRANSACTIONS_MAX
+            && go_on()
+            && let Some(task) = self.dirty.pop()
+        {
             if self.flights.busy(&task) {
                 self.held.insert(task);
-                continue;
+            } else if let Some(until) = self.backoff.waits_until(&task, now) {
+                self.timers.set(&task, until);
+            } else {
+                plan.tasks += 1;
+                self.run(task, now, uid, &mut marked, &mut plan);
             }
-            if plan.transactions.len() >= PLAN_TRANSACTIONS_MAX {
-                self.dirty.insert(task);
-                self.unfinished = Some(now);
-                break;
-            }
-            plan.tasks += 1;
-            if self.run(task.clone(), now, uid, &mut plan) {
-                blocked.insert(task);
+            if plan.transactions.len() - turn_began >= TURN_TRANSACTIONS_MAX {
+                turn_began = plan.transactions.len();
+                self.dirty.end_turn();
             }
         }
-        self.dirty.extend(blocked);
+        self.dirty.extend(marked.drain());
+        self.unfinished = (!self.dirty.is_empty()).then_some(now);
         plan
     }
 
     /// When `plan` has something to do although nothing is observed. In the past where it left work undone.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         [self.unfinished, self.timers.next(), self.flights.next_deadline()].into_iter().flatten().min()
+    }
+
+    pub fn situation(&self) -> Situation {
+        Situation {
+            waiting: self.dirty.len(),
+            in_trouble: self.backoff.len(),
+            unreadable: self.state.unreadable.len(),
+        }
     }
 
     fn release(&mut self, settled: Vec<Task>) {
@@ -119,9 +214,18 @@ impl Controllers {
         }
     }
 
-    /// Runs one task; answers whether it has to run again because it was blocked.
-    fn run(&mut self, task: Task, now: Timestamp, uid: &mut dyn FnMut() -> String, plan: &mut Plan) -> bool {
+    /// Runs one task. One that panics or finds what it cannot read has planned nothing, and waits.
+    fn run(
+        &mut self,
+        task: Task,
+        now: Timestamp,
+        uid: &mut dyn FnMut() -> String,
+        marked: &mut Queue,
+        plan: &mut Plan,
+    ) {
         self.timers.clear(&task);
+        self.backoff.begin(&task, now);
+        let (transactions, events) = (plan.transactions.len(), plan.events.len());
         let mut planner = Planner {
             state: &self.state,
             config: &self.config,
@@ -131,21 +235,61 @@ impl Controllers {
             uid,
             flights: &mut self.flights,
             timers: &mut self.timers,
-            marked: &mut self.dirty,
+            backoff: &mut self.backoff,
+            marked,
             plan,
             blocked: false,
         };
-        match task {
-            Task::ServiceAccount(namespace) => service_account::plan(&mut planner, &namespace),
-            Task::Namespace(name) => namespace::plan(&mut planner, &name),
-            Task::Node(name) => node_lifecycle::plan(&mut planner, &name),
-            Task::StrayPod(name) => pod_gc::plan_stray(&mut planner, &name),
-            Task::EndedPods => pod_gc::plan_ended(&mut planner),
-            Task::Deployment(name) => deployment::plan(&mut planner, &name),
-            Task::ReplicaSet(name) => replica_set::plan(&mut planner, &name),
-            Task::Service(name) => endpoint_slice::plan(&mut planner, &name),
-            Task::Collect(key) => garbage_collector::plan(&mut planner, &key),
+        let outcome = panic::catch_unwind(AssertUnwindSafe(|| carry_out(&mut planner)));
+        if planner.blocked {
+            self.blocked.insert(task.clone());
         }
-        planner.blocked
+        let reason = match outcome {
+            Ok(Ok(())) => return,
+            Ok(Err(unreadable)) => {
+                planner.take_back(transactions, events);
+                report::tell(&mut planner, &unreadable);
+                unreadable.reason
+            }
+            Err(panic) => {
+                planner.take_back(transactions, events);
+                let words = words(&*panic);
+                plan.panics.push(format!("{task:?}: {words}"));
+                words
+            }
+        };
+        self.blocked.remove(&task);
+        let again = self.backoff.failed(&task, false, &reason, now);
+        self.timers.set(&task, again);
     }
+}
+
+fn carry_out(planner: &mut Planner<'_>) -> Result<(), Unreadable> {
+    match planner.task.clone() {
+        Task::ServiceAccount(namespace) => service_account::plan(planner, &namespace),
+        Task::Namespace(name) => namespace::plan(planner, &name),
+        Task::Node(name) => node_lifecycle::plan(planner, &name),
+        Task::StrayPod(name) => pod_gc::plan_stray(planner, &name),
+        Task::EndedPods => pod_gc::plan_ended(planner),
+        Task::Deployment(name) => deployment::plan(planner, &name),
+        Task::ReplicaSet(name) => replica_set::plan(planner, &name),
+        Task::Service(name) => endpoint_slice::plan(planner, &name),
+        Task::Collect(key) => garbage_collector::plan(planner, &key),
+        Task::Report(key) => report::plan(planner, &key),
+    }
+}
+
+/// Whether what a task works on is gone or was changed by a user, so that its troubles are those of the past.
+fn is_another_thing(event: &Event) -> bool {
+    let Some(before) = event.previous.as_ref().filter(|_| event.kind == EventKind::Modified) else {
+        return event.kind == EventKind::Deleted;
+    };
+    let (before, now) = (before.meta.generation, event.object.meta.generation);
+    // Where changes are not counted, only users make them.
+    before != now || now == 0
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned())
 }

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{
-    draft::{self, later, timestamp},
+    draft::{self, Unreadable, later, timestamp},
     model::Pod,
 };
 
@@ -25,9 +25,13 @@ pub enum Propagation {
 }
 
 /// The transaction that deletes the object as it is known here. None where that has begun already.
-pub fn delete(object: &Object, propagation: Propagation, now: Timestamp) -> Option<Transaction> {
+pub fn delete(
+    object: &Object,
+    propagation: Propagation,
+    now: Timestamp,
+) -> Result<Option<Transaction>, Unreadable> {
     if object.meta.deletion_timestamp.is_some() {
-        return None;
+        return Ok(None);
     }
     let mut finalizers = object.meta.finalizers.clone();
     if propagation == Propagation::Foreground && !finalizers.iter().any(|name| name == FOREGROUND) {
@@ -35,9 +39,9 @@ pub fn delete(object: &Object, propagation: Propagation, now: Timestamp) -> Opti
     }
     let grace_s = grace_seconds(object);
     if finalizers.is_empty() && grace_s == 0 && object.key.resource.as_str() != "namespaces" {
-        return Some(Transaction::delete(object.key.clone(), object.revision));
+        return Ok(Some(Transaction::delete(object.key.clone(), object.revision)));
     }
-    let mut value = draft::of(object);
+    let mut value = draft::of(object)?;
     mark(&mut value, grace_s, now);
     if !finalizers.is_empty() {
         draft::set_meta(&mut value, "finalizers", finalizers);
@@ -45,7 +49,7 @@ pub fn delete(object: &Object, propagation: Propagation, now: Timestamp) -> Opti
     if object.key.resource.as_str() == "namespaces" {
         draft::child(&mut value, "status").insert("phase".to_owned(), "Terminating".into());
     }
-    Some(draft::put(object, &value))
+    Ok(Some(draft::put(object, &value)))
 }
 
 /// Marks a draft as being deleted.
@@ -60,18 +64,18 @@ pub fn mark(value: &mut Value, grace_s: i64, now: Timestamp) {
 
 /// The transaction that takes a finalizer off an object that is being deleted, and removes the object where nothing
 /// else holds it.
-pub fn finalize(object: &Object, finalizer: &str) -> Transaction {
+pub fn finalize(object: &Object, finalizer: &str) -> Result<Transaction, Unreadable> {
     let left: Vec<&String> = object.meta.finalizers.iter().filter(|name| *name != finalizer).collect();
     if left.is_empty() && object.meta.deletion_grace_period_seconds.unwrap_or(0) == 0 {
-        return Transaction::delete(object.key.clone(), object.revision);
+        return Ok(Transaction::delete(object.key.clone(), object.revision));
     }
-    let mut value = draft::of(object);
+    let mut value = draft::of(object)?;
     if left.is_empty() {
         draft::child(&mut value, "metadata").remove("finalizers");
     } else {
         draft::set_meta(&mut value, "finalizers", json!(left));
     }
-    draft::put(object, &value)
+    Ok(draft::put(object, &value))
 }
 
 /// Only a pod that runs somewhere is given time, in seconds.

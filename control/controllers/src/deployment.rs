@@ -23,7 +23,7 @@ use self::{
 };
 use crate::{
     deletion::{self, Propagation},
-    draft,
+    draft::{self, Unreadable},
     event_record::EventRecord,
     model::REVISION,
     planner::Planner,
@@ -51,19 +51,19 @@ struct Round<'a> {
     now: jiff::Timestamp,
 }
 
-pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) {
+pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> {
     let state = planner.state;
     let key = coracle_objects::ObjectKey { resource: "deployments.apps".into(), name: name.clone() };
-    let Some(object) = state.get(&key) else { return };
-    let value = draft::of(object);
-    let Some(spec) = Spec::of(&value) else { return };
+    let Some(object) = state.get(&key) else { return Ok(()) };
+    let value = draft::of(object)?;
+    let Some(spec) = Spec::of(&value) else { return Ok(()) };
     // An empty selector would take every replica set of the namespace. Validation refuses it.
     if spec.selector.is_everything() {
-        return;
+        return Ok(());
     }
     let deleting = object.meta.deletion_timestamp.is_some();
-    if !deleting && sets::claim(planner, object, &spec) {
-        return;
+    if !deleting && sets::claim(planner, object, &spec)? {
+        return Ok(());
     }
     let conditions = Conditions::of(&value);
     let mut round = Round {
@@ -73,7 +73,7 @@ pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) {
         old_status: status::Counts::of(&value),
         collisions: value["status"]["collisionCount"].as_i64().unwrap_or(0),
         revision: None,
-        sets: Sets::of(state, object, &spec, planner.now),
+        sets: Sets::of(state, object, &spec, planner.now)?,
         deletions: Vec::new(),
         events: Vec::new(),
         now: planner.now,
@@ -83,7 +83,7 @@ pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) {
         decide(&mut round, planner);
     }
     status::sync(&mut round);
-    finish(round, planner, value);
+    finish(round, planner, value)
 }
 
 fn decide(round: &mut Round<'_>, planner: &mut Planner<'_>) {
@@ -103,7 +103,7 @@ fn decide(round: &mut Round<'_>, planner: &mut Planner<'_>) {
 }
 
 /// Turns what was decided into one transaction.
-fn finish(round: Round<'_>, planner: &mut Planner<'_>, mut value: Value) {
+fn finish(round: Round<'_>, planner: &mut Planner<'_>, mut value: Value) -> Result<(), Unreadable> {
     let before = value.clone();
     let mut transaction = Transaction::default();
     if let Some(revision) = round.revision {
@@ -120,7 +120,7 @@ fn finish(round: Round<'_>, planner: &mut Planner<'_>, mut value: Value) {
     }
     for name in &round.deletions {
         let Some(set) = planner.state.replica_sets.get(name) else { continue };
-        if let Some(deletion) = deletion::delete(&set.object, Propagation::Background, planner.now) {
+        if let Some(deletion) = deletion::delete(&set.object, Propagation::Background, planner.now)? {
             merge(&mut transaction, deletion);
         }
     }
@@ -131,11 +131,12 @@ fn finish(round: Round<'_>, planner: &mut Planner<'_>, mut value: Value) {
         planner.wake_at(moment);
     }
     if transaction.writes.is_empty() || !planner.propose(transaction) {
-        return;
+        return Ok(());
     }
     for event in round.events {
         planner.record(event);
     }
+    Ok(())
 }
 
 /// Adds another transaction's preconditions and writes.

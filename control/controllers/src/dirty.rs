@@ -1,7 +1,5 @@
 //! Which tasks an event gives rise to.
 
-use std::collections::BTreeSet;
-
 use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName};
 
 use crate::{
@@ -9,11 +7,12 @@ use crate::{
     draft::namespace_key,
     garbage_collector::in_reach,
     pod_gc::ENDED_PODS_MAX,
+    queue::Queue,
     service_account,
     state::{State, in_namespace},
 };
 
-/// One controller's work on one object. Tasks of one plan run in this order.
+/// One controller's work on one object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Task {
     /// A namespace's birth gifts: service account and certificate.
@@ -30,12 +29,59 @@ pub enum Task {
     Service(ObjectName),
     /// An object that owns or is owned.
     Collect(ObjectKey),
+    /// An object that cannot be read.
+    Report(ObjectKey),
 }
 
-pub type Dirty = BTreeSet<Task>;
+impl Task {
+    /// How many controllers there are.
+    pub const CONTROLLERS: usize = 10;
+
+    /// Whose work it is, below [`Self::CONTROLLERS`].
+    pub fn controller(&self) -> usize {
+        match self {
+            Task::ServiceAccount(_) => 0,
+            Task::Namespace(_) => 1,
+            Task::Node(_) => 2,
+            Task::StrayPod(_) => 3,
+            Task::EndedPods => 4,
+            Task::Deployment(_) => 5,
+            Task::ReplicaSet(_) => 6,
+            Task::Service(_) => 7,
+            Task::Collect(_) => 8,
+            Task::Report(_) => 9,
+        }
+    }
+
+    /// The object that the task is about; none where it is about many.
+    pub fn subject(&self) -> Option<ObjectKey> {
+        let named =
+            |resource: &str, name: &ObjectName| ObjectKey { resource: resource.into(), name: name.clone() };
+        match self {
+            Task::ServiceAccount(name) | Task::Namespace(name) => Some(namespace_key(name)),
+            Task::Node(name) => Some(ObjectKey::new("nodes", "", name)),
+            Task::StrayPod(name) => Some(named("pods", name)),
+            Task::EndedPods => None,
+            Task::Deployment(name) => Some(named("deployments.apps", name)),
+            Task::ReplicaSet(name) => Some(named("replicasets.apps", name)),
+            Task::Service(name) => Some(named("services", name)),
+            Task::Collect(key) | Task::Report(key) => Some(key.clone()),
+        }
+    }
+
+    /// The task that brings an object to what its own spec says, where there is one.
+    pub fn of_owner(key: &ObjectKey) -> Option<Self> {
+        match key.resource.as_str() {
+            "deployments.apps" => Some(Task::Deployment(key.name.clone())),
+            "replicasets.apps" => Some(Task::ReplicaSet(key.name.clone())),
+            "services" => Some(Task::Service(key.name.clone())),
+            _ => None,
+        }
+    }
+}
 
 /// Marks what `event` concerns. Called after the state has taken it.
-pub fn mark(state: &State, event: &Event, dirty: &mut Dirty) {
+pub fn mark(state: &State, event: &Event, dirty: &mut Queue) {
     let object = &event.object;
     let name = &object.key.name;
     match object.key.resource.as_str() {
@@ -76,15 +122,18 @@ pub fn mark(state: &State, event: &Event, dirty: &mut Dirty) {
             dirty.insert(Task::Namespace(name.namespace.to_string()));
         }
     }
+    if state.unreadable.contains_key(&object.key) {
+        dirty.insert(Task::Report(object.key.clone()));
+    }
     mark_ownership(state, event, dirty);
 }
 
 /// Marks an object of a snapshot as if it had just been added.
-pub fn mark_known(state: &State, object: &std::sync::Arc<Object>, dirty: &mut Dirty) {
+pub fn mark_known(state: &State, object: &std::sync::Arc<Object>, dirty: &mut Queue) {
     mark(state, &Event { kind: EventKind::Added, object: object.clone(), previous: None }, dirty);
 }
 
-fn mark_pod(state: &State, event: &Event, dirty: &mut Dirty) {
+fn mark_pod(state: &State, event: &Event, dirty: &mut Queue) {
     let name = &event.object.key.name;
     for object in states(event) {
         match object.controller() {
@@ -124,7 +173,7 @@ fn mark_pod(state: &State, event: &Event, dirty: &mut Dirty) {
     }
 }
 
-fn mark_replica_set(state: &State, event: &Event, dirty: &mut Dirty) {
+fn mark_replica_set(state: &State, event: &Event, dirty: &mut Queue) {
     let name = &event.object.key.name;
     dirty.insert(Task::ReplicaSet(name.clone()));
     for object in states(event) {
@@ -142,7 +191,7 @@ fn mark_replica_set(state: &State, event: &Event, dirty: &mut Dirty) {
     }
 }
 
-fn mark_deployment_of(state: &State, set: &ObjectName, dirty: &mut Dirty) {
+fn mark_deployment_of(state: &State, set: &ObjectName, dirty: &mut Queue) {
     let Some(set) = state.replica_sets.get(set) else { return };
     if let Some(owner) = set.object.controller().filter(|owner| owner.kind == "Deployment") {
         dirty.insert(Task::Deployment(ObjectName::new(set.object.namespace(), &owner.name)));
@@ -150,13 +199,10 @@ fn mark_deployment_of(state: &State, set: &ObjectName, dirty: &mut Dirty) {
 }
 
 /// The garbage collector looks at objects whose owners are not all well, and at owners whose deletion waits.
-fn mark_ownership(state: &State, event: &Event, dirty: &mut Dirty) {
+fn mark_ownership(state: &State, event: &Event, dirty: &mut Queue) {
     let object = &event.object;
-    if object.key.resource.as_str().starts_with("events") {
-        return;
-    }
     if event.kind == EventKind::Deleted {
-        dirty.extend(state.dependents(&object.meta.uid).cloned().map(Task::Collect));
+        dirty.extend(state.dependents(object).cloned().map(Task::Collect));
     } else {
         let waits = waits_for_dependents(object);
         let unwell = object.meta.owner_references.iter().any(|owner| match state.by_uid(&owner.uid) {

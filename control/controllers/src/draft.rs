@@ -5,9 +5,22 @@ use coracle_objects::{Object, ObjectKey, OwnerReference, Transaction};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
+/// An object that a controller has to read and cannot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    pub key: ObjectKey,
+    pub reason: String,
+}
+
+impl Unreadable {
+    pub fn new(object: &Object, reason: impl std::fmt::Display) -> Self {
+        Self { key: object.key.clone(), reason: reason.to_string() }
+    }
+}
+
 /// The object's draft, to be edited.
-pub fn of(object: &Object) -> Value {
-    serde_json::from_slice(&object.draft()).expect("a stored object is valid JSON")
+pub fn of(object: &Object) -> Result<Value, Unreadable> {
+    serde_json::from_slice(&object.draft()).map_err(|error| Unreadable::new(object, error))
 }
 
 pub fn bytes(value: &Value) -> Bytes {

@@ -7,7 +7,11 @@ mod slices;
 use coracle_objects::ObjectName;
 use jiff::SignedDuration;
 
-use crate::{draft::later, model::Pod, planner::Planner};
+use crate::{
+    draft::{Unreadable, later},
+    model::Pod,
+    planner::Planner,
+};
 
 /// Endpoints of large services are written the less often the larger they are: at most once in this time for each
 /// endpoint. A service with a thousand pods that come up one by one would fill the log otherwise.
@@ -23,15 +27,15 @@ pub struct Backend<'a> {
     pub terminating: bool,
 }
 
-pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) {
+pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> {
     let state = planner.state;
     let Some(service) = state.services.get(name) else {
         planner.memory.endpoints_written.remove(name);
         endpoints::remove_leftover(planner, name);
-        return;
+        return Ok(());
     };
     if service.object.meta.deletion_timestamp.is_some() || !state.takes_objects(&name.namespace) {
-        return;
+        return Ok(());
     }
     let pods = state.select_pods(&name.namespace, &service.selector);
     let backends: Vec<Backend<'_>> = pods
@@ -48,12 +52,13 @@ pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) {
     let written = planner.memory.endpoints_written.get(name).copied();
     if let Some(due) = written.map(|moment| later(moment, period)).filter(|due| *due > planner.now) {
         planner.wake_at(due);
-        return;
+        return Ok(());
     }
     let before = planner.plan.transactions.len();
-    slices::plan(planner, service, &backends);
-    endpoints::plan(planner, service, &backends);
+    slices::plan(planner, service, &backends)?;
+    endpoints::plan(planner, service, &backends)?;
     if planner.plan.transactions.len() > before {
         planner.memory.endpoints_written.insert(name.clone(), planner.now);
     }
+    Ok(())
 }

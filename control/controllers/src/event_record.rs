@@ -36,10 +36,18 @@ impl EventType {
 
 impl EventRecord {
     pub(crate) fn normal(about: &Object, component: &'static str, reason: &str, message: String) -> Self {
+        Self::new(EventType::Normal, about, component, reason, message)
+    }
+
+    pub(crate) fn warning(about: &Object, component: &'static str, reason: &str, message: String) -> Self {
+        Self::new(EventType::Warning, about, component, reason, message)
+    }
+
+    fn new(type_: EventType, about: &Object, component: &'static str, reason: &str, message: String) -> Self {
         Self {
             regarding: about.key.clone(),
             uid: about.meta.uid.clone(),
-            type_: EventType::Normal,
+            type_,
             reason: reason.to_owned(),
             message,
             reporting_component: component,

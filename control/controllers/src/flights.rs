@@ -102,6 +102,14 @@ impl Flights {
         ids.into_iter().filter_map(|id| self.land(id)).collect()
     }
 
+    /// Forgets the transactions of a task: they are not proposed.
+    pub fn abandon(&mut self, task: &Task) {
+        let of_task = self.flights.iter().filter(|(_, flight)| flight.task == *task);
+        for id in of_task.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.land(id);
+        }
+    }
+
     /// Gives up what was not heard of for too long; answers the tasks that have nothing under way any more.
     pub fn expire(&mut self, now: Timestamp) -> Vec<Task> {
         let mut settled = Vec::new();

@@ -18,6 +18,7 @@ mod pod_gc;
 mod replica_set;
 mod service_account;
 
+mod backoff;
 mod deletion;
 mod dirty;
 mod draft;
@@ -26,8 +27,11 @@ mod flights;
 mod model;
 mod names;
 mod planner;
+mod queue;
+mod report;
 mod state;
 mod timers;
 
-pub use controllers::{Config, Controllers, Plan};
+pub use backoff::Outcome;
+pub use controllers::{Config, Controllers, Origin, Plan, Situation};
 pub use event_record::{EventRecord, EventType};

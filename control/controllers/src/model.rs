@@ -1,8 +1,11 @@
 //! What controllers read of each kind: narrow structs, parsed once an event, that skip all else.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use coracle_objects::{LabelSelector, Object};
+use coracle_objects::{LabelSelector, Object, ObjectError};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
@@ -66,8 +69,20 @@ pub struct Taint {
 }
 
 impl Pod {
-    pub fn of(object: &Arc<Object>) -> Option<Self> {
-        let wire: PodWire = object.parse().ok()?;
+    pub fn of(object: &Arc<Object>) -> Result<Self, ObjectError> {
+        Ok(Self::of_wire(object, object.parse()?))
+    }
+
+    /// A pod that cannot be read: it is there, on its node where that can be told, and counts to its owner's replicas.
+    pub fn unreadable(object: &Arc<Object>) -> Self {
+        let value: Value = object.parse().unwrap_or_default();
+        let text = |path: &str| value.pointer(path).and_then(Value::as_str).unwrap_or("").to_owned();
+        let (mut spec, mut status) = (PodSpecWire::default(), PodStatusWire::default());
+        (spec.node_name, status.phase) = (text("/spec/nodeName"), text("/status/phase"));
+        Self::of_wire(object, PodWire { metadata: MetaWire::default(), spec, status })
+    }
+
+    fn of_wire(object: &Arc<Object>, wire: PodWire) -> Self {
         let (spec, status) = (wire.spec, wire.status);
         let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
         let mut ips: Vec<String> = status.ips.into_iter().map(|entry| entry.ip).collect();
@@ -77,7 +92,7 @@ impl Pod {
         let containers = spec.init_containers.iter().chain(&spec.containers);
         let ports = containers.flat_map(|container| &container.ports).filter(|port| !port.name.is_empty());
         let cost = wire.metadata.annotations.get("controller.kubernetes.io/pod-deletion-cost");
-        Some(Self {
+        Self {
             object: object.clone(),
             node: spec.node_name,
             phase: status.phase,
@@ -91,7 +106,7 @@ impl Pod {
             subdomain: spec.subdomain,
             ports: ports.map(PortWire::named).collect(),
             tolerations: spec.tolerations,
-        })
+        }
     }
 
     pub fn is_terminal_phase(phase: &str) -> bool {
@@ -160,10 +175,12 @@ pub struct ReplicaSetStatus {
 }
 
 impl ReplicaSet {
-    pub fn of(object: &Arc<Object>) -> Option<Self> {
-        let wire: ReplicaSetWire = object.parse().ok()?;
+    pub fn of(object: &Arc<Object>) -> Result<Self, ObjectError> {
+        // By way of the whole document, so that its draft can be edited wherever the set is known.
+        let value: Value = object.parse()?;
+        let wire: ReplicaSetWire = serde_json::from_value(value).map_err(ObjectError::Json)?;
         let labels = wire.spec.template.pointer("/metadata/labels").cloned().unwrap_or_default();
-        Some(Self {
+        Ok(Self {
             object: object.clone(),
             replicas: wire.spec.replicas.unwrap_or(1),
             min_ready_s: wire.spec.min_ready_seconds,
@@ -200,7 +217,7 @@ pub struct Service {
     pub publish_not_ready: bool,
     pub headless: bool,
     /// `IPv4`, `IPv6`; at least one.
-    pub families: Vec<String>,
+    pub families: BTreeSet<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -216,22 +233,27 @@ pub struct ServicePort {
 
 impl Service {
     /// None where the endpoints are not for us to find: no selector, or an external name.
-    pub fn of(object: &Arc<Object>) -> Option<Self> {
-        let wire: ServiceWire = object.parse().ok()?;
+    pub fn of(object: &Arc<Object>) -> Result<Option<Self>, ObjectError> {
+        let wire: ServiceWire = object.parse()?;
         let spec = wire.spec;
         let selector = LabelSelector::from_map(spec.selector.as_ref());
         if selector.nothing || spec.type_ == "ExternalName" {
-            return None;
+            return Ok(None);
         }
-        let families = if spec.ip_families.is_empty() { vec!["IPv4".to_owned()] } else { spec.ip_families };
-        Some(Self {
+        // Each family once: the slices of a family that came twice would be made and deleted in turn.
+        let families: BTreeSet<String> = if spec.ip_families.is_empty() {
+            BTreeSet::from(["IPv4".to_owned()])
+        } else {
+            spec.ip_families.into_iter().collect()
+        };
+        Ok(Some(Self {
             object: object.clone(),
             selector,
             ports: spec.ports,
             publish_not_ready: spec.publish_not_ready_addresses,
             headless: spec.cluster_ip == "None",
             families,
-        })
+        }))
     }
 }
 
@@ -244,10 +266,10 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn of(object: &Object) -> Option<Self> {
-        let wire: NodeWire = object.parse().ok()?;
+    pub fn of(object: &Object) -> Result<Self, ObjectError> {
+        let wire: NodeWire = object.parse()?;
         let ready = wire.status.conditions.into_iter().find(|condition| condition.type_ == "Ready");
-        Some(Self {
+        Ok(Self {
             ready: ready.map(|condition| condition.status).unwrap_or_default(),
             taints: wire.spec.taints,
         })

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     deletion::{self, Propagation},
-    draft::{self, namespace_key, timestamp},
+    draft::{self, Unreadable, namespace_key, timestamp},
     planner::Planner,
 };
 
@@ -14,11 +14,11 @@ const FINALIZER: &str = "kubernetes";
 /// The most deletions of one plan. The next comes when these are observed.
 const DELETIONS_MAX: usize = 1_000;
 
-pub fn plan(planner: &mut Planner<'_>, name: &str) {
+pub fn plan(planner: &mut Planner<'_>, name: &str) -> Result<(), Unreadable> {
     let state = planner.state;
-    let Some(namespace) = state.get(&namespace_key(name)) else { return };
+    let Some(namespace) = state.get(&namespace_key(name)) else { return Ok(()) };
     if namespace.meta.deletion_timestamp.is_none() {
-        return;
+        return Ok(());
     }
     let mut left = Vec::new();
     let mut deletions = 0;
@@ -28,27 +28,40 @@ pub fn plan(planner: &mut Planner<'_>, name: &str) {
             continue;
         }
         for object in &contents {
-            if deletions < DELETIONS_MAX
-                && let Some(transaction) = deletion::delete(object, Propagation::Background, planner.now)
-            {
-                planner.propose(transaction);
+            if deletions < DELETIONS_MAX && object.meta.deletion_timestamp.is_none() {
+                delete(planner, object);
                 deletions += 1;
             }
         }
         left.push((resource.to_string(), contents));
     }
-    let mut value = draft::of(namespace);
+    let before = draft::of(namespace)?;
+    let mut value = before.clone();
     if left.is_empty() {
         finalize(planner, namespace, value);
-        return;
+        return Ok(());
     }
     // Only what does not go by itself is worth telling.
     if deletions > 0 {
-        return;
+        return Ok(());
     }
     set_conditions(&mut value, &left, &timestamp(planner.now));
-    if value != draft::of(namespace) {
+    if value != before {
         planner.propose(draft::put(namespace, &value));
+    }
+    Ok(())
+}
+
+/// Deletes an object as a client would; one that cannot be read at once, for its namespace is to end.
+fn delete(planner: &mut Planner<'_>, object: &Object) {
+    match deletion::delete(object, Propagation::Background, planner.now) {
+        Ok(Some(transaction)) => {
+            planner.propose(transaction);
+        }
+        Ok(None) => {}
+        Err(_) => {
+            planner.propose(Transaction::delete(object.key.clone(), object.revision));
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     deletion,
-    draft::{self, later, timestamp},
+    draft::{self, Unreadable, later, timestamp},
     event_record::{EventRecord, EventType},
     model::{Node, Pod, Taint},
     planner::Planner,
@@ -28,13 +28,13 @@ const FORCED_REMOVAL_MS: i64 = 1_000;
 
 const COMPONENT: &str = "node-controller";
 
-pub fn plan(planner: &mut Planner<'_>, name: &str) {
+pub fn plan(planner: &mut Planner<'_>, name: &str) -> Result<(), Unreadable> {
     let state = planner.state;
     let key = coracle_objects::ObjectKey::new("nodes", "", name);
-    let parsed = state.get(&key).and_then(|object| Some((object, Node::of(object)?)));
+    let parsed = state.get(&key).and_then(|object| Some((object, Node::of(object).ok()?)));
     let Some((object, node)) = parsed else {
         planner.memory.node_down_since.remove(name);
-        return;
+        return Ok(());
     };
     let down_since = if node.ready == "True" {
         planner.memory.node_down_since.remove(name);
@@ -44,19 +44,20 @@ pub fn plan(planner: &mut Planner<'_>, name: &str) {
     };
     let taints = wanted_taints(&node, planner.now);
     if taints != node.taints {
-        write_taints(planner, object, &taints);
+        write_taints(planner, object, &taints)?;
         if down_since.is_some() && !node.taints.iter().any(is_ours) {
             let message = format!("Node {name} status is now: NodeNotReady");
             planner.record(EventRecord::normal(object, COMPONENT, "NodeNotReady", message));
         }
     }
     if down_since.is_none() && !taints.iter().any(|taint| taint.effect == "NoExecute") {
-        return;
+        return Ok(());
     }
     let situation = Situation { unreachable: node.ready == "Unknown", down_since, taints: &taints };
     for pod in state.pods_on(name).filter(|pod| !pod.terminal()) {
-        plan_pod(planner, pod, &situation);
+        plan_pod(planner, pod, &situation)?;
     }
+    Ok(())
 }
 
 /// How it stands with a node whose pods are in question.
@@ -96,8 +97,8 @@ fn is_ours(taint: &Taint) -> bool {
     taint.key == NOT_READY || taint.key == UNREACHABLE
 }
 
-fn write_taints(planner: &mut Planner<'_>, node: &Object, taints: &[Taint]) {
-    let mut value = draft::of(node);
+fn write_taints(planner: &mut Planner<'_>, node: &Object, taints: &[Taint]) -> Result<(), Unreadable> {
+    let mut value = draft::of(node)?;
     let spec = draft::child(&mut value, "spec");
     if taints.is_empty() {
         spec.remove("taints");
@@ -105,6 +106,7 @@ fn write_taints(planner: &mut Planner<'_>, node: &Object, taints: &[Taint]) {
         spec.insert("taints".to_owned(), taints.iter().map(taint_value).collect());
     }
     planner.propose(draft::put(node, &value));
+    Ok(())
 }
 
 fn taint_value(taint: &Taint) -> Value {
@@ -119,32 +121,32 @@ fn taint_value(taint: &Taint) -> Value {
 }
 
 /// Removes, evicts, or takes the readiness of a pod; or waits for the moment of the next of these.
-fn plan_pod(planner: &mut Planner<'_>, pod: &Pod, situation: &Situation<'_>) {
+fn plan_pod(planner: &mut Planner<'_>, pod: &Pod, situation: &Situation<'_>) -> Result<(), Unreadable> {
     if pod.deleting() {
         if let Some(down_since) = situation.down_since.filter(|_| situation.unreachable) {
             plan_removal(planner, pod, down_since);
         }
-        return;
+        return Ok(());
     }
     match tolerance::tolerated_until(pod, situation.taints, situation.down_since, planner.now) {
         Some(moment) if moment <= planner.now => {
-            evict(planner, pod, situation);
-            return;
+            return evict(planner, pod, situation);
         }
         Some(moment) => planner.wake_at(moment),
         None => {}
     }
     if situation.down_since.is_some() && pod.ready {
-        let mut value = draft::of(&pod.object);
+        let mut value = draft::of(&pod.object)?;
         take_readiness(&mut value, planner.now);
         planner.propose(draft::put(&pod.object, &value));
     }
+    Ok(())
 }
 
 /// Marks the pod as being deleted. Its owner replaces it at once; its node, if it lives, ends it in its grace period.
-fn evict(planner: &mut Planner<'_>, pod: &Pod, situation: &Situation<'_>) {
+fn evict(planner: &mut Planner<'_>, pod: &Pod, situation: &Situation<'_>) -> Result<(), Unreadable> {
     let object = &pod.object;
-    let mut value = draft::of(object);
+    let mut value = draft::of(object)?;
     draft::set_condition(
         &mut value,
         json!({
@@ -164,6 +166,7 @@ fn evict(planner: &mut Planner<'_>, pod: &Pod, situation: &Situation<'_>) {
             EventRecord::normal(object, "taint-eviction-controller", "TaintManagerEviction", message);
         planner.record(EventRecord { type_: EventType::Normal, ..record });
     }
+    Ok(())
 }
 
 /// Removes a pod of an unreachable node for good, once its node had some time to come back and end it itself.

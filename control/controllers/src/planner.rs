@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use coracle_objects::{Expect, ObjectName, Transaction};
+use coracle_objects::{Expect, Object, ObjectName, Transaction, Write};
 use jiff::Timestamp;
 
 use crate::{
-    controllers::{Config, Plan},
-    dirty::{Dirty, Task},
+    backoff::{self, Backoff},
+    controllers::{Config, Origin, Plan},
+    dirty::Task,
     event_record::EventRecord,
     flights::Flights,
+    queue::Queue,
     state::State,
     timers::Timers,
 };
@@ -35,7 +37,8 @@ pub struct Planner<'a> {
     pub(crate) uid: &'a mut dyn FnMut() -> String,
     pub(crate) flights: &'a mut Flights,
     pub(crate) timers: &'a mut Timers,
-    pub(crate) marked: &'a mut Dirty,
+    pub(crate) backoff: &'a mut Backoff,
+    pub(crate) marked: &'a mut Queue,
     pub(crate) plan: &'a mut Plan,
     /// Set where a transaction had to be left out.
     pub(crate) blocked: bool,
@@ -43,8 +46,13 @@ pub struct Planner<'a> {
 
 impl Planner<'_> {
     /// Adds a transaction to the plan. False where one of its objects has a write under way: what it is based on is
-    /// about to be old, so it is left out, and the task runs again when more is known.
+    /// about to be old, so it is left out, and the task runs again when more is known. False as well where it makes
+    /// something and the task may not do so for now, or where no store would take it.
     pub fn propose(&mut self, transaction: Transaction) -> bool {
+        let creating = backoff::creates(&transaction);
+        if creating && !self.may_create() {
+            return false;
+        }
         let written = transaction.writes.iter().map(|write| write.key());
         let expected = transaction
             .preconditions
@@ -55,9 +63,64 @@ impl Planner<'_> {
             self.blocked = true;
             return false;
         }
+        if let Err(reason) = self.check(&transaction) {
+            self.fail(creating, &reason);
+            return false;
+        }
         self.flights.launch(&self.task, &transaction, self.now);
+        self.plan.origins.push(Origin::of(&self.task));
         self.plan.transactions.push(transaction);
         true
+    }
+
+    /// Whether the task may make objects now. Where what it made lately failed or was undone, it waits, and runs again
+    /// when the wait is over.
+    pub fn may_create(&mut self) -> bool {
+        match self.backoff.creates_from(&self.task, self.now) {
+            Some(until) => {
+                self.wake_at(until);
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// Why the task's last try failed for good, until one succeeds.
+    pub fn failure(&self) -> Option<&str> {
+        self.backoff.reason(&self.task)
+    }
+
+    /// Takes back what the task has planned.
+    pub(crate) fn take_back(&mut self, transactions: usize, events: usize) {
+        self.plan.transactions.truncate(transactions);
+        self.plan.origins.truncate(transactions);
+        self.plan.events.truncate(events);
+        self.flights.abandon(&self.task);
+    }
+
+    /// What the store would refuse whenever it is proposed.
+    fn check(&self, transaction: &Transaction) -> Result<(), String> {
+        for write in &transaction.writes {
+            let Write::Put { key, draft } = write else { continue };
+            let limit = self.config.object_bytes_max;
+            if draft.len() > limit {
+                return Err(format!("{key} would take {} bytes; the limit is {limit}", draft.len()));
+            }
+            Object::from_draft(key.clone(), draft, 0).map_err(|error| format!("{key}: {error}"))?;
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, creating: bool, reason: &str) {
+        let task = self.task.clone();
+        let event = self.state.failure(&task, creating, reason);
+        self.plan.events.extend(event);
+        let until = self.backoff.failed(&task, creating, reason, self.now);
+        self.wake_at(until);
+        // The status is to say so.
+        if creating {
+            self.mark(task);
+        }
     }
 
     /// Adds a record of an event.
@@ -71,7 +134,7 @@ impl Planner<'_> {
         self.timers.set(&task, at);
     }
 
-    /// Has another task run, in this plan where it still can.
+    /// Has another task run, with the next plan.
     pub fn mark(&mut self, task: Task) {
         self.marked.insert(task);
     }

@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 
 use crate::{
     deletion::{self, Propagation},
-    draft::later,
+    draft::{Unreadable, later},
     event_record::EventRecord,
     planner::Planner,
 };
@@ -20,20 +20,20 @@ const REMOVALS_MAX: usize = 500;
 const COMPONENT: &str = "pod-garbage-collector";
 
 /// A pod that is deleted without ever having had a node is removed; so is one whose node has been gone for a while.
-pub fn plan_stray(planner: &mut Planner<'_>, name: &ObjectName) {
+pub fn plan_stray(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> {
     let state = planner.state;
-    let Some(pod) = state.pods.get(name) else { return };
+    let Some(pod) = state.pods.get(name) else { return Ok(()) };
     let object = &pod.object;
     if pod.node.is_empty() {
         if pod.deleting() && object.meta.finalizers.is_empty() {
             planner.propose(Transaction::delete(object.key.clone(), object.revision));
         }
-        return;
+        return Ok(());
     }
     let node = ObjectKey::new("nodes", "", &pod.node);
     if state.get(&node).is_some() {
         planner.memory.node_missing_since.remove(&pod.node);
-        return;
+        return Ok(());
     }
     if !planner.memory.node_missing_since.contains_key(&pod.node) {
         planner.memory.node_missing_since.retain(|node, _| state.pods_on(node).next().is_some());
@@ -42,13 +42,13 @@ pub fn plan_stray(planner: &mut Planner<'_>, name: &ObjectName) {
     let due = later(since, SignedDuration::from_millis(MISSING_NODE_MS));
     if due > planner.now {
         planner.wake_at(due);
-        return;
+        return Ok(());
     }
     if !object.meta.finalizers.is_empty() {
-        if let Some(transaction) = deletion::delete(object, Propagation::Background, planner.now) {
+        if let Some(transaction) = deletion::delete(object, Propagation::Background, planner.now)? {
             planner.propose(transaction);
         }
-        return;
+        return Ok(());
     }
     let transaction =
         Transaction::delete(object.key.clone(), object.revision).expecting(node, Expect::Absent);
@@ -56,16 +56,18 @@ pub fn plan_stray(planner: &mut Planner<'_>, name: &ObjectName) {
         let message = format!("PodGC: node {} no longer exists", pod.node);
         planner.record(EventRecord::normal(object, COMPONENT, "NodeGone", message));
     }
+    Ok(())
 }
 
 /// Removes the oldest pods that ended by themselves where there are too many.
-pub fn plan_ended(planner: &mut Planner<'_>) {
+pub fn plan_ended(planner: &mut Planner<'_>) -> Result<(), Unreadable> {
     let state = planner.state;
     let surplus = state.ended_pods.len().saturating_sub(ENDED_PODS_MAX).min(REMOVALS_MAX);
     let pods = state.ended_pods.iter().take(surplus).filter_map(|(_, name)| state.pods.get(name));
     for pod in pods {
-        if let Some(transaction) = deletion::delete(&pod.object, Propagation::Background, planner.now) {
+        if let Some(transaction) = deletion::delete(&pod.object, Propagation::Background, planner.now)? {
             planner.propose(transaction);
         }
     }
+    Ok(())
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     deletion::{self, Propagation},
-    draft,
+    draft::{self, Unreadable, timestamp},
     event_record::EventRecord,
     model::{Pod, ReplicaSet},
     planner::Planner,
@@ -21,29 +21,32 @@ const BURST_REPLICAS_MAX: usize = 500;
 const POD_EVENTS_MAX: usize = 25;
 
 const COMPONENT: &str = "replicaset-controller";
+/// The condition of a set whose pods cannot be made.
+pub const REPLICA_FAILURE: &str = "ReplicaFailure";
 
 /// Adopts and releases pods; else creates or deletes them; else brings the status up to date. One of these at a time:
 /// each looks at what came of the one before.
-pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) {
+pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> {
     let state = planner.state;
-    let Some(set) = state.replica_sets.get(name) else { return };
-    if !set.deleting() && claim(planner, set) {
-        return;
+    let Some(set) = state.replica_sets.get(name) else { return Ok(()) };
+    if !set.deleting() && claim(planner, set)? {
+        return Ok(());
     }
-    let active: Vec<&Pod> = state.pods_of(&set.object.meta.uid).filter(|pod| pod.active()).collect();
-    if !set.deleting() && scale(planner, set, &active) {
-        return;
+    let active: Vec<&Pod> = state.pods_of(&set.object).filter(|pod| pod.active()).collect();
+    if !set.deleting() && scale(planner, set, &active)? {
+        return Ok(());
     }
-    update_status(planner, set, &active);
+    update_status(planner, set, &active)?;
     // A pod that is ready becomes available when it has been so for long enough.
     let coming = active.iter().filter_map(|pod| pod.available_at(set.min_ready_s));
     if let Some(moment) = coming.filter(|moment| *moment > planner.now).min() {
         planner.wake_at(moment);
     }
+    Ok(())
 }
 
 /// Adopts matching pods without a controller, releases own ones that match no more. Answers whether there were any.
-fn claim(planner: &mut Planner<'_>, set: &ReplicaSet) -> bool {
+fn claim(planner: &mut Planner<'_>, set: &ReplicaSet) -> Result<bool, Unreadable> {
     let state = planner.state;
     let owner = &set.object;
     let mut changed = false;
@@ -51,7 +54,7 @@ fn claim(planner: &mut Planner<'_>, set: &ReplicaSet) -> bool {
         if !pod.active() || !set.selector.matches(&pod.object.meta.labels) {
             continue;
         }
-        let mut value = draft::of(&pod.object);
+        let mut value = draft::of(&pod.object)?;
         let reference = draft::controlled_by(owner, "apps/v1", "ReplicaSet");
         match draft::child(&mut value, "metadata").entry("ownerReferences").or_insert_with(|| json!([])) {
             Value::Array(references) => references.push(reference),
@@ -62,22 +65,22 @@ fn claim(planner: &mut Planner<'_>, set: &ReplicaSet) -> bool {
         planner.propose(adopt);
         changed = true;
     }
-    for pod in state.pods_of(&owner.meta.uid) {
+    for pod in state.pods_of(owner) {
         if !pod.active() || set.selector.matches(&pod.object.meta.labels) {
             continue;
         }
         let mut left = pod.object.meta.owner_references.clone();
         left.retain(|reference| reference.uid != owner.meta.uid);
-        let mut value = draft::of(&pod.object);
+        let mut value = draft::of(&pod.object)?;
         draft::set_owners(&mut value, &left);
         planner.propose(draft::put(&pod.object, &value));
         changed = true;
     }
-    changed
+    Ok(changed)
 }
 
 /// Creates what is missing or deletes what is too many. Answers whether there was any of it.
-fn scale(planner: &mut Planner<'_>, set: &ReplicaSet, active: &[&Pod]) -> bool {
+fn scale(planner: &mut Planner<'_>, set: &ReplicaSet, active: &[&Pod]) -> Result<bool, Unreadable> {
     let wanted = set.replicas.max(0) as usize;
     if active.len() < wanted {
         let missing = (wanted - active.len()).min(BURST_REPLICAS_MAX);
@@ -87,15 +90,19 @@ fn scale(planner: &mut Planner<'_>, set: &ReplicaSet, active: &[&Pod]) -> bool {
         let surplus = (active.len() - wanted).min(BURST_REPLICAS_MAX);
         return delete(planner, set, active, surplus);
     }
-    false
+    Ok(false)
 }
 
-fn create(planner: &mut Planner<'_>, set: &ReplicaSet, count: usize) -> bool {
+fn create(planner: &mut Planner<'_>, set: &ReplicaSet, count: usize) -> Result<bool, Unreadable> {
     let owner = &set.object;
-    if !planner.state.takes_objects(owner.namespace()) {
-        return false;
+    // A set whose selector does not match its own template would make pods without end.
+    if !planner.state.takes_objects(owner.namespace()) || !set.selector.matches(&set.template_labels) {
+        return Ok(false);
     }
-    let mold = pods::Mold::of(owner, planner.now);
+    if !planner.may_create() {
+        return Ok(false);
+    }
+    let mold = pods::Mold::of(owner, planner.now)?;
     for index in 0..count {
         let uid = planner.new_uid();
         let (key, draft) = mold.cast(&uid);
@@ -105,20 +112,25 @@ fn create(planner: &mut Planner<'_>, set: &ReplicaSet, count: usize) -> bool {
             .expecting(owner.key.clone(), Expect::Revision(owner.revision))
             .expecting(draft::namespace_key(owner.namespace()), Expect::NotDeleting);
         if !planner.propose(transaction) {
-            return true;
+            return Ok(true);
         }
         if index < POD_EVENTS_MAX {
             planner.record(EventRecord::normal(owner, COMPONENT, "SuccessfulCreate", message));
         }
     }
-    count > 0
+    Ok(count > 0)
 }
 
-fn delete(planner: &mut Planner<'_>, set: &ReplicaSet, active: &[&Pod], count: usize) -> bool {
+fn delete(
+    planner: &mut Planner<'_>,
+    set: &ReplicaSet,
+    active: &[&Pod],
+    count: usize,
+) -> Result<bool, Unreadable> {
     let owner = &set.object;
-    let victims = rank::first_to_go(planner.state, set, active, count, planner.now);
+    let victims = rank::first_to_go(planner.state, set, active, count, planner.now)?;
     for (index, pod) in victims.into_iter().enumerate() {
-        let Some(transaction) = deletion::delete(&pod.object, Propagation::Background, planner.now) else {
+        let Some(transaction) = deletion::delete(&pod.object, Propagation::Background, planner.now)? else {
             continue;
         };
         let transaction = transaction.expecting(owner.key.clone(), Expect::Revision(owner.revision));
@@ -127,10 +139,10 @@ fn delete(planner: &mut Planner<'_>, set: &ReplicaSet, active: &[&Pod], count: u
             planner.record(EventRecord::normal(owner, COMPONENT, "SuccessfulDelete", message));
         }
     }
-    true
+    Ok(true)
 }
 
-fn update_status(planner: &mut Planner<'_>, set: &ReplicaSet, active: &[&Pod]) {
+fn update_status(planner: &mut Planner<'_>, set: &ReplicaSet, active: &[&Pod]) -> Result<(), Unreadable> {
     let labelled = |pod: &&&Pod| {
         let labels = &pod.object.meta.labels;
         set.template_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
@@ -147,14 +159,37 @@ fn update_status(planner: &mut Planner<'_>, set: &ReplicaSet, active: &[&Pod]) {
         status.insert(field.to_owned(), count.into());
     }
     status.insert("observedGeneration".to_owned(), set.object.meta.generation.into());
-    if !set.status.conditions.is_empty() {
-        status.insert("conditions".to_owned(), set.status.conditions.clone().into());
+    let conditions = conditions(planner, set);
+    if !conditions.is_empty() {
+        status.insert("conditions".to_owned(), conditions.into());
     }
-    let mut value = draft::of(&set.object);
+    let mut value = draft::of(&set.object)?;
     if value["status"].as_object() != Some(&status) {
         value["status"] = status.into();
         planner.propose(draft::put(&set.object, &value));
     }
+    Ok(())
+}
+
+/// The conditions, with ReplicaFailure where pods cannot be made. Its time is that of the first failure.
+fn conditions(planner: &Planner<'_>, set: &ReplicaSet) -> Vec<Value> {
+    let mut conditions = set.status.conditions.clone();
+    let known = conditions.iter().position(|condition| condition["type"] == REPLICA_FAILURE);
+    match (planner.failure(), known) {
+        (Some(reason), known) => {
+            let since = known.map(|at| conditions.remove(at)["lastTransitionTime"].take());
+            let since = since.filter(Value::is_string).unwrap_or_else(|| timestamp(planner.now).into());
+            conditions.push(json!({
+                "type": REPLICA_FAILURE, "status": "True", "reason": "FailedCreate", "message": reason,
+                "lastTransitionTime": since,
+            }));
+        }
+        (None, Some(known)) => {
+            conditions.remove(known);
+        }
+        (None, None) => {}
+    }
+    conditions
 }
 
 /// The key of a pod in a namespace.

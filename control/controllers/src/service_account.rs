@@ -4,7 +4,7 @@ use coracle_objects::{Expect, ObjectKey, Transaction};
 use serde_json::{Value, json};
 
 use crate::{
-    draft::{self, namespace_key, timestamp},
+    draft::{self, Unreadable, namespace_key, timestamp},
     planner::Planner,
 };
 
@@ -17,9 +17,9 @@ pub fn is_gift(name: &str) -> bool {
 }
 
 /// Makes what is missing, and restores a certificate that was changed.
-pub fn plan(planner: &mut Planner<'_>, namespace: &str) {
+pub fn plan(planner: &mut Planner<'_>, namespace: &str) -> Result<(), Unreadable> {
     if !planner.state.takes_objects(namespace) {
-        return;
+        return Ok(());
     }
     let account = ObjectKey::new("serviceaccounts", namespace, ACCOUNT);
     if planner.state.get(&account).is_none() {
@@ -30,13 +30,14 @@ pub fn plan(planner: &mut Planner<'_>, namespace: &str) {
     match planner.state.get(&certificate).cloned() {
         None => create(planner, certificate, json!({"apiVersion": "v1", "kind": "ConfigMap", "data": data})),
         Some(object) => {
-            let mut value = draft::of(&object);
+            let mut value = draft::of(&object)?;
             if value["data"] != data && object.meta.deletion_timestamp.is_none() {
                 value["data"] = data;
                 planner.propose(draft::put(&object, &value));
             }
         }
     }
+    Ok(())
 }
 
 fn create(planner: &mut Planner<'_>, key: ObjectKey, mut value: Value) {

@@ -2,15 +2,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    panic,
     sync::Arc,
 };
 
 use coracle_objects::{
-    Event, EventKind, LabelSelector, Object, ObjectKey, ObjectName, View, selector::Operator,
+    Event, EventKind, LabelSelector, Object, ObjectError, ObjectKey, ObjectName, View, selector::Operator,
 };
 use jiff::Timestamp;
 
-use crate::model::{Node, Pod, ReplicaSet, Service};
+use crate::{
+    dirty::Task,
+    draft::Unreadable,
+    event_record::EventRecord,
+    garbage_collector::in_reach,
+    model::{Node, Pod, ReplicaSet, Service},
+};
 
 /// Objects by name, found by something that they have.
 type Index<K> = BTreeMap<K, BTreeSet<ObjectName>>;
@@ -26,6 +33,8 @@ pub struct State {
     pub deployments: BTreeMap<ObjectName, LabelSelector>,
     /// Nodes that are not ready or have a NoExecute taint.
     pub troubled_nodes: BTreeSet<String>,
+    /// Objects that are there and cannot be read, and why. They count as existing.
+    pub unreadable: BTreeMap<ObjectKey, String>,
     /// Pods that ended by themselves, oldest first.
     pub ended_pods: BTreeSet<(Option<Timestamp>, ObjectName)>,
     /// Who exists, by uid.
@@ -74,25 +83,33 @@ impl State {
         self.uids.get(uid)
     }
 
-    /// The objects that name this uid as an owner.
-    pub fn dependents(&self, uid: &str) -> impl Iterator<Item = &ObjectKey> + use<'_> {
-        self.dependents.get(uid).into_iter().flatten()
+    /// The objects that name this one as an owner and can: those of its namespace, or of any where it has none.
+    pub fn dependents<'a>(&'a self, owner: &'a Object) -> impl Iterator<Item = &'a ObjectKey> + use<'a> {
+        let all = self.dependents.get(&owner.meta.uid).into_iter().flatten();
+        all.filter(move |key| in_reach(&owner.key, key))
     }
 
-    /// The pods that this uid controls.
-    pub fn pods_of<'a>(&'a self, uid: &'a str) -> impl Iterator<Item = &'a Pod> + use<'a> {
-        self.dependents(uid)
+    /// The pods that this object controls.
+    pub fn pods_of<'a>(&'a self, owner: &'a Object) -> impl Iterator<Item = &'a Pod> + use<'a> {
+        self.dependents(owner)
             .filter(|key| key.resource.as_str() == "pods")
             .filter_map(|key| self.pods.get(&key.name))
-            .filter(move |pod| pod.object.controller().is_some_and(|owner| owner.uid == uid))
+            .filter(move |pod| pod.object.controller().is_some_and(|own| own.uid == owner.meta.uid))
     }
 
-    /// The replica sets that this uid controls.
-    pub fn sets_of<'a>(&'a self, uid: &'a str) -> impl Iterator<Item = &'a ReplicaSet> + use<'a> {
-        self.dependents(uid)
+    /// The replica sets that this object controls; an error where one of them cannot be read.
+    pub fn sets_of<'a>(&'a self, owner: &'a Object) -> Result<Vec<&'a ReplicaSet>, Unreadable> {
+        let controlled =
+            |object: &&Arc<Object>| object.controller().is_some_and(|own| own.uid == owner.meta.uid);
+        self.dependents(owner)
             .filter(|key| key.resource.as_str() == "replicasets.apps")
-            .filter_map(|key| self.replica_sets.get(&key.name))
-            .filter(move |set| set.object.controller().is_some_and(|owner| owner.uid == uid))
+            .filter_map(|key| self.get(key))
+            .filter(controlled)
+            .map(|object| {
+                let unreadable = || Unreadable::new(object, "its replica set cannot be read");
+                self.replica_sets.get(&object.key.name).ok_or_else(unreadable)
+            })
+            .collect()
     }
 
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Pod> + use<'_> {
@@ -125,6 +142,13 @@ impl State {
         }
     }
 
+    /// What is told where a task failed for good. None where its subject is gone.
+    pub fn failure(&self, task: &Task, creating: bool, reason: &str) -> Option<EventRecord> {
+        let subject = self.get(&task.subject()?)?;
+        let word = if creating { "FailedCreate" } else { "FailedUpdate" };
+        Some(EventRecord::warning(subject, "controller-manager", word, reason.to_owned()))
+    }
+
     /// Whether new objects may be made in this namespace.
     pub fn takes_objects(&self, namespace: &str) -> bool {
         self.get(&crate::draft::namespace_key(namespace))
@@ -139,12 +163,11 @@ impl State {
         }
         match object.key.resource.as_str() {
             "pods" => {
-                if let Some(pod) = Pod::of(object) {
-                    self.insert_pod(pod);
-                }
+                let pod = self.read(object, Pod::of).unwrap_or_else(|| Pod::unreadable(object));
+                self.insert_pod(pod);
             }
             "replicasets.apps" => {
-                if let Some(set) = ReplicaSet::of(object) {
+                if let Some(set) = self.read(object, ReplicaSet::of) {
                     if object.controller().is_none() {
                         self.orphan_sets.entry(name.namespace.clone()).or_default().insert(name.clone());
                     }
@@ -152,7 +175,7 @@ impl State {
                 }
             }
             "services" => {
-                if let Some(service) = Service::of(object) {
+                if let Some(Some(service)) = self.read(object, Service::of) {
                     self.services.insert(name.clone(), service);
                 }
             }
@@ -163,13 +186,30 @@ impl State {
             }
             "nodes" => {
                 let troubled =
-                    |node: Node| node.ready != "True" || node.taints.iter().any(|t| t.effect == "NoExecute");
-                if Node::of(object).is_some_and(troubled) {
+                    |node: &Node| node.ready != "True" || node.taints.iter().any(|t| t.effect == "NoExecute");
+                if self.read(object, |object| Node::of(object)).is_some_and(|node| troubled(&node)) {
                     self.troubled_nodes.insert(name.name.to_string());
                 }
             }
             _ => {}
         }
+    }
+
+    /// Reads an object; notes where it cannot be, by an error or a fault of ours.
+    fn read<T>(
+        &mut self,
+        object: &Arc<Object>,
+        parse: fn(&Arc<Object>) -> Result<T, ObjectError>,
+    ) -> Option<T> {
+        let reason = match panic::catch_unwind(|| parse(object)) {
+            Ok(Ok(read)) => return Some(read),
+            Ok(Err(error)) => {
+                std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string)
+            }
+            Err(_) => "reading it panics".to_owned(),
+        };
+        self.unreadable.insert(object.key.clone(), reason);
+        None
     }
 
     fn insert_pod(&mut self, pod: Pod) {
@@ -194,6 +234,7 @@ impl State {
         if self.uids.get(&object.meta.uid) == Some(&object.key) {
             self.uids.remove(&object.meta.uid);
         }
+        self.unreadable.remove(&object.key);
         for owner in &object.meta.owner_references {
             unlink(&mut self.dependents, &owner.uid, &object.key);
         }

@@ -50,6 +50,14 @@ impl Write {
             Write::Put { key, .. } | Write::Delete { key } => key,
         }
     }
+
+    /// The length of the draft.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Write::Put { draft, .. } => draft.len(),
+            Write::Delete { .. } => 0,
+        }
+    }
 }
 
 /// A transaction that took place.

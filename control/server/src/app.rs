@@ -173,7 +173,9 @@ async fn run(
         storage: storage.clone(),
         links: links.clone(),
         data_dir: config.data_dir.clone(),
+        planning: Arc::default(),
     };
+    let planning = telemetry.planning.clone();
     let front = Front {
         api: api(&telemetry, &membership.cluster_id),
         registry: registry::router(storage.clone(), blobs.clone()),
@@ -196,6 +198,7 @@ async fn run(
         credentials: credentials.clone(),
         periods: Periods { learner_healthy: config.learner_healthy, member_dead: config.member_dead },
         secrets: secrets.clone(),
+        planning,
     }));
     tasks.spawn(encryption::follow(storage.clone(), secrets));
     let rendezvous = Rendezvous {

@@ -15,6 +15,7 @@ use crate::{
     membership::{self, keeper::Periods},
     node_link::{self, Links},
     peers::MemberSpec,
+    planning::Planning,
     plans,
     storage::ReplicatedStorage,
     version,
@@ -38,6 +39,7 @@ pub struct Duties {
     pub credentials: Arc<Credentials>,
     pub periods: Periods,
     pub secrets: Arc<SecretBox>,
+    pub planning: Arc<Planning>,
 }
 
 /// Leads whenever this member is the leader, for as long as the process lives.
@@ -97,13 +99,20 @@ async fn lead(duties: Duties) {
                 }
             };
             tokio::select! {
-                () = plans::run_controllers(&spawned.storage, &spawned.recorder, bundle) => return,
+                () = plans::run_controllers(
+                    &spawned.storage,
+                    &spawned.recorder,
+                    &spawned.planning.controllers,
+                    bundle,
+                ) => return,
                 () = replaced => tracing::debug!("the controllers begin anew with another bundle"),
             }
         }
     });
     let spawned = duties.clone();
-    tasks.spawn(async move { plans::run_scheduler(&spawned.storage, &spawned.recorder).await });
+    tasks.spawn(async move {
+        plans::run_scheduler(&spawned.storage, &spawned.recorder, &spawned.planning.scheduler).await;
+    });
     let spawned = duties.clone();
     tasks.spawn(async move { node_link::monitor(&spawned.storage, &spawned.links).await });
     let spawned = duties.clone();

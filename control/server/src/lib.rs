@@ -35,6 +35,7 @@ mod events;
 mod health;
 mod leader;
 mod membership;
+mod planning;
 mod plans;
 mod rendezvous;
 mod version;

@@ -1,16 +1,21 @@
 //! Runs the controllers and the scheduler: feeds them events, proposes what they plan. Only while this member leads.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
-use coracle_api::Storage;
-use coracle_controllers::{Config, Controllers, EventRecord, EventType};
-use coracle_objects::{Event, Expect, Precondition, Transaction, View, Write};
+use coracle_api::{ProposeError, Storage};
+use coracle_controllers::{Config, Controllers, EventRecord, EventType, Outcome};
+use coracle_objects::{Applied, Event, Expect, Precondition, Refusal, Transaction, View, Write};
 use coracle_scheduler::{Decisions, Scheduler};
+use coracle_store::StoreConfig;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 
 use crate::{
     events::EventRecorder,
+    planning::{Planner, Resting},
     storage::ReplicatedStorage,
     watch_hub::{EntryEvents, Everything, Lagged},
 };
@@ -24,42 +29,53 @@ const FAILURE_PAUSE: Duration = Duration::from_millis(500);
 /// The longest sleep without an event or a deadline.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// What became of one transaction of a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Applied,
-    Refused,
-    /// Not proposed, or of unknown outcome.
-    Failed,
-}
+/// No task is begun any more once a plan has taken so long: the rest is for the next one.
+const PLAN_TIME_MAX: Duration = Duration::from_millis(100);
 
 /// Runs the controllers until it is dropped.
-pub async fn run_controllers(storage: &ReplicatedStorage, recorder: &EventRecorder, ca_bundle: String) {
-    let mut controllers = Controllers::new(Config { ca_bundle });
+pub async fn run_controllers(
+    storage: &ReplicatedStorage,
+    recorder: &EventRecorder,
+    planning: &Planner,
+    ca_bundle: String,
+) {
+    let object_bytes_max = StoreConfig::default().object_bytes_max;
+    let mut controllers = Controllers::new(Config { ca_bundle, object_bytes_max });
     let mut clock = Clock::default();
+    let _resting = Resting(planning);
     loop {
         let (view, mut events) = storage.hub().everything();
         controllers.resync(&view);
         let _lagged: Lagged = 'observing: loop {
+            planning.begin();
             drain(&mut events, |event| controllers.observe(event));
-            let plan = controllers.plan(clock.now(), &mut || uuid::Uuid::new_v4().to_string());
+            let (now, began) = (clock.now(), Instant::now());
+            let mut uid = || uuid::Uuid::new_v4().to_string();
+            let plan = controllers.plan_while(now, &mut uid, &mut || began.elapsed() < PLAN_TIME_MAX);
+            note(planning, &controllers, &plan.panics);
             for record in &plan.events {
                 recorder.record(record);
             }
             if !plan.transactions.is_empty() {
                 let observe = |event: &Event| controllers.observe(event);
-                let (fates, missed) = carry_out(storage, &mut events, &plan.transactions, observe).await;
-                for (transaction, fate) in plan.transactions.iter().zip(&fates) {
-                    if *fate != Fate::Applied {
-                        controllers.refused(transaction);
-                    }
+                let (outcomes, missed) = carry_out(storage, &mut events, &plan.transactions, observe).await;
+                let now = clock.now();
+                let settled = plan.origins.iter().zip(&plan.transactions).zip(&outcomes);
+                for ((origin, transaction), outcome) in settled {
+                    controllers.settle(origin, transaction, outcome, now);
                 }
-                pause_if_nothing_works(&fates).await;
+                pause_if_nothing_works(&outcomes).await;
                 match missed {
                     Some(lagged) => break 'observing lagged,
                     None => continue,
                 }
             }
+            if controllers.situation().waiting > 0 {
+                // Others of this runtime have their turn between two plans.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            planning.rest();
             match wait(&mut events, controllers.next_deadline()).await {
                 Ok(happened) => happened.iter().for_each(|event| controllers.observe(event)),
                 Err(lagged) => break 'observing lagged,
@@ -68,31 +84,50 @@ pub async fn run_controllers(storage: &ReplicatedStorage, recorder: &EventRecord
     }
 }
 
+/// Writes down how the controllers fare after a plan.
+fn note(planning: &Planner, controllers: &Controllers, panics: &[String]) {
+    let situation = controllers.situation();
+    planning.waiting.store(situation.waiting, Ordering::Relaxed);
+    planning.in_trouble.store(situation.in_trouble, Ordering::Relaxed);
+    planning.unreadable.store(situation.unreadable, Ordering::Relaxed);
+    planning.panics.fetch_add(panics.len() as u64, Ordering::Relaxed);
+    for panic in panics {
+        tracing::error!(panic, "a controller's task panicked; it is tried again with growing pauses");
+    }
+    if situation.waiting == 0 {
+        planning.caught_up();
+    }
+}
+
 /// Runs the scheduler until it is dropped.
-pub async fn run_scheduler(storage: &ReplicatedStorage, recorder: &EventRecorder) {
+pub async fn run_scheduler(storage: &ReplicatedStorage, recorder: &EventRecorder, planning: &Planner) {
     let mut scheduler = Scheduler::new();
     let mut clock = Clock::default();
+    let _resting = Resting(planning);
     loop {
         let (view, mut events) = storage.hub().everything();
         scheduler.resync(&view);
         let _lagged: Lagged = 'observing: loop {
+            planning.begin();
             drain(&mut events, |event| scheduler.observe(event));
             let decisions = scheduler.schedule(clock.now());
+            planning.caught_up();
             let (transactions, records) = of_decisions(decisions);
             if !transactions.is_empty() {
                 let observe = |event: &Event| scheduler.observe(event);
-                let (fates, missed) = carry_out(storage, &mut events, &transactions, observe).await;
-                for (record, fate) in records.iter().zip(&fates) {
-                    if *fate == Fate::Applied {
+                let (outcomes, missed) = carry_out(storage, &mut events, &transactions, observe).await;
+                for (record, outcome) in records.iter().zip(&outcomes) {
+                    if *outcome == Outcome::Applied {
                         recorder.record(record);
                     }
                 }
-                pause_if_nothing_works(&fates).await;
+                pause_if_nothing_works(&outcomes).await;
                 match missed {
                     Some(lagged) => break 'observing lagged,
                     None => continue,
                 }
             }
+            planning.rest();
             match wait(&mut events, scheduler.next_deadline()).await {
                 Ok(happened) => happened.iter().for_each(|event| scheduler.observe(event)),
                 Err(lagged) => break 'observing lagged,
@@ -137,9 +172,9 @@ async fn carry_out(
     events: &mut Everything,
     transactions: &[Transaction],
     mut observe: impl FnMut(&Event),
-) -> (Vec<Fate>, Option<Lagged>) {
-    let mut fates = Vec::with_capacity(transactions.len());
-    let mut outcomes = std::pin::pin!(
+) -> (Vec<Outcome>, Option<Lagged>) {
+    let mut outcomes = Vec::with_capacity(transactions.len());
+    let mut answers = std::pin::pin!(
         stream::iter(transactions.to_vec())
             .map(|transaction| async move {
                 let transaction = releasing(&storage.view(), transaction);
@@ -155,19 +190,33 @@ async fn carry_out(
                 Ok(happened) => happened.iter().for_each(|event| observe(event)),
                 Err(lagged) => missed = Some(lagged),
             },
-            outcome = outcomes.next() => match outcome {
-                None => return (fates, missed),
-                Some(Ok(Ok(_))) => fates.push(Fate::Applied),
-                Some(Ok(Err(refusal))) => {
-                    tracing::debug!(?refusal, "a plan was stale");
-                    fates.push(Fate::Refused);
-                }
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "a plan could not be proposed");
-                    fates.push(Fate::Failed);
+            answer = answers.next() => match answer {
+                None => return (outcomes, missed),
+                Some(answer) => {
+                    let outcome = outcome(answer);
+                    if outcome != Outcome::Applied {
+                        tracing::debug!(?outcome, "a plan was not carried out");
+                    }
+                    outcomes.push(outcome);
                 }
             }
         }
+    }
+}
+
+/// What an answer means for the task that planned the transaction.
+fn outcome(answer: Result<Result<Applied, Refusal>, ProposeError>) -> Outcome {
+    match answer {
+        Ok(Ok(_)) => Outcome::Applied,
+        Ok(Err(Refusal::Precondition { .. } | Refusal::NotFound { .. })) => Outcome::Stale,
+        Ok(Err(Refusal::BadDraft { key, reason })) => Outcome::Impossible(format!("{key}: {reason}")),
+        Ok(Err(Refusal::TooLarge { key, size, limit })) => {
+            Outcome::Impossible(format!("{key} would take {size} bytes; the limit is {limit}"))
+        }
+        Err(error @ (ProposeError::TooLarge { .. } | ProposeError::NoSpace)) => {
+            Outcome::Impossible(error.to_string())
+        }
+        Err(ProposeError::Unavailable(_) | ProposeError::Unknown(_)) => Outcome::Unknown,
     }
 }
 
@@ -206,8 +255,8 @@ async fn wait(events: &mut Everything, deadline: Option<Timestamp>) -> Result<En
     }
 }
 
-async fn pause_if_nothing_works(fates: &[Fate]) {
-    if fates.iter().all(|fate| *fate == Fate::Failed) {
+async fn pause_if_nothing_works(outcomes: &[Outcome]) {
+    if outcomes.iter().all(|outcome| *outcome == Outcome::Unknown) {
         tokio::time::sleep(FAILURE_PAUSE).await;
     }
 }

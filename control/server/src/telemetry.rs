@@ -2,6 +2,7 @@
 //!
 //! Hot paths only add to atomics; everything else is read when somebody scrapes.
 
+mod planners;
 mod process;
 mod requests;
 mod state;
@@ -13,7 +14,7 @@ use http::header;
 
 pub use self::requests::Requests;
 use self::text::{CONTENT_TYPE, Text};
-use crate::{config::VERSION, node_link::Links, storage::ReplicatedStorage};
+use crate::{config::VERSION, node_link::Links, planning::Planning, storage::ReplicatedStorage};
 
 /// What is measured.
 #[derive(Clone)]
@@ -22,6 +23,7 @@ pub struct Telemetry {
     pub storage: ReplicatedStorage,
     pub links: Arc<Links>,
     pub data_dir: PathBuf,
+    pub planning: Arc<Planning>,
 }
 
 impl Telemetry {
@@ -36,6 +38,7 @@ impl Telemetry {
         let mut text = Text::default();
         text.gauge("coracle_build_info", "The version of this build.").with(&[("version", VERSION)], 1);
         state::write(&mut text, &self.storage, &self.links);
+        planners::write(&mut text, &self.planning);
         self.requests.write(&mut text);
         process::write(&mut text, &self.data_dir);
         text.finish()

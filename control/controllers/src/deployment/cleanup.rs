@@ -2,6 +2,9 @@
 
 use super::Round;
 
+/// The most sets that one round deletes. The next comes when these are gone.
+const DELETIONS_MAX: usize = 100;
+
 impl Round<'_> {
     /// Deletes the oldest revisions' sets that want no pods, have none and know that.
     pub(super) fn clean_up(&mut self) {
@@ -11,7 +14,7 @@ impl Round<'_> {
             return;
         }
         old.sort_by_key(|&index| self.sets.all[index].revision());
-        for index in old.into_iter().take(surplus as usize) {
+        for index in old.into_iter().take((surplus as usize).min(DELETIONS_MAX)) {
             let set = &self.sets.all[index];
             let Some(known) = set.known else { continue };
             let settled = known.status.observed_generation >= known.object.meta.generation;

@@ -9,6 +9,7 @@ pub const AVAILABLE: &str = "Available";
 pub const PROGRESSING: &str = "Progressing";
 
 pub const NEW_SET_CREATED: &str = "NewReplicaSetCreated";
+pub const SET_CREATE_ERROR: &str = "ReplicaSetCreateError";
 pub const FOUND_NEW_SET: &str = "FoundNewReplicaSet";
 pub const SET_UPDATED: &str = "ReplicaSetUpdated";
 pub const NEW_SET_AVAILABLE: &str = "NewReplicaSetAvailable";

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Round,
-    conditions::{Condition, FOUND_NEW_SET, NEW_SET_CREATED, PROGRESSING},
+    conditions::{Condition, FOUND_NEW_SET, NEW_SET_CREATED, PROGRESSING, SET_CREATE_ERROR},
     sets::new_draft,
     spec::Strategy,
 };
@@ -89,8 +89,20 @@ impl Round<'_> {
         if !planner.state.takes_objects(self.object.namespace()) {
             return;
         }
+        if !planner.may_create() {
+            let reason = planner.failure().map(str::to_owned);
+            self.note_failure(reason);
+            return;
+        }
         let revision = self.sets.old_revision_max() + 1;
         let Some((key, hash)) = self.free_name(planner) else { return };
+        // Such a set would not be this deployment's, and the next round would make another one.
+        if !self.spec.selector.matches(&self.spec.set_labels(&hash)) {
+            let reason = "the selector asks for a label pod-template-hash, which the deployment gives its replica \
+                          sets by itself: take it out of the selector";
+            self.note_failure(Some(reason.to_owned()));
+            return;
+        }
         let mut annotations = self.inherited_annotations();
         annotations.insert(REVISION.to_owned(), revision.to_string());
         let (replicas, surge) = (self.spec.replicas, self.spec.max_surge);
@@ -112,6 +124,13 @@ impl Round<'_> {
         if size > 0 {
             self.record("ScalingReplicaSet", format!("Scaled up replica set {name} from 0 to {size}"));
         }
+    }
+
+    /// Notes on the condition Progressing why there is no set of the current template.
+    fn note_failure(&mut self, reason: Option<String>) {
+        let Some(reason) = reason.filter(|_| self.spec.has_progress_deadline()) else { return };
+        let message = format!("Failed to create new replica set: {reason}");
+        self.conditions.set(Condition::new(PROGRESSING, "False", SET_CREATE_ERROR, message, self.now));
     }
 
     /// A name that no set has: where another template's set has it, by chance or by someone's hand, the next one.

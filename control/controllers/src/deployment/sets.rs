@@ -8,11 +8,15 @@ use serde_json::{Value, json};
 
 use super::spec::Spec;
 use crate::{
-    draft::{self, timestamp},
+    draft::{self, Unreadable, timestamp},
     model::{DESIRED_REPLICAS, MAX_REPLICAS, Pod, ReplicaSet},
     planner::Planner,
     state::State,
 };
+
+/// Once a round's writes are so large, in bytes, the rest of them is for the next round: one more is at most as large as
+/// an object may be, and a transaction takes more than both.
+const WRITE_BYTES_MAX: usize = 1 << 20;
 
 /// One replica set in a round.
 #[derive(Debug)]
@@ -34,7 +38,7 @@ pub struct Set<'a> {
 
 impl<'a> Set<'a> {
     fn of(state: &'a State, set: &'a ReplicaSet, now: Timestamp) -> Self {
-        let pods: Vec<&Pod> = state.pods_of(&set.object.meta.uid).collect();
+        let pods: Vec<&Pod> = state.pods_of(&set.object).collect();
         let active = || pods.iter().filter(|pod| pod.active());
         Self {
             known: Some(set),
@@ -78,7 +82,7 @@ impl<'a> Set<'a> {
     /// The draft, to be changed.
     pub fn edit(&mut self) -> &mut Value {
         let known = self.known;
-        self.edited.get_or_insert_with(|| known.map(|set| draft::of(&set.object)).unwrap_or_default())
+        self.edited.get_or_insert_with(|| known.map(stored).unwrap_or_default())
     }
 
     /// Sets an annotation where it differs.
@@ -103,7 +107,7 @@ impl<'a> Set<'a> {
         if self.known.is_some_and(|known| known.replicas == self.replicas) && self.edited.is_none() {
             return false;
         }
-        let before = self.known.map(|known| draft::of(&known.object)).unwrap_or_default();
+        let before = self.known.map(stored).unwrap_or_default();
         let mut value = self.edited.clone().unwrap_or_else(|| before.clone());
         draft::child(&mut value, "spec").insert("replicas".to_owned(), self.replicas.into());
         let expect = match self.known {
@@ -119,6 +123,12 @@ impl<'a> Set<'a> {
     }
 }
 
+/// The draft of a set that is known, and thus readable.
+fn stored(set: &ReplicaSet) -> Value {
+    draft::of(&set.object)
+        .unwrap_or_else(|error| unreachable!("a known replica set is readable: {}", error.reason))
+}
+
 /// All replica sets of a deployment.
 #[derive(Debug)]
 pub struct Sets<'a> {
@@ -129,14 +139,19 @@ pub struct Sets<'a> {
 }
 
 impl<'a> Sets<'a> {
-    pub fn of(state: &'a State, deployment: &'a Object, spec: &Spec, now: Timestamp) -> Self {
+    pub fn of(
+        state: &'a State,
+        deployment: &'a Object,
+        spec: &Spec,
+        now: Timestamp,
+    ) -> Result<Self, Unreadable> {
         // Those that are being deleted count until they are gone: so do their pods.
-        let known = state.sets_of(&deployment.meta.uid);
-        let mut all: Vec<Set<'a>> = known.map(|set| Set::of(state, set, now)).collect();
+        let known = state.sets_of(deployment)?;
+        let mut all: Vec<Set<'a>> = known.into_iter().map(|set| Set::of(state, set, now)).collect();
         all.sort_by_key(Set::age_key);
         let current = |set: &Set<'_>| set.known.is_some_and(|set| set.template_hash == spec.template_hash);
         let new = all.iter().position(current);
-        Self { all, new }
+        Ok(Self { all, new })
     }
 
     pub fn new_set(&mut self) -> Option<&mut Set<'a>> {
@@ -169,11 +184,19 @@ impl<'a> Sets<'a> {
         self.all.push(set);
     }
 
-    /// Adds all writes; answers whether one of them creates.
+    /// Adds the writes, as many as one transaction takes; answers whether one of them creates. One round scales either
+    /// up or down, so that some of its writes without the others keep what all of them keep; the next round decides anew
+    /// about those that were left.
     pub fn write(&self, transaction: &mut Transaction) -> bool {
         let mut creates = false;
+        let mut bytes = 0;
         for set in &self.all {
+            let before = transaction.writes.len();
             creates |= set.write(transaction);
+            bytes += transaction.writes[before..].iter().map(Write::bytes).sum::<usize>();
+            if bytes >= WRITE_BYTES_MAX {
+                break;
+            }
         }
         creates
     }
@@ -217,14 +240,14 @@ pub fn new_draft(
 }
 
 /// Adopts matching sets without a controller and releases own ones that match no more. Answers whether there were any.
-pub fn claim(planner: &mut Planner<'_>, deployment: &Object, spec: &Spec) -> bool {
+pub fn claim(planner: &mut Planner<'_>, deployment: &Object, spec: &Spec) -> Result<bool, Unreadable> {
     let state = planner.state;
     let mut changed = false;
     for set in state.orphan_sets(deployment.namespace()) {
         if set.deleting() || !spec.selector.matches(&set.object.meta.labels) {
             continue;
         }
-        let mut value = draft::of(&set.object);
+        let mut value = draft::of(&set.object)?;
         let reference = draft::controlled_by(deployment, "apps/v1", "Deployment");
         match draft::child(&mut value, "metadata").entry("ownerReferences").or_insert_with(|| json!([])) {
             Value::Array(references) => references.push(reference),
@@ -234,16 +257,16 @@ pub fn claim(planner: &mut Planner<'_>, deployment: &Object, spec: &Spec) -> boo
         planner.propose(draft::put(&set.object, &value).expecting(deployment.key.clone(), uid));
         changed = true;
     }
-    for set in state.sets_of(&deployment.meta.uid) {
+    for set in state.sets_of(deployment)? {
         if set.deleting() || spec.selector.matches(&set.object.meta.labels) {
             continue;
         }
         let mut left = set.object.meta.owner_references.clone();
         left.retain(|reference| reference.uid != deployment.meta.uid);
-        let mut value = draft::of(&set.object);
+        let mut value = draft::of(&set.object)?;
         draft::set_owners(&mut value, &left);
         planner.propose(draft::put(&set.object, &value));
         changed = true;
     }
-    changed
+    Ok(changed)
 }

@@ -1,5 +1,7 @@
 //! A deployment's spec, with percentages resolved as upstream rounds them.
 
+use std::collections::BTreeMap;
+
 use coracle_objects::LabelSelector;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -66,6 +68,15 @@ impl Spec {
             paused: spec.get("paused").and_then(Value::as_bool).unwrap_or(false),
             progress_deadline_s: integer("progressDeadlineSeconds").filter(|seconds| *seconds != NO_DEADLINE),
         })
+    }
+
+    /// The labels of a replica set of the template whose hash this is.
+    pub fn set_labels(&self, hash: &str) -> BTreeMap<String, String> {
+        let labels = self.template.pointer("/metadata/labels").and_then(Value::as_object);
+        let text = |(key, value): (&String, &Value)| (key.clone(), value.as_str().unwrap_or("").to_owned());
+        let mut labels: BTreeMap<String, String> = labels.into_iter().flatten().map(text).collect();
+        labels.insert("pod-template-hash".to_owned(), hash.to_owned());
+        labels
     }
 
     pub fn has_progress_deadline(&self) -> bool {

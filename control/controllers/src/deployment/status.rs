@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::replica_set::REPLICA_FAILURE;
+
 use super::{
     Round,
     conditions::{
@@ -58,11 +60,27 @@ pub fn sync(round: &mut Round<'_>) {
         ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
     };
     round.conditions.set(Condition::new(AVAILABLE, status, reason, message.to_owned(), round.now));
+    sync_failure(round);
     let deleting = round.object.meta.deletion_timestamp.is_some();
     // A paused deployment says only that it is paused; one that is scaled goes on as it was.
     if !deleting && !round.spec.paused && !round.is_scaling() {
         sync_progress(round, &counts);
     }
+}
+
+/// Hands on what a replica set says about pods that cannot be made.
+fn sync_failure(round: &mut Round<'_>) {
+    let sets = round.sets.new.into_iter().chain(0..round.sets.all.len());
+    let failures =
+        sets.filter_map(|index| round.sets.all[index].known).flat_map(|set| &set.status.conditions);
+    let failure = failures.into_iter().find(|condition| condition["type"] == REPLICA_FAILURE);
+    let Some(failure) = failure else {
+        round.conditions.remove(REPLICA_FAILURE);
+        return;
+    };
+    let text = |field: &str| failure[field].as_str().unwrap_or("").to_owned();
+    let (status, reason, message) = (text("status"), text("reason"), text("message"));
+    round.conditions.set(Condition::new(REPLICA_FAILURE, &status, &reason, message, round.now));
 }
 
 fn sync_progress(round: &mut Round<'_>, counts: &Counts) {

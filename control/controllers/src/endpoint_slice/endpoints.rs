@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Backend, ports};
 use crate::{
-    draft::{self, namespace_key, timestamp},
+    draft::{self, Unreadable, namespace_key, timestamp},
     model::Service,
     planner::Planner,
 };
@@ -27,7 +27,11 @@ struct Subset {
 }
 
 /// Creates or updates the Endpoints of a service.
-pub fn plan(planner: &mut Planner<'_>, service: &Service, backends: &[Backend<'_>]) {
+pub fn plan(
+    planner: &mut Planner<'_>,
+    service: &Service,
+    backends: &[Backend<'_>],
+) -> Result<(), Unreadable> {
     let counted: Vec<&Backend<'_>> =
         backends.iter().filter(|backend| service.publish_not_ready || !backend.terminating).collect();
     let over_capacity = counted.len() > ADDRESSES_MAX;
@@ -40,7 +44,7 @@ pub fn plan(planner: &mut Planner<'_>, service: &Service, backends: &[Backend<'_
     let key = ObjectKey::new("endpoints", service.object.namespace(), service.object.name());
     let known = planner.state.get(&key).cloned();
     let mut value = match &known {
-        Some(object) => draft::of(object),
+        Some(object) => draft::of(object)?,
         None => json!({
             "apiVersion": "v1", "kind": "Endpoints",
             "metadata": {
@@ -73,6 +77,7 @@ pub fn plan(planner: &mut Planner<'_>, service: &Service, backends: &[Backend<'_
             planner.propose(transaction);
         }
     }
+    Ok(())
 }
 
 /// Deletes the Endpoints that we made for a service that is gone, or selects no more.

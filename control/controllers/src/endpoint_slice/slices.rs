@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Backend, ports};
 use crate::{
-    draft::{self, namespace_key, timestamp},
+    draft::{self, Unreadable, namespace_key, timestamp},
     model::Service,
     names,
     planner::Planner,
@@ -44,11 +44,15 @@ struct Wanted {
 }
 
 /// Creates, updates and deletes the slices of a service.
-pub fn plan(planner: &mut Planner<'_>, service: &Service, backends: &[Backend<'_>]) {
+pub fn plan(
+    planner: &mut Planner<'_>,
+    service: &Service,
+    backends: &[Backend<'_>],
+) -> Result<(), Unreadable> {
     let state = planner.state;
     let name = service.object.name();
     let mut known: Vec<Known<'_>> = state
-        .dependents(&service.object.meta.uid)
+        .dependents(&service.object)
         .filter(|key| key.resource.as_str() == RESOURCE)
         .filter_map(|key| state.get(key))
         .filter(|object| object.meta.labels.get(SERVICE_NAME).is_some_and(|label| label == name))
@@ -59,11 +63,12 @@ pub fn plan(planner: &mut Planner<'_>, service: &Service, backends: &[Backend<'_
     for family in &service.families {
         let (of_family, others) = known.into_iter().partition(|slice| slice.wire.address_type == *family);
         known = others;
-        plan_family(planner, service, backends, family, of_family);
+        plan_family(planner, service, backends, family, of_family)?;
     }
     for slice in known {
         planner.propose(Transaction::delete(slice.object.key.clone(), slice.object.revision));
     }
+    Ok(())
 }
 
 fn plan_family(
@@ -72,7 +77,7 @@ fn plan_family(
     backends: &[Backend<'_>],
     family: &str,
     known: Vec<Known<'_>>,
-) {
+) -> Result<(), Unreadable> {
     let mut groups = groups(planner, service, backends, family);
     let mut spare: Vec<Known<'_>> = Vec::new();
     let mut kept: Vec<(Known<'_>, Wanted)> = Vec::new();
@@ -109,7 +114,7 @@ fn plan_family(
             spare.push(slice);
         } else {
             used += usize::from(wanted.endpoints.is_empty());
-            update(planner, service, &slice, wanted);
+            update(planner, service, &slice, wanted)?;
         }
     }
     if used == 0 {
@@ -117,13 +122,14 @@ fn plan_family(
     }
     for wanted in fresh {
         match spare.pop() {
-            Some(slice) => update(planner, service, &slice, wanted),
+            Some(slice) => update(planner, service, &slice, wanted)?,
             None => create(planner, service, family, wanted),
         }
     }
     for slice in spare {
         planner.propose(Transaction::delete(slice.object.key.clone(), slice.object.revision));
     }
+    Ok(())
 }
 
 /// The endpoints whose ports are the same.
@@ -189,20 +195,26 @@ fn labels(service: &Service) -> BTreeMap<String, String> {
     labels
 }
 
-fn update(planner: &mut Planner<'_>, service: &Service, slice: &Known<'_>, wanted: Wanted) {
+fn update(
+    planner: &mut Planner<'_>,
+    service: &Service,
+    slice: &Known<'_>,
+    wanted: Wanted,
+) -> Result<(), Unreadable> {
     let labels = labels(service);
     let same = slice.object.meta.labels == labels
         && slice.wire.endpoints.as_deref().unwrap_or_default() == wanted.endpoints
         && slice.wire.ports.as_deref().unwrap_or_default() == wanted.ports;
     if same {
-        return;
+        return Ok(());
     }
-    let mut value = draft::of(slice.object);
+    let mut value = draft::of(slice.object)?;
     draft::set_meta(&mut value, "labels", json!(labels));
     draft::next_generation(&mut value);
     value["endpoints"] = wanted.endpoints.into();
     value["ports"] = wanted.ports.into();
     planner.propose(draft::put(slice.object, &value));
+    Ok(())
 }
 
 fn create(planner: &mut Planner<'_>, service: &Service, family: &str, wanted: Wanted) {

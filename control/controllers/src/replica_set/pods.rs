@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::pod_key;
 use crate::{
-    draft::{self, timestamp},
+    draft::{self, Unreadable, timestamp},
     names,
 };
 
@@ -23,8 +23,8 @@ pub struct Mold {
 
 impl Mold {
     /// The mold of a replica set's template.
-    pub fn of(owner: &Object, now: Timestamp) -> Self {
-        let value = draft::of(owner);
+    pub fn of(owner: &Object, now: Timestamp) -> Result<Self, Unreadable> {
+        let value = draft::of(owner)?;
         let template = &value["spec"]["template"];
         let prefix = format!("{}-", owner.name());
         let mut metadata = Map::new();
@@ -43,12 +43,12 @@ impl Mold {
             "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"], "status": {},
         });
         admit(&mut pod);
-        Self {
+        Ok(Self {
             namespace: owner.namespace().to_owned(),
             prefix,
             metadata: members(&pod["metadata"]),
             rest: format!(",\"spec\":{},\"status\":{}", pod["spec"], pod["status"]),
-        }
+        })
     }
 
     /// A pod of this uid: its key and its draft.

@@ -8,6 +8,7 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
+    draft::Unreadable,
     model::{Pod, ReplicaSet},
     state::State,
 };
@@ -19,31 +20,30 @@ pub fn first_to_go<'a>(
     active: &[&'a Pod],
     count: usize,
     now: Timestamp,
-) -> Vec<&'a Pod> {
+) -> Result<Vec<&'a Pod>, Unreadable> {
     if count >= active.len() {
-        return active.to_vec();
+        return Ok(active.to_vec());
     }
-    let crowds = crowds(state, set);
+    let crowds = crowds(state, set)?;
     let crowd = |pod: &Pod| crowds.get(pod.node.as_str()).copied().unwrap_or(0);
     let mut pods = active.to_vec();
     pods.sort_by(|a, b| order(a, b, crowd(a), crowd(b), now));
     pods.truncate(count);
-    pods
+    Ok(pods)
 }
 
 /// How many active pods of this set and its siblings (the other sets of its owner) are on each node.
-fn crowds<'a>(state: &'a State, set: &'a ReplicaSet) -> BTreeMap<&'a str, usize> {
+fn crowds<'a>(state: &'a State, set: &'a ReplicaSet) -> Result<BTreeMap<&'a str, usize>, Unreadable> {
     let mut crowds = BTreeMap::new();
-    let siblings: Vec<&ReplicaSet> = match set.object.controller() {
-        Some(owner) => state.sets_of(&owner.uid).collect(),
+    let owner = set.object.controller().and_then(|owner| state.get(state.by_uid(&owner.uid)?));
+    let siblings: Vec<&ReplicaSet> = match owner {
+        Some(owner) => state.sets_of(owner)?,
         None => vec![set],
     };
-    for pod in
-        siblings.into_iter().flat_map(|set| state.pods_of(&set.object.meta.uid)).filter(|pod| pod.active())
-    {
+    for pod in siblings.into_iter().flat_map(|set| state.pods_of(&set.object)).filter(|pod| pod.active()) {
         *crowds.entry(pod.node.as_str()).or_default() += 1;
     }
-    crowds
+    Ok(crowds)
 }
 
 /// Less goes first: unassigned, pending, not ready, cheap to delete, in a crowd, ready for a short time, restarted

@@ -5,13 +5,16 @@ mod kubelet;
 
 use std::{fmt::Write as _, sync::Arc};
 
-use coracle_controllers::{Config, Controllers, EventRecord};
+use coracle_controllers::{Config, Controllers, EventRecord, Origin, Outcome};
 use coracle_objects::{Event, EventKind, Expect, Object, ObjectKey, Transaction, View, Write};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 /// Controllers that do not come to rest within so many plans never will.
 const ROUNDS_MAX: usize = 200;
+
+/// The largest object that the store takes.
+pub const OBJECT_BYTES_MAX: usize = 100_000;
 
 pub struct Cluster {
     pub controllers: Controllers,
@@ -30,7 +33,10 @@ impl Cluster {
     /// A cluster with the namespace `default`, at rest.
     pub fn new() -> Self {
         let mut cluster = Self {
-            controllers: Controllers::new(Config { ca_bundle: "PEM".to_owned() }),
+            controllers: Controllers::new(Config {
+                ca_bundle: "PEM".to_owned(),
+                object_bytes_max: OBJECT_BYTES_MAX,
+            }),
             view: View::default(),
             now: "2026-01-01T00:00:00Z".parse().unwrap(),
             transcript: String::new(),
@@ -116,17 +122,18 @@ impl Cluster {
         self.now += SignedDuration::from_millis(ms);
     }
 
-    /// One plan, applied and written down. Answers whether there was anything.
+    /// One plan, applied and written down. Answers whether there was anything, or is more to plan at once.
     pub fn step(&mut self) -> bool {
         let plan = self.plan();
+        assert_eq!(plan.panics, Vec::<String>::new());
         let any = !plan.transactions.is_empty();
-        for transaction in plan.transactions {
-            self.apply(transaction);
+        for (transaction, origin) in plan.transactions.into_iter().zip(&plan.origins) {
+            self.apply(origin, transaction);
         }
         for event in plan.events {
             self.write_event(&event);
         }
-        any
+        any || self.controllers.situation().waiting > 0
     }
 
     pub fn plan(&mut self) -> coracle_controllers::Plan {
@@ -171,16 +178,17 @@ impl Cluster {
         std::mem::take(&mut self.transcript)
     }
 
-    pub fn apply(&mut self, transaction: Transaction) {
+    pub fn apply(&mut self, origin: &Origin, transaction: Transaction) {
         if let Some(precondition) =
             transaction.preconditions.iter().find(|one| !self.holds(&one.key, &one.expect))
         {
             writeln!(self.transcript, "refused: {} {:?}", precondition.key, precondition.expect).unwrap();
             self.refusals += 1;
-            self.controllers.refused(&transaction);
+            self.controllers.settle(origin, &transaction, &Outcome::Stale, self.now);
             return;
         }
         self.view.revision += 1;
+        self.controllers.settle(origin, &transaction, &Outcome::Applied, self.now);
         for write in transaction.writes {
             match write {
                 Write::Put { key, draft } => {

@@ -10,3 +10,4 @@ mod namespaces;
 mod nodes;
 mod replica_sets;
 mod services;
+mod troubles;

@@ -139,8 +139,10 @@ fn a_pod_is_not_created_twice_before_it_is_seen() {
         3,
         "the first ones expect the set as it was: they are refused for certain"
     );
-    for transaction in plan.transactions.into_iter().chain(again.transactions) {
-        cluster.apply(transaction);
+    for plan in [plan, again] {
+        for (transaction, origin) in plan.transactions.into_iter().zip(&plan.origins) {
+            cluster.apply(origin, transaction);
+        }
     }
     cluster.settle();
     assert_eq!(cluster.names("pods").len(), 3);

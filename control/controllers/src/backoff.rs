@@ -1,0 +1,267 @@
+//! What does not succeed is tried again ever more rarely: after refusals, after faults of our own, and after work that
+//! others undo again.
+//!
+//! A task that is refused waits as a whole. Where only the making of objects failed, or what was made is soon gone again,
+//! only its making of objects waits, so that its status goes on to say how things stand.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coracle_objects::{Event, EventKind, Expect, ObjectKey, Transaction};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{dirty::Task, draft::later, state::State};
+
+/// A plan that was stale is soon made anew; from the third time in a row on it waits, twice as long each time.
+const STALE_FREE: u32 = 2;
+const STALE_MS_MIN: i64 = 50;
+const STALE_MS_MAX: i64 = 30_000;
+
+/// What was refused for good waits from the first time on.
+const FAILED_MS_MIN: i64 = 1_000;
+/// What was undone may be done again once; from then on it waits.
+const UNDONE_FREE: u32 = 1;
+const UNDONE_MS_MIN: i64 = 2_000;
+/// The longest wait for both.
+const RETRY_MS_MAX: i64 = 300_000;
+
+/// What goes so soon after it was made is work that was undone.
+const UNDONE_WITHIN_MS: i64 = 60_000;
+/// So many objects are remembered as just made, the oldest forgotten first.
+const MADE_MAX: usize = 100_000;
+
+/// What became of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Applied,
+    /// Its preconditions held no more.
+    Stale,
+    /// It can never be applied as it is: why.
+    Impossible(String),
+    /// It was not proposed, or nobody knows what became of it. No fault of the task.
+    Unknown,
+}
+
+/// How a task fares.
+#[derive(Debug, Default)]
+struct Trouble {
+    stale: u32,
+    failed: u32,
+    undone: u32,
+    /// Something that it made is gone again since it last ran.
+    undone_anew: bool,
+    /// Nothing of it is done before.
+    runs_from: Option<Timestamp>,
+    /// It makes nothing before.
+    creates_from: Option<Timestamp>,
+    /// Why it last failed.
+    reason: Option<String>,
+    /// Then all is forgotten, unless there is more trouble until then.
+    ends: Timestamp,
+}
+
+/// The troubles of all tasks. Bounded by the objects that there are.
+#[derive(Debug, Default)]
+pub struct Backoff {
+    troubles: BTreeMap<Task, Trouble>,
+    ends: BTreeSet<(Timestamp, Task)>,
+    /// Who made an object not long ago, and until when that counts as not long ago.
+    made: BTreeMap<ObjectKey, (Task, Timestamp)>,
+    made_until: BTreeSet<(Timestamp, ObjectKey)>,
+    /// The time of the last plan.
+    now: Timestamp,
+}
+
+impl Backoff {
+    /// Until when a task as a whole waits, if it does.
+    pub fn waits_until(&self, task: &Task, now: Timestamp) -> Option<Timestamp> {
+        self.troubles.get(task)?.runs_from.filter(|moment| *moment > now)
+    }
+
+    /// Until when a task makes nothing, if it does not.
+    pub fn creates_from(&self, task: &Task, now: Timestamp) -> Option<Timestamp> {
+        self.troubles.get(task)?.creates_from.filter(|moment| *moment > now)
+    }
+
+    /// Why the task last failed for good, as long as that holds.
+    pub fn reason(&self, task: &Task) -> Option<&str> {
+        self.troubles.get(task)?.reason.as_deref()
+    }
+
+    /// How many tasks have had trouble lately.
+    pub fn len(&self) -> usize {
+        self.troubles.len()
+    }
+
+    /// Notes what became of a transaction. Answers when its task is to be tried again, where it has to wait.
+    pub fn note(
+        &mut self,
+        task: &Task,
+        transaction: &Transaction,
+        outcome: &Outcome,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        match outcome {
+            Outcome::Unknown => None,
+            Outcome::Applied => {
+                self.note_made(task, transaction, now);
+                if let Some(trouble) = self.troubles.get_mut(task) {
+                    trouble.stale = 0;
+                    if creates(transaction) || trouble.runs_from.is_some() {
+                        (trouble.failed, trouble.reason) = (0, None);
+                    }
+                }
+                None
+            }
+            Outcome::Stale => {
+                let trouble = self.troubles.entry(task.clone()).or_default();
+                trouble.stale += 1;
+                let wait = delay_ms(trouble.stale, STALE_FREE, STALE_MS_MIN, STALE_MS_MAX);
+                let until = later(now, SignedDuration::from_millis(wait));
+                trouble.runs_from = Some(until);
+                self.lasts(task, wait, now);
+                Some(until)
+            }
+            Outcome::Impossible(reason) => Some(self.failed(task, creates(transaction), reason, now)),
+        }
+    }
+
+    /// Notes that a task failed: as a whole, or (`creating`) in making something. Answers when it is to be tried again.
+    pub fn failed(&mut self, task: &Task, creating: bool, reason: &str, now: Timestamp) -> Timestamp {
+        let trouble = self.troubles.entry(task.clone()).or_default();
+        trouble.failed += 1;
+        trouble.reason = Some(reason.to_owned());
+        let wait = delay_ms(trouble.failed, 0, FAILED_MS_MIN, RETRY_MS_MAX);
+        let until = later(now, SignedDuration::from_millis(wait));
+        *(if creating { &mut trouble.creates_from } else { &mut trouble.runs_from }) = Some(until);
+        self.lasts(task, wait, now);
+        until
+    }
+
+    /// Notes what others do with what a task has made. Called after the state has taken the event.
+    pub fn observe(&mut self, state: &State, event: &Event) {
+        let key = &event.object.key;
+        if !self.made.contains_key(key) {
+            return;
+        }
+        let undone = match event.kind {
+            // What was asked to end and then ended is as somebody wants it.
+            EventKind::Deleted => {
+                event.previous.as_ref().is_none_or(|before| before.meta.deletion_timestamp.is_none())
+            }
+            // A pod that ended by itself serves its owner no more than one that is gone.
+            EventKind::Modified => state.pods.get(&key.name).is_some_and(|pod| {
+                pod.object.key == *key && pod.terminal() && pod.object.meta.deletion_timestamp.is_none()
+            }),
+            EventKind::Added => false,
+        };
+        if !undone && event.kind != EventKind::Deleted {
+            return;
+        }
+        let Some((task, until)) = self.made.remove(key) else { return };
+        self.made_until.remove(&(until, key.clone()));
+        if undone {
+            self.troubles.entry(task.clone()).or_default().undone_anew = true;
+            self.lasts(&task, 0, self.now);
+        }
+    }
+
+    /// Forgets a task's troubles: what it works on is another thing now.
+    pub fn forget(&mut self, task: &Task) {
+        if let Some(trouble) = self.troubles.remove(task) {
+            self.ends.remove(&(trouble.ends, task.clone()));
+        }
+    }
+
+    /// Called before a task runs: counts what was undone since it last ran.
+    pub fn begin(&mut self, task: &Task, now: Timestamp) {
+        let Some(trouble) = self.troubles.get_mut(task).filter(|trouble| trouble.undone_anew) else { return };
+        trouble.undone_anew = false;
+        trouble.undone += 1;
+        let wait = delay_ms(trouble.undone, UNDONE_FREE, UNDONE_MS_MIN, RETRY_MS_MAX);
+        if wait > 0 {
+            trouble.creates_from = Some(later(now, SignedDuration::from_millis(wait)));
+        }
+        self.lasts(task, wait, now);
+    }
+
+    /// Forgets what is long past.
+    pub fn expire(&mut self, now: Timestamp) {
+        self.now = now;
+        while let Some((_, task)) = self.ends.first().filter(|(moment, _)| *moment <= now).cloned() {
+            self.forget(&task);
+        }
+        while let Some((until, key)) =
+            self.made_until.first().filter(|(until, _)| *until <= now || self.made.len() > MADE_MAX).cloned()
+        {
+            self.made_until.remove(&(until, key.clone()));
+            self.made.remove(&key);
+        }
+    }
+
+    fn note_made(&mut self, task: &Task, transaction: &Transaction, now: Timestamp) {
+        let until = later(now, SignedDuration::from_millis(UNDONE_WITHIN_MS));
+        for key in created(transaction) {
+            if let Some((_, before)) = self.made.insert(key.clone(), (task.clone(), until)) {
+                self.made_until.remove(&(before, key.clone()));
+            }
+            self.made_until.insert((until, key.clone()));
+        }
+    }
+
+    /// A task's trouble is over when twice its last wait, and a while, has gone by without more of it.
+    fn lasts(&mut self, task: &Task, wait_ms: i64, now: Timestamp) {
+        let Some(trouble) = self.troubles.get_mut(task) else { return };
+        self.ends.remove(&(trouble.ends, task.clone()));
+        let ends = later(now, SignedDuration::from_millis(2 * wait_ms + UNDONE_WITHIN_MS));
+        trouble.ends = trouble.ends.max(ends);
+        self.ends.insert((trouble.ends, task.clone()));
+    }
+}
+
+/// The objects that a transaction makes.
+fn created(transaction: &Transaction) -> impl Iterator<Item = &ObjectKey> {
+    transaction.preconditions.iter().filter(|one| one.expect == Expect::Absent).map(|one| &one.key)
+}
+
+/// Whether a transaction makes an object.
+pub fn creates(transaction: &Transaction) -> bool {
+    created(transaction).next().is_some()
+}
+
+/// Nothing for the first `free` times, then `min`, then twice as long each time, at most `max`.
+fn delay_ms(times: u32, free: u32, min: i64, max: i64) -> i64 {
+    match times.checked_sub(free + 1) {
+        None => 0,
+        Some(doublings) => min.saturating_mul(1_i64 << doublings.min(40)).min(max),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_their_bound() {
+        let waits: Vec<i64> = (1..6).map(|times| delay_ms(times, 2, 50, 150)).collect();
+        assert_eq!(waits, [0, 0, 50, 100, 150]);
+        assert_eq!(delay_ms(u32::MAX, 0, 1_000, RETRY_MS_MAX), RETRY_MS_MAX);
+    }
+
+    #[test]
+    fn what_succeeds_again_is_forgotten() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let (task, mut backoff) = (Task::Node("a".into()), Backoff::default());
+        let update = Transaction::update(ObjectKey::new("nodes", "", "a"), "{}".into(), 1);
+        for _ in 0..4 {
+            backoff.note(&task, &update, &Outcome::Stale, now);
+        }
+        assert!(backoff.waits_until(&task, now).is_some());
+        backoff.note(&task, &update, &Outcome::Applied, now);
+        backoff.note(&task, &update, &Outcome::Stale, now);
+        assert_eq!(backoff.waits_until(&task, now), None);
+        backoff.note(&task, &update, &Outcome::Impossible("too large".into()), now);
+        assert_eq!(backoff.reason(&task), Some("too large"));
+        backoff.expire(later(now, SignedDuration::from_mins(10)));
+        assert_eq!((backoff.len(), backoff.reason(&task)), (0, None));
+    }
+}
