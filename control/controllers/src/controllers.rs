@@ -67,7 +67,10 @@ impl Controllers {
     /// Starts anew from a snapshot: after start, at a change of leader, and where events were lost.
     pub fn resync(&mut self, view: &View) {
         let config = std::mem::take(&mut self.config);
-        *self = Self { config, state: State::of(view), ..Self::default() };
+        let mut brake = std::mem::take(&mut self.memory.brake);
+        brake.resync();
+        let memory = Memory { brake, ..Memory::default() };
+        *self = Self { config, memory, state: State::of(view), ..Self::default() };
         for object in view.tables.values().flat_map(|table| table.values()) {
             dirty::mark_known(&self.state, object, &mut self.dirty);
         }
@@ -84,6 +87,7 @@ impl Controllers {
     pub fn plan(&mut self, now: Timestamp, uid: &mut dyn FnMut() -> String) -> Plan {
         let settled = self.flights.expire(now);
         self.release(settled);
+        self.memory.brake.begin(self.timers.next(), now);
         self.dirty.extend(self.timers.take_due(now));
         let mut plan = Plan::default();
         let mut blocked = Dirty::new();

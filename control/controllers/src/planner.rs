@@ -10,6 +10,7 @@ use crate::{
     dirty::{Dirty, Task},
     event_record::EventRecord,
     flights::Flights,
+    node_lifecycle::brake::Brake,
     state::State,
     timers::Timers,
 };
@@ -19,8 +20,10 @@ use crate::{
 pub struct Memory {
     /// Since when a node is known to be down. Bounded by the nodes.
     pub node_down_since: BTreeMap<String, Timestamp>,
-    /// Since when a node that pods name is known to be missing. Bounded by the pods.
-    pub node_missing_since: BTreeMap<String, Timestamp>,
+    /// How many of them are given up, and how soon. Bounded by the nodes.
+    pub brake: Brake,
+    /// Since when the node that a pod names is known to be missing, with the pod's uid. Bounded by the pods.
+    pub node_missing_since: BTreeMap<ObjectName, (String, Timestamp)>,
     /// When a service's endpoints were last written. Bounded by the services.
     pub endpoints_written: BTreeMap<ObjectName, Timestamp>,
 }

@@ -10,7 +10,10 @@ use coracle_objects::{
 };
 use jiff::Timestamp;
 
-use crate::model::{Node, Pod, ReplicaSet, Service};
+use crate::{
+    model::{Node, Pod, ReplicaSet, Service},
+    node_lifecycle::zones::Zones,
+};
 
 /// Objects by name, found by something that they have.
 type Index<K> = BTreeMap<K, BTreeSet<ObjectName>>;
@@ -26,6 +29,8 @@ pub struct State {
     pub deployments: BTreeMap<ObjectName, LabelSelector>,
     /// Nodes that are not ready or have a NoExecute taint.
     pub troubled_nodes: BTreeSet<String>,
+    /// Which nodes are ready.
+    pub zones: Zones,
     /// Pods that ended by themselves, oldest first.
     pub ended_pods: BTreeSet<(Option<Timestamp>, ObjectName)>,
     /// Who exists, by uid.
@@ -162,9 +167,12 @@ impl State {
                 self.deployments.insert(name.clone(), selector.unwrap_or_else(|_| LabelSelector::nothing()));
             }
             "nodes" => {
+                let node = Node::of(object);
+                let ready = node.as_ref().is_some_and(|node| node.ready == "True");
+                self.zones.insert(object, ready);
                 let troubled =
-                    |node: Node| node.ready != "True" || node.taints.iter().any(|t| t.effect == "NoExecute");
-                if Node::of(object).is_some_and(troubled) {
+                    |node: Node| !ready || node.taints.iter().any(|taint| taint.effect == "NoExecute");
+                if node.is_some_and(troubled) {
                     self.troubled_nodes.insert(name.name.to_string());
                 }
             }
@@ -219,6 +227,7 @@ impl State {
             }
             "nodes" => {
                 self.troubled_nodes.remove(&*name.name);
+                self.zones.remove(&name.name);
             }
             _ => {}
         }
