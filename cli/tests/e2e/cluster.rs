@@ -8,7 +8,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::harness::{Daemon, eventually, run};
+use crate::harness::{Daemon, eventually, run, sample};
 
 /// Control nodes by address, and nodes by name. They end with it.
 pub struct Cluster {
@@ -78,6 +78,15 @@ impl Cluster {
 
     fn token(&self, role: &str) -> String {
         run(&["token", "create", "--role", role, "--kubeconfig", &self.kubeconfig()]).trim().to_string()
+    }
+
+    /// Deploys the sample `hello-http` as `hello`; the name by which gateways know it.
+    pub fn deploy_hello(&self, replicas: usize) -> String {
+        let (config, count) = (self.kubeconfig(), replicas.to_string());
+        let wasm = sample("hello-http");
+        let arguments = ["deploy", &wasm, "--name", "hello", "--replicas", &count, "--kubeconfig", &config];
+        let url = run(&arguments);
+        url.trim().trim_start_matches("http://").split(':').next().unwrap().to_string()
     }
 
     /// Rows of `cluster members`: id, name, address, role, healthy, matched.

@@ -17,7 +17,7 @@ use kube::{
 
 use crate::{
     cluster::{Cluster, is_ready},
-    harness::{PATIENCE, alone, eventually, get, run, sample, within},
+    harness::{PATIENCE, alone, eventually, get, within},
 };
 
 /// ConfigMaps that the client writes each second.
@@ -43,18 +43,7 @@ fn killed_leaders_and_nodes_lose_nothing() {
     let _turn = alone();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut cluster = Cluster::start(3, &["n1", "n2"]);
-    let config = cluster.kubeconfig();
-    let url = run(&[
-        "deploy",
-        &sample("hello-http"),
-        "--name",
-        "hello",
-        "--replicas",
-        "4",
-        "--kubeconfig",
-        &config,
-    ]);
-    let host = url.trim().trim_start_matches("http://").split(':').next().unwrap().to_string();
+    let host = cluster.deploy_hello(4);
     let clients: Vec<Client> = runtime.block_on(async {
         let mut clients = Vec::new();
         for (address, _) in &cluster.controls {

@@ -1,4 +1,5 @@
-//! A leader that freezes and goes on, its sockets open all the time: among three control nodes, and alone.
+//! Processes that freeze and go on, their sockets open all the time: the leader among three control nodes, the only
+//! control node, all nodes of a cluster.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,7 @@ use kube::{Api, Client, api::ListParams};
 
 use crate::{
     cluster::{Cluster, is_ready},
-    harness::{PATIENCE, alone, eventually, get, run, sample, within},
+    harness::{Daemon, PATIENCE, alone, eventually, get, within},
 };
 
 /// How long the leaders are frozen.
@@ -27,18 +28,25 @@ const PACE: Duration = Duration::from_millis(30);
 const HEALED_WITHIN: Duration = Duration::from_secs(3);
 
 #[test]
-fn a_leader_that_freezes_moves_nothing() {
+fn what_freezes_and_goes_on_moves_no_pod() {
     let _turn = alone();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut three = Subject::start(Cluster::start(3, &["n1", "n2", "n3"]), 9);
     let one = Subject::start(Cluster::start(1, &["n1", "n2"]), 4);
+    let silent = Subject::start(Cluster::start(1, &["n1", "n2"]), 4);
     let (three_before, one_before) = (three.standing(&runtime), one.standing(&runtime));
+    let (silent_pods, _) = silent.standing(&runtime);
 
     let frozen = three.cluster.leader();
     let load = [three.load(), one.load()];
     three.control(&frozen).freeze();
     one.cluster.controls[0].1.freeze();
+    silent.cluster.nodes.iter().for_each(|(_, node)| node.freeze());
     std::thread::sleep(FROZEN);
+    let (pods, nodes) = silent.standing(&runtime);
+    assert!(nodes.values().all(|ready| ready.starts_with("Unknown")), "{nodes:?}");
+    assert_eq!(pods, silent_pods, "no node is heard of: nothing is done to any pod");
+    silent.cluster.nodes.iter().for_each(|(_, node)| node.thaw());
     three.control(&frozen).thaw();
     one.cluster.controls[0].1.thaw();
     std::thread::sleep(AFTERWARDS);
@@ -47,8 +55,11 @@ fn a_leader_that_freezes_moves_nothing() {
     }
     assert_eq!(three.standing(&runtime), three_before, "one of three control nodes was frozen");
     assert_eq!(one.standing(&runtime), one_before, "the only control node was frozen");
+    let (pods, nodes) = silent.standing(&runtime);
+    assert!(nodes.values().all(|ready| ready.starts_with("True")), "{nodes:?}");
+    assert_eq!(pods, silent_pods, "all nodes were silent together, and came back");
     assert_ne!(three.cluster.leader(), frozen, "another leads meanwhile");
-    drop(one);
+    drop((one, silent));
 
     three.cluster.nodes[2].1.kill();
     let at = Instant::now();
@@ -74,18 +85,7 @@ type Standing = (BTreeMap<String, String>, BTreeMap<String, String>);
 
 impl Subject {
     fn start(cluster: Cluster, replicas: usize) -> Self {
-        let (config, count) = (cluster.kubeconfig(), replicas.to_string());
-        let url = run(&[
-            "deploy",
-            &sample("hello-http"),
-            "--name",
-            "hello",
-            "--replicas",
-            &count,
-            "--kubeconfig",
-            &config,
-        ]);
-        let host = url.trim().trim_start_matches("http://").split(':').next().unwrap().to_string();
+        let host = cluster.deploy_hello(replicas);
         let subject = Self { cluster, host };
         let runtime = tokio::runtime::Runtime::new().unwrap();
         eventually("Ready pods on every node", || {
@@ -107,7 +107,7 @@ impl Subject {
         self.cluster.nodes.iter().map(|(_, daemon)| daemon.said("gateway ")).collect()
     }
 
-    fn control(&self, address: &str) -> &crate::harness::Daemon {
+    fn control(&self, address: &str) -> &Daemon {
         &self.cluster.controls.iter().find(|(known, _)| known == address).unwrap().1
     }
 

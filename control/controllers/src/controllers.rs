@@ -67,9 +67,7 @@ impl Controllers {
     /// Starts anew from a snapshot: after start, at a change of leader, and where events were lost.
     pub fn resync(&mut self, view: &View) {
         let config = std::mem::take(&mut self.config);
-        let mut brake = std::mem::take(&mut self.memory.brake);
-        brake.resync();
-        let memory = Memory { brake, ..Memory::default() };
+        let memory = std::mem::take(&mut self.memory).resync(view);
         *self = Self { config, memory, state: State::of(view), ..Self::default() };
         for object in view.tables.values().flat_map(|table| table.values()) {
             dirty::mark_known(&self.state, object, &mut self.dirty);

@@ -172,7 +172,7 @@ fn plan_pod(planner: &mut Planner<'_>, pod: &Pod, situation: &Situation<'_>) {
         evict(planner, pod, situation);
         return;
     }
-    let own = own.and_then(|moment| braked(planner, situation.name, moment));
+    let own = own.and_then(|moment| braked(planner, situation, moment));
     if own.is_some_and(|moment| moment <= planner.now) {
         evict(planner, pod, situation);
         return;
@@ -180,10 +180,8 @@ fn plan_pod(planner: &mut Planner<'_>, pod: &Pod, situation: &Situation<'_>) {
     for moment in [own, users].into_iter().flatten() {
         planner.wake_at(moment);
     }
-    if situation.down_since.is_none() || !pod.ready {
-        return;
-    }
-    if let Some(moment) = planner.memory.brake.grace(planner.now) {
+    let Some(down_since) = situation.down_since.filter(|_| pod.ready) else { return };
+    if let Some(moment) = planner.memory.brake.grace(down_since, planner.now) {
         planner.wake_at(moment);
     } else if !planner.memory.brake.all_down() {
         let mut value = draft::of(&pod.object);
@@ -193,11 +191,12 @@ fn plan_pod(planner: &mut Planner<'_>, pod: &Pod, situation: &Situation<'_>) {
 }
 
 /// When a pod may be evicted whose tolerance for the state of its node ends at `moment`.
-fn braked(planner: &mut Planner<'_>, node: &str, moment: Timestamp) -> Option<Timestamp> {
+fn braked(planner: &mut Planner<'_>, situation: &Situation<'_>, moment: Timestamp) -> Option<Timestamp> {
     if moment > planner.now {
         return Some(moment);
     }
-    match planner.memory.brake.release(node, &planner.state.zones, planner.now) {
+    let down_since = situation.down_since.unwrap_or(planner.now);
+    match planner.memory.brake.release(situation.name, down_since, &planner.state.zones, planner.now) {
         Verdict::Now => Some(moment),
         Verdict::At(later) => Some(later),
         Verdict::Held => None,

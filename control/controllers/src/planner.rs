@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use coracle_objects::{Expect, ObjectName, Transaction};
+use coracle_objects::{Expect, ObjectKey, ObjectName, Transaction, View};
 use jiff::Timestamp;
 
 use crate::{
@@ -26,6 +26,16 @@ pub struct Memory {
     pub node_missing_since: BTreeMap<ObjectName, (String, Timestamp)>,
     /// When a service's endpoints were last written. Bounded by the services.
     pub endpoints_written: BTreeMap<ObjectName, Timestamp>,
+}
+
+impl Memory {
+    /// What counts on, where events were lost: how it stands with nodes, which is no reason to give up more of them.
+    pub fn resync(self, view: &View) -> Self {
+        let Self { mut node_down_since, mut brake, .. } = self;
+        node_down_since.retain(|node, _| view.get(&ObjectKey::new("nodes", "", node)).is_some());
+        brake.resync();
+        Self { node_down_since, brake, ..Self::default() }
+    }
 }
 
 /// See the module.

@@ -48,8 +48,8 @@ pub enum Turn {
 /// What is remembered of the brake. All of it can be lost: a new leader gives all nodes time anyway.
 #[derive(Debug, Default)]
 pub struct Brake {
-    /// From when on anything is done to the pods of nodes that are down. None before the first plan.
-    from: Option<Timestamp>,
+    /// Since when nodes that are down have time to come back. None before the first plan.
+    began: Option<Timestamp>,
     all_down: bool,
     /// Zones with a node that is down. A zone that was whole begins anew, with a node that may be given up at once.
     zones: BTreeMap<Zone, ZoneBrake>,
@@ -69,8 +69,8 @@ impl Brake {
     /// A plan begins at `now`. `due` is when it was asked for.
     pub fn begin(&mut self, due: Option<Timestamp>, now: Timestamp) {
         let late = due.is_some_and(|due| later(due, SignedDuration::from_millis(LATE_MS)) < now);
-        if self.from.is_none() || late {
-            self.give_time(now);
+        if self.began.is_none() || late {
+            self.began = Some(now);
         }
     }
 
@@ -79,13 +79,11 @@ impl Brake {
         self.seen = None;
     }
 
-    fn give_time(&mut self, now: Timestamp) {
-        self.from = Some(later(now, SignedDuration::from_millis(GRACE_MS)));
-    }
-
-    /// Until when nodes have time to come back, where that is not over.
-    pub fn grace(&self, now: Timestamp) -> Option<Timestamp> {
-        self.from.filter(|from| *from > now)
+    /// Until when nothing is done to the pods of a node that is down since `down_since`, where that is not over. One that
+    /// went down later is no concern of it: it was there.
+    pub fn grace(&self, down_since: Timestamp, now: Timestamp) -> Option<Timestamp> {
+        let began = self.began.filter(|began| down_since <= *began)?;
+        Some(later(began, SignedDuration::from_millis(GRACE_MS))).filter(|end| *end > now)
     }
 
     pub fn all_down(&self) -> bool {
@@ -123,18 +121,18 @@ impl Brake {
         }
         self.all_down = zones.all_down();
         if turns.contains(&Turn::Over) {
-            self.give_time(now);
+            self.began = Some(now);
         }
         turns
     }
 
     /// Whether the pods of this node, which is down, may be evicted. Where they may, it is given up with this.
-    pub fn release(&mut self, node: &str, zones: &Zones, now: Timestamp) -> Verdict {
+    pub fn release(&mut self, node: &str, down_since: Timestamp, zones: &Zones, now: Timestamp) -> Verdict {
         if self.all_down {
             return Verdict::Held;
         }
-        if let Some(from) = self.grace(now) {
-            return Verdict::At(from);
+        if let Some(end) = self.grace(down_since, now) {
+            return Verdict::At(end);
         }
         if self.given_up.contains(node) {
             return Verdict::Now;
@@ -210,12 +208,14 @@ mod tests {
             self.brake.look(&self.zones, at(ms))
         }
 
+        /// Of a node that went down at the beginning.
+        fn release(&mut self, node: &str, ms: i64) -> Verdict {
+            self.brake.release(node, at(0), &self.zones, at(ms))
+        }
+
         /// Which of the nodes `n0..` are given up at this moment.
         fn given_up(&mut self, nodes: usize, ms: i64) -> Vec<usize> {
-            let Self { brake, zones } = self;
-            (0..nodes)
-                .filter(|number| brake.release(&format!("n{number}"), zones, at(ms)) == Verdict::Now)
-                .collect()
+            (0..nodes).filter(|number| self.release(&format!("n{number}"), ms) == Verdict::Now).collect()
         }
     }
 
@@ -241,7 +241,7 @@ mod tests {
         bench.look(2_000);
         bench.set("n1", "", false);
         bench.look(3_000);
-        assert_eq!(bench.brake.release("n1", &bench.zones, at(3_000)), Verdict::Now);
+        assert_eq!(bench.release("n1", 3_000), Verdict::Now);
     }
 
     #[test]
@@ -304,9 +304,11 @@ mod tests {
         let mut bench = Bench::new(3);
         bench.down(1);
         bench.look(0);
+        bench.brake.begin(Some(at(500)), at(600));
+        assert_eq!(bench.brake.grace(at(0), at(600)), None, "it is hardly late");
         bench.brake.begin(Some(at(500)), at(15_000));
-        assert_eq!(bench.brake.release("n0", &bench.zones, at(15_000)), Verdict::At(at(21_000)));
-        bench.brake.begin(Some(at(21_000)), at(21_200));
-        assert_eq!(bench.given_up(1, 21_200), [0]);
+        assert_eq!(bench.release("n0", 15_000), Verdict::At(at(21_000)));
+        let later = bench.brake.release("n0", at(15_001), &bench.zones, at(15_500));
+        assert_eq!(later, Verdict::Now, "one that was there after it and died is dead");
     }
 }
