@@ -2,12 +2,16 @@
 
 #[path = "e2e/bad_input.rs"]
 mod bad_input;
+#[path = "e2e/cluster.rs"]
+mod cluster;
 #[path = "e2e/demo.rs"]
 mod demo;
 #[path = "e2e/faults.rs"]
 mod faults;
 #[path = "e2e/files.rs"]
 mod files;
+#[path = "e2e/frozen.rs"]
+mod frozen;
 #[path = "e2e/harness.rs"]
 mod harness;
 #[path = "e2e/kubectl.rs"]

@@ -29,8 +29,17 @@ pub const SERVER_NAME: &str = "control.coracle.internal";
 /// Until a TCP connection and a TLS handshake must have come about.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Between two HTTP/2 pings on an idle channel, and until an answer must be there.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// How soon a channel finds out that the other side has fallen silent and closed nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct KeepAlive {
+    /// Without a byte for so long, an HTTP/2 ping is sent.
+    pub interval: Duration,
+    /// Until it must be answered.
+    pub timeout: Duration,
+}
+
+/// What holds where nothing else is said.
+const KEEP_ALIVE: KeepAlive = KeepAlive { interval: Duration::from_secs(2), timeout: Duration::from_secs(2) };
 
 /// Bytes that a peer may send ahead on one stream and on one connection.
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
@@ -200,9 +209,16 @@ pub async fn connect(address: &str, config: Arc<ClientConfig>) -> io::Result<Tls
 ///
 /// An address that is not `host:port` gives a channel whose calls fail as unavailable.
 pub fn channel(address: &str, tls: impl Into<ClientTls>) -> Channel {
+    attentive_channel(address, tls, KEEP_ALIVE)
+}
+
+/// As [`channel`], with its own idea of how long the other side may be silent.
+pub fn attentive_channel(address: &str, tls: impl Into<ClientTls>, keep_alive: KeepAlive) -> Channel {
     let tls = tls.into();
     let target = address.to_owned();
-    endpoint(address).connect_with_connector_lazy(tower::service_fn(move |_| {
+    let KeepAlive { interval, timeout } = keep_alive;
+    let endpoint = endpoint(address).http2_keep_alive_interval(interval).keep_alive_timeout(timeout);
+    endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
         let (target, config) = (target.clone(), with_alpn(&tls.get(), b"h2"));
         async move { connect(&target, config).await.map(TokioIo::new) }
     }))
@@ -221,8 +237,8 @@ pub(crate) fn endpoint(address: &str) -> Endpoint {
     Endpoint::from_shared(format!("http://{address}"))
         .unwrap_or_else(|_| Endpoint::from_static("http://address.invalid"))
         .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
+        .http2_keep_alive_interval(KEEP_ALIVE.interval)
+        .keep_alive_timeout(KEEP_ALIVE.timeout)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -14,10 +13,12 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
     Api, Client,
     api::{ListParams, ObjectMeta, PostParams},
-    config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::harness::{Daemon, PATIENCE, alone, eventually, get, run, sample, within};
+use crate::{
+    cluster::{Cluster, is_ready},
+    harness::{PATIENCE, alone, eventually, get, within},
+};
 
 /// ConfigMaps that the client writes each second.
 const WRITES_PER_SECOND: u64 = 200;
@@ -30,91 +31,6 @@ const REPLACED_WITHIN: Duration = Duration::from_secs(10);
 /// Until a client asks another control node.
 const READ_TIMEOUT: Duration = Duration::from_millis(1500);
 
-struct Cluster {
-    folder: tempfile::TempDir,
-    controls: Vec<(String, Daemon)>,
-    nodes: Vec<(String, Daemon)>,
-}
-
-impl Cluster {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut cluster = Self { folder, controls: Vec::new(), nodes: Vec::new() };
-        for number in 1..=3 {
-            let data_dir = cluster.path(&format!("c{number}"));
-            let mut arguments = vec!["control", "--data-dir", &data_dir, "--listen", "127.0.0.1:0"];
-            let first = cluster.controls.first().map(|(address, _)| address.clone()).unwrap_or_default();
-            let token = if number == 1 { String::new() } else { cluster.token("control") };
-            if number == 1 {
-                arguments.push("--init");
-            } else {
-                arguments.extend(["--join", &first, "--token", &token]);
-            }
-            let daemon = Daemon::start(&arguments, "control node at");
-            let address = daemon.said("control node at ").trim_end_matches(',').to_string();
-            cluster.controls.push((address, daemon));
-        }
-        let addresses: Vec<&str> = cluster.controls.iter().map(|(address, _)| address.as_str()).collect();
-        let addresses = addresses.join(",");
-        for name in ["n1", "n2"] {
-            let (data_dir, token) = (cluster.path(name), cluster.token("node"));
-            let daemon = Daemon::start(
-                &[
-                    "node",
-                    "--data-dir",
-                    &data_dir,
-                    "--name",
-                    name,
-                    "--fabric",
-                    "127.0.0.1:0",
-                    "--gateway",
-                    "127.0.0.1:0",
-                    "--join",
-                    &addresses,
-                    "--token",
-                    &token,
-                ],
-                "gateway http",
-            );
-            cluster.nodes.push((name.into(), daemon));
-        }
-        eventually("three voters", || {
-            let members = cluster.members();
-            let voting = members.iter().filter(|row| row[3] == "voter" || row[3] == "leader").count();
-            if voting == 3 { Ok(()) } else { Err(format!("{members:?}")) }
-        });
-        cluster
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).to_str().unwrap().to_string()
-    }
-
-    fn kubeconfig(&self) -> String {
-        self.path("c1/kubeconfig")
-    }
-
-    fn token(&self, role: &str) -> String {
-        run(&["token", "create", "--role", role, "--kubeconfig", &self.kubeconfig()]).trim().to_string()
-    }
-
-    /// Rows of `cluster members`: id, name, address, role, healthy, matched.
-    fn members(&self) -> Vec<Vec<String>> {
-        let table = run(&["cluster", "members", "--kubeconfig", &self.kubeconfig()]);
-        table.lines().skip(1).map(|line| line.split_whitespace().map(String::from).collect()).collect()
-    }
-
-    async fn client(&self, address: &str, read_timeout: Duration) -> Client {
-        let mut config = Kubeconfig::read_from(Path::new(&self.kubeconfig())).unwrap();
-        config.clusters[0].cluster.as_mut().unwrap().server = Some(format!("https://{address}"));
-        let mut config =
-            kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();
-        config.connect_timeout = Some(Duration::from_millis(500));
-        config.read_timeout = Some(read_timeout);
-        Client::try_from(config).unwrap()
-    }
-}
-
 /// What the writer knows to be written, and when each was acknowledged.
 #[derive(Default)]
 struct Acknowledged {
@@ -126,19 +42,8 @@ struct Acknowledged {
 fn killed_leaders_and_nodes_lose_nothing() {
     let _turn = alone();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mut cluster = Cluster::start();
-    let config = cluster.kubeconfig();
-    let url = run(&[
-        "deploy",
-        &sample("hello-http"),
-        "--name",
-        "hello",
-        "--replicas",
-        "4",
-        "--kubeconfig",
-        &config,
-    ]);
-    let host = url.trim().trim_start_matches("http://").split(':').next().unwrap().to_string();
+    let mut cluster = Cluster::start(3, &["n1", "n2"]);
+    let host = cluster.deploy_hello(4);
     let clients: Vec<Client> = runtime.block_on(async {
         let mut clients = Vec::new();
         for (address, _) in &cluster.controls {
@@ -159,11 +64,7 @@ fn kill_the_leader(runtime: &tokio::runtime::Runtime, cluster: &mut Cluster, cli
         let count = acknowledged.lock().unwrap().names.len() as u64;
         if count > WRITES_PER_SECOND { Ok(()) } else { Err(count.to_string()) }
     });
-    let leader = eventually("a leader", || {
-        let members = cluster.members();
-        let leader = members.iter().find(|row| row[3] == "leader").map(|row| row[2].clone());
-        leader.ok_or_else(|| format!("{members:?}"))
-    });
+    let leader = cluster.leader();
     let killed = cluster.controls.iter_mut().find(|(address, _)| *address == leader).unwrap();
     let at = Instant::now();
     killed.1.kill();
@@ -271,9 +172,4 @@ fn kill_a_node(runtime: &tokio::runtime::Runtime, cluster: &mut Cluster, clients
         "4 pods Ready on the other node after {:?}, {answered} requests answered meanwhile",
         at.elapsed()
     );
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

@@ -122,7 +122,8 @@ impl Controllers {
     /// Starts anew from a snapshot: after start, at a change of leader, and where events were lost.
     pub fn resync(&mut self, view: &View) {
         let config = std::mem::take(&mut self.config);
-        *self = Self { config, state: State::of(view), ..Self::default() };
+        let memory = std::mem::take(&mut self.memory).resync(view);
+        *self = Self { config, memory, state: State::of(view), ..Self::default() };
         for object in view.tables.values().flat_map(|table| table.values()) {
             dirty::mark_known(&self.state, object, &mut self.dirty);
         }
@@ -166,6 +167,7 @@ impl Controllers {
         let settled = self.flights.expire(now);
         self.release(settled);
         self.backoff.expire(now);
+        self.memory.brake.begin(self.timers.next(), now);
         self.dirty.extend(self.timers.take_due(now));
         self.dirty.extend(std::mem::take(&mut self.blocked));
         let mut plan = Plan { events: std::mem::take(&mut self.untold), ..Plan::default() };

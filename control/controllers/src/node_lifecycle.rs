@@ -3,14 +3,21 @@
 //! Who finds out that a node fails is the leader of the control plane, which misses its heartbeats and sets the
 //! condition Ready. Here is what follows. Cordoning (`spec.unschedulable`) is the user's and stays untouched.
 
+pub mod brake;
 mod tolerance;
+pub mod zones;
+
+use std::sync::Arc;
 
 use coracle_objects::{Object, Transaction};
 use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::brake::{Turn, Verdict};
 use crate::{
     deletion,
+    dirty::Task,
     draft::{self, Unreadable, later, timestamp},
     event_record::{EventRecord, EventType},
     model::{Node, Pod, Taint},
@@ -19,6 +26,8 @@ use crate::{
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+/// A user's word that the node is off: nothing runs on it any more.
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// How long the pods of a node that went down are left alone where they do not say themselves. Upstream waits five
 /// minutes, for containers are slow to start elsewhere.
@@ -32,12 +41,15 @@ pub fn plan(planner: &mut Planner<'_>, name: &str) -> Result<(), Unreadable> {
     let state = planner.state;
     let key = coracle_objects::ObjectKey::new("nodes", "", name);
     let parsed = state.get(&key).and_then(|object| Some((object, Node::of(object).ok()?)));
+    take_note(planner, parsed.as_ref().map(|(object, _)| *object));
     let Some((object, node)) = parsed else {
         planner.memory.node_down_since.remove(name);
+        planner.memory.brake.forget(name);
         return Ok(());
     };
     let down_since = if node.ready == "True" {
         planner.memory.node_down_since.remove(name);
+        planner.memory.brake.forget(name);
         None
     } else {
         Some(*planner.memory.node_down_since.entry(name.to_owned()).or_insert(planner.now))
@@ -53,15 +65,41 @@ pub fn plan(planner: &mut Planner<'_>, name: &str) -> Result<(), Unreadable> {
     if down_since.is_none() && !taints.iter().any(|taint| taint.effect == "NoExecute") {
         return Ok(());
     }
-    let situation = Situation { unreachable: node.ready == "Unknown", down_since, taints: &taints };
+    let situation = Situation { name, unreachable: node.ready == "Unknown", down_since, taints: &taints };
     for pod in state.pods_on(name).filter(|pod| !pod.terminal()) {
         plan_pod(planner, pod, &situation)?;
     }
     Ok(())
 }
 
+/// Where a disruption begins or ends, all nodes in trouble are looked at again.
+fn take_note(planner: &mut Planner<'_>, node: Option<&Arc<Object>>) {
+    let turns = planner.memory.brake.look(&planner.state.zones, planner.now);
+    if turns.is_empty() {
+        return;
+    }
+    for name in &planner.state.troubled_nodes {
+        planner.mark(Task::Node(name.clone()));
+    }
+    let Some(node) = node else { return };
+    for turn in turns {
+        let message = match turn {
+            Turn::AllDown => "No node of the cluster is ready: pods are left where they are".to_owned(),
+            Turn::Disrupted(zone, count) => format!(
+                "{} of {} nodes of zone {zone:?} are not ready: their pods are not evicted at the usual rate",
+                count.unready(),
+                count.nodes
+            ),
+            Turn::Over => continue,
+        };
+        let record = EventRecord::normal(node, COMPONENT, "EvictionsPaused", message);
+        planner.record(EventRecord { type_: EventType::Warning, ..record });
+    }
+}
+
 /// How it stands with a node whose pods are in question.
 struct Situation<'a> {
+    name: &'a str,
     /// Nothing is heard of the node: it will not confirm the end of pods.
     unreachable: bool,
     /// Since when the node is not ready, as far as is known here.
@@ -124,23 +162,46 @@ fn taint_value(taint: &Taint) -> Value {
 fn plan_pod(planner: &mut Planner<'_>, pod: &Pod, situation: &Situation<'_>) -> Result<(), Unreadable> {
     if pod.deleting() {
         if let Some(down_since) = situation.down_since.filter(|_| situation.unreachable) {
-            plan_removal(planner, pod, down_since);
+            plan_removal(planner, pod, down_since, situation.taints);
         }
         return Ok(());
     }
-    match tolerance::tolerated_until(pod, situation.taints, situation.down_since, planner.now) {
-        Some(moment) if moment <= planner.now => {
-            return evict(planner, pod, situation);
-        }
-        Some(moment) => planner.wake_at(moment),
-        None => {}
+    let [own, users] = [true, false].map(|ours| {
+        let taints = situation.taints.iter().filter(|taint| is_ours(taint) == ours);
+        tolerance::tolerated_until(pod, taints, situation.down_since, planner.now)
+    });
+    if users.is_some_and(|moment| moment <= planner.now) {
+        return evict(planner, pod, situation);
     }
-    if situation.down_since.is_some() && pod.ready {
+    let own = own.and_then(|moment| braked(planner, situation, moment));
+    if own.is_some_and(|moment| moment <= planner.now) {
+        return evict(planner, pod, situation);
+    }
+    for moment in [own, users].into_iter().flatten() {
+        planner.wake_at(moment);
+    }
+    let Some(down_since) = situation.down_since.filter(|_| pod.ready) else { return Ok(()) };
+    if let Some(moment) = planner.memory.brake.grace(down_since, planner.now) {
+        planner.wake_at(moment);
+    } else if !planner.memory.brake.all_down() {
         let mut value = draft::of(&pod.object)?;
         take_readiness(&mut value, planner.now);
         planner.propose(draft::put(&pod.object, &value));
     }
     Ok(())
+}
+
+/// When a pod may be evicted whose tolerance for the state of its node ends at `moment`.
+fn braked(planner: &mut Planner<'_>, situation: &Situation<'_>, moment: Timestamp) -> Option<Timestamp> {
+    if moment > planner.now {
+        return Some(moment);
+    }
+    let down_since = situation.down_since.unwrap_or(planner.now);
+    match planner.memory.brake.release(situation.name, down_since, &planner.state.zones, planner.now) {
+        Verdict::Now => Some(moment),
+        Verdict::At(later) => Some(later),
+        Verdict::Held => None,
+    }
 }
 
 /// Marks the pod as being deleted. Its owner replaces it at once; its node, if it lives, ends it in its grace period.
@@ -158,7 +219,8 @@ fn evict(planner: &mut Planner<'_>, pod: &Pod, situation: &Situation<'_>) -> Res
     if situation.down_since.is_some() && pod.ready {
         take_readiness(&mut value, planner.now);
     }
-    let grace_s = if situation.unreachable { 0 } else { deletion::grace_seconds(object) };
+    let gone_for_good = situation.unreachable && nobody_takes_its_name(object);
+    let grace_s = if gone_for_good { 0 } else { deletion::grace_seconds(object) };
     deletion::mark(&mut value, grace_s, planner.now);
     if planner.propose(draft::put(object, &value)) {
         let message = format!("Marking for deletion Pod {}", object.key.name);
@@ -169,8 +231,33 @@ fn evict(planner: &mut Planner<'_>, pod: &Pod, situation: &Situation<'_>) -> Res
     Ok(())
 }
 
+/// Whether no other pod will ever have this one's name: it was made with `generateName`, as ReplicaSets do. What chose
+/// the name itself (a StatefulSet, an operator, a user) may choose it again, for the same volume or the same place in a
+/// quorum: two pods of such a name must never run at a time.
+fn nobody_takes_its_name(pod: &Object) -> bool {
+    let named = pod.parse::<Named>().unwrap_or_default();
+    named.metadata.generate_name.is_some_and(|prefix| !prefix.is_empty())
+}
+
+#[derive(Default, Deserialize)]
+struct Named {
+    metadata: NamedMeta,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NamedMeta {
+    generate_name: Option<String>,
+}
+
 /// Removes a pod of an unreachable node for good, once its node had some time to come back and end it itself.
-fn plan_removal(planner: &mut Planner<'_>, pod: &Pod, down_since: Timestamp) {
+///
+/// One whose name may be taken again stays until its node says that it ended it, its Node object is deleted, or somebody
+/// says that the node is off: by the taint, or by deleting the pod with a grace period of 0.
+fn plan_removal(planner: &mut Planner<'_>, pod: &Pod, down_since: Timestamp, taints: &[Taint]) {
+    if !nobody_takes_its_name(&pod.object) && !taints.iter().any(|taint| taint.key == OUT_OF_SERVICE) {
+        return;
+    }
     let object = &pod.object;
     let end: Option<Timestamp> = object.meta.deletion_timestamp.as_deref().and_then(|text| text.parse().ok());
     let grace = SignedDuration::from_secs(object.meta.deletion_grace_period_seconds.unwrap_or(0));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use coracle_objects::{Expect, Object, ObjectName, Transaction, Write};
+use coracle_objects::{Expect, Object, ObjectKey, ObjectName, Transaction, View, Write};
 use jiff::Timestamp;
 
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     dirty::Task,
     event_record::EventRecord,
     flights::Flights,
+    node_lifecycle::brake::Brake,
     queue::Queue,
     state::State,
     timers::Timers,
@@ -21,10 +22,22 @@ use crate::{
 pub struct Memory {
     /// Since when a node is known to be down. Bounded by the nodes.
     pub node_down_since: BTreeMap<String, Timestamp>,
-    /// Since when a node that pods name is known to be missing. Bounded by the pods.
-    pub node_missing_since: BTreeMap<String, Timestamp>,
+    /// How many of them are given up, and how soon. Bounded by the nodes.
+    pub brake: Brake,
+    /// Since when the node that a pod names is known to be missing, with the pod's uid. Bounded by the pods.
+    pub node_missing_since: BTreeMap<ObjectName, (String, Timestamp)>,
     /// When a service's endpoints were last written. Bounded by the services.
     pub endpoints_written: BTreeMap<ObjectName, Timestamp>,
+}
+
+impl Memory {
+    /// What counts on, where events were lost: how it stands with nodes, which is no reason to give up more of them.
+    pub fn resync(self, view: &View) -> Self {
+        let Self { mut node_down_since, mut brake, .. } = self;
+        node_down_since.retain(|node, _| view.get(&ObjectKey::new("nodes", "", node)).is_some());
+        brake.resync();
+        Self { node_down_since, brake, ..Self::default() }
+    }
 }
 
 /// See the module.

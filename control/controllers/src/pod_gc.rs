@@ -12,7 +12,8 @@ use crate::{
 
 /// How many pods that ended by themselves are kept to be looked at. Upstream's terminated-pod-gc-threshold.
 pub const ENDED_PODS_MAX: usize = 12_500;
-/// How long a node must be missing before its pods are removed: it may be about to register again.
+/// How long its node must be missing before a pod is removed: the node may be about to register again. Counted for each
+/// pod, so that one made for a node that was never there lives no shorter, and making it again is no busy loop.
 const MISSING_NODE_MS: i64 = 2_000;
 /// The most pods removed in one plan for being too many.
 const REMOVALS_MAX: usize = 500;
@@ -31,14 +32,18 @@ pub fn plan_stray(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Un
         return Ok(());
     }
     let node = ObjectKey::new("nodes", "", &pod.node);
+    let missing_since = &mut planner.memory.node_missing_since;
     if state.get(&node).is_some() {
-        planner.memory.node_missing_since.remove(&pod.node);
+        missing_since.remove(name);
         return Ok(());
     }
-    if !planner.memory.node_missing_since.contains_key(&pod.node) {
-        planner.memory.node_missing_since.retain(|node, _| state.pods_on(node).next().is_some());
+    if missing_since.len() > state.pods.len() {
+        missing_since.retain(|name, _| state.pods.contains_key(name));
     }
-    let since = *planner.memory.node_missing_since.entry(pod.node.clone()).or_insert(planner.now);
+    let uid = &object.meta.uid;
+    let known = missing_since.get(name).filter(|(known, _)| known == uid).map(|(_, since)| *since);
+    let since = known.unwrap_or(planner.now);
+    missing_since.insert(name.clone(), (uid.clone(), since));
     let due = later(since, SignedDuration::from_millis(MISSING_NODE_MS));
     if due > planner.now {
         planner.wake_at(due);

@@ -17,6 +17,7 @@ use crate::{
     event_record::EventRecord,
     garbage_collector::in_reach,
     model::{Node, Pod, ReplicaSet, Service},
+    node_lifecycle::zones::Zones,
 };
 
 /// Objects by name, found by something that they have.
@@ -35,6 +36,8 @@ pub struct State {
     pub troubled_nodes: BTreeSet<String>,
     /// Objects that are there and cannot be read, and why. They count as existing.
     pub unreadable: BTreeMap<ObjectKey, String>,
+    /// Which nodes are ready.
+    pub zones: Zones,
     /// Pods that ended by themselves, oldest first.
     pub ended_pods: BTreeSet<(Option<Timestamp>, ObjectName)>,
     /// Who exists, by uid.
@@ -185,9 +188,12 @@ impl State {
                 self.deployments.insert(name.clone(), selector.unwrap_or_else(|_| LabelSelector::nothing()));
             }
             "nodes" => {
+                let node = self.read(object, |object| Node::of(object));
+                let ready = node.as_ref().is_some_and(|node| node.ready == "True");
+                self.zones.insert(object, ready);
                 let troubled =
-                    |node: &Node| node.ready != "True" || node.taints.iter().any(|t| t.effect == "NoExecute");
-                if self.read(object, |object| Node::of(object)).is_some_and(|node| troubled(&node)) {
+                    |node: &Node| !ready || node.taints.iter().any(|taint| taint.effect == "NoExecute");
+                if node.as_ref().is_some_and(troubled) {
                     self.troubled_nodes.insert(name.name.to_string());
                 }
             }
@@ -260,6 +266,7 @@ impl State {
             }
             "nodes" => {
                 self.troubled_nodes.remove(&*name.name);
+                self.zones.remove(&name.name);
             }
             _ => {}
         }

@@ -13,6 +13,8 @@ mod logs;
 mod monitor;
 mod node_events;
 mod node_object;
+mod presence;
+mod silence;
 
 mod pod_blocks;
 

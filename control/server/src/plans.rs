@@ -76,7 +76,7 @@ pub async fn run_controllers(
                 continue;
             }
             planning.rest();
-            match wait(&mut events, controllers.next_deadline()).await {
+            match wait(&mut events, clock.left(controllers.next_deadline())).await {
                 Ok(happened) => happened.iter().for_each(|event| controllers.observe(event)),
                 Err(lagged) => break 'observing lagged,
             }
@@ -128,7 +128,7 @@ pub async fn run_scheduler(storage: &ReplicatedStorage, recorder: &EventRecorder
                 }
             }
             planning.rest();
-            match wait(&mut events, scheduler.next_deadline()).await {
+            match wait(&mut events, clock.left(scheduler.next_deadline())).await {
                 Ok(happened) => happened.iter().for_each(|event| scheduler.observe(event)),
                 Err(lagged) => break 'observing lagged,
             }
@@ -245,11 +245,9 @@ fn drain(events: &mut Everything, mut observe: impl FnMut(&Event)) {
     }
 }
 
-/// Waits for the next events or until the deadline.
-async fn wait(events: &mut Everything, deadline: Option<Timestamp>) -> Result<EntryEvents, Lagged> {
-    let left = deadline.map(|deadline| Duration::try_from(deadline.duration_since(Timestamp::now())));
-    let left = left.map_or(IDLE_MAX, |left| left.unwrap_or(Duration::ZERO).min(IDLE_MAX));
-    match tokio::time::timeout(left, events.next()).await {
+/// Waits for the next events, and no longer than this.
+async fn wait(events: &mut Everything, patience: Duration) -> Result<EntryEvents, Lagged> {
+    match tokio::time::timeout(patience, events.next()).await {
         Ok(happened) => happened,
         Err(_) => Ok([].into()),
     }
@@ -261,17 +259,31 @@ async fn pause_if_nothing_works(outcomes: &[Outcome]) {
     }
 }
 
-/// A clock that never goes back, as planners need it.
+/// A clock that never goes back, as planners need it, nor stands still where the machine's is set back: or nothing that
+/// waits for a moment, a dead node's pods for example, would go on until that clock has caught up.
 #[derive(Default)]
 struct Clock {
-    last: Option<Timestamp>,
+    last: Option<(Timestamp, Instant)>,
 }
 
 impl Clock {
     fn now(&mut self) -> Timestamp {
-        let now = self.last.map_or_else(Timestamp::now, |last| last.max(Timestamp::now()));
-        self.last = Some(now);
+        self.at(Timestamp::now(), Instant::now())
+    }
+
+    fn at(&mut self, wall: Timestamp, instant: Instant) -> Timestamp {
+        let at_least =
+            self.last.map_or(wall, |(last, then)| last.checked_add(instant - then).unwrap_or(last));
+        let now = wall.max(at_least);
+        self.last = Some((now, instant));
         now
+    }
+
+    /// How long to wait for a deadline, at most [`IDLE_MAX`].
+    fn left(&mut self, deadline: Option<Timestamp>) -> Duration {
+        let now = self.now();
+        let left = deadline.map(|deadline| Duration::try_from(deadline.duration_since(now)));
+        left.map_or(IDLE_MAX, |left| left.unwrap_or(Duration::ZERO).min(IDLE_MAX))
     }
 }
 
@@ -287,6 +299,18 @@ mod tests {
         draft["spec"] = body;
         let object = Object::from_draft(key.clone(), draft.to_string().as_bytes(), 1).unwrap();
         view.tables.entry(key.resource.clone()).or_default().insert(key.name.clone(), object.into());
+    }
+
+    #[test]
+    fn the_planners_clock_goes_on_where_the_machines_is_set_back() {
+        let (wall, begun) = (Timestamp::from_second(1_000_000).unwrap(), Instant::now());
+        let after = |seconds| Duration::from_secs(seconds);
+        let mut clock = Clock::default();
+        assert_eq!(clock.at(wall, begun), wall);
+        assert_eq!(clock.at(wall + after(5), begun + after(5)), wall + after(5));
+        assert_eq!(clock.at(wall - after(3_600), begun + after(7)), wall + after(7));
+        assert_eq!(clock.at(wall - after(3_598), begun + after(9)), wall + after(9));
+        assert_eq!(clock.at(wall + after(60), begun + after(10)), wall + after(60));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The node link: one gRPC stream to whichever control node leads, found again whenever it is lost.
 
 mod outbox;
+mod race;
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,16 +11,17 @@ use coracle_proto::{
         Heartbeat, Hello, LogChunk, NodeDown, NodeUp, Welcome, node_down, node_link_client::NodeLinkClient,
         node_up::Body,
     },
-    tls,
+    tls::{self, KeepAlive},
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::{
     sync::{Notify, mpsc},
-    time::{Instant, MissedTickBehavior},
+    time::{Instant, MissedTickBehavior, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use self::race::{Candidates, Refused, race};
 use crate::{app::Event, machine};
 
 pub use outbox::Outbox;
@@ -28,11 +30,12 @@ pub use outbox::Outbox;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Until a control node must have answered Hello.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// The wait before the next try: the first, and the longest.
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(2);
-/// Redirects that are followed one after the other without a wait.
-const REDIRECTS_MAX: u32 = 4;
+/// How soon a control node is noticed that has fallen silent and closed nothing: within the sum of both. Twice as soon
+/// as it notices the silence of a node, so that there is time to find the one that leads instead.
+const KEEP_ALIVE: KeepAlive =
+    KeepAlive { interval: Duration::from_millis(750), timeout: Duration::from_millis(1_000) };
+/// After so long without a link its pods may have been replaced on other nodes.
+const CUT_OFF: Duration = Duration::from_secs(5);
 /// Messages on their way into the stream.
 const STREAM_QUEUE: usize = 256;
 /// Pieces of logs that wait for the stream.
@@ -137,17 +140,28 @@ impl LinkHandle {
 /// Starts the link. It ends when nobody listens to `events` any more.
 pub fn start(config: LinkConfig, events: mpsc::Sender<Event>) -> (LinkHandle, tokio::task::JoinHandle<()>) {
     let (handle, outgoing) = LinkHandle::new();
-    let link = Link { config, events, outgoing, leader: None, sequence: 0 };
+    let dialer = Dialer { hello: config.hello.clone(), tls: config.tls.clone() };
+    let link =
+        Link { config, dialer: Arc::new(dialer), events, outgoing, leader: None, lost: None, sequence: 0 };
     (handle, tokio::spawn(link.run()))
 }
 
 struct Link {
     config: LinkConfig,
+    dialer: Arc<Dialer>,
     events: mpsc::Sender<Event>,
     outgoing: Outgoing,
-    /// Where the last redirect pointed.
+    /// Who leads now, as the last link told when it ended.
     leader: Option<String>,
+    /// Whose link was lost.
+    lost: Option<String>,
     sequence: u64,
+}
+
+/// Opens links.
+struct Dialer {
+    hello: Hello,
+    tls: tls::ClientTls,
 }
 
 /// An open link.
@@ -167,90 +181,57 @@ fn explained(reason: &str) -> String {
     )
 }
 
-/// Why a control node did not take the link.
-enum Refused {
-    /// Another leads, by its address; empty where none is known.
-    Redirect(String),
-    Failed(String),
-}
-
 impl Link {
     async fn run(mut self) {
-        let mut wait = RETRY_MIN;
-        let mut turn = 0_usize;
-        let mut redirects = 0;
         loop {
-            let addresses = self.config.addresses.read().clone();
-            let next = addresses.get(turn % addresses.len().max(1)).cloned();
-            let Some(address) = self.leader.take().or(next) else {
+            let found = tokio::select! {
+                found = self.find() => found,
+                () = self.events.closed() => return,
+            };
+            let Some((address, (session, welcome))) = found else {
                 tracing::error!("no control node is known");
                 return;
             };
-            match self.open(&address).await {
-                Ok((session, welcome)) => {
-                    tracing::info!(address, "linked to the cluster");
-                    (wait, redirects) = (RETRY_MIN, 0);
-                    *self.config.addresses.write() = merged(&welcome.control_addresses, &addresses, &address);
-                    self.outgoing.number += 1;
-                    let number = self.outgoing.number;
-                    if self.tell(FromLink::Up { number, welcome }).await.is_err() {
-                        return;
-                    }
-                    let reason = self.pump(session).await;
-                    tracing::warn!(address, reason, "link to the cluster lost, pods keep running");
-                    if self.tell(FromLink::Down).await.is_err() {
-                        return;
-                    }
-                    turn = 0;
-                    continue;
-                }
-                Err(Refused::Redirect(leader)) if !leader.is_empty() && redirects < REDIRECTS_MAX => {
-                    redirects += 1;
-                    self.leader = Some(leader);
-                    continue;
-                }
-                Err(Refused::Redirect(_)) => tracing::debug!(address, "the cluster has no leader at present"),
-                Err(Refused::Failed(reason)) => {
-                    tracing::warn!(address, reason, "no link to this control node")
-                }
+            tracing::info!(address, "linked to the cluster");
+            let known = self.config.addresses.read().clone();
+            *self.config.addresses.write() = merged(&welcome.control_addresses, &known, &address);
+            self.outgoing.number += 1;
+            let number = self.outgoing.number;
+            if self.tell(FromLink::Up { number, welcome }).await.is_err() {
+                return;
             }
-            redirects = 0;
-            turn += 1;
-            tokio::select! {
-                () = tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))) => {}
-                () = self.events.closed() => return,
+            self.leader = None;
+            let reason = self.pump(session).await;
+            tracing::warn!(address, reason, "link to the cluster lost, pods keep running");
+            if self.tell(FromLink::Down).await.is_err() {
+                return;
             }
-            wait = (wait * 2).min(RETRY_MAX);
+            self.lost = Some(address);
         }
+    }
+
+    /// Looks for the leader until it is found.
+    async fn find(&self) -> Option<(String, (Session, Welcome))> {
+        let known = self.config.addresses.read().clone();
+        let candidates = Candidates { known, leader: self.leader.clone(), lost: self.lost.clone() };
+        let finding = race(candidates, |address| {
+            let dialer = self.dialer.clone();
+            async move { dialer.open(&address).await }
+        });
+        let mut finding = std::pin::pin!(finding);
+        if let Ok(found) = timeout(CUT_OFF, &mut finding).await {
+            return found;
+        }
+        tracing::warn!(
+            "no control node has been reached for {} s: others may have taken the place of this node's pods, \
+             which keep running until a control node says otherwise",
+            CUT_OFF.as_secs()
+        );
+        finding.await
     }
 
     async fn tell(&self, what: FromLink) -> Result<(), mpsc::error::SendError<Event>> {
         self.events.send(Event::Link(what)).await
-    }
-
-    async fn open(&self, address: &str) -> Result<(Session, Welcome), Refused> {
-        let opening = async {
-            let failed = |status: tonic::Status| Refused::Failed(explained(status.message()));
-            let channel = tls::channel(address, self.config.tls.clone());
-            let mut client = NodeLinkClient::new(channel)
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX);
-            let (up, stream) = mpsc::channel(STREAM_QUEUE);
-            let mut hello = self.config.hello.clone();
-            (hello.protocol_min, hello.protocol_max) = (*PROTOCOL_RANGE.start(), *PROTOCOL_RANGE.end());
-            // The queue is fresh: there is room.
-            let _ = up.try_send(NodeUp { body: Some(Body::Hello(hello)) });
-            let mut down = client.link(ReceiverStream::new(stream)).await.map_err(failed)?.into_inner();
-            match down.message().await.map_err(failed)?.and_then(|first| first.body) {
-                Some(node_down::Body::Welcome(welcome)) => Ok((Session { up, down }, welcome)),
-                Some(node_down::Body::Redirect(redirect)) => Err(Refused::Redirect(redirect.leader_address)),
-                _ => Err(Refused::Failed("it closed the link without an answer".to_owned())),
-            }
-        };
-        match tokio::time::timeout(ANSWER_TIMEOUT, opening).await {
-            Ok(opened) => opened,
-            Err(_) => Err(Refused::Failed("no answer in time".to_owned())),
-        }
     }
 
     /// Serves an open link; gives the reason for its end.
@@ -297,6 +278,33 @@ impl Link {
                 }
                 () = self.events.closed() => return "the node is stopping".to_owned(),
             }
+        }
+    }
+}
+
+impl Dialer {
+    async fn open(&self, address: &str) -> Result<(Session, Welcome), Refused> {
+        let opening = async {
+            let failed = |status: tonic::Status| Refused::Failed(explained(status.message()));
+            let channel = tls::attentive_channel(address, self.tls.clone(), KEEP_ALIVE);
+            let mut client = NodeLinkClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX);
+            let (up, stream) = mpsc::channel(STREAM_QUEUE);
+            let mut hello = self.hello.clone();
+            (hello.protocol_min, hello.protocol_max) = (*PROTOCOL_RANGE.start(), *PROTOCOL_RANGE.end());
+            // The queue is fresh: there is room.
+            let _ = up.try_send(NodeUp { body: Some(Body::Hello(hello)) });
+            let mut down = client.link(ReceiverStream::new(stream)).await.map_err(failed)?.into_inner();
+            match down.message().await.map_err(failed)?.and_then(|first| first.body) {
+                Some(node_down::Body::Welcome(welcome)) => Ok((Session { up, down }, welcome)),
+                Some(node_down::Body::Redirect(redirect)) => Err(Refused::Redirect(redirect.leader_address)),
+                _ => Err(Refused::Failed("it closed the link without an answer".to_owned())),
+            }
+        };
+        match timeout(ANSWER_TIMEOUT, opening).await {
+            Ok(opened) => opened,
+            Err(_) => Err(Refused::Failed("no answer in time".to_owned())),
         }
     }
 }

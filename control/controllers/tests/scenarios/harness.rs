@@ -30,7 +30,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster with the namespace `default`, at rest.
+    /// A cluster with the namespace `default`, at rest. Its controllers run for ten seconds: nodes had time to come.
     pub fn new() -> Self {
         let mut cluster = Self {
             controllers: Controllers::new(Config {
@@ -38,7 +38,7 @@ impl Cluster {
                 object_bytes_max: OBJECT_BYTES_MAX,
             }),
             view: View::default(),
-            now: "2026-01-01T00:00:00Z".parse().unwrap(),
+            now: "2025-12-31T23:59:50Z".parse().unwrap(),
             transcript: String::new(),
             uids: 0,
             refusals: 0,
@@ -46,6 +46,7 @@ impl Cluster {
         };
         cluster.namespace("default");
         cluster.settle();
+        cluster.run(10_000);
         cluster.transcript.clear();
         cluster
     }

@@ -1,5 +1,6 @@
 //! Nodes that fail, are tainted, or are gone.
 
+use coracle_controllers::{Config, Controllers};
 use coracle_objects::ObjectKey;
 use expect_test::expect;
 use serde_json::{Value, json};
@@ -68,7 +69,9 @@ fn a_node_that_comes_back_at_once_keeps_its_pods() {
 fn a_pod_may_tolerate_an_outage_for_longer() {
     let mut cluster = Cluster::new();
     cluster.node("n1", "True");
+    cluster.node("n2", "True");
     let mut value = deployment(1);
+    value["spec"]["template"]["spec"]["nodeName"] = "n1".into();
     value["spec"]["template"]["spec"]["tolerations"] = json!([
         {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60},
     ]);
@@ -80,6 +83,26 @@ fn a_pod_may_tolerate_an_outage_for_longer() {
     assert_eq!(cluster.names("pods"), before);
     cluster.run(20_000);
     assert_ne!(cluster.names("pods"), before);
+    // It is for that node alone, so it is made there again and again: each time with the same patience.
+    cluster.read();
+    cluster.run(600_000);
+    let made = cluster.read().matches("create pods").count();
+    assert!((9..=11).contains(&made), "{made} made in ten minutes");
+}
+
+#[test]
+fn pods_made_for_a_node_that_is_down_are_no_busy_loop() {
+    let mut cluster = Cluster::new();
+    cluster.node("n1", "Unknown");
+    cluster.node("n2", "True");
+    let mut value = deployment(1);
+    value["spec"]["template"]["spec"]["nodeName"] = "n1".into();
+    cluster.put(web(), value);
+    cluster.run(1_000);
+    cluster.read();
+    cluster.run(10_000);
+    let made = cluster.read().matches("create pods").count();
+    assert!((1..=11).contains(&made), "{made} made in ten seconds");
 }
 
 #[test]
@@ -144,4 +167,155 @@ fn a_pod_deleted_before_it_had_a_node_goes_at_once() {
     cluster.put(key, pod);
     cluster.settle();
     assert_eq!(cluster.names("pods").len(), 0);
+}
+
+/// Nodes `n1` to `nCOUNT`, all ready, with two pods each.
+fn cluster_of(count: i64) -> Cluster {
+    let mut cluster = Cluster::new();
+    for number in 1..=count {
+        cluster.node(&format!("n{number}"), "True");
+    }
+    cluster.put(web(), deployment(2 * count));
+    cluster.run(1_000);
+    cluster
+}
+
+fn set(cluster: &mut Cluster, nodes: std::ops::RangeInclusive<i64>, ready: &str) {
+    nodes.for_each(|number| cluster.node(&format!("n{number}"), ready));
+}
+
+/// The pods that are not being deleted, by name.
+fn standing(cluster: &Cluster) -> Vec<String> {
+    let stay = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_null();
+    let name = |pod: Value| pod["metadata"]["name"].as_str().unwrap().to_owned();
+    pods(cluster).into_iter().filter(stay).map(name).collect()
+}
+
+fn kept(cluster: &Cluster, before: &[String]) -> usize {
+    let now = standing(cluster);
+    before.iter().filter(|pod| now.contains(pod)).count()
+}
+
+#[test]
+fn nodes_that_fall_silent_together_keep_their_pods() {
+    for count in [1, 3, 9] {
+        let mut cluster = cluster_of(count);
+        let before = standing(&cluster);
+        cluster.read();
+        set(&mut cluster, 1..=count, "Unknown");
+        cluster.run(600_000);
+        assert_eq!(standing(&cluster), before, "{count} nodes: {}", cluster.read());
+        assert!(!cluster.read().contains("update pods"), "nor do they lose readiness");
+        set(&mut cluster, 1..=1, "True");
+        cluster.run(3_000);
+        set(&mut cluster, 2..=count, "True");
+        cluster.run(60_000);
+        assert_eq!(standing(&cluster), before, "who came back last had time to: {}", cluster.read());
+        assert!(!cluster.read().contains("update pods"));
+    }
+}
+
+#[test]
+fn a_node_that_does_not_come_back_with_the_others_is_given_up() {
+    let mut cluster = cluster_of(3);
+    let before = standing(&cluster);
+    set(&mut cluster, 1..=3, "Unknown");
+    cluster.run(60_000);
+    set(&mut cluster, 1..=2, "True");
+    cluster.run(5_900);
+    assert_eq!(kept(&cluster, &before), 6);
+    cluster.run(200);
+    assert_eq!(kept(&cluster, &before), 4);
+    assert_eq!(standing(&cluster).len(), 6);
+}
+
+#[test]
+fn most_nodes_of_a_zone_keep_their_pods_and_the_cluster_says_so() {
+    let mut cluster = cluster_of(9);
+    let before = standing(&cluster);
+    cluster.read();
+    set(&mut cluster, 1..=6, "Unknown");
+    cluster.run(600_000);
+    assert_eq!(standing(&cluster), before);
+    let said = cluster.read();
+    assert_eq!(said.matches("EvictionsPaused: 6 of 9 nodes of zone \"\" are not ready").count(), 1, "{said}");
+}
+
+#[test]
+fn several_dead_nodes_are_given_up_one_by_one() {
+    let mut cluster = cluster_of(5);
+    let before = standing(&cluster);
+    set(&mut cluster, 1..=2, "Unknown");
+    cluster.run(600);
+    assert_eq!(kept(&cluster, &before), 8, "the first at once");
+    cluster.run(9_800);
+    assert_eq!(kept(&cluster, &before), 8);
+    cluster.run(200);
+    assert_eq!(kept(&cluster, &before), 6);
+    assert_eq!(cluster.refusals, 0);
+}
+
+#[test]
+fn a_new_leader_and_one_that_was_paused_give_nodes_time() {
+    let mut cluster = cluster_of(3);
+    let before = standing(&cluster);
+    cluster.node("n1", "Unknown");
+    cluster.run(100);
+    cluster.controllers = Controllers::new(Config { ca_bundle: "PEM".to_owned(), ..Config::default() });
+    let view = cluster.view.clone();
+    cluster.controllers.resync(&view);
+    cluster.run(5_000);
+    cluster.node("n1", "True");
+    cluster.run(10_000);
+    assert_eq!(standing(&cluster), before, "a new leader");
+
+    cluster.node("n1", "Unknown");
+    cluster.run(100);
+    // Its plan is due 400 ms later, and comes 15 s later.
+    cluster.pass(15_000);
+    cluster.run(5_000);
+    cluster.node("n1", "True");
+    cluster.run(10_000);
+    assert_eq!(standing(&cluster), before, "paused");
+
+    cluster.node("n1", "Unknown");
+    cluster.run(600);
+    assert_eq!(kept(&cluster, &before), 4, "one that really died is given up at once");
+}
+
+#[test]
+fn a_name_that_was_chosen_is_free_only_when_its_pod_has_ended() {
+    let mut cluster = cluster_of(3);
+    let key = ObjectKey::new("pods", "default", "db-0");
+    cluster.put(
+        key.clone(),
+        json!({"metadata": {"name": "db-0", "namespace": "default", "uid": "db-0"},
+            "spec": {"nodeName": "n1", "containers": [{"name": "db"}]}, "status": {"phase": "Pending"}}),
+    );
+    cluster.run(1_000);
+    cluster.node("n1", "Unknown");
+    cluster.run(600_000);
+    let pod = cluster.get(&key);
+    assert!(pod["metadata"]["deletionTimestamp"].is_string(), "it is evicted");
+    assert_eq!(pod["metadata"]["deletionGracePeriodSeconds"], 30, "with the time that it asks for");
+    let others = pods(&cluster).iter().filter(|pod| node_of(pod) == "n1").count();
+    assert_eq!(others, 1, "those of the replica set are gone");
+    cluster.edit(&ObjectKey::new("nodes", "", "n1"), |node| {
+        let taint = json!({"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"});
+        node["spec"]["taints"].as_array_mut().unwrap().push(taint);
+    });
+    cluster.run(1_000);
+    assert_eq!(cluster.find(&key), None, "somebody says that the node is off");
+}
+
+#[test]
+fn pods_for_a_node_that_is_not_there_are_no_busy_loop() {
+    let mut cluster = Cluster::new();
+    cluster.node("n1", "True");
+    let mut value = deployment(1);
+    value["spec"]["template"]["spec"]["nodeName"] = "ghost".into();
+    cluster.put(web(), value);
+    cluster.run(10_000);
+    let removed = cluster.read().matches("delete pods").count();
+    assert!((1..=5).contains(&removed), "each pod waits two seconds for its node; {removed} removed in ten");
 }

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use coracle_objects::View;
@@ -13,7 +14,10 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Down, logs::LogRequests};
+use super::{Down, logs::LogRequests, silence::Hearing};
+
+/// Nodes bear a control node that is away for less: their links hold, or they come back to them at once.
+const AWAY_MIN: Duration = Duration::from_millis(1_500);
 
 /// What a node says of itself with each heartbeat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +32,8 @@ pub struct Pressures {
 pub struct Links {
     sessions: Mutex<Sessions>,
     heard: Mutex<BTreeMap<String, Heard>>,
+    /// When this member began to lead, or went on after it had been away.
+    hearing_since: Mutex<Option<Instant>>,
     numbers: AtomicU64,
     /// Wakes the monitor when a node changed what it says.
     pub changed: Notify,
@@ -72,6 +78,7 @@ impl Links {
     /// Begins to take links. Every node that exists has a full grace period to report to the new leader.
     pub fn open(&self, view: &View) {
         let heard = Heard::now(None);
+        *self.hearing_since.lock() = Some(heard.at);
         *self.heard.lock() = view.list("nodes", None).map(|node| (node.name().to_owned(), heard)).collect();
         self.sessions.lock().open = true;
     }
@@ -120,9 +127,23 @@ impl Links {
         }
     }
 
-    /// When the first link broke of those that did so after `since` and were not mended.
-    pub fn lost_after(&self, since: Instant) -> Option<Instant> {
-        self.heard.lock().values().filter_map(|heard| heard.lost).filter(|lost| *lost > since).min()
+    /// This process did not run for `gap`: no silence of a node counts that fell into it. After a long one nodes have
+    /// the time to come back that they have after a new leader took over: they have given their links up.
+    pub fn away(&self, gap: Duration) {
+        let now = Instant::now();
+        for heard in self.heard.lock().values_mut() {
+            heard.at = (heard.at + gap).min(now);
+            heard.lost = heard.lost.map(|lost| (lost + gap).min(now));
+        }
+        if gap >= AWAY_MIN {
+            *self.hearing_since.lock() = Some(now);
+        }
+    }
+
+    /// What was heard of all nodes.
+    pub fn hearing(&self) -> Hearing {
+        let since = self.hearing_since.lock().unwrap_or_else(Instant::now);
+        Hearing { since, nodes: self.heard.lock().clone() }
     }
 
     pub fn hear(&self, node: &str, pressures: Option<Pressures>) {
@@ -133,10 +154,6 @@ impl Links {
             known.pressures = pressures;
             self.changed.notify_one();
         }
-    }
-
-    pub fn heard(&self, node: &str) -> Option<Heard> {
-        self.heard.lock().get(node).copied()
     }
 
     /// Forgets nodes whose objects are gone. One that is linked still must link anew, and so register again.
@@ -168,8 +185,6 @@ impl Links {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::sync::mpsc;
 
     use super::*;
@@ -179,16 +194,37 @@ mod tests {
         let links = Links::default();
         links.open(&View::default());
         let (down, _messages) = mpsc::channel(1);
-        let begun = Instant::now();
+        let lost = || links.hearing().nodes["n1"].lost;
         let (first, second) = (links.begin("n1", &down).unwrap(), links.begin("n1", &down).unwrap());
         links.end("n1", &first);
-        assert_eq!(links.lost_after(begun - Duration::from_secs(1)), None, "a newer link is there");
+        assert_eq!(lost(), None, "a newer link is there");
         tokio::time::advance(Duration::from_secs(1)).await;
         links.end("n1", &second);
-        assert_eq!(links.lost_after(begun), Some(Instant::now()));
-        assert_eq!(links.lost_after(Instant::now()), None);
+        assert_eq!(lost(), Some(Instant::now()));
         links.begin("n1", &down).unwrap();
-        assert_eq!(links.lost_after(begun), None);
+        assert_eq!(lost(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_absence_of_ours_is_no_silence_of_nodes() {
+        let links = Links::default();
+        links.open(&View::default());
+        let (down, _messages) = mpsc::channel(1);
+        let (office, session) = (Instant::now(), links.begin("n1", &down).unwrap());
+        tokio::time::advance(Duration::from_secs(60)).await;
+        links.hear("n1", None);
+        let heard = Instant::now();
+        tokio::time::advance(AWAY_MIN / 2).await;
+        links.end("n1", &session);
+        links.away(AWAY_MIN / 4);
+        let Hearing { since, nodes } = links.hearing();
+        assert_eq!((since, nodes["n1"].at), (office, heard + AWAY_MIN / 4));
+        assert_eq!(nodes["n1"].lost, Some(Instant::now()), "never later than now");
+        tokio::time::advance(Duration::from_secs(15)).await;
+        links.away(Duration::from_secs(15));
+        let Hearing { since, nodes } = links.hearing();
+        assert_eq!(since, Instant::now());
+        assert_eq!(nodes["n1"].at, heard + AWAY_MIN / 4 + Duration::from_secs(15));
     }
 
     #[test]
