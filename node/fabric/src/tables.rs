@@ -1,7 +1,7 @@
 //! A [`NetworkState`] made ready for lookups, and what of it outlives an update.
 
 use crate::gateway::Router;
-use crate::model::{Cidr, Endpoint, NetworkState, Protocol, ServiceEntry, ServicePort};
+use crate::model::{Cidr, Endpoint, NetworkState, Protocol, ServiceEntry};
 use crate::service::Choice;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -255,6 +255,7 @@ impl Drop for OpenConnection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ServicePort;
 
     #[test]
     fn endpoints_are_not_kept_for_each_port() {

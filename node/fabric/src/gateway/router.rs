@@ -84,7 +84,9 @@ impl Paths {
     fn add(&mut self, path: String, kind: PathKind, target: Target) {
         let path = if path.is_empty() { "/".to_owned() } else { path };
         match kind {
-            PathKind::Exact => drop(self.exact.entry(path).or_insert(target)),
+            PathKind::Exact => {
+                self.exact.entry(path).or_insert(target);
+            }
             PathKind::Prefix | PathKind::ImplementationSpecific => {
                 let path = path.trim_end_matches('/').to_owned();
                 self.prefixes.entry(path).or_insert(Prefix { target, within: None });
