@@ -5,7 +5,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::commands::security::SecurityCommand;
+use crate::{commands::security::SecurityCommand, join_token::TokenArgs, names};
 
 /// Kubernetes for WebAssembly in one binary.
 #[derive(Debug, Parser)]
@@ -74,7 +74,7 @@ pub struct Connection {
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// The namespace of the objects; by default the kubeconfig's, else `default`.
-    #[arg(short, long, value_name = "NAMESPACE")]
+    #[arg(short, long, value_name = "NAMESPACE", value_parser = names::namespace)]
     pub namespace: Option<String>,
 }
 
@@ -124,7 +124,7 @@ pub struct ControlArgs {
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
     /// This member's name; by default the machine's name and the port.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = names::machine)]
     pub name: Option<String>,
     /// Make a new cluster. Resumes it where the data dir already holds it.
     #[arg(long, conflicts_with = "join")]
@@ -132,9 +132,8 @@ pub struct ControlArgs {
     /// Join the cluster at these addresses. Resumes the membership where the data dir already holds it.
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub join: Vec<String>,
-    /// The join token (`coracle token create --role control`).
-    #[arg(long, value_name = "TOKEN", env = "CORACLE_TOKEN")]
-    pub token: Option<String>,
+    #[command(flatten)]
+    pub token: TokenArgs,
     /// Make a snapshot, and drop the log before it, after so many raft entries.
     #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub snapshot_entries: u64,
@@ -155,11 +154,10 @@ pub struct NodeArgs {
     /// Control nodes to join at.
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub join: Vec<String>,
-    /// The join token (`coracle token create --role node`).
-    #[arg(long, value_name = "TOKEN", env = "CORACLE_TOKEN")]
-    pub token: Option<String>,
+    #[command(flatten)]
+    pub token: TokenArgs,
     /// The node's name; by default the machine's.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = names::machine)]
     pub name: Option<String>,
     /// Address of the tunnels between nodes. Port 0 picks a free one.
     #[arg(long, default_value = "127.0.0.1:7443", value_name = "ADDR")]
@@ -202,6 +200,7 @@ pub enum TokenCommand {
     /// Revoke a join token.
     Revoke {
         /// The token's id: the part before the dot.
+        #[arg(value_parser = names::given)]
         id: String,
         #[command(flatten)]
         connection: Connection,
@@ -229,7 +228,7 @@ pub enum ClusterCommand {
     /// Make voters of learners. The cluster does so by itself where that makes an odd number of voters.
     Promote {
         /// Each by its id or name.
-        #[arg(required = true, value_name = "ID|NAME")]
+        #[arg(required = true, value_name = "ID|NAME", value_parser = names::given)]
         members: Vec<String>,
         #[command(flatten)]
         connection: Connection,
@@ -237,7 +236,7 @@ pub enum ClusterCommand {
     /// Remove members, all in one change. A leader hands over first.
     Remove {
         /// Each by its id or name.
-        #[arg(required = true, value_name = "ID|NAME")]
+        #[arg(required = true, value_name = "ID|NAME", value_parser = names::given)]
         members: Vec<String>,
         #[command(flatten)]
         connection: Connection,
@@ -245,10 +244,10 @@ pub enum ClusterCommand {
     /// Let a learner take the place of a voter, in one change.
     Replace {
         /// The voter that goes, by its id or name.
-        #[arg(value_name = "OLD")]
+        #[arg(value_name = "OLD", value_parser = names::given)]
         old: String,
         /// The learner that comes, by its id or name.
-        #[arg(value_name = "NEW")]
+        #[arg(value_name = "NEW", value_parser = names::given)]
         new: String,
         #[command(flatten)]
         connection: Connection,
@@ -256,7 +255,7 @@ pub enum ClusterCommand {
     /// Hand leadership to another voter.
     TransferLeader {
         /// The voter that shall lead, by its id or name.
-        #[arg(value_name = "ID|NAME")]
+        #[arg(value_name = "ID|NAME", value_parser = names::given)]
         member: String,
         #[command(flatten)]
         connection: Connection,
@@ -291,7 +290,7 @@ pub enum SnapshotCommand {
         #[arg(long, value_name = "DIR")]
         data_dir: PathBuf,
         /// The first control node's name; by default the machine's.
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", value_parser = names::machine)]
         name: Option<String>,
         /// The old cluster's key ring file: the backup's Secrets are sealed with its keys.
         #[arg(long, value_name = "FILE")]
@@ -339,12 +338,13 @@ pub struct PushArgs {
 #[derive(Clone, Debug, Args)]
 pub struct DeployArgs {
     /// A .wasm file, which is pushed first, or the name of an image.
+    #[arg(value_parser = names::given)]
     pub image: String,
     /// The name of the Deployment, Service and Ingress; by default the file's or image's.
     #[arg(long)]
     pub name: Option<String>,
     /// The host that the gateway answers for; by default NAME.localhost.
-    #[arg(long)]
+    #[arg(long, value_parser = names::given)]
     pub host: Option<String>,
     /// How many pods.
     #[arg(long, default_value_t = 1)]
@@ -386,7 +386,7 @@ pub struct LogsArgs {
     /// The pod.
     pub pod: String,
     /// The container, where the pod has several.
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = names::given)]
     pub container: Option<String>,
     /// Go on printing as lines are written.
     #[arg(short, long)]

@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
+use coracle_objects::Kind;
 use coracle_proto::cluster::cluster_client::ClusterClient;
 use http_body_util::BodyExt;
 use kube::{
@@ -24,7 +25,7 @@ use kube::{
 use serde_json::Value;
 use tonic::{Code, Response, Status, transport::Channel};
 
-use crate::{args::Connection, client::access::Access};
+use crate::{args::Connection, client::access::Access, names};
 
 /// Until a control node must have taken a connection, where there are others to try.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -101,6 +102,8 @@ impl Cluster {
             .await
             .with_context(|| format!("using the kubeconfig {}", kubeconfig.display()))?;
         let namespace = namespace.map_or_else(|| config.default_namespace.clone(), str::to_string);
+        names::namespace(&namespace)
+            .map_err(|fault| anyhow!("{namespace:?} is no name of a namespace: {fault}"))?;
         if access.addresses.len() > 1 {
             config.connect_timeout = Some(CONNECT_TIMEOUT);
         }
@@ -191,7 +194,8 @@ impl Cluster {
     /// Creates the object, or merges it over the one of that name. `collection` is the path without the name.
     pub async fn apply(&self, collection: &str, object: &Value) -> Result<()> {
         let name = object["metadata"]["name"].as_str().context("the object has no name")?;
-        let path = format!("{collection}/{name}");
+        names::given(name).map_err(|fault| anyhow!("the object has no name: {fault}"))?;
+        let path = format!("{collection}/{}", names::encode(name));
         let body = serde_json::to_vec(object)?;
         let request = if self.get(&path).await?.is_some() {
             http::Request::patch(&path).header("content-type", "application/merge-patch+json")
@@ -287,8 +291,17 @@ fn unavailable(status: &Status) -> String {
 
 /// The paths of a kind: of its objects in one namespace, in all, and of one.
 pub struct KindPath {
+    kind: &'static Kind,
     pub collection: String,
     pub everywhere: String,
+}
+
+impl KindPath {
+    /// The path of one object. What can be no name is refused: an empty one would be all objects.
+    pub fn object(&self, name: &str) -> Result<String> {
+        names::of_kind(self.kind, name)?;
+        Ok(format!("{}/{}", self.collection, names::encode(name)))
+    }
 }
 
 /// Finds a kind by plural, singular or short name, as kubectl does.
@@ -310,9 +323,9 @@ pub fn kind_path(name: &str, namespace: &str) -> Result<KindPath> {
     };
     let everywhere = format!("{root}/{}", kind.plural);
     let collection = if kind.namespaced {
-        format!("{root}/namespaces/{namespace}/{}", kind.plural)
+        format!("{root}/namespaces/{}/{}", names::encode(namespace), kind.plural)
     } else {
         everywhere.clone()
     };
-    Ok(KindPath { collection, everywhere })
+    Ok(KindPath { kind, collection, everywhere })
 }

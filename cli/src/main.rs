@@ -3,7 +3,9 @@
 mod args;
 mod client;
 mod commands;
+mod join_token;
 mod local_cluster;
+mod names;
 
 use std::{
     io::{ErrorKind, IsTerminal, Write},
@@ -26,6 +28,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Command::CompileComponent { arguments } = &cli.command {
         return coracle_wasi_host::compile_child_main(arguments.iter().cloned());
+    }
+    if matches!(cli.command, Command::Control(_) | Command::Node(_)) {
+        join_token::leave_command_line();
     }
     start_logging(&cli);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

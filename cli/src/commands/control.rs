@@ -11,17 +11,20 @@ const PRINTED_TOKEN_TTL_SECONDS: u64 = 24 * 3600;
 
 pub async fn run(args: &ControlArgs) -> Result<()> {
     let made = args.data_dir.join("cluster.json").exists();
-    let mode = match (args.init, args.join.is_empty(), &args.token) {
+    let token = if args.init { None } else { args.token.read(made)? };
+    let mode = match (args.init, args.join.is_empty(), token) {
         (true, _, _) => Mode::Init,
-        (false, false, Some(token)) => Mode::Join { addresses: args.join.clone(), token: token.clone() },
+        (false, false, Some(token)) => Mode::Join { addresses: args.join.clone(), token },
         _ if made => Mode::Resume,
         (false, false, None) => {
             bail!(
-                "--join needs --token: make one on a running control node with `coracle token create --role control`"
+                "--join needs a token, in $CORACLE_TOKEN or by --token-file: make one on a running control node \
+                 with `coracle token create --role control`"
             )
         }
         (false, true, _) => bail!(
-            "{} holds no control node yet: say --init to make a cluster, or --join HOST:PORT --token T",
+            "{} holds no control node yet: say --init to make a cluster, or --join HOST:PORT with a token in \
+             $CORACLE_TOKEN or by --token-file",
             args.data_dir.display()
         ),
     };
@@ -50,9 +53,12 @@ async fn print_how_to_go_on(control: &Control) -> Result<()> {
         control.create_token(Role::Node, PRINTED_TOKEN_TTL_SECONDS).await.context("making a join token")?;
     println!("  kubeconfig: export KUBECONFIG={}", control.kubeconfig_path().display());
     println!("  a node joins with:");
-    println!("    coracle node --data-dir DIR --join {} --token {token}", control.address());
-    println!("  a further control node joins with a token of `coracle token create --role control`:");
-    println!("    coracle control --data-dir DIR --join {} --token TOKEN", control.address());
+    println!("    CORACLE_TOKEN={token} coracle node --data-dir DIR --join {}", control.address());
+    println!("  a further control node joins with a token of its own:");
+    println!(
+        "    CORACLE_TOKEN=$(coracle token create --role control) coracle control --data-dir DIR --join {}",
+        control.address()
+    );
     Ok(())
 }
 

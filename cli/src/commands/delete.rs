@@ -17,9 +17,10 @@ const GONE_WITHIN: Duration = Duration::from_secs(90);
 
 pub async fn run(args: &DeleteArgs) -> Result<()> {
     let cluster = Cluster::find(&args.connection).await?;
-    let collection = kind_path(&args.kind, &cluster.namespace)?.collection;
-    for name in &args.names {
-        let path = format!("{collection}/{name}");
+    let paths = kind_path(&args.kind, &cluster.namespace)?;
+    // All are read before any goes: a script with one name that is none deletes nothing.
+    let objects: Vec<String> = args.names.iter().map(|name| paths.object(name)).collect::<Result<_>>()?;
+    for (name, path) in args.names.iter().zip(objects) {
         cluster.send(http::Request::delete(&path).body(Body::empty())?).await?;
         wait_gone(&cluster, &path)
             .await

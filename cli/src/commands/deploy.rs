@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     args::DeployArgs,
-    client::Cluster,
+    client::{Cluster, kind_path},
     commands::push::{push, read_wasm, split_name},
 };
 
@@ -23,6 +23,8 @@ pub async fn run(args: &DeployArgs) -> Result<()> {
     let cluster = Cluster::find(&args.connection).await?;
     let (image, default_name) = image(&cluster, args).await?;
     let name = args.name.clone().unwrap_or(default_name);
+    // A Service's name is the narrowest of the three.
+    kind_path("services", &cluster.namespace)?.object(&name)?;
     let host = args.host.clone().unwrap_or_else(|| format!("{name}.localhost"));
     apply(&cluster, args, &name, &image, &host).await?;
     wait_available(&cluster, &name).await?;

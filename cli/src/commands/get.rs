@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     args::{GetArgs, Output},
     client::{Cluster, kind_path},
+    names::encode,
 };
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
@@ -16,7 +17,7 @@ pub async fn run(args: &GetArgs) -> Result<()> {
     let cluster = Cluster::find(&args.connection).await?;
     let paths = kind_path(&args.kind, &cluster.namespace)?;
     let mut path = match (&args.name, args.all_namespaces) {
-        (Some(name), _) => format!("{}/{name}", paths.collection),
+        (Some(name), _) => paths.object(name)?,
         (None, true) => paths.everywhere,
         (None, false) => paths.collection,
     };
@@ -41,15 +42,6 @@ pub async fn run(args: &GetArgs) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn encode(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => char::from(byte).to_string(),
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
 }
 
 /// A meta.k8s.io Table as aligned text. `wide` takes the columns of lower priority too.
@@ -118,10 +110,5 @@ mod tests {
         assert_eq!(render_table(&table, false, false), "NAME\nhello\n");
         assert_eq!(render_table(&table, true, false), "NAME    IP\nhello   10.128.0.2\n");
         assert_eq!(render_table(&table, false, true), "NAMESPACE   NAME\ndefault     hello\n");
-    }
-
-    #[test]
-    fn selectors_are_encoded_for_a_query() {
-        assert_eq!(encode("app=a,b!=c"), "app%3Da%2Cb%21%3Dc");
     }
 }

@@ -6,11 +6,13 @@ use coracle_agent::{JoinWith, NodeConfig};
 use crate::{args::NodeArgs, commands::up::stop_asked};
 
 pub async fn run(args: &NodeArgs) -> Result<()> {
-    let join = match (&args.token, args.join.is_empty()) {
-        (Some(token), false) => Some(JoinWith { addresses: args.join.clone(), token: token.clone() }),
-        _ if args.data_dir.join("node.json").exists() => None,
+    let made = args.data_dir.join("node.json").exists();
+    let join = match (args.token.read(made)?, args.join.is_empty()) {
+        (Some(token), false) => Some(JoinWith { addresses: args.join.clone(), token }),
+        _ if made => None,
         _ => bail!(
-            "{} holds no node yet: say --join HOST:PORT --token T (make the token with `coracle token create`)",
+            "{} holds no node yet: say --join HOST:PORT with a token in $CORACLE_TOKEN or by --token-file (make it \
+             with `coracle token create`)",
             args.data_dir.display()
         ),
     };

@@ -42,7 +42,7 @@ pub fn run(args: &RecoverArgs) -> Result<()> {
     println!("    coracle control --data-dir {dir} --listen {}", done.address);
     println!("  further control nodes join with empty data dirs, also on the machines of the lost members:");
     println!(
-        "    coracle control --data-dir DIR --join {} --token $(coracle token create --role control)",
+        "    CORACLE_TOKEN=$(coracle token create --role control) coracle control --data-dir DIR --join {}",
         done.address
     );
     println!("  the old log is in {}; delete it when all is well", done.kept.display());

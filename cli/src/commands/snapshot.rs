@@ -130,7 +130,7 @@ fn restore(file: &Path, data_dir: &Path, options: &RestoreOptions) -> Result<()>
     println!("    export KUBECONFIG={dir}/kubeconfig");
     println!("  further control nodes join with empty data dirs:");
     println!(
-        "    coracle control --data-dir DIR --join ADDRESS --token $(coracle token create --role control)"
+        "    CORACLE_TOKEN=$(coracle token create --role control) coracle control --data-dir DIR --join ADDRESS"
     );
     println!(
         "  a backup holds neither CAs nor artifacts. All certificates are new: nodes join again, with empty data"

@@ -1,5 +1,7 @@
 //! `coracle token`: join tokens.
 
+use std::io::IsTerminal;
+
 use anyhow::{Context, Result};
 use coracle_proto::cluster::{CreateTokenRequest, ListTokensRequest, RevokeTokenRequest, TokenInfo};
 use jiff::Timestamp;
@@ -8,6 +10,7 @@ use crate::{
     args::{Role, TokenCommand},
     client::Cluster,
     commands::get::align,
+    join_token,
 };
 
 pub async fn run(command: &TokenCommand) -> Result<()> {
@@ -26,6 +29,13 @@ pub async fn run(command: &TokenCommand) -> Result<()> {
                 })
                 .await?;
             println!("{}", made.token);
+            // A person is told how it is used; a program gets the token alone.
+            if std::io::stdout().is_terminal() {
+                let address = cluster.address();
+                let variable = join_token::VARIABLE;
+                eprintln!("join with: {variable}=TOKEN coracle {role} --data-dir DIR --join {address}");
+                eprintln!("or --token-file FILE; not on the command line, which others can read");
+            }
         }
         TokenCommand::List { connection } => {
             let cluster = Cluster::find(connection).await?;

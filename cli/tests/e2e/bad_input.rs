@@ -68,6 +68,21 @@ fn daemons_say_why_they_do_not_start() {
     let config = format!("{}/kubeconfig", path("c1"));
     let token = run(&["token", "create", "--kubeconfig", &config]).trim().to_string();
 
+    for arguments in [
+        &["delete", "pods", ""][..],
+        &["delete", "pods", "?labelSelector=a"],
+        &["delete", "pods", "a", ""],
+        &["delete", "nodes", "../pods"],
+        &["get", "pods", ""],
+        &["logs", "a/log?x="],
+        &["deploy", "hello", "--name", ""],
+    ] {
+        let said = fails(&[arguments, &["--kubeconfig", &config]].concat());
+        assert!(said.contains("is no name of"), "{arguments:?}: {said}");
+    }
+    let said = fails(&["delete", "pods", "a", "--namespace", "", "--kubeconfig", &config]);
+    assert!(said.contains("it is empty"), "{said}");
+
     let said = fails(&["control", "--data-dir", &path("c2"), "--listen", &address, "--init"]);
     assert!(said.contains("in use") && said.contains("--listen"), "a port in use: {said}");
     let said = fails(&["control", "--data-dir", &path("c1"), "--listen", "127.0.0.1:0", "--init"]);
@@ -113,7 +128,28 @@ fn daemons_say_why_they_do_not_start() {
         ],
         "is up",
     );
+    let line = started.command_line();
+    assert!(line.contains("--join") && !line.contains(&token), "a token stays in the command line: {line}");
     started.stop();
+    let file = folder.path().join("token");
+    fs::write(&file, format!("{token}\n")).unwrap();
+    let from_file = Daemon::start(
+        &[
+            "node",
+            "--data-dir",
+            &path("n6"),
+            "--name",
+            "n6",
+            "--fabric",
+            "127.0.0.1:0",
+            "--join",
+            &address,
+            "--token-file",
+            file.to_str().unwrap(),
+        ],
+        "is up",
+    );
+    from_file.stop();
     let other = Daemon::start(
         &["control", "--data-dir", &path("other"), "--listen", "127.0.0.1:0", "--init"],
         "control node at",

@@ -74,6 +74,12 @@ impl Daemon {
         output[at..].split_whitespace().next().unwrap_or_default().to_string()
     }
 
+    /// The arguments that everybody on the machine can read.
+    pub fn command_line(&self) -> String {
+        let line = std::fs::read(format!("/proc/{}/cmdline", self.child.id())).unwrap();
+        String::from_utf8_lossy(&line).replace('\0', " ")
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

@@ -1,10 +1,14 @@
 //! What can go wrong in a request, and the one place where it becomes HTTP: a `metav1.Status`.
 
+use std::collections::BTreeSet;
+
 use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
-use coracle_objects::{FieldError, Kind, Refusal, ResourceName, Revision, transaction::Found};
+use coracle_objects::{
+    FieldError, Kind, Refusal, ResourceName, Revision, field_error::FIELD_ERRORS_MAX, transaction::Found,
+};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -50,6 +54,8 @@ pub enum ApiError {
     RevisionTooLarge { requested: Revision, current: Revision },
     #[error("Request entity too large: limit is {limit}")]
     TooLarge { limit: u64 },
+    #[error("too many requests, please try again later")]
+    TooManyRequests,
     #[error("{0}")]
     Unavailable(String),
     #[error("{0}")]
@@ -66,13 +72,9 @@ fn qualified(kind: &str, group: &str) -> String {
 
 /// One error as it is, several in brackets, each once.
 fn sentence(errors: &[FieldError]) -> String {
-    let mut texts: Vec<String> = Vec::new();
-    for error in errors {
-        let text = error.to_string();
-        if !texts.contains(&text) {
-            texts.push(text);
-        }
-    }
+    let mut seen = BTreeSet::new();
+    let mut texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    texts.retain(|text| seen.insert(text.clone()));
     if texts.len() == 1 { texts.remove(0) } else { format!("[{}]", texts.join(", ")) }
 }
 
@@ -93,7 +95,9 @@ impl ApiError {
         ApiError::Conflict { resource: kind.resource(), name: name.to_owned(), reason: reason.into() }
     }
 
-    pub fn invalid(kind: &Kind, name: &str, errors: Vec<FieldError>) -> Self {
+    /// The first faults, where there are very many.
+    pub fn invalid(kind: &Kind, name: &str, mut errors: Vec<FieldError>) -> Self {
+        errors.truncate(FIELD_ERRORS_MAX);
         ApiError::Invalid {
             group: kind.group.to_owned(),
             kind: kind.kind.to_owned(),
@@ -136,6 +140,7 @@ impl ApiError {
             ApiError::Expired { .. } => StatusCode::GONE,
             ApiError::RevisionTooLarge { .. } | ApiError::UnknownOutcome(_) => StatusCode::GATEWAY_TIMEOUT,
             ApiError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            ApiError::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             ApiError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::NoSpace(_) => StatusCode::INSUFFICIENT_STORAGE,
             ApiError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -157,6 +162,7 @@ impl ApiError {
             ApiError::Expired { .. } => "Expired",
             ApiError::RevisionTooLarge { .. } | ApiError::UnknownOutcome(_) => "Timeout",
             ApiError::TooLarge { .. } => "RequestEntityTooLarge",
+            ApiError::TooManyRequests => "TooManyRequests",
             ApiError::Unavailable(_) => "ServiceUnavailable",
             ApiError::NoSpace(_) | ApiError::Internal(_) => "InternalError",
         }
@@ -197,7 +203,7 @@ impl ApiError {
                 "causes": [{ "reason": "ResourceVersionTooLarge", "message": "Too large resource version" }],
                 "retryAfterSeconds": 1,
             })),
-            ApiError::Unavailable(_) => Some(json!({ "retryAfterSeconds": 1 })),
+            ApiError::Unavailable(_) | ApiError::TooManyRequests => Some(json!({ "retryAfterSeconds": 1 })),
             ApiError::Internal(text) => Some(json!({ "causes": [{ "message": text }] })),
             ApiError::NoSuchPath | ApiError::MethodNotAllowed => Some(json!({})),
             _ => None,
@@ -236,7 +242,7 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         match self {
-            ApiError::Unavailable(_) | ApiError::RevisionTooLarge { .. } => {
+            ApiError::Unavailable(_) | ApiError::RevisionTooLarge { .. } | ApiError::TooManyRequests => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             ApiError::Unauthorized => {
@@ -312,6 +318,8 @@ mod tests {
             "Deployment.apps \"web\" is invalid: [spec.selector: Required value, spec.replicas: Invalid value: -1: \
              must be greater than or equal to 0]"
         );
+        let twice = vec![FieldError::required("spec.a", ""), FieldError::required("spec.a", "")];
+        assert_eq!(sentence(&twice), "spec.a: Required value");
         let large = ApiError::RevisionTooLarge { requested: 9, current: 4 };
         assert_eq!(large.status()["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
     }

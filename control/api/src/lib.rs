@@ -11,6 +11,8 @@ mod config;
 mod discovery;
 mod error;
 mod health;
+mod heavy;
+mod lane;
 mod metadata;
 mod meter;
 mod openapi;

@@ -63,11 +63,34 @@ pub fn names_one_object(path: &str) -> bool {
     matches!(parse(path), Target::Resource(ResourcePath { name: Some(_), .. }))
 }
 
-/// Reads a request path. Trailing slashes are nothing.
+/// Reads a request path. A slash at its end is nothing behind what only describes the API; behind a resource it is the
+/// mark of a name that was left empty, and such a path names nothing: it must not be taken for the whole collection.
+/// Nor does a path with an empty part elsewhere, or with a part that is no name (a slash within it, or dots).
 pub fn parse(path: &str) -> Target {
-    let decoded: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(decode).collect();
+    let Some(path) = path.strip_prefix('/') else { return Target::Unknown };
+    let (path, open) = match path.strip_suffix('/') {
+        Some(path) => (path, true),
+        None => (path, false),
+    };
+    let decoded: Vec<String> =
+        if path.is_empty() { Vec::new() } else { path.split('/').map(decode).collect() };
+    if (path.is_empty() && open) || !decoded.iter().all(|part| is_segment(part)) {
+        return Target::Unknown;
+    }
     let parts: Vec<&str> = decoded.iter().map(String::as_str).collect();
-    match parts.as_slice() {
+    match known(&parts) {
+        Target::Resource(_) | Target::Review(_) if open => Target::Unknown,
+        target => target,
+    }
+}
+
+/// Whether a decoded part can name anything. Source: `IsValidPathSegmentName`.
+fn is_segment(part: &str) -> bool {
+    !matches!(part, "" | "." | "..") && !part.contains(['/', '%'])
+}
+
+fn known(parts: &[&str]) -> Target {
+    match parts {
         [] => Target::Root,
         ["api"] => Target::CoreVersions,
         ["apis"] => Target::Groups,
@@ -194,10 +217,10 @@ mod tests {
     fn resources_are_found_by_path() {
         let pods = resource_of("/api/v1/pods");
         assert_eq!((pods.kind.plural, pods.namespace, pods.name), ("pods", None, None));
-        let log = resource_of("/api/v1/namespaces/default/pods/a/log/");
+        let log = resource_of("/api/v1/namespaces/default/pods/a/log");
         assert_eq!(log.namespace.as_deref(), Some("default"));
         assert_eq!((log.name.as_deref(), log.subresource.as_deref()), (Some("a"), Some("log")));
-        let namespace = resource_of("/api/v1/namespaces/kube-system/");
+        let namespace = resource_of("/api/v1/namespaces/kube-system");
         assert_eq!((namespace.kind.plural, namespace.name.as_deref()), ("namespaces", Some("kube-system")));
         let finalize = resource_of("/api/v1/namespaces/x/finalize");
         assert_eq!(
@@ -206,6 +229,37 @@ mod tests {
         );
         let scale = resource_of("/apis/apps/v1/namespaces/a/deployments/we%62/scale");
         assert_eq!((scale.kind.kind, scale.name.as_deref()), ("Deployment", Some("web")));
+    }
+
+    #[test]
+    fn a_name_that_was_left_empty_is_no_collection() {
+        for path in [
+            "/api/v1/namespaces/default/pods/",
+            "/api/v1/namespaces/default/pods//",
+            "/api/v1/namespaces/default/pods//log",
+            "/api/v1/namespaces//pods",
+            "/api/v1/namespaces//pods/a",
+            "/api/v1/namespaces/",
+            "/api/v1/nodes/",
+            "/api/v1/nodes/a/",
+            "//api/v1/nodes",
+            "/api//v1/nodes",
+            "/apis//v1/nodes",
+            "/apis/apps/v1/namespaces/default/deployments/",
+            "/api/v1/namespaces/default/pods/%2e%2e",
+            "/api/v1/namespaces/default/pods/.",
+            "/api/v1/namespaces/default/pods/a%2flog",
+            "/api/v1/namespaces/default/pods/%2F",
+            "/api/v1/namespaces/default/pods/%25",
+            "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews/",
+            "//",
+            "",
+        ] {
+            assert!(matches!(parse(path), Target::Unknown), "{path} is {:?}", parse(path));
+        }
+        // An encoded query stays a part of the name.
+        let odd = resource_of("/api/v1/namespaces/default/pods/%3FlabelSelector=a");
+        assert_eq!(odd.name.as_deref(), Some("?labelSelector=a"));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::{
     discovery,
     error::ApiError,
     health,
+    heavy::{self, Bounds},
     meter::{Asked, UnderWay},
     openapi,
     options::Query,
@@ -45,11 +46,13 @@ pub struct Api<S, N> {
     pub nodes: N,
     pub config: Arc<ApiConfig>,
     pub snapshots: Arc<Snapshots>,
+    pub bounds: Arc<Bounds>,
 }
 
 /// The whole REST API, for every path. It has no fallback and merges with more specific routes.
 pub fn router<S: Storage, N: Nodes>(storage: S, nodes: N, config: ApiConfig) -> Router {
-    let api = Api { storage, nodes, config: Arc::new(config), snapshots: Arc::default() };
+    let api =
+        Api { storage, nodes, config: Arc::new(config), snapshots: Arc::default(), bounds: Arc::default() };
     Router::new().route("/", any(serve::<S, N>)).route("/{*path}", any(serve::<S, N>)).with_state(api)
 }
 
@@ -65,7 +68,9 @@ async fn serve<S: Storage, N: Nodes>(State(api): State<Api<S, N>>, request: Http
     let target = path::parse(&path);
     let under_way = UnderWay::begin(&*api.config.meter, Asked::of(&parts, &target));
     let began = Instant::now();
-    let mut response = handle(&api, parts, body, target).await.unwrap_or_else(IntoResponse::into_response);
+    let asked = under_way.asked;
+    let answer = handle(&api, parts, body, target, asked).await;
+    let mut response = answer.unwrap_or_else(IntoResponse::into_response);
     under_way.meter.answered(under_way.asked, response.status().as_u16(), began.elapsed());
     drop(under_way);
     tracing::debug!(%method, path, status = response.status().as_u16(), "request");
@@ -82,6 +87,7 @@ async fn handle<S: Storage, N: Nodes>(
     parts: http::request::Parts,
     body: Body,
     target: Target,
+    asked: Asked,
 ) -> Result<Response, ApiError> {
     let identity = auth::identify(parts.extensions.get::<Identity>(), &parts.headers)?;
     auth::authorize(&identity, &parts.method, &target, parts.uri.path())?;
@@ -89,11 +95,19 @@ async fn handle<S: Storage, N: Nodes>(
     let reading = matches!(parts.method, Method::GET | Method::HEAD);
     match target {
         Target::Resource(path) => {
+            let request =
+                Request { method: parts.method, path, query, headers: parts.headers, body: Bytes::new() };
+            // What goes on has no turn: it would keep it for hours.
+            if asked.is_long_running() {
+                return verbs::dispatch(api, &request).await;
+            }
+            let turn = api.bounds.enter(&identity.user, !reading).await?;
             let body = if reading { Bytes::new() } else { read(body).await? };
-            let request = Request { method: parts.method, path, query, headers: parts.headers, body };
-            verbs::dispatch(api, &request).await
+            let answer = carry_out(api, &identity, Request { body, ..request }).await?;
+            Ok(heavy::until_sent(answer, turn))
         }
         Target::Review(review) => {
+            let _turn = api.bounds.enter(&identity.user, false).await?;
             let body = read(body).await?;
             let content = Content { headers: &parts.headers, body: &body };
             reviews::answer(review, &parts.method, content, &identity, (api.config.now)())
@@ -111,6 +125,19 @@ async fn handle<S: Storage, N: Nodes>(
         Target::Version => Ok(health::version(&api.config)),
         Target::Health { endpoint, check } => health::check(api, endpoint, check.as_deref(), &query).await,
     }
+}
+
+/// Carries out a request here, or where it is in nobody's way.
+async fn carry_out<S: Storage, N: Nodes>(
+    api: &Api<S, N>,
+    identity: &Identity,
+    request: Request,
+) -> Result<Response, ApiError> {
+    if !heavy::is_heavy(&request, &api.storage) {
+        return verbs::dispatch(api, &request).await;
+    }
+    let own = api.clone();
+    api.bounds.carry_out(&identity.user, move || async move { verbs::dispatch(&own, &request).await }).await
 }
 
 async fn read(body: Body) -> Result<Bytes, ApiError> {

@@ -465,3 +465,70 @@ async fn null_means_that_a_field_is_absent() {
         .await;
     assert!(!patched["spec"].to_string().contains("null"), "{}", patched["spec"]);
 }
+
+#[tokio::test]
+async fn a_large_body_holds_up_nobody() {
+    let (_, router) = cluster();
+    // Of a current-thread runtime: were the work done on it, nothing else would get to run meanwhile.
+    let finalizers: Vec<String> = (0..40_000).map(|at| format!("example.com/f{at}")).collect();
+    ask("POST", MAPS).json(config_map("a")).ok(&router).await;
+    let path = format!("{MAPS}/a");
+    let patch = ask("PATCH", &path).body(
+        "application/strategic-merge-patch+json",
+        json!({ "metadata": { "finalizers": finalizers } }).to_string(),
+    );
+    let large = patch.ok(&router);
+    tokio::pin!(large);
+    let mut turns = 0_u64;
+    let patched = loop {
+        tokio::select! {
+            biased;
+            patched = &mut large => break patched,
+            () = tokio::task::yield_now() => turns += 1,
+        }
+    };
+    assert_eq!(patched["metadata"]["finalizers"].as_array().unwrap().len(), 40_000);
+    assert!(turns > 100, "others had {turns} turns meanwhile");
+    let gone = json!({ "metadata": { "finalizers": null } });
+    ask("PATCH", &path).body("application/merge-patch+json", gone.to_string()).ok(&router).await;
+}
+
+#[tokio::test]
+async fn an_object_of_very_many_faults_names_the_first() {
+    let (_, router) = cluster();
+    let mut map = config_map("a");
+    map["data"] =
+        (0..50_000).map(|at| (format!("/{at}"), Value::from("x"))).collect::<serde_json::Map<_, _>>().into();
+    let (code, text) = ask("POST", MAPS).json(map).fail(&router).await;
+    assert_eq!(code, 422);
+    assert!(text.len() < 1024 * 1024, "{} bytes", text.len());
+}
+
+#[tokio::test]
+async fn a_wide_service_is_answered_at_once() {
+    let (_, router) = cluster();
+    let began = std::time::Instant::now();
+    let service = |count: usize| {
+        let ports: Vec<Value> =
+            (0..count).map(|at| json!({ "name": format!("p{at}"), "port": at + 1 })).collect();
+        json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "wide" }, "spec": { "ports": ports } })
+    };
+    let services = "/api/v1/namespaces/default/services";
+    let (code, text) = ask("POST", services).json(service(20_000)).fail(&router).await;
+    assert_eq!(code, 422);
+    assert!(text.contains("spec.ports: Too many: 20000: must have at most 2000 items"), "{text}");
+    ask("POST", services).json(service(2000)).ok(&router).await;
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "it took {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_name_that_was_left_empty_deletes_nothing() {
+    let (_, router) = cluster();
+    ask("POST", MAPS).json(config_map("a")).ok(&router).await;
+    for path in
+        [format!("{MAPS}/"), format!("{MAPS}//"), format!("{MAPS}/%3FlabelSelector=x"), format!("{MAPS}/a/")]
+    {
+        assert_eq!(ask("DELETE", &path).fail(&router).await.0, 404, "{path}");
+    }
+    ask("GET", &format!("{MAPS}/a")).ok(&router).await;
+}

@@ -42,7 +42,7 @@ pub struct Pod {
 }
 
 /// A container's port that has a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NamedPort {
     pub name: String,
     pub protocol: String,

@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde_json::Value;
 
+/// Faults that one object is refused with; more of them help nobody. A check of a long list ends where it has so many.
+pub const FIELD_ERRORS_MAX: usize = 1000;
+
 /// The kind of fault. [`Cause::reason`] is what clients see in `status.details.causes[].reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {

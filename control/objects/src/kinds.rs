@@ -19,6 +19,7 @@ use crate::registry::Kind;
 
 pub use age::{age, human_duration};
 pub use coracle::openapi as coracle_openapi;
+pub use service::service_address_errors;
 
 /// All served kinds. Where a resource has several versions or groups, the preferred one is first.
 pub(crate) static ALL: &[Kind] = &[

@@ -18,6 +18,7 @@ pub mod sealed;
 pub mod selector;
 pub mod transaction;
 pub mod validate;
+pub mod value_set;
 pub mod view;
 
 pub use cluster_info::{CLUSTER_INFO_KEPT, cluster_info_key, is_cluster_info};

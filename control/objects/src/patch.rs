@@ -6,7 +6,7 @@ mod strategic;
 use serde_json::Value;
 use thiserror::Error;
 
-pub use json::{DEPTH_MAX, JSON_COPIED_BYTES_MAX, JSON_OPERATIONS_MAX, json, parse_json};
+pub use json::{DEPTH_MAX, JSON_COPIED_BYTES_MAX, JSON_MOVED_MAX, JSON_OPERATIONS_MAX, json, parse_json};
 pub use json_patch::PatchOperation;
 pub use strategic::strategic;
 
@@ -19,6 +19,10 @@ pub enum PatchError {
     TooManyOperations(usize),
     #[error("the JSON patch copies more than {JSON_COPIED_BYTES_MAX} bytes")]
     CopiesTooMuch,
+    #[error(
+        "the JSON patch moves more than {JSON_MOVED_MAX} values from their places: replace the list as a whole"
+    )]
+    MovesTooMuch,
     #[error("the patch would nest values deeper than {DEPTH_MAX} levels")]
     TooDeep,
     #[error("{0}")]

@@ -6,7 +6,7 @@ mod label;
 use thiserror::Error;
 
 pub use field::FieldSelector;
-pub use label::{LabelSelector, Operator, Requirement};
+pub use label::{LabelSelector, Operator, REQUIREMENTS_MAX, Requirement};
 
 /// Why a selector cannot be understood. The messages go to the client.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -19,6 +19,8 @@ pub enum SelectorError {
     Field(String, String),
     #[error("field label not supported: {0}")]
     FieldNotSupported(String),
+    #[error("a selector may have at most {0} requirements")]
+    TooMany(usize),
     #[error("{0:?} is not a valid label selector operator")]
     Operator(String),
 }

@@ -1,5 +1,7 @@
 //! Strategic merge: cases, and the property that a patch made of two objects turns the one into the other.
 
+use std::time::{Duration, Instant};
+
 use std::collections::BTreeMap;
 
 use coracle_objects::{
@@ -328,4 +330,73 @@ proptest! {
             prop_assert!(traces.iter().all(|trace| !text.contains(trace)), "{} gave {}", patch, text);
         }
     }
+}
+
+/// Lists as long as a body can carry: what scans a list for each of its elements takes far longer than this with them.
+const MANY: usize = 60_000;
+const TIMELY: Duration = Duration::from_secs(10);
+
+#[allow(clippy::disallowed_methods, reason = "how long it takes is what these tests are about")]
+fn timely(work: impl FnOnce()) {
+    let began = Instant::now();
+    work();
+    assert!(began.elapsed() < TIMELY, "it took {:?}", began.elapsed());
+}
+
+#[test]
+fn many_finalizers_merge_at_once() {
+    timely(|| {
+        let names =
+            |from: usize| -> Vec<Value> { (from..from + MANY).map(|at| format!("x/{at}").into()).collect() };
+        let target = json!({"metadata": {"finalizers": names(0)}});
+        let pod = "io.k8s.api.core.v1.Pod";
+        let merged =
+            apply(target.clone(), json!({"metadata": {"finalizers": names(MANY / 2)}}), pod).unwrap();
+        assert_eq!(merged["metadata"]["finalizers"].as_array().unwrap().len(), MANY * 3 / 2);
+        let gone = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": names(0)}});
+        assert_eq!(apply(target.clone(), gone, pod).unwrap()["metadata"]["finalizers"], json!([]));
+        let turned: Vec<Value> = names(0).into_iter().rev().collect();
+        let order = json!({"metadata": {"$setElementOrder/finalizers": turned}});
+        assert_eq!(
+            apply(target, order, pod).unwrap()["metadata"]["finalizers"][0],
+            format!("x/{}", MANY - 1)
+        );
+    });
+}
+
+#[test]
+fn many_elements_with_a_key_merge_at_once() {
+    timely(|| {
+        let env = |from: usize, value: &str| -> Vec<Value> {
+            (from..from + MANY).map(|at| json!({"name": format!("V{at}"), "value": value})).collect()
+        };
+        let pod = |env: Value| json!({"spec": {"containers": [{"name": "c", "env": env}]}});
+        let target = pod(env(0, "old").into());
+        let merged =
+            apply(target.clone(), pod(env(MANY / 2, "new").into()), "io.k8s.api.core.v1.Pod").unwrap();
+        let merged = merged["spec"]["containers"][0]["env"].as_array().unwrap();
+        assert_eq!(merged.len(), MANY * 3 / 2);
+        assert_eq!(merged[MANY / 2]["value"], "new");
+        let gone: Vec<Value> =
+            (0..MANY).map(|at| json!({"name": format!("V{at}"), "$patch": "delete"})).collect();
+        let merged = apply(target, pod(gone.into()), "io.k8s.api.core.v1.Pod").unwrap();
+        assert_eq!(merged["spec"]["containers"][0]["env"], json!([]));
+    });
+}
+
+#[test]
+fn many_fields_go_and_are_kept_at_once() {
+    timely(|| {
+        let map = |value: Value| -> Value {
+            Value::Object((0..MANY).map(|at| (format!("k{at}"), value.clone())).collect())
+        };
+        let target = json!({"data": map("x".into())});
+        let schema = "io.k8s.api.core.v1.ConfigMap";
+        let patched = apply(target.clone(), json!({"data": map(Value::Null)}), schema).unwrap();
+        assert_eq!(patched["data"], json!({}));
+        let mut kept = map("y".into());
+        kept["$retainKeys"] = (0..MANY).map(|at| Value::from(format!("k{at}"))).collect();
+        let patched = apply(target, json!({"data": kept}), schema).unwrap();
+        assert_eq!(patched["data"]["k7"], "y");
+    });
 }

@@ -474,6 +474,8 @@ fn is_network(resource: &str) -> bool {
             | "podblocks.coracle.dev"
             | "nodes"
             | "ingresses.networking.k8s.io"
+            | "ipaddresses.networking.k8s.io"
+            | "portallocations.coracle.dev"
             | "pods"
     )
 }

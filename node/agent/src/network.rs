@@ -61,6 +61,10 @@ type Name = (String, String);
 #[derive(Default)]
 pub struct NetworkObjects {
     services: BTreeMap<Name, ServiceEntry>,
+    /// Which service has an address, by the store's claims (`ipaddresses`).
+    addresses: BTreeMap<IpAddr, Name>,
+    /// Which service has a node port, by the store's claims (`portallocations`).
+    node_ports: BTreeMap<u16, Name>,
     /// With the name of the service.
     slices: BTreeMap<Name, (Name, Vec<Endpoint>)>,
     blocks: BTreeMap<String, PodBlock>,
@@ -75,6 +79,19 @@ impl NetworkObjects {
         let key = (namespace.to_owned(), name.to_owned());
         match resource {
             "services" => changed(&mut self.services, key, Some(service(namespace, name, object))),
+            "ipaddresses.networking.k8s.io" => {
+                let Ok(address) = name.parse() else { return false };
+                let parent = &object["spec"]["parentRef"];
+                let of_a_service = parent["resource"] == "services";
+                let owner = of_a_service.then(|| (text(&parent["namespace"]), text(&parent["name"])));
+                changed(&mut self.addresses, address, owner)
+            }
+            "portallocations.coracle.dev" => {
+                let Ok(port) = name.parse() else { return false };
+                let owner = object["spec"]["service"].as_str().and_then(|owner| owner.split_once('/'));
+                let owner = owner.map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
+                changed(&mut self.node_ports, port, owner)
+            }
             "endpointslices.discovery.k8s.io" => {
                 let of = object["metadata"]["labels"][SERVICE_LABEL].as_str();
                 let slice = of.map(|of| ((namespace.to_owned(), of.to_owned()), endpoints(object)));
@@ -111,6 +128,12 @@ impl NetworkObjects {
         let key = (namespace.to_owned(), name.to_owned());
         match resource {
             "services" => self.services.remove(&key).is_some(),
+            "ipaddresses.networking.k8s.io" => {
+                name.parse().is_ok_and(|address| self.addresses.remove(&address).is_some())
+            }
+            "portallocations.coracle.dev" => {
+                name.parse().is_ok_and(|port| self.node_ports.remove(&port).is_some())
+            }
             "endpointslices.discovery.k8s.io" => self.slices.remove(&key).is_some(),
             "podblocks.coracle.dev" => self.blocks.remove(name).is_some(),
             "nodes" => self.nodes.remove(name).is_some(),
@@ -123,6 +146,9 @@ impl NetworkObjects {
     /// Everything, for the fabric.
     pub fn state(&self) -> NetworkState {
         let mut services = self.services.clone();
+        for (name, service) in &mut services {
+            self.keep_what_is_claimed(name, service);
+        }
         for (of, endpoints) in self.slices.values() {
             if let Some(service) = services.get_mut(of) {
                 service.endpoints.extend(endpoints.iter().cloned());
@@ -134,6 +160,21 @@ impl NetworkObjects {
             nodes: self.nodes.clone(),
             ingresses: self.ingresses.values().cloned().collect(),
             pods: self.pods.values().cloned().collect(),
+        }
+    }
+}
+
+impl NetworkObjects {
+    /// What a service's object says of addresses and node ports counts only where the store's claim says so too:
+    /// an object must not get itself the traffic of another.
+    fn keep_what_is_claimed(&self, name: &Name, service: &mut ServiceEntry) {
+        // Every cluster has the claim of its API's address. A control node that sends none is of an older build.
+        if self.addresses.is_empty() {
+            return;
+        }
+        service.addresses.retain(|address| self.addresses.get(address) == Some(name));
+        for port in &mut service.ports {
+            port.node_port = port.node_port.filter(|port| self.node_ports.get(port) == Some(name));
         }
     }
 }
@@ -197,10 +238,12 @@ fn service_port(object: &Value) -> Option<ServicePort> {
 }
 
 fn endpoints(slice: &Value) -> Vec<Endpoint> {
-    let ports: BTreeMap<String, u16> = list(&slice["ports"])
-        .iter()
-        .filter_map(|one| Some((text(&one["name"]), port(&one["port"])?)))
-        .collect();
+    let ports: Arc<BTreeMap<String, u16>> = Arc::new(
+        list(&slice["ports"])
+            .iter()
+            .filter_map(|one| Some((text(&one["name"]), port(&one["port"])?)))
+            .collect(),
+    );
     let mut all = Vec::new();
     for endpoint in list(&slice["endpoints"]) {
         let ready = endpoint["conditions"]["ready"].as_bool().unwrap_or(true);
@@ -283,6 +326,60 @@ mod tests {
         assert_eq!(web.endpoints[1].ports["http"], 8080);
         assert!(objects.delete("endpointslices.discovery.k8s.io", "d", "web-abc"));
         assert!(objects.state().services[0].endpoints.is_empty());
+    }
+
+    #[test]
+    fn an_address_and_a_node_port_go_to_the_service_that_has_them() {
+        let mut objects = NetworkObjects::default();
+        let address = |service: &str| json!({ "spec": { "parentRef": { "resource": "services", "namespace": "d", "name": service } } });
+        objects.put("ipaddresses.networking.k8s.io", "", "10.96.0.7", &address("victim"));
+        objects.put(
+            "portallocations.coracle.dev",
+            "",
+            "30080",
+            &json!({ "spec": { "service": "d/victim" } }),
+        );
+        let ports = json!([{ "port": 80, "nodePort": 30080 }]);
+        let victim =
+            json!({ "spec": { "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "ports": ports } });
+        // Whatever such an object may come from: a mapped form of the address is another text of it.
+        let thief = json!({ "spec": { "type": "ExternalName", "externalName": "a.b", "ports": ports,
+            "clusterIPs": ["10.96.0.7", "::ffff:10.96.0.7", "10.128.0.9"] } });
+        assert!(objects.put("services", "d", "victim", &victim));
+        assert!(objects.put("services", "evil", "thief", &thief));
+        assert!(objects.put("services", "d", "thief", &thief));
+        let state = objects.state();
+        let of = |namespace: &str, name: &str| {
+            state.services.iter().find(|one| one.namespace == namespace && one.name == name).unwrap()
+        };
+        for namespace in ["d", "evil"] {
+            assert!(of(namespace, "thief").addresses.is_empty());
+            assert_eq!(of(namespace, "thief").ports[0].node_port, None);
+        }
+        assert_eq!(of("d", "victim").addresses, [IpAddr::from([10, 96, 0, 7])]);
+        assert_eq!(of("d", "victim").ports[0].node_port, Some(30080));
+        assert!(objects.put("ipaddresses.networking.k8s.io", "", "10.96.0.7", &address("thief")));
+        assert!(objects.delete("portallocations.coracle.dev", "", "30080"));
+        let state = objects.state();
+        let victim = state.services.iter().find(|one| one.name == "victim").unwrap();
+        assert_eq!((victim.addresses.len(), victim.ports[0].node_port), (0, None));
+    }
+
+    #[test]
+    fn the_ports_of_a_slice_are_kept_once() {
+        let mut objects = NetworkObjects::default();
+        let ports: Vec<Value> =
+            (1..=15_000).map(|port| json!({ "name": format!("p{port}"), "port": port })).collect();
+        let slice = json!({
+            "metadata": { "labels": { "kubernetes.io/service-name": "fat" } },
+            "ports": ports, "endpoints": vec![json!({ "addresses": ["10.128.9.9"] }); 1000],
+        });
+        objects.put("services", "d", "fat", &json!({ "spec": { "ports": [{ "name": "p7", "port": 80 }] } }));
+        objects.put("endpointslices.discovery.k8s.io", "d", "fat", &slice);
+        let state = objects.state();
+        let endpoints = &state.services[0].endpoints;
+        assert_eq!((endpoints.len(), endpoints[0].ports["p7"]), (1000, 7));
+        assert!(endpoints.iter().all(|one| Arc::ptr_eq(&one.ports, &endpoints[0].ports)));
     }
 
     #[test]

@@ -11,6 +11,14 @@ use crate::{
     spec::{Container, EnvVarSource, KeyRef, Pod},
 };
 
+/// Names, values and arguments of one container together, in bytes, everything expanded: what Linux gives a process
+/// by default is of the same order.
+pub const ENVIRONMENT_BYTES_MAX: usize = 1024 * 1024;
+/// What may be read on the way, in bytes: values that others take the place of count here, though not above.
+const READ_BYTES_MAX: usize = 4 * ENVIRONMENT_BYTES_MAX;
+/// A message shows so much of a name, in bytes.
+const SHOWN_BYTES_MAX: usize = 128;
+
 /// The whole environment of a container, in order of names; or the message of a CreateContainerConfigError.
 pub fn environment(
     pod: &Pod,
@@ -19,36 +27,98 @@ pub fn environment(
     facts: &PodFacts,
 ) -> Result<Vec<(String, String)>, String> {
     let namespace = &pod.metadata.namespace;
-    let mut env = from_objects(container, namespace, sources)?;
-    let services = service_variables(pod, sources);
+    let mut env = Environment::default();
+    add_objects(&mut env, container, namespace, sources)?;
+    let services = service_variables(pod, sources)?;
     for variable in &container.env {
         let value = match &variable.value_from {
             None => {
-                Some(expand(&variable.value, |name| env.get(name).or_else(|| services.get(name)).cloned()))
+                let room = ENVIRONMENT_BYTES_MAX.min(env.left_to_read());
+                let known = |name: &str| env.values.get(name).or_else(|| services.values.get(name));
+                let value = expand(&variable.value, room, |name| known(name).map(String::as_str));
+                Some(value.ok_or_else(|| too_large(&variable.name))?)
             }
             Some(source) => from_source(pod, container, source, sources, facts)?,
         };
         if let Some(value) = value {
-            env.insert(variable.name.clone(), value);
+            env.set(variable.name.clone(), value)?;
         }
     }
-    for (name, value) in services {
-        env.entry(name).or_insert(value);
+    for (name, value) in services.values {
+        if !env.values.contains_key(&name) {
+            env.set(name, value)
+                .map_err(|message| format!("{message}; enableServiceLinks: false leaves services out"))?;
+        }
     }
-    env.entry("HOSTNAME".to_owned()).or_insert_with(|| pod.hostname().to_owned());
-    Ok(env.into_iter().collect())
+    if !env.values.contains_key("HOSTNAME") {
+        env.set("HOSTNAME".to_owned(), pod.hostname().to_owned())?;
+    }
+    Ok(env.values.into_iter().collect())
 }
 
 /// The arguments, argv[0] first: `command` and `args` with variables expanded, or the last part of the image's name
-/// and `args`.
-pub fn arguments(container: &Container, env: &[(String, String)]) -> Vec<String> {
-    let lookup = |name: &str| env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-    let mut arguments: Vec<String> = container.command.iter().map(|part| expand(part, lookup)).collect();
-    if arguments.is_empty() {
+/// and `args`. `env` is what [`environment`] gave. An error is the message of a CreateContainerConfigError.
+pub fn arguments(container: &Container, env: &[(String, String)]) -> Result<Vec<String>, String> {
+    let taken: usize = env.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let mut room = ENVIRONMENT_BYTES_MAX.saturating_sub(taken);
+    let mut arguments = Vec::with_capacity(1 + container.command.len() + container.args.len());
+    if container.command.is_empty() {
         arguments.push(program_name(&container.image).to_owned());
     }
-    arguments.extend(container.args.iter().map(|part| expand(part, lookup)));
-    arguments
+    for (field, parts) in [("command", &container.command), ("args", &container.args)] {
+        for (index, part) in parts.iter().enumerate() {
+            let argument = expand(part, room, |name| value_of(env, name)).ok_or_else(|| {
+                format!(
+                    "{field}[{index}] takes the container's environment and arguments beyond \
+                     {ENVIRONMENT_BYTES_MAX} bytes"
+                )
+            })?;
+            room -= argument.len();
+            arguments.push(argument);
+        }
+    }
+    Ok(arguments)
+}
+
+/// The value of a variable in an environment, which is in order of names.
+pub(crate) fn value_of<'a>(env: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let at = env.binary_search_by(|(known, _)| known.as_str().cmp(name)).ok()?;
+    Some(&env[at].1)
+}
+
+/// Variables, as far as there is room for them.
+#[derive(Default)]
+struct Environment {
+    values: BTreeMap<String, String>,
+    /// Of all names and values.
+    bytes: usize,
+    /// Of these and of those whose place others took.
+    read: usize,
+}
+
+impl Environment {
+    fn left_to_read(&self) -> usize {
+        READ_BYTES_MAX - self.read
+    }
+
+    fn set(&mut self, name: String, value: String) -> Result<(), String> {
+        let size = name.len() + value.len();
+        let before = self.values.get(&name).map_or(0, |value| name.len() + value.len());
+        let bytes = self.bytes - before + size;
+        if bytes > ENVIRONMENT_BYTES_MAX || size > self.left_to_read() {
+            return Err(too_large(&name));
+        }
+        (self.bytes, self.read) = (bytes, self.read + size);
+        self.values.insert(name, value);
+        Ok(())
+    }
+}
+
+fn too_large(name: &str) -> String {
+    let shown: String = name.chars().take(SHOWN_BYTES_MAX).collect();
+    format!(
+        "environment variable {shown:?} takes the container's environment beyond {ENVIRONMENT_BYTES_MAX} bytes"
+    )
 }
 
 /// `hello` of `ghcr.io/x/hello:1.0`.
@@ -58,12 +128,12 @@ fn program_name(image: &str) -> &str {
     if image.starts_with("file://") { last } else { last.split_once(':').map_or(last, |(name, _)| name) }
 }
 
-fn from_objects(
+fn add_objects(
+    env: &mut Environment,
     container: &Container,
     namespace: &str,
     sources: &Sources,
-) -> Result<BTreeMap<String, String>, String> {
-    let mut env = BTreeMap::new();
+) -> Result<(), String> {
     for from in &container.env_from {
         let (reference, found, noun) = if let Some(reference) = &from.config_map_ref {
             (reference, sources.config_map(namespace, &reference.name), "configmap")
@@ -81,11 +151,11 @@ fn from_objects(
         for key in data.entries.keys() {
             let name = format!("{}{key}", from.prefix);
             if let Some(value) = data.text(key).filter(|_| is_variable_name(&name)) {
-                env.insert(name, value);
+                env.set(name, value)?;
             }
         }
     }
-    Ok(env)
+    Ok(())
 }
 
 /// A name that a process can have in its environment.
@@ -137,69 +207,97 @@ pub(crate) fn not_found(noun: &str, name: &str) -> String {
     format!("{noun} {name:?} not found")
 }
 
-/// Replaces `$(NAME)` by its value; `$$` is a dollar; what is unknown or malformed stays as it is.
-pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
-    let mut out = String::with_capacity(text.len());
+/// Replaces `$(NAME)` by its value; `$$` is a dollar; what is unknown or malformed stays as it is. None where the
+/// whole would have more bytes than `bytes_max`; no more than those are ever made.
+pub(crate) fn expand<'a>(
+    text: &str,
+    bytes_max: usize,
+    lookup: impl Fn(&str) -> Option<&'a str>,
+) -> Option<String> {
+    let mut out = Bounded { text: String::new(), bytes_max };
     let mut rest = text;
+    // Behind the last parenthesis nothing is a reference: it is not looked for again at each dollar.
+    let end = text.rfind(')').map_or(0, |at| at + 1);
     while let Some(at) = rest.find('$') {
-        out.push_str(&rest[..at]);
+        out.push(&rest[..at])?;
         rest = &rest[at + 1..];
+        let closed = text.len() - rest.len() < end;
         if let Some(after) = rest.strip_prefix('$') {
-            out.push('$');
+            out.push("$")?;
             rest = after;
-        } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
+        } else if let Some((name, after)) =
+            rest.strip_prefix('(').filter(|_| closed).and_then(|inner| inner.split_once(')'))
+        {
             match lookup(name) {
-                Some(value) => out.push_str(&value),
+                Some(value) => out.push(value)?,
                 None => {
-                    out.push_str("$(");
-                    out.push_str(name);
-                    out.push(')');
+                    out.push("$(")?;
+                    out.push(name)?;
+                    out.push(")")?;
                 }
             }
             rest = after;
         } else {
-            out.push('$');
+            out.push("$")?;
         }
     }
-    out.push_str(rest);
-    out
+    out.push(rest)?;
+    Some(out.text)
+}
+
+/// A text that grows up to a bound.
+struct Bounded {
+    text: String,
+    bytes_max: usize,
+}
+
+impl Bounded {
+    fn push(&mut self, more: &str) -> Option<()> {
+        if more.len() > self.bytes_max - self.text.len() {
+            return None;
+        }
+        self.text.push_str(more);
+        Some(())
+    }
 }
 
 /// The variables of services: those of the pod's namespace where service links are on, and always `kubernetes`.
-fn service_variables(pod: &Pod, sources: &Sources) -> BTreeMap<String, String> {
-    let mut env = BTreeMap::new();
+fn service_variables(pod: &Pod, sources: &Sources) -> Result<Environment, String> {
+    let mut env = Environment::default();
     let links = pod.spec.enable_service_links.unwrap_or(true);
     for ((namespace, name), service) in &sources.services {
         let own = links && *namespace == pod.metadata.namespace;
         let master = namespace == "default" && name == "kubernetes";
         if (own || master) && service.has_address() {
-            add_service(&mut env, name, service);
+            add_service(&mut env, name, service)
+                .map_err(|message| format!("{message}; enableServiceLinks: false leaves services out"))?;
         }
     }
-    env
+    Ok(env)
 }
 
-fn add_service(env: &mut BTreeMap<String, String>, name: &str, service: &Service) {
-    let Some(first) = service.ports.first() else { return };
+fn add_service(env: &mut Environment, name: &str, service: &Service) -> Result<(), String> {
+    let Some(first) = service.ports.first() else { return Ok(()) };
     let prefix = variable_part(name);
     let address = &service.cluster_ip;
-    env.insert(format!("{prefix}_SERVICE_HOST"), address.clone());
-    env.insert(format!("{prefix}_SERVICE_PORT"), first.port.to_string());
+    env.set(format!("{prefix}_SERVICE_HOST"), address.clone())?;
+    env.set(format!("{prefix}_SERVICE_PORT"), first.port.to_string())?;
     for port in service.ports.iter().filter(|port| !port.name.is_empty()) {
-        env.insert(format!("{prefix}_SERVICE_PORT_{}", variable_part(&port.name)), port.port.to_string());
+        env.set(format!("{prefix}_SERVICE_PORT_{}", variable_part(&port.name)), port.port.to_string())?;
     }
     for (index, port) in service.ports.iter().enumerate() {
         let protocol = if port.protocol.is_empty() { "TCP" } else { &port.protocol };
         let url = format!("{}://{address}:{}", protocol.to_lowercase(), port.port);
         if index == 0 {
-            env.insert(format!("{prefix}_PORT"), url.clone());
+            env.set(format!("{prefix}_PORT"), url.clone())?;
         }
         let stem = format!("{prefix}_PORT_{}_{}", port.port, protocol.to_uppercase());
-        env.insert(format!("{stem}_PROTO"), protocol.to_lowercase());
-        env.insert(format!("{stem}_PORT"), port.port.to_string());
-        env.insert(format!("{stem}_ADDR"), address.clone());
-        env.insert(stem, url);
+        env.set(format!("{stem}_PROTO"), protocol.to_lowercase())?;
+        env.set(format!("{stem}_PORT"), port.port.to_string())?;
+        env.set(format!("{stem}_ADDR"), address.clone())?;
+        env.set(stem, url)?;
     }
+    Ok(())
 }
 
 fn variable_part(name: &str) -> String {
@@ -278,10 +376,92 @@ mod tests {
         let container = |json: &str| serde_json::from_str::<Container>(json).unwrap();
         let env = vec![("A".to_owned(), "1".to_owned())];
         let plain = container(r#"{"image":"ghcr.io/x/hello:1.0","args":["-n","$(A)"]}"#);
-        assert_eq!(arguments(&plain, &env), ["hello", "-n", "1"]);
+        assert_eq!(arguments(&plain, &env).unwrap(), ["hello", "-n", "1"]);
         let command = container(r#"{"image":"hello","command":["prog","x$(A)"],"args":["y"]}"#);
-        assert_eq!(arguments(&command, &env), ["prog", "x1", "y"]);
+        assert_eq!(arguments(&command, &env).unwrap(), ["prog", "x1", "y"]);
         assert_eq!(program_name("localhost:5000/hello"), "hello");
         assert_eq!(program_name("file:///a/b.wasm"), "b.wasm");
+    }
+
+    /// Variables each of which names the one before it so many times.
+    fn levels(times: &[usize]) -> String {
+        let mut env = format!(r#"{{"name":"v0","value":"{}"}}"#, "x".repeat(500));
+        for (level, times) in times.iter().enumerate() {
+            let value = format!("$(v{level})").repeat(*times);
+            env.push_str(&format!(r#",{{"name":"v{}","value":"{value}"}}"#, level + 1));
+        }
+        format!(r#"{{"name":"c","image":"i","env":[{env}]}}"#)
+    }
+
+    #[test]
+    fn an_environment_that_multiplies_is_refused_by_the_name_of_a_variable() {
+        assert_eq!(env_of(&levels(&[200, 8])).unwrap()["v2"].len(), 800_000);
+        let message = env_of(&levels(&[2000, 200])).unwrap_err();
+        assert_eq!(
+            message,
+            "environment variable \"v2\" takes the container's environment beyond 1048576 bytes"
+        );
+        // One reference at a time never builds more than the bound either.
+        assert!(env_of(&levels(&[1000, 1000, 1000, 1000])).unwrap_err().contains("\"v2\""));
+        let expanded = expand("$(A)$(A)", 5, |_| Some("abc"));
+        assert_eq!(expanded, None);
+        assert_eq!(expand("$(A)$(A)", 6, |_| Some("abc")).as_deref(), Some("abcabc"));
+    }
+
+    #[test]
+    fn what_takes_the_place_of_itself_again_and_again_is_bounded_too() {
+        let again = format!(
+            r#"{{"name":"c","image":"i","env":[{}{{"name":"A","value":"end"}}]}}"#,
+            format!(r#"{{"name":"A","value":"{}"}},"#, "x".repeat(1000)).repeat(5000)
+        );
+        assert!(env_of(&again).unwrap_err().contains("\"A\""));
+    }
+
+    #[test]
+    fn arguments_count_with_the_environment() {
+        let container = |json: &str| serde_json::from_str::<Container>(json).unwrap();
+        let env = vec![("A".to_owned(), "x".repeat(100_000))];
+        let many =
+            |times: usize| container(&format!(r#"{{"image":"i","args":["{}"]}}"#, "$(A)".repeat(times)));
+        assert_eq!(arguments(&many(9), &env).unwrap()[1].len(), 900_000);
+        let message = arguments(&many(10), &env).unwrap_err();
+        assert!(
+            message.starts_with("args[0] takes the container's environment and arguments beyond"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn references_without_an_end_are_read_once() {
+        // Quadratic, this takes minutes.
+        let open = "$(".repeat(400_000);
+        assert_eq!(expand(&open, ENVIRONMENT_BYTES_MAX, |_| None).as_deref(), Some(open.as_str()));
+        let closed = format!("{open})");
+        assert_eq!(expand(&closed, ENVIRONMENT_BYTES_MAX, |_| None).as_deref(), Some(closed.as_str()));
+        let behind = format!("$(A){open}");
+        let expected = format!("1{open}");
+        assert_eq!(expand(&behind, ENVIRONMENT_BYTES_MAX, |_| Some("1")), Some(expected));
+    }
+
+    #[test]
+    fn services_beyond_the_bound_say_how_to_leave_them_out() {
+        let mut sources = Sources::default();
+        let port = |port| ServicePort { name: format!("p{port}"), port, protocol: "TCP".into() };
+        let service = Service { cluster_ip: "10.96.3.4".into(), ports: (1..20_000).map(port).collect() };
+        sources.services.insert(("d".into(), "wide".into()), Arc::new(service));
+        let pod = |links| {
+            let json = format!(
+                r#"{{"metadata":{{"name":"p","namespace":"d","uid":"u"}},
+                    "spec":{{"enableServiceLinks":{links},"containers":[{{"name":"c","image":"i"}}]}}}}"#
+            );
+            Pod::parse(json.as_bytes()).unwrap()
+        };
+        let env = |links| {
+            let pod = pod(links);
+            environment(&pod, &pod.spec.containers[0], &sources, &PodFacts::default())
+        };
+        let message = env(true).unwrap_err();
+        assert!(message.ends_with("enableServiceLinks: false leaves services out"), "{message}");
+        assert_eq!(env(false).unwrap().len(), 1);
     }
 }

@@ -357,7 +357,7 @@ impl Step<'_> {
         let facts = self.state.facts(&self.observed.node);
         let env = env::environment(self.pod, container, &self.desired.sources, &facts)?;
         Ok(StartPlan {
-            arguments: env::arguments(container, &env),
+            arguments: env::arguments(container, &env)?,
             mounts: volumes::mounts(self.pod, container, &env)?,
             env,
             limits: resources::container_limits(container),

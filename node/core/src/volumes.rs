@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    env::{expand, not_found},
+    env::{expand, not_found, value_of},
     fields::{self, PodFacts},
     resources,
     sources::{KeyedData, Sources},
@@ -18,6 +18,10 @@ use crate::{
 
 /// Mode of a file where nothing says otherwise. Source: v1.ConfigMapVolumeSource.
 const FILE_MODE_DEFAULT: u32 = 0o644;
+/// The files of one pod's volumes together, in bytes: a key may become many files, and a field of the pod too.
+const FILES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A path within a volume, expanded, in bytes. Source: PATH_MAX of Linux.
+const SUB_PATH_BYTES_MAX: usize = 4096;
 
 /// One volume of a pod, ready to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +65,7 @@ pub fn fingerprint(pod: &Pod, sources: &Sources) -> Fingerprint {
     let namespace = &pod.metadata.namespace;
     let config_map = |name: &str| sources.config_map(namespace, name).map(|data| data.revision);
     let secret = |name: &str| sources.secret(namespace, name).map(|data| data.revision);
+    let mut of_the_pod = false;
     for volume in &pod.spec.volumes {
         volume.config_map.as_ref().map(|source| config_map(&source.name)).hash(&mut hasher);
         volume.secret.as_ref().map(|source| secret(&source.secret_name)).hash(&mut hasher);
@@ -68,17 +73,19 @@ pub fn fingerprint(pod: &Pod, sources: &Sources) -> Fingerprint {
             source.config_map.as_ref().map(|source| config_map(&source.name)).hash(&mut hasher);
             source.secret.as_ref().map(|source| secret(&source.name)).hash(&mut hasher);
         }
-        if volume.downward_api.is_some() || volume.projected.is_some() {
-            (&pod.metadata.labels, &pod.metadata.annotations).hash(&mut hasher);
-        }
+        of_the_pod |= volume.downward_api.is_some() || volume.projected.is_some();
+    }
+    if of_the_pod {
+        (&pod.metadata.labels, &pod.metadata.annotations).hash(&mut hasher);
     }
     hasher.finish()
 }
 
 /// The content of all volumes of the pod, or the message of a FailedMount event.
 pub fn plan(pod: &Pod, sources: &Sources, facts: &PodFacts) -> Result<Vec<VolumePlan>, String> {
+    let mut room = FILES_BYTES_MAX;
     let planned = pod.spec.volumes.iter().map(|volume| {
-        let content = plan_one(pod, volume, sources, facts)
+        let content = plan_one(pod, volume, sources, facts, &mut room)
             .map_err(|reason| format!("MountVolume.SetUp failed for volume {:?} : {reason}", volume.name))?;
         Ok(VolumePlan { name: volume.name.clone(), content })
     });
@@ -90,9 +97,10 @@ fn plan_one(
     volume: &Volume,
     sources: &Sources,
     facts: &PodFacts,
+    room: &mut usize,
 ) -> Result<VolumeContent, String> {
     let namespace = &pod.metadata.namespace;
-    let mut files = BTreeMap::new();
+    let mut files = Files { by_path: BTreeMap::new(), room };
     if let Some(source) = &volume.empty_dir {
         let size_limit_bytes =
             source.size_limit.as_ref().and_then(resources::units).filter(|bytes| *bytes > 0);
@@ -135,7 +143,24 @@ fn plan_one(
         // A volume without a source is an emptyDir. Source: API defaults.
         return Ok(VolumeContent::Empty { size_limit_bytes: None });
     }
-    Ok(VolumeContent::Files(files))
+    Ok(VolumeContent::Files(files.by_path))
+}
+
+/// The files of one volume, as far as the pod has room for them.
+struct Files<'a> {
+    by_path: BTreeMap<String, VolumeFile>,
+    room: &'a mut usize,
+}
+
+impl Files<'_> {
+    fn add(&mut self, path: &str, bytes: Arc<[u8]>, mode: u32) -> Result<(), String> {
+        let path = checked_path(path)?;
+        *self.room = self.room.checked_sub(path.len() + bytes.len()).ok_or_else(|| {
+            format!("the files of the pod's volumes take more than {FILES_BYTES_MAX} bytes")
+        })?;
+        self.by_path.insert(path, VolumeFile { bytes, mode });
+        Ok(())
+    }
 }
 
 /// A config map or secret that a volume names.
@@ -151,7 +176,7 @@ impl Keyed<'_> {
         &self,
         items: &[KeyToPath],
         default_mode: Option<u32>,
-        files: &mut BTreeMap<String, VolumeFile>,
+        files: &mut Files<'_>,
     ) -> Result<(), String> {
         let mode = default_mode.unwrap_or(FILE_MODE_DEFAULT);
         let Some(data) = self.found else {
@@ -159,14 +184,13 @@ impl Keyed<'_> {
         };
         if items.is_empty() {
             for (key, bytes) in &data.entries {
-                files.insert(checked_path(key)?, VolumeFile { bytes: bytes.clone(), mode });
+                files.add(key, bytes.clone(), mode)?;
             }
         }
         for item in items {
             match data.entries.get(&item.key) {
                 Some(bytes) => {
-                    let file = VolumeFile { bytes: bytes.clone(), mode: item.mode.unwrap_or(mode) };
-                    files.insert(checked_path(&item.path)?, file);
+                    files.add(&item.path, bytes.clone(), item.mode.unwrap_or(mode))?;
                 }
                 None if self.optional => {}
                 None => {
@@ -183,7 +207,7 @@ fn add_downward(
     facts: &PodFacts,
     source: &DownwardVolume,
     default_mode: Option<u32>,
-    files: &mut BTreeMap<String, VolumeFile>,
+    files: &mut Files<'_>,
 ) -> Result<(), String> {
     for item in &source.items {
         let value = if let Some(reference) = &item.field_ref {
@@ -194,7 +218,7 @@ fn add_downward(
             String::new()
         };
         let mode = item.mode.or(default_mode).unwrap_or(FILE_MODE_DEFAULT);
-        files.insert(checked_path(&item.path)?, VolumeFile { bytes: value.into_bytes().into(), mode });
+        files.add(&item.path, value.into_bytes().into(), mode)?;
     }
     Ok(())
 }
@@ -210,16 +234,21 @@ fn checked_path(path: &str) -> Result<String, String> {
 
 /// Where a container sees its volumes, or the message of a CreateContainerConfigError.
 pub fn mounts(pod: &Pod, container: &Container, env: &[(String, String)]) -> Result<Vec<MountPlan>, String> {
+    let volumes: BTreeMap<&str, &Volume> =
+        pod.spec.volumes.iter().map(|volume| (volume.name.as_str(), volume)).collect();
     let planned = container.volume_mounts.iter().map(|mount| {
-        let Some(volume) = pod.spec.volumes.iter().find(|volume| volume.name == mount.name) else {
+        let Some(volume) = volumes.get(mount.name.as_str()) else {
             return Err(format!("volumeMount {:?} names no volume of the pod", mount.name));
         };
         let sub_path = if mount.sub_path_expr.is_empty() {
             mount.sub_path.clone()
         } else {
-            expand(&mount.sub_path_expr, |name| {
-                env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
-            })
+            expand(&mount.sub_path_expr, SUB_PATH_BYTES_MAX, |name| value_of(env, name)).ok_or_else(|| {
+                format!(
+                    "the subPathExpr of the mount at {:?} becomes longer than {SUB_PATH_BYTES_MAX} bytes",
+                    mount.mount_path
+                )
+            })?
         };
         if !sub_path.is_empty() && sub_path.split('/').any(|part| part == "..") || sub_path.starts_with('/') {
             return Err(format!("subPath {sub_path:?} must stay within its volume"));
@@ -312,5 +341,26 @@ mod tests {
         assert_eq!((mount.sub_path.as_str(), mount.guest_path.as_str()), ("sub", "/etc/x"));
         assert!(!mount.read_only);
         assert!(mounts(&pod, container, &env("../sub")).is_err());
+        let long = mounts(&pod, container, &env(&"x".repeat(SUB_PATH_BYTES_MAX + 1))).unwrap_err();
+        assert_eq!(long, "the subPathExpr of the mount at \"/etc/x/\" becomes longer than 4096 bytes");
+    }
+
+    #[test]
+    fn a_key_that_becomes_many_files_is_bounded() {
+        let items = |key: &str, count: usize| {
+            let items: Vec<String> =
+                (0..count).map(|at| format!(r#"{{"key":"{key}","path":"f{at}"}}"#)).collect();
+            pod(&format!(r#"{{"name":"v","configMap":{{"name":"cfg","items":[{}]}}}}"#, items.join(",")))
+        };
+        let mut sources = sources(1);
+        let json = format!(r#"{{"data":{{"a":"{}"}}}}"#, "x".repeat(1 << 20));
+        let data = KeyedData::from_config_map(json.as_bytes(), 1).unwrap();
+        sources.config_maps.insert(("d".into(), "cfg".into()), Arc::new(data));
+        assert!(plan(&items("a", 63), &sources, &PodFacts::default()).is_ok());
+        let message = plan(&items("a", 64), &sources, &PodFacts::default()).unwrap_err();
+        assert!(
+            message.ends_with("the files of the pod's volumes take more than 67108864 bytes"),
+            "{message}"
+        );
     }
 }

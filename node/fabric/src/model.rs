@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything that a fabric knows of the cluster. It is replaced whole.
@@ -74,8 +75,8 @@ pub struct Endpoint {
     pub ready: bool,
     /// The name under the service's, for pods of a StatefulSet.
     pub hostname: Option<String>,
-    /// The slice's ports: the service port's name to the number on this endpoint.
-    pub ports: BTreeMap<String, u16>,
+    /// The slice's ports: the service port's name to the number on this endpoint. All endpoints of a slice share them.
+    pub ports: Arc<BTreeMap<String, u16>>,
 }
 
 /// Addresses that a node hands out to its pods.

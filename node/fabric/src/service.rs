@@ -81,21 +81,21 @@ impl Balancer {
         client: IpAddr,
         allowed: impl Fn(SocketAddr) -> bool,
     ) -> Option<Choice> {
-        let ready = service.ready.get(port)?;
+        let ready = service.ready(port);
         let allowed = |choice: &Choice| allowed(choice.address);
-        if let Some(choice) = self.affine(service, client, ready).filter(allowed) {
+        if let Some(choice) = self.affine(service, client, port).filter(allowed) {
             return Some(choice);
         }
-        if let [] | [_] = ready[..] {
-            return ready.first().copied().filter(allowed);
+        if ready <= 1 {
+            return service.choice(port, 0).filter(allowed);
         }
-        let first = rand::random_range(0..ready.len());
-        let second = (first + rand::random_range(1..ready.len())) % ready.len();
+        let first = rand::random_range(0..ready);
+        let second = (first + rand::random_range(1..ready)) % ready;
         let load = |choice: &Choice| service.open[choice.index].load(Ordering::Relaxed);
-        match [ready[first], ready[second]].map(|choice| Some(choice).filter(allowed)) {
+        match [first, second].map(|place| service.choice(port, place).filter(allowed)) {
             [Some(first), Some(second)] if load(&second) < load(&first) => Some(second),
             [Some(one), _] | [None, Some(one)] => Some(one),
-            [None, None] => ready.iter().copied().filter(allowed).choose(&mut rand::rng()),
+            [None, None] => service.choices(port).filter(allowed).choose(&mut rand::rng()),
         }
     }
 
@@ -114,14 +114,14 @@ impl Balancer {
         affinities.insert((service.full_name(), client), affinity);
     }
 
-    fn affine(&self, service: &Service, client: IpAddr, ready: &[Choice]) -> Option<Choice> {
+    fn affine(&self, service: &Service, client: IpAddr, port: usize) -> Option<Choice> {
         let timeout = service.entry.client_affinity?;
         let affinities = self.affinities.lock();
         let affinity = affinities.get(&(service.full_name(), client))?;
         if affinity.last.elapsed() >= timeout {
             return None;
         }
-        ready.iter().find(|choice| choice.address == affinity.endpoint).copied()
+        service.choices(port).find(|choice| choice.address == affinity.endpoint)
     }
 }
 
@@ -136,7 +136,7 @@ mod tests {
             address: [10, 128, 0, last].into(),
             ready,
             hostname: None,
-            ports: [("a".to_owned(), 80)].into(),
+            ports: Arc::new([("a".to_owned(), 80)].into()),
         };
         let port = |name: &str, port| ServicePort { name: name.into(), port, ..ServicePort::default() };
         let entry = ServiceEntry {

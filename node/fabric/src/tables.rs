@@ -1,7 +1,7 @@
 //! A [`NetworkState`] made ready for lookups, and what of it outlives an update.
 
 use crate::gateway::Router;
-use crate::model::{Cidr, Endpoint, NetworkState, Protocol, ServiceEntry, ServicePort};
+use crate::model::{Cidr, Endpoint, NetworkState, Protocol, ServiceEntry};
 use crate::service::Choice;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -30,23 +30,87 @@ pub(crate) struct Service {
     pub(crate) entry: ServiceEntry,
     /// How many connections through services are open to each endpoint, in the entry's order.
     pub(crate) open: Vec<Arc<AtomicUsize>>,
-    /// The endpoints that traffic may go to, by the index of the service's port.
-    pub(crate) ready: Vec<Vec<Choice>>,
+    /// The endpoints that traffic may go to, by the slices' ports that they share. An endpoint is not kept for each of
+    /// its ports: a service of many of both would fill the node.
+    ready: Vec<Ready>,
+    /// The index of each port by what it is asked for.
+    numbers: HashMap<(Protocol, u16), usize>,
+}
+
+/// The endpoints of a service that have the same ports.
+struct Ready {
+    /// The number on the endpoints by the index of the service's port, for those that they have.
+    numbers: HashMap<usize, u16>,
+    /// (index in the service's entry, address)
+    endpoints: Vec<(usize, IpAddr)>,
 }
 
 impl Service {
     fn new(entry: ServiceEntry, counters: &Counters) -> Self {
         let open = entry.endpoints.iter().map(|endpoint| counters.of(endpoint.address)).collect();
-        let mut service = Self { entry, open, ready: Vec::new() };
-        let ready = |port: &ServicePort| {
-            let serving = service.serving().filter_map(|(index, endpoint)| {
-                let address = SocketAddr::new(endpoint.address, *endpoint.ports.get(&port.name)?);
-                Some(Choice { index, address })
-            });
-            serving.collect()
-        };
-        service.ready = service.entry.ports.iter().map(ready).collect();
+        let mut service = Self { entry, open, ready: Vec::new(), numbers: HashMap::new() };
+        service.ready = service.by_ports();
+        for (index, port) in service.entry.ports.iter().enumerate().rev() {
+            service.numbers.insert((port.protocol, port.port), index);
+        }
         service
+    }
+
+    fn by_ports(&self) -> Vec<Ready> {
+        let names: HashMap<&str, usize> =
+            self.entry.ports.iter().enumerate().map(|(index, port)| (port.name.as_str(), index)).collect();
+        let mut ready: Vec<Ready> = Vec::new();
+        let mut alike: BTreeMap<Vec<(usize, u16)>, usize> = BTreeMap::new();
+        // Endpoints of one slice share their ports: each list is read once.
+        let mut read: HashMap<*const BTreeMap<String, u16>, usize> = HashMap::new();
+        for (index, endpoint) in self.serving() {
+            let at = *read.entry(Arc::as_ptr(&endpoint.ports)).or_insert_with(|| {
+                let number = |(name, number): (&String, &u16)| Some((*names.get(name.as_str())?, *number));
+                let mut numbers: Vec<(usize, u16)> = endpoint.ports.iter().filter_map(number).collect();
+                numbers.sort_unstable();
+                *alike.entry(numbers).or_insert_with_key(|numbers| {
+                    ready.push(Ready { numbers: numbers.iter().copied().collect(), endpoints: Vec::new() });
+                    ready.len() - 1
+                })
+            });
+            ready[at].endpoints.push((index, endpoint.address));
+        }
+        ready
+    }
+
+    /// How many endpoints traffic for a port may go to, by the index of the port.
+    pub(crate) fn ready(&self, port: usize) -> usize {
+        self.with_port(port).map(|(_, ready)| ready.endpoints.len()).sum()
+    }
+
+    /// One of those endpoints, by its place among them.
+    pub(crate) fn choice(&self, port: usize, place: usize) -> Option<Choice> {
+        let mut rest = place;
+        for (number, ready) in self.with_port(port) {
+            match ready.endpoints.get(rest) {
+                Some((index, address)) => {
+                    return Some(Choice { index: *index, address: SocketAddr::new(*address, number) });
+                }
+                None => rest -= ready.endpoints.len(),
+            }
+        }
+        None
+    }
+
+    /// All of them.
+    pub(crate) fn choices(&self, port: usize) -> impl Iterator<Item = Choice> {
+        self.with_port(port).flat_map(|(number, ready)| {
+            let choice = move |(index, address): &(usize, IpAddr)| Choice {
+                index: *index,
+                address: SocketAddr::new(*address, number),
+            };
+            ready.endpoints.iter().map(choice)
+        })
+    }
+
+    /// The endpoints that have a port, with its number there.
+    fn with_port(&self, port: usize) -> impl Iterator<Item = (u16, &Ready)> {
+        self.ready.iter().filter_map(move |ready| Some((*ready.numbers.get(&port)?, ready)))
     }
 
     /// `namespace/name`, for logs and messages.
@@ -61,7 +125,7 @@ impl Service {
 
     /// The index of the port with this number.
     pub(crate) fn port(&self, protocol: Protocol, number: u16) -> Option<usize> {
-        self.entry.ports.iter().position(|port| port.protocol == protocol && port.port == number)
+        self.numbers.get(&(protocol, number)).copied()
     }
 
     /// The endpoints that traffic may go to.
@@ -185,5 +249,39 @@ impl OpenConnection {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ServicePort;
+
+    #[test]
+    fn endpoints_are_not_kept_for_each_port() {
+        let port = |at: u16| ServicePort { name: format!("p{at}"), port: at, ..ServicePort::default() };
+        let shared: Arc<BTreeMap<String, u16>> =
+            Arc::new((1..=2000).map(|at| (format!("p{at}"), at + 1)).collect());
+        let one = Arc::new(BTreeMap::from([("p7".to_owned(), 70)]));
+        let endpoint = |at: u16, ports: &Arc<BTreeMap<String, u16>>| Endpoint {
+            address: [10, 128, (at >> 8) as u8, at as u8].into(),
+            ready: true,
+            hostname: None,
+            ports: ports.clone(),
+        };
+        let mut endpoints: Vec<Endpoint> = (0..1000).map(|at| endpoint(at, &shared)).collect();
+        // Each of these is of a slice of its own, and says the same as the others.
+        endpoints.extend((1000..1100).map(|at| endpoint(at, &Arc::new((*one).clone()))));
+        let entry =
+            ServiceEntry { ports: (1..=2000).map(port).collect(), endpoints, ..ServiceEntry::default() };
+        let service = Service::new(entry, &Counters::default());
+        let kept: usize = service.ready.iter().map(|ready| ready.numbers.len() + ready.endpoints.len()).sum();
+        assert_eq!(kept, 2000 + 1000 + 1 + 100);
+        let index = service.port(Protocol::Tcp, 7).unwrap();
+        assert_eq!((service.ready(index), service.choices(index).count()), (1100, 1100));
+        assert_eq!(service.choice(index, 0).unwrap().address.port(), 8);
+        assert_eq!(service.choice(index, 1099).unwrap().address.port(), 70);
+        assert_eq!(service.choice(index, 1100), None);
+        assert_eq!(service.ready(service.port(Protocol::Tcp, 8).unwrap()), 1000);
     }
 }

@@ -3,9 +3,14 @@
 //! A claim is an object (`ipaddresses.networking.k8s.io`, `portallocations.coracle.dev`), so that two services can
 //! never have the same: whoever comes second finds it there when its transaction is applied, and picks another.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
-use coracle_objects::{Expect, FieldError, Object, ObjectKey, Precondition, View, Write, fields};
+use coracle_objects::{
+    Expect, FieldError, Object, ObjectKey, Precondition, View, Write, fields, kinds::service_address_errors,
+};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -45,6 +50,16 @@ impl Claims {
     }
 }
 
+impl Claims {
+    /// Those that the store has under the owner's name.
+    fn held_by(mut self, owner: &str, view: &View) -> Self {
+        let held = |key: ObjectKey| view.get(&key).is_some_and(|claim| claimed_by(claim) == owner);
+        self.addresses.retain(|address| held(address_key(*address)));
+        self.ports.retain(|port| held(port_key(*port)));
+        self
+    }
+}
+
 fn node_port(port: &Value) -> Option<u16> {
     fields::integer(port, "/nodePort").and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
 }
@@ -56,8 +71,13 @@ pub fn allocate(context: &Context<'_>, old: Option<&Value>, service: &mut Value)
     }
     if let Some(old) = old {
         keep(old, service);
+        // What is being deleted is not held back by rules that came after it; without a claim it has no traffic.
+        if metadata::deleting(old) && asks_for_the_same(old, service) {
+            return Ok(Extra::default());
+        }
     }
-    let before = old.map(Claims::of).unwrap_or_default();
+    // What is only written down and was never claimed is claimed now, or refused.
+    let before = old.map(Claims::of).unwrap_or_default().held_by(&owner(context.key), context.view);
     let mut errors = Vec::new();
     cluster_address(context, &before, service, &mut errors);
     node_ports(context, &before, service, &mut errors);
@@ -163,13 +183,22 @@ fn wants_node_ports(service: &Value) -> bool {
     }
 }
 
+fn asks_for_the_same(old: &Value, new: &Value) -> bool {
+    let fields = ["/spec/type", "/spec/clusterIP", "/spec/clusterIPs", "/spec/ports"];
+    fields.into_iter().all(|path| old.pointer(path) == new.pointer(path))
+}
+
 /// An update that does not name the address or a node port keeps it; one that changes the type gives it up.
 fn keep(old: &Value, new: &mut Value) {
     let external = fields::text(new, "/spec/type") == "ExternalName";
     let was_external = fields::text(old, "/spec/type") == "ExternalName";
     let address = fields::text(old, "/spec/clusterIP");
-    if external && !was_external && fields::text(new, "/spec/clusterIP") == address {
-        // The address of the old type goes with it.
+    let given = fields::text(new, "/spec/clusterIP");
+    let all = fields::list(new, "/spec/clusterIPs");
+    let names_no_other = (given.is_empty() || given == address)
+        && (all.is_empty() || all == fields::list(old, "/spec/clusterIPs"));
+    if external && names_no_other {
+        // The address of the old type goes with it; so does one that was once stored where none may be.
         if let Some(spec) = new["spec"].as_object_mut() {
             for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"]
             {
@@ -186,14 +215,9 @@ fn keep(old: &Value, new: &mut Value) {
     }
     let wants = wants_node_ports(new);
     let had = wants_node_ports(old);
-    let before = fields::list(old, "/spec/ports").to_vec();
-    let same = |port: &Value, other: &Value| {
-        fields::text(port, "/name") == fields::text(other, "/name")
-            && fields::integer(port, "/port") == fields::integer(other, "/port")
-            && fields::text(port, "/protocol") == fields::text(other, "/protocol")
-    };
+    let known = known_ports(old);
     for port in fields::elements(&mut new["spec"], "ports") {
-        let known = before.iter().find(|other| same(port, other)).and_then(node_port);
+        let known = known.get(&port_id(port)).copied().flatten();
         if wants && node_port(port).is_none() {
             if let Some(number) = known {
                 port["nodePort"] = number.into();
@@ -208,13 +232,29 @@ fn keep(old: &Value, new: &mut Value) {
     }
 }
 
+/// What tells a port of a service apart: name, number, protocol.
+type PortId = (String, Option<i64>, String);
+
+fn port_id(port: &Value) -> PortId {
+    let text = |path: &str| fields::text(port, path).to_owned();
+    (text("/name"), fields::integer(port, "/port"), text("/protocol"))
+}
+
+/// The node ports of a service's ports; of two alike the first counts.
+fn known_ports(service: &Value) -> BTreeMap<PortId, Option<u16>> {
+    let ports = fields::list(service, "/spec/ports").iter().rev();
+    ports.map(|port| (port_id(port), node_port(port))).collect()
+}
+
 fn cluster_address(
     context: &Context<'_>,
     before: &Claims,
     service: &mut Value,
     errors: &mut Vec<FieldError>,
 ) {
-    if fields::text(service, "/spec/type") == "ExternalName" {
+    // Here and not by validation alone, which objects that are being deleted do not pass through.
+    errors.extend(service_address_errors(service));
+    if !errors.is_empty() || fields::text(service, "/spec/type") == "ExternalName" {
         return;
     }
     let given = fields::text(service, "/spec/clusterIP").to_owned();
@@ -237,7 +277,6 @@ fn cluster_address(
         return;
     }
     service["spec"]["clusterIPs"] = json!([given]);
-    // An address that is none is validation's fault to tell.
     let Ok(address) = given.parse::<Ipv4Addr>() else { return };
     if before.addresses.contains(&address) {
         return;
@@ -272,6 +311,8 @@ fn node_ports(context: &Context<'_>, before: &Claims, service: &mut Value, error
     let free = |port: u16| context.view.get(&port_key(port)).is_none();
     let ports = fields::list(service, "/spec/ports").to_vec();
     let mut taken: BTreeSet<u16> = ports.iter().filter_map(node_port).collect();
+    // What was found taken stays so: the range is searched once for all ports.
+    let mut rest = range.clone();
     for (index, port) in ports.iter().enumerate() {
         let field = format!("spec.ports[{index}].nodePort");
         match node_port(port) {
@@ -291,7 +332,7 @@ fn node_ports(context: &Context<'_>, before: &Claims, service: &mut Value, error
             None => {
                 let usable = |port: &u16| free(*port) && !taken.contains(port);
                 let picked = (0..PICKS_MAX).map(|_| rand::random_range(range.clone())).find(usable);
-                match picked.or_else(|| range.clone().find(usable)) {
+                match picked.or_else(|| rest.find(usable)) {
                     Some(number) => {
                         taken.insert(number);
                         service["spec"]["ports"][index]["nodePort"] = number.into();
@@ -371,6 +412,74 @@ mod tests {
         let error = check(&view, None, &mut outside).unwrap_err().to_string();
         assert!(error.contains("does not match the current range"), "{error}");
         assert!(error.contains("The range of valid ports is 30000-32767"), "{error}");
+    }
+
+    #[test]
+    fn an_address_is_never_only_written_down() {
+        let mut view = View::default();
+        let mut victim = json!({ "spec": { "clusterIP": "10.96.0.10", "ports": [{ "port": 80 }] } });
+        let extra = check(&view, None, &mut victim).unwrap();
+        put(&mut view, &extra);
+        for spec in [
+            json!({ "type": "ExternalName", "externalName": "a.b", "clusterIPs": ["10.96.0.10"] }),
+            json!({ "type": "ExternalName", "externalName": "a.b", "clusterIP": "10.96.0.10" }),
+            json!({ "clusterIPs": ["10.96.0.10"], "ports": [{ "port": 80 }] }),
+            json!({ "clusterIP": "10.96.9.9", "clusterIPs": ["10.96.9.9", "10.96.0.10"], "ports": [{ "port": 80 }] }),
+            json!({ "clusterIP": "::ffff:10.96.0.10", "ports": [{ "port": 80 }] }),
+            json!({ "clusterIP": "fd00::1", "ports": [{ "port": 80 }] }),
+        ] {
+            assert!(check(&view, None, &mut json!({ "spec": spec })).is_err(), "{spec}");
+            // An update of what was stored before such things were refused does not keep it either.
+            let stored = json!({ "spec": spec });
+            let mut again = stored.clone();
+            let kept = check(&view, Some(&stored), &mut again).is_ok();
+            assert!(!kept || again["spec"].get("clusterIPs").is_none(), "{spec}");
+        }
+        let stored =
+            json!({ "spec": { "clusterIP": "10.96.0.77", "clusterIPs": ["10.96.0.77"], "ports": [] } });
+        let extra = check(&view, Some(&stored), &mut stored.clone()).unwrap();
+        assert_eq!(extra.writes.len(), 1, "what was never claimed is claimed");
+        // On its way out it may go, but take nothing along.
+        let mut ending = json!({ "metadata": { "deletionTimestamp": "x" }, "spec": {
+            "type": "ExternalName", "externalName": "a.b" } });
+        let mut taking = ending.clone();
+        taking["spec"]["clusterIPs"] = json!(["10.96.0.10"]);
+        assert!(check(&view, Some(&ending.clone()), &mut taking).is_err());
+        assert!(check(&view, Some(&ending.clone()), &mut ending).unwrap().writes.is_empty());
+    }
+
+    #[test]
+    fn a_service_that_becomes_external_gives_up_its_address() {
+        let mut view = View::default();
+        let mut service = json!({ "spec": { "clusterIP": "10.96.0.10", "ports": [{ "port": 80 }] } });
+        let extra = check(&view, None, &mut service).unwrap();
+        put(&mut view, &extra);
+        for left in [json!({}), json!({ "clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"] })] {
+            let mut update = json!({ "spec": { "type": "ExternalName", "externalName": "a.b" } });
+            update["spec"].as_object_mut().unwrap().extend(left.as_object().unwrap().clone());
+            let extra = check(&view, Some(&service), &mut update).unwrap();
+            assert!(matches!(&extra.writes[..], [Write::Delete { .. }]));
+            assert!(update["spec"].get("clusterIP").is_none() && update["spec"].get("clusterIPs").is_none());
+        }
+        let mut other =
+            json!({ "spec": { "type": "ExternalName", "externalName": "a.b", "clusterIPs": ["10.96.0.1"] } });
+        assert!(check(&view, Some(&service), &mut other).is_err());
+    }
+
+    #[test]
+    fn many_ports_keep_and_find_their_node_ports_at_once() {
+        let ports: Vec<Value> =
+            (0..2000).map(|at| json!({ "name": format!("p{at}"), "port": at + 1 })).collect();
+        let mut view = View::default();
+        let mut service = json!({ "spec": { "type": "NodePort", "ports": ports } });
+        let began = std::time::Instant::now();
+        let extra = check(&view, None, &mut service).unwrap();
+        assert_eq!(extra.writes.len(), 2001);
+        put(&mut view, &extra);
+        let mut update = json!({ "spec": { "type": "NodePort", "ports": ports } });
+        assert!(check(&view, Some(&service), &mut update).unwrap().writes.is_empty());
+        assert_eq!(update["spec"]["ports"], service["spec"]["ports"]);
+        assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! PUT: replaces an object or its status; and what every change of an existing object has to keep.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::response::Response;
 use coracle_objects::{FieldError, Kind, Object, View, fields, validate_meta};
@@ -157,7 +157,7 @@ fn keep_other_part(kind: &Kind, before: &Value, new: &mut Value, part: Part) {
 fn faults(kind: &Kind, before: &Value, new: &Value, part: Part) -> Vec<FieldError> {
     let mut errors = validate_meta(kind, new, Some(before));
     if metadata::deleting(before) {
-        let known: Vec<&str> = metadata::finalizers(before).collect();
+        let known: BTreeSet<&str> = metadata::finalizers(before).collect();
         let added: Vec<&str> = metadata::finalizers(new).filter(|name| !known.contains(name)).collect();
         let told = errors.iter().any(|error| error.field == "metadata.finalizers");
         if !added.is_empty() && !told {

@@ -97,16 +97,14 @@ pub fn remove_leftover(planner: &mut Planner<'_>, name: &ObjectName) {
 
 fn subsets(service: &Service, backends: &[&Backend<'_>]) -> Vec<Value> {
     let mut by_ports: BTreeMap<String, Subset> = BTreeMap::new();
+    let mut resolver = ports::Resolver::new(service);
     for backend in backends {
-        let mut ports = ports::resolve(service, backend.pod);
-        for port in ports.iter_mut().filter_map(Value::as_object_mut) {
-            // An unnamed port has no name here, where a slice has an empty one.
-            if port.get("name").is_some_and(|name| name == "") {
-                port.shift_remove("name");
-            }
+        let resolved = resolver.of(backend.pod);
+        if !by_ports.contains_key(&resolved.key) {
+            let subset = Subset { ports: without_empty_names(&resolved.ports), ..Subset::default() };
+            by_ports.insert(resolved.key.clone(), subset);
         }
-        let subset = by_ports.entry(Value::from(ports.clone()).to_string()).or_default();
-        subset.ports = ports;
+        let Some(subset) = by_ports.get_mut(&resolved.key) else { continue };
         let side = if backend.ready { &mut subset.ready } else { &mut subset.not_ready };
         side.extend(address(service, backend));
     }
@@ -127,6 +125,17 @@ fn subsets(service: &Service, backends: &[&Backend<'_>]) -> Vec<Value> {
             value
         })
         .collect()
+}
+
+/// An unnamed port has no name here, where a slice has an empty one.
+fn without_empty_names(ports: &[Value]) -> Vec<Value> {
+    let mut ports = ports.to_vec();
+    for port in ports.iter_mut().filter_map(Value::as_object_mut) {
+        if port.get("name").is_some_and(|name| name == "") {
+            port.shift_remove("name");
+        }
+    }
+    ports
 }
 
 fn address(service: &Service, backend: &Backend<'_>) -> Option<Value> {

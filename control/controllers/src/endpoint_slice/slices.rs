@@ -1,6 +1,6 @@
 //! The slices of a service: filled so that few of them change where few pods do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_objects::{Expect, Object, ObjectKey, Transaction};
 use serde::Deserialize;
@@ -60,7 +60,8 @@ pub fn plan(
         .filter(|object| object.meta.deletion_timestamp.is_none())
         .filter_map(|object| Some(Known { object, wire: object.parse().ok()? }))
         .collect();
-    for family in &service.families {
+    // A family that is named twice is one: two plans of its slices would undo each other for ever.
+    for family in service.families.iter().collect::<BTreeSet<_>>() {
         let (of_family, others) = known.into_iter().partition(|slice| slice.wire.address_type == *family);
         known = others;
         plan_family(planner, service, backends, family, of_family)?;
@@ -83,7 +84,7 @@ fn plan_family(
     let mut kept: Vec<(Known<'_>, Wanted)> = Vec::new();
     for slice in known {
         let ports = slice.wire.ports.clone().unwrap_or_default();
-        let Some(group) = groups.get_mut(&Value::from(ports.clone()).to_string()) else {
+        let Some(group) = groups.get_mut(&ports::json_of(&ports)) else {
             spare.push(slice);
             continue;
         };
@@ -93,7 +94,7 @@ fn plan_family(
         kept.push((slice, Wanted { ports, endpoints }));
     }
     for (_, wanted) in &mut kept {
-        let Some(group) = groups.get_mut(&Value::from(wanted.ports.clone()).to_string()) else { continue };
+        let Some(group) = groups.get_mut(&ports::json_of(&wanted.ports)) else { continue };
         while wanted.endpoints.len() < ENDPOINTS_MAX
             && let Some((_, endpoint)) = group.by_uid.pop_first()
         {
@@ -146,12 +147,16 @@ fn groups(
     family: &str,
 ) -> BTreeMap<String, Group> {
     let mut groups: BTreeMap<String, Group> = BTreeMap::new();
+    let mut resolver = ports::Resolver::new(service);
     for backend in backends {
         let of_family = |ip: &&String| ip.contains(':') == (family == "IPv6");
         let Some(ip) = backend.pod.ips.iter().find(of_family) else { continue };
-        let ports = ports::resolve(service, backend.pod);
-        let key = Value::from(ports.clone()).to_string();
-        let group = groups.entry(key).or_insert_with(|| Group { ports, by_uid: BTreeMap::new() });
+        let resolved = resolver.of(backend.pod);
+        if !groups.contains_key(&resolved.key) {
+            let group = Group { ports: resolved.ports.clone(), by_uid: BTreeMap::new() };
+            groups.insert(resolved.key.clone(), group);
+        }
+        let Some(group) = groups.get_mut(&resolved.key) else { continue };
         group.by_uid.insert(backend.pod.object.meta.uid.clone(), endpoint(planner, service, backend, ip));
     }
     groups

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::age;
 use crate::{
-    field_error::FieldError,
+    field_error::{FIELD_ERRORS_MAX, FieldError},
     fields::{child, count, default_text, entries, flag, list, present, text},
     registry::{Column, Kind},
     validate::{rules::immutable, syntax::config_key_faults},
@@ -141,6 +141,9 @@ fn validate_secret(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
 }
 
 fn check_key(field: &str, key: &str, errors: &mut Vec<FieldError>) {
+    if errors.len() >= FIELD_ERRORS_MAX {
+        return;
+    }
     for fault in config_key_faults(key) {
         errors.push(FieldError::invalid(format!("{field}[{key}]"), key, fault));
     }
@@ -154,6 +157,7 @@ fn check_binary(object: &Value, field: &str, errors: &mut Vec<FieldError>) -> us
             Some(Ok(bytes)) => size += bytes.len(),
             // An absent value is an empty one.
             None if value.is_null() => {}
+            _ if errors.len() >= FIELD_ERRORS_MAX => {}
             _ => {
                 let mut error = FieldError::invalid(format!("{field}[{key}]"), "", "must be base64-encoded");
                 error.value = None;

@@ -1,5 +1,7 @@
 //! Endpoints and EndpointSlices: where a service's traffic goes.
 
+use std::{collections::BTreeSet, net::IpAddr};
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -16,6 +18,7 @@ use crate::{
 
 /// How many addresses or ports a cell shows.
 const SHOWN_MAX: usize = 3;
+/// Upstream's bounds.
 const ENDPOINTS_MAX: usize = 1000;
 const PORTS_MAX: usize = 20_000;
 const ADDRESSES_MAX: usize = 100;
@@ -68,36 +71,40 @@ pub(super) const ENDPOINT_SLICE: Kind = Kind {
     ..Kind::BASE
 };
 
-fn shown(all: &[String]) -> String {
-    let shown = all[..all.len().min(SHOWN_MAX)].join(",");
-    match all.len().saturating_sub(SHOWN_MAX) {
+fn shown(first: &[String], count: usize) -> String {
+    let shown = first[..first.len().min(SHOWN_MAX)].join(",");
+    match count.saturating_sub(SHOWN_MAX) {
         0 => or_none(&shown).to_owned(),
         more => format!("{shown} + {more} more..."),
     }
 }
 
+/// Each address with each of its ports: only those that are shown are made.
 fn endpoints(object: &Value) -> String {
-    let mut all = Vec::new();
+    let mut first = Vec::new();
+    let mut count = 0;
     for subset in list(object, "/subsets") {
-        let ports = list(subset, "/ports");
-        for address in list(subset, "/addresses") {
+        let (addresses, ports) = (list(subset, "/addresses"), list(subset, "/ports"));
+        count += addresses.len() * ports.len().max(1);
+        let pairs = addresses.iter().flat_map(|address| {
             let address = text(address, "/ip");
-            if ports.is_empty() {
-                all.push(address.to_owned());
-            }
-            all.extend(ports.iter().map(|port| format!("{address}:{}", integer(port, "/port").unwrap_or(0))));
-        }
+            let alone = ports.is_empty().then(|| address.to_owned());
+            let port = move |port| format!("{address}:{}", integer(port, "/port").unwrap_or(0));
+            alone.into_iter().chain(ports.iter().map(port))
+        });
+        first.extend(pairs.take(SHOWN_MAX.saturating_sub(first.len())));
     }
-    shown(&all)
+    shown(&first, count)
 }
 
 fn slice_cells(object: &Value, now: Timestamp) -> Vec<Value> {
     let port = |port: &Value| integer(port, "/port").map_or_else(|| "*".to_owned(), |port| port.to_string());
     let ports: Vec<String> = list(object, "/ports").iter().map(port).collect();
-    let ports = if ports.is_empty() { "<unset>".to_owned() } else { shown(&ports) };
+    let ports = if ports.is_empty() { "<unset>".to_owned() } else { shown(&ports, ports.len()) };
     let addresses = list(object, "/endpoints").iter().flat_map(|endpoint| list(endpoint, "/addresses"));
     let addresses: Vec<String> = addresses.filter_map(Value::as_str).map(str::to_owned).collect();
-    let addresses = if addresses.is_empty() { "<unset>".to_owned() } else { shown(&addresses) };
+    let addresses =
+        if addresses.is_empty() { "<unset>".to_owned() } else { shown(&addresses, addresses.len()) };
     vec![
         text(object, "/metadata/name").into(),
         text(object, "/addressType").into(),
@@ -114,7 +121,7 @@ fn validate_endpoints(object: &Value, _old: Option<&Value>) -> Vec<FieldError> {
         for key in ["addresses", "notReadyAddresses"] {
             for (index, address) in list(subset, &format!("/{key}")).iter().enumerate() {
                 let ip = text(address, "/ip");
-                for fault in ip_faults(ip) {
+                for fault in endpoint_faults(ip) {
                     errors.push(FieldError::invalid(format!("{field}.{key}[{index}].ip"), ip, fault));
                 }
             }
@@ -152,7 +159,7 @@ fn validate_slice(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     if all.len() > ENDPOINTS_MAX {
         errors.push(FieldError::too_many("endpoints", all.len(), ENDPOINTS_MAX));
     }
-    for (index, endpoint) in all.iter().enumerate() {
+    for (index, endpoint) in all.iter().take(ENDPOINTS_MAX).enumerate() {
         let field = format!("endpoints[{index}].addresses");
         let addresses = list(endpoint, "/addresses");
         if addresses.is_empty() {
@@ -171,9 +178,10 @@ fn validate_slice(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     if ports.len() > PORTS_MAX {
         errors.push(FieldError::too_many("ports", ports.len(), PORTS_MAX));
     }
-    for (index, port) in ports.iter().enumerate() {
+    let mut names = BTreeSet::new();
+    for (index, port) in ports.iter().take(PORTS_MAX).enumerate() {
         let name = text(port, "/name");
-        if ports[..index].iter().any(|other| text(other, "/name") == name) {
+        if !names.insert(name) {
             errors.push(FieldError::duplicate(format!("ports[{index}].name"), name));
         }
         one_of(
@@ -190,16 +198,34 @@ fn validate_slice(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
 }
 
 fn address_faults(type_: &str, address: &str) -> Vec<String> {
-    match type_ {
-        "IPv4" if address.parse::<std::net::Ipv4Addr>().is_err() => {
-            vec!["must be a valid IPv4 address".to_owned()]
-        }
-        "IPv6" if address.parse::<std::net::Ipv6Addr>().is_err() => {
-            vec!["must be a valid IPv6 address".to_owned()]
-        }
-        "FQDN" => subdomain_faults(address),
+    match (type_, address.parse::<IpAddr>()) {
+        ("IPv4", Ok(IpAddr::V4(_))) | ("IPv6", Ok(IpAddr::V6(_))) => endpoint_faults(address),
+        ("IPv4", _) => vec!["must be a valid IPv4 address".to_owned()],
+        ("IPv6", _) => vec!["must be a valid IPv6 address".to_owned()],
+        ("FQDN", _) => subdomain_faults(address),
         _ => Vec::new(),
     }
+}
+
+/// An address that traffic may be sent to: none that means another machine to each that reads it, and none that trusts
+/// its caller for being near. Source: `ValidateEndpointIP`.
+fn endpoint_faults(address: &str) -> Vec<String> {
+    let Ok(ip) = address.parse::<IpAddr>() else { return ip_faults(address) };
+    let (link_local, link_local_multicast) = match ip.to_canonical() {
+        IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(ip) => (ip.is_unicast_link_local(), ip.segments()[0] & 0xff0f == 0xff02),
+    };
+    let ip = ip.to_canonical();
+    [
+        (ip.is_unspecified(), "may not be unspecified"),
+        (ip.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+        (link_local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+        (link_local_multicast, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
+    ]
+    .into_iter()
+    .filter(|(is, _)| *is)
+    .map(|(_, fault)| format!("{fault}: {address}"))
+    .collect()
 }
 
 #[cfg(test)]
@@ -222,6 +248,39 @@ mod tests {
             json!({"subsets": [{"addresses": [{"ip": "1.2.3.4"}], "ports": [{"port": 80}, {"port": 81}]}]});
         assert_eq!(endpoints(&object), "1.2.3.4:80,1.2.3.4:81");
         assert_eq!(endpoints(&json!({})), "<none>");
+    }
+
+    #[test]
+    fn addresses_and_ports_are_counted_without_being_made() {
+        // All of them together would be 900 million texts.
+        let subset = json!({"addresses": vec![json!({"ip": "1.2.3.4"}); 30_000],
+            "ports": vec![json!({"port": 80}); 30_000]});
+        let shown = "1.2.3.4:80,1.2.3.4:80,1.2.3.4:80 + 899999998 more...";
+        assert_eq!(endpoints(&json!({"subsets": [subset, {"addresses": [{"ip": "5.6.7.8"}]}]})), shown);
+    }
+
+    #[test]
+    fn traffic_is_not_sent_to_what_is_near() {
+        let slice = |type_: &str, address: &str| {
+            let slice = json!({"addressType": type_, "endpoints": [{"addresses": [address]}]});
+            validate_slice(&slice, None).len()
+        };
+        for address in ["127.0.0.1", "127.8.8.8", "0.0.0.0", "169.254.169.254", "224.0.0.1"] {
+            assert_eq!(slice("IPv4", address), 1, "{address}");
+            let object = json!({"subsets": [{"notReadyAddresses": [{"ip": address}]}]});
+            assert_eq!(validate_endpoints(&object, None).len(), 1, "{address}");
+        }
+        for address in ["::1", "::", "fe80::1", "ff02::1", "::ffff:127.0.0.1"] {
+            assert_eq!(slice("IPv6", address), 1, "{address}");
+        }
+        assert_eq!(slice("IPv4", "10.128.0.1") + slice("IPv4", "192.0.2.1") + slice("IPv6", "fd00::1"), 0);
+    }
+
+    #[test]
+    fn long_lists_of_ports_are_read_once() {
+        let port = |at: usize| json!({"name": format!("p{at}"), "protocol": "TCP", "port": 1});
+        let slice = json!({"addressType": "IPv4", "ports": (0..PORTS_MAX).map(port).collect::<Vec<_>>()});
+        assert_eq!(validate_slice(&slice, None), []);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Nodes.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -95,7 +97,7 @@ fn roles(object: &Value) -> String {
 
 fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for (index, taint) in list(object, "/spec/taints").iter().enumerate() {
         let field = format!("spec.taints[{index}]");
         let (key, effect) = (text(taint, "/key"), text(taint, "/effect"));
@@ -112,12 +114,11 @@ fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
             let effects = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
             one_of(format!("{field}.effect"), effect, effects, &mut errors);
         }
-        if seen.contains(&(key, effect)) {
+        if !seen.insert((key, effect)) {
             let mut error = FieldError::duplicate(field, taint.clone());
             error.detail = "taints must be unique by key and effect pair".to_owned();
             errors.push(error);
         }
-        seen.push((key, effect));
     }
     if let Some(old) = old {
         for key in ["podCIDR", "providerID"] {

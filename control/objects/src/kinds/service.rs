@@ -1,5 +1,7 @@
 //! Services.
 
+use std::{collections::BTreeSet, net::IpAddr};
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -18,6 +20,10 @@ use crate::{
 /// Seconds for which a client stays with an endpoint under `sessionAffinity: ClientIP`.
 const AFFINITY_SECONDS: i64 = 10_800;
 const AFFINITY_SECONDS_MAX: i64 = 86_400;
+/// Families of a service that are looked at: there is one, and a second entry is a fault already.
+const FAMILIES_SHOWN_MAX: usize = 3;
+/// Ports of one service. Each becomes an entry of every slice of it, and several variables of pods beside it.
+const PORTS_MAX: usize = 2000;
 
 pub(super) const SERVICE: Kind = Kind {
     kind: "Service",
@@ -140,11 +146,7 @@ fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
         errors.push(FieldError::required("spec.ports", ""));
     }
     check_type(object, type_, address, &mut errors);
-    if !address.is_empty() && !headless {
-        for fault in ip_faults(address) {
-            errors.push(FieldError::invalid("spec.clusterIPs[0]", address, fault));
-        }
-    }
+    errors.extend(service_address_errors(object));
     validate_labels(object, "/spec/selector", "spec.selector", &mut errors);
     one_of("spec.sessionAffinity", text(object, "/spec/sessionAffinity"), &["ClientIP", "None"], &mut errors);
     let seconds = integer(object, "/spec/sessionAffinityConfig/clientIP/timeoutSeconds");
@@ -156,9 +158,14 @@ fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
             detail,
         ));
     }
-    for (index, family) in list(object, "/spec/ipFamilies").iter().enumerate() {
+    let mut families = BTreeSet::new();
+    for (index, family) in list(object, "/spec/ipFamilies").iter().take(FAMILIES_SHOWN_MAX).enumerate() {
         let field = format!("spec.ipFamilies[{index}]");
-        one_of(field, family.as_str().unwrap_or(""), &["IPv4"], &mut errors);
+        let family = family.as_str().unwrap_or("");
+        one_of(field.as_str(), family, &["IPv4"], &mut errors);
+        if !families.insert(family) {
+            errors.push(FieldError::duplicate(field, family));
+        }
     }
     if text(object, "/spec/ipFamilyPolicy") == "RequireDualStack" {
         let detail = "this cluster is not configured for dual-stack services";
@@ -187,10 +194,6 @@ fn check_type(object: &Value, type_: &str, address: &str, errors: &mut Vec<Field
                     faults.into_iter().map(|fault| FieldError::invalid("spec.externalName", name, fault)),
                 );
             }
-            if !address.is_empty() {
-                let detail = "may not be set when `type` is 'ExternalName'";
-                errors.push(FieldError::forbidden("spec.clusterIPs", detail));
-            }
         }
         "NodePort" | "LoadBalancer" if address == "None" => {
             let detail = format!("may not be set to 'None' for {type_} services");
@@ -205,58 +208,109 @@ fn check_type(object: &Value, type_: &str, address: &str, errors: &mut Vec<Field
     }
 }
 
+/// A service has one address, of this cluster's family, by both of its names; an external one has none by either:
+/// whoever could write one down would have the traffic to it sent his way.
+pub fn service_address_errors(object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let (type_, address) = (text(object, "/spec/type"), text(object, "/spec/clusterIP"));
+    let all = list(object, "/spec/clusterIPs");
+    if type_ == "ExternalName" {
+        if !address.is_empty() || !all.is_empty() {
+            let detail = "may not be set when `type` is 'ExternalName'";
+            errors.push(FieldError::forbidden("spec.clusterIPs", detail));
+        }
+        return errors;
+    }
+    if all.len() > 1 {
+        let detail = "this cluster has addresses of one family: at most one can be given";
+        errors.push(FieldError::invalid("spec.clusterIPs", all.to_vec(), detail));
+    }
+    if all.first().is_some_and(|first| first.as_str().unwrap_or("") != address) {
+        let detail = "first value must match `clusterIP`";
+        errors.push(FieldError::invalid("spec.clusterIPs[0]", all[0].clone(), detail));
+    }
+    if address.is_empty() || address == "None" {
+        return errors;
+    }
+    match address.parse::<IpAddr>() {
+        Ok(IpAddr::V4(_)) => {}
+        Ok(IpAddr::V6(_)) => {
+            let detail = "this cluster has IPv4 service addresses only";
+            errors.push(FieldError::invalid("spec.clusterIPs[0]", address, detail));
+        }
+        Err(_) => {
+            let faults = ip_faults(address).into_iter();
+            errors.extend(faults.map(|fault| FieldError::invalid("spec.clusterIPs[0]", address, fault)));
+        }
+    }
+    errors
+}
+
 fn check_ports(object: &Value, type_: &str, errors: &mut Vec<FieldError>) {
     let ports = list(object, "/spec/ports");
+    if ports.len() > PORTS_MAX {
+        errors.push(FieldError::too_many("spec.ports", ports.len(), PORTS_MAX));
+        return;
+    }
+    let mut known = Known::default();
     for (index, port) in ports.iter().enumerate() {
-        let field = format!("spec.ports[{index}]");
-        let name = text(port, "/name");
-        if name.is_empty() {
-            if ports.len() > 1 {
-                errors.push(FieldError::required(format!("{field}.name"), ""));
-            }
-        } else {
-            for fault in label_faults(name) {
-                errors.push(FieldError::invalid(format!("{field}.name"), name, fault));
-            }
-            if ports[..index].iter().any(|other| text(other, "/name") == name) {
-                errors.push(FieldError::duplicate(format!("{field}.name"), name));
-            }
+        check_port(port, &format!("spec.ports[{index}]"), ports.len() == 1, type_, &mut known, errors);
+    }
+}
+
+/// What the ports before have taken.
+#[derive(Default)]
+struct Known<'a> {
+    names: BTreeSet<&'a str>,
+    numbers: BTreeSet<(i64, &'a str)>,
+    node_ports: BTreeSet<(i64, &'a str)>,
+}
+
+fn check_port<'a>(
+    port: &'a Value,
+    field: &str,
+    alone: bool,
+    type_: &str,
+    known: &mut Known<'a>,
+    errors: &mut Vec<FieldError>,
+) {
+    let name = text(port, "/name");
+    if name.is_empty() {
+        if !alone {
+            errors.push(FieldError::required(format!("{field}.name"), ""));
         }
-        let number = integer(port, "/port").unwrap_or(0);
-        for fault in port_number_faults(number) {
-            errors.push(FieldError::invalid(format!("{field}.port"), number, fault));
+    } else {
+        for fault in label_faults(name) {
+            errors.push(FieldError::invalid(format!("{field}.name"), name, fault));
         }
-        let protocol = text(port, "/protocol");
-        one_of(format!("{field}.protocol"), protocol, &["SCTP", "TCP", "UDP"], errors);
-        if protocol == "SCTP" {
-            errors.push(FieldError::forbidden(
-                format!("{field}.protocol"),
-                "Wasm components have no SCTP sockets",
-            ));
+        if !known.names.insert(name) {
+            errors.push(FieldError::duplicate(format!("{field}.name"), name));
         }
-        port_or_name(port.get("targetPort"), &format!("{field}.targetPort"), errors);
-        let same =
-            |other: &&Value| integer(other, "/port") == Some(number) && text(other, "/protocol") == protocol;
-        if ports[..index].iter().any(|other| same(&other)) {
-            errors.push(FieldError::duplicate(field.clone(), json!({"port": number, "protocol": protocol})));
-        }
-        if let Some(node_port) = integer(port, "/nodePort").filter(|port| *port != 0) {
-            let at = format!("{field}.nodePort");
-            if matches!(type_, "ClusterIP" | "ExternalName") {
-                errors.push(FieldError::forbidden(at, format!("may not be used when `type` is '{type_}'")));
-            } else {
-                let faults = port_number_faults(node_port);
-                errors.extend(
-                    faults.into_iter().map(|fault| FieldError::invalid(at.clone(), node_port, fault)),
-                );
-                let same = |other: &&Value| {
-                    integer(other, "/nodePort") == Some(node_port) && text(other, "/protocol") == protocol
-                };
-                if ports[..index].iter().any(|other| same(&other)) {
-                    errors.push(FieldError::duplicate(at, node_port));
-                }
-            }
-        }
+    }
+    let number = integer(port, "/port").unwrap_or(0);
+    for fault in port_number_faults(number) {
+        errors.push(FieldError::invalid(format!("{field}.port"), number, fault));
+    }
+    let protocol = text(port, "/protocol");
+    one_of(format!("{field}.protocol"), protocol, &["SCTP", "TCP", "UDP"], errors);
+    if protocol == "SCTP" {
+        let detail = "Wasm components have no SCTP sockets";
+        errors.push(FieldError::forbidden(format!("{field}.protocol"), detail));
+    }
+    port_or_name(port.get("targetPort"), &format!("{field}.targetPort"), errors);
+    if !known.numbers.insert((number, protocol)) {
+        errors.push(FieldError::duplicate(field, json!({"port": number, "protocol": protocol})));
+    }
+    let Some(node_port) = integer(port, "/nodePort").filter(|port| *port != 0) else { return };
+    let at = format!("{field}.nodePort");
+    if matches!(type_, "ClusterIP" | "ExternalName") {
+        errors.push(FieldError::forbidden(at, format!("may not be used when `type` is '{type_}'")));
+        return;
+    }
+    let faults = port_number_faults(node_port);
+    errors.extend(faults.into_iter().map(|fault| FieldError::invalid(at.clone(), node_port, fault)));
+    if !known.node_ports.insert((node_port, protocol)) {
+        errors.push(FieldError::duplicate(at, node_port));
     }
 }
 
@@ -321,5 +375,57 @@ mod tests {
         .assert_eq(&text);
         assert_eq!(validate(&service(json!({})), None)[0].field, "spec.ports");
         assert_eq!(validate(&service(json!({"clusterIP": "None"})), None), []);
+    }
+
+    fn faults(service: &Value) -> Vec<String> {
+        validate(service, None).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn an_external_service_has_no_address() {
+        let with = |field: &str, value: Value| {
+            let mut service = service(json!({"type": "ExternalName", "externalName": "a.b"}));
+            service["spec"][field] = value;
+            faults(&service)
+        };
+        let refused = ["spec.clusterIPs: Forbidden: may not be set when `type` is 'ExternalName'"];
+        assert_eq!(with("clusterIPs", json!(["10.96.0.1"])), refused);
+        assert_eq!(with("clusterIP", json!("10.96.0.1")), refused);
+        assert_eq!(with("clusterIP", json!("")), [""; 0]);
+    }
+
+    #[test]
+    fn an_address_is_one_and_of_our_family() {
+        let with = |address: &str, all: Value| {
+            faults(&service(json!({"clusterIP": address, "clusterIPs": all, "ports": [{"port": 80}]})))
+        };
+        assert_eq!(with("10.96.0.1", json!(["10.96.0.1"])), [""; 0]);
+        assert_eq!(
+            with("fd00::1", json!(["fd00::1"])),
+            [r#"spec.clusterIPs[0]: Invalid value: "fd00::1": this cluster has IPv4 service addresses only"#]
+        );
+        for mapped in ["::ffff:10.96.0.1", "10.096.0.1", "10.96.0.1 "] {
+            assert_eq!(with(mapped, json!([mapped])).len(), 1, "{mapped}");
+        }
+        assert!(with("", json!(["10.96.0.1"]))[0].contains("first value must match `clusterIP`"));
+        assert!(with("10.96.0.1", json!(["10.96.0.1", "10.96.0.2"]))[0].contains("at most one can be given"));
+    }
+
+    #[test]
+    fn a_family_is_named_once() {
+        let with =
+            |families: Value| faults(&service(json!({"ipFamilies": families, "ports": [{"port": 80}]})));
+        assert_eq!(with(json!(["IPv4"])), [""; 0]);
+        assert_eq!(with(json!(["IPv4", "IPv4"])), [r#"spec.ipFamilies[1]: Duplicate value: "IPv4""#]);
+    }
+
+    #[test]
+    fn the_number_of_ports_is_bounded() {
+        let with = |count: usize| {
+            let port = |at: usize| json!({"name": format!("p{at}"), "port": at + 1, "targetPort": "http"});
+            faults(&service(json!({"ports": (0..count).map(port).collect::<Vec<_>>()})))
+        };
+        assert_eq!(with(PORTS_MAX), [""; 0]);
+        assert_eq!(with(20_000), ["spec.ports: Too many: 20000: must have at most 2000 items"]);
     }
 }

@@ -6,10 +6,15 @@
 
 mod list;
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use super::PatchError;
-use crate::schema::{self, PatchStrategy};
+use crate::{
+    schema::{self, PatchStrategy},
+    value_set::ValueSet,
+};
 use list::Elements;
 
 const DIRECTIVE: &str = "$patch";
@@ -91,6 +96,10 @@ fn merge_object(
             ordered_list(&mut merged, name, patch.get(name), order, &field)?;
         }
     }
+    // All at once: taking one field out of an object in order moves all that follow.
+    if patch.values().any(Value::is_null) {
+        merged.retain(|name, _| patch.get(name).is_none_or(|value| !value.is_null()));
+    }
     for (name, value) in patch {
         if name == DIRECTIVE || name == RETAIN_KEYS || name.starts_with(SET_ORDER) {
             continue;
@@ -99,8 +108,12 @@ fn merge_object(
             let field = Field::new(schema, path, name);
             let Value::Array(unwanted) = value else { return Err(field.bad("a delete list must be a list")) };
             if let Some(Value::Array(list)) = merged.get_mut(name) {
+                let unwanted = ValueSet::of(unwanted);
                 list.retain(|element| !unwanted.contains(element));
             }
+            continue;
+        }
+        if value.is_null() {
             continue;
         }
         // Lists that come with an order were merged above.
@@ -121,7 +134,8 @@ fn retain_keys(
 ) -> Result<(), PatchError> {
     let bad = |detail: &str| PatchError::BadDirective { path: path.to_owned(), detail: detail.to_owned() };
     let Value::Array(keys) = keys else { return Err(bad("$retainKeys must be a list of keys")) };
-    let kept = |name: &str| keys.iter().any(|key| key == name);
+    let keys: BTreeSet<&str> = keys.iter().filter_map(Value::as_str).collect();
+    let kept = |name: &str| keys.contains(name);
     for (name, value) in patch.iter().filter(|(name, _)| !name.starts_with('$')) {
         if !value.is_null() && !kept(name) {
             return Err(bad(&format!("$retainKeys does not list the key {name} that the patch sets")));
@@ -139,10 +153,6 @@ fn merge_field(
 ) -> Result<(), PatchError> {
     let original = merged.get_mut(name);
     let new = match (value, original) {
-        (Value::Null, _) => {
-            merged.shift_remove(name);
-            return Ok(());
-        }
         (Value::Object(patch), original) => {
             let original = match original {
                 Some(Value::Object(original)) if field.strategy != PatchStrategy::Replace => {

@@ -7,6 +7,9 @@ use serde_json::Value;
 use super::SelectorError;
 use crate::{object::Object, registry::Kind};
 
+/// Terms of one selector: each is asked of each object of a list or watch.
+pub const TERMS_MAX: usize = 100;
+
 /// Comparisons of fields with text, all of which must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldSelector {
@@ -47,6 +50,9 @@ impl FieldSelector {
                 return Err(broken(term));
             };
             let value = unescape(value).ok_or_else(|| broken(term))?;
+            if terms.len() >= TERMS_MAX {
+                return Err(SelectorError::TooMany(TERMS_MAX));
+            }
             terms.push(FieldTerm { field: field.trim().to_owned(), negated, value });
         }
         Ok(Self { terms })
@@ -201,6 +207,11 @@ mod tests {
         for query in ["metadata.name", "a=b=c", r"a=\x", "a!b"] {
             assert!(FieldSelector::parse(query).is_err(), "{query}");
         }
+        assert!(FieldSelector::parse(&"metadata.name!=a,".repeat(TERMS_MAX)).is_ok());
+        assert_eq!(
+            FieldSelector::parse(&"metadata.name!=a,".repeat(TERMS_MAX + 1)),
+            Err(SelectorError::TooMany(TERMS_MAX))
+        );
         let selector = FieldSelector::parse("spec.colour=red").unwrap();
         let refusal = selector.check(by_resource("pods").unwrap()).unwrap_err();
         assert_eq!(refusal.to_string(), "field label not supported: spec.colour");

@@ -10,6 +10,9 @@ use crate::{
     validate::syntax::{label_value_faults, qualified_name_faults},
 };
 
+/// Requirements of one selector: each is asked of each object that a list, a watch or a controller looks at.
+pub const REQUIREMENTS_MAX: usize = 1000;
+
 /// Requirements on labels, all of which must hold. One without requirements matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabelSelector {
@@ -72,7 +75,7 @@ impl Requirement {
 
     fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         let label = labels.get(&self.key);
-        let listed = |value: &String| self.values.contains(value);
+        let listed = |value: &String| self.values.binary_search(value).is_ok();
         let compared =
             |value: &String| Some((value.parse::<i64>().ok()?, self.values[0].parse::<i64>().ok()?));
         match self.operator {
@@ -109,6 +112,9 @@ impl LabelSelector {
             parser.skip_separators();
             if parser.rest.is_empty() {
                 return Ok(Self { requirements, nothing: false });
+            }
+            if requirements.len() >= REQUIREMENTS_MAX {
+                return Err(SelectorError::TooMany(REQUIREMENTS_MAX));
             }
             requirements.push(parser.requirement()?);
             parser.skip_spaces();
@@ -339,6 +345,14 @@ mod tests {
         {
             assert!(LabelSelector::parse(query).is_err(), "{query}");
         }
+    }
+
+    #[test]
+    fn requirements_are_bounded() {
+        let query = |count: usize| (0..count).map(|at| format!("!a{at}")).collect::<Vec<_>>().join(",");
+        assert!(LabelSelector::parse(&query(REQUIREMENTS_MAX)).is_ok());
+        let refusal = LabelSelector::parse(&query(REQUIREMENTS_MAX + 1)).unwrap_err();
+        assert_eq!(refusal.to_string(), "a selector may have at most 1000 requirements");
     }
 
     #[test]

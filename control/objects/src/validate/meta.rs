@@ -6,9 +6,10 @@ use super::syntax::{
     ip_faults, label_1035_faults, label_faults, label_value_faults, qualified_name_faults, subdomain_faults,
 };
 use crate::{
-    field_error::FieldError,
+    field_error::{FIELD_ERRORS_MAX, FieldError},
     fields::{entries, flag, list, present, text},
     registry::{Kind, NameRule},
+    value_set::ValueSet,
 };
 
 /// All annotations of an object together: keys and values, in bytes.
@@ -39,6 +40,9 @@ pub fn validate_meta(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Fi
     validate_labels(object, "/metadata/labels", "metadata.labels", &mut errors);
     validate_annotations(object, "/metadata/annotations", "metadata.annotations", &mut errors);
     for finalizer in list(object, "/metadata/finalizers") {
+        if errors.len() >= FIELD_ERRORS_MAX {
+            break;
+        }
         let name = finalizer.as_str().unwrap_or("");
         for fault in qualified_name_faults(name) {
             errors.push(FieldError::invalid("metadata.finalizers", name, fault));
@@ -85,6 +89,9 @@ fn name_and_namespace(kind: &Kind, object: &Value, errors: &mut Vec<FieldError>)
 /// Checks the labels at `path` (a JSON pointer), to be named as `field`.
 pub fn validate_labels(object: &Value, path: &str, field: &str, errors: &mut Vec<FieldError>) {
     for (key, value) in entries(object, path) {
+        if errors.len() >= FIELD_ERRORS_MAX {
+            break;
+        }
         for fault in qualified_name_faults(key) {
             errors.push(FieldError::invalid(field, key.as_str(), fault));
         }
@@ -99,6 +106,9 @@ pub fn validate_labels(object: &Value, path: &str, field: &str, errors: &mut Vec
 pub fn validate_annotations(object: &Value, path: &str, field: &str, errors: &mut Vec<FieldError>) {
     let mut size = 0;
     for (key, value) in entries(object, path) {
+        if errors.len() >= FIELD_ERRORS_MAX {
+            break;
+        }
         for fault in qualified_name_faults(&key.to_lowercase()) {
             errors.push(FieldError::invalid(field, key.as_str(), fault));
         }
@@ -112,6 +122,9 @@ pub fn validate_annotations(object: &Value, path: &str, field: &str, errors: &mu
 fn owner_references(object: &Value, errors: &mut Vec<FieldError>) {
     let mut controllers = 0;
     for (index, owner) in list(object, "/metadata/ownerReferences").iter().enumerate() {
+        if errors.len() >= FIELD_ERRORS_MAX {
+            break;
+        }
         let field = format!("metadata.ownerReferences[{index}]");
         let version = text(owner, "/apiVersion");
         if version.is_empty() || version.ends_with('/') {
@@ -147,7 +160,7 @@ fn immutable_fields(object: &Value, old: &Value, errors: &mut Vec<FieldError>) {
         }
     }
     if present(old, "/metadata/deletionTimestamp") {
-        let before = list(old, "/metadata/finalizers");
+        let before = ValueSet::of(list(old, "/metadata/finalizers"));
         let added = list(object, "/metadata/finalizers").iter().filter(|one| !before.contains(one));
         let added: Vec<&str> = added.filter_map(Value::as_str).collect();
         if !added.is_empty() {

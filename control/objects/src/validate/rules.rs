@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::syntax::port_name_faults;
 use crate::{
     field_error::FieldError,
-    fields::{entries, integer, list, text},
-    selector::LabelSelector,
+    fields::{self, entries, integer, list, text},
+    selector::{LabelSelector, REQUIREMENTS_MAX},
 };
 
 /// The text, or what tables show in place of an empty one.
@@ -68,6 +68,11 @@ pub fn port_or_name(value: Option<&Value>, field: &str, errors: &mut Vec<FieldEr
 
 /// A `v1.LabelSelector` of a workload: well formed.
 pub fn label_selector(selector: &Value, field: &str, errors: &mut Vec<FieldError>) {
+    let count = fields::count(selector, "/matchLabels") + list(selector, "/matchExpressions").len();
+    if count > REQUIREMENTS_MAX {
+        errors.push(FieldError::too_many(field, count, REQUIREMENTS_MAX));
+        return;
+    }
     for (index, expression) in list(selector, "/matchExpressions").iter().enumerate() {
         let at = format!("{field}.matchExpressions[{index}]");
         let given = !list(expression, "/values").is_empty();
@@ -101,5 +106,25 @@ pub fn immutable(object: &Value, old: &Value, path: &str, errors: &mut Vec<Field
     if now.filter(|value| !value.is_null()) != before.filter(|value| !value.is_null()) {
         let field = path.trim_start_matches('/').replace('/', ".");
         errors.push(FieldError::invalid(field, now.cloned().unwrap_or(Value::Null), "field is immutable"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn requirements_of_a_workloads_selector_are_bounded() {
+        let with = |count: usize| {
+            let absent = |at: usize| json!({"key": format!("a{at}"), "operator": "DoesNotExist"});
+            let selector = json!({"matchExpressions": (0..count).map(absent).collect::<Vec<_>>()});
+            let mut errors = Vec::new();
+            label_selector(&selector, "spec.selector", &mut errors);
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(with(1000), [""; 0]);
+        assert_eq!(with(1001), ["spec.selector: Too many: 1001: must have at most 1000 items"]);
     }
 }

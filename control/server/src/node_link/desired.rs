@@ -9,8 +9,11 @@ use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName, Revision,
 use coracle_proto::node::{ObjectEvent, object_event::Type};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
-/// Every node needs all objects of these.
-const SHARED: [&str; 5] = [
+/// Every node needs all objects of these. The claims of service addresses and node ports come before the services: a
+/// node routes an address only to the service that the claim names.
+const SHARED: [&str; 7] = [
+    "ipaddresses.networking.k8s.io",
+    "portallocations.coracle.dev",
     "services",
     "endpointslices.discovery.k8s.io",
     "nodes",
@@ -336,6 +339,21 @@ mod tests {
         assert_eq!(bench.delete("pods", "p"), ["-pods p"]);
         assert_eq!(bench.delete("pods", "q"), ["-pods q", "-configmaps a"]);
         assert!(bench.put("configmaps", "a", json!({"data": {}})).is_empty());
+    }
+
+    #[test]
+    fn claims_come_before_the_services_that_they_are_of() {
+        let mut bench = Bench::new();
+        bench.put("services", "s", json!({}));
+        bench.put("ipaddresses.networking.k8s.io", "10.96.0.7", json!({}));
+        bench.put("portallocations.coracle.dev", "30080", json!({}));
+        let all: Vec<_> = Desired::new("n1").resync(bench.store.view()).iter().map(text).collect();
+        let claims = ["+ipaddresses.networking.k8s.io 10.96.0.7", "+portallocations.coracle.dev 30080"];
+        assert_eq!(all, [&claims[..], &["+services s"]].concat());
+        assert_eq!(
+            bench.delete("portallocations.coracle.dev", "30080"),
+            ["-portallocations.coracle.dev 30080"]
+        );
     }
 
     #[test]

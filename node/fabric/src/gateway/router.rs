@@ -1,23 +1,32 @@
 //! Which backend a host and path lead to.
 
-use crate::model::{Backend, IngressEntry, IngressPath, PathKind};
-use std::collections::HashMap;
+use crate::model::{Backend, IngressEntry, PathKind};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound::{Included, Unbounded};
 
 /// The rules of all Ingresses, ready to be asked.
 #[derive(Debug, Default)]
 pub(crate) struct Router {
-    exact: HashMap<String, Vec<Rule>>,
+    exact: HashMap<String, Paths>,
     /// By the domain behind the `*.`.
-    wildcard: HashMap<String, Vec<Rule>>,
-    any: Vec<Rule>,
+    wildcard: HashMap<String, Paths>,
+    any: Paths,
     default: Option<Target>,
 }
 
+/// The paths of one host. However many somebody has written for it, a request looks at few.
+#[derive(Debug, Default)]
+struct Paths {
+    exact: HashMap<String, Target>,
+    /// Without the slashes at their ends.
+    prefixes: BTreeMap<String, Prefix>,
+}
+
 #[derive(Debug)]
-struct Rule {
-    path: String,
-    kind: PathKind,
+struct Prefix {
     target: Target,
+    /// The longest other prefix that this one begins with.
+    within: Option<String>,
 }
 
 /// A backend and the namespace it is in.
@@ -37,18 +46,18 @@ impl Router {
                 router.default = ingress.default_backend.map(target);
             }
             for rule in ingress.rules {
-                let rules = rule.paths.into_iter().map(|path: IngressPath| Rule {
-                    path: if path.path.is_empty() { "/".to_owned() } else { path.path },
-                    kind: path.kind,
-                    target: target(path.backend),
-                });
-                router.rules_of(rule.host.as_deref()).extend(rules);
+                let paths = router.paths_of(rule.host.as_deref());
+                for path in rule.paths {
+                    paths.add(path.path, path.kind, target(path.backend));
+                }
             }
         }
+        let all = router.exact.values_mut().chain(router.wildcard.values_mut());
+        all.chain([&mut router.any]).for_each(Paths::nest);
         router
     }
 
-    fn rules_of(&mut self, host: Option<&str>) -> &mut Vec<Rule> {
+    fn paths_of(&mut self, host: Option<&str>) -> &mut Paths {
         match host.map(str::to_ascii_lowercase) {
             None => &mut self.any,
             Some(host) => match host.strip_prefix("*.") {
@@ -66,31 +75,53 @@ impl Router {
         let behind = host.split_once('.').map(|(_, domain)| domain);
         let by_host =
             [self.exact.get(&host), behind.and_then(|domain| self.wildcard.get(domain)), Some(&self.any)];
-        by_host.into_iter().flatten().find_map(|rules| best(rules, path)).or(self.default.as_ref())
+        by_host.into_iter().flatten().find_map(|paths| paths.best(path)).or(self.default.as_ref())
     }
 }
 
-fn best<'a>(rules: &'a [Rule], path: &str) -> Option<&'a Target> {
-    let mut found: Option<&Rule> = None;
-    for rule in rules.iter().filter(|rule| rule.matches(path)) {
-        let rank = |rule: &Rule| (rule.path.trim_end_matches('/').len(), rule.kind == PathKind::Exact);
-        // The earlier of two equal ones stays.
-        if found.is_none_or(|best| rank(rule) > rank(best)) {
-            found = Some(rule);
+impl Paths {
+    /// The earlier of two equal ones stays.
+    fn add(&mut self, path: String, kind: PathKind, target: Target) {
+        let path = if path.is_empty() { "/".to_owned() } else { path };
+        match kind {
+            PathKind::Exact => {
+                self.exact.entry(path).or_insert(target);
+            }
+            PathKind::Prefix | PathKind::ImplementationSpecific => {
+                let path = path.trim_end_matches('/').to_owned();
+                self.prefixes.entry(path).or_insert(Prefix { target, within: None });
+            }
         }
     }
-    found.map(|rule| &rule.target)
-}
 
-impl Rule {
-    fn matches(&self, path: &str) -> bool {
-        match self.kind {
-            PathKind::Exact => self.path == path,
-            PathKind::Prefix | PathKind::ImplementationSpecific => {
-                let prefix = self.path.trim_end_matches('/');
-                let rest = path.strip_prefix(prefix);
-                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    /// Finds for each prefix the longest other that it begins with. In order, that one is among those that were met
+    /// before and not left again.
+    fn nest(&mut self) {
+        let mut open: Vec<String> = Vec::new();
+        for (path, prefix) in &mut self.prefixes {
+            while open.last().is_some_and(|outer| !path.starts_with(outer.as_str())) {
+                open.pop();
             }
+            prefix.within = open.last().cloned();
+            open.push(path.clone());
+        }
+    }
+
+    /// The longest path that matches: an exact one is never shorter than a prefix, and comes before it.
+    fn best(&self, path: &str) -> Option<&Target> {
+        self.exact.get(path).or_else(|| self.longest(path))
+    }
+
+    /// The longest prefix, element by element. Whatever the path begins with, what is next before it in order begins
+    /// with too.
+    fn longest(&self, path: &str) -> Option<&Target> {
+        let (mut at, mut prefix) = self.prefixes.range::<str, _>((Unbounded, Included(path))).next_back()?;
+        loop {
+            let rest = path.strip_prefix(at.as_str());
+            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+                return Some(&prefix.target);
+            }
+            (at, prefix) = self.prefixes.get_key_value(prefix.within.as_ref()?)?;
         }
     }
 }
@@ -98,7 +129,7 @@ impl Rule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{BackendPort, IngressRule};
+    use crate::model::{BackendPort, IngressPath, IngressRule};
 
     fn path(path: &str, kind: PathKind, service: &str) -> IngressPath {
         IngressPath { path: path.into(), kind, backend: backend(service) }
@@ -161,5 +192,46 @@ mod tests {
         }
         assert_eq!(router.route("elsewhere", "/any").unwrap().namespace, "other");
         assert_eq!(Router::default().route("foo.example", "/"), None);
+    }
+
+    /// As documented, rule by rule.
+    fn by_scan<'a>(rules: &'a [(String, PathKind, String)], path: &str) -> Option<&'a str> {
+        let mut found: Option<&(String, PathKind, String)> = None;
+        for rule in rules {
+            let prefix = rule.0.trim_end_matches('/');
+            let matches = match rule.1 {
+                PathKind::Exact => rule.0 == path,
+                _ => path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+            };
+            let rank = |(path, kind, _): &(String, PathKind, String)| {
+                (path.trim_end_matches('/').len(), *kind == PathKind::Exact)
+            };
+            if matches && found.is_none_or(|best| rank(rule) > rank(best)) {
+                found = Some(rule);
+            }
+        }
+        found.map(|(_, _, name)| name.as_str())
+    }
+
+    #[test]
+    fn few_of_many_paths_are_looked_at_and_the_same_is_found() {
+        let parts = ["", "a", "aa", "b", "a.b", "a-b"];
+        let mut rules = Vec::new();
+        let mut asked = vec!["/".to_owned(), "/z".to_owned(), "/a/z/a".to_owned(), "/a/".to_owned()];
+        for (at, one) in parts.iter().enumerate() {
+            for (other_at, other) in parts.iter().enumerate() {
+                let path = format!("/{one}/{other}").replace("//", "/");
+                let kind = if (at + other_at) % 3 == 0 { PathKind::Exact } else { PathKind::Prefix };
+                rules.push((path.clone(), kind, format!("s{at}-{other_at}")));
+                asked.extend([path.clone(), format!("{path}/x"), format!("{path}x")]);
+            }
+        }
+        let paths: Vec<IngressPath> = rules.iter().map(|(at, kind, name)| path(at, *kind, name)).collect();
+        let entry = IngressEntry { rules: vec![rule(None, paths)], ..IngressEntry::default() };
+        let router = Router::build(vec![entry]);
+        for path in asked {
+            let found = router.route("h", &path).map(|target| target.backend.service.as_str());
+            assert_eq!(found, by_scan(&rules, &path), "{path}");
+        }
     }
 }

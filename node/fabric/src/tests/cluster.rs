@@ -139,7 +139,12 @@ pub(super) fn service(name: &str, endpoints: Vec<Endpoint>) -> ServiceEntry {
 }
 
 pub(super) fn endpoint(address: IpAddr) -> Endpoint {
-    Endpoint { address, ready: true, hostname: None, ports: BTreeMap::from([("http".to_owned(), 8080)]) }
+    Endpoint {
+        address,
+        ready: true,
+        hostname: None,
+        ports: Arc::new(BTreeMap::from([("http".to_owned(), 8080)])),
+    }
 }
 
 pub(super) fn backend(service: &str) -> Backend {

@@ -3,6 +3,7 @@
 use super::cluster::{Cluster, address, endpoint, pod, service};
 use coracle_wasi_host::net::NetError;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -58,7 +59,7 @@ async fn the_api_server_is_reached_through_its_service_alone() {
     let mut kubernetes = service("kubernetes", vec![endpoint(real.ip())]);
     kubernetes.addresses = vec!["10.96.0.1".parse().unwrap()];
     kubernetes.ports[0].port = 443;
-    kubernetes.endpoints[0].ports = BTreeMap::from([("http".to_owned(), real.port())]);
+    kubernetes.endpoints[0].ports = Arc::new(BTreeMap::from([("http".to_owned(), real.port())]));
     let mut forged = kubernetes.clone();
     forged.name = "forged".into();
     forged.addresses = vec!["10.96.0.66".parse().unwrap()];

@@ -5,6 +5,7 @@ use crate::{Protocol, ServicePort};
 use bytes::Bytes;
 use coracle_wasi_host::net::NetError;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 #[tokio::test]
@@ -118,7 +119,7 @@ async fn datagrams_find_endpoints_and_the_way_back() {
         entry.addresses = vec![address(dns).ip()];
         entry.ports =
             vec![ServicePort { name: "dns".into(), protocol: Protocol::Udp, port: 53, node_port: None }];
-        entry.endpoints[0].ports = BTreeMap::from([("dns".to_owned(), 5353)]);
+        entry.endpoints[0].ports = Arc::new(BTreeMap::from([("dns".to_owned(), 5353)]));
         cluster.state.services = vec![entry];
         cluster.tell();
         let socket = client.net.bind_udp(address("0.0.0.0:0")).unwrap();

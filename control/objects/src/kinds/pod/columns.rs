@@ -1,5 +1,7 @@
 //! A pod's row: the status column is decided as kubectl users know it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -79,7 +81,12 @@ fn gates(pod: &Value) -> String {
     if gates.is_empty() {
         return "<none>".to_owned();
     }
-    let open = gates.iter().filter(|gate| condition_true(pod, text(gate, "/conditionType"))).count();
+    let conditions = list(pod, "/status/conditions").iter().rev();
+    // The first of a type counts.
+    let statuses: BTreeMap<&str, &str> =
+        conditions.map(|one| (text(one, "/type"), text(one, "/status"))).collect();
+    let open =
+        gates.iter().filter(|gate| statuses.get(text(gate, "/conditionType")) == Some(&"True")).count();
     format!("{open}/{}", gates.len())
 }
 
@@ -109,11 +116,12 @@ fn summarize(pod: &Value) -> Summary {
 /// Whether the pod still initializes, and the restarts of the init containers that stay (sidecars).
 fn init_containers(pod: &Value, summary: &mut Summary) -> (bool, Restarts) {
     let specs = list(pod, "/spec/initContainers");
+    let lasting: BTreeSet<&str> =
+        specs.iter().filter(|spec| is_restartable(spec)).map(|spec| text(spec, "/name")).collect();
     let mut sidecars = Restarts::default();
     for (index, status) in list(pod, "/status/initContainerStatuses").iter().enumerate() {
         summary.restarts.add(status);
-        let name = text(status, "/name");
-        let sidecar = specs.iter().any(|spec| text(spec, "/name") == name && is_restartable(spec));
+        let sidecar = lasting.contains(text(status, "/name"));
         if sidecar {
             sidecars.add(status);
         }

@@ -26,6 +26,8 @@ const FIELD_PATHS: &[&str] = &[
     "status.podIP",
     "status.podIPs",
 ];
+/// Containers of one pod, those that initialize it among them.
+const CONTAINERS_MAX: usize = 1000;
 const PROBES: &[&str] = &["livenessProbe", "readinessProbe", "startupProbe"];
 
 /// Checks all containers of a pod's spec. `volumes` are the names of the pod's volumes.
@@ -37,6 +39,11 @@ pub(super) fn validate_all(
 ) {
     if list(spec, "/containers").is_empty() {
         errors.push(FieldError::required(format!("{field}.containers"), ""));
+    }
+    let count = list(spec, "/containers").len() + list(spec, "/initContainers").len();
+    if count > CONTAINERS_MAX {
+        errors.push(FieldError::too_many(format!("{field}.containers"), count, CONTAINERS_MAX));
+        return;
     }
     let mut names = BTreeSet::new();
     for (index, container) in list(spec, "/containers").iter().enumerate() {
@@ -117,15 +124,15 @@ fn validate(
 }
 
 fn ports(container: &Value, field: &str, errors: &mut Vec<FieldError>) {
-    let ports = list(container, "/ports");
-    for (index, port) in ports.iter().enumerate() {
+    let mut names = BTreeSet::new();
+    for (index, port) in list(container, "/ports").iter().enumerate() {
         let at = format!("{field}.ports[{index}]");
         let name = text(port, "/name");
         if !name.is_empty() {
             for fault in port_name_faults(name) {
                 errors.push(FieldError::invalid(format!("{at}.name"), name, fault));
             }
-            if ports[..index].iter().any(|other| text(other, "/name") == name) {
+            if !names.insert(name) {
                 errors.push(FieldError::duplicate(format!("{at}.name"), name));
             }
         }
@@ -223,8 +230,8 @@ fn env_source(source: &Value, field: &str, has_value: bool, errors: &mut Vec<Fie
 }
 
 fn mounts(container: &Value, field: &str, volumes: &BTreeSet<String>, errors: &mut Vec<FieldError>) {
-    let mounts = list(container, "/volumeMounts");
-    for (index, mount) in mounts.iter().enumerate() {
+    let mut paths = BTreeSet::new();
+    for (index, mount) in list(container, "/volumeMounts").iter().enumerate() {
         let at = format!("{field}.volumeMounts[{index}]");
         let name = text(mount, "/name");
         if name.is_empty() {
@@ -235,7 +242,7 @@ fn mounts(container: &Value, field: &str, volumes: &BTreeSet<String>, errors: &m
         let path = text(mount, "/mountPath");
         if path.is_empty() {
             errors.push(FieldError::required(format!("{at}.mountPath"), ""));
-        } else if mounts[..index].iter().any(|other| text(other, "/mountPath") == path) {
+        } else if !paths.insert(path) {
             errors.push(FieldError::invalid(format!("{at}.mountPath"), path, "must be unique"));
         }
         let (sub_path, expression) = (text(mount, "/subPath"), text(mount, "/subPathExpr"));

@@ -1,5 +1,7 @@
 //! Validation of a pod's spec, alone or within a workload's template.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::{container, refused, volume};
@@ -148,13 +150,14 @@ fn gates(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
         );
     }
     let gates = list(spec, "/schedulingGates");
+    let mut names = BTreeSet::new();
     for (index, gate) in gates.iter().enumerate() {
         let name = text(gate, "/name");
         let at = format!("{field}.schedulingGates[{index}]");
         errors.extend(
             qualified_name_faults(name).into_iter().map(|fault| FieldError::invalid(&at, name, fault)),
         );
-        if gates[..index].iter().any(|other| text(other, "/name") == name) {
+        if !names.insert(name) {
             errors.push(FieldError::duplicate(at, name));
         }
     }

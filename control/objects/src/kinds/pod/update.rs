@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::{
     field_error::FieldError,
     fields::{entries, integer, list, text},
+    value_set::ValueSet,
 };
 
 const MAY_CHANGE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
@@ -29,7 +30,8 @@ pub(super) fn check(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
         }
     }
     deadline(new, old, errors);
-    if list(old, "/tolerations").iter().all(|before| list(new, "/tolerations").contains(before)) {
+    let tolerations = ValueSet::of(list(new, "/tolerations"));
+    if list(old, "/tolerations").iter().all(|before| tolerations.contains(before)) {
         restore(&mut expected, old, "tolerations");
     }
     let grace = |spec: &Value| integer(spec, "/terminationGracePeriodSeconds");
@@ -65,7 +67,8 @@ fn deadline(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
 
 /// Scheduling gates may be removed, never added. While there are some, the node selector may be narrowed.
 fn gates(expected: &mut Value, new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
-    let before = list(old, "/schedulingGates");
+    let known = list(old, "/schedulingGates");
+    let before = ValueSet::of(known);
     for gate in list(new, "/schedulingGates").iter().filter(|gate| !before.contains(gate)) {
         let detail =
             format!("only deletion is allowed, but found new scheduling gate '{}'", text(gate, "/name"));
@@ -74,7 +77,7 @@ fn gates(expected: &mut Value, new: &Value, old: &Value, errors: &mut Vec<FieldE
     restore(expected, old, "schedulingGates");
     let selected =
         |key: &str, value: &Value| new.get("nodeSelector").and_then(|map| map.get(key)) == Some(value);
-    if !before.is_empty() && entries(old, "/nodeSelector").all(|(key, value)| selected(key, value)) {
+    if !known.is_empty() && entries(old, "/nodeSelector").all(|(key, value)| selected(key, value)) {
         restore(expected, old, "nodeSelector");
     }
 }
