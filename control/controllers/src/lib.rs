@@ -31,3 +31,4 @@ mod timers;
 
 pub use controllers::{Config, Controllers, Plan};
 pub use event_record::{EventRecord, EventType};
+pub use model::reads;
