@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coracle_sim::workloads::{Mutant, Progress, Report, Violation, run};
+use coracle_sim::workloads::{Options, Progress, Report, Violation, run};
 
 use super::{Arguments, PROGRESS_PERIOD, mutant_of};
 
@@ -35,7 +35,7 @@ struct Shared {
     stop: AtomicBool,
     end: u64,
     deadline: Option<Instant>,
-    mutant: Option<Mutant>,
+    options: Options,
 }
 
 #[derive(Default)]
@@ -79,7 +79,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         stop: AtomicBool::new(false),
         end: arguments.seeds.1,
         deadline: arguments.minutes.map(|minutes| started + Duration::from_secs(60 * minutes)),
-        mutant,
+        options: Options { mutant, calm: arguments.calm },
     });
     let (news, heard) = mpsc::channel();
     let mut threads = arguments.jobs.max(1);
@@ -156,7 +156,7 @@ fn spawn(number: usize, shared: &Arc<Shared>, news: &mpsc::Sender<News>) {
             let progress = Arc::new(Progress::default());
             // Who listens is gone only when the process ends.
             let _ = news.send(News::Began(number, seed, progress.clone()));
-            let ended = run(seed, shared.mutant, &progress).map_err(Box::new);
+            let ended = run(seed, &shared.options, &progress).map_err(Box::new);
             let _ = news.send(News::Ended(number, ended));
         }
         let _ = news.send(News::Done);

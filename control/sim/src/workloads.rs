@@ -161,10 +161,19 @@ impl Progress {
     }
 }
 
+/// What the caller decides; everything else follows from the seed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    pub mutant: Option<Mutant>,
+    /// No circles of owners and no machines that die.
+    pub calm: bool,
+}
+
 /// Runs one seed to its end, or to the first broken promise, which is shrunk.
-pub fn run(seed: u64, mutant: Option<Mutant>, progress: &Arc<Progress>) -> Result<Report, Violation> {
+pub fn run(seed: u64, options: &Options, progress: &Arc<Progress>) -> Result<Report, Violation> {
+    let mutant = options.mutant;
     let mut rng = Rng::new(seed ^ 0x776f_726b_6c6f_6164);
-    let script = Script::draw(&mut rng);
+    let script = Script::draw(&mut rng, options.calm);
     let teardown = rng.chance(350);
     match play(seed, &script, mutant, teardown, progress) {
         Ok(report) => Ok(report),

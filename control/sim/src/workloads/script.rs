@@ -156,8 +156,9 @@ fn collection(kind: &Kind, namespace: &str) -> String {
 }
 
 impl Script {
-    pub fn draw(rng: &mut Rng) -> Script {
-        let mut author = Author { rng: rng.fork(), steps: vec![], known: vec![] };
+    /// Where `calm`, no owners are in circles and no machine dies.
+    pub fn draw(rng: &mut Rng, calm: bool) -> Script {
+        let mut author = Author { rng: rng.fork(), steps: vec![], known: vec![], calm };
         if author.rng.chance(800) {
             author.namespace("a");
         }
@@ -185,6 +186,7 @@ struct Author {
     rng: Rng,
     steps: Vec<Step>,
     known: Vec<Known>,
+    calm: bool,
 }
 
 impl Author {
@@ -205,13 +207,14 @@ impl Author {
             72..77 => self.status(),
             77..80 => self.scale(),
             80..88 => self.delete(),
-            88..93 => self.circle(),
+            88..93 if !self.calm => self.circle(),
             93..95 => self.let_go(),
-            95..97 => self.machine(),
+            95..97 if !self.calm => self.machine(),
             97 if self.rng.chance(500) => self.push(Act::Lead),
             97 => self.bind(),
             98 => self.collection(),
-            _ => self.end_namespace(),
+            99 => self.end_namespace(),
+            _ => self.create(),
         }
     }
 
