@@ -105,6 +105,7 @@ pub struct Violation {
     pub broken: Broken,
     /// The requests and their answers, in order.
     pub told: Vec<String>,
+    pub entries: u64,
 }
 
 impl fmt::Display for Violation {
@@ -178,7 +179,10 @@ pub fn run(seed: u64, options: &Options, progress: &Arc<Progress>) -> Result<Rep
     match play(seed, &script, mutant, teardown, progress) {
         Ok(report) => Ok(report),
         Err(violation) => Err(shrink::shrink(script, violation, |script| {
-            play(seed, script, mutant, teardown, progress).err()
+            match play(seed, script, mutant, teardown, progress) {
+                Ok(report) => (report.entries, None),
+                Err(violation) => (violation.entries, Some(violation)),
+            }
         })),
     }
 }
@@ -204,7 +208,7 @@ fn play(
             refused: world.refused,
             entries: world.storage.entries(),
         }),
-        Err(broken) => Err(Violation { seed, broken, told: world.told }),
+        Err(broken) => Err(Violation { seed, broken, told: world.told, entries: world.storage.entries() }),
     }
 }
 

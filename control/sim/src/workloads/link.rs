@@ -5,6 +5,7 @@
 
 use coracle_objects::{Expect, Object, ObjectKey, Transaction, View};
 use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::clock::rfc3339;
@@ -43,8 +44,30 @@ fn put(object: &Object, draft: &Value) -> Transaction {
 
 /// `spec.nodeName`, by a narrow look of its own.
 pub fn node_of(pod: &Object) -> Option<String> {
-    let value: Value = pod.parse().ok()?;
-    value["spec"]["nodeName"].as_str().map(str::to_owned)
+    #[derive(Deserialize)]
+    struct Narrow {
+        spec: NarrowSpec,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct NarrowSpec {
+        node_name: Option<String>,
+    }
+    pod.parse::<Narrow>().ok()?.spec.node_name
+}
+
+/// Whether a pod has ended by itself, whatever else is in it.
+pub fn has_ended(pod: &Object) -> bool {
+    #[derive(Deserialize)]
+    struct Narrow {
+        status: Option<NarrowStatus>,
+    }
+    #[derive(Deserialize)]
+    struct NarrowStatus {
+        phase: Option<String>,
+    }
+    let phase = pod.parse::<Narrow>().ok().and_then(|pod| pod.status?.phase);
+    matches!(phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
 /// What a report changes, if anything.

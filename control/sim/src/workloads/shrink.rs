@@ -5,24 +5,25 @@ use super::{
     script::{Act, Script},
 };
 
-/// Runs that shrinking may take.
-const TRIES_MAX: usize = 400;
+/// Entries that the runs of shrinking may write together: what it may take.
+const ENTRIES_MAX: u64 = 60_000;
 
 /// The smallest script found that breaks the same promise, as the violation that it leads to.
 pub fn shrink(
     script: Script,
     violation: Violation,
-    mut play: impl FnMut(&Script) -> Option<Violation>,
+    mut play: impl FnMut(&Script) -> (u64, Option<Violation>),
 ) -> Violation {
     let mut best = (script, violation);
-    let mut tries = 0;
+    let mut written = 0;
     loop {
         let mut smaller = false;
         let mut at = 0;
-        while at < count(&best.0) && tries < TRIES_MAX {
+        while at < count(&best.0) && written < ENTRIES_MAX {
             let candidate = without(&best.0, at);
-            tries += 1;
-            match play(&candidate) {
+            let (entries, ended) = play(&candidate);
+            written += entries;
+            match ended {
                 Some(found) if found.broken.class == best.1.broken.class => {
                     best = (candidate, found);
                     smaller = true;
@@ -30,7 +31,7 @@ pub fn shrink(
                 _ => at += 1,
             }
         }
-        if !smaller || tries >= TRIES_MAX {
+        if !smaller || written >= ENTRIES_MAX {
             return best.1;
         }
     }

@@ -38,7 +38,7 @@ const ROUND_MS: u64 = 5;
 const REST_MS: u64 = 60_000;
 
 /// Entries of a whole run. Most runs write some hundred.
-const ENTRIES_MAX: u64 = 5_000;
+const ENTRIES_MAX: u64 = 2_000;
 
 /// Rounds one after another in which a part wants its turn and does nothing with it.
 const SPINS_MAX: u32 = 1_000;
@@ -80,6 +80,8 @@ pub struct World {
     forgets_at: Timestamp,
     /// Nodes whose objects are gone, and since when.
     relinks: BTreeMap<&'static str, Timestamp>,
+    /// What a node's object and the node said when both agreed.
+    agreed: BTreeMap<String, (u64, bool)>,
     /// Machines work, and so do containers.
     calm: bool,
     spins: u32,
@@ -126,6 +128,7 @@ impl World {
             paused_until: None,
             forgets_at: now,
             relinks: BTreeMap::new(),
+            agreed: BTreeMap::new(),
             calm: false,
             spins: 0,
             wanted: BTreeMap::new(),

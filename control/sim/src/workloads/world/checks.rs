@@ -6,7 +6,10 @@ use coracle_objects::{EventKind, Object};
 use serde_json::Value;
 
 use super::{Broken, World, guarded};
-use crate::workloads::readers;
+use crate::workloads::{
+    link::{has_ended, node_of},
+    readers,
+};
 
 /// So many more pods than a replica set ever wanted may be there at a time: those that it adopts.
 const ADOPTED_MAX: i64 = 24;
@@ -46,7 +49,7 @@ impl World {
         for pod in view.list("pods", None) {
             if let Some(owner) = pod.controller()
                 && pod.meta.deletion_timestamp.is_none()
-                && !ended(pod)
+                && !has_ended(pod)
             {
                 *active.entry(owner.uid.clone()).or_default() += 1;
             }
@@ -79,7 +82,7 @@ impl World {
             let active = pods.filter(|pod| {
                 pod.controller().is_some_and(|owner| owner.uid == set.meta.uid)
                     && pod.meta.deletion_timestamp.is_none()
-                    && !ended(pod)
+                    && !has_ended(pod)
             });
             let (has, wants) = (active.count() as i64, replicas(set));
             if set.meta.deletion_timestamp.is_none() && has > wants {
@@ -89,7 +92,7 @@ impl World {
         }
         for node in self.nodes.iter().filter(|node| node.alive) {
             for pod in view.list("pods", None) {
-                let here = super::super::link::node_of(pod).as_deref() == Some(node.name);
+                let here = node_of(pod).as_deref() == Some(node.name);
                 if here && !node.knows(&pod.meta.uid) {
                     let what = format!("{} is on node {}, which does not know it", pod.key, node.name);
                     return Err(Broken::new("unknown to its node", what));
@@ -103,9 +106,4 @@ impl World {
 fn replicas(set: &Object) -> i64 {
     let value: Value = set.parse().unwrap_or_default();
     value["spec"]["replicas"].as_f64().map_or(1, |number| number as i64)
-}
-
-fn ended(pod: &Object) -> bool {
-    let value: Value = pod.parse().unwrap_or_default();
-    matches!(value["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
 }

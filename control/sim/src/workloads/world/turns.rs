@@ -158,8 +158,17 @@ impl World {
             let node = self.nodes.iter().find(|node| node.name == object.name());
             let heard =
                 node.is_some_and(|node| node.alive || clock::ms_between(node.since, self.now) < LOST_LINK_MS);
-            if let Some(transaction) = link::transition(object, heard, self.now) {
-                acted |= matches!(self.storage.apply(Writer::Monitor, transaction), Ok(Ok(_)));
+            let present = (object.revision, heard);
+            if self.agreed.get(object.name()) == Some(&present) {
+                continue;
+            }
+            match link::transition(object, heard, self.now) {
+                Some(transaction) => {
+                    acted |= matches!(self.storage.apply(Writer::Monitor, transaction), Ok(Ok(_)));
+                }
+                None => {
+                    self.agreed.insert(object.name().to_owned(), present);
+                }
             }
         }
         acted
