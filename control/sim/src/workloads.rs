@@ -18,6 +18,7 @@
 //! A violation is shrunk: steps and edits without which it stays are taken out.
 
 pub mod door;
+pub mod fuzz;
 pub mod storage;
 pub mod world;
 

@@ -144,7 +144,8 @@ impl Known {
     }
 }
 
-fn collection(kind: &Kind, namespace: &str) -> String {
+/// The path of a kind's objects, of those in a namespace where it has any.
+pub fn collection(kind: &Kind, namespace: &str) -> String {
     let root = match kind.group {
         "" => format!("/api/{}", kind.version),
         group => format!("/apis/{group}/{}", kind.version),

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use super::{
     Mutant, Progress, clock,
-    door::Door,
+    door::{Ask, Door},
     node::Node,
     readers,
     records::Records,
@@ -186,6 +186,18 @@ impl World {
         if teardown { self.tear_down() } else { Ok(()) }
     }
 
+    /// Asks what is to be asked, some time apart, and then waits for rest.
+    pub fn play_asks(&mut self, asks: &[Ask]) -> Result<(), Broken> {
+        self.run_for(500)?;
+        for ask in asks {
+            self.ask(ask)?;
+            self.run_for(100)?;
+        }
+        self.calm = true;
+        self.rest()?;
+        self.check_at_rest()
+    }
+
     /// Lets the cluster come to rest, and watches it for a while.
     fn rest(&mut self) -> Result<(), Broken> {
         self.run_for(REST_MS)?;
@@ -241,11 +253,15 @@ impl World {
 
     fn write(&mut self, write: &Write) -> Result<(), Broken> {
         let ask = write.render(&self.view());
+        self.ask(&ask)
+    }
+
+    fn ask(&mut self, ask: &Ask) -> Result<(), Broken> {
         let body = String::from_utf8_lossy(&ask.body).into_owned();
         let line = format!("{} {} {} {body}", ask.method, ask.path, ask.content_type);
         self.tell(line.clone());
         let door = &self.door;
-        let answer = guarded("the API", || door.ask(&ask))?;
+        let answer = guarded("the API", || door.ask(ask))?;
         let text = format!(
             "      -> {} {}",
             answer.status,
@@ -373,6 +389,7 @@ impl World {
     fn made_by_clients(&self) -> Vec<Arc<coracle_objects::Object>> {
         let view = self.view();
         let own = |key: &ObjectKey| match key.resource.as_str() {
+            _ if &*key.name.namespace == "a" => true,
             "namespaces" => &*key.name.name == "a",
             "nodes" => !NODES.contains(&&*key.name.name),
             "services" => &*key.name.name != "kubernetes",
