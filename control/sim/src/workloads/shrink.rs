@@ -6,7 +6,7 @@ use super::{
 };
 
 /// Entries that the runs of shrinking may write together: what it may take.
-const ENTRIES_MAX: u64 = 60_000;
+const ENTRIES_MAX: u64 = 20_000;
 
 /// The smallest script found that breaks the same promise, as the violation that it leads to.
 pub fn shrink(
