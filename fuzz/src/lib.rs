@@ -6,12 +6,14 @@ mod snapshot;
 mod store;
 mod token;
 mod wal;
+mod workloads;
 
 pub use raft::{raft_decode, raft_step};
 pub use snapshot::snapshot_stream;
 pub use store::store_command;
 pub use token::join_token;
 pub use wal::wal_recovery;
+pub use workloads::admitted_workloads;
 
 /// Prints what an input means where `FUZZ_SHOW` is set, to look into one that was found.
 fn show(what: &impl std::fmt::Debug) {

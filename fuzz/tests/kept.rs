@@ -20,4 +20,5 @@ fn kept_inputs_pass() {
     run("snapshot_stream", coracle_fuzz::snapshot_stream);
     run("join_token", coracle_fuzz::join_token);
     run("store_command", coracle_fuzz::store_command);
+    run("admitted_workloads", coracle_fuzz::admitted_workloads);
 }

@@ -23,7 +23,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("coracle-api", &["coracle-objects"]),
     ("coracle-core", &["coracle-objects"]),
     ("coracle-raft", &["coracle-proto"]),
-    ("coracle-sim", &["coracle-objects", "coracle-proto", "coracle-raft", "coracle-store"]),
+    (
+        "coracle-sim",
+        &[
+            "coracle-api",
+            "coracle-controllers",
+            "coracle-core",
+            "coracle-objects",
+            "coracle-proto",
+            "coracle-raft",
+            "coracle-scheduler",
+            "coracle-store",
+        ],
+    ),
     ("coracle-fabric", &["coracle-proto", "coracle-wasi-host"]),
     (
         "coracle-server",

@@ -35,3 +35,4 @@ mod timers;
 pub use backoff::Outcome;
 pub use controllers::{Config, Controllers, Origin, Plan, Situation};
 pub use event_record::{EventRecord, EventType};
+pub use model::reads;

@@ -21,5 +21,6 @@ mod placement;
 mod queue;
 mod quota;
 
+pub use model::reads;
 pub use placement::{BINDING_COMPONENT, Decisions, Placement, Unplaced};
 pub use scheduler::Scheduler;

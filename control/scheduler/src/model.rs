@@ -282,3 +282,12 @@ struct NodeStatusWire {
     capacity: BTreeMap<String, Amount>,
     conditions: Vec<ConditionWire>,
 }
+
+/// Whether an object is of the types that the scheduler reads of its kind. One that is not is nothing to it.
+pub fn reads(object: &Object) -> bool {
+    match object.key.resource.as_str() {
+        "pods" => Pod::of(object).is_some(),
+        "nodes" => NodeFacts::of(object).is_some(),
+        _ => true,
+    }
+}

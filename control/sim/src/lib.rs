@@ -29,6 +29,7 @@ pub mod checker;
 pub mod mutant;
 pub mod options;
 pub mod trace;
+pub mod workloads;
 pub mod world;
 
 mod disk;

@@ -1,19 +1,33 @@
 //! `coracle-sim`: runs seeds and prints what it finds.
 
+#[path = "main_workloads.rs"]
+mod workloads;
+
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use clap::Parser;
-use coracle_sim::{Counts, Mutant, Options, run};
+use clap::{Parser, ValueEnum};
+use coracle_sim::{Counts, Options, run};
 
 /// How often progress is told.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(10);
 
+/// What is simulated.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum World {
+    /// The replicated store under faults of machines, disks and networks.
+    Raft,
+    /// API, controllers, scheduler and nodes under whatever clients admit.
+    Workloads,
+}
+
 /// Runs a simulated cluster under faults, once for each seed, and checks that it keeps its promises.
 #[derive(Parser)]
 struct Arguments {
+    #[arg(long, value_enum, default_value = "raft")]
+    world: World,
     /// The seeds: one, a range without its end as in 0..10000, or all from one on as in 5000..
     #[arg(long, default_value = "0..1000", value_parser = seeds)]
     seeds: (u64, u64),
@@ -22,7 +36,7 @@ struct Arguments {
     minutes: Option<u64>,
     /// A fault that is built in, which must be found.
     #[arg(long)]
-    mutant: Option<Mutant>,
+    mutant: Option<String>,
     /// The initial voters; by the seed where it is not given.
     #[arg(long)]
     voters: Option<u64>,
@@ -71,9 +85,19 @@ impl Total {
     }
 }
 
+/// The fault of this world that is named, if one is.
+fn mutant_of<M: std::str::FromStr<Err = String>>(arguments: &Arguments) -> Result<Option<M>, ()> {
+    let parsed = arguments.mutant.as_deref().map(str::parse).transpose();
+    parsed.map_err(|error| eprintln!("{error}"))
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let options = Options { mutant: arguments.mutant, voters: arguments.voters, calm: arguments.calm };
+    if arguments.world == World::Workloads {
+        return workloads::main(&arguments);
+    }
+    let Ok(mutant) = mutant_of(&arguments) else { return ExitCode::FAILURE };
+    let options = Options { mutant, voters: arguments.voters, calm: arguments.calm };
     if options.mutant.is_some() {
         // What a mutant does may make the product panic; that is a find like any other.
         std::panic::set_hook(Box::new(|_| {}));

@@ -1,0 +1,333 @@
+//! A node: the real core, and in the place of its sandbox, registry and network a model that answers its actions.
+//!
+//! The loop around the core is that of `coracle_agent::app`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use coracle_core::{
+    Action, Desired, NodeFacts, Observation, Observed, Pod, PodUid,
+    observe::{Exit, News},
+    reconcile::{next_wake, reconcile_pod},
+    sources::{KeyedData, Service},
+};
+use coracle_objects::{Event, EventKind, Object, View};
+use jiff::Timestamp;
+
+use super::{
+    clock,
+    link::{Report, node_of},
+    records::Records,
+};
+use crate::rng::Rng;
+
+/// Rounds until a pod must have come to rest, as in the agent.
+const ROUNDS_MAX: usize = 32;
+
+pub struct Node {
+    pub name: &'static str,
+    pub alive: bool,
+    /// Since when it is so.
+    pub since: Timestamp,
+    /// How often its process began.
+    pub boot: u32,
+    /// So many events of the store were seen.
+    pub seen: usize,
+    /// To be sent up, in order.
+    pub reports: Vec<Report>,
+    desired: Desired,
+    observed: Observed,
+    /// The newest pod under each name.
+    names: BTreeMap<(String, String), PodUid>,
+    dirty: BTreeSet<PodUid>,
+    /// What the machinery will have to say, and when.
+    coming: BTreeMap<(Timestamp, u64), Observation>,
+    told: u64,
+    addresses: u32,
+    chance: Rng,
+}
+
+impl Node {
+    pub fn new(name: &'static str, chance: Rng, now: Timestamp) -> Self {
+        let facts = NodeFacts {
+            name: name.to_owned(),
+            host_ip: "192.0.2.1".to_owned(),
+            cpu_milli: 4_000,
+            memory_bytes: 4 << 30,
+        };
+        Self {
+            name,
+            alive: true,
+            since: now,
+            boot: 0,
+            seen: 0,
+            reports: vec![],
+            desired: Desired::default(),
+            observed: Observed { node: facts, pods: BTreeMap::new() },
+            names: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            coming: BTreeMap::new(),
+            told: 0,
+            addresses: 0,
+            chance,
+        }
+    }
+
+    /// Comes back, as a new process where `fresh`, and learns what it missed.
+    pub fn return_to(&mut self, view: &View, seen: usize, fresh: bool, now: Timestamp) {
+        (self.alive, self.since, self.seen) = (true, now, seen);
+        if fresh {
+            self.boot += 1;
+            self.observed.pods.clear();
+            self.coming.clear();
+            self.reports.clear();
+        }
+        self.desired = Desired::default();
+        self.names.clear();
+        for resource in ["services", "configmaps", "secrets", "pods"] {
+            view.list(resource, None).for_each(|object| self.put(object));
+        }
+        let all = self.desired.pods.keys().chain(self.observed.pods.keys());
+        self.dirty.extend(all.cloned().collect::<Vec<_>>());
+        // Everything that the leader may not have is sent again.
+        for state in self.observed.pods.values() {
+            if let Some(status) = &state.reported {
+                self.reports.push(report(&state.pod, Some(status.clone())));
+            }
+        }
+    }
+
+    pub fn observe(&mut self, event: &Event) {
+        if event.kind != EventKind::Deleted {
+            self.put(&event.object);
+            return;
+        }
+        let key = &event.object.key;
+        let own = (key.name.namespace.to_string(), key.name.name.to_string());
+        match key.resource.as_str() {
+            "pods" => {
+                if let Some(uid) = self.names.remove(&own) {
+                    self.desired.pods.remove(&uid);
+                    self.dirty.insert(uid);
+                }
+            }
+            "configmaps" => {
+                self.desired.sources.config_maps.remove(&own);
+                self.touch(&own.0);
+            }
+            "secrets" => {
+                self.desired.sources.secrets.remove(&own);
+                self.touch(&own.0);
+            }
+            "services" => {
+                self.desired.sources.services.remove(&own);
+            }
+            _ => {}
+        }
+    }
+
+    /// What cannot be read is passed over, as on a node; that it cannot be is found elsewhere.
+    fn put(&mut self, object: &Object) {
+        let name = &object.key.name;
+        let own = (name.namespace.to_string(), name.name.to_string());
+        match object.key.resource.as_str() {
+            "pods" if node_of(object).as_deref() == Some(self.name) => {
+                if let Ok(pod) = Pod::parse(&object.json) {
+                    self.put_pod(own, pod);
+                }
+            }
+            "configmaps" => {
+                if let Ok(data) = KeyedData::from_config_map(&object.json, object.revision) {
+                    self.desired.sources.config_maps.insert(own, Arc::new(data));
+                    self.touch(&name.namespace);
+                }
+            }
+            "secrets" => {
+                if let Ok(data) = KeyedData::from_secret(&object.json, object.revision) {
+                    self.desired.sources.secrets.insert(own, Arc::new(data));
+                    self.touch(&name.namespace);
+                }
+            }
+            "services" => {
+                if let Ok(service) = Service::parse(&object.json) {
+                    self.desired.sources.services.insert(own, Arc::new(service));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn put_pod(&mut self, own: (String, String), pod: Pod) {
+        let pod = Arc::new(pod);
+        let old = self.names.insert(own, pod.uid().clone());
+        if let Some(old) = old.filter(|old| old != pod.uid()) {
+            self.desired.pods.remove(&old);
+            self.dirty.insert(old);
+        }
+        self.observed.see(&pod);
+        let conditions = pod.status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if conditions.iter().any(|one| one["type"] == "Ready" && one["reason"] == "NodeNotReady")
+            && let Some(status) = self.observed.pods.get(pod.uid()).and_then(|state| state.reported.clone())
+        {
+            self.reports.push(report(&pod, Some(status)));
+        }
+        self.dirty.insert(pod.uid().clone());
+        self.desired.pods.insert(pod.uid().clone(), pod);
+    }
+
+    fn touch(&mut self, namespace: &str) {
+        let users = self
+            .desired
+            .pods
+            .values()
+            .filter(|pod| pod.metadata.namespace == *namespace && pod.has_sources());
+        self.dirty.extend(users.map(|pod| pod.uid().clone()));
+    }
+
+    /// When there is something to do although nothing is observed.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let coming = self.coming.keys().next().map(|(at, _)| *at);
+        let wakes = self.observed.pods.values().filter_map(next_wake).min();
+        coming.into_iter().chain(wakes).min()
+    }
+
+    /// Does what is to be done now. True where anything was; an error where a pod does not come to rest.
+    pub fn step(&mut self, now: Timestamp, calm: bool, records: &mut Records) -> Result<bool, String> {
+        while self.coming.keys().next().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, observation)) = self.coming.pop_first() else { break };
+            self.dirty.insert(uid_of(&observation).clone());
+            self.observed.apply(observation, now);
+        }
+        let due = self.observed.pods.iter().filter(|(_, state)| next_wake(state).is_some_and(|at| at <= now));
+        self.dirty.extend(due.map(|(uid, _)| uid.clone()));
+        let mut acted = false;
+        while let Some(uid) = self.dirty.pop_first() {
+            acted |= self.settle(&uid, now, calm, records)?;
+        }
+        Ok(acted)
+    }
+
+    fn settle(
+        &mut self,
+        uid: &PodUid,
+        now: Timestamp,
+        calm: bool,
+        records: &mut Records,
+    ) -> Result<bool, String> {
+        for round in 0..ROUNDS_MAX {
+            let actions = reconcile_pod(uid, &self.desired, &self.observed, now);
+            if actions.is_empty() {
+                return Ok(round > 0);
+            }
+            for action in actions {
+                let pod = self.observed.pods.get(uid).map(|state| state.pod.clone());
+                self.observed.begin(&action, &self.desired.pods, now);
+                if let Some(pod) = pod {
+                    self.execute(action, &pod, now, calm, records);
+                }
+            }
+        }
+        Err(format!("pod {uid} does not come to rest on its node within {ROUNDS_MAX} rounds"))
+    }
+
+    fn later(&mut self, at: Timestamp, observation: Observation) {
+        self.told += 1;
+        self.coming.insert((at, self.told), observation);
+    }
+
+    /// Answers an action. In calm times everything works, and containers that run go on.
+    fn execute(&mut self, action: Action, pod: &Pod, now: Timestamp, calm: bool, records: &mut Records) {
+        let fails = |chance: &mut Rng, share: u64| !calm && chance.chance(share);
+        let delay = |chance: &mut Rng| clock::after(now, chance.between(1, 40));
+        let at = delay(&mut self.chance);
+        match action {
+            Action::CreateSandbox { uid, .. } => {
+                self.addresses += 1;
+                let address = std::net::Ipv4Addr::from(0x0a80_0000 + self.addresses);
+                let observation = match fails(&mut self.chance, 30) {
+                    true => Observation::SandboxFailed { uid, message: "no address".to_owned() },
+                    false => Observation::SandboxReady { uid, addresses: vec![IpAddr::V4(address)] },
+                };
+                self.later(at, observation);
+            }
+            Action::StopSandbox { uid } => self.later(at, Observation::SandboxStopped { uid }),
+            Action::Mount { uid, fingerprint, .. } => {
+                let observation = match fails(&mut self.chance, 30) {
+                    true => Observation::MountFailed { uid, message: "no room".to_owned() },
+                    false => Observation::Mounted { uid, fingerprint },
+                };
+                self.later(at, observation);
+            }
+            Action::Pull { uid, container, attempt, image, .. } => {
+                let news = match fails(&mut self.chance, 40) {
+                    true => News::PullFailed { reason: "ErrImagePull".to_owned(), message: "no".to_owned() },
+                    false => News::Pulled { image_id: format!("{image}@sha256:00"), fetched: None },
+                };
+                self.later(at, Observation::Container { uid, container, attempt, news });
+            }
+            Action::Start { uid, container, attempt, .. } => {
+                if fails(&mut self.chance, 20) {
+                    let (reason, message) = ("RunContainerError".to_owned(), "no".to_owned());
+                    let news = News::StartFailed { reason, message };
+                    return self.later(at, Observation::Container { uid, container, attempt, news });
+                }
+                let news = News::Started { container_id: format!("wasm://{uid}/{container}/{attempt}") };
+                let of = |news| Observation::Container {
+                    uid: uid.clone(),
+                    container: container.clone(),
+                    attempt,
+                    news,
+                };
+                self.later(at, of(news));
+                let sidecar = pod.container(&container).is_some_and(|container| container.is_sidecar());
+                let ends = (pod.is_init(&container) && !sidecar) || fails(&mut self.chance, 150);
+                if ends {
+                    let end = clock::after(at, self.chance.between(1, 2_000));
+                    let code = i32::from(fails(&mut self.chance, 400));
+                    self.later(end, of(News::Exited(Exit::Completed(code))));
+                }
+            }
+            Action::Probe { uid, container, attempt, kind, .. } => {
+                let success = !fails(&mut self.chance, 150);
+                let news = News::Probed { kind, success, output: String::new() };
+                self.later(at, Observation::Container { uid, container, attempt, news });
+            }
+            Action::Stop { uid, container, attempt } if !self.chance.chance(100) => {
+                let news = News::Exited(Exit::Completed(0));
+                self.later(at, Observation::Container { uid, container, attempt, news });
+            }
+            Action::Kill { uid, container, attempt } => {
+                let news = News::Exited(Exit::Killed);
+                self.later(at, Observation::Container { uid, container, attempt, news });
+            }
+            Action::Report { status, .. } => self.reports.push(report(pod, Some(status))),
+            Action::Emit { event, .. } => records.take_of_pod(self.name, pod, &event),
+            Action::Remove { .. } => self.reports.push(report(pod, None)),
+            _ => {}
+        }
+    }
+
+    /// Whether a pod that the cluster wants here is known here.
+    pub fn knows(&self, uid: &str) -> bool {
+        self.desired.pods.contains_key(uid)
+    }
+}
+
+fn report(pod: &Pod, status: Option<serde_json::Value>) -> Report {
+    let meta = &pod.metadata;
+    Report { namespace: meta.namespace.clone(), name: meta.name.clone(), uid: meta.uid.to_string(), status }
+}
+
+fn uid_of(observation: &Observation) -> &PodUid {
+    match observation {
+        Observation::SandboxReady { uid, .. }
+        | Observation::SandboxFailed { uid, .. }
+        | Observation::SandboxStopped { uid }
+        | Observation::Mounted { uid, .. }
+        | Observation::MountFailed { uid, .. }
+        | Observation::Container { uid, .. } => uid,
+    }
+}
