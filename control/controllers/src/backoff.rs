@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coracle_objects::{Event, EventKind, Expect, ObjectKey, Transaction};
+use coracle_objects::{Event, EventKind, Expect, ObjectKey, Refusal, Transaction};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{dirty::Task, draft::later, state::State};
@@ -39,6 +39,18 @@ pub enum Outcome {
     Impossible(String),
     /// It was not proposed, or nobody knows what became of it. No fault of the task.
     Unknown,
+}
+
+impl From<Refusal> for Outcome {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Precondition { .. } | Refusal::NotFound { .. } => Outcome::Stale,
+            Refusal::BadDraft { key, reason } => Outcome::Impossible(format!("{key}: {reason}")),
+            Refusal::TooLarge { key, size, limit } => {
+                Outcome::Impossible(format!("{key} would take {size} bytes; the limit is {limit}"))
+            }
+        }
+    }
 }
 
 /// How a task fares.

@@ -413,10 +413,10 @@ struct NodeStatusWire {
 /// Whether an object is of the types that controllers read of its kind. One that is not counts as nothing to them.
 pub fn reads(object: &Arc<Object>) -> bool {
     match object.key.resource.as_str() {
-        "pods" => Pod::of(object).is_some(),
-        "replicasets.apps" => ReplicaSet::of(object).is_some(),
-        "services" => object.parse::<ServiceWire>().is_ok(),
-        "nodes" => Node::of(object).is_some(),
+        "pods" => Pod::of(object).is_ok(),
+        "replicasets.apps" => ReplicaSet::of(object).is_ok(),
+        "services" => Service::of(object).is_ok(),
+        "nodes" => Node::of(object).is_ok(),
         _ => true,
     }
 }

@@ -208,11 +208,7 @@ async fn carry_out(
 fn outcome(answer: Result<Result<Applied, Refusal>, ProposeError>) -> Outcome {
     match answer {
         Ok(Ok(_)) => Outcome::Applied,
-        Ok(Err(Refusal::Precondition { .. } | Refusal::NotFound { .. })) => Outcome::Stale,
-        Ok(Err(Refusal::BadDraft { key, reason })) => Outcome::Impossible(format!("{key}: {reason}")),
-        Ok(Err(Refusal::TooLarge { key, size, limit })) => {
-            Outcome::Impossible(format!("{key} would take {size} bytes; the limit is {limit}"))
-        }
+        Ok(Err(refusal)) => refusal.into(),
         Err(error @ (ProposeError::TooLarge { .. } | ProposeError::NoSpace)) => {
             Outcome::Impossible(error.to_string())
         }

@@ -17,6 +17,7 @@ use coracle_api::Storage as _;
 use coracle_controllers::{Config, Controllers};
 use coracle_objects::{ObjectKey, Transaction, View};
 use coracle_scheduler::Scheduler;
+use coracle_store::StoreConfig;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -414,7 +415,8 @@ impl World {
 }
 
 fn config() -> Config {
-    Config { ca_bundle: "-----BEGIN CERTIFICATE-----".to_owned() }
+    let object_bytes_max = StoreConfig::default().object_bytes_max;
+    Config { ca_bundle: "-----BEGIN CERTIFICATE-----".to_owned(), object_bytes_max }
 }
 
 /// Calls into a part; its panic is a violation.

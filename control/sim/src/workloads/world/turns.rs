@@ -1,7 +1,8 @@
 //! The turns of a round: what each part does when it is its turn.
 
 use coracle_api::{ProposeError, Storage as _};
-use coracle_objects::{Expect, Precondition, Transaction, View, Write};
+use coracle_controllers::Outcome;
+use coracle_objects::{Applied, Expect, Precondition, Refusal, Transaction, View, Write};
 use jiff::Timestamp;
 
 use super::{Broken, Controllers, World, config, guarded};
@@ -63,21 +64,18 @@ impl World {
         })?;
         plan.events.iter().for_each(|record| self.records.take(record));
         let acted = !plan.transactions.is_empty() || !plan.events.is_empty();
-        self.again.controllers = !plan.transactions.is_empty();
-        let mut all_failed = !plan.transactions.is_empty();
-        let mut unsuccessful = vec![];
-        for transaction in &plan.transactions {
-            let releasing = releasing(&self.storage.view(), transaction.clone());
-            match self.storage.apply(Writer::Controllers, releasing) {
-                Ok(Ok(_)) => all_failed = false,
-                Ok(Err(_)) => {
-                    all_failed = false;
-                    unsuccessful.push(transaction);
-                }
-                Err(_) => unsuccessful.push(transaction),
-            }
+        let waiting = self.controllers.situation().waiting > 0;
+        self.again.controllers = !plan.transactions.is_empty() || waiting;
+        if let Some(panic) = plan.panics.first() {
+            return Err(Broken::new("panic", format!("a task of the controllers: {panic}")));
         }
-        unsuccessful.into_iter().for_each(|transaction| self.controllers.refused(transaction));
+        let mut all_failed = !plan.transactions.is_empty();
+        for (transaction, origin) in plan.transactions.iter().zip(&plan.origins) {
+            let releasing = releasing(&self.storage.view(), transaction.clone());
+            let outcome = outcome(self.storage.apply(Writer::Controllers, releasing));
+            all_failed &= outcome == Outcome::Unknown;
+            self.controllers.settle(origin, transaction, &outcome, self.now);
+        }
         if all_failed {
             self.paused_until = Some(clock::after(self.now, FAILURE_PAUSE_MS));
         }
@@ -213,6 +211,18 @@ impl World {
             who.push("a node");
         }
         who.join(" and ")
+    }
+}
+
+/// What an answer means for the task that planned the transaction, as in `coracle_server::plans`.
+fn outcome(answer: Result<Result<Applied, Refusal>, ProposeError>) -> Outcome {
+    match answer {
+        Ok(Ok(_)) => Outcome::Applied,
+        Ok(Err(refusal)) => refusal.into(),
+        Err(error @ (ProposeError::TooLarge { .. } | ProposeError::NoSpace)) => {
+            Outcome::Impossible(error.to_string())
+        }
+        Err(ProposeError::Unavailable(_) | ProposeError::Unknown(_)) => Outcome::Unknown,
     }
 }
 
