@@ -189,6 +189,9 @@ pub enum TokenCommand {
         /// How long it is good for: 30m, 24h, 7d.
         #[arg(long, default_value = "24h", value_parser = duration)]
         ttl: std::time::Duration,
+        /// The one node that may join with it, which may exist: one that names none is good for new names only.
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
         #[command(flatten)]
         connection: Connection,
     },

@@ -45,6 +45,10 @@ const KEEP_ALIVE: KeepAlive = KeepAlive { interval: Duration::from_secs(2), time
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
+/// The same of streams whose readers may be slow, and of how many of them together.
+const SLOW_STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const SLOW_STREAMS: u32 = 1024;
+
 /// Certificates begin this much before they are made, for clocks that are behind.
 pub const BACKDATED: Duration = Duration::from_secs(5 * 60);
 
@@ -214,10 +218,21 @@ pub fn channel(address: &str, tls: impl Into<ClientTls>) -> Channel {
 
 /// As [`channel`], with its own idea of how long the other side may be silent.
 pub fn attentive_channel(address: &str, tls: impl Into<ClientTls>, keep_alive: KeepAlive) -> Channel {
-    let tls = tls.into();
-    let target = address.to_owned();
     let KeepAlive { interval, timeout } = keep_alive;
     let endpoint = endpoint(address).http2_keep_alive_interval(interval).keep_alive_timeout(timeout);
+    lazy(address, endpoint, tls.into())
+}
+
+/// As [`channel`], for streams whose readers may be slow, logs say: each is held up by itself, and has little on its way.
+pub fn streaming_channel(address: &str, tls: impl Into<ClientTls>) -> Channel {
+    let endpoint = endpoint(address)
+        .initial_stream_window_size(SLOW_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(SLOW_STREAM_WINDOW_BYTES * SLOW_STREAMS);
+    lazy(address, endpoint, tls.into())
+}
+
+fn lazy(address: &str, endpoint: Endpoint, tls: ClientTls) -> Channel {
+    let target = address.to_owned();
     endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
         let (target, config) = (target.clone(), with_alpn(&tls.get(), b"h2"));
         async move { connect(&target, config).await.map(TokioIo::new) }

@@ -15,12 +15,13 @@ use crate::{
 
 pub async fn run(command: &TokenCommand) -> Result<()> {
     match command {
-        TokenCommand::Create { role, ttl, connection } => {
+        TokenCommand::Create { role, ttl, node, connection } => {
             let role = match role {
                 Role::Control => "control",
                 Role::Node => "node",
             };
-            let request = CreateTokenRequest { role: role.into(), ttl_seconds: ttl.as_secs() };
+            let node = node.clone().unwrap_or_default();
+            let request = CreateTokenRequest { role: role.into(), ttl_seconds: ttl.as_secs(), node };
             let cluster = Cluster::find(connection).await?;
             let made = cluster
                 .administer(|mut client| {
@@ -84,6 +85,7 @@ mod tests {
             role: "control".into(),
             expires_unix,
             used,
+            node: String::new(),
         };
         let text = table(
             &[token("a", 10, false), token("b", 10, true), token("c", 5, false)],

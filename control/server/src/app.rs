@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::{
+    access::{JOIN_BYTES_MAX, NODE_MESSAGE_BYTES_MAX},
     blobs::Blobs,
     blobs_service::BlobsService,
     bootstrap,
@@ -66,10 +67,11 @@ use crate::{
     rendezvous::Rendezvous,
     security_service::SecurityService,
     service::Front,
+    standing::Judge,
     storage::ReplicatedStorage,
     store_service::StoreService,
     telemetry::Telemetry,
-    tokens,
+    tokens::{self, Purpose},
     version::{self, EntryFormat},
 };
 
@@ -176,18 +178,21 @@ async fn run(
         planning: Arc::default(),
     };
     let planning = telemetry.planning.clone();
+    let judge = Arc::new(Judge::new(credentials.clone(), storage.clone()));
     let front = Front {
         api: api(&telemetry, &membership.cluster_id),
         registry: registry::router(storage.clone(), blobs.clone()),
         grpc: grpc(&raft, &credentials, &secrets, node_link, blobs, data.root().to_owned()),
         telemetry: Arc::new(telemetry),
+        judge: judge.clone(),
     };
-    let port = Port { credentials: credentials.clone(), front: Arc::new(front) };
+    let port = Port { credentials: credentials.clone(), front: Arc::new(front), inflow: Arc::default() };
     let closing = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(listener::serve(listener, port, bounds, closing.clone()));
     tasks.spawn(certificates::follow_authorities(storage.clone(), credentials.clone(), data.clone()));
     tasks.spawn(certificates::run_renewal(credentials.clone(), kubeconfig.clone()));
+    tasks.spawn(async move { judge.follow().await });
     let told = recorder.clone();
     tasks.spawn(leader::run(Duties {
         storage: storage.clone(),
@@ -320,11 +325,11 @@ fn grpc(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let node_link = NodeLinkServer::new(node_link)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_decoding_message_size(NODE_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let blobs = BlobsServer::new(BlobsService { blobs }).max_decoding_message_size(MESSAGE_BYTES_MAX);
     Routes::new(RaftService::new(raft, cluster_id).into_server())
-        .add_service(JoinServer::new(join))
+        .add_service(JoinServer::new(join).max_decoding_message_size(JOIN_BYTES_MAX))
         .add_service(ClusterServer::new(cluster))
         .add_service(SecurityServer::new(security))
         .add_service(leader)
@@ -404,8 +409,17 @@ impl Control {
 
     /// Makes a join token. `ttl_seconds` 0 is a day.
     pub async fn create_token(&self, role: Role, ttl_seconds: u64) -> anyhow::Result<JoinToken> {
+        self.create_token_for(&Purpose { role, node: None }, ttl_seconds).await
+    }
+
+    /// Makes a join token for the one node of this name, which may exist.
+    pub async fn create_node_token(&self, node: &str, ttl_seconds: u64) -> anyhow::Result<JoinToken> {
+        self.create_token_for(&Purpose { role: Role::Node, node: Some(node.into()) }, ttl_seconds).await
+    }
+
+    async fn create_token_for(&self, purpose: &Purpose, ttl_seconds: u64) -> anyhow::Result<JoinToken> {
         let pin = self.credentials.serving_pin()?;
-        let made = tokens::create(&self.storage, pin, role, ttl_seconds, Timestamp::now()).await?;
+        let made = tokens::create(&self.storage, pin, purpose, ttl_seconds, Timestamp::now()).await?;
         made.map_err(|refusal: Refusal| anyhow::anyhow!("the token was refused: {refusal:?}"))
     }
 

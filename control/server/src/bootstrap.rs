@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     config::{DNS_SERVICE_IP, KUBERNETES_SERVICE_IP},
     drafts::{editable, encode, new_draft},
+    node_link::node_object,
     peers::{MEMBERS, MemberSpec},
 };
 
@@ -39,6 +40,19 @@ pub fn former_ids(view: &View) -> Vec<String> {
     let info = view.get(&CLUSTER_INFO.key());
     let ids = info.map(|info| editable(info)["data"]["formerClusterIds"].as_str().unwrap_or("").to_owned());
     ids.unwrap_or_default().split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect()
+}
+
+/// Nodes that were made until then joined a cluster whose state this one was restored from.
+pub const RESTORED_AT: &str = "restoredAt";
+
+/// Whether a Node is of a node that joined the cluster which this one was restored from: its certificate is of authorities
+/// that are no more, and it joins again as it joined first.
+pub fn joins_anew(view: &View, node: &Object) -> bool {
+    let moment = |text: &Value| text.as_str().and_then(|text| text.parse::<Timestamp>().ok());
+    let restored =
+        view.get(&CLUSTER_INFO.key()).and_then(|info| moment(&editable(info)["data"][RESTORED_AT]));
+    let made = moment(&editable(node)["metadata"]["creationTimestamp"]);
+    made.zip(restored).is_some_and(|(made, restored)| made <= restored) && !node_object::is_bound(node)
 }
 
 /// The former ids with the present one, as they are kept.

@@ -31,10 +31,10 @@ use crate::{
     config::VERSION,
     forwarding::{forwarding, is_forwarded},
     identity::{Caller, administrators_only, caller},
-    join::known_members,
+    join::{check_name, known_members},
     membership::is_removed,
     storage::ReplicatedStorage,
-    tokens,
+    tokens::{self, Purpose},
     version::Agreed,
 };
 
@@ -138,8 +138,16 @@ impl Cluster for ClusterService {
         let request = request.into_inner();
         let role: Role =
             request.role.parse().map_err(|_| Status::invalid_argument("the role is control or node"))?;
+        let node = Some(request.node).filter(|node| !node.is_empty());
+        if let Some(node) = &node {
+            if role != Role::Node {
+                return Err(Status::invalid_argument("node: only a token of the role node names a node"));
+            }
+            check_name(node)?;
+        }
+        let purpose = Purpose { role, node };
         let pin = self.credentials.serving_pin().map_err(|error| Status::internal(error.to_string()))?;
-        let token = tokens::create(&self.storage, pin, role, request.ttl_seconds, Timestamp::now())
+        let token = tokens::create(&self.storage, pin, &purpose, request.ttl_seconds, Timestamp::now())
             .await
             .map_err(|error| Status::unavailable(error.to_string()))?
             .map_err(|refusal| Status::aborted(format!("the token was refused: {refusal:?}")))?;

@@ -57,7 +57,7 @@ impl EventRecorder {
     pub fn record(&self, record: &EventRecord) {
         let key = &record.regarding;
         let kind = registry::by_resource(key.resource.as_str());
-        self.take(json!({
+        let taken = self.take(json!({
             "involvedObject": {
                 "kind": kind.map_or("", |kind| kind.kind),
                 "apiVersion": kind.map_or_else(String::new, |kind| kind.api_version()),
@@ -70,15 +70,18 @@ impl EventRecorder {
             "message": record.message,
             "source": { "component": record.reporting_component },
         }));
-    }
-
-    /// Takes an event as a node sends it: a core v1 Event without a name.
-    pub fn take(&self, event: Value) {
-        if event["involvedObject"]["name"].as_str().is_none_or(str::is_empty) {
-            tracing::debug!("an event without an involved object is dropped");
-        } else if self.waiting.try_send(event).is_err() {
+        if !taken {
             tracing::debug!("an event is dropped: too many are waiting");
         }
+    }
+
+    /// Takes an event as a node sends it: a core v1 Event without a name. `false` where too many are waiting.
+    pub fn take(&self, event: Value) -> bool {
+        if event["involvedObject"]["name"].as_str().is_none_or(str::is_empty) {
+            tracing::debug!("an event without an involved object is dropped");
+            return true;
+        }
+        self.waiting.try_send(event).is_ok()
     }
 }
 

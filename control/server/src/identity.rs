@@ -1,17 +1,24 @@
-//! Who is at the other end of a connection: decided once, by which CA signed the client's certificate.
+//! Who is at the other end of a connection: decided by which CA signed the client's certificate.
+
+use std::time::{Duration, SystemTime};
 
 use coracle_api::Identity;
 use coracle_proto::tls;
 use rustls_pki_types::CertificateDer;
 use tonic::Status;
-use x509_parser::{prelude::X509Certificate, x509::X509Name};
+use x509_parser::{
+    prelude::{GeneralName, X509Certificate},
+    x509::X509Name,
+};
 
 use crate::{
+    access::Audience,
     error::ServerError,
     pki::{
-        Authorities, CONTROL_ORGANIZATION, MASTERS_ORGANIZATION, MEMBER_PREFIX, NODE_USER_PREFIX,
-        NODES_ORGANIZATION,
+        Authorities, CONTROL_ORGANIZATION, MASTERS_ORGANIZATION, MEMBER_PREFIX, NODE_UID_PREFIX,
+        NODE_USER_PREFIX, NODES_ORGANIZATION,
     },
+    standing::BoundTo,
 };
 
 /// The peer of one connection. In the extensions of each of its requests.
@@ -25,6 +32,25 @@ pub enum Caller {
     FormerMember(u64),
     /// An administrator, a node or another user of the API.
     Client(Identity),
+}
+
+/// Whom a connection is of, and what its certificate says. Whether that still counts is judged at each request.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub caller: Caller,
+    /// `None` for callers that are anonymous.
+    pub certificate: Option<Shown>,
+}
+
+/// What is kept of a client's certificate.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// The name of the CA that signed it, as it is encoded.
+    issuer: Vec<u8>,
+    /// When it ends.
+    pub ends: SystemTime,
+    /// Of the Node that it was issued for; `None` for others, and from versions before there was such a thing.
+    pub bound_to: Option<BoundTo>,
 }
 
 /// Tells callers apart. The TLS handshake has verified the chain already; CAs sign leaves directly and have
@@ -49,6 +75,24 @@ impl Callers {
             peer_cas: subjects(&authorities.peer.bundle())?,
             client_cas: subjects(&authorities.client.bundle())?,
         })
+    }
+
+    /// `chain` is what the client showed in the handshake, leaf first.
+    pub fn peer(&self, chain: Option<&[CertificateDer<'_>]>) -> Peer {
+        let caller = self.identify(chain);
+        let leaf = chain.and_then(<[_]>::first).and_then(parse);
+        let certificate = leaf.filter(|_| !matches!(caller, Caller::Anonymous)).map(|leaf| Shown {
+            issuer: leaf.issuer().as_raw().to_vec(),
+            ends: SystemTime::UNIX_EPOCH
+                + Duration::from_secs(leaf.validity().not_after.timestamp().max(0) as u64),
+            bound_to: node_uid(&leaf).map(BoundTo),
+        });
+        Peer { caller, certificate }
+    }
+
+    /// Whether the CA that signed a certificate is one that is trusted now.
+    pub fn trusts(&self, shown: &Shown) -> bool {
+        self.peer_cas.iter().chain(&self.client_cas).any(|ca| *ca == shown.issuer)
     }
 
     /// `chain` is what the client showed in the handshake, leaf first.
@@ -100,28 +144,13 @@ pub fn caller<T>(request: &tonic::Request<T>) -> Caller {
 /// Refuses a gRPC call of anyone but another control node.
 #[allow(clippy::result_large_err, reason = "the error type of tonic services")]
 pub fn members_only<T>(request: &tonic::Request<T>) -> Result<(), Status> {
-    match caller(request) {
-        Caller::Member(_) => Ok(()),
-        Caller::FormerMember(id) => Err(former_member(id)),
-        Caller::Anonymous => Err(Status::unauthenticated("only control nodes may call this")),
-        Caller::Client(_) => Err(Status::permission_denied("only control nodes may call this")),
-    }
+    Audience::Members.admit(&caller(request))
 }
 
 /// Refuses a gRPC call of anyone but an administrator or another control node.
 #[allow(clippy::result_large_err, reason = "the error type of tonic services")]
 pub fn administrators_only<T>(request: &tonic::Request<T>) -> Result<(), Status> {
-    match caller(request) {
-        Caller::Member(_) => Ok(()),
-        Caller::FormerMember(id) => Err(former_member(id)),
-        caller if caller.is_master() => Ok(()),
-        Caller::Anonymous => {
-            Err(Status::unauthenticated("this call needs an administrator's client certificate"))
-        }
-        Caller::Client(_) => {
-            Err(Status::permission_denied("only administrators (system:masters) may call this"))
-        }
-    }
+    Audience::Administrators.admit(&caller(request))
 }
 
 /// Why a control node that was removed may not call.
@@ -131,6 +160,15 @@ pub fn former_member(id: u64) -> Status {
 
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
     x509_parser::parse_x509_certificate(der).ok().map(|(_, certificate)| certificate)
+}
+
+/// The uid of the Node that a certificate is bound to, among its names.
+fn node_uid(leaf: &X509Certificate<'_>) -> Option<String> {
+    let names = leaf.subject_alternative_name().ok()??;
+    names.value.general_names.iter().find_map(|name| match name {
+        GeneralName::URI(uri) => uri.strip_prefix(NODE_UID_PREFIX).map(str::to_owned),
+        _ => None,
+    })
 }
 
 fn organizations(name: &X509Name<'_>) -> Vec<String> {

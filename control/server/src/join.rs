@@ -5,7 +5,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use coracle_api::Storage;
-use coracle_objects::{Expect, ObjectKey, Refusal, Transaction, Write};
+use coracle_objects::{Expect, ObjectKey, Refusal, Transaction, View, Write};
 use coracle_proto::{
     PROTOCOL_RANGE,
     cluster::{JoinRequest, JoinResponse, Member, join_client::JoinClient, join_server::Join},
@@ -23,7 +23,7 @@ use crate::{
     encryption::SecretBox,
     forwarding::{forwarding, leader_elsewhere},
     membership::keeper,
-    node_link::Links,
+    node_link::{Links, node_object, node_of},
     peers::{MEMBERS, MemberSpec, members},
     pki::{CONTROL_ORGANIZATION, MEMBER_PREFIX, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject},
     storage::ReplicatedStorage,
@@ -76,15 +76,8 @@ impl Join for JoinService {
 
 impl JoinService {
     async fn join_node(&self, request: JoinRequest) -> Result<JoinResponse, Status> {
-        let view =
-            self.storage.linearizable().await.map_err(|error| Status::unavailable(error.to_string()))?;
-        tokens::verify(&view, &request.token, Role::Node, Timestamp::now())
-            .map_err(|reason| refuse(Code::Unauthenticated, REASON_TOKEN, reason))?;
         let name = &request.name;
-        if self.links.connected(name) {
-            let mend = "choose another --name, or stop the other node first";
-            return Err(Status::already_exists(format!("a node named {name} is connected now; {mend}")));
-        }
+        let node_uid = self.admit_node(&request).await?;
         let user = format!("{NODE_USER_PREFIX}{name}");
         let subject = Subject {
             common_name: &user,
@@ -92,14 +85,76 @@ impl JoinService {
             names: vec![name.clone(), host(&request.advertise).to_owned()],
             server: true,
         };
-        let certificate_pem = self
-            .credentials
-            .authorities()
-            .client
-            .sign_request(&subject, &request.csr_pem)
-            .map_err(bad_request)?;
+        let client = &self.credentials.authorities().client;
+        let certificate_pem =
+            client.sign_nodes_request(&subject, &node_uid, &request.csr_pem).map_err(bad_request)?;
+        // It has a moment to link before anybody wonders where it is.
+        self.links.hear(name, None);
         tracing::info!(node = %name, "node joined");
         Ok(JoinResponse { certificate_pem, ..self.common() })
+    }
+
+    /// Answers the uid of the Node that the joiner's certificate will be bound to: of one made here, or of the one that
+    /// its token names. Any other name that a node has is refused, or who has a token that many share would be given
+    /// what that node may see.
+    async fn admit_node(&self, request: &JoinRequest) -> Result<String, Status> {
+        let unavailable = |error: &dyn std::fmt::Display| Status::unavailable(error.to_string());
+        let name = &request.name;
+        let key = node_object::key(name);
+        for _ in 0..ID_TRIES {
+            let view = self.storage.linearizable().await.map_err(|error| unavailable(&error))?;
+            let now = Timestamp::now();
+            let refused = |reason| refuse(Code::Unauthenticated, REASON_TOKEN, reason);
+            let token = tokens::verify(&view, &request.token, Role::Node, now).map_err(refused)?;
+            if let Some(node) = token.node.as_ref().filter(|node| *node != name) {
+                return Err(refused(format!("it is for the node {node} alone, not for {name}")));
+            }
+            if self.links.connected(name) {
+                let mend = "choose another --name, or stop the other node first";
+                return Err(Status::already_exists(format!("a node named {name} is connected now; {mend}")));
+            }
+            let transaction = match view.get(&key) {
+                None if token.node.is_none() && has_pods(&view, name) => {
+                    let mend = format!(
+                        "wait until they are gone, or make a token for it: `coracle token create --node {name}`"
+                    );
+                    let message = format!("there are pods of a former node named {name} still; {mend}");
+                    return Err(Status::already_exists(message));
+                }
+                None => node_object::joined(name, now),
+                Some(object) if token.node.is_some() || bootstrap::joins_anew(&view, object) => {
+                    match node_object::joined_again(object) {
+                        Some(transaction) => transaction,
+                        None => return Ok(object.meta.uid.clone()),
+                    }
+                }
+                // Nothing was ever given to it: a joiner that has not had its answer comes again.
+                Some(object) if node_object::never_linked(object) => {
+                    Transaction::delete(key.clone(), object.revision)
+                }
+                Some(_) => {
+                    let mend = format!(
+                        "choose another --name; or where it is this machine's, delete the node or make a token for it: \
+                         `coracle token create --node {name}`"
+                    );
+                    return Err(Status::already_exists(format!(
+                        "there is a node named {name} already; {mend}"
+                    )));
+                }
+            };
+            let made = !matches!(transaction.writes[..], [Write::Delete { .. }]);
+            match self.storage.propose(transaction).await.map_err(|error| unavailable(&error))? {
+                Ok(_) if made => {
+                    // Unless it is gone again, which the next look at it tells.
+                    if let Some(object) = self.storage.view().get(&key) {
+                        return Ok(object.meta.uid.clone());
+                    }
+                }
+                Ok(_) | Err(Refusal::Precondition { .. } | Refusal::NotFound { .. }) => {}
+                Err(refusal) => return Err(Status::internal(format!("the node was refused: {refusal:?}"))),
+            }
+        }
+        Err(Status::unavailable("too many nodes join under this name at the same time"))
     }
 
     async fn join_control(&self, request: JoinRequest) -> Result<JoinResponse, Status> {
@@ -258,6 +313,11 @@ where
     }
 }
 
+/// Whether pods are bound to a node of this name: who has the name is sent what they use.
+fn has_pods(view: &View, node: &str) -> bool {
+    view.list("pods", None).any(|pod| node_of(pod).as_deref() == Some(node))
+}
+
 /// The members as this member knows them.
 pub fn known_members(storage: &ReplicatedStorage) -> Vec<Member> {
     let status = storage.status();
@@ -318,7 +378,7 @@ fn check_protocol(min: u32, max: u32) -> Result<(), Status> {
 }
 
 #[allow(clippy::result_large_err, reason = "the error type of tonic services")]
-fn check_name(name: &str) -> Result<(), Status> {
+pub fn check_name(name: &str) -> Result<(), Status> {
     let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     let edges = name.starts_with(['-', '.']) || name.ends_with(['-', '.']);
     if !name.is_empty() && name.len() <= 63 && name.chars().all(label) && !edges {

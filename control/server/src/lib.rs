@@ -54,11 +54,14 @@ mod blobs;
 mod blobs_service;
 mod registry;
 
+mod access;
 mod checks;
+mod inflow;
 mod listener;
 mod newcomers;
 mod open_files;
 mod service;
+mod standing;
 mod telemetry;
 
 pub use app::{Control, start};

@@ -2,7 +2,13 @@
 
 mod multiplexed;
 
-use std::{error::Error, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::{body::Incoming, server::conn::http2};
 use hyper_util::{
@@ -22,6 +28,7 @@ use self::multiplexed::Multiplexed;
 use crate::{
     certificates::Credentials,
     identity::Caller,
+    inflow::Inflow,
     newcomers::{Newcomers, Place},
     service::{Front, Service},
 };
@@ -42,24 +49,42 @@ const NEWCOMERS_MAX: usize = 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// HTTP/2: streams of one connection, bytes that a client may send ahead, and pings to clients that are silent.
+/// HTTP/2 of members and users: streams of one connection, bytes that a client may send ahead, and of a request's head.
 const STREAMS_MAX: u32 = 4096;
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+const HEAD_BYTES_MAX: u32 = 64 * 1024;
+
+/// The same of nodes, which have one link and few requests.
+const NODE_STREAMS_MAX: u32 = 256;
+const NODE_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// The same of callers without a certificate, who join or ask how the cluster does. HTTP/2 allows no smaller window of a
+/// connection.
+const ANONYMOUS_STREAMS_MAX: u32 = 16;
+const ANONYMOUS_WINDOW_BYTES: u32 = 64 * 1024 - 1;
+const ANONYMOUS_HEAD_BYTES_MAX: u32 = 8 * 1024;
+
+/// Pings to clients that are silent.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// After an accept that failed, for lack of file descriptors perhaps.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long requests may go on when the port closes. Watches and links never end by themselves.
+/// How long requests may go on when the port closes, or when the caller is no longer trusted. Watches and links never end
+/// by themselves.
 const GRACE: Duration = Duration::from_millis(300);
+
+/// How long what is under way may go on when the certificate ends that it was asked for with.
+const TURNOVER_GRACE: Duration = Duration::from_secs(300);
 
 /// What every connection is served with.
 #[derive(Clone)]
 pub struct Port {
     pub credentials: Arc<Credentials>,
     pub front: Arc<Front>,
+    pub inflow: Arc<Inflow>,
 }
 
 /// How many connections are taken.
@@ -125,62 +150,134 @@ async fn serve_connection(tcp: TcpStream, port: Port, place: Place, closing: Can
         Ok(Err(error)) => return tracing::debug!(%error, "handshake failed"),
         Err(_) => return tracing::debug!("handshake not finished in time"),
     };
-    let caller = port.credentials.callers().identify(stream.get_ref().1.peer_certificates());
+    let peer = Arc::new(port.credentials.callers().peer(stream.get_ref().1.peer_certificates()));
+    let Some(share) = port.inflow.enter(&peer.caller) else {
+        return tracing::debug!(caller = ?peer.caller, "too many connections of this caller");
+    };
+    let anonymous = matches!(peer.caller, Caller::Anonymous);
     // Who has shown a certificate makes room for others.
-    let place = matches!(caller, Caller::Anonymous).then_some(place);
+    let place = anonymous.then_some(place);
     let lost = async {
         match &place {
             Some(place) => place.lost().await,
             None => std::future::pending().await,
         }
     };
-    let ended = if stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
-        let service = Service { front: port.front, caller, shares_task: true };
-        let mut connection = Multiplexed::new(stream, TowerToHyperService::new(service), bound);
-        attend(Pin::new(&mut connection), lost, &closing, |mut it| it.graceful_shutdown()).await
+    let judge = &port.front.judge;
+    let ends = Ends { lost, turnover: judge.turnover(&peer), gone: judge.gone(&peer), closing: &closing };
+    let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
+    let front = port.front.clone();
+    let ended = if speaks_http2 {
+        let bounds = Http2Bounds::of(&peer.caller);
+        let service = Service { front, peer: peer.clone(), share, shares_task: true };
+        let mut connection =
+            Multiplexed::new(stream, TowerToHyperService::new(service), |builder| bounds.set(builder));
+        attend(Pin::new(&mut connection), ends, |mut it| it.graceful_shutdown()).await
     } else {
-        let service = Service { front: port.front, caller, shares_task: false };
-        let builder = http1();
+        let service = Service { front, peer: peer.clone(), share, shares_task: false };
+        let builder = http1(anonymous);
         let connection =
             builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
-        attend(std::pin::pin!(connection), lost, &closing, |it| it.graceful_shutdown()).await
+        attend(pin!(connection), ends, |it| it.graceful_shutdown()).await
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "connection broke");
     }
 }
 
-/// Serves a connection to its end; for a while only, where it has lost its place or the port closes.
+/// What ends a connection that would go on.
+struct Ends<'a, L, T, G> {
+    /// Its place is needed for another.
+    lost: L,
+    /// Its certificate ends soon: the client comes back with another.
+    turnover: T,
+    /// Its caller is none any more.
+    gone: G,
+    /// The port closes.
+    closing: &'a CancellationToken,
+}
+
+/// Serves a connection to its end; for a while only, where its certificate ends, its caller is none any more or the port
+/// closes.
 async fn attend<C: Future<Output = Result<(), Box<dyn Error + Send + Sync>>>>(
     mut connection: Pin<&mut C>,
-    lost: impl Future<Output = ()>,
-    closing: &CancellationToken,
+    ends: Ends<'_, impl Future<Output = ()>, impl Future<Output = ()>, impl Future<Output = ()>>,
     shut_down: impl FnOnce(Pin<&mut C>),
 ) -> C::Output {
-    tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = lost => Err("too many without a certificate are open".into()),
-        () = closing.cancelled() => {
-            shut_down(connection.as_mut());
-            timeout(GRACE, connection).await.unwrap_or(Ok(()))
+    let mut over = pin!(async {
+        tokio::select! {
+            () = ends.gone => {}
+            () = ends.closing.cancelled() => {}
+        }
+    });
+    let turns_over = tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = ends.lost => return Err("too many without a certificate are open".into()),
+        () = ends.turnover => true,
+        () = over.as_mut() => false,
+    };
+    shut_down(connection.as_mut());
+    if turns_over {
+        tokio::select! {
+            ended = timeout(TURNOVER_GRACE, connection.as_mut()) => return ended.unwrap_or(Ok(())),
+            () = over => {}
         }
     }
+    timeout(GRACE, connection).await.unwrap_or(Ok(()))
 }
 
-fn http1() -> Builder<TokioExecutor> {
+fn http1(anonymous: bool) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    if anonymous {
+        builder.http1().max_buf_size(ANONYMOUS_HEAD_BYTES_MAX as usize);
+    }
     builder
 }
 
-fn bound<E>(builder: &mut http2::Builder<E>) {
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+/// What a caller may have of one HTTP/2 connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Http2Bounds {
+    streams: u32,
+    stream_window: u32,
+    connection_window: u32,
+    head: u32,
+}
+
+impl Http2Bounds {
+    fn of(caller: &Caller) -> Self {
+        match caller {
+            Caller::Anonymous => Self {
+                streams: ANONYMOUS_STREAMS_MAX,
+                stream_window: ANONYMOUS_WINDOW_BYTES,
+                connection_window: ANONYMOUS_WINDOW_BYTES,
+                head: ANONYMOUS_HEAD_BYTES_MAX,
+            },
+            caller if caller.is_node() => Self {
+                streams: NODE_STREAMS_MAX,
+                stream_window: NODE_WINDOW_BYTES,
+                connection_window: NODE_WINDOW_BYTES,
+                head: HEAD_BYTES_MAX,
+            },
+            _ => Self {
+                streams: STREAMS_MAX,
+                stream_window: STREAM_WINDOW_BYTES,
+                connection_window: CONNECTION_WINDOW_BYTES,
+                head: HEAD_BYTES_MAX,
+            },
+        }
+    }
+
+    fn set<E>(self, builder: &mut http2::Builder<E>) {
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.streams)
+            .initial_stream_window_size(self.stream_window)
+            .initial_connection_window_size(self.connection_window)
+            .max_header_list_size(self.head)
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+    }
 }
 
 /// The body of requests as they come from the network.

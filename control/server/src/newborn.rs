@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use crate::{
     bootstrap::{self, CLUSTER_INFO},
     certificates,
-    drafts::{editable, encode, new_draft},
+    drafts::{editable, encode, new_draft, rfc3339},
     encryption::{KEY_HOLDERS, KEY_RINGS},
     error::ServerError,
     peers::{MEMBERS, MemberSpec, members},
@@ -87,6 +87,9 @@ pub fn settle(store: &mut Store, cluster_id: &str, me: &MemberSpec, what: Break)
         draft["data"]["clusterId"] = cluster_id.into();
         draft["data"]["nextMemberId"] = (me.id + 1).to_string().into();
         draft["data"]["formerClusterIds"] = former.into();
+        if what != Break::Members {
+            draft["data"][bootstrap::RESTORED_AT] = rfc3339(Timestamp::now()).into();
+        }
         writes.push(Write::Put { key: info.key.clone(), draft: encode(&draft) });
     }
     let request = Request {

@@ -5,6 +5,9 @@
 
 mod session;
 
+mod acknowledgements;
+mod door;
+
 mod desired;
 mod pod_status;
 
@@ -12,7 +15,7 @@ mod links;
 mod logs;
 mod monitor;
 mod node_events;
-mod node_object;
+pub mod node_object;
 mod presence;
 mod silence;
 
@@ -26,8 +29,15 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::{events::EventRecorder, identity::caller, storage::ReplicatedStorage};
+use crate::{
+    events::EventRecorder,
+    identity::caller,
+    standing::{BoundTo, Lost, is_certified},
+    storage::ReplicatedStorage,
+};
+use coracle_api::Storage;
 
+pub use desired::node_of;
 pub use links::Links;
 pub use monitor::monitor;
 
@@ -57,8 +67,15 @@ impl NodeLink for NodeLinkService {
                 "only nodes may link; join with `coracle node --join` first",
             ));
         };
+        let bound = request.extensions().get::<BoundTo>();
+        // The call was taken on the word of a view that may be older than this leader's.
+        let object = self.storage.view().get(&node_object::key(&name)).cloned();
+        if self.storage.leads() && !object.is_some_and(|object| is_certified(&object, bound)) {
+            return Err(Status::permission_denied(Lost::NodeGone(name).to_string()));
+        }
+        let bound = bound.is_some();
         let (down, messages) = mpsc::channel(DOWN_MAX);
-        tokio::spawn(session::run(self.clone(), name, request.into_inner(), down));
+        tokio::spawn(session::run(self.clone(), name, bound, request.into_inner(), down));
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
 }

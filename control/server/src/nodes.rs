@@ -35,7 +35,7 @@ impl Nodes for LinkedNodes {
             return Ok(stream);
         }
         let unreachable = |reason: &str| NodeError::Unreachable { node: node.into(), reason: reason.into() };
-        let leader = self.storage.leader_channel().ok_or_else(|| unreachable("no leader is known"))?;
+        let leader = self.storage.leader_logs_channel().ok_or_else(|| unreachable("no leader is known"))?;
         let request = PodLogsRequest {
             node: node.into(),
             pod_uid: pod_uid.into(),

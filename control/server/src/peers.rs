@@ -57,6 +57,7 @@ pub struct Peers {
 struct Known {
     address: String,
     channel: Option<Channel>,
+    logs: Option<Channel>,
 }
 
 impl Peers {
@@ -76,7 +77,7 @@ impl Peers {
         let mut known = self.known.lock();
         known.retain(|id, peer| addresses.get(id) == Some(&peer.address));
         for (&id, address) in addresses.iter().take(PEERS_MAX) {
-            known.entry(id).or_insert_with(|| Known { address: address.clone(), channel: None });
+            known.entry(id).or_insert_with(|| Known { address: address.clone(), channel: None, logs: None });
         }
     }
 
@@ -94,5 +95,13 @@ impl Peers {
         let peer = known.get_mut(&id)?;
         let channel = peer.channel.get_or_insert_with(|| tls::channel(&peer.address, self.tls.clone()));
         Some(channel.clone())
+    }
+
+    /// The same for logs, whose readers may be slow: they must not hold up what else is asked of the member.
+    pub fn logs_channel(&self, id: u64) -> Option<Channel> {
+        let mut known = self.known.lock();
+        let peer = known.get_mut(&id)?;
+        let make = || tls::streaming_channel(&peer.address, self.tls.clone());
+        Some(peer.logs.get_or_insert_with(make).clone())
     }
 }

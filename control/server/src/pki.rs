@@ -32,6 +32,8 @@ pub const MASTERS_ORGANIZATION: &str = "system:masters";
 /// `O` of a node's certificate, and what stands before the node's name in its `CN`.
 pub const NODES_ORGANIZATION: &str = "system:nodes";
 pub const NODE_USER_PREFIX: &str = "system:node:";
+/// What stands before the uid of a node's Node in the one name of its certificate that is a URI (RFC 9562).
+pub const NODE_UID_PREFIX: &str = "urn:uuid:";
 
 /// One of the three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -1,10 +1,11 @@
 //! The cluster's own registry: what pushing and pulling need of the OCI distribution API (v2).
 //!
 //! Blobs and manifests are files on the control nodes; a tag is an object. A tag is committed only after a majority of
-//! the members has what it names. Administrators push and pull, nodes pull.
+//! the members has what it names. Administrators push and pull, nodes pull what their pods name.
 
 mod error;
 mod path;
+mod pulls;
 mod tags;
 mod uploads;
 
@@ -43,6 +44,8 @@ pub struct Registry {
     storage: ReplicatedStorage,
     blobs: Arc<Blobs>,
     uploads: Arc<Uploads>,
+    /// Held while the pods of a node are looked through.
+    looks: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What a manifest names, whatever its kind.
@@ -64,7 +67,8 @@ struct Descriptor {
 
 /// Routes for every path below `/v2`.
 pub fn router(storage: ReplicatedStorage, blobs: Arc<Blobs>) -> Router {
-    let registry = Registry { storage, uploads: Arc::new(Uploads::new(blobs.clone())), blobs };
+    let uploads = Arc::new(Uploads::new(blobs.clone()));
+    let registry = Registry { storage, uploads, blobs, looks: Arc::default() };
     Router::new()
         .route("/v2", any(serve))
         .route("/v2/", any(serve))
@@ -81,6 +85,9 @@ impl Registry {
         let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Anonymous);
         authorize(&caller, request.method())?;
         let target = path::parse(request.uri().path())?;
+        if let Some(node) = caller.node() {
+            self.admit_node(node, &target).await?;
+        }
         let query = path::query(request.uri().query().unwrap_or(""));
         let method = request.method().clone();
         match (method, target) {
@@ -255,7 +262,7 @@ fn authorize(caller: &Caller, method: &Method) -> Result<(), RegistryError> {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     match caller {
         Caller::Anonymous => Err(RegistryError::unauthorized()),
-        caller if caller.is_master() || (caller.is_node() && reads) => Ok(()),
+        caller if caller.is_master() || (caller.node().is_some() && reads) => Ok(()),
         Caller::Member(_) if reads => Ok(()),
         _ => Err(RegistryError::denied()),
     }

@@ -19,6 +19,7 @@ use crate::{
     forwarding::{forwarding, leader_elsewhere},
     identity::{administrators_only, caller, members_only},
     pki::AuthorityName,
+    standing::{BoundTo, Lost, is_certified},
     storage::ReplicatedStorage,
 };
 
@@ -129,12 +130,15 @@ impl Security for SecurityService {
         let node = caller.node().ok_or_else(|| Status::permission_denied("only nodes may call this"))?;
         let view =
             self.storage.linearizable().await.map_err(|error| Status::unavailable(error.to_string()))?;
-        if view.get(&ObjectKey::new("nodes", "", node)).is_none() {
-            let mend = "join again with an empty data directory and a new token";
-            return Err(Status::permission_denied(format!("there is no node {node} any more; {mend}")));
-        }
+        // As it is now, and not only as this member knew it when it took the call.
+        let object = view.get(&ObjectKey::new("nodes", "", node));
+        let object = object.filter(|object| is_certified(object, request.extensions().get::<BoundTo>()));
+        let Some(object) = object else {
+            return Err(Status::permission_denied(Lost::NodeGone(node.to_owned()).to_string()));
+        };
         let authorities = self.credentials.authorities();
-        let response = certificates::renew_nodes_certificate(&authorities, node, request.get_ref())?;
+        let uid = &object.meta.uid;
+        let response = certificates::renew_nodes_certificate(&authorities, node, uid, request.get_ref())?;
         tracing::info!(node, "the certificate of a node renewed");
         Ok(Response::new(response))
     }

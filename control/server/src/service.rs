@@ -13,27 +13,29 @@ use std::{
 use axum::{Router, body::Body, response::IntoResponse};
 use coracle_raft::RaftSender;
 use futures::FutureExt;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Body as _;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, service::Routes};
 use tower::ServiceExt;
 
 use crate::{
-    identity::{Caller, former_member},
+    access::{self, Shape, is_grpc},
+    identity::{Caller, Peer},
+    inflow::{Hold, Metered, NotRead, Reading, Share},
     listener::NetworkBody,
-    membership,
+    standing::{Judge, Lost},
     telemetry::Telemetry,
 };
-
-/// All gRPC services have paths of this form.
-const GRPC_PREFIX: &str = "/coracle.";
 
 /// See [`is_light`].
 const LIGHT_PREFIXES: [&str; 3] = [RAFT_PREFIX, "/coracle.cluster.v1.Leader/", "/coracle.store.v1.Store/"];
 
 /// A request with a larger body may take long.
 const LIGHT_BODY_BYTES_MAX: u64 = 16 * 1024;
+
+/// More than any body may have that is read whole: objects and manifests have lower limits, which say so in their words.
+const WHOLE_BYTES_MAX: usize = 4 * 1024 * 1024 + 64 * 1024;
 
 /// Raft's messages, which only members may send.
 const RAFT_PREFIX: &str = "/coracle.raft.";
@@ -44,13 +46,16 @@ pub struct Front {
     pub registry: Router,
     pub grpc: Routes,
     pub telemetry: Arc<Telemetry>,
+    pub judge: Arc<Judge>,
 }
 
 /// The service of one connection.
 #[derive(Clone)]
 pub struct Service {
     pub front: Arc<Front>,
-    pub caller: Caller,
+    pub peer: Arc<Peer>,
+    /// Of the bytes of requests that are in flight.
+    pub share: Share,
     /// The connection's requests share one task: what may take long runs in another.
     pub shares_task: bool,
 }
@@ -64,14 +69,10 @@ impl tower::Service<Request<NetworkBody>> for Service {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<NetworkBody>) -> Self::Future {
-        let (front, caller) = (self.front.clone(), self.front.now(&self.caller));
-        if let Caller::Client(identity) = &caller {
-            request.extensions_mut().insert(identity.clone());
-        }
-        request.extensions_mut().insert(caller.clone());
+    fn call(&mut self, request: Request<NetworkBody>) -> Self::Future {
+        let (front, peer, hold) = (self.front.clone(), self.peer.clone(), self.share.hold());
         let apart = self.shares_task && !is_light(&request);
-        let answer = async move { front.answer(request, &caller).await };
+        let answer = async move { front.answer(request, &peer, hold).await };
         if !apart {
             return Box::pin(answer.map(Ok));
         }
@@ -97,37 +98,63 @@ fn is_light(request: &Request<NetworkBody>) -> bool {
 }
 
 impl Front {
-    /// The caller of a connection as of this call: a member may have been removed since it began.
-    fn now(&self, caller: &Caller) -> Caller {
-        match caller {
-            Caller::Member(id) if membership::is_former(&self.telemetry.storage, *id) => {
-                Caller::FormerMember(*id)
-            }
-            caller => caller.clone(),
-        }
-    }
-
-    async fn answer(&self, mut request: Request<NetworkBody>, caller: &Caller) -> Response<Body> {
+    async fn answer(
+        &self,
+        mut request: Request<NetworkBody>,
+        peer: &Peer,
+        hold: Arc<Hold>,
+    ) -> Response<Body> {
         let began = Instant::now();
         let path = request.uri().path().to_owned();
         let path = path.as_str();
+        let judged = match self.judge.judge(peer) {
+            Err(Lost::NodeGone(_)) => self.judge.judge_surely(peer).await,
+            judged => judged,
+        };
+        let caller = match judged {
+            Ok(caller) => caller,
+            Err(lost) if is_grpc(path) => return Status::unauthenticated(lost.to_string()).into_http(),
+            // Elsewhere anybody may see how the cluster does, and nothing else.
+            Err(_) => Caller::Anonymous,
+        };
+        let (reading, bytes_max) = match admitted(path, request.method(), &caller) {
+            Ok(reading) => reading,
+            Err(refusal) => return refusal.into_http(),
+        };
+        if let Caller::Client(identity) = &caller {
+            request.extensions_mut().insert(identity.clone());
+        }
+        if let Caller::Member(id) = &caller
+            && path.starts_with(RAFT_PREFIX)
+        {
+            request.extensions_mut().insert(RaftSender(*id));
+        }
+        if let Some(bound_to) = peer.certificate.as_ref().and_then(|shown| shown.bound_to.clone()) {
+            request.extensions_mut().insert(bound_to);
+        }
+        request.extensions_mut().insert(caller.clone());
+        let (head, body) = request.into_parts();
+        let body = match Metered::new(body, hold.clone(), reading, bytes_max) {
+            Ok(body) => body,
+            Err(error) => return not_read(path, error),
+        };
+        let response = self.dispatch(Request::from_parts(head, body), &caller, began).await;
+        if hold.refused() { not_read(path, NotRead::NoRoom) } else { response }
+    }
+
+    async fn dispatch(
+        &self,
+        request: Request<Metered<NetworkBody>>,
+        caller: &Caller,
+        began: Instant,
+    ) -> Response<Body> {
+        let path = request.uri().path();
         if is_grpc(path) {
-            if path.starts_with(RAFT_PREFIX) {
-                match *caller {
-                    Caller::Member(id) => request.extensions_mut().insert(RaftSender(id)),
-                    Caller::FormerMember(id) => return former_member(id).into_http::<Body>(),
-                    _ => {
-                        let reason = "only control nodes may call this";
-                        return Status::permission_denied(reason).into_http::<Body>();
-                    }
-                };
-            }
             let service = self.telemetry.requests.grpc_began(path);
             let response = infallible(self.grpc.clone().oneshot(request).await).map(Body::new);
             self.telemetry.requests.grpc_answered(service, began.elapsed());
-            return response;
-        }
-        if path == "/v2" || path.starts_with("/v2/") {
+            response
+        } else if is_registry(path) {
             let method = request.method().clone();
             let response = infallible(self.registry.clone().oneshot(request.map(Body::new)).await);
             let code = response.status().as_u16();
@@ -151,8 +178,44 @@ impl Front {
     }
 }
 
-fn is_grpc(path: &str) -> bool {
-    path.starts_with(GRPC_PREFIX)
+/// How the body of a request is read and how much of it, or why it is not read at all.
+#[allow(clippy::result_large_err, reason = "the error type of tonic services")]
+fn admitted(path: &str, method: &Method, caller: &Caller) -> Result<(Reading, usize), Status> {
+    if is_grpc(path) {
+        let Some((audience, shape)) = access::method(path) else {
+            return Err(Status::unimplemented("there is no such method in this version"));
+        };
+        audience.admit(caller)?;
+        let reading = if shape == Shape::Many { Reading::Messages } else { Reading::Message };
+        return Ok((reading, audience.message_bytes_max()));
+    }
+    Ok(match caller {
+        // Nothing that they may ask for takes a body.
+        Caller::Anonymous => (Reading::Whole, access::JOIN_BYTES_MAX),
+        // What is uploaded has bounds of its own, on the disk.
+        _ if is_registry(path) && (path.contains("/blobs/uploads") || method == Method::GET) => {
+            (Reading::Through, usize::MAX)
+        }
+        _ => (Reading::Whole, WHOLE_BYTES_MAX),
+    })
+}
+
+fn is_registry(path: &str) -> bool {
+    path == "/v2" || path.starts_with("/v2/")
+}
+
+/// The answer to a request whose body is not read.
+fn not_read(path: &str, error: NotRead) -> Response<Body> {
+    let message = error.to_string();
+    match error {
+        _ if is_grpc(path) => Status::resource_exhausted(message).into_http(),
+        NotRead::NoRoom => {
+            let wait = [(header::RETRY_AFTER, "1")];
+            (StatusCode::TOO_MANY_REQUESTS, wait, message + "\n").into_response()
+        }
+        NotRead::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, message + "\n").into_response(),
+        NotRead::Stalled => (StatusCode::REQUEST_TIMEOUT, message + "\n").into_response(),
+    }
 }
 
 fn infallible<T>(result: Result<T, Infallible>) -> T {

@@ -187,6 +187,12 @@ impl ReplicatedStorage {
         self.shared.peers.channel(leader)
     }
 
+    /// The same for logs, whose readers may be slow.
+    pub fn leader_logs_channel(&self) -> Option<Channel> {
+        let leader = self.status().leader.filter(|leader| *leader != self.shared.member)?;
+        self.shared.peers.logs_channel(leader)
+    }
+
     /// Gives a transaction its identity.
     pub fn request(&self, transaction: Transaction) -> Request {
         let highest = &self.shared.sequence;

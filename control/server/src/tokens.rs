@@ -33,6 +33,8 @@ pub struct Kept {
     pub revision: u64,
     pub role: Role,
     pub used: bool,
+    /// The one node that it is for. Without, it is for names that no node has.
+    pub node: Option<String>,
     id: String,
     secret_hash: Vec<u8>,
     expires: Timestamp,
@@ -47,11 +49,19 @@ struct SecretObject {
     data: BTreeMap<String, String>,
 }
 
+/// What a token is made for.
+#[derive(Clone, Debug)]
+pub struct Purpose {
+    pub role: Role,
+    /// The one name that a node joins under.
+    pub node: Option<String>,
+}
+
 /// Makes a token. `ttl_seconds` 0 is a day. The secret is in the answer only.
 pub async fn create<S: Storage>(
     storage: &S,
     ca_pin: [u8; 32],
-    role: Role,
+    purpose: &Purpose,
     ttl_seconds: u64,
     now: Timestamp,
 ) -> Result<Result<JoinToken, Refusal>, ProposeError> {
@@ -65,7 +75,8 @@ pub async fn create<S: Storage>(
     let expires = now.checked_add((ttl as i64).seconds()).unwrap_or(Timestamp::MAX);
     let key = ObjectKey::new(SECRETS, NAMESPACE, &format!("{NAME_PREFIX}{id}"));
     let base64 = |text: &str| STANDARD.encode(text);
-    let body = json!({
+    let role = purpose.role;
+    let mut body = json!({
         "type": TYPE,
         "data": {
             "token-id": base64(&id),
@@ -74,6 +85,9 @@ pub async fn create<S: Storage>(
             "expiration": base64(&rfc3339(expires)),
         },
     });
+    if let Some(node) = &purpose.node {
+        body["data"]["node"] = base64(node).into();
+    }
     let draft = new_draft("v1", "Secret", &key, body, now);
     let outcome = storage.propose(Transaction::create(key, draft)).await?;
     Ok(outcome.map(|_| JoinToken { ca_pin, role, id, secret }))
@@ -142,6 +156,7 @@ impl Kept {
             revision: secret.revision,
             role: field("role")?.parse().ok()?,
             used: field("used").is_some(),
+            node: field("node"),
             id: field("token-id")?,
             secret_hash: hex::decode(field("secret-sha256")?).ok()?,
             expires: field("expiration")?.parse().ok()?,
@@ -155,6 +170,7 @@ impl Kept {
             role: self.role.to_string(),
             expires_unix: self.expires.as_second(),
             used: self.used,
+            node: self.node.clone().unwrap_or_default(),
         }
     }
 

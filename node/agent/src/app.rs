@@ -205,10 +205,11 @@ impl App {
             }
             Body::LogRequest(request) => self.log_request(request),
             Body::LogCancel(cancel) => self.logs.cancel(cancel.request),
+            Body::LogGrant(grant) => self.logs.grant(grant.request, grant.chunks),
             Body::TrustChanged(TrustChanged { generation }) => {
                 self.trust.send_replace(generation);
             }
-            Body::Welcome(_) | Body::Redirect(_) => {}
+            Body::Welcome(_) | Body::Redirect(_) | Body::Acknowledged(_) => {}
         }
     }
 

@@ -145,7 +145,7 @@ impl Executor {
             Action::Emit { event, .. } => {
                 let event = events::event(pod, &event, &self.context.node_name, self.context.clock.now());
                 let event_json = serde_json::to_vec(&event).unwrap_or_default().into();
-                self.context.link.post(|outbox| outbox.event(NodeEvent { event_json }));
+                self.context.link.post(|outbox| outbox.event(NodeEvent { event_json, dropped: 0 }));
             }
             Action::Remove { uid } => self.remove(uid, pod),
             Action::Admit { .. }

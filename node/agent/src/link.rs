@@ -92,7 +92,7 @@ impl Outgoing {
                 () = sleep_until(due), if due.is_some() => {}
                 Some((number, chunk)) = self.log_chunks.recv() => {
                     if number == self.number {
-                        return NodeUp { body: Some(Body::LogChunk(chunk)) };
+                        return NodeUp { body: Some(Body::LogChunk(chunk)), sequence: 0 };
                     }
                 }
             }
@@ -168,6 +168,7 @@ struct Dialer {
 struct Session {
     up: mpsc::Sender<NodeUp>,
     down: Streaming<NodeDown>,
+    acknowledges: bool,
 }
 
 /// What to do goes with the one reason that does not pass by itself.
@@ -236,7 +237,7 @@ impl Link {
 
     /// Serves an open link; gives the reason for its end.
     async fn pump(&mut self, mut session: Session) -> String {
-        self.outgoing.outbox.lock().resend();
+        self.outgoing.outbox.lock().resend(session.acknowledges);
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pressure = machine::Pressure::default();
@@ -247,6 +248,12 @@ impl Link {
                         if let node_down::Body::Redirect(redirect) = body {
                             self.leader = Some(redirect.leader_address).filter(|leader| !leader.is_empty());
                             return "another control node leads now".to_owned();
+                        }
+                        if let node_down::Body::Acknowledged(told) = &body {
+                            let mut outbox = self.outgoing.outbox.lock();
+                            outbox.done(&told.done);
+                            outbox.again(&told.again, Instant::now());
+                            continue;
                         }
                         if self.tell(FromLink::Message(body)).await.is_err() {
                             return "the node is stopping".to_owned();
@@ -274,7 +281,7 @@ impl Link {
                         pid_pressure: false,
                     };
                     // A full stream is as good a sign of life as a heartbeat.
-                    let _ = session.up.try_send(NodeUp { body: Some(Body::Heartbeat(beat)) });
+                    let _ = session.up.try_send(NodeUp { body: Some(Body::Heartbeat(beat)), sequence: 0 });
                 }
                 () = self.events.closed() => return "the node is stopping".to_owned(),
             }
@@ -292,12 +299,16 @@ impl Dialer {
                 .max_encoding_message_size(MESSAGE_BYTES_MAX);
             let (up, stream) = mpsc::channel(STREAM_QUEUE);
             let mut hello = self.hello.clone();
+            hello.flow_control = true;
             (hello.protocol_min, hello.protocol_max) = (*PROTOCOL_RANGE.start(), *PROTOCOL_RANGE.end());
             // The queue is fresh: there is room.
-            let _ = up.try_send(NodeUp { body: Some(Body::Hello(hello)) });
+            let _ = up.try_send(NodeUp { body: Some(Body::Hello(hello)), sequence: 0 });
             let mut down = client.link(ReceiverStream::new(stream)).await.map_err(failed)?.into_inner();
             match down.message().await.map_err(failed)?.and_then(|first| first.body) {
-                Some(node_down::Body::Welcome(welcome)) => Ok((Session { up, down }, welcome)),
+                Some(node_down::Body::Welcome(welcome)) => {
+                    let acknowledges = welcome.acknowledges;
+                    Ok((Session { up, down, acknowledges }, welcome))
+                }
                 Some(node_down::Body::Redirect(redirect)) => Err(Refused::Redirect(redirect.leader_address)),
                 _ => Err(Refused::Failed("it closed the link without an answer".to_owned())),
             }

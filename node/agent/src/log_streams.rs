@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use coracle_core::{Pod, PodState, PodUid};
 use coracle_objects::log_options::LogOptions;
 use coracle_proto::node::{LogChunk, LogRequest};
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+};
 
 use crate::{
     link::LinkHandle,
@@ -25,7 +28,13 @@ pub struct LogStreams {
     link: LinkHandle,
     /// The number of the present link: request numbers begin anew with each.
     number: u64,
-    streams: BTreeMap<u64, JoinHandle<()>>,
+    streams: BTreeMap<u64, Stream>,
+}
+
+struct Stream {
+    task: JoinHandle<()>,
+    /// Chunks that the leader has room for.
+    granted: Arc<Semaphore>,
 }
 
 impl LogStreams {
@@ -41,13 +50,18 @@ impl LogStreams {
 
     /// Begins to send a log. `pod` is the pod where it is wanted on this node, `state` what became of it.
     pub fn serve(&mut self, request: LogRequest, pod: Option<&Pod>, state: Option<&PodState>) {
-        self.streams.retain(|_, stream| !stream.is_finished());
+        self.streams.retain(|_, stream| !stream.task.is_finished());
         let (id, link, logs) = (request.request, self.link.clone(), self.logs.clone());
         let number = self.number;
         let asked = self.check(&request, pod, state);
-        let stream = tokio::spawn(async move {
+        // A leader of a version that grants nothing takes what comes.
+        let granted = if request.chunks == 0 { Semaphore::MAX_PERMITS } else { request.chunks as usize };
+        let granted = Arc::new(Semaphore::new(granted));
+        let allowed = granted.clone();
+        let task = tokio::spawn(async move {
+            let reader = Reader { link: &link, number, request: id, granted: &allowed };
             let served = match asked {
-                Ok(asked) => send(&logs, &link, number, id, asked).await,
+                Ok(asked) => send(&logs, &reader, asked).await,
                 Err(error) => Err(error),
             };
             let end = LogChunk {
@@ -59,8 +73,8 @@ impl LogStreams {
             // A closed link has no reader either.
             let _ = link.send_log(number, end).await;
         });
-        if let Some(old) = self.streams.insert(id, stream) {
-            old.abort();
+        if let Some(old) = self.streams.insert(id, Stream { task, granted }) {
+            old.task.abort();
         }
     }
 
@@ -105,14 +119,23 @@ impl LogStreams {
         Ok(Asked { uid: pod.uid().clone(), container, options, missing })
     }
 
+    /// The reader has taken chunks: so many more may be sent.
+    pub fn grant(&mut self, request: u64, chunks: u32) {
+        if let Some(Stream { granted, .. }) = self.streams.get(&request)
+            && granted.available_permits() + (chunks as usize) < Semaphore::MAX_PERMITS
+        {
+            granted.add_permits(chunks as usize);
+        }
+    }
+
     pub fn cancel(&mut self, request: u64) {
         if let Some(stream) = self.streams.remove(&request) {
-            stream.abort();
+            stream.task.abort();
         }
     }
 
     pub fn cancel_all(&mut self) {
-        std::mem::take(&mut self.streams).into_values().for_each(|stream| stream.abort());
+        std::mem::take(&mut self.streams).into_values().for_each(|stream| stream.task.abort());
     }
 }
 
@@ -137,14 +160,25 @@ fn waiting_for(state: Option<&PodState>, container: &str) -> String {
     }
 }
 
-async fn send(logs: &Logs, link: &LinkHandle, number: u64, request: u64, asked: Asked) -> Result<(), String> {
+/// Who reads a log over the link, and how much of it for now.
+struct Reader<'a> {
+    link: &'a LinkHandle,
+    number: u64,
+    request: u64,
+    granted: &'a Semaphore,
+}
+
+async fn send(logs: &Logs, reader: &Reader<'_>, asked: Asked) -> Result<(), String> {
     let (out, mut pieces) = mpsc::channel(PIECES_MAX);
     let Asked { uid, container, options, missing } = asked;
     let read = logs.serve(&uid, &container, &options, missing, out);
     let forward = async move {
         while let Some(data) = pieces.recv().await {
-            let chunk = LogChunk { request, data, ..Default::default() };
-            if link.send_log(number, chunk).await.is_err() {
+            // A slow reader waits here, where it holds up nobody else.
+            let Ok(permit) = reader.granted.acquire().await else { return };
+            permit.forget();
+            let chunk = LogChunk { request: reader.request, data, ..Default::default() };
+            if reader.link.send_log(reader.number, chunk).await.is_err() {
                 return;
             }
         }

@@ -3,14 +3,16 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use coracle_fabric::{
-    Backend, BackendPort, Endpoint, Fabric, IngressEntry, IngressPath, IngressRule, NetworkState, PathKind,
-    PodBlock, PodEntry, Protocol, ServiceEntry, ServicePort,
+    Backend, BackendPort, Endpoint, Fabric, IngressEntry, IngressPath, IngressRule, NetworkState,
+    NodeIdentity, PathKind, PodBlock, PodEntry, Protocol, ServiceEntry, ServicePort,
 };
 use coracle_wasi_host::net::{Namespace, Uplink};
 use serde_json::Value;
 
 /// Where a node object says how its fabric is reached.
 pub const FABRIC_ANNOTATION: &str = "coracle.dev/fabric-address";
+/// On node objects to which the certificates of their nodes are bound.
+const JOINED_ANNOTATION: &str = "coracle.dev/joined";
 /// The label by which an endpoint slice names its service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Source: v1.ClientIPConfig.
@@ -68,7 +70,7 @@ pub struct NetworkObjects {
     /// With the name of the service.
     slices: BTreeMap<Name, (Name, Vec<Endpoint>)>,
     blocks: BTreeMap<String, PodBlock>,
-    nodes: BTreeMap<String, String>,
+    nodes: BTreeMap<String, (String, NodeIdentity)>,
     ingresses: BTreeMap<Name, IngressEntry>,
     pods: BTreeMap<Name, PodEntry>,
 }
@@ -104,8 +106,11 @@ impl NetworkObjects {
                 changed(&mut self.blocks, name.to_owned(), block)
             }
             "nodes" => {
-                let address = object["metadata"]["annotations"][FABRIC_ANNOTATION].as_str();
-                changed(&mut self.nodes, name.to_owned(), address.map(str::to_owned))
+                let metadata = &object["metadata"];
+                let address = metadata["annotations"][FABRIC_ANNOTATION].as_str();
+                let bound = metadata["annotations"][JOINED_ANNOTATION].is_string();
+                let identity = NodeIdentity { uid: text(&metadata["uid"]), bound };
+                changed(&mut self.nodes, name.to_owned(), address.map(|at| (at.to_owned(), identity)))
             }
             "ingresses.networking.k8s.io" => {
                 changed(&mut self.ingresses, key, Some(ingress(namespace, name, object)))
@@ -157,7 +162,8 @@ impl NetworkObjects {
         NetworkState {
             services: services.into_values().collect(),
             pod_blocks: self.blocks.values().cloned().collect(),
-            nodes: self.nodes.clone(),
+            nodes: self.nodes.iter().map(|(name, (address, _))| (name.clone(), address.clone())).collect(),
+            node_identities: self.nodes.iter().map(|(name, (_, id))| (name.clone(), id.clone())).collect(),
             ingresses: self.ingresses.values().cloned().collect(),
             pods: self.pods.values().cloned().collect(),
         }
@@ -385,7 +391,8 @@ mod tests {
     #[test]
     fn nodes_blocks_and_ingresses_are_read() {
         let mut objects = NetworkObjects::default();
-        let node = json!({ "metadata": { "annotations": { FABRIC_ANNOTATION: "10.0.0.1:7443" } } });
+        let annotations = json!({ FABRIC_ANNOTATION: "10.0.0.1:7443", JOINED_ANNOTATION: "linked" });
+        let node = json!({ "metadata": { "uid": "u", "annotations": annotations } });
         assert!(objects.put("nodes", "", "n1", &node));
         let block = json!({ "spec": { "cidr": "10.128.3.0/24", "nodeName": "n1" } });
         assert!(objects.put("podblocks.coracle.dev", "", "10.128.3.0-24", &block));
@@ -396,6 +403,7 @@ mod tests {
         assert!(objects.put("ingresses.networking.k8s.io", "d", "in", &ingress));
         let state = objects.state();
         assert_eq!(state.nodes["n1"], "10.0.0.1:7443");
+        assert_eq!(state.node_identities["n1"], NodeIdentity { uid: "u".into(), bound: true });
         assert_eq!(
             (state.pod_blocks[0].cidr.to_string(), state.pod_blocks[0].node.as_str()),
             ("10.128.3.0/24".into(), "n1")

@@ -92,7 +92,7 @@ impl Rig {
     async fn until<T>(&mut self, mut pick: impl FnMut(&Up) -> Option<T>) -> T {
         let found = async {
             loop {
-                let NodeUp { body: Some(body) } = self.outgoing.next().await else { continue };
+                let NodeUp { body: Some(body), .. } = self.outgoing.next().await else { continue };
                 let picked = pick(&body);
                 self.seen.push(body);
                 if let Some(picked) = picked {

@@ -10,7 +10,7 @@ use crate::node_port::NodePorts;
 use crate::policy::{Place, Policy};
 use crate::service::{Balancer, Choice, Failed};
 use crate::tables::{Counters, OpenConnection, Service, Tables};
-use crate::tunnel::{self, Arrivals, Datagram, FabricTls, Peers};
+use crate::tunnel::{self, Arrivals, Datagram, FabricTls, Members, Peers};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use coracle_wasi_host::net::{Conn, Namespace, NetError, Uplink};
@@ -66,6 +66,7 @@ pub(crate) struct Inner {
     resolver: OutsideResolver,
     egress: Egress,
     peers: Arc<Peers>,
+    members: Arc<Members>,
     node_ports: Option<NodePorts>,
     runtime: Handle,
     stopped: CancellationToken,
@@ -85,6 +86,7 @@ impl Fabric {
         let gateway_address =
             gateway.as_ref().zip(config.gateway_listen).map(|(bound, asked)| local(bound, asked));
         let stopped = CancellationToken::new();
+        let members = Arc::new(Members::new());
         let inner = Arc::new(Inner {
             policy: Policy {
                 node: config.node_name.into(),
@@ -99,7 +101,8 @@ impl Fabric {
             flows: Flows::default(),
             resolver: OutsideResolver::default(),
             egress: Egress::default(),
-            peers: Arc::new(Peers::new(config.tls.client.clone(), stopped.clone())),
+            peers: Arc::new(Peers::new(config.tls.client.clone(), members.clone(), stopped.clone())),
+            members: members.clone(),
             node_ports: gateway_address.map(|address| NodePorts::new(address.ip(), stopped.clone())),
             runtime: Handle::current(),
             address: local(&tunnels, config.listen),
@@ -107,7 +110,7 @@ impl Fabric {
             stopped: stopped.clone(),
         });
         let arrivals = Arc::new(Fabric { inner: inner.clone() });
-        tokio::spawn(tunnel::serve(tunnels, config.tls.server.clone(), arrivals, stopped.clone()));
+        tokio::spawn(tunnel::serve(tunnels, config.tls.server.clone(), arrivals, members, stopped.clone()));
         if let Some(listener) = gateway {
             tokio::spawn(Gateway::new(inner.clone()).serve(listener, stopped));
         }
@@ -124,9 +127,12 @@ impl Fabric {
         self.inner.gateway_address
     }
 
-    /// Replaces what the fabric knows of the cluster. Connections that stand stay as they are.
+    /// Replaces what the fabric knows of the cluster. Connections that stand stay as they are, but those with nodes that
+    /// are gone.
     pub fn update(&self, state: NetworkState) {
         let inner = &self.inner;
+        let identity = |name: &String| (name.clone(), state.node_identities.get(name).cloned());
+        inner.members.set(state.nodes.keys().map(identity).collect());
         let tables = Arc::new(Tables::build(state, &inner.counters));
         inner.tables.store(tables.clone());
         inner.counters.prune();

@@ -26,7 +26,7 @@ mod tests;
 pub use error::FabricError;
 pub use fabric::{Fabric, FabricConfig};
 pub use model::{
-    Backend, BackendPort, Cidr, Endpoint, IngressEntry, IngressPath, IngressRule, NetworkState,
+    Backend, BackendPort, Cidr, Endpoint, IngressEntry, IngressPath, IngressRule, NetworkState, NodeIdentity,
     ParseCidrError, PathKind, PodBlock, PodEntry, Protocol, ServiceEntry, ServicePort,
 };
 pub use tunnel::FabricTls;

@@ -16,10 +16,21 @@ pub struct NetworkState {
     pub pod_blocks: Vec<PodBlock>,
     /// Node name to the `host:port` of its fabric.
     pub nodes: BTreeMap<String, String>,
+    /// Node name to what the node's certificate must say. Of a node that is missing here the name is enough.
+    pub node_identities: BTreeMap<String, NodeIdentity>,
     /// The gateway's rules.
     pub ingresses: Vec<IngressEntry>,
     /// Pods with an address, for their names.
     pub pods: Vec<PodEntry>,
+}
+
+/// Which Node a node is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeIdentity {
+    /// metadata.uid
+    pub uid: String,
+    /// Whether its certificates name the uid. Those of older versions do not.
+    pub bound: bool,
 }
 
 /// A v1.Service with the addresses of its EndpointSlices.

@@ -12,6 +12,7 @@ mod server;
 mod wire;
 
 pub(crate) use client::Peers;
+pub(crate) use identity::Members;
 pub(crate) use server::{Arrivals, serve};
 pub(crate) use wire::Datagram;
 

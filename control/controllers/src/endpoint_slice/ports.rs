@@ -91,7 +91,7 @@ mod tests {
         let ports: Vec<Value> =
             (1..2000).map(|at| json!({"name": format!("p{at}"), "port": at, "targetPort": "web"})).collect();
         let service = json!({"metadata": {"name": "x"}, "spec": {"selector": {"a": "b"}, "ports": ports}});
-        let service = Service::of(&object("services", &service)).unwrap();
+        let service = Service::of(&object("services", &service)).unwrap().unwrap();
         let pod = |number: i64| {
             let declared = json!([{"name": "web", "containerPort": number}]);
             let pod = json!({"metadata": {"name": "x"},

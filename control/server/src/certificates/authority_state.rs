@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     drafts::{editable, encode, new_draft},
+    node_link::node_object::JOINED_ANNOTATION,
     pki::{Authorities, AuthorityName, Stage},
 };
 
@@ -130,7 +131,9 @@ pub fn forget(view: &View) -> (Vec<ObjectKey>, Vec<Write>) {
     let agreed = [TRUSTS, HOLDERS, AUTHORITIES].into_iter().flat_map(|resource| view.list(resource, None));
     let nodes = view.list(NODES, None).filter_map(|node| {
         let mut draft = editable(node);
-        draft["metadata"]["annotations"].as_object_mut()?.remove(NODE_ANNOTATION)?;
+        let annotations = draft["metadata"]["annotations"].as_object_mut()?;
+        let known = [NODE_ANNOTATION, JOINED_ANNOTATION].map(|name| annotations.remove(name).is_some());
+        known.contains(&true).then_some(())?;
         Some(Write::Put { key: node.key.clone(), draft: encode(&draft) })
     });
     (agreed.map(|object| object.key.clone()).collect(), nodes.collect())

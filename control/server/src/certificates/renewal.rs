@@ -59,13 +59,15 @@ fn renew_when_due(credentials: &Credentials) -> Result<Duration, ServerError> {
 pub fn renew_nodes_certificate(
     authorities: &Authorities,
     node: &str,
+    node_uid: &str,
     request: &RenewCertificateRequest,
 ) -> Result<RenewCertificateResponse, Status> {
     let user = format!("{NODE_USER_PREFIX}{node}");
     let mut names = vec![node.to_owned()];
     names.extend(Some(host(&request.advertise).to_owned()).filter(|host| !host.is_empty()));
     let subject = Subject { common_name: &user, organization: NODES_ORGANIZATION, names, server: true };
-    let certificate_pem = authorities.client.sign_request(&subject, &request.csr_pem).map_err(|error| {
+    let signed = authorities.client.sign_nodes_request(&subject, node_uid, &request.csr_pem);
+    let certificate_pem = signed.map_err(|error| {
         Status::invalid_argument(format!("the certificate signing request cannot be signed: {error}"))
     })?;
     Ok(RenewCertificateResponse {

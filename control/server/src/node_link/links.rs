@@ -92,11 +92,12 @@ impl Links {
     }
 
     /// A link of this node; an older one ends. `None` where this member does not lead or has not begun its duties.
-    pub fn begin(&self, node: &str, down: &Down) -> Option<Session> {
+    /// `flow_control` tells whether the node sends no more of a log than it is granted.
+    pub fn begin(&self, node: &str, down: &Down, flow_control: bool) -> Option<Session> {
         let session = Session {
             number: self.numbers.fetch_add(1, Ordering::Relaxed),
             down: down.clone(),
-            logs: Arc::default(),
+            logs: Arc::new(LogRequests::new(flow_control)),
             registered: Arc::default(),
             ended: CancellationToken::new(),
         };
@@ -195,13 +196,14 @@ mod tests {
         links.open(&View::default());
         let (down, _messages) = mpsc::channel(1);
         let lost = || links.hearing().nodes["n1"].lost;
-        let (first, second) = (links.begin("n1", &down).unwrap(), links.begin("n1", &down).unwrap());
+        let (first, second) =
+            (links.begin("n1", &down, true).unwrap(), links.begin("n1", &down, true).unwrap());
         links.end("n1", &first);
         assert_eq!(lost(), None, "a newer link is there");
         tokio::time::advance(Duration::from_secs(1)).await;
         links.end("n1", &second);
         assert_eq!(lost(), Some(Instant::now()));
-        links.begin("n1", &down).unwrap();
+        links.begin("n1", &down, true).unwrap();
         assert_eq!(lost(), None);
     }
 
@@ -210,7 +212,7 @@ mod tests {
         let links = Links::default();
         links.open(&View::default());
         let (down, _messages) = mpsc::channel(1);
-        let (office, session) = (Instant::now(), links.begin("n1", &down).unwrap());
+        let (office, session) = (Instant::now(), links.begin("n1", &down, true).unwrap());
         tokio::time::advance(Duration::from_secs(60)).await;
         links.hear("n1", None);
         let heard = Instant::now();
@@ -231,12 +233,12 @@ mod tests {
     fn links_begin_only_while_open() {
         let links = Links::default();
         let (down, _messages) = mpsc::channel(1);
-        assert!(links.begin("n1", &down).is_none());
+        assert!(links.begin("n1", &down, true).is_none());
         links.open(&View::default());
-        let session = links.begin("n1", &down).unwrap();
+        let session = links.begin("n1", &down, true).unwrap();
         links.close_all();
         assert!(session.ended.is_cancelled());
         assert!(!links.connected("n1"));
-        assert!(links.begin("n1", &down).is_none());
+        assert!(links.begin("n1", &down, true).is_none());
     }
 }

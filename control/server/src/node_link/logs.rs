@@ -11,10 +11,13 @@ use std::{
 use bytes::Bytes;
 use coracle_api::NodeError;
 use coracle_objects::LogOptions;
-use coracle_proto::node::{LogCancel, LogChunk, LogRequest, NodeDown, node_down::Body};
+use coracle_proto::node::{LogCancel, LogChunk, LogGrant, LogRequest, NodeDown, node_down::Body};
 use futures::Stream;
 use parking_lot::Mutex;
-use tokio::sync::mpsc::{self, WeakSender, error::SendTimeoutError};
+use tokio::sync::{
+    Notify,
+    mpsc::{self, WeakSender},
+};
 use tonic::Status;
 
 use super::links::Links;
@@ -22,12 +25,15 @@ use super::links::Links;
 /// Log streams of one node at a time.
 const REQUESTS_MAX: usize = 256;
 
-/// Chunks of one stream that may wait for their reader.
-const CHUNKS_MAX: usize = 1024;
+/// Chunks of one stream that may be on their way or wait for their reader, where the node sends no more than it is granted.
+const CHUNKS_GRANTED: u32 = 16;
 
-/// For how long a slow reader may hold up its node's link. Well below the time after which a silent node counts as
-/// dead.
-const READER_PATIENCE: Duration = Duration::from_secs(2);
+/// Chunks of one stream that may wait for their reader in any case, and their bytes.
+const CHUNKS_MAX: usize = 1024;
+const READER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes that may wait for all readers of one node's logs.
+const NODE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// How long the first chunk is waited for, so that an error of the node becomes the answer and not the end of a stream.
 const FIRST_CHUNK: Duration = Duration::from_millis(500);
@@ -43,45 +49,91 @@ const TOO_SLOW: &str = "the log was read too slowly";
 type Chunk = Result<Bytes, String>;
 
 /// The log streams of one link.
-#[derive(Default)]
 pub struct LogRequests {
+    flow_control: bool,
     readers: Mutex<Readers>,
+    /// Wakes who sends grants.
+    taken: Notify,
 }
 
 #[derive(Default)]
 struct Readers {
     last: u64,
-    by_request: BTreeMap<u64, mpsc::Sender<Chunk>>,
+    by_request: BTreeMap<u64, Reader>,
     /// Why a log ended early, until its reader has dropped it.
     cut: BTreeMap<u64, &'static str>,
+    /// Chunks that readers have taken since the node was told.
+    owed: BTreeMap<u64, u32>,
+    /// Of all readers.
+    bytes: usize,
     /// The link has ended: no more readers.
     closed: bool,
 }
 
+struct Reader {
+    chunks: mpsc::Sender<Chunk>,
+    /// That wait.
+    bytes: usize,
+}
+
 impl LogRequests {
-    /// Hands a chunk to its reader, waiting a moment for a slow one.
-    pub async fn deliver(&self, chunk: LogChunk) {
-        let reader = {
-            let mut readers = self.readers.lock();
-            match chunk.end {
-                true => readers.by_request.remove(&chunk.request),
-                false => readers.by_request.get(&chunk.request).cloned(),
-            }
-        };
-        let Some(reader) = reader else { return };
-        if !chunk.data.is_empty()
-            && let Err(error) = reader.send_timeout(Ok(chunk.data), READER_PATIENCE).await
-        {
-            let mut readers = self.readers.lock();
-            let open = readers.by_request.remove(&chunk.request).is_some();
-            if open && matches!(error, SendTimeoutError::Timeout(_)) {
-                readers.cut.insert(chunk.request, TOO_SLOW);
-            }
-            return;
+    /// For a node that sends no more than it is granted, or one of a version before there was that.
+    pub fn new(flow_control: bool) -> Self {
+        Self { flow_control, readers: Mutex::default(), taken: Notify::new() }
+    }
+
+    /// Hands a chunk to its reader. Nobody waits for one that is slow: what is more than it was granted ends its log.
+    pub fn deliver(&self, chunk: LogChunk) {
+        let readers = &mut *self.readers.lock();
+        let all = readers.bytes;
+        let Some(reader) = readers.by_request.get_mut(&chunk.request) else { return };
+        let bytes = chunk.data.len();
+        let room = reader.bytes + bytes <= READER_BYTES_MAX && all + bytes <= NODE_BYTES_MAX;
+        let sent = chunk.data.is_empty() || (room && reader.chunks.try_send(Ok(chunk.data)).is_ok());
+        if sent {
+            reader.bytes += bytes;
+            readers.bytes += bytes;
         }
-        if !chunk.error.is_empty() {
-            // A reader that has gone away needs no reason.
-            let _ = reader.send_timeout(Err(chunk.error), READER_PATIENCE).await;
+        // Of a reader that has gone away nobody asks for the reason.
+        let told = chunk.error.is_empty() || reader.chunks.try_send(Err(chunk.error)).is_ok();
+        if !sent || !told {
+            readers.remove(chunk.request);
+            readers.cut.insert(chunk.request, TOO_SLOW);
+        } else if chunk.end {
+            readers.remove(chunk.request);
+        }
+    }
+
+    /// A reader has taken a chunk.
+    fn take(&self, request: u64, bytes: usize) {
+        let readers = &mut *self.readers.lock();
+        let Some(reader) = readers.by_request.get_mut(&request) else { return };
+        reader.bytes = reader.bytes.saturating_sub(bytes);
+        readers.bytes = readers.bytes.saturating_sub(bytes);
+        if self.flow_control {
+            let owed = readers.owed.entry(request).or_default();
+            *owed += 1;
+            if *owed >= CHUNKS_GRANTED / 2 {
+                self.taken.notify_one();
+            }
+        }
+    }
+
+    /// What the node is granted beyond what it was, once that is worth a message.
+    pub async fn next_grants(&self) -> Vec<LogGrant> {
+        loop {
+            {
+                let readers = &mut *self.readers.lock();
+                let open = &readers.by_request;
+                readers.owed.retain(|request, _| open.contains_key(request));
+                let due = readers.owed.extract_if(.., |_, chunks| *chunks >= CHUNKS_GRANTED / 2);
+                let grants: Vec<LogGrant> =
+                    due.map(|(request, chunks)| LogGrant { request, chunks }).collect();
+                if !grants.is_empty() {
+                    return grants;
+                }
+            }
+            self.taken.notified().await;
         }
     }
 
@@ -92,6 +144,16 @@ impl LogRequests {
         // What waits for a reader still comes to it, and then the error.
         let Readers { by_request, cut, .. } = &mut *readers;
         cut.extend(std::mem::take(by_request).into_keys().map(|request| (request, LINK_ENDED)));
+        readers.bytes = 0;
+    }
+}
+
+impl Readers {
+    /// Whether there was such a reader. What waits for it still comes to it.
+    fn remove(&mut self, request: u64) -> bool {
+        let reader = self.by_request.remove(&request);
+        self.bytes = self.bytes.saturating_sub(reader.as_ref().map_or(0, |reader| reader.bytes));
+        reader.is_some()
     }
 }
 
@@ -111,13 +173,15 @@ impl Links {
             }
             readers.last += 1;
             let request = readers.last;
-            readers.by_request.insert(request, reader);
+            readers.by_request.insert(request, Reader { chunks: reader, bytes: 0 });
             request
         };
         let options_json =
             serde_json::to_vec(&options).map_err(|error| NodeError::Other(error.to_string()))?.into();
         let container = options.container;
-        let message = LogRequest { request, pod_uid: pod_uid.into(), container, options_json };
+        let granted = if session.logs.flow_control { CHUNKS_GRANTED } else { 0 };
+        let message =
+            LogRequest { request, pod_uid: pod_uid.into(), container, options_json, chunks: granted };
         let mut stream = LogStream {
             request,
             chunks,
@@ -138,7 +202,10 @@ impl Links {
         if let Ok(first) = tokio::time::timeout(FIRST_CHUNK, stream.chunks.recv()).await {
             match first {
                 Some(Err(error)) => return Err(node_error(error)),
-                Some(Ok(data)) => stream.first = Some(data),
+                Some(Ok(data)) => {
+                    stream.logs.take(request, data.len());
+                    stream.first = Some(data);
+                }
                 None => match stream.cut() {
                     Some(reason) => return Err(unreachable(reason)),
                     None => stream.done = true,
@@ -188,7 +255,10 @@ impl Stream for LogStream {
             return Poll::Ready(None);
         }
         self.chunks.poll_recv(context).map(|chunk| match chunk {
-            Some(Ok(data)) => Some(Ok(data)),
+            Some(Ok(data)) => {
+                self.logs.take(self.request, data.len());
+                Some(Ok(data))
+            }
             Some(Err(error)) => Some(Err(io::Error::other(error))),
             None => self.cut().map(|reason| Err(io::Error::other(reason))),
         })
@@ -200,7 +270,7 @@ impl Drop for LogStream {
         let open = {
             let mut readers = self.logs.readers.lock();
             readers.cut.remove(&self.request);
-            readers.by_request.remove(&self.request).is_some()
+            readers.remove(self.request)
         };
         if open && let Some(down) = self.down.upgrade() {
             let cancel = NodeDown { body: Some(Body::LogCancel(LogCancel { request: self.request })) };
@@ -222,11 +292,11 @@ mod tests {
         let links = Links::default();
         links.open(&View::default());
         let (down, mut messages) = mpsc::channel(4);
-        let session = links.begin("n1", &down).unwrap();
+        let session = links.begin("n1", &down, true).unwrap();
         drop(down);
         let mut log = links.logs("n1", "uid", LogOptions::default()).await.unwrap();
         assert!(messages.recv().await.is_some());
-        session.logs.deliver(LogChunk { request: 1, data: "a".into(), ..LogChunk::default() }).await;
+        session.logs.deliver(LogChunk { request: 1, data: "a".into(), ..LogChunk::default() });
         links.end("n1", &session);
         drop(session);
         assert!(messages.recv().await.is_none(), "nothing keeps the link's sender");
@@ -237,5 +307,33 @@ mod tests {
             links.logs("n1", "uid", LogOptions::default()).await,
             Err(NodeError::Unreachable { .. })
         ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_is_slow_holds_up_nobody_and_is_granted_what_it_takes() {
+        let links = Links::default();
+        links.open(&View::default());
+        let (down, mut messages) = mpsc::channel(4);
+        let session = links.begin("n1", &down, true).unwrap();
+        let mut log = links.logs("n1", "uid", LogOptions::default()).await.unwrap();
+        let asked = messages.recv().await.unwrap().unwrap().body;
+        assert!(matches!(asked, Some(Body::LogRequest(asked)) if asked.chunks == CHUNKS_GRANTED));
+        let chunk =
+            |bytes: usize| LogChunk { request: 1, data: vec![7; bytes].into(), ..LogChunk::default() };
+        (0..CHUNKS_GRANTED).for_each(|_| session.logs.deliver(chunk(1000)));
+        for _ in 0..CHUNKS_GRANTED / 2 {
+            assert!(futures::FutureExt::now_or_never(session.logs.next_grants()).is_none());
+            log.next().await.unwrap().unwrap();
+        }
+        let grant = LogGrant { request: 1, chunks: CHUNKS_GRANTED / 2 };
+        assert_eq!(session.logs.next_grants().await, [grant]);
+        // One that is sent more than that ends, and what it left is given back.
+        (0..5).for_each(|_| session.logs.deliver(chunk(READER_BYTES_MAX / 4)));
+        assert_eq!(session.logs.readers.lock().bytes, 0);
+        let mut last = None;
+        while let Some(chunk) = log.next().await {
+            last = Some(chunk);
+        }
+        assert_eq!(last.unwrap().unwrap_err().to_string(), TOO_SLOW);
     }
 }

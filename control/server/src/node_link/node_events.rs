@@ -1,7 +1,7 @@
 //! Events that a node sends: only about itself and its pods, and not too many.
 
 use coracle_objects::{ObjectKey, View};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::{desired::node_of, node_object};
@@ -37,18 +37,39 @@ impl Allowance {
     }
 }
 
+/// Tells people that a node had no room for so many events.
+pub fn dropped(view: &View, node: &str, count: u64) -> Option<Value> {
+    let object = view.get(&node_object::key(node)).filter(|_| count > 0)?;
+    let uid = object.meta.uid.as_str();
+    Some(json!({
+        "involvedObject": { "apiVersion": "v1", "kind": "Node", "namespace": "", "name": node, "uid": uid },
+        "type": "Warning",
+        "reason": "EventsDropped",
+        "message": "events of this node were dropped while it had no link, or had too many of them",
+        "source": { "component": "kubelet", "host": node },
+    }))
+}
+
 /// The event as it may be recorded, or why it is not. Only fields that a node may set are kept.
 pub fn admit(view: &View, node: &str, event_json: &[u8]) -> Result<Value, String> {
     if event_json.len() > EVENT_BYTES_MAX {
         return Err(format!("it is larger than {EVENT_BYTES_MAX} bytes"));
     }
     let event: Value = serde_json::from_slice(event_json).map_err(|error| error.to_string())?;
-    let mut involved = event["involvedObject"].clone();
-    let field = |name: &str| involved[name].as_str().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    // Whatever else stands there, or is not text, is left out.
+    let fields = ["apiVersion", "kind", "namespace", "name", "uid", "resourceVersion", "fieldPath"];
+    let mut involved: Map<String, Value> = Map::new();
+    for name in fields {
+        if let Some(value) = event["involvedObject"][name].as_str() {
+            involved.insert(name.into(), value.into());
+        }
+    }
+    let field = |name: &str| involved.get(name).and_then(Value::as_str).unwrap_or_default();
     let (namespace, name) = (field("namespace"), field("name"));
     match (field("apiVersion"), field("kind")) {
         ("v1", "Node") if name == node && view.get(&node_object::key(node)).is_some() => {
-            involved["namespace"] = "".into();
+            involved.insert("namespace".into(), "".into());
         }
         // The pod's own name and namespace were valid when it was made.
         ("v1", "Pod") => {
@@ -58,7 +79,6 @@ pub fn admit(view: &View, node: &str, event_json: &[u8]) -> Result<Value, String
         }
         _ => return Err("it is about neither the node nor a pod".into()),
     }
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     Ok(json!({
         "involvedObject": involved,
         "type": if event["type"] == "Warning" { "Warning" } else { "Normal" },

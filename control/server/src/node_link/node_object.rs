@@ -5,7 +5,7 @@ use coracle_proto::node::Hello;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::links::Pressures;
+use super::{door, links::Pressures};
 use crate::{
     drafts::{editable, encode, new_draft, rfc3339},
     join::host,
@@ -16,6 +16,10 @@ pub const FABRIC_ANNOTATION: &str = "coracle.dev/fabric-address";
 pub const GATEWAY_ANNOTATION: &str = "coracle.dev/gateway-address";
 /// Changes with every start of the node's process.
 const BOOT_ANNOTATION: &str = "coracle.dev/boot-id";
+/// On Nodes whose nodes' certificates are bound to them: whether a node has ever linked.
+pub const JOINED_ANNOTATION: &str = "coracle.dev/joined";
+const WAITING: &str = "waiting";
+const LINKED: &str = "linked";
 const LOCAL_ARTIFACTS_ANNOTATION: &str = "coracle.dev/allow-local-artifacts";
 
 /// How long a lease says that it holds.
@@ -33,22 +37,47 @@ pub fn key(node: &str) -> ObjectKey {
     ObjectKey::new("nodes", "", node)
 }
 
-/// The transaction that makes the Node object say what the node says, or `None` where it does already.
-pub fn registration(view: &View, hello: &Hello, now: Timestamp) -> Option<Transaction> {
-    let key = key(&hello.name);
-    match view.get(&key) {
-        None => {
-            let mut draft = json!({ "spec": {}, "status": {} });
-            describe(&mut draft, hello, now);
-            Some(Transaction::create(key.clone(), new_draft("v1", "Node", &key, draft, now)))
-        }
-        Some(object) => {
-            let mut draft = editable(object);
-            let before = draft.clone();
-            describe(&mut draft, hello, now);
-            (draft != before).then(|| Transaction::update(key, encode(&draft), object.revision))
-        }
+/// The Node of a node that joins. It is there before the node has a certificate, which is bound to it.
+pub fn joined(node: &str, now: Timestamp) -> Transaction {
+    let key = key(node);
+    let metadata = json!({ "annotations": { JOINED_ANNOTATION: WAITING } });
+    let body = json!({ "metadata": metadata, "spec": {}, "status": {} });
+    Transaction::create(key.clone(), new_draft("v1", "Node", &key, body, now))
+}
+
+/// Has a Node that there is be that of a node which joins again with a token for it; `None` where it is already.
+pub fn joined_again(object: &Object) -> Option<Transaction> {
+    let mut draft = editable(object);
+    let before = draft.clone();
+    put_text(&mut draft["metadata"]["annotations"], JOINED_ANNOTATION, LINKED);
+    (draft != before).then(|| Transaction::update(object.key.clone(), encode(&draft), object.revision))
+}
+
+/// Whether a node has joined and never linked.
+pub fn never_linked(object: &Object) -> bool {
+    joined_annotation(object).as_deref() == Some(WAITING)
+}
+
+/// Whether the node's certificates are bound to its Node.
+pub fn is_bound(object: &Object) -> bool {
+    joined_annotation(object).is_some()
+}
+
+fn joined_annotation(object: &Object) -> Option<String> {
+    editable(object)["metadata"]["annotations"][JOINED_ANNOTATION].as_str().map(str::to_owned)
+}
+
+/// The transaction that makes the Node object say what the node says, or `None` where it does already, or where there is
+/// no such node any more. `bound` tells whether the node's certificate is bound to it.
+pub fn registration(view: &View, hello: &Hello, bound: bool, now: Timestamp) -> Option<Transaction> {
+    let object = view.get(&key(&hello.name))?;
+    let mut draft = editable(object);
+    let before = draft.clone();
+    describe(&mut draft, hello, now);
+    if bound {
+        put_text(&mut draft["metadata"]["annotations"], JOINED_ANNOTATION, LINKED);
     }
+    (draft != before).then(|| Transaction::update(object.key.clone(), encode(&draft), object.revision))
 }
 
 fn describe(node: &mut Value, hello: &Hello, now: Timestamp) {
@@ -73,7 +102,7 @@ fn describe(node: &mut Value, hello: &Hello, now: Timestamp) {
         { "type": "InternalIP", "address": host(&hello.fabric_address) },
         { "type": "Hostname", "address": hello.name },
     ]);
-    if let Ok(info) = serde_json::from_slice::<Value>(&hello.node_info_json) {
+    if let Ok(info) = door::node_info(&hello.node_info_json) {
         status["nodeInfo"] = info;
     }
     set_conditions(status, Readiness::Ready, Some(Pressures::default()), now);
@@ -220,27 +249,55 @@ mod tests {
         Object::from_draft(key.clone(), draft, 1).unwrap()
     }
 
+    fn view_of(object: Object) -> View {
+        let mut view = View::default();
+        view.tables.entry("nodes".into()).or_default().insert(object.key.name.clone(), object.into());
+        view
+    }
+
+    /// The Node of a node that has joined and linked.
+    fn registered(now: Timestamp) -> Object {
+        let joined = object(&joined("n1", now));
+        assert!(never_linked(&joined) && is_bound(&joined));
+        object(&registration(&view_of(joined), &hello(), true, now).unwrap())
+    }
+
     #[test]
     fn a_node_is_registered_once_and_keeps_what_others_wrote() {
         let now = Timestamp::from_second(1_000_000).unwrap();
-        let created = object(&registration(&View::default(), &hello(), now).unwrap());
+        let created = registered(now);
         assert_eq!(ready_status(&created), "True");
+        assert!(!never_linked(&created) && is_bound(&created));
         let mut draft = editable(&created);
         draft["spec"]["unschedulable"] = true.into();
-        let cordoned = Object::from_draft(created.key.clone(), &encode(&draft), 2).unwrap();
-        let mut view = View::default();
-        view.tables.entry("nodes".into()).or_default().insert(cordoned.key.name.clone(), cordoned.into());
-        assert!(registration(&view, &hello(), now).is_none(), "nothing new");
+        let view = view_of(Object::from_draft(created.key.clone(), &encode(&draft), 2).unwrap());
+        assert!(registration(&view, &hello(), true, now).is_none(), "nothing new");
         let restarted = Hello { boot_id: "b".into(), ..hello() };
-        let updated = editable(&object(&registration(&view, &restarted, now).unwrap()));
+        let updated = editable(&object(&registration(&view, &restarted, true, now).unwrap()));
         assert_eq!(updated["spec"]["unschedulable"], true);
         assert_eq!(updated["metadata"]["annotations"][BOOT_ANNOTATION], "b");
+        assert!(registration(&View::default(), &hello(), true, now).is_none(), "a link makes no Node");
+    }
+
+    #[test]
+    fn a_node_of_an_older_version_is_bound_once_its_certificate_is() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let key = key("n1");
+        let draft = new_draft("v1", "Node", &key, json!({ "spec": {}, "status": {} }), now);
+        let old = Object::from_draft(key, &draft, 1).unwrap();
+        assert!(!is_bound(&old));
+        let linked = object(&registration(&view_of(old.clone()), &hello(), false, now).unwrap());
+        assert!(!is_bound(&linked));
+        assert!(is_bound(&object(&registration(&view_of(linked), &hello(), true, now).unwrap())));
+        let again = object(&joined_again(&old).unwrap());
+        assert!(is_bound(&again) && !never_linked(&again), "nobody may take it away again");
+        assert!(joined_again(&again).is_none());
     }
 
     #[test]
     fn conditions_change_only_with_their_status() {
         let now = Timestamp::from_second(1_000_000).unwrap();
-        let node = object(&registration(&View::default(), &hello(), now).unwrap());
+        let node = registered(now);
         assert!(transition(&node, Readiness::Ready, Some(Pressures::default()), now).is_none());
         let lost = object(&transition(&node, Readiness::Unknown, None, now).unwrap());
         assert_eq!(ready_status(&lost), "Unknown");

@@ -23,6 +23,9 @@ const POOL: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 0);
 const BLOCKS: u32 = 1 << 15;
 const BLOCK_BITS: u32 = 8;
 
+/// Blocks of one node: addresses for more pods than a node runs, and far from all that there are.
+const BLOCKS_PER_NODE_MAX: usize = 64;
+
 /// A block is free again when its node's object has been absent, and the node not linked, for so long.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 
@@ -61,12 +64,17 @@ fn block_for(view: &View, node: &str) -> Result<String, String> {
     if view.get(&node_object::key(node)).is_none() {
         return Err(format!("there is no node {node}: it must link anew to be registered"));
     }
+    let blocks = view.list(PODBLOCKS, None).filter_map(|object| object.parse::<PodBlock>().ok());
+    if blocks.filter(|block| block.spec.node_name == node).count() >= BLOCKS_PER_NODE_MAX {
+        return Err(format!(
+            "node {node} has {BLOCKS_PER_NODE_MAX} blocks already, which is the most of one node"
+        ));
+    }
     free_block(view)
         .ok_or_else(|| "all blocks of the pod pool are claimed: remove nodes that are no longer used".into())
 }
 
-/// Finds blocks whose node is gone for good. A node that was removed by mistake registers again at once and keeps its
-/// blocks, in which its pods run on.
+/// Finds blocks whose node is gone for good. A node that joins again soon under its name keeps its blocks.
 #[derive(Default)]
 pub struct Abandoned {
     /// Node -> since when it has been neither an object nor linked.
@@ -132,6 +140,12 @@ mod tests {
         put_block(&mut view, "10.128.0.0/24", "n1");
         put_block(&mut view, "10.128.2.0/24", "n1");
         assert_eq!(block_for(&view, "n1").unwrap(), "10.128.1.0/24");
+        put(&mut view, node_object::key("n2"), json!({}));
+        for number in 0..BLOCKS_PER_NODE_MAX {
+            put_block(&mut view, &format!("10.129.{number}.0/24"), "n2");
+        }
+        assert!(block_for(&view, "n2").unwrap_err().contains("the most of one node"));
+        block_for(&view, "n1").unwrap();
     }
 
     #[test]

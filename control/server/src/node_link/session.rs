@@ -1,6 +1,9 @@
 //! One node's link from its Hello to its end.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use coracle_api::Storage;
 use coracle_objects::View;
@@ -20,17 +23,20 @@ use tonic::{Status, Streaming};
 
 use super::{
     Down, NodeLinkService,
+    acknowledgements::{Acknowledgements, Ticket},
     desired::Desired,
+    door,
     links::{Pressures, Session},
     node_events::{self, Allowance},
     node_object, pod_blocks,
-    pod_status::{Report, write_reports},
+    pod_status::{Report, Reports, write_reports},
 };
 use crate::{
     bootstrap,
     certificates::{TRUSTS, TrustState},
     drafts,
     peers::members,
+    standing::Lost,
 };
 
 /// Until a new link must have said Hello.
@@ -42,11 +48,11 @@ const FAREWELL_PATIENCE: Duration = Duration::from_secs(1);
 /// Until a node must have taken what waits for it. One that only says it is alive would go on with what is outdated.
 const SEND_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Reports of a node that may wait to be sorted by pod.
-const REPORTS_MAX: usize = 1024;
+/// Claims of a node that may wait.
+const CLAIMS_MAX: usize = 8;
 
 /// Runs a link until either side ends it.
-pub async fn run(service: NodeLinkService, node: String, mut up: Streaming<NodeUp>, down: Down) {
+pub async fn run(service: NodeLinkService, node: String, bound: bool, mut up: Streaming<NodeUp>, down: Down) {
     let hello = match first_message(&service, &node, &mut up).await {
         Ok(hello) => hello,
         Err(status) => {
@@ -56,14 +62,14 @@ pub async fn run(service: NodeLinkService, node: String, mut up: Streaming<NodeU
             return;
         }
     };
-    let Some(session) = service.links.begin(&node, &down) else {
+    let Some(session) = service.links.begin(&node, &down, hello.flow_control) else {
         redirect(&service, &down).await;
         return;
     };
     tracing::info!(node, boot_id = hello.boot_id, "node linked");
     let reason = tokio::select! {
         () = session.ended.cancelled() => "another link has taken its place, or this member no longer leads".to_owned(),
-        ended = serve(&service, &session, &hello, up) => ended.err().map_or("the node closed it".into(), |e| e.message().into()),
+        ended = serve(&service, &session, &hello, bound, up) => ended.err().map_or("the node closed it".into(), |e| e.message().into()),
     };
     // Where the node does not read or has gone away, it finds out by itself.
     let _ = down.send_timeout(Err(Status::unavailable(reason.clone())), FAREWELL_PATIENCE).await;
@@ -78,7 +84,7 @@ async fn first_message(
 ) -> Result<Hello, Status> {
     let first = timeout(HELLO_TIMEOUT, up.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no Hello came in time"))??;
-    let Some(NodeUp { body: Some(UpBody::Hello(hello)) }) = first else {
+    let Some(NodeUp { body: Some(UpBody::Hello(hello)), .. }) = first else {
         return Err(Status::invalid_argument("a link begins with Hello"));
     };
     if hello.name != node {
@@ -93,6 +99,7 @@ async fn first_message(
             "the node is of cluster {theirs}, this is {ours}; {mend}"
         )));
     }
+    door::check_hello(&hello).map_err(Status::invalid_argument)?;
     if hello.protocol_min > *PROTOCOL_RANGE.end() || hello.protocol_max < *PROTOCOL_RANGE.start() {
         let (min, max) = (PROTOCOL_RANGE.start(), PROTOCOL_RANGE.end());
         return Err(Status::failed_precondition(format!(
@@ -114,22 +121,33 @@ async fn serve(
     service: &NodeLinkService,
     session: &Session,
     hello: &Hello,
+    bound: bool,
     up: Streaming<NodeUp>,
 ) -> Result<(), Status> {
     let storage = &service.storage;
     let unavailable = |error: drafts::WriteError| Status::unavailable(error.to_string());
-    let register = |view: &_| node_object::registration(view, hello, Timestamp::now());
+    let register = |view: &_| node_object::registration(view, hello, bound, Timestamp::now());
     drafts::write(storage, register).await.map_err(unavailable)?;
+    if storage.view().get(&node_object::key(&hello.name)).is_none() {
+        return Err(Status::permission_denied(Lost::NodeGone(hello.name.clone()).to_string()));
+    }
     session.registered.store(true, Ordering::Relaxed);
     let lease = node_object::lease(&storage.view(), &hello.name, Timestamp::now());
     if let Err(error) = storage.propose(lease).await {
         tracing::debug!(node = hello.name, %error, "the lease was not renewed");
     }
     send(session, DownBody::Welcome(welcome(service))).await?;
-    let (reports, waiting) = mpsc::channel(REPORTS_MAX);
+    let (reports, waiting) = Reports::new();
+    let (claims, claimed) = mpsc::channel(CLAIMS_MAX);
+    let reader =
+        Reader { service, session, node: &hello.name, reports, claims, acknowledgements: Arc::default() };
+    let acknowledgements = reader.acknowledgements.clone();
     tokio::try_join!(
         push(service, session, &hello.name),
-        read(service, session, &hello.name, up, reports),
+        reader.read(up),
+        claim_blocks(service, session, &hello.name, claimed),
+        acknowledge(session, &acknowledgements),
+        grant_logs(session),
         async {
             write_reports(storage.clone(), hello.name.clone(), waiting).await;
             Ok(())
@@ -146,6 +164,7 @@ fn welcome(service: &NodeLinkService) -> Welcome {
             .into_values()
             .map(|member| member.address)
             .collect(),
+        acknowledges: true,
     }
 }
 
@@ -203,38 +222,95 @@ fn message(body: DownBody) -> NodeDown {
     NodeDown { body: Some(body) }
 }
 
-/// Takes what the node says until it closes the link.
-async fn read(
-    service: &NodeLinkService,
-    session: &Session,
-    node: &str,
-    mut up: Streaming<NodeUp>,
-    reports: mpsc::Sender<Report>,
-) -> Result<(), Status> {
-    let mut events = Allowance::new(Instant::now());
-    while let Some(NodeUp { body }) = up.message().await? {
-        service.links.hear(node, None);
-        match body {
-            Some(UpBody::Heartbeat(heartbeat)) => hear(service, node, &heartbeat),
-            Some(UpBody::PodStatus(status)) => report(&reports, Report::Status(status)).await,
-            Some(UpBody::PodGone(gone)) => report(&reports, Report::Gone(gone)).await,
-            Some(UpBody::Event(NodeEvent { event_json })) => {
-                if events.take(Instant::now()) {
-                    take_event(service, node, &event_json);
+/// Takes what a node says.
+struct Reader<'a> {
+    service: &'a NodeLinkService,
+    session: &'a Session,
+    node: &'a str,
+    reports: Reports,
+    claims: mpsc::Sender<ClaimBlock>,
+    acknowledgements: Arc<Acknowledgements>,
+}
+
+impl Reader<'_> {
+    /// Reads until the node closes the link.
+    async fn read(self, mut up: Streaming<NodeUp>) -> Result<(), Status> {
+        let mut events = Allowance::new(Instant::now());
+        while let Some(NodeUp { body, sequence }) = up.message().await? {
+            self.service.links.hear(self.node, None);
+            let ticket = Ticket::new(sequence, &self.acknowledgements);
+            match body {
+                Some(UpBody::Heartbeat(heartbeat)) => hear(self.service, self.node, &heartbeat),
+                Some(UpBody::PodStatus(status)) => self.report(Report::Status(status), ticket).await,
+                Some(UpBody::PodGone(gone)) => self.report(Report::Gone(gone), ticket).await,
+                Some(UpBody::Event(event)) => self.event(&event, &mut events, ticket),
+                Some(UpBody::ClaimBlock(claim)) => self.claim(claim).await?,
+                Some(UpBody::LogChunk(chunk)) => self.session.logs.deliver(chunk),
+                // Kept for the metrics API, which is not served yet.
+                Some(UpBody::Usage(_)) => {}
+                Some(UpBody::Hello(_)) => return Err(Status::invalid_argument("a link has one Hello")),
+                None => {
+                    tracing::debug!(node = self.node, "a message of a newer node is passed over");
+                    ticket.done();
                 }
             }
-            Some(UpBody::ClaimBlock(claim)) => {
-                tokio::spawn(claim_block(service.clone(), session.clone(), node.to_owned(), claim));
+            if self.acknowledgements.is_full() {
+                return Err(Status::resource_exhausted("the node does not take its acknowledgements"));
             }
-            Some(UpBody::LogChunk(chunk)) => session.logs.deliver(chunk).await,
-            // Kept for the metrics API, which is not served yet.
-            Some(UpBody::Usage(_)) => {}
-            Some(UpBody::Hello(_)) => return Err(Status::invalid_argument("a link has one Hello")),
-            None => tracing::debug!(node, "a message of a newer node is passed over"),
+        }
+        // The end of the link ends its other halves too.
+        Err(Status::ok("the node closed it"))
+    }
+
+    async fn report(&self, report: Report, ticket: Ticket) {
+        self.reports.put(&self.service.storage.view(), self.node, report, ticket).await;
+    }
+
+    /// An event beyond the allowance is not taken now; a node that waits for acknowledgements sends it again.
+    fn event(&self, event: &NodeEvent, allowance: &mut Allowance, ticket: Ticket) {
+        if !allowance.take(Instant::now()) {
+            return;
+        }
+        let view = self.service.storage.view();
+        if let Some(told) = node_events::dropped(&view, self.node, event.dropped) {
+            tracing::warn!(node = self.node, events = event.dropped, "a node had no room for events");
+            self.service.recorder.take(told);
+        }
+        match node_events::admit(&view, self.node, &event.event_json) {
+            Ok(event) => match self.service.recorder.take(event) {
+                true => ticket.done(),
+                false => tracing::debug!(node = self.node, "an event is not taken: too many are waiting"),
+            },
+            Err(reason) => {
+                tracing::debug!(node = self.node, reason, "an event of a node is dropped");
+                ticket.done();
+            }
         }
     }
-    // The end of the link ends its other halves too.
-    Err(Status::ok("the node closed it"))
+
+    async fn claim(&self, claim: ClaimBlock) -> Result<(), Status> {
+        let Err(refused) = self.claims.try_send(claim) else { return Ok(()) };
+        let (request, cidr) = (refused.into_inner().request, String::new());
+        let error = format!("more than {CLAIMS_MAX} claims wait already");
+        send(self.session, DownBody::BlockClaimed(BlockClaimed { request, cidr, error })).await
+    }
+}
+
+/// Tells the node what became of its messages.
+async fn acknowledge(session: &Session, acknowledgements: &Acknowledgements) -> Result<(), Status> {
+    loop {
+        let told = acknowledgements.next().await;
+        send(session, DownBody::Acknowledged(told)).await?;
+    }
+}
+
+/// Lets the node go on with logs whose readers have taken what there was.
+async fn grant_logs(session: &Session) -> Result<(), Status> {
+    loop {
+        for grant in session.logs.next_grants().await {
+            send(session, DownBody::LogGrant(grant)).await?;
+        }
+    }
 }
 
 fn hear(service: &NodeLinkService, node: &str, heartbeat: &Heartbeat) {
@@ -246,26 +322,22 @@ fn hear(service: &NodeLinkService, node: &str, heartbeat: &Heartbeat) {
     service.links.hear(node, Some(pressures));
 }
 
-async fn report(reports: &mpsc::Sender<Report>, report: Report) {
-    // The writer lives as long as this reader.
-    let _ = reports.send(report).await;
-}
-
-fn take_event(service: &NodeLinkService, node: &str, event_json: &[u8]) {
-    match node_events::admit(&service.storage.view(), node, event_json) {
-        Ok(event) => service.recorder.take(event),
-        Err(reason) => tracing::debug!(node, reason, "an event of a node is dropped"),
+/// Claims blocks for the node, one after the other.
+async fn claim_blocks(
+    service: &NodeLinkService,
+    session: &Session,
+    node: &str,
+    mut claims: mpsc::Receiver<ClaimBlock>,
+) -> Result<(), Status> {
+    while let Some(claim) = claims.recv().await {
+        let (cidr, error) = match pod_blocks::claim(&service.storage, node).await {
+            Ok(cidr) => (cidr, String::new()),
+            Err(error) => (String::new(), error),
+        };
+        // Where the link ends the node finds its block among the objects.
+        send(session, DownBody::BlockClaimed(BlockClaimed { request: claim.request, cidr, error })).await?;
     }
-}
-
-async fn claim_block(service: NodeLinkService, session: Session, node: String, claim: ClaimBlock) {
-    let (cidr, error) = match pod_blocks::claim(&service.storage, &node).await {
-        Ok(cidr) => (cidr, String::new()),
-        Err(error) => (String::new(), error),
-    };
-    let claimed = BlockClaimed { request: claim.request, cidr, error };
-    // Where the link has ended the node finds its block among the objects.
-    let _ = send(&session, DownBody::BlockClaimed(claimed)).await;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -277,7 +349,7 @@ mod tests {
         let links = Links::default();
         links.open(&View::default());
         let (down, mut taken) = mpsc::channel(1);
-        let session = links.begin("n1", &down).unwrap();
+        let session = links.begin("n1", &down, true).unwrap();
         let synced = |revision| DownBody::Synced(Synced { revision });
         send(&session, synced(1)).await.unwrap();
         let (slow, ()) = tokio::join!(send(&session, synced(2)), async {

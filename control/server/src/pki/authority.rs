@@ -5,10 +5,11 @@ use std::time::{Duration, SystemTime};
 use coracle_proto::tls::BACKDATED;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 use serde::{Deserialize, Serialize};
 
+use super::NODE_UID_PREFIX;
 use crate::error::ServerError;
 
 const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -138,18 +139,37 @@ impl Authority {
     /// A certificate for a new key.
     pub fn issue(&self, subject: &Subject<'_>) -> Result<Leaf, ServerError> {
         let key = KeyPair::generate()?;
-        Ok(Leaf { chain_pem: self.sign(subject, &key)?, key_pem: key.serialize_pem() })
+        Ok(Leaf { chain_pem: self.sign(subject, None, &key)?, key_pem: key.serialize_pem() })
     }
 
     /// A certificate for the key of a signing request. Nothing else is taken from the request.
     pub fn sign_request(&self, subject: &Subject<'_>, csr_pem: &str) -> Result<String, ServerError> {
         let request = CertificateSigningRequestParams::from_pem(csr_pem)?;
-        self.sign(subject, &request.public_key)
+        self.sign(subject, None, &request.public_key)
     }
 
-    fn sign(&self, subject: &Subject<'_>, key: &impl PublicKeyData) -> Result<String, ServerError> {
+    /// The same for a node: the certificate is good as long as there is the Node with this uid.
+    pub fn sign_nodes_request(
+        &self,
+        subject: &Subject<'_>,
+        node_uid: &str,
+        csr_pem: &str,
+    ) -> Result<String, ServerError> {
+        let request = CertificateSigningRequestParams::from_pem(csr_pem)?;
+        self.sign(subject, Some(node_uid), &request.public_key)
+    }
+
+    fn sign(
+        &self,
+        subject: &Subject<'_>,
+        node_uid: Option<&str>,
+        key: &impl PublicKeyData,
+    ) -> Result<String, ServerError> {
         let issuer = self.issuer()?;
         let mut params = CertificateParams::new(subject.names.clone())?;
+        if let Some(uid) = node_uid {
+            params.subject_alt_names.push(SanType::URI(format!("{NODE_UID_PREFIX}{uid}").try_into()?));
+        }
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, subject.organization);
         params.distinguished_name.push(DnType::CommonName, subject.common_name);

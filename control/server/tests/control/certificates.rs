@@ -67,6 +67,7 @@ async fn members_renew_theirs_while_streams_go_on() {
     .await;
     until("a new kubeconfig", || async { kubeconfig(&controls[0]) != old_kubeconfig }).await;
     until("the first certificates are over", || async { begun.elapsed() > LIFE + LIFE / 2 }).await;
+    old_client.get("kube-root-ca.crt").await.expect_err("over a connection that is kept too");
     let moved = config_maps(&controls[2]).await;
     moved.create(&PostParams::default(), &config_map("later", "1")).await.expect("members go on");
     loop {
@@ -97,11 +98,7 @@ async fn a_node_renews_under_its_own_name_only() {
     let (key_pem, csr_pem) = signing_request().unwrap();
     let request = RenewCertificateRequest { csr_pem, advertise: "127.0.0.1:7443".into() };
     let mut renewed = SecurityClient::new(tls::channel(&control.address(), node));
-    let refused = renewed.renew_certificate(request.clone()).await.unwrap_err();
-    assert_eq!(refused.code(), tonic::Code::PermissionDenied, "there is no such node: {refused}");
     let nodes: Api<Node> = Api::all(client(&control).await);
-    let n1 = serde_json::from_value(json!({ "metadata": { "name": "n1" } })).unwrap();
-    nodes.create(&PostParams::default(), &n1).await.unwrap();
     let renewed = renewed.renew_certificate(request.clone()).await.unwrap().into_inner();
     let der = tls::certificates(&renewed.certificate_pem, "test").unwrap().remove(0);
     let (_, parsed) = X509Certificate::from_der(&der).unwrap();
@@ -112,8 +109,11 @@ async fn a_node_renews_under_its_own_name_only() {
     let mut again = SecurityClient::new(tls::channel(&control.address(), again));
     again.renew_certificate(request.clone()).await.expect("the renewed one serves for the next");
     nodes.delete("n1", &DeleteParams::default()).await.unwrap();
+    again.renew_certificate(request.clone()).await.expect_err("it was deleted");
+    let n1 = serde_json::from_value(json!({ "metadata": { "name": "n1" } })).unwrap();
+    nodes.create(&PostParams::default(), &n1).await.unwrap();
     let refused = again.renew_certificate(request.clone()).await.unwrap_err();
-    assert_eq!(refused.code(), tonic::Code::PermissionDenied, "it was deleted: {refused}");
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated, "another Node has the name: {refused}");
 
     let mut administrator = SecurityClient::new(tls::channel(&control.address(), admin(&control)));
     let refused = administrator.renew_certificate(request).await.unwrap_err();
@@ -160,6 +160,8 @@ async fn authorities_change_by_steps_that_wait_for_all() {
     let (old_config, old_kubeconfig) = (admin(&controls[0]), kubeconfig(&controls[0]));
     let old_maps = config_maps(&controls[0]).await;
     let mut watch = old_maps.watch(&WatchParams::default(), "0").await.unwrap().boxed();
+    let mut kept = SecurityClient::new(tls::channel(&controls[0].address(), old_config.clone()));
+    kept.authorities(AuthoritiesRequest {}).await.unwrap();
     let reached = async |config: &rustls::ClientConfig| {
         let mut client = SecurityClient::new(tls::channel(&controls[0].address(), config.clone()));
         client.authorities(AuthoritiesRequest {}).await.is_ok()
@@ -199,12 +201,9 @@ async fn authorities_change_by_steps_that_wait_for_all() {
     until("a new kubeconfig", || async { kubeconfig(&controls[0]) != old_kubeconfig }).await;
     let maps = config_maps(&controls[1]).await;
     maps.create(&PostParams::default(), &config_map("later", "1")).await.unwrap();
-    loop {
-        let event = watch.try_next().await.unwrap().expect("the old connection goes on");
-        if matches!(&event, WatchEvent::Added(object) if object.metadata.name.as_deref() == Some("later")) {
-            break;
-        }
-    }
+    kept.authorities(AuthoritiesRequest {}).await.expect_err("a connection that is kept is of nobody");
+    let ended = async { while let Ok(Some(_)) = watch.try_next().await {} };
+    tokio::time::timeout(crate::bench::PATIENCE, ended).await.expect("what is open ends with its issuer");
     drop(watch);
     controls.pop().unwrap().shutdown().await;
     controls.push(crate::bench::start(dir.path(), "c", Mode::Resume).await.unwrap());

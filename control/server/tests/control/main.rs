@@ -5,6 +5,7 @@ mod bench;
 mod backup;
 mod certificates;
 mod divergence;
+mod intruders;
 mod joining;
 mod membership;
 mod metrics;

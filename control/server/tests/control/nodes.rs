@@ -1,7 +1,7 @@
 //! A node's link, from the node's side.
 
 use coracle_api::Storage;
-use coracle_objects::ObjectKey;
+use coracle_objects::{ObjectKey, Transaction};
 use coracle_proto::{
     join::{Joined, Role, join},
     node::{
@@ -31,12 +31,16 @@ struct Link {
 
 impl Link {
     async fn open(control: &Control, joined: &Joined) -> Self {
+        Self::open_with(control, joined, |_| {}).await
+    }
+
+    async fn open_with(control: &Control, joined: &Joined, change: impl FnOnce(&mut Hello)) -> Self {
         let response = &joined.response;
         let config =
             tls::client_config(&response.serving_ca_pem, &response.certificate_pem, &joined.key_pem).unwrap();
         let mut client = NodeLinkClient::new(tls::channel(&control.address(), config));
         let (up, messages) = mpsc::channel(64);
-        let hello = Hello {
+        let mut hello = Hello {
             name: "n1".into(),
             cluster_id: response.cluster_id.clone(),
             protocol_min: 1,
@@ -46,13 +50,28 @@ impl Link {
             allocatable: quantities(),
             ..Hello::default()
         };
-        up.send(NodeUp { body: Some(Up::Hello(hello)) }).await.unwrap();
+        change(&mut hello);
+        up.send(NodeUp { body: Some(Up::Hello(hello)), sequence: 0 }).await.unwrap();
         let down = client.link(ReceiverStream::new(messages)).await.unwrap().into_inner();
         Self { up, down }
     }
 
     async fn say(&self, body: Up) {
-        self.up.send(NodeUp { body: Some(body) }).await.unwrap();
+        self.up.send(NodeUp { body: Some(body), sequence: 0 }).await.unwrap();
+    }
+
+    async fn say_numbered(&self, sequence: u64, body: Up) {
+        self.up.send(NodeUp { body: Some(body), sequence }).await.unwrap();
+    }
+
+    /// Waits until a message is acknowledged: whether it is done.
+    async fn acknowledged(&mut self, sequence: u64) -> bool {
+        self.wait("acknowledgement", |down| match down {
+            Down::Acknowledged(told) if told.done.contains(&sequence) => Some(true),
+            Down::Acknowledged(told) if told.again.contains(&sequence) => Some(false),
+            _ => None,
+        })
+        .await
     }
 
     /// The next message that is wanted; others are passed over.
@@ -178,4 +197,81 @@ async fn a_member_that_does_not_lead_sends_nodes_on() {
         .await;
     assert_eq!(address, leader.address());
     futures::future::join_all(controls.into_iter().map(Control::shutdown)).await;
+}
+
+fn status_of(pod: &str, uid: &str, status: &serde_json::Value) -> Up {
+    let (namespace, name, uid) = ("default".into(), pod.into(), uid.into());
+    Up::PodStatus(PodStatus { namespace, name, uid, status_json: status.to_string().into() })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_heard_about_its_own_and_in_the_form_of_its_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = init(dir.path()).await;
+    let joined = joined(&control).await;
+    for label in ["node-restriction.kubernetes.io/pci", "kubernetes.io/role"] {
+        let mut link = Link::open_with(&control, &joined, |hello| {
+            hello.labels.insert(label.into(), "x".into());
+        })
+        .await;
+        let refused = link.down.message().await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        assert!(refused.message().contains(label), "{refused}");
+    }
+    let mut link = Link::open_with(&control, &joined, |hello| hello.flow_control = true).await;
+    let acknowledges = |down| if let Down::Welcome(w) = down { Some(w.acknowledges) } else { None };
+    assert!(link.wait("Welcome", acknowledges).await);
+    for (name, node) in [("mine", "n1"), ("theirs", "n2")] {
+        let containers = json!([{ "name": "c", "image": "hello:1.0" }]);
+        let pod = json!({
+            "metadata": { "name": name, "namespace": "default", "uid": name },
+            "spec": { "nodeName": node, "containers": containers },
+        });
+        let made = Transaction::create(ObjectKey::new("pods", "default", name), pod.to_string().into());
+        control.storage().propose(made).await.unwrap().unwrap();
+    }
+    let status = |name: &str| {
+        let view = control.storage().view();
+        let object = view.get(&ObjectKey::new("pods", "default", name)).cloned().unwrap();
+        let object: serde_json::Value = serde_json::from_slice(&object.json).unwrap();
+        object["status"].clone()
+    };
+    let state = json!({ "running": { "startedAt": "2026-01-01T00:00:00Z" } });
+    let container = json!({ "name": "c", "image": "hello:1.0", "imageID": "", "ready": true, "restartCount": 0, "state": state });
+    let plain = json!({ "phase": "Running", "containerStatuses": [container] });
+    let mut running = plain.clone();
+    for null in ["initContainerStatuses", "podIP", "conditions"] {
+        running[null] = json!(null);
+    }
+    link.say_numbered(1, status_of("theirs", "theirs", &running)).await;
+    link.say_numbered(2, status_of("mine", "made-up", &running)).await;
+    let range = json!([{ "name": "c", "restartCount": 4_294_967_296_u64 }]);
+    link.say_numbered(3, status_of("mine", "mine", &json!({ "containerStatuses": range }))).await;
+    assert!(link.acknowledged(3).await, "there is nothing more to be done about it");
+    assert_eq!((status("theirs"), status("mine")), (json!(null), json!(null)));
+    link.say_numbered(4, status_of("mine", "mine", &running)).await;
+    assert!(link.acknowledged(4).await, "the link goes on");
+    assert_eq!(status("mine"), plain, "what is null is absent");
+
+    // A reader that takes nothing holds up nobody: not even where the node sends more than it was granted.
+    let pods: Api<Pod> = Api::namespaced(client(&control).await, "default");
+    let reading = tokio::spawn(async move {
+        let options = LogParams { follow: true, ..LogParams::default() };
+        let _unread = pods.log_stream("mine", &options).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let asked = |down| if let Down::LogRequest(r) = down { Some((r.request, r.chunks)) } else { None };
+    let (request, chunks) = link.wait("log request", asked).await;
+    assert!(chunks > 0, "the node is told how much");
+    let begun = std::time::Instant::now();
+    for _ in 0..400 {
+        let data = vec![b'x'; 32 * 1024].into();
+        link.say(Up::LogChunk(LogChunk { request, data, ..LogChunk::default() })).await;
+    }
+    link.say_numbered(5, status_of("mine", "mine", &json!({ "phase": "Failed" }))).await;
+    assert!(link.acknowledged(5).await);
+    assert!(begun.elapsed() < PATIENCE / 10, "it took {:?}", begun.elapsed());
+    assert_eq!(status("mine"), json!({ "phase": "Failed" }));
+    reading.abort();
+    control.shutdown().await;
 }

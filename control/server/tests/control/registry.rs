@@ -1,5 +1,7 @@
 //! Pushing and pulling through the OCI distribution API.
 
+use coracle_api::Storage;
+use coracle_objects::{ObjectKey, Transaction};
 use coracle_proto::{
     join::{Role, join},
     tls,
@@ -61,8 +63,20 @@ async fn what_is_pushed_at_one_member_is_pulled_at_another() {
     assert_eq!(pushed.status(), StatusCode::CREATED, "{:?}", pushed.body());
 
     let node = node(&controls[0]).await;
+    let elsewhere = send(&push, &node, Method::GET, "/v2/team/app/manifests/1.0", b"").await;
+    assert_eq!(elsewhere.status(), StatusCode::NOT_FOUND, "no pod of the node names it");
+    let pod = json!({
+        "metadata": { "name": "p", "namespace": "default", "uid": "u" },
+        "spec": { "nodeName": "n1", "containers": [{ "name": "c", "image": "team/app:1.0" }] },
+    });
+    let made = Transaction::create(ObjectKey::new("pods", "default", "p"), pod.to_string().into());
+    controls[0].storage().propose(made).await.unwrap().unwrap();
     for control in &controls {
         let address = control.address();
+        let listed = send(&address, &node, Method::GET, "/v2/team/app/tags/list", b"").await;
+        assert_eq!(listed.status(), StatusCode::FORBIDDEN);
+        let other = format!("/v2/team/app/blobs/{}", digest(b"another"));
+        assert_eq!(send(&address, &node, Method::GET, &other, b"").await.status(), StatusCode::NOT_FOUND);
         let found = send(&address, &node, Method::GET, "/v2/team/app/manifests/1.0", b"").await;
         assert_eq!((found.status(), found.body().as_ref()), (StatusCode::OK, text.as_bytes()));
         assert_eq!(found.headers()["content-type"], MANIFEST);

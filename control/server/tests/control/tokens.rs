@@ -15,7 +15,7 @@ async fn tokens_are_made_listed_and_revoked() {
     let dir = tempfile::tempdir().unwrap();
     let control = init(dir.path()).await;
     let mut admin = administration(&control);
-    let create = |role: &str| CreateTokenRequest { role: role.into(), ttl_seconds: 90 };
+    let create = |role: &str| CreateTokenRequest { role: role.into(), ttl_seconds: 90, node: String::new() };
     let token = admin.create_token(create("node")).await.unwrap().into_inner().token;
     let token: JoinToken = token.parse().unwrap();
     assert_eq!(token.role, Role::Node);

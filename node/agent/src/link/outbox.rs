@@ -1,4 +1,7 @@
 //! What is on its way up to the leader. It survives the loss of a link: what counts is sent again over the next one.
+//!
+//! Statuses, ends of pods and events have a sequence and are in flight until the leader has acknowledged them: what it
+//! could not take, or what a lost link took along, is sent again. Of a pod's statuses only the newest ever is.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -10,6 +13,10 @@ use tokio::time::Instant;
 
 /// Events that wait for a link. The oldest are dropped first: they matter least.
 const EVENTS_MAX: usize = 1024;
+/// Messages that may be in flight without an acknowledgement.
+const IN_FLIGHT_MAX: usize = 256;
+/// Before what the leader could not take is sent again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long the status of a pod that is only coming up may wait for a better one.
 const LAZY: Duration = Duration::from_millis(50);
 
@@ -29,6 +36,23 @@ pub struct Outbox {
     claims: BTreeSet<u64>,
     claims_dirty: BTreeSet<u64>,
     usage: Option<Usage>,
+    /// Events that there was no room for since the last that was sent.
+    dropped: u64,
+    /// Whether the present link's leader acknowledges.
+    acknowledged: bool,
+    /// The sequence of the last message of this link that has one.
+    sequence: u64,
+    in_flight: BTreeMap<u64, InFlight>,
+    /// What the leader could not take, with when it is due.
+    later: VecDeque<(Instant, InFlight)>,
+}
+
+/// A message that was sent and is not acknowledged.
+enum InFlight {
+    /// Of the pod with this uid.
+    Status(String),
+    Gone(String),
+    Event(NodeEvent),
 }
 
 impl Outbox {
@@ -69,10 +93,15 @@ impl Outbox {
     }
 
     pub fn event(&mut self, event: NodeEvent) {
-        if self.events.len() == EVENTS_MAX {
-            self.events.pop_front();
-        }
         self.events.push_back(event);
+        self.bound_events();
+    }
+
+    fn bound_events(&mut self) {
+        while self.events.len() > EVENTS_MAX {
+            let dropped = self.events.pop_front();
+            self.dropped += 1 + dropped.map_or(0, |event| event.dropped);
+        }
     }
 
     pub fn claim(&mut self, request: u64) {
@@ -89,8 +118,19 @@ impl Outbox {
         self.usage = Some(usage);
     }
 
-    /// A new link: everything that the leader may not have is sent again.
-    pub fn resend(&mut self) {
+    /// A new link: everything that the leader may not have is sent again. `acknowledged` tells whether its leader
+    /// acknowledges.
+    pub fn resend(&mut self, acknowledged: bool) {
+        (self.acknowledged, self.sequence) = (acknowledged, 0);
+        let lost: Vec<InFlight> = std::mem::take(&mut self.in_flight).into_values().collect();
+        let later = std::mem::take(&mut self.later).into_iter().map(|(_, message)| message);
+        let lost: Vec<InFlight> = later.chain(lost).collect();
+        for message in lost.into_iter().rev() {
+            if let InFlight::Event(event) = message {
+                self.events.push_front(event);
+            }
+        }
+        self.bound_events();
         self.lazy.clear();
         self.urgent = self.statuses.keys().cloned().collect();
         self.dirty = self.statuses.keys().cloned().collect();
@@ -98,25 +138,82 @@ impl Outbox {
         self.claims_dirty = self.claims.clone();
     }
 
-    /// The next message, in order of what waits for it most. It counts as sent.
-    pub fn next(&mut self, now: Instant) -> Option<NodeUp> {
-        let body = if let Some(request) = self.claims_dirty.pop_first() {
-            Body::ClaimBlock(ClaimBlock { request })
-        } else if let Some(status) = self.next_status(now) {
-            Body::PodStatus(status)
-        } else if let Some(uid) = self.gone_dirty.pop_first() {
-            Body::PodGone(self.gone.get(&uid)?.clone())
-        } else if let Some(event) = self.events.pop_front() {
-            Body::Event(event)
-        } else {
-            Body::Usage(self.usage.take()?)
-        };
-        Some(NodeUp { body: Some(body) })
+    /// The leader has done all that is to be done about these messages.
+    pub fn done(&mut self, sequences: &[u64]) {
+        for sequence in sequences {
+            self.in_flight.remove(sequence);
+        }
     }
 
-    /// When the next status that waits is due.
+    /// The leader could not take these: they are sent again after a moment, where there is nothing newer.
+    pub fn again(&mut self, sequences: &[u64], now: Instant) {
+        for sequence in sequences {
+            if let Some(message) = self.in_flight.remove(sequence) {
+                self.later.push_back((now + AGAIN_AFTER, message));
+            }
+        }
+    }
+
+    /// The next message, in order of what waits for it most. It counts as sent.
+    pub fn next(&mut self, now: Instant) -> Option<NodeUp> {
+        self.recall(now);
+        if let Some(request) = self.claims_dirty.pop_first() {
+            return Some(NodeUp { body: Some(Body::ClaimBlock(ClaimBlock { request })), sequence: 0 });
+        }
+        if self.has_room()
+            && let Some((body, message)) = self.next_sequenced(now)
+        {
+            if !self.acknowledged {
+                return Some(NodeUp { body: Some(body), sequence: 0 });
+            }
+            self.sequence += 1;
+            self.in_flight.insert(self.sequence, message);
+            return Some(NodeUp { body: Some(body), sequence: self.sequence });
+        }
+        Some(NodeUp { body: Some(Body::Usage(self.usage.take()?)), sequence: 0 })
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight.len() + self.later.len() < IN_FLIGHT_MAX
+    }
+
+    fn next_sequenced(&mut self, now: Instant) -> Option<(Body, InFlight)> {
+        if let Some(status) = self.next_status(now) {
+            let uid = status.uid.clone();
+            return Some((Body::PodStatus(status), InFlight::Status(uid)));
+        }
+        while let Some(uid) = self.gone_dirty.pop_first() {
+            if let Some(gone) = self.gone.get(&uid) {
+                return Some((Body::PodGone(gone.clone()), InFlight::Gone(uid)));
+            }
+        }
+        let mut event = self.events.pop_front()?;
+        event.dropped += std::mem::take(&mut self.dropped);
+        Some((Body::Event(event.clone()), InFlight::Event(event)))
+    }
+
+    /// Puts what could not be taken back to where it waits for its turn.
+    fn recall(&mut self, now: Instant) {
+        let mut events = Vec::new();
+        while self.later.front().is_some_and(|(due, _)| *due <= now) {
+            match self.later.pop_front() {
+                Some((_, InFlight::Status(uid))) => self.status_again(&uid),
+                Some((_, InFlight::Gone(uid))) => _ = self.gone_dirty.insert(uid),
+                Some((_, InFlight::Event(event))) => events.push(event),
+                None => {}
+            }
+        }
+        for event in events.into_iter().rev() {
+            self.events.push_front(event);
+        }
+        self.bound_events();
+    }
+
+    /// When the next message that waits for its time is due.
     pub fn next_due(&self) -> Option<Instant> {
-        self.lazy.front().map(|(due, _)| *due)
+        let lazy = self.lazy.front().filter(|_| self.has_room()).map(|(due, _)| *due);
+        let later = self.later.front().map(|(due, _)| *due);
+        lazy.into_iter().chain(later).min()
     }
 
     fn next_status(&mut self, now: Instant) -> Option<PodStatus> {
@@ -178,14 +275,73 @@ mod tests {
         outbox.claim(3);
         let all = ["claim 3", "a=running", "b=failed", "b gone"];
         assert_eq!(drain(&mut outbox), all);
-        outbox.resend();
+        outbox.resend(false);
         assert_eq!(drain(&mut outbox), all);
         outbox.forget("b");
         outbox.claim_answered(3);
-        outbox.resend();
+        outbox.resend(false);
         assert_eq!(drain(&mut outbox), ["a=running"]);
         outbox.status_again("a");
         outbox.status_again("b");
         assert_eq!(drain(&mut outbox), ["a=running"]);
+    }
+
+    fn event(text: &'static str) -> NodeEvent {
+        NodeEvent { event_json: text.into(), dropped: 0 }
+    }
+
+    fn sequenced(outbox: &mut Outbox) -> Vec<(u64, String)> {
+        let next = std::iter::from_fn(|| outbox.next(Instant::now()));
+        let text = |body| match body {
+            Body::PodStatus(status) => String::from_utf8_lossy(&status.status_json).into_owned(),
+            Body::Event(event) => String::from_utf8_lossy(&event.event_json).into_owned(),
+            other => format!("{other:?}"),
+        };
+        next.map(|message| (message.sequence, text(message.body.unwrap()))).collect()
+    }
+
+    fn numbered(first: u64, texts: &[&str]) -> Vec<(u64, String)> {
+        (first..).zip(texts.iter().map(|text| (*text).to_owned())).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_acknowledged_is_sent_again_in_order() {
+        let mut outbox = Outbox::default();
+        outbox.resend(true);
+        outbox.status(status("a", "pending"), false);
+        ["e1", "e2", "e3"].into_iter().for_each(|text| outbox.event(event(text)));
+        assert_eq!(sequenced(&mut outbox), numbered(1, &["pending", "e1", "e2", "e3"]));
+        outbox.done(&[2]);
+        outbox.again(&[1, 3], Instant::now());
+        outbox.status(status("a", "running"), false);
+        assert_eq!(sequenced(&mut outbox), numbered(5, &["running"]), "the rest has to wait a moment");
+        assert_eq!(outbox.next_due(), Some(Instant::now() + AGAIN_AFTER));
+        tokio::time::advance(AGAIN_AFTER).await;
+        assert_eq!(sequenced(&mut outbox), numbered(6, &["running", "e2"]), "of a status the newest");
+        outbox.resend(true);
+        let all = ["running", "e3", "e2"];
+        assert_eq!(sequenced(&mut outbox), numbered(1, &all), "what the link took along");
+        outbox.done(&[1, 2, 3]);
+        outbox.resend(true);
+        assert_eq!(sequenced(&mut outbox), numbered(1, &["running"]), "the leader may be another");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_has_a_bound_and_what_is_dropped_is_counted() {
+        let mut outbox = Outbox::default();
+        (0..EVENTS_MAX + 5).for_each(|_| outbox.event(event("e")));
+        outbox.resend(true);
+        let first = outbox.next(Instant::now()).unwrap().body.unwrap();
+        assert!(matches!(first, Body::Event(event) if event.dropped == 5));
+        assert_eq!(sequenced(&mut outbox).len(), IN_FLIGHT_MAX - 1, "more wait for acknowledgements");
+        outbox.claim(1);
+        outbox.usage(Usage::default());
+        assert_eq!(sequenced(&mut outbox).len(), 2, "others do not");
+        outbox.done(&[1, 2]);
+        assert_eq!(sequenced(&mut outbox).len(), 2);
+        outbox.claim_answered(1);
+        outbox.resend(false);
+        assert_eq!(outbox.events.len(), EVENTS_MAX - 2);
+        assert_eq!(sequenced(&mut outbox).len(), EVENTS_MAX - 2, "an older leader acknowledges nothing");
     }
 }

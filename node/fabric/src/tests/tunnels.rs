@@ -27,6 +27,25 @@ async fn half_close_crosses_nodes() {
 }
 
 #[tokio::test]
+async fn tunnels_of_a_node_that_is_gone_end_at_once() {
+    let mut cluster = Cluster::new().await;
+    let (one, other) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
+    let (first, second) = (one.listen(), other.listen());
+    let mut out = one.net.connect(SocketAddr::new(other.ip, 8080)).await.unwrap();
+    let mut back = other.net.connect(SocketAddr::new(one.ip, 8080)).await.unwrap();
+    let _held = (second.accept().await.unwrap(), first.accept().await.unwrap());
+    // Only a is told: what b still believes does not matter.
+    cluster.state.nodes.remove("b");
+    cluster.a.update(cluster.state.clone());
+    for conn in [&mut out, &mut back] {
+        let ended = tokio::time::timeout(Duration::from_secs(5), conn.read_u8()).await.expect("it ends");
+        assert!(ended.is_err());
+    }
+    let refused = other.net.connect(SocketAddr::new(one.ip, 8080)).await.unwrap_err();
+    assert!(matches!(refused, NetError::AccessDenied | NetError::HostUnreachable), "{refused}");
+}
+
+#[tokio::test]
 async fn refusals_and_resets_cross_nodes() {
     let cluster = Cluster::new().await;
     let (client, server) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));

@@ -2,8 +2,8 @@
 
 use super::wire::{Datagram, refused, tcp_request};
 use super::{
-    CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX,
-    datagrams, identity, pump, watch_life,
+    CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, Members, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
+    STREAMS_MAX, datagrams, identity, pump, watch_life,
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -33,6 +33,7 @@ const BACKOFF: Duration = Duration::from_millis(250);
 pub(crate) struct Peers {
     tls: Arc<ArcSwap<rustls::ClientConfig>>,
     peers: Mutex<HashMap<Arc<str>, Arc<Peer>>>,
+    members: Arc<Members>,
     stopped: CancellationToken,
 }
 
@@ -59,8 +60,12 @@ struct Link {
 
 impl Peers {
     /// No tunnel yet. All end when `stopped` is cancelled.
-    pub(crate) fn new(tls: Arc<ArcSwap<rustls::ClientConfig>>, stopped: CancellationToken) -> Self {
-        Self { tls, peers: Mutex::default(), stopped }
+    pub(crate) fn new(
+        tls: Arc<ArcSwap<rustls::ClientConfig>>,
+        members: Arc<Members>,
+        stopped: CancellationToken,
+    ) -> Self {
+        Self { tls, peers: Mutex::default(), members, stopped }
     }
 
     /// With the certificate of this moment.
@@ -124,7 +129,8 @@ impl Peers {
         let _ = waiting.try_send(datagram);
     }
 
-    /// Forgets nodes that are gone or have moved; what their tunnels carry goes on until it ends.
+    /// Forgets nodes that are gone or have moved. What is carried to one that has moved goes on until it ends; the tunnel
+    /// to one that is gone ends by itself.
     pub(crate) fn retain(&self, known: impl Fn(&str, &str) -> bool) {
         self.peers.lock().retain(|name, peer| known(name, &peer.fabric));
     }
@@ -178,10 +184,9 @@ impl Peers {
         let _ = stream.set_nodelay(true);
         let name = ServerName::try_from(peer.name.to_string()).map_err(|_| NetError::InvalidInput)?;
         let stream = self.connector().connect(name, stream).await.map_err(|_| NetError::AccessDenied)?;
-        let found = identity::node_name(stream.get_ref().1.peer_certificates());
-        if found.as_deref() != Some(&*peer.name) {
-            return Err(NetError::AccessDenied);
-        }
+        let found = identity::peer_node(stream.get_ref().1.peer_certificates());
+        let found = found.filter(|found| found.name == peer.name && self.members.knows(found));
+        let Some(found) = found else { return Err(NetError::AccessDenied) };
         let (stream, read) = Counted::new(stream);
         let (sender, mut connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW_BYTES)
@@ -197,15 +202,16 @@ impl Peers {
         if let Some(pings) = connection.ping_pong() {
             tokio::spawn(watch_life(pings, read, dead.clone()));
         }
-        let (name, ended) = (peer.name.clone(), dead.clone());
+        let (members, ended) = (self.members.clone(), dead.clone());
         tokio::spawn(async move {
             // Dropping the connection ends its streams with an error, which resets the pods' connections.
             tokio::select! {
                 _ = connection => {}
                 () = ended.cancelled() => {}
+                () = members.lost(&found) => {}
             }
             ended.cancel();
-            tracing::debug!(peer = %name, "tunnel closed");
+            tracing::debug!(peer = %found.name, "tunnel closed");
         });
         Ok(Link { sender, dead })
     }

@@ -2,8 +2,8 @@
 
 use super::wire::{DATAGRAMS_PATH, Datagram, TCP_PATH, addresses, refusal};
 use super::{
-    CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX,
-    datagrams, identity, pump, watch_life,
+    CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, Members, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
+    STREAMS_MAX, datagrams, identity, pump, watch_life,
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -44,6 +44,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     tls: Arc<ArcSwap<rustls::ServerConfig>>,
     arrivals: Arc<dyn Arrivals>,
+    members: Arc<Members>,
     stopped: CancellationToken,
 ) {
     loop {
@@ -57,8 +58,9 @@ pub(crate) async fn serve(
                 let mut config = rustls::ServerConfig::clone(&tls.load());
                 config.alpn_protocols = vec![b"h2".to_vec()];
                 let acceptor = TlsAcceptor::from(Arc::new(config));
-                let (arrivals, stopped) = (arrivals.clone(), stopped.child_token());
-                tokio::spawn(async move { serve_peer(stream, acceptor, arrivals, stopped).await });
+                let (arrivals, members) = (arrivals.clone(), members.clone());
+                let stopped = stopped.child_token();
+                tokio::spawn(async move { serve_peer(stream, acceptor, arrivals, members, stopped).await });
             }
             Err(error) => {
                 tracing::warn!(%error, "tunnel not accepted");
@@ -72,6 +74,7 @@ async fn serve_peer(
     stream: TcpStream,
     acceptor: TlsAcceptor,
     arrivals: Arc<dyn Arrivals>,
+    members: Arc<Members>,
     dead: CancellationToken,
 ) {
     let address = stream.peer_addr().ok();
@@ -79,7 +82,7 @@ async fn serve_peer(
         // Waiting for more to send would cost latency; failing to say so costs nothing else.
         let _ = stream.set_nodelay(true);
         let stream = acceptor.accept(stream).await.ok()?;
-        let peer = identity::node_name(stream.get_ref().1.peer_certificates())?;
+        let peer = identity::peer_node(stream.get_ref().1.peer_certificates())?;
         let (stream, read) = Counted::new(stream);
         let connection = h2::server::Builder::new()
             .initial_window_size(STREAM_WINDOW_BYTES)
@@ -90,7 +93,7 @@ async fn serve_peer(
             .handshake::<_, Bytes>(stream)
             .await
             .ok()?;
-        Some((Arc::<str>::from(peer), connection, read))
+        Some((peer, connection, read))
     };
     let Ok(Some((peer, mut connection, read))) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await
     else {
@@ -100,18 +103,24 @@ async fn serve_peer(
     if let Some(pings) = connection.ping_pong() {
         tokio::spawn(watch_life(pings, read, dead.clone()));
     }
+    let mut lost = std::pin::pin!(members.lost(&peer));
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
             () = dead.cancelled() => None,
+            () = lost.as_mut() => None,
         };
-        let Some(Ok((request, respond))) = accepted else { break };
-        let (arrivals, peer) = (arrivals.clone(), peer.clone());
+        let Some(Ok((request, mut respond))) = accepted else { break };
+        if !members.knows(&peer) {
+            answer(&mut respond, refusal(NetError::AccessDenied));
+            continue;
+        }
+        let (arrivals, peer) = (arrivals.clone(), peer.name.clone());
         tokio::spawn(async move { serve_stream(request, respond, arrivals, &peer).await });
     }
     // With the connection its streams end, and the pods' connections are reset.
     dead.cancel();
-    tracing::debug!(%peer, "tunnel from peer closed");
+    tracing::debug!(peer = %peer.name, "tunnel from peer closed");
 }
 
 async fn serve_stream(

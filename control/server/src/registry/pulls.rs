@@ -1,0 +1,144 @@
+//! What a node may pull: the images of its own pods, and nothing else.
+
+use std::collections::BTreeSet;
+
+use coracle_api::Storage;
+use coracle_objects::View;
+use serde::Deserialize;
+
+use super::{MANIFEST_BYTES_MAX, Manifest, Registry, error::RegistryError, path::Target, tags};
+use crate::{
+    blobs::{BlobError, Digest},
+    node_link::node_of,
+};
+
+/// An image of this registry: its repository, and its tag or digest.
+type Image = (String, String);
+
+impl Registry {
+    /// Refuses what no pod of the node names, as if it were not there.
+    pub(super) async fn admit_node(&self, node: &str, target: &Target) -> Result<(), RegistryError> {
+        if *target == Target::Base {
+            return Ok(());
+        }
+        // A look at all pods costs something: however many a node asks for, one is under way at a time.
+        let _turn = self.looks.lock().await;
+        if self.names(&images(&self.storage.view(), node), target).await {
+            return Ok(());
+        }
+        // The pod may be newer than what this member has.
+        let view = self.storage.linearizable().await.map_err(RegistryError::unavailable)?;
+        match self.names(&images(&view, node), target).await {
+            true => Ok(()),
+            false => Err(match target {
+                Target::Manifest { repository, reference } => {
+                    RegistryError::manifest_unknown(repository, reference)
+                }
+                Target::Blob { digest } => {
+                    RegistryError::blob(digest, BlobError::Missing(digest.to_string()))
+                }
+                _ => RegistryError::denied(),
+            }),
+        }
+    }
+
+    async fn names(&self, images: &BTreeSet<Image>, target: &Target) -> bool {
+        match target {
+            Target::Manifest { repository, reference } => {
+                images.contains(&(repository.clone(), reference.clone()))
+            }
+            Target::Blob { digest } => {
+                for image in images {
+                    if self.has_blob(image, digest).await {
+                        return true;
+                    }
+                }
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether an image's manifest, or what it names, is this blob.
+    async fn has_blob(&self, (repository, reference): &Image, digest: &Digest) -> bool {
+        let Some(own) = Digest::parse(reference) else {
+            let tag = tags::find(&self.storage.view(), repository, reference);
+            let wanted = digest.to_string();
+            return tag.is_some_and(|tag| tag.digest == wanted || tag.blobs.contains(&wanted));
+        };
+        if own == *digest {
+            return true;
+        }
+        if !self.obtain(&own).await.is_ok_and(|size| size <= MANIFEST_BYTES_MAX as u64) {
+            return false;
+        }
+        let Ok(content) = self.blobs.read(&own).await else { return false };
+        let manifest: Manifest = serde_json::from_slice(&content).unwrap_or_default();
+        let mut named = manifest.config.iter().chain(&manifest.layers).chain(&manifest.manifests);
+        named.any(|named| Digest::parse(&named.digest).as_ref() == Some(digest))
+    }
+}
+
+/// The images of this registry that the pods of a node name.
+fn images(view: &View, node: &str) -> BTreeSet<Image> {
+    #[derive(Deserialize)]
+    struct Pod {
+        spec: Spec,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Spec {
+        containers: Option<Vec<Container>>,
+        init_containers: Option<Vec<Container>>,
+    }
+    #[derive(Deserialize)]
+    struct Container {
+        image: Option<String>,
+    }
+    let pods = view.list("pods", None).filter(|pod| node_of(pod).as_deref() == Some(node));
+    let specs = pods.filter_map(|pod| pod.parse::<Pod>().ok()).map(|pod| pod.spec);
+    let containers =
+        specs.flat_map(|spec| [spec.containers, spec.init_containers].into_iter().flatten()).flatten();
+    containers.filter_map(|container| image(&container.image?)).collect()
+}
+
+/// The image of this registry that a name means; `None` for one elsewhere. A digest wins over a tag, and without either
+/// it is `latest`.
+fn image(name: &str) -> Option<Image> {
+    if name.starts_with("file://") {
+        return None;
+    }
+    let (rest, digest) = name.split_once('@').map_or((name, None), |(rest, digest)| (rest, Some(digest)));
+    // A colon behind the last slash begins a tag; before it, it belongs to the registry's port.
+    let slash = rest.rfind('/').map_or(0, |at| at + 1);
+    let (repository, tag) = match rest[slash..].split_once(':') {
+        Some((last, tag)) => (&rest[..slash + last.len()], Some(tag)),
+        None => (rest, None),
+    };
+    let host = repository.split_once('/').map_or("", |(host, _)| host);
+    let elsewhere = host == "localhost" || host.contains(['.', ':']);
+    let reference = digest.or(tag).unwrap_or("latest");
+    (!elsewhere).then(|| (repository.to_owned(), reference.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_mean_images_of_this_registry_or_of_others() {
+        let image =
+            |name: &str| image(name).map(|(repository, reference)| format!("{repository} {reference}"));
+        for (name, found) in [
+            ("hello", Some("hello latest")),
+            ("team/app:1.0", Some("team/app 1.0")),
+            ("team/app:1.0@sha256:ab", Some("team/app sha256:ab")),
+            ("ghcr.io/team/app:1.0", None),
+            ("localhost/app", None),
+            ("host:5000/app", None),
+            ("file:///tmp/x.wasm", None),
+        ] {
+            assert_eq!(image(name).as_deref(), found, "{name}");
+        }
+    }
+}
