@@ -1,4 +1,7 @@
 //! Lists in pages: snapshots that stay for a while, so that all pages of a list are of one revision.
+//!
+//! A token says all that is needed to go on, at whatever member: the revision and the last object. What a member has not
+//! kept, as another one gave the first page, the storage makes anew as far as it reaches back.
 
 use std::{
     collections::VecDeque,
@@ -7,7 +10,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use coracle_objects::{ObjectName, Revision, View};
+use coracle_objects::{ObjectName, ResourceName, Revision, View};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -69,38 +72,62 @@ impl Continue {
 
 /// Recent states, and when a page was last given from each; the longest unused first.
 #[derive(Debug, Default)]
-pub struct Snapshots(Mutex<VecDeque<(Instant, Arc<View>)>>);
+pub struct Snapshots(Mutex<VecDeque<Kept>>);
+
+#[derive(Debug)]
+struct Kept {
+    at: Instant,
+    view: Arc<View>,
+    /// The one that the view has; all where there is none.
+    resource: Option<ResourceName>,
+}
 
 impl Snapshots {
     /// Keeps a state of which not all pages were given.
     pub fn keep(&self, view: &Arc<View>) {
-        self.keep_at(view, Instant::now());
+        self.keep_at(view, None, Instant::now());
     }
 
-    /// The state of a revision, where it is kept still.
-    pub fn get(&self, revision: Revision) -> Option<Arc<View>> {
-        self.get_at(revision, Instant::now())
+    /// Keeps a state that has one resource only.
+    pub fn keep_of(&self, resource: &ResourceName, view: &Arc<View>) {
+        self.keep_at(view, Some(resource), Instant::now());
     }
 
-    fn keep_at(&self, view: &Arc<View>, now: Instant) {
+    /// The state of a revision, where it is kept still: at least this resource of it.
+    pub fn get(&self, resource: &ResourceName, revision: Revision) -> Option<Arc<View>> {
+        self.get_at(resource, revision, Instant::now())
+    }
+
+    /// A page was given from the state of a revision.
+    pub fn used(&self, resource: &ResourceName, revision: Revision) {
+        let mut kept = self.0.lock();
+        let given = |kept: &Kept| kept.resource.as_ref().is_none_or(|only| only == resource);
+        let at = kept.iter().position(|kept| kept.view.revision == revision && given(kept));
+        if let Some(found) = at.and_then(|at| kept.remove(at)) {
+            kept.push_back(Kept { at: Instant::now(), ..found });
+        }
+    }
+
+    fn keep_at(&self, view: &Arc<View>, resource: Option<&ResourceName>, now: Instant) {
         let mut kept = self.0.lock();
         expire(&mut kept, now);
-        kept.retain(|(_, known)| known.revision != view.revision);
+        kept.retain(|known| known.view.revision != view.revision || known.resource.as_ref() != resource);
         if kept.len() == SNAPSHOTS_MAX {
             kept.pop_front();
         }
-        kept.push_back((now, view.clone()));
+        kept.push_back(Kept { at: now, view: view.clone(), resource: resource.cloned() });
     }
 
-    fn get_at(&self, revision: Revision, now: Instant) -> Option<Arc<View>> {
+    fn get_at(&self, resource: &ResourceName, revision: Revision, now: Instant) -> Option<Arc<View>> {
         let mut kept = self.0.lock();
         expire(&mut kept, now);
-        kept.iter().find(|(_, view)| view.revision == revision).map(|(_, view)| view.clone())
+        let has = |kept: &Kept| kept.resource.as_ref().is_none_or(|only| only == resource);
+        kept.iter().find(|kept| kept.view.revision == revision && has(kept)).map(|kept| kept.view.clone())
     }
 }
 
-fn expire(kept: &mut VecDeque<(Instant, Arc<View>)>, now: Instant) {
-    kept.retain(|(at, _)| now.saturating_duration_since(*at) < KEPT_FOR);
+fn expire(kept: &mut VecDeque<Kept>, now: Instant) {
+    kept.retain(|kept| now.saturating_duration_since(kept.at) < KEPT_FOR);
 }
 
 #[cfg(test)]
@@ -125,17 +152,22 @@ mod tests {
         for revision in 0..=SNAPSHOTS_MAX as u64 {
             snapshots.keep(&Arc::new(View { revision, ..View::default() }));
         }
-        assert!(snapshots.get(0).is_none());
-        assert!(snapshots.get(1).is_some());
+        assert!(snapshots.get(&"pods".into(), 0).is_none());
+        assert!(snapshots.get(&"pods".into(), 1).is_some());
+        let view = Arc::new(View { revision: 99, ..View::default() });
+        snapshots.keep_of(&"pods".into(), &view);
+        assert!(
+            snapshots.get(&"pods".into(), 99).is_some() && snapshots.get(&"secrets".into(), 99).is_none()
+        );
     }
 
     #[test]
     fn snapshots_expire() {
         let (snapshots, start) = (Snapshots::default(), Instant::now());
         let view = Arc::new(View { revision: 7, ..View::default() });
-        snapshots.keep_at(&view, start);
-        assert!(snapshots.get_at(7, start + KEPT_FOR / 2).is_some());
-        assert!(snapshots.get_at(7, start + KEPT_FOR).is_none());
+        snapshots.keep_at(&view, None, start);
+        assert!(snapshots.get_at(&"pods".into(), 7, start + KEPT_FOR / 2).is_some());
+        assert!(snapshots.get_at(&"pods".into(), 7, start + KEPT_FOR).is_none());
         assert_eq!(Arc::strong_count(&view), 1);
     }
 }

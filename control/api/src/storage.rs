@@ -15,6 +15,17 @@ pub trait Storage: Clone + Send + Sync + 'static {
     /// A state at least as new as any write that was acknowledged, by any member, before the call.
     fn linearizable(&self) -> impl Future<Output = Result<Arc<View>, Unavailable>> + Send;
 
+    /// The objects of one resource as they were at a revision, where that is still known here; the view has no other
+    /// resource. The same revision gives the same objects at every member.
+    fn view_at(&self, _resource: &ResourceName, _revision: Revision) -> Option<Arc<View>> {
+        None
+    }
+
+    /// Whether a leader is heard at this moment. Without one the local state may be old, and nobody knows how old.
+    fn is_led(&self) -> bool {
+        true
+    }
+
     /// Proposes a transaction. Returns once the local view has it as well, so that its proposer reads its own write.
     fn propose(
         &self,
@@ -25,7 +36,8 @@ pub trait Storage: Clone + Send + Sync + 'static {
     fn watch(&self, resource: &ResourceName, after: Revision) -> Result<WatchStream, Expired>;
 }
 
-/// What a watch of the storage gives. It ends only with an overflow or with the process.
+/// What a watch of the storage gives. It ends with an overflow, with the process, or where the storage has been without a
+/// leader for some seconds: then it may go on elsewhere.
 pub type WatchStream = Pin<Box<dyn Stream<Item = WatchItem> + Send>>;
 
 /// One item of a [`WatchStream`].

@@ -4,12 +4,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use coracle_objects::{
-    CLUSTER_INFO_KEPT, Object, ObjectKey, Precondition, Transaction, View, Write, is_cluster_info,
+    Applied, CLUSTER_INFO_KEPT, Object, ObjectKey, Precondition, Refusal, Transaction, View, Write,
+    is_cluster_info,
 };
 
-use crate::{error::ApiError, storage::Storage};
+use crate::{
+    error::ApiError,
+    storage::{ProposeError, Storage, Unavailable},
+};
 
-/// How often a write is decided anew because its preconditions no longer held.
+/// How often a write is decided: anew where its preconditions no longer held.
 const ATTEMPTS_MAX: usize = 16;
 
 /// What a request has decided to do, given a state.
@@ -50,40 +54,114 @@ pub struct Done {
     pub deleted: bool,
 }
 
-/// Carries out what `decide` plans. It is called with the local state first, and with a linearizable one whenever the
-/// local state led to an error or the plan's preconditions did not hold.
+/// How a decision came out.
+#[derive(Clone, Debug)]
+pub enum Settled<T> {
+    Applied(T, Applied),
+    /// Nothing was proposed, as the newest state already is as decided, or the write was a dry run.
+    Unchanged(T),
+    /// There was nothing to be done.
+    Nothing,
+}
+
+/// Why a decision was not carried out.
+#[derive(Debug)]
+pub enum Unsettled<E> {
+    /// It could not be made, also not by the newest state.
+    Undecided(E),
+    Unavailable(Unavailable),
+    NotProposed(ProposeError),
+    Refused(Refusal),
+}
+
+/// The one loop of read, decide and propose. `decide` is called with the local state first. Whatever is told without a
+/// write (a failure, a dry run, that nothing is to be done or all is done already) is told by a linearizable state. What that state itself
+/// refuses is not proposed; a decision that draws by chance may be another when it is made again.
+pub async fn settle<S, T, E>(
+    storage: &S,
+    dry_run: bool,
+    mut decide: impl FnMut(&View) -> Result<Option<(Transaction, T)>, E> + Send,
+) -> Result<Settled<T>, Unsettled<E>>
+where
+    S: Storage,
+    T: Send,
+    E: Send,
+{
+    let mut view = storage.view();
+    let mut fresh = false;
+    let mut last = None;
+    for _ in 0..ATTEMPTS_MAX {
+        let (transaction, plan) = match decide(&view) {
+            Ok(Some(decided)) => decided,
+            Ok(None) if fresh => return Ok(Settled::Nothing),
+            Err(error) if fresh => return Err(Unsettled::Undecided(error)),
+            Ok(None) | Err(_) => {
+                view = storage.linearizable().await.map_err(Unsettled::Unavailable)?;
+                fresh = true;
+                continue;
+            }
+        };
+        let refused = transaction.refused_by(&view);
+        let silent = dry_run || refused.is_some() || transaction.is_idle(&view);
+        if silent && !fresh {
+            view = storage.linearizable().await.map_err(Unsettled::Unavailable)?;
+            fresh = true;
+            continue;
+        }
+        match refused {
+            Some(refusal) if !refusal.depends_on_state() || last.as_ref() == Some(&refusal) => {
+                return Err(Unsettled::Refused(refusal));
+            }
+            Some(refusal) => {
+                last = Some(refusal);
+                continue;
+            }
+            None if silent => return Ok(Settled::Unchanged(plan)),
+            None => {}
+        }
+        match storage.propose(transaction.clone()).await.map_err(Unsettled::NotProposed)? {
+            Ok(applied) => return Ok(Settled::Applied(plan, applied)),
+            Err(refusal) if !refusal.depends_on_state() => return Err(Unsettled::Refused(refusal)),
+            Err(refusal) => {
+                // The local state is as new as the refusal, unless this member is cut off: then it shows no reason.
+                (view, fresh) = (storage.view(), false);
+                if transaction.refused_by(&view).is_none() {
+                    view = storage.linearizable().await.map_err(Unsettled::Unavailable)?;
+                    fresh = true;
+                }
+                last = Some(refusal);
+            }
+        }
+    }
+    // An attempt that neither ends nor is refused gets a newer state, and the next one does either.
+    let refusal = last.expect("the last attempt was refused");
+    Err(Unsettled::Refused(refusal))
+}
+
+/// Carries out what `decide` plans: see [`settle`].
 pub async fn transact<S: Storage>(
     storage: &S,
     dry_run: bool,
     mut decide: impl FnMut(&View) -> Result<Plan, ApiError> + Send,
 ) -> Result<Done, ApiError> {
-    let mut view = storage.view();
-    let mut fresh = false;
-    let mut refusal = None;
-    for _ in 0..ATTEMPTS_MAX {
-        let plan = match decide(&view) {
-            Ok(plan) => plan,
-            Err(error) if fresh => return Err(error),
-            Err(_) => decide(&*storage.linearizable().await?)?,
-        };
+    let decide = |view: &View| {
+        let plan = decide(view)?;
         refuse_cluster_info(&plan)?;
-        if dry_run {
-            return would_be(plan);
+        Ok(Some((transaction(&plan), plan)))
+    };
+    match settle(storage, dry_run, decide).await {
+        Ok(Settled::Applied(plan, applied)) => {
+            // The subject is the first write.
+            let revision = applied.revisions.first().copied().unwrap_or(applied.revision);
+            done(plan, revision)
         }
-        match storage.propose(transaction(&plan)).await? {
-            Ok(applied) => {
-                // The subject is the first write.
-                let revision = applied.revisions.first().copied().unwrap_or(applied.revision);
-                return done(plan, revision);
-            }
-            Err(refused) => {
-                refusal = Some(refused);
-                view = storage.linearizable().await?;
-                fresh = true;
-            }
-        }
+        Ok(Settled::Unchanged(plan)) => would_be(plan),
+        Ok(Settled::Nothing) => Err(ApiError::Internal("a request without a plan".to_owned())),
+        Err(Unsettled::Undecided(error)) => Err(error),
+        Err(Unsettled::Unavailable(error)) => Err(error.into()),
+        Err(Unsettled::NotProposed(error)) => Err(error.into()),
+        Err(Unsettled::Refused(refusal)) => Err(ApiError::from_refusal(refusal)),
     }
-    Err(refusal.map_or_else(|| ApiError::Internal("no attempt was made".to_owned()), ApiError::from_refusal))
 }
 
 /// Every write of a client comes by here.

@@ -42,6 +42,10 @@ pub async fn watch<S: Storage, N: Nodes>(
 ) -> Result<Response, ApiError> {
     let kind = request.kind();
     let resource = kind.storage_resource();
+    if !api.storage.is_led() {
+        // Nothing would be known of what such a watch does not show: it waits for a leader, or is refused.
+        api.storage.linearizable().await?;
+    }
     let initial =
         options.send_initial_events.unwrap_or(options.revision.is_none_or(|revision| revision == 0));
     let (start, objects) = if initial || options.revision.is_none_or(|revision| revision == 0) {
@@ -59,6 +63,8 @@ pub async fn watch<S: Storage, N: Nodes>(
         continuation: None,
     })?;
     let mut watcher = Watcher::new(request, options, form, start, objects, stream, api.config.now);
+    let storage = api.storage.clone();
+    watcher.is_led = Box::new(move || storage.is_led());
     watcher.watching = Some(Watching::begin(api.config.meter.clone(), kind));
     let frames = stream::unfold(watcher, |mut watcher| async move {
         let frame = watcher.next_frame().await?;
@@ -134,6 +140,8 @@ struct Watcher {
     bookmarks: Option<Interval>,
     deadline: Pin<Box<Sleep>>,
     stream: WatchStream,
+    /// Whether this member hears a leader: a bookmark says that the watch is alive and current.
+    is_led: Box<dyn Fn() -> bool + Send>,
     columns_sent: bool,
     finished: bool,
     /// Lines that are not counted yet.
@@ -180,6 +188,7 @@ impl Watcher {
             bookmarks,
             deadline: Box::pin(tokio::time::sleep(Duration::from_secs(seconds))),
             stream,
+            is_led: Box::new(|| true),
             columns_sent: false,
             finished: false,
             lines: 0,
@@ -215,11 +224,13 @@ impl Watcher {
                 item = self.stream.next() => self.take(item, &mut frame),
                 () = self.deadline.as_mut() => {
                     self.finished = true;
-                    if self.bookmarks.is_some() && self.progress > self.marked {
+                    if self.bookmarks.is_some() && self.progress > self.marked && (self.is_led)() {
                         self.bookmark(self.progress, false, &mut frame);
                     }
                 }
-                () = tick => self.bookmark(self.progress, false, &mut frame),
+                () = tick => if (self.is_led)() {
+                    self.bookmark(self.progress, false, &mut frame);
+                },
             }
         }
         while frame.len() < FRAME_BYTES && !self.finished {

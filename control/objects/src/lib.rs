@@ -30,6 +30,6 @@ pub use quantity::Quantity;
 pub use registry::{Column, Kind, NameRule, Subresource, by_kind, by_plural, by_resource, kinds};
 pub use sealed::{SEALED_RESOURCES, SealedText, is_sealed_resource};
 pub use selector::{FieldSelector, LabelSelector, SelectorError};
-pub use transaction::{Applied, Expect, Precondition, Refusal, Transaction, Write};
+pub use transaction::{Applied, Expect, OBJECT_BYTES_MAX, Precondition, Refusal, Transaction, Write};
 pub use validate::meta::validate_meta;
 pub use view::{Event, EventKind, Table, View};

@@ -113,6 +113,13 @@ impl Object {
         draft.into()
     }
 
+    /// Whether [`Object::draft`] is this, without making it.
+    pub fn has_draft(&self, draft: &[u8]) -> bool {
+        let (start, end) = (self.splice.0 as usize, self.splice.1 as usize);
+        let (head, tail) = (&self.json[..start], &self.json[end..]);
+        draft.len() == head.len() + tail.len() && draft.starts_with(head) && draft.ends_with(tail)
+    }
+
     /// Parses the JSON into a typed object (of k8s-openapi, or a narrower struct that skips what it does not need).
     pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ObjectError> {
         serde_json::from_slice(&self.json).map_err(ObjectError::Json)
@@ -157,6 +164,7 @@ mod tests {
         assert_eq!(value["metadata"]["resourceVersion"], "7");
         assert_eq!(object.meta.labels["x"], "y");
         assert_eq!(object.draft(), draft.as_slice());
+        assert!(object.has_draft(draft) && !object.has_draft(&object.json) && !object.has_draft(b"{}"));
         let deleted = object.at_revision(1234);
         let value: serde_json::Value = deleted.parse().unwrap();
         assert_eq!(value["metadata"]["resourceVersion"], "1234");

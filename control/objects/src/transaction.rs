@@ -1,9 +1,17 @@
 //! The one way to change state: a transaction of writes under preconditions, evaluated when it is applied.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::name::{ObjectKey, Revision};
+use crate::{
+    name::{ObjectKey, Revision},
+    view::View,
+};
+
+/// The largest draft that a store takes, in bytes. It decides outcomes, and must be equal on all members.
+pub const OBJECT_BYTES_MAX: usize = 1536 * 1024;
 
 /// Writes that happen together or not at all, and what must hold when they do.
 ///
@@ -118,5 +126,80 @@ impl Transaction {
     pub fn expecting(mut self, key: ObjectKey, expect: Expect) -> Self {
         self.preconditions.push(Precondition { key, expect });
         self
+    }
+}
+
+impl Transaction {
+    /// Whether the preconditions hold in a state.
+    pub fn check(&self, view: &View) -> Result<(), Refusal> {
+        for (index, precondition) in self.preconditions.iter().enumerate() {
+            let object = view.get(&precondition.key);
+            let holds = match (&precondition.expect, object) {
+                (Expect::Absent, found) => found.is_none(),
+                (_, None) => false,
+                (Expect::Exists, Some(_)) => true,
+                (Expect::Revision(revision), Some(object)) => object.revision == *revision,
+                (Expect::Uid(uid), Some(object)) => object.meta.uid == *uid,
+                (Expect::NotDeleting, Some(object)) => object.meta.deletion_timestamp.is_none(),
+            };
+            if !holds {
+                return Err(Refusal::Precondition {
+                    index: index as u32,
+                    key: precondition.key.clone(),
+                    expected: precondition.expect.clone(),
+                    found: object.map_or(Found::Nothing, |object| Found::Object {
+                        revision: object.revision,
+                        uid: object.meta.uid.clone(),
+                        deleting: object.meta.deletion_timestamp.is_some(),
+                    }),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What preconditions say is absent: to delete it is no refusal.
+    pub fn expected_absent(&self) -> BTreeSet<&ObjectKey> {
+        let absent = self.preconditions.iter().filter(|precondition| precondition.expect == Expect::Absent);
+        absent.map(|precondition| &precondition.key).collect()
+    }
+
+    /// Why a store in this state would refuse it, as far as that is seen without reading the drafts. Linear.
+    pub fn refused_by(&self, view: &View) -> Option<Refusal> {
+        if let Err(refusal) = self.check(view) {
+            return Some(refusal);
+        }
+        let mut written = BTreeMap::new();
+        let absent = self.expected_absent();
+        for write in &self.writes {
+            let (key, stays) = match write {
+                Write::Put { key, draft } if draft.len() > OBJECT_BYTES_MAX => {
+                    let (size, limit) = (draft.len() as u64, OBJECT_BYTES_MAX as u64);
+                    return Some(Refusal::TooLarge { key: key.clone(), size, limit });
+                }
+                Write::Put { key, .. } => (key, true),
+                Write::Delete { key } => (key, false),
+            };
+            let is_there = written.insert(key, stays).unwrap_or_else(|| view.get(key).is_some());
+            if !stays && !is_there && !absent.contains(key) {
+                return Some(Refusal::NotFound { key: key.clone() });
+            }
+        }
+        None
+    }
+
+    /// Whether it would leave a state as it is: everything that it writes is there already.
+    pub fn is_idle(&self, view: &View) -> bool {
+        self.writes.iter().all(|write| match write {
+            Write::Put { key, draft } => view.get(key).is_some_and(|object| object.has_draft(draft)),
+            Write::Delete { key } => view.get(key).is_none(),
+        })
+    }
+}
+
+impl Refusal {
+    /// Whether the same transaction may be taken in another state.
+    pub fn depends_on_state(&self) -> bool {
+        matches!(self, Refusal::Precondition { .. } | Refusal::NotFound { .. })
     }
 }

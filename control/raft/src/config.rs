@@ -65,6 +65,11 @@ pub const SNAPSHOT_WAITERS_MAX: usize = 64;
 /// How long a member may take no bytes of a snapshot that it was sent before it is sent another, in milliseconds.
 pub const SNAPSHOT_IDLE_MS: u64 = 3_000;
 
+/// How long nothing may come of a snapshot before a member that fetches it gives it up, in milliseconds.
+pub const FETCH_IDLE_MS: u64 = 30_000;
+/// How long a receiver may take nothing of a snapshot, or a sender give nothing, before a stream of it ends.
+pub const SNAPSHOT_STREAM_IDLE: Duration = Duration::from_secs(10);
+
 /// The default size of a log segment, in bytes.
 pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// On a small disk a segment takes at most this part of it…

@@ -410,6 +410,7 @@ impl Core {
         Status {
             id: self.config.id,
             leader: self.leader(),
+            led: self.leader().is_some_and(|leader| self.is_active(leader)),
             role: match raft.state {
                 StateRole::Follower => Role::Follower,
                 StateRole::PreCandidate => Role::PreCandidate,
@@ -426,6 +427,11 @@ impl Core {
             progress,
             disk: None,
         }
+    }
+
+    /// So many milliseconds in ticks.
+    pub fn ticks(&self, ms: u64) -> u64 {
+        self.config.ticks(ms)
     }
 
     /// Changes whenever leader, role, term or members do.

@@ -6,6 +6,7 @@
 //! The log and apply threads never wait for the raft thread: they report through counters and a wake-up. So the raft
 //! thread may wait for them where their bounded queues are full.
 
+mod applied;
 mod apply_thread;
 mod fetch;
 mod member;
@@ -24,6 +25,7 @@ use coracle_proto::raft as wire;
 use crossbeam_channel::bounded;
 use tokio::sync::{oneshot, watch};
 
+use self::applied::{Applied, Teller};
 use self::apply_thread::ApplyThread;
 use self::member::{Event, Life, Member, Room};
 use self::raft_thread::RaftThread;
@@ -88,7 +90,7 @@ struct Inner<O> {
     waker: Waker<O>,
     shared: Arc<Shared>,
     status: watch::Receiver<Status>,
-    applied: watch::Receiver<u64>,
+    applied: Arc<Applied>,
     snapshot_waiters: SnapshotWaiters,
     snapshots: OpenSnapshot,
 }
@@ -176,13 +178,12 @@ impl<O: Send + 'static> Raft<O> {
 
     /// Waits until this member's state machine has applied everything up to `index`. Has no time limit.
     pub async fn wait_applied(&self, index: u64) -> Result<(), ReadError> {
-        let mut applied = self.inner.applied.clone();
-        applied.wait_for(|applied| *applied >= index).await.map(|_| ()).map_err(|_| ReadError::Stopped)
+        self.inner.applied.wait(index).await.map_err(|applied::Stopped| ReadError::Stopped)
     }
 
     /// The highest index that this member's state machine has applied.
     pub fn applied(&self) -> u64 {
-        *self.inner.applied.borrow()
+        self.inner.applied.index()
     }
 
     /// What this member has counted since it started.
@@ -350,7 +351,7 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
     let (to_wal, wal_in) = bounded(WAL_QUEUE_MAX);
     let (to_apply, apply_in) = bounded(APPLY_QUEUE_MAX);
     let (status, status_out) = watch::channel(core.status());
-    let (applied, applied_out) = watch::channel(begins.index);
+    let (applied, applied_out) = Teller::new(begins.index);
     let shared = Arc::new(Shared::new());
     let waker = Waker::new(shared.clone(), events.clone());
     {

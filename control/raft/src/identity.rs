@@ -1,8 +1,9 @@
 //! Whose directory it is: one process at a time, of one member of one cluster.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::path::Path;
 
+use crate::durable;
 use crate::error::Error;
 use crate::wal::{Disk, DiskFile};
 
@@ -20,7 +21,7 @@ pub struct Lock {
 /// Makes the directory where it is missing, and locks it.
 pub fn lock(dir: &Path) -> Result<Lock, Error> {
     let failed = |action| move |source| Error::Disk { action, file: dir.display().to_string(), source };
-    fs::create_dir_all(dir).map_err(failed("create"))?;
+    durable::create_dirs(dir).map_err(failed("create"))?;
     let file = File::options()
         .create(true)
         .truncate(false)

@@ -7,6 +7,7 @@
 mod config;
 pub mod core;
 mod driver;
+pub mod durable;
 mod error;
 mod identity;
 mod log;

@@ -4,6 +4,7 @@
 //! too far behind. `snapshot-<index>.snap` beside the log is whole and durable once it has that name; the log then
 //! names it in a `SnapshotMarker`, and is released up to it.
 
+pub mod fetching;
 pub mod files;
 pub mod format;
 pub mod incoming;
@@ -13,7 +14,7 @@ use std::io::{self, Read, Write};
 
 pub use self::files::SnapshotFile;
 pub use self::format::{Header, Reader, Writer};
-pub use self::parts::parts;
+pub use self::parts::{parts, patient_parts};
 
 /// A state machine's state at one moment, apart from the machine: it is written while the machine goes on.
 pub trait Frozen: Send + 'static {

@@ -19,6 +19,9 @@ pub enum Role {
 pub struct Status {
     pub id: u64,
     pub leader: Option<u64>,
+    /// Whether this member leads, or has heard its leader within an election timeout. One that may not campaign goes on
+    /// naming a leader that it does not hear any more.
+    pub led: bool,
     pub role: Role,
     pub term: u64,
     /// The highest index known to be committed.

@@ -32,6 +32,10 @@ pub trait Transport: Send + Sync + 'static {
 pub trait SnapshotSink: Send {
     /// How many bytes it has: after an interruption the next begin there.
     fn offset(&self) -> u64;
+    /// False where nobody waits for it any more.
+    fn is_wanted(&self) -> bool {
+        true
+    }
     /// After an error the snapshot is given up.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// All bytes were given, or no more will come. Waits for the disk.

@@ -3,12 +3,12 @@
 use std::{
     collections::BTreeSet,
     fs::File,
-    io::{self, BufReader},
+    io::BufReader,
     path::{Path, PathBuf},
 };
 
 use coracle_raft::{
-    recover,
+    durable, recover,
     snapshot::{Header, Reader},
 };
 use coracle_store::{Store, StoreConfig};
@@ -190,9 +190,7 @@ pub fn keep(file: &Path) -> Result<Inspection, ServerError> {
         let synced = File::open(&partial).and_then(|written| written.sync_all());
         synced.map_err(ServerError::io("sync", &partial))?;
         std::fs::rename(&partial, file).map_err(ServerError::io("rename", &partial))?;
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let synced: io::Result<()> = File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(ServerError::io("sync", folder))?;
+        durable::sync_parent(file).map_err(ServerError::io("sync", file))?;
         Ok(inspection)
     });
     if kept.is_err() {

@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use coracle_proto::cluster::{BlobChunk, GetBlobRequest, blobs_client::BlobsClient};
+use coracle_raft::durable;
 use futures::Stream;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
@@ -121,7 +122,7 @@ impl Blobs {
             _ => {}
         }
         fs::create_dir_all(&unfinished).map_err(ServerError::io("create", &unfinished))?;
-        fs::create_dir_all(folder.join("sha256")).map_err(ServerError::io("create", folder))?;
+        durable::create_dirs(&folder.join("sha256")).map_err(ServerError::io("create", folder))?;
         Ok(Self {
             folder: folder.to_owned(),
             unfinished,
@@ -160,9 +161,7 @@ impl Blobs {
                 return Err(BlobError::WrongDigest { expected, found });
             }
             fs::rename(&unfinished.path, &target)?;
-            if let Some(folder) = target.parent() {
-                File::open(folder)?.sync_all()?;
-            }
+            durable::sync_parent(&target)?;
             Ok(size)
         })
         .await

@@ -21,6 +21,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use coracle_raft::durable;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -113,7 +114,7 @@ impl DataDir {
 
     /// The same for a build that may be another than this one.
     pub fn open_as(path: &Path, build: Build) -> Result<Self, ServerError> {
-        fs::create_dir_all(path).map_err(ServerError::io("create the data directory", path))?;
+        durable::create_dirs(path).map_err(ServerError::io("create the data directory", path))?;
         let lock_path = path.join("lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -210,7 +211,7 @@ impl DataDir {
     pub fn record(&self, membership: &Membership) -> Result<(), ServerError> {
         self.write("cluster.json", &pretty(membership))?;
         let making = self.path(MAKING);
-        match fs::remove_file(&making) {
+        match fs::remove_file(&making).and_then(|()| durable::sync_parent(&making)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(ServerError::io("remove", making)(error))
             }
@@ -245,7 +246,8 @@ impl DataDir {
     pub fn write(&self, name: &str, content: &[u8]) -> Result<(), ServerError> {
         let path = self.path(name);
         if fs::read(&path).is_ok_and(|found| found == content) {
-            return Ok(());
+            // A write before may have failed in its last step: then only its name is not on the disk yet.
+            return durable::sync_parent(&path).map_err(ServerError::io("sync", path));
         }
         write_atomically(&path, content).map_err(ServerError::io("write", path))
     }
@@ -283,7 +285,7 @@ fn pretty(value: &impl Serialize) -> Vec<u8> {
 /// There is the old file or the new one after a crash; only its owner may read it.
 pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
+    durable::create_dirs(folder)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = folder.join(name);
@@ -294,7 +296,7 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
         return Err(error);
     }
-    File::open(folder)?.sync_all()
+    durable::sync_parent(path)
 }
 
 #[cfg(test)]

@@ -1,18 +1,19 @@
 //! Objects that the control plane itself makes, and how it writes them.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
-use coracle_api::{ProposeError, Storage};
+use coracle_api::{ProposeError, Settled, Storage, Unavailable, Unsettled, settle};
 use coracle_objects::{Applied, Object, ObjectKey, Refusal, Transaction, View};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-/// How often a write that met a newer state is planned again.
-const CONFLICTS_MAX: usize = 8;
-
 /// Why a write of the control plane's own did not take place.
 #[derive(Debug, Error)]
 pub enum WriteError {
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
     #[error(transparent)]
     Propose(#[from] ProposeError),
     #[error("the write was refused: {0:?}")]
@@ -66,20 +67,21 @@ pub fn encode(draft: &Value) -> Bytes {
     serde_json::to_vec(draft).expect("a JSON value encodes into memory").into()
 }
 
-/// Writes what `plan` makes of the present state, planning again where the state has moved on. `plan` gives `None`
-/// where nothing is to be done.
+/// Writes what `plan` makes of the present state, planning again where the state has moved on: see [`settle`]. `plan`
+/// gives `None` where nothing is to be done. `None` where nothing was written, also because all of it is there already.
 pub async fn write<S, P>(storage: &S, mut plan: P) -> Result<Option<Applied>, WriteError>
 where
     S: Storage,
     P: FnMut(&View) -> Option<Transaction> + Send,
 {
-    for _ in 0..CONFLICTS_MAX {
-        let Some(transaction) = plan(&storage.view()) else { return Ok(None) };
-        match storage.propose(transaction).await? {
-            Ok(applied) => return Ok(Some(applied)),
-            Err(Refusal::Precondition { .. } | Refusal::NotFound { .. }) => {}
-            Err(refusal) => return Err(WriteError::Refused(refusal)),
-        }
+    let decide = |view: &View| Ok::<_, Infallible>(plan(view).map(|transaction| (transaction, ())));
+    match settle(storage, false, decide).await {
+        Ok(Settled::Applied((), applied)) => Ok(Some(applied)),
+        Ok(Settled::Unchanged(()) | Settled::Nothing) => Ok(None),
+        Err(Unsettled::Undecided(never)) => match never {},
+        Err(Unsettled::Unavailable(error)) => Err(error.into()),
+        Err(Unsettled::NotProposed(error)) => Err(error.into()),
+        Err(Unsettled::Refused(refusal)) if refusal.depends_on_state() => Err(WriteError::Contended),
+        Err(Unsettled::Refused(refusal)) => Err(WriteError::Refused(refusal)),
     }
-    Err(WriteError::Contended)
 }

@@ -17,9 +17,17 @@ use crate::{
     tokens,
 };
 
-/// A new cluster's revisions begin so far above the old one's: whoever watched that reads everything again, and no
-/// revision that was ever seen means two things.
+/// A new cluster's revisions begin at least so far above the old one's, whatever the clock says.
 pub const REVISIONS_SKIPPED: u64 = 1_000_000_000;
+
+/// Where the revisions of a cluster that is founded now begin: whoever watched the old one reads everything again, and no
+/// revision that was ever seen means two things. The old state alone does not tell which were seen: two clusters may be
+/// made of one backup, one after the other. But no cluster has a million writes a second, so that the microseconds since
+/// 1970 are above all revisions of clusters that were founded so before.
+fn first_revision(old: u64, now: Timestamp) -> u64 {
+    let micros = u64::try_from(now.as_microsecond()).unwrap_or_default();
+    micros.max(old.saturating_add(REVISIONS_SKIPPED))
+}
 
 /// What the new cluster does not take over from the old one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +69,16 @@ pub fn sealed(store: &Store) -> impl Iterator<Item = (ObjectKey, String)> {
 
 /// Makes the state that of a new cluster with `me` as its only member.
 pub fn settle(store: &mut Store, cluster_id: &str, me: &MemberSpec, what: Break) -> Result<(), String> {
+    settle_at(store, cluster_id, me, what, Timestamp::now())
+}
+
+fn settle_at(
+    store: &mut Store,
+    cluster_id: &str,
+    me: &MemberSpec,
+    what: Break,
+    now: Timestamp,
+) -> Result<(), String> {
     let view = store.view().clone();
     let keys =
         |resource: &str| view.list(resource, None).map(|object| object.key.clone()).collect::<Vec<_>>();
@@ -76,7 +94,7 @@ pub fn settle(store: &mut Store, cluster_id: &str, me: &MemberSpec, what: Break)
     }
     writes.extend(gone.into_iter().map(|key| Write::Delete { key }));
     let key = ObjectKey::new(MEMBERS, "", &me.id.to_string());
-    let draft = new_draft("coracle.dev/v1", "Member", &key, me.to_body(), Timestamp::now());
+    let draft = new_draft("coracle.dev/v1", "Member", &key, me.to_body(), now);
     writes.push(Write::Put { key, draft });
     if let Some(info) = view.get(&CLUSTER_INFO.key()) {
         let mut draft = editable(info);
@@ -101,7 +119,7 @@ pub fn settle(store: &mut Store, cluster_id: &str, me: &MemberSpec, what: Break)
     if let Some((_, Err(refusal))) = batch.results.first() {
         return Err(format!("the state cannot be changed: {refusal:?}"));
     }
-    store.skip_revisions(REVISIONS_SKIPPED);
+    store.go_on_at(first_revision(store.revision(), now));
     Ok(())
 }
 
@@ -140,9 +158,31 @@ mod tests {
         assert_eq!(bootstrap::next_member_id(info), 6);
         assert_eq!(editable(info)["data"]["clusterId"], "new");
         assert_eq!(bootstrap::former_ids(store.view()), ["old"]);
-        assert_eq!(store.revision(), before + 1 + REVISIONS_SKIPPED);
+        assert!(store.revision() > before + REVISIONS_SKIPPED);
         settle(&mut store, "newer", &member(6), Break::Everybody).unwrap();
         assert_eq!(bootstrap::former_ids(store.view()), [""; 0]);
+    }
+
+    #[test]
+    fn two_clusters_of_one_state_have_no_revision_in_common() {
+        let mut old = Store::new(StoreConfig::default());
+        put(&mut old, "v1", "ConfigMap", ObjectKey::new("configmaps", "default", "a"), json!({}));
+        let founded = |store: &Store, at: i64| {
+            let mut store = store.clone();
+            let at = Timestamp::from_second(at).unwrap();
+            settle_at(&mut store, "new", &member(5), Break::Members, at).unwrap();
+            store
+        };
+        // One goes on for a minute, with more writes than any disk takes; then another is made of the same state.
+        const BEGUN: i64 = 1_900_000_000;
+        let first = founded(&old, BEGUN);
+        let second = founded(&old, BEGUN + 60);
+        assert!(second.revision() > first.revision() + 60 * 100_000);
+        // Where the clock is behind it does not go back at least.
+        let third = founded(&second, BEGUN - 1_000);
+        assert!(third.revision() >= second.revision() + REVISIONS_SKIPPED);
+        // Clients keep them in numbers of 53 bits, some.
+        assert!(third.revision() < 1 << 53);
     }
 
     #[test]

@@ -216,7 +216,7 @@ impl Authorities {
         .into();
         names.extend(hosts.iter().filter(|host| !names.contains(host)).cloned().collect::<Vec<_>>());
         let subject = Subject { common_name: name, organization: CONTROL_ORGANIZATION, names, server: true };
-        self.serving.issue(&subject)
+        self.serving.issue_for_server(&subject)
     }
 
     /// For what the control node with this raft id asks of the other members.
@@ -286,6 +286,56 @@ mod tests {
         made.next_stage();
         assert!(made.changing().is_empty() && !made.has_serving_pin(&old_pin).unwrap());
         assert_eq!((made.generation, count(&made.serving.bundle())), (3, 1));
+    }
+
+    /// What a client that trusts these authorities thinks of what a server shows. None where there is no OpenSSL.
+    fn openssl_takes(trusted_pem: &str, chain_pem: &str) -> Option<bool> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, content).unwrap();
+            path
+        };
+        let (trusted, chain) = (file("trusted", trusted_pem), file("chain", chain_pem));
+        let mut command = std::process::Command::new("openssl");
+        command.args(["verify", "-purpose", "sslserver", "-no-CApath", "-no-CAstore", "-CAfile"]);
+        command.arg(trusted).arg("-untrusted").arg(&chain).arg(chain);
+        match command.output() {
+            Ok(output) => Some(output.status.success()),
+            Err(error) => {
+                let required = std::env::var_os("CORACLE_REQUIRE_CLIENTS").is_some();
+                assert!(!required, "openssl is required, and cannot be run: {error}");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn each_step_of_a_change_is_good_for_clients_that_look_closely() {
+        for old in [Authority::generate("old").unwrap(), Authority::generate_old("old").unwrap()] {
+            let mut made = Authorities { serving: old, ..Authorities::generate("c").unwrap() };
+            let old = made.serving.certificate_pem.clone();
+            let chain = |made: &Authorities| made.issue_serving("a", &[]).unwrap().chain_pem;
+            assert_ne!(openssl_takes(&old, &chain(&made)), Some(false));
+            made.begin_change(&[AuthorityName::Serving], "c").unwrap();
+            let both = made.serving.bundle();
+            for trusted in [&old, &both] {
+                assert_ne!(openssl_takes(trusted, &chain(&made)), Some(false), "step 1");
+            }
+            made.next_stage();
+            made = Authorities::from_bytes(&made.to_bytes()).unwrap();
+            let new = made.serving.certificate_pem.clone();
+            for trusted in [&old, &both, &made.serving.bundle(), &new] {
+                assert_ne!(openssl_takes(trusted, &chain(&made)), Some(false), "step 2");
+            }
+            made.next_stage();
+            assert_ne!(openssl_takes(&new, &chain(&made)), Some(false), "step 3");
+            assert_ne!(openssl_takes(&old, &chain(&made)), Some(true), "the old one is worth nothing");
+            // And the next change begins with one that can certify.
+            made.begin_change(&[AuthorityName::Serving], "c").unwrap();
+            made.next_stage();
+            assert_ne!(openssl_takes(&new, &chain(&made)), Some(false));
+        }
     }
 
     #[test]

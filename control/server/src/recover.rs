@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use coracle_raft::recover::{self, Stopped};
+use coracle_raft::{
+    durable,
+    recover::{self, Stopped},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -158,10 +161,15 @@ fn finish(data: &DataDir, recovery: &Recovery) -> Result<(), ServerError> {
         }
         fs::rename(&made, &raft).map_err(ServerError::io("put in its place", &made))?;
     }
+    // What is recorded next must not outlast a crash that these names do not.
+    durable::sync_parent(&raft).map_err(ServerError::io("sync", data.root()))?;
     data.record_peers(&[(recovery.member_id, recovery.address.clone())].into())?;
     data.record(&recovery.membership)?;
     let journal = data.path(JOURNAL);
-    fs::remove_file(&journal).map_err(ServerError::io("remove", &journal))
+    // A journal that came back would undo what the new cluster records later.
+    fs::remove_file(&journal)
+        .and_then(|()| durable::sync_parent(&journal))
+        .map_err(ServerError::io("remove", &journal))
 }
 
 fn remove(folder: &Path) -> Result<(), ServerError> {

@@ -34,7 +34,7 @@ use crate::{
     machine::AppliedEntry,
     peers::Peers,
     version::EntryFormat,
-    watch_hub::WatchHub,
+    watch_hub::{Leadership, WatchHub},
 };
 
 /// Until a write must have an outcome; after it the outcome is unknown.
@@ -57,6 +57,9 @@ const IDENTITIES_MAX: usize = 4;
 
 /// How often a write is sealed anew because the keys have changed meanwhile.
 const SEAL_TRIES: usize = 8;
+
+/// For how long a member that hears no leader lets watches go on, beside what [`crate::watch_hub`] takes to notice.
+const LEADERLESS_MAX: Duration = Duration::from_secs(4);
 
 /// Reads that may wait for the next index.
 const READS_MAX: usize = 16 * 1024;
@@ -142,6 +145,7 @@ impl ReplicatedStorage {
             asking: AsyncMutex::new(()),
         });
         tokio::spawn(serve_reads(Arc::downgrade(&shared), waiting));
+        tokio::spawn(follow_leadership(shared.raft.status(), Arc::downgrade(&shared.hub)));
         Self { shared }
     }
 
@@ -404,6 +408,14 @@ impl Storage for ReplicatedStorage {
         }
     }
 
+    fn view_at(&self, resource: &ResourceName, revision: Revision) -> Option<Arc<View>> {
+        self.shared.hub.view_at(resource, revision).map(Arc::new)
+    }
+
+    fn is_led(&self) -> bool {
+        self.shared.raft.status().borrow().led
+    }
+
     fn watch(&self, resource: &ResourceName, after: Revision) -> Result<WatchStream, Expired> {
         self.shared.hub.watch(resource, after)
     }
@@ -473,6 +485,27 @@ async fn moved(mut status: watch::Receiver<Status>, seen: Status) {
     if !news {
         // The member has stopped, and whoever waits is told so by what it waits for beside this.
         std::future::pending::<()>().await;
+    }
+}
+
+/// Tells the hub whether a leader is heard, for as long as both live.
+async fn follow_leadership(mut status: watch::Receiver<Status>, hub: std::sync::Weak<WatchHub>) {
+    let tell = |leadership| hub.upgrade().map(|hub| hub.set_leadership(leadership)).is_some();
+    loop {
+        if status.wait_for(|now| !now.led).await.is_err() || !tell(Leadership::Sought) {
+            return;
+        }
+        match timeout(LEADERLESS_MAX, status.wait_for(|now| now.led)).await.map(|led| led.is_ok()) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(_) => {
+                tracing::warn!("no leader is heard: watches end");
+                if !tell(Leadership::Lost) || status.wait_for(|now| now.led).await.is_err() {
+                    return;
+                }
+            }
+        }
+        tell(Leadership::Led);
     }
 }
 

@@ -213,7 +213,10 @@ impl Watcher {
         let mut bytes = 0;
         while answer.progress == 0 && answer.events.len() < EVENTS_TOGETHER && bytes < EVENTS_BYTES {
             let item = match answer.events.is_empty() {
-                true => self.items.next().await?,
+                true => match self.items.next().await {
+                    Some(item) => item,
+                    None => return self.leaderless(),
+                },
                 false => match self.items.next().now_or_never() {
                     Some(Some(item)) => item,
                     Some(None) | None => break,
@@ -235,6 +238,11 @@ impl Watcher {
             }
         }
         Some(Ok(answer))
+    }
+
+    fn leaderless(&mut self) -> Option<Result<WatchResponse, Status>> {
+        self.stage = Stage::Ended;
+        Some(Err(Status::unavailable("this member hears no leader: watch from another one")))
     }
 
     fn overflow(&mut self) -> Option<Result<WatchResponse, Status>> {

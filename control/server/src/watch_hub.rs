@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -15,7 +15,7 @@ use std::{
 use crate::health::SharedCheckpoints;
 use arc_swap::ArcSwap;
 use coracle_api::{Expired, WatchItem, WatchStream};
-use coracle_objects::{Event, ResourceName, Revision, SEALED_RESOURCES, View};
+use coracle_objects::{Event, EventKind, ResourceName, Revision, SEALED_RESOURCES, View};
 use coracle_raft::metrics::Counter;
 use coracle_store::Store;
 use parking_lot::Mutex;
@@ -40,6 +40,18 @@ const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How often a quiet watch says how far it has seen.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(2);
 
+/// How much what a member shows can be worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Leadership {
+    /// A leader is heard.
+    Led,
+    /// None is heard for a moment, as in an election: watches go on, but do not say how far they are.
+    Sought,
+    /// None has been heard for long: watches end.
+    Lost,
+}
+
 /// Publishes what the store holds.
 pub struct WatchHub {
     store: Arc<Mutex<Store>>,
@@ -52,6 +64,8 @@ pub struct WatchHub {
     /// Watches that ended because their reader was too slow, or the whole state was replaced.
     overflowed: Counter,
     clock: AtomicU64,
+    /// A [`Leadership`].
+    leadership: AtomicU8,
 }
 
 impl WatchHub {
@@ -69,12 +83,46 @@ impl WatchHub {
             checkpoints: SharedCheckpoints::default(),
             overflowed: Counter::default(),
             clock: AtomicU64::new(0),
+            leadership: AtomicU8::new(Leadership::Led as u8),
         }
+    }
+
+    /// Called by who follows raft's status. A hub of its own is led.
+    pub fn set_leadership(&self, leadership: Leadership) {
+        self.leadership.store(leadership as u8, Ordering::Release);
+    }
+
+    fn is_in(&self, leadership: Leadership) -> bool {
+        self.leadership.load(Ordering::Acquire) == leadership as u8
     }
 
     /// The state in clear.
     pub fn view(&self) -> Arc<View> {
         self.published.load().clear.clone()
+    }
+
+    /// One resource as it was at a revision: the present state, with the events of the store's window undone since. None
+    /// where the window does not reach back so far, or this member has not come so far.
+    pub fn view_at(&self, resource: &ResourceName, revision: Revision) -> Option<View> {
+        let (events, view) = {
+            // Nothing is published while the store is locked.
+            let store = self.store.lock();
+            if revision > store.revision() {
+                return None;
+            }
+            (store.events_since(resource.as_str(), revision).ok()?, self.view())
+        };
+        let mut table = view.tables.get(resource).cloned().unwrap_or_default();
+        for event in events.iter().rev() {
+            let event = clear_event(&self.secrets, event, &view);
+            let name = &event.object.key.name;
+            match &event.previous {
+                Some(previous) => drop(table.insert(name.clone(), previous.clone())),
+                None if event.kind == EventKind::Added => drop(table.remove(name)),
+                None => return None,
+            }
+        }
+        Some(View { revision, tables: [(resource.clone(), table)].into_iter().collect() })
     }
 
     /// The state as it is stored, and in clear.
@@ -183,7 +231,7 @@ impl WatchHub {
         };
         Ok(Box::pin(futures::stream::unfold(Some(watcher), |watcher| async move {
             let mut watcher = watcher?;
-            match watcher.next().await {
+            match watcher.next().await? {
                 WatchItem::Overflow => {
                     watcher.hub.overflowed.add(1);
                     Some((WatchItem::Overflow, None))
@@ -241,25 +289,32 @@ struct Watcher {
 }
 
 impl Watcher {
-    async fn next(&mut self) -> WatchItem {
+    /// None where this member has been without a leader for so long that the watch has to go on elsewhere.
+    async fn next(&mut self) -> Option<WatchItem> {
         loop {
             if let Some(event) = self.backlog.pop_front() {
-                return self.give(event);
+                return Some(self.give(event));
             }
             if self.more {
                 if self.resume().is_err() {
-                    return WatchItem::Overflow;
+                    return Some(WatchItem::Overflow);
                 }
                 continue;
             }
             if let Some(seen) = self.seen.take() {
                 self.announced = seen.max(self.announced);
-                return WatchItem::Progress(self.announced);
+                return Some(WatchItem::Progress(self.announced));
             }
             let received = tokio::select! {
                 biased;
                 received = self.receiver.recv() => received,
                 _ = self.ticks.tick() => {
+                    if self.hub.is_in(Leadership::Lost) {
+                        return None;
+                    }
+                    if self.hub.is_in(Leadership::Sought) {
+                        continue;
+                    }
                     // The view is published before its events are sent, both under the store's lock: with the lock
                     // held, what is in the channel is all there is up to this revision. A closed one is not of this state.
                     let (revision, complete) = {
@@ -268,18 +323,18 @@ impl Watcher {
                     };
                     if complete && revision > self.announced {
                         self.announced = revision;
-                        return WatchItem::Progress(revision);
+                        return Some(WatchItem::Progress(revision));
                     }
                     continue;
                 }
             };
             match received.map(|event| event.upgrade()) {
-                Ok(Some(event)) => return self.give(event),
-                Err(RecvError::Closed) => return WatchItem::Overflow,
+                Ok(Some(event)) => return Some(self.give(event)),
+                Err(RecvError::Closed) => return Some(WatchItem::Overflow),
                 // Gone from the window, or opened for whoever was quick enough: the window tells.
                 Ok(None) | Err(RecvError::Lagged(_)) => {
                     if self.resume().is_err() {
-                        return WatchItem::Overflow;
+                        return Some(WatchItem::Overflow);
                     }
                 }
             }
@@ -368,7 +423,17 @@ mod tests {
                 )
                 .into(),
             });
-            let transaction = Transaction { preconditions: vec![], writes: writes.collect() };
+            let writes = writes.collect();
+            self.apply(writes);
+        }
+
+        fn remove(&mut self, name: &str) {
+            self.sequence += 1;
+            self.apply(vec![Write::Delete { key: ObjectKey::new("configmaps", "default", name) }]);
+        }
+
+        fn apply(&mut self, writes: Vec<Write>) {
+            let transaction = Transaction { preconditions: vec![], writes };
             let request = Request { id: RequestId { client: 1, sequence: self.sequence }, transaction };
             self.machine.apply(self.sequence, 1, &Command { proposer: 1, requests: vec![request] }.encode());
         }
@@ -401,6 +466,53 @@ mod tests {
         assert_eq!(items, [('e', 2), ('e', 3), ('p', 3), ('e', 4)]);
         assert!(watch.next().now_or_never().is_none());
         assert_eq!(revision(watch.next().await), ('p', 4), "after the period");
+    }
+
+    #[test]
+    fn a_past_state_is_the_same_as_it_was_then() {
+        let mut bench = Bench::new();
+        let maps = ResourceName::from("configmaps");
+        let mut then = vec![bench.hub.view()];
+        for names in [&["a", "b"][..], &["a"], &["c"], &["b", "c"], &["d"]] {
+            bench.put(names);
+            then.push(bench.hub.view());
+        }
+        bench.remove("a");
+        bench.put(&["a"]);
+        let objects = |view: &View| {
+            let objects = view.list("configmaps", None);
+            objects
+                .map(|object| (object.key.clone(), object.revision, object.json.clone()))
+                .collect::<Vec<_>>()
+        };
+        for view in &then {
+            let rebuilt = bench.hub.view_at(&maps, view.revision).unwrap();
+            assert_eq!((rebuilt.revision, objects(&rebuilt)), (view.revision, objects(view)));
+        }
+        assert!(bench.hub.view_at(&maps, 8).is_none(), "not reached yet");
+        let mut state = Vec::new();
+        bench.machine.freeze().write_to(&mut state).unwrap();
+        bench.machine.restore(9, &mut &state[..]).unwrap();
+        assert!(bench.hub.view_at(&maps, 6).is_none(), "forgotten");
+        assert!(bench.hub.view_at(&maps, 7).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_without_a_leader_says_nothing_and_ends() {
+        let mut bench = Bench::new();
+        let mut watch = bench.watch(0);
+        assert_eq!(revision(watch.next().await), ('p', 0));
+        bench.hub.set_leadership(Leadership::Sought);
+        bench.put(&["a"]);
+        assert_eq!(revision(watch.next().await), ('e', 1), "what was committed before is given");
+        let quiet = tokio::time::timeout(PROGRESS_PERIOD * 10, watch.next()).await;
+        assert!(quiet.is_err(), "{quiet:?}");
+        bench.hub.set_leadership(Leadership::Led);
+        assert_eq!(revision(watch.next().await), ('p', 1));
+        bench.hub.set_leadership(Leadership::Lost);
+        let begun = Instant::now();
+        assert!(watch.next().await.is_none());
+        assert!(begun.elapsed() <= PROGRESS_PERIOD);
     }
 
     #[tokio::test(start_paused = true)]

@@ -90,10 +90,10 @@ impl Store {
         Ok(Self { config, view, dedup: head.dedup, window, hash: head.hash })
     }
 
-    /// Goes on at a revision that is `revisions` higher, as a restored backup must: whoever watched or read the cluster
-    /// before it finds its revisions expired, and reads everything again.
-    pub fn skip_revisions(&mut self, revisions: u64) {
-        self.view.revision += revisions;
+    /// Goes on at a higher revision, as a restored backup must: whoever watched or read the cluster before it finds its
+    /// revisions expired, and reads everything again. Never back.
+    pub fn go_on_at(&mut self, revision: Revision) {
+        self.view.revision = self.view.revision.max(revision);
         self.dedup.forget_all();
         self.window = Window::new(self.config, self.view.revision);
     }

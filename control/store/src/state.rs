@@ -1,10 +1,13 @@
 //! The state machine: applies commands to the objects.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use coracle_objects::{
-    Applied, Event, EventKind, Expect, Object, ObjectKey, Refusal, ResourceName, Revision, Transaction, View,
-    Write, transaction::Found,
+    Applied, Event, EventKind, OBJECT_BYTES_MAX, Object, ObjectKey, Refusal, ResourceName, Revision,
+    Transaction, View, Write,
 };
 use sha2::{Digest, Sha256};
 
@@ -30,7 +33,7 @@ pub struct StoreConfig {
 impl Default for StoreConfig {
     fn default() -> Self {
         Self {
-            object_bytes_max: 1536 * 1024,
+            object_bytes_max: OBJECT_BYTES_MAX,
             watch_events_max: 64 * 1024,
             watch_bytes_max: 128 * 1024 * 1024,
             watch_revisions_max: 200_000,
@@ -62,8 +65,8 @@ pub struct Store {
 }
 
 /// One object's change within a transaction that is not decided yet.
-struct Staged {
-    key: ObjectKey,
+struct Staged<'a> {
+    key: &'a ObjectKey,
     previous: Option<Arc<Object>>,
     next: Option<Arc<Object>>,
 }
@@ -143,24 +146,28 @@ impl Store {
         self.window.sizes()
     }
 
+    /// Linear in the transaction, but for the logarithms of maps.
     fn transact(&mut self, transaction: Transaction, events: &mut Vec<Arc<Event>>) -> Outcome {
-        self.check(&transaction)?;
+        transaction.check(&self.view)?;
         let revision = self.view.revision + 1;
-        let mut staged: Vec<Staged> = Vec::with_capacity(transaction.writes.len());
+        let absent = transaction.expected_absent();
+        // Changes stay in the order in which their objects are first written: so their events go out.
+        let mut staged: Vec<Staged<'_>> = Vec::with_capacity(transaction.writes.len());
+        let mut places: BTreeMap<&ObjectKey, usize> = BTreeMap::new();
+        let mut written = Vec::with_capacity(transaction.writes.len());
         for write in &transaction.writes {
-            self.stage(write, &transaction, &mut staged, revision)?;
+            let at = *places.entry(write.key()).or_insert_with(|| {
+                let previous = self.view.get(write.key()).cloned();
+                staged.push(Staged { key: write.key(), next: previous.clone(), previous });
+                staged.len() - 1
+            });
+            self.stage(write, &absent, &mut staged[at], revision)?;
+            written.push(at);
         }
         let changed = staged.iter().any(|change| !same(&change.previous, &change.next));
         let after = if changed { revision } else { self.view.revision };
-        let revisions = transaction
-            .writes
-            .iter()
-            .map(|write| {
-                let next =
-                    staged.iter().find(|change| &change.key == write.key()).and_then(|c| c.next.as_ref());
-                next.map_or(after, |object| object.revision)
-            })
-            .collect();
+        let revision_of = |at: usize| staged[at].next.as_ref().map_or(after, |object| object.revision);
+        let revisions = written.into_iter().map(revision_of).collect();
         for change in staged {
             self.commit(change, revision, events);
         }
@@ -168,56 +175,20 @@ impl Store {
         Ok(Applied { revision: after, revisions })
     }
 
-    fn check(&self, transaction: &Transaction) -> Result<(), Refusal> {
-        for (index, precondition) in transaction.preconditions.iter().enumerate() {
-            let object = self.view.get(&precondition.key);
-            let holds = match (&precondition.expect, object) {
-                (Expect::Absent, found) => found.is_none(),
-                (_, None) => false,
-                (Expect::Exists, Some(_)) => true,
-                (Expect::Revision(revision), Some(object)) => object.revision == *revision,
-                (Expect::Uid(uid), Some(object)) => object.meta.uid == *uid,
-                (Expect::NotDeleting, Some(object)) => object.meta.deletion_timestamp.is_none(),
-            };
-            if !holds {
-                return Err(Refusal::Precondition {
-                    index: index as u32,
-                    key: precondition.key.clone(),
-                    expected: precondition.expect.clone(),
-                    found: object.map_or(Found::Nothing, |object| Found::Object {
-                        revision: object.revision,
-                        uid: object.meta.uid.clone(),
-                        deleting: object.meta.deletion_timestamp.is_some(),
-                    }),
-                });
-            }
-        }
-        Ok(())
-    }
-
     fn stage(
         &self,
         write: &Write,
-        transaction: &Transaction,
-        staged: &mut Vec<Staged>,
+        absent: &BTreeSet<&ObjectKey>,
+        change: &mut Staged<'_>,
         revision: Revision,
     ) -> Result<(), Refusal> {
-        let at = match staged.iter().position(|change| &change.key == write.key()) {
-            Some(at) => at,
-            None => {
-                let previous = self.view.get(write.key()).cloned();
-                staged.push(Staged { key: write.key().clone(), next: previous.clone(), previous });
-                staged.len() - 1
-            }
-        };
-        let change = &mut staged[at];
         match write {
             Write::Put { key, draft } => {
                 let limit = self.config.object_bytes_max as u64;
                 if draft.len() as u64 > limit {
                     return Err(Refusal::TooLarge { key: key.clone(), size: draft.len() as u64, limit });
                 }
-                if change.next.as_ref().is_some_and(|object| object.draft() == draft) {
+                if change.next.as_ref().is_some_and(|object| object.has_draft(draft)) {
                     return Ok(());
                 }
                 let object = Object::from_draft(key.clone(), draft, revision)
@@ -225,9 +196,7 @@ impl Store {
                 change.next = Some(Arc::new(object));
             }
             Write::Delete { key } => {
-                let expected_absent =
-                    || transaction.preconditions.iter().any(|p| &p.key == key && p.expect == Expect::Absent);
-                if change.next.take().is_none() && !expected_absent() {
+                if change.next.take().is_none() && !absent.contains(key) {
                     return Err(Refusal::NotFound { key: key.clone() });
                 }
             }
@@ -235,11 +204,11 @@ impl Store {
         Ok(())
     }
 
-    fn commit(&mut self, change: Staged, revision: Revision, events: &mut Vec<Arc<Event>>) {
+    fn commit(&mut self, change: Staged<'_>, revision: Revision, events: &mut Vec<Arc<Event>>) {
         if same(&change.previous, &change.next) {
             return;
         }
-        let ObjectKey { resource, name } = change.key;
+        let ObjectKey { resource, name } = change.key.clone();
         let table = self.view.tables.entry(resource.clone()).or_default();
         let (kind, object) = match (change.next, &change.previous) {
             (Some(next), previous) => {

@@ -210,7 +210,7 @@ fn a_retry_is_harmless_however_many_clients_there_are() {
 fn a_restored_backup_applies_nothing_that_its_cluster_has_applied() {
     let mut bench = Bench::new(StoreConfig::default());
     bench.apply(put("a", "1"));
-    bench.store.skip_revisions(10);
+    bench.store.go_on_at(11);
     let retry = command(vec![(1, put("a", "1"))]).encode();
     assert!(bench.store.apply(&retry).unwrap().results.is_empty());
     assert_eq!(bench.store.clock(), 1);
@@ -305,7 +305,8 @@ fn a_damaged_snapshot_is_refused() {
 
     let mut again = restored(&bytes).unwrap();
     let (revision, hash) = (again.revision(), again.state_hash());
-    again.skip_revisions(1_000_000_000);
+    again.go_on_at(revision + 1_000_000_000);
+    again.go_on_at(revision);
     assert_eq!((again.revision(), again.state_hash()), (revision + 1_000_000_000, hash));
     assert!(again.events_since("pods", revision).is_err());
     assert!(again.events_since("pods", again.revision()).is_ok());
@@ -377,4 +378,32 @@ proptest! {
         let view: Vec<_> = store.view().list("configmaps", None).cloned().collect();
         prop_assert_eq!(mirror.into_values().collect::<Vec<_>>(), view);
     }
+}
+
+/// How long the store takes for one transaction that makes and removes so many objects.
+fn applying(count: usize) -> std::time::Duration {
+    let names: Vec<String> = (0..count).map(|number| format!("n{number}")).collect();
+    let mut transaction = Transaction::default();
+    for name in &names {
+        transaction.writes.extend(put(name, "1").writes);
+        transaction = transaction.expecting(key(name), Expect::Absent);
+    }
+    transaction.writes.extend(names.iter().map(|name| Write::Delete { key: key(name) }));
+    transaction.writes.extend(names.iter().map(|name| Write::Delete { key: key(name) }));
+    let entry = command(vec![(1, transaction)]).encode();
+    let mut best = std::time::Duration::MAX;
+    for _ in 0..3 {
+        let mut store = Store::new(StoreConfig::default());
+        let begun = std::time::Instant::now();
+        let batch = store.apply(&entry).unwrap();
+        best = best.min(begun.elapsed());
+        assert!(batch.results[0].1.is_ok() && batch.events.is_empty());
+    }
+    best
+}
+
+#[test]
+fn a_large_transaction_takes_time_in_proportion() {
+    let (small, large) = (applying(1_000), applying(10_000));
+    assert!(large < small * 40, "ten times as much took {large:?}, after {small:?}");
 }

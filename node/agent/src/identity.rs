@@ -121,7 +121,7 @@ impl Identity {
     pub async fn obtain(config: &NodeConfig, advertise: &str) -> Result<Self, IdentityError> {
         let dir = config.data_dir.clone();
         let unusable = |source| IdentityError::DataDir { path: config.data_dir.clone(), source };
-        private::create_dir(&dir).map_err(unusable)?;
+        private::create_lasting_dir(&dir).map_err(unusable)?;
         let lock = lock(&dir)?;
         let token = config.join.as_ref().map(|with| with.token.parse::<JoinToken>()).transpose()?;
         if dir.join(NODE).exists() {

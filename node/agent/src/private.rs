@@ -1,7 +1,7 @@
 //! Directories and files that only the node's own user may look into: secrets, keys and logs lie there.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::Path,
@@ -17,6 +17,27 @@ pub fn create_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIR_MODE).create(path)?;
     if fs::metadata(path)?.permissions().mode() & 0o7777 != DIR_MODE {
         fs::set_permissions(path, Permissions::from_mode(DIR_MODE))?;
+    }
+    Ok(())
+}
+
+/// The same for a directory whose name must outlast a crash, as a promise rests on what is in it.
+pub fn create_lasting_dir(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.is_dir()).collect();
+    create_dir(path)?;
+    // Also one that is there may be of a start that was cut short before its sync.
+    for made in missing.iter().rev().copied().chain([path]) {
+        let parent = match made.parent() {
+            None => continue,
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+        };
+        match File::open(parent) {
+            // What this user may not read it has made no name in.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            opened => opened?.sync_all()?,
+        }
     }
     Ok(())
 }
@@ -53,6 +74,9 @@ mod tests {
         fs::set_permissions(&made, Permissions::from_mode(0o755)).unwrap();
         create_dir(&made).unwrap();
         assert_eq!(mode(&made), 0o700, "an older directory is closed as well");
+        create_lasting_dir(&made.join("c/d")).unwrap();
+        create_lasting_dir(&made.join("c/d")).unwrap();
+        assert_eq!(mode(&made.join("c")), 0o700);
         let file = made.join("f");
         open_options().append(true).open(&file).unwrap();
         assert_eq!(mode(&file), 0o600);

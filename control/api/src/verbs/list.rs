@@ -29,10 +29,11 @@ pub async fn list_or_watch<S: Storage, N: Nodes>(
     if options.watch {
         return watch::watch(api, request, options, form).await;
     }
-    let (view, after) = state_for(api, &options).await?;
+    let (view, after) = state_for(api, request, &options).await?;
     let page = page(&view, request, &options, after.as_ref());
     page.objects.iter().try_for_each(|object| readable::check(object))?;
-    if page.meta.continuation.is_some() {
+    // A past one is kept already, and is not of all resources.
+    if page.meta.continuation.is_some() && after.is_none_or(|after| after.revision == 0) {
         api.snapshots.keep(&view);
     }
     let body = answer::list(request.kind(), &page.objects, form, (api.config.now)(), &page.meta);
@@ -59,31 +60,52 @@ pub async fn view_at_least<S: Storage>(
 /// The state to list from, and where to go on in it.
 async fn state_for<S: Storage, N: Nodes>(
     api: &Api<S, N>,
+    request: &Request,
     options: &ListOptions,
 ) -> Result<(Arc<View>, Option<Continue>), ApiError> {
     if let Some(token) = &options.continuation {
         let after = Continue::parse(token)?;
         let view = match after.revision {
             0 => api.storage.linearizable().await?,
-            revision => api.snapshots.get(revision).ok_or_else(|| after.expired())?,
+            revision => match past_state(api, request, revision).await {
+                Ok(Some(past)) => past,
+                // Where it is too large it is of another cluster, or of a state that was given up.
+                Ok(None) | Err(ApiError::RevisionTooLarge { .. }) => return Err(after.expired()),
+                Err(error) => return Err(error),
+            },
         };
         return Ok((view, Some(after)));
     }
     if options.revision_match == Some(RevisionMatch::Exact) {
         let revision = options.revision.unwrap_or(0);
-        if let Some(kept) = api.snapshots.get(revision) {
-            return Ok((kept, None));
-        }
-        let view = view_at_least(&api.storage, Some(revision)).await?;
-        if view.revision != revision {
-            return Err(ApiError::Expired {
-                message: "The resourceVersion for the provided list is too old.".to_owned(),
-                continuation: None,
-            });
-        }
-        return Ok((view, None));
+        let expired = || ApiError::Expired {
+            message: "The resourceVersion for the provided list is too old.".to_owned(),
+            continuation: None,
+        };
+        return Ok((past_state(api, request, revision).await?.ok_or_else(expired)?, None));
     }
     Ok((view_at_least(&api.storage, options.revision).await?, None))
+}
+
+/// The state of exactly this revision, as far as the request's resource is concerned; None where it is not known any more.
+async fn past_state<S: Storage, N: Nodes>(
+    api: &Api<S, N>,
+    request: &Request,
+    revision: Revision,
+) -> Result<Option<Arc<View>>, ApiError> {
+    let resource = request.kind().storage_resource();
+    if let Some(kept) = api.snapshots.get(&resource, revision) {
+        api.snapshots.used(&resource, revision);
+        return Ok(Some(kept));
+    }
+    // Another member, which gave the token, may be ahead of this one.
+    let view = view_at_least(&api.storage, Some(revision)).await?;
+    if view.revision == revision {
+        return Ok(Some(view));
+    }
+    let past = api.storage.view_at(&resource, revision);
+    past.iter().for_each(|past| api.snapshots.keep_of(&resource, past));
+    Ok(past)
 }
 
 /// A page of a list.

@@ -14,8 +14,8 @@ use coracle_api::{
     WatchStream,
 };
 use coracle_objects::{
-    Applied, Event, EventKind, Expect, LogOptions, Object, ObjectKey, Precondition, Refusal, ResourceName,
-    Revision, Transaction, View, Write, transaction::Found,
+    Applied, Event, EventKind, LogOptions, Object, ObjectKey, Refusal, ResourceName, Revision, Transaction,
+    View, Write,
 };
 use futures::{Stream, StreamExt, stream};
 use http_body_util::BodyExt;
@@ -33,6 +33,12 @@ struct State {
     events: Vec<Arc<Event>>,
     /// Events up to this revision are forgotten.
     compacted: Revision,
+    /// What this member shows though the others are further.
+    stale: Option<Arc<View>>,
+    /// Whether a leader is heard.
+    led: bool,
+    /// How many transactions were proposed.
+    proposals: usize,
     sender: broadcast::Sender<WatchItem>,
 }
 
@@ -43,7 +49,15 @@ pub struct Memory(Arc<Mutex<State>>);
 impl Memory {
     pub fn new() -> Self {
         let (sender, _) = broadcast::channel(BEHIND_MAX);
-        let state = State { view: Arc::default(), events: Vec::new(), compacted: 0, sender };
+        let state = State {
+            view: Arc::default(),
+            events: Vec::new(),
+            compacted: 0,
+            stale: None,
+            led: true,
+            proposals: 0,
+            sender,
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -52,6 +66,20 @@ impl Memory {
         let mut state = self.0.lock();
         state.compacted = state.view.revision;
         state.events.clear();
+    }
+
+    /// The local state stays as it is now.
+    pub fn fall_behind(&self) {
+        let mut state = self.0.lock();
+        state.stale = Some(state.view.clone());
+    }
+
+    pub fn set_led(&self, led: bool) {
+        self.0.lock().led = led;
+    }
+
+    pub fn proposals(&self) -> usize {
+        self.0.lock().proposals
     }
 
     /// Tells all watchers how far they are.
@@ -74,9 +102,7 @@ impl Memory {
 
     fn apply(&self, transaction: Transaction) -> Result<Applied, Refusal> {
         let mut state = self.0.lock();
-        for (index, precondition) in transaction.preconditions.iter().enumerate() {
-            check(&state.view, index as u32, precondition)?;
-        }
+        transaction.check(&state.view)?;
         let mut view = View::clone(&state.view);
         let revision = view.revision + 1;
         let (mut revisions, mut events) = (Vec::new(), Vec::new());
@@ -121,38 +147,43 @@ impl Memory {
     }
 }
 
-fn check(view: &View, index: u32, precondition: &Precondition) -> Result<(), Refusal> {
-    let object = view.get(&precondition.key);
-    let holds = match (&precondition.expect, object) {
-        (Expect::Absent, found) => found.is_none(),
-        (_, None) => false,
-        (Expect::Exists, Some(_)) => true,
-        (Expect::Revision(revision), Some(object)) => object.revision == *revision,
-        (Expect::Uid(uid), Some(object)) => object.meta.uid == *uid,
-        (Expect::NotDeleting, Some(object)) => object.meta.deletion_timestamp.is_none(),
-    };
-    if holds {
-        return Ok(());
-    }
-    let found = object.map_or(Found::Nothing, |object| Found::Object {
-        revision: object.revision,
-        uid: object.meta.uid.clone(),
-        deleting: object.meta.deletion_timestamp.is_some(),
-    });
-    let (key, expected) = (precondition.key.clone(), precondition.expect.clone());
-    Err(Refusal::Precondition { index, key, expected, found })
-}
-
 impl Storage for Memory {
     fn view(&self) -> Arc<View> {
-        self.0.lock().view.clone()
+        let state = self.0.lock();
+        state.stale.as_ref().unwrap_or(&state.view).clone()
     }
 
     async fn linearizable(&self) -> Result<Arc<View>, Unavailable> {
-        Ok(self.view())
+        let state = self.0.lock();
+        if !state.led {
+            return Err(Unavailable("no leader is known".into()));
+        }
+        Ok(state.view.clone())
+    }
+
+    fn view_at(&self, resource: &ResourceName, revision: Revision) -> Option<Arc<View>> {
+        let state = self.0.lock();
+        if revision < state.compacted || revision > state.view.revision {
+            return None;
+        }
+        let mut table = state.view.tables.get(resource).cloned().unwrap_or_default();
+        let since =
+            |event: &&Arc<Event>| event.object.key.resource == *resource && event.object.revision > revision;
+        for event in state.events.iter().rev().filter(since) {
+            match &event.previous {
+                Some(previous) => table.insert(event.object.key.name.clone(), previous.clone()),
+                None => table.remove(&event.object.key.name),
+            };
+        }
+        Some(Arc::new(View { revision, tables: [(resource.clone(), table)].into_iter().collect() }))
+    }
+
+    fn is_led(&self) -> bool {
+        self.0.lock().led
     }
 
     async fn propose(&self, transaction: Transaction) -> Result<Result<Applied, Refusal>, ProposeError> {
+        self.0.lock().proposals += 1;
         Ok(self.apply(transaction))
     }
 
@@ -214,8 +245,13 @@ pub fn cluster() -> (Memory, Router) {
             }),
         );
     }
-    let router = coracle_api::router(memory.clone(), Talkative, ApiConfig::new("test", "0.0.0"));
+    let router = member(&memory);
     (memory, router)
+}
+
+/// The API of another member over the same objects.
+pub fn member(memory: &Memory) -> Router {
+    coracle_api::router(memory.clone(), Talkative, ApiConfig::new("test", "0.0.0"))
 }
 
 pub fn admin() -> Identity {

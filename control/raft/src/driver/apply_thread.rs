@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
-use tokio::sync::watch;
 
 use super::StateMachine;
+use super::applied::Teller;
 use super::member::Reply;
 use super::shared::Waker;
 use super::snapshot_thread::SnapshotSchedule;
@@ -45,7 +45,7 @@ pub struct ApplyThread<M: StateMachine, D: Disk> {
     disk: D,
     cluster_id: String,
     queue: Receiver<ApplyJob<M::Output>>,
-    applied: watch::Sender<u64>,
+    applied: Teller,
     snapshots: SnapshotSchedule<M::Frozen>,
     waker: Waker<M::Output>,
     replies: Vec<Answer<M::Output>>,
@@ -61,11 +61,11 @@ impl<M: StateMachine, D: Disk> ApplyThread<M, D> {
         disk: D,
         cluster_id: String,
         queue: Receiver<ApplyJob<M::Output>>,
-        applied: watch::Sender<u64>,
+        applied: Teller,
         snapshots: SnapshotSchedule<M::Frozen>,
         waker: Waker<M::Output>,
     ) -> Self {
-        let last = *applied.borrow();
+        let last = applied.index();
         let replies = Vec::new();
         ApplyThread {
             machine,
@@ -140,7 +140,7 @@ impl<M: StateMachine, D: Disk> ApplyThread<M, D> {
         if std::mem::take(&mut self.unpublished) {
             self.machine.applied_batch(self.last);
             // The new state is public before anybody is told of it: a proposer reads its own write.
-            self.applied.send_replace(self.last);
+            self.applied.tell(self.last);
             self.waker.shared.metrics.proposals_applied.add(self.replies.len() as u64);
             for (reply, output) in self.replies.drain(..) {
                 // A proposer that has gone away does not want to know.

@@ -11,16 +11,18 @@ use raft::eraftpb::{Message, MessageType};
 use tokio::sync::{oneshot, watch};
 
 use super::apply_thread::{ApplyItem, ApplyJob};
+use super::fetch::Hold;
 use super::shared::Waker;
 use super::wal_thread::WalJob;
 use crate::config::{
-    APPLY_QUEUE_MAX, COMMIT_PAUSE_US, MESSAGE_ENTRIES_BYTES_MAX, READ_PAUSE_US, SPACE_PERIOD_MS,
-    WAL_QUEUE_MAX,
+    APPLY_QUEUE_MAX, COMMIT_PAUSE_US, FETCH_IDLE_MS, MESSAGE_ENTRIES_BYTES_MAX, READ_PAUSE_US,
+    SNAPSHOT_IDLE_MS, SPACE_PERIOD_MS, WAL_QUEUE_MAX,
 };
 use crate::core::{Core, Done, Outcome, Token, Work};
 use crate::error::{ChangeError, Error, ProposeError, ReadError};
 use crate::membership::MemberChange;
 use crate::message::to_wire;
+use crate::snapshot::fetching::{Begin, Fetching};
 use crate::status::{DiskRoom, Status};
 use crate::transport::Transport;
 use crate::wal::SnapshotMarker;
@@ -41,8 +43,8 @@ pub enum Event<O> {
     Mark(u64, Sender<Option<SnapshotMarker>>),
     /// A snapshot of this member is durable.
     Compact(SnapshotMarker),
-    /// The snapshot that the message announces has arrived and is durable, or it will not arrive.
-    Fetched(Result<Message, u64>),
+    /// The snapshot of the fetch with this number has arrived and is durable, or it will not arrive.
+    Fetched(u64, bool),
     /// A member takes its snapshot from this one.
     Served(u64),
     /// Look at the counters.
@@ -69,8 +71,8 @@ impl<O> Event<O> {
     }
 }
 
-/// Begins to fetch the snapshot that a message of the leader announces. Ends with [`Event::Fetched`].
-pub type Fetch = Box<dyn Fn(Message, SnapshotMarker) + Send>;
+/// Begins to fetch a snapshot. Ends with [`Event::Fetched`]. None where there is no place for it.
+pub type Fetch = Box<dyn Fn(Begin) -> Option<Hold> + Send>;
 
 /// How much room there is beside the snapshot as of this entry.
 pub type Room = Box<dyn Fn(u64) -> Option<DiskRoom> + Send>;
@@ -100,8 +102,11 @@ pub struct Life<O> {
     /// The room that was found last, and when to look again.
     found_room: Option<DiskRoom>,
     look_at: Instant,
-    /// The index of the snapshot that is on its way here.
-    fetching: Option<u64>,
+    /// The snapshot that is on its way here.
+    fetching: Fetching,
+    hold: Option<Hold>,
+    /// Ticks since the start.
+    now: u64,
     waiters: HashMap<Token, Waiter<O>>,
     next_token: Token,
     epoch: Option<(u64, Option<u64>, u64, u64)>,
@@ -116,7 +121,9 @@ impl<O> Default for Life<O> {
         Life {
             found_room: None,
             look_at: Instant::now(),
-            fetching: None,
+            fetching: Fetching::default(),
+            hold: None,
+            now: 0,
             waiters: HashMap::new(),
             next_token: 0,
             epoch: None,
@@ -139,6 +146,8 @@ impl<O: Send + 'static> Member<O> {
         let now = Instant::now();
         if ticked {
             self.core.tick();
+            self.life.now += 1;
+            self.follow_fetch()?;
         }
         if self.life.tell_at.is_some_and(|at| now >= at) {
             self.core.tell_commit();
@@ -239,14 +248,7 @@ impl<O: Send + 'static> Member<O> {
                 }
                 Event::Unreachable(id) => self.core.unreachable(id),
                 Event::Served(id) => self.core.snapshot_served(id),
-                Event::Fetched(fetched) => {
-                    self.life.fetching = None;
-                    match fetched {
-                        Ok(message) => self.step(message)?,
-                        // The leader sends another when it sees that this one is not taken any more.
-                        Err(index) => tracing::warn!(index, "a snapshot of the leader did not arrive"),
-                    }
-                }
+                Event::Fetched(number, arrived) => self.fetched(number, arrived)?,
                 Event::Mark(index, reply) => drop(reply.send(self.core.snapshot_marker(index))),
                 Event::Compact(marker) => {
                     if self.core.compact(&marker) && self.to_wal.send(WalJob::Compact(marker)).is_err() {
@@ -270,13 +272,51 @@ impl<O: Send + 'static> Member<O> {
     fn receive(&mut self, message: Message) -> Result<(), Error> {
         match self.core.wants_snapshot(&message) {
             None => self.step(message)?,
-            Some(_) if self.life.fetching.is_some() => {}
             Some(marker) => {
-                self.life.fetching = Some(marker.index);
-                (self.fetch)(message, marker);
+                let idle = self.core.ticks(SNAPSHOT_IDLE_MS);
+                let begin = self.life.fetching.announced(message, marker, self.life.now, idle);
+                if let Some(begin) = begin {
+                    let number = begin.number;
+                    self.life.hold = (self.fetch)(begin);
+                    if self.life.hold.is_none() {
+                        // The leader sends another when it sees that this one is not taken.
+                        self.life.fetching.ended(number, false);
+                    }
+                }
             }
         }
         Ok(())
+    }
+
+    fn fetched(&mut self, number: u64, arrived: bool) -> Result<(), Error> {
+        if self.life.fetching.number() != Some(number) {
+            return Ok(());
+        }
+        self.life.hold = None;
+        if let Some(message) = self.life.fetching.ended(number, arrived) {
+            self.step(message)?;
+        }
+        self.begin_next()
+    }
+
+    /// A fetch of which nothing comes any more has failed, whether somebody tells so or not.
+    fn follow_fetch(&mut self) -> Result<(), Error> {
+        let Some(hold) = &self.life.hold else { return Ok(()) };
+        let idle = self.core.ticks(FETCH_IDLE_MS);
+        let sign = hold.sign(self.life.now);
+        if self.life.fetching.moved(sign, self.life.now, idle) {
+            tracing::warn!("nothing comes of a snapshot of the leader any more");
+            self.life.hold = None;
+            self.begin_next()?;
+        }
+        Ok(())
+    }
+
+    fn begin_next(&mut self) -> Result<(), Error> {
+        match self.life.fetching.take_next() {
+            Some(message) => self.receive(message),
+            None => Ok(()),
+        }
     }
 
     fn step(&mut self, message: Message) -> Result<(), Error> {

@@ -11,13 +11,20 @@ pub struct Incoming<D: Disk> {
     disk: D,
     header: Header,
     file: SnapshotFile<D::File>,
+    temporary: String,
 }
 
 impl<D: Disk> Incoming<D> {
     /// Begins with nothing of the snapshot that is announced by `header`.
     pub fn create(disk: D, header: Header) -> io::Result<Incoming<D>> {
-        let file = SnapshotFile::new(disk.create(&temporary(&header), 0)?, 0);
-        Ok(Incoming { disk, header, file })
+        Incoming::create_numbered(disk, header, 0)
+    }
+
+    /// The same beside others that were begun before, and perhaps still write.
+    pub fn create_numbered(disk: D, header: Header, number: u64) -> io::Result<Incoming<D>> {
+        let temporary = format!("incoming-{number}-{}.tmp", files::name(header.marker.index));
+        let file = SnapshotFile::new(disk.create(&temporary, 0)?, 0);
+        Ok(Incoming { disk, header, file, temporary })
     }
 
     /// How many bytes are there: where to go on after an interruption.
@@ -33,30 +40,26 @@ impl<D: Disk> Incoming<D> {
     pub fn finish(mut self) -> io::Result<()> {
         let checked = self.file.sync().and_then(|()| self.check());
         if checked.is_err() {
-            let _ = self.disk.remove(&temporary(&self.header));
+            let _ = self.disk.remove(&self.temporary);
             return checked;
         }
-        files::keep(&self.disk, &temporary(&self.header), &files::name(self.header.marker.index))
+        files::keep(&self.disk, &self.temporary, &files::name(self.header.marker.index))
     }
 
     /// The rest will not arrive: what is there must not take room from others.
     pub fn discard(self) {
         // It is removed at the next start otherwise.
-        let _ = self.disk.remove(&temporary(&self.header));
+        let _ = self.disk.remove(&self.temporary);
     }
 
     fn check(&self) -> io::Result<()> {
-        let written = SnapshotFile::new(self.disk.open(&temporary(&self.header))?, 0);
+        let written = SnapshotFile::new(self.disk.open(&self.temporary)?, 0);
         let found = Reader::open(io::BufReader::new(written))?.verify()?;
         if found != self.header {
             return Err(io::Error::other("the snapshot is another one than was announced"));
         }
         Ok(())
     }
-}
-
-fn temporary(header: &Header) -> String {
-    format!("incoming-{}.tmp", files::name(header.marker.index))
 }
 
 #[cfg(test)]

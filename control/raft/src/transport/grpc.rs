@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use super::{SnapshotSink, Transport, Unreachable};
+use crate::config::SNAPSHOT_STREAM_IDLE;
 
 /// Opens a connection to `host:port`, lazily: errors show in the calls.
 pub type Connector = Arc<dyn Fn(String) -> Channel + Send + Sync>;
@@ -186,7 +187,7 @@ impl GrpcTransport {
                 (tries, backoff) = (0, BACKOFF_FIRST);
             }
             tries += 1;
-            if tries == FETCH_TRIES_MAX {
+            if tries == FETCH_TRIES_MAX || !sink.is_wanted() {
                 return Err(broken.to_string());
             }
             tokio::time::sleep(backoff).await;
@@ -211,12 +212,18 @@ impl GrpcTransport {
             index,
             offset: sink.offset(),
         };
-        let mut parts = client.fetch_snapshot(request).await?.into_inner();
-        while let Some(part) = parts.message().await? {
+        let mut parts = in_time(client.fetch_snapshot(request)).await?.into_inner();
+        while let Some(part) = in_time(parts.message()).await? {
             sink.write(&part.data).map_err(|error| tonic::Status::not_found(error.to_string()))?;
         }
         Ok(())
     }
+}
+
+/// What another member does not do within this time, it does not do at all: it may stand still with its sockets open.
+async fn in_time<T>(call: impl Future<Output = Result<T, tonic::Status>>) -> Result<T, tonic::Status> {
+    let silent = || tonic::Status::deadline_exceeded("nothing came for too long");
+    tokio::time::timeout(SNAPSHOT_STREAM_IDLE, call).await.unwrap_or_else(|_| Err(silent()))
 }
 
 impl Inner {

@@ -8,7 +8,7 @@ use futures::stream::{BoxStream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::driver::{Raft, ServeSnapshot};
-use crate::snapshot::parts;
+use crate::snapshot::patient_parts;
 
 /// The member that a call comes from, as its certificate says. In the extensions of a call where whoever ended TLS knows
 /// it; then no call may claim to be another's.
@@ -87,7 +87,7 @@ impl RaftTransport for RaftService {
             Status::not_found(format!("the snapshot of entry {} is not here: {error}", request.index))
         })?;
         let (served, to) = (self.snapshots.served.clone(), request.from);
-        let parts = parts(source).map(move |part| {
+        let parts = patient_parts(source).map(move |part| {
             served(to);
             let data =
                 part.map_err(|error| Status::internal(format!("the snapshot cannot be read: {error}")))?;

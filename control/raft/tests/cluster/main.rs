@@ -84,6 +84,9 @@ struct HubState {
     members: BTreeMap<u64, Raft<usize>>,
     dirs: BTreeMap<u64, PathBuf>,
     cut: BTreeSet<u64>,
+    /// The next fetches come to nothing without a word: by the first nothing is brought, the others get lost.
+    lost_fetches: usize,
+    kept: Vec<Box<dyn SnapshotSink>>,
 }
 
 struct Port {
@@ -108,7 +111,17 @@ impl Transport for Port {
     /// Members beside each other have directories beside each other.
     fn fetch(&self, from: u64, index: u64, mut sink: Box<dyn SnapshotSink>) {
         let hub = self.hub.upgrade().expect("the hub outlives its members");
-        let dir = hub.lock().expect("not poisoned").dirs.get(&from).cloned();
+        let dir = {
+            let mut hub = hub.lock().expect("not poisoned");
+            if hub.lost_fetches > 0 {
+                hub.lost_fetches -= 1;
+                if hub.kept.is_empty() {
+                    hub.kept.push(sink);
+                }
+                return;
+            }
+            hub.dirs.get(&from).cloned()
+        };
         std::thread::spawn(move || {
             let read = dir.ok_or_else(|| "no such member".to_owned()).and_then(|dir| {
                 let file = dir.join(format!("snapshot-{index:016x}.snap"));
@@ -471,6 +484,29 @@ async fn a_member_that_was_away_takes_the_leaders_snapshot() {
     let (_, journal) = hub.start(dir.path(), first, None);
     has(&journal, 200).await;
     assert_eq!(journal.entries(), members[&first].1.entries());
+}
+
+#[tokio::test]
+async fn a_snapshot_that_gets_lost_without_a_word_is_fetched_again() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let hub = Hub::default();
+    let mut members: BTreeMap<u64, (Raft<usize>, Journal)> = BTreeMap::new();
+    for id in 1..=3 {
+        members.insert(id, hub.start(dir.path(), id, Some(&[1, 2, 3])));
+    }
+    let first = leader(&members.values().map(|(raft, _)| raft).collect::<Vec<_>>()).await;
+    let away = (1..=3).find(|id| *id != first).expect("two others");
+    hub.stop(away).await;
+    members.remove(&away);
+    hub.0.lock().expect("not poisoned").lost_fetches = 3;
+    let rest: Vec<&Raft<usize>> = members.values().map(|(raft, _)| raft).collect();
+    for n in 1..=100 {
+        assert_eq!(propose_to_leader(&rest, format!("entry {n}").into()).await, n);
+    }
+    let (raft, journal) = hub.start(dir.path(), away, None);
+    has(&journal, 100).await;
+    assert!(raft.status().borrow().snapshot > 0, "the log alone would have done");
+    assert_eq!(hub.0.lock().expect("not poisoned").lost_fetches, 0);
 }
 
 #[tokio::test]

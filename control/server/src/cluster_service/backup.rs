@@ -21,6 +21,9 @@ const CHUNKS_MAX: usize = 8;
 /// How often a client is told that the snapshot is still being written.
 const SIGN_PERIOD: Duration = Duration::from_secs(2);
 
+/// For how long a client may take nothing.
+const CLIENT_IDLE_MAX: Duration = Duration::from_secs(30);
+
 pub type Chunks = ReceiverStream<Result<SnapshotChunk, Status>>;
 
 /// Answers once this member is up to date; the snapshot is written while the client waits for the stream.
@@ -33,35 +36,57 @@ pub async fn stream(storage: &ReplicatedStorage) -> Result<Chunks, Status> {
 fn chunks(
     snapshot: impl Future<Output = Result<(SnapshotMarker, Source), SnapshotError>> + Send + 'static,
 ) -> Chunks {
-    let (chunks, receiver) = mpsc::channel(CHUNKS_MAX);
+    // Room for the last word is kept from the beginning.
+    let (chunks, receiver) = mpsc::channel(CHUNKS_MAX + 1);
     tokio::spawn(async move {
-        // A client that has gone away wants no more of it.
-        let _ = send(snapshot, &chunks).await;
+        let Ok(last_word) = chunks.clone().reserve_owned().await else { return };
+        if send(snapshot, &chunks).await == Err(Unsent::Still) {
+            last_word.send(Err(Status::deadline_exceeded("the backup was not taken fast enough")));
+        }
     });
     ReceiverStream::new(receiver)
+}
+
+/// Why not all was sent.
+#[derive(Debug, PartialEq, Eq)]
+enum Unsent {
+    /// A client that has gone away wants no more of it.
+    Gone,
+    /// One that takes nothing must not hold the snapshot's file for ever.
+    Still,
+}
+
+async fn give(
+    chunks: &mpsc::Sender<Result<SnapshotChunk, Status>>,
+    chunk: Result<SnapshotChunk, Status>,
+) -> Result<(), Unsent> {
+    match timeout(CLIENT_IDLE_MAX, chunks.send(chunk)).await {
+        Ok(sent) => sent.map_err(|_| Unsent::Gone),
+        Err(_) => Err(Unsent::Still),
+    }
 }
 
 async fn send(
     snapshot: impl Future<Output = Result<(SnapshotMarker, Source), SnapshotError>>,
     chunks: &mpsc::Sender<Result<SnapshotChunk, Status>>,
-) -> Result<(), mpsc::error::SendError<Result<SnapshotChunk, Status>>> {
+) -> Result<(), Unsent> {
     let mut snapshot = pin!(snapshot);
     let made = loop {
-        chunks.send(Ok(SnapshotChunk::default())).await?;
+        give(chunks, Ok(SnapshotChunk::default())).await?;
         if let Ok(made) = timeout(SIGN_PERIOD, &mut snapshot).await {
             break made;
         }
     };
     let (marker, source) = match made {
         Ok(made) => made,
-        Err(error) => return chunks.send(Err(Status::unavailable(error.to_string()))).await,
+        Err(error) => return give(chunks, Err(Status::unavailable(error.to_string()))).await,
     };
     tracing::info!(index = marker.index, "backup begun");
     let mut parts = pin!(parts(source));
     while let Some(part) = parts.next().await {
         let chunk = part.map(|data| SnapshotChunk { data });
         let broken = |error| Status::internal(format!("the snapshot cannot be read: {error}"));
-        chunks.send(chunk.map_err(broken)).await?;
+        give(chunks, chunk.map_err(broken)).await?;
     }
     Ok(())
 }
@@ -90,6 +115,22 @@ mod tests {
         }
         assert_eq!(bytes, vec![7; 300 * 1024]);
         assert!(begun.elapsed() >= Duration::from_secs(61));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let (alive, ended) = tokio::sync::oneshot::channel::<()>();
+        let mut still = chunks(async move {
+            let _alive = alive;
+            std::future::pending().await
+        });
+        still.next().await.unwrap().unwrap();
+        ended.await.expect_err("its task has ended");
+        let mut last = None;
+        while let Some(chunk) = still.next().await {
+            last = Some(chunk.map_err(|status| status.code()).map(|_| ()));
+        }
+        assert_eq!(last, Some(Err(tonic::Code::DeadlineExceeded)));
     }
 
     #[tokio::test]

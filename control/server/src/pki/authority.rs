@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use coracle_proto::tls::BACKDATED;
+use coracle_proto::tls::{self, BACKDATED};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
     IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
@@ -13,6 +13,9 @@ use super::NODE_UID_PREFIX;
 use crate::error::ServerError;
 
 const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// An authority certifies the one that will take its place, which certifies leaves.
+const ROOT_PATH_LENGTH: u8 = 1;
 
 /// Of what the authorities sign, where nothing else is said.
 pub const LEAF_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -39,12 +42,24 @@ struct Next {
     key_pem: String,
     /// Its key, certified by the one whose place it takes.
     cross_pem: String,
+    /// The key of the one whose place it takes, certified by it: where that one cannot certify others.
+    #[serde(default)]
+    reverse_pem: Option<String>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Previous {
     certificate_pem: String,
     cross_pem: String,
+    /// Goes on signing for servers, as no chain from the next one to it is good.
+    #[serde(default)]
+    signs: Option<Signs>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Signs {
+    key_pem: String,
+    reverse_pem: String,
 }
 
 /// How far the change of an authority is.
@@ -86,7 +101,7 @@ impl Authority {
     /// A new one. `name` must be of its own: callers are told apart by the name of who signed their certificate.
     pub(super) fn generate(name: &str) -> Result<Self, ServerError> {
         let key = KeyPair::generate()?;
-        let certificate_pem = params(name).self_signed(&key)?.pem();
+        let certificate_pem = params(name, ROOT_PATH_LENGTH).self_signed(&key)?.pem();
         Ok(Self::of(certificate_pem, key.serialize_pem()))
     }
 
@@ -114,9 +129,18 @@ impl Authority {
     /// Makes the one that will take its place, which everybody is to trust from now on.
     pub(super) fn begin_change(&mut self, name: &str) -> Result<(), ServerError> {
         let key = KeyPair::generate()?;
-        let certificate_pem = params(name).self_signed(&key)?.pem();
-        let cross_pem = params(name).signed_by(&key, &self.issuer()?)?.pem();
-        self.next = Some(Next { certificate_pem, key_pem: key.serialize_pem(), cross_pem });
+        let root = params(name, ROOT_PATH_LENGTH);
+        let certificate_pem = root.self_signed(&key)?.pem();
+        let cross_pem = params(name, 0).signed_by(&key, &self.issuer()?)?.pem();
+        let key_pem = key.serialize_pem();
+        let reverse_pem = match leaves_only(&self.certificate_pem)? {
+            Some(former) => {
+                let former_key = KeyPair::from_pem(&self.key_pem)?;
+                Some(params(&former, 0).signed_by(&former_key, &Issuer::new(root, key))?.pem())
+            }
+            None => None,
+        };
+        self.next = Some(Next { certificate_pem, key_pem, cross_pem, reverse_pem });
         Ok(())
     }
 
@@ -125,8 +149,9 @@ impl Authority {
         match self.next.take() {
             Some(next) => {
                 let certificate_pem = std::mem::replace(&mut self.certificate_pem, next.certificate_pem);
-                self.previous = Some(Previous { certificate_pem, cross_pem: next.cross_pem });
-                self.key_pem = next.key_pem;
+                let key_pem = std::mem::replace(&mut self.key_pem, next.key_pem);
+                let signs = next.reverse_pem.map(|reverse_pem| Signs { key_pem, reverse_pem });
+                self.previous = Some(Previous { certificate_pem, cross_pem: next.cross_pem, signs });
             }
             None => self.previous = None,
         }
@@ -140,6 +165,23 @@ impl Authority {
     pub fn issue(&self, subject: &Subject<'_>) -> Result<Leaf, ServerError> {
         let key = KeyPair::generate()?;
         Ok(Leaf { chain_pem: self.sign(subject, None, &key)?, key_pem: key.serialize_pem() })
+    }
+
+    /// A certificate for a server that is known by this authority, by whoever trusts the one that it takes the place of
+    /// too. Clients hold to the letter what a certificate says of the chains below it.
+    pub fn issue_for_server(&self, subject: &Subject<'_>) -> Result<Leaf, ServerError> {
+        let Some((previous, signs)) =
+            self.previous.as_ref().and_then(|previous| Some((previous, previous.signs.as_ref()?)))
+        else {
+            return self.issue(subject);
+        };
+        let issuer = Issuer::from_ca_cert_pem(&previous.certificate_pem, KeyPair::from_pem(&signs.key_pem)?)?;
+        let key = KeyPair::generate()?;
+        let mut chain_pem = self.sign_as(&issuer, subject, None, &key)?;
+        for behind in [&signs.reverse_pem, &self.certificate_pem, &previous.certificate_pem] {
+            chain_pem += behind;
+        }
+        Ok(Leaf { chain_pem, key_pem: key.serialize_pem() })
     }
 
     /// A certificate for the key of a signing request. Nothing else is taken from the request.
@@ -165,7 +207,17 @@ impl Authority {
         node_uid: Option<&str>,
         key: &impl PublicKeyData,
     ) -> Result<String, ServerError> {
-        let issuer = self.issuer()?;
+        Ok(self.sign_as(&self.issuer()?, subject, node_uid, key)? + &self.behind_leaves())
+    }
+
+    /// The certificate alone.
+    fn sign_as(
+        &self,
+        issuer: &Issuer<'static, KeyPair>,
+        subject: &Subject<'_>,
+        node_uid: Option<&str>,
+        key: &impl PublicKeyData,
+    ) -> Result<String, ServerError> {
         let mut params = CertificateParams::new(subject.names.clone())?;
         if let Some(uid) = node_uid {
             params.subject_alt_names.push(SanType::URI(format!("{NODE_UID_PREFIX}{uid}").try_into()?));
@@ -181,18 +233,15 @@ impl Authority {
         }
         params.use_authority_key_identifier_extension = true;
         valid_for(&mut params, self.leaf_life);
-        Ok(params.signed_by(key, &issuer)?.pem() + &self.behind_leaves())
+        Ok(params.signed_by(key, issuer)?.pem())
     }
 
     /// What follows a certificate that it signs.
     fn behind_leaves(&self) -> String {
-        let mut chain = self.certificate_pem.clone();
-        // Whoever trusts the former authority only, an old kubeconfig or join token say, follows this to it.
-        if let Some(previous) = &self.previous {
-            chain += &previous.cross_pem;
-            chain += &previous.certificate_pem;
-        }
-        chain
+        let Some(previous) = &self.previous else { return self.certificate_pem.clone() };
+        // Whoever trusts the former authority only, an old kubeconfig or join token say, follows this to it. It comes
+        // first: OpenSSL takes the first that fits, and whoever trusts the new one has that already.
+        [previous.cross_pem.as_str(), &self.certificate_pem, &previous.certificate_pem].concat()
     }
 
     /// Whether this authority, as it is now, made a chain that is known to be of some authority of ours.
@@ -201,10 +250,22 @@ impl Authority {
     }
 }
 
-fn params(name: &str) -> CertificateParams {
+/// The name of an authority that says of itself that it has no authority below it, as all had that were made before
+/// 0.2: what it certifies is refused by clients that look, as those in Go and with OpenSSL do.
+fn leaves_only(certificate_pem: &str) -> Result<Option<String>, ServerError> {
+    let unreadable = || tls::TlsError::Empty { what: "CA" };
+    let der = tls::certificates(certificate_pem, "CA")?.into_iter().next().ok_or_else(unreadable)?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|_| unreadable())?;
+    let length = parsed.basic_constraints().ok().flatten().and_then(|found| found.value.path_len_constraint);
+    let name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+    Ok(name.filter(|_| length == Some(0)).map(str::to_owned))
+}
+
+/// `path_length` authorities may stand between it and a leaf.
+fn params(name: &str, path_length: u8) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     valid_for(&mut params, CA_LIFE);
     params
@@ -218,4 +279,13 @@ fn valid_for(params: &mut CertificateParams, life: Duration) {
     let now = SystemTime::now();
     params.not_before = (now - BACKDATED).into();
     params.not_after = (now + life).into();
+}
+
+#[cfg(test)]
+impl Authority {
+    /// As they were made before 0.2.
+    pub(super) fn generate_old(name: &str) -> Result<Self, ServerError> {
+        let key = KeyPair::generate()?;
+        Ok(Self::of(params(name, 0).self_signed(&key)?.pem(), key.serialize_pem()))
+    }
 }

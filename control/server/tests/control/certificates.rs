@@ -144,6 +144,22 @@ async fn told(control: &Control) -> Option<(usize, String, [u64; 4])> {
     })
 }
 
+/// A client in Go looks closely at the chain that it is shown.
+async fn kubectl_reads(kubeconfig: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("kubeconfig");
+    std::fs::write(&file, kubeconfig).unwrap();
+    let mut command = tokio::process::Command::new("kubectl");
+    command.arg("--kubeconfig").arg(file).args(["get", "namespaces", "--request-timeout=30s"]);
+    match command.env("HOME", dir.path()).output().await {
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => {
+            let required = std::env::var_os("CORACLE_REQUIRE_CLIENTS").is_some();
+            assert!(!required, "kubectl is required, and cannot be run: {error}");
+        }
+    }
+}
+
 fn stages(state: &AuthoritiesResponse) -> Vec<(&str, &str)> {
     state.changing.iter().map(|change| (change.authority.as_str(), change.stage.as_str())).collect()
 }
@@ -189,6 +205,7 @@ async fn authorities_change_by_steps_that_wait_for_all() {
     assert_eq!(stages(&authorities(&controls[0]).await)[1], ("serving", "issuing"));
     assert_eq!(told(&controls[0]).await, Some((3, "issuing".into(), [3, 3, 0, 1])));
     assert!(reached(&old_config).await, "who trusts the old ones only is still served");
+    kubectl_reads(&old_kubeconfig).await;
     let new_pin = controls[0].create_token(Role::Control, 600).await.unwrap().ca_pin;
     assert_ne!(new_pin, old_token.ca_pin);
     let mode = Mode::Join { addresses: vec![controls[1].address()], token: old_token.to_string() };

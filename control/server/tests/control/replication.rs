@@ -1,12 +1,17 @@
 //! Three control nodes.
 
-use std::io::ErrorKind;
+use std::{
+    io::ErrorKind,
+    time::{Duration, Instant},
+};
 
 use coracle_api::Storage;
 use coracle_server::{Control, Mode};
-use kube::api::{DeleteParams, ListParams, PostParams};
+use futures::{StreamExt, TryStreamExt};
+use http::Method;
+use kube::api::{DeleteParams, ListParams, PostParams, WatchEvent, WatchParams};
 
-use crate::bench::{config_map, config_maps, leading, start, three, until, up_to_date};
+use crate::bench::{admin, config_map, config_maps, leading, send, start, three, until, up_to_date};
 
 /// Takes the leader out.
 async fn take_leader(controls: &mut Vec<Control>) -> Control {
@@ -109,6 +114,36 @@ async fn a_member_that_comes_back_under_another_address_is_found() {
     for control in controls.into_iter().chain([moved]) {
         control.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_without_a_quorum_neither_watches_nor_pretends() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut controls = three(dir.path()).await;
+    let left = controls.pop().unwrap();
+    let maps = config_maps(&left).await;
+    let mut watch = maps.watch(&WatchParams::default(), "0").await.unwrap().boxed();
+    futures::future::join_all(controls.into_iter().map(Control::abort)).await;
+    let begun = Instant::now();
+    loop {
+        match watch.try_next().await.unwrap() {
+            Some(WatchEvent::Added(_) | WatchEvent::Modified(_)) => {}
+            Some(other) => panic!("{other:?}"),
+            None => break,
+        }
+    }
+    let took = begun.elapsed();
+    assert!(took > Duration::from_secs(2), "an election is no reason: {took:?}");
+    // A kube client would try again for long.
+    let path = "/api/v1/namespaces/default/configmaps";
+    let body = serde_json::to_vec(&config_map("never", "1")).unwrap();
+    for (method, query, body) in
+        [(Method::GET, "watch=true&resourceVersion=1", vec![]), (Method::POST, "dryRun=All", body)]
+    {
+        let answer = send(&left.address(), &admin(&left), method, &format!("{path}?{query}"), &body).await;
+        assert_eq!(answer.status(), 503, "{query}: {answer:?}");
+    }
+    left.abort().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
