@@ -532,3 +532,18 @@ async fn a_name_that_was_left_empty_deletes_nothing() {
     }
     ask("GET", &format!("{MAPS}/a")).ok(&router).await;
 }
+
+#[tokio::test]
+async fn what_is_being_deleted_is_still_validated_where_more_than_its_metadata_changes() {
+    let (_, router) = cluster();
+    let mut body = deployment("web");
+    body["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    ask("POST", DEPLOYMENTS).json(body).ok(&router).await;
+    let whole = format!("{DEPLOYMENTS}/web");
+    ask("DELETE", &whole).ok(&router).await;
+    let patch = |value: Value| ask("PATCH", &whole).body("application/merge-patch+json", value.to_string());
+    let (code, text) =
+        patch(json!({ "spec": { "template": { "spec": { "containers": [] } } } })).fail(&router).await;
+    assert_eq!(code, 422, "{text}");
+    patch(json!({ "metadata": { "labels": { "a": "b" } } })).ok(&router).await;
+}

@@ -233,7 +233,14 @@ impl App {
         let own = (namespace.clone(), name.clone());
         let json = &event.object_json;
         match resource.as_str() {
-            "pods" => self.put_pod(Pod::parse(json)?),
+            "pods" => match Pod::parse(json) {
+                Ok(pod) => self.put_pod(pod),
+                Err(error) => {
+                    let Some(pod) = Pod::unreadable(json) else { return Err(error.into()) };
+                    tracing::warn!(pod = %pod.full_name(), %error, "a pod that cannot be read is not run");
+                    self.put_pod(pod);
+                }
+            },
             "configmaps" => {
                 let data = KeyedData::from_config_map(json, event.revision)?;
                 self.desired.sources.config_maps.insert(own, Arc::new(data));

@@ -272,6 +272,29 @@ impl Pod {
         bad.map_or(Ok(pod), |name| Err(CoreError::Name { name }))
     }
 
+    /// What stands for a pod that cannot be read: nothing of it runs, and its deletion is carried out. None where it
+    /// cannot even be told which pod it is.
+    pub fn unreadable(json: &[u8]) -> Option<Self> {
+        let value: Value = serde_json::from_slice(json).ok()?;
+        let metadata = value.get("metadata")?;
+        let text = |field: &str| metadata[field].as_str().unwrap_or("").to_owned();
+        let (name, uid) = (text("name"), text("uid"));
+        if name.is_empty() || !is_file_name(&uid) {
+            return None;
+        }
+        let metadata = Metadata {
+            name,
+            namespace: text("namespace"),
+            uid: uid.as_str().into(),
+            resource_version: text("resourceVersion"),
+            deletion_timestamp: metadata["deletionTimestamp"].as_str().and_then(|at| at.parse().ok()),
+            deletion_grace_period_seconds: Some(0),
+            ..Metadata::default()
+        };
+        let status = serde_json::json!({ "phase": "Failed" });
+        Some(Self { metadata, spec: PodSpec::default(), status })
+    }
+
     pub fn uid(&self) -> &PodUid {
         &self.metadata.uid
     }

@@ -526,6 +526,21 @@ fn a_pod_whose_object_is_gone_is_killed_at_once() {
 }
 
 #[test]
+fn of_a_pod_that_cannot_be_read_nothing_runs_and_its_deletion_is_carried_out() {
+    let mut world = World::new();
+    world.put(&pod(r#""containers":[{"name":"web","image":"hello:1.0","env":3}]"#));
+    world.delete_in(30);
+    world.check(expect![[r#"
+        0s put
+          admit
+        0s delete
+          end pod within 0ns None
+          remove
+    "#]]);
+    assert!(coracle_core::Pod::unreadable(br#"{"metadata":{"name":"a","uid":"../u"}}"#).is_none());
+}
+
+#[test]
 fn the_whole_status_is_as_kubelet_writes_it() {
     let mut world = World::new();
     world.put(&pod(r#""containers":[{"name":"web","image":"hello:1.0"},{"name":"log","image":"log:1.0"}]"#));

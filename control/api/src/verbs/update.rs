@@ -167,11 +167,20 @@ fn faults(kind: &Kind, before: &Value, new: &Value, part: Part) -> Vec<FieldErro
             errors.push(FieldError::forbidden("metadata.finalizers", detail));
         }
     }
-    // An object that is on its way out must not be held back by rules that came after it.
-    if part == Part::Main && (kind.kind == "Pod" || !metadata::deleting(before)) {
+    // An object that is on its way out must not be held back by rules that came after it, as long as only its metadata
+    // changes.
+    let leaves = metadata::deleting(before) && kind.kind != "Pod" && same_but_for_metadata(before, new);
+    if part == Part::Main && !leaves {
         errors.extend((kind.validate)(new, Some(before)));
     }
     errors
+}
+
+fn same_but_for_metadata(before: &Value, new: &Value) -> bool {
+    let (Some(before), Some(new)) = (before.as_object(), new.as_object()) else { return false };
+    let told = |name: &str| matches!(name, "metadata" | "kind" | "apiVersion");
+    let same = |(name, value): (&String, &Value)| told(name) || new.get(name) == Some(value);
+    before.iter().all(same) && new.keys().all(|name| told(name) || before.contains_key(name))
 }
 
 /// Whether nothing holds an object back any more whose deletion was asked for.

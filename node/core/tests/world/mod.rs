@@ -76,7 +76,8 @@ impl World {
     }
 
     fn store(&mut self) {
-        let pod = Arc::new(Pod::parse(&serde_json::to_vec(&self.object).unwrap()).unwrap());
+        let json = serde_json::to_vec(&self.object).unwrap();
+        let pod = Arc::new(Pod::parse(&json).unwrap_or_else(|_| Pod::unreadable(&json).unwrap()));
         self.observed.see(&pod);
         self.desired.pods.insert(pod.uid().clone(), pod);
     }
