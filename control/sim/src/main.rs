@@ -3,6 +3,7 @@
 #[path = "main_workloads.rs"]
 mod workloads;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -46,6 +47,12 @@ struct Arguments {
     /// So many runs at a time.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
+    /// Workloads: plays an input of the fuzz target `admitted_workloads` in the place of seeds.
+    #[arg(long)]
+    input: Option<PathBuf>,
+    /// Workloads: writes what the seeds ask for as inputs of that target into this folder, and plays none.
+    #[arg(long)]
+    corpus: Option<PathBuf>,
     /// Goes on after a violation.
     #[arg(long)]
     keep_going: bool,

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coracle_sim::workloads::{Options, Progress, Report, Violation, run};
+use coracle_sim::workloads::{Options, Progress, Report, Violation, fuzz, run, script};
 
 use super::{Arguments, PROGRESS_PERIOD, mutant_of};
 
@@ -73,6 +73,18 @@ impl Total {
 
 pub fn main(arguments: &Arguments) -> ExitCode {
     let Ok(mutant) = mutant_of(arguments) else { return ExitCode::FAILURE };
+    if let Some(path) = &arguments.input {
+        let played = std::fs::read(path).map_err(|error| error.to_string());
+        return ended(played.and_then(|bytes| fuzz::play_bytes(&bytes)));
+    }
+    if let Some(folder) = &arguments.corpus {
+        let (first, end) = arguments.seeds;
+        let write = |seed: u64| {
+            let bytes = fuzz::as_bytes(&script(seed, arguments.calm));
+            std::fs::write(folder.join(format!("seed-{seed}")), bytes)
+        };
+        return ended((first..end).try_for_each(write).map_err(|error| error.to_string()));
+    }
     let started = Instant::now();
     let shared = Arc::new(Shared {
         next: AtomicU64::new(arguments.seeds.0),
@@ -124,6 +136,16 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     }
     total.tell(started.elapsed());
     if total.classes.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn ended(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn took(total: &mut Total, ended: Result<Report, Box<Violation>>) {

@@ -171,12 +171,20 @@ pub struct Options {
     pub calm: bool,
 }
 
+/// Has a seed draw its script and what else is decided from sources of their own.
+const SCRIPT: u64 = 0x776f_726b_6c6f_6164;
+const TEARDOWN: u64 = 0x7465_6172_646f_776e;
+
+/// What a seed asks for.
+pub fn script(seed: u64, calm: bool) -> Script {
+    Script::draw(&mut Rng::new(seed ^ SCRIPT), calm)
+}
+
 /// Runs one seed to its end, or to the first broken promise, which is shrunk.
 pub fn run(seed: u64, options: &Options, progress: &Arc<Progress>) -> Result<Report, Violation> {
     let mutant = options.mutant;
-    let mut rng = Rng::new(seed ^ 0x776f_726b_6c6f_6164);
-    let script = Script::draw(&mut rng, options.calm);
-    let teardown = rng.chance(350);
+    let script = script(seed, options.calm);
+    let teardown = Rng::new(seed ^ TEARDOWN).chance(350);
     match play(seed, &script, mutant, teardown, progress) {
         Ok(report) => Ok(report),
         Err(violation) => Err(shrink::shrink(script, violation, |script| {

@@ -22,8 +22,8 @@ const CONTENT_TYPES: [&str; 6] = [
 ];
 
 /// Plays requests, each of three bytes that say what it is (kind; method and subresource; content type), two that say
-/// how long its body is (the low byte first), and the body, which the end may cut off. Then the cluster must come to
-/// rest, and everything in it be readable.
+/// how long its body is (the low byte first), and the body, which the end may cut off. `@uid|pods|default|x@` in a body
+/// is the uid of that object. Then the cluster must come to rest, and everything in it be readable.
 pub fn play_bytes(data: &[u8]) -> Result<(), String> {
     super::watch_panics();
     let mut world = World::new(&mut Rng::new(0), None, Arc::new(Progress::default()));
@@ -62,7 +62,7 @@ pub fn as_bytes(script: &super::Script) -> Vec<u8> {
     let mut all = Vec::new();
     for Step { act, .. } in &script.steps {
         let Act::Write(write) = act else { continue };
-        let ask = write.render(&coracle_objects::View::default());
+        let ask = write.unresolved();
         let number = kinds.iter().position(|kind| ask.path.contains(&format!("/{}", kind.plural)));
         let how = match (ask.method, write.form) {
             ("POST", _) => 0,

@@ -82,6 +82,13 @@ impl Form {
 impl Write {
     /// The request in bytes. Where it names an object's uid, it is that of the view.
     pub fn render(&self, view: &View) -> Ask {
+        let mut ask = self.unresolved();
+        ask.body = with_uids(ask.body, view);
+        ask
+    }
+
+    /// The request with uids by the names of their objects.
+    pub fn unresolved(&self) -> Ask {
         let mut document = self.base.clone();
         match self.form {
             Form::None => {}
@@ -102,7 +109,7 @@ impl Write {
         edits::cap_replicas(&mut document, REPLICAS_MAX);
         let body = match self.form {
             Form::None => vec![],
-            _ => with_uids(&document.to_string(), view).into_bytes(),
+            _ => document.to_string().into_bytes(),
         };
         let (method, path, content_type) = (self.method, self.path.clone(), self.form.content_type());
         Ask { method, path, content_type, accept: "", body }
@@ -114,7 +121,9 @@ fn uid_of(of: &Known) -> String {
     format!("@uid|{}|{}|{}@", of.kind.storage_resource(), of.namespace, of.name)
 }
 
-fn with_uids(text: &str, view: &View) -> String {
+/// Puts uids in where they stand by the names of their objects.
+pub fn with_uids(body: Vec<u8>, view: &View) -> Vec<u8> {
+    let Ok(text) = std::str::from_utf8(&body) else { return body };
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find("@uid|") {
@@ -127,7 +136,7 @@ fn with_uids(text: &str, view: &View) -> String {
         rest = &rest[start + length + 2..];
     }
     out.push_str(rest);
-    out
+    out.into_bytes()
 }
 
 /// An object that the script has made, if it was admitted.

@@ -191,7 +191,8 @@ impl World {
     pub fn play_asks(&mut self, asks: &[Ask]) -> Result<(), Broken> {
         self.run_for(500)?;
         for ask in asks {
-            self.ask(ask)?;
+            let body = super::script::with_uids(ask.body.clone(), &self.view());
+            self.ask(&Ask { body, ..ask.clone() })?;
             self.run_for(100)?;
         }
         self.calm = true;
