@@ -380,6 +380,11 @@ proptest! {
     }
 }
 
+#[allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the clock measures the test; apply does not see it"
+)]
 /// How long the store takes for one transaction that makes and removes so many objects.
 fn applying(count: usize) -> std::time::Duration {
     let names: Vec<String> = (0..count).map(|number| format!("n{number}")).collect();
