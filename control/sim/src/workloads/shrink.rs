@@ -16,11 +16,13 @@ pub fn shrink(
 ) -> Violation {
     let mut best = (script, violation);
     let mut written = 0;
-    loop {
+    // Many at a time first.
+    let mut chunk = count(&best.0).div_ceil(2);
+    while chunk > 0 {
         let mut smaller = false;
         let mut at = 0;
         while at < count(&best.0) && written < ENTRIES_MAX {
-            let candidate = without(&best.0, at);
+            let candidate = without(&best.0, at, chunk);
             let (entries, ended) = play(&candidate);
             written += entries;
             match ended {
@@ -28,13 +30,15 @@ pub fn shrink(
                     best = (candidate, found);
                     smaller = true;
                 }
-                _ => at += 1,
+                _ => at += chunk,
             }
         }
-        if !smaller || written >= ENTRIES_MAX {
-            return best.1;
+        if written >= ENTRIES_MAX {
+            break;
         }
+        chunk = if chunk == 1 && smaller { 1 } else { chunk / 2 };
     }
+    best.1
 }
 
 /// How many things can be taken out: steps, last first, and edits.
@@ -49,10 +53,12 @@ fn edits(step: &super::script::Step) -> usize {
     }
 }
 
-fn without(script: &Script, at: usize) -> Script {
+/// Without so many of them from one on.
+fn without(script: &Script, at: usize, chunk: usize) -> Script {
     let mut smaller = script.clone();
     if at < script.steps.len() {
-        smaller.steps.remove(script.steps.len() - 1 - at);
+        let end = script.steps.len() - at;
+        smaller.steps.drain(end.saturating_sub(chunk)..end);
         return smaller;
     }
     let mut at = at - script.steps.len();
@@ -61,7 +67,7 @@ fn without(script: &Script, at: usize) -> Script {
         if let Act::Write(write) = &mut step.act
             && at < has
         {
-            write.edits.remove(at);
+            write.edits.drain(at..(at + chunk).min(has));
             return smaller;
         }
         at = at.saturating_sub(has);

@@ -38,6 +38,9 @@ const ROUND_MS: u64 = 5;
 /// After the last operation a cluster has so long to come to rest, and then is watched for as long again.
 const REST_MS: u64 = 60_000;
 
+/// Entries of what is tried in vain, in the first minute that is watched.
+const RETRIED_MAX: u64 = 60;
+
 /// Entries of a whole run. Most runs write some hundred.
 const ENTRIES_MAX: u64 = 2_000;
 
@@ -200,16 +203,32 @@ impl World {
         self.check_at_rest()
     }
 
-    /// Lets the cluster come to rest, and watches it for a while.
+    /// Lets the cluster come to rest, and watches it for a while. What is tried in vain again and again may be, with
+    /// pauses that grow: in twice the time no more of it.
     fn rest(&mut self) -> Result<(), Broken> {
         self.run_for(REST_MS)?;
-        let before = self.storage.written();
-        self.run_for(REST_MS)?;
-        let more = self.storage.written().since(&before);
-        if more.entries == 0 {
+        let first = self.watch(REST_MS)?;
+        if first.entries == 0 {
             return Ok(());
         }
-        Err(self.restless(&more, "60 s after the last operation entries are still written, in the next 60 s"))
+        let what = "60 s after the last operation entries are still written, in the next 60 s";
+        if first.entries > RETRIED_MAX {
+            return Err(self.restless(&first, what));
+        }
+        self.watch(2 * REST_MS)?;
+        let third = self.watch(4 * REST_MS)?;
+        if third.entries > first.entries {
+            let what = format!("{what} {}, and four minutes after it, in 240 s", first.entries);
+            return Err(self.restless(&third, &what));
+        }
+        Ok(())
+    }
+
+    /// What is written within so long.
+    fn watch(&mut self, ms: u64) -> Result<Written, Broken> {
+        let before = self.storage.written();
+        self.run_for(ms)?;
+        Ok(self.storage.written().since(&before))
     }
 
     fn restless(&self, more: &Written, what: &str) -> Broken {
