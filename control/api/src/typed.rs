@@ -138,7 +138,10 @@ impl Walk {
                 if unknown {
                     map.retain(|name, _| type_.has(name));
                 }
-                Ok(())
+                match type_.times.iter().find(|name| !map.contains_key(**name)) {
+                    Some(missing) => Err(format!("{}: Required value", Path::Field(place.path, missing))),
+                    None => Ok(()),
+                }
             }
             (type_, value) => Err(place.is_no(value, type_)),
         }

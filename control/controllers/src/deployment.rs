@@ -45,6 +45,8 @@ struct Round<'a> {
     /// The rollout's number, where it is to be written on the deployment.
     revision: Option<i64>,
     sets: Sets<'a>,
+    /// There is no set of the current template, and the condition Progressing says why.
+    failed: bool,
     /// Names of sets to delete.
     deletions: Vec<ObjectName>,
     events: Vec<EventRecord>,
@@ -74,6 +76,7 @@ pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadab
         collisions: value["status"]["collisionCount"].as_i64().unwrap_or(0),
         revision: None,
         sets: Sets::of(state, object, &spec, planner.now)?,
+        failed: false,
         deletions: Vec::new(),
         events: Vec::new(),
         now: planner.now,

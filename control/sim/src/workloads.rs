@@ -53,7 +53,7 @@ use crate::{rng::Rng, workloads::world::World};
 pub enum Mutant {
     /// Admission lets a null through in the templates of pods.
     NullAdmitted,
-    /// Controllers forget each second what they have tried in vain.
+    /// Controllers forget every five seconds what they have tried in vain.
     ForgottenBackoff,
     /// A node tells the status of a pod again and again, with another time in it.
     ReportedAgain,

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt, sync::OnceLock};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::schemas;
 
@@ -32,13 +32,15 @@ pub enum Type {
 }
 
 /// An object with fields of its own.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Struct {
     /// As Go calls it: `DeploymentSpec`.
     pub name: &'static str,
     /// As Go calls it elsewhere: `v1.DeploymentSpec`.
     qualified: String,
     fields: HashMap<&'static str, Type>,
+    /// The times that must be there: what is left out of others has a zero value, and a time has none.
+    pub times: Vec<&'static str>,
 }
 
 impl Struct {
@@ -85,11 +87,9 @@ impl Types {
                     Some(properties) => {
                         let index = self.structs.len();
                         let (go, qualified) = go_names(name);
-                        self.structs.push(Struct { name: go, qualified, fields: HashMap::new() });
+                        self.structs.push(Struct { name: go, qualified, ..Struct::default() });
                         self.named.insert(name, Type::Struct(index));
-                        let fields =
-                            properties.iter().map(|(field, schema)| (field.as_str(), self.of(schema)));
-                        self.structs[index].fields = fields.collect();
+                        self.fill(index, schema, properties);
                         Type::Struct(index)
                     }
                 }
@@ -116,15 +116,24 @@ impl Types {
                 (Some(Value::Object(properties)), None) => {
                     let index = self.structs.len();
                     let qualified = "struct".to_owned();
-                    self.structs.push(Struct { name: "struct", qualified, fields: HashMap::new() });
-                    let fields = properties.iter().map(|(field, schema)| (field.as_str(), self.of(schema)));
-                    self.structs[index].fields = fields.collect();
+                    self.structs.push(Struct { name: "struct", qualified, ..Struct::default() });
+                    self.fill(index, schema, properties);
                     Type::Struct(index)
                 }
                 (_, None) => Type::AnyObject,
             },
             _ => Type::Any,
         }
+    }
+
+    fn fill(&mut self, index: usize, schema: &'static Value, properties: &'static Map<String, Value>) {
+        let fields: HashMap<&str, Type> =
+            properties.iter().map(|(field, schema)| (field.as_str(), self.of(schema))).collect();
+        let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
+        // Validation asks for the times with a fraction, in words of its own.
+        let is_time = |name: &&str| fields.get(name) == Some(&Type::Time { fraction: false });
+        let times = required.filter_map(Value::as_str).filter(is_time).collect();
+        (self.structs[index].fields, self.structs[index].times) = (fields, times);
     }
 
     fn inner(&mut self, schema: Option<&'static Value>) -> Type {

@@ -123,6 +123,17 @@ fn times_are_times_in_utc() {
 }
 
 #[test]
+fn a_time_that_must_be_there_is_asked_for() {
+    let service = |condition: Value| {
+        mismatch(json!({ "status": { "conditions": [condition] } }), "io.k8s.api.core.v1.Service")
+    };
+    let missing = "status.conditions[0].lastTransitionTime: Required value";
+    assert_eq!(service(json!({ "type": "A", "status": "True", "lastTransitionTime": null })), missing);
+    assert_eq!(service(Value::Null), missing);
+    assert_eq!(service(json!({ "lastTransitionTime": "2026-01-02T03:04:05Z" })), "");
+}
+
+#[test]
 fn raw_values_stay_as_they_are_but_for_their_depth() {
     let fields = json!({ "f:a": { ".": null, "f:b": 1.0 } });
     let value = json!({ "metadata": { "managedFields": [{ "fieldsV1": fields }] } });

@@ -129,6 +129,7 @@ impl Round<'_> {
     /// Notes on the condition Progressing why there is no set of the current template.
     fn note_failure(&mut self, reason: Option<String>) {
         let Some(reason) = reason.filter(|_| self.spec.has_progress_deadline()) else { return };
+        self.failed = true;
         let message = format!("Failed to create new replica set: {reason}");
         self.conditions.set(Condition::new(PROGRESSING, "False", SET_CREATE_ERROR, message, self.now));
     }

@@ -63,7 +63,7 @@ pub fn sync(round: &mut Round<'_>) {
     sync_failure(round);
     let deleting = round.object.meta.deletion_timestamp.is_some();
     // A paused deployment says only that it is paused; one that is scaled goes on as it was.
-    if !deleting && !round.spec.paused && !round.is_scaling() {
+    if !deleting && !round.spec.paused && !round.is_scaling() && !round.failed {
         sync_progress(round, &counts);
     }
 }

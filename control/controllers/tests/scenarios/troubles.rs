@@ -124,8 +124,14 @@ fn pods_that_end_at_once_are_replaced_ever_more_rarely() {
 
 #[test]
 fn a_selector_that_no_replica_set_can_match_makes_none() {
+    for replicas in [0, 1] {
+        check_selector(replicas);
+    }
+}
+
+fn check_selector(replicas: i64) {
     let mut cluster = Cluster::new();
-    let mut value = deployment(1);
+    let mut value = deployment(replicas);
     value["spec"]["selector"]["matchLabels"]["pod-template-hash"] = "mine".into();
     value["spec"]["template"]["metadata"]["labels"]["pod-template-hash"] = "mine".into();
     cluster.put(web(), value);
@@ -134,6 +140,10 @@ fn a_selector_that_no_replica_set_can_match_makes_none() {
     let progressing = condition(&cluster, &web(), "Progressing");
     assert_eq!(progressing["reason"], "ReplicaSetCreateError");
     assert!(progressing["message"].as_str().unwrap().contains("pod-template-hash"), "{progressing}");
+    // Nor is its status written again.
+    cluster.read();
+    cluster.run(120_000);
+    assert_eq!(cluster.read(), "");
 }
 
 #[test]

@@ -22,7 +22,7 @@ const LOST_LINK_MS: u64 = 1_500;
 const RELINK_MS: u64 = 300;
 
 /// How often controllers begin anew where that is the fault that is built in.
-const FORGET_MS: u64 = 1_000;
+const FORGET_MS: u64 = 5_000;
 
 impl World {
     /// Gives each part its turn. True where any did something.
