@@ -438,9 +438,11 @@ async fn what_no_reader_could_read_is_refused_at_every_door() {
             assert_eq!(ask("POST", DEPLOYMENTS).json(body).fail(&router).await.0, 400, "{pointer}");
         }
     }
-    let status = json!({ "status": { "replicas": 1_u64 << 40 } }).to_string();
-    let patched = ask("PATCH", &format!("{whole}/status")).body("application/merge-patch+json", status);
-    assert_eq!(patched.fail(&router).await.0, 422);
+    for replicas in [json!(1_u64 << 40), json!(-1)] {
+        let status = json!({ "status": { "replicas": replicas } }).to_string();
+        let patched = ask("PATCH", &format!("{whole}/status")).body("application/merge-patch+json", status);
+        assert_eq!(patched.fail(&router).await.0, 422);
+    }
 }
 
 #[tokio::test]

@@ -31,6 +31,8 @@ pub struct Kind {
     pub defaults: fn(&mut Value),
     /// The faults of a new object or (with the old one) of an update, `metadata` aside. Called after `defaults`.
     pub validate: fn(&Value, Option<&Value>) -> Vec<FieldError>,
+    /// The faults of a changed status. Called after `defaults`.
+    pub validate_status: fn(&Value) -> Vec<FieldError>,
     /// What field selectors may name beyond `metadata.name` and `metadata.namespace`.
     pub selectable_fields: &'static [&'static str],
     /// What `metadata.name` must look like.
@@ -164,6 +166,7 @@ impl Kind {
         cells: |_, _| Vec::new(),
         defaults: |_| (),
         validate: |_, _| Vec::new(),
+        validate_status: |_| Vec::new(),
         selectable_fields: &[],
         name_rule: NameRule::Subdomain,
         storage: None,
@@ -265,6 +268,7 @@ mod tests {
                 assert_eq!(once, object, "defaults of {} are idempotent", kind.kind);
                 (kind.validate)(&object, None);
                 (kind.validate)(&object, Some(shape));
+                (kind.validate_status)(&object);
             }
         }
     }

@@ -170,6 +170,9 @@ fn faults(kind: &Kind, before: &Value, new: &Value, part: Part) -> Vec<FieldErro
     // An object that is on its way out must not be held back by rules that came after it, as long as only its metadata
     // changes.
     let leaves = metadata::deleting(before) && kind.kind != "Pod" && same_but_for_metadata(before, new);
+    if part == Part::Status {
+        errors.extend((kind.validate_status)(new));
+    }
     if part == Part::Main && !leaves {
         errors.extend((kind.validate)(new, Some(before)));
     }

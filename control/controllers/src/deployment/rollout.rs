@@ -55,7 +55,7 @@ impl Round<'_> {
 
     /// Brings the annotations of an existing set of the current template up to date.
     pub(super) fn adopt_new_set(&mut self) {
-        let revision = self.sets.old_revision_max() + 1;
+        let revision = self.sets.old_revision_max().saturating_add(1);
         let inherited = self.inherited_annotations();
         let min_ready_s = self.spec.min_ready_s;
         let Some(set) = self.sets.new_set() else { return };
@@ -94,7 +94,7 @@ impl Round<'_> {
             self.note_failure(reason);
             return;
         }
-        let revision = self.sets.old_revision_max() + 1;
+        let revision = self.sets.old_revision_max().saturating_add(1);
         let Some((key, hash)) = self.free_name(planner) else { return };
         // Such a set would not be this deployment's, and the next round would make another one.
         if !self.spec.selector.matches(&self.spec.set_labels(&hash)) {

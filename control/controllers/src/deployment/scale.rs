@@ -119,7 +119,9 @@ impl Round<'_> {
 
 /// The quotient of two numbers that are not negative, rounded half up.
 fn rounded(dividend: i64, divisor: i64) -> i64 {
-    (2 * dividend + divisor) / (2 * divisor)
+    // The divisor is an annotation's, of whatever size.
+    let (dividend, divisor) = (i128::from(dividend), i128::from(divisor));
+    i64::try_from((2 * dividend + divisor) / (2 * divisor)).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -131,5 +133,6 @@ mod tests {
         assert_eq!(rounded(5, 2), 3);
         assert_eq!(rounded(4, 3), 1);
         assert_eq!(rounded(0, 7), 0);
+        assert_eq!(rounded(7, i64::MAX), 0);
     }
 }

@@ -144,6 +144,8 @@ pub fn write(round: &Round<'_>, value: &mut Value) {
         ("collisionCount", round.collisions),
     ];
     for (field, count) in fields {
+        // Sums of what others wrote may be beyond what the fields hold.
+        let count = if field == "observedGeneration" { count } else { count.clamp(0, i32::MAX.into()) };
         if count == 0 {
             status.shift_remove(field);
         } else {

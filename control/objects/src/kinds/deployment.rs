@@ -12,7 +12,7 @@ use crate::{
     field_error::FieldError,
     fields::{child, default, default_text, integer, present, text},
     registry::{Column, Kind, Subresource},
-    validate::rules::{not_negative, one_of},
+    validate::rules::{not_negative, one_of, replica_counts},
 };
 
 const REVISION_HISTORY: i64 = 10;
@@ -40,6 +40,9 @@ pub(super) const DEPLOYMENT: Kind = Kind {
     cells,
     defaults,
     validate,
+    validate_status: |object| {
+        replica_counts(object, &["updatedReplicas", "readyReplicas", "availableReplicas"])
+    },
     generational: &["spec"],
     ..Kind::BASE
 };

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     fields::{child, default, text},
     registry::{Column, Kind, Subresource},
+    validate::rules::replica_counts,
 };
 
 pub(super) const REPLICA_SET: Kind = Kind {
@@ -44,6 +45,9 @@ pub(super) const REPLICA_SET: Kind = Kind {
     },
     defaults,
     validate: |object, old| pod_template::validate(object, old, "replicaset"),
+    validate_status: |object| {
+        replica_counts(object, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"])
+    },
     selectable_fields: &["status.replicas"],
     generational: &["spec"],
     ..Kind::BASE

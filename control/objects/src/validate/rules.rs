@@ -50,6 +50,26 @@ pub fn not_negative(object: &Value, path: &str, field: impl Into<String>, errors
     }
 }
 
+/// The counts of a workload's status: none is negative, none of the parts more than the whole.
+pub fn replica_counts(object: &Value, parts: &[&str]) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    not_negative(object, "/status/replicas", "status.replicas", &mut errors);
+    let count = |field: &str| integer(object, &format!("/status/{field}")).unwrap_or(0);
+    let whole = count("replicas");
+    for part in parts {
+        let field = format!("status.{part}");
+        not_negative(object, &format!("/status/{part}"), field.clone(), &mut errors);
+        if count(part) > whole {
+            errors.push(FieldError::invalid(field, count(part), "cannot be greater than status.replicas"));
+        }
+    }
+    if count("availableReplicas") > count("readyReplicas") {
+        let detail = "cannot be greater than readyReplicas";
+        errors.push(FieldError::invalid("status.availableReplicas", count("availableReplicas"), detail));
+    }
+    errors
+}
+
 /// A port given by number or by name.
 pub fn port_or_name(value: Option<&Value>, field: &str, errors: &mut Vec<FieldError>) {
     match value {

@@ -224,3 +224,15 @@ fn the_rest_of_the_spec_stays() {
         "spec.initContainers: Forbidden: pod updates may not add or remove containers\n"
     );
 }
+
+#[test]
+fn modes_and_paths_of_projected_files_are_checked() {
+    let item = json!({"path": "../x", "mode": -1, "fieldRef": {"fieldPath": "metadata.name"}});
+    let source = json!({"downwardAPI": {"items": [item]}});
+    let volume = json!({"name": "p", "projected": {"sources": [source], "defaultMode": 512}});
+    let pod = pod(json!({"containers": [{"name": "c", "image": "i"}], "volumes": [volume]}));
+    let faults: Vec<String> = validate(&pod, None).iter().map(|error| error.field.clone()).collect();
+    let at = "spec.volumes[0].projected";
+    let item = format!("{at}.sources[0].downwardAPI.items[0]");
+    assert_eq!(faults, [format!("{at}.defaultMode"), format!("{item}.mode"), format!("{item}.path")]);
+}

@@ -90,12 +90,30 @@ fn check_source(kind: &str, source: &Value, field: &str, errors: &mut Vec<FieldE
         }
         _ => {}
     }
-    if let Some(mode) = integer(source, "/defaultMode").filter(|mode| !(0..=0o777).contains(mode)) {
-        let detail = "must be a number between 0 and 0777 (octal), both inclusive";
-        errors.push(FieldError::invalid(format!("{field}.defaultMode"), mode, detail));
+    check_mode(source, "defaultMode", field, errors);
+    check_items(kind, source, field, errors);
+    if kind == "projected" {
+        for (index, source) in list(source, "/sources").iter().enumerate() {
+            for (kind, source) in entries(source, "") {
+                check_items(kind, source, &format!("{field}.sources[{index}].{kind}"), errors);
+            }
+        }
     }
+}
+
+/// The permissions of a file.
+fn check_mode(owner: &Value, key: &str, field: &str, errors: &mut Vec<FieldError>) {
+    let mode = integer(owner, &format!("/{key}"));
+    if let Some(mode) = mode.filter(|mode| !(0..=0o777).contains(mode)) {
+        let detail = "must be a number between 0 and 0777 (octal), both inclusive";
+        errors.push(FieldError::invalid(format!("{field}.{key}"), mode, detail));
+    }
+}
+
+fn check_items(kind: &str, source: &Value, field: &str, errors: &mut Vec<FieldError>) {
     for (index, item) in list(source, "/items").iter().enumerate() {
         let at = format!("{field}.items[{index}]");
+        check_mode(item, "mode", &at, errors);
         if kind != "downwardAPI" && text(item, "/key").is_empty() {
             errors.push(FieldError::required(format!("{at}.key"), ""));
         }
