@@ -4,12 +4,15 @@
 //! A task that is refused waits as a whole. Where only the making of objects failed, or what was made is soon gone again,
 //! only its making of objects waits, so that its status goes on to say how things stand.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use coracle_objects::{Event, EventKind, Expect, ObjectKey, Refusal, Transaction};
+use coracle_objects::{Event, EventKind, Expect, Object, ObjectKey, Refusal, Transaction};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::{dirty::Task, draft::later, state::State};
+use crate::{dirty::Task, draft::later, model::Pod, state::State};
 
 /// A plan that was stale is soon made anew; from the third time in a row on it waits, twice as long each time.
 const STALE_FREE: u32 = 2;
@@ -26,6 +29,8 @@ const RETRY_MS_MAX: i64 = 300_000;
 
 /// What goes so soon after it was made is work that was undone.
 const UNDONE_WITHIN_MS: i64 = 60_000;
+/// A pod that was started and is older has served for a while.
+const LIVED_MS_MIN: i64 = 5_000;
 /// So many objects are remembered as just made, the oldest forgotten first.
 const MADE_MAX: usize = 100_000;
 
@@ -155,14 +160,13 @@ impl Backoff {
         if !self.made.contains_key(key) {
             return;
         }
+        let pod = state.pods.get(&key.name).filter(|pod| pod.object.key == *key);
         let undone = match event.kind {
-            // What was asked to end and then ended is as somebody wants it.
-            EventKind::Deleted => {
-                event.previous.as_ref().is_none_or(|before| before.meta.deletion_timestamp.is_none())
-            }
-            // A pod that ended by itself serves its owner no more than one that is gone.
-            EventKind::Modified => state.pods.get(&key.name).is_some_and(|pod| {
-                pod.object.key == *key && pod.terminal() && pod.object.meta.deletion_timestamp.is_none()
+            EventKind::Deleted => self.undone_by_deletion(event.previous.as_ref()),
+            // A pod that ended by itself serves its owner no more than one that is gone, nor does one that is evicted.
+            EventKind::Modified => pod.is_some_and(|pod| match pod.deleting() {
+                false => pod.terminal(),
+                true => pod.disrupted && self.hardly_lived(pod),
             }),
             EventKind::Added => false,
         };
@@ -175,6 +179,20 @@ impl Backoff {
             self.troubles.entry(task.clone()).or_default().undone_anew = true;
             self.lasts(&task, 0, self.now);
         }
+    }
+
+    /// What was asked to end and then ended is as somebody wants it. What goes without being asked, a pod whose node is
+    /// gone for one, was in vain unless it has done its work for a while.
+    fn undone_by_deletion(&self, before: Option<&Arc<Object>>) -> bool {
+        let Some(before) = before.filter(|before| before.meta.deletion_timestamp.is_none()) else {
+            return false;
+        };
+        before.key.resource.as_str() != "pods" || Pod::of(before).is_ok_and(|pod| self.hardly_lived(&pod))
+    }
+
+    fn hardly_lived(&self, pod: &Pod) -> bool {
+        let lived = pod.created.map_or(0, |created| self.now.duration_since(created).as_millis());
+        pod.ips.is_empty() || lived < LIVED_MS_MIN.into()
     }
 
     /// Forgets a task's troubles: what it works on is another thing now.

@@ -30,6 +30,8 @@ pub struct Pod {
     /// Since when it is ready, or not.
     pub ready_since: Option<Timestamp>,
     pub created: Option<Timestamp>,
+    /// Whether the control plane evicts it: the condition DisruptionTarget.
+    pub disrupted: bool,
     /// Of the container that was restarted most.
     pub restarts: i64,
     /// The annotation `controller.kubernetes.io/pod-deletion-cost`.
@@ -85,6 +87,10 @@ impl Pod {
     fn of_wire(object: &Arc<Object>, wire: PodWire) -> Self {
         let (spec, status) = (wire.spec, wire.status);
         let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+        let disrupted = status
+            .conditions
+            .iter()
+            .any(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True");
         let mut ips: Vec<String> = status.ips.into_iter().map(|entry| entry.ip).collect();
         if ips.is_empty() && !status.ip.is_empty() {
             ips.push(status.ip);
@@ -99,6 +105,7 @@ impl Pod {
             ready: ready.is_some_and(|condition| condition.status == "True"),
             ready_since: ready.and_then(|condition| condition.last_transition_time),
             created: created(object),
+            disrupted,
             restarts: status.container_statuses.iter().map(|status| status.restart_count).max().unwrap_or(0),
             deletion_cost: cost.and_then(|text| text.parse().ok()).unwrap_or(0),
             ips,
