@@ -1,3 +1,5 @@
+//! The typed decode: what it takes, drops, fills in and refuses.
+
 use serde_json::json;
 
 use super::*;

@@ -44,7 +44,8 @@ fn others_are_served(cluster: &mut Cluster) {
 
 #[test]
 fn circles_of_owners_go_as_a_whole() {
-    let circles: [(&[(&str, &[&str])], &[&str]); 4] = [
+    type Owned = (&'static str, &'static [&'static str]);
+    let circles: [(&[Owned], &[&str]); 4] = [
         (&[("a", &["a"])], &["a"]),
         (&[("a", &["c"]), ("b", &["a"]), ("c", &["b"])], &["a"]),
         (&[("a", &["b"]), ("b", &["a"])], &["a", "b"]),
