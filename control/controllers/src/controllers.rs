@@ -120,10 +120,13 @@ impl Controllers {
     }
 
     /// Starts anew from a snapshot: after start, at a change of leader, and where events were lost.
+    ///
+    /// What was tried in vain stays known: who can make events get lost must not get anything tried again at once by it.
     pub fn resync(&mut self, view: &View) {
         let config = std::mem::take(&mut self.config);
         let memory = std::mem::take(&mut self.memory).resync(view);
-        *self = Self { config, memory, state: State::of(view), ..Self::default() };
+        let backoff = std::mem::take(&mut self.backoff);
+        *self = Self { config, memory, backoff, state: State::of(view), ..Self::default() };
         for object in view.tables.values().flat_map(|table| table.values()) {
             dirty::mark_known(&self.state, object, &mut self.dirty);
         }
