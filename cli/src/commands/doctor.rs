@@ -117,15 +117,15 @@ fn planning(page: &str) -> Vec<Finding> {
         return vec![Better("controllers are checked at the leader, which is another control node".into())];
     }
     let mut findings = Vec::new();
-    for planner in ["controllers", "scheduler"] {
+    for (planner, verb, keep) in [("controllers", "have", "keep"), ("scheduler", "has", "keeps")] {
         let lag = metric(&format!("coracle_planning_lag_seconds{{planner=\"{planner}\"}}")).unwrap_or(0.0);
         findings.push(if lag > PLANNING_LAG_S_MAX {
             Wrong(format!(
-                "the {planner} has been behind for {lag:.0} s: look for what makes it so much work (most events, largest \
+                "the {planner} {verb} been behind for {lag:.0} s: look for what makes it so much work (most events, largest \
                  namespace), or for a control node that is short of CPU"
             ))
         } else {
-            Fine(format!("the {planner} keeps up"))
+            Fine(format!("the {planner} {keep} up"))
         });
     }
     let unreadable = metric("coracle_planning_objects_unreadable").unwrap_or(0.0);
