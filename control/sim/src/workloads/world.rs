@@ -325,9 +325,9 @@ impl World {
         let until = clock::after(self.now, ms);
         loop {
             let acted = self.round()?;
-            // Each pod that is wanted is made, placed, run and told of.
+            // Each pod that is wanted is made, placed, run, restarted some times, ended, and told of each time.
             let wanted: i64 = self.wanted.values().sum();
-            if self.storage.entries() > ENTRIES_MAX + 10 * wanted.unsigned_abs() {
+            if self.storage.entries() > ENTRIES_MAX + 20 * wanted.unsigned_abs() {
                 let all = self.storage.written();
                 return Err(self.restless(&all, "more entries than anything here explains"));
             }
