@@ -29,6 +29,7 @@ use tonic::transport::Channel;
 #[derive(Clone)]
 pub struct Client {
     address: String,
+    ca: String,
     tls: rustls::ClientConfig,
 }
 
@@ -39,12 +40,21 @@ impl Client {
             .with_context(|| format!("reading {}", kubeconfig.display()))?;
         let config: Value = serde_yaml_ng::from_str(&text)?;
         let (cluster, user) = (&config["clusters"][0]["cluster"], &config["users"][0]["user"]);
+        let ca = decode(&cluster["certificate-authority-data"])?;
         let tls = tls::client_config(
-            &decode(&cluster["certificate-authority-data"])?,
+            &ca,
             &decode(&user["client-certificate-data"])?,
             &decode(&user["client-key-data"])?,
         )?;
-        Ok(Self { address: address.to_owned(), tls })
+        Ok(Self { address: address.to_owned(), ca, tls })
+    }
+
+    /// The same door for who has no certificate.
+    pub fn anonymous(&self) -> Result<Self> {
+        let builder = rustls::ClientConfig::builder_with_provider(tls::provider());
+        let builder = builder.with_safe_default_protocol_versions()?;
+        let tls = builder.with_root_certificates(tls::roots(&self.ca)?).with_no_client_auth();
+        Ok(Self { tls, ..self.clone() })
     }
 
     pub fn channel(&self) -> Channel {
@@ -98,12 +108,23 @@ impl Rest {
 
     /// The status, and a body that may never end.
     pub async fn send(&self, method: &str, path: &str, body: Vec<u8>) -> Result<(u16, Incoming)> {
+        self.send_as("application/json", method, path, body).await
+    }
+
+    /// The same with a body of another type.
+    pub async fn send_as(
+        &self,
+        content_type: &str,
+        method: &str,
+        path: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<(u16, Incoming)> {
         let mut sender = self.sender.clone();
         let request = http::Request::builder()
             .method(method)
             .uri(format!("https://{}{path}", tls::SERVER_NAME))
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body)))?;
+            .header("content-type", content_type)
+            .body(Full::new(body.into()))?;
         let response = sender.send_request(request).await?;
         Ok((response.status().as_u16(), response.into_body()))
     }

@@ -1,12 +1,14 @@
 //! The measurements: ours, the peer's and the ratio, from one run on one machine.
 //!
-//! `cargo run --release -p coracle-bench -- http|store|failover|footprint|scale|roll|soak`. Peers are found on the PATH, or named by
-//! environment variables; what is missing is said and skipped. `cargo build --release` must have made the binary.
+//! `cargo run --release -p coracle-bench -- http|store|failover|footprint|scale|roll|soak|hostile`. Peers are found on the
+//! PATH, or named by environment variables; what is missing is said and skipped. `cargo build --release` must have made
+//! the binary.
 
 mod client;
 mod cluster;
 mod failover;
 mod footprint;
+mod hostile;
 mod http_row;
 mod load;
 mod process;
@@ -66,6 +68,13 @@ enum Row {
         #[arg(long)]
         from: Option<PathBuf>,
     },
+    /// What one user can do to others: each hostile act beside a user who writes, reads and calls a pod all the time.
+    /// Memory, log entries and the other user's latency before, during and after.
+    Hostile {
+        /// Only the acts whose names contain one of these.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+    },
     /// Three control processes in network namespaces under random faults, and a checker of what clients saw. Needs
     /// root, iproute2 and nftables.
     Soak {
@@ -102,6 +111,7 @@ fn main() -> Result<()> {
                 let seed = seed.unwrap_or_else(rand::random);
                 soak::run(soak::Settings { time, seed, small_mb: Some(small_mb).filter(|mb| *mb > 0) }).await
             }
+            Row::Hostile { only } => hostile::run(&only).await,
             Row::Scale { objects, watches } => scale::run(objects.max(1), watches).await,
         }
     })

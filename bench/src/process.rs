@@ -10,6 +10,25 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+/// What a process holds: resident memory in MiB, threads, open files.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    pub mib: usize,
+    pub threads: usize,
+    pub descriptors: usize,
+}
+
+impl Usage {
+    /// The higher of each.
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            mib: self.mib.max(other.mib),
+            threads: self.threads.max(other.threads),
+            descriptors: self.descriptors.max(other.descriptors),
+        }
+    }
+}
+
 /// A child that ends with its handle.
 pub struct Running {
     child: Child,
@@ -53,6 +72,19 @@ impl Running {
             number.map(|kib| kib / 1024.0).with_context(|| format!("no {name} in smaps_rollup"))
         };
         Ok((field("Rss:")?, field("Pss:")?))
+    }
+
+    /// What it uses at this moment.
+    pub fn usage(&self) -> Result<Usage> {
+        let folder = format!("/proc/{}", self.child.id());
+        let text = std::fs::read_to_string(format!("{folder}/status"))?;
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
+            number.with_context(|| format!("no {name} in {folder}/status"))
+        };
+        let descriptors = std::fs::read_dir(format!("{folder}/fd"))?.count();
+        Ok(Usage { mib: field("VmRSS:")? / 1024, threads: field("Threads:")?, descriptors })
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {

@@ -1,8 +1,8 @@
 //! The fault soak: three control processes in network namespaces of their own, under random faults and load; what the
 //! clients saw is held against the one order that the store gave it.
 //!
-//! Faults: kill -9 of one or all, SIGSTOP for longer than an election, packets lost in one or both directions, a full
-//! disk. Afterwards the cluster must heal by itself, with equal states on all members.
+//! Faults: kill -9 of one or all, SIGSTOP for longer than an election or for 15 s and more, packets lost in one or both
+//! directions, a full disk. Afterwards the cluster must heal by itself, with equal states on all members.
 
 mod checker;
 mod clients;

@@ -25,6 +25,8 @@ enum Fault {
     KillAll,
     /// SIGSTOP, for longer than an election takes.
     Pause(usize),
+    /// SIGSTOP, for so long that whoever waits for this member gives up: its sockets stay open meanwhile.
+    Freeze(usize),
     /// A member loses the packets from or to all others, or both.
     Isolate(usize, Direction),
     /// A member loses the packets from or to one other.
@@ -84,7 +86,8 @@ fn draw(rng: &mut impl Rng, full_disk: bool) -> Fault {
     match rng.random_range(0..100) {
         0..30 => Fault::Kill(member),
         30..34 => Fault::KillAll,
-        34..54 => Fault::Pause(member),
+        34..46 => Fault::Pause(member),
+        46..54 => Fault::Freeze(member),
         54..74 => Fault::Isolate(member, direction),
         74..90 => Fault::Cut(member, other, direction),
         _ if full_disk => Fault::FullDisk,
@@ -92,11 +95,13 @@ fn draw(rng: &mut impl Rng, full_disk: bool) -> Fault {
     }
 }
 
-/// An election takes up to 0.75 s, and a second one may be needed.
+/// An election takes up to 0.75 s, and a second one may be needed. Who freezes is away for longer than any time limit
+/// of the others: nodes' silence, watches without a leader, a snapshot that stands still.
 fn lasts_ms(fault: Fault) -> std::ops::Range<u64> {
     match fault {
         Fault::Kill(_) | Fault::KillAll => 200..3_000,
         Fault::Pause(_) => 1_500..5_000,
+        Fault::Freeze(_) => 15_000..30_000,
         Fault::Isolate(..) | Fault::Cut(..) => 1_000..8_000,
         Fault::FullDisk => 3_000..10_000,
     }
@@ -105,7 +110,7 @@ fn lasts_ms(fault: Fault) -> std::ops::Range<u64> {
 /// Whether the end of one would undo the other.
 fn collide(one: Fault, other: Fault) -> bool {
     let touched = |fault| match fault {
-        Fault::Kill(member) | Fault::Pause(member) => (Some(member), None),
+        Fault::Kill(member) | Fault::Pause(member) | Fault::Freeze(member) => (Some(member), None),
         Fault::Isolate(member, _) | Fault::Cut(member, ..) => (None, Some(member)),
         Fault::KillAll | Fault::FullDisk => (None, None),
     };
@@ -123,7 +128,7 @@ fn begin(members: &mut Members, fault: Fault, lasts: Duration) -> Result<()> {
     match fault {
         Fault::Kill(member) => members.kill(member, lasts),
         Fault::KillAll => (0..MEMBERS).for_each(|member| members.kill(member, lasts)),
-        Fault::Pause(member) => members.pause(member),
+        Fault::Pause(member) | Fault::Freeze(member) => members.pause(member),
         Fault::Isolate(member, direction) => members.network().cut(member, None, direction)?,
         Fault::Cut(member, other, direction) => members.network().cut(member, Some(other), direction)?,
         Fault::FullDisk => members.fill()?,
@@ -135,7 +140,7 @@ fn end(members: &mut Members, fault: Fault) -> Result<()> {
     match fault {
         // They come back by themselves.
         Fault::Kill(_) | Fault::KillAll => {}
-        Fault::Pause(member) => members.go_on(member),
+        Fault::Pause(member) | Fault::Freeze(member) => members.go_on(member),
         Fault::Isolate(member, _) | Fault::Cut(member, ..) => members.network().heal(member)?,
         Fault::FullDisk => members.empty(),
     }

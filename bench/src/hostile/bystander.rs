@@ -1,0 +1,175 @@
+//! The other user: writes, reads and calls a pod, each again and again with a short pause, and keeps how long it took.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::{
+    net::TcpStream,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    client::{Client, Rest},
+    load::ms,
+};
+
+/// Between two requests of a kind.
+const PAUSE: Duration = Duration::from_millis(10);
+/// A request that takes longer has failed.
+const TOO_LONG: Duration = Duration::from_secs(10);
+const OBJECT: &str = "/api/v1/namespaces/default/configmaps/bystander";
+
+pub struct Bystander {
+    seen: Arc<Seen>,
+    /// Its tasks end with it.
+    _working: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Seen {
+    writes: Mutex<Vec<Duration>>,
+    reads: Mutex<Vec<Duration>>,
+    calls: Mutex<Vec<Duration>>,
+    failed: AtomicU64,
+    /// Writes that may have become entries of the log.
+    written: AtomicU64,
+}
+
+/// Figures of one look.
+pub struct Figures {
+    pub writes: Latency,
+    pub reads: Latency,
+    pub calls: Latency,
+    pub failed: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Latency {
+    p99: Duration,
+    worst: Duration,
+}
+
+impl fmt::Display for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} ({:.0})", ms(self.p99), ms(self.worst))
+    }
+}
+
+impl Latency {
+    fn of(times: &Mutex<Vec<Duration>>) -> Self {
+        let mut times = times.lock().clone();
+        times.sort_unstable();
+        let Some(worst) = times.last().copied() else { return Self::default() };
+        Self { p99: times[times.len() * 99 / 100], worst }
+    }
+}
+
+impl Bystander {
+    /// Begins once an object is written and the pod answers.
+    pub async fn start(client: &Client, gateway: &str, pod: &str) -> Result<Self> {
+        let seen = Arc::<Seen>::default();
+        let rest = client.rest().await?;
+        let (status, _) = rest.call("POST", OBJECT.trim_end_matches("/bystander"), object(0)).await?;
+        ensure!(status == 201, "the bystander's object: HTTP {status}");
+        let begun = Instant::now();
+        while call(gateway, pod).await.is_err() {
+            ensure!(begun.elapsed() < Duration::from_secs(60), "the bystander's pod does not answer");
+            sleep(PAUSE).await;
+        }
+        let mut working = JoinSet::new();
+        working.spawn(write(client.rest().await?, seen.clone()));
+        working.spawn(read(client.rest().await?, seen.clone()));
+        working.spawn(calls(gateway.to_owned(), pod.to_owned(), seen.clone()));
+        Ok(Self { seen, _working: working })
+    }
+
+    pub fn forget(&self) {
+        for times in [&self.seen.writes, &self.seen.reads, &self.seen.calls] {
+            times.lock().clear();
+        }
+        self.seen.failed.store(0, Ordering::Relaxed);
+    }
+
+    pub fn seen(&self) -> Figures {
+        Figures {
+            writes: Latency::of(&self.seen.writes),
+            reads: Latency::of(&self.seen.reads),
+            calls: Latency::of(&self.seen.calls),
+            failed: self.seen.failed.load(Ordering::Relaxed) as usize,
+        }
+    }
+
+    pub fn written(&self) -> u64 {
+        self.seen.written.load(Ordering::Relaxed)
+    }
+}
+
+impl Seen {
+    /// Waits for one request, and keeps its time. Whether it succeeded.
+    async fn time(&self, kind: &Mutex<Vec<Duration>>, request: impl Future<Output = Result<()>>) {
+        let begun = Instant::now();
+        if !matches!(timeout(TOO_LONG, request).await, Ok(Ok(()))) {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        kind.lock().push(begun.elapsed());
+        sleep(PAUSE).await;
+    }
+}
+
+async fn write(rest: Rest, seen: Arc<Seen>) {
+    for number in 1.. {
+        let writing = async {
+            let (status, _) = rest.call("PUT", OBJECT, object(number)).await?;
+            ensure!(status == 200, "HTTP {status}");
+            seen.written.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        };
+        seen.time(&seen.writes, writing).await;
+    }
+}
+
+async fn read(rest: Rest, seen: Arc<Seen>) {
+    loop {
+        seen.time(&seen.reads, async { rest.get(OBJECT).await.map(drop) }).await;
+    }
+}
+
+async fn calls(gateway: String, pod: String, seen: Arc<Seen>) {
+    loop {
+        seen.time(&seen.calls, call(&gateway, &pod)).await;
+    }
+}
+
+fn object(number: u64) -> Vec<u8> {
+    let metadata = json!({"name": "bystander", "namespace": "default"});
+    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"n": number.to_string()}});
+    object.to_string().into()
+}
+
+/// One request to the pod through the gateway, over a connection of its own.
+async fn call(gateway: &str, pod: &str) -> Result<()> {
+    let stream = TcpStream::connect(gateway).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let port = gateway.rsplit_once(':').context("the gateway has a port")?.1;
+    let request = http::Request::get("/").header("host", format!("{pod}.localhost:{port}"));
+    let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+    let status = response.status();
+    response.into_body().collect().await?;
+    connection.abort();
+    ensure!(status == 200, "the pod: HTTP {status}");
+    Ok(())
+}
