@@ -43,7 +43,7 @@ use crate::identity::{self, Lock};
 use crate::membership::{self, MemberChange};
 use crate::message::from_wire;
 use crate::metrics::Metrics;
-use crate::snapshot::{Frozen, SnapshotError, Source, files};
+use crate::snapshot::{Frozen, Look, SnapshotError, Source, files};
 use crate::status::{DiskRoom, Status};
 use crate::transport::Transport;
 use crate::wal::{Disk, RealDisk, SnapshotMarker, Wal, WalOptions};
@@ -71,6 +71,13 @@ pub trait StateMachine: Send + 'static {
     /// Puts a state that [`Frozen::write_to`] has written, as of entry `index`, in place of this one. Reads to the end:
     /// only that tells that all of it was right. After an error the member ends.
     fn restore(&mut self, index: u64, state: &mut dyn Read) -> io::Result<()>;
+
+    /// Looks at a state that another member gives, before it takes the place of anything. An error of kind `Unsupported`
+    /// where this build cannot read it: then the member ends, and all that it has stays as it is. The same kind of error
+    /// of [`StateMachine::restore`] says so of a member's own state.
+    fn look(&self) -> Look {
+        Arc::new(|_| Ok(()))
+    }
 }
 
 /// A handle to this process's member of the cluster. Clones share it; when the last is dropped, the member stops.
@@ -368,7 +375,8 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
         let (disk, segment_bytes) = (disk.clone(), options.segment_bytes);
         Box::new(move |snapshot| DiskRoom::look(&disk, segment_bytes, snapshot))
     };
-    let fetch = fetch::fetcher(disk.clone(), cluster_id.clone(), transport.clone(), events.clone());
+    let place = fetch::Place { disk: disk.clone(), cluster_id: cluster_id.clone(), look: machine.look() };
+    let fetch = fetch::fetcher(place, transport.clone(), events.clone());
     let snapshot_thread = SnapshotThread {
         waiters: snapshot_waiters.clone(),
         disk: disk.clone(),

@@ -72,7 +72,7 @@ use crate::{
     store_service::StoreService,
     telemetry::Telemetry,
     tokens::{self, Purpose},
-    version::{self, EntryFormat},
+    version::{self, AgreedLevel},
 };
 
 /// Until a new cluster must have its first objects.
@@ -137,7 +137,7 @@ async fn run(
         name: membership.name.clone(),
         address: membership.address.clone(),
         version: config.build.version.clone(),
-        entry_format: config.build.entry_format,
+        level: config.build.level(),
     };
     let authorities = authorities.with_leaf_life(config.certificate_life);
     let kept_admin = fs::read_to_string(data.path(KUBECONFIG)).ok().and_then(|text| admin_of(&text));
@@ -153,12 +153,12 @@ async fn run(
     let peers = Arc::new(Peers::new(credentials.client().clone()));
     peers.set(&known);
     let fatal = Arc::new(watch::Sender::new(None));
-    let (machine, hub) = Machine::new(fatal.clone(), secrets.clone());
+    let (machine, hub) = Machine::of_build(config.build.clone(), fatal.clone(), secrets.clone());
     let transport = GrpcTransport::new(me.id, &membership.cluster_id, peers.connector());
     transport.set_peers(known);
     let raft = start_raft(config, &data, &membership, machine, transport.clone(), founds)?;
-    let format = EntryFormat::default();
-    let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers, secrets.clone(), format.clone());
+    let level = AgreedLevel::new(config.build.levels);
+    let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers, secrets.clone(), level.clone());
     let links = Arc::new(Links::default());
     let recorder = EventRecorder::start(storage.clone());
     let watched = storage.raft().status();
@@ -215,7 +215,7 @@ async fn run(
     };
     tasks.spawn(rendezvous.run());
     tasks.spawn(membership::stop_when_removed(storage.clone(), fatal.clone()));
-    tasks.spawn(version::follow(storage.clone(), data.clone(), format, fatal.clone()));
+    tasks.spawn(version::follow(storage.clone(), data.clone(), level, fatal.clone()));
     let followed = storage.clone();
     tasks.spawn(membership::follow(storage.clone(), move |members| {
         let addresses = known_addresses(members, &followed);

@@ -28,7 +28,7 @@ use crate::{
     pki::{CONTROL_ORGANIZATION, MEMBER_PREFIX, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject},
     storage::ReplicatedStorage,
     tokens,
-    version::{Agreed, Build},
+    version::Agreed,
 };
 
 /// A joiner's clock may differ from ours by this much, in milliseconds.
@@ -228,9 +228,8 @@ impl JoinService {
                 .ok_or_else(|| Status::unavailable("the cluster is starting"))?;
             let id = bootstrap::next_member_id(info).max(known.keys().max().copied().unwrap_or(0) + 1);
             let member = ObjectKey::new(MEMBERS, "", &id.to_string());
-            let entry_format = u8::try_from(request.entry_format).unwrap_or(u8::MAX);
-            let build = Build { version: request.version.clone(), entry_format };
-            if let Some(refusal) = Agreed::read(&view).refusal(&build) {
+            let level = u8::try_from(request.entry_format).unwrap_or(u8::MAX);
+            if let Some(refusal) = Agreed::read(&view).refusal_of(&request.version, level) {
                 return Err(refuse(Code::FailedPrecondition, REASON_PROTOCOL, refusal));
             }
             let spec = MemberSpec {
@@ -238,7 +237,7 @@ impl JoinService {
                 name: request.name.clone(),
                 address: request.advertise.clone(),
                 version: request.version.clone(),
-                entry_format,
+                level,
             };
             let transaction = Transaction {
                 preconditions: vec![],
@@ -338,7 +337,7 @@ pub fn known_members(storage: &ReplicatedStorage) -> Vec<Member> {
                 healthy: status.leader == Some(id) || progress(id).is_some_and(|(_, _, active)| *active),
                 lag_entries: progress(id).map_or(0, |(_, matched, _)| status.last.saturating_sub(*matched)),
                 version: spec.map(|spec| spec.version.clone()).unwrap_or_default(),
-                entry_format: spec.map_or(0, |spec| spec.entry_format.into()),
+                entry_format: spec.map_or(0, |spec| spec.level.into()),
                 report: None,
             }
         })

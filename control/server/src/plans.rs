@@ -7,9 +7,10 @@ use std::{
 
 use coracle_api::{ProposeError, Storage};
 use coracle_controllers::{Config, Controllers, EventRecord, EventType, Outcome};
-use coracle_objects::{Applied, Event, Expect, Precondition, Refusal, Transaction, View, Write};
+use coracle_objects::{
+    Applied, Event, Expect, OBJECT_BYTES_MAX, Precondition, Refusal, Transaction, View, Write,
+};
 use coracle_scheduler::{Decisions, Scheduler};
-use coracle_store::StoreConfig;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 
@@ -39,8 +40,7 @@ pub async fn run_controllers(
     planning: &Planner,
     ca_bundle: String,
 ) {
-    let object_bytes_max = StoreConfig::default().object_bytes_max;
-    let mut controllers = Controllers::new(Config { ca_bundle, object_bytes_max });
+    let mut controllers = Controllers::new(Config { ca_bundle, object_bytes_max: OBJECT_BYTES_MAX });
     let mut clock = Clock::default();
     let _resting = Resting(planning);
     loop {

@@ -33,7 +33,7 @@ use crate::{
     health::SharedNotes,
     machine::AppliedEntry,
     peers::Peers,
-    version::EntryFormat,
+    version::AgreedLevel,
     watch_hub::{Leadership, WatchHub},
 };
 
@@ -80,6 +80,7 @@ struct Shared {
     batcher: Batcher,
     secrets: Arc<SecretBox>,
     notes: SharedNotes,
+    level: AgreedLevel,
     /// Random for this start of the process.
     client: u64,
     /// The highest that was used or heard of.
@@ -120,24 +121,25 @@ enum Try {
 }
 
 impl ReplicatedStorage {
-    /// Entries are written in `format`.
+    /// Entries are written at `level`, and what goes to the leader.
     pub fn start(
         member: u64,
         raft: Raft<AppliedEntry>,
         hub: Arc<WatchHub>,
         peers: Arc<Peers>,
         secrets: Arc<SecretBox>,
-        format: EntryFormat,
+        level: AgreedLevel,
     ) -> Self {
         let (reads, waiting) = mpsc::channel(READS_MAX);
         let shared = Arc::new(Shared {
             member,
-            batcher: Batcher::start(member, raft.clone(), format),
+            batcher: Batcher::start(member, raft.clone(), level.clone()),
             raft,
             hub,
             peers,
             secrets,
             notes: SharedNotes::default(),
+            level,
             client: rand::random(),
             sequence: AtomicU64::new(0),
             writes: Semaphore::new(WRITES_MAX),
@@ -169,6 +171,11 @@ impl ReplicatedStorage {
     /// What the members have told each other about their states and disks.
     pub fn notes(&self) -> &SharedNotes {
         &self.shared.notes
+    }
+
+    /// The level that the cluster has agreed on, and what this member knows.
+    pub fn level(&self) -> &AgreedLevel {
+        &self.shared.level
     }
 
     /// What this member knows of the cluster now.
@@ -341,7 +348,7 @@ impl ReplicatedStorage {
             return Try::Not(format!("the address of the leader, member {leader}, is not known"));
         };
         let mut client = leader_client(channel);
-        let message = ProposeRequest { transaction: encode_transaction(request) };
+        let message = ProposeRequest { transaction: encode_transaction(request, self.shared.level.get()) };
         let response = match timeout(FORWARD_TIMEOUT, client.propose(message)).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) if clock_of(&status).is_some() => {
@@ -357,7 +364,7 @@ impl ReplicatedStorage {
             }
             Err(_) => return Try::Unknown(format!("the leader, member {leader}, did not answer in time")),
         };
-        match decode_outcome(&response.outcome) {
+        match decode_outcome(&response.outcome, self.shared.level.known()) {
             Ok(outcome) => {
                 // A member that is cut off from the log for long answers all the same: the write is done.
                 let _ = timeout_at(deadline, self.shared.raft.wait_applied(response.applied_index)).await;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_proto::raft as wire;
-use coracle_raft::snapshot::Reader;
+use coracle_raft::snapshot::{Look, Reader};
 use coracle_raft::wal::{Fault, MemoryDisk};
 use coracle_raft::{
     ChangeError, Closed, Config, Error, Frozen, MemberChange, ProposeError, Raft, ReadError, Role,
@@ -72,6 +72,30 @@ impl StateMachine for Journal {
         let mut entries = self.0.lock().expect("not poisoned");
         entries.push(entry.to_vec());
         entries.len()
+    }
+}
+
+/// As [`Journal`], of a build that cannot read the states of the others.
+struct OldJournal(Journal);
+
+impl StateMachine for OldJournal {
+    type Output = usize;
+    type Frozen = Copy;
+
+    fn freeze(&self) -> Copy {
+        self.0.freeze()
+    }
+
+    fn restore(&mut self, _index: u64, _state: &mut dyn Read) -> io::Result<()> {
+        panic!("it was looked at before");
+    }
+
+    fn apply(&mut self, index: u64, term: u64, entry: &[u8]) -> usize {
+        self.0.apply(index, term, entry)
+    }
+
+    fn look(&self) -> Look {
+        Arc::new(|_| Err(io::Error::new(io::ErrorKind::Unsupported, "the state is of level 2")))
     }
 }
 
@@ -484,6 +508,40 @@ async fn a_member_that_was_away_takes_the_leaders_snapshot() {
     let (_, journal) = hub.start(dir.path(), first, None);
     has(&journal, 200).await;
     assert_eq!(journal.entries(), members[&first].1.entries());
+}
+
+#[tokio::test]
+async fn a_snapshot_of_a_newer_build_ends_a_member_and_leaves_what_it_has() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let hub = Hub::default();
+    let mut members: BTreeMap<u64, (Raft<usize>, Journal)> = BTreeMap::new();
+    for id in 1..=3 {
+        members.insert(id, hub.start(dir.path(), id, Some(&[1, 2, 3])));
+    }
+    let first = leader(&members.values().map(|(raft, _)| raft).collect::<Vec<_>>()).await;
+    let away = (1..=3).find(|id| *id != first).expect("two others");
+    hub.stop(away).await;
+    members.remove(&away);
+    let rest: Vec<&Raft<usize>> = members.values().map(|(raft, _)| raft).collect();
+    for n in 1..=100 {
+        assert_eq!(propose_to_leader(&rest, format!("entry {n}").into()).await, n);
+    }
+    let old = OldJournal(Journal::default());
+    let raft = Raft::start(config(dir.path(), away), old, hub.port(away)).expect("it starts");
+    hub.0.lock().expect("not poisoned").members.insert(away, raft.clone());
+    let closed = soon("it to end", raft.closed()).await;
+    let Closed::Failed(reason) = closed else { panic!("{closed:?}") };
+    assert!(reason.contains("of a newer build: the state is of level 2"), "{reason}");
+    assert!(reason.contains("Nothing was changed: upgrade this member"), "{reason}");
+    hub.stop(away).await;
+    let files = std::fs::read_dir(dir.path().join(away.to_string())).expect("it is there");
+    let names = files.map(|file| file.expect("it lists").file_name().to_string_lossy().into_owned());
+    let kept: Vec<String> = names.filter(|name| name.contains("snap")).collect();
+    assert_eq!(kept, Vec::<String>::new());
+    // The newer build goes on where the member stopped.
+    let (raft, journal) = hub.start(dir.path(), away, None);
+    has(&journal, 100).await;
+    assert!(raft.status().borrow().snapshot > 0, "the log alone would have done");
 }
 
 #[tokio::test]

@@ -15,9 +15,8 @@ use std::{
 
 use coracle_api::Storage as _;
 use coracle_controllers::{Config, Controllers};
-use coracle_objects::{ObjectKey, Transaction, View};
+use coracle_objects::{OBJECT_BYTES_MAX, ObjectKey, Transaction, View};
 use coracle_scheduler::Scheduler;
-use coracle_store::StoreConfig;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -437,8 +436,8 @@ impl World {
 }
 
 fn config() -> Config {
-    let object_bytes_max = StoreConfig::default().object_bytes_max;
-    Config { ca_bundle: "-----BEGIN CERTIFICATE-----".to_owned(), object_bytes_max }
+    let ca_bundle = "-----BEGIN CERTIFICATE-----".to_owned();
+    Config { ca_bundle, object_bytes_max: OBJECT_BYTES_MAX }
 }
 
 /// Calls into a part; its panic is a violation.
