@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Down, logs::LogRequests, silence::Hearing};
+use super::{down::Down, logs::LogRequests, silence::Hearing};
 
 /// Nodes bear a control node that is away for less: their links hold, or they come back to them at once.
 const AWAY_MIN: Duration = Duration::from_millis(1_500);
@@ -186,15 +186,13 @@ impl Links {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::mpsc;
-
-    use super::*;
+    use super::{super::down, *};
 
     #[tokio::test(start_paused = true)]
     async fn a_broken_link_is_lost_until_the_node_links_anew() {
         let links = Links::default();
         links.open(&View::default());
-        let (down, _messages) = mpsc::channel(1);
+        let (down, _messages) = down::channel_of(1);
         let lost = || links.hearing().nodes["n1"].lost;
         let (first, second) =
             (links.begin("n1", &down, true).unwrap(), links.begin("n1", &down, true).unwrap());
@@ -211,7 +209,7 @@ mod tests {
     async fn an_absence_of_ours_is_no_silence_of_nodes() {
         let links = Links::default();
         links.open(&View::default());
-        let (down, _messages) = mpsc::channel(1);
+        let (down, _messages) = down::channel_of(1);
         let (office, session) = (Instant::now(), links.begin("n1", &down, true).unwrap());
         tokio::time::advance(Duration::from_secs(60)).await;
         links.hear("n1", None);
@@ -232,7 +230,7 @@ mod tests {
     #[test]
     fn links_begin_only_while_open() {
         let links = Links::default();
-        let (down, _messages) = mpsc::channel(1);
+        let (down, _messages) = down::channel_of(1);
         assert!(links.begin("n1", &down, true).is_none());
         links.open(&View::default());
         let session = links.begin("n1", &down, true).unwrap();
