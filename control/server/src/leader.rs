@@ -90,7 +90,7 @@ async fn lead(duties: Duties, on_duty: OnDuty) {
     duties.links.open(&storage.view());
     let mut tasks = JoinSet::new();
     let spawned = duties.clone();
-    tasks.spawn(planner_thread::run("controllers", on_duty.clone(), move || control(spawned)));
+    tasks.spawn(planner_thread::run("controllers", on_duty.clone(), move || run_controllers(spawned)));
     let spawned = duties.clone();
     tasks.spawn(planner_thread::run("scheduler", on_duty, move || async move {
         plans::run_scheduler(&spawned.storage, &spawned.recorder, &spawned.planning.scheduler).await;
@@ -115,7 +115,7 @@ async fn lead(duties: Duties, on_duty: OnDuty) {
 }
 
 /// Runs the controllers, which begin anew whenever the bundle of the serving authority is another.
-async fn control(duties: Duties) {
+async fn run_controllers(duties: Duties) {
     let mut news = duties.credentials.news();
     loop {
         let bundle = duties.credentials.authorities().serving.bundle();

@@ -11,7 +11,10 @@ use std::{
 
 use coracle_objects::View;
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{down::Down, logs::LogRequests, silence::Hearing};
@@ -27,8 +30,10 @@ pub struct Pressures {
     pub pid: bool,
 }
 
+/// Looks at the whole state for one node, at a time: after a change of leader all nodes link anew, and requests go on.
+const LOOKS_MAX: usize = 2;
+
 /// All links.
-#[derive(Default)]
 pub struct Links {
     sessions: Mutex<Sessions>,
     heard: Mutex<BTreeMap<String, Heard>>,
@@ -37,6 +42,21 @@ pub struct Links {
     numbers: AtomicU64,
     /// Wakes the monitor when a node changed what it says.
     pub changed: Notify,
+    /// Taken for the time of a look at the whole state.
+    pub looks: Arc<Semaphore>,
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self {
+            sessions: Mutex::default(),
+            heard: Mutex::default(),
+            hearing_since: Mutex::default(),
+            numbers: AtomicU64::default(),
+            changed: Notify::default(),
+            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+        }
+    }
 }
 
 /// The links, and whether there may be any: both under one lock, so that no link begins after all were ended.

@@ -17,7 +17,7 @@ use coracle_proto::{
 use jiff::Timestamp;
 use tokio::{
     sync::mpsc,
-    task::spawn_blocking,
+    task::{consume_budget, spawn_blocking},
     time::{Instant, timeout},
 };
 use tonic::{Status, Streaming};
@@ -177,11 +177,13 @@ async fn push(service: &NodeLinkService, session: &Session, node: &str) -> Resul
     let mut told = 0;
     let storage = &service.storage;
     loop {
+        let look = service.links.looks.clone().acquire_owned().await;
         let (view, mut events) = storage.hub().everything();
         let revision: Revision = view.revision;
         // It looks at every pod of the cluster, so not on a thread that others wait for.
         let looked = spawn_blocking(move || {
             let rest = desired.resync(&view);
+            drop(look);
             (desired, rest)
         });
         let mut rest;
@@ -189,6 +191,8 @@ async fn push(service: &NodeLinkService, session: &Session, node: &str) -> Resul
         // No view is held while a slow node is waited for: it would keep in memory what has long been replaced.
         while let Some(messages) = desired.bring(&mut rest, &storage.view()) {
             send_all(session, messages).await?;
+            // Others have their turn, also where the node has it all already.
+            consume_budget().await;
         }
         send(session, DownBody::Synced(Synced { revision })).await?;
         tell_trust(session, storage, &mut told).await?;
