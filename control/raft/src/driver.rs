@@ -44,7 +44,7 @@ use crate::membership::{self, MemberChange};
 use crate::message::from_wire;
 use crate::metrics::Metrics;
 use crate::snapshot::{Frozen, Look, SnapshotError, Source, files};
-use crate::status::{DiskRoom, Status};
+use crate::status::{DiskRoom, Leading, Status};
 use crate::transport::Transport;
 use crate::wal::{Disk, RealDisk, SnapshotMarker, Wal, WalOptions};
 
@@ -97,6 +97,7 @@ struct Inner<O> {
     waker: Waker<O>,
     shared: Arc<Shared>,
     status: watch::Receiver<Status>,
+    leading: watch::Receiver<Leading>,
     applied: Arc<Applied>,
     snapshot_waiters: SnapshotWaiters,
     snapshots: OpenSnapshot,
@@ -201,6 +202,11 @@ impl<O: Send + 'static> Raft<O> {
     /// Nobody may hold a borrow of it and propose, read or receive meanwhile: that may write it.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.inner.status.clone()
+    }
+
+    /// As [`Raft::status`], for whoever waits for another leader, term or role alone.
+    pub fn leading(&self) -> watch::Receiver<Leading> {
+        self.inner.leading.clone()
     }
 
     /// Makes one change of members, and waits until it is in force here. Leader only. Repeating a change that is in
@@ -358,6 +364,7 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
     let (to_wal, wal_in) = bounded(WAL_QUEUE_MAX);
     let (to_apply, apply_in) = bounded(APPLY_QUEUE_MAX);
     let (status, status_out) = watch::channel(core.status());
+    let (leading, leading_out) = watch::channel(core.status().leading());
     let (applied, applied_out) = Teller::new(begins.index);
     let shared = Arc::new(Shared::new());
     let waker = Waker::new(shared.clone(), events.clone());
@@ -397,6 +404,7 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
         fetch,
         waker: waker.clone(),
         status,
+        leading,
         life: Life::default(),
     };
     let turns = Arc::new(Turns::new(events, waker.clone()));
@@ -425,6 +433,7 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
             waker,
             shared,
             status: status_out,
+            leading: leading_out,
             applied: applied_out,
             snapshot_waiters,
             snapshots,

@@ -99,6 +99,8 @@ pub struct Control {
     fatal: Arc<Fatal>,
     closing: CancellationToken,
     tasks: JoinSet<()>,
+    /// What ends by itself once raft has: [`leader::run`].
+    leading: JoinSet<()>,
     /// Held until everything has ended.
     data: Arc<DataDir>,
 }
@@ -194,7 +196,8 @@ async fn run(
     tasks.spawn(certificates::run_renewal(credentials.clone(), kubeconfig.clone()));
     tasks.spawn(async move { judge.follow().await });
     let told = recorder.clone();
-    tasks.spawn(leader::run(Duties {
+    let mut leading = JoinSet::new();
+    leading.spawn(leader::run(Duties {
         storage: storage.clone(),
         links: links.clone(),
         recorder,
@@ -242,6 +245,7 @@ async fn run(
         fatal,
         closing,
         tasks,
+        leading,
         data,
     })
 }
@@ -457,6 +461,7 @@ impl Control {
         self.links.close_all();
         self.closing.cancel();
         self.storage.raft().shutdown().await;
+        while self.leading.join_next().await.is_some() {}
         // The listener ends by itself once its connections have; the others never do.
         self.tasks.join_next().await;
         self.tasks.shutdown().await;

@@ -204,7 +204,9 @@ pub async fn sweep(storage: &ReplicatedStorage) {
             }
         }
         let Ok(limit) = Timestamp::now().checked_sub(KEPT_HOURS.hours()) else { continue };
-        let old = old_events(&storage.view(), limit);
+        // It reads every event of the cluster, so not on a thread that others wait for.
+        let view = storage.view();
+        let old = tokio::task::spawn_blocking(move || old_events(&view, limit)).await.unwrap_or_default();
         for some in old.chunks(SWEEP_BATCH) {
             let writes = some.iter().map(|key| Write::Delete { key: key.clone() }).collect();
             if let Err(error) = storage.propose(Transaction { preconditions: vec![], writes }).await {

@@ -7,6 +7,7 @@ mod session;
 
 mod acknowledgements;
 mod door;
+mod down;
 
 mod desired;
 mod pod_status;
@@ -25,8 +26,6 @@ use std::{pin::Pin, sync::Arc};
 
 use coracle_proto::node::{NodeDown, NodeUp, node_link_server::NodeLink};
 use futures::Stream;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use crate::{
@@ -41,9 +40,6 @@ pub use desired::node_of;
 pub use links::Links;
 pub use monitor::monitor;
 
-/// Messages to one node that may wait; the session waits when it is full.
-const DOWN_MAX: usize = 256;
-
 /// The gRPC service.
 #[derive(Clone)]
 pub struct NodeLinkService {
@@ -52,9 +48,6 @@ pub struct NodeLinkService {
     pub recorder: EventRecorder,
     pub cluster_id: String,
 }
-
-/// To one node.
-type Down = mpsc::Sender<Result<NodeDown, Status>>;
 
 #[async_trait]
 impl NodeLink for NodeLinkService {
@@ -74,8 +67,8 @@ impl NodeLink for NodeLinkService {
             return Err(Status::permission_denied(Lost::NodeGone(name).to_string()));
         }
         let bound = bound.is_some();
-        let (down, messages) = mpsc::channel(DOWN_MAX);
+        let (down, messages) = down::channel();
         tokio::spawn(session::run(self.clone(), name, bound, request.into_inner(), down));
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        Ok(Response::new(Box::pin(messages)))
     }
 }

@@ -10,7 +10,7 @@ use coracle_controllers::{Config, Controllers, EventRecord, EventType, Outcome};
 use coracle_objects::{
     Applied, Event, Expect, OBJECT_BYTES_MAX, Precondition, Refusal, Transaction, View, Write,
 };
-use coracle_scheduler::{Decisions, Scheduler};
+use coracle_scheduler::{Decisions, Fault, Scheduler};
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 
@@ -52,7 +52,8 @@ pub async fn run_controllers(
             let (now, began) = (clock.now(), Instant::now());
             let mut uid = || uuid::Uuid::new_v4().to_string();
             let plan = controllers.plan_while(now, &mut uid, &mut || began.elapsed() < PLAN_TIME_MAX);
-            note(planning, &controllers, &plan.panics);
+            let coracle_controllers::Situation { waiting, in_trouble, unreadable } = controllers.situation();
+            note(planning, [waiting, in_trouble, unreadable], &plan.panics);
             for record in &plan.events {
                 recorder.record(record);
             }
@@ -71,7 +72,7 @@ pub async fn run_controllers(
                 }
             }
             if controllers.situation().waiting > 0 {
-                // Others of this runtime have their turn between two plans.
+                // The end of the leadership is noticed between two plans.
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -84,17 +85,19 @@ pub async fn run_controllers(
     }
 }
 
-/// Writes down how the controllers fare after a plan.
-fn note(planning: &Planner, controllers: &Controllers, panics: &[String]) {
-    let situation = controllers.situation();
-    planning.waiting.store(situation.waiting, Ordering::Relaxed);
-    planning.in_trouble.store(situation.in_trouble, Ordering::Relaxed);
-    planning.unreadable.store(situation.unreadable, Ordering::Relaxed);
+/// Writes down how a planner fares after a plan.
+fn note(planning: &Planner, [waiting, in_trouble, unreadable]: [usize; 3], panics: &[String]) {
+    planning.waiting.store(waiting, Ordering::Relaxed);
+    planning.in_trouble.store(in_trouble, Ordering::Relaxed);
+    planning.unreadable.store(unreadable, Ordering::Relaxed);
     planning.panics.fetch_add(panics.len() as u64, Ordering::Relaxed);
     for panic in panics {
-        tracing::error!(panic, "a controller's task panicked; it is tried again with growing pauses");
+        tracing::error!(
+            panic,
+            "a planner panicked over one task or pod; it is tried again with growing pauses"
+        );
     }
-    if situation.waiting == 0 {
+    if waiting == 0 {
         planning.caught_up();
     }
 }
@@ -110,15 +113,25 @@ pub async fn run_scheduler(storage: &ReplicatedStorage, recorder: &EventRecorder
         let _lagged: Lagged = 'observing: loop {
             planning.begin();
             drain(&mut events, |event| scheduler.observe(event));
-            let decisions = scheduler.schedule(clock.now());
-            planning.caught_up();
+            let (now, began) = (clock.now(), Instant::now());
+            let decisions = scheduler.schedule_while(now, &mut || began.elapsed() < PLAN_TIME_MAX);
+            let coracle_scheduler::Situation { waiting, in_trouble, unreadable } = scheduler.situation();
+            note(planning, [waiting, in_trouble, unreadable], &decisions.panics);
+            for fault in &decisions.faults {
+                recorder.record(&warning_of(fault));
+            }
             let (transactions, records) = of_decisions(decisions);
             if !transactions.is_empty() {
                 let observe = |event: &Event| scheduler.observe(event);
                 let (outcomes, missed) = carry_out(storage, &mut events, &transactions, observe).await;
+                let now = clock.now();
                 for (record, outcome) in records.iter().zip(&outcomes) {
-                    if *outcome == Outcome::Applied {
-                        recorder.record(record);
+                    let pod = &record.regarding.name;
+                    match outcome {
+                        Outcome::Applied => recorder.record(record),
+                        Outcome::Stale => scheduler.refused(pod, None, now),
+                        Outcome::Impossible(why) => scheduler.refused(pod, Some(why), now),
+                        Outcome::Unknown => {}
                     }
                 }
                 pause_if_nothing_works(&outcomes).await;
@@ -127,12 +140,27 @@ pub async fn run_scheduler(storage: &ReplicatedStorage, recorder: &EventRecorder
                     None => continue,
                 }
             }
+            if scheduler.situation().waiting > 0 {
+                tokio::task::yield_now().await;
+                continue;
+            }
             planning.rest();
             match wait(&mut events, clock.left(scheduler.next_deadline())).await {
                 Ok(happened) => happened.iter().for_each(|event| scheduler.observe(event)),
                 Err(lagged) => break 'observing lagged,
             }
         };
+    }
+}
+
+fn warning_of(fault: &Fault) -> EventRecord {
+    EventRecord {
+        regarding: fault.regarding.clone(),
+        uid: fault.uid.clone(),
+        type_: EventType::Warning,
+        reason: fault.reason.into(),
+        message: fault.message.clone(),
+        reporting_component: coracle_scheduler::BINDING_COMPONENT,
     }
 }
 

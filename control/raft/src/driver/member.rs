@@ -23,7 +23,7 @@ use crate::error::{ChangeError, Error, ProposeError, ReadError};
 use crate::membership::MemberChange;
 use crate::message::to_wire;
 use crate::snapshot::fetching::{Begin, Fetching};
-use crate::status::{DiskRoom, Status};
+use crate::status::{DiskRoom, Leading, Status};
 use crate::transport::Transport;
 use crate::wal::SnapshotMarker;
 
@@ -104,6 +104,7 @@ pub struct Member<O> {
     pub fetch: Fetch,
     pub waker: Waker<O>,
     pub status: watch::Sender<Status>,
+    pub leading: watch::Sender<Leading>,
     pub life: Life<O>,
 }
 
@@ -419,6 +420,7 @@ impl<O: Send + 'static> Member<O> {
 
     fn publish(&self) {
         let status = Status { disk: self.life.found_room, ..self.core.status() };
+        let leading = status.leading();
         self.status.send_if_modified(|old| {
             let changed = *old != status;
             if old.role != status.role || old.leader != status.leader {
@@ -433,6 +435,7 @@ impl<O: Send + 'static> Member<O> {
             }
             changed
         });
+        self.leading.send_if_modified(|old| std::mem::replace(old, leading) != leading);
     }
 }
 

@@ -325,6 +325,23 @@ async fn a_single_member_keeps_what_it_has_acknowledged() {
 }
 
 #[tokio::test]
+async fn who_waits_for_another_leader_is_not_woken_by_ticks_and_entries() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let raft = Raft::bootstrap(config(dir.path(), 1), Journal::default(), none(), &[1]).expect("starts");
+    status(&raft, "it leads", |status| status.role == Role::Leader).await;
+    let mut leading = raft.leading();
+    soon("it is led", leading.wait_for(|now| now.led && now.leader == Some(1))).await.expect("it runs");
+    leading.mark_unchanged();
+    let mut ticks = raft.status();
+    for n in 1..=20 {
+        assert_eq!(propose(&raft, "a").await, Ok(n));
+        ticks.mark_unchanged();
+        soon("a tick that tells of the entry", ticks.changed()).await.expect("it runs");
+    }
+    assert!(!leading.has_changed().expect("it runs"), "nobody else leads");
+}
+
+#[tokio::test]
 async fn a_foreign_directory_is_refused() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let raft = Raft::bootstrap(config(dir.path(), 1), Journal::default(), none(), &[1]).expect("starts");

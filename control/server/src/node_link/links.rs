@@ -11,10 +11,13 @@ use std::{
 
 use coracle_objects::View;
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{Down, logs::LogRequests, silence::Hearing};
+use super::{down::Down, logs::LogRequests, silence::Hearing};
 
 /// Nodes bear a control node that is away for less: their links hold, or they come back to them at once.
 const AWAY_MIN: Duration = Duration::from_millis(1_500);
@@ -27,8 +30,10 @@ pub struct Pressures {
     pub pid: bool,
 }
 
+/// Looks at the whole state for one node, at a time: after a change of leader all nodes link anew, and requests go on.
+const LOOKS_MAX: usize = 2;
+
 /// All links.
-#[derive(Default)]
 pub struct Links {
     sessions: Mutex<Sessions>,
     heard: Mutex<BTreeMap<String, Heard>>,
@@ -37,6 +42,21 @@ pub struct Links {
     numbers: AtomicU64,
     /// Wakes the monitor when a node changed what it says.
     pub changed: Notify,
+    /// Taken for the time of a look at the whole state.
+    pub looks: Arc<Semaphore>,
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self {
+            sessions: Mutex::default(),
+            heard: Mutex::default(),
+            hearing_since: Mutex::default(),
+            numbers: AtomicU64::default(),
+            changed: Notify::default(),
+            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+        }
+    }
 }
 
 /// The links, and whether there may be any: both under one lock, so that no link begins after all were ended.
@@ -186,15 +206,13 @@ impl Links {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::mpsc;
-
-    use super::*;
+    use super::{super::down, *};
 
     #[tokio::test(start_paused = true)]
     async fn a_broken_link_is_lost_until_the_node_links_anew() {
         let links = Links::default();
         links.open(&View::default());
-        let (down, _messages) = mpsc::channel(1);
+        let (down, _messages) = down::channel_of(1);
         let lost = || links.hearing().nodes["n1"].lost;
         let (first, second) =
             (links.begin("n1", &down, true).unwrap(), links.begin("n1", &down, true).unwrap());
@@ -211,7 +229,7 @@ mod tests {
     async fn an_absence_of_ours_is_no_silence_of_nodes() {
         let links = Links::default();
         links.open(&View::default());
-        let (down, _messages) = mpsc::channel(1);
+        let (down, _messages) = down::channel_of(1);
         let (office, session) = (Instant::now(), links.begin("n1", &down, true).unwrap());
         tokio::time::advance(Duration::from_secs(60)).await;
         links.hear("n1", None);
@@ -232,7 +250,7 @@ mod tests {
     #[test]
     fn links_begin_only_while_open() {
         let links = Links::default();
-        let (down, _messages) = mpsc::channel(1);
+        let (down, _messages) = down::channel_of(1);
         assert!(links.begin("n1", &down, true).is_none());
         links.open(&View::default());
         let session = links.begin("n1", &down, true).unwrap();

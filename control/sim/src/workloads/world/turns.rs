@@ -95,12 +95,21 @@ impl World {
             events.iter().for_each(|event| scheduler.observe(event));
             scheduler.schedule(now)
         })?;
+        if let Some(panic) = decisions.panics.first() {
+            return Err(Broken::new("panic", format!("the scheduler: {panic}")));
+        }
         let acted = !decisions.placements.is_empty() || !decisions.failures.is_empty();
         self.again.scheduler = acted;
         for (transaction, record) in told(decisions) {
-            let outcome = self.storage.apply(Writer::Scheduler, transaction);
-            if matches!(outcome, Ok(Ok(_))) {
-                self.records.take(&record);
+            let outcome = outcome(self.storage.apply(Writer::Scheduler, transaction));
+            let forever = match &outcome {
+                Outcome::Impossible(why) => Some(why.as_str()),
+                _ => None,
+            };
+            match &outcome {
+                Outcome::Applied => self.records.take(&record),
+                Outcome::Unknown => {}
+                _ => self.scheduler.refused(&record.regarding.name, forever, self.now),
             }
         }
         Ok(acted)
