@@ -6,6 +6,13 @@ use std::{
 };
 
 use coracle_api::Storage;
+use coracle_leader::{
+    desired::Desired,
+    door,
+    node_events::{self, Allowance},
+    node_object::Pressures,
+    pod_status::Report,
+};
 use coracle_objects::View;
 use coracle_proto::{
     PROTOCOL_RANGE,
@@ -17,19 +24,16 @@ use coracle_proto::{
 use jiff::Timestamp;
 use tokio::{
     sync::mpsc::{self, error::SendTimeoutError},
-    time::{Instant, timeout},
+    time::timeout,
 };
 use tonic::{Status, Streaming};
 
 use super::{
     Down, NodeLinkService,
     acknowledgements::{Acknowledgements, Ticket},
-    desired::Desired,
-    door,
-    links::{Pressures, Session},
-    node_events::{self, Allowance},
+    links::Session,
     node_object, pod_blocks,
-    pod_status::{Report, Reports, write_reports},
+    pod_status::{Reports, write_reports},
 };
 use crate::{
     bootstrap,
@@ -132,7 +136,7 @@ async fn serve(
         return Err(Status::permission_denied(Lost::NodeGone(hello.name.clone()).to_string()));
     }
     session.registered.store(true, Ordering::Relaxed);
-    let lease = node_object::lease(&storage.view(), &hello.name, Timestamp::now());
+    let lease = node_object::lease(&storage.view(), &hello.name, &drafts::fresh_uid(), Timestamp::now());
     if let Err(error) = storage.propose(lease).await {
         tracing::debug!(node = hello.name, %error, "the lease was not renewed");
     }
@@ -175,6 +179,7 @@ async fn push(service: &NodeLinkService, session: &Session, node: &str) -> Resul
     loop {
         let (view, mut events) = service.storage.hub().everything();
         send_all(session, desired.resync(&view)).await?;
+        tell_unreadable(&mut desired);
         send(session, DownBody::Synced(Synced { revision: view.revision })).await?;
         tell_trust(session, &view, &mut told).await?;
         // A link that falls too far behind is brought up by the difference instead of by events.
@@ -182,11 +187,18 @@ async fn push(service: &NodeLinkService, session: &Session, node: &str) -> Resul
             let view = service.storage.view();
             for event in happened.iter() {
                 send_all(session, desired.observe(event, &view)).await?;
+                tell_unreadable(&mut desired);
             }
             if happened.iter().any(|event| event.object.key.resource.as_str() == TRUSTS) {
                 tell_trust(session, &view, &mut told).await?;
             }
         }
+    }
+}
+
+fn tell_unreadable(desired: &mut Desired) {
+    for pod in desired.take_unreadable() {
+        tracing::warn!(%pod, "a stored pod cannot be read; what it names is not sent to its node");
     }
 }
 
@@ -235,7 +247,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// Reads until the node closes the link.
     async fn read(self, mut up: Streaming<NodeUp>) -> Result<(), Status> {
-        let mut events = Allowance::new(Instant::now());
+        let mut events = Allowance::new(self.service.links.now());
         while let Some(NodeUp { body, sequence }) = up.message().await? {
             self.service.links.hear(self.node, None);
             let ticket = Ticket::new(sequence, &self.acknowledgements);
@@ -268,7 +280,7 @@ impl Reader<'_> {
 
     /// An event beyond the allowance is not taken now; a node that waits for acknowledgements sends it again.
     fn event(&self, event: &NodeEvent, allowance: &mut Allowance, ticket: Ticket) {
-        if !allowance.take(Instant::now()) {
+        if !allowance.take(self.service.links.now()) {
             return;
         }
         let view = self.service.storage.view();
@@ -342,6 +354,8 @@ async fn claim_blocks(
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::{super::links::Links, *};
 
     #[tokio::test(start_paused = true)]

@@ -35,11 +35,23 @@ pub struct Desired {
     pods: BTreeMap<ObjectName, BTreeSet<ObjectKey>>,
     /// How many of the node's pods name an object.
     named: BTreeMap<ObjectKey, usize>,
+    unreadable: BTreeSet<ObjectName>,
 }
 
 impl Desired {
     pub fn new(node: &str) -> Self {
-        Self { node: node.into(), sent: BTreeMap::new(), pods: BTreeMap::new(), named: BTreeMap::new() }
+        Self {
+            node: node.into(),
+            sent: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            named: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
+        }
+    }
+
+    /// Pods of the node that could not be read since the last time: what they name is not sent.
+    pub fn take_unreadable(&mut self) -> BTreeSet<ObjectName> {
+        std::mem::take(&mut self.unreadable)
     }
 
     /// What brings the node from what it was sent to the view. What pods name comes before the pods.
@@ -56,7 +68,8 @@ impl Desired {
             if !self.is_here(pod) {
                 continue;
             }
-            self.name_all(&pod.key.name, names_of(pod));
+            let names = self.names_of(pod);
+            self.name_all(&pod.key.name, names);
             pods.push(pod.clone());
         }
         wanted.extend(self.named.keys().filter_map(|key| view.get(key)).cloned());
@@ -101,7 +114,8 @@ impl Desired {
             self.pods.remove(&pod.key.name);
             return;
         }
-        let unnamed = self.name_all(&pod.key.name, names_of(pod));
+        let names = self.names_of(pod);
+        let unnamed = self.name_all(&pod.key.name, names);
         for key in self.pods[&pod.key.name].clone() {
             if let Some(object) = view.get(&key) {
                 self.put(object, messages);
@@ -163,6 +177,16 @@ impl Desired {
         unnamed
     }
 
+    /// The config maps, secrets and service accounts that a pod names.
+    fn names_of(&mut self, pod: &Object) -> BTreeSet<ObjectKey> {
+        let mut names = Names { namespace: pod.namespace(), keys: BTreeSet::new() };
+        match pod.parse::<Pod>() {
+            Ok(parsed) => parsed.spec.iter().for_each(|spec| names.spec(spec)),
+            Err(_) => _ = self.unreadable.insert(pod.key.name.clone()),
+        }
+        names.keys
+    }
+
     fn is_here(&self, pod: &Object) -> bool {
         // Most pods are elsewhere: looking for the name is far cheaper than parsing.
         let name = self.node.as_bytes();
@@ -194,18 +218,6 @@ fn message(type_: Type, key: &ObjectKey, revision: Revision, object_json: bytes:
         revision,
         object_json,
     }
-}
-
-/// The config maps, secrets and service accounts that a pod names.
-fn names_of(pod: &Object) -> BTreeSet<ObjectKey> {
-    let Ok(parsed) = pod.parse::<Pod>() else {
-        tracing::warn!(pod = %pod.key.name, "a stored pod cannot be read; what it names is not sent to its node");
-        return BTreeSet::new();
-    };
-    let Some(spec) = parsed.spec else { return BTreeSet::new() };
-    let mut names = Names { namespace: pod.namespace(), keys: BTreeSet::new() };
-    names.spec(&spec);
-    names.keys
 }
 
 struct Names<'a> {
