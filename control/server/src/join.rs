@@ -19,7 +19,7 @@ use tonic::{Code, Request, Response, Status, async_trait};
 use crate::{
     bootstrap::{self, CLUSTER_INFO},
     certificates::Credentials,
-    drafts::new_draft,
+    drafts::{fresh_uid, new_draft},
     encryption::SecretBox,
     forwarding::{forwarding, leader_elsewhere},
     membership::keeper,
@@ -30,6 +30,8 @@ use crate::{
     tokens,
     version::Agreed,
 };
+
+pub use coracle_leader::node_object::host;
 
 /// A joiner's clock may differ from ours by this much, in milliseconds.
 const CLOCK_DIFFERENCE_MS_MAX: i64 = 60_000;
@@ -121,7 +123,7 @@ impl JoinService {
                     let message = format!("there are pods of a former node named {name} still; {mend}");
                     return Err(Status::already_exists(message));
                 }
-                None => node_object::joined(name, now),
+                None => node_object::joined(name, &fresh_uid(), now),
                 Some(object) if token.node.is_some() || bootstrap::joins_anew(&view, object) => {
                     match node_object::joined_again(object) {
                         Some(transaction) => transaction,
@@ -345,12 +347,6 @@ pub fn known_members(storage: &ReplicatedStorage) -> Vec<Member> {
     known.sort_by_key(|member| member.id);
     known.dedup_by_key(|member| member.id);
     known
-}
-
-/// `host` of `host:port`; of `[::1]:1` it is `::1`.
-pub fn host(address: &str) -> &str {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 #[allow(clippy::result_large_err, reason = "the error type of tonic services")]

@@ -1,24 +1,17 @@
 //! The node link at the leader: nodes report here and learn here what they shall run.
 //!
 //! Heartbeats stay in the leader's memory; only what changes for others is written. A member that does not lead sends
-//! nodes on to the one that does.
+//! nodes on to the one that does. What is made of all this is decided in `coracle_leader`, without I/O.
 
 mod session;
 
 mod acknowledgements;
-mod door;
 mod down;
-
-mod desired;
 mod pod_status;
 
 mod links;
 mod logs;
 mod monitor;
-mod node_events;
-pub mod node_object;
-mod presence;
-mod silence;
 
 mod pod_blocks;
 
@@ -36,7 +29,7 @@ use crate::{
 };
 use coracle_api::Storage;
 
-pub use desired::node_of;
+pub use coracle_leader::{desired::node_of, node_object};
 pub use links::Links;
 pub use monitor::monitor;
 

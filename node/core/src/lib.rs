@@ -35,6 +35,8 @@ pub mod action;
 
 pub mod reconcile;
 
+pub mod race;
+
 pub use action::{Action, EventRecord, StartPlan};
 pub use observe::Observation;
 pub use pod::{Desired, NodeFacts, Observed, PodState};

@@ -6,6 +6,13 @@ use std::{
 };
 
 use coracle_api::Storage;
+use coracle_leader::{
+    desired::Desired,
+    door,
+    node_events::{self, Allowance},
+    node_object::Pressures,
+    pod_status::Report,
+};
 use coracle_objects::Revision;
 use coracle_proto::{
     PROTOCOL_RANGE,
@@ -18,20 +25,17 @@ use jiff::Timestamp;
 use tokio::{
     sync::mpsc,
     task::{consume_budget, spawn_blocking},
-    time::{Instant, timeout},
+    time::timeout,
 };
 use tonic::{Status, Streaming};
 
 use super::{
     NodeLinkService,
     acknowledgements::{Acknowledgements, Ticket},
-    desired::Desired,
-    door,
     down::{Down, Unsent},
-    links::{Pressures, Session},
-    node_events::{self, Allowance},
+    links::Session,
     node_object, pod_blocks,
-    pod_status::{Report, Reports, write_reports},
+    pod_status::{Reports, write_reports},
 };
 use crate::{
     bootstrap,
@@ -135,7 +139,7 @@ async fn serve(
         return Err(Status::permission_denied(Lost::NodeGone(hello.name.clone()).to_string()));
     }
     session.registered.store(true, Ordering::Relaxed);
-    let lease = node_object::lease(&storage.view(), &hello.name, Timestamp::now());
+    let lease = node_object::lease(&storage.view(), &hello.name, &drafts::fresh_uid(), Timestamp::now());
     if let Err(error) = storage.propose(lease).await {
         tracing::debug!(node = hello.name, %error, "the lease was not renewed");
     }
@@ -188,6 +192,7 @@ async fn push(service: &NodeLinkService, session: &Session, node: &str) -> Resul
         });
         let mut rest;
         (desired, rest) = looked.await.map_err(|error| Status::internal(error.to_string()))?;
+        tell_unreadable(&mut desired);
         // No view is held while a slow node is waited for: it would keep in memory what has long been replaced.
         while let Some(messages) = desired.bring(&mut rest, &storage.view()) {
             send_all(session, messages).await?;
@@ -201,11 +206,18 @@ async fn push(service: &NodeLinkService, session: &Session, node: &str) -> Resul
             for event in happened.iter() {
                 let messages = desired.observe(event, &storage.view());
                 send_all(session, messages).await?;
+                tell_unreadable(&mut desired);
             }
             if happened.iter().any(|event| event.object.key.resource.as_str() == TRUSTS) {
                 tell_trust(session, storage, &mut told).await?;
             }
         }
+    }
+}
+
+fn tell_unreadable(desired: &mut Desired) {
+    for pod in desired.take_unreadable() {
+        tracing::warn!(%pod, "a stored pod cannot be read; what it names is not sent to its node");
     }
 }
 
@@ -250,7 +262,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// Reads until the node closes the link.
     async fn read(self, mut up: Streaming<NodeUp>) -> Result<(), Status> {
-        let mut events = Allowance::new(Instant::now());
+        let mut events = Allowance::new(self.service.links.now());
         while let Some(NodeUp { body, sequence }) = up.message().await? {
             self.service.links.hear(self.node, None);
             let ticket = Ticket::new(sequence, &self.acknowledgements);
@@ -283,7 +295,7 @@ impl Reader<'_> {
 
     /// An event beyond the allowance is not taken now; a node that waits for acknowledgements sends it again.
     fn event(&self, event: &NodeEvent, allowance: &mut Allowance, ticket: Ticket) {
-        if !allowance.take(Instant::now()) {
+        if !allowance.take(self.service.links.now()) {
             return;
         }
         let view = self.service.storage.view();
@@ -359,6 +371,7 @@ async fn claim_blocks(
 mod tests {
     use coracle_objects::View;
     use futures::StreamExt;
+    use tokio::time::Instant;
 
     use super::{
         super::{down, links::Links},

@@ -35,6 +35,7 @@ pub struct Desired {
     pods: BTreeMap<ObjectName, BTreeSet<ObjectKey>>,
     /// How many of the node's pods name an object.
     named: BTreeMap<ObjectKey, usize>,
+    unreadable: BTreeSet<ObjectName>,
 }
 
 /// What is still to be looked at so that a node has what a view held. Names alone: the objects are those of the moment at
@@ -53,7 +54,13 @@ impl Desired {
             sent: BTreeMap::new(),
             pods: BTreeMap::new(),
             named: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
         }
+    }
+
+    /// Pods of the node that could not be read since the last time: what they name is not sent.
+    pub fn take_unreadable(&mut self) -> BTreeSet<ObjectName> {
+        std::mem::take(&mut self.unreadable)
     }
 
     /// What brings the node from what it was sent to the view, for [`Self::bring`]. What pods name comes before the pods.
@@ -70,7 +77,8 @@ impl Desired {
             if !self.is_here(pod) {
                 continue;
             }
-            self.name_all(&pod.key.name, names_of(pod));
+            let names = self.names_of(pod);
+            self.name_all(&pod.key.name, names);
             pods.push(pod.key.clone());
         }
         wanted.extend(self.named.keys().filter(|key| view.get(key).is_some()).cloned());
@@ -143,7 +151,8 @@ impl Desired {
 
     /// A pod of the node as it is now, behind what it names.
     fn put_pod(&mut self, pod: &Object, view: &View, messages: &mut Vec<ObjectEvent>) {
-        let unnamed = self.name_all(&pod.key.name, names_of(pod));
+        let names = self.names_of(pod);
+        let unnamed = self.name_all(&pod.key.name, names);
         for key in self.pods[&pod.key.name].clone() {
             if let Some(object) = view.get(&key) {
                 self.put(object, messages);
@@ -205,6 +214,16 @@ impl Desired {
         unnamed
     }
 
+    /// The config maps, secrets and service accounts that a pod names.
+    fn names_of(&mut self, pod: &Object) -> BTreeSet<ObjectKey> {
+        let mut names = Names { namespace: pod.namespace(), keys: BTreeSet::new() };
+        match pod.parse::<Pod>() {
+            Ok(parsed) => parsed.spec.iter().for_each(|spec| names.spec(spec)),
+            Err(_) => _ = self.unreadable.insert(pod.key.name.clone()),
+        }
+        names.keys
+    }
+
     fn is_here(&self, pod: &Object) -> bool {
         // Most pods are elsewhere: looking for the name is far cheaper than parsing.
         self.mentions.find(&pod.json).is_some() && node_of(pod).as_deref() == Some(self.node.as_str())
@@ -234,18 +253,6 @@ fn message(type_: Type, key: &ObjectKey, revision: Revision, object_json: bytes:
         revision,
         object_json,
     }
-}
-
-/// The config maps, secrets and service accounts that a pod names.
-fn names_of(pod: &Object) -> BTreeSet<ObjectKey> {
-    let Ok(parsed) = pod.parse::<Pod>() else {
-        tracing::warn!(pod = %pod.key.name, "a stored pod cannot be read; what it names is not sent to its node");
-        return BTreeSet::new();
-    };
-    let Some(spec) = parsed.spec else { return BTreeSet::new() };
-    let mut names = Names { namespace: pod.namespace(), keys: BTreeSet::new() };
-    names.spec(&spec);
-    names.keys
 }
 
 struct Names<'a> {
