@@ -6,9 +6,9 @@ use coracle_agent::{JoinWith, NodeConfig};
 use crate::{args::NodeArgs, commands::up::stop_asked};
 
 pub async fn run(args: &NodeArgs) -> Result<()> {
-    let made = args.data_dir.join("node.json").exists();
+    let made = coracle_agent::has_joined(&args.data_dir);
     let join = match (args.token.read(made)?, args.join.is_empty()) {
-        (Some(token), false) => Some(JoinWith { addresses: args.join.clone(), token }),
+        (Some(token), false) => Some(JoinWith { addresses: args.join.clone(), token: Some(token) }),
         _ if made => None,
         _ => bail!(
             "{} holds no node yet: say --join HOST:PORT with a token in $CORACLE_TOKEN or by --token-file (make it \

@@ -42,8 +42,9 @@ pub struct NodeConfig {
 pub struct JoinWith {
     /// `host:port` of control nodes.
     pub addresses: Vec<String>,
-    /// As `coracle token create` prints it.
-    pub token: String,
+    /// As `coracle token create` prints it. `None` for a data dir that has joined ([`crate::has_joined`]): it has none to
+    /// show.
+    pub token: Option<String>,
 }
 
 /// What the node offers; zero is what the machine has.
