@@ -21,6 +21,7 @@ pub async fn run(args: &NodeArgs) -> Result<()> {
         join,
         fabric_listen: args.fabric,
         gateway_listen: args.gateway,
+        trusted_proxies: args.trusted_proxies.clone(),
         labels: args.labels.iter().cloned().collect(),
         allow_local_artifacts: args.allow_local_artifacts,
         compiler: std::env::current_exe().ok(),

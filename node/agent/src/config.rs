@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
+use coracle_fabric::Cidr;
 use coracle_wasi_host::Host;
 
 /// Pods that a node offers to run where nothing else is said.
@@ -23,6 +24,9 @@ pub struct NodeConfig {
     pub fabric_advertise: Option<String>,
     /// Where the outside world reaches ingresses; `None` serves no gateway. Port 0 picks a free one.
     pub gateway_listen: Option<SocketAddr>,
+    /// Proxies before the gateway. Only what they say in `X-Forwarded-*` is believed; what other clients say there is
+    /// replaced.
+    pub trusted_proxies: Vec<Cidr>,
     pub labels: BTreeMap<String, String>,
     /// Whether pods may name images as `file:///path`.
     pub allow_local_artifacts: bool,
@@ -71,6 +75,7 @@ impl NodeConfig {
             fabric_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             fabric_advertise: None,
             gateway_listen: None,
+            trusted_proxies: Vec::new(),
             labels: BTreeMap::new(),
             allow_local_artifacts: false,
             capacity: Capacity::default(),

@@ -25,6 +25,7 @@ mod volumes;
 
 pub use artifacts::ARTIFACT_BYTES_MAX;
 pub use config::{Capacity, JoinWith, NodeConfig, PODS_DEFAULT};
+pub use coracle_fabric::Cidr;
 pub use identity::{IdentityError, has_joined};
 pub use node::{Node, NodeError, start};
 

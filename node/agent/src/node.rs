@@ -11,7 +11,7 @@ use std::{
 use coracle_core::{NodeFacts, Observed};
 use coracle_fabric::{Fabric, FabricConfig, FabricError};
 use coracle_proto::{node::Hello, tls};
-use coracle_wasi_host::{Host, HostConfig, HostError};
+use coracle_wasi_host::{Host, HostConfig, HostError, descriptors::Descriptors};
 use parking_lot::RwLock;
 use thiserror::Error;
 use tokio::{
@@ -168,6 +168,8 @@ async fn start_fabric(config: &NodeConfig, identity: &Identity, tls: &NodeTls) -
         listen: config.fabric_listen,
         gateway_listen: config.gateway_listen,
         tls: tls.fabric.clone(),
+        trusted_proxies: config.trusted_proxies.clone(),
+        descriptors: Descriptors::of_process(),
     });
     Ok(fabric.await?)
 }

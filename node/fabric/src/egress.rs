@@ -1,5 +1,7 @@
 //! Connections that leave the cluster by real sockets, and real sockets joined to virtual connections.
 
+use crate::door;
+use coracle_wasi_host::descriptors::{Descriptors, Purpose};
 use coracle_wasi_host::net::{Conn, NetError, PIPE_CAPACITY};
 use std::io;
 use std::net::SocketAddr;
@@ -20,28 +22,27 @@ const COPY_BYTES: usize = 64 * 1024;
 /// Opens real connections, within their bound.
 pub(crate) struct Egress {
     permits: Arc<Semaphore>,
-}
-
-impl Default for Egress {
-    fn default() -> Self {
-        Self { permits: Arc::new(Semaphore::new(OUTSIDE_CONNECTIONS_MAX)) }
-    }
+    descriptors: Descriptors,
 }
 
 impl Egress {
+    pub(crate) fn new(descriptors: Descriptors) -> Self {
+        Self { permits: Arc::new(Semaphore::new(OUTSIDE_CONNECTIONS_MAX)), descriptors }
+    }
+
     /// Connects to `to`, which has been judged, and gives the pod's end. Needs a tokio runtime.
     pub(crate) async fn dial(&self, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
         let permit = self.permits.clone().try_acquire_owned().map_err(|_| NetError::TooManySockets)?;
+        let descriptor = self.descriptors.take(Purpose::Outside).ok_or(NetError::TooManySockets)?;
         let stream = match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await {
             Ok(result) => result.map_err(|error| NetError::from(&error))?,
             Err(_) => return Err(NetError::TimedOut),
         };
-        // Waiting for more to send would cost latency; failing to say so costs nothing else.
-        let _ = stream.set_nodelay(true);
+        door::attend(&stream);
         let (near, far) = Conn::pair(from, to, PIPE_CAPACITY);
         tokio::spawn(async move {
             join(stream, far).await;
-            drop(permit);
+            drop((permit, descriptor));
         });
         Ok(near)
     }

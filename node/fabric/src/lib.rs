@@ -8,6 +8,7 @@
 //! its node's own loopback, link-local or control addresses; one slow stream stops no other.
 
 mod dns;
+mod door;
 mod egress;
 mod error;
 mod fabric;

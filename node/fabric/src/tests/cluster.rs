@@ -5,6 +5,7 @@ use crate::{
     ServiceEntry, ServicePort,
 };
 use arc_swap::ArcSwap;
+use coracle_wasi_host::descriptors::Descriptors;
 use coracle_wasi_host::net::{Conn, Listener, Namespace, NamespaceConfig, NetLimits};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::RootCertStore;
@@ -113,13 +114,18 @@ impl Cluster {
 }
 
 pub(super) async fn node(authority: &Authority, name: &str) -> Fabric {
-    let config = FabricConfig {
+    Fabric::start(config(name, authority.node(name))).await.unwrap()
+}
+
+pub(super) fn config(name: &str, tls: FabricTls) -> FabricConfig {
+    FabricConfig {
         node_name: name.into(),
         listen: "127.0.0.1:0".parse().unwrap(),
         gateway_listen: Some("127.0.0.1:0".parse().unwrap()),
-        tls: authority.node(name),
-    };
-    Fabric::start(config).await.unwrap()
+        tls,
+        trusted_proxies: Vec::new(),
+        descriptors: Descriptors::of_process(),
+    }
 }
 
 pub(super) fn block(cidr: &str, node: &str) -> PodBlock {

@@ -1,7 +1,7 @@
 //! Tunnels between nodes: half-close, resets, backpressure, dead and lying peers.
 
-use super::cluster::{Cluster, SERVICE, address, node, pod, read_all};
-use crate::{Fabric, FabricConfig};
+use super::cluster::{Cluster, SERVICE, address, config, node, pod, read_all};
+use crate::Fabric;
 use coracle_wasi_host::net::{NetError, Uplink};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
@@ -179,9 +179,7 @@ async fn only_nodes_are_let_in_and_only_with_their_own_addresses() {
     assert_eq!(spoofed.unwrap_err(), NetError::AccessDenied);
     // Certificates of the same authority that are no node's.
     for tls in [cluster.authority.tls("a", "system:masters"), super::cluster::Authority::new().node("a")] {
-        let config =
-            FabricConfig { node_name: "a".into(), listen: address("127.0.0.1:0"), gateway_listen: None, tls };
-        let stranger = Fabric::start(config).await.unwrap();
+        let stranger = Fabric::start(config("a", tls)).await.unwrap();
         stranger.update(cluster.state.clone());
         assert!(stranger.dial(address("10.128.1.5:4000"), to).await.is_err());
     }
