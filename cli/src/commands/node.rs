@@ -3,7 +3,10 @@
 use anyhow::{Result, bail};
 use coracle_agent::{JoinWith, NodeConfig};
 
-use crate::{args::NodeArgs, commands::up::stop_asked};
+use crate::{
+    args::NodeArgs,
+    commands::up::{stop_asked, stopping},
+};
 
 pub async fn run(args: &NodeArgs) -> Result<()> {
     let made = coracle_agent::has_joined(&args.data_dir);
@@ -33,6 +36,6 @@ pub async fn run(args: &NodeArgs) -> Result<()> {
         println!("  gateway http://{gateway}");
     }
     stop_asked().await;
-    node.shutdown().await;
+    stopping(node.shutdown()).await;
     Ok(())
 }

@@ -1,12 +1,15 @@
 //! What a node is started with.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use coracle_fabric::Cidr;
 use coracle_wasi_host::Host;
 
 /// Pods that a node offers to run where nothing else is said.
 pub const PODS_DEFAULT: u32 = 10_000;
+
+/// The longest that a pod may take to end when the node stops, where nothing else is said: the grace of most pods.
+pub const STOP_GRACE_DEFAULT: Duration = Duration::from_secs(30);
 
 /// The settings of one node.
 #[derive(Clone)]
@@ -35,6 +38,8 @@ pub struct NodeConfig {
     pub guest_threads: usize,
     /// Live instances that the sandbox makes room for; 0: as many as the machine allows.
     pub max_instances: u32,
+    /// When the node stops each pod ends within its grace, and within this.
+    pub stop_grace_max: Duration,
     /// A binary that compiles artifacts in a process of its own, see `coracle_wasi_host::HostConfig::compiler`.
     pub compiler: Option<PathBuf>,
     /// The sandbox to use, where several nodes share a process; `None` makes one.
@@ -81,6 +86,7 @@ impl NodeConfig {
             capacity: Capacity::default(),
             guest_threads: 0,
             max_instances: 0,
+            stop_grace_max: STOP_GRACE_DEFAULT,
             compiler: None,
             host: None,
         }

@@ -21,6 +21,8 @@ pub mod env;
 
 pub mod volumes;
 
+pub mod planning;
+
 pub mod restart;
 
 pub mod probe;

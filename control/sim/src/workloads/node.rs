@@ -61,6 +61,7 @@ impl Node {
             host_ip: "192.0.2.1".to_owned(),
             cpu_milli: 4_000,
             memory_bytes: 4 << 30,
+            ..NodeFacts::default()
         };
         Self {
             name,
@@ -268,10 +269,11 @@ impl Node {
                 self.later(at, observation);
             }
             Action::StopSandbox { uid } => self.later(at, Observation::SandboxStopped { uid }),
-            Action::Mount { uid, fingerprint, .. } => {
-                let observation = match fails(&mut self.chance, 30) {
-                    true => Observation::MountFailed { uid, message: "no room".to_owned() },
-                    false => Observation::Mounted { uid, fingerprint },
+            Action::Mount { uid, fingerprint, inputs } => {
+                let observation = match (inputs.plan(), fails(&mut self.chance, 30)) {
+                    (Err(message), _) => Observation::VolumesHeld { uid, message },
+                    (Ok(_), true) => Observation::MountFailed { uid, message: "no room".to_owned() },
+                    (Ok(_), false) => Observation::Mounted { uid, fingerprint },
                 };
                 self.later(at, observation);
             }
@@ -280,6 +282,10 @@ impl Node {
                     true => News::PullFailed { reason: "ErrImagePull".to_owned(), message: "no".to_owned() },
                     false => News::Pulled { image_id: format!("{image}@sha256:00"), fetched: None },
                 };
+                self.later(at, Observation::Container { uid, container, attempt, news });
+            }
+            Action::Plan { uid, container, attempt, inputs, .. } => {
+                let news = News::Planned(inputs.plan().map(Arc::new));
                 self.later(at, Observation::Container { uid, container, attempt, news });
             }
             Action::Start { uid, container, attempt, .. } => {
@@ -335,8 +341,10 @@ fn uid_of(observation: &Observation) -> &PodUid {
         Observation::SandboxReady { uid, .. }
         | Observation::SandboxFailed { uid, .. }
         | Observation::SandboxStopped { uid }
+        | Observation::SandboxLost { uid }
         | Observation::Mounted { uid, .. }
         | Observation::MountFailed { uid, .. }
+        | Observation::VolumesHeld { uid, .. }
         | Observation::Container { uid, .. } => uid,
     }
 }
