@@ -23,6 +23,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::transport::Channel;
 
 /// How to reach one control node.
@@ -68,6 +69,11 @@ impl Client {
 
     pub async fn status(&self) -> Result<StatusResponse> {
         Ok(ClusterClient::new(self.channel()).status(StatusRequest::default()).await?.into_inner())
+    }
+
+    /// A bare connection that speaks HTTP/1.1.
+    pub async fn raw(&self) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + use<>> {
+        Ok(tls::connect(&self.address, tls::with_alpn(&self.tls, b"http/1.1")).await?)
     }
 
     pub async fn rest(&self) -> Result<Rest> {

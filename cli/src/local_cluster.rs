@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use coracle_agent::{JoinWith, Node, NodeConfig, has_joined};
+use coracle_agent::{JoinWith, Node, NodeConfig, has_joined, remove_dir};
 use coracle_proto::join::{JoinToken, Role};
 use coracle_server::{Control, ControlConfig, Mode};
 use coracle_wasi_host::{Host, HostConfig};
@@ -97,6 +97,10 @@ impl LocalCluster {
         for number in 1..=count {
             let name = format!("node-{number}");
             let data_dir = shape.data_dir.join(&name);
+            // Whoever starts the cluster again wants all its nodes, also one that was deleted meanwhile and must join anew.
+            if has_joined(&data_dir) && !self.controls[0].has_node(&name).await? {
+                remove_dir(&data_dir).with_context(|| format!("clearing {}", data_dir.display()))?;
+            }
             // A token is a write, and a cluster whose disk is full must start, so that something can be deleted.
             let token = match has_joined(&data_dir) {
                 true => None,

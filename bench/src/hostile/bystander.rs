@@ -159,17 +159,23 @@ fn object(number: u64) -> Vec<u8> {
     object.to_string().into()
 }
 
-/// One request to the pod through the gateway, over a connection of its own.
+/// One request to the pod through the gateway.
 async fn call(gateway: &str, pod: &str) -> Result<()> {
-    let stream = TcpStream::connect(gateway).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let port = gateway.rsplit_once(':').context("the gateway has a port")?.1;
-    let request = http::Request::get("/").header("host", format!("{pod}.localhost:{port}"));
-    let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
-    let status = response.status();
-    response.into_body().collect().await?;
-    connection.abort();
+    let status = ask(gateway, pod).await?;
     ensure!(status == 200, "the pod: HTTP {status}");
     Ok(())
+}
+
+/// The status of one GET of a pod, over a connection of its own.
+pub async fn ask(address: &str, pod: &str) -> Result<u16> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let port = address.rsplit_once(':').context("the address has a port")?.1;
+    let request = http::Request::get("/").header("host", format!("{pod}.localhost:{port}"));
+    let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+    let status = response.status().as_u16();
+    response.into_body().collect().await?;
+    connection.abort();
+    Ok(status)
 }

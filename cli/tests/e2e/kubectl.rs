@@ -137,6 +137,12 @@ fn first_day(find: fn(&Path) -> Option<Kubectl>) {
         let pods = kubectl.run(&["get", "pods", "-o", "name"]);
         if pods.is_empty() { Ok(()) } else { Err(pods) }
     });
+
+    // A deleted node is back, under a new certificate, once its cluster is started again.
+    kubectl.run(&["delete", "node", "node-1"]);
+    daemon.stop();
+    let _daemon = up(folder.path());
+    kubectl.run(&["wait", "node/node-1", "--for=condition=Ready", "--timeout=60s"]);
 }
 
 /// `get pods -o wide -w`, line by line.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use coracle_api::{ApiConfig, Storage};
-use coracle_objects::Refusal;
+use coracle_objects::{ObjectKey, Refusal};
 use coracle_proto::{
     MESSAGE_BYTES_MAX,
     cluster::{
@@ -414,6 +414,12 @@ impl Control {
     /// Makes a join token. `ttl_seconds` 0 is a day.
     pub async fn create_token(&self, role: Role, ttl_seconds: u64) -> anyhow::Result<JoinToken> {
         self.create_token_for(&Purpose { role, node: None }, ttl_seconds).await
+    }
+
+    /// Whether the cluster has a Node of this name.
+    pub async fn has_node(&self, name: &str) -> anyhow::Result<bool> {
+        let view = self.storage.linearizable().await?;
+        Ok(view.get(&ObjectKey::new("nodes", "", name)).is_some())
     }
 
     /// Makes a join token for the one node of this name, which may exist.

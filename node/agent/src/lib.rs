@@ -31,6 +31,7 @@ pub use config::{Capacity, JoinWith, NodeConfig, PODS_DEFAULT, STOP_GRACE_DEFAUL
 pub use coracle_fabric::Cidr;
 pub use identity::{IdentityError, has_joined};
 pub use node::{Node, NodeError, start};
+pub use removal::remove_dir;
 
 #[cfg(test)]
 mod tests;
