@@ -31,7 +31,7 @@ mod typed;
 mod verbs;
 mod watch;
 
-pub use admission::services::release;
+pub use admission::services::{LostClaims, lost_claims, release};
 pub use auth::Identity;
 pub use config::{ApiConfig, Checks, ServiceNetwork};
 pub use error::ApiError;

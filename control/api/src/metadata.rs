@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use coracle_objects::fields;
+use coracle_objects::{fields, value_set::ValueSet};
 
 /// A moment as Kubernetes writes it: RFC 3339 in UTC, whole seconds.
 pub fn time(moment: Timestamp) -> String {
@@ -46,6 +46,13 @@ pub fn set_finalizers(object: &mut Value, finalizers: Vec<String>) {
     } else {
         metadata.insert("finalizers".to_owned(), finalizers.into());
     }
+}
+
+/// Leaves out references to owners that are there already, word for word, as upstream does.
+pub fn name_owners_once(object: &mut Value) {
+    let Some(Value::Array(owners)) = of(object).get_mut("ownerReferences") else { return };
+    let mut seen = ValueSet::default();
+    owners.retain(|owner| seen.add(owner, 0));
 }
 
 /// Copies a metadata field from another object, also its absence.
@@ -119,6 +126,14 @@ mod tests {
             draft,
             r#"{"kind":"Thing","apiVersion":"v1","metadata":{"name":"x"},"spec":{"b":1,"a":null}}"#
         );
+    }
+
+    #[test]
+    fn an_owner_that_is_named_twice_is_named_once() {
+        let owner = |name: &str| json!({ "apiVersion": "v1", "kind": "Pod", "name": name, "uid": "u" });
+        let mut object = json!({ "metadata": { "ownerReferences": [owner("a"), owner("a"), owner("b")] } });
+        name_owners_once(&mut object);
+        assert_eq!(object["metadata"]["ownerReferences"], json!([owner("a"), owner("b")]));
     }
 
     #[test]

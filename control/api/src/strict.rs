@@ -31,7 +31,9 @@ pub fn decode_json(bytes: &[u8]) -> Result<Decoded, serde_json::Error> {
 /// Decodes the first document of YAML.
 pub fn decode_yaml(bytes: &[u8]) -> Result<Decoded, serde_yaml_ng::Error> {
     let mut reading = Reading::of(bytes, true);
-    let deserializer = serde_yaml_ng::Deserializer::from_slice(bytes);
+    let all = || serde_yaml_ng::Deserializer::from_slice(bytes);
+    // Of nothing but comments there is no first document, and the whole says so.
+    let deserializer = all().next().unwrap_or_else(all);
     let value = reading.root().deserialize(deserializer)?;
     Ok(Decoded { value, duplicates: reading.duplicates })
 }
@@ -224,6 +226,25 @@ mod tests {
         let decoded = decode_yaml(b"a: 1\nb: [x, {y: 2}]\n1: z\n").unwrap();
         assert_eq!(decoded.value, json!({"a": 1, "b": ["x", {"y": 2}], "1": "z"}));
         assert!(decode_json(b"{} {}").is_err());
+    }
+
+    #[test]
+    fn the_first_document_of_yaml_counts() {
+        let one = json!({"a": 1});
+        for text in [
+            "---\na: 1\n",
+            "a: 1\n---\nb: 2\n",
+            "%YAML 1.2\n---\na: 1\n...\n---\nb: [\n",
+            "# x\n---\na: 1\n---\n",
+        ] {
+            assert_eq!(decode_yaml(text.as_bytes()).unwrap().value, one, "{text}");
+        }
+        for nothing in ["", "# x\n", "---\n---\na: 1\n"] {
+            assert!(
+                decode_yaml(nothing.as_bytes()).map_or(true, |decoded| decoded.value.is_null()),
+                "{nothing}"
+            );
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use coracle_objects::{Expect, Object, ObjectKey, OwnerReference, Precondition};
+use coracle_objects::{Expect, Object, ObjectKey, OwnerReference, Precondition, claims};
 
 use crate::{
     deletion::{self, FOREGROUND, ORPHAN, Propagation},
@@ -36,6 +36,10 @@ pub fn plan(planner: &mut Planner<'_>, key: &ObjectKey) -> Result<(), Unreadable
         if has_finalizer(&object, FOREGROUND) {
             return await_dependents(planner, &object);
         }
+    }
+    // What a service has is not given up, whoever is said to own it.
+    if claims::holder(&object, |key| planner.state.get(key).cloned()).is_some() {
+        return Ok(());
     }
     judge(planner, &object)
 }

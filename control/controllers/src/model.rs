@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use coracle_objects::{LabelSelector, Object, ObjectError};
+use coracle_objects::{LabelSelector, Object, ObjectError, kinds::endpoint_faults};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
@@ -95,6 +95,8 @@ impl Pod {
         if ips.is_empty() && !status.ip.is_empty() {
             ips.push(status.ip);
         }
+        // What is no address is nobody's: an endpoint that is none would be refused at each later edit.
+        ips.retain(|ip| endpoint_faults(ip).is_empty());
         let containers = spec.init_containers.iter().chain(&spec.containers);
         let ports = containers.flat_map(|container| &container.ports).filter(|port| !port.name.is_empty());
         let cost = wire.metadata.annotations.get("controller.kubernetes.io/pod-deletion-cost");

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use coracle_objects::{Expect, Object, ObjectKey, ObjectName, Transaction, View, Write};
+use coracle_objects::{Expect, Object, ObjectKey, ObjectName, Transaction, View, Write, by_resource};
 use jiff::Timestamp;
+use serde_json::Value;
 
 use crate::{
     backoff::{self, Backoff},
@@ -119,7 +120,9 @@ impl Planner<'_> {
             if draft.len() > limit {
                 return Err(format!("{key} would take {} bytes; the limit is {limit}", draft.len()));
             }
-            Object::from_draft(key.clone(), draft, 0).map_err(|error| format!("{key}: {error}"))?;
+            let object =
+                Object::from_draft(key.clone(), draft, 0).map_err(|error| format!("{key}: {error}"))?;
+            check_own_kind(&object)?;
         }
         Ok(())
     }
@@ -155,5 +158,44 @@ impl Planner<'_> {
     /// A fresh uid for an object that is created.
     pub fn new_uid(&mut self) -> String {
         (self.uid)()
+    }
+}
+
+/// Kinds whose objects are written whole by controllers, and not from somebody's template: what is in them passes the
+/// kind's own rules, or it could not be edited afterwards.
+const WRITTEN_WHOLE: [&str; 2] = ["endpoints", "endpointslices.discovery.k8s.io"];
+
+fn check_own_kind(object: &Object) -> Result<(), String> {
+    let resource = object.key.resource.as_str();
+    let Some(kind) = by_resource(resource).filter(|_| WRITTEN_WHOLE.contains(&resource)) else {
+        return Ok(());
+    };
+    let mut value: Value = object.parse().map_err(|error| format!("{}: {error}", object.key))?;
+    (kind.defaults)(&mut value);
+    // What is on its way out, or was adopted with faults, only loses metadata.
+    let faults =
+        if object.meta.deletion_timestamp.is_some() { vec![] } else { (kind.validate)(&value, None) };
+    match faults.first() {
+        Some(fault) => Err(format!("{}: {fault}", object.key)),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_controller_writes_passes_its_kind() {
+        let slice = |address: &str| {
+            let key = ObjectKey::new("endpointslices.discovery.k8s.io", "default", "web-x");
+            let body = json!({ "metadata": { "name": "web-x", "namespace": "default" }, "addressType": "IPv4",
+                "endpoints": [{ "addresses": [address] }], "ports": [] });
+            check_own_kind(&Object::from_draft(key, body.to_string().as_bytes(), 1).unwrap())
+        };
+        slice("10.128.0.1").unwrap();
+        assert!(slice("1.2.3").unwrap_err().contains("endpoints[0].addresses[0]"));
     }
 }

@@ -5,11 +5,14 @@
 
 use coracle_api::conform;
 use coracle_objects::{
-    Quantity,
-    validate::syntax::{label_value_faults, qualified_name_faults},
+    Quantity, by_resource,
+    validate::{
+        keys::keep_first,
+        syntax::{ip_faults, label_value_faults, qualified_name_faults},
+    },
 };
 use coracle_proto::node::Hello;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The largest status of a pod that is taken, in bytes. An object ends at 1.5 MiB.
 const STATUS_BYTES_MAX: usize = 1024 * 1024;
@@ -42,9 +45,27 @@ const OWN_LABELS: [&str; 5] = [
 const OWN_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 const RESERVED_DOMAINS: [&str; 2] = ["kubernetes.io", "k8s.io"];
 
-/// A pod's status in the form of its type.
+/// A pod's status in the form of its type, with nothing in it that its readers do not know.
 pub fn pod_status(json: &[u8]) -> Result<Value, String> {
-    typed(json, POD_STATUS, STATUS_BYTES_MAX)
+    let mut status = typed(json, POD_STATUS, STATUS_BYTES_MAX)?;
+    keep_first(&mut status, POD_STATUS);
+    drop_host_names(&mut status);
+    let object = json!({ "status": status });
+    let faults = by_resource("pods").map(|kind| kind.status_faults(&object)).unwrap_or_default();
+    match faults.first() {
+        Some(fault) => Err(fault.to_string()),
+        None => Ok(status),
+    }
+}
+
+/// A node that is reached by a name, and is of an older build, gives the name for its address.
+fn drop_host_names(status: &mut Value) {
+    let Some(status) = status.as_object_mut() else { return };
+    let is_name = status.get("hostIP").and_then(Value::as_str).is_some_and(|ip| !ip_faults(ip).is_empty());
+    if is_name {
+        status.shift_remove("hostIP");
+        status.shift_remove("hostIPs");
+    }
 }
 
 /// What a node says of its machine, in the form of its type.
@@ -164,10 +185,19 @@ mod tests {
             json!({ "containerStatuses": [{ "name": "c", "restartCount": 4_294_967_296_u64 }] }),
             json!({ "containerStatuses": [{ "name": "c", "restartCount": 1.5 }] }),
             json!({ "startTime": "yesterday" }),
+            json!({ "phase": "Weird" }),
+            json!({ "podIP": "1.2.3" }),
+            json!({ "podIP": "10.128.0.1", "podIPs": [{ "ip": "10.128.0.2" }] }),
+            json!({ "containerStatuses": [{ "name": "c", "restartCount": -1 }] }),
+            json!({ "conditions": [{ "type": "Ready", "status": "yes" }] }),
+            json!({ "conditions": [{ "status": "True" }] }),
             json!([]),
         ] {
             assert!(status(bad.clone()).is_err(), "{bad}");
         }
+        let ready = |status: &str| json!({ "type": "Ready", "status": status });
+        let twice = json!({ "conditions": [ready("True"), ready("False")], "hostIP": "host", "hostIPs": [{ "ip": "host" }] });
+        assert_eq!(status(twice).unwrap(), json!({ "conditions": [ready("True")] }), "the first is kept");
         for deep in [90, 120, 100_000] {
             let text = format!(r#"{{"phase":{}{}}}"#, "[".repeat(deep), "]".repeat(deep));
             assert!(pod_status(text.as_bytes()).is_err(), "{deep} levels");

@@ -1,8 +1,8 @@
 //! The Node object and its Lease, as they follow from what a node says of itself.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
-use coracle_objects::{Object, ObjectKey, Transaction, View};
+use coracle_objects::{Object, ObjectKey, Quantity, Transaction, View};
 use coracle_proto::node::Hello;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -103,14 +103,53 @@ fn describe(node: &mut Value, hello: &Hello, now: Timestamp) {
     let status = &mut node["status"];
     status["capacity"] = sorted(hello.capacity.iter());
     status["allocatable"] = sorted(hello.allocatable.iter());
-    status["addresses"] = json!([
-        { "type": "InternalIP", "address": host(&hello.fabric_address) },
-        { "type": "Hostname", "address": hello.name },
-    ]);
+    status["addresses"] = addresses(hello);
     if let Ok(info) = door::node_info(&hello.node_info_json) {
         status["nodeInfo"] = info;
     }
     set_conditions(status, Readiness::Ready, Some(Pressures::default()), now);
+}
+
+fn addresses(hello: &Hello) -> Value {
+    let host = host(&hello.fabric_address);
+    let type_ = if host.parse::<IpAddr>().is_ok() { "InternalIP" } else { "InternalDNS" };
+    let mut addresses = vec![json!({ "type": "Hostname", "address": hello.name })];
+    if !host.is_empty() {
+        addresses.insert(0, json!({ "type": type_, "address": host }));
+    }
+    addresses.into()
+}
+
+/// The transaction that has a Node's status say again what its node says of itself, or `None` where it does. Resources
+/// that the node says nothing of are somebody else's and stay, as far as they are well formed.
+pub fn correction(object: &Object, hello: &Hello) -> Option<Transaction> {
+    let mut draft = editable(object);
+    let before = draft.clone();
+    let status = &mut draft["status"];
+    for (key, told) in [("capacity", &hello.capacity), ("allocatable", &hello.allocatable)] {
+        let mut resources: BTreeMap<String, Value> =
+            told.iter().map(|(name, amount)| (name.clone(), amount.as_str().into())).collect();
+        for (name, amount) in status[key].as_object().into_iter().flatten() {
+            let fine = Quantity::from_json(amount).is_ok_and(|amount| !amount.is_negative());
+            if fine && !resources.contains_key(name) {
+                resources.insert(name.clone(), amount.clone());
+            }
+        }
+        let same = |now: &Value| {
+            now.as_object().is_some_and(|now| {
+                now.len() == resources.len()
+                    && resources.iter().all(|(name, amount)| now.get(name) == Some(amount))
+            })
+        };
+        if !same(&status[key]) {
+            status[key] = json!(resources);
+        }
+    }
+    status["addresses"] = addresses(hello);
+    if let Ok(info) = door::node_info(&hello.node_info_json) {
+        status["nodeInfo"] = info;
+    }
+    (draft != before).then(|| Transaction::update(object.key.clone(), encode(&draft), object.revision))
 }
 
 fn sorted<'a>(quantities: impl Iterator<Item = (&'a String, &'a String)>) -> Value {
@@ -308,6 +347,31 @@ mod tests {
         let again = object(&joined_again(&old).unwrap());
         assert!(is_bound(&again) && !never_linked(&again), "nobody may take it away again");
         assert!(joined_again(&again).is_none());
+    }
+
+    #[test]
+    fn what_a_node_says_of_itself_is_put_back() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let node = registered(now);
+        assert_eq!(correction(&node, &hello()), None);
+        let mut bent = editable(&node);
+        bent["status"]["capacity"] = json!({ "cpu": "1n", "example.com/gpu": "2", "memory": "-5" });
+        bent["status"]["allocatable"] = json!({ "pods": "-5" });
+        bent["status"]["addresses"] = Value::Null;
+        bent["status"]["nodeInfo"] = Value::Null;
+        bent["status"]["conditions"][0]["status"] = "False".into();
+        let bent = Object::from_draft(node.key.clone(), &encode(&bent), 2).unwrap();
+        let mended = object(&correction(&bent, &hello()).unwrap());
+        let status = editable(&mended)["status"].clone();
+        assert_eq!(status["capacity"], json!({ "cpu": "2", "example.com/gpu": "2" }));
+        assert_eq!(status["allocatable"], json!({}));
+        for key in ["addresses", "nodeInfo"] {
+            assert_eq!(status[key], editable(&node)["status"][key], "{key}");
+        }
+        assert_eq!(status["conditions"][0]["status"], "False", "conditions are told with heartbeats");
+        assert_eq!(correction(&mended, &hello()), None, "once is enough");
+        let by_name = Hello { fabric_address: "host.example:7443".into(), ..hello() };
+        assert_eq!(addresses(&by_name)[0]["type"], "InternalDNS");
     }
 
     #[test]

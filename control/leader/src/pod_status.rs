@@ -1,16 +1,20 @@
 //! What a node's report of a pod changes.
 
-use std::sync::Arc;
+use std::{net::Ipv4Addr, sync::Arc};
 
 use coracle_objects::{Expect, Object, ObjectKey, Transaction, View};
 use coracle_proto::node::{PodGone, PodStatus};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     desired::node_of,
     door,
     drafts::{editable, encode},
 };
+
+/// The claimed blocks of pod addresses, and how long the name of each is: they are /24s.
+const PODBLOCKS: &str = "podblocks.coracle.dev";
+const BLOCK_BITS: u32 = 24;
 
 /// One report about a pod.
 #[derive(Clone, Debug)]
@@ -63,12 +67,52 @@ pub fn own<'a>(view: &'a View, node: &str, report: &Report) -> Result<&'a Arc<Ob
     }
 }
 
+/// Takes out of a status what is no address of this node's pods, and answers what that was. Whoever could name another's
+/// would have the traffic to it sent his way.
+pub fn drop_foreign_addresses(view: &View, node: &str, status: &mut Value) -> Option<String> {
+    let listed = status["podIPs"].as_array().into_iter().flatten().map(|entry| &entry["ip"]);
+    let all = [&status["podIP"]].into_iter().chain(listed).filter_map(Value::as_str);
+    let foreign = all.filter(|ip| !ip.is_empty()).find(|ip| !is_of_node(view, node, ip))?.to_owned();
+    let status = status.as_object_mut()?;
+    status.shift_remove("podIP");
+    status.shift_remove("podIPs");
+    Some(foreign)
+}
+
+/// Whether an address is in a block that the node has claimed.
+fn is_of_node(view: &View, node: &str, ip: &str) -> bool {
+    let Ok(address) = ip.parse::<Ipv4Addr>() else { return false };
+    let network = Ipv4Addr::from(u32::from(address) & (u32::MAX << (32 - BLOCK_BITS)));
+    let block = view.get(&ObjectKey::new(PODBLOCKS, "", &format!("{network}-{BLOCK_BITS}")));
+    let block: Value = block.and_then(|block| block.parse().ok()).unwrap_or_default();
+    block["spec"]["nodeName"] == node && block["spec"]["cidr"] == format!("{network}/{BLOCK_BITS}")
+}
+
+/// The event that tells of it.
+pub fn foreign_address(view: &View, report: &Report, node: &str, address: &str) -> Option<Value> {
+    let key = report.key();
+    let pod = view.get(&key).filter(|pod| pod.meta.uid == report.uid())?;
+    Some(json!({
+        "involvedObject": { "apiVersion": "v1", "kind": "Pod", "namespace": &*key.name.namespace,
+            "name": &*key.name.name, "uid": pod.meta.uid },
+        "type": "Warning",
+        "reason": "ForeignAddress",
+        "message": format!("node {node} reports the address {address} for this pod, which is in no block of addresses \
+            of that node: the pod counts as one without an address"),
+        "source": { "component": "kubelet", "host": node },
+    }))
+}
+
 /// What a report changes; `None` where it changes nothing or is about a pod that is not this node's. `status` is what it
 /// says, in the form of its type.
 pub fn plan(view: &View, node: &str, report: &Report, status: Option<&Value>) -> Option<Transaction> {
     let object = own(view, node, report).ok()?;
     match status {
-        Some(status) => with_status(object, report.uid(), status.clone()),
+        Some(status) => {
+            let mut status = status.clone();
+            let _ = drop_foreign_addresses(view, node, &mut status);
+            with_status(object, report.uid(), status)
+        }
         None => removal(object),
     }
 }
@@ -163,6 +207,36 @@ mod tests {
         let written: Value = serde_json::from_slice(draft).unwrap();
         assert_eq!(written["status"]["conditions"][1], scheduled);
         assert!(planned(&self::view(written), "n", &status("u", &running)).is_none(), "nothing new");
+    }
+
+    #[test]
+    fn a_pods_address_is_one_of_its_nodes() {
+        let mut view = pod(json!({}), json!({}));
+        for (cidr, node) in [("10.128.3.0/24", "n"), ("10.128.4.0/24", "m")] {
+            let key = ObjectKey::new(PODBLOCKS, "", &cidr.replace('/', "-"));
+            let body =
+                json!({ "metadata": { "name": *key.name.name }, "spec": { "cidr": cidr, "nodeName": node } });
+            let object = Object::from_draft(key.clone(), &encode(&body), 5).unwrap();
+            view.tables.entry(key.resource).or_default().insert(key.name, object.into());
+        }
+        let written = |first: &str, second: &str| {
+            let report = status(
+                "u",
+                &json!({ "phase": "Running", "podIP": first, "podIPs": [{ "ip": first }, { "ip": second }] }),
+            );
+            let transaction = planned(&view, "n", &report).unwrap();
+            let Write::Put { draft, .. } = &transaction.writes[0] else { panic!("a put") };
+            let written: Value = serde_json::from_slice(draft).unwrap();
+            assert_eq!(written["status"]["phase"], "Running", "the rest of the report counts");
+            written["status"]["podIP"].as_str().map(str::to_owned)
+        };
+        assert_eq!(written("10.128.3.7", "10.128.3.8").as_deref(), Some("10.128.3.7"));
+        for foreign in ["10.128.4.7", "10.128.5.7", "10.96.0.10", "127.0.0.1", "fd00::1"] {
+            assert_eq!(written(foreign, "10.128.3.8"), None, "{foreign}");
+            assert_eq!(written("10.128.3.7", foreign), None, "{foreign}");
+        }
+        let told = foreign_address(&view, &status("u", &json!({})), "n", "10.96.0.10").unwrap();
+        assert!(told["message"].as_str().unwrap().contains("10.96.0.10"));
     }
 
     #[test]

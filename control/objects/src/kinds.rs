@@ -19,7 +19,8 @@ use crate::registry::Kind;
 
 pub use age::{age, human_duration};
 pub use coracle::openapi as coracle_openapi;
-pub use service::service_address_errors;
+pub use discovery::endpoint_faults;
+pub use service::{OF_A_TYPE as SERVICE_FIELDS_OF_A_TYPE, service_address_errors, takes as service_takes};
 
 /// All served kinds. Where a resource has several versions or groups, the preferred one is first.
 pub(crate) static ALL: &[Kind] = &[

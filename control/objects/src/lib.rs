@@ -3,6 +3,8 @@
 //!
 //! A pure crate: no clock, randomness, I/O or logging.
 
+pub mod bytes;
+pub mod claims;
 pub mod cluster_info;
 pub mod field_error;
 pub mod fields;

@@ -3,7 +3,13 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::{field_error::FieldError, kinds::ALL, name::ResourceName};
+use crate::{
+    field_error::FieldError,
+    kinds::ALL,
+    name::ResourceName,
+    schema,
+    validate::{keys::duplicate_keys, status::conditions},
+};
 
 /// A served kind: one group, version and plural.
 #[derive(Debug)]
@@ -31,7 +37,8 @@ pub struct Kind {
     pub defaults: fn(&mut Value),
     /// The faults of a new object or (with the old one) of an update, `metadata` aside. Called after `defaults`.
     pub validate: fn(&Value, Option<&Value>) -> Vec<FieldError>,
-    /// The faults of a changed status. Called after `defaults`.
+    /// The faults of a changed status that are this kind's own; all of them are [`Kind::status_faults`]. Called after
+    /// `defaults`.
     pub validate_status: fn(&Value) -> Vec<FieldError>,
     /// What field selectors may name beyond `metadata.name` and `metadata.namespace`.
     pub selectable_fields: &'static [&'static str],
@@ -140,6 +147,16 @@ impl Kind {
     /// Whether `metadata.generation` counts this kind's changes.
     pub fn spec_is_generational(&self) -> bool {
         !self.generational.is_empty()
+    }
+
+    /// All faults of a changed status: what the kind says, and what all kinds have in common.
+    pub fn status_faults(&self, object: &Value) -> Vec<FieldError> {
+        let mut errors = (self.validate_status)(object);
+        conditions(object, &mut errors);
+        if let Some((status, schema)) = object.get("status").zip(schema::child(self.schema, "status")) {
+            errors.extend(duplicate_keys(status, schema, "status"));
+        }
+        errors
     }
 
     /// Whether an update from `old` to `new` moves `metadata.generation`.
@@ -268,7 +285,7 @@ mod tests {
                 assert_eq!(once, object, "defaults of {} are idempotent", kind.kind);
                 (kind.validate)(&object, None);
                 (kind.validate)(&object, Some(shape));
-                (kind.validate_status)(&object);
+                kind.status_faults(&object);
             }
         }
     }

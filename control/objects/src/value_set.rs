@@ -40,7 +40,7 @@ impl ValueSet {
 }
 
 /// A text that two values share only where they are equal.
-fn identity(value: &Value) -> String {
+pub(crate) fn identity(value: &Value) -> String {
     let mut text = String::new();
     write(value, &mut text);
     text

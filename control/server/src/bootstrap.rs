@@ -153,7 +153,12 @@ fn wanted(cluster_id: &str, me: &MemberSpec) -> Vec<Wanted> {
     wanted
 }
 
-fn kubernetes_service() -> Value {
+/// The service by which pods reach the API.
+pub fn kubernetes_service_key() -> ObjectKey {
+    ObjectKey::new("services", "default", "kubernetes")
+}
+
+pub fn kubernetes_service() -> Value {
     json!({
         "metadata": { "labels": { "component": "apiserver", "provider": "kubernetes" } },
         "spec": {

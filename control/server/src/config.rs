@@ -74,8 +74,7 @@ impl ControlConfig {
 }
 
 /// Services have their addresses in 10.96.0.0/12; these two are fixed.
-pub(crate) const KUBERNETES_SERVICE_IP: &str = "10.96.0.1";
-pub(crate) const DNS_SERVICE_IP: &str = "10.96.0.10";
+pub(crate) use coracle_objects::claims::{DNS_SERVICE_IP, KUBERNETES_SERVICE_IP};
 
 /// The version of this build.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -9,6 +9,7 @@ use tokio::{task::JoinSet, time::sleep};
 use crate::{
     bootstrap,
     certificates::{self, Credentials},
+    claims,
     encryption::{self, SecretBox},
     events,
     events::EventRecorder,
@@ -103,6 +104,8 @@ async fn lead(duties: Duties, on_duty: OnDuty) {
     });
     let spawned = duties.clone();
     tasks.spawn(async move { membership::endpoints::publish(&spawned.storage).await });
+    let spawned = duties.clone();
+    tasks.spawn(async move { claims::keep(&spawned.storage, &spawned.recorder).await });
     let spawned = duties.clone();
     tasks.spawn(async move { version::keep_raised(&spawned.storage).await });
     let spawned = duties.clone();

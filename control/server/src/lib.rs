@@ -6,6 +6,7 @@
 
 mod app;
 mod certificates;
+mod claims;
 mod config;
 mod data_dir;
 mod enter;

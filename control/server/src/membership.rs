@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Between two tries to publish something.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
+pub const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// How often a member looks whether it was removed.
 const REMOVED_PERIOD: Duration = Duration::from_secs(1);

@@ -6,6 +6,7 @@
 mod session;
 
 mod acknowledgements;
+mod description;
 mod down;
 mod pod_status;
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use base64::{Engine, prelude::BASE64_STANDARD};
+use coracle_objects::bytes;
 use imbl::OrdMap;
 use serde::Deserialize;
 
@@ -81,7 +81,7 @@ impl KeyedData {
 
 /// The API server has checked the encoding; what slipped past counts as empty.
 fn decode(text: &str) -> Arc<[u8]> {
-    BASE64_STANDARD.decode(text).unwrap_or_default().into()
+    bytes::decode(text).unwrap_or_default().into()
 }
 
 /// What the environment variables of a service are made of.

@@ -2,6 +2,8 @@
 //!
 //! Source: kubelet `generateAPIPodStatus`, `getPhase`, `convertToAPIContainerStatuses`, `status/generate.go`.
 
+use std::net::IpAddr;
+
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
@@ -23,8 +25,11 @@ pub fn pod_status(pod: &Pod, state: &PodState, node: &NodeFacts, now: Timestamp)
         status.insert("reason".into(), failure.reason.clone().into());
         status.insert("message".into(), failure.message.clone().into());
     }
-    status.insert("hostIP".into(), node.host_ip.clone().into());
-    status.insert("hostIPs".into(), json!([{ "ip": node.host_ip }]));
+    // A node that is reached by a name alone knows of no address of its machine.
+    if node.host_ip.parse::<IpAddr>().is_ok() {
+        status.insert("hostIP".into(), node.host_ip.clone().into());
+        status.insert("hostIPs".into(), json!([{ "ip": node.host_ip }]));
+    }
     if let Some(first) = state.addresses.first().filter(|_| has_address(state)) {
         let all: Vec<Value> = state.addresses.iter().map(|ip| json!({ "ip": ip.to_string() })).collect();
         status.insert("podIP".into(), first.to_string().into());

@@ -9,8 +9,12 @@ use std::{
 };
 
 use coracle_objects::{
-    Expect, FieldError, Object, ObjectKey, Precondition, View, Write, fields, kinds::service_address_errors,
+    Expect, FieldError, Object, ObjectKey, Precondition, Transaction, View, Write,
+    claims::{ADDRESSES, PORTS, claimed_by, holder, is_kept},
+    fields,
+    kinds::{SERVICE_FIELDS_OF_A_TYPE, service_address_errors, service_takes},
 };
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Context;
@@ -20,9 +24,6 @@ use crate::{config::ApiConfig, error::ApiError, metadata, transact::Extra};
 const RESERVED_ADDRESSES: u32 = 256;
 /// Random picks before the whole range is searched.
 const PICKS_MAX: usize = 32;
-
-const ADDRESSES: &str = "ipaddresses.networking.k8s.io";
-const PORTS: &str = "portallocations.coracle.dev";
 
 fn address_key(address: Ipv4Addr) -> ObjectKey {
     ObjectKey::new(ADDRESSES, "", &address.to_string())
@@ -87,10 +88,17 @@ pub fn allocate(context: &Context<'_>, old: Option<&Value>, service: &mut Value)
     let after = Claims::of(service);
     let mut extra = Extra::default();
     for address in after.addresses.difference(&before.addresses) {
-        claim(address_key(*address), address_claim(context), context.config, &mut extra);
+        let key = address_key(*address);
+        match kept_for(context, &key) {
+            // It must be there still when the service comes to it.
+            Some(kept) => {
+                extra.preconditions.push(Precondition { key, expect: Expect::Revision(kept.revision) })
+            }
+            None => claim(key, address_claim(context.key), (context.config.now)(), &mut extra),
+        }
     }
     for port in after.ports.difference(&before.ports) {
-        claim(port_key(*port), port_claim(context), context.config, &mut extra);
+        claim(port_key(*port), port_claim(context.key), (context.config.now)(), &mut extra);
     }
     let gone_addresses = before.addresses.difference(&after.addresses).map(|address| address_key(*address));
     let gone_ports = before.ports.difference(&after.ports).map(|port| port_key(*port));
@@ -108,6 +116,60 @@ pub fn release(view: &View, service: &Object) -> Extra {
     extra
 }
 
+/// The claim of an address that the cluster keeps for this service.
+fn kept_for<'a>(context: &Context<'a>, key: &ObjectKey) -> Option<&'a Object> {
+    let owner = owner(context.key);
+    let claim = context.view.get(key).filter(|claim| is_kept(key, &owner) && claimed_by(claim) == owner);
+    claim.map(|claim| &**claim)
+}
+
+/// Why a claim may not be deleted; none where it may be. What is given up while a service has it would be given out
+/// again.
+pub fn keeps(view: &View, claim: &Object) -> Option<String> {
+    let service = holder(claim, |key| view.get(key).cloned())?;
+    let address = claim.name();
+    Some(format!(
+        "{address} is the address of the service {service}: delete the service, and it goes with it"
+    ))
+}
+
+/// What a service has and no claim says: see [`lost_claims`].
+#[derive(Debug, Default, PartialEq)]
+pub struct LostClaims {
+    /// Claims it again.
+    pub transaction: Option<Transaction>,
+    /// What is another service's by now, with the name of that.
+    pub taken: Vec<(ObjectKey, String)>,
+}
+
+/// The claims that a service lives without. They were lost, or it is older than they are.
+pub fn lost_claims(view: &View, config: &ApiConfig, service: &Object) -> LostClaims {
+    let mut lost = LostClaims::default();
+    let claims = service.parse::<Value>().map(|service| Claims::of(&service)).unwrap_or_default();
+    if service.meta.deletion_timestamp.is_some() {
+        return lost;
+    }
+    let key = &service.key;
+    let addresses = claims.addresses.iter().filter(|address| config.service_network.contains(**address));
+    let wanted = addresses.map(|address| (address_key(*address), address_claim(key)));
+    let wanted = wanted.chain(claims.ports.iter().map(|port| (port_key(*port), port_claim(key))));
+    let mut extra = Extra::default();
+    for (claimed, object) in wanted {
+        match view.get(&claimed).map(|claim| claimed_by(claim)) {
+            None => claim(claimed, object, (config.now)(), &mut extra),
+            Some(other) if other != owner(key) => lost.taken.push((claimed, other)),
+            Some(_) => {}
+        }
+    }
+    if !extra.writes.is_empty() {
+        let (mut preconditions, writes) = (extra.preconditions, extra.writes);
+        let expect = Expect::Revision(service.revision);
+        preconditions.push(Precondition { key: key.clone(), expect });
+        lost.transaction = Some(Transaction { preconditions, writes });
+    }
+    lost
+}
+
 /// `namespace/name` of the service, as claims name it.
 fn owner(key: &ObjectKey) -> String {
     format!("{}/{}", key.name.namespace, key.name.name)
@@ -116,7 +178,7 @@ fn owner(key: &ObjectKey) -> String {
 fn release_keys(view: &View, owner: &str, keys: impl Iterator<Item = ObjectKey>, extra: &mut Extra) {
     for key in keys {
         let Some(claim) = view.get(&key) else { continue };
-        if claimed_by(claim) == owner {
+        if claimed_by(claim) == owner && !is_kept(&key, owner) {
             extra
                 .preconditions
                 .push(Precondition { key: key.clone(), expect: Expect::Revision(claim.revision) });
@@ -125,31 +187,18 @@ fn release_keys(view: &View, owner: &str, keys: impl Iterator<Item = ObjectKey>,
     }
 }
 
-/// The service that a claim belongs to.
-fn claimed_by(claim: &Object) -> String {
-    let claim: Value = claim.parse().unwrap_or_default();
-    match fields::text(&claim, "/spec/service") {
-        "" => format!(
-            "{}/{}",
-            fields::text(&claim, "/spec/parentRef/namespace"),
-            fields::text(&claim, "/spec/parentRef/name")
-        ),
-        service => service.to_owned(),
-    }
-}
-
-fn claim(key: ObjectKey, mut object: Value, config: &ApiConfig, extra: &mut Extra) {
+fn claim(key: ObjectKey, mut object: Value, now: Timestamp, extra: &mut Extra) {
     let metadata = metadata::of(&mut object);
     metadata.insert("name".to_owned(), (*key.name.name).into());
     metadata.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
-    metadata.insert("creationTimestamp".to_owned(), metadata::time((config.now)()).into());
+    metadata.insert("creationTimestamp".to_owned(), metadata::time(now).into());
     let draft =
         metadata::draft(fields::text(&object, "/kind"), fields::text(&object, "/apiVersion"), &object);
     extra.preconditions.push(Precondition { key: key.clone(), expect: Expect::Absent });
     extra.writes.push(Write::Put { key, draft: draft.into() });
 }
 
-fn address_claim(context: &Context<'_>) -> Value {
+fn address_claim(service: &ObjectKey) -> Value {
     json!({
         "kind": "IPAddress",
         "apiVersion": "networking.k8s.io/v1",
@@ -160,17 +209,17 @@ fn address_claim(context: &Context<'_>) -> Value {
         "spec": { "parentRef": {
             "group": "",
             "resource": "services",
-            "namespace": &*context.key.name.namespace,
-            "name": &*context.key.name.name,
+            "namespace": &*service.name.namespace,
+            "name": &*service.name.name,
         } },
     })
 }
 
-fn port_claim(context: &Context<'_>) -> Value {
+fn port_claim(service: &ObjectKey) -> Value {
     json!({
         "kind": "PortAllocation",
         "apiVersion": "coracle.dev/v1",
-        "spec": { "service": owner(context.key) },
+        "spec": { "service": owner(service) },
     })
 }
 
@@ -213,6 +262,7 @@ fn keep(old: &Value, new: &mut Value) {
         new["spec"]["clusterIP"] = address.into();
         new["spec"]["clusterIPs"] = json!([address]);
     }
+    drop_fields_of_the_old_type(old, new);
     let wants = wants_node_ports(new);
     let had = wants_node_ports(old);
     let known = known_ports(old);
@@ -228,6 +278,19 @@ fn keep(old: &Value, new: &mut Value) {
             && let Some(map) = port.as_object_mut()
         {
             map.shift_remove("nodePort");
+        }
+    }
+}
+
+/// What only the old type had, and the client leaves as it was, goes with the type.
+fn drop_fields_of_the_old_type(old: &Value, new: &mut Value) {
+    for field in SERVICE_FIELDS_OF_A_TYPE {
+        let same = old.get("spec").and_then(|spec| spec.get(field)) == new["spec"].get(field);
+        if same
+            && !service_takes(new, field)
+            && let Some(spec) = new["spec"].as_object_mut()
+        {
+            spec.shift_remove(field);
         }
     }
 }
@@ -283,6 +346,8 @@ fn cluster_address(
     }
     let fault = if !context.config.service_network.contains(address) {
         "the provided network does not match the current range"
+    } else if kept_for(context, &address_key(address)).is_some() {
+        return;
     } else if context.view.get(&address_key(address)).is_some() {
         "provided IP is already allocated"
     } else {
@@ -464,6 +529,88 @@ mod tests {
         let mut other =
             json!({ "spec": { "type": "ExternalName", "externalName": "a.b", "clusterIPs": ["10.96.0.1"] } });
         assert!(check(&view, Some(&service), &mut other).is_err());
+    }
+
+    fn stored(service: &Value) -> Arc<Object> {
+        let key = ObjectKey::new("services", "default", "web");
+        Object::from_draft(key, &metadata::draft("Service", "v1", service), 4).unwrap().into()
+    }
+
+    fn put_object(view: &mut View, object: &Arc<Object>) {
+        let key = &object.key;
+        view.tables.entry(key.resource.clone()).or_default().insert(key.name.clone(), object.clone());
+    }
+
+    #[test]
+    fn what_a_service_has_stays_claimed_and_is_claimed_again() {
+        let mut view = View::default();
+        let mut service =
+            json!({ "spec": { "type": "NodePort", "clusterIP": "10.96.0.77", "ports": [{ "port": 80 }] } });
+        let extra = check(&view, None, &mut service).unwrap();
+        put(&mut view, &extra);
+        let service = stored(&service);
+        let claim = view.get(&address_key("10.96.0.77".parse().unwrap())).unwrap().clone();
+        assert_eq!(keeps(&view, &claim), None, "its service is not there yet");
+        put_object(&mut view, &service);
+        assert!(keeps(&view, &claim).unwrap().contains("service default/web"));
+        let config = ApiConfig::new("c", "0");
+        assert_eq!(lost_claims(&view, &config, &service), LostClaims::default());
+        for table in [ADDRESSES, PORTS] {
+            view.tables.remove(table);
+        }
+        let lost = lost_claims(&view, &config, &service).transaction.unwrap();
+        assert_eq!(lost.writes.len(), 2);
+        assert_eq!(lost.preconditions[2].expect, Expect::Revision(4), "only as long as the service is so");
+        put(&mut view, &Extra { writes: lost.writes, preconditions: vec![] });
+        assert_eq!(lost_claims(&view, &config, &service), LostClaims::default());
+        let mut thief = address_claim(&ObjectKey::new("services", "default", "other"));
+        thief["metadata"]["name"] = "10.96.0.77".into();
+        let draft = metadata::draft("IPAddress", "networking.k8s.io/v1", &thief);
+        put_object(&mut view, &Object::from_draft(claim.key.clone(), &draft, 5).unwrap().into());
+        let lost = lost_claims(&view, &config, &service);
+        assert_eq!((lost.transaction, lost.taken), (None, vec![(claim.key.clone(), "default/other".into())]));
+    }
+
+    #[test]
+    fn an_address_of_the_cluster_outlives_its_service_and_comes_back_with_it() {
+        let key = ObjectKey::new("services", "kube-system", "kube-dns");
+        let (config, kind) = (ApiConfig::new("c", "0"), by_plural("", "v1", "services").unwrap());
+        let mut view = View::default();
+        let mut extra = Extra::default();
+        let address = address_key("10.96.0.10".parse().unwrap());
+        claim(address.clone(), address_claim(&key), Timestamp::UNIX_EPOCH, &mut extra);
+        put(&mut view, &extra);
+        let mut service = json!({ "spec": { "clusterIP": "10.96.0.10", "ports": [{ "port": 53 }] } });
+        assert!(check(&view, None, &mut service.clone()).is_err(), "another service does not get it");
+        (kind.defaults)(&mut service);
+        let context = Context { kind, view: &view, config: &config, key: &key };
+        let extra = allocate(&context, None, &mut service).unwrap();
+        assert!(extra.writes.is_empty());
+        assert_eq!(
+            extra.preconditions[0],
+            Precondition { key: address.clone(), expect: Expect::Revision(3) }
+        );
+        let draft = metadata::draft("Service", "v1", &service);
+        let service = Object::from_draft(key, &draft, 4).unwrap();
+        assert_eq!(release(&view, &service).writes, []);
+        assert!(keeps(&view, view.get(&address).unwrap()).is_some());
+    }
+
+    #[test]
+    fn fields_of_the_old_type_go_with_it() {
+        let old = json!({ "spec": { "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30100,
+            "allocateLoadBalancerNodePorts": false, "loadBalancerClass": "a", "ports": [{ "port": 80 }] } });
+        let mut new = old.clone();
+        new["spec"]["type"] = "ClusterIP".into();
+        check(&View::default(), Some(&old), &mut new).unwrap();
+        for field in SERVICE_FIELDS_OF_A_TYPE {
+            assert!(new["spec"].get(field).is_none(), "{field}");
+        }
+        let mut other = old.clone();
+        other["spec"]["externalTrafficPolicy"] = "Cluster".into();
+        check(&View::default(), Some(&old), &mut other).unwrap();
+        assert!(other["spec"].get("healthCheckNodePort").is_none());
+        assert_eq!(other["spec"]["loadBalancerClass"], "a");
     }
 
     #[test]

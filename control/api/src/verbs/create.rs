@@ -75,6 +75,7 @@ fn prepare(kind: &Kind, namespace: &str, mut object: Value, now: Timestamp) -> R
     if kind.spec_is_generational() {
         metadata.insert("generation".to_owned(), 1.into());
     }
+    metadata::name_owners_once(&mut object);
     // A node registers with its status; every other kind's status is written through its subresource.
     if kind.has("status")
         && kind.kind != "Node"
@@ -114,6 +115,9 @@ fn plan<S: Storage, N: Nodes>(
 fn faults(kind: &Kind, object: &Value) -> Vec<FieldError> {
     let mut errors = validate_meta(kind, object, None);
     errors.extend((kind.validate)(object, None));
+    if kind.kind == "Node" {
+        errors.extend(kind.status_faults(object));
+    }
     errors
 }
 

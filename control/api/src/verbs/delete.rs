@@ -64,6 +64,9 @@ pub fn plan(
 ) -> Result<Plan, ApiError> {
     check_preconditions(kind, old, options)?;
     refuse_kept_namespaces(kind, old)?;
+    if let Some(reason) = admission::services::keeps(view, old) {
+        return Err(ApiError::forbidden(kind, old.name(), reason));
+    }
     let before = answer::present_value(kind, old);
     let mut new = before.clone();
     metadata::set_finalizers(&mut new, finalizers(&before, options.propagation()?));

@@ -1,6 +1,9 @@
 //! The slices of a service: filled so that few of them change where few pods do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use coracle_objects::{Expect, Object, ObjectKey, Transaction};
 use serde::Deserialize;
@@ -149,7 +152,11 @@ fn groups(
     let mut groups: BTreeMap<String, Group> = BTreeMap::new();
     let mut resolver = ports::Resolver::new(service);
     for backend in backends {
-        let of_family = |ip: &&String| ip.contains(':') == (family == "IPv6");
+        let of_family = |ip: &&String| match ip.parse() {
+            Ok(IpAddr::V4(_)) => family == "IPv4",
+            Ok(IpAddr::V6(_)) => family == "IPv6",
+            Err(_) => false,
+        };
         let Some(ip) = backend.pod.ips.iter().find(of_family) else { continue };
         let resolved = resolver.of(backend.pod);
         if !groups.contains_key(&resolved.key) {

@@ -62,11 +62,37 @@ fn ready_pods_answer_and_others_do_not() {
 }
 
 #[test]
+fn what_is_no_address_is_no_endpoint() {
+    let mut cluster = Cluster::new();
+    let (key, value) = service(json!([{"port": 80}]));
+    cluster.put(key, value);
+    for (name, ip) in [("a", "1.2.3"), ("b", "127.0.0.1"), ("c", "10.128.0.3"), ("d", "x")] {
+        let pod = ObjectKey::new("pods", "default", name);
+        let value = json!({
+            "metadata": {"name": name, "namespace": "default", "uid": name, "labels": {"app": "web"}},
+            "spec": {"containers": [{"name": "c"}]}, "status": {"phase": "Pending"},
+        });
+        cluster.put(pod.clone(), value);
+        cluster.make_ready(&pod, ip);
+    }
+    cluster.settle();
+    let all = slices(&cluster);
+    let addresses: Vec<&Value> = all
+        .iter()
+        .flat_map(|slice| slice["endpoints"].as_array().unwrap())
+        .map(|endpoint| &endpoint["addresses"])
+        .collect();
+    assert_eq!(addresses, [&json!(["10.128.0.3"])]);
+    assert_eq!(endpoints(&cluster)["subsets"][0]["addresses"].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn a_named_port_may_differ_from_pod_to_pod() {
     let mut cluster = Cluster::new();
     let (key, value) = service(json!([{"name": "http", "port": 80, "targetPort": "web"}]));
     cluster.put(key, value);
-    for (name, port) in [("a", 8080), ("b", 9090), ("c", 8080)] {
+    for (name, port, ip) in [("a", 8080, "10.128.0.1"), ("b", 9090, "10.128.0.2"), ("c", 8080, "10.128.0.3")]
+    {
         let pod = ObjectKey::new("pods", "default", name);
         let value = json!({
             "metadata": {"name": name, "namespace": "default", "uid": name, "labels": {"app": "web"}},
@@ -74,7 +100,7 @@ fn a_named_port_may_differ_from_pod_to_pod() {
             "status": {"phase": "Pending"},
         });
         cluster.put(pod.clone(), value);
-        cluster.make_ready(&pod, &format!("10.128.0.{port}"));
+        cluster.make_ready(&pod, ip);
     }
     cluster.settle();
     let ports: Vec<(i64, usize)> = slices(&cluster)

@@ -1,11 +1,11 @@
 //! ConfigMaps, Secrets and ServiceAccounts.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::age;
 use crate::{
+    bytes::{decode, encode},
     field_error::{FIELD_ERRORS_MAX, FieldError},
     fields::{child, count, default_text, entries, flag, list, present, text},
     registry::{Column, Kind},
@@ -26,6 +26,7 @@ pub(super) const CONFIG_MAP: Kind = Kind {
         let keys = count(object, "/data") + count(object, "/binaryData");
         vec![name(object), keys.into(), created(object, now)]
     },
+    defaults: |object| one_spelling(object, "binaryData"),
     validate: validate_config_map,
     ..Kind::BASE
 };
@@ -69,15 +70,29 @@ fn created(object: &Value, now: Timestamp) -> Value {
     age(text(object, "/metadata/creationTimestamp"), now).into()
 }
 
+/// Bytes may come in several spellings; one is stored, which every reader takes.
+fn one_spelling(object: &mut Value, field: &str) {
+    let Some(Value::Object(data)) = object.get_mut(field) else { return };
+    for value in data.values_mut() {
+        let known = value.as_str().and_then(|text| decode(text).map(|bytes| (text, encode(&bytes))));
+        if let Some((text, spelled)) = known
+            && text != spelled
+        {
+            *value = spelled.into();
+        }
+    }
+}
+
 /// `stringData` is for writing only: its values are moved into `data`, over those that are there.
 fn secret_defaults(object: &mut Value) {
     default_text(object, "type", "Opaque");
+    one_spelling(object, "data");
     let Some(clear) = object.as_object_mut().and_then(|object| object.shift_remove("stringData")) else {
         return;
     };
     let Some(Value::Object(data)) = child(object, "data") else { return };
     for (key, value) in entries(&clear, "") {
-        data.insert(key.clone(), STANDARD.encode(value.as_str().unwrap_or("")).into());
+        data.insert(key.clone(), encode(value.as_str().unwrap_or("").as_bytes()).into());
     }
 }
 
@@ -153,8 +168,8 @@ fn check_key(field: &str, key: &str, errors: &mut Vec<FieldError>) {
 fn check_binary(object: &Value, field: &str, errors: &mut Vec<FieldError>) -> usize {
     let mut size = 0;
     for (key, value) in entries(object, &format!("/{field}")) {
-        match value.as_str().map(|value| STANDARD.decode(value)) {
-            Some(Ok(bytes)) => size += bytes.len(),
+        match value.as_str().map(decode) {
+            Some(Some(bytes)) => size += bytes.len(),
             // An absent value is an empty one.
             None if value.is_null() => {}
             _ if errors.len() >= FIELD_ERRORS_MAX => {}
@@ -204,6 +219,21 @@ mod tests {
         let mut secret = json!({"data": {"a": "eA==", "b": "eQ=="}, "stringData": {"a": "clear"}});
         secret_defaults(&mut secret);
         assert_eq!(secret, json!({"data": {"a": "Y2xlYXI=", "b": "eQ=="}, "type": "Opaque"}));
+    }
+
+    #[test]
+    fn bytes_are_taken_as_go_reads_them_and_stored_as_everybody_does() {
+        let mut secret = json!({"data": {"a": "YQ\n==", "b": "YR==", "c": "YQ"}});
+        secret_defaults(&mut secret);
+        assert_eq!(secret["data"], json!({"a": "YQ==", "b": "YQ==", "c": "YQ"}));
+        assert_eq!(
+            lines(&validate_secret(&secret, None)),
+            "data[c]: Invalid value: must be base64-encoded\n"
+        );
+        let mut map = json!({"binaryData": {"a": "Y\r\nQ=="}});
+        (CONFIG_MAP.defaults)(&mut map);
+        assert_eq!(map["binaryData"]["a"], "YQ==");
+        assert_eq!(lines(&validate_config_map(&map, None)), "");
     }
 
     #[test]

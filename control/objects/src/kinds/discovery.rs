@@ -209,7 +209,7 @@ fn address_faults(type_: &str, address: &str) -> Vec<String> {
 
 /// An address that traffic may be sent to: none that means another machine to each that reads it, and none that trusts
 /// its caller for being near. Source: `ValidateEndpointIP`.
-fn endpoint_faults(address: &str) -> Vec<String> {
+pub fn endpoint_faults(address: &str) -> Vec<String> {
     let Ok(ip) = address.parse::<IpAddr>() else { return ip_faults(address) };
     let (link_local, link_local_multicast) = match ip.to_canonical() {
         IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),

@@ -7,12 +7,13 @@ use serde_json::Value;
 
 use super::age;
 use crate::{
-    field_error::FieldError,
+    field_error::{FIELD_ERRORS_MAX, FieldError},
     fields::{condition, default, entries, flag, list, present, text},
     registry::{Column, Kind, Subresource},
     validate::{
         rules::{one_of, or_none},
-        syntax::{label_value_faults, qualified_name_faults},
+        status::quantities,
+        syntax::{ip_faults, label_value_faults, qualified_name_faults},
     },
 };
 
@@ -43,6 +44,7 @@ pub(super) const NODE: Kind = Kind {
         }
     },
     validate,
+    validate_status,
     selectable_fields: &["spec.unschedulable"],
     ..Kind::BASE
 };
@@ -134,6 +136,34 @@ fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors
 }
 
+fn validate_status(object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    quantities(object, "capacity", &mut errors);
+    quantities(object, "allocatable", &mut errors);
+    let mut seen = BTreeSet::new();
+    for (index, entry) in list(object, "/status/addresses").iter().enumerate() {
+        if errors.len() >= FIELD_ERRORS_MAX {
+            break;
+        }
+        let field = format!("status.addresses[{index}]");
+        let (type_, address) = (text(entry, "/type"), text(entry, "/address"));
+        if type_.is_empty() {
+            errors.push(FieldError::required(format!("{field}.type"), ""));
+        }
+        if address.is_empty() {
+            errors.push(FieldError::required(format!("{field}.address"), ""));
+        } else if matches!(type_, "InternalIP" | "ExternalIP") {
+            let faults = ip_faults(address).into_iter();
+            errors
+                .extend(faults.map(|fault| FieldError::invalid(format!("{field}.address"), address, fault)));
+        }
+        if !seen.insert((type_, address)) {
+            errors.push(FieldError::duplicate(field, entry.clone()));
+        }
+    }
+    errors
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -161,6 +191,38 @@ mod tests {
         ]);
         assert_eq!(Value::from(cells(&node, now)), expected);
         assert_eq!(cells(&json!({}), now)[1], "Unknown");
+    }
+
+    #[test]
+    fn a_status_is_checked() {
+        let faults = |status: Value| {
+            let told = NODE.status_faults(&json!({ "status": status }));
+            told.into_iter().map(|error| error.field).collect::<Vec<String>>()
+        };
+        let fine = json!({"allocatable": {"cpu": "1n", "memory": "9e18", "pods": "110", "example.com/gpu": "1"},
+            "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "InternalIP", "address": "fd00::1"},
+                {"type": "Hostname", "address": "n1"}],
+            "conditions": [{"type": "Ready", "status": "Unknown"}]});
+        assert_eq!(faults(fine), [""; 0]);
+        let bad = json!({"capacity": {"pods": "-5", "a b": "1", "cpu": "x"}, "allocatable": {"pods": "1.5", "memory": -1},
+            "addresses": [{"type": "InternalIP", "address": "n1"}, {"address": "x"}, {"type": "Hostname"},
+                {"type": "Hostname"}],
+            "conditions": [{"type": "Ready", "status": "Maybe"}, {"type": "Ready", "status": "True"}]});
+        expect_test::expect![[r#"
+            status.capacity[pods]
+            status.capacity[a b]
+            status.capacity[cpu]
+            status.allocatable[pods]
+            status.allocatable[memory]
+            status.addresses[0].address
+            status.addresses[1].type
+            status.addresses[2].address
+            status.addresses[3].address
+            status.addresses[3]
+            status.conditions[0].status
+            status.conditions[1]
+        "#]]
+        .assert_eq(&faults(bad).iter().map(|field| format!("{field}\n")).collect::<String>());
     }
 
     #[test]

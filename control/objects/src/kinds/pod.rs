@@ -8,6 +8,7 @@ mod qos;
 mod refused;
 mod resources;
 mod spec;
+mod status;
 mod update;
 mod volume;
 
@@ -49,6 +50,7 @@ pub(super) const POD: Kind = Kind {
     cells: columns::cells,
     defaults: pod_defaults,
     validate,
+    validate_status: status::validate,
     selectable_fields: &[
         "spec.nodeName",
         "spec.restartPolicy",
@@ -82,6 +84,7 @@ fn pod_defaults(object: &mut Value) {
     if let Some(status) = child(object, "status") {
         default_text(status, "phase", "Pending");
         default_text(status, "qosClass", class);
+        status::one_address(status);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Services.
 
+mod balancer;
+
 use std::{collections::BTreeSet, net::IpAddr};
 
 use jiff::Timestamp;
@@ -16,6 +18,8 @@ use crate::{
         syntax::{ip_faults, label_faults, port_number_faults, subdomain_faults},
     },
 };
+
+pub use balancer::{OF_A_TYPE, takes};
 
 /// Seconds for which a client stays with an endpoint under `sessionAffinity: ClientIP`.
 const AFFINITY_SECONDS: i64 = 10_800;
@@ -146,6 +150,7 @@ fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
         errors.push(FieldError::required("spec.ports", ""));
     }
     check_type(object, type_, address, &mut errors);
+    balancer::check(object, type_, &mut errors);
     errors.extend(service_address_errors(object));
     validate_labels(object, "/spec/selector", "spec.selector", &mut errors);
     one_of("spec.sessionAffinity", text(object, "/spec/sessionAffinity"), &["ClientIP", "None"], &mut errors);

@@ -1,5 +1,7 @@
 //! Validation of `metadata`, the same for every kind.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::syntax::{
@@ -48,7 +50,7 @@ pub fn validate_meta(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<Fi
             errors.push(FieldError::invalid("metadata.finalizers", name, fault));
         }
     }
-    owner_references(object, &mut errors);
+    owner_references(object, old, &mut errors);
     if let Some(old) = old {
         immutable_fields(object, old, &mut errors);
     }
@@ -119,8 +121,12 @@ pub fn validate_annotations(object: &Value, path: &str, field: &str, errors: &mu
     }
 }
 
-fn owner_references(object: &Value, errors: &mut Vec<FieldError>) {
+fn owner_references(object: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
     let mut controllers = 0;
+    let mut uids = BTreeSet::new();
+    let path = "/metadata/ownerReferences";
+    // What was stored before the rule was there holds nothing back.
+    let stored = old.is_some_and(|old| list(old, path) == list(object, path));
     for (index, owner) in list(object, "/metadata/ownerReferences").iter().enumerate() {
         if errors.len() >= FIELD_ERRORS_MAX {
             break;
@@ -144,6 +150,10 @@ fn owner_references(object: &Value, errors: &mut Vec<FieldError>) {
             }
         }
         controllers += usize::from(flag(owner, "/controller"));
+        let uid = text(owner, "/uid");
+        if !uids.insert(uid) && !uid.is_empty() && !stored {
+            errors.push(FieldError::duplicate(format!("{field}.uid"), uid));
+        }
     }
     if controllers > 1 {
         let detail = "Only one reference can have Controller set to true";
@@ -215,6 +225,20 @@ mod tests {
             metadata.ownerReferences: Invalid value: 2: Only one referen
         "#]]
         .assert_eq(&short);
+    }
+
+    #[test]
+    fn an_owner_is_named_once() {
+        let owner = |name: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": "u"});
+        let object =
+            json!({"metadata": {"name": "a", "namespace": "n", "ownerReferences": [owner("p"), owner("q")]}});
+        let told = "metadata.ownerReferences[1].uid: Duplicate value: \"u\"\n";
+        assert_eq!(faults("pods", object.clone(), None), told);
+        assert_eq!(
+            faults("pods", object.clone(), Some(json!({"metadata": {"name": "a", "namespace": "n"}}))),
+            told
+        );
+        assert_eq!(faults("pods", object.clone(), Some(object)), "");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::RETRY_PAUSE;
 use crate::{
+    bootstrap,
     drafts::{self, editable, encode, new_draft},
     join::host,
     peers::{MEMBERS, MemberSpec, members},
@@ -17,7 +18,7 @@ use crate::{
 
 const SLICES: &str = "endpointslices.discovery.k8s.io";
 
-/// Keeps the EndpointSlices of the service `kubernetes` at the members' addresses, as long as this member leads.
+/// Keeps the service `kubernetes`, and its EndpointSlices at the members' addresses, as long as this member leads.
 pub async fn publish(storage: &ReplicatedStorage) {
     loop {
         let (_, mut events) = storage.hub().everything();
@@ -29,6 +30,7 @@ pub async fn publish(storage: &ReplicatedStorage) {
             }
             let concerns_us = |key: &ObjectKey| {
                 key.resource.as_str() == MEMBERS
+                    || *key == bootstrap::kubernetes_service_key()
                     || key.resource.as_str() == SLICES
                         && &*key.name.namespace == "default"
                         && is_ours(&key.name.name)
@@ -48,6 +50,7 @@ pub async fn publish(storage: &ReplicatedStorage) {
 }
 
 async fn publish_once(storage: &ReplicatedStorage) -> Result<(), drafts::WriteError> {
+    drafts::write(storage, missing_service).await?;
     let wanted = slices(&members(&storage.view()));
     for (name, slice) in &wanted {
         let key = ObjectKey::new(SLICES, "default", name);
@@ -79,6 +82,16 @@ async fn publish_once(storage: &ReplicatedStorage) -> Result<(), drafts::WriteEr
         drafts::write(storage, plan).await?;
     }
     Ok(())
+}
+
+/// Makes the service where somebody has deleted it. Its address is kept for it.
+fn missing_service(view: &View) -> Option<Transaction> {
+    let key = bootstrap::kubernetes_service_key();
+    if view.get(&key).is_some() {
+        return None;
+    }
+    let draft = new_draft("v1", "Service", &key, bootstrap::kubernetes_service(), Timestamp::now());
+    Some(Transaction::create(key, draft))
 }
 
 fn is_ours(name: &str) -> bool {

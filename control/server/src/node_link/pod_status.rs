@@ -5,13 +5,16 @@ use std::{
     sync::Arc,
 };
 
-use coracle_leader::pod_status::{NotOwn, Report, own, plan, status_of};
+use coracle_api::Storage;
+use coracle_leader::pod_status::{
+    NotOwn, Report, drop_foreign_addresses, foreign_address, own, plan, status_of,
+};
 use coracle_objects::View;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::acknowledgements::Ticket;
-use crate::{drafts, storage::ReplicatedStorage};
+use crate::{drafts, events::EventRecorder, storage::ReplicatedStorage};
 
 /// Writes of one node under way at a time.
 const UNDER_WAY_MAX: usize = 128;
@@ -69,7 +72,12 @@ impl Reports {
 
 /// Writes reports until the channel closes. A newer report of a pod replaces one that waits; reports of one pod are
 /// written one after the other.
-pub async fn write_reports(storage: ReplicatedStorage, node: String, mut reports: mpsc::Receiver<Waiting>) {
+pub async fn write_reports(
+    storage: ReplicatedStorage,
+    recorder: EventRecorder,
+    node: String,
+    mut reports: mpsc::Receiver<Waiting>,
+) {
     // As many as the node has pods: others are not let in.
     let mut waiting: BTreeMap<String, Waiting> = BTreeMap::new();
     let mut order: VecDeque<String> = VecDeque::new();
@@ -101,15 +109,21 @@ pub async fn write_reports(storage: ReplicatedStorage, node: String, mut reports
                 order.push_back(uid);
             } else if let Some(report) = waiting.remove(&uid) {
                 busy.insert(uid.clone());
-                under_way.push(Box::pin(write(&storage, &node, report, uid)));
+                under_way.push(Box::pin(write(&storage, &recorder, &node, report, uid)));
             }
         }
     }
 }
 
-async fn write(storage: &ReplicatedStorage, node: &str, waiting: Waiting, uid: String) -> String {
+async fn write(
+    storage: &ReplicatedStorage,
+    recorder: &EventRecorder,
+    node: &str,
+    waiting: Waiting,
+    uid: String,
+) -> String {
     let Waiting { report, ticket, _room } = waiting;
-    let status = match status_of(&report) {
+    let mut status = match status_of(&report) {
         Ok(status) => status,
         Err(reason) => {
             let pod = report.key().name;
@@ -118,6 +132,15 @@ async fn write(storage: &ReplicatedStorage, node: &str, waiting: Waiting, uid: S
             return uid;
         }
     };
+    // It is dropped here and not by the plan alone, so that it is told once.
+    let view = storage.view();
+    if let Some(address) = status.as_mut().and_then(|status| drop_foreign_addresses(&view, node, status)) {
+        let pod = report.key().name;
+        tracing::warn!(%pod, node, address, "an address that a node reports of its pod is not the node's");
+        // One that finds no room is told with the next report.
+        let _ = foreign_address(&view, &report, node, &address).map(|event| recorder.take(event));
+    }
+    drop(view);
     match drafts::write(storage, |view| plan(view, node, &report, status.as_ref())).await {
         Ok(_) => ticket.done(),
         // What is refused is refused again.

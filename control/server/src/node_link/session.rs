@@ -32,6 +32,7 @@ use tonic::{Status, Streaming};
 use super::{
     NodeLinkService,
     acknowledgements::{Acknowledgements, Ticket},
+    description,
     down::{Down, Unsent},
     links::Session,
     node_object, pod_blocks,
@@ -154,9 +155,10 @@ async fn serve(
         reader.read(up),
         claim_blocks(service, session, &hello.name, claimed),
         acknowledge(session, &acknowledgements),
+        description::keep(storage, hello),
         grant_logs(session),
         async {
-            write_reports(storage.clone(), hello.name.clone(), waiting).await;
+            write_reports(storage.clone(), service.recorder.clone(), hello.name.clone(), waiting).await;
             Ok(())
         }
     )?;

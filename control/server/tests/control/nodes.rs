@@ -252,6 +252,18 @@ async fn a_node_is_heard_about_its_own_and_in_the_form_of_its_type() {
     link.say_numbered(4, status_of("mine", "mine", &running)).await;
     assert!(link.acknowledged(4).await, "the link goes on");
     assert_eq!(status("mine"), plain, "what is null is absent");
+    let mut taking = plain.clone();
+    (taking["podIP"], taking["podIPs"]) = (json!("10.96.0.10"), json!([{ "ip": "10.96.0.10" }]));
+    link.say_numbered(5, status_of("mine", "mine", &taking)).await;
+    assert!(link.acknowledged(5).await);
+    assert_eq!(status("mine"), plain, "an address that is not the node's");
+    until("the event about it", || async {
+        let view = control.storage().view();
+        view.list("events", Some("default")).any(|event| {
+            event.parse().is_ok_and(|event: serde_json::Value| event["reason"] == "ForeignAddress")
+        })
+    })
+    .await;
 
     // A reader that takes nothing holds up nobody: not even where the node sends more than it was granted.
     let pods: Api<Pod> = Api::namespaced(client(&control).await, "default");
@@ -268,8 +280,8 @@ async fn a_node_is_heard_about_its_own_and_in_the_form_of_its_type() {
         let data = vec![b'x'; 32 * 1024].into();
         link.say(Up::LogChunk(LogChunk { request, data, ..LogChunk::default() })).await;
     }
-    link.say_numbered(5, status_of("mine", "mine", &json!({ "phase": "Failed" }))).await;
-    assert!(link.acknowledged(5).await);
+    link.say_numbered(6, status_of("mine", "mine", &json!({ "phase": "Failed" }))).await;
+    assert!(link.acknowledged(6).await);
     assert!(begun.elapsed() < PATIENCE / 10, "it took {:?}", begun.elapsed());
     assert_eq!(status("mine"), json!({ "phase": "Failed" }));
     reading.abort();

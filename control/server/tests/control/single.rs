@@ -71,6 +71,35 @@ async fn a_cluster_is_born_with_its_system_objects() {
     control.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_service_has_is_put_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = init(dir.path()).await;
+    let storage = control.storage();
+    let address = |name: &str| ObjectKey::new("ipaddresses.networking.k8s.io", "", name);
+    let kubernetes = ObjectKey::new("services", "default", "kubernetes");
+    until("born", || async { storage.view().get(&kubernetes).is_some() }).await;
+    // Of a service that has lost its claims, and of the one that everybody needs.
+    let spec = r#"{"type":"NodePort","clusterIP":"10.96.3.3","ports":[{"port":80,"nodePort":30999}]}"#;
+    let draft = format!(
+        r#"{{"metadata":{{"name":"s1","namespace":"default","uid":"s1"}},"spec":{spec},"status":{{}}}}"#
+    );
+    let service = ObjectKey::new("services", "default", "s1");
+    storage.propose(Transaction::create(service.clone(), draft.clone().into())).await.unwrap().unwrap();
+    let parent = r#"{"parentRef":{"resource":"services","namespace":"default","name":"s1"}}"#;
+    let claim = format!(r#"{{"metadata":{{"name":"10.96.3.3","uid":"c"}},"spec":{parent}}}"#);
+    storage.propose(Transaction::create(address("10.96.3.3"), claim.into())).await.unwrap().unwrap();
+    for key in [address("10.96.3.3"), address("10.96.0.1"), kubernetes.clone()] {
+        let known = storage.view().get(&key).cloned().unwrap();
+        storage.propose(Transaction::delete(key.clone(), known.revision)).await.unwrap().unwrap();
+        let again = || async { storage.view().get(&key).is_some_and(|now| now.meta.uid != known.meta.uid) };
+        until(&format!("{key}"), again).await;
+    }
+    let port = ObjectKey::new("portallocations.coracle.dev", "", "30999");
+    assert!(storage.view().get(&port).is_some());
+    control.shutdown().await;
+}
+
 /// The names of this process's threads.
 fn threads() -> Vec<String> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();

@@ -1,5 +1,7 @@
 //! What the control plane makes of its nodes' words, by `coracle_leader`'s decisions; and what nodes say.
 
+use std::net::Ipv4Addr;
+
 use coracle_leader::{
     node_object,
     pod_status::{self, Report},
@@ -67,6 +69,23 @@ fn hello(node: &str, boot: u32) -> Hello {
         node_info_json: info.to_string().into(),
         ..Hello::default()
     }
+}
+
+/// The network of the one block of pod addresses that a node has, `n3` the third.
+fn block(node: &str) -> Ipv4Addr {
+    let number = node.trim_start_matches(|letter: char| !letter.is_ascii_digit()).parse().unwrap_or(0);
+    Ipv4Addr::new(10, 128, number, 0)
+}
+
+/// The claim of a node's block: the rest of its name, and its spec.
+pub fn block_claim(node: &str) -> (String, Value) {
+    let network = block(node);
+    (format!("{network}-24"), json!({ "cidr": format!("{network}/24"), "nodeName": node }))
+}
+
+/// The address of a node's pod, by how many it gave out. They come around again: nothing is sent to them here.
+pub fn address(node: &str, given: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(block(node)) + 1 + given % 254)
 }
 
 /// Whether a pod has ended by itself, whatever else is in it.

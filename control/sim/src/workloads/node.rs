@@ -18,7 +18,12 @@ use coracle_leader::pod_status::Report;
 use coracle_proto::node::{ObjectEvent, object_event::Type};
 use jiff::Timestamp;
 
-use super::{clock, link::report, records::Records, seek::Link};
+use super::{
+    clock,
+    link::{self, report},
+    records::Records,
+    seek::Link,
+};
 use crate::rng::Rng;
 
 /// Rounds until a pod must have come to rest, as in the agent.
@@ -261,7 +266,7 @@ impl Node {
         match action {
             Action::CreateSandbox { uid, .. } => {
                 self.addresses += 1;
-                let address = std::net::Ipv4Addr::from(0x0a80_0000 + self.addresses);
+                let address = link::address(self.name, self.addresses);
                 let observation = match fails(&mut self.chance, 30) {
                     true => Observation::SandboxFailed { uid, message: "no address".to_owned() },
                     false => Observation::SandboxReady { uid, addresses: vec![IpAddr::V4(address)] },

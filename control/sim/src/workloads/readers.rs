@@ -1,12 +1,12 @@
 //! Everybody who reads stored objects, asked whether they can: what the API admits, every reader reads.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use coracle_core::{
     Pod as NodePod,
     sources::{KeyedData, Service as NodeService},
 };
-use coracle_objects::{Kind, Object, View, kinds};
+use coracle_objects::{Kind, Object, View, fields, kinds};
 use k8s_openapi::api::{
     apps::v1 as apps, coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery,
     networking::v1 as networking,
@@ -17,6 +17,9 @@ use super::door::{Answer, Ask, Door};
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 const METADATA: &str = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+
+/// On slices that a controller keeps.
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 
 /// Who cannot read this object, and why.
 pub fn complaints(object: &Arc<Object>) -> Vec<String> {
@@ -39,7 +42,46 @@ pub fn complaints(object: &Arc<Object>) -> Vec<String> {
         _ => Ok(()),
     };
     hear("a node", node.map_err(|error| words(&error)));
+    hear("a node's network", network(object));
     complaints
+}
+
+/// What a node's network is made of, no part of which it passes over (`coracle_agent::network` does what it cannot read).
+fn network(object: &Object) -> Result<(), String> {
+    let value: Value = object.parse().map_err(|error| words(&error))?;
+    let read = |what: &str, fine: bool| if fine { Ok(()) } else { Err(format!("{what} is none")) };
+    let is_port = |port: &Value| port.as_u64().is_some_and(|port| (1..=65535).contains(&port));
+    match object.key.resource.as_str() {
+        "endpointslices.discovery.k8s.io" if value["addressType"] != "FQDN" => {
+            for endpoint in fields::list(&value, "/endpoints") {
+                for address in fields::list(endpoint, "/addresses") {
+                    let text = address.as_str().unwrap_or("");
+                    read(&format!("the address {text:?}"), text.parse::<IpAddr>().is_ok())?;
+                }
+            }
+            Ok(())
+        }
+        "ipaddresses.networking.k8s.io" => {
+            read("its address", object.name().parse::<IpAddr>().is_ok())?;
+            read("its owner", !fields::text(&value, "/spec/parentRef/name").is_empty())
+        }
+        "portallocations.coracle.dev" => {
+            read("its port", object.name().parse::<u16>().is_ok_and(|port| port != 0))?;
+            read("its owner", fields::text(&value, "/spec/service").contains('/'))
+        }
+        "ingresses.networking.k8s.io" => {
+            let rules = fields::list(&value, "/spec/rules").iter();
+            let paths = rules.flat_map(|rule| fields::list(rule, "/http/paths"));
+            let backends = paths.map(|path| &path["backend"]).chain(value["spec"].get("defaultBackend"));
+            for service in backends.filter_map(|backend| backend.get("service")) {
+                let port = &service["port"];
+                let named = !fields::text(port, "/name").is_empty();
+                read("a backend's port", named || is_port(&port["number"]))?;
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn words(error: &dyn std::error::Error) -> String {
@@ -97,7 +139,7 @@ pub fn through_the_api(door: &Door, view: &View) -> Result<(), String> {
 }
 
 /// Asks for a small change of an object, which may be refused for what is wrong with it, but not for a fault of the
-/// server.
+/// server; and where a controller made the object, not at all.
 pub fn patches(door: &Door, object: &Object) -> Result<(), String> {
     let Some(kind) = coracle_objects::by_resource(object.key.resource.as_str()) else { return Ok(()) };
     if !kind.verbs.contains(&"patch") {
@@ -107,7 +149,14 @@ pub fn patches(door: &Door, object: &Object) -> Result<(), String> {
     let body = json!({ "metadata": { "annotations": { "example.com/touched": "1" } } }).to_string();
     let content_type = "application/merge-patch+json";
     let ask = Ask { method: "PATCH", path, content_type, accept: "", body: body.into_bytes() };
-    served(&door.ask(&ask), &format!("PATCH of {}", object.key))
+    let answer = door.ask(&ask);
+    let what = format!("PATCH of {}", object.key);
+    served(&answer, &what)?;
+    let by_controller = object.controller().is_some() || object.meta.labels.contains_key(MANAGED_BY);
+    match answer.status {
+        400 | 422 if by_controller => Err(format!("{what}, as a controller left it: {}", answer.message())),
+        _ => Ok(()),
+    }
 }
 
 fn served(answer: &Answer, what: &str) -> Result<(), String> {

@@ -16,7 +16,7 @@ use std::{
 
 use coracle_api::Storage as _;
 use coracle_controllers::{Config, Controllers};
-use coracle_objects::{OBJECT_BYTES_MAX, ObjectKey, Transaction, View};
+use coracle_objects::{OBJECT_BYTES_MAX, ObjectKey, Transaction, View, claims};
 use coracle_scheduler::Scheduler;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use super::{
     Mutant, Progress, clock,
     door::{Ask, Door},
+    link,
     node::Node,
     plane::Plane,
     readers,
@@ -185,7 +186,13 @@ impl World {
             "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443 }],
         }, "status": { "loadBalancer": {} } });
         self.put("v1", "Service", ObjectKey::new("services", "default", "kubernetes"), body);
+        let parent = json!({ "resource": "services", "namespace": "default", "name": "kubernetes" });
+        let key = ObjectKey::new(claims::ADDRESSES, "", claims::KUBERNETES_SERVICE_IP);
+        self.put("networking.k8s.io/v1", "IPAddress", key, json!({ "spec": { "parentRef": parent } }));
         for index in 0..self.nodes.len() {
+            let (name, spec) = link::block_claim(self.nodes[index].name);
+            let key = ObjectKey::new("podblocks.coracle.dev", "", &name);
+            self.put("coracle.dev/v1", "PodBlock", key, json!({ "spec": spec }));
             self.link_up(index);
         }
     }
