@@ -99,7 +99,8 @@ pub fn is_heavy(request: &Request, storage: &impl Storage) -> bool {
     }
     let reads = matches!(request.method, Method::GET | Method::HEAD);
     // A past state is made anew.
-    if ["continue", "resourceVersionMatch"].iter().any(|key| request.query.get(key).is_some()) {
+    let past = request.query.get("resourceVersionMatch") == Some("Exact");
+    if past || request.query.get("continue").is_some() {
         return true;
     }
     match request.key() {

@@ -27,7 +27,7 @@ use crate::lane::Turn;
 /// Answers leave in parts of about this size.
 pub const FRAME_BYTES: usize = 64 * 1024;
 
-/// How long a client may take nothing of an answer, or of a watch that has something for it, in words of [`NotTaken`] too.
+/// How long a client may take nothing of an answer, or of a watch that has something for it.
 const TAKING_NOTHING_MAX: Duration = Duration::from_secs(30);
 
 /// How long an answer may take as a whole. Until then it keeps the state that it shows.
