@@ -158,12 +158,15 @@ fn what_is_named_of_many_unknown_fields_is_bounded() {
     assert_eq!(value, json!({}));
 }
 
+/// What looks at a list: its name, the type of its elements, how many it may have, and what puts it in its place.
+type Look<'l> = &'l mut dyn FnMut(&str, &Type, usize, &dyn Fn(Value) -> Value);
+
 /// Goes through every list that a value of the type can have, each struct's once: `wrap` puts a value in its place.
-fn each_list<'a>(
-    type_: &'a Type,
+fn each_list(
+    type_: &Type,
     wrap: &dyn Fn(Value) -> Value,
     seen: &mut BTreeSet<(&'static str, &'static str)>,
-    look: &mut dyn FnMut(&str, &'a Type, usize, &dyn Fn(Value) -> Value),
+    look: Look<'_>,
 ) {
     let Type::Struct(index) = type_ else { return };
     let struct_ = types().get(*index);
