@@ -29,6 +29,11 @@ pub fn on_create(context: &Context<'_>, object: &mut Value) -> Result<Extra, Api
     Ok(extra)
 }
 
+/// Whether [`on_create`] fills in what is validated then: what is at fault in one state may be right in another.
+pub fn completes(kind: &Kind) -> bool {
+    kind.group.is_empty() && kind.kind == "Service"
+}
+
 /// Completes a changed object. Called after the kind's defaults and before validation.
 pub fn on_update(context: &Context<'_>, old: &Value, new: &mut Value) -> Result<Extra, ApiError> {
     match (context.kind.group, context.kind.kind) {

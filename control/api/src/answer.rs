@@ -1,7 +1,5 @@
 //! In which form an answer goes out, and its rendering from the raw bytes of objects.
 
-use std::sync::Arc;
-
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use coracle_objects::{Kind, Object, Revision};
@@ -13,6 +11,10 @@ use serde_json::{Value, json, value::RawValue};
 use crate::{error::ApiError, options::Query, table};
 
 const NOT_ACCEPTABLE: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+
+/// Letters of a warning that are sent, and bytes of all warnings together. Upstream cuts likewise.
+const WARNING_LETTERS_MAX: usize = 256;
+const WARNINGS_BYTES_MAX: usize = 4096;
 
 /// How much of each object a table's row carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,13 +126,22 @@ pub fn success(details: Value) -> Response {
     json_value(StatusCode::OK, &status)
 }
 
-/// Adds what a client should hear about its request (RFC 7234, code 299).
+/// Adds what a client should hear about its request (RFC 7234, code 299): the beginning of each warning, and no more of
+/// them than a head has room for.
 pub fn warn(response: &mut Response, warnings: &[String]) {
+    let mut left = WARNINGS_BYTES_MAX;
     for warning in warnings {
-        let text: String = warning.replace('\\', "\\\\").replace('"', "\\\"");
-        let text: String =
-            text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+        let mut text = String::with_capacity(WARNING_LETTERS_MAX);
+        for letter in warning.chars().take(WARNING_LETTERS_MAX) {
+            match letter {
+                '\\' | '"' => text.extend(['\\', letter]),
+                letter if letter.is_control() => text.push(' '),
+                letter => text.push(letter),
+            }
+        }
+        let Some(rest) = left.checked_sub(text.len()) else { return };
+        left = rest;
+        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(format!("299 - \"{text}\""))) {
             response.headers_mut().append(header::WARNING, value);
         }
     }
@@ -209,38 +220,6 @@ impl ListMeta {
     }
 }
 
-/// A list in a form. Objects' bytes are concatenated, not parsed, but for tables.
-pub fn list(kind: &Kind, objects: &[Arc<Object>], form: Form, now: Timestamp, meta: &ListMeta) -> Vec<u8> {
-    let (list_kind, api_version) = match form {
-        Form::Object => (format!("{}List", kind.kind), kind.api_version()),
-        Form::Metadata { version } => {
-            ("PartialObjectMetadataList".to_owned(), format!("meta.k8s.io/{version}"))
-        }
-        Form::Table { version, include } => {
-            let objects: Vec<&Object> = objects.iter().map(Arc::as_ref).collect();
-            return table::render(kind, &objects, include, version, now, meta, true);
-        }
-    };
-    let size: usize = objects.iter().map(|object| object.json.len() + 1).sum();
-    let mut out = Vec::with_capacity(size + 256);
-    let head = format!(
-        r#"{{"kind":"{list_kind}","apiVersion":"{api_version}","metadata":{},"items":["#,
-        meta.json()
-    );
-    out.extend_from_slice(head.as_bytes());
-    for (index, object) in objects.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        match form {
-            Form::Metadata { version } => out.extend_from_slice(&metadata_only(object, version)),
-            _ => out.extend_from_slice(&present(kind, object)),
-        }
-    }
-    out.extend_from_slice(b"]}");
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,5 +254,18 @@ mod tests {
         let mut response = json_bytes(StatusCode::OK, "{}");
         warn(&mut response, &["unknown field \"x\"".to_owned()]);
         assert_eq!(response.headers()[header::WARNING], r#"299 - "unknown field \"x\"""#);
+    }
+
+    #[test]
+    fn warnings_fit_into_a_head_whatever_they_quote() {
+        let mut response = json_bytes(StatusCode::OK, "{}");
+        let warnings = vec![format!("{}{}", "\"\n\r\u{85}\u{e9}", "x".repeat(100_000)); 100];
+        warn(&mut response, &warnings);
+        let sent: Vec<&[u8]> =
+            response.headers().get_all(header::WARNING).iter().map(HeaderValue::as_bytes).collect();
+        assert!((10..20).contains(&sent.len()), "{}", sent.len());
+        assert!(sent.iter().map(|value| value.len()).sum::<usize>() < 5000);
+        assert!(sent[0].starts_with("299 - \"\\\"   \u{e9}xxx".as_bytes()));
+        assert!(sent.iter().all(|value| value.iter().all(|byte| *byte >= 0x20 && *byte != 0x7f)));
     }
 }

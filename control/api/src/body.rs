@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::{
     error::ApiError,
+    metadata,
     options::{DeleteOptions, FieldValidation},
     request::Request,
     strict::{self, Decoded},
@@ -67,6 +68,14 @@ pub fn decode<'a>(
     }
     expected.check_kind(&mut value)?;
     let findings = typed::conform(&mut value, expected.schema);
+    if let Some(error) = findings.too_many {
+        return Err(ApiError::Invalid {
+            group: expected.group.to_owned(),
+            kind: expected.kind.to_owned(),
+            name: metadata::text(&value, "name").to_owned(),
+            errors: vec![error],
+        });
+    }
     if let Some(mismatch) = findings.mismatch {
         return Err(expected.cannot_be_handled(&mismatch));
     }

@@ -4,11 +4,10 @@
 //! its sender chose to send: decoding, patching and checking a body of megabytes, or a walk over a long table, is done
 //! beside them, and few such at once.
 
-use std::{num::NonZeroUsize, thread};
+use std::{io, num::NonZeroUsize, thread};
 
-use axum::{body::Body, response::Response};
+use axum::response::Response;
 use http::Method;
-use http_body::Body as _;
 use tokio::runtime::Handle;
 
 use crate::{
@@ -23,7 +22,7 @@ const READS_MAX: usize = 400;
 const WRITES_MAX: usize = 200;
 /// The part of these that one user may have is a half; so many times that may be there, most of them waiting.
 const PRESENT_TIMES: usize = 10;
-/// A body, a stored object or an answer beyond this is large, in bytes.
+/// A body or a stored object beyond this is large, in bytes.
 const LARGE_BYTES: usize = 64 * 1024;
 /// A table of more objects than this takes long to walk over.
 const LONG_TABLE: usize = 1000;
@@ -76,6 +75,21 @@ impl Bounds {
         done.await
             .unwrap_or_else(|ended| Err(ApiError::Internal(format!("the request was not finished: {ended}"))))
     }
+
+    /// Does a part of what a user's answer costs, as soon as it is the user's turn. Answers under way are bounded
+    /// themselves: they wait as long as it takes.
+    pub async fn work<T: Send + 'static>(
+        &self,
+        user: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let turn = self.heavy.wait(user).await;
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work()
+        });
+        done.await.map_err(io::Error::other)
+    }
 }
 
 /// Whether a request, or what it is about, is so large that it takes long to think about.
@@ -84,6 +98,11 @@ pub fn is_heavy(request: &Request, storage: &impl Storage) -> bool {
         return true;
     }
     let reads = matches!(request.method, Method::GET | Method::HEAD);
+    // A past state is made anew.
+    let past = request.query.get("resourceVersionMatch") == Some("Exact");
+    if past || request.query.get("continue").is_some() {
+        return true;
+    }
     match request.key() {
         Ok(_) if reads => false,
         Ok(key) => storage.view().get(&key).is_some_and(|object| object.json.len() > LARGE_BYTES),
@@ -93,39 +112,5 @@ pub fn is_heavy(request: &Request, storage: &impl Storage) -> bool {
             let table = view.tables.get(request.kind().storage_resource().as_str());
             table.is_some_and(|table| table.len() > LONG_TABLE)
         }
-    }
-}
-
-/// Lets a large answer keep its request's turn until it is sent: those that nobody fetches are bounded too.
-pub fn until_sent(response: Response, turn: Turn) -> Response {
-    if response.body().size_hint().upper().is_some_and(|bytes| bytes <= LARGE_BYTES as u64) {
-        return response;
-    }
-    response.map(|body| Body::new(Sending { body, _turn: turn }))
-}
-
-/// A body that is being sent.
-struct Sending {
-    body: Body,
-    _turn: Turn,
-}
-
-impl http_body::Body for Sending {
-    type Data = bytes::Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
-        std::pin::Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
     }
 }

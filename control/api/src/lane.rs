@@ -56,7 +56,21 @@ impl Lane {
         }
     }
 
+    /// Waits for a turn as long as it takes, for what is bounded otherwise. None where there are no turns any more.
+    pub async fn wait(&self, user: &str) -> Option<Turn> {
+        let (own, present) = self.user(user);
+        let own = own.acquire_owned().await.ok()?;
+        let shared = self.turns.clone().acquire_owned().await.ok()?;
+        Some(Turn { _present: present, _own: own, _shared: shared })
+    }
+
     fn arrive(&self, name: &str) -> Option<(Arc<Semaphore>, Arc<()>)> {
+        let (turns, present) = self.user(name);
+        // The map has one part itself, and this is another.
+        (Arc::strong_count(&present) - 2 < self.present_max).then_some((turns, present))
+    }
+
+    fn user(&self, name: &str) -> (Arc<Semaphore>, Arc<()>) {
         let mut users = self.users.lock();
         if !users.contains_key(name) {
             if users.len() >= IDLE_USERS_MAX {
@@ -65,10 +79,8 @@ impl Lane {
             let user = User { turns: Arc::new(Semaphore::new(self.share)), present: Arc::default() };
             users.insert(name.to_owned(), user);
         }
-        let user = users.get(name)?;
-        // The map has one part itself.
-        let present = Arc::strong_count(&user.present) - 1;
-        (present < self.present_max).then(|| (user.turns.clone(), user.present.clone()))
+        let user = &users[name];
+        (user.turns.clone(), user.present.clone())
     }
 }
 

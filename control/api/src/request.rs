@@ -9,6 +9,8 @@ use crate::{error::ApiError, options::Query, path::ResourcePath};
 /// A request to objects of one kind. The body has been read whole.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// Who asks.
+    pub user: String,
     pub method: Method,
     pub path: ResourcePath,
     pub query: Query,

@@ -26,9 +26,9 @@ use crate::{
     meter::{Asked, UnderWay},
     openapi,
     options::Query,
-    pages::Snapshots,
     path::{self, Target},
     request::Request,
+    sending,
     storage::{Nodes, Storage},
     verbs,
 };
@@ -45,14 +45,12 @@ pub struct Api<S, N> {
     pub storage: S,
     pub nodes: N,
     pub config: Arc<ApiConfig>,
-    pub snapshots: Arc<Snapshots>,
     pub bounds: Arc<Bounds>,
 }
 
 /// The whole REST API, for every path. It has no fallback and merges with more specific routes.
 pub fn router<S: Storage, N: Nodes>(storage: S, nodes: N, config: ApiConfig) -> Router {
-    let api =
-        Api { storage, nodes, config: Arc::new(config), snapshots: Arc::default(), bounds: Arc::default() };
+    let api = Api { storage, nodes, config: Arc::new(config), bounds: Arc::default() };
     Router::new().route("/", any(serve::<S, N>)).route("/{*path}", any(serve::<S, N>)).with_state(api)
 }
 
@@ -95,16 +93,23 @@ async fn handle<S: Storage, N: Nodes>(
     let reading = matches!(parts.method, Method::GET | Method::HEAD);
     match target {
         Target::Resource(path) => {
-            let request =
-                Request { method: parts.method, path, query, headers: parts.headers, body: Bytes::new() };
+            let request = Request {
+                user: identity.user,
+                method: parts.method,
+                path,
+                query,
+                headers: parts.headers,
+                body: Bytes::new(),
+            };
             // What goes on has no turn: it would keep it for hours.
             if asked.is_long_running() {
                 return verbs::dispatch(api, &request).await;
             }
-            let turn = api.bounds.enter(&identity.user, !reading).await?;
+            let turn = api.bounds.enter(&request.user, !reading).await?;
             let body = if reading { Bytes::new() } else { read(body).await? };
-            let answer = carry_out(api, &identity, Request { body, ..request }).await?;
-            Ok(heavy::until_sent(answer, turn))
+            // A refusal may be large as well.
+            let answer = carry_out(api, Request { body, ..request }).await;
+            Ok(sending::until_sent(answer.unwrap_or_else(IntoResponse::into_response), turn))
         }
         Target::Review(review) => {
             let _turn = api.bounds.enter(&identity.user, false).await?;
@@ -128,16 +133,12 @@ async fn handle<S: Storage, N: Nodes>(
 }
 
 /// Carries out a request here, or where it is in nobody's way.
-async fn carry_out<S: Storage, N: Nodes>(
-    api: &Api<S, N>,
-    identity: &Identity,
-    request: Request,
-) -> Result<Response, ApiError> {
+async fn carry_out<S: Storage, N: Nodes>(api: &Api<S, N>, request: Request) -> Result<Response, ApiError> {
     if !heavy::is_heavy(&request, &api.storage) {
         return verbs::dispatch(api, &request).await;
     }
-    let own = api.clone();
-    api.bounds.carry_out(&identity.user, move || async move { verbs::dispatch(&own, &request).await }).await
+    let (own, user) = (api.clone(), request.user.clone());
+    api.bounds.carry_out(&user, move || async move { verbs::dispatch(&own, &request).await }).await
 }
 
 async fn read(body: Body) -> Result<Bytes, ApiError> {

@@ -3,10 +3,15 @@
 
 use std::fmt;
 
+use coracle_objects::FieldPath as Path;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use crate::typed::{DEPTH_MAX, Path};
+use crate::typed::DEPTH_MAX;
+
+/// Values of one document. The largest object that can be stored has no room for so many, as each takes a name or stands in
+/// a list that may not be so long; and each takes a hundred bytes of memory, whatever it took of the body.
+pub const VALUES_MAX: usize = 250_000;
 
 /// So many duplicate fields are named; upstream stops there as well.
 const DUPLICATES_MAX: usize = 100;
@@ -21,10 +26,17 @@ pub struct Decoded {
 
 /// Decodes JSON.
 pub fn decode_json(bytes: &[u8]) -> Result<Decoded, serde_json::Error> {
+    decode_json_of(bytes, &mut { VALUES_MAX })
+}
+
+/// Decodes JSON of at most so many values, and counts them off.
+pub fn decode_json_of(bytes: &[u8], values: &mut usize) -> Result<Decoded, serde_json::Error> {
     let mut reading = Reading::of(bytes, false);
+    reading.values = *values;
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = reading.root().deserialize(&mut deserializer)?;
     deserializer.end()?;
+    *values = reading.values;
     Ok(Decoded { value, duplicates: reading.duplicates })
 }
 
@@ -44,12 +56,14 @@ struct Reading {
     /// How much may still come: each value and each byte of text takes one. Without aliases a document cannot need more
     /// than two for each of its bytes, so that what expands beyond that was written to expand.
     left: usize,
+    /// How many values may still come.
+    values: usize,
     yaml: bool,
 }
 
 impl Reading {
     fn of(bytes: &[u8], yaml: bool) -> Self {
-        Self { duplicates: Vec::new(), left: 2 * bytes.len() + 16, yaml }
+        Self { duplicates: Vec::new(), left: 2 * bytes.len() + 16, values: VALUES_MAX, yaml }
     }
 
     fn root(&mut self) -> Node<'_> {
@@ -60,6 +74,17 @@ impl Reading {
         self.left = self.left.checked_sub(amount).ok_or_else(|| {
             E::custom("the document is excessively aliased: its aliases expand to far more than was sent")
         })?;
+        Ok(())
+    }
+}
+
+impl Reading {
+    /// One more value of a list or a map.
+    fn count<E: de::Error>(&mut self) -> Result<(), E> {
+        self.values = self
+            .values
+            .checked_sub(1)
+            .ok_or_else(|| E::custom(format!("the document has more than {VALUES_MAX} values")))?;
         Ok(())
     }
 }
@@ -121,7 +146,7 @@ impl<'de> Visitor<'de> for Node<'_> {
             return Ok(Value::Number((value as i64).into()));
         }
         let number = Number::from_f64(value)
-            .ok_or_else(|| E::custom(format!("{}: {value} is no number in JSON", self.path)))?;
+            .ok_or_else(|| E::custom(format!("{}: {value} is no number in JSON", self.path.shown())))?;
         Ok(Value::Number(number))
     }
 
@@ -153,7 +178,10 @@ impl<'de> Visitor<'de> for Node<'_> {
         loop {
             let path = Path::Index(self.path, list.len());
             match sequence.next_element_seed(Node { path: &path, depth, reading: self.reading })? {
-                Some(element) => list.push(element),
+                Some(element) => {
+                    self.reading.count()?;
+                    list.push(element);
+                }
                 None => return Ok(Value::Array(list)),
             }
         }
@@ -164,9 +192,10 @@ impl<'de> Visitor<'de> for Node<'_> {
         let mut map = Map::new();
         while let Some(Key(key)) = access.next_key::<Key>()? {
             self.reading.take(key.len())?;
+            self.reading.count()?;
             let path = Path::Field(self.path, &key);
             if map.contains_key(&key) && self.reading.duplicates.len() < DUPLICATES_MAX {
-                self.reading.duplicates.push(path.to_string());
+                self.reading.duplicates.push(path.shown());
             }
             let value = access.next_value_seed(Node { path: &path, depth, reading: self.reading })?;
             map.insert(key, value);
@@ -273,6 +302,19 @@ mod tests {
         }
         let escapes = format!("\"{}\"", "\\L".repeat(1000));
         assert_eq!(decode_yaml(escapes.as_bytes()).unwrap().value.as_str().unwrap().len(), 3000);
+    }
+
+    #[test]
+    fn no_document_has_more_values_than_memory_is_meant_for() {
+        for element in ["{}", "\"\"", "0", "[]", "{\"a\":0}"] {
+            let dense = format!("[{element}{}]", format!(",{element}").repeat(VALUES_MAX));
+            let refused = decode_json(dense.as_bytes()).unwrap_err().to_string();
+            assert!(refused.contains("more than 250000 values"), "{refused}");
+        }
+        let dense = format!("[0{}]", ",0".repeat(VALUES_MAX));
+        assert!(decode_yaml(dense.as_bytes()).unwrap_err().to_string().contains("more than 250000 values"));
+        let fits = format!("[0{}]", ",0".repeat(VALUES_MAX - 1));
+        assert!(decode_json(fits.as_bytes()).is_ok());
     }
 
     #[test]

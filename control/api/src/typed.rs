@@ -6,14 +6,14 @@
 //! here every reader can read: controllers, scheduler and nodes parse the same fields more narrowly, never more strictly.
 
 mod compile;
+mod lengths;
 
-use std::fmt;
-
-use coracle_objects::Quantity;
+use coracle_objects::{FieldError, FieldPath as Path, Quantity};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use compile::{Type, types};
+use lengths::ELEMENTS_MAX;
 
 /// No document nests deeper, in whatever format it comes: lists and watches wrap objects in a few levels more, and the
 /// parsers that read them stop at 128.
@@ -29,12 +29,14 @@ pub struct Findings {
     pub unknown: Vec<String>,
     /// The first value that is not of its type, in the words of Go's decoder.
     pub mismatch: Option<String>,
+    /// The list that is too long, where that is the mismatch.
+    pub too_many: Option<FieldError>,
 }
 
 /// Brings a document into the form of the type whose schema is named (`io.k8s.api.apps.v1.Deployment`). A schema that is
 /// not known allows anything that does not nest too deeply. Linear in the document.
 pub fn conform(value: &mut Value, schema: &str) -> Findings {
-    let mut walk = Walk { findings: Findings::default() };
+    let mut walk = Walk { findings: Findings::default(), elements: 0 };
     let type_ = types().by_name(schema).unwrap_or(&Type::Any);
     let owner = schema.rsplit('.').next().unwrap_or(schema);
     // The walk stops at the first mismatch.
@@ -42,24 +44,6 @@ pub fn conform(value: &mut Value, schema: &str) -> Findings {
         walk.findings.mismatch = Some(mismatch);
     }
     walk.findings
-}
-
-/// Where in a document we are; turned into text only where something is wrong.
-pub enum Path<'a> {
-    Root,
-    Field(&'a Path<'a>, &'a str),
-    Index(&'a Path<'a>, usize),
-}
-
-impl fmt::Display for Path<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Path::Root => Ok(()),
-            Path::Field(Path::Root, field) => f.write_str(field),
-            Path::Field(parent, field) => write!(f, "{parent}.{field}"),
-            Path::Index(parent, index) => write!(f, "{parent}[{index}]"),
-        }
-    }
 }
 
 /// A value's place: the Go struct that has the field, the field's path, how many levels lead there.
@@ -79,13 +63,15 @@ impl Place<'_> {
             (Value::Number(number), Type::Int32 | Type::Int64) => format!("number {number}"),
             _ => json_type(value).to_owned(),
         };
-        let (owner, path) = (self.owner, self.path);
+        let (owner, path) = (self.owner, self.path.shown());
         format!("json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {type_}")
     }
 }
 
 struct Walk {
     findings: Findings,
+    /// Structs in the lists so far.
+    elements: usize,
 }
 
 impl Walk {
@@ -108,7 +94,8 @@ impl Walk {
             (Type::IntOrString, Value::Number(_)) => self.value(value, &Type::Int32, place),
             (Type::Quantity, Value::String(_) | Value::Number(_)) => quantity(value, place),
             (Type::Time { fraction }, Value::String(text)) => time(text, *fraction, place),
-            (Type::List(element), Value::Array(list)) => {
+            (Type::List(element, max), Value::Array(list)) => {
+                self.check_length(list.len(), element, *max, place)?;
                 for (index, value) in list.iter_mut().enumerate() {
                     let path = Path::Index(place.path, index);
                     self.element(value, element, &place.inner(&path))?;
@@ -139,7 +126,9 @@ impl Walk {
                     map.retain(|name, _| type_.has(name));
                 }
                 match type_.times.iter().find(|name| !map.contains_key(**name)) {
-                    Some(missing) => Err(format!("{}: Required value", Path::Field(place.path, missing))),
+                    Some(missing) => {
+                        Err(format!("{}: Required value", Path::Field(place.path, missing).shown()))
+                    }
                     None => Ok(()),
                 }
             }
@@ -155,16 +144,40 @@ impl Walk {
         self.value(value, type_, place)
     }
 
+    /// Refuses a list before its elements are looked at.
+    fn check_length(
+        &mut self,
+        length: usize,
+        element: &Type,
+        max: usize,
+        place: &Place<'_>,
+    ) -> Result<(), String> {
+        let error = if length > max {
+            FieldError::too_many(place.path.shown(), length, max)
+        } else {
+            self.elements += if element.is_plain() { 0 } else { length };
+            if self.elements <= ELEMENTS_MAX {
+                return Ok(());
+            }
+            let mut error = FieldError::too_many(place.path.shown(), self.elements, ELEMENTS_MAX);
+            error.detail = format!("all lists of the object together must have at most {ELEMENTS_MAX} items");
+            error
+        };
+        let text = error.to_string();
+        self.findings.too_many = Some(error);
+        Err(text)
+    }
+
     fn note_unknown(&mut self, path: &Path<'_>) {
         if self.findings.unknown.len() < UNKNOWN_MAX {
-            self.findings.unknown.push(path.to_string());
+            self.findings.unknown.push(path.shown());
         }
     }
 }
 
 /// Kubernetes writes quantities as text, also those that came as numbers.
 fn quantity(value: &mut Value, place: &Place<'_>) -> Result<(), String> {
-    Quantity::from_json(value).map_err(|error| format!("{error} (field {})", place.path))?;
+    Quantity::from_json(value).map_err(|error| format!("{error} (field {})", place.path.shown()))?;
     if let Value::Number(number) = &*value {
         *value = number.to_string().into();
     }
@@ -176,7 +189,7 @@ fn time(text: &mut String, fraction: bool, place: &Place<'_>) -> Result<(), Stri
     let moment = rfc3339(text).ok_or_else(|| {
         format!(
             "parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": it is no RFC 3339 time (field {})",
-            place.path
+            place.path.shown()
         )
     })?;
     let form = if fraction { "%Y-%m-%dT%H:%M:%S.%6fZ" } else { "%Y-%m-%dT%H:%M:%SZ" };
@@ -214,7 +227,7 @@ fn nests(value: &Value) -> bool {
 }
 
 fn too_deep(path: &Path<'_>) -> String {
-    let path: String = path.to_string().chars().take(64).collect();
+    let path: String = path.shown().chars().take(64).collect();
     format!("exceeded max depth: {path}... nests deeper than {DEPTH_MAX} levels")
 }
 
@@ -241,7 +254,7 @@ impl Type {
             Type::Quantity => "0".into(),
             // A zero time is null, which is nothing to a reader; lists and maps of times there are none.
             Type::Time { .. } => Value::Null,
-            Type::List(_) => json!([]),
+            Type::List(..) => json!([]),
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     readable,
     request::Request,
     router::Api,
+    sending::{self, FRAME_BYTES},
     storage::{Nodes, Storage, WatchItem, WatchStream},
     table,
     verbs::list,
@@ -30,8 +31,6 @@ const BOOKMARK_INTERVAL: Duration = Duration::from_secs(30);
 const TIMEOUT_SECONDS_DEFAULT: u64 = 1800;
 /// A client cannot ask for more.
 const TIMEOUT_SECONDS_MAX: u64 = 24 * 3600;
-/// Ready events are sent together up to this size.
-const FRAME_BYTES: usize = 64 * 1024;
 
 /// Answers a WATCH request: an endless body, one event a line.
 pub async fn watch<S: Storage, N: Nodes>(
@@ -71,7 +70,7 @@ pub async fn watch<S: Storage, N: Nodes>(
         watcher.count();
         Some((Ok::<_, std::convert::Infallible>(frame), watcher))
     });
-    Ok(answer::json_bytes(StatusCode::OK, Body::from_stream(frames)))
+    Ok(answer::json_bytes(StatusCode::OK, sending::while_taken(Body::from_stream(frames))))
 }
 
 fn matching(view: &View, request: &Request, options: &ListOptions) -> VecDeque<Arc<Object>> {

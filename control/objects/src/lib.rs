@@ -7,6 +7,7 @@ pub mod bytes;
 pub mod claims;
 pub mod cluster_info;
 pub mod field_error;
+pub mod field_path;
 pub mod fields;
 pub mod kinds;
 pub mod log_options;
@@ -25,6 +26,7 @@ pub mod view;
 
 pub use cluster_info::{CLUSTER_INFO_KEPT, cluster_info_key, is_cluster_info};
 pub use field_error::{Cause, FieldError};
+pub use field_path::FieldPath;
 pub use log_options::LogOptions;
 pub use name::{ObjectKey, ObjectName, ResourceName, Revision};
 pub use object::{Meta, Object, ObjectError, OwnerReference};

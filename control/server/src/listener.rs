@@ -1,6 +1,7 @@
 //! The one TLS port: handshakes, tells who calls, and serves HTTP/1.1 and HTTP/2.
 
 mod multiplexed;
+mod stalling;
 
 use std::{
     error::Error,
@@ -24,7 +25,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::multiplexed::Multiplexed;
+use self::{multiplexed::Multiplexed, stalling::Stalling};
 use crate::{
     certificates::Credentials,
     identity::Caller,
@@ -49,7 +50,8 @@ const NEWCOMERS_MAX: usize = 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// HTTP/2 of members and users: streams of one connection, bytes that a client may send ahead, and of a request's head.
+/// HTTP/2 of members and users: streams of one connection, bytes that a client may send ahead, and of a request's head,
+/// the last for HTTP/1.1 as well.
 const STREAMS_MAX: u32 = 4096;
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
@@ -176,8 +178,9 @@ async fn serve_connection(tcp: TcpStream, port: Port, place: Place, closing: Can
     } else {
         let service = Service { front, peer: peer.clone(), share, shares_task: false };
         let builder = http1(anonymous);
-        let connection =
-            builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
+        // HTTP/2 asks its clients for signs of life.
+        let stream = TokioIo::new(Stalling::new(stream));
+        let connection = builder.serve_connection_with_upgrades(stream, TowerToHyperService::new(service));
         attend(pin!(connection), ends, |it| it.graceful_shutdown()).await
     };
     if let Err(error) = ended {
@@ -229,9 +232,9 @@ async fn attend<C: Future<Output = Result<(), Box<dyn Error + Send + Sync>>>>(
 fn http1(anonymous: bool) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    if anonymous {
-        builder.http1().max_buf_size(ANONYMOUS_HEAD_BYTES_MAX as usize);
-    }
+    // Also what is gathered of an answer before its client takes it.
+    let buffered = if anonymous { ANONYMOUS_HEAD_BYTES_MAX } else { HEAD_BYTES_MAX };
+    builder.http1().max_buf_size(buffered as usize);
     builder
 }
 

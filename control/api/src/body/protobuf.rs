@@ -10,6 +10,8 @@ use jiff::Timestamp;
 use serde_json::{Map, Number, Value, json};
 use thiserror::Error;
 
+use crate::strict::{self, VALUES_MAX};
+
 const MAGIC: &[u8] = b"k8s\0";
 /// Messages nest no deeper than this.
 const DEPTH_MAX: u32 = 64;
@@ -80,7 +82,7 @@ pub fn decode(body: &[u8]) -> Result<Value, ProtobufError> {
     let mut object = Map::new();
     object.insert("apiVersion".to_owned(), api_version.into());
     object.insert("kind".to_owned(), kind.into());
-    read_message(raw, message, &mut object, 0)?;
+    read_message(raw, message, &mut object, &mut Reading { depth: 0, values: VALUES_MAX })?;
     Ok(Value::Object(object))
 }
 
@@ -207,6 +209,34 @@ impl<'a> Iterator for Wire<'a> {
     }
 }
 
+/// Where the reading of a message is, and how much may still come.
+struct Reading {
+    depth: u32,
+    values: usize,
+}
+
+impl Reading {
+    fn count(&mut self) -> Result<(), ProtobufError> {
+        self.values =
+            self.values.checked_sub(1).ok_or(ProtobufError::Malformed("it has more than 250000 values"))?;
+        Ok(())
+    }
+
+    /// Reads a message in this one.
+    fn inner<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, ProtobufError>,
+    ) -> Result<T, ProtobufError> {
+        if self.depth >= DEPTH_MAX {
+            return Err(ProtobufError::Malformed("messages are nested too deeply"));
+        }
+        self.depth += 1;
+        let outcome = read(self);
+        self.depth -= 1;
+        outcome
+    }
+}
+
 fn utf8(bytes: &[u8]) -> Result<&str, ProtobufError> {
     std::str::from_utf8(bytes).map_err(|_| ProtobufError::Malformed("a text is not UTF-8"))
 }
@@ -215,29 +245,27 @@ fn read_message(
     bytes: &[u8],
     message: &str,
     object: &mut Map<String, Value>,
-    depth: u32,
+    reading: &mut Reading,
 ) -> Result<(), ProtobufError> {
-    if depth > DEPTH_MAX {
-        return Err(ProtobufError::Malformed("messages are nested too deeply"));
-    }
     let fields = table().get(message).map_or(&[][..], Vec::as_slice);
     for item in Wire(bytes) {
         let (number, item) = item?;
         let Some(field) = fields.iter().find(|field| field.number == number) else { continue };
+        reading.count()?;
         if field.map {
-            read_entry(item, field, object, depth)?;
+            read_entry(item, field, object, reading)?;
         } else if field.name.is_empty() {
             if let (Type::Message(inner), Item::Bytes(bytes)) = (field.type_, item) {
-                read_message(bytes, inner, object, depth + 1)?;
+                reading.inner(|reading| read_message(bytes, inner, object, reading))?;
             }
         } else if field.repeated {
-            if let Some(value) = read_value(item, field.type_, depth)? {
+            if let Some(value) = read_value(item, field.type_, reading)? {
                 match object.entry(field.name).or_insert_with(|| json!([])) {
                     Value::Array(list) => list.push(value),
                     _ => return Err(ProtobufError::Malformed("a list is none")),
                 }
             }
-        } else if let Some(value) = read_value(item, field.type_, depth)?
+        } else if let Some(value) = read_value(item, field.type_, reading)?
             && (field.keep_zero || !is_zero(&value))
         {
             object.insert(field.name.to_owned(), value);
@@ -261,7 +289,7 @@ fn read_entry(
     item: Item<'_>,
     field: &Field,
     object: &mut Map<String, Value>,
-    depth: u32,
+    reading: &mut Reading,
 ) -> Result<(), ProtobufError> {
     let Item::Bytes(bytes) = item else {
         return Err(ProtobufError::Malformed("a map's entry is no message"));
@@ -270,7 +298,7 @@ fn read_entry(
     for item in Wire(bytes) {
         match item? {
             (1, Item::Bytes(text)) => key = utf8(text)?.to_owned(),
-            (2, item) => value = read_value(item, field.type_, depth)?,
+            (2, item) => value = read_value(item, field.type_, reading)?,
             _ => {}
         }
     }
@@ -288,7 +316,7 @@ fn read_entry(
 }
 
 /// None where there is nothing to show: a zero time.
-fn read_value(item: Item<'_>, type_: Type, depth: u32) -> Result<Option<Value>, ProtobufError> {
+fn read_value(item: Item<'_>, type_: Type, reading: &mut Reading) -> Result<Option<Value>, ProtobufError> {
     let value = match (type_, item) {
         (Type::Integer, Item::Varint(number)) => (number as i64).into(),
         (Type::Boolean, Item::Varint(number)) => (number != 0).into(),
@@ -305,10 +333,10 @@ fn read_value(item: Item<'_>, type_: Type, depth: u32) -> Result<Option<Value>, 
         (Type::Time, Item::Bytes(bytes)) => return time(bytes, 0),
         (Type::MicroTime, Item::Bytes(bytes)) => return time(bytes, 6),
         (Type::Duration, Item::Bytes(bytes)) => duration(number_at(bytes, 1)?).into(),
-        (Type::Fields | Type::Raw, Item::Bytes(bytes)) => raw_json(bytes)?,
+        (Type::Fields | Type::Raw, Item::Bytes(bytes)) => raw_json(bytes, reading)?,
         (Type::Message(message), Item::Bytes(bytes)) => {
             let mut inner = Map::new();
-            read_message(bytes, message, &mut inner, depth + 1)?;
+            reading.inner(|reading| read_message(bytes, message, &mut inner, reading))?;
             let is_list =
                 table().get(message).is_some_and(|fields| fields.iter().any(|field| field.name == "[]"));
             if is_list { inner.shift_remove("[]").unwrap_or_else(|| json!([])) } else { Value::Object(inner) }
@@ -373,12 +401,13 @@ fn duration(nanos: i64) -> String {
 }
 
 /// `{1: JSON bytes}`
-fn raw_json(bytes: &[u8]) -> Result<Value, ProtobufError> {
+fn raw_json(bytes: &[u8], reading: &mut Reading) -> Result<Value, ProtobufError> {
     let text = text_at(bytes, 1)?;
     if text.is_empty() {
         return Ok(Value::Null);
     }
-    serde_json::from_str(text).map_err(|_| ProtobufError::Malformed("a raw extension is not JSON"))
+    let decoded = strict::decode_json_of(text.as_bytes(), &mut reading.values);
+    decoded.map(|decoded| decoded.value).map_err(|_| ProtobufError::Malformed("a raw extension is not JSON"))
 }
 
 #[cfg(test)]

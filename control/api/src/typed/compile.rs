@@ -4,6 +4,7 @@ use std::{collections::HashMap, fmt, sync::OnceLock};
 
 use serde_json::{Map, Value};
 
+use super::lengths;
 use crate::schemas;
 
 /// What a field holds.
@@ -24,11 +25,19 @@ pub enum Type {
     Time {
         fraction: bool,
     },
-    List(Box<Type>),
+    /// With how many elements it may have.
+    List(Box<Type>, usize),
     /// From text to this.
     Map(Box<Type>),
     /// The struct at this index.
     Struct(usize),
+}
+
+impl Type {
+    /// Whether it is one value without others in it.
+    pub fn is_plain(&self) -> bool {
+        !matches!(self, Type::Struct(_) | Type::List(..) | Type::Map(_) | Type::AnyObject | Type::Any)
+    }
 }
 
 /// An object with fields of its own.
@@ -46,6 +55,11 @@ pub struct Struct {
 impl Struct {
     pub fn field(&self, name: &str) -> Option<&Type> {
         self.fields.get(name)
+    }
+
+    #[cfg(test)]
+    pub fn fields(&self) -> impl Iterator<Item = (&'static str, &Type)> {
+        self.fields.iter().map(|(name, type_)| (*name, type_))
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -110,7 +124,11 @@ impl Types {
             "integer" if text("format") == "int32" => Type::Int32,
             "integer" => Type::Int64,
             "number" => Type::Number,
-            "array" => Type::List(Box::new(self.inner(schema.get("items")))),
+            "array" => {
+                let element = self.inner(schema.get("items"));
+                let max = if element.is_plain() { lengths::PLAIN_MAX } else { lengths::STRUCTS_MAX };
+                Type::List(Box::new(element), max)
+            }
             "object" => match (schema.get("properties"), schema.get("additionalProperties")) {
                 (_, Some(values)) => Type::Map(Box::new(self.inner(Some(values)))),
                 (Some(Value::Object(properties)), None) => {
@@ -127,8 +145,15 @@ impl Types {
     }
 
     fn fill(&mut self, index: usize, schema: &'static Value, properties: &'static Map<String, Value>) {
-        let fields: HashMap<&str, Type> =
+        let mut fields: HashMap<&str, Type> =
             properties.iter().map(|(field, schema)| (field.as_str(), self.of(schema))).collect();
+        for (field, type_) in &mut fields {
+            if let (Type::List(_, max), Some(stated)) =
+                (type_, lengths::stated(self.structs[index].name, field))
+            {
+                *max = stated;
+            }
+        }
         let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
         // Validation asks for the times with a fraction, in words of its own.
         let is_time = |name: &&str| fields.get(name) == Some(&Type::Time { fraction: false });
@@ -175,7 +200,7 @@ impl fmt::Display for Type {
             Type::Quantity => f.write_str("resource.Quantity"),
             Type::Time { fraction: false } => f.write_str("v1.Time"),
             Type::Time { fraction: true } => f.write_str("v1.MicroTime"),
-            Type::List(element) => write!(f, "[]{element}"),
+            Type::List(element, _) => write!(f, "[]{element}"),
             Type::Map(element) => write!(f, "map[string]{element}"),
             Type::Struct(index) => f.write_str(&types().get(*index).qualified),
         }

@@ -1,5 +1,7 @@
 //! The typed decode: what it takes, drops, fills in and refuses.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::*;
@@ -154,4 +156,66 @@ fn what_is_named_of_many_unknown_fields_is_bounded() {
     let mut value = Value::Object(many);
     assert_eq!(conform(&mut value, POD).unknown.len(), UNKNOWN_MAX);
     assert_eq!(value, json!({}));
+}
+
+/// What looks at a list: its name, the type of its elements, how many it may have, and what puts it in its place.
+type Look<'l> = &'l mut dyn FnMut(&str, &Type, usize, &dyn Fn(Value) -> Value);
+
+/// Goes through every list that a value of the type can have, each struct's once: `wrap` puts a value in its place.
+fn each_list(
+    type_: &Type,
+    wrap: &dyn Fn(Value) -> Value,
+    seen: &mut BTreeSet<(&'static str, &'static str)>,
+    look: Look<'_>,
+) {
+    let Type::Struct(index) = type_ else { return };
+    let struct_ = types().get(*index);
+    for (name, field) in struct_.fields() {
+        if !seen.insert((struct_.name, name)) {
+            continue;
+        }
+        let times: serde_json::Map<String, Value> =
+            struct_.times.iter().map(|time| ((*time).to_owned(), "2026-01-02T03:04:05Z".into())).collect();
+        let put = |value: Value| {
+            let mut object = times.clone();
+            object.insert(name.to_owned(), value);
+            wrap(Value::Object(object))
+        };
+        match field {
+            Type::List(element, max) => {
+                look(&format!("{}.{name}", struct_.name), element, *max, &put);
+                each_list(element, &|value| put(json!([value])), seen, look);
+            }
+            Type::Map(value) => each_list(value, &|value| put(json!({ "key": value })), seen, look),
+            other => each_list(other, &put, seen, look),
+        }
+    }
+}
+
+#[test]
+fn every_list_of_every_kind_is_refused_before_it_is_walked_where_it_is_too_long() {
+    let mut lists = 0;
+    for kind in coracle_objects::kinds() {
+        let Some(type_) = types().by_name(kind.schema) else { continue };
+        each_list(type_, &|value| value, &mut BTreeSet::new(), &mut |name, element, max, put| {
+            lists += 1;
+            assert!(max <= if element.is_plain() { 100_000 } else { 20_000 }, "{name}: {max}");
+            // Elements that are no elements: nobody has looked at them.
+            let mut long = put(vec![json!([[]]); max + 1].into());
+            let findings = conform(&mut long, kind.schema);
+            let error = findings.too_many.unwrap_or_else(|| panic!("{name}: {:?}", findings.mismatch));
+            assert_eq!(findings.mismatch, Some(error.to_string()));
+            assert!(error.to_string().contains("Too many: "), "{name}: {error}");
+        });
+    }
+    assert!(lists > 300, "{lists}");
+}
+
+#[test]
+fn the_structs_of_all_lists_together_are_bounded() {
+    let ports = |count: usize| json!({ "ports": vec![json!({}); count] });
+    let pod = |containers: usize| json!({ "spec": { "containers": vec![ports(99); containers] } });
+    assert_eq!(mismatch(pod(500), POD), "");
+    let refused = mismatch(pod(501), POD);
+    assert!(refused.contains("all lists of the object together must have at most 50000 items"), "{refused}");
 }

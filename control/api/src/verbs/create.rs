@@ -34,7 +34,21 @@ pub async fn create<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) ->
     let options = WriteOptions::parse(&request.query)?;
     let body = body::decode(request, &Expected::of(kind), options.field_validation)?;
     let template = prepare(kind, request.namespace(), body.value, (api.config.now)())?;
-    let done = transact(&api.storage, options.dry_run, |view| plan(api, kind, &template, view)).await?;
+    // What no state can mend is not decided again by a newer one.
+    let mut refused: Option<Vec<FieldError>> = None;
+    let done = transact(&api.storage, options.dry_run, |view| {
+        if let Some(errors) = refused.take() {
+            return Err(ApiError::invalid(kind, metadata::text(&template, "name"), errors));
+        }
+        let planned = plan(api, kind, &template, view);
+        if let Err(ApiError::Invalid { errors, .. }) = &planned
+            && !admission::completes(kind)
+        {
+            refused = Some(errors.clone());
+        }
+        planned
+    })
+    .await?;
     written(api, request, StatusCode::CREATED, &done, &body.warnings)
 }
 

@@ -8,6 +8,7 @@ use super::{delete, form, list};
 use crate::{
     answer::{self, ListMeta},
     error::ApiError,
+    listing::Listing,
     options::ListOptions,
     request::Request,
     router::Api,
@@ -48,5 +49,6 @@ pub async fn delete_all<S: Storage, N: Nodes>(
         }
     }
     let meta = ListMeta::at(api.storage.view().revision);
-    Ok(answer::json_bytes(StatusCode::OK, answer::list(kind, &objects, form, now, &meta)))
+    let listing = Listing::new(kind, objects, form, now, &meta);
+    Ok(answer::json_bytes(StatusCode::OK, listing.body(&api.bounds, &request.user)))
 }

@@ -10,6 +10,7 @@ use super::form;
 use crate::{
     answer::{self, ListMeta},
     error::ApiError,
+    listing::Listing,
     options::{ListOptions, RevisionMatch},
     pages::Continue,
     readable,
@@ -32,12 +33,8 @@ pub async fn list_or_watch<S: Storage, N: Nodes>(
     let (view, after) = state_for(api, request, &options).await?;
     let page = page(&view, request, &options, after.as_ref());
     page.objects.iter().try_for_each(|object| readable::check(object))?;
-    // A past one is kept already, and is not of all resources.
-    if page.meta.continuation.is_some() && after.is_none_or(|after| after.revision == 0) {
-        api.snapshots.keep(&view);
-    }
-    let body = answer::list(request.kind(), &page.objects, form, (api.config.now)(), &page.meta);
-    Ok(answer::json_bytes(StatusCode::OK, body))
+    let listing = Listing::new(request.kind(), page.objects, form, (api.config.now)(), &page.meta);
+    Ok(answer::json_bytes(StatusCode::OK, listing.body(&api.bounds, &request.user)))
 }
 
 /// A state at least as new as a revision: unset is linearizable, 0 is any.
@@ -94,18 +91,12 @@ async fn past_state<S: Storage, N: Nodes>(
     revision: Revision,
 ) -> Result<Option<Arc<View>>, ApiError> {
     let resource = request.kind().storage_resource();
-    if let Some(kept) = api.snapshots.get(&resource, revision) {
-        api.snapshots.used(&resource, revision);
-        return Ok(Some(kept));
-    }
     // Another member, which gave the token, may be ahead of this one.
     let view = view_at_least(&api.storage, Some(revision)).await?;
     if view.revision == revision {
         return Ok(Some(view));
     }
-    let past = api.storage.view_at(&resource, revision);
-    past.iter().for_each(|past| api.snapshots.keep_of(&resource, past));
-    Ok(past)
+    Ok(api.storage.view_at(&resource, revision))
 }
 
 /// A page of a list.

@@ -136,6 +136,9 @@ fn check(
         return Err(ApiError::invalid(kind, metadata::text(before, "name"), vec![error]));
     }
     let findings = typed::conform(new, kind.schema);
+    if let Some(error) = findings.too_many {
+        return Err(ApiError::invalid(kind, metadata::text(before, "name"), vec![error]));
+    }
     if let Some(mismatch) = findings.mismatch {
         return Err(body::patch_error(&request.body, &mismatch));
     }

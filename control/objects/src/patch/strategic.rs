@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::PatchError;
 use crate::{
+    field_path::{FieldPath, shown},
     schema::{self, PatchStrategy},
     value_set::ValueSet,
 };
@@ -27,14 +28,14 @@ const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
 pub fn strategic(target: &mut Value, patch: &Value, schema: &str) -> Result<(), PatchError> {
     let Value::Object(patch) = patch else { return Err(PatchError::NotAnObject) };
     let original = target.as_object().cloned().unwrap_or_default();
-    let merged = merge_object(original, patch, Some(schema), "")?;
+    let merged = merge_object(original, patch, Some(schema), &FieldPath::Root)?;
     *target = Value::Object(merged);
     Ok(())
 }
 
 /// Where a field stands: its path for messages, and what the schema says of it.
 struct Field<'a> {
-    path: String,
+    path: FieldPath<'a>,
     /// The schema of the value, its elements or its values.
     child: Option<&'a str>,
     strategy: PatchStrategy,
@@ -43,10 +44,10 @@ struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    fn new(schema: Option<&str>, path: &str, name: &str) -> Field<'a> {
+    fn new(schema: Option<&str>, path: &'a FieldPath<'a>, name: &'a str) -> Field<'a> {
         let facts = schema.and_then(|schema| schema::facts(schema, name));
         Field {
-            path: if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") },
+            path: FieldPath::Field(path, name),
             child: schema.and_then(|schema| schema::child(schema, name)),
             strategy: facts.map_or(PatchStrategy::Unstated, |facts| facts.patch),
             key: facts.map_or("", |facts| facts.patch_key),
@@ -54,7 +55,7 @@ impl<'a> Field<'a> {
     }
 
     fn bad(&self, detail: &str) -> PatchError {
-        PatchError::BadDirective { path: self.path.clone(), detail: detail.to_owned() }
+        PatchError::BadDirective { path: self.path.shown(), detail: detail.to_owned() }
     }
 
     fn elements(&self) -> Elements<'_> {
@@ -67,7 +68,7 @@ fn merge_object(
     original: Map<String, Value>,
     patch: &Map<String, Value>,
     schema: Option<&str>,
-    path: &str,
+    path: &FieldPath<'_>,
 ) -> Result<Map<String, Value>, PatchError> {
     let mut merged = match patch.get(DIRECTIVE) {
         None => original,
@@ -77,14 +78,14 @@ fn merge_object(
             "replace" => Map::new(),
             "delete" => return Ok(Map::new()),
             other => {
-                return Err(PatchError::UnknownDirective {
-                    path: path.to_owned(),
-                    directive: other.to_owned(),
-                });
+                return Err(PatchError::UnknownDirective { path: path.shown(), directive: shown(other) });
             }
         },
         Some(other) => {
-            return Err(PatchError::UnknownDirective { path: path.to_owned(), directive: other.to_string() });
+            return Err(PatchError::UnknownDirective {
+                path: path.shown(),
+                directive: shown(&other.to_string()),
+            });
         }
     };
     if let Some(keys) = patch.get(RETAIN_KEYS) {
@@ -130,9 +131,9 @@ fn retain_keys(
     merged: &mut Map<String, Value>,
     keys: &Value,
     patch: &Map<String, Value>,
-    path: &str,
+    path: &FieldPath<'_>,
 ) -> Result<(), PatchError> {
-    let bad = |detail: &str| PatchError::BadDirective { path: path.to_owned(), detail: detail.to_owned() };
+    let bad = |detail: &str| PatchError::BadDirective { path: path.shown(), detail: detail.to_owned() };
     let Value::Array(keys) = keys else { return Err(bad("$retainKeys must be a list of keys")) };
     let keys: BTreeSet<&str> = keys.iter().filter_map(Value::as_str).collect();
     let kept = |name: &str| keys.contains(name);
@@ -223,4 +224,26 @@ fn ordered_list(
     };
     merged.insert(name.to_owned(), Value::Array(elements.arrange(list, order, &original)));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_refusal_repeats_of_the_patch_is_bounded() {
+        let long = "k".repeat(1_300_000);
+        let patch = json!({ "metadata": { &long: { DIRECTIVE: &long } } });
+        let refused = strategic(&mut json!({}), &patch, "io.k8s.api.core.v1.Pod").unwrap_err().to_string();
+        assert!(
+            refused.starts_with("unknown patch directive kkk") && refused.len() < 2000,
+            "{}",
+            refused.len()
+        );
+        let patch = json!({ "spec": { "containers": [{ "image": long }] } });
+        let refused = strategic(&mut json!({}), &patch, "io.k8s.api.core.v1.Pod").unwrap_err().to_string();
+        assert!(refused.contains("spec.containers") && refused.len() < 2000, "{}", refused.len());
+    }
 }

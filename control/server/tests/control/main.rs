@@ -17,4 +17,5 @@ mod secrets;
 mod single;
 mod store;
 mod tokens;
+mod unread;
 mod versions;

@@ -26,7 +26,7 @@ const FIELD_PATHS: &[&str] = &[
     "status.podIP",
     "status.podIPs",
 ];
-/// Containers of one pod, those that initialize it among them.
+/// Containers of one pod, those that initialize it and those that come later among them.
 const CONTAINERS_MAX: usize = 1000;
 const PROBES: &[&str] = &["livenessProbe", "readinessProbe", "startupProbe"];
 
@@ -40,7 +40,8 @@ pub(super) fn validate_all(
     if list(spec, "/containers").is_empty() {
         errors.push(FieldError::required(format!("{field}.containers"), ""));
     }
-    let count = list(spec, "/containers").len() + list(spec, "/initContainers").len();
+    let lists = ["/containers", "/initContainers", "/ephemeralContainers"];
+    let count: usize = lists.iter().map(|path| list(spec, path).len()).sum();
     if count > CONTAINERS_MAX {
         errors.push(FieldError::too_many(format!("{field}.containers"), count, CONTAINERS_MAX));
         return;

@@ -3,7 +3,11 @@
 use serde_json::Value;
 
 use super::{DIRECTIVE, merge_object};
-use crate::{patch::PatchError, value_set::ValueSet};
+use crate::{
+    field_path::{FieldPath, shown},
+    patch::PatchError,
+    value_set::ValueSet,
+};
 
 /// How a list's elements are told apart and merged.
 pub(super) struct Elements<'a> {
@@ -11,7 +15,7 @@ pub(super) struct Elements<'a> {
     pub key: &'a str,
     /// The elements' schema.
     pub child: Option<&'a str>,
-    pub path: &'a str,
+    pub path: &'a FieldPath<'a>,
 }
 
 /// Where each element of a list stands, found without a scan.
@@ -67,14 +71,14 @@ impl Elements<'_> {
             return Ok(());
         }
         Err(PatchError::NoMergeKey {
-            path: self.path.to_owned(),
+            path: self.path.shown(),
             key: self.key.to_owned(),
-            item: element.to_string(),
+            item: shown(&element.to_string()),
         })
     }
 
     fn bad(&self, detail: &str) -> PatchError {
-        PatchError::BadDirective { path: self.path.to_owned(), detail: detail.to_owned() }
+        PatchError::BadDirective { path: self.path.shown(), detail: detail.to_owned() }
     }
 
     /// The merged list: patched elements in the patch's order, the others where they stood among them.
@@ -123,8 +127,8 @@ impl Elements<'_> {
                 Some("replace") => replace = true,
                 Some("merge") => return Err(self.bad("merging lists cannot yet be specified in the patch")),
                 Some(other) => {
-                    let directive = other.to_owned();
-                    return Err(PatchError::UnknownDirective { path: self.path.to_owned(), directive });
+                    let directive = shown(other);
+                    return Err(PatchError::UnknownDirective { path: self.path.shown(), directive });
                 }
             }
         }
