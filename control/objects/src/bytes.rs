@@ -17,7 +17,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 /// The bytes of a text, line breaks aside; none where it is no base64. Source: Go's `base64.StdEncoding`.
 pub fn decode(text: &str) -> Option<Vec<u8>> {
     let breaks = |byte: &u8| matches!(byte, b'\r' | b'\n');
-    if !text.as_bytes().iter().any(|byte| breaks(byte)) {
+    if !text.as_bytes().iter().any(breaks) {
         return LENIENT.decode(text).ok();
     }
     let letters: Vec<u8> = text.bytes().filter(|byte| !breaks(byte)).collect();
