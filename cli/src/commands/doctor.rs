@@ -134,6 +134,15 @@ fn planning(page: &str) -> Vec<Finding> {
             "{unreadable} objects cannot be read: `kubectl get events -A --field-selector reason=Unreadable` names them"
         )));
     }
+    let restless = metric("coracle_planning_tasks_restless").unwrap_or(0.0);
+    findings.push(if restless > 0.0 {
+        Wrong(format!(
+            "{restless} tasks of controllers write again and again though nothing else happens, by a fault of Coracle; they \
+             are slowed down: `kubectl get events -A --field-selector reason=Restless` names their objects"
+        ))
+    } else {
+        Fine("no controller writes for ever".into())
+    });
     let panics = metric("coracle_planning_panics_total").unwrap_or(0.0);
     if panics > 0.0 {
         findings.push(Wrong(format!(
@@ -218,10 +227,12 @@ mod tests {
     #[test]
     fn planners_that_are_behind_are_wrong() {
         let page = "coracle_server_is_leader 1\ncoracle_planning_lag_seconds{planner=\"controllers\"} 31.5\n\
-                    coracle_planning_lag_seconds{planner=\"scheduler\"} 0\ncoracle_planning_objects_unreadable 2\n";
+                    coracle_planning_lag_seconds{planner=\"scheduler\"} 0\ncoracle_planning_objects_unreadable 2\n\
+                    coracle_planning_tasks_restless 1\n";
         let findings = planning(page);
-        assert!(matches!(&findings[..], [Wrong(lag), Fine(_), Wrong(unreadable)]
-            if lag.contains("behind for 32 s") && unreadable.starts_with("2 objects cannot be read")));
+        assert!(matches!(&findings[..], [Wrong(lag), Fine(_), Wrong(unreadable), Wrong(restless)]
+            if lag.contains("behind for 32 s") && unreadable.starts_with("2 objects cannot be read")
+                && restless.starts_with("1 tasks of controllers write again")));
         assert!(matches!(&planning("coracle_server_is_leader 0\n")[..], [Better(_)]));
     }
 

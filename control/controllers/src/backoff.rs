@@ -1,5 +1,5 @@
-//! What does not succeed is tried again ever more rarely: after refusals, after faults of our own, and after work that
-//! others undo again.
+//! What does not succeed is tried again ever more rarely: after refusals, after faults of our own, after work that
+//! others undo again, and where writes that are carried out lead to nothing but more of them.
 //!
 //! A task that is refused waits as a whole. Where only the making of objects failed, or what was made is soon gone again,
 //! only its making of objects waits, so that its status goes on to say how things stand.
@@ -31,7 +31,13 @@ const FAILED_MS_MIN: i64 = 1_000;
 /// What was undone may be done again once; from then on it waits.
 const UNDONE_FREE: u32 = 1;
 const UNDONE_MS_MIN: i64 = 2_000;
-/// The longest wait for both.
+/// Writes of objects that were just written, one following from the other with nothing from outside between them: more
+/// than a rollout or a deletion makes until it has to wait for a node. From then on the task rests after each.
+const LINKS_FREE: u32 = 16;
+/// The same for a task that went on for longer not long ago.
+const LINKS_FREE_AGAIN: u32 = 2;
+const RESTLESS_MS_MIN: i64 = 1_000;
+/// The longest wait for all of these.
 const RETRY_MS_MAX: i64 = 300_000;
 
 /// What goes so soon after it was made is work that was undone.
@@ -81,6 +87,10 @@ struct Trouble {
     undone_anew: bool,
     /// Nothing of it is done before.
     runs_from: Option<Timestamp>,
+    /// How often its writes went on by themselves.
+    restless: u32,
+    /// It is not run before, unless something from outside wakes it.
+    rests_until: Option<Timestamp>,
     /// It makes nothing before.
     creates_from: Option<Timestamp>,
     /// Why it last failed.
@@ -112,6 +122,8 @@ impl Trouble {
 pub struct Backoff {
     troubles: BTreeMap<Task, Trouble>,
     ends: BTreeSet<(Timestamp, Task)>,
+    /// Whose own writes wake it again and again.
+    restless: BTreeSet<Task>,
     /// Who made an object not long ago, and until when that counts as not long ago.
     made: BTreeMap<ObjectKey, (Task, Timestamp)>,
     made_until: BTreeSet<(Timestamp, ObjectKey)>,
@@ -122,7 +134,8 @@ pub struct Backoff {
 impl Backoff {
     /// Until when a task as a whole waits, if it does.
     pub fn waits_until(&self, task: &Task, now: Timestamp) -> Option<Timestamp> {
-        self.troubles.get(task)?.runs_from.filter(|moment| *moment > now)
+        let trouble = self.troubles.get(task)?;
+        trouble.runs_from.max(trouble.rests_until).filter(|moment| *moment > now)
     }
 
     /// Until when a task makes nothing, if it does not.
@@ -138,6 +151,36 @@ impl Backoff {
     /// How many tasks have had trouble lately.
     pub fn len(&self) -> usize {
         self.troubles.len()
+    }
+
+    /// How many tasks' own writes wake them again and again.
+    pub fn restless(&self) -> usize {
+        self.restless.len()
+    }
+
+    /// Notes that a task has written something that is so many links on in a chain of our own writes. Answers until when
+    /// it rests, where it has to, and whether this is the first time.
+    pub fn wrote(&mut self, task: &Task, links: u32, now: Timestamp) -> Option<(Timestamp, bool)> {
+        let free = if self.restless.contains(task) { LINKS_FREE_AGAIN } else { LINKS_FREE };
+        if links <= free {
+            return None;
+        }
+        let trouble = self.troubles.entry(task.clone()).or_default();
+        trouble.restless = trouble.restless.saturating_add(1);
+        let wait = delay_ms(trouble.restless, 0, RESTLESS_MS_MIN, RETRY_MS_MAX);
+        let until = later(now, SignedDuration::from_millis(wait));
+        trouble.rests_until = Some(until);
+        self.lasts(task, wait, now);
+        Some((until, self.restless.insert(task.clone())))
+    }
+
+    /// Notes that something from outside wakes a task: it rests no longer.
+    pub fn stir(&mut self, task: &Task) {
+        if self.restless.contains(task)
+            && let Some(trouble) = self.troubles.get_mut(task)
+        {
+            trouble.rests_until = None;
+        }
     }
 
     /// Notes what became of a transaction. Answers when its task is to be tried again, where it has to wait.
@@ -228,6 +271,7 @@ impl Backoff {
 
     /// Forgets a task's troubles: what it works on is another thing now.
     pub fn forget(&mut self, task: &Task) {
+        self.restless.remove(task);
         if let Some(trouble) = self.troubles.remove(task) {
             self.ends.remove(&(trouble.ends, task.clone()));
         }
@@ -280,7 +324,7 @@ impl Backoff {
 }
 
 /// The objects that a transaction makes.
-fn created(transaction: &Transaction) -> impl Iterator<Item = &ObjectKey> {
+pub fn created(transaction: &Transaction) -> impl Iterator<Item = &ObjectKey> {
     transaction.preconditions.iter().filter(|one| one.expect == Expect::Absent).map(|one| &one.key)
 }
 

@@ -10,13 +10,15 @@ use jiff::Timestamp;
 
 use crate::{
     backoff::{self, Backoff, Outcome},
+    chains::Chains,
     deployment,
     dirty::{self, Task},
     draft::Unreadable,
     endpoint_slice,
     event_record::EventRecord,
     flights::Flights,
-    garbage_collector, ingress, namespace, node_lifecycle,
+    garbage_collector::{self, circles::Circles},
+    ingress, namespace, node_lifecycle,
     planner::{Memory, Planner},
     pod_gc,
     queue::Queue,
@@ -66,6 +68,8 @@ pub struct Plan {
     pub events: Vec<EventRecord>,
     /// How many tasks were looked at: a measure of the work, for tests and metrics.
     pub tasks: usize,
+    /// How many steps were taken from owners to those that block them: another such measure.
+    pub steps: usize,
     /// Which tasks panicked, and with what words: faults of ours. They are tried again ever more rarely.
     pub panics: Vec<String>,
 }
@@ -77,6 +81,8 @@ pub struct Situation {
     pub waiting: usize,
     /// Tasks that had trouble lately: refused, failed, or undone by others.
     pub in_trouble: usize,
+    /// Tasks whose own writes wake them again and again, though nothing else happens. They wait ever longer between them.
+    pub restless: usize,
     /// Objects that cannot be read.
     pub unreadable: usize,
 }
@@ -90,6 +96,7 @@ pub struct Controllers {
     flights: Flights,
     timers: Timers,
     backoff: Backoff,
+    chains: Chains,
     /// Tasks to run. Bounded by the objects, as are the others.
     dirty: Queue,
     /// Tasks to run once nothing of theirs is under way any more.
@@ -114,9 +121,26 @@ impl Controllers {
         if let Some(task) = Task::of_owner(&event.object.key).filter(|_| is_another_thing(event)) {
             self.backoff.forget(&task);
         }
-        dirty::mark(&self.state, event, &mut self.dirty);
+        let links = self.chains.link(event);
+        let mut woken = Queue::default();
+        dirty::mark(&self.state, event, &mut woken);
         let settled = self.flights.observe(event);
-        self.release(settled);
+        for task in woken.drain() {
+            self.wake(task, links);
+        }
+        for task in settled {
+            self.held.remove(&task);
+            self.wake(task, links);
+        }
+    }
+
+    /// Has a task run that a change concerns which is so far on in a chain of our own writes.
+    fn wake(&mut self, task: Task, links: u32) {
+        self.chains.wake(&task, links);
+        if links == 0 {
+            self.backoff.stir(&task);
+        }
+        self.dirty.insert(task);
     }
 
     /// Starts anew from a snapshot: after start, at a change of leader, and where events were lost.
@@ -137,6 +161,7 @@ impl Controllers {
     pub fn settle(&mut self, origin: &Origin, transaction: &Transaction, outcome: &Outcome, now: Timestamp) {
         let task = &origin.0;
         if *outcome != Outcome::Applied {
+            self.chains.refused(transaction);
             let settled = self.flights.refused(transaction);
             self.release(settled);
         }
@@ -170,11 +195,13 @@ impl Controllers {
         let settled = self.flights.expire(now);
         self.release(settled);
         self.backoff.expire(now);
+        self.chains.expire(now);
         self.memory.brake.begin(self.timers.next(), now);
         self.dirty.extend(self.timers.take_due(now));
         self.dirty.extend(std::mem::take(&mut self.blocked));
         let mut plan = Plan { events: std::mem::take(&mut self.untold), ..Plan::default() };
         let mut marked = Queue::default();
+        let mut circles = Circles::default();
         let mut turn_began = 0;
         while plan.tasks < PLAN_TASKS_MAX
             && plan.transactions.len() < PLAN_TRANSACTIONS_MAX
@@ -187,7 +214,7 @@ impl Controllers {
                 self.timers.set(&task, until);
             } else {
                 plan.tasks += 1;
-                self.run(task, now, uid, &mut marked, &mut plan);
+                self.run(task, now, uid, &mut circles, &mut marked, &mut plan);
             }
             if plan.transactions.len() - turn_began >= TURN_TRANSACTIONS_MAX {
                 turn_began = plan.transactions.len();
@@ -195,6 +222,7 @@ impl Controllers {
             }
         }
         self.dirty.extend(marked.drain());
+        plan.steps = circles.steps;
         self.unfinished = (!self.dirty.is_empty()).then_some(now);
         plan
     }
@@ -208,6 +236,7 @@ impl Controllers {
         Situation {
             waiting: self.dirty.len(),
             in_trouble: self.backoff.len(),
+            restless: self.backoff.restless(),
             unreadable: self.state.unreadable.len(),
         }
     }
@@ -225,32 +254,43 @@ impl Controllers {
         task: Task,
         now: Timestamp,
         uid: &mut dyn FnMut() -> String,
+        circles: &mut Circles,
         marked: &mut Queue,
         plan: &mut Plan,
     ) {
         self.timers.clear(&task);
         self.backoff.begin(&task, now);
+        let links = self.chains.begin(&task);
         let (transactions, events) = (plan.transactions.len(), plan.events.len());
         let mut planner = Planner {
             state: &self.state,
             config: &self.config,
             memory: &mut self.memory,
+            circles,
             now,
             task: task.clone(),
             uid,
             flights: &mut self.flights,
             timers: &mut self.timers,
             backoff: &mut self.backoff,
+            chains: &mut self.chains,
+            links,
+            links_written: 0,
             marked,
             plan,
             blocked: false,
         };
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| carry_out(&mut planner)));
+        let links_written = planner.links_written;
         if planner.blocked {
+            planner.chains.wake(&task, links);
             self.blocked.insert(task.clone());
         }
         let reason = match outcome {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => {
+                self.rest(&task, links_written, now);
+                return;
+            }
             Ok(Err(unreadable)) => {
                 planner.take_back(transactions, events);
                 report::tell(&mut planner, &unreadable);
@@ -266,6 +306,15 @@ impl Controllers {
         self.blocked.remove(&task);
         let again = self.backoff.failed(&task, false, &reason, now);
         self.timers.set(&task, again);
+    }
+
+    /// Has a task wait whose writes lead to nothing but more of them, and tells of it the first time.
+    fn rest(&mut self, task: &Task, links_written: u32, now: Timestamp) {
+        let Some((until, first)) = self.backoff.wrote(task, links_written, now) else { return };
+        self.timers.set(task, until);
+        if first {
+            self.untold.extend(self.state.restless(task));
+        }
     }
 }
 

@@ -3,13 +3,8 @@
 use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName};
 
 use crate::{
-    deletion::{FOREGROUND, ORPHAN},
-    draft::namespace_key,
-    garbage_collector::in_reach,
-    pod_gc::ENDED_PODS_MAX,
-    queue::Queue,
-    service_account,
-    state::{State, in_namespace},
+    draft::namespace_key, ownership::Wait, pod_gc::ENDED_PODS_MAX, queue::Queue, selectors::may_match,
+    service_account, state::State,
 };
 
 /// One controller's work on one object.
@@ -69,6 +64,20 @@ impl Task {
             Task::Service(name) => Some(named("services", name)),
             Task::Ingress(name) => Some(named("ingresses.networking.k8s.io", name)),
             Task::Collect(key) | Task::Report(key) => Some(key.clone()),
+        }
+    }
+
+    /// The namespace whose work it is; empty where it is that of no one namespace.
+    pub fn namespace(&self) -> &str {
+        match self {
+            Task::ServiceAccount(name) | Task::Namespace(name) => name,
+            Task::Node(_) | Task::EndedPods => "",
+            Task::StrayPod(name)
+            | Task::Deployment(name)
+            | Task::ReplicaSet(name)
+            | Task::Service(name)
+            | Task::Ingress(name) => &name.namespace,
+            Task::Collect(key) | Task::Report(key) => &key.name.namespace,
         }
     }
 
@@ -153,16 +162,22 @@ fn mark_pod(state: &State, event: &Event, dirty: &mut Queue) {
             }
             Some(_) => {}
             None => {
-                let sets = in_namespace(&state.replica_sets, &name.namespace);
-                let matching = sets.filter(|(_, set)| set.selector.matches(&object.meta.labels));
-                dirty.extend(matching.map(|(set, _)| Task::ReplicaSet(set.clone())));
+                let labels = &object.meta.labels;
+                let matches = |set: &&ObjectName| {
+                    state.replica_sets.get(set).is_some_and(|set| may_match(&set.selector, labels))
+                };
+                let matching = state.set_selectors.candidates(&name.namespace, labels).filter(matches);
+                dirty.extend(matching.cloned().map(Task::ReplicaSet));
             }
         }
     }
-    for (service, known) in in_namespace(&state.services, &name.namespace) {
-        if states(event).any(|object| known.selector.matches(&object.meta.labels)) {
-            dirty.insert(Task::Service(service.clone()));
-        }
+    for object in states_of_labels(event) {
+        let labels = &object.meta.labels;
+        let matches = |service: &&ObjectName| {
+            state.services.get(service).is_some_and(|service| may_match(&service.selector, labels))
+        };
+        let matching = state.service_selectors.candidates(&name.namespace, labels).filter(matches);
+        dirty.extend(matching.cloned().map(Task::Service));
     }
     let Some(pod) = state.pods.get(name) else { return };
     if pod.node.is_empty() {
@@ -189,9 +204,12 @@ fn mark_replica_set(state: &State, event: &Event, dirty: &mut Queue) {
             }
             Some(_) => {}
             None => {
-                let deployments = in_namespace(&state.deployments, &name.namespace);
-                let matching = deployments.filter(|(_, selector)| selector.matches(&object.meta.labels));
-                dirty.extend(matching.map(|(deployment, _)| Task::Deployment(deployment.clone())));
+                let labels = &object.meta.labels;
+                let matches = |deployment: &&ObjectName| {
+                    state.deployments.get(deployment).is_some_and(|selector| may_match(selector, labels))
+                };
+                let matching = state.deployment_selectors.candidates(&name.namespace, labels).filter(matches);
+                dirty.extend(matching.cloned().map(Task::Deployment));
             }
         }
     }
@@ -210,31 +228,43 @@ fn mark_ownership(state: &State, event: &Event, dirty: &mut Queue) {
     if event.kind == EventKind::Deleted {
         dirty.extend(state.dependents(object).cloned().map(Task::Collect));
     } else {
-        let waits = waits_for_dependents(object);
-        let unwell = object.meta.owner_references.iter().any(|owner| match state.by_uid(&owner.uid) {
-            None => true,
-            Some(key) if !in_reach(key, &object.key) => true,
-            Some(key) => state.get(key).is_some_and(|owner| waits_for_dependents(owner)),
+        let unwell = object.meta.owner_references.iter().any(|reference| {
+            let owner = state.ownership.owner(&reference.uid, &object.key);
+            owner.is_none_or(|owner| owner.wait.for_dependents())
         });
-        if waits || unwell {
+        if unwell || Wait::of(object).for_dependents() {
             dirty.insert(Task::Collect(object.key.clone()));
         }
     }
-    for owner in states(event).flat_map(|object| &object.meta.owner_references) {
-        let Some(key) = state.by_uid(&owner.uid) else { continue };
-        if state.get(key).is_some_and(|owner| waits_for_dependents(owner)) {
-            dirty.insert(Task::Collect(key.clone()));
+    if !concerns_owners(event) {
+        return;
+    }
+    for reference in states(event).flat_map(|object| &object.meta.owner_references) {
+        let owner = state.ownership.by_uid(&reference.uid);
+        if let Some(owner) = owner.filter(|owner| owner.wait.for_dependents()) {
+            dirty.insert(Task::Collect(owner.key.clone()));
         }
     }
 }
 
-/// Whether the object is being deleted and one of the collector's finalizers holds it.
-pub fn waits_for_dependents(object: &Object) -> bool {
-    object.meta.deletion_timestamp.is_some()
-        && object.meta.finalizers.iter().any(|name| name == FOREGROUND || name == ORPHAN)
+/// Whether a change is one to those who wait for the object to go, or to be freed of them.
+fn concerns_owners(event: &Event) -> bool {
+    let now = &event.object;
+    let Some(before) = event.previous.as_ref().filter(|_| event.kind == EventKind::Modified) else {
+        return true;
+    };
+    before.meta.deletion_timestamp.is_some() != now.meta.deletion_timestamp.is_some()
+        || Wait::of(before) != Wait::of(now)
+        || before.meta.owner_references != now.meta.owner_references
 }
 
 /// The object after the change and, where known, before it.
 fn states(event: &Event) -> impl Iterator<Item = &Object> {
     std::iter::once(&*event.object).chain(event.previous.as_deref())
+}
+
+/// As [`states`], without the one before where it has the same labels.
+fn states_of_labels(event: &Event) -> impl Iterator<Item = &Object> {
+    let before = event.previous.as_deref().filter(|before| before.meta.labels != event.object.meta.labels);
+    std::iter::once(&*event.object).chain(before)
 }

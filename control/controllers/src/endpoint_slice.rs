@@ -51,7 +51,7 @@ pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadab
     let period = SignedDuration::from_micros(WRITE_PERIOD_US_PER_ENDPOINT * backends.len() as i64);
     let written = planner.memory.endpoints_written.get(name).copied();
     if let Some(due) = written.map(|moment| later(moment, period)).filter(|due| *due > planner.now) {
-        planner.wake_at(due);
+        planner.postpone(due);
         return Ok(());
     }
     let before = planner.plan.transactions.len();

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use coracle_objects::{Event, EventKind, Expect, ObjectKey, Transaction};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::{dirty::Task, draft::later};
+use crate::{dirty::Task, draft::later, selectors::unlink};
 
 /// After this long a transaction that nothing is heard of is taken for lost (the leader changed, a proposal was
 /// dropped). Its preconditions make a second one harmless.
@@ -38,7 +38,7 @@ pub struct Flights {
     guarded_by: BTreeMap<ObjectKey, BTreeSet<FlightId>>,
     /// How many transactions under way write an object.
     written: BTreeMap<ObjectKey, usize>,
-    by_task: BTreeMap<Task, usize>,
+    by_task: BTreeMap<Task, BTreeSet<FlightId>>,
     deadlines: BTreeSet<(Timestamp, FlightId)>,
 }
 
@@ -68,7 +68,7 @@ impl Flights {
         for key in &guarded_by {
             self.guarded_by.entry(key.clone()).or_default().insert(id);
         }
-        *self.by_task.entry(task.clone()).or_default() += 1;
+        self.by_task.entry(task.clone()).or_default().insert(id);
         let deadline = later(now, SignedDuration::from_secs(FLIGHT_S_MAX));
         self.deadlines.insert((deadline, id));
         self.flights.insert(id, Flight { task: task.clone(), deadline, settled_by, guarded_by });
@@ -104,8 +104,7 @@ impl Flights {
 
     /// Forgets the transactions of a task: they are not proposed.
     pub fn abandon(&mut self, task: &Task) {
-        let of_task = self.flights.iter().filter(|(_, flight)| flight.task == *task);
-        for id in of_task.map(|(id, _)| *id).collect::<Vec<_>>() {
+        for id in self.by_task.get(task).cloned().unwrap_or_default() {
             self.land(id);
         }
     }
@@ -130,25 +129,16 @@ impl Flights {
         let flight = self.flights.remove(&id)?;
         self.deadlines.remove(&(flight.deadline, id));
         for (key, writes) in &flight.settled_by {
-            forget(&mut self.settled_by, key, id);
+            unlink(&mut self.settled_by, key, &id);
             if *writes {
                 decrease(&mut self.written, key);
             }
         }
         for key in &flight.guarded_by {
-            forget(&mut self.guarded_by, key, id);
+            unlink(&mut self.guarded_by, key, &id);
         }
-        decrease(&mut self.by_task, &flight.task);
+        unlink(&mut self.by_task, &flight.task, &id);
         (!self.by_task.contains_key(&flight.task)).then_some(flight.task)
-    }
-}
-
-fn forget(index: &mut BTreeMap<ObjectKey, BTreeSet<FlightId>>, key: &ObjectKey, id: FlightId) {
-    if let Some(ids) = index.get_mut(key) {
-        ids.remove(&id);
-        if ids.is_empty() {
-            index.remove(key);
-        }
     }
 }
 

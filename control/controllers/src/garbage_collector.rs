@@ -7,7 +7,9 @@
 //! Owners may own each other, and objects themselves. An owner that waits for nothing but such as wait for it, directly or
 //! round about, would wait for ever: it goes first, and the circle with it.
 
-use std::{collections::BTreeSet, sync::Arc};
+pub mod circles;
+
+use std::sync::Arc;
 
 use coracle_objects::{Expect, Object, ObjectKey, OwnerReference, Precondition, claims};
 
@@ -15,27 +17,22 @@ use crate::{
     deletion::{self, FOREGROUND, ORPHAN, Propagation},
     dirty::Task,
     draft::{self, Unreadable},
+    ownership::Wait,
     planner::Planner,
-    state::State,
 };
+use circles::Fate;
 
 /// The most dependents that one plan frees of an owner. The next comes when these are observed.
 const ORPHANINGS_MAX: usize = 500;
 /// The most dependents that one plan has judged anew. The next comes when these are observed.
 const DEPENDENTS_MAX: usize = 1_000;
-/// The most owners that are looked at to find a circle. More than that are taken for one: all that follows from a wrong
-/// guess is that an owner goes before its dependents.
-const CIRCLE_MAX: usize = 10_000;
 
 pub fn plan(planner: &mut Planner<'_>, key: &ObjectKey) -> Result<(), Unreadable> {
     let Some(object) = planner.state.get(key).cloned() else { return Ok(()) };
-    if object.meta.deletion_timestamp.is_some() {
-        if has_finalizer(&object, ORPHAN) {
-            return orphan_dependents(planner, &object);
-        }
-        if has_finalizer(&object, FOREGROUND) {
-            return await_dependents(planner, &object);
-        }
+    match Wait::of(&object) {
+        Wait { orphan: true, .. } => return orphan_dependents(planner, &object),
+        Wait { foreground: true, .. } => return await_dependents(planner, &object),
+        Wait { .. } => {}
     }
     // What a service has is not given up, whoever is said to own it.
     if claims::holder(&object, |key| planner.state.get(key).cloned()).is_some() {
@@ -64,59 +61,20 @@ fn orphan_dependents(planner: &mut Planner<'_>, owner: &Arc<Object>) -> Result<(
 /// Has the dependents deleted; once none that blocks the owner is left, takes the finalizer off it.
 fn await_dependents(planner: &mut Planner<'_>, owner: &Arc<Object>) -> Result<(), Unreadable> {
     let state = planner.state;
-    let blocked = blockers(state, owner).any(|dependent| dependent.key != owner.key);
-    if !blocked || waits_in_a_circle(state, owner) {
-        planner.propose(deletion::finalize(owner, FOREGROUND)?);
-        return Ok(());
+    match planner.circles.fate(state, owner) {
+        Some(Fate::Goes) => {
+            planner.propose(deletion::finalize(owner, FOREGROUND)?);
+            return Ok(());
+        }
+        Some(Fate::Waits) => {}
+        None => planner.mark(Task::Collect(owner.key.clone())),
     }
     // Those that are being deleted already are on their way.
-    let staying = |key: &&ObjectKey| {
-        state.get(key).is_some_and(|dependent| dependent.meta.deletion_timestamp.is_none())
-    };
-    for dependent in state.dependents(owner).filter(staying).take(DEPENDENTS_MAX) {
+    let staying = state.ownership.dependents(owner).flat_map(|all| &all.staying);
+    for dependent in staying.take(DEPENDENTS_MAX) {
         planner.mark(Task::Collect(dependent.clone()));
     }
     Ok(())
-}
-
-/// The dependents that an owner waits for.
-fn blockers<'a>(state: &'a State, owner: &'a Object) -> impl Iterator<Item = &'a Arc<Object>> + use<'a> {
-    state.dependents(owner).filter_map(|key| state.get(key)).filter(|dependent| {
-        let references = &dependent.meta.owner_references;
-        references.iter().any(|own| own.uid == owner.meta.uid && own.block_owner_deletion == Some(true))
-    })
-}
-
-/// Whether all that an owner waits for, and all that these wait for, waits as it does: then none of them ever goes. What
-/// does not wait for dependents goes by itself, so that there is something to wait for.
-fn waits_in_a_circle(state: &State, owner: &Arc<Object>) -> bool {
-    let mut seen: BTreeSet<&ObjectKey> = BTreeSet::from([&owner.key]);
-    let mut open = vec![owner];
-    while let Some(waiting) = open.pop() {
-        for dependent in blockers(state, waiting) {
-            if !waits_for_blockers(dependent) {
-                return false;
-            }
-            if seen.insert(&dependent.key) {
-                open.push(dependent);
-            }
-        }
-        // The end of a chain goes now.
-        if blockers(state, waiting).all(|dependent| dependent.key == waiting.key) && waiting.key != owner.key
-        {
-            return false;
-        }
-        if seen.len() > CIRCLE_MAX {
-            return true;
-        }
-    }
-    true
-}
-
-fn waits_for_blockers(object: &Object) -> bool {
-    object.meta.deletion_timestamp.is_some()
-        && has_finalizer(object, FOREGROUND)
-        && !has_finalizer(object, ORPHAN)
 }
 
 /// How it stands with one of an object's owners.
@@ -157,14 +115,8 @@ fn judge(planner: &mut Planner<'_>, object: &Arc<Object>) -> Result<(), Unreadab
 }
 
 fn standing(planner: &Planner<'_>, object: &Object, reference: &OwnerReference) -> Standing {
-    let Some(owner) = planner.state.by_uid(&reference.uid) else { return Standing::Absent };
-    if !in_reach(owner, &object.key) {
-        return Standing::Absent;
-    }
-    match planner.state.get(owner) {
-        Some(owner) if owner.meta.deletion_timestamp.is_some() && has_finalizer(owner, FOREGROUND) => {
-            Standing::Waiting
-        }
+    match planner.state.ownership.owner(&reference.uid, &object.key) {
+        Some(owner) if owner.wait.foreground => Standing::Waiting,
         Some(_) => Standing::Solid,
         None => Standing::Absent,
     }
@@ -173,10 +125,6 @@ fn standing(planner: &Planner<'_>, object: &Object, reference: &OwnerReference) 
 /// Whether references work between these: an owner in a namespace owns only what is in the same one.
 pub fn in_reach(owner: &ObjectKey, dependent: &ObjectKey) -> bool {
     owner.name.namespace.is_empty() || owner.name.namespace == dependent.name.namespace
-}
-
-fn has_finalizer(object: &Object, finalizer: &str) -> bool {
-    object.meta.finalizers.iter().any(|name| name == finalizer)
 }
 
 fn rewrite_owners(

@@ -20,6 +20,7 @@ mod replica_set;
 mod service_account;
 
 mod backoff;
+mod chains;
 mod deletion;
 mod dirty;
 mod draft;
@@ -27,9 +28,11 @@ mod event_record;
 mod flights;
 mod model;
 mod names;
+mod ownership;
 mod planner;
 mod queue;
 mod report;
+mod selectors;
 mod state;
 mod timers;
 

@@ -8,10 +8,12 @@ use serde_json::Value;
 
 use crate::{
     backoff::{self, Backoff},
+    chains::Chains,
     controllers::{Config, Origin, Plan},
     dirty::Task,
     event_record::EventRecord,
     flights::Flights,
+    garbage_collector::circles::Circles,
     node_lifecycle::brake::Brake,
     queue::Queue,
     state::State,
@@ -46,12 +48,17 @@ pub struct Planner<'a> {
     pub state: &'a State,
     pub config: &'a Config,
     pub memory: &'a mut Memory,
+    pub circles: &'a mut Circles,
     pub now: Timestamp,
     pub(crate) task: Task,
     pub(crate) uid: &'a mut dyn FnMut() -> String,
     pub(crate) flights: &'a mut Flights,
     pub(crate) timers: &'a mut Timers,
     pub(crate) backoff: &'a mut Backoff,
+    pub(crate) chains: &'a mut Chains,
+    /// How far on in a chain of our own writes this run is, and its writes are.
+    pub(crate) links: u32,
+    pub(crate) links_written: u32,
     pub(crate) marked: &'a mut Queue,
     pub(crate) plan: &'a mut Plan,
     /// Set where a transaction had to be left out.
@@ -82,6 +89,8 @@ impl Planner<'_> {
             return false;
         }
         self.flights.launch(&self.task, &transaction, self.now);
+        let links = self.chains.write(&transaction, self.links, self.now);
+        self.links_written = self.links_written.max(links);
         self.plan.origins.push(Origin::of(&self.task));
         self.plan.transactions.push(transaction);
         true
@@ -150,8 +159,15 @@ impl Planner<'_> {
         self.timers.set(&task, at);
     }
 
+    /// As [`Self::wake_at`], for a run that leaves to a later one what it was woken for.
+    pub fn postpone(&mut self, at: Timestamp) {
+        self.wake_at(at);
+        self.chains.wake(&self.task, self.links);
+    }
+
     /// Has another task run, with the next plan.
     pub fn mark(&mut self, task: Task) {
+        self.chains.wake(&task, self.links);
         self.marked.insert(task);
     }
 

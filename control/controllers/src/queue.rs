@@ -1,7 +1,7 @@
-//! Tasks that wait to be run: each once, those of one controller in the order in which they were marked, the controllers
-//! in turn, so that no controller's work and no object's work starves another's.
+//! Tasks that wait to be run: each once, those of one controller and one namespace in the order in which they were marked,
+//! the controllers in turn, and of each controller the namespaces, so that nobody's work starves another's.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::dirty::Task;
 
@@ -12,16 +12,55 @@ const TURN_TASKS_MAX: usize = 32;
 #[derive(Debug, Default)]
 pub struct Queue {
     /// By [`Task::controller`].
-    waiting: [VecDeque<Task>; Task::CONTROLLERS],
+    waiting: [Lane; Task::CONTROLLERS],
     known: BTreeSet<Task>,
     /// Whose turn it is, and how many tasks of it were taken.
     turn: (usize, usize),
 }
 
+/// One controller's tasks.
+#[derive(Debug, Default)]
+struct Lane {
+    /// Those that have tasks, the next in turn first.
+    namespaces: VecDeque<String>,
+    /// By namespace; none empty.
+    tasks: BTreeMap<String, VecDeque<Task>>,
+}
+
+impl Lane {
+    fn push(&mut self, task: Task) {
+        let namespace = task.namespace();
+        if let Some(tasks) = self.tasks.get_mut(namespace) {
+            tasks.push_back(task);
+            return;
+        }
+        let namespace = namespace.to_owned();
+        self.namespaces.push_back(namespace.clone());
+        self.tasks.insert(namespace, VecDeque::from([task]));
+    }
+
+    fn pop(&mut self) -> Option<Task> {
+        let namespace = self.namespaces.pop_front()?;
+        let tasks = self.tasks.get_mut(&namespace)?;
+        let task = tasks.pop_front();
+        if tasks.is_empty() {
+            self.tasks.remove(&namespace);
+        } else {
+            self.namespaces.push_back(namespace);
+        }
+        task
+    }
+
+    /// All tasks, those of one namespace after those of another, in the order of their turns.
+    fn into_tasks(mut self) -> impl Iterator<Item = Task> {
+        self.namespaces.into_iter().filter_map(move |namespace| self.tasks.remove(&namespace)).flatten()
+    }
+}
+
 impl Queue {
     pub fn insert(&mut self, task: Task) {
         if self.known.insert(task.clone()) {
-            self.waiting[task.controller()].push_back(task);
+            self.waiting[task.controller()].push(task);
         }
     }
 
@@ -35,7 +74,7 @@ impl Queue {
             self.end_turn();
         }
         for _ in 0..Task::CONTROLLERS {
-            if let Some(task) = self.waiting[self.turn.0].pop_front() {
+            if let Some(task) = self.waiting[self.turn.0].pop() {
                 self.known.remove(&task);
                 self.turn.1 += 1;
                 return Some(task);
@@ -61,7 +100,7 @@ impl Queue {
 
     /// Takes all tasks.
     pub fn drain(&mut self) -> impl Iterator<Item = Task> {
-        std::mem::take(self).waiting.into_iter().flatten()
+        std::mem::take(self).waiting.into_iter().flat_map(Lane::into_tasks)
     }
 }
 
@@ -87,6 +126,23 @@ mod tests {
         assert_eq!(order[1], set(TURN_TASKS_MAX + 1));
         assert_eq!(order[1 + TURN_TASKS_MAX], Task::Service(ObjectName::new("n", "s")));
         assert_eq!(order[TURN_TASKS_MAX + 3], set(0));
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn namespaces_take_turns() {
+        let mut queue = Queue::default();
+        let set = |namespace: &str, index: usize| {
+            Task::ReplicaSet(ObjectName::new(namespace, &format!("s{index}")))
+        };
+        for index in 0..1_000 {
+            queue.insert(set("many", index));
+        }
+        queue.insert(set("few", 0));
+        queue.insert(set("few", 1));
+        let order: Vec<Task> = std::iter::from_fn(|| queue.pop()).take(4).collect();
+        assert_eq!(order, [set("many", 0), set("few", 0), set("many", 1), set("few", 1)]);
+        assert_eq!(queue.drain().count(), 998);
         assert!(queue.is_empty());
     }
 }

@@ -173,21 +173,16 @@ fn update_status(planner: &mut Planner<'_>, set: &ReplicaSet, active: &[&Pod]) -
 
 /// The conditions, with ReplicaFailure where pods cannot be made. Its time is that of the first failure.
 fn conditions(planner: &Planner<'_>, set: &ReplicaSet) -> Vec<Value> {
-    let mut conditions = set.status.conditions.clone();
-    let known = conditions.iter().position(|condition| condition["type"] == REPLICA_FAILURE);
-    match (planner.failure(), known) {
-        (Some(reason), known) => {
-            let since = known.map(|at| conditions.remove(at)["lastTransitionTime"].take());
-            let since = since.filter(Value::is_string).unwrap_or_else(|| timestamp(planner.now).into());
-            conditions.push(json!({
-                "type": REPLICA_FAILURE, "status": "True", "reason": "FailedCreate", "message": reason,
-                "lastTransitionTime": since,
-            }));
-        }
-        (None, Some(known)) => {
-            conditions.remove(known);
-        }
-        (None, None) => {}
+    let (failures, mut conditions): (Vec<Value>, Vec<Value>) =
+        set.status.conditions.iter().cloned().partition(|condition| condition["type"] == REPLICA_FAILURE);
+    if let Some(reason) = planner.failure() {
+        // Whoever wrote more than one of them: of the first one, so that the next plan finds the same.
+        let since = failures.first().map(|condition| condition["lastTransitionTime"].clone());
+        let since = since.filter(Value::is_string).unwrap_or_else(|| timestamp(planner.now).into());
+        conditions.push(json!({
+            "type": REPLICA_FAILURE, "status": "True", "reason": "FailedCreate", "message": reason,
+            "lastTransitionTime": since,
+        }));
     }
     conditions
 }

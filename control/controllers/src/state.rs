@@ -15,10 +15,11 @@ use crate::{
     dirty::Task,
     draft::Unreadable,
     event_record::EventRecord,
-    garbage_collector::in_reach,
     ingress::Hosts,
     model::{Node, Pod, ReplicaSet, Service},
     node_lifecycle::zones::Zones,
+    ownership::Ownership,
+    selectors::{Selectors, unlink},
 };
 
 /// Objects by name, found by something that they have.
@@ -43,10 +44,11 @@ pub struct State {
     pub hosts: Hosts,
     /// Pods that ended by themselves, oldest first.
     pub ended_pods: BTreeSet<(Option<Timestamp>, ObjectName)>,
-    /// Who exists, by uid.
-    uids: BTreeMap<String, ObjectKey>,
-    /// The objects that name a uid as one of their owners.
-    dependents: BTreeMap<String, BTreeSet<ObjectKey>>,
+    pub ownership: Ownership,
+    /// By what pods and replica sets are selected.
+    pub service_selectors: Selectors,
+    pub set_selectors: Selectors,
+    pub deployment_selectors: Selectors,
     pods_by_node: Index<String>,
     pods_by_label: Index<(Arc<str>, String, String)>,
     /// Pods without a controller, by namespace.
@@ -86,13 +88,12 @@ impl State {
 
     /// The object of this uid, if it exists.
     pub fn by_uid(&self, uid: &str) -> Option<&ObjectKey> {
-        self.uids.get(uid)
+        self.ownership.by_uid(uid).map(|known| &known.key)
     }
 
     /// The objects that name this one as an owner and can: those of its namespace, or of any where it has none.
-    pub fn dependents<'a>(&'a self, owner: &'a Object) -> impl Iterator<Item = &'a ObjectKey> + use<'a> {
-        let all = self.dependents.get(&owner.meta.uid).into_iter().flatten();
-        all.filter(move |key| in_reach(&owner.key, key))
+    pub fn dependents<'a>(&'a self, owner: &Object) -> impl Iterator<Item = &'a ObjectKey> + use<'a> {
+        self.ownership.dependents(owner).flat_map(|dependents| &dependents.all)
     }
 
     /// The pods that this object controls.
@@ -155,6 +156,14 @@ impl State {
         Some(EventRecord::warning(subject, "controller-manager", word, reason.to_owned()))
     }
 
+    /// What is told where a task's own writes wake it again and again.
+    pub fn restless(&self, task: &Task) -> Option<EventRecord> {
+        let subject = self.get(&task.subject()?)?;
+        let message = "What controllers write about this object has them write again, though nothing else happens: they now \
+                       wait ever longer between writes. This is a fault of Coracle";
+        Some(EventRecord::warning(subject, "controller-manager", "Restless", message.to_owned()))
+    }
+
     /// Whether new objects may be made in this namespace.
     pub fn takes_objects(&self, namespace: &str) -> bool {
         self.get(&crate::draft::namespace_key(namespace))
@@ -163,10 +172,7 @@ impl State {
 
     fn insert(&mut self, object: &Arc<Object>) {
         let name = &object.key.name;
-        self.uids.insert(object.meta.uid.clone(), object.key.clone());
-        for owner in &object.meta.owner_references {
-            self.dependents.entry(owner.uid.clone()).or_default().insert(object.key.clone());
-        }
+        self.ownership.insert(object);
         match object.key.resource.as_str() {
             "pods" => {
                 let pod = self.read(object, Pod::of).unwrap_or_else(|| Pod::unreadable(object));
@@ -177,18 +183,22 @@ impl State {
                     if object.controller().is_none() {
                         self.orphan_sets.entry(name.namespace.clone()).or_default().insert(name.clone());
                     }
+                    self.set_selectors.insert(name, &set.selector);
                     self.replica_sets.insert(name.clone(), set);
                 }
             }
             "services" => {
                 if let Some(Some(service)) = self.read(object, Service::of) {
+                    self.service_selectors.insert(name, &service.selector);
                     self.services.insert(name.clone(), service);
                 }
             }
             "deployments.apps" => {
                 let value: serde_json::Value = object.parse().unwrap_or_default();
                 let selector = LabelSelector::from_json(value.pointer("/spec/selector"));
-                self.deployments.insert(name.clone(), selector.unwrap_or_else(|_| LabelSelector::nothing()));
+                let selector = selector.unwrap_or_else(|_| LabelSelector::nothing());
+                self.deployment_selectors.insert(name, &selector);
+                self.deployments.insert(name.clone(), selector);
             }
             "ingresses.networking.k8s.io" => self.hosts.insert(object),
             "nodes" => {
@@ -241,13 +251,8 @@ impl State {
 
     fn remove(&mut self, object: &Arc<Object>) {
         let name = &object.key.name;
-        if self.uids.get(&object.meta.uid) == Some(&object.key) {
-            self.uids.remove(&object.meta.uid);
-        }
+        self.ownership.remove(object);
         self.unreadable.remove(&object.key);
-        for owner in &object.meta.owner_references {
-            unlink(&mut self.dependents, &owner.uid, &object.key);
-        }
         match object.key.resource.as_str() {
             "pods" => {
                 let Some(pod) = self.pods.remove(name) else { return };
@@ -259,14 +264,20 @@ impl State {
                 self.ended_pods.remove(&(pod.created, name.clone()));
             }
             "replicasets.apps" => {
-                self.replica_sets.remove(name);
+                if let Some(set) = self.replica_sets.remove(name) {
+                    self.set_selectors.remove(name, &set.selector);
+                }
                 unlink(&mut self.orphan_sets, &name.namespace, name);
             }
             "services" => {
-                self.services.remove(name);
+                if let Some(service) = self.services.remove(name) {
+                    self.service_selectors.remove(name, &service.selector);
+                }
             }
             "deployments.apps" => {
-                self.deployments.remove(name);
+                if let Some(selector) = self.deployments.remove(name) {
+                    self.deployment_selectors.remove(name, &selector);
+                }
             }
             "ingresses.networking.k8s.io" => self.hosts.remove(object),
             "nodes" => {
@@ -291,13 +302,4 @@ pub fn in_namespace<'a, T>(
 fn labels(object: &Object) -> impl Iterator<Item = (Arc<str>, String, String)> + use<'_> {
     let namespace = &object.key.name.namespace;
     object.meta.labels.iter().map(move |(key, value)| (namespace.clone(), key.clone(), value.clone()))
-}
-
-fn unlink<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
-    if let Some(values) = index.get_mut(key) {
-        values.remove(value);
-        if values.is_empty() {
-            index.remove(key);
-        }
-    }
 }

@@ -14,6 +14,7 @@ pub struct Planner {
     behind_since: Mutex<Option<Instant>>,
     pub waiting: AtomicUsize,
     pub in_trouble: AtomicUsize,
+    pub restless: AtomicUsize,
     pub unreadable: AtomicUsize,
     pub panics: AtomicU64,
 }

@@ -48,7 +48,9 @@ pub async fn run_controllers(
             let (now, began) = (clock.now(), Instant::now());
             let mut uid = || uuid::Uuid::new_v4().to_string();
             let plan = controllers.plan_while(now, &mut uid, &mut || began.elapsed() < PLAN_TIME_MAX);
-            let coracle_controllers::Situation { waiting, in_trouble, unreadable } = controllers.situation();
+            let coracle_controllers::Situation { waiting, in_trouble, restless, unreadable } =
+                controllers.situation();
+            planning.restless.store(restless, Ordering::Relaxed);
             note(planning, [waiting, in_trouble, unreadable], &plan.panics);
             for record in &plan.events {
                 recorder.record(record);

@@ -27,6 +27,8 @@ pub struct Cluster {
     pub refusals: usize,
     /// Called after each transaction.
     pub check: Option<fn(&Cluster)>,
+    /// A store that does not keep everything as the controllers wrote it.
+    pub alter: Option<fn(&ObjectKey, &mut Value)>,
 }
 
 impl Cluster {
@@ -43,6 +45,7 @@ impl Cluster {
             uids: 0,
             refusals: 0,
             check: None,
+            alter: None,
         };
         cluster.namespace("default");
         cluster.settle();
@@ -194,11 +197,14 @@ impl Cluster {
             match write {
                 Write::Put { key, draft } => {
                     let before = self.find(&key);
-                    let after: Value = serde_json::from_slice(&draft).unwrap();
+                    let mut after: Value = serde_json::from_slice(&draft).unwrap();
+                    if let Some(alter) = self.alter {
+                        alter(&key, &mut after);
+                    }
                     let text = diff::describe(before.as_ref(), &after);
                     let verb = if before.is_some() { "update" } else { "create" };
                     writeln!(self.transcript, "{verb} {key}{text}").unwrap();
-                    self.store(key, &draft);
+                    self.store(key, after.to_string().as_bytes());
                 }
                 Write::Delete { key } => {
                     writeln!(self.transcript, "delete {key}").unwrap();

@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod burdens;
 mod convergence;
 mod deployments;
 mod garbage;

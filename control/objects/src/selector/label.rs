@@ -129,6 +129,11 @@ impl LabelSelector {
         let Some(selector) = selector.filter(|selector| !selector.is_null()) else {
             return Ok(Self::nothing());
         };
+        let count =
+            fields::count(selector, "/matchLabels") + fields::list(selector, "/matchExpressions").len();
+        if count > REQUIREMENTS_MAX {
+            return Err(SelectorError::TooMany(REQUIREMENTS_MAX));
+        }
         let mut requirements = Vec::new();
         for (key, value) in fields::entries(selector, "/matchLabels") {
             let value = value.as_str().unwrap_or("").to_owned();
@@ -149,9 +154,11 @@ impl LabelSelector {
         Ok(Self { requirements, nothing: false })
     }
 
-    /// Takes a map of labels that all must be equal: a service's `spec.selector`. An absent or empty one matches nothing.
+    /// Takes a map of labels that all must be equal: a service's `spec.selector`. An absent or empty one matches nothing,
+    /// nor does one of more labels than an object may have.
     pub fn from_map(labels: Option<&Value>) -> Self {
-        let Some(labels) = labels.and_then(Value::as_object).filter(|labels| !labels.is_empty()) else {
+        let labels = labels.and_then(Value::as_object);
+        let Some(labels) = labels.filter(|labels| (1..=REQUIREMENTS_MAX).contains(&labels.len())) else {
             return Self::nothing();
         };
         let equal = |(key, value): (&String, &Value)| Requirement {
@@ -353,6 +360,13 @@ mod tests {
         assert!(LabelSelector::parse(&query(REQUIREMENTS_MAX)).is_ok());
         let refusal = LabelSelector::parse(&query(REQUIREMENTS_MAX + 1)).unwrap_err();
         assert_eq!(refusal.to_string(), "a selector may have at most 1000 requirements");
+        let labels = |count: usize| (0..count).map(|at| (format!("a{at}"), json!("x"))).collect::<Value>();
+        for (count, bounded) in [(REQUIREMENTS_MAX, false), (REQUIREMENTS_MAX + 1, true)] {
+            let labels = labels(count);
+            assert_eq!(LabelSelector::from_map(Some(&labels)).nothing, bounded);
+            let selector = json!({"matchLabels": labels});
+            assert_eq!(LabelSelector::from_json(Some(&selector)).is_err(), bounded);
+        }
     }
 
     #[test]

@@ -9,10 +9,17 @@ use super::syntax::{
 };
 use crate::{
     field_error::{FIELD_ERRORS_MAX, FieldError},
-    fields::{entries, flag, list, present, text},
+    fields::{count, entries, flag, list, present, text},
     registry::{Kind, NameRule},
     value_set::ValueSet,
 };
+
+/// The labels of an object, or of a selector: as many as a selector has requirements. Each of them is kept in indices and
+/// asked for with each change.
+pub const LABELS_MAX: usize = crate::selector::REQUIREMENTS_MAX;
+
+/// All labels of an object together: keys and values, in bytes.
+pub const LABELS_BYTES_MAX: usize = 256 * 1024;
 
 /// All annotations of an object together: keys and values, in bytes.
 pub const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
@@ -90,6 +97,15 @@ fn name_and_namespace(kind: &Kind, object: &Value, errors: &mut Vec<FieldError>)
 
 /// Checks the labels at `path` (a JSON pointer), to be named as `field`.
 pub fn validate_labels(object: &Value, path: &str, field: &str, errors: &mut Vec<FieldError>) {
+    let count = count(object, path);
+    if count > LABELS_MAX {
+        errors.push(FieldError::too_many(field, count, LABELS_MAX));
+        return;
+    }
+    let size = |(key, value): (&String, &Value)| key.len() + value.as_str().map_or(0, str::len);
+    if entries(object, path).map(size).sum::<usize>() > LABELS_BYTES_MAX {
+        errors.push(FieldError::too_long(field, LABELS_BYTES_MAX));
+    }
     for (key, value) in entries(object, path) {
         if errors.len() >= FIELD_ERRORS_MAX {
             break;
@@ -239,6 +255,17 @@ mod tests {
             told
         );
         assert_eq!(faults("pods", object.clone(), Some(object)), "");
+    }
+
+    #[test]
+    fn labels_are_bounded_in_number_and_bytes() {
+        let with = |count: usize, width: usize| {
+            let labels: Value = (0..count).map(|at| (format!("{at:0>width$}"), json!(""))).collect();
+            faults("pods", json!({"metadata": {"name": "a", "namespace": "n", "labels": labels}}), None)
+        };
+        assert_eq!(with(LABELS_MAX, 63), "");
+        assert_eq!(with(1_001, 63), "metadata.labels: Too many: 1001: must have at most 1000 items\n");
+        assert!(with(900, 300).contains("metadata.labels: Too long: may not be more than 262144 bytes"));
     }
 
     #[test]

@@ -20,6 +20,10 @@ pub fn write(text: &mut Text, planning: &Planning) {
                 pods that the scheduler leaves.";
     let in_trouble = all(|planner| planner.in_trouble.load(Ordering::Relaxed));
     text.gauge("coracle_planning_tasks_in_trouble", help).is(in_trouble.sum::<usize>());
+    let help = "Tasks of controllers that their own writes wake again and again, and that wait longer each time; events name \
+                their objects.";
+    let restless = controllers.restless.load(Ordering::Relaxed);
+    text.gauge("coracle_planning_tasks_restless", help).is(restless);
     let help = "Objects that a planner cannot read; events name them.";
     // Most of them neither can read.
     let unreadable = all(|planner| planner.unreadable.load(Ordering::Relaxed));
