@@ -25,7 +25,7 @@ pub use error::NetError;
 pub use http_service::{BoxError, HttpBody, HttpError, HttpService, empty_body, full_body};
 pub use listener::{Bound, Listener};
 pub use namespace::{Namespace, NamespaceConfig};
-pub use pipe::PIPE_CAPACITY;
+pub use pipe::{Gone, PIPE_CAPACITY};
 pub use udp::{DATAGRAM_BYTES_MAX, UdpSocket};
 pub use uplink::{Isolated, Uplink};
 
