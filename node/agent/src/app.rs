@@ -484,6 +484,7 @@ fn is_network(resource: &str) -> bool {
             | "ingresses.networking.k8s.io"
             | "ipaddresses.networking.k8s.io"
             | "portallocations.coracle.dev"
+            | "namespaces"
             | "pods"
     )
 }

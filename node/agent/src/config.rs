@@ -24,6 +24,9 @@ pub struct NodeConfig {
     /// Where the outside world reaches ingresses; `None` serves no gateway. Port 0 picks a free one.
     pub gateway_listen: Option<SocketAddr>,
     pub labels: BTreeMap<String, String>,
+    /// Whether the pods of all namespaces may open connections to beyond the cluster; otherwise those of namespaces with
+    /// the label `coracle.dev/egress=allow` may.
+    pub allow_egress: bool,
     /// Whether pods may name images as `file:///path`.
     pub allow_local_artifacts: bool,
     pub capacity: Capacity,
@@ -71,6 +74,7 @@ impl NodeConfig {
             fabric_advertise: None,
             gateway_listen: None,
             labels: BTreeMap::new(),
+            allow_egress: false,
             allow_local_artifacts: false,
             capacity: Capacity::default(),
             guest_threads: 0,

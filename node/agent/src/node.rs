@@ -168,6 +168,7 @@ async fn start_fabric(config: &NodeConfig, identity: &Identity, tls: &NodeTls) -
         listen: config.fabric_listen,
         gateway_listen: config.gateway_listen,
         tls: tls.fabric.clone(),
+        egress: config.allow_egress,
     });
     Ok(fabric.await?)
 }

@@ -5,4 +5,5 @@ mod gateway;
 mod names;
 mod outside;
 mod services;
+mod sources;
 mod tunnels;
