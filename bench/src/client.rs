@@ -18,7 +18,7 @@ use coracle_proto::{
     store::{TxnRequest, store_client::StoreClient},
     tls,
 };
-use coracle_store::{Outcome, Request, RequestId, decode_outcome, encode_transaction};
+use coracle_store::{FIRST_LEVEL, Levels, Outcome, Request, RequestId, decode_outcome, encode_transaction};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -147,7 +147,7 @@ pub struct Store {
 impl Store {
     /// The outcome of a transaction. With the same id it may be tried again, at any member.
     pub async fn txn(&self, id: RequestId, transaction: Transaction) -> Result<Outcome, tonic::Status> {
-        let transaction = encode_transaction(&Request { id, transaction });
+        let transaction = encode_transaction(&Request { id, transaction }, FIRST_LEVEL);
         let answer = match self.client.clone().txn(TxnRequest { transaction }).await {
             Ok(answer) => answer.into_inner(),
             Err(status) => {
@@ -160,6 +160,7 @@ impl Store {
             }
         };
         SEQUENCE.fetch_max(answer.clock, Ordering::Relaxed);
-        decode_outcome(&answer.outcome).map_err(|error| tonic::Status::internal(error.to_string()))
+        decode_outcome(&answer.outcome, Levels::default())
+            .map_err(|error| tonic::Status::internal(error.to_string()))
     }
 }

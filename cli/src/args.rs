@@ -165,6 +165,10 @@ pub struct NodeArgs {
     /// Address of the gateway for the outside; without it the node has none.
     #[arg(long, value_name = "ADDR")]
     pub gateway: Option<SocketAddr>,
+    /// Addresses of proxies before the gateway, as 10.0.0.0/8. Only what they say in X-Forwarded-* headers is believed.
+    /// Repeat for more.
+    #[arg(long = "trusted-proxy", value_name = "CIDR")]
+    pub trusted_proxies: Vec<coracle_agent::Cidr>,
     /// A label of the node, as `zone=a`. Repeat for more.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub labels: Vec<(String, String)>,

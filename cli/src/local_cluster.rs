@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use coracle_agent::{JoinWith, Node, NodeConfig};
+use coracle_agent::{JoinWith, Node, NodeConfig, has_joined};
 use coracle_proto::join::{JoinToken, Role};
 use coracle_server::{Control, ControlConfig, Mode};
 use coracle_wasi_host::{Host, HostConfig};
@@ -95,16 +95,22 @@ impl LocalCluster {
         let host = shared_host(shape)?;
         let mut starts = Vec::new();
         for number in 1..=count {
-            let token = token(&self.controls[0], Role::Node).await?.to_string();
+            let name = format!("node-{number}");
+            let data_dir = shape.data_dir.join(&name);
+            // A token is a write, and a cluster whose disk is full must start, so that something can be deleted.
+            let token = match has_joined(&data_dir) {
+                true => None,
+                false => Some(token(&self.controls[0], Role::Node).await?.to_string()),
+            };
             let config = NodeConfig {
-                name: format!("node-{number}"),
+                name,
                 join: Some(JoinWith { addresses: addresses.clone(), token }),
                 gateway_listen: Some(if number == 1 { shape.gateway } else { ANY_PORT }),
                 // Whoever runs the cluster on a machine of his own may use the network from there anyhow.
                 allow_egress: true,
                 allow_local_artifacts: true,
                 host: Some(host.clone()),
-                ..NodeConfig::new(shape.data_dir.join(format!("node-{number}")))
+                ..NodeConfig::new(data_dir)
             };
             starts.push(async move {
                 coracle_agent::start(config).await.with_context(|| format!("starting node-{number}"))

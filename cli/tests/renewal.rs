@@ -63,7 +63,7 @@ async fn a_node_outlives_its_first_certificate() {
     config.certificate_life = LIFE;
     let control = coracle_server::start(config).await.unwrap();
     let token = control.create_token(Role::Node, 60).await.unwrap();
-    let with = JoinWith { addresses: vec![control.address()], token: token.to_string() };
+    let with = JoinWith { addresses: vec![control.address()], token: Some(token.to_string()) };
     let node = start(&node_dir, Some(with)).await;
     until("the node is ready", || is_ready(&control)).await;
     let first = kept(&node_dir);
@@ -110,7 +110,7 @@ async fn a_node_goes_along_with_a_change_of_authorities() {
     let config = |mode| ControlConfig::new(dir.path().join("a"), "a", listen, mode);
     let control = coracle_server::start(config(Mode::Init)).await.unwrap();
     let token = control.create_token(Role::Node, 60).await.unwrap();
-    let with = JoinWith { addresses: vec![control.address()], token: token.to_string() };
+    let with = JoinWith { addresses: vec![control.address()], token: Some(token.to_string()) };
     let node = start(&node_dir, Some(with)).await;
     until("the node is ready", || is_ready(&control)).await;
     let all = RotateAuthoritiesRequest { peer: true, serving: true, client: true, grace_seconds: 0 };

@@ -3,7 +3,13 @@
 use arbitrary::{Arbitrary, Result, Unstructured};
 use bytes::Bytes;
 use coracle_objects::{Expect, ObjectKey, Precondition, Transaction, Write};
-use coracle_store::{Command, Request, RequestId, Store, StoreConfig, decode_outcome, decode_transaction};
+use coracle_store::{
+    Command, LEVELS, Level, Levels, Request, RequestId, Store, StoreConfig, decode_outcome, decode_transaction,
+};
+
+/// Small drafts are too large at the first level and larger ones at the second, so that both decide.
+const TWO: &[Level] =
+    &[Level { object_bytes_max: 256, ..LEVELS[0] }, Level { object_bytes_max: 300, ..LEVELS[0] }];
 
 #[derive(Arbitrary, Debug)]
 enum Input {
@@ -45,16 +51,17 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
     let entries: Vec<Bytes> = match input.arbitrary()? {
         Input::Raw(entries) => {
             for entry in &entries {
-                let _ = (decode_transaction(entry), decode_outcome(entry));
+                let levels = Levels::new(TWO);
+                let _ = (decode_transaction(entry, levels), decode_outcome(entry, levels));
             }
-            // The version byte, so that more than one in 256 gets further.
+            // The level, so that more than one in 256 gets further.
             let versioned = entries.into_iter().map(|entry| [&[1], &entry[..]].concat().into());
             versioned.collect()
         }
         Input::Commands(commands) => commands.into_iter().map(encode).collect(),
     };
     let config = StoreConfig {
-        object_bytes_max: 256,
+        levels: Levels::new(TWO),
         watch_events_max: 4,
         watch_revisions_max: 8,
         ..StoreConfig::default()

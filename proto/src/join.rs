@@ -70,7 +70,7 @@ pub struct JoinToken {
 pub struct Build {
     /// As `1.2.3`.
     pub version: String,
-    /// The newest format of log entries that it reads.
+    /// The newest level that it knows: of entries, snapshots, decisions and hashes.
     pub entry_format: u32,
 }
 

@@ -6,6 +6,7 @@
 mod cache;
 mod compile;
 mod inspect;
+mod nesting;
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;

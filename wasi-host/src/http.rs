@@ -27,7 +27,7 @@ use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
 use crate::artifact::Pre;
 use crate::exit::{self, Exit};
-use crate::net::{BoxError, HttpBody, HttpError, HttpService, NetError};
+use crate::net::{BoxError, HttpBody, HttpError, HttpService, NetError, Unanswered};
 use crate::sandbox::Sandbox;
 
 pub(crate) use outgoing::{OUTGOING_MAX, OutgoingHttp};
@@ -35,11 +35,30 @@ pub(crate) use outgoing::{OUTGOING_MAX, OutgoingHttp};
 /// Requests of one container that may be under way; more are answered with 503.
 const IN_FLIGHT_MAX: usize = 1024;
 
+/// Instances that a request is given to where the one before ended without coming to it.
+const INSTANCE_TRIES: u32 = 3;
+
 /// How often requests are looked for whose time is over after their response began.
 const SWEEP_PERIOD: Duration = Duration::from_millis(250);
 
 /// How a guest's task tells the caller the response.
-type Reply = oneshot::Sender<Result<Response<HttpBody>, HttpError>>;
+type Reply = oneshot::Sender<Answer>;
+
+/// What becomes of a request.
+type Answer = Result<Response<HttpBody>, NoResponse>;
+
+enum NoResponse {
+    /// A guest had the request.
+    Failed(HttpError),
+    /// No guest has seen anything of it.
+    Unserved { request: Box<Request<WasiBody>>, error: HttpError },
+}
+
+impl From<HttpError> for NoResponse {
+    fn from(error: HttpError) -> Self {
+        Self::Failed(error)
+    }
+}
 
 /// Serves an HTTP component, as a value and on the pod's port.
 pub(crate) fn start(sandbox: &Arc<Sandbox>, port: u16, timeout: Duration) -> Result<(), NetError> {
@@ -84,14 +103,50 @@ struct Server {
     pool: p3::Pool,
 }
 
-/// A request on its way to a guest.
+/// A request on its way to a guest. Where it is dropped before a guest has it, whatever the reason, its caller gets it
+/// back.
 struct Call {
+    delivery: Option<Handover>,
+}
+
+/// What the guest that serves a request needs.
+struct Handover {
     request: Request<WasiBody>,
     /// Its response has no body whatever its headers say.
     is_head: bool,
     reply: Reply,
     /// Free again when the guest is done with the request and the response's body has ended.
     permit: Permit,
+}
+
+impl Call {
+    fn new(request: Request<WasiBody>, reply: Reply, permit: Permit) -> Self {
+        let is_head = request.method() == http::Method::HEAD;
+        Self { delivery: Some(Handover { request, is_head, reply, permit }) }
+    }
+
+    /// Hands the request to a guest: from here on it is served once or never.
+    fn hand_over(mut self) -> Option<Handover> {
+        self.delivery.take()
+    }
+
+    /// Gives the request back, with the reason.
+    fn refuse(mut self, error: HttpError) {
+        self.give_back(error);
+    }
+
+    fn give_back(&mut self, error: HttpError) {
+        if let Some(Handover { request, reply, .. }) = self.delivery.take() {
+            // Whoever asked may have gone away.
+            let _ = reply.send(Err(NoResponse::Unserved { request: Box::new(request), error }));
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.give_back(unavailable("the instance ended before it came to the request"));
+    }
 }
 
 /// A request's place among those under way, held by the guest that serves it and by its response's body.
@@ -102,42 +157,73 @@ struct Service {
 }
 
 impl HttpService for Service {
-    fn call(&self, request: Request<HttpBody>) -> BoxFuture<'static, Result<Response<HttpBody>, HttpError>> {
+    fn call(&self, request: Request<HttpBody>) -> BoxFuture<'static, Result<Response<HttpBody>, Unanswered>> {
         let server = Arc::clone(&self.server);
         Box::pin(async move { server.call(request).await })
     }
 }
 
 impl Server {
-    async fn call(self: &Arc<Server>, request: Request<HttpBody>) -> Result<Response<HttpBody>, HttpError> {
+    async fn call(self: &Arc<Server>, request: Request<HttpBody>) -> Result<Response<HttpBody>, Unanswered> {
         let sandbox = &self.sandbox;
+        let unserved = |request, error| Unanswered { error, request: Some(Box::new(request)) };
         if sandbox.ended.is_cancelled() {
-            return Err(unavailable("the container has ended"));
+            return Err(unserved(request, unavailable("the container has ended")));
         }
         // A request that comes while it stops was on its way before: it is served until the last ones are waited for.
-        let permit = Arc::clone(&self.in_flight).try_acquire_owned().map_err(|_| {
+        let Ok(permit) = Arc::clone(&self.in_flight).try_acquire_owned() else {
             let stopping = sandbox.stop.is_cancelled();
-            unavailable(if stopping {
-                "the container is stopping"
-            } else {
-                "too many requests are under way"
-            })
-        })?;
-        let permit = Arc::new(permit);
-        let held = Arc::clone(&permit);
-        let is_head = request.method() == http::Method::HEAD;
+            let reason =
+                if stopping { "the container is stopping" } else { "too many requests are under way" };
+            return Err(unserved(request, unavailable(reason)));
+        };
+        let target = request.uri().clone();
         let request = complete(request, sandbox.grants.namespace.hostname())?;
-        let (reply, response) = oneshot::channel();
-        let call = Call { request, is_head, reply, permit };
         let deadline = Instant::now() + self.timeout;
         self.busy.notify_one();
-        match &sandbox.artifact.pre {
-            Pre::HttpP2(_) => Ok(holding(p2::call(self, call, response, deadline).await?, held)),
-            Pre::HttpP3(_) => {
-                let (response, waiting) = p3::call(self, call, response, deadline).await?;
-                Ok(holding(response, (held, waiting)))
+        self.serve(request, Arc::new(permit), deadline).await.map_err(|failure| match failure {
+            NoResponse::Failed(error) => error.into(),
+            NoResponse::Unserved { request, error } => {
+                let mut request =
+                    request.map(|body| body.map_err(|error| Box::new(error) as BoxError).boxed_unsync());
+                *request.uri_mut() = target;
+                unserved(request, error)
             }
-            Pre::CommandP2(_) | Pre::CommandP3(_) => Err(unavailable("not an HTTP component")),
+        })
+    }
+
+    /// Serves a request by an instance, and by another where the first ended before it came to the request.
+    async fn serve(
+        self: &Arc<Server>,
+        mut request: Request<WasiBody>,
+        permit: Permit,
+        deadline: Instant,
+    ) -> Answer {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let (reply, response) = oneshot::channel();
+            let call = Call::new(request, reply, Arc::clone(&permit));
+            let answer = match &self.sandbox.artifact.pre {
+                Pre::HttpP2(_) => {
+                    return Ok(holding(p2::call(self, call, response, deadline).await?, permit, None));
+                }
+                Pre::HttpP3(_) => p3::call(self, call, response, deadline, tries > 1).await,
+                Pre::CommandP2(_) | Pre::CommandP3(_) => {
+                    return Err(unavailable("not an HTTP component").into());
+                }
+            };
+            request = match answer {
+                Ok((response, waiting)) => {
+                    return Ok(holding(response, (permit, waiting), Some(deadline)));
+                }
+                Err(NoResponse::Unserved { request, .. })
+                    if tries < INSTANCE_TRIES && !self.sandbox.ended.is_cancelled() =>
+                {
+                    *request
+                }
+                Err(failure) => return Err(failure),
+            };
         }
     }
 
@@ -168,17 +254,41 @@ impl Server {
     }
 }
 
-/// The response, with something that is kept until its body has ended or is dropped.
-fn holding<T: Send + Unpin + 'static>(response: Response<HttpBody>, held: T) -> Response<HttpBody> {
-    response.map(|body| Holding { body, held: Some(held) }.boxed_unsync())
+/// The response, with something that is kept until its body has ended or is dropped, at the latest until its time is
+/// over.
+fn holding<T: Overdue + Send + Unpin + 'static>(
+    response: Response<HttpBody>,
+    held: T,
+    deadline: Option<Instant>,
+) -> Response<HttpBody> {
+    let timer = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
+    response.map(|body| Holding { body, held: Some(held), timer }.boxed_unsync())
+}
+
+/// Something that is kept while a response's body goes on.
+trait Overdue {
+    /// The time for the body is over, and it has not ended.
+    fn is_overdue(&mut self);
+}
+
+impl Overdue for Permit {
+    /// The guest's own task has the same time.
+    fn is_overdue(&mut self) {}
+}
+
+impl Overdue for (Permit, p3::Waiting) {
+    fn is_overdue(&mut self) {
+        self.1.give_up();
+    }
 }
 
 struct Holding<T> {
     body: HttpBody,
     held: Option<T>,
+    timer: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
-impl<T: Unpin> Body for Holding<T> {
+impl<T: Overdue + Unpin> Body for Holding<T> {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -186,9 +296,17 @@ impl<T: Unpin> Body for Holding<T> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
+        let overdue = self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(context).is_ready());
+        let polled = if overdue {
+            if let Some(held) = &mut self.held {
+                held.is_overdue();
+            }
+            Poll::Ready(Some(Err(Box::new(HttpError::TimedOut) as BoxError)))
+        } else {
+            Pin::new(&mut self.body).poll_frame(context)
+        };
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
-            self.held = None;
+            (self.held, self.timer) = (None, None);
         }
         polled
     }

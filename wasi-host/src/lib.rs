@@ -8,6 +8,7 @@
 //! guest is an error of the host; guests never run on the I/O runtime; all that is granted is in `linker.rs`.
 
 mod artifact;
+pub mod descriptors;
 mod engine;
 mod executor;
 mod exit;
@@ -19,6 +20,7 @@ pub mod logs;
 pub mod net;
 mod sandbox;
 mod seats;
+pub mod serving;
 pub mod sockets;
 mod stdin;
 

@@ -33,6 +33,12 @@ pub trait LogSink: Send + Sync + 'static {
     /// the guest waits for [`LogSink::poll_ready`], and the line is offered again.
     fn write(&self, line: &[u8]) -> usize;
 
+    /// Takes a line at the end of its stream, whether there is room or not: nobody is there any more who could wait. No
+    /// more than one write of the guest comes this way from a stream.
+    fn finish(&self, line: &[u8]) {
+        self.write(line);
+    }
+
     /// Ready where [`LogSink::write`] takes at least one line.
     fn poll_ready(&self, _context: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
@@ -126,12 +132,12 @@ enum Drained {
 
 impl Drop for Lines {
     fn drop(&mut self) {
-        // At most one write's worth.
-        let mut left = usize::MAX;
-        self.drain(&mut left);
-        if !self.pending.is_empty() {
-            // A sink that is full at the end loses the line that the guest never finished.
-            self.sink.write(&self.pending);
+        let mut rest = &*self.pending;
+        while !rest.is_empty() {
+            // The last line may have no end.
+            let (line, after) = rest.split_at(next_line(rest).unwrap_or(rest.len()));
+            self.sink.finish(line);
+            rest = after;
         }
     }
 }
@@ -262,6 +268,25 @@ mod tests {
         })
         .await;
         assert_eq!((polls, sink.lines.lock().len()), (2, 1000));
+    }
+
+    #[test]
+    fn a_stream_that_ends_at_a_full_sink_loses_nothing() {
+        struct Full(Mutex<Vec<u8>>);
+        impl LogSink for Full {
+            fn write(&self, _line: &[u8]) -> usize {
+                0
+            }
+
+            fn finish(&self, line: &[u8]) {
+                self.0.lock().extend_from_slice(line);
+            }
+        }
+        let sink = Arc::new(Full(Mutex::default()));
+        let mut stream = LogStream::new(sink.clone());
+        stream.write(Bytes::from_static(b"a\nb\nbegun")).expect("taken");
+        drop(stream);
+        assert_eq!(*sink.0.lock(), b"a\nb\nbegun");
     }
 
     #[test]

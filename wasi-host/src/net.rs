@@ -22,7 +22,9 @@ mod tests;
 
 pub use conn::Conn;
 pub use error::NetError;
-pub use http_service::{BoxError, HttpBody, HttpError, HttpService, empty_body, full_body};
+pub use http_service::{
+    BoxError, HttpBody, HttpError, HttpService, Unanswered, announce_body, empty_body, full_body,
+};
 pub use listener::{Bound, Listener};
 pub use namespace::{Namespace, NamespaceConfig};
 pub use pipe::{Gone, PIPE_CAPACITY};

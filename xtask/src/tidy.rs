@@ -24,11 +24,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("coracle-core", &["coracle-objects"]),
     ("coracle-raft", &["coracle-proto"]),
     (
+        "coracle-leader",
+        &["coracle-api", "coracle-controllers", "coracle-objects", "coracle-proto", "coracle-scheduler"],
+    ),
+    (
         "coracle-sim",
         &[
             "coracle-api",
             "coracle-controllers",
             "coracle-core",
+            "coracle-leader",
             "coracle-objects",
             "coracle-proto",
             "coracle-raft",
@@ -42,6 +47,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "coracle-api",
             "coracle-controllers",
+            "coracle-leader",
             "coracle-objects",
             "coracle-proto",
             "coracle-raft",
@@ -67,8 +73,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Crates whose sources must not reach for the outside world.
-const PURE: &[&str] =
-    &["control/objects", "control/store", "control/scheduler", "control/controllers", "node/core"];
+const PURE: &[&str] = &[
+    "control/objects",
+    "control/store",
+    "control/scheduler",
+    "control/controllers",
+    "control/leader",
+    "node/core",
+];
 
 /// What a pure crate must not name.
 const IMPURE: &[&str] = &[

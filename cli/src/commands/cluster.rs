@@ -87,7 +87,7 @@ fn text(status: &StatusResponse, now: Timestamp) -> String {
     };
     let cluster_version = match status.cluster_version.as_str() {
         "" => "not agreed on yet".to_owned(),
-        version => format!("{version} (log entries of format {})", status.entry_format),
+        version => format!("{version} (level {})", status.entry_format),
     };
     let mut lines = vec![
         ("cluster", status.cluster_id.clone()),

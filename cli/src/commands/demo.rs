@@ -16,7 +16,11 @@ use serde_json::Value;
 use crate::{
     args::DemoArgs,
     client::Cluster,
-    commands::{deploy::wait_available, push::push, up::stop_asked},
+    commands::{
+        deploy::wait_available,
+        push::push,
+        up::{stop_asked, stopping},
+    },
     local_cluster::{LocalCluster, Shape},
 };
 
@@ -39,7 +43,7 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
         println!("\nThe cluster stays until Ctrl-C: export KUBECONFIG={}", running.kubeconfig.display());
         stop_asked().await;
     }
-    running.shutdown().await;
+    stopping(running.shutdown()).await;
     result
 }
 

@@ -137,7 +137,8 @@ fn planning(page: &str) -> Vec<Finding> {
     let panics = metric("coracle_planning_panics_total").unwrap_or(0.0);
     if panics > 0.0 {
         findings.push(Wrong(format!(
-            "tasks of controllers have panicked {panics} times, by a fault of Coracle: the control node's log names them"
+            "controllers or the scheduler have panicked {panics} times, by a fault of Coracle: the control node's log names \
+             the tasks and pods"
         )));
     }
     findings

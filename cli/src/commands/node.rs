@@ -3,12 +3,15 @@
 use anyhow::{Result, bail};
 use coracle_agent::{JoinWith, NodeConfig};
 
-use crate::{args::NodeArgs, commands::up::stop_asked};
+use crate::{
+    args::NodeArgs,
+    commands::up::{stop_asked, stopping},
+};
 
 pub async fn run(args: &NodeArgs) -> Result<()> {
-    let made = args.data_dir.join("node.json").exists();
+    let made = coracle_agent::has_joined(&args.data_dir);
     let join = match (args.token.read(made)?, args.join.is_empty()) {
-        (Some(token), false) => Some(JoinWith { addresses: args.join.clone(), token }),
+        (Some(token), false) => Some(JoinWith { addresses: args.join.clone(), token: Some(token) }),
         _ if made => None,
         _ => bail!(
             "{} holds no node yet: say --join HOST:PORT with a token in $CORACLE_TOKEN or by --token-file (make it \
@@ -21,6 +24,7 @@ pub async fn run(args: &NodeArgs) -> Result<()> {
         join,
         fabric_listen: args.fabric,
         gateway_listen: args.gateway,
+        trusted_proxies: args.trusted_proxies.clone(),
         labels: args.labels.iter().cloned().collect(),
         allow_egress: args.allow_egress,
         allow_local_artifacts: args.allow_local_artifacts,
@@ -33,6 +37,6 @@ pub async fn run(args: &NodeArgs) -> Result<()> {
         println!("  gateway http://{gateway}");
     }
     stop_asked().await;
-    node.shutdown().await;
+    stopping(node.shutdown()).await;
     Ok(())
 }

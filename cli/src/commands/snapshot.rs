@@ -38,6 +38,7 @@ pub async fn run(command: &SnapshotCommand) -> Result<()> {
                 name: name.clone().unwrap_or_else(machine_name),
                 key_ring: key_ring.clone(),
                 drop_secrets: *drop_secrets,
+                ..RestoreOptions::default()
             };
             restore(file, data_dir, &options)
         }

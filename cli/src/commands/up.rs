@@ -37,9 +37,17 @@ pub async fn run(args: &UpArgs) -> Result<()> {
         () = stop_asked() => None,
         reason = cluster.failed() => Some(reason),
     };
-    println!("Stopping.");
-    cluster.shutdown().await;
+    stopping(cluster.shutdown()).await;
     reason.map_or(Ok(()), Err)
+}
+
+/// Waits until all has stopped: pods may take their grace to end. Whoever asks again does not want to wait.
+pub async fn stopping(stop: impl Future<Output = ()>) {
+    println!("Stopping. Ctrl-C again stops at once.");
+    tokio::select! {
+        () = stop => {}
+        () = stop_asked() => {}
+    }
 }
 
 /// Resolves at Ctrl-C or SIGTERM.

@@ -117,8 +117,13 @@ fn first_day(find: fn(&Path) -> Option<Kubectl>) {
     });
     assert!(image.contains("hello:2.0"), "{image}");
 
+    let secrets = || kubectl.run(&["get", "secrets", "--namespace=kube-system", "-o", "name"]);
+    let before = secrets();
+    assert!(before.contains("bootstrap-token-"), "{before}");
     daemon.stop();
     let daemon = up(folder.path());
+    // On a full disk a start that wrote a token for a node that has joined would fail.
+    assert_eq!(secrets(), before);
     let gateway = daemon.said("gateway     ");
     kubectl.run(&["rollout", "status", "deployment/hello", "--timeout=180s"]);
     assert_eq!(

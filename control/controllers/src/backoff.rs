@@ -19,6 +19,13 @@ const STALE_FREE: u32 = 2;
 const STALE_MS_MIN: i64 = 50;
 const STALE_MS_MAX: i64 = 30_000;
 
+/// Plans that are stale again and again although others between them are carried out: each counts so much, and each that
+/// is carried out takes one away. Who counts so many of them waits, twice as long each time, as above. Honest work, of
+/// which most succeeds, never does, nor does what has been at peace for a while.
+const CONTESTED_WEIGHT: u32 = 4;
+const CONTESTED_FREE: u32 = 16;
+const CONTESTED_PEACE_MS: i64 = 10_000;
+
 /// What was refused for good waits from the first time on.
 const FAILED_MS_MIN: i64 = 1_000;
 /// What was undone may be done again once; from then on it waits.
@@ -61,7 +68,13 @@ impl From<Refusal> for Outcome {
 /// How a task fares.
 #[derive(Debug, Default)]
 struct Trouble {
+    /// In a row.
     stale: u32,
+    /// In the long run: see [`CONTESTED_WEIGHT`].
+    contested: u32,
+    /// Then that is forgotten, unless more is stale until then.
+    contested_until: Timestamp,
+    /// Successes between do not end it: what fails and succeeds in turn does so ever more rarely.
     failed: u32,
     undone: u32,
     /// Something that it made is gone again since it last ran.
@@ -74,6 +87,24 @@ struct Trouble {
     reason: Option<String>,
     /// Then all is forgotten, unless there is more trouble until then.
     ends: Timestamp,
+}
+
+impl Trouble {
+    /// How long the task waits, in milliseconds.
+    fn stale_again(&mut self, now: Timestamp) -> i64 {
+        if self.contested_until <= now {
+            self.contested = 0;
+        }
+        self.stale = self.stale.saturating_add(1);
+        self.contested = self.contested.saturating_add(CONTESTED_WEIGHT);
+        let in_a_row = delay_ms(self.stale, STALE_FREE, STALE_MS_MIN, STALE_MS_MAX);
+        let contested =
+            delay_ms(self.contested / CONTESTED_WEIGHT, CONTESTED_FREE, STALE_MS_MIN, STALE_MS_MAX);
+        let wait = in_a_row.max(contested);
+        self.contested_until =
+            later(now, SignedDuration::from_millis(wait.saturating_mul(2) + CONTESTED_PEACE_MS));
+        wait
+    }
 }
 
 /// The troubles of all tasks. Bounded by the objects that there are.
@@ -123,16 +154,16 @@ impl Backoff {
                 self.note_made(task, transaction, now);
                 if let Some(trouble) = self.troubles.get_mut(task) {
                     trouble.stale = 0;
+                    trouble.contested = trouble.contested.saturating_sub(1);
                     if creates(transaction) || trouble.runs_from.is_some() {
-                        (trouble.failed, trouble.reason) = (0, None);
+                        trouble.reason = None;
                     }
                 }
                 None
             }
             Outcome::Stale => {
                 let trouble = self.troubles.entry(task.clone()).or_default();
-                trouble.stale += 1;
-                let wait = delay_ms(trouble.stale, STALE_FREE, STALE_MS_MIN, STALE_MS_MAX);
+                let wait = trouble.stale_again(now);
                 let until = later(now, SignedDuration::from_millis(wait));
                 trouble.runs_from = Some(until);
                 self.lasts(task, wait, now);
@@ -293,5 +324,64 @@ mod tests {
         assert_eq!(backoff.reason(&task), Some("too large"));
         backoff.expire(later(now, SignedDuration::from_mins(10)));
         assert_eq!((backoff.len(), backoff.reason(&task)), (0, None));
+    }
+
+    fn update() -> Transaction {
+        Transaction::update(ObjectKey::new("nodes", "", "a"), "{}".into(), 1)
+    }
+
+    /// Plans `cycle` again and again, each plan as soon as it may be and `pace_ms` after the one before. Answers how many
+    /// plans there were in ten minutes, and the longest wait of one.
+    fn ten_minutes(cycle: &[Outcome], pace_ms: i64) -> (usize, i64) {
+        let begun: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let (task, mut backoff, mut now) = (Task::Node("a".into()), Backoff::default(), begun);
+        let (mut plans, mut longest) = (0, 0);
+        for outcome in cycle.iter().cycle() {
+            now = later(now, SignedDuration::from_millis(pace_ms));
+            backoff.expire(now);
+            if let Some(until) = backoff.waits_until(&task, now) {
+                longest = longest.max(until.duration_since(now).as_millis() as i64);
+                now = until;
+            }
+            if now.duration_since(begun) >= SignedDuration::from_mins(10) {
+                break;
+            }
+            backoff.begin(&task, now);
+            backoff.note(&task, &update(), outcome, now);
+            plans += 1;
+        }
+        (plans, longest)
+    }
+
+    #[test]
+    fn what_is_stale_and_carried_out_in_turn_for_ever_waits_ever_longer() {
+        let (stale, applied) = (Outcome::Stale, Outcome::Applied);
+        let one = |outcome: &Outcome| vec![outcome.clone()];
+        for cycle in [
+            [one(&stale), one(&applied)].concat(),
+            [one(&stale), vec![applied.clone(); 2]].concat(),
+            [vec![stale.clone(); 2], one(&applied)].concat(),
+            [vec![stale.clone(); 2], vec![applied.clone(); 5]].concat(),
+        ] {
+            for pace_ms in [1, 100] {
+                let (plans, longest) = ten_minutes(&cycle, pace_ms);
+                assert!(plans < 400, "{plans} plans of {cycle:?}, one each {pace_ms} ms");
+                assert!(longest > STALE_MS_MAX - 1_000, "{longest} ms");
+            }
+        }
+    }
+
+    #[test]
+    fn what_fails_and_succeeds_in_turn_for_ever_waits_ever_longer() {
+        let (plans, longest) = ten_minutes(&[Outcome::Impossible("too large".into()), Outcome::Applied], 1);
+        assert!(plans < 40 && longest > RETRY_MS_MAX / 2, "{plans} plans, {longest} ms");
+    }
+
+    #[test]
+    fn honest_work_that_is_stale_now_and_then_never_waits() {
+        // A rollout in which one of five is stale, at any pace; one of two where that is rare.
+        let mostly = [vec![Outcome::Applied; 4], vec![Outcome::Stale]].concat();
+        assert_eq!(ten_minutes(&mostly, 10), (60_000 - 1, 0));
+        assert_eq!(ten_minutes(&[Outcome::Stale, Outcome::Applied], 6_000).1, 0);
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     endpoint_slice,
     event_record::EventRecord,
     flights::Flights,
-    garbage_collector, namespace, node_lifecycle,
+    garbage_collector, ingress, namespace, node_lifecycle,
     planner::{Memory, Planner},
     pod_gc,
     queue::Queue,
@@ -279,6 +279,7 @@ fn carry_out(planner: &mut Planner<'_>) -> Result<(), Unreadable> {
         Task::Deployment(name) => deployment::plan(planner, &name),
         Task::ReplicaSet(name) => replica_set::plan(planner, &name),
         Task::Service(name) => endpoint_slice::plan(planner, &name),
+        Task::Ingress(name) => ingress::plan(planner, &name),
         Task::Collect(key) => garbage_collector::plan(planner, &key),
         Task::Report(key) => report::plan(planner, &key),
     }

@@ -27,6 +27,7 @@ pub enum Task {
     Deployment(ObjectName),
     ReplicaSet(ObjectName),
     Service(ObjectName),
+    Ingress(ObjectName),
     /// An object that owns or is owned.
     Collect(ObjectKey),
     /// An object that cannot be read.
@@ -35,7 +36,7 @@ pub enum Task {
 
 impl Task {
     /// How many controllers there are.
-    pub const CONTROLLERS: usize = 10;
+    pub const CONTROLLERS: usize = 11;
 
     /// Whose work it is, below [`Self::CONTROLLERS`].
     pub fn controller(&self) -> usize {
@@ -50,6 +51,7 @@ impl Task {
             Task::Service(_) => 7,
             Task::Collect(_) => 8,
             Task::Report(_) => 9,
+            Task::Ingress(_) => 10,
         }
     }
 
@@ -65,6 +67,7 @@ impl Task {
             Task::Deployment(name) => Some(named("deployments.apps", name)),
             Task::ReplicaSet(name) => Some(named("replicasets.apps", name)),
             Task::Service(name) => Some(named("services", name)),
+            Task::Ingress(name) => Some(named("ingresses.networking.k8s.io", name)),
             Task::Collect(key) | Task::Report(key) => Some(key.clone()),
         }
     }
@@ -89,6 +92,9 @@ pub fn mark(state: &State, event: &Event, dirty: &mut Queue) {
         "replicasets.apps" => mark_replica_set(state, event, dirty),
         "deployments.apps" => {
             dirty.insert(Task::Deployment(name.clone()));
+        }
+        "ingresses.networking.k8s.io" => {
+            dirty.insert(Task::Ingress(name.clone()));
         }
         "services" | "endpoints" => {
             dirty.insert(Task::Service(name.clone()));

@@ -12,6 +12,7 @@ mod controllers;
 mod deployment;
 mod endpoint_slice;
 mod garbage_collector;
+mod ingress;
 mod namespace;
 mod node_lifecycle;
 mod pod_gc;

@@ -16,6 +16,7 @@ use crate::{
     draft::Unreadable,
     event_record::EventRecord,
     garbage_collector::in_reach,
+    ingress::Hosts,
     model::{Node, Pod, ReplicaSet, Service},
     node_lifecycle::zones::Zones,
 };
@@ -38,6 +39,8 @@ pub struct State {
     pub unreadable: BTreeMap<ObjectKey, String>,
     /// Which nodes are ready.
     pub zones: Zones,
+    /// Who asks for which host of the gateways.
+    pub hosts: Hosts,
     /// Pods that ended by themselves, oldest first.
     pub ended_pods: BTreeSet<(Option<Timestamp>, ObjectName)>,
     /// Who exists, by uid.
@@ -187,6 +190,7 @@ impl State {
                 let selector = LabelSelector::from_json(value.pointer("/spec/selector"));
                 self.deployments.insert(name.clone(), selector.unwrap_or_else(|_| LabelSelector::nothing()));
             }
+            "ingresses.networking.k8s.io" => self.hosts.insert(object),
             "nodes" => {
                 let node = self.read(object, |object| Node::of(object));
                 let ready = node.as_ref().is_some_and(|node| node.ready == "True");
@@ -264,6 +268,7 @@ impl State {
             "deployments.apps" => {
                 self.deployments.remove(name);
             }
+            "ingresses.networking.k8s.io" => self.hosts.remove(object),
             "nodes" => {
                 self.troubled_nodes.remove(&*name.name);
                 self.zones.remove(&name.name);

@@ -43,8 +43,8 @@ use crate::identity::{self, Lock};
 use crate::membership::{self, MemberChange};
 use crate::message::from_wire;
 use crate::metrics::Metrics;
-use crate::snapshot::{Frozen, SnapshotError, Source, files};
-use crate::status::{DiskRoom, Status};
+use crate::snapshot::{Frozen, Look, SnapshotError, Source, files};
+use crate::status::{DiskRoom, Leading, Status};
 use crate::transport::Transport;
 use crate::wal::{Disk, RealDisk, SnapshotMarker, Wal, WalOptions};
 
@@ -71,6 +71,13 @@ pub trait StateMachine: Send + 'static {
     /// Puts a state that [`Frozen::write_to`] has written, as of entry `index`, in place of this one. Reads to the end:
     /// only that tells that all of it was right. After an error the member ends.
     fn restore(&mut self, index: u64, state: &mut dyn Read) -> io::Result<()>;
+
+    /// Looks at a state that another member gives, before it takes the place of anything. An error of kind `Unsupported`
+    /// where this build cannot read it: then the member ends, and all that it has stays as it is. The same kind of error
+    /// of [`StateMachine::restore`] says so of a member's own state.
+    fn look(&self) -> Look {
+        Arc::new(|_| Ok(()))
+    }
 }
 
 /// A handle to this process's member of the cluster. Clones share it; when the last is dropped, the member stops.
@@ -90,6 +97,7 @@ struct Inner<O> {
     waker: Waker<O>,
     shared: Arc<Shared>,
     status: watch::Receiver<Status>,
+    leading: watch::Receiver<Leading>,
     applied: Arc<Applied>,
     snapshot_waiters: SnapshotWaiters,
     snapshots: OpenSnapshot,
@@ -194,6 +202,11 @@ impl<O: Send + 'static> Raft<O> {
     /// Nobody may hold a borrow of it and propose, read or receive meanwhile: that may write it.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.inner.status.clone()
+    }
+
+    /// As [`Raft::status`], for whoever waits for another leader, term or role alone.
+    pub fn leading(&self) -> watch::Receiver<Leading> {
+        self.inner.leading.clone()
     }
 
     /// Makes one change of members, and waits until it is in force here. Leader only. Repeating a change that is in
@@ -351,6 +364,7 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
     let (to_wal, wal_in) = bounded(WAL_QUEUE_MAX);
     let (to_apply, apply_in) = bounded(APPLY_QUEUE_MAX);
     let (status, status_out) = watch::channel(core.status());
+    let (leading, leading_out) = watch::channel(core.status().leading());
     let (applied, applied_out) = Teller::new(begins.index);
     let shared = Arc::new(Shared::new());
     let waker = Waker::new(shared.clone(), events.clone());
@@ -368,7 +382,8 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
         let (disk, segment_bytes) = (disk.clone(), options.segment_bytes);
         Box::new(move |snapshot| DiskRoom::look(&disk, segment_bytes, snapshot))
     };
-    let fetch = fetch::fetcher(disk.clone(), cluster_id.clone(), transport.clone(), events.clone());
+    let place = fetch::Place { disk: disk.clone(), cluster_id: cluster_id.clone(), look: machine.look() };
+    let fetch = fetch::fetcher(place, transport.clone(), events.clone());
     let snapshot_thread = SnapshotThread {
         waiters: snapshot_waiters.clone(),
         disk: disk.clone(),
@@ -389,6 +404,7 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
         fetch,
         waker: waker.clone(),
         status,
+        leading,
         life: Life::default(),
     };
     let turns = Arc::new(Turns::new(events, waker.clone()));
@@ -417,6 +433,7 @@ fn launch<O: Send + 'static, M: StateMachine<Output = O>, D: Disk>(
             waker,
             shared,
             status: status_out,
+            leading: leading_out,
             applied: applied_out,
             snapshot_waiters,
             snapshots,

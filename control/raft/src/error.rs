@@ -17,6 +17,8 @@ pub enum Error {
          the cluster and join it again as a new member with an empty data directory"
     )]
     Corrupt { file: String, offset: u64, what: String },
+    #[error("{file} is of a newer build: {what}. Nothing was changed: upgrade this member")]
+    Newer { file: String, what: String },
     #[error(
         "the raft directory {dir} is in use by another process; stop that process or choose another directory"
     )]

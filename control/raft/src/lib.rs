@@ -28,6 +28,6 @@ pub use logging::logger;
 pub use membership::{MemberChange, initial_records};
 pub use metrics::Metrics;
 pub use snapshot::{Frozen, SnapshotError};
-pub use status::{DiskRoom, Role, Status};
+pub use status::{DiskRoom, Leading, Role, Status};
 pub use transport::{GrpcTransport, RaftSender, RaftService, SnapshotSink, Transport};
 pub use wal::{SnapshotMarker, Space};

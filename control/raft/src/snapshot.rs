@@ -11,6 +11,7 @@ pub mod incoming;
 mod parts;
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 pub use self::files::SnapshotFile;
 pub use self::format::{Header, Reader, Writer};
@@ -20,7 +21,15 @@ pub use self::parts::{parts, patient_parts};
 pub trait Frozen: Send + 'static {
     /// Writes the state, so that [`crate::StateMachine::restore`] can read it back.
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()>;
+
+    /// The form of the file around it ([`format::FORMS`]): the newest that all members read, as far as the state tells.
+    fn form(&self) -> u8 {
+        format::FIRST_FORM
+    }
 }
+
+/// Looks at a state that another member gives, from its beginning on and no further than it needs to.
+pub type Look = Arc<dyn Fn(&mut dyn Read) -> io::Result<()> + Send + Sync>;
 
 /// What reads a snapshot's file from some offset on.
 pub type Source = Box<dyn Read + Send>;

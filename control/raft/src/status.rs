@@ -42,6 +42,23 @@ pub struct Status {
     pub disk: Option<DiskRoom>,
 }
 
+/// Who leads, as a member knows it: the part of its [`Status`] that is published only when it changes. Whoever waits for
+/// another leader is not woken with every tick.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leading {
+    pub leader: Option<u64>,
+    /// See [`Status::led`].
+    pub led: bool,
+    pub role: Role,
+    pub term: u64,
+}
+
+impl Status {
+    pub fn leading(&self) -> Leading {
+        Leading { leader: self.leader, led: self.led, role: self.role, term: self.term }
+    }
+}
+
 /// How much room a member has for its log and snapshots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskRoom {

@@ -2,6 +2,7 @@
 
 mod grpc;
 mod service;
+mod writing;
 
 use std::io;
 use std::sync::Arc;

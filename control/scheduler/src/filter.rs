@@ -41,6 +41,8 @@ impl fmt::Display for Misfit<'_> {
 
 /// The filters whose outcome the placing of other pods does not change.
 pub fn fixed<'a>(shape: &Shape, node: &'a Node) -> Result<&'a NodeFacts, Misfit<'a>> {
+    #[cfg(test)]
+    fault::strike(shape, node);
     let facts = node.facts.as_ref().ok_or(Misfit::Unknown)?;
     if facts.unschedulable && !taints::tolerates_cordon(&shape.tolerations) {
         return Err(Misfit::Unschedulable);
@@ -89,5 +91,37 @@ impl Diagnosis {
             self.counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         reasons.sort();
         format!("0/{} nodes are available: {}.", self.nodes, reasons.join(", "))
+    }
+}
+
+/// Faults of ours, for tests of what they cost.
+#[cfg(test)]
+pub mod fault {
+    use std::cell::Cell;
+
+    use super::*;
+
+    type Strikes = fn(&Shape, &Node) -> bool;
+
+    thread_local! {
+        static STRIKES: Cell<Option<Strikes>> = const { Cell::new(None) };
+    }
+
+    /// Until it is dropped, judging panics where `strikes` says so.
+    pub struct Injected;
+
+    pub fn inject(strikes: Strikes) -> Injected {
+        STRIKES.set(Some(strikes));
+        Injected
+    }
+
+    impl Drop for Injected {
+        fn drop(&mut self) {
+            STRIKES.set(None);
+        }
+    }
+
+    pub fn strike(shape: &Shape, node: &Node) {
+        assert!(!STRIKES.get().is_some_and(|strikes| strikes(shape, node)), "an injected fault");
     }
 }

@@ -15,12 +15,15 @@ mod schedule;
 mod filter;
 mod score;
 
+mod fault;
+
 mod model;
 mod nodes;
 mod placement;
 mod queue;
 mod quota;
 
+pub use fault::Fault;
 pub use model::reads;
 pub use placement::{BINDING_COMPONENT, Decisions, Placement, Unplaced};
-pub use scheduler::Scheduler;
+pub use scheduler::{Scheduler, Situation};

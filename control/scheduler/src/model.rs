@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use coracle_objects::Object;
+use coracle_objects::{Object, ObjectError};
 use serde::Deserialize;
 
 use crate::quota::{Amount, Resources};
@@ -91,9 +91,9 @@ pub struct PreferredTerm {
 }
 
 impl Pod {
-    /// None where the JSON has other types than a pod: the API server admits no such object.
-    pub fn of(object: &Object) -> Option<Self> {
-        let wire: PodWire = object.parse().ok()?;
+    /// An error where the JSON has other types than a pod: the API server admits no such object.
+    pub fn of(object: &Object) -> Result<Self, ObjectError> {
+        let wire: PodWire = object.parse()?;
         let spec = wire.spec;
         let requests = requests(&spec);
         let node_affinity = spec.affinity.unwrap_or_default().node_affinity.unwrap_or_default();
@@ -107,7 +107,7 @@ impl Pod {
         let active = !matches!(wire.status.phase.as_str(), "Succeeded" | "Failed");
         let ours = spec.scheduler_name.is_empty() || spec.scheduler_name == SCHEDULER_NAME;
         let deleting = object.meta.deletion_timestamp.is_some();
-        Some(Self {
+        Ok(Self {
             wants_placement: spec.node_name.is_empty()
                 && ours
                 && active
@@ -128,12 +128,25 @@ impl Pod {
             },
         })
     }
+
+    /// A pod that cannot be read: it is placed nowhere, and where it is it takes a place.
+    pub fn unreadable(object: &Object) -> Self {
+        let wire: BareWire = object.parse().unwrap_or_default();
+        Self {
+            shape: Shape { requests: Resources { pods: 1, ..Resources::default() }, ..Shape::default() },
+            node: wire.spec.node_name,
+            active: true,
+            wants_placement: false,
+            priority: 0,
+            unplaced: None,
+        }
+    }
 }
 
 impl NodeFacts {
-    /// None where the JSON has other types than a node.
-    pub fn of(object: &Object) -> Option<Self> {
-        let wire: NodeWire = object.parse().ok()?;
+    /// An error where the JSON has other types than a node.
+    pub fn of(object: &Object) -> Result<Self, ObjectError> {
+        let wire: NodeWire = object.parse()?;
         let ready = wire
             .status
             .conditions
@@ -143,7 +156,7 @@ impl NodeFacts {
             if wire.status.allocatable.is_empty() { wire.status.capacity } else { wire.status.allocatable };
         let mut allocatable = Resources::of(&amounts);
         allocatable.pods = amounts.get("pods").map_or(0, |amount| amount.units());
-        Some(Self {
+        Ok(Self {
             uid: object.meta.uid.clone(),
             labels: object.meta.labels.clone(),
             ready: ready && object.meta.deletion_timestamp.is_none(),
@@ -185,6 +198,19 @@ fn requests(spec: &PodSpecWire) -> Resources {
 struct PodWire {
     spec: PodSpecWire,
     status: PodStatusWire,
+}
+
+/// All that is looked at of a pod whose other fields cannot be read.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct BareWire {
+    spec: BareSpecWire,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct BareSpecWire {
+    node_name: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -283,11 +309,12 @@ struct NodeStatusWire {
     conditions: Vec<ConditionWire>,
 }
 
-/// Whether an object is of the types that the scheduler reads of its kind. One that is not is nothing to it.
+/// Whether an object is of the types that the scheduler reads of its kind. One that is not counts as
+/// existing, and is reported.
 pub fn reads(object: &Object) -> bool {
     match object.key.resource.as_str() {
-        "pods" => Pod::of(object).is_some(),
-        "nodes" => NodeFacts::of(object).is_some(),
+        "pods" => Pod::of(object).is_ok(),
+        "nodes" => NodeFacts::of(object).is_ok(),
         _ => true,
     }
 }

@@ -1,10 +1,12 @@
 //! Decisions as data, and the transactions that carry them out.
 
 use bytes::Bytes;
-use coracle_objects::{Expect, Object, ObjectKey, Transaction};
+use coracle_objects::{Expect, OBJECT_BYTES_MAX, Object, ObjectKey, Transaction};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
+
+use crate::fault::Fault;
 
 /// The component that events about decisions are reported by.
 pub const BINDING_COMPONENT: &str = "default-scheduler";
@@ -14,6 +16,10 @@ pub const BINDING_COMPONENT: &str = "default-scheduler";
 pub struct Decisions {
     pub placements: Vec<Placement>,
     pub failures: Vec<Unplaced>,
+    /// Pods and nodes that are left out, because they cannot be read or by a fault of ours.
+    pub faults: Vec<Fault>,
+    /// What panicked, and with what words: faults of ours.
+    pub panics: Vec<String>,
 }
 
 /// A pod found its node. Once `transaction` is applied, the server reports the event `Scheduled` with [`Self::message`].
@@ -45,24 +51,37 @@ pub struct Unplaced {
     pub transaction: Transaction,
 }
 
-/// The transaction that binds `pod` to the node of this name and uid.
-pub fn bind(pod: &Object, node: &str, node_uid: &str, now: Timestamp) -> Transaction {
-    let draft = bound_draft(&pod.draft(), node, now);
-    Transaction::update(pod.key.clone(), draft, pod.revision)
-        .expecting(ObjectKey::new("nodes", "", node), Expect::Uid(node_uid.to_owned()))
+/// The transaction that binds `pod` to the node of this name and uid, or why there is none.
+pub fn bind(pod: &Object, node: &str, node_uid: &str, now: Timestamp) -> Result<Transaction, String> {
+    let draft = bound_draft(&pod.draft(), node, now).map_err(unreadable)?;
+    Ok(update(pod, draft)?.expecting(ObjectKey::new("nodes", "", node), Expect::Uid(node_uid.to_owned())))
 }
 
-/// The transaction that says on the pod why it has no node.
-pub fn explain(pod: &Object, message: &str, now: Timestamp) -> Transaction {
+/// The transaction that says on the pod why it has no node; an error where it cannot.
+pub fn explain(pod: &Object, message: &str, now: Timestamp) -> Result<Transaction, String> {
     let condition = json!({
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
         "lastProbeTime": null, "lastTransitionTime": rfc3339(now),
     });
-    let mut draft = parse(&pod.draft());
+    let mut draft: Value = serde_json::from_slice(&pod.draft()).map_err(unreadable)?;
     if let Some(object) = draft.as_object_mut() {
         set_condition(object.entry("status").or_insert_with(|| json!({})), condition);
     }
-    Transaction::update(pod.key.clone(), draft.to_string().into(), pod.revision)
+    update(pod, draft.to_string().into())
+}
+
+/// What the store would refuse whenever it is proposed is not.
+fn update(pod: &Object, draft: Bytes) -> Result<Transaction, String> {
+    match draft.len() {
+        0..=OBJECT_BYTES_MAX => Ok(Transaction::update(pod.key.clone(), draft, pod.revision)),
+        bytes => {
+            Err(format!("with its condition it would take {bytes} bytes; the limit is {OBJECT_BYTES_MAX}"))
+        }
+    }
+}
+
+fn unreadable(error: serde_json::Error) -> String {
+    format!("it cannot be read: {error}")
 }
 
 #[derive(Deserialize)]
@@ -81,7 +100,7 @@ struct NodeField {
 
 /// The pod's draft with `spec.nodeName` and the condition. The rest of its bytes is copied, not parsed and written
 /// again: binding is what the scheduler does most.
-fn bound_draft(draft: &[u8], node: &str, now: Timestamp) -> Bytes {
+fn bound_draft(draft: &[u8], node: &str, now: Timestamp) -> Result<Bytes, serde_json::Error> {
     let condition = json!({
         "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": rfc3339(now),
     });
@@ -90,23 +109,23 @@ fn bound_draft(draft: &[u8], node: &str, now: Timestamp) -> Bytes {
         && let Ok(NodeField { node_name: None }) = serde_json::from_str(parts.spec.get())
         && !parts.spec.get()[1..].trim_start().starts_with('}')
     {
-        let mut status_value: Value = serde_json::from_str(status.get()).unwrap_or_else(|_| json!({}));
+        let mut status_value: Value = serde_json::from_str(status.get())?;
         set_condition(&mut status_value, condition);
         let spec_at = parts.spec.get().as_ptr() as usize - draft.as_ptr() as usize + 1;
         let status_at = status.get().as_ptr() as usize - draft.as_ptr() as usize;
         let name = format!("\"nodeName\":{},", Value::from(node));
         let mut edits = [(spec_at, 0, name), (status_at, status.get().len(), status_value.to_string())];
         edits.sort_by_key(|(at, _, _)| *at);
-        return splice(draft, &edits);
+        return Ok(splice(draft, &edits));
     }
-    let mut value = parse(draft);
+    let mut value: Value = serde_json::from_slice(draft)?;
     if let Some(object) = value.as_object_mut() {
         if let Some(spec) = object.entry("spec").or_insert_with(|| json!({})).as_object_mut() {
             spec.insert("nodeName".to_owned(), node.into());
         }
         set_condition(object.entry("status").or_insert_with(|| json!({})), condition);
     }
-    value.to_string().into()
+    Ok(value.to_string().into())
 }
 
 /// Replaces stretches of `bytes`, given as (start, length, replacement) in order and apart from each other.
@@ -148,11 +167,6 @@ fn set_condition(status: &mut Value, mut condition: Value) {
     }
 }
 
-/// What the store holds was parsed before it was stored; a fault here is one of ours.
-fn parse(draft: &[u8]) -> Value {
-    serde_json::from_slice(draft).expect("a stored object is valid JSON")
-}
-
 /// Kubernetes' timestamps have whole seconds.
 fn rfc3339(now: Timestamp) -> String {
     format!("{now:.0}")
@@ -164,7 +178,7 @@ mod tests {
 
     fn bound(draft: &str) -> Value {
         let now: Timestamp = "2026-01-02T03:04:05.9Z".parse().unwrap();
-        serde_json::from_slice(&bound_draft(draft.as_bytes(), "n\"1", now)).unwrap()
+        serde_json::from_slice(&bound_draft(draft.as_bytes(), "n\"1", now).unwrap()).unwrap()
     }
 
     #[test]

@@ -16,6 +16,11 @@ use crate::model::{Pod, Shape};
 const BACKOFF_MS_MIN: i64 = 50;
 /// The longest such wait.
 const BACKOFF_MS_MAX: i64 = 10_000;
+/// How long a pod waits whose placement failed, by a fault of ours or because no store would take it. Doubles each time.
+const FAILED_MS_MIN: i64 = 1_000;
+const FAILED_MS_MAX: i64 = 300_000;
+/// A placement that was stale is made anew at once so often in a row, and then after [`BACKOFF_MS_MIN`] and more.
+const STALE_FREE: u32 = 1;
 /// After this long a pod is tried again even though nothing changed that could help it: a net under our own faults.
 const RETRY_S_MAX: i64 = 300;
 
@@ -33,6 +38,9 @@ pub struct Pending {
     pub unplaced: Option<(String, String)>,
     /// How often it was tried in vain.
     pub attempts: u32,
+    /// How often its placement was stale, and how often it failed for good.
+    stale: u32,
+    failed: u32,
     /// Set while it waits for the world to change.
     waiting: Option<Waiting>,
 }
@@ -67,6 +75,8 @@ impl Queue {
             && known.object.meta.uid == object.meta.uid
             && *known.shape == pod.shape
             && known.priority == pod.priority
+            // What failed may go well once a user has changed it.
+            && (known.failed == 0 || known.object.meta.generation == object.meta.generation)
         {
             known.object = object.clone();
             known.unplaced = pod.unplaced;
@@ -83,6 +93,8 @@ impl Queue {
             sequence: self.sequence,
             unplaced: pod.unplaced,
             attempts: 0,
+            stale: 0,
+            failed: 0,
             waiting: None,
         });
     }
@@ -93,6 +105,33 @@ impl Queue {
         let name = pending.object.key.name.clone();
         self.ready.insert((Reverse(pending.priority), pending.sequence, name.clone()));
         self.pods.insert(name, pending);
+    }
+
+    /// Puts a pod back whose placement was stale: what made it so is known by now, or soon.
+    pub fn retry(&mut self, mut pending: Pending, now: Timestamp) {
+        pending.stale = pending.stale.saturating_add(1);
+        let name = pending.object.key.name.clone();
+        let stale = pending.stale;
+        self.restore(pending);
+        if let Some(doublings) = stale.checked_sub(STALE_FREE + 1) {
+            self.hold(&name, later(now, doubled(BACKOFF_MS_MIN, doublings, BACKOFF_MS_MAX)));
+        }
+    }
+
+    /// Lets a pod wait whose placement failed, however the world changes.
+    pub fn fail(&mut self, name: &ObjectName, now: Timestamp) {
+        let Some(pending) = self.pods.get_mut(name) else { return };
+        let wait = doubled(FAILED_MS_MIN, pending.failed, FAILED_MS_MAX);
+        pending.failed = pending.failed.saturating_add(1);
+        self.hold(name, later(now, wait));
+    }
+
+    fn hold(&mut self, name: &ObjectName, until: Timestamp) {
+        let world = self.world;
+        let Some(pending) = self.pods.get_mut(name) else { return };
+        pending.waiting = Some(Waiting { not_before: until, at_latest: until, world });
+        self.ready.remove(&(Reverse(pending.priority), pending.sequence, name.clone()));
+        self.waiting.insert(name.clone());
     }
 
     pub fn remove(&mut self, name: &ObjectName) -> Option<Pending> {
@@ -117,17 +156,33 @@ impl Queue {
         taken
     }
 
+    /// Gives back what was taken and not looked at.
+    pub fn give_back(&mut self, name: ObjectName) {
+        let Some(pending) = self.pods.get(&name) else { return };
+        self.ready.insert((Reverse(pending.priority), pending.sequence, name));
+    }
+
     pub fn has_ready(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    pub fn ready_len(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// How many of those that wait have failed.
+    pub fn in_trouble(&self) -> usize {
+        let failed = |name: &&ObjectName| self.pods.get(*name).is_some_and(|pending| pending.failed > 0);
+        self.waiting.iter().filter(failed).count()
     }
 
     /// Lets a pod wait that was tried in vain. Answers whether `message` is news for its condition.
     pub fn wait(&mut self, name: &ObjectName, now: Timestamp, message: &str) -> bool {
         let Some(pending) = self.pods.get_mut(name) else { return false };
-        let backoff_ms = BACKOFF_MS_MIN.saturating_mul(1 << pending.attempts.min(16)).min(BACKOFF_MS_MAX);
+        let backoff = doubled(BACKOFF_MS_MIN, pending.attempts, BACKOFF_MS_MAX);
         pending.attempts = pending.attempts.saturating_add(1);
         pending.waiting = Some(Waiting {
-            not_before: later(now, SignedDuration::from_millis(backoff_ms)),
+            not_before: later(now, backoff),
             at_latest: later(now, SignedDuration::from_secs(RETRY_S_MAX)),
             world: self.world,
         });
@@ -171,6 +226,11 @@ impl Queue {
         let waiting = self.pods.get(name)?.waiting?;
         Some(if waiting.world == world { waiting.at_latest } else { waiting.not_before })
     }
+}
+
+/// `min`, doubled so often, at most `max`, in milliseconds.
+fn doubled(min: i64, doublings: u32, max: i64) -> SignedDuration {
+    SignedDuration::from_millis(min.saturating_mul(1 << doublings.min(20)).min(max))
 }
 
 /// `moment` + `duration`, or the end of time.

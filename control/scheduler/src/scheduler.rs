@@ -5,10 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use coracle_objects::{Event, EventKind, Object, ObjectName, View};
+use coracle_objects::{Event, EventKind, Object, ObjectError, ObjectKey, ObjectName, View};
 use jiff::Timestamp;
 
 use crate::{
+    fault::{self, Cause, Fault},
     model::{NodeFacts, Pod, Shape},
     nodes::{NodeIndex, Nodes},
     queue::{Pending, Queue},
@@ -27,6 +28,21 @@ pub struct Scheduler {
     pub(crate) next_start: NodeIndex,
     /// The time of the last decisions.
     pub(crate) now: Option<Timestamp>,
+    /// Pods and nodes that are there and cannot be read.
+    unreadable: BTreeSet<ObjectKey>,
+    /// What is to be told of them with the next decisions, and of panics. Bounded by the objects.
+    pub(crate) untold: BTreeMap<ObjectKey, (Fault, Option<String>)>,
+}
+
+/// How the scheduler fares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Situation {
+    /// Pods that wait to be looked at.
+    pub waiting: usize,
+    /// Pods whose placement failed, by a fault of ours or theirs: they wait longer each time.
+    pub in_trouble: usize,
+    /// Pods and nodes that cannot be read.
+    pub unreadable: usize,
 }
 
 /// A pod that holds resources of a node.
@@ -45,6 +61,9 @@ impl Scheduler {
 
     /// Takes one change. Events of other resources than pods and nodes are passed over.
     pub fn observe(&mut self, event: &Event) {
+        if event.kind == EventKind::Deleted {
+            self.unreadable.remove(&event.object.key);
+        }
         match (event.object.key.resource.as_str(), event.kind) {
             ("pods", EventKind::Deleted) => self.pod_gone(&event.object.key.name),
             ("pods", _) => self.pod_changed(&event.object),
@@ -67,26 +86,75 @@ impl Scheduler {
 
     /// When `schedule` has something to do although nothing is observed. In the past where it left work undone.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        if self.queue.has_ready() {
+        if self.queue.has_ready() || !self.untold.is_empty() {
             return Some(self.now.unwrap_or(Timestamp::MIN));
         }
         let given_up = self.assumed.first().map(|(deadline, _)| *deadline);
         [given_up, self.queue.next_deadline()].into_iter().flatten().min()
     }
 
-    fn node_changed(&mut self, object: &Arc<Object>) {
-        let changed = match NodeFacts::of(object) {
-            Some(facts) => self.nodes.set_facts(object.name(), facts),
-            None => false,
+    pub fn situation(&self) -> Situation {
+        Situation {
+            waiting: self.queue.ready_len(),
+            in_trouble: self.queue.in_trouble(),
+            unreadable: self.unreadable.len(),
+        }
+    }
+
+    /// Tells that the placement of this pod was not applied. `forever` says why, where it never will be as it is. Need not
+    /// be called: what is not observed is given up after some seconds.
+    pub fn refused(&mut self, pod: &ObjectName, forever: Option<&str>, now: Timestamp) {
+        if self.assigned.get(pod).is_none_or(|assigned| assigned.assumed.is_none()) {
+            // An event has told more already.
+            return;
+        }
+        let Some(pending) = self.release(pod) else { return };
+        let object = pending.object.clone();
+        match forever {
+            None => self.queue.retry(pending, now),
+            Some(why) => {
+                self.queue.restore(pending);
+                self.queue.fail(pod, now);
+                let fault = Fault::unplaced(&object, &Cause::Object(why.to_owned()));
+                self.untold.insert(object.key.clone(), (fault, None));
+            }
+        }
+    }
+
+    /// Reads an object; notes where it cannot be.
+    fn read<T>(&mut self, object: &Object, parse: fn(&Object) -> Result<T, ObjectError>) -> Option<T> {
+        let cause = match fault::read(object, parse) {
+            Ok(read) => {
+                self.unreadable.remove(&object.key);
+                return Some(read);
+            }
+            Err(cause) => cause,
         };
-        if changed {
+        self.unreadable.insert(object.key.clone());
+        let panic = match &cause {
+            Cause::Object(_) => None,
+            Cause::Panic(words) => Some(format!("reading {}: {words}", object.key)),
+        };
+        self.untold.insert(object.key.clone(), (Fault::unreadable(object, cause.words()), panic));
+        None
+    }
+
+    fn node_changed(&mut self, object: &Arc<Object>) {
+        let Some(facts) = self.read(object, NodeFacts::of) else {
+            // What was known of it may hold no more: its pods count, and it gets no others.
+            return self.nodes.forget(object.name());
+        };
+        if self.nodes.set_facts(object.name(), facts) {
             self.queue.world_changed();
         }
     }
 
     fn pod_changed(&mut self, object: &Arc<Object>) {
         let name = &object.key.name;
-        let Some(pod) = Pod::of(object) else { return self.pod_gone(name) };
+        let pod = match self.read(object, Pod::of) {
+            Some(pod) => pod,
+            None => self.unreadable_pod(object),
+        };
         if pod.node.is_empty() {
             // An assumed pod that changed otherwise: its binding was refused or will be.
             self.release(name);
@@ -114,6 +182,16 @@ impl Scheduler {
                 let assigned = Assigned { node, shape: Arc::new(pod.shape), assumed: None };
                 self.assigned.insert(name.clone(), assigned);
             }
+        }
+    }
+
+    /// What it held of its node it goes on to hold.
+    fn unreadable_pod(&self, object: &Object) -> Pod {
+        let pod = Pod::unreadable(object);
+        let known = self.assigned.get(&object.key.name);
+        match known.filter(|known| *self.nodes.get(known.node).name == *pod.node) {
+            Some(known) => Pod { shape: (*known.shape).clone(), ..pod },
+            None => pod,
         }
     }
 

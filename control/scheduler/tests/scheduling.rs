@@ -347,3 +347,112 @@ fn a_resync_gives_the_same_decisions_as_the_events_did() {
         assert_eq!(load(&from_view, &format!("n{index}")), 4);
     }
 }
+
+/// Arrays in arrays: too deep to be parsed, and yet an object of the store, in a field that nobody reads.
+fn deep() -> String {
+    format!("{}{}", "[".repeat(200), "]".repeat(200))
+}
+
+impl Cluster {
+    fn put_raw(&mut self, key: &ObjectKey, draft: &str) {
+        self.view.revision += 1;
+        let object = Arc::new(Object::from_draft(key.clone(), draft.as_bytes(), self.view.revision).unwrap());
+        self.view.tables.entry(key.resource.clone()).or_default().insert(key.name.clone(), object.clone());
+        self.scheduler.observe(&Event { kind: EventKind::Modified, object, previous: None });
+    }
+
+    /// A pod of which the fields are JSON as they stand.
+    fn raw_pod(&mut self, name: &str, spec: &str, status: &str) {
+        let meta = format!(r#"{{"name":"{name}","namespace":"default","uid":"uid-{name}"}}"#);
+        let draft = format!(r#"{{"metadata":{meta},"spec":{spec},"status":{status}}}"#);
+        self.put_raw(&pod_key(name), &draft);
+    }
+}
+
+#[test]
+fn a_pod_that_cannot_be_written_costs_only_itself() {
+    let mut cluster = Cluster::new();
+    cluster.node("n1", |_| {});
+    let deep = deep();
+    cluster.raw_pod("deep-spec", &format!(r#"{{"nodeName":"","containers":[],"x":{deep}}}"#), "{}");
+    cluster.raw_pod("deep-status", r#"{"containers":[]}"#, &format!(r#"{{"x":{deep}}}"#));
+    cluster.raw_pod("deep-unplaced", &format!(r#"{{"nodeSelector":{{"no":"node"}},"x":{deep}}}"#), "{}");
+    let large = "x".repeat(coracle_objects::OBJECT_BYTES_MAX - 150);
+    cluster.raw_pod("large", &format!(r#"{{"containers":[],"x":"{large}"}}"#), "{}");
+    cluster.pod("good", |_| {});
+    let decisions = cluster.decide();
+    let placed: Vec<&str> = decisions.placements.iter().map(|placed| placed.node.as_str()).collect();
+    assert_eq!(placed, ["n1"], "the good one");
+    let told: Vec<&str> = decisions.faults.iter().map(|fault| &*fault.regarding.name.name).collect();
+    assert_eq!(told, ["deep-spec", "deep-status", "large", "deep-unplaced"]);
+    assert!(decisions.faults.iter().all(|fault| fault.reason == "FailedScheduling"));
+    assert!(decisions.failures.is_empty() && decisions.panics.is_empty(), "{:?}", decisions.panics);
+    assert_eq!(cluster.scheduler.situation().in_trouble, 4);
+    // They wait, and who changes one has it tried at once.
+    assert!(cluster.decide().faults.is_empty());
+    let meta = json!({"name": "deep-spec", "namespace": "default", "uid": "uid-deep-spec", "generation": 2});
+    cluster.put(pod_key("deep-spec"), &json!({"metadata": meta, "spec": {"containers": []}, "status": {}}));
+    cluster.pass(1);
+    assert_eq!(cluster.decide().placements.len(), 1);
+}
+
+#[test]
+fn what_cannot_be_read_counts_and_is_told() {
+    let mut cluster = Cluster::new();
+    cluster.node("n1", |node| node["status"]["allocatable"]["pods"] = "3".into());
+    cluster.raw_pod("odd-here", r#"{"nodeName":"n1","containers":7}"#, "{}");
+    cluster.raw_pod("odd-waits", r#"{"containers":[],"tolerations":{}}"#, "{}");
+    cluster.pod("grew-odd", |pod| pod["spec"]["nodeName"] = "n1".into());
+    cluster.raw_pod("grew-odd", r#"{"nodeName":"n1","containers":[],"affinity":7}"#, "{}");
+    let told = |decisions: &Decisions| -> Vec<String> {
+        assert!(decisions.faults.iter().all(|fault| fault.reason == "Unreadable"));
+        decisions.faults.iter().map(|fault| fault.regarding.name.name.to_string()).collect()
+    };
+    cluster.pod("first", |_| {});
+    cluster.pod("second", |_| {});
+    let decisions = cluster.decide();
+    assert_eq!(told(&decisions), ["grew-odd", "odd-here", "odd-waits"]);
+    assert_eq!(decisions.placements.len(), 1, "two of three places are taken by pods that cannot be read");
+    assert_eq!(cluster.scheduler.situation().unreadable, 3);
+    assert!(cluster.decide().faults.is_empty(), "it is told once");
+    // A node that cannot be read any more takes no more pods.
+    cluster.node("n2", |_| {});
+    let draft = r#"{"metadata":{"name":"n2","uid":"uid-n2"},"spec":{"taints":"none"},"status":{}}"#;
+    cluster.put_raw(&node_key("n2"), draft);
+    cluster.pass(60_000);
+    let decisions = cluster.decide();
+    assert_eq!((told(&decisions), decisions.placements.len()), (vec!["n2".to_owned()], 1));
+    assert_eq!(decisions.placements[0].node, "n1", "the one that was given up is placed again where it was");
+    for name in ["odd-here", "odd-waits", "grew-odd"] {
+        cluster.delete(&pod_key(name));
+    }
+    cluster.node("n2", |_| {});
+    assert_eq!(cluster.scheduler.situation().unreadable, 0);
+}
+
+#[test]
+fn a_placement_that_is_refused_is_made_anew_soon_and_ever_more_rarely() {
+    let mut cluster = Cluster::new();
+    cluster.node("n1", |_| {});
+    cluster.pod("p", |_| {});
+    let name = pod_key("p").name;
+    let refuse = |cluster: &mut Cluster, after_ms: i64, forever: Option<&str>| {
+        cluster.pass(after_ms - 1);
+        assert_eq!(cluster.decide().placements.len(), 0, "before {after_ms} ms");
+        cluster.pass(1);
+        assert_eq!(cluster.decide().placements.len(), 1, "after {after_ms} ms");
+        cluster.scheduler.refused(&name, forever, cluster.now);
+    };
+    assert_eq!(cluster.decide().placements.len(), 1);
+    cluster.scheduler.refused(&pod_key("p").name, None, cluster.now);
+    assert_eq!(cluster.decide().placements.len(), 1, "at once: the world has changed");
+    cluster.scheduler.refused(&pod_key("p").name, None, cluster.now);
+    [50, 100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000].into_iter().for_each(|ms| {
+        refuse(&mut cluster, ms, None);
+    });
+    refuse(&mut cluster, 10_000, Some("it is too large"));
+    let decisions = cluster.decide();
+    assert_eq!(decisions.faults.len(), 1);
+    assert!(decisions.faults[0].message.contains("too large"), "{}", decisions.faults[0].message);
+    refuse(&mut cluster, 1_000, Some("it is too large"));
+}

@@ -72,7 +72,7 @@ use crate::{
     store_service::StoreService,
     telemetry::Telemetry,
     tokens::{self, Purpose},
-    version::{self, EntryFormat},
+    version::{self, AgreedLevel},
 };
 
 /// Until a new cluster must have its first objects.
@@ -99,6 +99,8 @@ pub struct Control {
     fatal: Arc<Fatal>,
     closing: CancellationToken,
     tasks: JoinSet<()>,
+    /// What ends by itself once raft has: [`leader::run`].
+    leading: JoinSet<()>,
     /// Held until everything has ended.
     data: Arc<DataDir>,
 }
@@ -137,7 +139,7 @@ async fn run(
         name: membership.name.clone(),
         address: membership.address.clone(),
         version: config.build.version.clone(),
-        entry_format: config.build.entry_format,
+        level: config.build.level(),
     };
     let authorities = authorities.with_leaf_life(config.certificate_life);
     let kept_admin = fs::read_to_string(data.path(KUBECONFIG)).ok().and_then(|text| admin_of(&text));
@@ -153,12 +155,12 @@ async fn run(
     let peers = Arc::new(Peers::new(credentials.client().clone()));
     peers.set(&known);
     let fatal = Arc::new(watch::Sender::new(None));
-    let (machine, hub) = Machine::new(fatal.clone(), secrets.clone());
+    let (machine, hub) = Machine::of_build(config.build.clone(), fatal.clone(), secrets.clone());
     let transport = GrpcTransport::new(me.id, &membership.cluster_id, peers.connector());
     transport.set_peers(known);
     let raft = start_raft(config, &data, &membership, machine, transport.clone(), founds)?;
-    let format = EntryFormat::default();
-    let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers, secrets.clone(), format.clone());
+    let level = AgreedLevel::new(config.build.levels);
+    let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers, secrets.clone(), level.clone());
     let links = Arc::new(Links::default());
     let recorder = EventRecorder::start(storage.clone());
     let watched = storage.raft().status();
@@ -194,7 +196,8 @@ async fn run(
     tasks.spawn(certificates::run_renewal(credentials.clone(), kubeconfig.clone()));
     tasks.spawn(async move { judge.follow().await });
     let told = recorder.clone();
-    tasks.spawn(leader::run(Duties {
+    let mut leading = JoinSet::new();
+    leading.spawn(leader::run(Duties {
         storage: storage.clone(),
         links: links.clone(),
         recorder,
@@ -215,7 +218,7 @@ async fn run(
     };
     tasks.spawn(rendezvous.run());
     tasks.spawn(membership::stop_when_removed(storage.clone(), fatal.clone()));
-    tasks.spawn(version::follow(storage.clone(), data.clone(), format, fatal.clone()));
+    tasks.spawn(version::follow(storage.clone(), data.clone(), level, fatal.clone()));
     let followed = storage.clone();
     tasks.spawn(membership::follow(storage.clone(), move |members| {
         let addresses = known_addresses(members, &followed);
@@ -242,6 +245,7 @@ async fn run(
         fatal,
         closing,
         tasks,
+        leading,
         data,
     })
 }
@@ -457,6 +461,7 @@ impl Control {
         self.links.close_all();
         self.closing.cancel();
         self.storage.raft().shutdown().await;
+        while self.leading.join_next().await.is_some() {}
         // The listener ends by itself once its connections have; the others never do.
         self.tasks.join_next().await;
         self.tasks.shutdown().await;

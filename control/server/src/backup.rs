@@ -18,7 +18,7 @@ use crate::{
     data_dir::{DataDir, Membership},
     encryption::SecretBox,
     error::{ServerError, chain},
-    machine::FrozenStore,
+    machine::{FrozenStore, unreadable},
     newborn::{self, Break},
     peers::MemberSpec,
     pki::Authorities,
@@ -58,6 +58,8 @@ pub struct RestoreOptions {
     pub key_ring: Option<PathBuf>,
     /// Leaves sealed Secrets out: nobody has their keys any more.
     pub drop_secrets: bool,
+    /// Who restores it. Another build than this is for trying out upgrades.
+    pub build: Build,
 }
 
 /// The objects of one kind, by its resource name.
@@ -82,7 +84,7 @@ pub struct Restoration {
 
 /// Reads a backup whole and says what is in it.
 pub fn inspect(file: &Path) -> Result<Inspection, ServerError> {
-    let (header, store) = read(file)?;
+    let (header, store) = read(file, &Build::default())?;
     inspection(file, &header, &store)
 }
 
@@ -90,11 +92,12 @@ pub fn inspect(file: &Path) -> Result<Inspection, ServerError> {
 /// what was there before has changed.
 pub fn restore(file: &Path, data_dir: &Path, options: &RestoreOptions) -> Result<Restoration, ServerError> {
     DataDir::check_vacant(data_dir)?;
-    let (header, mut store) = read(file)?;
+    let build = &options.build;
+    let (header, mut store) = read(file, build)?;
     let from = inspection(file, &header, &store)?;
     let keys = keys(file, &from, options)?;
-    let build = Build::default();
-    if let Some(refusal) = Agreed::read(store.view()).refusal(&build) {
+    let agreed = Agreed::read(store.view());
+    if let Some(refusal) = agreed.refusal(build) {
         return Err(ServerError::Backup { path: file.to_owned(), reason: refusal });
     }
     let mut used = header.marker.removed.clone();
@@ -103,15 +106,15 @@ pub fn restore(file: &Path, data_dir: &Path, options: &RestoreOptions) -> Result
     let me = MemberSpec {
         id: newborn::unused_id(&store, &used),
         name: options.name.clone(),
-        version: build.version,
-        entry_format: build.entry_format,
+        version: build.version.clone(),
+        level: build.level(),
         ..MemberSpec::default()
     };
     let cluster_id = uuid::Uuid::new_v4().to_string();
     let what = if options.drop_secrets { Break::EverybodyAndSecrets } else { Break::Everybody };
     newborn::settle(&mut store, &cluster_id, &me, what)
         .map_err(|reason| ServerError::Backup { path: file.to_owned(), reason })?;
-    let data = DataDir::open(data_dir)?;
+    let data = DataDir::open_as(data_dir, build.clone())?;
     data.begin()?;
     Authorities::generate(&cluster_id)?.save(&data)?;
     if let Some(keys) = keys {
@@ -120,7 +123,8 @@ pub fn restore(file: &Path, data_dir: &Path, options: &RestoreOptions) -> Result
     let state = FrozenStore(store.freeze());
     let at = (header.marker.index, header.marker.term);
     recover::found(&data.path("raft"), &cluster_id, me.id, at, used, &state)?;
-    data.record(&Membership::control(&cluster_id, me.id, &options.name, ""))?;
+    // An older build could not read it, though it has not started on it yet.
+    data.record(&Membership::control(&cluster_id, me.id, &options.name, "").of_cluster(&agreed))?;
     Ok(Restoration { from, cluster_id, member_id: me.id, revision: store.revision() })
 }
 
@@ -145,12 +149,13 @@ fn keys(file: &Path, from: &Inspection, options: &RestoreOptions) -> Result<Opti
     Ok(Some(bytes))
 }
 
-fn read(file: &Path) -> Result<(Header, Store), ServerError> {
+fn read(file: &Path, build: &Build) -> Result<(Header, Store), ServerError> {
     let broken = |reason: String| ServerError::Backup { path: file.to_owned(), reason };
     let opened = File::open(file).map_err(ServerError::io("open", file))?;
     let mut reader = Reader::open(BufReader::with_capacity(BUFFER_BYTES, opened))
         .map_err(|error| broken(chain(&error)))?;
-    let store = Store::restore(&mut reader, StoreConfig::default()).map_err(|error| broken(chain(&error)))?;
+    let config = StoreConfig { levels: build.levels, ..StoreConfig::default() };
+    let store = Store::restore(&mut reader, config).map_err(|error| broken(unreadable(&error, build)))?;
     Ok((reader.header().clone(), store))
 }
 

@@ -9,7 +9,7 @@ use coracle_raft::{ENTRY_BYTES_MAX, ProposeError, Raft};
 use coracle_store::{Command, Outcome, Request, RequestId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::{machine::AppliedEntry, storage::NotProposed, version::EntryFormat};
+use crate::{machine::AppliedEntry, storage::NotProposed, version::AgreedLevel};
 
 /// Transactions that may wait for an entry.
 const WAITING_MAX: usize = 1024;
@@ -48,10 +48,10 @@ pub struct Batcher {
 
 impl Batcher {
     /// Starts the task that gathers entries; it ends when the last handle is dropped.
-    pub fn start(member: u64, raft: Raft<AppliedEntry>, format: EntryFormat) -> Self {
+    pub fn start(member: u64, raft: Raft<AppliedEntry>, level: AgreedLevel) -> Self {
         let (waiting, requests) = mpsc::channel(WAITING_MAX);
         let under_way = Arc::new(Semaphore::new(ENTRIES_UNDER_WAY));
-        let entries = Entries { member, format };
+        let entries = Entries { member, level };
         tokio::spawn(gather(entries.clone(), raft.clone(), under_way.clone(), requests));
         Self { entries, raft, under_way, waiting }
     }
@@ -126,23 +126,19 @@ async fn gather(
     }
 }
 
-/// Writes entries as this member, in the format that all members read.
+/// Writes entries as this member, at the level that all members know.
 #[derive(Clone)]
 struct Entries {
     member: u64,
-    format: EntryFormat,
+    level: AgreedLevel,
 }
 
 impl Entries {
     fn write(&self, requests: Vec<Request>) -> Option<Bytes> {
-        let encoded = Command { proposer: self.member, requests }.encode_as(self.format.get());
-        // A build writes all formats between its oldest and its newest, and the agreed one is never outside.
-        encoded
-            .inspect_err(|_| {
-                let format = self.format.get();
-                tracing::error!(format, "this build cannot write the cluster's format of entries");
-            })
-            .ok()
+        let level = self.level.get();
+        let encoded = Command { proposer: self.member, requests }.encode_at(level, self.level.known());
+        // A build knows all levels up to its newest, and the agreed one is never above it.
+        encoded.inspect_err(|_| tracing::error!(level, "this build cannot write at the cluster's level")).ok()
     }
 }
 

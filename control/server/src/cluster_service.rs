@@ -120,7 +120,7 @@ impl Cluster for ClusterService {
             version: VERSION.into(),
             state_hash: hex::encode(self.storage.hub().state_hash()),
             cluster_version: agreed.version,
-            entry_format: agreed.entry_format.into(),
+            entry_format: agreed.level.into(),
             authorities_change: status::authorities_change(&self.storage, &view),
         }))
     }

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::ServerError,
-    version::{Agreed, Build},
+    version::{Agreed, Build, older},
 };
 
 /// The layout of the directory. A build refuses a newer one than its own.
@@ -62,8 +62,8 @@ pub struct Membership {
     /// What the cluster had agreed on when last heard of: an older build could not read the log.
     #[serde(default)]
     pub cluster_version: String,
-    #[serde(default)]
-    pub entry_format: u8,
+    #[serde(default, rename = "entryFormat")]
+    pub level: u8,
 }
 
 /// What every `cluster.json` has, of whatever build.
@@ -87,12 +87,22 @@ impl Membership {
             address: address.into(),
             format: FORMAT,
             cluster_version: String::new(),
-            entry_format: 0,
+            level: 0,
         }
     }
 
+    /// The same where its cluster has agreed on this. Never less than before: while a member reads its log again it hears
+    /// of what was agreed on once.
+    pub fn of_cluster(mut self, agreed: &Agreed) -> Self {
+        if older(&self.cluster_version, &agreed.version) {
+            self.cluster_version = agreed.version.clone();
+        }
+        self.level = self.level.max(agreed.level);
+        self
+    }
+
     fn agreed(&self) -> Agreed {
-        Agreed { version: self.cluster_version.clone(), entry_format: self.entry_format }
+        Agreed { version: self.cluster_version.clone(), level: self.level }
     }
 }
 
@@ -222,11 +232,10 @@ impl DataDir {
     /// Records what the cluster has agreed on: from then on no older build opens the directory. False where it does not
     /// belong to a cluster yet.
     pub fn record_agreed(&self, agreed: &Agreed) -> Result<bool, ServerError> {
-        let Some(mut membership) = self.membership()? else { return Ok(false) };
-        if membership.agreed() != *agreed {
-            membership.cluster_version = agreed.version.clone();
-            membership.entry_format = agreed.entry_format;
-            self.record(&membership)?;
+        let Some(membership) = self.membership()? else { return Ok(false) };
+        let raised = membership.clone().of_cluster(agreed);
+        if raised != membership {
+            self.record(&raised)?;
         }
         Ok(true)
     }
@@ -348,12 +357,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::open(dir.path()).unwrap();
         let good = Membership::control("c", 1, "a", "127.0.0.1:1");
-        let Build { version, entry_format } = Build::default();
-        let agreed = Agreed { version, entry_format };
+        let build = Build::default();
+        let (version, level) = (build.version.clone(), build.level());
+        let agreed = Agreed { version, level };
         assert!(!data.record_agreed(&agreed).unwrap());
         data.record(&good).unwrap();
         assert!(data.record_agreed(&agreed).unwrap());
         assert_eq!(data.membership().unwrap().unwrap().agreed(), agreed);
+        let once = Agreed { version: "0.0.1".into(), level: 0 };
+        assert!(data.record_agreed(&once).unwrap());
+        assert_eq!(data.membership().unwrap().unwrap().agreed(), agreed, "never back");
         let refused = |membership: &Membership| {
             data.record(membership).unwrap();
             let before = fs::read(data.path("cluster.json")).unwrap();
@@ -363,8 +376,8 @@ mod tests {
         };
         let newer = refused(&Membership { cluster_version: "99.0.0".into(), ..good.clone() });
         assert!(newer.contains("use 99.0.0 or newer"), "{newer}");
-        let format = refused(&Membership { entry_format: entry_format + 1, ..good.clone() });
-        assert!(format.contains("entries of format"), "{format}");
+        let higher = refused(&Membership { level: level + 1, ..good.clone() });
+        assert!(higher.contains("are of level 2") && higher.contains(&build.version), "{higher}");
         let layout = refused(&Membership { format: FORMAT + 1, ..good });
         assert!(layout.contains("newer version of Coracle"), "{layout}");
     }

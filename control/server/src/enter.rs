@@ -97,8 +97,7 @@ async fn join_cluster(
     if token.role != Role::Control {
         return Err(ServerError::TokenRole { found: token.role.as_str() });
     }
-    let build =
-        Build { version: config.build.version.clone(), entry_format: config.build.entry_format.into() };
+    let build = Build { version: config.build.version.clone(), entry_format: config.build.level().into() };
     let response = join::join_as(addresses, &token, &config.name, address, &build).await?.response;
     let authorities =
         Authorities::from_bytes(&response.ca_keys_pem).ok_or(ServerError::JoinAnswer("the CA keys"))?;

@@ -19,7 +19,7 @@ use tonic::{Code, Request, Response, Status, async_trait};
 use crate::{
     bootstrap::{self, CLUSTER_INFO},
     certificates::Credentials,
-    drafts::new_draft,
+    drafts::{fresh_uid, new_draft},
     encryption::SecretBox,
     forwarding::{forwarding, leader_elsewhere},
     membership::keeper,
@@ -28,8 +28,10 @@ use crate::{
     pki::{CONTROL_ORGANIZATION, MEMBER_PREFIX, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject},
     storage::ReplicatedStorage,
     tokens,
-    version::{Agreed, Build},
+    version::Agreed,
 };
+
+pub use coracle_leader::node_object::host;
 
 /// A joiner's clock may differ from ours by this much, in milliseconds.
 const CLOCK_DIFFERENCE_MS_MAX: i64 = 60_000;
@@ -121,7 +123,7 @@ impl JoinService {
                     let message = format!("there are pods of a former node named {name} still; {mend}");
                     return Err(Status::already_exists(message));
                 }
-                None => node_object::joined(name, now),
+                None => node_object::joined(name, &fresh_uid(), now),
                 Some(object) if token.node.is_some() || bootstrap::joins_anew(&view, object) => {
                     match node_object::joined_again(object) {
                         Some(transaction) => transaction,
@@ -228,9 +230,8 @@ impl JoinService {
                 .ok_or_else(|| Status::unavailable("the cluster is starting"))?;
             let id = bootstrap::next_member_id(info).max(known.keys().max().copied().unwrap_or(0) + 1);
             let member = ObjectKey::new(MEMBERS, "", &id.to_string());
-            let entry_format = u8::try_from(request.entry_format).unwrap_or(u8::MAX);
-            let build = Build { version: request.version.clone(), entry_format };
-            if let Some(refusal) = Agreed::read(&view).refusal(&build) {
+            let level = u8::try_from(request.entry_format).unwrap_or(u8::MAX);
+            if let Some(refusal) = Agreed::read(&view).refusal_of(&request.version, level) {
                 return Err(refuse(Code::FailedPrecondition, REASON_PROTOCOL, refusal));
             }
             let spec = MemberSpec {
@@ -238,7 +239,7 @@ impl JoinService {
                 name: request.name.clone(),
                 address: request.advertise.clone(),
                 version: request.version.clone(),
-                entry_format,
+                level,
             };
             let transaction = Transaction {
                 preconditions: vec![],
@@ -338,7 +339,7 @@ pub fn known_members(storage: &ReplicatedStorage) -> Vec<Member> {
                 healthy: status.leader == Some(id) || progress(id).is_some_and(|(_, _, active)| *active),
                 lag_entries: progress(id).map_or(0, |(_, matched, _)| status.last.saturating_sub(*matched)),
                 version: spec.map(|spec| spec.version.clone()).unwrap_or_default(),
-                entry_format: spec.map_or(0, |spec| spec.entry_format.into()),
+                entry_format: spec.map_or(0, |spec| spec.level.into()),
                 report: None,
             }
         })
@@ -346,12 +347,6 @@ pub fn known_members(storage: &ReplicatedStorage) -> Vec<Member> {
     known.sort_by_key(|member| member.id);
     known.dedup_by_key(|member| member.id);
     known
-}
-
-/// `host` of `host:port`; of `[::1]:1` it is `::1`.
-pub fn host(address: &str) -> &str {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 #[allow(clippy::result_large_err, reason = "the error type of tonic services")]

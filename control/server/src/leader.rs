@@ -15,6 +15,7 @@ use crate::{
     membership::{self, keeper::Periods},
     node_link::{self, Links},
     peers::MemberSpec,
+    planner_thread::{self, OnDuty},
     planning::Planning,
     plans,
     storage::ReplicatedStorage,
@@ -42,18 +43,19 @@ pub struct Duties {
     pub planning: Arc<Planning>,
 }
 
-/// Leads whenever this member is the leader, for as long as the process lives.
+/// Leads whenever this member is the leader, until raft has ended. No planner's thread outlives it.
 pub async fn run(duties: Duties) {
-    let mut status = duties.storage.raft().status();
+    let mut leading = duties.storage.raft().leading();
     loop {
-        let Ok(term) = status.wait_for(|now| now.role == Role::Leader).await.map(|now| now.term) else {
+        let Ok(term) = leading.wait_for(|now| now.role == Role::Leader).await.map(|now| now.term) else {
             return;
         };
         tracing::info!(term, "leading");
         let mut tasks = JoinSet::new();
-        tasks.spawn(lead(duties.clone()));
+        let (on_duty, muster) = planner_thread::muster();
+        tasks.spawn(lead(duties.clone(), on_duty));
         let lost =
-            async { status.wait_for(|now| now.role != Role::Leader || now.term != term).await.is_err() };
+            async { leading.wait_for(|now| now.role != Role::Leader || now.term != term).await.is_err() };
         let stopped = tokio::select! {
             stopped = lost => stopped,
             _ = tasks.join_next() => {
@@ -66,6 +68,7 @@ pub async fn run(duties: Duties) {
         // Only when none of them runs any more, or one could open the links again.
         tasks.shutdown().await;
         duties.links.close_all();
+        muster.dismissed().await;
         tracing::info!(term, "no longer leading");
         if stopped {
             return;
@@ -73,7 +76,7 @@ pub async fn run(duties: Duties) {
     }
 }
 
-async fn lead(duties: Duties) {
+async fn lead(duties: Duties, on_duty: OnDuty) {
     let storage = &duties.storage;
     // Until a read index of this term is applied, the local state may lack what earlier leaders acknowledged.
     while let Err(error) = storage.linearizable().await {
@@ -87,32 +90,11 @@ async fn lead(duties: Duties) {
     duties.links.open(&storage.view());
     let mut tasks = JoinSet::new();
     let spawned = duties.clone();
-    tasks.spawn(async move {
-        let mut news = spawned.credentials.news();
-        loop {
-            let bundle = spawned.credentials.authorities().serving.bundle();
-            let known = bundle.clone();
-            let replaced = async {
-                // The sender lives as long as the process.
-                while spawned.credentials.authorities().serving.bundle() == known {
-                    let _ = news.changed().await;
-                }
-            };
-            tokio::select! {
-                () = plans::run_controllers(
-                    &spawned.storage,
-                    &spawned.recorder,
-                    &spawned.planning.controllers,
-                    bundle,
-                ) => return,
-                () = replaced => tracing::debug!("the controllers begin anew with another bundle"),
-            }
-        }
-    });
+    tasks.spawn(planner_thread::run("controllers", on_duty.clone(), move || run_controllers(spawned)));
     let spawned = duties.clone();
-    tasks.spawn(async move {
+    tasks.spawn(planner_thread::run("scheduler", on_duty, move || async move {
         plans::run_scheduler(&spawned.storage, &spawned.recorder, &spawned.planning.scheduler).await;
-    });
+    }));
     let spawned = duties.clone();
     tasks.spawn(async move { node_link::monitor(&spawned.storage, &spawned.links).await });
     let spawned = duties.clone();
@@ -130,4 +112,24 @@ async fn lead(duties: Duties) {
     tasks.spawn(async move { events::sweep(&duties.storage).await });
     // None of them ends by itself: the first that does ends them all.
     tasks.join_next().await;
+}
+
+/// Runs the controllers, which begin anew whenever the bundle of the serving authority is another.
+async fn run_controllers(duties: Duties) {
+    let mut news = duties.credentials.news();
+    loop {
+        let bundle = duties.credentials.authorities().serving.bundle();
+        let known = bundle.clone();
+        let replaced = async {
+            // The sender lives as long as the process.
+            while duties.credentials.authorities().serving.bundle() == known {
+                let _ = news.changed().await;
+            }
+        };
+        let Duties { storage, recorder, planning, .. } = &duties;
+        tokio::select! {
+            () = plans::run_controllers(storage, recorder, &planning.controllers, bundle) => return,
+            () = replaced => tracing::debug!("the controllers begin anew with another bundle"),
+        }
+    }
 }

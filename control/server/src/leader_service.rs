@@ -8,7 +8,7 @@ use coracle_proto::cluster::{
     ReadIndexRequest, ReadIndexResponse, leader_server::Leader,
 };
 use coracle_raft::ProposeError;
-use coracle_store::{decode_transaction, encode_outcome};
+use coracle_store::{decode_transaction, encode_outcome, level_of};
 use futures::{Stream, StreamExt};
 use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
@@ -30,11 +30,12 @@ pub struct LeaderService {
 impl Leader for LeaderService {
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeResponse>, Status> {
         members_only(&request)?;
-        let request = decode_transaction(&request.into_inner().transaction)
+        let encoded = request.into_inner().transaction;
+        let request = decode_transaction(&encoded, self.storage.level().known())
             .map_err(|error| not_done(Status::invalid_argument(error.to_string())))?;
         match self.storage.propose_here(request).await {
             Ok(done) => Ok(Response::new(ProposeResponse {
-                outcome: encode_outcome(&done.outcome),
+                outcome: encode_outcome(&done.outcome, level_of(&encoded)),
                 applied_index: done.index,
             })),
             Err(NotProposed::NoSpace) => {

@@ -35,6 +35,7 @@ mod events;
 mod health;
 mod leader;
 mod membership;
+mod planner_thread;
 mod planning;
 mod plans;
 mod rendezvous;

@@ -6,12 +6,17 @@ use std::{
 };
 
 use coracle_objects::View;
-use coracle_raft::{Frozen, StateMachine};
-use coracle_store::{Batch, Store, StoreConfig};
+use coracle_raft::{Frozen, StateMachine, snapshot::Look};
+use coracle_store::{Batch, CorruptEntry, SnapshotError, Store, StoreConfig, snapshot};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::{encryption::SecretBox, watch_hub::WatchHub};
+use crate::{
+    encryption::SecretBox,
+    error::chain,
+    version::{Agreed, Build},
+    watch_hub::WatchHub,
+};
 
 /// What an applied entry gives back to its proposer.
 #[derive(Clone, Debug)]
@@ -25,17 +30,24 @@ pub type Fatal = watch::Sender<Option<String>>;
 
 /// Owned by raft's apply thread.
 pub struct Machine {
+    build: Build,
     store: Arc<Mutex<Store>>,
     hub: Arc<WatchHub>,
     fatal: Arc<Fatal>,
 }
 
 impl Machine {
-    /// An empty machine and the hub through which its state is read, opened with these keys.
+    /// An empty machine of this build and the hub through which its state is read, opened with these keys.
+    #[cfg(test)]
     pub fn new(fatal: Arc<Fatal>, secrets: Arc<SecretBox>) -> (Self, Arc<WatchHub>) {
-        let store = Arc::new(Mutex::new(Store::new(StoreConfig::default())));
+        Self::of_build(Build::default(), fatal, secrets)
+    }
+
+    /// The same of a build that may be another.
+    pub fn of_build(build: Build, fatal: Arc<Fatal>, secrets: Arc<SecretBox>) -> (Self, Arc<WatchHub>) {
+        let store = Arc::new(Mutex::new(Store::new(config(&build))));
         let hub = Arc::new(WatchHub::new(store.clone(), secrets));
-        (Self { store, hub: hub.clone(), fatal }, hub)
+        (Self { build, store, hub: hub.clone(), fatal }, hub)
     }
 
     /// Makes the process stop. Panics, so that raft neither counts the entry as applied nor answers reads of it.
@@ -46,12 +58,34 @@ impl Machine {
     }
 }
 
+fn config(build: &Build) -> StoreConfig {
+    StoreConfig { levels: build.levels, ..StoreConfig::default() }
+}
+
+/// Why a build cannot read a state, in words for who runs it.
+pub fn unreadable(error: &SnapshotError, build: &Build) -> String {
+    let older = match error {
+        SnapshotError::Level { origin, .. } => Agreed::from(origin).refusal(build),
+        _ => None,
+    };
+    older.unwrap_or_else(|| chain(error))
+}
+
+/// The same as raft takes it: it goes on, or ends, by the kind.
+fn refused(error: &SnapshotError, build: &Build) -> io::Error {
+    let kind = match error {
+        SnapshotError::Level { .. } => io::ErrorKind::Unsupported,
+        _ => io::ErrorKind::InvalidData,
+    };
+    io::Error::new(kind, unreadable(error, build))
+}
+
 /// The store at one moment, as it goes into a snapshot.
 pub struct FrozenStore(pub coracle_store::Frozen);
 
 impl Frozen for FrozenStore {
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.0.write_to(out)
+        self.0.write_as(&Agreed::read(self.0.view()).version, out)
     }
 }
 
@@ -71,7 +105,17 @@ impl StateMachine for Machine {
                 self.hub.checkpoints().lock().applied(index, || store.state_hash());
                 AppliedEntry { index, batch: Arc::new(batch) }
             }
-            Err(error) => self.stop(index, &error.to_string()),
+            Err(error) => {
+                let agreed = match error {
+                    CorruptEntry::Level { found, .. } => {
+                        Agreed { level: found, ..Agreed::read(store.view()) }
+                    }
+                    _ => Agreed::default(),
+                };
+                drop(store);
+                let reason = agreed.refusal(&self.build).unwrap_or_else(|| chain(&error));
+                self.stop(index, &reason)
+            }
         }
     }
 
@@ -81,7 +125,8 @@ impl StateMachine for Machine {
 
     /// Whoever watches has to read again: what happened between the two states is not known here.
     fn restore(&mut self, index: u64, state: &mut dyn Read) -> io::Result<()> {
-        let restored = Store::restore(state, StoreConfig::default()).map_err(io::Error::other)?;
+        let restored = Store::restore(state, config(&self.build));
+        let restored = restored.map_err(|error| refused(&error, &self.build))?;
         let mut store = self.store.lock();
         *store = restored;
         self.hub.replace(Arc::new(store.view().clone()));
@@ -89,13 +134,59 @@ impl StateMachine for Machine {
         self.hub.checkpoints().lock().begin(index);
         Ok(())
     }
+
+    fn look(&self) -> Look {
+        let build = self.build.clone();
+        Arc::new(move |state| match snapshot::origin(state, build.levels) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(refused(&error, &build)),
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
+    use coracle_objects::{ObjectKey, Transaction};
+    use coracle_store::{Command, FIRST_LEVEL, LEVELS, Level, Levels, Request, RequestId};
+
     use super::*;
+
+    const TWO: &[Level] = &[LEVELS[0], LEVELS[0]];
+
+    /// The state of a cluster that has agreed on version 9.0.0, and wrote its last entry at `level`.
+    fn state_at(level: u8) -> Vec<u8> {
+        let newer = Build { version: "9.0.0".into(), levels: Levels::new(TWO) };
+        let (mut machine, _hub) = Machine::of_build(newer, Arc::new(Fatal::new(None)), Arc::default());
+        let key = ObjectKey::new("configmaps", "kube-system", "coracle-cluster");
+        let draft = r#"{"metadata":{},"data":{"version":"9.0.0","entryFormat":"2"}}"#;
+        let id = RequestId { client: 1, sequence: 1 };
+        let requests = vec![Request { id, transaction: Transaction::create(key, draft.into()) }];
+        let entry = Command { proposer: 1, requests }.encode_at(level, Levels::new(TWO)).unwrap();
+        assert!(machine.apply(1, 1, &entry).batch.results[0].1.is_ok());
+        let mut state = Vec::new();
+        machine.freeze().write_to(&mut state).unwrap();
+        state
+    }
+
+    #[test]
+    fn a_state_that_this_build_cannot_read_is_refused_with_both_versions() {
+        let old = Build { version: "0.0.9".into(), levels: Levels::default() };
+        let (mut machine, _hub) = Machine::of_build(old, Arc::new(Fatal::new(None)), Arc::default());
+        let look = machine.look();
+        let (low, high) = (state_at(FIRST_LEVEL), state_at(2));
+        look(&mut &low[..]).unwrap();
+        machine.restore(1, &mut &low[..]).unwrap();
+        let revision = machine.store.lock().revision();
+        for error in [look(&mut &high[..]).unwrap_err(), machine.restore(1, &mut &high[..]).unwrap_err()] {
+            assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+            let mend = "the cluster runs version 9.0.0, this is version 0.0.9: use 9.0.0 or newer";
+            assert_eq!(error.to_string(), mend);
+        }
+        assert_eq!(machine.store.lock().revision(), revision);
+        assert_eq!(look(&mut &b"nonsense"[..]).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
 
     #[test]
     fn an_entry_that_cannot_be_applied_stops_the_member() {

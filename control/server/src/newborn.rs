@@ -114,7 +114,9 @@ fn settle_at(
         id: RequestId { client: rand::random(), sequence: store.clock() + 1 },
         transaction: Transaction { preconditions: vec![], writes },
     };
-    let entry = Command { proposer: me.id, requests: vec![request] }.encode();
+    // At the level that the state has: who could read the old cluster's can read this.
+    let command = Command { proposer: me.id, requests: vec![request] };
+    let entry = command.encode_at(store.level(), store.levels()).map_err(|error| error.to_string())?;
     let batch = store.apply(&entry).map_err(|error| error.to_string())?;
     if let Some((_, Err(refusal))) = batch.results.first() {
         return Err(format!("the state cannot be changed: {refusal:?}"));
@@ -125,6 +127,7 @@ fn settle_at(
 
 #[cfg(test)]
 mod tests {
+    use coracle_store::{LEVELS, Level, Levels};
     use serde_json::json;
 
     use super::*;
@@ -161,6 +164,23 @@ mod tests {
         assert!(store.revision() > before + REVISIONS_SKIPPED);
         settle(&mut store, "newer", &member(6), Break::Everybody).unwrap();
         assert_eq!(bootstrap::former_ids(store.view()), [""; 0]);
+    }
+
+    #[test]
+    fn a_newborn_has_the_level_of_the_old_cluster_whatever_this_build_knows() {
+        const TWO: &[Level] = &[LEVELS[0], LEVELS[0]];
+        for level in [1, 2] {
+            let config = StoreConfig { levels: Levels::new(TWO), ..StoreConfig::default() };
+            let mut store = Store::new(config);
+            let key = ObjectKey::new("configmaps", "default", "a");
+            let draft = new_draft("v1", "ConfigMap", &key, json!({}), Timestamp::UNIX_EPOCH);
+            let id = RequestId { client: 1, sequence: 1 };
+            let requests = vec![Request { id, transaction: Transaction::create(key, draft) }];
+            let entry = Command { proposer: 1, requests }.encode_at(level, store.levels()).unwrap();
+            store.apply(&entry).unwrap();
+            settle(&mut store, "new", &member(5), Break::Everybody).unwrap();
+            assert_eq!(store.level(), level);
+        }
     }
 
     #[test]

@@ -1,23 +1,17 @@
 //! The node link at the leader: nodes report here and learn here what they shall run.
 //!
 //! Heartbeats stay in the leader's memory; only what changes for others is written. A member that does not lead sends
-//! nodes on to the one that does.
+//! nodes on to the one that does. What is made of all this is decided in `coracle_leader`, without I/O.
 
 mod session;
 
 mod acknowledgements;
-mod door;
-
-mod desired;
+mod down;
 mod pod_status;
 
 mod links;
 mod logs;
 mod monitor;
-mod node_events;
-pub mod node_object;
-mod presence;
-mod silence;
 
 mod pod_blocks;
 
@@ -25,8 +19,6 @@ use std::{pin::Pin, sync::Arc};
 
 use coracle_proto::node::{NodeDown, NodeUp, node_link_server::NodeLink};
 use futures::Stream;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use crate::{
@@ -37,12 +29,9 @@ use crate::{
 };
 use coracle_api::Storage;
 
-pub use desired::node_of;
+pub use coracle_leader::{desired::node_of, node_object};
 pub use links::Links;
 pub use monitor::monitor;
-
-/// Messages to one node that may wait; the session waits when it is full.
-const DOWN_MAX: usize = 256;
 
 /// The gRPC service.
 #[derive(Clone)]
@@ -52,9 +41,6 @@ pub struct NodeLinkService {
     pub recorder: EventRecorder,
     pub cluster_id: String,
 }
-
-/// To one node.
-type Down = mpsc::Sender<Result<NodeDown, Status>>;
 
 #[async_trait]
 impl NodeLink for NodeLinkService {
@@ -74,8 +60,8 @@ impl NodeLink for NodeLinkService {
             return Err(Status::permission_denied(Lost::NodeGone(name).to_string()));
         }
         let bound = bound.is_some();
-        let (down, messages) = mpsc::channel(DOWN_MAX);
+        let (down, messages) = down::channel();
         tokio::spawn(session::run(self.clone(), name, bound, request.into_inner(), down));
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        Ok(Response::new(Box::pin(messages)))
     }
 }

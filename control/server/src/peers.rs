@@ -25,9 +25,9 @@ pub struct MemberSpec {
     /// The build that runs; empty until the member has announced it.
     #[serde(default)]
     pub version: String,
-    /// The newest format of log entries that it reads; 0 until announced.
-    #[serde(default)]
-    pub entry_format: u8,
+    /// The newest level that it knows; 0 until announced. Its name in the object is that of the first builds.
+    #[serde(default, rename = "entryFormat")]
+    pub level: u8,
 }
 
 #[derive(Deserialize)]

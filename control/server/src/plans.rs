@@ -5,11 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coracle_api::{ProposeError, Storage};
-use coracle_controllers::{Config, Controllers, EventRecord, EventType, Outcome};
-use coracle_objects::{Applied, Event, Expect, Precondition, Refusal, Transaction, View, Write};
-use coracle_scheduler::{Decisions, Scheduler};
-use coracle_store::StoreConfig;
+use coracle_api::Storage;
+use coracle_controllers::{Config, Controllers, Outcome};
+use coracle_leader::plans::{FAILURE_PAUSE, of_decisions, outcome, releasing, warning_of};
+use coracle_objects::{Event, OBJECT_BYTES_MAX, Transaction};
+use coracle_scheduler::Scheduler;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 
@@ -22,9 +22,6 @@ use crate::{
 
 /// Transactions of one plan under way at a time.
 const UNDER_WAY_MAX: usize = 256;
-
-/// After a plan of which nothing could be proposed.
-const FAILURE_PAUSE: Duration = Duration::from_millis(500);
 
 /// The longest sleep without an event or a deadline.
 const IDLE_MAX: Duration = Duration::from_secs(60);
@@ -39,8 +36,7 @@ pub async fn run_controllers(
     planning: &Planner,
     ca_bundle: String,
 ) {
-    let object_bytes_max = StoreConfig::default().object_bytes_max;
-    let mut controllers = Controllers::new(Config { ca_bundle, object_bytes_max });
+    let mut controllers = Controllers::new(Config { ca_bundle, object_bytes_max: OBJECT_BYTES_MAX });
     let mut clock = Clock::default();
     let _resting = Resting(planning);
     loop {
@@ -52,7 +48,8 @@ pub async fn run_controllers(
             let (now, began) = (clock.now(), Instant::now());
             let mut uid = || uuid::Uuid::new_v4().to_string();
             let plan = controllers.plan_while(now, &mut uid, &mut || began.elapsed() < PLAN_TIME_MAX);
-            note(planning, &controllers, &plan.panics);
+            let coracle_controllers::Situation { waiting, in_trouble, unreadable } = controllers.situation();
+            note(planning, [waiting, in_trouble, unreadable], &plan.panics);
             for record in &plan.events {
                 recorder.record(record);
             }
@@ -71,7 +68,7 @@ pub async fn run_controllers(
                 }
             }
             if controllers.situation().waiting > 0 {
-                // Others of this runtime have their turn between two plans.
+                // The end of the leadership is noticed between two plans.
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -84,17 +81,19 @@ pub async fn run_controllers(
     }
 }
 
-/// Writes down how the controllers fare after a plan.
-fn note(planning: &Planner, controllers: &Controllers, panics: &[String]) {
-    let situation = controllers.situation();
-    planning.waiting.store(situation.waiting, Ordering::Relaxed);
-    planning.in_trouble.store(situation.in_trouble, Ordering::Relaxed);
-    planning.unreadable.store(situation.unreadable, Ordering::Relaxed);
+/// Writes down how a planner fares after a plan.
+fn note(planning: &Planner, [waiting, in_trouble, unreadable]: [usize; 3], panics: &[String]) {
+    planning.waiting.store(waiting, Ordering::Relaxed);
+    planning.in_trouble.store(in_trouble, Ordering::Relaxed);
+    planning.unreadable.store(unreadable, Ordering::Relaxed);
     planning.panics.fetch_add(panics.len() as u64, Ordering::Relaxed);
     for panic in panics {
-        tracing::error!(panic, "a controller's task panicked; it is tried again with growing pauses");
+        tracing::error!(
+            panic,
+            "a planner panicked over one task or pod; it is tried again with growing pauses"
+        );
     }
-    if situation.waiting == 0 {
+    if waiting == 0 {
         planning.caught_up();
     }
 }
@@ -110,15 +109,25 @@ pub async fn run_scheduler(storage: &ReplicatedStorage, recorder: &EventRecorder
         let _lagged: Lagged = 'observing: loop {
             planning.begin();
             drain(&mut events, |event| scheduler.observe(event));
-            let decisions = scheduler.schedule(clock.now());
-            planning.caught_up();
+            let (now, began) = (clock.now(), Instant::now());
+            let decisions = scheduler.schedule_while(now, &mut || began.elapsed() < PLAN_TIME_MAX);
+            let coracle_scheduler::Situation { waiting, in_trouble, unreadable } = scheduler.situation();
+            note(planning, [waiting, in_trouble, unreadable], &decisions.panics);
+            for fault in &decisions.faults {
+                recorder.record(&warning_of(fault));
+            }
             let (transactions, records) = of_decisions(decisions);
             if !transactions.is_empty() {
                 let observe = |event: &Event| scheduler.observe(event);
                 let (outcomes, missed) = carry_out(storage, &mut events, &transactions, observe).await;
+                let now = clock.now();
                 for (record, outcome) in records.iter().zip(&outcomes) {
-                    if *outcome == Outcome::Applied {
-                        recorder.record(record);
+                    let pod = &record.regarding.name;
+                    match outcome {
+                        Outcome::Applied => recorder.record(record),
+                        Outcome::Stale => scheduler.refused(pod, None, now),
+                        Outcome::Impossible(why) => scheduler.refused(pod, Some(why), now),
+                        Outcome::Unknown => {}
                     }
                 }
                 pause_if_nothing_works(&outcomes).await;
@@ -127,6 +136,10 @@ pub async fn run_scheduler(storage: &ReplicatedStorage, recorder: &EventRecorder
                     None => continue,
                 }
             }
+            if scheduler.situation().waiting > 0 {
+                tokio::task::yield_now().await;
+                continue;
+            }
             planning.rest();
             match wait(&mut events, clock.left(scheduler.next_deadline())).await {
                 Ok(happened) => happened.iter().for_each(|event| scheduler.observe(event)),
@@ -134,34 +147,6 @@ pub async fn run_scheduler(storage: &ReplicatedStorage, recorder: &EventRecorder
             }
         };
     }
-}
-
-/// The transactions of all decisions, and for each the event that tells of it once it is applied.
-fn of_decisions(decisions: Decisions) -> (Vec<Transaction>, Vec<EventRecord>) {
-    let placed = decisions.placements.into_iter().map(|placement| {
-        let message = placement.message();
-        let record = EventRecord {
-            regarding: placement.pod,
-            uid: placement.uid,
-            type_: EventType::Normal,
-            reason: "Scheduled".into(),
-            message,
-            reporting_component: coracle_scheduler::BINDING_COMPONENT,
-        };
-        (placement.transaction, record)
-    });
-    let unplaced = decisions.failures.into_iter().map(|failure| {
-        let record = EventRecord {
-            regarding: failure.pod,
-            uid: failure.uid,
-            type_: EventType::Warning,
-            reason: "FailedScheduling".into(),
-            message: failure.message,
-            reporting_component: coracle_scheduler::BINDING_COMPONENT,
-        };
-        (failure.transaction, record)
-    });
-    placed.chain(unplaced).unzip()
 }
 
 /// Proposes the transactions, in order, and observes meanwhile what happens. All of their own events have been
@@ -202,35 +187,6 @@ async fn carry_out(
             }
         }
     }
-}
-
-/// What an answer means for the task that planned the transaction.
-fn outcome(answer: Result<Result<Applied, Refusal>, ProposeError>) -> Outcome {
-    match answer {
-        Ok(Ok(_)) => Outcome::Applied,
-        Ok(Err(refusal)) => refusal.into(),
-        Err(error @ (ProposeError::TooLarge { .. } | ProposeError::NoSpace)) => {
-            Outcome::Impossible(error.to_string())
-        }
-        Err(ProposeError::Unavailable(_) | ProposeError::Unknown(_)) => Outcome::Unknown,
-    }
-}
-
-/// Adds to a transaction that deletes services what else goes with them: their addresses and node ports.
-fn releasing(view: &View, mut transaction: Transaction) -> Transaction {
-    let deleted = transaction.writes.iter().filter_map(|write| match write {
-        Write::Delete { key } if key.resource.as_str() == "services" => view.get(key).cloned(),
-        _ => None,
-    });
-    for service in deleted.collect::<Vec<_>>() {
-        let extra = coracle_api::release(view, &service);
-        // A service that has changed meanwhile may hold other claims.
-        let expect = Expect::Revision(service.revision);
-        transaction.preconditions.push(Precondition { key: service.key.clone(), expect });
-        transaction.preconditions.extend(extra.preconditions);
-        transaction.writes.extend(extra.writes);
-    }
-    transaction
 }
 
 /// Observes what has happened already. Who has missed something plans nevertheless, and is told when that is carried out:
@@ -285,17 +241,7 @@ impl Clock {
 
 #[cfg(test)]
 mod tests {
-    use coracle_objects::{Object, ObjectKey};
-    use serde_json::{Value, json};
-
     use super::*;
-
-    fn put(view: &mut View, key: &ObjectKey, body: Value) {
-        let mut draft = json!({ "metadata": { "name": *key.name.name, "namespace": *key.name.namespace } });
-        draft["spec"] = body;
-        let object = Object::from_draft(key.clone(), draft.to_string().as_bytes(), 1).unwrap();
-        view.tables.entry(key.resource.clone()).or_default().insert(key.name.clone(), object.into());
-    }
 
     #[test]
     fn the_planners_clock_goes_on_where_the_machines_is_set_back() {
@@ -307,22 +253,5 @@ mod tests {
         assert_eq!(clock.at(wall - after(3_600), begun + after(7)), wall + after(7));
         assert_eq!(clock.at(wall - after(3_598), begun + after(9)), wall + after(9));
         assert_eq!(clock.at(wall + after(60), begun + after(10)), wall + after(60));
-    }
-
-    #[test]
-    fn a_service_goes_with_its_claims() {
-        let mut view = View::default();
-        let service = ObjectKey::new("services", "default", "web");
-        let address = ObjectKey::new("ipaddresses.networking.k8s.io", "", "10.96.1.2");
-        let port = ObjectKey::new("portallocations.coracle.dev", "", "30080");
-        let ports = json!([{ "port": 80, "nodePort": 30080 }]);
-        put(&mut view, &service, json!({ "type": "NodePort", "clusterIP": "10.96.1.2", "ports": ports }));
-        put(&mut view, &address, json!({ "parentRef": { "namespace": "default", "name": "web" } }));
-        put(&mut view, &port, json!({ "service": "default/web" }));
-        let extended = releasing(&view, Transaction::delete(service.clone(), 1));
-        let deleted: Vec<&ObjectKey> = extended.writes.iter().map(Write::key).collect();
-        assert_eq!(deleted, [&service, &address, &port]);
-        let pod = Transaction::delete(ObjectKey::new("pods", "default", "web"), 1);
-        assert_eq!(releasing(&view, pod.clone()), pod);
     }
 }

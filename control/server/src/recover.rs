@@ -20,7 +20,7 @@ use crate::{
     machine::FrozenStore,
     newborn::{self, Break},
     peers::MemberSpec,
-    version::Build,
+    version::{Agreed, Build},
 };
 
 /// The new raft directory until it takes the old one's place.
@@ -122,8 +122,8 @@ fn make(data: &DataDir, found: &Membership) -> Result<Recovery, ServerError> {
         id: newborn::unused_id(&store, &used),
         name: found.name.clone(),
         address: found.address.clone(),
+        level: build.level(),
         version: build.version,
-        entry_format: build.entry_format,
     };
     let cluster_id = uuid::Uuid::new_v4().to_string();
     newborn::settle(&mut store, &cluster_id, &me, Break::Members)
@@ -144,7 +144,8 @@ fn make(data: &DataDir, found: &Membership) -> Result<Recovery, ServerError> {
         revision: store.revision(),
         objects: store.view().tables.values().map(|table| table.len() as u64).sum(),
         kept: data.path(&format!("{KEPT_PREFIX}{}", found.cluster_id)),
-        membership: Membership { cluster_id: cluster_id.clone(), member_id: me.id, ..found.clone() },
+        membership: Membership { cluster_id: cluster_id.clone(), member_id: me.id, ..found.clone() }
+            .of_cluster(&Agreed::read(store.view())),
         cluster_id,
     };
     let text = serde_json::to_vec_pretty(&recovery).expect("a plain value encodes into memory");

@@ -110,7 +110,8 @@ impl Rendezvous {
             && status.leader_id == status.member_id
             && let Some(transaction) = announcement(&self.storage, &self.me)
         {
-            let transaction = encode_transaction(&self.storage.request(transaction));
+            let transaction =
+                encode_transaction(&self.storage.request(transaction), self.storage.level().get());
             let told = leader_client(channel).propose(ProposeRequest { transaction }).await;
             told.inspect_err(|status| self.storage.learn_clock(status))?;
             tracing::info!(

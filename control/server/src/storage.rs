@@ -19,7 +19,7 @@ use coracle_proto::{
     MESSAGE_BYTES_MAX,
     cluster::{ProposeRequest, ReadIndexRequest, leader_client::LeaderClient},
 };
-use coracle_raft::{ProposeError as RaftProposeError, Raft, Role, Status};
+use coracle_raft::{Leading, ProposeError as RaftProposeError, Raft, Role, Status};
 use coracle_store::{Outcome, Request, RequestId, decode_outcome, encode_transaction};
 use tokio::{
     sync::{Mutex as AsyncMutex, Semaphore, SemaphorePermit, mpsc, oneshot, watch},
@@ -33,7 +33,7 @@ use crate::{
     health::SharedNotes,
     machine::AppliedEntry,
     peers::Peers,
-    version::EntryFormat,
+    version::AgreedLevel,
     watch_hub::{Leadership, WatchHub},
 };
 
@@ -80,6 +80,7 @@ struct Shared {
     batcher: Batcher,
     secrets: Arc<SecretBox>,
     notes: SharedNotes,
+    level: AgreedLevel,
     /// Random for this start of the process.
     client: u64,
     /// The highest that was used or heard of.
@@ -120,24 +121,25 @@ enum Try {
 }
 
 impl ReplicatedStorage {
-    /// Entries are written in `format`.
+    /// Entries are written at `level`, and what goes to the leader.
     pub fn start(
         member: u64,
         raft: Raft<AppliedEntry>,
         hub: Arc<WatchHub>,
         peers: Arc<Peers>,
         secrets: Arc<SecretBox>,
-        format: EntryFormat,
+        level: AgreedLevel,
     ) -> Self {
         let (reads, waiting) = mpsc::channel(READS_MAX);
         let shared = Arc::new(Shared {
             member,
-            batcher: Batcher::start(member, raft.clone(), format),
+            batcher: Batcher::start(member, raft.clone(), level.clone()),
             raft,
             hub,
             peers,
             secrets,
             notes: SharedNotes::default(),
+            level,
             client: rand::random(),
             sequence: AtomicU64::new(0),
             writes: Semaphore::new(WRITES_MAX),
@@ -145,7 +147,7 @@ impl ReplicatedStorage {
             asking: AsyncMutex::new(()),
         });
         tokio::spawn(serve_reads(Arc::downgrade(&shared), waiting));
-        tokio::spawn(follow_leadership(shared.raft.status(), Arc::downgrade(&shared.hub)));
+        tokio::spawn(follow_leadership(shared.raft.leading(), Arc::downgrade(&shared.hub)));
         Self { shared }
     }
 
@@ -171,13 +173,23 @@ impl ReplicatedStorage {
         &self.shared.notes
     }
 
+    /// The level that the cluster has agreed on, and what this member knows.
+    pub fn level(&self) -> &AgreedLevel {
+        &self.shared.level
+    }
+
     /// What this member knows of the cluster now.
     pub fn status(&self) -> Status {
         self.shared.raft.status().borrow().clone()
     }
 
+    /// Who leads, as far as this member knows.
+    pub fn leading(&self) -> Leading {
+        *self.shared.raft.leading().borrow()
+    }
+
     pub fn leads(&self) -> bool {
-        self.status().role == Role::Leader
+        self.leading().role == Role::Leader
     }
 
     /// Over everything that was ever applied; equal on members at the same revision.
@@ -187,13 +199,13 @@ impl ReplicatedStorage {
 
     /// A channel to the leader, where it is known and another member.
     pub fn leader_channel(&self) -> Option<Channel> {
-        let leader = self.status().leader.filter(|leader| *leader != self.shared.member)?;
+        let leader = self.leading().leader.filter(|leader| *leader != self.shared.member)?;
         self.shared.peers.channel(leader)
     }
 
     /// The same for logs, whose readers may be slow.
     pub fn leader_logs_channel(&self) -> Option<Channel> {
-        let leader = self.status().leader.filter(|leader| *leader != self.shared.member)?;
+        let leader = self.leading().leader.filter(|leader| *leader != self.shared.member)?;
         self.shared.peers.logs_channel(leader)
     }
 
@@ -234,9 +246,8 @@ impl ReplicatedStorage {
 
     /// Applies another member's transaction. Only the leader can; the caller tries elsewhere otherwise.
     pub async fn propose_here(&self, request: Request) -> Result<Done, NotProposed> {
-        let status = self.status();
         // Raft refuses the others' proposals itself; what they know of disks says nothing of the leader's.
-        let room = status.role != Role::Leader || self.shared.notes.lock().have_room(&status);
+        let room = !self.leads() || self.shared.notes.lock().have_room(&self.status());
         if !room && grows(&self.shared.hub.published().sealed, &request.transaction) {
             return Err(NotProposed::NoSpace);
         }
@@ -291,11 +302,11 @@ impl ReplicatedStorage {
         if bytes > limit {
             return Err(ProposeError::TooLarge { bytes, limit });
         }
-        let mut status = self.shared.raft.status();
+        let mut leading = self.shared.raft.leading();
         let mut unknown = None;
         let mut reason = "no leader is known".to_owned();
         while Instant::now() < deadline {
-            let seen = status.borrow_and_update().clone();
+            let seen = *leading.borrow_and_update();
             let tried = async {
                 match seen.leader {
                     Some(leader) if leader == self.shared.member => self.try_here(request).await,
@@ -307,7 +318,7 @@ impl ReplicatedStorage {
                 biased;
                 tried = tried => tried,
                 // An old leader that is cut off would keep the write until its call times out.
-                () = moved(status.clone(), seen.clone()) => Try::Unknown("the leader changed meanwhile".into()),
+                () = moved(leading.clone(), seen) => Try::Unknown("the leader changed meanwhile".into()),
             };
             match tried {
                 Try::Done(outcome) => return Ok(Some(outcome)),
@@ -318,7 +329,7 @@ impl ReplicatedStorage {
                 Try::Forgotten if unknown.is_none() => return Ok(None),
                 Try::Forgotten => return Err(ProposeError::Unknown("its outcome is forgotten".into())),
             }
-            wait_for_news(&status, &seen, deadline).await;
+            wait_for_news(&leading, seen, deadline).await;
         }
         match unknown {
             Some(why) => Err(ProposeError::Unknown(why)),
@@ -341,7 +352,7 @@ impl ReplicatedStorage {
             return Try::Not(format!("the address of the leader, member {leader}, is not known"));
         };
         let mut client = leader_client(channel);
-        let message = ProposeRequest { transaction: encode_transaction(request) };
+        let message = ProposeRequest { transaction: encode_transaction(request, self.shared.level.get()) };
         let response = match timeout(FORWARD_TIMEOUT, client.propose(message)).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) if clock_of(&status).is_some() => {
@@ -357,7 +368,7 @@ impl ReplicatedStorage {
             }
             Err(_) => return Try::Unknown(format!("the leader, member {leader}, did not answer in time")),
         };
-        match decode_outcome(&response.outcome) {
+        match decode_outcome(&response.outcome, self.shared.level.known()) {
             Ok(outcome) => {
                 // A member that is cut off from the log for long answers all the same: the write is done.
                 let _ = timeout_at(deadline, self.shared.raft.wait_applied(response.applied_index)).await;
@@ -413,7 +424,7 @@ impl Storage for ReplicatedStorage {
     }
 
     fn is_led(&self) -> bool {
-        self.shared.raft.status().borrow().led
+        self.leading().led
     }
 
     fn watch(&self, resource: &ResourceName, after: Revision) -> Result<WatchStream, Expired> {
@@ -473,15 +484,15 @@ fn certainly_not(status: &tonic::Status) -> bool {
 }
 
 /// Waits a moment, or less where leadership has moved meanwhile.
-async fn wait_for_news(status: &watch::Receiver<Status>, seen: &Status, deadline: Instant) {
+async fn wait_for_news(leading: &watch::Receiver<Leading>, seen: Leading, deadline: Instant) {
     let pause =
         if seen.leader.is_none() { deadline.saturating_duration_since(Instant::now()) } else { RETRY_PAUSE };
-    let _ = timeout(pause, moved(status.clone(), seen.clone())).await;
+    let _ = timeout(pause, moved(leading.clone(), seen)).await;
 }
 
 /// Returns once there is another leader or term than was seen.
-async fn moved(mut status: watch::Receiver<Status>, seen: Status) {
-    let news = status.wait_for(|now| now.leader != seen.leader || now.term != seen.term).await.is_ok();
+async fn moved(mut leading: watch::Receiver<Leading>, seen: Leading) {
+    let news = leading.wait_for(|now| now.leader != seen.leader || now.term != seen.term).await.is_ok();
     if !news {
         // The member has stopped, and whoever waits is told so by what it waits for beside this.
         std::future::pending::<()>().await;
@@ -489,18 +500,18 @@ async fn moved(mut status: watch::Receiver<Status>, seen: Status) {
 }
 
 /// Tells the hub whether a leader is heard, for as long as both live.
-async fn follow_leadership(mut status: watch::Receiver<Status>, hub: std::sync::Weak<WatchHub>) {
+async fn follow_leadership(mut leading: watch::Receiver<Leading>, hub: std::sync::Weak<WatchHub>) {
     let tell = |leadership| hub.upgrade().map(|hub| hub.set_leadership(leadership)).is_some();
     loop {
-        if status.wait_for(|now| !now.led).await.is_err() || !tell(Leadership::Sought) {
+        if leading.wait_for(|now| !now.led).await.is_err() || !tell(Leadership::Sought) {
             return;
         }
-        match timeout(LEADERLESS_MAX, status.wait_for(|now| now.led)).await.map(|led| led.is_ok()) {
+        match timeout(LEADERLESS_MAX, leading.wait_for(|now| now.led)).await.map(|led| led.is_ok()) {
             Ok(true) => {}
             Ok(false) => return,
             Err(_) => {
                 tracing::warn!("no leader is heard: watches end");
-                if !tell(Leadership::Lost) || status.wait_for(|now| now.led).await.is_err() {
+                if !tell(Leadership::Lost) || leading.wait_for(|now| now.led).await.is_err() {
                     return;
                 }
             }
@@ -527,10 +538,10 @@ async fn serve_reads(shared: std::sync::Weak<Shared>, mut waiting: mpsc::Receive
 
 async fn read_index(shared: &Shared) -> Result<u64, Unavailable> {
     let deadline = Instant::now() + READ_TIMEOUT;
-    let mut status = shared.raft.status();
+    let mut leading = shared.raft.leading();
     let mut reason = "no leader is known".to_owned();
     while Instant::now() < deadline {
-        let seen = status.borrow_and_update().clone();
+        let seen = *leading.borrow_and_update();
         let tried = async {
             match seen.leader {
                 Some(leader) if leader == shared.member => {
@@ -543,13 +554,13 @@ async fn read_index(shared: &Shared) -> Result<u64, Unavailable> {
         let tried = tokio::select! {
             biased;
             tried = tried => tried,
-            () = moved(status.clone(), seen.clone()) => Err("the leader changed meanwhile".into()),
+            () = moved(leading.clone(), seen) => Err("the leader changed meanwhile".into()),
         };
         match tried {
             Ok(index) => return Ok(index),
             Err(why) => reason = why,
         }
-        wait_for_news(&status, &seen, deadline).await;
+        wait_for_news(&leading, seen, deadline).await;
     }
     Err(Unavailable(reason))
 }

@@ -11,7 +11,7 @@ use coracle_proto::store::{
     Event as WireEvent, EventType, Object as WireObject, RangeRequest, RangeResponse, TxnRequest,
     TxnResponse, WatchRequest, WatchResponse, store_server::Store,
 };
-use coracle_store::{decode_transaction, encode_outcome};
+use coracle_store::{decode_transaction, encode_outcome, level_of};
 use futures::{FutureExt, Stream, StreamExt, stream};
 use tonic::{Request, Response, Status, async_trait};
 
@@ -36,7 +36,8 @@ pub struct StoreService {
 impl Store for StoreService {
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         administrators_only(&request)?;
-        let request = decode_transaction(&request.into_inner().transaction)
+        let encoded = request.into_inner().transaction;
+        let request = decode_transaction(&encoded, self.storage.level().known())
             .map_err(|error| Status::invalid_argument(format!("transaction: {error}")))?;
         request.transaction.writes.iter().try_for_each(|write| known(write_resource(write)))?;
         if request.transaction.writes.iter().any(|write| is_cluster_info(write.key())) {
@@ -56,7 +57,10 @@ impl Store for StoreService {
         })?;
         let clock = self.storage.clock();
         match outcome {
-            Some(outcome) => Ok(Response::new(TxnResponse { outcome: encode_outcome(&outcome), clock })),
+            Some(outcome) => {
+                let outcome = encode_outcome(&outcome, level_of(&encoded));
+                Ok(Response::new(TxnResponse { outcome, clock }))
+            }
             None => Err(forgotten(clock)),
         }
     }

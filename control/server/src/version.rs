@@ -1,8 +1,11 @@
 //! The version gate of rolling upgrades.
 //!
-//! Each member announces its build and the newest format of log entries that it reads. The leader raises the cluster's
-//! version to the lowest of them, never down; entries are written in the agreed format only. Once raised, a build that
-//! is older stops, and its data directory, which keeps the version, refuses it at every start.
+//! Each member announces its build: its version, and the newest level that it knows ([`coracle_store::level`]), which says
+//! what it reads of entries and snapshots, how it decides and how it hashes its state. The leader raises the cluster's
+//! version and level to the lowest of them, never down; all four go by the agreed level only. Once raised, a build that is
+//! older stops, and its data directory, which keeps what is agreed on, refuses it at every start; so do backups.
+//!
+//! Where it is written the level is named `entryFormat`, as in the first builds, whose levels told of entries alone.
 
 use std::{
     cmp::Ordering,
@@ -16,7 +19,7 @@ use std::{
 
 use coracle_api::Storage;
 use coracle_objects::{Object, Transaction, View};
-use coracle_store::ENTRY_FORMATS;
+use coracle_store::{FIRST_LEVEL, Levels, Origin};
 
 use crate::{
     bootstrap::CLUSTER_INFO,
@@ -32,19 +35,25 @@ use crate::{
 /// Between two tries to raise the version or to write it down.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// What a control node announces of itself: by that alone the gate knows builds.
+/// What a control node is, for the gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {
     /// As `1.2.3`.
     pub version: String,
-    /// The newest format of log entries that it reads.
-    pub entry_format: u8,
+    pub levels: Levels,
 }
 
 impl Default for Build {
     /// This one.
     fn default() -> Self {
-        Self { version: VERSION.into(), entry_format: *ENTRY_FORMATS.end() }
+        Self { version: VERSION.into(), levels: Levels::default() }
+    }
+}
+
+impl Build {
+    /// The newest level that it knows.
+    pub fn level(&self) -> u8 {
+        self.levels.newest()
     }
 }
 
@@ -54,7 +63,14 @@ pub struct Agreed {
     /// Empty until there is one.
     pub version: String,
     /// 0 until there is one.
-    pub entry_format: u8,
+    pub level: u8,
+}
+
+impl From<&Origin> for Agreed {
+    /// What a state's beginning tells of its cluster.
+    fn from(origin: &Origin) -> Self {
+        Self { version: origin.version.clone(), level: origin.level }
+    }
 }
 
 impl Agreed {
@@ -65,62 +81,76 @@ impl Agreed {
     fn of(info: &Object) -> Self {
         let draft = editable(info);
         let text = |field: &str| draft["data"][field].as_str().unwrap_or_default();
-        Self {
-            version: text("version").to_owned(),
-            entry_format: text("entryFormat").parse().unwrap_or_default(),
-        }
+        Self { version: text("version").to_owned(), level: text("entryFormat").parse().unwrap_or_default() }
     }
 
     /// Why a build may not take part; `None` where it may.
     pub fn refusal(&self, build: &Build) -> Option<String> {
-        let Build { version, entry_format } = build;
-        let (ours, format) = (&self.version, self.entry_format);
+        self.refusal_of(&build.version, build.level())
+    }
+
+    /// The same for one that tells its version and newest level.
+    pub fn refusal_of(&self, version: &str, newest: u8) -> Option<String> {
+        let (ours, level) = (&self.version, self.level);
         if older(version, ours) {
             return Some(format!(
                 "the cluster runs version {ours}, this is version {version}: use {ours} or newer"
             ));
         }
-        (*entry_format < format).then(|| {
+        (newest < level).then(|| {
             format!(
-                "the cluster's log has entries of format {format}, this build reads up to {entry_format}: use version \
-                 {ours} or newer"
+                "the cluster's entries and snapshots are of level {level}, this build, version {version}, knows levels \
+                 up to {newest}: use version {ours} or newer"
             )
         })
     }
 }
 
-/// The format in which this member writes entries while it leads. Cheap to clone.
+/// The level at which this member writes. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct EntryFormat(Arc<AtomicU8>);
-
-impl Default for EntryFormat {
-    /// The oldest, until the cluster's is known.
-    fn default() -> Self {
-        Self(Arc::new(AtomicU8::new(*ENTRY_FORMATS.start())))
-    }
+pub struct AgreedLevel {
+    level: Arc<AtomicU8>,
+    levels: Levels,
 }
 
-impl EntryFormat {
+impl AgreedLevel {
+    /// The first, until the cluster's is known.
+    pub fn new(levels: Levels) -> Self {
+        Self { level: Arc::new(AtomicU8::new(FIRST_LEVEL)), levels }
+    }
+
     pub fn get(&self) -> u8 {
-        self.0.load(Relaxed)
+        self.level.load(Relaxed)
     }
 
-    fn raise(&self, format: u8) {
-        self.0.fetch_max(format.min(*ENTRY_FORMATS.end()), Relaxed);
+    /// All that this member knows.
+    pub fn known(&self) -> Levels {
+        self.levels
+    }
+
+    fn raise(&self, level: u8) {
+        self.level.fetch_max(level.min(self.levels.newest()), Relaxed);
     }
 }
 
-/// The lowest of the members' versions and formats, where that is above what is agreed on. `None` where nothing is to
-/// be raised, or a member has not announced itself.
-pub fn raised(members: &BTreeMap<u64, MemberSpec>, agreed: &Agreed) -> Option<Agreed> {
+/// The lowest of the members' versions and levels, where that is above what is agreed on. `None` where nothing is to be
+/// raised, or a member has not announced itself: so has none in `ids`, those that raft knows, of which there is no object.
+pub fn raised(members: &BTreeMap<u64, MemberSpec>, ids: &[u64], agreed: &Agreed) -> Option<Agreed> {
+    if !are_named(members, ids) {
+        return None;
+    }
     let lowest = members.values().map(|member| member.version.as_str());
     let lowest = lowest.min_by(|a, b| order(a, b)).filter(|lowest| parse(lowest).is_some())?;
-    let format = members.values().map(|member| member.entry_format).min().unwrap_or_default();
+    let level = members.values().map(|member| member.level).min().unwrap_or_default();
     let raised = Agreed {
         version: if older(&agreed.version, lowest) { lowest.to_owned() } else { agreed.version.clone() },
-        entry_format: format.max(agreed.entry_format),
+        level: level.max(agreed.level),
     };
     (raised != *agreed).then_some(raised)
+}
+
+fn are_named(members: &BTreeMap<u64, MemberSpec>, ids: &[u64]) -> bool {
+    ids.iter().all(|id| members.contains_key(id))
 }
 
 /// Raises the cluster's version whenever all members allow it, as long as this member leads. Never ends by itself.
@@ -130,16 +160,21 @@ pub async fn keep_raised(storage: &ReplicatedStorage) {
         loop {
             let written = drafts::write(storage, |view| {
                 let info = view.get(&CLUSTER_INFO.key())?;
-                let raised = raised(&members(view), &Agreed::of(info))?;
+                let raised = raised(&members(view), &member_ids(storage), &Agreed::of(info))?;
                 let mut draft = editable(info);
                 draft["data"]["version"] = raised.version.into();
-                draft["data"]["entryFormat"] = raised.entry_format.to_string().into();
+                draft["data"]["entryFormat"] = raised.level.to_string().into();
                 Some(Transaction::update(info.key.clone(), encode(&draft), info.revision))
             });
             match written.await {
                 Ok(Some(_)) => {
-                    let Agreed { version, entry_format } = Agreed::read(&storage.view());
-                    tracing::info!(version, entry_format, "cluster version raised");
+                    let Agreed { version, level } = Agreed::read(&storage.view());
+                    tracing::info!(version, level, "cluster version raised");
+                }
+                // It will be named, or removed, and of a removal no event tells.
+                Ok(None) if !are_named(&members(&storage.view()), &member_ids(storage)) => {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                    continue;
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -166,9 +201,15 @@ pub async fn keep_raised(storage: &ReplicatedStorage) {
     }
 }
 
+/// All that raft has as members.
+fn member_ids(storage: &ReplicatedStorage) -> Vec<u64> {
+    let status = storage.status();
+    status.voters.into_iter().chain(status.learners).collect()
+}
+
 /// Writes down what the cluster agrees on, and stops a build that is too old for it. Never ends by
 /// itself.
-pub async fn follow(storage: ReplicatedStorage, data: Arc<DataDir>, format: EntryFormat, fatal: Arc<Fatal>) {
+pub async fn follow(storage: ReplicatedStorage, data: Arc<DataDir>, level: AgreedLevel, fatal: Arc<Fatal>) {
     let key = CLUSTER_INFO.key();
     loop {
         let (view, mut events) = storage.hub().everything();
@@ -179,7 +220,7 @@ pub async fn follow(storage: ReplicatedStorage, data: Arc<DataDir>, format: Entr
                 fatal.send_if_modified(|reason| reason.is_none() && reason.replace(refusal).is_none());
                 std::future::pending::<()>().await;
             }
-            format.raise(agreed.entry_format);
+            level.raise(agreed.level);
             while !agreed.version.is_empty() && !is_recorded(&data, &agreed) {
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
@@ -228,16 +269,12 @@ fn parse(version: &str) -> Option<[u64; 3]> {
 mod tests {
     use super::*;
 
-    fn member(id: u64, version: &str, entry_format: u8) -> (u64, MemberSpec) {
-        (id, MemberSpec { id, version: version.into(), entry_format, ..MemberSpec::default() })
+    fn member(id: u64, version: &str, level: u8) -> (u64, MemberSpec) {
+        (id, MemberSpec { id, version: version.into(), level, ..MemberSpec::default() })
     }
 
-    fn agreed(version: &str, entry_format: u8) -> Agreed {
-        Agreed { version: version.into(), entry_format }
-    }
-
-    fn build(version: &str, entry_format: u8) -> Build {
-        Build { version: version.into(), entry_format }
+    fn agreed(version: &str, level: u8) -> Agreed {
+        Agreed { version: version.into(), level }
     }
 
     #[test]
@@ -252,6 +289,10 @@ mod tests {
             (1..).zip(versions).map(|(id, (version, format))| member(id, version, *format)).collect()
         };
         let none = Agreed::default();
+        let raised = |members: &BTreeMap<u64, MemberSpec>, agreed: &Agreed| {
+            let ids: Vec<u64> = members.keys().copied().collect();
+            raised(members, &ids, agreed)
+        };
         assert_eq!(raised(&members(&[("0.2.0", 2), ("0.1.0", 1)]), &none), Some(agreed("0.1.0", 1)));
         assert_eq!(raised(&members(&[("0.2.0", 2), ("0.1.0", 1)]), &agreed("0.1.0", 1)), None);
         assert_eq!(
@@ -268,22 +309,33 @@ mod tests {
     }
 
     #[test]
-    fn an_older_build_is_refused() {
-        let agreed = agreed("0.2.0", 2);
-        assert_eq!(agreed.refusal(&build("0.2.0", 2)), None);
-        assert_eq!(agreed.refusal(&build("0.3.0", 3)), None);
-        assert!(agreed.refusal(&build("0.1.9", 2)).unwrap().contains("this is version 0.1.9"));
-        assert!(agreed.refusal(&build("0.2.0", 1)).unwrap().contains("reads up to 1"));
-        assert_eq!(Agreed::default().refusal(&build("0.0.1", 1)), None);
+    fn a_member_of_which_nothing_is_known_holds_the_gate() {
+        let members: BTreeMap<u64, MemberSpec> = [member(1, "0.2.0", 2), member(2, "0.2.0", 2)].into();
+        assert_eq!(raised(&members, &[1, 2, 3], &Agreed::default()), None);
+        assert_eq!(raised(&members, &[1, 2], &Agreed::default()), Some(agreed("0.2.0", 2)));
+        assert_eq!(raised(&members, &[1], &Agreed::default()), Some(agreed("0.2.0", 2)), "the other joins");
     }
 
     #[test]
-    fn the_format_only_rises_and_never_above_what_is_known() {
-        let format = EntryFormat::default();
-        assert_eq!(format.get(), *ENTRY_FORMATS.start());
-        format.raise(200);
-        assert_eq!(format.get(), *ENTRY_FORMATS.end());
-        format.raise(0);
-        assert_eq!(format.get(), *ENTRY_FORMATS.end());
+    fn an_older_build_is_refused() {
+        let agreed = agreed("0.2.0", 2);
+        assert_eq!(agreed.refusal_of("0.2.0", 2), None);
+        assert_eq!(agreed.refusal_of("0.3.0", 3), None);
+        let older = agreed.refusal_of("0.1.9", 2).unwrap();
+        assert!(older.contains("runs version 0.2.0, this is version 0.1.9: use 0.2.0 or newer"), "{older}");
+        let lower = agreed.refusal_of("0.2.0", 1).unwrap();
+        assert!(lower.contains("level 2") && lower.contains("levels up to 1"), "{lower}");
+        assert_eq!(Agreed::default().refusal_of("0.0.1", 1), None);
+    }
+
+    #[test]
+    fn the_level_only_rises_and_never_above_what_is_known() {
+        let levels = Levels::default();
+        let level = AgreedLevel::new(levels);
+        assert_eq!(level.get(), FIRST_LEVEL);
+        level.raise(200);
+        assert_eq!(level.get(), levels.newest());
+        level.raise(0);
+        assert_eq!(level.get(), levels.newest());
     }
 }

@@ -246,18 +246,20 @@ impl WatchHub {
         let backlog = store
             .first_events_since(resource.as_str(), after, PAGE_EVENTS_MAX)
             .map_err(|expired| Expired { oldest: expired.oldest })?;
-        let clear = self.view();
-        let fits = whole_revisions(&backlog, PAGE_BYTES_MAX);
-        let more = backlog.len() >= PAGE_EVENTS_MAX || fits < backlog.len();
-        let backlog =
-            backlog.iter().take(fits).map(|event| clear_event(&self.secrets, event, &clear)).collect();
+        let (clear, seen) = (self.view(), store.revision());
         let receiver = self
             .resources
             .lock()
             .entry(resource.clone())
             .or_insert_with(|| broadcast::Sender::new(RESOURCE_EVENTS_MAX))
             .subscribe();
-        Ok(Page { backlog, more, receiver, seen: store.revision() })
+        // Entries are applied meanwhile: opening a page of Secrets takes its time.
+        drop(store);
+        let fits = whole_revisions(&backlog, PAGE_BYTES_MAX);
+        let more = backlog.len() >= PAGE_EVENTS_MAX || fits < backlog.len();
+        let backlog =
+            backlog.iter().take(fits).map(|event| clear_event(&self.secrets, event, &clear)).collect();
+        Ok(Page { backlog, more, receiver, seen })
     }
 }
 

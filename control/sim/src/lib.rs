@@ -87,6 +87,8 @@ pub struct Counts {
     pub relists: u64,
     pub snapshots: u64,
     pub restores: u64,
+    /// Fetches of a snapshot that were given up because nothing came of them.
+    pub lost_fetches: u64,
     pub full_disks: u64,
     /// Writes that a leader with little room refused, and those that it took.
     pub no_room: u64,
@@ -114,6 +116,7 @@ impl Counts {
         self.relists += other.relists;
         self.snapshots += other.snapshots;
         self.restores += other.restores;
+        self.lost_fetches += other.lost_fetches;
         self.full_disks += other.full_disks;
         self.no_room += other.no_room;
         self.taken_without_room += other.taken_without_room;

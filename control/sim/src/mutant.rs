@@ -30,6 +30,8 @@ pub enum Mutant {
     LostEntry,
     /// A snapshot is marked with the entry before the last that it holds.
     MislabelledSnapshot,
+    /// A member that fetches a snapshot hears of no other, and does not notice that nothing comes of it.
+    StuckFetch,
     /// The log is compacted before the snapshot's file is written.
     CompactedEarly,
     /// Watches go on when a snapshot takes the place of the state.
@@ -41,7 +43,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 16] = [
+    pub const ALL: [Mutant; 17] = [
         Mutant::SkipFsync,
         Mutant::UnconfirmedRead,
         Mutant::ReusedReadIndex,
@@ -54,6 +56,7 @@ impl Mutant {
         Mutant::AppliedTwice,
         Mutant::LostEntry,
         Mutant::MislabelledSnapshot,
+        Mutant::StuckFetch,
         Mutant::CompactedEarly,
         Mutant::WatchedOverRestore,
         Mutant::IgnoredFullDisk,
@@ -75,6 +78,7 @@ impl Mutant {
             Mutant::AppliedTwice => "applied-twice",
             Mutant::LostEntry => "lost-entry",
             Mutant::MislabelledSnapshot => "mislabelled-snapshot",
+            Mutant::StuckFetch => "stuck-fetch",
             Mutant::CompactedEarly => "compacted-early",
             Mutant::WatchedOverRestore => "watched-over-restore",
             Mutant::IgnoredFullDisk => "ignored-full-disk",

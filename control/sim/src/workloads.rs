@@ -1,11 +1,13 @@
 //! The workloads of a cluster: what clients admit to it, and what its parts make of that.
 //!
 //! In one thread and in virtual time: the real API ([`door`]) over the real store ([`storage`]), the real controllers and
-//! scheduler, and nodes with the real core over a model of a sandbox ([`node`]). What is simulated is what joins them
-//! in `coracle_server` and `coracle_agent` ([`world`], [`link`], [`records`]), and raft is left out.
+//! scheduler, what a leader decides of nodes and plans (`coracle_leader`), and nodes with the real core over a model of a
+//! sandbox ([`node`]). What is simulated is what joins them in `coracle_server` and `coracle_agent` ([`world`], [`link`],
+//! [`records`]); of raft only who leads and when another does ([`plane`]), and how nodes find that one ([`seek`]).
 //!
 //! A seed is a [`script`]: requests of raw bytes with random manifests ([`manifests`], [`edits`], [`values`]: nulls,
-//! numbers beyond their type, depth, circles of owners), deletes, machines that die and return.
+//! numbers beyond their type, depth, circles of owners), deletes, machines that die and return, a leader that freezes
+//! with its sockets open (of one member or of three), machines that say nothing all together.
 //!
 //! What is checked:
 //! - **what the API admits, every reader reads** ([`readers`]): every object that is ever stored is read by a typed
@@ -13,6 +15,9 @@
 //! - **a cluster that nobody touches comes to rest**: a minute after the last operation nothing is written any more in
 //!   the next minute, and the whole run writes no more than what can be explained; no replica set has more pods than
 //!   it wants;
+//! - **who was only away moves nothing**: no node that is well is told to be not Ready, no pod of it is evicted or loses
+//!   its readiness, whoever of the control plane is away; nor any pod where all machines are silent together; and a
+//!   machine that really dies is still told from these, its pods are evicted within three seconds;
 //! - what is deleted goes, where every machine is there and no finalizer of a client holds it.
 //!
 //! A violation is shrunk: steps and edits without which it stays are taken out.
@@ -27,9 +32,11 @@ mod edits;
 mod link;
 mod manifests;
 mod node;
+mod plane;
 mod readers;
 mod records;
 mod script;
+mod seek;
 mod shrink;
 mod values;
 
@@ -46,7 +53,10 @@ use parking_lot::Mutex;
 pub use script::Script;
 pub use world::Broken;
 
-use crate::{rng::Rng, workloads::world::World};
+use crate::{
+    rng::Rng,
+    workloads::world::{Then, World},
+};
 
 /// A fault that is built in, and must be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,16 +67,28 @@ pub enum Mutant {
     ForgottenBackoff,
     /// A node tells the status of a pod again and again, with another time in it.
     ReportedAgain,
+    /// The silence of nodes counts also while the leader was away.
+    SilenceCounts,
+    /// Nodes that fall silent together are told to be down one after the other.
+    ToldApart,
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 3] = [Mutant::NullAdmitted, Mutant::ForgottenBackoff, Mutant::ReportedAgain];
+    pub const ALL: [Mutant; 5] = [
+        Mutant::NullAdmitted,
+        Mutant::ForgottenBackoff,
+        Mutant::ReportedAgain,
+        Mutant::SilenceCounts,
+        Mutant::ToldApart,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Mutant::NullAdmitted => "null-admitted",
             Mutant::ForgottenBackoff => "forgotten-backoff",
             Mutant::ReportedAgain => "reported-again",
+            Mutant::SilenceCounts => "silence-counts",
+            Mutant::ToldApart => "told-apart",
         }
     }
 }
@@ -167,7 +189,7 @@ impl Progress {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     pub mutant: Option<Mutant>,
-    /// No circles of owners and no machines that die.
+    /// No circles of owners, no machines that die and no leader that is away.
     pub calm: bool,
 }
 
@@ -184,11 +206,12 @@ pub fn script(seed: u64, calm: bool) -> Script {
 pub fn run(seed: u64, options: &Options, progress: &Arc<Progress>) -> Result<Report, Violation> {
     let mutant = options.mutant;
     let script = script(seed, options.calm);
-    let teardown = Rng::new(seed ^ TEARDOWN).chance(350);
-    match play(seed, &script, mutant, teardown, progress) {
+    let mut chance = Rng::new(seed ^ TEARDOWN);
+    let then = Then { teardown: chance.chance(350), absence: chance.chance(300) && !options.calm };
+    match play(seed, &script, mutant, then, progress) {
         Ok(report) => Ok(report),
         Err(violation) => Err(shrink::shrink(script, violation, |script| {
-            match play(seed, script, mutant, teardown, progress) {
+            match play(seed, script, mutant, then, progress) {
                 Ok(report) => (report.entries, None),
                 Err(violation) => (violation.entries, Some(violation)),
             }
@@ -196,18 +219,28 @@ pub fn run(seed: u64, options: &Options, progress: &Arc<Progress>) -> Result<Rep
     }
 }
 
+/// Plays the scenario of a leader that freezes, beside machines that are silent together and one that dies, with so many
+/// members. Answers how long the pods of the one that died were missing, in virtual milliseconds.
+pub fn frozen(seed: u64, members: usize, mutant: Option<Mutant>) -> Result<u64, Broken> {
+    watch_panics();
+    let mut world = World::of(members, &mut Rng::new(seed), mutant, Arc::new(Progress::default()));
+    let played = world.play_frozen();
+    WATCHED.set(false);
+    played
+}
+
 /// Plays one script.
 fn play(
     seed: u64,
     script: &Script,
     mutant: Option<Mutant>,
-    teardown: bool,
+    then: Then,
     progress: &Arc<Progress>,
 ) -> Result<Report, Violation> {
     watch_panics();
     progress.begin(seed);
     let mut world = World::new(&mut Rng::new(seed), mutant, progress.clone());
-    let played = world.play(script, teardown);
+    let played = world.play(script, then);
     WATCHED.set(false);
     match played {
         Ok(()) => Ok(Report {

@@ -83,7 +83,7 @@ pub enum Event {
     /// The snapshot task has written what it was given.
     SnapshotWritten(Who),
     /// All parts of a snapshot have arrived.
-    Fetched(Who),
+    Fetched(Who, u64),
     /// No part of a snapshot has come for long.
     PartTimeout(Who, u32),
     RetryWrite(Who, OpId, u32),
@@ -231,7 +231,7 @@ impl World {
             Event::Call { from, to, call } => self.called(from, to, *call),
             Event::Reply { to, reply } => self.replied(to, *reply)?,
             Event::SnapshotWritten(who) => self.snapshot_written(who)?,
-            Event::Fetched(who) => self.fetched(who),
+            Event::Fetched(who, number) => self.fetched(who, number),
             Event::PartTimeout(who, attempt) => self.part_timeout(who, attempt),
             Event::RetryWrite(who, op, attempt) => self.retry_write(who, op, attempt),
             Event::WriteTimeout(who, op, attempt) => self.write_timeout(who, op, attempt),
@@ -307,7 +307,7 @@ impl Event {
             | Event::Apply(who)
             | Event::Unreachable(who, _)
             | Event::SnapshotWritten(who)
-            | Event::Fetched(who)
+            | Event::Fetched(who, _)
             | Event::PartTimeout(who, _)
             | Event::RetryWrite(who, ..)
             | Event::WriteTimeout(who, ..)

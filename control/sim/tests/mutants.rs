@@ -20,6 +20,8 @@ fn expected(mutant: Mutant) -> (u64, &'static [&'static str]) {
         Mutant::AppliedTwice => (60, &["did something else"]),
         Mutant::LostEntry => (60, &["has changed", "has lost entries", "is lost", "corrupt"]),
         Mutant::MislabelledSnapshot => (60, &["another state", "did something else"]),
+        // It does harm only where whoever fetches is lost without a word.
+        Mutant::StuckFetch => (400, &["heal"]),
         Mutant::CompactedEarly => (60, &["corrupt"]),
         Mutant::IgnoredFullDisk => {
             (200, &["has lost entries", "was committed", "has changed", "is lost", "corrupt"])

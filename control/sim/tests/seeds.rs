@@ -42,6 +42,7 @@ fn clusters_under_faults_keep_their_promises() {
     for (what, count) in ends {
         assert!(count >= 25, "too few {what}: {count}");
     }
+    assert!(counts.lost_fetches >= 5, "too few fetches of which nothing comes: {}", counts.lost_fetches);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use coracle_sim::workloads::{Mutant, Options, Progress, Report, Violation, run};
+use coracle_sim::workloads::{Mutant, Options, Progress, Report, Violation, frozen, run};
 
 /// A part whose turn takes so long does not return.
 const TURN_MAX: Duration = Duration::from_secs(30);
@@ -55,15 +55,36 @@ fn one_seed_is_one_run() {
 #[test]
 fn every_mutant_is_found() {
     for mutant in Mutant::ALL {
-        let options = Options { mutant: Some(mutant), calm: true };
+        let away = matches!(mutant, Mutant::SilenceCounts | Mutant::ToldApart);
+        let options = Options { mutant: Some(mutant), calm: !away };
         let (seeds, words) = match mutant {
             Mutant::NullAdmitted => (20, "unreadable"),
             Mutant::ForgottenBackoff => (200, "restless"),
             Mutant::ReportedAgain => (20, "restless"),
+            Mutant::SilenceCounts => (100, "well node"),
+            Mutant::ToldApart => (200, "moved pod"),
         };
         let found = runs(0..seeds, options).err();
         let violation = found.unwrap_or_else(|| panic!("{mutant} was not found within {seeds} seeds"));
         println!("{mutant}: seed {}: {}", violation.seed, violation.broken.what);
         assert!(violation.broken.class.contains(words), "{mutant}: {violation}");
     }
+}
+
+/// As `cli/tests/e2e/frozen.rs` has it with real processes.
+#[test]
+fn a_leader_that_freezes_and_machines_that_are_silent_together_move_no_pod() {
+    for members in [3, 1] {
+        let healed = (0..40).map(|seed| match frozen(seed, members, None) {
+            Ok(ms) => ms,
+            Err(broken) => panic!("seed {seed}, {members} members: [{}] {}", broken.class, broken.what),
+        });
+        println!("{members} members: healed within {:?} ms", healed.max());
+    }
+    let class = |members, mutant| {
+        let found = (0..40).find_map(|seed| frozen(seed, members, Some(mutant)).err());
+        found.unwrap_or_else(|| panic!("{mutant} was not found")).class
+    };
+    assert_eq!(class(1, Mutant::SilenceCounts), "well node");
+    assert_eq!(class(3, Mutant::ToldApart), "moved pod");
 }

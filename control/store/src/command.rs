@@ -1,19 +1,14 @@
 //! What a raft entry holds: many transactions, each with the identity that makes a retry harmless.
 //!
-//! The codec is postcard behind one version byte. A member that meets a version it does not know must stop: an
-//! entry is never skipped.
+//! The codec is postcard behind one byte, the level at which it was written ([`crate::level`]). A member that meets a
+//! level it does not know must stop: an entry is never skipped.
 
 use bytes::Bytes;
 use coracle_objects::{Applied, Refusal, Transaction};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-/// The version byte in front of everything that this module encodes.
-const CODEC_VERSION: u8 = 1;
-
-/// The formats of entries that this build reads and writes, oldest first. One that is newer than what every member
-/// reads must not be written: see [`Command::encode_as`].
-pub const ENTRY_FORMATS: std::ops::RangeInclusive<u8> = 1..=CODEC_VERSION;
+use crate::level::{FIRST_LEVEL, Levels};
 
 /// What became of a transaction.
 pub type Outcome = Result<Applied, Refusal>;
@@ -44,73 +39,82 @@ pub struct Command {
     pub requests: Vec<Request>,
 }
 
-/// Bytes that this build cannot read: damage, or an entry of a newer version. The member must stop.
+/// Bytes that this build cannot read: damage, or an entry of a newer level. The member must stop.
 #[derive(Debug, PartialEq, Eq, Error)]
 pub enum CorruptEntry {
     #[error("the entry is empty")]
     Empty,
-    #[error("the entry has version {found}, this build reads version {CODEC_VERSION}: upgrade this member")]
-    Version { found: u8 },
+    #[error("the entry is of level {found}, this build knows levels up to {newest}: upgrade this member")]
+    Level { found: u8, newest: u8 },
     #[error("the entry cannot be decoded")]
     Decode(#[source] postcard::Error),
 }
 
 impl Command {
+    /// At the first level, which every build knows.
     pub fn encode(&self) -> Bytes {
-        encode(self)
+        encode(self, FIRST_LEVEL)
     }
 
-    /// In the format that the cluster has agreed on. An error where this build cannot write it.
-    pub fn encode_as(&self, format: u8) -> Result<Bytes, CorruptEntry> {
-        if !ENTRY_FORMATS.contains(&format) {
-            return Err(CorruptEntry::Version { found: format });
+    /// At the level that the cluster has agreed on. An error where this build does not know it.
+    pub fn encode_at(&self, level: u8, levels: Levels) -> Result<Bytes, CorruptEntry> {
+        if !levels.knows(level) {
+            return Err(CorruptEntry::Level { found: level, newest: levels.newest() });
         }
-        Ok(self.encode())
+        Ok(encode(self, level))
     }
 
-    pub fn decode(entry: &[u8]) -> Result<Self, CorruptEntry> {
-        decode(entry)
+    pub fn decode(entry: &[u8], levels: Levels) -> Result<Self, CorruptEntry> {
+        decode(entry, levels)
     }
 }
 
-/// For the way from a follower to the leader.
-pub fn encode_transaction(request: &Request) -> Bytes {
-    encode(request)
+/// The level at which something was encoded. 0 where there is nothing.
+pub fn level_of(encoded: &[u8]) -> u8 {
+    encoded.first().copied().unwrap_or_default()
 }
 
-pub fn decode_transaction(bytes: &[u8]) -> Result<Request, CorruptEntry> {
-    decode(bytes)
+/// For the way to the leader, at the level that the cluster has agreed on; who knows none takes the first.
+pub fn encode_transaction(request: &Request, level: u8) -> Bytes {
+    encode(request, level)
 }
 
-/// For the way back from the leader to a follower.
-pub fn encode_outcome(outcome: &Outcome) -> Bytes {
-    encode(outcome)
+pub fn decode_transaction(bytes: &[u8], levels: Levels) -> Result<Request, CorruptEntry> {
+    decode(bytes, levels)
 }
 
-pub fn decode_outcome(bytes: &[u8]) -> Result<Outcome, CorruptEntry> {
-    decode(bytes)
+/// For the way back, at the level of the transaction: who sent that can read it.
+pub fn encode_outcome(outcome: &Outcome, level: u8) -> Bytes {
+    encode(outcome, level)
+}
+
+pub fn decode_outcome(bytes: &[u8], levels: Levels) -> Result<Outcome, CorruptEntry> {
+    decode(bytes, levels)
 }
 
 /// The form of an outcome that members agree on: without words, which another build may choose differently.
-pub(crate) fn encode_agreed(outcome: &Outcome) -> Bytes {
+pub(crate) fn encode_agreed(outcome: &Outcome, level: u8) -> Bytes {
     match outcome {
         Err(Refusal::BadDraft { key, .. }) => {
-            encode(&Outcome::Err(Refusal::BadDraft { key: key.clone(), reason: String::new() }))
+            encode(&Outcome::Err(Refusal::BadDraft { key: key.clone(), reason: String::new() }), level)
         }
-        outcome => encode(outcome),
+        outcome => encode(outcome, level),
     }
 }
 
-fn encode(value: &impl Serialize) -> Bytes {
+/// The form is that of the level, which has been the same at all of them.
+fn encode(value: &impl Serialize, level: u8) -> Bytes {
     // Only a type without a fixed length or a writer that fails can make this go wrong; here there is neither.
-    postcard::to_extend(value, vec![CODEC_VERSION]).expect("a plain value encodes into memory").into()
+    postcard::to_extend(value, vec![level]).expect("a plain value encodes into memory").into()
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CorruptEntry> {
+fn decode<T: DeserializeOwned>(bytes: &[u8], levels: Levels) -> Result<T, CorruptEntry> {
     match bytes.split_first() {
         None => Err(CorruptEntry::Empty),
-        Some((&CODEC_VERSION, rest)) => postcard::from_bytes(rest).map_err(CorruptEntry::Decode),
-        Some((&found, _)) => Err(CorruptEntry::Version { found }),
+        Some((&level, rest)) if levels.knows(level) => {
+            postcard::from_bytes(rest).map_err(CorruptEntry::Decode)
+        }
+        Some((&found, _)) => Err(CorruptEntry::Level { found, newest: levels.newest() }),
     }
 }
 
@@ -132,31 +136,39 @@ mod tests {
 
     #[test]
     fn a_command_survives_its_codec() {
-        assert_eq!(Command::decode(&command().encode()), Ok(command()));
+        let levels = Levels::default();
+        assert_eq!(Command::decode(&command().encode(), levels), Ok(command()));
         let outcome = Ok(Applied { revision: 4, revisions: vec![4, 2] });
-        assert_eq!(decode_outcome(&encode_outcome(&outcome)), Ok(outcome));
+        assert_eq!(decode_outcome(&encode_outcome(&outcome, FIRST_LEVEL), levels), Ok(outcome));
     }
 
     #[test]
-    fn an_unknown_version_is_named() {
+    fn an_unknown_level_is_named() {
+        let levels = Levels::default();
         let mut entry = command().encode().to_vec();
-        entry[0] = 77;
-        assert_eq!(Command::decode(&entry), Err(CorruptEntry::Version { found: 77 }));
-        assert_eq!(Command::decode(b""), Err(CorruptEntry::Empty));
+        for found in [0, levels.newest() + 1, 77] {
+            entry[0] = found;
+            let newest = levels.newest();
+            assert_eq!(Command::decode(&entry, levels), Err(CorruptEntry::Level { found, newest }));
+        }
+        assert_eq!(Command::decode(b"", levels), Err(CorruptEntry::Empty));
     }
 
     #[test]
-    fn only_known_formats_are_written() {
-        let newest = *ENTRY_FORMATS.end();
-        assert_eq!(command().encode_as(newest).map(|entry| Command::decode(&entry)), Ok(Ok(command())));
-        let found = newest + 1;
-        assert_eq!(command().encode_as(found), Err(CorruptEntry::Version { found }));
+    fn only_known_levels_are_written() {
+        let levels = Levels::default();
+        let newest = levels.newest();
+        let entry = command().encode_at(newest, levels).unwrap();
+        assert_eq!(Command::decode(&entry, levels), Ok(command()));
+        for found in [0, newest + 1] {
+            assert_eq!(command().encode_at(found, levels), Err(CorruptEntry::Level { found, newest }));
+        }
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Command::decode(&[&[CODEC_VERSION], bytes.as_slice()].concat());
+            let _ = Command::decode(&[&[FIRST_LEVEL], bytes.as_slice()].concat(), Levels::default());
         }
     }
 }

@@ -13,28 +13,24 @@ use coracle_objects::Refusal;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{CorruptEntry, Outcome, RequestId, decode_outcome, encode_agreed};
-
-/// Bytes of outcomes that are remembered: some 200,000 ordinary ones.
-const BYTES_MAX: u64 = 16 * 1024 * 1024;
+use crate::{
+    command::{CorruptEntry, Outcome, RequestId, decode_outcome},
+    level::{Level, Levels},
+};
 
 /// What an outcome takes beside its own bytes, about.
 const OUTCOME_OVERHEAD_BYTES: u64 = 64;
 
-/// A sequence that is further beyond the clock is not taken, so that no client can use the clock up.
-const AHEAD_MAX: u64 = 1 << 40;
-
 /// Sequence, then client: the lowest are forgotten first.
 type Key = (u64, u64);
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Kept", into = "Kept")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Dedup {
     /// The highest sequence that was ever recorded.
     clock: u64,
     /// The highest sequence that was ever forgotten. At or below it nothing is remembered.
     floor: u64,
-    /// Encoded.
+    /// Encoded, each at the level at which it was given.
     outcomes: OrdMap<Key, Arc<[u8]>>,
     /// Of the outcomes, with what they take beside.
     bytes: u64,
@@ -42,7 +38,7 @@ pub(crate) struct Dedup {
 
 /// What a snapshot holds of the table.
 #[derive(Clone, Serialize, Deserialize)]
-struct Kept {
+pub(crate) struct Kept {
     clock: u64,
     floor: u64,
     outcomes: OrdMap<Key, Arc<[u8]>>,
@@ -57,24 +53,26 @@ pub(crate) enum Seen {
 }
 
 impl Dedup {
-    pub(crate) fn look(&self, id: RequestId) -> Seen {
+    /// By the rules of `level`, one of `levels`.
+    pub(crate) fn look(&self, id: RequestId, level: &Level, levels: Levels) -> Seen {
         match self.outcomes.get(&key(id)) {
             Some(outcome) => {
-                let outcome = decode_outcome(outcome);
+                let outcome = decode_outcome(outcome, levels);
                 Seen::Before(with_words(outcome.expect("what is kept was encoded here or read once before")))
             }
             None if id.sequence <= self.floor => Seen::Forgotten,
-            None if id.sequence > self.clock.saturating_add(AHEAD_MAX) => Seen::Forgotten,
+            None if id.sequence > self.clock.saturating_add(level.sequence_ahead_max) => Seen::Forgotten,
             None => Seen::New,
         }
     }
 
-    pub(crate) fn record(&mut self, id: RequestId, outcome: &Outcome) {
-        let outcome: Arc<[u8]> = encode_agreed(outcome).as_ref().into();
+    /// `agreed` is what members agree on of its outcome.
+    pub(crate) fn record(&mut self, id: RequestId, agreed: &[u8], level: &Level) {
+        let outcome: Arc<[u8]> = agreed.into();
         self.clock = self.clock.max(id.sequence);
         self.bytes += cost(&outcome);
         self.outcomes.insert(key(id), outcome);
-        while self.bytes > BYTES_MAX
+        while self.bytes > level.outcome_bytes_max
             && let Some(lowest) = self.outcomes.get_min().map(|(key, _)| *key)
         {
             let dropped = self.outcomes.remove(&lowest);
@@ -117,13 +115,13 @@ impl From<Dedup> for Kept {
     }
 }
 
-impl TryFrom<Kept> for Dedup {
-    type Error = CorruptEntry;
-
-    fn try_from(Kept { clock, floor, outcomes }: Kept) -> Result<Self, CorruptEntry> {
-        outcomes.values().try_for_each(|outcome| decode_outcome(outcome).map(drop))?;
+impl Kept {
+    /// An error where one of the outcomes cannot be read.
+    pub(crate) fn restore(self, levels: Levels) -> Result<Dedup, CorruptEntry> {
+        let Self { clock, floor, outcomes } = self;
+        outcomes.values().try_for_each(|outcome| decode_outcome(outcome, levels).map(drop))?;
         let bytes = outcomes.values().map(cost).sum();
-        Ok(Self { clock, floor, outcomes, bytes })
+        Ok(Dedup { clock, floor, outcomes, bytes })
     }
 }
 
@@ -132,6 +130,22 @@ mod tests {
     use coracle_objects::{Applied, ObjectKey};
 
     use super::*;
+    use crate::{
+        command::encode_agreed,
+        level::{FIRST_LEVEL, LEVELS},
+    };
+
+    const LEVEL: &Level = &LEVELS[0];
+
+    impl Dedup {
+        fn sees(&self, id: RequestId) -> Seen {
+            self.look(id, LEVEL, Levels::default())
+        }
+
+        fn keep(&mut self, id: RequestId, outcome: &Outcome) {
+            self.record(id, &encode_agreed(outcome, FIRST_LEVEL), LEVEL);
+        }
+    }
 
     fn outcome(revision: u64) -> Outcome {
         Ok(Applied { revision, revisions: vec![revision] })
@@ -145,11 +159,11 @@ mod tests {
     fn many_clients_do_not_make_a_retry_new() {
         let mut dedup = Dedup::default();
         for client in 0..10_000 {
-            dedup.record(id(client, 1), &outcome(client));
+            dedup.keep(id(client, 1), &outcome(client));
         }
         for client in 0..10_000 {
             assert!(
-                matches!(dedup.look(id(client, 1)), Seen::Before(Ok(applied)) if applied.revision == client)
+                matches!(dedup.sees(id(client, 1)), Seen::Before(Ok(applied)) if applied.revision == client)
             );
         }
     }
@@ -159,30 +173,30 @@ mod tests {
         let mut dedup = Dedup::default();
         let large = |client| Ok(Applied { revision: client, revisions: vec![u64::MAX; 10_000] });
         for sequence in 1..=300 {
-            dedup.record(id(sequence % 7, sequence), &large(sequence));
-            assert!(dedup.bytes <= BYTES_MAX);
+            dedup.keep(id(sequence % 7, sequence), &large(sequence));
+            assert!(dedup.bytes <= LEVEL.outcome_bytes_max);
         }
         assert!(dedup.floor > 0);
         for sequence in 1..=300 {
-            let seen = dedup.look(id(sequence % 7, sequence));
+            let seen = dedup.sees(id(sequence % 7, sequence));
             match sequence <= dedup.floor {
                 true => assert!(matches!(seen, Seen::Forgotten)),
                 false => assert!(matches!(seen, Seen::Before(outcome) if outcome == large(sequence))),
             }
         }
-        assert!(matches!(dedup.look(id(999, 1)), Seen::Forgotten), "it may have been there");
-        assert!(matches!(dedup.look(id(999, dedup.clock() + 1)), Seen::New));
+        assert!(matches!(dedup.sees(id(999, 1)), Seen::Forgotten), "it may have been there");
+        assert!(matches!(dedup.sees(id(999, dedup.clock() + 1)), Seen::New));
         let clock = dedup.clock();
         dedup.forget_all();
-        assert!(matches!(dedup.look(id(300 % 7, 300)), Seen::Forgotten));
-        assert!(matches!(dedup.look(id(1, clock + 1)), Seen::New));
+        assert!(matches!(dedup.sees(id(300 % 7, 300)), Seen::Forgotten));
+        assert!(matches!(dedup.sees(id(1, clock + 1)), Seen::New));
     }
 
     #[test]
     fn no_client_uses_the_clock_up() {
         let dedup = Dedup::default();
-        assert!(matches!(dedup.look(id(1, u64::MAX)), Seen::Forgotten));
-        assert!(matches!(dedup.look(id(1, AHEAD_MAX)), Seen::New));
+        assert!(matches!(dedup.sees(id(1, u64::MAX)), Seen::Forgotten));
+        assert!(matches!(dedup.sees(id(1, LEVEL.sequence_ahead_max)), Seen::New));
     }
 
     #[test]
@@ -190,7 +204,7 @@ mod tests {
         let bad = |reason: &str| {
             let mut dedup = Dedup::default();
             let key = ObjectKey::new("configmaps", "default", "a");
-            dedup.record(id(1, 1), &Err(Refusal::BadDraft { key, reason: reason.into() }));
+            dedup.keep(id(1, 1), &Err(Refusal::BadDraft { key, reason: reason.into() }));
             dedup
         };
         assert_eq!(bad("short"), bad(&"long".repeat(1_000)));

@@ -4,6 +4,7 @@
 //! same results and the same hash on every member.
 
 pub mod command;
+pub mod level;
 pub mod snapshot;
 pub mod state;
 pub mod watch;
@@ -11,9 +12,10 @@ pub mod watch;
 mod dedup;
 
 pub use command::{
-    Command, CorruptEntry, ENTRY_FORMATS, Outcome, Request, RequestId, decode_outcome, decode_transaction,
-    encode_outcome, encode_transaction,
+    Command, CorruptEntry, Outcome, Request, RequestId, decode_outcome, decode_transaction, encode_outcome,
+    encode_transaction, level_of,
 };
-pub use snapshot::{Frozen, SnapshotError};
+pub use level::{FIRST_LEVEL, LEVELS, Level, Levels};
+pub use snapshot::{Frozen, Origin, SnapshotError};
 pub use state::{Batch, Store, StoreConfig};
 pub use watch::Expired;

@@ -2,8 +2,13 @@
 //! whole: there is no checksum here.
 //!
 //! ```text
-//! "CORACLE\x03"  head, objects..., end      each a length u32 (little-endian, 0 for the end) and as many bytes of postcard
+//! "CORACLE\x03"                           at level 1, or
+//! "CORACLE\x04" level: u8  version: length u8, UTF-8     at any other: these stay as they are, whatever comes behind
+//! head, objects..., end      each a length u32 (little-endian, 0 for the end) and as many bytes of postcard
 //! ```
+//!
+//! The level is that of the state ([`crate::level`]), the version the lowest of the members when it was written. By them
+//! a build that is too old says what is needed.
 
 use std::io::{self, Read, Write};
 
@@ -12,13 +17,21 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 use crate::{
-    dedup::Dedup,
+    command::CorruptEntry,
+    dedup::{Dedup, Kept},
+    level::{FIRST_LEVEL, Levels},
     state::{Store, StoreConfig},
     watch::Window,
 };
 
-/// In front of every state; the last byte is the version of the format.
-const MAGIC: &[u8; 8] = b"CORACLE\x03";
+/// In front of every state, before the byte that tells its beginning.
+const MAGIC: &[u8; 7] = b"CORACLE";
+
+/// A state of the first level, which says nothing of it.
+const UNTOLD: u8 = 3;
+
+/// One that tells its level and version.
+const TOLD: u8 = 4;
 
 /// The longest part, in bytes: the head with its remembered outcomes, or an object.
 const PART_BYTES_MAX: u32 = 256 * 1024 * 1024;
@@ -28,7 +41,16 @@ const PART_BYTES_MAX: u32 = 256 * 1024 * 1024;
 pub struct Frozen {
     view: View,
     dedup: Dedup,
+    level: u8,
     hash: [u8; 32],
+}
+
+/// What the beginning of a state tells of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    pub level: u8,
+    /// Of the cluster when it was written; empty where it is not told.
+    pub version: String,
 }
 
 /// Why bytes are not a state.
@@ -36,6 +58,13 @@ pub struct Frozen {
 pub enum SnapshotError {
     #[error("this is not the state of a Coracle cluster, or one of another version of its format")]
     Magic,
+    #[error(
+        "the state is of level {}, of a cluster of version {:?}; this build knows levels up to {newest}: use that \
+         version or a newer one", origin.level, origin.version
+    )]
+    Level { origin: Origin, newest: u8 },
+    #[error("an outcome in the state cannot be read")]
+    Outcome(#[source] CorruptEntry),
     #[error("the state cannot be read")]
     Read(#[from] io::Error),
     #[error("the state cannot be decoded")]
@@ -54,7 +83,7 @@ pub enum SnapshotError {
 struct Head {
     revision: Revision,
     hash: [u8; 32],
-    dedup: Dedup,
+    dedup: Kept,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -66,17 +95,13 @@ struct Record {
 
 impl Store {
     pub fn freeze(&self) -> Frozen {
-        Frozen { view: self.view.clone(), dedup: self.dedup.clone(), hash: self.hash }
+        Frozen { view: self.view.clone(), dedup: self.dedup.clone(), level: self.level, hash: self.hash }
     }
 
     /// Restores what [`Frozen::write_to`] wrote, and reads on to the end of the input. The watch window starts empty:
     /// older revisions are expired.
     pub fn restore(input: &mut dyn Read, config: StoreConfig) -> Result<Self, SnapshotError> {
-        let mut magic = [0; MAGIC.len()];
-        input.read_exact(&mut magic)?;
-        if &magic != MAGIC {
-            return Err(SnapshotError::Magic);
-        }
+        let level = origin(input, config.levels)?.level;
         let mut buffer = Vec::new();
         let head: Head = read_part(input, &mut buffer)?.ok_or(SnapshotError::Magic)?;
         let mut view = View { revision: head.revision, ..View::default() };
@@ -87,7 +112,8 @@ impl Store {
         }
         io::copy(input, &mut io::sink())?;
         let window = Window::new(config, head.revision);
-        Ok(Self { config, view, dedup: head.dedup, window, hash: head.hash })
+        let dedup = head.dedup.restore(config.levels).map_err(SnapshotError::Outcome)?;
+        Ok(Self { config, view, dedup, window, level, hash: head.hash })
     }
 
     /// Goes on at a higher revision, as a restored backup must: whoever watched or read the cluster before it finds its
@@ -112,10 +138,28 @@ impl Frozen {
         self.hash
     }
 
-    /// Linear in the size of the state. Needs memory for one object at a time.
+    pub fn level(&self) -> u8 {
+        self.level
+    }
+
+    /// As [`Frozen::write_as`], of a cluster whose version is not known.
     pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.write_as("", out)
+    }
+
+    /// In the form of the state's level, which all members of the cluster know: the build has no say in it. Linear in
+    /// the size of the state. Needs memory for one object at a time.
+    pub fn write_as(&self, version: &str, out: &mut dyn Write) -> io::Result<()> {
         out.write_all(MAGIC)?;
-        let head = Head { revision: self.view.revision, hash: self.hash, dedup: self.dedup.clone() };
+        match self.level {
+            FIRST_LEVEL => out.write_all(&[UNTOLD])?,
+            level => {
+                let version = &version.as_bytes()[..version.len().min(u8::MAX.into())];
+                out.write_all(&[TOLD, level, version.len() as u8])?;
+                out.write_all(version)?;
+            }
+        }
+        let head = Head { revision: self.view.revision, hash: self.hash, dedup: self.dedup.clone().into() };
         let mut buffer = Vec::new();
         write_part(out, &mut buffer, &head, PART_BYTES_MAX)?;
         for object in self.view.tables.values().flat_map(|table| table.values()) {
@@ -124,6 +168,28 @@ impl Frozen {
         }
         out.write_all(&0_u32.to_le_bytes())
     }
+}
+
+/// Reads no further than the beginning of a state. An error where a build that knows these levels cannot read the rest.
+pub fn origin(input: &mut dyn Read, levels: Levels) -> Result<Origin, SnapshotError> {
+    let mut magic = [0; MAGIC.len() + 1];
+    input.read_exact(&mut magic)?;
+    let Some(&[told]) = magic.strip_prefix(MAGIC) else { return Err(SnapshotError::Magic) };
+    let origin = match told {
+        UNTOLD => Origin { level: FIRST_LEVEL, version: String::new() },
+        TOLD => {
+            let mut told = [0; 2];
+            input.read_exact(&mut told)?;
+            let mut version = vec![0; told[1].into()];
+            input.read_exact(&mut version)?;
+            Origin { level: told[0], version: String::from_utf8_lossy(&version).into_owned() }
+        }
+        _ => return Err(SnapshotError::Magic),
+    };
+    if !levels.knows(origin.level) {
+        return Err(SnapshotError::Level { origin, newest: levels.newest() });
+    }
+    Ok(origin)
 }
 
 /// Refuses what [`read_part`] would not take: a snapshot that cannot be read must not take the place of the log.

@@ -6,22 +6,21 @@ use std::{
 };
 
 use coracle_objects::{
-    Applied, Event, EventKind, OBJECT_BYTES_MAX, Object, ObjectKey, Refusal, ResourceName, Revision,
-    Transaction, View, Write,
+    Applied, Event, EventKind, Object, ObjectKey, Refusal, ResourceName, Revision, Transaction, View, Write,
 };
 use sha2::{Digest, Sha256};
 
 use crate::{
-    command::{Command, CorruptEntry, Outcome, RequestId, encode_agreed},
+    command::{Command, CorruptEntry, Outcome, RequestId, encode_agreed, level_of},
     dedup::{Dedup, Seen},
+    level::{FIRST_LEVEL, Level, Levels},
     watch::{Expired, Window},
 };
 
-/// Bounds of a store. `object_bytes_max` decides outcomes and must be equal on all members.
+/// The levels that a store knows, and bounds of its own: what decides outcomes is in the levels.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreConfig {
-    /// The largest draft that is taken, in bytes.
-    pub object_bytes_max: usize,
+    pub levels: Levels,
     /// Events kept a resource for watches that resume.
     pub watch_events_max: usize,
     /// Bytes that the events of all resources hold, about. The resource that holds most gives way.
@@ -33,7 +32,7 @@ pub struct StoreConfig {
 impl Default for StoreConfig {
     fn default() -> Self {
         Self {
-            object_bytes_max: OBJECT_BYTES_MAX,
+            levels: Levels::default(),
             watch_events_max: 64 * 1024,
             watch_bytes_max: 128 * 1024 * 1024,
             watch_revisions_max: 200_000,
@@ -60,6 +59,8 @@ pub struct Store {
     pub(crate) view: View,
     pub(crate) dedup: Dedup,
     pub(crate) window: Window,
+    /// The highest of all entries so far: it never falls, whoever leads.
+    pub(crate) level: u8,
     /// Over every change and outcome since the beginning.
     pub(crate) hash: [u8; 32],
 }
@@ -74,26 +75,33 @@ struct Staged<'a> {
 impl Store {
     pub fn new(config: StoreConfig) -> Self {
         let window = Window::new(config, 0);
-        Self { config, view: View::default(), dedup: Dedup::default(), window, hash: [0; 32] }
+        let (view, dedup) = (View::default(), Dedup::default());
+        Self { config, view, dedup, window, level: FIRST_LEVEL, hash: [0; 32] }
     }
 
     /// Applies one raft entry, an encoded [`Command`]. On an error nothing was changed and the member must stop.
     pub fn apply(&mut self, entry: &[u8]) -> Result<Batch, CorruptEntry> {
-        let command = Command::decode(entry)?;
+        let levels = self.config.levels;
+        let command = Command::decode(entry, levels)?;
+        // From here on nothing asks what this build would do: another build decides the same of the same entry.
+        let number = self.level.max(level_of(entry));
+        let level =
+            levels.get(number).ok_or(CorruptEntry::Level { found: number, newest: levels.newest() })?;
+        self.level = number;
         let mut batch =
             Batch { results: Vec::with_capacity(command.requests.len()), events: vec![], revision: 0 };
         let mut hasher = Sha256::new_with_prefix(self.hash);
         for request in command.requests {
-            let outcome = match self.dedup.look(request.id) {
-                Seen::New => {
-                    let outcome = self.transact(request.transaction, &mut batch.events);
-                    self.dedup.record(request.id, &outcome);
-                    outcome
-                }
-                Seen::Before(outcome) => outcome,
+            let (outcome, is_new) = match self.dedup.look(request.id, level, levels) {
+                Seen::New => (self.transact(request.transaction, level, &mut batch.events), true),
+                Seen::Before(outcome) => (outcome, false),
                 Seen::Forgotten => continue,
             };
-            hasher.update(encode_agreed(&outcome));
+            let agreed = encode_agreed(&outcome, number);
+            if is_new {
+                self.dedup.record(request.id, &agreed, level);
+            }
+            hasher.update(agreed);
             batch.results.push((request.id, outcome));
         }
         for event in &batch.events {
@@ -120,7 +128,17 @@ impl Store {
         self.dedup.clock()
     }
 
-    /// Equal on all members that have applied the same entries.
+    /// The highest level of all entries so far.
+    pub fn level(&self) -> u8 {
+        self.level
+    }
+
+    /// The levels that this store knows.
+    pub fn levels(&self) -> Levels {
+        self.config.levels
+    }
+
+    /// Equal on all members that have applied the same entries, whatever their builds.
     pub fn state_hash(&self) -> [u8; 32] {
         self.hash
     }
@@ -147,7 +165,7 @@ impl Store {
     }
 
     /// Linear in the transaction, but for the logarithms of maps.
-    fn transact(&mut self, transaction: Transaction, events: &mut Vec<Arc<Event>>) -> Outcome {
+    fn transact(&mut self, transaction: Transaction, level: &Level, events: &mut Vec<Arc<Event>>) -> Outcome {
         transaction.check(&self.view)?;
         let revision = self.view.revision + 1;
         let absent = transaction.expected_absent();
@@ -161,7 +179,7 @@ impl Store {
                 staged.push(Staged { key: write.key(), next: previous.clone(), previous });
                 staged.len() - 1
             });
-            self.stage(write, &absent, &mut staged[at], revision)?;
+            stage(write, level, &absent, &mut staged[at], revision)?;
             written.push(at);
         }
         let changed = staged.iter().any(|change| !same(&change.previous, &change.next));
@@ -173,35 +191,6 @@ impl Store {
         }
         self.view.revision = after;
         Ok(Applied { revision: after, revisions })
-    }
-
-    fn stage(
-        &self,
-        write: &Write,
-        absent: &BTreeSet<&ObjectKey>,
-        change: &mut Staged<'_>,
-        revision: Revision,
-    ) -> Result<(), Refusal> {
-        match write {
-            Write::Put { key, draft } => {
-                let limit = self.config.object_bytes_max as u64;
-                if draft.len() as u64 > limit {
-                    return Err(Refusal::TooLarge { key: key.clone(), size: draft.len() as u64, limit });
-                }
-                if change.next.as_ref().is_some_and(|object| object.has_draft(draft)) {
-                    return Ok(());
-                }
-                let object = Object::from_draft(key.clone(), draft, revision)
-                    .map_err(|error| Refusal::BadDraft { key: key.clone(), reason: error.to_string() })?;
-                change.next = Some(Arc::new(object));
-            }
-            Write::Delete { key } => {
-                if change.next.take().is_none() && !absent.contains(key) {
-                    return Err(Refusal::NotFound { key: key.clone() });
-                }
-            }
-        }
-        Ok(())
     }
 
     fn commit(&mut self, change: Staged<'_>, revision: Revision, events: &mut Vec<Arc<Event>>) {
@@ -229,6 +218,35 @@ impl Store {
     }
 }
 
+fn stage(
+    write: &Write,
+    level: &Level,
+    absent: &BTreeSet<&ObjectKey>,
+    change: &mut Staged<'_>,
+    revision: Revision,
+) -> Result<(), Refusal> {
+    match write {
+        Write::Put { key, draft } => {
+            let limit = level.object_bytes_max as u64;
+            if draft.len() as u64 > limit {
+                return Err(Refusal::TooLarge { key: key.clone(), size: draft.len() as u64, limit });
+            }
+            if change.next.as_ref().is_some_and(|object| object.has_draft(draft)) {
+                return Ok(());
+            }
+            let object = Object::from_draft(key.clone(), draft, revision)
+                .map_err(|error| Refusal::BadDraft { key: key.clone(), reason: error.to_string() })?;
+            change.next = Some(Arc::new(object));
+        }
+        Write::Delete { key } => {
+            if change.next.take().is_none() && !absent.contains(key) {
+                return Err(Refusal::NotFound { key: key.clone() });
+            }
+        }
+    }
+    Ok(())
+}
+
 fn same(previous: &Option<Arc<Object>>, next: &Option<Arc<Object>>) -> bool {
     match (previous, next) {
         (None, None) => true,
@@ -237,6 +255,7 @@ fn same(previous: &Option<Arc<Object>>, next: &Option<Arc<Object>>) -> bool {
     }
 }
 
+/// The same at all levels so far.
 fn hash_event(hasher: &mut Sha256, event: &Event) {
     let key = &event.object.key;
     hasher.update([event.kind as u8]);

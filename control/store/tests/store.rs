@@ -6,7 +6,8 @@ use coracle_objects::{
     Applied, Event, EventKind, Expect, ObjectKey, Refusal, Transaction, Write, transaction::Found,
 };
 use coracle_store::{
-    Batch, Command, Expired, Outcome, Request, RequestId, SnapshotError, Store, StoreConfig, encode_outcome,
+    Batch, Command, Expired, FIRST_LEVEL, LEVELS, Level, Levels, Outcome, Request, RequestId, SnapshotError,
+    Store, StoreConfig, encode_outcome,
 };
 use proptest::prelude::*;
 
@@ -151,7 +152,8 @@ fn a_deleting_namespace_takes_no_objects() {
 
 #[test]
 fn a_refused_transaction_changes_nothing() {
-    let mut bench = Bench::new(StoreConfig { object_bytes_max: 200, ..StoreConfig::default() });
+    const SMALL: &[Level] = &[Level { object_bytes_max: 200, ..LEVELS[0] }];
+    let mut bench = Bench::new(StoreConfig { levels: Levels::new(SMALL), ..StoreConfig::default() });
     let mut transaction = put("a", "1");
     transaction.writes.push(Write::Put { key: key("b"), draft: "nonsense".into() });
     assert!(matches!(bench.outcome(transaction.clone()), Err(Refusal::BadDraft { .. })));
@@ -172,7 +174,7 @@ fn the_words_of_a_refusal_are_not_in_the_hash() {
     let refused = bench.outcome(Transaction { preconditions: vec![], writes: vec![write] });
     let Err(Refusal::BadDraft { key, reason }) = refused else { panic!("{refused:?}") };
     assert!(!reason.is_empty());
-    let wordless = encode_outcome(&Err(Refusal::BadDraft { key, reason: String::new() }));
+    let wordless = encode_outcome(&Err(Refusal::BadDraft { key, reason: String::new() }), FIRST_LEVEL);
     let hash: [u8; 32] = Sha256::new_with_prefix([0; 32]).chain_update(wordless).finalize().into();
     assert_eq!(bench.store.state_hash(), hash);
 }

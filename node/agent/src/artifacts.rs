@@ -117,7 +117,7 @@ impl Artifacts {
             crate::private::create_dir(&dir)?;
         }
         // What interrupted downloads left behind.
-        crate::volumes::remove_dir(&root.join("tmp"))?;
+        crate::removal::remove_dir(&root.join("tmp"))?;
         crate::private::create_dir(&root.join("tmp"))?;
         Ok(Self {
             root,
@@ -173,7 +173,18 @@ impl Artifacts {
             Some(known) => Ok(Present { image_id: known.image_id, path: known.path, fetched: None }),
             None => {
                 begun();
-                self.fetch(image, &name).await
+                match self.fetch(image, &name).await {
+                    // Without a control plane pods run on, and start again, with what there is.
+                    Err(PullError::Unreachable { tried, .. }) if let Some(known) = self.recall(image) => {
+                        tracing::warn!(
+                            image,
+                            tried,
+                            "no registry answers: the image is taken as it was last"
+                        );
+                        Ok(Present { image_id: known.image_id, path: known.path, fetched: None })
+                    }
+                    fetched => fetched,
+                }
             }
         };
         drop(taken);

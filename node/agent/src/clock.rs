@@ -1,45 +1,87 @@
-//! The node's time: that of the wall, but never backwards.
+//! The node's time: it goes as the machine's monotonic clock does, so that no step of the wall clock makes anything due
+//! early or late. What is shown to people is told in the wall clock's time.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 
-/// How far the wall clock may be ahead before the node follows it.
-const AHEAD_MAX: SignedDuration = SignedDuration::from_secs(1);
+/// How far the wall clock may go astray before that counts as a step.
+const ASTRAY_MAX: SignedDuration = SignedDuration::from_secs(1);
 
-/// Gives times that grow, so that nothing that is due is postponed when somebody sets the clock back.
+/// The node's time, which agreed with the wall clock when the node started.
 #[derive(Debug)]
 pub struct Clock {
-    anchor: Mutex<(Timestamp, Instant)>,
+    started: (Timestamp, Instant),
+    /// How far the wall clock is ahead of the node's time.
+    ahead: Mutex<SignedDuration>,
 }
 
 impl Clock {
     pub fn new() -> Self {
-        Self { anchor: Mutex::new((Timestamp::now(), Instant::now())) }
+        Self { started: (Timestamp::now(), Instant::now()), ahead: Mutex::default() }
     }
 
+    /// Grows evenly, whatever is done to the wall clock.
     pub fn now(&self) -> Timestamp {
-        let mut anchor = self.anchor.lock();
-        let (wall, monotonic) = (Timestamp::now(), Instant::now());
-        let elapsed = monotonic.duration_since(anchor.1);
-        let now = anchor.0.checked_add(elapsed).unwrap_or(Timestamp::MAX);
-        if wall.duration_since(now) > AHEAD_MAX {
-            // The machine slept or its clock was set forward.
-            *anchor = (wall, monotonic);
-            return wall;
+        self.at(Instant::now())
+    }
+
+    fn at(&self, instant: Instant) -> Timestamp {
+        let (wall, monotonic) = self.started;
+        wall.checked_add(instant.duration_since(monotonic)).unwrap_or(Timestamp::MAX)
+    }
+
+    /// How far the wall clock is ahead; the same as before as long as it was not set.
+    pub fn wall_ahead(&self) -> SignedDuration {
+        self.ahead_at(Timestamp::now(), Instant::now())
+    }
+
+    fn ahead_at(&self, wall: Timestamp, instant: Instant) -> SignedDuration {
+        let is = wall.duration_since(self.at(instant));
+        let mut ahead = self.ahead.lock();
+        if (is - *ahead).abs() > ASTRAY_MAX {
+            *ahead = is;
         }
-        now
+        *ahead
+    }
+
+    /// What the wall clock says, for stamps.
+    pub fn wall(&self) -> Timestamp {
+        self.now().checked_add(self.wall_ahead()).unwrap_or(Timestamp::MAX)
     }
 
     /// The wait from now until `at`; zero where it is past.
-    pub fn until(&self, at: Timestamp) -> std::time::Duration {
-        std::time::Duration::try_from(at.duration_since(self.now())).unwrap_or_default()
+    pub fn until(&self, at: Timestamp) -> Duration {
+        Duration::try_from(at.duration_since(self.now())).unwrap_or_default()
     }
 }
 
 impl Default for Clock {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_of_the_wall_clock_move_what_is_shown_and_nothing_that_is_due() {
+        let clock = Clock::new();
+        let (wall, start) = clock.started;
+        let second = SignedDuration::from_secs(1);
+        let mut instant = start;
+        for (step, shown) in [(0, 0), (3600, 3600), (3600, 3600), (-7200, -7200), (-7200, -7200), (0, 0)] {
+            instant += Duration::from_secs(10);
+            let node = clock.at(instant);
+            assert_eq!(node.duration_since(wall).as_secs(), (instant - start).as_secs().cast_signed());
+            assert_eq!(clock.ahead_at(node + second * step, instant), second * shown);
+        }
+        // A clock that is disciplined little by little is no step.
+        let drifted = clock.at(instant) + SignedDuration::from_millis(900);
+        assert_eq!(clock.ahead_at(drifted, instant), SignedDuration::ZERO);
+        assert_eq!(clock.until(clock.now() - second), Duration::ZERO);
     }
 }

@@ -1,11 +1,15 @@
 //! What a node is started with.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
+use coracle_fabric::Cidr;
 use coracle_wasi_host::Host;
 
 /// Pods that a node offers to run where nothing else is said.
 pub const PODS_DEFAULT: u32 = 10_000;
+
+/// The longest that a pod may take to end when the node stops, where nothing else is said: the grace of most pods.
+pub const STOP_GRACE_DEFAULT: Duration = Duration::from_secs(30);
 
 /// The settings of one node.
 #[derive(Clone)]
@@ -23,6 +27,9 @@ pub struct NodeConfig {
     pub fabric_advertise: Option<String>,
     /// Where the outside world reaches ingresses; `None` serves no gateway. Port 0 picks a free one.
     pub gateway_listen: Option<SocketAddr>,
+    /// Proxies before the gateway. Only what they say in `X-Forwarded-*` is believed; what other clients say there is
+    /// replaced.
+    pub trusted_proxies: Vec<Cidr>,
     pub labels: BTreeMap<String, String>,
     /// Whether the pods of all namespaces may open connections to beyond the cluster; otherwise those of namespaces with
     /// the label `coracle.dev/egress=allow` may.
@@ -34,6 +41,8 @@ pub struct NodeConfig {
     pub guest_threads: usize,
     /// Live instances that the sandbox makes room for; 0: as many as the machine allows.
     pub max_instances: u32,
+    /// When the node stops each pod ends within its grace, and within this.
+    pub stop_grace_max: Duration,
     /// A binary that compiles artifacts in a process of its own, see `coracle_wasi_host::HostConfig::compiler`.
     pub compiler: Option<PathBuf>,
     /// The sandbox to use, where several nodes share a process; `None` makes one.
@@ -45,8 +54,9 @@ pub struct NodeConfig {
 pub struct JoinWith {
     /// `host:port` of control nodes.
     pub addresses: Vec<String>,
-    /// As `coracle token create` prints it.
-    pub token: String,
+    /// As `coracle token create` prints it. `None` for a data dir that has joined ([`crate::has_joined`]): it has none to
+    /// show.
+    pub token: Option<String>,
 }
 
 /// What the node offers; zero is what the machine has.
@@ -73,12 +83,14 @@ impl NodeConfig {
             fabric_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             fabric_advertise: None,
             gateway_listen: None,
+            trusted_proxies: Vec::new(),
             labels: BTreeMap::new(),
             allow_egress: false,
             allow_local_artifacts: false,
             capacity: Capacity::default(),
             guest_threads: 0,
             max_instances: 0,
+            stop_grace_max: STOP_GRACE_DEFAULT,
             compiler: None,
             host: None,
         }

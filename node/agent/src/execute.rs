@@ -1,26 +1,23 @@
 //! Executes actions: calls into the sandbox, the disk, the registry and the network. What comes of it returns as
 //! events, or at once where nothing has to be waited for.
 
+mod plan;
+mod sandbox;
+mod start;
+
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
 };
 
-use coracle_core::{
-    Action, Observation, Pod, PodUid, StartPlan,
-    observe::{Exit, News},
-    resources::Limits,
-    spec::PullPolicy,
-};
+use coracle_core::{Action, Observation, Pod, PodUid, observe::News, spec::PullPolicy};
 use coracle_proto::node::{NodeEvent, PodGone, PodStatus};
-use coracle_wasi_host::{
-    Container, ContainerLimits, ContainerSpec, Host, PodLimits,
-    net::{Namespace, NamespaceConfig, NetLimits},
-};
-use sha2::{Digest, Sha256};
+use coracle_wasi_host::{Container, Host, net::Namespace};
 use tokio::sync::{Semaphore, mpsc};
+
+use self::{plan::Planner, sandbox::WaitingPod};
 
 use crate::{
     app::Event,
@@ -29,9 +26,10 @@ use crate::{
     clock::Clock,
     events,
     link::LinkHandle,
-    logs::{Logs, Stream, StreamSink},
+    logs::Logs,
     network::PodNetwork,
-    probes, volumes,
+    probes,
+    removal::Removals,
 };
 
 /// Containers that are being started at the same time; the others wait their turn.
@@ -45,6 +43,7 @@ pub struct Context {
     pub host: Host,
     pub artifacts: Artifacts,
     pub logs: Arc<Logs>,
+    pub removals: Removals,
     /// `<pods>/<uid>/<volume>`.
     pub pods_dir: PathBuf,
     pub network: PodNetwork,
@@ -61,21 +60,20 @@ pub struct Executor {
     runtimes: BTreeMap<PodUid, Runtime>,
     blocks: Blocks,
     waiting: Waiting<WaitingPod>,
+    /// The present link has named all blocks of this node: only then is it known that more are needed.
+    blocks_known: bool,
     starts: Arc<Semaphore>,
+    planner: Planner,
 }
 
 struct Runtime {
     namespace: Namespace,
     pod: coracle_wasi_host::Pod,
     address: Ipv4Addr,
+    /// The containers of a pod are planned one after the other: they do not take all that plans.
+    plans: Arc<Semaphore>,
     /// By name, with the attempt.
     containers: BTreeMap<String, (u32, Container)>,
-}
-
-struct WaitingPod {
-    pod: Arc<Pod>,
-    preferred: Option<IpAddr>,
-    limits: Limits,
 }
 
 impl Executor {
@@ -85,6 +83,8 @@ impl Executor {
             runtimes: BTreeMap::new(),
             blocks: Blocks::default(),
             waiting: Waiting::default(),
+            blocks_known: true,
+            planner: Planner::new(),
             starts: Arc::new(Semaphore::new(STARTS_MAX)),
         }
     }
@@ -103,21 +103,15 @@ impl Executor {
                 self.stop_sandbox(&uid);
                 return Some(Observation::SandboxStopped { uid });
             }
-            Action::Mount { uid, fingerprint, volumes } => {
-                let dir = self.volumes_dir(&uid);
-                self.background(async move {
-                    let written = tokio::task::spawn_blocking(move || volumes::write(&dir, &volumes)).await;
-                    match written.unwrap_or_else(|error| Err(error.to_string())) {
-                        Ok(()) => Observation::Mounted { uid, fingerprint },
-                        Err(message) => Observation::MountFailed { uid, message },
-                    }
-                });
+            Action::Mount { uid, fingerprint, inputs } => self.mount(uid, fingerprint, *inputs),
+            Action::Plan { uid, container, attempt, inputs, .. } => {
+                self.plan(At { uid, container, attempt }, *inputs);
             }
             Action::Pull { uid, container, attempt, image, policy } => {
                 self.pull(At { uid, container, attempt }, image, policy);
             }
             Action::Start { uid, container, attempt, plan } => {
-                return self.start(At { uid, container, attempt }, pod.clone(), *plan);
+                return self.start(At { uid, container, attempt }, pod.clone(), plan);
             }
             Action::Probe { uid, container, attempt, kind, check, timeout } => {
                 let namespace = self.runtimes.get(&uid)?.namespace.clone();
@@ -143,14 +137,12 @@ impl Executor {
                 self.context.link.post(|outbox| outbox.status(status, coming_up));
             }
             Action::Emit { event, .. } => {
-                let event = events::event(pod, &event, &self.context.node_name, self.context.clock.now());
+                let event = events::event(pod, &event, &self.context.node_name, self.context.clock.wall());
                 let event_json = serde_json::to_vec(&event).unwrap_or_default().into();
                 self.context.link.post(|outbox| outbox.event(NodeEvent { event_json, dropped: 0 }));
             }
             Action::Remove { uid } => self.remove(uid, pod),
             Action::Admit { .. }
-            | Action::HoldVolumes { .. }
-            | Action::Hold { .. }
             | Action::Announce { .. }
             | Action::End { .. }
             | Action::EndPod { .. }
@@ -184,71 +176,6 @@ impl Executor {
         })
     }
 
-    fn create_sandbox(&mut self, wanted: WaitingPod) -> Option<Observation> {
-        let Some(address) = self.blocks.take(wanted.preferred) else {
-            if let Some(request) = self.waiting.push(wanted) {
-                self.context.link.post(|outbox| outbox.claim(request));
-            }
-            return None;
-        };
-        let WaitingPod { pod, limits, .. } = wanted;
-        let config = NamespaceConfig {
-            hostname: pod.hostname().to_owned(),
-            addresses: vec![address.into()],
-            limits: NetLimits::default(),
-        };
-        let namespace = Namespace::new(config, self.context.network.uplink(&pod.metadata.namespace));
-        self.context.network.attach(address.into(), namespace.clone());
-        let limits = PodLimits {
-            cpu_weight: limits.cpu_weight,
-            cpu_quota: limits.cpu_quota,
-            memory_bytes: limits.memory_bytes,
-        };
-        let sandbox = self.context.host.pod(limits, namespace.clone());
-        let runtime = Runtime { namespace, pod: sandbox, address, containers: BTreeMap::new() };
-        self.runtimes.insert(pod.uid().clone(), runtime);
-        Some(Observation::SandboxReady { uid: pod.uid().clone(), addresses: vec![address.into()] })
-    }
-
-    fn stop_sandbox(&mut self, uid: &PodUid) {
-        let Some(runtime) = self.runtimes.remove(uid) else { return };
-        self.context.network.detach(runtime.address.into());
-        runtime.namespace.shutdown();
-        self.blocks.release(runtime.address);
-    }
-
-    /// A block of addresses is this node's.
-    pub fn add_block(&mut self, cidr: &str) {
-        if !self.blocks.add(cidr) {
-            tracing::warn!(cidr, "a block of pod addresses is no /24");
-        }
-    }
-
-    /// A claim for more addresses was answered: whoever waits goes on.
-    pub fn block_claimed(&mut self, request: u64, cidr: &str, error: &str) -> Vec<Observation> {
-        self.context.link.post(|outbox| outbox.claim_answered(request));
-        if !cidr.is_empty() {
-            self.add_block(cidr);
-        }
-        if !self.waiting.answered(request) {
-            return Vec::new();
-        }
-        let waiting: Vec<WaitingPod> = self.waiting.drain().collect();
-        let failed = |pod: &Pod| Observation::SandboxFailed {
-            uid: pod.uid().clone(),
-            message: format!("no address for the pod: {error}"),
-        };
-        let mut observations = Vec::new();
-        for wanted in waiting {
-            if cidr.is_empty() {
-                observations.push(failed(&wanted.pod));
-            } else {
-                observations.extend(self.create_sandbox(wanted));
-            }
-        }
-        observations
-    }
-
     fn pull(&self, at: At, image: String, policy: PullPolicy) {
         let context = self.context.clone();
         self.background(async move {
@@ -280,84 +207,15 @@ impl Executor {
         });
     }
 
-    /// Starts a container. What comes of it is an event, whatever happens; a sandbox that has gone is said at once.
-    fn start(&self, at: At, pod: Arc<Pod>, plan: StartPlan) -> Option<Observation> {
-        let Some(runtime) = self.runtimes.get(&at.uid) else {
-            let message = "the pod's sandbox is gone".to_owned();
-            return Some(at.news(News::StartFailed { reason: CREATE_FAILED.to_owned(), message }));
-        };
-        let (sandbox, context, starts) = (runtime.pod.clone(), self.context.clone(), self.starts.clone());
-        let dir = self.volumes_dir(&at.uid);
-        tokio::spawn(async move {
-            let events = context.events.clone();
-            let of = at.clone();
-            let starting =
-                guarded(async move { start(&context, &sandbox, &of, &pod, plan, dir, &starts).await });
-            let started =
-                starting.await.unwrap_or_else(|message| Err(StartFailure { reason: CREATE_FAILED, message }));
-            let event = match started {
-                Ok(container) => Event::Started { at, container },
-                Err(StartFailure { reason, message }) => {
-                    Event::Observed(at.news(News::StartFailed { reason: reason.to_owned(), message }))
-                }
-            };
-            let _ = events.send(event).await;
-        });
-        None
-    }
-
-    /// A container runs: from here on it is watched for its end.
-    pub fn started(&mut self, at: At, container: Container) -> Observation {
-        let mut id = Sha256::new();
-        for part in [at.uid.as_str(), &at.container, &at.attempt.to_string(), &self.context.boot_id] {
-            id.update(part);
-            id.update([0]);
-        }
-        let container_id = format!("wasm://{}", hex::encode(id.finalize()));
-        match self.runtimes.get_mut(&at.uid) {
-            Some(runtime) => {
-                runtime.containers.insert(at.container.clone(), (at.attempt, container.clone()));
-            }
-            // The pod went away meanwhile.
-            None => container.kill(),
-        }
-        let (context, ended) = (self.context.clone(), at.clone());
-        self.background(async move {
-            let waited = guarded(async move { container.wait().await }).await;
-            let exit = waited.map_or_else(Exit::HostFault, exit_of);
-            context.logs.end(&ended.uid, &ended.container);
-            ended.news(News::Exited(exit))
-        });
-        at.news(News::Started { container_id })
-    }
-
-    /// A container is over: its handle is let go.
-    pub fn exited(&mut self, uid: &PodUid, name: &str, attempt: u32) {
-        if let Some(runtime) = self.runtimes.get_mut(uid)
-            && runtime.containers.get(name).is_some_and(|(of, _)| *of == attempt)
-        {
-            runtime.containers.remove(name);
-        }
-    }
-
     fn remove(&mut self, uid: PodUid, pod: &Pod) {
         self.stop_sandbox(&uid);
         let (namespace, name) = (pod.metadata.namespace.clone(), pod.metadata.name.clone());
         let gone = PodGone { namespace, name, uid: uid.to_string() };
         self.context.link.post(|outbox| outbox.gone(gone));
-        let (dir, logs) = (self.volumes_dir(&uid), self.context.logs.clone());
-        tokio::task::spawn_blocking(move || {
-            for removed in [volumes::remove_dir(&dir), logs.remove(&uid)] {
-                if let Err(error) = removed {
-                    tracing::warn!(pod.uid = %uid, %error, "what a pod left behind could not be removed");
-                }
-            }
-        });
-    }
-
-    /// Asks every container to end.
-    pub fn stop_all(&self) {
-        self.containers().for_each(|(_, _, container)| container.stop());
+        self.context.removals.push(self.volumes_dir(&uid));
+        // A write of a log that is under way is waited for.
+        let context = self.context.clone();
+        tokio::task::spawn_blocking(move || context.logs.remove(&uid, &context.removals));
     }
 
     /// Ends every pod at once, without a word to the cluster: the node stops, and runs them again when it starts.
@@ -391,77 +249,6 @@ async fn guarded<T: Send + 'static>(task: impl Future<Output = T> + Send + 'stat
         tracing::error!(%error, "a task of the node failed");
         format!("internal error of the node: {error}")
     })
-}
-
-/// The reason in `state.waiting` of a container that did not come to its start.
-const CREATE_FAILED: &str = "CreateContainerError";
-
-struct StartFailure {
-    /// The reason in `state.waiting`.
-    reason: &'static str,
-    message: String,
-}
-
-async fn start(
-    context: &Context,
-    sandbox: &coracle_wasi_host::Pod,
-    at: &At,
-    pod: &Pod,
-    plan: StartPlan,
-    volumes_dir: PathBuf,
-    starts: &Semaphore,
-) -> Result<Container, StartFailure> {
-    let create = |message: String| StartFailure { reason: CREATE_FAILED, message };
-    let path = context
-        .artifacts
-        .path(&plan.image_id)
-        .ok_or_else(|| create(format!("the image {} is not on this node any more", plan.image_id)))?;
-    let artifact = context.host.prepare(&path).await.map_err(|error| create(error.to_string()))?;
-    // After the compiler: what it is busy with holds up no container that is ready to run.
-    let _permit = starts.acquire().await.map_err(|error| create(error.to_string()))?;
-    let (logs, log_at) = (context.logs.clone(), at.clone());
-    let mounts = plan.mounts;
-    let prepared = tokio::task::spawn_blocking(move || {
-        let mounts = volumes::mounts(&volumes_dir, &mounts)?;
-        let log = logs.begin(&log_at.uid, &log_at.container, log_at.attempt);
-        Ok((mounts, log.map_err(|error| format!("failed to open the container's log: {error}"))?))
-    })
-    .await;
-    let (mounts, log) = prepared.unwrap_or_else(|error| Err(error.to_string())).map_err(create)?;
-    let spec = ContainerSpec {
-        name: format!("{}/{}/{}", pod.metadata.namespace, pod.metadata.name, at.container),
-        artifact,
-        args: plan.arguments,
-        env: plan.env,
-        mounts,
-        limits: ContainerLimits {
-            memory_bytes: plan.limits.memory_bytes,
-            cpu_quota: plan.limits.cpu_quota,
-            cpu_weight: plan.limits.cpu_weight,
-        },
-        http_port: Some(plan.http_port),
-        http_timeout: None,
-        stdin_closed: false,
-        stdout: Arc::new(StreamSink::new(log.clone(), Stream::Stdout)),
-        stderr: Arc::new(StreamSink::new(log, Stream::Stderr)),
-    };
-    sandbox
-        .start(spec)
-        .map_err(|error| StartFailure { reason: "RunContainerError", message: error.to_string() })
-}
-
-fn exit_of(exit: coracle_wasi_host::Exit) -> Exit {
-    use coracle_wasi_host::Exit as Host;
-    if exit.is_out_of_memory() {
-        return Exit::OutOfMemory;
-    }
-    match exit {
-        Host::Completed { code } => Exit::Completed(code),
-        Host::Trapped { message } => Exit::Trapped(message),
-        Host::LimitExceeded { resource } => Exit::LimitExceeded(resource.to_owned()),
-        Host::Killed => Exit::Killed,
-        Host::HostFault { message } => Exit::HostFault(message),
-    }
 }
 
 #[cfg(test)]

@@ -116,6 +116,11 @@ struct Kept {
     generation: u64,
 }
 
+/// Whether a node of this data dir has joined a cluster: it needs no token any more.
+pub fn has_joined(data_dir: &Path) -> bool {
+    data_dir.join(NODE).exists()
+}
+
 impl Identity {
     /// Resumes what the data dir holds, or joins. `advertise` is where the fabric is reached.
     pub async fn obtain(config: &NodeConfig, advertise: &str) -> Result<Self, IdentityError> {
@@ -123,8 +128,9 @@ impl Identity {
         let unusable = |source| IdentityError::DataDir { path: config.data_dir.clone(), source };
         private::create_lasting_dir(&dir).map_err(unusable)?;
         let lock = lock(&dir)?;
-        let token = config.join.as_ref().map(|with| with.token.parse::<JoinToken>()).transpose()?;
-        if dir.join(NODE).exists() {
+        let token = config.join.as_ref().and_then(|with| with.token.as_ref());
+        let token = token.map(|token| token.parse::<JoinToken>()).transpose()?;
+        if has_joined(&dir) {
             return Self::resume(dir, config, token.as_ref(), lock);
         }
         if !is_empty(&dir).map_err(unusable)? {
@@ -374,7 +380,7 @@ mod tests {
     }
 
     fn config(dir: &Path, token: Option<String>) -> NodeConfig {
-        let join = token.map(|token| JoinWith { addresses: vec!["127.0.0.1:1".into()], token });
+        let join = token.map(|token| JoinWith { addresses: vec!["127.0.0.1:1".into()], token: Some(token) });
         NodeConfig { join, name: "n1".into(), ..NodeConfig::new(dir) }
     }
 

@@ -8,6 +8,7 @@ mod artifacts;
 mod blocks;
 mod clock;
 mod config;
+mod decode;
 mod events;
 mod execute;
 mod identity;
@@ -19,13 +20,16 @@ mod network;
 mod node;
 mod private;
 mod probes;
+mod removal;
 mod renewal;
 mod usage;
 mod volumes;
+mod wishes;
 
 pub use artifacts::ARTIFACT_BYTES_MAX;
-pub use config::{Capacity, JoinWith, NodeConfig, PODS_DEFAULT};
-pub use identity::IdentityError;
+pub use config::{Capacity, JoinWith, NodeConfig, PODS_DEFAULT, STOP_GRACE_DEFAULT};
+pub use coracle_fabric::Cidr;
+pub use identity::{IdentityError, has_joined};
 pub use node::{Node, NodeError, start};
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod race;
 
 use std::{sync::Arc, time::Duration};
 
+use coracle_core::race::{ANSWER_TIMEOUT, HEARTBEAT, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 use coracle_proto::{
     MESSAGE_BYTES_MAX, PROTOCOL_RANGE,
     node::{
@@ -26,14 +27,8 @@ use crate::{app::Event, machine};
 
 pub use outbox::Outbox;
 
-/// Between two heartbeats.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-/// Until a control node must have answered Hello.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How soon a control node is noticed that has fallen silent and closed nothing: within the sum of both. Twice as soon
-/// as it notices the silence of a node, so that there is time to find the one that leads instead.
-const KEEP_ALIVE: KeepAlive =
-    KeepAlive { interval: Duration::from_millis(750), timeout: Duration::from_millis(1_000) };
+/// How soon a control node is noticed that has fallen silent and closed nothing.
+const KEEP_ALIVE: KeepAlive = KeepAlive { interval: KEEP_ALIVE_INTERVAL, timeout: KEEP_ALIVE_TIMEOUT };
 /// After so long without a link its pods may have been replaced on other nodes.
 const CUT_OFF: Duration = Duration::from_secs(5);
 /// Messages on their way into the stream.

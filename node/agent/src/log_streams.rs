@@ -195,7 +195,7 @@ mod tests {
     async fn error_of(pod: Option<&Pod>, container: &str, options: &str) -> String {
         let dir = tempfile::tempdir().unwrap();
         let (link, mut outgoing) = LinkHandle::new();
-        let mut streams = LogStreams::new(Arc::new(Logs::new(dir.path().join("logs"))), link);
+        let mut streams = LogStreams::new(Arc::new(Logs::start(dir.path().join("logs")).unwrap()), link);
         let (container, options_json) = (container.to_owned(), options.to_owned().into());
         streams.serve(LogRequest { request: 1, container, options_json, ..Default::default() }, pod, None);
         match outgoing.next().await.body {

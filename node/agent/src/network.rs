@@ -295,6 +295,7 @@ fn ingress(namespace: &str, name: &str, object: &Value) -> IngressEntry {
     IngressEntry {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
+        created: text(&object["metadata"]["creationTimestamp"]),
         default_backend: backend(&spec["defaultBackend"]),
         rules: rules.collect(),
     }

@@ -4,14 +4,14 @@ use std::{
     collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use coracle_core::{NodeFacts, Observed};
 use coracle_fabric::{Fabric, FabricConfig, FabricError};
 use coracle_proto::{node::Hello, tls};
-use coracle_wasi_host::{Host, HostConfig, HostError};
+use coracle_wasi_host::{Host, HostConfig, HostError, descriptors::Descriptors};
 use parking_lot::RwLock;
 use thiserror::Error;
 use tokio::{
@@ -20,10 +20,11 @@ use tokio::{
 };
 
 use crate::{
-    app::{App, EVENTS_MAX, Event},
+    app::{App, EVENTS_MAX, Event, LAST_RUN_AFTER},
     artifacts::{Artifacts, Registry},
     clock::Clock,
     config::NodeConfig,
+    decode,
     execute::{Context, Executor},
     identity::{Identity, IdentityError},
     link::{self, LinkConfig},
@@ -31,7 +32,9 @@ use crate::{
     machine,
     network::PodNetwork,
     private,
+    removal::Removals,
     renewal::{NodeTls, Renewal},
+    wishes::{self, Recorder},
 };
 
 /// Why a node does not start.
@@ -86,7 +89,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
     };
     let (logs_dir, pods_dir) = (config.data_dir.join("logs"), config.data_dir.join("pods"));
     for dir in [&logs_dir, &pods_dir] {
-        private::create_dir(dir).map_err(|source| NodeError::Io { path: dir.clone(), source })?;
+        private::create_dir(dir).map_err(io_error(dir))?;
     }
     let (events, received) = mpsc::channel(EVENTS_MAX);
     let addresses = Arc::new(RwLock::new(identity.control_addresses()));
@@ -100,13 +103,17 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
     let artifacts_dir = config.data_dir.join("artifacts");
     let registry = Registry::new(addresses.clone(), node_tls.control.clone());
     let artifacts = Artifacts::new(artifacts_dir.clone(), config.allow_local_artifacts, registry)
-        .map_err(|source| NodeError::Io { path: artifacts_dir, source })?;
-    let (link, link_task) = link::start(link_config, events.clone());
+        .map_err(io_error(&artifacts_dir))?;
+    let (said, heard) = mpsc::channel(decode::QUEUE_MAX);
+    let (link, link_task) = link::start(link_config, said);
+    let wishes = wishes::load(&config.data_dir);
+    tokio::spawn(decode::run(heard, events.clone(), Recorder::start(config.data_dir.clone())));
     let executor = Executor::new(Context {
         node_name: identity.name.clone(),
         host,
         artifacts,
-        logs: Arc::new(Logs::new(logs_dir)),
+        logs: Arc::new(Logs::start(logs_dir.clone()).map_err(io_error(&logs_dir))?),
+        removals: Removals::start().map_err(io_error(&pods_dir))?,
         pods_dir,
         network: PodNetwork::new(fabric.clone()),
         link,
@@ -120,11 +127,13 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
         host_ip: host_of(&advertise),
         cpu_milli: capacity.cpu_milli,
         memory_bytes: capacity.memory_bytes,
+        ..NodeFacts::default()
     };
     let observed = Observed { node: facts, pods: BTreeMap::new() };
     let name = identity.name.clone();
     tracing::info!(node = name, fabric = advertise, "node started");
-    let app = App::new(identity.clone(), observed, executor);
+    let app = App::new(identity.clone(), observed, executor, config.stop_grace_max)
+        .with_last(wishes, LAST_RUN_AFTER);
     let renewal = Renewal { identity, tls: node_tls, addresses, advertise, wanted: app.trust() };
     let renewal = tokio::spawn(renewal.run());
     let app = tokio::spawn(app.run(received, link_task));
@@ -146,7 +155,8 @@ impl Node {
         self.fabric.gateway_address()
     }
 
-    /// Stops all pods and the node. The cluster's wishes stay: the next start runs the pods again.
+    /// Stops all pods, each within its grace and the configured most, and the node. The cluster's wishes stay: the next
+    /// start runs the pods again.
     pub async fn shutdown(&self) {
         let Some([app, renewal]) = self.tasks.lock().await.take() else { return };
         // Waited for, because it holds the data dir's lock.
@@ -162,6 +172,11 @@ impl Node {
     }
 }
 
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> NodeError {
+    let path = path.to_owned();
+    move |source| NodeError::Io { path, source }
+}
+
 async fn start_fabric(config: &NodeConfig, identity: &Identity, tls: &NodeTls) -> Result<Fabric, NodeError> {
     let fabric = Fabric::start(FabricConfig {
         node_name: identity.name.clone(),
@@ -169,6 +184,8 @@ async fn start_fabric(config: &NodeConfig, identity: &Identity, tls: &NodeTls) -
         gateway_listen: config.gateway_listen,
         tls: tls.fabric.clone(),
         egress: config.allow_egress,
+        trusted_proxies: config.trusted_proxies.clone(),
+        descriptors: Descriptors::of_process(),
     });
     Ok(fabric.await?)
 }

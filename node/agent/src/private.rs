@@ -14,11 +14,29 @@ const FILE_MODE: u32 = 0o600;
 
 /// Makes a directory, and what is missing above it, for its owner alone; also one that was there already.
 pub fn create_dir(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(DIR_MODE).create(path)?;
+    make(path)?;
     if fs::metadata(path)?.permissions().mode() & 0o7777 != DIR_MODE {
         fs::set_permissions(path, Permissions::from_mode(DIR_MODE))?;
     }
     Ok(())
+}
+
+/// Makes a directory and what is missing above it, from the top down: how deep it lies may be a user's choice, and
+/// costs no stack.
+fn make(path: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.mode(DIR_MODE);
+    let create = |path: &Path| match builder.create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made,
+    };
+    match create(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        made => return made,
+    }
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.is_dir()).collect();
+    missing.into_iter().rev().try_for_each(create)
 }
 
 /// The same for a directory whose name must outlast a crash, as a promise rests on what is in it.

@@ -1,6 +1,8 @@
 //! The node's loop with the real sandbox, disk and logs. What the leader would send is put in, what would go up to it
 //! is taken out; the stream itself is tested with the control plane.
 
+mod returning;
+
 use std::{path::Path, sync::Arc, time::Duration};
 
 use coracle_core::{NodeFacts, Observed};
@@ -22,10 +24,14 @@ use crate::{
     link::{FromLink, LinkHandle, Outgoing},
     logs::Logs,
     network::PodNetwork,
+    removal::Removals,
 };
 
 /// Compiling in a debug build on a busy machine takes its time.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Guests of these tests that are still there when the node stops.
+const STOP_GRACE_MAX: Duration = Duration::from_secs(2);
 
 struct Rig {
     events: mpsc::Sender<Event>,
@@ -38,6 +44,13 @@ struct Rig {
 impl Rig {
     /// A node that has joined, linked, and knows that it is to run nothing.
     async fn new(dir: &Path) -> Self {
+        let mut rig = Self::start(dir, Vec::new());
+        rig.tell(Down::Synced(Synced { revision: 1 })).await;
+        rig
+    }
+
+    /// A node without a link that ran this last.
+    fn start(dir: &Path, last: Vec<ObjectEvent>) -> Self {
         let identity =
             Arc::new(Identity::for_tests(&NodeConfig { name: "n1".into(), ..NodeConfig::new(dir) }));
         let host =
@@ -49,7 +62,8 @@ impl Rig {
             node_name: "n1".into(),
             host: host.unwrap(),
             artifacts,
-            logs: Arc::new(Logs::new(dir.join("logs"))),
+            logs: Arc::new(Logs::start(dir.join("logs")).unwrap()),
+            removals: Removals::start().unwrap(),
             pods_dir: dir.join("pods"),
             network: PodNetwork::default(),
             link,
@@ -62,13 +76,12 @@ impl Rig {
             host_ip: "127.0.0.1".into(),
             cpu_milli: 2000,
             memory_bytes: 1 << 30,
+            ..NodeFacts::default()
         };
         let observed = Observed { node, ..Default::default() };
-        let loop_ =
-            tokio::spawn(App::new(identity, observed, executor).run(received, tokio::spawn(async {})));
-        let mut rig = Self { events, outgoing, loop_, seen: Vec::new() };
-        rig.tell(Down::Synced(Synced { revision: 1 })).await;
-        rig
+        let app = App::new(identity, observed, executor, STOP_GRACE_MAX).with_last(last, Duration::ZERO);
+        let loop_ = tokio::spawn(app.run(received, tokio::spawn(async {})));
+        Self { events, outgoing, loop_, seen: Vec::new() }
     }
 
     async fn tell(&mut self, body: Down) {
@@ -76,16 +89,7 @@ impl Rig {
     }
 
     async fn put(&mut self, resource: &str, object: Value) {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        self.tell(Down::Object(ObjectEvent {
-            r#type: object_event::Type::Put.into(),
-            resource: resource.into(),
-            namespace: text(&object["metadata"]["namespace"]),
-            name: text(&object["metadata"]["name"]),
-            revision: 1,
-            object_json: object.to_string().into(),
-        }))
-        .await;
+        self.tell(Down::Object(object_event(resource, &object))).await;
     }
 
     /// Waits for a message that `pick` likes.
@@ -118,15 +122,14 @@ impl Rig {
     }
 
     /// The addresses that the node claims.
-    async fn give_block(&mut self) {
+    async fn give_block(&mut self, cidr: &str) {
         let request = self
             .until(|body| match body {
                 Up::ClaimBlock(claim) => Some(claim.request),
                 _ => None,
             })
             .await;
-        let claimed =
-            coracle_proto::node::BlockClaimed { request, cidr: "10.128.7.0/24".into(), error: String::new() };
+        let claimed = coracle_proto::node::BlockClaimed { request, cidr: cidr.into(), error: String::new() };
         self.tell(Down::BlockClaimed(claimed)).await;
     }
 
@@ -149,6 +152,19 @@ impl Rig {
     async fn stop(self) {
         self.events.send(Event::Stop).await.unwrap();
         self.loop_.await.unwrap();
+    }
+}
+
+/// What the cluster says of an object.
+fn object_event(resource: &str, object: &Value) -> ObjectEvent {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    ObjectEvent {
+        r#type: object_event::Type::Put.into(),
+        resource: resource.into(),
+        namespace: text(&object["metadata"]["namespace"]),
+        name: text(&object["metadata"]["name"]),
+        revision: 1,
+        object_json: object.to_string().into(),
     }
 }
 
@@ -184,7 +200,7 @@ async fn an_http_component_becomes_ready_and_ends_when_it_is_deleted() {
     }], "volumes": [{ "name": "cfg", "configMap": { "name": "cfg" } }] }),
     );
     rig.put("pods", web.clone()).await;
-    rig.give_block().await;
+    rig.give_block("10.128.7.0/24").await;
     let status = rig.status("web", |status| (first(status)["ready"] == true).then(|| status.clone())).await;
     assert_eq!((status["phase"].as_str(), status["podIP"].as_str()), (Some("Running"), Some("10.128.7.2")));
     assert!(first(&status)["containerID"].as_str().unwrap().starts_with("wasm://"));
@@ -218,7 +234,7 @@ async fn jobs_complete_crashes_back_off_and_hogs_are_stopped() {
     let mut rig = Rig::new(dir.path()).await;
     let job = json!({ "restartPolicy": "Never", "containers": [{ "name": "c", "image": image("pi-job"), "args": ["20"] }] });
     rig.put("pods", pod("pi", job)).await;
-    rig.give_block().await;
+    rig.give_block("10.128.7.0/24").await;
     rig.status("pi", |status| (status["phase"] == "Succeeded").then_some(())).await;
     assert_eq!(rig.log(1, "pi").await, "3.14159265358979323846\n");
 
@@ -257,7 +273,7 @@ async fn what_cannot_run_says_why() {
     std::fs::write(&garbage, "this is no WebAssembly").unwrap();
     let container = |image: String| json!({ "containers": [{ "name": "c", "image": image }] });
     rig.put("pods", pod("bad", container(format!("file://{}", garbage.display())))).await;
-    rig.give_block().await;
+    rig.give_block("10.128.7.0/24").await;
     let waiting = |reason: &'static str| {
         move |status: &Value| {
             let waiting = &first(status)["state"]["waiting"];

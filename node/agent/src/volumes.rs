@@ -24,7 +24,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::private;
+use crate::{private, removal::remove_dir};
 
 /// The link to the present files.
 const DATA: &str = "..data";
@@ -106,7 +106,7 @@ fn link_names(dir: &Path, files: &BTreeMap<String, VolumeFile>) -> io::Result<()
 
 /// The files on disk are exactly these.
 fn is_current(data: &Path, files: &BTreeMap<String, VolumeFile>) -> bool {
-    count_files(data) == Some(files.len())
+    count_files(data).is_ok_and(|count| count == files.len())
         && files.iter().all(|(path, file)| {
             let path = data.join(path);
             let mode = fs::metadata(&path).map(|metadata| metadata.permissions().mode() & 0o7777);
@@ -115,20 +115,21 @@ fn is_current(data: &Path, files: &BTreeMap<String, VolumeFile>) -> bool {
         })
 }
 
-fn count_files(dir: &Path) -> Option<usize> {
-    fs::read_dir(dir).ok()?.try_fold(0, |count, entry| {
-        let entry = entry.ok()?;
-        let files = if entry.file_type().ok()?.is_dir() { count_files(&entry.path())? } else { 1 };
-        Some(count + files)
-    })
-}
-
-/// Removes a directory with all in it; one that is not there is fine.
-pub fn remove_dir(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+/// How many files there are, however deep: how deep is up to whoever named them.
+fn count_files(data: &Path) -> io::Result<usize> {
+    let mut count = 0;
+    let mut dirs = vec![data.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                dirs.push(entry.path());
+            } else {
+                count += 1;
+            }
+        }
     }
+    Ok(count)
 }
 
 /// The directories that a container sees, or why it cannot see one of them.
@@ -251,6 +252,22 @@ mod tests {
             .collect();
         names.sort();
         assert_eq!(names, ["..2", "..data", "a", "sub"]);
+    }
+
+    #[test]
+    fn the_depth_of_a_path_costs_no_stack() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = format!("{}file", "d/".repeat(1900));
+        let written = dir.path().to_owned();
+        let work = move || {
+            for text in ["1", "1", "2"] {
+                write(&written, &plan(&[(&path, text, 0o644)])).unwrap();
+                assert_eq!(fs::read_to_string(written.join("v").join(&path)).unwrap(), text);
+            }
+            remove_dir(&written.join("v")).unwrap();
+        };
+        std::thread::Builder::new().stack_size(128 * 1024).spawn(work).unwrap().join().unwrap();
+        assert!(!dir.path().join("v").exists());
     }
 
     #[test]

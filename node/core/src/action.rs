@@ -1,14 +1,15 @@
 //! What is to be done: the only output of reconcile. An action leaves the executor no choice that matters.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use serde_json::Value;
 
 use crate::{
+    planning::{StartInputs, VolumeInputs},
     probe::{ProbeCheck, ProbeKind},
     resources::Limits,
     spec::{PodUid, PullPolicy},
-    volumes::{Fingerprint, MountPlan, VolumePlan},
+    volumes::{Fingerprint, MountPlan},
 };
 
 /// One thing to do for one pod.
@@ -22,18 +23,17 @@ pub enum Action {
     /// Give the pod an address, a network namespace and limits. `preferred` is what it had before a restart of the
     /// node. Answer: SandboxReady or SandboxFailed.
     CreateSandbox { uid: PodUid, preferred: Option<IpAddr>, limits: Limits },
-    /// Write the volumes, first or anew. Answer: Mounted with the fingerprint, or MountFailed.
-    Mount { uid: PodUid, fingerprint: Fingerprint, volumes: Vec<VolumePlan> },
-    /// Inner: the volumes cannot be planned now.
-    HoldVolumes { uid: PodUid, message: String },
+    /// Plan the volumes and write them, first or anew. Answer: Mounted with the fingerprint, VolumesHeld where there is
+    /// no plan, or MountFailed.
+    Mount { uid: PodUid, fingerprint: Fingerprint, inputs: Box<VolumeInputs> },
     /// Make the image present. Answer: PullStarted where something has to be fetched, then Pulled or PullFailed.
     Pull { uid: PodUid, container: String, attempt: u32, image: String, policy: PullPolicy },
-    /// Inner: the container's environment or mounts cannot be made now.
-    Hold { uid: PodUid, container: String, message: String },
+    /// Plan the container's start. Answer: Planned.
+    Plan { uid: PodUid, container: String, attempt: u32, fingerprint: Fingerprint, inputs: Box<StartInputs> },
     /// Inner: the wait before the next try becomes visible in status and events.
     Announce { uid: PodUid, container: String },
     /// Run the container. Answer: Started and later Exited, or StartFailed.
-    Start { uid: PodUid, container: String, attempt: u32, plan: Box<StartPlan> },
+    Start { uid: PodUid, container: String, attempt: u32, plan: Arc<StartPlan> },
     /// Make one check. Answer: Probed.
     Probe {
         uid: PodUid,
@@ -69,9 +69,8 @@ impl Action {
             Action::Admit { uid }
             | Action::CreateSandbox { uid, .. }
             | Action::Mount { uid, .. }
-            | Action::HoldVolumes { uid, .. }
             | Action::Pull { uid, .. }
-            | Action::Hold { uid, .. }
+            | Action::Plan { uid, .. }
             | Action::Announce { uid, .. }
             | Action::Start { uid, .. }
             | Action::Probe { uid, .. }
@@ -95,9 +94,8 @@ impl Action {
             Action::Admit { .. } => "admit",
             Action::CreateSandbox { .. } => "create sandbox",
             Action::Mount { .. } => "mount",
-            Action::HoldVolumes { .. } => "hold volumes",
             Action::Pull { .. } => "pull",
-            Action::Hold { .. } => "hold",
+            Action::Plan { .. } => "plan",
             Action::Announce { .. } => "announce",
             Action::Start { .. } => "start",
             Action::Probe { .. } => "probe",

@@ -265,13 +265,12 @@ impl Bounded {
 fn service_variables(pod: &Pod, sources: &Sources) -> Result<Environment, String> {
     let mut env = Environment::default();
     let links = pod.spec.enable_service_links.unwrap_or(true);
-    for ((namespace, name), service) in &sources.services {
-        let own = links && *namespace == pod.metadata.namespace;
-        let master = namespace == "default" && name == "kubernetes";
-        if (own || master) && service.has_address() {
-            add_service(&mut env, name, service)
-                .map_err(|message| format!("{message}; enableServiceLinks: false leaves services out"))?;
-        }
+    let master = ("default".to_owned(), "kubernetes".to_owned());
+    let master = sources.services.get(&master).map(|service| ("kubernetes", &**service));
+    let own = sources.services_of(&pod.metadata.namespace).filter(|_| links);
+    for (name, service) in master.into_iter().chain(own).filter(|(_, service)| service.has_address()) {
+        add_service(&mut env, name, service)
+            .map_err(|message| format!("{message}; enableServiceLinks: false leaves services out"))?;
     }
     Ok(env)
 }

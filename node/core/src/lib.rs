@@ -21,6 +21,8 @@ pub mod env;
 
 pub mod volumes;
 
+pub mod planning;
+
 pub mod restart;
 
 pub mod probe;
@@ -34,6 +36,8 @@ pub mod status;
 pub mod action;
 
 pub mod reconcile;
+
+pub mod race;
 
 pub use action::{Action, EventRecord, StartPlan};
 pub use observe::Observation;

@@ -7,10 +7,10 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use crate::{
-    action::Action,
+    action::{Action, StartPlan},
     pod::{
-        ContainerEnding, ContainerState, Ending, Observed, Phase, PodState, Refused, Running, Sandbox,
-        Terminated, Volumes,
+        ContainerEnding, ContainerState, Ending, Observed, Phase, Planning, PodState, Pulled, Refused,
+        Running, Sandbox, Terminated, Volumes,
     },
     probe::{ProbeKind, ProbeRun},
     restart::{Backoff, after, go_duration},
@@ -21,24 +21,69 @@ use crate::{
 /// What happened on the node. Those of containers carry the attempt that they answer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Observation {
-    SandboxReady { uid: PodUid, addresses: Vec<IpAddr> },
-    SandboxFailed { uid: PodUid, message: String },
-    SandboxStopped { uid: PodUid },
-    Mounted { uid: PodUid, fingerprint: Fingerprint },
-    MountFailed { uid: PodUid, message: String },
-    Container { uid: PodUid, container: String, attempt: u32, news: News },
+    SandboxReady {
+        uid: PodUid,
+        addresses: Vec<IpAddr>,
+    },
+    SandboxFailed {
+        uid: PodUid,
+        message: String,
+    },
+    SandboxStopped {
+        uid: PodUid,
+    },
+    /// The pod's address was taken from this node.
+    SandboxLost {
+        uid: PodUid,
+    },
+    Mounted {
+        uid: PodUid,
+        fingerprint: Fingerprint,
+    },
+    MountFailed {
+        uid: PodUid,
+        message: String,
+    },
+    /// There is no plan of the volumes as the sources are.
+    VolumesHeld {
+        uid: PodUid,
+        message: String,
+    },
+    Container {
+        uid: PodUid,
+        container: String,
+        attempt: u32,
+        news: News,
+    },
 }
 
 /// What happened to a container.
 #[derive(Clone, Debug, PartialEq)]
 pub enum News {
     PullStarted,
-    Pulled { image_id: String, fetched: Option<Fetched> },
-    PullFailed { reason: String, message: String },
-    Started { container_id: String },
-    StartFailed { reason: String, message: String },
+    Pulled {
+        image_id: String,
+        fetched: Option<Fetched>,
+    },
+    PullFailed {
+        reason: String,
+        message: String,
+    },
+    /// The start is planned, or cannot be as the sources are.
+    Planned(Result<Arc<StartPlan>, String>),
+    Started {
+        container_id: String,
+    },
+    StartFailed {
+        reason: String,
+        message: String,
+    },
     Exited(Exit),
-    Probed { kind: ProbeKind, success: bool, output: String },
+    Probed {
+        kind: ProbeKind,
+        success: bool,
+        output: String,
+    },
 }
 
 /// What a pull fetched.
@@ -95,7 +140,14 @@ impl Observed {
             }
             Observation::SandboxStopped { uid } => {
                 if let Some(state) = self.pods.get_mut(&uid) {
-                    state.sandbox = Sandbox::Stopped;
+                    state.sandbox_stopped();
+                }
+            }
+            Observation::SandboxLost { uid } => {
+                if let Some(state) = self.pods.get_mut(&uid)
+                    && state.sandbox == Sandbox::Ready
+                {
+                    state.sandbox = Sandbox::Lost;
                 }
             }
             Observation::Mounted { uid, fingerprint } => {
@@ -111,8 +163,14 @@ impl Observed {
                 };
                 backoff.grant(now, now);
                 let retry_at = Some(after(now, backoff.wait()));
-                state.volumes = Volumes::Absent { backoff, retry_at, message: Some(message.clone()) };
+                let told = Some(message.clone());
+                state.volumes = Volumes::Absent { backoff, retry_at, message: told, held: None };
                 state.event(true, "FailedMount", message);
+            }
+            Observation::VolumesHeld { uid, message } => {
+                if let Some(state) = self.pods.get_mut(&uid) {
+                    state.hold_volumes(message);
+                }
             }
             Observation::Container { uid, container, attempt, news } => {
                 let Some(state) = self.pods.get_mut(&uid) else { return };
@@ -132,7 +190,8 @@ impl Observed {
     ) {
         if let Action::Admit { uid } = action {
             if let Some(pod) = pods.get(uid) {
-                self.pods.insert(uid.clone(), PodState::admit(pod.clone(), now));
+                let state = PodState::admit(pod.clone(), now, self.node.wall_ahead);
+                self.pods.insert(uid.clone(), state);
             }
             return;
         }
@@ -155,20 +214,12 @@ impl PodState {
                 }
             }
             Action::Mount { fingerprint, .. } => {
-                let backoff = if let Volumes::Absent { backoff, .. } = self.volumes {
-                    backoff
-                } else {
-                    Backoff::default()
+                let (backoff, message) = match &mut self.volumes {
+                    Volumes::Absent { backoff, message, .. } => (*backoff, message.take()),
+                    _ => (Backoff::default(), None),
                 };
-                let mounted = self.is_mounted();
-                self.volumes = Volumes::Writing { fingerprint: *fingerprint, mounted, backoff };
-            }
-            Action::HoldVolumes { message, .. } => {
-                if !self.is_mounted() {
-                    let (backoff, retry_at) = (Backoff::default(), None);
-                    self.volumes = Volumes::Absent { backoff, retry_at, message: Some(message.clone()) };
-                    self.event(true, "FailedMount", message.clone());
-                }
+                let (fingerprint, mounted) = (*fingerprint, self.is_mounted());
+                self.volumes = Volumes::Writing { fingerprint, mounted, backoff, message };
             }
             Action::EndPod { grace, failure, .. } => match &mut self.ending {
                 Some(ending) => ending.grace = *grace,
@@ -179,7 +230,9 @@ impl PodState {
                     }
                 }
             },
-            Action::StopSandbox { .. } => self.sandbox = Sandbox::Stopping,
+            Action::StopSandbox { .. } => {
+                self.sandbox = Sandbox::Stopping { anew: self.sandbox == Sandbox::Lost };
+            }
             Action::Report { status, .. } => self.reported = Some(status.clone()),
             Action::Emit { event, .. } => {
                 if let Some(at) = self.events.iter().position(|pending| pending == event) {
@@ -188,10 +241,11 @@ impl PodState {
             }
             Action::Remove { .. } => self.removed = true,
             Action::Pull { container, .. } => self.begin_pull(container, now),
-            Action::Hold { container, message, .. } => {
-                if let Some(state) = self.containers.get_mut(container) {
-                    state.phase = Phase::Pulled { held: Some(message.clone()) };
-                    self.container_event(container, true, "Failed", format!("Error: {message}"));
+            Action::Plan { container, fingerprint, .. } => {
+                if let Some(Phase::Pulled(pulled)) =
+                    self.containers.get_mut(container).map(|state| &mut state.phase)
+                {
+                    pulled.planning = Planning::UnderWay { fingerprint: *fingerprint };
                 }
             }
             Action::Announce { container, .. } => self.announce(container),
@@ -222,6 +276,32 @@ impl PodState {
                 }
             }
             Action::Admit { .. } | Action::Forget { .. } => {}
+        }
+    }
+
+    /// A sandbox that was lost is made anew, with another address.
+    fn sandbox_stopped(&mut self) {
+        if self.sandbox == (Sandbox::Stopping { anew: true }) {
+            self.addresses.clear();
+            self.sandbox = Sandbox::Absent { backoff: Backoff::default(), retry_at: None };
+        } else {
+            self.sandbox = Sandbox::Stopped;
+        }
+    }
+
+    /// A mounted volume whose source went away stays as it is, as on kubelet.
+    fn hold_volumes(&mut self, message: String) {
+        let Volumes::Writing { fingerprint, mounted, message: told, .. } = &self.volumes else { return };
+        let fingerprint = *fingerprint;
+        if *mounted {
+            self.volumes = Volumes::Mounted { fingerprint };
+            return;
+        }
+        let known = told.as_ref() == Some(&message);
+        let (backoff, held) = (Backoff::default(), Some(fingerprint));
+        self.volumes = Volumes::Absent { backoff, retry_at: None, message: Some(message.clone()), held };
+        if !known {
+            self.event(true, "FailedMount", message);
         }
     }
 
@@ -297,12 +377,25 @@ impl PodState {
             }
             (News::Pulled { image_id, fetched }, Phase::Pulling) => {
                 state.image_id = image_id;
-                state.phase = Phase::Pulled { held: None };
+                state.phase = Phase::Pulled(Pulled::default());
                 self.container_event(container, false, "Pulled", pulled_message(&spec.image, fetched));
             }
             (News::PullFailed { reason, message }, Phase::Pulling) => {
                 state.refuse(&reason, &message, true, now);
                 self.pull_failed_events(container, &spec.image, &reason, &message);
+            }
+            (News::Planned(planned), Phase::Pulled(pulled)) => {
+                let Planning::UnderWay { fingerprint } = pulled.planning else { return };
+                match planned {
+                    Ok(plan) => pulled.planning = Planning::Done(plan),
+                    Err(message) => {
+                        pulled.planning = Planning::Due;
+                        let before = pulled.held.replace((message.clone(), fingerprint));
+                        if before.is_none_or(|(told, _)| told != message) {
+                            self.container_event(container, true, "Failed", format!("Error: {message}"));
+                        }
+                    }
+                }
             }
             (News::Started { container_id }, Phase::Starting) => {
                 let run = |kind: ProbeKind| kind.of(spec).map(|probe| ProbeRun::new(probe, now));

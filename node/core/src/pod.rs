@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::{
-    action::{EventRecord, Failure},
+    action::{EventRecord, Failure, StartPlan},
     fields::PodFacts,
     probe::{ProbeKind, ProbeRun, Verdict},
     restart::{Backoff, restarts},
@@ -20,6 +20,9 @@ use crate::{
 pub struct Desired {
     pub pods: BTreeMap<PodUid, Arc<Pod>>,
     pub sources: Sources,
+    /// The node itself stops: every pod ends within its grace, this at most, and the cluster hears nothing of it, since
+    /// the pods are to run again.
+    pub stopping: Option<Duration>,
 }
 
 /// What there is on this node.
@@ -36,6 +39,9 @@ pub struct NodeFacts {
     pub host_ip: String,
     pub cpu_milli: u64,
     pub memory_bytes: u64,
+    /// How far the wall clock is ahead of the node's own time, which no step of the wall clock disturbs: what is due is
+    /// reckoned in the node's time, and what is shown is told in the wall's.
+    pub wall_ahead: SignedDuration,
 }
 
 /// One pod, from its admission until it is forgotten.
@@ -64,18 +70,42 @@ pub struct PodState {
 /// The pod's place in the network.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sandbox {
-    Absent { backoff: Backoff, retry_at: Option<Timestamp> },
-    Creating { backoff: Backoff },
+    Absent {
+        backoff: Backoff,
+        retry_at: Option<Timestamp>,
+    },
+    Creating {
+        backoff: Backoff,
+    },
     Ready,
-    Stopping,
+    /// It has been taken away: what runs in it has to end, and another is made.
+    Lost,
+    /// `anew`: another is made then.
+    Stopping {
+        anew: bool,
+    },
     Stopped,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Volumes {
-    Absent { backoff: Backoff, retry_at: Option<Timestamp>, message: Option<String> },
-    Writing { fingerprint: Fingerprint, mounted: bool, backoff: Backoff },
-    Mounted { fingerprint: Fingerprint },
+    /// `held`: there is no plan as long as the fingerprint is this one.
+    Absent {
+        backoff: Backoff,
+        retry_at: Option<Timestamp>,
+        message: Option<String>,
+        held: Option<Fingerprint>,
+    },
+    /// `message`: what was told before.
+    Writing {
+        fingerprint: Fingerprint,
+        mounted: bool,
+        backoff: Backoff,
+        message: Option<String>,
+    },
+    Mounted {
+        fingerprint: Fingerprint,
+    },
 }
 
 /// A pod that has to end.
@@ -111,13 +141,29 @@ pub enum Phase {
     Pulling,
     /// A pull or a start failed.
     Refused(Refused),
-    /// The image is there. `held` says why it cannot be started now (CreateContainerConfigError).
-    Pulled {
-        held: Option<String>,
-    },
+    /// The image is there.
+    Pulled(Pulled),
     Starting,
     Running(Running),
     Terminated(Terminated),
+}
+
+/// A container on its way from its image to its start.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pulled {
+    /// Why it cannot be started now (CreateContainerConfigError), and the fingerprint as long as which that is so.
+    pub held: Option<(String, Fingerprint)>,
+    pub planning: Planning,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Planning {
+    #[default]
+    Due,
+    UnderWay {
+        fingerprint: Fingerprint,
+    },
+    Done(Arc<StartPlan>),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -240,6 +286,11 @@ impl PodState {
 
     pub fn container(&self, name: &str) -> Option<&ContainerState> {
         self.containers.get(name)
+    }
+
+    /// Files of the pod are being written.
+    pub fn is_being_written(&self) -> bool {
+        matches!(self.volumes, Volumes::Writing { .. })
     }
 
     pub fn is_mounted(&self) -> bool {

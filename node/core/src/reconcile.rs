@@ -1,14 +1,15 @@
 //! Desired and observed pods and the time of day into actions. The heart of the node.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
 use crate::{
-    action::{Action, Failure, StartPlan},
-    env,
+    action::{Action, Failure},
+    planning::{StartInputs, VolumeInputs, start_fingerprint},
     pod::{
-        ContainerState, Desired, Observed, Phase, PodState, Refused, Running, Sandbox, Volumes, policy_of,
+        ContainerState, Desired, Observed, Phase, Planning, PodState, Pulled, Refused, Running, Sandbox,
+        Volumes, policy_of,
     },
     probe::{ProbeCheck, ProbeKind, Verdict, timeout},
     resources,
@@ -133,10 +134,10 @@ impl Step<'_> {
         let uid = self.uid.clone();
         let grace = if object_is_gone {
             Some(Duration::ZERO)
-        } else if self.pod.is_deleting() {
-            Some(self.pod.grace())
+        } else if let Some(most) = self.desired.stopping {
+            Some(self.pod.grace().min(most))
         } else {
-            None
+            self.pod.is_deleting().then(|| self.pod.grace())
         };
         if let Some(grace) = grace {
             if self.state.ending.as_ref().is_none_or(|ending| grace < ending.grace) {
@@ -185,7 +186,8 @@ impl Step<'_> {
                 self.wind_down_container(&sidecar.name, left, kill_at);
             }
         }
-        self.state.is_still() && self.sandbox_is_gone()
+        // Files that came after the removal would be left behind.
+        self.sandbox_is_gone() && self.state.is_still() && !self.state.is_being_written()
     }
 
     fn wind_down_container(&mut self, name: &str, grace: Duration, pod_kill_at: Timestamp) {
@@ -217,13 +219,13 @@ impl Step<'_> {
     fn sandbox_is_gone(&mut self) -> bool {
         match self.state.sandbox {
             Sandbox::Absent { .. } | Sandbox::Stopped => true,
-            Sandbox::Ready => {
+            Sandbox::Ready | Sandbox::Lost => {
                 if self.state.is_still() {
                     self.actions.push(Action::StopSandbox { uid: self.uid.clone() });
                 }
                 false
             }
-            Sandbox::Creating { .. } | Sandbox::Stopping => false,
+            Sandbox::Creating { .. } | Sandbox::Stopping { .. } => false,
         }
     }
 
@@ -246,7 +248,30 @@ impl Step<'_> {
         self.sandbox_is_gone();
     }
 
+    /// Ends everything that runs in a sandbox that is the pod's no longer, then the sandbox itself.
+    fn leave_sandbox(&mut self) {
+        let pod = self.pod;
+        for container in pod.all_containers() {
+            let name = &container.name;
+            let Some(running) = self.state.container(name).and_then(ContainerState::running) else {
+                continue;
+            };
+            if running.ending.is_none() {
+                let why = "Pod sandbox changed, it will be killed and re-created.".to_owned();
+                let (uid, container) = (self.uid.clone(), name.clone());
+                self.actions.push(Action::End { uid, container, grace: Duration::ZERO, why });
+            } else {
+                self.press(name, running, Some(self.now));
+            }
+        }
+        self.sandbox_is_gone();
+    }
+
     fn bring_up(&mut self) {
+        if self.state.sandbox == Sandbox::Lost {
+            self.leave_sandbox();
+            return;
+        }
         if let Sandbox::Absent { retry_at, .. } = &self.state.sandbox
             && retry_at.is_none_or(|at| at <= self.now)
         {
@@ -278,21 +303,24 @@ impl Step<'_> {
     fn mount(&mut self) {
         let fingerprint = volumes::fingerprint(self.pod, &self.desired.sources);
         let uid = self.uid.clone();
-        let told = match &self.state.volumes {
+        match &self.state.volumes {
             Volumes::Writing { .. } => return,
-            Volumes::Mounted { fingerprint: mounted } if *mounted == fingerprint => return,
+            Volumes::Mounted { fingerprint: same } if *same == fingerprint => return,
             Volumes::Absent { retry_at: Some(at), .. } if *at > self.now => return,
-            Volumes::Absent { message, .. } => message.as_ref(),
-            Volumes::Mounted { .. } => None,
-        };
-        match volumes::plan(self.pod, &self.desired.sources, &self.state.facts(&self.observed.node)) {
-            Ok(volumes) => self.actions.push(Action::Mount { uid, fingerprint, volumes }),
-            // A mounted volume whose source went away stays as it is, as on kubelet.
-            Err(message) if told != Some(&message) && !self.state.is_mounted() => {
-                self.actions.push(Action::HoldVolumes { uid, message });
-            }
-            Err(_) => {}
+            Volumes::Absent { held: Some(same), .. } if *same == fingerprint => return,
+            Volumes::Mounted { .. } | Volumes::Absent { .. } => {}
         }
+        let inputs = Box::new(VolumeInputs {
+            pod: self.shared_pod(),
+            sources: self.desired.sources.clone(),
+            facts: self.state.facts(&self.observed.node),
+        });
+        self.actions.push(Action::Mount { uid, fingerprint, inputs });
+    }
+
+    /// The pod as it is desired now; as it was seen last where it is not any more.
+    fn shared_pod(&self) -> Arc<Pod> {
+        self.desired.pods.get(&self.uid).unwrap_or(&self.state.pod).clone()
     }
 
     /// Moves one container on by one step.
@@ -302,7 +330,7 @@ impl Step<'_> {
         match &state.phase {
             Phase::Idle => self.pull(container, state.restart_count),
             Phase::Refused(refused) => self.advance_refused(container, state, refused),
-            Phase::Pulled { held } => self.start(container, state, held.as_ref()),
+            Phase::Pulled(pulled) => self.start(container, state, pulled),
             Phase::Terminated(end) if restarts(policy, end.exit_code) => {
                 match state.backoff.until(end.finished_at).filter(|at| *at > self.now) {
                     None => self.pull(container, state.restart_count + 1),
@@ -339,31 +367,30 @@ impl Step<'_> {
         });
     }
 
-    fn start(&mut self, container: &Container, state: &ContainerState, held: Option<&String>) {
-        let (uid, name) = (self.uid.clone(), container.name.clone());
-        match self.plan(container, state) {
-            Ok(plan) => {
-                let (attempt, plan) = (state.restart_count, Box::new(plan));
-                self.actions.push(Action::Start { uid, container: name, attempt, plan });
+    /// Starts a container whose start is planned, and has it planned before.
+    fn start(&mut self, container: &Container, state: &ContainerState, pulled: &Pulled) {
+        let (uid, name, attempt) = (self.uid.clone(), container.name.clone(), state.restart_count);
+        match &pulled.planning {
+            Planning::UnderWay { .. } => {}
+            Planning::Done(plan) => {
+                self.actions.push(Action::Start { uid, container: name, attempt, plan: plan.clone() });
             }
-            Err(message) if held != Some(&message) => {
-                self.actions.push(Action::Hold { uid, container: name, message });
+            Planning::Due => {
+                let (sources, facts) = (&self.desired.sources, self.state.facts(&self.observed.node));
+                let fingerprint = start_fingerprint(self.pod, container, sources, &facts);
+                if pulled.held.as_ref().is_some_and(|(_, same)| *same == fingerprint) {
+                    return;
+                }
+                let inputs = Box::new(StartInputs {
+                    pod: self.shared_pod(),
+                    container: name.clone(),
+                    sources: sources.clone(),
+                    facts,
+                    image_id: state.image_id.clone(),
+                });
+                self.actions.push(Action::Plan { uid, container: name, attempt, fingerprint, inputs });
             }
-            Err(_) => {}
         }
-    }
-
-    fn plan(&self, container: &Container, state: &ContainerState) -> Result<StartPlan, String> {
-        let facts = self.state.facts(&self.observed.node);
-        let env = env::environment(self.pod, container, &self.desired.sources, &facts)?;
-        Ok(StartPlan {
-            arguments: env::arguments(container, &env)?,
-            mounts: volumes::mounts(self.pod, container, &env)?,
-            env,
-            limits: resources::container_limits(container),
-            http_port: container.http_port(),
-            image_id: state.image_id.clone(),
-        })
     }
 
     /// Probes of a running container: what failed for good ends it, what is due goes out.
@@ -404,9 +431,10 @@ impl Step<'_> {
         }
     }
 
-    /// The status where it changed, and the events. Nothing is reported of an object that is gone.
+    /// The status where it changed, and the events. Nothing is reported of an object that is gone, nor by a node that
+    /// stops: its pods are to run again.
     fn report(&mut self, object_is_gone: bool) {
-        if object_is_gone || self.state.finished_before {
+        if object_is_gone || self.state.finished_before || self.desired.stopping.is_some() {
             return;
         }
         // What is begun now changes the state; the report waits until it has come to rest.

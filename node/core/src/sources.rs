@@ -3,19 +3,20 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use imbl::OrdMap;
 use serde::Deserialize;
 
 use crate::{CoreError, spec::parse_without_nulls};
 
-/// Objects by namespace and name, as the link delivered them.
-#[derive(Clone, Debug, Default)]
+/// Objects by namespace and name, as the link delivered them. A copy shares everything with the original.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sources {
     pub config_maps: Objects<KeyedData>,
     pub secrets: Objects<KeyedData>,
     pub services: Objects<Service>,
 }
 
-type Objects<T> = BTreeMap<(String, String), Arc<T>>;
+type Objects<T> = OrdMap<(String, String), Arc<T>>;
 
 impl Sources {
     pub fn config_map(&self, namespace: &str, name: &str) -> Option<&Arc<KeyedData>> {
@@ -24,6 +25,13 @@ impl Sources {
 
     pub fn secret(&self, namespace: &str, name: &str) -> Option<&Arc<KeyedData>> {
         self.secrets.get(&(namespace.to_owned(), name.to_owned()))
+    }
+
+    /// The services of a namespace, by name.
+    pub fn services_of(&self, namespace: &str) -> impl Iterator<Item = (&str, &Service)> {
+        let all = self.services.range((namespace.to_owned(), String::new())..);
+        all.take_while(move |((of, _), _)| of == namespace)
+            .map(|((_, name), service)| (name.as_str(), &**service))
     }
 }
 
@@ -77,13 +85,13 @@ fn decode(text: &str) -> Arc<[u8]> {
 }
 
 /// What the environment variables of a service are made of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Service {
     pub cluster_ip: String,
     pub ports: Vec<ServicePort>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(default)]
 pub struct ServicePort {
     pub name: String,

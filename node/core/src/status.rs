@@ -2,11 +2,11 @@
 //!
 //! Source: kubelet `generateAPIPodStatus`, `getPhase`, `convertToAPIContainerStatuses`, `status/generate.go`.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    pod::{ContainerState, NodeFacts, Outcome, Phase, PodState, Refused, Sandbox, Terminated},
+    pod::{ContainerState, NodeFacts, Outcome, Phase, PodState, Pulled, Refused, Sandbox, Terminated},
     resources,
     restart::{go_duration, restarts},
     spec::{Container, Pod, RestartPolicy},
@@ -18,7 +18,7 @@ pub fn pod_status(pod: &Pod, state: &PodState, node: &NodeFacts, now: Timestamp)
     let phase = phase(pod, state);
     let mut status = Map::new();
     status.insert("phase".into(), phase.into());
-    status.insert("conditions".into(), conditions(pod, state, phase, now));
+    status.insert("conditions".into(), conditions(pod, state, phase, wall(now, node)));
     if let Some(failure) = state.ending.as_ref().and_then(|ending| ending.failure.as_ref()) {
         status.insert("reason".into(), failure.reason.clone().into());
         status.insert("message".into(), failure.message.clone().into());
@@ -30,9 +30,9 @@ pub fn pod_status(pod: &Pod, state: &PodState, node: &NodeFacts, now: Timestamp)
         status.insert("podIP".into(), first.to_string().into());
         status.insert("podIPs".into(), all.into());
     }
-    status.insert("startTime".into(), time(state.start_time));
+    status.insert("startTime".into(), time(wall(state.start_time, node)));
     let list = |containers: &mut dyn Iterator<Item = &Container>| -> Value {
-        containers.map(|container| container_status(pod, state, container)).collect()
+        containers.map(|container| container_status(pod, state, container, node.wall_ahead)).collect()
     };
     if !pod.spec.init_containers.is_empty() {
         status.insert("initContainerStatuses".into(), list(&mut pod.spec.init_containers.iter()));
@@ -46,9 +46,23 @@ pub fn pod_status(pod: &Pod, state: &PodState, node: &NodeFacts, now: Timestamp)
     Value::Object(status)
 }
 
-/// An address that is taken over from an earlier life is shown only once it is the pod's again.
+/// An address that is taken over from an earlier life is shown only once it is the pod's again, and one that the node
+/// has lost is not.
 fn has_address(state: &PodState) -> bool {
-    !matches!(state.sandbox, Sandbox::Absent { .. } | Sandbox::Creating { .. })
+    match state.sandbox {
+        Sandbox::Absent { .. } | Sandbox::Creating { .. } | Sandbox::Lost => false,
+        Sandbox::Stopping { anew } => !anew,
+        Sandbox::Ready | Sandbox::Stopped => true,
+    }
+}
+
+/// What the wall clock, as it goes now, says of a moment in the node's time.
+fn wall(at: Timestamp, node: &NodeFacts) -> Timestamp {
+    shifted(at, node.wall_ahead)
+}
+
+fn shifted(at: Timestamp, ahead: SignedDuration) -> Timestamp {
+    at.checked_add(ahead).unwrap_or(at)
 }
 
 /// Seconds of RFC 3339, as metav1.Time.
@@ -176,7 +190,7 @@ impl Condition {
     }
 }
 
-fn container_status(pod: &Pod, state: &PodState, container: &Container) -> Value {
+fn container_status(pod: &Pod, state: &PodState, container: &Container, ahead: SignedDuration) -> Value {
     let unknown = ContainerState::default();
     let known = state.container(&container.name).unwrap_or(&unknown);
     let init = pod.is_init(&container.name);
@@ -185,11 +199,11 @@ fn container_status(pod: &Pod, state: &PodState, container: &Container) -> Value
     } else {
         known.is_ready()
     };
-    let (current, last) = container_states(pod, state, container, known);
+    let (current, last) = container_states(pod, state, container, known, ahead);
     let mut status = json!({
         "name": container.name,
         "state": current,
-        "lastState": last.map_or_else(|| json!({}), |end| json!({ "terminated": terminated(end) })),
+        "lastState": last.map_or_else(|| json!({}), |end| json!({ "terminated": terminated(end, ahead) })),
         "ready": ready,
         "restartCount": known.restart_count,
         "image": container.image,
@@ -208,6 +222,7 @@ fn container_states<'a>(
     state: &PodState,
     container: &Container,
     known: &'a ContainerState,
+    ahead: SignedDuration,
 ) -> (Value, Option<&'a Terminated>) {
     let last = known.last.as_ref();
     let waiting = |reason: &str, message: &str| {
@@ -218,7 +233,9 @@ fn container_states<'a>(
         json!({ "waiting": waiting })
     };
     match &known.phase {
-        Phase::Running(running) => (json!({ "running": { "startedAt": time(running.since) } }), last),
+        Phase::Running(running) => {
+            (json!({ "running": { "startedAt": time(shifted(running.since, ahead)) } }), last)
+        }
         Phase::Terminated(end)
             if end.announced && state.ending.is_none() && will_restart(pod, container, end) =>
         {
@@ -229,10 +246,12 @@ fn container_states<'a>(
                 format!("back-off {wait} restarting failed container={name} pod={}", pod.full_name());
             (waiting("CrashLoopBackOff", &message), Some(end))
         }
-        Phase::Terminated(end) => (json!({ "terminated": terminated(end) }), last),
+        Phase::Terminated(end) => (json!({ "terminated": terminated(end, ahead) }), last),
         Phase::Refused(refused) => (refusal(container, refused, &waiting), last),
-        Phase::Pulled { held: Some(message) } => (waiting("CreateContainerConfigError", message), last),
-        Phase::Idle | Phase::Pulling | Phase::Pulled { held: None } | Phase::Starting => {
+        Phase::Pulled(Pulled { held: Some((message, _)), .. }) => {
+            (waiting("CreateContainerConfigError", message), last)
+        }
+        Phase::Idle | Phase::Pulling | Phase::Pulled(_) | Phase::Starting => {
             let init = !pod.spec.init_containers.is_empty();
             (waiting(if init { "PodInitializing" } else { "ContainerCreating" }, ""), last)
         }
@@ -254,12 +273,12 @@ fn will_restart(pod: &Pod, container: &Container, end: &Terminated) -> bool {
         && (container.is_sidecar() || pod.spec.restart_policy != RestartPolicy::Never)
 }
 
-fn terminated(end: &Terminated) -> Value {
+fn terminated(end: &Terminated, ahead: SignedDuration) -> Value {
     let mut json = json!({
         "exitCode": end.exit_code,
         "reason": end.reason,
-        "startedAt": end.started_at.map_or(Value::Null, time),
-        "finishedAt": time(end.finished_at),
+        "startedAt": end.started_at.map_or(Value::Null, |at| time(shifted(at, ahead))),
+        "finishedAt": time(shifted(end.finished_at, ahead)),
         "containerID": end.container_id,
     });
     if !end.message.is_empty() {

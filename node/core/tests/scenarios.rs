@@ -29,8 +29,8 @@ fn a_pod_comes_up_and_is_deleted_gracefully() {
         0s mounted
           pull web/0 hello:1.0 IfNotPresent
         0s web/0 pulled
-          start web/0 ["hello"]
           event spec.containers{web} Pulled: Successfully pulled image "hello:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+          start web/0 ["hello"]
         0s web/0 started
           report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; web running: x0 ready
           event spec.containers{web} Created: Created container: web
@@ -79,8 +79,8 @@ fn a_crashing_container_backs_off_as_on_kubelet() {
           pull web/1 hello:1.0 IfNotPresent
           report Running ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x1
         0s web/1 pulled
-          start web/1 ["hello"]
           event spec.containers{web} Pulled: Successfully pulled image "hello:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+          start web/1 ["hello"]
         0s web/1 started
           report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; web running: x1 ready
           event spec.containers{web} Created: Created container: web
@@ -93,8 +93,8 @@ fn a_crashing_container_backs_off_as_on_kubelet() {
           pull web/2 hello:1.0 IfNotPresent
           report Running ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x2
         10s web/2 pulled
-          start web/2 ["hello"]
           event spec.containers{web} Pulled: Successfully pulled image "hello:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+          start web/2 ["hello"]
         10s web/2 started
           report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; web running: x2 ready
           event spec.containers{web} Created: Created container: web
@@ -137,8 +137,8 @@ fn init_containers_run_in_order_and_a_sidecar_stays() {
         0s mounted
           pull first/0 a:1 IfNotPresent
         0s first/0 pulled
-          start first/0 ["a"]
           event spec.initContainers{first} Pulled: Successfully pulled image "a:1" in 250ms (250ms including waiting). Image size: 1000 bytes.
+          start first/0 ["a"]
         0s first/0 started
           report Pending ["PodReadyToStartContainers"]; first running: x0; side waiting:PodInitializing x0; second waiting:PodInitializing x0; main waiting:PodInitializing x0
           event spec.initContainers{first} Created: Created container: first
@@ -147,16 +147,16 @@ fn init_containers_run_in_order_and_a_sidecar_stays() {
           pull side/0 s:1 IfNotPresent
           report Pending ["PodReadyToStartContainers"]; first terminated:Completed=0 x0 ready; side waiting:PodInitializing x0; second waiting:PodInitializing x0; main waiting:PodInitializing x0
         0s side/0 pulled
-          start side/0 ["s"]
           event spec.initContainers{side} Pulled: Successfully pulled image "s:1" in 250ms (250ms including waiting). Image size: 1000 bytes.
+          start side/0 ["s"]
         0s side/0 started
           pull second/0 b:1 IfNotPresent
           event spec.initContainers{side} Created: Created container: side
           event spec.initContainers{side} Started: Started container side
           report Pending ["PodReadyToStartContainers"]; first terminated:Completed=0 x0 ready; side running: x0 ready; second waiting:PodInitializing x0; main waiting:PodInitializing x0
         0s second/0 pulled
-          start second/0 ["b"]
           event spec.initContainers{second} Pulled: Successfully pulled image "b:1" in 250ms (250ms including waiting). Image size: 1000 bytes.
+          start second/0 ["b"]
         0s second/0 started
           report Pending ["PodReadyToStartContainers"]; first terminated:Completed=0 x0 ready; side running: x0 ready; second running: x0; main waiting:PodInitializing x0
           event spec.initContainers{second} Created: Created container: second
@@ -165,8 +165,8 @@ fn init_containers_run_in_order_and_a_sidecar_stays() {
           pull main/0 m:1 IfNotPresent
           report Pending ["PodReadyToStartContainers", "Initialized"]; first terminated:Completed=0 x0 ready; side running: x0 ready; second terminated:Completed=0 x0 ready; main waiting:PodInitializing x0
         0s main/0 pulled
-          start main/0 ["m"]
           event spec.containers{main} Pulled: Successfully pulled image "m:1" in 250ms (250ms including waiting). Image size: 1000 bytes.
+          start main/0 ["m"]
         0s main/0 started
           report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; first terminated:Completed=0 x0 ready; side running: x0 ready; second terminated:Completed=0 x0 ready; main running: x0 ready
           event spec.containers{main} Created: Created container: main
@@ -254,8 +254,8 @@ fn a_missing_image_is_tried_again_and_again() {
           pull web/0 nope:1.0 IfNotPresent
           report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x0
         30s web/0 pulled
-          start web/0 ["nope"]
           event spec.containers{web} Pulled: Successfully pulled image "nope:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+          start web/0 ["nope"]
         30s web/0 started
           report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; web running: x0 ready
           event spec.containers{web} Created: Created container: web
@@ -318,8 +318,8 @@ fn a_volume_waits_for_its_source_and_follows_its_changes() {
         0s mounted
           pull web/0 hello:1.0 IfNotPresent
         0s web/0 pulled
-          start web/0 ["hello"]
           event spec.containers{web} Pulled: Successfully pulled image "hello:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+          start web/0 ["hello"]
         0s web/0 started
           report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; web running: x0 ready
           event spec.containers{web} Created: Created container: web
@@ -471,8 +471,8 @@ fn after_a_restart_of_the_node_pods_run_again_with_the_next_number() {
         0s mounted
           pull web/3 hello:1.0 IfNotPresent
         0s web/3 pulled
-          start web/3 ["hello"]
           event spec.containers{web} Pulled: Successfully pulled image "hello:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+          start web/3 ["hello"]
         0s web/3 started
           report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; web running: x3 ready
           event spec.containers{web} Created: Created container: web
@@ -644,4 +644,165 @@ fn the_whole_status_is_as_kubelet_writes_it() {
           "qosClass": "BestEffort"
         }"#]]
     .assert_eq(&serde_json::to_string_pretty(&reported).unwrap());
+}
+
+#[test]
+fn a_pod_goes_only_after_its_volumes_were_written() {
+    let mut world = World::new();
+    let spec = r#""containers":[{"name":"web","image":"hello:1.0"}],
+            "volumes":[{"name":"v","configMap":{"name":"cfg"}}]"#;
+    world.quietly(|world| {
+        world.config_map("cfg", r#"{"data":{"a":"1"}}"#, 7);
+        world.put(&pod(spec));
+        world.sandbox_ready();
+    });
+    // The files are being written.
+    world.delete_in(0);
+    world.sandbox_stopped();
+    world.object_gone();
+    world.mounted_late();
+    world.check(expect![[r#"
+        0s delete
+          end pod within 0ns None
+          stop sandbox
+          report Pending ["Initialized"]; web waiting:ContainerCreating x0
+        0s sandbox stopped
+        0s object gone
+        0s mounted
+          remove
+          forget
+    "#]]);
+}
+
+#[test]
+fn a_pod_whose_address_was_taken_back_gets_another() {
+    let mut world = World::new();
+    world.quietly(|world| {
+        world.put(&pod(r#""containers":[{"name":"web","image":"hello:1.0"}]"#));
+        world.sandbox_ready();
+        world.mounted();
+        world.pull_and_start("web", 0);
+    });
+    world.sandbox_lost();
+    world.exited("web", 0, Exit::Killed);
+    world.sandbox_stopped();
+    world.sandbox_ready();
+    world.pull_and_start("web", 1);
+    world.check(expect![[r#"
+        0s sandbox lost
+          end web within 0ns: Pod sandbox changed, it will be killed and re-created.
+          kill web/0
+          event spec.containers{web} Killing: Pod sandbox changed, it will be killed and re-created.
+          report Running ["Initialized", "Ready", "ContainersReady"]; web running: x0 ready
+        0s web/0 exited Killed
+          stop sandbox
+          report Running ["Initialized"]; web terminated:Error=137 x0
+        0s sandbox stopped
+          create sandbox, preferred None
+        0s sandbox ready
+          pull web/1 hello:1.0 IfNotPresent
+          report Running ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x1
+        0s web/1 pulled
+          event spec.containers{web} Pulled: Successfully pulled image "hello:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+          start web/1 ["hello"]
+        0s web/1 started
+          report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; web running: x1 ready
+          event spec.containers{web} Created: Created container: web
+          event spec.containers{web} Started: Started container web
+    "#]]);
+}
+
+#[test]
+fn a_node_that_stops_gives_pods_their_grace_and_tells_nobody() {
+    let mut world = World::new();
+    let spec = r#""terminationGracePeriodSeconds":20,"containers":[
+        {"name":"a","image":"hello:1.0","lifecycle":{"preStop":{"sleep":{"seconds":3}}}},
+        {"name":"b","image":"hello:1.0"}]"#;
+    world.quietly(|world| {
+        world.put(&pod(spec));
+        world.sandbox_ready();
+        world.mounted();
+        world.pull_and_start("a", 0);
+        world.pull_and_start("b", 0);
+    });
+    world.node_stops(12);
+    world.exited("b", 0, Exit::Completed(0));
+    world.wait(30);
+    world.exited("a", 0, Exit::Killed);
+    world.sandbox_stopped();
+    world.check(expect![[r#"
+        0s node stops
+          end pod within 12s None
+          end a within 12s: Stopping container a
+          end b within 12s: Stopping container b
+          stop b/0
+        0s b/0 exited Completed(0)
+        3s wake
+          stop a/0
+        12s wake
+          kill a/0
+        30s a/0 exited Killed
+          stop sandbox
+        30s sandbox stopped
+    "#]]);
+}
+
+#[test]
+fn a_step_of_the_wall_clock_changes_what_is_shown_and_nothing_that_is_done() {
+    let mut world = World::new();
+    let spec = r#""terminationGracePeriodSeconds":20,"activeDeadlineSeconds":600,"containers":[
+        {"name":"web","image":"hello:1.0","livenessProbe":{"tcpSocket":{"port":80},"periodSeconds":10}}]"#;
+    world.quietly(|world| {
+        world.put(&pod(spec));
+        world.sandbox_ready();
+        world.mounted();
+        world.pull_and_start("web", 0);
+        world.probed("web", 0, "Liveness", true);
+    });
+    assert_eq!(world.started_at(), "2026-01-01T00:00:00Z");
+    world.wall_clock_is_set(3600);
+    assert_eq!(world.started_at(), "2026-01-01T01:00:00Z");
+    world.wait(10);
+    world.probed("web", 0, "Liveness", true);
+    world.delete_in(20);
+    world.wall_clock_is_set(-3600);
+    world.wait(20);
+    world.check(expect![[r#"
+        0s wall clock 3600s ahead
+          report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; web running: x0 ready
+        10s wake
+          probe web/0 Liveness Tcp { port: 80 }
+        10s web/0 Liveness true
+        10s delete
+          end pod within 20s None
+          end web within 20s: Stopping container web
+          stop web/0
+          event spec.containers{web} Killing: Stopping container web
+        10s wall clock -3600s ahead
+          report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; web running: x0 ready
+        30s wake
+          kill web/0
+    "#]]);
+}
+
+#[test]
+fn what_cannot_be_planned_is_tried_again_only_when_it_may_come_out_otherwise() {
+    let mut world = World::new();
+    world.quietly(|world| {
+        world.put(&pod(
+            r#""containers":[{"name":"web","image":"hello:1.0","envFrom":[{"configMapRef":{"name":"cfg"}}]}]"#,
+        ));
+        world.sandbox_ready();
+        world.mounted();
+        world.pulled("web", 0);
+    });
+    world.config_map("other", r#"{"data":{"A":"1"}}"#, 7);
+    world.wait(60);
+    world.config_map("cfg", r#"{"data":{"A":"1"}}"#, 8);
+    world.check(expect![[r#"
+        0s config map other at 7
+        60s config map cfg at 8
+          start web/0 ["hello"]
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x0
+    "#]]);
 }

@@ -2,10 +2,11 @@
 
 use crate::caller::Caller;
 use crate::carry::{Broken, Taken, carry, next_bytes};
+use crate::door;
 use crate::shares::Shares;
 use bytes::{Buf, Bytes, BytesMut};
+use coracle_wasi_host::descriptors::{Descriptors, Purpose};
 use coracle_wasi_host::net::{Conn, NetError};
-use socket2::{SockRef, TcpKeepalive};
 use std::future::poll_fn;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
@@ -25,26 +26,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes copied at once.
 const COPY_BYTES: usize = 64 * 1024;
 
-/// A far end that was silent for so long is asked whether it is there, so often, and so many times.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEPALIVE_PROBES: u32 = 4;
-
-/// How long a far end may take nothing, or acknowledge nothing, until it is given up.
-const USER_TIMEOUT: Duration = Duration::from_secs(120);
-
 /// Opens real connections, within their bound.
 pub(crate) struct Egress {
     connections: Arc<Shares>,
-}
-
-impl Default for Egress {
-    fn default() -> Self {
-        Self { connections: Shares::new(OUTSIDE_CONNECTIONS_MAX) }
-    }
+    descriptors: Descriptors,
 }
 
 impl Egress {
+    pub(crate) fn new(descriptors: Descriptors) -> Self {
+        let size = OUTSIDE_CONNECTIONS_MAX.min(descriptors.size(Purpose::Outside));
+        Self { connections: Shares::new(size), descriptors }
+    }
+
     /// Connects to `to`, which has been judged, and gives the caller's end. Needs a tokio runtime.
     pub(crate) async fn dial(
         &self,
@@ -53,6 +46,7 @@ impl Egress {
         to: SocketAddr,
     ) -> Result<Conn, NetError> {
         let permit = self.connections.take(&caller.holder).ok_or(NetError::TooManySockets)?;
+        let descriptor = self.descriptors.take(Purpose::Outside).ok_or(NetError::TooManySockets)?;
         let stream = tokio::select! {
             connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)) => match connected {
                 Ok(result) => result.map_err(|error| NetError::from(&error))?,
@@ -60,12 +54,12 @@ impl Egress {
             },
             () = caller.gone().cancelled() => return Err(NetError::NetworkDown),
         };
-        attend(&stream);
+        door::attend(&stream);
         let (near, far) = caller.connection(from, to);
         let gone = caller.gone().clone();
         tokio::spawn(async move {
             join_while(stream, far, gone).await;
-            drop(permit);
+            drop((permit, descriptor));
         });
         Ok(near)
     }
@@ -75,19 +69,6 @@ impl Egress {
     pub(crate) fn open(&self) -> usize {
         self.connections.held()
     }
-}
-
-/// Makes a real connection notice a far end that has vanished or takes nothing, and send without waiting for more.
-fn attend(stream: &TcpStream) {
-    // A socket that refuses any of this works all the same.
-    let _ = stream.set_nodelay(true);
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
-    let socket = SockRef::from(stream);
-    let _ = socket.set_tcp_keepalive(&keepalive);
-    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
 }
 
 /// Carries bytes between a real and a virtual connection until both directions have ended, half-closes and
@@ -211,7 +192,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_a_far_end_never_takes_ends_with_its_socket() {
-        let egress = Egress::default();
+        let egress = Egress::new(Descriptors::of_process());
         let (caller, _net) = pod("default", POD.into());
         let (conn, far) = stuck(&egress, &caller).await;
         let held = tokio::time::timeout(2 * CLOSED_AGES, emptied(&egress)).await;
@@ -226,7 +207,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_a_far_end_never_takes_ends_with_its_pod() {
-        let egress = Egress::default();
+        let egress = Egress::new(Descriptors::of_process());
         let soon = Duration::from_secs(2);
         for shut_down in [false, true] {
             let (caller, net) = pod("default", POD.into());
@@ -247,7 +228,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_pod_wrote_before_it_closed_arrives() {
         const TOTAL: usize = 200 * 1024;
-        let egress = Egress::default();
+        let egress = Egress::new(Descriptors::of_process());
         let (caller, _net) = pod("default", POD.into());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
@@ -266,7 +247,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_and_ends_cross_both_ways() {
-        let egress = Egress::default();
+        let egress = Egress::new(Descriptors::of_process());
         let (caller, _net) = pod("default", POD.into());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
@@ -287,7 +268,8 @@ mod tests {
 
     #[tokio::test]
     async fn one_pod_and_one_namespace_leave_connections_to_others() {
-        let egress = Egress { connections: Shares::new(12) };
+        let descriptors = Descriptors::of_process();
+        let egress = Egress { connections: Shares::new(12), descriptors };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
         let mut held = Vec::new();

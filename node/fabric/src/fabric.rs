@@ -6,6 +6,7 @@ mod dial;
 
 use crate::caller::Attached;
 use crate::dns::{self, Found};
+use crate::door::Door;
 use crate::egress::Egress;
 use crate::error::FabricError;
 use crate::flows::Flows;
@@ -20,7 +21,9 @@ use crate::tables::{Counters, Tables};
 use crate::tunnel::{self, FabricTls, Members, Peers};
 use crate::uplink::PodUplink;
 use arc_swap::ArcSwap;
+use coracle_wasi_host::descriptors::{Descriptors, Purpose};
 use coracle_wasi_host::net::{Namespace, NetError, Uplink};
+use coracle_wasi_host::serving;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -56,6 +59,10 @@ pub struct FabricConfig {
     /// Whether the pods of all namespaces may open connections to beyond the cluster; otherwise those of
     /// [`NetworkState::egress_namespaces`] may.
     pub egress: bool,
+    /// Proxies before the gateway: what they say in `X-Forwarded-*` is believed.
+    pub trusted_proxies: Vec<Cidr>,
+    /// The descriptors that connections are taken from.
+    pub descriptors: Descriptors,
 }
 
 /// One node's share of the cluster network. Clones are the same fabric.
@@ -81,6 +88,7 @@ pub(crate) struct Inner {
     stopped: CancellationToken,
     address: SocketAddr,
     gateway_address: Option<SocketAddr>,
+    trusted_proxies: Arc<[Cidr]>,
 }
 
 impl Fabric {
@@ -100,6 +108,8 @@ impl Fabric {
             gateway.as_ref().zip(config.gateway_listen).map(|(bound, asked)| local(bound, asked));
         let stopped = CancellationToken::new();
         let members = Arc::new(Members::new());
+        let descriptors = config.descriptors;
+        let trusted_proxies: Arc<[Cidr]> = config.trusted_proxies.into();
         let inner = Arc::new(Inner {
             policy: Policy {
                 node: config.node_name.into(),
@@ -114,19 +124,24 @@ impl Fabric {
             balancer: Balancer::default(),
             flows: Flows::default(),
             resolver,
-            egress: Egress::default(),
+            egress: Egress::new(descriptors.clone()),
             peers: Arc::new(Peers::new(config.tls.client.clone(), members.clone(), stopped.clone())),
             members: members.clone(),
-            node_ports: gateway_address.map(|address| NodePorts::new(address.ip(), stopped.clone())),
+            node_ports: gateway_address
+                .map(|address| NodePorts::new(address.ip(), descriptors.clone(), stopped.clone())),
             runtime: Handle::current(),
             address: local(&tunnels, config.listen),
             gateway_address,
+            trusted_proxies: trusted_proxies.clone(),
             stopped: stopped.clone(),
         });
         let arrivals = Arc::new(Fabric { inner: inner.clone() });
-        tokio::spawn(tunnel::serve(tunnels, config.tls.server.clone(), arrivals, members, stopped.clone()));
+        let door = Door::new(tunnels, tunnel::NEWCOMERS, descriptors.clone(), Purpose::Tunnels);
+        tokio::spawn(tunnel::serve(door, config.tls.server.clone(), arrivals, members, stopped.clone()));
         if let Some(listener) = gateway {
-            tokio::spawn(Gateway::new(inner.clone()).serve(listener, stopped));
+            let door = Door::new(listener, serving::GATEWAY, descriptors, Purpose::Clients);
+            let door = door.for_many(trusted_proxies);
+            tokio::spawn(Gateway::new(inner.clone()).serve(door, stopped));
         }
         Ok(Fabric { inner })
     }
@@ -219,6 +234,15 @@ impl Inner {
     #[cfg(test)]
     pub(crate) fn streams_to(&self, node: &str) -> usize {
         self.peers.streams_to(node)
+    }
+
+    pub(crate) fn trusted_proxies(&self) -> &[Cidr] {
+        &self.trusted_proxies
+    }
+
+    /// Cancelled when the fabric is shut down.
+    pub(crate) fn stopped(&self) -> &CancellationToken {
+        &self.stopped
     }
 
     pub(crate) fn balancer(&self) -> &Balancer {

@@ -12,6 +12,7 @@ mod caller;
 mod carry;
 mod closed;
 mod dns;
+mod door;
 mod egress;
 mod error;
 mod fabric;

@@ -119,6 +119,8 @@ pub struct IngressEntry {
     pub namespace: String,
     /// metadata.name
     pub name: String,
+    /// metadata.creationTimestamp, which sorts as text: of two the older one has what both want.
+    pub created: String,
     /// spec.defaultBackend
     pub default_backend: Option<Backend>,
     /// spec.rules

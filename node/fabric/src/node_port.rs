@@ -1,31 +1,38 @@
 //! Node ports: services on the node's real address.
 
+use crate::door::{Arrival, Door};
 use crate::egress;
 use crate::fabric::Inner;
 use crate::tables::Tables;
+use coracle_wasi_host::descriptors::{Descriptors, Purpose};
+use coracle_wasi_host::net::Conn;
+use coracle_wasi_host::serving::{Bounds, Place};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-/// Connections of one node port that are open at once; more wait to be accepted.
-const CONNECTIONS_MAX: usize = 8192;
+/// Connections of one node port that are open at once, and of one source: half, so that no one can take all. One on
+/// which nobody has said anything yet makes room for others.
+const BOUNDS: Bounds = Bounds {
+    connections_max: 8192,
+    connections_per_source_max: 4096,
+    requests_max: 8192,
+    requests_per_source_max: 4096,
+};
 
 /// Connections that wait for an accept.
 const BACKLOG: u32 = 1024;
-
-/// The pause after an accept that failed, which is for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The node ports that are served now.
 pub(crate) struct NodePorts {
     address: IpAddr,
     serving: Mutex<BTreeMap<u16, Serving>>,
+    descriptors: Descriptors,
     stopped: CancellationToken,
 }
 
@@ -36,8 +43,8 @@ enum Serving {
 }
 
 impl NodePorts {
-    pub(crate) fn new(address: IpAddr, stopped: CancellationToken) -> Self {
-        Self { address, serving: Mutex::default(), stopped }
+    pub(crate) fn new(address: IpAddr, descriptors: Descriptors, stopped: CancellationToken) -> Self {
+        Self { address, serving: Mutex::default(), descriptors, stopped }
     }
 
     /// Listens on the ports that the tables name and on no others. Needs a tokio runtime in context.
@@ -57,7 +64,8 @@ impl NodePorts {
             let state = match bind(SocketAddr::new(self.address, *port)) {
                 Ok(listener) => {
                     let stop = self.stopped.child_token();
-                    tokio::spawn(serve(listener, *port, Arc::downgrade(inner), stop.clone()));
+                    let door = Door::new(listener, BOUNDS, self.descriptors.clone(), Purpose::Clients);
+                    tokio::spawn(serve(door, *port, Arc::downgrade(inner), stop.clone()));
                     Serving::Listening(stop)
                 }
                 Err(error) => {
@@ -79,43 +87,47 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-async fn serve(listener: TcpListener, port: u16, fabric: Weak<Inner>, stop: CancellationToken) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+async fn serve(door: Door, port: u16, fabric: Weak<Inner>, stop: CancellationToken) {
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let arrival = tokio::select! {
+            arrival = door.next() => arrival,
             () = stop.cancelled() => return,
         };
         let Some(inner) = fabric.upgrade() else { return };
-        match accepted {
-            Ok((stream, client)) => {
-                tokio::spawn(async move {
-                    carry(&inner, port, stream, client).await;
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(port, %error, "node port connection not accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+        tokio::spawn(async move { carry(&inner, port, arrival).await });
     }
 }
 
 /// Joins a real connection with one to the service that has the port now.
-async fn carry(inner: &Arc<Inner>, port: u16, stream: TcpStream, client: SocketAddr) {
-    // Waiting for more to send would cost latency; failing to say so costs nothing else.
-    let _ = stream.set_nodelay(true);
+async fn carry(inner: &Arc<Inner>, port: u16, arrival: Arrival) {
+    let Arrival { stream, client, place, descriptor } = arrival;
     let target = inner.tables().node_ports.get(&port).cloned();
     let local = stream.local_addr();
     let dialed = match (target, local) {
         (Some((service, index)), Ok(local)) => inner.dial_service(client, local, &service, index).await.ok(),
         _ => None,
     };
-    match dialed {
-        Some(conn) => egress::join(stream, conn).await,
+    let begun = match &dialed {
+        Some(conn) if somebody_speaks(&stream, conn, &place).await => place.begin().ok(),
+        _ => None,
+    };
+    match dialed.zip(begun) {
+        Some((conn, _in_flight)) => egress::join(stream, conn).await,
         // Refused behind the port is told as a reset: the connection itself stands already.
         None => drop(stream.set_zero_linger()),
+    }
+    drop(descriptor);
+}
+
+/// Waits until there is something to carry. False where there never will be: the service has closed the connection, or
+/// another needs its place.
+async fn somebody_speaks(stream: &TcpStream, conn: &Conn, place: &Place) -> bool {
+    let mut first = [0];
+    tokio::select! {
+        biased;
+        // The end and an error show when they are read again.
+        _ = stream.peek(&mut first) => true,
+        () = poll_fn(|cx| conn.poll_readable(cx)) => !conn.is_peer_gone() || conn.has_unread(),
+        () = place.lost() => false,
     }
 }

@@ -1,5 +1,6 @@
 //! Two nodes in one process, with real tunnels between them.
 
+mod clients;
 mod cluster;
 mod gateway;
 mod names;

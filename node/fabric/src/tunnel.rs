@@ -13,7 +13,7 @@ mod wire;
 
 pub(crate) use client::Peers;
 pub(crate) use identity::Members;
-pub(crate) use server::{Arrivals, serve};
+pub(crate) use server::{Arrivals, NEWCOMERS, serve};
 pub(crate) use wire::Datagram;
 
 use arc_swap::ArcSwap;

@@ -5,7 +5,7 @@ use wasi_preview1_component_adapter_provider as adapter;
 use wasmparser::{ExternalKind, KnownCustom, Parser, Payload};
 use wit_component::ComponentEncoder;
 
-use super::{Entry, PrepareError};
+use super::{Entry, PrepareError, nesting};
 use crate::engine::WasiVersion;
 
 /// The first clang whose wasi-libc does not corrupt memory under the adapter.
@@ -57,8 +57,10 @@ impl Form {
 /// Decides what the file is. Reads its sections only; whether its code is valid is found when it is compiled.
 pub(super) fn inspect(wasm: &[u8]) -> Result<Form, PrepareError> {
     if Parser::is_component(wasm) {
+        nesting::check(wasm)?;
         inspect_component(wasm)
     } else if Parser::is_core_wasm(wasm) {
+        nesting::check(wasm)?;
         inspect_module(wasm)
     } else {
         Err(PrepareError::NotWasm { begins: readable(wasm) })

@@ -11,17 +11,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use http::uri::{PathAndQuery, Scheme};
-use http::{Request, Response, Uri};
+use http::{Method, Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, BodyStream, Empty, StreamBody};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-use crate::net::{BoxError, Conn, HttpBody, HttpError, Namespace, NetError};
+use crate::net::{BoxError, Conn, HttpBody, HttpError, Namespace, NetError, announce_body};
 
 /// Outgoing requests of one container at once.
 pub(crate) const OUTGOING_MAX: usize = 256;
@@ -31,6 +32,9 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(600);
 
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 4;
+
+/// How long a guest may take to begin the body of a request that usually has none, before its head is sent without.
+const BODY_BEGIN_TIMEOUT: Duration = Duration::from_millis(50);
 
 const HTTP_PORT: u16 = 80;
 
@@ -97,7 +101,8 @@ async fn send(
             let request =
                 request.map(|body| body.map_err(|error| Box::new(error) as BoxError).boxed_unsync());
             let answered = tokio::time::timeout(first_byte, service.call(request)).await;
-            let response = answered.map_err(|_| Error::HttpResponseTimeout)?.map_err(from_service)?;
+            let answered = answered.map_err(|_| Error::HttpResponseTimeout)?;
+            let response = answered.map_err(|unanswered| from_service(unanswered.error))?;
             Ok((response.map(from_body), Box::new(std::future::ready(Ok(())))))
         }
         Peer::Remote(conn) => exchange(conn, request, first_byte).await,
@@ -140,10 +145,35 @@ async fn exchange(conn: Conn, mut request: Request<WasiBody>, first_byte: Durati
     // To an origin server a request names the path only; the host is in its header.
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    let mut request = begun(request).await?;
+    announce_body(&mut request);
     let answered = tokio::time::timeout(first_byte, sender.send_request(request)).await;
     let response = answered.map_err(|_| Error::HttpResponseTimeout)??;
     let io = Box::new(async move { connection.await.map_err(Error::from) });
     Ok((response.map(|body| body.map_err(Error::from).boxed_unsync()), io))
+}
+
+/// The request once it is known whether it has a body: guests make one for every request, and most that send a GET end it
+/// empty. A guest that leaves it open is taken to have one.
+async fn begun(request: Request<WasiBody>) -> Result<Request<WasiBody>, Error> {
+    let body = request.body();
+    if body.is_end_stream() || body.size_hint().exact().is_some() || !is_usually_bodiless(request.method()) {
+        return Ok(request);
+    }
+    let (head, mut body) = request.into_parts();
+    let body = match tokio::time::timeout(BODY_BEGIN_TIMEOUT, body.frame()).await {
+        Ok(None) => Empty::new().map_err(|never| match never {}).boxed_unsync(),
+        Ok(Some(first)) => {
+            let first = futures::stream::iter([first?]).map(Ok);
+            StreamBody::new(first.chain(BodyStream::new(body))).boxed_unsync()
+        }
+        Err(_) => body,
+    };
+    Ok(Request::from_parts(head, body))
+}
+
+fn is_usually_bodiless(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::CONNECT)
 }
 
 /// A response's body with the time limit between its parts.
@@ -205,5 +235,67 @@ fn from_net(error: NetError) -> Error {
         NetError::TooManySockets => Error::ConnectionLimitReached,
         NetError::HostUnreachable | NetError::AddressNotAvailable => Error::DestinationIpUnroutable,
         other => Error::Connect(other.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::net::Ipv4Addr;
+
+    use http_body_util::Full;
+    use hyper::body::Incoming;
+    use hyper::service::service_fn;
+
+    use super::*;
+    use crate::net::{Isolated, NamespaceConfig, NetLimits};
+
+    /// A namespace where port 80 says how a request's body came, and what it was.
+    fn echoing() -> Namespace {
+        let addresses = vec![Ipv4Addr::new(10, 128, 0, 7).into()];
+        let config = NamespaceConfig { hostname: "pod".into(), addresses, limits: NetLimits::default() };
+        let namespace = Namespace::new(config, Arc::new(Isolated));
+        let listener = namespace.listen("0.0.0.0:80".parse().unwrap()).unwrap();
+        tokio::spawn(async move {
+            while let Ok((conn, _)) = listener.accept().await {
+                let service = service_fn(|request: Request<Incoming>| async move {
+                    let coding = request.headers().contains_key("transfer-encoding");
+                    let body = request.collect().await.unwrap().to_bytes();
+                    let text = format!("{coding} {}", String::from_utf8_lossy(&body));
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text))))
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(conn), service),
+                );
+            }
+        });
+        namespace
+    }
+
+    async fn ask(namespace: &Namespace, method: &str, body: WasiBody) -> String {
+        let request = Request::builder().method(method).uri("http://10.128.0.7/").header("host", "pod");
+        let minute = Duration::from_secs(60);
+        let (response, io) = send(namespace, request.body(body).unwrap(), minute, minute).await.unwrap();
+        tokio::spawn(Box::into_pin(io));
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        String::from_utf8(body.to_vec()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_get_has_the_body_that_its_guest_gives_it() {
+        let pod = echoing();
+        let chunks = |chunks: &'static [&'static str]| -> WasiBody {
+            let frames = chunks.iter().map(|chunk| Ok(Frame::data(Bytes::from_static(chunk.as_bytes()))));
+            // Of no length that is known, as a guest's.
+            StreamBody::new(futures::stream::iter(frames).chain(futures::stream::empty())).boxed_unsync()
+        };
+        assert_eq!(ask(&pod, "GET", chunks(&["a", "bc"])).await, "true abc");
+        assert_eq!(ask(&pod, "GET", chunks(&[])).await, "false ", "most have none, and say so");
+        assert_eq!(ask(&pod, "POST", chunks(&["a"])).await, "true a");
+        let late = futures::stream::once(async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            Ok(Frame::data(Bytes::from_static(b"late")))
+        });
+        assert_eq!(ask(&pod, "GET", StreamBody::new(late).boxed_unsync()).await, "true late");
     }
 }

@@ -9,7 +9,7 @@ use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 
 use super::delivery::Deliveries;
-use super::{Call, HttpError, Server, unavailable};
+use super::{Answer, Call, Handover, HttpError, NoResponse, Server, unavailable};
 use crate::artifact::Pre;
 use crate::executor::{JoinError, JoinHandle};
 use crate::net::HttpBody;
@@ -20,9 +20,9 @@ type Served = Result<(), HttpError>;
 pub(super) async fn call(
     server: &Arc<Server>,
     call: Call,
-    response: oneshot::Receiver<Result<http::Response<HttpBody>, HttpError>>,
+    response: oneshot::Receiver<Answer>,
     deadline: Instant,
-) -> Result<http::Response<HttpBody>, HttpError> {
+) -> Result<http::Response<HttpBody>, NoResponse> {
     let sandbox = &server.sandbox;
     let serving = Arc::clone(server);
     let task = sandbox
@@ -31,9 +31,9 @@ pub(super) async fn call(
         .spawn(&sandbox.group, Some(deadline), async move { serve(&serving, call).await });
     let mut task = GiveUp { task: Some(task) };
     let response = match tokio::time::timeout_at(deadline.into(), response).await {
-        Err(_) => return Err(HttpError::TimedOut),
+        Err(_) => return Err(HttpError::TimedOut.into()),
         Ok(Ok(response)) => response,
-        Ok(Err(_)) => Err(task.outcome(deadline).await),
+        Ok(Err(_)) => Err(task.outcome(deadline).await.into()),
     };
     // From here on the guest goes on by itself: it may have work to do after its response.
     task.task = None;
@@ -70,13 +70,27 @@ impl Drop for GiveUp {
 }
 
 async fn serve(server: &Server, call: Call) -> Served {
-    let Call { request, is_head, reply, permit: _permit } = call;
     let Pre::HttpP2(pre) = &server.sandbox.artifact.pre else {
         return Err(unavailable("not an HTTP component of WASI 0.2"));
     };
-    let mut store =
-        server.sandbox.store().map_err(|error| HttpError::Unavailable { reason: error.to_string() })?;
-    let proxy = pre.instantiate_async(&mut store).await.map_err(|error| server.failed(&error))?;
+    // Until there is an instance the request may still be served elsewhere.
+    let mut store = match server.sandbox.store() {
+        Ok(store) => store,
+        Err(error) => {
+            call.refuse(HttpError::Unavailable { reason: error.to_string() });
+            return Ok(());
+        }
+    };
+    let proxy = match pre.instantiate_async(&mut store).await {
+        Ok(proxy) => proxy,
+        Err(error) => {
+            call.refuse(server.failed(&error));
+            return Ok(());
+        }
+    };
+    let Some(Handover { request, is_head, reply, permit: _permit }) = call.hand_over() else {
+        return Ok(());
+    };
     let deliveries = Arc::new(Deliveries::default());
     let refused = Arc::new(Mutex::new(None));
     let (delivered, refusal) = (Arc::clone(&deliveries), Arc::clone(&refused));

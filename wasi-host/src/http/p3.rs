@@ -16,7 +16,7 @@ use wasmtime_wasi_http::p3::Request;
 use wasmtime_wasi_http::p3::bindings::Service;
 
 use super::delivery::Deliveries;
-use super::{Call, HttpError, Server, unavailable};
+use super::{Answer, Call, Handover, HttpError, NoResponse, Server, unavailable};
 use crate::artifact::Pre;
 use crate::executor::JoinHandle;
 use crate::linker::State;
@@ -63,22 +63,30 @@ struct Worker {
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Serves one request by an instance of the pool and waits for the response's head. The second part is to be kept
+/// Serves one request by an instance of the pool, `again` where another ended before it came to it, and waits for the
+/// response's head. The second part is to be kept
 /// until the response's body has ended.
 pub(super) async fn call(
     server: &Arc<Server>,
     call: Call,
-    response: oneshot::Receiver<Result<http::Response<HttpBody>, HttpError>>,
+    response: oneshot::Receiver<Answer>,
     deadline: Instant,
-) -> Result<(http::Response<HttpBody>, Waiting), HttpError> {
-    let worker = dispatch(server, call, deadline)?;
+    again: bool,
+) -> Result<(http::Response<HttpBody>, Waiting), NoResponse> {
+    let Some(worker) = dispatch(server, call, deadline, again) else {
+        return Err(match response.await {
+            Ok(Err(refused)) => refused,
+            Ok(Ok(_)) | Err(_) => unavailable("the instance is not serving").into(),
+        });
+    };
     let mut waiting = Waiting { server: Arc::clone(server), worker, answered: false };
     match tokio::time::timeout_at(deadline.into(), response).await {
-        Err(_) => Err(HttpError::TimedOut),
+        Err(_) => Err(HttpError::TimedOut.into()),
         Ok(response) => {
             waiting.answered = true;
             let response = response.unwrap_or_else(|_| {
-                Err(HttpError::Failed { reason: "its instance ended while it served the request".to_owned() })
+                let reason = "its instance ended while it served the request".to_owned();
+                Err(HttpError::Failed { reason }.into())
             })?;
             Ok((response, waiting))
         }
@@ -90,6 +98,13 @@ pub(super) struct Waiting {
     server: Arc<Server>,
     worker: Arc<Worker>,
     answered: bool,
+}
+
+impl Waiting {
+    /// What was waited for does not come: the instance is stuck.
+    pub(super) fn give_up(&mut self) {
+        self.answered = false;
+    }
 }
 
 impl Drop for Waiting {
@@ -125,37 +140,53 @@ impl Pool {
     }
 }
 
-/// Gives the call to an idle instance, a new one, or the least busy one.
-fn dispatch(server: &Arc<Server>, call: Call, deadline: Instant) -> Result<Arc<Worker>, HttpError> {
+/// Gives the call to an idle instance, a new one, or the least busy one; none where it had to be refused. One that is
+/// given `again` has to share no instance with those who may end it, as long as there may be another.
+fn dispatch(server: &Arc<Server>, mut call: Call, deadline: Instant, again: bool) -> Option<Arc<Worker>> {
     let mut workers = server.pool.workers.lock();
-    let least = workers.iter().min_by_key(|worker| worker.waiting.load(Ordering::SeqCst)).cloned();
-    let worker = match least {
-        Some(worker) if worker.waiting.load(Ordering::SeqCst) == 0 => worker,
-        Some(worker)
-            if workers.len() >= SPREAD_WORKERS && worker.waiting.load(Ordering::SeqCst) < CONCURRENT_MAX =>
-        {
-            worker
-        }
-        _ if workers.len() >= WORKERS_MAX => return Err(unavailable("all instances are busy")),
-        _ => {
-            let worker = spawn(server, deadline);
-            workers.push(Arc::clone(&worker));
-            worker
-        }
-    };
-    if worker.calls.try_send(call).is_err() {
-        // It ended, or its queue is full of requests that nobody waits for any more.
-        workers.retain(|other| !Arc::ptr_eq(other, &worker));
-        return Err(unavailable("the instance is not serving"));
+    loop {
+        let least = workers.iter().min_by_key(|worker| worker.waiting.load(Ordering::SeqCst)).cloned();
+        let (worker, is_new) = match least {
+            Some(worker) if worker.waiting.load(Ordering::SeqCst) == 0 => (worker, false),
+            Some(worker)
+                if workers.len() >= if again { WORKERS_MAX } else { SPREAD_WORKERS }
+                    && worker.waiting.load(Ordering::SeqCst) < CONCURRENT_MAX =>
+            {
+                (worker, false)
+            }
+            _ if workers.len() >= WORKERS_MAX => {
+                call.refuse(unavailable("all instances are busy"));
+                return None;
+            }
+            _ => (spawn(server, deadline), true),
+        };
+        // Counted before it has the call, which it may be done with at once.
+        worker.waiting.fetch_add(1, Ordering::SeqCst);
+        call = match worker.calls.try_send(call) {
+            Ok(()) => {
+                if is_new {
+                    workers.push(Arc::clone(&worker));
+                }
+                let mut last_deadline = worker.last_deadline.lock();
+                *last_deadline = (*last_deadline).max(deadline);
+                drop(last_deadline);
+                if worker.taken.fetch_add(1, Ordering::SeqCst) + 1 == worker.reuse_max {
+                    workers.retain(|other| !Arc::ptr_eq(other, &worker));
+                }
+                return Some(worker);
+            }
+            // It ended, or its queue is full of requests that nobody waits for any more: there are others.
+            Err(mpsc::error::TrySendError::Full(call) | mpsc::error::TrySendError::Closed(call)) => {
+                worker.waiting.fetch_sub(1, Ordering::SeqCst);
+                workers.retain(|other| !Arc::ptr_eq(other, &worker));
+                if is_new {
+                    call.refuse(unavailable("the instance is not serving"));
+                    return None;
+                }
+                call
+            }
+        };
     }
-    worker.waiting.fetch_add(1, Ordering::SeqCst);
-    let mut last_deadline = worker.last_deadline.lock();
-    *last_deadline = (*last_deadline).max(deadline);
-    drop(last_deadline);
-    if worker.taken.fetch_add(1, Ordering::SeqCst) + 1 == worker.reuse_max {
-        workers.retain(|other| !Arc::ptr_eq(other, &worker));
-    }
-    Ok(worker)
 }
 
 fn spawn(server: &Arc<Server>, deadline: Instant) -> Arc<Worker> {
@@ -185,9 +216,10 @@ async fn run(server: &Server, worker: &Arc<Worker>, mut queue: mpsc::Receiver<Ca
     let Err(error) = ended else {
         return;
     };
-    // Those in the queue came too late; those being served learn it from their reply being dropped.
+    // Those in the queue came too late, and may be served by another; those being served learn it from their reply being
+    // dropped.
     while let Ok(call) = queue.try_recv() {
-        let _ = call.reply.send(Err(error.clone()));
+        call.refuse(error.clone());
     }
 }
 
@@ -256,7 +288,9 @@ async fn handle(
     call: Call,
     deliveries: &Deliveries,
 ) -> wasmtime::Result<()> {
-    let Call { request, is_head, reply, permit } = call;
+    let Some(Handover { request, is_head, reply, permit }) = call.hand_over() else {
+        return Ok(());
+    };
     let (request, sent) = store.with(|mut store| {
         let (request, sent) = Request::from_http(store.data_mut().http().hooks, request);
         let sent: Sent = Box::pin(sent);
@@ -268,7 +302,7 @@ async fn handle(
             deliveries.begin(response, is_head, reply);
         }
         Err(code) => {
-            let _ = reply.send(Err(HttpError::Failed { reason: format!("{code:?}") }));
+            let _ = reply.send(Err(HttpError::Failed { reason: format!("{code:?}") }.into()));
         }
     }
     drop(permit);

@@ -135,6 +135,16 @@ impl Conn {
         self.tx.write_permitted(data)
     }
 
+    /// Whether bytes are here to be read.
+    pub fn has_unread(&self) -> bool {
+        self.rx.has_unread()
+    }
+
+    /// Whether the other end is closed altogether, not only for writing.
+    pub fn is_peer_gone(&self) -> bool {
+        self.tx.is_unread()
+    }
+
     /// Shuts down reading, writing or both, as shutdown(2) does.
     pub fn shutdown(&self, how: Shutdown) {
         if matches!(how, Shutdown::Read | Shutdown::Both) {

@@ -2,6 +2,9 @@
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 
@@ -14,10 +17,22 @@ pub type HttpBody = UnsyncBoxBody<Bytes, BoxError>;
 /// A component that serves HTTP, called directly.
 pub trait HttpService: Send + Sync {
     /// Serves one request. Dropping the future gives the request up and frees what it held.
-    fn call(
-        &self,
-        request: http::Request<HttpBody>,
-    ) -> BoxFuture<'static, Result<http::Response<HttpBody>, HttpError>>;
+    fn call(&self, request: Request<HttpBody>) -> BoxFuture<'static, Result<Response<HttpBody>, Unanswered>>;
+}
+
+/// A request that has no response.
+#[derive(Debug)]
+pub struct Unanswered {
+    /// Why.
+    pub error: HttpError,
+    /// The request, where no guest has seen anything of it: it may be sent to another endpoint.
+    pub request: Option<Box<Request<HttpBody>>>,
+}
+
+impl From<HttpError> for Unanswered {
+    fn from(error: HttpError) -> Self {
+        Self { error, request: None }
+    }
 }
 
 /// Why a component gave no response. The gateway turns each into the status named beside it.
@@ -38,6 +53,17 @@ pub enum HttpError {
         /// What the guest did, for the response's body.
         reason: String,
     },
+}
+
+/// Says in a request for HTTP/1.1 that it has a body, where its length is not known: hyper takes a GET, HEAD or CONNECT
+/// whose headers say nothing for one without, and drops what there is.
+pub fn announce_body<B: Body>(request: &mut Request<B>) {
+    let body = request.body();
+    let is_known = body.is_end_stream() || body.size_hint().exact().is_some();
+    let headers = request.headers_mut();
+    if !is_known && !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING) {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
 }
 
 /// A body without bytes.

@@ -219,6 +219,11 @@ impl Pipe {
         Poll::Pending
     }
 
+    /// Whether the reader has gone: nobody will ever take what is written.
+    pub(crate) fn is_unread(&self) -> bool {
+        matches!(self.state.lock().reader, Reader::Gone | Reader::Reset | Reader::Broken)
+    }
+
     /// Bytes that the next write takes whole; 0 while the pipe is full; an error once writing has ended.
     /// [`Pipe::write_permitted`] redeems it.
     pub(crate) fn permit(&self) -> Result<usize, NetError> {

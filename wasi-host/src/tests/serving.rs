@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::Exit;
-use crate::net::{HttpBody, HttpError, NetError, empty_body, full_body};
+use crate::net::{Conn, HttpBody, HttpError, NetError, empty_body, full_body};
 
 const PORT: u16 = 8080;
 
@@ -30,7 +30,8 @@ fn get(path: &str) -> Request<HttpBody> {
 
 async fn call(pod: &Pod, request: Request<HttpBody>) -> Result<(StatusCode, Option<u64>, Bytes), HttpError> {
     let service = pod.namespace().http_service(PORT).expect("served");
-    let response: Response<HttpBody> = service.call(request).await?;
+    let answered: Result<Response<HttpBody>, _> = service.call(request).await;
+    let response = answered.map_err(|unanswered| unanswered.error)?;
     let length = response.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse().ok());
     let status = response.status();
     let body = response.into_body().collect().await.expect("a whole body").to_bytes();
@@ -74,8 +75,77 @@ async fn a_0_3_component_serves_many_requests_by_few_instances() {
     container.kill();
     assert_eq!(container.wait().await, Exit::Killed);
     assert!(pod.namespace().http_service(PORT).is_none());
-    let ended = service.call(get("/")).await;
-    assert!(ended.is_err_and(|error| matches!(error, HttpError::Unavailable { .. })));
+    let ended = service.call(get("/x?y")).await.expect_err("nobody serves");
+    assert!(matches!(ended.error, HttpError::Unavailable { .. }), "{}", ended.error);
+    let back = ended.request.expect("no guest had it: it may be sent elsewhere");
+    assert_eq!(back.uri(), "/x?y");
+}
+
+#[tokio::test]
+async fn who_only_waited_for_an_instance_that_trapped_is_served_by_another() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(PodLimits::default());
+    let container = serve(&bench, &pod, bench.sample("hello-http-p3").await);
+    let service = pod.namespace().http_service(PORT).expect("served");
+    // As many as there may be before they are shared.
+    let trapping: Vec<_> = (0..4).map(|_| tokio::spawn(service.call(get("/trap")))).collect();
+    while bench.stderr.text().matches("trapping").count() < trapping.len() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let waiting = futures::future::join_all((0..8).map(|_| call(&pod, get("/")))).await;
+    for answer in waiting {
+        let (status, _, body) = answer.expect("answered");
+        assert_eq!(status, StatusCode::OK, "{body:?}");
+    }
+    for trapped in trapping {
+        let unanswered = trapped.await.expect("no panic").expect_err("it trapped");
+        assert!(unanswered.request.is_none(), "a guest had it: {}", unanswered.error);
+    }
+    assert_eq!(container.exit(), None);
+}
+
+#[tokio::test]
+async fn a_response_that_never_ends_is_ended_when_its_time_is_over() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(PodLimits::default());
+    let mut spec = bench.spec(bench.sample("hello-http-p3").await);
+    spec.http_port = Some(PORT);
+    spec.http_timeout = Some(Duration::from_secs(1));
+    let _container = pod.start(spec).expect("started");
+    let service = pod.namespace().http_service(PORT).expect("served");
+    let response = service.call(get("/endless")).await.expect("begun");
+    let ended = tokio::time::timeout(Duration::from_secs(60), response.into_body().collect()).await;
+    assert!(ended.expect("its time is over").is_err());
+    while bench.host.instances_free() < INSTANCES as usize {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn silent_connections_do_not_take_a_component_off_the_network() {
+    let bench = Bench::new(2);
+    let pod = bench.pod(PodLimits::default());
+    let container = serve(&bench, &pod, bench.sample("hello-http").await);
+    let connect = |client: &str| {
+        let server = "10.128.0.7:8080".parse().expect("an address");
+        pod.namespace().deliver_when_room(client.parse().expect("an address"), server)
+    };
+    let mut silent: Vec<Conn> = Vec::new();
+    for _ in 0..1500 {
+        silent.push(connect("10.128.9.9:4000").await.expect("taken in"));
+    }
+    for client in ["10.128.9.9:4001", "10.128.9.8:4001"] {
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(connect(client).await.expect("taken in")))
+                .await
+                .expect("a connection");
+        tokio::spawn(connection);
+        let request = Request::get("/").header("host", "web").body(empty_body()).expect("a request");
+        let answered = tokio::time::timeout(Duration::from_secs(30), sender.send_request(request)).await;
+        assert_eq!(answered.expect("in time").expect("answered").status(), StatusCode::OK);
+    }
+    container.kill();
+    assert_eq!(container.wait().await, Exit::Killed);
 }
 
 #[tokio::test]
@@ -211,7 +281,7 @@ async fn a_trap_fails_its_request_and_no_other() {
     spec.http_port = Some(PORT + 1);
     let silent = pod.start(spec).expect("started");
     let service = pod.namespace().http_service(PORT + 1).expect("served");
-    let failed = service.call(get("/")).await.map(|_| ());
+    let failed = service.call(get("/")).await.map_err(|unanswered| unanswered.error).map(|_| ());
     assert!(
         matches!(&failed, Err(HttpError::Failed { reason }) if reason.contains("without a response")),
         "{failed:?}"

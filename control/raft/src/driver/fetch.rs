@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_channel::Sender;
 
-use super::member::{Event, Fetch};
-use crate::snapshot::Header;
+use super::member::{Arrived, Event, Fetch};
 use crate::snapshot::fetching::Begin;
 use crate::snapshot::incoming::Incoming;
+use crate::snapshot::{Header, Look};
 use crate::transport::{SnapshotSink, Transport};
 use crate::wal::Disk;
 
@@ -49,23 +49,29 @@ impl Drop for Hold {
     }
 }
 
+/// Where a snapshot goes, and who looks at it first.
+pub struct Place<D> {
+    pub disk: D,
+    pub cluster_id: String,
+    pub look: Look,
+}
+
 /// What the raft thread calls for a snapshot that is to be fetched.
 pub fn fetcher<D: Disk, O: Send + 'static>(
-    disk: D,
-    cluster_id: String,
+    place: Place<D>,
     transport: Arc<dyn Transport>,
     events: Sender<Event<O>>,
 ) -> Fetch {
     Box::new(move |begin| {
         let Begin { number, from, marker } = begin;
         let index = marker.index;
-        let header = Header { cluster_id: cluster_id.clone(), marker };
-        let incoming = Incoming::create_numbered(disk.clone(), header, number).inspect_err(
+        let header = Header { cluster_id: place.cluster_id.clone(), marker };
+        let incoming = Incoming::create_numbered(place.disk.clone(), header, number).inspect_err(
             |error| tracing::warn!(index, %error, "there is no place for a snapshot of the leader"),
         );
         let progress = Arc::new(Progress::default());
         let arrival = Arrival {
-            incoming: Some(incoming.ok()?),
+            incoming: Some(incoming.ok()?.looked_at(place.look.clone())),
             told: false,
             number,
             index,
@@ -113,20 +119,25 @@ impl<D: Disk, O: Send + 'static> SnapshotSink for Arrival<D, O> {
         let kept = match arrived {
             Ok(()) if wanted => {
                 self.progress.checking.store(true, Ordering::Relaxed);
-                incoming.finish().map_err(|error| error.to_string())
+                incoming.finish()
             }
             Ok(()) => return incoming.discard(),
             Err(error) => {
                 incoming.discard();
-                Err(error)
+                Err(io::Error::other(error))
             }
         };
         if let Err(error) = &kept {
             tracing::warn!(index = self.index, %error, "fetching a snapshot failed");
         }
+        let arrived = match kept {
+            Ok(()) => Arrived::Whole,
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Arrived::Newer(error.to_string()),
+            Err(_) => Arrived::Not,
+        };
         self.told = true;
         // The member may have stopped.
-        let _ = self.events.send(Event::Fetched(self.number, kept.is_ok()));
+        let _ = self.events.send(Event::Fetched(self.number, arrived));
     }
 }
 
@@ -138,7 +149,7 @@ impl<D: Disk, O> Drop for Arrival<D, O> {
         }
         if !self.told {
             // This may be any thread, which must not wait. Where there is no room the raft thread sees that nothing moves.
-            let _ = self.events.try_send(Event::Fetched(self.number, false));
+            let _ = self.events.try_send(Event::Fetched(self.number, Arrived::Not));
         }
     }
 }

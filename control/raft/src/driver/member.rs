@@ -23,7 +23,7 @@ use crate::error::{ChangeError, Error, ProposeError, ReadError};
 use crate::membership::MemberChange;
 use crate::message::to_wire;
 use crate::snapshot::fetching::{Begin, Fetching};
-use crate::status::{DiskRoom, Status};
+use crate::status::{DiskRoom, Leading, Status};
 use crate::transport::Transport;
 use crate::wal::SnapshotMarker;
 
@@ -43,12 +43,22 @@ pub enum Event<O> {
     Mark(u64, Sender<Option<SnapshotMarker>>),
     /// A snapshot of this member is durable.
     Compact(SnapshotMarker),
-    /// The snapshot of the fetch with this number has arrived and is durable, or it will not arrive.
-    Fetched(u64, bool),
+    /// What became of the fetch with this number.
+    Fetched(u64, Arrived),
     /// A member takes its snapshot from this one.
     Served(u64),
     /// Look at the counters.
     Wake,
+}
+
+/// How fetching a snapshot ended.
+pub enum Arrived {
+    /// It is here and durable.
+    Whole,
+    /// It will not arrive.
+    Not,
+    /// It is whole, and this build cannot read it. It was not kept.
+    Newer(String),
 }
 
 /// An event with more than this of entries is not light.
@@ -94,6 +104,7 @@ pub struct Member<O> {
     pub fetch: Fetch,
     pub waker: Waker<O>,
     pub status: watch::Sender<Status>,
+    pub leading: watch::Sender<Leading>,
     pub life: Life<O>,
 }
 
@@ -288,12 +299,15 @@ impl<O: Send + 'static> Member<O> {
         Ok(())
     }
 
-    fn fetched(&mut self, number: u64, arrived: bool) -> Result<(), Error> {
+    fn fetched(&mut self, number: u64, arrived: Arrived) -> Result<(), Error> {
         if self.life.fetching.number() != Some(number) {
             return Ok(());
         }
         self.life.hold = None;
-        if let Some(message) = self.life.fetching.ended(number, arrived) {
+        if let Arrived::Newer(what) = arrived {
+            return Err(Error::Newer { file: "the snapshot of the leader".to_owned(), what });
+        }
+        if let Some(message) = self.life.fetching.ended(number, matches!(arrived, Arrived::Whole)) {
             self.step(message)?;
         }
         self.begin_next()
@@ -406,6 +420,7 @@ impl<O: Send + 'static> Member<O> {
 
     fn publish(&self) {
         let status = Status { disk: self.life.found_room, ..self.core.status() };
+        let leading = status.leading();
         self.status.send_if_modified(|old| {
             let changed = *old != status;
             if old.role != status.role || old.leader != status.leader {
@@ -420,6 +435,7 @@ impl<O: Send + 'static> Member<O> {
             }
             changed
         });
+        self.leading.send_if_modified(|old| std::mem::replace(old, leading) != leading);
     }
 }
 

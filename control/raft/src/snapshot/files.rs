@@ -66,7 +66,8 @@ pub fn write<D: Disk>(disk: &D, header: &Header, state: &dyn Frozen) -> io::Resu
     let temporary = format!("{name}.tmp");
     let written = (|| {
         let file = SnapshotFile::new(disk.create(&temporary, 0)?, 0);
-        let mut writer = Writer::new(io::BufWriter::with_capacity(BUFFER_BYTES, file), header)?;
+        let out = io::BufWriter::with_capacity(BUFFER_BYTES, file);
+        let mut writer = Writer::of_form(out, header, state.form())?;
         state.write_to(&mut writer)?;
         let (out, length) = writer.finish()?;
         out.into_inner()?.sync()?;
@@ -113,6 +114,9 @@ pub fn open_for<D: Disk>(
 
 /// What a snapshot that cannot be read means to its member.
 pub fn broken(index: u64, error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::Unsupported {
+        return Error::Newer { file: name(index), what: error.to_string() };
+    }
     Error::Corrupt { file: name(index), offset: 0, what: error.to_string() }
 }
 

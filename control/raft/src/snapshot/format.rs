@@ -1,20 +1,29 @@
 //! The form of a snapshot: a header, the state in chunks with a CRC32C each, and a SHA-256 over all of it at the end.
 //!
 //! ```text
-//! "CRCLSNP1"  header: length u32, crc u32, bytes
-//! chunk:      length u32 (1..=CHUNK_BYTES_MAX), crc u32, bytes     any number of them
-//! end:        length 0 u32, crc 0 u32, SHA-256 of everything before it
+//! "CRCLSNP" form: '1'   header: length u32, crc u32, bytes
+//! chunk:                length u32 (1..=CHUNK_BYTES_MAX), crc u32, bytes     any number of them
+//! end:                  length 0 u32, crc 0 u32, SHA-256 of everything before it
 //! ```
 //!
-//! Numbers are little-endian. The same form serves the member's own files, transfers between members and backups.
+//! Numbers are little-endian. The same form serves the member's own files, transfers between members and backups. Which
+//! one is written the state says ([`super::Frozen::form`]), as what all members read is agreed on through it.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::ops::RangeInclusive;
 
 use sha2::{Digest, Sha256};
 
 use crate::wal::{Record, SnapshotMarker};
 
-const MAGIC: &[u8; 8] = b"CRCLSNP1";
+/// In front of the form.
+const MAGIC: &[u8; 7] = b"CRCLSNP";
+
+/// What every build reads.
+pub const FIRST_FORM: u8 = b'1';
+
+/// The forms that this build writes and reads. A new one has its `match` in [`Writer::of_form`] and [`Reader::open`].
+pub const FORMS: RangeInclusive<u8> = FIRST_FORM..=b'1';
 
 /// The length of a full chunk, in bytes.
 pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
@@ -73,9 +82,17 @@ pub struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
+    /// In the form that every build reads.
     pub fn new(out: W, header: &Header) -> io::Result<Writer<W>> {
+        Writer::of_form(out, header, FIRST_FORM)
+    }
+
+    /// An error of kind `Unsupported` where this build does not know the form.
+    pub fn of_form(out: W, header: &Header, form: u8) -> io::Result<Writer<W>> {
+        check_form(form)?;
         let mut writer = Writer { out, hash: Sha256::new(), chunk: Vec::new(), written: 0 };
         writer.put(MAGIC)?;
+        writer.put(&[form])?;
         writer.put_part(&header.encode())?;
         writer.chunk.reserve(CHUNK_BYTES_MAX);
         Ok(writer)
@@ -131,8 +148,9 @@ impl<W: Write> Write for Writer<W> {
     }
 }
 
-/// Reads a snapshot: the state comes out as from any reader. Damage is an error of kind `InvalidData`; the end of the
-/// state is only ever told when the checksum over everything was right.
+/// Reads a snapshot: the state comes out as from any reader. Damage is an error of kind `InvalidData`, a form that this
+/// build does not know one of kind `Unsupported`; the end of the state is only ever told when the checksum over everything
+/// was right.
 pub struct Reader<R> {
     input: R,
     hash: Sha256,
@@ -153,10 +171,13 @@ impl<R: Read> Reader<R> {
             ended: false,
         };
         let mut magic = [0; MAGIC.len()];
+        let mut form = [0];
         reader.fill(&mut magic)?;
+        reader.fill(&mut form)?;
         if &magic != MAGIC {
-            return Err(damaged("it is no snapshot of a Coracle cluster, or one of a newer version"));
+            return Err(damaged("it is no snapshot of a Coracle cluster"));
         }
+        check_form(form[0])?;
         let header = reader.take_part(HEADER_BYTES_MAX)?.unwrap_or_default();
         reader.header = Header::decode(&header).ok_or_else(|| damaged("its header cannot be read"))?;
         Ok(reader)
@@ -240,6 +261,17 @@ impl<R: Read> Read for Reader<R> {
     }
 }
 
+fn check_form(form: u8) -> io::Result<()> {
+    if FORMS.contains(&form) {
+        return Ok(());
+    }
+    let (found, newest) = (form.escape_ascii(), FORMS.end().escape_ascii());
+    let what = format!(
+        "the snapshot has form {found}, this build knows forms up to {newest}: use the version that wrote it or a newer one"
+    );
+    Err(io::Error::new(ErrorKind::Unsupported, what))
+}
+
 fn damaged(what: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, format!("the snapshot is damaged: {what}"))
 }
@@ -276,6 +308,29 @@ mod tests {
             assert_eq!(read(&bytes).expect("it is whole"), (header(), state), "{length} bytes");
             assert_eq!(Reader::open(&bytes[..]).and_then(Reader::verify).expect("it is whole"), header());
         }
+    }
+
+    /// What members of other builds have and send. It changes only with another form.
+    #[test]
+    fn the_first_form_stays_as_it_is() {
+        let digest = hex(&Sha256::digest(written(b"the state")));
+        assert_eq!(digest, "2eb4e1a48abd13c1c3a204abc3a9ed49ec32f5f6e6a6033ca5257b612fa2cf9f");
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn a_form_of_another_build_is_named_and_not_written() {
+        let newer = FORMS.end() + 1;
+        let refused = Writer::of_form(Vec::new(), &header(), newer).err().expect("this build cannot");
+        assert_eq!(refused.kind(), ErrorKind::Unsupported);
+        let mut bytes = written(b"the state");
+        bytes[MAGIC.len()] = newer;
+        let error = read(&bytes).expect_err("this build cannot");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("form 2, this build knows forms up to 1"), "{error}");
     }
 
     #[test]

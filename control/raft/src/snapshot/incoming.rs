@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use super::Look;
 use super::files::{self, SnapshotFile};
 use super::format::{Header, Reader};
 use crate::wal::Disk;
@@ -12,6 +13,7 @@ pub struct Incoming<D: Disk> {
     header: Header,
     file: SnapshotFile<D::File>,
     temporary: String,
+    look: Option<Look>,
 }
 
 impl<D: Disk> Incoming<D> {
@@ -24,7 +26,13 @@ impl<D: Disk> Incoming<D> {
     pub fn create_numbered(disk: D, header: Header, number: u64) -> io::Result<Incoming<D>> {
         let temporary = format!("incoming-{number}-{}.tmp", files::name(header.marker.index));
         let file = SnapshotFile::new(disk.create(&temporary, 0)?, 0);
-        Ok(Incoming { disk, header, file, temporary })
+        Ok(Incoming { disk, header, file, temporary, look: None })
+    }
+
+    /// Has the state looked at before it is kept.
+    pub fn looked_at(mut self, look: Look) -> Incoming<D> {
+        self.look = Some(look);
+        self
     }
 
     /// How many bytes are there: where to go on after an interruption.
@@ -36,7 +44,8 @@ impl<D: Disk> Incoming<D> {
         self.file.write_all(bytes)
     }
 
-    /// All bytes are there: checks them, and keeps the file where they are what was announced.
+    /// All bytes are there: checks them, and keeps the file where they are what was announced. An error of kind
+    /// `Unsupported` where they are whole, and this build cannot read them.
     pub fn finish(mut self) -> io::Result<()> {
         let checked = self.file.sync().and_then(|()| self.check());
         if checked.is_err() {
@@ -54,7 +63,11 @@ impl<D: Disk> Incoming<D> {
 
     fn check(&self) -> io::Result<()> {
         let written = SnapshotFile::new(self.disk.open(&self.temporary)?, 0);
-        let found = Reader::open(io::BufReader::new(written))?.verify()?;
+        let mut reader = Reader::open(io::BufReader::new(written))?;
+        let looked = self.look.as_ref().map_or(Ok(()), |look| look(&mut reader));
+        // What is damaged says nothing of who wrote it.
+        let found = reader.verify()?;
+        looked?;
         if found != self.header {
             return Err(io::Error::other("the snapshot is another one than was announced"));
         }
@@ -116,6 +129,32 @@ mod tests {
         assert_eq!(disk.used(), 100);
         incoming.discard();
         assert_eq!((disk.used(), disk.list().expect("it lists")), (0, Vec::<String>::new()));
+    }
+
+    #[test]
+    fn what_this_build_cannot_read_is_not_kept() {
+        let marker = SnapshotMarker { index: 3, term: 1, ..SnapshotMarker::default() };
+        let header = Header { cluster_id: "c".to_owned(), marker };
+        let disk = MemoryDisk::new();
+        files::write(&disk, &header, &State).expect("writes");
+        let bytes = disk.read(&files::name(3)).expect("it is there");
+        let look: Look = std::sync::Arc::new(|state| {
+            let mut first = [0];
+            state.read_exact(&mut first)?;
+            assert_eq!(first, [5]);
+            Err(io::Error::new(io::ErrorKind::Unsupported, "of a newer build"))
+        });
+        // Where the bytes are damaged nothing is said of builds.
+        for (length, kind) in
+            [(bytes.len(), io::ErrorKind::Unsupported), (bytes.len() - 1, io::ErrorKind::InvalidData)]
+        {
+            let receiver = MemoryDisk::new();
+            let incoming = Incoming::create(receiver.clone(), header.clone()).expect("memory takes it");
+            let mut incoming = incoming.looked_at(look.clone());
+            incoming.write(&bytes[..length]).expect("memory takes it");
+            assert_eq!(incoming.finish().map_err(|error| error.kind()), Err(kind));
+            assert_eq!(receiver.list().expect("it lists"), Vec::<String>::new());
+        }
     }
 
     #[test]

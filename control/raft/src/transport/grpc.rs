@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use super::{SnapshotSink, Transport, Unreachable};
+use super::{SnapshotSink, Transport, Unreachable, writing::Writing};
 use crate::config::SNAPSHOT_STREAM_IDLE;
 
 /// Opens a connection to `host:port`, lazily: errors show in the calls.
@@ -162,18 +162,19 @@ impl Transport for GrpcTransport {
         *self.inner.unreachable.write() = Some(unreachable);
     }
 
-    fn fetch(&self, from: u64, index: u64, mut sink: Box<dyn SnapshotSink>) {
+    fn fetch(&self, from: u64, index: u64, sink: Box<dyn SnapshotSink>) {
         let transport = self.clone();
         self.inner.runtime.spawn(async move {
-            let arrived = transport.fetch_all(from, index, &mut *sink).await;
-            tokio::task::spawn_blocking(move || sink.end(arrived));
+            let mut writing = Writing::new(sink);
+            let arrived = transport.fetch_all(from, index, &mut writing).await;
+            writing.end(arrived);
         });
     }
 }
 
 impl GrpcTransport {
     /// Brings the whole file, going on behind what is there when a stream breaks.
-    async fn fetch_all(&self, from: u64, index: u64, sink: &mut dyn SnapshotSink) -> Result<(), String> {
+    async fn fetch_all(&self, from: u64, index: u64, sink: &mut Writing) -> Result<(), String> {
         let mut backoff = BACKOFF_FIRST;
         let mut tries = 0;
         loop {
@@ -195,12 +196,7 @@ impl GrpcTransport {
         }
     }
 
-    async fn fetch_rest(
-        &self,
-        from: u64,
-        index: u64,
-        sink: &mut dyn SnapshotSink,
-    ) -> Result<(), tonic::Status> {
+    async fn fetch_rest(&self, from: u64, index: u64, sink: &mut Writing) -> Result<(), tonic::Status> {
         let address = self.inner.peers.read().get(&from).map(|peer| peer.address.clone());
         let address = address.ok_or_else(|| tonic::Status::unavailable("its address is not known"))?;
         let mut client = RaftTransportClient::new((self.inner.connector)(address))
@@ -214,7 +210,7 @@ impl GrpcTransport {
         };
         let mut parts = in_time(client.fetch_snapshot(request)).await?.into_inner();
         while let Some(part) = in_time(parts.message()).await? {
-            sink.write(&part.data).map_err(|error| tonic::Status::not_found(error.to_string()))?;
+            sink.write(part.data).await.map_err(|error| tonic::Status::not_found(error.to_string()))?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_proto::raft as wire;
-use coracle_raft::snapshot::Reader;
+use coracle_raft::snapshot::{Look, Reader};
 use coracle_raft::wal::{Fault, MemoryDisk};
 use coracle_raft::{
     ChangeError, Closed, Config, Error, Frozen, MemberChange, ProposeError, Raft, ReadError, Role,
@@ -72,6 +72,30 @@ impl StateMachine for Journal {
         let mut entries = self.0.lock().expect("not poisoned");
         entries.push(entry.to_vec());
         entries.len()
+    }
+}
+
+/// As [`Journal`], of a build that cannot read the states of the others.
+struct OldJournal(Journal);
+
+impl StateMachine for OldJournal {
+    type Output = usize;
+    type Frozen = Copy;
+
+    fn freeze(&self) -> Copy {
+        self.0.freeze()
+    }
+
+    fn restore(&mut self, _index: u64, _state: &mut dyn Read) -> io::Result<()> {
+        panic!("it was looked at before");
+    }
+
+    fn apply(&mut self, index: u64, term: u64, entry: &[u8]) -> usize {
+        self.0.apply(index, term, entry)
+    }
+
+    fn look(&self) -> Look {
+        Arc::new(|_| Err(io::Error::new(io::ErrorKind::Unsupported, "the state is of level 2")))
     }
 }
 
@@ -301,6 +325,23 @@ async fn a_single_member_keeps_what_it_has_acknowledged() {
 }
 
 #[tokio::test]
+async fn who_waits_for_another_leader_is_not_woken_by_ticks_and_entries() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let raft = Raft::bootstrap(config(dir.path(), 1), Journal::default(), none(), &[1]).expect("starts");
+    status(&raft, "it leads", |status| status.role == Role::Leader).await;
+    let mut leading = raft.leading();
+    soon("it is led", leading.wait_for(|now| now.led && now.leader == Some(1))).await.expect("it runs");
+    leading.mark_unchanged();
+    let mut ticks = raft.status();
+    for n in 1..=20 {
+        assert_eq!(propose(&raft, "a").await, Ok(n));
+        ticks.mark_unchanged();
+        soon("a tick that tells of the entry", ticks.changed()).await.expect("it runs");
+    }
+    assert!(!leading.has_changed().expect("it runs"), "nobody else leads");
+}
+
+#[tokio::test]
 async fn a_foreign_directory_is_refused() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let raft = Raft::bootstrap(config(dir.path(), 1), Journal::default(), none(), &[1]).expect("starts");
@@ -484,6 +525,40 @@ async fn a_member_that_was_away_takes_the_leaders_snapshot() {
     let (_, journal) = hub.start(dir.path(), first, None);
     has(&journal, 200).await;
     assert_eq!(journal.entries(), members[&first].1.entries());
+}
+
+#[tokio::test]
+async fn a_snapshot_of_a_newer_build_ends_a_member_and_leaves_what_it_has() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let hub = Hub::default();
+    let mut members: BTreeMap<u64, (Raft<usize>, Journal)> = BTreeMap::new();
+    for id in 1..=3 {
+        members.insert(id, hub.start(dir.path(), id, Some(&[1, 2, 3])));
+    }
+    let first = leader(&members.values().map(|(raft, _)| raft).collect::<Vec<_>>()).await;
+    let away = (1..=3).find(|id| *id != first).expect("two others");
+    hub.stop(away).await;
+    members.remove(&away);
+    let rest: Vec<&Raft<usize>> = members.values().map(|(raft, _)| raft).collect();
+    for n in 1..=100 {
+        assert_eq!(propose_to_leader(&rest, format!("entry {n}").into()).await, n);
+    }
+    let old = OldJournal(Journal::default());
+    let raft = Raft::start(config(dir.path(), away), old, hub.port(away)).expect("it starts");
+    hub.0.lock().expect("not poisoned").members.insert(away, raft.clone());
+    let closed = soon("it to end", raft.closed()).await;
+    let Closed::Failed(reason) = closed else { panic!("{closed:?}") };
+    assert!(reason.contains("of a newer build: the state is of level 2"), "{reason}");
+    assert!(reason.contains("Nothing was changed: upgrade this member"), "{reason}");
+    hub.stop(away).await;
+    let files = std::fs::read_dir(dir.path().join(away.to_string())).expect("it is there");
+    let names = files.map(|file| file.expect("it lists").file_name().to_string_lossy().into_owned());
+    let kept: Vec<String> = names.filter(|name| name.contains("snap")).collect();
+    assert_eq!(kept, Vec::<String>::new());
+    // The newer build goes on where the member stopped.
+    let (raft, journal) = hub.start(dir.path(), away, None);
+    has(&journal, 100).await;
+    assert!(raft.status().borrow().snapshot > 0, "the log alone would have done");
 }
 
 #[tokio::test]

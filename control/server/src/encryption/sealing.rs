@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use coracle_objects::{
-    Expect, Object, ObjectKey, Precondition, Refusal, Transaction, Write, is_sealed_resource,
+    Expect, OBJECT_BYTES_MAX, Object, ObjectKey, Precondition, Refusal, Transaction, Write,
+    is_sealed_resource,
 };
-use coracle_store::StoreConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
@@ -127,7 +127,7 @@ pub fn seal(key: &Key, place: &ObjectKey, draft: &[u8]) -> Result<Bytes, NotSeal
 
 /// The store sees ciphertext only: what it would refuse of a draft is refused here.
 fn check(place: &ObjectKey, draft: &Bytes) -> Result<(), NotSealed> {
-    let limit = StoreConfig::default().object_bytes_max as u64;
+    let limit = OBJECT_BYTES_MAX as u64;
     if draft.len() as u64 > limit {
         let size = draft.len() as u64;
         return Err(NotSealed::Refused(Refusal::TooLarge { key: place.clone(), size, limit }));

@@ -9,34 +9,31 @@ use std::{
     time::Duration,
 };
 
+use coracle_leader::{hearing::Hearing, node_object::Pressures};
 use coracle_objects::View;
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{Down, logs::LogRequests, silence::Hearing};
+use super::{down::Down, logs::LogRequests};
 
-/// Nodes bear a control node that is away for less: their links hold, or they come back to them at once.
-const AWAY_MIN: Duration = Duration::from_millis(1_500);
-
-/// What a node says of itself with each heartbeat.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pressures {
-    pub memory: bool,
-    pub disk: bool,
-    pub pid: bool,
-}
+/// Looks at the whole state for one node, at a time: after a change of leader all nodes link anew, and requests go on.
+const LOOKS_MAX: usize = 2;
 
 /// All links.
-#[derive(Default)]
 pub struct Links {
     sessions: Mutex<Sessions>,
-    heard: Mutex<BTreeMap<String, Heard>>,
-    /// When this member began to lead, or went on after it had been away.
-    hearing_since: Mutex<Option<Instant>>,
+    hearing: Mutex<Hearing>,
+    /// The moment from which those of the hearing are counted.
+    begun: Instant,
     numbers: AtomicU64,
     /// Wakes the monitor when a node changed what it says.
     pub changed: Notify,
+    /// Taken for the time of a look at the whole state.
+    pub looks: Arc<Semaphore>,
 }
 
 /// The links, and whether there may be any: both under one lock, so that no link begins after all were ended.
@@ -58,28 +55,33 @@ pub struct Session {
     pub ended: CancellationToken,
 }
 
-/// When a node was last heard of, and what it said.
-#[derive(Clone, Copy, Debug)]
-pub struct Heard {
-    pub at: Instant,
-    /// `None` before its first heartbeat to this member.
-    pub pressures: Option<Pressures>,
-    /// When its link broke, if it has not linked anew since.
-    pub lost: Option<Instant>,
-}
-
-impl Heard {
-    fn now(pressures: Option<Pressures>) -> Self {
-        Self { at: Instant::now(), pressures, lost: None }
+impl Default for Links {
+    fn default() -> Self {
+        Self {
+            sessions: Mutex::default(),
+            hearing: Mutex::default(),
+            begun: Instant::now(),
+            numbers: AtomicU64::default(),
+            changed: Notify::default(),
+            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+        }
     }
 }
 
 impl Links {
+    /// The present moment as the hearing counts it.
+    pub fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// One of its moments on the clock of this process.
+    pub fn instant(&self, moment: Duration) -> Instant {
+        self.begun + moment
+    }
+
     /// Begins to take links. Every node that exists has a full grace period to report to the new leader.
     pub fn open(&self, view: &View) {
-        let heard = Heard::now(None);
-        *self.hearing_since.lock() = Some(heard.at);
-        *self.heard.lock() = view.list("nodes", None).map(|node| (node.name().to_owned(), heard)).collect();
+        *self.hearing.lock() = Hearing::begin(view, self.now());
         self.sessions.lock().open = true;
     }
 
@@ -121,38 +123,23 @@ impl Links {
         let mut sessions = self.sessions.lock();
         if sessions.by_node.get(node).is_some_and(|known| known.number == session.number) {
             sessions.by_node.remove(node);
-            if let Some(heard) = self.heard.lock().get_mut(node) {
-                heard.lost = Some(Instant::now());
-            }
+            self.hearing.lock().lose(node, self.now());
             self.changed.notify_one();
         }
     }
 
-    /// This process did not run for `gap`: no silence of a node counts that fell into it. After a long one nodes have
-    /// the time to come back that they have after a new leader took over: they have given their links up.
+    /// This process did not run for `gap`.
     pub fn away(&self, gap: Duration) {
-        let now = Instant::now();
-        for heard in self.heard.lock().values_mut() {
-            heard.at = (heard.at + gap).min(now);
-            heard.lost = heard.lost.map(|lost| (lost + gap).min(now));
-        }
-        if gap >= AWAY_MIN {
-            *self.hearing_since.lock() = Some(now);
-        }
+        self.hearing.lock().away(gap, self.now());
     }
 
     /// What was heard of all nodes.
     pub fn hearing(&self) -> Hearing {
-        let since = self.hearing_since.lock().unwrap_or_else(Instant::now);
-        Hearing { since, nodes: self.heard.lock().clone() }
+        self.hearing.lock().clone()
     }
 
     pub fn hear(&self, node: &str, pressures: Option<Pressures>) {
-        let mut heard = self.heard.lock();
-        let known = heard.entry(node.to_owned()).or_insert_with(|| Heard::now(None));
-        (known.at, known.lost) = (Instant::now(), None);
-        if pressures.is_some() && known.pressures != pressures {
-            known.pressures = pressures;
+        if self.hearing.lock().hear(node, pressures, self.now()) {
             self.changed.notify_one();
         }
     }
@@ -167,7 +154,7 @@ impl Links {
             }
             stays
         });
-        self.heard.lock().retain(|node, _| exists(node) || sessions.contains_key(node));
+        self.hearing.lock().retain(|node| exists(node) || sessions.contains_key(node));
     }
 
     pub fn connected(&self, node: &str) -> bool {
@@ -186,15 +173,15 @@ impl Links {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::mpsc;
+    use coracle_leader::hearing::AWAY_MIN;
 
-    use super::*;
+    use super::{super::down, *};
 
     #[tokio::test(start_paused = true)]
     async fn a_broken_link_is_lost_until_the_node_links_anew() {
         let links = Links::default();
         links.open(&View::default());
-        let (down, _messages) = mpsc::channel(1);
+        let (down, _messages) = down::channel_of(1);
         let lost = || links.hearing().nodes["n1"].lost;
         let (first, second) =
             (links.begin("n1", &down, true).unwrap(), links.begin("n1", &down, true).unwrap());
@@ -202,7 +189,7 @@ mod tests {
         assert_eq!(lost(), None, "a newer link is there");
         tokio::time::advance(Duration::from_secs(1)).await;
         links.end("n1", &second);
-        assert_eq!(lost(), Some(Instant::now()));
+        assert_eq!(lost(), Some(links.now()));
         links.begin("n1", &down, true).unwrap();
         assert_eq!(lost(), None);
     }
@@ -211,28 +198,28 @@ mod tests {
     async fn an_absence_of_ours_is_no_silence_of_nodes() {
         let links = Links::default();
         links.open(&View::default());
-        let (down, _messages) = mpsc::channel(1);
-        let (office, session) = (Instant::now(), links.begin("n1", &down, true).unwrap());
+        let (down, _messages) = down::channel_of(1);
+        let (office, session) = (links.now(), links.begin("n1", &down, true).unwrap());
         tokio::time::advance(Duration::from_secs(60)).await;
         links.hear("n1", None);
-        let heard = Instant::now();
+        let heard = links.now();
         tokio::time::advance(AWAY_MIN / 2).await;
         links.end("n1", &session);
         links.away(AWAY_MIN / 4);
         let Hearing { since, nodes } = links.hearing();
         assert_eq!((since, nodes["n1"].at), (office, heard + AWAY_MIN / 4));
-        assert_eq!(nodes["n1"].lost, Some(Instant::now()), "never later than now");
+        assert_eq!(nodes["n1"].lost, Some(links.now()), "never later than now");
         tokio::time::advance(Duration::from_secs(15)).await;
         links.away(Duration::from_secs(15));
         let Hearing { since, nodes } = links.hearing();
-        assert_eq!(since, Instant::now());
+        assert_eq!(since, links.now());
         assert_eq!(nodes["n1"].at, heard + AWAY_MIN / 4 + Duration::from_secs(15));
     }
 
     #[test]
     fn links_begin_only_while_open() {
         let links = Links::default();
-        let (down, _messages) = mpsc::channel(1);
+        let (down, _messages) = down::channel_of(1);
         assert!(links.begin("n1", &down, true).is_none());
         links.open(&View::default());
         let session = links.begin("n1", &down, true).unwrap();

@@ -11,16 +11,12 @@ use std::{
 use bytes::Bytes;
 use coracle_api::NodeError;
 use coracle_objects::LogOptions;
-use coracle_proto::node::{LogCancel, LogChunk, LogGrant, LogRequest, NodeDown, node_down::Body};
+use coracle_proto::node::{LogCancel, LogChunk, LogGrant, LogRequest, node_down::Body};
 use futures::Stream;
 use parking_lot::Mutex;
-use tokio::sync::{
-    Notify,
-    mpsc::{self, WeakSender},
-};
-use tonic::Status;
+use tokio::sync::{Notify, mpsc};
 
-use super::links::Links;
+use super::{down::WeakDown, links::Links};
 
 /// Log streams of one node at a time.
 const REQUESTS_MAX: usize = 256;
@@ -191,7 +187,7 @@ impl Links {
             done: false,
         };
         let sent = tokio::select! {
-            sent = session.down.send(Ok(NodeDown { body: Some(Body::LogRequest(message)) })) => sent.is_ok(),
+            sent = session.down.send(Body::LogRequest(message)) => sent.is_ok(),
             () = session.ended.cancelled() => false,
         };
         // A reader must not keep the link open.
@@ -231,7 +227,7 @@ pub struct LogStream {
     request: u64,
     chunks: mpsc::Receiver<Chunk>,
     /// Weak, as a reader must not keep a link open that has ended.
-    down: WeakSender<Result<NodeDown, Status>>,
+    down: WeakDown,
     logs: std::sync::Arc<LogRequests>,
     first: Option<Bytes>,
     done: bool,
@@ -273,9 +269,8 @@ impl Drop for LogStream {
             readers.remove(self.request)
         };
         if open && let Some(down) = self.down.upgrade() {
-            let cancel = NodeDown { body: Some(Body::LogCancel(LogCancel { request: self.request })) };
             // Where the link is full the node finds out by itself: its chunks find no reader.
-            let _ = down.try_send(Ok(cancel));
+            let _ = down.try_send(Body::LogCancel(LogCancel { request: self.request }));
         }
     }
 }
@@ -285,21 +280,21 @@ mod tests {
     use coracle_objects::View;
     use futures::StreamExt;
 
-    use super::*;
+    use super::{super::down, *};
 
     #[tokio::test(start_paused = true)]
     async fn an_open_log_ends_with_its_link_and_does_not_keep_it() {
         let links = Links::default();
         links.open(&View::default());
-        let (down, mut messages) = mpsc::channel(4);
+        let (down, mut messages) = down::channel();
         let session = links.begin("n1", &down, true).unwrap();
         drop(down);
         let mut log = links.logs("n1", "uid", LogOptions::default()).await.unwrap();
-        assert!(messages.recv().await.is_some());
+        assert!(messages.next().await.is_some());
         session.logs.deliver(LogChunk { request: 1, data: "a".into(), ..LogChunk::default() });
         links.end("n1", &session);
         drop(session);
-        assert!(messages.recv().await.is_none(), "nothing keeps the link's sender");
+        assert!(messages.next().await.is_none(), "nothing keeps the link's sender");
         assert_eq!(log.next().await.unwrap().unwrap(), "a");
         assert_eq!(log.next().await.unwrap().unwrap_err().to_string(), LINK_ENDED);
         assert!(log.next().await.is_none());
@@ -313,10 +308,10 @@ mod tests {
     async fn a_reader_that_is_slow_holds_up_nobody_and_is_granted_what_it_takes() {
         let links = Links::default();
         links.open(&View::default());
-        let (down, mut messages) = mpsc::channel(4);
+        let (down, mut messages) = down::channel();
         let session = links.begin("n1", &down, true).unwrap();
         let mut log = links.logs("n1", "uid", LogOptions::default()).await.unwrap();
-        let asked = messages.recv().await.unwrap().unwrap().body;
+        let asked = messages.next().await.unwrap().unwrap().body;
         assert!(matches!(asked, Some(Body::LogRequest(asked)) if asked.chunks == CHUNKS_GRANTED));
         let chunk =
             |bytes: usize| LogChunk { request: 1, data: vec![7; bytes].into(), ..LogChunk::default() };

@@ -1,22 +1,25 @@
 //! Tells the cluster which nodes are heard of. Only changes are written.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use coracle_api::Storage;
-use coracle_objects::{Object, Revision, Transaction};
+use coracle_leader::{
+    monitor::{Monitor, Turned, together},
+    presence::{self, Presence},
+};
+use coracle_objects::Transaction;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::{
-    links::{Links, Pressures},
-    node_object::{self, LEASE_SECONDS, Readiness, ready_status},
+    links::Links,
+    node_object::{self, LEASE_SECONDS},
     pod_blocks::Abandoned,
-    presence::{self, Presence},
-    silence::{Hearing, Verdict},
 };
-use crate::storage::ReplicatedStorage;
+use crate::{drafts::fresh_uid, storage::ReplicatedStorage};
 
 /// How often all nodes are looked at.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -29,17 +32,6 @@ const BLOCKS_PERIOD: Duration = Duration::from_secs(5);
 
 /// Writes about nodes under way at a time.
 const WRITES_MAX: usize = 32;
-
-/// Nodes that are told in one transaction to be down.
-const TOGETHER_MAX: usize = 32;
-
-/// What a node's object and its node said when both agreed: nothing is to be done until one of them changes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Agreed {
-    revision: Revision,
-    alive: bool,
-    pressures: Option<Pressures>,
-}
 
 /// Watches the nodes until it is dropped.
 pub async fn monitor(storage: &ReplicatedStorage, links: &Links) {
@@ -61,11 +53,16 @@ pub async fn monitor(storage: &ReplicatedStorage, links: &Links) {
 
 /// To be called before any silence is judged: after an absence it is not known which of several timers comes first.
 fn be_present(presence: &Mutex<Presence>, links: &Links) {
-    let away = presence.lock().look();
+    let away = presence.lock().look(links.now(), since_boot());
     if let Some(gap) = away {
         tracing::warn!(gap_ms = gap.as_millis(), "this control node did not run for a while");
         links.away(gap);
     }
+}
+
+fn since_boot() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 async fn judge(storage: &ReplicatedStorage, links: &Links, presence: &Mutex<Presence>) {
@@ -74,7 +71,7 @@ async fn judge(storage: &ReplicatedStorage, links: &Links, presence: &Mutex<Pres
     let mut leases_due = Instant::now() + LEASE_PERIOD;
     let mut blocks_due = Instant::now();
     let mut abandoned = Abandoned::default();
-    let mut agreed: BTreeMap<String, Agreed> = BTreeMap::new();
+    let mut monitor = Monitor::default();
     let mut next_verdict = None;
     loop {
         tokio::select! {
@@ -85,44 +82,35 @@ async fn judge(storage: &ReplicatedStorage, links: &Links, presence: &Mutex<Pres
         be_present(presence, links);
         let view = storage.view();
         let now = Timestamp::now();
-        let exists = |node: &str| view.get(&node_object::key(node)).is_some();
-        links.retain(exists);
-        agreed.retain(|node, _| exists(node));
+        links.retain(|node| view.get(&node_object::key(node)).is_some());
         let hearing = links.hearing();
-        let verdicts = hearing.verdicts(Instant::now());
-        next_verdict = verdicts.next;
-        let (mut writes, mut downs) = (Vec::new(), Vec::new());
-        for node in view.list("nodes", None) {
-            let verdict = verdicts.of(node.name());
-            if let Some(write) = change(links, &hearing, verdict, node, &mut agreed, now) {
-                if verdict == Verdict::Down { downs.push(write) } else { writes.push(write) }
+        let judged = monitor.judge(&view, &hearing, |node| links.connected(node), links.now(), now);
+        next_verdict = judged.next.map(|moment| links.instant(moment));
+        for Turned { node, ready } in &judged.turned {
+            match ready {
+                true => tracing::info!(node, "node is ready"),
+                false => tracing::warn!(node, "node is not heard of any more"),
             }
         }
+        let mut writes = judged.writes;
         if Instant::now() >= leases_due {
             leases_due = Instant::now() + LEASE_PERIOD;
             let linked = view.list("nodes", None).filter(|node| links.connected(node.name()));
-            writes.extend(linked.map(|node| node_object::lease(&view, node.name(), now)));
+            writes.extend(linked.map(|node| node_object::lease(&view, node.name(), &fresh_uid(), now)));
         }
         if Instant::now() >= blocks_due {
             blocks_due = Instant::now() + BLOCKS_PERIOD;
             writes.extend(abandoned.due(&view, |node| links.connected(node), Instant::now()));
         }
-        write_downs(storage, downs).await;
+        write_downs(storage, &judged.downs).await;
         write(storage, writes).await;
     }
 }
 
-/// Tells that these nodes are down, of as many as possible at once: who sees only the first of them takes it for the only
-/// one. Where one of them has changed meanwhile, each is told by itself.
-async fn write_downs(storage: &ReplicatedStorage, downs: Vec<Transaction>) {
-    for together in downs.chunks(TOGETHER_MAX) {
-        let mut one = Transaction::default();
-        for transaction in together.iter().cloned() {
-            one.preconditions.extend(transaction.preconditions);
-            one.writes.extend(transaction.writes);
-        }
+async fn write_downs(storage: &ReplicatedStorage, downs: &[Transaction]) {
+    for (one, each) in together(downs) {
         if !matches!(storage.propose(one).await, Ok(Ok(_))) {
-            write(storage, together.to_vec()).await;
+            write(storage, each.to_vec()).await;
         }
     }
 }
@@ -139,41 +127,14 @@ async fn write(storage: &ReplicatedStorage, writes: Vec<Transaction>) {
         .await;
 }
 
-fn change(
-    links: &Links,
-    hearing: &Hearing,
-    verdict: Verdict,
-    node: &Object,
-    agreed: &mut BTreeMap<String, Agreed>,
-    now: Timestamp,
-) -> Option<Transaction> {
-    let alive = match verdict {
-        Verdict::Alive => true,
-        Verdict::Down => false,
-        Verdict::Undecided => return None,
-    };
-    let pressures = hearing.nodes.get(node.name()).and_then(|heard| heard.pressures);
-    if alive && pressures.is_none() && !links.connected(node.name()) {
-        // A new leader has not heard of the node yet: its state stays as it is for the grace period.
-        return None;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_of_the_machine_goes_on() {
+        let before = since_boot();
+        assert!(!before.is_zero());
+        assert!(since_boot() >= before);
     }
-    let present = Agreed { revision: node.revision, alive, pressures };
-    if agreed.get(node.name()) == Some(&present) {
-        return None;
-    }
-    let transaction = match alive {
-        true => node_object::transition(node, Readiness::Ready, pressures, now),
-        false => node_object::transition(node, Readiness::Unknown, None, now),
-    };
-    match (&transaction, alive) {
-        (None, _) => {
-            agreed.insert(node.name().to_owned(), present);
-        }
-        (Some(_), true) if ready_status(node) != "True" => {
-            tracing::info!(node = node.name(), "node is ready")
-        }
-        (Some(_), true) => {}
-        (Some(_), false) => tracing::warn!(node = node.name(), "node is not heard of any more"),
-    }
-    transaction
 }

@@ -6,30 +6,36 @@ use std::{
 };
 
 use coracle_api::Storage;
-use coracle_objects::View;
+use coracle_leader::{
+    desired::Desired,
+    door,
+    node_events::{self, Allowance},
+    node_object::Pressures,
+    pod_status::Report,
+};
+use coracle_objects::Revision;
 use coracle_proto::{
     PROTOCOL_RANGE,
     node::{
-        BlockClaimed, ClaimBlock, Heartbeat, Hello, NodeDown, NodeEvent, NodeUp, ObjectEvent, Redirect,
-        Synced, TrustChanged, Welcome, node_down::Body as DownBody, node_up::Body as UpBody,
+        BlockClaimed, ClaimBlock, Heartbeat, Hello, NodeEvent, NodeUp, ObjectEvent, Redirect, Synced,
+        TrustChanged, Welcome, node_down::Body as DownBody, node_up::Body as UpBody,
     },
 };
 use jiff::Timestamp;
 use tokio::{
-    sync::mpsc::{self, error::SendTimeoutError},
-    time::{Instant, timeout},
+    sync::mpsc,
+    task::{consume_budget, spawn_blocking},
+    time::timeout,
 };
 use tonic::{Status, Streaming};
 
 use super::{
-    Down, NodeLinkService,
+    NodeLinkService,
     acknowledgements::{Acknowledgements, Ticket},
-    desired::Desired,
-    door,
-    links::{Pressures, Session},
-    node_events::{self, Allowance},
+    down::{Down, Unsent},
+    links::Session,
     node_object, pod_blocks,
-    pod_status::{Report, Reports, write_reports},
+    pod_status::{Reports, write_reports},
 };
 use crate::{
     bootstrap,
@@ -37,6 +43,7 @@ use crate::{
     drafts,
     peers::members,
     standing::Lost,
+    storage::ReplicatedStorage,
 };
 
 /// Until a new link must have said Hello.
@@ -58,7 +65,7 @@ pub async fn run(service: NodeLinkService, node: String, bound: bool, mut up: St
         Err(status) => {
             tracing::debug!(node, reason = status.message(), "link refused");
             // The node may have gone away already.
-            let _ = down.send(Err(status)).await;
+            let _ = down.end(status, FAREWELL_PATIENCE).await;
             return;
         }
     };
@@ -72,7 +79,7 @@ pub async fn run(service: NodeLinkService, node: String, bound: bool, mut up: St
         ended = serve(&service, &session, &hello, bound, up) => ended.err().map_or("the node closed it".into(), |e| e.message().into()),
     };
     // Where the node does not read or has gone away, it finds out by itself.
-    let _ = down.send_timeout(Err(Status::unavailable(reason.clone())), FAREWELL_PATIENCE).await;
+    let _ = down.end(Status::unavailable(reason.clone()), FAREWELL_PATIENCE).await;
     service.links.end(&node, &session);
     tracing::info!(node, reason, "node link ended");
 }
@@ -114,7 +121,7 @@ async fn redirect(service: &NodeLinkService, down: &Down) {
     let storage = &service.storage;
     let leader = storage.status().leader.filter(|leader| *leader != storage.member());
     let leader_address = leader.and_then(|leader| storage.peers().address(leader)).unwrap_or_default();
-    let _ = down.send(Ok(message(DownBody::Redirect(Redirect { leader_address })))).await;
+    let _ = down.send(DownBody::Redirect(Redirect { leader_address })).await;
 }
 
 async fn serve(
@@ -132,7 +139,7 @@ async fn serve(
         return Err(Status::permission_denied(Lost::NodeGone(hello.name.clone()).to_string()));
     }
     session.registered.store(true, Ordering::Relaxed);
-    let lease = node_object::lease(&storage.view(), &hello.name, Timestamp::now());
+    let lease = node_object::lease(&storage.view(), &hello.name, &drafts::fresh_uid(), Timestamp::now());
     if let Err(error) = storage.propose(lease).await {
         tracing::debug!(node = hello.name, %error, "the lease was not renewed");
     }
@@ -172,27 +179,51 @@ fn welcome(service: &NodeLinkService) -> Welcome {
 async fn push(service: &NodeLinkService, session: &Session, node: &str) -> Result<(), Status> {
     let mut desired = Desired::new(node);
     let mut told = 0;
+    let storage = &service.storage;
     loop {
-        let (view, mut events) = service.storage.hub().everything();
-        send_all(session, desired.resync(&view)).await?;
-        send(session, DownBody::Synced(Synced { revision: view.revision })).await?;
-        tell_trust(session, &view, &mut told).await?;
+        let look = service.links.looks.clone().acquire_owned().await;
+        let (view, mut events) = storage.hub().everything();
+        let revision: Revision = view.revision;
+        // It looks at every pod of the cluster, so not on a thread that others wait for.
+        let looked = spawn_blocking(move || {
+            let rest = desired.resync(&view);
+            drop(look);
+            (desired, rest)
+        });
+        let mut rest;
+        (desired, rest) = looked.await.map_err(|error| Status::internal(error.to_string()))?;
+        tell_unreadable(&mut desired);
+        // No view is held while a slow node is waited for: it would keep in memory what has long been replaced.
+        while let Some(messages) = desired.bring(&mut rest, &storage.view()) {
+            send_all(session, messages).await?;
+            // Others have their turn, also where the node has it all already.
+            consume_budget().await;
+        }
+        send(session, DownBody::Synced(Synced { revision })).await?;
+        tell_trust(session, storage, &mut told).await?;
         // A link that falls too far behind is brought up by the difference instead of by events.
         while let Ok(happened) = events.next().await {
-            let view = service.storage.view();
             for event in happened.iter() {
-                send_all(session, desired.observe(event, &view)).await?;
+                let messages = desired.observe(event, &storage.view());
+                send_all(session, messages).await?;
+                tell_unreadable(&mut desired);
             }
             if happened.iter().any(|event| event.object.key.resource.as_str() == TRUSTS) {
-                tell_trust(session, &view, &mut told).await?;
+                tell_trust(session, storage, &mut told).await?;
             }
         }
     }
 }
 
+fn tell_unreadable(desired: &mut Desired) {
+    for pod in desired.take_unreadable() {
+        tracing::warn!(%pod, "a stored pod cannot be read; what it names is not sent to its node");
+    }
+}
+
 /// Has the node renew its certificate where the authorities are of another generation than it was told.
-async fn tell_trust(session: &Session, view: &View, told: &mut u64) -> Result<(), Status> {
-    let generation = TrustState::read(view).map_or(0, |trust| trust.generation);
+async fn tell_trust(session: &Session, storage: &ReplicatedStorage, told: &mut u64) -> Result<(), Status> {
+    let generation = TrustState::read(&storage.view()).map_or(0, |trust| trust.generation);
     if generation > *told {
         *told = generation;
         send(session, DownBody::TrustChanged(TrustChanged { generation })).await?;
@@ -210,16 +241,12 @@ async fn send_all(session: &Session, objects: Vec<ObjectEvent>) -> Result<(), St
 async fn send(session: &Session, body: DownBody) -> Result<(), Status> {
     let gone = || Status::cancelled("the node has gone away");
     tokio::select! {
-        sent = session.down.send_timeout(Ok(message(body)), SEND_PATIENCE) => sent.map_err(|error| match error {
-            SendTimeoutError::Closed(_) => gone(),
-            SendTimeoutError::Timeout(_) => Status::deadline_exceeded("the node does not take what it is sent"),
+        sent = session.down.send_within(body, SEND_PATIENCE) => sent.map_err(|unsent| match unsent {
+            Unsent::Gone => gone(),
+            Unsent::Full => Status::deadline_exceeded("the node does not take what it is sent"),
         }),
         () = session.ended.cancelled() => Err(gone()),
     }
-}
-
-fn message(body: DownBody) -> NodeDown {
-    NodeDown { body: Some(body) }
 }
 
 /// Takes what a node says.
@@ -235,7 +262,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// Reads until the node closes the link.
     async fn read(self, mut up: Streaming<NodeUp>) -> Result<(), Status> {
-        let mut events = Allowance::new(Instant::now());
+        let mut events = Allowance::new(self.service.links.now());
         while let Some(NodeUp { body, sequence }) = up.message().await? {
             self.service.links.hear(self.node, None);
             let ticket = Ticket::new(sequence, &self.acknowledgements);
@@ -268,7 +295,7 @@ impl Reader<'_> {
 
     /// An event beyond the allowance is not taken now; a node that waits for acknowledgements sends it again.
     fn event(&self, event: &NodeEvent, allowance: &mut Allowance, ticket: Ticket) {
-        if !allowance.take(Instant::now()) {
+        if !allowance.take(self.service.links.now()) {
             return;
         }
         let view = self.service.storage.view();
@@ -342,19 +369,26 @@ async fn claim_blocks(
 
 #[cfg(test)]
 mod tests {
-    use super::{super::links::Links, *};
+    use coracle_objects::View;
+    use futures::StreamExt;
+    use tokio::time::Instant;
+
+    use super::{
+        super::{down, links::Links},
+        *,
+    };
 
     #[tokio::test(start_paused = true)]
     async fn a_node_that_takes_nothing_loses_its_link() {
         let links = Links::default();
         links.open(&View::default());
-        let (down, mut taken) = mpsc::channel(1);
+        let (down, mut taken) = down::channel_of(1);
         let session = links.begin("n1", &down, true).unwrap();
         let synced = |revision| DownBody::Synced(Synced { revision });
         send(&session, synced(1)).await.unwrap();
         let (slow, ()) = tokio::join!(send(&session, synced(2)), async {
             tokio::time::sleep(SEND_PATIENCE / 2).await;
-            taken.recv().await.unwrap().unwrap();
+            taken.next().await.unwrap().unwrap();
         });
         slow.unwrap();
         let begun = Instant::now();

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::text::Text;
-use crate::planning::Planning;
+use crate::planning::{Planner, Planning};
 
 pub fn write(text: &mut Text, planning: &Planning) {
     let both = [("controllers", &planning.controllers), ("scheduler", &planning.scheduler)];
@@ -15,11 +15,19 @@ pub fn write(text: &mut Text, planning: &Planning) {
     let controllers = &planning.controllers;
     text.gauge("coracle_planning_tasks_waiting", "Tasks of controllers that wait to be looked at.")
         .is(controllers.waiting.load(Ordering::Relaxed));
-    let help = "Tasks of controllers that were lately refused, failed, or undone by others: they wait longer each time.";
-    text.gauge("coracle_planning_tasks_in_trouble", help).is(controllers.in_trouble.load(Ordering::Relaxed));
-    let help = "Objects that the controllers cannot read; events name them.";
-    text.gauge("coracle_planning_objects_unreadable", help)
-        .is(controllers.unreadable.load(Ordering::Relaxed));
-    text.counter("coracle_planning_panics_total", "Tasks of controllers that panicked, by a fault of ours.")
-        .is(controllers.panics.load(Ordering::Relaxed));
+    let all = |of: fn(&Planner) -> usize| both.iter().map(move |(_, planner)| of(planner));
+    let help = "What was lately refused, failed, or undone by others, and waits longer each time: tasks of controllers, and \
+                pods that the scheduler leaves.";
+    let in_trouble = all(|planner| planner.in_trouble.load(Ordering::Relaxed));
+    text.gauge("coracle_planning_tasks_in_trouble", help).is(in_trouble.sum::<usize>());
+    let help = "Objects that a planner cannot read; events name them.";
+    // Most of them neither can read.
+    let unreadable = all(|planner| planner.unreadable.load(Ordering::Relaxed));
+    text.gauge("coracle_planning_objects_unreadable", help).is(unreadable.max().unwrap_or(0));
+    let panics = both.iter().map(|(_, planner)| planner.panics.load(Ordering::Relaxed));
+    text.counter(
+        "coracle_planning_panics_total",
+        "Panics of planners over one task or pod, by faults of ours.",
+    )
+    .is(panics.sum::<u64>());
 }

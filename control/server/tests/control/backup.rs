@@ -85,6 +85,7 @@ async fn a_backup_under_load_becomes_a_new_cluster() {
         name: "new".into(),
         key_ring: Some(dir.path().join("b/keys/secrets.ring")),
         drop_secrets: false,
+        ..RestoreOptions::default()
     };
     let restored = coracle_server::restore(&file, &dir.path().join("new"), &options).unwrap();
     assert_eq!(restored.member_id, 4, "no id is used again");

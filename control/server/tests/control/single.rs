@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coracle_api::Storage;
-use coracle_objects::ObjectKey;
+use coracle_objects::{ObjectKey, Transaction};
 use coracle_server::{Mode, ServerError, holds_member};
 use futures::{StreamExt, TryStreamExt};
 use kube::api::{ListParams, PostParams, WatchEvent, WatchParams};
@@ -68,6 +68,52 @@ async fn a_cluster_is_born_with_its_system_objects() {
         let key = ObjectKey::new(resource, namespace, name);
         until(&format!("{key}"), || async { control.storage().view().get(&key).is_some() }).await;
     }
+    control.shutdown().await;
+}
+
+/// The names of this process's threads.
+fn threads() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).ok();
+    tasks.filter_map(|task| name(task.ok()?)).map(|name| name.trim().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leaders_planners_have_threads_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = init(dir.path()).await;
+    for planner in ["controllers", "scheduler"] {
+        until(planner, || async { threads().iter().any(|name| name == planner) }).await;
+    }
+    control.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_the_scheduler_cannot_write_costs_only_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = init(dir.path()).await;
+    let storage = control.storage();
+    // Too deep to be parsed whole, in a field that nobody reads: no user gets it past the API.
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let key = |name: &str| ObjectKey::new("pods", "default", name);
+    for (name, x) in [("bad", deep.as_str()), ("good", "1")] {
+        let meta = format!(r#"{{"name":"{name}","namespace":"default","uid":"uid-{name}"}}"#);
+        let draft = format!(r#"{{"metadata":{meta},"spec":{{"containers":[],"x":{x}}},"status":{{}}}}"#);
+        storage.propose(Transaction::create(key(name), draft.into())).await.unwrap().unwrap();
+    }
+    let told = |name: &'static str| {
+        let view = storage.view();
+        let about = |event: &serde_json::Value| {
+            event["involvedObject"]["name"] == name && event["reason"] == "FailedScheduling"
+        };
+        let mut events = view.list("events", Some("default"));
+        events.any(|event| event.parse().is_ok_and(|event: serde_json::Value| about(&event)))
+    };
+    for name in ["bad", "good"] {
+        until(name, || async { told(name) }).await;
+    }
+    let good: serde_json::Value = storage.view().get(&key("good")).unwrap().parse().unwrap();
+    assert_eq!(good["status"]["conditions"][0]["type"], "PodScheduled");
     control.shutdown().await;
 }
 

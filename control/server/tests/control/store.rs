@@ -9,7 +9,7 @@ use coracle_proto::{
     tls,
 };
 use coracle_server::Control;
-use coracle_store::{Request, RequestId, decode_outcome, encode_transaction};
+use coracle_store::{FIRST_LEVEL, Levels, Request, RequestId, decode_outcome, encode_transaction};
 use kube::config::Kubeconfig;
 use tonic::{Code, transport::Channel};
 
@@ -38,8 +38,8 @@ async fn put(
     transaction: Transaction,
 ) -> Result<Applied, Refusal> {
     let request = Request { id: RequestId { client: 77, sequence }, transaction };
-    let request = TxnRequest { transaction: encode_transaction(&request) };
-    decode_outcome(&client.txn(request).await.unwrap().into_inner().outcome).unwrap()
+    let request = TxnRequest { transaction: encode_transaction(&request, FIRST_LEVEL) };
+    decode_outcome(&client.txn(request).await.unwrap().into_inner().outcome, Levels::default()).unwrap()
 }
 
 fn maps() -> RangeRequest {
@@ -120,7 +120,7 @@ async fn strangers_and_nonsense_are_refused() {
     let transaction =
         Transaction::create(ObjectKey::new("pebbles", "", "x"), br#"{"metadata":{}}"#.as_slice().into());
     let request = Request { id: RequestId { client: 1, sequence: 1 }, transaction };
-    let request = TxnRequest { transaction: encode_transaction(&request) };
+    let request = TxnRequest { transaction: encode_transaction(&request, FIRST_LEVEL) };
     assert_eq!(client.txn(request).await.unwrap_err().code(), Code::InvalidArgument);
 
     let large = (0..5).map(|number| Write::Put {
@@ -129,7 +129,7 @@ async fn strangers_and_nonsense_are_refused() {
     });
     let transaction = Transaction { preconditions: vec![], writes: large.collect() };
     let request = Request { id: RequestId { client: 1, sequence: 2 }, transaction };
-    let request = TxnRequest { transaction: encode_transaction(&request) };
+    let request = TxnRequest { transaction: encode_transaction(&request, FIRST_LEVEL) };
     let refused = client.txn(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(refused.message().contains("the limit is"), "{refused}");

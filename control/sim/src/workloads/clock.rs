@@ -1,6 +1,6 @@
 //! The clock of a run: virtual, and one a thread, since the API takes its clock as a plain function.
 
-use std::cell::Cell;
+use std::{cell::Cell, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -35,7 +35,12 @@ pub fn ms_between(earlier: Timestamp, later: Timestamp) -> u64 {
     u64::try_from(later.duration_since(earlier).as_millis()).unwrap_or(0)
 }
 
-/// As Kubernetes writes moments.
-pub fn rfc3339(moment: Timestamp) -> String {
-    moment.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+/// The time since the beginning.
+pub fn elapsed(moment: Timestamp) -> Duration {
+    Duration::from_millis(ms_between(begin(), moment))
+}
+
+/// The moment so long after the beginning: the first that is not before it.
+pub fn at(elapsed: Duration) -> Timestamp {
+    after(begin(), u64::try_from(elapsed.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX))
 }

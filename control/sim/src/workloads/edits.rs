@@ -130,13 +130,17 @@ pub fn draw(document: &Value, schema: &Value, rng: &mut Rng) -> Edit {
     Edit { way, change }
 }
 
-/// Keeps counts of replicas small where they are allowed at all: a user may ask for a million pods and get them.
+/// Keeps counts of replicas small where they are allowed at all, those of patches as well: a user may ask for a million
+/// pods and get them.
 pub fn cap_replicas(document: &mut Value, most: i64) {
+    let patches =
+        document.get("path").and_then(Value::as_str).is_some_and(|path| path.ends_with("/replicas"));
     match document {
         Value::Object(map) => {
+            let is_count = |name: &str| name == "replicas" || (patches && name == "value");
             for (name, value) in map {
                 match value.as_i64() {
-                    Some(count) if name == "replicas" && count > most && count <= i64::from(i32::MAX) => {
+                    Some(count) if is_count(name) && count > most && count <= i64::from(i32::MAX) => {
                         *value = most.into();
                     }
                     _ => cap_replicas(value, most),

@@ -14,14 +14,11 @@ use coracle_core::{
     reconcile::{next_wake, reconcile_pod},
     sources::{KeyedData, Service},
 };
-use coracle_objects::{Event, EventKind, Object, View};
+use coracle_leader::pod_status::Report;
+use coracle_proto::node::{ObjectEvent, object_event::Type};
 use jiff::Timestamp;
 
-use super::{
-    clock,
-    link::{Report, node_of},
-    records::Records,
-};
+use super::{clock, link::report, records::Records, seek::Link};
 use crate::rng::Rng;
 
 /// Rounds until a pod must have come to rest, as in the agent.
@@ -34,8 +31,15 @@ pub struct Node {
     pub since: Timestamp,
     /// How often its process began.
     pub boot: u32,
-    /// So many events of the store were seen.
+    /// So many events of the store were told to it.
     pub seen: usize,
+    pub link: Link,
+    /// What it was sent over its link.
+    pub sent: coracle_leader::desired::Desired,
+    /// It is there, and has found its leader since it was not: nobody may take it for lost.
+    pub well: bool,
+    /// It says nothing until this moment, with all others.
+    pub hushed_until: Option<Timestamp>,
     /// To be sent up, in order.
     pub reports: Vec<Report>,
     desired: Desired,
@@ -57,6 +61,7 @@ impl Node {
             host_ip: "192.0.2.1".to_owned(),
             cpu_milli: 4_000,
             memory_bytes: 4 << 30,
+            ..NodeFacts::default()
         };
         Self {
             name,
@@ -64,6 +69,10 @@ impl Node {
             since: now,
             boot: 0,
             seen: 0,
+            link: Link::Up,
+            sent: coracle_leader::desired::Desired::new(name),
+            well: true,
+            hushed_until: None,
             reports: vec![],
             desired: Desired::default(),
             observed: Observed { node: facts, pods: BTreeMap::new() },
@@ -76,19 +85,26 @@ impl Node {
         }
     }
 
-    /// Comes back, as a new process where `fresh`, and learns what it missed.
-    pub fn return_to(&mut self, view: &View, seen: usize, fresh: bool, now: Timestamp) {
-        (self.alive, self.since, self.seen) = (true, now, seen);
+    /// Comes back, as a new process where `fresh`.
+    pub fn revive(&mut self, fresh: bool, now: Timestamp) {
+        (self.alive, self.since) = (true, now);
         if fresh {
             self.boot += 1;
             self.observed.pods.clear();
             self.coming.clear();
             self.reports.clear();
         }
+    }
+
+    /// Has a link again, and learns what it missed.
+    pub fn linked(&mut self, view: &coracle_objects::View, seen: usize) {
+        (self.link, self.well, self.seen) = (Link::Up, true, seen);
+        self.sent = coracle_leader::desired::Desired::new(self.name);
         self.desired = Desired::default();
         self.names.clear();
-        for resource in ["services", "configmaps", "secrets", "pods"] {
-            view.list(resource, None).for_each(|object| self.put(object));
+        let mut rest = self.sent.resync(view);
+        while let Some(messages) = self.sent.bring(&mut rest, view) {
+            messages.iter().for_each(|message| self.take(message));
         }
         let all = self.desired.pods.keys().chain(self.observed.pods.keys());
         self.dirty.extend(all.cloned().collect::<Vec<_>>());
@@ -100,14 +116,14 @@ impl Node {
         }
     }
 
-    pub fn observe(&mut self, event: &Event) {
-        if event.kind != EventKind::Deleted {
-            self.put(&event.object);
+    /// What the leader sends.
+    pub fn take(&mut self, message: &ObjectEvent) {
+        if message.r#type() != Type::Delete {
+            self.put(message);
             return;
         }
-        let key = &event.object.key;
-        let own = (key.name.namespace.to_string(), key.name.name.to_string());
-        match key.resource.as_str() {
+        let own = (message.namespace.clone(), message.name.clone());
+        match message.resource.as_str() {
             "pods" => {
                 if let Some(uid) = self.names.remove(&own) {
                     self.desired.pods.remove(&uid);
@@ -130,29 +146,28 @@ impl Node {
     }
 
     /// What cannot be read is passed over, as on a node; that it cannot be is found elsewhere.
-    fn put(&mut self, object: &Object) {
-        let name = &object.key.name;
-        let own = (name.namespace.to_string(), name.name.to_string());
-        match object.key.resource.as_str() {
-            "pods" if node_of(object).as_deref() == Some(self.name) => {
-                if let Ok(pod) = Pod::parse(&object.json) {
+    fn put(&mut self, object: &ObjectEvent) {
+        let own = (object.namespace.clone(), object.name.clone());
+        match object.resource.as_str() {
+            "pods" => {
+                if let Ok(pod) = Pod::parse(&object.object_json) {
                     self.put_pod(own, pod);
                 }
             }
             "configmaps" => {
-                if let Ok(data) = KeyedData::from_config_map(&object.json, object.revision) {
+                if let Ok(data) = KeyedData::from_config_map(&object.object_json, object.revision) {
                     self.desired.sources.config_maps.insert(own, Arc::new(data));
-                    self.touch(&name.namespace);
+                    self.touch(&object.namespace);
                 }
             }
             "secrets" => {
-                if let Ok(data) = KeyedData::from_secret(&object.json, object.revision) {
+                if let Ok(data) = KeyedData::from_secret(&object.object_json, object.revision) {
                     self.desired.sources.secrets.insert(own, Arc::new(data));
-                    self.touch(&name.namespace);
+                    self.touch(&object.namespace);
                 }
             }
             "services" => {
-                if let Ok(service) = Service::parse(&object.json) {
+                if let Ok(service) = Service::parse(&object.object_json) {
                     self.desired.sources.services.insert(own, Arc::new(service));
                 }
             }
@@ -254,10 +269,11 @@ impl Node {
                 self.later(at, observation);
             }
             Action::StopSandbox { uid } => self.later(at, Observation::SandboxStopped { uid }),
-            Action::Mount { uid, fingerprint, .. } => {
-                let observation = match fails(&mut self.chance, 30) {
-                    true => Observation::MountFailed { uid, message: "no room".to_owned() },
-                    false => Observation::Mounted { uid, fingerprint },
+            Action::Mount { uid, fingerprint, inputs } => {
+                let observation = match (inputs.plan(), fails(&mut self.chance, 30)) {
+                    (Err(message), _) => Observation::VolumesHeld { uid, message },
+                    (Ok(_), true) => Observation::MountFailed { uid, message: "no room".to_owned() },
+                    (Ok(_), false) => Observation::Mounted { uid, fingerprint },
                 };
                 self.later(at, observation);
             }
@@ -266,6 +282,10 @@ impl Node {
                     true => News::PullFailed { reason: "ErrImagePull".to_owned(), message: "no".to_owned() },
                     false => News::Pulled { image_id: format!("{image}@sha256:00"), fetched: None },
                 };
+                self.later(at, Observation::Container { uid, container, attempt, news });
+            }
+            Action::Plan { uid, container, attempt, inputs, .. } => {
+                let news = News::Planned(inputs.plan().map(Arc::new));
                 self.later(at, Observation::Container { uid, container, attempt, news });
             }
             Action::Start { uid, container, attempt, .. } => {
@@ -316,18 +336,15 @@ impl Node {
     }
 }
 
-fn report(pod: &Pod, status: Option<serde_json::Value>) -> Report {
-    let meta = &pod.metadata;
-    Report { namespace: meta.namespace.clone(), name: meta.name.clone(), uid: meta.uid.to_string(), status }
-}
-
 fn uid_of(observation: &Observation) -> &PodUid {
     match observation {
         Observation::SandboxReady { uid, .. }
         | Observation::SandboxFailed { uid, .. }
         | Observation::SandboxStopped { uid }
+        | Observation::SandboxLost { uid }
         | Observation::Mounted { uid, .. }
         | Observation::MountFailed { uid, .. }
+        | Observation::VolumesHeld { uid, .. }
         | Observation::Container { uid, .. } => uid,
     }
 }

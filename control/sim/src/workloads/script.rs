@@ -17,7 +17,7 @@ const REPLICAS_MAX: i64 = 5;
 
 const NAMES: [&str; 3] = ["x", "y", "z"];
 const NAMESPACES: [&str; 2] = ["default", "a"];
-pub const NODES: [&str; 2] = ["n1", "n2"];
+pub const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
 #[derive(Clone, Debug)]
 pub struct Script {
@@ -43,6 +43,14 @@ pub enum Act {
     },
     /// Another member of the control plane leads.
     Lead,
+    /// The leader freezes for so long, its sockets open.
+    Freeze {
+        ms: u64,
+    },
+    /// All machines say nothing for so long, and nothing else happens meanwhile.
+    Hush {
+        ms: u64,
+    },
 }
 
 /// A request to be.
@@ -216,7 +224,8 @@ impl Author {
             66..72 => self.replace(),
             72..77 => self.status(),
             77..80 => self.scale(),
-            80..88 => self.delete(),
+            80..86 => self.delete(),
+            86..88 if !self.calm => self.away(),
             88..93 if !self.calm => self.circle(),
             93..95 => self.let_go(),
             95..97 if !self.calm => self.machine(),
@@ -438,9 +447,19 @@ impl Author {
         }
     }
 
+    /// The control plane or its nodes are away, mostly for longer than anybody waits.
+    fn away(&mut self) {
+        let ms = if self.rng.chance(500) { 15_000 } else { self.rng.between(200, 20_000) };
+        if self.rng.chance(200) {
+            self.push(Act::Hush { ms });
+        } else {
+            self.push(Act::Freeze { ms });
+        }
+    }
+
     fn bind(&mut self) {
         let Some(known) = self.known_of(&["pods"]) else { return self.create() };
-        let node = *self.rng.pick(&["n1", "n2", "ghost"]).unwrap_or(&"n1");
+        let node = *self.rng.pick(&["n1", "n2", "n3", "ghost"]).unwrap_or(&"n1");
         let base = json!({ "metadata": { "name": known.name }, "target": { "kind": "Node", "name": node } });
         let kind = by_plural("", "v1", "pods").unwrap_or(known.kind);
         let edits = self.edits(&base, kind, 0);

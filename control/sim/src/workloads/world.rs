@@ -3,6 +3,7 @@
 //! A round gives every part its turn: controllers, scheduler, nodes, the monitor of nodes, the records of events. While
 //! something happens a round takes [`ROUND_MS`]; otherwise time leaps to what is due next.
 
+mod absence;
 mod checks;
 mod turns;
 
@@ -15,9 +16,8 @@ use std::{
 
 use coracle_api::Storage as _;
 use coracle_controllers::{Config, Controllers};
-use coracle_objects::{ObjectKey, Transaction, View};
+use coracle_objects::{OBJECT_BYTES_MAX, ObjectKey, Transaction, View};
 use coracle_scheduler::Scheduler;
-use coracle_store::StoreConfig;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -25,6 +25,7 @@ use super::{
     Mutant, Progress, clock,
     door::{Ask, Door},
     node::Node,
+    plane::Plane,
     readers,
     records::Records,
     script::{Act, NODES, Script, Write},
@@ -44,6 +45,9 @@ const RETRIED_MAX: u64 = 60;
 /// Entries of a whole run. Most runs write some hundred.
 const ENTRIES_MAX: u64 = 2_000;
 
+/// Until somebody leads again, whatever happened.
+const LEADERLESS_MS_MAX: u64 = 30_000;
+
 /// Rounds one after another in which a part wants its turn and does nothing with it.
 const SPINS_MAX: u32 = 1_000;
 
@@ -59,6 +63,15 @@ impl Broken {
     pub fn new(class: impl Into<String>, what: impl Into<String>) -> Self {
         Self { class: class.into(), what: what.into() }
     }
+}
+
+/// What is done to a cluster that has come to rest.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Then {
+    /// The leader is away for a while, and later a machine dies.
+    pub absence: bool,
+    /// Everything is deleted again.
+    pub teardown: bool,
 }
 
 pub struct World {
@@ -78,14 +91,19 @@ pub struct World {
     progress: Arc<Progress>,
     /// How many events each part has seen.
     seen: Seen,
+    plane: Plane,
     /// A part that carried out a plan plans again at once.
     again: Again,
     paused_until: Option<Timestamp>,
     forgets_at: Timestamp,
     /// Nodes whose objects are gone, and since when.
     relinks: BTreeMap<&'static str, Timestamp>,
-    /// What a node's object and the node said when both agreed.
-    agreed: BTreeMap<String, (u64, bool)>,
+    /// When the monitor has to look again.
+    judges_at: Option<Timestamp>,
+    /// Nodes as they were last, by whether they were Ready.
+    ready: BTreeMap<String, bool>,
+    /// By uid, pods that were seen to be evicted or to have lost their readiness with their node.
+    judged: BTreeMap<String, bool>,
     /// Machines work, and so do containers.
     calm: bool,
     spins: u32,
@@ -108,10 +126,17 @@ struct Again {
 
 impl World {
     pub fn new(rng: &mut Rng, mutant: Option<Mutant>, progress: Arc<Progress>) -> Self {
+        let members = if rng.chance(600) { 3 } else { 1 };
+        Self::of(members, rng, mutant, progress)
+    }
+
+    /// With so many members of the control plane.
+    pub fn of(members: usize, rng: &mut Rng, mutant: Option<Mutant>, progress: Arc<Progress>) -> Self {
         clock::set(clock::begin());
         let now = clock::now();
         let storage = MemoryStorage::new(rng.fork(), mutant == Some(Mutant::NullAdmitted));
         let door = Door::new(storage.clone());
+        let plane = Plane::new(members, &View::default(), clock::elapsed(now));
         let nodes = NODES.into_iter().map(|name| Node::new(name, rng.fork(), now)).collect();
         let mut world = Self {
             storage,
@@ -128,11 +153,14 @@ impl World {
             mutant,
             progress,
             seen: Seen::default(),
+            plane,
             again: Again::default(),
             paused_until: None,
             forgets_at: now,
             relinks: BTreeMap::new(),
-            agreed: BTreeMap::new(),
+            judges_at: None,
+            ready: BTreeMap::new(),
+            judged: BTreeMap::new(),
             calm: false,
             spins: 0,
             wanted: BTreeMap::new(),
@@ -158,14 +186,14 @@ impl World {
         }, "status": { "loadBalancer": {} } });
         self.put("v1", "Service", ObjectKey::new("services", "default", "kubernetes"), body);
         for index in 0..self.nodes.len() {
-            self.register(index);
+            self.link_up(index);
         }
     }
 
     fn put(&mut self, api_version: &str, kind: &str, key: ObjectKey, body: Value) {
         let mut draft = json!({ "kind": kind, "apiVersion": api_version, "metadata": {
             "name": *key.name.name, "uid": super::storage::uid(&mut self.chance),
-            "creationTimestamp": clock::rfc3339(self.now),
+            "creationTimestamp": coracle_leader::drafts::rfc3339(self.now),
         } });
         if !key.name.namespace.is_empty() {
             draft["metadata"]["namespace"] = (*key.name.namespace).into();
@@ -177,8 +205,8 @@ impl World {
         let _ = self.storage.apply(Writer::Monitor, transaction);
     }
 
-    /// Plays a script and then waits for rest. The second half of the run, with everything deleted again, where asked.
-    pub fn play(&mut self, script: &Script, teardown: bool) -> Result<(), Broken> {
+    /// Plays a script and then waits for rest; then what is asked for beside it.
+    pub fn play(&mut self, script: &Script, then: Then) -> Result<(), Broken> {
         self.run_for(1_000)?;
         for step in &script.steps {
             self.run_for(step.wait_ms)?;
@@ -187,7 +215,10 @@ impl World {
         self.calm = true;
         self.rest()?;
         self.check_at_rest()?;
-        if teardown { self.tear_down() } else { Ok(()) }
+        if then.absence {
+            self.absence_and_death()?;
+        }
+        if then.teardown { self.tear_down() } else { Ok(()) }
     }
 
     /// Asks what is to be asked, some time apart, and then waits for rest.
@@ -244,8 +275,8 @@ impl World {
             Act::Kill(name) => {
                 self.tell(format!("machine {name} dies"));
                 let now = self.now;
-                if let Some(node) = self.nodes.iter_mut().find(|node| node.name == *name) {
-                    (node.alive, node.since) = (false, now);
+                if let Some(index) = self.nodes.iter().position(|node| node.name == *name) {
+                    self.kill(index, now);
                 }
                 Ok(())
             }
@@ -259,8 +290,17 @@ impl World {
             }
             Act::Lead => {
                 self.tell("another member leads".to_owned());
-                self.lead_anew();
+                self.hand_over();
                 Ok(())
+            }
+            Act::Freeze { ms } => {
+                self.tell(format!("the leader freezes for {ms} ms"));
+                self.freeze(*ms);
+                Ok(())
+            }
+            Act::Hush { ms } => {
+                self.tell(format!("all machines fall silent for {ms} ms"));
+                self.hush(*ms)
             }
         }
     }
@@ -277,7 +317,14 @@ impl World {
         self.ask(&ask)
     }
 
+    /// A client asks until somebody leads who can answer.
     fn ask(&mut self, ask: &Ask) -> Result<(), Broken> {
+        for _ in 0..LEADERLESS_MS_MAX / ROUND_MS {
+            if self.plane.leads() {
+                break;
+            }
+            self.run_for(ROUND_MS)?;
+        }
         let body = String::from_utf8_lossy(&ask.body).into_owned();
         let line = format!("{} {} {} {body}", ask.method, ask.path, ask.content_type);
         self.tell(line.clone());
@@ -301,23 +348,18 @@ impl World {
         self.check_objects()
     }
 
-    fn revive(&mut self, index: usize, fresh: bool) {
-        let (view, seen) = (self.view(), self.storage.count_events());
-        if !self.nodes[index].alive {
-            self.nodes[index].return_to(&view, seen, fresh, self.now);
-        }
-        self.register(index);
-    }
-
     /// What a new leader begins with: none of the memories.
     fn lead_anew(&mut self) {
         let view = self.view();
         self.controllers = Controllers::new(config());
         self.controllers.resync(&view);
+        self.scheduler = Scheduler::new();
         self.scheduler.resync(&view);
+        self.records.lead_anew();
         self.seen.controllers = self.storage.count_events();
         self.seen.scheduler = self.seen.controllers;
         self.again = Again { controllers: true, scheduler: true };
+        self.paused_until = None;
     }
 
     /// Lets virtual time pass.
@@ -437,8 +479,8 @@ impl World {
 }
 
 fn config() -> Config {
-    let object_bytes_max = StoreConfig::default().object_bytes_max;
-    Config { ca_bundle: "-----BEGIN CERTIFICATE-----".to_owned(), object_bytes_max }
+    let ca_bundle = "-----BEGIN CERTIFICATE-----".to_owned();
+    Config { ca_bundle, object_bytes_max: OBJECT_BYTES_MAX }
 }
 
 /// Calls into a part; its panic is a violation.

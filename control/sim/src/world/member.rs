@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use coracle_raft::core::{Core, Token};
-use coracle_raft::snapshot::files;
+use coracle_raft::snapshot::{fetching::Fetching, files};
 use coracle_raft::wal::{Fault, Wal, WalOptions};
 use coracle_raft::{Config, initial_records};
 use coracle_store::{Store, StoreConfig};
@@ -59,8 +59,12 @@ pub struct Life {
     pub asked: Option<u64>,
     pub log: LogTask,
     pub machine: Machine,
+    /// Which snapshot is fetched, and what waits for it.
+    pub fetching: Fetching,
     pub fetch: Option<Fetch>,
-    pub fetches: u32,
+    pub attempts: u32,
+    /// Ticks of raft's clock in this life.
+    pub ticks: u64,
     /// Leader and term, as the rest of the process knows them.
     pub status: (Option<u64>, u64),
     pub led: u64,
@@ -188,8 +192,10 @@ impl World {
             asked: None,
             log: LogTask::new(wal),
             machine: Machine::new(store, begins.index),
+            fetching: Fetching::default(),
             fetch: None,
-            fetches: 0,
+            attempts: 0,
+            ticks: 0,
             status: (None, 0),
             led: 0,
             waiters: BTreeMap::new(),

@@ -30,8 +30,8 @@ pub enum Input {
     Compact(SnapshotMarker),
     /// A member takes its snapshot.
     Served(u64),
-    /// The snapshot that this message announces is here, or will never be.
-    Fetched(Option<Box<wire::Message>>),
+    /// The fetch of this number has ended: its snapshot is here, or will not be.
+    Fetched(u64, bool),
 }
 
 /// Who waits for the outcome of a call.
@@ -82,6 +82,8 @@ impl World {
         }
         if ticked {
             life.core.tick();
+            life.ticks += 1;
+            self.follow_fetch(who)?;
         }
         self.start_write(who)?;
         self.hand_out(who)?;
@@ -140,16 +142,7 @@ impl World {
                 }
             }
             Input::Served(id) => life.core.snapshot_served(id),
-            Input::Fetched(None) => {
-                if let Some(fetch) = life.fetch.take() {
-                    fetch.discard();
-                }
-            }
-            Input::Fetched(Some(message)) => {
-                life.fetch = None;
-                let message = received(*message)?;
-                let _ = life.core.step(message).map_err(|error| ended(who.id, &error))?;
-            }
+            Input::Fetched(number, arrived) => self.fetch_ended(who, number, arrived)?,
             Input::Propose(token, data) => life.core.propose(vec![(token, data)]),
             Input::Read(token) => life.core.read_index(token),
             Input::Change(token, changes) => life.core.change(token, &changes),
@@ -164,16 +157,7 @@ impl World {
         let (from, to, kind) = (message.from, message.to, message.msg_type);
         let (term, index) = (message.term, message.index);
         self.note(Note::Got { from, to, kind, term, index });
-        let announces = message.snapshot.is_some().then(|| message.clone());
-        let message = received(*message)?;
-        let Some(life) = life_of(&mut self.members, who) else { return Ok(()) };
-        match (life.core.wants_snapshot(&message), announces) {
-            (Some(_), Some(_)) if life.fetch.is_some() => {}
-            (Some(marker), Some(message)) => self.fetch(who, message, marker),
-            // What is out of place is dropped, as in production.
-            _ => drop(life.core.step(message).map_err(|error| ended(who.id, &error))?),
-        }
-        Ok(())
+        self.take_message(who, received(*message)?)
     }
 
     fn hand_out(&mut self, who: Who) -> Step {

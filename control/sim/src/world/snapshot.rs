@@ -1,13 +1,14 @@
 //! Snapshots: made beside the state machine, fetched from the leader in parts, taken over. As the snapshot thread, the
-//! fetcher and the transport of `coracle_raft` do it.
+//! fetcher and the transport of `coracle_raft` do it; which snapshot is fetched its `Fetching` decides.
 
 use std::io::{self, Read, Write};
 
-use coracle_proto::raft as wire;
+use coracle_raft::snapshot::fetching::Begin;
 use coracle_raft::snapshot::incoming::Incoming;
 use coracle_raft::snapshot::{Frozen, Header, files};
 use coracle_raft::{Error, SnapshotMarker};
 use coracle_store::{Store, StoreConfig};
+use raft::eraftpb::Message;
 
 use super::front::{Call, Reply};
 use super::member::{ended, unreadable};
@@ -24,6 +25,12 @@ pub const CLUSTER_ID: &str = "sim";
 
 /// How often a part is asked for before the snapshot is given up.
 const TRIES_MAX: u32 = 5;
+/// Ticks of raft's clock without a byte after which a fetch gives way to another announcement, and after which it has
+/// failed, whether somebody tells so or not. Shorter than in production, as everything here.
+const GIVES_WAY_TICKS: u64 = 30;
+const FAILED_TICKS: u64 = 60;
+/// Of a thousand fetches, those of which nothing comes and nobody tells: whoever had them was lost.
+const LOST: u64 = 100;
 /// Until a part must have come.
 const PART_TIMEOUT: Micros = 150 * MS;
 
@@ -52,8 +59,9 @@ impl Frozen for FrozenStore {
 
 /// A snapshot on its way from the leader.
 pub struct Fetch {
+    /// As [`Begin`] has it.
+    number: u64,
     incoming: Incoming<SimDisk>,
-    message: Box<wire::Message>,
     index: u64,
     from: u64,
     attempt: u32,
@@ -164,38 +172,115 @@ impl World {
         Ok(())
     }
 
-    /// A message announces a snapshot that is not here.
-    pub fn fetch(&mut self, who: Who, message: Box<wire::Message>, marker: SnapshotMarker) {
+    /// A message that announces a snapshot which is not here waits for it; any other is stepped.
+    pub fn take_message(&mut self, who: Who, message: Message) -> Step {
+        let stuck = self.plan.mutant == Some(Mutant::StuckFetch);
+        let Some(life) = life_of(&mut self.members, who) else { return Ok(()) };
+        let Some(marker) = life.core.wants_snapshot(&message) else { return self.step(who, message) };
+        if stuck && life.fetching.number().is_some() {
+            return Ok(());
+        }
+        let begin = life.fetching.announced(message, marker, life.ticks, GIVES_WAY_TICKS);
+        if let Some(begin) = begin {
+            self.fetch(who, begin);
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, who: Who, message: Message) -> Step {
+        let Some(life) = life_of(&mut self.members, who) else { return Ok(()) };
+        // What is out of place is dropped, as in production.
+        let _ = life.core.step(message).map_err(|error| ended(who.id, &error))?;
+        Ok(())
+    }
+
+    /// The raft thread is told how a fetch ended. One that was given up meanwhile is nobody's any more.
+    pub fn fetch_ended(&mut self, who: Who, number: u64, arrived: bool) -> Step {
+        let Some(life) = self.life(who).filter(|life| life.fetching.number() == Some(number)) else {
+            return Ok(());
+        };
+        if let Some(fetch) = life.fetch.take_if(|fetch| fetch.number == number) {
+            fetch.discard();
+        }
+        if let Some(message) = life.fetching.ended(number, arrived) {
+            self.step(who, message)?;
+        }
+        self.begin_next_fetch(who)
+    }
+
+    /// With each tick.
+    pub fn follow_fetch(&mut self, who: Who) -> Step {
+        let stuck = self.plan.mutant == Some(Mutant::StuckFetch);
+        let Some(life) = self.life(who) else { return Ok(()) };
+        let now = life.ticks;
+        let sign = match &life.fetch {
+            Some(fetch) if fetch.whole => u64::MAX - now,
+            Some(fetch) => fetch.incoming.offset(),
+            None => 0,
+        };
+        if stuck || !life.fetching.moved(sign, now, FAILED_TICKS) {
+            return Ok(());
+        }
+        if let Some(fetch) = life.fetch.take() {
+            let index = fetch.index;
+            fetch.discard();
+            self.note(Note::Snapshot { member: who.id, index, what: "without a sign" });
+        }
+        self.counts.lost_fetches += 1;
+        self.begin_next_fetch(who)
+    }
+
+    fn begin_next_fetch(&mut self, who: Who) -> Step {
+        match self.life(who).and_then(|life| life.fetching.take_next()) {
+            Some(message) => self.take_message(who, message),
+            None => Ok(()),
+        }
+    }
+
+    fn fetch(&mut self, who: Who, begin: Begin) {
+        let Begin { number, from, marker } = begin;
         let Some(member) = self.members.get_mut(&who.id) else { return };
         let disk = member.disk.clone();
         let Some(life) = member.life.as_mut().filter(|life| life.number == who.life) else { return };
-        if life.fetch.is_some() {
-            return;
+        if let Some(older) = life.fetch.take() {
+            older.discard();
         }
-        let (index, from) = (marker.index, message.from);
-        // Without a place for it the leader will send another.
-        let Ok(incoming) = Incoming::create(disk, header(marker)) else { return };
-        life.fetches += 1;
-        let attempt = life.fetches;
-        life.fetch = Some(Fetch { incoming, message, index, from, attempt, tries: 0, whole: false });
+        let index = marker.index;
+        let Ok(incoming) = Incoming::create_numbered(disk, header(marker), number) else {
+            // Without a place for it the leader will send another.
+            life.fetching.ended(number, false);
+            return;
+        };
+        life.fetch = Some(Fetch { number, incoming, index, from, attempt: 0, tries: 0, whole: false });
         self.note(Note::Snapshot { member: who.id, index, what: "announced" });
-        self.ask_part(who);
+        if !self.rng.chance(LOST) {
+            self.ask_part(who);
+        }
     }
 
     fn ask_part(&mut self, who: Who) {
         let Some(life) = self.life(who) else { return };
-        life.fetches += 1;
-        let attempt = life.fetches;
+        life.attempts += 1;
+        let attempt = life.attempts;
         let Some(fetch) = &mut life.fetch else { return };
         fetch.attempt = attempt;
         fetch.tries += 1;
         let (index, offset, from) = (fetch.index, fetch.incoming.offset(), fetch.from);
         if fetch.tries > TRIES_MAX {
             self.note(Note::Snapshot { member: who.id, index, what: "given up" });
-            return self.give(who, Input::Fetched(None));
+            return self.give_up(who);
         }
         self.call(who, from, Call::Part { index, offset, attempt });
         self.after(PART_TIMEOUT, Event::PartTimeout(who, attempt));
+    }
+
+    /// Nothing more is asked for.
+    fn give_up(&mut self, who: Who) {
+        let Some(fetch) = self.life(who).and_then(|life| life.fetch.as_mut()) else { return };
+        // What still comes answers nothing that is asked.
+        (fetch.attempt, fetch.whole) = (0, false);
+        let number = fetch.number;
+        self.give(who, Input::Fetched(number, false));
     }
 
     pub fn part_timeout(&mut self, who: Who, attempt: u32) {
@@ -230,23 +315,24 @@ impl World {
         });
         fetch.tries = 0;
         if !written {
-            self.give(who, Input::Fetched(None));
+            self.give_up(who);
         } else if fetch.whole {
             let takes = self.rng.between(200, 8 * MS);
-            self.after(takes, Event::Fetched(who));
+            let number = fetch.number;
+            self.after(takes, Event::Fetched(who, number));
         } else {
             self.ask_part(who);
         }
     }
 
     /// All parts are here: the file is checked, kept, and its message stepped.
-    pub fn fetched(&mut self, who: Who) {
+    pub fn fetched(&mut self, who: Who, number: u64) {
         let Some(life) = self.life(who) else { return };
-        let Some(fetch) = life.fetch.take_if(|fetch| fetch.whole) else { return };
+        let Some(fetch) = life.fetch.take_if(|fetch| fetch.number == number && fetch.whole) else { return };
         let kept = fetch.incoming.finish().is_ok();
         let what = if kept { "arrived" } else { "arrived broken" };
         self.note(Note::Snapshot { member: who.id, index: fetch.index, what });
-        self.give(who, Input::Fetched(Some(fetch.message).filter(|_| kept)));
+        self.give(who, Input::Fetched(number, kept));
     }
 
     /// The state machine takes over what has arrived.

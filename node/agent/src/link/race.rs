@@ -1,23 +1,13 @@
 //! Finds the control node that takes the link. Several are asked at a time, so that one that has fallen silent without
 //! closing anything (its process is frozen, its cable pulled) holds up nobody.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    time::Duration,
-};
-
+use coracle_core::race::Race;
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until},
 };
 
-/// How long a control node is waited for before the next is asked beside it.
-const STAGGER: Duration = Duration::from_millis(250);
-/// The wait between two rounds through all control nodes: the first, and the longest.
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(2);
-/// Redirects that are followed in one round.
-const REDIRECTS_MAX: u32 = 4;
+pub use coracle_core::race::Candidates;
 
 /// Why a control node did not take the link.
 #[derive(Debug)]
@@ -27,92 +17,51 @@ pub enum Refused {
     Failed(String),
 }
 
-/// Whom to ask, and in which order.
-#[derive(Clone, Debug, Default)]
-pub struct Candidates {
-    /// `host:port` of the control nodes.
-    pub known: Vec<String>,
-    /// Who leads, as far as another control node told.
-    pub leader: Option<String>,
-    /// Whose link was lost. It is asked last: most probably it is the one that is not there.
-    pub lost: Option<String>,
-}
-
-impl Candidates {
-    fn round(&self) -> VecDeque<String> {
-        let last = self.known.iter().filter(|address| Some(*address) == self.lost.as_ref());
-        let others = self.known.iter().filter(|address| Some(*address) != self.lost.as_ref());
-        let mut seen = BTreeSet::new();
-        let all = self.leader.iter().chain(others).chain(last);
-        all.filter(|address| seen.insert(address.as_str())).cloned().collect()
-    }
-}
-
 /// Asks until one takes the link: its address and what it gave. None where no control node is known at all.
 ///
 /// Of one address there is one try at a time. `ask` must end by itself; what loses the race is dropped.
-pub async fn race<T, F>(mut candidates: Candidates, ask: impl Fn(String) -> F) -> Option<(String, T)>
+pub async fn race<T, F>(candidates: Candidates, ask: impl Fn(String) -> F) -> Option<(String, T)>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, Refused>> + Send + 'static,
 {
-    let mut round = candidates.round();
-    if round.is_empty() {
-        return None;
-    }
-    candidates.leader = None;
-    let mut asked = BTreeSet::new();
+    let begun = Instant::now();
+    let mut race = Race::begin(candidates, begun.elapsed())?;
     let mut answers = JoinSet::new();
-    let (mut wait, mut redirects) = (RETRY_MIN, 0);
-    let mut next_at = Instant::now();
     loop {
         tokio::select! {
             Some(answer) = answers.join_next() => {
                 let (address, answer): (String, Result<T, Refused>) =
                     answer.expect("no try is cancelled while the race lasts, and none panics");
-                asked.remove(&address);
-                match answer {
+                let leader = match answer {
                     Ok(opened) => return Some((address, opened)),
                     Err(Refused::Redirect(leader)) if leader.is_empty() => {
                         tracing::debug!(address, "the cluster has no leader at present");
+                        None
                     }
-                    Err(Refused::Redirect(leader)) => {
-                        if redirects < REDIRECTS_MAX {
-                            redirects += 1;
-                            round.retain(|other| *other != leader);
-                            round.push_front(leader);
-                        }
-                    }
+                    Err(Refused::Redirect(leader)) => Some(leader),
                     Err(Refused::Failed(reason)) => {
                         tracing::warn!(address, reason, "no link to this control node");
+                        None
                     }
-                }
-                if !round.is_empty() {
-                    next_at = Instant::now();
+                };
+                race.refused(&address, leader, begun.elapsed());
+            }
+            () = sleep_until(begun + race.next_at()) => {
+                if let Some(address) = race.ask(begun.elapsed(), rand::random_range(0.0..1.0)) {
+                    let trying = ask(address.clone());
+                    answers.spawn(async move { (address, trying.await) });
                 }
             }
-            () = sleep_until(next_at) => match round.pop_front() {
-                Some(address) => {
-                    if asked.insert(address.clone()) {
-                        let trying = ask(address.clone());
-                        answers.spawn(async move { (address, trying.await) });
-                        next_at = Instant::now() + STAGGER;
-                    }
-                }
-                None => {
-                    next_at = Instant::now() + wait.mul_f64(rand::random_range(0.5..1.0));
-                    wait = (wait * 2).min(RETRY_MAX);
-                    (round, redirects) = (candidates.round(), 0);
-                }
-            },
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{future::pending, sync::Arc};
+    use std::{future::pending, sync::Arc, time::Duration};
 
+    use coracle_core::race::RETRY_MAX;
     use parking_lot::Mutex;
 
     use super::*;

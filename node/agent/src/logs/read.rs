@@ -1,18 +1,20 @@
 //! The reading end of a log.
 
 use std::{
-    fs::{self, File},
+    collections::VecDeque,
+    fs::File,
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bytes::{Bytes, BytesMut};
 use coracle_objects::log_options::LogOptions;
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-use super::{segments, write::Progress};
+use super::{segments, write::ContainerLog};
 
 /// Bytes of one chunk that goes to the reader, about.
 const CHUNK_BYTES: usize = 32 * 1024;
@@ -23,17 +25,17 @@ const SEARCH_BYTES: u64 = 64 * 1024;
 pub(super) async fn serve(
     path: &Path,
     options: &LogOptions,
-    live: Option<watch::Receiver<Progress>>,
+    live: Option<Arc<ContainerLog>>,
     out: mpsc::Sender<Bytes>,
 ) -> Result<(), String> {
     let mut filter = Filter::new(options)?;
     let failed = |error: io::Error| format!("failed to read the log: {error}");
     let (path, tail) = (path.to_owned(), options.tail_lines);
-    let mut live = live.filter(|_| options.follow);
-    let mut cursor = blocking(move || Cursor::open(path, tail)).await.map_err(failed)?;
+    let mut progress = live.as_ref().filter(|_| options.follow).map(|log| log.watch());
+    let mut cursor = blocking(move || Cursor::open(path, tail, live)).await.map_err(failed)?;
     loop {
         // Seen before reading: what is written meanwhile wakes us again.
-        let progress = live.as_mut().map(|live| *live.borrow_and_update());
+        let ended = progress.as_mut().is_none_or(|progress| progress.borrow_and_update().ended);
         loop {
             let (back, chunk, passed) = blocking(move || {
                 let chunk = cursor.read(&mut filter)?;
@@ -49,22 +51,13 @@ pub(super) async fn serve(
                 return Ok(());
             }
         }
-        match (&mut live, progress) {
-            (Some(live), Some(progress)) if !progress.ended => {
-                tokio::select! {
-                    changed = live.changed() => if changed.is_err() { live_ended(live) },
-                    () = out.closed() => return Ok(()),
-                }
-            }
-            _ => return Ok(()),
+        let Some(progress) = progress.as_mut().filter(|_| !ended) else { return Ok(()) };
+        tokio::select! {
+            // The cursor has the log, and with it the sender.
+            changed = progress.changed() => if changed.is_err() { return Ok(()) },
+            () = out.closed() => return Ok(()),
         }
     }
-}
-
-/// The writer went away without saying so: its last value counts as the end.
-fn live_ended(live: &mut watch::Receiver<Progress>) {
-    let (_, receiver) = watch::channel(Progress { writes: u64::MAX, ended: true });
-    *live = receiver;
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
@@ -74,35 +67,48 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 /// A place in the files of one attempt.
 struct Cursor {
     path: PathBuf,
+    /// Who writes them, if anybody still may.
+    live: Option<Arc<ContainerLog>>,
     file: BufReader<File>,
-    inode: u64,
+    /// Files that were begun after this one: nothing more comes into this one.
+    newer: VecDeque<File>,
     /// A record that is not whole yet.
     pending: Vec<u8>,
 }
 
 impl Cursor {
-    fn open(path: PathBuf, tail: Option<i64>) -> io::Result<Self> {
-        let files = segments(&path);
-        let (index, offset) = match tail {
-            Some(lines) => start_of_tail(&files, u64::try_from(lines).unwrap_or(0))?,
-            None => (0, 0),
-        };
-        let first = files.get(index).ok_or(io::ErrorKind::NotFound)?;
-        let mut file = File::open(first)?;
-        file.seek(SeekFrom::Start(offset))?;
-        let inode = file.metadata()?.ino();
-        Ok(Self { path, file: BufReader::new(file), inode, pending: Vec::new() })
+    fn open(path: PathBuf, tail: Option<i64>, live: Option<Arc<ContainerLog>>) -> io::Result<Self> {
+        let mut newer = VecDeque::from(open_all(&path, live.as_deref())?);
+        if let Some(lines) = tail {
+            let (index, offset) = start_of_tail(&mut newer, u64::try_from(lines).unwrap_or(0))?;
+            newer.drain(..index);
+            if let Some(first) = newer.front_mut() {
+                first.seek(SeekFrom::Start(offset))?;
+            }
+        }
+        let first = newer.pop_front().ok_or(io::ErrorKind::NotFound)?;
+        Ok(Self { path, live, file: BufReader::new(first), newer, pending: Vec::new() })
     }
 
     /// The next chunk, or `None` at the present end of the log.
     fn read(&mut self, filter: &mut Filter) -> io::Result<Option<Bytes>> {
         let mut chunk = BytesMut::new();
+        // Whether a newer file was known before this one was read to its end.
+        let mut complete = !self.newer.is_empty();
         while chunk.len() < CHUNK_BYTES && !filter.is_full() {
             if self.file.read_until(b'\n', &mut self.pending)? == 0 {
-                if self.next_file()? {
-                    continue;
+                if complete && let Some(next) = self.newer.pop_front() {
+                    self.file = BufReader::new(next);
+                    // Records are never divided between files: this is a part that was cut off.
+                    self.pending.clear();
+                    complete = !self.newer.is_empty();
+                } else if self.look_for_newer()? {
+                    // What was written since it was read to its end, and before the newer one was begun.
+                    complete = true;
+                } else {
+                    return Ok(Some(chunk.freeze()).filter(|chunk| !chunk.is_empty()));
                 }
-                return Ok(Some(chunk.freeze()).filter(|chunk| !chunk.is_empty()));
+                continue;
             }
             if self.pending.last() == Some(&b'\n') {
                 filter.pass(&self.pending, &mut chunk);
@@ -112,32 +118,35 @@ impl Cursor {
         Ok(Some(chunk.freeze()))
     }
 
-    /// Goes on to the file that was begun after this one; false where this is the newest.
-    fn next_file(&mut self) -> io::Result<bool> {
-        let files = segments(&self.path);
-        let inodes: Vec<u64> =
-            files.iter().map(|file| fs::metadata(file).map_or(0, |meta| meta.ino())).collect();
-        let next = match inodes.iter().position(|inode| *inode == self.inode) {
-            Some(here) if here + 1 == files.len() => return Ok(false),
-            Some(here) => here + 1,
-            // Rotated away: the oldest that is left.
-            None => 0,
-        };
-        let Some(next) = files.get(next) else { return Ok(false) };
-        // The last words of the old file were read: rotation happens between records.
-        let file = File::open(next)?;
-        self.inode = file.metadata()?.ino();
-        self.file = BufReader::new(file);
-        Ok(true)
+    /// Opens the files that were begun after this one; false where this is the newest.
+    fn look_for_newer(&mut self) -> io::Result<bool> {
+        let Some(live) = &self.live else { return Ok(false) };
+        let here = self.file.get_ref().metadata()?.ino();
+        let mut newer = VecDeque::from(open_all(&self.path, Some(live))?);
+        for index in 0..newer.len() {
+            if newer[index].metadata()?.ino() == here {
+                newer.drain(..=index);
+                break;
+            }
+        }
+        // Where this one is not among them it was rotated away: all are newer.
+        self.newer = newer;
+        Ok(!self.newer.is_empty())
     }
 }
 
-/// Where the last `lines` lines begin: the index of a file, and the offset in it.
-fn start_of_tail(files: &[PathBuf], lines: u64) -> io::Result<(usize, u64)> {
+/// Opens all files of an attempt, oldest first, none of them twice.
+fn open_all(path: &Path, live: Option<&ContainerLog>) -> io::Result<Vec<File>> {
+    let _names = live.map(ContainerLog::names);
+    segments(path).iter().map(File::open).collect()
+}
+
+/// Where the last `lines` lines begin: the index of a file, and the offset in it. The files are at their beginnings
+/// then, but for the one at the index.
+fn start_of_tail(files: &mut VecDeque<File>, lines: u64) -> io::Result<(usize, u64)> {
     // The end of the last line counts as well: it is the one before the first that is wanted.
     let mut wanted = lines + 1;
-    for (index, path) in files.iter().enumerate().rev() {
-        let mut file = File::open(path)?;
+    for (index, file) in files.iter_mut().enumerate().rev() {
         let mut end = file.metadata()?.len();
         let mut block = Vec::new();
         while end > 0 {
@@ -148,7 +157,7 @@ fn start_of_tail(files: &[PathBuf], lines: u64) -> io::Result<(usize, u64)> {
             for at in (0..block.len()).rev().filter(|at| block[*at] == b'\n') {
                 // A piece of a line ends a record, but no line.
                 let next = start + at as u64 + 1;
-                if is_piece(&mut file, start, &block, at)? {
+                if is_piece(file, start, &block, at)? {
                     continue;
                 }
                 wanted -= 1;
@@ -158,6 +167,7 @@ fn start_of_tail(files: &[PathBuf], lines: u64) -> io::Result<(usize, u64)> {
             }
             end = start;
         }
+        file.rewind()?;
     }
     Ok((0, 0))
 }
@@ -244,5 +254,39 @@ impl Filter {
         if let Some(left) = &mut self.bytes_left {
             *left -= room as u64;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_wasi_host::LogSink;
+
+    use super::*;
+    use crate::logs::{
+        file::LogFile,
+        write::{Next, Stream, StreamSink},
+    };
+
+    #[test]
+    fn what_came_between_the_end_of_a_file_and_the_look_for_the_next_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let file = LogFile::open(path.clone(), 100).unwrap();
+        let log = Arc::new(ContainerLog::new(file, Arc::default()));
+        let write = |lines: std::ops::Range<u32>| {
+            let sink = StreamSink::new(log.clone(), Stream::Stdout);
+            lines.for_each(|line| assert!(sink.write(format!("line {line}\n").as_bytes()) > 0));
+            while log.write_down(std::time::Instant::now()) != Next::Idle {}
+        };
+        write(0..1);
+        let mut filter = Filter::new(&LogOptions::default()).unwrap();
+        let mut cursor = Cursor::open(path, None, Some(log.clone())).unwrap();
+        assert_eq!(cursor.read(&mut filter).unwrap().unwrap(), "line 0\n");
+        assert_eq!(cursor.read(&mut filter).unwrap(), None);
+        // One more into the file that was read to its end, and three into the next ones.
+        write(1..5);
+        assert!(cursor.look_for_newer().unwrap());
+        let rest = cursor.read(&mut filter).unwrap().unwrap();
+        assert_eq!(rest, "line 1\nline 2\nline 3\nline 4\n");
     }
 }

@@ -1,19 +1,23 @@
-//! The writing end of a log.
+//! The guests' end of a log: lines go into a bounded queue, and a thread of the node writes them down.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
-    path::PathBuf,
+    io::Write,
+    mem,
+    path::{Path, PathBuf},
     sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Instant,
 };
 
 use coracle_wasi_host::LogSink;
 use jiff::Timestamp;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 
-use super::{FILE_BYTES_MAX, FILES_MAX, rotated};
-use crate::private;
+use super::{file::LogFile, writer::WriterQueue};
+
+/// Bytes of one log that wait for the disk, about: a guest that writes faster waits, and nobody else does.
+pub const QUEUE_BYTES_MAX: usize = 256 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
@@ -21,99 +25,214 @@ pub enum Stream {
     Stderr,
 }
 
-/// What readers that follow a log wait for.
+/// What readers of a log wait for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Progress {
-    /// Grows with every write.
-    pub writes: u64,
+    /// Bytes that are no longer in the queue.
+    pub done: u64,
     pub ended: bool,
 }
 
 /// The log of one attempt of one container, open for writing.
-#[derive(Debug)]
 pub struct ContainerLog {
     path: PathBuf,
-    bytes_max: u64,
-    current: Mutex<Current>,
+    queue: Mutex<Queue>,
+    /// Only the writing thread uses it.
+    file: Mutex<LogFile>,
+    /// Held while files change their names: who looks for files sees each of them once.
+    names: RwLock<()>,
     progress: watch::Sender<Progress>,
+    writer: Arc<WriterQueue>,
 }
 
-#[derive(Debug)]
-struct Current {
-    /// `None` after an error: the next line tries to open it again.
-    file: Option<File>,
-    size: u64,
-    /// Reused from line to line.
-    record: Vec<u8>,
+#[derive(Default)]
+struct Queue {
+    /// Records, whole, as they will be in the file.
+    records: Vec<u8>,
+    /// Bytes that the writing thread has taken out and not written yet.
+    in_hand: usize,
+    /// Of all records that ever came.
+    accepted: u64,
+    /// The writing thread knows that there is something.
+    scheduled: bool,
+    state: State,
+    /// The disk has taken nothing for so long that lines are given up, so that it is not the guests that stop.
+    giving_up: bool,
+    /// Lines that found no room since.
+    lost: u64,
+    waiting: Vec<Waker>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    /// The container is over: its log ends with what is in the queue.
+    Ending,
+    /// The log is being removed: nothing may be written any more.
+    Removed,
+}
+
+impl Queue {
+    fn is_full(&self) -> bool {
+        self.records.len() + self.in_hand >= QUEUE_BYTES_MAX
+    }
+
+    fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.in_hand == 0
+    }
+
+    fn push(&mut self, stream: Stream, line: &[u8]) {
+        let (text, tag) = line.strip_suffix(b"\n").map_or((line, 'P'), |text| (text, 'F'));
+        let stream = if stream == Stream::Stdout { "stdout" } else { "stderr" };
+        let before = self.records.len();
+        // Writing to memory does not fail.
+        let _ = write!(self.records, "{:.9} {stream} {tag} ", Timestamp::now());
+        self.records.extend_from_slice(text);
+        self.records.push(b'\n');
+        self.accepted += (self.records.len() - before) as u64;
+    }
 }
 
 impl ContainerLog {
-    pub(super) fn open(path: PathBuf) -> io::Result<Self> {
-        Self::open_with(path, FILE_BYTES_MAX)
+    pub(super) fn new(file: LogFile, writer: Arc<WriterQueue>) -> Self {
+        Self {
+            path: file.path().to_owned(),
+            queue: Mutex::default(),
+            file: Mutex::new(file),
+            names: RwLock::new(()),
+            progress: watch::Sender::new(Progress::default()),
+            writer,
+        }
     }
 
-    pub(super) fn open_with(path: PathBuf, bytes_max: u64) -> io::Result<Self> {
-        let file = private::open_options().append(true).open(&path)?;
-        let size = file.metadata()?.len();
-        let current = Mutex::new(Current { file: Some(file), size, record: Vec::new() });
-        Ok(Self { path, bytes_max, current, progress: watch::Sender::new(Progress::default()) })
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
     }
 
-    pub(super) fn end(&self) {
+    /// While this is held the files of the log keep their names.
+    pub(super) fn names(&self) -> RwLockReadGuard<'_, ()> {
+        self.names.read()
+    }
+
+    /// Waits until what has come so far is in the files, or is given up.
+    pub(super) async fn flushed(&self) {
+        let accepted = self.queue.lock().accepted;
+        // The sender is this log's own: it does not go away meanwhile.
+        let _ = self.watch().wait_for(|progress| progress.done >= accepted || progress.ended).await;
+    }
+
+    /// Waits until the log has come to its end.
+    pub(super) async fn ended(&self) {
+        let _ = self.watch().wait_for(|progress| progress.ended).await;
+    }
+
+    /// Nothing more will come: the log ends once its queue is written down.
+    pub(super) fn close(&self) {
+        let mut queue = self.queue.lock();
+        if queue.state == State::Open {
+            queue.state = State::Ending;
+        }
+        if queue.is_empty() {
+            drop(queue);
+            self.progress.send_modify(|progress| progress.ended = true);
+        }
+    }
+
+    /// Ends the log at once; returns when the writing thread is done with its files, and will not touch them again.
+    pub(super) fn remove(&self) {
+        let waiting = {
+            let mut queue = self.queue.lock();
+            queue.state = State::Removed;
+            queue.records = Vec::new();
+            mem::take(&mut queue.waiting)
+        };
+        drop(self.file.lock());
+        waiting.into_iter().for_each(Waker::wake);
         self.progress.send_modify(|progress| progress.ended = true);
     }
 
-    /// Writes one line or a piece of one. A disk that takes nothing loses the line, not the guest.
-    fn append(&self, stream: Stream, line: &[u8]) {
-        let mut current = self.current.lock();
-        let (text, tag) = line.strip_suffix(b"\n").map_or((line, 'P'), |text| (text, 'F'));
-        let stream = if stream == Stream::Stdout { "stdout" } else { "stderr" };
-        let mut record = std::mem::take(&mut current.record);
-        record.clear();
-        let written = write!(record, "{:.9} {stream} {tag} ", Timestamp::now()).and_then(|()| {
-            record.extend_from_slice(text);
-            record.push(b'\n');
-            self.append_record(&mut current, &record)
+    /// Takes a line in. False where there is no room.
+    fn append(self: &Arc<Self>, stream: Stream, line: &[u8], last: bool) -> bool {
+        let mut queue = self.queue.lock();
+        if queue.state == State::Removed {
+            return true;
+        }
+        if queue.is_full() && !last {
+            queue.lost += u64::from(queue.giving_up);
+            return queue.giving_up;
+        }
+        queue.push(stream, line);
+        let news = !mem::replace(&mut queue.scheduled, true);
+        drop(queue);
+        if news {
+            self.writer.push(self.clone());
+        }
+        true
+    }
+
+    fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut queue = self.queue.lock();
+        if !queue.is_full() || queue.giving_up || queue.state == State::Removed {
+            return Poll::Ready(());
+        }
+        if !queue.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+            queue.waiting.push(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Writes down what waits. What is due then: more, nothing, or another try at that time.
+    pub(super) fn write_down(&self, now: Instant) -> Next {
+        // First the file: who removes the log waits for it, having said so in the queue.
+        let mut file = self.file.lock();
+        let records = {
+            let mut queue = self.queue.lock();
+            if queue.state == State::Removed {
+                queue.scheduled = false;
+                return Next::Idle;
+            }
+            let records = mem::take(&mut queue.records);
+            file.lost += mem::take(&mut queue.lost);
+            queue.in_hand += records.len();
+            records
+        };
+        let done = file.write(records, now, &self.names);
+        let retry = file.retry_at();
+        drop(file);
+        let (next, waiting, ended) = {
+            let mut queue = self.queue.lock();
+            queue.in_hand = queue.in_hand.saturating_sub(done.bytes);
+            queue.giving_up = done.giving_up;
+            let next = match retry {
+                Some(at) => Next::At(at),
+                None if !queue.records.is_empty() => Next::Now,
+                None => Next::Idle,
+            };
+            queue.scheduled = next != Next::Idle;
+            let room = !queue.is_full() || queue.giving_up;
+            let waiting = if room { mem::take(&mut queue.waiting) } else { Vec::new() };
+            (next, waiting, queue.state != State::Open && queue.is_empty())
+        };
+        waiting.into_iter().for_each(Waker::wake);
+        self.progress.send_modify(|progress| {
+            progress.done += done.bytes as u64;
+            progress.ended |= ended;
         });
-        current.record = record;
-        if let Err(error) = written
-            && current.file.take().is_some()
-        {
-            tracing::warn!(path = %self.path.display(), %error, "container log lost lines");
-        }
-        drop(current);
-        self.progress.send_modify(|progress| progress.writes += 1);
+        next
     }
+}
 
-    fn append_record(&self, current: &mut Current, record: &[u8]) -> io::Result<()> {
-        if current.file.is_none() || current.size >= self.bytes_max {
-            if current.size >= self.bytes_max {
-                self.rotate()?;
-            }
-            let file = private::open_options().append(true).open(&self.path)?;
-            current.size = file.metadata()?.len();
-            current.file = Some(file);
-        }
-        if let Some(file) = &mut current.file {
-            file.write_all(record)?;
-            current.size += record.len() as u64;
-        }
-        Ok(())
-    }
-
-    fn rotate(&self) -> io::Result<()> {
-        for number in (1..FILES_MAX - 1).rev() {
-            let from = rotated(&self.path, number);
-            if from.exists() {
-                fs::rename(from, rotated(&self.path, number + 1))?;
-            }
-        }
-        fs::rename(&self.path, rotated(&self.path, 1))
-    }
+/// What the writing thread does next for a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Idle,
+    Now,
+    At(Instant),
 }
 
 /// One of the two streams of a container, as the sandbox writes to it.
@@ -130,7 +249,14 @@ impl StreamSink {
 
 impl LogSink for StreamSink {
     fn write(&self, line: &[u8]) -> usize {
-        self.log.append(self.stream, line);
-        line.len()
+        if self.log.append(self.stream, line, false) { line.len() } else { 0 }
+    }
+
+    fn poll_ready(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.log.poll_room(context)
+    }
+
+    fn finish(&self, line: &[u8]) {
+        self.log.append(self.stream, line, true);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::EXIT_KILLED;
@@ -13,10 +13,12 @@ use crate::{
 };
 
 impl PodState {
-    /// A pod seen for the first time by this process. What its status says of an earlier life is taken over.
-    pub(super) fn admit(pod: Arc<Pod>, now: Timestamp) -> Self {
+    /// A pod seen for the first time by this process. What its status says of an earlier life is taken over, its times
+    /// as the node's own: the wall clock is `wall_ahead` of that.
+    pub(super) fn admit(pod: Arc<Pod>, now: Timestamp, wall_ahead: SignedDuration) -> Self {
+        let times = Times { now, wall_ahead };
         let finished_before = pod.was_terminal();
-        let start_time = pod.status["startTime"].as_str().and_then(|text| text.parse().ok()).unwrap_or(now);
+        let start_time = times.read(&pod.status["startTime"]).unwrap_or(now);
         let containers = pod
             .all_containers()
             .map(|container| {
@@ -24,7 +26,8 @@ impl PodState {
                     if pod.is_init(&container.name) { "initContainerStatuses" } else { "containerStatuses" };
                 let statuses = pod.status[list].as_array();
                 let old = statuses.and_then(|all| all.iter().find(|one| one["name"] == *container.name));
-                let state = old.map(|old| earlier_life(&pod, &container.name, old, now)).unwrap_or_default();
+                let state =
+                    old.map(|old| earlier_life(&pod, &container.name, old, &times)).unwrap_or_default();
                 (container.name.clone(), state)
             })
             .collect();
@@ -36,7 +39,12 @@ impl PodState {
             start_time,
             sandbox: Sandbox::Absent { backoff: Backoff::default(), retry_at: None },
             addresses,
-            volumes: Volumes::Absent { backoff: Backoff::default(), retry_at: None, message: None },
+            volumes: Volumes::Absent {
+                backoff: Backoff::default(),
+                retry_at: None,
+                message: None,
+                held: None,
+            },
             containers,
             ending: None,
             finished_before,
@@ -48,12 +56,26 @@ impl PodState {
     }
 }
 
+/// Reads the times of a status, which are the wall clock's.
+struct Times {
+    now: Timestamp,
+    wall_ahead: SignedDuration,
+}
+
+impl Times {
+    /// Nothing of an earlier life can be later than now, whatever the wall clock said then.
+    fn read(&self, text: &Value) -> Option<Timestamp> {
+        let wall: Timestamp = text.as_str()?.parse().ok()?;
+        Some(wall.checked_sub(self.wall_ahead).unwrap_or(wall).min(self.now))
+    }
+}
+
 /// What a reported status says of a container in an earlier life of this node.
 ///
 /// Init containers run again in the new sandbox. Other containers that had ended for good stay ended; one that was
 /// running is started again with the next number, or is given up where the restart policy is Never, since it may
 /// have done its work.
-fn earlier_life(pod: &Pod, name: &str, old: &Value, now: Timestamp) -> ContainerState {
+fn earlier_life(pod: &Pod, name: &str, old: &Value, times: &Times) -> ContainerState {
     let count = old["restartCount"].as_u64().and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
     let mut state = ContainerState { restart_count: count, ..ContainerState::default() };
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -61,8 +83,8 @@ fn earlier_life(pod: &Pod, name: &str, old: &Value, now: Timestamp) -> Container
         exit_code: end["exitCode"].as_i64().and_then(|code| i32::try_from(code).ok()).unwrap_or(0),
         reason: text(&end["reason"]),
         message: text(&end["message"]),
-        started_at: end["startedAt"].as_str().and_then(|at| at.parse().ok()),
-        finished_at: end["finishedAt"].as_str().and_then(|at| at.parse().ok()).unwrap_or(now),
+        started_at: times.read(&end["startedAt"]),
+        finished_at: times.read(&end["finishedAt"]).unwrap_or(times.now),
         container_id: text(&end["containerID"]),
         announced: false,
     };
@@ -72,8 +94,8 @@ fn earlier_life(pod: &Pod, name: &str, old: &Value, now: Timestamp) -> Container
         exit_code: EXIT_KILLED,
         reason: "ContainerStatusUnknown".to_owned(),
         message: "The container was lost when its node was restarted".to_owned(),
-        started_at: running["startedAt"].as_str().and_then(|at| at.parse().ok()),
-        finished_at: now,
+        started_at: times.read(&running["startedAt"]),
+        finished_at: times.now,
         container_id: text(&old["containerID"]),
         announced: false,
     });

@@ -41,6 +41,7 @@ impl World {
             host_ip: "192.0.2.1".into(),
             cpu_milli: 2000,
             memory_bytes: 1 << 30,
+            ..NodeFacts::default()
         };
         Self {
             desired: Desired::default(),
@@ -136,6 +137,27 @@ impl World {
         self.tell("sandbox ready", Observation::SandboxReady { uid: POD.into(), addresses });
     }
 
+    pub fn sandbox_lost(&mut self) {
+        self.tell("sandbox lost", Observation::SandboxLost { uid: POD.into() });
+    }
+
+    pub fn node_stops(&mut self, seconds: u64) {
+        self.desired.stopping = Some(std::time::Duration::from_secs(seconds));
+        self.heading("node stops");
+        self.settle();
+    }
+
+    pub fn wall_clock_is_set(&mut self, ahead: i64) {
+        self.observed.node.wall_ahead = SignedDuration::from_secs(ahead);
+        self.heading(&format!("wall clock {ahead}s ahead"));
+        self.settle();
+    }
+
+    pub fn started_at(&self) -> String {
+        let reported = self.observed.pods[POD].reported.as_ref().unwrap();
+        reported["containerStatuses"][0]["state"]["running"]["startedAt"].as_str().unwrap().to_owned()
+    }
+
     pub fn sandbox_stopped(&mut self) {
         self.tell("sandbox stopped", Observation::SandboxStopped { uid: POD.into() });
     }
@@ -144,6 +166,11 @@ impl World {
         let uid = PodUid::from(POD);
         let fingerprint = coracle_core::volumes::fingerprint(&self.desired.pods[&uid], &self.desired.sources);
         self.tell("mounted", Observation::Mounted { uid, fingerprint });
+    }
+
+    /// The same after the object is gone.
+    pub fn mounted_late(&mut self) {
+        self.tell("mounted", Observation::Mounted { uid: POD.into(), fingerprint: 0 });
     }
 
     fn news(&mut self, container: &str, attempt: u32, what: &str, news: News) {
@@ -188,11 +215,41 @@ impl World {
             }
             for action in actions {
                 self.observed.begin(&action, &self.desired.pods, self.now);
-                let text = describe(&action);
-                self.line(format_args!("  {text}"));
+                self.perform(&action);
             }
         }
         panic!("reconcile does not come to rest:\n{}", self.transcript);
+    }
+}
+
+impl World {
+    /// Plans at once, and tells of everything else.
+    fn perform(&mut self, action: &Action) {
+        let planned = match action {
+            Action::Plan { uid, container, attempt, inputs, .. } => {
+                let plan = inputs.plan().map(Arc::new);
+                if let Err(message) = &plan {
+                    self.line(format_args!("  hold {container}: {message}"));
+                }
+                let (uid, container) = (uid.clone(), container.clone());
+                Observation::Container { uid, container, attempt: *attempt, news: News::Planned(plan) }
+            }
+            Action::Mount { uid, inputs, .. } => match inputs.plan() {
+                Ok(volumes) => {
+                    let names: Vec<&str> = volumes.iter().map(|volume| volume.name.as_str()).collect();
+                    return self.line(format_args!("  mount {names:?}"));
+                }
+                Err(message) => {
+                    self.line(format_args!("  hold volumes: {message}"));
+                    Observation::VolumesHeld { uid: uid.clone(), message }
+                }
+            },
+            other => {
+                let text = describe(other);
+                return self.line(format_args!("  {text}"));
+            }
+        };
+        self.observed.apply(planned, self.now);
     }
 }
 
@@ -200,15 +257,10 @@ fn describe(action: &Action) -> String {
     match action {
         Action::Admit { .. } => "admit".into(),
         Action::CreateSandbox { preferred, .. } => format!("create sandbox, preferred {preferred:?}"),
-        Action::Mount { volumes, .. } => {
-            let names: Vec<&str> = volumes.iter().map(|volume| volume.name.as_str()).collect();
-            format!("mount {names:?}")
-        }
-        Action::HoldVolumes { message, .. } => format!("hold volumes: {message}"),
+        Action::Mount { .. } | Action::Plan { .. } => unreachable!("they are told of when they are planned"),
         Action::Pull { container, attempt, image, policy, .. } => {
             format!("pull {container}/{attempt} {image} {policy:?}")
         }
-        Action::Hold { container, message, .. } => format!("hold {container}: {message}"),
         Action::Announce { container, .. } => format!("announce {container}"),
         Action::Start { container, attempt, plan, .. } => {
             format!("start {container}/{attempt} {:?}", plan.arguments)

@@ -1,17 +1,18 @@
 //! One request from a client to an endpoint and its response back.
 
-use super::answer;
+use super::headers::{self, host_of};
 use super::pool::Pool;
-use super::upgrade;
+use super::{answer, upgrade};
 use crate::fabric::{ENDPOINT_TRIES, Inner};
 use crate::model::{BackendPort, Protocol};
 use crate::policy::Place;
 use crate::service::{Choice, Failed};
 use crate::tables::{OpenConnection, Service};
 use bytes::Bytes;
-use coracle_wasi_host::net::{BoxError, HttpBody, HttpError, HttpService, NetError};
-use http::header::{self, HeaderMap, HeaderName};
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, uri::Authority};
+use coracle_wasi_host::net::{
+    BoxError, HttpBody, HttpError, HttpService, NetError, Unanswered, announce_body,
+};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, uri::Authority};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -25,20 +26,6 @@ use std::time::Duration;
 
 /// How long an endpoint may take until its response begins.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Headers of one connection, which are nobody's business beyond it (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [HeaderName; 6] = [
-    header::CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Forwards requests by the fabric's tables.
 pub(super) struct Forwarder {
@@ -66,13 +53,24 @@ enum Failure {
     Again {
         request: Box<Request<HttpBody>>,
         error: NetError,
+        /// What the client is told where there is no other.
+        fault: Option<Fault>,
     },
     Final(Fault),
 }
 
 impl Failure {
     fn again(request: Request<HttpBody>, error: NetError) -> Self {
-        Self::Again { request: Box::new(request), error }
+        Self::Again { request: Box::new(request), error, fault: None }
+    }
+
+    /// A component has no response.
+    fn of_component(service: &Service, unanswered: Unanswered) -> Self {
+        let fault = component_failed(service, &unanswered.error);
+        match unanswered.request {
+            Some(request) => Self::Again { request, error: NetError::ConnectionRefused, fault: Some(fault) },
+            None => Self::Final(fault),
+        }
     }
 }
 
@@ -82,8 +80,8 @@ impl Forwarder {
     }
 
     /// Answers one request; what goes wrong is a response as well.
-    pub(super) async fn serve(&self, client: SocketAddr, request: Request<Incoming>) -> Response<HttpBody> {
-        match self.forward(client, request).await {
+    pub(super) async fn serve(&self, peer: SocketAddr, request: Request<HttpBody>) -> Response<HttpBody> {
+        match self.forward(peer, request).await {
             Ok(response) => response,
             Err((status, text)) => answer(status, &text),
         }
@@ -91,20 +89,24 @@ impl Forwarder {
 
     async fn forward(
         &self,
-        client: SocketAddr,
-        request: Request<Incoming>,
+        peer: SocketAddr,
+        mut request: Request<HttpBody>,
     ) -> Result<Response<HttpBody>, Fault> {
+        if request.method() == Method::CONNECT {
+            return Err((StatusCode::METHOD_NOT_ALLOWED, "the gateway opens no tunnels".to_owned()));
+        }
         let host =
             host_of(&request).ok_or((StatusCode::BAD_REQUEST, "the request names no host".to_owned()))?;
         let (service, port) = self.service(&host, request.uri().path())?;
-        if upgrade::is_wanted(&request) {
-            return self.forward_upgrade(client, request, &host, &service, port).await;
+        let wanted = upgrade::wanted(&request);
+        let client = SocketAddr::new(
+            headers::prepare(&mut request, peer.ip(), &host, self.fabric.trusted_proxies()),
+            peer.port(),
+        );
+        if let Some(wanted) = wanted {
+            return self.forward_upgrade(client, request, wanted, &service, port).await;
         }
-        let (parts, body) = request.into_parts();
-        let body = body.map_err(BoxError::from).boxed_unsync();
-        let mut request = Request::from_parts(parts, body);
-        prepare(&mut request, client, &host);
-        let mut failed = Failed::default();
+        let (mut failed, mut told) = (Failed::default(), None);
         for _ in 0..ENDPOINT_TRIES {
             let Some(choice) = self.fabric.choose(&service, port, client.ip(), &failed) else { break };
             match self.attempt(request, choice, &service).await {
@@ -113,13 +115,13 @@ impl Forwarder {
                     return Ok(response);
                 }
                 Err(Failure::Final(fault)) => return Err(fault),
-                Err(Failure::Again { request: unserved, error }) => {
+                Err(Failure::Again { request: unserved, error, fault }) => {
                     self.fabric.note(&mut failed, choice, error);
-                    request = *unserved;
+                    (request, told) = (*unserved, fault);
                 }
             }
         }
-        Err(unreachable(&service, failed.last()))
+        Err(told.unwrap_or_else(|| unreachable(&service, failed.last())))
     }
 
     /// One request to one endpoint. The endpoint counts as busy until the response's body has ended.
@@ -139,7 +141,7 @@ impl Forwarder {
             let text = format!("service {} did not answer in time", service.full_name());
             Failure::Final((StatusCode::GATEWAY_TIMEOUT, text))
         })??;
-        strip_hop_by_hop(response.headers_mut());
+        headers::strip_hop_by_hop(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
         let back = sender.map(|sender| (self.pool.clone(), choice.address, sender));
         Ok(response.map(|body| Tracked { body, _open: open, back }.boxed_unsync()))
@@ -209,7 +211,7 @@ impl Forwarder {
         let sent = match reached {
             Reached::Component(component) => {
                 let answered = component.call(request).await;
-                let response = answered.map_err(|error| Failure::Final(component_failed(service, &error)))?;
+                let response = answered.map_err(|unanswered| Failure::of_component(service, unanswered))?;
                 return Ok((response, None));
             }
             Reached::Connection(sender) => send_over(sender, request, service).await,
@@ -217,7 +219,7 @@ impl Forwarder {
                 // The endpoint may have closed it in this moment: a new one tells whether the endpoint is there.
                 Err(Failure::Again { request, .. }) => match self.connect(choice.address, service).await {
                     Ok(sender) => send_over(sender, *request, service).await,
-                    Err(error) => Err(Failure::Again { request, error }),
+                    Err(error) => Err(Failure::again(*request, error)),
                 },
                 sent => sent,
             },
@@ -229,13 +231,11 @@ impl Forwarder {
     async fn forward_upgrade(
         &self,
         client: SocketAddr,
-        mut request: Request<Incoming>,
-        host: &str,
+        request: Request<HttpBody>,
+        wanted: HeaderValue,
         service: &Arc<Service>,
         port: usize,
     ) -> Result<Response<HttpBody>, Fault> {
-        let wanted = request.headers().get(header::UPGRADE).cloned();
-        prepare(&mut request, client, host);
         let mut failed = Failed::default();
         for _ in 0..ENDPOINT_TRIES {
             let Some(choice) = self.fabric.choose(service, port, client.ip(), &failed) else { break };
@@ -245,7 +245,7 @@ impl Forwarder {
                     self.fabric.balancer().remember(service, client.ip(), choice);
                     let late = tokio::time::timeout(
                         RESPONSE_TIMEOUT,
-                        upgrade::forward(sender, request, wanted, open),
+                        upgrade::forward(sender, request, wanted, open, self.fabric.stopped().clone()),
                     );
                     let name = service.full_name();
                     return match late.await {
@@ -266,50 +266,14 @@ impl Forwarder {
     }
 }
 
-fn host_of<B>(request: &Request<B>) -> Option<String> {
-    let authority = request.uri().authority().map(|authority| authority.as_str().to_owned());
-    authority.or_else(|| request.headers().get(header::HOST)?.to_str().ok().map(str::to_owned))
-}
-
-/// Makes a client's request the gateway's own: origin form, HTTP/1.1, told where it came from.
-fn prepare<B>(request: &mut Request<B>, client: SocketAddr, host: &str) {
-    let path = request.uri().path_and_query().cloned();
-    *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
-    *request.version_mut() = Version::HTTP_11;
-    let headers = request.headers_mut();
-    strip_hop_by_hop(headers);
-    if let Ok(host) = HeaderValue::from_str(host) {
-        headers.insert(header::HOST, host.clone());
-        headers.insert(FORWARDED_HOST, host);
-    }
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
-    let before = headers.get(&FORWARDED_FOR).and_then(|value| value.to_str().ok());
-    let chain = before.map_or_else(|| client.ip().to_string(), |before| format!("{before}, {}", client.ip()));
-    if let Ok(chain) = HeaderValue::from_str(&chain) {
-        headers.insert(FORWARDED_FOR, chain);
-    }
-}
-
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named.iter().chain(&HOP_BY_HOP).chain([&KEEP_ALIVE]) {
-        headers.remove(name);
-    }
-}
-
 /// Sends over a connection. A request that was not sent, or has no body and by its method may be sent twice
 /// (RFC 9110, 9.2.2), comes back where the connection breaks before its response.
 async fn send_over(
     mut sender: SendRequest<HttpBody>,
-    request: Request<HttpBody>,
+    mut request: Request<HttpBody>,
     service: &Service,
 ) -> Result<(Response<Incoming>, SendRequest<HttpBody>), Failure> {
+    announce_body(&mut request);
     let copy = repeatable(&request);
     match sender.try_send_request(request).await {
         Ok(response) => Ok((response, sender)),

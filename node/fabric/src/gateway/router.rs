@@ -37,15 +37,24 @@ pub(crate) struct Target {
 }
 
 impl Router {
-    /// Rules of several Ingresses for one host are taken together; the first default backend counts.
-    pub(crate) fn build(ingresses: Vec<IngressEntry>) -> Router {
+    /// Rules of several Ingresses of one namespace for one host are taken together, the older one's first; a host that
+    /// another namespace's older Ingress holds is left to that. The oldest default backend counts.
+    pub(crate) fn build(mut ingresses: Vec<IngressEntry>) -> Router {
+        // Of those of one age they stay in the order in which they are told.
+        ingresses.sort_by(|one, other| one.created.cmp(&other.created));
         let mut router = Router::default();
+        let mut holders = Holders::default();
         for ingress in ingresses {
             let target = |backend| Target { namespace: ingress.namespace.clone(), backend };
             if router.default.is_none() {
                 router.default = ingress.default_backend.map(target);
             }
             for rule in ingress.rules {
+                if let Some(host) = &rule.host
+                    && !holders.claim(host, &ingress.namespace)
+                {
+                    continue;
+                }
                 let paths = router.paths_of(rule.host.as_deref());
                 for path in rule.paths {
                     paths.add(path.path, path.kind, target(path.backend));
@@ -76,6 +85,28 @@ impl Router {
         let by_host =
             [self.exact.get(&host), behind.and_then(|domain| self.wildcard.get(domain)), Some(&self.any)];
         by_host.into_iter().flatten().find_map(|paths| paths.best(path)).or(self.default.as_ref())
+    }
+}
+
+/// Which namespace has which host. What is for every host is nobody's.
+#[derive(Default)]
+struct Holders {
+    by_host: HashMap<String, String>,
+}
+
+impl Holders {
+    /// Takes a host for a namespace, unless another has it or the wildcard above it. Ask in the order of age.
+    fn claim(&mut self, host: &str, namespace: &str) -> bool {
+        let host = host.to_ascii_lowercase();
+        if let Some(holder) = self.by_host.get(&host) {
+            return holder == namespace;
+        }
+        let above = host.split_once('.').and_then(|(_, domain)| self.by_host.get(&format!("*.{domain}")));
+        let is_free = above.is_none_or(|holder| holder == namespace);
+        if is_free {
+            self.by_host.insert(host, namespace.to_owned());
+        }
+        is_free
     }
 }
 
@@ -150,6 +181,7 @@ mod tests {
             IngressEntry {
                 namespace: "shop".into(),
                 name: "first".into(),
+                created: String::new(),
                 default_backend: Some(backend("fallback")),
                 rules: vec![
                     rule(
@@ -167,6 +199,7 @@ mod tests {
             IngressEntry {
                 namespace: "other".into(),
                 name: "second".into(),
+                created: String::new(),
                 default_backend: Some(backend("late")),
                 rules: vec![rule(None, vec![path("/any", ImplementationSpecific, "any")])],
             },
@@ -192,6 +225,44 @@ mod tests {
         }
         assert_eq!(router.route("elsewhere", "/any").unwrap().namespace, "other");
         assert_eq!(Router::default().route("foo.example", "/"), None);
+    }
+
+    #[test]
+    fn a_host_is_its_oldest_holders() {
+        let entry = |created: &str, namespace: &str, rules: Vec<IngressRule>| IngressEntry {
+            namespace: namespace.into(),
+            name: "i".into(),
+            created: created.into(),
+            default_backend: None,
+            rules,
+        };
+        let one = |host: &str, at: &str, name: &str| rule(Some(host), vec![path(at, PathKind::Prefix, name)]);
+        let router = Router::build(vec![
+            entry(
+                "2026-02-01T00:00:00Z",
+                "b",
+                vec![one("a.example", "/", "thief"), one("b.example", "/", "own")],
+            ),
+            entry("2026-03-01T00:00:00Z", "a", vec![one("A.example", "/deep", "deep")]),
+            entry(
+                "2026-01-01T00:00:00Z",
+                "a",
+                vec![one("a.example", "/x", "first"), one("*.wild", "/", "wild")],
+            ),
+            // More exact than what is held, and less.
+            entry(
+                "2026-02-01T00:00:00Z",
+                "c",
+                vec![one("sub.wild", "/", "thief"), one("*.example", "/", "rest")],
+            ),
+        ]);
+        let route = |host: &str, path: &str| router.route(host, path).map(|to| to.backend.service.as_str());
+        assert_eq!(route("a.example", "/x"), Some("first"));
+        assert_eq!(route("a.example", "/deep/er"), Some("deep"), "one namespace shares its host");
+        assert_eq!(route("b.example", "/"), Some("own"));
+        assert_eq!(route("sub.wild", "/"), Some("wild"));
+        assert_eq!(route("c.example", "/"), Some("rest"));
+        assert_eq!(route("a.example", "/x/y"), Some("first"));
     }
 
     /// As documented, rule by rule.

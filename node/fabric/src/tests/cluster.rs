@@ -6,6 +6,7 @@ use crate::{
     ServiceEntry, ServicePort,
 };
 use arc_swap::ArcSwap;
+use coracle_wasi_host::descriptors::Descriptors;
 use coracle_wasi_host::net::{Conn, Listener, Namespace, NamespaceConfig, NetError, NetLimits};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::RootCertStore;
@@ -125,6 +126,8 @@ pub(super) fn config(name: &str, tls: FabricTls) -> FabricConfig {
         gateway_listen: Some("127.0.0.1:0".parse().unwrap()),
         tls,
         egress: true,
+        trusted_proxies: Vec::new(),
+        descriptors: Descriptors::of_process(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::cluster::{Cluster, Pod, backend, endpoint, pod, service};
 use crate::{IngressEntry, IngressPath, IngressRule, PathKind, ServiceEntry};
-use coracle_wasi_host::net::{HttpBody, HttpError, HttpService, full_body};
+use coracle_wasi_host::net::{HttpBody, HttpError, HttpService, Unanswered, full_body};
 use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
@@ -21,11 +21,11 @@ use tokio::net::TcpStream;
 struct Component(&'static str);
 
 impl HttpService for Component {
-    fn call(&self, request: Request<HttpBody>) -> BoxFuture<'static, Result<Response<HttpBody>, HttpError>> {
+    fn call(&self, request: Request<HttpBody>) -> BoxFuture<'static, Result<Response<HttpBody>, Unanswered>> {
         let name = self.0;
         Box::pin(async move {
             if request.uri().path() == "/trap" {
-                return Err(HttpError::Failed { reason: "unreachable executed".into() });
+                return Err(HttpError::Failed { reason: "unreachable executed".into() }.into());
             }
             let (head, body) = request.into_parts();
             let header =
@@ -153,6 +153,72 @@ async fn endpoints_that_are_away_are_passed_over() {
         (status, &*text),
         (StatusCode::SERVICE_UNAVAILABLE, "503 service default/hello has no ready endpoint\n")
     );
+}
+
+/// A component that stops: it hands back what it is asked.
+struct Stopping;
+
+impl HttpService for Stopping {
+    fn call(&self, request: Request<HttpBody>) -> BoxFuture<'static, Result<Response<HttpBody>, Unanswered>> {
+        let error = HttpError::Unavailable { reason: "the container is stopping".into() };
+        Box::pin(async { Err(Unanswered { error, request: Some(Box::new(request)) }) })
+    }
+}
+
+#[tokio::test]
+async fn what_a_component_hands_back_is_tried_elsewhere() {
+    let mut cluster = Cluster::new().await;
+    let (near, far) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
+    near.net.serve_http(8080, Arc::new(Stopping));
+    serve_http(&far, "far");
+    cluster.state.services = vec![named("hello", &[&near, &far])];
+    cluster.state.ingresses = vec![ingress(&[("hello.local", "/", "hello")])];
+    cluster.tell();
+    let gateway = cluster.a.gateway_address().unwrap();
+    for _ in 0..20 {
+        let (status, text) = get(gateway, "hello.local", "/x").await;
+        assert_eq!((status, &*text), (StatusCode::OK, "far /x body"), "with its body, which nobody has read");
+    }
+    cluster.state.services = vec![named("hello", &[&near])];
+    cluster.tell();
+    let (status, text) = get(gateway, "hello.local", "/").await;
+    let stopping = "503 service default/hello: not serving: the container is stopping\n";
+    assert_eq!((status, &*text), (StatusCode::SERVICE_UNAVAILABLE, stopping));
+}
+
+#[tokio::test]
+async fn a_get_keeps_its_body() {
+    let mut cluster = Cluster::new().await;
+    let (near, far) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
+    near.net.serve_http(8080, Arc::new(Component("near")));
+    serve_http(&far, "far");
+    cluster.state.services = vec![named("near", &[&near]), named("far", &[&far])];
+    cluster.state.ingresses = vec![ingress(&[("near.local", "/", "near"), ("far.local", "/", "far")])];
+    cluster.tell();
+    let gateway = cluster.a.gateway_address().unwrap();
+    for (host, heard) in [("near.local", "near /q near.local 127.0.0.1 - body"), ("far.local", "far /q body")]
+    {
+        for (coding, sent) in
+            [("transfer-encoding: chunked", "2\r\nbo\r\n2\r\ndy\r\n0\r\n\r\n"), ("content-length: 4", "body")]
+        {
+            let mut stream = TcpStream::connect(gateway).await.unwrap();
+            let head = format!("GET /q HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{coding}\r\n\r\n");
+            stream.write_all((head + sent).as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.ends_with(heard), "{host}, {coding}: {answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_gateway_opens_no_tunnels() {
+    let cluster = Cluster::new().await;
+    let mut stream = TcpStream::connect(cluster.a.gateway_address().unwrap()).await.unwrap();
+    stream.write_all(b"CONNECT a.local:22 HTTP/1.1\r\nhost: a.local\r\n\r\n").await.unwrap();
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).await.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 405");
 }
 
 #[tokio::test]

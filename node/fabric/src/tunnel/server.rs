@@ -5,9 +5,11 @@ use super::{
     CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, Members, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
     STREAMS_MAX, datagrams, identity, pump, watch_life,
 };
+use crate::door::{Arrival, Door};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use coracle_wasi_host::net::{Conn, NetError};
+use coracle_wasi_host::serving::Bounds;
 use futures::future::BoxFuture;
 use h2::RecvStream;
 use h2::server::SendResponse;
@@ -16,15 +18,20 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// How long a peer has for TLS and HTTP/2.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The pause after an accept that failed, which is for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections of peers that have not shown yet who they are. Where there are more the oldest makes room; who has shown
+/// it has no place among them any more.
+pub(crate) const NEWCOMERS: Bounds = Bounds {
+    connections_max: 512,
+    connections_per_source_max: 256,
+    requests_max: 0,
+    requests_per_source_max: 0,
+};
 
 /// What arrives through tunnels, judged and delivered by the fabric.
 pub(crate) trait Arrivals: Send + Sync + 'static {
@@ -42,46 +49,36 @@ pub(crate) trait Arrivals: Send + Sync + 'static {
 
 /// Accepts tunnels until `stopped` is cancelled.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    door: Door,
     tls: Arc<ArcSwap<rustls::ServerConfig>>,
     arrivals: Arc<dyn Arrivals>,
     members: Arc<Members>,
     stopped: CancellationToken,
 ) {
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let arrival = tokio::select! {
+            arrival = door.next() => arrival,
             () = stopped.cancelled() => return,
         };
-        match accepted {
-            Ok((stream, _)) => {
-                // With the certificate of this moment.
-                let mut config = rustls::ServerConfig::clone(&tls.load());
-                config.alpn_protocols = vec![b"h2".to_vec()];
-                let acceptor = TlsAcceptor::from(Arc::new(config));
-                let (arrivals, members) = (arrivals.clone(), members.clone());
-                let stopped = stopped.child_token();
-                tokio::spawn(async move { serve_peer(stream, acceptor, arrivals, members, stopped).await });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "tunnel not accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+        // With the certificate of this moment.
+        let mut config = rustls::ServerConfig::clone(&tls.load());
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let (arrivals, members) = (arrivals.clone(), members.clone());
+        let stopped = stopped.child_token();
+        tokio::spawn(async move { serve_peer(arrival, acceptor, arrivals, members, stopped).await });
     }
 }
 
 async fn serve_peer(
-    stream: TcpStream,
+    arrival: Arrival,
     acceptor: TlsAcceptor,
     arrivals: Arc<dyn Arrivals>,
     members: Arc<Members>,
     dead: CancellationToken,
 ) {
-    let address = stream.peer_addr().ok();
+    let Arrival { stream, client, place, descriptor: _descriptor } = arrival;
     let handshake = async {
-        // Waiting for more to send would cost latency; failing to say so costs nothing else.
-        let _ = stream.set_nodelay(true);
         let stream = acceptor.accept(stream).await.ok()?;
         let peer = identity::peer_node(stream.get_ref().1.peer_certificates())?;
         let (stream, read) = Counted::new(stream);
@@ -96,9 +93,13 @@ async fn serve_peer(
             .ok()?;
         Some((peer, connection, read))
     };
-    let Ok(Some((peer, mut connection, read))) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await
-    else {
-        tracing::debug!(?address, "tunnel refused");
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake) => shaken.ok().flatten(),
+        () = place.lost() => None,
+    };
+    drop(place);
+    let Some((peer, mut connection, read)) = shaken else {
+        tracing::debug!(%client, "tunnel refused");
         return;
     };
     if let Some(pings) = connection.ping_pong() {

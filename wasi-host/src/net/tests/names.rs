@@ -1,6 +1,6 @@
 //! Names and HTTP services of a namespace.
 
-use super::super::{HttpBody, HttpError, HttpService, NetError, empty_body};
+use super::super::{HttpBody, HttpService, NetError, Unanswered, empty_body};
 use super::{POD, namespace};
 use futures::future::BoxFuture;
 use std::net::IpAddr;
@@ -27,7 +27,7 @@ impl HttpService for Greeter {
     fn call(
         &self,
         _request: http::Request<HttpBody>,
-    ) -> BoxFuture<'static, Result<http::Response<HttpBody>, HttpError>> {
+    ) -> BoxFuture<'static, Result<http::Response<HttpBody>, Unanswered>> {
         Box::pin(async { Ok(http::Response::new(empty_body())) })
     }
 }

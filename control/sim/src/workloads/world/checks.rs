@@ -20,6 +20,9 @@ impl World {
         let events = self.storage.events_after(self.seen.checks);
         self.seen.checks += events.len();
         let mut pods_changed = false;
+        for event in &events {
+            self.check_absence(event)?;
+        }
         for event in events.iter().filter(|event| event.kind != EventKind::Deleted) {
             let object = &event.object;
             let complaints = guarded("a reader", || readers::complaints(object))?;

@@ -2,7 +2,11 @@
 
 use coracle_api::{ProposeError, Storage as _};
 use coracle_controllers::Outcome;
-use coracle_objects::{Applied, Expect, Precondition, Refusal, Transaction, View, Write};
+use coracle_leader::{
+    monitor::together,
+    plans::{FAILURE_PAUSE, of_decisions, outcome, releasing},
+};
+use coracle_objects::Transaction;
 use jiff::Timestamp;
 
 use super::{Broken, Controllers, World, config, guarded};
@@ -11,12 +15,6 @@ use crate::workloads::{
     link::{self, node_key},
     storage::{Writer, uid},
 };
-
-/// After a plan of which nothing could be proposed, as in `coracle_server::plans`.
-const FAILURE_PAUSE_MS: u64 = 500;
-
-/// A node whose link broke is not heard of any more after so long.
-const LOST_LINK_MS: u64 = 1_500;
 
 /// A node whose object is gone links anew after so long, and so registers again.
 const RELINK_MS: u64 = 300;
@@ -27,12 +25,17 @@ const FORGET_MS: u64 = 5_000;
 impl World {
     /// Gives each part its turn. True where any did something.
     pub(super) fn round(&mut self) -> Result<bool, Broken> {
-        let mut acted = self.turn_of_controllers()?;
-        acted |= self.turn_of_scheduler()?;
+        let mut acted = self.turn_of_plane();
+        if self.plane.leads() {
+            acted |= self.turn_of_controllers()?;
+            acted |= self.turn_of_scheduler()?;
+        }
         acted |= self.turn_of_nodes()?;
-        acted |= self.turn_of_monitor();
-        let (storage, now) = (self.storage.clone(), self.now);
-        acted |= self.records.write(&storage, &mut self.chance, now);
+        if self.plane.leads() {
+            acted |= self.turn_of_monitor();
+            let (storage, now) = (self.storage.clone(), self.now);
+            acted |= self.records.write(&storage, &mut self.chance, now);
+        }
         self.check_objects()?;
         Ok(acted)
     }
@@ -77,7 +80,7 @@ impl World {
             self.controllers.settle(origin, transaction, &outcome, self.now);
         }
         if all_failed {
-            self.paused_until = Some(clock::after(self.now, FAILURE_PAUSE_MS));
+            self.paused_until = Some(clock::after(self.now, FAILURE_PAUSE.as_millis() as u64));
         }
         Ok(acted)
     }
@@ -95,12 +98,20 @@ impl World {
             events.iter().for_each(|event| scheduler.observe(event));
             scheduler.schedule(now)
         })?;
+        if let Some(panic) = decisions.panics.first() {
+            return Err(Broken::new("panic", format!("the scheduler: {panic}")));
+        }
         let acted = !decisions.placements.is_empty() || !decisions.failures.is_empty();
         self.again.scheduler = acted;
-        for (transaction, record) in told(decisions) {
-            let outcome = self.storage.apply(Writer::Scheduler, transaction);
-            if matches!(outcome, Ok(Ok(_))) {
-                self.records.take(&record);
+        let (transactions, records) = of_decisions(decisions);
+        for (transaction, record) in transactions.into_iter().zip(records) {
+            let outcome = outcome(self.storage.apply(Writer::Scheduler, transaction));
+            let pod = &record.regarding.name;
+            match &outcome {
+                Outcome::Applied => self.records.take(&record),
+                Outcome::Stale => self.scheduler.refused(pod, None, self.now),
+                Outcome::Impossible(why) => self.scheduler.refused(pod, Some(why), self.now),
+                Outcome::Unknown => {}
             }
         }
         Ok(acted)
@@ -109,18 +120,25 @@ impl World {
     fn turn_of_nodes(&mut self) -> Result<bool, Broken> {
         let mut acted = false;
         for index in 0..self.nodes.len() {
-            if !self.nodes[index].alive {
+            if !self.nodes[index].alive || self.nodes[index].hushed_until.is_some() {
                 continue;
             }
+            let linked = self.nodes[index].link.is_up() && self.plane.leads();
             let (node, records, now, calm) = (&mut self.nodes[index], &mut self.records, self.now, self.calm);
-            let events = self.storage.events_after(node.seen);
+            let events = if linked { self.storage.events_after(node.seen) } else { vec![] };
             node.seen += events.len();
             self.progress.enter("a node");
+            let view = self.storage.view();
             let stepped = guarded("the node core", || {
-                events.iter().for_each(|event| node.observe(event));
+                for event in &events {
+                    node.sent.observe(event, &view).iter().for_each(|message| node.take(message));
+                }
                 node.step(now, calm, records)
             })?;
             acted |= stepped.map_err(|what| Broken::new("restless node", what))?;
+            if !linked {
+                continue;
+            }
             for report in std::mem::take(&mut node.reports) {
                 acted = true;
                 let view = self.storage.view();
@@ -128,7 +146,7 @@ impl World {
                     // The node tells it again where it is asked to.
                     let _: Result<_, ProposeError> = self.storage.apply(Writer::Node, transaction);
                     if self.mutant == Some(Mutant::ReportedAgain) {
-                        node.reports.push(report.told_anew(self.now));
+                        node.reports.push(link::told_anew(report, self.now));
                     }
                 }
             }
@@ -142,7 +160,7 @@ impl World {
         for index in 0..self.nodes.len() {
             let node = &self.nodes[index];
             let gone = self.view().get(&node_key(node.name)).is_none();
-            if gone && node.alive {
+            if gone && node.alive && node.link.is_up() {
                 let since = *self.relinks.entry(node.name).or_insert(self.now);
                 if clock::ms_between(since, self.now) >= RELINK_MS {
                     acted |= self.register(index);
@@ -151,23 +169,40 @@ impl World {
                 self.relinks.remove(node.name);
             }
         }
+        let now = clock::elapsed(self.now);
+        self.plane.be_present(now, self.mutant == Some(Mutant::SilenceCounts));
+        self.hear_beats(now);
         let view = self.view();
-        for object in view.list("nodes", None) {
-            let node = self.nodes.iter().find(|node| node.name == object.name());
-            let heard =
-                node.is_some_and(|node| node.alive || clock::ms_between(node.since, self.now) < LOST_LINK_MS);
-            let present = (object.revision, heard);
-            if self.agreed.get(object.name()) == Some(&present) {
-                continue;
+        let nodes = &self.nodes;
+        let linked = |name: &str| nodes.iter().any(|node| node.name == name && node.link.is_up());
+        let exists = |name: &str| view.get(&node_key(name)).is_some();
+        self.plane.hearing.retain(|name| exists(name) || linked(name));
+        let hearings = match self.mutant {
+            Some(Mutant::ToldApart) => self.hearings_apart(),
+            _ => vec![self.plane.hearing.clone()],
+        };
+        let mut downs = vec![];
+        self.judges_at = None;
+        for hearing in hearings {
+            let mut judged = self.plane.monitor.judge(&view, &hearing, linked, now, self.now);
+            for write in judged.writes {
+                acted |= matches!(self.storage.apply(Writer::Monitor, write), Ok(Ok(_)));
             }
-            match link::transition(object, heard, self.now) {
-                Some(transaction) => {
-                    acted |= matches!(self.storage.apply(Writer::Monitor, transaction), Ok(Ok(_)));
-                }
-                None => {
-                    self.agreed.insert(object.name().to_owned(), present);
-                }
+            downs.append(&mut judged.downs);
+            // Those that are linked are heard of again before.
+            let quiet = nodes.iter().any(|node| !node.link.is_up() || node.hushed_until.is_some());
+            let next = judged.next.filter(|_| quiet).map(clock::at);
+            self.judges_at = self.judges_at.into_iter().chain(next).min();
+        }
+        let mut told: Vec<Transaction> = vec![];
+        for (one, each) in together(&downs) {
+            match self.storage.apply(Writer::Monitor, one) {
+                Ok(Ok(_)) => acted = true,
+                _ => told.extend(each.iter().cloned()),
             }
+        }
+        for one in told {
+            acted |= matches!(self.storage.apply(Writer::Monitor, one), Ok(Ok(_)));
         }
         acted
     }
@@ -175,10 +210,16 @@ impl World {
     /// Writes the object of a node that links.
     pub(super) fn register(&mut self, index: usize) -> bool {
         let (name, boot) = (self.nodes[index].name, self.nodes[index].boot);
-        let uid = uid(&mut self.chance);
-        let transaction = link::registration(&self.view(), name, boot, &uid, self.now);
-        transaction
-            .is_some_and(|transaction| matches!(self.storage.apply(Writer::Monitor, transaction), Ok(Ok(_))))
+        let mut acted = false;
+        // A node whose object is gone joins first.
+        for _ in 0..2 {
+            let uid = uid(&mut self.chance);
+            let transaction = link::registration(&self.view(), name, boot, &uid, self.now);
+            acted |= transaction.is_some_and(|transaction| {
+                matches!(self.storage.apply(Writer::Monitor, transaction), Ok(Ok(_)))
+            });
+        }
+        acted
     }
 
     pub(super) fn next_deadline(&self) -> Option<Timestamp> {
@@ -186,15 +227,16 @@ impl World {
             Some(until) => Some(until),
             None => self.controllers.next_deadline(),
         };
-        let nodes = self.nodes.iter().filter(|node| node.alive).filter_map(|node| node.next_deadline());
-        let lost = self.nodes.iter().filter(|node| !node.alive).filter_map(|node| {
-            let at = clock::after(node.since, LOST_LINK_MS);
-            (at > self.now).then_some(at)
-        });
-        let relinks = self.relinks.values().map(|since| clock::after(*since, RELINK_MS));
         let forgets = (self.mutant == Some(Mutant::ForgottenBackoff)).then_some(self.forgets_at);
-        let own = [controllers, self.scheduler.next_deadline(), forgets];
-        own.into_iter().flatten().chain(nodes).chain(lost).chain(relinks).min()
+        let relinks = self.relinks.values().map(|since| clock::after(*since, RELINK_MS)).min();
+        let duties = [controllers, self.scheduler.next_deadline(), forgets, self.judges_at, relinks];
+        let duties = duties.into_iter().flatten().filter(|_| self.plane.leads());
+        let awake = self.nodes.iter().filter(|node| node.alive && node.hushed_until.is_none());
+        let nodes = awake.clone().filter_map(|node| node.next_deadline());
+        let links = awake.filter_map(|node| node.link.next_due()).map(clock::at);
+        let hushed = self.nodes.iter().filter_map(|node| node.hushed_until);
+        let plane = self.plane.next_due().map(clock::at);
+        duties.chain(nodes).chain(links).chain(hushed).chain(plane).min()
     }
 
     /// Who wants a turn now.
@@ -212,54 +254,4 @@ impl World {
         }
         who.join(" and ")
     }
-}
-
-/// What an answer means for the task that planned the transaction, as in `coracle_server::plans`.
-fn outcome(answer: Result<Result<Applied, Refusal>, ProposeError>) -> Outcome {
-    match answer {
-        Ok(Ok(_)) => Outcome::Applied,
-        Ok(Err(refusal)) => refusal.into(),
-        Err(error @ (ProposeError::TooLarge { .. } | ProposeError::NoSpace)) => {
-            Outcome::Impossible(error.to_string())
-        }
-        Err(ProposeError::Unavailable(_) | ProposeError::Unknown(_)) => Outcome::Unknown,
-    }
-}
-
-fn told(decisions: coracle_scheduler::Decisions) -> Vec<(Transaction, coracle_controllers::EventRecord)> {
-    use coracle_controllers::{EventRecord, EventType};
-    let record = |regarding, uid, type_, reason: &str, message| EventRecord {
-        regarding,
-        uid,
-        type_,
-        reason: reason.to_owned(),
-        message,
-        reporting_component: coracle_scheduler::BINDING_COMPONENT,
-    };
-    let placed = decisions.placements.into_iter().map(|placement| {
-        let message = placement.message();
-        let event = record(placement.pod, placement.uid, EventType::Normal, "Scheduled", message);
-        (placement.transaction, event)
-    });
-    let unplaced = decisions.failures.into_iter().map(|failure| {
-        let event = record(failure.pod, failure.uid, EventType::Warning, "FailedScheduling", failure.message);
-        (failure.transaction, event)
-    });
-    placed.chain(unplaced).collect()
-}
-
-/// As `coracle_server::plans`: what goes with services that are deleted.
-fn releasing(view: &View, mut transaction: Transaction) -> Transaction {
-    let deleted = transaction.writes.iter().filter_map(|write| match write {
-        Write::Delete { key } if key.resource.as_str() == "services" => view.get(key).cloned(),
-        _ => None,
-    });
-    for service in deleted.collect::<Vec<_>>() {
-        let extra = coracle_api::release(view, &service);
-        let expect = Expect::Revision(service.revision);
-        transaction.preconditions.push(Precondition { key: service.key.clone(), expect });
-        transaction.preconditions.extend(extra.preconditions);
-        transaction.writes.extend(extra.writes);
-    }
-    transaction
 }

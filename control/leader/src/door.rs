@@ -3,8 +3,6 @@
 //!
 //! A node speaks of itself and of its pods. It sets the labels that a kubelet may set, and no other of Kubernetes' own.
 
-use std::collections::HashMap;
-
 use coracle_api::conform;
 use coracle_objects::{
     Quantity,
@@ -72,9 +70,9 @@ fn typed(json: &[u8], schema: &str, bytes_max: usize) -> Result<Value, String> {
 
 /// Why a node's Hello is not taken, with the mend.
 pub fn check_hello(hello: &Hello) -> Result<(), String> {
-    check_labels(&hello.name, &hello.labels)?;
-    check_quantities("capacity", &hello.capacity)?;
-    check_quantities("allocatable", &hello.allocatable)?;
+    check_labels(&hello.name, hello.labels.iter())?;
+    check_quantities("capacity", hello.capacity.iter())?;
+    check_quantities("allocatable", hello.allocatable.iter())?;
     for (field, address) in
         [("fabric_address", &hello.fabric_address), ("gateway_address", &hello.gateway_address)]
     {
@@ -93,7 +91,10 @@ pub fn check_hello(hello: &Hello) -> Result<(), String> {
     Ok(())
 }
 
-fn check_labels(node: &str, labels: &HashMap<String, String>) -> Result<(), String> {
+fn check_labels<'a>(
+    node: &str,
+    labels: impl ExactSizeIterator<Item = (&'a String, &'a String)>,
+) -> Result<(), String> {
     if labels.len() > LABELS_MAX {
         return Err(format!("labels: a node may give itself at most {LABELS_MAX}"));
     }
@@ -125,7 +126,10 @@ fn is_own_label(key: &str) -> bool {
     !RESERVED_DOMAINS.iter().any(within) || OWN_LABELS.contains(&key) || OWN_DOMAINS.iter().any(within)
 }
 
-fn check_quantities(field: &str, quantities: &HashMap<String, String>) -> Result<(), String> {
+fn check_quantities<'a>(
+    field: &str,
+    quantities: impl ExactSizeIterator<Item = (&'a String, &'a String)>,
+) -> Result<(), String> {
     if quantities.len() > QUANTITIES_MAX {
         return Err(format!("{field}: at most {QUANTITIES_MAX} resources"));
     }

@@ -1,13 +1,11 @@
 //! Which objects a node needs, and what to send it when they change. Pure: fed with the view and with events.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName, Revision, View};
 use coracle_proto::node::{ObjectEvent, object_event::Type};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use memchr::memmem::Finder;
 
 /// Every node needs all objects of these. The claims of service addresses and node ports come before the services: a
 /// node routes an address only to the service that the claim names.
@@ -31,47 +29,94 @@ const NAMESPACES: &str = "namespaces";
 /// What one node has been sent.
 pub struct Desired {
     node: String,
+    /// Looks for the node's name.
+    mentions: Finder<'static>,
     /// Object -> the revision that the node has.
     sent: BTreeMap<ObjectKey, Revision>,
     /// The node's pods and what each names.
     pods: BTreeMap<ObjectName, BTreeSet<ObjectKey>>,
     /// How many of the node's pods name an object.
     named: BTreeMap<ObjectKey, usize>,
+    unreadable: BTreeSet<ObjectName>,
+}
+
+/// What is still to be looked at so that a node has what a view held. Names alone: the objects are those of the moment at
+/// which they are sent.
+pub struct Rest {
+    wanted: std::vec::IntoIter<ObjectKey>,
+    gone: std::vec::IntoIter<ObjectKey>,
+    revision: Revision,
 }
 
 impl Desired {
     pub fn new(node: &str) -> Self {
-        Self { node: node.into(), sent: BTreeMap::new(), pods: BTreeMap::new(), named: BTreeMap::new() }
+        Self {
+            node: node.into(),
+            mentions: Finder::new(node).into_owned(),
+            sent: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            named: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
+        }
     }
 
-    /// What brings the node from what it was sent to the view. What pods name comes before the pods.
-    pub fn resync(&mut self, view: &View) -> Vec<ObjectEvent> {
-        let mut messages = vec![];
+    /// Pods of the node that could not be read since the last time: what they name is not sent.
+    pub fn take_unreadable(&mut self) -> BTreeSet<ObjectName> {
+        std::mem::take(&mut self.unreadable)
+    }
+
+    /// What brings the node from what it was sent to the view, for [`Self::bring`]. What pods name comes before the pods.
+    /// Linear in the state of the cluster.
+    pub fn resync(&mut self, view: &View) -> Rest {
         self.pods.clear();
         self.named.clear();
-        let mut wanted: Vec<Arc<Object>> = vec![];
+        let mut wanted: Vec<ObjectKey> = vec![];
         for resource in SHARED {
-            wanted.extend(view.list(resource, None).cloned());
+            wanted.extend(view.list(resource, None).map(|object| object.key.clone()));
         }
         let mut pods = vec![];
         for pod in view.list(PODS, None) {
             if !self.is_here(pod) {
                 continue;
             }
-            self.name_all(&pod.key.name, names_of(pod));
-            pods.push(pod.clone());
+            let names = self.names_of(pod);
+            self.name_all(&pod.key.name, names);
+            pods.push(pod.key.clone());
         }
-        wanted.extend(self.named.keys().filter_map(|key| view.get(key)).cloned());
+        wanted.extend(self.named.keys().filter(|key| view.get(key).is_some()).cloned());
         wanted.extend(pods);
-        let keys: BTreeSet<&ObjectKey> = wanted.iter().map(|object| &object.key).collect();
+        let keys: BTreeSet<&ObjectKey> = wanted.iter().collect();
         let gone: Vec<ObjectKey> = self.sent.keys().filter(|key| !keys.contains(key)).cloned().collect();
-        for object in &wanted {
-            self.put(object, &mut messages);
+        Rest { wanted: wanted.into_iter(), gone: gone.into_iter(), revision: view.revision }
+    }
+
+    /// The next step of a resync; None at its end. `view` is at least as new as that of the resync, whose events are
+    /// observed only afterwards.
+    pub fn bring(&mut self, rest: &mut Rest, view: &View) -> Option<Vec<ObjectEvent>> {
+        let mut messages = vec![];
+        if let Some(key) = rest.wanted.next() {
+            // What is gone by now, or was made anew elsewhere, its events tell of.
+            match (key.resource.as_str(), view.get(&key)) {
+                (_, None) => {}
+                (PODS, Some(pod)) if !self.is_here(pod) => {}
+                (PODS, Some(pod)) => self.put_pod(pod, view, &mut messages),
+                (_, Some(object)) => self.put(object, &mut messages),
+            }
+            return Some(messages);
         }
-        for key in gone {
-            self.forget(&key, view.revision, &mut messages);
+        let key = rest.gone.next()?;
+        if !self.wants(&key, view) {
+            self.forget(&key, rest.revision, &mut messages);
         }
-        messages
+        Some(messages)
+    }
+
+    fn wants(&self, key: &ObjectKey, view: &View) -> bool {
+        match key.resource.as_str() {
+            PODS => self.pods.contains_key(&key.name),
+            resource if SHARED.contains(&resource) => view.get(key).is_some(),
+            _ => self.named.contains_key(key),
+        }
     }
 
     /// What an event means for the node. `view` is at least as new as the event.
@@ -103,7 +148,13 @@ impl Desired {
             self.pods.remove(&pod.key.name);
             return;
         }
-        let unnamed = self.name_all(&pod.key.name, names_of(pod));
+        self.put_pod(pod, view, messages);
+    }
+
+    /// A pod of the node as it is now, behind what it names.
+    fn put_pod(&mut self, pod: &Object, view: &View, messages: &mut Vec<ObjectEvent>) {
+        let names = self.names_of(pod);
+        let unnamed = self.name_all(&pod.key.name, names);
         for key in self.pods[&pod.key.name].clone() {
             if let Some(object) = view.get(&key) {
                 self.put(object, messages);
@@ -165,11 +216,20 @@ impl Desired {
         unnamed
     }
 
+    /// The namespace, config maps, secrets and service accounts that a pod names.
+    fn names_of(&mut self, pod: &Object) -> BTreeSet<ObjectKey> {
+        let mut names = Names { namespace: pod.namespace(), keys: BTreeSet::new() };
+        names.keys.insert(ObjectKey::new(NAMESPACES, "", pod.namespace()));
+        match pod.parse::<Pod>() {
+            Ok(parsed) => parsed.spec.iter().for_each(|spec| names.spec(spec)),
+            Err(_) => _ = self.unreadable.insert(pod.key.name.clone()),
+        }
+        names.keys
+    }
+
     fn is_here(&self, pod: &Object) -> bool {
         // Most pods are elsewhere: looking for the name is far cheaper than parsing.
-        let name = self.node.as_bytes();
-        let mentioned = pod.json.windows(name.len()).any(|window| window == name);
-        mentioned && node_of(pod).as_deref() == Some(self.node.as_str())
+        self.mentions.find(&pod.json).is_some() && node_of(pod).as_deref() == Some(self.node.as_str())
     }
 }
 
@@ -196,19 +256,6 @@ fn message(type_: Type, key: &ObjectKey, revision: Revision, object_json: bytes:
         revision,
         object_json,
     }
-}
-
-/// The namespace, config maps, secrets and service accounts that a pod names.
-fn names_of(pod: &Object) -> BTreeSet<ObjectKey> {
-    let Ok(parsed) = pod.parse::<Pod>() else {
-        tracing::warn!(pod = %pod.key.name, "a stored pod cannot be read; what it names is not sent to its node");
-        return BTreeSet::new();
-    };
-    let Some(spec) = parsed.spec else { return BTreeSet::new() };
-    let mut names = Names { namespace: pod.namespace(), keys: BTreeSet::new() };
-    names.keys.insert(ObjectKey::new(NAMESPACES, "", pod.namespace()));
-    names.spec(&spec);
-    names.keys
 }
 
 struct Names<'a> {
@@ -272,6 +319,8 @@ impl Names<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use coracle_objects::Transaction;
     use coracle_store::{Command, Request, RequestId, Store, StoreConfig};
     use serde_json::json;
@@ -282,11 +331,13 @@ mod tests {
         store: Store,
         sequence: u64,
         desired: Desired,
+        events: Vec<Arc<Event>>,
     }
 
     impl Bench {
         fn new() -> Self {
-            Self { store: Store::new(StoreConfig::default()), sequence: 0, desired: Desired::new("n1") }
+            let store = Store::new(StoreConfig::default());
+            Self { store, sequence: 0, desired: Desired::new("n1"), events: vec![] }
         }
 
         /// Applies a transaction and answers what the node is sent, as `+resource name` and `-resource name`.
@@ -296,6 +347,7 @@ mod tests {
             let batch = self.store.apply(&Command { proposer: 1, requests: vec![request] }.encode()).unwrap();
             assert!(batch.results[0].1.is_ok());
             let view = self.store.view();
+            self.events.extend(batch.events.iter().cloned());
             batch
                 .events
                 .iter()
@@ -324,6 +376,15 @@ mod tests {
     fn text(message: &ObjectEvent) -> String {
         let sign = if message.r#type() == Type::Put { '+' } else { '-' };
         format!("{sign}{} {}", message.resource, message.name)
+    }
+
+    fn resync(desired: &mut Desired, view: &View) -> Vec<String> {
+        let mut rest = desired.resync(view);
+        bring(desired, &mut rest, view)
+    }
+
+    fn bring(desired: &mut Desired, rest: &mut Rest, view: &View) -> Vec<String> {
+        std::iter::from_fn(|| desired.bring(rest, view)).flatten().map(|message| text(&message)).collect()
     }
 
     fn pod(node: &str, config: &str) -> serde_json::Value {
@@ -358,7 +419,7 @@ mod tests {
         assert_eq!(bench.apply(namespace("default", "deny")), ["+namespaces default"]);
         assert!(bench.apply(namespace("other", "allow")).is_empty());
         let mut fresh = Desired::new("n1");
-        let all: Vec<_> = fresh.resync(bench.store.view()).iter().map(text).collect();
+        let all = resync(&mut fresh, bench.store.view());
         assert_eq!(all, ["+namespaces default", "+pods p"]);
         assert_eq!(bench.delete("pods", "p"), ["-pods p", "-namespaces default"]);
     }
@@ -369,7 +430,7 @@ mod tests {
         bench.put("services", "s", json!({}));
         bench.put("ipaddresses.networking.k8s.io", "10.96.0.7", json!({}));
         bench.put("portallocations.coracle.dev", "30080", json!({}));
-        let all: Vec<_> = Desired::new("n1").resync(bench.store.view()).iter().map(text).collect();
+        let all = resync(&mut Desired::new("n1"), bench.store.view());
         let claims = ["+ipaddresses.networking.k8s.io 10.96.0.7", "+portallocations.coracle.dev 30080"];
         assert_eq!(all, [&claims[..], &["+services s"]].concat());
         assert_eq!(
@@ -408,12 +469,45 @@ mod tests {
         bench.put("configmaps", "a", json!({}));
         bench.put("pods", "p", pod("n1", "a"));
         let mut fresh = Desired::new("n1");
-        let all: Vec<_> = fresh.resync(bench.store.view()).iter().map(text).collect();
+        let all = resync(&mut fresh, bench.store.view());
         assert_eq!(all, ["+services s", "+configmaps a", "+pods p"]);
-        assert!(fresh.resync(bench.store.view()).is_empty());
+        assert!(resync(&mut fresh, bench.store.view()).is_empty());
         bench.put("services", "t", json!({}));
         bench.delete("pods", "p");
-        let difference: Vec<_> = fresh.resync(bench.store.view()).iter().map(text).collect();
+        let difference = resync(&mut fresh, bench.store.view());
         assert_eq!(difference, ["+services t", "-configmaps a", "-pods p"]);
+    }
+
+    #[test]
+    fn what_changes_during_a_resync_is_sent_as_it_is_by_then() {
+        let mut bench = Bench::new();
+        bench.put("services", "gone", json!({}));
+        bench.put("services", "stays", json!({}));
+        for config in ["a", "b"] {
+            bench.put("configmaps", config, json!({}));
+        }
+        for name in ["moves", "renames", "stays"] {
+            bench.put("pods", name, pod("n1", "a"));
+        }
+        bench.put("pods", "ends", pod("n1", "b"));
+        // The node has all of this, and then its link is too slow for a while.
+        let mut slow = Desired::new("n1");
+        resync(&mut slow, bench.store.view());
+        bench.delete("pods", "ends");
+        let mut rest = slow.resync(bench.store.view());
+        // Nobody waits for it: what it is sent is of the moment at which it takes it.
+        bench.delete("services", "gone");
+        bench.put("services", "stays", json!({ "new": true }));
+        bench.put("pods", "renames", pod("n1", "b"));
+        bench.delete("pods", "moves");
+        bench.put("pods", "moves", pod("n2", "a"));
+        let sent = bring(&mut slow, &mut rest, bench.store.view());
+        assert_eq!(sent, ["+services stays", "+pods renames", "-pods ends"], "the map b is named again");
+        let mut events = bench.events.split_off(bench.events.len() - 5);
+        let view = bench.store.view();
+        let then: Vec<String> =
+            events.drain(..).flat_map(|event| slow.observe(&event, view)).map(|m| text(&m)).collect();
+        assert_eq!(then, ["-services gone", "-pods moves"]);
+        assert!(resync(&mut slow, view).is_empty(), "nothing is missing");
     }
 }

@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use tokio::time::Instant;
-
-use super::links::Heard;
+use crate::hearing::{Heard, Hearing};
 
 /// A node that was not heard of for so long is no longer Ready. Nodes send a heartbeat a second.
 const NODE_MONITOR_GRACE: Duration = Duration::from_secs(4);
@@ -21,13 +19,6 @@ const COMING: Duration = Duration::from_secs(2);
 const TOGETHER_SILENT: Duration = Duration::from_secs(1);
 const TOGETHER_LOST: Duration = Duration::from_millis(250);
 
-/// What was heard of all nodes, and since when this control node could hear.
-pub struct Hearing {
-    /// When it began to lead, or went on after it had been away.
-    pub since: Instant,
-    pub nodes: BTreeMap<String, Heard>,
-}
-
 /// How it stands with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -41,7 +32,7 @@ pub enum Verdict {
 #[derive(Debug, Default)]
 pub struct Verdicts {
     nodes: BTreeMap<String, Verdict>,
-    pub next: Option<Instant>,
+    pub next: Option<Duration>,
 }
 
 impl Verdicts {
@@ -52,11 +43,11 @@ impl Verdicts {
 }
 
 impl Hearing {
-    pub fn verdicts(&self, now: Instant) -> Verdicts {
-        let ends: Vec<(&String, Instant, Duration)> =
+    pub fn verdicts(&self, now: Duration) -> Verdicts {
+        let ends: Vec<(&String, Duration, Duration)> =
             self.nodes.iter().map(|(node, heard)| (node, self.end(heard), together(heard))).collect();
         let next = ends.iter().map(|(_, end, _)| *end).filter(|end| *end > now).min();
-        let verdict = |end: Instant, together: Duration| match next {
+        let verdict = |end: Duration, together: Duration| match next {
             _ if end > now => Verdict::Alive,
             Some(next) if next <= end + together => Verdict::Undecided,
             _ => Verdict::Down,
@@ -66,7 +57,7 @@ impl Hearing {
     }
 
     /// When a node's time is over.
-    fn end(&self, heard: &Heard) -> Instant {
+    fn end(&self, heard: &Heard) -> Duration {
         let could_come = self.since + COMING;
         let silent = heard.at.max(could_come) + NODE_MONITOR_GRACE;
         match heard.lost {
@@ -90,13 +81,13 @@ mod tests {
     /// What was heard of `n0..`, each so many milliseconds after the beginning; links lost, likewise. The leader leads
     /// for an hour, if not said otherwise.
     struct Bench {
-        begun: Instant,
+        begun: Duration,
         hearing: Hearing,
     }
 
     impl Bench {
         fn new(heard_ms: &[u64]) -> Self {
-            let begun = Instant::now() + HOUR;
+            let begun = HOUR;
             let mut bench = Self { begun, hearing: Hearing { since: begun - HOUR, nodes: BTreeMap::new() } };
             for (number, ms) in heard_ms.iter().enumerate() {
                 let heard = Heard { at: bench.at(*ms), pressures: None, lost: None };
@@ -105,7 +96,7 @@ mod tests {
             bench
         }
 
-        fn at(&self, ms: u64) -> Instant {
+        fn at(&self, ms: u64) -> Duration {
             self.begun + Duration::from_millis(ms)
         }
 

@@ -1,14 +1,15 @@
 //! The Node object and its Lease, as they follow from what a node says of itself.
 
+use std::collections::BTreeMap;
+
 use coracle_objects::{Object, ObjectKey, Transaction, View};
 use coracle_proto::node::Hello;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::{door, links::Pressures};
 use crate::{
+    door,
     drafts::{editable, encode, new_draft, rfc3339},
-    join::host,
 };
 
 /// Where other nodes reach this node's fabric, and clients its gateway (`host:port`).
@@ -25,6 +26,14 @@ const LOCAL_ARTIFACTS_ANNOTATION: &str = "coracle.dev/allow-local-artifacts";
 /// How long a lease says that it holds.
 pub const LEASE_SECONDS: u64 = 600;
 
+/// What a node says of itself with each heartbeat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pressures {
+    pub memory: bool,
+    pub disk: bool,
+    pub pid: bool,
+}
+
 /// Whether a node is known to work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
@@ -38,11 +47,11 @@ pub fn key(node: &str) -> ObjectKey {
 }
 
 /// The Node of a node that joins. It is there before the node has a certificate, which is bound to it.
-pub fn joined(node: &str, now: Timestamp) -> Transaction {
+pub fn joined(node: &str, uid: &str, now: Timestamp) -> Transaction {
     let key = key(node);
     let metadata = json!({ "annotations": { JOINED_ANNOTATION: WAITING } });
     let body = json!({ "metadata": metadata, "spec": {}, "status": {} });
-    Transaction::create(key.clone(), new_draft("v1", "Node", &key, body, now))
+    Transaction::create(key.clone(), new_draft("v1", "Node", &key, body, uid, now))
 }
 
 /// Has a Node that there is be that of a node which joins again with a token for it; `None` where it is already.
@@ -92,12 +101,8 @@ fn describe(node: &mut Value, hello: &Hello, now: Timestamp) {
     put_text(annotations, BOOT_ANNOTATION, &hello.boot_id);
     put_text(annotations, LOCAL_ARTIFACTS_ANNOTATION, if hello.allow_local_artifacts { "true" } else { "" });
     let status = &mut node["status"];
-    let quantities = |map: &std::collections::HashMap<String, String>| {
-        let sorted: std::collections::BTreeMap<_, _> = map.iter().collect();
-        json!(sorted)
-    };
-    status["capacity"] = quantities(&hello.capacity);
-    status["allocatable"] = quantities(&hello.allocatable);
+    status["capacity"] = sorted(hello.capacity.iter());
+    status["allocatable"] = sorted(hello.allocatable.iter());
     status["addresses"] = json!([
         { "type": "InternalIP", "address": host(&hello.fabric_address) },
         { "type": "Hostname", "address": hello.name },
@@ -106,6 +111,16 @@ fn describe(node: &mut Value, hello: &Hello, now: Timestamp) {
         status["nodeInfo"] = info;
     }
     set_conditions(status, Readiness::Ready, Some(Pressures::default()), now);
+}
+
+fn sorted<'a>(quantities: impl Iterator<Item = (&'a String, &'a String)>) -> Value {
+    json!(quantities.collect::<BTreeMap<_, _>>())
+}
+
+/// `host` of `host:port`; of `[::1]:1` it is `::1`.
+pub fn host(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// Sets a key of a map that may not exist yet; an empty value removes it.
@@ -208,8 +223,8 @@ pub fn ready_status(object: &Object) -> String {
     ready.and_then(|ready| ready["status"].as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-/// The transaction that renews a node's lease.
-pub fn lease(view: &View, node: &str, now: Timestamp) -> Transaction {
+/// The transaction that renews a node's lease; one that is made has this uid.
+pub fn lease(view: &View, node: &str, lease_uid: &str, now: Timestamp) -> Transaction {
     let key = ObjectKey::new("leases.coordination.k8s.io", "kube-node-lease", node);
     let time = now.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
     let spec = json!({
@@ -225,7 +240,8 @@ pub fn lease(view: &View, node: &str, now: Timestamp) -> Transaction {
             let uid = view.get(&self::key(node)).map(|object| object.meta.uid.clone()).unwrap_or_default();
             let owner = json!([{ "apiVersion": "v1", "kind": "Node", "name": node, "uid": uid }]);
             let body = json!({ "metadata": { "ownerReferences": owner }, "spec": spec });
-            Transaction::create(key.clone(), new_draft("coordination.k8s.io/v1", "Lease", &key, body, now))
+            let draft = new_draft("coordination.k8s.io/v1", "Lease", &key, body, lease_uid, now);
+            Transaction::create(key, draft)
         }
     }
 }
@@ -257,7 +273,7 @@ mod tests {
 
     /// The Node of a node that has joined and linked.
     fn registered(now: Timestamp) -> Object {
-        let joined = object(&joined("n1", now));
+        let joined = object(&joined("n1", "u", now));
         assert!(never_linked(&joined) && is_bound(&joined));
         object(&registration(&view_of(joined), &hello(), true, now).unwrap())
     }
@@ -283,7 +299,7 @@ mod tests {
     fn a_node_of_an_older_version_is_bound_once_its_certificate_is() {
         let now = Timestamp::from_second(1_000_000).unwrap();
         let key = key("n1");
-        let draft = new_draft("v1", "Node", &key, json!({ "spec": {}, "status": {} }), now);
+        let draft = new_draft("v1", "Node", &key, json!({ "spec": {}, "status": {} }), "u", now);
         let old = Object::from_draft(key, &draft, 1).unwrap();
         assert!(!is_bound(&old));
         let linked = object(&registration(&view_of(old.clone()), &hello(), false, now).unwrap());

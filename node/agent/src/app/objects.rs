@@ -1,0 +1,180 @@
+//! What the cluster wants, object by object.
+
+use std::sync::Arc;
+
+use coracle_core::Pod;
+use serde_json::Value;
+
+use super::App;
+use crate::{
+    decode::{Content, Decoded, Key, is_network},
+    volumes,
+};
+
+/// The reason with which the node lifecycle marks the pods of a node that was not heard.
+const NODE_NOT_READY: &str = "NodeNotReady";
+const POD_BLOCKS: &str = "podblocks.coracle.dev";
+
+impl App {
+    pub(super) fn object(&mut self, object: Decoded) {
+        let Decoded { key, content, network } = object;
+        if matches!(content, Content::Deleted) {
+            self.known.remove(&key);
+            self.seen.remove(&key);
+            self.delete(&key);
+            return;
+        }
+        self.seen.insert(key.clone());
+        self.known.insert(key.clone());
+        if let Content::Unreadable(error) = &content {
+            tracing::warn!(object = ?key, error, "an object of the cluster cannot be read");
+            return;
+        }
+        self.put(&key, content);
+        if let Some(object) = network {
+            self.put_network(&key, &object);
+        }
+    }
+
+    fn put(&mut self, (_, namespace, name): &Key, content: Content) {
+        let own = (namespace.clone(), name.clone());
+        match content {
+            Content::Pod(pod) => self.put_pod(pod),
+            Content::ConfigMap(data) => {
+                self.desired.sources.config_maps.insert(own, data);
+                self.touch_namespace(namespace);
+            }
+            Content::Secret(data) => {
+                self.desired.sources.secrets.insert(own, data);
+                self.touch_namespace(namespace);
+            }
+            Content::Service(service) => {
+                self.desired.sources.services.insert(own, service);
+            }
+            Content::Other | Content::Deleted | Content::Unreadable(_) => {}
+        }
+    }
+
+    fn put_network(&mut self, (resource, namespace, name): &Key, object: &Value) {
+        if self.network.put(resource, namespace, name, object) {
+            self.network_changed();
+        }
+        let block = &object["spec"];
+        if resource == POD_BLOCKS
+            && let Some(cidr) = block["cidr"].as_str()
+        {
+            if block["nodeName"] == *self.identity.name {
+                self.executor.add_block(cidr);
+            } else {
+                self.block_gone(cidr);
+            }
+        }
+    }
+
+    /// A block of addresses is another node's, or nobody's.
+    fn block_gone(&mut self, cidr: &str) {
+        for observation in self.executor.remove_block(cidr) {
+            self.observe(observation);
+        }
+    }
+
+    fn put_pod(&mut self, pod: Arc<Pod>) {
+        let name = (pod.metadata.namespace.clone(), pod.metadata.name.clone());
+        let old = self.names.insert(name, pod.uid().clone());
+        if let Some(old) = old.filter(|old| old != pod.uid()) {
+            self.desired.pods.remove(&old);
+            self.dirty.insert(old);
+        }
+        self.observed.see(&pod);
+        if was_given_up(&pod) {
+            // The cluster had lost sight of this node for a moment: it is told again.
+            self.executor.context().link.post(|outbox| outbox.status_again(pod.uid().as_str()));
+        }
+        self.dirty.insert(pod.uid().clone());
+        self.desired.pods.insert(pod.uid().clone(), pod);
+    }
+
+    fn delete(&mut self, (resource, namespace, name): &Key) {
+        let own = (namespace.clone(), name.clone());
+        match resource.as_str() {
+            "pods" => {
+                if let Some(uid) = self.names.remove(&own) {
+                    self.desired.pods.remove(&uid);
+                    self.dirty.insert(uid);
+                }
+            }
+            "configmaps" => {
+                self.desired.sources.config_maps.remove(&own);
+                self.touch_namespace(namespace);
+            }
+            "secrets" => {
+                self.desired.sources.secrets.remove(&own);
+                self.touch_namespace(namespace);
+            }
+            "services" => {
+                self.desired.sources.services.remove(&own);
+            }
+            _ => {}
+        }
+        if is_network(resource) && self.network.delete(resource, namespace, name) {
+            self.network_changed();
+        }
+        if resource == POD_BLOCKS {
+            // The name is the block with another sign for its slash.
+            self.block_gone(&name.replace('-', "/"));
+        }
+    }
+
+    /// A config map or secret changed: the pods of its namespace that use any are looked at.
+    fn touch_namespace(&mut self, namespace: &str) {
+        let users =
+            self.desired.pods.values().filter(|pod| pod.metadata.namespace == namespace && pod.has_sources());
+        self.dirty.extend(users.map(|pod| pod.uid().clone()));
+    }
+
+    /// Everything was sent: what was not is gone.
+    pub(super) fn sync_done(&mut self) {
+        let lost: Vec<Key> = self.known.difference(&self.seen).cloned().collect();
+        for key in &lost {
+            self.delete(key);
+        }
+        self.known = self.seen.clone();
+        self.link_synced = true;
+        for observation in self.executor.blocks_are_known() {
+            self.observe(observation);
+        }
+        if !self.cleaned_up {
+            self.cleaned_up = true;
+            tracing::info!(pods = self.desired.pods.len(), "the cluster's wishes are known");
+            self.clean_up();
+        }
+        self.synced = true;
+        self.last = Vec::new();
+        let all = self.desired.pods.keys().chain(self.observed.pods.keys());
+        self.dirty.extend(all.cloned().collect::<Vec<_>>());
+    }
+
+    /// Removes what pods of an earlier life left behind that are not wanted any more. What that is, is settled here; only
+    /// the removal takes its time. Pods of this life that are ending have directories too, and remove them themselves.
+    fn clean_up(&self) {
+        let context = self.executor.context();
+        let mut left = Vec::new();
+        for root in [context.logs.root(), &*context.pods_dir] {
+            match volumes::left_over(root, |uid| {
+                self.desired.pods.contains_key(uid) || self.observed.pods.contains_key(uid)
+            }) {
+                Ok(found) => left.extend(found),
+                Err(error) => {
+                    tracing::warn!(path = %root.display(), %error, "what former pods left cannot be listed")
+                }
+            }
+        }
+        left.into_iter().for_each(|path| context.removals.push(path));
+    }
+}
+
+/// The node lifecycle took the pod for not ready because its node was not heard.
+fn was_given_up(pod: &Pod) -> bool {
+    let conditions = pod.status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    conditions.iter().any(|one| one["type"] == "Ready" && one["reason"] == NODE_NOT_READY)
+}

@@ -1,0 +1,153 @@
+//! Starts of containers, and what becomes of them.
+
+use std::{path::PathBuf, sync::Arc};
+
+use coracle_core::{
+    Observation, Pod, PodUid, StartPlan,
+    observe::{Exit, News},
+};
+use coracle_wasi_host::{Container, ContainerLimits, ContainerSpec};
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+
+use super::{At, Context, Executor, guarded};
+use crate::{
+    app::Event,
+    logs::{Stream, StreamSink},
+    volumes,
+};
+
+impl Executor {
+    /// Starts a container. What comes of it is an event, whatever happens; a sandbox that has gone is said at once.
+    pub(super) fn start(&self, at: At, pod: Arc<Pod>, plan: Arc<StartPlan>) -> Option<Observation> {
+        let Some(runtime) = self.runtimes.get(&at.uid) else {
+            let message = "the pod's sandbox is gone".to_owned();
+            return Some(at.news(News::StartFailed { reason: CREATE_FAILED.to_owned(), message }));
+        };
+        let (sandbox, context, starts) = (runtime.pod.clone(), self.context.clone(), self.starts.clone());
+        let dir = self.volumes_dir(&at.uid);
+        tokio::spawn(async move {
+            let events = context.events.clone();
+            let of = at.clone();
+            let starting =
+                guarded(async move { start(&context, &sandbox, &of, &pod, plan, dir, &starts).await });
+            let started =
+                starting.await.unwrap_or_else(|message| Err(StartFailure { reason: CREATE_FAILED, message }));
+            let event = match started {
+                Ok(container) => Event::Started { at, container },
+                Err(StartFailure { reason, message }) => {
+                    Event::Observed(at.news(News::StartFailed { reason: reason.to_owned(), message }))
+                }
+            };
+            let _ = events.send(event).await;
+        });
+        None
+    }
+
+    /// A container runs: from here on it is watched for its end.
+    pub fn started(&mut self, at: At, container: Container) -> Observation {
+        let mut id = Sha256::new();
+        for part in [at.uid.as_str(), &at.container, &at.attempt.to_string(), &self.context.boot_id] {
+            id.update(part);
+            id.update([0]);
+        }
+        let container_id = format!("wasm://{}", hex::encode(id.finalize()));
+        match self.runtimes.get_mut(&at.uid) {
+            Some(runtime) => {
+                runtime.containers.insert(at.container.clone(), (at.attempt, container.clone()));
+            }
+            // The pod went away meanwhile.
+            None => container.kill(),
+        }
+        let (context, ended) = (self.context.clone(), at.clone());
+        self.background(async move {
+            let waited = guarded(async move { container.wait().await }).await;
+            let exit = waited.map_or_else(Exit::HostFault, exit_of);
+            context.logs.end(&ended.uid, &ended.container).await;
+            ended.news(News::Exited(exit))
+        });
+        at.news(News::Started { container_id })
+    }
+
+    /// A container is over: its handle is let go.
+    pub fn exited(&mut self, uid: &PodUid, name: &str, attempt: u32) {
+        if let Some(runtime) = self.runtimes.get_mut(uid)
+            && runtime.containers.get(name).is_some_and(|(of, _)| *of == attempt)
+        {
+            runtime.containers.remove(name);
+        }
+    }
+}
+
+/// The reason in `state.waiting` of a container that did not come to its start.
+const CREATE_FAILED: &str = "CreateContainerError";
+
+struct StartFailure {
+    /// The reason in `state.waiting`.
+    reason: &'static str,
+    message: String,
+}
+
+async fn start(
+    context: &Context,
+    sandbox: &coracle_wasi_host::Pod,
+    at: &At,
+    pod: &Pod,
+    plan: Arc<StartPlan>,
+    volumes_dir: PathBuf,
+    starts: &Semaphore,
+) -> Result<Container, StartFailure> {
+    // The loop has let go of it by now: nothing is copied.
+    let plan = Arc::unwrap_or_clone(plan);
+    let create = |message: String| StartFailure { reason: CREATE_FAILED, message };
+    let path = context
+        .artifacts
+        .path(&plan.image_id)
+        .ok_or_else(|| create(format!("the image {} is not on this node any more", plan.image_id)))?;
+    let artifact = context.host.prepare(&path).await.map_err(|error| create(error.to_string()))?;
+    // After the compiler: what it is busy with holds up no container that is ready to run.
+    let _permit = starts.acquire().await.map_err(|error| create(error.to_string()))?;
+    let (logs, log_at) = (context.logs.clone(), at.clone());
+    let mounts = plan.mounts;
+    let prepared = tokio::task::spawn_blocking(move || {
+        let mounts = volumes::mounts(&volumes_dir, &mounts)?;
+        let log = logs.begin(&log_at.uid, &log_at.container, log_at.attempt);
+        Ok((mounts, log.map_err(|error| format!("failed to open the container's log: {error}"))?))
+    })
+    .await;
+    let (mounts, log) = prepared.unwrap_or_else(|error| Err(error.to_string())).map_err(create)?;
+    let spec = ContainerSpec {
+        name: format!("{}/{}/{}", pod.metadata.namespace, pod.metadata.name, at.container),
+        artifact,
+        args: plan.arguments,
+        env: plan.env,
+        mounts,
+        limits: ContainerLimits {
+            memory_bytes: plan.limits.memory_bytes,
+            cpu_quota: plan.limits.cpu_quota,
+            cpu_weight: plan.limits.cpu_weight,
+        },
+        http_port: Some(plan.http_port),
+        http_timeout: None,
+        stdin_closed: false,
+        stdout: Arc::new(StreamSink::new(log.clone(), Stream::Stdout)),
+        stderr: Arc::new(StreamSink::new(log, Stream::Stderr)),
+    };
+    sandbox
+        .start(spec)
+        .map_err(|error| StartFailure { reason: "RunContainerError", message: error.to_string() })
+}
+
+fn exit_of(exit: coracle_wasi_host::Exit) -> Exit {
+    use coracle_wasi_host::Exit as Host;
+    if exit.is_out_of_memory() {
+        return Exit::OutOfMemory;
+    }
+    match exit {
+        Host::Completed { code } => Exit::Completed(code),
+        Host::Trapped { message } => Exit::Trapped(message),
+        Host::LimitExceeded { resource } => Exit::LimitExceeded(resource.to_owned()),
+        Host::Killed => Exit::Killed,
+        Host::HostFault { message } => Exit::HostFault(message),
+    }
+}

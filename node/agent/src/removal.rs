@@ -1,0 +1,414 @@
+//! Removal of directories that guests have filled, however they have nested them.
+//!
+//! Nothing here descends: a directory that lies too deep is renamed to the top, so that there are never more than two
+//! levels to look at. That takes one step an entry, a stack and a number of descriptors that no guest sets, and no
+//! path, which could be longer than the kernel takes. What an interrupted removal leaves is an ordinary directory.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ffi::{CStr, CString},
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+use rustix::{
+    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags},
+    io::Errno,
+};
+
+/// How long one directory's turn takes: what a pod has nested or filled does not hold up others' removal. Some disks
+/// need milliseconds for an entry.
+const TURN: Duration = Duration::from_millis(20);
+/// Entries between two looks at the clock.
+const TURN_ENTRIES: usize = 16;
+/// Directories that take turns; the others wait, so that their number opens no files.
+const ACTIVE_MAX: usize = 16;
+/// The first wait after a removal that failed, doubled with each failure.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(300);
+
+const OPEN: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Removes a directory with all in it, and returns once it has; one that is not there is fine.
+pub fn remove_dir(path: &Path) -> io::Result<()> {
+    let Some(mut removal) = Removal::open(path)? else { return Ok(()) };
+    while !removal.advance(usize::MAX)? {}
+    Ok(())
+}
+
+/// The removal of one directory, done turn by turn.
+struct Removal {
+    path: PathBuf,
+    top: Level,
+    /// The directory in the top one that is being emptied, and its name there.
+    below: Option<(CString, Level)>,
+    /// The number in the next name at the top.
+    next_name: u64,
+}
+
+/// A directory and how far it was read.
+struct Level {
+    dir: OwnedFd,
+    entries: Dir,
+    /// Something was removed, or came, since the reading began.
+    changed: bool,
+}
+
+impl Level {
+    fn new(dir: OwnedFd) -> rustix::io::Result<Self> {
+        Ok(Self { entries: Dir::read_from(&dir)?, dir, changed: false })
+    }
+
+    fn next(&mut self) -> rustix::io::Result<Option<(CString, bool)>> {
+        loop {
+            let Some(entry) = self.entries.read().transpose()? else { return Ok(None) };
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            let is_dir = match entry.file_type() {
+                FileType::Unknown => {
+                    let stat = rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+                }
+                known => known == FileType::Directory,
+            };
+            return Ok(Some((name.to_owned(), is_dir)));
+        }
+    }
+
+    /// Reads from the beginning again; false where the last reading changed nothing, so that the next would not.
+    fn again(&mut self) -> bool {
+        self.entries.rewind();
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Removes an entry. False where it is a directory that has something in it.
+    fn remove(&mut self, name: &CStr, is_dir: bool) -> rustix::io::Result<bool> {
+        let flags = if is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        match rustix::fs::unlinkat(&self.dir, name, flags) {
+            Ok(()) | Err(Errno::NOENT) => {
+                self.changed = true;
+                Ok(true)
+            }
+            Err(Errno::NOTEMPTY | Errno::EXIST) if is_dir => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Removal {
+    /// `None` where there is nothing to remove.
+    fn open(path: &Path) -> io::Result<Option<Self>> {
+        let top = match rustix::fs::openat(CWD, path, OPEN, Mode::empty()) {
+            Ok(dir) => Level::new(dir)?,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Some(Self { path: path.to_owned(), top, below: None, next_name: 0 }))
+    }
+
+    /// Looks at so many entries more. True once everything is gone.
+    fn advance(&mut self, entries: usize) -> io::Result<bool> {
+        for _ in 0..entries {
+            if self.step()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn turn(&mut self) -> io::Result<bool> {
+        let end = Instant::now() + TURN;
+        while !self.advance(TURN_ENTRIES)? {
+            if Instant::now() >= end {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn step(&mut self) -> io::Result<bool> {
+        if let Some((name, mut level)) = self.below.take() {
+            match level.next()? {
+                Some((inner, is_dir)) => {
+                    if !level.remove(&inner, is_dir)? {
+                        self.lift(&mut level, &inner)?;
+                    }
+                    self.below = Some((name, level));
+                }
+                None if self.top.remove(&name, true)? => {}
+                None if level.again() => self.below = Some((name, level)),
+                None => return Err(Errno::NOTEMPTY.into()),
+            }
+            return Ok(false);
+        }
+        match self.top.next()? {
+            Some((name, is_dir)) => {
+                if !self.top.remove(&name, is_dir)? {
+                    let dir = rustix::fs::openat(&self.top.dir, &name, OPEN, Mode::empty())?;
+                    self.below = Some((name, Level::new(dir)?));
+                }
+                Ok(false)
+            }
+            None => match rustix::fs::rmdir(&self.path) {
+                Ok(()) | Err(Errno::NOENT) => Ok(true),
+                Err(Errno::NOTEMPTY | Errno::EXIST) if self.top.again() => Ok(false),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    /// Renames a directory to the top, under a name that nothing there has.
+    fn lift(&mut self, level: &mut Level, name: &CStr) -> rustix::io::Result<()> {
+        loop {
+            let lifted = format!(".lifted-{}", self.next_name);
+            self.next_name += 1;
+            let to = &self.top.dir;
+            match rustix::fs::renameat_with(&level.dir, name, to, &lifted, RenameFlags::NOREPLACE) {
+                Ok(()) => {
+                    (self.top.changed, level.changed) = (true, true);
+                    return Ok(());
+                }
+                // A guest may have used the name, once for each of its own entries.
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Removes directories on a thread of its own, by turns, and tries again what fails.
+pub struct Removals {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<PathBuf>,
+    /// Nobody will ask for more: what is left is removed at the next start.
+    closed: bool,
+}
+
+impl Removals {
+    pub fn start() -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let own = shared.clone();
+        thread::Builder::new().name("removals".to_owned()).spawn(move || Worker::default().run(&own))?;
+        Ok(Self { shared })
+    }
+
+    /// Removes a directory in the background. Nobody may write into it any more.
+    pub fn push(&self, path: PathBuf) {
+        self.shared.queue.lock().waiting.push_back(path);
+        self.shared.changed.notify_one();
+    }
+}
+
+impl Drop for Removals {
+    fn drop(&mut self) {
+        self.shared.queue.lock().closed = true;
+        self.shared.changed.notify_one();
+    }
+}
+
+#[derive(Default)]
+struct Worker {
+    active: VecDeque<(Removal, Duration)>,
+    /// What failed, by the time of its next try, with the wait before the one after.
+    failed: BTreeMap<(Instant, PathBuf), Duration>,
+}
+
+impl Worker {
+    fn run(mut self, shared: &Shared) {
+        while self.take_in(shared) {
+            let Some((mut removal, wait)) = self.active.pop_front() else { continue };
+            match removal.turn() {
+                Ok(true) => {}
+                Ok(false) => self.active.push_back((removal, wait)),
+                Err(error) => self.fail(removal.path, &error, wait),
+            }
+        }
+    }
+
+    /// Begins what is due, and waits where nothing is. False once the node stops.
+    fn take_in(&mut self, shared: &Shared) -> bool {
+        let mut queue = shared.queue.lock();
+        loop {
+            if queue.closed {
+                return false;
+            }
+            let now = Instant::now();
+            while self.active.len() < ACTIVE_MAX {
+                let due = self.failed.first_entry().filter(|first| first.key().0 <= now);
+                let (path, wait) = match due.map(|first| first.remove_entry()) {
+                    Some(((_, path), wait)) => (path, wait),
+                    None => match queue.waiting.pop_front() {
+                        Some(path) => (path, RETRY_FIRST),
+                        None => break,
+                    },
+                };
+                match Removal::open(&path) {
+                    Ok(removal) => self.active.extend(removal.map(|removal| (removal, wait))),
+                    Err(error) => self.fail(path, &error, wait),
+                }
+            }
+            if !self.active.is_empty() {
+                return true;
+            }
+            match self.failed.first_key_value() {
+                Some(((at, _), _)) => {
+                    shared.changed.wait_until(&mut queue, *at);
+                }
+                None => shared.changed.wait(&mut queue),
+            }
+        }
+    }
+
+    fn fail(&mut self, path: PathBuf, error: &io::Error, wait: Duration) {
+        tracing::warn!(path = %path.display(), %error, "what a pod left behind could not be removed yet");
+        self.failed.insert((Instant::now() + wait, path), (wait * 2).min(RETRY_MAX));
+    }
+}
+
+/// A directory for tests of many entries, in memory where the machine has a place for that: some disks need
+/// milliseconds for each.
+#[cfg(test)]
+pub fn quick_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    /// Nests directories without a path, as a guest does.
+    fn nest(top: &Path, depth: usize, name: impl Fn(usize) -> String) {
+        let mut dir = rustix::fs::openat(CWD, top, OPEN, Mode::empty()).unwrap();
+        for level in 0..depth {
+            let name = name(level);
+            rustix::fs::mkdirat(&dir, &name, Mode::RWXU).unwrap();
+            dir = rustix::fs::openat(&dir, &name, OPEN, Mode::empty()).unwrap();
+            if level % 1000 == 0 {
+                rustix::fs::openat(&dir, "file", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap();
+                rustix::fs::symlinkat("/", &dir, "link").unwrap();
+            }
+        }
+    }
+
+    /// On a stack that ten levels of recursion with a path each would overflow.
+    fn on_a_small_stack(work: impl FnOnce() + Send + 'static) {
+        thread::Builder::new().stack_size(128 * 1024).spawn(work).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn depth_costs_neither_stack_nor_descriptors_nor_paths() {
+        for (depth, length) in [(15_000, 1), (100_000, 2), (3_000, 255)] {
+            let dir = quick_dir();
+            let top = dir.path().join("pod");
+            fs::create_dir(&top).unwrap();
+            nest(&top, depth, |_| "n".repeat(length));
+            on_a_small_stack(move || remove_dir(&top).unwrap());
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{depth} of {length}");
+        }
+    }
+
+    #[test]
+    fn width_names_and_links_are_no_matter_and_what_lies_beyond_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (top, beyond) = (dir.path().join("pod"), dir.path().join("beyond"));
+        for path in [&top, &beyond] {
+            fs::create_dir(path).unwrap();
+        }
+        fs::write(beyond.join("kept"), "").unwrap();
+        // Names that the removal itself would choose.
+        for number in 0..50 {
+            let inner = top.join(format!("v/.lifted-{number}/x/.lifted-{number}/y"));
+            fs::create_dir_all(inner).unwrap();
+            fs::create_dir_all(top.join(format!(".lifted-{number}/a/b"))).unwrap();
+        }
+        for number in 0..3000 {
+            fs::write(top.join(format!("v/{number}")), "").unwrap();
+        }
+        symlink(&beyond, top.join("v/link")).unwrap();
+        symlink(&beyond, top.join("link")).unwrap();
+        remove_dir(&top).unwrap();
+        assert!(!top.exists() && beyond.join("kept").exists());
+        remove_dir(&top).unwrap();
+    }
+
+    #[test]
+    fn an_interrupted_removal_goes_on_where_it_was() {
+        let dir = quick_dir();
+        let top = dir.path().join("pod");
+        fs::create_dir(&top).unwrap();
+        nest(&top, 3000, |level| format!("d{level}"));
+        let mut removal = Removal::open(&top).unwrap().unwrap();
+        assert!(!removal.advance(1000).unwrap());
+        drop(removal);
+        remove_dir(&top).unwrap();
+        assert!(!top.exists());
+    }
+
+    #[test]
+    fn a_large_removal_does_not_hold_up_a_small_one() {
+        let dir = quick_dir();
+        let (large, small) = (dir.path().join("large"), dir.path().join("small"));
+        for path in [&large, &small] {
+            fs::create_dir(path).unwrap();
+        }
+        nest(&large, 5000, |_| "d".into());
+        let shared = Shared::default();
+        shared.queue.lock().waiting.extend([large.clone(), small.clone()]);
+        let mut worker = Worker::default();
+        while small.exists() {
+            assert!(worker.take_in(&shared));
+            let (mut removal, wait) = worker.active.pop_front().unwrap();
+            if !removal.advance(TURN_ENTRIES).unwrap() {
+                worker.active.push_back((removal, wait));
+            }
+        }
+        assert!(large.exists(), "the large one has had one turn");
+        // The test's own directory is removed by recursion.
+        remove_dir(&large).unwrap();
+    }
+
+    #[test]
+    fn what_fails_is_tried_again_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pod");
+        // A file in the place of a directory cannot be removed as one.
+        fs::write(&path, "").unwrap();
+        let shared = Shared::default();
+        let mut worker = Worker::default();
+        for round in 1..=3 {
+            let (path, wait) = match worker.failed.pop_first() {
+                Some(((_, path), wait)) => (path, wait),
+                None => (path.clone(), RETRY_FIRST),
+            };
+            assert_eq!(wait, RETRY_FIRST * (1 << (round - 1)));
+            worker.fail(path, &io::Error::other("no"), wait);
+        }
+        let ((at, again), _) = worker.failed.pop_first().unwrap();
+        assert!(at > Instant::now() && again == path);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        worker.failed.insert((Instant::now(), again), RETRY_MAX);
+        assert!(worker.take_in(&shared));
+        assert!(worker.active.pop_front().unwrap().0.advance(10).unwrap());
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,108 @@
+//! The one way in which this node takes real connections: the gateway, node ports, the fabric's port.
+//!
+//! A connection has a descriptor of the process and a place among those of its listener. Without either it is closed at
+//! once; where places are short the connections that do nothing make room first.
+
+use coracle_wasi_host::descriptors::{Descriptor, Descriptors, Purpose};
+use coracle_wasi_host::serving::{Bounds, Place, Places};
+use socket2::{SockRef, TcpKeepalive};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::model::Cidr;
+
+/// The pause after an accept that failed, which is for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A peer that was silent for so long is asked whether it is there, so often, and so many times.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// How long a peer may take nothing, or acknowledge nothing, until it is given up.
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Makes a real connection notice a peer that has vanished, and send without waiting for more.
+pub(crate) fn attend(stream: &TcpStream) {
+    // A socket that refuses any of this works all the same.
+    let _ = stream.set_nodelay(true);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+}
+
+/// A listener with its bounds.
+pub(crate) struct Door {
+    listener: TcpListener,
+    places: Places,
+    descriptors: Descriptors,
+    purpose: Purpose,
+    /// Who speaks for many others: proxies before the gateway.
+    for_many: Arc<[Cidr]>,
+}
+
+/// A connection that came in.
+pub(crate) struct Arrival {
+    pub(crate) stream: TcpStream,
+    pub(crate) client: SocketAddr,
+    pub(crate) place: Place,
+    /// To be kept as long as the socket is.
+    pub(crate) descriptor: Descriptor,
+}
+
+impl Door {
+    pub(crate) fn new(
+        listener: TcpListener,
+        bounds: Bounds,
+        descriptors: Descriptors,
+        purpose: Purpose,
+    ) -> Self {
+        let places = Places::new(bounds.within(descriptors.size(purpose)));
+        descriptors.join(purpose, &places);
+        Self { listener, places, descriptors, purpose, for_many: Arc::new([]) }
+    }
+
+    #[must_use]
+    pub(crate) fn for_many(mut self, proxies: Arc<[Cidr]>) -> Self {
+        self.for_many = proxies;
+        self
+    }
+
+    /// The next connection that finds room.
+    pub(crate) async fn next(&self) -> Arrival {
+        loop {
+            let (stream, client) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "connection not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            attend(&stream);
+            if let Some(place) = self.place(client.ip())
+                && let Some(descriptor) = self.descriptors.take_for_client(self.purpose).await
+            {
+                return Arrival { stream, client, place, descriptor };
+            }
+            tracing::debug!(%client, "connection refused: there is no room");
+            // Told as a reset, so that the port is not left waiting.
+            let _ = stream.set_zero_linger();
+        }
+    }
+
+    fn place(&self, client: IpAddr) -> Option<Place> {
+        let client = client.to_canonical();
+        if self.for_many.iter().any(|proxies| proxies.contains(client)) {
+            self.places.enter_for_many(client)
+        } else {
+            self.places.enter(client)
+        }
+    }
+}

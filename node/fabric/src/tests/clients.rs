@@ -1,0 +1,250 @@
+//! Clients in the outside that are silent, many, gone or hold on: what each costs others.
+
+use super::cluster::{Authority, Cluster, Pod, backend, config, endpoint, pod, pod_in, service};
+use crate::{Fabric, IngressEntry, IngressPath, IngressRule, PathKind};
+use coracle_wasi_host::descriptors::Descriptors;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// So few files that a test can use them up: 32 for clients, 8 for tunnels.
+const FILES: u64 = 64;
+
+/// A cluster whose node a has few files.
+async fn narrow() -> Cluster {
+    let mut cluster = Cluster::new().await;
+    let mut config = config("a", cluster.authority.node("a"));
+    config.descriptors = Descriptors::within(Some(FILES));
+    cluster.a = Fabric::start(config).await.unwrap();
+    cluster.state.nodes.insert("a".into(), cluster.a.address().to_string());
+    cluster.tell();
+    cluster
+}
+
+/// Lets the host `web.local` lead to the service `web` of a pod, and gives the gateway.
+fn route(cluster: &mut Cluster, to: &Pod) -> SocketAddr {
+    cluster.state.services = vec![service("web", vec![endpoint(to.ip)])];
+    let paths = vec![IngressPath { path: "/".into(), kind: PathKind::Prefix, backend: backend("web") }];
+    let rules = vec![IngressRule { host: Some("web.local".into()), paths }];
+    cluster.state.ingresses =
+        vec![IngressEntry { namespace: "default".into(), rules, ..IngressEntry::default() }];
+    cluster.tell();
+    cluster.a.gateway_address().unwrap()
+}
+
+/// Gives the service `web` a node port of node a.
+async fn open_node_port(cluster: &mut Cluster) -> SocketAddr {
+    for _ in 0..5 {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        cluster.state.services[0].ports[0].node_port = Some(free.port());
+        cluster.a.update(cluster.state.clone());
+        // Another program may take the port before the node does.
+        if TcpStream::connect(free).await.is_ok() {
+            return free;
+        }
+    }
+    panic!("no port is free");
+}
+
+/// Answers every request and every WebSocket on the pod's port 8080: the latter by what it is sent.
+fn answer(pod: &Pod) {
+    let listener = pod.listen();
+    tokio::spawn(async move {
+        while let Ok((mut conn, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(conn.read_u8().await?);
+                }
+                let upgrades = String::from_utf8_lossy(&head).to_lowercase().contains("upgrade: websocket");
+                if !upgrades {
+                    return conn.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                }
+                let agreed =
+                    b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+                conn.write_all(agreed).await?;
+                let (mut read, mut write) = tokio::io::split(conn);
+                tokio::io::copy(&mut read, &mut write).await.map(|_| ())
+            });
+        }
+    });
+}
+
+async fn get(to: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(to).await?;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: web.local\r\nconnection: close\r\n\r\n").await?;
+    let mut text = vec![0; 12];
+    stream.read_exact(&mut text).await?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Opens a WebSocket, and says something over it.
+async fn web_socket(gateway: SocketAddr) -> std::io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(gateway).await?;
+    let asked = b"GET / HTTP/1.1\r\nhost: web.local\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    stream.write_all(asked).await?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    stream.write_all(b"echo").await?;
+    let mut echo = [0; 4];
+    stream.read_exact(&mut echo).await?;
+    assert!(head.starts_with(b"HTTP/1.1 101") && &echo == b"echo");
+    Ok(stream)
+}
+
+/// Asks until it is answered: what was closed for others takes a moment to go.
+async fn comes_through<T>(mut ask: impl AsyncFnMut() -> std::io::Result<T>) -> T {
+    let asking = async {
+        loop {
+            if let Ok(answer) = ask().await {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), asking).await.expect("there is room again")
+}
+
+#[tokio::test]
+async fn silent_connections_keep_nobody_out() {
+    let mut cluster = narrow().await;
+    let web = pod(&cluster.b, "10.128.2.2");
+    answer(&web);
+    let gateway = route(&mut cluster, &web);
+    let node_port = open_node_port(&mut cluster).await;
+    for door in [gateway, node_port, cluster.a.address()] {
+        let mut silent = Vec::new();
+        for _ in 0..2 * FILES {
+            // Where room is made too slowly one is refused.
+            silent.extend(TcpStream::connect(door).await);
+        }
+        for to in [gateway, node_port] {
+            assert_eq!(comes_through(async || get(to).await).await, "HTTP/1.1 200");
+        }
+        // Tunnels too: b has none to a yet, or the one it has.
+        let here = pod(&cluster.a, "10.128.1.2");
+        here.say("here");
+        let to = SocketAddr::new(here.ip, 8080);
+        let mut conn = comes_through(async || Ok(web.net.connect(to).await?)).await;
+        assert_eq!(super::cluster::read_all(&mut conn).await.unwrap(), "here");
+        drop(silent);
+    }
+}
+
+#[tokio::test]
+async fn silent_connections_of_one_port_keep_nobody_from_another() {
+    let mut cluster = narrow().await;
+    let web = pod(&cluster.b, "10.128.2.2");
+    answer(&web);
+    let gateway = route(&mut cluster, &web);
+    let mut silent = Vec::new();
+    // A port has at most half of the files for one client, so two have all of them.
+    for name in ["one", "two", "three"] {
+        let mut other = service(name, vec![endpoint(web.ip)]);
+        other.addresses.clear();
+        cluster.state.services.insert(0, other);
+        let port = open_node_port(&mut cluster).await;
+        for _ in 0..FILES {
+            silent.extend(TcpStream::connect(port).await);
+        }
+    }
+    assert_eq!(comes_through(async || get(gateway).await).await, "HTTP/1.1 200");
+}
+
+#[tokio::test]
+async fn connections_that_were_upgraded_stay_within_the_bound() {
+    let mut cluster = narrow().await;
+    let web = pod(&cluster.b, "10.128.2.2");
+    answer(&web);
+    let gateway = route(&mut cluster, &web);
+    // A half of the half that is for clients is one client's.
+    let share = FILES as usize / 4;
+    let mut open = Vec::new();
+    while let Ok(socket) = web_socket(gateway).await {
+        open.push(socket);
+        assert!(open.len() <= share, "there is no bound");
+    }
+    assert_eq!(open.len(), share);
+    assert!(get(gateway).await.is_err(), "none of them makes room");
+    open.pop();
+    assert_eq!(comes_through(async || get(gateway).await).await, "HTTP/1.1 200");
+    cluster.a.shutdown();
+    for mut socket in open {
+        let ended = tokio::time::timeout(Duration::from_secs(60), socket.read_u8()).await;
+        assert!(ended.expect("it ends with the gateway").is_err());
+    }
+}
+
+/// Whether the kernel will ask the peer of a connection whether it is there: the timer of /proc/net/tcp.
+fn is_attended(local: SocketAddr, remote: SocketAddr) -> bool {
+    const KEEPALIVE: &str = "02:";
+    let hex = |address: SocketAddr| format!("0100007F:{:04X}", address.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let line = table.lines().find(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next() == Some(&hex(local)) && fields.next() == Some(&hex(remote))
+    });
+    line.is_some_and(|line| line.split_whitespace().nth(5).is_some_and(|timer| timer.starts_with(KEEPALIVE)))
+}
+
+#[tokio::test]
+async fn peers_that_vanish_are_asked_for() {
+    let mut cluster = Cluster::new().await;
+    let web = pod(&cluster.b, "10.128.2.2");
+    answer(&web);
+    let gateway = route(&mut cluster, &web);
+    let node_port = open_node_port(&mut cluster).await;
+    let attended = |local: SocketAddr, remote: SocketAddr| async move {
+        let waiting = async {
+            // Until it has been accepted, and what was sent is acknowledged.
+            while !is_attended(local, remote) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), waiting).await.is_ok()
+    };
+    for door in [gateway, node_port, cluster.a.address()] {
+        let client = TcpStream::connect(door).await.unwrap();
+        assert!(attended(door, client.local_addr().unwrap()).await, "{door}");
+    }
+    // To the outside: the API server's addresses are the only ones of this machine that pods may reach.
+    let outside = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = outside.local_addr().unwrap();
+    let mut kubernetes = service("kubernetes", vec![endpoint(at.ip())]);
+    kubernetes.addresses = vec!["10.96.0.1".parse().unwrap()];
+    kubernetes.endpoints[0].ports = Arc::new(BTreeMap::from([("http".to_owned(), at.port())]));
+    cluster.state.services.push(kubernetes);
+    cluster.tell();
+    let client = pod(&cluster.a, "10.128.1.9");
+    let _conn = client.net.connect("10.96.0.1:80".parse().unwrap()).await.unwrap();
+    let (_stream, from) = outside.accept().await.unwrap();
+    assert!(attended(from, at).await);
+}
+
+#[tokio::test]
+async fn pods_open_no_more_connections_to_the_outside_than_there_are_files_for() {
+    let authority = Authority::new();
+    let mut config = config("a", authority.node("a"));
+    config.descriptors = Descriptors::within(Some(FILES));
+    let node = Fabric::start(config).await.unwrap();
+    let outside = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = outside.local_addr().unwrap();
+    let mut kubernetes = service("kubernetes", vec![endpoint(at.ip())]);
+    kubernetes.endpoints[0].ports = Arc::new(BTreeMap::from([("http".to_owned(), at.port())]));
+    node.update(crate::NetworkState { services: vec![kubernetes], ..crate::NetworkState::default() });
+    let mut open = Vec::new();
+    // One namespace has its share only; many take all that there is.
+    for last in 2..=254 {
+        let client = pod_in(&format!("n{last}"), &node, &format!("10.128.1.{last}"));
+        while let Ok(conn) = client.net.connect(super::cluster::SERVICE.parse().unwrap()).await {
+            open.push((conn, outside.accept().await.unwrap()));
+            assert!(open.len() as u64 <= FILES, "there is no bound");
+        }
+    }
+    assert_eq!(open.len() as u64, FILES / 4);
+}

@@ -1,0 +1,209 @@
+//! Serving HTTP to whoever connects: the one way of the gateway and of pods' ports, with one set of bounds.
+//!
+//! A client owes something at every moment: a request within [`HEAD_TIMEOUT`], then a body that comes, then reading what
+//! it is sent. Who owes for too long is cut off. Who owes nothing and is served nothing has a place only until another
+//! needs it: silent connections keep nobody out, however many they are.
+//!
+//! HTTP/2: hyper and h2 bound streams, header lists, CONTINUATION frames, empty DATA frames and resets before a stream is
+//! accepted. What they leave open is bounded here: requests that are given up again and again ([`GIVEN_UP_MAX`]), and
+//! floods of frames that only cause work ([`frames`]).
+
+mod body;
+mod frames;
+mod pace;
+mod places;
+mod stream;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, RETRY_AFTER, UPGRADE};
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::net::{BoxError, HttpBody, full_body};
+use body::ServedBody;
+use stream::ServedStream;
+
+pub use places::{Bounds, InFlight, Place, Places, TooMany, WeakPlaces};
+
+/// How long a client may take, from its connect on, until its first request's head is whole.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection is kept without a request, and how long a later request's head may take.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a connection that has been asked to end may take to do so where no request is under way.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a client may be waited for in all, beyond what it makes good by [`CLIENT_BYTES_PER_SECOND_MIN`]: while it
+/// sends a body, and while it does not take what it is sent.
+pub const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How fast a client has to send and to take, where it is what is waited for.
+pub const CLIENT_BYTES_PER_SECOND_MIN: u32 = 1024;
+
+/// How long a response's body may stand still for want of the component or endpoint that makes it.
+pub const RESPONSE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bytes of a request's head, in HTTP/1.1 with what is read ahead.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Requests of one HTTP/2 connection at once.
+pub const STREAMS_MAX: u32 = 128;
+
+/// Bytes that a client may send ahead of the reader, of one HTTP/2 stream and of all of a connection.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// Bytes of one HTTP/2 stream that wait for their turn on the wire.
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Streams of an HTTP/2 connection that the client may have reset before they were looked at, and that may have been reset
+/// for the client's own faults: beyond either the connection ends.
+const RESETS_WAITING_MAX: usize = 20;
+const RESETS_FOR_FAULTS_MAX: usize = 256;
+
+/// Requests of one connection that were given up before their response began, beyond those that were answered.
+pub const GIVEN_UP_MAX: u32 = 128;
+
+/// How often an HTTP/2 client is asked whether it is there, and how long it has to answer.
+pub const PING_INTERVAL: Duration = Duration::from_secs(10);
+pub const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What one component serves on its port. A source has half at most, so that no one can take all.
+pub const POD_PORT: Bounds = Bounds {
+    connections_max: 1024,
+    connections_per_source_max: 512,
+    requests_max: 1024,
+    requests_per_source_max: 512,
+};
+
+/// What a node's gateway serves. Of requests a source has half of what one component takes.
+pub const GATEWAY: Bounds = Bounds {
+    connections_max: 16 * 1024,
+    connections_per_source_max: 4096,
+    requests_max: 16 * 1024,
+    requests_per_source_max: 512,
+};
+
+/// Serves one connection until it ends, its place is needed for another, or its client owes something for too long.
+/// Once `stop` resolves it is served only what it has asked already.
+///
+/// A request that asks for an upgrade carries its [`InFlight`] as an extension: who upgrades the connection keeps that as
+/// long as the connection lasts.
+pub async fn serve<S, R, F>(
+    stream: S,
+    place: Place,
+    stop: impl Future<Output = ()>,
+    respond: R,
+) -> Result<(), BoxError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    R: Fn(Request<HttpBody>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<HttpBody>> + Send + 'static,
+{
+    let asked = place.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (place, respond) = (asked.clone(), respond.clone());
+        async move { Ok::<_, Infallible>(answer_one(&place, request, respond).await) }
+    });
+    let builder = builder();
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(ServedStream::new(stream)), service);
+    let mut connection = pin!(connection);
+    let fresh = tokio::select! {
+        // What the client has sent already is read before the connection is asked to end.
+        biased;
+        ended = connection.as_mut() => return ended,
+        () = place.lost() => return Err("its place was needed, or it gave up too many requests".into()),
+        () = place.quiet() => !place.has_asked(),
+        () = stop => false,
+    };
+    if fresh {
+        return Err("no request came in time".into());
+    }
+    connection.as_mut().graceful_shutdown();
+    let overdue = async {
+        loop {
+            tokio::time::sleep(CLOSE_TIMEOUT).await;
+            if !place.is_busy() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        ended = connection => ended,
+        () = place.lost() => Ok(()),
+        () = overdue => Ok(()),
+    }
+}
+
+async fn answer_one<R, F>(place: &Place, mut request: Request<Incoming>, respond: R) -> Response<ServedBody>
+where
+    R: Fn(Request<HttpBody>) -> F,
+    F: Future<Output = Response<HttpBody>>,
+{
+    let in_flight = match place.begin() {
+        Ok(in_flight) => in_flight,
+        Err(too_many) => return refusal(too_many).map(|body| ServedBody::new(body, None)),
+    };
+    if request.headers().contains_key(UPGRADE) {
+        request.extensions_mut().insert(in_flight.clone());
+    }
+    let response = respond(request.map(body::paced)).await;
+    in_flight.answered();
+    response.map(|body| ServedBody::new(body, Some(in_flight)))
+}
+
+fn refusal(too_many: TooMany) -> Response<HttpBody> {
+    let (status, text) = match too_many {
+        TooMany::OfThisSource => {
+            (StatusCode::TOO_MANY_REQUESTS, "too many requests of this address are under way")
+        }
+        TooMany::OfAll => (StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way"),
+    };
+    let mut response = text_answer(status, text);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// An answer of the host itself, in words.
+pub fn text_answer(status: StatusCode, text: &str) -> Response<HttpBody> {
+    let mut response = Response::new(full_body(format!("{} {text}\n", status.as_u16())));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
+    response
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE_TIMEOUT)
+        .keep_alive(true)
+        .max_buf_size(HEAD_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_pending_accept_reset_streams(RESETS_WAITING_MAX)
+        .max_local_error_reset_streams(RESETS_FOR_FAULTS_MAX)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,301 @@
+//! Clients that are slow, silent or hostile, each against the bound that is theirs.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, StreamBody};
+use hyper::client::conn::{http1, http2};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::net::{Conn, PIPE_CAPACITY, empty_body};
+
+/// A server of a few places, on connections in memory.
+struct Server {
+    places: Places,
+    stop: CancellationToken,
+    /// Responses that are being made.
+    working: Arc<AtomicUsize>,
+}
+
+/// One that counts as long as it is there.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Server {
+    fn new() -> Self {
+        let bounds = Bounds {
+            connections_max: 8,
+            connections_per_source_max: 4,
+            requests_max: 8,
+            requests_per_source_max: 4,
+        };
+        Self { places: Places::new(bounds), stop: CancellationToken::new(), working: Arc::default() }
+    }
+
+    /// A connection of the client 10.0.0.`client`.
+    fn connect(&self, client: u8) -> Conn {
+        let peer = SocketAddr::new([10, 0, 0, client].into(), 4000);
+        let (outer, inner) = Conn::pair(peer, SocketAddr::new([10, 0, 0, 99].into(), 80), PIPE_CAPACITY);
+        let Some(place) = self.places.enter(peer.ip()) else {
+            inner.reset();
+            return outer;
+        };
+        let (stop, working) = (self.stop.clone(), self.working.clone());
+        let respond = move |request: Request<HttpBody>| {
+            working.fetch_add(1, Ordering::SeqCst);
+            let counted = Counted(working.clone());
+            async move {
+                let _counted = counted;
+                respond(request).await
+            }
+        };
+        tokio::spawn(async move { drop(serve(inner, place, stop.cancelled(), respond).await) });
+        outer
+    }
+}
+
+async fn respond(request: Request<HttpBody>) -> Response<HttpBody> {
+    match request.uri().path() {
+        "/never" => std::future::pending().await,
+        "/endless" => {
+            let first = futures::stream::iter([Ok(hyper::body::Frame::data(Bytes::from_static(b"so far")))]);
+            let body = StreamBody::new(futures::StreamExt::chain(first, futures::stream::pending()));
+            Response::new(body.boxed_unsync())
+        }
+        "/large" => Response::new(full_body(vec![b'x'; 8 << 20])),
+        _ => match request.into_body().collect().await {
+            Ok(body) => Response::new(full_body(format!("{} bytes", body.to_bytes().len()))),
+            Err(error) => text_answer(StatusCode::REQUEST_TIMEOUT, &error.to_string()),
+        },
+    }
+}
+
+/// Reads until the connection ends, and says how long that took and what came.
+async fn until_closed(conn: &mut Conn) -> (u64, String) {
+    let begun = Instant::now();
+    let mut read = Vec::new();
+    // In order or not: it is over.
+    let _ = tokio::time::timeout(Duration::from_secs(3600), conn.read_to_end(&mut read))
+        .await
+        .expect("the connection ends");
+    (begun.elapsed().as_secs(), String::from_utf8_lossy(&read).into_owned())
+}
+
+async fn ask(conn: &mut Conn, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    conn.write_all(request.as_bytes()).await.expect("a place");
+    until_closed(conn).await.1
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_connections_keep_nobody_out() {
+    let server = Server::new();
+    // Of one client and of many, in any state of saying nothing of use.
+    let silent: Vec<Conn> = (0..100).map(|client| server.connect(client / 50)).collect();
+    for (at, conn) in silent.iter().enumerate() {
+        let begun: [&[u8]; 4] = [b"", b"GET / HT", b"PRI * HTTP/2.0\r\n", b"\r\n"];
+        // Some have been closed already.
+        let _ = conn.try_write(begun[at % 4]);
+        assert!(server.places.connections() <= 8);
+    }
+    for client in [0, 1, 7] {
+        let answer = ask(&mut server.connect(client), "/").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{client}: {answer}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_whole_is_cut_off() {
+    let server = Server::new();
+    for begun in
+        ["", "P", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\nhost: a\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+    {
+        let mut conn = server.connect(1);
+        conn.write_all(begun.as_bytes()).await.unwrap();
+        assert_eq!(until_closed(&mut conn).await.0, HEAD_TIMEOUT.as_secs(), "{begun:?}");
+    }
+    // A head that comes byte by byte has no longer.
+    let mut conn = server.connect(1);
+    let begun = Instant::now();
+    while conn.write_all(b"G").await.is_ok() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(begun.elapsed() < HEAD_TIMEOUT + Duration::from_secs(5));
+    }
+    // Between requests there is more time, and not without end.
+    let mut conn = server.connect(1);
+    conn.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let (waited, answer) = until_closed(&mut conn).await;
+    assert!(answer.contains("0 bytes"), "{answer}");
+    assert_eq!(waited, IDLE_TIMEOUT.as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_that_hardly_come_are_given_up() {
+    let server = Server::new();
+    let head = b"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 100000\r\n\r\n";
+    let mut conn = server.connect(1);
+    conn.write_all(head).await.unwrap();
+    let dripping = async {
+        // A byte a second comes on, and is not enough.
+        for _ in 0..200 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let _ = conn.try_write(b"x");
+        }
+    };
+    dripping.await;
+    let (_, answer) = until_closed(&mut conn).await;
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("too slowly"), "{answer}");
+    // One that is slow and comes on is served, however long it takes.
+    let mut conn = server.connect(1);
+    conn.write_all(head).await.unwrap();
+    for _ in 0..50 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        conn.write_all(&[b'x'; 2000]).await.unwrap();
+    }
+    let (_, answer) = until_closed(&mut conn).await;
+    assert!(answer.contains("100000 bytes"), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_take_its_response_is_cut_off() {
+    let server = Server::new();
+    let mut conn = server.connect(1);
+    conn.write_all(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    tokio::time::sleep(CLIENT_PATIENCE + Duration::from_secs(5)).await;
+    assert_eq!(server.places.connections(), 0);
+    let (_, answer) = until_closed(&mut conn).await;
+    assert!(answer.len() < 1 << 20, "{}", answer.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_never_ends_is_ended() {
+    let server = Server::new();
+    let mut conn = server.connect(1);
+    conn.write_all(b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let (waited, answer) = until_closed(&mut conn).await;
+    assert!(answer.contains("so far"), "{answer}");
+    assert_eq!(waited, RESPONSE_PATIENCE.as_secs());
+    tokio::task::yield_now().await;
+    assert_eq!(server.places.connections(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_client_does_not_have_all_requests() {
+    let server = Server::new();
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(server.connect(1))).await.unwrap();
+    tokio::spawn(connection);
+    let get = |path: &str| Request::get(format!("http://a{path}")).body(Empty::<Bytes>::new()).unwrap();
+    let waiting: Vec<_> = (0..4).map(|_| tokio::spawn(sender.send_request(get("/never")))).collect();
+    while server.working.load(Ordering::SeqCst) < 4 {
+        tokio::task::yield_now().await;
+    }
+    let refused = sender.send_request(get("/")).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    let answer = ask(&mut server.connect(2), "/").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    while server.working.load(Ordering::SeqCst) > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(sender.send_request(get("/")).await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_are_given_up_again_and_again_end_the_connection() {
+    let server = Server::new();
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(server.connect(1))).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut given_up = 0;
+    while !connection.is_finished() {
+        let request = Request::get("http://a/never").body(Empty::<Bytes>::new()).unwrap();
+        let asked = tokio::spawn(sender.send_request(request));
+        while server.working.load(Ordering::SeqCst) == 0 && !connection.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        asked.abort();
+        while server.working.load(Ordering::SeqCst) > 0 {
+            tokio::task::yield_now().await;
+        }
+        given_up += 1;
+        assert!(given_up < 2 * GIVEN_UP_MAX, "it goes on and on");
+    }
+    assert!(given_up > GIVEN_UP_MAX / 2, "{given_up}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn floods_of_control_frames_end_the_connection() {
+    let server = Server::new();
+    let mut conn = server.connect(1);
+    conn.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let ping = b"\0\0\x08\x06\0\0\0\0\0pingping";
+    let (mut reader, mut writer) = tokio::io::split(conn);
+    let reading = tokio::spawn(async move {
+        let mut all = Vec::new();
+        let _ = reader.read_to_end(&mut all).await;
+    });
+    let mut sent = 0;
+    while writer.write_all(&ping.repeat(64)).await.is_ok() {
+        sent += 64;
+        assert!(sent < 100_000, "it goes on and on");
+        tokio::task::yield_now().await;
+    }
+    drop(writer);
+    reading.await.unwrap();
+    // So does a head that never ends.
+    let mut conn = server.connect(1);
+    conn.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    conn.write_all(b"\0\0\0\x01\0\0\0\0\x01").await.unwrap();
+    let mut sent = 0;
+    while conn.write_all(b"\0\0\0\x09\0\0\0\0\x01").await.is_ok() {
+        sent += 1;
+        assert!(sent < 100_000, "it goes on and on");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_answers_no_ping_is_gone() {
+    let server = Server::new();
+    let mut conn = server.connect(1);
+    conn.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    // GET /never of the host a, as HPACK has it.
+    conn.write_all(b"\0\0\x0d\x01\x05\0\0\0\x01\x82\x86\x04\x06/never\x41\x01a").await.unwrap();
+    while server.working.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let (waited, _) = until_closed(&mut conn).await;
+    assert!(waited <= (PING_INTERVAL + PING_TIMEOUT).as_secs() + 1, "{waited}");
+    while server.working.load(Ordering::SeqCst) > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_what_is_idle_and_not_what_is_at_work() {
+    let server = Server::new();
+    let (mut idle, mut open) = (server.connect(1), server.connect(2));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(server.connect(3))).await.unwrap();
+    tokio::spawn(connection);
+    let working = tokio::spawn(sender.send_request(Request::get("/never").body(empty_body()).unwrap()));
+    open.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    while server.working.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    server.stop.cancel();
+    assert!(until_closed(&mut idle).await.0 <= CLOSE_TIMEOUT.as_secs());
+    assert!(until_closed(&mut open).await.0 <= CLOSE_TIMEOUT.as_secs());
+    tokio::time::sleep(3 * CLOSE_TIMEOUT).await;
+    assert!(!working.is_finished());
+}
