@@ -172,6 +172,10 @@ pub struct NodeArgs {
     /// A label of the node, as `zone=a`. Repeat for more.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub labels: Vec<(String, String)>,
+    /// Allow the pods of all namespaces to open connections to beyond the cluster. Without it only those may whose
+    /// namespace has the label coracle.dev/egress=allow.
+    #[arg(long)]
+    pub allow_egress: bool,
     /// Allow images of the form file:///x.wasm: whoever may create pods can then read such files of this machine.
     #[arg(long)]
     pub allow_local_artifacts: bool,

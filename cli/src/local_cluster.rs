@@ -110,6 +110,8 @@ impl LocalCluster {
                 name,
                 join: Some(JoinWith { addresses: addresses.clone(), token }),
                 gateway_listen: Some(if number == 1 { shape.gateway } else { ANY_PORT }),
+                // Whoever runs the cluster on a machine of his own may use the network from there anyhow.
+                allow_egress: true,
                 allow_local_artifacts: true,
                 host: Some(host.clone()),
                 ..NodeConfig::new(data_dir)

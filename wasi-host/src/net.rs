@@ -27,7 +27,7 @@ pub use http_service::{
 };
 pub use listener::{Bound, Listener};
 pub use namespace::{Namespace, NamespaceConfig};
-pub use pipe::PIPE_CAPACITY;
+pub use pipe::{Gone, PIPE_CAPACITY};
 pub use udp::{DATAGRAM_BYTES_MAX, UdpSocket};
 pub use uplink::{Isolated, Uplink};
 

@@ -26,6 +26,7 @@ pub async fn run(args: &NodeArgs) -> Result<()> {
         gateway_listen: args.gateway,
         trusted_proxies: args.trusted_proxies.clone(),
         labels: args.labels.iter().cloned().collect(),
+        allow_egress: args.allow_egress,
         allow_local_artifacts: args.allow_local_artifacts,
         compiler: std::env::current_exe().ok(),
         ..NodeConfig::new(args.data_dir.clone())

@@ -23,6 +23,8 @@ const PODS: &str = "pods";
 const CONFIG_MAPS: &str = "configmaps";
 const SECRETS: &str = "secrets";
 const SERVICE_ACCOUNTS: &str = "serviceaccounts";
+/// Of its pods, for what the namespace allows them.
+const NAMESPACES: &str = "namespaces";
 
 /// What one node has been sent.
 pub struct Desired {
@@ -123,7 +125,7 @@ impl Desired {
         let key = &event.object.key;
         match key.resource.as_str() {
             PODS => self.observe_pod(event, view, &mut messages),
-            CONFIG_MAPS | SECRETS | SERVICE_ACCOUNTS if self.named.contains_key(key) => {
+            CONFIG_MAPS | SECRETS | SERVICE_ACCOUNTS | NAMESPACES if self.named.contains_key(key) => {
                 self.forward(event, &mut messages);
             }
             resource if SHARED.contains(&resource) => self.forward(event, &mut messages),
@@ -214,9 +216,10 @@ impl Desired {
         unnamed
     }
 
-    /// The config maps, secrets and service accounts that a pod names.
+    /// The namespace, config maps, secrets and service accounts that a pod names.
     fn names_of(&mut self, pod: &Object) -> BTreeSet<ObjectKey> {
         let mut names = Names { namespace: pod.namespace(), keys: BTreeSet::new() };
+        names.keys.insert(ObjectKey::new(NAMESPACES, "", pod.namespace()));
         match pod.parse::<Pod>() {
             Ok(parsed) => parsed.spec.iter().for_each(|spec| names.spec(spec)),
             Err(_) => _ = self.unreadable.insert(pod.key.name.clone()),
@@ -400,6 +403,25 @@ mod tests {
         assert_eq!(bench.delete("pods", "p"), ["-pods p"]);
         assert_eq!(bench.delete("pods", "q"), ["-pods q", "-configmaps a"]);
         assert!(bench.put("configmaps", "a", json!({"data": {}})).is_empty());
+    }
+
+    #[test]
+    fn a_node_gets_the_namespaces_of_its_pods() {
+        let mut bench = Bench::new();
+        let namespace = |name: &str, egress: &str| {
+            let key = ObjectKey::new(NAMESPACES, "", name);
+            let labels = json!({ "coracle.dev/egress": egress });
+            let draft = json!({ "metadata": { "name": name, "labels": labels } }).to_string().into();
+            Transaction { preconditions: vec![], writes: vec![coracle_objects::Write::Put { key, draft }] }
+        };
+        assert!(bench.apply(namespace("default", "allow")).is_empty());
+        assert_eq!(bench.put("pods", "p", pod("n1", "a")), ["+namespaces default", "+pods p"]);
+        assert_eq!(bench.apply(namespace("default", "deny")), ["+namespaces default"]);
+        assert!(bench.apply(namespace("other", "allow")).is_empty());
+        let mut fresh = Desired::new("n1");
+        let all = resync(&mut fresh, bench.store.view());
+        assert_eq!(all, ["+namespaces default", "+pods p"]);
+        assert_eq!(bench.delete("pods", "p"), ["-pods p", "-namespaces default"]);
     }
 
     #[test]

@@ -31,6 +31,9 @@ pub struct NodeConfig {
     /// replaced.
     pub trusted_proxies: Vec<Cidr>,
     pub labels: BTreeMap<String, String>,
+    /// Whether the pods of all namespaces may open connections to beyond the cluster; otherwise those of namespaces with
+    /// the label `coracle.dev/egress=allow` may.
+    pub allow_egress: bool,
     /// Whether pods may name images as `file:///path`.
     pub allow_local_artifacts: bool,
     pub capacity: Capacity,
@@ -82,6 +85,7 @@ impl NodeConfig {
             gateway_listen: None,
             trusted_proxies: Vec::new(),
             labels: BTreeMap::new(),
+            allow_egress: false,
             allow_local_artifacts: false,
             capacity: Capacity::default(),
             guest_threads: 0,

@@ -93,6 +93,7 @@ pub fn is_network(resource: &str) -> bool {
             | "ingresses.networking.k8s.io"
             | "ipaddresses.networking.k8s.io"
             | "portallocations.coracle.dev"
+            | "namespaces"
             | "pods"
     )
 }

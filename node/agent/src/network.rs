@@ -1,6 +1,11 @@
 //! The cluster's network as this node hears of it: Kubernetes objects in, `coracle_fabric::NetworkState` out.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use coracle_fabric::{
     Backend, BackendPort, Endpoint, Fabric, IngressEntry, IngressPath, IngressRule, NetworkState,
@@ -13,6 +18,9 @@ use serde_json::Value;
 pub const FABRIC_ANNOTATION: &str = "coracle.dev/fabric-address";
 /// On node objects to which the certificates of their nodes are bound.
 const JOINED_ANNOTATION: &str = "coracle.dev/joined";
+/// The label of a namespace that says whether its pods may open connections to beyond the cluster, and what it says then.
+const EGRESS_LABEL: &str = "coracle.dev/egress";
+const EGRESS_ALLOWED: &str = "allow";
 /// The label by which an endpoint slice names its service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Source: v1.ClientIPConfig.
@@ -73,6 +81,8 @@ pub struct NetworkObjects {
     nodes: BTreeMap<String, (String, NodeIdentity)>,
     ingresses: BTreeMap<Name, IngressEntry>,
     pods: BTreeMap<Name, PodEntry>,
+    /// Those whose pods may leave the cluster.
+    egress_namespaces: BTreeSet<String>,
 }
 
 impl NetworkObjects {
@@ -115,6 +125,14 @@ impl NetworkObjects {
             "ingresses.networking.k8s.io" => {
                 changed(&mut self.ingresses, key, Some(ingress(namespace, name, object)))
             }
+            "namespaces" => {
+                let is_allowed = object["metadata"]["labels"][EGRESS_LABEL] == EGRESS_ALLOWED;
+                if is_allowed {
+                    self.egress_namespaces.insert(name.to_owned())
+                } else {
+                    self.egress_namespaces.remove(name)
+                }
+            }
             "pods" => {
                 let address = object["status"]["podIP"].as_str().and_then(|ip| ip.parse().ok());
                 let pod = address.map(|address| PodEntry {
@@ -143,6 +161,7 @@ impl NetworkObjects {
             "podblocks.coracle.dev" => self.blocks.remove(name).is_some(),
             "nodes" => self.nodes.remove(name).is_some(),
             "ingresses.networking.k8s.io" => self.ingresses.remove(&key).is_some(),
+            "namespaces" => self.egress_namespaces.remove(name),
             "pods" => self.pods.remove(&key).is_some(),
             _ => false,
         }
@@ -166,6 +185,7 @@ impl NetworkObjects {
             node_identities: self.nodes.iter().map(|(name, (_, id))| (name.clone(), id.clone())).collect(),
             ingresses: self.ingresses.values().cloned().collect(),
             pods: self.pods.values().cloned().collect(),
+            egress_namespaces: self.egress_namespaces.clone(),
         }
     }
 }
@@ -387,6 +407,20 @@ mod tests {
         let endpoints = &state.services[0].endpoints;
         assert_eq!((endpoints.len(), endpoints[0].ports["p7"]), (1000, 7));
         assert!(endpoints.iter().all(|one| Arc::ptr_eq(&one.ports, &endpoints[0].ports)));
+    }
+
+    #[test]
+    fn pods_leave_the_cluster_where_their_namespace_says_so() {
+        let mut objects = NetworkObjects::default();
+        let namespace = |value: &str| json!({ "metadata": { "labels": { "coracle.dev/egress": value } } });
+        assert!(objects.put("namespaces", "", "open", &namespace("allow")));
+        assert!(!objects.put("namespaces", "", "shut", &namespace("deny")));
+        assert!(!objects.put("namespaces", "", "plain", &json!({ "metadata": {} })));
+        assert_eq!(objects.state().egress_namespaces, ["open".to_owned()].into());
+        assert!(objects.put("namespaces", "", "open", &json!({ "metadata": {} })));
+        assert!(objects.put("namespaces", "", "shut", &namespace("allow")));
+        assert!(objects.delete("namespaces", "", "shut"));
+        assert!(objects.state().egress_namespaces.is_empty());
     }
 
     #[test]

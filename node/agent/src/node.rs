@@ -183,6 +183,7 @@ async fn start_fabric(config: &NodeConfig, identity: &Identity, tls: &NodeTls) -
         listen: config.fabric_listen,
         gateway_listen: config.gateway_listen,
         tls: tls.fabric.clone(),
+        egress: config.allow_egress,
         trusted_proxies: config.trusted_proxies.clone(),
         descriptors: Descriptors::of_process(),
     });

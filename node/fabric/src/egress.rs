@@ -1,16 +1,23 @@
 //! Connections that leave the cluster by real sockets, and real sockets joined to virtual connections.
 
+use crate::caller::Caller;
+use crate::carry::{Broken, Taken, carry, next_bytes};
 use crate::door;
+use crate::shares::Shares;
+use bytes::{Buf, Bytes, BytesMut};
 use coracle_wasi_host::descriptors::{Descriptors, Purpose};
-use coracle_wasi_host::net::{Conn, NetError, PIPE_CAPACITY};
-use std::io;
-use std::net::SocketAddr;
+use coracle_wasi_host::net::{Conn, NetError};
+use std::future::poll_fn;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio_util::sync::CancellationToken;
 
-/// Real connections that a node's pods have open at once; a pod's own share is bounded by its sockets.
+/// Real connections that a node's pods have open at once.
 const OUTSIDE_CONNECTIONS_MAX: usize = 8192;
 
 /// How long a real connect may take.
@@ -21,48 +28,269 @@ const COPY_BYTES: usize = 64 * 1024;
 
 /// Opens real connections, within their bound.
 pub(crate) struct Egress {
-    permits: Arc<Semaphore>,
+    connections: Arc<Shares>,
     descriptors: Descriptors,
 }
 
 impl Egress {
     pub(crate) fn new(descriptors: Descriptors) -> Self {
-        Self { permits: Arc::new(Semaphore::new(OUTSIDE_CONNECTIONS_MAX)), descriptors }
+        let size = OUTSIDE_CONNECTIONS_MAX.min(descriptors.size(Purpose::Outside));
+        Self { connections: Shares::new(size), descriptors }
     }
 
-    /// Connects to `to`, which has been judged, and gives the pod's end. Needs a tokio runtime.
-    pub(crate) async fn dial(&self, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
-        let permit = self.permits.clone().try_acquire_owned().map_err(|_| NetError::TooManySockets)?;
+    /// Connects to `to`, which has been judged, and gives the caller's end. Needs a tokio runtime.
+    pub(crate) async fn dial(
+        &self,
+        caller: &Caller,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<Conn, NetError> {
+        let permit = self.connections.take(&caller.holder).ok_or(NetError::TooManySockets)?;
         let descriptor = self.descriptors.take(Purpose::Outside).ok_or(NetError::TooManySockets)?;
-        let stream = match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await {
-            Ok(result) => result.map_err(|error| NetError::from(&error))?,
-            Err(_) => return Err(NetError::TimedOut),
+        let stream = tokio::select! {
+            connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)) => match connected {
+                Ok(result) => result.map_err(|error| NetError::from(&error))?,
+                Err(_) => return Err(NetError::TimedOut),
+            },
+            () = caller.gone().cancelled() => return Err(NetError::NetworkDown),
         };
         door::attend(&stream);
-        let (near, far) = Conn::pair(from, to, PIPE_CAPACITY);
+        let (near, far) = caller.connection(from, to);
+        let gone = caller.gone().clone();
         tokio::spawn(async move {
-            join(stream, far).await;
+            join_while(stream, far, gone).await;
             drop((permit, descriptor));
         });
         Ok(near)
+    }
+
+    /// Connections that are open.
+    #[cfg(test)]
+    pub(crate) fn open(&self) -> usize {
+        self.connections.held()
     }
 }
 
 /// Carries bytes between a real and a virtual connection until both directions have ended, half-closes and
 /// resets included.
-pub(crate) async fn join(mut stream: TcpStream, mut conn: Conn) {
-    let copied =
-        tokio::io::copy_bidirectional_with_sizes(&mut stream, &mut conn, COPY_BYTES, COPY_BYTES).await;
-    if let Err(error) = copied {
+pub(crate) async fn join(stream: TcpStream, conn: Conn) {
+    join_while(stream, conn, CancellationToken::new()).await;
+}
+
+/// [`join`] that ends soon after the pod has gone.
+async fn join_while(mut stream: TcpStream, conn: Conn, pod: CancellationToken) {
+    let taken = Taken::default();
+    let broken = {
+        let (mut read, mut write) = stream.split();
+        let out = carry_out(&conn, &mut write, &taken);
+        let into = carry_in(&mut read, &conn);
+        carry(&conn, &pod, &taken, out, into).await.err()
+    };
+    match broken {
+        // A broken pipe is the usual end of one who has heard enough.
+        None | Some(Broken::Pod(NetError::BrokenPipe)) => {}
         // Whichever end broke, the other learns of it as a reset. A reset of the real one needs its linger off.
-        conn.reset();
-        if !is_orderly(&error) {
-            let _ = stream.set_zero_linger();
+        Some(Broken::Pod(_)) => drop(stream.set_zero_linger()),
+        Some(Broken::Far) => conn.reset(),
+    }
+}
+
+/// From the pod's connection to the real one.
+async fn carry_out(conn: &Conn, stream: &mut WriteHalf<'_>, taken: &Taken) -> Result<(), Broken> {
+    loop {
+        let mut bytes = next_bytes(conn, COPY_BYTES, |_| Poll::Pending).await?;
+        if bytes.is_empty() {
+            return stream.shutdown().await.map_err(|_| Broken::Far);
+        }
+        while !bytes.is_empty() {
+            let written = stream.write(&bytes).await.map_err(|_| Broken::Far)?;
+            if written == 0 {
+                return Err(Broken::Far);
+            }
+            taken.add(written);
+            bytes.advance(written);
         }
     }
 }
 
-/// A broken pipe is the usual end of one who has heard enough.
-fn is_orderly(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::BrokenPipe
+/// From the real connection to the pod's. Nothing is read that the pod's pipe has no room for.
+async fn carry_in(stream: &mut ReadHalf<'_>, conn: &Conn) -> Result<(), Broken> {
+    loop {
+        poll_fn(|cx| conn.poll_writable(cx)).await;
+        let room = match conn.write_permit().map_err(Broken::Pod)? {
+            0 => continue,
+            room => room.min(COPY_BYTES),
+        };
+        stream.readable().await.map_err(|_| Broken::Far)?;
+        let mut buffer = BytesMut::with_capacity(room);
+        match stream.try_read_buf(&mut buffer) {
+            Ok(0) => {
+                conn.shutdown(Shutdown::Write);
+                return Ok(());
+            }
+            Ok(read) => {
+                // A few bytes must not keep a large buffer.
+                let sparse = read < room / 2;
+                let bytes = if sparse { Bytes::copy_from_slice(&buffer[..read]) } else { buffer.freeze() };
+                conn.write_permitted(bytes).map_err(Broken::Pod)?;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return Err(Broken::Far),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caller::Attached;
+    use crate::shares::Holder;
+    use coracle_wasi_host::net::{Isolated, Namespace, NamespaceConfig, NetLimits};
+    use std::net::IpAddr;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    const POD: [u8; 4] = [10, 128, 1, 9];
+
+    fn pod(namespace: &str, address: IpAddr) -> (Caller, Namespace) {
+        let config = NamespaceConfig {
+            hostname: "pod".into(),
+            addresses: vec![address],
+            limits: NetLimits::default(),
+        };
+        let net = Namespace::new(config, Arc::new(Isolated));
+        let holder = Holder { namespace: namespace.into(), pod: Some(address) };
+        (Caller { holder, pod: Some(Attached::new(net.clone())) }, net)
+    }
+
+    /// A connection of the pod to one who accepts and reads nothing, full to the brim.
+    async fn stuck(egress: &Egress, caller: &Caller) -> (Conn, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let conn = egress.dial(caller, SocketAddr::new(POD.into(), 4000), to).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        let mut quiet = 0;
+        // Full is what stays full while everything else has had its turn.
+        while quiet < 100 {
+            quiet = if conn.try_write(&[7; 64 * 1024]).is_ok() { 0 } else { quiet + 1 };
+            tokio::task::yield_now().await;
+        }
+        (conn, far)
+    }
+
+    async fn emptied(egress: &Egress) {
+        while egress.open() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn read_to_reset(mut far: TcpStream) {
+        let mut read = Vec::new();
+        let error = far.read_to_end(&mut read).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_far_end_never_takes_ends_with_its_socket() {
+        let egress = Egress::new(Descriptors::of_process());
+        let (caller, _net) = pod("default", POD.into());
+        let (conn, far) = stuck(&egress, &caller).await;
+        let held = tokio::time::timeout(2 * CLOSED_AGES, emptied(&egress)).await;
+        assert!(held.is_err(), "while the pod has its socket the connection stands");
+        drop(conn);
+        tokio::time::timeout(CLOSED_AGES, emptied(&egress)).await.expect("nobody holds it any more");
+        read_to_reset(far).await;
+    }
+
+    /// Longer than anything that was closed may wait.
+    const CLOSED_AGES: Duration = Duration::from_secs(61);
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_far_end_never_takes_ends_with_its_pod() {
+        let egress = Egress::new(Descriptors::of_process());
+        let soon = Duration::from_secs(2);
+        for shut_down in [false, true] {
+            let (caller, net) = pod("default", POD.into());
+            let (conn, far) = stuck(&egress, &caller).await;
+            let (closed, other) = stuck(&egress, &caller).await;
+            drop(closed);
+            if shut_down {
+                net.shutdown();
+            }
+            caller.pod.as_ref().unwrap().gone.cancel();
+            tokio::time::timeout(soon, emptied(&egress)).await.expect("the pod is gone");
+            read_to_reset(far).await;
+            read_to_reset(other).await;
+            drop(conn);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_pod_wrote_before_it_closed_arrives() {
+        const TOTAL: usize = 200 * 1024;
+        let egress = Egress::new(Descriptors::of_process());
+        let (caller, _net) = pod("default", POD.into());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let conn = egress.dial(&caller, SocketAddr::new(POD.into(), 4000), to).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        let mut left = Bytes::from(vec![7; TOTAL]);
+        conn.try_write_bytes(&mut left).unwrap();
+        assert!(left.is_empty());
+        drop(conn);
+        let mut read = Vec::new();
+        far.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read.len(), TOTAL);
+        drop(far);
+        emptied(&egress).await;
+    }
+
+    #[tokio::test]
+    async fn bytes_and_ends_cross_both_ways() {
+        let egress = Egress::new(Descriptors::of_process());
+        let (caller, _net) = pod("default", POD.into());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let mut conn = egress.dial(&caller, SocketAddr::new(POD.into(), 4000), to).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        conn.write_all(b"question").await.unwrap();
+        conn.shutdown(Shutdown::Write);
+        let mut text = String::new();
+        far.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "question");
+        far.write_all(&[7; 300_000]).await.unwrap();
+        drop(far);
+        let mut answer = Vec::new();
+        conn.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer.len(), 300_000);
+        emptied(&egress).await;
+    }
+
+    #[tokio::test]
+    async fn one_pod_and_one_namespace_leave_connections_to_others() {
+        let descriptors = Descriptors::of_process();
+        let egress = Egress { connections: Shares::new(12), descriptors };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let mut held = Vec::new();
+        for last in 1..20 {
+            let address = IpAddr::from([10, 128, 1, last]);
+            let (caller, _) = pod("greedy", address);
+            loop {
+                match egress.dial(&caller, SocketAddr::new(address, 4000), to).await {
+                    Ok(conn) => held.push((conn, listener.accept().await.unwrap())),
+                    Err(error) => {
+                        assert_eq!(error, NetError::TooManySockets);
+                        break;
+                    }
+                }
+            }
+            if last == 1 {
+                assert_eq!(held.len(), 4, "a pod's share");
+            }
+        }
+        assert_eq!(held.len(), 6, "a namespace's share");
+        let (other, _) = pod("modest", POD.into());
+        assert!(egress.dial(&other, SocketAddr::new(POD.into(), 4000), to).await.is_ok());
+    }
 }

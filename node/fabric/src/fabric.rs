@@ -1,27 +1,34 @@
 //! One node's share of the cluster network.
 
-use crate::dns::{self, Found, OutsideResolver, PodLookups};
+mod arrivals;
+mod datagrams;
+mod dial;
+
+use crate::caller::Attached;
+use crate::dns::{self, Found};
 use crate::door::Door;
 use crate::egress::Egress;
 use crate::error::FabricError;
 use crate::flows::Flows;
 use crate::gateway::Gateway;
-use crate::model::{Cidr, NetworkState, Protocol};
+use crate::model::{Cidr, NetworkState};
 use crate::node_port::NodePorts;
-use crate::policy::{Place, Policy};
-use crate::service::{Balancer, Choice, Failed};
-use crate::tables::{Counters, OpenConnection, Service, Tables};
-use crate::tunnel::{self, Arrivals, Datagram, FabricTls, Members, Peers};
+use crate::policy::Policy;
+use crate::resolver::{Family, PodLookups, Resolver};
+use crate::service::Balancer;
+use crate::shares::Holder;
+use crate::tables::{Counters, Tables};
+use crate::tunnel::{self, FabricTls, Members, Peers};
+use crate::uplink::PodUplink;
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use coracle_wasi_host::descriptors::{Descriptors, Purpose};
-use coracle_wasi_host::net::{Conn, Namespace, NetError, Uplink};
+use coracle_wasi_host::net::{Namespace, NetError, Uplink};
 use coracle_wasi_host::serving;
-use futures::future::BoxFuture;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Where pods' addresses come from: 10.128.0.0/9.
@@ -39,9 +46,6 @@ pub(crate) const ENDPOINT_TRIES: usize = 4;
 /// Names that a name may stand for, one after the other.
 const ALIASES_MAX: usize = 4;
 
-/// The namespace of a pod that says none.
-const DEFAULT_NAMESPACE: &str = "default";
-
 /// What a fabric is made of.
 pub struct FabricConfig {
     /// The node's name, as in its certificate.
@@ -52,6 +56,9 @@ pub struct FabricConfig {
     pub gateway_listen: Option<SocketAddr>,
     /// The node's certificate.
     pub tls: FabricTls,
+    /// Whether the pods of all namespaces may open connections to beyond the cluster; otherwise those of
+    /// [`NetworkState::egress_namespaces`] may.
+    pub egress: bool,
     /// Proxies before the gateway: what they say in `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<Cidr>,
     /// The descriptors that connections are taken from.
@@ -67,10 +74,12 @@ pub struct Fabric {
 pub(crate) struct Inner {
     policy: Policy,
     tables: ArcSwap<Tables>,
+    /// Counts the changes of the tables.
+    changes: watch::Sender<u64>,
     counters: Counters,
     balancer: Balancer,
     flows: Flows,
-    resolver: OutsideResolver,
+    resolver: Resolver,
     egress: Egress,
     peers: Arc<Peers>,
     members: Arc<Members>,
@@ -85,6 +94,10 @@ pub(crate) struct Inner {
 impl Fabric {
     /// Binds the listeners and begins to serve them on this tokio runtime.
     pub async fn start(config: FabricConfig) -> Result<Fabric, FabricError> {
+        Self::start_with(config, Resolver::of_machine()).await
+    }
+
+    pub(crate) async fn start_with(config: FabricConfig, resolver: Resolver) -> Result<Fabric, FabricError> {
         let tunnels = listen(config.listen, "tunnels of other nodes").await?;
         let gateway = match config.gateway_listen {
             Some(address) => Some(listen(address, "the gateway").await?),
@@ -102,14 +115,15 @@ impl Fabric {
                 node: config.node_name.into(),
                 pod_pool: range(POD_POOL),
                 service_range: range(SERVICE_RANGE),
-                egress: true,
+                egress: config.egress,
                 pods: Default::default(),
             },
             tables: ArcSwap::default(),
+            changes: watch::Sender::new(0),
             counters: Counters::default(),
             balancer: Balancer::default(),
             flows: Flows::default(),
-            resolver: OutsideResolver::default(),
+            resolver,
             egress: Egress::new(descriptors.clone()),
             peers: Arc::new(Peers::new(config.tls.client.clone(), members.clone(), stopped.clone())),
             members: members.clone(),
@@ -150,6 +164,7 @@ impl Fabric {
         inner.members.set(state.nodes.keys().map(identity).collect());
         let tables = Arc::new(Tables::build(state, &inner.counters));
         inner.tables.store(tables.clone());
+        inner.changes.send_modify(|count| *count += 1);
         inner.counters.prune();
         inner.peers.retain(|node, fabric| tables.fabric_of(node).is_some_and(|known| &**known == fabric));
         if let Some(node_ports) = &inner.node_ports {
@@ -160,26 +175,30 @@ impl Fabric {
 
     /// Makes a pod of this node reachable by its address.
     pub fn attach(&self, address: IpAddr, namespace: Namespace) {
-        self.inner.policy.pods.write().insert(address, namespace);
+        let replaced = self.inner.policy.pods.write().insert(address, Attached::new(namespace));
+        if let Some(former) = replaced {
+            former.gone.cancel();
+        }
     }
 
-    /// Makes the address unreachable. The namespace itself is left to its owner.
+    /// Makes the address unreachable, and ends what still carries its pod's connections. The namespace itself is left to
+    /// its owner.
     pub fn detach(&self, address: IpAddr) {
-        self.inner.policy.pods.write().remove(&address);
+        let removed = self.inner.policy.pods.write().remove(&address);
+        if let Some(former) = removed {
+            former.gone.cancel();
+        }
     }
 
-    /// What one pod of a Kubernetes namespace has beyond itself; names are searched there first.
+    /// What one pod of a Kubernetes namespace has beyond itself; names are searched there first. It sends from the
+    /// addresses with which the network namespace that was made with it is attached.
     pub fn uplink(&self, pod_namespace: &str) -> Arc<dyn Uplink> {
-        Arc::new(PodUplink {
-            inner: self.inner.clone(),
-            namespace: pod_namespace.into(),
-            lookups: PodLookups::default(),
-        })
+        Arc::new(PodUplink::new(self.inner.clone(), pod_namespace))
     }
 
     #[cfg(test)]
-    pub(crate) fn policy(&self) -> &Policy {
-        &self.inner.policy
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
     }
 
     /// Closes the listeners and tunnels. What the tunnels carried is reset.
@@ -205,8 +224,16 @@ impl Inner {
         &self.policy
     }
 
+    /// What the gateway's connections come from: an address of the pods' network that is this node's own, so that no pod
+    /// takes it for itself, and other nodes can tell that it is ours.
     pub(crate) fn gateway_ip(&self) -> Option<IpAddr> {
-        self.gateway_address.map(|address| address.ip())
+        Some(self.policy.own_address(&self.tables.load()))
+    }
+
+    /// Connections of pods to those of another node.
+    #[cfg(test)]
+    pub(crate) fn streams_to(&self, node: &str) -> usize {
+        self.peers.streams_to(node)
     }
 
     pub(crate) fn trusted_proxies(&self) -> &[Cidr] {
@@ -222,243 +249,29 @@ impl Inner {
         &self.balancer
     }
 
-    /// Opens a connection for a pod of this node.
-    async fn dial(self: &Arc<Self>, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
-        let place = self.policy.place(&self.tables.load(), to, Protocol::Tcp)?;
-        match place {
-            Place::Service { service, port } => self.dial_service(from, to, &service, port).await,
-            Place::Outside => {
-                self.policy.check_egress(&self.tables.load(), to)?;
-                self.dial_outside(from, to).await
-            }
-            place => self.dial_pod(from, to, place).await,
-        }
-    }
-
-    /// Connects to one of a service's endpoints, and to others where that one is not to be had.
-    pub(crate) async fn dial_service(
-        self: &Arc<Self>,
-        from: SocketAddr,
-        to: SocketAddr,
-        service: &Arc<Service>,
-        port: usize,
-    ) -> Result<Conn, NetError> {
-        let mut failed = Failed::default();
-        for _ in 0..ENDPOINT_TRIES {
-            let Some(choice) = self.choose(service, port, from.ip(), &failed) else { break };
-            // Counted from the attempt on, so that many dials at once do not all see the same empty endpoint.
-            let open = OpenConnection::count(&service.open[choice.index]);
-            match self.dial_endpoint(from, choice.address, service).await {
-                Ok(mut conn) => {
-                    self.balancer.remember(service, from.ip(), choice);
-                    conn.hold(open);
-                    return Ok(conn.with_addresses(from, to));
-                }
-                Err(error) => self.note(&mut failed, choice, error),
-            }
-        }
-        Err(failed.last().unwrap_or(NetError::ConnectionRefused))
-    }
-
-    /// An endpoint that was not tried yet, on a node that was not found unreachable.
-    pub(crate) fn choose(
+    pub(crate) async fn resolve(
         &self,
-        service: &Arc<Service>,
-        port: usize,
-        client: IpAddr,
-        failed: &Failed,
-    ) -> Option<Choice> {
-        let tables = self.tables.load();
-        self.balancer
-            .choose(service, port, client, |endpoint| !failed.excludes(endpoint, &self.policy, &tables))
-    }
-
-    /// Remembers a failed attempt.
-    pub(crate) fn note(&self, failed: &mut Failed, choice: Choice, error: NetError) {
-        let place = self.policy.place(&self.tables.load(), choice.address, Protocol::Tcp).ok();
-        failed.note(choice.address, place, error);
-    }
-
-    /// Connects to one endpoint of a service.
-    pub(crate) async fn dial_endpoint(
-        self: &Arc<Self>,
-        from: SocketAddr,
-        endpoint: SocketAddr,
-        service: &Service,
-    ) -> Result<Conn, NetError> {
-        let place = self.policy.place(&self.tables.load(), endpoint, Protocol::Tcp)?;
-        match place {
-            // A service is no endpoint of another: that could go round in circles.
-            Place::Service { .. } => Err(NetError::ConnectionRefused),
-            Place::Outside => {
-                if !service.is_api_server() {
-                    self.policy.check_egress(&self.tables.load(), endpoint)?;
-                }
-                self.dial_outside(from, endpoint).await
-            }
-            place => self.dial_pod(from, endpoint, place).await,
-        }
-    }
-
-    async fn dial_pod(
-        self: &Arc<Self>,
-        from: SocketAddr,
-        to: SocketAddr,
-        place: Place,
-    ) -> Result<Conn, NetError> {
-        match place {
-            Place::Pod(namespace) => namespace.deliver_when_room(from, to).await,
-            Place::Node { name, fabric } => {
-                let peers = self.peers.clone();
-                self.on_runtime(async move { peers.dial(&name, &fabric, from, to).await }).await
-            }
-            Place::Service { .. } | Place::Outside => Err(NetError::HostUnreachable),
-        }
-    }
-
-    async fn dial_outside(self: &Arc<Self>, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
-        let inner = self.clone();
-        self.on_runtime(async move { inner.egress.dial(from, to).await }).await
-    }
-
-    /// Runs what does I/O where I/O is done: a dial is polled by the guest's executor. A caller who gives up
-    /// does not tear down a tunnel that others wait for.
-    async fn on_runtime(
-        &self,
-        dial: impl Future<Output = Result<Conn, NetError>> + Send + 'static,
-    ) -> Result<Conn, NetError> {
-        self.runtime.spawn(dial).await.unwrap_or(Err(NetError::NetworkDown))
-    }
-
-    async fn resolve(
-        &self,
-        namespace: &str,
+        holder: &Holder,
         lookups: &PodLookups,
         name: &str,
+        family: Family,
     ) -> Result<Vec<IpAddr>, NetError> {
         let mut name = name.trim_end_matches('.').to_ascii_lowercase();
         for _ in 0..ALIASES_MAX {
-            let found = dns::find(&self.tables.load(), CLUSTER_DOMAIN, namespace, &name);
+            let found = dns::find(&self.tables.load(), CLUSTER_DOMAIN, &holder.namespace, &name);
             match found {
-                Found::Addresses(addresses) => return Ok(addresses),
+                Found::Addresses(addresses) => return self.policy.nameable(addresses),
                 Found::Alias(other) => name = other,
-                Found::NotOurs if self.policy.egress => {
-                    return self.resolver.resolve(&self.runtime, lookups, &name).await;
+                Found::Nothing => return Err(NetError::NameUnknown),
+                Found::NotOurs if !self.policy.may_leave(&self.tables.load(), &holder.namespace) => {
+                    return Err(NetError::AccessDenied);
                 }
-                Found::Nothing | Found::NotOurs => return Err(NetError::NameUnknown),
+                Found::NotOurs => {
+                    let asked = self.resolver.resolve(&self.runtime, lookups, holder, &name, family);
+                    return self.policy.nameable(asked.await?);
+                }
             }
         }
         Err(NetError::NameUnknown)
-    }
-
-    /// Sends a datagram of a pod of this node.
-    fn send(&self, from: SocketAddr, to: SocketAddr, payload: Bytes) -> Result<(), NetError> {
-        let tables = self.tables.load();
-        let Place::Service { service, port } = self.policy.place(&tables, to, Protocol::Udp)? else {
-            return self.send_to_pod(&tables, from, to, payload);
-        };
-        let serves = |endpoint: SocketAddr| service.serving().any(|(_, one)| one.address == endpoint.ip());
-        let choose =
-            || self.balancer.choose(&service, port, from.ip(), |_| true).map(|choice| choice.address);
-        let endpoint = self.flows.endpoint(from, to, serves, choose).ok_or(NetError::ConnectionRefused)?;
-        self.send_to_pod(&tables, from, endpoint, payload)
-    }
-
-    fn send_to_pod(
-        &self,
-        tables: &Tables,
-        from: SocketAddr,
-        to: SocketAddr,
-        payload: Bytes,
-    ) -> Result<(), NetError> {
-        match self.policy.place(tables, to, Protocol::Udp)? {
-            Place::Pod(namespace) => self.deliver_datagram(&namespace, from, to, payload),
-            Place::Node { name, fabric } => {
-                let _runtime = self.runtime.enter();
-                self.peers.send(&name, &fabric, Datagram { from, to, payload });
-                Ok(())
-            }
-            // Datagrams do not leave the cluster yet.
-            Place::Service { .. } | Place::Outside => Err(NetError::HostUnreachable),
-        }
-    }
-
-    /// Hands a datagram to a pod of this node; the answer of a service's endpoint comes in the service's name.
-    fn deliver_datagram(
-        &self,
-        namespace: &Namespace,
-        from: SocketAddr,
-        to: SocketAddr,
-        payload: Bytes,
-    ) -> Result<(), NetError> {
-        let from = self.flows.service(to, from).unwrap_or(from);
-        namespace.deliver_datagram(from, to, payload)
-    }
-}
-
-impl Arrivals for Fabric {
-    fn arrive(
-        &self,
-        peer: &str,
-        from: SocketAddr,
-        to: SocketAddr,
-    ) -> BoxFuture<'static, Result<Conn, NetError>> {
-        let inner = &self.inner;
-        let checked = inner.policy.check_peer_source(&inner.tables.load(), peer, from.ip());
-        let pod = inner.policy.pod(to.ip());
-        Box::pin(async move {
-            checked?;
-            pod.ok_or(NetError::HostUnreachable)?.deliver_when_room(from, to).await
-        })
-    }
-
-    fn arrive_datagram(&self, peer: &str, datagram: Datagram) {
-        let inner = &self.inner;
-        let Datagram { from, to, payload } = datagram;
-        if inner.policy.check_peer_source(&inner.tables.load(), peer, from.ip()).is_err() {
-            return;
-        }
-        if let Some(namespace) = inner.policy.pod(to.ip()) {
-            // Whether a socket takes it is not told across nodes.
-            let _ = inner.deliver_datagram(&namespace, from, to, payload);
-        }
-    }
-}
-
-/// The fabric as one pod of a Kubernetes namespace sees it.
-struct PodUplink {
-    inner: Arc<Inner>,
-    namespace: Arc<str>,
-    lookups: PodLookups,
-}
-
-impl Uplink for PodUplink {
-    fn dial(&self, from: SocketAddr, to: SocketAddr) -> BoxFuture<'static, Result<Conn, NetError>> {
-        let inner = self.inner.clone();
-        Box::pin(async move { inner.dial(from, to).await })
-    }
-
-    fn resolve(&self, _from: IpAddr, name: &str) -> BoxFuture<'static, Result<Vec<IpAddr>, NetError>> {
-        let (inner, namespace, name) = (self.inner.clone(), self.namespace.clone(), name.to_owned());
-        let lookups = self.lookups.clone();
-        Box::pin(async move { inner.resolve(&namespace, &lookups, &name).await })
-    }
-
-    fn send(&self, from: SocketAddr, to: SocketAddr, payload: Bytes) -> Result<(), NetError> {
-        self.inner.send(from, to, payload)
-    }
-}
-
-impl Uplink for Fabric {
-    fn dial(&self, from: SocketAddr, to: SocketAddr) -> BoxFuture<'static, Result<Conn, NetError>> {
-        self.uplink(DEFAULT_NAMESPACE).dial(from, to)
-    }
-
-    fn resolve(&self, from: IpAddr, name: &str) -> BoxFuture<'static, Result<Vec<IpAddr>, NetError>> {
-        self.uplink(DEFAULT_NAMESPACE).resolve(from, name)
-    }
-
-    fn send(&self, from: SocketAddr, to: SocketAddr, payload: Bytes) -> Result<(), NetError> {
-        self.inner.send(from, to, payload)
     }
 }

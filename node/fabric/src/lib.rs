@@ -5,8 +5,12 @@
 //! What the cluster looks like it is told as one [`NetworkState`], replaced whole at each change.
 //!
 //! What must hold here: one function ([`policy`]'s `place`) decides where a connection goes; a pod never reaches
-//! its node's own loopback, link-local or control addresses; one slow stream stops no other.
+//! its node's own loopback, link-local or control addresses; it sends from its own address and no other; one slow stream
+//! stops no other, and nothing that pods share is to be had whole by one of them ([`shares`]).
 
+mod caller;
+mod carry;
+mod closed;
 mod dns;
 mod door;
 mod egress;
@@ -17,9 +21,12 @@ mod gateway;
 mod model;
 mod node_port;
 mod policy;
+mod resolver;
 mod service;
+mod shares;
 mod tables;
 mod tunnel;
+mod uplink;
 
 #[cfg(test)]
 mod tests;

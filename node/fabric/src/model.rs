@@ -1,6 +1,6 @@
 //! The cluster as the network sees it: plain data that the agent makes from Kubernetes' objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -22,6 +22,8 @@ pub struct NetworkState {
     pub ingresses: Vec<IngressEntry>,
     /// Pods with an address, for their names.
     pub pods: Vec<PodEntry>,
+    /// The namespaces whose pods may open connections to beyond the cluster.
+    pub egress_namespaces: BTreeSet<String>,
 }
 
 /// Which Node a node is.

@@ -1,13 +1,26 @@
 //! Where a connection or datagram goes, and whether it may. This is the only place that decides it.
 
+use crate::caller::Attached;
+use crate::closed::{carried, is_closed, is_this_machine};
 use crate::model::{Cidr, Protocol};
 use crate::tables::{Service, Tables};
 use coracle_wasi_host::net::{Namespace, NetError};
 use parking_lot::RwLock;
 use std::collections::HashMap;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+
+/// What a node that holds no block of pod addresses comes from. It is the last of the pods' pool and never a pod's.
+const NODE_WITHOUT_BLOCK: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 255, 255, 255));
+
+/// Whether an address is one that a peer may send from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PeerSource {
+    Its,
+    NotIts,
+    /// Of no node's block that is known yet: a new block may be heard of in a moment.
+    Unknown,
+}
 
 /// Where something goes.
 pub(crate) enum Place {
@@ -26,9 +39,9 @@ pub(crate) struct Policy {
     pub(crate) node: Arc<str>,
     pub(crate) pod_pool: Cidr,
     pub(crate) service_range: Cidr,
-    /// Whether pods may leave the cluster. Kubernetes' default is that they may.
+    /// Whether the pods of all namespaces may leave the cluster.
     pub(crate) egress: bool,
-    pub(crate) pods: RwLock<HashMap<IpAddr, Namespace>>,
+    pub(crate) pods: RwLock<HashMap<IpAddr, Attached>>,
 }
 
 impl Policy {
@@ -53,8 +66,8 @@ impl Policy {
     }
 
     fn place_pod(&self, tables: &Tables, pod: IpAddr) -> Result<Place, NetError> {
-        if let Some(namespace) = self.pods.read().get(&pod) {
-            return Ok(Place::Pod(namespace.clone()));
+        if let Some(attached) = self.pod(pod) {
+            return Ok(Place::Pod(attached.namespace));
         }
         let node = tables.node_of(pod).ok_or(NetError::HostUnreachable)?;
         if *node == self.node {
@@ -66,84 +79,76 @@ impl Policy {
     }
 
     /// The pod of this node with the address.
-    pub(crate) fn pod(&self, address: IpAddr) -> Option<Namespace> {
+    pub(crate) fn pod(&self, address: IpAddr) -> Option<Attached> {
         self.pods.read().get(&address).cloned()
     }
 
-    /// Whether another node may speak for `from`: not for a pod that a third node has.
-    pub(crate) fn check_peer_source(
-        &self,
-        tables: &Tables,
-        peer: &str,
-        from: IpAddr,
-    ) -> Result<(), NetError> {
+    /// Whether another node may speak for `from`: only for the pods of its blocks and for itself.
+    pub(crate) fn peer_source(&self, tables: &Tables, peer: &str, from: IpAddr) -> PeerSource {
         match tables.node_of(from) {
-            Some(node) if &**node != peer => Err(NetError::AccessDenied),
-            _ => Ok(()),
+            Some(node) if &**node == peer => PeerSource::Its,
+            Some(_) => PeerSource::NotIts,
+            None if from == NODE_WITHOUT_BLOCK => PeerSource::Its,
+            None if self.pod_pool.contains(from) => PeerSource::Unknown,
+            None => PeerSource::NotIts,
         }
     }
 
-    /// Whether a pod may open a real connection to `to`. Never to what trusts its caller for being near:
-    /// this machine's own addresses, link-local ones (cloud metadata among them), and the cluster's own daemons.
-    pub(crate) fn check_egress(&self, tables: &Tables, to: SocketAddr) -> Result<(), NetError> {
-        let ip = to.ip().to_canonical();
-        let to = SocketAddr::new(ip, to.port());
-        let reserved = match ip {
-            IpAddr::V4(ip) => is_reserved_v4(ip),
-            IpAddr::V6(ip) => is_reserved_v6(ip),
-        };
-        let denied =
-            !self.egress || reserved || tables.is_control(to) || tables.is_fabric(to) || is_this_machine(ip);
-        if denied { Err(NetError::AccessDenied) } else { Ok(()) }
+    /// What the gateway and node ports of this node come from, as pods see them.
+    pub(crate) fn own_address(&self, tables: &Tables) -> IpAddr {
+        tables.own_address_of(&self.node).unwrap_or(NODE_WITHOUT_BLOCK)
     }
-}
 
-fn is_reserved_v4(ip: Ipv4Addr) -> bool {
-    ip.is_loopback() || ip.is_link_local() || ip.is_multicast() || ip.is_broadcast() || ip.octets()[0] == 0
-}
+    /// What a pod of this node sees a client of a node port come from: itself, unless that could be taken for a pod, a
+    /// service or the pod itself.
+    pub(crate) fn client_source(&self, tables: &Tables, client: SocketAddr) -> SocketAddr {
+        let ip = client.ip().to_canonical();
+        let is_ours = self.is_cluster(ip) || ip.is_loopback() || ip.is_unspecified();
+        SocketAddr::new(if is_ours { self.own_address(tables) } else { ip }, client.port())
+    }
 
-fn is_reserved_v6(ip: Ipv6Addr) -> bool {
-    let carries_v4 = match ip.segments() {
-        // NAT64 and 6to4 lead to an IPv4 address that is judged as such.
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4_of(high, low)),
-        [0x2002, high, low, ..] => Some(v4_of(high, low)),
-        _ => None,
-    };
-    ip.is_loopback()
-        || ip.is_unspecified()
-        || ip.is_unicast_link_local()
-        || ip.is_multicast()
-        || carries_v4.is_some_and(is_reserved_v4)
-}
+    /// Whether the pods of a namespace may leave the cluster: by its label, or because all may on this node.
+    pub(crate) fn may_leave(&self, tables: &Tables, namespace: &str) -> bool {
+        self.egress || tables.allows_egress(namespace)
+    }
 
-fn v4_of(high: u16, low: u16) -> Ipv4Addr {
-    Ipv4Addr::from_bits((u32::from(high) << 16) | u32::from(low))
-}
+    /// Whether who asks for `namespace` may open a real connection to `to`. Never to what trusts its caller for being
+    /// near, nor to the cluster's own daemons, nor to what only looks as if it were outside.
+    pub(crate) fn check_egress(
+        &self,
+        tables: &Tables,
+        namespace: &str,
+        to: SocketAddr,
+    ) -> Result<(), NetError> {
+        let is_daemon = |ip: IpAddr| {
+            let to = SocketAddr::new(ip, to.port());
+            tables.is_control(to) || tables.is_fabric(to)
+        };
+        let open = self.may_leave(tables, namespace)
+            && self.is_open(to.ip())
+            && !is_daemon(to.ip())
+            && !carried(to.ip()).is_some_and(|ip| is_daemon(ip.into()));
+        if open { Ok(()) } else { Err(NetError::AccessDenied) }
+    }
 
-/// Whether an address is one of this machine's. Only those can be bound.
-fn is_this_machine(ip: IpAddr) -> bool {
-    !is_foreign(&std::net::UdpSocket::bind((ip, 0)))
-}
+    /// Of the addresses that a name stands for, those that may be reached at all. A name of none is refused, so that no
+    /// name opens what its address would not.
+    pub(crate) fn nameable(&self, mut addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, NetError> {
+        addresses.retain(|ip| self.is_cluster(*ip) || self.is_open(*ip));
+        if addresses.is_empty() { Err(NetError::AccessDenied) } else { Ok(addresses) }
+    }
 
-/// Whether an attempt to bind shows that the address is not this machine's. One that failed for another reason, such
-/// as want of file descriptors, shows nothing.
-fn is_foreign<T>(bound: &io::Result<T>) -> bool {
-    matches!(bound, Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable)
-}
+    fn is_cluster(&self, ip: IpAddr) -> bool {
+        self.pod_pool.contains(ip) || self.service_range.contains(ip)
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_cannot_be_told_counts_as_this_machine() {
-        const TOO_MANY_FILES: i32 = 24;
-        assert!(!is_foreign::<()>(&Err(io::Error::from_raw_os_error(TOO_MANY_FILES))));
-        assert!(!is_foreign(&Ok(())));
-        assert!(is_foreign::<()>(&Err(io::ErrorKind::AddrNotAvailable.into())));
-        assert!(
-            is_this_machine(Ipv4Addr::LOCALHOST.into())
-                && !is_this_machine(Ipv4Addr::new(192, 0, 2, 7).into())
-        );
+    /// Whether an address beyond the cluster may be reached. What it carries is judged as well.
+    fn is_open(&self, ip: IpAddr) -> bool {
+        let carried = carried(ip).map(IpAddr::from);
+        !is_closed(ip)
+            && [Some(ip), carried]
+                .into_iter()
+                .flatten()
+                .all(|ip| !self.is_cluster(ip) && !is_this_machine(ip))
     }
 }

@@ -5,7 +5,7 @@ use crate::model::{Cidr, Endpoint, NetworkState, Protocol, ServiceEntry};
 use crate::service::Choice;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -18,10 +18,14 @@ pub(crate) struct Tables {
     pub(crate) node_ports: BTreeMap<u16, (Arc<Service>, usize)>,
     /// Blocks by their first address.
     blocks: BTreeMap<IpAddr, (Cidr, Arc<str>)>,
+    /// The base of each node's first block.
+    first_blocks: HashMap<Arc<str>, IpAddr>,
     nodes: HashMap<Arc<str>, Arc<str>>,
     pods: HashMap<String, HashMap<String, IpAddr>>,
     /// The API server's real addresses: reached through its service alone.
     control: BTreeSet<SocketAddr>,
+    /// Namespaces whose pods may leave the cluster.
+    egress: BTreeSet<String>,
     pub(crate) router: Router,
 }
 
@@ -147,16 +151,20 @@ impl Tables {
         for entry in state.services {
             if is_api_server(&entry) {
                 for endpoint in &entry.endpoints {
-                    let addresses =
-                        endpoint.ports.values().map(|port| SocketAddr::new(endpoint.address, *port));
+                    let address = endpoint.address.to_canonical();
+                    let addresses = endpoint.ports.values().map(|port| SocketAddr::new(address, *port));
                     tables.control.extend(addresses);
                 }
             }
             tables.add_service(entry, counters);
         }
         for block in state.pod_blocks {
-            tables.blocks.insert(block.cidr.base(), (block.cidr, block.node.into()));
+            let (base, node): (_, Arc<str>) = (block.cidr.base(), block.node.into());
+            let first = tables.first_blocks.entry(node.clone()).or_insert(base);
+            *first = base.min(*first);
+            tables.blocks.insert(base, (block.cidr, node));
         }
+        tables.egress = state.egress_namespaces;
         tables.nodes = state.nodes.into_iter().map(|(name, address)| (name.into(), address.into())).collect();
         for pod in state.pods {
             tables.pods.entry(pod.namespace).or_default().insert(pod.name, pod.address);
@@ -190,6 +198,19 @@ impl Tables {
     pub(crate) fn node_of(&self, pod: IpAddr) -> Option<&Arc<str>> {
         let (_, (cidr, node)) = self.blocks.range(..=pod).next_back()?;
         cidr.contains(pod).then_some(node)
+    }
+
+    /// The node's own address among its pods': the first of its first block, which no pod gets.
+    pub(crate) fn own_address_of(&self, node: &str) -> Option<IpAddr> {
+        Some(match *self.first_blocks.get(node)? {
+            IpAddr::V4(base) => Ipv4Addr::from_bits(base.to_bits() | 1).into(),
+            IpAddr::V6(base) => Ipv6Addr::from_bits(base.to_bits() | 1).into(),
+        })
+    }
+
+    /// Whether the pods of a namespace may leave the cluster.
+    pub(crate) fn allows_egress(&self, namespace: &str) -> bool {
+        self.egress.contains(namespace)
     }
 
     /// The `host:port` of a node's fabric.

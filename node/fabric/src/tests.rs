@@ -6,4 +6,5 @@ mod gateway;
 mod names;
 mod outside;
 mod services;
+mod sources;
 mod tunnels;

@@ -1,6 +1,6 @@
 //! One end of a connection.
 
-use super::pipe::Pipe;
+use super::pipe::{Gone, Pipe};
 use super::seat::{Budget, Seat};
 use super::{NetError, TRANSFER_BYTES_MAX};
 use bytes::Bytes;
@@ -77,6 +77,15 @@ impl Conn {
     pub(crate) fn take_seat(&mut self, mut seat: Seat) {
         seat.seat_connection(&self.rx, &self.tx);
         self.seat = Some(seat);
+    }
+
+    /// Ready once the other end has gone altogether: closed or reset, not only shut down. A carrier of bytes that is
+    /// held up elsewhere learns of it here.
+    pub fn poll_peer_gone(&self, cx: &mut Context<'_>) -> Poll<Gone> {
+        if self.rx.poll_writer_reset(cx).is_ready() {
+            return Poll::Ready(Gone::Reset);
+        }
+        self.tx.poll_reader_gone(cx)
     }
 
     /// Ready when a read would give bytes, the end or an error.

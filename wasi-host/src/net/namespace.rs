@@ -45,7 +45,7 @@ pub(crate) struct Shared {
     hostname: String,
     addresses: Vec<IpAddr>,
     pub(crate) limits: NetLimits,
-    uplink: Arc<dyn Uplink>,
+    pub(crate) uplink: Arc<dyn Uplink>,
     pub(crate) seats: Arc<Seats>,
     pub(crate) budget: Arc<Budget>,
     next_source_port: AtomicU16,
@@ -161,7 +161,7 @@ impl Namespace {
             return Err(NetError::ConnectionRefused);
         }
         let route = shared.route(to.ip())?;
-        let source = shared.source(from, route);
+        let source = shared.source(from, route)?;
         let seat = shared.seats.take()?;
         let at_once = match route {
             Route::Own { .. } => shared.deliver(source, to),
@@ -192,6 +192,16 @@ impl Namespace {
         tokio::time::timeout(self.shared.limits.connect_timeout, attempt)
             .await
             .map_err(|_| NetError::TimedOut)?
+    }
+
+    /// Two ends of a connection that this pod opens to the outside, the pod's first. What they hold counts as the pod's.
+    pub fn connection(&self, local: SocketAddr, peer: SocketAddr) -> (Conn, Conn) {
+        Conn::pair_within(local, peer, self.shared.limits.pipe_bytes, Some(&self.shared.budget))
+    }
+
+    /// What the pod has beyond itself.
+    pub fn uplink(&self) -> &Arc<dyn Uplink> {
+        &self.shared.uplink
     }
 
     /// A datagram from outside arrives. `ConnectionRefused` where no socket takes it; a full socket drops it.
@@ -318,12 +328,16 @@ impl Shared {
         Ok(Route::Beyond { source })
     }
 
-    /// The full source address of a packet on a route.
-    pub(crate) fn source(&self, bound: Option<SocketAddr>, route: Route) -> SocketAddr {
+    /// The full source address of a packet on a route. Loopback ends at the namespace's edge: what is bound to it cannot
+    /// send beyond (EINVAL on Linux), and nobody else would know whom the address means.
+    pub(crate) fn source(&self, bound: Option<SocketAddr>, route: Route) -> Result<SocketAddr, NetError> {
         let (Route::Own { source } | Route::Beyond { source }) = route;
         let ip = bound.map(|address| address.ip()).filter(|ip| !ip.is_unspecified()).unwrap_or(source);
+        if matches!(route, Route::Beyond { .. }) && !self.is_own(ip) {
+            return Err(NetError::InvalidInput);
+        }
         let port = bound.map(|address| address.port()).filter(|port| *port != 0);
-        SocketAddr::new(ip, port.unwrap_or_else(|| self.next_source_port()))
+        Ok(SocketAddr::new(ip, port.unwrap_or_else(|| self.next_source_port())))
     }
 
     /// The port of an outgoing connection. It is not entered into the table: connections are found by their
@@ -406,10 +420,6 @@ impl Shared {
     ) -> Result<(), NetError> {
         let mailbox = self.tables_up()?.udp.find(to).cloned().ok_or(NetError::ConnectionRefused)?;
         mailbox.put(from, payload)
-    }
-
-    pub(crate) fn uplink(&self) -> &Arc<dyn Uplink> {
-        &self.uplink
     }
 }
 

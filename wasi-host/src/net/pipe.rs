@@ -24,6 +24,15 @@ const GATHERED_WRITE_MAX: usize = 2 * 1024;
 /// Bytes that are gathered before they become a chunk.
 const TAIL_BYTES_MAX: usize = 16 * 1024;
 
+/// How an end of a connection has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// Closed: what it wrote last is still to be delivered.
+    Closed,
+    /// In disorder, as the ends of a pod whose network was taken down: nothing more is owed to anybody.
+    Reset,
+}
+
 /// A bounded byte pipe. All methods take `&self`; each end calls its own half of them.
 #[derive(Debug)]
 pub(crate) struct Pipe {
@@ -163,6 +172,16 @@ impl Pipe {
         self.give_back(dropped);
     }
 
+    /// Whether the writer has gone away in disorder. Otherwise the waker is told of the next change.
+    pub(crate) fn poll_writer_reset(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock();
+        if state.writer == Writer::Reset {
+            return Poll::Ready(());
+        }
+        state.readers.register(cx.waker());
+        Poll::Pending
+    }
+
     fn after_read(&self, mut state: parking_lot::MutexGuard<'_, State>, length: usize) {
         let half_empty = state.buffered <= self.capacity_now() / 2;
         let writers = half_empty.then(|| {
@@ -183,6 +202,18 @@ impl Pipe {
         let mut state = self.state.lock();
         if state.room(self.capacity_now()) != Some(0) {
             return Poll::Ready(());
+        }
+        state.writers.register(cx.waker());
+        Poll::Pending
+    }
+
+    /// How the reader has gone. Otherwise the waker is told of the next change.
+    pub(crate) fn poll_reader_gone(&self, cx: &mut Context<'_>) -> Poll<Gone> {
+        let mut state = self.state.lock();
+        match state.reader {
+            Reader::Gone | Reader::Broken => return Poll::Ready(Gone::Closed),
+            Reader::Reset => return Poll::Ready(Gone::Reset),
+            Reader::Open | Reader::Deaf => {}
         }
         state.writers.register(cx.waker());
         Poll::Pending

@@ -36,11 +36,8 @@ impl UdpSocket {
 
     /// The address of the socket. Bound to all addresses, it shows the one that its peer sees once connected.
     pub fn local_addr(&self) -> SocketAddr {
-        let through = self.peer_addr().and_then(|peer| self.shared.route(peer.ip()).ok());
-        match through {
-            Some(route) => self.shared.source(Some(self.address), route),
-            None => self.address,
-        }
+        let route = self.peer_addr().and_then(|peer| self.shared.route(peer.ip()).ok());
+        route.and_then(|route| self.shared.source(Some(self.address), route).ok()).unwrap_or(self.address)
     }
 
     /// The peer of a connected socket.
@@ -52,7 +49,8 @@ impl UdpSocket {
     pub fn connect(&self, peer: Option<SocketAddr>) -> Result<(), NetError> {
         let peer = peer.map(loopback_for_unspecified);
         if let Some(peer) = peer {
-            self.shared.route(peer.ip())?;
+            let route = self.shared.route(peer.ip())?;
+            self.shared.source(Some(self.address), route)?;
         }
         let mut state = self.mailbox.state.lock();
         state.peer = peer;
@@ -85,10 +83,10 @@ impl UdpSocket {
             return Err(NetError::InvalidInput);
         }
         let route = self.shared.route(to.ip())?;
-        let from = self.shared.source(Some(self.address), route);
+        let from = self.shared.source(Some(self.address), route)?;
         let sent = match route {
             Route::Own { .. } => self.shared.deliver_datagram(from, to, payload),
-            Route::Beyond { .. } => self.shared.uplink().send(from, to, payload),
+            Route::Beyond { .. } => self.shared.uplink.send(from, to, payload),
         };
         match sent {
             Err(NetError::ConnectionRefused) => {

@@ -1,12 +1,13 @@
 //! A cluster for tests: an authority, nodes, pods, and the state that all are told.
 
+use crate::caller::{Attached, Caller};
 use crate::{
     Backend, BackendPort, Cidr, Endpoint, Fabric, FabricConfig, FabricTls, NetworkState, PodBlock, Protocol,
     ServiceEntry, ServicePort,
 };
 use arc_swap::ArcSwap;
 use coracle_wasi_host::descriptors::Descriptors;
-use coracle_wasi_host::net::{Conn, Listener, Namespace, NamespaceConfig, NetLimits};
+use coracle_wasi_host::net::{Conn, Listener, Namespace, NamespaceConfig, NetError, NetLimits};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
@@ -117,15 +118,28 @@ pub(super) async fn node(authority: &Authority, name: &str) -> Fabric {
     Fabric::start(config(name, authority.node(name))).await.unwrap()
 }
 
+/// A node that lets pods of all namespaces leave the cluster.
 pub(super) fn config(name: &str, tls: FabricTls) -> FabricConfig {
     FabricConfig {
         node_name: name.into(),
         listen: "127.0.0.1:0".parse().unwrap(),
         gateway_listen: Some("127.0.0.1:0".parse().unwrap()),
         tls,
+        egress: true,
         trusted_proxies: Vec::new(),
         descriptors: Descriptors::of_process(),
     }
+}
+
+/// Dials as a node that does not look at what its pods send from.
+pub(super) async fn dial(node: &Fabric, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
+    let config = NamespaceConfig {
+        hostname: "anybody".into(),
+        addresses: vec![from.ip()],
+        limits: NetLimits::default(),
+    };
+    let attached = Attached::new(Namespace::new(config, node.uplink("default")));
+    node.inner().dial(&Caller::pod(&"default".into(), from.ip(), attached), from, to).await
 }
 
 pub(super) fn block(cidr: &str, node: &str) -> PodBlock {
@@ -164,10 +178,14 @@ pub(super) struct Pod {
 }
 
 pub(super) fn pod(node: &Fabric, ip: &str) -> Pod {
+    pod_in("default", node, ip)
+}
+
+pub(super) fn pod_in(namespace: &str, node: &Fabric, ip: &str) -> Pod {
     let ip = ip.parse().unwrap();
     let config =
         NamespaceConfig { hostname: "pod".into(), addresses: vec![ip], limits: NetLimits::default() };
-    let net = Namespace::new(config, node.uplink("default"));
+    let net = Namespace::new(config, node.uplink(namespace));
     node.attach(ip, net.clone());
     Pod { ip, net }
 }

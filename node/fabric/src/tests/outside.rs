@@ -1,6 +1,8 @@
 //! What lies outside the cluster: egress, the API server, NodePorts.
 
-use super::cluster::{Cluster, address, endpoint, pod, service};
+use super::cluster::{Authority, Cluster, SERVICE, address, block, config, endpoint, pod, pod_in, service};
+use crate::resolver::{Resolver, System};
+use crate::{Fabric, FabricConfig, NetworkState, ServiceEntry};
 use coracle_wasi_host::net::NetError;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,7 +34,7 @@ async fn pods_never_reach_what_trusts_its_neighbours() {
         assert!(matches!(error, NetError::AccessDenied | NetError::HostUnreachable), "{denied}: {error}");
     }
     let tables = crate::tables::Tables::build(cluster.state.clone(), &Default::default());
-    let policy = cluster.a.policy();
+    let check = |to| cluster.a.inner().policy().check_egress(&tables, "default", address(to));
     for denied in [
         "127.0.0.1:22",
         "127.8.8.8:22",
@@ -42,12 +44,74 @@ async fn pods_never_reach_what_trusts_its_neighbours() {
         "[64:ff9b::7f00:1]:80",
         "[2002:a9fe:a9fe::1]:80",
         "[fe80::1]:80",
+        "[fd00:ec2::254]:80",
+        "[fdaa::1]:80",
         "224.0.0.1:80",
+        // What is the cluster's is not outside, in whatever form.
+        "[::ffff:10.128.2.2]:80",
+        "[64:ff9b::a60:1]:443",
+        "[2002:a80:202::1]:80",
     ] {
-        assert_eq!(policy.check_egress(&tables, address(denied)), Err(NetError::AccessDenied), "{denied}");
+        assert_eq!(check(denied), Err(NetError::AccessDenied), "{denied}");
     }
     for allowed in ["198.51.100.1:443", "192.0.2.77:80", "[2001:db8::1]:443"] {
-        assert_eq!(policy.check_egress(&tables, address(allowed)), Ok(()), "{allowed}");
+        assert_eq!(check(allowed), Ok(()), "{allowed}");
+    }
+}
+
+#[tokio::test]
+async fn pods_leave_the_cluster_only_where_they_are_allowed_to() {
+    let authority = Authority::new();
+    let config = FabricConfig { egress: false, ..config("a", authority.node("a")) };
+    let hosts = System::parse("198.51.100.1 open.example", "nameserver 127.0.0.1");
+    let node = Fabric::start_with(config, Resolver::given(hosts)).await.unwrap();
+    let mut state = NetworkState { pod_blocks: vec![block("10.128.1.0/24", "a")], ..NetworkState::default() };
+    let external = service("external", vec![endpoint("198.51.100.1".parse().unwrap())]);
+    state.services = vec![ServiceEntry { namespace: "shut".into(), ..external }];
+    state.egress_namespaces.insert("open".into());
+    node.update(state.clone());
+    let shut = pod_in("shut", &node, "10.128.1.2");
+    let denied = Err(NetError::AccessDenied);
+    assert_eq!(shut.net.connect(address("198.51.100.1:443")).await.map(drop), denied);
+    assert_eq!(shut.net.resolve("open.example").await.map(drop), denied);
+    // Neither by a service of external endpoints, nor by the gateway.
+    assert_eq!(shut.net.connect(address(SERVICE)).await.map(drop), denied);
+    let external = node.inner().tables().service("shut", "external").unwrap().clone();
+    let (from, to) = (address("192.0.2.1:5"), address("198.51.100.1:8080"));
+    assert_eq!(node.inner().dial_endpoint(from, to, &external).await.map(drop), denied);
+
+    let open = pod_in("open", &node, "10.128.1.3");
+    assert_eq!(open.net.resolve("open.example").await.unwrap(), [address("198.51.100.1:0").ip()]);
+    let check = |namespace| {
+        node.inner().policy().check_egress(&node.inner().tables(), namespace, address("198.51.100.1:443"))
+    };
+    assert_eq!((check("open"), check("shut")), (Ok(()), denied));
+    state.egress_namespaces = ["shut".to_owned()].into();
+    node.update(state);
+    assert_eq!((check("open"), check("shut")), (denied, Ok(())));
+}
+
+#[tokio::test]
+async fn no_name_opens_what_its_address_would_not() {
+    let authority = Authority::new();
+    let hosts = "169.254.169.254 metadata.example near.example\n127.0.0.1 local.example\n\
+                 198.51.100.1 open.example near.example\n10.128.9.9 pod.example\n";
+    let system = System::parse(hosts, "nameserver 127.0.0.1");
+    let node = Fabric::start_with(config("a", authority.node("a")), Resolver::given(system)).await.unwrap();
+    let mut headless = service("near", vec![endpoint("169.254.169.254".parse().unwrap())]);
+    headless.addresses.clear();
+    let mut alias = service("alias", vec![]);
+    alias.addresses.clear();
+    alias.external_name = Some("metadata.example".into());
+    node.update(NetworkState { services: vec![headless, alias], ..NetworkState::default() });
+    let pod = pod(&node, "10.128.1.2");
+    for closed in
+        ["metadata.example", "local.example", "near", "alias", "169-254-169-254.default.pod.cluster.local"]
+    {
+        assert_eq!(pod.net.resolve(closed).await, Err(NetError::AccessDenied), "{closed}");
+    }
+    for open in ["open.example", "near.example"] {
+        assert_eq!(pod.net.resolve(open).await.unwrap(), [address("198.51.100.1:0").ip()], "{open}");
     }
 }
 

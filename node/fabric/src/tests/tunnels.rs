@@ -1,8 +1,9 @@
 //! Tunnels between nodes: half-close, resets, backpressure, dead and lying peers.
 
-use super::cluster::{Cluster, SERVICE, address, config, node, pod, read_all};
+use super::cluster::{Cluster, SERVICE, address, config, dial, node, pod, pod_in, read_all};
 use crate::Fabric;
-use coracle_wasi_host::net::{NetError, Uplink};
+use coracle_wasi_host::net::{Conn, Gone, NetError};
+use std::future::poll_fn;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,7 +57,7 @@ async fn refusals_and_resets_cross_nodes() {
     let mut conn = client.net.connect(to).await.unwrap();
     let (inner, _) = listener.accept().await.unwrap();
     conn.write_all(b"never read").await.unwrap();
-    std::future::poll_fn(|cx| inner.poll_readable(cx)).await;
+    poll_fn(|cx| inner.poll_readable(cx)).await;
     drop(inner);
     let error = conn.read_u8().await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
@@ -161,6 +162,7 @@ async fn a_peer_that_goes_and_comes_back_is_reached_again() {
     drop(held);
     let again = node(&cluster.authority, "b").await;
     again.attach(server.ip, server.net.clone());
+    again.update(cluster.state.clone());
     cluster.state.nodes.insert("b".into(), again.address().to_string());
     cluster.a.update(cluster.state.clone());
     drop(listener);
@@ -175,15 +177,87 @@ async fn only_nodes_are_let_in_and_only_with_their_own_addresses() {
     server.say("secret");
     let to = SocketAddr::new(server.ip, 8080);
     // Node a speaks for a pod of node c.
-    let spoofed = cluster.a.dial(address("10.128.3.5:4000"), to).await;
+    let spoofed = dial(&cluster.a, address("10.128.3.5:4000"), to).await;
     assert_eq!(spoofed.unwrap_err(), NetError::AccessDenied);
     // Certificates of the same authority that are no node's.
     for tls in [cluster.authority.tls("a", "system:masters"), super::cluster::Authority::new().node("a")] {
         let stranger = Fabric::start(config("a", tls)).await.unwrap();
         stranger.update(cluster.state.clone());
-        assert!(stranger.dial(address("10.128.1.5:4000"), to).await.is_err());
+        assert!(dial(&stranger, address("10.128.1.5:4000"), to).await.is_err());
     }
-    assert!(cluster.a.dial(address("10.128.1.5:4000"), to).await.is_ok());
+    assert!(dial(&cluster.a, address("10.128.1.5:4000"), to).await.is_ok());
+}
+
+/// Writes until nothing more is taken for a while.
+async fn fill(conn: &mut Conn) {
+    while tokio::time::timeout(Duration::from_millis(300), conn.write_all(&[7; 64 * 1024])).await.is_ok() {}
+}
+
+#[tokio::test]
+async fn what_a_far_end_never_takes_ends_with_its_pod() {
+    let cluster = Cluster::new().await;
+    let (client, server) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
+    let listener = server.listen();
+    let to = SocketAddr::new(server.ip, 8080);
+    let (mut kept, mut closed) =
+        (client.net.connect(to).await.unwrap(), client.net.connect(to).await.unwrap());
+    let (mut first, _) = listener.accept().await.unwrap();
+    let (mut second, _) = listener.accept().await.unwrap();
+    for conn in [&mut kept, &mut closed, &mut first] {
+        fill(conn).await;
+    }
+    // This one has read all that came: it is closed in order, and what it wrote may still be taken.
+    drop(closed);
+    let streams = || cluster.a.inner().streams_to("b");
+    assert_eq!(streams(), 2, "who is slow may be slow");
+    cluster.a.detach(client.ip);
+    client.net.shutdown();
+    let ended = async {
+        while streams() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), ended).await.expect("nobody holds the streams any more");
+    for conn in [&mut first, &mut second] {
+        let error = conn.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_goes_resets_what_nobody_takes_of_it() {
+    let cluster = Cluster::new().await;
+    let (client, server) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
+    let listener = server.listen();
+    let conn = client.net.connect(SocketAddr::new(server.ip, 8080)).await.unwrap();
+    let (mut inner, _) = listener.accept().await.unwrap();
+    fill(&mut inner).await;
+    // The program ends before its pod does.
+    drop(inner);
+    cluster.b.detach(server.ip);
+    // The client hears of it though it neither reads nor writes.
+    let gone = poll_fn(|cx| conn.poll_peer_gone(cx));
+    let gone = tokio::time::timeout(Duration::from_secs(15), gone).await.expect("the connection is reset");
+    assert_eq!(gone, Gone::Reset);
+}
+
+#[tokio::test]
+async fn one_pod_leaves_streams_of_a_tunnel_to_others() {
+    let cluster = Cluster::new().await;
+    let server = pod(&cluster.b, "10.128.2.2");
+    let listener = server.listen();
+    let to = SocketAddr::new(server.ip, 8080);
+    let greedy = pod_in("greedy", &cluster.a, "10.128.1.2");
+    let mut held = Vec::new();
+    let refused = loop {
+        match greedy.net.connect(to).await {
+            Ok(conn) => held.push((conn, listener.accept().await.unwrap())),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((refused, held.len()), (NetError::TooManySockets, 1366), "a third of 4,096");
+    let modest = pod_in("modest", &cluster.a, "10.128.1.3");
+    assert!(modest.net.connect(to).await.is_ok());
 }
 
 /// Carries TCP to `to` until it is frozen; counts connections.

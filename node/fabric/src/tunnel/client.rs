@@ -5,9 +5,11 @@ use super::{
     CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, Members, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
     STREAMS_MAX, datagrams, identity, pump, watch_life,
 };
+use crate::caller::Caller;
+use crate::shares::{Holder, Permit, Shares};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use coracle_wasi_host::net::{Conn, NetError, PIPE_CAPACITY};
+use coracle_wasi_host::net::{Conn, NetError};
 use h2::client::SendRequest;
 use parking_lot::Mutex;
 use rustls_pki_types::ServerName;
@@ -43,7 +45,11 @@ struct Peer {
     fabric: Arc<str>,
     /// Held while the tunnel is being opened, so that many dials open one.
     link: tokio::sync::Mutex<LinkState>,
-    datagrams: Mutex<Option<mpsc::Sender<Datagram>>>,
+    datagrams: Mutex<Option<mpsc::Sender<(Datagram, Permit)>>>,
+    /// The places of the queue of datagrams.
+    waiting: Arc<Shares>,
+    /// The connections of this node's pods to that node's.
+    streams: Arc<Shares>,
 }
 
 enum LinkState {
@@ -75,21 +81,18 @@ impl Peers {
         TlsConnector::from(Arc::new(config))
     }
 
-    /// Connects to a pod of another node. Call it in a task of its own: a caller who gives up in the middle
+    /// Connects to a pod of another node, from the first address to the second. Call it in a task of its own: a caller who gives up in the middle
     /// would tear down the tunnel that others wait for.
     pub(crate) async fn dial(
         &self,
         node: &Arc<str>,
         fabric: &Arc<str>,
-        from: SocketAddr,
-        to: SocketAddr,
+        caller: &Caller,
+        (from, to): (SocketAddr, SocketAddr),
     ) -> Result<Conn, NetError> {
         let peer = self.peer(node, fabric);
-        self.dial_peer(&peer, from, to).await
-    }
-
-    async fn dial_peer(&self, peer: &Peer, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
-        let link = self.link(peer).await?;
+        let permit = peer.streams.take(&caller.holder).ok_or(NetError::TooManySockets)?;
+        let link = self.link(&peer).await?;
         let open = async {
             let mut sender = link.sender.clone().ready().await.map_err(|_| NetError::HostUnreachable)?;
             let request = tcp_request(from, to).ok_or(NetError::InvalidInput)?;
@@ -103,14 +106,26 @@ impl Peers {
         };
         let opened = tokio::time::timeout(ANSWER_TIMEOUT, open).await;
         let (send, receive) = opened.unwrap_or(Err(NetError::TimedOut))?;
-        let (near, far) = Conn::pair(from, to, PIPE_CAPACITY);
-        tokio::spawn(pump::pump(far, send, receive));
+        let (near, far) = caller.connection(from, to);
+        let gone = caller.gone().clone();
+        tokio::spawn(async move {
+            pump::pump(far, send, receive, gone).await;
+            drop(permit);
+        });
         Ok(near)
     }
 
     /// Sends a datagram to a pod of another node, or drops it. Needs a tokio runtime.
-    pub(crate) fn send(self: &Arc<Self>, node: &Arc<str>, fabric: &Arc<str>, datagram: Datagram) {
+    pub(crate) fn send(
+        self: &Arc<Self>,
+        node: &Arc<str>,
+        fabric: &Arc<str>,
+        holder: &Holder,
+        datagram: Datagram,
+    ) {
         let peer = self.peer(node, fabric);
+        // Without a place the datagram is lost, as on a full link; but nobody fills the link for the others.
+        let Some(place) = peer.waiting.take(holder) else { return };
         let mut datagrams = peer.datagrams.lock();
         let waiting = match &*datagrams {
             Some(waiting) if !waiting.is_closed() => waiting,
@@ -125,14 +140,18 @@ impl Peers {
                 datagrams.insert(sender)
             }
         };
-        // A full queue loses the datagram, as a full link does.
-        let _ = waiting.try_send(datagram);
+        let _ = waiting.try_send((datagram, place));
     }
 
     /// Forgets nodes that are gone or have moved. What is carried to one that has moved goes on until it ends; the tunnel
     /// to one that is gone ends by itself.
     pub(crate) fn retain(&self, known: impl Fn(&str, &str) -> bool) {
         self.peers.lock().retain(|name, peer| known(name, &peer.fabric));
+    }
+
+    #[cfg(test)]
+    pub(crate) fn streams_to(&self, node: &str) -> usize {
+        self.peers.lock().get(node).map_or(0, |peer| peer.streams.held())
     }
 
     fn peer(&self, node: &Arc<str>, fabric: &Arc<str>) -> Arc<Peer> {
@@ -145,6 +164,8 @@ impl Peers {
                     fabric: fabric.clone(),
                     link: tokio::sync::Mutex::new(LinkState::Closed),
                     datagrams: Mutex::new(None),
+                    waiting: Shares::new(datagrams::WAITING_MAX),
+                    streams: Shares::new(STREAMS_MAX as usize),
                 });
                 peers.insert(node.clone(), peer.clone());
                 peer

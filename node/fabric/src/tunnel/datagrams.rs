@@ -1,6 +1,7 @@
 //! Datagrams between nodes: one stream each way, dropped where the peer does not keep up.
 
 use super::wire::{Datagram, datagrams_request};
+use crate::shares::Permit;
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
@@ -11,14 +12,15 @@ use tokio::sync::mpsc;
 pub(super) const WAITING_MAX: usize = 1024;
 
 /// Sends what comes out of `waiting` over a stream of its own, until the tunnel or the sender ends.
-pub(super) async fn send_all(sender: SendRequest<Bytes>, mut waiting: mpsc::Receiver<Datagram>) {
+pub(super) async fn send_all(sender: SendRequest<Bytes>, mut waiting: mpsc::Receiver<(Datagram, Permit)>) {
     // The stream is opened by the first datagram: most pairs of nodes exchange none.
     let Some(first) = waiting.recv().await else { return };
     let Ok(mut sender) = sender.ready().await else { return };
     let Some(request) = datagrams_request() else { return };
     let Ok((_response, mut stream)) = sender.send_request(request, false) else { return };
     let mut next = Some(first);
-    while let Some(datagram) = next {
+    // Its place is kept until it is sent.
+    while let Some((datagram, _place)) = next {
         if send_one(&mut stream, datagram.encode()).await.is_none() {
             return;
         }

@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Request, Response, StatusCode};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,13 +35,13 @@ pub(crate) const NEWCOMERS: Bounds = Bounds {
 
 /// What arrives through tunnels, judged and delivered by the fabric.
 pub(crate) trait Arrivals: Send + Sync + 'static {
-    /// A connection from a pod of the node `peer` to one of ours.
+    /// A connection from a pod of the node `peer` to one of ours, with what is cancelled when that pod goes.
     fn arrive(
         &self,
         peer: &str,
         from: SocketAddr,
         to: SocketAddr,
-    ) -> BoxFuture<'static, Result<Conn, NetError>>;
+    ) -> BoxFuture<'static, Result<(Conn, CancellationToken), NetError>>;
 
     /// A datagram from a pod of the node `peer` to one of ours.
     fn arrive_datagram(&self, peer: &str, datagram: Datagram);
@@ -136,9 +137,14 @@ async fn serve_stream(
             let Some((from, to)) = addresses(&head.headers) else {
                 return answer(&mut respond, refusal(NetError::InvalidInput));
             };
-            match arrivals.arrive(peer, from, to).await {
-                Ok(conn) => match respond.send_response(Response::new(()), false) {
-                    Ok(send) => pump::pump(conn, send, body).await,
+            let arrived = tokio::select! {
+                arrived = arrivals.arrive(peer, from, to) => arrived,
+                // The dialer has given up: nobody waits for a place in the backlog any more.
+                _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+            };
+            match arrived {
+                Ok((conn, pod)) => match respond.send_response(Response::new(()), false) {
+                    Ok(send) => pump::pump(conn, send, body, pod).await,
                     // The dialer has given up.
                     Err(_) => conn.reset(),
                 },

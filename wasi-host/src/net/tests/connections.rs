@@ -1,6 +1,6 @@
 //! TCP in a namespace: listening, connecting, refusing, resetting.
 
-use super::super::{Conn, Isolated, Namespace, NetError, NetLimits, Uplink};
+use super::super::{Conn, Gone, Isolated, Namespace, NetError, NetLimits, Uplink};
 use super::{POD, address, context, counter, namespace, namespace_with, pending};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -216,6 +216,57 @@ async fn a_listener_that_refuses_still_gives_what_waited() {
     assert_eq!(late.unwrap_err(), NetError::ConnectionRefused);
     listener.accept().await.unwrap();
     assert_eq!(listener.accept().await.unwrap_err(), NetError::NetworkDown);
+}
+
+#[tokio::test]
+async fn what_is_bound_to_loopback_does_not_leave_the_namespace() {
+    let server = namespace();
+    let _listener = server.listen(address("0.0.0.0:8080")).unwrap();
+    let config = super::super::NamespaceConfig {
+        hostname: "client".into(),
+        addresses: vec!["10.128.0.77".parse().unwrap()],
+        limits: NetLimits::default(),
+    };
+    let pod = Namespace::new(config, Arc::new(OneService(server)));
+    let to = address("10.96.0.20:80");
+    for from in ["127.0.0.1:4000", "127.9.9.9:0", "10.128.0.5:4000"] {
+        let refused = pod.connect_from(Some(address(from)), to).await.unwrap_err();
+        assert_eq!(refused, NetError::InvalidInput, "{from}");
+    }
+    assert_eq!(pod.sockets(), 0);
+    let conn = pod.connect_from(Some(address("10.128.0.77:4000")), to).await.unwrap();
+    assert_eq!(conn.local_addr(), address("10.128.0.77:4000"));
+    let socket = pod.bind_udp(address("127.0.0.1:0")).unwrap();
+    assert_eq!(socket.try_send(Bytes::new(), Some(to)), Err(NetError::InvalidInput));
+    assert_eq!(socket.connect(Some(to)), Err(NetError::InvalidInput));
+    // To its own address it may, as on Linux.
+    let own = pod.bind_udp(address("10.128.0.77:53")).unwrap();
+    socket.try_send(Bytes::from_static(b"x"), Some(own.local_addr())).unwrap();
+    assert_eq!(own.try_recv().unwrap().1, socket.local_addr());
+}
+
+#[tokio::test]
+async fn a_carrier_learns_that_the_other_end_has_gone() {
+    let pod = namespace();
+    let listener = pod.listen(address("0.0.0.0:80")).unwrap();
+    let (waker, woken) = counter();
+    let gone = |conn: &Conn| conn.poll_peer_gone(&mut context(&waker));
+    for disorder in [false, true] {
+        let outer = pod.deliver(address("10.128.9.9:1"), SocketAddr::new(POD, 80)).unwrap();
+        let (inner, _) = listener.accept().await.unwrap();
+        inner.try_write(b"last words").unwrap();
+        inner.shutdown(std::net::Shutdown::Both);
+        assert!(pending(gone(&outer)), "shut down is not gone");
+        let before = woken.times();
+        if disorder {
+            pod.shutdown();
+        }
+        drop(inner);
+        assert!(woken.times() > before);
+        let expected = if disorder { Gone::Reset } else { Gone::Closed };
+        assert_eq!(gone(&outer), std::task::Poll::Ready(expected));
+        assert_eq!(outer.try_read(100).as_deref(), Ok(&b"last words"[..]));
+    }
 }
 
 /// Hands every dial to one pod, whatever the address, as a service with one endpoint would.

@@ -1,0 +1,117 @@
+//! Carrying a pod's connection on, over a real socket or a tunnel's stream, and when to stop.
+//!
+//! Two directions are carried, each of which may be held up by a far end that takes nothing. The pod's end is watched
+//! beside them: once it has gone, nobody in the pod pays for what is held any more.
+
+use bytes::Bytes;
+use coracle_wasi_host::net::{Conn, Gone, NetError};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Poll, ready};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How long what a pod wrote before it closed may wait for a far end that takes nothing of it.
+const CLOSED_STALL_MAX: Duration = Duration::from_secs(20);
+
+/// How long it may take altogether; as long as Linux keeps a socket without an owner for its peer to end.
+const CLOSED_MAX: Duration = Duration::from_secs(60);
+
+/// How long it may take where the connection was reset or the pod is gone: what can be sent at once still is.
+const RESET_MAX: Duration = Duration::from_secs(1);
+
+/// Which side broke off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// The pod's, with the error that its end gave.
+    Pod(NetError),
+    Far,
+}
+
+/// Counts the bytes that the far end has taken.
+#[derive(Default)]
+pub(crate) struct Taken(AtomicU64);
+
+impl Taken {
+    pub(crate) fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn so_far(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Drives both directions until both have ended, one breaks, or the pod's end has gone and what it left is not taken in
+/// time. `pod` is cancelled when the pod is taken off the network.
+pub(crate) async fn carry(
+    conn: &Conn,
+    pod: &CancellationToken,
+    taken: &Taken,
+    out: impl Future<Output = Result<(), Broken>>,
+    into: impl Future<Output = Result<(), Broken>>,
+) -> Result<(), Broken> {
+    let (mut out, mut into) = (pin!(out), pin!(into));
+    // A break of either direction ends both; an end in order leaves the other one open.
+    let both = async {
+        tokio::select! {
+            result = &mut out => {
+                result?;
+                into.await
+            }
+            result = &mut into => {
+                result?;
+                out.await
+            }
+        }
+    };
+    tokio::select! {
+        result = both => result,
+        () = left_behind(conn, pod, taken) => Err(Broken::Pod(NetError::ConnectionReset)),
+    }
+}
+
+/// Resolves once the pod's end has gone and had its time.
+async fn left_behind(conn: &Conn, pod: &CancellationToken, taken: &Taken) {
+    let gone = tokio::select! {
+        gone = poll_fn(|cx| conn.poll_peer_gone(cx)) => gone,
+        () = pod.cancelled() => Gone::Reset,
+    };
+    if gone == Gone::Closed {
+        let drained = async {
+            loop {
+                let before = taken.so_far();
+                tokio::time::sleep(CLOSED_STALL_MAX).await;
+                if taken.so_far() == before {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(CLOSED_MAX, drained) => return,
+            () = pod.cancelled() => {}
+        }
+    }
+    tokio::time::sleep(RESET_MAX).await;
+}
+
+/// The next bytes of the pod, at most `max`; empty at the end. `interrupted` is asked while there are none.
+pub(crate) async fn next_bytes(
+    conn: &Conn,
+    max: usize,
+    mut interrupted: impl FnMut(&mut std::task::Context<'_>) -> Poll<Broken>,
+) -> Result<Bytes, Broken> {
+    poll_fn(|cx| {
+        if let Poll::Ready(broken) = interrupted(cx) {
+            return Poll::Ready(Err(broken));
+        }
+        loop {
+            match conn.try_read(max) {
+                Err(NetError::WouldBlock) => ready!(conn.poll_readable(cx)),
+                result => return Poll::Ready(result.map_err(Broken::Pod)),
+            }
+        }
+    })
+    .await
+}

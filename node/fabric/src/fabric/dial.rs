@@ -1,0 +1,165 @@
+//! Connections: to a service's endpoints, pods here and elsewhere, and the outside.
+
+use super::{ENDPOINT_TRIES, Inner};
+use crate::caller::Caller;
+use crate::model::Protocol;
+use crate::policy::Place;
+use crate::service::{Choice, Failed};
+use crate::tables::{OpenConnection, Service};
+use coracle_wasi_host::net::{Conn, NetError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+impl Inner {
+    /// Opens a connection for a pod of this node.
+    pub(crate) async fn dial(
+        self: &Arc<Self>,
+        caller: &Caller,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<Conn, NetError> {
+        let place = self.policy.place(&self.tables.load(), to, Protocol::Tcp)?;
+        match place {
+            Place::Service { service, port } => self.dial_service_for(caller, from, to, &service, port).await,
+            Place::Outside => {
+                self.policy.check_egress(&self.tables.load(), &caller.holder.namespace, to)?;
+                self.dial_outside(caller, from, to).await
+            }
+            place => self.dial_pod(caller, from, to, place).await,
+        }
+    }
+
+    /// Connects a client from outside to one of a service's endpoints.
+    pub(crate) async fn dial_service(
+        self: &Arc<Self>,
+        from: SocketAddr,
+        to: SocketAddr,
+        service: &Arc<Service>,
+        port: usize,
+    ) -> Result<Conn, NetError> {
+        self.dial_service_for(&Caller::outside(service), from, to, service, port).await
+    }
+
+    /// Connects to one of a service's endpoints, and to others where that one is not to be had.
+    async fn dial_service_for(
+        self: &Arc<Self>,
+        caller: &Caller,
+        from: SocketAddr,
+        to: SocketAddr,
+        service: &Arc<Service>,
+        port: usize,
+    ) -> Result<Conn, NetError> {
+        let mut failed = Failed::default();
+        for _ in 0..ENDPOINT_TRIES {
+            let Some(choice) = self.choose(service, port, from.ip(), &failed) else { break };
+            // Counted from the attempt on, so that many dials at once do not all see the same empty endpoint.
+            let open = OpenConnection::count(&service.open[choice.index]);
+            match self.dial_endpoint_for(caller, from, choice.address, service).await {
+                Ok(mut conn) => {
+                    self.balancer.remember(service, from.ip(), choice);
+                    conn.hold(open);
+                    return Ok(conn.with_addresses(from, to));
+                }
+                Err(error) => self.note(&mut failed, choice, error),
+            }
+        }
+        Err(failed.last().unwrap_or(NetError::ConnectionRefused))
+    }
+
+    /// An endpoint that was not tried yet, on a node that was not found unreachable.
+    pub(crate) fn choose(
+        &self,
+        service: &Arc<Service>,
+        port: usize,
+        client: IpAddr,
+        failed: &Failed,
+    ) -> Option<Choice> {
+        let tables = self.tables.load();
+        self.balancer
+            .choose(service, port, client, |endpoint| !failed.excludes(endpoint, &self.policy, &tables))
+    }
+
+    /// Remembers a failed attempt.
+    pub(crate) fn note(&self, failed: &mut Failed, choice: Choice, error: NetError) {
+        let place = self.policy.place(&self.tables.load(), choice.address, Protocol::Tcp).ok();
+        failed.note(choice.address, place, error);
+    }
+
+    /// Connects the gateway to one endpoint of a service.
+    pub(crate) async fn dial_endpoint(
+        self: &Arc<Self>,
+        from: SocketAddr,
+        endpoint: SocketAddr,
+        service: &Service,
+    ) -> Result<Conn, NetError> {
+        self.dial_endpoint_for(&Caller::outside(service), from, endpoint, service).await
+    }
+
+    async fn dial_endpoint_for(
+        self: &Arc<Self>,
+        caller: &Caller,
+        from: SocketAddr,
+        endpoint: SocketAddr,
+        service: &Service,
+    ) -> Result<Conn, NetError> {
+        let place = self.policy.place(&self.tables.load(), endpoint, Protocol::Tcp)?;
+        match place {
+            // A service is no endpoint of another: that could go round in circles.
+            Place::Service { .. } => Err(NetError::ConnectionRefused),
+            Place::Outside => {
+                if !service.is_api_server() {
+                    self.policy.check_egress(&self.tables.load(), &caller.holder.namespace, endpoint)?;
+                }
+                self.dial_outside(caller, from, endpoint).await
+            }
+            place => self.dial_pod(caller, from, endpoint, place).await,
+        }
+    }
+
+    async fn dial_pod(
+        self: &Arc<Self>,
+        caller: &Caller,
+        from: SocketAddr,
+        to: SocketAddr,
+        place: Place,
+    ) -> Result<Conn, NetError> {
+        match place {
+            Place::Pod(namespace) => {
+                let from = match caller.pod {
+                    Some(_) => from,
+                    None => self.policy.client_source(&self.tables.load(), from),
+                };
+                namespace.deliver_when_room(from, to).await
+            }
+            Place::Node { name, fabric } => {
+                let from = match caller.pod {
+                    Some(_) => from,
+                    // The other node lets this one speak for its own addresses only.
+                    None => SocketAddr::new(self.policy.own_address(&self.tables.load()), from.port()),
+                };
+                let (peers, caller) = (self.peers.clone(), caller.clone());
+                self.on_runtime(async move { peers.dial(&name, &fabric, &caller, (from, to)).await }).await
+            }
+            Place::Service { .. } | Place::Outside => Err(NetError::HostUnreachable),
+        }
+    }
+
+    async fn dial_outside(
+        self: &Arc<Self>,
+        caller: &Caller,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<Conn, NetError> {
+        let (inner, caller) = (self.clone(), caller.clone());
+        self.on_runtime(async move { inner.egress.dial(&caller, from, to).await }).await
+    }
+
+    /// Runs what does I/O where I/O is done: a dial is polled by the guest's executor. A caller who gives up
+    /// does not tear down a tunnel that others wait for.
+    async fn on_runtime(
+        &self,
+        dial: impl Future<Output = Result<Conn, NetError>> + Send + 'static,
+    ) -> Result<Conn, NetError> {
+        self.runtime.spawn(dial).await.unwrap_or(Err(NetError::NetworkDown))
+    }
+}

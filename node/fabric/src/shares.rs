@@ -1,0 +1,120 @@
+//! What all pods of a node share, given out so that nobody takes it all.
+//!
+//! A namespace gets one more while it holds less than what is free, a pod while it holds less than half of that. However
+//! many namespaces take all that they can get, they end with equal parts, and one part stays free for who comes next.
+
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// On whose account something is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Holder {
+    /// The Kubernetes namespace.
+    pub(crate) namespace: Arc<str>,
+    /// None for what comes to a namespace's services from outside.
+    pub(crate) pod: Option<IpAddr>,
+}
+
+/// A number of equal things.
+pub(crate) struct Shares {
+    size: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    all: usize,
+    namespaces: HashMap<Arc<str>, usize>,
+    pods: HashMap<IpAddr, usize>,
+}
+
+impl Shares {
+    pub(crate) fn new(size: usize) -> Arc<Self> {
+        Arc::new(Self { size, held: Mutex::default() })
+    }
+
+    /// One more for `holder`, unless it has its share already.
+    pub(crate) fn take(self: &Arc<Self>, holder: &Holder) -> Option<Permit> {
+        let mut held = self.held.lock();
+        let free = self.size - held.all;
+        let of_namespace = held.namespaces.get(&holder.namespace).copied().unwrap_or(0);
+        let of_pod = holder.pod.and_then(|pod| held.pods.get(&pod).copied()).unwrap_or(0);
+        if of_namespace >= free || of_pod >= free.div_ceil(2) {
+            return None;
+        }
+        held.all += 1;
+        *held.namespaces.entry(holder.namespace.clone()).or_default() += 1;
+        if let Some(pod) = holder.pod {
+            *held.pods.entry(pod).or_default() += 1;
+        }
+        drop(held);
+        Some(Permit { shares: self.clone(), holder: holder.clone() })
+    }
+
+    /// How many are held.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.held.lock().all
+    }
+}
+
+/// One of the things, held until it is dropped.
+pub(crate) struct Permit {
+    shares: Arc<Shares>,
+    holder: Holder,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut held = self.shares.held.lock();
+        held.all -= 1;
+        give_back(&mut held.namespaces, &self.holder.namespace);
+        if let Some(pod) = &self.holder.pod {
+            give_back(&mut held.pods, pod);
+        }
+    }
+}
+
+fn give_back<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(namespace: &str, pod: u8) -> Holder {
+        Holder { namespace: namespace.into(), pod: Some([10, 128, 0, pod].into()) }
+    }
+
+    fn fill(shares: &Arc<Shares>, holder: &Holder) -> Vec<Permit> {
+        std::iter::from_fn(|| shares.take(holder)).collect()
+    }
+
+    #[test]
+    fn nobody_takes_all_and_all_is_given_back() {
+        let shares = Shares::new(900);
+        let alone = fill(&shares, &holder("a", 1));
+        assert_eq!(alone.len(), 300, "a pod has at most a third");
+        let others: Vec<Permit> = (2..100).flat_map(|pod| fill(&shares, &holder("a", pod))).collect();
+        assert_eq!(alone.len() + others.len(), 450, "a namespace has at most half");
+        let second: Vec<Permit> = (100..200).flat_map(|pod| fill(&shares, &holder("b", pod))).collect();
+        assert_eq!(second.len(), 225);
+        // However many there are, the next one finds something.
+        let more: Vec<Permit> = (0..6)
+            .flat_map(|at| fill(&shares, &Holder { namespace: at.to_string().into(), pod: None }))
+            .collect();
+        assert!(shares.take(&holder("last", 200)).is_some());
+        drop((alone, others, second, more));
+        let held = shares.held.lock();
+        assert!(held.all == 0 && held.namespaces.is_empty() && held.pods.is_empty());
+    }
+}

@@ -1,0 +1,53 @@
+//! The fabric as one pod sees it.
+
+use crate::caller::Caller;
+use crate::fabric::Inner;
+use crate::resolver::{Family, PodLookups};
+use crate::shares::Holder;
+use bytes::Bytes;
+use coracle_wasi_host::net::{Conn, NetError, Uplink};
+use futures::future::BoxFuture;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// What one pod of a Kubernetes namespace has beyond itself. It sends from the addresses that its network namespace is
+/// attached with, and from no other.
+pub(crate) struct PodUplink {
+    inner: Arc<Inner>,
+    namespace: Arc<str>,
+    lookups: PodLookups,
+}
+
+impl PodUplink {
+    pub(crate) fn new(inner: Arc<Inner>, namespace: &str) -> Self {
+        Self { inner, namespace: namespace.into(), lookups: PodLookups::default() }
+    }
+
+    /// The pod, if `from` is its own.
+    fn caller(&self, from: IpAddr) -> Result<Caller, NetError> {
+        let attached = self.inner.policy().pod(from).ok_or(NetError::AddressNotAvailable)?;
+        let is_own = std::ptr::addr_eq(Arc::as_ptr(attached.namespace.uplink()), self);
+        if !is_own {
+            return Err(NetError::AddressNotAvailable);
+        }
+        Ok(Caller::pod(&self.namespace, from, attached))
+    }
+}
+
+impl Uplink for PodUplink {
+    fn dial(&self, from: SocketAddr, to: SocketAddr) -> BoxFuture<'static, Result<Conn, NetError>> {
+        let (inner, caller) = (self.inner.clone(), self.caller(from.ip()));
+        Box::pin(async move { inner.dial(&caller?, from, to).await })
+    }
+
+    fn resolve(&self, from: IpAddr, name: &str) -> BoxFuture<'static, Result<Vec<IpAddr>, NetError>> {
+        let holder = Holder { namespace: self.namespace.clone(), pod: Some(from) };
+        let (inner, lookups, name) = (self.inner.clone(), self.lookups.clone(), name.to_owned());
+        Box::pin(async move { inner.resolve(&holder, &lookups, &name, Family::of(from)).await })
+    }
+
+    fn send(&self, from: SocketAddr, to: SocketAddr, payload: Bytes) -> Result<(), NetError> {
+        let caller = self.caller(from.ip())?;
+        self.inner.send(&caller.holder, from, to, payload)
+    }
+}
