@@ -289,8 +289,9 @@ mod tests {
             write(&log, Stream::Stdout, &[&line]).await;
         }
         write(&log, Stream::Stdout, &["last\n"]).await;
-        assert_eq!(segments(&dir.path().join("u/c/0.log")).len(), 2);
+        // All is written down then.
         logs.end(&uid, "c").await;
+        assert_eq!(segments(&dir.path().join("u/c/0.log")).len(), 2);
         let mut bytes = 0;
         let mut last = Bytes::new();
         while let Some(chunk) = chunks.recv().await {

@@ -1,5 +1,7 @@
 //! A node that comes back: what it finds on its disk, what the cluster has done meanwhile, and whether there is one.
 
+use std::collections::BTreeSet;
+
 use coracle_proto::node::Welcome;
 
 use super::*;
@@ -63,10 +65,16 @@ async fn a_block_that_was_taken_back_is_no_longer_handed_out() {
     rig.put("pods", web("after")).await;
     rig.tell(Down::Synced(Synced { revision: 9 })).await;
     rig.give_block("10.128.8.0/24").await;
-    for uid in ["after", "before"] {
-        let mut is = |status: &Value| running_at(status).filter(|at| at.starts_with("10.128.8."));
-        rig.status(uid, &mut is).await;
-    }
+    // In whichever order they come up.
+    let mut awaited = BTreeSet::from(["after", "before"]);
+    rig.until(|body| {
+        if let Up::PodStatus(PodStatus { uid, status_json, .. }) = body {
+            let at = running_at(&serde_json::from_slice(status_json).unwrap());
+            awaited.retain(|one| *one != uid || !at.as_ref().is_some_and(|at| at.starts_with("10.128.8.")));
+        }
+        awaited.is_empty().then_some(())
+    })
+    .await;
     rig.stop().await;
 }
 
