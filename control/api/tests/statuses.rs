@@ -88,6 +88,35 @@ async fn an_address_is_not_given_up_while_its_service_lives() {
 }
 
 #[tokio::test]
+async fn the_addresses_of_the_cluster_itself_are_kept_also_without_their_services() {
+    let (_, router) = cluster();
+    for (address, name, namespace) in
+        [("10.96.0.1", "kubernetes", "default"), ("10.96.0.10", "kube-dns", "kube-system")]
+    {
+        let parent = json!({ "resource": "services", "namespace": namespace, "name": name });
+        let claim = json!({ "metadata": { "name": address }, "spec": { "parentRef": parent } });
+        ask("POST", ADDRESSES).json(claim).ok(&router).await;
+        let (code, text) = ask("DELETE", &format!("{ADDRESSES}/{address}")).fail(&router).await;
+        assert!(code == 403 && text.contains(&format!("{namespace}/{name}")), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_service_says_of_its_traffic_is_checked() {
+    let (_, router) = cluster();
+    for (field, value) in [
+        ("internalTrafficPolicy", json!("Here")),
+        ("trafficDistribution", json!("Somewhere")),
+        ("loadBalancerClass", json!("example.com/fast")),
+    ] {
+        let mut service = json!({ "metadata": { "name": "a" }, "spec": { "ports": [{ "port": 80 }] } });
+        service["spec"][field] = value;
+        let (code, text) = ask("POST", SERVICES).json(service).fail(&router).await;
+        assert!(code == 422 && text.contains(&format!("spec.{field}: ")), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn spellings_of_other_programs_are_taken() {
     let (_, router) = cluster();
     let path = "/api/v1/namespaces/default/secrets";

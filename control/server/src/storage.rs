@@ -600,4 +600,27 @@ mod tests {
         let other = ObjectKey::new("configmaps", "default", "b");
         assert!(grows(&view, &Transaction::create(other, draft(1).into())));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hub_is_told_at_once_that_a_leader_is_sought_and_late_that_there_is_none() {
+        let (_machine, hub) =
+            crate::machine::Machine::new(Arc::new(watch::Sender::new(None)), Arc::default());
+        let leads = |led| Leading { led, ..Leading::default() };
+        let leading = watch::Sender::new(leads(true));
+        tokio::spawn(follow_leadership(leading.subscribe(), Arc::downgrade(&hub)));
+        let moment = Duration::from_millis(1);
+        for (led, wait, expected) in [
+            (true, moment, Leadership::Led),
+            (false, moment, Leadership::Sought),
+            (false, LEADERLESS_MAX / 2, Leadership::Sought),
+            (true, moment, Leadership::Led),
+            (false, LEADERLESS_MAX - moment, Leadership::Sought),
+            (false, 2 * moment, Leadership::Lost),
+            (true, moment, Leadership::Led),
+        ] {
+            leading.send_replace(leads(led));
+            tokio::time::sleep(wait).await;
+            assert!(hub.is_in(expected), "{led} for {wait:?}: {expected:?}");
+        }
+    }
 }

@@ -92,7 +92,7 @@ impl WatchHub {
         self.leadership.store(leadership as u8, Ordering::Release);
     }
 
-    fn is_in(&self, leadership: Leadership) -> bool {
+    pub fn is_in(&self, leadership: Leadership) -> bool {
         self.leadership.load(Ordering::Acquire) == leadership as u8
     }
 

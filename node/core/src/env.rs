@@ -428,6 +428,12 @@ mod tests {
             message.starts_with("args[0] takes the container's environment and arguments beyond"),
             "{message}"
         );
+        // Each of them has room, and all together have not.
+        let one = "x".repeat(500_000);
+        let several = container(&format!(r#"{{"image":"i","command":["{one}"],"args":["a","{one}"]}}"#));
+        assert!(arguments(&several, &[]).is_ok());
+        let message = arguments(&several, &env).unwrap_err();
+        assert!(message.starts_with("args[1] takes"), "{message}");
     }
 
     #[test]

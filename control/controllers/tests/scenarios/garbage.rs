@@ -134,3 +134,27 @@ fn an_owner_in_another_namespace_is_none() {
     cluster.settle();
     assert!(cluster.find(&key).is_none());
 }
+
+#[test]
+fn the_claim_of_a_living_service_is_not_collected() {
+    let mut cluster = Cluster::new();
+    let service = ObjectKey::new("services", "default", "s");
+    let spec = json!({"clusterIP": "10.96.3.3", "clusterIPs": ["10.96.3.3"], "ports": [{"port": 80}]});
+    let value = json!({"metadata": {"name": "s", "namespace": "default", "uid": "s"}, "spec": spec});
+    cluster.put(service.clone(), value);
+    let claim = |name: &str| {
+        let parent = json!({"resource": "services", "namespace": "default", "name": "s"});
+        let value = json!({
+            "metadata": {"name": name, "uid": name, "ownerReferences": [
+                {"apiVersion": "v1", "kind": "Node", "name": "nobody", "uid": "nobody"}]},
+            "spec": {"parentRef": parent},
+        });
+        (ObjectKey::new("ipaddresses.networking.k8s.io", "", name), value)
+    };
+    for name in ["10.96.3.3", "10.96.3.4"] {
+        let (key, value) = claim(name);
+        cluster.put(key, value);
+    }
+    cluster.run(1_000);
+    assert_eq!(cluster.names("ipaddresses.networking.k8s.io"), ["10.96.3.3"], "the other is nobody's");
+}

@@ -87,6 +87,24 @@ fn what_is_no_address_is_no_endpoint() {
 }
 
 #[test]
+fn a_slice_that_its_kind_refuses_is_not_proposed() {
+    let mut cluster = Cluster::new();
+    // As it may have been stored before Services were checked.
+    let (key, value) = service(json!([{"port": 80, "protocol": "NONE"}]));
+    let pod = ObjectKey::new("pods", "default", "a");
+    let backend = json!({
+        "metadata": {"name": "a", "namespace": "default", "uid": "a", "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "c"}]}, "status": {"phase": "Pending"},
+    });
+    cluster.put(pod.clone(), backend);
+    cluster.make_ready(&pod, "10.128.0.3");
+    cluster.put(key, value);
+    cluster.settle();
+    assert!(slices(&cluster).is_empty());
+    assert!(cluster.names("endpoints").is_empty());
+}
+
+#[test]
 fn a_named_port_may_differ_from_pod_to_pod() {
     let mut cluster = Cluster::new();
     let (key, value) = service(json!([{"name": "http", "port": 80, "targetPort": "web"}]));

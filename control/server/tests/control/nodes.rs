@@ -11,10 +11,10 @@ use coracle_proto::{
     tls,
 };
 use coracle_server::Control;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api,
-    api::{DeleteParams, LogParams, PostParams},
+    api::{DeleteParams, LogParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -180,6 +180,25 @@ async fn a_pod_goes_to_the_node_and_its_status_comes_back() {
         conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "Unknown")
     };
     until("a silent node to be Unknown", unknown).await;
+    control.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_writes_over_a_nodes_description_is_put_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = init(dir.path()).await;
+    let joined = joined(&control).await;
+    let mut link = Link::open(&control, &joined).await;
+    link.wait("Welcome", |down| matches!(down, Down::Welcome(_)).then_some(())).await;
+    let nodes: Api<Node> = Api::all(client(&control).await);
+    let bent = json!({ "status": { "capacity": { "cpu": "1n" } } });
+    let bent = nodes.patch_status("n1", &PatchParams::default(), &Patch::Merge(bent)).await.unwrap();
+    let cpu = |node: Node| node.status.and_then(|status| Some(status.capacity?.get("cpu")?.0.clone()));
+    assert_eq!(cpu(bent).as_deref(), Some("1n"));
+    until("the node's own word", || async {
+        nodes.get("n1").await.is_ok_and(|node| cpu(node).as_deref() == Some("2"))
+    })
+    .await;
     control.shutdown().await;
 }
 

@@ -62,6 +62,10 @@ async fn what_is_pushed_at_one_member_is_pulled_at_another() {
     let pushed = send(&push, &admin, Method::PUT, "/v2/team/app/manifests/1.0", text.as_bytes()).await;
     assert_eq!(pushed.status(), StatusCode::CREATED, "{:?}", pushed.body());
 
+    let foreign = b"a blob of an image that no pod of the node has";
+    let upload = format!("/v2/team/other/blobs/uploads/?digest={}", digest(foreign).replace(':', "%3A"));
+    assert_eq!(send(&push, &admin, Method::POST, &upload, foreign).await.status(), StatusCode::CREATED);
+
     let node = node(&controls[0]).await;
     let elsewhere = send(&push, &node, Method::GET, "/v2/team/app/manifests/1.0", b"").await;
     assert_eq!(elsewhere.status(), StatusCode::NOT_FOUND, "no pod of the node names it");
@@ -75,8 +79,9 @@ async fn what_is_pushed_at_one_member_is_pulled_at_another() {
         let address = control.address();
         let listed = send(&address, &node, Method::GET, "/v2/team/app/tags/list", b"").await;
         assert_eq!(listed.status(), StatusCode::FORBIDDEN);
-        let other = format!("/v2/team/app/blobs/{}", digest(b"another"));
+        let other = format!("/v2/team/app/blobs/{}", digest(foreign));
         assert_eq!(send(&address, &node, Method::GET, &other, b"").await.status(), StatusCode::NOT_FOUND);
+        assert_eq!(send(&address, &admin, Method::GET, &other, b"").await.status(), StatusCode::OK);
         let found = send(&address, &node, Method::GET, "/v2/team/app/manifests/1.0", b"").await;
         assert_eq!((found.status(), found.body().as_ref()), (StatusCode::OK, text.as_bytes()));
         assert_eq!(found.headers()["content-type"], MANIFEST);

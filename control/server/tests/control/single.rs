@@ -97,6 +97,14 @@ async fn what_a_service_has_is_put_back() {
     }
     let port = ObjectKey::new("portallocations.coracle.dev", "", "30999");
     assert!(storage.view().get(&port).is_some());
+    // One that never had its claims, of which no event tells: who begins to lead looks at all services.
+    let service = ObjectKey::new("services", "default", "s2");
+    let draft = draft.replace("s1", "s2").replace("10.96.3.3", "10.96.3.4").replace("30999", "30998");
+    storage.propose(Transaction::create(service, draft.into())).await.unwrap().unwrap();
+    control.shutdown().await;
+    let control = start(dir.path(), "a", Mode::Resume).await.unwrap();
+    let storage = control.storage();
+    until("claims of s2", || async { storage.view().get(&address("10.96.3.4")).is_some() }).await;
     control.shutdown().await;
 }
 
