@@ -236,11 +236,11 @@ impl Backoff {
         }
         let pod = state.pods.get(&key.name).filter(|pod| pod.object.key == *key);
         let undone = match event.kind {
-            EventKind::Deleted => self.undone_by_deletion(event.previous.as_ref()),
+            EventKind::Deleted => self.undone_by_deletion(state, event.previous.as_ref()),
             // A pod that ended by itself serves its owner no more than one that is gone, nor does one that is evicted.
             EventKind::Modified => pod.is_some_and(|pod| match pod.deleting() {
                 false => pod.terminal(),
-                true => pod.disrupted && self.hardly_lived(pod),
+                true => pod.disrupted && self.hardly_lived(state, pod),
             }),
             EventKind::Added => false,
         };
@@ -257,16 +257,18 @@ impl Backoff {
 
     /// What was asked to end and then ended is as somebody wants it. What goes without being asked, a pod whose node is
     /// gone for one, was in vain unless it has done its work for a while.
-    fn undone_by_deletion(&self, before: Option<&Arc<Object>>) -> bool {
+    fn undone_by_deletion(&self, state: &State, before: Option<&Arc<Object>>) -> bool {
         let Some(before) = before.filter(|before| before.meta.deletion_timestamp.is_none()) else {
             return false;
         };
-        before.key.resource.as_str() != "pods" || Pod::of(before).is_ok_and(|pod| self.hardly_lived(&pod))
+        before.key.resource.as_str() != "pods"
+            || Pod::of(before).is_ok_and(|pod| self.hardly_lived(state, &pod))
     }
 
-    fn hardly_lived(&self, pod: &Pod) -> bool {
+    /// A pod that ran on a node that failed then was not made in vain: the next one goes elsewhere.
+    fn hardly_lived(&self, state: &State, pod: &Pod) -> bool {
         let lived = pod.created.map_or(0, |created| self.now.duration_since(created).as_millis());
-        pod.ips.is_empty() || lived < LIVED_MS_MIN.into()
+        pod.ips.is_empty() || lived < LIVED_MS_MIN.into() && state.zones.is_ready(&pod.node)
     }
 
     /// Forgets a task's troubles: what it works on is another thing now.

@@ -78,6 +78,10 @@ impl Zones {
         self.nodes.get(name).map(|(zone, _)| zone)
     }
 
+    pub fn is_ready(&self, name: &str) -> bool {
+        self.nodes.get(name).is_some_and(|(_, ready)| *ready)
+    }
+
     pub fn count(&self, zone: &Zone) -> Count {
         self.counts.get(zone).copied().unwrap_or_default()
     }

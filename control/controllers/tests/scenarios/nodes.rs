@@ -51,6 +51,27 @@ fn the_pods_of_a_dead_node_are_replaced() {
 }
 
 #[test]
+fn nodes_that_die_in_turn_hold_up_no_pods() {
+    let mut cluster = Cluster::new();
+    cluster.node("n1", "True");
+    cluster.node("n2", "True");
+    cluster.put(web(), deployment(4));
+    cluster.run(1_000);
+    for round in 0..6 {
+        let (dies, stays) = if round % 2 == 0 { ("n1", "n2") } else { ("n2", "n1") };
+        assert!(pods(&cluster).iter().any(|pod| node_of(pod) == dies));
+        cluster.node(dies, "Unknown");
+        cluster.run(1_000);
+        let mut now = pods(&cluster);
+        now.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        assert!(now.len() == 4 && now.iter().all(|pod| node_of(pod) == stays), "round {round}: {now:#?}");
+        // It comes back, and is there for the pods of the other that dies next.
+        cluster.node(dies, "True");
+        cluster.run(500);
+    }
+}
+
+#[test]
 fn a_node_that_comes_back_at_once_keeps_its_pods() {
     let mut cluster = Cluster::new();
     cluster.node("n1", "True");
