@@ -86,8 +86,8 @@ const PURE: &[&str] = &[
 const IMPURE: &[&str] = &[
     "tokio::",
     "std::fs",
-    "std::net::Tcp",
-    "std::net::Udp",
+    // Addresses are values: they are in `core::net`.
+    "std::net",
     "std::env",
     "std::thread",
     "tracing::",

@@ -1,6 +1,7 @@
 //! The Node object and its Lease, as they follow from what a node says of itself.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use core::net::IpAddr;
+use std::collections::BTreeMap;
 
 use coracle_objects::{Object, ObjectKey, Quantity, Transaction, View};
 use coracle_proto::node::Hello;

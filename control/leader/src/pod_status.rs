@@ -1,6 +1,7 @@
 //! What a node's report of a pod changes.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use core::net::Ipv4Addr;
+use std::sync::Arc;
 
 use coracle_objects::{Expect, Object, ObjectKey, Transaction, View};
 use coracle_proto::node::{PodGone, PodStatus};

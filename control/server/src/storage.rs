@@ -4,8 +4,11 @@
 //! state has it too. A retry keeps its request id, so the store gives it the first try's outcome: trying again after
 //! an unknown outcome is harmless.
 
+mod forwarding;
+mod leadership;
+mod reads;
+
 use std::{
-    future::Future,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,18 +18,21 @@ use std::{
 
 use coracle_api::{Expired, ProposeError, Storage, Unavailable, WatchStream};
 use coracle_objects::{Applied, Refusal, ResourceName, Revision, Transaction, View, Write};
-use coracle_proto::{
-    MESSAGE_BYTES_MAX,
-    cluster::{ProposeRequest, ReadIndexRequest, leader_client::LeaderClient},
-};
+use coracle_proto::cluster::ProposeRequest;
 use coracle_raft::{Leading, ProposeError as RaftProposeError, Raft, Role, Status};
 use coracle_store::{Outcome, Request, RequestId, decode_outcome, encode_transaction};
 use tokio::{
-    sync::{Mutex as AsyncMutex, Semaphore, SemaphorePermit, mpsc, oneshot, watch},
+    sync::{Mutex as AsyncMutex, Semaphore, SemaphorePermit, mpsc, oneshot},
     time::{Instant, timeout, timeout_at},
 };
-use tonic::{Code, metadata::MetadataValue, transport::Channel};
+use tonic::{Code, transport::Channel};
 
+pub use self::forwarding::{forgotten, leader_client, not_done};
+use self::{
+    forwarding::{FORWARD_TIMEOUT, certainly_not, clock_of},
+    leadership::{follow_leadership, moved, wait_for_news},
+    reads::{READ_TIMEOUT, ReadReply, read_index, serve_reads},
+};
 use crate::{
     batch::{self, Batcher, Done},
     encryption::{self, NotSealed, SecretBox},
@@ -34,20 +40,14 @@ use crate::{
     machine::AppliedEntry,
     peers::Peers,
     version::AgreedLevel,
-    watch_hub::{Leadership, WatchHub},
+    watch_hub::WatchHub,
 };
 
 /// Until a write must have an outcome; after it the outcome is unknown.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Until a linearizable read must have its index.
-const READ_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Between two tries, where nothing tells that trying again makes sense.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);
-
-/// Until the leader must have answered one forwarded call.
-const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Writes of one member under way at a time; others wait. Below the number of outcomes that the store remembers.
 const WRITES_MAX: usize = 1024;
@@ -58,13 +58,8 @@ const IDENTITIES_MAX: usize = 4;
 /// How often a write is sealed anew because the keys have changed meanwhile.
 const SEAL_TRIES: usize = 8;
 
-/// For how long a member that hears no leader lets watches go on, beside what [`crate::watch_hub`] takes to notice.
-const LEADERLESS_MAX: Duration = Duration::from_secs(4);
-
 /// Reads that may wait for the next index.
 const READS_MAX: usize = 16 * 1024;
-
-type ReadReply = oneshot::Sender<Result<u64, Unavailable>>;
 
 /// The replicated store as this member sees it. Cheap to clone.
 #[derive(Clone)]
@@ -446,139 +441,6 @@ fn grows(view: &View, transaction: &Transaction) -> bool {
     })
 }
 
-/// A client of the leader service with our bounds.
-pub fn leader_client(channel: Channel) -> LeaderClient<Channel> {
-    LeaderClient::new(channel)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
-}
-
-/// The metadata with which a leader says that a write was certainly not done.
-const NOT_DONE_KEY: &str = "coracle-not-done";
-
-/// The metadata with which a request is answered whose sequence is too low to be applied: see [`forgotten`].
-const CLOCK_KEY: &str = "coracle-clock";
-
-/// The answer to a write that was certainly not done, for this reason.
-pub fn not_done(mut status: tonic::Status) -> tonic::Status {
-    status.metadata_mut().insert(NOT_DONE_KEY, MetadataValue::from_static("1"));
-    status
-}
-
-/// The answer to a request that the store may have forgotten. What never was applied is so under a sequence above the
-/// clock.
-pub fn forgotten(clock: u64) -> tonic::Status {
-    let mut status = tonic::Status::failed_precondition(format!(
-        "the sequence is not one that the store remembers: a new request has one just above its clock, {clock}"
-    ));
-    status.metadata_mut().insert(CLOCK_KEY, clock.into());
-    status
-}
-
-fn clock_of(status: &tonic::Status) -> Option<u64> {
-    status.metadata().get(CLOCK_KEY)?.to_str().ok()?.parse().ok()
-}
-
-fn certainly_not(status: &tonic::Status) -> bool {
-    status.metadata().contains_key(NOT_DONE_KEY)
-}
-
-/// Waits a moment, or less where leadership has moved meanwhile.
-async fn wait_for_news(leading: &watch::Receiver<Leading>, seen: Leading, deadline: Instant) {
-    let pause =
-        if seen.leader.is_none() { deadline.saturating_duration_since(Instant::now()) } else { RETRY_PAUSE };
-    let _ = timeout(pause, moved(leading.clone(), seen)).await;
-}
-
-/// Returns once there is another leader or term than was seen.
-async fn moved(mut leading: watch::Receiver<Leading>, seen: Leading) {
-    let news = leading.wait_for(|now| now.leader != seen.leader || now.term != seen.term).await.is_ok();
-    if !news {
-        // The member has stopped, and whoever waits is told so by what it waits for beside this.
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Tells the hub whether a leader is heard, for as long as both live.
-async fn follow_leadership(mut leading: watch::Receiver<Leading>, hub: std::sync::Weak<WatchHub>) {
-    let tell = |leadership| hub.upgrade().map(|hub| hub.set_leadership(leadership)).is_some();
-    loop {
-        if leading.wait_for(|now| !now.led).await.is_err() || !tell(Leadership::Sought) {
-            return;
-        }
-        match timeout(LEADERLESS_MAX, leading.wait_for(|now| now.led)).await.map(|led| led.is_ok()) {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(_) => {
-                tracing::warn!("no leader is heard: watches end");
-                if !tell(Leadership::Lost) || leading.wait_for(|now| now.led).await.is_err() {
-                    return;
-                }
-            }
-        }
-        tell(Leadership::Led);
-    }
-}
-
-/// Gives waiting readers their index: all that wait share one.
-async fn serve_reads(shared: std::sync::Weak<Shared>, mut waiting: mpsc::Receiver<ReadReply>) {
-    while let Some(first) = waiting.recv().await {
-        let Some(shared) = shared.upgrade() else { return };
-        let _asking = shared.asking.lock().await;
-        let mut readers = vec![first];
-        while let Ok(reader) = waiting.try_recv() {
-            readers.push(reader);
-        }
-        let index = read_index(&shared).await;
-        for reader in readers {
-            let _ = reader.send(index.clone());
-        }
-    }
-}
-
-async fn read_index(shared: &Shared) -> Result<u64, Unavailable> {
-    let deadline = Instant::now() + READ_TIMEOUT;
-    let mut leading = shared.raft.leading();
-    let mut reason = "no leader is known".to_owned();
-    while Instant::now() < deadline {
-        let seen = *leading.borrow_and_update();
-        let tried = async {
-            match seen.leader {
-                Some(leader) if leader == shared.member => {
-                    shared.raft.read_index().await.map_err(|error| error.to_string())
-                }
-                Some(leader) => read_index_there(shared, leader).await,
-                None => Err("no leader is known".into()),
-            }
-        };
-        let tried = tokio::select! {
-            biased;
-            tried = tried => tried,
-            () = moved(leading.clone(), seen) => Err("the leader changed meanwhile".into()),
-        };
-        match tried {
-            Ok(index) => return Ok(index),
-            Err(why) => reason = why,
-        }
-        wait_for_news(&leading, seen, deadline).await;
-    }
-    Err(Unavailable(reason))
-}
-
-fn read_index_there(shared: &Shared, leader: u64) -> impl Future<Output = Result<u64, String>> + Send {
-    let channel = shared.peers.channel(leader);
-    async move {
-        let channel =
-            channel.ok_or_else(|| format!("the address of the leader, member {leader}, is not known"))?;
-        let mut client = leader_client(channel);
-        match timeout(FORWARD_TIMEOUT, client.read_index(ReadIndexRequest {})).await {
-            Ok(Ok(response)) => Ok(response.into_inner().index),
-            Ok(Err(status)) => Err(status.message().to_owned()),
-            Err(_) => Err(format!("the leader, member {leader}, did not answer in time")),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use coracle_objects::{Object, ObjectKey};
@@ -599,28 +461,5 @@ mod tests {
         assert!(grows(&view, &update(1001 + GROWTH_BYTES_MAX)));
         let other = ObjectKey::new("configmaps", "default", "b");
         assert!(grows(&view, &Transaction::create(other, draft(1).into())));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_hub_is_told_at_once_that_a_leader_is_sought_and_late_that_there_is_none() {
-        let (_machine, hub) =
-            crate::machine::Machine::new(Arc::new(watch::Sender::new(None)), Arc::default());
-        let leads = |led| Leading { led, ..Leading::default() };
-        let leading = watch::Sender::new(leads(true));
-        tokio::spawn(follow_leadership(leading.subscribe(), Arc::downgrade(&hub)));
-        let moment = Duration::from_millis(1);
-        for (led, wait, expected) in [
-            (true, moment, Leadership::Led),
-            (false, moment, Leadership::Sought),
-            (false, LEADERLESS_MAX / 2, Leadership::Sought),
-            (true, moment, Leadership::Led),
-            (false, LEADERLESS_MAX - moment, Leadership::Sought),
-            (false, 2 * moment, Leadership::Lost),
-            (true, moment, Leadership::Led),
-        ] {
-            leading.send_replace(leads(led));
-            tokio::time::sleep(wait).await;
-            assert!(hub.is_in(expected), "{led} for {wait:?}: {expected:?}");
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! What is to be done: the only output of reconcile. An action leaves the executor no choice that matters.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use core::net::IpAddr;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 

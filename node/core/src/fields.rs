@@ -2,7 +2,8 @@
 //!
 //! Source: kubelet `podFieldSelectorRuntimeValue`, `ExtractContainerResourceValue`, `FormatMap`.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use core::net::IpAddr;
+use std::collections::BTreeMap;
 
 use crate::{
     resources,

@@ -2,7 +2,8 @@
 
 mod admit;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use core::net::IpAddr;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 

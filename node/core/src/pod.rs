@@ -1,6 +1,7 @@
 //! What is known of every pod on this node, and the questions asked about it.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use core::net::IpAddr;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;

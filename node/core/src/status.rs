@@ -2,7 +2,7 @@
 //!
 //! Source: kubelet `generateAPIPodStatus`, `getPhase`, `convertToAPIContainerStatuses`, `status/generate.go`.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};

@@ -1,9 +1,7 @@
 //! The slices of a service: filled so that few of them change where few pods do.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use core::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_objects::{Expect, Object, ObjectKey, Transaction};
 use serde::Deserialize;

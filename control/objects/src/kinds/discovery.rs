@@ -1,6 +1,7 @@
 //! Endpoints and EndpointSlices: where a service's traffic goes.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use core::net::IpAddr;
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde_json::Value;

@@ -214,7 +214,7 @@ fn check_host(host: &str, field: &str, errors: &mut Vec<FieldError>) {
     if host.is_empty() {
         return;
     }
-    if host.parse::<std::net::IpAddr>().is_ok() {
+    if host.parse::<core::net::IpAddr>().is_ok() {
         errors.push(FieldError::invalid(field, host, "must be a DNS name, not an IP address"));
         return;
     }

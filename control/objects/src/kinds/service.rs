@@ -2,7 +2,8 @@
 
 mod balancer;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use core::net::IpAddr;
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};

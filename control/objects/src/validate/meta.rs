@@ -31,7 +31,7 @@ impl NameRule {
             NameRule::Subdomain => subdomain_faults(name),
             NameRule::Label => label_faults(name),
             NameRule::Label1035 => label_1035_faults(name),
-            NameRule::IpAddress => match name.parse::<std::net::IpAddr>() {
+            NameRule::IpAddress => match name.parse::<core::net::IpAddr>() {
                 Ok(address) if address.to_string() == name => Vec::new(),
                 Ok(address) => vec![format!("must be in canonical form ({:?})", address.to_string())],
                 Err(_) => ip_faults(name),

@@ -168,7 +168,7 @@ pub fn port_number_faults(port: i64) -> Vec<String> {
 
 /// An IP address.
 pub fn ip_faults(text: &str) -> Vec<String> {
-    if text.parse::<std::net::IpAddr>().is_ok() {
+    if text.parse::<core::net::IpAddr>().is_ok() {
         Vec::new()
     } else {
         vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()]

@@ -1,11 +1,16 @@
 //! Members that talk over gRPC, as in production.
 
-use super::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
-use coracle_raft::{GrpcTransport, RaftService};
+use coracle_proto::raft as wire;
+use coracle_raft::{ChangeError, Config, GrpcTransport, MemberChange, Raft, RaftService};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
+
+use crate::bench::{Journal, has, leading, propose_to_leader, soon, status};
 
 fn connector() -> coracle_raft::transport::Connector {
     Arc::new(|address| {

@@ -1,8 +1,14 @@
 //! Who takes a member's turns.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use coracle_proto::raft as wire;
+use coracle_raft::{Closed, Config, ProposeError, Raft, ReadError, Role, SnapshotSink, Transport};
 use futures::FutureExt;
 
-use super::*;
+use crate::bench::{Journal, config, soon, status};
 
 /// Fails in whoever sends.
 struct Trap;

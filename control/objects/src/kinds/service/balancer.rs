@@ -1,6 +1,6 @@
 //! What a Service says of traffic from outside, and of where traffic goes first.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use serde_json::Value;
 

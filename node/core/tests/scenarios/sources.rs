@@ -1,0 +1,189 @@
+//! What a pod is made of: images, config maps, volumes, and what cannot be read or planned.
+
+use expect_test::expect;
+
+use crate::world::{World, pod};
+
+#[test]
+fn a_missing_image_is_tried_again_and_again() {
+    let mut world = World::new();
+    world.put(&pod(r#""containers":[{"name":"web","image":"nope:1.0"}]"#));
+    world.quietly(|world| {
+        world.sandbox_ready();
+        world.mounted();
+    });
+    world.pull_failed("web", 0, "ErrImagePull", "not found");
+    world.wait(10);
+    world.pull_failed("web", 0, "ErrImagePull", "not found");
+    world.wait(20);
+    world.pull_and_start("web", 0);
+    world.check(expect![[r#"
+        0s put
+          admit
+          create sandbox, preferred None
+          mount []
+          report Pending ["Initialized"]; web waiting:ContainerCreating x0
+        0s web/0 pull failed
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ErrImagePull x0 (not found)
+          event spec.containers{web} Failed: Failed to pull image "nope:1.0": not found
+          event spec.containers{web} Failed: Error: ErrImagePull
+        2s wake
+          announce web
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ImagePullBackOff x0 (Back-off pulling image "nope:1.0": ErrImagePull: not found)
+          event spec.containers{web} BackOff: Back-off pulling image "nope:1.0"
+          event spec.containers{web} Failed: Error: ImagePullBackOff
+        10s wake
+          pull web/0 nope:1.0 IfNotPresent
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x0
+        10s web/0 pull failed
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ErrImagePull x0 (not found)
+          event spec.containers{web} Failed: Failed to pull image "nope:1.0": not found
+          event spec.containers{web} Failed: Error: ErrImagePull
+        12s wake
+          announce web
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ImagePullBackOff x0 (Back-off pulling image "nope:1.0": ErrImagePull: not found)
+          event spec.containers{web} BackOff: Back-off pulling image "nope:1.0"
+          event spec.containers{web} Failed: Error: ImagePullBackOff
+        30s wake
+          pull web/0 nope:1.0 IfNotPresent
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x0
+        30s web/0 pulled
+          event spec.containers{web} Pulled: Successfully pulled image "nope:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+          start web/0 ["nope"]
+        30s web/0 started
+          report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; web running: x0 ready
+          event spec.containers{web} Created: Created container: web
+          event spec.containers{web} Started: Started container web
+    "#]]);
+}
+
+#[test]
+fn a_missing_config_map_holds_the_container_until_it_is_there() {
+    let mut world = World::new();
+    world.put(&pod(
+        r#""containers":[{"name":"web","image":"hello:1.0","envFrom":[{"configMapRef":{"name":"cfg"}}]}]"#,
+    ));
+    world.quietly(|world| {
+        world.sandbox_ready();
+        world.mounted();
+    });
+    world.pulled("web", 0);
+    world.config_map("cfg", r#"{"data":{"A":"1"}}"#, 7);
+    world.check(expect![[r#"
+        0s put
+          admit
+          create sandbox, preferred None
+          mount []
+          report Pending ["Initialized"]; web waiting:ContainerCreating x0
+        0s web/0 pulled
+          hold web: configmap "cfg" not found
+          event spec.containers{web} Pulled: Successfully pulled image "hello:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:CreateContainerConfigError x0 (configmap "cfg" not found)
+          event spec.containers{web} Failed: Error: configmap "cfg" not found
+        0s config map cfg at 7
+          start web/0 ["hello"]
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x0
+    "#]]);
+}
+
+#[test]
+fn a_volume_waits_for_its_source_and_follows_its_changes() {
+    let mut world = World::new();
+    world.put(&pod(
+        r#""containers":[{"name":"web","image":"hello:1.0","volumeMounts":[{"name":"v","mountPath":"/etc/v"}]}],
+            "volumes":[{"name":"v","configMap":{"name":"cfg"}}]"#,
+    ));
+    world.sandbox_ready();
+    world.config_map("cfg", r#"{"data":{"a":"1"}}"#, 7);
+    world.mounted();
+    world.pull_and_start("web", 0);
+    world.config_map("cfg", r#"{"data":{"a":"2"}}"#, 8);
+    world.check(expect![[r#"
+        0s put
+          admit
+          create sandbox, preferred None
+          hold volumes: MountVolume.SetUp failed for volume "v" : configmap "cfg" not found
+          report Pending ["Initialized"]; web waiting:ContainerCreating x0
+          event  FailedMount: MountVolume.SetUp failed for volume "v" : configmap "cfg" not found
+        0s sandbox ready
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x0
+        0s config map cfg at 7
+          mount ["v"]
+        0s mounted
+          pull web/0 hello:1.0 IfNotPresent
+        0s web/0 pulled
+          event spec.containers{web} Pulled: Successfully pulled image "hello:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+          start web/0 ["hello"]
+        0s web/0 started
+          report Running ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"]; web running: x0 ready
+          event spec.containers{web} Created: Created container: web
+          event spec.containers{web} Started: Started container web
+        0s config map cfg at 8
+          mount ["v"]
+    "#]]);
+}
+
+#[test]
+fn a_pod_goes_only_after_its_volumes_were_written() {
+    let mut world = World::new();
+    let spec = r#""containers":[{"name":"web","image":"hello:1.0"}],
+            "volumes":[{"name":"v","configMap":{"name":"cfg"}}]"#;
+    world.quietly(|world| {
+        world.config_map("cfg", r#"{"data":{"a":"1"}}"#, 7);
+        world.put(&pod(spec));
+        world.sandbox_ready();
+    });
+    // The files are being written.
+    world.delete_in(0);
+    world.sandbox_stopped();
+    world.object_gone();
+    world.mounted_late();
+    world.check(expect![[r#"
+        0s delete
+          end pod within 0ns None
+          stop sandbox
+          report Pending ["Initialized"]; web waiting:ContainerCreating x0
+        0s sandbox stopped
+        0s object gone
+        0s mounted
+          remove
+          forget
+    "#]]);
+}
+
+#[test]
+fn of_a_pod_that_cannot_be_read_nothing_runs_and_its_deletion_is_carried_out() {
+    let mut world = World::new();
+    world.put(&pod(r#""containers":[{"name":"web","image":"hello:1.0","env":3}]"#));
+    world.delete_in(30);
+    world.check(expect![[r#"
+        0s put
+          admit
+        0s delete
+          end pod within 0ns None
+          remove
+    "#]]);
+    assert!(coracle_core::Pod::unreadable(br#"{"metadata":{"name":"a","uid":"../u"}}"#).is_none());
+}
+
+#[test]
+fn what_cannot_be_planned_is_tried_again_only_when_it_may_come_out_otherwise() {
+    let mut world = World::new();
+    world.quietly(|world| {
+        world.put(&pod(
+            r#""containers":[{"name":"web","image":"hello:1.0","envFrom":[{"configMapRef":{"name":"cfg"}}]}]"#,
+        ));
+        world.sandbox_ready();
+        world.mounted();
+        world.pulled("web", 0);
+    });
+    world.config_map("other", r#"{"data":{"A":"1"}}"#, 7);
+    world.wait(60);
+    world.config_map("cfg", r#"{"data":{"A":"1"}}"#, 8);
+    world.check(expect![[r#"
+        0s config map other at 7
+        60s config map cfg at 8
+          start web/0 ["hello"]
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x0
+    "#]]);
+}
