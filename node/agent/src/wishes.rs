@@ -9,6 +9,7 @@ use std::{
     fs::{self, File},
     io::{self, BufReader, BufWriter, Read, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use coracle_proto::{
     node::{ObjectEvent, node_down::Body, object_event},
 };
 use prost::Message;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::{app::Event, decode::Key, link::FromLink, private};
 
@@ -27,6 +28,8 @@ const NEXT: &str = "wishes.next";
 /// Messages that wait for the disk. Where it is slower than the link the file is given up until the next link: an old
 /// state is no help.
 const QUEUE_MAX: usize = 4096;
+/// Their objects' bytes, about.
+const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Bytes behind which a file is written anew, without what was changed since.
 const GROWN_BYTES: u64 = 64 << 20;
 /// And so many times what it had at first.
@@ -77,13 +80,15 @@ fn read(reader: &mut impl Read) -> io::Result<Option<ObjectEvent>> {
 /// Writes down what the link says.
 pub struct Recorder {
     queue: mpsc::Sender<Said>,
+    room: Arc<Semaphore>,
     /// The queue was full: what is on disk would miss something.
     behind: bool,
 }
 
 enum Said {
     LinkedAnew,
-    Object(ObjectEvent),
+    /// With its share of the bytes that may wait.
+    Object(ObjectEvent, Option<OwnedSemaphorePermit>),
     Everything,
     GiveUp,
 }
@@ -92,14 +97,23 @@ impl Recorder {
     pub fn start(dir: PathBuf) -> Self {
         let (queue, said) = mpsc::channel(QUEUE_MAX);
         tokio::task::spawn_blocking(move || Files { dir, next: None, current: None }.run(said));
-        Self { queue, behind: false }
+        Self::new(queue)
+    }
+
+    fn new(queue: mpsc::Sender<Said>) -> Self {
+        Self { queue, room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)), behind: false }
     }
 
     /// Takes note of an event of the link. Never waits.
     pub fn note(&mut self, event: &Event) {
         let said = match event {
             Event::Link(FromLink::Up { .. }) => Said::LinkedAnew,
-            Event::Link(FromLink::Message(Body::Object(object))) => Said::Object(object.clone()),
+            Event::Link(FromLink::Message(Body::Object(object))) => {
+                let bytes = u32::try_from(object.object_json.len()).unwrap_or(u32::MAX);
+                let room = self.room.clone().try_acquire_many_owned(bytes);
+                self.behind |= room.is_err();
+                Said::Object(object.clone(), room.ok())
+            }
             Event::Link(FromLink::Message(Body::Synced(_))) => Said::Everything,
             _ => return,
         };
@@ -173,7 +187,7 @@ impl Files {
             Said::LinkedAnew => {
                 self.next = Some(Journal::create(&self.dir.join(NEXT))?);
             }
-            Said::Object(object) => {
+            Said::Object(object, _room) => {
                 if let Some(journal) = self.next.as_mut().or(self.current.as_mut()) {
                     journal.append(&object)?;
                 }
@@ -229,14 +243,18 @@ mod tests {
     use super::*;
 
     fn object(name: &str, revision: u64, r#type: object_event::Type) -> Said {
-        Said::Object(ObjectEvent {
+        Said::Object(event(name, revision, r#type), None)
+    }
+
+    fn event(name: &str, revision: u64, r#type: object_event::Type) -> ObjectEvent {
+        ObjectEvent {
             r#type: r#type.into(),
             resource: "pods".into(),
             namespace: "d".into(),
             name: name.into(),
             revision,
             object_json: "{}".into(),
-        })
+        }
     }
 
     fn put(name: &str, revision: u64) -> Said {
@@ -279,7 +297,7 @@ mod tests {
     #[tokio::test]
     async fn a_disk_that_is_too_slow_leaves_no_old_state() {
         let (queue, mut said) = mpsc::channel(2);
-        let mut recorder = Recorder { queue, behind: false };
+        let mut recorder = Recorder::new(queue);
         let up = || Event::Link(FromLink::Up { number: 1, welcome: Welcome::default() });
         let synced = || Event::Link(FromLink::Message(Body::Synced(Synced { revision: 1 })));
         for event in [up(), synced(), synced()] {
@@ -291,5 +309,19 @@ mod tests {
         assert!(matches!(said.recv().await, Some(Said::GiveUp)));
         recorder.note(&up());
         assert!(matches!(said.recv().await, Some(Said::LinkedAnew)));
+    }
+    #[tokio::test]
+    async fn what_waits_for_the_disk_is_bounded_in_bytes() {
+        let (queue, mut said) = mpsc::channel(QUEUE_MAX);
+        let mut recorder = Recorder::new(queue);
+        let half = ObjectEvent {
+            object_json: vec![b'x'; QUEUE_BYTES_MAX / 2 + 1].into(),
+            ..event("a", 1, object_event::Type::Put)
+        };
+        let half = Event::Link(FromLink::Message(Body::Object(half)));
+        recorder.note(&half);
+        recorder.note(&half);
+        assert!(matches!(said.recv().await, Some(Said::Object(..))));
+        assert!(matches!(said.recv().await, Some(Said::GiveUp)));
     }
 }

@@ -45,13 +45,21 @@ fn ask(kind: u8, how: u8, content: u8, body: &[u8]) -> Ask {
     let kind = kinds[usize::from(kind) % kinds.len()];
     let collection = super::script::collection(kind, "default");
     let content_type = CONTENT_TYPES[usize::from(content) % CONTENT_TYPES.len()];
-    let (method, path) = match how % 8 {
+    let (method, path) = match how % 16 {
         0..=2 => ("POST", collection),
         3 => ("PUT", format!("{collection}/x")),
         4 => ("PATCH", format!("{collection}/x")),
         5 => ("PATCH", format!("{collection}/x/status")),
         6 => ("PUT", format!("{collection}/x/scale")),
-        _ => ("DELETE", format!("{collection}/x")),
+        7 => ("DELETE", format!("{collection}/x")),
+        8 => ("PUT", format!("{collection}/x/status")),
+        9 => ("PATCH", format!("{collection}/x/scale")),
+        10 => ("POST", format!("{collection}/x/binding")),
+        11 => ("PUT", "/api/v1/namespaces/default/finalize".to_owned()),
+        12 => ("POST", format!("{collection}?fieldValidation=Strict")),
+        13 => ("POST", format!("{collection}?fieldValidation=Ignore")),
+        14 => ("PUT", format!("{collection}/x?fieldValidation=Warn")),
+        _ => ("DELETE", collection),
     };
     Ask { method, path, content_type, accept: "", body: body.to_vec() }
 }
