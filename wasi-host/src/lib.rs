@@ -21,6 +21,7 @@ pub mod net;
 mod sandbox;
 mod seats;
 pub mod serving;
+pub mod shares;
 pub mod sockets;
 mod stdin;
 

@@ -128,6 +128,7 @@ fn host(dir: &TempDir, guest_threads: usize) -> Host {
 fn namespace() -> Namespace {
     let config = NamespaceConfig {
         hostname: "pod-1".to_owned(),
+        tenant: "default".into(),
         addresses: vec![IpAddr::V4(Ipv4Addr::new(10, 128, 0, 7))],
         limits: NetLimits::default(),
     };

@@ -108,6 +108,7 @@ mod tests {
     fn namespace() -> Namespace {
         let config = NamespaceConfig {
             hostname: "p".into(),
+            tenant: "default".into(),
             addresses: vec!["10.128.0.2".parse().unwrap()],
             limits: NetLimits::default(),
         };

@@ -1,8 +1,8 @@
 //! On whose behalf something is dialed or sent.
 
-use crate::shares::Holder;
 use crate::tables::Service;
 use coracle_wasi_host::net::{Conn, Namespace, PIPE_CAPACITY};
+use coracle_wasi_host::shares::Holder;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
 use tokio_util::sync::CancellationToken;

@@ -3,10 +3,10 @@
 use crate::caller::Caller;
 use crate::carry::{Broken, Taken, carry, next_bytes};
 use crate::door;
-use crate::shares::Shares;
 use bytes::{Buf, Bytes, BytesMut};
 use coracle_wasi_host::descriptors::{Descriptors, Purpose};
 use coracle_wasi_host::net::{Conn, NetError};
+use coracle_wasi_host::shares::Shares;
 use std::future::poll_fn;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
@@ -144,8 +144,8 @@ async fn carry_in(stream: &mut ReadHalf<'_>, conn: &Conn) -> Result<(), Broken> 
 mod tests {
     use super::*;
     use crate::caller::Attached;
-    use crate::shares::Holder;
     use coracle_wasi_host::net::{Isolated, Namespace, NamespaceConfig, NetLimits};
+    use coracle_wasi_host::shares::Holder;
     use std::net::IpAddr;
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
@@ -155,6 +155,7 @@ mod tests {
     fn pod(namespace: &str, address: IpAddr) -> (Caller, Namespace) {
         let config = NamespaceConfig {
             hostname: "pod".into(),
+            tenant: namespace.into(),
             addresses: vec![address],
             limits: NetLimits::default(),
         };

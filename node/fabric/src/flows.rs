@@ -4,7 +4,7 @@
 //! they would, as when a socket sends to a service and to one of its endpoints directly, the later one comes from
 //! another port. So each answer is of one flow, and comes from the address that the flow was sent to.
 
-use crate::shares::{Holder, Permit, Shares};
+use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -6,7 +6,7 @@
 //!
 //! What must hold here: one function ([`policy`]'s `place`) decides where a connection goes; a pod never reaches
 //! its node's own loopback, link-local or control addresses; it sends from its own address and no other; one slow stream
-//! stops no other, and nothing that pods share is to be had whole by one of them ([`shares`]).
+//! stops no other, and nothing that pods share is to be had whole by one of them ([`coracle_wasi_host::shares`]).
 
 mod caller;
 mod carry;
@@ -23,7 +23,6 @@ mod node_port;
 mod policy;
 mod resolver;
 mod service;
-mod shares;
 mod tables;
 mod tunnel;
 mod uplink;

@@ -7,9 +7,9 @@ mod cache;
 mod message;
 mod system;
 
-use crate::shares::{Holder, Shares};
 use cache::Cache;
 use coracle_wasi_host::net::NetError;
+use coracle_wasi_host::shares::{Holder, Shares};
 use message::{Question, Reply, Unfit};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -3,9 +3,9 @@
 use crate::caller::Caller;
 use crate::fabric::Inner;
 use crate::resolver::{Family, PodLookups};
-use crate::shares::Holder;
 use bytes::Bytes;
 use coracle_wasi_host::net::{Conn, NetError, Uplink};
+use coracle_wasi_host::shares::Holder;
 use futures::future::BoxFuture;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

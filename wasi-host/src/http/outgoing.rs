@@ -253,7 +253,12 @@ mod tests {
     /// A namespace where port 80 says how a request's body came, and what it was.
     fn echoing() -> Namespace {
         let addresses = vec![Ipv4Addr::new(10, 128, 0, 7).into()];
-        let config = NamespaceConfig { hostname: "pod".into(), addresses, limits: NetLimits::default() };
+        let config = NamespaceConfig {
+            hostname: "pod".into(),
+            tenant: "default".into(),
+            addresses,
+            limits: NetLimits::default(),
+        };
         let namespace = Namespace::new(config, Arc::new(Isolated));
         let listener = namespace.listen("0.0.0.0:80".parse().unwrap()).unwrap();
         tokio::spawn(async move {

@@ -5,6 +5,7 @@ use super::ports::{EPHEMERAL_PORTS, PortTable};
 use super::seat::{Budget, Seats};
 use super::udp::{Mailbox, UdpSocket};
 use super::{Conn, HttpService, NetError, NetLimits, Uplink};
+use crate::shares::Holder;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -24,6 +25,8 @@ const NAME_BYTES_MAX: usize = 253;
 pub struct NamespaceConfig {
     /// The pod's name, which resolves to its addresses.
     pub hostname: String,
+    /// The Kubernetes namespace, on whose account the pod's part of what all share is taken.
+    pub tenant: Arc<str>,
     /// The pod's addresses, the preferred one first. Loopback need not be named.
     pub addresses: Vec<IpAddr>,
     /// What the pod may take.
@@ -43,6 +46,7 @@ pub struct Namespace {
 /// What all sockets of a namespace hang on.
 pub(crate) struct Shared {
     hostname: String,
+    holder: Holder,
     addresses: Vec<IpAddr>,
     pub(crate) limits: NetLimits,
     pub(crate) uplink: Arc<dyn Uplink>,
@@ -98,6 +102,7 @@ impl Namespace {
         };
         let shared = Shared {
             hostname: config.hostname,
+            holder: Holder { namespace: config.tenant, pod: config.addresses.first().copied() },
             addresses: config.addresses,
             uplink,
             seats: Seats::new(config.limits.sockets_max),
@@ -120,6 +125,11 @@ impl Namespace {
     /// The pod's name.
     pub fn hostname(&self) -> &str {
         &self.shared.hostname
+    }
+
+    /// On whose account the pod takes of what all share.
+    pub fn holder(&self) -> &Holder {
+        &self.shared.holder
     }
 
     /// The pod's addresses, without loopback.

@@ -18,7 +18,10 @@ fn namespace() -> Namespace {
 }
 
 fn namespace_with(limits: NetLimits, uplink: Arc<dyn Uplink>) -> Namespace {
-    Namespace::new(NamespaceConfig { hostname: "web-0".into(), addresses: vec![POD], limits }, uplink)
+    Namespace::new(
+        NamespaceConfig { hostname: "web-0".into(), tenant: "default".into(), addresses: vec![POD], limits },
+        uplink,
+    )
 }
 
 fn address(text: &str) -> SocketAddr {

@@ -47,6 +47,7 @@ fn get() -> http::Request<crate::net::HttpBody> {
 fn in_pod_of(bench: &Bench, target: &Namespace) -> Pod {
     let config = NamespaceConfig {
         hostname: "caller".to_owned(),
+        tenant: "default".into(),
         addresses: vec![IpAddr::V4(Ipv4Addr::new(10, 128, 0, 8))],
         limits: NetLimits::default(),
     };

@@ -33,6 +33,7 @@ impl Executor {
         let WaitingPod { pod, limits, .. } = wanted;
         let config = NamespaceConfig {
             hostname: pod.hostname().to_owned(),
+            tenant: pod.metadata.namespace.as_str().into(),
             addresses: vec![address.into()],
             limits: NetLimits::default(),
         };

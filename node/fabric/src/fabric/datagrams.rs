@@ -4,11 +4,11 @@ use super::Inner;
 use crate::flows::Way;
 use crate::model::Protocol;
 use crate::policy::Place;
-use crate::shares::Holder;
 use crate::tables::Tables;
 use crate::tunnel::Datagram;
 use bytes::Bytes;
 use coracle_wasi_host::net::{Namespace, NetError};
+use coracle_wasi_host::shares::Holder;
 use std::net::SocketAddr;
 
 impl Inner {

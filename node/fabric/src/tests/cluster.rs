@@ -135,6 +135,7 @@ pub(super) fn config(name: &str, tls: FabricTls) -> FabricConfig {
 pub(super) async fn dial(node: &Fabric, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
     let config = NamespaceConfig {
         hostname: "anybody".into(),
+        tenant: "default".into(),
         addresses: vec![from.ip()],
         limits: NetLimits::default(),
     };
@@ -183,8 +184,12 @@ pub(super) fn pod(node: &Fabric, ip: &str) -> Pod {
 
 pub(super) fn pod_in(namespace: &str, node: &Fabric, ip: &str) -> Pod {
     let ip = ip.parse().unwrap();
-    let config =
-        NamespaceConfig { hostname: "pod".into(), addresses: vec![ip], limits: NetLimits::default() };
+    let config = NamespaceConfig {
+        hostname: "pod".into(),
+        tenant: namespace.into(),
+        addresses: vec![ip],
+        limits: NetLimits::default(),
+    };
     let net = Namespace::new(config, node.uplink(namespace));
     node.attach(ip, net.clone());
     Pod { ip, net }

@@ -69,7 +69,7 @@ async fn a_node_speaks_for_its_own_blocks_alone() {
 
 /// Sends to the other node what no pod of this one could.
 fn send(node: &Fabric, from: &str, to: &str) {
-    let holder = crate::shares::Holder { namespace: "default".into(), pod: None };
+    let holder = coracle_wasi_host::shares::Holder { namespace: "default".into(), pod: None };
     node.inner().send(&holder, address(from), address(to), HELLO).unwrap();
 }
 

@@ -6,10 +6,10 @@ use super::{
     STREAMS_MAX, datagrams, identity, pump, watch_life,
 };
 use crate::caller::Caller;
-use crate::shares::{Holder, Permit, Shares};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use coracle_wasi_host::net::{Conn, NetError};
+use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use h2::client::SendRequest;
 use parking_lot::Mutex;
 use rustls_pki_types::ServerName;

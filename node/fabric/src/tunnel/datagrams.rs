@@ -1,8 +1,8 @@
 //! Datagrams between nodes: one stream each way, dropped where the peer does not keep up.
 
 use super::wire::{Datagram, datagrams_request};
-use crate::shares::Permit;
 use bytes::{Bytes, BytesMut};
+use coracle_wasi_host::shares::Permit;
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use std::future::poll_fn;

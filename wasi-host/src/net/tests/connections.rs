@@ -224,6 +224,7 @@ async fn what_is_bound_to_loopback_does_not_leave_the_namespace() {
     let _listener = server.listen(address("0.0.0.0:8080")).unwrap();
     let config = super::super::NamespaceConfig {
         hostname: "client".into(),
+        tenant: "default".into(),
         addresses: vec!["10.128.0.77".parse().unwrap()],
         limits: NetLimits::default(),
     };
@@ -296,6 +297,7 @@ async fn beyond_the_pod_the_uplink_decides() {
     let listener = server.listen(address("0.0.0.0:8080")).unwrap();
     let config = super::super::NamespaceConfig {
         hostname: "client".into(),
+        tenant: "default".into(),
         addresses: vec!["10.128.0.77".parse().unwrap()],
         limits: NetLimits::default(),
     };

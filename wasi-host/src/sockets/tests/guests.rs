@@ -38,8 +38,12 @@ impl Bench {
         let cache_dir = dir.path().join("cache");
         let config = HostConfig { cache_dir, guest_threads: 2, max_instances: 8, compiler: None };
         let host = Host::new(config).unwrap();
-        let config =
-            NamespaceConfig { hostname: "guest".into(), addresses: vec![POD], limits: NetLimits::default() };
+        let config = NamespaceConfig {
+            hostname: "guest".into(),
+            tenant: "default".into(),
+            addresses: vec![POD],
+            limits: NetLimits::default(),
+        };
         let net = Namespace::new(config, Arc::new(Isolated));
         let pod = host.pod(PodLimits::default(), net.clone());
         Self { host, pod, net, dir, _turn: turn }

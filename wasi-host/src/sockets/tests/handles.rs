@@ -23,6 +23,7 @@ impl Guest {
     fn new() -> Self {
         let config = NamespaceConfig {
             hostname: "guest".into(),
+            tenant: "default".into(),
             addresses: vec!["10.128.0.5".parse().unwrap()],
             limits: NetLimits::default(),
         };

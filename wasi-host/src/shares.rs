@@ -10,16 +10,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// On whose account something is held.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Holder {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holder {
     /// The Kubernetes namespace.
-    pub(crate) namespace: Arc<str>,
-    /// None for what comes to a namespace's services from outside.
-    pub(crate) pod: Option<IpAddr>,
+    pub namespace: Arc<str>,
+    /// The pod's first address; `None` for what comes to a namespace's services from outside.
+    pub pod: Option<IpAddr>,
 }
 
 /// A number of equal things.
-pub(crate) struct Shares {
+pub struct Shares {
     size: usize,
     held: Mutex<Held>,
 }
@@ -32,12 +32,13 @@ struct Held {
 }
 
 impl Shares {
-    pub(crate) fn new(size: usize) -> Arc<Self> {
+    /// So many things, all free.
+    pub fn new(size: usize) -> Arc<Self> {
         Arc::new(Self { size, held: Mutex::default() })
     }
 
     /// One more for `holder`, unless it has its share already.
-    pub(crate) fn take(self: &Arc<Self>, holder: &Holder) -> Option<Permit> {
+    pub fn take(self: &Arc<Self>, holder: &Holder) -> Option<Permit> {
         let mut held = self.held.lock();
         let free = self.size - held.all;
         let of_namespace = held.namespaces.get(&holder.namespace).copied().unwrap_or(0);
@@ -55,14 +56,13 @@ impl Shares {
     }
 
     /// How many are held.
-    #[cfg(test)]
-    pub(crate) fn held(&self) -> usize {
+    pub fn held(&self) -> usize {
         self.held.lock().all
     }
 }
 
 /// One of the things, held until it is dropped.
-pub(crate) struct Permit {
+pub struct Permit {
     shares: Arc<Shares>,
     holder: Holder,
 }
