@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use coracle_objects::{Expect, Object, ObjectKey, ObjectName, Transaction, View, Write, by_resource};
+use coracle_objects::{
+    Expect, FieldError, Kind, Object, ObjectKey, ObjectName, Transaction, View, Write, by_resource, validate_meta,
+};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -131,9 +133,17 @@ impl Planner<'_> {
             }
             let object =
                 Object::from_draft(key.clone(), draft, 0).map_err(|error| format!("{key}: {error}"))?;
-            check_own_kind(&object)?;
+            let created = transaction.preconditions.iter().any(|precondition| {
+                precondition.key == *key && matches!(precondition.expect, Expect::Absent)
+            });
+            check_own_kind(&object, created)?;
         }
         Ok(())
+    }
+
+    /// Counts as if what the task makes were refused for good: no object of this content is admitted.
+    pub fn refuse(&mut self, reason: &str) {
+        self.fail(true, reason);
     }
 
     fn fail(&mut self, creating: bool, reason: &str) {
@@ -181,20 +191,36 @@ impl Planner<'_> {
 /// kind's own rules, or it could not be edited afterwards.
 const WRITTEN_WHOLE: [&str; 2] = ["endpoints", "endpointslices.discovery.k8s.io"];
 
-fn check_own_kind(object: &Object) -> Result<(), String> {
+/// Kinds that are made in numbers of one template, which has been checked with [`fault_of_new`] once for all.
+const CAST: &str = "pods";
+
+fn check_own_kind(object: &Object, created: bool) -> Result<(), String> {
     let resource = object.key.resource.as_str();
-    let Some(kind) = by_resource(resource).filter(|_| WRITTEN_WHOLE.contains(&resource)) else {
+    let whole = WRITTEN_WHOLE.contains(&resource);
+    let checked = if created { resource != CAST } else { whole };
+    let Some(kind) = by_resource(resource).filter(|_| checked) else {
         return Ok(());
     };
     let mut value: Value = object.parse().map_err(|error| format!("{}: {error}", object.key))?;
     (kind.defaults)(&mut value);
     // What is on its way out, or was adopted with faults, only loses metadata.
-    let faults =
-        if object.meta.deletion_timestamp.is_some() { vec![] } else { (kind.validate)(&value, None) };
-    match faults.first() {
+    let fault = if object.meta.deletion_timestamp.is_some() {
+        None
+    } else if created {
+        fault_of_new(kind, &value)
+    } else {
+        (kind.validate)(&value, None).into_iter().next()
+    };
+    match fault {
         Some(fault) => Err(format!("{}: {fault}", object.key)),
         None => Ok(()),
     }
+}
+
+/// Why the API would not take this object, defaults filled in, as a new one. What a template says nobody has looked at as
+/// an object: its `metadata` least of all.
+pub fn fault_of_new(kind: &Kind, value: &Value) -> Option<FieldError> {
+    validate_meta(kind, value, None).into_iter().chain((kind.validate)(value, None)).next()
 }
 
 #[cfg(test)]
@@ -209,7 +235,7 @@ mod tests {
             let key = ObjectKey::new("endpointslices.discovery.k8s.io", "default", "web-x");
             let body = json!({ "metadata": { "name": "web-x", "namespace": "default" }, "addressType": "IPv4",
                 "endpoints": [{ "addresses": [address] }], "ports": [] });
-            check_own_kind(&Object::from_draft(key, body.to_string().as_bytes(), 1).unwrap())
+            check_own_kind(&Object::from_draft(key, body.to_string().as_bytes(), 1).unwrap(), false)
         };
         slice("10.128.0.1").unwrap();
         assert!(slice("1.2.3").unwrap_err().contains("endpoints[0].addresses[0]"));

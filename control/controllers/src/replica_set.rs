@@ -103,6 +103,10 @@ fn create(planner: &mut Planner<'_>, set: &ReplicaSet, count: usize) -> Result<b
         return Ok(false);
     }
     let mold = pods::Mold::of(owner, planner.now)?;
+    if let Some(fault) = mold.fault() {
+        planner.refuse(fault);
+        return Ok(true);
+    }
     for index in 0..count {
         let uid = planner.new_uid();
         let (key, draft) = mold.cast(&uid);

@@ -9,6 +9,7 @@ use super::pod_key;
 use crate::{
     draft::{self, Unreadable, timestamp},
     names,
+    planner::fault_of_new,
 };
 
 /// A template made ready: pods of it differ in name and uid only, so all else is written to JSON once.
@@ -19,6 +20,8 @@ pub struct Mold {
     metadata: String,
     /// What follows `metadata`, with a leading comma.
     rest: String,
+    /// Why the API would take none of its pods.
+    fault: Option<String>,
 }
 
 impl Mold {
@@ -42,13 +45,19 @@ impl Mold {
         let mut pod = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"], "status": {},
         });
-        admit(&mut pod);
+        let fault = admit(&mut pod, &names::generate(&prefix, ""));
         Ok(Self {
+            fault,
             namespace: owner.namespace().to_owned(),
             prefix,
             metadata: members(&pod["metadata"]),
             rest: format!(",\"spec\":{},\"status\":{}", pod["spec"], pod["status"]),
         })
+    }
+
+    /// Why the API would take none of its pods, where it is so.
+    pub fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
     }
 
     /// A pod of this uid: its key and its draft.
@@ -65,16 +74,19 @@ impl Mold {
     }
 }
 
-/// Fills in what the API server would for a pod that a client creates.
-fn admit(pod: &mut Value) {
+/// Fills in what the API server would for a pod that a client creates, and answers why it would refuse one of this name.
+fn admit(pod: &mut Value, name: &str) -> Option<String> {
     let spec = draft::child(pod, "spec");
     if spec.get("serviceAccountName").and_then(Value::as_str).is_none_or(str::is_empty) {
         spec.insert("serviceAccountName".to_owned(), "default".into());
     }
-    if let Some(kind) = by_resource("pods") {
-        (kind.defaults)(pod);
-    }
+    let kind = by_resource("pods")?;
+    (kind.defaults)(pod);
     draft::child(pod, "status").entry("phase").or_insert_with(|| "Pending".into());
+    draft::set_meta(pod, "name", name);
+    let fault = fault_of_new(kind, pod);
+    draft::child(pod, "metadata").remove("name");
+    fault.map(|fault| format!("pods are refused: {fault}"))
 }
 
 /// The members of an object as JSON, each with a leading comma.

@@ -189,6 +189,22 @@ fn what_would_be_too_large_is_not_proposed_and_a_condition_says_so() {
 }
 
 #[test]
+fn a_template_whose_pods_nobody_could_edit_makes_none() {
+    let mut cluster = Cluster::new();
+    let (key, mut value) = set(1);
+    value["spec"]["template"]["metadata"]["finalizers"] = json!(["2026-13-01T00:00:00Z"]);
+    cluster.put(key.clone(), value);
+    cluster.run(60_000);
+    assert_eq!(cluster.names("pods").len(), 0);
+    let message = condition(&cluster, &key, "ReplicaFailure")["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("metadata.finalizers: Invalid value: \"2026-13-01T00:00:00Z\""), "{message}");
+    cluster.edit(&key, |set| set["spec"]["template"]["metadata"]["finalizers"] = json!(["e.example/hold"]));
+    cluster.run(1_000);
+    assert_eq!(cluster.names("pods").len(), 1);
+    others_are_served(&mut cluster);
+}
+
+#[test]
 fn pods_that_cannot_be_read_exist() {
     let mut cluster = Cluster::new();
     let (key, value) = set(2);
