@@ -3,8 +3,8 @@
 use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName};
 
 use crate::{
-    draft::namespace_key, ownership::Wait, pod_gc::ENDED_PODS_MAX, queue::Queue, selectors::may_match,
-    service_account, state::State,
+    draft::namespace_key, ingress::hosts_of, model::Node, ownership::Wait, pod_gc::ENDED_PODS_MAX,
+    queue::Queue, selectors::may_match, service_account, state::State,
 };
 
 /// One controller's work on one object.
@@ -104,7 +104,10 @@ pub fn mark(state: &State, event: &Event, dirty: &mut Queue) {
         }
         "ingresses.networking.k8s.io" => {
             dirty.insert(Task::Ingress(name.clone()));
+            mark_hosts(state, event, dirty);
         }
+        // Few, and hardly ever changed.
+        "ingressclasses.networking.k8s.io" => mark_ingresses(state, dirty),
         "services" | "endpoints" => {
             dirty.insert(Task::Service(name.clone()));
         }
@@ -120,6 +123,12 @@ pub fn mark(state: &State, event: &Event, dirty: &mut Queue) {
             if event.kind == EventKind::Deleted {
                 let pods = state.pods_on(&name.name);
                 dirty.extend(pods.map(|pod| Task::StrayPod(pod.object.key.name.clone())));
+            }
+            let gateway = |node: &Object| Node::of(node).ok().and_then(|node| node.gateway);
+            let before = event.previous.as_ref().and_then(|before| gateway(before));
+            let now = if event.kind == EventKind::Deleted { None } else { gateway(object) };
+            if before != now || (event.kind == EventKind::Deleted && gateway(object).is_some()) {
+                mark_ingresses(state, dirty);
             }
         }
         "namespaces" => {
@@ -192,6 +201,21 @@ fn mark_pod(state: &State, event: &Event, dirty: &mut Queue) {
     if state.ended_pods.len() > ENDED_PODS_MAX {
         dirty.insert(Task::EndedPods);
     }
+}
+
+fn mark_ingresses(state: &State, dirty: &mut Queue) {
+    let all = state.view.list("ingresses.networking.k8s.io", None);
+    dirty.extend(all.map(|ingress| Task::Ingress(ingress.key.name.clone())));
+}
+
+/// Marks the Ingresses of other namespaces to which the hosts that one asks for anew, or no more, make a difference.
+fn mark_hosts(state: &State, event: &Event, dirty: &mut Queue) {
+    let now = hosts_of(&event.object);
+    let changed = match (&event.previous, event.kind) {
+        (Some(before), EventKind::Modified) => now.symmetric_difference(&hosts_of(before)).cloned().collect(),
+        _ => now,
+    };
+    dirty.extend(state.hosts.concerned(&event.object, &changed).cloned().map(Task::Ingress));
 }
 
 fn mark_replica_set(state: &State, event: &Event, dirty: &mut Queue) {

@@ -1,13 +1,32 @@
-//! Ingresses that ask for a host which another namespace has: gateways leave it to the older one, and an event says so.
+//! The status of Ingresses: where gateways answer for them, and whether a host that they ask for is another namespace's.
+//! Gateways leave such a host to the older Ingress.
+
+mod gateways;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_objects::{Object, ObjectKey, ObjectName};
 use serde_json::Value;
 
-use crate::{draft::Unreadable, event_record::EventRecord, planner::Planner};
+pub use gateways::{GATEWAY_ANNOTATION, Gateways, gateway};
+
+use crate::{
+    draft::{self, Unreadable},
+    event_record::EventRecord,
+    planner::Planner,
+    state::State,
+};
 
 const COMPONENT: &str = "ingress-controller";
+
+/// Who serves our classes of Ingresses, as their `spec.controller` says.
+const CONTROLLER: &str = "coracle.dev/gateway";
+
+/// Annotation of an Ingress: its class, before there was a field for it.
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+
+/// What the ports of an Ingress say that asks for a host which another namespace has.
+const HOST_HELD: &str = "coracle.dev/HostHeld";
 
 /// Hosts that an event names.
 const NAMED_MAX: usize = 10;
@@ -16,6 +35,8 @@ const NAMED_MAX: usize = 10;
 #[derive(Debug, Default)]
 pub struct Hosts {
     by_host: BTreeMap<String, BTreeSet<Claim>>,
+    /// Hosts by their domain: those that a wildcard covers, and itself.
+    by_domain: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// When an Ingress was made, and its name: gateways have the same order.
@@ -24,6 +45,9 @@ type Claim = (String, ObjectName);
 impl Hosts {
     pub fn insert(&mut self, ingress: &Object) {
         for host in hosts_of(ingress) {
+            if let Some((_, domain)) = host.split_once('.') {
+                self.by_domain.entry(domain.to_owned()).or_default().insert(host.clone());
+            }
             self.by_host.entry(host).or_default().insert(claim(ingress));
         }
     }
@@ -34,9 +58,37 @@ impl Hosts {
                 claims.remove(&claim(ingress));
                 if claims.is_empty() {
                     self.by_host.remove(&host);
+                    self.forget(&host);
                 }
             }
         }
+    }
+
+    fn forget(&mut self, host: &str) {
+        let Some((_, domain)) = host.split_once('.') else { return };
+        if let Some(hosts) = self.by_domain.get_mut(domain) {
+            hosts.remove(host);
+            if hosts.is_empty() {
+                self.by_domain.remove(domain);
+            }
+        }
+    }
+
+    /// Ingresses of other namespaces that may have, or have lost, a host now that this Ingress asks for it, or does so no
+    /// more. Where it is not, and was not, the first to ask, that changes nothing for others.
+    pub fn concerned<'a>(
+        &'a self,
+        ingress: &Object,
+        changed: &'a BTreeSet<String>,
+    ) -> impl Iterator<Item = &'a ObjectName> {
+        let claim = claim(ingress);
+        let covered =
+            changed.iter().filter_map(|host| self.by_domain.get(host.strip_prefix("*.")?)).flatten();
+        let first = |host: &str| self.by_host.get(host).and_then(|claims| claims.first());
+        let decided = changed.iter().any(|host| first(host).is_none_or(|first| claim <= *first));
+        let hosts = changed.iter().chain(covered).filter(move |_| decided);
+        let claims = hosts.filter_map(|host| self.by_host.get(host)).flatten();
+        claims.map(|claim| &claim.1).filter(move |name| name.namespace != claim.1.namespace)
     }
 
     /// The namespace that has a host, by its oldest Ingress that no older wildcard of another keeps from it.
@@ -51,10 +103,14 @@ impl Hosts {
     }
 }
 
-/// Tells of the hosts that an Ingress asks for and does not have.
+/// Writes where an Ingress is served, and tells of the hosts that it asks for and does not have.
 pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> {
     let key = ObjectKey { resource: "ingresses.networking.k8s.io".into(), name: name.clone() };
     let Some(ingress) = planner.state.get(&key).cloned() else { return Ok(()) };
+    let mut value = draft::of(&ingress)?;
+    if ingress.meta.deletion_timestamp.is_some() || !is_ours(planner.state, &value) {
+        return Ok(());
+    }
     let held = hosts_of(&ingress).into_iter().filter_map(|host| {
         let holder = planner.state.hosts.holder(&host).filter(|holder| *holder != &*name.namespace)?;
         Some(format!("{host} (namespace {holder})"))
@@ -68,14 +124,31 @@ pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadab
         );
         planner.record(EventRecord::warning(&ingress, COMPONENT, "HostHeld", message));
     }
+    let served = planner.state.gateways.load_balancer((!held.is_empty()).then_some(HOST_HELD));
+    if value["status"]["loadBalancer"] != served {
+        draft::child(&mut value, "status").insert("loadBalancer".to_owned(), served);
+        planner.propose(draft::put(&ingress, &value));
+    }
     Ok(())
+}
+
+/// Whether gateways serve it: one that names no class, or a class of theirs.
+fn is_ours(state: &State, ingress: &Value) -> bool {
+    let named = |class: &Value| class.as_str().filter(|class| !class.is_empty()).map(str::to_owned);
+    let class = named(&ingress["spec"]["ingressClassName"])
+        .or_else(|| named(&ingress["metadata"]["annotations"][CLASS_ANNOTATION]));
+    let Some(class) = class else { return true };
+    let key = ObjectKey::new("ingressclasses.networking.k8s.io", "", &class);
+    let class: Option<Value> = state.get(&key).and_then(|class| class.parse().ok());
+    class.is_some_and(|class| class["spec"]["controller"] == CONTROLLER)
 }
 
 fn claim(ingress: &Object) -> Claim {
     (ingress.meta.creation_timestamp.clone().unwrap_or_default(), ingress.key.name.clone())
 }
 
-fn hosts_of(ingress: &Object) -> BTreeSet<String> {
+/// The hosts that an Ingress asks for, in lower case.
+pub fn hosts_of(ingress: &Object) -> BTreeSet<String> {
     // One that cannot be read asks for nothing.
     let value: Value = ingress.parse().unwrap_or_default();
     let rules = value.pointer("/spec/rules").and_then(Value::as_array);
@@ -118,6 +191,6 @@ mod tests {
         hosts.remove(&old);
         assert_eq!(hosts.holder("b.wild"), Some("young"));
         hosts.remove(&young);
-        assert!(hosts.by_host.is_empty());
+        assert!(hosts.by_host.is_empty() && hosts.by_domain.is_empty());
     }
 }

@@ -39,4 +39,5 @@ mod timers;
 pub use backoff::Outcome;
 pub use controllers::{Config, Controllers, Origin, Plan, Situation};
 pub use event_record::{EventRecord, EventType};
+pub use ingress::GATEWAY_ANNOTATION;
 pub use model::reads;

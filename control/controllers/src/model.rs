@@ -1,5 +1,6 @@
 //! What controllers read of each kind: narrow structs, parsed once an event, that skip all else.
 
+use core::net::SocketAddr;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -10,7 +11,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{draft::later, names};
+use crate::{
+    draft::later,
+    ingress::{GATEWAY_ANNOTATION, gateway as gateway_address},
+    names,
+};
 
 /// The annotation with a rollout's number.
 pub const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -272,15 +277,20 @@ pub struct Node {
     /// The status of the condition Ready: `True`, `False`, `Unknown`, or empty where there is none.
     pub ready: String,
     pub taints: Vec<Taint>,
+    /// Where its gateway listens, if it has one.
+    pub gateway: Option<SocketAddr>,
 }
 
 impl Node {
     pub fn of(object: &Object) -> Result<Self, ObjectError> {
         let wire: NodeWire = object.parse()?;
         let ready = wire.status.conditions.into_iter().find(|condition| condition.type_ == "Ready");
+        let addresses: Vec<String> = wire.status.addresses.into_iter().map(|one| one.address).collect();
+        let gateway = wire.metadata.annotations.get(GATEWAY_ANNOTATION);
         Ok(Self {
             ready: ready.map(|condition| condition.status).unwrap_or_default(),
             taints: wire.spec.taints,
+            gateway: gateway.and_then(|annotation| gateway_address(annotation, &addresses)),
         })
     }
 }
@@ -403,6 +413,7 @@ struct ServiceSpecWire {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct NodeWire {
+    metadata: NodeMetaWire,
     spec: NodeSpecWire,
     status: NodeStatusWire,
 }
@@ -417,6 +428,19 @@ struct NodeSpecWire {
 #[serde(default)]
 struct NodeStatusWire {
     conditions: Vec<ConditionWire>,
+    addresses: Vec<NodeAddressWire>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct NodeAddressWire {
+    address: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct NodeMetaWire {
+    annotations: BTreeMap<String, String>,
 }
 
 /// Whether an object is of the types that controllers read of its kind. One that is not counts as nothing to them.

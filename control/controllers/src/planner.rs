@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use coracle_objects::{
-    Expect, FieldError, Kind, Object, ObjectKey, ObjectName, Transaction, View, Write, by_resource, validate_meta,
+    Expect, FieldError, Kind, Object, ObjectKey, ObjectName, Transaction, View, Write, by_resource,
+    validate_meta,
 };
 use jiff::Timestamp;
 use serde_json::Value;

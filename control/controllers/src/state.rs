@@ -15,7 +15,7 @@ use crate::{
     dirty::Task,
     draft::Unreadable,
     event_record::EventRecord,
-    ingress::Hosts,
+    ingress::{Gateways, Hosts},
     model::{Node, Pod, ReplicaSet, Service},
     node_lifecycle::zones::Zones,
     ownership::Ownership,
@@ -42,6 +42,8 @@ pub struct State {
     pub zones: Zones,
     /// Who asks for which host of the gateways.
     pub hosts: Hosts,
+    /// Where gateways listen.
+    pub gateways: Gateways,
     /// Pods that ended by themselves, oldest first.
     pub ended_pods: BTreeSet<(Option<Timestamp>, ObjectName)>,
     pub ownership: Ownership,
@@ -210,6 +212,9 @@ impl State {
                 if node.as_ref().is_some_and(troubled) {
                     self.troubled_nodes.insert(name.name.to_string());
                 }
+                if let Some(gateway) = node.and_then(|node| node.gateway) {
+                    self.gateways.insert(&name.name, gateway);
+                }
             }
             _ => {}
         }
@@ -283,6 +288,7 @@ impl State {
             "nodes" => {
                 self.troubled_nodes.remove(&*name.name);
                 self.zones.remove(&name.name);
+                self.gateways.remove(&name.name);
             }
             _ => {}
         }

@@ -3,6 +3,7 @@
 use core::net::IpAddr;
 use std::collections::BTreeMap;
 
+pub use coracle_controllers::GATEWAY_ANNOTATION;
 use coracle_objects::{Object, ObjectKey, Quantity, Transaction, View};
 use coracle_proto::node::Hello;
 use jiff::Timestamp;
@@ -13,9 +14,8 @@ use crate::{
     drafts::{editable, encode, new_draft, rfc3339},
 };
 
-/// Where other nodes reach this node's fabric, and clients its gateway (`host:port`).
+/// Where other nodes reach this node's fabric (`host:port`).
 pub const FABRIC_ANNOTATION: &str = "coracle.dev/fabric-address";
-pub const GATEWAY_ANNOTATION: &str = "coracle.dev/gateway-address";
 /// Changes with every start of the node's process.
 const BOOT_ANNOTATION: &str = "coracle.dev/boot-id";
 /// On Nodes whose nodes' certificates are bound to them: whether a node has ever linked.

@@ -45,50 +45,56 @@ pub fn reconcile_pod(uid: &PodUid, desired: &Desired, observed: &Observed, now: 
     }
 }
 
-/// When the pod has to be looked at again if nothing happens before.
-pub fn next_wake(state: &PodState) -> Option<Timestamp> {
+/// When the pod has to be looked at again if nothing happens before, after it was brought to rest at `now`. What was due
+/// then and was left undone waits for something else, and would only be left undone again.
+pub fn next_wake(state: &PodState, now: Timestamp) -> Option<Timestamp> {
+    wakes(state).into_iter().filter(|wake| *wake > now).min()
+}
+
+fn wakes(state: &PodState) -> Vec<Timestamp> {
     let mut wakes = Vec::new();
+    let pod_kill_at = state.ending.as_ref().map(|ending| after(ending.since, ending.grace));
+    if state.ending.is_some() || state.finished_before {
+        let live = state.containers.values().filter_map(ContainerState::running);
+        wakes.extend(live.flat_map(|running| running_wakes(running, pod_kill_at)));
+        return wakes;
+    }
     if let Sandbox::Absent { retry_at, .. } = &state.sandbox {
         wakes.extend(*retry_at);
     }
     if let Volumes::Absent { retry_at, .. } = &state.volumes {
         wakes.extend(*retry_at);
     }
-    if let (Some(seconds), None, false) =
-        (state.pod.spec.active_deadline_seconds, &state.ending, state.finished_before)
-    {
+    if let Some(seconds) = state.pod.spec.active_deadline_seconds {
         wakes.push(after(state.start_time, Duration::from_secs(seconds.max(0).cast_unsigned())));
     }
-    let pod_kill_at = state.ending.as_ref().map(|ending| after(ending.since, ending.grace));
     for container in state.containers.values() {
         match &container.phase {
-            Phase::Refused(refused) => wakes.push(match refused.announced || !refused.of_pull {
-                true => refused.retry_at,
-                false => after(refused.since, PULL_ERROR_SHOWN).min(refused.retry_at),
-            }),
+            Phase::Refused(refused) => {
+                wakes.push(refused.retry_at);
+                if !refused.announced && refused.of_pull {
+                    wakes.push(after(refused.since, PULL_ERROR_SHOWN));
+                }
+            }
             Phase::Terminated(end) if end.announced => wakes.extend(container.backoff.until(end.finished_at)),
-            Phase::Running(running) => wakes.extend(running_wake(running, pod_kill_at)),
+            Phase::Running(running) => wakes.extend(running_wakes(running, pod_kill_at)),
             _ => {}
         }
     }
-    if state.ending.is_some() || state.finished_before {
-        let live = state.containers.values().filter_map(ContainerState::running);
-        return live.filter_map(|running| running_wake(running, pod_kill_at)).min();
-    }
-    wakes.into_iter().min()
+    wakes
 }
 
-fn running_wake(running: &Running, pod_kill_at: Option<Timestamp>) -> Option<Timestamp> {
+fn running_wakes(running: &Running, pod_kill_at: Option<Timestamp>) -> Vec<Timestamp> {
     if let Some(ending) = &running.ending {
         let kill_at = pod_kill_at.map_or(ending.kill_at, |at| at.min(ending.kill_at));
         return match (ending.stopped, ending.killed) {
-            (_, true) => None,
-            (true, false) => Some(kill_at),
-            (false, false) => Some(ending.stop_at.min(kill_at)),
+            (_, true) => vec![],
+            (true, false) => vec![kill_at],
+            (false, false) => vec![ending.stop_at, kill_at],
         };
     }
     let due = ProbeKind::ALL.into_iter().filter(|kind| probes_now(running, *kind));
-    due.filter_map(|kind| running.probe(kind)).filter(|run| !run.in_flight).map(|run| run.next_at).min()
+    due.filter_map(|kind| running.probe(kind)).filter(|run| !run.in_flight).map(|run| run.next_at).collect()
 }
 
 /// The startup probe runs until it has passed; the others only then.

@@ -6,6 +6,7 @@ mod burdens;
 mod convergence;
 mod deployments;
 mod garbage;
+mod ingresses;
 mod large;
 mod namespaces;
 mod nodes;

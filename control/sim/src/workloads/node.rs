@@ -45,6 +45,8 @@ pub struct Node {
     pub well: bool,
     /// It says nothing until this moment, with all others.
     pub hushed_until: Option<Timestamp>,
+    /// It was well when it began to say nothing: one that had not come back yet is lost as well.
+    pub hushed_well: bool,
     /// To be sent up, in order.
     pub reports: Vec<Report>,
     desired: Desired,
@@ -52,6 +54,8 @@ pub struct Node {
     /// The newest pod under each name.
     names: BTreeMap<(String, String), PodUid>,
     dirty: BTreeSet<PodUid>,
+    /// When pods are to be looked at again.
+    wakes: BTreeMap<PodUid, Timestamp>,
     /// What the machinery will have to say, and when.
     coming: BTreeMap<(Timestamp, u64), Observation>,
     told: u64,
@@ -78,11 +82,13 @@ impl Node {
             sent: coracle_leader::desired::Desired::new(name),
             well: true,
             hushed_until: None,
+            hushed_well: false,
             reports: vec![],
             desired: Desired::default(),
             observed: Observed { node: facts, pods: BTreeMap::new() },
             names: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            wakes: BTreeMap::new(),
             coming: BTreeMap::new(),
             told: 0,
             addresses: 0,
@@ -210,8 +216,7 @@ impl Node {
     /// When there is something to do although nothing is observed.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let coming = self.coming.keys().next().map(|(at, _)| *at);
-        let wakes = self.observed.pods.values().filter_map(next_wake).min();
-        coming.into_iter().chain(wakes).min()
+        coming.into_iter().chain(self.wakes.values().copied()).min()
     }
 
     /// Does what is to be done now. True where anything was; an error where a pod does not come to rest.
@@ -221,11 +226,15 @@ impl Node {
             self.dirty.insert(uid_of(&observation).clone());
             self.observed.apply(observation, now);
         }
-        let due = self.observed.pods.iter().filter(|(_, state)| next_wake(state).is_some_and(|at| at <= now));
+        let due = self.wakes.iter().filter(|(_, at)| **at <= now);
         self.dirty.extend(due.map(|(uid, _)| uid.clone()));
         let mut acted = false;
         while let Some(uid) = self.dirty.pop_first() {
             acted |= self.settle(&uid, now, calm, records)?;
+            match self.observed.pods.get(&uid).and_then(|state| next_wake(state, now)) {
+                Some(at) => self.wakes.insert(uid, at),
+                None => self.wakes.remove(&uid),
+            };
         }
         Ok(acted)
     }

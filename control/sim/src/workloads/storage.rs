@@ -7,6 +7,7 @@ use coracle_api::{Expired, NodeError, Nodes, ProposeError, Storage, Unavailable,
 use coracle_objects::{
     Applied, Event, Expect, LogOptions, ObjectKey, Precondition, Refusal, ResourceName, Revision,
     Transaction, View, Write,
+    claims::{ADDRESSES, PORTS},
 };
 use coracle_store::{Command, Outcome, Request, RequestId, Store, StoreConfig};
 use futures::{Stream, stream};
@@ -187,6 +188,7 @@ impl MemoryStorage {
                 *draft = value.to_string().into();
             }
         }
+        rename_claims(&mut transaction, &renamed);
         for Precondition { key, expect } in &mut transaction.preconditions {
             if *expect == Expect::Absent
                 && let Some((_, other)) = renamed.iter().find(|(drawn, _)| drawn == key)
@@ -195,6 +197,28 @@ impl MemoryStorage {
             }
         }
         transaction
+    }
+}
+
+/// Has the claims of addresses and node ports of a service that was renamed tell its name.
+fn rename_claims(transaction: &mut Transaction, renamed: &[(ObjectKey, ObjectKey)]) {
+    for (from, to) in renamed.iter().filter(|(from, _)| from.resource.as_str() == "services") {
+        let path = |key: &ObjectKey| Value::from(format!("{}/{}", key.name.namespace, key.name.name));
+        for write in &mut transaction.writes {
+            let Write::Put { key, draft } = write else { continue };
+            let (pointer, old, new) = match key.resource.as_str() {
+                ADDRESSES => {
+                    ("/spec/parentRef/name", Value::from(&*from.name.name), Value::from(&*to.name.name))
+                }
+                PORTS => ("/spec/service", path(from), path(to)),
+                _ => continue,
+            };
+            let Ok(mut claim) = serde_json::from_slice::<Value>(draft) else { continue };
+            if let Some(name) = claim.pointer_mut(pointer).filter(|name| **name == old) {
+                *name = new;
+                *draft = claim.to_string().into();
+            }
+        }
     }
 }
 

@@ -59,8 +59,8 @@ impl App {
         }
         self.look_at_the_wall_clock();
         while let Some(uid) = self.dirty.pop_first() {
-            self.settle(&uid);
-            self.schedule(uid);
+            let now = self.settle(&uid);
+            self.schedule(uid, now);
         }
     }
 
@@ -74,12 +74,13 @@ impl App {
         }
     }
 
-    fn settle(&mut self, uid: &PodUid) {
+    /// Answers when it came to rest.
+    fn settle(&mut self, uid: &PodUid) -> Timestamp {
         for _ in 0..ROUNDS_MAX {
             let now = self.executor.context().clock.now();
             let actions = reconcile_pod(uid, &self.desired, &self.observed, now);
             if actions.is_empty() {
-                return;
+                return now;
             }
             for action in actions {
                 let pod = self.observed.pods.get(uid).map(|state| state.pod.clone());
@@ -92,11 +93,12 @@ impl App {
             }
         }
         tracing::error!(pod.uid = %uid, "the pod does not come to rest");
+        self.executor.context().clock.now()
     }
 
-    fn schedule(&mut self, uid: PodUid) {
+    fn schedule(&mut self, uid: PodUid, now: Timestamp) {
         let state = self.observed.pods.get(&uid);
-        self.wakes.set(&uid, state.and_then(next_wake));
+        self.wakes.set(&uid, state.and_then(|state| next_wake(state, now)));
         // Where neither the cluster nor the node knows it any more.
         if state.is_none() && !self.desired.pods.contains_key(&uid) {
             self.executor.context().link.post(|outbox| outbox.forget(uid.as_str()));

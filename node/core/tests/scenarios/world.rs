@@ -114,12 +114,12 @@ impl World {
     /// Time passes; whatever falls due on the way is done when it falls due.
     pub fn wait(&mut self, seconds: i64) {
         let until = self.now + SignedDuration::from_secs(seconds);
-        loop {
-            let wake = self.observed.pods.values().filter_map(next_wake).min();
-            match wake.filter(|wake| *wake <= until) {
-                Some(wake) if wake > self.now => self.now = wake,
-                _ => break,
-            }
+        let next = |world: &World| {
+            let wakes = world.observed.pods.values().filter_map(|pod| next_wake(pod, world.now));
+            wakes.min().filter(|wake| *wake <= until)
+        };
+        while let Some(wake) = next(self) {
+            self.now = wake;
             self.heading("wake");
             self.settle();
         }

@@ -192,6 +192,7 @@ impl World {
         self.catch_up();
         let until = clock::after(self.now, ms);
         for node in self.nodes.iter_mut().filter(|node| node.alive) {
+            node.hushed_well = node.well || (node.hushed_until.is_some() && node.hushed_well);
             (node.hushed_until, node.well) = (Some(until), false);
         }
         self.run_for(ms + 10_000)
@@ -219,7 +220,8 @@ impl World {
             "pods" => {
                 let node = node_of(object).unwrap_or_default();
                 let node = self.nodes.iter().find(|one| one.name == node);
-                let spared = node.is_some_and(|node| node.well || node.hushed_until.is_some());
+                let spared =
+                    node.is_some_and(|node| node.well || (node.hushed_until.is_some() && node.hushed_well));
                 let judged = given_up(object);
                 let before = self.judged.insert(object.meta.uid.clone(), judged.is_some());
                 if let Some(what) = judged.filter(|_| spared && before == Some(false)) {

@@ -1,0 +1,84 @@
+//! Where the gateways of nodes listen.
+
+use core::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+/// Annotation of a Node: the host:port of its gateway.
+pub const GATEWAY_ANNOTATION: &str = "coracle.dev/gateway-address";
+
+/// Addresses that one status names: a client needs one that answers, not all of a large cluster.
+const ADDRESSES_MAX: usize = 16;
+
+/// The gateways of all nodes that there are, whether they are ready or not: a node that is away for a moment is no reason
+/// to write every Ingress anew.
+#[derive(Debug, Default)]
+pub struct Gateways {
+    by_node: BTreeMap<String, SocketAddr>,
+}
+
+impl Gateways {
+    pub fn insert(&mut self, node: &str, gateway: SocketAddr) {
+        self.by_node.insert(node.to_owned(), gateway);
+    }
+
+    pub fn remove(&mut self, node: &str) {
+        self.by_node.remove(node);
+    }
+
+    /// `status.loadBalancer` of an Ingress that they serve, or of whose hosts another has some: then each port tells the
+    /// `error`.
+    pub fn load_balancer(&self, error: Option<&str>) -> Value {
+        let mut ports: BTreeMap<IpAddr, BTreeSet<u16>> = BTreeMap::new();
+        for gateway in self.by_node.values() {
+            ports.entry(gateway.ip()).or_default().insert(gateway.port());
+        }
+        let port = |port: u16| match error {
+            Some(error) => json!({"port": port, "protocol": "TCP", "error": error}),
+            None => json!({"port": port, "protocol": "TCP"}),
+        };
+        let point = |(ip, ports): (IpAddr, BTreeSet<u16>)| {
+            let ports: Vec<Value> = ports.into_iter().take(ADDRESSES_MAX).map(port).collect();
+            json!({"ip": ip.to_string(), "ports": ports})
+        };
+        let points: Vec<Value> = ports.into_iter().take(ADDRESSES_MAX).map(point).collect();
+        if points.is_empty() { json!({}) } else { json!({"ingress": points}) }
+    }
+}
+
+/// A gateway's address, by what the annotation says. One that listens on all of its node's addresses is reached at the
+/// first of them.
+pub fn gateway(annotation: &str, addresses: &[String]) -> Option<SocketAddr> {
+    let address: SocketAddr = annotation.parse().ok()?;
+    if !address.ip().is_unspecified() {
+        return Some(address);
+    }
+    let own = addresses.iter().find_map(|own| own.parse::<IpAddr>().ok())?;
+    Some(SocketAddr::new(own, address.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_is_named_once_and_not_without_bound() {
+        assert_eq!(gateway("0.0.0.0:80", &["10.0.0.1".into()]), "10.0.0.1:80".parse().ok());
+        assert_eq!(gateway("0.0.0.0:80", &["a.example".into()]), None);
+        assert_eq!(gateway("", &[]), None);
+        let mut gateways = Gateways::default();
+        assert_eq!(gateways.load_balancer(None), json!({}));
+        gateways.insert("a", "127.0.0.1:8080".parse().unwrap());
+        gateways.insert("b", "127.0.0.1:81".parse().unwrap());
+        gateways.insert("c", "127.0.0.1:81".parse().unwrap());
+        let ports = json!([{"port": 81, "protocol": "TCP"}, {"port": 8080, "protocol": "TCP"}]);
+        assert_eq!(gateways.load_balancer(None), json!({"ingress": [{"ip": "127.0.0.1", "ports": ports}]}));
+        for node in 0..100_u8 {
+            gateways.insert(&node.to_string(), SocketAddr::from(([10, 0, 0, node], 80)));
+        }
+        let many = gateways.load_balancer(Some("x.example/Y"));
+        assert_eq!(many["ingress"].as_array().unwrap().len(), ADDRESSES_MAX);
+        assert_eq!(many["ingress"][3]["ports"][0]["error"], "x.example/Y");
+    }
+}
