@@ -242,7 +242,7 @@ impl World {
     }
 
     /// Lets the cluster come to rest, and watches it for a while. What is tried in vain again and again may be, with
-    /// pauses that grow: in four times the time at most twice as much (a burst of it may have begun before).
+    /// pauses that grow: in twice the time about as much of it, though what began before may reach into it.
     fn rest(&mut self) -> Result<(), Broken> {
         self.run_for(REST_MS)?;
         let first = self.watch(REST_MS)?;
@@ -253,10 +253,13 @@ impl World {
         if first.entries > RETRIED_MAX {
             return Err(self.restless(&first, what));
         }
-        self.watch(2 * REST_MS)?;
+        let second = self.watch(2 * REST_MS)?;
         let third = self.watch(4 * REST_MS)?;
-        if third.entries > 2 * first.entries {
-            let what = format!("{what} {}, and four minutes after it, in 240 s", first.entries);
+        if 2 * third.entries > 3 * first.entries.max(second.entries) {
+            let what = format!(
+                "{what} {}, in 120 s after them {}, and then in 240 s",
+                first.entries, second.entries
+            );
             return Err(self.restless(&third, &what));
         }
         Ok(())

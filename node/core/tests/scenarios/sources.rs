@@ -187,3 +187,20 @@ fn what_cannot_be_planned_is_tried_again_only_when_it_may_come_out_otherwise() {
           report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x0
     "#]]);
 }
+
+#[test]
+fn what_is_due_and_held_up_by_something_else_wakes_nobody() {
+    let mut world = World::new();
+    world.put(&pod(r#""containers":[{"name":"web","image":"nope:1.0"}]"#));
+    world.sandbox_ready();
+    world.mounted();
+    world.pull_failed("web", 0, "ErrImagePull", "not found");
+    world.sandbox_lost();
+    // The pull would be due after 10 s, and has no sandbox to be for.
+    for _ in 0..10 {
+        world.wait(2);
+    }
+    assert_eq!(world.next_wake(), None);
+    world.sandbox_ready();
+    world.pull_and_start("web", 0);
+}

@@ -114,16 +114,17 @@ impl World {
     /// Time passes; whatever falls due on the way is done when it falls due.
     pub fn wait(&mut self, seconds: i64) {
         let until = self.now + SignedDuration::from_secs(seconds);
-        let next = |world: &World| {
-            let wakes = world.observed.pods.values().filter_map(|pod| next_wake(pod, world.now));
-            wakes.min().filter(|wake| *wake <= until)
-        };
-        while let Some(wake) = next(self) {
+        while let Some(wake) = self.next_wake().filter(|wake| *wake <= until) {
             self.now = wake;
             self.heading("wake");
             self.settle();
         }
         self.now = until;
+    }
+
+    /// When a pod is looked at again of itself.
+    pub fn next_wake(&self) -> Option<Timestamp> {
+        self.observed.pods.values().filter_map(|pod| next_wake(pod, self.now)).min()
     }
 
     fn tell(&mut self, what: &str, observation: Observation) {
