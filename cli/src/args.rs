@@ -179,6 +179,10 @@ pub struct NodeArgs {
     /// Allow images of the form file:///x.wasm: whoever may create pods can then read such files of this machine.
     #[arg(long)]
     pub allow_local_artifacts: bool,
+    /// Instances of components that may be alive at once; 0 is as many as vm.max_map_count has room for, up to 4,000. How
+    /// many pods the node offers follows from it.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub instances: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

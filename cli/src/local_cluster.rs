@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use coracle_agent::{JoinWith, Node, NodeConfig, has_joined, remove_dir};
+use coracle_agent::{Capacity, JoinWith, Node, NodeConfig, has_joined, remove_dir};
 use coracle_proto::join::{JoinToken, Role};
 use coracle_server::{Control, ControlConfig, Mode};
 use coracle_wasi_host::{Host, HostConfig};
@@ -93,6 +93,8 @@ impl LocalCluster {
     async fn start_nodes(&self, shape: &Shape, count: u32) -> Result<Vec<Node>> {
         let addresses: Vec<String> = self.controls.iter().map(Control::address).collect();
         let host = shared_host(shape)?;
+        // The nodes share the sandbox: together they offer no more than it holds.
+        let capacity = Capacity { pods: (host.pods_max() / count.max(1)).max(1), ..Capacity::default() };
         let mut starts = Vec::new();
         for number in 1..=count {
             let name = format!("node-{number}");
@@ -113,6 +115,7 @@ impl LocalCluster {
                 // Whoever runs the cluster on a machine of his own may use the network from there anyhow.
                 allow_egress: true,
                 allow_local_artifacts: true,
+                capacity,
                 host: Some(host.clone()),
                 ..NodeConfig::new(data_dir)
             };

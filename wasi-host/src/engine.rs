@@ -19,11 +19,17 @@ const INSTANCES_DEFAULT: u32 = 4_000;
 /// A host that cannot have so many is not worth starting.
 const INSTANCES_MIN: u32 = 16;
 
-/// The 0.3 engine's part of the instances: its HTTP instances serve many requests each.
-const P3_SHARE: u32 = 4;
+/// Memory mappings that an instance takes for good once its slot was used: four of its memory.
+const MAPS_PER_MEMORY: u64 = 4;
 
-/// Memory mappings that one instance takes: two of its stack, four of its memory.
-const MAPS_PER_INSTANCE: u64 = 6;
+/// Memory mappings of a stack, made with the engine.
+const MAPS_PER_STACK: u64 = 2;
+
+/// Stacks of an instance of the 0.3 engine: requests that share one have a stack each while they run.
+const P3_STACKS: u32 = 2;
+
+/// What one instance more that the host admits takes. Whoever comes may need either engine, so both have a slot for it.
+const MAPS_PER_INSTANCE: u64 = 2 * MAPS_PER_MEMORY + (1 + P3_STACKS as u64) * MAPS_PER_STACK;
 
 /// Mappings left for everything else: threads, compiled code, the allocator. Past the limit a malloc aborts.
 const MAPS_RESERVED: u64 = 3_000;
@@ -74,10 +80,8 @@ impl WasiVersion {
 pub(crate) struct Engines {
     pub(crate) p2: Engine,
     pub(crate) p3: Engine,
-    /// Live instances that the host admits: the slots of the 0.2 engine's pool.
+    /// Live instances that the host admits, of both engines together; each has as many slots.
     pub(crate) instances_max: u32,
-    /// The slots of the 0.3 engine's pool.
-    pub(crate) p3_instances_max: u32,
 }
 
 impl Engines {
@@ -86,10 +90,9 @@ impl Engines {
     /// Fails where a number was asked for that the machine's limit of memory mappings cannot hold.
     pub(crate) fn new(instances: u32) -> Result<Engines, HostError> {
         let instances_max = preflight(instances, max_map_count())?;
-        let p3_instances_max = (instances_max / P3_SHARE).max(INSTANCES_MIN);
         let p2 = pooled(WasiVersion::P2, instances_max)?;
-        let p3 = pooled(WasiVersion::P3, p3_instances_max)?;
-        Ok(Engines { p2, p3, instances_max, p3_instances_max })
+        let p3 = pooled(WasiVersion::P3, instances_max)?;
+        Ok(Engines { p2, p3, instances_max })
     }
 
     pub(crate) fn of(&self, version: WasiVersion) -> &Engine {
@@ -145,8 +148,7 @@ fn pooled(version: WasiVersion, instances: u32) -> Result<Engine, HostError> {
     let mut config = config(version);
     let stacks = match version {
         WasiVersion::P2 => instances,
-        // Requests that share an instance have a stack each while they run.
-        WasiVersion::P3 => instances.saturating_mul(2),
+        WasiVersion::P3 => instances.saturating_mul(P3_STACKS),
     };
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
@@ -195,7 +197,6 @@ fn preflight(wanted: u32, map_count: Option<u64>) -> Result<u32, HostError> {
         };
     }
     let room = map_count.saturating_sub(MAPS_RESERVED) / MAPS_PER_INSTANCE;
-    let room = room * u64::from(P3_SHARE) / u64::from(P3_SHARE + 2);
     let instances = u32::try_from(room).unwrap_or(u32::MAX).min(INSTANCES_DEFAULT);
     if instances < INSTANCES_MIN {
         let needed = mappings(INSTANCES_MIN);
@@ -206,9 +207,7 @@ fn preflight(wanted: u32, map_count: Option<u64>) -> Result<u32, HostError> {
 
 /// Mappings of the process with all instances alive.
 fn mappings(instances: u32) -> u64 {
-    let p2 = u64::from(instances);
-    let p3 = u64::from((instances / P3_SHARE).max(INSTANCES_MIN));
-    (p2 + p3) * MAPS_PER_INSTANCE + p3 * 2 + MAPS_RESERVED
+    u64::from(instances) * MAPS_PER_INSTANCE + MAPS_RESERVED
 }
 
 #[cfg(test)]

@@ -34,7 +34,12 @@ pub enum Exit {
     },
     /// [`crate::Container::kill`] ended it.
     Killed,
-    /// The host could not run it: no free instance, or a fault of the host's own. The guest is not to blame.
+    /// The pools had no room for its instance, so that nothing of it has run: it may be started again once others end.
+    Unseated {
+        /// What there is too little of, and what can be done.
+        message: String,
+    },
+    /// The host could not run it on: a fault of the host's own. The guest is not to blame.
     HostFault {
         /// What was wrong, for the operator.
         message: String,
@@ -48,7 +53,7 @@ impl Exit {
             Exit::Completed { code } => *code,
             Exit::Trapped { .. } => 134,
             Exit::LimitExceeded { .. } | Exit::Killed => 137,
-            Exit::HostFault { .. } => 128,
+            Exit::HostFault { .. } | Exit::Unseated { .. } => 128,
         }
     }
 
@@ -70,6 +75,7 @@ impl fmt::Display for Exit {
             Exit::Trapped { message } => write!(f, "trapped: {message}"),
             Exit::LimitExceeded { resource } => write!(f, "exceeded its limit of {resource}"),
             Exit::Killed => f.write_str("killed"),
+            Exit::Unseated { message } => f.write_str(message),
             Exit::HostFault { message } => write!(f, "the host failed: {message}"),
         }
     }
@@ -89,10 +95,20 @@ pub(crate) fn classify(error: &wasmtime::Error, memory: &MemoryAccount, killed: 
     if memory.exceeded() {
         return Exit::LimitExceeded { resource: MEMORY };
     }
-    if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
-        return Exit::HostFault { message: format!("no free instance: {}", error.root_cause()) };
+    if let Some(message) = unseated(error) {
+        return Exit::HostFault { message };
     }
     Exit::Trapped { message: describe(error) }
+}
+
+/// What to say where the pools had no room, which the seats do not foresee: a guest may make more stacks than its requests
+/// need.
+pub(crate) fn unseated(error: &wasmtime::Error) -> Option<String> {
+    error.downcast_ref::<PoolConcurrencyLimitError>()?;
+    Some(format!(
+        "this node has no room for an instance now: {}; stop pods or add a node",
+        error.root_cause()
+    ))
 }
 
 /// The cause of a trap with a short backtrace of the guest, in one bounded text.

@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use crate::artifact::{Artifact, Artifacts, PrepareError};
 use crate::engine::Engines;
 use crate::executor::Executor;
@@ -76,7 +78,7 @@ pub(crate) struct Inner {
     pub(crate) artifacts: Artifacts,
     pub(crate) executor: Executor,
     /// Places for live instances.
-    pub(crate) seats: Seats,
+    pub(crate) seats: Arc<Seats>,
     /// The memory of all guests together.
     pub(crate) memory: Arc<MemoryAccount>,
     pub(crate) runtime: tokio::runtime::Handle,
@@ -95,7 +97,7 @@ impl Host {
         let ticked = Arc::clone(&engines);
         let executor =
             Executor::start(threads, &runtime, move || ticked.tick()).map_err(HostError::Threads)?;
-        let seats = Seats::new(&engines);
+        let seats = Seats::new(engines.instances_max);
         let memory_bytes = limits::guests_memory();
         let memory = MemoryAccount::new(memory_bytes, None);
         tracing::info!(threads, instances = engines.instances_max, memory_bytes, "sandbox ready");
@@ -119,9 +121,20 @@ impl Host {
         self.inner.engines.instances_max
     }
 
-    /// Instances that may still be made.
+    /// Pods of one container that this host surely has room for, whatever else is true of them: those of one namespace,
+    /// programs or HTTP components, of WASI 0.2 or 0.3. Large components take the room of several.
+    pub fn pods_max(&self) -> u32 {
+        self.inner.seats.pods_max()
+    }
+
+    /// Changes when instances end after a container has found no room.
+    pub fn seats_freed(&self) -> watch::Receiver<u64> {
+        self.inner.seats.freed()
+    }
+
+    /// Instances that there could be beside those that there are.
     pub fn instances_free(&self) -> usize {
-        (self.inner.engines.instances_max as usize).saturating_sub(self.inner.seats.taken())
+        self.inner.engines.instances_max.saturating_sub(self.inner.seats.live()) as usize
     }
 
     /// Components that were compiled, and not found in a cache, since the start.

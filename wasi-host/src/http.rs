@@ -248,7 +248,9 @@ impl Server {
                 HttpError::Failed { reason: "out of memory".to_owned() }
             }
             Exit::Killed => unavailable("the container has ended"),
-            Exit::HostFault { message } => HttpError::Unavailable { reason: message },
+            Exit::HostFault { message } | Exit::Unseated { message } => {
+                HttpError::Unavailable { reason: message }
+            }
             Exit::Completed { .. } | Exit::Trapped { .. } => HttpError::Failed { reason },
         }
     }

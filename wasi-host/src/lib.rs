@@ -31,6 +31,7 @@ pub use host::{Host, HostConfig, HostError, disable_library_backtraces};
 pub use linker::Mount;
 pub use logs::LogSink;
 pub use sandbox::{Container, ContainerLimits, ContainerSpec, Pod, PodLimits, StartError, Usage};
+pub use seats::{NoSeat, SeatBound};
 
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use crate::limits::{MemoryAccount, bound_store};
 use crate::linker::{Grants, Mount, PinnedMount, State};
 use crate::logs::LogSink;
 use crate::net::{Namespace, NetError};
-use crate::seats::{Full, Share};
+use crate::seats::{NoSeat, PodSeats, Seat, Share};
 
 /// The port that an HTTP component without one is served on.
 const HTTP_PORT_DEFAULT: u16 = 80;
@@ -87,18 +87,10 @@ pub struct Usage {
 /// Why a container did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The node is full.
-    #[error("this node runs all {limit} instances that it may; scale down or add a node")]
-    TooManyInstances {
-        /// Live instances that the host admits.
-        limit: u32,
-    },
-    /// The container has all the instances that one may have.
-    #[error("this container runs all {limit} instances that one may have")]
-    ContainerInstances {
-        /// Live instances of one container that the host admits.
-        limit: u32,
-    },
+    /// The node, the namespace or the pod has all the instances that it may have now: [`crate::Host::seats_freed`] tells
+    /// when it is worth another try.
+    #[error(transparent)]
+    NoSeat(#[from] NoSeat),
     /// A directory that the container mounts cannot be opened.
     #[error("cannot mount {host} at {guest}: {message}")]
     Mount {
@@ -138,6 +130,7 @@ struct PodInner {
     memory: Arc<MemoryAccount>,
     quota: Option<Arc<Bucket>>,
     cpu_ns: Arc<AtomicU64>,
+    seats: Arc<PodSeats>,
 }
 
 impl Pod {
@@ -145,7 +138,8 @@ impl Pod {
         let memory = MemoryAccount::new(limits.memory_bytes, Some(Arc::clone(&host.memory)));
         let quota = limits.cpu_quota.map(|cores| Arc::new(Bucket::new(cores)));
         let cpu_ns = Arc::new(AtomicU64::new(0));
-        Pod { inner: Arc::new(PodInner { host, limits, namespace, memory, quota, cpu_ns }) }
+        let seats = host.seats.pod(&namespace.holder().namespace);
+        Pod { inner: Arc::new(PodInner { host, limits, namespace, memory, quota, cpu_ns, seats }) }
     }
 
     /// The pod's network.
@@ -161,7 +155,8 @@ impl Pod {
     /// Starts a container. It runs until it ends, is killed, or the last clone of its handle is dropped.
     pub fn start(&self, spec: ContainerSpec) -> Result<Container, StartError> {
         let mounts = spec.mounts.iter().map(pinned).collect::<Result<_, _>>()?;
-        let sandbox = Arc::new(self.sandbox(&spec, mounts));
+        let share = self.inner.seats.admit(spec.artifact.weight)?;
+        let sandbox = Arc::new(self.sandbox(&spec, mounts, share));
         match spec.artifact.entry() {
             Entry::Command => start_command(&sandbox)?,
             Entry::HttpP2 | Entry::HttpP3 => {
@@ -174,7 +169,7 @@ impl Pod {
         Ok(Container { handle: Arc::new(Handle { sandbox }) })
     }
 
-    fn sandbox(&self, spec: &ContainerSpec, mounts: Vec<PinnedMount>) -> Sandbox {
+    fn sandbox(&self, spec: &ContainerSpec, mounts: Vec<PinnedMount>, share: Arc<Share>) -> Sandbox {
         let pod = &self.inner;
         let own_quota = spec.limits.cpu_quota.map(|cores| Arc::new(Bucket::new(cores)));
         let buckets = own_quota.into_iter().chain(pod.quota.clone()).collect();
@@ -201,7 +196,7 @@ impl Pod {
             group: pod.host.executor.group(weight, buckets, Arc::clone(&pod.cpu_ns)),
             host: Arc::clone(&pod.host),
             artifact: Arc::clone(&spec.artifact),
-            share: pod.host.seats.share(spec.artifact.version()),
+            share,
             grants,
             memory,
             stop,
@@ -291,7 +286,7 @@ pub(crate) struct Sandbox {
     pub(crate) group: Arc<Group>,
     pub(crate) artifact: Arc<Artifact>,
     /// Its part of the host's instances.
-    share: Share,
+    pub(crate) share: Arc<Share>,
     pub(crate) grants: Grants,
     pub(crate) memory: Arc<MemoryAccount>,
     /// Cancelled when the container is asked to stop.
@@ -304,12 +299,8 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    /// A new store with all its limits, ready for an instance.
-    pub(crate) fn store(&self) -> Result<Store<State>, StartError> {
-        let seat = self.share.take(self.artifact.weight).map_err(|full| match full {
-            Full::Host(limit) => StartError::TooManyInstances { limit },
-            Full::Container(limit) => StartError::ContainerInstances { limit },
-        })?;
+    /// A new store with all its limits, ready for the instance that the seat is for.
+    pub(crate) fn store(&self, seat: Seat) -> Result<Store<State>, StartError> {
         let failed = |error: wasmtime::Error| StartError::Sandbox { message: format!("{error:#}") };
         let state = self.grants.state(seat).map_err(failed)?;
         let engine = self.host.engines.of(self.artifact.version());
@@ -332,6 +323,14 @@ impl Sandbox {
         exit::classify(error, &self.memory, self.group.is_killed())
     }
 
+    /// What an error means that kept an instance from being made.
+    fn not_made(&self, error: &wasmtime::Error) -> Exit {
+        match exit::unseated(error) {
+            Some(message) => Exit::Unseated { message },
+            None => self.classify(error),
+        }
+    }
+
     /// Has the container end, for this reason where no other came before. Its end is told later, by what runs it,
     /// when all that it held is free: its port above all.
     pub(crate) fn fail(&self, reason: Exit) {
@@ -345,6 +344,7 @@ impl Sandbox {
         let exit = self.reason.get().cloned().unwrap_or(exit);
         tracing::debug!(container = self.name, %exit, "container ended");
         self.kill();
+        self.share.close();
         self.exit.send_replace(Some(exit));
     }
 
@@ -357,7 +357,7 @@ impl Sandbox {
 }
 
 fn start_command(sandbox: &Arc<Sandbox>) -> Result<(), StartError> {
-    let store = sandbox.store()?;
+    let store = sandbox.store(sandbox.share.take()?)?;
     let running = Arc::clone(sandbox);
     let task =
         sandbox.host.executor.spawn(&sandbox.group, None, async move { run_command(&running, store).await });
@@ -382,7 +382,7 @@ async fn run_command(sandbox: &Sandbox, mut store: Store<State>) -> Exit {
     let returned = match &sandbox.artifact.pre {
         Pre::CommandP2(pre) => match pre.instantiate_async(&mut store).await {
             Ok(command) => command.wasi_cli_run().call_run(&mut store).await,
-            Err(error) => Err(error),
+            Err(error) => return sandbox.not_made(&error),
         },
         Pre::CommandP3(pre) => match pre.instantiate_async(&mut store).await {
             Ok(command) => {
@@ -390,7 +390,7 @@ async fn run_command(sandbox: &Sandbox, mut store: Store<State>) -> Exit {
                     store.run_concurrent(async |store| command.wasi_cli_run().call_run(store).await).await;
                 ran.flatten()
             }
-            Err(error) => Err(error),
+            Err(error) => return sandbox.not_made(&error),
         },
         Pre::HttpP2(_) | Pre::HttpP3(_) => {
             Err(wasmtime::Error::msg("an HTTP component has no program to run"))

@@ -1,106 +1,369 @@
-//! Places for live instances: each engine has as many as its pool has slots, and no container may take them all.
+//! Places for live instances, given out so that nobody takes them all.
+//!
+//! A container that runs has the seats of one instance from its start to its end: a program's only one, an HTTP
+//! component's first. So whatever others do, what runs can go on. Further instances of HTTP components come and go with
+//! the requests; they get of what is left, but for a few seats that are kept for containers that are about to start.
+//!
+//! A namespace gets more while it holds no more than a number of times what stays free, a pod and a container while they
+//! hold no more than a part of that: however many take all that they can get, something stays free for who comes next.
 
-use std::sync::Arc;
+#[cfg(test)]
+mod tests;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
-use crate::engine::{Engines, WasiVersion};
+use parking_lot::Mutex;
+use tokio::sync::watch;
 
-/// A container may have at least so many, where the engine has them.
-const SHARE_MIN: u32 = 64;
+/// The part of all seats that only requests get, so that a node full of programs still serves.
+const REQUESTS_PART: u32 = 8;
 
-/// The part of the host's instances that one container may have beyond that.
-const SHARE_PART: u32 = 8;
+/// The part of all seats that requests leave free for containers that are about to start, as long as more may start.
+const STARTS_PART: u32 = 8;
 
-/// The seats of both engines. A seat is one memory and two tables of the pool; large components take several.
+/// What the containers of one namespace may hold, as a multiple of what stays free for containers: three quarters of all
+/// where it is alone. A node offers as many pods as that is: so many, of one seat each, find theirs in whatever
+/// namespaces they are.
+const NAMESPACE_TIMES: u32 = 3;
+
+/// What the requests of one pod, and of one container, may hold, as a part of what stays free for requests. Those of a
+/// namespace may hold as much as that.
+const POD_PART: u32 = 2;
+const CONTAINER_PART: u32 = 3;
+
+/// The seats of a host. A seat is one memory and two tables of a pool; large components take several.
 pub(crate) struct Seats {
-    p2: Arc<Semaphore>,
-    p3: Arc<Semaphore>,
-    p2_max: u32,
-    p3_max: u32,
+    all: u32,
+    held: Mutex<Held>,
+    /// Seats of instances that are there.
+    live: AtomicU32,
+    /// How often a request or a start found no seat.
+    refusals: AtomicU64,
+    /// Counts how often seats got free that a container waited for.
+    freed: watch::Sender<u64>,
 }
 
-/// What one container may take of them.
-pub(crate) struct Share {
-    engine: Arc<Semaphore>,
-    engine_max: u32,
-    own: Arc<Semaphore>,
-    own_max: u32,
+#[derive(Default)]
+struct Held {
+    lasting: u32,
+    passing: u32,
+    namespaces: HashMap<Arc<str>, Weak<Account>>,
+    awaited: Awaited,
 }
+
+/// What a container that found no seat waits for.
+#[derive(Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Awaited {
+    #[default]
+    Nothing,
+    /// The end of another container.
+    Lasting,
+    /// The end of any instance.
+    Any,
+}
+
+/// What a namespace or a pod holds. Changed under the lock of [`Held`] only.
+#[derive(Default)]
+struct Account {
+    lasting: AtomicU32,
+    passing: AtomicU32,
+}
+
+/// A pod's account.
+pub(crate) struct PodSeats {
+    seats: Arc<Seats>,
+    namespace: (Arc<str>, Arc<Account>),
+    own: Account,
+}
+
+/// What a container holds from its start on, and what its requests may take beyond that.
+pub(crate) struct Share {
+    pod: Arc<PodSeats>,
+    weight: u32,
+    passing: AtomicU32,
+    /// The first instance is there ([`USED`]), the container is over ([`CLOSED`]).
+    first: AtomicU8,
+}
+
+const USED: u8 = 1;
+const CLOSED: u8 = 2;
 
 /// One live instance's seats, free again when dropped.
 pub(crate) struct Seat {
-    _engine: OwnedSemaphorePermit,
-    _own: OwnedSemaphorePermit,
+    share: Arc<Share>,
+    is_first: bool,
 }
 
-/// Why there is no seat.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Full {
-    /// The engine admits no more than this.
-    Host(u32),
-    /// The container may have no more than this.
-    Container(u32),
+/// Who has all that he may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SeatBound {
+    /// The node.
+    Node,
+    /// The node, until requests that are being served have ended.
+    Requests,
+    /// The pods of a namespace.
+    Namespace,
+    /// The containers of a pod.
+    Pod,
+    /// A container.
+    Container,
 }
+
+/// There is no seat now for an instance; there may be one as soon as others end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoSeat {
+    /// Whose bound it is.
+    pub bound: SeatBound,
+    /// How many instances the host admits in all.
+    pub limit: u32,
+    /// As how many of them an instance of the component counts.
+    pub weight: u32,
+}
+
+impl fmt::Display for NoSeat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limit = self.limit;
+        match self.bound {
+            SeatBound::Node => {
+                write!(f, "this node runs all of the {limit} instances that it may; stop pods or add a node")
+            }
+            SeatBound::Requests => write!(
+                f,
+                "requests that are being served take up the {limit} instances that this node may run; it goes on when \
+                 some have ended"
+            ),
+            SeatBound::Namespace => write!(
+                f,
+                "the pods of this namespace have their share of the {limit} instances that this node may run; stop some \
+                 of them or add a node"
+            ),
+            SeatBound::Pod => write!(
+                f,
+                "the containers of this pod have a pod's share of the {limit} instances that this node may run; spread \
+                 them over several pods"
+            ),
+            SeatBound::Container => write!(
+                f,
+                "this container has a container's share of the {limit} instances that this node may run; add replicas"
+            ),
+        }?;
+        if self.weight > 1 {
+            write!(f, " (one of this component counts as {}, for its memories and tables)", self.weight)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for NoSeat {}
 
 impl Seats {
-    pub(crate) fn new(engines: &Engines) -> Seats {
-        Seats::of(engines.instances_max, engines.p3_instances_max)
+    pub(crate) fn new(all: u32) -> Arc<Seats> {
+        let (live, refusals) = (AtomicU32::new(0), AtomicU64::new(0));
+        Arc::new(Seats { all, held: Mutex::default(), live, refusals, freed: watch::Sender::new(0) })
     }
 
-    fn of(p2_max: u32, p3_max: u32) -> Seats {
-        let semaphore = |places: u32| Arc::new(Semaphore::new(places as usize));
-        Seats { p2: semaphore(p2_max), p3: semaphore(p3_max), p2_max, p3_max }
+    /// A new pod's account.
+    pub(crate) fn pod(self: &Arc<Self>, namespace: &Arc<str>) -> Arc<PodSeats> {
+        let mut held = self.held.lock();
+        let known = held.namespaces.get(namespace).and_then(Weak::upgrade);
+        let account = known.unwrap_or_else(|| {
+            let account = Arc::new(Account::default());
+            held.namespaces.insert(Arc::clone(namespace), Arc::downgrade(&account));
+            account
+        });
+        drop(held);
+        let namespace = (Arc::clone(namespace), account);
+        Arc::new(PodSeats { seats: Arc::clone(self), namespace, own: Account::default() })
     }
 
-    /// A new container's share.
-    pub(crate) fn share(&self, version: WasiVersion) -> Share {
-        let (engine, engine_max) = match version {
-            WasiVersion::P2 => (&self.p2, self.p2_max),
-            WasiVersion::P3 => (&self.p3, self.p3_max),
-        };
-        let own_max = SHARE_MIN.max(self.p2_max / SHARE_PART);
-        let own = Arc::new(Semaphore::new(own_max as usize));
-        Share { engine: Arc::clone(engine), engine_max, own, own_max }
+    /// Seats that containers may hold.
+    fn lasting_max(&self) -> u32 {
+        self.all - self.all / REQUESTS_PART
     }
 
-    /// Seats of both engines that are taken.
-    pub(crate) fn taken(&self) -> usize {
-        let all = self.p2_max as usize + self.p3_max as usize;
-        all.saturating_sub(self.p2.available_permits() + self.p3.available_permits())
+    /// Pods of one container with one seat that surely find their seats, all in one namespace or not.
+    pub(crate) fn pods_max(&self) -> u32 {
+        let (max, times) = (u64::from(self.lasting_max()), u64::from(NAMESPACE_TIMES));
+        u32::try_from(max * times / (times + 1)).unwrap_or(u32::MAX)
+    }
+
+    /// Seats of instances that are there now.
+    pub(crate) fn live(&self) -> u32 {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// How often somebody found no seat so far.
+    pub(crate) fn refusals(&self) -> u64 {
+        self.refusals.load(Ordering::Relaxed)
+    }
+
+    /// Changes when seats get free after a container has found none.
+    pub(crate) fn freed(&self) -> watch::Receiver<u64> {
+        self.freed.subscribe()
+    }
+
+    fn refusal(&self, bound: SeatBound, weight: u32) -> NoSeat {
+        self.refusals.fetch_add(1, Ordering::Relaxed);
+        NoSeat { bound, limit: self.all, weight }
+    }
+
+    /// Who has too much for `weight` more lasting seats.
+    fn admits_lasting(&self, held: &Held, pod: &PodSeats, weight: u32) -> Result<(), SeatBound> {
+        let left = self.lasting_max().checked_sub(held.lasting.saturating_add(weight));
+        let left = left.ok_or(SeatBound::Node)?;
+        if pod.namespace.1.lasting() + weight > left.saturating_mul(NAMESPACE_TIMES) {
+            return Err(SeatBound::Namespace);
+        }
+        // A pod's first container is no reason to spread it.
+        if pod.own.lasting() > 0 && pod.own.lasting() + weight > left {
+            return Err(SeatBound::Pod);
+        }
+        if held.lasting + held.passing + weight > self.all {
+            return Err(SeatBound::Requests);
+        }
+        Ok(())
+    }
+
+    /// Who has too much for `weight` more passing seats.
+    fn admits_passing(&self, held: &Held, share: &Share) -> Result<(), SeatBound> {
+        let weight = share.weight;
+        let kept = (self.all / STARTS_PART).min(self.lasting_max().saturating_sub(held.lasting));
+        let taken = held.lasting.saturating_add(held.passing).saturating_add(weight).saturating_add(kept);
+        let left = self.all.checked_sub(taken).ok_or(SeatBound::Node)?;
+        let beyond = |holds: u32, may: u32| holds + weight > may;
+        if beyond(share.passing.load(Ordering::Relaxed), left / CONTAINER_PART) {
+            return Err(SeatBound::Container);
+        }
+        if beyond(share.pod.own.passing(), left / POD_PART) {
+            return Err(SeatBound::Pod);
+        }
+        if beyond(share.pod.namespace.1.passing(), left) {
+            return Err(SeatBound::Namespace);
+        }
+        Ok(())
+    }
+
+    /// Tells those who wait for what got free.
+    fn tell(&self, mut held: parking_lot::MutexGuard<'_, Held>, free: Awaited) {
+        if held.awaited < free || held.awaited == Awaited::Nothing {
+            return;
+        }
+        held.awaited = Awaited::Nothing;
+        drop(held);
+        self.freed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
+
+impl Account {
+    fn lasting(&self) -> u32 {
+        self.lasting.load(Ordering::Relaxed)
+    }
+
+    fn passing(&self) -> u32 {
+        self.passing.load(Ordering::Relaxed)
+    }
+}
+
+impl PodSeats {
+    /// The seats of a container whose instances have this weight, now or not at all.
+    pub(crate) fn admit(self: &Arc<Self>, weight: u32) -> Result<Arc<Share>, NoSeat> {
+        let seats = &self.seats;
+        let mut held = seats.held.lock();
+        if let Err(bound) = seats.admits_lasting(&held, self, weight) {
+            let for_any = if bound == SeatBound::Requests { Awaited::Any } else { Awaited::Lasting };
+            held.awaited = held.awaited.max(for_any);
+            return Err(seats.refusal(bound, weight));
+        }
+        held.lasting += weight;
+        self.namespace.1.lasting.fetch_add(weight, Ordering::Relaxed);
+        self.own.lasting.fetch_add(weight, Ordering::Relaxed);
+        drop(held);
+        let (passing, first) = (AtomicU32::new(0), AtomicU8::new(0));
+        Ok(Arc::new(Share { pod: Arc::clone(self), weight, passing, first }))
+    }
+}
+
+impl Drop for PodSeats {
+    fn drop(&mut self) {
+        let mut held = self.seats.held.lock();
+        // The table's own is a weak one, and becomes another's under this lock only.
+        if Arc::strong_count(&self.namespace.1) == 1 {
+            held.namespaces.remove(&self.namespace.0);
+        }
     }
 }
 
 impl Share {
-    /// Seats for an instance of this weight, now or not at all.
-    pub(crate) fn take(&self, weight: u32) -> Result<Seat, Full> {
-        let own = Arc::clone(&self.own).try_acquire_many_owned(weight);
-        let own = own.map_err(|_| Full::Container(self.own_max))?;
-        let engine = Arc::clone(&self.engine).try_acquire_many_owned(weight);
-        let engine = engine.map_err(|_| Full::Host(self.engine_max))?;
-        Ok(Seat { _engine: engine, _own: own })
+    /// Seats for one instance more, now or not at all. The first is always there; one whose first is there is an HTTP
+    /// component's.
+    pub(crate) fn take(self: &Arc<Self>) -> Result<Seat, NoSeat> {
+        let seats = &self.pod.seats;
+        let is_first = self.first.compare_exchange(0, USED, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if !is_first {
+            let mut held = seats.held.lock();
+            if let Err(bound) = seats.admits_passing(&held, self) {
+                drop(held);
+                return Err(seats.refusal(bound, self.weight));
+            }
+            held.passing += self.weight;
+            for count in [&self.pod.namespace.1.passing, &self.pod.own.passing, &self.passing] {
+                count.fetch_add(self.weight, Ordering::Relaxed);
+            }
+        }
+        seats.live.fetch_add(self.weight, Ordering::Relaxed);
+        Ok(Seat { share: Arc::clone(self), is_first })
+    }
+
+    /// The container is over: what it held is free, as soon as its first instance is gone.
+    pub(crate) fn close(&self) {
+        if self.first.fetch_or(CLOSED, Ordering::AcqRel) == 0 {
+            self.give_back();
+        }
+    }
+
+    fn give_back(&self) {
+        let seats = &self.pod.seats;
+        let mut held = seats.held.lock();
+        held.lasting -= self.weight;
+        self.pod.namespace.1.lasting.fetch_sub(self.weight, Ordering::Relaxed);
+        self.pod.own.lasting.fetch_sub(self.weight, Ordering::Relaxed);
+        seats.tell(held, Awaited::Lasting);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Drop for Share {
+    fn drop(&mut self) {
+        // No instance is there: each keeps the share.
+        self.close();
+    }
+}
 
-    #[test]
-    fn one_container_leaves_seats_for_others_and_engines_have_their_own() {
-        let seats = Seats::of(1000, 100);
-        let (greedy, other) = (seats.share(WasiVersion::P2), seats.share(WasiVersion::P2));
-        let taken: Vec<_> = (0..25).map(|_| greedy.take(5).expect("within the share")).collect();
-        assert_eq!(greedy.take(1).err(), Some(Full::Container(125)));
-        assert!(other.take(1).is_ok());
-        drop(taken);
-        assert!(greedy.take(125).is_ok());
-        let (first, second) = (seats.share(WasiVersion::P3), seats.share(WasiVersion::P3));
-        let held = first.take(100).expect("as many as there are");
-        assert_eq!(second.take(1).err(), Some(Full::Host(100)));
-        assert!(other.take(1).is_ok());
-        assert_eq!(seats.taken(), 100);
-        drop(held);
-        assert_eq!(seats.taken(), 0);
+impl Seat {
+    /// It is the container's own, and nobody else's when it gets free.
+    pub(crate) fn is_first(&self) -> bool {
+        self.is_first
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let share = &self.share;
+        let seats = &share.pod.seats;
+        seats.live.fetch_sub(share.weight, Ordering::Relaxed);
+        if self.is_first {
+            if share.first.fetch_and(!USED, Ordering::AcqRel) & CLOSED != 0 {
+                share.give_back();
+            }
+            return;
+        }
+        let mut held = seats.held.lock();
+        held.passing -= share.weight;
+        for count in [&share.pod.namespace.1.passing, &share.pod.own.passing, &share.passing] {
+            count.fetch_sub(share.weight, Ordering::Relaxed);
+        }
+        seats.tell(held, Awaited::Any);
     }
 }

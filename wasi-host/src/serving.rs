@@ -168,17 +168,18 @@ fn refusal(too_many: TooMany) -> Response<HttpBody> {
         }
         TooMany::OfAll => (StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way"),
     };
-    let mut response = text_answer(status, text);
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    response
+    text_answer(status, text)
 }
 
-/// An answer of the host itself, in words.
+/// An answer of the host itself, in words. One that may be another soon says when to ask again.
 pub fn text_answer(status: StatusCode, text: &str) -> Response<HttpBody> {
     let mut response = Response::new(full_body(format!("{} {text}\n", status.as_u16())));
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, plain);
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
     response
 }
 

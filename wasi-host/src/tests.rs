@@ -4,6 +4,7 @@ mod artifacts;
 mod commands;
 mod cpu;
 mod pods;
+mod seats;
 mod serving;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -126,9 +127,14 @@ fn host(dir: &TempDir, guest_threads: usize) -> Host {
 }
 
 fn namespace() -> Namespace {
+    namespace_of("default")
+}
+
+/// A pod's network in a Kubernetes namespace.
+fn namespace_of(tenant: &str) -> Namespace {
     let config = NamespaceConfig {
         hostname: "pod-1".to_owned(),
-        tenant: "default".into(),
+        tenant: tenant.into(),
         addresses: vec![IpAddr::V4(Ipv4Addr::new(10, 128, 0, 7))],
         limits: NetLimits::default(),
     };
@@ -148,6 +154,14 @@ fn module(body: &str) -> String {
             (memory (export "memory") 1)
             (data (i32.const 1024) "hello from preview 1\n")
             (func (export "_start") {body}))"#
+    )
+}
+
+/// Waits for input, which comes to its end when it is stopped.
+fn waiter() -> String {
+    module(
+        "(i32.store (i32.const 0) (i32.const 512)) (i32.store (i32.const 4) (i32.const 8))
+        (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 16)))",
     )
 }
 

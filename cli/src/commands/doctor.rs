@@ -8,6 +8,8 @@ use crate::{args::DoctorArgs, client::Cluster};
 
 /// Mappings that ten thousand live instances and the process itself take.
 const MAP_COUNT_WANTED: u64 = 262_144;
+/// Mappings for each live instance that a node admits, see `wasi-host/src/engine.rs`.
+const MAPS_PER_INSTANCE: u64 = 14;
 /// Planners of a cluster that is well are never behind for so long, in seconds.
 const PLANNING_LAG_S_MAX: f64 = 10.0;
 /// Open files for a node with many connections.
@@ -57,7 +59,7 @@ fn machine() -> Vec<Finding> {
         Some(count) => findings.push(Better(format!(
             "vm.max_map_count is {count}: enough for about {} live instances; for more, run \
              `sysctl -w vm.max_map_count={MAP_COUNT_WANTED}`",
-            count.saturating_sub(3_000) / 6
+            count.saturating_sub(3_000) / MAPS_PER_INSTANCE
         ))),
         None => findings.push(Better("vm.max_map_count cannot be read".into())),
     }

@@ -28,6 +28,7 @@ pub async fn run(args: &NodeArgs) -> Result<()> {
         labels: args.labels.iter().cloned().collect(),
         allow_egress: args.allow_egress,
         allow_local_artifacts: args.allow_local_artifacts,
+        max_instances: args.instances,
         compiler: std::env::current_exe().ok(),
         ..NodeConfig::new(args.data_dir.clone())
     };

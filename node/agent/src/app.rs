@@ -2,6 +2,7 @@
 
 mod objects;
 mod offline;
+mod seats;
 mod settle;
 mod stop;
 
@@ -21,7 +22,7 @@ use tokio::{
 };
 
 pub use self::offline::LAST_RUN_AFTER;
-use self::settle::Wakes;
+use self::{seats::Seats, settle::Wakes};
 use crate::{
     decode::{Decoded, Key},
     execute::{At, Executor},
@@ -75,6 +76,7 @@ pub struct App {
     link_synced: bool,
     dirty: BTreeSet<PodUid>,
     wakes: Wakes,
+    seats: Seats,
     network_due: Option<Instant>,
     /// The longest that a pod may take to end when the node stops.
     stop_grace_max: Duration,
@@ -94,6 +96,7 @@ impl App {
         stop_grace_max: Duration,
     ) -> Self {
         let logs = LogStreams::new(executor.context().logs.clone(), executor.context().link.clone());
+        let seats = Seats::new(executor.context().host.seats_freed());
         Self {
             identity,
             trust: watch::Sender::new(0),
@@ -109,6 +112,7 @@ impl App {
             link_synced: false,
             dirty: BTreeSet::new(),
             wakes: Wakes::default(),
+            seats,
             network_due: None,
             stop_grace_max,
             last: Vec::new(),
@@ -129,6 +133,7 @@ impl App {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
             let wake = self.wakes.first().map(|at| self.executor.context().clock.until(at));
+            let tries = self.seats.due;
             tokio::select! {
                 received = events.recv_many(&mut batch, BATCH_MAX) => {
                     if received == 0 {
@@ -137,6 +142,8 @@ impl App {
                 }
                 () = sleep(wake), if wake.is_some() => self.wake(),
                 () = sleep_until(self.network_due), if self.network_due.is_some() => self.update_network(),
+                () = self.seats.changed() => self.seats_freed(),
+                () = sleep_until(tries), if tries.is_some() => self.try_for_seats(),
                 () = sleep_until(self.last_due), if self.last_due.is_some() => self.run_last(),
                 _ = usage_at.tick() => self.report_usage(),
             }
@@ -178,6 +185,10 @@ impl App {
             Event::Object(object) => self.object(*object),
             Event::Observed(observation) => self.observe(observation),
             Event::Started { at, container } => {
+                if self.waited_for_a_seat(&at) {
+                    // There may be one for the next too.
+                    self.seats_freed();
+                }
                 let observation = self.executor.started(at, container);
                 self.observe(observation);
             }
@@ -195,8 +206,10 @@ impl App {
             | Observation::MountFailed { uid, .. }
             | Observation::VolumesHeld { uid, .. } => uid.clone(),
             Observation::Container { uid, container, attempt, news } => {
-                if matches!(news, News::Exited(_)) {
-                    self.executor.exited(uid, container, *attempt);
+                match news {
+                    News::Exited(_) => self.executor.exited(uid, container, *attempt),
+                    News::NoSeat { .. } => self.seat_missed(),
+                    _ => {}
                 }
                 uid.clone()
             }

@@ -5,9 +5,6 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use coracle_fabric::Cidr;
 use coracle_wasi_host::Host;
 
-/// Pods that a node offers to run where nothing else is said.
-pub const PODS_DEFAULT: u32 = 10_000;
-
 /// The longest that a pod may take to end when the node stops, where nothing else is said: the grace of most pods.
 pub const STOP_GRACE_DEFAULT: Duration = Duration::from_secs(30);
 
@@ -60,17 +57,12 @@ pub struct JoinWith {
 }
 
 /// What the node offers; zero is what the machine has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {
     pub cpu_milli: u64,
     pub memory_bytes: u64,
+    /// No more than it can hold, whatever is said here.
     pub pods: u32,
-}
-
-impl Default for Capacity {
-    fn default() -> Self {
-        Self { cpu_milli: 0, memory_bytes: 0, pods: PODS_DEFAULT }
-    }
 }
 
 impl NodeConfig {

@@ -27,7 +27,7 @@ mod volumes;
 mod wishes;
 
 pub use artifacts::ARTIFACT_BYTES_MAX;
-pub use config::{Capacity, JoinWith, NodeConfig, PODS_DEFAULT, STOP_GRACE_DEFAULT};
+pub use config::{Capacity, JoinWith, NodeConfig, STOP_GRACE_DEFAULT};
 pub use coracle_fabric::Cidr;
 pub use identity::{IdentityError, has_joined};
 pub use node::{Node, NodeError, start};

@@ -13,18 +13,46 @@ const MEMORY_PRESSURE_SHARE: u64 = 20;
 /// Free disk below this share of all is pressure. Source: kubelet `nodefs.available<10%`, halved: artifacts are small.
 const DISK_PRESSURE_SHARE: u64 = 20;
 
-/// The capacity with what was left open filled in from the machine.
-pub fn capacity(wanted: Capacity) -> Capacity {
+/// The part of the open files that logs of pods may take, one each: connections are given seven eighths
+/// ([`coracle_wasi_host::descriptors`]), and a quarter of the rest is the node's own and for volumes.
+const FILES_PART: (u64, u64) = (3, 32);
+/// Memory that the smallest of pods takes, with what the host keeps for it.
+const MEMORY_PER_POD: u64 = 256 << 10;
+
+/// The capacity with what was left open filled in from the machine, and no more pods than it surely holds: the scheduler
+/// believes it. `in_sandbox` is how many that has seats for, after `vm.max_map_count`.
+pub fn capacity(wanted: Capacity, in_sandbox: u32) -> Capacity {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get) as u64;
+    let memory_bytes = match wanted.memory_bytes {
+        0 => meminfo("MemTotal").unwrap_or(0),
+        wanted => wanted,
+    };
+    let open_files = getrlimit(Resource::Nofile).current;
     Capacity {
         cpu_milli: if wanted.cpu_milli == 0 { cores * 1000 } else { wanted.cpu_milli },
-        memory_bytes: if wanted.memory_bytes == 0 {
-            meminfo("MemTotal").unwrap_or(0)
-        } else {
-            wanted.memory_bytes
-        },
-        pods: wanted.pods,
+        memory_bytes,
+        pods: pods(wanted.pods, in_sandbox, open_files, memory_bytes),
     }
+}
+
+fn pods(wanted: u32, in_sandbox: u32, open_files: Option<u64>, memory_bytes: u64) -> u32 {
+    let files = open_files.map_or(u64::MAX, |files| files.saturating_mul(FILES_PART.0) / FILES_PART.1);
+    let memory = if memory_bytes == 0 { u64::MAX } else { memory_bytes / MEMORY_PER_POD };
+    let bounds = [
+        ("the instances that the sandbox runs", u64::from(in_sandbox)),
+        ("the open files that this process may have", files),
+        ("memory", memory),
+    ];
+    let least = bounds.into_iter().min_by_key(|(_, pods)| *pods);
+    let (bound, most) = least.map_or(("nothing", u32::MAX), |(bound, pods)| {
+        (bound, u32::try_from(pods).unwrap_or(u32::MAX).max(1))
+    });
+    if wanted > most {
+        tracing::warn!(wanted, pods = most, bound, "the node offers as many pods as it can hold");
+    } else if wanted == 0 {
+        tracing::info!(pods = most, bound, "the node offers as many pods as it can hold");
+    }
+    if wanted == 0 { most } else { wanted.min(most) }
 }
 
 /// As Kubernetes quantities by resource.
@@ -121,12 +149,23 @@ mod tests {
 
     #[test]
     fn the_machine_fills_in_what_is_left_open() {
-        let own = capacity(Capacity::default());
-        assert!(own.cpu_milli >= 1000 && own.memory_bytes > 1 << 20 && own.pods == 10_000);
-        let set = capacity(Capacity { cpu_milli: 1500, memory_bytes: 1 << 30, pods: 5 });
+        let own = capacity(Capacity::default(), 20);
+        assert!(own.cpu_milli >= 1000 && own.memory_bytes > 1 << 20 && own.pods == 20);
+        let set = capacity(Capacity { cpu_milli: 1500, memory_bytes: 1 << 30, pods: 5 }, 20);
         let quantities = quantities(set, Path::new("/"));
         assert_eq!(quantities["cpu"], "1500m");
         assert_eq!(quantities["memory"], "1048576Ki");
         assert_eq!(quantities["pods"], "5");
+    }
+
+    #[test]
+    fn a_node_offers_no_more_pods_than_it_can_hold() {
+        let (files, memory) = (Some(1 << 20), 8 << 30);
+        assert_eq!(pods(0, 2_625, files, memory), 2_625);
+        assert_eq!(pods(10_000, 2_625, files, memory), 2_625);
+        assert_eq!(pods(100, 2_625, files, memory), 100);
+        assert_eq!(pods(0, 2_625, Some(4_096), memory), 384);
+        assert_eq!(pods(0, 2_625, None, 64 << 20), 256);
+        assert_eq!(pods(0, 2_625, None, 0), 2_625);
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     app::{App, EVENTS_MAX, Event, LAST_RUN_AFTER},
     artifacts::{Artifacts, Registry},
     clock::Clock,
-    config::NodeConfig,
+    config::{Capacity, NodeConfig},
     decode,
     execute::{Context, Executor},
     identity::{Identity, IdentityError},
@@ -87,6 +87,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
             compiler: config.compiler.clone(),
         })?,
     };
+    let capacity = machine::capacity(config.capacity, host.pods_max());
     let (logs_dir, pods_dir) = (config.data_dir.join("logs"), config.data_dir.join("pods"));
     for dir in [&logs_dir, &pods_dir] {
         private::create_dir(dir).map_err(io_error(dir))?;
@@ -95,7 +96,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
     let addresses = Arc::new(RwLock::new(identity.control_addresses()));
     let boot_id = hex::encode(rand::random::<[u8; 16]>());
     let link_config = LinkConfig {
-        hello: hello(&config, &identity, &fabric, &advertise, &boot_id),
+        hello: hello(&config, capacity, &identity, &fabric, &advertise, &boot_id),
         tls: node_tls.control.clone(),
         addresses: addresses.clone(),
         data_dir: config.data_dir.clone(),
@@ -121,7 +122,6 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
         events: events.clone(),
         boot_id,
     });
-    let capacity = machine::capacity(config.capacity);
     let facts = NodeFacts {
         name: identity.name.clone(),
         host_ip: host_of(&advertise),
@@ -201,8 +201,15 @@ fn keep_addresses(config: &NodeConfig, fabric: &Fabric) -> Result<(), NodeError>
     Ok(())
 }
 
-fn hello(config: &NodeConfig, identity: &Identity, fabric: &Fabric, advertise: &str, boot_id: &str) -> Hello {
-    let quantities = machine::quantities(machine::capacity(config.capacity), &config.data_dir);
+fn hello(
+    config: &NodeConfig,
+    capacity: Capacity,
+    identity: &Identity,
+    fabric: &Fabric,
+    advertise: &str,
+    boot_id: &str,
+) -> Hello {
+    let quantities = machine::quantities(capacity, &config.data_dir);
     let mut labels = std::collections::HashMap::from([
         ("kubernetes.io/hostname".to_owned(), identity.name.clone()),
         ("kubernetes.io/os".to_owned(), "linux".to_owned()),

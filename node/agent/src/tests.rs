@@ -2,6 +2,7 @@
 //! is taken out; the stream itself is tested with the control plane.
 
 mod returning;
+mod seats;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -51,10 +52,15 @@ impl Rig {
 
     /// A node without a link that ran this last.
     fn start(dir: &Path, last: Vec<ObjectEvent>) -> Self {
+        Self::of_size(dir, last, 64)
+    }
+
+    /// One whose sandbox makes room for so many instances.
+    fn of_size(dir: &Path, last: Vec<ObjectEvent>, max_instances: u32) -> Self {
         let identity =
             Arc::new(Identity::for_tests(&NodeConfig { name: "n1".into(), ..NodeConfig::new(dir) }));
         let host =
-            Host::new(HostConfig { cache_dir: dir.join("cache"), max_instances: 64, ..Default::default() });
+            Host::new(HostConfig { cache_dir: dir.join("cache"), max_instances, ..Default::default() });
         let artifacts = Artifacts::new(dir.join("artifacts"), true, Registry::without_addresses()).unwrap();
         let (events, received) = mpsc::channel(EVENTS_MAX);
         let (link, outgoing) = LinkHandle::new();

@@ -31,6 +31,8 @@ pub mod pod;
 
 pub mod observe;
 
+pub mod seats;
+
 pub mod status;
 
 pub mod action;

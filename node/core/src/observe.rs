@@ -11,7 +11,7 @@ use crate::{
     action::{Action, StartPlan},
     pod::{
         ContainerEnding, ContainerState, Ending, Observed, Phase, Planning, PodState, Pulled, Refused,
-        Running, Sandbox, Terminated, Volumes,
+        Running, Sandbox, Terminated, Unseated, Volumes,
     },
     probe::{ProbeKind, ProbeRun},
     restart::{Backoff, after, go_duration},
@@ -75,6 +75,12 @@ pub enum News {
     Started {
         container_id: String,
     },
+    /// The sandbox has no seat for it now.
+    NoSeat {
+        message: String,
+    },
+    /// Seats got free: it may be tried before its time.
+    SeatFreed,
     StartFailed {
         reason: String,
         message: String,
@@ -104,6 +110,8 @@ pub enum Exit {
     LimitExceeded(String),
     /// Interrupted by this node.
     Killed,
+    /// There was no room for it after all, and nothing of it has run.
+    Unseated(String),
     /// The node's fault, not the guest's.
     HostFault(String),
 }
@@ -243,9 +251,11 @@ impl PodState {
             Action::Remove { .. } => self.removed = true,
             Action::Pull { container, .. } => self.begin_pull(container, now),
             Action::Plan { container, fingerprint, .. } => {
-                if let Some(Phase::Pulled(pulled)) =
-                    self.containers.get_mut(container).map(|state| &mut state.phase)
-                {
+                let Some(state) = self.containers.get_mut(container) else { return };
+                if matches!(state.phase, Phase::Unseated(_)) {
+                    state.phase = Phase::Pulled(Pulled::default());
+                }
+                if let Phase::Pulled(pulled) = &mut state.phase {
                     pulled.planning = Planning::UnderWay { fingerprint: *fingerprint };
                 }
             }
@@ -402,6 +412,7 @@ impl PodState {
                 let run = |kind: ProbeKind| kind.of(spec).map(|probe| ProbeRun::new(probe, now));
                 state.container_id = container_id;
                 state.refusals = Backoff::default();
+                state.no_seat = None;
                 state.phase = Phase::Running(Running {
                     since: now,
                     startup: run(ProbeKind::Startup),
@@ -415,6 +426,14 @@ impl PodState {
             (News::StartFailed { reason, message }, Phase::Starting) => {
                 state.refuse(&reason, &message, false, now);
                 self.container_event(container, true, "Failed", format!("Error: {message}"));
+            }
+            (News::NoSeat { message }, Phase::Starting)
+            | (News::Exited(Exit::Unseated(message)), Phase::Running(_)) => {
+                self.unseat(container, message, now);
+            }
+            // Whoever is told goes to the end of those that wait.
+            (News::SeatFreed, Phase::Unseated(unseated)) => {
+                *unseated = Unseated { since: now, retry_at: now };
             }
             (News::Exited(exit), Phase::Running(running)) => {
                 let graceful = running.ending.as_ref().is_some_and(|ending| ending.stopped);
@@ -456,6 +475,7 @@ impl PodState {
 impl ContainerState {
     fn refuse(&mut self, reason: &str, message: &str, of_pull: bool, now: Timestamp) {
         self.refusals.grant(now, now);
+        self.no_seat = None;
         self.phase = Phase::Refused(Refused {
             reason: reason.to_owned(),
             message: message.to_owned(),
@@ -503,7 +523,7 @@ fn terminated(
         }
         Exit::Killed if graceful => (EXIT_STOPPED, "Error", String::new()),
         Exit::Killed => (EXIT_KILLED, "Error", String::new()),
-        Exit::HostFault(message) => (EXIT_HOST_FAULT, "Error", message),
+        Exit::HostFault(message) | Exit::Unseated(message) => (EXIT_HOST_FAULT, "Error", message),
     };
     Terminated {
         exit_code,

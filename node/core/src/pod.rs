@@ -129,6 +129,8 @@ pub struct ContainerState {
     pub backoff: Backoff,
     /// Waits between failed pulls and starts.
     pub refusals: Backoff,
+    /// Why there was no seat for it, from then on until it runs or something else is wrong.
+    pub no_seat: Option<String>,
     /// `name@sha256:...` of the image, once present.
     pub image_id: String,
     /// `wasm://...` of the newest instance.
@@ -145,6 +147,8 @@ pub enum Phase {
     /// The image is there.
     Pulled(Pulled),
     Starting,
+    /// All was ready, and the sandbox had no seat for it. It has not run, so that this is no restart.
+    Unseated(Unseated),
     Running(Running),
     Terminated(Terminated),
 }
@@ -176,6 +180,12 @@ pub struct Refused {
     /// Whether the wait itself is shown now, instead of the error. Only of pulls.
     pub announced: bool,
     pub of_pull: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unseated {
+    pub since: Timestamp,
+    pub retry_at: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -15,7 +15,8 @@ use crate::{
     resources,
     restart::{after, restarts, since},
     spec::{Container, Pod, PodUid, RestartPolicy},
-    status, volumes,
+    status,
+    volumes::{self, Fingerprint},
 };
 
 /// How long the error of a failed pull is shown, before the wait for the next try is.
@@ -76,6 +77,7 @@ fn wakes(state: &PodState) -> Vec<Timestamp> {
                     wakes.push(after(refused.since, PULL_ERROR_SHOWN));
                 }
             }
+            Phase::Unseated(unseated) => wakes.push(unseated.retry_at),
             Phase::Terminated(end) if end.announced => wakes.extend(container.backoff.until(end.finished_at)),
             Phase::Running(running) => wakes.extend(running_wakes(running, pod_kill_at)),
             _ => {}
@@ -337,6 +339,9 @@ impl Step<'_> {
             Phase::Idle => self.pull(container, state.restart_count),
             Phase::Refused(refused) => self.advance_refused(container, state, refused),
             Phase::Pulled(pulled) => self.start(container, state, pulled),
+            Phase::Unseated(unseated) if unseated.retry_at <= self.now => {
+                self.plan(container, state, None);
+            }
             Phase::Terminated(end) if restarts(policy, end.exit_code) => {
                 match state.backoff.until(end.finished_at).filter(|at| *at > self.now) {
                     None => self.pull(container, state.restart_count + 1),
@@ -346,7 +351,7 @@ impl Step<'_> {
             }
             Phase::Running(running) if running.ending.is_some() => self.press(&container.name, running, None),
             Phase::Running(running) => self.watch(container, state, running),
-            Phase::Pulling | Phase::Starting | Phase::Terminated(_) => {}
+            Phase::Pulling | Phase::Starting | Phase::Unseated(_) | Phase::Terminated(_) => {}
         }
     }
 
@@ -381,22 +386,26 @@ impl Step<'_> {
             Planning::Done(plan) => {
                 self.actions.push(Action::Start { uid, container: name, attempt, plan: plan.clone() });
             }
-            Planning::Due => {
-                let (sources, facts) = (&self.desired.sources, self.state.facts(&self.observed.node));
-                let fingerprint = start_fingerprint(self.pod, container, sources, &facts);
-                if pulled.held.as_ref().is_some_and(|(_, same)| *same == fingerprint) {
-                    return;
-                }
-                let inputs = Box::new(StartInputs {
-                    pod: self.shared_pod(),
-                    container: name.clone(),
-                    sources: sources.clone(),
-                    facts,
-                    image_id: state.image_id.clone(),
-                });
-                self.actions.push(Action::Plan { uid, container: name, attempt, fingerprint, inputs });
-            }
+            Planning::Due => self.plan(container, state, pulled.held.as_ref().map(|(_, held)| *held)),
         }
+    }
+
+    /// Has a container's start planned, unless it is `held` as long as everything is as it is.
+    fn plan(&mut self, container: &Container, state: &ContainerState, held: Option<Fingerprint>) {
+        let (sources, facts) = (&self.desired.sources, self.state.facts(&self.observed.node));
+        let fingerprint = start_fingerprint(self.pod, container, sources, &facts);
+        if held == Some(fingerprint) {
+            return;
+        }
+        let (uid, name, attempt) = (self.uid.clone(), container.name.clone(), state.restart_count);
+        let inputs = Box::new(StartInputs {
+            pod: self.shared_pod(),
+            container: name.clone(),
+            sources: sources.clone(),
+            facts,
+            image_id: state.image_id.clone(),
+        });
+        self.actions.push(Action::Plan { uid, container: name, attempt, fingerprint, inputs });
     }
 
     /// Probes of a running container: what failed for good ends it, what is due goes out.

@@ -11,6 +11,7 @@ use crate::{
     pod::{ContainerState, NodeFacts, Outcome, Phase, PodState, Pulled, Refused, Sandbox, Terminated},
     resources,
     restart::{go_duration, restarts},
+    seats::NO_SEAT,
     spec::{Container, Pod, RestartPolicy},
 };
 
@@ -256,7 +257,11 @@ fn container_states<'a>(
         Phase::Pulled(Pulled { held: Some((message, _)), .. }) => {
             (waiting("CreateContainerConfigError", message), last)
         }
-        Phase::Idle | Phase::Pulling | Phase::Pulled(_) | Phase::Starting => {
+        // Also while it is tried again: that comes to nothing more often than not.
+        Phase::Unseated(_) | Phase::Pulled(_) | Phase::Starting if known.no_seat.is_some() => {
+            (waiting(NO_SEAT, known.no_seat.as_deref().unwrap_or_default()), last)
+        }
+        Phase::Idle | Phase::Pulling | Phase::Pulled(_) | Phase::Starting | Phase::Unseated(_) => {
             let init = !pod.spec.init_containers.is_empty();
             (waiting(if init { "PodInitializing" } else { "ContainerCreating" }, ""), last)
         }

@@ -13,6 +13,7 @@ use super::{Answer, Call, Handover, HttpError, NoResponse, Server, unavailable};
 use crate::artifact::Pre;
 use crate::executor::{JoinError, JoinHandle};
 use crate::net::HttpBody;
+use crate::sandbox::StartError;
 
 type Served = Result<(), HttpError>;
 
@@ -74,7 +75,8 @@ async fn serve(server: &Server, call: Call) -> Served {
         return Err(unavailable("not an HTTP component of WASI 0.2"));
     };
     // Until there is an instance the request may still be served elsewhere.
-    let mut store = match server.sandbox.store() {
+    let made = server.sandbox.share.take().map_err(StartError::from);
+    let mut store = match made.and_then(|seat| server.sandbox.store(seat)) {
         Ok(store) => store,
         Err(error) => {
             call.refuse(HttpError::Unavailable { reason: error.to_string() });

@@ -21,6 +21,7 @@ use crate::artifact::Pre;
 use crate::executor::JoinHandle;
 use crate::linker::State;
 use crate::net::HttpBody;
+use crate::seats::Seat;
 
 /// Requests that one instance serves in its life, and how many fewer it may be.
 const REUSE_MAX: u32 = 128;
@@ -35,8 +36,9 @@ const WORKERS_MAX: usize = 128;
 /// Below so many instances a request goes to a new one rather than to one that is busy.
 const SPREAD_WORKERS: usize = 4;
 
-/// How long an instance without a request is kept.
+/// How long an instance without a request is kept, and how often it is looked at whether it has to make room for others.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+const IDLE_LOOK: Duration = Duration::from_secs(1);
 
 /// Ends when the request's body has been sent to the guest, or could not be.
 type Sent = std::pin::Pin<Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>>;
@@ -141,7 +143,8 @@ impl Pool {
 }
 
 /// Gives the call to an idle instance, a new one, or the least busy one; none where it had to be refused. One that is
-/// given `again` has to share no instance with those who may end it, as long as there may be another.
+/// given `again` has to share no instance with those who may end it, as long as there may be another. Where there is no
+/// seat for another, those that there are have to do.
 fn dispatch(server: &Arc<Server>, mut call: Call, deadline: Instant, again: bool) -> Option<Arc<Worker>> {
     let mut workers = server.pool.workers.lock();
     loop {
@@ -158,7 +161,16 @@ fn dispatch(server: &Arc<Server>, mut call: Call, deadline: Instant, again: bool
                 call.refuse(unavailable("all instances are busy"));
                 return None;
             }
-            _ => (spawn(server, deadline), true),
+            least => match server.sandbox.share.take() {
+                Ok(seat) => (spawn(server, seat, deadline), true),
+                Err(full) => match least {
+                    Some(worker) if worker.waiting.load(Ordering::SeqCst) < CONCURRENT_MAX => (worker, false),
+                    _ => {
+                        call.refuse(HttpError::Unavailable { reason: full.to_string() });
+                        return None;
+                    }
+                },
+            },
         };
         // Counted before it has the call, which it may be done with at once.
         worker.waiting.fetch_add(1, Ordering::SeqCst);
@@ -189,7 +201,7 @@ fn dispatch(server: &Arc<Server>, mut call: Call, deadline: Instant, again: bool
     }
 }
 
-fn spawn(server: &Arc<Server>, deadline: Instant) -> Arc<Worker> {
+fn spawn(server: &Arc<Server>, seat: Seat, deadline: Instant) -> Arc<Worker> {
     let (calls, queue) = mpsc::channel(CONCURRENT_MAX as usize);
     let worker = Arc::new(Worker {
         calls,
@@ -202,15 +214,17 @@ fn spawn(server: &Arc<Server>, deadline: Instant) -> Arc<Worker> {
     });
     let sandbox = &server.sandbox;
     let (serving, own) = (Arc::clone(server), Arc::clone(&worker));
-    let task =
-        sandbox.host.executor.spawn(&sandbox.group, None, async move { run(&serving, &own, queue).await });
+    let task = sandbox
+        .host
+        .executor
+        .spawn(&sandbox.group, None, async move { run(&serving, &own, seat, queue).await });
     *worker.task.lock() = Some(task);
     worker
 }
 
 /// One instance's life.
-async fn run(server: &Server, worker: &Arc<Worker>, mut queue: mpsc::Receiver<Call>) {
-    let ended = serve(server, worker, &mut queue).await;
+async fn run(server: &Server, worker: &Arc<Worker>, seat: Seat, mut queue: mpsc::Receiver<Call>) {
+    let ended = serve(server, worker, seat, &mut queue).await;
     server.pool.remove(worker);
     queue.close();
     let Err(error) = ended else {
@@ -226,18 +240,20 @@ async fn run(server: &Server, worker: &Arc<Worker>, mut queue: mpsc::Receiver<Ca
 async fn serve(
     server: &Server,
     worker: &Arc<Worker>,
+    seat: Seat,
     queue: &mut mpsc::Receiver<Call>,
 ) -> Result<(), HttpError> {
     let Pre::HttpP3(pre) = &server.sandbox.artifact.pre else {
         return Err(unavailable("not an HTTP component of WASI 0.3"));
     };
+    let makes_room = !seat.is_first();
     let mut store =
-        server.sandbox.store().map_err(|error| HttpError::Unavailable { reason: error.to_string() })?;
+        server.sandbox.store(seat).map_err(|error| HttpError::Unavailable { reason: error.to_string() })?;
     let service = pre.instantiate_async(&mut store).await.map_err(|error| server.failed(&error))?;
     let deliveries = Deliveries::default();
     let (service, collecting) = (&service, &deliveries);
     let served = store.run_concurrent(async |store| {
-        accept(server, worker, queue, store, service, collecting).await?;
+        accept(server, worker, makes_room, queue, store, service, collecting).await?;
         // What the guest does after its responses is done before its instance goes.
         std::future::poll_fn(|context| store.poll_no_interesting_tasks(context)).await;
         wasmtime::error::Ok(())
@@ -245,10 +261,12 @@ async fn serve(
     deliveries.drive(served).await.flatten().map_err(|error| server.failed(&error))
 }
 
-/// Takes requests until the instance has served its share or was idle for long.
+/// Takes requests until the instance has served its share or was idle for long, or, where it `makes_room`, others found
+/// no seat while it was idle.
 async fn accept(
     server: &Server,
     worker: &Arc<Worker>,
+    makes_room: bool,
     queue: &mut mpsc::Receiver<Call>,
     store: &Accessor<State>,
     service: &Service,
@@ -256,6 +274,8 @@ async fn accept(
 ) -> wasmtime::Result<()> {
     let mut serving = FuturesUnordered::new();
     let mut received = 0;
+    let seats = &server.sandbox.host.seats;
+    let (mut idle, mut refusals) = (Duration::ZERO, seats.refusals());
     loop {
         let accepting = received < worker.reuse_max;
         tokio::select! {
@@ -264,11 +284,17 @@ async fn accept(
             call = queue.recv(), if accepting && serving.len() < CONCURRENT_MAX as usize => match call {
                 Some(call) => {
                     received += 1;
+                    idle = Duration::ZERO;
                     serving.push(handle(store, service, call, deliveries));
                 }
                 None => received = worker.reuse_max,
             },
-            () = tokio::time::sleep(IDLE_TIMEOUT), if accepting && serving.is_empty() => {
+            () = tokio::time::sleep(IDLE_LOOK), if accepting && serving.is_empty() => {
+                idle += IDLE_LOOK;
+                let wanted = std::mem::replace(&mut refusals, seats.refusals()) != refusals;
+                if idle < IDLE_TIMEOUT && !(makes_room && wanted) {
+                    continue;
+                }
                 // Under the pool's lock: no call can come between the look and the removal.
                 let mut workers = server.pool.workers.lock();
                 if queue.is_empty() {

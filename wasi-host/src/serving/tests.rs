@@ -299,3 +299,10 @@ async fn a_stop_ends_what_is_idle_and_not_what_is_at_work() {
     tokio::time::sleep(3 * CLOSE_TIMEOUT).await;
     assert!(!working.is_finished());
 }
+
+#[test]
+fn who_is_refused_for_now_is_told_when_to_ask_again() {
+    let told = |status| text_answer(status, "").headers().contains_key("retry-after");
+    assert!(told(StatusCode::SERVICE_UNAVAILABLE) && told(StatusCode::TOO_MANY_REQUESTS));
+    assert!(!told(StatusCode::BAD_GATEWAY));
+}

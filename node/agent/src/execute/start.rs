@@ -6,7 +6,7 @@ use coracle_core::{
     Observation, Pod, PodUid, StartPlan,
     observe::{Exit, News},
 };
-use coracle_wasi_host::{Container, ContainerLimits, ContainerSpec};
+use coracle_wasi_host::{Container, ContainerLimits, ContainerSpec, StartError};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
@@ -31,11 +31,13 @@ impl Executor {
             let of = at.clone();
             let starting =
                 guarded(async move { start(&context, &sandbox, &of, &pod, plan, dir, &starts).await });
-            let started =
-                starting.await.unwrap_or_else(|message| Err(StartFailure { reason: CREATE_FAILED, message }));
+            let started = starting
+                .await
+                .unwrap_or_else(|message| Err(StartFailure::Fault { reason: CREATE_FAILED, message }));
             let event = match started {
                 Ok(container) => Event::Started { at, container },
-                Err(StartFailure { reason, message }) => {
+                Err(StartFailure::NoSeat(message)) => Event::Observed(at.news(News::NoSeat { message })),
+                Err(StartFailure::Fault { reason, message }) => {
                     Event::Observed(at.news(News::StartFailed { reason: reason.to_owned(), message }))
                 }
             };
@@ -82,10 +84,14 @@ impl Executor {
 /// The reason in `state.waiting` of a container that did not come to its start.
 const CREATE_FAILED: &str = "CreateContainerError";
 
-struct StartFailure {
-    /// The reason in `state.waiting`.
-    reason: &'static str,
-    message: String,
+enum StartFailure {
+    Fault {
+        /// The reason in `state.waiting`.
+        reason: &'static str,
+        message: String,
+    },
+    /// Nothing is wrong with it: it waits until others end.
+    NoSeat(String),
 }
 
 async fn start(
@@ -99,7 +105,7 @@ async fn start(
 ) -> Result<Container, StartFailure> {
     // The loop has let go of it by now: nothing is copied.
     let plan = Arc::unwrap_or_clone(plan);
-    let create = |message: String| StartFailure { reason: CREATE_FAILED, message };
+    let create = |message: String| StartFailure::Fault { reason: CREATE_FAILED, message };
     let path = context
         .artifacts
         .path(&plan.image_id)
@@ -133,9 +139,10 @@ async fn start(
         stdout: Arc::new(StreamSink::new(log.clone(), Stream::Stdout)),
         stderr: Arc::new(StreamSink::new(log, Stream::Stderr)),
     };
-    sandbox
-        .start(spec)
-        .map_err(|error| StartFailure { reason: "RunContainerError", message: error.to_string() })
+    sandbox.start(spec).map_err(|error| match error {
+        StartError::NoSeat(full) => StartFailure::NoSeat(full.to_string()),
+        error => StartFailure::Fault { reason: "RunContainerError", message: error.to_string() },
+    })
 }
 
 fn exit_of(exit: coracle_wasi_host::Exit) -> Exit {
@@ -148,6 +155,7 @@ fn exit_of(exit: coracle_wasi_host::Exit) -> Exit {
         Host::Trapped { message } => Exit::Trapped(message),
         Host::LimitExceeded { resource } => Exit::LimitExceeded(resource.to_owned()),
         Host::Killed => Exit::Killed,
+        Host::Unseated { message } => Exit::Unseated(message),
         Host::HostFault { message } => Exit::HostFault(message),
     }
 }

@@ -2,5 +2,6 @@
 
 mod lives;
 mod nodes;
+mod seats;
 mod sources;
 mod world;

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 use coracle_core::{
     Action, Desired, NodeFacts, Observation, Observed, Pod,
     observe::{Exit, Fetched, News},
+    pod::Phase,
     probe::{ProbeCheck, ProbeKind},
     reconcile::{next_wake, reconcile},
     sources::KeyedData,
@@ -154,6 +155,10 @@ impl World {
         self.settle();
     }
 
+    pub fn is_starting(&self, container: &str) -> bool {
+        self.observed.pods[POD].containers[container].phase == Phase::Starting
+    }
+
     pub fn started_at(&self) -> String {
         let reported = self.observed.pods[POD].reported.as_ref().unwrap();
         reported["containerStatuses"][0]["state"]["running"]["startedAt"].as_str().unwrap().to_owned()
@@ -189,13 +194,29 @@ impl World {
 
     pub fn pull_and_start(&mut self, container: &str, attempt: u32) {
         self.pulled(container, attempt);
-        let container_id = format!("wasm://{container}-{attempt}");
-        self.news(container, attempt, "started", News::Started { container_id });
+        self.started(container, attempt);
     }
 
     pub fn pull_failed(&mut self, container: &str, attempt: u32, reason: &str, message: &str) {
         let news = News::PullFailed { reason: reason.into(), message: message.into() };
         self.news(container, attempt, "pull failed", news);
+    }
+
+    pub fn no_seat(&mut self, container: &str, attempt: u32) {
+        let message = "this node runs all that it may".to_owned();
+        self.news(container, attempt, "no seat", News::NoSeat { message });
+    }
+
+    /// Seats got free: whoever is next is tried.
+    pub fn seats_freed(&mut self) {
+        for next in self.observed.next_for_seats(1) {
+            self.news(&next.container, next.attempt, "seat freed", News::SeatFreed);
+        }
+    }
+
+    pub fn started(&mut self, container: &str, attempt: u32) {
+        let container_id = format!("wasm://{container}-{attempt}");
+        self.news(container, attempt, "started", News::Started { container_id });
     }
 
     pub fn exited(&mut self, container: &str, attempt: u32, exit: Exit) {

@@ -1,0 +1,122 @@
+//! Seats in the pools: nobody takes them all, and what runs has its own.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+
+use super::*;
+use crate::net::{HttpBody, HttpError, empty_body};
+use crate::{NoSeat, SeatBound, StartError};
+
+const PORT: u16 = 8080;
+
+fn pod_of(bench: &Bench, tenant: &str) -> Pod {
+    bench.host.pod(PodLimits::default(), namespace_of(tenant))
+}
+
+fn wait_for_input(bench: &Bench, pod: &Pod, artifact: &Arc<Artifact>) -> Result<Container, NoSeat> {
+    let mut spec = bench.spec(artifact.clone());
+    spec.stdin_closed = false;
+    pod.start(spec).map_err(|refused| match refused {
+        StartError::NoSeat(full) => full,
+        other => unreachable!("{other}"),
+    })
+}
+
+fn serve(bench: &Bench, pod: &Pod, artifact: &Arc<Artifact>) -> Container {
+    let mut spec = bench.spec(artifact.clone());
+    spec.http_port = Some(PORT);
+    pod.start(spec).expect("started")
+}
+
+async fn status(pod: &Pod) -> Result<StatusCode, HttpError> {
+    let service = pod.namespace().http_service(PORT).expect("served");
+    let request = Request::get("/").body(empty_body()).expect("a request");
+    let response = service.call(request).await.map_err(|unanswered| unanswered.error)?;
+    let status = response.status();
+    response.into_body().collect().await.expect("a whole body");
+    Ok(status)
+}
+
+/// A request whose body does not end, so that its instance stays.
+fn unending() -> Request<HttpBody> {
+    let body = StreamBody::new(futures::stream::pending::<Result<http_body::Frame<Bytes>, _>>());
+    Request::post("/echo").body(body.boxed_unsync()).expect("a request")
+}
+
+#[tokio::test]
+async fn a_namespace_that_starts_all_it_can_leaves_room_for_another_to_start_and_serve() {
+    let bench = Bench::new(2);
+    let waiter = bench.prepare(&waiter()).await;
+    let (mut running, mut pods) = (Vec::new(), vec![pod_of(&bench, "greedy")]);
+    while let Ok(container) = wait_for_input(&bench, &pods[0], &waiter) {
+        running.push(container);
+    }
+    assert_eq!(running.len(), 14, "one pod has at most half of what containers may have");
+    let full = loop {
+        let pod = pod_of(&bench, "greedy");
+        match wait_for_input(&bench, &pod, &waiter) {
+            Ok(container) => running.push(container),
+            Err(full) => break full,
+        }
+        pods.push(pod);
+    };
+    assert_eq!((full.bound, full.limit), (SeatBound::Namespace, INSTANCES));
+    assert_eq!(running.len(), bench.host.pods_max() as usize);
+
+    let other = pod_of(&bench, "other");
+    let program = wait_for_input(&bench, &other, &waiter).expect("there is room");
+    for sample in ["hello-http", "hello-http-p3"] {
+        let pod = pod_of(&bench, "other");
+        let _container = serve(&bench, &pod, &bench.sample(sample).await);
+        for _ in 0..3 {
+            assert_eq!(status(&pod).await.expect("served"), StatusCode::OK);
+        }
+    }
+    program.kill();
+    // What ends makes room for who waits, who is told.
+    let mut freed = bench.host.seats_freed();
+    let last = running.pop().expect("there are many");
+    last.stop();
+    assert!(last.wait().await.is_success());
+    while wait_for_input(&bench, &pod_of(&bench, "greedy"), &waiter).map(|one| running.push(one)).is_err() {
+        freed.changed().await.expect("the host is there");
+    }
+    assert_eq!(running.len(), bench.host.pods_max() as usize);
+}
+
+#[tokio::test]
+async fn requests_that_hold_instances_leave_others_theirs() {
+    let bench = Bench::new(2);
+    let waiter = bench.prepare(&waiter()).await;
+    for sample in ["hello-http", "hello-http-p3"] {
+        let artifact = bench.sample(sample).await;
+        let greedy: Vec<Pod> = (0..4).map(|_| pod_of(&bench, "greedy")).collect();
+        let serving: Vec<Container> = greedy.iter().map(|pod| serve(&bench, pod, &artifact)).collect();
+        let services: Vec<_> =
+            greedy.iter().map(|pod| pod.namespace().http_service(PORT).expect("served")).collect();
+        let calls = services.iter().cycle().take(160).map(|service| service.call(unending()));
+        // Those that find no instance are refused, the others wait for their bodies.
+        let held = tokio::spawn(futures::future::join_all(calls));
+        while bench.host.instances_free() > 20 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // As long as that goes on, others start and serve: kept seats first, and each its own.
+        let other = pod_of(&bench, "other");
+        let program = wait_for_input(&bench, &other, &waiter).expect("there is room");
+        let quick = pod_of(&bench, "other");
+        let _container = serve(&bench, &quick, &artifact);
+        for _ in 0..20 {
+            assert_eq!(status(&quick).await.expect("served"), StatusCode::OK);
+        }
+        assert!(!held.is_finished(), "the bodies do not end");
+        held.abort();
+        program.kill();
+        drop(serving);
+        while bench.host.instances_free() < INSTANCES as usize {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
