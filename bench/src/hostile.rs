@@ -1,24 +1,33 @@
 //! What one user can do to everybody else: each hostile act runs against real processes, a control node and a node, while
-//! another user writes, reads and calls a pod all the time.
+//! another user writes, reads and calls a pod on that node all the time.
 //!
 //! Both users show the same certificate, so the shares of users do not help the other one here.
 
 mod acts;
 mod bystander;
+mod look;
+mod surroundings;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
 use tokio::time::sleep;
 
 use self::{
-    acts::{ALL, Act, Stage},
-    bystander::{Bystander, Latency},
+    acts::{ALL, Act, Against, Needs, Stage, guests, web},
+    bystander::Bystander,
+    look::Look,
+    surroundings::{NameServer, Outside},
 };
 use crate::{
     client::Rest,
     cluster::Cluster,
-    process::{Running, Usage, free_port},
+    process::{Running, free_port},
 };
 
 /// How long each of the three looks takes, at least.
@@ -29,95 +38,137 @@ const DURING: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at the processes' use of the machine.
 const POLL: Duration = Duration::from_millis(100);
-/// The pod of the other user.
+/// The pod of the other user, its node, and the other node where there is one.
 const POD: &str = "bystander";
+const NODE: &str = "n1";
+const SECOND_NODE: &str = "n2";
+/// The image of a pod that is harmless.
+const HARMLESS: &str = "hostile/http:1";
+/// Lets the pods of a namespace open connections to beyond the cluster.
+const EGRESS: &str = "coracle.dev/egress";
 
-pub async fn run(only: &[String]) -> Result<()> {
-    println!(
-        "| act | answer | control node, MiB | node, MiB | node, threads | node, open files | log entries a second | writes, p99 (worst) ms | reads, p99 (worst) ms | calls of a pod, p99 (worst) ms | failed |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|");
-    let wanted = |act: &&Act| only.is_empty() || only.iter().any(|part| act.name.contains(part.as_str()));
-    for act in ALL.iter().filter(wanted) {
-        // Each has a cluster of its own: what the one before left behind shall not count.
-        let mut bench = Bench::start().await?;
-        bench.suffer(act).await.with_context(|| format!("while suffering {}", act.name))?;
+/// Which acts.
+#[derive(Debug, clap::Args)]
+pub struct Choice {
+    /// Only the acts whose names contain one of these.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only the acts of guests, pods and clients against a node.
+    #[arg(long, conflicts_with = "control")]
+    node: bool,
+    /// Only the acts against a control node.
+    #[arg(long)]
+    control: bool,
+}
+
+impl Choice {
+    fn has(&self, act: &Act) -> bool {
+        let named = self.only.is_empty() || self.only.iter().any(|part| act.name.contains(part.as_str()));
+        let against = match act.against {
+            Against::Control => !self.node,
+            Against::Node => !self.control,
+        };
+        named && against
     }
+}
+
+/// Prints a table for each kind of act. An act that cannot be run here is told and passed over; one whose cluster fails
+/// ends nothing but itself.
+pub async fn run(choice: &Choice) -> Result<()> {
+    let mut failed = Vec::new();
+    for against in [Against::Control, Against::Node] {
+        let mut acts = ALL.iter().filter(|act| act.against == against && choice.has(act)).peekable();
+        if acts.peek().is_some() {
+            println!("\n{}", look::head(against));
+        }
+        for act in acts {
+            // Each has a cluster of its own: what the one before left behind shall not count.
+            let suffered = async { Bench::start(act).await?.suffer(act).await }.await;
+            if let Err(error) = suffered {
+                eprintln!("not measured: {}: {error:#}", act.name);
+                failed.push(act.name);
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "not measured: {}", failed.join("; "));
     Ok(())
 }
 
+/// What is declared first ends first.
 struct Bench {
-    cluster: Cluster,
+    bystander: Bystander,
     node: Running,
+    _second_node: Option<Running>,
+    _outside: Option<Outside>,
+    cluster: Cluster,
     stage: Stage,
     rest: Rest,
-    bystander: Bystander,
-}
-
-/// What a look saw.
-#[derive(Clone, Copy, Default)]
-struct Look {
-    control: Usage,
-    node: Usage,
-    /// Entries of raft's log a second, without those of the other user's writes.
-    entries: f64,
-    writes: Latency,
-    reads: Latency,
-    calls: Latency,
-    failed: usize,
 }
 
 impl Bench {
-    async fn start() -> Result<Self> {
+    async fn start(act: &Act) -> Result<Self> {
+        let outside = (act.needs == Needs::Outside).then(Outside::make).transpose()?;
         let cluster = Cluster::start(1).await?;
+        let name_server = match act.needs {
+            Needs::NameServer => Some(NameServer::start(cluster.path())?),
+            _ => None,
+        };
         let gateway = format!("127.0.0.1:{}", free_port()?);
-        let mut command = std::process::Command::new(cluster.binary());
-        let data_dir = cluster.path().join("node");
-        command.args(["--log", "error", "node", "--name", "n1", "--data-dir"]).arg(&data_dir);
-        command.args(["--fabric", "127.0.0.1:0", "--gateway", &gateway, "--join", cluster.address(0)]);
-        let token = cluster.cli(&["token", "create", "--role", "node"])?;
-        command.env("CORACLE_TOKEN", token.trim());
-        let node = Running::start_until(&mut command, "gateway http")?;
+        let node = start_node(&cluster, NODE, &gateway, name_server.as_ref())?;
         let wasm = coracle_sample_artifacts::wasm("hello-http");
-        let wasm = wasm.to_str().context("the path of the sample is not UTF-8")?;
-        cluster.cli(&["deploy", wasm, "--name", POD])?;
-        // The image is the registry's now, for the acts too.
-        cluster.cli(&["push", wasm, "hostile/http:1"])?;
+        let path = wasm.to_str().context("the path of the sample is not UTF-8")?;
+        cluster.cli(&["deploy", path, "--name", POD])?;
         let client = cluster.client(0)?;
         let rest = client.rest().await?;
-        let bystander = Bystander::start(&client, &gateway, POD).await?;
-        let stage = Stage { client, namespace: "mallory".into() };
-        let namespace =
-            serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "mallory"}});
+        let stage = Stage {
+            client: client.clone(),
+            namespace: "mallory".into(),
+            gateway: gateway.clone(),
+            outside: outside.as_ref().map(|outside| outside.sink),
+            binary: cluster.binary().to_owned(),
+            kubeconfig: cluster.data_dir(0).join("kubeconfig"),
+        };
+        stage.push(HARMLESS, &std::fs::read(&wasm)?).await?;
+        let labels = if act.needs == Needs::Nothing { json!({}) } else { json!({EGRESS: "allow"}) };
+        let metadata = json!({"name": stage.namespace, "labels": labels});
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
         let (status, _) = rest.call("POST", "/api/v1/namespaces", namespace.to_string().into()).await?;
         ensure!(status == 201, "the namespace: HTTP {status}");
-        Ok(Self { cluster, node, stage, rest, bystander })
+        if act.needs != Needs::Nothing {
+            let patch = json!({"metadata": {"labels": {EGRESS: "allow"}}}).to_string();
+            let kind = "application/merge-patch+json";
+            let (status, _) = rest.send_as(kind, "PATCH", "/api/v1/namespaces/default", patch).await?;
+            ensure!(status == 200, "the other namespace: HTTP {status}");
+        }
+        let on_node = act.against == Against::Node;
+        if on_node {
+            warm_up(&stage, &rest).await?;
+        }
+        // Only now, so that the other user's pod is on the first.
+        let second_node = match act.needs {
+            Needs::SecondNode => {
+                Some(start_node(&cluster, SECOND_NODE, &format!("127.0.0.1:{}", free_port()?), None)?)
+            }
+            _ => None,
+        };
+        let starts = on_node.then_some((HARMLESS, NODE));
+        let bystander = Bystander::start(&client, &gateway, POD, starts).await?;
+        Ok(Self { bystander, node, _second_node: second_node, _outside: outside, cluster, stage, rest })
     }
 
     async fn suffer(&mut self, act: &'static Act) -> Result<()> {
         sleep(LOOK).await;
         let before = self.look(LOOK, async { Ok(String::new()) }).await?.0;
         let stage = self.stage.clone();
-        let acting =
-            async move { tokio::time::timeout(PATIENCE, (act.run)(stage)).await.context("no end in time")? };
+        let acting = async move {
+            let said = tokio::time::timeout(PATIENCE, (act.run)(stage)).await;
+            said.unwrap_or_else(|_| Ok("no end in time".into()))
+        };
         let (during, answer) = self.look(DURING, acting).await?;
         let deleted = self.delete().await?;
         sleep(LOOK).await;
         let after = self.look(LOOK, async { Ok(String::new()) }).await?.0;
-        let three = |of: fn(&Look) -> String| format!("{}, {}, {}", of(&before), of(&during), of(&after));
-        println!(
-            "| {} | {answer}{deleted} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
-            act.name,
-            three(|look| look.control.mib.to_string()),
-            three(|look| look.node.mib.to_string()),
-            three(|look| look.node.threads.to_string()),
-            three(|look| look.node.descriptors.to_string()),
-            three(|look| format!("{:.1}", look.entries)),
-            three(|look| look.writes.to_string()),
-            three(|look| look.reads.to_string()),
-            three(|look| look.calls.to_string()),
-            three(|look| look.failed.to_string()),
-        );
+        println!("{}", look::row(act, &format!("{answer}{deleted}"), [before, during, after]));
         Ok(())
     }
 
@@ -136,7 +187,7 @@ impl Bench {
         while begun.elapsed() < time || answer.is_none() || rested.0.elapsed() < LOOK {
             look.control =
                 look.control.max(self.cluster.running(0).context("the control node runs")?.usage()?);
-            look.node = look.node.max(self.node.usage()?);
+            look.node = look.node.max(self.node.usage().context("the node has ended")?);
             tokio::select! {
                 said = &mut acting, if answer.is_none() => {
                     answer = Some(said.context("an act panicked")??);
@@ -148,8 +199,8 @@ impl Bench {
         let seconds = rested.0.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
         let seen = self.bystander.seen();
         look.entries = (self.entries().await? - rested.1) as f64 / seconds;
-        (look.writes, look.reads, look.calls, look.failed) =
-            (seen.writes, seen.reads, seen.calls, seen.failed);
+        look.calls_a_second = seen.called as f64 / begun.elapsed().as_secs_f64();
+        look.seen = seen;
         Ok((look, answer.unwrap_or_default()))
     }
 
@@ -176,4 +227,37 @@ impl Bench {
         }
         Ok(format!("; its namespace is not gone after {} s", PATIENCE.as_secs()))
     }
+}
+
+fn start_node(
+    cluster: &Cluster,
+    name: &str,
+    gateway: &str,
+    name_server: Option<&NameServer>,
+) -> Result<Running> {
+    let mut command = Command::new(cluster.binary());
+    command.args(["--log", "error", "node", "--name", name, "--data-dir"]).arg(cluster.path().join(name));
+    command.args(["--fabric", "127.0.0.1:0", "--gateway", gateway, "--join", cluster.address(0)]);
+    let token = cluster.cli(&["token", "create", "--role", "node"])?;
+    command.env("CORACLE_TOKEN", token.trim());
+    if let Some(name_server) = name_server {
+        command = name_server.within(&command);
+    }
+    Running::start_until(&mut command, "gateway http")
+}
+
+/// Brings the hostile images to the node, so that compiling them is no part of what is measured.
+async fn warm_up(stage: &Stage, rest: &Rest) -> Result<()> {
+    for (image, sample) in [(guests::PROGRAM, "hostile"), (web::SERVER, "hostile-http")] {
+        stage.push(image, &std::fs::read(Path::new(&coracle_sample_artifacts::wasm(sample)))?).await?;
+    }
+    stage.start(rest, "program", guests::container(&["files", "/data", "1"])).await?;
+    stage.start(rest, "server", json!({"name": "c", "image": web::SERVER})).await?;
+    for (name, phase) in [("program", "Succeeded"), ("server", "Running")] {
+        let pod = stage.until(rest, name, |pod| pod["status"]["phase"] == phase, PATIENCE).await?;
+        ensure!(pod["status"]["phase"] == phase, "{name} is not {phase}: {}", pod["status"]);
+        let path = format!("/api/v1/namespaces/{}/pods/{name}?gracePeriodSeconds=0", stage.namespace);
+        rest.call("DELETE", &path, Vec::new()).await?;
+    }
+    Ok(())
 }

@@ -69,11 +69,10 @@ enum Row {
         from: Option<PathBuf>,
     },
     /// What one user can do to others: each hostile act beside a user who writes, reads and calls a pod all the time.
-    /// Memory, log entries and the other user's latency before, during and after.
+    /// Memory, threads, open files and the other user's throughput and latency before, during and after.
     Hostile {
-        /// Only the acts whose names contain one of these.
-        #[arg(long, value_delimiter = ',')]
-        only: Vec<String>,
+        #[command(flatten)]
+        choice: hostile::Choice,
     },
     /// Three control processes in network namespaces under random faults, and a checker of what clients saw. Needs
     /// root, iproute2 and nftables.
@@ -111,7 +110,7 @@ fn main() -> Result<()> {
                 let seed = seed.unwrap_or_else(rand::random);
                 soak::run(soak::Settings { time, seed, small_mb: Some(small_mb).filter(|mb| *mb > 0) }).await
             }
-            Row::Hostile { only } => hostile::run(&only).await,
+            Row::Hostile { choice } => hostile::run(&choice).await,
             Row::Scale { objects, watches } => scale::run(objects.max(1), watches).await,
         }
     })

@@ -15,12 +15,17 @@ const GUESTS: &[(&str, &str)] = &[
     ("guestbook-store", "wasm32-wasip2"),
     ("hello-http", "wasm32-wasip2"),
     ("hello-http-p3", "wasm32-wasip2"),
+    ("hostile", "wasm32-wasip2"),
+    ("hostile-http", "wasm32-wasip2"),
     ("memory-hog", "wasm32-wasip2"),
     ("pi-job", "wasm32-wasip2"),
     ("pi-legacy", "wasm32-wasip1"),
     ("spin", "wasm32-wasip2"),
     ("tcp-echo", "wasm32-wasip2"),
 ];
+
+/// For tests and measurements: not carried in any binary.
+const NOT_CARRIED: &[&str] = &["hostile", "hostile-http"];
 
 fn main() {
     let samples = PathBuf::from(env::var("CARGO_MANIFEST_DIR").unwrap()).parent().unwrap().to_path_buf();
@@ -35,13 +40,16 @@ fn main() {
         build(&samples, target);
     }
     let mut table = String::from(
-        "/// Every sample workload: its name and its component or module.\npub const ALL: &[(&str, &[u8])] = &[\n",
+        "/// Every sample workload that is carried: its name and its component or module.\npub const ALL: &[(&str, &[u8])] = &[\n",
     );
     for (package, target) in GUESTS {
         let built = built_file(&samples, package, target);
         let copy = out.join(format!("{package}.wasm"));
         fs::copy(&built, &copy).unwrap_or_else(|error| panic!("{} was not built: {error}", built.display()));
-        table.push_str(&format!("    ({package:?}, include_bytes!({:?})),\n", copy.display().to_string()));
+        if !NOT_CARRIED.contains(package) {
+            table
+                .push_str(&format!("    ({package:?}, include_bytes!({:?})),\n", copy.display().to_string()));
+        }
     }
     table.push_str("];\n");
     fs::write(out.join("table.rs"), table).expect("OUT_DIR can be written");

@@ -1,13 +1,23 @@
 //! The hostile acts, each with no more than a user of one namespace has.
 
 mod bodies;
+mod compile;
+mod compute;
 mod controllers;
+mod files;
 mod floods;
+mod frames;
+pub mod guests;
+mod network;
 mod pods;
+pub mod web;
 
-use std::{collections::BTreeMap, future::Future, pin::Pin, time::Duration};
+use std::{
+    collections::BTreeMap, future::Future, net::SocketAddr, path::PathBuf, pin::Pin, process::Command,
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -23,8 +33,26 @@ type Acting = Pin<Box<dyn Future<Output = Result<String>> + Send>>;
 
 pub struct Act {
     pub name: &'static str,
+    pub against: Against,
+    pub needs: Needs,
     /// What was answered, in a few words.
     pub run: fn(Stage) -> Acting,
+}
+
+/// Who suffers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Against {
+    Control,
+    Node,
+}
+
+/// What an act needs beside a control node and a node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    Nothing,
+    SecondNode,
+    Outside,
+    NameServer,
 }
 
 /// Where an act takes place.
@@ -32,40 +60,87 @@ pub struct Act {
 pub struct Stage {
     pub client: Client,
     pub namespace: String,
+    /// The gateway of the node.
+    pub gateway: String,
+    /// A sink beyond the cluster, where the act needs one.
+    pub outside: Option<SocketAddr>,
+    pub binary: PathBuf,
+    pub kubeconfig: PathBuf,
 }
 
 macro_rules! acts {
-    ($($name:literal => $run:path),* $(,)?) => {
-        pub const ALL: &[Act] = &[$(Act { name: $name, run: |stage| Box::pin($run(stage)) }),*];
+    ($($against:ident, $needs:ident, $name:literal => $run:path;)*) => {
+        pub const ALL: &[Act] = &[$(Act {
+            name: $name, against: Against::$against, needs: Needs::$needs, run: |stage| Box::pin($run(stage)),
+        }),*];
     };
 }
 
 acts! {
-    "nothing" => nothing,
-    "a circle of three owners, deleted in the foreground" => controllers::owner_circle,
-    "YAML nested 119 deep, 100 times" => bodies::deep_yaml,
-    "null for lists in a ReplicaSet's template" => controllers::nulls,
-    "a Deployment of 20 whose template names a node that is not there" => controllers::absent_node,
-    "a ReplicaSet that would be too large" => controllers::too_large,
-    "a selector on pod-template-hash beside 80 ReplicaSets" => controllers::template_hash,
-    "15 kB of YAML aliases for 9 million values, 50 times" => bodies::aliases,
-    "Services of 20,000 ports, 20 times" => bodies::wide_services,
-    "a patch with 100,000 finalizers, 20 times" => bodies::finalizers,
-    "slices of 1,000 endpoints and 15,000 ports, 20 times" => bodies::wide_slices,
-    "an environment of 200 MB" => pods::environment,
-    "300,000 unclosed references in an environment" => pods::unclosed,
-    "32 connections that list everything" => floods::lists,
-    "32 connections with bodies of 2 MB" => floods::large_bodies,
-    "2,000 watches that read nothing" => floods::idle_watches,
-    "300 ConfigMaps that own each other, deleted in the foreground" => controllers::dense_owners,
-    "two ReplicaFailures in the status of a ReplicaSet whose pods are too large" => controllers::rotating_conditions,
-    "1,000,000 empty containers" => bodies::empty_containers,
-    "a strategic patch of 100,000 fields under a name of 1 MB" => bodies::long_names,
-    "a pod with 14,000 labels and 60 Services that select them" => controllers::wide_selectors,
-    "260 connections that list 8 MB and read nothing" => floods::unread_lists,
-    "a page of a list after each rewrite of 40 MB, 8 times" => floods::pages,
-    "1,500 silent connections to a node port" => pods::silent_connections,
-    "64 connections without a certificate, bodies of 64 MB to the store's door" => floods::anonymous_bodies,
+    Control, Nothing, "nothing" => nothing;
+    Control, Nothing, "a circle of three owners, deleted in the foreground" => controllers::owner_circle;
+    Control, Nothing, "YAML nested 119 deep, 100 times" => bodies::deep_yaml;
+    Control, Nothing, "null for lists in a ReplicaSet's template" => controllers::nulls;
+    Control, Nothing, "a Deployment of 20 whose template names a node that is not there" => controllers::absent_node;
+    Control, Nothing, "a ReplicaSet that would be too large" => controllers::too_large;
+    Control, Nothing, "a selector on pod-template-hash beside 80 ReplicaSets" => controllers::template_hash;
+    Control, Nothing, "15 kB of YAML aliases for 9 million values, 50 times" => bodies::aliases;
+    Control, Nothing, "Services of 20,000 ports, 20 times" => bodies::wide_services;
+    Control, Nothing, "a patch with 100,000 finalizers, 20 times" => bodies::finalizers;
+    Control, Nothing, "slices of 1,000 endpoints and 15,000 ports, 20 times" => bodies::wide_slices;
+    Control, Nothing, "32 connections that list everything" => floods::lists;
+    Control, Nothing, "32 connections with bodies of 2 MB" => floods::large_bodies;
+    Control, Nothing, "2,000 watches that read nothing" => floods::idle_watches;
+    Control, Nothing, "300 ConfigMaps that own each other, deleted in the foreground" => controllers::dense_owners;
+    Control, Nothing, "two ReplicaFailures in the status of a ReplicaSet whose pods are too large" => controllers::rotating_conditions;
+    Control, Nothing, "1,000,000 empty containers" => bodies::empty_containers;
+    Control, Nothing, "a strategic patch of 100,000 fields under a name of 1 MB" => bodies::long_names;
+    Control, Nothing, "a pod with 14,000 labels and 60 Services that select them" => controllers::wide_selectors;
+    Control, Nothing, "260 connections that list 8 MB and read nothing" => floods::unread_lists;
+    Control, Nothing, "a page of a list after each rewrite of 40 MB, 8 times" => floods::pages;
+    Control, Nothing, "64 connections without a certificate, bodies of 64 MB to the store's door" => floods::anonymous_bodies;
+    Node, Nothing, "nothing to a node" => nothing;
+    Node, Nothing, "a guest nests 15,000 folders and ends" => files::nested;
+    Node, Nothing, "a guest makes 200,000 files and ends" => files::many;
+    Node, Nothing, "8 guests that open files and sockets without end" => files::open;
+    Node, Nothing, "2 guests with 1,000 listings of 10,000 names each" => files::listings;
+    Node, Nothing, "32 guests that sync a file again and again" => files::syncs;
+    Node, Nothing, "64 guests that loop" => compute::loops;
+    Node, Nothing, "8 guests that fill 256 MiB in one instruction, again and again" => compute::fills;
+    Node, Nothing, "8 guests that grow to 256 MiB, are ended and start again" => compute::hogs;
+    Node, Nothing, "20 guests with 4,900 timers each" => compute::resources;
+    Node, Nothing, "8 guests that take random bytes" => compute::random;
+    Node, Nothing, "8 guests that send to 1,000 sockets nobody receives from" => compute::datagrams;
+    Node, Nothing, "8 guests that log as fast as they can" => compute::log;
+    Node, Nothing, "8 guests that log one line without end" => compute::lines;
+    Node, Outside, "4 guests with outside connections to one who never reads" => network::outside;
+    Node, Nothing, "8 guests that send to a service from 8,000 ports each" => network::flows;
+    Node, SecondNode, "8 guests with connections to a pod on another node that never reads" => network::tunnels;
+    Node, SecondNode, "8 guests that send to a pod on another node from 8,000 ports each" => network::far_flows;
+    Node, NameServer, "64 guests that look up names of a silent zone" => network::silent_zone;
+    Node, Nothing, "a guest that claims the addresses of others" => network::claims;
+    Node, Nothing, "1,500 silent connections to each door" => web::silent;
+    Node, Nothing, "1,500 silent connections from a pod" => web::from_a_pod;
+    Node, Nothing, "1,500 slow heads to each door" => web::slow_heads;
+    Node, Nothing, "700 slow bodies to each door" => web::slow_bodies;
+    Node, Nothing, "300 clients of each door that read nothing of 64 MiB" => web::unread;
+    Node, Nothing, "500 requests to each door that are never answered" => web::never;
+    Node, Nothing, "100 requests to each door that loop" => web::looping;
+    Node, Nothing, "250 answers at each door that never end" => web::endless;
+    Node, Nothing, "32 requests that fill 1,000 bodies nobody takes" => web::held_bodies;
+    Node, Nothing, "32 clients of answers with 60 kB of header fields" => web::fields;
+    Node, Nothing, "HTTP/2: requests reset at once" => frames::resets;
+    Node, Nothing, "HTTP/2: header fields that go on and on" => frames::continuations;
+    Node, Nothing, "HTTP/2: pings" => frames::pings;
+    Node, Nothing, "HTTP/2: settings" => frames::settings;
+    Node, Nothing, "50 components of one user that compile slowly" => compile::slow;
+    Node, Nothing, "a pod forced away while it compiles, again and again" => compile::forced;
+    Node, Nothing, "components that are cut short, garbage, nested deep" => compile::malformed;
+    Node, Nothing, "an environment of 200 MB" => pods::environment;
+    Node, Nothing, "300,000 unclosed references in an environment" => pods::unclosed;
+    Node, Nothing, "8 MB of Secrets in each of 24 pods" => pods::secrets;
+    Node, Nothing, "pods forced away as soon as they are there" => pods::forced;
+    Node, Nothing, "1,000 pods that crash" => pods::crashes;
 }
 
 impl Stage {
@@ -79,6 +154,18 @@ impl Stage {
         anyhow::ensure!(status == 201, "{resource}: HTTP {status}: {}", String::from_utf8_lossy(&body));
         Ok(serde_json::from_slice(&body)?)
     }
+
+    /// Puts a component, or what claims to be one, into the registry.
+    pub async fn push(&self, name: &str, wasm: &[u8]) -> Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(file.path(), wasm)?;
+        let mut command = Command::new(&self.binary);
+        command.arg("push").arg(file.path()).arg(name).arg("--kubeconfig").arg(&self.kubeconfig);
+        let output =
+            tokio::task::spawn_blocking(move || command.output()).await?.context("running coracle push")?;
+        ensure!(output.status.success(), "pushing {name}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
 }
 
 /// Statuses and how often each came.
@@ -87,8 +174,11 @@ struct Answers(BTreeMap<String, usize>);
 
 impl Answers {
     fn add(&mut self, answer: Result<u16>) {
-        let answer = answer.map_or_else(|_| "no answer".to_owned(), |status| status.to_string());
-        *self.0.entry(answer).or_default() += 1;
+        self.count(&answer.map_or_else(|_| "no answer".to_owned(), |status| status.to_string()));
+    }
+
+    fn count(&mut self, answer: &str) {
+        *self.0.entry(answer.to_owned()).or_default() += 1;
     }
 
     fn say(&self) -> String {

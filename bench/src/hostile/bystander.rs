@@ -1,4 +1,5 @@
 //! The other user: writes, reads and calls a pod, each again and again with a short pause, and keeps how long it took.
+//! Where a node is to suffer he also starts pods on it, one after the other.
 
 use std::{
     fmt,
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     net::TcpStream,
     task::JoinSet,
@@ -28,6 +29,15 @@ use crate::{
 
 /// Between two requests of a kind.
 const PAUSE: Duration = Duration::from_millis(10);
+/// Who call the pod beside each other.
+const CALLERS: usize = 4;
+/// Between two starts of a pod.
+const START_PAUSE: Duration = Duration::from_millis(500);
+/// Between two looks whether it is Ready.
+const START_POLL: Duration = Duration::from_millis(20);
+/// A pod that takes longer has failed.
+const START_TOO_LONG: Duration = Duration::from_secs(20);
+const PODS: &str = "/api/v1/namespaces/default/pods";
 /// A request that takes longer has failed.
 const TOO_LONG: Duration = Duration::from_secs(10);
 const OBJECT: &str = "/api/v1/namespaces/default/configmaps/bystander";
@@ -43,16 +53,24 @@ struct Seen {
     writes: Mutex<Vec<Duration>>,
     reads: Mutex<Vec<Duration>>,
     calls: Mutex<Vec<Duration>>,
+    starts: Mutex<Vec<Duration>>,
+    /// Since when the pod that is not Ready yet is waited for.
+    starting: Mutex<Option<Instant>>,
     failed: AtomicU64,
     /// Writes that may have become entries of the log.
     written: AtomicU64,
 }
 
 /// Figures of one look.
+#[derive(Clone, Default)]
 pub struct Figures {
     pub writes: Latency,
     pub reads: Latency,
     pub calls: Latency,
+    /// Calls that were tried.
+    pub called: usize,
+    /// The slowest pod, one that is not Ready yet among them.
+    pub slowest_start: Option<Duration>,
     pub failed: usize,
 }
 
@@ -78,8 +96,13 @@ impl Latency {
 }
 
 impl Bystander {
-    /// Begins once an object is written and the pod answers.
-    pub async fn start(client: &Client, gateway: &str, pod: &str) -> Result<Self> {
+    /// Begins once an object is written and the pod answers. Pods are started where an image and a node for them are named.
+    pub async fn start(
+        client: &Client,
+        gateway: &str,
+        pod: &str,
+        starts: Option<(&'static str, &'static str)>,
+    ) -> Result<Self> {
         let seen = Arc::<Seen>::default();
         let rest = client.rest().await?;
         let (status, _) = rest.call("POST", OBJECT.trim_end_matches("/bystander"), object(0)).await?;
@@ -92,12 +115,17 @@ impl Bystander {
         let mut working = JoinSet::new();
         working.spawn(write(client.rest().await?, seen.clone()));
         working.spawn(read(client.rest().await?, seen.clone()));
-        working.spawn(calls(gateway.to_owned(), pod.to_owned(), seen.clone()));
+        for _ in 0..CALLERS {
+            working.spawn(calls(gateway.to_owned(), pod.to_owned(), seen.clone()));
+        }
+        if let Some((image, node)) = starts {
+            working.spawn(start_pods(client.rest().await?, image, node, seen.clone()));
+        }
         Ok(Self { seen, _working: working })
     }
 
     pub fn forget(&self) {
-        for times in [&self.seen.writes, &self.seen.reads, &self.seen.calls] {
+        for times in [&self.seen.writes, &self.seen.reads, &self.seen.calls, &self.seen.starts] {
             times.lock().clear();
         }
         self.seen.failed.store(0, Ordering::Relaxed);
@@ -108,6 +136,12 @@ impl Bystander {
             writes: Latency::of(&self.seen.writes),
             reads: Latency::of(&self.seen.reads),
             calls: Latency::of(&self.seen.calls),
+            called: self.seen.calls.lock().len(),
+            slowest_start: {
+                let waiting = self.seen.starting.lock().map(|since| since.elapsed());
+                // One that is under way counts once it is slower than those that were there.
+                self.seen.starts.lock().iter().copied().max().max(waiting)
+            },
             failed: self.seen.failed.load(Ordering::Relaxed) as usize,
         }
     }
@@ -150,6 +184,41 @@ async fn read(rest: Rest, seen: Arc<Seen>) {
 async fn calls(gateway: String, pod: String, seen: Arc<Seen>) {
     loop {
         seen.time(&seen.calls, call(&gateway, &pod)).await;
+    }
+}
+
+async fn start_pods(rest: Rest, image: &str, node: &str, seen: Arc<Seen>) {
+    for number in 1.. {
+        let name = format!("start-{number}");
+        let spec = json!({
+            "nodeSelector": {"kubernetes.io/hostname": node}, "containers": [{"name": "c", "image": image}],
+        });
+        let pod = json!({"metadata": {"name": name}, "spec": spec});
+        let begun = Instant::now();
+        *seen.starting.lock() = Some(begun);
+        if !matches!(timeout(START_TOO_LONG, start_pod(&rest, &name, &pod)).await, Ok(Ok(()))) {
+            seen.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        *seen.starting.lock() = None;
+        seen.starts.lock().push(begun.elapsed());
+        // What cannot be deleted is one pod more.
+        let path = format!("{PODS}/{name}?gracePeriodSeconds=0");
+        let _ = timeout(TOO_LONG, rest.call("DELETE", &path, Vec::new())).await;
+        sleep(START_PAUSE).await;
+    }
+}
+
+/// Makes a pod and waits until it is Ready.
+async fn start_pod(rest: &Rest, name: &str, pod: &Value) -> Result<()> {
+    let (status, _) = rest.call("POST", PODS, pod.to_string().into()).await?;
+    ensure!(status == 201, "a pod: HTTP {status}");
+    loop {
+        let pod = rest.get(&format!("{PODS}/{name}")).await?;
+        let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+        if conditions.into_iter().any(|it| it["type"] == "Ready" && it["status"] == "True") {
+            return Ok(());
+        }
+        sleep(START_POLL).await;
     }
 }
 

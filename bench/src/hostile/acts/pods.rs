@@ -1,16 +1,12 @@
-//! What a pod does to its node, and clients to a pod.
+//! What the specs of pods do to their node.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::{task::JoinSet, time::sleep};
 
-use super::{APPS, Answers, CORE, FLOOD, Stage, workload};
-use crate::hostile::bystander::ask;
+use super::{APPS, CORE, FLOOD, Stage, guests::PROGRAM, workload};
 
 pub async fn environment(stage: Stage) -> Result<String> {
     let mut variables = vec![json!({"name": "v0", "value": "x".repeat(500)})];
@@ -41,27 +37,60 @@ async fn pod_with(stage: &Stage, variables: Value) -> Result<String> {
     Ok(format!("201, {}", waiting.or(pod["status"]["phase"].as_str()).unwrap_or("no status")))
 }
 
-/// To a Deployment of the hostile user; he asks it himself meanwhile.
-pub async fn silent_connections(stage: Stage) -> Result<String> {
+/// 8 Secrets of 1 MB in each of 24 pods.
+pub async fn secrets(stage: Stage) -> Result<String> {
     let rest = stage.client.rest().await?;
-    let mut object = workload("Deployment", "web", 1);
-    object["spec"]["template"]["spec"]["containers"][0] =
-        json!({"name": "c", "image": "hostile/http:1", "ports": [{"containerPort": 80}]});
-    stage.post(&rest, APPS, "deployments", &object).await?;
-    let spec = json!({"type": "NodePort", "selector": {"app": "web"}, "ports": [{"port": 80}]});
-    let service = json!({"metadata": {"name": "web"}, "spec": spec});
-    let made = stage.post(&rest, CORE, "services", &service).await?;
-    let port = made["spec"]["ports"][0]["nodePort"].as_u64().context("a node port")? as u16;
-    sleep(Duration::from_secs(2)).await;
-    let mut open = Vec::new();
-    for _ in 0..1500 {
-        open.extend(TcpStream::connect(("127.0.0.1", port)).await);
+    let mut volumes = vec![json!({"name": "data", "emptyDir": {}})];
+    let mut mounts = Vec::new();
+    for number in 0..8 {
+        let name = format!("large-{number}");
+        let secret = json!({"metadata": {"name": name}, "data": {"a": "eHh4".repeat(250_000)}});
+        stage.post(&rest, CORE, "secrets", &secret).await?;
+        volumes.push(json!({"name": name, "secret": {"secretName": name}}));
+        mounts.push(json!({"name": name, "mountPath": format!("/{name}")}));
     }
-    let (mut answers, address) = (Answers::default(), format!("127.0.0.1:{port}"));
-    let begun = std::time::Instant::now();
-    while begun.elapsed() < FLOOD {
-        let asked = timeout(Duration::from_secs(1), ask(&address, "web"));
-        answers.add(asked.await.context("no answer").and_then(|it| it));
+    let mut template = workload("ReplicaSet", "large", 24);
+    let container = json!({"name": "c", "image": "hostile/http:1", "volumeMounts": mounts});
+    let spec = &mut template["spec"]["template"]["spec"];
+    (spec["containers"], spec["volumes"]) = (json!([container]), json!(volumes));
+    stage.post(&rest, APPS, "replicasets", &template).await?;
+    sleep(FLOOD).await;
+    stage.summary(&rest).await
+}
+
+/// Made and forced away at once, by many.
+pub async fn forced(stage: Stage) -> Result<String> {
+    let (path, begun) = (stage.path(CORE, "pods"), std::time::Instant::now());
+    let mut clients = JoinSet::new();
+    for client in 0..8 {
+        let (stage, path, rest) = (stage.clone(), path.clone(), stage.client.rest().await?);
+        clients.spawn(async move {
+            let mut times = 0;
+            while begun.elapsed() < FLOOD {
+                let name = format!("forced-{client}-{times}");
+                stage.start(&rest, &name, json!({"name": "c", "image": "hostile/http:1"})).await?;
+                sleep(Duration::from_millis(50)).await;
+                let path = format!("{path}/{name}?gracePeriodSeconds=0");
+                rest.call("DELETE", &path, Vec::new()).await?;
+                times += 1;
+            }
+            anyhow::Ok(times)
+        });
     }
-    Ok(answers.say())
+    let mut times = 0;
+    while let Some(each) = clients.join_next().await {
+        times += each??;
+    }
+    Ok(format!("{times} times"))
+}
+
+/// Pods that end as soon as they have begun.
+pub async fn crashes(stage: Stage) -> Result<String> {
+    let rest = stage.client.rest().await?;
+    let mut object = workload("ReplicaSet", "crash", 1000);
+    object["spec"]["template"]["spec"]["containers"] =
+        json!([{"name": "c", "image": PROGRAM, "args": ["crash"]}]);
+    stage.post(&rest, APPS, "replicasets", &object).await?;
+    sleep(2 * FLOOD).await;
+    stage.summary(&rest).await
 }

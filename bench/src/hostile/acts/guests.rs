@@ -1,0 +1,110 @@
+//! Pods of the hostile program, each with an emptyDir at `/data`, on the node of the other user's pod.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::{CORE, FLOOD, Stage};
+use crate::{client::Rest, hostile::NODE};
+
+/// The image of `sample-workloads/hostile`.
+pub const PROGRAM: &str = "hostile/program:1";
+/// Until pods that were asked for have to be there.
+const PATIENCE: Duration = Duration::from_secs(40);
+const POLL: Duration = Duration::from_millis(100);
+/// Letters of a line that are shown.
+const SAID_MAX: usize = 120;
+
+/// A container that does one act.
+pub fn container(arguments: &[&str]) -> Value {
+    json!({
+        "name": "c", "image": PROGRAM, "args": arguments,
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+    })
+}
+
+impl Stage {
+    /// Starts a pod of one container.
+    pub async fn start(&self, rest: &Rest, name: &str, container: Value) -> Result<()> {
+        self.start_on(rest, name, container, NODE).await
+    }
+
+    pub async fn start_on(&self, rest: &Rest, name: &str, container: Value, node: &str) -> Result<()> {
+        let spec = json!({
+            "nodeSelector": {"kubernetes.io/hostname": node}, "restartPolicy": "Never",
+            "containers": [container], "volumes": [{"name": "data", "emptyDir": {}}],
+        });
+        let pod = json!({"metadata": {"name": name, "labels": {"app": name}}, "spec": spec});
+        self.post(rest, CORE, "pods", &pod).await.map(drop)
+    }
+
+    /// So many pods of one act, for as long as a flood takes.
+    pub async fn crowd(&self, count: usize, arguments: &[&str]) -> Result<String> {
+        let rest = self.client.rest().await?;
+        for number in 0..count {
+            self.start(&rest, &format!("p{number}"), container(arguments)).await?;
+        }
+        sleep(FLOOD).await;
+        self.summary(&rest).await
+    }
+
+    /// How many pods there are in each phase, and what one of them said last.
+    pub async fn summary(&self, rest: &Rest) -> Result<String> {
+        let pods = rest.get(&self.path(CORE, "pods")).await?;
+        let pods = pods["items"].as_array().context("a list of pods")?;
+        let mut phases = super::Answers::default();
+        for pod in pods {
+            let waiting = pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].as_str();
+            phases.count(waiting.or(pod["status"]["phase"].as_str()).unwrap_or("no status"));
+        }
+        let last = pods.last().context("no pods")?;
+        let said = self.said(rest, last["metadata"]["name"].as_str().context("a name")?).await?;
+        Ok(format!("{}{said}", phases.say()))
+    }
+
+    /// Waits until a pod is as wanted, or so long: the pod.
+    pub async fn until(
+        &self,
+        rest: &Rest,
+        name: &str,
+        wanted: impl Fn(&Value) -> bool,
+        patience: Duration,
+    ) -> Result<Value> {
+        let begun = Instant::now();
+        loop {
+            let pod = rest.get(&self.path(CORE, &format!("pods/{name}"))).await?;
+            if wanted(&pod) || begun.elapsed() > patience {
+                return Ok(pod);
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Waits for a pod's address.
+    pub async fn address(&self, rest: &Rest, name: &str) -> Result<String> {
+        let runs = |pod: &Value| pod["status"]["phase"] == "Running" && pod["status"]["podIP"].is_string();
+        let pod = self.until(rest, name, runs, PATIENCE).await?;
+        Ok(pod["status"]["podIP"].as_str().with_context(|| format!("{name} does not run"))?.to_owned())
+    }
+
+    /// The last line of a pod's log, to be put behind something.
+    pub async fn said(&self, rest: &Rest, name: &str) -> Result<String> {
+        let path = self.path(CORE, &format!("pods/{name}/log?tailLines=1&limitBytes=200"));
+        let (status, log) = rest.call("GET", &path, Vec::new()).await?;
+        let log: String =
+            String::from_utf8_lossy(&log).trim().replace('|', "/").chars().take(SAID_MAX).collect();
+        Ok(if status == 200 && !log.is_empty() { format!("; {log}") } else { String::new() })
+    }
+
+    /// Runs a pod to its end, or for so long: what it said.
+    pub async fn to_the_end(&self, name: &str, arguments: &[&str], patience: Duration) -> Result<String> {
+        let rest = self.client.rest().await?;
+        self.start(&rest, name, container(arguments)).await?;
+        let ended = |pod: &Value| matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+        let pod = self.until(&rest, name, ended, patience).await?;
+        let phase = pod["status"]["phase"].as_str().unwrap_or("no status").to_owned();
+        Ok(phase + &self.said(&rest, name).await?)
+    }
+}

@@ -1,0 +1,72 @@
+//! Files without number and without end.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+};
+
+use wasip2::filesystem::{
+    preopens::get_directories,
+    types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags},
+};
+
+use crate::hold;
+
+/// Folders in each other, made from within as no path is so long.
+pub fn nest(folder: &str, count: usize) {
+    let mut inner = open_folder(folder);
+    let mut made = 0;
+    while made < count && inner.create_directory_at("d").is_ok() {
+        let flags = DescriptorFlags::READ | DescriptorFlags::MUTATE_DIRECTORY;
+        match inner.open_at(PathFlags::empty(), "d", OpenFlags::DIRECTORY, flags) {
+            Ok(next) => inner = next,
+            Err(_) => break,
+        }
+        made += 1;
+    }
+    println!("nested {made} folders");
+}
+
+fn open_folder(folder: &str) -> Descriptor {
+    let found = get_directories().into_iter().find(|(_, path)| path == folder);
+    found.unwrap_or_else(|| panic!("{folder} is not mounted")).0
+}
+
+pub fn make(folder: &str, count: usize) {
+    let made = (0..count).take_while(|number| File::create(format!("{folder}/{number}")).is_ok()).count();
+    println!("made {made} files");
+}
+
+/// One file, opened again and again, then sockets.
+pub fn open(folder: &str, count: usize) {
+    let path = format!("{folder}/open");
+    fs::write(&path, "x").expect("one file can be written");
+    let files: Vec<_> = (0..count).map_while(|_| File::open(&path).ok()).collect();
+    let sockets: Vec<_> = (0..count).map_while(|_| std::net::UdpSocket::bind("127.0.0.1:0").ok()).collect();
+    hold(&format!("holds {} files and {} sockets", files.len(), sockets.len()), (files, sockets));
+}
+
+/// Listings of one large folder, each read by one name.
+pub fn list(folder: &str, names: usize, listings: usize) {
+    for number in 0..names {
+        File::create(format!("{folder}/{number:060}")).expect("a file can be made");
+    }
+    let folder = open_folder(folder);
+    let begin = || {
+        let listing = folder.read_directory().ok()?;
+        listing.read_directory_entry().ok()?;
+        Some(listing)
+    };
+    let held: Vec<_> = (0..listings).map_while(|_| begin()).collect();
+    hold(&format!("holds {} listings of {names} names", held.len()), held);
+}
+
+/// A little, to the disk, again and again.
+pub fn sync(folder: &str) {
+    let mut file = File::create(format!("{folder}/synced")).expect("a file can be made");
+    println!("syncs");
+    loop {
+        file.write_all(&[0; 4096]).expect("the disk has room");
+        file.sync_all().expect("the disk takes it");
+    }
+}
