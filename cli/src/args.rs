@@ -169,6 +169,17 @@ pub struct NodeArgs {
     /// Repeat for more.
     #[arg(long = "trusted-proxy", value_name = "CIDR")]
     pub trusted_proxies: Vec<coracle_agent::Cidr>,
+    /// Address of /metrics, over plain HTTP and without any check: one that only this machine's monitoring reaches.
+    /// Without it there is none.
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<SocketAddr>,
+    /// Pods that the node offers to run.
+    #[arg(long, default_value_t = coracle_agent::PODS_DEFAULT, value_name = "N")]
+    pub pods: u32,
+    /// Live instances that the node makes room for; 0 is as many as this machine's limit of memory mappings admits, up
+    /// to 4,000.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub max_instances: u32,
     /// A label of the node, as `zone=a`. Repeat for more.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub labels: Vec<(String, String)>,
