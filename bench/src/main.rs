@@ -1,9 +1,10 @@
 //! The measurements: ours, the peer's and the ratio, from one run on one machine.
 //!
-//! `cargo run --release -p coracle-bench -- http|store|failover|footprint|scale|roll|soak|hostile`. Peers are found on the
-//! PATH, or named by environment variables; what is missing is said and skipped. `cargo build --release` must have made
+//! `cargo run --release -p coracle-bench -- http|store|failover|footprint|scale|roll|soak|hostile|churn`. Peers are found on
+//! the PATH, or named by environment variables; what is missing is said and skipped. `cargo build --release` must have made
 //! the binary.
 
+mod churn;
 mod client;
 mod cluster;
 mod failover;
@@ -11,6 +12,7 @@ mod footprint;
 mod hostile;
 mod http_row;
 mod load;
+mod node;
 mod process;
 mod roll;
 mod scale;
@@ -75,6 +77,14 @@ enum Row {
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
     },
+    /// A day's worth of pods on two nodes, and what is left of them in each process: nothing, or the command fails.
+    Churn {
+        #[arg(long, default_value_t = 100_000)]
+        pods: usize,
+        /// Pods at a time.
+        #[arg(long, default_value_t = 96)]
+        alive: usize,
+    },
     /// Three control processes in network namespaces under random faults, and a checker of what clients saw. Needs
     /// root, iproute2 and nftables.
     Soak {
@@ -112,6 +122,9 @@ fn main() -> Result<()> {
                 soak::run(soak::Settings { time, seed, small_mb: Some(small_mb).filter(|mb| *mb > 0) }).await
             }
             Row::Hostile { only } => hostile::run(&only).await,
+            Row::Churn { pods, alive } => {
+                churn::run(churn::Settings { pods: pods.max(10), alive: alive.max(1) }).await
+            }
             Row::Scale { objects, watches } => scale::run(objects.max(1), watches).await,
         }
     })

@@ -22,12 +22,19 @@ const GUESTS: &[(&str, &str)] = &[
     ("tcp-echo", "wasm32-wasip2"),
 ];
 
+/// What only measurements run: built beside the others, but not carried in the binary.
+const MEASURED: &[(&str, &str)] = &[("churn", "wasm32-wasip2")];
+
+fn all() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    GUESTS.iter().chain(MEASURED)
+}
+
 fn main() {
     let samples = PathBuf::from(env::var("CARGO_MANIFEST_DIR").unwrap()).parent().unwrap().to_path_buf();
     let out = PathBuf::from(env::var("OUT_DIR").unwrap());
     println!("cargo:rerun-if-changed={}", samples.join("Cargo.toml").display());
     println!("cargo:rerun-if-changed={}", samples.join("Cargo.lock").display());
-    for (package, _) in GUESTS {
+    for (package, _) in all() {
         println!("cargo:rerun-if-changed={}", samples.join(package).display());
     }
     for target in ["wasm32-wasip2", "wasm32-wasip1"] {
@@ -37,10 +44,13 @@ fn main() {
     let mut table = String::from(
         "/// Every sample workload: its name and its component or module.\npub const ALL: &[(&str, &[u8])] = &[\n",
     );
-    for (package, target) in GUESTS {
+    for (package, target) in all() {
         let built = built_file(&samples, package, target);
         let copy = out.join(format!("{package}.wasm"));
         fs::copy(&built, &copy).unwrap_or_else(|error| panic!("{} was not built: {error}", built.display()));
+    }
+    for (package, _) in GUESTS {
+        let copy = out.join(format!("{package}.wasm"));
         table.push_str(&format!("    ({package:?}, include_bytes!({:?})),\n", copy.display().to_string()));
     }
     table.push_str("];\n");
@@ -67,7 +77,7 @@ fn build(samples: &Path, target: &str) {
     let mut cargo = Command::new(env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
     cargo.current_dir(samples).args(["build", "--release", "--locked", "--target", target]);
     cargo.arg("--target-dir").arg(samples.join("target"));
-    for (package, of) in GUESTS {
+    for (package, of) in all() {
         if *of == target {
             cargo.args(["--package", package]);
         }
