@@ -56,8 +56,8 @@ const TOLERATED: &[Tolerance] = &[
     },
     Tolerance {
         what: "mappings of files",
-        by: Some(66),
-        why: "the code of artifacts in memory, up to six each",
+        by: Some(512),
+        why: "the code of artifacts in memory, and slots of the pools that keep a component's first memory, up to 100 each",
     },
     Tolerance {
         what: "mappings of memory",
