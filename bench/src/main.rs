@@ -1,18 +1,23 @@
 //! The measurements: ours, the peer's and the ratio, from one run on one machine.
 //!
-//! `cargo run --release -p coracle-bench -- http|store|failover|footprint|scale|roll|soak|hostile`. Peers are found on the
-//! PATH, or named by environment variables; what is missing is said and skipped. `cargo build --release` must have made
+//! `cargo run --release -p coracle-bench -- http|density|rollout|store|failover|footprint|scale|roll|soak|hostile|churn`. Peers are found on
+//! the PATH, or named by environment variables; what is missing is said and skipped. `cargo build --release` must have made
 //! the binary.
 
+mod churn;
 mod client;
 mod cluster;
+mod density;
 mod failover;
 mod footprint;
 mod hostile;
 mod http_row;
 mod load;
+mod node;
 mod process;
+mod replicas;
 mod roll;
+mod rollout;
 mod scale;
 mod soak;
 mod store;
@@ -36,6 +41,23 @@ struct Cli {
 enum Row {
     /// Row 1: HTTP components through the gateway, against `wasmtime serve` ($WASMTIME), loaded by wrk.
     Http,
+    /// Row 4: pods that a node takes, and what each costs it.
+    Density {
+        /// Of each kind.
+        #[arg(long, default_value_t = 10_000)]
+        pods: usize,
+        /// Live instances that the node makes room for; 0 is what it finds room for by itself. Many need
+        /// `sysctl vm.max_map_count`.
+        #[arg(long, default_value_t = 0)]
+        max_instances: u32,
+    },
+    /// Row 5: a Deployment on one node, from its apply until all its pods are Ready.
+    Rollout {
+        #[arg(long, default_value_t = 1_000)]
+        pods: usize,
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+    },
     /// Row 7: replicated writes, linearizable reads and watch events of three voters, against etcd ($ETCD).
     Store {
         /// How often ours and the peer's run in turn, each for the given seconds.
@@ -74,6 +96,14 @@ enum Row {
         #[command(flatten)]
         choice: hostile::Choice,
     },
+    /// A day's worth of pods on two nodes, and what is left of them in each process: nothing, or the command fails.
+    Churn {
+        #[arg(long, default_value_t = 100_000)]
+        pods: usize,
+        /// Pods at a time.
+        #[arg(long, default_value_t = 96)]
+        alive: usize,
+    },
     /// Three control processes in network namespaces under random faults, and a checker of what clients saw. Needs
     /// root, iproute2 and nftables.
     Soak {
@@ -111,6 +141,13 @@ fn main() -> Result<()> {
                 soak::run(soak::Settings { time, seed, small_mb: Some(small_mb).filter(|mb| *mb > 0) }).await
             }
             Row::Hostile { choice } => hostile::run(&choice).await,
+            Row::Density { pods, max_instances } => {
+                density::run(&density::Settings { pods: pods.max(10), max_instances }).await
+            }
+            Row::Rollout { pods, rounds } => rollout::run(pods.max(1), rounds.max(1)).await,
+            Row::Churn { pods, alive } => {
+                churn::run(churn::Settings { pods: pods.max(10), alive: alive.max(1) }).await
+            }
             Row::Scale { objects, watches } => scale::run(objects.max(1), watches).await,
         }
     })

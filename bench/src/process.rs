@@ -62,6 +62,10 @@ impl Running {
         Ok(Self { child })
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Resident and proportional memory in MiB.
     pub fn memory_mib(&self) -> Result<(f64, f64)> {
         let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;

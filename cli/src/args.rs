@@ -169,6 +169,17 @@ pub struct NodeArgs {
     /// Repeat for more.
     #[arg(long = "trusted-proxy", value_name = "CIDR")]
     pub trusted_proxies: Vec<coracle_agent::Cidr>,
+    /// Address of /metrics, over plain HTTP and without any check: one that only this machine's monitoring reaches.
+    /// Without it there is none.
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<SocketAddr>,
+    /// Pods that the node offers to run; 0 is as many as it can hold, and more than that it never offers.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub pods: u32,
+    /// Instances of components that may be alive at once; 0 is as many as vm.max_map_count has room for, up to 4,000. How
+    /// many pods the node can hold follows from it.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub max_instances: u32,
     /// A label of the node, as `zone=a`. Repeat for more.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub labels: Vec<(String, String)>,
@@ -179,10 +190,6 @@ pub struct NodeArgs {
     /// Allow images of the form file:///x.wasm: whoever may create pods can then read such files of this machine.
     #[arg(long)]
     pub allow_local_artifacts: bool,
-    /// Instances of components that may be alive at once; 0 is as many as vm.max_map_count has room for, up to 4,000. How
-    /// many pods the node offers follows from it.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub instances: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

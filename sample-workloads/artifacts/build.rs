@@ -15,8 +15,6 @@ const GUESTS: &[(&str, &str)] = &[
     ("guestbook-store", "wasm32-wasip2"),
     ("hello-http", "wasm32-wasip2"),
     ("hello-http-p3", "wasm32-wasip2"),
-    ("hostile", "wasm32-wasip2"),
-    ("hostile-http", "wasm32-wasip2"),
     ("memory-hog", "wasm32-wasip2"),
     ("pi-job", "wasm32-wasip2"),
     ("pi-legacy", "wasm32-wasip1"),
@@ -24,15 +22,20 @@ const GUESTS: &[(&str, &str)] = &[
     ("tcp-echo", "wasm32-wasip2"),
 ];
 
-/// For tests and measurements: not carried in any binary.
-const NOT_CARRIED: &[&str] = &["hostile", "hostile-http"];
+/// What only measurements run: built beside the others, but not carried in the binary.
+const MEASURED: &[(&str, &str)] =
+    &[("churn", "wasm32-wasip2"), ("hostile", "wasm32-wasip2"), ("hostile-http", "wasm32-wasip2")];
+
+fn all() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    GUESTS.iter().chain(MEASURED)
+}
 
 fn main() {
     let samples = PathBuf::from(env::var("CARGO_MANIFEST_DIR").unwrap()).parent().unwrap().to_path_buf();
     let out = PathBuf::from(env::var("OUT_DIR").unwrap());
     println!("cargo:rerun-if-changed={}", samples.join("Cargo.toml").display());
     println!("cargo:rerun-if-changed={}", samples.join("Cargo.lock").display());
-    for (package, _) in GUESTS {
+    for (package, _) in all() {
         println!("cargo:rerun-if-changed={}", samples.join(package).display());
     }
     for target in ["wasm32-wasip2", "wasm32-wasip1"] {
@@ -42,14 +45,14 @@ fn main() {
     let mut table = String::from(
         "/// Every sample workload that is carried: its name and its component or module.\npub const ALL: &[(&str, &[u8])] = &[\n",
     );
-    for (package, target) in GUESTS {
+    for (package, target) in all() {
         let built = built_file(&samples, package, target);
         let copy = out.join(format!("{package}.wasm"));
         fs::copy(&built, &copy).unwrap_or_else(|error| panic!("{} was not built: {error}", built.display()));
-        if !NOT_CARRIED.contains(package) {
-            table
-                .push_str(&format!("    ({package:?}, include_bytes!({:?})),\n", copy.display().to_string()));
-        }
+    }
+    for (package, _) in GUESTS {
+        let copy = out.join(format!("{package}.wasm"));
+        table.push_str(&format!("    ({package:?}, include_bytes!({:?})),\n", copy.display().to_string()));
     }
     table.push_str("];\n");
     fs::write(out.join("table.rs"), table).expect("OUT_DIR can be written");
@@ -75,7 +78,7 @@ fn build(samples: &Path, target: &str) {
     let mut cargo = Command::new(env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
     cargo.current_dir(samples).args(["build", "--release", "--locked", "--target", target]);
     cargo.arg("--target-dir").arg(samples.join("target"));
-    for (package, of) in GUESTS {
+    for (package, of) in all() {
         if *of == target {
             cargo.args(["--package", package]);
         }

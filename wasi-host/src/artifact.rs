@@ -222,6 +222,11 @@ impl Artifacts {
         self.compiled.load(std::sync::atomic::Ordering::Relaxed)
     }
 
+    /// Artifacts in memory, those in the making among them, and files whose digests are remembered.
+    pub(crate) fn held(&self) -> (usize, usize) {
+        (self.ready.lock().len(), self.known_files.lock().len())
+    }
+
     /// See [`crate::Host::prepare`].
     pub(crate) async fn prepare(&self, path: &Path) -> Result<Arc<Artifact>, PrepareError> {
         let (digest, wasm) = self.identify(path).await?;

@@ -98,7 +98,20 @@ impl Descriptors {
 
     /// Lets a listener's connections make room for each other's and for those of other listeners.
     pub fn join(&self, purpose: Purpose, places: &Places) {
-        self.share(purpose).listeners.lock().push(places.downgrade());
+        let mut listeners = self.share(purpose).listeners.lock();
+        // Listeners come and go as services do, also where descriptors never run short.
+        listeners.retain(|listener| listener.upgrade().is_some());
+        listeners.push(places.downgrade());
+    }
+
+    /// Descriptors that are taken for a purpose.
+    pub fn taken(&self, purpose: Purpose) -> usize {
+        self.share(purpose).size.saturating_sub(self.share(purpose).left.available_permits())
+    }
+
+    /// Listeners that take from a purpose's share.
+    pub fn listeners(&self, purpose: Purpose) -> usize {
+        self.share(purpose).listeners.lock().iter().filter(|listener| listener.upgrade().is_some()).count()
     }
 
     /// How many there are in all for a purpose.
@@ -130,5 +143,18 @@ mod tests {
         drop(taken);
         assert!(few.take(Purpose::Clients).is_some());
         assert!(Descriptors::within(None).size(Purpose::Tunnels) >= 1 << 16);
+    }
+
+    #[test]
+    fn listeners_that_are_gone_are_forgotten_however_many_there_were() {
+        let bounds = crate::serving::POD_PORT;
+        let descriptors = Descriptors::within(Some(800));
+        let stays = Places::new(bounds);
+        descriptors.join(Purpose::Clients, &stays);
+        for _ in 0..1000 {
+            descriptors.join(Purpose::Clients, &Places::new(bounds));
+        }
+        assert_eq!(descriptors.listeners(Purpose::Clients), 1);
+        assert!(descriptors.clients.listeners.lock().len() <= 2);
     }
 }

@@ -141,6 +141,19 @@ impl Host {
     pub fn compiled(&self) -> u64 {
         self.inner.artifacts.compiled()
     }
+
+    /// What the host holds now, by what it is: for whoever looks for what was not given back.
+    pub fn held(&self) -> Vec<(&'static str, usize)> {
+        let (artifacts, files) = self.inner.artifacts.held();
+        vec![
+            ("instance seats", self.inner.seats.live() as usize),
+            ("guest memory bytes", usize::try_from(self.inner.memory.used()).unwrap_or(usize::MAX)),
+            // Pods and containers keep the host, one reference each.
+            ("host references", Arc::strong_count(&self.inner)),
+            ("artifacts in memory", artifacts),
+            ("known files", files),
+        ]
+    }
 }
 
 /// Switches backtraces of errors within libraries off for this process, unless they are asked for by name.

@@ -1,7 +1,7 @@
 //! `coracle node`: one node, in the foreground.
 
 use anyhow::{Result, bail};
-use coracle_agent::{JoinWith, NodeConfig};
+use coracle_agent::{Capacity, JoinWith, NodeConfig};
 
 use crate::{
     args::NodeArgs,
@@ -25,15 +25,20 @@ pub async fn run(args: &NodeArgs) -> Result<()> {
         fabric_listen: args.fabric,
         gateway_listen: args.gateway,
         trusted_proxies: args.trusted_proxies.clone(),
+        metrics_listen: args.metrics,
+        capacity: Capacity { pods: args.pods, ..Capacity::default() },
+        max_instances: args.max_instances,
         labels: args.labels.iter().cloned().collect(),
         allow_egress: args.allow_egress,
         allow_local_artifacts: args.allow_local_artifacts,
-        max_instances: args.instances,
         compiler: std::env::current_exe().ok(),
         ..NodeConfig::new(args.data_dir.clone())
     };
     let node = coracle_agent::start(config).await?;
     println!("node {} is up, data in {}", node.name(), args.data_dir.display());
+    if let Some(metrics) = node.metrics_address() {
+        println!("  metrics http://{metrics}/metrics");
+    }
     if let Some(gateway) = node.gateway_address() {
         println!("  gateway http://{gateway}");
     }

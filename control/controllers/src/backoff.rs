@@ -153,6 +153,11 @@ impl Backoff {
         self.troubles.len()
     }
 
+    /// How much is remembered in all.
+    pub fn remembered(&self) -> usize {
+        self.troubles.len() + self.made.len() + self.restless.len()
+    }
+
     /// How many tasks' own writes wake them again and again.
     pub fn restless(&self) -> usize {
         self.restless.len()

@@ -38,6 +38,10 @@ struct Written {
 }
 
 impl Chains {
+    pub fn len(&self) -> usize {
+        self.woken.len() + self.written.len()
+    }
+
     /// How far on a change is: as far as our write, where it is that.
     pub fn link(&mut self, event: &Event) -> u32 {
         let key = &event.object.key;

@@ -85,6 +85,8 @@ pub struct Situation {
     pub restless: usize,
     /// Objects that cannot be read.
     pub unreadable: usize,
+    /// What is remembered beyond the objects, of all kinds together.
+    pub remembered: usize,
 }
 
 /// All controllers. Fed by events, asked for plans; the same events, times and uids give the same plans.
@@ -238,6 +240,13 @@ impl Controllers {
             in_trouble: self.backoff.len(),
             restless: self.backoff.restless(),
             unreadable: self.state.unreadable.len(),
+            remembered: self.held.len()
+                + self.blocked.len()
+                + self.memory.len()
+                + self.flights.len()
+                + self.timers.len()
+                + self.backoff.remembered()
+                + self.chains.len(),
         }
     }
 

@@ -43,6 +43,10 @@ pub struct Flights {
 }
 
 impl Flights {
+    pub fn len(&self) -> usize {
+        self.flights.len() + self.written.len() + self.by_task.len()
+    }
+
     pub fn launch(&mut self, task: &Task, transaction: &Transaction, now: Timestamp) {
         let id = self.next;
         self.next += 1;

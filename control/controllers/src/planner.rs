@@ -37,6 +37,10 @@ pub struct Memory {
 }
 
 impl Memory {
+    pub fn len(&self) -> usize {
+        self.node_down_since.len() + self.node_missing_since.len() + self.endpoints_written.len()
+    }
+
     /// What counts on, where events were lost: how it stands with nodes, which is no reason to give up more of them.
     pub fn resync(self, view: &View) -> Self {
         let Self { mut node_down_since, mut brake, .. } = self;

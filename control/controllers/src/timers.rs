@@ -14,6 +14,10 @@ pub struct Timers {
 }
 
 impl Timers {
+    pub fn len(&self) -> usize {
+        self.by_task.len()
+    }
+
     pub fn set(&mut self, task: &Task, at: Timestamp) {
         match self.by_task.get(task) {
             Some(known) if *known <= at => return,

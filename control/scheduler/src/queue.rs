@@ -170,6 +170,11 @@ impl Queue {
         self.ready.len()
     }
 
+    /// How many want a node.
+    pub fn len(&self) -> usize {
+        self.pods.len()
+    }
+
     /// How many of those that wait have failed.
     pub fn in_trouble(&self) -> usize {
         let failed = |name: &&ObjectName| self.pods.get(*name).is_some_and(|pending| pending.failed > 0);

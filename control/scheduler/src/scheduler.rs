@@ -43,6 +43,8 @@ pub struct Situation {
     pub in_trouble: usize,
     /// Pods and nodes that cannot be read.
     pub unreadable: usize,
+    /// Pods that want a node, pods that have one, and placements under way.
+    pub remembered: usize,
 }
 
 /// A pod that holds resources of a node.
@@ -98,6 +100,7 @@ impl Scheduler {
             waiting: self.queue.ready_len(),
             in_trouble: self.queue.in_trouble(),
             unreadable: self.unreadable.len(),
+            remembered: self.queue.len() + self.assigned.len() + self.assumed.len() + self.untold.len(),
         }
     }
 

@@ -16,6 +16,8 @@ pub struct Planner {
     pub in_trouble: AtomicUsize,
     pub restless: AtomicUsize,
     pub unreadable: AtomicUsize,
+    /// What it keeps beside the objects, as of its last plan.
+    pub remembered: AtomicUsize,
     pub panics: AtomicU64,
 }
 

@@ -48,8 +48,9 @@ pub async fn run_controllers(
             let (now, began) = (clock.now(), Instant::now());
             let mut uid = || uuid::Uuid::new_v4().to_string();
             let plan = controllers.plan_while(now, &mut uid, &mut || began.elapsed() < PLAN_TIME_MAX);
-            let coracle_controllers::Situation { waiting, in_trouble, restless, unreadable } =
+            let coracle_controllers::Situation { waiting, in_trouble, restless, unreadable, remembered } =
                 controllers.situation();
+            planning.remembered.store(remembered, Ordering::Relaxed);
             planning.restless.store(restless, Ordering::Relaxed);
             note(planning, [waiting, in_trouble, unreadable], &plan.panics);
             for record in &plan.events {
@@ -113,7 +114,9 @@ pub async fn run_scheduler(storage: &ReplicatedStorage, recorder: &EventRecorder
             drain(&mut events, |event| scheduler.observe(event));
             let (now, began) = (clock.now(), Instant::now());
             let decisions = scheduler.schedule_while(now, &mut || began.elapsed() < PLAN_TIME_MAX);
-            let coracle_scheduler::Situation { waiting, in_trouble, unreadable } = scheduler.situation();
+            let coracle_scheduler::Situation { waiting, in_trouble, unreadable, remembered } =
+                scheduler.situation();
+            planning.remembered.store(remembered, Ordering::Relaxed);
             note(planning, [waiting, in_trouble, unreadable], &decisions.panics);
             for fault in &decisions.faults {
                 recorder.record(&warning_of(fault));

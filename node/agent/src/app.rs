@@ -16,7 +16,7 @@ use coracle_core::{Desired, Observation, Observed, PodUid, observe::News};
 use coracle_proto::node::{BlockClaimed, LogRequest, ObjectEvent, TrustChanged, node_down::Body};
 use coracle_wasi_host::Container;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::Instant,
 };
@@ -26,6 +26,7 @@ use self::{seats::Seats, settle::Wakes};
 use crate::{
     decode::{Decoded, Key},
     execute::{At, Executor},
+    held::Held,
     identity::Identity,
     link::FromLink,
     log_streams::LogStreams,
@@ -52,6 +53,8 @@ pub enum Event {
         at: At,
         container: Container,
     },
+    /// Somebody asks what the node holds.
+    Count(oneshot::Sender<Held>),
     /// The node is to stop.
     Stop,
 }
@@ -60,22 +63,22 @@ pub struct App {
     identity: Arc<Identity>,
     /// The generation of the cluster's authorities.
     trust: watch::Sender<u64>,
-    desired: Desired,
-    observed: Observed,
-    executor: Executor,
-    network: NetworkObjects,
-    logs: LogStreams,
+    pub(crate) desired: Desired,
+    pub(crate) observed: Observed,
+    pub(crate) executor: Executor,
+    pub(crate) network: NetworkObjects,
+    pub(crate) logs: LogStreams,
     /// Pods by namespace and name: a new uid under an old name replaces the old pod.
-    names: BTreeMap<(String, String), PodUid>,
+    pub(crate) names: BTreeMap<(String, String), PodUid>,
     /// All objects that the leader sent, and those of the present link.
-    known: BTreeSet<Key>,
-    seen: BTreeSet<Key>,
+    pub(crate) known: BTreeSet<Key>,
+    pub(crate) seen: BTreeSet<Key>,
     /// The whole of what this node needs has been seen at least once: nothing is decided before.
     synced: bool,
     /// Whether the present link has said that everything was sent.
     link_synced: bool,
-    dirty: BTreeSet<PodUid>,
-    wakes: Wakes,
+    pub(crate) dirty: BTreeSet<PodUid>,
+    pub(crate) wakes: Wakes,
     seats: Seats,
     network_due: Option<Instant>,
     /// The longest that a pod may take to end when the node stops.
@@ -192,6 +195,10 @@ impl App {
                 let observation = self.executor.started(at, container);
                 self.observe(observation);
             }
+            Event::Count(asked) => {
+                // Who asked may be gone.
+                let _ = asked.send(self.held());
+            }
             Event::Stop => {}
         }
     }
@@ -249,7 +256,8 @@ impl App {
         self.executor.context().network.update(self.network.state());
     }
 
-    fn report_usage(&self) {
+    fn report_usage(&mut self) {
+        self.logs.forget_ended();
         if self.link_synced {
             let usage = usage::report(self.executor.containers());
             self.executor.context().link.post(|outbox| outbox.usage(usage));

@@ -135,6 +135,15 @@ impl Artifacts {
         self.files.lock().get(image_id).cloned()
     }
 
+    /// How many there are of what is remembered.
+    pub fn held(&self) -> [(&'static str, usize); 3] {
+        [
+            ("names of images", self.known.lock().len()),
+            ("images", self.files.lock().len()),
+            ("pulls", self.pulls.lock().len()),
+        ]
+    }
+
     fn note(&self, image: &str, known: Known) {
         self.files.lock().insert(known.image_id.clone(), known.path.clone());
         self.known.lock().insert(image.to_owned(), known);

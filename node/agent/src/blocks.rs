@@ -86,6 +86,11 @@ impl Blocks {
         }
     }
 
+    /// Addresses that pods have.
+    pub fn held(&self) -> usize {
+        self.used.len()
+    }
+
     /// The node's own address in the pod network, once it holds a block.
     pub fn node_address(&self) -> Option<Ipv4Addr> {
         self.blocks.keys().next().map(|[a, b, c]| Ipv4Addr::new(*a, *b, *c, NODE_PART))
@@ -123,6 +128,10 @@ impl<T> Waiting<T> {
     pub fn push(&mut self, waiting: T) {
         self.queue.insert(self.next, waiting);
         self.next += 1;
+    }
+
+    pub fn held(&self) -> usize {
+        self.queue.len()
     }
 
     /// A claim to send, where any wait and none is under way.

@@ -27,6 +27,9 @@ pub struct NodeConfig {
     /// Proxies before the gateway. Only what they say in `X-Forwarded-*` is believed; what other clients say there is
     /// replaced.
     pub trusted_proxies: Vec<Cidr>,
+    /// Where `/metrics` is served, over plain HTTP and to anybody who reaches it; `None` serves it nowhere. Port 0 picks a
+    /// free one.
+    pub metrics_listen: Option<SocketAddr>,
     pub labels: BTreeMap<String, String>,
     /// Whether the pods of all namespaces may open connections to beyond the cluster; otherwise those of namespaces with
     /// the label `coracle.dev/egress=allow` may.
@@ -76,6 +79,7 @@ impl NodeConfig {
             fabric_advertise: None,
             gateway_listen: None,
             trusted_proxies: Vec::new(),
+            metrics_listen: None,
             labels: BTreeMap::new(),
             allow_egress: false,
             allow_local_artifacts: false,

@@ -176,6 +176,18 @@ impl Executor {
         })
     }
 
+    /// How many there are of what the executor keeps.
+    pub fn held(&self) -> [(&'static str, usize); 6] {
+        [
+            ("sandboxes", self.runtimes.len()),
+            ("containers", self.containers().count()),
+            ("pod addresses", self.blocks.held()),
+            ("pods that wait for an address", self.waiting.held()),
+            ("starts", STARTS_MAX - self.starts.available_permits()),
+            ("plans and mounts", self.planner.held()),
+        ]
+    }
+
     fn pull(&self, at: At, image: String, policy: PullPolicy) {
         let context = self.context.clone();
         self.background(async move {

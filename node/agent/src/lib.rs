@@ -11,6 +11,7 @@ mod config;
 mod decode;
 mod events;
 mod execute;
+mod held;
 mod identity;
 mod link;
 mod log_streams;

@@ -50,7 +50,7 @@ impl LogStreams {
 
     /// Begins to send a log. `pod` is the pod where it is wanted on this node, `state` what became of it.
     pub fn serve(&mut self, request: LogRequest, pod: Option<&Pod>, state: Option<&PodState>) {
-        self.streams.retain(|_, stream| !stream.task.is_finished());
+        self.forget_ended();
         let (id, link, logs) = (request.request, self.link.clone(), self.logs.clone());
         let number = self.number;
         let asked = self.check(&request, pod, state);
@@ -76,6 +76,15 @@ impl LogStreams {
         if let Some(old) = self.streams.insert(id, Stream { task, granted }) {
             old.task.abort();
         }
+    }
+
+    /// Lets go of what has been sent to its end.
+    pub fn forget_ended(&mut self) {
+        self.streams.retain(|_, stream| !stream.task.is_finished());
+    }
+
+    pub fn held(&self) -> usize {
+        self.streams.len()
     }
 
     fn check(

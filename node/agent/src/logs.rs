@@ -102,6 +102,11 @@ impl Logs {
         removals.push(self.root.join(uid.as_str()));
     }
 
+    /// Logs that are being written.
+    pub fn held(&self) -> usize {
+        self.live.lock().len()
+    }
+
     /// Where the logs lie: a directory a pod, named by its uid.
     pub fn root(&self) -> &Path {
         &self.root

@@ -167,6 +167,13 @@ impl NetworkObjects {
         }
     }
 
+    /// How many objects there are.
+    pub fn held(&self) -> usize {
+        let claims = self.addresses.len() + self.node_ports.len();
+        let others = self.blocks.len() + self.nodes.len() + self.egress_namespaces.len();
+        self.services.len() + self.slices.len() + self.ingresses.len() + self.pods.len() + claims + others
+    }
+
     /// Everything, for the fabric.
     pub fn state(&self) -> NetworkState {
         let mut services = self.services.clone();

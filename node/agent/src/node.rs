@@ -26,6 +26,7 @@ use crate::{
     config::{Capacity, NodeConfig},
     decode,
     execute::{Context, Executor},
+    held::Page,
     identity::{Identity, IdentityError},
     link::{self, LinkConfig},
     logs::Logs,
@@ -56,6 +57,7 @@ pub enum NodeError {
 pub struct Node {
     name: String,
     fabric: Fabric,
+    metrics_address: Option<SocketAddr>,
     events: mpsc::Sender<Event>,
     /// The loop, and what renews the certificate.
     tasks: Mutex<Option<[JoinHandle<()>; 2]>>,
@@ -109,6 +111,11 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
     let (link, link_task) = link::start(link_config, said);
     let wishes = wishes::load(&config.data_dir);
     tokio::spawn(decode::run(heard, events.clone(), Recorder::start(config.data_dir.clone())));
+    let page = Page { events: events.clone(), fabric: fabric.clone(), host: host.clone() };
+    let metrics_address = match config.metrics_listen {
+        Some(listen) => Some(fabric.serve_metrics(listen, move || page.clone().write()).await?),
+        None => None,
+    };
     let executor = Executor::new(Context {
         node_name: identity.name.clone(),
         host,
@@ -137,7 +144,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
     let renewal = Renewal { identity, tls: node_tls, addresses, advertise, wanted: app.trust() };
     let renewal = tokio::spawn(renewal.run());
     let app = tokio::spawn(app.run(received, link_task));
-    Ok(Node { name, fabric, events, tasks: Mutex::new(Some([app, renewal])) })
+    Ok(Node { name, fabric, metrics_address, events, tasks: Mutex::new(Some([app, renewal])) })
 }
 
 impl Node {
@@ -153,6 +160,11 @@ impl Node {
     /// Where the outside world reaches ingresses, if this node serves a gateway.
     pub fn gateway_address(&self) -> Option<SocketAddr> {
         self.fabric.gateway_address()
+    }
+
+    /// Where this node says what it holds, if it does.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
     }
 
     /// Stops all pods, each within its grace and the configured most, and the node. The cluster's wishes stay: the next

@@ -197,6 +197,8 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<PathBuf>,
+    /// Directories that take turns, and those that wait for their next try.
+    at_work: usize,
     /// Nobody will ask for more: what is left is removed at the next start.
     closed: bool,
 }
@@ -213,6 +215,12 @@ impl Removals {
     pub fn push(&self, path: PathBuf) {
         self.shared.queue.lock().waiting.push_back(path);
         self.shared.changed.notify_one();
+    }
+
+    /// Directories that are not removed yet.
+    pub fn held(&self) -> usize {
+        let queue = self.shared.queue.lock();
+        queue.waiting.len() + queue.at_work
     }
 }
 
@@ -264,6 +272,7 @@ impl Worker {
                     Err(error) => self.fail(path, &error, wait),
                 }
             }
+            queue.at_work = self.active.len() + self.failed.len();
             if !self.active.is_empty() {
                 return true;
             }

@@ -65,7 +65,6 @@ impl Egress {
     }
 
     /// Connections that are open.
-    #[cfg(test)]
     pub(crate) fn open(&self) -> usize {
         self.connections.held()
     }

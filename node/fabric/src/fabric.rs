@@ -3,6 +3,7 @@
 mod arrivals;
 mod datagrams;
 mod dial;
+mod held;
 
 use crate::caller::Attached;
 use crate::dns::{self, Found};
@@ -10,7 +11,7 @@ use crate::door::Door;
 use crate::egress::Egress;
 use crate::error::FabricError;
 use crate::flows::Flows;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Pool};
 use crate::model::{Cidr, NetworkState};
 use crate::node_port::NodePorts;
 use crate::policy::Policy;
@@ -81,6 +82,9 @@ pub(crate) struct Inner {
     flows: Flows,
     resolver: Resolver,
     egress: Egress,
+    /// The gateway's connections to endpoints.
+    kept: Arc<Pool>,
+    descriptors: Descriptors,
     peers: Arc<Peers>,
     members: Arc<Members>,
     node_ports: Option<NodePorts>,
@@ -125,6 +129,8 @@ impl Fabric {
             flows: Flows::default(),
             resolver,
             egress: Egress::new(descriptors.clone()),
+            kept: Arc::default(),
+            descriptors: descriptors.clone(),
             peers: Arc::new(Peers::new(config.tls.client.clone(), members.clone(), stopped.clone())),
             members: members.clone(),
             node_ports: gateway_address
@@ -166,6 +172,7 @@ impl Fabric {
         inner.tables.store(tables.clone());
         inner.changes.send_modify(|count| *count += 1);
         inner.counters.prune();
+        inner.balancer.prune(&tables);
         inner.peers.retain(|node, fabric| tables.fabric_of(node).is_some_and(|known| &**known == fabric));
         if let Some(node_ports) = &inner.node_ports {
             let _runtime = inner.runtime.enter();
@@ -188,6 +195,7 @@ impl Fabric {
         if let Some(former) = removed {
             former.gone.cancel();
         }
+        self.inner.flows.forget_pod(address);
     }
 
     /// What one pod of a Kubernetes namespace has beyond itself; names are searched there first. It sends from the
@@ -196,7 +204,6 @@ impl Fabric {
         Arc::new(PodUplink::new(self.inner.clone(), pod_namespace))
     }
 
-    #[cfg(test)]
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.inner
     }
@@ -207,7 +214,7 @@ impl Fabric {
     }
 }
 
-async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, FabricError> {
+pub(crate) async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, FabricError> {
     TcpListener::bind(address).await.map_err(|source| FabricError::Listen { address, purpose, source })
 }
 
@@ -234,6 +241,14 @@ impl Inner {
     #[cfg(test)]
     pub(crate) fn streams_to(&self, node: &str) -> usize {
         self.peers.streams_to(node)
+    }
+
+    pub(crate) fn descriptors(&self) -> &Descriptors {
+        &self.descriptors
+    }
+
+    pub(crate) fn kept(&self) -> &Arc<Pool> {
+        &self.kept
     }
 
     pub(crate) fn trusted_proxies(&self) -> &[Cidr] {

@@ -3,11 +3,13 @@
 //! A flow is what one socket sends to one address, a service's or a pod's. No two flows look alike to the endpoint: where
 //! they would, as when a socket sends to a service and to one of its endpoints directly, the later one comes from
 //! another port. So each answer is of one flow, and comes from the address that the flow was sent to.
+//!
+//! The flows of a pod go with it: its address is another pod's later.
 
 use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,8 +44,8 @@ pub(crate) struct Flows {
 }
 
 struct State {
-    /// Socket and the address that it sends to.
-    out: HashMap<(SocketAddr, SocketAddr), Flow>,
+    /// By the pod, then by its socket and the address that this sends to.
+    out: HashMap<IpAddr, HashMap<(SocketAddr, SocketAddr), Flow>>,
     /// The two ends as the endpoint sees them, to the key of `out`.
     back: HashMap<(SocketAddr, SocketAddr), (SocketAddr, SocketAddr)>,
     swept: Instant,
@@ -84,7 +86,7 @@ impl Flows {
         choose: impl FnOnce() -> Result<SocketAddr, E>,
     ) -> Result<Option<Way>, E> {
         let mut state = self.state.lock();
-        if let Some(flow) = state.out.get_mut(&(client, to))
+        if let Some(flow) = state.flow_mut(&(client, to))
             && !flow.is_idle()
             && still_serves(flow.way.endpoint)
         {
@@ -97,8 +99,22 @@ impl Flows {
         let Some(source) = state.free_source(client, endpoint) else { return Ok(None) };
         let way = Way { source, endpoint };
         state.back.insert((source, endpoint), (client, to));
-        state.out.insert((client, to), Flow { way, last: Instant::now(), _place: place });
+        let flow = Flow { way, last: Instant::now(), _place: place };
+        state.out.entry(client.ip()).or_default().insert((client, to), flow);
         Ok(Some(way))
+    }
+
+    /// Forgets what a pod has sent, which is gone.
+    pub(crate) fn forget_pod(&self, pod: IpAddr) {
+        let mut state = self.state.lock();
+        for flow in state.out.remove(&pod).into_iter().flat_map(HashMap::into_values) {
+            state.back.remove(&(flow.way.source, flow.way.endpoint));
+        }
+    }
+
+    /// Flows that are remembered.
+    pub(crate) fn held(&self) -> usize {
+        self.places.held()
     }
 
     fn place(&self, state: &mut State, holder: &Holder) -> Option<Permit> {
@@ -114,7 +130,7 @@ impl Flows {
     pub(crate) fn answered(&self, from: SocketAddr, to: SocketAddr) -> Option<(SocketAddr, SocketAddr)> {
         let mut state = self.state.lock();
         let key = *state.back.get(&(to, from))?;
-        let flow = state.out.get_mut(&key)?;
+        let flow = state.flow_mut(&key)?;
         if flow.is_idle() {
             state.forget(&key);
             return None;
@@ -125,6 +141,10 @@ impl Flows {
 }
 
 impl State {
+    fn flow_mut(&mut self, key: &(SocketAddr, SocketAddr)) -> Option<&mut Flow> {
+        self.out.get_mut(&key.0.ip())?.get_mut(key)
+    }
+
     /// The client's own address, or another port of it where an endpoint could not tell the flows apart.
     fn free_source(&self, client: SocketAddr, endpoint: SocketAddr) -> Option<SocketAddr> {
         let is_free = |source: &SocketAddr| !self.back.contains_key(&(*source, endpoint));
@@ -133,20 +153,27 @@ impl State {
     }
 
     fn forget(&mut self, key: &(SocketAddr, SocketAddr)) {
-        if let Some(flow) = self.out.remove(key) {
+        let Some(flows) = self.out.get_mut(&key.0.ip()) else { return };
+        if let Some(flow) = flows.remove(key) {
             self.back.remove(&(flow.way.source, flow.way.endpoint));
+        }
+        if flows.is_empty() {
+            self.out.remove(&key.0.ip());
         }
     }
 
     fn forget_idle(&mut self) {
         let Self { out, back, swept } = self;
         *swept = Instant::now();
-        out.retain(|_, flow| {
-            let keep = !flow.is_idle();
-            if !keep {
-                back.remove(&(flow.way.source, flow.way.endpoint));
-            }
-            keep
+        out.retain(|_, flows| {
+            flows.retain(|_, flow| {
+                let keep = !flow.is_idle();
+                if !keep {
+                    back.remove(&(flow.way.source, flow.way.endpoint));
+                }
+                keep
+            });
+            !flows.is_empty()
         });
     }
 }
@@ -206,7 +233,22 @@ mod tests {
         assert!(way(&flows, "10.128.1.9:4", SERVICE).is_some(), "what is idle makes room");
         assert_eq!(way(&flows, "10.128.1.9:5", SERVICE), None);
         let state = flows.state.lock();
-        assert_eq!((state.out.len(), state.back.len(), flows.places.held()), (3, 3, 3));
+        let out: usize = state.out.values().map(HashMap::len).sum();
+        assert_eq!((out, state.back.len(), flows.places.held()), (3, 3, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_left_of_a_pod_that_is_gone() {
+        let flows = Flows::default();
+        for port in 1..100 {
+            way(&flows, &format!("10.128.1.9:{port}"), SERVICE).unwrap();
+        }
+        way(&flows, "10.128.1.8:1", SERVICE).unwrap();
+        flows.forget_pod([10, 128, 1, 9].into());
+        assert_eq!(flows.answered(at(ENDPOINT), at("10.128.1.9:1")), None, "the next pod of this address");
+        assert!(flows.answered(at(ENDPOINT), at("10.128.1.8:1")).is_some(), "others keep theirs");
+        let state = flows.state.lock();
+        assert_eq!((state.out.len(), state.back.len(), flows.held()), (1, 1, 1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@ mod pool;
 mod router;
 mod upgrade;
 
+pub(crate) use pool::Pool;
 pub(crate) use router::Router;
 
 use crate::door::{Arrival, Door};

@@ -20,6 +20,7 @@ mod flows;
 mod gateway;
 mod model;
 mod node_port;
+mod page;
 mod policy;
 mod resolver;
 mod service;

@@ -47,6 +47,11 @@ impl NodePorts {
         Self { address, serving: Mutex::default(), descriptors, stopped }
     }
 
+    /// Ports that are served, or were to be.
+    pub(crate) fn held(&self) -> usize {
+        self.serving.lock().len()
+    }
+
     /// Listens on the ports that the tables name and on no others. Needs a tokio runtime in context.
     pub(crate) fn update(&self, inner: &Arc<Inner>, tables: &Tables) {
         let mut serving = self.serving.lock();

@@ -94,6 +94,11 @@ impl Resolver {
         Self { source, lookups: Shares::new(LOOKUPS_MAX), cache: Cache::default() }
     }
 
+    /// Lookups that are under way.
+    pub(crate) fn held(&self) -> usize {
+        self.lookups.held()
+    }
+
     fn system(&self) -> Arc<System> {
         match &self.source {
             Source::Files(files) => files.load(),

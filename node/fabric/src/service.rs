@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Clients remembered for sessionAffinity on one node, of all services together.
@@ -63,12 +64,33 @@ impl Failed {
 /// Chooses endpoints, and remembers whom clients with affinity were sent to.
 #[derive(Default)]
 pub(crate) struct Balancer {
-    affinities: Mutex<HashMap<(String, IpAddr), Affinity>>,
+    affinities: Mutex<Affinities>,
+}
+
+#[derive(Default)]
+struct Affinities {
+    /// By the service's full name, then by the client.
+    by_service: HashMap<String, HashMap<IpAddr, Affinity>>,
+    count: usize,
+}
+
+impl Affinities {
+    /// Keeps those that `keep` wants.
+    fn retain(&mut self, mut keep: impl FnMut(&str, &Affinity) -> bool) {
+        self.count = 0;
+        self.by_service.retain(|service, clients| {
+            clients.retain(|_, affinity| keep(service, affinity));
+            self.count += clients.len();
+            !clients.is_empty()
+        });
+    }
 }
 
 struct Affinity {
     endpoint: SocketAddr,
     last: Instant,
+    /// The service's, when the client was there last.
+    timeout: Duration,
 }
 
 impl Balancer {
@@ -103,21 +125,44 @@ impl Balancer {
     pub(crate) fn remember(&self, service: &Service, client: IpAddr, choice: Choice) {
         let Some(timeout) = service.entry.client_affinity else { return };
         let mut affinities = self.affinities.lock();
-        if affinities.len() >= AFFINITIES_MAX {
-            affinities.retain(|_, affinity| affinity.last.elapsed() < timeout);
+        if affinities.count >= AFFINITIES_MAX {
+            affinities.retain(|_, affinity| affinity.last.elapsed() < affinity.timeout);
         }
-        if affinities.len() >= AFFINITIES_MAX {
+        if affinities.count >= AFFINITIES_MAX {
             // All are live: this client is balanced like one without affinity.
             return;
         }
-        let affinity = Affinity { endpoint: choice.address, last: Instant::now() };
-        affinities.insert((service.full_name(), client), affinity);
+        let affinity = Affinity { endpoint: choice.address, last: Instant::now(), timeout };
+        let clients = affinities.by_service.entry(service.full_name()).or_default();
+        if clients.insert(client, affinity).is_none() {
+            affinities.count += 1;
+        }
+    }
+
+    /// Forgets the clients of services that are gone, or have no affinity any more.
+    pub(crate) fn prune(&self, tables: &Tables) {
+        let mut affinities = self.affinities.lock();
+        let Affinities { by_service, count } = &mut *affinities;
+        by_service.retain(|service, clients| {
+            let (namespace, name) = service.split_once('/').unwrap_or_default();
+            let known = tables.service(namespace, name);
+            let keep = known.is_some_and(|service| service.entry.client_affinity.is_some());
+            if !keep {
+                *count -= clients.len();
+            }
+            keep
+        });
+    }
+
+    /// Clients that are remembered.
+    pub(crate) fn held(&self) -> usize {
+        self.affinities.lock().count
     }
 
     fn affine(&self, service: &Service, client: IpAddr, port: usize) -> Option<Choice> {
         let timeout = service.entry.client_affinity?;
         let affinities = self.affinities.lock();
-        let affinity = affinities.get(&(service.full_name(), client))?;
+        let affinity = affinities.by_service.get(&service.full_name())?.get(&client)?;
         if affinity.last.elapsed() >= timeout {
             return None;
         }
@@ -159,5 +204,34 @@ mod tests {
         }
         assert_eq!(choose(0, &|_| false), None);
         assert_eq!(choose(1, &|_| true), None, "no endpoint has this port");
+    }
+
+    #[test]
+    fn clients_are_forgotten_with_their_service() {
+        let tables = |names: &[&str]| {
+            let service = |name: &&str| ServiceEntry {
+                namespace: "d".into(),
+                name: (*name).into(),
+                client_affinity: Some(Duration::from_secs(10_800)),
+                ..ServiceEntry::default()
+            };
+            let services = names.iter().map(service).collect();
+            Tables::build(NetworkState { services, ..NetworkState::default() }, &Default::default())
+        };
+        let (balancer, both) = (Balancer::default(), tables(&["stays", "goes"]));
+        let choice = Choice { index: 0, address: "10.128.0.5:80".parse().unwrap() };
+        for client in 0..100 {
+            for name in ["stays", "goes"] {
+                let service = both.service("d", name).unwrap();
+                balancer.remember(service, [10, 0, 0, client].into(), choice);
+                balancer.remember(service, [10, 0, 0, client].into(), choice);
+            }
+        }
+        balancer.prune(&both);
+        assert_eq!(balancer.held(), 200);
+        balancer.prune(&tables(&["stays", "new"]));
+        assert_eq!(balancer.held(), 100);
+        balancer.prune(&tables(&[]));
+        assert!(balancer.held() == 0 && balancer.affinities.lock().by_service.is_empty());
     }
 }

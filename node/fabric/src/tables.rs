@@ -251,6 +251,11 @@ impl Counters {
         counter
     }
 
+    /// Addresses that are counted.
+    pub(crate) fn held(&self) -> usize {
+        self.by_address.lock().len()
+    }
+
     /// Forgets addresses that no service and no connection knows any more.
     pub(crate) fn prune(&self) {
         self.by_address.lock().retain(|_, counter| counter.strong_count() > 0);

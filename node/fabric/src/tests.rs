@@ -3,6 +3,7 @@
 mod clients;
 mod cluster;
 mod gateway;
+mod held;
 mod names;
 mod outside;
 mod services;

@@ -10,7 +10,8 @@ pub fn bytes(name: &str) -> Option<&'static [u8]> {
     ALL.iter().find(|(sample, _)| *sample == name).map(|(_, bytes)| *bytes)
 }
 
-/// The file of the sample workload of this name, on the machine that built it: for tests.
+/// The file of the sample workload of this name, or of one that only measurements run, on the machine that built it: for
+/// tests.
 ///
 /// # Panics
 /// Where there is no sample workload of that name.

@@ -28,6 +28,11 @@ pub fn write(text: &mut Text, planning: &Planning) {
     // Most of them neither can read.
     let unreadable = all(|planner| planner.unreadable.load(Ordering::Relaxed));
     text.gauge("coracle_planning_objects_unreadable", help).is(unreadable.max().unwrap_or(0));
+    let help = "What a planner remembers beside the objects, as of its last plan: tasks, flights, backoffs, placements.";
+    let mut family = text.gauge("coracle_planning_remembered", help);
+    for (name, planner) in both {
+        family.with(&[("planner", name)], planner.remembered.load(Ordering::Relaxed));
+    }
     let panics = both.iter().map(|(_, planner)| planner.panics.load(Ordering::Relaxed));
     text.counter(
         "coracle_planning_panics_total",

@@ -24,6 +24,10 @@ pub fn write(text: &mut Text, data_dir: &Path) {
     let cpu = clock_gettime(ClockId::ProcessCPUTime);
     let cpu = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
     text.counter("process_cpu_seconds_total", "CPU time of the process, user and system.").is(cpu);
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        let tasks = runtime.metrics().num_alive_tasks();
+        text.gauge("coracle_process_tasks", "Tasks of the process that have not ended.").is(tasks);
+    }
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let field = |name: &str| -> Option<u64> {
         let line = status.lines().find(|line| line.starts_with(name))?;

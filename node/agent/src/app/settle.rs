@@ -15,12 +15,16 @@ const ROUNDS_MAX: usize = 32;
 
 /// When pods are to be looked at again, each once.
 #[derive(Default)]
-pub(super) struct Wakes {
+pub(crate) struct Wakes {
     by_time: BTreeSet<(Timestamp, PodUid)>,
     by_pod: BTreeMap<PodUid, Timestamp>,
 }
 
 impl Wakes {
+    pub(crate) fn held(&self) -> usize {
+        self.by_time.len().max(self.by_pod.len())
+    }
+
     pub fn first(&self) -> Option<Timestamp> {
         self.by_time.first().map(|(at, _)| *at)
     }

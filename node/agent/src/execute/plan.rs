@@ -28,6 +28,11 @@ impl Planner {
     pub fn new() -> Self {
         Self { plans: Arc::new(Semaphore::new(PLANS_MAX)), mounts: Arc::new(Semaphore::new(MOUNTS_MAX)) }
     }
+
+    /// How many are under way.
+    pub fn held(&self) -> usize {
+        PLANS_MAX + MOUNTS_MAX - self.plans.available_permits() - self.mounts.available_permits()
+    }
 }
 
 impl Executor {

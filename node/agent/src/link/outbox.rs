@@ -25,8 +25,8 @@ const LAZY: Duration = Duration::from_millis(50);
 pub struct Outbox {
     /// The newest status of every pod of this node.
     statuses: BTreeMap<String, PodStatus>,
-    /// Pods whose status is to be sent, at once or once the wait is over.
-    dirty: BTreeSet<String>,
+    /// Pods whose status is to be sent, and whether at once or once the wait is over.
+    dirty: BTreeMap<String, bool>,
     urgent: VecDeque<String>,
     lazy: VecDeque<(Instant, String)>,
     /// Pods that are over, until the cluster has forgotten them too.
@@ -60,25 +60,32 @@ impl Outbox {
     pub fn status(&mut self, status: PodStatus, lazy: bool) {
         let uid = status.uid.clone();
         self.statuses.insert(uid.clone(), status);
-        let fresh = self.dirty.insert(uid.clone());
         if !lazy {
-            self.urgent.push_back(uid);
-        } else if fresh {
+            self.hasten(uid);
+        } else if !self.dirty.contains_key(&uid) {
+            self.dirty.insert(uid.clone(), false);
             self.lazy.push_back((Instant::now() + LAZY, uid));
+        }
+    }
+
+    /// Has a pod's status sent at once. It is in the queue once, however often it changes while there is no link.
+    fn hasten(&mut self, uid: String) {
+        if self.dirty.insert(uid.clone(), true) != Some(true) {
+            self.urgent.push_back(uid);
         }
     }
 
     /// The cluster forgot what it was told of a pod: it is told again.
     pub fn status_again(&mut self, uid: &str) {
-        if self.statuses.contains_key(uid) && self.dirty.insert(uid.to_owned()) {
-            self.urgent.push_back(uid.to_owned());
+        if self.statuses.contains_key(uid) && !self.dirty.contains_key(uid) {
+            self.hasten(uid.to_owned());
         }
     }
 
     /// A pod is over on this node. Its last status goes first.
     pub fn gone(&mut self, gone: PodGone) {
-        if self.dirty.contains(&gone.uid) {
-            self.urgent.push_back(gone.uid.clone());
+        if self.dirty.contains_key(&gone.uid) {
+            self.hasten(gone.uid.clone());
         }
         self.gone_dirty.insert(gone.uid.clone());
         self.gone.insert(gone.uid.clone(), gone);
@@ -90,6 +97,17 @@ impl Outbox {
         self.dirty.remove(uid);
         self.gone.remove(uid);
         self.gone_dirty.remove(uid);
+    }
+
+    /// How much there is of what is to be sent.
+    pub fn held(&self) -> [(&'static str, usize); 5] {
+        [
+            ("statuses", self.statuses.len()),
+            ("statuses to send", self.dirty.len().max(self.urgent.len() + self.lazy.len())),
+            ("ends of pods to send", self.gone.len().max(self.gone_dirty.len())),
+            ("events to send", self.events.len()),
+            ("messages without an answer", self.in_flight.len() + self.later.len() + self.claims.len()),
+        ]
     }
 
     pub fn event(&mut self, event: NodeEvent) {
@@ -133,7 +151,7 @@ impl Outbox {
         self.bound_events();
         self.lazy.clear();
         self.urgent = self.statuses.keys().cloned().collect();
-        self.dirty = self.statuses.keys().cloned().collect();
+        self.dirty = self.statuses.keys().map(|uid| (uid.clone(), true)).collect();
         self.gone_dirty = self.gone.keys().cloned().collect();
         self.claims_dirty = self.claims.clone();
     }
@@ -218,13 +236,13 @@ impl Outbox {
 
     fn next_status(&mut self, now: Instant) -> Option<PodStatus> {
         while let Some(uid) = self.urgent.pop_front() {
-            if self.dirty.remove(&uid) {
+            if self.dirty.remove(&uid).is_some() {
                 return self.statuses.get(&uid).cloned();
             }
         }
         while self.lazy.front().is_some_and(|(due, _)| *due <= now) {
             let (_, uid) = self.lazy.pop_front()?;
-            if self.dirty.remove(&uid) {
+            if self.dirty.remove(&uid).is_some() {
                 return self.statuses.get(&uid).cloned();
             }
         }
@@ -284,6 +302,19 @@ mod tests {
         outbox.status_again("a");
         outbox.status_again("b");
         assert_eq!(drain(&mut outbox), ["a=running"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changes_often_without_a_link_waits_once() {
+        let mut outbox = Outbox::default();
+        for _ in 0..1000 {
+            outbox.status(status("a", "waiting"), true);
+            outbox.status(status("a", "running"), false);
+            outbox.status(status("b", "failed"), false);
+            outbox.gone(PodGone { uid: "b".into(), ..Default::default() });
+        }
+        assert!(outbox.urgent.len() + outbox.lazy.len() <= 4, "{}", outbox.urgent.len());
+        assert_eq!(drain(&mut outbox), ["a=running", "b=failed", "b gone"]);
     }
 
     fn event(text: &'static str) -> NodeEvent {

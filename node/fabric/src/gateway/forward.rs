@@ -76,7 +76,7 @@ impl Failure {
 
 impl Forwarder {
     pub(super) fn new(fabric: Arc<Inner>) -> Self {
-        Self { fabric, pool: Arc::default(), next_port: AtomicU16::new(1024) }
+        Self { pool: fabric.kept().clone(), fabric, next_port: AtomicU16::new(1024) }
     }
 
     /// Answers one request; what goes wrong is a response as well.

@@ -5,7 +5,9 @@ use hyper::client::conn::http1::SendRequest;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 /// Idle connections kept to one endpoint.
@@ -19,8 +21,24 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(4);
 
 /// Idle connections by endpoint.
 #[derive(Default)]
-pub(super) struct Pool {
-    idle: Mutex<HashMap<SocketAddr, Vec<Idle>>>,
+pub(crate) struct Pool {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    idle: HashMap<SocketAddr, Vec<Idle>>,
+    /// A task closes what nobody has asked for in time, as long as there is anything.
+    sweeping: bool,
+}
+
+impl State {
+    fn close_idle(&mut self) {
+        self.idle.retain(|_, kept| {
+            kept.retain(Idle::is_usable);
+            !kept.is_empty()
+        });
+    }
 }
 
 struct Idle {
@@ -37,35 +55,96 @@ impl Idle {
 impl Pool {
     /// The connection to an endpoint that was used last, if one is still open.
     pub(super) fn take(&self, endpoint: SocketAddr) -> Option<SendRequest<HttpBody>> {
-        let mut idle = self.idle.lock();
-        let kept = idle.get_mut(&endpoint)?;
+        let mut state = self.state.lock();
+        let kept = state.idle.get_mut(&endpoint)?;
         while let Some(connection) = kept.pop() {
             if connection.is_usable() {
                 return Some(connection.sender);
             }
         }
-        idle.remove(&endpoint);
+        state.idle.remove(&endpoint);
         None
     }
 
     /// Keeps a connection whose last response has been read. Beyond the bounds it is closed.
-    pub(super) fn keep(&self, endpoint: SocketAddr, sender: SendRequest<HttpBody>) {
-        let mut idle = self.idle.lock();
-        if idle.len() >= ENDPOINTS_MAX && !idle.contains_key(&endpoint) {
-            idle.retain(|_, kept| {
-                kept.retain(Idle::is_usable);
-                !kept.is_empty()
-            });
+    pub(super) fn keep(self: &Arc<Self>, endpoint: SocketAddr, sender: SendRequest<HttpBody>) {
+        let mut state = self.state.lock();
+        if state.idle.len() >= ENDPOINTS_MAX && !state.idle.contains_key(&endpoint) {
+            state.close_idle();
         }
-        if idle.len() >= ENDPOINTS_MAX && !idle.contains_key(&endpoint) {
+        if state.idle.len() >= ENDPOINTS_MAX && !state.idle.contains_key(&endpoint) {
             return;
         }
-        let kept = idle.entry(endpoint).or_default();
+        let kept = state.idle.entry(endpoint).or_default();
         if kept.len() >= IDLE_MAX {
             kept.retain(Idle::is_usable);
         }
         if kept.len() < IDLE_MAX {
             kept.push(Idle { sender, since: Instant::now() });
         }
+        // Where there is no runtime any more the node ends.
+        if !state.sweeping
+            && let Ok(runtime) = Handle::try_current()
+        {
+            state.sweeping = true;
+            runtime.spawn(sweep(Arc::downgrade(self)));
+        }
+    }
+
+    /// Endpoints that connections are kept to.
+    pub(crate) fn held(&self) -> usize {
+        self.state.lock().idle.len()
+    }
+}
+
+/// An endpoint that is gone is never asked for again, and one that serves others leaves a connection of the gateway open
+/// for as long as it likes: so what is kept is closed also where nobody asks.
+async fn sweep(pool: Weak<Pool>) {
+    loop {
+        tokio::time::sleep(IDLE_TIME_MAX).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let mut state = pool.state.lock();
+        state.close_idle();
+        if state.idle.is_empty() {
+            state.sweeping = false;
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use coracle_wasi_host::net::empty_body;
+    use hyper::client::conn::http1;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_is_closed_in_time_though_nobody_asks_for_it() {
+        let pool = Arc::<Pool>::default();
+        let mut servers = Vec::new();
+        for port in 1..=3 {
+            let (client, mut server) = tokio::io::duplex(1024);
+            let (mut sender, connection) = http1::handshake(TokioIo::new(client)).await.unwrap();
+            tokio::spawn(connection);
+            let answered = async {
+                let read = server.read(&mut [0; 1024]).await.unwrap();
+                server.write_all(b"HTTP/1.1 204 No\r\n\r\n").await.unwrap();
+                read
+            };
+            let request = http::Request::get("/").header("host", "h").body(empty_body()).unwrap();
+            let (response, read) = tokio::join!(sender.send_request(request), answered);
+            assert!(response.unwrap().status() == 204 && read > 0);
+            sender.ready().await.unwrap();
+            pool.keep(SocketAddr::from(([10, 128, 0, 2], port)), sender);
+            servers.push(server);
+        }
+        assert_eq!(pool.held(), 3);
+        for mut server in servers {
+            assert_eq!(server.read(&mut [0; 16]).await.unwrap(), 0, "the endpoint sees the end");
+        }
+        assert_eq!(pool.held(), 0);
+        assert!(!pool.state.lock().sweeping, "nothing runs for a pool that keeps nothing");
     }
 }

@@ -149,6 +149,14 @@ impl Peers {
         self.peers.lock().retain(|name, peer| known(name, &peer.fabric));
     }
 
+    /// Connections to other nodes' pods, and datagrams that wait.
+    pub(crate) fn held(&self) -> (usize, usize) {
+        let peers = self.peers.lock();
+        peers.values().fold((0, 0), |(streams, waiting), peer| {
+            (streams + peer.streams.held(), waiting + peer.waiting.held())
+        })
+    }
+
     #[cfg(test)]
     pub(crate) fn streams_to(&self, node: &str) -> usize {
         self.peers.lock().get(node).map_or(0, |peer| peer.streams.held())

@@ -19,11 +19,12 @@ pub(super) async fn send_all(sender: SendRequest<Bytes>, mut waiting: mpsc::Rece
     let Some(request) = datagrams_request() else { return };
     let Ok((_response, mut stream)) = sender.send_request(request, false) else { return };
     let mut next = Some(first);
-    // Its place is kept until it is sent.
-    while let Some((datagram, _place)) = next {
+    while let Some((datagram, place)) = next {
         if send_one(&mut stream, datagram.encode()).await.is_none() {
             return;
         }
+        // Its pod may be gone before there is another one.
+        drop(place);
         next = waiting.recv().await;
     }
 }
