@@ -104,7 +104,8 @@ async fn start(
         .artifacts
         .path(&plan.image_id)
         .ok_or_else(|| create(format!("the image {} is not on this node any more", plan.image_id)))?;
-    let artifact = context.host.prepare(&path).await.map_err(|error| create(error.to_string()))?;
+    let artifact = context.host.prepare(&path, &pod.metadata.namespace).await;
+    let artifact = artifact.map_err(|error| create(error.to_string()))?;
     // After the compiler: what it is busy with holds up no container that is ready to run.
     let _permit = starts.acquire().await.map_err(|error| create(error.to_string()))?;
     let (logs, log_at) = (context.logs.clone(), at.clone());
