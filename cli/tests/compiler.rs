@@ -13,6 +13,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Says to this test's own program that it is to be a node that dies.
 const DYING_NODE: &str = "CORACLE_TEST_DYING_NODE";
 
+/// Tests that start compilers from this process take turns: they look at each other's otherwise.
+static COMPILERS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 fn host(dir: &Path) -> Host {
     let config = HostConfig {
         cache_dir: dir.join("cache"),
@@ -108,6 +111,7 @@ fn stat(pid: u32) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_compiler_is_confined_and_ends_when_nobody_waits_for_it() {
+    let _turn = COMPILERS.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let host = host(dir.path());
     let path = dir.path().join("slow.wasm");
@@ -145,6 +149,7 @@ async fn the_compiler_is_confined_and_ends_when_nobody_waits_for_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_makes_code_that_the_next_host_finds_and_says_what_is_wrong() {
+    let _turn = COMPILERS.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("small.wasm");
     fs::write(&path, program(50)).unwrap();
@@ -182,6 +187,7 @@ fn compile(wasm: &[u8], memory_bytes: u64, dir: &Path) -> String {
 
 #[test]
 fn its_memory_is_bounded() {
+    let _turn = COMPILERS.blocking_lock();
     let dir = tempfile::tempdir().unwrap();
     let wasm = program(2_000);
     let said = compile(&wasm, 64 << 20, dir.path());
