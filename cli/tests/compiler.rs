@@ -138,8 +138,8 @@ async fn the_compiler_is_confined_and_ends_when_nobody_waits_for_it() {
     assert!(
         environment.starts_with(b"MIMALLOC_") && environment.iter().filter(|byte| **byte == 0).count() == 1
     );
-    for file in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
-        let target = fs::read_link(file.unwrap().path()).unwrap().display().to_string();
+    for file in 0..=2 {
+        let target = fs::read_link(format!("/proc/{pid}/fd/{file}")).unwrap().display().to_string();
         assert!(target.starts_with("pipe:") || target.ends_with(".wasm.tmp (deleted)"), "{target}");
     }
     assert_eq!(fs::read_dir(dir.path().join("cache")).unwrap().count(), 1, "the key alone");
