@@ -1,23 +1,34 @@
 //! Artifacts: from the bytes of a `.wasm` file to something that can be instantiated.
 //!
-//! What a file is decides [`inspect`]; compiled code comes from the [`cache`] on disk or from [`compile`]; what it may
-//! import decides the linker. Everything that a user can do wrong here ends as a [`PrepareError`] with the mend in it.
+//! Compiled code comes from the [`cache`] on disk or from [`compile`], whose process reads a stranger's bytes first
+//! ([`inspect`]); what a component may import decides the linker. Whose turn it is to be compiled is in [`turns`], and
+//! what cannot be made in [`failures`]. Everything that a user can do wrong here ends as a [`PrepareError`] with the mend
+//! in it.
 
 mod cache;
+mod child;
 mod compile;
+mod confine;
+mod error;
+mod failures;
 mod inspect;
 mod nesting;
+mod turns;
+mod verdict;
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, WeakShared};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use tokio::sync::OnceCell;
 use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
@@ -27,10 +38,14 @@ use crate::engine::{self, Engines, WasiVersion, compatibility};
 use crate::linker::{self, State};
 
 use cache::DiskCache;
-use compile::Compilers;
-use inspect::Form;
+use compile::Compiler;
+use failures::Failures;
+use inspect::Kind;
+use turns::{Job, Turns, Waiting};
 
-pub use compile::compile_child_main;
+pub use child::compile_child_main;
+pub use confine::Confinement;
+pub use error::PrepareError;
 
 /// Bytes of a `.wasm` file: several times what interpreters compiled to WebAssembly need.
 const WASM_BYTES_MAX: u64 = 256 << 20;
@@ -41,6 +56,9 @@ const READY_MAX: usize = 512;
 /// Files whose digests are remembered.
 const KNOWN_FILES_MAX: usize = 4096;
 
+/// Bytes of a file that are hashed at once.
+const PIECE_BYTES: usize = 256 << 10;
+
 /// How a component is run, decided by what it exports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
@@ -50,81 +68,6 @@ pub enum Entry {
     HttpP2,
     /// `wasi:http/handler` of WASI 0.3: instances serve many requests.
     HttpP3,
-}
-
-/// Why a file cannot be run. The texts are shown to users.
-#[derive(Debug, thiserror::Error)]
-pub enum PrepareError {
-    /// Neither a component nor a module.
-    #[error("not WebAssembly: the file begins with {begins}; build it with a target such as wasm32-wasip2")]
-    NotWasm {
-        /// The first bytes, readable.
-        begins: String,
-    },
-    /// A core module that wants another host than WASI.
-    #[error(
-        "the core module imports {imports}, which no WASI host offers; build it for wasm32-wasip2 (or wasm32-wasip1), \
-         or make it a component"
-    )]
-    NotWasi {
-        /// The foreign imports, at most a few of them.
-        imports: String,
-    },
-    /// Compiled by a clang whose wasi-libc corrupts memory under the preview 1 adapter.
-    #[error(
-        "the module was built with clang {version}, whose memory allocator corrupts data under WASI; rebuild it with \
-         clang 15.0.7 or newer (wasi-sdk 19 or newer)"
-    )]
-    OldClang {
-        /// As the producers section names it.
-        version: String,
-    },
-    /// Nothing to call.
-    #[error(
-        "nothing to run: it exports {exports}, but neither wasi:cli/run (a program) nor wasi:http/incoming-handler or \
-         wasi:http/handler (a server); is it a library?"
-    )]
-    NoEntry {
-        /// What it exports instead, at most a few names.
-        exports: String,
-    },
-    /// It imports what this host does not have.
-    #[error("the component needs what this host does not offer: {message}")]
-    MissingImport {
-        /// The linker's words for it.
-        message: String,
-    },
-    /// Invalid, or beyond the compiler's limits.
-    #[error("it does not compile: {message}")]
-    Compile {
-        /// The compiler's words for it.
-        message: String,
-    },
-    /// Larger than any sensible program.
-    #[error("the file has {bytes} bytes, the limit is {limit}")]
-    TooLarge {
-        /// The file's size.
-        bytes: u64,
-        /// What is accepted.
-        limit: u64,
-    },
-    /// The file cannot be read, or the cache directory cannot be written.
-    #[error("{what} {path}: {source}")]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-}
-
-impl PrepareError {
-    fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> PrepareError {
-        let path = path.to_owned();
-        move |source| PrepareError::Io { what, path, source }
-    }
 }
 
 /// A component that is compiled, linked and ready for instances.
@@ -177,18 +120,60 @@ pub(crate) struct Artifacts {
     engines: Arc<Engines>,
     linker_p2: Linker<State>,
     linker_p3: Linker<State>,
+    /// What compiled code depends on beside the component.
+    compatibility: String,
     disk: DiskCache,
-    compilers: Compilers,
-    ready: Mutex<HashMap<String, Slot>>,
+    compiler: Compiler,
+    turns: Arc<Turns>,
+    failures: Failures,
+    shelf: Mutex<Shelf>,
     known_files: Mutex<HashMap<PathBuf, KnownFile>>,
-    compiled: std::sync::atomic::AtomicU64,
+    compiled: AtomicU64,
 }
 
-/// One artifact, perhaps in the making.
-struct Slot {
-    artifact: Arc<OnceCell<Arc<Artifact>>>,
-    /// Counts up with each use: the smallest goes first.
+/// By digest.
+#[derive(Default)]
+struct Shelf {
+    ready: HashMap<String, Ready>,
+    making: HashMap<String, Making>,
+    /// Counts up with each use.
+    uses: u64,
+}
+
+struct Ready {
+    artifact: Arc<Artifact>,
+    /// The smallest goes first.
     used: u64,
+}
+
+type Outcome = Result<Arc<Artifact>, PrepareError>;
+
+/// An artifact in the making. It ends with the last one that waits for it.
+struct Making {
+    outcome: WeakShared<BoxFuture<'static, Outcome>>,
+    job: Arc<Job>,
+}
+
+/// One that waits for an artifact. Fields are dropped in this order.
+struct Waiter {
+    outcome: Shared<BoxFuture<'static, Outcome>>,
+    _waiting: Waiting,
+    _leaving: Leaving,
+}
+
+/// Takes the artifact off the shelf where it is in the making for nobody.
+struct Leaving {
+    artifacts: Arc<Artifacts>,
+    digest: String,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let making = &mut self.artifacts.shelf.lock().making;
+        if making.get(&self.digest).is_some_and(|making| making.outcome.upgrade().is_none()) {
+            making.remove(&self.digest);
+        }
+    }
 }
 
 /// The digest of a file that has not changed since.
@@ -205,21 +190,29 @@ impl Artifacts {
         compiler: Option<PathBuf>,
     ) -> Result<Artifacts, HostError> {
         let wrong = |error: wasmtime::Error| HostError::Engine { message: format!("{error:#}") };
+        let compiling = [engines.p2.clone(), engines.p3.clone()];
         Ok(Artifacts {
             linker_p2: linker::linker(&engines.p2, WasiVersion::P2).map_err(wrong)?,
             linker_p3: linker::linker(&engines.p3, WasiVersion::P3).map_err(wrong)?,
+            compatibility: format!("{}-{}", compatibility(&engines.p2), compatibility(&engines.p3)),
             disk: DiskCache::open(cache_dir)?,
-            compilers: Compilers::new(compiler),
+            compiler: Compiler::new(compiler, compiling).map_err(HostError::Threads)?,
             engines,
-            ready: Mutex::new(HashMap::new()),
+            turns: Arc::default(),
+            failures: Failures::default(),
+            shelf: Mutex::default(),
             known_files: Mutex::new(HashMap::new()),
-            compiled: std::sync::atomic::AtomicU64::new(0),
+            compiled: AtomicU64::new(0),
         })
     }
 
     /// How many components were compiled, and not found in a cache, since the start.
     pub(crate) fn compiled(&self) -> u64 {
-        self.compiled.load(std::sync::atomic::Ordering::Relaxed)
+        self.compiled.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.turns.waiting()
     }
 
     /// Artifacts in memory, those in the making among them, and files whose digests are remembered.
@@ -228,23 +221,40 @@ impl Artifacts {
     }
 
     /// See [`crate::Host::prepare`].
-    pub(crate) async fn prepare(&self, path: &Path) -> Result<Arc<Artifact>, PrepareError> {
-        let (digest, wasm) = self.identify(path).await?;
-        let cell = self.slot(&digest);
-        let artifact = cell
-            .get_or_try_init(|| async {
-                let wasm = match wasm {
-                    Some(wasm) => wasm,
-                    None => read(path).await?,
-                };
-                self.build(digest, wasm).await.map(Arc::new)
-            })
-            .await?;
-        Ok(Arc::clone(artifact))
+    pub(crate) async fn prepare(self: &Arc<Self>, path: &Path, namespace: &str) -> Outcome {
+        let digest = self.identify(path).await?;
+        if let Some(artifact) = self.shelf.lock().take(&digest) {
+            return Ok(artifact);
+        }
+        if let Some(error) = self.failures.recall(&digest) {
+            return Err(error);
+        }
+        let mut waiter = self.join(digest, path, namespace)?;
+        (&mut waiter.outcome).await
     }
 
-    /// The file's digest, and its bytes where they had to be read for that.
-    async fn identify(&self, path: &Path) -> Result<(String, Option<Bytes>), PrepareError> {
+    /// Waits for an artifact with those that wait already, or has it made.
+    fn join(self: &Arc<Self>, digest: String, path: &Path, namespace: &str) -> Result<Waiter, PrepareError> {
+        let mut shelf = self.shelf.lock();
+        let under_way = shelf.making.get(&digest).and_then(|making| {
+            let outcome = making.outcome.upgrade()?;
+            Some((outcome, Arc::clone(&making.job)))
+        });
+        let (outcome, job) = under_way.unwrap_or_else(|| {
+            let job = self.turns.job();
+            let making = Arc::clone(self).make(digest.clone(), path.to_owned(), Arc::clone(&job));
+            (making.boxed().shared(), job)
+        });
+        let waiting = self.turns.wait(&job, namespace)?;
+        if let Some(weak) = outcome.downgrade() {
+            shelf.making.insert(digest.clone(), Making { outcome: weak, job });
+        }
+        let leaving = Leaving { artifacts: Arc::clone(self), digest };
+        Ok(Waiter { outcome, _waiting: waiting, _leaving: leaving })
+    }
+
+    /// The file's digest.
+    async fn identify(&self, path: &Path) -> Result<String, PrepareError> {
         let failed = PrepareError::io("cannot read", path);
         let metadata = tokio::fs::metadata(path).await.map_err(failed)?;
         if metadata.len() > WASM_BYTES_MAX {
@@ -253,116 +263,143 @@ impl Artifacts {
         let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
         let identity = (metadata.ino(), metadata.len(), modified);
         if let Some(known) = self.known_files.lock().get(path).filter(|known| known.identity == identity) {
-            return Ok((known.digest.clone(), None));
+            return Ok(known.digest.clone());
         }
-        let wasm = read(path).await?;
-        let hashed = wasm.clone();
-        let digest = blocking(move || hex::encode(Sha256::digest(&hashed))).await;
+        let file = path.to_owned();
+        let digest =
+            blocking(move || digest_of(&file)).await.map_err(PrepareError::io("cannot read", path))?;
         let mut known_files = self.known_files.lock();
         if known_files.len() >= KNOWN_FILES_MAX {
             known_files.clear();
         }
         known_files.insert(path.to_owned(), KnownFile { identity, digest: digest.clone() });
-        Ok((digest, Some(wasm)))
+        Ok(digest)
     }
 
-    fn slot(&self, digest: &str) -> Arc<OnceCell<Arc<Artifact>>> {
-        let mut ready = self.ready.lock();
-        let used = 1 + ready.values().map(|slot| slot.used).max().unwrap_or(0);
-        if ready.len() >= READY_MAX && !ready.contains_key(digest) {
-            // What a container uses, or what is being made, is held elsewhere too and stays.
-            let unused = |slot: &Slot| {
-                Arc::strong_count(&slot.artifact) == 1
-                    && slot.artifact.get().is_none_or(|artifact| Arc::strong_count(artifact) == 1)
-            };
-            let oldest = ready.iter().filter(|(_, slot)| unused(slot)).min_by_key(|(_, slot)| slot.used);
-            if let Some(oldest) = oldest.map(|(digest, _)| digest.clone()) {
-                ready.remove(&oldest);
+    async fn make(self: Arc<Self>, digest: String, path: PathBuf, job: Arc<Job>) -> Outcome {
+        let made = self.build(&digest, &path, &job).await;
+        match &made {
+            Ok(artifact) => {
+                self.failures.forget(&digest);
+                tracing::debug!(digest, entry = ?artifact.entry, "artifact ready");
+                self.shelf.lock().put(&digest, artifact);
             }
+            Err(error) => self.failures.remember(&digest, error),
         }
-        let slot = ready
-            .entry(digest.to_owned())
-            .or_insert_with(|| Slot { artifact: Arc::new(OnceCell::new()), used });
-        slot.used = used;
-        Arc::clone(&slot.artifact)
+        made
     }
 
-    async fn build(&self, digest: String, wasm: Bytes) -> Result<Artifact, PrepareError> {
-        let inspected = wasm.clone();
-        let form = blocking(move || inspect::inspect(&inspected)).await?;
-        let version = form.version();
-        let component = self.component(&digest, version, wasm, &form).await?;
-        let (entry, pre) = self.link(&component, &form)?;
-        tracing::debug!(digest, entry = ?entry, "artifact ready");
-        Ok(Artifact { digest, entry, weight: engine::weight(&component), pre })
-    }
-
-    /// The compiled component, from the disk cache where that has it and can vouch for it.
-    async fn component(
-        &self,
-        digest: &str,
-        version: WasiVersion,
-        wasm: Bytes,
-        form: &Form,
-    ) -> Result<Component, PrepareError> {
-        let engine = self.engines.of(version);
-        let key = format!("{digest}-{}-{}", version.name(), compatibility(engine));
-        if let Some(component) = self.load(&key, version).await {
-            return Ok(component);
-        }
-        let wasm = match form {
-            Form::Component { .. } => wasm,
-            Form::Module { .. } => {
-                let module = form.clone();
-                blocking(move || inspect::componentize(&module, &wasm)).await?
+    async fn build(self: &Arc<Self>, digest: &str, path: &Path, job: &Job) -> Outcome {
+        let key = format!("{digest}-{}", self.compatibility);
+        let (kind, component) = match self.load(&key).await {
+            Some(loaded) => loaded,
+            None => {
+                self.compile(digest, &key, path, job).await?;
+                self.load(&key).await.ok_or_else(|| PrepareError::GivenUp {
+                    message: "the compiled code could not be loaded".to_owned(),
+                })?
             }
         };
-        let output = self.disk.scratch(&key, "cwasm");
-        self.compilers.compile(engine, version, wasm, &output).await?;
-        self.compiled.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let disk = self.disk.clone();
-        let stored = key.clone();
-        blocking(move || disk.admit(&stored, &output)).await?;
-        match self.load(&key, version).await {
-            Some(component) => Ok(component),
-            None => {
-                Err(PrepareError::Compile { message: "the compiled code could not be loaded".to_owned() })
+        let (artifacts, digest) = (Arc::clone(self), digest.to_owned());
+        // A stranger's types are compared with the host's.
+        let linked = blocking(move || {
+            let pre = artifacts.link(&component, kind)?;
+            Ok(Artifact { digest, entry: kind.entry, weight: engine::weight(&component), pre })
+        });
+        linked.await.map(Arc::new)
+    }
+
+    /// Compiles the file into the cache when the job's turn has come; anew where it had to give up its place.
+    async fn compile(&self, digest: &str, key: &str, path: &Path, job: &Job) -> Result<(), PrepareError> {
+        let (kind, code) = loop {
+            let turn = job.turn().await;
+            let (file, expected) = (path.to_owned(), digest.to_owned());
+            // Not before, so that what waits takes no memory.
+            let wasm = blocking(move || read(&file, &expected)).await?;
+            tokio::select! {
+                compiled = self.compiler.compile(wasm, self.disk.scratch(key, "wasm")) => break compiled?,
+                () = turn.is_over() => tracing::debug!(digest, "a slow compile makes room for others"),
             }
-        }
+        };
+        self.compiled.fetch_add(1, Ordering::Relaxed);
+        let (disk, key) = (self.disk.clone(), key.to_owned());
+        blocking(move || disk.admit(&key, kind, code)).await
     }
 
-    async fn load(&self, key: &str, version: WasiVersion) -> Option<Component> {
-        let disk = self.disk.clone();
-        let key = key.to_owned();
-        let engine = self.engines.of(version).clone();
-        blocking(move || disk.load(&key, &engine)).await
+    async fn load(self: &Arc<Self>, key: &str) -> Option<(Kind, Component)> {
+        let (artifacts, key) = (Arc::clone(self), key.to_owned());
+        blocking(move || artifacts.disk.load(&key, &artifacts.engines)).await
     }
 
-    fn link(&self, component: &Component, form: &Form) -> Result<(Entry, Pre), PrepareError> {
+    fn link(&self, component: &Component, kind: Kind) -> Result<Pre, PrepareError> {
         let missing = |error: wasmtime::Error| PrepareError::MissingImport { message: format!("{error:#}") };
         let instance = |linker: &Linker<State>| -> Result<InstancePre<State>, PrepareError> {
             linker.instantiate_pre(component).map_err(missing)
         };
-        let linker = match form.version() {
+        let linker = match kind.engine {
             WasiVersion::P2 => &self.linker_p2,
             WasiVersion::P3 => &self.linker_p3,
         };
-        let pre = match (form.entry(), form.is_p3_entry()) {
-            (Entry::Command, false) => Pre::CommandP2(
+        Ok(match (kind.entry, kind.world) {
+            (Entry::Command, WasiVersion::P2) => Pre::CommandP2(
                 wasmtime_wasi::p2::bindings::CommandPre::new(instance(linker)?).map_err(missing)?,
             ),
-            (Entry::Command, true) => Pre::CommandP3(
+            (Entry::Command, WasiVersion::P3) => Pre::CommandP3(
                 wasmtime_wasi::p3::bindings::CommandPre::new(instance(linker)?).map_err(missing)?,
             ),
             (Entry::HttpP2, _) => Pre::HttpP2(ProxyPre::new(instance(linker)?).map_err(missing)?),
             (Entry::HttpP3, _) => Pre::HttpP3(ServicePre::new(instance(linker)?).map_err(missing)?),
-        };
-        Ok((form.entry(), pre))
+        })
     }
 }
 
-async fn read(path: &Path) -> Result<Bytes, PrepareError> {
-    tokio::fs::read(path).await.map(Bytes::from).map_err(PrepareError::io("cannot read", path))
+impl Shelf {
+    fn take(&mut self, digest: &str) -> Option<Arc<Artifact>> {
+        self.uses += 1;
+        let ready = self.ready.get_mut(digest)?;
+        ready.used = self.uses;
+        Some(Arc::clone(&ready.artifact))
+    }
+
+    fn put(&mut self, digest: &str, artifact: &Arc<Artifact>) {
+        self.uses += 1;
+        self.making.remove(digest);
+        self.ready.insert(digest.to_owned(), Ready { artifact: Arc::clone(artifact), used: self.uses });
+        if self.ready.len() > READY_MAX {
+            // What a container uses is held elsewhere too and stays.
+            let unused = self.ready.iter().filter(|(_, ready)| Arc::strong_count(&ready.artifact) == 1);
+            if let Some(oldest) = unused.min_by_key(|(_, ready)| ready.used).map(|(digest, _)| digest.clone())
+            {
+                self.ready.remove(&oldest);
+            }
+        }
+    }
+}
+
+/// SHA-256 of a file, in hexadecimal.
+fn digest_of(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(hex::encode(hasher.finalize())),
+            read => hasher.update(&piece[..read]),
+        }
+    }
+}
+
+/// A file that has this digest.
+fn read(path: &Path, digest: &str) -> Result<Vec<u8>, PrepareError> {
+    let failed = PrepareError::io("cannot read", path);
+    let mut wasm = Vec::new();
+    let file = File::open(path).and_then(|file| file.take(WASM_BYTES_MAX).read_to_end(&mut wasm));
+    file.map_err(failed)?;
+    if hex::encode(Sha256::digest(&wasm)) == digest {
+        Ok(wasm)
+    } else {
+        Err(PrepareError::Changed { path: path.to_owned() })
+    }
 }
 
 /// Runs work that takes milliseconds or more where it holds nobody up.

@@ -5,9 +5,12 @@
 //! virtual runtime) runs next, as in the kernel's fair scheduler. A tick of one millisecond lets running guests
 //! reach [`tick`], which keeps the accounts, ends what is killed, and makes room only where another one waits.
 //!
+//! An instruction or a call of the host that takes long holds only its own thread: see [`crew`].
+//!
 //! Threads are plain OS threads that have entered the tokio runtime's context, so that futures polled here may use
 //! its timers and spawn onto it.
 
+mod crew;
 mod group;
 mod queue;
 mod quota;
@@ -30,7 +33,8 @@ pub(crate) use group::{DEFAULT_WEIGHT, Group};
 pub(crate) use quota::Bucket;
 pub(crate) use task::{JoinError, JoinHandle};
 
-use queue::RunQueue;
+use crew::{Crew, SPARE_STAYS, Worker};
+use queue::{Due, RunQueue, Work};
 use task::Task;
 
 /// How often running guests are asked for their accounts. The granularity of sharing, and the delay of a kill.
@@ -55,6 +59,10 @@ pub(crate) struct Shared {
     ready: Condvar,
     /// Threads that are polling a task now.
     running: AtomicUsize,
+    /// Counts up from 1 while the ticker is awake.
+    ticks: AtomicU64,
+    /// What guest threads enter.
+    runtime: tokio::runtime::Handle,
     ticker_parked: AtomicBool,
     ticker: Mutex<Option<Thread>>,
     stopped: AtomicBool,
@@ -77,6 +85,8 @@ thread_local! {
     static CURRENT: RefCell<Option<Arc<Task>>> = const { RefCell::new(None) };
     /// This thread's CPU time at the last charge, in nanoseconds.
     static CHARGED_NS: Cell<u64> = const { Cell::new(0) };
+    /// This guest thread.
+    static WORKER: RefCell<Option<Arc<Worker>>> = const { RefCell::new(None) };
     /// [`tick`] told the guest to yield since the last [`take_preempted`].
     static PREEMPTED: Cell<bool> = const { Cell::new(false) };
 }
@@ -91,9 +101,11 @@ impl Executor {
         on_tick: impl Fn() + Send + Sync + 'static,
     ) -> std::io::Result<Executor> {
         let shared = Arc::new(Shared {
-            queue: Mutex::new(RunQueue::default()),
+            queue: Mutex::new(RunQueue::new(Crew::new(threads))),
             ready: Condvar::new(),
             running: AtomicUsize::new(0),
+            ticks: AtomicU64::new(1),
+            runtime: runtime.clone(),
             ticker_parked: AtomicBool::new(false),
             ticker: Mutex::new(None),
             stopped: AtomicBool::new(false),
@@ -107,15 +119,8 @@ impl Executor {
             std::thread::Builder::new().name("guest-tick".into()).spawn(move || run_ticker(&shared))?
         };
         *shared.ticker.lock() = Some(ticker.thread().clone());
-        for index in 0..threads.max(1) {
-            let shared = Arc::clone(&shared);
-            let runtime = runtime.clone();
-            std::thread::Builder::new().name(format!("guest-{index}")).spawn(move || {
-                let _context = runtime.enter();
-                // Without the right to change it the default priority is kept, which only costs latency.
-                let _ = rustix::process::nice(GUEST_THREAD_NICE);
-                run_thread(&shared);
-            })?;
+        for _ in 0..threads.max(1) {
+            start_thread(&shared)?;
         }
         Ok(executor)
     }
@@ -177,7 +182,7 @@ impl Shared {
     fn push(&self, task: Arc<Task>) {
         let mut queue = self.queue.lock();
         queue.push(task);
-        if queue.idle_threads > 0 {
+        if queue.wants_a_thread() {
             drop(queue);
             self.ready.notify_one();
         }
@@ -187,7 +192,7 @@ impl Shared {
     fn reap(&self, task: Arc<Task>) {
         let mut queue = self.queue.lock();
         queue.reap.push_back(task);
-        if queue.idle_threads > 0 {
+        if queue.wants_a_thread() {
             drop(queue);
             self.ready.notify_one();
         }
@@ -205,9 +210,18 @@ impl Shared {
     fn charge(&self, group: &Group, now: Instant) -> bool {
         let spent_ns = take_thread_cpu_ns();
         group.charge(spent_ns);
+        if spent_ns > crew::HEAVY_NS {
+            group.is_heavy_until(now + crew::HEAVY_FOR);
+        }
         let mut queue = self.queue.lock();
         queue.charge(group, spent_ns);
-        queue.is_behind(group) || group.blocked_until(now).is_some()
+        let over = WORKER.with_borrow(|worker| {
+            worker.as_ref().is_some_and(|worker| {
+                queue.crew.check_in(worker, self.ticks.load(Ordering::Relaxed));
+                queue.crew.is_over(worker)
+            })
+        });
+        over || queue.is_behind(group) || group.blocked_until(now).is_some()
     }
 }
 
@@ -236,45 +250,77 @@ pub(crate) fn take_preempted() -> bool {
     PREEMPTED.replace(false)
 }
 
-fn run_thread(shared: &Arc<Shared>) {
+/// Starts a guest thread more, where there may be one.
+fn start_thread(shared: &Arc<Shared>) -> std::io::Result<()> {
+    let Some(worker) = shared.queue.lock().crew.join() else {
+        return Ok(());
+    };
+    let (of, thread) = (Arc::clone(shared), Arc::clone(&worker));
+    let started = std::thread::Builder::new().name("guest".into()).spawn(move || {
+        let _context = of.runtime.enter();
+        // Without the right to change it the default priority is kept, which only costs latency.
+        let _ = rustix::process::nice(GUEST_THREAD_NICE);
+        run_thread(&of, &thread);
+        of.queue.lock().crew.leave(&thread);
+    });
+    if started.is_err() {
+        shared.queue.lock().crew.leave(&worker);
+    }
+    started.map(drop)
+}
+
+fn run_thread(shared: &Arc<Shared>, worker: &Arc<Worker>) {
+    WORKER.set(Some(Arc::clone(worker)));
     take_thread_cpu_ns();
-    while !shared.stopped.load(Ordering::SeqCst) {
-        let mut queue = shared.queue.lock();
-        if let Some(task) = queue.reap.pop_front() {
-            drop(queue);
-            task.drop_future();
-            // Cleaning up is the host's work, so nobody is charged for it.
-            take_thread_cpu_ns();
-            continue;
+    while let Some(work) = next_work(shared, worker) {
+        shared.running.fetch_add(1, Ordering::SeqCst);
+        if shared.ticker_parked.load(Ordering::SeqCst) {
+            shared.wake_ticker();
         }
-        let popped = queue.pop(Instant::now());
-        let Some(task) = popped else {
-            if queue.has_throttled() {
-                shared.wake_ticker();
+        match work {
+            Work::Run(task) => run_task(shared, &task),
+            Work::Reap(task) => {
+                task.drop_future();
+                // Cleaning up is the host's work, so nobody is charged for it.
+                take_thread_cpu_ns();
             }
-            if shared.stopped.load(Ordering::SeqCst) {
-                return;
+        }
+        shared.queue.lock().finish(worker);
+        shared.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Waits for something to do. `None` where the thread is to end.
+fn next_work(shared: &Shared, worker: &Worker) -> Option<Work> {
+    let mut queue = shared.queue.lock();
+    loop {
+        if shared.stopped.load(Ordering::SeqCst) {
+            return None;
+        }
+        if let Some(work) = queue.take(worker, Instant::now(), shared.ticks.load(Ordering::Relaxed)) {
+            // A heavy task takes nobody's place, so that there may be room for one more.
+            if queue.wants_a_thread() {
+                shared.ready.notify_one();
             }
-            queue.idle_threads += 1;
-            shared.ready.wait(&mut queue);
-            queue.idle_threads -= 1;
-            continue;
-        };
-        drop(queue);
-        run_task(shared, &task);
+            return Some(work);
+        }
+        if queue.has_throttled() {
+            shared.wake_ticker();
+        }
+        queue.crew.idle += 1;
+        let waited = shared.ready.wait_for(&mut queue, SPARE_STAYS);
+        queue.crew.idle -= 1;
+        if waited.timed_out() && queue.crew.has_spares() {
+            return None;
+        }
     }
 }
 
 /// Polls the task once. Nothing that the task does, a panic included, leaves this function.
 fn run_task(shared: &Shared, task: &Arc<Task>) {
-    shared.running.fetch_add(1, Ordering::SeqCst);
-    if shared.ticker_parked.load(Ordering::SeqCst) {
-        shared.wake_ticker();
-    }
     CURRENT.with(|current| *current.borrow_mut() = Some(Arc::clone(task)));
     poll_task(task);
     CURRENT.with(|current| *current.borrow_mut() = None);
-    shared.running.fetch_sub(1, Ordering::SeqCst);
     // Charged before the task is queued again, so that it is queued by its new virtual runtime.
     shared.charge(&task.group, Instant::now());
     if task.aborted() {
@@ -306,13 +352,10 @@ fn poll_task(task: &Arc<Task>) {
     }
 }
 
-fn run_ticker(shared: &Shared) {
+fn run_ticker(shared: &Arc<Shared>) {
     let mut idle_ticks = 0;
     while !shared.stopped.load(Ordering::SeqCst) {
-        let due = shared.queue.lock().release_due(Instant::now());
-        if due.released {
-            shared.ready.notify_all();
-        }
+        let due = look_around(shared);
         if shared.running.load(Ordering::SeqCst) > 0 {
             idle_ticks = 0;
             (shared.on_tick)();
@@ -333,6 +376,26 @@ fn run_ticker(shared: &Shared) {
         }
         std::thread::sleep(TICK);
     }
+}
+
+/// Puts groups back whose quota admits them, and sees to it that what is ready has a thread.
+fn look_around(shared: &Arc<Shared>) -> Due {
+    let tick = 1 + shared.ticks.fetch_add(1, Ordering::Relaxed);
+    let mut queue = shared.queue.lock();
+    let due = queue.release_due(Instant::now());
+    queue.crew.look_for_stuck(tick);
+    let (wake, start) = (queue.wants_a_thread(), queue.lacks_a_thread());
+    drop(queue);
+    if due.released {
+        shared.ready.notify_all();
+    } else if wake {
+        shared.ready.notify_one();
+    }
+    if start && let Err(error) = start_thread(shared) {
+        // Tried again at the next tick; until then what is ready waits for who is stuck.
+        tracing::debug!(%error, "no thread can be started in place of one that is stuck");
+    }
+    due
 }
 
 /// CPU time of this thread since the last call on it, in nanoseconds.

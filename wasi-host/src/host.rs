@@ -75,7 +75,7 @@ pub struct Host {
 /// What pods and containers keep of their host.
 pub(crate) struct Inner {
     pub(crate) engines: Arc<Engines>,
-    pub(crate) artifacts: Artifacts,
+    pub(crate) artifacts: Arc<Artifacts>,
     pub(crate) executor: Executor,
     /// Places for live instances.
     pub(crate) seats: Arc<Seats>,
@@ -90,6 +90,7 @@ impl Host {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| HostError::NoRuntime)?;
         let engines = Arc::new(Engines::new(config.max_instances)?);
         let artifacts = Artifacts::new(Arc::clone(&engines), &config.cache_dir, config.compiler)?;
+        let artifacts = Arc::new(artifacts);
         let threads = match config.guest_threads {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
             threads => threads,
@@ -106,9 +107,11 @@ impl Host {
 
     /// Makes a file ready to run: compiled, or loaded from the cache, and linked.
     ///
-    /// The same bytes are compiled once, however many ask at the same time.
-    pub async fn prepare(&self, wasm: &Path) -> Result<Arc<Artifact>, PrepareError> {
-        self.inner.artifacts.prepare(wasm).await
+    /// The same bytes are compiled once, however many ask at the same time, and not again soon where that failed.
+    /// Compiles wait their turn on the account of `namespace`. Dropping this gives up the wait, and the compile where
+    /// nobody else waits for it.
+    pub async fn prepare(&self, wasm: &Path, namespace: &str) -> Result<Arc<Artifact>, PrepareError> {
+        self.inner.artifacts.prepare(wasm, namespace).await
     }
 
     /// A pod without containers. The namespace is the caller's to shut down when the pod is gone.
@@ -135,6 +138,11 @@ impl Host {
     /// Instances that there could be beside those that there are.
     pub fn instances_free(&self) -> usize {
         self.inner.engines.instances_max.saturating_sub(self.inner.seats.live()) as usize
+    }
+
+    /// Containers that wait for a component which is not ready.
+    pub fn waiting_for_compiler(&self) -> usize {
+        self.inner.artifacts.waiting()
     }
 
     /// Components that were compiled, and not found in a cache, since the start.

@@ -25,7 +25,7 @@ pub mod shares;
 pub mod sockets;
 mod stdin;
 
-pub use artifact::{Artifact, Entry, PrepareError, compile_child_main};
+pub use artifact::{Artifact, Confinement, Entry, PrepareError, compile_child_main};
 pub use exit::Exit;
 pub use host::{Host, HostConfig, HostError, disable_library_backtraces};
 pub use linker::Mount;

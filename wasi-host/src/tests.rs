@@ -92,11 +92,14 @@ impl Bench {
 
     async fn prepare(&self, text: &str) -> Arc<Artifact> {
         let path = self.write("guest.wasm", text);
-        self.host.prepare(&path).await.expect("a runnable artifact")
+        self.host.prepare(&path, "default").await.expect("a runnable artifact")
     }
 
     async fn sample(&self, name: &str) -> Arc<Artifact> {
-        self.host.prepare(&coracle_sample_artifacts::wasm(name)).await.expect("a runnable artifact")
+        self.host
+            .prepare(&coracle_sample_artifacts::wasm(name), "default")
+            .await
+            .expect("a runnable artifact")
     }
 
     fn spec(&self, artifact: Arc<Artifact>) -> ContainerSpec {

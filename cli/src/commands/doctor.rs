@@ -70,6 +70,15 @@ fn machine() -> Vec<Finding> {
         ))),
         _ => findings.push(Fine("enough open files are allowed".into())),
     }
+    let confinement = coracle_wasi_host::Confinement::of_this_kernel();
+    findings.push(if confinement.is_whole() {
+        Fine(format!("components are compiled in a process confined by {confinement}"))
+    } else {
+        Better(format!(
+            "this kernel confines the process that compiles components with {confinement}: limits of memory and time hold, \
+             but on a node with strangers' pods use a kernel of 5.13 or newer that has both"
+        ))
+    });
     findings
 }
 

@@ -100,8 +100,44 @@ pub struct Artifacts {
     /// By image id: what a name meant when its container was told to start.
     files: Mutex<BTreeMap<String, PathBuf>>,
     /// One pull of a name at a time.
-    pulls: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    pulls: Pulls,
     downloads: tokio::sync::Semaphore,
+}
+
+type Pulls = Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>;
+
+/// The turn to pull a name. Out of the table when nobody waits for one any more, however the pull ended.
+struct PullTurn<'a> {
+    pulls: &'a Pulls,
+    image: &'a str,
+    lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl<'a> PullTurn<'a> {
+    fn of(pulls: &'a Pulls, image: &'a str) -> Self {
+        let lock = pulls.lock().entry(image.to_owned()).or_default().clone();
+        Self { pulls, image, lock }
+    }
+}
+
+impl Drop for PullTurn<'_> {
+    fn drop(&mut self) {
+        let mut pulls = self.pulls.lock();
+        // Nobody else waits: this one and the table hold it.
+        if Arc::strong_count(&self.lock) == 2 {
+            pulls.remove(self.image);
+        }
+    }
+}
+
+/// A file that is being fetched, removed where it did not get its name.
+struct Partial(PathBuf);
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // One that cannot be removed now is removed at the next start.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 #[derive(Clone)]
@@ -174,11 +210,11 @@ impl Artifacts {
         if policy == PullPolicy::Never {
             return Err(PullError::NeverPull { image: image.to_owned() });
         }
-        let turn = self.pulls.lock().entry(image.to_owned()).or_default().clone();
-        let taken = turn.lock().await;
+        let turn = PullTurn::of(&self.pulls, image);
+        let _taken = turn.lock.lock().await;
         let recent = |known: &Known| known.resolved_at.is_some_and(|at| at.elapsed() < RESOLVED_FOR);
         let known = self.recall(image).filter(|known| fixed || recent(known));
-        let present = match known {
+        match known {
             Some(known) => Ok(Present { image_id: known.image_id, path: known.path, fetched: None }),
             None => {
                 begun();
@@ -195,14 +231,7 @@ impl Artifacts {
                     fetched => fetched,
                 }
             }
-        };
-        drop(taken);
-        let mut pulls = self.pulls.lock();
-        // Nobody else waits: this one and the table hold it.
-        if Arc::strong_count(&turn) == 2 {
-            pulls.remove(image);
         }
-        present
     }
 
     async fn local(&self, image: &str, path: PathBuf) -> Result<Present, PullError> {
@@ -229,18 +258,10 @@ impl Artifacts {
         let mut bytes = manifest.layer_size;
         if !path.exists() {
             let _permit = self.downloads.acquire().await;
-            let partial = self.root.join("tmp").join(hex::encode(rand::random::<[u8; 8]>()));
-            let done = self.registry.blob(image, name, &manifest, &partial).await;
-            let kept = done.and_then(|size| {
-                bytes = size;
-                fs::rename(&partial, &path)
-                    .map_err(|source| PullError::Disk { image: image.to_owned(), source })
-            });
-            if kept.is_err() {
-                // A partial file that cannot be removed now is removed at the next start.
-                let _ = fs::remove_file(&partial);
-            }
-            kept?;
+            let partial = Partial(self.root.join("tmp").join(hex::encode(rand::random::<[u8; 8]>())));
+            bytes = self.registry.blob(image, name, &manifest, &partial.0).await?;
+            fs::rename(&partial.0, &path)
+                .map_err(|source| PullError::Disk { image: image.to_owned(), source })?;
         }
         self.remember(image, &image_id, &path)
             .map_err(|source| PullError::Disk { image: image.to_owned(), source })?;

@@ -16,12 +16,13 @@ use coracle_core::{Action, Observation, Pod, PodUid, observe::News, spec::PullPo
 use coracle_proto::node::{NodeEvent, PodGone, PodStatus};
 use coracle_wasi_host::{Container, Host, net::Namespace};
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use self::{plan::Planner, sandbox::WaitingPod};
 
 use crate::{
     app::Event,
-    artifacts::Artifacts,
+    artifacts::{Artifacts, PullError},
     blocks::{Blocks, Waiting},
     clock::Clock,
     events,
@@ -34,6 +35,8 @@ use crate::{
 
 /// Containers that are being started at the same time; the others wait their turn.
 const STARTS_MAX: usize = 32;
+/// Why a container is not made ready any more.
+const POD_ENDS: &str = "the pod ends";
 /// The port that probes come from: nobody listens there.
 const PROBE_PORT: u16 = 10250;
 
@@ -72,6 +75,8 @@ struct Runtime {
     address: Ipv4Addr,
     /// The containers of a pod are planned one after the other: they do not take all that plans.
     plans: Arc<Semaphore>,
+    /// Cancelled when the pod has to end: what makes its containers ready goes on for others only.
+    ending: CancellationToken,
     /// By name, with the attempt.
     containers: BTreeMap<String, (u32, Container)>,
 }
@@ -142,11 +147,8 @@ impl Executor {
                 self.context.link.post(|outbox| outbox.event(NodeEvent { event_json, dropped: 0 }));
             }
             Action::Remove { uid } => self.remove(uid, pod),
-            Action::Admit { .. }
-            | Action::Announce { .. }
-            | Action::End { .. }
-            | Action::EndPod { .. }
-            | Action::Forget { .. } => {}
+            Action::EndPod { uid, .. } => self.runtimes.get(&uid)?.ending.cancel(),
+            Action::Admit { .. } | Action::Announce { .. } | Action::End { .. } | Action::Forget { .. } => {}
         }
         None
     }
@@ -190,27 +192,30 @@ impl Executor {
 
     fn pull(&self, at: At, image: String, policy: PullPolicy) {
         let context = self.context.clone();
+        let ending = self.runtimes.get(&at.uid).map(|runtime| runtime.ending.clone()).unwrap_or_default();
         self.background(async move {
             let events = context.events.clone();
             let begun = at.clone();
             let pulled = guarded(async move {
                 let mut started = None;
-                let pulled = context
-                    .artifacts
-                    .pull(&image, policy, || {
-                        started = Some(tokio::spawn(async move {
-                            let _ = events.send(Event::Observed(begun.news(News::PullStarted))).await;
-                        }));
-                    })
-                    .await;
+                let pulling = context.artifacts.pull(&image, policy, || {
+                    started = Some(tokio::spawn(async move {
+                        let _ = events.send(Event::Observed(begun.news(News::PullStarted))).await;
+                    }));
+                });
+                let pulled = ending.run_until_cancelled(pulling).await;
                 // Its news comes before the outcome's.
                 if let Some(started) = started {
                     let _ = started.await;
                 }
-                pulled.map_err(|error| {
+                let failed = |error: PullError| {
                     tracing::debug!(image, %error, "pull failed");
                     (error.reason().to_owned(), error.to_string())
-                })
+                };
+                match pulled {
+                    Some(pulled) => pulled.map_err(failed),
+                    None => Err(("ErrImagePull".to_owned(), POD_ENDS.to_owned())),
+                }
             });
             match pulled.await.unwrap_or_else(|message| Err(("ErrImagePull".to_owned(), message))) {
                 Ok(present) => at.news(News::Pulled { image_id: present.image_id, fetched: present.fetched }),

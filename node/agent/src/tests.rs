@@ -5,7 +5,11 @@ mod held;
 mod returning;
 mod seats;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use coracle_core::{NodeFacts, Observed};
 use coracle_proto::node::{
@@ -53,15 +57,23 @@ impl Rig {
 
     /// A node without a link that ran this last.
     fn start(dir: &Path, last: Vec<ObjectEvent>) -> Self {
-        Self::of_size(dir, last, 64)
+        Self::with(dir, last, 64, None)
     }
 
     /// One whose sandbox makes room for so many instances.
     fn of_size(dir: &Path, last: Vec<ObjectEvent>, max_instances: u32) -> Self {
+        Self::with(dir, last, max_instances, None)
+    }
+
+    fn compiling_with(dir: &Path, last: Vec<ObjectEvent>, compiler: Option<PathBuf>) -> Self {
+        Self::with(dir, last, 64, compiler)
+    }
+
+    fn with(dir: &Path, last: Vec<ObjectEvent>, max_instances: u32, compiler: Option<PathBuf>) -> Self {
         let identity =
             Arc::new(Identity::for_tests(&NodeConfig { name: "n1".into(), ..NodeConfig::new(dir) }));
-        let host =
-            Host::new(HostConfig { cache_dir: dir.join("cache"), max_instances, ..Default::default() });
+        let cache_dir = dir.join("cache");
+        let host = Host::new(HostConfig { cache_dir, max_instances, compiler, ..Default::default() });
         let artifacts = Artifacts::new(dir.join("artifacts"), true, Registry::without_addresses()).unwrap();
         let (events, received) = mpsc::channel(EVENTS_MAX);
         let (link, outgoing) = LinkHandle::new();
@@ -293,5 +305,48 @@ async fn what_cannot_run_says_why() {
     let message = rig.status("none", waiting("ErrImagePull")).await;
     assert!(message.contains("no control node could serve it"), "{message}");
     rig.status("none", waiting("ImagePullBackOff")).await;
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_whose_component_is_being_compiled_goes_at_once() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let (compiler, begun) = (dir.path().join("compiler"), dir.path().join("begun"));
+    // Stands for one that takes long.
+    let script = format!("#!/bin/sh\necho $$ >> {}\nexec /bin/sleep 600\n", begun.display());
+    std::fs::write(&compiler, script).unwrap();
+    std::fs::set_permissions(&compiler, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let mut rig = Rig::compiling_with(dir.path(), Vec::new(), Some(compiler));
+    rig.tell(Down::Synced(Synced { revision: 1 })).await;
+    for (uid, gone_from_the_cluster) in [("graceful", false), ("forced", true)] {
+        let _ = std::fs::remove_file(&begun);
+        let mut slow = pod(uid, json!({ "containers": [{ "name": "c", "image": image("spin") }] }));
+        rig.put("pods", slow.clone()).await;
+        if !gone_from_the_cluster {
+            rig.give_block("10.128.7.0/24").await;
+        }
+        while !begun.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if gone_from_the_cluster {
+            let mut event = object_event("pods", &slow);
+            event.r#type = object_event::Type::Delete.into();
+            rig.tell(Down::Object(event)).await;
+        } else {
+            slow["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+            slow["metadata"]["deletionGracePeriodSeconds"] = 30.into();
+            rig.put("pods", slow).await;
+        }
+        rig.until(|body| matches!(body, Up::PodGone(gone) if gone.uid == uid).then_some(())).await;
+        let compilers = std::fs::read_to_string(&begun).unwrap();
+        for pid in compilers.lines() {
+            while Path::new("/proc").join(pid).exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+    assert!(!rig.seen.iter().filter_map(event_reason).any(|reason| reason == "Failed"));
     rig.stop().await;
 }

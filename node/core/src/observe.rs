@@ -381,6 +381,7 @@ impl PodState {
     fn apply_news(&mut self, container: &str, news: News, now: Timestamp) {
         let pod = self.pod.clone();
         let Some(spec) = pod.container(container) else { return };
+        let ending = self.ending.is_some();
         let Some(state) = self.containers.get_mut(container) else { return };
         match (news, &mut state.phase) {
             (News::PullStarted, Phase::Pulling) => {
@@ -390,6 +391,12 @@ impl PodState {
                 state.image_id = image_id;
                 state.phase = Phase::Pulled(Pulled::default());
                 self.container_event(container, false, "Pulled", pulled_message(&spec.image, fetched));
+            }
+            // A pod that ends does not wait for what makes it ready, and says nothing of it.
+            (News::PullFailed { .. }, Phase::Pulling) | (News::StartFailed { .. }, Phase::Starting)
+                if ending =>
+            {
+                state.phase = Phase::Idle;
             }
             (News::PullFailed { reason, message }, Phase::Pulling) => {
                 state.refuse(&reason, &message, true, now);

@@ -1,9 +1,10 @@
 //! Compiled code on disk. It is native code: nothing is loaded that this host's own key does not vouch for.
 //!
-//! `<key>.cwasm` beside `<key>.mac`; the key names the component, the engine and all that the code depends on.
+//! `<key>.cwasm` beside `<key>.mac`, which vouches for it and says what kind of component it is; the key names the
+//! component, the engines and all that the code depends on.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,13 +15,22 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::PrepareError;
+use super::inspect::Kind;
 use crate::HostError;
+use crate::engine::Engines;
 
 /// Bytes of compiled code kept; the least recently compiled goes first.
 const CACHE_BYTES_MAX: u64 = 4 << 30;
 
+/// Bytes of code that are copied and authenticated at once.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// The end of the names of what is not yet an entry.
+const SCRATCH: &str = ".tmp";
+
 const KEY_FILE: &str = "key";
 const KEY_BYTES: usize = 32;
+const TAG_BYTES: usize = 32;
 
 /// The cache's directory and the key that its entries are authenticated with. Cheap to clone.
 #[derive(Clone)]
@@ -31,55 +41,57 @@ pub(super) struct DiskCache {
 
 impl DiskCache {
     /// Opens the cache in `dir`, which is made (0700) where it does not exist, as is its key (0600). Fails where it is
-    /// another user's; one that was open to others is closed to them.
+    /// another user's; one that was open to others is closed to them. What a process left behind that died while it
+    /// wrote is removed.
     pub(super) fn open(dir: &Path) -> Result<DiskCache, HostError> {
         let failed = |source| HostError::CacheDir { path: dir.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
         make_private(dir).map_err(failed)?;
+        remove_scratch(dir).map_err(failed)?;
         let secret = read_or_make_key(&dir.join(KEY_FILE)).map_err(failed)?;
         Ok(DiskCache { dir: Arc::from(dir), key: hmac::Key::new(hmac::HMAC_SHA256, &secret) })
     }
 
     /// A path of its own for something that is not yet an entry.
     pub(super) fn scratch(&self, key: &str, extension: &str) -> PathBuf {
-        self.dir.join(format!("{key}.{:016x}.{extension}.tmp", rand::random::<u64>()))
+        self.dir.join(format!("{key}.{:016x}.{extension}{SCRATCH}", rand::random::<u64>()))
     }
 
-    /// Makes the file that the compiler wrote an entry.
-    pub(super) fn admit(&self, key: &str, written: &Path) -> Result<(), PrepareError> {
-        let code = fs::read(written).map_err(PrepareError::io("cannot read", written))?;
-        let tag = self.tag(key, &code);
-        let mac = self.scratch(key, "mac");
-        let admitted = fs::write(&mac, tag.as_ref())
-            .and_then(|()| fs::rename(written, self.code_path(key)))
-            .and_then(|()| fs::rename(&mac, self.mac_path(key)));
+    /// Makes what the compiler wrote an entry: a copy, which nobody else has opened.
+    pub(super) fn admit(&self, key: &str, kind: Kind, written: fs::File) -> Result<(), PrepareError> {
+        let (code, mac) = (self.scratch(key, "cwasm"), self.scratch(key, "mac"));
+        let admitted = self.write(key, kind, written, &code, &mac);
         if let Err(source) = admitted {
             // What is left behind of these is harmless and removed where that is possible.
-            let _ = fs::remove_file(written);
+            let _ = fs::remove_file(&code);
             let _ = fs::remove_file(&mac);
-            return Err(PrepareError::Io {
-                what: "cannot write the cache entry",
-                path: self.code_path(key),
-                source,
-            });
+            return Err(PrepareError::io("cannot write the cache entry", &self.code_path(key))(source));
         }
         self.evict();
         Ok(())
     }
 
+    fn write(&self, key: &str, kind: Kind, mut written: fs::File, code: &Path, mac: &Path) -> io::Result<()> {
+        io::Seek::rewind(&mut written)?;
+        let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(code)?;
+        let kind = kind.to_text();
+        let tag = self.tag(key, &kind, &mut written, |piece| copy.write_all(piece))?;
+        fs::write(mac, [tag.as_ref(), kind.as_bytes()].concat())?;
+        fs::rename(code, self.code_path(key))?;
+        fs::rename(mac, self.mac_path(key))
+    }
+
     /// Loads an entry; `None` where there is none, or none that is ours and whole. A bad entry is removed.
-    pub(super) fn load(&self, key: &str, engine: &Engine) -> Option<Component> {
+    pub(super) fn load(&self, key: &str, engines: &Engines) -> Option<(Kind, Component)> {
         let path = self.code_path(key);
-        let code = fs::read(&path).ok()?;
-        let tag = fs::read(self.mac_path(key)).unwrap_or_default();
-        if hmac::verify(&self.key, &message(key, &code), &tag).is_err() {
+        let code = fs::File::open(&path).ok()?;
+        let Some(kind) = self.vouched(key, code) else {
             tracing::warn!(path = %path.display(), "compiled code is not authentic, compiling anew");
             self.remove(key);
             return None;
-        }
-        drop(code);
-        match deserialize(engine, &path) {
-            Ok(component) => Some(component),
+        };
+        match deserialize(engines.of(kind.engine), &path) {
+            Ok(component) => Some((kind, component)),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "compiled code cannot be loaded, compiling anew");
                 self.remove(key);
@@ -88,8 +100,40 @@ impl DiskCache {
         }
     }
 
-    fn tag(&self, key: &str, code: &[u8]) -> hmac::Tag {
-        hmac::sign(&self.key, &message(key, code))
+    /// The kind of an entry that this host's key vouches for.
+    fn vouched(&self, key: &str, mut code: fs::File) -> Option<Kind> {
+        let vouching = fs::read(self.mac_path(key)).ok()?;
+        let (tag, kind) = vouching.split_at_checked(TAG_BYTES)?;
+        let kind = std::str::from_utf8(kind).ok()?;
+        let own = self.tag(key, kind, &mut code, |_| Ok(())).ok()?;
+        // In the same time whatever differs.
+        let differs = own.as_ref().iter().zip(tag).fold(0, |differs, (own, given)| differs | (own ^ given));
+        if differs == 0 { Kind::from_text(kind) } else { None }
+    }
+
+    /// Authenticates the entry's name and kind as well, so that no entry can stand in for another. `seen` gets the code.
+    fn tag(
+        &self,
+        key: &str,
+        kind: &str,
+        code: &mut fs::File,
+        mut seen: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<hmac::Tag> {
+        let mut context = hmac::Context::with_key(&self.key);
+        for part in [key, kind] {
+            context.update(part.as_bytes());
+            context.update(&[0]);
+        }
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            match code.read(&mut piece)? {
+                0 => return Ok(context.sign()),
+                read => {
+                    context.update(&piece[..read]);
+                    seen(&piece[..read])?;
+                }
+            }
+        }
     }
 
     fn code_path(&self, key: &str) -> PathBuf {
@@ -132,18 +176,24 @@ impl DiskCache {
     }
 }
 
-/// What is authenticated: the entry's name as well, so that no entry can stand in for another.
-fn message(key: &str, code: &[u8]) -> Vec<u8> {
-    let mut message = Vec::with_capacity(key.len() + 1 + code.len());
-    message.extend_from_slice(key.as_bytes());
-    message.push(0);
-    message.extend_from_slice(code);
-    message
+/// Removes what was on its way when a process died.
+fn remove_scratch(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.ends_with(SCRATCH)) {
+            match fs::remove_file(entry.path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 #[allow(unsafe_code, reason = "loading compiled code is inherently unsafe; it is authenticated before")]
 fn deserialize(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
-    // SAFETY: the file was written by this host's compiler and has just been authenticated, with its name, by a key
+    // SAFETY: the file was written by this host's compiler (which is to be trusted as far as it is sound: see
+    // `child.rs`) and has just been authenticated, with its name, by a key
     // that only this host's user can read, in a directory that only this user can write. Whoever could change it
     // between the check and the mapping, or later under the mapping, is this user and needs no such detour. That it
     // fits the engine is in its name, and wasmtime checks it again.
@@ -200,6 +250,20 @@ fn read_or_make_key(path: &Path) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_dead_process_left_behind_is_removed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cache = DiskCache::open(dir.path()).expect("made");
+        let left =
+            [cache.scratch("abc", "cwasm"), cache.scratch("abc", "mac"), dir.path().join("a.wasm.tmp")];
+        let entry = dir.path().join("abc.cwasm");
+        for path in left.iter().chain([&entry]) {
+            fs::write(path, "x").expect("written");
+        }
+        DiskCache::open(dir.path()).expect("ours");
+        assert!(left.iter().all(|path| !path.exists()) && entry.exists());
+    }
 
     #[test]
     fn a_directory_of_others_is_refused_and_an_open_one_is_closed() {

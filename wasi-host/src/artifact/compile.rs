@@ -1,194 +1,178 @@
 //! Compiling, in a limited process of its own where one is configured.
 //!
 //! Bytes from strangers can make a compiler take for ever and all memory, which is no bug of it; the limits of a
-//! process of its own end that.
+//! process of its own end that. Dropping the future of a compile ends its process.
 
-use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::{ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::Signal;
 use tokio::io::AsyncReadExt;
-use tokio::process::Command;
-use tokio::sync::Semaphore;
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
 use wasmtime::Engine;
 
+use super::child::{CODE_BYTES_MAX, CPU_SECONDS_MAX, SUBCOMMAND, make};
+use super::confine::Confinement;
+use super::inspect::Kind;
+use super::verdict::{self, VERDICT_BYTES_MAX};
 use super::{PrepareError, blocking};
-use crate::engine::{WasiVersion, compiling};
-
-/// The hidden subcommand of the binary that compiles.
-const SUBCOMMAND: &str = "compile-component";
-
-/// CPU time of one compile, over all threads. A 50 MB interpreter takes about 60 s.
-const CPU_SECONDS_MAX: u64 = 300;
-
-/// Address space of the compiling process.
-const ADDRESS_BYTES_MAX: u64 = 16 << 30;
+use crate::limits;
 
 /// After so long the compile is given up, however little CPU time it got.
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Compiles at once; each uses all cores by itself.
-const COMPILES_MAX: usize = 2;
+/// Memory of one compile: a part of what guests may have, within these. The allocator's and the threads' own come to some 100
+/// MiB; a component needs some 30 times its size.
+const MEMORY_PART: u64 = 4;
+const MEMORY_BYTES_MIN: u64 = 512 << 20;
+const MEMORY_BYTES_MAX: u64 = 8 << 30;
 
-/// Bytes of a compiler's complaint that are kept.
-const MESSAGE_BYTES_MAX: u64 = 4096;
-
-/// Compiles components, a bounded number at once.
-pub(super) struct Compilers {
-    /// The binary with the subcommand, or none to compile in this process.
-    binary: Option<PathBuf>,
-    permits: Semaphore,
+/// Makes native code of components.
+pub(super) enum Compiler {
+    /// In processes of this program.
+    Apart { program: PathBuf, starter: Starter, memory_bytes: u64 },
+    /// In this process, with these engines of WASI 0.2 and 0.3.
+    Within([Engine; 2]),
 }
 
-impl Compilers {
-    pub(super) fn new(binary: Option<PathBuf>) -> Compilers {
-        Compilers { binary, permits: Semaphore::new(COMPILES_MAX) }
+impl Compiler {
+    /// Compiles with `program`, or else within this process.
+    pub(super) fn new(program: Option<PathBuf>, engines: [Engine; 2]) -> io::Result<Compiler> {
+        let Some(program) = program else { return Ok(Compiler::Within(engines)) };
+        let confinement = Confinement::of_this_kernel();
+        if !confinement.is_whole() {
+            tracing::warn!("this kernel confines the compiler of components with {confinement}");
+        }
+        let memory_bytes = limits::guests_memory().map_or(MEMORY_BYTES_MIN, |bytes| {
+            (bytes / MEMORY_PART).clamp(MEMORY_BYTES_MIN, MEMORY_BYTES_MAX)
+        });
+        Ok(Compiler::Apart { program, starter: Starter::new()?, memory_bytes })
     }
 
-    /// Compiles a component into the file `output`, for an engine like `engine`.
+    /// Compiles a file, and returns the code in a file without a name. `scratch` is where both may be for a moment.
     pub(super) async fn compile(
         &self,
-        engine: &Engine,
-        version: WasiVersion,
-        component: Bytes,
-        output: &Path,
-    ) -> Result<(), PrepareError> {
-        let _permit = self.permits.acquire().await;
-        match &self.binary {
-            Some(binary) => compile_in_child(binary, version, &component, output).await,
-            None => {
-                let engine = engine.clone();
-                let code =
-                    blocking(move || engine.precompile_component(&component)).await.map_err(refused)?;
-                tokio::fs::write(output, code).await.map_err(PrepareError::io("cannot write", output))
+        wasm: Vec<u8>,
+        scratch: PathBuf,
+    ) -> Result<(Kind, File), PrepareError> {
+        match self {
+            Compiler::Apart { program, starter, memory_bytes } => {
+                let output = unnamed(scratch.clone(), Vec::new()).await?;
+                let input = unnamed(scratch, wasm).await?;
+                let arguments =
+                    [u64::from(std::process::id()), *memory_bytes].map(|number| number.to_string());
+                let mut command = Command::new(program);
+                command
+                    .arg(SUBCOMMAND)
+                    .args(arguments)
+                    // Signals to the node's terminal are the node's. No session: the kernel may share the cores by them.
+                    .process_group(0)
+                    .env_clear()
+                    // Memory that is only reserved would count as used.
+                    .env("MIMALLOC_ARENA_EAGER_COMMIT", "0")
+                    .stdin(Stdio::from(input))
+                    .stdout(Stdio::from(
+                        output.try_clone().map_err(PrepareError::io("cannot open", program))?,
+                    ))
+                    .stderr(Stdio::piped())
+                    .kill_on_drop(true);
+                let child = starter.start(command).await;
+                let child = child.map_err(PrepareError::io("cannot start the compiler", program))?;
+                let kind = outcome(child, program).await?;
+                Ok((kind, output))
+            }
+            Compiler::Within(engines) => {
+                let engines = engines.clone();
+                let (kind, code) = blocking(move || make(wasm, &engines)).await?;
+                Ok((kind, unnamed(scratch, code).await?))
             }
         }
     }
 }
 
-async fn compile_in_child(
-    binary: &Path,
-    version: WasiVersion,
-    component: &[u8],
-    output: &Path,
-) -> Result<(), PrepareError> {
-    let input = output.with_extension("wasm.tmp");
-    tokio::fs::write(&input, component).await.map_err(PrepareError::io("cannot write", &input))?;
-    let compiled = run_child(binary, version, &input, output).await;
-    // Left behind it would only take room until the cache's directory is emptied.
-    let _ = tokio::fs::remove_file(&input).await;
-    if compiled.is_err() {
-        let _ = tokio::fs::remove_file(output).await;
-    }
-    compiled
+/// A file with this content that has no name any more: whatever becomes of this process, nothing is left of it.
+async fn unnamed(path: PathBuf, content: Vec<u8>) -> Result<File, PrepareError> {
+    blocking(move || {
+        let mut options = OpenOptions::new();
+        let opened = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let failed = |what| PrepareError::io(what, &path);
+        let mut file = opened.map_err(failed("cannot write"))?;
+        std::fs::remove_file(&path).map_err(failed("cannot remove"))?;
+        file.write_all(&content).map_err(failed("cannot write"))?;
+        io::Seek::rewind(&mut file).map_err(failed("cannot read"))?;
+        Ok(file)
+    })
+    .await
 }
 
-async fn run_child(
-    binary: &Path,
-    version: WasiVersion,
-    input: &Path,
-    output: &Path,
-) -> Result<(), PrepareError> {
-    let failed = PrepareError::io("cannot start the compiler", binary);
-    let mut child = Command::new(binary)
-        .arg(SUBCOMMAND)
-        .arg(version.name())
-        .args([input, output])
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(failed)?;
+/// Starts processes from a thread that lives as long as this: the kernel ends a process with the thread that started it,
+/// where that was asked for.
+pub(super) struct Starter {
+    commands: mpsc::Sender<(Command, oneshot::Sender<io::Result<Child>>)>,
+}
+
+impl Starter {
+    fn new() -> io::Result<Starter> {
+        let (commands, received) = mpsc::channel::<(Command, oneshot::Sender<io::Result<Child>>)>();
+        let runtime = tokio::runtime::Handle::try_current().map_err(io::Error::other)?;
+        std::thread::Builder::new().name("compilers".into()).spawn(move || {
+            let _context = runtime.enter();
+            while let Ok((mut command, answer)) = received.recv() {
+                // Nobody waits for it any more: the child is dropped, which ends it.
+                let _ = answer.send(command.spawn());
+            }
+        })?;
+        Ok(Starter { commands })
+    }
+
+    async fn start(&self, command: Command) -> io::Result<Child> {
+        let (answer, started) = oneshot::channel();
+        let gone = || io::Error::other("the thread that starts compilers has ended");
+        self.commands.send((command, answer)).map_err(|_| gone())?;
+        started.await.map_err(|_| gone())?
+    }
+}
+
+async fn outcome(mut child: Child, program: &Path) -> Result<Kind, PrepareError> {
     let stderr = child.stderr.take();
     let finished = async {
-        let mut message = Vec::new();
+        let mut said = Vec::new();
         if let Some(stderr) = stderr {
-            // A complaint that cannot be read leaves the exit status to speak.
-            let _ = stderr.take(MESSAGE_BYTES_MAX).read_to_end(&mut message).await;
+            // A verdict that cannot be read leaves the exit status to speak.
+            let _ = stderr.take(VERDICT_BYTES_MAX as u64).read_to_end(&mut said).await;
         }
-        (child.wait().await, String::from_utf8_lossy(&message).trim().to_owned())
+        (child.wait().await, String::from_utf8_lossy(&said).trim().to_owned())
     };
-    let Ok((status, message)) = tokio::time::timeout(COMPILE_TIMEOUT, finished).await else {
-        let message = format!("compiling took more than {} s", COMPILE_TIMEOUT.as_secs());
-        return Err(PrepareError::Compile { message });
+    let Ok((status, said)) = tokio::time::timeout(COMPILE_TIMEOUT, finished).await else {
+        let message = format!("it took more than {} s", COMPILE_TIMEOUT.as_secs());
+        return Err(PrepareError::GivenUp { message });
     };
-    let status = status.map_err(PrepareError::io("cannot wait for the compiler", binary))?;
-    if status.success() {
-        return Ok(());
+    let status = status.map_err(PrepareError::io("cannot wait for the compiler", program))?;
+    match verdict::from_text(&said) {
+        Some(Err(refused)) => Err(refused),
+        Some(Ok(kind)) if status.success() => Ok(kind),
+        _ => Err(PrepareError::GivenUp { message: died(status, &said) }),
     }
-    let message = if message.is_empty() {
-        format!(
-            "the compiler ended with {status}: more than {CPU_SECONDS_MAX} s of CPU time or too much memory"
-        )
-    } else {
-        message
-    };
-    Err(PrepareError::Compile { message })
 }
 
-/// The body of the hidden subcommand `compile-component VERSION INPUT OUTPUT`, given its arguments: limits this
-/// process, compiles INPUT and writes OUTPUT. Complaints go to standard error.
-pub fn compile_child_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match compile_child(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            // The parent made the pipe; where it is gone there is nobody to tell.
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), message.as_bytes());
-            ExitCode::FAILURE
+/// What it means that the compiler ended without a verdict.
+fn died(status: ExitStatus, said: &str) -> String {
+    let signal = status.signal().and_then(Signal::from_named_raw);
+    let why = match signal {
+        Some(Signal::XCPU) => format!("it took more than {CPU_SECONDS_MAX} s of CPU time"),
+        Some(Signal::XFSZ) => format!("the compiled code has more than {CODE_BYTES_MAX} bytes"),
+        Some(Signal::KILL) => {
+            format!("it was killed: it took more than {CPU_SECONDS_MAX} s of CPU time, or memory is scarce")
         }
-    }
-}
-
-fn compile_child(arguments: impl IntoIterator<Item = OsString>) -> Result<(), String> {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let [version, input, output] = arguments.as_slice() else {
-        return Err(format!("usage: {SUBCOMMAND} p2|p3 INPUT OUTPUT"));
+        Some(Signal::ABORT) => "it took too much memory, or is nested too deep".to_owned(),
+        _ => format!("the compiler ended with {status}"),
     };
-    let version = version.to_str().and_then(WasiVersion::from_name).ok_or("unknown version of WASI")?;
-    limit(Resource::Cpu, CPU_SECONDS_MAX)?;
-    limit(Resource::As, ADDRESS_BYTES_MAX)?;
-    compile_file(version, Path::new(input), Path::new(output))
-}
-
-fn compile_file(version: WasiVersion, input: &Path, output: &Path) -> Result<(), String> {
-    let component = std::fs::read(input).map_err(|error| format!("cannot read the component: {error}"))?;
-    let engine = compiling(version).map_err(|error| format!("{error:#}"))?;
-    let code = engine.precompile_component(&component).map_err(|error| format!("{error:#}"))?;
-    std::fs::write(output, code).map_err(|error| format!("cannot write the compiled code: {error}"))
-}
-
-fn limit(resource: Resource, most: u64) -> Result<(), String> {
-    setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
-        .map_err(|error| format!("cannot limit the compiler: {error}"))
-}
-
-fn refused(error: wasmtime::Error) -> PrepareError {
-    PrepareError::Compile { message: format!("{error:#}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_child_writes_code_or_says_what_is_wrong() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (input, output) = (dir.path().join("in.wasm"), dir.path().join("out.cwasm"));
-        std::fs::write(&input, wat::parse_str("(component)").expect("valid")).expect("written");
-        compile_file(WasiVersion::P3, &input, &output).expect("compiled");
-        assert!(Engine::detect_precompiled_file(&output).expect("readable").is_some());
-        std::fs::write(&input, b"garbage").expect("written");
-        assert!(compile_file(WasiVersion::P2, &input, &output).is_err());
-        assert!(
-            compile_child(["p4".into(), input.into(), output.into()])
-                .expect_err("refused")
-                .contains("unknown")
-        );
-        assert!(compile_child([]).expect_err("refused").contains("usage"));
-    }
+    if said.is_empty() { why } else { format!("{why}: {said}") }
 }

@@ -1,6 +1,5 @@
 //! What a file is: nothing of ours, a module for preview 1, or a component, and how that is entered.
 
-use bytes::Bytes;
 use wasi_preview1_component_adapter_provider as adapter;
 use wasmparser::{ExternalKind, KnownCustom, Parser, Payload};
 use wit_component::ComponentEncoder;
@@ -14,18 +13,16 @@ const CLANG_MIN: [u32; 3] = [15, 0, 7];
 /// Names that an error message lists.
 const NAMES_MAX: usize = 5;
 
+/// Characters of each.
+const NAME_CHARS_MAX: usize = 100;
+
 /// Bytes that an error message shows of a file that is no WebAssembly.
 const SHOWN_BYTES_MAX: usize = 16;
 
 /// A file that can be run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    Component {
-        entry: Entry,
-        /// The entry is one of WASI 0.3.
-        p3_entry: bool,
-        version: WasiVersion,
-    },
+    Component(Kind),
     /// A core module that imports WASI preview 1, or carries the types of a component.
     Module {
         /// It has a `_start`.
@@ -35,22 +32,45 @@ pub(super) enum Form {
     },
 }
 
+/// What a component is, once it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kind {
+    pub(super) entry: Entry,
+    /// The WASI of which the entry is.
+    pub(super) world: WasiVersion,
+    /// The engine that it needs.
+    pub(super) engine: WasiVersion,
+}
+
 impl Form {
-    pub(super) fn entry(&self) -> Entry {
+    pub(super) fn kind(&self) -> Kind {
         match self {
-            Form::Component { entry, .. } | Form::Module { entry, .. } => *entry,
+            Form::Component(kind) => *kind,
+            Form::Module { entry, .. } => {
+                Kind { entry: *entry, world: WasiVersion::P2, engine: WasiVersion::P2 }
+            }
         }
     }
+}
 
-    pub(super) fn is_p3_entry(&self) -> bool {
-        matches!(self, Form::Component { p3_entry: true, .. })
+impl Kind {
+    const ENTRIES: [(Entry, &str); 3] =
+        [(Entry::Command, "command"), (Entry::HttpP2, "http-p2"), (Entry::HttpP3, "http-p3")];
+
+    /// As it is written beside the compiled code, and said by the compiler.
+    pub(super) fn to_text(self) -> String {
+        let names = Self::ENTRIES.iter().filter(|(entry, _)| *entry == self.entry).map(|(_, name)| *name);
+        let parts: Vec<_> = names.chain([self.world.name(), self.engine.name()]).collect();
+        parts.join(" ")
     }
 
-    pub(super) fn version(&self) -> WasiVersion {
-        match self {
-            Form::Component { version, .. } => *version,
-            Form::Module { .. } => WasiVersion::P2,
-        }
+    pub(super) fn from_text(text: &str) -> Option<Kind> {
+        let mut parts = text.split(' ');
+        let name = parts.next()?;
+        let (entry, _) = Self::ENTRIES.into_iter().find(|(_, known)| *known == name)?;
+        let world = WasiVersion::from_name(parts.next()?)?;
+        let engine = WasiVersion::from_name(parts.next()?)?;
+        parts.next().is_none().then_some(Kind { entry, world, engine })
     }
 }
 
@@ -68,7 +88,7 @@ pub(super) fn inspect(wasm: &[u8]) -> Result<Form, PrepareError> {
 }
 
 /// Makes a component of a module by means of the preview 1 adapter.
-pub(super) fn componentize(form: &Form, module: &[u8]) -> Result<Bytes, PrepareError> {
+pub(super) fn componentize(form: Form, module: &[u8]) -> Result<Vec<u8>, PrepareError> {
     let adapter = match form {
         Form::Module { command: true, .. } => adapter::WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
         _ => adapter::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
@@ -77,7 +97,6 @@ pub(super) fn componentize(form: &Form, module: &[u8]) -> Result<Bytes, PrepareE
         .module(module)
         .and_then(|encoder| encoder.adapter(adapter::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, adapter))
         .and_then(|encoder| encoder.validate(true).encode())
-        .map(Bytes::from)
         .map_err(|error| PrepareError::Compile {
             message: format!("no component can be made of it: {error:#}"),
         })
@@ -87,7 +106,7 @@ fn inspect_component(wasm: &[u8]) -> Result<Form, PrepareError> {
     let mut depth = 0_u32;
     let mut p3 = false;
     let mut entry = None;
-    let mut exports = Vec::new();
+    let mut exports = Names::default();
     for payload in Parser::new(0).parse_all(wasm) {
         match payload.map_err(malformed)? {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
@@ -102,17 +121,17 @@ fn inspect_component(wasm: &[u8]) -> Result<Form, PrepareError> {
                     let name = export.map_err(malformed)?.name.name;
                     p3 |= is_p3(name);
                     entry = entry.max(rank(name));
-                    exports.push(name);
+                    exports.push(&[name]);
                 }
             }
             _ => {}
         }
     }
     let Some((_, entry, p3_entry)) = entry else {
-        return Err(PrepareError::NoEntry { exports: listed(&exports) });
+        return Err(PrepareError::NoEntry { exports: exports.listed() });
     };
-    let version = if p3 { WasiVersion::P3 } else { WasiVersion::P2 };
-    Ok(Form::Component { entry: entry.entry(), p3_entry, version })
+    let version = |p3| if p3 { WasiVersion::P3 } else { WasiVersion::P2 };
+    Ok(Form::Component(Kind { entry: entry.entry(), world: version(p3_entry), engine: version(p3) }))
 }
 
 /// Entries, the one to prefer last: a server may well export an empty `run` too.
@@ -150,8 +169,8 @@ fn is_p3(name: &str) -> bool {
 }
 
 fn inspect_module(wasm: &[u8]) -> Result<Form, PrepareError> {
-    let mut foreign = Vec::new();
-    let mut exports = Vec::new();
+    let mut foreign = Names::default();
+    let mut exports = Names::default();
     let mut command = false;
     let mut typed = false;
     let mut http = false;
@@ -161,7 +180,7 @@ fn inspect_module(wasm: &[u8]) -> Result<Form, PrepareError> {
                 for import in imports.into_imports() {
                     let import = import.map_err(malformed)?;
                     if import.module != adapter::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME {
-                        foreign.push(format!("{}.{}", import.module, import.name));
+                        foreign.push(&[import.module, ".", import.name]);
                     }
                 }
             }
@@ -170,7 +189,7 @@ fn inspect_module(wasm: &[u8]) -> Result<Form, PrepareError> {
                     let export = export.map_err(malformed)?;
                     command |= export.name == "_start" && export.kind == ExternalKind::Func;
                     http |= export.name.contains("wasi:http/incoming-handler@0.2");
-                    exports.push(export.name);
+                    exports.push(&[export.name]);
                 }
             }
             Payload::CustomSection(section) => {
@@ -182,9 +201,8 @@ fn inspect_module(wasm: &[u8]) -> Result<Form, PrepareError> {
             _ => {}
         }
     }
-    if !typed && !foreign.is_empty() {
-        let names: Vec<_> = foreign.iter().map(String::as_str).collect();
-        return Err(PrepareError::NotWasi { imports: listed(&names) });
+    if !typed && foreign.count > 0 {
+        return Err(PrepareError::NotWasi { imports: foreign.listed() });
     }
     if command {
         return Ok(Form::Module { command, entry: Entry::Command });
@@ -192,7 +210,7 @@ fn inspect_module(wasm: &[u8]) -> Result<Form, PrepareError> {
     if typed && http {
         return Ok(Form::Module { command, entry: Entry::HttpP2 });
     }
-    Err(PrepareError::NoEntry { exports: listed(&exports) })
+    Err(PrepareError::NoEntry { exports: exports.listed() })
 }
 
 /// A producers section that cannot be read says nothing, and is ignored as custom sections are.
@@ -220,15 +238,32 @@ fn malformed(error: wasmparser::BinaryReaderError) -> PrepareError {
     PrepareError::Compile { message: format!("the file is damaged or cut short: {error}") }
 }
 
-fn listed(names: &[&str]) -> String {
-    if names.is_empty() {
-        return "nothing".to_owned();
+/// The first of many names: a file may have millions.
+#[derive(Default)]
+struct Names {
+    first: Vec<String>,
+    count: usize,
+}
+
+impl Names {
+    fn push(&mut self, parts: &[&str]) {
+        self.count += 1;
+        if self.first.len() < NAMES_MAX {
+            let name: String = parts.concat().chars().take(NAME_CHARS_MAX).collect();
+            self.first.push(name);
+        }
     }
-    let mut text = names.iter().take(NAMES_MAX).copied().collect::<Vec<_>>().join(", ");
-    if names.len() > NAMES_MAX {
-        text.push_str(&format!(" and {} more", names.len() - NAMES_MAX));
+
+    fn listed(&self) -> String {
+        if self.count == 0 {
+            return "nothing".to_owned();
+        }
+        let mut text = self.first.join(", ");
+        if self.count > NAMES_MAX {
+            text.push_str(&format!(" and {} more", self.count - NAMES_MAX));
+        }
+        text
     }
-    text
 }
 
 fn readable(bytes: &[u8]) -> String {
@@ -247,6 +282,19 @@ mod tests {
         assert_eq!(clang_version("14.0.6 (https://github.com/llvm)"), Some([14, 0, 6]));
         assert_eq!(clang_version("Debian clang version 15.0.7"), Some([15, 0, 7]));
         assert_eq!(clang_version("trunk"), None);
+    }
+
+    #[test]
+    fn kinds_are_read_as_they_are_written() {
+        for (entry, _) in Kind::ENTRIES {
+            for (world, engine) in [(WasiVersion::P2, WasiVersion::P3), (WasiVersion::P3, WasiVersion::P3)] {
+                let kind = Kind { entry, world, engine };
+                assert_eq!(Kind::from_text(&kind.to_text()), Some(kind));
+            }
+        }
+        for wrong in ["", "command", "command p2", "command p2 p4", "command p2 p2 p2", "x p2 p2"] {
+            assert_eq!(Kind::from_text(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

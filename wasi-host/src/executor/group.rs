@@ -22,6 +22,8 @@ pub(crate) struct Group {
     cpu_ns: AtomicU64,
     pod_cpu_ns: Arc<AtomicU64>,
     killed: AtomicBool,
+    /// Until when it is one that runs long in one piece.
+    heavy_until: Mutex<Option<Instant>>,
     /// Tasks that have not ended, by id.
     tasks: Mutex<BTreeMap<u64, Weak<Task>>>,
     /// Touched only under the run queue's lock.
@@ -46,6 +48,8 @@ pub(super) enum Place {
     Ready,
     /// Out of quota until then.
     Throttled(Instant),
+    /// It is heavy, and as many of these run as may.
+    Held,
 }
 
 impl Group {
@@ -57,6 +61,7 @@ impl Group {
             cpu_ns: AtomicU64::new(0),
             pod_cpu_ns,
             killed: AtomicBool::new(false),
+            heavy_until: Mutex::new(None),
             tasks: Mutex::new(BTreeMap::new()),
             turn: Mutex::new(Turn::default()),
         }
@@ -89,6 +94,15 @@ impl Group {
         for task in expired {
             task.abort();
         }
+    }
+
+    pub(super) fn is_heavy_until(&self, until: Instant) {
+        *self.heavy_until.lock() = Some(until);
+    }
+
+    /// It was caught running long in one piece, and not long ago.
+    pub(super) fn is_heavy(&self, now: Instant) -> bool {
+        self.heavy_until.lock().is_some_and(|until| now < until)
     }
 
     pub(super) fn adopt(&self, task: &Arc<Task>) {

@@ -58,3 +58,53 @@ async fn expired_tasks_are_ended_where_they_wait() {
     assert!(matches!(waiting.await, Err(JoinError::Aborted)));
     assert_eq!(later.await.expect("not due"), 2);
 }
+
+#[tokio::test]
+async fn a_task_that_is_stuck_leaves_the_others_a_thread() {
+    let executor = executor();
+    let (tell, told) = std::sync::mpsc::channel();
+    // The first ones block the only thread, and as many more, until the last has run.
+    let stuck: Vec<_> = (0..3)
+        .map(|at| {
+            let (tell, told) = std::sync::mpsc::channel();
+            let group = group(&executor);
+            let wait = async move { told.recv_timeout(Duration::from_secs(60)) };
+            (at, tell, executor.spawn(&group, None, wait))
+        })
+        .collect();
+    let waiting =
+        executor.spawn(&group(&executor), None, async move { told.recv_timeout(Duration::from_secs(60)) });
+    executor
+        .spawn(&group(&executor), None, async move { tell.send(7) })
+        .await
+        .expect("it ran")
+        .expect("heard");
+    assert_eq!(waiting.await.expect("it ran"), Ok(7));
+    for (at, tell, stuck) in stuck {
+        tell.send(at).expect("heard");
+        assert_eq!(stuck.await.expect("it ran"), Ok(at));
+    }
+}
+
+#[tokio::test]
+async fn a_group_that_runs_long_in_one_piece_is_a_heavy_one_for_a_while() {
+    let executor = executor();
+    let (light, heavy) = (group(&executor), group(&executor));
+    let burn = |time: Duration| {
+        let mut used_ns = 0;
+        take_thread_cpu_ns();
+        // What it takes from the account for itself it puts back.
+        while used_ns < time.as_nanos() as u64 {
+            used_ns += take_thread_cpu_ns();
+        }
+        CHARGED_NS.with(|charged| charged.set(charged.get() - used_ns));
+    };
+    executor.spawn(&light, None, async move { burn(Duration::from_millis(2)) }).await.expect("it ran");
+    executor.spawn(&heavy, None, async move { burn(Duration::from_millis(30)) }).await.expect("it ran");
+    // The outcome is told before the account is kept.
+    let now = Instant::now();
+    while !heavy.is_heavy(now) {
+        tokio::task::yield_now().await;
+    }
+    assert!(!light.is_heavy(now) && !heavy.is_heavy(now + crew::HEAVY_FOR * 2));
+}

@@ -10,7 +10,7 @@ use crate::{Entry, Exit, PrepareError};
 async fn refused(bench: &Bench, bytes: &[u8]) -> PrepareError {
     let path = bench.dir.path().join("bad.wasm");
     fs::write(&path, bytes).expect("written");
-    bench.host.prepare(&path).await.expect_err("not to be run")
+    bench.host.prepare(&path, "default").await.expect_err("not to be run")
 }
 
 #[tokio::test]
@@ -32,7 +32,7 @@ async fn what_cannot_run_is_refused_with_the_mend() {
     cut.truncate(cut.len() - 3);
     let cut = refused(&bench, &cut).await;
     assert!(matches!(cut, PrepareError::Compile { .. }), "{cut}");
-    let missing = bench.host.prepare(Path::new("/nowhere.wasm")).await.expect_err("no such file");
+    let missing = bench.host.prepare(Path::new("/nowhere.wasm"), "default").await.expect_err("no such file");
     assert!(missing.to_string().contains("/nowhere.wasm"), "{missing}");
 }
 
@@ -63,11 +63,12 @@ async fn entries_are_what_components_export() {
 async fn the_same_bytes_are_compiled_once_and_found_by_the_next_host() {
     let bench = Bench::new(1);
     let path = bench.write("guest.wasm", &module("(call $exit (i32.const 5))"));
-    let (first, second) = tokio::join!(bench.host.prepare(&path), bench.host.prepare(&path));
+    let (first, second) =
+        tokio::join!(bench.host.prepare(&path, "default"), bench.host.prepare(&path, "default"));
     assert!(Arc::ptr_eq(&first.expect("prepared"), &second.expect("prepared")));
     assert_eq!(bench.host.compiled(), 1);
     let next = host(&bench.dir, 1);
-    next.prepare(&path).await.expect("from the cache");
+    next.prepare(&path, "default").await.expect("from the cache");
     assert_eq!(next.compiled(), 0);
     let key = bench.dir.path().join("cache/key");
     assert_eq!(fs::metadata(key).expect("a key").permissions().mode() & 0o777, 0o600);
@@ -77,7 +78,7 @@ async fn the_same_bytes_are_compiled_once_and_found_by_the_next_host() {
 async fn compiled_code_that_was_touched_is_never_loaded() {
     let bench = Bench::new(1);
     let path = bench.write("guest.wasm", &module("(call $exit (i32.const 5))"));
-    bench.host.prepare(&path).await.expect("prepared");
+    bench.host.prepare(&path, "default").await.expect("prepared");
     let cached = fs::read_dir(bench.dir.path().join("cache")).expect("a cache");
     let code = cached
         .map(|entry| entry.expect("an entry").path())
@@ -88,12 +89,12 @@ async fn compiled_code_that_was_touched_is_never_loaded() {
     bytes[middle] ^= 1;
     fs::write(&code, bytes).expect("written");
     let next = host(&bench.dir, 1);
-    let artifact = next.prepare(&path).await.expect("compiled anew");
+    let artifact = next.prepare(&path, "default").await.expect("compiled anew");
     assert_eq!(next.compiled(), 1);
     let container = next.pod(PodLimits::default(), namespace()).start(bench.spec(artifact)).expect("started");
     assert_eq!(container.wait().await, Exit::Completed { code: 1 });
     assert_eq!(
-        host(&bench.dir, 1).prepare(&path).await.map(|_| ()).map_err(|error| error.to_string()),
+        host(&bench.dir, 1).prepare(&path, "default").await.map(|_| ()).map_err(|error| error.to_string()),
         Ok(())
     );
 }
@@ -102,7 +103,7 @@ async fn compiled_code_that_was_touched_is_never_loaded() {
 async fn a_compiler_of_its_own_process_gives_code_or_its_complaint() {
     let bench = Bench::new(1);
     let path = bench.write("guest.wasm", &module("(call $exit (i32.const 6))"));
-    bench.host.prepare(&path).await.expect("prepared");
+    bench.host.prepare(&path, "default").await.expect("prepared");
     let cache = bench.dir.path().join("cache");
     let script = |name: &str, text: String| {
         let path = bench.dir.path().join(name);
@@ -121,11 +122,140 @@ async fn a_compiler_of_its_own_process_gives_code_or_its_complaint() {
         .expect("a host")
     };
     // Stands for the real one: gives the code that was compiled before.
-    let copying =
-        format!("#!/bin/sh\n[ \"$1\" = compile-component ] && /bin/cp {}/*.cwasm \"$4\"\n", cache.display());
+    let copying = format!(
+        "#!/bin/sh\n[ \"$1\" = compile-component ] && /bin/cat {}/*.cwasm && echo made command p2 p2 >&2\n",
+        cache.display()
+    );
     let host = with("a", script("copying", copying));
-    assert_eq!(host.prepare(&path).await.expect("compiled").entry(), Entry::Command);
-    let host = with("b", script("failing", "#!/bin/sh\necho too strange >&2\nexit 1\n".to_owned()));
-    let error = host.prepare(&path).await.expect_err("the compiler refuses");
+    assert_eq!(host.prepare(&path, "default").await.expect("compiled").entry(), Entry::Command);
+    let host = with("b", script("failing", "#!/bin/sh\necho refused too strange >&2\nexit 1\n".to_owned()));
+    let error = host.prepare(&path, "default").await.expect_err("the compiler refuses");
     assert!(error.to_string().contains("too strange"), "{error}");
+}
+
+/// A host whose compiler is this shell script.
+fn host_with(bench: &Bench, name: &str, script: &str) -> Host {
+    let path = bench.dir.path().join(name);
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("executable");
+    let cache_dir = bench.dir.path().join(format!("{name}-cache"));
+    Host::new(HostConfig { cache_dir, guest_threads: 1, max_instances: INSTANCES, compiler: Some(path) })
+        .expect("a host")
+}
+
+/// A script that notes its process in `pid`, and hangs.
+fn hanging(bench: &Bench) -> String {
+    format!(
+        "echo $$ > {0}/pid.new; /bin/mv {0}/pid.new {0}/pid; exec /bin/sleep 600",
+        bench.dir.path().display()
+    )
+}
+
+/// Waits until the hanging compiler runs.
+async fn hangs(bench: &Bench) -> rustix::process::Pid {
+    let file = bench.dir.path().join("pid");
+    loop {
+        if let Ok(text) = fs::read_to_string(&file) {
+            let pid = text.trim().parse().expect("a number");
+            return rustix::process::Pid::from_raw(pid).expect("a process id");
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+fn lives(pid: rustix::process::Pid) -> bool {
+    rustix::process::test_kill_process(pid).is_ok()
+}
+
+fn files_of(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).expect("a directory");
+    entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[tokio::test]
+async fn what_cannot_be_made_is_tried_once_however_many_ask() {
+    let bench = Bench::new(1);
+    let path = bench.write("guest.wasm", &spinner());
+    let count = bench.dir.path().join("count");
+    let script = format!("echo x >> {}; echo refused too strange >&2; exit 1", count.display());
+    let host = host_with(&bench, "refusing", &script);
+    let ask = |at: usize| {
+        let (host, path) = (host.clone(), path.clone());
+        async move { host.prepare(&path, &format!("ns-{at}")).await.expect_err("refused").to_string() }
+    };
+    for said in futures::future::join_all((0..100).map(ask)).await {
+        assert!(said.contains("too strange"), "{said}");
+    }
+    assert!(ask(0).await.contains("too strange"));
+    assert_eq!(fs::read_to_string(&count).expect("counted"), "x\n");
+    // A compiler that dies has said nothing for good, but is not asked again at once either.
+    let script = format!("echo x >> {}; kill -9 $$", count.display());
+    let host = host_with(&bench, "dying", &script);
+    for _ in 0..3 {
+        let error = host.prepare(&path, "default").await.expect_err("given up");
+        assert!(matches!(&error, PrepareError::GivenUp { .. }), "{error}");
+    }
+    assert_eq!(fs::read_to_string(&count).expect("counted"), "x\nx\n");
+}
+
+#[tokio::test]
+async fn a_compile_goes_on_as_long_as_somebody_waits_for_it() {
+    let bench = Bench::new(1);
+    let path = bench.write("guest.wasm", &spinner());
+    let host = host_with(&bench, "hanging", &hanging(&bench));
+    let ask = |namespace: &'static str| {
+        let (host, path) = (host.clone(), path.clone());
+        tokio::spawn(async move { host.prepare(&path, namespace).await.map(drop) })
+    };
+    let first = ask("a");
+    let pid = hangs(&bench).await;
+    let second = ask("b");
+    // The second one has joined when it waits.
+    while host.waiting_for_compiler() < 2 {
+        tokio::task::yield_now().await;
+    }
+    first.abort();
+    assert!(first.await.expect_err("given up").is_cancelled());
+    assert!(lives(pid));
+    second.abort();
+    assert!(second.await.expect_err("given up").is_cancelled());
+    while lives(pid) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(host.waiting_for_compiler(), 0);
+    assert_eq!(files_of(&bench.dir.path().join("hanging-cache")), ["key"]);
+}
+
+#[tokio::test]
+async fn what_is_compiled_waits_for_no_compiler() {
+    let bench = Bench::new(1);
+    let known = bench.write("known.wasm", &spinner());
+    bench.host.prepare(&known, "default").await.expect("prepared");
+    let host = host_with(&bench, "hanging", &hanging(&bench));
+    for name in files_of(&bench.dir.path().join("cache")) {
+        let cache = |of: &str| bench.dir.path().join(of).join(&name);
+        fs::copy(cache("cache"), cache("hanging-cache")).expect("copied");
+    }
+    let next = Host::new(HostConfig {
+        cache_dir: bench.dir.path().join("hanging-cache"),
+        guest_threads: 1,
+        max_instances: INSTANCES,
+        compiler: Some(bench.dir.path().join("hanging")),
+    });
+    drop(host);
+    let next = next.expect("a host");
+    let slow: Vec<_> = (0..3)
+        .map(|at| {
+            let path = bench.write(&format!("slow-{at}.wasm"), &module(&format!("(drop (i32.const {at}))")));
+            let host = next.clone();
+            tokio::spawn(async move { host.prepare(&path, "default").await.map(drop) })
+        })
+        .collect();
+    hangs(&bench).await;
+    next.prepare(&known, "default").await.expect("from the cache, at once");
+    assert_eq!(next.compiled(), 0);
+    for task in slow {
+        task.abort();
+        let _ = task.await;
+    }
 }

@@ -91,3 +91,32 @@ async fn a_throttled_guest_is_killed_at_once_too() {
     container.kill();
     assert_eq!(container.wait().await, Exit::Killed);
 }
+
+/// Fills half a gigabyte sixteen times between two turns of its loop, which takes a second or more.
+fn filler() -> String {
+    let fill = "(memory.fill (i32.const 0) (i32.const 1) (i32.const 0x1fff0000))";
+    format!(
+        r#"(module (memory (export "memory") 8192) (func (export "_start") (loop $again {} (br $again))))"#,
+        fill.repeat(16)
+    )
+}
+
+#[tokio::test]
+async fn an_instruction_that_takes_a_second_stalls_nobody_else() {
+    let bench = Bench::alone();
+    let short = bench.prepare(&module("(call $exit (i32.const 3))")).await;
+    let artifact = bench.prepare(&filler()).await;
+    // More of them than guest threads.
+    let fillers: Vec<Container> = (0..3).map(|_| bench.start(artifact.clone())).collect();
+    let mut waits = Vec::new();
+    for _ in 0..40 {
+        let begun = Instant::now();
+        assert_eq!(bench.start(short.clone()).wait().await, Exit::Completed { code: 1 });
+        waits.push(begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    waits.sort();
+    assert!(fillers.iter().all(|filler| filler.exit().is_none()));
+    // A single one of the sixteen takes about as long.
+    assert!(waits[waits.len() / 2] < Duration::from_millis(60), "{waits:?}");
+}

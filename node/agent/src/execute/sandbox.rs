@@ -12,6 +12,7 @@ use coracle_wasi_host::{
     net::{Namespace, NamespaceConfig, NetLimits},
 };
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::{Executor, Runtime};
 
@@ -46,7 +47,8 @@ impl Executor {
         };
         let sandbox = self.context.host.pod(limits, namespace.clone());
         let plans = Arc::new(Semaphore::new(1));
-        let runtime = Runtime { namespace, pod: sandbox, address, plans, containers: BTreeMap::new() };
+        let (containers, ending) = (BTreeMap::new(), CancellationToken::new());
+        let runtime = Runtime { namespace, pod: sandbox, address, plans, ending, containers };
         self.runtimes.insert(pod.uid().clone(), runtime);
         Some(Observation::SandboxReady { uid: pod.uid().clone(), addresses: vec![address.into()] })
     }

@@ -6,11 +6,11 @@ use coracle_core::{
     Observation, Pod, PodUid, StartPlan,
     observe::{Exit, News},
 };
-use coracle_wasi_host::{Container, ContainerLimits, ContainerSpec, StartError};
+use coracle_wasi_host::{Artifact, Container, ContainerLimits, ContainerSpec, StartError};
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{At, Context, Executor, guarded};
+use super::{At, Context, Executor, POD_ENDS, guarded};
 use crate::{
     app::Event,
     logs::{Stream, StreamSink},
@@ -25,15 +25,19 @@ impl Executor {
             return Some(at.news(News::StartFailed { reason: CREATE_FAILED.to_owned(), message }));
         };
         let (sandbox, context, starts) = (runtime.pod.clone(), self.context.clone(), self.starts.clone());
+        let ending = runtime.ending.clone();
         let dir = self.volumes_dir(&at.uid);
         tokio::spawn(async move {
             let events = context.events.clone();
             let of = at.clone();
-            let starting =
-                guarded(async move { start(&context, &sandbox, &of, &pod, plan, dir, &starts).await });
-            let started = starting
-                .await
-                .unwrap_or_else(|message| Err(StartFailure::Fault { reason: CREATE_FAILED, message }));
+            let starting = guarded(async move {
+                let ready = ending.run_until_cancelled(ready(&context, &pod, &plan, &starts)).await;
+                let (artifact, permit) = ready.unwrap_or_else(|| Err(create(POD_ENDS.to_owned())))?;
+                let started = start(&context, &sandbox, &of, &pod, plan, dir, artifact).await;
+                drop(permit);
+                started
+            });
+            let started = starting.await.unwrap_or_else(|message| Err(create(message)));
             let event = match started {
                 Ok(container) => Event::Started { at, container },
                 Err(StartFailure::NoSeat(message)) => Event::Observed(at.news(News::NoSeat { message })),
@@ -94,6 +98,28 @@ enum StartFailure {
     NoSeat(String),
 }
 
+fn create(message: String) -> StartFailure {
+    StartFailure::Fault { reason: CREATE_FAILED, message }
+}
+
+/// Waits for the container's component, and for its turn to be started. Leaves nothing behind when it is given up.
+async fn ready<'a>(
+    context: &Context,
+    pod: &Pod,
+    plan: &StartPlan,
+    starts: &'a Semaphore,
+) -> Result<(Arc<Artifact>, SemaphorePermit<'a>), StartFailure> {
+    let path = context
+        .artifacts
+        .path(&plan.image_id)
+        .ok_or_else(|| create(format!("the image {} is not on this node any more", plan.image_id)))?;
+    let artifact = context.host.prepare(&path, &pod.metadata.namespace).await;
+    let artifact = artifact.map_err(|error| create(error.to_string()))?;
+    // After the compiler: what it is busy with holds up no container that is ready to run.
+    let permit = starts.acquire().await.map_err(|error| create(error.to_string()))?;
+    Ok((artifact, permit))
+}
+
 async fn start(
     context: &Context,
     sandbox: &coracle_wasi_host::Pod,
@@ -101,18 +127,10 @@ async fn start(
     pod: &Pod,
     plan: Arc<StartPlan>,
     volumes_dir: PathBuf,
-    starts: &Semaphore,
+    artifact: Arc<Artifact>,
 ) -> Result<Container, StartFailure> {
     // The loop has let go of it by now: nothing is copied.
     let plan = Arc::unwrap_or_clone(plan);
-    let create = |message: String| StartFailure::Fault { reason: CREATE_FAILED, message };
-    let path = context
-        .artifacts
-        .path(&plan.image_id)
-        .ok_or_else(|| create(format!("the image {} is not on this node any more", plan.image_id)))?;
-    let artifact = context.host.prepare(&path).await.map_err(|error| create(error.to_string()))?;
-    // After the compiler: what it is busy with holds up no container that is ready to run.
-    let _permit = starts.acquire().await.map_err(|error| create(error.to_string()))?;
     let (logs, log_at) = (context.logs.clone(), at.clone());
     let mounts = plan.mounts;
     let prepared = tokio::task::spawn_blocking(move || {

@@ -53,7 +53,7 @@ impl Bench {
         let output = Arc::new(Kept::default());
         let spec = ContainerSpec {
             name: "guest".into(),
-            artifact: self.host.prepare(wasm).await.unwrap(),
+            artifact: self.host.prepare(wasm, "default").await.unwrap(),
             args: [&["guest"], args].concat().into_iter().map(str::to_owned).collect(),
             env: Vec::new(),
             mounts: Vec::new(),
