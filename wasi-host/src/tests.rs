@@ -4,6 +4,7 @@ mod artifacts;
 mod commands;
 mod cpu;
 mod pods;
+pub mod programs;
 mod serving;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -32,7 +33,7 @@ pub fn beside_others() -> Beside {
 
 /// Keeps what a guest wrote.
 #[derive(Default)]
-struct Lines(Mutex<String>);
+pub struct Lines(Mutex<String>);
 
 impl LogSink for Lines {
     fn write(&self, line: &[u8]) -> usize {
@@ -42,7 +43,7 @@ impl LogSink for Lines {
 }
 
 impl Lines {
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         self.0.lock().clone()
     }
 }
