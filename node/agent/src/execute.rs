@@ -17,7 +17,7 @@ use coracle_proto::node::{NodeEvent, PodGone, PodStatus};
 use coracle_wasi_host::{Container, Host, net::Namespace};
 use tokio::sync::{Semaphore, mpsc};
 
-use self::{plan::Planner, sandbox::WaitingPod};
+use self::{plan::Workshop, sandbox::WaitingPod};
 
 use crate::{
     app::Event,
@@ -63,7 +63,7 @@ pub struct Executor {
     /// The present link has named all blocks of this node: only then is it known that more are needed.
     blocks_known: bool,
     starts: Arc<Semaphore>,
-    planner: Planner,
+    workshop: Workshop,
 }
 
 struct Runtime {
@@ -84,7 +84,7 @@ impl Executor {
             blocks: Blocks::default(),
             waiting: Waiting::default(),
             blocks_known: true,
-            planner: Planner::new(),
+            workshop: Workshop::new(),
             starts: Arc::new(Semaphore::new(STARTS_MAX)),
         }
     }
@@ -103,9 +103,11 @@ impl Executor {
                 self.stop_sandbox(&uid);
                 return Some(Observation::SandboxStopped { uid });
             }
-            Action::Mount { uid, fingerprint, inputs } => self.mount(uid, fingerprint, *inputs),
+            Action::Mount { uid, fingerprint, inputs } => {
+                self.mount(uid, &pod.metadata.namespace, fingerprint, *inputs);
+            }
             Action::Plan { uid, container, attempt, inputs, .. } => {
-                self.plan(At { uid, container, attempt }, *inputs);
+                self.plan(At { uid, container, attempt }, &pod.metadata.namespace, *inputs);
             }
             Action::Pull { uid, container, attempt, image, policy } => {
                 self.pull(At { uid, container, attempt }, image, policy);
@@ -215,7 +217,8 @@ impl Executor {
         self.context.removals.push(self.volumes_dir(&uid));
         // A write of a log that is under way is waited for.
         let context = self.context.clone();
-        tokio::task::spawn_blocking(move || context.logs.remove(&uid, &context.removals));
+        let holder = plan::holder(&pod.metadata.namespace);
+        self.workshop.folders.post(&holder, move || context.logs.remove(&uid, &context.removals));
     }
 
     /// Ends every pod at once, without a word to the cluster: the node stops, and runs them again when it starts.
