@@ -217,7 +217,8 @@ impl Artifacts {
 
     /// Artifacts in memory, those in the making among them, and files whose digests are remembered.
     pub(crate) fn held(&self) -> (usize, usize) {
-        (self.ready.lock().len(), self.known_files.lock().len())
+        let shelf = self.shelf.lock();
+        (shelf.ready.len() + shelf.making.len(), self.known_files.lock().len())
     }
 
     /// See [`crate::Host::prepare`].

@@ -9,8 +9,10 @@ use tokio::sync::watch;
 use crate::artifact::{Artifact, Artifacts, PrepareError};
 use crate::engine::Engines;
 use crate::executor::Executor;
+use crate::files;
 use crate::limits::{self, MemoryAccount};
 use crate::net::Namespace;
+use crate::pool::Pool;
 use crate::sandbox::{Pod, PodLimits};
 use crate::seats::Seats;
 
@@ -81,6 +83,8 @@ pub(crate) struct Inner {
     pub(crate) seats: Arc<Seats>,
     /// The memory of all guests together.
     pub(crate) memory: Arc<MemoryAccount>,
+    /// Where guests' file calls are done.
+    pub(crate) files: Arc<Pool>,
     pub(crate) runtime: tokio::runtime::Handle,
 }
 
@@ -101,8 +105,9 @@ impl Host {
         let seats = Seats::new(engines.instances_max);
         let memory_bytes = limits::guests_memory();
         let memory = MemoryAccount::new(memory_bytes, None);
+        let files = Pool::new("guest-files", files::CALLS_MAX, files::THREAD_NICE);
         tracing::info!(threads, instances = engines.instances_max, memory_bytes, "sandbox ready");
-        Ok(Host { inner: Arc::new(Inner { engines, artifacts, executor, seats, memory, runtime }) })
+        Ok(Host { inner: Arc::new(Inner { engines, artifacts, executor, seats, memory, files, runtime }) })
     }
 
     /// Makes a file ready to run: compiled, or loaded from the cache, and linked.
@@ -143,6 +148,11 @@ impl Host {
     /// Containers that wait for a component which is not ready.
     pub fn waiting_for_compiler(&self) -> usize {
         self.inner.artifacts.waiting()
+    }
+
+    /// Where guests' file calls are done: how many of them run and wait.
+    pub fn files(&self) -> &Pool {
+        &self.inner.files
     }
 
     /// Components that were compiled, and not found in a cache, since the start.

@@ -3,8 +3,9 @@
 //! Nothing is inherited from the process. A guest has the clocks and random numbers, its own arguments, environment,
 //! output, directories and network namespace, and nothing that is not named here.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,10 +14,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
-use wasmtime_wasi::{FsPerms, ResourceTable, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::engine::WasiVersion;
+use crate::files::{self, Files, FilesCtxView, FilesView};
 use crate::http::OutgoingHttp;
 use crate::limits::{MemoryAccount, RANDOM_BYTES_MAX, RESOURCES_MAX, StoreLimiter};
 use crate::logs::{LogSink, LogStream};
@@ -44,7 +46,7 @@ pub struct Mount {
 
 /// A mount whose directory was found once and for all.
 pub(crate) struct PinnedMount {
-    dir: Arc<OwnedFd>,
+    dir: File,
     guest: String,
     read_only: bool,
 }
@@ -59,15 +61,18 @@ impl PinnedMount {
                 Arc::new(rustix::fs::open(&mount.host, flags, Mode::empty())?)
             }
         };
-        let pinned = PinnedMount { dir, guest: mount.guest.clone(), read_only: mount.read_only };
         // Fails here rather than in the guest's task: the caller can say what is wrong with the spec.
-        std::fs::read_dir(pinned.path())?;
-        Ok(pinned)
+        rustix::fs::openat(&dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(PinnedMount {
+            dir: dir.try_clone()?.into(),
+            guest: mount.guest.clone(),
+            read_only: mount.read_only,
+        })
     }
 
-    /// A path that leads to the open directory, wherever its own path leads by now.
-    fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.dir.as_raw_fd()))
+    /// Lets the guest of `files` find the directory.
+    pub(crate) fn mount(self, files: &mut Files) {
+        files.mount(self.dir, self.guest, self.read_only);
     }
 }
 
@@ -75,7 +80,7 @@ impl PinnedMount {
 pub(crate) struct Grants {
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
-    pub(crate) mounts: Vec<PinnedMount>,
+    pub(crate) files: Arc<Files>,
     pub(crate) stdout: Arc<dyn LogSink>,
     pub(crate) stderr: Arc<dyn LogSink>,
     /// Standard input waits until this is cancelled and ends then; without it, it is at its end from the start.
@@ -87,8 +92,8 @@ pub(crate) struct Grants {
 }
 
 impl Grants {
-    /// The data of a new store. Fails where a mounted directory cannot be opened.
-    pub(crate) fn state(&self, seat: Seat) -> wasmtime::Result<State> {
+    /// The data of a new store.
+    pub(crate) fn state(&self, seat: Seat) -> State {
         let mut builder = WasiCtx::builder();
         builder
             .args(&self.args)
@@ -99,23 +104,20 @@ impl Grants {
         if let Some(until) = &self.stdin_until {
             builder.stdin(OpenStdin::new(until.clone()));
         }
-        for mount in &self.mounts {
-            let permissions = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
-            builder.preopened_dir(mount.path(), &mount.guest, permissions)?;
-        }
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
-        Ok(State {
+        State {
             table,
             wasi: builder.build(),
             http,
             outgoing: OutgoingHttp::new(self.namespace.clone(), Arc::clone(&self.outgoing)),
             namespace: self.namespace.clone(),
+            files: Arc::clone(&self.files),
             limiter: StoreLimiter::new(Arc::clone(&self.memory)),
             _seat: seat,
-        })
+        }
     }
 }
 
@@ -128,6 +130,7 @@ pub(crate) struct State {
     http: WasiHttpCtx,
     outgoing: OutgoingHttp,
     namespace: Namespace,
+    files: Arc<Files>,
     pub(crate) limiter: StoreLimiter,
     /// Its part of the live instances that the host admits.
     _seat: Seat,
@@ -151,6 +154,12 @@ impl SocketView for State {
     }
 }
 
+impl FilesView for State {
+    fn files(&mut self) -> FilesCtxView<'_> {
+        FilesCtxView { table: &mut self.table, files: &self.files }
+    }
+}
+
 /// All that a component may import. What is not here cannot be imported.
 pub(crate) fn linker(engine: &Engine, version: WasiVersion) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
@@ -160,16 +169,21 @@ pub(crate) fn linker(engine: &Engine, version: WasiVersion) -> wasmtime::Result<
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
-    // The sockets above are the host's own and deny everything; the pod's take their place.
+    // The sockets above are the host's own and deny everything, and the files block threads that are everybody's; the
+    // pod's take their place.
     sockets::add_p2_to_linker(&mut linker)?;
+    files::add_p2_to_linker(&mut linker)?;
     if version == WasiVersion::P3 {
         sockets::add_p3_to_linker(&mut linker)?;
+        files::add_p3_to_linker(&mut linker)?;
     }
     Ok(linker)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+
     use super::*;
 
     #[test]
@@ -187,9 +201,8 @@ mod tests {
         std::os::unix::fs::symlink(&other, &host).expect("linked");
         let pinned = PinnedMount::new(&Mount { pin, ..mount }).expect("there");
         for mount in [opened, pinned] {
-            let mut builder = WasiCtx::builder();
-            builder.preopened_dir(mount.path(), &mount.guest, FsPerms::ReadOnly).expect("opened");
-            let names = std::fs::read_dir(mount.path()).expect("readable").flatten();
+            let path = format!("/proc/self/fd/{}", mount.dir.as_raw_fd());
+            let names = std::fs::read_dir(path).expect("readable").flatten();
             let names: Vec<_> = names.map(|entry| entry.file_name()).collect();
             assert_eq!(names, ["mine"]);
         }

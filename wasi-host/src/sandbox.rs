@@ -12,6 +12,7 @@ use wasmtime::{Store, UpdateDeadline};
 use crate::artifact::{Artifact, Entry, Pre};
 use crate::executor::{self, Bucket, Group, JoinError, Verdict};
 use crate::exit::{self, Exit};
+use crate::files::{Account, Files};
 use crate::host;
 use crate::http::{self, OUTGOING_MAX};
 use crate::limits::{MemoryAccount, bound_store};
@@ -179,10 +180,13 @@ impl Pod {
         };
         let memory = MemoryAccount::new(spec.limits.memory_bytes, Some(Arc::clone(&pod.memory)));
         let stop = CancellationToken::new();
+        let account = Account::new(Arc::clone(&pod.host.files), pod.namespace.holder().clone());
+        let mut files = Files::new(account);
+        mounts.into_iter().for_each(|mount| mount.mount(&mut files));
         let grants = Grants {
             args: spec.args.clone(),
             env: spec.env.clone(),
-            mounts,
+            files: Arc::new(files),
             stdout: Arc::clone(&spec.stdout),
             stderr: Arc::clone(&spec.stderr),
             stdin_until: (!spec.stdin_closed).then(|| stop.clone()),
@@ -302,7 +306,7 @@ impl Sandbox {
     /// A new store with all its limits, ready for the instance that the seat is for.
     pub(crate) fn store(&self, seat: Seat) -> Result<Store<State>, StartError> {
         let failed = |error: wasmtime::Error| StartError::Sandbox { message: format!("{error:#}") };
-        let state = self.grants.state(seat).map_err(failed)?;
+        let state = self.grants.state(seat);
         let engine = self.host.engines.of(self.artifact.version());
         let mut store = Store::try_new(engine, state).map_err(failed)?;
         store.limiter(|state| &mut state.limiter);

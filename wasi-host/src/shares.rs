@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// On whose account something is held.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Holder {
     /// The Kubernetes namespace.
     pub namespace: Arc<str>,
@@ -28,7 +28,8 @@ pub struct Shares {
 struct Held {
     all: usize,
     namespaces: HashMap<Arc<str>, usize>,
-    pods: HashMap<IpAddr, usize>,
+    /// Only those with a pod.
+    pods: HashMap<Holder, usize>,
 }
 
 impl Shares {
@@ -39,26 +40,46 @@ impl Shares {
 
     /// One more for `holder`, unless it has its share already.
     pub fn take(self: &Arc<Self>, holder: &Holder) -> Option<Permit> {
+        self.ask(holder).ok()
+    }
+
+    /// One more for `holder`, or who has their share already.
+    pub(crate) fn ask(self: &Arc<Self>, holder: &Holder) -> Result<Permit, Sated> {
         let mut held = self.held.lock();
         let free = self.size - held.all;
         let of_namespace = held.namespaces.get(&holder.namespace).copied().unwrap_or(0);
-        let of_pod = holder.pod.and_then(|pod| held.pods.get(&pod).copied()).unwrap_or(0);
-        if of_namespace >= free || of_pod >= free.div_ceil(2) {
-            return None;
+        let of_pod = held.pods.get(holder).copied().unwrap_or(0);
+        if free == 0 {
+            return Err(Sated::All);
+        }
+        if of_namespace >= free {
+            return Err(Sated::Namespace);
+        }
+        if of_pod >= free.div_ceil(2) {
+            return Err(Sated::Pod);
         }
         held.all += 1;
         *held.namespaces.entry(holder.namespace.clone()).or_default() += 1;
-        if let Some(pod) = holder.pod {
-            *held.pods.entry(pod).or_default() += 1;
+        if holder.pod.is_some() {
+            *held.pods.entry(holder.clone()).or_default() += 1;
         }
         drop(held);
-        Some(Permit { shares: self.clone(), holder: holder.clone() })
+        Ok(Permit { shares: self.clone(), holder: holder.clone() })
     }
 
     /// How many are held.
     pub fn held(&self) -> usize {
         self.held.lock().all
     }
+}
+
+/// Whose share is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sated {
+    /// Nothing is free.
+    All,
+    Namespace,
+    Pod,
 }
 
 /// One of the things, held until it is dropped.
@@ -72,8 +93,8 @@ impl Drop for Permit {
         let mut held = self.shares.held.lock();
         held.all -= 1;
         give_back(&mut held.namespaces, &self.holder.namespace);
-        if let Some(pod) = &self.holder.pod {
-            give_back(&mut held.pods, pod);
+        if self.holder.pod.is_some() {
+            give_back(&mut held.pods, &self.holder);
         }
     }
 }

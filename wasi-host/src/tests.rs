@@ -4,6 +4,7 @@ mod artifacts;
 mod commands;
 mod cpu;
 mod pods;
+pub mod programs;
 mod seats;
 mod serving;
 
@@ -33,7 +34,7 @@ pub fn beside_others() -> Beside {
 
 /// Keeps what a guest wrote.
 #[derive(Default)]
-struct Lines(Mutex<String>);
+pub struct Lines(Mutex<String>);
 
 impl LogSink for Lines {
     fn write(&self, line: &[u8]) -> usize {
@@ -43,7 +44,7 @@ impl LogSink for Lines {
 }
 
 impl Lines {
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         self.0.lock().clone()
     }
 }

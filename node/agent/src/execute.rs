@@ -18,7 +18,7 @@ use coracle_wasi_host::{Container, Host, net::Namespace};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use self::{plan::Planner, sandbox::WaitingPod};
+use self::{plan::Workshop, sandbox::WaitingPod};
 
 use crate::{
     app::Event,
@@ -66,7 +66,7 @@ pub struct Executor {
     /// The present link has named all blocks of this node: only then is it known that more are needed.
     blocks_known: bool,
     starts: Arc<Semaphore>,
-    planner: Planner,
+    workshop: Workshop,
 }
 
 struct Runtime {
@@ -89,7 +89,7 @@ impl Executor {
             blocks: Blocks::default(),
             waiting: Waiting::default(),
             blocks_known: true,
-            planner: Planner::new(),
+            workshop: Workshop::new(),
             starts: Arc::new(Semaphore::new(STARTS_MAX)),
         }
     }
@@ -108,9 +108,11 @@ impl Executor {
                 self.stop_sandbox(&uid);
                 return Some(Observation::SandboxStopped { uid });
             }
-            Action::Mount { uid, fingerprint, inputs } => self.mount(uid, fingerprint, *inputs),
+            Action::Mount { uid, fingerprint, inputs } => {
+                self.mount(uid, &pod.metadata.namespace, fingerprint, *inputs);
+            }
             Action::Plan { uid, container, attempt, inputs, .. } => {
-                self.plan(At { uid, container, attempt }, *inputs);
+                self.plan(At { uid, container, attempt }, &pod.metadata.namespace, *inputs);
             }
             Action::Pull { uid, container, attempt, image, policy } => {
                 self.pull(At { uid, container, attempt }, image, policy);
@@ -186,7 +188,7 @@ impl Executor {
             ("pod addresses", self.blocks.held()),
             ("pods that wait for an address", self.waiting.held()),
             ("starts", STARTS_MAX - self.starts.available_permits()),
-            ("plans and mounts", self.planner.held()),
+            ("plans and mounts", self.workshop.held()),
         ]
     }
 
@@ -232,7 +234,8 @@ impl Executor {
         self.context.removals.push(self.volumes_dir(&uid));
         // A write of a log that is under way is waited for.
         let context = self.context.clone();
-        tokio::task::spawn_blocking(move || context.logs.remove(&uid, &context.removals));
+        let holder = plan::holder(&pod.metadata.namespace);
+        self.workshop.folders.post(&holder, move || context.logs.remove(&uid, &context.removals));
     }
 
     /// Ends every pod at once, without a word to the cluster: the node stops, and runs them again when it starts.

@@ -1,6 +1,7 @@
 //! The node's loop with the real sandbox, disk and logs. What the leader would send is put in, what would go up to it
 //! is taken out; the stream itself is tested with the control plane.
 
+mod folders;
 mod held;
 mod returning;
 mod seats;

@@ -6,11 +6,11 @@ use coracle_core::{
     Observation, Pod, PodUid, StartPlan,
     observe::{Exit, News},
 };
-use coracle_wasi_host::{Artifact, Container, ContainerLimits, ContainerSpec, StartError};
+use coracle_wasi_host::{Artifact, Container, ContainerLimits, ContainerSpec, StartError, pool::Pool};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{At, Context, Executor, POD_ENDS, guarded};
+use super::{At, Context, Executor, POD_ENDS, guarded, plan::holder};
 use crate::{
     app::Event,
     logs::{Stream, StreamSink},
@@ -26,14 +26,14 @@ impl Executor {
         };
         let (sandbox, context, starts) = (runtime.pod.clone(), self.context.clone(), self.starts.clone());
         let ending = runtime.ending.clone();
-        let dir = self.volumes_dir(&at.uid);
+        let folders = (self.volumes_dir(&at.uid), self.workshop.folders.clone());
         tokio::spawn(async move {
             let events = context.events.clone();
             let of = at.clone();
             let starting = guarded(async move {
                 let ready = ending.run_until_cancelled(ready(&context, &pod, &plan, &starts)).await;
                 let (artifact, permit) = ready.unwrap_or_else(|| Err(create(POD_ENDS.to_owned())))?;
-                let started = start(&context, &sandbox, &of, &pod, plan, dir, artifact).await;
+                let started = start(&context, sandbox, &of, &pod, plan, artifact, folders).await;
                 drop(permit);
                 started
             });
@@ -122,45 +122,47 @@ async fn ready<'a>(
 
 async fn start(
     context: &Context,
-    sandbox: &coracle_wasi_host::Pod,
+    sandbox: coracle_wasi_host::Pod,
     at: &At,
     pod: &Pod,
     plan: Arc<StartPlan>,
-    volumes_dir: PathBuf,
     artifact: Arc<Artifact>,
+    (volumes_dir, folders): (PathBuf, Arc<Pool>),
 ) -> Result<Container, StartFailure> {
     // The loop has let go of it by now: nothing is copied.
     let plan = Arc::unwrap_or_clone(plan);
     let (logs, log_at) = (context.logs.clone(), at.clone());
-    let mounts = plan.mounts;
-    let prepared = tokio::task::spawn_blocking(move || {
-        let mounts = volumes::mounts(&volumes_dir, &mounts)?;
+    let name = format!("{}/{}/{}", pod.metadata.namespace, pod.metadata.name, at.container);
+    let runtime = tokio::runtime::Handle::current();
+    let started = folders.call(&holder(&pod.metadata.namespace), move || {
+        let _context = runtime.enter();
+        let mounts = volumes::mounts(&volumes_dir, &plan.mounts).map_err(create)?;
         let log = logs.begin(&log_at.uid, &log_at.container, log_at.attempt);
-        Ok((mounts, log.map_err(|error| format!("failed to open the container's log: {error}"))?))
-    })
-    .await;
-    let (mounts, log) = prepared.unwrap_or_else(|error| Err(error.to_string())).map_err(create)?;
-    let spec = ContainerSpec {
-        name: format!("{}/{}/{}", pod.metadata.namespace, pod.metadata.name, at.container),
-        artifact,
-        args: plan.arguments,
-        env: plan.env,
-        mounts,
-        limits: ContainerLimits {
-            memory_bytes: plan.limits.memory_bytes,
-            cpu_quota: plan.limits.cpu_quota,
-            cpu_weight: plan.limits.cpu_weight,
-        },
-        http_port: Some(plan.http_port),
-        http_timeout: None,
-        stdin_closed: false,
-        stdout: Arc::new(StreamSink::new(log.clone(), Stream::Stdout)),
-        stderr: Arc::new(StreamSink::new(log, Stream::Stderr)),
-    };
-    sandbox.start(spec).map_err(|error| match error {
-        StartError::NoSeat(full) => StartFailure::NoSeat(full.to_string()),
-        error => StartFailure::Fault { reason: "RunContainerError", message: error.to_string() },
-    })
+        let log = log.map_err(|error| create(format!("failed to open the container's log: {error}")))?;
+        let spec = ContainerSpec {
+            name,
+            artifact,
+            args: plan.arguments,
+            env: plan.env,
+            mounts,
+            limits: ContainerLimits {
+                memory_bytes: plan.limits.memory_bytes,
+                cpu_quota: plan.limits.cpu_quota,
+                cpu_weight: plan.limits.cpu_weight,
+            },
+            http_port: Some(plan.http_port),
+            http_timeout: None,
+            stdin_closed: false,
+            stdout: Arc::new(StreamSink::new(log.clone(), Stream::Stdout)),
+            stderr: Arc::new(StreamSink::new(log, Stream::Stderr)),
+        };
+        // It opens what is mounted.
+        sandbox.start(spec).map_err(|error| match error {
+            StartError::NoSeat(full) => StartFailure::NoSeat(full.to_string()),
+            error => StartFailure::Fault { reason: "RunContainerError", message: error.to_string() },
+        })
+    });
+    started.await.unwrap_or_else(|error| Err(create(error.to_string())))
 }
 
 fn exit_of(exit: coracle_wasi_host::Exit) -> Exit {

@@ -1,0 +1,209 @@
+//! `wasi:filesystem` 0.2 and 0.3 on threads of their own.
+//!
+//! wasmtime-wasi does what blocks on the runtime's threads for such work, which are everybody's, or on the guest's own
+//! thread. Here each call of a guest, its streams' and listings' among them, is done on a [`Pool`] on account of its pod,
+//! and the guest waits asynchronously. There wasmtime-wasi's own functions are called, for what paths mean and may reach
+//! is theirs to say. What is open is closed there as well: the last handle on a file that was removed frees its blocks.
+//!
+//! All handles of a guest are the types of this folder, converted by their numbers in the resource table.
+
+mod calls;
+mod convert;
+mod listing;
+mod p2;
+mod p3;
+mod transfer;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::sync::Arc;
+
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime_wasi::filesystem::{Descriptor, Dir, WasiFilesystemCtx};
+use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
+use wasmtime_wasi::p2::{FsError, FsResult};
+use wasmtime_wasi::{FsPerms, OpenMode, WasiCtx, p2 as wasi2, p3 as wasi3};
+
+use crate::pool::{Call, NotDone, Pool};
+use crate::shares::Holder;
+
+/// Calls of all guests that run at once: a pod has at most a third of them, a namespace half.
+pub(crate) const CALLS_MAX: usize = 64;
+
+/// Their threads have the host's own priority: a call is short, and a guest that is due waits for it.
+pub(crate) const THREAD_NICE: i32 = 0;
+
+/// The handle type that the generated traits speak of; only its number is ours.
+type Handle = Resource<Descriptor>;
+
+/// Where a pod's file calls are done, and on whose account.
+pub(crate) struct Account {
+    pool: Arc<Pool>,
+    holder: Holder,
+}
+
+impl Account {
+    pub(crate) fn new(pool: Arc<Pool>, holder: Holder) -> Arc<Self> {
+        Arc::new(Self { pool, holder })
+    }
+
+    /// Does what may block. The one way by which a guest's file calls reach the disk.
+    fn call<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> Call<R> {
+        self.pool.call(&self.holder, work)
+    }
+}
+
+/// Something of the host's file system that a guest has open. It is closed where closing may block.
+struct Opened<T: Send + 'static> {
+    /// There until it is closed.
+    inner: Option<T>,
+    account: Arc<Account>,
+}
+
+impl<T: Send> Opened<T> {
+    /// The one place where what a guest has open begins to be held.
+    fn new(inner: T, account: &Arc<Account>) -> Self {
+        Self { inner: Some(inner), account: Arc::clone(account) }
+    }
+}
+
+impl<T: Send> Drop for Opened<T> {
+    fn drop(&mut self) {
+        let inner = self.inner.take();
+        self.account.pool.post(&self.account.holder, move || drop(inner));
+    }
+}
+
+/// A file or directory of a guest.
+type OpenDescriptor = Arc<Opened<Descriptor>>;
+
+impl Opened<Descriptor> {
+    /// Fails where it has been closed, which none is that a handle leads to.
+    fn descriptor(&self) -> Result<&Descriptor, ErrorCode> {
+        self.inner.as_ref().ok_or(ErrorCode::BadDescriptor)
+    }
+
+    /// The open file, where it is one that may be written.
+    fn writable(&self) -> Result<(), ErrorCode> {
+        match self.descriptor()? {
+            Descriptor::File(file) if file.perms.write_not_permitted() => Err(ErrorCode::NotPermitted),
+            Descriptor::File(_) => Ok(()),
+            Descriptor::Dir(_) => Err(ErrorCode::BadDescriptor),
+        }
+    }
+
+    /// The open file, where it is one that may be read.
+    fn readable(&self) -> Result<(), ErrorCode> {
+        match self.descriptor()? {
+            Descriptor::File(_) => Ok(()),
+            Descriptor::Dir(_) => Err(ErrorCode::IsDirectory),
+        }
+    }
+}
+
+/// The file system of one container: its directories, and where its calls are done.
+pub(crate) struct Files {
+    account: Arc<Account>,
+    /// Has wasmtime-wasi block where it is called.
+    blocking: WasiFilesystemCtx,
+    /// What the guest finds open, with the paths in it.
+    dirs: Vec<(OpenDescriptor, String)>,
+}
+
+impl Files {
+    pub(crate) fn new(account: Arc<Account>) -> Self {
+        let mut wasi = WasiCtx::builder().allow_blocking_current_thread(true).build();
+        let blocking = std::mem::take(wasi.filesystem());
+        Self { account, blocking, dirs: Vec::new() }
+    }
+
+    /// Lets the guest find the directory at `path`.
+    pub(crate) fn mount(&mut self, dir: File, path: String, read_only: bool) {
+        let (permissions, mode) = if read_only {
+            (FsPerms::ReadOnly, OpenMode::READ)
+        } else {
+            (FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE)
+        };
+        let dir = Descriptor::Dir(Dir::new(dir, permissions, mode, true));
+        self.dirs.push((Arc::new(Opened::new(dir, &self.account)), path));
+    }
+}
+
+/// What the file functions need of a store.
+pub(crate) struct FilesCtxView<'a> {
+    /// Where the guest's handles live.
+    pub(crate) table: &'a mut ResourceTable,
+    pub(crate) files: &'a Arc<Files>,
+}
+
+impl FilesCtxView<'_> {
+    fn opened(&self, handle: &Handle) -> wasmtime::Result<OpenDescriptor> {
+        let opened: &OpenDescriptor = self.table.get(&Resource::new_borrow(handle.rep()))?;
+        Ok(Arc::clone(opened))
+    }
+
+    fn push(&mut self, opened: OpenDescriptor) -> wasmtime::Result<Handle> {
+        Ok(Resource::new_own(self.table.push(opened)?.rep()))
+    }
+
+    fn get_directories(&mut self) -> wasmtime::Result<Vec<(Handle, String)>> {
+        let files = Arc::clone(self.files);
+        files.dirs.iter().map(|(dir, path)| Ok((self.push(Arc::clone(dir))?, path.clone()))).collect()
+    }
+
+    fn close(&mut self, handle: &Handle) -> wasmtime::Result<()> {
+        self.table.delete(Resource::<OpenDescriptor>::new_own(handle.rep()))?;
+        Ok(())
+    }
+}
+
+/// A store whose guest has files.
+pub(crate) trait FilesView: Send {
+    /// The parts that the file functions need.
+    fn files(&mut self) -> FilesCtxView<'_>;
+}
+
+/// Names [`FilesCtxView`] as the data that the generated functions work on.
+struct PodFiles;
+
+impl HasData for PodFiles {
+    type Data<'a> = FilesCtxView<'a>;
+}
+
+/// Puts the pod's files in the place of wasmtime-wasi's 0.2 files. Call it after wasmtime-wasi's
+/// `add_to_linker_async`; shadowing is off again when it returns.
+pub(crate) fn add_p2_to_linker<T: FilesView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    use wasi2::bindings::filesystem as wasi;
+    linker.allow_shadowing(true);
+    wasi::types::add_to_linker::<T, PodFiles>(linker, T::files)?;
+    wasi::preopens::add_to_linker::<T, PodFiles>(linker, T::files)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// Puts the pod's files in the place of wasmtime-wasi's 0.3 files. Call it after wasmtime-wasi's `p3::add_to_linker`, on
+/// an engine with concurrency support.
+pub(crate) fn add_p3_to_linker<T: FilesView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    use wasi3::bindings::filesystem as wasi;
+    linker.allow_shadowing(true);
+    wasi::types::add_to_linker::<T, PodFiles>(linker, T::files)?;
+    wasi::preopens::add_to_linker::<T, PodFiles>(linker, T::files)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// What a guest is told of a call that was not done.
+fn not_done(error: NotDone) -> ErrorCode {
+    match error {
+        NotDone::Full => ErrorCode::Busy,
+        NotDone::Lost => ErrorCode::Io,
+    }
+}
+
+/// What has been done without waiting, since wasmtime-wasi was told that it may block.
+fn now<R>(call: impl Future<Output = FsResult<R>>) -> FsResult<R> {
+    use futures::FutureExt as _;
+    call.now_or_never().unwrap_or_else(|| Err(FsError::trap(wasmtime::format_err!("a file call would wait"))))
+}

@@ -1,0 +1,219 @@
+//! The byte streams of an open file. Each has at most one read or write under way.
+
+use std::io;
+use std::mem;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
+
+use crate::files::transfer::{self, Place, TRANSFER_BYTES_MAX};
+use crate::files::{Account, OpenDescriptor};
+use crate::pool::{Call, NotDone};
+
+/// What is read where a guest waits for bytes without having said how many.
+const READ_AHEAD: usize = 4 << 10;
+
+/// What an operation came to, those that were not done among the failed ones.
+fn flat<T>(done: Result<io::Result<T>, NotDone>) -> io::Result<T> {
+    done.unwrap_or_else(|error| {
+        let kind = match error {
+            NotDone::Full => io::ErrorKind::ResourceBusy,
+            NotDone::Lost => io::ErrorKind::Other,
+        };
+        Err(io::Error::new(kind, error))
+    })
+}
+
+/// Reads a file from an offset on.
+pub(super) struct Reading {
+    account: Arc<Account>,
+    of: OpenDescriptor,
+    offset: u64,
+    state: ReadState,
+}
+
+enum ReadState {
+    Idle,
+    Waiting(Call<io::Result<BytesMut>>),
+    Ready(Bytes),
+    Failed(io::Error),
+    Closed,
+}
+
+impl Reading {
+    pub(super) fn new(account: &Arc<Account>, of: OpenDescriptor, offset: u64) -> Self {
+        Self { account: Arc::clone(account), of, offset, state: ReadState::Idle }
+    }
+
+    fn begin(&mut self, size: usize) {
+        let (of, offset) = (Arc::clone(&self.of), self.offset);
+        let read = self.account.call(move || transfer::read(&of, BytesMut::new(), size, offset));
+        self.state = ReadState::Waiting(read);
+    }
+
+    async fn finish(&mut self) {
+        if let ReadState::Waiting(read) = &mut self.state {
+            self.state = match flat(read.await) {
+                Ok(bytes) if bytes.is_empty() => ReadState::Closed,
+                Ok(bytes) => ReadState::Ready(bytes.freeze()),
+                Err(error) => ReadState::Failed(error),
+            };
+        }
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Reading {
+    async fn ready(&mut self) {
+        if matches!(self.state, ReadState::Idle) {
+            self.begin(READ_AHEAD);
+        }
+        self.finish().await;
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl InputStream for Reading {
+    fn read(&mut self, size: usize) -> StreamResult<Bytes> {
+        match &mut self.state {
+            ReadState::Idle => {
+                if size > 0 {
+                    self.begin(size);
+                }
+                Ok(Bytes::new())
+            }
+            ReadState::Waiting(_) => Ok(Bytes::new()),
+            ReadState::Ready(bytes) => {
+                let part = bytes.split_to(bytes.len().min(size));
+                if bytes.is_empty() {
+                    self.state = ReadState::Idle;
+                }
+                self.offset = self.offset.saturating_add(part.len() as u64);
+                Ok(part)
+            }
+            ReadState::Failed(_) => match mem::replace(&mut self.state, ReadState::Closed) {
+                ReadState::Failed(error) => Err(StreamError::LastOperationFailed(error.into())),
+                _ => Err(StreamError::Closed),
+            },
+            ReadState::Closed => Err(StreamError::Closed),
+        }
+    }
+
+    /// As many bytes as are asked for, in one read, rather than those that [`Pollable::ready`] reads ahead.
+    async fn blocking_read(&mut self, size: usize) -> StreamResult<Bytes> {
+        if size > 0 && matches!(self.state, ReadState::Idle) {
+            self.begin(size);
+        }
+        self.finish().await;
+        self.read(size)
+    }
+
+    /// A read that has begun is waited for: a guest that lets go of streams has no more reads under way than streams.
+    async fn cancel(&mut self) {
+        if let ReadState::Waiting(mut read) = mem::replace(&mut self.state, ReadState::Closed)
+            && !read.withdraw()
+        {
+            let _ = read.await;
+        }
+    }
+}
+
+/// Writes a file from an offset on, or at its end.
+pub(super) struct Writing {
+    account: Arc<Account>,
+    of: OpenDescriptor,
+    place: Place,
+    state: WriteState,
+}
+
+enum WriteState {
+    Ready,
+    /// With the place after it.
+    Waiting(Call<io::Result<()>>, Place),
+    Failed(io::Error),
+    Closed,
+}
+
+impl Writing {
+    pub(super) fn new(account: &Arc<Account>, of: OpenDescriptor, place: Place) -> Self {
+        Self { account: Arc::clone(account), of, place, state: WriteState::Ready }
+    }
+
+    fn begin(&mut self, bytes: Bytes) {
+        let (of, place) = (Arc::clone(&self.of), self.place);
+        let after = place.after(bytes.len());
+        let write = self.account.call(move || transfer::write(&of, bytes, place));
+        self.state = WriteState::Waiting(write, after);
+    }
+
+    /// Bytes that may be written now: none while others are.
+    fn room(&mut self) -> StreamResult<usize> {
+        match &self.state {
+            WriteState::Ready => Ok(TRANSFER_BYTES_MAX),
+            WriteState::Waiting(..) => Ok(0),
+            WriteState::Closed => Err(StreamError::Closed),
+            WriteState::Failed(_) => match mem::replace(&mut self.state, WriteState::Closed) {
+                WriteState::Failed(error) => Err(StreamError::LastOperationFailed(error.into())),
+                _ => Err(StreamError::Closed),
+            },
+        }
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Writing {
+    async fn ready(&mut self) {
+        if let WriteState::Waiting(write, after) = &mut self.state {
+            let done = flat(write.await);
+            self.place = *after;
+            self.state = match done {
+                Ok(()) => WriteState::Ready,
+                Err(error) => WriteState::Failed(error),
+            };
+        }
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl OutputStream for Writing {
+    fn check_write(&mut self) -> StreamResult<usize> {
+        self.room()
+    }
+
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        match self.state {
+            WriteState::Ready => {
+                self.begin(bytes);
+                Ok(())
+            }
+            WriteState::Closed => Err(StreamError::Closed),
+            WriteState::Waiting(..) | WriteState::Failed(_) => {
+                Err(StreamError::trap("write without a permit of check-write"))
+            }
+        }
+    }
+
+    /// Nothing is gathered here.
+    fn flush(&mut self) -> StreamResult<()> {
+        self.room().map(drop)
+    }
+
+    /// All bytes in one write.
+    async fn blocking_write_and_flush(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.ready().await;
+        self.room()?;
+        self.begin(bytes);
+        self.ready().await;
+        self.room().map(drop)
+    }
+
+    /// A write that has begun is waited for: a guest that lets go of streams has no more writes under way than streams.
+    async fn cancel(&mut self) {
+        if let WriteState::Waiting(mut write, _) = mem::replace(&mut self.state, WriteState::Closed)
+            && !write.withdraw()
+        {
+            let _ = write.await;
+        }
+    }
+}

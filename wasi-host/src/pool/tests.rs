@@ -1,0 +1,144 @@
+use std::sync::mpsc;
+
+use futures::FutureExt as _;
+
+use super::*;
+
+fn holder(namespace: &str, pod: u8) -> Holder {
+    Holder { namespace: namespace.into(), pod: Some([10, 128, 0, pod].into()) }
+}
+
+/// Calls that wait until they are let go.
+struct Stuck {
+    calls: Vec<Call<()>>,
+    lets_go: Vec<mpsc::Sender<()>>,
+}
+
+fn stuck(pool: &Pool, holder: &Holder, count: usize) -> Stuck {
+    let (lets_go, waits): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel::<()>()).unzip();
+    let calls = waits.into_iter().map(|wait| pool.call(holder, move || wait.recv().unwrap_or(()))).collect();
+    Stuck { calls, lets_go }
+}
+
+async fn until(holds: impl Fn() -> bool) {
+    while !holds() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn what_hangs_keeps_its_place_and_holds_up_nobody_else() {
+    let pool = Pool::new("test", 12, 0);
+    let first = stuck(&pool, &holder("a", 1), 20);
+    assert_eq!((pool.running(), pool.waiting()), (4, 16), "a pod has a third");
+    let second = stuck(&pool, &holder("a", 2), 20);
+    assert_eq!((pool.running(), pool.waiting()), (6, 34), "a namespace has half");
+    assert_eq!(pool.call(&holder("b", 3), || 7).await, Ok(7));
+    // Given up: what waits is gone, what runs is not.
+    drop((first.calls, second.calls));
+    assert_eq!((pool.running(), pool.waiting()), (6, 0));
+    let mut again = pool.call(&holder("a", 2), || 7);
+    assert_eq!((&mut again).now_or_never(), None, "who comes back has no more places");
+    assert_eq!(pool.call(&holder("b", 3), || 8).await, Ok(8));
+    assert!(pool.threads() <= 12);
+    drop((first.lets_go, second.lets_go));
+    assert_eq!(again.await, Ok(7));
+    until(|| pool.running() == 0).await;
+}
+
+#[tokio::test]
+async fn all_that_waits_is_done_once_in_its_order() {
+    let pool = Pool::new("test", 4, 0);
+    let held = stuck(&pool, &holder("a", 1), 2);
+    let (told, order) = mpsc::channel();
+    let mut calls = Vec::new();
+    for number in 0..1_000 {
+        let told = told.clone();
+        calls.push(pool.call(&holder("a", 1), move || told.send(number)));
+    }
+    drop(held.lets_go);
+    for call in calls {
+        call.await.expect("done").expect("somebody listens");
+    }
+    drop(told);
+    let order: Vec<usize> = order.iter().collect();
+    assert_eq!(order.len(), 1_000);
+    // No more than two run at once, so that nothing is overtaken by much.
+    assert!(order.iter().enumerate().all(|(at, number)| at.abs_diff(*number) < 100), "{order:?}");
+    assert!(pool.threads() <= 4);
+}
+
+#[tokio::test]
+async fn a_panic_costs_its_call_alone() {
+    let pool = Pool::new("test", 2, 0);
+    for _ in 0..10 {
+        assert_eq!(
+            pool.call(&holder("a", 1), || Vec::<u8>::new()[usize::from(true)]).await,
+            Err(NotDone::Lost)
+        );
+    }
+    assert_eq!(pool.call(&holder("a", 1), || 7).await, Ok(7));
+    until(|| pool.running() == 0).await;
+}
+
+#[tokio::test]
+async fn a_line_has_an_end_for_calls_and_none_for_what_frees() {
+    let pool = Pool::new("test", 2, 0);
+    let held = stuck(&pool, &holder("a", 1), 1 + WAITING_MAX);
+    assert_eq!(pool.waiting(), WAITING_MAX);
+    assert_eq!(pool.call(&holder("a", 1), || 7).await, Err(NotDone::Full));
+    assert!(pool.call(&holder("a", 2), || 7).now_or_never().is_none(), "another pod's line is its own");
+    let (told, freed) = mpsc::channel();
+    pool.post(&holder("a", 1), move || told.send(()).expect("somebody listens"));
+    drop(held.lets_go);
+    freed.recv().expect("freed");
+}
+
+#[tokio::test]
+async fn a_pool_that_goes_frees_what_waits() {
+    let pool = Pool::new("test", 2, 0);
+    let mut held = stuck(&pool, &holder("a", 1), 3);
+    drop(pool);
+    for call in held.calls.drain(1..) {
+        assert_eq!(call.await, Err(NotDone::Lost));
+    }
+    drop(held.lets_go);
+    assert_eq!(held.calls.remove(0).await, Ok(()), "what runs is not ended");
+}
+
+#[test]
+fn namespaces_and_pods_take_turns() {
+    let mut lines = Lines::new(Shares::new(1_000));
+    for number in 0..100 {
+        lines.join(&holder("a", 1), number, "a1");
+    }
+    lines.join(&holder("a", 2), 100, "a2");
+    lines.join(&holder("b", 3), 101, "b3");
+    lines.join(&holder("b", 3), 102, "left");
+    assert_eq!(lines.leave(&holder("b", 3), 102), Some("left"));
+    assert_eq!(lines.leave(&holder("b", 3), 102), None);
+    let order: Vec<_> = std::iter::from_fn(|| lines.next()).take(4).map(|(_, what)| what).collect();
+    assert_eq!(order, ["a1", "b3", "a2", "a1"]);
+    assert_eq!((lines.len(), lines.waiting(&holder("a", 1))), (98, 98));
+    assert_eq!(lines.waiting(&holder("b", 3)), 0);
+}
+
+#[test]
+fn who_has_a_share_is_passed_over() {
+    let shares = Shares::new(12);
+    let mut lines = Lines::new(Arc::clone(&shares));
+    let held: Vec<_> = std::iter::from_fn(|| shares.take(&holder("a", 1))).collect();
+    lines.join(&holder("a", 1), 0, "sated");
+    lines.join(&holder("a", 2), 1, "a2");
+    lines.join(&holder("b", 3), 2, "b3");
+    let mut places = Vec::new();
+    let mut order = Vec::new();
+    while let Some((place, what)) = lines.next() {
+        places.push(place);
+        order.push(what);
+    }
+    assert_eq!(order, ["a2", "b3"]);
+    drop((places, held));
+    assert_eq!(lines.next().map(|(_, what)| what), Some("sated"));
+    assert_eq!(lines.len(), 0);
+}
