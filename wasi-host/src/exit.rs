@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use crate::limits::{LimitExceeded, MEMORY, MemoryAccount};
+use crate::ledger::Account;
+use crate::limits::{LimitExceeded, MEMORY};
 
 /// Frames of the guest's backtrace that a trap's message names.
 const BACKTRACE_FRAMES_MAX: usize = 8;
@@ -76,7 +78,7 @@ impl fmt::Display for Exit {
 }
 
 /// What an error that ended a guest's call means for its container.
-pub(crate) fn classify(error: &wasmtime::Error, memory: &MemoryAccount, killed: bool) -> Exit {
+pub(crate) fn classify(error: &wasmtime::Error, account: &Account, killed: bool) -> Exit {
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return Exit::Completed { code: *code };
     }
@@ -86,13 +88,19 @@ pub(crate) fn classify(error: &wasmtime::Error, memory: &MemoryAccount, killed: 
     if killed {
         return Exit::Killed;
     }
-    if memory.exceeded() {
+    if account.exceeded() {
         return Exit::LimitExceeded { resource: MEMORY };
     }
     if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
         return Exit::HostFault { message: format!("no free instance: {}", error.root_cause()) };
     }
-    Exit::Trapped { message: describe(error) }
+    let mut message = describe(error);
+    if let Some(ResourceTableError::Full) = error.downcast_ref()
+        && let Some(refused) = account.refusal()
+    {
+        message.push_str(&format!("\n    as it has all the handles that it may have: {refused}"));
+    }
+    Exit::Trapped { message }
 }
 
 /// The cause of a trap with a short backtrace of the guest, in one bounded text.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::artifact::{Artifact, Artifacts, PrepareError};
 use crate::engine::Engines;
 use crate::executor::Executor;
-use crate::limits::{self, MemoryAccount};
+use crate::ledger::{Holding, Ledger, NodeBounds};
+use crate::limits;
 use crate::net::Namespace;
 use crate::sandbox::{Pod, PodLimits};
 use crate::seats::Seats;
@@ -77,8 +78,8 @@ pub(crate) struct Inner {
     pub(crate) executor: Executor,
     /// Places for live instances.
     pub(crate) seats: Seats,
-    /// The memory of all guests together.
-    pub(crate) memory: Arc<MemoryAccount>,
+    /// What all pods hold.
+    pub(crate) ledger: Ledger,
     pub(crate) runtime: tokio::runtime::Handle,
 }
 
@@ -96,10 +97,13 @@ impl Host {
         let executor =
             Executor::start(threads, &runtime, move || ticked.tick()).map_err(HostError::Threads)?;
         let seats = Seats::new(&engines);
-        let memory_bytes = limits::guests_memory();
-        let memory = MemoryAccount::new(memory_bytes, None);
-        tracing::info!(threads, instances = engines.instances_max, memory_bytes, "sandbox ready");
-        Ok(Host { inner: Arc::new(Inner { engines, artifacts, executor, seats, memory, runtime }) })
+        let machine = limits::machine_memory();
+        let memory = machine.map(limits::guests_memory);
+        let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let bounds = NodeBounds::of(machine, memory, open_files, engines.instances_max);
+        tracing::info!(threads, instances = engines.instances_max, ?bounds, "sandbox ready");
+        let ledger = Ledger::new(bounds);
+        Ok(Host { inner: Arc::new(Inner { engines, artifacts, executor, seats, ledger, runtime }) })
     }
 
     /// Makes a file ready to run: compiled, or loaded from the cache, and linked.
@@ -122,6 +126,11 @@ impl Host {
     /// Instances that may still be made.
     pub fn instances_free(&self) -> usize {
         (self.inner.engines.instances_max as usize).saturating_sub(self.inner.seats.taken())
+    }
+
+    /// Bytes that this host holds on behalf of its guests beside their own memory, and beside what each pod has for certain.
+    pub fn held_bytes(&self) -> u64 {
+        self.inner.ledger.held(Holding::Heap)
     }
 
     /// Components that were compiled, and not found in a cache, since the start.

@@ -3,6 +3,7 @@
 mod artifacts;
 mod commands;
 mod cpu;
+mod holdings;
 mod pods;
 mod serving;
 
@@ -82,6 +83,11 @@ impl Bench {
         self.host.pod(limits, namespace())
     }
 
+    /// A pod of another Kubernetes namespace.
+    fn pod_of(&self, tenant: &str, limits: PodLimits) -> Pod {
+        self.host.pod(limits, namespace_of(tenant))
+    }
+
     /// Writes a module or component in text form to a file.
     fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.dir.path().join(name);
@@ -126,9 +132,13 @@ fn host(dir: &TempDir, guest_threads: usize) -> Host {
 }
 
 fn namespace() -> Namespace {
+    namespace_of("default")
+}
+
+fn namespace_of(tenant: &str) -> Namespace {
     let config = NamespaceConfig {
         hostname: "pod-1".to_owned(),
-        tenant: "default".into(),
+        tenant: tenant.into(),
         addresses: vec![IpAddr::V4(Ipv4Addr::new(10, 128, 0, 7))],
         limits: NetLimits::default(),
     };

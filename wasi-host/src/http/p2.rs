@@ -81,6 +81,10 @@ async fn serve(server: &Server, call: Call) -> Served {
             return Ok(());
         }
     };
+    if let Err(refused) = store.data_mut().hold_head(call.head_bytes()) {
+        call.refuse(HttpError::Unavailable { reason: refused.to_string() });
+        return Ok(());
+    }
     let proxy = match pre.instantiate_async(&mut store).await {
         Ok(proxy) => proxy,
         Err(error) => {
@@ -91,7 +95,7 @@ async fn serve(server: &Server, call: Call) -> Served {
     let Some(Handover { request, is_head, reply, permit: _permit }) = call.hand_over() else {
         return Ok(());
     };
-    let deliveries = Arc::new(Deliveries::default());
+    let deliveries = Arc::new(Deliveries::new(&server.sandbox.account));
     let refused = Arc::new(Mutex::new(None));
     let (delivered, refusal) = (Arc::clone(&deliveries), Arc::clone(&refused));
     let mut view = store.data_mut().http();

@@ -234,7 +234,7 @@ async fn serve(
     let mut store =
         server.sandbox.store().map_err(|error| HttpError::Unavailable { reason: error.to_string() })?;
     let service = pre.instantiate_async(&mut store).await.map_err(|error| server.failed(&error))?;
-    let deliveries = Deliveries::default();
+    let deliveries = Deliveries::new(&server.sandbox.account);
     let (service, collecting) = (&service, &deliveries);
     let served = store.run_concurrent(async |store| {
         accept(server, worker, queue, store, service, collecting).await?;
