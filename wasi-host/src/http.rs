@@ -4,11 +4,11 @@
 //! limit in its own hands. What is under way is bounded, and refused beyond the bound.
 
 mod delivery;
+pub(crate) mod growing;
 mod listen;
 mod outgoing;
 mod p2;
 mod p3;
-pub(crate) mod texts;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;

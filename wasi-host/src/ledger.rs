@@ -38,10 +38,10 @@ const HEAP_MIN: u64 = 32 << 20;
 const HEAP_MAX: u64 = 256 << 20;
 
 /// Bytes of host heap that a pod has whatever others hold: some requests, a connection, its log lines.
-pub(crate) const HEAP_GUARANTEED: u64 = 256 << 10;
+pub(crate) const HEAP_GUARANTEED: u64 = 512 << 10;
 
 /// Bytes of heap in which a pod takes from what all share.
-const HEAP_BLOCK: u64 = 64 << 10;
+const HEAP_BLOCK: u64 = 256 << 10;
 
 /// The part of the process' open files that guests share.
 const FILES_PART: u64 = 32;

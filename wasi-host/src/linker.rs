@@ -151,6 +151,12 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Whether the host may hold more for the guest than it does: more fields, larger ones, another request.
+    pub(crate) fn may_grow(&mut self) -> bool {
+        self.http();
+        !self.meter.is_over()
+    }
+
     /// Something of an outgoing request was set.
     pub(crate) fn note_http_change(&mut self) {
         self.outgoing.note_change();
@@ -198,9 +204,9 @@ pub(crate) fn linker(engine: &Engine, version: WasiVersion) -> wasmtime::Result<
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
-    http::texts::add_p2_to_linker(&mut linker)?;
+    http::growing::add_p2_to_linker(&mut linker)?;
     if version == WasiVersion::P3 {
-        http::texts::add_p3_to_linker(&mut linker)?;
+        http::growing::add_p3_to_linker(&mut linker)?;
     }
     // The sockets above are the host's own and deny everything; the pod's take their place.
     sockets::add_p2_to_linker(&mut linker)?;

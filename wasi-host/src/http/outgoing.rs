@@ -55,7 +55,7 @@ pub(crate) struct OutgoingHttp {
     account: Arc<Account>,
     /// Fields or bodies of the guest may have become larger.
     changed: bool,
-    /// The guest gets no more fields and only small bodies.
+    /// The guest gets only small bodies.
     squeezed: bool,
 }
 
@@ -89,7 +89,7 @@ impl WasiHttpHooks for OutgoingHttp {
     /// Asked at each change of a set of fields, and for each field of those that come in.
     fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
         self.changed = true;
-        self.squeezed || DEFAULT_FORBIDDEN_HEADERS.contains(name)
+        DEFAULT_FORBIDDEN_HEADERS.contains(name)
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {

@@ -288,6 +288,10 @@ async fn handle(
     call: Call,
     deliveries: &Deliveries,
 ) -> wasmtime::Result<()> {
+    if !store.with(|mut store| store.data_mut().may_grow()) {
+        call.refuse(unavailable("its instance holds all of the host's memory that it may"));
+        return Ok(());
+    }
     let Some(Handover { request, is_head, reply, permit }) = call.hand_over() else {
         return Ok(());
     };

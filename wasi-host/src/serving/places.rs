@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{GIVEN_UP_MAX, HEAD_TIMEOUT, IDLE_TIMEOUT};
+use super::{GATEWAY_WINDOW_BYTES, GIVEN_UP_MAX, HEAD_TIMEOUT, IDLE_TIMEOUT};
 
 /// How many places there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -97,6 +97,83 @@ async fn header_fields_are_refused_where_they_would_be_too_many() {
     none_is_held(&pod).await;
 }
 
+/// A program that writes bodies of requests, which nobody reads, until little of one is taken, and exits with 0 then; with 1
+/// after 256 MiB.
+const BODIES: &str = r#"(component
+    (import "wasi:io/error@0.2.0" (instance $errors (export "error" (type (sub resource)))))
+    (alias export $errors "error" (type $error))
+    (import "wasi:io/streams@0.2.0" (instance $streams
+        (alias outer 1 $error (type $outer))
+        (export "error" (type $error (eq $outer)))
+        (export "output-stream" (type $out (sub resource)))
+        (type $why (variant (case "last-operation-failed" (own $error)) (case "closed")))
+        (export "stream-error" (type $failed (eq $why)))
+        (export "[method]output-stream.check-write" (func
+            (param "self" (borrow $out)) (result (result u64 (error $failed)))))
+        (export "[method]output-stream.write" (func
+            (param "self" (borrow $out)) (param "contents" (list u8)) (result (result (error $failed)))))))
+    (alias export $streams "output-stream" (type $stream))
+    (import "wasi:http/types@0.2.0" (instance $types
+        (alias outer 1 $stream (type $outer))
+        (export "output-stream" (type $out (eq $outer)))
+        (export "fields" (type $fields (sub resource)))
+        (export "headers" (type $headers (eq $fields)))
+        (export "outgoing-request" (type $request (sub resource)))
+        (export "outgoing-body" (type $body (sub resource)))
+        (export "[constructor]fields" (func (result (own $fields))))
+        (export "[constructor]outgoing-request" (func (param "headers" (own $headers)) (result (own $request))))
+        (export "[method]outgoing-request.body" (func
+            (param "self" (borrow $request)) (result (result (own $body)))))
+        (export "[method]outgoing-body.write" (func
+            (param "self" (borrow $body)) (result (result (own $out)))))))
+    (core module $libc (memory (export "memory") 40))
+    (core instance $libc (instantiate $libc))
+    (core func $new (canon lower (func $types "[constructor]fields")))
+    (core func $request (canon lower (func $types "[constructor]outgoing-request")))
+    (core func $body (canon lower (func $types "[method]outgoing-request.body") (memory $libc "memory")))
+    (core func $stream (canon lower (func $types "[method]outgoing-body.write") (memory $libc "memory")))
+    (core func $check (canon lower (func $streams "[method]output-stream.check-write") (memory $libc "memory")))
+    (core func $write (canon lower (func $streams "[method]output-stream.write") (memory $libc "memory")))
+    (core module $m
+        (import "host" "memory" (memory 40))
+        (import "host" "new" (func $new (result i32)))
+        (import "host" "request" (func $request (param i32) (result i32)))
+        (import "host" "body" (func $body (param i32 i32)))
+        (import "host" "stream" (func $stream (param i32 i32)))
+        (import "host" "check" (func $check (param i32 i32)))
+        (import "host" "write" (func $write (param i32 i32 i32 i32)))
+        (func (export "run") (result i32)
+            (local $stream i32) (local $permit i32) (local $total i32)
+            (loop $again
+                (call $body (call $request (call $new)) (i32.const 0))
+                (call $stream (i32.load (i32.const 4)) (i32.const 16))
+                (local.set $stream (i32.load (i32.const 20)))
+                (call $check (local.get $stream) (i32.const 32))
+                (local.set $permit (i32.wrap_i64 (i64.load (i32.const 40))))
+                (if (i32.lt_u (local.get $permit) (i32.const 4096)) (then (return (i32.const 0))))
+                (call $write (local.get $stream) (i32.const 65536) (local.get $permit) (i32.const 64))
+                (local.set $total (i32.add (local.get $total) (local.get $permit)))
+                (br_if $again (i32.lt_u (local.get $total) (i32.const 268435456))))
+            (i32.const 1)))
+    (core instance $i (instantiate $m (with "host" (instance
+        (export "memory" (memory $libc "memory")) (export "new" (func $new)) (export "request" (func $request))
+        (export "body" (func $body)) (export "stream" (func $stream)) (export "check" (func $check))
+        (export "write" (func $write))))))
+    (func $run (result (result)) (canon lift (core func $i "run")))
+    (instance $r (export "run" (func $run)))
+    (export "wasi:cli/run@0.2.0" (instance $r)))"#;
+
+#[tokio::test]
+async fn bodies_that_nobody_reads_are_small_where_they_are_many() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(SMALL);
+    let container = pod.start(bench.spec(bench.prepare(BODIES).await)).expect("started");
+    let (most, exit) = most_held(&pod, &container).await;
+    assert_eq!(exit, Exit::Completed { code: 0 });
+    assert!(most <= 33 << 20, "{most} bytes were held");
+    none_is_held(&pod).await;
+}
+
 /// A program that asks for handles for ever.
 const HANDLES: &str = r#"(component
     (import "wasi:http/types@0.2.0" (instance $types
