@@ -131,7 +131,8 @@ fn demangled(name: &str) -> String {
     }
 }
 
-fn truncate(mut message: String) -> String {
+/// What a guest said, or what is said of it, in a length that others may be told.
+pub(crate) fn truncate(mut message: String) -> String {
     if message.len() > MESSAGE_BYTES_MAX {
         let end = message.floor_char_boundary(MESSAGE_BYTES_MAX);
         message.truncate(end);

@@ -119,7 +119,7 @@ impl WasiHttpHooks for OutgoingHttp {
             let permit = permit.map_err(|_| Error::ConnectionLimitReached)?;
             let charge = account.charge(Holding::Heap, OUTGOING_BYTES);
             let charge = charge.map_err(|refused| Error::InternalError(Some(refused.to_string())))?;
-            let request = request.map(|body| held(body, &account));
+            let request = request.map(|body| HeldBody { body, account }.boxed_unsync());
             let first_byte = options.first_byte_timeout.unwrap_or(TIMEOUT_DEFAULT);
             let between_bytes = options.between_bytes_timeout.unwrap_or(TIMEOUT_DEFAULT);
             let connect = options.connect_timeout.unwrap_or(TIMEOUT_DEFAULT);
@@ -131,15 +131,6 @@ impl WasiHttpHooks for OutgoingHttp {
             Ok((response, io))
         })
     }
-}
-
-/// A body whose bytes are held on the account wherever they wait.
-fn held(body: WasiBody, account: &Arc<Account>) -> WasiBody {
-    if body.is_end_stream() {
-        return body;
-    }
-    let account = Arc::clone(account);
-    body.map_frame(move |frame| frame.map_data(|data| account.hold_bytes(data))).boxed_unsync()
 }
 
 async fn send(
@@ -236,6 +227,33 @@ async fn begun(request: Request<WasiBody>) -> Result<Request<WasiBody>, Error> {
 
 fn is_usually_bodiless(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::CONNECT)
+}
+
+/// A guest's body, whose bytes are on its container's account wherever they wait.
+struct HeldBody {
+    body: WasiBody,
+    account: Arc<Account>,
+}
+
+impl Body for HeldBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        polled.map_ok(|frame| frame.map_data(|data| self.account.hold_bytes(data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// A response's body with the time limit between its parts.

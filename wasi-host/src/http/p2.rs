@@ -12,6 +12,7 @@ use super::delivery::Deliveries;
 use super::{Answer, Call, Handover, HttpError, NoResponse, Server, unavailable};
 use crate::artifact::Pre;
 use crate::executor::{JoinError, JoinHandle};
+use crate::exit;
 use crate::net::HttpBody;
 
 type Served = Result<(), HttpError>;
@@ -103,7 +104,7 @@ async fn serve(server: &Server, call: Call) -> Served {
     let response = view
         .new_response_outparam_from_callback(move |response| match response {
             Ok(response) => delivered.begin(response.map(|body| body), is_head, reply),
-            Err(code) => *refusal.lock() = Some(format!("{code:?}")),
+            Err(code) => *refusal.lock() = Some(exit::truncate(format!("{code:?}"))),
         })
         .map_err(|error| server.failed(&error))?;
     let handler = proxy.wasi_http_incoming_handler();

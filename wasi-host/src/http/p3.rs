@@ -19,6 +19,7 @@ use super::delivery::Deliveries;
 use super::{Answer, Call, Handover, HttpError, NoResponse, Server, unavailable};
 use crate::artifact::Pre;
 use crate::executor::JoinHandle;
+use crate::exit;
 use crate::linker::State;
 use crate::net::HttpBody;
 
@@ -306,7 +307,7 @@ async fn handle(
             deliveries.begin(response, is_head, reply);
         }
         Err(code) => {
-            let _ = reply.send(Err(HttpError::Failed { reason: format!("{code:?}") }.into()));
+            let _ = reply.send(Err(HttpError::Failed { reason: exit::truncate(format!("{code:?}")) }.into()));
         }
     }
     drop(permit);
