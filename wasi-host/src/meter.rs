@@ -117,7 +117,9 @@ impl Meter {
         self.contents = contents.saturating_sub(CONTENTS_FREE);
         let all = self.base + (self.places - PLACES_MIN) as u64 * PLACE_BYTES + self.contents;
         let admitted = self.charge.set(all);
-        self.is_over = admitted.is_err();
+        // What was refused is held nevertheless: it stays too much for as long as the account would refuse more.
+        let account = self.charge.account();
+        self.is_over = admitted.is_err() || (self.is_over && account.is_pressed(Holding::Heap));
         if let Err(refused) = admitted {
             self.charge.set_held(all);
             self.charge.account().remember(refused);
@@ -238,6 +240,8 @@ mod tests {
         }
         meter.count(&mut table);
         assert!(meter.is_over(), "more than there is, and counted nevertheless");
+        meter.count(&mut table);
+        assert!(meter.is_over(), "as long as it is there");
         assert!(account.held(Holding::Heap) > 20 * (60 << 10) && account.is_pressed(Holding::Heap));
         table.delete(first).expect("there");
         table.iter_mut().for_each(|entry| {
