@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use crate::limits::{LimitExceeded, MEMORY, MemoryAccount};
+use crate::ledger::Account;
+use crate::limits::{LimitExceeded, MEMORY};
 
 /// Frames of the guest's backtrace that a trap's message names.
 const BACKTRACE_FRAMES_MAX: usize = 8;
@@ -82,7 +84,7 @@ impl fmt::Display for Exit {
 }
 
 /// What an error that ended a guest's call means for its container.
-pub(crate) fn classify(error: &wasmtime::Error, memory: &MemoryAccount, killed: bool) -> Exit {
+pub(crate) fn classify(error: &wasmtime::Error, account: &Account, killed: bool) -> Exit {
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return Exit::Completed { code: *code };
     }
@@ -92,13 +94,19 @@ pub(crate) fn classify(error: &wasmtime::Error, memory: &MemoryAccount, killed: 
     if killed {
         return Exit::Killed;
     }
-    if memory.exceeded() {
+    if account.exceeded() {
         return Exit::LimitExceeded { resource: MEMORY };
     }
     if let Some(message) = unseated(error) {
         return Exit::HostFault { message };
     }
-    Exit::Trapped { message: describe(error) }
+    let mut message = describe(error);
+    if let Some(ResourceTableError::Full) = error.downcast_ref()
+        && let Some(refused) = account.refusal()
+    {
+        message.push_str(&format!("\n    as it has all the handles that it may have: {refused}"));
+    }
+    Exit::Trapped { message }
 }
 
 /// What to say where the pools had no room, which the seats do not foresee: a guest may make more stacks than its requests
@@ -139,7 +147,8 @@ fn demangled(name: &str) -> String {
     }
 }
 
-fn truncate(mut message: String) -> String {
+/// What a guest said, or what is said of it, in a length that others may be told.
+pub(crate) fn truncate(mut message: String) -> String {
     if message.len() > MESSAGE_BYTES_MAX {
         let end = message.floor_char_boundary(MESSAGE_BYTES_MAX);
         message.truncate(end);

@@ -26,6 +26,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use wasmtime_wasi::p2::{FsError, FsResult};
 use wasmtime_wasi::{FsPerms, OpenMode, WasiCtx, p2 as wasi2, p3 as wasi3};
 
+use crate::ledger::{self, Charge, Holding};
 use crate::pool::{Call, NotDone, Pool};
 use crate::shares::Holder;
 
@@ -35,6 +36,12 @@ pub(crate) const CALLS_MAX: usize = 64;
 /// Their threads have the host's own priority: a call is short, and a guest that is due waits for it.
 pub(crate) const THREAD_NICE: i32 = 0;
 
+/// Bytes that a stream reads or takes at once where the host's memory is scarce.
+const BYTES_SQUEEZED: usize = 4 << 10;
+
+/// Bytes of a path, as Linux has it.
+const PATH_BYTES_MAX: usize = 4096;
+
 /// The handle type that the generated traits speak of; only its number is ours.
 type Handle = Resource<Descriptor>;
 
@@ -42,11 +49,31 @@ type Handle = Resource<Descriptor>;
 pub(crate) struct Account {
     pool: Arc<Pool>,
     holder: Holder,
+    /// What the container has the host hold: open files, and bytes on their way.
+    ledger: Arc<ledger::Account>,
 }
 
 impl Account {
-    pub(crate) fn new(pool: Arc<Pool>, holder: Holder) -> Arc<Self> {
-        Arc::new(Self { pool, holder })
+    pub(crate) fn new(pool: Arc<Pool>, holder: Holder, ledger: Arc<ledger::Account>) -> Arc<Self> {
+        Arc::new(Self { pool, holder, ledger })
+    }
+
+    /// The charge for one more open file. WASI has no error for too many: it is told as a want of memory, of the kernel's.
+    fn one_more(&self) -> Result<Charge, ErrorCode> {
+        self.ledger.charge(Holding::Files, 1).map_err(|_| ErrorCode::InsufficientMemory)
+    }
+
+    /// The charge for bytes that wait for the disk or for the guest.
+    fn hold(&self, bytes: usize) -> Result<Charge, ErrorCode> {
+        self.ledger.charge(Holding::Heap, bytes as u64).map_err(|_| ErrorCode::InsufficientMemory)
+    }
+
+    /// How many of so many bytes may be read, and the charge for them: few where the host's memory is scarce.
+    fn hold_some(&self, bytes: usize) -> (usize, Option<Charge>) {
+        match self.hold(bytes) {
+            Ok(charge) => (bytes, Some(charge)),
+            Err(_) => (bytes.min(BYTES_SQUEEZED), None),
+        }
     }
 
     /// Does what may block. The one way by which a guest's file calls reach the disk.
@@ -59,20 +86,22 @@ impl Account {
 struct Opened<T: Send + 'static> {
     /// There until it is closed.
     inner: Option<T>,
+    /// For as long as it is open; none for what the pod mounts.
+    charge: Option<Charge>,
     account: Arc<Account>,
 }
 
 impl<T: Send> Opened<T> {
     /// The one place where what a guest has open begins to be held.
-    fn new(inner: T, account: &Arc<Account>) -> Self {
-        Self { inner: Some(inner), account: Arc::clone(account) }
+    fn new(inner: T, account: &Arc<Account>, charge: Option<Charge>) -> Self {
+        Self { inner: Some(inner), charge, account: Arc::clone(account) }
     }
 }
 
 impl<T: Send> Drop for Opened<T> {
     fn drop(&mut self) {
-        let inner = self.inner.take();
-        self.account.pool.post(&self.account.holder, move || drop(inner));
+        let open = (self.inner.take(), self.charge.take());
+        self.account.pool.post(&self.account.holder, move || drop(open));
     }
 }
 
@@ -127,7 +156,7 @@ impl Files {
             (FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE)
         };
         let dir = Descriptor::Dir(Dir::new(dir, permissions, mode, true));
-        self.dirs.push((Arc::new(Opened::new(dir, &self.account)), path));
+        self.dirs.push((Arc::new(Opened::new(dir, &self.account, None)), path));
     }
 }
 
@@ -192,6 +221,11 @@ pub(crate) fn add_p3_to_linker<T: FilesView + 'static>(linker: &mut Linker<T>) -
     wasi::preopens::add_to_linker::<T, PodFiles>(linker, T::files)?;
     linker.allow_shadowing(false);
     Ok(())
+}
+
+/// A path that is not too long to be kept while its call waits.
+fn fitting(path: String) -> Result<String, ErrorCode> {
+    if path.len() > PATH_BYTES_MAX { Err(ErrorCode::NameTooLong) } else { Ok(path) }
 }
 
 /// What a guest is told of a call that was not done.

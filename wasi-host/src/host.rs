@@ -10,7 +10,8 @@ use crate::artifact::{Artifact, Artifacts, PrepareError};
 use crate::engine::Engines;
 use crate::executor::Executor;
 use crate::files;
-use crate::limits::{self, MemoryAccount};
+use crate::ledger::{Holding, Ledger, NodeBounds};
+use crate::limits;
 use crate::net::Namespace;
 use crate::pool::Pool;
 use crate::sandbox::{Pod, PodLimits};
@@ -81,8 +82,8 @@ pub(crate) struct Inner {
     pub(crate) executor: Executor,
     /// Places for live instances.
     pub(crate) seats: Arc<Seats>,
-    /// The memory of all guests together.
-    pub(crate) memory: Arc<MemoryAccount>,
+    /// What all pods hold.
+    pub(crate) ledger: Ledger,
     /// Where guests' file calls are done.
     pub(crate) files: Arc<Pool>,
     pub(crate) runtime: tokio::runtime::Handle,
@@ -103,11 +104,14 @@ impl Host {
         let executor =
             Executor::start(threads, &runtime, move || ticked.tick()).map_err(HostError::Threads)?;
         let seats = Seats::new(engines.instances_max);
-        let memory_bytes = limits::guests_memory();
-        let memory = MemoryAccount::new(memory_bytes, None);
+        let machine = limits::machine_memory();
+        let memory = machine.map(limits::guests_memory);
+        let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let bounds = NodeBounds::of(machine, memory, open_files, engines.instances_max);
+        tracing::info!(threads, instances = engines.instances_max, ?bounds, "sandbox ready");
+        let ledger = Ledger::new(bounds);
         let files = Pool::new("guest-files", files::CALLS_MAX, files::THREAD_NICE);
-        tracing::info!(threads, instances = engines.instances_max, memory_bytes, "sandbox ready");
-        Ok(Host { inner: Arc::new(Inner { engines, artifacts, executor, seats, memory, files, runtime }) })
+        Ok(Host { inner: Arc::new(Inner { engines, artifacts, executor, seats, ledger, files, runtime }) })
     }
 
     /// Makes a file ready to run: compiled, or loaded from the cache, and linked.
@@ -155,6 +159,11 @@ impl Host {
         &self.inner.files
     }
 
+    /// Bytes that this host holds on behalf of its guests beside their own memory, and beside what each pod has for certain.
+    pub fn held_bytes(&self) -> u64 {
+        self.inner.ledger.held(Holding::Heap)
+    }
+
     /// Components that were compiled, and not found in a cache, since the start.
     pub fn compiled(&self) -> u64 {
         self.inner.artifacts.compiled()
@@ -163,9 +172,12 @@ impl Host {
     /// What the host holds now, by what it is: for whoever looks for what was not given back.
     pub fn held(&self) -> Vec<(&'static str, usize)> {
         let (artifacts, files) = self.inner.artifacts.held();
+        let held = |holding| usize::try_from(self.inner.ledger.held(holding)).unwrap_or(usize::MAX);
         vec![
             ("instance seats", self.inner.seats.live() as usize),
-            ("guest memory bytes", usize::try_from(self.inner.memory.used()).unwrap_or(usize::MAX)),
+            ("guest memory bytes", held(Holding::Memory)),
+            ("shared heap bytes of guests", held(Holding::Heap)),
+            ("shared open files of guests", held(Holding::Files)),
             // Pods and containers keep the host, one reference each.
             ("host references", Arc::strong_count(&self.inner)),
             ("artifacts in memory", artifacts),

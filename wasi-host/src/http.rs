@@ -4,6 +4,7 @@
 //! limit in its own hands. What is under way is bounded, and refused beyond the bound.
 
 mod delivery;
+pub(crate) mod growing;
 mod listen;
 mod outgoing;
 mod p2;
@@ -26,7 +27,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
 use crate::artifact::Pre;
-use crate::exit::{self, Exit};
+use crate::exit::Exit;
+use crate::meter::fields_bytes;
 use crate::net::{BoxError, HttpBody, HttpError, HttpService, NetError, Unanswered};
 use crate::sandbox::Sandbox;
 
@@ -40,6 +42,9 @@ const INSTANCE_TRIES: u32 = 3;
 
 /// How often requests are looked for whose time is over after their response began.
 const SWEEP_PERIOD: Duration = Duration::from_millis(250);
+
+/// Bytes of a request's head that are part of what its instance takes anyway.
+const HEAD_BYTES_FREE: u64 = 4 << 10;
 
 /// How a guest's task tells the caller the response.
 type Reply = oneshot::Sender<Answer>;
@@ -123,6 +128,14 @@ impl Call {
     fn new(request: Request<WasiBody>, reply: Reply, permit: Permit) -> Self {
         let is_head = request.method() == http::Method::HEAD;
         Self { delivery: Some(Handover { request, is_head, reply, permit }) }
+    }
+
+    /// Bytes of the host that the request's head takes; few are not counted.
+    fn head_bytes(&self) -> u64 {
+        let Some(Handover { request, .. }) = &self.delivery else { return 0 };
+        let uri = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+        let bytes = fields_bytes(request.headers()) + uri as u64;
+        if bytes <= HEAD_BYTES_FREE { 0 } else { bytes }
     }
 
     /// Hands the request to a guest: from here on it is served once or never.
@@ -235,10 +248,7 @@ impl Server {
         if matches!(exit, Exit::Trapped { .. }) && error.downcast_ref() == Some(&wasmtime::Trap::Interrupt) {
             return HttpError::TimedOut;
         }
-        let reason = match &exit {
-            Exit::Trapped { .. } => format!("trapped: {}", exit::describe(error)),
-            other => other.to_string(),
-        };
+        let reason = exit.to_string();
         tracing::debug!(container = self.sandbox.name, reason, "request failed");
         // A full log sink loses this line; the caller has the reason too.
         self.sandbox.grants.stderr.write(format!("request failed: {reason}\n").as_bytes());

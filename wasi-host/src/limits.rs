@@ -2,20 +2,28 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use wasmtime::{ResourceLimiter, StoreContextMut};
 
+use crate::artifact::Entry;
+use crate::ledger::{Account, Charge, Holding};
+
 /// Bytes that one call from a guest may have the host copy, e.g. the strings of one `list<string>`.
-const HOSTCALL_FUEL: usize = 16 << 20;
+///
+/// A call may keep them for as long as it takes, and the more guests wait in calls the more there are: what a program
+/// writes to a file at once, and 16 datagrams, have to fit.
+const HOSTCALL_FUEL: usize = 4 << 20;
 
 /// Component handles (resources, streams, futures) of one store.
 const COMPONENT_HANDLES_MAX: usize = 10_000;
 
+/// The same of one of the many instances that serve a component of WASI 0.3, each for few requests at a time.
+const SERVING_HANDLES_MAX: usize = 2_048;
+
 /// Entries of the host's resource table of one store.
 pub(crate) const RESOURCES_MAX: usize = 10_000;
 
-/// Bytes of one `get-random-bytes`.
+/// Bytes of one `get-random-bytes`. They are on the host until the guest has found room for them, which takes no waiting.
 pub(crate) const RANDOM_BYTES_MAX: u64 = 1 << 20;
 
 /// Core instances, tables and memories of one store. What one component may have is bounded by the pool as well.
@@ -42,97 +50,31 @@ pub(crate) struct LimitExceeded {
     pub(crate) resource: &'static str,
 }
 
-/// Memory that a container or pod holds: the linear memories and tables of all its stores.
-#[derive(Debug)]
-pub(crate) struct MemoryAccount {
-    limit: Option<u64>,
-    used: AtomicU64,
-    exceeded: AtomicBool,
-    /// The pod's account, where this one is a container's; the host's, where it is a pod's.
-    parent: Option<Arc<MemoryAccount>>,
-}
-
-impl MemoryAccount {
-    pub(crate) fn new(limit: Option<u64>, parent: Option<Arc<MemoryAccount>>) -> Arc<MemoryAccount> {
-        let (used, exceeded) = (AtomicU64::new(0), AtomicBool::new(false));
-        Arc::new(MemoryAccount { limit, used, exceeded, parent })
-    }
-
-    /// Bytes held now.
-    pub(crate) fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    /// True once a guest asked for more than the limit.
-    pub(crate) fn exceeded(&self) -> bool {
-        self.exceeded.load(Ordering::Relaxed)
-    }
-
-    fn take(&self, bytes: u64) -> bool {
-        let admitted = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            let wanted = used.checked_add(bytes)?;
-            self.limit.is_none_or(|limit| wanted <= limit).then_some(wanted)
-        });
-        let admitted = admitted.is_ok() && self.take_from_parent(bytes);
-        if !admitted {
-            self.exceeded.store(true, Ordering::Relaxed);
-        }
-        admitted
-    }
-
-    fn take_from_parent(&self, bytes: u64) -> bool {
-        let Some(parent) = &self.parent else {
-            return true;
-        };
-        let admitted = parent.take(bytes);
-        if !admitted {
-            self.used.fetch_sub(bytes, Ordering::Relaxed);
-        }
-        admitted
-    }
-
-    fn give_back(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-        if let Some(parent) = &self.parent {
-            parent.give_back(bytes);
-        }
-    }
-}
-
 /// One store's limiter. Dropping it gives the memory back to the account.
 #[derive(Debug)]
 pub(crate) struct StoreLimiter {
-    account: Arc<MemoryAccount>,
-    held: u64,
+    held: Charge,
     /// The growth that was admitted last, given back where the allocator then fails.
     pending: u64,
 }
 
 impl StoreLimiter {
-    pub(crate) fn new(account: Arc<MemoryAccount>) -> StoreLimiter {
-        StoreLimiter { account, held: 0, pending: 0 }
+    pub(crate) fn new(account: &Arc<Account>) -> StoreLimiter {
+        StoreLimiter { held: Charge::nothing(account, Holding::Memory), pending: 0 }
     }
 
     fn grow(&mut self, bytes: usize) -> wasmtime::Result<bool> {
         let bytes = bytes as u64;
-        if !self.account.take(bytes) {
+        if self.held.grow(bytes).is_err() {
+            self.held.account().exceed();
             return Err(LimitExceeded { resource: MEMORY }.into());
         }
-        self.held += bytes;
         self.pending = bytes;
         Ok(true)
     }
 
     fn undo(&mut self) {
-        let bytes = std::mem::take(&mut self.pending);
-        self.held -= bytes;
-        self.account.give_back(bytes);
-    }
-}
-
-impl Drop for StoreLimiter {
-    fn drop(&mut self) {
-        self.account.give_back(self.held);
+        self.held.shrink(std::mem::take(&mut self.pending));
     }
 }
 
@@ -187,12 +129,17 @@ impl ResourceLimiter for StoreLimiter {
 }
 
 /// Bytes that all guests of this process may hold: most of the memory that it has, so that a guest is ended for want
-/// of memory before this process is. `None` where the machine does not say.
-pub(crate) fn guests_memory() -> Option<u64> {
+/// of memory before this process is.
+pub(crate) fn guests_memory(machine: u64) -> u64 {
+    machine - machine / HOST_PART
+}
+
+/// Bytes of memory that this process has: the machine's, or its control group's. `None` where the machine does not say.
+pub(crate) fn machine_memory() -> Option<u64> {
     let info = rustix::system::sysinfo();
     let total = info.totalram.checked_mul(u64::from(info.mem_unit))?;
     let total = cgroup_memory().map_or(total, |limit| limit.min(total));
-    (total > 0).then(|| total - total / HOST_PART)
+    (total > 0).then_some(total)
 }
 
 /// The least limit of memory of this process' control group (version 2) and those above it.
@@ -209,43 +156,50 @@ fn limit_of(group: &Path) -> Option<u64> {
 }
 
 /// Sets the bounds that every store has.
-pub(crate) fn bound_store<T>(mut store: StoreContextMut<'_, T>) {
+pub(crate) fn bound_store<T>(mut store: StoreContextMut<'_, T>, entry: Entry) {
     store.set_hostcall_fuel(HOSTCALL_FUEL);
-    store.set_max_component_handles(COMPONENT_HANDLES_MAX);
+    store.set_max_component_handles(match entry {
+        Entry::HttpP3 => SERVING_HANDLES_MAX,
+        Entry::Command | Entry::HttpP2 => COMPONENT_HANDLES_MAX,
+    });
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::{Ledger, NodeBounds};
+
+    fn pod(node: Option<u64>, limit: Option<u64>) -> Arc<Account> {
+        let bounds = NodeBounds { memory: node, heap: 0, files: 0, files_guaranteed: 0 };
+        Ledger::new(bounds).pod(&"default".into(), limit)
+    }
 
     #[test]
     fn the_host_bounds_pods_that_have_no_limit() {
-        assert!(guests_memory().is_some_and(|bytes| bytes > 1 << 20));
-        let host = MemoryAccount::new(Some(100), None);
-        let pod = MemoryAccount::new(None, Some(Arc::clone(&host)));
-        let container = MemoryAccount::new(None, Some(pod));
-        let mut limiter = StoreLimiter::new(Arc::clone(&container));
+        assert!(machine_memory().is_some_and(|bytes| guests_memory(bytes) > 1 << 20));
+        let pod = pod(Some(100), None);
+        let container = pod.container(None);
+        let mut limiter = StoreLimiter::new(&container);
         assert!(limiter.memory_growing(0, 101, None).is_err());
         assert!(container.exceeded());
-        assert_eq!((container.used(), host.used()), (0, 0));
+        assert_eq!((container.held(Holding::Memory), pod.held(Holding::Memory)), (0, 0));
     }
 
     #[test]
     fn a_pod_limits_the_sum_of_its_containers_and_gets_memory_back() {
-        let pod = MemoryAccount::new(Some(100), None);
-        let first = MemoryAccount::new(None, Some(Arc::clone(&pod)));
-        let second = MemoryAccount::new(Some(80), Some(Arc::clone(&pod)));
-        let mut limiter = StoreLimiter::new(Arc::clone(&first));
+        let pod = pod(None, Some(100));
+        let (first, second) = (pod.container(None), pod.container(Some(80)));
+        let mut limiter = StoreLimiter::new(&first);
         assert!(limiter.memory_growing(0, 60, None).expect("within the limits"));
-        let mut other = StoreLimiter::new(Arc::clone(&second));
+        let mut other = StoreLimiter::new(&second);
         let refused = other.memory_growing(0, 50, None).expect_err("the pod has 40 left");
         assert_eq!(refused.downcast_ref(), Some(&LimitExceeded { resource: MEMORY }));
         assert!(second.exceeded() && !first.exceeded());
-        assert_eq!(second.used(), 0);
+        assert_eq!(second.held(Holding::Memory), 0);
         drop(limiter);
-        assert_eq!(pod.used(), 0);
+        assert_eq!(pod.held(Holding::Memory), 0);
         assert!(other.memory_growing(0, 80, None).expect("within the limits"));
         other.memory_grow_failed(wasmtime::Error::msg("no slot")).expect("only counted");
-        assert_eq!(pod.used(), 0);
+        assert_eq!(pod.held(Holding::Memory), 0);
     }
 }

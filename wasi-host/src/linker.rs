@@ -19,16 +19,18 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::engine::WasiVersion;
 use crate::files::{self, Files, FilesCtxView, FilesView};
-use crate::http::OutgoingHttp;
-use crate::limits::{MemoryAccount, RANDOM_BYTES_MAX, RESOURCES_MAX, StoreLimiter};
+use crate::http::{self, OutgoingHttp};
+use crate::ledger::{Account, Refused};
+use crate::limits::{RANDOM_BYTES_MAX, StoreLimiter};
 use crate::logs::{LogSink, LogStream};
+use crate::meter::Meter;
 use crate::net::Namespace;
 use crate::seats::Seat;
 use crate::sockets::{self, SocketCtxView, SocketView};
 use crate::stdin::OpenStdin;
 
-/// Bytes of one set of HTTP headers.
-const FIELDS_BYTES_MAX: usize = 128 << 10;
+/// Bytes of one set of HTTP headers, with some 70 for each field.
+const FIELDS_BYTES_MAX: usize = 64 << 10;
 
 /// A directory of the host that a guest sees.
 #[derive(Debug, Clone)]
@@ -86,36 +88,49 @@ pub(crate) struct Grants {
     /// Standard input waits until this is cancelled and ends then; without it, it is at its end from the start.
     pub(crate) stdin_until: Option<CancellationToken>,
     pub(crate) namespace: Namespace,
-    pub(crate) memory: Arc<MemoryAccount>,
+    /// On whose account it all is.
+    pub(crate) account: Arc<Account>,
     /// Outgoing HTTP requests of the container that may be under way.
     pub(crate) outgoing: Arc<Semaphore>,
 }
 
 impl Grants {
+    /// The charge for a new store, or who has no room for it.
+    pub(crate) fn meter(&self, version: WasiVersion) -> Result<Meter, Refused> {
+        let args = self.args.iter().map(String::len).sum::<usize>();
+        let env = self.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        let strings = self.args.len() + 2 * self.env.len();
+        let copied = args + env + strings * std::mem::size_of::<String>();
+        Meter::new(&self.account, copied as u64, version == WasiVersion::P3)
+    }
+
     /// The data of a new store.
-    pub(crate) fn state(&self, seat: Seat) -> State {
+    pub(crate) fn state(&self, seat: Seat, meter: Meter) -> State {
         let mut builder = WasiCtx::builder();
         builder
             .args(&self.args)
             .envs(&self.env)
-            .stdout(LogStream::new(Arc::clone(&self.stdout)))
-            .stderr(LogStream::new(Arc::clone(&self.stderr)))
+            .stdout(LogStream::new(Arc::clone(&self.stdout), &self.account))
+            .stderr(LogStream::new(Arc::clone(&self.stderr), &self.account))
             .max_random_size(RANDOM_BYTES_MAX);
         if let Some(until) = &self.stdin_until {
             builder.stdin(OpenStdin::new(until.clone()));
         }
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(FIELDS_BYTES_MAX);
-        let mut table = ResourceTable::new();
-        table.set_max_capacity(RESOURCES_MAX);
         State {
-            table,
+            table: meter.table(),
+            meter,
             wasi: builder.build(),
             http,
-            outgoing: OutgoingHttp::new(self.namespace.clone(), Arc::clone(&self.outgoing)),
+            outgoing: OutgoingHttp::new(
+                self.namespace.clone(),
+                Arc::clone(&self.outgoing),
+                Arc::clone(&self.account),
+            ),
             namespace: self.namespace.clone(),
             files: Arc::clone(&self.files),
-            limiter: StoreLimiter::new(Arc::clone(&self.memory)),
+            limiter: StoreLimiter::new(&self.account),
             _seat: seat,
         }
     }
@@ -126,6 +141,7 @@ impl Grants {
 /// The table is first: what it holds is dropped before what that refers to.
 pub(crate) struct State {
     table: ResourceTable,
+    meter: Meter,
     wasi: WasiCtx,
     http: WasiHttpCtx,
     outgoing: OutgoingHttp,
@@ -136,26 +152,54 @@ pub(crate) struct State {
     _seat: Seat,
 }
 
+impl State {
+    /// Whether the host may hold more for the guest than it does: more fields, larger ones, another request.
+    pub(crate) fn may_grow(&mut self) -> bool {
+        self.http();
+        !self.meter.is_over()
+    }
+
+    /// Something of an outgoing request was set.
+    pub(crate) fn note_http_change(&mut self) {
+        self.outgoing.note_change();
+    }
+
+    /// The head of a request that the guest will have, for as long as the store lives.
+    pub(crate) fn hold_head(&mut self, bytes: u64) -> Result<(), Refused> {
+        self.meter.hold(bytes)
+    }
+}
+
+// These are called at each call of a guest, before what it does: it is here that what the last one left is counted.
+
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.meter.make_room(&mut self.table);
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
     }
 }
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.meter.make_room(&mut self.table);
+        if self.outgoing.take_changed() || self.meter.is_over() {
+            self.meter.count(&mut self.table);
+            self.outgoing.squeeze(self.meter.is_over());
+        }
         WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.outgoing }
     }
 }
 
 impl SocketView for State {
     fn sockets(&mut self) -> SocketCtxView<'_> {
+        self.meter.make_room(&mut self.table);
         SocketCtxView { table: &mut self.table, namespace: &self.namespace }
     }
 }
 
 impl FilesView for State {
     fn files(&mut self) -> FilesCtxView<'_> {
+        self.meter.make_room(&mut self.table);
         FilesCtxView { table: &mut self.table, files: &self.files }
     }
 }
@@ -168,6 +212,10 @@ pub(crate) fn linker(engine: &Engine, version: WasiVersion) -> wasmtime::Result<
     if version == WasiVersion::P3 {
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    }
+    http::growing::add_p2_to_linker(&mut linker)?;
+    if version == WasiVersion::P3 {
+        http::growing::add_p3_to_linker(&mut linker)?;
     }
     // The sockets above are the host's own and deny everything, and the files block threads that are everybody's; the
     // pod's take their place.

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use crate::ledger::{Account, Charge, Holding};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
@@ -19,6 +20,13 @@ pub const LINE_BYTES_MAX: usize = 16 * 1024;
 
 /// Bytes that a guest may write at once.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
+
+/// The same where the host's memory is scarce.
+const WRITE_BYTES_SQUEEZED: usize = 4 * 1024;
+
+/// Pending bytes that are not counted, and the step in which more are.
+const PENDING_BYTES_FREE: usize = 1024;
+const PENDING_BYTES_STEP: usize = 4 * 1024;
 
 /// Lines that one call of a guest hands on: short lines cost the most, and what runs here cannot be interrupted. The
 /// rest stays pending, and other guests come first.
@@ -52,8 +60,9 @@ pub(crate) struct LogStream {
 }
 
 impl LogStream {
-    pub(crate) fn new(sink: Arc<dyn LogSink>) -> LogStream {
-        LogStream { lines: Arc::new(Mutex::new(Lines { sink, pending: Vec::new() })) }
+    pub(crate) fn new(sink: Arc<dyn LogSink>, account: &Arc<Account>) -> LogStream {
+        let charge = Charge::nothing(account, Holding::Heap);
+        LogStream { lines: Arc::new(Mutex::new(Lines { sink, pending: Vec::new(), charge })) }
     }
 }
 
@@ -61,6 +70,8 @@ impl LogStream {
 struct Lines {
     sink: Arc<dyn LogSink>,
     pending: Vec<u8>,
+    /// For what is pending.
+    charge: Charge,
 }
 
 impl Lines {
@@ -100,7 +111,25 @@ impl Lines {
             start += length;
         };
         self.pending.drain(..start);
+        self.count();
         drained
+    }
+
+    /// Charges for what is pending: it is there already, and more is taken only where there is room for it.
+    fn count(&mut self) {
+        let pending = self.pending.len();
+        if pending <= PENDING_BYTES_FREE && self.pending.capacity() > PENDING_BYTES_STEP {
+            self.pending.shrink_to(PENDING_BYTES_FREE);
+        }
+        let counted =
+            if pending <= PENDING_BYTES_FREE { 0 } else { pending.next_multiple_of(PENDING_BYTES_STEP) };
+        self.charge.set_held(counted as u64);
+    }
+
+    /// Bytes that may be written at once.
+    fn room(&self) -> usize {
+        let scarce = self.charge.account().is_pressed(Holding::Heap);
+        if scarce { WRITE_BYTES_SQUEEZED } else { WRITE_BYTES_MAX }
     }
 
     fn poll_drained(&mut self, context: &mut Context<'_>) -> Poll<()> {
@@ -186,8 +215,8 @@ impl OutputStream for LogStream {
 
     fn check_write(&mut self) -> StreamResult<usize> {
         let mut left = LINES_PER_CALL_MAX;
-        let drained = self.lines.lock().drain(&mut left);
-        Ok(if drained == Drained::All { WRITE_BYTES_MAX } else { 0 })
+        let mut lines = self.lines.lock();
+        Ok(if lines.drain(&mut left) == Drained::All { lines.room() } else { 0 })
     }
 }
 
@@ -195,7 +224,7 @@ impl AsyncWrite for LogStream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut lines = self.lines.lock();
         std::task::ready!(lines.poll_drained(context));
-        let taken = bytes.len().min(WRITE_BYTES_MAX);
+        let taken = bytes.len().min(lines.room());
         lines.accept(&bytes[..taken]);
         Poll::Ready(Ok(taken))
     }
@@ -212,6 +241,7 @@ impl AsyncWrite for LogStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::{HEAP_GUARANTEED, Ledger, NodeBounds};
 
     /// Takes `room` lines, then none.
     struct Narrow {
@@ -235,6 +265,33 @@ mod tests {
         }
     }
 
+    fn stream(sink: Arc<dyn LogSink>) -> LogStream {
+        LogStream::new(sink, &account(1 << 30))
+    }
+
+    /// A pod's, where so many bytes of the host are to be had beside what is certain.
+    fn account(heap: u64) -> Arc<Account> {
+        let bounds = NodeBounds { memory: None, heap, files: 0, files_guaranteed: 0 };
+        Ledger::new(bounds).pod(&"default".into(), None)
+    }
+
+    #[test]
+    fn what_is_pending_is_counted_and_little_is_taken_where_memory_is_scarce() {
+        let account = account(0);
+        let sink = narrow(0);
+        let mut stream = LogStream::new(sink.clone(), &account);
+        stream.write(Bytes::from(vec![b'x'; 60 << 10])).expect("taken");
+        assert_eq!(account.held(Holding::Heap), 60 << 10);
+        *sink.room.lock() = 100;
+        assert_eq!(stream.check_write().expect("open"), WRITE_BYTES_MAX);
+        assert_eq!(account.held(Holding::Heap), 12 << 10, "the line that is begun");
+        let mut others = account.charge(Holding::Heap, HEAP_GUARANTEED - (12 << 10)).expect("certain");
+        others.set_held(HEAP_GUARANTEED);
+        assert_eq!(stream.check_write().expect("open"), WRITE_BYTES_SQUEEZED);
+        drop((stream, others));
+        assert_eq!(account.held(Holding::Heap), 0);
+    }
+
     fn narrow(room: usize) -> Arc<Narrow> {
         Arc::new(Narrow { room: Mutex::new(room), lines: Mutex::new(Vec::new()) })
     }
@@ -242,7 +299,7 @@ mod tests {
     #[test]
     fn lines_are_joined_across_writes_and_long_ones_cut() {
         let sink = narrow(usize::MAX);
-        let mut stream = LogStream::new(sink.clone());
+        let mut stream = stream(sink.clone());
         stream.write(Bytes::from_static(b"one\ntw")).expect("taken");
         stream.write(Bytes::from_static(b"o\n")).expect("taken");
         stream.write(Bytes::from(vec![b'x'; LINE_BYTES_MAX + 3])).expect("taken");
@@ -256,7 +313,7 @@ mod tests {
     #[tokio::test]
     async fn a_flood_of_lines_gives_way_and_loses_nothing() {
         let sink = narrow(usize::MAX);
-        let mut stream = LogStream::new(sink.clone());
+        let mut stream = stream(sink.clone());
         stream.write(Bytes::from(vec![b'\n'; 1000])).expect("taken");
         assert_eq!(sink.lines.lock().len(), LINES_PER_CALL_MAX);
         assert_eq!(stream.check_write().expect("open"), 0);
@@ -283,7 +340,7 @@ mod tests {
             }
         }
         let sink = Arc::new(Full(Mutex::default()));
-        let mut stream = LogStream::new(sink.clone());
+        let mut stream = stream(sink.clone());
         stream.write(Bytes::from_static(b"a\nb\nbegun")).expect("taken");
         drop(stream);
         assert_eq!(*sink.0.lock(), b"a\nb\nbegun");
@@ -292,7 +349,7 @@ mod tests {
     #[test]
     fn a_full_sink_holds_the_guest_up_and_loses_nothing() {
         let sink = narrow(1);
-        let mut stream = LogStream::new(sink.clone());
+        let mut stream = stream(sink.clone());
         stream.write(Bytes::from_static(b"a\nb\nc\n")).expect("taken");
         assert_eq!(stream.check_write().expect("open"), 0);
         *sink.room.lock() = 5;

@@ -12,10 +12,11 @@ use wasmtime::{Store, UpdateDeadline};
 use crate::artifact::{Artifact, Entry, Pre};
 use crate::executor::{self, Bucket, Group, JoinError, Verdict};
 use crate::exit::{self, Exit};
-use crate::files::{Account, Files};
+use crate::files::{self, Files};
 use crate::host;
 use crate::http::{self, OUTGOING_MAX};
-use crate::limits::{MemoryAccount, bound_store};
+use crate::ledger::{Account, Holding, Refused};
+use crate::limits::bound_store;
 use crate::linker::{Grants, Mount, PinnedMount, State};
 use crate::logs::LogSink;
 use crate::net::{Namespace, NetError};
@@ -83,6 +84,15 @@ pub struct Usage {
     pub cpu_ns: u64,
     /// Linear memory and tables, in bytes.
     pub memory_bytes: u64,
+    /// What the host holds on its behalf beside that, in bytes: bodies, handles, what is buffered.
+    pub host_bytes: u64,
+}
+
+impl Usage {
+    fn of(cpu_ns: u64, account: &Account) -> Usage {
+        let (memory_bytes, host_bytes) = (account.held(Holding::Memory), account.held(Holding::Heap));
+        Usage { cpu_ns, memory_bytes, host_bytes }
+    }
 }
 
 /// Why a container did not start.
@@ -92,6 +102,9 @@ pub enum StartError {
     /// when it is worth another try.
     #[error(transparent)]
     NoSeat(#[from] NoSeat),
+    /// What the host has to hold for one more instance is more than it may hold for this container: memory or open files.
+    #[error("the host cannot hold one more instance: {0}")]
+    Exhausted(Exhausted),
     /// A directory that the container mounts cannot be opened.
     #[error("cannot mount {host} at {guest}: {message}")]
     Mount {
@@ -118,6 +131,17 @@ pub enum StartError {
     },
 }
 
+/// A bound of what the host holds on behalf of guests was reached. Its words name whose bound it was.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct Exhausted(#[from] Refused);
+
+impl From<Refused> for StartError {
+    fn from(refused: Refused) -> StartError {
+        StartError::Exhausted(refused.into())
+    }
+}
+
 /// A network namespace with limits, in which containers run. Cheap to clone.
 #[derive(Clone)]
 pub struct Pod {
@@ -128,7 +152,7 @@ struct PodInner {
     host: Arc<host::Inner>,
     limits: PodLimits,
     namespace: Namespace,
-    memory: Arc<MemoryAccount>,
+    account: Arc<Account>,
     quota: Option<Arc<Bucket>>,
     cpu_ns: Arc<AtomicU64>,
     seats: Arc<PodSeats>,
@@ -136,11 +160,12 @@ struct PodInner {
 
 impl Pod {
     pub(crate) fn new(host: Arc<host::Inner>, limits: PodLimits, namespace: Namespace) -> Pod {
-        let memory = MemoryAccount::new(limits.memory_bytes, Some(Arc::clone(&host.memory)));
+        let account = host.ledger.pod(&namespace.holder().namespace, limits.memory_bytes);
+        namespace.charge_to(&account);
         let quota = limits.cpu_quota.map(|cores| Arc::new(Bucket::new(cores)));
         let cpu_ns = Arc::new(AtomicU64::new(0));
         let seats = host.seats.pod(&namespace.holder().namespace);
-        Pod { inner: Arc::new(PodInner { host, limits, namespace, memory, quota, cpu_ns, seats }) }
+        Pod { inner: Arc::new(PodInner { host, limits, namespace, account, quota, cpu_ns, seats }) }
     }
 
     /// The pod's network.
@@ -150,7 +175,13 @@ impl Pod {
 
     /// What all containers together used and hold.
     pub fn usage(&self) -> Usage {
-        Usage { cpu_ns: self.inner.cpu_ns.load(Ordering::Relaxed), memory_bytes: self.inner.memory.used() }
+        Usage::of(self.inner.cpu_ns.load(Ordering::Relaxed), &self.inner.account)
+    }
+
+    /// What the pod holds.
+    #[cfg(test)]
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        &self.inner.account
     }
 
     /// Starts a container. It runs until it ends, is killed, or the last clone of its handle is dropped.
@@ -178,10 +209,11 @@ impl Pod {
             (0, 0) => executor::DEFAULT_WEIGHT,
             (0, weight) | (weight, _) => weight,
         };
-        let memory = MemoryAccount::new(spec.limits.memory_bytes, Some(Arc::clone(&pod.memory)));
+        let account = pod.account.container(spec.limits.memory_bytes);
         let stop = CancellationToken::new();
-        let account = Account::new(Arc::clone(&pod.host.files), pod.namespace.holder().clone());
-        let mut files = Files::new(account);
+        let holder = pod.namespace.holder().clone();
+        let mut files =
+            Files::new(files::Account::new(Arc::clone(&pod.host.files), holder, Arc::clone(&account)));
         mounts.into_iter().for_each(|mount| mount.mount(&mut files));
         let grants = Grants {
             args: spec.args.clone(),
@@ -192,7 +224,7 @@ impl Pod {
             stdin_until: (!spec.stdin_closed).then(|| stop.clone()),
             // What the container listens on is its own: it can be stopped by itself.
             namespace: pod.namespace.scoped(),
-            memory: Arc::clone(&memory),
+            account: Arc::clone(&account),
             outgoing: Arc::new(Semaphore::new(OUTGOING_MAX)),
         };
         Sandbox {
@@ -202,7 +234,7 @@ impl Pod {
             artifact: Arc::clone(&spec.artifact),
             share,
             grants,
-            memory,
+            account,
             stop,
             ended: CancellationToken::new(),
             reason: OnceLock::new(),
@@ -267,7 +299,7 @@ impl Container {
     /// What it used and holds.
     pub fn usage(&self) -> Usage {
         let sandbox = &self.handle.sandbox;
-        Usage { cpu_ns: sandbox.group.cpu_ns(), memory_bytes: sandbox.memory.used() }
+        Usage::of(sandbox.group.cpu_ns(), &sandbox.account)
     }
 }
 
@@ -292,7 +324,7 @@ pub(crate) struct Sandbox {
     /// Its part of the host's instances.
     pub(crate) share: Arc<Share>,
     pub(crate) grants: Grants,
-    pub(crate) memory: Arc<MemoryAccount>,
+    pub(crate) account: Arc<Account>,
     /// Cancelled when the container is asked to stop.
     pub(crate) stop: CancellationToken,
     /// Cancelled when it must end: what serves it on the I/O runtime ends too.
@@ -306,11 +338,12 @@ impl Sandbox {
     /// A new store with all its limits, ready for the instance that the seat is for.
     pub(crate) fn store(&self, seat: Seat) -> Result<Store<State>, StartError> {
         let failed = |error: wasmtime::Error| StartError::Sandbox { message: format!("{error:#}") };
-        let state = self.grants.state(seat);
+        let meter = self.grants.meter(self.artifact.version())?;
+        let state = self.grants.state(seat, meter);
         let engine = self.host.engines.of(self.artifact.version());
         let mut store = Store::try_new(engine, state).map_err(failed)?;
         store.limiter(|state| &mut state.limiter);
-        bound_store(wasmtime::AsContextMut::as_context_mut(&mut store));
+        bound_store(wasmtime::AsContextMut::as_context_mut(&mut store), self.artifact.entry());
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|_| {
             Ok(match executor::tick() {
@@ -324,7 +357,7 @@ impl Sandbox {
 
     /// What an error that ended a call of the guest means.
     pub(crate) fn classify(&self, error: &wasmtime::Error) -> Exit {
-        exit::classify(error, &self.memory, self.group.is_killed())
+        exit::classify(error, &self.account, self.group.is_killed())
     }
 
     /// What an error means that kept an instance from being made.

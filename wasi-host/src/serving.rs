@@ -58,9 +58,10 @@ pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Requests of one HTTP/2 connection at once.
 pub const STREAMS_MAX: u32 = 128;
 
-/// Bytes that a client may send ahead of the reader, of one HTTP/2 stream and of all of a connection.
-const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Bytes that a client may send ahead of the reader on all streams of an HTTP/2 connection, to the gateway and to a pod; on
+/// one stream a quarter of that. What comes to a pod comes from near by.
+const GATEWAY_WINDOW_BYTES: u32 = 1024 * 1024;
+pub(crate) const POD_WINDOW_BYTES: u32 = 128 * 1024;
 
 /// Bytes of one HTTP/2 stream that wait for their turn on the wire.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
@@ -114,7 +115,7 @@ where
         let (place, respond) = (asked.clone(), respond.clone());
         async move { Ok::<_, Infallible>(answer_one(&place, request, respond).await) }
     });
-    let builder = builder();
+    let builder = builder(place.window_bytes());
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(ServedStream::new(stream)), service);
     let mut connection = pin!(connection);
     let fresh = tokio::select! {
@@ -183,7 +184,7 @@ pub fn text_answer(status: StatusCode, text: &str) -> Response<HttpBody> {
     response
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
+fn builder(window_bytes: u32) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -196,8 +197,8 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEAD_BYTES_MAX as u32)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(window_bytes / 4)
+        .initial_connection_window_size(window_bytes)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_pending_accept_reset_streams(RESETS_WAITING_MAX)
         .max_local_error_reset_streams(RESETS_FOR_FAULTS_MAX)

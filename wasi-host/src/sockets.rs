@@ -13,7 +13,9 @@ mod udp;
 #[cfg(test)]
 mod tests;
 
-use crate::net::Namespace;
+use crate::ledger::Charge;
+use crate::net::{Namespace, NetError};
+use std::net::IpAddr;
 use wasmtime::component::{HasData, Linker, ResourceTable};
 use wasmtime_wasi::{p2 as wasi2, p3 as wasi3};
 
@@ -36,6 +38,13 @@ pub(crate) struct PodSockets;
 
 impl HasData for PodSockets {
     type Data<'a> = SocketCtxView<'a>;
+}
+
+/// The addresses of a name, and the charge for the room that they take: one that is refused is a failure that may pass.
+async fn resolve(namespace: &Namespace, name: &str) -> Result<(Vec<IpAddr>, Option<Charge>), NetError> {
+    let addresses = namespace.resolve(name).await?;
+    let charge = namespace.hold(std::mem::size_of_val(addresses.as_slice()) as u64);
+    Ok((addresses, charge.map_err(|_| NetError::NameTemporarilyUnknown)?))
 }
 
 /// Puts the pod's sockets in the place of wasmtime-wasi's 0.2 sockets. Call it after wasmtime-wasi's

@@ -3,6 +3,7 @@
 mod artifacts;
 mod commands;
 mod cpu;
+mod holdings;
 mod pods;
 pub mod programs;
 mod seats;
@@ -82,6 +83,11 @@ impl Bench {
 
     fn pod(&self, limits: PodLimits) -> Pod {
         self.host.pod(limits, namespace())
+    }
+
+    /// A pod of another Kubernetes namespace.
+    fn pod_of(&self, tenant: &str, limits: PodLimits) -> Pod {
+        self.host.pod(limits, namespace_of(tenant))
     }
 
     /// Writes a module or component in text form to a file.

@@ -50,9 +50,10 @@ impl Compiler {
         if !confinement.is_whole() {
             tracing::warn!("this kernel confines the compiler of components with {confinement}");
         }
-        let memory_bytes = limits::guests_memory().map_or(MEMORY_BYTES_MIN, |bytes| {
-            (bytes / MEMORY_PART).clamp(MEMORY_BYTES_MIN, MEMORY_BYTES_MAX)
-        });
+        let memory_bytes =
+            limits::machine_memory().map(limits::guests_memory).map_or(MEMORY_BYTES_MIN, |bytes| {
+                (bytes / MEMORY_PART).clamp(MEMORY_BYTES_MIN, MEMORY_BYTES_MAX)
+            });
         Ok(Compiler::Apart { program, starter: Starter::new()?, memory_bytes })
     }
 

@@ -13,7 +13,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 };
 use wasmtime_wasi::p2::{FsError, FsResult};
 
-use super::{Files, OpenDescriptor, Opened, not_done, now};
+use super::{Files, OpenDescriptor, Opened, fitting, not_done, now};
 
 /// What wasmtime-wasi's functions are called with.
 struct Blocking {
@@ -121,6 +121,7 @@ impl Files {
         path: String,
         (accessed, modified): (NewTimestamp, NewTimestamp),
     ) -> FsResult<()> {
+        let path = fitting(path)?;
         self.call(move |to| {
             let on = to.handle(&on)?;
             now(to.view().set_times_at(on, flags, path, accessed, modified))
@@ -137,7 +138,9 @@ impl Files {
     }
 
     pub(super) async fn write(&self, on: OpenDescriptor, bytes: Vec<u8>, offset: u64) -> FsResult<u64> {
+        let charge = self.account.hold(bytes.len())?;
         self.call(move |to| {
+            let _charge = charge;
             let on = to.handle(&on)?;
             now(to.view().write(on, bytes, offset))
         })
@@ -145,6 +148,7 @@ impl Files {
     }
 
     pub(super) async fn create_directory_at(&self, on: OpenDescriptor, path: String) -> FsResult<()> {
+        let path = fitting(path)?;
         self.call(move |to| {
             let on = to.handle(&on)?;
             now(to.view().create_directory_at(on, path))
@@ -166,6 +170,7 @@ impl Files {
         flags: PathFlags,
         path: String,
     ) -> FsResult<DescriptorStat> {
+        let path = fitting(path)?;
         self.call(move |to| {
             let on = to.handle(&on)?;
             now(to.view().stat_at(on, flags, path))
@@ -180,6 +185,7 @@ impl Files {
         path: String,
         (other, to_path): (OpenDescriptor, String),
     ) -> FsResult<()> {
+        let (path, to_path) = (fitting(path)?, fitting(to_path)?);
         self.call(move |to| {
             let (on, other) = (to.handle(&on)?, to.handle(&other)?);
             now(to.view().link_at(on, flags, path, other, to_path))
@@ -193,6 +199,7 @@ impl Files {
         path: String,
         (other, to_path): (OpenDescriptor, String),
     ) -> FsResult<()> {
+        let (path, to_path) = (fitting(path)?, fitting(to_path)?);
         self.call(move |to| {
             let (on, other) = (to.handle(&on)?, to.handle(&other)?);
             now(to.view().rename_at(on, path, other, to_path))
@@ -207,16 +214,19 @@ impl Files {
         path: String,
         (open_flags, flags): (OpenFlags, DescriptorFlags),
     ) -> FsResult<OpenDescriptor> {
+        let path = fitting(path)?;
         let account = Arc::clone(&self.account);
+        let charge = account.one_more()?;
         self.call(move |to| {
             let on = to.handle(&on)?;
             let opened = now(to.view().open_at(on, path_flags, path, open_flags, flags))?;
-            Ok(Arc::new(Opened::new(to.table.delete(opened)?, &account)))
+            Ok(Arc::new(Opened::new(to.table.delete(opened)?, &account, Some(charge))))
         })
         .await
     }
 
     pub(super) async fn readlink_at(&self, on: OpenDescriptor, path: String) -> FsResult<String> {
+        let path = fitting(path)?;
         self.call(move |to| {
             let on = to.handle(&on)?;
             now(to.view().readlink_at(on, path))
@@ -225,6 +235,7 @@ impl Files {
     }
 
     pub(super) async fn remove_directory_at(&self, on: OpenDescriptor, path: String) -> FsResult<()> {
+        let path = fitting(path)?;
         self.call(move |to| {
             let on = to.handle(&on)?;
             now(to.view().remove_directory_at(on, path))
@@ -233,6 +244,8 @@ impl Files {
     }
 
     pub(super) async fn symlink_at(&self, on: OpenDescriptor, path: String, link: String) -> FsResult<()> {
+        let path = fitting(path)?;
+        let link = fitting(link)?;
         self.call(move |to| {
             let on = to.handle(&on)?;
             now(to.view().symlink_at(on, path, link))
@@ -241,6 +254,7 @@ impl Files {
     }
 
     pub(super) async fn unlink_file_at(&self, on: OpenDescriptor, path: String) -> FsResult<()> {
+        let path = fitting(path)?;
         self.call(move |to| {
             let on = to.handle(&on)?;
             now(to.view().unlink_file_at(on, path))
@@ -275,6 +289,7 @@ impl Files {
         flags: PathFlags,
         path: String,
     ) -> FsResult<MetadataHashValue> {
+        let path = fitting(path)?;
         self.call(move |to| {
             let on = to.handle(&on)?;
             now(to.view().metadata_hash_at(on, flags, path))

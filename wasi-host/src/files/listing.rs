@@ -48,7 +48,8 @@ impl Listing {
     /// Begins to read a directory.
     pub(super) async fn open(account: Arc<Account>, on: OpenDescriptor) -> FsResult<Self> {
         let of = Arc::clone(&account);
-        let read = account.call(move || Ok(Opened::new(Reader::open(on)?, &of).part()));
+        let charge = account.one_more()?;
+        let read = account.call(move || Ok(Opened::new(Reader::open(on)?, &of, Some(charge)).part()));
         let (entries, reader) = read.await.unwrap_or_else(|error| Err(not_done(error)))?;
         Ok(Self { account, state: State::Read(entries, reader) })
     }

@@ -1,3 +1,5 @@
+//! What is open is closed elsewhere, and listings come in parts.
+
 mod guests;
 
 use std::future::poll_fn;
@@ -5,9 +7,13 @@ use std::sync::mpsc;
 
 use super::listing::Listing;
 use super::*;
+use crate::ledger::{Ledger, NodeBounds};
 
 fn account(pool: &Arc<Pool>) -> Arc<Account> {
-    Account::new(Arc::clone(pool), Holder { namespace: "default".into(), pod: Some([10, 128, 0, 7].into()) })
+    let holder = Holder { namespace: "default".into(), pod: Some([10, 128, 0, 7].into()) };
+    let bounds = NodeBounds { memory: None, heap: 1 << 20, files: 100, files_guaranteed: 1 };
+    let ledger = Ledger::new(bounds).pod(&holder.namespace, None);
+    Account::new(Arc::clone(pool), holder, ledger)
 }
 
 #[test]
@@ -22,7 +28,7 @@ fn what_takes_long_to_close_is_closed_elsewhere() {
     let pool = Pool::new("files", 8, 0);
     let (close, wait) = mpsc::channel();
     let (told, closed) = mpsc::channel();
-    drop(Opened::new(Slow(wait, told), &account(&pool)));
+    drop(Opened::new(Slow(wait, told), &account(&pool), None));
     assert!(closed.try_recv().is_err(), "it goes on elsewhere");
     close.send(()).expect("it waits for this");
     assert_ne!(closed.recv().expect("closed"), std::thread::current().id());

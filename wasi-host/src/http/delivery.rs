@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -17,6 +18,7 @@ use wasmtime_wasi_http::WasiBody;
 
 use super::Reply;
 use crate::executor;
+use crate::ledger::{Account, Charge, HeldBytes, Holding};
 use crate::net::{BoxError, HttpBody};
 
 /// Bytes of a body that are collected; a larger one is streamed from there.
@@ -32,9 +34,13 @@ const STUCK_MAX: u32 = 3;
 /// Times that a guest may be made to give way to others while its response is kept back.
 const PREEMPTED_MAX: u32 = 16;
 
+/// Bytes that are collected without being counted, and the step in which more are.
+const COLLECT_BYTES_FREE: usize = 4 << 10;
+const COLLECT_BYTES_STEP: usize = 32 << 10;
+
 /// Responses of one instance that are being collected.
-#[derive(Default)]
 pub(super) struct Deliveries {
+    account: Arc<Account>,
     open: Mutex<Vec<Delivery>>,
 }
 
@@ -42,6 +48,8 @@ struct Delivery {
     head: http::response::Parts,
     body: WasiBody,
     collected: BytesMut,
+    /// For what is collected.
+    charge: Charge,
     /// Polls in a row that brought nothing.
     stuck: u32,
     is_head: bool,
@@ -60,10 +68,17 @@ enum Progress {
 }
 
 impl Deliveries {
+    /// What they collect is on this account.
+    pub(super) fn new(account: &Arc<Account>) -> Deliveries {
+        Deliveries { account: Arc::clone(account), open: Mutex::default() }
+    }
+
     /// Begins to deliver a response to whoever holds the other end of `reply`.
     pub(super) fn begin(&self, response: Response<WasiBody>, is_head: bool, reply: Reply) {
         let (head, body) = response.into_parts();
-        self.open.lock().push(Delivery { head, body, collected: BytesMut::new(), stuck: 0, is_head, reply });
+        let charge = Charge::nothing(&self.account, Holding::Heap);
+        let collected = BytesMut::new();
+        self.open.lock().push(Delivery { head, body, collected, charge, stuck: 0, is_head, reply });
     }
 
     /// Polls `guest` to its end, delivering its responses meanwhile.
@@ -125,9 +140,7 @@ impl Delivery {
                 }
                 Poll::Ready(Some(Err(error))) => return Progress::Stream(Some(Err(Box::new(error)))),
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) if self.collected.len() + data.len() <= COLLECT_BYTES_MAX => {
-                        self.collected.extend_from_slice(&data);
-                    }
+                    Ok(data) if self.has_room(data.len()) => self.collected.extend_from_slice(&data),
                     Ok(data) => return Progress::Stream(Some(Ok(Frame::data(data)))),
                     Err(trailers) => return Progress::Stream(Some(Ok(trailers))),
                 },
@@ -135,25 +148,39 @@ impl Delivery {
         }
     }
 
+    /// Whether so many bytes more may be collected, and charges for them.
+    fn has_room(&mut self, more: usize) -> bool {
+        let wanted = self.collected.len() + more;
+        let counted =
+            if wanted <= COLLECT_BYTES_FREE { 0 } else { wanted.next_multiple_of(COLLECT_BYTES_STEP) };
+        wanted <= COLLECT_BYTES_MAX && self.charge.set(counted as u64).is_ok()
+    }
+
     fn deliver_whole(self) {
-        let Delivery { mut head, collected, is_head, reply, .. } = self;
+        let Delivery { mut head, collected, charge, is_head, reply, .. } = self;
         let bodiless = head.status.is_informational()
             || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
             || is_head;
         if !bodiless && !head.headers.contains_key(TRANSFER_ENCODING) {
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from(collected.len()));
         }
-        let body = Full::new(collected.freeze()).map_err(|never| match never {}).boxed_unsync();
+        let body = Full::new(charged(collected, charge)).map_err(|never| match never {}).boxed_unsync();
         // Whoever asked may have gone away.
         let _ = reply.send(Ok(Response::from_parts(head, body)));
     }
 
     fn deliver_stream(self, frame: Option<Result<Frame<Bytes>, BoxError>>) {
-        let Delivery { head, body, collected, reply, .. } = self;
-        let collected = (!collected.is_empty()).then(|| collected.freeze());
-        let body: HttpBody = Resumed { collected, frame, body }.boxed_unsync();
+        let Delivery { head, body, collected, charge, reply, .. } = self;
+        let account = Arc::clone(charge.account());
+        let collected = (!collected.is_empty()).then(|| charged(collected, charge));
+        let body: HttpBody = Resumed { collected, frame, body, account }.boxed_unsync();
         let _ = reply.send(Ok(Response::from_parts(head, body)));
     }
+}
+
+/// What was collected, with the charge for it for as long as it waits anywhere.
+fn charged(collected: BytesMut, charge: Charge) -> Bytes {
+    if charge.amount() == 0 { collected.freeze() } else { HeldBytes::new(collected.freeze(), charge).into() }
 }
 
 /// A body whose beginning has been taken already.
@@ -161,6 +188,7 @@ struct Resumed {
     collected: Option<Bytes>,
     frame: Option<Result<Frame<Bytes>, BoxError>>,
     body: WasiBody,
+    account: Arc<Account>,
 }
 
 impl Body for Resumed {
@@ -174,10 +202,11 @@ impl Body for Resumed {
         if let Some(data) = self.collected.take() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        if let Some(frame) = self.frame.take() {
-            return Poll::Ready(Some(frame));
-        }
-        Pin::new(&mut self.body).poll_frame(context).map_err(|error| Box::new(error) as BoxError)
+        let polled = match self.frame.take() {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None => Pin::new(&mut self.body).poll_frame(context).map_err(|error| Box::new(error) as BoxError),
+        };
+        polled.map_ok(|frame| frame.map_data(|data| self.account.hold_bytes(data)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -6,20 +6,27 @@ use http::{Request, Response, StatusCode};
 use tokio_util::task::TaskTracker;
 
 use super::Server;
+use crate::ledger::Holding;
 use crate::net::{Conn, HttpBody, HttpError, HttpService, Listener};
-use crate::serving::{self, POD_PORT, Place, Places};
+use crate::serving::{self, POD_PORT, POD_WINDOW_BYTES, Place, Places};
+
+/// Bytes of the host that a connection takes while it is idle.
+const CONNECTION_BYTES: u64 = 8 << 10;
 
 /// Accepts and serves connections until the container is stopped; returns when the last of them has ended.
 pub(super) async fn serve(server: &Arc<Server>, listener: Listener, service: Arc<dyn HttpService>) {
     let connections = TaskTracker::new();
-    let places = Places::new(POD_PORT);
+    let places = Places::with_window(POD_PORT, POD_WINDOW_BYTES);
     let sandbox = &server.sandbox;
     let accepting = async {
         // The listener fails once the pod's network is taken down, and for good; after a stop it fails when those that
         // waited have been accepted.
         while let Ok((conn, peer)) = listener.accept().await {
-            match places.enter(peer.ip()) {
-                Some(place) => {
+            let charge = sandbox.account.charge(Holding::Heap, CONNECTION_BYTES);
+            match charge.ok().and_then(|charge| Some((places.enter(peer.ip())?, charge))) {
+                Some((place, charge)) => {
+                    let mut conn = conn;
+                    conn.hold(charge);
                     connections.spawn(serve_connection(
                         Arc::clone(server),
                         conn,

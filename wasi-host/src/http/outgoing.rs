@@ -13,19 +13,27 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use http::uri::{PathAndQuery, Scheme};
-use http::{Method, Request, Response, Uri};
+use http::{HeaderName, Method, Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, BodyStream, Empty, StreamBody};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
-use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttpHooks};
 
+use crate::ledger::{Account, Charge, Holding};
+use crate::meter::{BODY_CHUNK_BYTES, BODY_CHUNK_BYTES_SQUEEZED};
 use crate::net::{BoxError, Conn, HttpBody, HttpError, Namespace, NetError, announce_body};
 
 /// Outgoing requests of one container at once.
 pub(crate) const OUTGOING_MAX: usize = 256;
+
+/// Bytes that a connection reads ahead, a response's head among them, and that it may have to write.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// Bytes of the host that an outgoing request takes until its response has ended, beside its body.
+const OUTGOING_BYTES: u64 = 64 << 10;
 
 /// Where the guest says nothing: as long as a caller is likely to wait.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(600);
@@ -44,15 +52,54 @@ type Sent = Result<(Response<WasiBody>, Box<dyn Future<Output = Result<(), Error
 pub(crate) struct OutgoingHttp {
     namespace: Namespace,
     permits: Arc<Semaphore>,
+    account: Arc<Account>,
+    /// Fields or bodies of the guest may have become larger.
+    changed: bool,
+    /// The guest gets only small bodies.
+    squeezed: bool,
 }
 
 impl OutgoingHttp {
-    pub(crate) fn new(namespace: Namespace, permits: Arc<Semaphore>) -> OutgoingHttp {
-        OutgoingHttp { namespace, permits }
+    pub(crate) fn new(namespace: Namespace, permits: Arc<Semaphore>, account: Arc<Account>) -> OutgoingHttp {
+        OutgoingHttp { namespace, permits, account, changed: false, squeezed: false }
+    }
+
+    /// True where something has become larger since it was asked last.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Has the guest make do with what it has, or no longer so.
+    pub(crate) fn squeeze(&mut self, squeezed: bool) {
+        self.squeezed = squeezed;
+    }
+
+    /// Notes a change that no hook tells of.
+    pub(crate) fn note_change(&mut self) {
+        self.changed = true;
+    }
+
+    fn body_chunk(&mut self) -> usize {
+        self.changed = true;
+        if self.squeezed { BODY_CHUNK_BYTES_SQUEEZED } else { BODY_CHUNK_BYTES }
     }
 }
 
 impl WasiHttpHooks for OutgoingHttp {
+    /// Asked at each change of a set of fields, and for each field of those that come in.
+    fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
+        self.changed = true;
+        DEFAULT_FORBIDDEN_HEADERS.contains(name)
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        self.body_chunk()
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        self.body_chunk()
+    }
+
     /// Within a cluster plain HTTP is what is meant.
     fn default_scheme(&mut self) -> Option<Scheme> {
         Some(Scheme::HTTP)
@@ -67,15 +114,19 @@ impl WasiHttpHooks for OutgoingHttp {
         let namespace = self.namespace.clone();
         let permit = Arc::clone(&self.permits).try_acquire_owned();
         let options = options.unwrap_or_default();
+        let account = Arc::clone(&self.account);
         Box::new(async move {
             let permit = permit.map_err(|_| Error::ConnectionLimitReached)?;
+            let charge = account.charge(Holding::Heap, OUTGOING_BYTES);
+            let charge = charge.map_err(|refused| Error::InternalError(Some(refused.to_string())))?;
+            let request = request.map(|body| HeldBody { body, account }.boxed_unsync());
             let first_byte = options.first_byte_timeout.unwrap_or(TIMEOUT_DEFAULT);
             let between_bytes = options.between_bytes_timeout.unwrap_or(TIMEOUT_DEFAULT);
             let connect = options.connect_timeout.unwrap_or(TIMEOUT_DEFAULT);
             let (response, io) = send(&namespace, request, connect, first_byte).await?;
             let response = response.map(|body| {
                 let timer = Box::pin(tokio::time::sleep(between_bytes));
-                Received { body, between_bytes, timer, _permit: permit }.boxed_unsync()
+                Received { body, between_bytes, timer, _permit: permit, _charge: charge }.boxed_unsync()
             });
             Ok((response, io))
         })
@@ -139,7 +190,9 @@ async fn reach(namespace: &Namespace, host: &str, port: u16) -> Result<Peer, Err
 
 /// One request over a connection of its own.
 async fn exchange(conn: Conn, mut request: Request<WasiBody>, first_byte: Duration) -> Sent {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(conn)).await?;
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(BUFFER_BYTES);
+    let (mut sender, connection) = builder.handshake(TokioIo::new(conn)).await?;
     // The connection's own work is the network's, not the guest's: it runs on the I/O runtime.
     let connection = wasmtime_wasi::runtime::spawn(connection);
     // To an origin server a request names the path only; the host is in its header.
@@ -176,12 +229,40 @@ fn is_usually_bodiless(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::CONNECT)
 }
 
+/// A guest's body, whose bytes are on its container's account wherever they wait.
+struct HeldBody {
+    body: WasiBody,
+    account: Arc<Account>,
+}
+
+impl Body for HeldBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        polled.map_ok(|frame| frame.map_data(|data| self.account.hold_bytes(data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// A response's body with the time limit between its parts.
 struct Received {
     body: WasiBody,
     between_bytes: Duration,
     timer: Pin<Box<Sleep>>,
     _permit: OwnedSemaphorePermit,
+    _charge: Charge,
 }
 
 impl Body for Received {

@@ -12,6 +12,7 @@ use super::delivery::Deliveries;
 use super::{Answer, Call, Handover, HttpError, NoResponse, Server, unavailable};
 use crate::artifact::Pre;
 use crate::executor::{JoinError, JoinHandle};
+use crate::exit;
 use crate::net::HttpBody;
 use crate::sandbox::StartError;
 
@@ -83,6 +84,10 @@ async fn serve(server: &Server, call: Call) -> Served {
             return Ok(());
         }
     };
+    if let Err(refused) = store.data_mut().hold_head(call.head_bytes()) {
+        call.refuse(HttpError::Unavailable { reason: refused.to_string() });
+        return Ok(());
+    }
     let proxy = match pre.instantiate_async(&mut store).await {
         Ok(proxy) => proxy,
         Err(error) => {
@@ -93,7 +98,7 @@ async fn serve(server: &Server, call: Call) -> Served {
     let Some(Handover { request, is_head, reply, permit: _permit }) = call.hand_over() else {
         return Ok(());
     };
-    let deliveries = Arc::new(Deliveries::default());
+    let deliveries = Arc::new(Deliveries::new(&server.sandbox.account));
     let refused = Arc::new(Mutex::new(None));
     let (delivered, refusal) = (Arc::clone(&deliveries), Arc::clone(&refused));
     let mut view = store.data_mut().http();
@@ -101,7 +106,7 @@ async fn serve(server: &Server, call: Call) -> Served {
     let response = view
         .new_response_outparam_from_callback(move |response| match response {
             Ok(response) => delivered.begin(response.map(|body| body), is_head, reply),
-            Err(code) => *refusal.lock() = Some(format!("{code:?}")),
+            Err(code) => *refusal.lock() = Some(exit::truncate(format!("{code:?}"))),
         })
         .map_err(|error| server.failed(&error))?;
     let handler = proxy.wasi_http_incoming_handler();

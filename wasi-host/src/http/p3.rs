@@ -19,6 +19,7 @@ use super::delivery::Deliveries;
 use super::{Answer, Call, Handover, HttpError, NoResponse, Server, unavailable};
 use crate::artifact::Pre;
 use crate::executor::JoinHandle;
+use crate::exit;
 use crate::linker::State;
 use crate::net::HttpBody;
 use crate::seats::Seat;
@@ -250,7 +251,7 @@ async fn serve(
     let mut store =
         server.sandbox.store(seat).map_err(|error| HttpError::Unavailable { reason: error.to_string() })?;
     let service = pre.instantiate_async(&mut store).await.map_err(|error| server.failed(&error))?;
-    let deliveries = Deliveries::default();
+    let deliveries = Deliveries::new(&server.sandbox.account);
     let (service, collecting) = (&service, &deliveries);
     let served = store.run_concurrent(async |store| {
         accept(server, worker, makes_room, queue, store, service, collecting).await?;
@@ -314,6 +315,10 @@ async fn handle(
     call: Call,
     deliveries: &Deliveries,
 ) -> wasmtime::Result<()> {
+    if !store.with(|mut store| store.data_mut().may_grow()) {
+        call.refuse(unavailable("its instance holds all of the host's memory that it may"));
+        return Ok(());
+    }
     let Some(Handover { request, is_head, reply, permit }) = call.hand_over() else {
         return Ok(());
     };
@@ -328,7 +333,7 @@ async fn handle(
             deliveries.begin(response, is_head, reply);
         }
         Err(code) => {
-            let _ = reply.send(Err(HttpError::Failed { reason: format!("{code:?}") }.into()));
+            let _ = reply.send(Err(HttpError::Failed { reason: exit::truncate(format!("{code:?}")) }.into()));
         }
     }
     drop(permit);

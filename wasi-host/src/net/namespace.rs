@@ -5,6 +5,7 @@ use super::ports::{EPHEMERAL_PORTS, PortTable};
 use super::seat::{Budget, Seats};
 use super::udp::{Mailbox, UdpSocket};
 use super::{Conn, HttpService, NetError, NetLimits, Uplink};
+use crate::ledger::{Account, Charge, Refused};
 use crate::shares::Holder;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -100,13 +101,14 @@ impl Namespace {
             http: BTreeMap::new(),
             down: false,
         };
+        let budget = Arc::new(Budget::new(config.limits.buffered_bytes_max));
         let shared = Shared {
             hostname: config.hostname,
             holder: Holder { namespace: config.tenant, pod: config.addresses.first().copied() },
             addresses: config.addresses,
             uplink,
-            seats: Seats::new(config.limits.sockets_max),
-            budget: Arc::new(Budget::new(config.limits.buffered_bytes_max)),
+            seats: Seats::new(config.limits.sockets_max, Arc::clone(&budget)),
+            budget,
             limits: config.limits,
             next_source_port: AtomicU16::new(first_port()),
             next_owner: AtomicU64::new(1),
@@ -130,6 +132,16 @@ impl Namespace {
     /// On whose account the pod takes of what all share.
     pub fn holder(&self) -> &Holder {
         &self.shared.holder
+    }
+
+    /// Has the pod's account hold what its network takes of the host.
+    pub(crate) fn charge_to(&self, account: &Arc<Account>) {
+        self.shared.budget.charge_to(account);
+    }
+
+    /// So many bytes of the host for the pod, until the charge is dropped.
+    pub(crate) fn hold(&self, bytes: u64) -> Result<Option<Charge>, Refused> {
+        self.shared.budget.hold(bytes)
     }
 
     /// The pod's addresses, without loopback.

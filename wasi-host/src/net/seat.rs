@@ -2,33 +2,62 @@
 
 use super::NetError;
 use super::pipe::Pipe;
+use crate::ledger::{Account, Charge, Holding, Refused};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
-/// The bytes that all pipes of a namespace hold together.
+/// Bytes of the host that a socket takes beside what it buffers: its pipes, its place in tables.
+const SOCKET_BYTES: u64 = 2 * 1024;
+
+/// Bytes in which a namespace's buffers are charged to its pod.
+const BUFFER_BLOCK: usize = 16 * 1024;
+
+/// The bytes that all pipes of a namespace hold together, and the account of the pod that they are on.
 #[derive(Debug)]
 pub(crate) struct Budget {
     used: AtomicUsize,
     limit: usize,
+    account: OnceLock<Arc<Account>>,
 }
 
 impl Budget {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { used: AtomicUsize::new(0), limit }
+        Self { used: AtomicUsize::new(0), limit, account: OnceLock::new() }
     }
 
+    /// Has the pod answer for it, from before the first of its containers on. The first pod of a namespace is the one.
+    pub(crate) fn charge_to(&self, account: &Arc<Account>) {
+        if self.account.set(Arc::clone(account)).is_ok() {
+            let used = self.used.load(Ordering::Relaxed);
+            account.burden(Holding::Heap, blocks(used));
+        }
+    }
+
+    /// Bytes that are buffered from now on. Those who ask [`Budget::spent`] before keep it within the bounds.
     pub(crate) fn add(&self, bytes: usize) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(account) = self.account.get() {
+            account.burden(Holding::Heap, blocks(before + bytes) - blocks(before));
+        }
     }
 
     pub(crate) fn remove(&self, bytes: usize) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        let before = self.used.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(account) = self.account.get() {
+            account.give_back(Holding::Heap, blocks(before) - blocks(before - bytes));
+        }
     }
 
     pub(crate) fn spent(&self) -> bool {
         self.used.load(Ordering::Relaxed) >= self.limit
+            || self.account.get().is_some_and(|account| account.is_pressed(Holding::Heap))
+    }
+
+    /// Something of so many bytes that is kept for the pod and is not in a pipe; a charge of nothing before there is a pod.
+    pub(crate) fn hold(&self, bytes: u64) -> Result<Option<Charge>, Refused> {
+        self.account.get().map(|account| account.charge(Holding::Heap, bytes)).transpose()
     }
 
     #[cfg(test)]
@@ -37,11 +66,17 @@ impl Budget {
     }
 }
 
+/// Depends on what is buffered alone: what is added and removed, in whatever order, comes to nothing in the end.
+fn blocks(buffered: usize) -> u64 {
+    buffered.next_multiple_of(BUFFER_BLOCK) as u64
+}
+
 /// All sockets of a namespace, so that they can be counted and, when the pod ends, reset.
 #[derive(Debug)]
 pub(crate) struct Seats {
     taken: AtomicUsize,
     sockets_max: usize,
+    budget: Arc<Budget>,
     next_id: AtomicUsize,
     connections: Mutex<BTreeMap<usize, Ends>>,
 }
@@ -54,10 +89,11 @@ struct Ends {
 }
 
 impl Seats {
-    pub(crate) fn new(sockets_max: usize) -> Arc<Self> {
+    pub(crate) fn new(sockets_max: usize, budget: Arc<Budget>) -> Arc<Self> {
         Arc::new(Self {
             taken: AtomicUsize::new(0),
             sockets_max,
+            budget,
             next_id: AtomicUsize::new(0),
             connections: Mutex::default(),
         })
@@ -70,7 +106,9 @@ impl Seats {
                 (taken < self.sockets_max).then_some(taken + 1)
             })
             .map_err(|_| NetError::TooManySockets)?;
-        Ok(Seat { seats: self.clone(), connection: None })
+        let mut seat = Seat { seats: self.clone(), connection: None, charge: None };
+        seat.charge = self.budget.hold(SOCKET_BYTES).map_err(|_| NetError::TooManySockets)?;
+        Ok(seat)
     }
 
     /// How many sockets there are.
@@ -97,6 +135,7 @@ impl Seats {
 pub(crate) struct Seat {
     seats: Arc<Seats>,
     connection: Option<usize>,
+    charge: Option<Charge>,
 }
 
 impl Seat {

@@ -1,3 +1,5 @@
+//! Lines of pods, turns of namespaces, and what hangs.
+
 use std::sync::mpsc;
 
 use futures::FutureExt as _;

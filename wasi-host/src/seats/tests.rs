@@ -1,3 +1,5 @@
+//! Who gets how many seats.
+
 use super::*;
 
 fn fill(pod: &Arc<PodSeats>, weight: u32) -> (Vec<Arc<Share>>, NoSeat) {

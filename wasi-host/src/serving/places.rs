@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{GIVEN_UP_MAX, HEAD_TIMEOUT, IDLE_TIMEOUT};
+use super::{GATEWAY_WINDOW_BYTES, GIVEN_UP_MAX, HEAD_TIMEOUT, IDLE_TIMEOUT};
 
 /// How many places there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,7 @@ impl WeakPlaces {
 
 struct Shared {
     bounds: Bounds,
+    window_bytes: u32,
     state: Mutex<State>,
 }
 
@@ -133,7 +134,12 @@ pub enum TooMany {
 impl Places {
     /// All free.
     pub fn new(bounds: Bounds) -> Self {
-        Self { shared: Arc::new(Shared { bounds, state: Mutex::default() }) }
+        Self::with_window(bounds, GATEWAY_WINDOW_BYTES)
+    }
+
+    /// The same for clients of HTTP/2 that may send so many bytes ahead of who reads them.
+    pub(crate) fn with_window(bounds: Bounds, window_bytes: u32) -> Self {
+        Self { shared: Arc::new(Shared { bounds, window_bytes, state: Mutex::default() }) }
     }
 
     /// A place for a connection from `source`; none where all that could make room are at work.
@@ -243,6 +249,11 @@ impl State {
 }
 
 impl Place {
+    /// Bytes that the client may send ahead.
+    pub(super) fn window_bytes(&self) -> u32 {
+        self.seat.shared.window_bytes
+    }
+
     /// Something begins on the connection: from now on it keeps its place.
     pub fn begin(&self) -> Result<InFlight, TooMany> {
         let seat = &self.seat;

@@ -68,12 +68,14 @@ fn name_and_namespace(kind: &Kind, object: &Value, errors: &mut Vec<FieldError>)
     let name = text(object, "/metadata/name");
     let prefix = text(object, "/metadata/generateName");
     if !prefix.is_empty() {
-        // A dash at its end is fine, as characters follow; what is too long is cut for them.
+        // What stands at its end may be such that characters must follow. They follow for sure, and a dash makes room for
+        // them where it is long.
         let mut sample = prefix.to_owned();
         if sample.len() > 1 && sample.ends_with('-') {
-            sample.truncate(sample.floor_char_boundary(sample.len() - 2));
-            sample.push('a');
+            sample.pop();
+            sample.pop();
         }
+        sample.push('a');
         for fault in kind.name_rule.faults(&sample) {
             errors.push(FieldError::invalid("metadata.generateName", prefix, fault));
         }

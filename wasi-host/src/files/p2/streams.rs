@@ -8,7 +8,8 @@ use bytes::{Bytes, BytesMut};
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
 use crate::files::transfer::{self, Place, TRANSFER_BYTES_MAX};
-use crate::files::{Account, OpenDescriptor};
+use crate::files::{Account, BYTES_SQUEEZED, OpenDescriptor};
+use crate::ledger::{Charge, HeldBytes, Holding};
 use crate::pool::{Call, NotDone};
 
 /// What is read where a guest waits for bytes without having said how many.
@@ -35,7 +36,7 @@ pub(super) struct Reading {
 
 enum ReadState {
     Idle,
-    Waiting(Call<io::Result<BytesMut>>),
+    Waiting(Call<io::Result<BytesMut>>, Option<Charge>),
     Ready(Bytes),
     Failed(io::Error),
     Closed,
@@ -48,15 +49,21 @@ impl Reading {
 
     fn begin(&mut self, size: usize) {
         let (of, offset) = (Arc::clone(&self.of), self.offset);
+        let (size, charge) = self.account.hold_some(size.min(TRANSFER_BYTES_MAX));
         let read = self.account.call(move || transfer::read(&of, BytesMut::new(), size, offset));
-        self.state = ReadState::Waiting(read);
+        self.state = ReadState::Waiting(read, charge);
     }
 
     async fn finish(&mut self) {
-        if let ReadState::Waiting(read) = &mut self.state {
-            self.state = match flat(read.await) {
+        if let ReadState::Waiting(read, charge) = &mut self.state {
+            let read = flat(read.await);
+            let charge = charge.take();
+            self.state = match read {
                 Ok(bytes) if bytes.is_empty() => ReadState::Closed,
-                Ok(bytes) => ReadState::Ready(bytes.freeze()),
+                Ok(bytes) => ReadState::Ready(match charge {
+                    Some(charge) => HeldBytes::new(bytes.freeze(), charge).into(),
+                    None => bytes.freeze(),
+                }),
                 Err(error) => ReadState::Failed(error),
             };
         }
@@ -83,7 +90,7 @@ impl InputStream for Reading {
                 }
                 Ok(Bytes::new())
             }
-            ReadState::Waiting(_) => Ok(Bytes::new()),
+            ReadState::Waiting(..) => Ok(Bytes::new()),
             ReadState::Ready(bytes) => {
                 let part = bytes.split_to(bytes.len().min(size));
                 if bytes.is_empty() {
@@ -111,7 +118,7 @@ impl InputStream for Reading {
 
     /// A read that has begun is waited for: a guest that lets go of streams has no more reads under way than streams.
     async fn cancel(&mut self) {
-        if let ReadState::Waiting(mut read) = mem::replace(&mut self.state, ReadState::Closed)
+        if let ReadState::Waiting(mut read, _) = mem::replace(&mut self.state, ReadState::Closed)
             && !read.withdraw()
         {
             let _ = read.await;
@@ -143,6 +150,7 @@ impl Writing {
     fn begin(&mut self, bytes: Bytes) {
         let (of, place) = (Arc::clone(&self.of), self.place);
         let after = place.after(bytes.len());
+        let bytes = self.account.ledger.hold_bytes(bytes);
         let write = self.account.call(move || transfer::write(&of, bytes, place));
         self.state = WriteState::Waiting(write, after);
     }
@@ -150,6 +158,7 @@ impl Writing {
     /// Bytes that may be written now: none while others are.
     fn room(&mut self) -> StreamResult<usize> {
         match &self.state {
+            WriteState::Ready if self.account.ledger.is_pressed(Holding::Heap) => Ok(BYTES_SQUEEZED),
             WriteState::Ready => Ok(TRANSFER_BYTES_MAX),
             WriteState::Waiting(..) => Ok(0),
             WriteState::Closed => Err(StreamError::Closed),

@@ -16,7 +16,8 @@ use wasmtime_wasi::p3::bindings::filesystem::types::{DirectoryEntry, ErrorCode};
 use crate::files::convert;
 use crate::files::listing::Listing;
 use crate::files::transfer::{self, Place, TRANSFER_BYTES_MAX};
-use crate::files::{Account, OpenDescriptor, not_done};
+use crate::files::{Account, BYTES_SQUEEZED, OpenDescriptor, not_done};
+use crate::ledger::{Charge, Holding};
 use crate::pool::{Call, NotDone};
 
 type Polled = Poll<wasmtime::Result<StreamResult>>;
@@ -66,6 +67,8 @@ pub(super) struct Reading {
     of: OpenDescriptor,
     offset: u64,
     call: Option<Call<io::Result<BytesMut>>>,
+    /// For what was read and not taken yet.
+    charge: Option<Charge>,
     told: Teller,
 }
 
@@ -76,7 +79,7 @@ impl Reading {
         offset: u64,
     ) -> (Self, oneshot::Receiver<Ending>) {
         let (told, end) = Teller::new();
-        (Self { account, of, offset, call: None, told }, end)
+        (Self { account, of, offset, call: None, charge: None, told }, end)
     }
 }
 
@@ -97,7 +100,9 @@ impl<T> StreamProducer<T> for Reading {
         }
         let call = me.call.get_or_insert_with(|| {
             let (of, offset, buffer) = (Arc::clone(&me.of), me.offset, destination.take_buffer());
-            me.account.call(move || transfer::read(&of, buffer, TRANSFER_BYTES_MAX, offset))
+            let (size, charge) = me.account.hold_some(TRANSFER_BYTES_MAX);
+            me.charge = charge;
+            me.account.call(move || transfer::read(&of, buffer, size, offset))
         });
         let read = match Pin::new(call).poll(cx) {
             // It goes on, and the next read of the stream has what it comes to.
@@ -159,8 +164,10 @@ impl<T> StreamConsumer<T> for Writing {
         }
         let (call, len) = me.call.get_or_insert_with(|| {
             let remaining = source.remaining();
-            let len = remaining.len().min(TRANSFER_BYTES_MAX);
+            let scarce = me.account.ledger.is_pressed(Holding::Heap);
+            let len = remaining.len().min(if scarce { BYTES_SQUEEZED } else { TRANSFER_BYTES_MAX });
             let bytes = bytes::Bytes::copy_from_slice(&remaining[..len]);
+            let bytes = me.account.ledger.hold_bytes(bytes);
             let (of, place) = (Arc::clone(&me.of), me.place);
             (me.account.call(move || transfer::write(&of, bytes, place)), len)
         });

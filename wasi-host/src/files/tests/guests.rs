@@ -34,7 +34,7 @@ impl Bench {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::create_dir(dir.path().join("data")).expect("made");
         let cache_dir = dir.path().join("cache");
-        let config = HostConfig { cache_dir, guest_threads: 1, max_instances: 100, compiler: None };
+        let config = HostConfig { cache_dir, guest_threads: 1, max_instances: 400, compiler: None };
         let host = Host::new(config).expect("a host");
         Bench { host, wasm, dir, _turn: turn }
     }

@@ -1,8 +1,9 @@
 //! Name lookup of 0.2.
 
 use super::no_wait;
+use crate::ledger::Charge;
 use crate::net::NetError;
-use crate::sockets::SocketCtxView;
+use crate::sockets::{SocketCtxView, resolve};
 use futures::future::BoxFuture;
 use std::net::IpAddr;
 use std::task::{Context, Poll};
@@ -15,15 +16,21 @@ use wasmtime_wasi::p2::{DynPollable, Pollable, SocketResult};
 
 /// A lookup, then its addresses one by one.
 pub(super) enum Lookup {
-    Running(BoxFuture<'static, Result<Vec<IpAddr>, NetError>>),
-    Done(Result<std::vec::IntoIter<IpAddr>, NetError>),
+    Running(BoxFuture<'static, Result<Answer, NetError>>),
+    Done(Result<Answer, NetError>),
+}
+
+/// The addresses that are left, and what they take of the host.
+pub(super) struct Answer {
+    addresses: std::vec::IntoIter<IpAddr>,
+    _charge: Option<Charge>,
 }
 
 impl Lookup {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<&mut Result<std::vec::IntoIter<IpAddr>, NetError>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<&mut Result<Answer, NetError>> {
         if let Lookup::Running(lookup) = self {
             let result = std::task::ready!(lookup.as_mut().poll(cx));
-            *self = Lookup::Done(result.map(Vec::into_iter));
+            *self = Lookup::Done(result);
         }
         match self {
             Lookup::Done(result) => Poll::Ready(result),
@@ -40,7 +47,10 @@ impl Host for SocketCtxView<'_> {
     ) -> SocketResult<Resource<ResolveAddressStream>> {
         self.check_network(network)?;
         let namespace = self.namespace.clone();
-        let mut lookup = Lookup::Running(Box::pin(async move { namespace.resolve(&name).await }));
+        let mut lookup = Lookup::Running(Box::pin(async move {
+            let (addresses, charge) = resolve(&namespace, &name).await?;
+            Ok(Answer { addresses: addresses.into_iter(), _charge: charge })
+        }));
         if let Poll::Ready(Err(error)) = lookup.poll(&mut no_wait()) {
             return Err((*error).into());
         }
@@ -56,7 +66,7 @@ impl HostResolveAddressStream for SocketCtxView<'_> {
         let lookup = self.table.get_mut(&Resource::<Lookup>::new_borrow(this.rep()))?;
         match lookup.poll(&mut no_wait()) {
             Poll::Pending => Err(NetError::WouldBlock.into()),
-            Poll::Ready(Ok(addresses)) => Ok(addresses.next().map(IpAddress::from)),
+            Poll::Ready(Ok(answer)) => Ok(answer.addresses.next().map(IpAddress::from)),
             Poll::Ready(Err(error)) => Err((*error).into()),
         }
     }

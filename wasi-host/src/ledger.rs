@@ -1,0 +1,166 @@
+//! What guests have the host hold for them: one tree of accounts, node, Kubernetes namespace, pod, container.
+//!
+//! Whoever keeps something on behalf of a guest charges the container's or pod's [`Account`] for it before it is there,
+//! and gives it back by dropping the [`Charge`]. What is bounded:
+//!
+//! - linear memory and tables: by the limits of container and pod, all pods together by most of the machine's memory;
+//! - host heap ([`Holding::Heap`]): bodies, header fields, handles, pipes, datagrams, copies of the environment. Kubernetes
+//!   counts a kernel's memory against the limit of the pod that caused it. Here it has a bound of its own beside that
+//!   limit, as large ([`heap_max`]): users size a limit by what their program holds, and a program that holds all of it
+//!   still has to be able to answer a request and to write its last line;
+//! - open files: of the process' part for guests.
+//!
+//! Heap and files of the whole node are shared out as `shares.rs` does it: a namespace holds at most as much as is free, a
+//! pod half of that. A little of each is every pod's for certain ([`HEAP_GUARANTEED`], [`FILES_GUARANTEED_MAX`]) whatever
+//! others hold, so that a greedy neighbour stops no request and no log line.
+//!
+//! A charge is a few additions to atomics, without a lock or an allocation. What a pod holds of the node's part is rounded up
+//! to blocks, so that most charges touch the container's and the pod's numbers alone.
+
+mod account;
+mod charge;
+mod shared;
+
+use std::sync::Arc;
+
+pub(crate) use account::{Account, HeldBytes};
+pub(crate) use charge::Charge;
+use shared::Shared;
+
+/// The part of this machine's memory that the host may hold on behalf of all guests, beside their own memory.
+const HEAP_PART: u64 = 16;
+
+/// Bytes of it where the machine does not say how much memory it has.
+const HEAP_UNKNOWN: u64 = 256 << 20;
+
+/// Bytes of host heap that a container or pod may cause, however small its limit of memory, and however large.
+const HEAP_MIN: u64 = 32 << 20;
+const HEAP_MAX: u64 = 256 << 20;
+
+/// Bytes of host heap that a pod has whatever others hold: some requests, a connection, its log lines.
+pub(crate) const HEAP_GUARANTEED: u64 = 512 << 10;
+
+/// Bytes of heap in which a pod takes from what all share.
+const HEAP_BLOCK: u64 = 256 << 10;
+
+/// The part of the process' open files that guests share.
+const FILES_PART: u64 = 32;
+
+/// Open files that a pod has whatever others hold, where the process has so many for each instance.
+const FILES_GUARANTEED_MAX: u64 = 16;
+
+/// What is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holding {
+    /// Bytes of linear memories and tables.
+    Memory,
+    /// Bytes of the host's own memory.
+    Heap,
+    /// Open files, directories included.
+    Files,
+}
+
+/// Number of [`Holding`]s.
+const HOLDINGS: usize = 3;
+
+/// Whose bound it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bound {
+    /// The container's own.
+    Container,
+    /// The pod's, for all its containers.
+    Pod,
+    /// The pod's share of what all pods of the node have.
+    PodShare,
+    /// The share of the Kubernetes namespace.
+    Namespace,
+    /// The node's.
+    Node,
+}
+
+/// More was asked for than may be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) holding: Holding,
+    pub(crate) bound: Bound,
+    /// How much that bound admits in all, at this time.
+    pub(crate) limit: u64,
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = match self.holding {
+            Holding::Memory => "bytes of memory",
+            Holding::Heap => "bytes of the host's memory",
+            Holding::Files => "open files",
+        };
+        let limit = self.limit;
+        match self.bound {
+            Bound::Container => write!(f, "this container may hold {limit} {what}"),
+            Bound::Pod => write!(f, "this pod may hold {limit} {what}"),
+            Bound::PodShare => write!(f, "this pod's share of the node is {limit} {what} now"),
+            Bound::Namespace => write!(f, "this namespace's share of the node is {limit} {what} now"),
+            Bound::Node => write!(f, "all pods of this node together may hold {limit} {what}"),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// What all pods of a node may hold together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NodeBounds {
+    /// Bytes of linear memories and tables; `None` where nobody knows what the machine has.
+    pub(crate) memory: Option<u64>,
+    /// Bytes of host heap, beside what each pod has for certain.
+    pub(crate) heap: u64,
+    /// Open files, beside what each pod has for certain.
+    pub(crate) files: u64,
+    /// Open files that each pod has for certain.
+    pub(crate) files_guaranteed: u64,
+}
+
+impl NodeBounds {
+    /// Those of a machine with so much memory, of which guests may have a part as their own, of a process with so many open
+    /// files, and of a host for so many instances.
+    pub(crate) fn of(
+        machine: Option<u64>,
+        guests: Option<u64>,
+        open_files: Option<u64>,
+        instances: u32,
+    ) -> NodeBounds {
+        let files = open_files.map_or(u64::from(u32::MAX), |files| (files / FILES_PART).max(1));
+        let files_guaranteed = (files / u64::from(instances.max(1))).clamp(1, FILES_GUARANTEED_MAX);
+        let heap = machine.map_or(HEAP_UNKNOWN, |bytes| bytes / HEAP_PART);
+        NodeBounds { memory: guests, heap, files, files_guaranteed }
+    }
+}
+
+/// Bytes of host heap that a container or pod with this limit of memory may cause: as much again as the limit.
+pub(crate) fn heap_max(memory_limit: Option<u64>) -> u64 {
+    memory_limit.map_or(HEAP_MAX, |bytes| bytes.clamp(HEAP_MIN, HEAP_MAX))
+}
+
+/// The accounts of one node.
+pub(crate) struct Ledger {
+    shared: Arc<Shared>,
+}
+
+impl Ledger {
+    pub(crate) fn new(bounds: NodeBounds) -> Ledger {
+        Ledger { shared: Shared::new(bounds) }
+    }
+
+    /// The account of a new pod of the Kubernetes namespace `tenant`.
+    pub(crate) fn pod(&self, tenant: &Arc<str>, memory_limit: Option<u64>) -> Arc<Account> {
+        Account::pod(self.shared.tenant(tenant), memory_limit)
+    }
+
+    /// What all pods hold, beside what each has for certain.
+    pub(crate) fn held(&self, holding: Holding) -> u64 {
+        self.shared.held(holding)
+    }
+}
+
+#[cfg(test)]
+mod tests;

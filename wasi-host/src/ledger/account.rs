@@ -1,0 +1,228 @@
+//! The account of a pod or of one of its containers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::shared::Tenant;
+use super::{Bound, Charge, HEAP_BLOCK, HEAP_GUARANTEED, HOLDINGS, Holding, Refused, heap_max};
+
+/// Bytes that are not counted one by one: they are part of what holds them.
+const BYTES_FREE: usize = 2 << 10;
+
+/// What a pod or container holds, and how much it may.
+#[derive(Debug)]
+pub(crate) struct Account {
+    gauges: [Gauge; HOLDINGS],
+    parent: Parent,
+    /// A guest asked for more memory than there is for it, of its own or of the host's.
+    exceeded: AtomicBool,
+    /// Why a guest was last given no more, for the message that tells of it.
+    refusal: Mutex<Option<Refused>>,
+}
+
+#[derive(Debug)]
+enum Parent {
+    /// Of a container.
+    Pod(Arc<Account>),
+    /// Of a pod.
+    Tenant(Arc<Tenant>),
+}
+
+#[derive(Debug)]
+struct Gauge {
+    held: AtomicU64,
+    limit: u64,
+}
+
+impl Gauge {
+    fn new(limit: u64) -> Gauge {
+        Gauge { held: AtomicU64::new(0), limit }
+    }
+}
+
+impl Account {
+    /// A pod's.
+    pub(super) fn pod(tenant: Arc<Tenant>, memory_limit: Option<u64>) -> Arc<Account> {
+        Account::new(memory_limit, Parent::Tenant(tenant))
+    }
+
+    /// The account of a container of this pod.
+    pub(crate) fn container(self: &Arc<Account>, memory_limit: Option<u64>) -> Arc<Account> {
+        Account::new(memory_limit, Parent::Pod(Arc::clone(self)))
+    }
+
+    fn new(memory_limit: Option<u64>, parent: Parent) -> Arc<Account> {
+        let limits = [memory_limit.unwrap_or(u64::MAX), heap_max(memory_limit), u64::MAX];
+        Arc::new(Account {
+            gauges: limits.map(Gauge::new),
+            parent,
+            exceeded: AtomicBool::new(false),
+            refusal: Mutex::default(),
+        })
+    }
+
+    /// Holds so much more until the charge is dropped, or is told whose bound forbids it.
+    pub(crate) fn charge(self: &Arc<Account>, holding: Holding, amount: u64) -> Result<Charge, Refused> {
+        let mut charge = Charge::nothing(self, holding);
+        charge.grow(amount)?;
+        Ok(charge)
+    }
+
+    /// What is held now.
+    pub(crate) fn held(&self, holding: Holding) -> u64 {
+        self.gauge(holding).held.load(Ordering::Relaxed)
+    }
+
+    /// True where a charge would be refused, or where more is held than may be. Whoever buffers for a guest makes do with
+    /// little then.
+    pub(crate) fn is_pressed(&self, holding: Holding) -> bool {
+        let gauge = self.gauge(holding);
+        let held = gauge.held.load(Ordering::Relaxed);
+        held >= gauge.limit
+            || match &self.parent {
+                Parent::Pod(pod) => pod.is_pressed(holding),
+                Parent::Tenant(tenant) => {
+                    let shared = shared_part(holding, held, tenant);
+                    shared > 0 && tenant.is_pressed(holding, shared)
+                }
+            }
+    }
+
+    /// A guest is to be ended because it asked for more memory than there is for it.
+    pub(crate) fn exceed(&self) {
+        self.exceeded.store(true, Ordering::Relaxed);
+    }
+
+    /// True once [`Account::exceed`] was called.
+    pub(crate) fn exceeded(&self) -> bool {
+        self.exceeded.load(Ordering::Relaxed)
+    }
+
+    /// Notes why a guest gets no more, where no error can tell it.
+    pub(crate) fn remember(&self, refused: Refused) {
+        *self.refusal.lock() = Some(refused);
+    }
+
+    /// What was noted last.
+    pub(crate) fn refusal(&self) -> Option<Refused> {
+        *self.refusal.lock()
+    }
+
+    /// The same bytes, held on this account until the last part of them is dropped, wherever they are by then. Few bytes are
+    /// not worth it.
+    pub(crate) fn hold_bytes(self: &Arc<Account>, bytes: Bytes) -> Bytes {
+        if bytes.len() <= BYTES_FREE {
+            return bytes;
+        }
+        let mut charge = Charge::nothing(self, Holding::Heap);
+        charge.set_held(bytes.len() as u64);
+        HeldBytes::new(bytes, charge).into()
+    }
+
+    pub(super) fn take(&self, holding: Holding, amount: u64) -> Result<(), Refused> {
+        let gauge = self.gauge(holding);
+        let (limit, bound) = (gauge.limit, self.bound());
+        let admitted = gauge.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+            held.checked_add(amount).filter(|held| *held <= limit)
+        });
+        let before = admitted.map_err(|_| Refused { holding, bound, limit })?;
+        match &self.parent {
+            Parent::Pod(pod) => pod.take(holding, amount).inspect_err(|_| {
+                gauge.held.fetch_sub(amount, Ordering::Relaxed);
+            }),
+            Parent::Tenant(tenant) => {
+                let of_pod = shared_part(holding, before, tenant);
+                let more = shared_part(holding, before + amount, tenant) - of_pod;
+                if more == 0 {
+                    return Ok(());
+                }
+                tenant.take(holding, more, of_pod).inspect_err(|_| {
+                    // Others may have taken or given back since: what this step back changes need not be what was refused.
+                    let less = self.step_back(tenant, holding, amount);
+                    tenant.add(holding, more);
+                    tenant.give_back(holding, less);
+                })
+            }
+        }
+    }
+
+    /// Holds so much more, whether it may or not: it is there already.
+    pub(crate) fn burden(&self, holding: Holding, amount: u64) {
+        let before = self.gauge(holding).held.fetch_add(amount, Ordering::Relaxed);
+        match &self.parent {
+            Parent::Pod(pod) => pod.burden(holding, amount),
+            Parent::Tenant(tenant) => {
+                let of_pod = shared_part(holding, before, tenant);
+                tenant.add(holding, shared_part(holding, before + amount, tenant) - of_pod);
+            }
+        }
+    }
+
+    pub(crate) fn give_back(&self, holding: Holding, amount: u64) {
+        match &self.parent {
+            Parent::Pod(pod) => {
+                self.gauge(holding).held.fetch_sub(amount, Ordering::Relaxed);
+                pod.give_back(holding, amount);
+            }
+            Parent::Tenant(tenant) => {
+                let less = self.step_back(tenant, holding, amount);
+                tenant.give_back(holding, less);
+            }
+        }
+    }
+
+    /// What a pod holds less of the node's part when it holds so much less.
+    fn step_back(&self, tenant: &Tenant, holding: Holding, amount: u64) -> u64 {
+        let before = self.gauge(holding).held.fetch_sub(amount, Ordering::Relaxed);
+        shared_part(holding, before, tenant) - shared_part(holding, before - amount, tenant)
+    }
+
+    fn gauge(&self, holding: Holding) -> &Gauge {
+        &self.gauges[holding as usize]
+    }
+
+    fn bound(&self) -> Bound {
+        match &self.parent {
+            Parent::Pod(_) => Bound::Container,
+            Parent::Tenant(_) => Bound::Pod,
+        }
+    }
+}
+
+/// Bytes with the charge for them.
+pub(crate) struct HeldBytes {
+    bytes: Bytes,
+    _charge: Charge,
+}
+
+impl HeldBytes {
+    /// Bytes that a charge was taken for.
+    pub(crate) fn new(bytes: Bytes, charge: Charge) -> HeldBytes {
+        HeldBytes { bytes, _charge: charge }
+    }
+}
+
+impl AsRef<[u8]> for HeldBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl From<HeldBytes> for Bytes {
+    fn from(held: HeldBytes) -> Bytes {
+        Bytes::from_owner(held)
+    }
+}
+
+/// How much of what a pod holds is of the node's part: what it has not for certain, in whole blocks. It depends on what is
+/// held alone, so that the differences of all steps add up to it, in whatever order they are made.
+fn shared_part(holding: Holding, held: u64, tenant: &Tenant) -> u64 {
+    match holding {
+        Holding::Memory => held,
+        Holding::Heap => held.saturating_sub(HEAP_GUARANTEED).next_multiple_of(HEAP_BLOCK),
+        Holding::Files => held.saturating_sub(tenant.files_guaranteed()),
+    }
+}

@@ -1,0 +1,154 @@
+//! What all pods of a node share, and what each Kubernetes namespace holds of it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::{Bound, HOLDINGS, Holding, NodeBounds, Refused};
+
+/// More than anything that can be held, and yet a signed number.
+const LIMIT_MAX: u64 = i64::MAX.cast_unsigned();
+
+/// The node's.
+///
+/// What is held may be below zero for a moment: of two who step over the same edge of a block, the one who gives back may
+/// be told here before the one who took.
+#[derive(Debug)]
+pub(super) struct Shared {
+    limits: [u64; HOLDINGS],
+    files_guaranteed: u64,
+    held: [AtomicI64; HOLDINGS],
+    /// Looked at when a pod is made, and at no charge.
+    tenants: Mutex<HashMap<Arc<str>, Weak<Tenant>>>,
+}
+
+impl Shared {
+    pub(super) fn new(bounds: NodeBounds) -> Arc<Shared> {
+        let limits = [bounds.memory.unwrap_or(LIMIT_MAX), bounds.heap, bounds.files];
+        let limits = limits.map(|limit| limit.min(LIMIT_MAX));
+        let (files_guaranteed, held) = (bounds.files_guaranteed, Default::default());
+        Arc::new(Shared { limits, files_guaranteed, held, tenants: Mutex::default() })
+    }
+
+    /// The account of a Kubernetes namespace, which lasts as long as its pods.
+    pub(super) fn tenant(self: &Arc<Shared>, name: &Arc<str>) -> Arc<Tenant> {
+        let mut tenants = self.tenants.lock();
+        if let Some(tenant) = tenants.get(name).and_then(Weak::upgrade) {
+            return tenant;
+        }
+        let tenant = Tenant { name: Arc::clone(name), shared: Arc::clone(self), held: Default::default() };
+        let tenant = Arc::new(tenant);
+        tenants.insert(Arc::clone(name), Arc::downgrade(&tenant));
+        tenant
+    }
+
+    pub(super) fn held(&self, holding: Holding) -> u64 {
+        present(&self.held[holding as usize])
+    }
+
+    /// True where no pod is left.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.tenants.lock().is_empty()
+    }
+
+    fn limit(&self, holding: Holding) -> u64 {
+        self.limits[holding as usize]
+    }
+}
+
+/// A Kubernetes namespace's.
+#[derive(Debug)]
+pub(super) struct Tenant {
+    name: Arc<str>,
+    shared: Arc<Shared>,
+    held: [AtomicI64; HOLDINGS],
+}
+
+impl Tenant {
+    /// Takes so much more of the node's part for a pod that holds `of_pod` of it.
+    pub(super) fn take(&self, holding: Holding, amount: u64, of_pod: u64) -> Result<(), Refused> {
+        let limit = self.shared.limit(holding);
+        let taken = self.node(holding).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+            let wanted = held.checked_add_unsigned(amount)?;
+            (wanted <= limit.cast_signed()).then_some(wanted)
+        });
+        let before = taken.map_err(|_| Refused { holding, bound: Bound::Node, limit })?;
+        let before = before.max(0).cast_unsigned();
+        let of_namespace = self.own(holding).fetch_add(amount.cast_signed(), Ordering::Relaxed);
+        let of_namespace = of_namespace.max(0).cast_unsigned();
+        let refused = share(holding, limit.saturating_sub(before)).and_then(|(namespace, pod)| {
+            let refused = |bound, limit| Some(Refused { holding, bound, limit });
+            match () {
+                () if of_namespace + amount > namespace => refused(Bound::Namespace, namespace),
+                () if of_pod + amount > pod => refused(Bound::PodShare, pod),
+                () => None,
+            }
+        });
+        refused.map_or(Ok(()), |refused| {
+            self.give_back(holding, amount);
+            Err(refused)
+        })
+    }
+
+    /// True where nothing more would be taken for a pod that holds `of_pod`.
+    pub(super) fn is_pressed(&self, holding: Holding, of_pod: u64) -> bool {
+        let limit = self.shared.limit(holding);
+        let free = limit.saturating_sub(self.shared.held(holding));
+        free == 0
+            || share(holding, free)
+                .is_some_and(|(namespace, pod)| present(self.own(holding)) > namespace || of_pod > pod)
+    }
+
+    /// Adds what is held already.
+    pub(super) fn add(&self, holding: Holding, amount: u64) {
+        if amount > 0 {
+            self.node(holding).fetch_add(amount.cast_signed(), Ordering::Relaxed);
+            self.own(holding).fetch_add(amount.cast_signed(), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn give_back(&self, holding: Holding, amount: u64) {
+        if amount > 0 {
+            self.own(holding).fetch_sub(amount.cast_signed(), Ordering::Relaxed);
+            self.node(holding).fetch_sub(amount.cast_signed(), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn files_guaranteed(&self) -> u64 {
+        self.shared.files_guaranteed
+    }
+
+    fn node(&self, holding: Holding) -> &AtomicI64 {
+        &self.shared.held[holding as usize]
+    }
+
+    fn own(&self, holding: Holding) -> &AtomicI64 {
+        &self.held[holding as usize]
+    }
+}
+
+impl Drop for Tenant {
+    fn drop(&mut self) {
+        let mut tenants = self.shared.tenants.lock();
+        // Another may have taken its place already.
+        if tenants.get(&self.name).is_some_and(|tenant| tenant.strong_count() == 0) {
+            tenants.remove(&self.name);
+        }
+    }
+}
+
+/// What a namespace and a pod may hold of what was free before they asked; nothing where nobody has to leave anything to
+/// others: memory has limits of its own, which quotas bound for a namespace.
+fn share(holding: Holding, free: u64) -> Option<(u64, u64)> {
+    match holding {
+        Holding::Memory => None,
+        Holding::Heap | Holding::Files => Some((free, free.div_ceil(2))),
+    }
+}
+
+fn present(held: &AtomicI64) -> u64 {
+    held.load(Ordering::Relaxed).max(0).cast_unsigned()
+}

@@ -1,0 +1,124 @@
+use std::sync::Arc;
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+fn ledger(heap: u64, files: u64) -> Ledger {
+    Ledger::new(NodeBounds { memory: Some(100 * MIB), heap, files, files_guaranteed: 2 })
+}
+
+fn pod(ledger: &Ledger, tenant: &str) -> Arc<Account> {
+    ledger.pod(&tenant.into(), None)
+}
+
+/// Takes as much as there is, in pieces.
+fn fill(account: &Arc<Account>, holding: Holding, piece: u64) -> (Charge, Refused) {
+    let mut charge = Charge::nothing(account, holding);
+    loop {
+        if let Err(refused) = charge.grow(piece) {
+            return (charge, refused);
+        }
+    }
+}
+
+#[test]
+fn each_bound_is_named_that_refuses() {
+    let ledger = ledger(400 * MIB, 100);
+    let limited = ledger.pod(&"a".into(), Some(MIB));
+    let (held, refused) = fill(&limited.container(None), Holding::Heap, MIB);
+    assert_eq!(refused, Refused { holding: Holding::Heap, bound: Bound::Pod, limit: HEAP_MIN });
+    assert_eq!(refused.to_string(), "this pod may hold 33554432 bytes of the host's memory");
+    drop(held);
+    let container = pod(&ledger, "a").container(Some(40 * MIB));
+    assert_eq!(fill(&container, Holding::Heap, MIB).1.bound, Bound::Container);
+    assert_eq!(fill(&container, Holding::Memory, MIB).1.limit, 40 * MIB);
+    assert_eq!(fill(&pod(&ledger, "a"), Holding::Memory, MIB).1.bound, Bound::Node);
+    let pods = [pod(&ledger, "b"), pod(&ledger, "b"), pod(&ledger, "b")];
+    let filled = pods.each_ref().map(|pod| fill(pod, Holding::Heap, MIB));
+    let bounds = filled.each_ref().map(|(_, refused)| refused.bound);
+    assert_eq!(bounds, [Bound::PodShare, Bound::Namespace, Bound::Namespace]);
+    let all: u64 = filled.iter().map(|(charge, _)| charge.amount()).sum();
+    assert!((199 * MIB..=203 * MIB).contains(&all), "a namespace has half: {all}");
+    let other = fill(&pod(&ledger, "c"), Holding::Heap, MIB).0;
+    assert!(other.amount() > 60 * MIB, "another finds a third of the rest");
+}
+
+#[test]
+fn a_neighbours_greed_leaves_every_pod_something() {
+    let ledger = ledger(4 * MIB, 8);
+    let greedy: Vec<_> = (0..20).map(|at| pod(&ledger, &at.to_string())).collect();
+    let held: Vec<_> = greedy.iter().map(|pod| fill(pod, Holding::Heap, 1 << 10)).collect();
+    let files: Vec<_> = greedy.iter().map(|pod| fill(pod, Holding::Files, 1)).collect();
+    assert!(held.iter().all(|(charge, _)| charge.amount() >= HEAP_GUARANTEED));
+    assert!(files.iter().all(|(charge, _)| charge.amount() >= 2));
+    assert!(ledger.held(Holding::Heap) <= 4 * MIB && ledger.held(Holding::Files) <= 8);
+    let last = pod(&ledger, "last");
+    assert!(!last.is_pressed(Holding::Heap));
+    assert!(last.charge(Holding::Heap, HEAP_GUARANTEED).is_ok());
+    assert!(last.charge(Holding::Files, 2).is_ok());
+    assert!(greedy[0].is_pressed(Holding::Heap));
+    drop((held, files));
+    assert_eq!((ledger.held(Holding::Heap), ledger.held(Holding::Files)), (0, 0));
+    assert!(!greedy[0].is_pressed(Holding::Heap));
+}
+
+#[test]
+fn charges_grow_and_shrink_and_leave_nothing_behind() {
+    let ledger = ledger(100 * MIB, 100);
+    let pod = pod(&ledger, "a");
+    let container = pod.container(None);
+    let mut charge = container.charge(Holding::Heap, MIB).expect("free");
+    charge.set(3 * MIB).expect("free");
+    charge.shrink(MIB);
+    assert_eq!((container.held(Holding::Heap), pod.held(Holding::Heap)), (2 * MIB, 2 * MIB));
+    assert_eq!(ledger.held(Holding::Heap), 2 * MIB - HEAP_GUARANTEED);
+    assert!(charge.grow(1 << 40).is_err());
+    assert_eq!(charge.amount(), 2 * MIB);
+    // What is there already is counted beyond every bound, and keeps others from more.
+    charge.set_held(HEAP_MAX + MIB);
+    assert!(container.is_pressed(Holding::Heap) && container.charge(Holding::Heap, 1).is_err());
+    drop(charge);
+    assert_eq!(
+        (container.held(Holding::Heap), pod.held(Holding::Heap), ledger.held(Holding::Heap)),
+        (0, 0, 0)
+    );
+    let mut other = container.charge(Holding::Files, 1).expect("free");
+    other.shrink(5);
+    assert_eq!(pod.held(Holding::Files), 0);
+}
+
+#[test]
+fn threads_that_charge_and_are_refused_at_once_leave_nothing_behind() {
+    let ledger = ledger(2 * MIB, 100);
+    let pods: Vec<_> = (0..4).map(|at| pod(&ledger, &(at % 2).to_string())).collect();
+    std::thread::scope(|scope| {
+        for at in 0..4 {
+            let container = pods[at % 4].container(None);
+            scope.spawn(move || {
+                let mut kept = Charge::nothing(&container, Holding::Heap);
+                for step in 0..20_000_u64 {
+                    // Most are within what is there, some are refused by each of the bounds.
+                    let charge = container.charge(Holding::Heap, (step * 7919) % (600 << 10));
+                    if step % 3 == 0 {
+                        let _ = kept.set((step * 104_729) % MIB);
+                    }
+                    drop(charge);
+                }
+            });
+        }
+    });
+    assert!(pods.iter().all(|pod| pod.held(Holding::Heap) == 0));
+    assert_eq!(ledger.held(Holding::Heap), 0);
+    drop(pods);
+    assert!(ledger.shared.is_empty());
+}
+
+#[test]
+fn bounds_follow_the_machine() {
+    let bounds = NodeBounds::of(Some(1 << 30), Some(900 * MIB), Some(1 << 20), 4000);
+    assert_eq!((bounds.heap, bounds.files, bounds.files_guaranteed), (64 * MIB, 32_768, 8));
+    let small = NodeBounds::of(None, None, Some(1024), 4000);
+    assert_eq!((small.heap, small.files, small.files_guaranteed), (HEAP_UNKNOWN, 32, 1));
+    assert_eq!([Some(1), Some(64 * MIB), None].map(heap_max), [HEAP_MIN, 64 * MIB, HEAP_MAX]);
+}

@@ -1,0 +1,249 @@
+//! What one store's handles take of the host.
+//!
+//! The host's functions keep what guests ask for in the store's resource table, and no one of them has a place for a charge.
+//! So the table is looked at before each call of a guest, when its room or the call before gives reason to:
+//!
+//! - places in the table are charged as the table grows, in steps that double, and there are no more than were charged for;
+//! - header fields, bodies and heads of requests, which grow without a place more, are added up after each call that may
+//!   have made one of them larger.
+//!
+//! A call can thus add at most its own part before it is counted. Where that is refused, the guest gets no more places, no
+//! more fields ("forbidden") and small bodies, until it lets go of what it has.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi_http::{FieldMap, p2, p3};
+
+use crate::ledger::{Account, Charge, Holding, Refused};
+use crate::limits::RESOURCES_MAX;
+
+/// Bytes of the host that a store takes as it is made, the first places of its table and small fields included.
+const STORE_BYTES: u64 = 48 << 10;
+
+/// What a component of WASI 0.3 takes beside that: streams, futures and tasks are kept elsewhere than in the table.
+const ASYNC_BYTES: u64 = 128 << 10;
+
+/// Places of a new store's table.
+const PLACES_MIN: usize = 32;
+
+/// Places that have to be free as a call begins; none takes as many.
+const PLACES_AHEAD: usize = 8;
+
+/// Bytes of the host that a place in the table takes, with what stands there.
+const PLACE_BYTES: u64 = 512;
+
+/// Bytes of fields and bodies that are part of [`STORE_BYTES`].
+const CONTENTS_FREE: u64 = 4 << 10;
+
+/// Bytes of an outgoing body that one write of its guest hands over; the host keeps two of them.
+pub(crate) const BODY_CHUNK_BYTES: usize = 32 << 10;
+
+/// The same where the host's memory is scarce.
+pub(crate) const BODY_CHUNK_BYTES_SQUEEZED: usize = 1 << 10;
+
+/// Bytes that an outgoing body may keep on the host, its trailers aside.
+const BODY_BYTES: u64 = 2 * BODY_CHUNK_BYTES as u64;
+
+/// What a header field takes beside its name and value.
+const FIELD_BYTES: usize = 72;
+
+/// One store's part of its container's account.
+pub(crate) struct Meter {
+    charge: Charge,
+    /// What was charged as the store was made.
+    base: u64,
+    places: usize,
+    contents: u64,
+    /// The contents of the table are more than was admitted.
+    is_over: bool,
+}
+
+impl Meter {
+    /// Charges for a new store, whose guest has a copy of so many bytes of arguments and environment.
+    pub(crate) fn new(account: &Arc<Account>, copied: u64, is_async: bool) -> Result<Meter, Refused> {
+        let base = STORE_BYTES + copied + if is_async { ASYNC_BYTES } else { 0 };
+        let charge = account.charge(Holding::Heap, base)?;
+        Ok(Meter { charge, base, places: PLACES_MIN, contents: 0, is_over: false })
+    }
+
+    /// An empty table with as many places as are charged for.
+    pub(crate) fn table(&self) -> ResourceTable {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(self.places);
+        table
+    }
+
+    /// Something more that the store holds as long as it lives.
+    pub(crate) fn hold(&mut self, bytes: u64) -> Result<(), Refused> {
+        self.charge.grow(bytes)?;
+        self.base += bytes;
+        Ok(())
+    }
+
+    /// Before a call: has the table grow where it is nearly full. Places are used again, so that one near the end is taken
+    /// only where all before it have been.
+    pub(crate) fn make_room(&mut self, table: &mut ResourceTable) {
+        let near_end = u32::try_from(self.places - PLACES_AHEAD).unwrap_or(u32::MAX);
+        if self.places < RESOURCES_MAX && table.get_any_mut(near_end).is_ok() {
+            self.grow(table);
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self, table: &mut ResourceTable) {
+        let places = (self.places * 2).min(RESOURCES_MAX);
+        match self.charge.grow((places - self.places) as u64 * PLACE_BYTES) {
+            Ok(()) => {
+                self.places = places;
+                table.set_max_capacity(places);
+            }
+            Err(refused) => self.charge.account().remember(refused),
+        }
+    }
+
+    /// Before a call, where the last one may have made something larger: adds up what the table's contents are.
+    pub(crate) fn count(&mut self, table: &mut ResourceTable) {
+        let contents: u64 = table.iter_mut().map(|entry| content_bytes(entry)).sum();
+        self.contents = contents.saturating_sub(CONTENTS_FREE);
+        let all = self.base + (self.places - PLACES_MIN) as u64 * PLACE_BYTES + self.contents;
+        let admitted = self.charge.set(all);
+        // What was refused is held nevertheless: it stays too much for as long as the account would refuse more.
+        let account = self.charge.account();
+        self.is_over = admitted.is_err() || (self.is_over && account.is_pressed(Holding::Heap));
+        if let Err(refused) = admitted {
+            self.charge.set_held(all);
+            self.charge.account().remember(refused);
+        }
+    }
+
+    /// True while the contents are more than was admitted.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+}
+
+/// What an entry of the table takes beside its place, as far as a guest can make it large.
+fn content_bytes(entry: &dyn Any) -> u64 {
+    if let Some(fields) = entry.downcast_ref::<FieldMap>() {
+        return fields_bytes(fields);
+    }
+    if entry.is::<p2::body::HostOutgoingBody>() {
+        return BODY_BYTES;
+    }
+    if let Some(response) = entry.downcast_ref::<p2::types::HostOutgoingResponse>() {
+        return fields_bytes(&response.headers) + response.body.as_ref().map_or(0, |_| BODY_BYTES);
+    }
+    if let Some(request) = entry.downcast_ref::<p2::types::HostOutgoingRequest>() {
+        let texts =
+            [&request.authority, &request.path_with_query].map(|text| text.as_ref().map_or(0, String::len));
+        let method = match &request.method {
+            p2::bindings::http::types::Method::Other(name) => name.len(),
+            _ => 0,
+        };
+        let body = request.body.as_ref().map_or(0, |_| BODY_BYTES);
+        return fields_bytes(&request.headers) + (texts[0] + texts[1] + method) as u64 + body;
+    }
+    if let Some(response) = entry.downcast_ref::<p2::types::HostIncomingResponse>() {
+        return fields_bytes(&response.headers);
+    }
+    if let Some(future) = entry.downcast_ref::<p2::types::HostFutureIncomingResponse>() {
+        return match future {
+            p2::types::HostFutureIncomingResponse::Ready(Ok((response, _))) => {
+                fields_bytes(response.headers())
+            }
+            _ => 0,
+        };
+    }
+    if let Some(trailers) = entry.downcast_ref::<p2::body::HostFutureTrailers>() {
+        return match trailers {
+            p2::body::HostFutureTrailers::Done(Ok(Some(trailers))) => fields_bytes(trailers),
+            _ => 0,
+        };
+    }
+    if let Some(request) = entry.downcast_ref::<p3::Request>() {
+        let authority = request.authority.as_ref().map_or(0, |authority| authority.as_str().len());
+        let path = request.path_with_query.as_ref().map_or(0, |path| path.as_str().len());
+        let texts = authority + path + request.method.as_str().len();
+        return fields_bytes(&request.headers) + texts as u64 + BODY_BYTES;
+    }
+    if let Some(response) = entry.downcast_ref::<p3::Response>() {
+        return fields_bytes(&response.headers) + BODY_BYTES;
+    }
+    0
+}
+
+/// Bytes that header fields take.
+pub(crate) fn fields_bytes(fields: &HeaderMap) -> u64 {
+    let bytes = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+        name.as_str().len() + value.len() + FIELD_BYTES
+    };
+    fields.iter().map(bytes).sum::<usize>() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{Ledger, NodeBounds};
+
+    /// A store's meter in a pod that may hold so many bytes beside what each has for certain.
+    fn meter(heap: u64) -> (Arc<Account>, Meter) {
+        let bounds = NodeBounds { memory: None, heap, files: 0, files_guaranteed: 0 };
+        let account = Ledger::new(bounds).pod(&"default".into(), None).container(None);
+        let meter = Meter::new(&account, 100, false).expect("within what is certain");
+        (account, meter)
+    }
+
+    #[test]
+    fn places_are_charged_as_they_are_needed_and_no_more_than_that() {
+        let (account, mut meter) = meter(4 << 20);
+        let before = account.held(Holding::Heap);
+        assert_eq!(before, STORE_BYTES + 100);
+        let mut table = meter.table();
+        let mut pushed = 0;
+        let full = loop {
+            meter.make_room(&mut table);
+            if let Err(full) = table.push(0_u8) {
+                break full;
+            }
+            pushed += 1;
+        };
+        assert!(matches!(full, wasmtime::component::ResourceTableError::Full));
+        assert_eq!(account.held(Holding::Heap), before + (pushed - PLACES_MIN as u64) * PLACE_BYTES);
+        assert!(pushed > 1000 && account.refusal().is_some(), "{pushed}");
+        drop(meter);
+        assert_eq!(account.held(Holding::Heap), 0);
+    }
+
+    #[test]
+    fn contents_are_counted_and_given_back_with_what_held_them() {
+        let (account, mut meter) = meter(1 << 20);
+        let before = account.held(Holding::Heap);
+        let mut table = meter.table();
+        let mut fields = FieldMap::new_mutable(64 << 10);
+        let value = http::HeaderValue::from_bytes(&vec![b'x'; 60 << 10]).expect("a value");
+        fields.append_raw(http::header::COOKIE, value).expect("within the limit");
+        let first = table.push(fields.clone()).expect("room");
+        meter.count(&mut table);
+        assert!((50 << 10..64 << 10).contains(&(account.held(Holding::Heap) - before)) && !meter.is_over());
+        for _ in 0..20 {
+            table.push(fields.clone()).expect("room");
+        }
+        meter.count(&mut table);
+        assert!(meter.is_over(), "more than there is, and counted nevertheless");
+        meter.count(&mut table);
+        assert!(meter.is_over(), "as long as it is there");
+        assert!(account.held(Holding::Heap) > 20 * (60 << 10) && account.is_pressed(Holding::Heap));
+        table.delete(first).expect("there");
+        table.iter_mut().for_each(|entry| {
+            if let Some(fields) = entry.downcast_mut::<FieldMap>() {
+                *fields = FieldMap::default();
+            }
+        });
+        meter.count(&mut table);
+        assert!(!meter.is_over());
+        assert_eq!(account.held(Holding::Heap), before);
+    }
+}

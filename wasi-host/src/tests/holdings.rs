@@ -1,0 +1,297 @@
+//! What guests have the host hold: it is bounded, it is the pod's, and it is given back.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use tokio::io::AsyncWriteExt;
+
+use super::*;
+use crate::Exit;
+use crate::ledger::{Account, Charge, HEAP_GUARANTEED, Holding};
+use crate::net::{HttpError, NetError, empty_body, full_body};
+
+const PORT: u16 = 8080;
+
+/// What pods as small as this may have the host hold is the least that any may.
+const SMALL: PodLimits = PodLimits { cpu_weight: 0, cpu_quota: None, memory_bytes: Some(16 << 20) };
+
+/// Takes all that the account may have.
+fn exhaust(account: &Arc<Account>) -> Charge {
+    let mut charge = Charge::nothing(account, Holding::Heap);
+    let mut piece = 1 << 30;
+    while piece > 0 {
+        if charge.grow(piece).is_err() {
+            piece /= 2;
+        }
+    }
+    charge
+}
+
+async fn none_is_held(pod: &Pod) {
+    let gone = async {
+        while pod.usage().host_bytes > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let gone = tokio::time::timeout(Duration::from_secs(60), gone).await;
+    assert!(gone.is_ok(), "{} bytes are held for nobody", pod.usage().host_bytes);
+}
+
+/// The most that the pod has the host hold until the container ends, and the end.
+async fn most_held(pod: &Pod, container: &Container) -> (u64, Exit) {
+    let mut most = 0;
+    loop {
+        most = most.max(pod.usage().host_bytes);
+        match tokio::time::timeout(Duration::from_millis(1), container.wait()).await {
+            Ok(exit) => return (most, exit),
+            Err(_) => continue,
+        }
+    }
+}
+
+/// A program that makes header fields of 60 KiB until it is refused, and exits with 0 then; with 1 after 2,000 of them.
+const FIELDS: &str = r#"(component
+    (import "wasi:http/types@0.2.0" (instance $types
+        (export "fields" (type $fields (sub resource)))
+        (type $why (variant (case "invalid-syntax") (case "forbidden") (case "immutable")))
+        (export "header-error" (type $error (eq $why)))
+        (export "[constructor]fields" (func (result (own $fields))))
+        (export "[method]fields.append" (func
+            (param "self" (borrow $fields)) (param "name" string) (param "value" (list u8))
+            (result (result (error $error)))))))
+    (core module $libc (memory (export "memory") 2))
+    (core instance $libc (instantiate $libc))
+    (alias core export $libc "memory" (core memory $memory))
+    (core func $new (canon lower (func $types "[constructor]fields")))
+    (core func $append (canon lower (func $types "[method]fields.append") (memory $memory)))
+    (core module $m
+        (import "host" "memory" (memory 2))
+        (import "host" "new" (func $new (result i32)))
+        (import "host" "append" (func $append (param i32 i32 i32 i32 i32 i32)))
+        (func (export "run") (result i32)
+            (local $count i32)
+            (memory.fill (i32.const 0) (i32.const 120) (i32.const 65536))
+            (loop $again
+                (call $append (call $new)
+                    (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 61440) (i32.const 100000))
+                (if (i32.load8_u (i32.const 100000)) (then (return (i32.const 0))))
+                (local.set $count (i32.add (local.get $count) (i32.const 1)))
+                (br_if $again (i32.lt_u (local.get $count) (i32.const 2000))))
+            (i32.const 1)))
+    (core instance $i (instantiate $m (with "host" (instance
+        (export "memory" (memory $memory))
+        (export "new" (func $new)) (export "append" (func $append))))))
+    (func $run (result (result)) (canon lift (core func $i "run")))
+    (instance $r (export "run" (func $run)))
+    (export "wasi:cli/run@0.2.0" (instance $r)))"#;
+
+#[tokio::test]
+async fn header_fields_are_refused_where_they_would_be_too_many() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(SMALL);
+    let container = pod.start(bench.spec(bench.prepare(FIELDS).await)).expect("started");
+    let (most, exit) = most_held(&pod, &container).await;
+    assert_eq!(exit, Exit::Completed { code: 0 }, "refused with an error, and not ended");
+    assert!(most <= 33 << 20, "{most} bytes were held");
+    none_is_held(&pod).await;
+}
+
+/// A program that writes bodies of requests, which nobody reads, until little of one is taken, and exits with 0 then; with 1
+/// after 256 MiB.
+const BODIES: &str = r#"(component
+    (import "wasi:io/error@0.2.0" (instance $errors (export "error" (type (sub resource)))))
+    (alias export $errors "error" (type $error))
+    (import "wasi:io/streams@0.2.0" (instance $streams
+        (alias outer 1 $error (type $outer))
+        (export "error" (type $error (eq $outer)))
+        (export "output-stream" (type $out (sub resource)))
+        (type $why (variant (case "last-operation-failed" (own $error)) (case "closed")))
+        (export "stream-error" (type $failed (eq $why)))
+        (export "[method]output-stream.check-write" (func
+            (param "self" (borrow $out)) (result (result u64 (error $failed)))))
+        (export "[method]output-stream.write" (func
+            (param "self" (borrow $out)) (param "contents" (list u8)) (result (result (error $failed)))))))
+    (alias export $streams "output-stream" (type $stream))
+    (import "wasi:http/types@0.2.0" (instance $types
+        (alias outer 1 $stream (type $outer))
+        (export "output-stream" (type $out (eq $outer)))
+        (export "fields" (type $fields (sub resource)))
+        (export "headers" (type $headers (eq $fields)))
+        (export "outgoing-request" (type $request (sub resource)))
+        (export "outgoing-body" (type $body (sub resource)))
+        (export "[constructor]fields" (func (result (own $fields))))
+        (export "[constructor]outgoing-request" (func (param "headers" (own $headers)) (result (own $request))))
+        (export "[method]outgoing-request.body" (func
+            (param "self" (borrow $request)) (result (result (own $body)))))
+        (export "[method]outgoing-body.write" (func
+            (param "self" (borrow $body)) (result (result (own $out)))))))
+    (core module $libc (memory (export "memory") 40))
+    (core instance $libc (instantiate $libc))
+    (alias core export $libc "memory" (core memory $memory))
+    (core func $new (canon lower (func $types "[constructor]fields")))
+    (core func $request (canon lower (func $types "[constructor]outgoing-request")))
+    (core func $body (canon lower (func $types "[method]outgoing-request.body") (memory $memory)))
+    (core func $stream (canon lower (func $types "[method]outgoing-body.write") (memory $memory)))
+    (core func $check (canon lower (func $streams "[method]output-stream.check-write") (memory $memory)))
+    (core func $write (canon lower (func $streams "[method]output-stream.write") (memory $memory)))
+    (core module $m
+        (import "host" "memory" (memory 40))
+        (import "host" "new" (func $new (result i32)))
+        (import "host" "request" (func $request (param i32) (result i32)))
+        (import "host" "body" (func $body (param i32 i32)))
+        (import "host" "stream" (func $stream (param i32 i32)))
+        (import "host" "check" (func $check (param i32 i32)))
+        (import "host" "write" (func $write (param i32 i32 i32 i32)))
+        (func (export "run") (result i32)
+            (local $stream i32) (local $permit i32) (local $total i32)
+            (loop $again
+                (call $body (call $request (call $new)) (i32.const 0))
+                (call $stream (i32.load (i32.const 4)) (i32.const 16))
+                (local.set $stream (i32.load (i32.const 20)))
+                (call $check (local.get $stream) (i32.const 32))
+                (local.set $permit (i32.wrap_i64 (i64.load (i32.const 40))))
+                (if (i32.lt_u (local.get $permit) (i32.const 4096)) (then (return (i32.const 0))))
+                (call $write (local.get $stream) (i32.const 65536) (local.get $permit) (i32.const 64))
+                (local.set $total (i32.add (local.get $total) (local.get $permit)))
+                (br_if $again (i32.lt_u (local.get $total) (i32.const 268435456))))
+            (i32.const 1)))
+    (core instance $i (instantiate $m (with "host" (instance
+        (export "memory" (memory $memory)) (export "new" (func $new)) (export "request" (func $request))
+        (export "body" (func $body)) (export "stream" (func $stream)) (export "check" (func $check))
+        (export "write" (func $write))))))
+    (func $run (result (result)) (canon lift (core func $i "run")))
+    (instance $r (export "run" (func $run)))
+    (export "wasi:cli/run@0.2.0" (instance $r)))"#;
+
+#[tokio::test]
+async fn bodies_that_nobody_reads_are_small_where_they_are_many() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(SMALL);
+    let container = pod.start(bench.spec(bench.prepare(BODIES).await)).expect("started");
+    let (most, exit) = most_held(&pod, &container).await;
+    assert_eq!(exit, Exit::Completed { code: 0 });
+    assert!(most <= 33 << 20, "{most} bytes were held");
+    none_is_held(&pod).await;
+}
+
+/// A program that asks for handles for ever.
+const HANDLES: &str = r#"(component
+    (import "wasi:http/types@0.2.0" (instance $types
+        (export "fields" (type $fields (sub resource)))
+        (export "[constructor]fields" (func (result (own $fields))))))
+    (core func $new (canon lower (func $types "[constructor]fields")))
+    (core module $m
+        (import "host" "new" (func $new (result i32)))
+        (func (export "run") (result i32) (loop $again (drop (call $new)) (br $again)) (i32.const 0)))
+    (core instance $i (instantiate $m (with "host" (instance (export "new" (func $new))))))
+    (func $run (result (result)) (canon lift (core func $i "run")))
+    (instance $r (export "run" (func $run)))
+    (export "wasi:cli/run@0.2.0" (instance $r)))"#;
+
+#[tokio::test]
+async fn handles_are_charged_and_a_trap_says_whose_bound_it_was() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(SMALL);
+    let artifact = bench.prepare(HANDLES).await;
+    let mut left = exhaust(pod.account());
+    left.shrink(100 << 10);
+    let container = pod.start(bench.spec(artifact)).expect("there is room for one");
+    let (most, exit) = most_held(&pod, &container).await;
+    assert!(most <= 32 << 20, "{most} bytes were held");
+    let Exit::Trapped { message } = &exit else { panic!("{exit}") };
+    assert!(message.contains("this pod may hold 33554432 bytes of the host's memory"), "{message}");
+    drop(left);
+    none_is_held(&pod).await;
+}
+
+fn serve(bench: &Bench, pod: &Pod, artifact: Arc<Artifact>) -> Container {
+    let mut spec = bench.spec(artifact);
+    spec.http_port = Some(PORT);
+    pod.start(spec).expect("started")
+}
+
+async fn call(pod: &Pod, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), HttpError> {
+    let body = if body.is_empty() { empty_body() } else { full_body(body) };
+    let request = Request::post(path).body(body).expect("a request");
+    let service = pod.namespace().http_service(PORT).expect("served");
+    let response = service.call(request).await.map_err(|unanswered| unanswered.error)?;
+    let status = response.status();
+    Ok((status, response.into_body().collect().await.expect("a whole body").to_bytes()))
+}
+
+#[tokio::test]
+async fn a_neighbour_that_holds_all_stops_no_request() {
+    let bench = Bench::new(1);
+    let neighbours: Vec<Pod> =
+        (0..60).map(|at| bench.pod_of(&format!("greedy-{at}"), PodLimits::default())).collect();
+    let held: Vec<Charge> = neighbours.iter().map(|pod| exhaust(pod.account())).collect();
+    assert!(held.iter().all(|charge| charge.amount() >= HEAP_GUARANTEED));
+    for sample in ["hello-http", "hello-http-p3"] {
+        let pod = bench.pod(PodLimits::default());
+        let _container = serve(&bench, &pod, bench.sample(sample).await);
+        let (status, _) = call(&pod, "/", Bytes::new()).await.expect("answered");
+        assert_eq!(status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_holds_all_it_may_refuses_and_recovers() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(SMALL);
+    let container = serve(&bench, &pod, bench.sample("hello-http").await);
+    let held = exhaust(pod.account());
+    let refused = call(&pod, "/", Bytes::new()).await.expect_err("there is no room for an instance");
+    let text = refused.to_string();
+    assert!(text.contains("this pod may hold 33554432 bytes of the host's memory"), "{text}");
+    let address = (pod.namespace().addresses()[0], PORT).into();
+    assert_eq!(pod.namespace().connect(address).await.err(), Some(NetError::TooManySockets));
+    drop(held);
+    // Bodies that are not collected for want of room come all the same.
+    let mut held = exhaust(pod.account());
+    held.shrink(350 << 10);
+    let sent = Bytes::from(vec![b'x'; 1 << 20]);
+    let (status, body) = call(&pod, "/echo", sent.clone()).await.expect("answered");
+    assert_eq!((status, body == sent), (StatusCode::OK, true));
+    drop(held);
+    assert!(call(&pod, "/", Bytes::new()).await.is_ok());
+    container.kill();
+    none_is_held(&pod).await;
+}
+
+#[tokio::test]
+async fn what_waits_in_pipes_is_the_pods_and_little_where_memory_is_scarce() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(SMALL);
+    let net = pod.namespace();
+    let listener = net.listen("0.0.0.0:7".parse().expect("an address")).expect("free");
+    let mut conn = net.connect("127.0.0.1:7".parse().expect("an address")).await.expect("accepted");
+    let before = pod.usage().host_bytes;
+    assert!(before >= 3 * 2048, "a listener and two ends: {before}");
+    conn.write_all(&vec![0; 100 << 10]).await.expect("written");
+    let buffered = pod.usage().host_bytes - before;
+    assert!((100 << 10..=120 << 10).contains(&buffered), "{buffered}");
+    let held = exhaust(pod.account());
+    let other = net.connect("127.0.0.1:7".parse().expect("an address")).await;
+    assert_eq!(other.err(), Some(NetError::TooManySockets));
+    assert_eq!(conn.try_write(&[0; 1 << 10]).err(), Some(NetError::WouldBlock), "a pipe has a few KiB now");
+    drop(held);
+    assert!(conn.try_write(&[0; 1 << 10]).is_ok());
+    drop((conn, listener));
+    none_is_held(&pod).await;
+}
+
+#[tokio::test]
+async fn every_instance_is_charged_its_copy_of_the_environment() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(SMALL);
+    let artifact = bench.prepare(&spinner()).await;
+    let mut spec = bench.spec(artifact);
+    spec.env = vec![("LARGE".to_owned(), "x".repeat(1 << 20))];
+    let container = pod.start(spec).expect("started");
+    assert!(pod.usage().host_bytes > 1 << 20);
+    container.kill();
+    container.wait().await;
+    none_is_held(&pod).await;
+}
