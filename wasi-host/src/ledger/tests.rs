@@ -1,3 +1,5 @@
+//! Who may hold how much, and what is given back.
+
 use std::sync::Arc;
 
 use super::*;
