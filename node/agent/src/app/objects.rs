@@ -57,7 +57,11 @@ impl App {
 
     fn put_network(&mut self, (resource, namespace, name): &Key, object: &Value) {
         if self.network.put(resource, namespace, name, object) {
-            self.network_changed();
+            match resource.as_str() {
+                // What its pods may do is known before the first of them, which comes next, does it.
+                "namespaces" if self.synced => self.update_network(),
+                _ => self.network_changed(),
+            }
         }
         let block = &object["spec"];
         if resource == POD_BLOCKS
@@ -149,6 +153,9 @@ impl App {
             self.clean_up();
         }
         self.synced = true;
+        if self.network_due.is_some() {
+            self.update_network();
+        }
         self.last = Vec::new();
         let all = self.desired.pods.keys().chain(self.observed.pods.keys());
         self.dirty.extend(all.cloned().collect::<Vec<_>>());
