@@ -1,6 +1,8 @@
 //! Row 1: an HTTP component through the gateway against the same component under `wasmtime serve`, loaded by wrk.
 
 use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
     path::Path,
     process::Command,
     time::{Duration, Instant},
@@ -12,6 +14,9 @@ use crate::{
     footprint::up,
     process::{Running, coracle, free_port, peer, wait_port},
 };
+
+/// How long the gateway may take until it has a route.
+const ROUTE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections of wrk, on one thread.
 const CONNECTIONS: u32 = 32;
@@ -45,6 +50,7 @@ pub async fn run(time: Duration) -> Result<()> {
     {
         let wasm = coracle_sample_artifacts::wasm(name);
         let url = deploy(&binary, folder.path(), name, &wasm)?;
+        wait_route(&url)?;
         let ours = load(&wrk, &url, time)?;
         print(label, "coracle, gateway", &ours, None);
         let Some(wasmtime) = &wasmtime else { continue };
@@ -68,6 +74,28 @@ fn deploy(binary: &Path, data_dir: &Path, name: &str, wasm: &Path) -> Result<Str
         bail!("deploying {name} failed: {}", String::from_utf8_lossy(&output.stderr));
     }
     Ok(String::from_utf8(output.stdout)?.trim().to_string())
+}
+
+/// Waits until the gateway has heard of the pods, which is somewhat later than the Deployment.
+fn wait_route(url: &str) -> Result<()> {
+    let host = url.trim_start_matches("http://").trim_end_matches('/');
+    let port = host.rsplit_once(':').map_or("80", |(_, port)| port);
+    let deadline = Instant::now() + ROUTE_TIMEOUT;
+    loop {
+        let mut stream = TcpStream::connect(format!("127.0.0.1:{port}"))?;
+        stream
+            .write_all(format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())?;
+        let mut answer = String::new();
+        // What is no text is no 200 either.
+        let _ = stream.read_to_string(&mut answer);
+        if answer.starts_with("HTTP/1.1 200") {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("{url} does not answer: {answer}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 fn serve(wasmtime: &Path, wrk: &Path, wasm: &Path, flags: &[&str], time: Duration) -> Result<Load> {
