@@ -3,6 +3,7 @@
 //! Each request is served by a guest on the guests' executor; the caller waits for the response's head with the time
 //! limit in its own hands. What is under way is bounded, and refused beyond the bound.
 
+mod clients;
 mod delivery;
 pub(crate) mod growing;
 mod listen;
@@ -29,9 +30,10 @@ use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 use crate::artifact::Pre;
 use crate::exit::Exit;
 use crate::meter::fields_bytes;
-use crate::net::{BoxError, HttpBody, HttpError, HttpService, NetError, Unanswered};
+use crate::net::{BoxError, Client, HttpBody, HttpError, HttpService, NetError, Unanswered};
 use crate::sandbox::Sandbox;
 
+use clients::{Clients, UnderWay};
 pub(crate) use outgoing::{OUTGOING_MAX, OutgoingHttp};
 
 /// Requests of one container that may be under way; more are answered with 503.
@@ -73,6 +75,7 @@ pub(crate) fn start(sandbox: &Arc<Sandbox>, port: u16, timeout: Duration) -> Res
         sandbox: Arc::clone(sandbox),
         timeout,
         in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+        clients: Arc::default(),
         busy: Notify::new(),
         pool: p3::Pool::default(),
     });
@@ -103,6 +106,7 @@ struct Server {
     sandbox: Arc<Sandbox>,
     timeout: Duration,
     in_flight: Arc<Semaphore>,
+    clients: Arc<Clients>,
     /// Told at each request's begin.
     busy: Notify,
     pool: p3::Pool,
@@ -163,7 +167,12 @@ impl Drop for Call {
 }
 
 /// A request's place among those under way, held by the guest that serves it and by its response's body.
-type Permit = Arc<OwnedSemaphorePermit>;
+type Permit = Arc<InFlight>;
+
+struct InFlight {
+    _of_all: OwnedSemaphorePermit,
+    _of_its_client: Option<UnderWay>,
+}
 
 struct Service {
     server: Arc<Server>,
@@ -190,6 +199,13 @@ impl Server {
                 if stopping { "the container is stopping" } else { "too many requests are under way" };
             return Err(unserved(request, unavailable(reason)));
         };
+        let client = request.extensions().get().map(|Client(address)| *address);
+        let of_its_client = client.map(|client| self.clients.begin(client, || self.could_begin()));
+        if matches!(of_its_client, Some(None)) {
+            let reason = "the client has its share of the requests that are served at once";
+            return Err(unserved(request, unavailable(reason)));
+        }
+        let permit = InFlight { _of_all: permit, _of_its_client: of_its_client.flatten() };
         let target = request.uri().clone();
         let request = complete(request, sandbox.grants.namespace.hostname())?;
         let deadline = Instant::now() + self.timeout;
@@ -203,6 +219,17 @@ impl Server {
                 unserved(request, error)
             }
         })
+    }
+
+    /// Requests that could begin now beside those under way, one that is about to begin among the former.
+    fn could_begin(&self) -> usize {
+        let instances = self.sandbox.share.instances_max() as usize;
+        let requests = match &self.sandbox.artifact.pre {
+            Pre::HttpP3(_) => p3::requests_max(instances),
+            _ => instances,
+        };
+        let under_way = IN_FLIGHT_MAX - self.in_flight.available_permits();
+        (requests.min(IN_FLIGHT_MAX) + 1).saturating_sub(under_way)
     }
 
     /// Serves a request by an instance, and by another where the first ended before it came to the request.

@@ -230,9 +230,7 @@ impl Seats {
     /// Who has too much for `weight` more passing seats.
     fn admits_passing(&self, held: &Held, share: &Share) -> Result<(), SeatBound> {
         let weight = share.weight;
-        let kept = (self.all / STARTS_PART).min(self.lasting_max().saturating_sub(held.lasting));
-        let taken = held.lasting.saturating_add(held.passing).saturating_add(weight).saturating_add(kept);
-        let left = self.all.checked_sub(taken).ok_or(SeatBound::Node)?;
+        let left = self.left_for_requests(held).checked_sub(weight).ok_or(SeatBound::Node)?;
         let beyond = |holds: u32, may: u32| holds + weight > may;
         if beyond(share.passing.load(Ordering::Relaxed), left / CONTAINER_PART) {
             return Err(SeatBound::Container);
@@ -244,6 +242,12 @@ impl Seats {
             return Err(SeatBound::Namespace);
         }
         Ok(())
+    }
+
+    fn left_for_requests(&self, held: &Held) -> u32 {
+        let kept = (self.all / STARTS_PART).min(self.lasting_max().saturating_sub(held.lasting));
+        let taken = held.lasting.saturating_add(held.passing).saturating_add(kept);
+        self.all.saturating_sub(taken)
     }
 
     /// Tells those who wait for what got free.
@@ -315,6 +319,19 @@ impl Share {
         }
         seats.live.fetch_add(self.weight, Ordering::Relaxed);
         Ok(Seat { share: Arc::clone(self), is_first })
+    }
+
+    /// How many instances it may have, if nobody else takes any more.
+    pub(crate) fn instances_max(&self) -> u32 {
+        let seats = &self.pod.seats;
+        let held = seats.held.lock();
+        let left = seats.left_for_requests(&held);
+        let own = self.passing.load(Ordering::Relaxed);
+        // What it takes is taken from what is left, of which it may hold a part.
+        let within = |holds: u32, part: u32| left.saturating_sub(holds.saturating_mul(part)) / (part + 1);
+        let more = within(own, CONTAINER_PART).min(within(self.pod.own.passing(), POD_PART));
+        // The first is always there.
+        1 + (own + more.min(within(self.pod.namespace.1.passing(), 1))) / self.weight
     }
 
     /// The container is over: what it held is free, as soon as its first instance is gone.

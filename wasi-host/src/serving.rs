@@ -6,9 +6,11 @@
 //!
 //! HTTP/2: hyper and h2 bound streams, header lists, CONTINUATION frames, empty DATA frames and resets before a stream is
 //! accepted. What they leave open is bounded here: requests that are given up again and again ([`GIVEN_UP_MAX`]), and
-//! floods of frames that only cause work ([`frames`]).
+//! floods of frames that only cause work ([`frames`]). Who is cut off for such a fault and comes back for more is held back
+//! ([`HELD_BACK`]).
 
 mod body;
+mod fault;
 mod frames;
 mod pace;
 mod places;
@@ -29,9 +31,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::net::{BoxError, HttpBody, full_body};
 use body::ServedBody;
+pub(crate) use places::source_of;
 use stream::ServedStream;
 
-pub use places::{Bounds, InFlight, Place, Places, TooMany, WeakPlaces};
+pub use places::{Bounds, HELD_BACK, InFlight, Place, Places, TooMany, WeakPlaces};
 
 /// How long a client may take, from its connect on, until its first request's head is whole.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,6 +77,8 @@ const RESETS_FOR_FAULTS_MAX: usize = 256;
 /// Requests of one connection that were given up before their response began, beyond those that were answered.
 pub const GIVEN_UP_MAX: u32 = 128;
 
+const PLACE_LOST: &str = "its place was needed, or it gave up too many requests";
+
 /// How often an HTTP/2 client is asked whether it is there, and how long it has to answer.
 pub const PING_INTERVAL: Duration = Duration::from_secs(10);
 pub const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -110,6 +115,14 @@ where
     R: Fn(Request<HttpBody>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<HttpBody>> + Send + 'static,
 {
+    let mut stop = pin!(stop);
+    if let Some(wait) = place.held_back() {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = place.lost() => return Err(PLACE_LOST.into()),
+            () = stop.as_mut() => return Ok(()),
+        }
+    }
     let asked = place.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (place, respond) = (asked.clone(), respond.clone());
@@ -121,10 +134,15 @@ where
     let fresh = tokio::select! {
         // What the client has sent already is read before the connection is asked to end.
         biased;
-        ended = connection.as_mut() => return ended,
-        () = place.lost() => return Err("its place was needed, or it gave up too many requests".into()),
+        ended = connection.as_mut() => {
+            if ended.as_ref().is_err_and(|error| fault::is_clients(&**error)) {
+                place.was_at_fault();
+            }
+            return ended;
+        }
+        () = place.lost() => return Err(PLACE_LOST.into()),
         () = place.quiet() => !place.has_asked(),
-        () = stop => false,
+        () = stop.as_mut() => false,
     };
     if fresh {
         return Err("no request came in time".into());

@@ -6,15 +6,20 @@
 use coracle_wasi_host::descriptors::{Descriptor, Descriptors, Purpose};
 use coracle_wasi_host::serving::{Bounds, Place, Places};
 use socket2::{SockRef, TcpKeepalive};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::model::Cidr;
 
 /// The pause after an accept that failed, which is for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections that wait to be accepted: what the kernel admits (net.core.somaxconn) unless it is told otherwise. One beyond
+/// it is tried again by its client after a second.
+const BACKLOG: u32 = 4096;
 
 /// A peer that was silent for so long is asked whether it is there, so often, and so many times.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
@@ -35,6 +40,14 @@ pub(crate) fn attend(stream: &TcpStream) {
     let socket = SockRef::from(stream);
     let _ = socket.set_tcp_keepalive(&keepalive);
     let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+}
+
+/// Listens with room for a burst of connections. Needs a tokio runtime in context.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// A listener with its bounds.

@@ -7,7 +7,7 @@ mod held;
 
 use crate::caller::Attached;
 use crate::dns::{self, Found};
-use crate::door::Door;
+use crate::door::{self, Door};
 use crate::egress::Egress;
 use crate::error::FabricError;
 use crate::flows::Flows;
@@ -102,9 +102,9 @@ impl Fabric {
     }
 
     pub(crate) async fn start_with(config: FabricConfig, resolver: Resolver) -> Result<Fabric, FabricError> {
-        let tunnels = listen(config.listen, "tunnels of other nodes").await?;
+        let tunnels = listen(config.listen, "tunnels of other nodes")?;
         let gateway = match config.gateway_listen {
-            Some(address) => Some(listen(address, "the gateway").await?),
+            Some(address) => Some(listen(address, "the gateway")?),
             None => None,
         };
         let local = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
@@ -214,8 +214,8 @@ impl Fabric {
     }
 }
 
-pub(crate) async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, FabricError> {
-    TcpListener::bind(address).await.map_err(|source| FabricError::Listen { address, purpose, source })
+pub(crate) fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, FabricError> {
+    door::listen(address).map_err(|source| FabricError::Listen { address, purpose, source })
 }
 
 fn range((base, bits): (Ipv4Addr, u8)) -> Cidr {

@@ -1,6 +1,6 @@
 //! Node ports: services on the node's real address.
 
-use crate::door::{Arrival, Door};
+use crate::door::{self, Arrival, Door};
 use crate::egress;
 use crate::fabric::Inner;
 use crate::tables::Tables;
@@ -10,10 +10,9 @@ use coracle_wasi_host::serving::{Bounds, Place};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 /// Connections of one node port that are open at once, and of one source: half, so that no one can take all. One on
@@ -24,9 +23,6 @@ const BOUNDS: Bounds = Bounds {
     requests_max: 8192,
     requests_per_source_max: 4096,
 };
-
-/// Connections that wait for an accept.
-const BACKLOG: u32 = 1024;
 
 /// The node ports that are served now.
 pub(crate) struct NodePorts {
@@ -66,7 +62,7 @@ impl NodePorts {
             if matches!(serving.get(port), Some(Serving::Listening(_))) {
                 continue;
             }
-            let state = match bind(SocketAddr::new(self.address, *port)) {
+            let state = match door::listen(SocketAddr::new(self.address, *port)) {
                 Ok(listener) => {
                     let stop = self.stopped.child_token();
                     let door = Door::new(listener, BOUNDS, self.descriptors.clone(), Purpose::Clients);
@@ -83,13 +79,6 @@ impl NodePorts {
             serving.insert(*port, state);
         }
     }
-}
-
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
 }
 
 async fn serve(door: Door, port: u16, fabric: Weak<Inner>, stop: CancellationToken) {

@@ -28,7 +28,7 @@ impl Fabric {
         P: Fn() -> F + Clone + Send + Sync + 'static,
         F: Future<Output = String> + Send + 'static,
     {
-        let listener = listen(address, "metrics").await?;
+        let listener = listen(address, "metrics")?;
         let bound = listener.local_addr().unwrap_or(address);
         let inner = self.inner();
         let door = Door::new(listener, BOUNDS, inner.descriptors().clone(), Purpose::Clients);

@@ -7,7 +7,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Server;
 use crate::ledger::Holding;
-use crate::net::{Conn, HttpBody, HttpError, HttpService, Listener};
+use crate::net::{Client, Conn, HttpBody, HttpError, HttpService, Listener};
 use crate::serving::{self, POD_PORT, POD_WINDOW_BYTES, Place, Places};
 
 /// Bytes of the host that a connection takes while it is idle.
@@ -31,6 +31,7 @@ pub(super) async fn serve(server: &Arc<Server>, listener: Listener, service: Arc
                         Arc::clone(server),
                         conn,
                         place,
+                        Client(peer.ip()),
                         Arc::clone(&service),
                     ));
                 }
@@ -53,9 +54,18 @@ pub(super) async fn serve(server: &Arc<Server>, listener: Listener, service: Arc
     connections.wait().await;
 }
 
-async fn serve_connection(server: Arc<Server>, conn: Conn, place: Place, service: Arc<dyn HttpService>) {
+async fn serve_connection(
+    server: Arc<Server>,
+    conn: Conn,
+    place: Place,
+    client: Client,
+    service: Arc<dyn HttpService>,
+) {
     let sandbox = &server.sandbox;
-    let respond = move |request| respond(Arc::clone(&service), request);
+    let respond = move |mut request: Request<HttpBody>| {
+        request.extensions_mut().insert(client);
+        respond(Arc::clone(&service), request)
+    };
     let ended = tokio::select! {
         biased;
         ended = serving::serve(conn, place, sandbox.stop.cancelled(), respond) => ended,

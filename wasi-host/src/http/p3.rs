@@ -44,6 +44,11 @@ const IDLE_LOOK: Duration = Duration::from_secs(1);
 /// Ends when the request's body has been sent to the guest, or could not be.
 type Sent = std::pin::Pin<Box<dyn Future<Output = Result<(), wasmtime_wasi_http::Error>> + Send>>;
 
+/// Requests that so many instances serve at once.
+pub(super) fn requests_max(instances: usize) -> usize {
+    instances.min(WORKERS_MAX) * CONCURRENT_MAX as usize
+}
+
 /// One container's instances that accept requests.
 #[derive(Default)]
 pub(super) struct Pool {

@@ -1,5 +1,7 @@
 //! HTTP between parts of one process: a request handed over as a value, without a socket or a parser.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -13,6 +15,11 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of a request or response that crosses between the gateway, the fabric and a component.
 pub type HttpBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Whose request it is, as an extension of it: clients share what serves them. A request without is nobody's in
+/// particular.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client(pub IpAddr);
 
 /// A component that serves HTTP, called directly.
 pub trait HttpService: Send + Sync {

@@ -2,18 +2,33 @@
 //!
 //! A connection with nothing under way has its place on sufferance: where its source has its share, or all places are
 //! taken, the one that has been so for the longest makes room for a newcomer. One that is at work keeps its place.
+//!
+//! Whose connections had to be ended for their faults again and again is served by and by: each further connection of that
+//! source is held back for a while before anything of it is read ([`HELD_BACK`]).
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{GATEWAY_WINDOW_BYTES, GIVEN_UP_MAX, HEAD_TIMEOUT, IDLE_TIMEOUT};
+
+/// Faults of a source that may be mishaps, those that are remembered, and how long each is.
+const FAULTS_BORNE: u32 = 8;
+const FAULTS_MAX: u32 = 32;
+const FAULT_STAYS: Duration = Duration::from_secs(1);
+
+/// How long a connection of a source with more faults waits until it is read.
+pub const HELD_BACK: Duration = Duration::from_secs(1);
+
+/// Sources whose faults are remembered. Where there are more, all are forgotten.
+const FAULTY_MAX: usize = 4096;
 
 /// How many places there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +81,7 @@ struct State {
     connections: usize,
     requests: usize,
     sources: HashMap<IpAddr, Source>,
+    faults: HashMap<IpAddr, Faults>,
     /// Those with nothing under way, by when they became so.
     idle: BTreeMap<u64, Idle>,
 }
@@ -75,6 +91,13 @@ struct Source {
     connections: usize,
     requests: usize,
     idle: BTreeSet<u64>,
+}
+
+/// Faults of one source that are not forgotten yet.
+struct Faults {
+    count: u32,
+    /// When the first of them is forgotten.
+    until: Instant,
 }
 
 struct Idle {
@@ -234,6 +257,32 @@ impl State {
         self.leave(idle.source);
     }
 
+    /// A connection of the source had to be ended for its fault.
+    fn note_fault(&mut self, source: IpAddr) {
+        let count = self.count_faults(source);
+        if count == 0 && self.faults.len() >= FAULTY_MAX {
+            self.faults.clear();
+        }
+        let until = Instant::now() + FAULT_STAYS;
+        let faults = self.faults.entry(source).or_insert(Faults { count: 0, until });
+        faults.count = (count + 1).min(FAULTS_MAX);
+    }
+
+    /// Faults of the source that are not forgotten.
+    fn count_faults(&mut self, source: IpAddr) -> u32 {
+        let Some(faults) = self.faults.get_mut(&source) else { return 0 };
+        let now = Instant::now();
+        while faults.count > 0 && faults.until <= now {
+            faults.count -= 1;
+            faults.until += FAULT_STAYS;
+        }
+        if faults.count == 0 {
+            self.faults.remove(&source);
+            return 0;
+        }
+        faults.count
+    }
+
     fn leave(&mut self, source: IpAddr) {
         self.connections -= 1;
         self.change(source, |own| own.connections -= 1);
@@ -278,6 +327,18 @@ impl Place {
         }
         drop(state);
         Ok(InFlight { task: Arc::new(Task { seat: seat.clone(), answered: false.into() }) })
+    }
+
+    /// How long it has to wait for the faults of others of its source.
+    pub(super) fn held_back(&self) -> Option<Duration> {
+        let seat = &self.seat;
+        let faults = seat.shared.state.lock().count_faults(seat.source);
+        (seat.shares && faults > FAULTS_BORNE).then_some(HELD_BACK)
+    }
+
+    /// It had to be ended for its client's fault.
+    pub(super) fn was_at_fault(&self) {
+        self.seat.shared.state.lock().note_fault(self.seat.source);
     }
 
     /// Keeps `guard` as long as the connection has its place, or anything is under way on it.
@@ -351,7 +412,8 @@ impl Drop for Task {
             standing.given_up = standing.given_up.saturating_sub(1);
         } else {
             standing.given_up += 1;
-            if standing.given_up > GIVEN_UP_MAX {
+            if standing.given_up > GIVEN_UP_MAX && !seat.lost.is_cancelled() {
+                state.note_fault(seat.source);
                 seat.lost.cancel();
             }
         }
@@ -364,7 +426,7 @@ impl Drop for Task {
 }
 
 /// Whom a share belongs to: an IPv4 address, or the network that one who has IPv6 has at least.
-fn source_of(ip: IpAddr) -> IpAddr {
+pub(crate) fn source_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => IpAddr::V4(ip),
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64))),
@@ -446,6 +508,36 @@ mod tests {
             drop(place.begin().unwrap());
         }
         assert!(is_lost(&place));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_faults_of_a_source_hold_back_its_further_connections_for_a_while() {
+        let places = places();
+        let (faulty, other) = (places.enter(ip(1)).unwrap(), places.enter(ip(2)).unwrap());
+        for _ in 0..FAULTS_BORNE {
+            assert_eq!(faulty.held_back(), None);
+            faulty.was_at_fault();
+        }
+        assert_eq!(faulty.held_back(), None);
+        faulty.was_at_fault();
+        assert_eq!((faulty.held_back(), other.held_back()), (Some(HELD_BACK), None));
+        assert_eq!(places.enter_for_many(ip(1)).unwrap().held_back(), None);
+        tokio::time::advance(FAULT_STAYS).await;
+        assert_eq!(faulty.held_back(), None);
+        // However many there were, they are forgotten after a time.
+        for _ in 0..1000 {
+            faulty.was_at_fault();
+        }
+        tokio::time::advance(FAULT_STAYS * (FAULTS_MAX - FAULTS_BORNE)).await;
+        assert_eq!(faulty.held_back(), None);
+        tokio::time::advance(FAULT_STAYS * FAULTS_BORNE).await;
+        assert_eq!(faulty.held_back(), None);
+        assert!(places.shared.state.lock().faults.is_empty());
+        // Nor are they too many.
+        for at in 0..3 * FAULTY_MAX as u32 {
+            places.shared.state.lock().note_fault(std::net::Ipv4Addr::from_bits(at).into());
+        }
+        assert!(places.shared.state.lock().faults.len() <= FAULTY_MAX);
     }
 
     #[test]

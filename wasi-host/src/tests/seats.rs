@@ -7,7 +7,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 
 use super::*;
-use crate::net::{HttpBody, HttpError, empty_body};
+use crate::net::{Client, HttpBody, HttpError, empty_body};
 use crate::{NoSeat, SeatBound, StartError};
 
 const PORT: u16 = 8080;
@@ -85,6 +85,47 @@ async fn a_namespace_that_starts_all_it_can_leaves_room_for_another_to_start_and
         freed.changed().await.expect("the host is there");
     }
     assert_eq!(running.len(), bench.host.pods_max() as usize);
+}
+
+/// Of this client.
+fn of(client: u8, mut request: Request<HttpBody>) -> Request<HttpBody> {
+    request.extensions_mut().insert(Client([10, 0, 0, client].into()));
+    request
+}
+
+#[tokio::test]
+async fn a_client_that_holds_all_it_can_leaves_other_clients_of_the_component_theirs() {
+    let bench = Bench::new(2);
+    for (sample, path) in [("hello-http", "/echo"), ("hello-http-p3", "/endless")] {
+        let pod = pod_of(&bench, "default");
+        let served = serve(&bench, &pod, &bench.sample(sample).await);
+        let service = pod.namespace().http_service(PORT).expect("served");
+        let mut held = tokio::task::JoinSet::new();
+        let mut refused = 0;
+        for _ in 0..300 {
+            let calling = service.call(of(1, unending(path)));
+            held.spawn(calling);
+            // Each is begun before the next.
+            tokio::task::yield_now().await;
+        }
+        let mut answers = Vec::new();
+        while refused < 100 {
+            match held.join_next().await.expect("many are refused").expect("no panic") {
+                Err(unanswered) => {
+                    assert!(matches!(unanswered.error, HttpError::Unavailable { .. }), "{unanswered:?}");
+                    refused += 1;
+                }
+                Ok(answer) => answers.push(answer),
+            }
+        }
+        for _ in 0..5 {
+            let request = of(2, Request::get("/").body(empty_body()).expect("a request"));
+            let answer = service.call(request).await.expect("another client is served");
+            assert_eq!(answer.status(), StatusCode::OK);
+            answer.into_body().collect().await.expect("a whole body");
+        }
+        drop((held, answers, served));
+    }
 }
 
 #[tokio::test]

@@ -3,9 +3,12 @@
 use std::{sync::Arc, time::Instant};
 
 use anyhow::Result;
-use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet, time::timeout};
+use tokio::{io::AsyncWriteExt, task::JoinSet, time::timeout};
 
-use super::{CONNECTIONS, FLOOD, Stage, web::Web};
+use super::{
+    CONNECTIONS, FLOOD, Stage,
+    web::{Web, connect},
+};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEADERS: u8 = 1;
@@ -84,7 +87,7 @@ async fn flood(stage: &Stage, of: fn(u32) -> Vec<u8>) -> Result<String> {
 
 /// Until the other side ends it.
 async fn send(address: &str, bytes: &[u8], sent: &mut usize) -> Result<()> {
-    let mut stream = TcpStream::connect(address).await?;
+    let mut stream = connect(address).await?;
     for piece in bytes.chunks(PIECE_BYTES) {
         stream.write_all(piece).await?;
         *sent += piece.len();

@@ -1,13 +1,16 @@
 //! The hostile user's web server, and what clients do to it, to its node port and to the gateway.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use futures::FutureExt;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -18,6 +21,8 @@ use crate::hostile::{NODE, bystander::ask};
 /// The image of `sample-workloads/hostile-http`.
 pub const SERVER: &str = "hostile/server:1";
 const NAME: &str = "web";
+/// Where hostile clients come from.
+const HOSTILE_CLIENTS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), 0);
 /// Between two bytes of a slow client.
 const SLOW: Duration = Duration::from_millis(500);
 /// Between two requests of the hostile user himself.
@@ -73,7 +78,7 @@ impl Web {
         let mut holding = JoinSet::new();
         for address in [&self.gateway, &self.port] {
             for _ in 0..count {
-                if let Ok(stream) = TcpStream::connect(address).await {
+                if let Ok(stream) = connect(address).await {
                     holding.spawn(hold_one(stream, first.clone(), drip));
                 }
             }
@@ -97,6 +102,13 @@ impl Web {
         }
         answers.say()
     }
+}
+
+/// From an address of the hostile clients' own: to who listens, they are not the other user.
+pub async fn connect(address: &str) -> Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(HOSTILE_CLIENTS)?;
+    Ok(socket.connect(address.parse()?).await?)
 }
 
 /// Ends when the other side does, as far as that shows without reading.
@@ -167,7 +179,7 @@ pub async fn fields(stage: Stage) -> Result<String> {
         clients.spawn(async move {
             let mut bytes = 0;
             while begun.elapsed() < FLOOD {
-                let mut stream = TcpStream::connect(&address).await?;
+                let mut stream = connect(&address).await?;
                 stream.write_all(&head).await?;
                 let mut answer = Vec::new();
                 // A connection that is cut off counts by what came.

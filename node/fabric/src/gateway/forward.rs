@@ -10,7 +10,7 @@ use crate::service::{Choice, Failed};
 use crate::tables::{OpenConnection, Service};
 use bytes::Bytes;
 use coracle_wasi_host::net::{
-    BoxError, HttpBody, HttpError, HttpService, NetError, Unanswered, announce_body,
+    BoxError, Client, HttpBody, HttpError, HttpService, NetError, Unanswered, announce_body,
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, uri::Authority};
 use http_body_util::{BodyExt, Empty};
@@ -103,6 +103,7 @@ impl Forwarder {
             headers::prepare(&mut request, peer.ip(), &host, self.fabric.trusted_proxies()),
             peer.port(),
         );
+        request.extensions_mut().insert(Client(client.ip()));
         if let Some(wanted) = wanted {
             return self.forward_upgrade(client, request, wanted, &service, port).await;
         }

@@ -2,7 +2,7 @@
 
 use super::cluster::{Cluster, Pod, backend, endpoint, pod, service};
 use crate::{IngressEntry, IngressPath, IngressRule, PathKind, ServiceEntry};
-use coracle_wasi_host::net::{HttpBody, HttpError, HttpService, Unanswered, full_body};
+use coracle_wasi_host::net::{Client, HttpBody, HttpError, HttpService, Unanswered, full_body};
 use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
@@ -28,6 +28,8 @@ impl HttpService for Component {
                 return Err(HttpError::Failed { reason: "unreachable executed".into() }.into());
             }
             let (head, body) = request.into_parts();
+            // Clients share what serves them.
+            assert_eq!(head.extensions.get(), Some(&Client([127, 0, 0, 1].into())));
             let header =
                 |name| head.headers.get(name).map_or("-", |value| value.to_str().unwrap()).to_owned();
             let (from, host, connection) = (header("x-forwarded-for"), header("host"), header("connection"));
