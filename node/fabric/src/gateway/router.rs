@@ -1,15 +1,31 @@
 //! Which backend a host and path lead to.
 
-use crate::model::{Backend, IngressEntry, PathKind};
+use crate::model::{Backend, IngressEntry, IngressPath, PathKind};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound::{Included, Unbounded};
 
 /// The rules of all Ingresses, ready to be asked.
 #[derive(Debug, Default)]
 pub(crate) struct Router {
-    exact: HashMap<String, Paths>,
+    exact: HashMap<String, Host>,
     /// By the domain behind the `*.`.
-    wildcard: HashMap<String, Paths>,
+    wildcard: HashMap<String, Host>,
+    /// Of all namespaces, for hosts that nobody has.
+    rest: Rest,
+    /// What each namespace has for its own hosts beside the rules for them.
+    own_rests: HashMap<String, Rest>,
+}
+
+/// The rules for one host, all of the namespace that has it.
+#[derive(Debug)]
+struct Host {
+    namespace: String,
+    paths: Paths,
+}
+
+/// The rules for any host, and what is beyond all rules.
+#[derive(Debug, Default)]
+struct Rest {
     any: Paths,
     default: Option<Target>,
 }
@@ -38,53 +54,73 @@ pub(crate) struct Target {
 
 impl Router {
     /// Rules of several Ingresses of one namespace for one host are taken together, the older one's first; a host that
-    /// another namespace's older Ingress holds is left to that. The oldest default backend counts.
+    /// another namespace's older Ingress holds is left to that. The oldest default backend counts, and for a host that a
+    /// namespace has only what is of that namespace.
     pub(crate) fn build(mut ingresses: Vec<IngressEntry>) -> Router {
         // Of those of one age they stay in the order in which they are told.
         ingresses.sort_by(|one, other| one.created.cmp(&other.created));
         let mut router = Router::default();
         let mut holders = Holders::default();
         for ingress in ingresses {
-            let target = |backend| Target { namespace: ingress.namespace.clone(), backend };
-            if router.default.is_none() {
-                router.default = ingress.default_backend.map(target);
+            let namespace = ingress.namespace;
+            let target = |backend| Target { namespace: namespace.clone(), backend };
+            if let Some(backend) = ingress.default_backend {
+                for rest in router.rests_of(&namespace) {
+                    rest.default.get_or_insert_with(|| target(backend.clone()));
+                }
             }
             for rule in ingress.rules {
-                if let Some(host) = &rule.host
-                    && !holders.claim(host, &ingress.namespace)
-                {
+                let Some(host) = &rule.host else {
+                    for rest in router.rests_of(&namespace) {
+                        rule.paths.iter().for_each(|path| rest.any.add(path, target(path.backend.clone())));
+                    }
                     continue;
-                }
-                let paths = router.paths_of(rule.host.as_deref());
-                for path in rule.paths {
-                    paths.add(path.path, path.kind, target(path.backend));
+                };
+                if holders.claim(host, &namespace) {
+                    let paths = router.paths_of(host, &namespace);
+                    rule.paths.iter().for_each(|path| paths.add(path, target(path.backend.clone())));
                 }
             }
         }
-        let all = router.exact.values_mut().chain(router.wildcard.values_mut());
-        all.chain([&mut router.any]).for_each(Paths::nest);
+        let hosts = router.exact.values_mut().chain(router.wildcard.values_mut()).map(|host| &mut host.paths);
+        let rests = router.own_rests.values_mut().chain([&mut router.rest]).map(|rest| &mut rest.any);
+        hosts.chain(rests).for_each(Paths::nest);
         router
     }
 
-    fn paths_of(&mut self, host: Option<&str>) -> &mut Paths {
-        match host.map(str::to_ascii_lowercase) {
-            None => &mut self.any,
-            Some(host) => match host.strip_prefix("*.") {
-                Some(domain) => self.wildcard.entry(domain.to_owned()).or_default(),
-                None => self.exact.entry(host).or_default(),
-            },
-        }
+    fn rests_of(&mut self, namespace: &str) -> [&mut Rest; 2] {
+        [&mut self.rest, self.own_rests.entry(namespace.to_owned()).or_default()]
+    }
+
+    /// The rules for a host that the namespace has.
+    fn paths_of(&mut self, host: &str, namespace: &str) -> &mut Paths {
+        let host = host.to_ascii_lowercase();
+        let new = || Host { namespace: namespace.to_owned(), paths: Paths::default() };
+        let host = match host.strip_prefix("*.") {
+            Some(domain) => self.wildcard.entry(domain.to_owned()).or_insert_with(new),
+            None => self.exact.entry(host).or_insert_with(new),
+        };
+        &mut host.paths
     }
 
     /// The target for a host, without its port, and a path: the exact host before the wildcard before no host,
-    /// then the longest path; the default backend last.
+    /// then the longest path; the default backend last. What is sent to a host that a namespace has stays there.
     pub(crate) fn route(&self, host: &str, path: &str) -> Option<&Target> {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         // A wildcard stands for exactly one label.
         let behind = host.split_once('.').map(|(_, domain)| domain);
-        let by_host =
-            [self.exact.get(&host), behind.and_then(|domain| self.wildcard.get(domain)), Some(&self.any)];
-        by_host.into_iter().flatten().find_map(|paths| paths.best(path)).or(self.default.as_ref())
+        let by_host = [self.exact.get(&host), behind.and_then(|domain| self.wildcard.get(domain))];
+        let mut by_host = by_host.into_iter().flatten().peekable();
+        let holder = by_host.peek().map(|host| host.namespace.as_str());
+        let rest = match holder {
+            None => Some(&self.rest),
+            Some(namespace) => self.own_rests.get(namespace),
+        };
+        by_host
+            .filter(|host| holder == Some(&*host.namespace))
+            .find_map(|host| host.paths.best(path))
+            .or_else(|| rest?.any.best(path))
+            .or_else(|| rest?.default.as_ref())
     }
 }
 
@@ -112,11 +148,11 @@ impl Holders {
 
 impl Paths {
     /// The earlier of two equal ones stays.
-    fn add(&mut self, path: String, kind: PathKind, target: Target) {
-        let path = if path.is_empty() { "/".to_owned() } else { path };
-        match kind {
+    fn add(&mut self, rule: &IngressPath, target: Target) {
+        let path = if rule.path.is_empty() { "/" } else { &rule.path };
+        match rule.kind {
             PathKind::Exact => {
-                self.exact.entry(path).or_insert(target);
+                self.exact.entry(path.to_owned()).or_insert(target);
             }
             PathKind::Prefix | PathKind::ImplementationSpecific => {
                 let path = path.trim_end_matches('/').to_owned();
@@ -160,7 +196,7 @@ impl Paths {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{BackendPort, IngressPath, IngressRule};
+    use crate::model::{BackendPort, IngressRule};
 
     fn path(path: &str, kind: PathKind, service: &str) -> IngressPath {
         IngressPath { path: path.into(), kind, backend: backend(service) }
@@ -215,7 +251,8 @@ mod tests {
             ("foo.example", "/aaa/bbb/ccc", "deep"),
             ("a.wild.example", "/x", "wild"),
             ("a.wild.example", "/x/y", "wild"),
-            ("a.wild.example", "/any/y", "any"),
+            // Another namespace's rule for any host is none for what somebody has.
+            ("a.wild.example", "/any/y", "fallback"),
             ("a.b.wild.example", "/x", "fallback"),
             ("wild.example", "/x", "fallback"),
             ("elsewhere", "/any", "any"),
@@ -263,6 +300,44 @@ mod tests {
         assert_eq!(route("sub.wild", "/"), Some("wild"));
         assert_eq!(route("c.example", "/"), Some("rest"));
         assert_eq!(route("a.example", "/x/y"), Some("first"));
+    }
+
+    #[test]
+    fn what_is_sent_to_a_host_stays_in_the_namespace_that_has_it() {
+        let entry = |namespace: &str, default: Option<&str>, rules: Vec<IngressRule>| IngressEntry {
+            namespace: namespace.into(),
+            default_backend: default.map(backend),
+            rules,
+            ..IngressEntry::default()
+        };
+        let one =
+            |host: Option<&str>, at: &str, name: &str| rule(host, vec![path(at, PathKind::Prefix, name)]);
+        let router = Router::build(vec![
+            entry(
+                "a",
+                None,
+                vec![one(Some("a.example"), "/only", "own"), one(Some("*.a.wild"), "/only", "own")],
+            ),
+            entry(
+                "b",
+                Some("default-b"),
+                vec![one(Some("*.example"), "/", "wild-b"), one(None, "/", "any-b")],
+            ),
+            entry("c", None, vec![one(Some("c.other"), "/only", "own"), one(None, "/rest", "any-c")]),
+        ]);
+        let route = |host: &str, path: &str| router.route(host, path).map(|to| to.backend.service.as_str());
+        for (host, path, service) in [
+            ("a.example", "/only", Some("own")),
+            ("a.example", "/login", None),
+            ("x.a.wild", "/login", None),
+            ("b.example", "/login", Some("wild-b")),
+            ("c.other", "/rest", Some("any-c")),
+            ("c.other", "/login", None),
+            ("nobodys", "/login", Some("any-b")),
+            ("nobodys", "/rest", Some("any-c")),
+        ] {
+            assert_eq!(route(host, path), service, "{host}{path}");
+        }
     }
 
     /// As documented, rule by rule.
