@@ -36,6 +36,8 @@ const LOOK: Duration = Duration::from_secs(4);
 const DURING: Duration = Duration::from_secs(10);
 /// An act that takes longer is given up, and so is the deletion of what it made.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How much hostile clients give way to the processes that they attack.
+const NICE: i32 = 10;
 /// Between two looks at the processes' use of the machine.
 const POLL: Duration = Duration::from_millis(100);
 /// The pod of the other user, its node, and the other node where there is one.
@@ -160,11 +162,7 @@ impl Bench {
         sleep(LOOK).await;
         let before = self.look(LOOK, async { Ok(String::new()) }).await?.0;
         let stage = self.stage.clone();
-        let acting = async move {
-            let said = tokio::time::timeout(PATIENCE, (act.run)(stage)).await;
-            said.unwrap_or_else(|_| Ok("no end in time".into()))
-        };
-        let (during, answer) = self.look(DURING, acting).await?;
+        let (during, answer) = self.look(DURING, on_threads_of_its_own(act, stage)).await?;
         let deleted = self.delete().await?;
         sleep(LOOK).await;
         let after = self.look(LOOK, async { Ok(String::new()) }).await?.0;
@@ -227,6 +225,22 @@ impl Bench {
         }
         Ok(format!("; its namespace is not gone after {} s", PATIENCE.as_secs()))
     }
+}
+
+/// The act, whose clients would be on other machines: they give way to what is measured, and share no thread with who
+/// measures.
+async fn on_threads_of_its_own(act: &'static Act, stage: Stage) -> Result<String> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let give_way = || {
+        // Without the right to change it the default priority is kept.
+        let _ = rustix::process::nice(NICE);
+    };
+    let runtime = builder.enable_all().on_thread_start(give_way).build()?;
+    let acting = runtime.spawn(async move { tokio::time::timeout(PATIENCE, (act.run)(stage)).await });
+    let said = acting.await;
+    // What of it still runs ends with it.
+    runtime.shutdown_background();
+    said.context("an act panicked")?.unwrap_or_else(|_| Ok("no end in time".into()))
 }
 
 fn start_node(

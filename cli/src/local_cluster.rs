@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use coracle_agent::{Capacity, JoinWith, Node, NodeConfig, has_joined, remove_dir};
 use coracle_proto::join::{JoinToken, Role};
 use coracle_server::{Control, ControlConfig, Mode};
-use coracle_wasi_host::{Host, HostConfig};
+use coracle_wasi_host::{Host, HostConfig, descriptors::Descriptors};
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +95,8 @@ impl LocalCluster {
         let host = shared_host(shape)?;
         // The nodes share the sandbox: together they offer no more than it holds.
         let capacity = Capacity { pods: (host.pods_max() / count.max(1)).max(1), ..Capacity::default() };
+        // The control nodes have the other half.
+        let descriptors = Descriptors::part_of_process(2);
         let mut starts = Vec::new();
         for number in 1..=count {
             let name = format!("node-{number}");
@@ -117,6 +119,7 @@ impl LocalCluster {
                 allow_local_artifacts: true,
                 capacity,
                 host: Some(host.clone()),
+                descriptors: Some(descriptors.clone()),
                 ..NodeConfig::new(data_dir)
             };
             starts.push(async move {
@@ -209,6 +212,8 @@ fn config(shape: &Shape, number: u32, listen: SocketAddr, mode: Mode) -> Control
     let mut config = ControlConfig::new(shape.data_dir.join(&name), name, listen, mode);
     // All members share this process: a learner that has caught up will not be lost before it votes.
     config.learner_healthy = LEARNER_HEALTHY;
+    // The nodes have the other half of the process' open files.
+    config.open_files_part = 2 * u64::from(shape.control.max(1));
     config
 }
 

@@ -70,6 +70,12 @@ impl Descriptors {
         OF_PROCESS.clone()
     }
 
+    /// One part of so many of those of this process, where it runs something else beside its nodes.
+    pub fn part_of_process(parts: u64) -> Descriptors {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        Descriptors::within(limit.current.map(|files| files / parts.max(1)))
+    }
+
     /// One more, where there is one.
     pub fn take(&self, purpose: Purpose) -> Option<Descriptor> {
         let left = Arc::clone(&self.share(purpose).left);

@@ -52,6 +52,7 @@ use crate::{
     error::{ServerError, chain},
     events::EventRecorder,
     health,
+    inflow::Inflow,
     join::JoinService,
     kubeconfig::admin_of,
     leader::{self, Duties},
@@ -109,7 +110,8 @@ pub struct Control {
 /// resumed or joined member serves and catches up with the others by itself.
 pub async fn start(config: ControlConfig) -> Result<Control, ServerError> {
     tls::provider();
-    let bounds = Bounds::within(open_files::raise());
+    let files = open_files::raise().map(|files| files / config.open_files_part.max(1));
+    let bounds = Bounds::within(files);
     let data = Arc::new(DataDir::open_as(&config.data_dir, config.build.clone())?);
     let listener = enter::listen(config.listen, &data).await?;
     let bound =
@@ -188,7 +190,11 @@ async fn run(
         telemetry: Arc::new(telemetry),
         judge: judge.clone(),
     };
-    let port = Port { credentials: credentials.clone(), front: Arc::new(front), inflow: Arc::default() };
+    let port = Port {
+        credentials: credentials.clone(),
+        front: Arc::new(front),
+        inflow: Arc::new(Inflow::new(bounds.connections())),
+    };
     let closing = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(listener::serve(listener, port, bounds, closing.clone()));

@@ -40,6 +40,9 @@ pub struct ControlConfig {
     pub snapshot_entries: u64,
     /// What this control node announces of its build. Another one than this is for trying out upgrades.
     pub build: Build,
+    /// Of the files that this process may have open this control node uses one part of so many; 1 where nothing else runs
+    /// in the process.
+    pub open_files_part: u64,
     /// A member that was not heard of for so long is dead: a learner takes its place, or an alarm tells of it.
     pub member_dead: Duration,
 }
@@ -63,6 +66,7 @@ impl ControlConfig {
             learner_healthy: Duration::from_secs(10),
             snapshot_entries: SNAPSHOT_ENTRIES,
             build: Build::default(),
+            open_files_part: 1,
             member_dead: Duration::from_secs(30),
         }
     }

@@ -40,6 +40,9 @@ const ANONYMOUS_CONNECTION_BYTES_MAX: usize = 64 * 1024;
 /// Connections of one node at a time: its link, and what it pulls.
 const NODE_CONNECTIONS_MAX: usize = 64;
 
+/// Connections of one user at a time, as a part of all that the control node takes.
+const USER_CONNECTIONS_PART: usize = 2;
+
 /// Until the next bytes of a message must have come that is in flight.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -55,8 +58,8 @@ pub enum NotRead {
 }
 
 /// All bytes in flight, and the identities that are connected.
-#[derive(Default)]
 pub struct Inflow {
+    user_connections_max: usize,
     all: Arc<AtomicUsize>,
     identities: Mutex<BTreeMap<String, Weak<Identity>>>,
 }
@@ -88,9 +91,15 @@ impl Drop for Open {
 }
 
 impl Inflow {
+    /// Nothing in flight, for a control node that takes so many connections.
+    pub fn new(connections_max: usize) -> Self {
+        let user_connections_max = (connections_max / USER_CONNECTIONS_PART).max(1);
+        Self { user_connections_max, all: Arc::default(), identities: Mutex::default() }
+    }
+
     /// The share of a connection that begins; `None` where the caller has too many already.
     pub fn enter(&self, caller: &Caller) -> Option<Share> {
-        let (name, identity_max, connection_max) = match caller {
+        let (name, identity_max, connection_max, connections_max) = match caller {
             Caller::Anonymous => {
                 return Some(Share {
                     connection: Arc::default(),
@@ -101,19 +110,25 @@ impl Inflow {
                 });
             }
             Caller::Member(id) | Caller::FormerMember(id) => {
-                (format!("member {id}"), MEMBER_BYTES_MAX, MEMBER_CONNECTION_BYTES_MAX)
+                (format!("member {id}"), MEMBER_BYTES_MAX, MEMBER_CONNECTION_BYTES_MAX, usize::MAX)
             }
-            Caller::Client(client) if caller.is_node() => {
-                (format!("client {}", client.user), NODE_BYTES_MAX, NODE_CONNECTION_BYTES_MAX)
-            }
-            Caller::Client(client) => {
-                (format!("client {}", client.user), USER_BYTES_MAX, USER_CONNECTION_BYTES_MAX)
-            }
+            Caller::Client(client) if caller.is_node() => (
+                format!("client {}", client.user),
+                NODE_BYTES_MAX,
+                NODE_CONNECTION_BYTES_MAX,
+                NODE_CONNECTIONS_MAX,
+            ),
+            Caller::Client(client) => (
+                format!("client {}", client.user),
+                USER_BYTES_MAX,
+                USER_CONNECTION_BYTES_MAX,
+                self.user_connections_max,
+            ),
         };
         let identity = self.identity(name);
         let open = identity.connections.fetch_add(1, Relaxed);
         let counted = Arc::new(Open(identity.clone()));
-        if caller.is_node() && open >= NODE_CONNECTIONS_MAX {
+        if open >= connections_max {
             return None;
         }
         let member = matches!(caller, Caller::Member(_));
@@ -342,6 +357,10 @@ impl Framing {
 mod tests {
     use super::*;
 
+    fn user(name: &str) -> Caller {
+        Caller::Client(coracle_api::Identity { user: name.to_owned(), groups: Vec::new() })
+    }
+
     fn node(name: &str) -> Caller {
         let identity = coracle_api::Identity {
             user: format!("system:node:{name}"),
@@ -352,7 +371,7 @@ mod tests {
 
     #[test]
     fn what_one_identity_holds_takes_nothing_from_another() {
-        let inflow = Inflow::default();
+        let inflow = Inflow::new(64);
         let shares: Vec<Share> = (0..3).map(|_| inflow.enter(&node("a")).unwrap()).collect();
         let holds: Vec<_> = shares.iter().map(Share::hold).collect();
         holds[0].take(NODE_CONNECTION_BYTES_MAX).unwrap();
@@ -368,7 +387,7 @@ mod tests {
 
     #[test]
     fn all_together_have_a_bound_and_members_are_beside_it() {
-        let inflow = Inflow::default();
+        let inflow = Inflow::new(64);
         let shares: Vec<Share> =
             (0..64).map(|number| inflow.enter(&node(&number.to_string())).unwrap()).collect();
         let holds: Vec<_> = shares.iter().map(Share::hold).collect();
@@ -379,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_node_has_so_many_connections() {
-        let inflow = Inflow::default();
+        let inflow = Inflow::new(64);
         let mut open: Vec<_> = (0..NODE_CONNECTIONS_MAX).map(|_| inflow.enter(&node("a")).unwrap()).collect();
         assert!(inflow.enter(&node("a")).is_none());
         assert!(inflow.enter(&node("b")).is_some());
@@ -388,6 +407,16 @@ mod tests {
         drop(open);
         let identities = inflow.identities.lock();
         assert!(identities.values().all(|identity| identity.strong_count() == 0), "nothing is kept of them");
+    }
+
+    #[test]
+    fn a_user_has_half_of_all_connections() {
+        let inflow = Inflow::new(8);
+        let open: Vec<_> = std::iter::from_fn(|| inflow.enter(&user("a"))).collect();
+        assert_eq!(open.len(), 4);
+        assert!(inflow.enter(&user("b")).is_some() && inflow.enter(&node("n")).is_some());
+        drop(open);
+        assert!(inflow.enter(&user("a")).is_some());
     }
 
     #[test]

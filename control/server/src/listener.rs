@@ -17,6 +17,7 @@ use hyper_util::{
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -71,6 +72,12 @@ const ANONYMOUS_HEAD_BYTES_MAX: u32 = 8 * 1024;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A peer that was silent for so long is asked by TCP whether it is there, as often again, and so many times; and how long
+/// it may acknowledge nothing.
+const PROBE_INTERVAL: Duration = Duration::from_secs(15);
+const PROBES: u32 = 3;
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// After an accept that failed, for lack of file descriptors perhaps.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -97,6 +104,11 @@ pub struct Bounds {
 }
 
 impl Bounds {
+    /// Connections at a time.
+    pub fn connections(self) -> usize {
+        self.connections
+    }
+
     /// For a process that may have so many files open; `None` for no limit.
     pub fn within(open_files: Option<u64>) -> Self {
         let files = open_files.unwrap_or(u64::MAX);
@@ -140,8 +152,7 @@ pub async fn serve(listener: TcpListener, port: Port, bounds: Bounds, closing: C
 }
 
 async fn serve_connection(tcp: TcpStream, port: Port, place: Place, closing: CancellationToken) {
-    // Small answers must not wait for more; a socket that refuses this works all the same.
-    let _ = tcp.set_nodelay(true);
+    notice_loss(&tcp);
     let acceptor = TlsAcceptor::from(port.credentials.server().get());
     let accepted = tokio::select! {
         accepted = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)) => accepted,
@@ -186,6 +197,18 @@ async fn serve_connection(tcp: TcpStream, port: Port, place: Place, closing: Can
     if let Err(error) = ended {
         tracing::debug!(%error, "connection broke");
     }
+}
+
+/// Lets a connection end whose client has vanished, also where nothing is sent to it. A socket that refuses any of this
+/// works all the same.
+fn notice_loss(tcp: &TcpStream) {
+    // Small answers must not wait for more.
+    let _ = tcp.set_nodelay(true);
+    let keepalive =
+        TcpKeepalive::new().with_time(PROBE_INTERVAL).with_interval(PROBE_INTERVAL).with_retries(PROBES);
+    let socket = SockRef::from(tcp);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
 }
 
 /// What ends a connection that would go on.
@@ -289,6 +312,19 @@ pub type NetworkBody = Incoming;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_vanished_is_noticed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (_client, (tcp, _)) = (client.expect("connected"), accepted.expect("accepted"));
+        notice_loss(&tcp);
+        let socket = SockRef::from(&tcp);
+        assert!(socket.keepalive().expect("known") && tcp.nodelay().expect("known"));
+        assert_eq!(socket.tcp_keepalive_time().expect("known"), PROBE_INTERVAL);
+        assert_eq!(socket.tcp_user_timeout().expect("known"), Some(USER_TIMEOUT));
+    }
 
     #[test]
     fn files_are_left_for_the_log() {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use coracle_fabric::Cidr;
-use coracle_wasi_host::Host;
+use coracle_wasi_host::{Host, descriptors::Descriptors};
 
 /// The longest that a pod may take to end when the node stops, where nothing else is said: the grace of most pods.
 pub const STOP_GRACE_DEFAULT: Duration = Duration::from_secs(30);
@@ -47,6 +47,8 @@ pub struct NodeConfig {
     pub compiler: Option<PathBuf>,
     /// The sandbox to use, where several nodes share a process; `None` makes one.
     pub host: Option<Host>,
+    /// What connections are opened with, where something else runs in the process; `None` is all that the process has.
+    pub descriptors: Option<Descriptors>,
 }
 
 /// Where and with what to join.
@@ -89,6 +91,7 @@ impl NodeConfig {
             stop_grace_max: STOP_GRACE_DEFAULT,
             compiler: None,
             host: None,
+            descriptors: None,
         }
     }
 }

@@ -197,7 +197,7 @@ async fn start_fabric(config: &NodeConfig, identity: &Identity, tls: &NodeTls) -
         tls: tls.fabric.clone(),
         egress: config.allow_egress,
         trusted_proxies: config.trusted_proxies.clone(),
-        descriptors: Descriptors::of_process(),
+        descriptors: config.descriptors.clone().unwrap_or_else(Descriptors::of_process),
     });
     Ok(fabric.await?)
 }
