@@ -25,7 +25,7 @@ const NAME: &str = "web";
 const HOSTILE_CLIENTS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), 0);
 /// Between two bytes of a slow client.
 const SLOW: Duration = Duration::from_millis(500);
-/// Between two requests of the hostile user himself.
+/// Between two requests of the other client.
 const ASK_PAUSE: Duration = Duration::from_millis(20);
 /// Until the server answers.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -73,7 +73,7 @@ impl Web {
     }
 
     /// So many connections to each door, on which this is sent, and then a byte now and then; nothing is read. What
-    /// stands of them in the end, and what the hostile user himself gets meanwhile.
+    /// stands of them in the end, and what another client gets meanwhile.
     async fn hold(&self, count: usize, first: Vec<u8>, drip: &'static [u8]) -> Result<String> {
         let mut holding = JoinSet::new();
         for address in [&self.gateway, &self.port] {
@@ -88,15 +88,16 @@ impl Web {
         while holding.try_join_next().is_some() {
             stand -= 1;
         }
-        Ok(format!("{stand} of {} stand; its user: {answers}", 2 * count))
+        Ok(format!("{stand} of {} stand; another client: {answers}", 2 * count))
     }
 
-    /// What the hostile user himself gets, for as long as a flood takes.
+    /// What another client of the hostile user's server gets, for as long as a flood takes. By the gateway: to what is
+    /// behind a node port all clients of this machine are one.
     async fn asked(&self) -> String {
         let mut answers = Answers::default();
         let begun = Instant::now();
         while begun.elapsed() < FLOOD {
-            let asked = timeout(Duration::from_secs(1), ask(&self.port, NAME));
+            let asked = timeout(Duration::from_secs(1), ask(&self.gateway, NAME));
             answers.add(asked.await.context("no answer").and_then(|it| it));
             sleep(ASK_PAUSE).await;
         }
@@ -202,5 +203,5 @@ pub async fn from_a_pod(stage: Stage) -> Result<String> {
     let rest = stage.client.rest().await?;
     stage.start(&rest, "silent", container(&["silent", "web:80", "1500"])).await?;
     let own = web.asked().await;
-    Ok(format!("its user: {own}{}", stage.said(&rest, "silent").await?))
+    Ok(format!("another client: {own}{}", stage.said(&rest, "silent").await?))
 }

@@ -1,8 +1,8 @@
 //! Which backend a host and path lead to.
 
 use crate::model::{Backend, IngressEntry, IngressPath, PathKind};
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound::{Included, Unbounded};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 /// The rules of all Ingresses, ready to be asked.
 #[derive(Debug, Default)]
@@ -30,19 +30,16 @@ struct Rest {
     default: Option<Target>,
 }
 
-/// The paths of one host. However many somebody has written for it, a request looks at few.
+/// The paths of one host. However many somebody has written for it, and however they are nested, a request costs what
+/// its own path is long.
 #[derive(Debug, Default)]
 struct Paths {
     exact: HashMap<String, Target>,
-    /// Without the slashes at their ends.
-    prefixes: BTreeMap<String, Prefix>,
-}
-
-#[derive(Debug)]
-struct Prefix {
-    target: Target,
-    /// The longest other prefix that this one begins with.
-    within: Option<String>,
+    /// Without the slashes at their ends, by their hashes.
+    prefixes: HashMap<u64, Vec<(String, Target)>>,
+    hashing: RandomState,
+    /// Elements of the prefix that has most.
+    deepest: usize,
 }
 
 /// A backend and the namespace it is in.
@@ -82,9 +79,6 @@ impl Router {
                 }
             }
         }
-        let hosts = router.exact.values_mut().chain(router.wildcard.values_mut()).map(|host| &mut host.paths);
-        let rests = router.own_rests.values_mut().chain([&mut router.rest]).map(|rest| &mut rest.any);
-        hosts.chain(rests).for_each(Paths::nest);
         router
     }
 
@@ -155,23 +149,26 @@ impl Paths {
                 self.exact.entry(path.to_owned()).or_insert(target);
             }
             PathKind::Prefix | PathKind::ImplementationSpecific => {
-                let path = path.trim_end_matches('/').to_owned();
-                self.prefixes.entry(path).or_insert(Prefix { target, within: None });
+                let path = path.trim_end_matches('/');
+                let Some((elements, hash)) = self.hashes(path).enumerate().last() else { return };
+                self.deepest = self.deepest.max(elements);
+                let alike = self.prefixes.entry(hash.1).or_default();
+                if alike.iter().all(|(other, _)| other != path) {
+                    alike.push((path.to_owned(), target));
+                }
             }
         }
     }
 
-    /// Finds for each prefix the longest other that it begins with. In order, that one is among those that were met
-    /// before and not left again.
-    fn nest(&mut self) {
-        let mut open: Vec<String> = Vec::new();
-        for (path, prefix) in &mut self.prefixes {
-            while open.last().is_some_and(|outer| !path.starts_with(outer.as_str())) {
-                open.pop();
-            }
-            prefix.within = open.last().cloned();
-            open.push(path.clone());
-        }
+    /// Where each prefix of the path ends, element by element, with its hash.
+    fn hashes<'a>(&'a self, path: &'a str) -> impl Iterator<Item = (usize, u64)> + 'a {
+        let starts = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+        let (mut hasher, mut hashed) = (self.hashing.build_hasher(), 0);
+        starts.map(move |end| {
+            hasher.write(&path.as_bytes()[hashed..end]);
+            hashed = end;
+            (end, hasher.finish())
+        })
     }
 
     /// The longest path that matches: an exact one is never shorter than a prefix, and comes before it.
@@ -179,17 +176,13 @@ impl Paths {
         self.exact.get(path).or_else(|| self.longest(path))
     }
 
-    /// The longest prefix, element by element. Whatever the path begins with, what is next before it in order begins
-    /// with too.
+    /// The longest prefix, element by element.
     fn longest(&self, path: &str) -> Option<&Target> {
-        let (mut at, mut prefix) = self.prefixes.range::<str, _>((Unbounded, Included(path))).next_back()?;
-        loop {
-            let rest = path.strip_prefix(at.as_str());
-            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
-                return Some(&prefix.target);
-            }
-            (at, prefix) = self.prefixes.get_key_value(prefix.within.as_ref()?)?;
-        }
+        let ends: Vec<(usize, u64)> = self.hashes(path).take(self.deepest + 1).collect();
+        ends.iter().rev().find_map(|(end, hash)| {
+            let alike = self.prefixes.get(hash)?.iter();
+            alike.filter(|(prefix, _)| *prefix == path[..*end]).map(|(_, target)| target).next()
+        })
     }
 }
 
@@ -338,6 +331,25 @@ mod tests {
         ] {
             assert_eq!(route(host, path), service, "{host}{path}");
         }
+    }
+
+    #[test]
+    fn nested_prefixes_cost_nobody_time() {
+        let deep = |at: usize| path(&"/a".repeat(at), PathKind::Prefix, "deep");
+        let long = |at: usize| path(&format!("/{}", "a".repeat(at)), PathKind::Prefix, "long");
+        let paths = (1..4_000).map(deep).chain((1..4_000).map(long)).collect();
+        let entry = IngressEntry { rules: vec![rule(None, paths)], ..IngressEntry::default() };
+        let router = Router::build(vec![entry]);
+        let begun = std::time::Instant::now();
+        for _ in 0..100_000 {
+            assert_eq!(router.route("h", "/b"), None);
+        }
+        for at in (1..4_000).step_by(40) {
+            let asked = format!("{}/b", "/a".repeat(at));
+            assert_eq!(router.route("h", &asked).map(|target| &*target.backend.service), Some("deep"));
+        }
+        // Each step through what is nested takes some tens of nanoseconds, of which there would be some 800 million.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(8), "{:?}", begun.elapsed());
     }
 
     /// As documented, rule by rule.
