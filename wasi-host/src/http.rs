@@ -278,7 +278,7 @@ impl Server {
         let reason = exit.to_string();
         tracing::debug!(container = self.sandbox.name, reason, "request failed");
         // A full log sink loses this line; the caller has the reason too.
-        self.sandbox.grants.stderr.write(format!("request failed: {reason}\n").as_bytes());
+        self.sandbox.grants.stderr.write(format!("request failed: {}\n", one_line(&reason)).as_bytes());
         match exit {
             Exit::LimitExceeded { .. } => {
                 self.sandbox.fail(exit);
@@ -399,6 +399,21 @@ fn complete(request: Request<HttpBody>, hostname: &str) -> Result<Request<WasiBo
     Ok(Request::from_parts(parts, body))
 }
 
+/// What a guest chose of it, a function's name perhaps, begins no line of its own.
+fn one_line(text: &str) -> String {
+    text.lines().collect::<Vec<_>>().join(" | ").replace('\r', " ")
+}
+
 fn unavailable(reason: &str) -> HttpError {
     HttpError::Unavailable { reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_one_line_whatever_names_are_in_it() {
+        assert_eq!(one_line("trapped at a\r\nb\rc\n"), "trapped at a | b c");
+    }
 }

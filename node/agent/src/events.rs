@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 /// The component that clients look for in events of pods.
 const COMPONENT: &str = "kubelet";
 
+/// Bytes of a message, as Kubernetes' recorders cut them: some hold what a pod's spec or a guest chose.
+const MESSAGE_BYTES_MAX: usize = 1024;
+
 pub fn event(pod: &Pod, record: &EventRecord, node: &str, now: Timestamp) -> Value {
     let time = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let mut involved = json!({
@@ -27,7 +30,7 @@ pub fn event(pod: &Pod, record: &EventRecord, node: &str, now: Timestamp) -> Val
         "involvedObject": involved,
         "type": if record.warning { "Warning" } else { "Normal" },
         "reason": record.reason,
-        "message": record.message,
+        "message": cut(&record.message),
         "source": { "component": COMPONENT, "host": node },
         "reportingComponent": COMPONENT,
         "reportingInstance": node,
@@ -35,4 +38,27 @@ pub fn event(pod: &Pod, record: &EventRecord, node: &str, now: Timestamp) -> Val
         "lastTimestamp": time,
         "count": 1,
     })
+}
+
+/// The message, no longer than may be.
+fn cut(message: &str) -> String {
+    const MARK: &str = " ...";
+    if message.len() <= MESSAGE_BYTES_MAX {
+        return message.to_owned();
+    }
+    let end = message.floor_char_boundary(MESSAGE_BYTES_MAX - MARK.len());
+    format!("{}{MARK}", &message[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_no_longer_than_may_be() {
+        assert_eq!(cut("whole"), "whole");
+        let long = cut(&"\u{e4}".repeat(MESSAGE_BYTES_MAX));
+        assert!(long.len() <= MESSAGE_BYTES_MAX && long.ends_with("\u{e4} ..."), "{long}");
+        assert_eq!(cut(&"x".repeat(MESSAGE_BYTES_MAX)).len(), MESSAGE_BYTES_MAX);
+    }
 }
