@@ -278,6 +278,7 @@ impl From<NodeError> for ApiError {
         match error {
             NodeError::Unreachable { .. } => ApiError::Internal(text),
             NodeError::NotFound(_) | NodeError::Waiting(_) => ApiError::BadRequest(text),
+            NodeError::TooMany => ApiError::TooManyRequests,
             NodeError::Other(_) => ApiError::Internal(text),
         }
     }

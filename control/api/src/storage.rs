@@ -102,6 +102,9 @@ pub enum NodeError {
     /// The container has not started.
     #[error("{0}")]
     Waiting(String),
+    /// The node's logs have too many readers, or this pod's have.
+    #[error("too many logs of the node are being read")]
+    TooMany,
     /// Anything else, in words for the user.
     #[error("{0}")]
     Other(String),

@@ -60,6 +60,7 @@ pub fn to_status(error: NodeError) -> Status {
         NodeError::Unreachable { reason, .. } => Status::unavailable(reason),
         NodeError::NotFound(message) => Status::not_found(message),
         NodeError::Waiting(message) => Status::failed_precondition(message),
+        NodeError::TooMany => Status::resource_exhausted(error.to_string()),
         NodeError::Other(message) => Status::unknown(message),
     }
 }
@@ -70,6 +71,7 @@ fn from_status(node: &str, status: &Status) -> NodeError {
         Code::NotFound => NodeError::NotFound(message),
         Code::FailedPrecondition => NodeError::Waiting(message),
         Code::Unavailable => NodeError::Unreachable { node: node.into(), reason: message },
+        Code::ResourceExhausted => NodeError::TooMany,
         _ => NodeError::Other(message),
     }
 }

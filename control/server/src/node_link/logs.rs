@@ -21,6 +21,10 @@ use super::{down::WeakDown, links::Links};
 /// Log streams of one node at a time.
 const REQUESTS_MAX: usize = 256;
 
+/// What the readers of one pod's logs may have of those that are free. However many read the logs of some pods, another's
+/// can be read.
+const POD_PART: usize = 4;
+
 /// Chunks of one stream that may be on their way or wait for their reader, where the node sends no more than it is granted.
 const CHUNKS_GRANTED: u32 = 16;
 
@@ -67,6 +71,7 @@ struct Readers {
 }
 
 struct Reader {
+    pod_uid: String,
     chunks: mpsc::Sender<Chunk>,
     /// That wait.
     bytes: usize,
@@ -164,12 +169,15 @@ impl Links {
             if readers.closed {
                 return Err(unreachable(LINK_ENDED));
             }
-            if readers.by_request.len() >= REQUESTS_MAX {
-                return Err(NodeError::Other(format!("node {node} serves too many logs at present")));
+            let free = REQUESTS_MAX.saturating_sub(readers.by_request.len());
+            let of_pod = readers.by_request.values().filter(|reader| reader.pod_uid == pod_uid).count();
+            if of_pod >= free / POD_PART {
+                return Err(NodeError::TooMany);
             }
             readers.last += 1;
             let request = readers.last;
-            readers.by_request.insert(request, Reader { chunks: reader, bytes: 0 });
+            let reader = Reader { pod_uid: pod_uid.to_owned(), chunks: reader, bytes: 0 };
+            readers.by_request.insert(request, reader);
             request
         };
         let options_json =
@@ -302,6 +310,28 @@ mod tests {
             links.logs("n1", "uid", LogOptions::default()).await,
             Err(NodeError::Unreachable { .. })
         ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readers_of_some_pods_leave_others_theirs() {
+        let links = Links::default();
+        links.open(&View::default());
+        let (down, mut messages) = down::channel();
+        let _session = links.begin("n1", &down, true).unwrap();
+        let _taking = tokio::spawn(async move { while messages.next().await.is_some() {} });
+        let mut open = Vec::new();
+        for pod in 0..16 {
+            loop {
+                match links.logs("n1", &format!("pod-{pod}"), LogOptions::default()).await {
+                    Ok(log) => open.push(log),
+                    Err(error) => break assert!(matches!(error, NodeError::TooMany), "{error}"),
+                }
+            }
+        }
+        assert!(open.len() > REQUESTS_MAX / 2, "{}", open.len());
+        open.push(links.logs("n1", "another", LogOptions::default()).await.unwrap());
+        open.clear();
+        links.logs("n1", "pod-0", LogOptions::default()).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
