@@ -12,6 +12,7 @@ mod convert;
 mod listing;
 mod p2;
 mod p3;
+mod reserve;
 mod transfer;
 
 #[cfg(test)]
@@ -29,6 +30,8 @@ use wasmtime_wasi::{FsPerms, OpenMode, WasiCtx, p2 as wasi2, p3 as wasi3};
 use crate::ledger::{self, Charge, Holding};
 use crate::pool::{Call, NotDone, Pool};
 use crate::shares::Holder;
+use reserve::ENTRY_BYTES;
+pub(crate) use reserve::Reserve;
 
 /// Calls of all guests that run at once: a pod has at most a third of them, a namespace half.
 pub(crate) const CALLS_MAX: usize = 64;
@@ -51,11 +54,18 @@ pub(crate) struct Account {
     holder: Holder,
     /// What the container has the host hold: open files, and bytes on their way.
     ledger: Arc<ledger::Account>,
+    /// What is left of the disk.
+    reserve: Arc<Reserve>,
 }
 
 impl Account {
-    pub(crate) fn new(pool: Arc<Pool>, holder: Holder, ledger: Arc<ledger::Account>) -> Arc<Self> {
-        Arc::new(Self { pool, holder, ledger })
+    pub(crate) fn new(
+        pool: Arc<Pool>,
+        holder: Holder,
+        ledger: Arc<ledger::Account>,
+        reserve: Arc<Reserve>,
+    ) -> Arc<Self> {
+        Arc::new(Self { pool, holder, ledger, reserve })
     }
 
     /// The charge for one more open file. WASI has no error for too many: it is told as a want of memory, of the kernel's.

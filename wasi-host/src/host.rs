@@ -20,7 +20,8 @@ use crate::seats::Seats;
 /// How a host is made.
 #[derive(Debug, Clone, Default)]
 pub struct HostConfig {
-    /// Where compiled components are kept; made (0700) where it does not exist. Must be this user's alone.
+    /// Where compiled components are kept; made (0700) where it does not exist. Must be this user's alone. Guests leave a
+    /// part of the file system that it is on free.
     pub cache_dir: PathBuf,
     /// Threads that run guests; 0 is one a core.
     pub guest_threads: usize,
@@ -86,6 +87,7 @@ pub(crate) struct Inner {
     pub(crate) ledger: Ledger,
     /// Where guests' file calls are done.
     pub(crate) files: Arc<Pool>,
+    pub(crate) reserve: Arc<files::Reserve>,
     pub(crate) runtime: tokio::runtime::Handle,
 }
 
@@ -110,8 +112,11 @@ impl Host {
         let bounds = NodeBounds::of(machine, memory, open_files, engines.instances_max);
         tracing::info!(threads, instances = engines.instances_max, ?bounds, "sandbox ready");
         let ledger = Ledger::new(bounds);
+        let reserve = Arc::new(files::Reserve::at(config.cache_dir));
         let files = Pool::new("guest-files", files::CALLS_MAX, files::THREAD_NICE);
-        Ok(Host { inner: Arc::new(Inner { engines, artifacts, executor, seats, ledger, files, runtime }) })
+        Ok(Host {
+            inner: Arc::new(Inner { engines, artifacts, executor, seats, ledger, files, reserve, runtime }),
+        })
     }
 
     /// Makes a file ready to run: compiled, or loaded from the cache, and linked.

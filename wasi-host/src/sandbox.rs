@@ -212,8 +212,12 @@ impl Pod {
         let account = pod.account.container(spec.limits.memory_bytes);
         let stop = CancellationToken::new();
         let holder = pod.namespace.holder().clone();
-        let mut files =
-            Files::new(files::Account::new(Arc::clone(&pod.host.files), holder, Arc::clone(&account)));
+        let mut files = Files::new(files::Account::new(
+            Arc::clone(&pod.host.files),
+            holder,
+            Arc::clone(&account),
+            Arc::clone(&pod.host.reserve),
+        ));
         mounts.into_iter().for_each(|mount| mount.mount(&mut files));
         let grants = Grants {
             args: spec.args.clone(),

@@ -13,7 +13,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 };
 use wasmtime_wasi::p2::{FsError, FsResult};
 
-use super::{Files, OpenDescriptor, Opened, fitting, not_done, now};
+use super::{ENTRY_BYTES, Files, OpenDescriptor, Opened, fitting, not_done, now};
 
 /// What wasmtime-wasi's functions are called with.
 struct Blocking {
@@ -36,6 +36,20 @@ impl Blocking {
 }
 
 impl Files {
+    /// A call that takes so much of the disk.
+    async fn grow<R: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce(&mut Blocking) -> FsResult<R> + Send + 'static,
+    ) -> FsResult<R> {
+        let reserve = Arc::clone(&self.account.reserve);
+        self.call(move |to| {
+            reserve.admit(bytes)?;
+            work(to)
+        })
+        .await
+    }
+
     async fn call<R: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Blocking) -> FsResult<R> + Send + 'static,
@@ -94,7 +108,7 @@ impl Files {
     }
 
     pub(super) async fn set_size(&self, on: OpenDescriptor, size: u64) -> FsResult<()> {
-        self.call(move |to| {
+        self.grow(ENTRY_BYTES, move |to| {
             let on = to.handle(&on)?;
             now(to.view().set_size(on, size))
         })
@@ -139,7 +153,7 @@ impl Files {
 
     pub(super) async fn write(&self, on: OpenDescriptor, bytes: Vec<u8>, offset: u64) -> FsResult<u64> {
         let charge = self.account.hold(bytes.len())?;
-        self.call(move |to| {
+        self.grow(bytes.len(), move |to| {
             let _charge = charge;
             let on = to.handle(&on)?;
             now(to.view().write(on, bytes, offset))
@@ -149,7 +163,7 @@ impl Files {
 
     pub(super) async fn create_directory_at(&self, on: OpenDescriptor, path: String) -> FsResult<()> {
         let path = fitting(path)?;
-        self.call(move |to| {
+        self.grow(ENTRY_BYTES, move |to| {
             let on = to.handle(&on)?;
             now(to.view().create_directory_at(on, path))
         })
@@ -186,7 +200,7 @@ impl Files {
         (other, to_path): (OpenDescriptor, String),
     ) -> FsResult<()> {
         let (path, to_path) = (fitting(path)?, fitting(to_path)?);
-        self.call(move |to| {
+        self.grow(ENTRY_BYTES, move |to| {
             let (on, other) = (to.handle(&on)?, to.handle(&other)?);
             now(to.view().link_at(on, flags, path, other, to_path))
         })
@@ -218,6 +232,9 @@ impl Files {
         let account = Arc::clone(&self.account);
         let charge = account.one_more()?;
         self.call(move |to| {
+            if open_flags.contains(OpenFlags::CREATE) {
+                account.reserve.admit(ENTRY_BYTES)?;
+            }
             let on = to.handle(&on)?;
             let opened = now(to.view().open_at(on, path_flags, path, open_flags, flags))?;
             Ok(Arc::new(Opened::new(to.table.delete(opened)?, &account, Some(charge))))
@@ -246,7 +263,7 @@ impl Files {
     pub(super) async fn symlink_at(&self, on: OpenDescriptor, path: String, link: String) -> FsResult<()> {
         let path = fitting(path)?;
         let link = fitting(link)?;
-        self.call(move |to| {
+        self.grow(ENTRY_BYTES, move |to| {
             let on = to.handle(&on)?;
             now(to.view().symlink_at(on, path, link))
         })

@@ -59,6 +59,7 @@ pub(super) fn read(
 /// Writes all of `bytes`.
 pub(super) fn write(opened: &OpenDescriptor, mut bytes: Bytes, mut place: Place) -> io::Result<()> {
     let file = file(opened)?;
+    opened.account.reserve.admit(bytes.len()).map_err(|_| Errno::NOSPC)?;
     while !bytes.is_empty() {
         let written = match place {
             Place::At(offset) => file.write_at(&bytes, offset),

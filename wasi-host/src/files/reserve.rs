@@ -1,0 +1,128 @@
+//! The part of the disk that guests leave to the node.
+//!
+//! Guests' files share a file system with logs, artifacts, what the node has to remember and, under `coracle up`, the
+//! control plane's log. Where little of it is left, whatever would take more is refused to guests, as on a full disk, and
+//! the others go on. What frees space is never refused.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
+
+/// The part of the disk's bytes and inodes that guests leave free, and within what bounds that is, in bytes.
+const PART: u64 = 20;
+const BYTES_MIN: u64 = 32 << 20;
+const BYTES_MAX: u64 = 1 << 30;
+
+/// How long, and for how many bytes, what was seen of the disk is believed.
+const BELIEVED_FOR: Duration = Duration::from_millis(50);
+const BELIEVED_BYTES: u64 = 4 << 20;
+
+/// Bytes that making an entry of a directory counts as.
+pub(super) const ENTRY_BYTES: usize = 4 << 10;
+
+/// What a file system has, and what is free of it for others than root.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Space {
+    pub(super) bytes: u64,
+    pub(super) bytes_free: u64,
+    /// Zero where the file system has no number of them.
+    pub(super) inodes: u64,
+    pub(super) inodes_free: u64,
+}
+
+impl Space {
+    fn of(path: &Path) -> Option<Space> {
+        let found = rustix::fs::statvfs(path).ok()?;
+        Some(Space {
+            bytes: found.f_blocks.saturating_mul(found.f_frsize),
+            bytes_free: found.f_bavail.saturating_mul(found.f_frsize),
+            inodes: found.f_files,
+            inodes_free: found.f_favail,
+        })
+    }
+
+    fn is_short(&self) -> bool {
+        // Of a tiny disk half is all that can be asked for.
+        let reserve = (self.bytes / PART).clamp(BYTES_MIN, BYTES_MAX).min(self.bytes / 2);
+        self.bytes_free < reserve || (self.inodes > 0 && self.inodes_free < self.inodes / PART)
+    }
+}
+
+/// Watches the file system of guests' files.
+pub(crate) struct Reserve {
+    look: Box<dyn Fn() -> Option<Space> + Send + Sync>,
+    looked: Mutex<Option<Instant>>,
+    /// Bytes that were taken since.
+    taken: AtomicU64,
+    is_short: AtomicBool,
+}
+
+impl Reserve {
+    /// Of the file system that `path` is on. One that cannot be asked has no bound.
+    pub(crate) fn at(path: PathBuf) -> Reserve {
+        Reserve::with(move || Space::of(&path))
+    }
+
+    pub(super) fn with(look: impl Fn() -> Option<Space> + Send + Sync + 'static) -> Reserve {
+        let (looked, taken, is_short) = Default::default();
+        Reserve { look: Box::new(look), looked, taken, is_short }
+    }
+
+    /// Whether a guest may take so many bytes more. It may ask the file system, and so block.
+    pub(super) fn admit(&self, bytes: usize) -> Result<(), ErrorCode> {
+        let taken = self.taken.fetch_add(bytes as u64, Ordering::Relaxed).saturating_add(bytes as u64);
+        // Whoever finds it taken goes by what another is just replacing.
+        if let Some(mut looked) = self.looked.try_lock()
+            && (taken > BELIEVED_BYTES || looked.is_none_or(|then| then.elapsed() > BELIEVED_FOR))
+        {
+            self.taken.store(0, Ordering::Relaxed);
+            self.is_short.store((self.look)().is_some_and(|space| space.is_short()), Ordering::Relaxed);
+            *looked = Some(Instant::now());
+        }
+        if self.is_short.load(Ordering::Relaxed) { Err(ErrorCode::InsufficientSpace) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_part_of_the_disk_is_left_whatever_guests_take() {
+        let free = Arc::new(AtomicU64::new(1 << 30));
+        let left = Arc::clone(&free);
+        let reserve = Reserve::with(move || {
+            let bytes_free = left.load(Ordering::Relaxed);
+            Some(Space { bytes: 10 << 30, bytes_free, inodes: 0, inodes_free: 0 })
+        });
+        let mut taken = 0;
+        while reserve.admit(64 << 10).is_ok() {
+            free.fetch_sub(64 << 10, Ordering::Relaxed);
+            taken += 64 << 10;
+        }
+        let kept = free.load(Ordering::Relaxed);
+        let least = (512 << 20) - BELIEVED_BYTES - (64 << 10);
+        assert!((least..512 << 20).contains(&kept), "{kept} after {taken}");
+        // It is seen when somebody frees some.
+        free.store(2 << 30, Ordering::Relaxed);
+        while reserve.admit(64 << 10).is_err() {}
+        // A file system that says nothing has no bound.
+        assert_eq!(Reserve::with(|| None).admit(usize::MAX), Ok(()));
+    }
+
+    #[test]
+    fn bytes_and_inodes_run_short() {
+        let space = |bytes, bytes_free, inodes, inodes_free| Space { bytes, bytes_free, inodes, inodes_free };
+        assert!(!space(1 << 40, 2 << 30, 1000, 60).is_short());
+        assert!(space(1 << 40, (1 << 30) - 1, 1000, 60).is_short());
+        assert!(space(1 << 40, 2 << 30, 1000, 49).is_short());
+        assert!(!space(200 << 20, 33 << 20, 0, 0).is_short());
+        assert!(space(200 << 20, 31 << 20, 0, 0).is_short());
+        assert!(!space(10 << 20, 6 << 20, 0, 0).is_short());
+    }
+}
