@@ -188,11 +188,13 @@ mod tests {
 
     use super::*;
 
-    /// Occupies both places of a namespace until it is told to end.
+    /// Occupies one of a namespace's places until it is told to end.
     fn busy(pool: &Pool, namespace: &str) -> (std::sync::mpsc::Sender<()>, crate::pool::Call<()>) {
         let (end, ended) = std::sync::mpsc::channel();
         let holder = Holder { namespace: namespace.into(), pod: None };
-        let call = pool.call(&holder, move || drop(ended.recv()));
+        let call = pool.call(&holder, move || {
+            let _ = ended.recv();
+        });
         (end, call)
     }
 
