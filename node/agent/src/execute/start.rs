@@ -26,11 +26,12 @@ impl Executor {
         let (sandbox, context) = (runtime.pod.clone(), self.context.clone());
         let ending = runtime.ending.clone();
         let folders = (self.volumes_dir(&at.uid), self.workshop.folders.clone());
+        let told = self.context.network.told();
         tokio::spawn(async move {
             let events = context.events.clone();
             let of = at.clone();
             let starting = guarded(async move {
-                let ready = ending.run_until_cancelled(ready(&context, &pod, &plan)).await;
+                let ready = ending.run_until_cancelled(ready(&context, &pod, &plan, told)).await;
                 let artifact = ready.unwrap_or_else(|| Err(create(POD_ENDS.to_owned())))?;
                 start(&context, sandbox, &of, &pod, plan, artifact, folders).await
             });
@@ -99,14 +100,21 @@ fn create(message: String) -> StartFailure {
     StartFailure::Fault { reason: CREATE_FAILED, message }
 }
 
-/// Waits for the container's component. Leaves nothing behind when it is given up.
-async fn ready(context: &Context, pod: &Pod, plan: &StartPlan) -> Result<Arc<Artifact>, StartFailure> {
+/// Waits for the container's component, and until the network knows of its namespace. Leaves nothing behind when it is given up.
+async fn ready(
+    context: &Context,
+    pod: &Pod,
+    plan: &StartPlan,
+    told: impl Future<Output = ()>,
+) -> Result<Arc<Artifact>, StartFailure> {
     let path = context
         .artifacts
         .path(&plan.image_id)
         .ok_or_else(|| create(format!("the image {} is not on this node any more", plan.image_id)))?;
     let artifact = context.host.prepare(&path, &pod.metadata.namespace).await;
-    artifact.map_err(|error| create(error.to_string()))
+    let artifact = artifact.map_err(|error| create(error.to_string()))?;
+    told.await;
+    Ok(artifact)
 }
 
 /// Starts it in the namespace's turn: there is no line before that one, in which another namespace could stand.
