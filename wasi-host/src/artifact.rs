@@ -9,6 +9,7 @@ mod cache;
 mod child;
 mod compile;
 mod confine;
+mod desk;
 mod error;
 mod failures;
 mod inspect;
@@ -19,7 +20,6 @@ mod verdict;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,11 +34,14 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use crate::HostError;
+use crate::digests::{DigestError, Digests};
 use crate::engine::{self, Engines, WasiVersion, compatibility};
 use crate::linker::{self, State};
+use crate::pool::{NotDone, Pool};
 
 use cache::DiskCache;
 use compile::Compiler;
+use desk::Desk;
 use failures::Failures;
 use inspect::Kind;
 use turns::{Job, Turns, Waiting};
@@ -53,11 +56,13 @@ const WASM_BYTES_MAX: u64 = 256 << 20;
 /// Artifacts kept ready in memory beyond those that containers use.
 const READY_MAX: usize = 512;
 
-/// Files whose digests are remembered.
-const KNOWN_FILES_MAX: usize = 4096;
+/// Files that are hashed, and components that are loaded and linked, at once: they are read whole. A namespace has at
+/// most half of them.
+const LOADS_MAX: usize = 4;
 
-/// Bytes of a file that are hashed at once.
-const PIECE_BYTES: usize = 256 << 10;
+/// Files that are read and written for compiles at once. There are no more compiles than
+/// [`turns`] lets run; what else is here was given up and ends by itself.
+const COMPILE_FILES_MAX: usize = 8;
 
 /// How a component is run, decided by what it exports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +132,11 @@ pub(crate) struct Artifacts {
     turns: Arc<Turns>,
     failures: Failures,
     shelf: Mutex<Shelf>,
-    known_files: Mutex<HashMap<PathBuf, KnownFile>>,
+    digests: Arc<Digests>,
+    /// Where components are loaded and linked.
+    loads: Arc<Pool>,
+    /// Where a compile's files are read and written. Not in the line for the former: others wait for its turn.
+    files: Arc<Pool>,
     compiled: AtomicU64,
 }
 
@@ -144,24 +153,27 @@ struct Ready {
     artifact: Arc<Artifact>,
     /// The smallest goes first.
     used: u64,
+    /// The same by the clock.
+    used_at: SystemTime,
 }
 
-type Outcome = Result<Arc<Artifact>, PrepareError>;
+/// Whether a component was compiled.
+type Outcome = Result<(), PrepareError>;
 
-/// An artifact in the making. It ends with the last one that waits for it.
+/// A component that is compiled. It ends with the last one that waits for it.
 struct Making {
     outcome: WeakShared<BoxFuture<'static, Outcome>>,
     job: Arc<Job>,
 }
 
-/// One that waits for an artifact. Fields are dropped in this order.
+/// One that waits for a compile. Fields are dropped in this order.
 struct Waiter {
     outcome: Shared<BoxFuture<'static, Outcome>>,
     _waiting: Waiting,
     _leaving: Leaving,
 }
 
-/// Takes the artifact off the shelf where it is in the making for nobody.
+/// Takes the compile off the shelf where nobody waits for it.
 struct Leaving {
     artifacts: Arc<Artifacts>,
     digest: String,
@@ -176,12 +188,6 @@ impl Drop for Leaving {
     }
 }
 
-/// The digest of a file that has not changed since.
-struct KnownFile {
-    identity: (u64, u64, SystemTime),
-    digest: String,
-}
-
 impl Artifacts {
     /// `compiler` is a binary with the subcommand `compile-component`, or none to compile in this process.
     pub(crate) fn new(
@@ -191,6 +197,7 @@ impl Artifacts {
     ) -> Result<Artifacts, HostError> {
         let wrong = |error: wasmtime::Error| HostError::Engine { message: format!("{error:#}") };
         let compiling = [engines.p2.clone(), engines.p3.clone()];
+        let loads = Pool::new("component-loads", LOADS_MAX, 0);
         Ok(Artifacts {
             linker_p2: linker::linker(&engines.p2, WasiVersion::P2).map_err(wrong)?,
             linker_p3: linker::linker(&engines.p3, WasiVersion::P3).map_err(wrong)?,
@@ -201,7 +208,9 @@ impl Artifacts {
             turns: Arc::default(),
             failures: Failures::default(),
             shelf: Mutex::default(),
-            known_files: Mutex::new(HashMap::new()),
+            digests: Digests::new(Arc::clone(&loads), WASM_BYTES_MAX),
+            loads,
+            files: Pool::new("compile-files", COMPILE_FILES_MAX, 0),
             compiled: AtomicU64::new(0),
         })
     }
@@ -218,24 +227,45 @@ impl Artifacts {
     /// Artifacts in memory, those in the making among them, and files whose digests are remembered.
     pub(crate) fn held(&self) -> (usize, usize) {
         let shelf = self.shelf.lock();
-        (shelf.ready.len() + shelf.making.len(), self.known_files.lock().len())
+        (shelf.ready.len() + shelf.making.len(), self.digests.held())
     }
 
     /// See [`crate::Host::prepare`].
-    pub(crate) async fn prepare(self: &Arc<Self>, path: &Path, namespace: &str) -> Outcome {
-        let digest = self.identify(path).await?;
+    pub(crate) async fn prepare(
+        self: &Arc<Self>,
+        path: &Path,
+        namespace: &str,
+    ) -> Result<Arc<Artifact>, PrepareError> {
+        let namespace: Arc<str> = namespace.into();
+        let digest = self.digests.of(path, &namespace).await.map_err(|error| unidentified(error, path))?;
         if let Some(artifact) = self.shelf.lock().take(&digest) {
             return Ok(artifact);
         }
         if let Some(error) = self.failures.recall(&digest) {
             return Err(error);
         }
-        let mut waiter = self.join(digest, path, namespace)?;
-        (&mut waiter.outcome).await
+        if let Some(artifact) = self.load(&digest, &namespace).await? {
+            return Ok(artifact);
+        }
+        // It may have been compiled in vain meanwhile.
+        if let Some(error) = self.failures.recall(&digest) {
+            return Err(error);
+        }
+        let mut waiter = self.join(digest.clone(), path, &namespace)?;
+        (&mut waiter.outcome).await?;
+        drop(waiter);
+        self.load(&digest, &namespace).await?.ok_or_else(|| PrepareError::GivenUp {
+            message: "the compiled code could not be loaded".to_owned(),
+        })
     }
 
-    /// Waits for an artifact with those that wait already, or has it made.
-    fn join(self: &Arc<Self>, digest: String, path: &Path, namespace: &str) -> Result<Waiter, PrepareError> {
+    /// Waits for a compile with those that wait already, or has it made.
+    fn join(
+        self: &Arc<Self>,
+        digest: String,
+        path: &Path,
+        namespace: &Arc<str>,
+    ) -> Result<Waiter, PrepareError> {
         let mut shelf = self.shelf.lock();
         let under_way = shelf.making.get(&digest).and_then(|making| {
             let outcome = making.outcome.upgrade()?;
@@ -254,82 +284,85 @@ impl Artifacts {
         Ok(Waiter { outcome, _waiting: waiting, _leaving: leaving })
     }
 
-    /// The file's digest.
-    async fn identify(&self, path: &Path) -> Result<String, PrepareError> {
-        let failed = PrepareError::io("cannot read", path);
-        let metadata = tokio::fs::metadata(path).await.map_err(failed)?;
-        if metadata.len() > WASM_BYTES_MAX {
-            return Err(PrepareError::TooLarge { bytes: metadata.len(), limit: WASM_BYTES_MAX });
-        }
-        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        let identity = (metadata.ino(), metadata.len(), modified);
-        if let Some(known) = self.known_files.lock().get(path).filter(|known| known.identity == identity) {
-            return Ok(known.digest.clone());
-        }
-        let file = path.to_owned();
-        let digest =
-            blocking(move || digest_of(&file)).await.map_err(PrepareError::io("cannot read", path))?;
-        let mut known_files = self.known_files.lock();
-        if known_files.len() >= KNOWN_FILES_MAX {
-            known_files.clear();
-        }
-        known_files.insert(path.to_owned(), KnownFile { identity, digest: digest.clone() });
-        Ok(digest)
-    }
-
     async fn make(self: Arc<Self>, digest: String, path: PathBuf, job: Arc<Job>) -> Outcome {
-        let made = self.build(&digest, &path, &job).await;
-        match &made {
-            Ok(artifact) => {
-                self.failures.forget(&digest);
-                tracing::debug!(digest, entry = ?artifact.entry, "artifact ready");
-                self.shelf.lock().put(&digest, artifact);
-            }
-            Err(error) => self.failures.remember(&digest, error),
+        let made = self.compile(&digest, &path, &job).await;
+        if let Err(error) = &made {
+            self.failures.remember(&digest, error);
         }
         made
     }
 
-    async fn build(self: &Arc<Self>, digest: &str, path: &Path, job: &Job) -> Outcome {
-        let key = format!("{digest}-{}", self.compatibility);
-        let (kind, component) = match self.load(&key).await {
-            Some(loaded) => loaded,
-            None => {
-                self.compile(digest, &key, path, job).await?;
-                self.load(&key).await.ok_or_else(|| PrepareError::GivenUp {
-                    message: "the compiled code could not be loaded".to_owned(),
-                })?
-            }
-        };
-        let (artifacts, digest) = (Arc::clone(self), digest.to_owned());
-        // A stranger's types are compared with the host's.
-        let linked = blocking(move || {
-            let pre = artifacts.link(&component, kind)?;
-            Ok(Artifact { digest, entry: kind.entry, weight: engine::weight(&component), pre })
-        });
-        linked.await.map(Arc::new)
-    }
-
     /// Compiles the file into the cache when the job's turn has come; anew where it had to give up its place.
-    async fn compile(&self, digest: &str, key: &str, path: &Path, job: &Job) -> Result<(), PrepareError> {
-        let (kind, code) = loop {
+    async fn compile(self: &Arc<Self>, digest: &str, path: &Path, job: &Job) -> Result<(), PrepareError> {
+        let key = self.key(digest);
+        loop {
             let turn = job.turn().await;
+            let desk = Desk::new(&self.files, turn.namespace());
             let (file, expected) = (path.to_owned(), digest.to_owned());
-            // Not before, so that what waits takes no memory.
-            let wasm = blocking(move || read(&file, &expected)).await?;
-            tokio::select! {
-                compiled = self.compiler.compile(wasm, self.disk.scratch(key, "wasm")) => break compiled?,
-                () = turn.is_over() => tracing::debug!(digest, "a slow compile makes room for others"),
-            }
-        };
-        self.compiled.fetch_add(1, Ordering::Relaxed);
-        let (disk, key) = (self.disk.clone(), key.to_owned());
-        blocking(move || disk.admit(&key, kind, code)).await
+            let (disk, own) = (self.disk.clone(), key.clone());
+            // Not before, so that what waits takes no memory. Somebody may have had it compiled meanwhile.
+            let wasm =
+                desk.run(move || if disk.has(&own) { Ok(None) } else { read(&file, &expected).map(Some) });
+            let Some(wasm) = wasm.await? else { return Ok(()) };
+            let scratch = self.disk.scratch(&key, "wasm");
+            let (kind, code) = tokio::select! {
+                compiled = self.compiler.compile(wasm, scratch, &desk) => compiled?,
+                () = turn.is_over() => {
+                    tracing::debug!(digest, "a slow compile makes room for others");
+                    continue;
+                }
+            };
+            self.compiled.fetch_add(1, Ordering::Relaxed);
+            let (artifacts, own) = (Arc::clone(self), key.clone());
+            return desk
+                .run(move || {
+                    artifacts.disk.admit(&own, kind, code)?;
+                    let uses = artifacts.uses();
+                    artifacts.disk.evict(&own, &uses);
+                    Ok(())
+                })
+                .await;
+        }
     }
 
-    async fn load(self: &Arc<Self>, key: &str) -> Option<(Kind, Component)> {
-        let (artifacts, key) = (Arc::clone(self), key.to_owned());
-        blocking(move || artifacts.disk.load(&key, &artifacts.engines)).await
+    /// The name of a component's code in the cache.
+    fn key(&self, digest: &str) -> String {
+        format!("{digest}-{}", self.compatibility)
+    }
+
+    /// When what is in memory was used last, by its code's name in the cache; `None` is now.
+    fn uses(&self) -> HashMap<String, Option<SystemTime>> {
+        let shelf = self.shelf.lock();
+        let uses = shelf.ready.iter().map(|(digest, ready)| (self.key(digest), ready.last_use()));
+        uses.collect()
+    }
+
+    /// Loads and links compiled code, in the namespace's turn; `None` where there is none.
+    async fn load(
+        self: &Arc<Self>,
+        digest: &str,
+        namespace: &Arc<str>,
+    ) -> Result<Option<Arc<Artifact>>, PrepareError> {
+        let (artifacts, digest) = (Arc::clone(self), digest.to_owned());
+        Desk::new(&self.loads, namespace).run(move || artifacts.load_now(digest)).await
+    }
+
+    fn load_now(&self, digest: String) -> Result<Option<Arc<Artifact>>, PrepareError> {
+        // Others may have waited for it before.
+        if let Some(artifact) = self.shelf.lock().take(&digest) {
+            return Ok(Some(artifact));
+        }
+        let Some((kind, component)) = self.disk.load(&self.key(&digest), &self.engines) else {
+            return Ok(None);
+        };
+        // A stranger's types are compared with the host's.
+        let pre = self.link(&component, kind).inspect_err(|error| self.failures.remember(&digest, error))?;
+        let weight = engine::weight(&component);
+        let artifact = Arc::new(Artifact { digest: digest.clone(), entry: kind.entry, weight, pre });
+        self.failures.forget(&digest);
+        tracing::debug!(digest, entry = ?kind.entry, "artifact ready");
+        self.shelf.lock().put(&digest, &artifact);
+        Ok(Some(artifact))
     }
 
     fn link(&self, component: &Component, kind: Kind) -> Result<Pre, PrepareError> {
@@ -358,17 +391,17 @@ impl Shelf {
     fn take(&mut self, digest: &str) -> Option<Arc<Artifact>> {
         self.uses += 1;
         let ready = self.ready.get_mut(digest)?;
-        ready.used = self.uses;
+        (ready.used, ready.used_at) = (self.uses, SystemTime::now());
         Some(Arc::clone(&ready.artifact))
     }
 
     fn put(&mut self, digest: &str, artifact: &Arc<Artifact>) {
         self.uses += 1;
-        self.making.remove(digest);
-        self.ready.insert(digest.to_owned(), Ready { artifact: Arc::clone(artifact), used: self.uses });
+        let ready = Ready { artifact: Arc::clone(artifact), used: self.uses, used_at: SystemTime::now() };
+        self.ready.insert(digest.to_owned(), ready);
         if self.ready.len() > READY_MAX {
             // What a container uses is held elsewhere too and stays.
-            let unused = self.ready.iter().filter(|(_, ready)| Arc::strong_count(&ready.artifact) == 1);
+            let unused = self.ready.iter().filter(|(_, ready)| !ready.is_in_use());
             if let Some(oldest) = unused.min_by_key(|(_, ready)| ready.used).map(|(digest, _)| digest.clone())
             {
                 self.ready.remove(&oldest);
@@ -377,15 +410,24 @@ impl Shelf {
     }
 }
 
-/// SHA-256 of a file, in hexadecimal.
-fn digest_of(path: &Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut piece = vec![0; PIECE_BYTES];
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok(hex::encode(hasher.finalize())),
-            read => hasher.update(&piece[..read]),
+impl Ready {
+    /// Some container has it.
+    fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.artifact) > 1
+    }
+
+    fn last_use(&self) -> Option<SystemTime> {
+        (!self.is_in_use()).then_some(self.used_at)
+    }
+}
+
+fn unidentified(error: DigestError, path: &Path) -> PrepareError {
+    match error {
+        DigestError::Io(source) => PrepareError::Io { what: "cannot read", path: path.to_owned(), source },
+        DigestError::TooLarge { bytes, limit } => PrepareError::TooLarge { bytes, limit },
+        DigestError::NotDone(NotDone::Full) => PrepareError::Busy,
+        DigestError::NotDone(NotDone::Lost) => {
+            PrepareError::GivenUp { message: "the file could not be read to its end".to_owned() }
         }
     }
 }
@@ -400,17 +442,5 @@ fn read(path: &Path, digest: &str) -> Result<Vec<u8>, PrepareError> {
         Ok(wasm)
     } else {
         Err(PrepareError::Changed { path: path.to_owned() })
-    }
-}
-
-/// Runs work that takes milliseconds or more where it holds nobody up.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down, and drops this future next.
-            Err(_) => std::future::pending().await,
-        },
     }
 }

@@ -9,6 +9,7 @@
 
 mod artifact;
 pub mod descriptors;
+pub mod digests;
 mod engine;
 mod executor;
 mod exit;

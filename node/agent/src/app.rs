@@ -30,7 +30,6 @@ use crate::{
     identity::Identity,
     link::FromLink,
     log_streams::LogStreams,
-    network::NetworkObjects,
     usage,
 };
 
@@ -38,8 +37,6 @@ use crate::{
 pub const EVENTS_MAX: usize = 4096;
 /// Events taken before the pods that they concern are looked at.
 const BATCH_MAX: usize = 256;
-/// Changes of the network within this time go to the fabric together.
-const NETWORK_SETTLES: Duration = Duration::from_millis(10);
 
 /// Everything that can happen to a node.
 #[derive(Debug)]
@@ -66,7 +63,6 @@ pub struct App {
     pub(crate) desired: Desired,
     pub(crate) observed: Observed,
     pub(crate) executor: Executor,
-    pub(crate) network: NetworkObjects,
     pub(crate) logs: LogStreams,
     /// Pods by namespace and name: a new uid under an old name replaces the old pod.
     pub(crate) names: BTreeMap<(String, String), PodUid>,
@@ -80,7 +76,6 @@ pub struct App {
     pub(crate) dirty: BTreeSet<PodUid>,
     pub(crate) wakes: Wakes,
     seats: Seats,
-    network_due: Option<Instant>,
     /// The longest that a pod may take to end when the node stops.
     stop_grace_max: Duration,
     /// What the cluster wanted last, until it says what it wants now, or it is clear that it says nothing.
@@ -106,7 +101,6 @@ impl App {
             desired: Desired::default(),
             observed,
             executor,
-            network: NetworkObjects::default(),
             logs,
             names: BTreeMap::new(),
             known: BTreeSet::new(),
@@ -116,7 +110,6 @@ impl App {
             dirty: BTreeSet::new(),
             wakes: Wakes::default(),
             seats,
-            network_due: None,
             stop_grace_max,
             last: Vec::new(),
             last_after: Duration::ZERO,
@@ -144,7 +137,6 @@ impl App {
                     }
                 }
                 () = sleep(wake), if wake.is_some() => self.wake(),
-                () = sleep_until(self.network_due), if self.network_due.is_some() => self.update_network(),
                 () = self.seats.changed() => self.seats_freed(),
                 () = sleep_until(tries), if tries.is_some() => self.try_for_seats(),
                 () = sleep_until(self.last_due), if self.last_due.is_some() => self.run_last(),
@@ -245,15 +237,6 @@ impl App {
             }
             Body::Welcome(_) | Body::Redirect(_) | Body::Acknowledged(_) => {}
         }
-    }
-
-    fn network_changed(&mut self) {
-        self.network_due.get_or_insert_with(|| Instant::now() + NETWORK_SETTLES);
-    }
-
-    fn update_network(&mut self) {
-        self.network_due = None;
-        self.executor.context().network.update(self.network.state());
     }
 
     fn report_usage(&mut self) {

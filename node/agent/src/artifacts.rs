@@ -14,19 +14,25 @@ use std::{
 };
 
 use coracle_core::{observe::Fetched, spec::PullPolicy};
+use coracle_wasi_host::{
+    digests::{DigestError, Digests},
+    pool::Pool,
+    shares::Holder,
+};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+use tokio_util::sync::CancellationToken;
 
 pub use reference::{ImageRef, InvalidImage, Name, parse};
 pub use registry::Registry;
 
 /// The largest artifact that is fetched, in bytes.
 pub const ARTIFACT_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Downloads at the same time.
+/// Downloads at the same time. A namespace has at most half of them.
 const DOWNLOADS_MAX: usize = 4;
-/// Bytes of a file that are hashed at once.
-const HASH_BYTES: usize = 64 * 1024;
+/// Local files that are hashed at the same time; the same.
+const HASHES_MAX: usize = 4;
 /// Pods that start together share one look at the registry: an answer this old is as good as a new one.
 const RESOLVED_FOR: Duration = Duration::from_secs(1);
 
@@ -99,24 +105,28 @@ pub struct Artifacts {
     known: Mutex<BTreeMap<String, Known>>,
     /// By image id: what a name meant when its container was told to start.
     files: Mutex<BTreeMap<String, PathBuf>>,
-    /// One pull of a name at a time.
+    /// One pull of a name at a time in each namespace: none waits in another's line.
     pulls: Pulls,
-    downloads: tokio::sync::Semaphore,
+    /// Threads of which each fetches, verifies and writes one file.
+    downloads: Arc<Pool>,
+    digests: Arc<Digests>,
 }
 
-type Pulls = Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>;
+/// (namespace, image)
+type PullKey = (Arc<str>, String);
+type Pulls = Mutex<BTreeMap<PullKey, Arc<tokio::sync::Mutex<()>>>>;
 
 /// The turn to pull a name. Out of the table when nobody waits for one any more, however the pull ended.
 struct PullTurn<'a> {
     pulls: &'a Pulls,
-    image: &'a str,
+    key: PullKey,
     lock: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl<'a> PullTurn<'a> {
-    fn of(pulls: &'a Pulls, image: &'a str) -> Self {
-        let lock = pulls.lock().entry(image.to_owned()).or_default().clone();
-        Self { pulls, image, lock }
+    fn of(pulls: &'a Pulls, key: PullKey) -> Self {
+        let lock = pulls.lock().entry(key.clone()).or_default().clone();
+        Self { pulls, key, lock }
     }
 }
 
@@ -125,7 +135,7 @@ impl Drop for PullTurn<'_> {
         let mut pulls = self.pulls.lock();
         // Nobody else waits: this one and the table hold it.
         if Arc::strong_count(&self.lock) == 2 {
-            pulls.remove(self.image);
+            pulls.remove(&self.key);
         }
     }
 }
@@ -162,7 +172,8 @@ impl Artifacts {
             known: Mutex::default(),
             files: Mutex::default(),
             pulls: Mutex::default(),
-            downloads: tokio::sync::Semaphore::new(DOWNLOADS_MAX),
+            downloads: Pool::new("downloads", DOWNLOADS_MAX, 0),
+            digests: Digests::new(Pool::new("image-digests", HASHES_MAX, 0), ARTIFACT_BYTES_MAX),
         })
     }
 
@@ -185,17 +196,19 @@ impl Artifacts {
         self.known.lock().insert(image.to_owned(), known);
     }
 
-    /// Makes an image present. `begun` is called where something has to be asked of a registry.
+    /// Makes an image present on account of `namespace`. `begun` is called where something has to be asked of a registry.
     pub async fn pull(
         &self,
         image: &str,
+        namespace: &str,
         policy: PullPolicy,
         begun: impl FnOnce(),
     ) -> Result<Present, PullError> {
         let parsed =
             parse(image).map_err(|source| PullError::InvalidName { image: image.to_owned(), source })?;
+        let namespace: Arc<str> = namespace.into();
         let name = match parsed {
-            ImageRef::Local(path) => return self.local(image, path).await,
+            ImageRef::Local(path) => return self.local(image, path, &namespace).await,
             ImageRef::Remote { registry, name } => {
                 let (image, repository) = (image.to_owned(), name.short());
                 return Err(PullError::Remote { image, registry, repository });
@@ -210,7 +223,7 @@ impl Artifacts {
         if policy == PullPolicy::Never {
             return Err(PullError::NeverPull { image: image.to_owned() });
         }
-        let turn = PullTurn::of(&self.pulls, image);
+        let turn = PullTurn::of(&self.pulls, (namespace.clone(), image.to_owned()));
         let _taken = turn.lock.lock().await;
         let recent = |known: &Known| known.resolved_at.is_some_and(|at| at.elapsed() < RESOLVED_FOR);
         let known = self.recall(image).filter(|known| fixed || recent(known));
@@ -218,7 +231,7 @@ impl Artifacts {
             Some(known) => Ok(Present { image_id: known.image_id, path: known.path, fetched: None }),
             None => {
                 begun();
-                match self.fetch(image, &name).await {
+                match self.fetch(image, &name, namespace).await {
                     // Without a control plane pods run on, and start again, with what there is.
                     Err(PullError::Unreachable { tried, .. }) if let Some(known) = self.recall(image) => {
                         tracing::warn!(
@@ -234,37 +247,60 @@ impl Artifacts {
         }
     }
 
-    async fn local(&self, image: &str, path: PathBuf) -> Result<Present, PullError> {
+    async fn local(&self, image: &str, path: PathBuf, namespace: &Arc<str>) -> Result<Present, PullError> {
         if !self.allow_local {
             return Err(PullError::LocalForbidden { image: image.to_owned() });
         }
-        let file = path.clone();
-        let digest = tokio::task::spawn_blocking(move || digest_of(&file)).await;
-        let digest = digest
-            .map_err(io::Error::other)
-            .and_then(|digest| digest)
-            .map_err(|source| PullError::Local { path: path.clone(), source })?;
+        let digest = self.digests.of(&path, namespace).await.map_err(|error| match error {
+            DigestError::Io(source) => {
+                PullError::Local { path: path.clone(), source: io::Error::new(source.kind(), source) }
+            }
+            DigestError::TooLarge { bytes: size, .. } => {
+                PullError::TooLarge { image: image.to_owned(), size }
+            }
+            DigestError::NotDone(why) => {
+                PullError::Local { path: path.clone(), source: io::Error::other(why) }
+            }
+        })?;
         let image_id = format!("{image}@sha256:{digest}");
         let known = Known { image_id: image_id.clone(), path: path.clone(), resolved_at: None };
         self.note(image, known);
         Ok(Present { image_id, path, fetched: None })
     }
 
-    async fn fetch(&self, image: &str, name: &Name) -> Result<Present, PullError> {
+    async fn fetch(&self, image: &str, name: &Name, namespace: Arc<str>) -> Result<Present, PullError> {
         let begun = Instant::now();
+        let disk = |source| PullError::Disk { image: image.to_owned(), source };
         let manifest = self.registry.manifest(image, name).await?;
         let path = self.blob_path(&manifest.layer_digest);
         let image_id = format!("{}@{}", name.repository, manifest.digest);
         let mut bytes = manifest.layer_size;
         if !path.exists() {
-            let _permit = self.downloads.acquire().await;
-            let partial = Partial(self.root.join("tmp").join(hex::encode(rand::random::<[u8; 8]>())));
-            bytes = self.registry.blob(image, name, &manifest, &partial.0).await?;
-            fs::rename(&partial.0, &path)
-                .map_err(|source| PullError::Disk { image: image.to_owned(), source })?;
+            let partial = self.root.join("tmp").join(hex::encode(rand::random::<[u8; 8]>()));
+            let download = Download {
+                registry: self.registry.clone(),
+                image: image.to_owned(),
+                name: name.clone(),
+                manifest,
+                partial: Partial(partial),
+                path: path.clone(),
+            };
+            // A pod that ends meanwhile ends it.
+            let given_up = CancellationToken::new();
+            let _here = given_up.clone().drop_guard();
+            let runtime = tokio::runtime::Handle::current();
+            let holder = Holder { namespace, pod: None };
+            let downloaded = self
+                .downloads
+                .call(&holder, move || runtime.block_on(given_up.run_until_cancelled(download.run())))
+                .await;
+            bytes = match downloaded {
+                Ok(Some(downloaded)) => downloaded?,
+                Ok(None) => return Err(disk(io::ErrorKind::Interrupted.into())),
+                Err(not_done) => return Err(disk(io::Error::other(not_done))),
+            };
         }
-        self.remember(image, &image_id, &path)
-            .map_err(|source| PullError::Disk { image: image.to_owned(), source })?;
+        self.remember(image, &image_id, &path).map_err(disk)?;
         let fetched = Some(Fetched { took: begun.elapsed(), bytes });
         Ok(Present { image_id, path, fetched })
     }
@@ -304,16 +340,27 @@ impl Artifacts {
     }
 }
 
-/// SHA-256 of a file, in hexadecimal.
-fn digest_of(path: &Path) -> io::Result<String> {
-    let mut file = fs::File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; HASH_BYTES];
-    loop {
-        match io::Read::read(&mut file, &mut buffer)? {
-            0 => return Ok(hex::encode(hasher.finalize())),
-            read => hasher.update(&buffer[..read]),
+/// A file of the registry on its way to this node's disk.
+struct Download {
+    registry: Registry,
+    image: String,
+    name: Name,
+    manifest: registry::Manifest,
+    partial: Partial,
+    path: PathBuf,
+}
+
+impl Download {
+    /// Fetches it, on a thread that may block. Returns its bytes.
+    async fn run(self) -> Result<u64, PullError> {
+        let Self { registry, image, name, manifest, partial, path } = self;
+        // Another name, or namespace, may have brought it meanwhile.
+        if path.exists() {
+            return Ok(manifest.layer_size);
         }
+        let bytes = registry.blob(&image, &name, &manifest, &partial.0).await?;
+        fs::rename(&partial.0, &path).map_err(|source| PullError::Disk { image, source })?;
+        Ok(bytes)
     }
 }
 
@@ -329,7 +376,7 @@ mod tests {
     }
 
     async fn error(artifacts: &Artifacts, image: &str, policy: PullPolicy) -> (String, &'static str) {
-        let error = artifacts.pull(image, policy, || {}).await.unwrap_err();
+        let error = artifacts.pull(image, "d", policy, || {}).await.unwrap_err();
         (error.to_string(), error.reason())
     }
 
@@ -357,12 +404,35 @@ mod tests {
         let path = dir.path().join("x.wasm");
         fs::write(&path, b"\0asm").unwrap();
         let image = format!("file://{}", path.display());
-        let present = artifacts.pull(&image, PullPolicy::IfNotPresent, || {}).await.unwrap();
+        let present = artifacts.pull(&image, "d", PullPolicy::IfNotPresent, || {}).await.unwrap();
         assert_eq!(present.path, path);
         assert!(present.image_id.contains("@sha256:") && present.fetched.is_none());
         assert_eq!(artifacts.path(&present.image_id), Some(path));
         let (text, _) = error(&artifacts, "file:///no/such.wasm", PullPolicy::Always).await;
         assert!(text.contains("failed to read /no/such.wasm"), "{text}");
+    }
+
+    #[test]
+    fn a_local_file_waits_for_no_blocking_thread_of_the_runtime() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (dir, artifacts) = artifacts(true);
+            let (end, ended) = std::sync::mpsc::channel::<()>();
+            tokio::task::spawn_blocking(move || {
+                let _ = ended.recv();
+            });
+            let path = dir.path().join("x.wasm");
+            fs::write(&path, b"\0asm").unwrap();
+            let image = format!("file://{}", path.display());
+            let pulling = artifacts.pull(&image, "d", PullPolicy::Always, || {});
+            let pulled = tokio::time::timeout(Duration::from_secs(60), pulling).await;
+            drop(end);
+            assert_eq!(pulled.expect("in time").unwrap().path, path);
+        });
     }
 
     #[tokio::test]
@@ -373,7 +443,7 @@ mod tests {
         artifacts.remember("hello:1", "hello@sha256:11", &path).unwrap();
         let again = Artifacts::new(dir.path().join("a"), false, Registry::without_addresses()).unwrap();
         let begun = std::cell::Cell::new(false);
-        let present = again.pull("hello:1", PullPolicy::IfNotPresent, || begun.set(true)).await.unwrap();
+        let present = again.pull("hello:1", "d", PullPolicy::IfNotPresent, || begun.set(true)).await.unwrap();
         assert_eq!((present.image_id.as_str(), present.path), ("hello@sha256:11", path));
         assert!(!begun.get());
     }

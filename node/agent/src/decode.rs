@@ -7,6 +7,7 @@ use coracle_core::{
     sources::{KeyedData, Service},
 };
 use coracle_proto::node::{ObjectEvent, node_down::Body, object_event};
+use coracle_wasi_host::{pool::Pool, shares::Holder};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
@@ -14,7 +15,8 @@ use crate::{app::Event, link::FromLink, wishes::Recorder};
 
 /// Events between the link and what reads them.
 pub const QUEUE_MAX: usize = 256;
-/// Objects of more bytes are read on a thread of their own.
+/// Objects of more bytes are read on a thread of their own, which nothing else has work for: they are all that the node
+/// hears of.
 const SMALL_BYTES_MAX: usize = 32 * 1024;
 
 /// An object as it is named on the link: resource, namespace, name.
@@ -101,6 +103,7 @@ pub fn is_network(resource: &str) -> bool {
 /// Hands on what the link says, in its order, objects read, after it was put down for the next start. Ends when nobody
 /// listens any more.
 pub async fn run(mut link: mpsc::Receiver<Event>, events: mpsc::Sender<Event>, mut recorder: Recorder) {
+    let objects = Pool::new("objects", 1, 0);
     loop {
         let event = tokio::select! {
             event = link.recv() => event,
@@ -115,7 +118,7 @@ pub async fn run(mut link: mpsc::Receiver<Event>, events: mpsc::Sender<Event>, m
                 let decoded = if object.object_json.len() <= SMALL_BYTES_MAX {
                     Ok(Decoded::from(object))
                 } else {
-                    tokio::task::spawn_blocking(|| Decoded::from(object)).await
+                    objects.call(&Holder::default(), || Decoded::from(object)).await
                 };
                 let decoded = decoded.unwrap_or_else(|error| Decoded::unreadable(name, error.to_string()));
                 Event::Object(Box::new(decoded))
@@ -126,5 +129,41 @@ pub async fn run(mut link: mpsc::Receiver<Event>, events: mpsc::Sender<Event>, m
         if events.send(event).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_large_object_waits_for_no_blocking_thread_of_the_runtime() {
+        let dir = tempfile::tempdir().unwrap();
+        // The recorder has the only one.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (said, heard) = mpsc::channel(QUEUE_MAX);
+            let (events, mut received) = mpsc::channel(QUEUE_MAX);
+            tokio::spawn(run(heard, events, Recorder::start(dir.path().to_owned())));
+            let data = serde_json::json!({ "metadata": { "name": "c", "namespace": "d" },
+                "data": { "key": "x".repeat(SMALL_BYTES_MAX) } });
+            let object = ObjectEvent {
+                resource: "configmaps".into(),
+                namespace: "d".into(),
+                name: "c".into(),
+                object_json: serde_json::to_vec(&data).unwrap().into(),
+                ..Default::default()
+            };
+            said.send(Event::Link(FromLink::Message(Body::Object(object)))).await.unwrap();
+            let read = tokio::time::timeout(Duration::from_secs(60), received.recv()).await;
+            let Some(Event::Object(object)) = read.expect("in time") else { panic!("an object") };
+            assert!(matches!(object.content, Content::ConfigMap(_)));
+        });
     }
 }

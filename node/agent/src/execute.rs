@@ -33,8 +33,6 @@ use crate::{
     removal::Removals,
 };
 
-/// Containers that are being started at the same time; the others wait their turn.
-const STARTS_MAX: usize = 32;
 /// Why a container is not made ready any more.
 const POD_ENDS: &str = "the pod ends";
 /// The port that probes come from: nobody listens there.
@@ -65,7 +63,6 @@ pub struct Executor {
     waiting: Waiting<WaitingPod>,
     /// The present link has named all blocks of this node: only then is it known that more are needed.
     blocks_known: bool,
-    starts: Arc<Semaphore>,
     workshop: Workshop,
 }
 
@@ -90,7 +87,6 @@ impl Executor {
             waiting: Waiting::default(),
             blocks_known: true,
             workshop: Workshop::new(),
-            starts: Arc::new(Semaphore::new(STARTS_MAX)),
         }
     }
 
@@ -115,7 +111,7 @@ impl Executor {
                 self.plan(At { uid, container, attempt }, &pod.metadata.namespace, *inputs);
             }
             Action::Pull { uid, container, attempt, image, policy } => {
-                self.pull(At { uid, container, attempt }, image, policy);
+                self.pull(At { uid, container, attempt }, &pod.metadata.namespace, image, policy);
             }
             Action::Start { uid, container, attempt, plan } => {
                 return self.start(At { uid, container, attempt }, pod.clone(), plan);
@@ -181,26 +177,25 @@ impl Executor {
     }
 
     /// How many there are of what the executor keeps.
-    pub fn held(&self) -> [(&'static str, usize); 6] {
+    pub fn held(&self) -> [(&'static str, usize); 5] {
         [
             ("sandboxes", self.runtimes.len()),
             ("containers", self.containers().count()),
             ("pod addresses", self.blocks.held()),
             ("pods that wait for an address", self.waiting.held()),
-            ("starts", STARTS_MAX - self.starts.available_permits()),
-            ("plans and mounts", self.workshop.held()),
+            ("plans, mounts and starts", self.workshop.held()),
         ]
     }
 
-    fn pull(&self, at: At, image: String, policy: PullPolicy) {
-        let context = self.context.clone();
+    fn pull(&self, at: At, namespace: &str, image: String, policy: PullPolicy) {
+        let (context, namespace) = (self.context.clone(), namespace.to_owned());
         let ending = self.runtimes.get(&at.uid).map(|runtime| runtime.ending.clone()).unwrap_or_default();
         self.background(async move {
             let events = context.events.clone();
             let begun = at.clone();
             let pulled = guarded(async move {
                 let mut started = None;
-                let pulling = context.artifacts.pull(&image, policy, || {
+                let pulling = context.artifacts.pull(&image, &namespace, policy, || {
                     started = Some(tokio::spawn(async move {
                         let _ = events.send(Event::Observed(begun.news(News::PullStarted))).await;
                     }));

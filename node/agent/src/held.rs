@@ -60,7 +60,7 @@ impl App {
                 sources.config_maps.len() + sources.secrets.len()
             }),
             ("services", self.desired.sources.services.len()),
-            ("objects of the network", self.network.held()),
+            ("objects of the network", context.network.held()),
             ("readers of logs", self.logs.held()),
             ("logs", context.logs.held()),
             ("removals", context.removals.held()),

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use coracle_core::{Pod, PodState, PodUid};
 use coracle_objects::log_options::LogOptions;
 use coracle_proto::node::{LogChunk, LogRequest};
+use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinHandle,
@@ -17,7 +18,7 @@ use crate::{
     logs::{Logs, Missing},
 };
 
-/// Logs that are read at the same time.
+/// Logs that are read at the same time. A namespace has at most as many as are free.
 const STREAMS_MAX: usize = 256;
 /// Pieces of one log on their way to the link.
 const PIECES_MAX: usize = 4;
@@ -29,6 +30,7 @@ pub struct LogStreams {
     /// The number of the present link: request numbers begin anew with each.
     number: u64,
     streams: BTreeMap<u64, Stream>,
+    shares: Arc<Shares>,
 }
 
 struct Stream {
@@ -39,7 +41,7 @@ struct Stream {
 
 impl LogStreams {
     pub fn new(logs: Arc<Logs>, link: LinkHandle) -> Self {
-        Self { logs, link, number: 0, streams: BTreeMap::new() }
+        Self { logs, link, number: 0, streams: BTreeMap::new(), shares: Shares::new(STREAMS_MAX) }
     }
 
     /// What is asked for from here on is asked over this link.
@@ -93,9 +95,6 @@ impl LogStreams {
         pod: Option<&Pod>,
         state: Option<&PodState>,
     ) -> Result<Asked, String> {
-        if self.streams.len() >= STREAMS_MAX {
-            return Err(format!("this node serves {STREAMS_MAX} logs already; close one and try again"));
-        }
         let options: LogOptions = match request.options_json.is_empty() {
             true => LogOptions::default(),
             false => serde_json::from_slice(&request.options_json)
@@ -125,7 +124,12 @@ impl LogStreams {
                 "not found: previous terminated container {container:?} in pod {name:?} not found"
             ),
         };
-        Ok(Asked { uid: pod.uid().clone(), container, options, missing })
+        let namespace: Arc<str> = pod.metadata.namespace.as_str().into();
+        let permit = self.shares.take(&Holder { namespace: namespace.clone(), pod: None });
+        let permit = permit.ok_or_else(|| {
+            format!("this node serves all logs already that {namespace} may have read at once; close one and try again")
+        })?;
+        Ok(Asked { namespace, uid: pod.uid().clone(), container, options, missing, _permit: permit })
     }
 
     /// The reader has taken chunks: so many more may be sent.
@@ -149,10 +153,13 @@ impl LogStreams {
 }
 
 struct Asked {
+    namespace: Arc<str>,
     uid: PodUid,
     container: String,
     options: LogOptions,
     missing: Missing,
+    /// Held as long as the log is sent.
+    _permit: Permit,
 }
 
 /// What a container waits for, as its status says it. Source of the words: kubelet's `validateContainerLogStatus`.
@@ -179,8 +186,8 @@ struct Reader<'a> {
 
 async fn send(logs: &Logs, reader: &Reader<'_>, asked: Asked) -> Result<(), String> {
     let (out, mut pieces) = mpsc::channel(PIECES_MAX);
-    let Asked { uid, container, options, missing } = asked;
-    let read = logs.serve(&uid, &container, &options, missing, out);
+    let Asked { namespace, uid, container, options, missing, _permit } = asked;
+    let read = logs.serve(&namespace, &uid, &container, &options, missing, out);
     let forward = async move {
         while let Some(data) = pieces.recv().await {
             // A slow reader waits here, where it holds up nobody else.
@@ -211,6 +218,26 @@ mod tests {
             Some(Body::LogChunk(LogChunk { end: true, error, .. })) => error,
             other => panic!("no end of the log, but {other:?}"),
         }
+    }
+
+    #[tokio::test]
+    async fn a_namespace_leaves_logs_to_read_for_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let streams =
+            LogStreams::new(Arc::new(Logs::start(dir.path().join("logs")).unwrap()), LinkHandle::new().0);
+        let ask = |namespace: &str| {
+            let pod = format!(
+                r#"{{"metadata":{{"name":"p","namespace":"{namespace}","uid":"{namespace}"}},
+                    "spec":{{"containers":[{{"name":"c","image":"i"}}]}}}}"#
+            );
+            streams.check(&LogRequest::default(), Some(&Pod::parse(pod.as_bytes()).unwrap()), None)
+        };
+        let greedy: Vec<Asked> = std::iter::from_fn(|| ask("greedy").ok()).collect();
+        assert_eq!(greedy.len(), STREAMS_MAX / 2);
+        let other = ask("other").map(drop);
+        assert_eq!(other, Ok(()));
+        drop(greedy);
+        assert_eq!(streams.shares.held(), 0);
     }
 
     #[tokio::test]

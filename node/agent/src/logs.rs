@@ -21,6 +21,7 @@ use std::{
 use bytes::Bytes;
 use coracle_core::PodUid;
 use coracle_objects::log_options::LogOptions;
+use coracle_wasi_host::{pool::Pool, shares::Holder};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
@@ -33,6 +34,8 @@ pub use write::{ContainerLog, Stream, StreamSink};
 pub const FILE_BYTES_MAX: u64 = 10 * 1024 * 1024;
 /// Files of one attempt, the present one included. Source: kubelet `containerLogMaxFiles`.
 pub const FILES_MAX: u32 = 5;
+/// Pieces of logs that are read at once. A namespace has at most half of them.
+const READS_MAX: usize = 4;
 /// Attempts whose logs are kept: the present one and the one before.
 const ATTEMPTS_KEPT: usize = 2;
 
@@ -50,12 +53,15 @@ pub struct Logs {
     root: PathBuf,
     live: Mutex<BTreeMap<(PodUid, String), Arc<ContainerLog>>>,
     writer: Writer,
+    /// Where logs are read.
+    readers: Arc<Pool>,
 }
 
 impl Logs {
     /// Starts the thread that writes.
     pub fn start(root: PathBuf) -> io::Result<Self> {
-        Ok(Self { root, live: Mutex::default(), writer: Writer::start()? })
+        let readers = Pool::new("log-readers", READS_MAX, 0);
+        Ok(Self { root, live: Mutex::default(), writer: Writer::start()?, readers })
     }
 
     /// Returns once all that was taken is written down, as far as the disk takes it. Nothing is written after that. Blocks.
@@ -113,9 +119,10 @@ impl Logs {
     }
 
     /// Sends a container's log as `options` ask for it, until its end, or with `follow` until the container's end or
-    /// until nobody listens any more.
+    /// until nobody listens any more. It is read on account of the pod's `namespace`.
     pub async fn serve(
         &self,
+        namespace: &str,
         uid: &PodUid,
         container: &str,
         options: &LogOptions,
@@ -134,7 +141,8 @@ impl Logs {
         if let Some(live) = &live {
             live.flushed().await;
         }
-        read::serve(&path, options, live, out).await
+        let holder = Holder { namespace: namespace.into(), pod: None };
+        read::serve(&path, options, live, out, (&self.readers, &holder)).await
     }
 
     fn dir(&self, uid: &PodUid, container: &str) -> PathBuf {
@@ -193,7 +201,7 @@ mod tests {
     async fn read(logs: &Logs, options: LogOptions) -> Result<String, String> {
         let (out, mut chunks) = mpsc::channel(4);
         let uid = PodUid::from("u");
-        let serve = logs.serve(&uid, "c", &options, missing(), out);
+        let serve = logs.serve("d", &uid, "c", &options, missing(), out);
         let collect = async {
             let mut text = Vec::new();
             while let Some(chunk) = chunks.recv().await {
@@ -284,7 +292,7 @@ mod tests {
             let (logs, uid) = (logs.clone(), uid.clone());
             async move {
                 let options = LogOptions { follow: true, ..LogOptions::default() };
-                logs.serve(&uid, "c", &options, Missing::default(), out).await
+                logs.serve("d", &uid, "c", &options, Missing::default(), out).await
             }
         });
         assert_eq!(chunks.recv().await.unwrap(), "first\n");
@@ -370,7 +378,10 @@ mod tests {
         let follow = LogOptions { follow: true, ..options() };
         let follower = tokio::spawn({
             let (path, log) = (path.clone(), log.clone());
-            async move { read::serve(&path, &follow, Some(log), out).await }
+            async move {
+                let readers = Pool::new("log-readers", READS_MAX, 0);
+                read::serve(&path, &follow, Some(log), out, (&readers, &Holder::default())).await
+            }
         });
         let mut expected = String::new();
         let mut seen = String::new();

@@ -1,7 +1,10 @@
 //! The cluster's network as this node hears of it: Kubernetes objects in, `coracle_fabric::NetworkState` out.
 
+mod builder;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -13,6 +16,9 @@ use coracle_fabric::{
 };
 use coracle_wasi_host::net::{Namespace, Uplink};
 use serde_json::Value;
+
+use self::builder::Builder;
+use crate::decode::Key;
 
 /// Where a node object says how its fabric is reached.
 pub const FABRIC_ANNOTATION: &str = "coracle.dev/fabric-address";
@@ -30,11 +36,15 @@ const AFFINITY_SECONDS_DEFAULT: u64 = 10_800;
 #[derive(Clone, Default)]
 pub struct PodNetwork {
     fabric: Option<Fabric>,
+    builder: Option<Arc<Builder>>,
 }
 
 impl PodNetwork {
-    pub fn new(fabric: Fabric) -> Self {
-        Self { fabric: Some(fabric) }
+    /// Starts the thread that tells the fabric what the cluster looks like.
+    pub fn start(fabric: Fabric) -> io::Result<Self> {
+        let told = fabric.clone();
+        let builder = Builder::start(move |state| told.update(state))?;
+        Ok(Self { fabric: Some(fabric), builder: Some(Arc::new(builder)) })
     }
 
     /// What a pod of this Kubernetes namespace reaches beyond itself.
@@ -57,10 +67,33 @@ impl PodNetwork {
         }
     }
 
-    pub fn update(&self, state: NetworkState) {
-        if let Some(fabric) = &self.fabric {
-            fabric.update(state);
+    /// An object of the network is so now, or is gone. The fabric hears of it soon.
+    pub fn change(&self, key: Key, object: Option<Value>) {
+        if let Some(builder) = &self.builder {
+            builder.change(key, object);
         }
+    }
+
+    /// Containers that are started from now on rely on all that changed.
+    pub fn hurry(&self) {
+        if let Some(builder) = &self.builder {
+            builder.hurry();
+        }
+    }
+
+    /// Returns when the fabric knows what a container relies on that is started at the time of the call.
+    pub fn told(&self) -> impl Future<Output = ()> + Send + use<> {
+        let told = self.builder.as_ref().map(|builder| builder.told());
+        async move {
+            if let Some(told) = told {
+                told.await;
+            }
+        }
+    }
+
+    /// How many objects of the network there are.
+    pub fn held(&self) -> usize {
+        self.builder.as_ref().map_or(0, |builder| builder.held())
     }
 }
 
@@ -69,7 +102,7 @@ type Name = (String, String);
 
 /// The objects that the network is made of, parsed once each.
 #[derive(Default)]
-pub struct NetworkObjects {
+struct NetworkObjects {
     services: BTreeMap<Name, ServiceEntry>,
     /// Which service has an address, by the store's claims (`ipaddresses`).
     addresses: BTreeMap<IpAddr, Name>,
@@ -87,7 +120,7 @@ pub struct NetworkObjects {
 
 impl NetworkObjects {
     /// Takes an object in; true where the network may look different now.
-    pub fn put(&mut self, resource: &str, namespace: &str, name: &str, object: &Value) -> bool {
+    fn put(&mut self, resource: &str, namespace: &str, name: &str, object: &Value) -> bool {
         let key = (namespace.to_owned(), name.to_owned());
         match resource {
             "services" => changed(&mut self.services, key, Some(service(namespace, name, object))),
@@ -147,7 +180,7 @@ impl NetworkObjects {
     }
 
     /// Forgets an object; true where the network may look different now.
-    pub fn delete(&mut self, resource: &str, namespace: &str, name: &str) -> bool {
+    fn delete(&mut self, resource: &str, namespace: &str, name: &str) -> bool {
         let key = (namespace.to_owned(), name.to_owned());
         match resource {
             "services" => self.services.remove(&key).is_some(),
@@ -168,14 +201,14 @@ impl NetworkObjects {
     }
 
     /// How many objects there are.
-    pub fn held(&self) -> usize {
+    fn held(&self) -> usize {
         let claims = self.addresses.len() + self.node_ports.len();
         let others = self.blocks.len() + self.nodes.len() + self.egress_namespaces.len();
         self.services.len() + self.slices.len() + self.ingresses.len() + self.pods.len() + claims + others
     }
 
     /// Everything, for the fabric.
-    pub fn state(&self) -> NetworkState {
+    fn state(&self) -> NetworkState {
         let mut services = self.services.clone();
         for (name, service) in &mut services {
             self.keep_what_is_claimed(name, service);

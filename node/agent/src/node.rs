@@ -123,7 +123,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
         logs: Arc::new(Logs::start(logs_dir.clone()).map_err(io_error(&logs_dir))?),
         removals: Removals::start().map_err(io_error(&pods_dir))?,
         pods_dir,
-        network: PodNetwork::new(fabric.clone()),
+        network: PodNetwork::start(fabric.clone()).map_err(io_error(&config.data_dir))?,
         link,
         clock: Arc::new(Clock::new()),
         events: events.clone(),

@@ -3,6 +3,7 @@
 //! `<key>.cwasm` beside `<key>.mac`, which vouches for it and says what kind of component it is; the key names the
 //! component, the engines and all that the code depends on.
 
+use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -19,7 +20,8 @@ use super::inspect::Kind;
 use crate::HostError;
 use crate::engine::Engines;
 
-/// Bytes of compiled code kept; the least recently compiled goes first.
+/// Bytes of compiled code kept; what was used longest ago goes first, and what containers use not at all: it would take
+/// its room as long as it is mapped.
 const CACHE_BYTES_MAX: u64 = 4 << 30;
 
 /// Bytes of code that are copied and authenticated at once.
@@ -67,8 +69,12 @@ impl DiskCache {
             let _ = fs::remove_file(&mac);
             return Err(PrepareError::io("cannot write the cache entry", &self.code_path(key))(source));
         }
-        self.evict();
         Ok(())
+    }
+
+    /// Whether there is an entry. It need not be whole.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.mac_path(key).exists() && self.code_path(key).exists()
     }
 
     fn write(&self, key: &str, kind: Kind, mut written: fs::File, code: &Path, mac: &Path) -> io::Result<()> {
@@ -91,7 +97,10 @@ impl DiskCache {
             return None;
         };
         match deserialize(engines.of(kind.engine), &path) {
-            Ok(component) => Some((kind, component)),
+            Ok(component) => {
+                self.mark_used(&path);
+                Some((kind, component))
+            }
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "compiled code cannot be loaded, compiling anew");
                 self.remove(key);
@@ -150,24 +159,43 @@ impl DiskCache {
         let _ = fs::remove_file(self.mac_path(key));
     }
 
-    /// Removes the oldest entries until the rest is within the bound.
-    fn evict(&self) {
+    /// An entry's time is that of its last use, also for the next process.
+    fn mark_used(&self, path: &Path) {
+        let marked = fs::File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
+        if let Err(error) = marked {
+            tracing::debug!(path = %path.display(), %error, "the use of compiled code could not be noted");
+        }
+    }
+
+    /// Removes the entries that were used longest ago until the rest is within the bound. `uses` are those since they were
+    /// loaded, `None` where it goes on. Neither such a one goes nor `fresh`, which nobody has loaded yet.
+    pub(super) fn evict(&self, fresh: &str, uses: &HashMap<String, Option<SystemTime>>) {
+        self.evict_beyond(CACHE_BYTES_MAX, fresh, uses);
+    }
+
+    fn evict_beyond(&self, bytes_max: u64, fresh: &str, uses: &HashMap<String, Option<SystemTime>>) {
         let Ok(entries) = fs::read_dir(&*self.dir) else {
             return;
         };
-        let mut kept: Vec<(SystemTime, u64, String)> = entries
-            .flatten()
-            .filter_map(|entry| {
-                let name = entry.file_name().into_string().ok()?;
-                let key = name.strip_suffix(".cwasm")?.to_owned();
-                let metadata = entry.metadata().ok()?;
-                Some((metadata.modified().ok()?, metadata.len(), key))
-            })
-            .collect();
-        kept.sort();
-        let mut total: u64 = kept.iter().map(|(_, bytes, _)| bytes).sum();
-        for (_, bytes, key) in &kept {
-            if total <= CACHE_BYTES_MAX {
+        let mut total = 0;
+        let mut unused: Vec<(SystemTime, u64, String)> = Vec::new();
+        for entry in entries.flatten() {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let (Some(key), Ok(metadata)) = (name.strip_suffix(".cwasm"), entry.metadata()) else { continue };
+            total += metadata.len();
+            let marked = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            let used = match uses.get(key) {
+                Some(None) => continue,
+                Some(Some(used)) => marked.max(*used),
+                None => marked,
+            };
+            if key != fresh {
+                unused.push((used, metadata.len(), key.to_owned()));
+            }
+        }
+        unused.sort();
+        for (_, bytes, key) in &unused {
+            if total <= bytes_max {
                 break;
             }
             self.remove(key);
@@ -263,6 +291,33 @@ mod tests {
         }
         DiskCache::open(dir.path()).expect("ours");
         assert!(left.iter().all(|path| !path.exists()) && entry.exists());
+    }
+
+    #[test]
+    fn what_was_used_longest_ago_goes_first_and_what_runs_does_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cache = DiskCache::open(dir.path()).expect("made");
+        let at = |seconds| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        // In the order in which they were compiled.
+        for (key, compiled) in
+            [("runs", 1), ("ready", 2), ("loaded", 3), ("idle", 4), ("other", 5), ("fresh", 0)]
+        {
+            fs::write(cache.code_path(key), [0; 10]).expect("written");
+            let file = fs::File::open(cache.code_path(key)).expect("there");
+            file.set_modified(at(compiled)).expect("ours");
+        }
+        cache.mark_used(&cache.code_path("loaded"));
+        let uses = HashMap::from([("runs".to_owned(), None), ("ready".to_owned(), Some(at(9)))]);
+        let left = |bytes_max| {
+            cache.evict_beyond(bytes_max, "fresh", &uses);
+            let mut left: Vec<&str> = ["runs", "ready", "loaded", "idle", "other", "fresh"].into();
+            left.retain(|key| cache.code_path(key).exists());
+            left
+        };
+        assert_eq!(left(60).len(), 6);
+        assert_eq!(left(50), ["runs", "ready", "loaded", "other", "fresh"]);
+        assert_eq!(left(30), ["runs", "loaded", "fresh"]);
+        assert_eq!(left(0), ["runs", "fresh"]);
     }
 
     #[test]

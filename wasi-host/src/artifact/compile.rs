@@ -22,7 +22,7 @@ use super::child::{CODE_BYTES_MAX, CPU_SECONDS_MAX, SUBCOMMAND, make};
 use super::confine::Confinement;
 use super::inspect::Kind;
 use super::verdict::{self, VERDICT_BYTES_MAX};
-use super::{PrepareError, blocking};
+use super::{Desk, PrepareError};
 use crate::limits;
 
 /// After so long the compile is given up, however little CPU time it got.
@@ -57,16 +57,18 @@ impl Compiler {
         Ok(Compiler::Apart { program, starter: Starter::new()?, memory_bytes })
     }
 
-    /// Compiles a file, and returns the code in a file without a name. `scratch` is where both may be for a moment.
+    /// Compiles a file, and returns the code in a file without a name. `scratch` is where both may be for a moment, `desk`
+    /// where they are written.
     pub(super) async fn compile(
         &self,
         wasm: Vec<u8>,
         scratch: PathBuf,
+        desk: &Desk,
     ) -> Result<(Kind, File), PrepareError> {
         match self {
             Compiler::Apart { program, starter, memory_bytes } => {
-                let output = unnamed(scratch.clone(), Vec::new()).await?;
-                let input = unnamed(scratch, wasm).await?;
+                let output = unnamed(desk, scratch.clone(), Vec::new()).await?;
+                let input = unnamed(desk, scratch, wasm).await?;
                 let arguments =
                     [u64::from(std::process::id()), *memory_bytes].map(|number| number.to_string());
                 let mut command = Command::new(program);
@@ -91,16 +93,16 @@ impl Compiler {
             }
             Compiler::Within(engines) => {
                 let engines = engines.clone();
-                let (kind, code) = blocking(move || make(wasm, &engines)).await?;
-                Ok((kind, unnamed(scratch, code).await?))
+                let (kind, code) = desk.run(move || make(wasm, &engines)).await?;
+                Ok((kind, unnamed(desk, scratch, code).await?))
             }
         }
     }
 }
 
 /// A file with this content that has no name any more: whatever becomes of this process, nothing is left of it.
-async fn unnamed(path: PathBuf, content: Vec<u8>) -> Result<File, PrepareError> {
-    blocking(move || {
+async fn unnamed(desk: &Desk, path: PathBuf, content: Vec<u8>) -> Result<File, PrepareError> {
+    desk.run(move || {
         let mut options = OpenOptions::new();
         let opened = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
         let failed = |what| PrepareError::io(what, &path);

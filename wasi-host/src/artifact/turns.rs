@@ -128,6 +128,11 @@ impl State {
         self.running.iter().any(|(_, of)| of == namespace)
     }
 
+    /// On whose account a job runs; `None` where it does not.
+    fn account(&self, id: u64) -> Option<Arc<str>> {
+        self.running.iter().find(|(running, _)| *running == id).map(|(_, namespace)| Arc::clone(namespace))
+    }
+
     fn may_run(&self, id: u64) -> bool {
         self.jobs
             .get(&id)
@@ -166,10 +171,12 @@ impl Job {
     /// Waits for the job's turn.
     pub(super) async fn turn(&self) -> Turn<'_> {
         // Whatever ends this wait, the job wants no turn any more.
-        let turn = Turn { job: self };
+        let mut turn = Turn { job: self, namespace: Arc::default() };
         self.turns.state.lock().stop(self.id, Phase::Waiting);
         loop {
-            if self.turns.state.lock().jobs[&self.id].phase == Phase::Running {
+            let running = self.turns.state.lock().account(self.id);
+            if let Some(namespace) = running {
+                turn.namespace = namespace;
                 return turn;
             }
             self.told.notified().await;
@@ -188,9 +195,15 @@ impl Drop for Job {
 /// A job's turn, until it is dropped.
 pub(super) struct Turn<'a> {
     job: &'a Job,
+    namespace: Arc<str>,
 }
 
 impl Turn<'_> {
+    /// On whose account it is.
+    pub(super) fn namespace(&self) -> &Arc<str> {
+        &self.namespace
+    }
+
     /// Waits until the job has to give up its place. For ever, where it may go on to its end.
     pub(super) async fn is_over(&self) {
         let Job { turns, id, told } = self.job;

@@ -32,7 +32,7 @@ impl App {
         }
         self.put(&key, content);
         if let Some(object) = network {
-            self.put_network(&key, &object);
+            self.put_network(key, object);
         }
     }
 
@@ -55,16 +55,9 @@ impl App {
         }
     }
 
-    fn put_network(&mut self, (resource, namespace, name): &Key, object: &Value) {
-        if self.network.put(resource, namespace, name, object) {
-            match resource.as_str() {
-                // What its pods may do is known before the first of them, which comes next, does it.
-                "namespaces" if self.synced => self.update_network(),
-                _ => self.network_changed(),
-            }
-        }
+    fn put_network(&mut self, key: Key, object: Value) {
         let block = &object["spec"];
-        if resource == POD_BLOCKS
+        if key.0 == POD_BLOCKS
             && let Some(cidr) = block["cidr"].as_str()
         {
             if block["nodeName"] == *self.identity.name {
@@ -72,6 +65,13 @@ impl App {
             } else {
                 self.block_gone(cidr);
             }
+        }
+        let is_namespace = key.0 == "namespaces";
+        let network = &self.executor.context().network;
+        network.change(key, Some(object));
+        // What its pods may do is known before the first of them, which comes next, does it.
+        if is_namespace && self.synced {
+            network.hurry();
         }
     }
 
@@ -120,8 +120,9 @@ impl App {
             }
             _ => {}
         }
-        if is_network(resource) && self.network.delete(resource, namespace, name) {
-            self.network_changed();
+        if is_network(resource) {
+            let key = (resource.clone(), namespace.clone(), name.clone());
+            self.executor.context().network.change(key, None);
         }
         if resource == POD_BLOCKS {
             // The name is the block with another sign for its slash.
@@ -153,9 +154,7 @@ impl App {
             self.clean_up();
         }
         self.synced = true;
-        if self.network_due.is_some() {
-            self.update_network();
-        }
+        self.executor.context().network.hurry();
         self.last = Vec::new();
         let all = self.desired.pods.keys().chain(self.observed.pods.keys());
         self.dirty.extend(all.cloned().collect::<Vec<_>>());

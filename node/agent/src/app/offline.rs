@@ -43,6 +43,7 @@ impl App {
         for event in last {
             self.object(Decoded::from(event));
         }
+        self.executor.context().network.hurry();
         self.synced = true;
         self.dirty.extend(self.desired.pods.keys().cloned());
     }

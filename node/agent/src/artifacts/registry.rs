@@ -1,6 +1,6 @@
 //! The cluster's own registry, as a client: the OCI distribution API on the control nodes.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fs::File, io::Write, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use coracle_proto::tls::{self, ClientTls};
@@ -10,7 +10,6 @@ use hyper_util::rt::TokioIo;
 use parking_lot::RwLock;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncWriteExt;
 
 use super::{ARTIFACT_BYTES_MAX, Name, PullError, reference::is_digest};
 
@@ -72,7 +71,8 @@ impl Registry {
         read_manifest(&bytes, digest).map_err(|reason| bad(image, reason))
     }
 
-    /// Streams the artifact into `file` and verifies size and digest. Returns its size in bytes.
+    /// Streams the artifact into `file` and verifies size and digest. Returns its size in bytes. It blocks where the disk
+    /// does: for a thread of its own.
     pub async fn blob(
         &self,
         image: &str,
@@ -86,7 +86,7 @@ impl Registry {
         }
         let path = format!("/v2/{}/blobs/{}", name.repository, manifest.layer_digest);
         let mut body = self.get(image, &path).await?.into_body();
-        let mut out = tokio::fs::File::create(file).await.map_err(disk)?;
+        let mut out = File::create(file).map_err(disk)?;
         let mut hasher = Sha256::new();
         let mut size = 0;
         loop {
@@ -101,9 +101,9 @@ impl Registry {
                 return Err(PullError::TooLarge { image: image.to_owned(), size });
             }
             hasher.update(&piece);
-            out.write_all(&piece).await.map_err(disk)?;
+            out.write_all(&piece).map_err(disk)?;
         }
-        out.sync_all().await.map_err(disk)?;
+        out.sync_all().map_err(disk)?;
         let found = format!("sha256:{}", hex::encode(hasher.finalize()));
         if found != manifest.layer_digest {
             let (image, expected) = (image.to_owned(), manifest.layer_digest.clone());

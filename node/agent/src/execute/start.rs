@@ -8,7 +8,6 @@ use coracle_core::{
 };
 use coracle_wasi_host::{Artifact, Container, ContainerLimits, ContainerSpec, StartError, pool::Pool};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{At, Context, Executor, POD_ENDS, guarded, plan::holder};
 use crate::{
@@ -24,18 +23,17 @@ impl Executor {
             let message = "the pod's sandbox is gone".to_owned();
             return Some(at.news(News::StartFailed { reason: CREATE_FAILED.to_owned(), message }));
         };
-        let (sandbox, context, starts) = (runtime.pod.clone(), self.context.clone(), self.starts.clone());
+        let (sandbox, context) = (runtime.pod.clone(), self.context.clone());
         let ending = runtime.ending.clone();
         let folders = (self.volumes_dir(&at.uid), self.workshop.folders.clone());
+        let told = self.context.network.told();
         tokio::spawn(async move {
             let events = context.events.clone();
             let of = at.clone();
             let starting = guarded(async move {
-                let ready = ending.run_until_cancelled(ready(&context, &pod, &plan, &starts)).await;
-                let (artifact, permit) = ready.unwrap_or_else(|| Err(create(POD_ENDS.to_owned())))?;
-                let started = start(&context, sandbox, &of, &pod, plan, artifact, folders).await;
-                drop(permit);
-                started
+                let ready = ending.run_until_cancelled(ready(&context, &pod, &plan, told)).await;
+                let artifact = ready.unwrap_or_else(|| Err(create(POD_ENDS.to_owned())))?;
+                start(&context, sandbox, &of, &pod, plan, artifact, folders).await
             });
             let started = starting.await.unwrap_or_else(|message| Err(create(message)));
             let event = match started {
@@ -102,24 +100,24 @@ fn create(message: String) -> StartFailure {
     StartFailure::Fault { reason: CREATE_FAILED, message }
 }
 
-/// Waits for the container's component, and for its turn to be started. Leaves nothing behind when it is given up.
-async fn ready<'a>(
+/// Waits for the container's component, and until the network knows of its namespace. Leaves nothing behind when it is given up.
+async fn ready(
     context: &Context,
     pod: &Pod,
     plan: &StartPlan,
-    starts: &'a Semaphore,
-) -> Result<(Arc<Artifact>, SemaphorePermit<'a>), StartFailure> {
+    told: impl Future<Output = ()>,
+) -> Result<Arc<Artifact>, StartFailure> {
     let path = context
         .artifacts
         .path(&plan.image_id)
         .ok_or_else(|| create(format!("the image {} is not on this node any more", plan.image_id)))?;
     let artifact = context.host.prepare(&path, &pod.metadata.namespace).await;
     let artifact = artifact.map_err(|error| create(error.to_string()))?;
-    // After the compiler: what it is busy with holds up no container that is ready to run.
-    let permit = starts.acquire().await.map_err(|error| create(error.to_string()))?;
-    Ok((artifact, permit))
+    told.await;
+    Ok(artifact)
 }
 
+/// Starts it in the namespace's turn: there is no line before that one, in which another namespace could stand.
 async fn start(
     context: &Context,
     sandbox: coracle_wasi_host::Pod,

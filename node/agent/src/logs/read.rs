@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom},
+    ops::ControlFlow,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,6 +12,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use coracle_objects::log_options::LogOptions;
+use coracle_wasi_host::{pool::Pool, shares::Holder};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 
@@ -20,34 +22,44 @@ use super::{segments, write::ContainerLog};
 const CHUNK_BYTES: usize = 32 * 1024;
 /// Bytes that are read at once in the search for the last lines.
 const SEARCH_BYTES: u64 = 64 * 1024;
+/// Bytes that are read at a time, whatever of them is wanted. Then it is another reader's turn.
+const READ_BYTES: u64 = 256 * 1024;
 
-/// Sends what `options` ask for. `live`: the container may still write.
+/// Sends what `options` ask for. `live`: the container may still write. It is read by turns, in those of the holder.
 pub(super) async fn serve(
     path: &Path,
     options: &LogOptions,
     live: Option<Arc<ContainerLog>>,
     out: mpsc::Sender<Bytes>,
+    readers: (&Pool, &Holder),
 ) -> Result<(), String> {
     let mut filter = Filter::new(options)?;
     let failed = |error: io::Error| format!("failed to read the log: {error}");
     let (path, tail) = (path.to_owned(), options.tail_lines);
     let mut progress = live.as_ref().filter(|_| options.follow).map(|log| log.watch());
-    let mut cursor = blocking(move || Cursor::open(path, tail, live)).await.map_err(failed)?;
+    let mut search = turn(readers, move || Search::open(path, tail, live)).await.map_err(failed)?;
+    let mut cursor = loop {
+        match turn(readers, move || search.advance()).await.map_err(failed)? {
+            ControlFlow::Break(cursor) => break cursor,
+            ControlFlow::Continue(_) if out.is_closed() => return Ok(()),
+            ControlFlow::Continue(further) => search = further,
+        }
+    };
     loop {
         // Seen before reading: what is written meanwhile wakes us again.
         let ended = progress.as_mut().is_none_or(|progress| progress.borrow_and_update().ended);
         loop {
-            let (back, chunk, passed) = blocking(move || {
+            let reading = turn(readers, move || {
                 let chunk = cursor.read(&mut filter)?;
                 Ok((cursor, chunk, filter))
-            })
-            .await
-            .map_err(failed)?;
+            });
+            let (back, chunk, passed) = reading.await.map_err(failed)?;
             cursor = back;
             let done = passed.is_full();
             filter = passed;
             let Some(chunk) = chunk else { break };
-            if !chunk.is_empty() && out.send(chunk).await.is_err() || done {
+            let gone = if chunk.is_empty() { out.is_closed() } else { out.send(chunk).await.is_err() };
+            if gone || done {
                 return Ok(());
             }
         }
@@ -60,8 +72,82 @@ pub(super) async fn serve(
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+async fn turn<T: Send + 'static>(
+    (readers, holder): (&Pool, &Holder),
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    readers.call(holder, work).await.map_err(io::Error::other)?
+}
+
+/// The search for the place where what is wanted begins: from the end of the newest file backwards.
+struct Search {
+    path: PathBuf,
+    live: Option<Arc<ContainerLog>>,
+    /// Oldest first. Those that were not searched, or to their beginnings, are at their beginnings.
+    files: VecDeque<File>,
+    /// Ends of lines that are still to be found: one more than lines, for the one before the first. `None` where all is
+    /// wanted.
+    wanted: Option<u64>,
+    /// The file that is searched, and how far: nothing of it is left at 0.
+    index: usize,
+    end: u64,
+}
+
+impl Search {
+    fn open(path: PathBuf, tail: Option<i64>, live: Option<Arc<ContainerLog>>) -> io::Result<Self> {
+        let files = VecDeque::from(open_all(&path, live.as_deref())?);
+        let wanted = tail.map(|lines| u64::try_from(lines).unwrap_or(0) + 1);
+        let index = files.len();
+        Ok(Self { path, live, files, wanted, index, end: 0 })
+    }
+
+    /// Goes on for some blocks, and breaks with the place once it is found.
+    fn advance(mut self) -> io::Result<ControlFlow<Cursor, Self>> {
+        for _ in 0..READ_BYTES / SEARCH_BYTES {
+            if let Some((index, offset)) = self.step()? {
+                self.files.drain(..index);
+                let mut first = self.files.pop_front().ok_or(io::ErrorKind::NotFound)?;
+                first.seek(SeekFrom::Start(offset))?;
+                let Self { path, live, files: newer, .. } = self;
+                let file = BufReader::new(first);
+                return Ok(ControlFlow::Break(Cursor { path, live, file, newer, pending: Vec::new() }));
+            }
+        }
+        Ok(ControlFlow::Continue(self))
+    }
+
+    /// Searches one block more. The index of the file and the offset in it, where they are known.
+    fn step(&mut self) -> io::Result<Option<(usize, u64)>> {
+        let Some(wanted) = &mut self.wanted else { return Ok(Some((0, 0))) };
+        if self.end == 0 {
+            if let Some(file) = self.files.get_mut(self.index) {
+                file.rewind()?;
+            }
+            if self.index == 0 {
+                return Ok(Some((0, 0)));
+            }
+            self.index -= 1;
+            self.end = self.files[self.index].metadata()?.len();
+            return Ok(None);
+        }
+        let file = &mut self.files[self.index];
+        let start = self.end.saturating_sub(SEARCH_BYTES);
+        let mut block = vec![0; (self.end - start) as usize];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(&mut block)?;
+        for at in (0..block.len()).rev().filter(|at| block[*at] == b'\n') {
+            // A piece of a line ends a record, but no line.
+            if is_piece(file, start, &block, at)? {
+                continue;
+            }
+            *wanted -= 1;
+            if *wanted == 0 {
+                return Ok(Some((self.index, start + at as u64 + 1)));
+            }
+        }
+        self.end = start;
+        Ok(None)
+    }
 }
 
 /// A place in the files of one attempt.
@@ -77,26 +163,16 @@ struct Cursor {
 }
 
 impl Cursor {
-    fn open(path: PathBuf, tail: Option<i64>, live: Option<Arc<ContainerLog>>) -> io::Result<Self> {
-        let mut newer = VecDeque::from(open_all(&path, live.as_deref())?);
-        if let Some(lines) = tail {
-            let (index, offset) = start_of_tail(&mut newer, u64::try_from(lines).unwrap_or(0))?;
-            newer.drain(..index);
-            if let Some(first) = newer.front_mut() {
-                first.seek(SeekFrom::Start(offset))?;
-            }
-        }
-        let first = newer.pop_front().ok_or(io::ErrorKind::NotFound)?;
-        Ok(Self { path, live, file: BufReader::new(first), newer, pending: Vec::new() })
-    }
-
-    /// The next chunk, or `None` at the present end of the log.
+    /// The next chunk, which is empty where a turn's bytes had nothing in them, or `None` at the present end of the log.
     fn read(&mut self, filter: &mut Filter) -> io::Result<Option<Bytes>> {
         let mut chunk = BytesMut::new();
         // Whether a newer file was known before this one was read to its end.
         let mut complete = !self.newer.is_empty();
-        while chunk.len() < CHUNK_BYTES && !filter.is_full() {
-            if self.file.read_until(b'\n', &mut self.pending)? == 0 {
+        let mut left = READ_BYTES;
+        while chunk.len() < CHUNK_BYTES && left > 0 && !filter.is_full() {
+            let read = self.file.by_ref().take(left).read_until(b'\n', &mut self.pending)?;
+            left -= read as u64;
+            if read == 0 {
                 if complete && let Some(next) = self.newer.pop_front() {
                     self.file = BufReader::new(next);
                     // Records are never divided between files: this is a part that was cut off.
@@ -139,37 +215,6 @@ impl Cursor {
 fn open_all(path: &Path, live: Option<&ContainerLog>) -> io::Result<Vec<File>> {
     let _names = live.map(ContainerLog::names);
     segments(path).iter().map(File::open).collect()
-}
-
-/// Where the last `lines` lines begin: the index of a file, and the offset in it. The files are at their beginnings
-/// then, but for the one at the index.
-fn start_of_tail(files: &mut VecDeque<File>, lines: u64) -> io::Result<(usize, u64)> {
-    // The end of the last line counts as well: it is the one before the first that is wanted.
-    let mut wanted = lines + 1;
-    for (index, file) in files.iter_mut().enumerate().rev() {
-        let mut end = file.metadata()?.len();
-        let mut block = Vec::new();
-        while end > 0 {
-            let start = end.saturating_sub(SEARCH_BYTES);
-            block.resize((end - start) as usize, 0);
-            file.seek(SeekFrom::Start(start))?;
-            file.read_exact(&mut block)?;
-            for at in (0..block.len()).rev().filter(|at| block[*at] == b'\n') {
-                // A piece of a line ends a record, but no line.
-                let next = start + at as u64 + 1;
-                if is_piece(file, start, &block, at)? {
-                    continue;
-                }
-                wanted -= 1;
-                if wanted == 0 {
-                    return Ok((index, next));
-                }
-            }
-            end = start;
-        }
-        file.rewind()?;
-    }
-    Ok((0, 0))
 }
 
 /// Whether the record that ends at `block[at]` has the tag `P`.
@@ -267,6 +312,46 @@ mod tests {
         write::{Next, Stream, StreamSink},
     };
 
+    fn begin(path: PathBuf, tail: Option<i64>, live: Option<Arc<ContainerLog>>) -> Cursor {
+        match Search::open(path, tail, live).unwrap().advance().unwrap() {
+            ControlFlow::Break(cursor) => cursor,
+            ControlFlow::Continue(_) => panic!("it is found at once"),
+        }
+    }
+
+    #[test]
+    fn a_turn_reads_so_many_bytes_whatever_of_them_is_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let record = format!("2026-01-01T00:00:00Z stdout F {}\n", "x".repeat(1000));
+        let records = 10 * READ_BYTES as usize / record.len();
+        std::fs::write(&path, record.repeat(records)).unwrap();
+        let late = LogOptions { since_time: Some("2999-01-01T00:00:00Z".into()), ..Default::default() };
+        let mut filter = Filter::new(&late).unwrap();
+        let mut cursor = begin(path.clone(), None, None);
+        let mut turns = 0;
+        while let Some(chunk) = cursor.read(&mut filter).unwrap() {
+            assert!(chunk.is_empty());
+            turns += 1;
+            let position = cursor.file.stream_position().unwrap();
+            assert!(position <= turns * READ_BYTES, "{position} in {turns}");
+        }
+        assert!(turns >= 9, "{turns}");
+        // The search for more lines than there are looks at all of them too.
+        let wanted = i64::try_from(records - 1).unwrap();
+        let mut search = Search::open(path, Some(wanted), None).unwrap();
+        let mut turns = 0;
+        let mut cursor = loop {
+            match search.advance().unwrap() {
+                ControlFlow::Break(cursor) => break cursor,
+                ControlFlow::Continue(further) => search = further,
+            }
+            turns += 1;
+        };
+        assert!(turns >= 9, "{turns}");
+        assert_eq!(cursor.file.stream_position().unwrap(), record.len() as u64);
+    }
+
     #[test]
     fn what_came_between_the_end_of_a_file_and_the_look_for_the_next_is_read() {
         let dir = tempfile::tempdir().unwrap();
@@ -280,7 +365,7 @@ mod tests {
         };
         write(0..1);
         let mut filter = Filter::new(&LogOptions::default()).unwrap();
-        let mut cursor = Cursor::open(path, None, Some(log.clone())).unwrap();
+        let mut cursor = begin(path, None, Some(log.clone()));
         assert_eq!(cursor.read(&mut filter).unwrap().unwrap(), "line 0\n");
         assert_eq!(cursor.read(&mut filter).unwrap(), None);
         // One more into the file that was read to its end, and three into the next ones.

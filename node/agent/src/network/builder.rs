@@ -1,0 +1,204 @@
+//! Builds the network's tables beside the node's loop: what the cluster has of services, slices and pods delays no pod.
+//!
+//! One build at a time. What changes meanwhile waits as the newest of each object, and is all in the next build.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use coracle_fabric::NetworkState;
+use parking_lot::{Condvar, Mutex};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::NetworkObjects;
+use crate::decode::Key;
+
+/// Changes within this time go to the fabric together.
+const SETTLES: Duration = Duration::from_millis(10);
+
+/// The loop's end. Dropping it ends the thread.
+pub(super) struct Builder {
+    shared: Arc<Shared>,
+    /// The number of the last change that is in the fabric's tables.
+    built: watch::Receiver<u64>,
+}
+
+#[derive(Default)]
+struct Shared {
+    changes: Mutex<Changes>,
+    changed: Condvar,
+    /// How many objects there are.
+    objects: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Changes {
+    /// The newest of each object, `None` where it is gone: no more than there are objects.
+    waiting: BTreeMap<Key, Option<Value>>,
+    /// Of the last change.
+    number: u64,
+    /// Of the last change that pods rely on.
+    relied_on: u64,
+    /// They are not to settle.
+    urgent: bool,
+    closed: bool,
+}
+
+impl Builder {
+    /// Starts the thread, which gives each state to `update`.
+    pub(super) fn start(update: impl FnMut(NetworkState) + Send + 'static) -> io::Result<Self> {
+        let (shared, own) = (Arc::<Shared>::default(), watch::Sender::new(0));
+        let built = own.subscribe();
+        let of_thread = shared.clone();
+        thread::Builder::new().name("network".to_owned()).spawn(move || of_thread.run(update, &own))?;
+        Ok(Self { shared, built })
+    }
+
+    /// An object is so now, or is gone.
+    pub(super) fn change(&self, key: Key, object: Option<Value>) {
+        let mut changes = self.shared.changes.lock();
+        changes.number += 1;
+        changes.waiting.insert(key, object);
+        self.shared.changed.notify_one();
+    }
+
+    /// Pods rely on all that changed until now.
+    pub(super) fn hurry(&self) {
+        let mut changes = self.shared.changes.lock();
+        changes.relied_on = changes.number;
+        changes.urgent = true;
+        self.shared.changed.notify_one();
+    }
+
+    /// Returns when all that pods rely on by the time of the call is in the fabric's tables.
+    pub(super) fn told(&self) -> impl Future<Output = ()> + Send + use<> {
+        let number = self.shared.changes.lock().relied_on;
+        let mut built = self.built.clone();
+        async move {
+            // A thread that is gone tells nobody anything any more.
+            let _ = built.wait_for(|built| *built >= number).await;
+        }
+    }
+
+    pub(super) fn held(&self) -> usize {
+        self.shared.objects.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        self.shared.changes.lock().closed = true;
+        self.shared.changed.notify_one();
+    }
+}
+
+impl Shared {
+    fn run(&self, mut update: impl FnMut(NetworkState), built: &watch::Sender<u64>) {
+        let mut objects = NetworkObjects::default();
+        while let Some((waiting, number)) = self.take() {
+            let built_now = catch_unwind(AssertUnwindSafe(|| {
+                let mut changed = false;
+                for ((resource, namespace, name), object) in waiting {
+                    changed |= match object {
+                        Some(object) => objects.put(&resource, &namespace, &name, &object),
+                        None => objects.delete(&resource, &namespace, &name),
+                    };
+                }
+                self.objects.store(objects.held(), Ordering::Relaxed);
+                if changed {
+                    update(objects.state());
+                }
+            }));
+            if built_now.is_err() {
+                tracing::error!("internal error of the node: the network's tables stay as they were");
+            }
+            built.send_replace(number);
+        }
+    }
+
+    /// What changed, once it has settled, with the number of the last change. `None` when the node stops.
+    fn take(&self) -> Option<(BTreeMap<Key, Option<Value>>, u64)> {
+        let mut changes = self.changes.lock();
+        while changes.waiting.is_empty() && !changes.closed {
+            self.changed.wait(&mut changes);
+        }
+        let settled = Instant::now() + SETTLES;
+        while !changes.urgent && !changes.closed {
+            if self.changed.wait_until(&mut changes, settled).timed_out() {
+                break;
+            }
+        }
+        changes.urgent = false;
+        let taken = (std::mem::take(&mut changes.waiting), changes.number);
+        (!changes.closed).then_some(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::ready, sync::mpsc};
+
+    use serde_json::json;
+
+    use super::*;
+
+    async fn waits(told: &mut (impl Future<Output = ()> + Unpin)) -> bool {
+        tokio::select! {
+            biased;
+            () = told => false,
+            () = ready(()) => true,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_changes_while_tables_are_built_waits_for_no_build_and_is_in_the_next_one() {
+        let (seen, states) = mpsc::channel();
+        let (go, wait) = mpsc::channel::<()>();
+        let builder = Builder::start(move |state| {
+            let ports: Vec<_> = state.services.iter().map(|one| one.ports.len()).collect();
+            let _ = seen.send(ports);
+            let _ = wait.recv();
+        })
+        .unwrap();
+        let key = |name: &str| ("services".to_owned(), "d".to_owned(), name.to_owned());
+        let service = |ports: u16| {
+            let ports: Vec<Value> = (1..=ports).map(|port| json!({ "port": port })).collect();
+            Some(json!({ "spec": { "ports": ports } }))
+        };
+        builder.change(key("web"), service(1));
+        builder.hurry();
+        let first = builder.told();
+        assert_eq!(states.recv().unwrap(), [1]);
+        // That build does not end: neither is anybody held up, nor is there another.
+        for ports in (1..=100).rev() {
+            builder.change(key("web"), service(ports + 1));
+        }
+        builder.change(key("gone"), service(1));
+        builder.change(key("gone"), None);
+        builder.change(key("new"), service(3));
+        builder.hurry();
+        let mut second = Box::pin(builder.told());
+        assert!(waits(&mut second).await && states.try_recv().is_err());
+        go.send(()).unwrap();
+        first.await;
+        assert_eq!(states.recv().unwrap(), [3, 2]);
+        assert!(waits(&mut second).await);
+        go.send(()).unwrap();
+        second.await;
+        assert_eq!(builder.held(), 2);
+        // Nothing changed: nothing is built.
+        builder.change(key("new"), service(3));
+        builder.hurry();
+        builder.told().await;
+        assert!(states.try_recv().is_err());
+    }
+}
