@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -167,8 +167,13 @@ fn identity(metadata: &Metadata) -> Identity {
 }
 
 fn digest_of(path: &Path, bytes_max: u64) -> Result<String, DigestError> {
+    // What waits for something, as files of /proc may, is no artifact; nor is what took the file's place meanwhile.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file").into());
+    }
     // One byte more, which is too many.
-    let mut file = File::open(path)?.take(bytes_max + 1);
+    let mut file = file.take(bytes_max + 1);
     let mut hasher = Sha256::new();
     let mut piece = vec![0; PIECE_BYTES];
     loop {
@@ -246,5 +251,6 @@ mod tests {
         assert!(of(&pipe).await.contains("no regular file"));
         assert!(of(&large).await.contains("the limit is 2"));
         assert!(digest_of(&large, 2).is_err());
+        assert!(digest_of(&pipe, 2).is_err());
     }
 }
