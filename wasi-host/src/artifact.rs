@@ -444,3 +444,19 @@ fn read(path: &Path, digest: &str) -> Result<Vec<u8>, PrepareError> {
         Err(PrepareError::Changed { path: path.to_owned() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_changed_since_is_not_compiled_under_its_old_digest() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("guest.wasm");
+        std::fs::write(&path, "first").expect("written");
+        let digest = hex::encode(Sha256::digest("first"));
+        assert_eq!(read(&path, &digest).expect("the same"), b"first");
+        std::fs::write(&path, "other").expect("written");
+        assert!(matches!(read(&path, &digest), Err(PrepareError::Changed { .. })));
+    }
+}

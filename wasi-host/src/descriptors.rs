@@ -151,6 +151,24 @@ mod tests {
         assert!(Descriptors::within(None).size(Purpose::Tunnels) >= 1 << 16);
     }
 
+    #[tokio::test]
+    async fn a_connection_that_does_nothing_makes_room_for_one_that_comes() {
+        let descriptors = Descriptors::within(Some(2));
+        let places = Places::new(crate::serving::POD_PORT);
+        descriptors.join(Purpose::Clients, &places);
+        let held = descriptors.take(Purpose::Clients).expect("the only one");
+        let place = places.enter([10, 0, 0, 1].into()).expect("room");
+        let at_work = place.begin().expect("room");
+        assert!(descriptors.take_for_client(Purpose::Clients).await.is_none(), "it is at work");
+        drop(at_work);
+        let idle = tokio::spawn(async move {
+            place.lost().await;
+            drop((held, place));
+        });
+        assert!(descriptors.take_for_client(Purpose::Clients).await.is_some());
+        idle.await.expect("it made room");
+    }
+
     #[test]
     fn listeners_that_are_gone_are_forgotten_however_many_there_were() {
         let bounds = crate::serving::POD_PORT;

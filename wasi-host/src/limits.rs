@@ -186,6 +186,17 @@ mod tests {
     }
 
     #[test]
+    fn tables_count_as_memory_and_have_an_end() {
+        let pod = pod(None, Some(1_000));
+        let mut limiter = StoreLimiter::new(&pod.container(None));
+        assert!(limiter.table_growing(0, 100, None).expect("within the limit"));
+        assert_eq!(pod.held(Holding::Memory), 100 * TABLE_ELEMENT_BYTES as u64);
+        assert!(!limiter.table_growing(100, TABLE_ELEMENTS_MAX + 1, None).expect("told to the guest"));
+        let refused = limiter.table_growing(100, 200, None).expect_err("beyond the limit");
+        assert_eq!(refused.downcast_ref(), Some(&LimitExceeded { resource: MEMORY }));
+    }
+
+    #[test]
     fn a_pod_limits_the_sum_of_its_containers_and_gets_memory_back() {
         let pod = pod(None, Some(100));
         let (first, second) = (pod.container(None), pod.container(Some(80)));

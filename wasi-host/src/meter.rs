@@ -186,7 +186,9 @@ pub(crate) fn fields_bytes(fields: &HeaderMap) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::OutgoingHttp;
     use crate::ledger::{Ledger, NodeBounds};
+    use crate::net::{Isolated, Namespace, NamespaceConfig, NetLimits};
 
     /// A store's meter in a pod that may hold so many bytes beside what each has for certain.
     fn meter(heap: u64) -> (Arc<Account>, Meter) {
@@ -215,6 +217,71 @@ mod tests {
         assert!(pushed > 1000 && account.refusal().is_some(), "{pushed}");
         drop(meter);
         assert_eq!(account.held(Holding::Heap), 0);
+    }
+
+    #[tokio::test]
+    async fn whatever_a_guest_can_make_large_is_counted() {
+        use http_body_util::{BodyExt, Empty};
+        use p2::bindings::http::types::Method;
+        use p2::body::{HostFutureTrailers, HostOutgoingBody, HyperOutgoingBody, StreamContext};
+        use p2::types::{
+            HostFutureIncomingResponse, HostIncomingResponse, HostOutgoingRequest, HostOutgoingResponse,
+        };
+
+        let mut fields = FieldMap::new_mutable(64 << 10);
+        let value = http::HeaderValue::from_bytes(&vec![b'x'; 8 << 10]).expect("a value");
+        fields.append_raw(http::header::COOKIE, value.clone()).expect("within the limit");
+        let map = HeaderMap::from_iter([(http::header::COOKIE, value)]);
+        let (own, text) = (fields_bytes(&map), "x".repeat(1 << 10));
+        assert!(own > 8 << 10);
+        let empty = || -> HyperOutgoingBody { Empty::new().map_err(|never| match never {}).boxed_unsync() };
+        let request = |body| HostOutgoingRequest {
+            method: Method::Other(text.clone()),
+            scheme: None,
+            authority: Some(text.clone()),
+            path_with_query: Some(text.clone()),
+            headers: fields.clone(),
+            body,
+        };
+        let mut received = http::Response::new(empty());
+        *received.headers_mut() = map.clone();
+        let received = (received, wasmtime_wasi::runtime::spawn(async {}));
+        let (body, _taken) = HostOutgoingBody::new(StreamContext::Request, None, 1, BODY_CHUNK_BYTES);
+        let config = NamespaceConfig {
+            hostname: "pod".into(),
+            tenant: "default".into(),
+            addresses: Vec::new(),
+            limits: NetLimits::default(),
+        };
+        let permits = Arc::new(tokio::sync::Semaphore::new(1));
+        let namespace = Namespace::new(config, Arc::new(Isolated));
+        let mut hooks = OutgoingHttp::new(namespace, permits, meter(1 << 20).0);
+        let (mut asked, _sent) = p3::Request::from_http(&mut hooks, http::Request::new(empty()));
+        asked.headers = fields.clone();
+        let (mut answer, _sent) = p3::Response::from_http(&mut hooks, http::Response::new(empty()));
+        answer.headers = fields.clone();
+        let status = http::StatusCode::OK;
+        let outgoing =
+            |body| Box::new(HostOutgoingResponse { status, headers: fields.clone(), body }) as Box<dyn Any>;
+        let incoming = HostIncomingResponse { status: 200, headers: fields.clone(), body: None };
+        let all: [(&str, Box<dyn Any>, u64); 11] = [
+            ("fields", Box::new(fields.clone()), own),
+            ("outgoing body", Box::new(body), BODY_BYTES),
+            ("outgoing response", outgoing(None), own),
+            ("outgoing response with a body", outgoing(Some(empty())), own + BODY_BYTES),
+            ("outgoing request", Box::new(request(None)), own + (3 << 10)),
+            ("outgoing request with a body", Box::new(request(Some(empty()))), own + (3 << 10) + BODY_BYTES),
+            ("incoming response", Box::new(incoming), own),
+            ("future response", Box::new(HostFutureIncomingResponse::Ready(Ok(received))), own),
+            ("trailers", Box::new(HostFutureTrailers::Done(Ok(Some(map)))), own),
+            ("request of 0.3", Box::new(asked), own + BODY_BYTES),
+            ("response of 0.3", Box::new(answer), own + BODY_BYTES),
+        ];
+        for (name, entry, least) in &all {
+            let bytes = content_bytes(&**entry);
+            assert!((*least..*least + 64).contains(&bytes), "{name}: {bytes} and not {least}");
+        }
+        assert_eq!(content_bytes(&0_u8), 0);
     }
 
     #[test]

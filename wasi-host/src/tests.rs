@@ -3,6 +3,7 @@
 mod artifacts;
 mod commands;
 mod cpu;
+mod growing;
 mod holdings;
 mod pods;
 pub mod programs;

@@ -241,6 +241,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nothing_is_left_of_the_streams_of_another_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (link, _outgoing) = LinkHandle::new();
+        let mut streams = LogStreams::new(Arc::new(Logs::start(dir.path().join("logs")).unwrap()), link);
+        for request in 0..10 {
+            streams.serve(
+                LogRequest { request, container: "c".to_owned(), ..Default::default() },
+                None,
+                None,
+            );
+        }
+        assert_eq!(streams.held(), 10);
+        streams.linked(2);
+        assert_eq!(streams.held(), 0);
+    }
+
+    #[tokio::test]
     async fn errors_are_told_apart_and_read_as_on_kubernetes() {
         let pod = br#"{"metadata":{"name":"p","namespace":"d","uid":"u"},
                        "spec":{"containers":[{"name":"c","image":"i"}]}}"#;

@@ -26,7 +26,8 @@ use rustix::{
 const TURN: Duration = Duration::from_millis(20);
 /// Entries between two looks at the clock.
 const TURN_ENTRIES: usize = 16;
-/// Directories that take turns; the others wait, so that their number opens no files.
+/// Directories that take turns; the others wait, so that their number opens no files. One that is not done in its first
+/// turn makes room for those that have had none: what is small goes at once, however much others have left behind.
 const ACTIVE_MAX: usize = 16;
 /// The first wait after a removal that failed, doubled with each failure.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -105,12 +106,17 @@ impl Level {
 impl Removal {
     /// `None` where there is nothing to remove.
     fn open(path: &Path) -> io::Result<Option<Self>> {
+        Self::go_on(path, 0)
+    }
+
+    /// The same of one that has been begun, and of whose names so many have been used.
+    fn go_on(path: &Path, next_name: u64) -> io::Result<Option<Self>> {
         let top = match rustix::fs::openat(CWD, path, OPEN, Mode::empty()) {
             Ok(dir) => Level::new(dir)?,
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        Ok(Some(Self { path: path.to_owned(), top, below: None, next_name: 0 }))
+        Ok(Some(Self { path: path.to_owned(), top, below: None, next_name }))
     }
 
     /// Looks at so many entries more. True once everything is gone.
@@ -197,6 +203,8 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<PathBuf>,
+    /// Those that have made room, with the names that were used in them.
+    parked: VecDeque<(PathBuf, u64)>,
     /// Directories that take turns, and those that wait for their next try.
     at_work: usize,
     /// Nobody will ask for more: what is left is removed at the next start.
@@ -220,7 +228,7 @@ impl Removals {
     /// Directories that are not removed yet.
     pub fn held(&self) -> usize {
         let queue = self.shared.queue.lock();
-        queue.waiting.len() + queue.at_work
+        queue.waiting.len() + queue.parked.len() + queue.at_work
     }
 }
 
@@ -231,22 +239,49 @@ impl Drop for Removals {
     }
 }
 
+/// A directory that takes its place.
+struct Next {
+    path: PathBuf,
+    next_name: u64,
+    wait: Duration,
+    is_long: bool,
+}
+
 #[derive(Default)]
 struct Worker {
-    active: VecDeque<(Removal, Duration)>,
+    active: VecDeque<Active>,
     /// What failed, by the time of its next try, with the wait before the one after.
     failed: BTreeMap<(Instant, PathBuf), Duration>,
+}
+
+struct Active {
+    removal: Removal,
+    /// Until it is tried again, should it fail.
+    wait: Duration,
+    /// It has had a turn that was not enough.
+    is_long: bool,
 }
 
 impl Worker {
     fn run(mut self, shared: &Shared) {
         while self.take_in(shared) {
-            let Some((mut removal, wait)) = self.active.pop_front() else { continue };
-            match removal.turn() {
+            let Some(mut active) = self.active.pop_front() else { continue };
+            match active.removal.turn() {
                 Ok(true) => {}
-                Ok(false) => self.active.push_back((removal, wait)),
-                Err(error) => self.fail(removal.path, &error, wait),
+                Ok(false) => self.park_or_go_on(shared, Active { is_long: true, ..active }),
+                Err(error) => self.fail(active.removal.path, &error, active.wait),
             }
+        }
+    }
+
+    /// One that takes long makes room where others wait, unless it is the only one of its kind.
+    fn park_or_go_on(&mut self, shared: &Shared, active: Active) {
+        let mut queue = shared.queue.lock();
+        if !queue.waiting.is_empty() && self.active.iter().any(|other| other.is_long) {
+            let Removal { path, next_name, .. } = active.removal;
+            queue.parked.push_back((path, next_name));
+        } else {
+            self.active.push_back(active);
         }
     }
 
@@ -259,16 +294,11 @@ impl Worker {
             }
             let now = Instant::now();
             while self.active.len() < ACTIVE_MAX {
-                let due = self.failed.first_entry().filter(|first| first.key().0 <= now);
-                let (path, wait) = match due.map(|first| first.remove_entry()) {
-                    Some(((_, path), wait)) => (path, wait),
-                    None => match queue.waiting.pop_front() {
-                        Some(path) => (path, RETRY_FIRST),
-                        None => break,
-                    },
-                };
-                match Removal::open(&path) {
-                    Ok(removal) => self.active.extend(removal.map(|removal| (removal, wait))),
+                let Some(Next { path, next_name, wait, is_long }) = self.next(&mut queue, now) else { break };
+                match Removal::go_on(&path, next_name) {
+                    Ok(removal) => {
+                        self.active.extend(removal.map(|removal| Active { removal, wait, is_long }))
+                    }
                     Err(error) => self.fail(path, &error, wait),
                 }
             }
@@ -282,6 +312,29 @@ impl Worker {
                 }
                 None => shared.changed.wait(&mut queue),
             }
+        }
+    }
+
+    /// What begins next: those that have had no turn before those that take long, of which one always goes on.
+    fn next(&mut self, queue: &mut Queue, now: Instant) -> Option<Next> {
+        let parked = |queue: &mut Queue| {
+            let (path, next_name) = queue.parked.pop_front()?;
+            Some(Next { path, next_name, wait: RETRY_FIRST, is_long: true })
+        };
+        if !self.active.iter().any(|active| active.is_long)
+            && let Some(next) = parked(queue)
+        {
+            return Some(next);
+        }
+        if let Some(first) = self.failed.first_entry()
+            && first.key().0 <= now
+        {
+            let ((_, path), wait) = first.remove_entry();
+            return Some(Next { path, next_name: 0, wait, is_long: false });
+        }
+        match queue.waiting.pop_front() {
+            Some(path) => Some(Next { path, next_name: 0, wait: RETRY_FIRST, is_long: false }),
+            None => parked(queue),
         }
     }
 
@@ -385,14 +438,54 @@ mod tests {
         let mut worker = Worker::default();
         while small.exists() {
             assert!(worker.take_in(&shared));
-            let (mut removal, wait) = worker.active.pop_front().unwrap();
-            if !removal.advance(TURN_ENTRIES).unwrap() {
-                worker.active.push_back((removal, wait));
+            let mut active = worker.active.pop_front().unwrap();
+            if !active.removal.advance(TURN_ENTRIES).unwrap() {
+                worker.active.push_back(active);
             }
         }
         assert!(large.exists(), "the large one has had one turn");
         // The test's own directory is removed by recursion.
         remove_dir(&large).unwrap();
+    }
+
+    #[test]
+    fn however_many_take_long_a_small_one_goes_at_once() {
+        let dir = quick_dir();
+        let large: Vec<PathBuf> =
+            (0..3 * ACTIVE_MAX).map(|at| dir.path().join(format!("large-{at}"))).collect();
+        let small = dir.path().join("small");
+        for path in large.iter().chain([&small]) {
+            fs::create_dir(path).unwrap();
+        }
+        large.iter().for_each(|path| nest(path, 200, |_| "d".into()));
+        let shared = Shared::default();
+        shared.queue.lock().waiting.extend(large.iter().cloned());
+        let mut worker = Worker::default();
+        let mut turns = 0;
+        let mut turn = |worker: &mut Worker| {
+            assert!(worker.take_in(&shared));
+            let mut active = worker.active.pop_front().unwrap();
+            turns += 1;
+            if !active.removal.advance(TURN_ENTRIES).unwrap() {
+                worker.park_or_go_on(&shared, Active { is_long: true, ..active });
+            }
+            turns
+        };
+        for _ in 0..2 * ACTIVE_MAX {
+            turn(&mut worker);
+        }
+        shared.queue.lock().waiting.push_back(small.clone());
+        let begun = turn(&mut worker);
+        while small.exists() {
+            assert!(turn(&mut worker) - begun < 5 * ACTIVE_MAX, "those that were there first go on and on");
+        }
+        assert!(large.iter().all(|path| path.exists()));
+        // What made room goes on where it was, and all of it goes.
+        let mut all = large.clone();
+        while !all.is_empty() {
+            turn(&mut worker);
+            all.retain(|path| path.exists());
+        }
     }
 
     #[test]
@@ -417,7 +510,7 @@ mod tests {
         fs::create_dir(&path).unwrap();
         worker.failed.insert((Instant::now(), again), RETRY_MAX);
         assert!(worker.take_in(&shared));
-        assert!(worker.active.pop_front().unwrap().0.advance(10).unwrap());
+        assert!(worker.active.pop_front().unwrap().removal.advance(10).unwrap());
         assert!(!path.exists());
     }
 }

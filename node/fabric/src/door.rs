@@ -119,3 +119,60 @@ impl Door {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    /// Room for so many connections, and for one of each source.
+    async fn door(connections: usize) -> (Door, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let bounds = Bounds {
+            connections_max: connections,
+            connections_per_source_max: 1,
+            requests_max: 8,
+            requests_per_source_max: 8,
+        };
+        (Door::new(listener, bounds, Descriptors::within(Some(64)), Purpose::Clients), address)
+    }
+
+    #[tokio::test]
+    async fn a_connection_without_room_is_reset() {
+        let (door, address) = door(4).await;
+        let _first = TcpStream::connect(address).await.unwrap();
+        let arrival = door.next().await;
+        let _at_work = arrival.place.begin().unwrap();
+        let mut second = TcpStream::connect(address).await.unwrap();
+        let mut byte = [0];
+        let read = tokio::select! {
+            _ = door.next() => panic!("there is no room"),
+            read = second.read(&mut byte) => read,
+        };
+        assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn who_speaks_for_many_has_the_room_of_all() {
+        let (door, address) = door(4).await;
+        let door = door.for_many(Arc::new(["127.0.0.0/8".parse().unwrap()]));
+        let mut kept = Vec::new();
+        for _ in 0..3 {
+            let client = TcpStream::connect(address).await.unwrap();
+            let arrival = tokio::time::timeout(Duration::from_secs(60), door.next()).await.expect("room");
+            let at_work = arrival.place.begin().unwrap();
+            kept.push((client, arrival, at_work));
+        }
+    }
+
+    #[tokio::test]
+    async fn peers_that_take_nothing_are_given_up() {
+        let (door, address) = door(4).await;
+        let _client = TcpStream::connect(address).await.unwrap();
+        let arrival = door.next().await;
+        let socket = SockRef::from(&arrival.stream);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+        assert!(socket.keepalive().unwrap());
+    }
+}

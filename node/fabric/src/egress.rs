@@ -202,6 +202,70 @@ mod tests {
         read_to_reset(far).await;
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_a_far_end_takes_nothing_of_has_its_time_and_no_more() {
+        let egress = Egress::new(Descriptors::of_process());
+        let (caller, _net) = pod("default", POD.into());
+        let (conn, _far) = stuck(&egress, &caller).await;
+        drop(conn);
+        let held = tokio::time::timeout(Duration::from_secs(19), emptied(&egress)).await;
+        assert!(held.is_err(), "it may be taken yet");
+        tokio::time::timeout(Duration::from_secs(5), emptied(&egress))
+            .await
+            .expect("nothing of it was taken");
+    }
+
+    #[tokio::test]
+    async fn a_reset_of_the_far_end_reaches_the_pod_and_all_is_given_back() {
+        let descriptors = Descriptors::within(Some(64));
+        let egress = Egress::new(descriptors.clone());
+        let (caller, _net) = pod("default", POD.into());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let mut conn = egress.dial(&caller, SocketAddr::new(POD.into(), 4000), to).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        assert_eq!(descriptors.taken(Purpose::Outside), 1);
+        far.set_zero_linger().unwrap();
+        drop(far);
+        let error = conn.read(&mut [0; 16]).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        let given_back = async {
+            while descriptors.taken(Purpose::Outside) > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), given_back).await.expect("the descriptor is free");
+    }
+
+    /// An address where nothing is accepted, and as many wait for that as may.
+    async fn full() -> (SocketAddr, impl Sized) {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(connected) =
+            tokio::time::timeout(Duration::from_secs(1), TcpStream::connect(address)).await
+        {
+            waiting.push(connected.unwrap());
+        }
+        (address, (listener, waiting))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connect_that_nobody_answers_ends_in_time_and_with_its_pod() {
+        let egress = Egress::new(Descriptors::of_process());
+        let (caller, _net) = pod("default", POD.into());
+        let (to, _waiting) = full().await;
+        let from = SocketAddr::new(POD.into(), 4000);
+        let dialed = tokio::time::timeout(2 * CONNECT_TIMEOUT, egress.dial(&caller, from, to)).await;
+        assert_eq!(dialed.expect("it ends").err(), Some(NetError::TimedOut));
+        caller.pod.as_ref().unwrap().gone.cancel();
+        let dialed = tokio::time::timeout(CONNECT_TIMEOUT / 2, egress.dial(&caller, from, to)).await;
+        assert_eq!(dialed.expect("it ends").err(), Some(NetError::NetworkDown));
+        assert_eq!(egress.open(), 0);
+    }
+
     /// Longer than anything that was closed may wait.
     const CLOSED_AGES: Duration = Duration::from_secs(61);
 

@@ -150,22 +150,34 @@ mod tests {
         let path = std::env::current_exe().expect("a path");
         let file = std::fs::File::open(&path).expect("this program");
         let parent = rustix::process::getppid().expect("a parent");
-        let denied = apart(move || {
+        let mut config = wasmtime::Config::new();
+        config.parallel_compilation(false);
+        let engine = wasmtime::Engine::new(&config).expect("an engine");
+        let module = wat::parse_str(r#"(module (func (export "run")))"#).expect("valid");
+        wasmtime::Module::new(&engine, &module).expect("code");
+        let (denied, code) = apart(move || {
             let filter = filter().expect("a filter");
             seccompiler::apply_filter(&filter).expect("in force");
             let sum: usize = vec![vec![1_u8; 1 << 20]; 32].iter().map(Vec::len).sum();
             assert_eq!(sum, 32 << 20);
             assert_eq!(std::io::Read::read(&mut &file, &mut [0; 16]).expect("an open file"), 16);
-            [
+            let denied = [
                 std::net::UdpSocket::bind("127.0.0.1:0").map(drop).map_err(|error| error.kind()),
                 std::os::unix::net::UnixStream::pair().map(drop).map_err(|error| error.kind()),
                 std::fs::File::open(&path).map(drop).map_err(|error| error.kind()),
-                std::process::Command::new(&path).spawn().map(drop).map_err(|error| error.kind()),
+                // Where it is started after all, it only names its tests.
+                std::process::Command::new(&path)
+                    .arg("--list")
+                    .spawn()
+                    .map(drop)
+                    .map_err(|error| error.kind()),
                 std::thread::Builder::new().spawn(|| ()).map(drop).map_err(|error| error.kind()),
                 rustix::process::test_kill_process(parent).map_err(|error| error.kind()),
                 std::fs::remove_file("/nowhere").map_err(|error| error.kind()),
-            ]
+            ];
+            (denied, wasmtime::Module::new(&engine, module).map(drop))
         });
+        assert!(code.is_err(), "no memory is executable");
         for (at, denied) in denied.into_iter().enumerate() {
             assert_eq!(denied, Err(ErrorKind::PermissionDenied), "{at}");
         }

@@ -289,12 +289,14 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(100)).await;
         for _ in 0..20 {
             let begun = Instant::now();
-            let ended = compiled(turns.clone(), "other", Duration::from_secs(2)).await;
+            let other = compiled(turns.clone(), "other", Duration::from_secs(2));
+            let ended = tokio::time::timeout(Duration::from_secs(3600), other).await.expect("it ends");
             assert!(ended - begun <= QUICK + Duration::from_secs(2), "{:?}", ended - begun);
         }
         // A slow one waits for one slow turn of the other.
         let begun = Instant::now();
-        let ended = compiled(turns.clone(), "other", Duration::from_secs(60)).await;
+        let other = compiled(turns.clone(), "other", Duration::from_secs(60));
+        let ended = tokio::time::timeout(Duration::from_secs(3600), other).await.expect("it ends");
         assert!(ended - begun <= Duration::from_secs(300 + 60) + 3 * QUICK, "{:?}", ended - begun);
         for task in &slow {
             task.abort();
@@ -314,6 +316,50 @@ mod tests {
             assert_eq!(ended - begun, Duration::from_secs(100));
         }
         assert!(is_empty(&turns));
+    }
+
+    /// When jobs of these namespaces and lengths end that come at once, in seconds.
+    async fn ends_of(turns: &Arc<Turns>, jobs: &[(&'static str, u64)]) -> Vec<u64> {
+        let begun = Instant::now();
+        let jobs = jobs.iter().map(|(of, length)| compiled(turns.clone(), of, Duration::from_secs(*length)));
+        let ends = tokio::time::timeout(Duration::from_secs(3600), futures::future::join_all(jobs)).await;
+        ends.expect("they end").into_iter().map(|ended| (ended - begun).as_secs()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_run_at_once_and_namespaces_take_turns() {
+        let turns = Arc::new(Turns::default());
+        assert_eq!(ends_of(&turns, &[("a", 10); 5]).await, [10, 10, 20, 20, 30]);
+        let jobs = ["a", "a", "a", "b", "b", "b", "c", "c", "c"].map(|of| (of, 10));
+        let ends = ends_of(&turns, &jobs).await;
+        assert!(ends[6] <= 20 && ends[7] <= 40, "the last by name waits no longer: {ends:?}");
+        // Who has one that runs waits for who has none.
+        let ends = ends_of(&turns, &[("a", 19), ("b", 1), ("a", 19), ("b", 1), ("b", 1)]).await;
+        assert_eq!(ends[4], 3, "{ends:?}");
+        assert!(is_empty(&turns));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_one_makes_room_for_who_comes_later() {
+        let turns = Arc::new(Turns::default());
+        let slow = [0, 1].map(|_| tokio::spawn(compiled(turns.clone(), "a", Duration::from_secs(100))));
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        assert_eq!(ends_of(&turns, &[("b", 2)]).await, [2]);
+        for task in slow {
+            task.await.expect("they run to their ends");
+        }
+        assert!(is_empty(&turns));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_that_is_over_leaves_its_place_while_its_job_is_there() {
+        let turns = Arc::new(Turns::default());
+        let jobs = [0, 1, 2].map(|_| turns.job());
+        let _waiting = jobs.each_ref().map(|job| turns.wait(job, "a").expect("room"));
+        let (first, _second) = (jobs[0].turn().await, jobs[1].turn().await);
+        assert!(tokio::time::timeout(QUICK / 2, jobs[2].turn()).await.is_err());
+        drop(first);
+        assert!(tokio::time::timeout(QUICK / 2, jobs[2].turn()).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -336,7 +382,8 @@ mod tests {
     async fn what_waits_is_bounded_and_leaves_room_for_others() {
         let turns = Arc::new(Turns::default());
         let job = turns.job();
-        let mut all: Vec<_> = std::iter::from_fn(|| turns.wait(&job, "a").ok()).collect();
+        let waits = std::iter::from_fn(|| turns.wait(&job, "a").ok());
+        let mut all: Vec<_> = waits.take(2 * WAITING_MAX).collect();
         assert_eq!(all.len(), WAITING_MAX / 2);
         assert!(matches!(turns.wait(&job, "a"), Err(PrepareError::Busy)));
         all.push(turns.wait(&job, "b").expect("room for another"));

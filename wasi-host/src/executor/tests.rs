@@ -103,8 +103,11 @@ async fn a_group_that_runs_long_in_one_piece_is_a_heavy_one_for_a_while() {
     executor.spawn(&heavy, None, async move { burn(Duration::from_millis(30)) }).await.expect("it ran");
     // The outcome is told before the account is kept.
     let now = Instant::now();
-    while !heavy.is_heavy(now) {
-        tokio::task::yield_now().await;
-    }
+    let kept = async {
+        while !heavy.is_heavy(now) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), kept).await.expect("it is a heavy one");
     assert!(!light.is_heavy(now) && !heavy.is_heavy(now + crew::HEAVY_FOR * 2));
 }

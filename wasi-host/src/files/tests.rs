@@ -5,6 +5,8 @@ mod guests;
 use std::future::poll_fn;
 use std::sync::mpsc;
 
+use wasmtime_wasi::p2::bindings::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
+
 use super::listing::Listing;
 use super::*;
 use crate::ledger::{Ledger, NodeBounds};
@@ -21,7 +23,8 @@ fn what_takes_long_to_close_is_closed_elsewhere() {
     struct Slow(mpsc::Receiver<()>, mpsc::Sender<std::thread::ThreadId>);
     impl Drop for Slow {
         fn drop(&mut self) {
-            let _ = self.0.recv();
+            // Where it is not closed elsewhere, nobody tells it to go on.
+            let _ = self.0.recv_timeout(std::time::Duration::from_secs(10));
             let _ = self.1.send(std::thread::current().id());
         }
     }
@@ -79,4 +82,79 @@ async fn a_listing_holds_a_part_of_the_directory() {
         assert!(found.insert(entry.expect("an entry").name));
     }
     assert_eq!(found.len(), 1_000);
+}
+
+/// A folder of so many files that a listing of it is not read at once, in a pod that may have some open files.
+fn folder(pool: &Arc<Pool>) -> (tempfile::TempDir, Files) {
+    let dir = tempfile::tempdir().expect("a directory");
+    for index in 0..100 {
+        File::create(dir.path().join(index.to_string())).expect("made");
+    }
+    let mut files = Files::new(account(pool));
+    files.mount(File::open(dir.path()).expect("there"), "/".to_owned(), false);
+    (dir, files)
+}
+
+async fn open(files: &Files, path: &str) -> Result<OpenDescriptor, ErrorCode> {
+    let flags = (OpenFlags::empty(), DescriptorFlags::READ | DescriptorFlags::WRITE);
+    let opened =
+        files.open_at(Arc::clone(&files.dirs[0].0), PathFlags::empty(), path.to_owned(), flags).await;
+    opened.map_err(|error| error.downcast().expect("an error of the guest's"))
+}
+
+#[tokio::test]
+async fn what_a_guest_has_open_is_counted_until_it_is_closed() {
+    let pool = Pool::new("files", 8, 0);
+    let (_dir, files) = folder(&pool);
+    let held = || files.account.ledger.held(Holding::Files);
+    let mut all = Vec::new();
+    let refused = loop {
+        match open(&files, "1").await {
+            Ok(file) => all.push(file),
+            Err(refused) => break refused,
+        }
+        assert!(all.len() < 100, "more than there are for all pods");
+    };
+    assert_eq!((refused, held()), (ErrorCode::InsufficientMemory, all.len() as u64));
+    let list = || Listing::open(Arc::clone(&files.account), Arc::clone(&files.dirs[0].0));
+    assert!(list().await.is_err(), "a listing is an open directory");
+    let most = held();
+    all.pop();
+    until_held(&files, most - 1).await;
+    let listing = list().await.expect("there is room for one");
+    assert_eq!(open(&files, "1").await.err(), Some(ErrorCode::InsufficientMemory));
+    drop((listing, all));
+    until_held(&files, 0).await;
+}
+
+async fn until_held(files: &Files, count: u64) {
+    let held = || files.account.ledger.held(Holding::Files);
+    let closed = async {
+        while held() != count {
+            tokio::task::yield_now().await;
+        }
+    };
+    let closed = tokio::time::timeout(std::time::Duration::from_secs(60), closed).await;
+    assert!(closed.is_ok(), "{} are held, and not {count}", held());
+}
+
+#[tokio::test]
+async fn bytes_on_their_way_are_counted_and_few_where_memory_is_scarce() {
+    let pool = Pool::new("files", 8, 0);
+    let (_dir, files) = folder(&pool);
+    let file = open(&files, "1").await.expect("open");
+    let ledger = &files.account.ledger;
+    let (bytes, charge) = files.account.hold_some(64 << 10);
+    assert_eq!((bytes, ledger.held(Holding::Heap)), (64 << 10, 64 << 10));
+    drop(charge);
+    let mut others = Charge::nothing(ledger, Holding::Heap);
+    while others.grow(1 << 10).is_ok() {}
+    let (bytes, charge) = files.account.hold_some(64 << 10);
+    assert_eq!((bytes, charge.is_none()), (BYTES_SQUEEZED, true));
+    let refused = files.write(Arc::clone(&file), vec![0; 64 << 10], 0).await.expect_err("no room");
+    assert_eq!(refused.downcast().expect("an error of the guest's"), ErrorCode::InsufficientMemory);
+    drop(others);
+    assert_eq!(files.write(file, vec![0; 64 << 10], 0).await.expect("room"), 64 << 10);
+    assert_eq!(fitting("x".repeat(PATH_BYTES_MAX)).map(|path| path.len()), Ok(PATH_BYTES_MAX));
+    assert_eq!(fitting("x".repeat(PATH_BYTES_MAX + 1)), Err(ErrorCode::NameTooLong));
 }

@@ -27,6 +27,8 @@ fn fill(account: &Arc<Account>, holding: Holding, piece: u64) -> (Charge, Refuse
 #[test]
 fn each_bound_is_named_that_refuses() {
     let ledger = ledger(400 * MIB, 100);
+    let beyond = pod(&ledger, "a").charge(Holding::Memory, 100 * MIB + 1).expect_err("more than there is");
+    assert_eq!((beyond.bound, beyond.limit), (Bound::Node, 100 * MIB));
     let limited = ledger.pod(&"a".into(), Some(MIB));
     let (held, refused) = fill(&limited.container(None), Holding::Heap, MIB);
     assert_eq!(refused, Refused { holding: Holding::Heap, bound: Bound::Pod, limit: HEAP_MIN });
@@ -91,11 +93,27 @@ fn charges_grow_and_shrink_and_leave_nothing_behind() {
 }
 
 #[test]
+fn bytes_are_held_until_the_last_part_of_them_is_gone() {
+    let ledger = ledger(100 * MIB, 100);
+    let container = pod(&ledger, "a").container(None);
+    let bytes = container.hold_bytes(vec![7; 100 << 10].into());
+    assert_eq!(container.held(Holding::Heap), 100 << 10);
+    let part = bytes.slice(50..60);
+    drop(bytes);
+    assert_eq!(container.held(Holding::Heap), 100 << 10, "it is all there for the part");
+    drop(part);
+    assert_eq!(container.held(Holding::Heap), 0);
+    let few = container.hold_bytes(vec![7; 100].into());
+    assert_eq!((few.len(), container.held(Holding::Heap)), (100, 0));
+}
+
+#[test]
 fn threads_that_charge_and_are_refused_at_once_leave_nothing_behind() {
     let ledger = ledger(2 * MIB, 100);
     let pods: Vec<_> = (0..4).map(|at| pod(&ledger, &(at % 2).to_string())).collect();
     std::thread::scope(|scope| {
-        for at in 0..4 {
+        // Two for each pod.
+        for at in 0..8 {
             let container = pods[at % 4].container(None);
             scope.spawn(move || {
                 let mut kept = Charge::nothing(&container, Holding::Heap);

@@ -97,6 +97,12 @@ impl<T> Lines<T> {
         None
     }
 
+    /// Namespaces that are known.
+    #[cfg(test)]
+    pub(super) fn namespaces(&self) -> usize {
+        self.namespaces.len().max(self.turns.len())
+    }
+
     /// Empties all lines.
     pub(super) fn clear(&mut self) -> impl Sized + use<T> {
         self.turns.clear();

@@ -22,10 +22,18 @@ fn stuck(pool: &Pool, holder: &Holder, count: usize) -> Stuck {
     Stuck { calls, lets_go }
 }
 
+/// Waits for what comes to an end, where the pool does as it should.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), what).await.expect("it comes to an end")
+}
+
 async fn until(holds: impl Fn() -> bool) {
-    while !holds() {
-        tokio::task::yield_now().await;
-    }
+    let reached = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(reached).await;
 }
 
 #[tokio::test]
@@ -35,16 +43,16 @@ async fn what_hangs_keeps_its_place_and_holds_up_nobody_else() {
     assert_eq!((pool.running(), pool.waiting()), (4, 16), "a pod has a third");
     let second = stuck(&pool, &holder("a", 2), 20);
     assert_eq!((pool.running(), pool.waiting()), (6, 34), "a namespace has half");
-    assert_eq!(pool.call(&holder("b", 3), || 7).await, Ok(7));
-    // Given up: what waits is gone, what runs is not.
+    assert_eq!(soon(pool.call(&holder("b", 3), || 7)).await, Ok(7));
+    // Given up: what waits is gone, what runs is not. What is done is told before its place is free.
     drop((first.calls, second.calls));
-    assert_eq!((pool.running(), pool.waiting()), (6, 0));
+    until(|| (pool.running(), pool.waiting()) == (6, 0)).await;
     let mut again = pool.call(&holder("a", 2), || 7);
     assert_eq!((&mut again).now_or_never(), None, "who comes back has no more places");
-    assert_eq!(pool.call(&holder("b", 3), || 8).await, Ok(8));
+    assert_eq!(soon(pool.call(&holder("b", 3), || 8)).await, Ok(8));
     assert!(pool.threads() <= 12);
     drop((first.lets_go, second.lets_go));
-    assert_eq!(again.await, Ok(7));
+    assert_eq!(soon(again).await, Ok(7));
     until(|| pool.running() == 0).await;
 }
 
@@ -60,7 +68,7 @@ async fn all_that_waits_is_done_once_in_its_order() {
     }
     drop(held.lets_go);
     for call in calls {
-        call.await.expect("done").expect("somebody listens");
+        soon(call).await.expect("done").expect("somebody listens");
     }
     drop(told);
     let order: Vec<usize> = order.iter().collect();
@@ -75,11 +83,11 @@ async fn a_panic_costs_its_call_alone() {
     let pool = Pool::new("test", 2, 0);
     for _ in 0..10 {
         assert_eq!(
-            pool.call(&holder("a", 1), || Vec::<u8>::new()[usize::from(true)]).await,
+            soon(pool.call(&holder("a", 1), || Vec::<u8>::new()[usize::from(true)])).await,
             Err(NotDone::Lost)
         );
     }
-    assert_eq!(pool.call(&holder("a", 1), || 7).await, Ok(7));
+    assert_eq!(soon(pool.call(&holder("a", 1), || 7)).await, Ok(7));
     until(|| pool.running() == 0).await;
 }
 
@@ -88,12 +96,12 @@ async fn a_line_has_an_end_for_calls_and_none_for_what_frees() {
     let pool = Pool::new("test", 2, 0);
     let held = stuck(&pool, &holder("a", 1), 1 + WAITING_MAX);
     assert_eq!(pool.waiting(), WAITING_MAX);
-    assert_eq!(pool.call(&holder("a", 1), || 7).await, Err(NotDone::Full));
+    assert_eq!(soon(pool.call(&holder("a", 1), || 7)).await, Err(NotDone::Full));
     assert!(pool.call(&holder("a", 2), || 7).now_or_never().is_none(), "another pod's line is its own");
     let (told, freed) = mpsc::channel();
     pool.post(&holder("a", 1), move || told.send(()).expect("somebody listens"));
     drop(held.lets_go);
-    freed.recv().expect("freed");
+    freed.recv_timeout(Duration::from_secs(60)).expect("freed");
 }
 
 #[tokio::test]
@@ -102,7 +110,7 @@ async fn a_pool_that_goes_frees_what_waits() {
     let mut held = stuck(&pool, &holder("a", 1), 3);
     drop(pool);
     for call in held.calls.drain(1..) {
-        assert_eq!(call.await, Err(NotDone::Lost));
+        assert_eq!(soon(call).await, Err(NotDone::Lost));
     }
     drop(held.lets_go);
     assert_eq!(held.calls.remove(0).await, Ok(()), "what runs is not ended");
@@ -142,5 +150,7 @@ fn who_has_a_share_is_passed_over() {
     assert_eq!(order, ["a2", "b3"]);
     drop((places, held));
     assert_eq!(lines.next().map(|(_, what)| what), Some("sated"));
-    assert_eq!(lines.len(), 0);
+    lines.join(&holder("c", 4), 3, "given up");
+    assert_eq!(lines.leave(&holder("c", 4), 3), Some("given up"));
+    assert_eq!((lines.len(), lines.namespaces()), (0, 0), "nothing is left of those who waited");
 }

@@ -178,6 +178,20 @@ mod tests {
             meter.sent(BYTES_PER_CREDIT);
             assert!(meter.received(&frame(DATA, 100)));
         }
+        // Each of data sent and data received does by itself, and neither is saved up beyond the bound.
+        for receives in [false, true] {
+            let mut meter = begun();
+            for _ in 0..2 * CREDIT_MAX {
+                assert!(meter.received(&frame(PING, 8)));
+                if receives {
+                    assert!(meter.received(&frame(DATA, 100)));
+                } else {
+                    meter.sent(BYTES_PER_CREDIT);
+                }
+            }
+            assert!(meter.received(&frame(DATA, 100).repeat(4 * CREDIT_MAX as usize)));
+            assert_eq!(pings(&mut meter, FRAME_HEAD_BYTES + 8), CREDIT_MAX as usize);
+        }
         // Time does too, slowly.
         let mut meter = begun();
         let all_of =

@@ -190,6 +190,72 @@ async fn a_response_that_never_ends_is_ended() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_response_under_way_keeps_its_place() {
+    let server = Server::new();
+    let mut conn = server.connect(1);
+    conn.write_all(b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let mut read = [0; 1024];
+    while !String::from_utf8_lossy(&read).contains("so far") {
+        assert!(conn.read(&mut read).await.unwrap() > 0);
+    }
+    let _newcomers: Vec<Conn> = (0..10).map(|_| server.connect(1)).collect();
+    let ended = tokio::time::timeout(Duration::from_secs(1), conn.read(&mut read)).await;
+    assert!(ended.is_err(), "it goes on: {ended:?}");
+}
+
+/// Begins an HTTP/2 connection by hand.
+async fn begun(server: &Server) -> Conn {
+    let mut conn = server.connect(1);
+    conn.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    conn
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_is_told_the_bounds_of_its_connection() {
+    let server = Server::new();
+    let mut conn = begun(&server).await;
+    let mut head = [0; 9];
+    conn.read_exact(&mut head).await.unwrap();
+    assert_eq!((head[3], head[4]), (4, 0), "SETTINGS come first");
+    let mut settings = vec![0; usize::from(head[2])];
+    conn.read_exact(&mut settings).await.unwrap();
+    let told = |id: u8| {
+        let setting = settings.chunks(6).find(|setting| setting[..2] == [0, id]);
+        setting.map(|setting| u32::from_be_bytes([setting[2], setting[3], setting[4], setting[5]]))
+    };
+    assert_eq!(told(3), Some(STREAMS_MAX));
+    assert_eq!(told(4), Some(GATEWAY_WINDOW_BYTES / 4));
+    assert_eq!(told(6), Some(HEAD_BYTES_MAX as u32));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_is_too_large_is_refused() {
+    let server = Server::new();
+    let mut conn = server.connect(1);
+    let head = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "x".repeat(2 * HEAD_BYTES_MAX));
+    // The rest is not taken.
+    let _ = conn.write_all(head.as_bytes()).await;
+    let (_, answer) = until_closed(&mut conn).await;
+    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_are_reset_as_they_are_opened_end_the_connection() {
+    let server = Server::new();
+    let mut conn = begun(&server).await;
+    let mut flood = Vec::new();
+    for stream in (1..400_u32).step_by(2).map(u32::to_be_bytes) {
+        // GET /never of the host a, and a reset of it.
+        flood.extend([b"\0\0\x0d\x01\x05".as_slice(), &stream, b"\x82\x86\x04\x06/never\x41\x01a"].concat());
+        flood.extend([b"\0\0\x04\x03\0".as_slice(), &stream, b"\0\0\0\x08"].concat());
+    }
+    assert_eq!(conn.try_write(&flood), Ok(flood.len()), "it comes in one piece");
+    let begun = Instant::now();
+    let (_, said) = until_closed(&mut conn).await;
+    assert!(said.contains("too_many_resets") && begun.elapsed() < Duration::from_secs(1), "{said:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_client_does_not_have_all_requests() {
     let server = Server::new();
     let (mut sender, connection) =

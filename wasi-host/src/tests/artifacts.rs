@@ -37,6 +37,15 @@ async fn what_cannot_run_is_refused_with_the_mend() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_too_large_is_not_read() {
+    let bench = Bench::new(1);
+    let path = bench.dir.path().join("large.wasm");
+    fs::File::create(&path).and_then(|file| file.set_len((256 << 20) + 1)).expect("a file of nothing");
+    let refused = bench.host.prepare(&path, "default").await.expect_err("too large");
+    assert!(matches!(refused, PrepareError::TooLarge { .. }), "{refused}");
+}
+
+#[tokio::test]
 async fn modules_of_an_old_clang_are_refused() {
     let bench = Bench::new(1);
     let mut module = wat::parse_str(spinner()).expect("valid");
@@ -188,6 +197,11 @@ async fn what_cannot_be_made_is_tried_once_however_many_ask() {
     }
     assert!(ask(0).await.contains("too strange"));
     assert_eq!(fs::read_to_string(&count).expect("counted"), "x\n");
+    // What it says is read to a bound.
+    let script = "printf 'refused '; /usr/bin/head -c 1000000 /dev/zero | /usr/bin/tr '\\0' x; exit 1";
+    let host = host_with(&bench, "talking", &format!("({script}) >&2"));
+    let said = host.prepare(&path, "default").await.expect_err("refused").to_string();
+    assert!(said.contains("xxx") && said.len() < 8192, "{} bytes", said.len());
     // A compiler that dies has said nothing for good, but is not asked again at once either.
     let script = format!("echo x >> {}; kill -9 $$", count.display());
     let host = host_with(&bench, "dying", &script);
@@ -219,11 +233,17 @@ async fn a_compile_goes_on_as_long_as_somebody_waits_for_it() {
     assert!(lives(pid));
     second.abort();
     assert!(second.await.expect_err("given up").is_cancelled());
-    while lives(pid) {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    let ended = async {
+        while lives(pid) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(60), ended).await;
+    assert!(ended.is_ok(), "the compiler runs for nobody");
     assert_eq!(host.waiting_for_compiler(), 0);
     assert_eq!(files_of(&bench.dir.path().join("hanging-cache")), ["key"]);
+    let held = host.held();
+    assert!(held.contains(&("artifacts in memory", 0)), "{held:?}");
 }
 
 #[tokio::test]

@@ -15,7 +15,8 @@ use crate::net::{HttpError, NetError, empty_body, full_body};
 const PORT: u16 = 8080;
 
 /// What pods as small as this may have the host hold is the least that any may.
-const SMALL: PodLimits = PodLimits { cpu_weight: 0, cpu_quota: None, memory_bytes: Some(16 << 20) };
+pub(super) const SMALL: PodLimits =
+    PodLimits { cpu_weight: 0, cpu_quota: None, memory_bytes: Some(16 << 20) };
 
 /// Takes all that the account may have.
 fn exhaust(account: &Arc<Account>) -> Charge {
@@ -29,7 +30,7 @@ fn exhaust(account: &Arc<Account>) -> Charge {
     charge
 }
 
-async fn none_is_held(pod: &Pod) {
+pub(super) async fn none_is_held(pod: &Pod) {
     let gone = async {
         while pod.usage().host_bytes > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -40,7 +41,7 @@ async fn none_is_held(pod: &Pod) {
 }
 
 /// The most that the pod has the host hold until the container ends, and the end.
-async fn most_held(pod: &Pod, container: &Container) -> (u64, Exit) {
+pub(super) async fn most_held(pod: &Pod, container: &Container) -> (u64, Exit) {
     let mut most = 0;
     loop {
         most = most.max(pod.usage().host_bytes);
@@ -294,4 +295,83 @@ async fn every_instance_is_charged_its_copy_of_the_environment() {
     container.kill();
     container.wait().await;
     none_is_held(&pod).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_is_the_pods() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(SMALL);
+    let container = serve(&bench, &pod, bench.sample("hello-http").await);
+    let before = pod.usage().host_bytes;
+    let address = (pod.namespace().addresses()[0], PORT).into();
+    let conn = pod.namespace().connect(address).await.expect("accepted");
+    // What serves it, beside its two ends.
+    let counted = async {
+        while pod.usage().host_bytes < before + (8 << 10) + 2 * (2 << 10) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let counted = tokio::time::timeout(Duration::from_secs(10), counted).await;
+    assert!(counted.is_ok(), "{} and {before} before", pod.usage().host_bytes);
+    drop(conn);
+    container.kill();
+    none_is_held(&pod).await;
+}
+
+#[tokio::test]
+async fn a_response_that_is_read_and_kept_is_the_pods() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(PodLimits::default());
+    let container = serve(&bench, &pod, bench.sample("hello-http").await);
+    let sent = Bytes::from(vec![b'x'; 4 << 20]);
+    let request = Request::post("/echo").body(full_body(sent.clone())).expect("a request");
+    let service = pod.namespace().http_service(PORT).expect("served");
+    let mut body =
+        service.call(request).await.map_err(|unanswered| unanswered.error).expect("answered").into_body();
+    let mut kept = Vec::new();
+    while let Some(frame) = body.frame().await {
+        kept.extend(frame.expect("a frame").into_data());
+    }
+    assert_eq!(kept.iter().map(Bytes::len).sum::<usize>(), sent.len());
+    container.kill();
+    container.wait().await;
+    drop(body);
+    assert!(pod.usage().host_bytes > 3 << 20, "{}", pod.usage().host_bytes);
+    drop(kept);
+    none_is_held(&pod).await;
+}
+
+/// A program that asks for so many random bytes at once, and exits with 0.
+fn random(bytes: u64) -> String {
+    format!(
+        r#"(component
+    (import "wasi:random/random@0.2.0" (instance $random
+        (export "get-random-bytes" (func (param "len" u64) (result (list u8))))))
+    (core module $libc
+        (memory (export "memory") 64)
+        (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096)))
+    (core instance $libc (instantiate $libc))
+    (alias core export $libc "memory" (core memory $memory))
+    (alias core export $libc "realloc" (core func $realloc))
+    (core func $get (canon lower (func $random "get-random-bytes") (memory $memory) (realloc $realloc)))
+    (core module $m
+        (import "host" "get" (func $get (param i64 i32)))
+        (func (export "run") (result i32) (call $get (i64.const {bytes}) (i32.const 0)) (i32.const 0)))
+    (core instance $i (instantiate $m (with "host" (instance (export "get" (func $get))))))
+    (func $run (result (result)) (canon lift (core func $i "run")))
+    (instance $r (export "run" (func $run)))
+    (export "wasi:cli/run@0.2.0" (instance $r)))"#
+    )
+}
+
+#[tokio::test]
+async fn random_bytes_come_a_mebibyte_at_a_time_at_most() {
+    let bench = Bench::new(1);
+    let exit = |bytes| {
+        let bench = &bench;
+        async move { bench.start(bench.prepare(&random(bytes)).await).wait().await }
+    };
+    assert_eq!(exit(1 << 20).await, Exit::Completed { code: 0 });
+    let refused = exit((1 << 20) + 1).await;
+    assert!(matches!(refused, Exit::Trapped { .. }), "{refused}");
 }

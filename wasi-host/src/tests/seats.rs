@@ -82,7 +82,8 @@ async fn a_namespace_that_starts_all_it_can_leaves_room_for_another_to_start_and
     last.stop();
     assert!(last.wait().await.is_success());
     while wait_for_input(&bench, &pod_of(&bench, "greedy"), &waiter).map(|one| running.push(one)).is_err() {
-        freed.changed().await.expect("the host is there");
+        let told = tokio::time::timeout(Duration::from_secs(60), freed.changed()).await;
+        told.expect("who waits is told").expect("the host is there");
     }
     assert_eq!(running.len(), bench.host.pods_max() as usize);
 }

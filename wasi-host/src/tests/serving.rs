@@ -254,7 +254,8 @@ async fn a_component_that_takes_too_much_memory_ends_as_out_of_memory_and_its_po
     spec.limits.memory_bytes = Some(4 << 20);
     let container = pod.start(spec.clone()).expect("started");
     assert!(call(&pod, get("/")).await.is_err());
-    assert!(container.wait().await.is_out_of_memory());
+    let ended = tokio::time::timeout(Duration::from_secs(60), container.wait()).await;
+    assert!(ended.expect("it ends").is_out_of_memory());
     assert!(bench.stderr.text().contains("limit of memory"), "{}", bench.stderr.text());
     let again = pod.start(spec.clone()).expect("the port is free");
     again.kill();

@@ -142,7 +142,9 @@ mod tests {
         }
         assert_eq!(pool.held(), 3);
         for mut server in servers {
-            assert_eq!(server.read(&mut [0; 16]).await.unwrap(), 0, "the endpoint sees the end");
+            let mut end = [0; 16];
+            let seen = tokio::time::timeout(10 * IDLE_TIME_MAX, server.read(&mut end)).await;
+            assert_eq!(seen.expect("it is closed").unwrap(), 0, "the endpoint sees the end");
         }
         assert_eq!(pool.held(), 0);
         assert!(!pool.state.lock().sweeping, "nothing runs for a pool that keeps nothing");

@@ -70,5 +70,15 @@ mod tests {
             cache.put(&number.to_string(), Family::V4, None, LIFETIME_MAX);
         }
         assert!(cache.answers.lock().len() <= ANSWERS_MAX);
+        // What holds no more makes room first.
+        let cache = Cache::default();
+        cache.put("kept.example", Family::V4, None, LIFETIME_MAX);
+        for number in 1..ANSWERS_MAX {
+            cache.put(&number.to_string(), Family::V4, None, Duration::from_secs(1));
+        }
+        tokio::time::advance(Duration::from_secs(2)).await;
+        cache.put("next.example", Family::V4, None, LIFETIME_MAX);
+        assert_eq!(cache.get("kept.example", Family::V4), Some(None));
+        assert_eq!(cache.answers.lock().len(), 2);
     }
 }

@@ -108,6 +108,21 @@ async fn a_dead_server_is_passed_over() {
     assert_eq!(look_up(&resolver, "www.example").await, Ok(vec![FOUND]));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_silent_server_is_passed_over_and_many_end_in_time() {
+    let server = NameServer::start().await;
+    let mut silent = Vec::new();
+    for _ in 0..10 {
+        silent.push(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    }
+    let addresses: Vec<_> = silent.iter().map(|socket| socket.local_addr().unwrap()).collect();
+    assert_eq!(look_up(&by(vec![addresses[0], server.address]), "www.example").await, Ok(vec![FOUND]));
+    let begun = tokio::time::Instant::now();
+    let none = tokio::time::timeout(2 * LOOKUP_TIMEOUT, look_up(&by(addresses), "www.example")).await;
+    assert_eq!(none.expect("it ends"), Err(NetError::NameTemporarilyUnknown));
+    assert_eq!(begun.elapsed().as_secs(), LOOKUP_TIMEOUT.as_secs());
+}
+
 #[tokio::test]
 async fn a_silent_zone_stops_nobody_else() {
     let server = NameServer::start().await;

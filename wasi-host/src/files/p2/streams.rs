@@ -226,3 +226,59 @@ impl OutputStream for Writing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wasmtime_wasi::filesystem::{Descriptor, File};
+    use wasmtime_wasi::{FsPerms, OpenMode};
+
+    use super::*;
+    use crate::files::{Opened, Reserve};
+    use crate::ledger::{Ledger, NodeBounds};
+    use crate::pool::Pool;
+    use crate::shares::Holder;
+
+    #[tokio::test]
+    async fn what_streams_hold_is_counted_and_little_where_memory_is_scarce() {
+        let bounds = NodeBounds { memory: None, heap: 1 << 20, files: 100, files_guaranteed: 1 };
+        let ledger = Ledger::new(bounds).pod(&"default".into(), None);
+        let pool = Pool::new("files", 1, 0);
+        let account = Account::new(
+            Arc::clone(&pool),
+            Holder::default(),
+            Arc::clone(&ledger),
+            Arc::new(Reserve::with(|| None)),
+        );
+        let file = File::new(
+            tempfile::tempfile().expect("a file"),
+            FsPerms::ReadWrite,
+            OpenMode::READ | OpenMode::WRITE,
+            true,
+        );
+        let of = Arc::new(Opened::new(Descriptor::File(file), &account, None));
+        let held = || ledger.held(Holding::Heap);
+
+        // The only thread is busy, so that what is to be written waits.
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let busy = account.call(move || wait.recv());
+        let mut writing = Writing::new(&account, Arc::clone(&of), Place::At(0));
+        assert_eq!(writing.check_write().expect("open"), TRANSFER_BYTES_MAX);
+        writing.write(vec![7; TRANSFER_BYTES_MAX].into()).expect("room");
+        assert_eq!(held(), TRANSFER_BYTES_MAX as u64);
+        go.send(()).expect("it waits for this");
+        let _ = busy.await;
+        writing.ready().await;
+        assert_eq!(held(), 0);
+
+        let mut reading = Reading::new(&account, of, 0);
+        let read = reading.blocking_read(10_000).await.expect("bytes");
+        assert_eq!((read.len(), held()), (10_000, 10_000));
+        drop(read);
+        assert_eq!(held(), 0);
+
+        let mut others = Charge::nothing(&ledger, Holding::Heap);
+        others.set_held(1 << 30);
+        assert_eq!(writing.check_write().expect("open"), BYTES_SQUEEZED);
+        assert_eq!(reading.blocking_read(10_000).await.expect("bytes").len(), BYTES_SQUEEZED);
+    }
+}

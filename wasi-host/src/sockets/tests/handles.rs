@@ -1,5 +1,6 @@
 //! Socket handles in the resource table: children, drops, leaks.
 
+use crate::ledger::{Holding, Ledger, NodeBounds};
 use crate::net::{Isolated, Namespace, NamespaceConfig, NetLimits};
 use crate::sockets::SocketCtxView;
 use std::net::SocketAddr;
@@ -191,4 +192,17 @@ async fn names_come_one_by_one() {
     assert!(view.resolve_next_address(again(&lookup)).unwrap().is_none());
     let unknown = Host::resolve_addresses(&mut view, again(&network), "nowhere".into());
     assert_eq!(code(unknown), ErrorCode::NameUnresolvable);
+}
+
+#[tokio::test]
+async fn addresses_that_a_guest_has_not_read_are_the_pods() {
+    let bounds = NodeBounds { memory: None, heap: 1 << 20, files: 0, files_guaranteed: 0 };
+    let account = Ledger::new(bounds).pod(&"default".into(), None);
+    let guest = Guest::new();
+    guest.namespace.charge_to(&account);
+    let before = account.held(Holding::Heap);
+    let (addresses, charge) = crate::sockets::resolve(&guest.namespace, "guest").await.unwrap();
+    assert_eq!(account.held(Holding::Heap) - before, std::mem::size_of_val(addresses.as_slice()) as u64);
+    drop(charge);
+    assert_eq!(account.held(Holding::Heap), before);
 }
