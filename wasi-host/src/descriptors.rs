@@ -3,19 +3,27 @@
 //! Whoever opens sockets because somebody else wants it takes them from here. The rest is left to what must not fail:
 //! logs, volumes, artifacts, the link, and a control node in the same process.
 
+mod holdings;
+
+use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 
 use crate::serving::{Places, WeakPlaces};
+use holdings::{Holdings, Sated};
 
 /// Descriptors that count where the system names no limit.
 const UNLIMITED: u64 = 1 << 20;
 
 /// How long a connection that has to make room may take to go.
 const ROOM_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Connections that wait for another to make room, of all listeners with the purpose. They have no descriptor that counts
+/// yet.
+const WAITING_MAX: usize = 256;
 
 /// What a descriptor is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,26 +36,106 @@ pub enum Purpose {
     Tunnels,
 }
 
+/// On whose account a connection that came in has its descriptor.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// Who opened it; `None` for one who speaks for many others, or of whom nothing is to be counted.
+    pub source: Option<IpAddr>,
+    /// The namespace of the service behind the listener; `None` for the node's own listeners, of which the gateway is one.
+    pub namespace: Option<Arc<str>>,
+}
+
+/// Whose listener it is: that of a namespace's service, or the node's own. It may become another's.
+#[derive(Clone, Default)]
+pub struct Owner {
+    namespace: Arc<Mutex<Option<Arc<str>>>>,
+}
+
+impl Owner {
+    /// From now on the listener is of a service of this namespace.
+    pub fn set(&self, namespace: Arc<str>) {
+        *self.namespace.lock() = Some(namespace);
+    }
+
+    /// The namespace, where it is one's.
+    pub fn namespace(&self) -> Option<Arc<str>> {
+        self.namespace.lock().clone()
+    }
+}
+
 /// What is left of each share. Clones are the same.
 #[derive(Clone)]
 pub struct Descriptors {
-    clients: Share,
-    outside: Share,
-    tunnels: Share,
+    clients: Arc<Share>,
+    outside: Arc<Share>,
+    tunnels: Arc<Share>,
 }
 
-#[derive(Clone)]
 struct Share {
     size: usize,
-    left: Arc<Semaphore>,
+    held: Mutex<Holdings>,
+    /// Told of each descriptor that is free again.
+    freed: Notify,
+    waiting: Semaphore,
     /// The listeners that take from it, which can make room.
-    listeners: Arc<Mutex<Vec<WeakPlaces>>>,
+    listeners: Mutex<Vec<(WeakPlaces, Owner)>>,
 }
 
 /// A descriptor's place in its share, until it is dropped.
-#[derive(Debug)]
 pub struct Descriptor {
-    _permit: OwnedSemaphorePermit,
+    share: Arc<Share>,
+    claim: Claim,
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        self.share.held.lock().give_back(&self.claim);
+        self.share.freed.notify_waiters();
+    }
+}
+
+/// One who waits for whatever becomes free: newcomers do not overtake it.
+struct InLine<'a>(&'a Share);
+
+impl<'a> InLine<'a> {
+    fn join(share: &'a Share) -> Self {
+        share.held.lock().in_line += 1;
+        Self(share)
+    }
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        self.0.held.lock().in_line -= 1;
+    }
+}
+
+impl Share {
+    fn ask(self: &Arc<Self>, claim: &Claim, in_line: bool) -> Result<Descriptor, Sated> {
+        self.held.lock().take(claim, in_line)?;
+        Ok(Descriptor { share: Arc::clone(self), claim: claim.clone() })
+    }
+
+    /// Lets a connection that does nothing go, of those by which the claimant has all that it may have: that of the
+    /// listener with the most of them which has been so for the longest. False where there is none.
+    fn make_room(&self, sated: Sated, claim: &Claim) -> bool {
+        let mut listeners = self.listeners.lock();
+        listeners.retain(|(listener, _)| listener.upgrade().is_some());
+        let counts = |owner: &Owner| match sated {
+            Sated::All | Sated::Source(_) => true,
+            Sated::Lane => owner.namespace().is_some() == claim.namespace.is_some(),
+            Sated::Namespace => owner.namespace() == claim.namespace,
+        };
+        let source = if let Sated::Source(source) = sated { Some(source) } else { None };
+        let idle = |places: &Places| source.map_or_else(|| places.idle(), |source| places.idle_of(source));
+        let candidates = listeners.iter().filter(|(_, owner)| counts(owner));
+        let fullest = candidates.filter_map(|(places, _)| places.upgrade()).max_by_key(idle);
+        drop(listeners);
+        fullest.is_some_and(|places| match source {
+            Some(source) => places.make_room_of(source),
+            None => places.make_room(),
+        })
+    }
 }
 
 impl Descriptors {
@@ -56,7 +144,8 @@ impl Descriptors {
         let all = usize::try_from(open_files.unwrap_or(UNLIMITED).min(UNLIMITED)).unwrap_or(usize::MAX);
         let share = |part: usize| {
             let size = (all / part).max(1);
-            Share { size, left: Arc::new(Semaphore::new(size)), listeners: Arc::default() }
+            let (held, waiting) = (Mutex::new(Holdings::new(size)), Semaphore::new(WAITING_MAX));
+            Arc::new(Share { size, held, freed: Notify::new(), waiting, listeners: Mutex::default() })
         };
         Descriptors { clients: share(2), outside: share(4), tunnels: share(8) }
     }
@@ -78,46 +167,54 @@ impl Descriptors {
 
     /// One more, where there is one.
     pub fn take(&self, purpose: Purpose) -> Option<Descriptor> {
-        let left = Arc::clone(&self.share(purpose).left);
-        left.try_acquire_owned().ok().map(|permit| Descriptor { _permit: permit })
+        self.share(purpose).ask(&Claim::default(), false).ok()
     }
 
-    /// One more for a connection that came in: where there is none, one that does nothing has to make room, of whatever
-    /// listener with the purpose.
-    pub async fn take_for_client(&self, purpose: Purpose) -> Option<Descriptor> {
-        if let Some(descriptor) = self.take(purpose) {
-            return Some(descriptor);
-        }
+    /// One more for a connection that came in, unless its source or namespace has its share. Where there is none, one that
+    /// does nothing has to make room: of theirs where it is they who have all that they may have, else of whatever listener
+    /// with the purpose.
+    pub async fn take_for_client(&self, purpose: Purpose, claim: &Claim) -> Option<Descriptor> {
         let share = self.share(purpose);
-        let fullest = {
-            let mut listeners = share.listeners.lock();
-            listeners.retain(|listener| listener.upgrade().is_some());
-            listeners.iter().filter_map(WeakPlaces::upgrade).max_by_key(Places::idle)
+        let sated = match share.ask(claim, false) {
+            Ok(descriptor) => return Some(descriptor),
+            Err(sated) => sated,
         };
-        if !fullest.is_some_and(|places| places.make_room()) {
+        let _waiting = share.waiting.try_acquire().ok()?;
+        if !share.make_room(sated, claim) {
             return None;
         }
-        let left = Arc::clone(&share.left).acquire_owned();
-        let taken = tokio::time::timeout(ROOM_TIMEOUT, left).await;
-        taken.ok()?.ok().map(|permit| Descriptor { _permit: permit })
+        let in_line = (sated == Sated::All).then(|| InLine::join(share));
+        let freed = async {
+            loop {
+                let freed = share.freed.notified();
+                tokio::pin!(freed);
+                freed.as_mut().enable();
+                if let Ok(descriptor) = share.ask(claim, in_line.is_some()) {
+                    return descriptor;
+                }
+                freed.await;
+            }
+        };
+        tokio::time::timeout(ROOM_TIMEOUT, freed).await.ok()
     }
 
     /// Lets a listener's connections make room for each other's and for those of other listeners.
-    pub fn join(&self, purpose: Purpose, places: &Places) {
+    pub fn join(&self, purpose: Purpose, places: &Places, owner: &Owner) {
         let mut listeners = self.share(purpose).listeners.lock();
         // Listeners come and go as services do, also where descriptors never run short.
-        listeners.retain(|listener| listener.upgrade().is_some());
-        listeners.push(places.downgrade());
+        listeners.retain(|(listener, _)| listener.upgrade().is_some());
+        listeners.push((places.downgrade(), owner.clone()));
     }
 
     /// Descriptors that are taken for a purpose.
     pub fn taken(&self, purpose: Purpose) -> usize {
-        self.share(purpose).size.saturating_sub(self.share(purpose).left.available_permits())
+        self.share(purpose).held.lock().all()
     }
 
     /// Listeners that take from a purpose's share.
     pub fn listeners(&self, purpose: Purpose) -> usize {
-        self.share(purpose).listeners.lock().iter().filter(|listener| listener.upgrade().is_some()).count()
+        let listeners = self.share(purpose).listeners.lock();
+        listeners.iter().filter(|(listener, _)| listener.upgrade().is_some()).count()
     }
 
     /// How many there are in all for a purpose.
@@ -125,7 +222,7 @@ impl Descriptors {
         self.share(purpose).size
     }
 
-    fn share(&self, purpose: Purpose) -> &Share {
+    fn share(&self, purpose: Purpose) -> &Arc<Share> {
         match purpose {
             Purpose::Clients => &self.clients,
             Purpose::Outside => &self.outside,
@@ -155,17 +252,17 @@ mod tests {
     async fn a_connection_that_does_nothing_makes_room_for_one_that_comes() {
         let descriptors = Descriptors::within(Some(2));
         let places = Places::new(crate::serving::POD_PORT);
-        descriptors.join(Purpose::Clients, &places);
+        descriptors.join(Purpose::Clients, &places, &Owner::default());
         let held = descriptors.take(Purpose::Clients).expect("the only one");
         let place = places.enter([10, 0, 0, 1].into()).expect("room");
         let at_work = place.begin().expect("room");
-        assert!(descriptors.take_for_client(Purpose::Clients).await.is_none(), "it is at work");
+        assert!(descriptors.take_for_client(Purpose::Clients, &Claim::default()).await.is_none(), "it is at work");
         drop(at_work);
         let idle = tokio::spawn(async move {
             place.lost().await;
             drop((held, place));
         });
-        assert!(descriptors.take_for_client(Purpose::Clients).await.is_some());
+        assert!(descriptors.take_for_client(Purpose::Clients, &Claim::default()).await.is_some());
         idle.await.expect("it made room");
     }
 
@@ -174,9 +271,9 @@ mod tests {
         let bounds = crate::serving::POD_PORT;
         let descriptors = Descriptors::within(Some(800));
         let stays = Places::new(bounds);
-        descriptors.join(Purpose::Clients, &stays);
+        descriptors.join(Purpose::Clients, &stays, &Owner::default());
         for _ in 0..1000 {
-            descriptors.join(Purpose::Clients, &Places::new(bounds));
+            descriptors.join(Purpose::Clients, &Places::new(bounds), &Owner::default());
         }
         assert_eq!(descriptors.listeners(Purpose::Clients), 1);
         assert!(descriptors.clients.listeners.lock().len() <= 2);

@@ -1,13 +1,17 @@
 //! The one way in which this node takes real connections: the gateway, node ports, the fabric's port.
 //!
 //! A connection has a descriptor of the process and a place among those of its listener. Without either it is closed at
-//! once; where places are short the connections that do nothing make room first.
+//! once; where places are short the connections that do nothing make room first. Who waits for that keeps nobody from being
+//! accepted.
 
-use coracle_wasi_host::descriptors::{Descriptor, Descriptors, Purpose};
+use coracle_wasi_host::descriptors::{Claim, Descriptor, Descriptors, Owner, Purpose};
 use coracle_wasi_host::serving::{Bounds, Place, Places};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -53,9 +57,18 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// A listener with its bounds.
 pub(crate) struct Door {
     listener: TcpListener,
+    entry: Arc<Entry>,
+    /// Those for whom others make room. The descriptors bound how many they are.
+    waiting: FuturesUnordered<BoxFuture<'static, Option<Arrival>>>,
+}
+
+/// Who may come in.
+#[derive(Clone)]
+struct Entry {
     places: Places,
     descriptors: Descriptors,
     purpose: Purpose,
+    owner: Owner,
     /// Who speaks for many others: proxies before the gateway.
     for_many: Arc<[Cidr]>,
 }
@@ -76,21 +89,40 @@ impl Door {
         descriptors: Descriptors,
         purpose: Purpose,
     ) -> Self {
+        Self::of(Owner::default(), listener, bounds, descriptors, purpose)
+    }
+
+    /// The door to a service, which shares what there is with those to others.
+    pub(crate) fn of(
+        owner: Owner,
+        listener: TcpListener,
+        bounds: Bounds,
+        descriptors: Descriptors,
+        purpose: Purpose,
+    ) -> Self {
         let places = Places::new(bounds.within(descriptors.size(purpose)));
-        descriptors.join(purpose, &places);
-        Self { listener, places, descriptors, purpose, for_many: Arc::new([]) }
+        descriptors.join(purpose, &places, &owner);
+        let entry = Arc::new(Entry { places, descriptors, purpose, owner, for_many: Arc::new([]) });
+        Self { listener, entry, waiting: FuturesUnordered::new() }
     }
 
     #[must_use]
     pub(crate) fn for_many(mut self, proxies: Arc<[Cidr]>) -> Self {
-        self.for_many = proxies;
+        self.entry = Arc::new(Entry { for_many: proxies, ..Entry::clone(&self.entry) });
         self
     }
 
     /// The next connection that finds room.
-    pub(crate) async fn next(&self) -> Arrival {
+    pub(crate) async fn next(&mut self) -> Arrival {
         loop {
-            let (stream, client) = match self.listener.accept().await {
+            let accepted = tokio::select! {
+                Some(admitted) = self.waiting.next() => match admitted {
+                    Some(arrival) => return arrival,
+                    None => continue,
+                },
+                accepted = self.listener.accept() => accepted,
+            };
+            let (stream, client) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "connection not accepted");
@@ -99,24 +131,33 @@ impl Door {
                 }
             };
             attend(&stream);
-            if let Some(place) = self.place(client.ip())
-                && let Some(descriptor) = self.descriptors.take_for_client(self.purpose).await
-            {
-                return Arrival { stream, client, place, descriptor };
+            let mut admission = self.entry.clone().admit(stream, client).boxed();
+            match (&mut admission).now_or_never() {
+                Some(Some(arrival)) => return arrival,
+                Some(None) => {}
+                None => self.waiting.push(admission),
             }
+        }
+    }
+}
+
+impl Entry {
+    async fn admit(self: Arc<Self>, stream: TcpStream, client: SocketAddr) -> Option<Arrival> {
+        let ip = client.ip().to_canonical();
+        let for_many = self.for_many.iter().any(|proxies| proxies.contains(ip));
+        let source = (self.purpose == Purpose::Clients && !for_many).then_some(ip);
+        let claim = Claim { source, namespace: self.owner.namespace() };
+        let descriptor = self.descriptors.take_for_client(self.purpose, &claim).await;
+        let place = descriptor
+            .as_ref()
+            .and_then(|_| if for_many { self.places.enter_for_many(ip) } else { self.places.enter(ip) });
+        let Some((descriptor, place)) = descriptor.zip(place) else {
             tracing::debug!(%client, "connection refused: there is no room");
             // Told as a reset, so that the port is not left waiting.
             let _ = stream.set_zero_linger();
-        }
-    }
-
-    fn place(&self, client: IpAddr) -> Option<Place> {
-        let client = client.to_canonical();
-        if self.for_many.iter().any(|proxies| proxies.contains(client)) {
-            self.places.enter_for_many(client)
-        } else {
-            self.places.enter(client)
-        }
+            return None;
+        };
+        Some(Arrival { stream, client, place, descriptor })
     }
 }
 
@@ -140,7 +181,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_without_room_is_reset() {
-        let (door, address) = door(4).await;
+        let (mut door, address) = door(4).await;
         let _first = TcpStream::connect(address).await.unwrap();
         let arrival = door.next().await;
         let _at_work = arrival.place.begin().unwrap();
@@ -156,7 +197,7 @@ mod tests {
     #[tokio::test]
     async fn who_speaks_for_many_has_the_room_of_all() {
         let (door, address) = door(4).await;
-        let door = door.for_many(Arc::new(["127.0.0.0/8".parse().unwrap()]));
+        let mut door = door.for_many(Arc::new(["127.0.0.0/8".parse().unwrap()]));
         let mut kept = Vec::new();
         for _ in 0..3 {
             let client = TcpStream::connect(address).await.unwrap();
@@ -168,7 +209,7 @@ mod tests {
 
     #[tokio::test]
     async fn peers_that_take_nothing_are_given_up() {
-        let (door, address) = door(4).await;
+        let (mut door, address) = door(4).await;
         let _client = TcpStream::connect(address).await.unwrap();
         let arrival = door.next().await;
         let socket = SockRef::from(&arrival.stream);

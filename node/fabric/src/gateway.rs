@@ -33,7 +33,7 @@ impl Gateway {
     }
 
     /// Serves until `stopped` is cancelled.
-    pub(crate) async fn serve(self, door: Door, stopped: CancellationToken) {
+    pub(crate) async fn serve(self, mut door: Door, stopped: CancellationToken) {
         loop {
             let arrival = tokio::select! {
                 arrival = door.next() => arrival,

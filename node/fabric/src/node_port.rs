@@ -4,14 +4,16 @@ use crate::door::{self, Arrival, Door};
 use crate::egress;
 use crate::fabric::Inner;
 use crate::tables::Tables;
-use coracle_wasi_host::descriptors::{Descriptors, Purpose};
+use coracle_wasi_host::descriptors::{Descriptors, Owner, Purpose};
 use coracle_wasi_host::net::Conn;
-use coracle_wasi_host::serving::{Bounds, Place};
+use coracle_wasi_host::serving::{Bounds, InFlight, Place};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +26,10 @@ const BOUNDS: Bounds = Bounds {
     requests_per_source_max: 4096,
 };
 
+/// How long a service has to accept and to speak where its client has ended its side without a word: that one may want to
+/// read only, or be gone.
+const ENDED_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The node ports that are served now.
 pub(crate) struct NodePorts {
     address: IpAddr,
@@ -33,7 +39,11 @@ pub(crate) struct NodePorts {
 }
 
 enum Serving {
-    Listening(CancellationToken),
+    Listening {
+        stop: CancellationToken,
+        /// Whose service has the port now.
+        owner: Owner,
+    },
     /// The port could not be taken; it is tried again at every update, and told once.
     Failed,
 }
@@ -53,21 +63,25 @@ impl NodePorts {
         let mut serving = self.serving.lock();
         serving.retain(|port, listener| {
             let wanted = tables.node_ports.contains_key(port);
-            if let (false, Serving::Listening(stop)) = (wanted, &*listener) {
+            if let (false, Serving::Listening { stop, .. }) = (wanted, &*listener) {
                 stop.cancel();
             }
             wanted
         });
         for (port, (service, _)) in &tables.node_ports {
-            if matches!(serving.get(port), Some(Serving::Listening(_))) {
+            let namespace: Arc<str> = service.entry.namespace.as_str().into();
+            if let Some(Serving::Listening { owner, .. }) = serving.get(port) {
+                owner.set(namespace);
                 continue;
             }
             let state = match door::listen(SocketAddr::new(self.address, *port)) {
                 Ok(listener) => {
-                    let stop = self.stopped.child_token();
-                    let door = Door::new(listener, BOUNDS, self.descriptors.clone(), Purpose::Clients);
+                    let (stop, owner) = (self.stopped.child_token(), Owner::default());
+                    owner.set(namespace);
+                    let descriptors = self.descriptors.clone();
+                    let door = Door::of(owner.clone(), listener, BOUNDS, descriptors, Purpose::Clients);
                     tokio::spawn(serve(door, *port, Arc::downgrade(inner), stop.clone()));
-                    Serving::Listening(stop)
+                    Serving::Listening { stop, owner }
                 }
                 Err(error) => {
                     if !serving.contains_key(port) {
@@ -81,7 +95,7 @@ impl NodePorts {
     }
 }
 
-async fn serve(door: Door, port: u16, fabric: Weak<Inner>, stop: CancellationToken) {
+async fn serve(mut door: Door, port: u16, fabric: Weak<Inner>, stop: CancellationToken) {
     loop {
         let arrival = tokio::select! {
             arrival = door.next() => arrival,
@@ -92,36 +106,67 @@ async fn serve(door: Door, port: u16, fabric: Weak<Inner>, stop: CancellationTok
     }
 }
 
-/// Joins a real connection with one to the service that has the port now.
+/// Joins a real connection with one to the service that has the port now. Until something is carried it goes as soon as
+/// another needs its place or the client is gone, however long the service takes to accept.
 async fn carry(inner: &Arc<Inner>, port: u16, arrival: Arrival) {
     let Arrival { stream, client, place, descriptor } = arrival;
-    let target = inner.tables().node_ports.get(&port).cloned();
-    let local = stream.local_addr();
-    let dialed = match (target, local) {
-        (Some((service, index)), Ok(local)) => inner.dial_service(client, local, &service, index).await.ok(),
-        _ => None,
+    let opened = tokio::select! {
+        opened = open(inner, port, &stream, client, &place) => opened,
+        () = place.lost() => None,
+        () = gone(&stream) => None,
     };
-    let begun = match &dialed {
-        Some(conn) if somebody_speaks(&stream, conn, &place).await => place.begin().ok(),
-        _ => None,
-    };
-    match dialed.zip(begun) {
+    match opened {
         Some((conn, _in_flight)) => egress::join(stream, conn).await,
-        // Refused behind the port is told as a reset: the connection itself stands already.
-        None => drop(stream.set_zero_linger()),
+        None => {
+            // Refused behind the port is told as a reset: the connection itself stands already.
+            let _ = stream.set_zero_linger();
+            drop(stream);
+        }
     }
     drop(descriptor);
 }
 
-/// Waits until there is something to carry. False where there never will be: the service has closed the connection, or
-/// another needs its place.
-async fn somebody_speaks(stream: &TcpStream, conn: &Conn, place: &Place) -> bool {
-    let mut first = [0];
+/// A connection to the service, and something to carry over it.
+async fn open(
+    inner: &Arc<Inner>,
+    port: u16,
+    stream: &TcpStream,
+    client: SocketAddr,
+    place: &Place,
+) -> Option<(Conn, InFlight)> {
+    let (service, index) = inner.tables().node_ports.get(&port).cloned()?;
+    let conn = inner.dial_service(client, stream.local_addr().ok()?, &service, index).await.ok()?;
+    if somebody_speaks(stream, &conn).await { Some((conn, place.begin().ok()?)) } else { None }
+}
+
+/// Resolves where the client has broken off, or has ended without a word and nothing came of it.
+async fn gone(stream: &TcpStream) {
+    let ended = async {
+        let mut first = [0];
+        match stream.peek(&mut first).await {
+            Ok(1..) => std::future::pending().await,
+            Ok(0) | Err(_) => tokio::time::sleep(ENDED_TIMEOUT).await,
+        }
+    };
+    tokio::select! {
+        _ = stream.ready(Interest::ERROR) => {}
+        () = ended => {}
+    }
+}
+
+/// Waits until there is something to carry. False where there never will be: the service has closed the connection. That the
+/// client has ended without a word is told to the service, which may have something to say.
+async fn somebody_speaks(stream: &TcpStream, conn: &Conn) -> bool {
+    let spoken = async {
+        let mut first = [0];
+        if !matches!(stream.peek(&mut first).await, Ok(1..)) {
+            conn.shutdown(Shutdown::Write);
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         biased;
-        // The end and an error show when they are read again.
-        _ = stream.peek(&mut first) => true,
+        () = spoken => true,
         () = poll_fn(|cx| conn.poll_readable(cx)) => !conn.is_peer_gone() || conn.has_unread(),
-        () = place.lost() => false,
     }
 }

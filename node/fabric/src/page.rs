@@ -31,7 +31,7 @@ impl Fabric {
         let listener = listen(address, "metrics")?;
         let bound = listener.local_addr().unwrap_or(address);
         let inner = self.inner();
-        let door = Door::new(listener, BOUNDS, inner.descriptors().clone(), Purpose::Clients);
+        let mut door = Door::new(listener, BOUNDS, inner.descriptors().clone(), Purpose::Clients);
         let stopped = inner.stopped().clone();
         tokio::spawn(async move {
             loop {

@@ -210,6 +210,18 @@ impl Places {
         oldest.map(|oldest| state.evict(oldest)).is_some()
     }
 
+    /// [`Places::make_room`] among the connections of one source.
+    pub(crate) fn make_room_of(&self, source: IpAddr) -> bool {
+        let mut state = self.shared.state.lock();
+        let oldest = state.sources.get(&source_of(source)).and_then(|own| own.idle.first().copied());
+        oldest.map(|oldest| state.evict(oldest)).is_some()
+    }
+
+    /// Connections of one source with nothing under way.
+    pub(crate) fn idle_of(&self, source: IpAddr) -> usize {
+        self.shared.state.lock().sources.get(&source_of(source)).map_or(0, |own| own.idle.len())
+    }
+
     /// Connections with nothing under way.
     pub fn idle(&self) -> usize {
         self.shared.state.lock().idle.len()

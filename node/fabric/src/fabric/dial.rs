@@ -9,6 +9,7 @@ use crate::tables::{OpenConnection, Service};
 use coracle_wasi_host::net::{Conn, NetError};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use tokio_util::task::AbortOnDropHandle;
 
 impl Inner {
     /// Opens a connection for a pod of this node.
@@ -154,12 +155,11 @@ impl Inner {
         self.on_runtime(async move { inner.egress.dial(&caller, from, to).await }).await
     }
 
-    /// Runs what does I/O where I/O is done: a dial is polled by the guest's executor. A caller who gives up
-    /// does not tear down a tunnel that others wait for.
+    /// Runs what does I/O where I/O is done: a dial is polled by the guest's executor. It ends with a caller who gives up.
     async fn on_runtime(
         &self,
         dial: impl Future<Output = Result<Conn, NetError>> + Send + 'static,
     ) -> Result<Conn, NetError> {
-        self.runtime.spawn(dial).await.unwrap_or(Err(NetError::NetworkDown))
+        AbortOnDropHandle::new(self.runtime.spawn(dial)).await.unwrap_or(Err(NetError::NetworkDown))
     }
 }

@@ -1,14 +1,14 @@
 //! Clients in the outside that are silent, many, gone or hold on: what each costs others.
 
 use super::cluster::{Authority, Cluster, Pod, backend, config, endpoint, pod, pod_in, service};
-use crate::{Fabric, IngressEntry, IngressPath, IngressRule, PathKind};
+use crate::{Fabric, IngressEntry, IngressPath, IngressRule, NetworkState, PathKind};
 use coracle_wasi_host::descriptors::Descriptors;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// So few files that a test can use them up: 32 for clients, 8 for tunnels.
 const FILES: u64 = 64;
@@ -35,12 +35,16 @@ fn route(cluster: &mut Cluster, to: &Pod) -> SocketAddr {
     cluster.a.gateway_address().unwrap()
 }
 
-/// Gives the service `web` a node port of node a.
+/// Gives the first service a node port of node a.
 async fn open_node_port(cluster: &mut Cluster) -> SocketAddr {
+    open_node_port_of(&cluster.a, &mut cluster.state).await
+}
+
+async fn open_node_port_of(node: &Fabric, state: &mut NetworkState) -> SocketAddr {
     for _ in 0..5 {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        cluster.state.services[0].ports[0].node_port = Some(free.port());
-        cluster.a.update(cluster.state.clone());
+        state.services[0].ports[0].node_port = Some(free.port());
+        node.update(state.clone());
         // Another program may take the port before the node does.
         if TcpStream::connect(free).await.is_ok() {
             return free;
@@ -154,6 +158,94 @@ async fn silent_connections_of_one_port_keep_nobody_from_another() {
         }
     }
     assert_eq!(comes_through(async || get(gateway).await).await, "HTTP/1.1 200");
+}
+
+/// A connection from 127.0.0.`last`, which is a client of its own.
+async fn connect_from(last: u8, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new([127, 0, 0, last].into(), 0))?;
+    socket.connect(to).await
+}
+
+/// Waits until the node has as many clients.
+async fn clients_become(node: &Fabric, wanted: usize) {
+    let held = || node.held().into_iter().find(|(what, _)| *what == "descriptors of clients").unwrap().1;
+    let waiting = async {
+        while held() != wanted {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    assert!(waited.is_ok(), "{} and not {wanted}", held());
+}
+
+#[tokio::test]
+async fn clients_of_a_service_that_never_accepts_keep_nobody_out() {
+    let mut cluster = narrow().await;
+    let web = pod(&cluster.b, "10.128.2.2");
+    answer(&web);
+    let gateway = route(&mut cluster, &web);
+    // One on this node and one beyond a tunnel.
+    for (name, node, ip) in [("near", &cluster.a, "10.128.1.3"), ("far", &cluster.b, "10.128.2.3")] {
+        let stuck = pod_in("other", node, ip);
+        let never_accepts = stuck.net.bind_tcp("0.0.0.0:8080".parse().unwrap()).unwrap().listen(1).unwrap();
+        let mut other = service(name, vec![endpoint(stuck.ip)]);
+        (other.namespace, other.addresses) = ("other".to_owned(), Vec::new());
+        cluster.state.services.insert(0, other);
+        cluster.tell();
+        let node_port = open_node_port_of(&cluster.a, &mut cluster.state).await;
+        let mut silent = Vec::new();
+        for _ in 0..2 * FILES {
+            silent.extend(TcpStream::connect(node_port).await);
+        }
+        assert_eq!(comes_through(async || get(gateway).await).await, "HTTP/1.1 200");
+        // Nor does it matter for how long the service lets them wait, once they are gone.
+        drop(silent);
+        clients_become(&cluster.a, 0).await;
+        drop(never_accepts);
+    }
+}
+
+#[tokio::test]
+async fn one_client_and_one_namespace_leave_descriptors_to_others() {
+    let mut cluster = narrow().await;
+    let web = pod(&cluster.b, "10.128.2.2");
+    answer(&web);
+    let gateway = route(&mut cluster, &web);
+    let ours = open_node_port(&mut cluster).await;
+    let taker = pod_in("other", &cluster.a, "10.128.1.3");
+    let listener = taker.listen();
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((conn, _)) = listener.accept().await {
+            kept.push(conn);
+        }
+    });
+    for clients in [vec![2], (2..50).collect()] {
+        let mut ports = Vec::new();
+        for name in ["one", "two", "three"] {
+            let mut other = service(name, vec![endpoint(taker.ip)]);
+            (other.namespace, other.addresses) = ("other".to_owned(), Vec::new());
+            cluster.state.services.insert(0, other);
+            ports.push(open_node_port_of(&cluster.a, &mut cluster.state).await);
+        }
+        let mut open = Vec::new();
+        for (port, client) in ports.iter().flat_map(|port| clients.iter().map(move |client| (port, client))) {
+            for _ in 0..FILES as usize / clients.len().min(8) {
+                if let Ok(mut stream) = connect_from(*client, *port).await {
+                    // Each is at work, and makes room for nobody.
+                    let _ = stream.write_all(b"!").await;
+                    open.push(stream);
+                }
+            }
+        }
+        for to in [gateway, ours] {
+            assert_eq!(comes_through(async || get(to).await).await, "HTTP/1.1 200");
+        }
+        drop(open);
+        cluster.state.services.retain(|service| service.namespace == "default");
+        cluster.tell();
+    }
 }
 
 #[tokio::test]

@@ -64,6 +64,16 @@ struct Link {
     dead: CancellationToken,
 }
 
+impl Peer {
+    /// The tunnel, where it stands and is not being looked after.
+    fn open_link(&self) -> Option<Link> {
+        match &*self.link.try_lock().ok()? {
+            LinkState::Open(link) if !link.dead.is_cancelled() => Some(link.clone()),
+            _ => None,
+        }
+    }
+}
+
 impl Peers {
     /// No tunnel yet. All end when `stopped` is cancelled.
     pub(crate) fn new(
@@ -81,10 +91,9 @@ impl Peers {
         TlsConnector::from(Arc::new(config))
     }
 
-    /// Connects to a pod of another node, from the first address to the second. Call it in a task of its own: a caller who gives up in the middle
-    /// would tear down the tunnel that others wait for.
+    /// Connects to a pod of another node, from the first address to the second. Needs a tokio runtime.
     pub(crate) async fn dial(
-        &self,
+        self: &Arc<Self>,
         node: &Arc<str>,
         fabric: &Arc<str>,
         caller: &Caller,
@@ -92,7 +101,15 @@ impl Peers {
     ) -> Result<Conn, NetError> {
         let peer = self.peer(node, fabric);
         let permit = peer.streams.take(&caller.holder).ok_or(NetError::TooManySockets)?;
-        let link = self.link(&peer).await?;
+        let link = match peer.open_link() {
+            Some(link) => link,
+            None => {
+                // In a task of its own: a caller who gives up does not tear down the tunnel that others wait for.
+                let (peers, peer) = (self.clone(), peer.clone());
+                let opening = tokio::spawn(async move { peers.link(&peer).await });
+                opening.await.unwrap_or(Err(NetError::NetworkDown))?
+            }
+        };
         let open = async {
             let mut sender = link.sender.clone().ready().await.map_err(|_| NetError::HostUnreachable)?;
             let request = tcp_request(from, to).ok_or(NetError::InvalidInput)?;

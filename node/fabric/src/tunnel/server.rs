@@ -49,7 +49,7 @@ pub(crate) trait Arrivals: Send + Sync + 'static {
 
 /// Accepts tunnels until `stopped` is cancelled.
 pub(crate) async fn serve(
-    door: Door,
+    mut door: Door,
     tls: Arc<ArcSwap<rustls::ServerConfig>>,
     arrivals: Arc<dyn Arrivals>,
     members: Arc<Members>,
