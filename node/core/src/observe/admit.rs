@@ -118,3 +118,43 @@ fn earlier_life(pod: &Pod, name: &str, old: &Value, times: &Times) -> ContainerS
     }
     state
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{action::Action, pod::Observed, spec::PodUid, status::pod_status};
+
+    #[test]
+    fn times_of_an_earlier_life_are_the_nodes_own_and_are_told_in_the_wall_clocks() {
+        let json = br#"{"metadata":{"name":"p","namespace":"d","uid":"u"},
+            "spec":{"restartPolicy":"Never","containers":[{"name":"c","image":"i"}]},
+            "status":{"startTime":"2026-01-01T02:00:00Z","containerStatuses":[{"name":"c","state":{"terminated":
+                {"exitCode":0,"startedAt":"2026-01-01T02:00:10Z","finishedAt":"2026-01-01T09:00:00Z"}}}]}}"#;
+        let uid = PodUid::from("u");
+        let pods = BTreeMap::from([(uid.clone(), Arc::new(Pod::parse(json).unwrap()))]);
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        // The wall clock is an hour ahead of the node's time.
+        let now = at("2026-01-01T03:00:00Z");
+        let mut observed = Observed::default();
+        observed.node.wall_ahead = SignedDuration::from_hours(1);
+        observed.begin(&Action::Admit { uid: uid.clone() }, &pods, now);
+        let state = &observed.pods[&uid];
+        assert_eq!(state.start_time, at("2026-01-01T01:00:00Z"));
+        let Phase::Terminated(end) = &state.containers["c"].phase else { panic!("it had ended") };
+        assert_eq!(
+            (end.started_at, end.finished_at),
+            (Some(at("2026-01-01T01:00:10Z")), now),
+            "not later than now"
+        );
+        let status = pod_status(&pods[&uid], state, &observed.node, now);
+        assert_eq!(status["startTime"], "2026-01-01T02:00:00Z");
+        let told = &status["containerStatuses"][0]["state"]["terminated"];
+        assert_eq!(told["startedAt"], "2026-01-01T02:00:10Z");
+        // Where the wall clock is set, so is what is told.
+        observed.node.wall_ahead = SignedDuration::from_hours(-1);
+        let status = pod_status(&pods[&uid], &observed.pods[&uid], &observed.node, now);
+        assert_eq!(status["startTime"], "2026-01-01T00:00:00Z");
+    }
+}
