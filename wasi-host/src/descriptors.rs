@@ -256,7 +256,10 @@ mod tests {
         let held = descriptors.take(Purpose::Clients).expect("the only one");
         let place = places.enter([10, 0, 0, 1].into()).expect("room");
         let at_work = place.begin().expect("room");
-        assert!(descriptors.take_for_client(Purpose::Clients, &Claim::default()).await.is_none(), "it is at work");
+        assert!(
+            descriptors.take_for_client(Purpose::Clients, &Claim::default()).await.is_none(),
+            "it is at work"
+        );
         drop(at_work);
         let idle = tokio::spawn(async move {
             place.lost().await;

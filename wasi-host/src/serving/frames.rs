@@ -9,8 +9,8 @@ use tokio::time::Instant;
 const CREDIT_MAX: u32 = 1024;
 const CREDIT_PER_SECOND: u32 = 100;
 
-/// Bytes sent to the client that bring one: enough for the WINDOW_UPDATEs and PINGs that data causes, and more than the
-/// answers to any such frames are.
+/// Bytes of data, from the client or sent to it, that bring one: enough for the WINDOW_UPDATEs and PINGs that data causes,
+/// and more than the answers to any such frames are. In however many frames: empty ones bring nothing.
 const BYTES_PER_CREDIT: usize = 1024;
 
 /// What a client begins an HTTP/2 connection with (RFC 9113, 3.4).
@@ -28,7 +28,8 @@ pub(super) struct FrameMeter {
     state: State,
     credit: u32,
     refilled: Instant,
-    sent: usize,
+    /// Bytes that have brought nothing yet.
+    bytes: usize,
 }
 
 enum State {
@@ -45,7 +46,7 @@ enum State {
 
 impl Default for FrameMeter {
     fn default() -> Self {
-        Self { state: State::Preface(0), credit: CREDIT_MAX, refilled: Instant::now(), sent: 0 }
+        Self { state: State::Preface(0), credit: CREDIT_MAX, refilled: Instant::now(), bytes: 0 }
     }
 }
 
@@ -86,7 +87,7 @@ impl FrameMeter {
                         let payload = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
                         let kind = head[3];
                         self.state = if payload == 0 { NO_HEAD } else { State::Payload(payload) };
-                        if !self.charge(kind) {
+                        if !self.charge(kind, payload) {
                             return false;
                         }
                     }
@@ -101,16 +102,25 @@ impl FrameMeter {
         if matches!(self.state, State::Other) {
             return;
         }
-        self.sent += bytes;
-        self.earn(u32::try_from(self.sent / BYTES_PER_CREDIT).unwrap_or(CREDIT_MAX));
-        self.sent %= BYTES_PER_CREDIT;
+        self.moved(bytes);
     }
 
-    fn charge(&mut self, kind: u8) -> bool {
+    fn moved(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.earn(u32::try_from(self.bytes / BYTES_PER_CREDIT).unwrap_or(CREDIT_MAX));
+        self.bytes %= BYTES_PER_CREDIT;
+    }
+
+    /// Takes note of a frame with so many bytes.
+    fn charge(&mut self, kind: u8, payload: usize) -> bool {
         match kind {
             // Bounded elsewhere.
             CONTINUATION => true,
-            DATA | HEADERS => {
+            DATA => {
+                self.moved(payload);
+                true
+            }
+            HEADERS => {
                 self.earn(1);
                 true
             }
@@ -184,13 +194,29 @@ mod tests {
             for _ in 0..2 * CREDIT_MAX {
                 assert!(meter.received(&frame(PING, 8)));
                 if receives {
-                    assert!(meter.received(&frame(DATA, 100)));
+                    assert!(meter.received(&frame(DATA, BYTES_PER_CREDIT)));
                 } else {
                     meter.sent(BYTES_PER_CREDIT);
                 }
             }
-            assert!(meter.received(&frame(DATA, 100).repeat(4 * CREDIT_MAX as usize)));
+            assert!(meter.received(&frame(DATA, BYTES_PER_CREDIT).repeat(4 * CREDIT_MAX as usize)));
             assert_eq!(pings(&mut meter, FRAME_HEAD_BYTES + 8), CREDIT_MAX as usize);
+        }
+        // In many frames, or in few, empty ones are no data.
+        let mut meter = begun();
+        for _ in 0..CREDIT_MAX {
+            assert!(meter.received(&frame(PING, 8)) && meter.received(&frame(DATA, 0)));
+        }
+        let (mut single, mut through) = (frame(DATA, 1), 0);
+        single.extend(frame(PING, 8));
+        while through < CREDIT_MAX && meter.received(&single) {
+            through += 1;
+        }
+        assert!(through <= 1, "{through}");
+        let mut meter = begun();
+        for _ in 0..100 {
+            assert!(meter.received(&frame(DATA, 100 * BYTES_PER_CREDIT)));
+            assert!(meter.received(&frame(PING, 8).repeat(100)));
         }
         // Time does too, slowly.
         let mut meter = begun();
