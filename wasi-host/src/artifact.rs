@@ -361,8 +361,7 @@ impl Artifacts {
         let artifact = Arc::new(Artifact { digest: digest.clone(), entry: kind.entry, weight, pre });
         self.failures.forget(&digest);
         tracing::debug!(digest, entry = ?kind.entry, "artifact ready");
-        self.shelf.lock().put(&digest, &artifact);
-        Ok(Some(artifact))
+        Ok(Some(self.shelf.lock().put(&digest, artifact)))
     }
 
     fn link(&self, component: &Component, kind: Kind) -> Result<Pre, PrepareError> {
@@ -395,9 +394,13 @@ impl Shelf {
         Some(Arc::clone(&ready.artifact))
     }
 
-    fn put(&mut self, digest: &str, artifact: &Arc<Artifact>) {
+    /// The artifact that all have from now on: another where somebody was loading it at the same time.
+    fn put(&mut self, digest: &str, artifact: Arc<Artifact>) -> Arc<Artifact> {
+        if let Some(other) = self.take(digest) {
+            return other;
+        }
         self.uses += 1;
-        let ready = Ready { artifact: Arc::clone(artifact), used: self.uses, used_at: SystemTime::now() };
+        let ready = Ready { artifact: Arc::clone(&artifact), used: self.uses, used_at: SystemTime::now() };
         self.ready.insert(digest.to_owned(), ready);
         if self.ready.len() > READY_MAX {
             // What a container uses is held elsewhere too and stays.
@@ -407,6 +410,7 @@ impl Shelf {
                 self.ready.remove(&oldest);
             }
         }
+        artifact
     }
 }
 
