@@ -101,24 +101,35 @@ impl Drop for Builder {
     }
 }
 
+/// True where the network may look different now.
+fn take_in(objects: &mut NetworkObjects, (resource, namespace, name): &Key, object: Option<&Value>) -> bool {
+    match object {
+        Some(object) => objects.put(resource, namespace, name, object),
+        None => objects.delete(resource, namespace, name),
+    }
+}
+
 impl Shared {
     fn run(&self, mut update: impl FnMut(NetworkState), built: &watch::Sender<u64>) {
         let mut objects = NetworkObjects::default();
         while let Some((waiting, number)) = self.take() {
-            let built_now = catch_unwind(AssertUnwindSafe(|| {
-                let mut changed = false;
-                for ((resource, namespace, name), object) in waiting {
-                    changed |= match object {
-                        Some(object) => objects.put(&resource, &namespace, &name, &object),
-                        None => objects.delete(&resource, &namespace, &name),
-                    };
-                }
-                self.objects.store(objects.held(), Ordering::Relaxed);
-                if changed {
-                    update(objects.state());
-                }
-            }));
-            if built_now.is_err() {
+            let mut changed = false;
+            for (key, object) in waiting {
+                // One that the node fails on costs no other.
+                let taken = catch_unwind(AssertUnwindSafe(|| take_in(&mut objects, &key, object.as_ref())));
+                changed |= taken.unwrap_or_else(|_| {
+                    let (resource, namespace, name) = &key;
+                    tracing::error!(
+                        resource,
+                        namespace,
+                        name,
+                        "internal error of the node: it is left out of the network"
+                    );
+                    false
+                });
+            }
+            self.objects.store(objects.held(), Ordering::Relaxed);
+            if changed && catch_unwind(AssertUnwindSafe(|| update(objects.state()))).is_err() {
                 tracing::error!("internal error of the node: the network's tables stay as they were");
             }
             built.send_replace(number);
