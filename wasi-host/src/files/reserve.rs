@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
-/// The part of the disk's bytes and inodes that guests leave free, and within what bounds that is, in bytes.
+/// The part of the disk's bytes and inodes that guests leave free, and within what bounds that is, in bytes: never less than
+/// the control plane of `coracle up` needs to go on, whose log takes its room a segment at a time.
 const PART: u64 = 20;
-const BYTES_MIN: u64 = 32 << 20;
+const BYTES_MIN: u64 = 256 << 20;
 const BYTES_MAX: u64 = 1 << 30;
 
 /// How long, and for how many bytes, what was seen of the disk is believed.
@@ -121,8 +122,10 @@ mod tests {
         assert!(!space(1 << 40, 2 << 30, 1000, 60).is_short());
         assert!(space(1 << 40, (1 << 30) - 1, 1000, 60).is_short());
         assert!(space(1 << 40, 2 << 30, 1000, 49).is_short());
-        assert!(!space(200 << 20, 33 << 20, 0, 0).is_short());
-        assert!(space(200 << 20, 31 << 20, 0, 0).is_short());
+        assert!(!space(2 << 30, 257 << 20, 0, 0).is_short());
+        assert!(space(2 << 30, 255 << 20, 0, 0).is_short());
+        assert!(!space(200 << 20, 101 << 20, 0, 0).is_short());
+        assert!(space(200 << 20, 99 << 20, 0, 0).is_short());
         assert!(!space(10 << 20, 6 << 20, 0, 0).is_short());
     }
 }
