@@ -22,6 +22,9 @@ pub const DEPTH_MAX: usize = 100;
 /// So many unknown fields are named; upstream stops there as well.
 pub const UNKNOWN_MAX: usize = 100;
 
+/// Go's zero time. Go's clients send null for it and read this as it; readers that ask for a time find one.
+const TIME_ZERO: &str = "0001-01-01T00:00:00Z";
+
 /// What a walk over a document and its type finds.
 #[derive(Debug, Default)]
 pub struct Findings {
@@ -125,12 +128,10 @@ impl Walk {
                 if unknown {
                     map.retain(|name, _| type_.has(name));
                 }
-                match type_.times.iter().find(|name| !map.contains_key(**name)) {
-                    Some(missing) => {
-                        Err(format!("{}: Required value", Path::Field(place.path, missing).shown()))
-                    }
-                    None => Ok(()),
+                for missing in &type_.times {
+                    map.entry(*missing).or_insert_with(|| TIME_ZERO.into());
                 }
+                Ok(())
             }
             (type_, value) => Err(place.is_no(value, type_)),
         }

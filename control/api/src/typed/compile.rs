@@ -48,7 +48,7 @@ pub struct Struct {
     /// As Go calls it elsewhere: `v1.DeploymentSpec`.
     qualified: String,
     fields: HashMap<&'static str, Type>,
-    /// The times that must be there: what is left out of others has a zero value, and a time has none.
+    /// The times that every reader asks for: what is left out gets its zero value.
     pub times: Vec<&'static str>,
 }
 
