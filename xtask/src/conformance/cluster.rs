@@ -1,0 +1,96 @@
+//! A control node and two nodes on the loopback, for as long as the suite runs.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::root;
+
+const NODES: &[&str] = &["n1", "n2"];
+
+pub struct Cluster {
+    folder: PathBuf,
+    processes: Vec<Child>,
+}
+
+impl Cluster {
+    /// Starts them, with empty data dirs, and waits until the nodes are Ready.
+    ///
+    /// # Errors
+    /// Where one ends before it is there.
+    pub fn start(binary: &Path) -> Result<Self> {
+        let folder = root().join("target/conformance/cluster");
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir_all(&folder)?;
+        let mut cluster = Self { folder, processes: Vec::new() };
+        let mut control = cluster.command(binary, "control");
+        control.args(["--init", "--listen", "127.0.0.1:0"]);
+        let said = cluster.add(control, "control", "control node at ")?;
+        let address = said.trim_end_matches(',').to_owned();
+        for name in NODES {
+            let token = cluster.ask(binary, &["token", "create", "--role", "node"])?;
+            let mut node = cluster.command(binary, "node");
+            node.args(["--name", name, "--join", &address, "--token", token.trim()]);
+            node.args(["--fabric", "127.0.0.1:0", "--gateway", "127.0.0.1:0", "--allow-egress"]);
+            cluster.add(node, name, "gateway http://")?;
+        }
+        Ok(cluster)
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("control/kubeconfig")
+    }
+
+    fn command(&self, binary: &Path, role: &str) -> Command {
+        let mut command = Command::new(binary);
+        command.args(["--log", "warn", role, "--data-dir"]);
+        let number = self.processes.len();
+        command.arg(self.folder.join(if number == 0 { "control".to_owned() } else { format!("n{number}") }));
+        command
+    }
+
+    /// Starts a process and waits for a word of its stdout: what follows it.
+    fn add(&mut self, mut command: Command, name: &str, wanted: &str) -> Result<String> {
+        let log = fs::File::create(self.folder.join(format!("{name}.log")))?;
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().context("starting coracle")?;
+        let stdout = child.stdout.take().context("the child has no stdout")?;
+        self.processes.push(child);
+        let mut lines = BufReader::new(stdout).lines();
+        for line in lines.by_ref() {
+            let line = line?;
+            if let Some((_, rest)) = line.split_once(wanted) {
+                let word = rest.split_whitespace().next().unwrap_or_default().to_owned();
+                // It goes on to write, and nobody reads it.
+                thread::spawn(move || lines.for_each(drop));
+                return Ok(word);
+            }
+        }
+        bail!("{name} ended before it said {wanted:?}: see {}", self.folder.join(name).display());
+    }
+
+    fn ask(&self, binary: &Path, words: &[&str]) -> Result<String> {
+        let output = Command::new(binary).args(words).arg("--kubeconfig").arg(self.kubeconfig()).output()?;
+        if !output.status.success() {
+            bail!("coracle {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Nothing of it is kept, so nothing needs its grace.
+        for process in self.processes.iter_mut().rev() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
