@@ -36,8 +36,12 @@ pub(crate) use reserve::Reserve;
 /// Calls of all guests that run at once: a pod has at most a third of them, a namespace half.
 pub(crate) const CALLS_MAX: usize = 64;
 
+/// Calls that wait for the disk itself to have everything, of all guests at once: more of them make no disk faster, and each
+/// wakes a thread that takes its part of the CPU.
+const SYNCS_MAX: usize = 8;
+
 /// Their threads have the host's own priority: a call is short, and a guest that is due waits for it.
-pub(crate) const THREAD_NICE: i32 = 0;
+const THREAD_NICE: i32 = 0;
 
 /// Bytes that a stream reads or takes at once where the host's memory is scarce.
 const BYTES_SQUEEZED: usize = 4 << 10;
@@ -48,9 +52,26 @@ const PATH_BYTES_MAX: usize = 4096;
 /// The handle type that the generated traits speak of; only its number is ours.
 type Handle = Resource<Descriptor>;
 
+/// Where guests' file calls are done.
+#[derive(Clone)]
+pub(crate) struct Pools {
+    pub(crate) calls: Arc<Pool>,
+    /// What waits for the disk to have everything: it holds up nothing else.
+    syncs: Arc<Pool>,
+}
+
+impl Pools {
+    pub(crate) fn new() -> Self {
+        Self {
+            calls: Pool::new("guest-files", CALLS_MAX, THREAD_NICE),
+            syncs: Pool::new("guest-syncs", SYNCS_MAX, THREAD_NICE),
+        }
+    }
+}
+
 /// Where a pod's file calls are done, and on whose account.
 pub(crate) struct Account {
-    pool: Arc<Pool>,
+    pools: Pools,
     holder: Holder,
     /// What the container has the host hold: open files, and bytes on their way.
     ledger: Arc<ledger::Account>,
@@ -60,12 +81,12 @@ pub(crate) struct Account {
 
 impl Account {
     pub(crate) fn new(
-        pool: Arc<Pool>,
+        pools: Pools,
         holder: Holder,
         ledger: Arc<ledger::Account>,
         reserve: Arc<Reserve>,
     ) -> Arc<Self> {
-        Arc::new(Self { pool, holder, ledger, reserve })
+        Arc::new(Self { pools, holder, ledger, reserve })
     }
 
     /// The charge for one more open file. WASI has no error for too many: it is told as a want of memory, of the kernel's.
@@ -86,9 +107,14 @@ impl Account {
         }
     }
 
-    /// Does what may block. The one way by which a guest's file calls reach the disk.
+    /// Does what may block. By this and [`Account::sync`] alone a guest's file calls reach the disk.
     fn call<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> Call<R> {
-        self.pool.call(&self.holder, work)
+        self.pools.calls.call(&self.holder, work)
+    }
+
+    /// Does what waits for the disk to have everything.
+    fn sync<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> Call<R> {
+        self.pools.syncs.call(&self.holder, work)
     }
 }
 
@@ -111,7 +137,7 @@ impl<T: Send> Opened<T> {
 impl<T: Send> Drop for Opened<T> {
     fn drop(&mut self) {
         let open = (self.inner.take(), self.charge.take());
-        self.account.pool.post(&self.account.holder, move || drop(open));
+        self.account.pools.calls.post(&self.account.holder, move || drop(open));
     }
 }
 

@@ -86,7 +86,7 @@ pub(crate) struct Inner {
     /// What all pods hold.
     pub(crate) ledger: Ledger,
     /// Where guests' file calls are done.
-    pub(crate) files: Arc<Pool>,
+    pub(crate) files: files::Pools,
     pub(crate) reserve: Arc<files::Reserve>,
     pub(crate) runtime: tokio::runtime::Handle,
 }
@@ -113,7 +113,7 @@ impl Host {
         tracing::info!(threads, instances = engines.instances_max, ?bounds, "sandbox ready");
         let ledger = Ledger::new(bounds);
         let reserve = Arc::new(files::Reserve::at(config.cache_dir));
-        let files = Pool::new("guest-files", files::CALLS_MAX, files::THREAD_NICE);
+        let files = files::Pools::new();
         Ok(Host {
             inner: Arc::new(Inner { engines, artifacts, executor, seats, ledger, files, reserve, runtime }),
         })
@@ -161,7 +161,7 @@ impl Host {
 
     /// Where guests' file calls are done: how many of them run and wait.
     pub fn files(&self) -> &Pool {
-        &self.inner.files
+        &self.inner.files.calls
     }
 
     /// Bytes that this host holds on behalf of its guests beside their own memory, and beside what each pod has for certain.

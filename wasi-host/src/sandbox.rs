@@ -213,7 +213,7 @@ impl Pod {
         let stop = CancellationToken::new();
         let holder = pod.namespace.holder().clone();
         let mut files = Files::new(files::Account::new(
-            Arc::clone(&pod.host.files),
+            pod.host.files.clone(),
             holder,
             Arc::clone(&account),
             Arc::clone(&pod.host.reserve),

@@ -59,6 +59,15 @@ impl Files {
         done.unwrap_or_else(|error| Err(not_done(error).into()))
     }
 
+    async fn synced(
+        &self,
+        work: impl FnOnce(&mut Blocking) -> FsResult<()> + Send + 'static,
+    ) -> FsResult<()> {
+        let mut blocking = Blocking::of(self);
+        let done = self.account.sync(move || work(&mut blocking)).await;
+        done.unwrap_or_else(|error| Err(not_done(error).into()))
+    }
+
     pub(super) async fn advise(
         &self,
         on: OpenDescriptor,
@@ -74,7 +83,7 @@ impl Files {
     }
 
     pub(super) async fn sync_data(&self, on: OpenDescriptor) -> FsResult<()> {
-        self.call(move |to| {
+        self.synced(move |to| {
             let on = to.handle(&on)?;
             now(to.view().sync_data(on))
         })
@@ -82,7 +91,7 @@ impl Files {
     }
 
     pub(super) async fn sync(&self, on: OpenDescriptor) -> FsResult<()> {
-        self.call(move |to| {
+        self.synced(move |to| {
             let on = to.handle(&on)?;
             now(to.view().sync(on))
         })

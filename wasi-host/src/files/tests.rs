@@ -3,6 +3,7 @@
 mod guests;
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::mpsc;
 
 use wasmtime_wasi::p2::bindings::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
@@ -11,11 +12,11 @@ use super::listing::Listing;
 use super::*;
 use crate::ledger::{Ledger, NodeBounds};
 
-fn account(pool: &Arc<Pool>) -> Arc<Account> {
+fn account(pools: &Pools) -> Arc<Account> {
     let holder = Holder { namespace: "default".into(), pod: Some([10, 128, 0, 7].into()) };
     let bounds = NodeBounds { memory: None, heap: 1 << 20, files: 100, files_guaranteed: 1 };
     let ledger = Ledger::new(bounds).pod(&holder.namespace, None);
-    Account::new(Arc::clone(pool), holder, ledger, Arc::new(Reserve::with(|| None)))
+    Account::new(pools.clone(), holder, ledger, Arc::new(Reserve::with(|| None)))
 }
 
 #[test]
@@ -28,10 +29,10 @@ fn what_takes_long_to_close_is_closed_elsewhere() {
             let _ = self.1.send(std::thread::current().id());
         }
     }
-    let pool = Pool::new("files", 8, 0);
+    let pools = Pools::new();
     let (close, wait) = mpsc::channel();
     let (told, closed) = mpsc::channel();
-    drop(Opened::new(Slow(wait, told), &account(&pool), None));
+    drop(Opened::new(Slow(wait, told), &account(&pools), None));
     assert!(closed.try_recv().is_err(), "it goes on elsewhere");
     close.send(()).expect("it waits for this");
     assert_ne!(closed.recv().expect("closed"), std::thread::current().id());
@@ -43,8 +44,7 @@ async fn what_would_take_more_of_a_full_disk_is_refused_and_what_frees_some_is_n
     let dir = tempfile::tempdir().expect("a directory");
     std::fs::write(dir.path().join("old"), "some").expect("written");
     let full = || Some(reserve::Space { bytes: 1 << 40, bytes_free: 0, inodes: 0, inodes_free: 0 });
-    let on_full =
-        Arc::try_unwrap(account(&Pool::new("files", 8, 0))).unwrap_or_else(|_| unreachable!("ours"));
+    let on_full = Arc::try_unwrap(account(&Pools::new())).unwrap_or_else(|_| unreachable!("ours"));
     let account = Arc::new(Account { reserve: Arc::new(Reserve::with(full)), ..on_full });
     let mut files = Files::new(account);
     files.mount(File::open(dir.path()).expect("there"), "/".to_owned(), false);
@@ -71,8 +71,8 @@ async fn a_listing_holds_a_part_of_the_directory() {
     for index in 0..1_000 {
         File::create(dir.path().join(index.to_string())).expect("made");
     }
-    let pool = Pool::new("files", 8, 0);
-    let mut files = Files::new(account(&pool));
+    let pools = Pools::new();
+    let mut files = Files::new(account(&pools));
     files.mount(File::open(dir.path()).expect("there"), "/".to_owned(), true);
     let mut listing =
         Listing::open(Arc::clone(&files.account), Arc::clone(&files.dirs[0].0)).await.expect("open");
@@ -85,12 +85,12 @@ async fn a_listing_holds_a_part_of_the_directory() {
 }
 
 /// A folder of so many files that a listing of it is not read at once, in a pod that may have some open files.
-fn folder(pool: &Arc<Pool>) -> (tempfile::TempDir, Files) {
+fn folder(pools: &Pools) -> (tempfile::TempDir, Files) {
     let dir = tempfile::tempdir().expect("a directory");
     for index in 0..100 {
         File::create(dir.path().join(index.to_string())).expect("made");
     }
-    let mut files = Files::new(account(pool));
+    let mut files = Files::new(account(pools));
     files.mount(File::open(dir.path()).expect("there"), "/".to_owned(), false);
     (dir, files)
 }
@@ -104,8 +104,8 @@ async fn open(files: &Files, path: &str) -> Result<OpenDescriptor, ErrorCode> {
 
 #[tokio::test]
 async fn what_a_guest_has_open_is_counted_until_it_is_closed() {
-    let pool = Pool::new("files", 8, 0);
-    let (_dir, files) = folder(&pool);
+    let pools = Pools::new();
+    let (_dir, files) = folder(&pools);
     let held = || files.account.ledger.held(Holding::Files);
     let mut all = Vec::new();
     let refused = loop {
@@ -140,8 +140,8 @@ async fn until_held(files: &Files, count: u64) {
 
 #[tokio::test]
 async fn bytes_on_their_way_are_counted_and_few_where_memory_is_scarce() {
-    let pool = Pool::new("files", 8, 0);
-    let (_dir, files) = folder(&pool);
+    let pools = Pools::new();
+    let (_dir, files) = folder(&pools);
     let file = open(&files, "1").await.expect("open");
     let ledger = &files.account.ledger;
     let (bytes, charge) = files.account.hold_some(64 << 10);
@@ -157,4 +157,41 @@ async fn bytes_on_their_way_are_counted_and_few_where_memory_is_scarce() {
     assert_eq!(files.write(file, vec![0; 64 << 10], 0).await.expect("room"), 64 << 10);
     assert_eq!(fitting("x".repeat(PATH_BYTES_MAX)).map(|path| path.len()), Ok(PATH_BYTES_MAX));
     assert_eq!(fitting("x".repeat(PATH_BYTES_MAX + 1)), Err(ErrorCode::NameTooLong));
+}
+
+#[tokio::test]
+async fn what_waits_for_the_disk_to_have_everything_holds_up_nothing_else() {
+    let pools = Pools::new();
+    let (_dir, files) = folder(&pools);
+    let file = open(&files, "1").await.expect("open");
+    // All that one pod may sync at once wait for a disk that does not answer.
+    let (answer, disk) = mpsc::channel::<()>();
+    let disk = Arc::new(parking_lot::Mutex::new(disk));
+    let stuck: Vec<_> = (0..SYNCS_MAX)
+        .map(|_| {
+            let disk = Arc::clone(&disk);
+            files.account.sync(move || {
+                let _ = disk.lock().recv();
+            })
+        })
+        .collect();
+    let mut syncs = [
+        Box::pin(files.sync(Arc::clone(&file))) as Pin<Box<dyn Future<Output = FsResult<()>>>>,
+        Box::pin(files.sync_data(Arc::clone(&file))),
+    ];
+    // A thread of the other pool has been there and back meanwhile.
+    assert!(files.stat(Arc::clone(&file)).await.is_ok());
+    for sync in &mut syncs {
+        let polled = poll_fn(|cx| std::task::Poll::Ready(sync.as_mut().poll(cx).is_pending())).await;
+        assert!(polled, "it waits in its own line");
+    }
+    assert_eq!(files.write(file, vec![0; 4], 0).await.expect("written"), 4);
+    drop(answer);
+    for sync in syncs {
+        assert!(sync.await.is_ok());
+    }
+    for call in stuck {
+        call.await.expect("done");
+    }
+    assert_eq!((pools.syncs.waiting(), pools.calls.running()), (0, 0));
 }

@@ -233,18 +233,17 @@ mod tests {
     use wasmtime_wasi::{FsPerms, OpenMode};
 
     use super::*;
-    use crate::files::{Opened, Reserve};
+    use crate::files::{Opened, Pools, Reserve};
     use crate::ledger::{Ledger, NodeBounds};
-    use crate::pool::Pool;
     use crate::shares::Holder;
 
     #[tokio::test]
     async fn what_streams_hold_is_counted_and_little_where_memory_is_scarce() {
         let bounds = NodeBounds { memory: None, heap: 1 << 20, files: 100, files_guaranteed: 1 };
         let ledger = Ledger::new(bounds).pod(&"default".into(), None);
-        let pool = Pool::new("files", 1, 0);
+        let pools = Pools::new();
         let account = Account::new(
-            Arc::clone(&pool),
+            pools.clone(),
             Holder::default(),
             Arc::clone(&ledger),
             Arc::new(Reserve::with(|| None)),
