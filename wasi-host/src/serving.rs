@@ -31,10 +31,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::net::{BoxError, HttpBody, full_body};
 use body::ServedBody;
-pub(crate) use places::source_of;
 use stream::ServedStream;
 
-pub use places::{Bounds, HELD_BACK, InFlight, Place, Places, TooMany, WeakPlaces};
+pub use places::{Bounds, HELD_BACK, InFlight, Place, Places, TooMany, WeakPlaces, source_of};
 
 /// How long a client may take, from its connect on, until its first request's head is whole.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

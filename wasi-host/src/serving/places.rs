@@ -438,7 +438,7 @@ impl Drop for Task {
 }
 
 /// Whom a share belongs to: an IPv4 address, or the network that one who has IPv6 has at least.
-pub(crate) fn source_of(ip: IpAddr) -> IpAddr {
+pub fn source_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => IpAddr::V4(ip),
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64))),
