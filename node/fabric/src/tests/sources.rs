@@ -1,7 +1,7 @@
 //! What connections and datagrams come from: the pod's own address, told apart by its flows, and nothing else.
 
-use super::cluster::{Cluster, SERVICE, address, block, dial, endpoint, node, pod, service};
-use crate::{Fabric, Protocol, ServiceEntry, ServicePort};
+use super::cluster::{Cluster, SERVICE, address, block, dial, endpoint, node, pod, pod_in, service};
+use crate::{Fabric, PodEntry, Protocol, ServiceEntry, ServicePort};
 use bytes::Bytes;
 use coracle_wasi_host::net::NetError;
 use std::collections::{BTreeMap, BTreeSet};
@@ -110,6 +110,40 @@ async fn clients_of_node_ports_and_the_gateway_are_no_pods() {
         ("[::ffff:127.0.0.1]:9", "10.128.1.1:9"),
     ] {
         assert_eq!(policy.client_source(&tables, address(client)), address(source));
+    }
+}
+
+#[tokio::test]
+async fn a_server_knows_whose_pod_asks() {
+    let mut cluster = Cluster::new().await;
+    let here = pod_in("one", &cluster.a, "10.128.1.2");
+    let entry = |namespace: &str, name: &str, address: &str| PodEntry {
+        namespace: namespace.into(),
+        name: name.into(),
+        address: address.parse().unwrap(),
+    };
+    cluster.state.pods = vec![
+        // Of a pod of this node the node knows more than it is told.
+        entry("two", "old", "10.128.1.2"),
+        entry("two", "there", "10.128.2.2"),
+        entry("one", "before", "10.128.2.3"),
+        entry("two", "now", "10.128.2.3"),
+    ];
+    cluster.tell();
+    for (ip, namespace) in [
+        ("10.128.1.2", Some("one")),
+        ("10.128.2.2", Some("two")),
+        // Of two that are told of nobody knows which it is, and of the last nothing yet.
+        ("10.128.2.3", Some("")),
+        ("10.128.2.9", Some("")),
+        // Nodes, and who is outside.
+        ("10.128.1.1", None),
+        ("10.128.2.1", None),
+        ("10.255.255.255", None),
+        ("192.0.2.1", None),
+    ] {
+        let known = here.net.uplink().namespace_of(ip.parse().unwrap());
+        assert_eq!(known.as_deref(), namespace, "{ip}");
     }
 }
 
