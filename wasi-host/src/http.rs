@@ -14,6 +14,7 @@ mod p3;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Response, Uri};
+use http::{Extensions, HeaderValue, Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
@@ -32,6 +33,7 @@ use crate::exit::Exit;
 use crate::meter::fields_bytes;
 use crate::net::{BoxError, Client, HttpBody, HttpError, HttpService, NetError, Unanswered};
 use crate::sandbox::Sandbox;
+use crate::serving::PROBES_MAX;
 
 use clients::{Clients, UnderWay};
 pub(crate) use outgoing::{OUTGOING_MAX, OutgoingHttp};
@@ -67,6 +69,15 @@ impl From<HttpError> for NoResponse {
     }
 }
 
+/// Whose pod made a request, where it is another namespace's, as an extension of it.
+#[derive(Clone)]
+struct Foreign(Arc<str>);
+
+/// The mark of a request that the node makes to see whether the container serves, as an extension of it. What came over a
+/// connection of clients never has it.
+#[derive(Clone)]
+struct Probe;
+
 /// Serves an HTTP component, as a value and on the pod's port.
 pub(crate) fn start(sandbox: &Arc<Sandbox>, port: u16, timeout: Duration) -> Result<(), NetError> {
     let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
@@ -75,6 +86,8 @@ pub(crate) fn start(sandbox: &Arc<Sandbox>, port: u16, timeout: Duration) -> Res
         sandbox: Arc::clone(sandbox),
         timeout,
         in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+        probes: Arc::new(Semaphore::new(PROBES_MAX)),
+        is_probed: AtomicBool::new(false),
         clients: Arc::default(),
         busy: Notify::new(),
         pool: p3::Pool::default(),
@@ -89,12 +102,15 @@ pub(crate) fn start(sandbox: &Arc<Sandbox>, port: u16, timeout: Duration) -> Res
         server.sandbox.grants.namespace.withdraw_http();
         // All permits are free once the last request is done and its response has gone out; while they are waited
         // for, no other request gets one.
-        let drained = server.in_flight.acquire_many(IN_FLIGHT_MAX as u32);
+        let drained = async {
+            let _all = server.in_flight.acquire_many(IN_FLIGHT_MAX as u32).await;
+            let _probes = server.probes.acquire_many(PROBES_MAX as u32).await;
+        };
         let ended = &server.sandbox.ended;
         let exit = tokio::select! {
             biased;
             () = ended.cancelled() => Exit::Killed,
-            _ = drained => Exit::Completed { code: 0 },
+            () = drained => Exit::Completed { code: 0 },
         };
         server.sandbox.end(exit);
     });
@@ -106,6 +122,9 @@ struct Server {
     sandbox: Arc<Sandbox>,
     timeout: Duration,
     in_flight: Arc<Semaphore>,
+    /// What the node asks has places of its own: clients that fill all of theirs fail no probe.
+    probes: Arc<Semaphore>,
+    is_probed: AtomicBool,
     clients: Arc<Clients>,
     /// Told at each request's begin.
     busy: Notify,
@@ -142,6 +161,11 @@ impl Call {
         if bytes <= HEAD_BYTES_FREE { 0 } else { bytes }
     }
 
+    /// Whether the node itself asks.
+    fn is_probe(&self) -> bool {
+        self.delivery.as_ref().is_some_and(|delivery| delivery.permit.is_probe)
+    }
+
     /// Hands the request to a guest: from here on it is served once or never.
     fn hand_over(mut self) -> Option<Handover> {
         self.delivery.take()
@@ -172,6 +196,7 @@ type Permit = Arc<InFlight>;
 struct InFlight {
     _of_all: OwnedSemaphorePermit,
     _of_its_client: Option<UnderWay>,
+    is_probe: bool,
 }
 
 struct Service {
@@ -192,20 +217,10 @@ impl Server {
         if sandbox.ended.is_cancelled() {
             return Err(unserved(request, unavailable("the container has ended")));
         }
-        // A request that comes while it stops was on its way before: it is served until the last ones are waited for.
-        let Ok(permit) = Arc::clone(&self.in_flight).try_acquire_owned() else {
-            let stopping = sandbox.stop.is_cancelled();
-            let reason =
-                if stopping { "the container is stopping" } else { "too many requests are under way" };
-            return Err(unserved(request, unavailable(reason)));
+        let permit = match self.admit(request.extensions()) {
+            Ok(permit) => permit,
+            Err(reason) => return Err(unserved(request, unavailable(reason))),
         };
-        let client = request.extensions().get().map(|Client(address)| *address);
-        let of_its_client = client.map(|client| self.clients.begin(client, || self.could_begin()));
-        if matches!(of_its_client, Some(None)) {
-            let reason = "the client has its share of the requests that are served at once";
-            return Err(unserved(request, unavailable(reason)));
-        }
-        let permit = InFlight { _of_all: permit, _of_its_client: of_its_client.flatten() };
         let target = request.uri().clone();
         let request = complete(request, sandbox.grants.namespace.hostname())?;
         let deadline = Instant::now() + self.timeout;
@@ -221,12 +236,46 @@ impl Server {
         })
     }
 
+    /// A place among what is under way, or why there is none. A request that comes while the container stops was on its way
+    /// before: it is served until the last ones are waited for.
+    fn admit(&self, marks: &Extensions) -> Result<InFlight, &'static str> {
+        let is_probe = marks.get::<Probe>().is_some();
+        let places = if is_probe { &self.probes } else { &self.in_flight };
+        let stopping = || self.sandbox.stop.is_cancelled();
+        let of_all = Arc::clone(places).try_acquire_owned().map_err(|_| {
+            if stopping() { "the container is stopping" } else { "too many requests are under way" }
+        })?;
+        let mut of_its_client = None;
+        if is_probe {
+            self.is_probed.store(true, Ordering::Relaxed);
+        } else if let Some(Client(client)) = marks.get() {
+            let namespace = marks.get().map(|Foreign(namespace)| namespace.clone());
+            let share = self.clients.begin(*client, namespace, || self.could_begin());
+            let share = share.ok_or(
+                "the client, or the pods of its namespace, have their share of what is served at once",
+            )?;
+            of_its_client = Some(share);
+        }
+        Ok(InFlight { _of_all: of_all, _of_its_client: of_its_client, is_probe })
+    }
+
+    /// Whether anything is under way.
+    fn is_busy(&self) -> bool {
+        self.in_flight.available_permits() < IN_FLIGHT_MAX || self.probes.available_permits() < PROBES_MAX
+    }
+
+    /// Whether clients' requests leave the first instance to the node's probes: a component of an instance for each
+    /// request does, once there are probes, as long as it gets other ones.
+    fn leaves_first(&self) -> bool {
+        self.is_probed.load(Ordering::Relaxed)
+    }
+
     /// Requests that could begin now beside those under way, one that is about to begin among the former.
     fn could_begin(&self) -> usize {
         let instances = self.sandbox.share.instances_max() as usize;
         let requests = match &self.sandbox.artifact.pre {
             Pre::HttpP3(_) => p3::requests_max(instances),
-            _ => instances,
+            _ => instances.saturating_sub(usize::from(self.leaves_first())).max(1),
         };
         let under_way = IN_FLIGHT_MAX - self.in_flight.available_permits();
         (requests.min(IN_FLIGHT_MAX) + 1).saturating_sub(under_way)
@@ -364,7 +413,7 @@ async fn sweep(server: Arc<Server>) {
     let sweeping = async {
         loop {
             server.busy.notified().await;
-            while server.in_flight.available_permits() < IN_FLIGHT_MAX {
+            while server.is_busy() {
                 tokio::time::sleep(SWEEP_PERIOD).await;
                 server.sandbox.group.abort_expired(Instant::now());
             }

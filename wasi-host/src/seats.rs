@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// The part of all seats that only requests get, so that a node full of programs still serves.
 const REQUESTS_PART: u32 = 8;
@@ -86,6 +86,8 @@ pub(crate) struct Share {
     passing: AtomicU32,
     /// The first instance is there ([`USED`]), the container is over ([`CLOSED`]).
     first: AtomicU8,
+    /// Told when an instance of the container is gone.
+    gone: Notify,
 }
 
 const USED: u8 = 1;
@@ -286,7 +288,7 @@ impl PodSeats {
         self.own.lasting.fetch_add(weight, Ordering::Relaxed);
         drop(held);
         let (passing, first) = (AtomicU32::new(0), AtomicU8::new(0));
-        Ok(Arc::new(Share { pod: Arc::clone(self), weight, passing, first }))
+        Ok(Arc::new(Share { pod: Arc::clone(self), weight, passing, first, gone: Notify::new() }))
     }
 }
 
@@ -304,21 +306,54 @@ impl Share {
     /// Seats for one instance more, now or not at all. The first is always there; one whose first is there is an HTTP
     /// component's.
     pub(crate) fn take(self: &Arc<Self>) -> Result<Seat, NoSeat> {
-        let seats = &self.pod.seats;
-        let is_first = self.first.compare_exchange(0, USED, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        if !is_first {
-            let mut held = seats.held.lock();
-            if let Err(bound) = seats.admits_passing(&held, self) {
-                drop(held);
-                return Err(seats.refusal(bound, self.weight));
-            }
-            held.passing += self.weight;
-            for count in [&self.pod.namespace.1.passing, &self.pod.own.passing, &self.passing] {
-                count.fetch_add(self.weight, Ordering::Relaxed);
-            }
+        match self.take_first() {
+            Some(seat) => Ok(seat),
+            None => self.take_passing(),
         }
-        seats.live.fetch_add(self.weight, Ordering::Relaxed);
-        Ok(Seat { share: Arc::clone(self), is_first })
+    }
+
+    /// [`Share::take`] that leaves the first to others, as long as there is another instance or may be one.
+    pub(crate) fn take_beside_first(self: &Arc<Self>) -> Result<Seat, NoSeat> {
+        match self.take_passing() {
+            Err(full) if self.passing.load(Ordering::Relaxed) == 0 => self.take_first().ok_or(full),
+            taken => taken,
+        }
+    }
+
+    /// [`Share::take`] that waits for an instance of the container to go where there is no seat.
+    pub(crate) async fn take_when_free(self: &Arc<Self>) -> Seat {
+        loop {
+            let mut gone = std::pin::pin!(self.gone.notified());
+            gone.as_mut().enable();
+            if let Ok(seat) = self.take() {
+                return seat;
+            }
+            gone.await;
+        }
+    }
+
+    fn take_first(self: &Arc<Self>) -> Option<Seat> {
+        self.first.compare_exchange(0, USED, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        Some(self.seat(true))
+    }
+
+    fn take_passing(self: &Arc<Self>) -> Result<Seat, NoSeat> {
+        let seats = &self.pod.seats;
+        let mut held = seats.held.lock();
+        if let Err(bound) = seats.admits_passing(&held, self) {
+            drop(held);
+            return Err(seats.refusal(bound, self.weight));
+        }
+        held.passing += self.weight;
+        for count in [&self.pod.namespace.1.passing, &self.pod.own.passing, &self.passing] {
+            count.fetch_add(self.weight, Ordering::Relaxed);
+        }
+        Ok(self.seat(false))
+    }
+
+    fn seat(self: &Arc<Self>, is_first: bool) -> Seat {
+        self.pod.seats.live.fetch_add(self.weight, Ordering::Relaxed);
+        Seat { share: Arc::clone(self), is_first }
     }
 
     /// How many instances it may have, if nobody else takes any more.
@@ -367,6 +402,13 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        self.give_back();
+        self.share.gone.notify_waiters();
+    }
+}
+
+impl Seat {
+    fn give_back(&self) {
         let share = &self.share;
         let seats = &share.pod.seats;
         seats.live.fetch_sub(share.weight, Ordering::Relaxed);

@@ -31,10 +31,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::net::{BoxError, HttpBody, full_body};
 use body::ServedBody;
-pub(crate) use places::source_of;
 use stream::ServedStream;
 
-pub use places::{Bounds, HELD_BACK, InFlight, Place, Places, TooMany, WeakPlaces};
+pub use places::{Bounds, HELD_BACK, InFlight, Place, Places, TooMany, WeakPlaces, source_of};
 
 /// How long a client may take, from its connect on, until its first request's head is whole.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -83,13 +82,25 @@ const PLACE_LOST: &str = "its place was needed, or it gave up too many requests"
 pub const PING_INTERVAL: Duration = Duration::from_secs(10);
 pub const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What one component serves on its port. A source has half at most, so that no one can take all.
+/// What one component serves on its port. A source has half at most, so that no one can take all; so have the pods of
+/// another namespace together, and of requests no more than what is free.
 pub const POD_PORT: Bounds = Bounds {
     connections_max: 1024,
     connections_per_source_max: 512,
     requests_max: 1024,
     requests_per_source_max: 512,
 };
+
+/// What one component is asked at once by its node's own probes.
+pub(crate) const PROBES: Bounds = Bounds {
+    connections_max: PROBES_MAX,
+    connections_per_source_max: PROBES_MAX,
+    requests_max: PROBES_MAX,
+    requests_per_source_max: PROBES_MAX,
+};
+
+/// A container has three probes, and others of its pod may probe its port too.
+pub(crate) const PROBES_MAX: usize = 8;
 
 /// What a node's gateway serves. Of requests a source has half of what one component takes.
 pub const GATEWAY: Bounds = Bounds {
@@ -184,6 +195,9 @@ fn refusal(too_many: TooMany) -> Response<HttpBody> {
     let (status, text) = match too_many {
         TooMany::OfThisSource => {
             (StatusCode::TOO_MANY_REQUESTS, "too many requests of this address are under way")
+        }
+        TooMany::OfItsNamespace => {
+            (StatusCode::TOO_MANY_REQUESTS, "too many requests of the pods of this namespace are under way")
         }
         TooMany::OfAll => (StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way"),
     };

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// On whose account something is held.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Holder {
     /// The Kubernetes namespace.
     pub namespace: Arc<str>,
@@ -86,6 +86,13 @@ pub(crate) enum Sated {
 pub struct Permit {
     shares: Arc<Shares>,
     holder: Holder,
+}
+
+impl Permit {
+    /// On whose account it is.
+    pub fn holder(&self) -> &Holder {
+        &self.holder
+    }
 }
 
 impl Drop for Permit {

@@ -1,6 +1,7 @@
 //! Guests of every kind, run end to end: what they do, and what they cannot do to others.
 
 mod artifacts;
+mod clients;
 mod commands;
 mod cpu;
 mod growing;

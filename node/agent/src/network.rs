@@ -167,7 +167,10 @@ impl NetworkObjects {
                 }
             }
             "pods" => {
-                let address = object["status"]["podIP"].as_str().and_then(|ip| ip.parse().ok());
+                // One that has ended has given its address back; another pod may have it.
+                let has_ended = matches!(object["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+                let address = object["status"]["podIP"].as_str().filter(|_| !has_ended);
+                let address = address.and_then(|ip| ip.parse().ok());
                 let pod = address.map(|address| PodEntry {
                     namespace: key.0.clone(),
                     name: key.1.clone(),
@@ -447,6 +450,17 @@ mod tests {
         let endpoints = &state.services[0].endpoints;
         assert_eq!((endpoints.len(), endpoints[0].ports["p7"]), (1000, 7));
         assert!(endpoints.iter().all(|one| Arc::ptr_eq(&one.ports, &endpoints[0].ports)));
+    }
+
+    #[test]
+    fn a_pod_that_has_ended_has_no_address() {
+        let mut objects = NetworkObjects::default();
+        let pod = |phase: &str| json!({ "status": { "phase": phase, "podIP": "10.128.3.7" } });
+        assert!(objects.put("pods", "d", "job", &pod("Running")));
+        assert_eq!(objects.state().pods[0].address.to_string(), "10.128.3.7");
+        assert!(objects.put("pods", "d", "job", &pod("Succeeded")));
+        assert!(!objects.put("pods", "d", "other", &pod("Failed")));
+        assert!(objects.state().pods.is_empty());
     }
 
     #[test]

@@ -44,8 +44,9 @@ pub async fn check(
     }
 }
 
+/// By the way that is the node's alone: clients that fill the pod's port fail no probe.
 async fn connect(namespace: &Namespace, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
-    namespace.deliver_when_room(from, to).await
+    namespace.deliver_probe(from, to).await
 }
 
 /// 200 to 399 is success. Source: kubelet `DoHTTPProbe`.
@@ -106,11 +107,15 @@ mod tests {
     use super::*;
 
     fn namespace() -> Namespace {
+        namespace_within(NetLimits::default())
+    }
+
+    fn namespace_within(limits: NetLimits) -> Namespace {
         let config = NamespaceConfig {
             hostname: "p".into(),
             tenant: "default".into(),
             addresses: vec!["10.128.0.2".parse().unwrap()],
-            limits: NetLimits::default(),
+            limits,
         };
         Namespace::new(config, Arc::new(Isolated))
     }
@@ -150,6 +155,17 @@ mod tests {
             Err("HTTP probe failed with statuscode: 503".into())
         );
         server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn clients_that_hold_all_sockets_of_a_pod_fail_no_probe() {
+        let namespace = namespace_within(NetLimits { sockets_max: 8, ..NetLimits::default() });
+        let _listener = namespace.listen("0.0.0.0:80".parse().unwrap()).unwrap();
+        let (client, to) = ("10.128.9.9:1".parse().unwrap(), "10.128.0.2:80".parse().unwrap());
+        let held: Vec<_> = (0..7).map(|_| namespace.deliver(client, to).unwrap()).collect();
+        assert_eq!(namespace.deliver(client, to).unwrap_err(), NetError::ConnectionRefused);
+        assert_eq!(run(&namespace, &ProbeCheck::Tcp { port: 80 }).await, Ok(()));
+        drop(held);
     }
 
     #[tokio::test]

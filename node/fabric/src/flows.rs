@@ -4,11 +4,16 @@
 //! they would, as when a socket sends to a service and to one of its endpoints directly, the later one comes from
 //! another port. So each answer is of one flow, and comes from the address that the flow was sent to.
 //!
+//! Nobody's answers cost him a flow that he needs: what answers a flow of this node has none of its own, and what a socket
+//! sends to a pod directly, as who answers a pod of another node does, gives its flow up where the room is needed.
+//!
 //! The flows of a pod go with it: its address is another pod's later.
 
+use crate::spare::Spare;
 use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -45,16 +50,23 @@ pub(crate) struct Flows {
 
 struct State {
     /// By the pod, then by its socket and the address that this sends to.
-    out: HashMap<IpAddr, HashMap<(SocketAddr, SocketAddr), Flow>>,
+    out: HashMap<IpAddr, HashMap<Key, Flow>>,
     /// The two ends as the endpoint sees them, to the key of `out`.
-    back: HashMap<(SocketAddr, SocketAddr), (SocketAddr, SocketAddr)>,
+    back: HashMap<(SocketAddr, SocketAddr), Key>,
+    /// Direct flows from the socket's own port: without them the datagrams and their answers go the same way.
+    spare: Spare<Key>,
     swept: Instant,
 }
+
+/// A socket, and the address that it sends to.
+type Key = (SocketAddr, SocketAddr);
 
 struct Flow {
     way: Way,
     last: Instant,
-    _place: Permit,
+    place: Permit,
+    /// Its place among the spare ones.
+    spare: Option<u64>,
 }
 
 impl Flow {
@@ -71,12 +83,13 @@ impl Default for Flows {
 
 impl Flows {
     fn new(size: usize) -> Self {
-        let state = State { out: HashMap::new(), back: HashMap::new(), swept: Instant::now() };
+        let (out, back, spare) = (HashMap::new(), HashMap::new(), Spare::default());
+        let state = State { out, back, spare, swept: Instant::now() };
         Self { places: Shares::new(size), state: Mutex::new(state) }
     }
 
-    /// The way of what `client` sends to `to`. A new flow, and one whose endpoint serves no more, gets the endpoint that
-    /// `choose` gives. None where there is no room for a new flow.
+    /// The way of what `client` sends to a service at `to`. A new flow, and one whose endpoint serves no more, gets the
+    /// endpoint that `choose` gives. None where there is no room for a new flow.
     pub(crate) fn way<E>(
         &self,
         holder: &Holder,
@@ -85,30 +98,51 @@ impl Flows {
         still_serves: impl Fn(SocketAddr) -> bool,
         choose: impl FnOnce() -> Result<SocketAddr, E>,
     ) -> Result<Option<Way>, E> {
+        self.way_within(&mut self.state.lock(), holder, client, to, still_serves, choose)
+    }
+
+    /// The way of what `client` sends to a pod at `to`; where there is no room for its flow it goes without.
+    pub(crate) fn direct(&self, holder: &Holder, client: SocketAddr, to: SocketAddr) -> Way {
         let mut state = self.state.lock();
-        if let Some(flow) = state.flow_mut(&(client, to))
-            && !flow.is_idle()
-            && still_serves(flow.way.endpoint)
-        {
-            flow.last = Instant::now();
-            return Ok(Some(flow.way));
+        let plain = Way { source: client, endpoint: to };
+        if state.answered(client, to).is_some() {
+            return plain;
         }
-        state.forget(&(client, to));
+        let choose = || Ok::<_, Infallible>(to);
+        let Ok(way) = self.way_within(&mut state, holder, client, to, |_| true, choose);
+        way.unwrap_or(plain)
+    }
+
+    fn way_within<E>(
+        &self,
+        state: &mut State,
+        holder: &Holder,
+        client: SocketAddr,
+        to: SocketAddr,
+        still_serves: impl Fn(SocketAddr) -> bool,
+        choose: impl FnOnce() -> Result<SocketAddr, E>,
+    ) -> Result<Option<Way>, E> {
+        let key = (client, to);
+        if let Some(way) = state.used(&key, |way| still_serves(way.endpoint)) {
+            return Ok(Some(way));
+        }
+        state.forget(&key);
         let endpoint = choose()?;
-        let Some(place) = self.place(&mut state, holder) else { return Ok(None) };
+        let Some(place) = self.place(state, holder) else { return Ok(None) };
         let Some(source) = state.free_source(client, endpoint) else { return Ok(None) };
         let way = Way { source, endpoint };
-        state.back.insert((source, endpoint), (client, to));
-        let flow = Flow { way, last: Instant::now(), _place: place };
-        state.out.entry(client.ip()).or_default().insert((client, to), flow);
+        state.back.insert((source, endpoint), key);
+        let spare = ((source, endpoint) == key).then(|| state.spare.enter(holder, key));
+        let flow = Flow { way, last: Instant::now(), place, spare };
+        state.out.entry(client.ip()).or_default().insert(key, flow);
         Ok(Some(way))
     }
 
     /// Forgets what a pod has sent, which is gone.
     pub(crate) fn forget_pod(&self, pod: IpAddr) {
-        let mut state = self.state.lock();
-        for flow in state.out.remove(&pod).into_iter().flat_map(HashMap::into_values) {
-            state.back.remove(&(flow.way.source, flow.way.endpoint));
+        let State { out, back, spare, .. } = &mut *self.state.lock();
+        for flow in out.remove(&pod).into_iter().flat_map(HashMap::into_values) {
+            flow.leave(back, spare);
         }
     }
 
@@ -118,44 +152,71 @@ impl Flows {
     }
 
     fn place(&self, state: &mut State, holder: &Holder) -> Option<Permit> {
-        let place = self.places.take(holder);
-        if place.is_some() || state.swept.elapsed() < SWEEP_EVERY {
-            return place;
+        let mut place = self.places.take(holder);
+        if place.is_none() && state.swept.elapsed() >= SWEEP_EVERY {
+            state.forget_idle();
+            place = self.places.take(holder);
         }
-        state.forget_idle();
-        self.places.take(holder)
+        while place.is_none() {
+            let spare = state.spare.first(holder)?;
+            state.forget(&spare);
+            place = self.places.take(holder);
+        }
+        place
     }
 
     /// What a datagram from `from` to `to` answers: the socket that waits for it, and the address that it sent to.
     pub(crate) fn answered(&self, from: SocketAddr, to: SocketAddr) -> Option<(SocketAddr, SocketAddr)> {
-        let mut state = self.state.lock();
-        let key = *state.back.get(&(to, from))?;
-        let flow = state.flow_mut(&key)?;
-        if flow.is_idle() {
-            state.forget(&key);
-            return None;
+        self.state.lock().answered(from, to)
+    }
+}
+
+impl Flow {
+    fn leave(&self, back: &mut HashMap<(SocketAddr, SocketAddr), Key>, spare: &mut Spare<Key>) {
+        back.remove(&(self.way.source, self.way.endpoint));
+        if let Some(at) = self.spare {
+            spare.leave(self.place.holder(), at);
         }
-        flow.last = Instant::now();
-        Some(key)
     }
 }
 
 impl State {
-    fn flow_mut(&mut self, key: &(SocketAddr, SocketAddr)) -> Option<&mut Flow> {
-        self.out.get_mut(&key.0.ip())?.get_mut(key)
+    /// The way of a flow that goes on now, if it is there and is wanted.
+    fn used(&mut self, key: &Key, is_wanted: impl FnOnce(Way) -> bool) -> Option<Way> {
+        let flow = self.out.get_mut(&key.0.ip())?.get_mut(key)?;
+        if flow.is_idle() || !is_wanted(flow.way) {
+            return None;
+        }
+        flow.last = Instant::now();
+        if let Some(at) = &mut flow.spare {
+            self.spare.leave(flow.place.holder(), *at);
+            *at = self.spare.enter(flow.place.holder(), *key);
+        }
+        Some(flow.way)
     }
 
-    /// The client's own address, or another port of it where an endpoint could not tell the flows apart.
+    fn answered(&mut self, from: SocketAddr, to: SocketAddr) -> Option<Key> {
+        let key = *self.back.get(&(to, from))?;
+        if self.used(&key, |_| true).is_none() {
+            self.forget(&key);
+            return None;
+        }
+        Some(key)
+    }
+
+    /// The client's own address, or another port of it where the flow could be taken for another one, or what the endpoint
+    /// asks the client for an answer.
     fn free_source(&self, client: SocketAddr, endpoint: SocketAddr) -> Option<SocketAddr> {
-        let is_free = |source: &SocketAddr| !self.back.contains_key(&(*source, endpoint));
+        let is_taken = |ends| self.back.contains_key(&ends);
+        let is_free = |source: &SocketAddr| !is_taken((*source, endpoint)) && !is_taken((endpoint, *source));
         let other = |_| SocketAddr::new(client.ip(), rand::random_range(OTHER_PORTS));
         std::iter::once(client).chain((0..PORT_TRIES).map(other)).find(is_free)
     }
 
-    fn forget(&mut self, key: &(SocketAddr, SocketAddr)) {
+    fn forget(&mut self, key: &Key) {
         let Some(flows) = self.out.get_mut(&key.0.ip()) else { return };
         if let Some(flow) = flows.remove(key) {
-            self.back.remove(&(flow.way.source, flow.way.endpoint));
+            flow.leave(&mut self.back, &mut self.spare);
         }
         if flows.is_empty() {
             self.out.remove(&key.0.ip());
@@ -163,13 +224,13 @@ impl State {
     }
 
     fn forget_idle(&mut self) {
-        let Self { out, back, swept } = self;
+        let Self { out, back, spare, swept } = self;
         *swept = Instant::now();
         out.retain(|_, flows| {
             flows.retain(|_, flow| {
                 let keep = !flow.is_idle();
                 if !keep {
-                    back.remove(&(flow.way.source, flow.way.endpoint));
+                    flow.leave(back, spare);
                 }
                 keep
             });
@@ -181,7 +242,6 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::convert::Infallible;
 
     const SERVICE: &str = "10.96.0.10:53";
     const ENDPOINT: &str = "10.128.2.2:5353";
@@ -193,6 +253,10 @@ mod tests {
 
     fn holder(pod: u8) -> Holder {
         Holder { namespace: "default".into(), pod: Some([10, 128, 1, pod].into()) }
+    }
+
+    fn in_namespace(namespace: &str, pod: u8) -> Holder {
+        Holder { namespace: namespace.into(), ..holder(pod) }
     }
 
     fn way(flows: &Flows, client: &str, to: &str) -> Option<Way> {
@@ -235,6 +299,58 @@ mod tests {
         let state = flows.state.lock();
         let out: usize = state.out.values().map(HashMap::len).sum();
         assert_eq!((out, state.back.len(), flows.places.held()), (3, 3, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_sent_much_and_answers_can_still_ask_services() {
+        let (flows, here, elsewhere) = (Flows::new(900), [10, 128, 1, 9], [10, 128, 2, 9]);
+        let server = |pod: u8| SocketAddr::from(([10, 128, 1, pod], 5353));
+        // As much as there can be is asked by a pod of this node, on its own account, and is answered.
+        for port in 1..=2000 {
+            let (asker, server) = (SocketAddr::from((here, port)), server(2));
+            assert_eq!(flows.direct(&holder(9), asker, server), Way { source: asker, endpoint: server });
+            let answer = Way { source: server, endpoint: asker };
+            assert_eq!(flows.direct(&in_namespace("victim", 2), server, asker), answer);
+            assert_eq!(flows.answered(server, asker), Some((asker, server)));
+        }
+        assert_eq!(flows.held(), 300, "a pod's share: the answers have cost nothing");
+        // Of what pods of another node ask nothing is known here: three servers answer it.
+        for (pod, port) in (2..=4).flat_map(|pod| (1..=2000).map(move |port| (pod, port))) {
+            let (asker, server) = (SocketAddr::from((elsewhere, port)), server(pod));
+            let answer = Way { source: server, endpoint: asker };
+            assert_eq!(flows.direct(&in_namespace("victim", pod), server, asker), answer);
+        }
+        let asks = |pod: u8, port: u16| {
+            let (from, choose) =
+                (SocketAddr::from(([10, 128, 1, pod], port)), || Ok::<_, Infallible>(at(ENDPOINT)));
+            flows.way(&in_namespace("victim", pod), from, at(SERVICE), |_| true, choose).unwrap()
+        };
+        for (pod, port) in (2..=5).flat_map(|pod| (1..=50).map(move |port| (pod, port))) {
+            assert!(asks(pod, port).is_some(), "of {pod} from {port}");
+        }
+        // What was used last is given up last.
+        assert!(flows.state.lock().back.contains_key(&(server(2), SocketAddr::from((elsewhere, 2000)))));
+        for pod in [2, 3, 4, 5, 9] {
+            flows.forget_pod([10, 128, 1, pod].into());
+        }
+        let state = flows.state.lock();
+        assert!(state.back.is_empty() && state.spare.is_empty() && flows.held() == 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn questions_are_told_from_answers_where_both_ends_ask() {
+        let flows = Flows::default();
+        let (asker, server) = (at(ENDPOINT), at(CLIENT));
+        flows.direct(&holder(2), asker, server);
+        // The server asks a service of which the asker is the endpoint.
+        let asked = way(&flows, CLIENT, SERVICE).unwrap();
+        assert_ne!(asked.source, server);
+        assert_eq!(
+            flows.answered(asker, server),
+            None,
+            "the asker's next question is no answer of the service"
+        );
+        assert_eq!(flows.answered(asker, asked.source), Some((server, at(SERVICE))));
     }
 
     #[tokio::test(start_paused = true)]

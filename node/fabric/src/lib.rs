@@ -24,6 +24,7 @@ mod page;
 mod policy;
 mod resolver;
 mod service;
+mod spare;
 mod tables;
 mod tunnel;
 mod uplink;

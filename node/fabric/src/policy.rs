@@ -83,6 +83,20 @@ impl Policy {
         self.pods.read().get(&address).cloned()
     }
 
+    /// The namespace of the pod that has an address. All those that are not known are of one of their own, the empty one:
+    /// who is told of late must not be nobody's for so long. Nodes are no pods.
+    pub(crate) fn namespace_of(&self, tables: &Tables, ip: IpAddr) -> Option<Arc<str>> {
+        if let Some(attached) = self.pods.read().get(&ip) {
+            return Some(attached.namespace.holder().namespace.clone());
+        }
+        let is_node = |node: &Arc<str>| tables.own_address_of(node) == Some(ip);
+        if !self.pod_pool.contains(ip) || ip == NODE_WITHOUT_BLOCK || tables.node_of(ip).is_some_and(is_node)
+        {
+            return None;
+        }
+        Some(tables.namespace_of(ip).unwrap_or_default())
+    }
+
     /// Whether another node may speak for `from`: only for the pods of its blocks and for itself.
     pub(crate) fn peer_source(&self, tables: &Tables, peer: &str, from: IpAddr) -> PeerSource {
         match tables.node_of(from) {

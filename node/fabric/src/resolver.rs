@@ -136,7 +136,7 @@ impl Resolver {
         let asked = tokio::time::timeout(LOOKUP_TIMEOUT, lookup).await;
         let (addresses, lifetime) = asked.unwrap_or(Err(NetError::NameTemporarilyUnknown))?;
         let addresses = (!addresses.is_empty()).then_some(addresses);
-        self.cache.put(name, family, addresses.clone(), lifetime);
+        self.cache.put(holder, name, family, addresses.clone(), lifetime);
         addresses.ok_or(NetError::NameUnknown)
     }
 }

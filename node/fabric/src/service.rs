@@ -4,6 +4,8 @@ use crate::model::Protocol;
 use crate::policy::{Place, Policy};
 use crate::tables::{Service, Tables};
 use coracle_wasi_host::net::NetError;
+use coracle_wasi_host::serving::source_of;
+use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use parking_lot::Mutex;
 use rand::seq::IteratorRandom;
 use std::collections::HashMap;
@@ -13,8 +15,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Clients remembered for sessionAffinity on one node, of all services together.
+/// Clients remembered for sessionAffinity on one node, of all services together. The services of a namespace have at most
+/// as many as are free, one service half of that.
 const AFFINITIES_MAX: usize = 65_536;
+
+/// Clients whose affinity is over are looked for at most so often.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// An endpoint that was chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,27 +68,32 @@ impl Failed {
 }
 
 /// Chooses endpoints, and remembers whom clients with affinity were sent to.
-#[derive(Default)]
 pub(crate) struct Balancer {
+    places: Arc<Shares>,
     affinities: Mutex<Affinities>,
 }
 
-#[derive(Default)]
 struct Affinities {
-    /// By the service's full name, then by the client.
+    /// By the service's full name, then by the client: one of IPv6 is as good as any other of its network.
     by_service: HashMap<String, HashMap<IpAddr, Affinity>>,
-    count: usize,
+    swept: Instant,
 }
 
 impl Affinities {
-    /// Keeps those that `keep` wants.
-    fn retain(&mut self, mut keep: impl FnMut(&str, &Affinity) -> bool) {
-        self.count = 0;
-        self.by_service.retain(|service, clients| {
-            clients.retain(|_, affinity| keep(service, affinity));
-            self.count += clients.len();
+    /// Forgets those that are over, but not at every turn.
+    fn sweep(&mut self) {
+        if self.swept.elapsed() < SWEEP_EVERY {
+            return;
+        }
+        self.swept = Instant::now();
+        self.by_service.retain(|_, clients| {
+            clients.retain(|_, affinity| affinity.last.elapsed() < affinity.timeout);
             !clients.is_empty()
         });
+    }
+
+    fn clients_of(&self, service: &str) -> usize {
+        self.by_service.get(service).map_or(0, HashMap::len)
     }
 }
 
@@ -91,6 +102,15 @@ struct Affinity {
     last: Instant,
     /// The service's, when the client was there last.
     timeout: Duration,
+    /// On the account of the service's namespace.
+    _place: Permit,
+}
+
+impl Default for Balancer {
+    fn default() -> Self {
+        let affinities = Affinities { by_service: HashMap::new(), swept: Instant::now() };
+        Self { places: Shares::new(AFFINITIES_MAX), affinities: Mutex::new(affinities) }
+    }
 }
 
 impl Balancer {
@@ -124,45 +144,50 @@ impl Balancer {
     /// Remembers where a client was sent, for services with affinity.
     pub(crate) fn remember(&self, service: &Service, client: IpAddr, choice: Choice) {
         let Some(timeout) = service.entry.client_affinity else { return };
+        let (client, name) = (source_of(client), service.full_name());
         let mut affinities = self.affinities.lock();
-        if affinities.count >= AFFINITIES_MAX {
-            affinities.retain(|_, affinity| affinity.last.elapsed() < affinity.timeout);
-        }
-        if affinities.count >= AFFINITIES_MAX {
-            // All are live: this client is balanced like one without affinity.
+        let known = affinities.by_service.get_mut(&name).and_then(|clients| clients.get_mut(&client));
+        if let Some(affinity) = known {
+            (affinity.endpoint, affinity.last, affinity.timeout) = (choice.address, Instant::now(), timeout);
             return;
         }
-        let affinity = Affinity { endpoint: choice.address, last: Instant::now(), timeout };
-        let clients = affinities.by_service.entry(service.full_name()).or_default();
-        if clients.insert(client, affinity).is_none() {
-            affinities.count += 1;
+        let mut place = self.place(&affinities, service, &name);
+        if place.is_none() {
+            affinities.sweep();
+            place = self.place(&affinities, service, &name);
         }
+        // Where all are live this client is balanced like one without affinity.
+        let Some(place) = place else { return };
+        let affinity = Affinity { endpoint: choice.address, last: Instant::now(), timeout, _place: place };
+        affinities.by_service.entry(name).or_default().insert(client, affinity);
+    }
+
+    fn place(&self, affinities: &Affinities, service: &Service, name: &str) -> Option<Permit> {
+        let free = AFFINITIES_MAX - self.places.held();
+        if affinities.clients_of(name) >= free.div_ceil(2) {
+            return None;
+        }
+        self.places.take(&Holder { namespace: service.entry.namespace.as_str().into(), pod: None })
     }
 
     /// Forgets the clients of services that are gone, or have no affinity any more.
     pub(crate) fn prune(&self, tables: &Tables) {
-        let mut affinities = self.affinities.lock();
-        let Affinities { by_service, count } = &mut *affinities;
-        by_service.retain(|service, clients| {
+        self.affinities.lock().by_service.retain(|service, _| {
             let (namespace, name) = service.split_once('/').unwrap_or_default();
             let known = tables.service(namespace, name);
-            let keep = known.is_some_and(|service| service.entry.client_affinity.is_some());
-            if !keep {
-                *count -= clients.len();
-            }
-            keep
+            known.is_some_and(|service| service.entry.client_affinity.is_some())
         });
     }
 
     /// Clients that are remembered.
     pub(crate) fn held(&self) -> usize {
-        self.affinities.lock().count
+        self.places.held()
     }
 
     fn affine(&self, service: &Service, client: IpAddr, port: usize) -> Option<Choice> {
         let timeout = service.entry.client_affinity?;
         let affinities = self.affinities.lock();
-        let affinity = affinities.by_service.get(&service.full_name())?.get(&client)?;
+        let affinity = affinities.by_service.get(&service.full_name())?.get(&source_of(client))?;
         if affinity.last.elapsed() >= timeout {
             return None;
         }
@@ -206,20 +231,82 @@ mod tests {
         assert_eq!(choose(1, &|_| true), None, "no endpoint has this port");
     }
 
+    const AFFINITY: Duration = Duration::from_secs(10_800);
+
+    /// Services with affinity, of one endpoint each.
+    fn tables_of(names: &[&str]) -> Tables {
+        let service = |name: &&str| {
+            let (namespace, name) = name.split_once('/').unwrap_or(("d", name));
+            let endpoint = Endpoint {
+                address: [10, 128, 0, 5].into(),
+                ready: true,
+                hostname: None,
+                ports: Arc::new([("a".to_owned(), 80)].into()),
+            };
+            let port = ServicePort { name: "a".into(), port: 1, ..ServicePort::default() };
+            ServiceEntry {
+                namespace: namespace.into(),
+                name: name.into(),
+                client_affinity: Some(AFFINITY),
+                ports: vec![port],
+                endpoints: vec![endpoint],
+                ..ServiceEntry::default()
+            }
+        };
+        let services = names.iter().map(service).collect();
+        Tables::build(NetworkState { services, ..NetworkState::default() }, &Default::default())
+    }
+
+    fn choice() -> Choice {
+        Choice { index: 0, address: "10.128.0.5:80".parse().unwrap() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_service_leaves_others_room_for_their_clients() {
+        let (balancer, tables) = (Balancer::default(), tables_of(&["a/one", "a/two", "b/one"]));
+        let of = |namespace: &str, name: &str| tables.service(namespace, name).unwrap();
+        let client = |number: u32| IpAddr::from((number + (10 << 24)).to_be_bytes());
+        let fill = |name: &str| {
+            (0..AFFINITIES_MAX as u32).for_each(|at| balancer.remember(of("a", name), client(at), choice()));
+        };
+        fill("one");
+        assert_eq!(balancer.held(), AFFINITIES_MAX.div_ceil(3), "a third for one service");
+        fill("two");
+        assert!(balancer.held() <= AFFINITIES_MAX / 2, "half for a namespace");
+        balancer.remember(of("b", "one"), client(7), choice());
+        assert_eq!(balancer.affine(of("b", "one"), client(7), 0), Some(choice()));
+        // Who is known already stays so; what is over makes room, and is looked for once a second at most.
+        let (known, late) = (client(1), client(AFFINITIES_MAX as u32));
+        tokio::time::advance(AFFINITY - Duration::from_millis(100)).await;
+        balancer.remember(of("a", "one"), late, choice());
+        balancer.remember(of("a", "one"), known, choice());
+        tokio::time::advance(Duration::from_millis(200)).await;
+        balancer.remember(of("a", "one"), late, choice());
+        assert_eq!(balancer.affine(of("a", "one"), late, 0), None, "not looked for yet");
+        tokio::time::advance(SWEEP_EVERY).await;
+        balancer.remember(of("a", "one"), late, choice());
+        assert_eq!(balancer.affine(of("a", "one"), late, 0), Some(choice()));
+        assert_eq!(balancer.affine(of("a", "one"), known, 0), Some(choice()));
+        assert_eq!(balancer.held(), 2);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_client() {
+        let (balancer, tables) = (Balancer::default(), tables_of(&["stays"]));
+        let service = tables.service("d", "stays").unwrap();
+        for last in 1..100 {
+            balancer.remember(service, format!("2001:db8::{last}").parse().unwrap(), choice());
+        }
+        assert_eq!(balancer.held(), 1);
+        assert!(balancer.affine(service, "2001:db8::ffff".parse().unwrap(), 0).is_some());
+        assert!(balancer.affine(service, "2001:db8:0:1::1".parse().unwrap(), 0).is_none());
+    }
+
     #[test]
     fn clients_are_forgotten_with_their_service() {
-        let tables = |names: &[&str]| {
-            let service = |name: &&str| ServiceEntry {
-                namespace: "d".into(),
-                name: (*name).into(),
-                client_affinity: Some(Duration::from_secs(10_800)),
-                ..ServiceEntry::default()
-            };
-            let services = names.iter().map(service).collect();
-            Tables::build(NetworkState { services, ..NetworkState::default() }, &Default::default())
-        };
+        let tables = tables_of;
         let (balancer, both) = (Balancer::default(), tables(&["stays", "goes"]));
-        let choice = Choice { index: 0, address: "10.128.0.5:80".parse().unwrap() };
+        let choice = choice();
         for client in 0..100 {
             for name in ["stays", "goes"] {
                 let service = both.service("d", name).unwrap();

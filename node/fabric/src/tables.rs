@@ -1,10 +1,10 @@
 //! A [`NetworkState`] made ready for lookups, and what of it outlives an update.
 
 use crate::gateway::Router;
-use crate::model::{Cidr, Endpoint, NetworkState, Protocol, ServiceEntry};
+use crate::model::{Cidr, Endpoint, NetworkState, PodEntry, Protocol, ServiceEntry};
 use crate::service::Choice;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -22,6 +22,8 @@ pub(crate) struct Tables {
     first_blocks: HashMap<Arc<str>, IpAddr>,
     nodes: HashMap<Arc<str>, Arc<str>>,
     pods: HashMap<String, HashMap<String, IpAddr>>,
+    /// Whose pod has an address; none where it is said of pods of several namespaces.
+    namespaces: HashMap<IpAddr, Option<Arc<str>>>,
     /// The API server's real addresses: reached through its service alone.
     control: BTreeSet<SocketAddr>,
     /// Namespaces whose pods may leave the cluster.
@@ -166,10 +168,23 @@ impl Tables {
         }
         tables.egress = state.egress_namespaces;
         tables.nodes = state.nodes.into_iter().map(|(name, address)| (name.into(), address.into())).collect();
-        for pod in state.pods {
-            tables.pods.entry(pod.namespace).or_default().insert(pod.name, pod.address);
-        }
+        tables.add_pods(state.pods);
         tables
+    }
+
+    fn add_pods(&mut self, pods: Vec<PodEntry>) {
+        // Each namespace's name is kept once.
+        let mut names: HashSet<Arc<str>> = HashSet::new();
+        for pod in pods {
+            let name =
+                names.get(pod.namespace.as_str()).cloned().unwrap_or_else(|| pod.namespace.as_str().into());
+            names.insert(name.clone());
+            let owner = self.namespaces.entry(pod.address).or_insert_with(|| Some(name.clone()));
+            if owner.as_ref() != Some(&name) {
+                *owner = None;
+            }
+            self.pods.entry(pod.namespace).or_default().insert(pod.name, pod.address);
+        }
     }
 
     fn add_service(&mut self, entry: ServiceEntry, counters: &Counters) {
@@ -226,6 +241,11 @@ impl Tables {
     /// Whether the address is a node's fabric.
     pub(crate) fn is_fabric(&self, address: SocketAddr) -> bool {
         self.nodes.values().any(|fabric| fabric.parse() == Ok(address))
+    }
+
+    /// The namespace of the pod with this address, where one is known and no other claims it.
+    pub(crate) fn namespace_of(&self, pod: IpAddr) -> Option<Arc<str>> {
+        self.namespaces.get(&pod)?.clone()
     }
 
     /// The address of the pod with this name.

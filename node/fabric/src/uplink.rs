@@ -50,4 +50,8 @@ impl Uplink for PodUplink {
         let caller = self.caller(from.ip())?;
         self.inner.send(&caller.holder, from, to, payload)
     }
+
+    fn namespace_of(&self, ip: IpAddr) -> Option<Arc<str>> {
+        self.inner.policy().namespace_of(&self.inner.tables(), ip)
+    }
 }

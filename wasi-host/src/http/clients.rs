@@ -2,8 +2,14 @@
 //!
 //! A client whose requests take long, because it sends or takes slowly or because they are made for that, has at most as
 //! many of them under way as could still begin: half of all where it is alone. So however many it has, another is served.
+//! The pods of another namespace have no more than that together: each further pod takes of the same part.
+//!
+//! Pods of the component's own namespace count each for itself alone. They are its owner's, whose front may have all that
+//! his back can serve; what one of them holds up is still no more than one client's part. Clients from outside are of no
+//! namespace, and those that come by way of another node are that node's: one client.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,47 +17,77 @@ use parking_lot::Mutex;
 
 use crate::serving::source_of;
 
-/// Requests of one client that are served whatever others could have.
+/// Requests of one client, and of the pods of one namespace, that are served whatever others could have.
 const FREE: usize = 4;
 
 /// Requests under way of each client of one container.
 #[derive(Default)]
 pub(super) struct Clients {
-    under_way: Mutex<HashMap<IpAddr, usize>>,
+    under_way: Mutex<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    clients: HashMap<IpAddr, usize>,
+    namespaces: HashMap<Arc<str>, usize>,
 }
 
 /// A request that is under way, until it is dropped.
 pub(super) struct UnderWay {
     clients: Arc<Clients>,
     client: IpAddr,
+    namespace: Option<Arc<str>>,
 }
 
 impl Clients {
-    /// One more request of the client, unless it has as many as could still begin.
+    /// One more request of the client, unless it or the pods of its namespace have as many as could still begin. None for
+    /// the namespace is whose pods count each for itself.
     pub(super) fn begin(
         self: &Arc<Self>,
         client: IpAddr,
+        namespace: Option<Arc<str>>,
         could_begin: impl FnOnce() -> usize,
     ) -> Option<UnderWay> {
         let client = source_of(client);
-        let own = self.under_way.lock().get(&client).copied().unwrap_or(0);
+        let most = self.under_way.lock().most_of(client, namespace.as_ref());
         // Not under the lock: who looks at the instances waits for locks under which requests are dropped.
-        if own >= FREE && own >= could_begin() {
+        if most >= FREE && most >= could_begin() {
             return None;
         }
-        *self.under_way.lock().entry(client).or_default() += 1;
-        Some(UnderWay { clients: Arc::clone(self), client })
+        let mut under_way = self.under_way.lock();
+        *under_way.clients.entry(client).or_default() += 1;
+        if let Some(namespace) = &namespace {
+            *under_way.namespaces.entry(namespace.clone()).or_default() += 1;
+        }
+        drop(under_way);
+        Some(UnderWay { clients: Arc::clone(self), client, namespace })
+    }
+}
+
+impl Counts {
+    /// What the client has, or its namespace where that has more.
+    fn most_of(&self, client: IpAddr, namespace: Option<&Arc<str>>) -> usize {
+        let own = self.clients.get(&client).copied().unwrap_or(0);
+        let of_namespace = namespace.and_then(|namespace| self.namespaces.get(namespace)).copied();
+        own.max(of_namespace.unwrap_or(0))
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
         let mut under_way = self.clients.under_way.lock();
-        if let Some(own) = under_way.get_mut(&self.client) {
-            *own -= 1;
-            if *own == 0 {
-                under_way.remove(&self.client);
-            }
+        end_one(&mut under_way.clients, &self.client);
+        if let Some(namespace) = &self.namespace {
+            end_one(&mut under_way.namespaces, namespace);
+        }
+    }
+}
+
+fn end_one<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(own) = counts.get_mut(key) {
+        *own -= 1;
+        if *own == 0 {
+            counts.remove(key);
         }
     }
 }
@@ -65,15 +101,39 @@ mod tests {
         let clients = Arc::new(Clients::default());
         let (all, other) = (100, IpAddr::from([10, 0, 0, 2]));
         let mut held = Vec::new();
-        while let Some(one) = clients.begin([10, 0, 0, 1].into(), || all - held.len()) {
+        while let Some(one) = clients.begin([10, 0, 0, 1].into(), None, || all - held.len()) {
             held.push(one);
         }
         assert_eq!(held.len(), all / 2);
-        let others: Vec<_> = (0..all / 4).map(|_| clients.begin(other, || all / 2)).collect();
+        let others: Vec<_> = (0..all / 4).map(|_| clients.begin(other, None, || all / 2)).collect();
         assert!(others.iter().all(Option::is_some));
         // A few are never refused here.
-        assert!(clients.begin([10, 0, 0, 3].into(), || 0).is_some());
+        assert!(clients.begin([10, 0, 0, 3].into(), None, || 0).is_some());
         drop((held, others));
-        assert!(clients.under_way.lock().is_empty());
+        assert!(clients.under_way.lock().clients.is_empty());
+    }
+
+    #[test]
+    fn the_pods_of_another_namespace_together_leave_as_much_as_they_have() {
+        let clients = Arc::new(Clients::default());
+        let all = 100;
+        let mut held = Vec::new();
+        let fill = |held: &mut Vec<UnderWay>, namespace: Option<&str>| {
+            let before = held.len();
+            for pod in 0..10 {
+                let begin = |free| clients.begin([10, 0, 0, pod].into(), namespace.map(Into::into), || free);
+                while let Some(one) = begin(all - held.len()) {
+                    held.push(one);
+                }
+            }
+            held.len() - before
+        };
+        assert_eq!(fill(&mut held, Some("greedy")), all / 2);
+        assert_eq!(fill(&mut held, Some("second")), all / 4);
+        // Those of the component's own namespace have the rest between them, and no one of them alone.
+        assert!(fill(&mut held, None) >= all / 4 - 1);
+        drop(held);
+        let under_way = clients.under_way.lock();
+        assert!(under_way.clients.is_empty() && under_way.namespaces.is_empty());
     }
 }

@@ -1,39 +1,54 @@
 //! HTTP over the pod's network: HTTP/1.1 and HTTP/2 with prior knowledge on a listener of the namespace.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{Request, Response, StatusCode};
 use tokio_util::task::TaskTracker;
 
-use super::Server;
+use super::{Foreign, Probe, Server};
 use crate::ledger::Holding;
 use crate::net::{Client, Conn, HttpBody, HttpError, HttpService, Listener};
-use crate::serving::{self, POD_PORT, POD_WINDOW_BYTES, Place, Places};
+use crate::serving::{self, POD_PORT, POD_WINDOW_BYTES, PROBES, Place, Places};
 
 /// Bytes of the host that a connection takes while it is idle.
 const CONNECTION_BYTES: u64 = 8 << 10;
+
+/// Who asks over a connection.
+#[derive(Clone)]
+enum Asker {
+    /// The node, which asks by the way of its probes alone. Nobody's address makes him one.
+    Node,
+    /// With the namespace of its pod where that is not the component's own.
+    Client(Client, Option<Foreign>),
+}
 
 /// Accepts and serves connections until the container is stopped; returns when the last of them has ended.
 pub(super) async fn serve(server: &Arc<Server>, listener: Listener, service: Arc<dyn HttpService>) {
     let connections = TaskTracker::new();
     let places = Places::with_window(POD_PORT, POD_WINDOW_BYTES);
+    let probes = Places::with_window(PROBES, POD_WINDOW_BYTES);
     let sandbox = &server.sandbox;
+    // A place and what it costs the pod; probes cost it nothing, so that what others make it hold fails none.
+    let enter = |conn: &mut Conn, asker: &Asker, ip: IpAddr| match asker {
+        Asker::Node => probes.enter(ip),
+        Asker::Client(_, foreign) => {
+            let charge = sandbox.account.charge(Holding::Heap, CONNECTION_BYTES).ok()?;
+            let namespace = foreign.as_ref().map(|Foreign(namespace)| namespace.clone());
+            let place = places.enter_of(ip, namespace)?;
+            conn.hold(charge);
+            Some(place)
+        }
+    };
     let accepting = async {
         // The listener fails once the pod's network is taken down, and for good; after a stop it fails when those that
         // waited have been accepted.
-        while let Ok((conn, peer)) = listener.accept().await {
-            let charge = sandbox.account.charge(Holding::Heap, CONNECTION_BYTES);
-            match charge.ok().and_then(|charge| Some((places.enter(peer.ip())?, charge))) {
-                Some((place, charge)) => {
-                    let mut conn = conn;
-                    conn.hold(charge);
-                    connections.spawn(serve_connection(
-                        Arc::clone(server),
-                        conn,
-                        place,
-                        Client(peer.ip()),
-                        Arc::clone(&service),
-                    ));
+        while let Ok((mut conn, peer)) = listener.accept().await {
+            let asker = asker(server, &conn, peer.ip());
+            match enter(&mut conn, &asker, peer.ip()) {
+                Some(place) => {
+                    let (server, service) = (Arc::clone(server), Arc::clone(&service));
+                    connections.spawn(serve_connection(server, conn, place, asker, service));
                 }
                 None => conn.reset(),
             }
@@ -54,16 +69,37 @@ pub(super) async fn serve(server: &Arc<Server>, listener: Listener, service: Arc
     connections.wait().await;
 }
 
+fn asker(server: &Server, conn: &Conn, ip: IpAddr) -> Asker {
+    if conn.is_probe() {
+        return Asker::Node;
+    }
+    let network = &server.sandbox.grants.namespace;
+    let namespace = network.uplink().namespace_of(ip);
+    let foreign = namespace.filter(|namespace| *namespace != network.holder().namespace);
+    Asker::Client(Client(ip), foreign.map(Foreign))
+}
+
 async fn serve_connection(
     server: Arc<Server>,
     conn: Conn,
     place: Place,
-    client: Client,
+    asker: Asker,
     service: Arc<dyn HttpService>,
 ) {
     let sandbox = &server.sandbox;
     let respond = move |mut request: Request<HttpBody>| {
-        request.extensions_mut().insert(client);
+        let marks = request.extensions_mut();
+        match asker.clone() {
+            Asker::Node => {
+                marks.insert(Probe);
+            }
+            Asker::Client(client, foreign) => {
+                marks.insert(client);
+                if let Some(foreign) = foreign {
+                    marks.insert(foreign);
+                }
+            }
+        }
         respond(Arc::clone(&service), request)
     };
     let ended = tokio::select! {

@@ -76,8 +76,14 @@ async fn serve(server: &Server, call: Call) -> Served {
         return Err(unavailable("not an HTTP component of WASI 0.2"));
     };
     // Until there is an instance the request may still be served elsewhere.
-    let made = server.sandbox.share.take().map_err(StartError::from);
-    let mut store = match made.and_then(|seat| server.sandbox.store(seat)) {
+    let share = &server.sandbox.share;
+    let seat = match (call.is_probe(), server.leaves_first()) {
+        // The caller does not wait longer than it has time.
+        (true, _) => Ok(share.take_when_free().await),
+        (false, true) => share.take_beside_first(),
+        (false, false) => share.take(),
+    };
+    let mut store = match seat.map_err(StartError::from).and_then(|seat| server.sandbox.store(seat)) {
         Ok(store) => store,
         Err(error) => {
             call.refuse(HttpError::Unavailable { reason: error.to_string() });

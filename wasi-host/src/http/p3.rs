@@ -23,13 +23,15 @@ use crate::exit;
 use crate::linker::State;
 use crate::net::HttpBody;
 use crate::seats::Seat;
+use crate::serving::PROBES_MAX;
 
 /// Requests that one instance serves in its life, and how many fewer it may be.
 const REUSE_MAX: u32 = 128;
 const REUSE_JITTER: u32 = 32;
 
-/// Requests that one instance serves at once.
+/// Requests of clients that one instance serves at once, and beside them what the node asks it.
 const CONCURRENT_MAX: u32 = 16;
+const CONCURRENT_WITH_PROBES_MAX: u32 = CONCURRENT_MAX + PROBES_MAX as u32;
 
 /// Instances of one container.
 const WORKERS_MAX: usize = 128;
@@ -152,6 +154,7 @@ impl Pool {
 /// given `again` has to share no instance with those who may end it, as long as there may be another. Where there is no
 /// seat for another, those that there are have to do.
 fn dispatch(server: &Arc<Server>, mut call: Call, deadline: Instant, again: bool) -> Option<Arc<Worker>> {
+    let concurrent_max = if call.is_probe() { CONCURRENT_WITH_PROBES_MAX } else { CONCURRENT_MAX };
     let mut workers = server.pool.workers.lock();
     loop {
         let least = workers.iter().min_by_key(|worker| worker.waiting.load(Ordering::SeqCst)).cloned();
@@ -159,7 +162,7 @@ fn dispatch(server: &Arc<Server>, mut call: Call, deadline: Instant, again: bool
             Some(worker) if worker.waiting.load(Ordering::SeqCst) == 0 => (worker, false),
             Some(worker)
                 if workers.len() >= if again { WORKERS_MAX } else { SPREAD_WORKERS }
-                    && worker.waiting.load(Ordering::SeqCst) < CONCURRENT_MAX =>
+                    && worker.waiting.load(Ordering::SeqCst) < concurrent_max =>
             {
                 (worker, false)
             }
@@ -170,7 +173,7 @@ fn dispatch(server: &Arc<Server>, mut call: Call, deadline: Instant, again: bool
             least => match server.sandbox.share.take() {
                 Ok(seat) => (spawn(server, seat, deadline), true),
                 Err(full) => match least {
-                    Some(worker) if worker.waiting.load(Ordering::SeqCst) < CONCURRENT_MAX => (worker, false),
+                    Some(worker) if worker.waiting.load(Ordering::SeqCst) < concurrent_max => (worker, false),
                     _ => {
                         call.refuse(HttpError::Unavailable { reason: full.to_string() });
                         return None;
@@ -208,7 +211,7 @@ fn dispatch(server: &Arc<Server>, mut call: Call, deadline: Instant, again: bool
 }
 
 fn spawn(server: &Arc<Server>, seat: Seat, deadline: Instant) -> Arc<Worker> {
-    let (calls, queue) = mpsc::channel(CONCURRENT_MAX as usize);
+    let (calls, queue) = mpsc::channel(CONCURRENT_WITH_PROBES_MAX as usize);
     let worker = Arc::new(Worker {
         calls,
         taken: AtomicU32::new(0),
@@ -287,7 +290,7 @@ async fn accept(
         tokio::select! {
             biased;
             Some(served) = serving.next(), if !serving.is_empty() => served?,
-            call = queue.recv(), if accepting && serving.len() < CONCURRENT_MAX as usize => match call {
+            call = queue.recv(), if accepting && serving.len() < CONCURRENT_WITH_PROBES_MAX as usize => match call {
                 Some(call) => {
                     received += 1;
                     idle = Duration::ZERO;

@@ -23,6 +23,7 @@ pub struct Conn {
     peer: SocketAddr,
     seat: Option<Seat>,
     guards: Vec<Box<dyn Any + Send + Sync>>,
+    is_probe: bool,
 }
 
 impl Conn {
@@ -47,6 +48,7 @@ impl Conn {
             peer,
             seat: None,
             guards: Vec::new(),
+            is_probe: false,
         };
         (end(&back, &out, local, peer), end(&out, &back, peer, local))
     }
@@ -72,6 +74,16 @@ impl Conn {
     /// Keeps `guard` until this end is dropped: a count of open connections, a permit.
     pub fn hold(&mut self, guard: impl Any + Send + Sync) {
         self.guards.push(Box::new(guard));
+    }
+
+    /// Marks this end as one over which the node asks whether who has it serves.
+    pub(crate) fn mark_as_probe(&mut self) {
+        self.is_probe = true;
+    }
+
+    /// Whether it came by [`super::Namespace::deliver_probe`], which is the node's alone.
+    pub(crate) fn is_probe(&self) -> bool {
+        self.is_probe
     }
 
     pub(crate) fn take_seat(&mut self, mut seat: Seat) {

@@ -82,6 +82,14 @@ enum TcpSlot {
     },
 }
 
+/// Who opens a connection to the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opener {
+    Client,
+    /// The node, to see whether the pod serves.
+    Node,
+}
+
 /// Where a packet to some address goes, and the address it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -186,7 +194,7 @@ impl Namespace {
         let source = shared.source(from, route)?;
         let seat = shared.seats.take()?;
         let at_once = match route {
-            Route::Own { .. } => shared.deliver(source, to),
+            Route::Own { .. } => shared.deliver(source, to, Opener::Client),
             Route::Beyond { .. } => Err(NetError::WouldBlock),
         };
         let mut conn = match at_once {
@@ -203,14 +211,29 @@ impl Namespace {
     /// `ConnectionRefused` where nobody listens, `WouldBlock` while the listener's backlog is full.
     pub fn deliver(&self, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
         self.shared.check_own(to.ip())?;
-        self.shared.deliver(from, to)
+        self.shared.deliver(from, to, Opener::Client)
     }
 
     /// [`Namespace::deliver`] that waits for a place in the backlog, at most for the connect timeout.
     /// Needs a tokio runtime in context.
     pub async fn deliver_when_room(&self, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
+        self.deliver_in_time(from, to, Opener::Client).await
+    }
+
+    /// The same for a check of the node's own, which does not fail for what clients hold of the pod's sockets and of what
+    /// an HTTP component serves at once. For the node's code alone: no guest has a way here. Needs a tokio runtime in context.
+    pub async fn deliver_probe(&self, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
+        self.deliver_in_time(from, to, Opener::Node).await
+    }
+
+    async fn deliver_in_time(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+        opener: Opener,
+    ) -> Result<Conn, NetError> {
         self.shared.check_own(to.ip())?;
-        let attempt = self.shared.deliver_when_room(from, to);
+        let attempt = self.shared.deliver_when_room(from, to, opener);
         tokio::time::timeout(self.shared.limits.connect_timeout, attempt)
             .await
             .map_err(|_| NetError::TimedOut)?
@@ -398,28 +421,33 @@ impl Shared {
         tables.tcp.find(to).and_then(TcpSlot::queue).ok_or(NetError::ConnectionRefused)
     }
 
-    fn deliver(&self, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
-        self.accept_queue(to)?.offer(|| self.make_connection(from, to))
+    fn deliver(&self, from: SocketAddr, to: SocketAddr, opener: Opener) -> Result<Conn, NetError> {
+        self.accept_queue(to)?.offer(|| self.make_connection(from, to, opener))
     }
 
     /// A connect that has to wait: for another pod, or for a place in a full backlog.
     async fn connect_slowly(&self, route: Route, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
         let attempt = async {
             match route {
-                Route::Own { .. } => self.deliver_when_room(from, to).await,
+                Route::Own { .. } => self.deliver_when_room(from, to, Opener::Client).await,
                 Route::Beyond { .. } => self.uplink.dial(from, to).await,
             }
         };
         tokio::time::timeout(self.limits.connect_timeout, attempt).await.map_err(|_| NetError::TimedOut)?
     }
 
-    async fn deliver_when_room(&self, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
+    async fn deliver_when_room(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+        opener: Opener,
+    ) -> Result<Conn, NetError> {
         loop {
             let queue = self.accept_queue(to)?;
             let room = queue.space.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            match queue.offer(|| self.make_connection(from, to)) {
+            match queue.offer(|| self.make_connection(from, to, opener)) {
                 Err(NetError::WouldBlock) => room.await,
                 done => return done,
             }
@@ -427,10 +455,22 @@ impl Shared {
     }
 
     /// The inner end first. A pod without a free seat refuses, as a kernel out of memory would.
-    fn make_connection(&self, from: SocketAddr, to: SocketAddr) -> Result<(Conn, Conn), NetError> {
-        let seat = self.seats.take().map_err(|_| NetError::ConnectionRefused)?;
+    fn make_connection(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+        opener: Opener,
+    ) -> Result<(Conn, Conn), NetError> {
+        let seat = match opener {
+            Opener::Client => self.seats.take(),
+            Opener::Node => self.seats.take_for_node(),
+        };
+        let seat = seat.map_err(|_| NetError::ConnectionRefused)?;
         let (mut inner, outer) = Conn::pair_within(to, from, self.limits.pipe_bytes, Some(&self.budget));
         inner.take_seat(seat);
+        if opener == Opener::Node {
+            inner.mark_as_probe();
+        }
         Ok((inner, outer))
     }
 

@@ -11,6 +11,9 @@ use std::sync::{Arc, OnceLock, Weak};
 /// Bytes of the host that a socket takes beside what it buffers: its pipes, its place in tables.
 const SOCKET_BYTES: u64 = 2 * 1024;
 
+/// Sockets of a pod, beyond the most that others can open, for what its node opens.
+const FOR_NODE_MAX: usize = 16;
+
 /// Bytes in which a namespace's buffers are charged to its pod.
 const BUFFER_BLOCK: usize = 16 * 1024;
 
@@ -101,14 +104,21 @@ impl Seats {
 
     /// Takes a seat for one more socket, or says that there is none.
     pub(crate) fn take(self: &Arc<Self>) -> Result<Seat, NetError> {
-        self.taken
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |taken| {
-                (taken < self.sockets_max).then_some(taken + 1)
-            })
-            .map_err(|_| NetError::TooManySockets)?;
-        let mut seat = Seat { seats: self.clone(), connection: None, charge: None };
-        seat.charge = self.budget.hold(SOCKET_BYTES).map_err(|_| NetError::TooManySockets)?;
-        Ok(seat)
+        let charge = self.budget.hold(SOCKET_BYTES).map_err(|_| NetError::TooManySockets)?;
+        self.seat(self.sockets_max, charge)
+    }
+
+    fn seat(self: &Arc<Self>, sockets_max: usize, charge: Option<Charge>) -> Result<Seat, NetError> {
+        let one_more = |taken| (taken < sockets_max).then_some(taken + 1);
+        let taken = self.taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more);
+        taken.map_err(|_| NetError::TooManySockets)?;
+        Ok(Seat { seats: self.clone(), connection: None, _charge: charge })
+    }
+
+    /// The same for what the node itself opens, for which there is room and memory beyond what others can take.
+    pub(crate) fn take_for_node(self: &Arc<Self>) -> Result<Seat, NetError> {
+        let charge = self.budget.hold(SOCKET_BYTES).ok().flatten();
+        self.seat(self.sockets_max + FOR_NODE_MAX, charge)
     }
 
     /// How many sockets there are.
@@ -135,7 +145,7 @@ impl Seats {
 pub(crate) struct Seat {
     seats: Arc<Seats>,
     connection: Option<usize>,
-    charge: Option<Charge>,
+    _charge: Option<Charge>,
 }
 
 impl Seat {

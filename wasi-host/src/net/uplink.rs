@@ -4,6 +4,7 @@ use super::{Conn, NetError};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// The way out of a pod's namespace: service addresses, other pods, other nodes, the world, and their names.
 /// The one decision whether and where a connection goes is made behind this trait.
@@ -18,6 +19,12 @@ pub trait Uplink: Send + Sync + 'static {
 
     /// Sends a datagram. `Ok` promises nothing; `ConnectionRefused` says that the port is known to be closed.
     fn send(&self, from: SocketAddr, to: SocketAddr, payload: Bytes) -> Result<(), NetError>;
+
+    /// The Kubernetes namespace of the pod that has an address, on whose account its requests are beside its own. None for
+    /// who is no pod. Pods of which it is not known whose they are are all of one that nobody has: the empty name.
+    fn namespace_of(&self, _ip: IpAddr) -> Option<Arc<str>> {
+        None
+    }
 }
 
 /// An uplink to nowhere: a pod that has loopback and its own addresses, and nothing else.

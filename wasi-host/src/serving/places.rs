@@ -3,11 +3,18 @@
 //! A connection with nothing under way has its place on sufferance: where its source has its share, or all places are
 //! taken, the one that has been so for the longest makes room for a newcomer. One that is at work keeps its place.
 //!
+//! Pods of one namespace together have no more than one source of connections, and of what is under way at most as much as
+//! is free, where they are said to be of one.
+//!
 //! Whose connections had to be ended for their faults again and again is served by and by: each further connection of that
 //! source is held back for a while before anything of it is read ([`HELD_BACK`]).
 
+#[cfg(test)]
+mod tests;
+
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -80,14 +87,24 @@ struct State {
     last: u64,
     connections: usize,
     requests: usize,
-    sources: HashMap<IpAddr, Source>,
+    sources: HashMap<IpAddr, Held>,
+    namespaces: HashMap<Arc<str>, Held>,
     faults: HashMap<IpAddr, Faults>,
     /// Those with nothing under way, by when they became so.
     idle: BTreeMap<u64, Idle>,
 }
 
+/// Whose a connection is.
+#[derive(Clone)]
+struct Client {
+    source: IpAddr,
+    /// The namespace whose share counts too.
+    namespace: Option<Arc<str>>,
+}
+
+/// What one source has, or the pods of one namespace.
 #[derive(Default)]
-struct Source {
+struct Held {
     connections: usize,
     requests: usize,
     idle: BTreeSet<u64>,
@@ -101,7 +118,7 @@ struct Faults {
 }
 
 struct Idle {
-    source: IpAddr,
+    client: Client,
     standing: Arc<Mutex<Standing>>,
     lost: CancellationToken,
 }
@@ -126,7 +143,7 @@ pub struct Place {
 
 struct Seat {
     shared: Arc<Shared>,
-    source: IpAddr,
+    client: Client,
     /// Whether its source's share counts.
     shares: bool,
     lost: CancellationToken,
@@ -150,6 +167,8 @@ struct Task {
 pub enum TooMany {
     /// Its source has its share under way.
     OfThisSource,
+    /// The pods of its namespace have theirs.
+    OfItsNamespace,
     /// All have together.
     OfAll,
 }
@@ -167,27 +186,32 @@ impl Places {
 
     /// A place for a connection from `source`; none where all that could make room are at work.
     pub fn enter(&self, source: IpAddr) -> Option<Place> {
-        self.enter_as(source, true)
+        self.enter_as(Client { source: source_of(source), namespace: None }, true)
+    }
+
+    /// The same for a pod, whose namespace has a share too.
+    pub(crate) fn enter_of(&self, source: IpAddr, namespace: Option<Arc<str>>) -> Option<Place> {
+        self.enter_as(Client { source: source_of(source), namespace }, true)
     }
 
     /// A place for one who speaks for many others, and so has no share but the whole.
     pub fn enter_for_many(&self, source: IpAddr) -> Option<Place> {
-        self.enter_as(source, false)
+        self.enter_as(Client { source: source_of(source), namespace: None }, false)
     }
 
-    fn enter_as(&self, source: IpAddr, shares: bool) -> Option<Place> {
-        let (source, bounds) = (source_of(source), &self.shared.bounds);
+    fn enter_as(&self, client: Client, shares: bool) -> Option<Place> {
+        let bounds = &self.shared.bounds;
         let mut state = self.shared.state.lock();
-        let own = state.sources.get(&source);
-        if shares && own.is_some_and(|own| own.connections >= bounds.connections_per_source_max) {
-            let oldest = own.and_then(|own| own.idle.first().copied());
+        let sated = state.held_by(&client).find(|own| own.connections >= bounds.connections_per_source_max);
+        if let (true, Some(own)) = (shares, sated) {
+            let oldest = own.idle.first().copied();
             state.evict(oldest?);
         } else if state.connections >= bounds.connections_max {
             let oldest = state.idle.keys().next().copied();
             state.evict(oldest?);
         }
         state.connections += 1;
-        state.sources.entry(source).or_default().connections += 1;
+        state.change(&client, |own| own.connections += 1);
         let lost = CancellationToken::new();
         let standing = Arc::new(Mutex::new(Standing {
             idle: None,
@@ -197,10 +221,10 @@ impl Places {
             given_up: 0,
             evicted: false,
         }));
-        state.settle(source, &standing, &lost);
+        state.settle(&client, &standing, &lost);
         drop(state);
         let (shared, guards) = (self.shared.clone(), Mutex::default());
-        Some(Place { seat: Arc::new(Seat { shared, source, shares, lost, standing, guards }) })
+        Some(Place { seat: Arc::new(Seat { shared, client, shares, lost, standing, guards }) })
     }
 
     /// Lets the connection that has done nothing for the longest make room; false where there is none.
@@ -240,22 +264,25 @@ impl Places {
 
 impl State {
     /// Enters a connection among the idle ones.
-    fn settle(&mut self, source: IpAddr, standing: &Arc<Mutex<Standing>>, lost: &CancellationToken) {
+    fn settle(&mut self, client: &Client, standing: &Arc<Mutex<Standing>>, lost: &CancellationToken) {
         self.last += 1;
         let key = self.last;
         let mut now = standing.lock();
         now.idle = Some(key);
         now.since = Instant::now();
-        self.idle.insert(key, Idle { source, standing: standing.clone(), lost: lost.clone() });
-        self.sources.entry(source).or_default().idle.insert(key);
+        let client = client.clone();
+        self.change(&client, |own| {
+            own.idle.insert(key);
+        });
+        self.idle.insert(key, Idle { client, standing: standing.clone(), lost: lost.clone() });
     }
 
     /// Takes a connection out from among the idle ones.
     fn unsettle(&mut self, key: u64) -> Option<Idle> {
         let idle = self.idle.remove(&key)?;
-        if let Some(source) = self.sources.get_mut(&idle.source) {
-            source.idle.remove(&key);
-        }
+        self.change(&idle.client, |own| {
+            own.idle.remove(&key);
+        });
         Some(idle)
     }
 
@@ -266,7 +293,7 @@ impl State {
         standing.evicted = true;
         drop(standing);
         idle.lost.cancel();
-        self.leave(idle.source);
+        self.leave(&idle.client);
     }
 
     /// A connection of the source had to be ended for its fault.
@@ -295,17 +322,31 @@ impl State {
         faults.count
     }
 
-    fn leave(&mut self, source: IpAddr) {
+    fn leave(&mut self, client: &Client) {
         self.connections -= 1;
-        self.change(source, |own| own.connections -= 1);
+        self.change(client, |own| own.connections -= 1);
     }
 
-    fn change(&mut self, source: IpAddr, how: impl FnOnce(&mut Source)) {
-        let Some(own) = self.sources.get_mut(&source) else { return };
-        how(own);
-        if own.connections == 0 && own.requests == 0 {
-            self.sources.remove(&source);
+    /// What the client's source has, and what its namespace.
+    fn held_by(&self, client: &Client) -> impl Iterator<Item = &Held> {
+        let of_namespace = client.namespace.as_ref().and_then(|namespace| self.namespaces.get(namespace));
+        self.sources.get(&client.source).into_iter().chain(of_namespace)
+    }
+
+    /// Changes both.
+    fn change(&mut self, client: &Client, how: impl Fn(&mut Held)) {
+        change_of(&mut self.sources, &client.source, &how);
+        if let Some(namespace) = &client.namespace {
+            change_of(&mut self.namespaces, namespace, &how);
         }
+    }
+}
+
+fn change_of<K: Clone + Eq + Hash>(all: &mut HashMap<K, Held>, key: &K, how: impl Fn(&mut Held)) {
+    let own = all.entry(key.clone()).or_default();
+    how(own);
+    if own.connections == 0 && own.requests == 0 {
+        all.remove(key);
     }
 }
 
@@ -320,15 +361,21 @@ impl Place {
         let seat = &self.seat;
         let bounds = &seat.shared.bounds;
         let mut state = seat.shared.state.lock();
-        let own = state.sources.get(&seat.source).map_or(0, |own| own.requests);
+        let own = state.sources.get(&seat.client.source).map_or(0, |own| own.requests);
         if seat.shares && own >= bounds.requests_per_source_max {
             return Err(TooMany::OfThisSource);
         }
-        if state.requests >= bounds.requests_max {
+        let free = bounds.requests_max.saturating_sub(state.requests);
+        if free == 0 {
             return Err(TooMany::OfAll);
         }
+        let of_namespace =
+            seat.client.namespace.as_ref().and_then(|namespace| state.namespaces.get(namespace));
+        if of_namespace.is_some_and(|held| held.requests >= free) {
+            return Err(TooMany::OfItsNamespace);
+        }
         state.requests += 1;
-        state.sources.entry(seat.source).or_default().requests += 1;
+        state.change(&seat.client, |own| own.requests += 1);
         let mut standing = seat.standing.lock();
         standing.in_flight += 1;
         standing.has_asked = true;
@@ -344,13 +391,13 @@ impl Place {
     /// How long it has to wait for the faults of others of its source.
     pub(super) fn held_back(&self) -> Option<Duration> {
         let seat = &self.seat;
-        let faults = seat.shared.state.lock().count_faults(seat.source);
+        let faults = seat.shared.state.lock().count_faults(seat.client.source);
         (seat.shares && faults > FAULTS_BORNE).then_some(HELD_BACK)
     }
 
     /// It had to be ended for its client's fault.
     pub(super) fn was_at_fault(&self) {
-        self.seat.shared.state.lock().note_fault(self.seat.source);
+        self.seat.shared.state.lock().note_fault(self.seat.client.source);
     }
 
     /// Keeps `guard` as long as the connection has its place, or anything is under way on it.
@@ -400,7 +447,7 @@ impl Drop for Seat {
             state.unsettle(key);
         }
         if !evicted {
-            state.leave(self.source);
+            state.leave(&self.client);
         }
     }
 }
@@ -417,7 +464,7 @@ impl Drop for Task {
         let seat = &self.seat;
         let mut state = seat.shared.state.lock();
         state.requests -= 1;
-        state.change(seat.source, |own| own.requests -= 1);
+        state.change(&seat.client, |own| own.requests -= 1);
         let mut standing = seat.standing.lock();
         standing.in_flight -= 1;
         if self.answered.load(Ordering::Relaxed) {
@@ -425,139 +472,22 @@ impl Drop for Task {
         } else {
             standing.given_up += 1;
             if standing.given_up > GIVEN_UP_MAX && !seat.lost.is_cancelled() {
-                state.note_fault(seat.source);
+                state.note_fault(seat.client.source);
                 seat.lost.cancel();
             }
         }
         let settles = standing.in_flight == 0 && !standing.evicted;
         drop(standing);
         if settles {
-            state.settle(seat.source, &seat.standing, &seat.lost);
+            state.settle(&seat.client, &seat.standing, &seat.lost);
         }
     }
 }
 
 /// Whom a share belongs to: an IPv4 address, or the network that one who has IPv6 has at least.
-pub(crate) fn source_of(ip: IpAddr) -> IpAddr {
+pub fn source_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => IpAddr::V4(ip),
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures::FutureExt;
-
-    use super::*;
-
-    fn places() -> Places {
-        Places::new(Bounds {
-            connections_max: 4,
-            connections_per_source_max: 2,
-            requests_max: 4,
-            requests_per_source_max: 3,
-        })
-    }
-
-    fn ip(last: u8) -> IpAddr {
-        [10, 0, 0, last].into()
-    }
-
-    fn is_lost(place: &Place) -> bool {
-        place.lost().now_or_never().is_some()
-    }
-
-    #[tokio::test]
-    async fn a_source_makes_room_for_itself_first() {
-        let places = places();
-        let other = places.enter(ip(9)).unwrap();
-        let (first, second) = (places.enter(ip(1)).unwrap(), places.enter(ip(1)).unwrap());
-        let third = places.enter(ip(1)).unwrap();
-        assert!(is_lost(&first) && ![&second, &third, &other].into_iter().any(is_lost));
-        assert_eq!(places.connections(), 3, "one that has to go is counted no more");
-        // Those at work stay; the newcomer does not come in.
-        let at_work = [second.begin().unwrap(), third.begin().unwrap()];
-        assert!(places.enter(ip(1)).is_none());
-        let for_many = places.enter_for_many(ip(1)).unwrap();
-        assert_eq!(places.connections(), 4);
-        // All places are taken: the oldest that does nothing goes, whose ever it is.
-        let last = places.enter(ip(8)).unwrap();
-        assert!(is_lost(&other) && !is_lost(&for_many));
-        drop(at_work);
-        drop((first, second, third, other, for_many, last));
-        let state = places.shared.state.lock();
-        assert!(state.connections == 0 && state.requests == 0);
-        assert!(state.sources.is_empty() && state.idle.is_empty());
-    }
-
-    #[tokio::test]
-    async fn what_is_under_way_keeps_the_place_and_is_shared() {
-        let places = places();
-        let (one, two) = (places.enter(ip(1)).unwrap(), places.enter(ip(2)).unwrap());
-        let kept: Vec<InFlight> = (0..3).map(|_| one.begin().unwrap()).collect();
-        assert_eq!(one.begin().err(), Some(TooMany::OfThisSource));
-        let other = two.begin().unwrap();
-        assert_eq!(two.begin().err(), Some(TooMany::OfAll));
-        // As an upgraded connection does, whose server has handed it over.
-        drop(one);
-        assert_eq!(places.connections(), 2);
-        drop((kept, other));
-        assert_eq!(places.connections(), 1);
-    }
-
-    #[tokio::test]
-    async fn who_gives_up_again_and_again_has_to_go() {
-        let places = places();
-        let place = places.enter(ip(1)).unwrap();
-        for _ in 0..10 * GIVEN_UP_MAX {
-            let answered = place.begin().unwrap();
-            drop(place.begin().unwrap());
-            answered.answered();
-        }
-        assert!(!is_lost(&place));
-        for _ in 0..=GIVEN_UP_MAX {
-            drop(place.begin().unwrap());
-        }
-        assert!(is_lost(&place));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_faults_of_a_source_hold_back_its_further_connections_for_a_while() {
-        let places = places();
-        let (faulty, other) = (places.enter(ip(1)).unwrap(), places.enter(ip(2)).unwrap());
-        for _ in 0..FAULTS_BORNE {
-            assert_eq!(faulty.held_back(), None);
-            faulty.was_at_fault();
-        }
-        assert_eq!(faulty.held_back(), None);
-        faulty.was_at_fault();
-        assert_eq!((faulty.held_back(), other.held_back()), (Some(HELD_BACK), None));
-        assert_eq!(places.enter_for_many(ip(1)).unwrap().held_back(), None);
-        tokio::time::advance(FAULT_STAYS).await;
-        assert_eq!(faulty.held_back(), None);
-        // However many there were, they are forgotten after a time.
-        for _ in 0..1000 {
-            faulty.was_at_fault();
-        }
-        tokio::time::advance(FAULT_STAYS * (FAULTS_MAX - FAULTS_BORNE)).await;
-        assert_eq!(faulty.held_back(), None);
-        tokio::time::advance(FAULT_STAYS * FAULTS_BORNE).await;
-        assert_eq!(faulty.held_back(), None);
-        assert!(places.shared.state.lock().faults.is_empty());
-        // Nor are they too many.
-        for at in 0..3 * FAULTY_MAX as u32 {
-            places.shared.state.lock().note_fault(std::net::Ipv4Addr::from_bits(at).into());
-        }
-        assert!(places.shared.state.lock().faults.len() <= FAULTY_MAX);
-    }
-
-    #[test]
-    fn a_network_of_ipv6_is_one_source() {
-        let of = |text: &str| source_of(text.parse().unwrap());
-        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
-        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
-        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
-        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
     }
 }

@@ -34,10 +34,7 @@ impl Inner {
                 way
             }
             Place::Outside => return Err(NetError::HostUnreachable),
-            Place::Pod(_) | Place::Node { .. } => {
-                let way = self.flows.way(holder, from, to, |_| true, || Ok::<_, NetError>(to))?;
-                way.unwrap_or(Way { source: from, endpoint: to })
-            }
+            Place::Pod(_) | Place::Node { .. } => self.flows.direct(holder, from, to),
         };
         self.send_to_pod(&tables, holder, way, payload)
     }

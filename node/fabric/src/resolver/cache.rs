@@ -1,9 +1,15 @@
 //! Answers that still hold.
+//!
+//! All pods use what one has asked for. It is kept on the account of who asked, and makes room for what he asks for later:
+//! who asks for many names makes nobody else ask again.
 
 use super::Family;
+use crate::spare::Spare;
+use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -14,38 +20,99 @@ const ANSWERS_MAX: usize = 8192;
 const LIFETIME_MAX: Duration = Duration::from_secs(300);
 const NOTHING_LIFETIME_MAX: Duration = Duration::from_secs(30);
 
+/// Answers that hold no more are looked for at most so often.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
 /// What name servers have said.
-#[derive(Default)]
 pub(super) struct Cache {
-    answers: Mutex<HashMap<(String, Family), Answer>>,
+    places: Arc<Shares>,
+    state: Mutex<State>,
 }
+
+struct State {
+    answers: HashMap<Key, Answer>,
+    /// All of them, by when they came.
+    spare: Spare<Key>,
+    swept: Instant,
+}
+
+type Key = (Arc<str>, Family);
 
 struct Answer {
     /// None where the name has none.
     addresses: Option<Vec<IpAddr>>,
     until: Instant,
+    place: Permit,
+    /// Its place among the spare ones.
+    spare: u64,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        let state = State { answers: HashMap::new(), spare: Spare::default(), swept: Instant::now() };
+        Self { places: Shares::new(ANSWERS_MAX), state: Mutex::new(state) }
+    }
 }
 
 impl Cache {
     /// What holds of a name now; the inner option is none where there is no such name.
     pub(super) fn get(&self, name: &str, family: Family) -> Option<Option<Vec<IpAddr>>> {
-        let answers = self.answers.lock();
-        let answer = answers.get(&(name.to_owned(), family))?;
+        let state = self.state.lock();
+        let answer = state.answers.get(&(name.into(), family))?;
         (answer.until > Instant::now()).then(|| answer.addresses.clone())
     }
 
-    pub(super) fn put(&self, name: &str, family: Family, addresses: Option<Vec<IpAddr>>, lifetime: Duration) {
+    /// Keeps what `holder` was told, where there is room on its account.
+    pub(super) fn put(
+        &self,
+        holder: &Holder,
+        name: &str,
+        family: Family,
+        addresses: Option<Vec<IpAddr>>,
+        lifetime: Duration,
+    ) {
         let longest = if addresses.is_some() { LIFETIME_MAX } else { NOTHING_LIFETIME_MAX };
         let until = Instant::now() + lifetime.min(longest);
-        let mut answers = self.answers.lock();
-        if answers.len() >= ANSWERS_MAX {
-            answers.retain(|_, answer| answer.until > Instant::now());
+        let key: Key = (name.into(), family);
+        let mut state = self.state.lock();
+        state.forget(&key);
+        let Some(place) = self.place(&mut state, holder) else { return };
+        let spare = state.spare.enter(holder, key.clone());
+        state.answers.insert(key, Answer { addresses, until, place, spare });
+    }
+
+    fn place(&self, state: &mut State, holder: &Holder) -> Option<Permit> {
+        let mut place = self.places.take(holder);
+        if place.is_none() && state.swept.elapsed() >= SWEEP_EVERY {
+            state.forget_old();
+            place = self.places.take(holder);
         }
-        if answers.len() >= ANSWERS_MAX {
-            // Who asks for many names pays with a lookup for each; so does, now and then, somebody else.
-            answers.clear();
+        while place.is_none() {
+            let spare = state.spare.first(holder)?;
+            state.forget(&spare);
+            place = self.places.take(holder);
         }
-        answers.insert((name.to_owned(), family), Answer { addresses, until });
+        place
+    }
+}
+
+impl State {
+    fn forget(&mut self, key: &Key) {
+        if let Some(answer) = self.answers.remove(key) {
+            self.spare.leave(answer.place.holder(), answer.spare);
+        }
+    }
+
+    fn forget_old(&mut self) {
+        let Self { answers, spare, swept } = self;
+        *swept = Instant::now();
+        answers.retain(|_, answer| {
+            let keep = answer.until > *swept;
+            if !keep {
+                spare.leave(answer.place.holder(), answer.spare);
+            }
+            keep
+        });
     }
 }
 
@@ -53,12 +120,20 @@ impl Cache {
 mod tests {
     use super::*;
 
+    fn holder(namespace: &str, pod: u8) -> Holder {
+        Holder { namespace: namespace.into(), pod: Some([10, 128, 0, pod].into()) }
+    }
+
+    fn put(cache: &Cache, name: &str, addresses: Option<Vec<IpAddr>>, lifetime: Duration) {
+        cache.put(&holder("asks", 1), name, Family::V4, addresses, lifetime);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn answers_hold_as_long_as_they_say_and_are_bounded() {
         let cache = Cache::default();
         let found = Some(vec![IpAddr::from([198, 51, 100, 1])]);
-        cache.put("a.example", Family::V4, found.clone(), Duration::from_secs(20));
-        cache.put("b.example", Family::V4, None, Duration::from_secs(3600));
+        put(&cache, "a.example", found.clone(), Duration::from_secs(20));
+        put(&cache, "b.example", None, Duration::from_secs(3600));
         tokio::time::advance(Duration::from_secs(19)).await;
         assert_eq!(cache.get("a.example", Family::V4), Some(found));
         assert_eq!(cache.get("a.example", Family::V6), None);
@@ -67,18 +142,41 @@ mod tests {
         assert_eq!(cache.get("a.example", Family::V4), None);
         assert_eq!(cache.get("b.example", Family::V4), None);
         for number in 0..ANSWERS_MAX * 2 {
-            cache.put(&number.to_string(), Family::V4, None, LIFETIME_MAX);
+            put(&cache, &number.to_string(), None, LIFETIME_MAX);
         }
-        assert!(cache.answers.lock().len() <= ANSWERS_MAX);
-        // What holds no more makes room first.
+        assert!(cache.state.lock().answers.len() <= ANSWERS_MAX);
+        // What holds no more makes room first, where a pod has its share.
         let cache = Cache::default();
-        cache.put("kept.example", Family::V4, None, LIFETIME_MAX);
-        for number in 1..ANSWERS_MAX {
-            cache.put(&number.to_string(), Family::V4, None, Duration::from_secs(1));
+        put(&cache, "kept.example", None, LIFETIME_MAX);
+        for number in 1..=ANSWERS_MAX / 3 {
+            put(&cache, &number.to_string(), None, Duration::from_secs(1));
         }
         tokio::time::advance(Duration::from_secs(2)).await;
-        cache.put("next.example", Family::V4, None, LIFETIME_MAX);
+        put(&cache, "next.example", None, LIFETIME_MAX);
         assert_eq!(cache.get("kept.example", Family::V4), Some(None));
-        assert_eq!(cache.answers.lock().len(), 2);
+        assert_eq!(cache.state.lock().answers.len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_for_many_names_makes_nobody_else_ask_again() {
+        let cache = Cache::default();
+        let keep = |holder: &Holder, name: &str| cache.put(holder, name, Family::V4, None, LIFETIME_MAX);
+        for name in ["db.example", "api.example"] {
+            keep(&holder("modest", 1), name);
+        }
+        keep(&holder("greedy", 1), "neighbour.example");
+        for (pod, number) in (2..6).flat_map(|pod| (0..ANSWERS_MAX).map(move |number| (pod, number))) {
+            keep(&holder("greedy", pod), &format!("{pod}-{number}.example"));
+        }
+        for name in
+            ["db.example", "api.example", "neighbour.example", &format!("2-{}.example", ANSWERS_MAX - 1)]
+        {
+            assert_eq!(cache.get(name, Family::V4), Some(None), "{name}");
+        }
+        assert_eq!(cache.get("2-0.example", Family::V4), None, "the oldest of one's own go first");
+        // Who comes next finds room.
+        keep(&holder("next", 1), "next.example");
+        assert_eq!(cache.get("next.example", Family::V4), Some(None));
+        assert!(cache.places.held() <= ANSWERS_MAX);
     }
 }

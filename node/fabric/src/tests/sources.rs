@@ -1,7 +1,7 @@
 //! What connections and datagrams come from: the pod's own address, told apart by its flows, and nothing else.
 
-use super::cluster::{Cluster, SERVICE, address, block, dial, endpoint, node, pod, service};
-use crate::{Fabric, Protocol, ServicePort};
+use super::cluster::{Cluster, SERVICE, address, block, dial, endpoint, node, pod, pod_in, service};
+use crate::{Fabric, PodEntry, Protocol, ServiceEntry, ServicePort};
 use bytes::Bytes;
 use coracle_wasi_host::net::NetError;
 use std::collections::{BTreeMap, BTreeSet};
@@ -114,6 +114,40 @@ async fn clients_of_node_ports_and_the_gateway_are_no_pods() {
 }
 
 #[tokio::test]
+async fn a_server_knows_whose_pod_asks() {
+    let mut cluster = Cluster::new().await;
+    let here = pod_in("one", &cluster.a, "10.128.1.2");
+    let entry = |namespace: &str, name: &str, address: &str| PodEntry {
+        namespace: namespace.into(),
+        name: name.into(),
+        address: address.parse().unwrap(),
+    };
+    cluster.state.pods = vec![
+        // Of a pod of this node the node knows more than it is told.
+        entry("two", "old", "10.128.1.2"),
+        entry("two", "there", "10.128.2.2"),
+        entry("one", "before", "10.128.2.3"),
+        entry("two", "now", "10.128.2.3"),
+    ];
+    cluster.tell();
+    for (ip, namespace) in [
+        ("10.128.1.2", Some("one")),
+        ("10.128.2.2", Some("two")),
+        // Of two that are told of nobody knows which it is, and of the last nothing yet.
+        ("10.128.2.3", Some("")),
+        ("10.128.2.9", Some("")),
+        // Nodes, and who is outside.
+        ("10.128.1.1", None),
+        ("10.128.2.1", None),
+        ("10.255.255.255", None),
+        ("192.0.2.1", None),
+    ] {
+        let known = here.net.uplink().namespace_of(ip.parse().unwrap());
+        assert_eq!(known.as_deref(), namespace, "{ip}");
+    }
+}
+
+#[tokio::test]
 async fn a_gateway_without_pods_is_let_in() {
     let mut cluster = Cluster::new().await;
     let server = pod(&cluster.b, "10.128.2.2");
@@ -128,6 +162,43 @@ async fn a_gateway_without_pods_is_let_in() {
     assert_eq!(listener.accept().await.unwrap().1.ip(), edge.inner().gateway_ip().unwrap());
 }
 
+/// A service of datagrams at port 53, which one server serves at 5353.
+fn dns(name: &str, ip: &str, server: IpAddr) -> ServiceEntry {
+    let mut entry = service(name, vec![endpoint(server)]);
+    entry.addresses = vec![ip.parse().unwrap()];
+    entry.ports =
+        vec![ServicePort { name: "dns".into(), protocol: Protocol::Udp, port: 53, node_port: None }];
+    entry.endpoints[0].ports = Arc::new(BTreeMap::from([("dns".to_owned(), 5353)]));
+    entry
+}
+
+#[tokio::test]
+async fn who_answers_many_can_still_ask() {
+    let mut cluster = Cluster::new().await;
+    let (server, asked) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.a, "10.128.1.3"));
+    let mailbox = asked.net.bind_udp(address("0.0.0.0:5353")).unwrap();
+    cluster.state.services = vec![dns("dns", "10.96.0.10", asked.ip)];
+    cluster.tell();
+    // What pods of this node and of another one send to it, from all ports that they have, is answered.
+    let near = pod(&cluster.a, "10.128.1.9");
+    let own = SocketAddr::new(server.ip, 53);
+    for port in 1..=u16::MAX {
+        let far = SocketAddr::new("10.128.2.9".parse().unwrap(), port);
+        let near = (SocketAddr::new(near.ip, port), near.net.uplink());
+        // Nobody listens at either end: that is told for the near one.
+        let _ = near.1.send(near.0, own, HELLO);
+        let _ = server.net.uplink().send(own, near.0, HELLO);
+        server.net.uplink().send(own, far, HELLO).unwrap();
+    }
+    let socket = server.net.bind_udp(address("0.0.0.0:0")).unwrap();
+    socket.try_send(HELLO, Some(address("10.96.0.10:53"))).unwrap();
+    let (question, from) =
+        tokio::time::timeout(Duration::from_secs(10), mailbox.recv()).await.unwrap().unwrap();
+    assert_eq!(question, HELLO);
+    mailbox.try_send(question, Some(from)).unwrap();
+    assert_eq!(socket.recv().await.unwrap(), (HELLO, address("10.96.0.10:53")));
+}
+
 #[tokio::test]
 async fn answers_to_datagrams_come_from_where_they_were_sent() {
     let mut cluster = Cluster::new().await;
@@ -135,15 +206,8 @@ async fn answers_to_datagrams_come_from_where_they_were_sent() {
     for (node, ip) in [(&cluster.a, "10.128.1.2"), (&cluster.b, "10.128.2.2")] {
         let server = pod(node, ip);
         let socket = server.net.bind_udp(address("0.0.0.0:5353")).unwrap();
-        let entries = [("dns", "10.96.0.10"), ("dns-too", "10.96.0.11")].map(|(name, ip)| {
-            let mut entry = service(name, vec![endpoint(server.ip)]);
-            entry.addresses = vec![ip.parse().unwrap()];
-            entry.ports =
-                vec![ServicePort { name: "dns".into(), protocol: Protocol::Udp, port: 53, node_port: None }];
-            entry.endpoints[0].ports = Arc::new(BTreeMap::from([("dns".to_owned(), 5353)]));
-            entry
-        });
-        cluster.state.services = entries.into();
+        cluster.state.services =
+            vec![dns("dns", "10.96.0.10", server.ip), dns("dns-too", "10.96.0.11", server.ip)];
         cluster.tell();
         let asking = client.net.bind_udp(address("0.0.0.0:0")).unwrap();
         let targets = [address("10.96.0.10:53"), SocketAddr::new(server.ip, 5353), address("10.96.0.11:53")];
