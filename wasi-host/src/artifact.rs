@@ -313,10 +313,10 @@ impl Artifacts {
                 }
             };
             self.compiled.fetch_add(1, Ordering::Relaxed);
-            let (artifacts, own) = (Arc::clone(self), key.clone());
+            let (artifacts, own, namespace) = (Arc::clone(self), key.clone(), Arc::clone(turn.namespace()));
             return desk
                 .run(move || {
-                    artifacts.disk.admit(&own, kind, code)?;
+                    artifacts.disk.admit(&own, kind, &namespace, code)?;
                     let uses = artifacts.uses();
                     artifacts.disk.evict(&own, &uses);
                     Ok(())

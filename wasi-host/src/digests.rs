@@ -108,6 +108,34 @@ impl Digests {
         (&mut waiter.outcome).await
     }
 
+    /// The digest of a file that has one already, and has not changed since. It asks the disk, and so may block.
+    pub fn known(&self, path: &Path) -> Option<String> {
+        match self.look(path) {
+            Ok(Looked::Known(digest)) => Some(digest),
+            _ => None,
+        }
+    }
+
+    /// Takes note of a file that was hashed while it was written. It asks the disk, and so may block.
+    pub fn learn(&self, path: &Path, digest: &str) {
+        if let Ok(metadata) = std::fs::metadata(path) {
+            self.remember(path, identity(&metadata), digest);
+        }
+    }
+
+    /// Forgets a file that is no more.
+    pub fn forget(&self, path: &Path) {
+        self.known.lock().remove(path);
+    }
+
+    fn remember(&self, path: &Path, identity: Identity, digest: &str) {
+        let mut known = self.known.lock();
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(path.to_owned(), (identity, digest.to_owned()));
+    }
+
     fn look(&self, path: &Path) -> Result<Looked, DigestError> {
         // What is no file may never end, or not even begin.
         let metadata = std::fs::metadata(path)?;
@@ -147,11 +175,7 @@ impl Digests {
             return Ok(digest);
         }
         let digest = digest_of(path, self.bytes_max)?;
-        let mut known = self.known.lock();
-        if known.len() >= KNOWN_MAX {
-            known.clear();
-        }
-        known.insert(path.to_owned(), (identity, digest.clone()));
+        self.remember(path, identity, &digest);
         Ok(digest)
     }
 }

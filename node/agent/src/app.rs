@@ -241,6 +241,7 @@ impl App {
 
     fn report_usage(&mut self) {
         self.logs.forget_ended();
+        self.executor.context().artifacts.tend();
         if self.link_synced {
             let usage = usage::report(self.executor.containers());
             self.executor.context().link.post(|outbox| outbox.usage(usage));

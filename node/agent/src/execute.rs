@@ -15,6 +15,7 @@ use std::{
 use coracle_core::{Action, Observation, Pod, PodUid, observe::News, spec::PullPolicy};
 use coracle_proto::node::{NodeEvent, PodGone, PodStatus};
 use coracle_wasi_host::{Container, Host, net::Namespace};
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +23,7 @@ use self::{plan::Workshop, sandbox::WaitingPod};
 
 use crate::{
     app::Event,
-    artifacts::{Artifacts, PullError},
+    artifacts::{Artifacts, Image, PullError},
     blocks::{Blocks, Waiting},
     clock::Clock,
     events,
@@ -59,12 +60,17 @@ pub struct Context {
 pub struct Executor {
     context: Arc<Context>,
     runtimes: BTreeMap<PodUid, Runtime>,
+    /// What keeps the images of pods on the node, until they have ended.
+    images: BTreeMap<PodUid, PodImages>,
     blocks: Blocks,
     waiting: Waiting<WaitingPod>,
     /// The present link has named all blocks of this node: only then is it known that more are needed.
     blocks_known: bool,
     workshop: Workshop,
 }
+
+/// What a container's image meant when it was pulled, by container.
+type PodImages = Arc<Mutex<BTreeMap<String, Arc<Image>>>>;
 
 struct Runtime {
     namespace: Namespace,
@@ -76,6 +82,8 @@ struct Runtime {
     ending: CancellationToken,
     /// By name, with the attempt.
     containers: BTreeMap<String, (u32, Container)>,
+    /// The pod's address was taken back: it gets another sandbox.
+    is_lost: bool,
 }
 
 impl Executor {
@@ -83,6 +91,7 @@ impl Executor {
         Self {
             context: Arc::new(context),
             runtimes: BTreeMap::new(),
+            images: BTreeMap::new(),
             blocks: Blocks::default(),
             waiting: Waiting::default(),
             blocks_known: true,
@@ -101,6 +110,9 @@ impl Executor {
                 return self.create_sandbox(WaitingPod { pod: pod.clone(), preferred, limits });
             }
             Action::StopSandbox { uid } => {
+                if self.runtimes.get(&uid).is_none_or(|runtime| !runtime.is_lost) {
+                    self.images.remove(&uid);
+                }
                 self.stop_sandbox(&uid);
                 return Some(Observation::SandboxStopped { uid });
             }
@@ -177,9 +189,10 @@ impl Executor {
     }
 
     /// How many there are of what the executor keeps.
-    pub fn held(&self) -> [(&'static str, usize); 5] {
+    pub fn held(&self) -> [(&'static str, usize); 6] {
         [
             ("sandboxes", self.runtimes.len()),
+            ("pods with images", self.images.len()),
             ("containers", self.containers().count()),
             ("pod addresses", self.blocks.held()),
             ("pods that wait for an address", self.waiting.held()),
@@ -187,8 +200,9 @@ impl Executor {
         ]
     }
 
-    fn pull(&self, at: At, namespace: &str, image: String, policy: PullPolicy) {
+    fn pull(&mut self, at: At, namespace: &str, image: String, policy: PullPolicy) {
         let (context, namespace) = (self.context.clone(), namespace.to_owned());
+        let images = self.images.entry(at.uid.clone()).or_default().clone();
         let ending = self.runtimes.get(&at.uid).map(|runtime| runtime.ending.clone()).unwrap_or_default();
         self.background(async move {
             let events = context.events.clone();
@@ -215,7 +229,12 @@ impl Executor {
                 }
             });
             match pulled.await.unwrap_or_else(|message| Err(("ErrImagePull".to_owned(), message))) {
-                Ok(present) => at.news(News::Pulled { image_id: present.image_id, fetched: present.fetched }),
+                Ok(present) => {
+                    let image_id = present.image.id.clone();
+                    // It stays on the node for the start that follows.
+                    images.lock().insert(at.container.clone(), present.image);
+                    at.news(News::Pulled { image_id, fetched: present.fetched })
+                }
                 Err((reason, message)) => at.news(News::PullFailed { reason, message }),
             }
         });
@@ -223,6 +242,7 @@ impl Executor {
 
     fn remove(&mut self, uid: PodUid, pod: &Pod) {
         self.stop_sandbox(&uid);
+        self.images.remove(&uid);
         let (namespace, name) = (pod.metadata.namespace.clone(), pod.metadata.name.clone());
         let gone = PodGone { namespace, name, uid: uid.to_string() };
         self.context.link.post(|outbox| outbox.gone(gone));
@@ -235,6 +255,7 @@ impl Executor {
 
     /// Ends every pod at once, without a word to the cluster: the node stops, and runs them again when it starts.
     pub fn drop_all(&mut self) {
+        self.images.clear();
         for (_, runtime) in std::mem::take(&mut self.runtimes) {
             runtime.containers.values().for_each(|(_, container)| container.kill());
             self.context.network.detach(runtime.address.into());

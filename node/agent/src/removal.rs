@@ -1,8 +1,13 @@
 //! Removal of directories that guests have filled, however they have nested them.
 //!
-//! Nothing here descends: a directory that lies too deep is renamed to the top, so that there are never more than two
-//! levels to look at. That takes one step an entry, a stack and a number of descriptors that no guest sets, and no
-//! path, which could be longer than the kernel takes. What an interrupted removal leaves is an ordinary directory.
+//! A directory that lies too deep is renamed to the top, so that there are never more than two levels to look at. That
+//! takes one step an entry, a stack and a number of descriptors that no guest sets, and no path, which could be longer
+//! than the kernel takes. What an interrupted removal leaves is an ordinary directory.
+//!
+//! A disk that is full may have no room for a name at the top: there [`Descent`] goes down instead, and comes back by
+//! `..`. That only frees space.
+
+mod descent;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,6 +25,8 @@ use rustix::{
     fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags},
     io::Errno,
 };
+
+use descent::Descent;
 
 /// How long one directory's turn takes: what a pod has nested or filled does not hold up others' removal. Some disks
 /// need milliseconds for an entry.
@@ -48,8 +55,20 @@ struct Removal {
     top: Level,
     /// The directory in the top one that is being emptied, and its name there.
     below: Option<(CString, Level)>,
+    /// What lies further down, where it could not be renamed to the top.
+    deep: Option<Descent>,
     /// The number in the next name at the top.
     next_name: u64,
+    /// The first of what could not be removed: the rest goes nevertheless.
+    failed: Option<Errno>,
+    rename: Rename,
+}
+
+/// Renames an entry of one directory to a name of another. A disk without room for that is something that tests make up.
+type Rename = fn(&OwnedFd, &CStr, &OwnedFd, &str) -> rustix::io::Result<()>;
+
+fn rename(from: &OwnedFd, name: &CStr, to: &OwnedFd, lifted: &str) -> rustix::io::Result<()> {
+    rustix::fs::renameat_with(from, name, to, lifted, RenameFlags::NOREPLACE)
 }
 
 /// A directory and how far it was read.
@@ -116,7 +135,8 @@ impl Removal {
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        Ok(Some(Self { path: path.to_owned(), top, below: None, next_name }))
+        let (below, deep, failed) = Default::default();
+        Ok(Some(Self { path: path.to_owned(), top, below, deep, next_name, failed, rename }))
     }
 
     /// Looks at so many entries more. True once everything is gone.
@@ -139,35 +159,87 @@ impl Removal {
         Ok(true)
     }
 
+    /// Looks at one entry more. What cannot be removed is passed over, and fails the whole at the end.
     fn step(&mut self) -> io::Result<bool> {
+        if let Some(descent) = self.deep.take() {
+            self.deep = self.descend(descent).unwrap_or_else(|error| self.pass_over(error));
+            return Ok(false);
+        }
         if let Some((name, mut level)) = self.below.take() {
-            match level.next()? {
-                Some((inner, is_dir)) => {
-                    if !level.remove(&inner, is_dir)? {
-                        self.lift(&mut level, &inner)?;
-                    }
+            match level.next() {
+                Ok(Some((inner, is_dir))) => {
+                    self.empty(&mut level, &inner, is_dir).unwrap_or_else(|error| self.pass_over(error));
                     self.below = Some((name, level));
                 }
-                None if self.top.remove(&name, true)? => {}
-                None if level.again() => self.below = Some((name, level)),
-                None => return Err(Errno::NOTEMPTY.into()),
+                Ok(None) if self.remove_below(&name) => {}
+                Ok(None) if level.again() => self.below = Some((name, level)),
+                Ok(None) => self.pass_over(Errno::NOTEMPTY),
+                Err(error) => self.pass_over(error),
             }
             return Ok(false);
         }
         match self.top.next()? {
             Some((name, is_dir)) => {
-                if !self.top.remove(&name, is_dir)? {
-                    let dir = rustix::fs::openat(&self.top.dir, &name, OPEN, Mode::empty())?;
-                    self.below = Some((name, Level::new(dir)?));
-                }
+                self.below = self.enter(name, is_dir).unwrap_or_else(|error| self.pass_over(error));
                 Ok(false)
             }
             None => match rustix::fs::rmdir(&self.path) {
                 Ok(()) | Err(Errno::NOENT) => Ok(true),
                 Err(Errno::NOTEMPTY | Errno::EXIST) if self.top.again() => Ok(false),
-                Err(error) => Err(error.into()),
+                Err(error) => Err(self.failed.unwrap_or(error).into()),
             },
         }
+    }
+
+    /// Removes an entry of the top, or opens it to be emptied.
+    fn enter(&mut self, name: CString, is_dir: bool) -> rustix::io::Result<Option<(CString, Level)>> {
+        if self.top.remove(&name, is_dir)? {
+            return Ok(None);
+        }
+        let dir = rustix::fs::openat(&self.top.dir, &name, OPEN, Mode::empty())?;
+        Ok(Some((name, Level::new(dir)?)))
+    }
+
+    /// Removes an entry of the second level, or sees to it that it is emptied.
+    fn empty(&mut self, level: &mut Level, name: &CStr, is_dir: bool) -> rustix::io::Result<()> {
+        // Whatever was wrong with the new name: the way down needs none.
+        if !level.remove(name, is_dir)? && self.lift(level, name).is_err() {
+            self.deep = Some(Descent::begin(&self.top.dir, &level.dir, name)?);
+        }
+        Ok(())
+    }
+
+    /// Looks at one entry more of what lies deeper. `None` when that is empty.
+    fn descend(&mut self, mut descent: Descent) -> rustix::io::Result<Option<Descent>> {
+        let level = &mut descent.level;
+        match level.next()? {
+            // What was removed meanwhile may have made room at the top.
+            Some((name, is_dir)) => {
+                if !level.remove(&name, is_dir)? && self.lift(level, &name).is_err() {
+                    descent.enter(&name)?;
+                }
+            }
+            None if level.again() => {}
+            None => {
+                let above = descent.leave()?;
+                if let (None, Some((_, second))) = (&above, &mut self.below) {
+                    // A directory in it is empty now.
+                    second.changed = true;
+                }
+                return Ok(above);
+            }
+        }
+        Ok(Some(descent))
+    }
+
+    fn remove_below(&mut self, name: &CStr) -> bool {
+        self.top.remove(name, true).unwrap_or_else(|error| self.pass_over(error))
+    }
+
+    /// Takes note of what went wrong, and goes on with nothing.
+    fn pass_over<T: Default>(&mut self, error: Errno) -> T {
+        self.failed.get_or_insert(error);
+        T::default()
     }
 
     /// Renames a directory to the top, under a name that nothing there has.
@@ -175,8 +247,7 @@ impl Removal {
         loop {
             let lifted = format!(".lifted-{}", self.next_name);
             self.next_name += 1;
-            let to = &self.top.dir;
-            match rustix::fs::renameat_with(&level.dir, name, to, &lifted, RenameFlags::NOREPLACE) {
+            match (self.rename)(&level.dir, name, &self.top.dir, &lifted) {
                 Ok(()) => {
                     (self.top.changed, level.changed) = (true, true);
                     return Ok(());
@@ -422,6 +493,71 @@ mod tests {
         assert!(!removal.advance(1000).unwrap());
         drop(removal);
         remove_dir(&top).unwrap();
+        assert!(!top.exists());
+    }
+
+    #[test]
+    fn a_disk_without_room_for_a_name_is_emptied_nevertheless() {
+        let full: Rename = |_, _, _, _| Err(Errno::NOSPC);
+        for (depth, width) in [(1, 1), (2, 30), (20_000, 1)] {
+            let dir = quick_dir();
+            let top = dir.path().join("pod");
+            for number in 0..width {
+                let inner = top.join(format!("v/{number}"));
+                fs::create_dir_all(&inner).unwrap();
+                nest(&inner, depth, |level| format!("d{level}"));
+                fs::write(inner.join("beside"), "x").unwrap();
+            }
+            on_a_small_stack(move || {
+                let removal = Removal::open(&top).unwrap().unwrap();
+                let mut removal = Removal { rename: full, ..removal };
+                // Each directory is looked at a few times, on the way down and on the way up.
+                assert!(removal.advance(10 * (depth + 4) * width).unwrap());
+                assert!(!top.exists());
+            });
+        }
+    }
+
+    #[test]
+    fn room_that_comes_about_is_used_and_what_lies_beyond_the_top_stays() {
+        let dir = quick_dir();
+        let top = dir.path().join("pod");
+        let inner = top.join("v/a");
+        fs::create_dir_all(&inner).unwrap();
+        nest(&inner, 3000, |_| "d".into());
+        fs::write(dir.path().join("kept"), "x").unwrap();
+        let removal = Removal::open(&top).unwrap().unwrap();
+        let mut removal = Removal { rename: |_, _, _, _| Err(Errno::DQUOT), ..removal };
+        assert!(!removal.advance(2000).unwrap());
+        removal.rename = rename;
+        assert!(removal.advance(20_000).unwrap());
+        assert!(!top.exists() && dir.path().join("kept").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_removed_now_holds_up_nothing_else() {
+        let dir = quick_dir();
+        let top = dir.path().join("pod");
+        fs::create_dir_all(top.join("v/stuck/x")).unwrap();
+        for number in 0..10 {
+            fs::create_dir_all(top.join(format!("v/{number}/y/z"))).unwrap();
+            fs::create_dir_all(top.join(format!("w{number}/y/z"))).unwrap();
+        }
+        // It is neither renamed nor entered: it has become something else since it was read.
+        let removal = Removal::open(&top).unwrap().unwrap();
+        let mut removal = Removal {
+            rename: |from, name, to, lifted| match name.to_bytes() {
+                b"stuck" => {
+                    rustix::fs::renameat(from, name, from, "aside")?;
+                    rustix::fs::openat(from, name, OFlags::CREATE, Mode::RUSR)?;
+                    Err(Errno::IO)
+                }
+                _ => rename(from, name, to, lifted),
+            },
+            ..removal
+        };
+        assert!(removal.advance(1000).unwrap());
+        assert_eq!(removal.failed, Some(Errno::NOTDIR));
         assert!(!top.exists());
     }
 

@@ -1,9 +1,9 @@
 //! Compiled code on disk. It is native code: nothing is loaded that this host's own key does not vouch for.
 //!
-//! `<key>.cwasm` beside `<key>.mac`, which vouches for it and says what kind of component it is; the key names the
-//! component, the engines and all that the code depends on.
+//! `<key>.cwasm` beside `<key>.mac`, which vouches for it and says what kind of component it is and on which namespace's
+//! account it was compiled; the key names the component, the engines and all that the code depends on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use ring::hmac;
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -20,8 +21,9 @@ use super::inspect::Kind;
 use crate::HostError;
 use crate::engine::Engines;
 
-/// Bytes of compiled code kept; what was used longest ago goes first, and what containers use not at all: it would take
-/// its room as long as it is mapped.
+/// Bytes of compiled code kept. Beyond it the namespace that has the most loses what it used longest ago, and so makes
+/// room at its own cost; what containers use goes not at all: it would take its room as long as it is mapped. Code that
+/// several namespaces use counts for the one on whose account it was compiled.
 const CACHE_BYTES_MAX: u64 = 4 << 30;
 
 /// Bytes of code that are copied and authenticated at once.
@@ -39,6 +41,16 @@ const TAG_BYTES: usize = 32;
 pub(super) struct DiskCache {
     dir: Arc<Path>,
     key: hmac::Key,
+    /// On whose account entries were compiled, by key, as far as that was asked. Follows what is on disk.
+    owners: Arc<Mutex<HashMap<String, Arc<str>>>>,
+}
+
+/// What a namespace has of the cache.
+#[derive(Default)]
+struct Holding {
+    bytes: u64,
+    /// What may go, with its last use and its bytes: what was used longest ago is the last.
+    unused: Vec<(SystemTime, u64, String)>,
 }
 
 impl DiskCache {
@@ -51,7 +63,8 @@ impl DiskCache {
         make_private(dir).map_err(failed)?;
         remove_scratch(dir).map_err(failed)?;
         let secret = read_or_make_key(&dir.join(KEY_FILE)).map_err(failed)?;
-        Ok(DiskCache { dir: Arc::from(dir), key: hmac::Key::new(hmac::HMAC_SHA256, &secret) })
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+        Ok(DiskCache { dir: Arc::from(dir), key, owners: Arc::default() })
     }
 
     /// A path of its own for something that is not yet an entry.
@@ -59,10 +72,16 @@ impl DiskCache {
         self.dir.join(format!("{key}.{:016x}.{extension}{SCRATCH}", rand::random::<u64>()))
     }
 
-    /// Makes what the compiler wrote an entry: a copy, which nobody else has opened.
-    pub(super) fn admit(&self, key: &str, kind: Kind, written: fs::File) -> Result<(), PrepareError> {
+    /// Makes what the compiler wrote on account of `namespace` an entry: a copy, which nobody else has opened.
+    pub(super) fn admit(
+        &self,
+        key: &str,
+        kind: Kind,
+        namespace: &str,
+        written: fs::File,
+    ) -> Result<(), PrepareError> {
         let (code, mac) = (self.scratch(key, "cwasm"), self.scratch(key, "mac"));
-        let admitted = self.write(key, kind, written, &code, &mac);
+        let admitted = self.write(key, &format!("{}\n{namespace}", kind.to_text()), written, &code, &mac);
         if let Err(source) = admitted {
             // What is left behind of these is harmless and removed where that is possible.
             let _ = fs::remove_file(&code);
@@ -77,14 +96,35 @@ impl DiskCache {
         self.mac_path(key).exists() && self.code_path(key).exists()
     }
 
-    fn write(&self, key: &str, kind: Kind, mut written: fs::File, code: &Path, mac: &Path) -> io::Result<()> {
+    fn write(
+        &self,
+        key: &str,
+        about: &str,
+        mut written: fs::File,
+        code: &Path,
+        mac: &Path,
+    ) -> io::Result<()> {
         io::Seek::rewind(&mut written)?;
         let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(code)?;
-        let kind = kind.to_text();
-        let tag = self.tag(key, &kind, &mut written, |piece| copy.write_all(piece))?;
-        fs::write(mac, [tag.as_ref(), kind.as_bytes()].concat())?;
+        let tag = self.tag(key, about, &mut written, |piece| copy.write_all(piece))?;
+        fs::write(mac, [tag.as_ref(), about.as_bytes()].concat())?;
         fs::rename(code, self.code_path(key))?;
-        fs::rename(mac, self.mac_path(key))
+        fs::rename(mac, self.mac_path(key))?;
+        self.owners.lock().remove(key);
+        Ok(())
+    }
+
+    /// On whose account an entry was compiled. One of an older version, or that is not whole, is nobody's.
+    fn owner(&self, key: &str) -> Arc<str> {
+        if let Some(owner) = self.owners.lock().get(key) {
+            return Arc::clone(owner);
+        }
+        let read = fs::read(self.mac_path(key)).unwrap_or_default();
+        let about =
+            read.get(TAG_BYTES..).and_then(|about| std::str::from_utf8(about).ok()).unwrap_or_default();
+        let owner = Arc::<str>::from(about.split_once('\n').map_or("", |(_, namespace)| namespace));
+        self.owners.lock().insert(key.to_owned(), Arc::clone(&owner));
+        owner
     }
 
     /// Loads an entry; `None` where there is none, or none that is ours and whole. A bad entry is removed.
@@ -112,24 +152,26 @@ impl DiskCache {
     /// The kind of an entry that this host's key vouches for.
     fn vouched(&self, key: &str, mut code: fs::File) -> Option<Kind> {
         let vouching = fs::read(self.mac_path(key)).ok()?;
-        let (tag, kind) = vouching.split_at_checked(TAG_BYTES)?;
-        let kind = std::str::from_utf8(kind).ok()?;
-        let own = self.tag(key, kind, &mut code, |_| Ok(())).ok()?;
+        let (tag, about) = vouching.split_at_checked(TAG_BYTES)?;
+        let about = std::str::from_utf8(about).ok()?;
+        let own = self.tag(key, about, &mut code, |_| Ok(())).ok()?;
         // In the same time whatever differs.
         let differs = own.as_ref().iter().zip(tag).fold(0, |differs, (own, given)| differs | (own ^ given));
+        let kind = about.split_once('\n').map_or(about, |(kind, _)| kind);
         if differs == 0 { Kind::from_text(kind) } else { None }
     }
 
-    /// Authenticates the entry's name and kind as well, so that no entry can stand in for another. `seen` gets the code.
+    /// Authenticates the entry's name and what is said about it as well, so that no entry can stand in for another. `seen`
+    /// gets the code.
     fn tag(
         &self,
         key: &str,
-        kind: &str,
+        about: &str,
         code: &mut fs::File,
         mut seen: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> io::Result<hmac::Tag> {
         let mut context = hmac::Context::with_key(&self.key);
-        for part in [key, kind] {
+        for part in [key, about] {
             context.update(part.as_bytes());
             context.update(&[0]);
         }
@@ -167,8 +209,9 @@ impl DiskCache {
         }
     }
 
-    /// Removes the entries that were used longest ago until the rest is within the bound. `uses` are those since they were
-    /// loaded, `None` where it goes on. Neither such a one goes nor `fresh`, which nobody has loaded yet.
+    /// Removes entries until the rest is within the bound: of the namespace that has the most, what it used longest ago.
+    /// `uses` are those since they were loaded, `None` where it goes on. Neither such a one goes nor `fresh`, which nobody
+    /// has loaded yet.
     pub(super) fn evict(&self, fresh: &str, uses: &HashMap<String, Option<SystemTime>>) {
         self.evict_beyond(CACHE_BYTES_MAX, fresh, uses);
     }
@@ -178,29 +221,46 @@ impl DiskCache {
             return;
         };
         let mut total = 0;
-        let mut unused: Vec<(SystemTime, u64, String)> = Vec::new();
+        let mut all: HashMap<String, (u64, Option<SystemTime>)> = HashMap::new();
         for entry in entries.flatten() {
             let Ok(name) = entry.file_name().into_string() else { continue };
             let (Some(key), Ok(metadata)) = (name.strip_suffix(".cwasm"), entry.metadata()) else { continue };
             total += metadata.len();
             let marked = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             let used = match uses.get(key) {
-                Some(None) => continue,
-                Some(Some(used)) => marked.max(*used),
-                None => marked,
+                _ if key == fresh => None,
+                Some(used) => used.map(|used| marked.max(used)),
+                None => Some(marked),
             };
-            if key != fresh {
-                unused.push((used, metadata.len(), key.to_owned()));
-            }
+            all.insert(key.to_owned(), (metadata.len(), used));
         }
-        unused.sort();
-        for (_, bytes, key) in &unused {
-            if total <= bytes_max {
-                break;
-            }
-            self.remove(key);
+        self.owners.lock().retain(|key, _| all.contains_key(key));
+        if total <= bytes_max {
+            return;
+        }
+        let mut holdings = self.holdings(all);
+        while total > bytes_max {
+            let with_unused = holdings.values_mut().filter(|holding| !holding.unused.is_empty());
+            let Some(largest) = with_unused.max_by_key(|holding| holding.bytes) else { break };
+            let Some((_, bytes, key)) = largest.unused.pop() else { break };
+            self.remove(&key);
+            largest.bytes -= bytes;
             total -= bytes;
         }
+    }
+
+    /// Entries, with their bytes and last use where they are not used now, by whose they are.
+    fn holdings(&self, all: HashMap<String, (u64, Option<SystemTime>)>) -> BTreeMap<Arc<str>, Holding> {
+        let mut holdings: BTreeMap<Arc<str>, Holding> = BTreeMap::new();
+        for (key, (bytes, used)) in all {
+            let holding = holdings.entry(self.owner(&key)).or_default();
+            holding.bytes += bytes;
+            holding.unused.extend(used.map(|used| (used, bytes, key)));
+        }
+        for holding in holdings.values_mut() {
+            holding.unused.sort_by(|one, other| other.cmp(one));
+        }
+        holdings
     }
 }
 
@@ -277,7 +337,9 @@ fn read_or_make_key(path: &Path) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Entry;
     use super::*;
+    use crate::engine::WasiVersion;
 
     #[test]
     fn what_a_dead_process_left_behind_is_removed() {
@@ -318,6 +380,44 @@ mod tests {
         assert_eq!(left(50), ["runs", "ready", "loaded", "other", "fresh"]);
         assert_eq!(left(30), ["runs", "loaded", "fresh"]);
         assert_eq!(left(0), ["runs", "fresh"]);
+    }
+
+    #[test]
+    fn who_has_the_most_loses_first_whenever_others_used_theirs() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cache = DiskCache::open(dir.path()).expect("made");
+        let at = |seconds| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        let compiled = |key: &str, namespace: &str, bytes: usize, seconds| {
+            let written = tempfile::tempfile().expect("a file");
+            written.set_len(bytes as u64).expect("ours");
+            let kind = Kind { entry: Entry::Command, world: WasiVersion::P2, engine: WasiVersion::P2 };
+            cache.admit(key, kind, namespace, written).expect("written");
+            let file = fs::File::open(cache.code_path(key)).expect("there");
+            file.set_modified(at(seconds)).expect("ours");
+        };
+        let left = |cache: &DiskCache, bytes_max| {
+            cache.evict_beyond(bytes_max, "hostile-9", &HashMap::from([("hostile-1".to_owned(), None)]));
+            let mut left: Vec<String> = (0..10).map(|at| format!("hostile-{at}")).collect();
+            left.extend(["quiet".to_owned(), "other".to_owned()]);
+            left.retain(|key| cache.code_path(key).exists());
+            left
+        };
+        compiled("quiet", "b", 20, 1);
+        compiled("other", "c", 25, 2);
+        for number in 0..10 {
+            compiled(&format!("hostile-{number}"), "a", 10, 10 + number);
+        }
+        assert_eq!(left(&cache, 150).len(), 12);
+        let expected = ["hostile-1", "hostile-6", "hostile-7", "hostile-8", "hostile-9", "quiet", "other"];
+        assert_eq!(left(&cache, 95), expected);
+        // Another process knows whose it is as well. At last the parts are about equal.
+        let again = DiskCache::open(dir.path()).expect("ours");
+        assert_eq!(left(&again, 65), ["hostile-1", "hostile-9", "quiet", "other"]);
+        assert_eq!(left(&again, 41), ["hostile-1", "hostile-9", "quiet"]);
+        // What went is not remembered.
+        assert!(again.owners.lock().len() <= 4);
+        again.evict_beyond(1000, "", &HashMap::new());
+        assert_eq!(again.owners.lock().len(), 3);
     }
 
     #[test]

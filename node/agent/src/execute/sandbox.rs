@@ -48,7 +48,7 @@ impl Executor {
         let sandbox = self.context.host.pod(limits, namespace.clone());
         let plans = Arc::new(Semaphore::new(1));
         let (containers, ending) = (BTreeMap::new(), CancellationToken::new());
-        let runtime = Runtime { namespace, pod: sandbox, address, plans, ending, containers };
+        let runtime = Runtime { namespace, pod: sandbox, address, plans, ending, containers, is_lost: false };
         self.runtimes.insert(pod.uid().clone(), runtime);
         Some(Observation::SandboxReady { uid: pod.uid().clone(), addresses: vec![address.into()] })
     }
@@ -99,12 +99,13 @@ impl Executor {
     }
 
     /// Takes pods off the network whose addresses are another node's now.
-    fn lose(&self, lost: &[Ipv4Addr]) -> Vec<Observation> {
-        let losers = self.runtimes.iter().filter(|(_, runtime)| lost.contains(&runtime.address));
+    fn lose(&mut self, lost: &[Ipv4Addr]) -> Vec<Observation> {
+        let losers = self.runtimes.iter_mut().filter(|(_, runtime)| lost.contains(&runtime.address));
         let observations: Vec<_> = losers
             .map(|(uid, runtime)| {
                 tracing::warn!(pod.uid = %uid, address = %runtime.address, "the pod's address was taken back");
                 self.context.network.detach(runtime.address.into());
+                runtime.is_lost = true;
                 Observation::SandboxLost { uid: uid.clone() }
             })
             .collect();

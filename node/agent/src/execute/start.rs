@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::{At, Context, Executor, POD_ENDS, guarded, plan::holder};
 use crate::{
     app::Event,
+    artifacts::Image,
     logs::{Stream, StreamSink},
     volumes,
 };
@@ -27,11 +28,12 @@ impl Executor {
         let ending = runtime.ending.clone();
         let folders = (self.volumes_dir(&at.uid), self.workshop.folders.clone());
         let told = self.context.network.told();
+        let image = self.images.get(&at.uid).and_then(|images| images.lock().get(&at.container).cloned());
         tokio::spawn(async move {
             let events = context.events.clone();
             let of = at.clone();
             let starting = guarded(async move {
-                let ready = ending.run_until_cancelled(ready(&context, &pod, &plan, told)).await;
+                let ready = ending.run_until_cancelled(ready(&context, &pod, &plan, image, told)).await;
                 let artifact = ready.unwrap_or_else(|| Err(create(POD_ENDS.to_owned())))?;
                 start(&context, sandbox, &of, &pod, plan, artifact, folders).await
             });
@@ -105,13 +107,14 @@ async fn ready(
     context: &Context,
     pod: &Pod,
     plan: &StartPlan,
+    image: Option<Arc<Image>>,
     told: impl Future<Output = ()>,
 ) -> Result<Arc<Artifact>, StartFailure> {
-    let path = context
-        .artifacts
-        .path(&plan.image_id)
+    // It stays there as long as this holds it.
+    let image = image
+        .filter(|image| image.id == plan.image_id)
         .ok_or_else(|| create(format!("the image {} is not on this node any more", plan.image_id)))?;
-    let artifact = context.host.prepare(&path, &pod.metadata.namespace).await;
+    let artifact = context.host.prepare(&image.path, &pod.metadata.namespace).await;
     let artifact = artifact.map_err(|error| create(error.to_string()))?;
     told.await;
     Ok(artifact)
