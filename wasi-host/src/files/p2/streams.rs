@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
 use crate::files::transfer::{self, Place, TRANSFER_BYTES_MAX};
-use crate::files::{Account, BYTES_SQUEEZED, OpenDescriptor};
-use crate::ledger::{Charge, HeldBytes, Holding};
+use crate::files::{Account, OpenDescriptor};
+use crate::ledger::{Charge, HeldBytes};
 use crate::pool::{Call, NotDone};
 
 /// What is read where a guest waits for bytes without having said how many.
@@ -158,8 +158,7 @@ impl Writing {
     /// Bytes that may be written now: none while others are.
     fn room(&mut self) -> StreamResult<usize> {
         match &self.state {
-            WriteState::Ready if self.account.ledger.is_pressed(Holding::Heap) => Ok(BYTES_SQUEEZED),
-            WriteState::Ready => Ok(TRANSFER_BYTES_MAX),
+            WriteState::Ready => Ok(self.account.room()),
             WriteState::Waiting(..) => Ok(0),
             WriteState::Closed => Err(StreamError::Closed),
             WriteState::Failed(_) => match mem::replace(&mut self.state, WriteState::Closed) {
@@ -233,8 +232,8 @@ mod tests {
     use wasmtime_wasi::{FsPerms, OpenMode};
 
     use super::*;
-    use crate::files::{Opened, Reserve};
-    use crate::ledger::{Ledger, NodeBounds};
+    use crate::files::{BYTES_SQUEEZED, Opened, Reserve};
+    use crate::ledger::{Holding, Ledger, NodeBounds};
     use crate::pool::Pool;
     use crate::shares::Holder;
 
