@@ -450,6 +450,9 @@ fn read(path: &Path, digest: &str) -> Result<Vec<u8>, PrepareError> {
 }
 
 #[cfg(test)]
+mod shelf_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -277,4 +277,17 @@ mod tests {
         assert!(digest_of(&large, 2).is_err());
         assert!(digest_of(&pipe, 2).is_err());
     }
+
+    #[tokio::test]
+    async fn no_more_files_are_known_than_there_is_room_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        std::fs::write(&path, b"abc").unwrap();
+        let digests = Digests::new(Pool::new("digests", 4, 0), 1 << 20);
+        let gone = (identity(&path.metadata().unwrap()), String::new());
+        let others = (0..KNOWN_MAX).map(|number| (PathBuf::from(number.to_string()), gone.clone()));
+        digests.known.lock().extend(others);
+        digests.of(&path, &"a".into()).await.unwrap();
+        assert!((1..=KNOWN_MAX).contains(&digests.held()), "{}", digests.held());
+    }
 }

@@ -21,6 +21,7 @@ mod tests;
 use std::fs::File;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::filesystem::{Descriptor, Dir, WasiFilesystemCtx};
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
@@ -32,6 +33,7 @@ use crate::pool::{Call, NotDone, Pool};
 use crate::shares::Holder;
 use reserve::ENTRY_BYTES;
 pub(crate) use reserve::Reserve;
+use transfer::TRANSFER_BYTES_MAX;
 
 /// Calls of all guests that run at once: a pod has at most a third of them, a namespace half.
 pub(crate) const CALLS_MAX: usize = 64;
@@ -105,6 +107,17 @@ impl Account {
             Ok(charge) => (bytes, Some(charge)),
             Err(_) => (bytes.min(BYTES_SQUEEZED), None),
         }
+    }
+
+    /// How many bytes a stream may take at once: few where the host's memory is scarce.
+    fn room(&self) -> usize {
+        if self.ledger.is_pressed(Holding::Heap) { BYTES_SQUEEZED } else { TRANSFER_BYTES_MAX }
+    }
+
+    /// As many of the guest's bytes as a stream may take at once. They are held for as long as they wait.
+    fn take_some(&self, bytes: &[u8]) -> Bytes {
+        let some = &bytes[..bytes.len().min(self.room())];
+        self.ledger.hold_bytes(Bytes::copy_from_slice(some))
     }
 
     /// Does what may block. By this and [`Account::sync`] alone a guest's file calls reach the disk.

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 const ASTRAY_MAX: SignedDuration = SignedDuration::from_secs(1);
 
 /// The node's time, which agreed with the wall clock when the node started.
-#[derive(Debug)]
 pub struct Clock {
+    wall_clock: Box<dyn Fn() -> Timestamp + Send + Sync>,
     started: (Timestamp, Instant),
     /// How far the wall clock is ahead of the node's time.
     ahead: Mutex<SignedDuration>,
@@ -19,7 +19,13 @@ pub struct Clock {
 
 impl Clock {
     pub fn new() -> Self {
-        Self { started: (Timestamp::now(), Instant::now()), ahead: Mutex::default() }
+        Self::beside(Timestamp::now)
+    }
+
+    /// One that starts from what this wall clock says.
+    pub fn beside(wall_clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        let started = (wall_clock(), Instant::now());
+        Self { wall_clock: Box::new(wall_clock), started, ahead: Mutex::default() }
     }
 
     /// Grows evenly, whatever is done to the wall clock.
@@ -34,7 +40,7 @@ impl Clock {
 
     /// How far the wall clock is ahead; the same as before as long as it was not set.
     pub fn wall_ahead(&self) -> SignedDuration {
-        self.ahead_at(Timestamp::now(), Instant::now())
+        self.ahead_at((self.wall_clock)(), Instant::now())
     }
 
     fn ahead_at(&self, wall: Timestamp, instant: Instant) -> SignedDuration {
@@ -65,7 +71,28 @@ impl Default for Clock {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+
+    #[test]
+    fn the_nodes_time_goes_on_evenly_whatever_the_wall_clock_is_set_to() {
+        let wall = Arc::new(Mutex::new(Timestamp::UNIX_EPOCH));
+        let set = wall.clone();
+        let clock = Clock::beside(move || *wall.lock());
+        let (mut before, second) = (clock.now(), SignedDuration::from_secs(1));
+        for hours in [1, -2, 48, 0] {
+            *set.lock() = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(hours);
+            let now = clock.now();
+            // Far less than any of the steps, however slow the machine is.
+            assert!(before <= now && now - 600 * second < Timestamp::UNIX_EPOCH, "{now}");
+            let waits = clock.until(Timestamp::UNIX_EPOCH + 1200 * second);
+            assert!((600..=1200).contains(&waits.as_secs()), "{waits:?}");
+            let astray = clock.wall().duration_since(*set.lock());
+            assert!(astray.abs() < 600 * second, "{astray}");
+            before = now;
+        }
+    }
 
     #[test]
     fn steps_of_the_wall_clock_move_what_is_shown_and_nothing_that_is_due() {

@@ -1,7 +1,9 @@
 //! The node's loop with the real sandbox, disk and logs. What the leader would send is put in, what would go up to it
 //! is taken out; the stream itself is tested with the control plane.
 
+mod clock;
 mod folders;
+mod given_up;
 mod held;
 mod returning;
 mod seats;
@@ -40,6 +42,41 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Guests of these tests that are still there when the node stops.
 const STOP_GRACE_MAX: Duration = Duration::from_secs(2);
 
+/// What a node of these tests is made of, beside its disk.
+pub(crate) struct Parts {
+    /// Instances that its sandbox makes room for.
+    max_instances: u32,
+    compiler: Option<PathBuf>,
+    clock: Clock,
+    registry: Registry,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        let registry = Registry::without_addresses();
+        Self { max_instances: 64, compiler: None, clock: Clock::new(), registry }
+    }
+}
+
+pub(crate) fn context(dir: &Path, parts: Parts, link: LinkHandle, events: mpsc::Sender<Event>) -> Context {
+    let Parts { max_instances, compiler, clock, registry } = parts;
+    let cache_dir = dir.join("cache");
+    let host = Host::new(HostConfig { cache_dir, max_instances, compiler, ..Default::default() });
+    Context {
+        node_name: "n1".into(),
+        host: host.unwrap(),
+        artifacts: Artifacts::new(dir.join("artifacts"), true, registry).unwrap(),
+        logs: Arc::new(Logs::start(dir.join("logs")).unwrap()),
+        removals: Removals::start().unwrap(),
+        pods_dir: dir.join("pods"),
+        network: PodNetwork::default(),
+        link,
+        clock: Arc::new(clock),
+        events,
+        boot_id: "boot".into(),
+    }
+}
+
 struct Rig {
     events: mpsc::Sender<Event>,
     outgoing: Outgoing,
@@ -58,39 +95,15 @@ impl Rig {
 
     /// A node without a link that ran this last.
     fn start(dir: &Path, last: Vec<ObjectEvent>) -> Self {
-        Self::with(dir, last, 64, None)
+        Self::with(dir, last, Parts::default())
     }
 
-    /// One whose sandbox makes room for so many instances.
-    fn of_size(dir: &Path, last: Vec<ObjectEvent>, max_instances: u32) -> Self {
-        Self::with(dir, last, max_instances, None)
-    }
-
-    fn compiling_with(dir: &Path, last: Vec<ObjectEvent>, compiler: Option<PathBuf>) -> Self {
-        Self::with(dir, last, 64, compiler)
-    }
-
-    fn with(dir: &Path, last: Vec<ObjectEvent>, max_instances: u32, compiler: Option<PathBuf>) -> Self {
+    fn with(dir: &Path, last: Vec<ObjectEvent>, parts: Parts) -> Self {
         let identity =
             Arc::new(Identity::for_tests(&NodeConfig { name: "n1".into(), ..NodeConfig::new(dir) }));
-        let cache_dir = dir.join("cache");
-        let host = Host::new(HostConfig { cache_dir, max_instances, compiler, ..Default::default() });
-        let artifacts = Artifacts::new(dir.join("artifacts"), true, Registry::without_addresses()).unwrap();
         let (events, received) = mpsc::channel(EVENTS_MAX);
         let (link, outgoing) = LinkHandle::new();
-        let executor = Executor::new(Context {
-            node_name: "n1".into(),
-            host: host.unwrap(),
-            artifacts,
-            logs: Arc::new(Logs::start(dir.join("logs")).unwrap()),
-            removals: Removals::start().unwrap(),
-            pods_dir: dir.join("pods"),
-            network: PodNetwork::default(),
-            link,
-            clock: Arc::new(Clock::new()),
-            events: events.clone(),
-            boot_id: "boot".into(),
-        });
+        let executor = Executor::new(context(dir, parts, link, events.clone()));
         let node = NodeFacts {
             name: "n1".into(),
             host_ip: "127.0.0.1".into(),
@@ -268,6 +281,8 @@ async fn jobs_complete_crashes_back_off_and_hogs_are_stopped() {
             (first(status)["state"]["waiting"]["reason"] == "CrashLoopBackOff").then(|| first(status).clone())
         })
         .await;
+    let held = rig.held().await;
+    assert!(held.contains(&("containers", 0)), "those that are over are let go: {held:?}");
     // WASI 0.2 tells failure from success, and not one failure from another.
     assert_eq!(status["lastState"]["terminated"]["exitCode"], 1);
     assert_eq!(status["restartCount"], 1);
@@ -319,7 +334,8 @@ async fn a_pod_whose_component_is_being_compiled_goes_at_once() {
     let script = format!("#!/bin/sh\necho $$ >> {}\nexec /bin/sleep 600\n", begun.display());
     std::fs::write(&compiler, script).unwrap();
     std::fs::set_permissions(&compiler, std::fs::Permissions::from_mode(0o700)).unwrap();
-    let mut rig = Rig::compiling_with(dir.path(), Vec::new(), Some(compiler));
+    let parts = Parts { compiler: Some(compiler), ..Parts::default() };
+    let mut rig = Rig::with(dir.path(), Vec::new(), parts);
     rig.tell(Down::Synced(Synced { revision: 1 })).await;
     for (uid, gone_from_the_cluster) in [("graceful", false), ("forced", true)] {
         let _ = std::fs::remove_file(&begun);

@@ -115,3 +115,33 @@ pub(crate) async fn next_bytes(
     })
     .await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+    use std::net::SocketAddr;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_far_end_takes_drop_by_drop_has_its_time_and_no_more() {
+        let end = |last: u8| SocketAddr::new([10, 128, 0, last].into(), 80);
+        let (inner, outer) = Conn::pair(end(1), end(2), 64 << 10);
+        drop(outer);
+        let (taken, begun) = (Taken::default(), Instant::now());
+        let drips = async {
+            loop {
+                tokio::time::sleep(CLOSED_STALL_MAX / 2).await;
+                taken.add(1);
+            }
+        };
+        let pod = CancellationToken::new();
+        let carried = carry(&inner, &pod, &taken, pending(), pending());
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(10 * CLOSED_MAX, carried) => ended.expect("it does not go on for ever"),
+            _ = drips => unreachable!("it goes on"),
+        };
+        assert_eq!(ended, Err(Broken::Pod(NetError::ConnectionReset)));
+        assert_eq!(begun.elapsed().as_secs(), CLOSED_MAX.as_secs());
+    }
+}

@@ -127,16 +127,18 @@ async fn carry_in(stream: &mut ReadHalf<'_>, conn: &Conn) -> Result<(), Broken> 
                 conn.shutdown(Shutdown::Write);
                 return Ok(());
             }
-            Ok(read) => {
-                // A few bytes must not keep a large buffer.
-                let sparse = read < room / 2;
-                let bytes = if sparse { Bytes::copy_from_slice(&buffer[..read]) } else { buffer.freeze() };
-                conn.write_permitted(bytes).map_err(Broken::Pod)?;
+            Ok(_) => {
+                conn.write_permitted(packed(buffer, room)).map_err(Broken::Pod)?;
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(_) => return Err(Broken::Far),
         }
     }
+}
+
+/// What was read into a buffer with so much room: a few bytes must not keep all of it.
+fn packed(buffer: BytesMut, room: usize) -> Bytes {
+    if buffer.len() < room / 2 { Bytes::copy_from_slice(&buffer) } else { buffer.freeze() }
 }
 
 #[cfg(test)]
@@ -328,6 +330,17 @@ mod tests {
         conn.read_to_end(&mut answer).await.unwrap();
         assert_eq!(answer.len(), 300_000);
         emptied(&egress).await;
+    }
+
+    #[test]
+    fn a_few_bytes_keep_no_large_buffer() {
+        let kept = |bytes: usize| {
+            let mut buffer = BytesMut::with_capacity(COPY_BYTES);
+            buffer.resize(bytes, 7);
+            packed(buffer, COPY_BYTES).try_into_mut().expect("nobody else has it").capacity()
+        };
+        assert_eq!(kept(COPY_BYTES / 2), COPY_BYTES, "much is not copied");
+        assert!(kept(10) < 1024);
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The greeting as a `wasi:http` 0.3 component: asynchronous, many requests in one instance.
 //!
 //! `/trap` works for a moment and ends the instance: what does that cost those who wait for it? `/endless` answers with a
-//! body that never ends.
+//! body that never ends, and `/wait` keeps its request and does not answer.
 
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,10 @@ impl wasip3::exports::http::handler::Guest for Hello {
             let begun = Instant::now();
             while begun.elapsed() < WORK_BEFORE_TRAP {}
             std::process::abort();
+        }
+        if path == "/wait" {
+            eprintln!("waiting");
+            monotonic_clock::wait_for(u64::MAX / 2).await;
         }
         let greeting = std::env::var("GREETING").unwrap_or_else(|_| "hello from Coracle on WASI 0.3".into());
         let pod = std::env::var("HOSTNAME").unwrap_or_default();

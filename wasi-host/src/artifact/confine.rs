@@ -182,4 +182,47 @@ mod tests {
             assert_eq!(denied, Err(ErrorKind::PermissionDenied), "{at}");
         }
     }
+
+    /// What a filter says of a system call: it is a program for the kernel's interpreter of BPF.
+    fn verdict(filter: &BpfProgram, call: libc::c_long, arguments: [u64; 6]) -> SeccompAction {
+        let arch: u32 = if cfg!(target_arch = "x86_64") { 0xc000_003e } else { 0xc000_00b7 };
+        let call = u32::try_from(call).expect("a number of a call");
+        let mut words = vec![call, arch, 0, 0];
+        words.extend(arguments.iter().flat_map(|argument| [*argument as u32, (argument >> 32) as u32]));
+        let (mut value, mut next) = (0, 0);
+        loop {
+            let step = &filter[next];
+            next += 1;
+            let jump = |holds: bool| usize::from(if holds { step.jt } else { step.jf });
+            match step.code {
+                0x20 => value = words[step.k as usize / 4],
+                0x54 => value &= step.k,
+                0x05 => next += step.k as usize,
+                0x15 => next += jump(value == step.k),
+                0x25 => next += jump(value > step.k),
+                0x35 => next += jump(value >= step.k),
+                0x06 if step.k == u32::from(SeccompAction::Allow) => return SeccompAction::Allow,
+                0x06 => return SeccompAction::Errno(step.k & 0xffff),
+                other => panic!("{other:#x} is no step of such filters"),
+            }
+        }
+    }
+
+    #[test]
+    fn seccomp_leaves_a_process_to_end_itself_and_no_other() {
+        let filter = filter().expect("a filter");
+        let (own, other) = (u64::from(std::process::id()), u64::from(std::process::id()) + 1);
+        let denied = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+        let (read, executable) = (libc::PROT_READ as u64, libc::PROT_EXEC as u64);
+        for (call, arguments, said) in [
+            (libc::SYS_tgkill, [own, own, 6, 0, 0, 0], SeccompAction::Allow),
+            (libc::SYS_tgkill, [other, other, 9, 0, 0, 0], denied.clone()),
+            (libc::SYS_tkill, [own, 9, 0, 0, 0, 0], denied.clone()),
+            (libc::SYS_kill, [other, 9, 0, 0, 0, 0], denied.clone()),
+            (libc::SYS_mmap, [0, 4096, read, 0, 0, 0], SeccompAction::Allow),
+            (libc::SYS_mmap, [0, 4096, read | executable, 0, 0, 0], denied),
+        ] {
+            assert_eq!(verdict(&filter, call, arguments), said, "{call} {arguments:?}");
+        }
+    }
 }

@@ -147,10 +147,21 @@ async fn bytes_on_their_way_are_counted_and_few_where_memory_is_scarce() {
     let (bytes, charge) = files.account.hold_some(64 << 10);
     assert_eq!((bytes, ledger.held(Holding::Heap)), (64 << 10, 64 << 10));
     drop(charge);
+    let written = files.account.take_some(&[0; 2 * TRANSFER_BYTES_MAX]);
+    assert_eq!((written.len(), ledger.held(Holding::Heap)), (TRANSFER_BYTES_MAX, TRANSFER_BYTES_MAX as u64));
+    drop(written);
+    assert_eq!(ledger.held(Holding::Heap), 0);
     let mut others = Charge::nothing(ledger, Holding::Heap);
     while others.grow(1 << 10).is_ok() {}
     let (bytes, charge) = files.account.hold_some(64 << 10);
     assert_eq!((bytes, charge.is_none()), (BYTES_SQUEEZED, true));
+    others.set_held(1 << 30);
+    let written = files.account.take_some(&[0; 2 * TRANSFER_BYTES_MAX]);
+    assert_eq!(
+        (written.len(), ledger.held(Holding::Heap)),
+        (BYTES_SQUEEZED, others.amount() + BYTES_SQUEEZED as u64)
+    );
+    drop(written);
     let refused = files.write(Arc::clone(&file), vec![0; 64 << 10], 0).await.expect_err("no room");
     assert_eq!(refused.downcast().expect("an error of the guest's"), ErrorCode::InsufficientMemory);
     drop(others);

@@ -324,12 +324,16 @@ mod tests {
     use std::convert::Infallible;
     use std::net::Ipv4Addr;
 
+    use futures::FutureExt;
+    use futures::future::BoxFuture;
     use http_body_util::Full;
     use hyper::body::Incoming;
     use hyper::service::service_fn;
+    use parking_lot::Mutex;
 
     use super::*;
-    use crate::net::{Isolated, NamespaceConfig, NetLimits};
+    use crate::ledger::{Ledger, NodeBounds};
+    use crate::net::{HttpService, Isolated, NamespaceConfig, NetLimits, Unanswered, full_body};
 
     /// A namespace where port 80 says how a request's body came, and what it was.
     fn echoing() -> Namespace {
@@ -383,5 +387,62 @@ mod tests {
             Ok(Frame::data(Bytes::from_static(b"late")))
         });
         assert_eq!(ask(&pod, "GET", StreamBody::new(late).boxed_unsync()).await, "true late");
+    }
+
+    /// Takes whatever comes and keeps it.
+    #[derive(Default)]
+    struct Keeps(Arc<Mutex<Vec<Bytes>>>);
+
+    impl HttpService for Keeps {
+        fn call(
+            &self,
+            request: Request<HttpBody>,
+        ) -> BoxFuture<'static, Result<Response<HttpBody>, Unanswered>> {
+            let kept = Arc::clone(&self.0);
+            async move {
+                let mut body = request.into_body();
+                while let Some(frame) = body.frame().await {
+                    kept.lock().extend(frame.expect("a frame").into_data());
+                }
+                Ok(Response::new(full_body("done")))
+            }
+            .boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_and_its_bytes_are_held_wherever_they_wait() {
+        const SENT: usize = 100 << 10;
+        let bounds = NodeBounds { memory: None, heap: 1 << 20, files: 0, files_guaranteed: 0 };
+        let account = Ledger::new(bounds).pod(&"default".into(), None).container(None);
+        let held = || account.held(Holding::Heap);
+        let (namespace, keeps) = (echoing(), Keeps::default());
+        let kept = Arc::clone(&keeps.0);
+        namespace.serve_http(8080, Arc::new(keeps));
+        let permits = Arc::new(Semaphore::new(1));
+        let mut outgoing = OutgoingHttp::new(namespace, Arc::clone(&permits), Arc::clone(&account));
+        let mut ask = || {
+            let frames = [Ok(Frame::data(Bytes::from(vec![b'x'; SENT])))];
+            let body = StreamBody::new(futures::stream::iter(frames)).boxed_unsync();
+            let request = Request::post("http://10.128.0.7:8080/").body(body).expect("a request");
+            Box::into_pin(outgoing.send_request(request, None, Box::new(std::future::ready(Ok(())))))
+        };
+        let (response, _io) = ask().await.expect("answered");
+        assert_eq!(
+            held(),
+            OUTGOING_BYTES + SENT as u64,
+            "its response has not been read, its bytes are kept"
+        );
+        assert!(matches!(ask().await, Err(Error::ConnectionLimitReached)));
+        drop(response);
+        assert_eq!(held(), SENT as u64);
+        kept.lock().clear();
+        assert_eq!(held(), 0);
+        // Where there is no room for another it is refused.
+        let mut others = Charge::nothing(&account, Holding::Heap);
+        while others.grow(1 << 10).is_ok() {}
+        let Err(Error::InternalError(Some(told))) = ask().await else { panic!("there was room") };
+        assert!(told.contains("may hold") || told.contains("share"), "{told}");
+        assert_eq!((held(), permits.available_permits()), (others.amount(), 1));
     }
 }

@@ -159,3 +159,26 @@ fn who_has_a_share_is_passed_over() {
     assert_eq!(lines.leave(&holder("c", 4), 3), Some("given up"));
     assert_eq!((lines.len(), lines.namespaces()), (0, 0), "nothing is left of those who waited");
 }
+
+#[test]
+fn a_thread_between_two_calls_is_one_of_those_that_there_may_be() {
+    let pool = Pool::new("test", 1, 0);
+    let ((begun, begins), (end, ends)) = (mpsc::channel(), mpsc::channel::<()>());
+    let _first = pool.call(&holder("a", 1), move || {
+        let _ = begun.send(());
+        let _ = ends.recv();
+    });
+    begins.recv().expect("it begins");
+    let mut state = pool.shared.state.lock();
+    drop(end);
+    // It has given its place back, and is about to look for more.
+    while state.lines.shares().held() > 0 {
+        std::thread::yield_now();
+    }
+    let (told, done) = mpsc::channel();
+    state.lines.join(&holder("b", 2), 7, Box::new(move || told.send(()).unwrap_or(())));
+    drop(pool.shared.admit(&mut state, 0));
+    assert_eq!(state.threads, 1);
+    drop(state);
+    done.recv().expect("done by the thread that there is");
+}

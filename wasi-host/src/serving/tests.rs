@@ -1,5 +1,7 @@
 //! Clients that are slow, silent or hostile, each against the bound that is theirs.
 
+mod under_way;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

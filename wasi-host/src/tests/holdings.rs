@@ -262,6 +262,38 @@ async fn a_pod_that_holds_all_it_may_refuses_and_recovers() {
 }
 
 #[tokio::test]
+async fn an_instance_that_holds_all_that_it_may_takes_no_further_request() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(SMALL);
+    let container = serve(&bench, &pod, bench.sample("hello-http-p3").await);
+    let service = pod.namespace().http_service(PORT).expect("served");
+    let (mut waiting, mut held) = (Vec::new(), None);
+    for _ in 0..2 {
+        // As many instances as there may be before they are shared, each with a request more that it keeps.
+        for _ in 0..4 {
+            let request = Request::get("/wait").header("x", "y").body(empty_body()).expect("a request");
+            waiting.push(tokio::spawn(service.call(request)));
+        }
+        while bench.stderr.text().matches("waiting").count() < waiting.len() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // There is no room for the second of each.
+        held.get_or_insert_with(|| exhaust(pod.account()));
+    }
+    let refused =
+        call(&pod, "/", Bytes::new()).await.expect_err("what they keep is more than there is room for");
+    assert!(matches!(refused, HttpError::Unavailable { .. }), "{refused}");
+    drop(held);
+    assert!(call(&pod, "/", Bytes::new()).await.is_ok());
+    assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
+    container.kill();
+    for waiting in waiting {
+        assert!(waiting.await.expect("no panic").is_err());
+    }
+    none_is_held(&pod).await;
+}
+
+#[tokio::test]
 async fn what_waits_in_pipes_is_the_pods_and_little_where_memory_is_scarce() {
     let bench = Bench::new(1);
     let pod = bench.pod(SMALL);

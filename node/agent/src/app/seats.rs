@@ -26,6 +26,19 @@ impl Seats {
         Self { freed, freed_at: None, due: None }
     }
 
+    /// Some got free: those that wait are tried soon, and what gets free until then is given out with these.
+    fn free(&mut self, now: Instant) {
+        self.freed_at = Some(now);
+        self.due.get_or_insert(now + SEATS_SETTLE);
+    }
+
+    /// Somebody found none. What got free just before may have come before it was known that this one waits.
+    fn miss(&mut self, now: Instant) {
+        if self.freed_at.is_some_and(|at| now.duration_since(at) < SEATS_SETTLE) {
+            self.due.get_or_insert(now + SEATS_SETTLE);
+        }
+    }
+
     /// Returns when seats got free for which somebody waited.
     pub async fn changed(&mut self) {
         if self.freed.changed().await.is_err() {
@@ -37,16 +50,11 @@ impl Seats {
 
 impl App {
     pub(super) fn seats_freed(&mut self) {
-        let now = Instant::now();
-        self.seats.freed_at = Some(now);
-        self.seats.due.get_or_insert(now + SEATS_SETTLE);
+        self.seats.free(Instant::now());
     }
 
-    /// A container found no seat. What got free since may have come before it was known that it waits.
     pub(super) fn seat_missed(&mut self) {
-        if self.seats.freed_at.is_some_and(|at| at.elapsed() < SEATS_SETTLE) {
-            self.seats.due.get_or_insert(Instant::now() + SEATS_SETTLE);
-        }
+        self.seats.miss(Instant::now());
     }
 
     pub(super) fn waited_for_a_seat(&self, at: &At) -> bool {
@@ -60,5 +68,30 @@ impl App {
             let (uid, container, attempt) = (waiting.uid, waiting.container, waiting.attempt);
             self.observe(Observation::Container { uid, container, attempt, news: News::SeatFreed });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_gets_free_is_given_out_together_and_to_who_missed_it_just_before() {
+        let mut seats = Seats::new(watch::channel(0).1);
+        let start = Instant::now();
+        let at = |part: u32| start + SEATS_SETTLE * part / 4;
+        // Nobody waits for what may get free.
+        seats.miss(at(0));
+        assert_eq!(seats.due, None);
+        seats.free(at(1));
+        seats.free(at(3));
+        assert_eq!(seats.due, Some(at(5)), "others that get free put nothing off");
+        // Those that wait have been tried.
+        seats.due = None;
+        seats.miss(at(6));
+        assert_eq!(seats.due, Some(at(10)), "what got free then may be what this one waits for");
+        seats.due = None;
+        seats.miss(at(7));
+        assert_eq!(seats.due, None, "that was too long ago to have been missed");
     }
 }

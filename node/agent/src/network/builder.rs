@@ -56,10 +56,17 @@ struct Changes {
 impl Builder {
     /// Starts the thread, which gives each state to `update`.
     pub(super) fn start(update: impl FnMut(NetworkState) + Send + 'static) -> io::Result<Self> {
+        Self::with(take_in, update)
+    }
+
+    /// The same where the thread takes each object in by `take_in`.
+    fn with(take_in: TakeIn, update: impl FnMut(NetworkState) + Send + 'static) -> io::Result<Self> {
         let (shared, own) = (Arc::<Shared>::default(), watch::Sender::new(0));
         let built = own.subscribe();
         let of_thread = shared.clone();
-        thread::Builder::new().name("network".to_owned()).spawn(move || of_thread.run(update, &own))?;
+        thread::Builder::new()
+            .name("network".to_owned())
+            .spawn(move || of_thread.run(take_in, update, &own))?;
         Ok(Self { shared, built })
     }
 
@@ -101,7 +108,10 @@ impl Drop for Builder {
     }
 }
 
-/// True where the network may look different now.
+/// Takes in that an object is so now, or is gone. True where the network may look different.
+type TakeIn = fn(&mut NetworkObjects, &Key, Option<&Value>) -> bool;
+
+/// As [`NetworkObjects`] has it.
 fn take_in(objects: &mut NetworkObjects, (resource, namespace, name): &Key, object: Option<&Value>) -> bool {
     match object {
         Some(object) => objects.put(resource, namespace, name, object),
@@ -110,7 +120,7 @@ fn take_in(objects: &mut NetworkObjects, (resource, namespace, name): &Key, obje
 }
 
 impl Shared {
-    fn run(&self, mut update: impl FnMut(NetworkState), built: &watch::Sender<u64>) {
+    fn run(&self, take_in: TakeIn, mut update: impl FnMut(NetworkState), built: &watch::Sender<u64>) {
         let mut objects = NetworkObjects::default();
         while let Some((waiting, number)) = self.take() {
             let mut changed = false;
@@ -211,5 +221,43 @@ mod tests {
         builder.hurry();
         builder.told().await;
         assert!(states.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn what_the_node_fails_on_is_left_out_and_costs_nothing_else() {
+        let (seen, states) = mpsc::channel();
+        let update = move |state: NetworkState| {
+            let names: Vec<_> = state.services.into_iter().map(|service| service.name).collect();
+            assert!(!names.contains(&"odd".to_owned()), "as where the fabric can make nothing of a state");
+            let _ = seen.send(names);
+        };
+        let fails_on_one = |objects: &mut NetworkObjects, key: &Key, object: Option<&Value>| {
+            assert_ne!(key.2, "bad", "as where an object is what nobody thought of");
+            take_in(objects, key, object)
+        };
+        let builder = Builder::with(fails_on_one, update).unwrap();
+        let change = |name: &str, is_there: bool| {
+            let key = ("services".to_owned(), "d".to_owned(), name.to_owned());
+            builder.change(key, is_there.then(|| json!({ "spec": { "ports": [{ "port": 80 }] } })));
+        };
+        // The bad one is between others.
+        for name in ["a", "bad", "c"] {
+            change(name, true);
+        }
+        builder.hurry();
+        builder.told().await;
+        assert_eq!(states.try_iter().last().unwrap(), ["a", "c"]);
+        change("odd", true);
+        builder.hurry();
+        builder.told().await;
+        assert!(states.try_recv().is_err(), "the tables stay as they were, and nobody waits for others");
+        change("odd", false);
+        for name in ["bad", "e"] {
+            change(name, true);
+        }
+        builder.hurry();
+        builder.told().await;
+        assert_eq!(states.try_iter().last().unwrap(), ["a", "c", "e"]);
+        assert_eq!(builder.held(), 3);
     }
 }

@@ -16,13 +16,13 @@ use crate::{app::Event, held::Held};
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Rig {
-    async fn held(&self) -> Held {
+    pub(super) async fn held(&self) -> Held {
         let (counted, answer) = oneshot::channel();
         self.events.send(Event::Count(counted)).await.unwrap();
         answer.await.unwrap()
     }
 
-    async fn delete(&mut self, resource: &str, object: &Value) {
+    pub(super) async fn delete(&mut self, resource: &str, object: &Value) {
         let deleted = object_event::Type::Delete.into();
         self.tell(Down::Object(coracle_proto::node::ObjectEvent {
             r#type: deleted,
@@ -32,7 +32,7 @@ impl Rig {
     }
 
     /// Waits until the node holds no more than this.
-    async fn until_held(&mut self, wanted: &Held) {
+    pub(super) async fn until_held(&mut self, wanted: &Held) {
         let begun = Instant::now();
         loop {
             // What waits to be sent counts as well.

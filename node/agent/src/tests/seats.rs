@@ -15,7 +15,8 @@ fn echo(name: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_without_a_seat_waits_with_the_reason_and_runs_when_one_gets_free() {
     let dir = tempfile::tempdir().unwrap();
-    let mut rig = Rig::of_size(dir.path(), Vec::new(), INSTANCES);
+    let parts = Parts { max_instances: INSTANCES, ..Parts::default() };
+    let mut rig = Rig::with(dir.path(), Vec::new(), parts);
     rig.tell(Down::Synced(Synced { revision: 1 })).await;
     for number in 0..OF_A_NAMESPACE {
         let name = format!("echo-{number}");

@@ -87,6 +87,41 @@ fn a_missing_config_map_holds_the_container_until_it_is_there() {
 }
 
 #[test]
+fn what_holds_a_container_is_told_once_however_often_it_is_planned_anew() {
+    let mut world = World::new();
+    world.put(&pod(r#""containers":[{"name":"web","image":"hello:1.0",
+            "envFrom":[{"configMapRef":{"name":"first"}},{"configMapRef":{"name":"other"}}]}]"#));
+    world.quietly(|world| {
+        world.sandbox_ready();
+        world.mounted();
+    });
+    world.pulled("web", 0);
+    // It is planned again at each of these changes, and the first is missing as before.
+    world.config_map("other", r#"{"data":{"A":"1"}}"#, 7);
+    world.config_map("other", r#"{"data":{"A":"2"}}"#, 8);
+    world.config_map("first", r#"{"data":{"B":"1"}}"#, 9);
+    world.check(expect![[r#"
+        0s put
+          admit
+          create sandbox, preferred None
+          mount []
+          report Pending ["Initialized"]; web waiting:ContainerCreating x0
+        0s web/0 pulled
+          hold web: configmap "first" not found
+          event spec.containers{web} Pulled: Successfully pulled image "hello:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:CreateContainerConfigError x0 (configmap "first" not found)
+          event spec.containers{web} Failed: Error: configmap "first" not found
+        0s config map other at 7
+          hold web: configmap "first" not found
+        0s config map other at 8
+          hold web: configmap "first" not found
+        0s config map first at 9
+          start web/0 ["hello"]
+          report Pending ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x0
+    "#]]);
+}
+
+#[test]
 fn a_volume_waits_for_its_source_and_follows_its_changes() {
     let mut world = World::new();
     world.put(&pod(

@@ -149,4 +149,40 @@ mod tests {
         assert_eq!(pool.held(), 0);
         assert!(!pool.state.lock().sweeping, "nothing runs for a pool that keeps nothing");
     }
+
+    /// An open connection, and its far end.
+    async fn connection() -> (SendRequest<HttpBody>, tokio::io::DuplexStream) {
+        let (client, server) = tokio::io::duplex(64);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(client)).await.unwrap();
+        tokio::spawn(connection);
+        sender.ready().await.unwrap();
+        (sender, server)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_has_a_bound_for_each_endpoint_and_for_all() {
+        let pool = Arc::<Pool>::default();
+        let mut servers = Vec::new();
+        let endpoint =
+            |number: usize| SocketAddr::new(std::net::Ipv4Addr::from_bits(number as u32).into(), 80);
+        for number in 0..=IDLE_MAX {
+            let (sender, server) = connection().await;
+            pool.keep(endpoint(0), sender);
+            servers.push(server);
+            assert_eq!(pool.state.lock().idle[&endpoint(0)].len(), IDLE_MAX.min(number + 1));
+        }
+        for number in 1..=ENDPOINTS_MAX {
+            let (sender, server) = connection().await;
+            pool.keep(endpoint(number), sender);
+            servers.push(server);
+        }
+        assert_eq!(pool.held(), ENDPOINTS_MAX);
+        assert!(pool.take(endpoint(ENDPOINTS_MAX)).is_none(), "the last one found no place");
+        assert!(pool.take(endpoint(0)).is_some());
+        // Those that may be used no more make room.
+        tokio::time::advance(IDLE_TIME_MAX).await;
+        let (sender, _server) = connection().await;
+        pool.keep(endpoint(ENDPOINTS_MAX), sender);
+        assert_eq!(pool.held(), 1);
+    }
 }

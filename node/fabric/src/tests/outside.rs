@@ -163,7 +163,8 @@ async fn node_ports_lead_to_the_service() {
     cluster.state.services[0].endpoints.clear();
     cluster.a.update(cluster.state.clone());
     let mut stream = TcpStream::connect(free).await.unwrap();
-    assert!(stream.read_u8().await.is_err());
+    let refused = stream.read_u8().await.unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionReset);
     cluster.state.services.clear();
     cluster.a.update(cluster.state.clone());
     let closing = async {

@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
 use crate::files::transfer::{self, Place, TRANSFER_BYTES_MAX};
-use crate::files::{Account, BYTES_SQUEEZED, OpenDescriptor};
-use crate::ledger::{Charge, HeldBytes, Holding};
+use crate::files::{Account, OpenDescriptor};
+use crate::ledger::{Charge, HeldBytes};
 use crate::pool::{Call, NotDone};
 
 /// What is read where a guest waits for bytes without having said how many.
@@ -158,8 +158,7 @@ impl Writing {
     /// Bytes that may be written now: none while others are.
     fn room(&mut self) -> StreamResult<usize> {
         match &self.state {
-            WriteState::Ready if self.account.ledger.is_pressed(Holding::Heap) => Ok(BYTES_SQUEEZED),
-            WriteState::Ready => Ok(TRANSFER_BYTES_MAX),
+            WriteState::Ready => Ok(self.account.room()),
             WriteState::Waiting(..) => Ok(0),
             WriteState::Closed => Err(StreamError::Closed),
             WriteState::Failed(_) => match mem::replace(&mut self.state, WriteState::Closed) {
@@ -233,15 +232,16 @@ mod tests {
     use wasmtime_wasi::{FsPerms, OpenMode};
 
     use super::*;
-    use crate::files::{Opened, Pools, Reserve};
-    use crate::ledger::{Ledger, NodeBounds};
+    use crate::files::{BYTES_SQUEEZED, Opened, Pools, Reserve};
+    use crate::ledger::{Holding, Ledger, NodeBounds};
+    use crate::pool::Pool;
     use crate::shares::Holder;
 
     #[tokio::test]
     async fn what_streams_hold_is_counted_and_little_where_memory_is_scarce() {
         let bounds = NodeBounds { memory: None, heap: 1 << 20, files: 100, files_guaranteed: 1 };
         let ledger = Ledger::new(bounds).pod(&"default".into(), None);
-        let pools = Pools::new();
+        let pools = Pools { calls: Pool::new("files", 1, 0), ..Pools::new() };
         let account = Account::new(
             pools.clone(),
             Holder::default(),

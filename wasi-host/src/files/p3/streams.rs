@@ -16,8 +16,8 @@ use wasmtime_wasi::p3::bindings::filesystem::types::{DirectoryEntry, ErrorCode};
 use crate::files::convert;
 use crate::files::listing::Listing;
 use crate::files::transfer::{self, Place, TRANSFER_BYTES_MAX};
-use crate::files::{Account, BYTES_SQUEEZED, OpenDescriptor, not_done};
-use crate::ledger::{Charge, Holding};
+use crate::files::{Account, OpenDescriptor, not_done};
+use crate::ledger::Charge;
 use crate::pool::{Call, NotDone};
 
 type Polled = Poll<wasmtime::Result<StreamResult>>;
@@ -163,11 +163,8 @@ impl<T> StreamConsumer<T> for Writing {
             return Poll::Ready(Ok(StreamResult::Completed));
         }
         let (call, len) = me.call.get_or_insert_with(|| {
-            let remaining = source.remaining();
-            let scarce = me.account.ledger.is_pressed(Holding::Heap);
-            let len = remaining.len().min(if scarce { BYTES_SQUEEZED } else { TRANSFER_BYTES_MAX });
-            let bytes = bytes::Bytes::copy_from_slice(&remaining[..len]);
-            let bytes = me.account.ledger.hold_bytes(bytes);
+            let bytes = me.account.take_some(source.remaining());
+            let len = bytes.len();
             let (of, place) = (Arc::clone(&me.of), me.place);
             (me.account.call(move || transfer::write(&of, bytes, place)), len)
         });
