@@ -23,7 +23,8 @@ mod tests;
 pub use conn::Conn;
 pub use error::NetError;
 pub use http_service::{
-    BoxError, Client, HttpBody, HttpError, HttpService, Unanswered, announce_body, empty_body, full_body,
+    BoxError, Client, HttpBody, HttpError, HttpService, UNSEEN, Unanswered, announce_body, empty_body,
+    full_body,
 };
 pub use listener::{Bound, Listener};
 pub use namespace::{Namespace, NamespaceConfig};

@@ -131,3 +131,31 @@ async fn spellings_of_other_programs_are_taken() {
     let made = ask("POST", path).json(twice).ok(&router).await;
     assert_eq!(made["metadata"]["ownerReferences"], json!([owner]));
 }
+
+#[tokio::test]
+async fn since_when_an_ingress_asks_for_a_host_only_the_server_says() {
+    const INGRESSES: &str = "/apis/networking.k8s.io/v1/namespaces/default/ingresses";
+    const SINCE: &str = "coracle.dev/hosts-since";
+    let (_memory, router) = cluster();
+    let forged = json!({ SINCE: r#"{"2000-01-01T00:00:00Z":["b.example"]}"# });
+    let rules = |hosts: &[&str]| {
+        let path = json!({ "path": "/", "pathType": "Prefix",
+            "backend": { "service": { "name": "s", "port": { "number": 80 } } } });
+        let rule = |host: &&str| json!({ "host": host, "http": { "paths": [path] } });
+        json!({ "rules": hosts.iter().map(rule).collect::<Vec<_>>() })
+    };
+    let ingress =
+        |hosts: &[&str]| json!({ "metadata": { "name": "i", "annotations": forged }, "spec": rules(hosts) });
+    let since = |ingress: &Value| ingress["metadata"]["annotations"][SINCE].as_str().map(str::to_owned);
+    let made = ask("POST", INGRESSES).json(ingress(&["a.example"])).ok(&router).await;
+    assert_eq!(since(&made), None, "all are asked for since it was made");
+    let path = format!("{INGRESSES}/i");
+    let put = ask("PUT", &path).json(ingress(&["a.example", "B.example"])).ok(&router).await;
+    let noted = since(&put).unwrap();
+    assert!(noted.contains(r#":["b.example"]}"#) && !noted.contains("2000"), "{noted}");
+    let patch = json!({ "metadata": { "annotations": forged } }).to_string();
+    for path in [path.clone(), format!("{path}/status")] {
+        let patched = ask("PATCH", &path).body(MERGE, patch.clone()).ok(&router).await;
+        assert_eq!(since(&patched), Some(noted.clone()), "{path}");
+    }
+}

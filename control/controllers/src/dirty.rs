@@ -1,9 +1,11 @@
 //! Which tasks an event gives rise to.
 
+use std::collections::BTreeSet;
+
 use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName};
 
 use crate::{
-    draft::namespace_key, ingress::hosts_of, model::Node, ownership::Wait, pod_gc::ENDED_PODS_MAX,
+    draft::namespace_key, ingress::claims_of, model::Node, ownership::Wait, pod_gc::ENDED_PODS_MAX,
     queue::Queue, selectors::may_match, service_account, state::State,
 };
 
@@ -210,12 +212,14 @@ fn mark_ingresses(state: &State, dirty: &mut Queue) {
 
 /// Marks the Ingresses of other namespaces to which the hosts that one asks for anew, or no more, make a difference.
 fn mark_hosts(state: &State, event: &Event, dirty: &mut Queue) {
-    let now = hosts_of(&event.object);
-    let changed = match (&event.previous, event.kind) {
-        (Some(before), EventKind::Modified) => now.symmetric_difference(&hosts_of(before)).cloned().collect(),
-        _ => now,
+    let claims = |ingress| claims_of(ingress).into_iter().collect::<BTreeSet<_>>();
+    let now = claims(&event.object);
+    let changed: Vec<_> = match (&event.previous, event.kind) {
+        (Some(before), EventKind::Modified) => now.symmetric_difference(&claims(before)).cloned().collect(),
+        _ => now.into_iter().collect(),
     };
-    dirty.extend(state.hosts.concerned(&event.object, &changed).cloned().map(Task::Ingress));
+    let concerned = state.hosts.concerned(&event.object.key.name, &changed);
+    dirty.extend(concerned.cloned().map(Task::Ingress));
 }
 
 fn mark_replica_set(state: &State, event: &Event, dirty: &mut Queue) {

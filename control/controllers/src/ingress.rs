@@ -1,11 +1,11 @@
 //! The status of Ingresses: where gateways answer for them, and whether a host that they ask for is another namespace's.
-//! Gateways leave such a host to the older Ingress.
+//! Gateways leave such a host to who asked for it first.
 
 mod gateways;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coracle_objects::{Object, ObjectKey, ObjectName};
+use coracle_objects::{Object, ObjectKey, ObjectName, kinds::hosts_since};
 use serde_json::Value;
 
 pub use gateways::{GATEWAY_ANNOTATION, Gateways, gateway};
@@ -31,7 +31,7 @@ const HOST_HELD: &str = "coracle.dev/HostHeld";
 /// Hosts that an event names.
 const NAMED_MAX: usize = 10;
 
-/// Who asks for each host, the oldest first.
+/// Who asks for each host, who did first before the others.
 #[derive(Debug, Default)]
 pub struct Hosts {
     by_host: BTreeMap<String, BTreeSet<Claim>>,
@@ -39,23 +39,23 @@ pub struct Hosts {
     by_domain: BTreeMap<String, BTreeSet<String>>,
 }
 
-/// When an Ingress was made, and its name: gateways have the same order.
+/// Since when an Ingress asks for a host, and its name: gateways have the same order.
 type Claim = (String, ObjectName);
 
 impl Hosts {
     pub fn insert(&mut self, ingress: &Object) {
-        for host in hosts_of(ingress) {
+        for (host, since) in claims_of(ingress) {
             if let Some((_, domain)) = host.split_once('.') {
                 self.by_domain.entry(domain.to_owned()).or_default().insert(host.clone());
             }
-            self.by_host.entry(host).or_default().insert(claim(ingress));
+            self.by_host.entry(host).or_default().insert((since, ingress.key.name.clone()));
         }
     }
 
     pub fn remove(&mut self, ingress: &Object) {
-        for host in hosts_of(ingress) {
+        for (host, since) in claims_of(ingress) {
             if let Some(claims) = self.by_host.get_mut(&host) {
-                claims.remove(&claim(ingress));
+                claims.remove(&(since, ingress.key.name.clone()));
                 if claims.is_empty() {
                     self.by_host.remove(&host);
                     self.forget(&host);
@@ -74,24 +74,27 @@ impl Hosts {
         }
     }
 
-    /// Ingresses of other namespaces that may have, or have lost, a host now that this Ingress asks for it, or does so no
-    /// more. Where it is not, and was not, the first to ask, that changes nothing for others.
+    /// Ingresses of other namespaces that may have, or have lost, a host now that the one of this name asks for it since
+    /// then, or does so no more. Where it is not, and was not, the first to ask, that changes nothing for others.
     pub fn concerned<'a>(
         &'a self,
-        ingress: &Object,
-        changed: &'a BTreeSet<String>,
+        name: &'a ObjectName,
+        changed: &'a [(String, String)],
     ) -> impl Iterator<Item = &'a ObjectName> {
-        let claim = claim(ingress);
-        let covered =
-            changed.iter().filter_map(|host| self.by_domain.get(host.strip_prefix("*.")?)).flatten();
         let first = |host: &str| self.by_host.get(host).and_then(|claims| claims.first());
-        let decided = changed.iter().any(|host| first(host).is_none_or(|first| claim <= *first));
-        let hosts = changed.iter().chain(covered).filter(move |_| decided);
+        let is_first = |host: &str, since: &str| {
+            first(host).is_none_or(|first| (since, name) <= (first.0.as_str(), &first.1))
+        };
+        let decided = changed.iter().any(|(host, since)| is_first(host, since));
+        let covered =
+            changed.iter().filter_map(|(host, _)| self.by_domain.get(host.strip_prefix("*.")?)).flatten();
+        let hosts = changed.iter().map(|(host, _)| host).chain(covered).filter(move |_| decided);
         let claims = hosts.filter_map(|host| self.by_host.get(host)).flatten();
-        claims.map(|claim| &claim.1).filter(move |name| name.namespace != claim.1.namespace)
+        claims.map(|claim| &claim.1).filter(|other| other.namespace != name.namespace)
     }
 
-    /// The namespace that has a host, by its oldest Ingress that no older wildcard of another keeps from it.
+    /// The namespace that has a host: whose Ingress asked for it first, unless another's asked for the wildcard above it
+    /// before.
     fn holder(&self, host: &str) -> Option<&str> {
         let above = host.split_once('.').map(|(_, domain)| format!("*.{domain}"));
         let above = above.and_then(|above| self.by_host.get(&above)?.first());
@@ -111,14 +114,14 @@ pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadab
     if ingress.meta.deletion_timestamp.is_some() || !is_ours(planner.state, &value) {
         return Ok(());
     }
-    let held = hosts_of(&ingress).into_iter().filter_map(|host| {
+    let held = claims_of(&ingress).into_keys().filter_map(|host| {
         let holder = planner.state.hosts.holder(&host).filter(|holder| *holder != &*name.namespace)?;
         Some(format!("{host} (namespace {holder})"))
     });
     let held: Vec<String> = held.take(NAMED_MAX).collect();
     if !held.is_empty() {
         let message = format!(
-            "Older Ingresses of other namespaces have these hosts, and the rules for them are not served: {}. Choose other \
+            "Ingresses of other namespaces had these hosts before, and the rules for them are not served: {}. Choose other \
              hosts, or let the other Ingress give them up",
             held.join(", ")
         );
@@ -143,17 +146,10 @@ fn is_ours(state: &State, ingress: &Value) -> bool {
     class.is_some_and(|class| class["spec"]["controller"] == CONTROLLER)
 }
 
-fn claim(ingress: &Object) -> Claim {
-    (ingress.meta.creation_timestamp.clone().unwrap_or_default(), ingress.key.name.clone())
-}
-
-/// The hosts that an Ingress asks for, in lower case.
-pub fn hosts_of(ingress: &Object) -> BTreeSet<String> {
+/// The hosts that an Ingress asks for, and since when.
+pub fn claims_of(ingress: &Object) -> BTreeMap<String, String> {
     // One that cannot be read asks for nothing.
-    let value: Value = ingress.parse().unwrap_or_default();
-    let rules = value.pointer("/spec/rules").and_then(Value::as_array);
-    let hosts = rules.into_iter().flatten().filter_map(|rule| rule["host"].as_str());
-    hosts.filter(|host| !host.is_empty()).map(str::to_ascii_lowercase).collect()
+    hosts_since(&ingress.parse().unwrap_or_default())
 }
 
 #[cfg(test)]

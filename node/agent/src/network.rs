@@ -14,6 +14,7 @@ use coracle_fabric::{
     Backend, BackendPort, Endpoint, Fabric, IngressEntry, IngressPath, IngressRule, NetworkState,
     NodeIdentity, PathKind, PodBlock, PodEntry, Protocol, ServiceEntry, ServicePort,
 };
+use coracle_objects::kinds::hosts_since;
 use coracle_wasi_host::net::{Namespace, Uplink};
 use serde_json::Value;
 
@@ -331,9 +332,12 @@ fn endpoints(slice: &Value) -> Vec<Endpoint> {
 
 fn ingress(namespace: &str, name: &str, object: &Value) -> IngressEntry {
     let spec = &object["spec"];
-    let rules = list(&spec["rules"]).iter().map(|rule| IngressRule {
-        host: rule["host"].as_str().filter(|host| !host.is_empty()).map(str::to_owned),
-        paths: list(&rule["http"]["paths"]).iter().filter_map(ingress_path).collect(),
+    let since = hosts_since(object);
+    let rules = list(&spec["rules"]).iter().map(|rule| {
+        let host = rule["host"].as_str().filter(|host| !host.is_empty());
+        let asked = host.and_then(|host| since.get(&host.to_ascii_lowercase()));
+        let paths = list(&rule["http"]["paths"]).iter().filter_map(ingress_path).collect();
+        IngressRule { host: host.map(str::to_owned), since: asked.cloned().unwrap_or_default(), paths }
     });
     IngressEntry {
         namespace: namespace.to_owned(),

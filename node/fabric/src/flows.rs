@@ -105,7 +105,7 @@ impl Flows {
     pub(crate) fn direct(&self, holder: &Holder, client: SocketAddr, to: SocketAddr) -> Way {
         let mut state = self.state.lock();
         let plain = Way { source: client, endpoint: to };
-        if state.answered(client, to).is_some() {
+        if state.answered(client, to, |_, _| true).is_some() {
             return plain;
         }
         let choose = || Ok::<_, Infallible>(to);
@@ -165,9 +165,15 @@ impl Flows {
         place
     }
 
-    /// What a datagram from `from` to `to` answers: the socket that waits for it, and the address that it sent to.
-    pub(crate) fn answered(&self, from: SocketAddr, to: SocketAddr) -> Option<(SocketAddr, SocketAddr)> {
-        self.state.lock().answered(from, to)
+    /// What a datagram from `from` to `to` answers: the socket that waits for it, and the address that it sent to. A flow
+    /// ends where its endpoint does not speak for that address (given first) any more.
+    pub(crate) fn answered(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+        speaks: impl FnOnce(SocketAddr, SocketAddr) -> bool,
+    ) -> Option<(SocketAddr, SocketAddr)> {
+        self.state.lock().answered(from, to, speaks)
     }
 }
 
@@ -195,9 +201,14 @@ impl State {
         Some(flow.way)
     }
 
-    fn answered(&mut self, from: SocketAddr, to: SocketAddr) -> Option<Key> {
+    fn answered(
+        &mut self,
+        from: SocketAddr,
+        to: SocketAddr,
+        speaks: impl FnOnce(SocketAddr, SocketAddr) -> bool,
+    ) -> Option<Key> {
         let key = *self.back.get(&(to, from))?;
-        if self.used(&key, |_| true).is_none() {
+        if self.used(&key, |way| speaks(key.1, way.endpoint)).is_none() {
             self.forget(&key);
             return None;
         }
@@ -259,6 +270,10 @@ mod tests {
         Holder { namespace: namespace.into(), ..holder(pod) }
     }
 
+    fn answered(flows: &Flows, from: SocketAddr, to: SocketAddr) -> Option<Key> {
+        flows.answered(from, to, |_, _| true)
+    }
+
     fn way(flows: &Flows, client: &str, to: &str) -> Option<Way> {
         let choose = || Ok::<_, Infallible>(at(ENDPOINT));
         flows.way(&holder(9), at(client), at(to), |_| true, choose).unwrap()
@@ -272,7 +287,7 @@ mod tests {
             assert_eq!(ways[0].source, at(CLIENT), "the first keeps its port");
             for (to, way) in order.iter().zip(ways) {
                 assert_eq!(way.source.ip(), at(CLIENT).ip());
-                assert_eq!(flows.answered(way.endpoint, way.source), Some((at(CLIENT), at(to))));
+                assert_eq!(answered(&flows, way.endpoint, way.source), Some((at(CLIENT), at(to))));
             }
             assert_eq!(order.map(|to| way(&flows, CLIENT, to).unwrap()), ways, "flows stay");
         }
@@ -289,10 +304,10 @@ mod tests {
             flows.way(&holder(8), at(CLIENT), at(SERVICE), |_| true, || Ok::<_, ()>(at(ENDPOINT))).is_ok()
         );
         tokio::time::advance(FLOW_IDLE_MAX / 2).await;
-        assert!(flows.answered(at(ENDPOINT), at("10.128.1.9:1")).is_some(), "an answer keeps the flow");
+        assert!(answered(&flows, at(ENDPOINT), at("10.128.1.9:1")).is_some(), "an answer keeps the flow");
         tokio::time::advance(FLOW_IDLE_MAX / 2).await;
-        assert!(flows.answered(at(ENDPOINT), at("10.128.1.9:1")).is_some());
-        assert_eq!(flows.answered(at(ENDPOINT), at("10.128.1.9:2")), None);
+        assert!(answered(&flows, at(ENDPOINT), at("10.128.1.9:1")).is_some());
+        assert_eq!(answered(&flows, at(ENDPOINT), at("10.128.1.9:2")), None);
         assert!(way(&flows, CLIENT, SERVICE).is_some());
         assert!(way(&flows, "10.128.1.9:4", SERVICE).is_some(), "what is idle makes room");
         assert_eq!(way(&flows, "10.128.1.9:5", SERVICE), None);
@@ -311,7 +326,7 @@ mod tests {
             assert_eq!(flows.direct(&holder(9), asker, server), Way { source: asker, endpoint: server });
             let answer = Way { source: server, endpoint: asker };
             assert_eq!(flows.direct(&in_namespace("victim", 2), server, asker), answer);
-            assert_eq!(flows.answered(server, asker), Some((asker, server)));
+            assert_eq!(answered(&flows, server, asker), Some((asker, server)));
         }
         assert_eq!(flows.held(), 300, "a pod's share: the answers have cost nothing");
         // Of what pods of another node ask nothing is known here: three servers answer it.
@@ -346,11 +361,24 @@ mod tests {
         let asked = way(&flows, CLIENT, SERVICE).unwrap();
         assert_ne!(asked.source, server);
         assert_eq!(
-            flows.answered(asker, server),
+            answered(&flows, asker, server),
             None,
             "the asker's next question is no answer of the service"
         );
-        assert_eq!(flows.answered(asker, asked.source), Some((server, at(SERVICE))));
+        assert_eq!(answered(&flows, asker, asked.source), Some((server, at(SERVICE))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_the_address_of_a_former_endpoint_does_not_speak_for_the_service() {
+        let flows = Flows::default();
+        way(&flows, CLIENT, SERVICE).unwrap();
+        let asked = |sent_to: SocketAddr, endpoint: SocketAddr| {
+            assert_eq!((sent_to, endpoint), (at(SERVICE), at(ENDPOINT)));
+            false
+        };
+        assert_eq!(flows.answered(at(ENDPOINT), at(CLIENT), asked), None);
+        assert_eq!(answered(&flows, at(ENDPOINT), at(CLIENT)), None, "the flow has ended with it");
+        assert_eq!(flows.held(), 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -361,8 +389,8 @@ mod tests {
         }
         way(&flows, "10.128.1.8:1", SERVICE).unwrap();
         flows.forget_pod([10, 128, 1, 9].into());
-        assert_eq!(flows.answered(at(ENDPOINT), at("10.128.1.9:1")), None, "the next pod of this address");
-        assert!(flows.answered(at(ENDPOINT), at("10.128.1.8:1")).is_some(), "others keep theirs");
+        assert_eq!(answered(&flows, at(ENDPOINT), at("10.128.1.9:1")), None, "the next pod of this address");
+        assert!(answered(&flows, at(ENDPOINT), at("10.128.1.8:1")).is_some(), "others keep theirs");
         let state = flows.state.lock();
         assert_eq!((state.out.len(), state.back.len(), flows.held()), (1, 1, 1));
     }
@@ -374,6 +402,7 @@ mod tests {
         let other = at("10.128.2.3:5353");
         let moved = flows.way(&holder(9), at(CLIENT), at(SERVICE), |_| false, || Ok::<_, ()>(other)).unwrap();
         assert_eq!(moved, Some(Way { source: at(CLIENT), endpoint: other }));
-        assert_eq!(flows.answered(at(ENDPOINT), at(CLIENT)), None);
+        assert_eq!(answered(&flows, other, at(CLIENT)), Some((at(CLIENT), at(SERVICE))));
+        assert_eq!(answered(&flows, at(ENDPOINT), at(CLIENT)), None);
     }
 }

@@ -119,7 +119,7 @@ pub struct IngressEntry {
     pub namespace: String,
     /// metadata.name
     pub name: String,
-    /// metadata.creationTimestamp, which sorts as text: of two the older one has what both want.
+    /// metadata.creationTimestamp, which sorts as text: of two of one namespace the older one has what both want.
     pub created: String,
     /// spec.defaultBackend
     pub default_backend: Option<Backend>,
@@ -132,6 +132,8 @@ pub struct IngressEntry {
 pub struct IngressRule {
     /// Exact, or `*.` and a domain for exactly one label before it; none for every host.
     pub host: Option<String>,
+    /// Since when the Ingress asks for the host, which sorts as text.
+    pub since: String,
     /// http.paths
     pub paths: Vec<IngressPath>,
 }

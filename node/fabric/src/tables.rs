@@ -41,6 +41,8 @@ pub(crate) struct Service {
     ready: Vec<Ready>,
     /// The index of each port by what it is asked for.
     numbers: HashMap<(Protocol, u16), usize>,
+    /// All endpoints, and whether traffic may go to them.
+    addresses: HashMap<IpAddr, bool>,
 }
 
 /// The endpoints of a service that have the same ports.
@@ -54,8 +56,12 @@ struct Ready {
 impl Service {
     fn new(entry: ServiceEntry, counters: &Counters) -> Self {
         let open = entry.endpoints.iter().map(|endpoint| counters.of(endpoint.address)).collect();
-        let mut service = Self { entry, open, ready: Vec::new(), numbers: HashMap::new() };
+        let (ready, numbers, addresses) = Default::default();
+        let mut service = Self { entry, open, ready, numbers, addresses };
         service.ready = service.by_ports();
+        for endpoint in &service.entry.endpoints {
+            *service.addresses.entry(endpoint.address).or_default() |= service.may_serve(endpoint);
+        }
         for (index, port) in service.entry.ports.iter().enumerate().rev() {
             service.numbers.insert((port.protocol, port.port), index);
         }
@@ -136,8 +142,21 @@ impl Service {
 
     /// The endpoints that traffic may go to.
     pub(crate) fn serving(&self) -> impl Iterator<Item = (usize, &Endpoint)> {
-        let all = self.entry.publish_not_ready;
-        self.entry.endpoints.iter().enumerate().filter(move |(_, endpoint)| all || endpoint.ready)
+        self.entry.endpoints.iter().enumerate().filter(|(_, endpoint)| self.may_serve(endpoint))
+    }
+
+    fn may_serve(&self, endpoint: &Endpoint) -> bool {
+        self.entry.publish_not_ready || endpoint.ready
+    }
+
+    /// Whether traffic may go to an endpoint of this address.
+    pub(crate) fn serves(&self, endpoint: IpAddr) -> bool {
+        self.addresses.get(&endpoint) == Some(&true)
+    }
+
+    /// Whether it has an endpoint of this address, which may be on its way out.
+    pub(crate) fn lists(&self, endpoint: IpAddr) -> bool {
+        self.addresses.contains_key(&endpoint)
     }
 }
 

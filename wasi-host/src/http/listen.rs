@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use tokio_util::task::TaskTracker;
 
 use super::{Foreign, Probe, Server};
 use crate::ledger::Holding;
-use crate::net::{Client, Conn, HttpBody, HttpError, HttpService, Listener};
+use crate::net::{Client, Conn, HttpBody, HttpError, HttpService, Listener, UNSEEN};
 use crate::serving::{self, POD_PORT, POD_WINDOW_BYTES, PROBES, Place, Places};
 
 /// Bytes of the host that a connection takes while it is idle.
@@ -113,7 +113,13 @@ async fn serve_connection(
 }
 
 async fn respond(service: Arc<dyn HttpService>, request: Request<HttpBody>) -> Response<HttpBody> {
-    service.call(request).await.unwrap_or_else(|unanswered| failure(&unanswered.error))
+    service.call(request).await.unwrap_or_else(|unanswered| {
+        let mut response = failure(&unanswered.error);
+        if unanswered.request.is_some() {
+            response.headers_mut().insert(UNSEEN, HeaderValue::from_static("true"));
+        }
+        response
+    })
 }
 
 /// The response that stands for a component that gave none.
@@ -124,4 +130,36 @@ fn failure(error: &HttpError) -> Response<HttpBody> {
         HttpError::Failed { .. } => StatusCode::BAD_GATEWAY,
     };
     serving::text_answer(status, &error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::BoxFuture;
+
+    use super::*;
+    use crate::net::{Unanswered, empty_body};
+
+    /// Fails, and hands the request back where it was asked for that.
+    struct Failing;
+
+    impl HttpService for Failing {
+        fn call(
+            &self,
+            request: Request<HttpBody>,
+        ) -> BoxFuture<'static, Result<Response<HttpBody>, Unanswered>> {
+            let error = HttpError::Unavailable { reason: "the container is stopping".into() };
+            let request = (request.uri().path() == "/unseen").then(|| Box::new(request));
+            Box::pin(async { Err(Unanswered { error, request }) })
+        }
+    }
+
+    #[tokio::test]
+    async fn what_no_guest_has_seen_is_marked() {
+        for (path, is_marked) in [("/unseen", true), ("/seen", false)] {
+            let request = Request::get(path).body(empty_body()).expect("a request");
+            let response = respond(Arc::new(Failing), request).await;
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.headers().contains_key(UNSEEN), is_marked, "{path}");
+        }
+    }
 }

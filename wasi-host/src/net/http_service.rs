@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
@@ -20,6 +20,10 @@ pub type HttpBody = UnsyncBoxBody<Bytes, BoxError>;
 /// particular.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client(pub IpAddr);
+
+/// In an answer of the host's, over a connection: no guest has seen anything of the request, which may be sent to another
+/// endpoint. What [`Unanswered::request`] is where there is no connection between.
+pub const UNSEEN: HeaderName = HeaderName::from_static("coracle-unseen");
 
 /// A component that serves HTTP, called directly.
 pub trait HttpService: Send + Sync {

@@ -1,6 +1,6 @@
 //! The status of Ingresses.
 
-use coracle_objects::ObjectKey;
+use coracle_objects::{ObjectKey, kinds::note_hosts};
 use serde_json::{Value, json};
 
 use crate::harness::Cluster;
@@ -75,17 +75,27 @@ fn the_status_says_that_another_namespace_has_the_host_until_it_gives_it_up() {
         cluster.settle();
         assert_eq!(error(&cluster, &old), Value::Null);
         assert_eq!(error(&cluster, &young), "coracle.dev/HostHeld");
-        assert!(cluster.read().contains("HostHeld: Older Ingresses of other namespaces have these hosts"));
-        cluster.edit(&old, |ingress| ingress["spec"]["rules"][0]["host"] = "b.other".into());
-        cluster.settle();
+        assert!(cluster.read().contains("HostHeld: Ingresses of other namespaces had these hosts before"));
+        // As the API server does it.
+        let ask_for = |cluster: &mut Cluster, host: &str| {
+            cluster.edit(&old, |ingress| {
+                let before = ingress.clone();
+                ingress["spec"]["rules"][0]["host"] = host.into();
+                note_hosts(Some(&before), ingress, "2026-03-01T00:00:00Z");
+            });
+            cluster.settle();
+        };
+        ask_for(&mut cluster, "b.other");
         assert_eq!(error(&cluster, &young), Value::Null);
-        cluster.edit(&old, |ingress| ingress["spec"]["rules"][0]["host"] = host.into());
-        cluster.settle();
-        assert_eq!(error(&cluster, &young), "coracle.dev/HostHeld");
-        cluster.delete(&old, None);
-        cluster.settle();
+        // What it has given up is another's now; a wildcard is for what nobody else has.
+        ask_for(&mut cluster, host);
         assert_eq!(error(&cluster, &young), Value::Null);
+        let lost = if host == "a.example" { "coracle.dev/HostHeld".into() } else { Value::Null };
+        assert_eq!(error(&cluster, &old), lost);
         cluster.delete(&young, None);
+        cluster.settle();
+        assert_eq!(error(&cluster, &old), Value::Null);
+        cluster.delete(&old, None);
         cluster.settle();
     }
 }

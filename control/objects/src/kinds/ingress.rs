@@ -1,7 +1,11 @@
 //! networking.k8s.io: Ingresses, IngressClasses and the allocations of service addresses.
 
+mod held;
+
 use jiff::Timestamp;
 use serde_json::Value;
+
+pub use held::{hosts_since, note_hosts};
 
 use super::age;
 use crate::{

@@ -23,8 +23,7 @@ impl Inner {
         let tables = self.tables.load();
         let way = match self.policy.place(&tables, to, Protocol::Udp)? {
             Place::Service { service, port } => {
-                let serves =
-                    |endpoint: SocketAddr| service.serving().any(|(_, one)| one.address == endpoint.ip());
+                let serves = |endpoint: SocketAddr| service.serves(endpoint.ip());
                 let choose = || {
                     let choice = self.balancer.choose(&service, port, from.ip(), |_| true);
                     choice.map(|choice| choice.address).ok_or(NetError::ConnectionRefused)
@@ -67,7 +66,14 @@ impl Inner {
         to: SocketAddr,
         payload: Bytes,
     ) -> Result<(), NetError> {
-        let (to, from) = self.flows.answered(from, to).unwrap_or((to, from));
+        let speaks = |asked: SocketAddr, endpoint: SocketAddr| self.speaks(asked, endpoint);
+        let (to, from) = self.flows.answered(from, to, speaks).unwrap_or((to, from));
         namespace.deliver_datagram(from, to, payload)
+    }
+
+    /// Whether an endpoint may answer for what was asked: the address of a pod that is gone is another's later.
+    fn speaks(&self, asked: SocketAddr, endpoint: SocketAddr) -> bool {
+        let service = || self.tables.load().service_at(asked.ip()).cloned();
+        asked == endpoint || service().is_some_and(|service| service.lists(endpoint.ip()))
     }
 }

@@ -10,7 +10,7 @@ use crate::service::{Choice, Failed};
 use crate::tables::{OpenConnection, Service};
 use bytes::Bytes;
 use coracle_wasi_host::net::{
-    BoxError, Client, HttpBody, HttpError, HttpService, NetError, Unanswered, announce_body,
+    BoxError, Client, HttpBody, HttpError, HttpService, NetError, UNSEEN, Unanswered, announce_body,
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, uri::Authority};
 use http_body_util::{BodyExt, Empty};
@@ -218,10 +218,12 @@ impl Forwarder {
             Reached::Connection(sender) => send_over(sender, request, service).await,
             Reached::Kept(sender) => match send_over(sender, request, service).await {
                 // The endpoint may have closed it in this moment: a new one tells whether the endpoint is there.
-                Err(Failure::Again { request, .. }) => match self.connect(choice.address, service).await {
-                    Ok(sender) => send_over(sender, *request, service).await,
-                    Err(error) => Err(Failure::again(*request, error)),
-                },
+                Err(Failure::Again { request, fault: None, .. }) => {
+                    match self.connect(choice.address, service).await {
+                        Ok(sender) => send_over(sender, *request, service).await,
+                        Err(error) => Err(Failure::again(*request, error)),
+                    }
+                }
                 sent => sent,
             },
         };
@@ -268,17 +270,25 @@ impl Forwarder {
 }
 
 /// Sends over a connection. A request that was not sent, or has no body and by its method may be sent twice
-/// (RFC 9110, 9.2.2), comes back where the connection breaks before its response.
+/// (RFC 9110, 9.2.2), comes back where the connection breaks before its response; one without a body also where the other
+/// end says that no guest has seen it.
 async fn send_over(
     mut sender: SendRequest<HttpBody>,
     mut request: Request<HttpBody>,
     service: &Service,
 ) -> Result<(Response<Incoming>, SendRequest<HttpBody>), Failure> {
     announce_body(&mut request);
-    let copy = repeatable(&request);
+    let copy = copy_without_body(&request);
     match sender.try_send_request(request).await {
-        Ok(response) => Ok((response, sender)),
-        Err(mut error) => match error.take_message().or(copy) {
+        Ok(mut response) => match (response.headers_mut().remove(UNSEEN), copy) {
+            (Some(_), Some(request)) => Err(Failure::Again {
+                request: Box::new(request),
+                error: NetError::ConnectionRefused,
+                fault: Some((response.status(), format!("service {}: not serving", service.full_name()))),
+            }),
+            _ => Ok((response, sender)),
+        },
+        Err(mut error) => match error.take_message().or(copy.filter(|copy| copy.method().is_idempotent())) {
             Some(request) => Err(Failure::again(request, NetError::ConnectionReset)),
             None => {
                 let text = format!("service {} broke off: {}", service.full_name(), error.error());
@@ -288,9 +298,9 @@ async fn send_over(
     }
 }
 
-/// A copy of a request that may be sent twice.
-fn repeatable(request: &Request<HttpBody>) -> Option<Request<HttpBody>> {
-    if !request.method().is_idempotent() || !request.body().is_end_stream() {
+/// A copy of a request, if it has no body.
+fn copy_without_body(request: &Request<HttpBody>) -> Option<Request<HttpBody>> {
+    if !request.body().is_end_stream() {
         return None;
     }
     let mut copy = Request::new(Empty::new().map_err(|never| match never {}).boxed_unsync());

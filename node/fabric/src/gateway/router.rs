@@ -51,13 +51,13 @@ pub(crate) struct Target {
 
 impl Router {
     /// Rules of several Ingresses of one namespace for one host are taken together, the older one's first; a host that
-    /// another namespace's older Ingress holds is left to that. The oldest default backend counts, and for a host that a
+    /// another namespace asked for first is left to that. The oldest default backend counts, and for a host that a
     /// namespace has only what is of that namespace.
     pub(crate) fn build(mut ingresses: Vec<IngressEntry>) -> Router {
+        let holders = Holders::of(&ingresses);
         // Of those of one age they stay in the order in which they are told.
         ingresses.sort_by(|one, other| one.created.cmp(&other.created));
         let mut router = Router::default();
-        let mut holders = Holders::default();
         for ingress in ingresses {
             let namespace = ingress.namespace;
             let target = |backend| Target { namespace: namespace.clone(), backend };
@@ -73,7 +73,7 @@ impl Router {
                     }
                     continue;
                 };
-                if holders.claim(host, &namespace) {
+                if holders.has(host, &namespace) {
                     let paths = router.paths_of(host, &namespace);
                     rule.paths.iter().for_each(|path| paths.add(path, target(path.backend.clone())));
                 }
@@ -125,18 +125,34 @@ struct Holders {
 }
 
 impl Holders {
-    /// Takes a host for a namespace, unless another has it or the wildcard above it. Ask in the order of age.
-    fn claim(&mut self, host: &str, namespace: &str) -> bool {
+    /// Who asked first has a host. Of those that asked at once it is who is told of first.
+    fn of(ingresses: &[IngressEntry]) -> Self {
+        let claims = ingresses.iter().flat_map(|ingress| {
+            ingress
+                .rules
+                .iter()
+                .filter_map(|rule| Some((&rule.since, rule.host.as_ref()?, &ingress.namespace)))
+        });
+        let mut claims: Vec<_> = claims.collect();
+        claims.sort_by_key(|(since, ..)| *since);
+        let mut holders = Self::default();
+        for (_, host, namespace) in claims {
+            holders.claim(host, namespace);
+        }
+        holders
+    }
+
+    fn has(&self, host: &str, namespace: &str) -> bool {
+        self.by_host.get(&host.to_ascii_lowercase()).is_some_and(|holder| holder == namespace)
+    }
+
+    /// Takes a host for a namespace, unless another has it or the wildcard above it.
+    fn claim(&mut self, host: &str, namespace: &str) {
         let host = host.to_ascii_lowercase();
-        if let Some(holder) = self.by_host.get(&host) {
-            return holder == namespace;
-        }
         let above = host.split_once('.').and_then(|(_, domain)| self.by_host.get(&format!("*.{domain}")));
-        let is_free = above.is_none_or(|holder| holder == namespace);
-        if is_free {
-            self.by_host.insert(host, namespace.to_owned());
+        if above.is_none_or(|holder| holder == namespace) {
+            self.by_host.entry(host).or_insert_with(|| namespace.to_owned());
         }
-        is_free
     }
 }
 
@@ -200,7 +216,7 @@ mod tests {
     }
 
     fn rule(host: Option<&str>, paths: Vec<IngressPath>) -> IngressRule {
-        IngressRule { host: host.map(str::to_owned), paths }
+        IngressRule { host: host.map(str::to_owned), since: String::new(), paths }
     }
 
     #[test]
@@ -258,14 +274,16 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_its_oldest_holders() {
-        let entry = |created: &str, namespace: &str, rules: Vec<IngressRule>| IngressEntry {
-            namespace: namespace.into(),
-            name: "i".into(),
-            created: created.into(),
-            default_backend: None,
-            rules,
+    fn a_host_is_of_who_asked_for_it_first() {
+        let entry = |created: &str, namespace: &str, mut rules: Vec<IngressRule>| {
+            rules
+                .iter_mut()
+                .filter(|rule| rule.since.is_empty())
+                .for_each(|rule| rule.since = created.into());
+            let (namespace, created) = (namespace.into(), created.into());
+            IngressEntry { namespace, name: "i".into(), created, default_backend: None, rules }
         };
+        let edited = |rule: IngressRule| IngressRule { since: "2026-04-01T00:00:00Z".into(), ..rule };
         let one = |host: &str, at: &str, name: &str| rule(Some(host), vec![path(at, PathKind::Prefix, name)]);
         let router = Router::build(vec![
             entry(
@@ -277,8 +295,15 @@ mod tests {
             entry(
                 "2026-01-01T00:00:00Z",
                 "a",
-                vec![one("a.example", "/x", "first"), one("*.wild", "/", "wild")],
+                vec![
+                    one("a.example", "/x", "first"),
+                    one("*.wild", "/", "wild"),
+                    // The older one asks for it when another has it already.
+                    edited(one("b.example", "/", "thief")),
+                    edited(one("*.mine", "/", "thief")),
+                ],
             ),
+            entry("2026-03-01T00:00:00Z", "d", vec![one("shop.mine", "/", "shop")]),
             // More exact than what is held, and less.
             entry(
                 "2026-02-01T00:00:00Z",
@@ -291,6 +316,8 @@ mod tests {
         assert_eq!(route("a.example", "/deep/er"), Some("deep"), "one namespace shares its host");
         assert_eq!(route("b.example", "/"), Some("own"));
         assert_eq!(route("sub.wild", "/"), Some("wild"));
+        assert_eq!(route("shop.mine", "/"), Some("shop"));
+        assert_eq!(route("other.mine", "/"), Some("thief"), "nobody else has that");
         assert_eq!(route("c.example", "/"), Some("rest"));
         assert_eq!(route("a.example", "/x/y"), Some("first"));
     }

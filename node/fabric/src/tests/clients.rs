@@ -28,7 +28,7 @@ async fn narrow() -> Cluster {
 fn route(cluster: &mut Cluster, to: &Pod) -> SocketAddr {
     cluster.state.services = vec![service("web", vec![endpoint(to.ip)])];
     let paths = vec![IngressPath { path: "/".into(), kind: PathKind::Prefix, backend: backend("web") }];
-    let rules = vec![IngressRule { host: Some("web.local".into()), paths }];
+    let rules = vec![IngressRule { host: Some("web.local".into()), paths, ..IngressRule::default() }];
     cluster.state.ingresses =
         vec![IngressEntry { namespace: "default".into(), rules, ..IngressEntry::default() }];
     cluster.tell();

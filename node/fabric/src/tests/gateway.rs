@@ -2,7 +2,7 @@
 
 use super::cluster::{Cluster, Pod, backend, endpoint, pod, service};
 use crate::{IngressEntry, IngressPath, IngressRule, PathKind, ServiceEntry};
-use coracle_wasi_host::net::{Client, HttpBody, HttpError, HttpService, Unanswered, full_body};
+use coracle_wasi_host::net::{Client, HttpBody, HttpError, HttpService, UNSEEN, Unanswered, full_body};
 use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
@@ -72,6 +72,7 @@ fn ingress(rules: &[(&str, &str, &str)]) -> IngressEntry {
     let rule = |(host, path, service): &(&str, &str, &str)| IngressRule {
         host: Some((*host).to_owned()),
         paths: vec![IngressPath { path: (*path).into(), kind: PathKind::Prefix, backend: backend(service) }],
+        ..IngressRule::default()
     };
     IngressEntry {
         namespace: "default".into(),
@@ -186,6 +187,46 @@ async fn what_a_component_hands_back_is_tried_elsewhere() {
     let (status, text) = get(gateway, "hello.local", "/").await;
     let stopping = "503 service default/hello: not serving: the container is stopping\n";
     assert_eq!((status, &*text), (StatusCode::SERVICE_UNAVAILABLE, stopping));
+}
+
+#[tokio::test]
+async fn what_no_guest_of_another_node_has_seen_is_tried_elsewhere() {
+    let mut cluster = Cluster::new().await;
+    let (near, far) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
+    let (listener, asked) = (far.listen(), Arc::new(AtomicUsize::new(0)));
+    let count = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((conn, _)) = listener.accept().await {
+            let count = count.clone();
+            let service = service_fn(move |_: Request<Incoming>| {
+                count.fetch_add(1, Ordering::SeqCst);
+                let refused = Response::builder().status(503).header(UNSEEN, "true");
+                async { Ok::<_, Infallible>(refused.body(Empty::<Bytes>::new()).unwrap()) }
+            });
+            let server = hyper::server::conn::http1::Builder::new();
+            tokio::spawn(server.serve_connection(TokioIo::new(conn), service));
+        }
+    });
+    near.net.serve_http(8080, Arc::new(Component("near")));
+    cluster.state.services = vec![named("hello", &[&near, &far])];
+    cluster.state.ingresses = vec![ingress(&[("hello.local", "/", "hello")])];
+    cluster.tell();
+    let gateway = cluster.a.gateway_address().unwrap();
+    let post = async || {
+        let stream = TcpStream::connect(gateway).await.unwrap();
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.unwrap();
+        tokio::spawn(connection);
+        let request = Request::post("/x").header("host", "hello.local").body(Empty::<Bytes>::new()).unwrap();
+        sender.send_request(request).await.unwrap()
+    };
+    while asked.load(Ordering::SeqCst) < 3 {
+        assert_eq!(post().await.status(), StatusCode::OK);
+    }
+    cluster.state.services = vec![named("hello", &[&far])];
+    cluster.tell();
+    let refused = post().await;
+    assert_eq!((refused.status().as_u16(), refused.headers().contains_key(UNSEEN)), (503, false));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use crate::{Protocol, ServicePort};
 use bytes::Bytes;
 use coracle_wasi_host::net::NetError;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,5 +127,15 @@ async fn datagrams_find_endpoints_and_the_way_back() {
         socket.connect(Some(address(dns))).unwrap();
         socket.try_send(Bytes::from_static(b"who?"), None).unwrap();
         assert_eq!(socket.recv().await.unwrap(), (Bytes::from_static(b"who?"), address(dns)));
+        // What has the endpoint's address when that is none of the service's any more speaks for itself.
+        let (server, port) = (SocketAddr::new(server.ip, 5353), socket.local_addr().port());
+        socket.connect(None).unwrap();
+        cluster.state.services[0].endpoints.clear();
+        cluster.tell();
+        let inner =
+            if server.ip() == address("10.128.1.2:1").ip() { cluster.a.inner() } else { cluster.b.inner() };
+        let holder = coracle_wasi_host::shares::Holder { namespace: "other".into(), pod: Some(server.ip()) };
+        inner.send(&holder, server, SocketAddr::new(client.ip, port), Bytes::from_static(b"me")).unwrap();
+        assert_eq!(socket.recv().await.unwrap(), (Bytes::from_static(b"me"), server));
     }
 }

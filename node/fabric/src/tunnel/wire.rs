@@ -102,7 +102,10 @@ impl Datagram {
         }
         let head = buffer.len() - front.len();
         buffer.advance(head);
-        Ok(Some(Datagram { from, to, payload: buffer.split_to(length).freeze() }))
+        // A piece of the buffer would keep all of it for as long as the datagram waits for its reader.
+        let payload = Bytes::copy_from_slice(&buffer[..length]);
+        buffer.advance(length);
+        Ok(Some(Datagram { from, to, payload }))
     }
 }
 
@@ -170,6 +173,20 @@ mod tests {
             assert_eq!(received, sent);
         }
         assert!(Datagram::decode(&mut BytesMut::from(&[0, 1, 9][..])).is_err());
+    }
+
+    #[test]
+    fn a_small_datagram_keeps_no_large_buffer() {
+        let ends = ("10.128.0.1:5".parse().unwrap(), "10.128.1.1:53".parse().unwrap());
+        let datagram = |bytes: usize| Datagram { from: ends.0, to: ends.1, payload: vec![7; bytes].into() };
+        let mut buffer = BytesMut::with_capacity(100_000);
+        for bytes in [60_000, 1] {
+            buffer.extend_from_slice(&datagram(bytes).encode());
+        }
+        assert_eq!(Datagram::decode(&mut buffer).unwrap(), Some(datagram(60_000)));
+        let small = Datagram::decode(&mut buffer).unwrap().unwrap();
+        assert_eq!(small, datagram(1));
+        assert!(small.payload.try_into_mut().expect("nobody else has it").capacity() < 1000);
     }
 
     #[test]
