@@ -308,6 +308,7 @@ fn copy_without_body(request: &Request<HttpBody>) -> Option<Request<HttpBody>> {
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
     Some(copy)
 }
 
