@@ -1,6 +1,9 @@
 //! Objects of the cluster, read before they come to the loop: what one object sizes delays no pod.
 
-use std::sync::Arc;
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+};
 
 use coracle_core::{
     CoreError, Pod,
@@ -11,13 +14,21 @@ use coracle_wasi_host::{pool::Pool, shares::Holder};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::{app::Event, link::FromLink, wishes::Recorder};
+use crate::{
+    app::Event,
+    line::{Line, Waits},
+    link::FromLink,
+    wishes::Recorder,
+};
 
 /// Events between the link and what reads them.
 pub const QUEUE_MAX: usize = 256;
 /// Objects of more bytes are read on a thread of their own, which nothing else has work for: they are all that the node
 /// hears of.
 const SMALL_BYTES_MAX: usize = 32 * 1024;
+
+/// Of objects that wait to be read, each in its newest version only: beyond that the link is not read for so long.
+const WAITING_BYTES_MAX: usize = 256 << 20;
 
 /// An object as it is named on the link: resource, namespace, name.
 pub type Key = (String, String, String);
@@ -100,36 +111,81 @@ pub fn is_network(resource: &str) -> bool {
     )
 }
 
-/// Hands on what the link says, in its order, objects read, after it was put down for the next start. Ends when nobody
-/// listens any more.
-pub async fn run(mut link: mpsc::Receiver<Event>, events: mpsc::Sender<Event>, mut recorder: Recorder) {
-    let objects = Pool::new("objects", 1, 0);
-    loop {
-        let event = tokio::select! {
-            event = link.recv() => event,
-            () = events.closed() => return,
-        };
-        if let Some(event) = &event {
-            recorder.note(event);
-        }
-        let event = match event {
-            Some(Event::Link(FromLink::Message(Body::Object(object)))) => {
-                let name = (object.resource.clone(), object.namespace.clone(), object.name.clone());
-                let decoded = if object.object_json.len() <= SMALL_BYTES_MAX {
-                    Ok(Decoded::from(object))
-                } else {
-                    objects.call(&Holder::default(), || Decoded::from(object)).await
-                };
-                let decoded = decoded.unwrap_or_else(|error| Decoded::unreadable(name, error.to_string()));
-                Event::Object(Box::new(decoded))
-            }
-            Some(event) => event,
-            None => return,
-        };
-        if events.send(event).await.is_err() {
-            return;
+impl Waits for Event {
+    fn object(&self) -> Option<&ObjectEvent> {
+        match self {
+            Self::Link(FromLink::Message(Body::Object(object))) => Some(object),
+            _ => None,
         }
     }
+}
+
+/// Hands on what the link says, in its order, objects read, after it was put down for the next start. The link does not
+/// wait for that: what is written faster than it is read is read in its newest version only. Ends when nobody listens
+/// any more.
+pub async fn run(mut link: mpsc::Receiver<Event>, events: mpsc::Sender<Event>, mut recorder: Recorder) {
+    let objects = Pool::new("objects", 1, 0);
+    let mut line = Line::default();
+    let mut handing = pin!(None);
+    let mut is_open = true;
+    loop {
+        if handing.is_none() {
+            match line.pop() {
+                Some(event) => handing.set(Some(hand_on(event, &objects, &events))),
+                None if is_open => {}
+                None => return,
+            }
+        }
+        tokio::select! {
+            event = link.recv(), if is_open && line.bytes() < WAITING_BYTES_MAX => {
+                if let Some(event) = event {
+                    recorder.note(&event);
+                    if matches!(event, Event::Link(FromLink::Up { .. })) {
+                        // What a link has not named until it has named all is gone.
+                        line.divide();
+                    }
+                    line.push(event);
+                } else {
+                    is_open = false;
+                }
+            }
+            somebody_listens = ended(handing.as_mut()) => {
+                if !somebody_listens {
+                    return;
+                }
+                handing.set(None);
+            }
+            () = events.closed() => return,
+        }
+    }
+}
+
+/// The outcome of what is under way, if anything is.
+async fn ended<T>(under_way: Pin<&mut Option<impl Future<Output = T>>>) -> T {
+    match under_way.as_pin_mut() {
+        Some(under_way) => under_way.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// False where nobody listens any more.
+async fn hand_on(event: Event, objects: &Pool, events: &mpsc::Sender<Event>) -> bool {
+    let event = match event {
+        Event::Link(FromLink::Message(Body::Object(object))) => {
+            Event::Object(Box::new(read(object, objects).await))
+        }
+        other => other,
+    };
+    events.send(event).await.is_ok()
+}
+
+async fn read(object: ObjectEvent, objects: &Pool) -> Decoded {
+    if object.object_json.len() <= SMALL_BYTES_MAX {
+        return Decoded::from(object);
+    }
+    let key = (object.resource.clone(), object.namespace.clone(), object.name.clone());
+    let decoded = objects.call(&Holder::default(), || Decoded::from(object)).await;
+    decoded.unwrap_or_else(|error| Decoded::unreadable(key, error.to_string()))
 }
 
 #[cfg(test)]
@@ -165,5 +221,46 @@ mod tests {
             let Some(Event::Object(object)) = read.expect("in time") else { panic!("an object") };
             assert!(matches!(object.content, Content::ConfigMap(_)));
         });
+    }
+    fn config_map(name: &str, revision: u64, bytes: usize) -> Event {
+        let data = serde_json::json!({ "data": { "key": "x".repeat(bytes) } });
+        let object = ObjectEvent {
+            resource: "configmaps".into(),
+            namespace: "d".into(),
+            name: name.into(),
+            revision,
+            object_json: serde_json::to_vec(&data).unwrap().into(),
+            ..Default::default()
+        };
+        Event::Link(FromLink::Message(Body::Object(object)))
+    }
+
+    #[tokio::test]
+    async fn an_object_written_faster_than_it_is_read_holds_up_no_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (said, heard) = mpsc::channel(1);
+        let (events, mut received) = mpsc::channel(1);
+        tokio::spawn(run(heard, events, Recorder::start(dir.path().to_owned())));
+        let told = async {
+            for revision in 1..=3000 {
+                said.send(config_map("large", revision, 2 * SMALL_BYTES_MAX)).await.unwrap();
+            }
+            said.send(config_map("after", 1, 1)).await.unwrap();
+        };
+        // Nothing is taken meanwhile.
+        tokio::time::timeout(Duration::from_secs(60), told).await.expect("the link waits");
+        drop(said);
+        let mut revisions = Vec::new();
+        while let Some(event) = received.recv().await {
+            let Event::Object(object) = event else { panic!("an object, not {event:?}") };
+            let Content::ConfigMap(data) = object.content else { panic!("a config map") };
+            revisions.push((object.key.2, data.revision));
+        }
+        let (after, versions) = revisions.split_last().unwrap();
+        assert_eq!(*after, ("after".to_owned(), 1));
+        assert!(versions.is_sorted_by_key(|(_, revision)| *revision), "{versions:?}");
+        assert_eq!(versions.last(), Some(&("large".to_owned(), 3000)));
+        // One has been handed on, one is on its way, and the newest is left.
+        assert!(versions.len() <= 3, "{versions:?}");
     }
 }

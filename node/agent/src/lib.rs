@@ -13,6 +13,7 @@ mod events;
 mod execute;
 mod held;
 mod identity;
+mod line;
 mod link;
 mod log_streams;
 mod logs;

@@ -1,7 +1,8 @@
 //! What the cluster wanted of this node last, on disk: a node that starts while no control plane answers runs that.
 //!
 //! A file of the link's own messages, length before each. Every link writes a new one, since it is told everything, and
-//! puts it in the old one's place once it has been told all; from then on changes are appended. It is for the node's
+//! puts it in the old one's place once it has been told all; from then on changes are appended. Where the disk is slower
+//! than the link, of each object only the newest version waits: the file is behind, and catches up. It is for the node's
 //! user alone, as volumes are: it holds what the node's pods are made of, secrets too.
 
 use std::{
@@ -17,19 +18,24 @@ use coracle_proto::{
     MESSAGE_BYTES_MAX,
     node::{ObjectEvent, node_down::Body, object_event},
 };
+use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 
-use crate::{app::Event, decode::Key, link::FromLink, private};
+use crate::{
+    app::Event,
+    decode::Key,
+    line::{Line, Waits},
+    link::FromLink,
+    private,
+};
 
 const FILE: &str = "wishes";
 const NEXT: &str = "wishes.next";
 
-/// Messages that wait for the disk. Where it is slower than the link the file is given up until the next link: an old
-/// state is no help.
-const QUEUE_MAX: usize = 4096;
-/// Their objects' bytes, about.
-const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// What waits for the disk, of each object the newest version, in bytes: as much as a node can do without. A disk that
+/// has fallen so far behind writes nothing at all, and the file is given up until the next link: an old state is no help.
+const WAITING_BYTES_MAX: usize = 512 << 20;
 /// Bytes behind which a file is written anew, without what was changed since.
 const GROWN_BYTES: u64 = 64 << 20;
 /// And so many times what it had at first.
@@ -79,53 +85,67 @@ fn read(reader: &mut impl Read) -> io::Result<Option<ObjectEvent>> {
 
 /// Writes down what the link says.
 pub struct Recorder {
-    queue: mpsc::Sender<Said>,
-    room: Arc<Semaphore>,
-    /// The queue was full: what is on disk would miss something.
-    behind: bool,
+    line: Arc<Mutex<Line<Said>>>,
+    /// Something waits.
+    bell: mpsc::Sender<()>,
+    waiting_bytes_max: usize,
+    /// What is on disk would miss something.
+    has_given_up: bool,
 }
 
+#[derive(Debug)]
 enum Said {
     LinkedAnew,
-    /// With its share of the bytes that may wait.
-    Object(ObjectEvent, Option<OwnedSemaphorePermit>),
+    Object(ObjectEvent),
     Everything,
     GiveUp,
 }
 
+impl Waits for Said {
+    fn object(&self) -> Option<&ObjectEvent> {
+        if let Self::Object(object) = self { Some(object) } else { None }
+    }
+}
+
 impl Recorder {
     pub fn start(dir: PathBuf) -> Self {
-        let (queue, said) = mpsc::channel(QUEUE_MAX);
-        tokio::task::spawn_blocking(move || Files { dir, next: None, current: None }.run(said));
-        Self::new(queue)
+        let (recorder, bell) = Self::new(WAITING_BYTES_MAX);
+        let line = recorder.line.clone();
+        tokio::task::spawn_blocking(move || Files::new(dir).run(&line, bell));
+        recorder
     }
 
-    fn new(queue: mpsc::Sender<Said>) -> Self {
-        Self { queue, room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)), behind: false }
+    fn new(waiting_bytes_max: usize) -> (Self, mpsc::Receiver<()>) {
+        let (bell, rung) = mpsc::channel(1);
+        (Self { line: Arc::default(), bell, waiting_bytes_max, has_given_up: false }, rung)
     }
 
-    /// Takes note of an event of the link. Never waits.
+    /// Takes note of an event of the link. Never waits for the disk.
     pub fn note(&mut self, event: &Event) {
         let said = match event {
             Event::Link(FromLink::Up { .. }) => Said::LinkedAnew,
-            Event::Link(FromLink::Message(Body::Object(object))) => {
-                let bytes = u32::try_from(object.object_json.len()).unwrap_or(u32::MAX);
-                let room = self.room.clone().try_acquire_many_owned(bytes);
-                self.behind |= room.is_err();
-                Said::Object(object.clone(), room.ok())
-            }
+            Event::Link(FromLink::Message(Body::Object(object))) => Said::Object(object.clone()),
             Event::Link(FromLink::Message(Body::Synced(_))) => Said::Everything,
             _ => return,
         };
+        let mut line = self.line.lock();
         if matches!(said, Said::LinkedAnew) {
-            self.behind = false;
+            self.has_given_up = false;
+            // What it says is of another file.
+            line.divide();
         }
-        if self.behind {
-            // As soon as there is room for the word.
-            let _ = self.queue.try_send(Said::GiveUp);
-        } else if self.queue.try_send(said).is_err() {
-            self.behind = true;
+        if self.has_given_up {
+            return;
         }
+        line.push(said);
+        if line.bytes() > self.waiting_bytes_max {
+            *line = Line::default();
+            line.push(Said::GiveUp);
+            self.has_given_up = true;
+        }
+        drop(line);
+        // One that has rung already is heard after this.
+        let _ = self.bell.try_send(());
     }
 }
 
@@ -165,20 +185,31 @@ impl Journal {
 }
 
 impl Files {
-    fn run(mut self, mut said: mpsc::Receiver<Said>) {
-        while let Some(first) = said.blocking_recv() {
-            let mut next = Some(first);
-            let mut done = Ok(());
-            // What waits is written together.
-            while let Some(one) = next.take() {
-                done = done.and_then(|()| self.take(one));
-                next = said.try_recv().ok();
-            }
-            let done = done.and_then(|()| self.flush());
-            if let Err(error) = done {
-                tracing::warn!(%error, "what the cluster wants cannot be kept for a start without it");
-                self.give_up();
-            }
+    fn new(dir: PathBuf) -> Self {
+        Self { dir, next: None, current: None }
+    }
+
+    fn run(mut self, line: &Mutex<Line<Said>>, mut bell: mpsc::Receiver<()>) {
+        while bell.blocking_recv().is_some() {
+            self.write_all(line);
+        }
+    }
+
+    /// What waits is written together.
+    fn write_all(&mut self, line: &Mutex<Line<Said>>) {
+        let next = || line.lock().pop();
+        while let Some(said) = next() {
+            let done = self.take(said);
+            self.give_up_unless(done);
+        }
+        let done = self.flush();
+        self.give_up_unless(done);
+    }
+
+    fn give_up_unless(&mut self, done: io::Result<()>) {
+        if let Err(error) = done {
+            tracing::warn!(%error, "what the cluster wants cannot be kept for a start without it");
+            self.give_up();
         }
     }
 
@@ -187,7 +218,7 @@ impl Files {
             Said::LinkedAnew => {
                 self.next = Some(Journal::create(&self.dir.join(NEXT))?);
             }
-            Said::Object(object, _room) => {
+            Said::Object(object) => {
                 if let Some(journal) = self.next.as_mut().or(self.current.as_mut()) {
                     journal.append(&object)?;
                 }
@@ -243,7 +274,7 @@ mod tests {
     use super::*;
 
     fn object(name: &str, revision: u64, r#type: object_event::Type) -> Said {
-        Said::Object(event(name, revision, r#type), None)
+        Said::Object(event(name, revision, r#type))
     }
 
     fn event(name: &str, revision: u64, r#type: object_event::Type) -> ObjectEvent {
@@ -268,7 +299,7 @@ mod tests {
     #[test]
     fn the_last_whole_state_is_kept_with_its_changes() {
         let dir = tempfile::tempdir().unwrap();
-        let mut files = Files { dir: dir.path().to_owned(), next: None, current: None };
+        let mut files = Files::new(dir.path().to_owned());
         let mut take = |said: Vec<Said>| {
             said.into_iter().for_each(|one| files.take(one).unwrap());
             files.flush().unwrap();
@@ -294,34 +325,75 @@ mod tests {
         assert!(loaded(dir.path()).is_empty());
     }
 
-    #[tokio::test]
-    async fn a_disk_that_is_too_slow_leaves_no_old_state() {
-        let (queue, mut said) = mpsc::channel(2);
-        let mut recorder = Recorder::new(queue);
-        let up = || Event::Link(FromLink::Up { number: 1, welcome: Welcome::default() });
-        let synced = || Event::Link(FromLink::Message(Body::Synced(Synced { revision: 1 })));
-        for event in [up(), synced(), synced()] {
-            recorder.note(&event);
-        }
-        assert!(matches!(said.recv().await, Some(Said::LinkedAnew)));
-        recorder.note(&synced());
-        assert!(matches!(said.recv().await, Some(Said::Everything)));
-        assert!(matches!(said.recv().await, Some(Said::GiveUp)));
-        recorder.note(&up());
-        assert!(matches!(said.recv().await, Some(Said::LinkedAnew)));
+    fn up() -> Event {
+        Event::Link(FromLink::Up { number: 1, welcome: Welcome::default() })
     }
-    #[tokio::test]
-    async fn what_waits_for_the_disk_is_bounded_in_bytes() {
-        let (queue, mut said) = mpsc::channel(QUEUE_MAX);
-        let mut recorder = Recorder::new(queue);
-        let half = ObjectEvent {
-            object_json: vec![b'x'; QUEUE_BYTES_MAX / 2 + 1].into(),
-            ..event("a", 1, object_event::Type::Put)
+
+    fn synced() -> Event {
+        Event::Link(FromLink::Message(Body::Synced(Synced { revision: 1 })))
+    }
+
+    fn told(event: ObjectEvent) -> Event {
+        Event::Link(FromLink::Message(Body::Object(event)))
+    }
+
+    #[test]
+    fn a_burst_that_the_disk_is_too_slow_for_is_kept_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut files = Files::new(dir.path().to_owned());
+        let (mut recorder, _rung) = Recorder::new(WAITING_BYTES_MAX);
+        let mut note = |event: Event| recorder.note(&event);
+        note(up());
+        note(told(event("pod", 1, object_event::Type::Put)));
+        note(told(event("gone", 2, object_event::Type::Put)));
+        note(synced());
+        // Nothing of it is written yet, and then comes more than any queue of messages has.
+        let large = Bytes::from(vec![b'x'; 1 << 20]);
+        let many = |name: &str, revision| ObjectEvent {
+            object_json: large.clone(),
+            ..event(name, revision, object_event::Type::Put)
         };
-        let half = Event::Link(FromLink::Message(Body::Object(half)));
-        recorder.note(&half);
-        recorder.note(&half);
-        assert!(matches!(said.recv().await, Some(Said::Object(..))));
-        assert!(matches!(said.recv().await, Some(Said::GiveUp)));
+        (3..5000).for_each(|revision| note(told(many("one", revision))));
+        (0..80).for_each(|at| note(told(many(&format!("many{at:02}"), 6000 + at))));
+        note(told(event("gone", 7000, object_event::Type::Delete)));
+        let line = recorder.line.clone();
+        files.write_all(&line);
+        let kept = loaded(dir.path());
+        let (pod, rest) = kept.split_first().unwrap();
+        assert_eq!(*pod, ("pod".to_owned(), 1));
+        assert_eq!((rest.len(), &*rest[0].0, rest[0].1), (81, "one", 4999));
+        assert_eq!(rest[80], ("many79".to_owned(), 6079));
+        // It goes on from there.
+        recorder.note(&told(event("pod", 8000, object_event::Type::Put)));
+        files.write_all(&line);
+        assert_eq!(loaded(dir.path())[0], ("pod".to_owned(), 8000));
+    }
+
+    #[test]
+    fn a_disk_that_writes_nothing_leaves_no_old_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut files = Files::new(dir.path().to_owned());
+        let (mut recorder, _rung) = Recorder::new(1 << 20);
+        let half = |name: &str| {
+            let object_json = vec![b'x'; 1 << 19].into();
+            told(ObjectEvent { object_json, ..event(name, 1, object_event::Type::Put) })
+        };
+        let line = recorder.line.clone();
+        [up(), half("a"), synced()].iter().for_each(|event| recorder.note(event));
+        files.write_all(&line);
+        assert_eq!(loaded(dir.path()), [("a".to_owned(), 1)]);
+        // The same one again and again is one that waits, and two are too many.
+        [half("b"), half("b"), half("b"), half("b")].iter().for_each(|event| recorder.note(event));
+        files.write_all(&line);
+        assert_eq!(loaded(dir.path()).len(), 2);
+        [half("c"), half("d")].iter().for_each(|event| recorder.note(event));
+        assert!(line.lock().bytes() < 1 << 19);
+        files.write_all(&line);
+        recorder.note(&half("e"));
+        files.write_all(&line);
+        assert!(loaded(dir.path()).is_empty());
+        [up(), half("f"), synced()].iter().for_each(|event| recorder.note(event));
+        files.write_all(&line);
+        assert_eq!(loaded(dir.path()), [("f".to_owned(), 1)]);
     }
 }

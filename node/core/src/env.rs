@@ -16,6 +16,8 @@ use crate::{
 pub const ENVIRONMENT_BYTES_MAX: usize = 1024 * 1024;
 /// What may be read on the way, in bytes: values that others take the place of count here, though not above.
 const READ_BYTES_MAX: usize = 4 * ENVIRONMENT_BYTES_MAX;
+/// Namespace and name of the service that every container knows.
+pub const MASTER: (&str, &str) = ("default", "kubernetes");
 /// A message shows so much of a name, in bytes.
 const SHOWN_BYTES_MAX: usize = 128;
 
@@ -264,10 +266,10 @@ impl Bounded {
 /// The variables of services: those of the pod's namespace where service links are on, and always `kubernetes`.
 fn service_variables(pod: &Pod, sources: &Sources) -> Result<Environment, String> {
     let mut env = Environment::default();
-    let links = pod.spec.enable_service_links.unwrap_or(true);
-    let master = ("default".to_owned(), "kubernetes".to_owned());
-    let master = sources.services.get(&master).map(|service| ("kubernetes", &**service));
-    let own = sources.services_of(&pod.metadata.namespace).filter(|_| links);
+    let links = pod.has_service_links();
+    let master = (MASTER.0.to_owned(), MASTER.1.to_owned());
+    let master = sources.services.get(&master).map(|service| (MASTER.1, &**service));
+    let own = links.then(|| sources.services_of(&pod.metadata.namespace)).into_iter().flatten();
     for (name, service) in master.into_iter().chain(own).filter(|(_, service)| service.has_address()) {
         add_service(&mut env, name, service)
             .map_err(|message| format!("{message}; enableServiceLinks: false leaves services out"))?;

@@ -2,6 +2,8 @@
 
 mod admit;
 
+mod sources;
+
 use core::net::IpAddr;
 use std::{sync::Arc, time::Duration};
 

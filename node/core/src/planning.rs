@@ -12,9 +12,10 @@ use crate::{
     action::StartPlan,
     env,
     fields::PodFacts,
+    pod::PodState,
     resources,
     sources::Sources,
-    spec::{Container, Pod},
+    spec::Pod,
     volumes::{self, Fingerprint, VolumePlan},
 };
 
@@ -61,29 +62,101 @@ impl VolumeInputs {
     }
 }
 
-/// Everything that the plan of a container's start hangs on, in short: with the same fingerprint it would come out the
-/// same, so that what cannot be planned is not tried again before this changes.
-pub fn start_fingerprint(
-    pod: &Pod,
-    container: &Container,
-    sources: &Sources,
-    facts: &PodFacts,
-) -> Fingerprint {
+/// Everything that the plans of the starts of a pod's containers hang on, in short: with the same fingerprint they would
+/// come out the same, so that what cannot be planned is not tried again before this changes. It costs the same whatever
+/// the pod and the namespace have, since it is made for every look at the pod.
+pub fn start_fingerprint(pod: &Pod, state: &PodState) -> Fingerprint {
     let mut hasher = DefaultHasher::new();
-    let namespace = &pod.metadata.namespace;
-    let config_map = |name: &str| sources.config_map(namespace, name).map(|data| data.revision);
-    let secret = |name: &str| sources.secret(namespace, name).map(|data| data.revision);
-    for from in &container.env_from {
-        from.config_map_ref.as_ref().map(|source| config_map(&source.name)).hash(&mut hasher);
-        from.secret_ref.as_ref().map(|source| secret(&source.name)).hash(&mut hasher);
-    }
-    for source in container.env.iter().filter_map(|variable| variable.value_from.as_ref()) {
-        source.config_map_key_ref.as_ref().map(|key| config_map(&key.name)).hash(&mut hasher);
-        source.secret_key_ref.as_ref().map(|key| secret(&key.name)).hash(&mut hasher);
-    }
-    for (name, service) in sources.services_of(namespace) {
-        (name, service).hash(&mut hasher);
-    }
-    (&pod.metadata.labels, &pod.metadata.annotations, &facts.addresses).hash(&mut hasher);
+    start_inputs(pod, state).hash(&mut hasher);
     hasher.finish()
+}
+
+fn start_inputs<'a>(pod: &Pod, state: &'a PodState) -> impl Hash + use<'a> {
+    (pod.outline.of_starts, state.changes.environment, &state.addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::{Action, Desired, Observed, PodUid, reconcile_pod, sources::Source};
+
+    /// Counts what is hashed.
+    #[derive(Default)]
+    struct Counted(usize);
+
+    impl Hasher for Counted {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0 += bytes.len();
+        }
+
+        fn finish(&self) -> u64 {
+            0
+        }
+    }
+
+    fn hashed(pod: &str) -> usize {
+        let pod = Arc::new(Pod::parse(pod.as_bytes()).unwrap());
+        let (mut observed, uid) = (Observed::default(), pod.uid().clone());
+        let pods = BTreeMap::from([(uid.clone(), pod.clone())]);
+        observed.begin(&Action::Admit { uid: uid.clone() }, &pods, Timestamp::UNIX_EPOCH);
+        let (state, mut counted) = (&observed.pods[&uid], Counted::default());
+        start_inputs(&pod, state).hash(&mut counted);
+        volumes::fingerprinted(&pod, state).hash(&mut counted);
+        counted.0
+    }
+
+    #[test]
+    fn a_look_at_a_pod_hashes_the_same_whatever_the_pod_has() {
+        let small = r#"{"metadata":{"name":"p","uid":"u"},"spec":{"containers":[{"name":"c"}]}}"#;
+        let env = r#"{"name":"A","valueFrom":{"secretKeyRef":{"name":"s","key":"k"}}}"#;
+        let containers: Vec<String> =
+            (0..1000).map(|at| format!(r#"{{"name":"c{at}","env":[{env}]}}"#)).collect();
+        let sources: Vec<String> =
+            (0..50_000).map(|at| format!(r#"{{"configMap":{{"name":"m{at}"}}}}"#)).collect();
+        let large = format!(
+            r#"{{"metadata":{{"name":"p","uid":"u","annotations":{{"a":"{}"}}}},"spec":{{"containers":[{}],
+                "volumes":[{{"name":"v","projected":{{"sources":[{}]}}}}]}}}}"#,
+            "x".repeat(256 << 10),
+            containers.join(","),
+            sources.join(",")
+        );
+        assert_eq!(hashed(&large), hashed(small));
+    }
+
+    #[test]
+    fn all_containers_of_a_pod_have_one_fingerprint_of_a_look() {
+        let json = br#"{"metadata":{"name":"p","namespace":"d","uid":"u"},
+            "spec":{"containers":[{"name":"a"},{"name":"b","envFrom":[{"configMapRef":{"name":"m"}}]}]}}"#;
+        let (mut desired, mut observed) = (Desired::default(), Observed::default());
+        let uid = PodUid::from("u");
+        desired.pods.insert(uid.clone(), Arc::new(Pod::parse(json).unwrap()));
+        observed.begin(&Action::Admit { uid: uid.clone() }, &desired.pods, Timestamp::UNIX_EPOCH);
+        let state = observed.pods.get_mut(&uid).unwrap();
+        state.sandbox = crate::pod::Sandbox::Ready;
+        let fingerprint = volumes::fingerprint(&state.pod, state);
+        state.volumes = crate::pod::Volumes::Mounted { fingerprint };
+        for container in state.containers.values_mut() {
+            container.phase = crate::pod::Phase::Pulled(crate::pod::Pulled::default());
+        }
+        let plans = |desired: &Desired, observed: &Observed| -> Vec<Fingerprint> {
+            let actions = reconcile_pod(&uid, desired, observed, Timestamp::UNIX_EPOCH);
+            let plans = actions.into_iter().filter_map(|action| match action {
+                Action::Plan { fingerprint, .. } => Some(fingerprint),
+                _ => None,
+            });
+            plans.collect()
+        };
+        let before = plans(&desired, &observed);
+        assert!(before.len() == 2 && before[0] == before[1], "{before:?}");
+        let own = ("d".to_owned(), "m".to_owned());
+        let source = Source::ConfigMap(Arc::default());
+        assert!(desired.sources.put(own.clone(), source.clone()));
+        assert_eq!(observed.source_changed(source.kind(), &own), std::slice::from_ref(&uid));
+        assert_ne!(plans(&desired, &observed), before);
+        assert!(!desired.sources.put(own, source), "it is as it was");
+    }
 }

@@ -1,7 +1,11 @@
 //! What is known of every pod on this node, and the questions asked about it.
 
 use core::net::IpAddr;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -55,6 +59,7 @@ pub struct PodState {
     /// Kept after the sandbox has gone, for the status.
     pub addresses: Vec<IpAddr>,
     pub volumes: Volumes,
+    pub changes: Changes,
     /// Init containers and others, by name.
     pub containers: BTreeMap<String, ContainerState>,
     pub ending: Option<Ending>,
@@ -63,9 +68,18 @@ pub struct PodState {
     /// What remained of the pod on this node has been removed and the cluster was told.
     pub removed: bool,
     /// Not sent yet.
-    pub events: Vec<EventRecord>,
+    pub events: VecDeque<EventRecord>,
     /// The status sent last.
     pub reported: Option<Value>,
+}
+
+/// How often the objects that a pod is made of have changed since it was admitted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Those that its volumes name.
+    pub volumes: u64,
+    /// Those that go into the environments of its containers.
+    pub environment: u64,
 }
 
 /// The pod's place in the network.
@@ -349,7 +363,7 @@ impl PodState {
     }
 
     pub(crate) fn event(&mut self, warning: bool, reason: &'static str, message: String) {
-        self.events.push(EventRecord { warning, reason, message, field_path: String::new() });
+        self.events.push_back(EventRecord { warning, reason, message, field_path: String::new() });
     }
 
     pub(crate) fn container_event(
@@ -361,6 +375,6 @@ impl PodState {
     ) {
         let list = if self.pod.is_init(container) { "initContainers" } else { "containers" };
         let field_path = format!("spec.{list}{{{container}}}");
-        self.events.push(EventRecord { warning, reason, message, field_path });
+        self.events.push_back(EventRecord { warning, reason, message, field_path });
     }
 }

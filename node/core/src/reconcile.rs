@@ -39,7 +39,9 @@ pub fn reconcile_pod(uid: &PodUid, desired: &Desired, observed: &Observed, now: 
         (Some(_), Some(state)) if state.removed => Vec::new(),
         (wanted, Some(state)) => {
             let pod = wanted.unwrap_or(&state.pod);
-            let mut step = Step { uid, pod, state, desired, observed, now, actions: Vec::new() };
+            let start_fingerprint = start_fingerprint(pod, state);
+            let actions = Vec::new();
+            let mut step = Step { uid, pod, state, desired, observed, now, start_fingerprint, actions };
             step.run(wanted.is_none());
             step.actions
         }
@@ -111,6 +113,8 @@ struct Step<'a> {
     desired: &'a Desired,
     observed: &'a Observed,
     now: Timestamp,
+    /// One for all containers.
+    start_fingerprint: Fingerprint,
     actions: Vec<Action>,
 }
 
@@ -309,7 +313,7 @@ impl Step<'_> {
     }
 
     fn mount(&mut self) {
-        let fingerprint = volumes::fingerprint(self.pod, &self.desired.sources);
+        let fingerprint = volumes::fingerprint(self.pod, self.state);
         let uid = self.uid.clone();
         match &self.state.volumes {
             Volumes::Writing { .. } => return,
@@ -392,8 +396,7 @@ impl Step<'_> {
 
     /// Has a container's start planned, unless it is `held` as long as everything is as it is.
     fn plan(&mut self, container: &Container, state: &ContainerState, held: Option<Fingerprint>) {
-        let (sources, facts) = (&self.desired.sources, self.state.facts(&self.observed.node));
-        let fingerprint = start_fingerprint(self.pod, container, sources, &facts);
+        let fingerprint = self.start_fingerprint;
         if held == Some(fingerprint) {
             return;
         }
@@ -401,8 +404,8 @@ impl Step<'_> {
         let inputs = Box::new(StartInputs {
             pod: self.shared_pod(),
             container: name.clone(),
-            sources: sources.clone(),
-            facts,
+            sources: self.desired.sources.clone(),
+            facts: self.state.facts(&self.observed.node),
             image_id: state.image_id.clone(),
         });
         self.actions.push(Action::Plan { uid, container: name, attempt, fingerprint, inputs });

@@ -2,6 +2,8 @@
 //!
 //! Source: Kubernetes v1.33 `core/v1` types.
 
+mod outline;
+
 mod volumes;
 
 mod probes;
@@ -14,6 +16,7 @@ use serde_json::Value;
 
 use crate::CoreError;
 
+pub use outline::{Names, Outline};
 pub use probes::*;
 pub use volumes::*;
 
@@ -60,6 +63,9 @@ pub struct Pod {
     pub spec: PodSpec,
     /// v1.PodStatus as the API server has it: what this node or another part reported before.
     pub status: Value,
+    /// Found in the rest when it is read.
+    #[serde(skip)]
+    pub outline: Outline,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -257,7 +263,7 @@ pub const GRACE_SECONDS_DEFAULT: i64 = 30;
 impl Pod {
     /// Reads a pod's JSON. Nulls count as absent, as in the API.
     pub fn parse(json: &[u8]) -> Result<Self, CoreError> {
-        let pod: Pod = parse_without_nulls(json, "pod")?;
+        let mut pod: Pod = parse_without_nulls(json, "pod")?;
         if pod.metadata.uid.as_str().is_empty() {
             return Err(CoreError::Missing { what: "pod", field: "metadata.uid" });
         }
@@ -269,6 +275,7 @@ impl Pod {
         let mut names = containers.chain(volumes).chain([pod.metadata.uid.as_str()]);
         let bad = names.find(|name| !is_file_name(name)).map(str::to_owned);
         drop(names);
+        pod.outline = Outline::of(&pod);
         bad.map_or(Ok(pod), |name| Err(CoreError::Name { name }))
     }
 
@@ -292,7 +299,7 @@ impl Pod {
             ..Metadata::default()
         };
         let status = serde_json::json!({ "phase": "Failed" });
-        Some(Self { metadata, spec: PodSpec::default(), status })
+        Some(Self { metadata, spec: PodSpec::default(), status, outline: Outline::default() })
     }
 
     pub fn uid(&self) -> &PodUid {
@@ -315,11 +322,21 @@ impl Pod {
     }
 
     pub fn container(&self, name: &str) -> Option<&Container> {
-        self.all_containers().find(|container| container.name == name)
+        self.container_at(self.place(name)?)
     }
 
     pub fn is_init(&self, name: &str) -> bool {
-        self.spec.init_containers.iter().any(|container| container.name == name)
+        self.place(name).is_some_and(|at| at < self.spec.init_containers.len())
+    }
+
+    /// The place of a container in [`Self::all_containers`].
+    fn place(&self, name: &str) -> Option<usize> {
+        self.outline.place(name, |at| Some(self.container_at(at)?.name.as_str()))
+    }
+
+    fn container_at(&self, at: usize) -> Option<&Container> {
+        let init = &self.spec.init_containers;
+        init.get(at).or_else(|| self.spec.containers.get(at.checked_sub(init.len())?))
     }
 
     /// How long the pod may take to end, once its deletion was asked for.
@@ -332,16 +349,9 @@ impl Pod {
         Duration::from_secs(seconds.max(0).cast_unsigned())
     }
 
-    /// Whether anything of the pod comes from a config map or a secret.
-    pub fn has_sources(&self) -> bool {
-        let in_env = |container: &Container| {
-            !container.env_from.is_empty()
-                || container.env.iter().any(|variable| variable.value_from.is_some())
-        };
-        let in_volume = |volume: &Volume| {
-            volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some()
-        };
-        self.all_containers().any(in_env) || self.spec.volumes.iter().any(in_volume)
+    /// Whether the services of its namespace go into its environments.
+    pub fn has_service_links(&self) -> bool {
+        self.spec.enable_service_links.unwrap_or(true)
     }
 
     pub fn is_deleting(&self) -> bool {

@@ -11,6 +11,7 @@ use std::{
 use crate::{
     env::{expand, not_found, value_of},
     fields::{self, PodFacts},
+    pod::PodState,
     resources,
     sources::{KeyedData, Sources},
     spec::{Container, DownwardVolume, KeyToPath, Pod, Volume},
@@ -59,26 +60,16 @@ pub struct MountPlan {
 /// Everything that the content of the pod's volumes hangs on, in short: another fingerprint, other content.
 pub type Fingerprint = u64;
 
-/// The fingerprint of the pod's volumes as the sources are now.
-pub fn fingerprint(pod: &Pod, sources: &Sources) -> Fingerprint {
+/// The fingerprint of the pod's volumes as the sources are now. It costs the same whatever the pod has, as that of
+/// its starts.
+pub fn fingerprint(pod: &Pod, state: &PodState) -> Fingerprint {
     let mut hasher = DefaultHasher::new();
-    let namespace = &pod.metadata.namespace;
-    let config_map = |name: &str| sources.config_map(namespace, name).map(|data| data.revision);
-    let secret = |name: &str| sources.secret(namespace, name).map(|data| data.revision);
-    let mut of_the_pod = false;
-    for volume in &pod.spec.volumes {
-        volume.config_map.as_ref().map(|source| config_map(&source.name)).hash(&mut hasher);
-        volume.secret.as_ref().map(|source| secret(&source.secret_name)).hash(&mut hasher);
-        for source in volume.projected.iter().flat_map(|projected| &projected.sources) {
-            source.config_map.as_ref().map(|source| config_map(&source.name)).hash(&mut hasher);
-            source.secret.as_ref().map(|source| secret(&source.name)).hash(&mut hasher);
-        }
-        of_the_pod |= volume.downward_api.is_some() || volume.projected.is_some();
-    }
-    if of_the_pod {
-        (&pod.metadata.labels, &pod.metadata.annotations).hash(&mut hasher);
-    }
+    fingerprinted(pod, state).hash(&mut hasher);
     hasher.finish()
+}
+
+pub(crate) fn fingerprinted(pod: &Pod, state: &PodState) -> impl Hash + use<> {
+    (pod.outline.of_volumes, state.changes.volumes)
 }
 
 /// The content of all volumes of the pod, or the message of a FailedMount event.
@@ -322,14 +313,6 @@ mod tests {
         let escape = r#"{"name":"v","configMap":{"name":"cfg","items":[{"key":"a","path":"../a"}]}}"#;
         assert!(error(escape).contains("invalid path"));
         assert!(files(r#"{"name":"v","configMap":{"name":"none","optional":true}}"#).unwrap().is_empty());
-    }
-
-    #[test]
-    fn the_fingerprint_moves_with_the_sources() {
-        let pod = pod(r#"{"name":"v","configMap":{"name":"cfg"}}"#);
-        assert_eq!(fingerprint(&pod, &sources(1)), fingerprint(&pod, &sources(1)));
-        assert_ne!(fingerprint(&pod, &sources(1)), fingerprint(&pod, &sources(2)));
-        assert_ne!(fingerprint(&pod, &sources(1)), fingerprint(&pod, &Sources::default()));
     }
 
     #[test]

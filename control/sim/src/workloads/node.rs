@@ -12,7 +12,7 @@ use coracle_core::{
     Action, Desired, NodeFacts, Observation, Observed, Pod, PodUid,
     observe::{Exit, News},
     reconcile::{next_wake, reconcile_pod},
-    sources::{KeyedData, Service},
+    sources::{KeyedData, Kind, Service, Source},
 };
 use coracle_leader::pod_status::Report;
 use coracle_proto::node::{ObjectEvent, object_event::Type};
@@ -111,12 +111,17 @@ impl Node {
     pub fn linked(&mut self, view: &coracle_objects::View, seen: usize) {
         (self.link, self.well, self.seen) = (Link::Up, true, seen);
         self.sent = coracle_leader::desired::Desired::new(self.name);
-        self.desired = Desired::default();
+        self.desired = Desired { sources: std::mem::take(&mut self.desired.sources), ..Desired::default() };
         self.names.clear();
+        let mut told = BTreeSet::new();
         let mut rest = self.sent.resync(view);
         while let Some(messages) = self.sent.bring(&mut rest, view) {
-            messages.iter().for_each(|message| self.take(message));
+            for message in &messages {
+                self.take(message);
+                told.insert((message.resource.clone(), message.namespace.clone(), message.name.clone()));
+            }
         }
+        self.forget_all_but(&told);
         let all = self.desired.pods.keys().chain(self.observed.pods.keys());
         self.dirty.extend(all.cloned().collect::<Vec<_>>());
         // Everything that the leader may not have is sent again.
@@ -141,17 +146,9 @@ impl Node {
                     self.dirty.insert(uid);
                 }
             }
-            "configmaps" => {
-                self.desired.sources.config_maps.remove(&own);
-                self.touch(&own.0);
-            }
-            "secrets" => {
-                self.desired.sources.secrets.remove(&own);
-                self.touch(&own.0);
-            }
-            "services" => {
-                self.desired.sources.services.remove(&own);
-            }
+            "configmaps" => self.remove_source(Kind::ConfigMap, &own),
+            "secrets" => self.remove_source(Kind::Secret, &own),
+            "services" => self.remove_source(Kind::Service, &own),
             _ => {}
         }
     }
@@ -167,19 +164,17 @@ impl Node {
             }
             "configmaps" => {
                 if let Ok(data) = KeyedData::from_config_map(&object.object_json, object.revision) {
-                    self.desired.sources.config_maps.insert(own, Arc::new(data));
-                    self.touch(&object.namespace);
+                    self.put_source(own, Source::ConfigMap(Arc::new(data)));
                 }
             }
             "secrets" => {
                 if let Ok(data) = KeyedData::from_secret(&object.object_json, object.revision) {
-                    self.desired.sources.secrets.insert(own, Arc::new(data));
-                    self.touch(&object.namespace);
+                    self.put_source(own, Source::Secret(Arc::new(data)));
                 }
             }
             "services" => {
                 if let Ok(service) = Service::parse(&object.object_json) {
-                    self.desired.sources.services.insert(own, Arc::new(service));
+                    self.put_source(own, Source::Service(Arc::new(service)));
                 }
             }
             _ => {}
@@ -204,13 +199,34 @@ impl Node {
         self.desired.pods.insert(pod.uid().clone(), pod);
     }
 
-    fn touch(&mut self, namespace: &str) {
-        let users = self
-            .desired
-            .pods
-            .values()
-            .filter(|pod| pod.metadata.namespace == *namespace && pod.has_sources());
-        self.dirty.extend(users.map(|pod| pod.uid().clone()));
+    /// Of what pods are made of goes what was not told of again.
+    fn forget_all_but(&mut self, told: &BTreeSet<(String, String, String)>) {
+        let sources = self.desired.sources.clone();
+        let gone = |resource: &str, (namespace, name): &(String, String)| {
+            !told.contains(&(resource.to_owned(), namespace.clone(), name.clone()))
+        };
+        for own in sources.config_maps.keys().filter(|own| gone("configmaps", own)) {
+            self.remove_source(Kind::ConfigMap, own);
+        }
+        for own in sources.secrets.keys().filter(|own| gone("secrets", own)) {
+            self.remove_source(Kind::Secret, own);
+        }
+        for own in sources.services.keys().filter(|own| gone("services", own)) {
+            self.remove_source(Kind::Service, own);
+        }
+    }
+
+    fn put_source(&mut self, own: (String, String), source: Source) {
+        let kind = source.kind();
+        if self.desired.sources.put(own.clone(), source) {
+            self.dirty.extend(self.observed.source_changed(kind, &own));
+        }
+    }
+
+    fn remove_source(&mut self, kind: Kind, own: &(String, String)) {
+        if self.desired.sources.remove(kind, own) {
+            self.dirty.extend(self.observed.source_changed(kind, own));
+        }
     }
 
     /// When there is something to do although nothing is observed.

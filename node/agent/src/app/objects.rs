@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use coracle_core::Pod;
+use coracle_core::{
+    Pod,
+    sources::{Kind, Source},
+};
 use serde_json::Value;
 
 use super::App;
@@ -40,17 +43,9 @@ impl App {
         let own = (namespace.clone(), name.clone());
         match content {
             Content::Pod(pod) => self.put_pod(pod),
-            Content::ConfigMap(data) => {
-                self.desired.sources.config_maps.insert(own, data);
-                self.touch_namespace(namespace);
-            }
-            Content::Secret(data) => {
-                self.desired.sources.secrets.insert(own, data);
-                self.touch_namespace(namespace);
-            }
-            Content::Service(service) => {
-                self.desired.sources.services.insert(own, service);
-            }
+            Content::ConfigMap(data) => self.put_source(own, Source::ConfigMap(data)),
+            Content::Secret(data) => self.put_source(own, Source::Secret(data)),
+            Content::Service(service) => self.put_source(own, Source::Service(service)),
             Content::Other | Content::Deleted | Content::Unreadable(_) => {}
         }
     }
@@ -107,17 +102,9 @@ impl App {
                     self.dirty.insert(uid);
                 }
             }
-            "configmaps" => {
-                self.desired.sources.config_maps.remove(&own);
-                self.touch_namespace(namespace);
-            }
-            "secrets" => {
-                self.desired.sources.secrets.remove(&own);
-                self.touch_namespace(namespace);
-            }
-            "services" => {
-                self.desired.sources.services.remove(&own);
-            }
+            "configmaps" => self.remove_source(Kind::ConfigMap, &own),
+            "secrets" => self.remove_source(Kind::Secret, &own),
+            "services" => self.remove_source(Kind::Service, &own),
             _ => {}
         }
         if is_network(resource) {
@@ -130,11 +117,17 @@ impl App {
         }
     }
 
-    /// A config map or secret changed: the pods of its namespace that use any are looked at.
-    fn touch_namespace(&mut self, namespace: &str) {
-        let users =
-            self.desired.pods.values().filter(|pod| pod.metadata.namespace == namespace && pod.has_sources());
-        self.dirty.extend(users.map(|pod| pod.uid().clone()));
+    fn put_source(&mut self, own: (String, String), source: Source) {
+        let kind = source.kind();
+        if self.desired.sources.put(own.clone(), source) {
+            self.dirty.extend(self.observed.source_changed(kind, &own));
+        }
+    }
+
+    fn remove_source(&mut self, kind: Kind, own: &(String, String)) {
+        if self.desired.sources.remove(kind, own) {
+            self.dirty.extend(self.observed.source_changed(kind, own));
+        }
     }
 
     /// Everything was sent: what was not is gone.

@@ -1,13 +1,16 @@
 //! Pods that this process sees for the first time: new ones, and those of an earlier life of the node.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::EXIT_KILLED;
 use crate::{
-    pod::{ContainerState, Phase, PodState, Sandbox, Terminated, Volumes},
+    pod::{Changes, ContainerState, Phase, PodState, Sandbox, Terminated, Volumes},
     restart::Backoff,
     spec::{Pod, RestartPolicy},
 };
@@ -19,16 +22,14 @@ impl PodState {
         let times = Times { now, wall_ahead };
         let finished_before = pod.was_terminal();
         let start_time = times.read(&pod.status["startTime"]).unwrap_or(now);
+        let statuses = old_statuses(&pod);
         let containers = pod
             .all_containers()
             .map(|container| {
-                let list =
-                    if pod.is_init(&container.name) { "initContainerStatuses" } else { "containerStatuses" };
-                let statuses = pod.status[list].as_array();
-                let old = statuses.and_then(|all| all.iter().find(|one| one["name"] == *container.name));
-                let state =
-                    old.map(|old| earlier_life(&pod, &container.name, old, &times)).unwrap_or_default();
-                (container.name.clone(), state)
+                let name = &container.name;
+                let old = statuses.get(&(pod.is_init(name), name.as_str()));
+                let state = old.map(|old| earlier_life(&pod, name, old, &times)).unwrap_or_default();
+                (name.clone(), state)
             })
             .collect();
         let addresses = match &pod.status["podIPs"] {
@@ -45,15 +46,26 @@ impl PodState {
                 message: None,
                 held: None,
             },
+            changes: Changes::default(),
             containers,
             ending: None,
             finished_before,
             removed: false,
-            events: Vec::new(),
+            events: VecDeque::new(),
             reported: None,
             pod,
         }
     }
+}
+
+/// What the status says of the pod's containers, by whether they are init containers and by their names.
+fn old_statuses(pod: &Pod) -> BTreeMap<(bool, &str), &Value> {
+    let lists = [(true, "initContainerStatuses"), (false, "containerStatuses")];
+    let all = lists.into_iter().flat_map(|(init, list)| {
+        let statuses = pod.status[list].as_array().into_iter().flatten().rev();
+        statuses.filter_map(move |one| Some(((init, one["name"].as_str()?), one)))
+    });
+    all.collect()
 }
 
 /// Reads the times of a status, which are the wall clock's.
@@ -121,8 +133,6 @@ fn earlier_life(pod: &Pod, name: &str, old: &Value, times: &Times) -> ContainerS
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::{action::Action, pod::Observed, spec::PodUid, status::pod_status};
 

@@ -1,8 +1,9 @@
 //! What a pod is made of: images, config maps, volumes, and what cannot be read or planned.
 
+use coracle_core::sources::Kind;
 use expect_test::expect;
 
-use crate::world::{World, pod};
+use crate::world::{POD, World, pod};
 
 #[test]
 fn a_missing_image_is_tried_again_and_again() {
@@ -238,4 +239,60 @@ fn what_is_due_and_held_up_by_something_else_wakes_nobody() {
     assert_eq!(world.next_wake(), None);
     world.sandbox_ready();
     world.pull_and_start("web", 0);
+}
+
+#[test]
+fn only_services_that_its_environment_shows_have_a_container_planned_anew() {
+    for (links, planned_again) in [(true, "  hold web: configmap \"cfg\" not found\n"), (false, "")] {
+        let mut world = World::new();
+        world.quietly(|world| {
+            world.put(&pod(&format!(
+                r#""enableServiceLinks":{links},"containers":[{{"name":"web","image":"hello:1.0",
+                    "envFrom":[{{"configMapRef":{{"name":"cfg"}}}}]}}]"#
+            )));
+            world.sandbox_ready();
+            world.mounted();
+            world.pulled("web", 0);
+        });
+        let ports = |ports: &str| format!(r#""ports":[{ports}]"#);
+        let [one, other] = [r#"{"port":1}"#, r#"{"port":2}"#].map(ports);
+        world.service("headless", &format!(r#"{{"spec":{{"clusterIP":"None",{one}}}}}"#));
+        world.service("headless", &format!(r#"{{"spec":{{"clusterIP":"None",{other}}}}}"#));
+        world.service("web", &format!(r#"{{"spec":{{"clusterIP":"10.96.0.9",{one}}}}}"#));
+        world.service(
+            "web",
+            &format!(r#"{{"metadata":{{"labels":{{"a":"b"}}}},"spec":{{"clusterIP":"10.96.0.9",{one}}}}}"#),
+        );
+        world.service("web", &format!(r#"{{"spec":{{"clusterIP":"10.96.0.9",{other}}}}}"#));
+        world.check_text(&format!(
+            "0s service headless\n0s service headless\n0s service web\n{planned_again}0s service web\n\
+             0s service web\n{planned_again}"
+        ));
+    }
+}
+
+#[test]
+fn a_change_concerns_the_pods_that_name_what_changed() {
+    let mut world = World::new();
+    world.quietly(|world| {
+        world.config_map("cfg", r#"{"data":{"a":"1"}}"#, 7);
+        world.put(&pod(
+            r#""containers":[{"name":"web","image":"hello:1.0","envFrom":[{"secretRef":{"name":"pw"}}]}],
+                "volumes":[{"name":"v","configMap":{"name":"cfg"}}]"#,
+        ));
+    });
+    let mut changed = |kind, namespace: &str, name: &str| {
+        let before = world.observed.pods[POD].changes;
+        let told = world.observed.source_changed(kind, &(namespace.to_owned(), name.to_owned()));
+        let after = world.observed.pods[POD].changes;
+        (told.len(), after.volumes - before.volumes, after.environment - before.environment)
+    };
+    assert_eq!(changed(Kind::ConfigMap, "d", "cfg"), (1, 1, 0));
+    assert_eq!(changed(Kind::Secret, "d", "pw"), (1, 0, 1));
+    assert_eq!(changed(Kind::ConfigMap, "d", "pw"), (0, 0, 0));
+    assert_eq!(changed(Kind::ConfigMap, "d", "other"), (0, 0, 0));
+    assert_eq!(changed(Kind::ConfigMap, "e", "cfg"), (0, 0, 0));
+    assert_eq!(changed(Kind::Service, "e", "web"), (0, 0, 0));
+    assert_eq!(changed(Kind::Service, "d", "web"), (0, 0, 1));
+    assert_eq!(changed(Kind::Service, "default", "kubernetes"), (0, 0, 1));
 }

@@ -8,7 +8,7 @@ use coracle_core::{
     pod::Phase,
     probe::{ProbeCheck, ProbeKind},
     reconcile::{next_wake, reconcile},
-    sources::KeyedData,
+    sources::{KeyedData, Service, Source},
     spec::PodUid,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -59,6 +59,10 @@ impl World {
         expected.assert_eq(&self.transcript);
     }
 
+    pub fn check_text(self, expected: &str) {
+        assert_eq!(self.transcript, expected);
+    }
+
     /// Without a transcript.
     pub fn quietly(&mut self, play: impl FnOnce(&mut Self)) {
         self.quiet = true;
@@ -107,9 +111,22 @@ impl World {
 
     pub fn config_map(&mut self, name: &str, json: &str, revision: u64) {
         let data = KeyedData::from_config_map(json.as_bytes(), revision).unwrap();
-        self.desired.sources.config_maps.insert(("d".into(), name.into()), Arc::new(data));
+        self.source(name, Source::ConfigMap(Arc::new(data)));
         self.heading(&format!("config map {name} at {revision}"));
         self.settle();
+    }
+
+    pub fn service(&mut self, name: &str, json: &str) {
+        self.source(name, Source::Service(Arc::new(Service::parse(json.as_bytes()).unwrap())));
+        self.heading(&format!("service {name}"));
+        self.settle();
+    }
+
+    fn source(&mut self, name: &str, source: Source) {
+        let (kind, own) = (source.kind(), ("d".to_owned(), name.to_owned()));
+        if self.desired.sources.put(own.clone(), source) {
+            self.observed.source_changed(kind, &own);
+        }
     }
 
     /// Time passes; whatever falls due on the way is done when it falls due.
@@ -170,7 +187,8 @@ impl World {
 
     pub fn mounted(&mut self) {
         let uid = PodUid::from(POD);
-        let fingerprint = coracle_core::volumes::fingerprint(&self.desired.pods[&uid], &self.desired.sources);
+        let state = &self.observed.pods[&uid];
+        let fingerprint = coracle_core::volumes::fingerprint(&state.pod, state);
         self.tell("mounted", Observation::Mounted { uid, fingerprint });
     }
 

@@ -1,0 +1,43 @@
+//! Objects that pods are made of change: each pod counts the changes of those that it is made of, so that nobody looks
+//! through them whenever something else happens to the pod.
+
+use crate::{
+    env::MASTER,
+    pod::{Observed, PodState},
+    sources::Kind,
+    spec::PodUid,
+};
+
+impl Observed {
+    /// Takes note that an object changed, came or went, by namespace and name. Answers which pods are to be looked at.
+    pub fn source_changed(&mut self, kind: Kind, (namespace, name): &(String, String)) -> Vec<PodUid> {
+        if kind == Kind::Service {
+            self.service_changed(namespace, name);
+            return Vec::new();
+        }
+        let own = self.pods.iter_mut().filter(|(_, state)| state.pod.metadata.namespace == *namespace);
+        own.filter_map(|(uid, state)| state.source_changed(kind, name).then(|| uid.clone())).collect()
+    }
+
+    /// No pod waits for a service: what they are is asked when a container starts.
+    fn service_changed(&mut self, namespace: &str, name: &str) {
+        let of_all = (namespace, name) == MASTER;
+        for state in self.pods.values_mut() {
+            let pod = &state.pod;
+            if of_all || pod.metadata.namespace == namespace && pod.has_service_links() {
+                state.changes.environment += 1;
+            }
+        }
+    }
+}
+
+impl PodState {
+    /// True where the pod names it.
+    fn source_changed(&mut self, kind: Kind, name: &str) -> bool {
+        let outline = &self.pod.outline;
+        let named = [outline.volumes.has(kind, name), outline.environment.has(kind, name)];
+        self.changes.volumes += u64::from(named[0]);
+        self.changes.environment += u64::from(named[1]);
+        named.contains(&true)
+    }
+}
