@@ -40,6 +40,11 @@ const HEAP_MAX: u64 = 256 << 20;
 /// Bytes of host heap that a pod has whatever others hold: some requests, a connection, its log lines.
 pub(crate) const HEAP_GUARANTEED: u64 = 512 << 10;
 
+/// The part of what a pod may hold that those who come to it from elsewhere leave to the pod and its own namespace, and how
+/// much of what it has for certain.
+const OTHERS_LEAVE_PART: u64 = 8;
+const OTHERS_LEAVE: u64 = HEAP_GUARANTEED / 2;
+
 /// Bytes of heap in which a pod takes from what all share.
 const HEAP_BLOCK: u64 = 256 << 10;
 

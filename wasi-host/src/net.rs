@@ -5,6 +5,7 @@
 //! Where Linux' behaviour is visible to a program, this network has the same: refused, reset, half-close,
 //! address in use, the first write after the peer closed.
 
+mod callers;
 mod conn;
 mod error;
 mod http_service;
@@ -30,6 +31,8 @@ pub use listener::{Bound, Listener};
 pub use namespace::{Namespace, NamespaceConfig};
 pub use pipe::{Gone, PIPE_CAPACITY};
 pub use udp::{DATAGRAM_BYTES_MAX, UdpSocket};
+#[cfg(test)]
+pub(crate) use uplink::Known;
 pub use uplink::{Isolated, Uplink};
 
 use std::time::Duration;

@@ -106,7 +106,8 @@ impl Drop for Permit {
     }
 }
 
-fn give_back<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+/// Counts one less, and forgets who has none.
+pub(crate) fn give_back<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
         *count -= 1;
         if *count == 0 {

@@ -2,7 +2,8 @@
 //!
 //! `<time> <stream> <F|P> <text>`: `F` ends a line, `P` is a piece of one. Source: CRI's logging format.
 //!
-//! Guests put lines into the queue of their log, and wait where it is full; one thread of the node writes them down.
+//! Guests put lines into the queue of their log, and wait where it is full or where their namespace or pod has its share of
+//! what may wait; one thread of the node writes them down, in turns by namespace and then by log.
 //! A line that was taken is in the log: also before the container is said to be over, and before it is read. Only a
 //! disk that takes nothing for some seconds loses lines, and the log says then how many.
 
@@ -72,14 +73,20 @@ impl Logs {
         live.values().for_each(|log| log.remove());
     }
 
-    /// The log of a new attempt. An older attempt's readers come to their end.
-    pub fn begin(&self, uid: &PodUid, container: &str, attempt: u32) -> io::Result<Arc<ContainerLog>> {
+    /// The log of a new attempt, on the account of `holder`. An older attempt's readers come to their end.
+    pub fn begin(
+        &self,
+        uid: &PodUid,
+        container: &str,
+        attempt: u32,
+        holder: Holder,
+    ) -> io::Result<Arc<ContainerLog>> {
         let dir = self.dir(uid, container);
         for dir in [&*self.root, &*self.root.join(uid.as_str()), &*dir] {
             private::create_dir(dir)?;
         }
         let file = LogFile::open(dir.join(format!("{attempt}.log")), FILE_BYTES_MAX)?;
-        let log = Arc::new(ContainerLog::new(file, self.writer.queue().clone()));
+        let log = Arc::new(ContainerLog::new(file, self.writer.queue().clone(), holder));
         let old = self.live.lock().insert((uid.clone(), container.to_owned()), log.clone());
         if let Some(old) = old {
             old.close();
@@ -237,7 +244,7 @@ mod tests {
         let logs = Logs::start(dir.path().to_owned()).unwrap();
         assert_eq!(read(&logs, options()).await.unwrap_err(), "waiting");
         let uid = PodUid::from("u");
-        let log = logs.begin(&uid, "c", 0).unwrap();
+        let log = logs.begin(&uid, "c", 0, Holder::default()).unwrap();
         write(&log, Stream::Stdout, &["one\n", "two\n"]).await;
         write(&log, Stream::Stderr, &["three, a ", "long one\n"]).await;
         assert_eq!(read(&logs, options()).await.unwrap(), "one\ntwo\nthree, a long one\n");
@@ -263,7 +270,7 @@ mod tests {
         let logs = Logs::start(dir.path().to_owned()).unwrap();
         let uid = PodUid::from("u");
         for attempt in 0..3 {
-            let log = logs.begin(&uid, "c", attempt).unwrap();
+            let log = logs.begin(&uid, "c", attempt, Holder::default()).unwrap();
             write(&log, Stream::Stdout, &[&format!("attempt {attempt}\n")]).await;
             let previous = read(&logs, LogOptions { previous: true, ..options() }).await;
             match attempt {
@@ -285,7 +292,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let logs = Arc::new(Logs::start(dir.path().to_owned()).unwrap());
         let uid = PodUid::from("u");
-        let log = logs.begin(&uid, "c", 0).unwrap();
+        let log = logs.begin(&uid, "c", 0, Holder::default()).unwrap();
         write(&log, Stream::Stdout, &["first\n"]).await;
         let (out, mut chunks) = mpsc::channel(1);
         let follower = tokio::spawn({
@@ -319,7 +326,7 @@ mod tests {
     /// A log that nobody writes down but the test.
     fn unattended(path: &Path, bytes_max: u64) -> Arc<ContainerLog> {
         let file = LogFile::open(path.to_owned(), bytes_max).unwrap();
-        Arc::new(ContainerLog::new(file, Arc::default()))
+        Arc::new(ContainerLog::new(file, Arc::default(), Holder::default()))
     }
 
     fn write_down(log: &ContainerLog) {
@@ -408,7 +415,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let logs = Logs::start(dir.path().to_owned()).unwrap();
         let uid = PodUid::from("u");
-        let log = logs.begin(&uid, "c", 0).unwrap();
+        let log = logs.begin(&uid, "c", 0, Holder::default()).unwrap();
         write(&log, Stream::Stdout, &["last words\n"]).await;
         logs.close();
         assert!(fs::read_to_string(dir.path().join("u/c/0.log")).unwrap().ends_with("last words\n"));

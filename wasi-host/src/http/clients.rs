@@ -9,13 +9,13 @@
 //! namespace, and those that come by way of another node are that node's: one client.
 
 use std::collections::HashMap;
-use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use crate::serving::source_of;
+use crate::shares::give_back;
 
 /// Requests of one client, and of the pods of one namespace, that are served whatever others could have.
 const FREE: usize = 4;
@@ -76,18 +76,9 @@ impl Counts {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         let mut under_way = self.clients.under_way.lock();
-        end_one(&mut under_way.clients, &self.client);
+        give_back(&mut under_way.clients, &self.client);
         if let Some(namespace) = &self.namespace {
-            end_one(&mut under_way.namespaces, namespace);
-        }
-    }
-}
-
-fn end_one<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
-    if let Some(own) = counts.get_mut(key) {
-        *own -= 1;
-        if *own == 0 {
-            counts.remove(key);
+            give_back(&mut under_way.namespaces, namespace);
         }
     }
 }
@@ -116,13 +107,13 @@ mod tests {
     #[test]
     fn the_pods_of_another_namespace_together_leave_as_much_as_they_have() {
         let clients = Arc::new(Clients::default());
-        let all = 100;
+        let all = 100_usize;
         let mut held = Vec::new();
         let fill = |held: &mut Vec<UnderWay>, namespace: Option<&str>| {
             let before = held.len();
             for pod in 0..10 {
                 let begin = |free| clients.begin([10, 0, 0, pod].into(), namespace.map(Into::into), || free);
-                while let Some(one) = begin(all - held.len()) {
+                while let Some(one) = begin(all.saturating_sub(held.len())) {
                     held.push(one);
                 }
             }

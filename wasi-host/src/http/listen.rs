@@ -33,7 +33,12 @@ pub(super) async fn serve(server: &Arc<Server>, listener: Listener, service: Arc
     let enter = |conn: &mut Conn, asker: &Asker, ip: IpAddr| match asker {
         Asker::Node => probes.enter(ip),
         Asker::Client(_, foreign) => {
-            let charge = sandbox.account.charge(Holding::Heap, CONNECTION_BYTES).ok()?;
+            let charge = if conn.is_from_elsewhere() {
+                sandbox.account.charge_for_other(Holding::Heap, CONNECTION_BYTES)
+            } else {
+                sandbox.account.charge(Holding::Heap, CONNECTION_BYTES)
+            };
+            let charge = charge.ok()?;
             let namespace = foreign.as_ref().map(|Foreign(namespace)| namespace.clone());
             let place = places.enter_of(ip, namespace)?;
             conn.hold(charge);

@@ -7,7 +7,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::shared::Tenant;
-use super::{Bound, Charge, HEAP_BLOCK, HEAP_GUARANTEED, HOLDINGS, Holding, Refused, heap_max};
+use super::{
+    Bound, Charge, HEAP_BLOCK, HEAP_GUARANTEED, HOLDINGS, Holding, OTHERS_LEAVE, OTHERS_LEAVE_PART, Refused,
+    heap_max,
+};
 
 /// Bytes that are not counted one by one: they are part of what holds them.
 const BYTES_FREE: usize = 2 << 10;
@@ -71,9 +74,39 @@ impl Account {
         Ok(charge)
     }
 
+    /// The same for somebody from elsewhere, who must not take the last: a part is left to the pod and its namespace.
+    pub(crate) fn charge_for_other(
+        self: &Arc<Account>,
+        holding: Holding,
+        amount: u64,
+    ) -> Result<Charge, Refused> {
+        if !self.leaves_some(holding, amount) {
+            return Err(Refused { holding, bound: self.bound(), limit: self.limit(holding) });
+        }
+        self.charge(holding, amount)
+    }
+
+    fn leaves_some(&self, holding: Holding, amount: u64) -> bool {
+        let limit = self.limit(holding);
+        let held = self.held(holding).saturating_add(amount);
+        held <= limit - limit / OTHERS_LEAVE_PART
+            && match &self.parent {
+                Parent::Pod(pod) => pod.leaves_some(holding, amount),
+                Parent::Tenant(tenant) => {
+                    let shared = shared_part(holding, held.saturating_add(OTHERS_LEAVE), tenant);
+                    shared == 0 || !tenant.is_pressed(holding, shared)
+                }
+            }
+    }
+
     /// What is held now.
     pub(crate) fn held(&self, holding: Holding) -> u64 {
         self.gauge(holding).held.load(Ordering::Relaxed)
+    }
+
+    /// How much may be held, whatever others hold.
+    pub(crate) fn limit(&self, holding: Holding) -> u64 {
+        self.gauge(holding).limit
     }
 
     /// True where a charge would be refused, or where more is held than may be. Whoever buffers for a guest makes do with

@@ -142,3 +142,25 @@ fn bounds_follow_the_machine() {
     assert_eq!((small.heap, small.files, small.files_guaranteed), (HEAP_UNKNOWN, 32, 1));
     assert_eq!([Some(1), Some(64 * MIB), None].map(heap_max), [HEAP_MIN, 64 * MIB, HEAP_MAX]);
 }
+
+#[test]
+fn somebody_from_elsewhere_leaves_a_part_to_the_pod() {
+    let fill = |account: &Arc<Account>| {
+        std::iter::from_fn(|| account.charge_for_other(Holding::Heap, 8 << 10).ok()).collect::<Vec<_>>()
+    };
+    let ledger = ledger(400 * MIB, 100);
+    let small = ledger.pod(&"a".into(), Some(MIB));
+    let charges = [fill(&small), fill(&small.container(None))];
+    assert_eq!(small.held(Holding::Heap), HEAP_MIN / 8 * 7);
+    assert!(small.charge(Holding::Heap, HEAP_MIN / 8).is_ok());
+    drop(charges);
+    let container = pod(&ledger, "a").container(Some(MIB));
+    assert_eq!(fill(&container).len() as u64 * (8 << 10), HEAP_MIN / 8 * 7);
+    // Of the little that is certain, half.
+    let scarce = pod(&self::ledger(0, 100), "a");
+    let charges = fill(&scarce);
+    assert_eq!(scarce.held(Holding::Heap), HEAP_GUARANTEED / 2);
+    assert!(scarce.charge(Holding::Heap, HEAP_GUARANTEED / 2).is_ok());
+    drop(charges);
+    assert_eq!(scarce.held(Holding::Heap), 0);
+}

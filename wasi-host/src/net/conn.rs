@@ -1,5 +1,6 @@
 //! One end of a connection.
 
+use super::callers::Caller;
 use super::pipe::{Gone, Pipe};
 use super::seat::{Budget, Seat};
 use super::{NetError, TRANSFER_BYTES_MAX};
@@ -84,6 +85,11 @@ impl Conn {
     /// Whether it came by [`super::Namespace::deliver_probe`], which is the node's alone.
     pub(crate) fn is_probe(&self) -> bool {
         self.is_probe
+    }
+
+    /// Whether it was opened to its pod by somebody of another namespace, or of none.
+    pub(crate) fn is_from_elsewhere(&self) -> bool {
+        self.seat.as_ref().is_some_and(|seat| seat.caller().is_other())
     }
 
     pub(crate) fn take_seat(&mut self, mut seat: Seat) {
@@ -181,6 +187,11 @@ impl Drop for Conn {
         } else {
             self.tx.finish();
             self.rx.close_reader();
+        }
+        // What this pod wrote for a caller who does not read it is the pod's as long as it waits: so long the caller has
+        // one connection less, or he could have it hold any number of them.
+        if let Some(seat) = self.seat.take().filter(|seat| *seat.caller() != Caller::Own) {
+            self.tx.keep(seat);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A pod's network namespace: one set of addresses and ports, shared by all containers of the pod.
 
+use super::callers::Caller;
 use super::listener::{AcceptQueue, Bound, Listener};
 use super::ports::{EPHEMERAL_PORTS, PortTable};
 use super::seat::{Budget, Seats};
@@ -80,14 +81,6 @@ enum TcpSlot {
         owner: u64,
         queue: Arc<AcceptQueue>,
     },
-}
-
-/// Who opens a connection to the pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Opener {
-    Client,
-    /// The node, to see whether the pod serves.
-    Node,
 }
 
 /// Where a packet to some address goes, and the address it comes from.
@@ -194,7 +187,7 @@ impl Namespace {
         let source = shared.source(from, route)?;
         let seat = shared.seats.take()?;
         let at_once = match route {
-            Route::Own { .. } => shared.deliver(source, to, Opener::Client),
+            Route::Own { .. } => shared.deliver(source, to, &Caller::Own),
             Route::Beyond { .. } => Err(NetError::WouldBlock),
         };
         let mut conn = match at_once {
@@ -211,29 +204,29 @@ impl Namespace {
     /// `ConnectionRefused` where nobody listens, `WouldBlock` while the listener's backlog is full.
     pub fn deliver(&self, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
         self.shared.check_own(to.ip())?;
-        self.shared.deliver(from, to, Opener::Client)
+        self.shared.deliver(from, to, &self.shared.caller(from.ip()))
     }
 
     /// [`Namespace::deliver`] that waits for a place in the backlog, at most for the connect timeout.
     /// Needs a tokio runtime in context.
     pub async fn deliver_when_room(&self, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
-        self.deliver_in_time(from, to, Opener::Client).await
+        self.deliver_in_time(from, to, self.shared.caller(from.ip())).await
     }
 
     /// The same for a check of the node's own, which does not fail for what clients hold of the pod's sockets and of what
     /// an HTTP component serves at once. For the node's code alone: no guest has a way here. Needs a tokio runtime in context.
     pub async fn deliver_probe(&self, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
-        self.deliver_in_time(from, to, Opener::Node).await
+        self.deliver_in_time(from, to, Caller::Node).await
     }
 
     async fn deliver_in_time(
         &self,
         from: SocketAddr,
         to: SocketAddr,
-        opener: Opener,
+        caller: Caller,
     ) -> Result<Conn, NetError> {
         self.shared.check_own(to.ip())?;
-        let attempt = self.shared.deliver_when_room(from, to, opener);
+        let attempt = self.shared.deliver_when_room(from, to, &caller);
         tokio::time::timeout(self.shared.limits.connect_timeout, attempt)
             .await
             .map_err(|_| NetError::TimedOut)?
@@ -325,6 +318,11 @@ impl Namespace {
         listening.iter().for_each(|queue| queue.close());
         mailboxes.iter().for_each(|mailbox| mailbox.close());
         self.shared.seats.reset_all();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_callers(&self) -> bool {
+        self.shared.seats.has_callers()
     }
 
     #[cfg(test)]
@@ -421,15 +419,23 @@ impl Shared {
         tables.tcp.find(to).and_then(TcpSlot::queue).ok_or(NetError::ConnectionRefused)
     }
 
-    fn deliver(&self, from: SocketAddr, to: SocketAddr, opener: Opener) -> Result<Conn, NetError> {
-        self.accept_queue(to)?.offer(|| self.make_connection(from, to, opener))
+    /// Who has the address that a connection to the pod comes from.
+    fn caller(&self, from: IpAddr) -> Caller {
+        if from.is_loopback() || self.is_own(from) {
+            return Caller::Own;
+        }
+        Caller::of(from, self.uplink.namespace_of(from), &self.holder.namespace)
+    }
+
+    fn deliver(&self, from: SocketAddr, to: SocketAddr, caller: &Caller) -> Result<Conn, NetError> {
+        self.accept_queue(to)?.offer(|| self.make_connection(from, to, caller))
     }
 
     /// A connect that has to wait: for another pod, or for a place in a full backlog.
     async fn connect_slowly(&self, route: Route, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
         let attempt = async {
             match route {
-                Route::Own { .. } => self.deliver_when_room(from, to, Opener::Client).await,
+                Route::Own { .. } => self.deliver_when_room(from, to, &Caller::Own).await,
                 Route::Beyond { .. } => self.uplink.dial(from, to).await,
             }
         };
@@ -440,14 +446,14 @@ impl Shared {
         &self,
         from: SocketAddr,
         to: SocketAddr,
-        opener: Opener,
+        caller: &Caller,
     ) -> Result<Conn, NetError> {
         loop {
             let queue = self.accept_queue(to)?;
             let room = queue.space.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            match queue.offer(|| self.make_connection(from, to, opener)) {
+            match queue.offer(|| self.make_connection(from, to, caller)) {
                 Err(NetError::WouldBlock) => room.await,
                 done => return done,
             }
@@ -459,16 +465,13 @@ impl Shared {
         &self,
         from: SocketAddr,
         to: SocketAddr,
-        opener: Opener,
+        caller: &Caller,
     ) -> Result<(Conn, Conn), NetError> {
-        let seat = match opener {
-            Opener::Client => self.seats.take(),
-            Opener::Node => self.seats.take_for_node(),
-        };
-        let seat = seat.map_err(|_| NetError::ConnectionRefused)?;
-        let (mut inner, outer) = Conn::pair_within(to, from, self.limits.pipe_bytes, Some(&self.budget));
+        let taken = self.seats.take_for(caller);
+        let (seat, budget) = taken.map_err(|_| NetError::ConnectionRefused)?;
+        let (mut inner, outer) = Conn::pair_within(to, from, self.limits.pipe_bytes, Some(&budget));
         inner.take_seat(seat);
-        if opener == Opener::Node {
+        if *caller == Caller::Node {
             inner.mark_as_probe();
         }
         Ok((inner, outer))

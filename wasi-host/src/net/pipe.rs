@@ -4,7 +4,7 @@
 //! by byte costs no more memory than the bytes.
 
 use super::NetError;
-use super::seat::Budget;
+use super::seat::{Budget, Seat};
 use super::waker_set::WakerSet;
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -14,9 +14,6 @@ use std::task::{Context, Poll, ready};
 
 /// Bytes that a pipe holds unless its namespace says otherwise.
 pub const PIPE_CAPACITY: usize = 256 * 1024;
-
-/// Bytes that every pipe may hold even when its pod's budget is spent.
-const PIPE_BYTES_SQUEEZED: usize = 4 * 1024;
 
 /// Writes up to this size are gathered in the tail.
 const GATHERED_WRITE_MAX: usize = 2 * 1024;
@@ -53,6 +50,8 @@ struct State {
     reader: Reader,
     readers: WakerSet,
     writers: WakerSet,
+    /// The writer's, who has gone: it is his until what he wrote has been read.
+    seat: Option<Seat>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -188,7 +187,9 @@ impl Pipe {
             state.throttled = false;
             state.writers.take()
         });
+        let seat = if state.buffered == 0 { state.seat.take() } else { None };
         drop(state);
+        drop(seat);
         self.give_back(length);
         if let Some(writers) = writers {
             writers.wake();
@@ -284,6 +285,15 @@ impl Pipe {
         });
     }
 
+    /// The writer has gone. Its seat is kept as long as the reader leaves what it wrote here.
+    pub(crate) fn keep(&self, seat: Seat) {
+        let mut state = self.state.lock();
+        let unread = state.buffered > 0 && matches!(state.reader, Reader::Open | Reader::Deaf);
+        let over = if unread { state.seat.replace(seat) } else { Some(seat) };
+        drop(state);
+        drop(over);
+    }
+
     fn write_with(
         &self,
         available: usize,
@@ -322,16 +332,16 @@ impl Pipe {
         let mut state = self.state.lock();
         how(&mut state);
         let (readers, writers) = (state.readers.take(), state.writers.take());
+        let unread = matches!(state.reader, Reader::Open | Reader::Deaf);
+        let seat = if unread { None } else { state.seat.take() };
         drop(state);
+        drop(seat);
         readers.wake();
         writers.wake();
     }
 
     fn capacity_now(&self) -> usize {
-        match &self.budget {
-            Some(budget) if budget.spent() => self.capacity.min(PIPE_BYTES_SQUEEZED),
-            _ => self.capacity,
-        }
+        self.budget.as_ref().map_or(self.capacity, |budget| budget.room(self.capacity))
     }
 
     fn give_back(&self, length: usize) {

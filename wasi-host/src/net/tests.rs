@@ -1,5 +1,6 @@
 //! The network by itself, without guests.
 
+mod callers;
 mod connections;
 mod datagrams;
 mod names;

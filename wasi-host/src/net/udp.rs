@@ -17,9 +17,6 @@ pub const DATAGRAM_BYTES_MAX: usize = 65_507;
 /// What a datagram that waits is counted for beside its payload, so that empty ones are bounded as well.
 const DATAGRAM_OVERHEAD_BYTES: usize = 64;
 
-/// Bytes that every mailbox may hold even when its pod's budget is spent, as with pipes.
-const MAILBOX_BYTES_SQUEEZED: usize = 4 * 1024;
-
 /// A bound UDP socket. Dropping it frees the port.
 #[derive(Debug)]
 pub struct UdpSocket {
@@ -179,9 +176,7 @@ impl Mailbox {
             return Err(NetError::ConnectionRefused);
         }
         let cost = cost(&payload);
-        let bytes_max =
-            if self.budget.spent() { self.bytes_max.min(MAILBOX_BYTES_SQUEEZED) } else { self.bytes_max };
-        if state.bytes + cost > bytes_max {
+        if state.bytes + cost > self.budget.room_of_mailbox(self.bytes_max) {
             return Ok(());
         }
         state.bytes += cost;

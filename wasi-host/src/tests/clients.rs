@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode};
@@ -13,33 +12,12 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use super::*;
-use crate::net::{Conn, HttpBody, NetError, Uplink, empty_body};
+use crate::net::{Conn, HttpBody, Known, empty_body};
 
 const PORT: u16 = 8080;
 
-/// The namespace of the component; the pods of 10.128.N.0/24 are of the namespace N.
+/// The namespace of the component, as [`Known`] has it.
 const OWN: u8 = 0;
-
-struct Known;
-
-impl Uplink for Known {
-    fn dial(&self, from: SocketAddr, to: SocketAddr) -> BoxFuture<'static, Result<Conn, NetError>> {
-        Isolated.dial(from, to)
-    }
-
-    fn resolve(&self, from: IpAddr, name: &str) -> BoxFuture<'static, Result<Vec<IpAddr>, NetError>> {
-        Isolated.resolve(from, name)
-    }
-
-    fn send(&self, from: SocketAddr, to: SocketAddr, payload: Bytes) -> Result<(), NetError> {
-        Isolated.send(from, to, payload)
-    }
-
-    fn namespace_of(&self, ip: IpAddr) -> Option<Arc<str>> {
-        let IpAddr::V4(ip) = ip else { return None };
-        Some(ip.octets()[2].to_string().into())
-    }
-}
 
 /// A component with its clients.
 struct Port {

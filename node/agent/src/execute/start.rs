@@ -138,7 +138,8 @@ async fn start(
     let started = folders.call(&holder(&pod.metadata.namespace), move || {
         let _context = runtime.enter();
         let mounts = volumes::mounts(&volumes_dir, &plan.mounts).map_err(create)?;
-        let log = logs.begin(&log_at.uid, &log_at.container, log_at.attempt);
+        let log_holder = sandbox.namespace().holder().clone();
+        let log = logs.begin(&log_at.uid, &log_at.container, log_at.attempt, log_holder);
         let log = log.map_err(|error| create(format!("failed to open the container's log: {error}")))?;
         let spec = ContainerSpec {
             name,

@@ -74,6 +74,7 @@ impl LogFile {
         if self.left.is_empty() {
             self.left = records;
         } else {
+            self.left.reserve_exact(records.len());
             self.left.extend(records);
         }
         let before = self.left.len();
@@ -86,7 +87,22 @@ impl LogFile {
             self.lost += self.left.iter().filter(|byte| **byte == b'\n').count() as u64;
             self.left.clear();
         }
+        if self.left.is_empty() {
+            // Its room too: a node has many logs, and most of them are silent.
+            self.left = Vec::new();
+            return Done { bytes: before, giving_up };
+        }
         Done { bytes: before - self.left.len(), giving_up }
+    }
+
+    /// Gives up what is left, which nobody will read.
+    pub fn forget(&mut self) {
+        self.left = Vec::new();
+    }
+
+    #[cfg(test)]
+    pub fn allocated(&self) -> usize {
+        self.left.capacity()
     }
 
     fn failed(&mut self, now: Instant, error: &io::Error) {

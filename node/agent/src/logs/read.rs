@@ -357,7 +357,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
         let file = LogFile::open(path.clone(), 100).unwrap();
-        let log = Arc::new(ContainerLog::new(file, Arc::default()));
+        let log = Arc::new(ContainerLog::new(file, Arc::default(), Holder::default()));
         let write = |lines: std::ops::Range<u32>| {
             let sink = StreamSink::new(log.clone(), Stream::Stdout);
             lines.for_each(|line| assert!(sink.write(format!("line {line}\n").as_bytes()) > 0));

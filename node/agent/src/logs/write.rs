@@ -9,7 +9,10 @@ use std::{
     time::Instant,
 };
 
-use coracle_wasi_host::LogSink;
+use coracle_wasi_host::{
+    LogSink,
+    shares::{Holder, Permit},
+};
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use tokio::sync::watch;
@@ -18,6 +21,15 @@ use super::{file::LogFile, writer::WriterQueue};
 
 /// Bytes of one log that wait for the disk, about: a guest that writes faster waits, and nobody else does.
 pub const QUEUE_BYTES_MAX: usize = 256 * 1024;
+
+/// Those of them that may wait whatever other logs have; a line more than that, as with every bound here.
+const QUEUE_BYTES_CERTAIN: usize = 4 * 1024;
+
+/// The bytes beyond are taken so many at a time from what all logs of the node have.
+pub(super) const BLOCK_BYTES: usize = 16 * 1024;
+
+/// Bytes of a record beside its text, about.
+const RECORD_HEAD_BYTES: usize = 48;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
@@ -36,6 +48,8 @@ pub(super) struct Progress {
 /// The log of one attempt of one container, open for writing.
 pub struct ContainerLog {
     path: PathBuf,
+    /// On whose account its bytes wait, and in whose turn they are written.
+    holder: Holder,
     queue: Mutex<Queue>,
     /// Only the writing thread uses it.
     file: Mutex<LogFile>,
@@ -51,6 +65,8 @@ struct Queue {
     records: Vec<u8>,
     /// Bytes that the writing thread has taken out and not written yet.
     in_hand: usize,
+    /// For the bytes beyond those that may wait in any case.
+    blocks: Vec<Permit>,
     /// Of all records that ever came.
     accepted: u64,
     /// The writing thread knows that there is something.
@@ -74,18 +90,49 @@ enum State {
 }
 
 impl Queue {
-    fn is_full(&self) -> bool {
-        self.records.len() + self.in_hand >= QUEUE_BYTES_MAX
+    fn bytes(&self) -> usize {
+        self.records.len() + self.in_hand
+    }
+
+    /// Bytes that may wait with the blocks that it has.
+    fn bytes_max(&self) -> usize {
+        QUEUE_BYTES_MAX.min(QUEUE_BYTES_CERTAIN + self.blocks.len() * BLOCK_BYTES)
+    }
+
+    /// Whether a line more may wait. Takes the blocks for what waits already.
+    fn has_room(&mut self, writer: &WriterQueue, holder: &Holder) -> bool {
+        while self.bytes() >= self.bytes_max() {
+            if self.bytes() >= QUEUE_BYTES_MAX {
+                return false;
+            }
+            let Some(block) = writer.blocks.take(holder) else { return false };
+            self.blocks.push(block);
+        }
+        true
+    }
+
+    /// Gives the blocks back that nothing waits in any more.
+    fn give_back(&mut self) {
+        let needed = self.bytes().saturating_sub(QUEUE_BYTES_CERTAIN).div_ceil(BLOCK_BYTES);
+        self.blocks.truncate(needed);
+        if self.blocks.is_empty() {
+            self.blocks = Vec::new();
+        }
     }
 
     fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.in_hand == 0
+        self.bytes() == 0
     }
 
     fn push(&mut self, stream: Stream, line: &[u8]) {
         let (text, tag) = line.strip_suffix(b"\n").map_or((line, 'P'), |text| (text, 'F'));
         let stream = if stream == Stream::Stdout { "stdout" } else { "stderr" };
         let before = self.records.len();
+        let more = text.len() + RECORD_HEAD_BYTES;
+        if self.records.capacity() - before < more {
+            // Not twice as much as there is: what is counted is what is there, give or take a block.
+            self.records.reserve_exact(more.max(before.min(BLOCK_BYTES)));
+        }
         // Writing to memory does not fail.
         let _ = write!(self.records, "{:.9} {stream} {tag} ", Timestamp::now());
         self.records.extend_from_slice(text);
@@ -95,9 +142,10 @@ impl Queue {
 }
 
 impl ContainerLog {
-    pub(super) fn new(file: LogFile, writer: Arc<WriterQueue>) -> Self {
+    pub(super) fn new(file: LogFile, writer: Arc<WriterQueue>, holder: Holder) -> Self {
         Self {
             path: file.path().to_owned(),
+            holder,
             queue: Mutex::default(),
             file: Mutex::new(file),
             names: RwLock::new(()),
@@ -108,6 +156,11 @@ impl ContainerLog {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// On whose account it is.
+    pub(super) fn holder(&self) -> &Holder {
+        &self.holder
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Progress> {
@@ -151,7 +204,12 @@ impl ContainerLog {
             queue.records = Vec::new();
             mem::take(&mut queue.waiting)
         };
-        drop(self.file.lock());
+        self.file.lock().forget();
+        {
+            let mut queue = self.queue.lock();
+            queue.in_hand = 0;
+            queue.give_back();
+        }
         waiting.into_iter().for_each(Waker::wake);
         self.progress.send_modify(|progress| progress.ended = true);
     }
@@ -162,7 +220,7 @@ impl ContainerLog {
         if queue.state == State::Removed {
             return true;
         }
-        if queue.is_full() && !last {
+        if !queue.has_room(&self.writer, &self.holder) && !last {
             queue.lost += u64::from(queue.giving_up);
             return queue.giving_up;
         }
@@ -177,9 +235,11 @@ impl ContainerLog {
 
     fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut queue = self.queue.lock();
-        if !queue.is_full() || queue.giving_up || queue.state == State::Removed {
+        let is_over = queue.giving_up || queue.state == State::Removed;
+        if is_over || queue.has_room(&self.writer, &self.holder) {
             return Poll::Ready(());
         }
+        // Something of its own waits, or there would be room: once that is written there is.
         if !queue.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
             queue.waiting.push(context.waker().clone());
         }
@@ -214,7 +274,8 @@ impl ContainerLog {
                 None => Next::Idle,
             };
             queue.scheduled = next != Next::Idle;
-            let room = !queue.is_full() || queue.giving_up;
+            queue.give_back();
+            let room = queue.bytes() < queue.bytes_max() || queue.giving_up;
             let waiting = if room { mem::take(&mut queue.waiting) } else { Vec::new() };
             (next, waiting, queue.state != State::Open && queue.is_empty())
         };
@@ -224,6 +285,16 @@ impl ContainerLog {
             progress.ended |= ended;
         });
         next
+    }
+}
+
+#[cfg(test)]
+impl ContainerLog {
+    /// Bytes that wait, and those that are allocated for it.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        let left = self.file.lock().allocated();
+        let queue = self.queue.lock();
+        (queue.bytes(), queue.records.capacity() + left)
     }
 }
 
