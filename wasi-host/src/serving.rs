@@ -61,12 +61,15 @@ pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 pub const STREAMS_MAX: u32 = 128;
 
 /// Bytes that a client may send ahead of the reader on all streams of an HTTP/2 connection, to the gateway and to a pod; on
-/// one stream a quarter of that. What comes to a pod comes from near by.
+/// one stream a quarter of that at most. What comes to a pod comes from near by. Streams that nobody reads stop the others
+/// of their connection once they are four, to the gateway sixteen.
 const GATEWAY_WINDOW_BYTES: u32 = 1024 * 1024;
 pub(crate) const POD_WINDOW_BYTES: u32 = 128 * 1024;
 
-/// Bytes of one HTTP/2 stream that wait for their turn on the wire.
-const SEND_BUFFER_BYTES: usize = 256 * 1024;
+/// Bytes that a client may send ahead on one HTTP/2 stream, and bytes of one that wait for their turn on the wire. With the
+/// requests of a source they bound what it can have the gateway hold for bodies that stand still: 32 MiB each way.
+const STREAM_WINDOW_BYTES_MAX: u32 = 64 * 1024;
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Streams of an HTTP/2 connection that the client may have reset before they were looked at, and that may have been reset
 /// for the client's own faults: beyond either the connection ends.
@@ -229,7 +232,7 @@ fn builder(window_bytes: u32) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEAD_BYTES_MAX as u32)
-        .initial_stream_window_size(window_bytes / 4)
+        .initial_stream_window_size((window_bytes / 4).min(STREAM_WINDOW_BYTES_MAX))
         .initial_connection_window_size(window_bytes)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_pending_accept_reset_streams(RESETS_WAITING_MAX)

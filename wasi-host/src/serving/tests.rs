@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use futures::StreamExt;
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::client::conn::{http1, http2};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -35,12 +36,15 @@ impl Drop for Counted {
 
 impl Server {
     fn new() -> Self {
-        let bounds = Bounds {
+        Self::within(Bounds {
             connections_max: 8,
             connections_per_source_max: 4,
             requests_max: 8,
             requests_per_source_max: 4,
-        };
+        })
+    }
+
+    fn within(bounds: Bounds) -> Self {
         Self { places: Places::new(bounds), stop: CancellationToken::new(), working: Arc::default() }
     }
 
@@ -71,7 +75,7 @@ async fn respond(request: Request<HttpBody>) -> Response<HttpBody> {
         "/never" => std::future::pending().await,
         "/endless" => {
             let first = futures::stream::iter([Ok(hyper::body::Frame::data(Bytes::from_static(b"so far")))]);
-            let body = StreamBody::new(futures::StreamExt::chain(first, futures::stream::pending()));
+            let body = StreamBody::new(first.chain(futures::stream::pending()));
             Response::new(body.boxed_unsync())
         }
         "/large" => Response::new(full_body(vec![b'x'; 8 << 20])),
@@ -226,7 +230,8 @@ async fn a_client_is_told_the_bounds_of_its_connection() {
         setting.map(|setting| u32::from_be_bytes([setting[2], setting[3], setting[4], setting[5]]))
     };
     assert_eq!(told(3), Some(STREAMS_MAX));
-    assert_eq!(told(4), Some(GATEWAY_WINDOW_BYTES / 4));
+    let window = told(4).unwrap();
+    assert!(window as usize * GATEWAY.requests_per_source_max <= 32 << 20, "{window}");
     assert_eq!(told(6), Some(HEAD_BYTES_MAX as u32));
 }
 
@@ -255,6 +260,35 @@ async fn streams_that_are_reset_as_they_are_opened_end_the_connection() {
     let begun = Instant::now();
     let (_, said) = until_closed(&mut conn).await;
     assert!(said.contains("too_many_resets") && begun.elapsed() < Duration::from_secs(1), "{said:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_that_nobody_reads_are_held_in_part_and_let_others_pass() {
+    const PIECE: usize = 16 * 1024;
+    const STUCK: usize = 12;
+    let server = Server::within(GATEWAY);
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(server.connect(1))).await.unwrap();
+    tokio::spawn(connection);
+    let sent = Arc::new(AtomicUsize::new(0));
+    let mut post = |path: &str, pieces: usize, sent: &Arc<AtomicUsize>| {
+        let sent = sent.clone();
+        let pieces = futures::stream::iter(0..pieces).map(move |_| {
+            sent.fetch_add(PIECE, Ordering::SeqCst);
+            Ok::<_, Infallible>(hyper::body::Frame::data(Bytes::from_static(&[b'x'; PIECE])))
+        });
+        let request = Request::post(format!("http://a{path}")).body(StreamBody::new(pieces).boxed_unsync());
+        sender.send_request(request.unwrap())
+    };
+    let stuck: Vec<_> = (0..STUCK).map(|_| tokio::spawn(post("/never", 1 << 20, &sent))).collect();
+    while server.working.load(Ordering::SeqCst) < STUCK {
+        tokio::task::yield_now().await;
+    }
+    let answered = tokio::time::timeout(CLIENT_PATIENCE, post("/", 100, &Arc::default())).await;
+    assert_eq!(answered.expect("it passes").unwrap().status(), StatusCode::OK);
+    let held = sent.load(Ordering::SeqCst) / STUCK;
+    assert!(held <= STREAM_WINDOW_BYTES_MAX as usize + 2 * PIECE, "{held} bytes of each");
+    stuck.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test(start_paused = true)]
