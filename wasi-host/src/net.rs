@@ -5,6 +5,7 @@
 //! Where Linux' behaviour is visible to a program, this network has the same: refused, reset, half-close,
 //! address in use, the first write after the peer closed.
 
+mod buffers;
 mod conn;
 mod error;
 mod http_service;
@@ -20,6 +21,7 @@ mod waker_set;
 #[cfg(test)]
 mod tests;
 
+pub use buffers::{Buffers, TenantBuffers, Unread};
 pub use conn::Conn;
 pub use error::NetError;
 pub use http_service::{

@@ -22,7 +22,7 @@ use crate::tunnel::{self, FabricTls, Members, Peers};
 use crate::uplink::PodUplink;
 use arc_swap::ArcSwap;
 use coracle_wasi_host::descriptors::{Descriptors, Purpose};
-use coracle_wasi_host::net::{Namespace, NetError, Uplink};
+use coracle_wasi_host::net::{Namespace, NetError, TenantBuffers, Uplink};
 use coracle_wasi_host::serving;
 use coracle_wasi_host::shares::Holder;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -64,6 +64,8 @@ pub struct FabricConfig {
     pub trusted_proxies: Vec<Cidr>,
     /// The descriptors that connections are taken from.
     pub descriptors: Descriptors,
+    /// Where what comes to namespaces' services from outside is counted while it is carried on.
+    pub outside: TenantBuffers,
 }
 
 /// One node's share of the cluster network. Clones are the same fabric.
@@ -85,6 +87,7 @@ pub(crate) struct Inner {
     /// The gateway's connections to endpoints.
     kept: Arc<Pool>,
     descriptors: Descriptors,
+    outside: TenantBuffers,
     peers: Arc<Peers>,
     members: Arc<Members>,
     node_ports: Option<NodePorts>,
@@ -131,6 +134,7 @@ impl Fabric {
             egress: Egress::new(descriptors.clone()),
             kept: Arc::default(),
             descriptors: descriptors.clone(),
+            outside: config.outside,
             peers: Arc::new(Peers::new(config.tls.client.clone(), members.clone(), stopped.clone())),
             members: members.clone(),
             node_ports: gateway_address

@@ -9,3 +9,4 @@ mod outside;
 mod services;
 mod sources;
 mod tunnels;
+mod windows;

@@ -1,6 +1,7 @@
 //! What a pod's sockets cost: a count of them, and a sum of the bytes they hold.
 
 use super::NetError;
+use super::buffers::Standing;
 use super::pipe::Pipe;
 use crate::ledger::{Account, Charge, Holding, Refused};
 use parking_lot::Mutex;
@@ -20,11 +21,13 @@ pub(crate) struct Budget {
     used: AtomicUsize,
     limit: usize,
     account: OnceLock<Arc<Account>>,
+    /// Those whose bytes stand still.
+    pub(super) standing: Mutex<Standing>,
 }
 
 impl Budget {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { used: AtomicUsize::new(0), limit, account: OnceLock::new() }
+        Self { used: AtomicUsize::new(0), limit, account: OnceLock::new(), standing: Mutex::default() }
     }
 
     /// Has the pod answer for it, from before the first of its containers on. The first pod of a namespace is the one.

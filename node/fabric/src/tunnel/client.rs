@@ -119,14 +119,14 @@ impl Peers {
             if !response.status().is_success() {
                 return Err(refused(response.headers()));
             }
-            Ok((send, response.into_body()))
+            Ok(pump::Stream { send, receive: response.into_body() })
         };
         let opened = tokio::time::timeout(ANSWER_TIMEOUT, open).await;
-        let (send, receive) = opened.unwrap_or(Err(NetError::TimedOut))?;
-        let (near, far) = caller.connection(from, to);
-        let gone = caller.gone().clone();
+        let stream = opened.unwrap_or(Err(NetError::TimedOut))?;
+        let (near, far) = caller.buffers.connection(from, to);
+        let (gone, unread) = (caller.gone().clone(), caller.buffers.unread());
         tokio::spawn(async move {
-            pump::pump(far, send, receive, gone).await;
+            pump::pump(far, stream, unread, gone).await;
             drop(permit);
         });
         Ok(near)

@@ -8,7 +8,7 @@ use super::{
 use crate::door::{Arrival, Door};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use coracle_wasi_host::net::{Conn, NetError};
+use coracle_wasi_host::net::{Buffers, Conn, NetError};
 use coracle_wasi_host::serving::Bounds;
 use futures::future::BoxFuture;
 use h2::RecvStream;
@@ -35,16 +35,25 @@ pub(crate) const NEWCOMERS: Bounds = Bounds {
 
 /// What arrives through tunnels, judged and delivered by the fabric.
 pub(crate) trait Arrivals: Send + Sync + 'static {
-    /// A connection from a pod of the node `peer` to one of ours, with what is cancelled when that pod goes.
+    /// A connection from a pod of the node `peer` to one of ours.
     fn arrive(
         &self,
         peer: &str,
         from: SocketAddr,
         to: SocketAddr,
-    ) -> BoxFuture<'static, Result<(Conn, CancellationToken), NetError>>;
+    ) -> BoxFuture<'static, Result<Arrived, NetError>>;
 
     /// A datagram from a pod of the node `peer` to one of ours.
     fn arrive_datagram(&self, peer: &str, datagram: Datagram);
+}
+
+/// A connection to one of our pods.
+pub(crate) struct Arrived {
+    pub(crate) conn: Conn,
+    /// Cancelled when the pod goes.
+    pub(crate) pod: CancellationToken,
+    /// Whose account it is on.
+    pub(crate) buffers: Buffers,
 }
 
 /// Accepts tunnels until `stopped` is cancelled.
@@ -143,8 +152,11 @@ async fn serve_stream(
                 _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
             };
             match arrived {
-                Ok((conn, pod)) => match respond.send_response(Response::new(()), false) {
-                    Ok(send) => pump::pump(conn, send, body, pod).await,
+                Ok(Arrived { conn, pod, buffers }) => match respond.send_response(Response::new(()), false) {
+                    Ok(send) => {
+                        let stream = pump::Stream { send, receive: body };
+                        pump::pump(conn, stream, buffers.unread(), pod).await;
+                    }
                     // The dialer has given up.
                     Err(_) => conn.reset(),
                 },
