@@ -18,7 +18,7 @@ use crate::policy::Policy;
 use crate::resolver::{Family, PodLookups, Resolver};
 use crate::service::Balancer;
 use crate::tables::{Counters, Tables};
-use crate::tunnel::{self, FabricTls, Members, Peers};
+use crate::tunnel::{self, FabricTls, Members, Peers, Reception};
 use crate::uplink::PodUplink;
 use arc_swap::ArcSwap;
 use coracle_wasi_host::descriptors::{Descriptors, Purpose};
@@ -145,9 +145,10 @@ impl Fabric {
             trusted_proxies: trusted_proxies.clone(),
             stopped: stopped.clone(),
         });
-        let arrivals = Arc::new(Fabric { inner: inner.clone() });
+        let arrivals = Box::new(Fabric { inner: inner.clone() });
+        let reception = Arc::new(Reception { tls: config.tls.server, arrivals, members });
         let door = Door::new(tunnels, tunnel::NEWCOMERS, descriptors.clone(), Purpose::Tunnels);
-        tokio::spawn(tunnel::serve(door, config.tls.server.clone(), arrivals, members, stopped.clone()));
+        tokio::spawn(tunnel::serve(door, reception, stopped.clone()));
         if let Some(listener) = gateway {
             let door = Door::new(listener, serving::GATEWAY, descriptors, Purpose::Clients);
             let door = door.for_many(trusted_proxies);

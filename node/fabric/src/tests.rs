@@ -6,6 +6,7 @@ mod gateway;
 mod held;
 mod names;
 mod outside;
+mod peers;
 mod services;
 mod sources;
 mod tunnels;

@@ -14,7 +14,7 @@ mod wire;
 
 pub(crate) use client::Peers;
 pub(crate) use identity::Members;
-pub(crate) use server::{Arrivals, Arrived, NEWCOMERS, serve};
+pub(crate) use server::{Arrivals, Arrived, NEWCOMERS, Reception, serve};
 pub(crate) use wire::Datagram;
 
 use arc_swap::ArcSwap;
