@@ -27,6 +27,7 @@ mod service;
 mod tables;
 mod tunnel;
 mod uplink;
+mod whereabouts;
 
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use super::{
     STREAMS_MAX, datagrams, pump, watch_life,
 };
 use crate::door::{Arrival, Door};
+use crate::whereabouts::Whereabouts;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use coracle_wasi_host::net::{Buffers, Conn, NetError};
@@ -71,6 +72,7 @@ pub(crate) struct Reception {
     pub(crate) tls: Arc<ArcSwap<rustls::ServerConfig>>,
     pub(crate) arrivals: Box<dyn Arrivals>,
     pub(crate) members: Arc<Members>,
+    pub(crate) whereabouts: Arc<Whereabouts>,
 }
 
 impl Reception {
@@ -166,6 +168,7 @@ async fn serve_peer(
         tracing::debug!(%client, "tunnel refused");
         return;
     };
+    reception.whereabouts.meet(&peer.name, client.ip());
     standing.enter(&peer.name, &dead);
     if let Some(pings) = connection.ping_pong() {
         tokio::spawn(watch_life(pings, read, dead.clone()));
