@@ -12,7 +12,7 @@ use crate::executor::Executor;
 use crate::files;
 use crate::ledger::{Holding, Ledger, NodeBounds};
 use crate::limits;
-use crate::net::Namespace;
+use crate::net::{Namespace, TenantBuffers};
 use crate::pool::Pool;
 use crate::sandbox::{Pod, PodLimits};
 use crate::seats::Seats;
@@ -131,6 +131,11 @@ impl Host {
     /// A pod without containers. The namespace is the caller's to shut down when the pod is gone.
     pub fn pod(&self, limits: PodLimits, namespace: Namespace) -> Pod {
         Pod::new(Arc::clone(&self.inner), limits, namespace)
+    }
+
+    /// Where what comes to a namespace's services from outside, and is carried on by this node, is counted.
+    pub fn tenant_buffers(&self) -> TenantBuffers {
+        TenantBuffers::new(self.inner.ledger.clone())
     }
 
     /// Live instances that this host admits.

@@ -146,7 +146,8 @@ pub(crate) fn heap_max(memory_limit: Option<u64>) -> u64 {
     memory_limit.map_or(HEAP_MAX, |bytes| bytes.clamp(HEAP_MIN, HEAP_MAX))
 }
 
-/// The accounts of one node.
+/// The accounts of one node. Clones are the same.
+#[derive(Clone)]
 pub(crate) struct Ledger {
     shared: Arc<Shared>,
 }

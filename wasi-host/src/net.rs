@@ -5,6 +5,7 @@
 //! Where Linux' behaviour is visible to a program, this network has the same: refused, reset, half-close,
 //! address in use, the first write after the peer closed.
 
+mod buffers;
 mod callers;
 mod conn;
 mod error;
@@ -21,6 +22,7 @@ mod waker_set;
 #[cfg(test)]
 mod tests;
 
+pub use buffers::{Buffers, TenantBuffers, Unread};
 pub use conn::Conn;
 pub use error::NetError;
 pub use http_service::{

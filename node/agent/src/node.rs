@@ -72,14 +72,6 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
     let advertise = config.fabric_advertise.clone().unwrap_or_else(|| probable.to_string());
     let identity = Arc::new(Identity::obtain(&config, &advertise).await?);
     let node_tls = NodeTls::new(&identity.certificates())?;
-    let fabric = start_fabric(&config, &identity, &node_tls).await?;
-    let bound = fabric.address();
-    let advertise = config
-        .fabric_advertise
-        .clone()
-        .unwrap_or_else(|| SocketAddr::new(probable.ip(), bound.port()).to_string());
-    keep_addresses(&config, &fabric)?;
-
     let host = match &config.host {
         Some(host) => host.clone(),
         None => Host::new(HostConfig {
@@ -89,6 +81,14 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
             compiler: config.compiler.clone(),
         })?,
     };
+    let fabric = start_fabric(&config, &identity, &node_tls, &host).await?;
+    let bound = fabric.address();
+    let advertise = config
+        .fabric_advertise
+        .clone()
+        .unwrap_or_else(|| SocketAddr::new(probable.ip(), bound.port()).to_string());
+    keep_addresses(&config, &fabric)?;
+
     let capacity = machine::capacity(config.capacity, host.pods_max());
     let (logs_dir, pods_dir) = (config.data_dir.join("logs"), config.data_dir.join("pods"));
     for dir in [&logs_dir, &pods_dir] {
@@ -189,7 +189,12 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> NodeError {
     move |source| NodeError::Io { path, source }
 }
 
-async fn start_fabric(config: &NodeConfig, identity: &Identity, tls: &NodeTls) -> Result<Fabric, NodeError> {
+async fn start_fabric(
+    config: &NodeConfig,
+    identity: &Identity,
+    tls: &NodeTls,
+    host: &Host,
+) -> Result<Fabric, NodeError> {
     let fabric = Fabric::start(FabricConfig {
         node_name: identity.name.clone(),
         listen: config.fabric_listen,
@@ -198,6 +203,7 @@ async fn start_fabric(config: &NodeConfig, identity: &Identity, tls: &NodeTls) -
         egress: config.allow_egress,
         trusted_proxies: config.trusted_proxies.clone(),
         descriptors: config.descriptors.clone().unwrap_or_else(Descriptors::of_process),
+        outside: host.tenant_buffers(),
     });
     Ok(fabric.await?)
 }

@@ -55,7 +55,7 @@ impl Egress {
             () = caller.gone().cancelled() => return Err(NetError::NetworkDown),
         };
         door::attend(&stream);
-        let (near, far) = caller.connection(from, to);
+        let (near, far) = caller.buffers.connection(from, to);
         let gone = caller.gone().clone();
         tokio::spawn(async move {
             join_while(stream, far, gone).await;
@@ -146,7 +146,6 @@ mod tests {
     use super::*;
     use crate::caller::Attached;
     use coracle_wasi_host::net::{Isolated, Namespace, NamespaceConfig, NetLimits};
-    use coracle_wasi_host::shares::Holder;
     use std::net::IpAddr;
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
@@ -161,8 +160,7 @@ mod tests {
             limits: NetLimits::default(),
         };
         let net = Namespace::new(config, Arc::new(Isolated));
-        let holder = Holder { namespace: namespace.into(), pod: Some(address) };
-        (Caller { holder, pod: Some(Attached::new(net.clone())) }, net)
+        (Caller::pod(&namespace.into(), address, Attached::new(net.clone())), net)
     }
 
     /// A connection of the pod to one who accepts and reads nothing, full to the brim.

@@ -18,11 +18,12 @@ use crate::policy::Policy;
 use crate::resolver::{Family, PodLookups, Resolver};
 use crate::service::Balancer;
 use crate::tables::{Counters, Tables};
-use crate::tunnel::{self, FabricTls, Members, Peers};
+use crate::tunnel::{self, FabricTls, Members, Peers, Reception};
 use crate::uplink::PodUplink;
+use crate::whereabouts::{self, Whereabouts};
 use arc_swap::ArcSwap;
 use coracle_wasi_host::descriptors::{Descriptors, Purpose};
-use coracle_wasi_host::net::{Namespace, NetError, Uplink};
+use coracle_wasi_host::net::{Namespace, NetError, TenantBuffers, Uplink};
 use coracle_wasi_host::serving;
 use coracle_wasi_host::shares::Holder;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -64,6 +65,8 @@ pub struct FabricConfig {
     pub trusted_proxies: Vec<Cidr>,
     /// The descriptors that connections are taken from.
     pub descriptors: Descriptors,
+    /// Where what comes to namespaces' services from outside is counted while it is carried on.
+    pub outside: TenantBuffers,
 }
 
 /// One node's share of the cluster network. Clones are the same fabric.
@@ -85,6 +88,7 @@ pub(crate) struct Inner {
     /// The gateway's connections to endpoints.
     kept: Arc<Pool>,
     descriptors: Descriptors,
+    outside: TenantBuffers,
     peers: Arc<Peers>,
     members: Arc<Members>,
     node_ports: Option<NodePorts>,
@@ -111,7 +115,7 @@ impl Fabric {
         let gateway_address =
             gateway.as_ref().zip(config.gateway_listen).map(|(bound, asked)| local(bound, asked));
         let stopped = CancellationToken::new();
-        let members = Arc::new(Members::new());
+        let (members, whereabouts) = (Arc::new(Members::new()), Arc::<Whereabouts>::default());
         let descriptors = config.descriptors;
         let trusted_proxies: Arc<[Cidr]> = config.trusted_proxies.into();
         let inner = Arc::new(Inner {
@@ -121,6 +125,7 @@ impl Fabric {
                 service_range: range(SERVICE_RANGE),
                 egress: config.egress,
                 pods: Default::default(),
+                whereabouts: whereabouts.clone(),
             },
             tables: ArcSwap::default(),
             changes: watch::Sender::new(0),
@@ -131,7 +136,13 @@ impl Fabric {
             egress: Egress::new(descriptors.clone()),
             kept: Arc::default(),
             descriptors: descriptors.clone(),
-            peers: Arc::new(Peers::new(config.tls.client.clone(), members.clone(), stopped.clone())),
+            outside: config.outside,
+            peers: Arc::new(Peers::new(
+                config.tls.client.clone(),
+                members.clone(),
+                whereabouts.clone(),
+                stopped.clone(),
+            )),
             members: members.clone(),
             node_ports: gateway_address
                 .map(|address| NodePorts::new(address.ip(), descriptors.clone(), stopped.clone())),
@@ -141,9 +152,12 @@ impl Fabric {
             trusted_proxies: trusted_proxies.clone(),
             stopped: stopped.clone(),
         });
-        let arrivals = Arc::new(Fabric { inner: inner.clone() });
+        let arrivals = Box::new(Fabric { inner: inner.clone() });
+        let reception = Arc::new(Reception { tls: config.tls.server, arrivals, members, whereabouts });
         let door = Door::new(tunnels, tunnel::NEWCOMERS, descriptors.clone(), Purpose::Tunnels);
-        tokio::spawn(tunnel::serve(door, config.tls.server.clone(), arrivals, members, stopped.clone()));
+        tokio::spawn(tunnel::serve(door, reception, stopped.clone()));
+        let changes = inner.changes.subscribe();
+        tokio::spawn(whereabouts::keep(Arc::downgrade(&inner), changes, stopped.clone()));
         if let Some(listener) = gateway {
             let door = Door::new(listener, serving::GATEWAY, descriptors, Purpose::Clients);
             let door = door.for_many(trusted_proxies);
@@ -174,6 +188,7 @@ impl Fabric {
         inner.counters.prune();
         inner.balancer.prune(&tables);
         inner.peers.retain(|node, fabric| tables.fabric_of(node).is_some_and(|known| &**known == fabric));
+        inner.policy.whereabouts.retain(|node| tables.fabric_of(node).is_some());
         if let Some(node_ports) = &inner.node_ports {
             let _runtime = inner.runtime.enter();
             node_ports.update(inner, &tables);
@@ -241,6 +256,10 @@ impl Inner {
     #[cfg(test)]
     pub(crate) fn streams_to(&self, node: &str) -> usize {
         self.peers.streams_to(node)
+    }
+
+    pub(crate) fn whereabouts(&self) -> &Arc<Whereabouts> {
+        &self.policy.whereabouts
     }
 
     pub(crate) fn descriptors(&self) -> &Descriptors {

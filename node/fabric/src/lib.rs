@@ -28,6 +28,7 @@ mod spare;
 mod tables;
 mod tunnel;
 mod uplink;
+mod whereabouts;
 
 #[cfg(test)]
 mod tests;

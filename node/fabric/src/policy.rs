@@ -4,6 +4,7 @@ use crate::caller::Attached;
 use crate::closed::{carried, is_closed, is_this_machine};
 use crate::model::{Cidr, Protocol};
 use crate::tables::{Service, Tables};
+use crate::whereabouts::Whereabouts;
 use coracle_wasi_host::net::{Namespace, NetError};
 use parking_lot::RwLock;
 use std::collections::HashMap;
@@ -42,6 +43,7 @@ pub(crate) struct Policy {
     /// Whether the pods of all namespaces may leave the cluster.
     pub(crate) egress: bool,
     pub(crate) pods: RwLock<HashMap<IpAddr, Attached>>,
+    pub(crate) whereabouts: Arc<Whereabouts>,
 }
 
 impl Policy {
@@ -136,7 +138,7 @@ impl Policy {
     ) -> Result<(), NetError> {
         let is_daemon = |ip: IpAddr| {
             let to = SocketAddr::new(ip, to.port());
-            tables.is_control(to) || tables.is_fabric(to)
+            tables.is_control(to) || self.whereabouts.is_fabric(tables, to)
         };
         let open = self.may_leave(tables, namespace)
             && self.is_open(to.ip())

@@ -3,6 +3,7 @@
 use crate::gateway::Router;
 use crate::model::{Cidr, Endpoint, NetworkState, PodEntry, Protocol, ServiceEntry};
 use crate::service::Choice;
+use crate::whereabouts::{Host, host_and_port};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -21,6 +22,8 @@ pub(crate) struct Tables {
     /// The base of each node's first block.
     first_blocks: HashMap<Arc<str>, IpAddr>,
     nodes: HashMap<Arc<str>, Arc<str>>,
+    /// Nodes and the hosts of their fabrics, by the port.
+    fabrics: HashMap<u16, Vec<(Arc<str>, Host)>>,
     pods: HashMap<String, HashMap<String, IpAddr>>,
     /// Whose pod has an address; none where it is said of pods of several namespaces.
     namespaces: HashMap<IpAddr, Option<Arc<str>>>,
@@ -187,6 +190,11 @@ impl Tables {
         }
         tables.egress = state.egress_namespaces;
         tables.nodes = state.nodes.into_iter().map(|(name, address)| (name.into(), address.into())).collect();
+        for (name, fabric) in &tables.nodes {
+            if let Some((host, port)) = host_and_port(fabric) {
+                tables.fabrics.entry(port).or_default().push((name.clone(), host));
+            }
+        }
         tables.add_pods(state.pods);
         tables
     }
@@ -257,9 +265,16 @@ impl Tables {
         self.control.contains(&address)
     }
 
-    /// Whether the address is a node's fabric.
-    pub(crate) fn is_fabric(&self, address: SocketAddr) -> bool {
-        self.nodes.values().any(|fabric| fabric.parse() == Ok(address))
+    /// The nodes whose fabric is at this port, and where they say that it is.
+    pub(crate) fn fabrics_at(&self, port: u16) -> &[(Arc<str>, Host)] {
+        self.fabrics.get(&port).map_or(&[], Vec::as_slice)
+    }
+
+    /// The names by which nodes say where their fabrics are.
+    pub(crate) fn fabric_names(&self) -> BTreeSet<Arc<str>> {
+        let name =
+            |(_, host): &(_, Host)| if let Host::Name(name) = host { Some(name.clone()) } else { None };
+        self.fabrics.values().flatten().filter_map(name).collect()
     }
 
     /// The namespace of the pod with this address, where one is known and no other claims it.

@@ -6,6 +6,8 @@ mod gateway;
 mod held;
 mod names;
 mod outside;
+mod peers;
 mod services;
 mod sources;
 mod tunnels;
+mod windows;

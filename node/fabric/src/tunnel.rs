@@ -1,7 +1,8 @@
 //! The tunnel between two nodes: one mTLS connection each way, one HTTP/2 stream a TCP connection.
 //!
 //! HTTP/2 gives streams with half-close, reset and a window each, so that one slow reader stops nobody else.
-//! Every byte of a stream is taken off its window only when the pod's pipe has taken it.
+//! Every byte of a stream is given back to its window only when the pod's pipe has taken it. Until then it is on the account
+//! of who receives it, as what is in the pipe is; where that is full the stream that has stood still for the longest is reset.
 //! A peer that answers no ping and sends nothing for [`SILENCE_MAX`] is dead: its connections are reset.
 
 mod client;
@@ -13,7 +14,7 @@ mod wire;
 
 pub(crate) use client::Peers;
 pub(crate) use identity::Members;
-pub(crate) use server::{Arrivals, NEWCOMERS, serve};
+pub(crate) use server::{Arrivals, Arrived, NEWCOMERS, Reception, serve};
 pub(crate) use wire::Datagram;
 
 use arc_swap::ArcSwap;
@@ -35,11 +36,12 @@ pub struct FabricTls {
     pub client: Arc<ArcSwap<rustls::ClientConfig>>,
 }
 
-/// Bytes that a stream holds ahead of its reader.
+/// Bytes that a stream may hold ahead of its reader, where there is room for them on its account.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 
-/// The window of a whole connection: out of the way, because streams that stand still must not use it up.
-const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
+/// The window of a whole connection: as much as all its streams may fill together. Those that stand still, whoever's they
+/// are, take nothing of it from others.
+const CONNECTION_WINDOW_BYTES: u32 = STREAMS_MAX * STREAM_WINDOW_BYTES;
 
 /// The largest piece of a stream in one frame.
 const FRAME_BYTES_MAX: u32 = 64 * 1024;
@@ -47,7 +49,7 @@ const FRAME_BYTES_MAX: u32 = 64 * 1024;
 /// Bytes of a stream that wait for their turn on the wire.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
 
-/// Streams open at once on one connection. With their windows it bounds what a peer can make a node hold.
+/// Streams open at once on one connection.
 const STREAMS_MAX: u32 = 4096;
 
 /// How often a peer is asked whether it lives.

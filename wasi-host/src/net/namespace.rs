@@ -5,7 +5,7 @@ use super::listener::{AcceptQueue, Bound, Listener};
 use super::ports::{EPHEMERAL_PORTS, PortTable};
 use super::seat::{Budget, Seats};
 use super::udp::{Mailbox, UdpSocket};
-use super::{Conn, HttpService, NetError, NetLimits, Uplink};
+use super::{Buffers, Conn, HttpService, NetError, NetLimits, Uplink};
 use crate::ledger::{Account, Charge, Refused};
 use crate::shares::Holder;
 use bytes::Bytes;
@@ -232,9 +232,9 @@ impl Namespace {
             .map_err(|_| NetError::TimedOut)?
     }
 
-    /// Two ends of a connection that this pod opens to the outside, the pod's first. What they hold counts as the pod's.
-    pub fn connection(&self, local: SocketAddr, peer: SocketAddr) -> (Conn, Conn) {
-        Conn::pair_within(local, peer, self.shared.limits.pipe_bytes, Some(&self.shared.budget))
+    /// Where what is carried for the pod is counted.
+    pub fn buffers(&self) -> Buffers {
+        Buffers::new(self.shared.budget.clone(), self.shared.limits.pipe_bytes)
     }
 
     /// What the pod has beyond itself.

@@ -1,6 +1,7 @@
 //! What a pod's sockets cost: a count of them, and a sum of the bytes they hold.
 
 use super::NetError;
+use super::buffers::Standing;
 use super::callers::{Caller, Callers};
 use super::pipe::Pipe;
 use crate::ledger::{Account, Charge, Holding, Refused};
@@ -38,11 +39,14 @@ pub(crate) struct Budget {
     account: OnceLock<Arc<Account>>,
     /// The pod's, where this is what one of its callers has of it.
     pod: Option<Arc<Budget>>,
+    /// Those whose bytes stand still.
+    pub(super) standing: Mutex<Standing>,
 }
 
 impl Budget {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { used: AtomicUsize::new(0), limit, account: OnceLock::new(), pod: None }
+        let (used, account, standing) = Default::default();
+        Self { used, limit, account, pod: None, standing }
     }
 
     /// What a caller has of the pod's.
@@ -115,7 +119,7 @@ impl Budget {
         }
     }
 
-    fn spent(&self) -> bool {
+    pub(super) fn spent(&self) -> bool {
         self.used.load(Ordering::Relaxed) >= self.limit
             || self.account.get().is_some_and(|account| account.is_pressed(Holding::Heap))
     }

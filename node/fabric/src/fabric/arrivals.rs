@@ -2,12 +2,11 @@
 
 use super::{Fabric, Inner};
 use crate::policy::PeerSource;
-use crate::tunnel::{Arrivals, Datagram};
-use coracle_wasi_host::net::{Conn, NetError};
+use crate::tunnel::{Arrivals, Arrived, Datagram};
+use coracle_wasi_host::net::NetError;
 use futures::future::BoxFuture;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
 /// How long a connection waits until its block of addresses is known here: the news of a new block may be slower than its
 /// first pod.
@@ -19,12 +18,13 @@ impl Arrivals for Fabric {
         peer: &str,
         from: SocketAddr,
         to: SocketAddr,
-    ) -> BoxFuture<'static, Result<(Conn, CancellationToken), NetError>> {
+    ) -> BoxFuture<'static, Result<Arrived, NetError>> {
         let (inner, peer) = (self.inner.clone(), peer.to_owned());
         Box::pin(async move {
             inner.check_peer_source(&peer, from.ip()).await?;
             let pod = inner.policy.pod(to.ip()).ok_or(NetError::HostUnreachable)?;
-            Ok((pod.namespace.deliver_when_room(from, to).await?, pod.gone))
+            let conn = pod.namespace.deliver_when_room(from, to).await?;
+            Ok(Arrived { conn, buffers: pod.namespace.buffers(), pod: pod.gone })
         })
     }
 

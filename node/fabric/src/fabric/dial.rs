@@ -38,7 +38,8 @@ impl Inner {
         service: &Arc<Service>,
         port: usize,
     ) -> Result<Conn, NetError> {
-        self.dial_service_for(&Caller::outside(service), from, to, service, port).await
+        let caller = Caller::outside(service, &self.outside);
+        self.dial_service_for(&caller, from, to, service, port).await
     }
 
     /// Connects to one of a service's endpoints, and to others where that one is not to be had.
@@ -93,7 +94,8 @@ impl Inner {
         endpoint: SocketAddr,
         service: &Service,
     ) -> Result<Conn, NetError> {
-        self.dial_endpoint_for(&Caller::outside(service), from, endpoint, service).await
+        let caller = Caller::outside(service, &self.outside);
+        self.dial_endpoint_for(&caller, from, endpoint, service).await
     }
 
     async fn dial_endpoint_for(

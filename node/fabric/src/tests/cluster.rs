@@ -7,7 +7,9 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use coracle_wasi_host::descriptors::Descriptors;
-use coracle_wasi_host::net::{Conn, Listener, Namespace, NamespaceConfig, NetError, NetLimits};
+use coracle_wasi_host::net::{
+    Conn, Listener, Namespace, NamespaceConfig, NetError, NetLimits, TenantBuffers,
+};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
@@ -128,6 +130,7 @@ pub(super) fn config(name: &str, tls: FabricTls) -> FabricConfig {
         egress: true,
         trusted_proxies: Vec::new(),
         descriptors: Descriptors::of_process(),
+        outside: TenantBuffers::within(256 << 20),
     }
 }
 

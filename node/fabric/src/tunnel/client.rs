@@ -6,6 +6,7 @@ use super::{
     STREAMS_MAX, datagrams, identity, pump, watch_life,
 };
 use crate::caller::Caller;
+use crate::whereabouts::Whereabouts;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use coracle_wasi_host::net::{Conn, NetError};
@@ -36,6 +37,7 @@ pub(crate) struct Peers {
     tls: Arc<ArcSwap<rustls::ClientConfig>>,
     peers: Mutex<HashMap<Arc<str>, Arc<Peer>>>,
     members: Arc<Members>,
+    whereabouts: Arc<Whereabouts>,
     stopped: CancellationToken,
 }
 
@@ -79,9 +81,10 @@ impl Peers {
     pub(crate) fn new(
         tls: Arc<ArcSwap<rustls::ClientConfig>>,
         members: Arc<Members>,
+        whereabouts: Arc<Whereabouts>,
         stopped: CancellationToken,
     ) -> Self {
-        Self { tls, peers: Mutex::default(), members, stopped }
+        Self { tls, peers: Mutex::default(), members, whereabouts, stopped }
     }
 
     /// With the certificate of this moment.
@@ -119,14 +122,14 @@ impl Peers {
             if !response.status().is_success() {
                 return Err(refused(response.headers()));
             }
-            Ok((send, response.into_body()))
+            Ok(pump::Stream { send, receive: response.into_body() })
         };
         let opened = tokio::time::timeout(ANSWER_TIMEOUT, open).await;
-        let (send, receive) = opened.unwrap_or(Err(NetError::TimedOut))?;
-        let (near, far) = caller.connection(from, to);
-        let gone = caller.gone().clone();
+        let stream = opened.unwrap_or(Err(NetError::TimedOut))?;
+        let (near, far) = caller.buffers.connection(from, to);
+        let (gone, unread) = (caller.gone().clone(), caller.buffers.unread());
         tokio::spawn(async move {
-            pump::pump(far, send, receive, gone).await;
+            pump::pump(far, stream, unread, gone).await;
             drop(permit);
         });
         Ok(near)
@@ -233,6 +236,9 @@ impl Peers {
         let found = identity::peer_node(stream.get_ref().1.peer_certificates());
         let found = found.filter(|found| found.name == peer.name && self.members.knows(found));
         let Some(found) = found else { return Err(NetError::AccessDenied) };
+        if let Ok(at) = stream.get_ref().0.peer_addr() {
+            self.whereabouts.meet(&found.name, at.ip());
+        }
         let (stream, read) = Counted::new(stream);
         let (sender, mut connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW_BYTES)

@@ -5,6 +5,7 @@ use arc_swap::ArcSwapOption;
 use rustls_pki_types::CertificateDer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
@@ -15,6 +16,9 @@ const NAME_PREFIX: &str = "system:node:";
 
 /// What stands before the uid of the node's Node in the one name of its certificate that is a URI.
 const UID_PREFIX: &str = "urn:uuid:";
+
+/// How long a peer waits to be heard of.
+const NEWS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A node, as its certificate names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,11 +77,24 @@ impl Members {
         }
     }
 
+    /// Whether a peer is a member, or turns out to be one in a moment: the news of a node may be slower than its first
+    /// tunnel.
+    pub(super) async fn admits(&self, peer: &PeerNode) -> bool {
+        tokio::time::timeout(NEWS_TIMEOUT, self.until(|| self.knows(peer))).await.is_ok()
+    }
+
     /// Resolves once a peer is no member any more.
     pub(super) async fn lost(&self, peer: &PeerNode) {
+        self.until(|| !self.knows(peer)).await;
+    }
+
+    async fn until(&self, holds: impl Fn() -> bool) {
+        // No change is missed that comes after the question.
         let mut changes = self.changes.subscribe();
-        // The sender lives as long as this. A node that is not known yet may be in a moment.
-        while changes.changed().await.is_ok() && self.knows(peer) {}
+        while !holds() {
+            // The sender lives as long as this.
+            let _ = changes.changed().await;
+        }
     }
 }
 
@@ -100,5 +117,28 @@ mod tests {
         assert_eq!(known(None), [true, true, true]);
         members.set(BTreeMap::new());
         assert!(!members.knows(&peer(Some("1"))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_of_which_the_news_is_slow_is_let_in() {
+        let members = Arc::new(Members::new());
+        let known = |name: &str| BTreeMap::from([(name.to_owned(), None)]);
+        members.set(known("other"));
+        let peer = PeerNode { name: "n".into(), uid: None };
+        assert!(!members.admits(&peer).await, "nobody has heard of it");
+        let (waiting, waited) = (members.clone(), peer.clone());
+        let admitted = tokio::spawn(async move { waiting.admits(&waited).await });
+        tokio::time::sleep(NEWS_TIMEOUT / 2).await;
+        assert!(!admitted.is_finished());
+        members.set(known("n"));
+        assert!(admitted.await.unwrap());
+        let (waiting, waited) = (members.clone(), peer.clone());
+        let lost = tokio::spawn(async move { waiting.lost(&waited).await });
+        tokio::task::yield_now().await;
+        assert!(!lost.is_finished());
+        members.set(known("other"));
+        lost.await.unwrap();
+        // Who has gone before anybody watched is lost as well.
+        members.lost(&peer).await;
     }
 }

@@ -2,26 +2,37 @@
 
 use super::FRAME_BYTES_MAX;
 use crate::carry::{Broken, Taken, carry, next_bytes};
-use bytes::Bytes;
-use coracle_wasi_host::net::{Conn, NetError};
+use bytes::{Bytes, BytesMut};
+use coracle_wasi_host::net::{Conn, NetError, Unread};
 use h2::{Reason, RecvStream, SendStream};
 use std::future::poll_fn;
 use std::net::Shutdown;
+use std::task::{Context, Poll, ready};
 use tokio_util::sync::CancellationToken;
 
+/// An open stream.
+pub(super) struct Stream {
+    pub(super) send: SendStream<Bytes>,
+    pub(super) receive: RecvStream,
+}
+
 /// Carries bytes both ways until both have ended. A reset on one side becomes a reset on the other. `pod` is cancelled
-/// when this node's pod is taken off the network.
-pub(super) async fn pump(
-    conn: Conn,
-    mut send: SendStream<Bytes>,
-    mut receive: RecvStream,
-    pod: CancellationToken,
-) {
-    let taken = Taken::default();
+/// when this node's pod is taken off the network. What the pod has not taken yet is held as `unread`; where that has to make
+/// room both sides are reset.
+pub(super) async fn pump(conn: Conn, stream: Stream, unread: Unread, pod: CancellationToken) {
+    let Stream { mut send, receive } = stream;
+    let (taken, lost) = (Taken::default(), unread.lost().clone());
     let broken = {
         let up = carry_up(&conn, &mut send, &taken);
-        let down = carry_down(&conn, &mut receive);
-        carry(&conn, &pod, &taken, up, down).await.err()
+        let mut received = Received::new(receive, unread);
+        let down = poll_fn(|cx| received.poll_carry_down(cx, &conn));
+        tokio::select! {
+            carried = carry(&conn, &pod, &taken, up, down) => carried.err(),
+            () = lost.cancelled() => {
+                conn.reset();
+                Some(Broken::Pod(NetError::ConnectionReset))
+            }
+        }
     };
     match broken {
         None => {}
@@ -34,7 +45,7 @@ pub(super) async fn pump(
 async fn carry_up(conn: &Conn, send: &mut SendStream<Bytes>, taken: &Taken) -> Result<(), Broken> {
     loop {
         // While there is nothing to carry, a reset by the peer must still be heard.
-        let interrupted = |cx: &mut std::task::Context<'_>| send.poll_reset(cx).map(|_| Broken::Far);
+        let interrupted = |cx: &mut Context<'_>| send.poll_reset(cx).map(|_| Broken::Far);
         let mut bytes = next_bytes(conn, FRAME_BYTES_MAX as usize, interrupted).await?;
         if bytes.is_empty() {
             return send.send_data(Bytes::new(), true).map_err(|_| Broken::Far);
@@ -51,21 +62,67 @@ async fn carry_up(conn: &Conn, send: &mut SendStream<Bytes>, taken: &Taken) -> R
     }
 }
 
-/// From the tunnel into the pod's connection. The window opens as the pod's pipe takes the bytes.
-async fn carry_down(conn: &Conn, receive: &mut RecvStream) -> Result<(), Broken> {
-    while let Some(bytes) = receive.data().await {
-        let mut bytes = bytes.map_err(|_| Broken::Far)?;
-        while !bytes.is_empty() {
-            let written = match conn.try_write_bytes(&mut bytes) {
-                Err(NetError::WouldBlock) => {
-                    poll_fn(|cx| conn.poll_writable(cx)).await;
-                    continue;
+/// What comes out of the tunnel, and what of it the pod's pipe has not taken yet.
+struct Received {
+    stream: RecvStream,
+    /// Goes into the pipe next.
+    first: Bytes,
+    /// Whether that is a copy. What waits for the pipe must not keep the larger buffer that it was read into.
+    is_copy: bool,
+    /// Came while that did not fit; never more than the window. One copy of all, because pieces of a byte each would cost
+    /// far more than their bytes.
+    rest: BytesMut,
+    /// Both, while they wait.
+    unread: Unread,
+    ended: bool,
+}
+
+impl Received {
+    fn new(stream: RecvStream, unread: Unread) -> Self {
+        Self { stream, first: Bytes::new(), is_copy: false, rest: BytesMut::new(), unread, ended: false }
+    }
+
+    /// Into the pod's connection, until the end. The window opens as the pod's pipe takes the bytes.
+    fn poll_carry_down(&mut self, cx: &mut Context<'_>, conn: &Conn) -> Poll<Result<(), Broken>> {
+        loop {
+            if self.first.is_empty() && !self.rest.is_empty() {
+                (self.first, self.is_copy) = (self.rest.split().freeze(), true);
+            }
+            if !self.first.is_empty() {
+                match conn.try_write_bytes(&mut self.first) {
+                    Ok(written) => {
+                        let released = self.stream.flow_control().release_capacity(written);
+                        released.map_err(|_| Broken::Far)?;
+                        if self.unread.bytes() > 0 {
+                            self.unread.set(self.first.len() + self.rest.len());
+                        }
+                        continue;
+                    }
+                    Err(NetError::WouldBlock) if conn.poll_writable(cx).is_ready() => continue,
+                    Err(NetError::WouldBlock) if self.is_copy => {}
+                    Err(NetError::WouldBlock) => {
+                        (self.first, self.is_copy) = (Bytes::copy_from_slice(&self.first), true);
+                        self.unread.set(self.first.len() + self.rest.len());
+                    }
+                    Err(error) => return Poll::Ready(Err(Broken::Pod(error))),
                 }
-                result => result.map_err(Broken::Pod)?,
-            };
-            receive.flow_control().release_capacity(written).map_err(|_| Broken::Far)?;
+            }
+            if self.ended {
+                if !self.first.is_empty() {
+                    return Poll::Pending;
+                }
+                conn.shutdown(Shutdown::Write);
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(bytes)) if self.first.is_empty() => (self.first, self.is_copy) = (bytes, false),
+                Some(Ok(bytes)) => {
+                    self.rest.extend_from_slice(&bytes);
+                    self.unread.set(self.first.len() + self.rest.len());
+                }
+                Some(Err(_)) => return Poll::Ready(Err(Broken::Far)),
+                None => self.ended = true,
+            }
         }
     }
-    conn.shutdown(Shutdown::Write);
-    Ok(())
 }

@@ -1,24 +1,31 @@
 //! The tunnels that other nodes open to this one.
 
+use super::identity::{self, PeerNode};
 use super::wire::{DATAGRAMS_PATH, Datagram, TCP_PATH, addresses, refusal};
 use super::{
     CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, Members, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
-    STREAMS_MAX, datagrams, identity, pump, watch_life,
+    STREAMS_MAX, datagrams, pump, watch_life,
 };
 use crate::door::{Arrival, Door};
+use crate::whereabouts::Whereabouts;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use coracle_wasi_host::net::{Conn, NetError};
+use coracle_wasi_host::net::{Buffers, Conn, NetError};
 use coracle_wasi_host::serving::Bounds;
 use futures::future::BoxFuture;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{Request, Response, StatusCode};
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 /// How long a peer has for TLS and HTTP/2.
@@ -33,79 +40,140 @@ pub(crate) const NEWCOMERS: Bounds = Bounds {
     requests_per_source_max: 0,
 };
 
+/// Tunnels of one node that stand at once. It needs one; another is opened where the first was lost, which may be noticed
+/// at the other end only. The newest are the ones that it means.
+const TUNNELS_PER_PEER_MAX: usize = 4;
+
 /// What arrives through tunnels, judged and delivered by the fabric.
 pub(crate) trait Arrivals: Send + Sync + 'static {
-    /// A connection from a pod of the node `peer` to one of ours, with what is cancelled when that pod goes.
+    /// A connection from a pod of the node `peer` to one of ours.
     fn arrive(
         &self,
         peer: &str,
         from: SocketAddr,
         to: SocketAddr,
-    ) -> BoxFuture<'static, Result<(Conn, CancellationToken), NetError>>;
+    ) -> BoxFuture<'static, Result<Arrived, NetError>>;
 
     /// A datagram from a pod of the node `peer` to one of ours.
     fn arrive_datagram(&self, peer: &str, datagram: Datagram);
 }
 
+/// A connection to one of our pods.
+pub(crate) struct Arrived {
+    pub(crate) conn: Conn,
+    /// Cancelled when the pod goes.
+    pub(crate) pod: CancellationToken,
+    /// Whose account it is on.
+    pub(crate) buffers: Buffers,
+}
+
+/// Who receives tunnels, and whose.
+pub(crate) struct Reception {
+    pub(crate) tls: Arc<ArcSwap<rustls::ServerConfig>>,
+    pub(crate) arrivals: Box<dyn Arrivals>,
+    pub(crate) members: Arc<Members>,
+    pub(crate) whereabouts: Arc<Whereabouts>,
+}
+
+impl Reception {
+    /// With the certificate of this moment.
+    fn acceptor(&self) -> TlsAcceptor {
+        let mut config = rustls::ServerConfig::clone(&self.tls.load());
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// The tunnels of each peer that stand, the oldest first.
+#[derive(Default)]
+struct Standing {
+    by_peer: Mutex<HashMap<Arc<str>, Vec<CancellationToken>>>,
+}
+
+impl Standing {
+    /// One more, which ends when `end` is cancelled. The oldest of the peer make room.
+    fn enter(&self, peer: &Arc<str>, end: &CancellationToken) {
+        let mut by_peer = self.by_peer.lock();
+        let tunnels = by_peer.entry(peer.clone()).or_default();
+        tunnels.push(end.clone());
+        let spare = tunnels.len().saturating_sub(TUNNELS_PER_PEER_MAX);
+        tunnels.drain(..spare).for_each(|oldest| oldest.cancel());
+    }
+
+    /// Forgets those of a peer that have ended.
+    fn leave(&self, peer: &Arc<str>) {
+        let mut by_peer = self.by_peer.lock();
+        let Some(tunnels) = by_peer.get_mut(peer) else { return };
+        tunnels.retain(|end| !end.is_cancelled());
+        if tunnels.is_empty() {
+            by_peer.remove(peer);
+        }
+    }
+}
+
 /// Accepts tunnels until `stopped` is cancelled.
-pub(crate) async fn serve(
-    mut door: Door,
-    tls: Arc<ArcSwap<rustls::ServerConfig>>,
-    arrivals: Arc<dyn Arrivals>,
-    members: Arc<Members>,
-    stopped: CancellationToken,
-) {
+pub(crate) async fn serve(mut door: Door, reception: Arc<Reception>, stopped: CancellationToken) {
+    let standing = Arc::new(Standing::default());
     loop {
         let arrival = tokio::select! {
             arrival = door.next() => arrival,
             () = stopped.cancelled() => return,
         };
-        // With the certificate of this moment.
-        let mut config = rustls::ServerConfig::clone(&tls.load());
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let (arrivals, members) = (arrivals.clone(), members.clone());
-        let stopped = stopped.child_token();
-        tokio::spawn(async move { serve_peer(arrival, acceptor, arrivals, members, stopped).await });
+        let (reception, standing, dead) = (reception.clone(), standing.clone(), stopped.child_token());
+        tokio::spawn(async move { serve_peer(arrival, &reception, &standing, dead).await });
     }
+}
+
+/// A tunnel whose peer has shown that it is a member.
+struct Tunnel {
+    peer: PeerNode,
+    connection: h2::server::Connection<Counted<TlsStream<TcpStream>>, Bytes>,
+    /// Counts what was read.
+    read: Arc<AtomicU64>,
+}
+
+/// TLS, then who it is, then HTTP/2. Who is no member, and is not heard of at once either, has no tunnel.
+async fn shake_hands(stream: TcpStream, reception: &Reception) -> Option<Tunnel> {
+    let stream = reception.acceptor().accept(stream).await.ok()?;
+    let peer = identity::peer_node(stream.get_ref().1.peer_certificates())?;
+    if !reception.members.admits(&peer).await {
+        return None;
+    }
+    let (stream, read) = Counted::new(stream);
+    let connection = h2::server::Builder::new()
+        .initial_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .max_send_buffer_size(SEND_BUFFER_BYTES)
+        .max_concurrent_streams(STREAMS_MAX)
+        .handshake(stream)
+        .await
+        .ok()?;
+    Some(Tunnel { peer, connection, read })
 }
 
 async fn serve_peer(
     arrival: Arrival,
-    acceptor: TlsAcceptor,
-    arrivals: Arc<dyn Arrivals>,
-    members: Arc<Members>,
+    reception: &Arc<Reception>,
+    standing: &Standing,
     dead: CancellationToken,
 ) {
     let Arrival { stream, client, place, descriptor: _descriptor } = arrival;
-    let handshake = async {
-        let stream = acceptor.accept(stream).await.ok()?;
-        let peer = identity::peer_node(stream.get_ref().1.peer_certificates())?;
-        let (stream, read) = Counted::new(stream);
-        let connection = h2::server::Builder::new()
-            .initial_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_frame_size(FRAME_BYTES_MAX)
-            .max_send_buffer_size(SEND_BUFFER_BYTES)
-            .max_concurrent_streams(STREAMS_MAX)
-            .handshake::<_, Bytes>(stream)
-            .await
-            .ok()?;
-        Some((peer, connection, read))
-    };
     let shaken = tokio::select! {
-        shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake) => shaken.ok().flatten(),
+        shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, shake_hands(stream, reception)) => shaken.ok().flatten(),
         () = place.lost() => None,
     };
     drop(place);
-    let Some((peer, mut connection, read)) = shaken else {
+    let Some(Tunnel { peer, mut connection, read }) = shaken else {
         tracing::debug!(%client, "tunnel refused");
         return;
     };
+    reception.whereabouts.meet(&peer.name, client.ip());
+    standing.enter(&peer.name, &dead);
     if let Some(pings) = connection.ping_pong() {
         tokio::spawn(watch_life(pings, read, dead.clone()));
     }
-    let mut lost = std::pin::pin!(members.lost(&peer));
+    let mut lost = std::pin::pin!(reception.members.lost(&peer));
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
@@ -113,22 +181,23 @@ async fn serve_peer(
             () = lost.as_mut() => None,
         };
         let Some(Ok((request, mut respond))) = accepted else { break };
-        if !members.knows(&peer) {
+        if !reception.members.knows(&peer) {
             answer(&mut respond, refusal(NetError::AccessDenied));
             continue;
         }
-        let (arrivals, peer) = (arrivals.clone(), peer.name.clone());
-        tokio::spawn(async move { serve_stream(request, respond, arrivals, &peer).await });
+        let (reception, peer) = (reception.clone(), peer.name.clone());
+        tokio::spawn(async move { serve_stream(request, respond, &*reception.arrivals, &peer).await });
     }
     // With the connection its streams end, and the pods' connections are reset.
     dead.cancel();
+    standing.leave(&peer.name);
     tracing::debug!(peer = %peer.name, "tunnel from peer closed");
 }
 
 async fn serve_stream(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-    arrivals: Arc<dyn Arrivals>,
+    arrivals: &dyn Arrivals,
     peer: &str,
 ) {
     let (head, body) = request.into_parts();
@@ -143,8 +212,11 @@ async fn serve_stream(
                 _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
             };
             match arrived {
-                Ok((conn, pod)) => match respond.send_response(Response::new(()), false) {
-                    Ok(send) => pump::pump(conn, send, body, pod).await,
+                Ok(Arrived { conn, pod, buffers }) => match respond.send_response(Response::new(()), false) {
+                    Ok(send) => {
+                        let stream = pump::Stream { send, receive: body };
+                        pump::pump(conn, stream, buffers.unread(), pod).await;
+                    }
                     // The dialer has given up.
                     Err(_) => conn.reset(),
                 },

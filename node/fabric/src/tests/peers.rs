@@ -1,0 +1,107 @@
+//! Who may open tunnels, and how many.
+
+use super::cluster::{Cluster, config};
+use crate::{Fabric, FabricConfig, FabricTls};
+use bytes::Bytes;
+use coracle_wasi_host::descriptors::{Descriptors, Purpose};
+use h2::client::SendRequest;
+use http::{Request, StatusCode};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A node `b` that counts its own descriptors, beside what others of the process have.
+async fn counting(cluster: &mut Cluster) -> Descriptors {
+    let descriptors = Descriptors::within(Some(800));
+    let tls = cluster.authority.node("b");
+    cluster.b =
+        Fabric::start(FabricConfig { descriptors: descriptors.clone(), ..config("b", tls) }).await.unwrap();
+    cluster.state.nodes.insert("b".into(), cluster.b.address().to_string());
+    cluster.b.update(cluster.state.clone());
+    descriptors
+}
+
+/// Opens a tunnel by hand and leaves it open. The task ends with it.
+async fn open(cluster: &Cluster, tls: &FabricTls) -> (SendRequest<Bytes>, JoinHandle<()>) {
+    let mut client = rustls::ClientConfig::clone(&tls.client.load());
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(cluster.b.address()).await.unwrap();
+    let name = "b".try_into().unwrap();
+    let stream = TlsConnector::from(Arc::new(client)).connect(name, stream).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    (sender, tokio::spawn(async move { drop(connection.await) }))
+}
+
+async fn is_served(sender: &SendRequest<Bytes>) -> bool {
+    let Ok(mut sender) = sender.clone().ready().await else { return false };
+    let request = Request::get("https://fabric/nothing").body(()).unwrap();
+    let Ok((response, _)) = sender.send_request(request, true) else { return false };
+    response.await.is_ok_and(|response| response.status() == StatusCode::NOT_FOUND)
+}
+
+async fn until_given_back(descriptors: &Descriptors, left: usize) {
+    let given_back = async {
+        while descriptors.taken(Purpose::Tunnels) > left {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, given_back).await.expect("the descriptors are free");
+}
+
+#[tokio::test]
+async fn who_is_no_member_any_more_has_no_tunnel() {
+    let mut cluster = Cluster::new().await;
+    let descriptors = counting(&mut cluster).await;
+    let gone = cluster.authority.node("gone");
+    let mut tunnels = Vec::new();
+    for _ in 0..8 {
+        tunnels.push(open(&cluster, &gone).await);
+    }
+    for (sender, ended) in tunnels {
+        tokio::time::timeout(PATIENCE, ended).await.expect("it is closed").unwrap();
+        assert!(!is_served(&sender).await);
+    }
+    until_given_back(&descriptors, 0).await;
+    // One that is a member has, as long as it is.
+    cluster.state.nodes.insert("gone".into(), "192.0.2.9:7443".into());
+    cluster.b.update(cluster.state.clone());
+    let (sender, _) = open(&cluster, &gone).await;
+    assert!(is_served(&sender).await);
+    cluster.state.nodes.remove("gone");
+    cluster.b.update(cluster.state.clone());
+    until_given_back(&descriptors, 0).await;
+    assert!(!is_served(&sender).await);
+}
+
+#[tokio::test]
+async fn of_a_peers_tunnels_the_newest_stand() {
+    let mut cluster = Cluster::new().await;
+    let descriptors = counting(&mut cluster).await;
+    let (a, other) = (cluster.authority.node("a"), cluster.authority.node("c"));
+    cluster.state.nodes.insert("c".into(), "192.0.2.9:7443".into());
+    cluster.b.update(cluster.state.clone());
+    let (others, _other) = open(&cluster, &other).await;
+    assert!(is_served(&others).await);
+    let mut tunnels = Vec::new();
+    for _ in 0..7 {
+        let (sender, ended) = open(&cluster, &a).await;
+        assert!(is_served(&sender).await);
+        tunnels.push((sender, ended));
+    }
+    let newest = tunnels.split_off(3);
+    for (_, ended) in tunnels {
+        tokio::time::timeout(PATIENCE, ended).await.expect("it has made room").unwrap();
+    }
+    until_given_back(&descriptors, 5).await;
+    for (sender, _) in &newest {
+        assert!(is_served(sender).await);
+    }
+    assert!(is_served(&others).await, "another's are its own");
+    // What ends makes room for as many again, and nothing is kept of it.
+    drop((newest, others));
+    until_given_back(&descriptors, 0).await;
+}
