@@ -150,7 +150,7 @@ async fn since_when_an_ingress_asks_for_a_host_only_the_server_says() {
     let made = ask("POST", INGRESSES).json(ingress(&["a.example"])).ok(&router).await;
     assert_eq!(since(&made), None, "all are asked for since it was made");
     let path = format!("{INGRESSES}/i");
-    let put = ask("PUT", &path).json(ingress(&["a.example", "B.example"])).ok(&router).await;
+    let put = ask("PUT", &path).json(ingress(&["a.example", "b.example"])).ok(&router).await;
     let noted = since(&put).unwrap();
     assert!(noted.contains(r#":["b.example"]}"#) && !noted.contains("2000"), "{noted}");
     let patch = json!({ "metadata": { "annotations": forged } }).to_string();
