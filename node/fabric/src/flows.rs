@@ -9,7 +9,7 @@
 //!
 //! The flows of a pod go with it: its address is another pod's later.
 
-use crate::spare::Spare;
+use crate::spare::{self, Spare};
 use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -128,7 +128,11 @@ impl Flows {
         }
         state.forget(&key);
         let endpoint = choose()?;
-        let Some(place) = self.place(state, holder) else { return Ok(None) };
+        let Some(place) =
+            spare::place(&self.places, holder, state, State::forget_idle, |state| state.give_up(holder))
+        else {
+            return Ok(None);
+        };
         let Some(source) = state.free_source(client, endpoint) else { return Ok(None) };
         let way = Way { source, endpoint };
         state.back.insert((source, endpoint), key);
@@ -149,20 +153,6 @@ impl Flows {
     /// Flows that are remembered.
     pub(crate) fn held(&self) -> usize {
         self.places.held()
-    }
-
-    fn place(&self, state: &mut State, holder: &Holder) -> Option<Permit> {
-        let mut place = self.places.take(holder);
-        if place.is_none() && state.swept.elapsed() >= SWEEP_EVERY {
-            state.forget_idle();
-            place = self.places.take(holder);
-        }
-        while place.is_none() {
-            let spare = state.spare.first(holder)?;
-            state.forget(&spare);
-            place = self.places.take(holder);
-        }
-        place
     }
 
     /// What a datagram from `from` to `to` answers: the socket that waits for it, and the address that it sent to. A flow
@@ -234,7 +224,18 @@ impl State {
         }
     }
 
+    /// Drops what can be done without and was used longest ago. None where there is nothing of that.
+    fn give_up(&mut self, holder: &Holder) -> Option<()> {
+        let key = self.spare.first(holder)?;
+        self.forget(&key);
+        Some(())
+    }
+
+    /// Looks for what is over, unless it did a moment ago.
     fn forget_idle(&mut self) {
+        if self.swept.elapsed() < SWEEP_EVERY {
+            return;
+        }
         let Self { out, back, spare, swept } = self;
         *swept = Instant::now();
         out.retain(|_, flows| {

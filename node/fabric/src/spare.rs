@@ -1,6 +1,6 @@
 //! What can be done without: who finds no room for something new gives up what it used longest ago.
 
-use coracle_wasi_host::shares::Holder;
+use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -44,6 +44,27 @@ impl<K: Clone> Spare<K> {
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.of_pods.is_empty() && self.of_namespaces.is_empty()
+    }
+}
+
+/// A place on an account for something new: one that is free, or is once `sweep` has looked for what is over, or once
+/// `give_up` has dropped as much of what can be done without as it takes. None where it has nothing more to drop.
+pub(crate) fn place<S>(
+    places: &Arc<Shares>,
+    holder: &Holder,
+    state: &mut S,
+    sweep: impl FnOnce(&mut S),
+    mut give_up: impl FnMut(&mut S) -> Option<()>,
+) -> Option<Permit> {
+    if let Some(free) = places.take(holder) {
+        return Some(free);
+    }
+    sweep(state);
+    loop {
+        match places.take(holder) {
+            Some(free) => return Some(free),
+            None => give_up(state)?,
+        }
     }
 }
 

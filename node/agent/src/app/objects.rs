@@ -118,16 +118,11 @@ impl App {
     }
 
     fn put_source(&mut self, own: (String, String), source: Source) {
-        let kind = source.kind();
-        if self.desired.sources.put(own.clone(), source) {
-            self.dirty.extend(self.observed.source_changed(kind, &own));
-        }
+        self.dirty.extend(self.observed.put_source(&mut self.desired.sources, own, source));
     }
 
     fn remove_source(&mut self, kind: Kind, own: &(String, String)) {
-        if self.desired.sources.remove(kind, own) {
-            self.dirty.extend(self.observed.source_changed(kind, own));
-        }
+        self.dirty.extend(self.observed.remove_source(&mut self.desired.sources, kind, own));
     }
 
     /// Everything was sent: what was not is gone.

@@ -4,11 +4,32 @@
 use crate::{
     env::MASTER,
     pod::{Observed, PodState},
-    sources::Kind,
+    sources::{Kind, Source, Sources},
     spec::PodUid,
 };
 
 impl Observed {
+    /// Takes in an object by namespace and name. Answers which pods are to be looked at.
+    pub fn put_source(
+        &mut self,
+        sources: &mut Sources,
+        own: (String, String),
+        source: Source,
+    ) -> Vec<PodUid> {
+        let kind = source.kind();
+        if sources.put(own.clone(), source) { self.source_changed(kind, &own) } else { Vec::new() }
+    }
+
+    /// The same of one that is gone.
+    pub fn remove_source(
+        &mut self,
+        sources: &mut Sources,
+        kind: Kind,
+        own: &(String, String),
+    ) -> Vec<PodUid> {
+        if sources.remove(kind, own) { self.source_changed(kind, own) } else { Vec::new() }
+    }
+
     /// Takes note that an object changed, came or went, by namespace and name. Answers which pods are to be looked at.
     pub fn source_changed(&mut self, kind: Kind, (namespace, name): &(String, String)) -> Vec<PodUid> {
         if kind == Kind::Service {

@@ -123,10 +123,7 @@ impl World {
     }
 
     fn source(&mut self, name: &str, source: Source) {
-        let (kind, own) = (source.kind(), ("d".to_owned(), name.to_owned()));
-        if self.desired.sources.put(own.clone(), source) {
-            self.observed.source_changed(kind, &own);
-        }
+        self.observed.put_source(&mut self.desired.sources, ("d".to_owned(), name.to_owned()), source);
     }
 
     /// Time passes; whatever falls due on the way is done when it falls due.

@@ -4,7 +4,7 @@
 //! of its namespace that has none, asks for later: who asks for many names makes no other namespace ask again.
 
 use super::Family;
-use crate::spare::Spare;
+use crate::spare::{self, Spare};
 use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -76,23 +76,13 @@ impl Cache {
         let key: Key = (name.into(), family);
         let mut state = self.state.lock();
         state.forget(&key);
-        let Some(place) = self.place(&mut state, holder) else { return };
+        let Some(place) =
+            spare::place(&self.places, holder, &mut *state, State::forget_old, |state| state.give_up(holder))
+        else {
+            return;
+        };
         let spare = state.spare.enter(holder, key.clone());
         state.answers.insert(key, Answer { addresses, until, place, spare });
-    }
-
-    fn place(&self, state: &mut State, holder: &Holder) -> Option<Permit> {
-        let mut place = self.places.take(holder);
-        if place.is_none() && state.swept.elapsed() >= SWEEP_EVERY {
-            state.forget_old();
-            place = self.places.take(holder);
-        }
-        while place.is_none() {
-            let spare = state.spare.first(holder)?;
-            state.forget(&spare);
-            place = self.places.take(holder);
-        }
-        place
     }
 }
 
@@ -103,7 +93,18 @@ impl State {
         }
     }
 
+    /// Drops what can be done without and was used longest ago. None where there is nothing of that.
+    fn give_up(&mut self, holder: &Holder) -> Option<()> {
+        let key = self.spare.first(holder)?;
+        self.forget(&key);
+        Some(())
+    }
+
+    /// Looks for what is over, unless it did a moment ago.
     fn forget_old(&mut self) {
+        if self.swept.elapsed() < SWEEP_EVERY {
+            return;
+        }
         let Self { answers, spare, swept } = self;
         *swept = Instant::now();
         answers.retain(|_, answer| {
