@@ -164,7 +164,7 @@ impl Host {
         self.inner.artifacts.waiting()
     }
 
-    /// Where guests' file calls are done: how many of them run and wait.
+    /// Where guests' file calls are done but for their syncs: how many of them run and wait.
     pub fn files(&self) -> &Pool {
         &self.inner.files.calls
     }

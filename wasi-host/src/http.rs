@@ -252,7 +252,8 @@ impl Server {
             let namespace = marks.get().map(|Foreign(namespace)| namespace.clone());
             let share = self.clients.begin(*client, namespace, || self.could_begin());
             let share = share.ok_or(
-                "the client, or the pods of its namespace, have their share of what is served at once",
+                "the client, or the pods of its namespace, have their share of what is served at once; ask again when some \
+                 of those requests are done",
             )?;
             of_its_client = Some(share);
         }

@@ -29,6 +29,9 @@ const FLOW_IDLE_MAX: Duration = Duration::from_secs(120);
 /// The flows that are idle are looked for at most so often.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
+/// A flow that goes on is the one used last for so long: not each of its datagrams has to say so.
+const RANKED_EVERY: Duration = Duration::from_secs(1);
+
 /// Ports of flows that would look like another one: above those that sockets are given where they ask for none.
 const OTHER_PORTS: RangeInclusive<u16> = 61_000..=65_535;
 
@@ -65,8 +68,8 @@ struct Flow {
     way: Way,
     last: Instant,
     place: Permit,
-    /// Its place among the spare ones.
-    spare: Option<u64>,
+    /// Its place among the spare ones, and since when.
+    spare: Option<(u64, Instant)>,
 }
 
 impl Flow {
@@ -136,7 +139,7 @@ impl Flows {
         let Some(source) = state.free_source(client, endpoint) else { return Ok(None) };
         let way = Way { source, endpoint };
         state.back.insert((source, endpoint), key);
-        let spare = ((source, endpoint) == key).then(|| state.spare.enter(holder, key));
+        let spare = ((source, endpoint) == key).then(|| (state.spare.enter(holder, key), Instant::now()));
         let flow = Flow { way, last: Instant::now(), place, spare };
         state.out.entry(client.ip()).or_default().insert(key, flow);
         Ok(Some(way))
@@ -170,7 +173,7 @@ impl Flows {
 impl Flow {
     fn leave(&self, back: &mut HashMap<(SocketAddr, SocketAddr), Key>, spare: &mut Spare<Key>) {
         back.remove(&(self.way.source, self.way.endpoint));
-        if let Some(at) = self.spare {
+        if let Some((at, _)) = self.spare {
             spare.leave(self.place.holder(), at);
         }
     }
@@ -184,9 +187,11 @@ impl State {
             return None;
         }
         flow.last = Instant::now();
-        if let Some(at) = &mut flow.spare {
+        if let Some((at, since)) = &mut flow.spare
+            && since.elapsed() >= RANKED_EVERY
+        {
             self.spare.leave(flow.place.holder(), *at);
-            *at = self.spare.enter(flow.place.holder(), *key);
+            (*at, *since) = (self.spare.enter(flow.place.holder(), *key), flow.last);
         }
         Some(flow.way)
     }

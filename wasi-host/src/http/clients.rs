@@ -2,7 +2,8 @@
 //!
 //! A client whose requests take long, because it sends or takes slowly or because they are made for that, has at most as
 //! many of them under way as could still begin: half of all where it is alone. So however many it has, another is served.
-//! The pods of another namespace have no more than that together: each further pod takes of the same part.
+//! The pods of another namespace have no more than that together: each further pod takes of the same part. So do all pods
+//! of other nodes, whose namespaces a node is not told.
 //!
 //! Pods of the component's own namespace count each for itself alone. They are its owner's, whose front may have all that
 //! his back can serve; what one of them holds up is still no more than one client's part. Clients from outside are of no

@@ -49,7 +49,7 @@ pub(super) async fn serve(server: &Arc<Server>, listener: Listener, service: Arc
         // The listener fails once the pod's network is taken down, and for good; after a stop it fails when those that
         // waited have been accepted.
         while let Ok((mut conn, peer)) = listener.accept().await {
-            let asker = asker(server, &conn, peer.ip());
+            let asker = asker(&conn, peer.ip());
             match enter(&mut conn, &asker, peer.ip()) {
                 Some(place) => {
                     let (server, service) = (Arc::clone(server), Arc::clone(&service));
@@ -74,14 +74,11 @@ pub(super) async fn serve(server: &Arc<Server>, listener: Listener, service: Arc
     connections.wait().await;
 }
 
-fn asker(server: &Server, conn: &Conn, ip: IpAddr) -> Asker {
+fn asker(conn: &Conn, ip: IpAddr) -> Asker {
     if conn.is_probe() {
         return Asker::Node;
     }
-    let network = &server.sandbox.grants.namespace;
-    let namespace = network.uplink().namespace_of(ip);
-    let foreign = namespace.filter(|namespace| *namespace != network.holder().namespace);
-    Asker::Client(Client(ip), foreign.map(Foreign))
+    Asker::Client(Client(ip), conn.foreign_namespace().cloned().map(Foreign))
 }
 
 async fn serve_connection(
@@ -118,13 +115,20 @@ async fn serve_connection(
 }
 
 async fn respond(service: Arc<dyn HttpService>, request: Request<HttpBody>) -> Response<HttpBody> {
-    service.call(request).await.unwrap_or_else(|unanswered| {
-        let mut response = failure(&unanswered.error);
-        if unanswered.request.is_some() {
-            response.headers_mut().insert(UNSEEN, HeaderValue::from_static("true"));
+    match service.call(request).await {
+        Ok(mut response) => {
+            // Only the host can know.
+            response.headers_mut().remove(UNSEEN);
+            response
         }
-        response
-    })
+        Err(unanswered) => {
+            let mut response = failure(&unanswered.error);
+            if unanswered.request.is_some() {
+                response.headers_mut().insert(UNSEEN, HeaderValue::from_static("true"));
+            }
+            response
+        }
+    }
 }
 
 /// The response that stands for a component that gave none.
@@ -144,7 +148,7 @@ mod tests {
     use super::*;
     use crate::net::{Unanswered, empty_body};
 
-    /// Fails, and hands the request back where it was asked for that.
+    /// Fails, and hands the request back where it was asked for that; or says of itself that it has not seen it.
     struct Failing;
 
     impl HttpService for Failing {
@@ -152,6 +156,10 @@ mod tests {
             &self,
             request: Request<HttpBody>,
         ) -> BoxFuture<'static, Result<Response<HttpBody>, Unanswered>> {
+            if request.uri().path() == "/forged" {
+                let forged = Response::builder().status(503).header(UNSEEN, "true").body(empty_body());
+                return Box::pin(async { Ok(forged.expect("a response")) });
+            }
             let error = HttpError::Unavailable { reason: "the container is stopping".into() };
             let request = (request.uri().path() == "/unseen").then(|| Box::new(request));
             Box::pin(async { Err(Unanswered { error, request }) })
@@ -160,7 +168,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_no_guest_has_seen_is_marked() {
-        for (path, is_marked) in [("/unseen", true), ("/seen", false)] {
+        for (path, is_marked) in [("/unseen", true), ("/seen", false), ("/forged", false)] {
             let request = Request::get(path).body(empty_body()).expect("a request");
             let response = respond(Arc::new(Failing), request).await;
             assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);

@@ -70,7 +70,7 @@ impl Standing {
 
     /// Where there is no more room, who has stood still for the longest makes some.
     fn make_room(&mut self, budget: &Budget) {
-        if self.bytes <= UNREAD_SPARED || self.leaving > 0 || !budget.spent() {
+        if self.bytes <= UNREAD_SPARED || self.leaving > 0 || !budget.has_its_share() {
             return;
         }
         if let Some((_, oldest)) = self.by_age.pop_first() {
@@ -148,10 +148,9 @@ impl TenantBuffers {
         tenants.insert(namespace.clone(), Arc::downgrade(&budget));
         Buffers::new(budget, limits.pipe_bytes)
     }
-}
 
-impl TenantBuffers {
-    /// Those of a node without guests, for all namespaces within so many bytes beside the little that each has for certain.
+    /// Those of a node without guests, as tests start them: for all namespaces within so many bytes beside the little that
+    /// each has for certain.
     pub fn within(bytes: u64) -> Self {
         Self::new(Ledger::new(NodeBounds { memory: None, heap: bytes, files: 0, files_guaranteed: 0 }))
     }

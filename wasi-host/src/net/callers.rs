@@ -3,7 +3,7 @@
 //! A connection that is accepted is the pod's: its seat, and what waits in both directions. So whoever opens connections
 //! spends what the pod has, and gets one more only while he holds less than what is free, as `shares.rs` gives out what a
 //! node has: the pods of another namespace together, and any one source. A part of the sockets is for the pod's own and for
-//! the pods of its namespace alone ([`OWN_PART`]). What waits in callers' pipes is shared by the same rule, in
+//! the pods of its namespace on its node alone ([`OWN_PART`]). What waits in callers' pipes is shared by the same rule, in
 //! [`Budget::room`].
 
 use super::seat::Budget;
@@ -55,7 +55,8 @@ impl Caller {
         }
     }
 
-    fn namespace(&self) -> Option<&Arc<str>> {
+    /// Of a pod of another namespace.
+    pub(crate) fn namespace(&self) -> Option<&Arc<str>> {
         match self {
             Caller::Other { namespace, .. } => namespace.as_ref(),
             Caller::Node | Caller::Own | Caller::Kin(_) => None,

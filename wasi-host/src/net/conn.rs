@@ -1,5 +1,6 @@
 //! One end of a connection.
 
+use super::buffers::Buffers;
 use super::callers::Caller;
 use super::pipe::{Gone, Pipe};
 use super::seat::{Budget, Seat};
@@ -80,6 +81,16 @@ impl Conn {
     /// Marks this end as one over which the node asks whether who has it serves.
     pub(crate) fn mark_as_probe(&mut self) {
         self.is_probe = true;
+    }
+
+    /// On whose account it is; none where it is on nobody's.
+    pub fn buffers(&self) -> Option<Buffers> {
+        Some(Buffers::new(self.tx.budget()?.clone(), self.tx.capacity()))
+    }
+
+    /// The namespace of the pod that opened it to one of another namespace.
+    pub(crate) fn foreign_namespace(&self) -> Option<&Arc<str>> {
+        self.seat.as_ref()?.caller().namespace()
     }
 
     /// Whether it came by [`super::Namespace::deliver_probe`], which is the node's alone.

@@ -82,6 +82,15 @@ impl Pipe {
         Self { state: Mutex::default(), capacity: capacity.max(1), budget }
     }
 
+    pub(super) fn budget(&self) -> Option<&Arc<Budget>> {
+        self.budget.as_ref()
+    }
+
+    /// Bytes that it may hold where nothing is scarce.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     // The reading end.
 
     /// Ready when a read would give bytes, the end or an error.

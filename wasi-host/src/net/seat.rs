@@ -92,9 +92,10 @@ impl Budget {
         }
     }
 
-    /// The same of a mailbox, into which anybody may send.
-    pub(crate) fn room_of_mailbox(&self, capacity: usize) -> usize {
-        if self.free(SHARED_QUARTERS) == 0 { capacity.min(SQUEEZED_BYTES) } else { capacity }
+    /// The same of a mailbox, into which anybody may send. One that is empty takes a large datagram for longer.
+    pub(crate) fn room_of_mailbox(&self, capacity: usize, is_empty: bool) -> usize {
+        let quarters = if is_empty { LAST_QUARTERS } else { SHARED_QUARTERS };
+        if self.free(quarters) == 0 { capacity.min(SQUEEZED_BYTES) } else { capacity }
     }
 
     /// The same of a pipe of a caller who has so many bytes in all.
@@ -119,7 +120,15 @@ impl Budget {
         }
     }
 
-    pub(super) fn spent(&self) -> bool {
+    /// Whether it has all that it may have: a caller his part of the pod's.
+    pub(super) fn has_its_share(&self) -> bool {
+        match &self.pod {
+            Some(pod) => pod.room_of_caller(self.used.load(Ordering::Relaxed), usize::MAX) < usize::MAX,
+            None => self.spent(),
+        }
+    }
+
+    fn spent(&self) -> bool {
         self.used.load(Ordering::Relaxed) >= self.limit
             || self.account.get().is_some_and(|account| account.is_pressed(Holding::Heap))
     }

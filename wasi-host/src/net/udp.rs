@@ -176,7 +176,7 @@ impl Mailbox {
             return Err(NetError::ConnectionRefused);
         }
         let cost = cost(&payload);
-        if state.bytes + cost > self.budget.room_of_mailbox(self.bytes_max) {
+        if state.bytes + cost > self.budget.room_of_mailbox(self.bytes_max, state.waiting.is_empty()) {
             return Ok(());
         }
         state.bytes += cost;

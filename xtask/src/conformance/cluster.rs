@@ -5,7 +5,9 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::mpsc,
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +15,8 @@ use anyhow::{Context, Result, bail};
 use super::root;
 
 const NODES: &[&str] = &["n1", "n2"];
+/// Until a process says where it is.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Cluster {
     folder: PathBuf,
@@ -63,17 +67,21 @@ impl Cluster {
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().context("starting coracle")?;
         let stdout = child.stdout.take().context("the child has no stdout")?;
         self.processes.push(child);
-        let mut lines = BufReader::new(stdout).lines();
-        for line in lines.by_ref() {
-            let line = line?;
-            if let Some((_, rest)) = line.split_once(wanted) {
-                let word = rest.split_whitespace().next().unwrap_or_default().to_owned();
-                // It goes on to write, and nobody reads it.
-                thread::spawn(move || lines.for_each(drop));
-                return Ok(word);
+        let (told, words) = mpsc::channel();
+        let looked_for = wanted.to_owned();
+        // It goes on to write when it has said the word, and is read on.
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if let Some((_, rest)) = line.split_once(&looked_for) {
+                    // Who waited may have gone.
+                    let _ = told.send(rest.split_whitespace().next().unwrap_or_default().to_owned());
+                }
             }
-        }
-        bail!("{name} ended before it said {wanted:?}: see {}", self.folder.join(name).display());
+        });
+        words.recv_timeout(START_TIMEOUT).with_context(|| {
+            let log = self.folder.join(format!("{name}.log"));
+            format!("{name} did not say {wanted:?}: see {}", log.display())
+        })
     }
 
     fn ask(&self, binary: &Path, words: &[&str]) -> Result<String> {

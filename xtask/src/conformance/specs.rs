@@ -43,10 +43,12 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// The lines of a file of names that are no comments. With a focus those that it matched.
-pub fn chosen(text: &str, listed: &[String], focused: bool) -> Vec<String> {
+/// The lines of a file of names that are no comments; of those that a focus has matched, if there was one.
+pub fn named(text: &str, matched: Option<Vec<String>>) -> Vec<String> {
     let names = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    names.filter(|name| !focused || listed.iter().any(|spec| spec == name)).map(str::to_owned).collect()
+    let is_matched =
+        |name: &&str| matched.as_ref().is_none_or(|matched| matched.iter().any(|spec| spec == name));
+    names.filter(is_matched).map(str::to_owned).collect()
 }
 
 /// Runs them, so many at once, and those that must run alone after the others.
@@ -165,8 +167,8 @@ mod tests {
     fn comments_and_what_the_focus_leaves_out_are_not_chosen() {
         let listed = vec!["a [Conformance]".to_owned(), "b [Conformance]".to_owned()];
         let text = "# kept\n\na [Conformance]\nc [Conformance]\n";
-        assert_eq!(chosen(text, &listed, false), ["a [Conformance]", "c [Conformance]"]);
-        assert_eq!(chosen(text, &listed, true), ["a [Conformance]"]);
+        assert_eq!(named(text, None), ["a [Conformance]", "c [Conformance]"]);
+        assert_eq!(named(text, Some(listed)), ["a [Conformance]"]);
     }
 
     #[test]

@@ -27,7 +27,7 @@ const REGISTRIES: &[&str] = &[
     "dockerLibraryRegistry",
 ];
 
-/// Builds the suite, and kubectl and ginkgo of its release.
+/// Builds the suite, and kubectl of its release.
 ///
 /// # Errors
 /// Without Go, or where a build fails.
@@ -123,11 +123,11 @@ impl Suite {
     ///
     /// # Errors
     /// Where the suite does not run.
-    pub fn list(&self, focus: Option<&str>) -> Result<Vec<String>> {
+    pub fn list(&self, focus: &str) -> Result<Vec<String>> {
         let report = self.target.join("specs.json");
         let mut command = self.command();
         command.args(["--ginkgo.dry-run", "--ginkgo.silence-skips"]);
-        command.arg(format!("--ginkgo.focus={}", focus.unwrap_or(r"\[Conformance\]")));
+        command.arg(format!("--ginkgo.focus={focus}"));
         command.arg(format!("--ginkgo.json-report={}", report.display()));
         let output = command.output().context("running e2e.test")?;
         if !output.status.success() {

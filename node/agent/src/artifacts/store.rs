@@ -300,9 +300,10 @@ impl Store {
     /// A step of what has to be done from time to time. It blocks.
     pub fn tend(&self) {
         self.mark_used();
-        let _naming = self.naming.lock();
         let mut space = (self.look)();
         for _ in 0..STEP {
+            // Names that are asked for meanwhile wait for one removal, not for all.
+            let _naming = self.naming.lock();
             let mut table = self.table.lock();
             let surplus = space.map_or(0, |space| space.surplus(table.bytes(), table.is_clearing));
             table.is_clearing = surplus > 0;
@@ -314,6 +315,7 @@ impl Store {
                 space.bytes_free += freed;
             }
         }
+        let _naming = self.naming.lock();
         self.trim_names(STEP);
     }
 

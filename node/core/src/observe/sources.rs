@@ -3,7 +3,7 @@
 
 use crate::{
     env::MASTER,
-    pod::{Observed, PodState},
+    pod::{Observed, Phase, PodState},
     sources::{Kind, Source, Sources},
     spec::PodUid,
 };
@@ -33,26 +33,36 @@ impl Observed {
     /// Takes note that an object changed, came or went, by namespace and name. Answers which pods are to be looked at.
     pub fn source_changed(&mut self, kind: Kind, (namespace, name): &(String, String)) -> Vec<PodUid> {
         if kind == Kind::Service {
-            self.service_changed(namespace, name);
-            return Vec::new();
+            return self.service_changed(namespace, name);
         }
         let own = self.pods.iter_mut().filter(|(_, state)| state.pod.metadata.namespace == *namespace);
         own.filter_map(|(uid, state)| state.source_changed(kind, name).then(|| uid.clone())).collect()
     }
 
-    /// No pod waits for a service: what they are is asked when a container starts.
-    fn service_changed(&mut self, namespace: &str, name: &str) {
+    /// What services are is asked when a container starts. Only one that is held may be so because there are too many.
+    fn service_changed(&mut self, namespace: &str, name: &str) -> Vec<PodUid> {
         let of_all = (namespace, name) == MASTER;
-        for state in self.pods.values_mut() {
+        let mut waiting = Vec::new();
+        for (uid, state) in &mut self.pods {
             let pod = &state.pod;
             if of_all || pod.metadata.namespace == namespace && pod.has_service_links() {
                 state.changes.environment += 1;
+                if state.has_held_container() {
+                    waiting.push(uid.clone());
+                }
             }
         }
+        waiting
     }
 }
 
 impl PodState {
+    fn has_held_container(&self) -> bool {
+        self.containers
+            .values()
+            .any(|state| matches!(&state.phase, Phase::Pulled(pulled) if pulled.held.is_some()))
+    }
+
     /// True where the pod names it.
     fn source_changed(&mut self, kind: Kind, name: &str) -> bool {
         let outline = &self.pod.outline;

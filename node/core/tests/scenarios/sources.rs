@@ -296,3 +296,19 @@ fn a_change_concerns_the_pods_that_name_what_changed() {
     assert_eq!(changed(Kind::Service, "d", "web"), (0, 0, 1));
     assert_eq!(changed(Kind::Service, "default", "kubernetes"), (0, 0, 1));
 }
+
+#[test]
+fn a_container_that_is_held_is_looked_at_when_services_go() {
+    let mut world = World::new();
+    world.quietly(|world| {
+        world.put(&pod(
+            r#""containers":[{"name":"web","image":"hello:1.0","envFrom":[{"configMapRef":{"name":"cfg"}}]}]"#,
+        ));
+        world.sandbox_ready();
+        world.mounted();
+        world.pulled("web", 0);
+    });
+    let own = |namespace: &str| (namespace.to_owned(), "web".to_owned());
+    assert_eq!(world.observed.source_changed(Kind::Service, &own("d")).len(), 1);
+    assert!(world.observed.source_changed(Kind::Service, &own("e")).is_empty());
+}

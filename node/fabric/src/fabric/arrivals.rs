@@ -24,7 +24,9 @@ impl Arrivals for Fabric {
             inner.check_peer_source(&peer, from.ip()).await?;
             let pod = inner.policy.pod(to.ip()).ok_or(NetError::HostUnreachable)?;
             let conn = pod.namespace.deliver_when_room(from, to).await?;
-            Ok(Arrived { conn, buffers: pod.namespace.buffers(), pod: pod.gone })
+            // What is not read is the caller's part of the pod's, as what waits in the pipes is.
+            let buffers = conn.buffers().unwrap_or_else(|| pod.namespace.buffers());
+            Ok(Arrived { conn, buffers, pod: pod.gone })
         })
     }
 

@@ -1,7 +1,7 @@
 //! Requests that turn their connection into something else, such as WebSocket.
 
 use crate::tables::OpenConnection;
-use coracle_wasi_host::net::{BoxError, HttpBody, announce_body, empty_body};
+use coracle_wasi_host::net::{BoxError, HttpBody, UNSEEN, announce_body, empty_body};
 use coracle_wasi_host::serving::InFlight;
 use http::header::{self, HeaderMap};
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -45,6 +45,8 @@ pub(super) async fn forward(
     announce_body(&mut request);
     let mut response = sender.send_request(request).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        // Between hosts only; who asks for an upgrade asks again himself.
+        response.headers_mut().remove(UNSEEN);
         return Ok(response.map(|body| body.map_err(BoxError::from).boxed_unsync()));
     }
     let endpoint = hyper::upgrade::on(&mut response);

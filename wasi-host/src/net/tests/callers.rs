@@ -1,6 +1,6 @@
 //! What those who open connections to a pod leave to others, and to the pod itself.
 
-use super::super::{Conn, Known, Namespace, NamespaceConfig, NetError, NetLimits};
+use super::super::{Conn, Known, Namespace, NamespaceConfig, NetError, NetLimits, UdpSocket, Unread};
 use super::{POD, address};
 use crate::ledger::{Account, HEAP_GUARANTEED, Holding, Ledger, NodeBounds};
 use std::net::{IpAddr, SocketAddr};
@@ -194,4 +194,50 @@ fn datagrams_that_nobody_takes_leave_half_to_connections() {
     }
     assert!(pod.buffered_bytes() <= (256 + 4 * 20 + 2) << 10, "{}", pod.buffered_bytes());
     assert!(sockets.iter().all(|socket| socket.try_recv().is_ok()));
+}
+
+#[test]
+fn a_large_datagram_finds_an_empty_socket_while_others_have_half() {
+    let pod = pod(NetLimits { buffered_bytes_max: 256 << 10, ..NetLimits::default() });
+    let full = pod.bind_udp(address("0.0.0.0:0")).unwrap();
+    let empty = [0, 0].map(|_| pod.bind_udp(address("0.0.0.0:0")).unwrap());
+    let deliver = |socket: &UdpSocket, bytes: usize| {
+        let to = SocketAddr::new(POD, socket.local_addr().port());
+        pod.deliver_datagram(SocketAddr::new(of(9, 1), 5), to, vec![0; bytes].into()).unwrap();
+    };
+    for _ in 0..300 {
+        deliver(&full, 1000);
+    }
+    for socket in &empty {
+        deliver(socket, 60_000);
+        assert_eq!(socket.try_recv().unwrap().0.len(), 60_000);
+        deliver(socket, 60_000);
+        deliver(socket, 60_000);
+        assert!(socket.try_recv().is_ok());
+        assert!(socket.try_recv().is_err(), "one at a time");
+    }
+}
+
+#[tokio::test]
+async fn what_a_caller_on_another_node_sent_unread_is_his_part() {
+    let (pod, account) = small_pod();
+    let listener = pod.listen(SocketAddr::new(POD, PORT)).unwrap();
+    let outer = call(&pod, of(9, 1)).unwrap();
+    let buffers = outer.buffers().unwrap();
+    let mut unread: Vec<_> = (0..64).map(|_| buffers.unread()).collect();
+    let lost = |unread: &[Unread]| unread.iter().filter(|one| one.lost().is_cancelled()).count();
+    for at in 0..unread.len() {
+        unread[at].set(256 << 10);
+        if lost(&unread) > 0 {
+            break;
+        }
+    }
+    assert_eq!(lost(&unread), 1);
+    let (held, limit) = (account.held(Holding::Heap), account.limit(Holding::Heap));
+    assert!(held < limit / 3, "{held} of {limit}: a quarter, as alone he may have in pipes");
+    // The pod's own pipes hold what they do.
+    let own = pod.buffers().connection(address("10.0.0.1:1"), address("10.0.0.2:2"));
+    assert_eq!(send(&own.0, 128 << 10), 128 << 10);
+    drop((unread, own, outer, listener));
+    assert_eq!(account.held(Holding::Heap), 0);
 }
