@@ -53,6 +53,8 @@ pub struct Race {
     asked: BTreeSet<String>,
     wait: Duration,
     redirects: u32,
+    /// A round is over and the next has not begun.
+    rests: bool,
     next_at: Duration,
 }
 
@@ -61,8 +63,15 @@ impl Race {
     pub fn begin(mut candidates: Candidates, now: Duration) -> Option<Self> {
         let round = candidates.round();
         candidates.leader = None;
-        let race =
-            Self { candidates, round, asked: BTreeSet::new(), wait: RETRY_MIN, redirects: 0, next_at: now };
+        let race = Self {
+            candidates,
+            round,
+            asked: BTreeSet::new(),
+            wait: RETRY_MIN,
+            redirects: 0,
+            rests: false,
+            next_at: now,
+        };
         (!race.round.is_empty()).then_some(race)
     }
 
@@ -76,9 +85,10 @@ impl Race {
         let Some(address) = self.round.pop_front() else {
             self.next_at = now + self.wait.mul_f64(0.5 + chance / 2.0);
             self.wait = (self.wait * 2).min(RETRY_MAX);
-            (self.round, self.redirects) = (self.candidates.round(), 0);
+            (self.round, self.redirects, self.rests) = (self.candidates.round(), 0, true);
             return None;
         };
+        self.rests = false;
         if !self.asked.insert(address.clone()) {
             return None;
         }
@@ -95,8 +105,11 @@ impl Race {
             self.redirects += 1;
             self.round.retain(|other| *other != leader);
             self.round.push_front(leader);
+            self.next_at = now;
         }
-        if !self.round.is_empty() {
+        // Those that are still to be asked are, and a round whose last try has failed is over. Who refuses late, between
+        // two rounds, brings the next no sooner.
+        if !self.rests && (!self.round.is_empty() || self.asked.is_empty()) {
             self.next_at = now;
         }
     }
@@ -126,5 +139,32 @@ mod tests {
         assert_eq!(race.ask(ms(603), 0.0).as_deref(), Some("b"));
         assert_eq!(race.ask(ms(853), 0.0), None, "c has not answered yet");
         assert!(Race::begin(Candidates::default(), ms(0)).is_none());
+    }
+
+    /// The moments at which one that refuses `after` so long is asked, within a minute.
+    fn moments(after: Duration) -> Vec<Duration> {
+        let candidates = Candidates { known: vec!["a".to_owned()], leader: None, lost: None };
+        let mut race = Race::begin(candidates, ms(0)).unwrap();
+        let (mut now, mut answer, mut moments) = (ms(0), None, Vec::new());
+        while now < Duration::from_secs(60) {
+            now = now.max(answer.map_or(race.next_at(), |at: Duration| at.min(race.next_at())));
+            if answer.take_if(|at| *at <= now).is_some() {
+                race.refused("a", None, now);
+            } else if race.ask(now, 1.0).is_some() {
+                moments.push(now);
+                answer = Some(now + after);
+            }
+        }
+        moments
+    }
+
+    #[test]
+    fn whoever_refuses_is_asked_again_after_the_wait_and_no_later_however_late_it_refuses() {
+        for after in [0, 3, 240, 260, 340, 900] {
+            let moments = moments(ms(after));
+            let waits: Vec<_> = moments.windows(2).map(|pair| pair[1] - pair[0]).collect();
+            assert_eq!(waits.iter().max(), Some(&(RETRY_MAX + ms(after.min(250)))), "{after}: {waits:?}");
+            assert!(waits[10..].iter().all(|wait| *wait >= RETRY_MAX), "{after}: {waits:?}");
+        }
     }
 }
