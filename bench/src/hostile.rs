@@ -11,6 +11,7 @@ mod surroundings;
 use std::{
     path::Path,
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -22,7 +23,7 @@ use self::{
     acts::{ALL, Act, Against, Needs, Stage, guests, web},
     bystander::Bystander,
     look::Look,
-    surroundings::{NameServer, Outside},
+    surroundings::{NameServer, Outside, on_a_small_disk},
 };
 use crate::{
     client::Rest,
@@ -35,9 +36,9 @@ const LOOK: Duration = Duration::from_secs(4);
 /// From the act to the end of the second look, at least, and one look after it has ended; what it made is deleted then.
 const DURING: Duration = Duration::from_secs(10);
 /// An act that takes longer is given up, and so is the deletion of what it made.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How much hostile clients give way to the processes that they attack.
-const NICE: i32 = 10;
+const NICE: i32 = 19;
 /// Between two looks at the processes' use of the machine.
 const POLL: Duration = Duration::from_millis(100);
 /// The pod of the other user, its node, and the other node where there is one.
@@ -101,7 +102,6 @@ struct Bench {
     bystander: Bystander,
     node: Running,
     _second_node: Option<Running>,
-    _outside: Option<Outside>,
     cluster: Cluster,
     stage: Stage,
     rest: Rest,
@@ -109,14 +109,21 @@ struct Bench {
 
 impl Bench {
     async fn start(act: &Act) -> Result<Self> {
-        let outside = (act.needs == Needs::Outside).then(Outside::make).transpose()?;
+        let outside = (act.needs == Needs::Outside).then(Outside::make).transpose()?.map(Arc::new);
         let cluster = Cluster::start(1).await?;
         let name_server = match act.needs {
             Needs::NameServer => Some(NameServer::start(cluster.path())?),
             _ => None,
         };
-        let gateway = format!("127.0.0.1:{}", free_port()?);
-        let node = start_node(&cluster, NODE, &gateway, name_server.as_ref())?;
+        let here = if outside.is_some() { Outside::here() } else { "127.0.0.1" };
+        let gateway = format!("{here}:{}", free_port()?);
+        let fabric = format!("127.0.0.1:{}", free_port()?);
+        let node =
+            start_node(&cluster, NODE, &gateway, &fabric, |command| match (&name_server, act.needs) {
+                (Some(name_server), _) => Ok(name_server.within(command)),
+                (None, Needs::SmallDisk) => on_a_small_disk(&cluster.path().join(NODE), command),
+                (None, _) => Ok(command),
+            })?;
         let wasm = coracle_sample_artifacts::wasm("hello-http");
         let path = wasm.to_str().context("the path of the sample is not UTF-8")?;
         cluster.cli(&["deploy", path, "--name", POD])?;
@@ -126,17 +133,19 @@ impl Bench {
             client: client.clone(),
             namespace: "mallory".into(),
             gateway: gateway.clone(),
-            outside: outside.as_ref().map(|outside| outside.sink),
+            fabric,
+            outside,
             binary: cluster.binary().to_owned(),
             kubeconfig: cluster.data_dir(0).join("kubeconfig"),
         };
         stage.push(HARMLESS, &std::fs::read(&wasm)?).await?;
-        let labels = if act.needs == Needs::Nothing { json!({}) } else { json!({EGRESS: "allow"}) };
+        let goes_out = matches!(act.needs, Needs::Outside | Needs::NameServer);
+        let labels = if goes_out { json!({EGRESS: "allow"}) } else { json!({}) };
         let metadata = json!({"name": stage.namespace, "labels": labels});
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
         let (status, _) = rest.call("POST", "/api/v1/namespaces", namespace.to_string().into()).await?;
         ensure!(status == 201, "the namespace: HTTP {status}");
-        if act.needs != Needs::Nothing {
+        if goes_out {
             let patch = json!({"metadata": {"labels": {EGRESS: "allow"}}}).to_string();
             let kind = "application/merge-patch+json";
             let (status, _) = rest.send_as(kind, "PATCH", "/api/v1/namespaces/default", patch).await?;
@@ -149,13 +158,14 @@ impl Bench {
         // Only now, so that the other user's pod is on the first.
         let second_node = match act.needs {
             Needs::SecondNode => {
-                Some(start_node(&cluster, SECOND_NODE, &format!("127.0.0.1:{}", free_port()?), None)?)
+                let gateway = format!("127.0.0.1:{}", free_port()?);
+                Some(start_node(&cluster, SECOND_NODE, &gateway, "127.0.0.1:0", Ok)?)
             }
             _ => None,
         };
         let starts = on_node.then_some((HARMLESS, NODE));
         let bystander = Bystander::start(&client, &gateway, POD, starts).await?;
-        Ok(Self { bystander, node, _second_node: second_node, _outside: outside, cluster, stage, rest })
+        Ok(Self { bystander, node, _second_node: second_node, cluster, stage, rest })
     }
 
     async fn suffer(&mut self, act: &'static Act) -> Result<()> {
@@ -182,6 +192,7 @@ impl Bench {
         let mut answer = None;
         let mut look = Look::default();
         let mut rested = (begun, self.entries().await?);
+        let used = self.node.cpu_time()?;
         while begun.elapsed() < time || answer.is_none() || rested.0.elapsed() < LOOK {
             look.control =
                 look.control.max(self.cluster.running(0).context("the control node runs")?.usage()?);
@@ -197,6 +208,7 @@ impl Bench {
         let seconds = rested.0.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
         let seen = self.bystander.seen();
         look.entries = (self.entries().await? - rested.1) as f64 / seconds;
+        look.node_cores = (self.node.cpu_time()? - used).as_secs_f64() / begun.elapsed().as_secs_f64();
         look.calls_a_second = seen.called as f64 / begun.elapsed().as_secs_f64();
         look.seen = seen;
         Ok((look, answer.unwrap_or_default()))
@@ -247,17 +259,15 @@ fn start_node(
     cluster: &Cluster,
     name: &str,
     gateway: &str,
-    name_server: Option<&NameServer>,
+    fabric: &str,
+    within: impl FnOnce(Command) -> Result<Command>,
 ) -> Result<Running> {
     let mut command = Command::new(cluster.binary());
     command.args(["--log", "error", "node", "--name", name, "--data-dir"]).arg(cluster.path().join(name));
-    command.args(["--fabric", "127.0.0.1:0", "--gateway", gateway, "--join", cluster.address(0)]);
+    command.args(["--fabric", fabric, "--gateway", gateway, "--join", cluster.address(0)]);
     let token = cluster.cli(&["token", "create", "--role", "node"])?;
     command.env("CORACLE_TOKEN", token.trim());
-    if let Some(name_server) = name_server {
-        command = name_server.within(&command);
-    }
-    Running::start_until(&mut command, "gateway http")
+    Running::start_until(&mut within(command)?, "gateway http")
 }
 
 /// Brings the hostile images to the node, so that compiling them is no part of what is measured.

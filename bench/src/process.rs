@@ -10,6 +10,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+/// Ticks of a second in `/proc` (proc(5)), the same on all machines of today.
+const USER_HZ: u64 = 100;
+
 /// What a process holds: resident memory in MiB, threads, open files.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
@@ -89,6 +92,15 @@ impl Running {
         };
         let descriptors = std::fs::read_dir(format!("{folder}/fd"))?.count();
         Ok(Usage { mib: field("VmRSS:")? / 1024, threads: field("Threads:")?, descriptors })
+    }
+
+    /// CPU time that it has used, all threads together.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // Behind the name, which may hold anything: utime and stime are the 14th and 15th field of all (proc(5)).
+        let fields = text.rsplit_once(')').context("a name in /proc")?.1.split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+        Ok(Duration::from_millis(ticks * 1000 / USER_HZ))
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {

@@ -4,16 +4,18 @@ mod bodies;
 mod compile;
 mod compute;
 mod controllers;
+mod doors;
 mod files;
 mod floods;
 mod frames;
 pub mod guests;
+mod logs;
 mod network;
 mod pods;
 pub mod web;
 
 use std::{
-    collections::BTreeMap, future::Future, net::SocketAddr, path::PathBuf, pin::Pin, process::Command,
+    collections::BTreeMap, future::Future, path::PathBuf, pin::Pin, process::Command, sync::Arc,
     time::Duration,
 };
 
@@ -22,6 +24,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use super::surroundings::Outside;
 use crate::client::{Client, Rest};
 
 /// How long the acts that are floods go on.
@@ -53,6 +56,8 @@ pub enum Needs {
     SecondNode,
     Outside,
     NameServer,
+    /// The node's data are on a disk of [`super::surroundings::SMALL_DISK_MIB`].
+    SmallDisk,
 }
 
 /// Where an act takes place.
@@ -62,8 +67,10 @@ pub struct Stage {
     pub namespace: String,
     /// The gateway of the node.
     pub gateway: String,
-    /// A sink beyond the cluster, where the act needs one.
-    pub outside: Option<SocketAddr>,
+    /// Where other nodes reach it.
+    pub fabric: String,
+    /// A machine beyond the cluster, where the act needs one.
+    pub outside: Option<Arc<Outside>>,
     pub binary: PathBuf,
     pub kubeconfig: PathBuf,
 }
@@ -113,12 +120,21 @@ acts! {
     Node, Nothing, "8 guests that send to 1,000 sockets nobody receives from" => compute::datagrams;
     Node, Nothing, "8 guests that log as fast as they can" => compute::log;
     Node, Nothing, "8 guests that log one line without end" => compute::lines;
+    Node, Nothing, "300 readers that take nothing of a log that grows" => logs::unread;
+    Node, SmallDisk, "a guest that fills the disk" => files::disk;
+    Node, SmallDisk, "40 images of 8 MB each on a small disk" => files::images;
     Node, Outside, "4 guests with outside connections to one who never reads" => network::outside;
     Node, Nothing, "8 guests that send to a service from 8,000 ports each" => network::flows;
     Node, SecondNode, "8 guests with connections to a pod on another node that never reads" => network::tunnels;
     Node, SecondNode, "8 guests that send to a pod on another node from 8,000 ports each" => network::far_flows;
     Node, NameServer, "64 guests that look up names of a silent zone" => network::silent_zone;
     Node, Nothing, "a guest that claims the addresses of others" => network::claims;
+    Node, Nothing, "8 guests that flood a server of the other user with datagrams" => network::floods;
+    Node, Nothing, "8 guests with 2,000 connections each to a pod of the other user that has 16 MiB" => network::crowds;
+    Node, Nothing, "400 silent connections to each of 8 ports of one who never accepts" => doors::deaf;
+    Node, Nothing, "700 WebSockets through each door" => doors::upgrades;
+    Node, Outside, "300 clients that vanish: idle, in a request, as a WebSocket" => doors::vanished;
+    Node, Nothing, "connections to the fabric that are silent, say garbage or begin a handshake" => doors::handshakes;
     Node, Nothing, "1,500 silent connections to each door" => web::silent;
     Node, Nothing, "1,500 silent connections from a pod" => web::from_a_pod;
     Node, Nothing, "1,500 slow heads to each door" => web::slow_heads;
@@ -144,6 +160,11 @@ acts! {
 }
 
 impl Stage {
+    /// Where the node's doors are.
+    fn address_of_node(&self) -> Result<&str> {
+        Ok(self.gateway.rsplit_once(':').context("the gateway has a port")?.0)
+    }
+
     fn path(&self, group: &str, resource: &str) -> String {
         format!("{group}/namespaces/{}/{resource}", self.namespace)
     }
@@ -189,6 +210,7 @@ impl Answers {
 
 const CORE: &str = "/api/v1";
 const APPS: &str = "/apis/apps/v1";
+const INGRESSES: &str = "/apis/networking.k8s.io/v1";
 
 async fn nothing(_: Stage) -> Result<String> {
     Ok("-".into())

@@ -10,6 +10,8 @@ use crate::process::Usage;
 pub struct Look {
     pub control: Usage,
     pub node: Usage,
+    /// CPU time that the node used in a second of it.
+    pub node_cores: f64,
     /// Entries of raft's log a second, without those of the other user's writes.
     pub entries: f64,
     pub calls_a_second: f64,
@@ -40,6 +42,7 @@ const CONTROL: &[(&str, Of)] = &[
 
 const NODE: &[(&str, Of)] = &[
     ("node, MiB", |look| look.node.mib.to_string()),
+    ("cores", |look| format!("{:.1}", look.node_cores)),
     ("threads", |look| look.node.threads.to_string()),
     ("open files", |look| look.node.descriptors.to_string()),
     ("calls of a pod a second", |look| format!("{:.0}", look.calls_a_second)),

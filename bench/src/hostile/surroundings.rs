@@ -15,6 +15,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 const HERE: &str = "198.18.77.1/30";
 const THERE: Ipv4Addr = Ipv4Addr::new(198, 18, 77, 2);
 const SINK_PORT: u16 = 9;
+/// Of a node that has a small disk.
+pub const SMALL_DISK_MIB: u32 = 256;
 const DNS: &str = "127.83.0.1:53";
 /// Names that end so are never answered; all others are.
 pub const SILENT_ZONE: &str = "silent.example";
@@ -43,7 +45,7 @@ impl Outside {
         run("ip", &format!("link set {link} up"))?;
         run("ip", &format!("-n {namespace} addr add {THERE}/30 dev eth0"))?;
         run("ip", &format!("-n {namespace} link set eth0 up"))?;
-        let listener = outside.listen()?;
+        let listener = outside.within(|this| Ok(TcpListener::bind(this.sink)?))?;
         std::thread::spawn(move || {
             let held: Vec<TcpStream> = listener.incoming().map_while(Result::ok).collect();
             drop(held);
@@ -51,15 +53,36 @@ impl Outside {
         Ok(outside)
     }
 
-    /// A socket stays in the network in which it was made, so that only a thread has to go there.
-    fn listen(&self) -> Result<TcpListener> {
+    /// This machine's address on that link, where a node's gateway is to listen.
+    pub fn here() -> &'static str {
+        HERE.split_once('/').map_or(HERE, |(address, _)| address)
+    }
+
+    /// So many connections from there, as a runtime wants them.
+    pub fn connect(&self, to: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
+        let one = move || {
+            let stream = TcpStream::connect(to)?;
+            stream.set_nonblocking(true)?;
+            anyhow::Ok(stream)
+        };
+        self.within(|_| (0..count).map(|_| one()).collect())
+    }
+
+    /// What is sent from now on is lost, both ways, and nobody is told.
+    pub fn vanish(&self) -> Result<()> {
+        run("ip", &format!("-n {} link set eth0 down", self.namespace))
+    }
+
+    /// What makes sockets there. A socket stays in the network in which it was made, so that only a thread has to go.
+    fn within<T: Send>(&self, make: impl FnOnce(&Self) -> Result<T> + Send) -> Result<T> {
         let network = File::open(format!("/run/netns/{}", self.namespace))?;
-        let sink = self.sink;
-        let listening = std::thread::spawn(move || {
-            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
-            anyhow::Ok(TcpListener::bind(sink)?)
-        });
-        listening.join().map_err(|_| anyhow::anyhow!("the thread that listens panicked"))?
+        std::thread::scope(|scope| {
+            let making = scope.spawn(|| {
+                move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
+                make(self)
+            });
+            making.join().map_err(|_| anyhow::anyhow!("the thread that makes sockets panicked"))?
+        })
     }
 }
 
@@ -95,16 +118,28 @@ impl NameServer {
     }
 
     /// The command, for a process to which this is the machine's only name server.
-    pub fn within(&self, command: &Command) -> Command {
-        let mut inner = Command::new("unshare");
-        let script = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
-        inner.args(["--mount", "sh", "-c", script]).arg(&self.resolv_conf);
-        inner.arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            inner.env(name, value.unwrap_or_default());
-        }
-        inner
+    pub fn within(&self, command: Command) -> Command {
+        with_mounts("mount --bind \"$0\" /etc/resolv.conf", &self.resolv_conf, command)
     }
+}
+
+/// The command, for a process to which `folder` is a disk of [`SMALL_DISK_MIB`]. It goes with the process.
+pub fn on_a_small_disk(folder: &Path, command: Command) -> Result<Command> {
+    need_root()?;
+    std::fs::create_dir_all(folder)?;
+    let mount = format!("mount -t tmpfs -o size={SMALL_DISK_MIB}m small \"$0\"");
+    Ok(with_mounts(&mount, folder, command))
+}
+
+/// The command in a mount namespace of its own, once `mount` has been done there, to which `$0` is this path.
+fn with_mounts(mount: &str, path: &Path, command: Command) -> Command {
+    let mut inner = Command::new("unshare");
+    inner.args(["--mount", "sh", "-c", &format!("{mount} && exec \"$@\"")]).arg(path);
+    inner.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        inner.env(name, value.unwrap_or_default());
+    }
+    inner
 }
 
 fn answer(query: &[u8]) -> Option<Vec<u8>> {

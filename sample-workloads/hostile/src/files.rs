@@ -70,3 +70,19 @@ pub fn sync(folder: &str) {
         file.sync_all().expect("the disk takes it");
     }
 }
+
+/// As much as the disk takes, and more as soon as it has room again.
+pub fn fill(folder: &str) {
+    let mut file = File::create(format!("{folder}/full")).expect("a file can be made");
+    let (mut mib, mut said) = (0, false);
+    loop {
+        match file.write_all(&[b'x'; 1 << 20]) {
+            Ok(()) => (mib, said) = (mib + 1, false),
+            Err(error) if !said => {
+                println!("wrote {mib} MiB, then {:?}", error.kind());
+                said = true;
+            }
+            Err(_) => {}
+        }
+    }
+}

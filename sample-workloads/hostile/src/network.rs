@@ -1,7 +1,7 @@
 //! Connections and datagrams without number.
 
 use std::{
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream, ToSocketAddrs, UdpSocket},
     time::{Duration, Instant},
 };
@@ -20,6 +20,11 @@ use crate::hold;
 
 /// More than a datagram may have beside it in a frame, and enough to be felt.
 const DATAGRAM_BYTES: usize = 32 * 1024;
+
+/// Between two datagrams that ask for an answer, between two looks for one, and how long the last is waited for.
+const PING_PAUSE: Duration = Duration::from_millis(10);
+const PING_POLL: Duration = Duration::from_millis(1);
+const PING_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Opens connections, and sends on each as much as is taken at once.
 pub fn connect(address: &str, count: usize) {
@@ -87,6 +92,88 @@ pub fn sink(port: u16) {
         held.push(stream);
     }
     hold(&format!("accepted {}", held.len()), held);
+}
+
+/// Listens, and accepts nobody.
+pub fn deaf(port: u16) {
+    hold("listens", TcpListener::bind(("0.0.0.0", port)).expect("a free port"));
+}
+
+/// Agrees to every upgrade, and is silent from then on; other requests are answered.
+pub fn upgrade(port: u16) {
+    let listener = TcpListener::bind(("0.0.0.0", port)).expect("a free port");
+    println!("upgrades");
+    let mut held = Vec::new();
+    while let Ok((stream, _)) = listener.accept() {
+        // Whoever sends no whole head is let go.
+        held.extend(upgrade_one(stream).ok().flatten());
+    }
+}
+
+fn upgrade_one(mut stream: TcpStream) -> io::Result<Option<TcpStream>> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut piece = [0; 4096];
+        match stream.read(&mut piece)? {
+            0 => return Ok(None),
+            length => head.extend(&piece[..length]),
+        }
+    }
+    if !String::from_utf8_lossy(&head).to_lowercase().contains("\r\nupgrade:") {
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+        return Ok(None);
+    }
+    stream.write_all(
+        b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+    )?;
+    Ok(Some(stream))
+}
+
+/// Small datagrams as fast as they are taken.
+pub fn flood(address: &str) {
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    println!("floods {address}");
+    loop {
+        // What is dropped did not arrive.
+        let _ = socket.send_to(b"x", address);
+    }
+}
+
+/// Sends back what comes.
+pub fn echo(port: u16) {
+    let socket = UdpSocket::bind(("0.0.0.0", port)).expect("a free port");
+    println!("echoes");
+    let mut datagram = [0; 2048];
+    while let Ok((length, from)) = socket.recv_from(&mut datagram) {
+        // Who went away needs no answer.
+        let _ = socket.send_to(&datagram[..length], from);
+    }
+}
+
+/// One datagram each 10 ms: how many were answered within a second, and the slowest.
+pub fn ping(address: &str, count: usize) {
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    socket.set_nonblocking(true).expect("not blocking");
+    let (begun, mut sent, mut answered, mut worst) = (Instant::now(), Vec::new(), 0, Duration::ZERO);
+    while sent.len() < count || sent.last().is_some_and(|last: &Instant| last.elapsed() < PING_PATIENCE) {
+        if sent.len() < count && begun.elapsed() >= PING_PAUSE * sent.len() as u32 {
+            // What is dropped is not answered.
+            let _ = socket.send_to(&(sent.len() as u32).to_be_bytes(), address);
+            sent.push(Instant::now());
+        }
+        let mut number = [0; 4];
+        match socket.recv_from(&mut number) {
+            Ok(_) => {
+                let waited = sent[u32::from_be_bytes(number) as usize].elapsed();
+                (answered, worst) = (answered + 1, worst.max(waited));
+                if answered == count {
+                    break;
+                }
+            }
+            Err(_) => std::thread::sleep(PING_POLL),
+        }
+    }
+    println!("{answered} of {count} answered, the slowest in {} ms", worst.as_millis());
 }
 
 /// Asks for so many names at once, each new, again and again.

@@ -149,6 +149,17 @@ fn module(locals: &[u8], code: &[u8]) -> Vec<u8> {
     module
 }
 
+/// A module that does nothing, with so many bytes that are no code; each number makes another.
+pub fn large_module(number: usize, bytes: usize) -> Vec<u8> {
+    let mut module = module(&[], &[]);
+    let mut name = vec![1, b'x'];
+    name.resize(2 + bytes, number as u8);
+    module.push(0);
+    module.extend(leb(name.len()));
+    module.extend(name);
+    module
+}
+
 fn nested_components(depth: usize) -> Vec<u8> {
     let header = b"\0asm\x0d\0\x01\0";
     (0..depth).fold(header.to_vec(), |inner, _| [header.as_slice(), &[4], &leb(inner.len()), &inner].concat())

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use serde_json::json;
+use tokio::time::sleep;
 
-use super::Stage;
+use super::{FLOOD, Stage};
 
 /// Making so many takes its time.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,4 +29,21 @@ pub async fn listings(stage: Stage) -> Result<String> {
 
 pub async fn syncs(stage: Stage) -> Result<String> {
     stage.crowd(32, &["sync", "/data"]).await
+}
+
+/// All of the node's disk, and what becomes free of it.
+pub async fn disk(stage: Stage) -> Result<String> {
+    stage.crowd(1, &["fill-disk", "/data"]).await
+}
+
+/// Each is a small component with a large section of its own.
+pub async fn images(stage: Stage) -> Result<String> {
+    let rest = stage.client.rest().await?;
+    for number in 0..40 {
+        let image = format!("hostile/large:{number}");
+        stage.push(&image, &super::compile::large_module(number, 8 << 20)).await?;
+        stage.start(&rest, &format!("p{number}"), json!({"name": "c", "image": image})).await?;
+    }
+    sleep(FLOOD).await;
+    stage.summary(&rest).await
 }

@@ -5,17 +5,17 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{CORE, FLOOD, Stage, guests::container};
+use super::{APPS, CORE, FLOOD, INGRESSES, Stage, guests::container, web::Web};
 use crate::{
     client::Rest,
-    hostile::{POD, SECOND_NODE, surroundings::SILENT_ZONE},
+    hostile::{HARMLESS, POD, SECOND_NODE, surroundings::SILENT_ZONE},
 };
 
 /// How long the other user's lookups may take.
 const LOOKUPS: Duration = Duration::from_secs(15);
 
 pub async fn outside(stage: Stage) -> Result<String> {
-    let sink = stage.outside.context("a machine outside")?.to_string();
+    let sink = stage.outside.as_ref().context("a machine outside")?.sink.to_string();
     stage.crowd(4, &["connect", &sink, "10000"]).await
 }
 
@@ -68,6 +68,51 @@ pub async fn claims(stage: Stage) -> Result<String> {
         said.push(heard.trim_start_matches("Succeeded; ").to_owned());
     }
     Ok(said.join("; "))
+}
+
+/// The answer is what another pod of that user got from its server meanwhile.
+pub async fn floods(stage: Stage) -> Result<String> {
+    let other = Stage { namespace: "default".into(), ..stage.clone() };
+    let rest = other.client.rest().await?;
+    other.start(&rest, "echo", container(&["echo", "7"])).await?;
+    let echo = format!("{}:7", other.address(&rest, "echo").await?);
+    let flooding = tokio::spawn({
+        let (stage, echo) = (stage.clone(), echo.clone());
+        async move { stage.crowd(8, &["flood", &echo]).await }
+    });
+    let pinged = other.to_the_end("ping", &["ping", &echo, "400"], LOOKUPS).await?;
+    let hostile = flooding.await??;
+    for pod in ["ping", "echo"] {
+        rest.call("DELETE", &other.path(CORE, &format!("pods/{pod}?gracePeriodSeconds=0")), Vec::new())
+            .await?;
+    }
+    Ok(format!("{hostile}; the other user: {pinged}"))
+}
+
+/// The answer is what the gateway's clients get of that pod meanwhile.
+pub async fn crowds(stage: Stage) -> Result<String> {
+    let other = Stage { namespace: "default".into(), ..stage.clone() };
+    let rest = other.client.rest().await?;
+    let small = Web::of(
+        &other,
+        json!({
+            "name": "c", "image": HARMLESS, "ports": [{"containerPort": 80}],
+            "resources": {"limits": {"memory": "16Mi"}},
+        }),
+    )
+    .await?;
+    let pods = rest.get(&other.path(CORE, "pods?labelSelector=app=web")).await?;
+    let address = pods["items"][0]["status"]["podIP"].as_str().context("the small pod's address")?;
+    let hostile = tokio::spawn({
+        let (stage, address) = (stage.clone(), format!("{address}:80"));
+        async move { stage.crowd(8, &["silent", &address, "2000"]).await }
+    });
+    let asked = small.asked().await;
+    let hostile = hostile.await??;
+    for (group, thing) in [(APPS, "deployments/web"), (CORE, "services/web"), (INGRESSES, "ingresses/web")] {
+        rest.call("DELETE", &other.path(group, thing), Vec::new()).await?;
+    }
+    Ok(format!("{hostile}; the gateway's clients: {asked}"))
 }
 
 async fn pod_of(rest: &Rest, app: &str) -> Result<String> {

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use futures::FutureExt;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -15,7 +15,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{APPS, Answers, CONNECTIONS, CORE, FLOOD, Stage, guests::container, workload};
+use super::{APPS, Answers, CONNECTIONS, CORE, FLOOD, INGRESSES, Stage, guests::container, workload};
 use crate::hostile::{NODE, bystander::ask};
 
 /// The image of `sample-workloads/hostile-http`.
@@ -41,11 +41,17 @@ pub struct Web {
 impl Web {
     /// Of one pod on the other user's node; returns once the gateway knows it.
     pub async fn start(stage: &Stage) -> Result<Self> {
+        Self::of(stage, json!({"name": "c", "image": SERVER, "ports": [{"containerPort": 80}]})).await
+    }
+
+    /// The same of a container that serves port 80, and has an emptyDir `data`.
+    pub async fn of(stage: &Stage, container: Value) -> Result<Self> {
         let rest = stage.client.rest().await?;
         let mut object = workload("Deployment", NAME, 1);
         let spec = &mut object["spec"]["template"]["spec"];
         spec["nodeSelector"] = json!({"kubernetes.io/hostname": NODE});
-        spec["containers"][0] = json!({"name": "c", "image": SERVER, "ports": [{"containerPort": 80}]});
+        spec["containers"] = json!([container]);
+        spec["volumes"] = json!([{"name": "data", "emptyDir": {}}]);
         stage.post(&rest, APPS, "deployments", &object).await?;
         let spec = json!({"type": "NodePort", "selector": {"app": NAME}, "ports": [{"port": 80}]});
         let service = json!({"metadata": {"name": NAME}, "spec": spec});
@@ -56,8 +62,12 @@ impl Web {
         let path = json!({"path": "/", "pathType": "Prefix", "backend": backend});
         let rules = json!([{"host": host, "http": {"paths": [path]}}]);
         let ingress = json!({"metadata": {"name": NAME}, "spec": {"rules": rules}});
-        stage.post(&rest, "/apis/networking.k8s.io/v1", "ingresses", &ingress).await?;
-        let web = Self { gateway: stage.gateway.clone(), port: format!("127.0.0.1:{port}"), host };
+        stage.post(&rest, INGRESSES, "ingresses", &ingress).await?;
+        let web = Self {
+            gateway: stage.gateway.clone(),
+            port: format!("{}:{port}", stage.address_of_node()?),
+            host,
+        };
         let begun = Instant::now();
         while !matches!(ask(&web.gateway, NAME).await, Ok(200))
             || !matches!(ask(&web.port, NAME).await, Ok(200))
@@ -68,13 +78,13 @@ impl Web {
         Ok(web)
     }
 
-    fn head(&self, method: &str, path: &str, fields: &str) -> Vec<u8> {
+    pub fn head(&self, method: &str, path: &str, fields: &str) -> Vec<u8> {
         format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n{fields}\r\n", self.host).into()
     }
 
     /// So many connections to each door, on which this is sent, and then a byte now and then; nothing is read. What
     /// stands of them in the end, and what another client gets meanwhile.
-    async fn hold(&self, count: usize, first: Vec<u8>, drip: &'static [u8]) -> Result<String> {
+    pub async fn hold(&self, count: usize, first: Vec<u8>, drip: &'static [u8]) -> Result<String> {
         let mut holding = JoinSet::new();
         for address in [&self.gateway, &self.port] {
             for _ in 0..count {
@@ -93,7 +103,7 @@ impl Web {
 
     /// What another client of the hostile user's server gets, for as long as a flood takes. By the gateway: to what is
     /// behind a node port all clients of this machine are one.
-    async fn asked(&self) -> String {
+    pub async fn asked(&self) -> String {
         let mut answers = Answers::default();
         let begun = Instant::now();
         while begun.elapsed() < FLOOD {
@@ -113,7 +123,7 @@ pub async fn connect(address: &str) -> Result<TcpStream> {
 }
 
 /// Ends when the other side does, as far as that shows without reading.
-async fn hold_one(mut stream: TcpStream, first: Vec<u8>, drip: &[u8]) {
+pub async fn hold_one(mut stream: TcpStream, first: Vec<u8>, drip: &[u8]) {
     let mut sent = stream.write_all(&first).await;
     while sent.is_ok() {
         sleep(SLOW).await;
