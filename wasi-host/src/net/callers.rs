@@ -64,15 +64,15 @@ impl Caller {
     }
 
     /// Who shares what it buffers.
-    fn party(&self) -> Option<Party> {
+    pub(super) fn party(&self) -> Option<Party> {
         let of_namespace = self.namespace().cloned().map(Party::Namespace);
         of_namespace.or_else(|| self.source().map(Party::Source))
     }
 }
 
-/// Those who have one part of a pod's buffers together.
+/// Those who have one part of a pod's buffers, and of what waits at a socket, together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Party {
+pub(super) enum Party {
     Namespace(Arc<str>),
     Source(IpAddr),
 }

@@ -2,9 +2,10 @@
 
 use super::callers::Caller;
 use super::listener::{AcceptQueue, Bound, Listener};
+use super::mailbox::Mailbox;
 use super::ports::{EPHEMERAL_PORTS, PortTable};
 use super::seat::{Budget, Seats};
-use super::udp::{Mailbox, UdpSocket};
+use super::udp::UdpSocket;
 use super::{Buffers, Conn, HttpService, NetError, NetLimits, Uplink};
 use crate::ledger::{Account, Charge, Refused};
 use crate::shares::Holder;
@@ -245,7 +246,7 @@ impl Namespace {
     /// A datagram from outside arrives. `ConnectionRefused` where no socket takes it; a full socket drops it.
     pub fn deliver_datagram(&self, from: SocketAddr, to: SocketAddr, payload: Bytes) -> Result<(), NetError> {
         self.shared.check_own(to.ip())?;
-        self.shared.deliver_datagram(from, to, payload)
+        self.shared.deliver_datagram(from, to, &self.shared.caller(from.ip()), payload)
     }
 
     /// Takes a UDP address. `0.0.0.0` means all; port 0 means a free one.
@@ -428,7 +429,7 @@ impl Shared {
     }
 
     fn deliver(&self, from: SocketAddr, to: SocketAddr, caller: &Caller) -> Result<Conn, NetError> {
-        self.accept_queue(to)?.offer(|| self.make_connection(from, to, caller))
+        self.accept_queue(to)?.offer(caller, || self.make_connection(from, to, caller))
     }
 
     /// A connect that has to wait: for another pod, or for a place in a full backlog.
@@ -450,10 +451,16 @@ impl Shared {
     ) -> Result<Conn, NetError> {
         loop {
             let queue = self.accept_queue(to)?;
-            let room = queue.space.notified();
+            let attempt = || queue.offer(caller, || self.make_connection(from, to, caller));
+            match attempt() {
+                Err(NetError::WouldBlock) => {}
+                done => return done,
+            }
+            let space = queue.space(caller);
+            let room = space.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            match queue.offer(|| self.make_connection(from, to, caller)) {
+            match attempt() {
                 Err(NetError::WouldBlock) => room.await,
                 done => return done,
             }
@@ -481,10 +488,11 @@ impl Shared {
         &self,
         from: SocketAddr,
         to: SocketAddr,
+        caller: &Caller,
         payload: Bytes,
     ) -> Result<(), NetError> {
         let mailbox = self.tables_up()?.udp.find(to).cloned().ok_or(NetError::ConnectionRefused)?;
-        mailbox.put(from, payload)
+        mailbox.put(from, caller, payload)
     }
 }
 

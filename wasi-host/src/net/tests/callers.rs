@@ -241,3 +241,46 @@ async fn what_a_caller_on_another_node_sent_unread_is_his_part() {
     drop((unread, own, outer, listener));
     assert_eq!(account.held(Holding::Heap), 0);
 }
+
+#[test]
+fn who_floods_a_socket_keeps_nobody_from_it_and_waits_for_himself() {
+    let pod = pod(NetLimits::default());
+    let server = pod.bind_udp(SocketAddr::new(POD, PORT)).unwrap();
+    let deliver = |from: IpAddr, payload: &'static [u8]| {
+        let (from, to) = (SocketAddr::new(from, 5), SocketAddr::new(POD, PORT));
+        pod.deliver_datagram(from, to, payload.into()).unwrap();
+    };
+    // Two pods of one other namespace, and one of another.
+    for _ in 0..10_000 {
+        deliver(of(9, 1), b"flood");
+        deliver(of(9, 2), b"flood");
+    }
+    deliver(of(8, 1), b"asks");
+    deliver(of(8, 1), b"asks again");
+    let taken: Vec<_> = (0..4).map(|_| server.try_recv().unwrap().0).collect();
+    assert_eq!(taken, [&b"flood"[..], b"asks", b"flood", b"asks again"]);
+    let mut left = 0;
+    while server.try_recv().is_ok() {
+        left += 1;
+    }
+    assert!((1500..2000).contains(&left), "{left}: the namespace has one line");
+    assert_eq!(pod.buffered_bytes(), 0);
+}
+
+#[tokio::test]
+async fn who_fills_a_backlog_keeps_nobody_from_it_and_waits_for_himself() {
+    let pod = pod(NetLimits::default());
+    let listener = pod.bind_tcp(SocketAddr::new(POD, PORT)).unwrap().listen(2).unwrap();
+    let mut held: Vec<_> = [1, 2].map(|pod_of| call(&pod, of(9, pod_of)).unwrap()).into();
+    assert_eq!(call(&pod, of(9, 3)).unwrap_err(), NetError::WouldBlock);
+    let (from, to) = (SocketAddr::new(of(9, 3), 4000), SocketAddr::new(POD, PORT));
+    let mut waits = Box::pin(pod.deliver_when_room(from, to));
+    assert!(futures::poll!(waits.as_mut()).is_pending());
+    held.push(call(&pod, of(8, 1)).unwrap());
+    let mut accepted: Vec<_> = (0..2).map(|_| listener.try_accept().unwrap().1.ip()).collect();
+    assert_eq!(accepted, [of(9, 1), of(8, 1)]);
+    held.push(waits.await.unwrap());
+    accepted.extend((0..2).map(|_| listener.try_accept().unwrap().1.ip()));
+    assert_eq!(accepted[2..], [of(9, 2), of(9, 3)]);
+    assert!(listener.try_accept().is_err());
+}

@@ -66,7 +66,7 @@ fn floods_are_dropped_and_sizes_are_checked() {
     while server.try_recv().is_ok() {
         waiting += 1;
     }
-    assert_eq!(waiting, 256 * 1024 / 64);
+    assert_eq!(waiting, 256 * 1024 / 64 / 2, "what is free is left to others");
     let refused = pod.deliver_datagram(from, SocketAddr::new(POD, 54), HELLO);
     assert_eq!(refused, Err(NetError::ConnectionRefused));
     let huge = Bytes::from(vec![0; DATAGRAM_BYTES_MAX + 1]);
