@@ -23,7 +23,6 @@ mod path;
 mod readable;
 mod request;
 mod router;
-mod schemas;
 mod sending;
 mod storage;
 mod strict;

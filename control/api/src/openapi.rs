@@ -5,21 +5,23 @@ mod v2;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Write,
+    io::{Read, Write},
     sync::OnceLock,
 };
 
 use axum::response::Response;
 use bytes::Bytes;
-use coracle_objects::kinds;
-use flate2::{Compression, write::GzEncoder};
+use coracle_objects::{
+    kinds,
+    schema::{published, refer, reference},
+};
+use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
     answer, auth::reviews::REVIEWS, discovery, error::ApiError, health::KUBERNETES_MINOR, options::Query,
-    schemas,
 };
 
 /// `GET /openapi/v2`: only the little that old kubectls need, only in protobuf; 406 else.
@@ -34,28 +36,28 @@ pub fn index_v2(headers: &HeaderMap) -> Result<Response, ApiError> {
     Ok(response)
 }
 
-/// A document and what is needed to send it.
+/// A document and what is needed to send it. It is kept compressed, as nearly every client wants it: the documents are
+/// some megabytes that are asked for seldom.
 struct Document {
-    body: Bytes,
-    gzip: OnceLock<Option<Bytes>>,
-    /// Hexadecimal SHA-256 of the body, as clients name it in `?hash=`.
+    gzip: Bytes,
+    /// Hexadecimal SHA-256 of what is compressed, as clients name it in `?hash=`.
     hash: String,
 }
 
 impl Document {
     fn new(value: &Value) -> Self {
         let body = value.to_string();
-        let hash = hex::encode_upper(Sha256::digest(&body));
-        Self { body: body.into(), gzip: OnceLock::new(), hash }
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        let compressed = encoder.write_all(body.as_bytes()).and_then(|()| encoder.finish());
+        let gzip = compressed.expect("memory takes what is written").into();
+        Self { gzip, hash: hex::encode_upper(Sha256::digest(&body)) }
     }
 
-    fn gzip(&self) -> Option<&Bytes> {
-        let compress = || {
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-            encoder.write_all(&self.body).ok()?;
-            encoder.finish().ok().map(Bytes::from)
-        };
-        self.gzip.get_or_init(compress).as_ref()
+    /// For a client that takes no gzip.
+    fn body(&self) -> Bytes {
+        let mut body = Vec::new();
+        GzDecoder::new(&self.gzip[..]).read_to_end(&mut body).expect("it was compressed here");
+        body.into()
     }
 }
 
@@ -63,8 +65,11 @@ impl Document {
 fn documents() -> &'static BTreeMap<String, Document> {
     static DOCUMENTS: OnceLock<BTreeMap<String, Document>> = OnceLock::new();
     DOCUMENTS.get_or_init(|| {
+        let schemas = published();
         discovery::group_versions()
-            .map(|(group, version)| (group_path(group, version), Document::new(&generate(group, version))))
+            .map(|(group, version)| {
+                (group_path(group, version), Document::new(&generate(group, version, &schemas)))
+            })
             .collect()
     })
 }
@@ -113,14 +118,13 @@ fn send(document: &Document, immutable: bool, headers: &HeaderMap) -> Response {
         let mut parts = coding.split(';');
         parts.next().is_some_and(|name| name.trim() == "gzip") && parts.all(|part| part.trim() != "q=0")
     });
-    let gzip = document.gzip().filter(|_| wants_gzip);
-    let mut response = match (known, gzip) {
+    let mut response = match (known, wants_gzip) {
         (true, _) => answer::json_bytes(StatusCode::NOT_MODIFIED, ""),
-        (false, Some(gzip)) => answer::json_bytes(StatusCode::OK, gzip.clone()),
-        (false, None) => answer::json_bytes(StatusCode::OK, document.body.clone()),
+        (false, true) => answer::json_bytes(StatusCode::OK, document.gzip.clone()),
+        (false, false) => answer::json_bytes(StatusCode::OK, document.body()),
     };
     let out = response.headers_mut();
-    if gzip.is_some() && !known {
+    if wants_gzip && !known {
         out.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     if let Ok(etag) = HeaderValue::from_str(&etag) {
@@ -133,13 +137,14 @@ fn send(document: &Document, immutable: bool, headers: &HeaderMap) -> Response {
 }
 
 /// The document of one group-version.
-fn generate(group: &str, version: &str) -> Value {
+fn generate(group: &str, version: &str, schemas: &BTreeMap<String, Value>) -> Value {
+    let published = |name: &str| schemas.get(name).cloned().unwrap_or_else(|| json!({ "type": "object" }));
     let mut paths = Map::new();
     let mut components: BTreeMap<String, Value> = BTreeMap::new();
     let mut wanted: BTreeSet<String> = BTreeSet::new();
     for kind in kinds().iter().filter(|kind| kind.group == group && kind.version == version) {
         paths::add_kind(kind, &mut paths);
-        let mut schema = schemas::get(kind.schema).cloned().unwrap_or_else(|| json!({ "type": "object" }));
+        let mut schema = published(kind.schema);
         let gvk = gvk(group, version, kind.kind);
         schema["x-kubernetes-group-version-kind"] = json!([gvk]);
         references(&schema, &mut wanted);
@@ -150,7 +155,7 @@ fn generate(group: &str, version: &str) -> Value {
     }
     for review in REVIEWS.iter().filter(|review| review.group == group && review.version == version) {
         paths::add_review(review, &mut paths);
-        let mut schema = schemas::get(review.schema).cloned().unwrap_or_default();
+        let mut schema = published(review.schema);
         schema["x-kubernetes-group-version-kind"] = json!([gvk(group, version, review.kind)]);
         references(&schema, &mut wanted);
         components.insert(review.schema.to_owned(), schema);
@@ -161,7 +166,7 @@ fn generate(group: &str, version: &str) -> Value {
         if components.contains_key(&name) {
             continue;
         }
-        let mut schema = schemas::get(&name).cloned().unwrap_or_else(|| json!({ "type": "object" }));
+        let mut schema = published(&name);
         if let Some(gvk) = foreign_gvk(&name, group, version) {
             schema["x-kubernetes-group-version-kind"] = json!([gvk]);
         }
@@ -202,8 +207,8 @@ fn list_schema(schema: &str, kind: &str, item: &Value) -> Value {
         "properties": {
             "apiVersion": { "type": "string" },
             "kind": { "type": "string" },
-            "metadata": { "allOf": [schemas::refer("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta")] },
-            "items": { "type": "array", "items": schemas::refer(schema) },
+            "metadata": { "allOf": [refer("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta")] },
+            "items": { "type": "array", "items": refer(schema) },
         },
         "x-kubernetes-group-version-kind": [gvk],
     })
@@ -214,7 +219,7 @@ fn references(value: &Value, names: &mut BTreeSet<String>) {
     match value {
         Value::Object(map) => {
             if let Some(Value::String(_)) = map.get("$ref")
-                && let Some(name) = schemas::reference(value)
+                && let Some(name) = reference(value)
             {
                 names.insert(name.to_owned());
             }
@@ -232,14 +237,14 @@ mod tests {
     #[test]
     fn documents_are_closed_and_name_what_clients_look_for() {
         for (path, document) in documents() {
-            let value: Value = serde_json::from_slice(&document.body).unwrap();
+            let value: Value = serde_json::from_slice(&document.body()).unwrap();
             let mut names = BTreeSet::new();
             references(&value, &mut names);
             for name in names {
                 assert!(value["components"]["schemas"].get(&name).is_some(), "{path} lacks {name}");
             }
         }
-        let apps: Value = serde_json::from_slice(&documents()["apis/apps/v1"].body).unwrap();
+        let apps: Value = serde_json::from_slice(&documents()["apis/apps/v1"].body()).unwrap();
         let patch = &apps["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
         assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Deployment");
         let parameters = patch["parameters"].as_array().unwrap();

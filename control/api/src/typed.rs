@@ -1,19 +1,16 @@
 //! The one typed decode: what every writer's object is brought to before anything else looks at it.
 //!
-//! The schemas are compiled once into [`Type`]s. [`conform`] then walks a document and its type together: fields that the
+//! The schemas are compiled once into [`Type`]s. [`conform`] walks a document and its type together: fields that the
 //! type does not have are dropped and named, null is as if the field were absent (in a list or a map it is the zero value
 //! of what belongs there), integers are whole and within their range, quantities and times are such. What is admitted
 //! here every reader can read: controllers, scheduler and nodes parse the same fields more narrowly, never more strictly.
 
-mod compile;
-mod lengths;
-
-use coracle_objects::{FieldError, FieldPath as Path, Quantity};
+use coracle_objects::{
+    FieldError, FieldPath as Path, Quantity,
+    schema::{ELEMENTS_MAX, Type, types},
+};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-
-use compile::{Type, types};
-use lengths::ELEMENTS_MAX;
 
 /// No document nests deeper, in whatever format it comes: lists and watches wrap objects in a few levels more, and the
 /// parsers that read them stop at 128.
@@ -123,13 +120,13 @@ impl Walk {
                         self.note_unknown(&path);
                         continue;
                     };
-                    self.value(value, field, &Place { owner: type_.name, ..place.inner(&path) })?;
+                    self.value(value, &field.type_, &Place { owner: type_.name(), ..place.inner(&path) })?;
                 }
                 if unknown {
                     map.retain(|name, _| type_.has(name));
                 }
                 for missing in &type_.times {
-                    map.entry(*missing).or_insert_with(|| TIME_ZERO.into());
+                    map.entry(missing).or_insert_with(|| TIME_ZERO.into());
                 }
                 Ok(())
             }
@@ -140,7 +137,7 @@ impl Walk {
     /// A value of a list or of a map, where null is a zero value.
     fn element(&mut self, value: &mut Value, type_: &Type, place: &Place<'_>) -> Result<(), String> {
         if value.is_null() {
-            *value = type_.zero();
+            *value = zero(type_);
         }
         self.value(value, type_, place)
     }
@@ -243,20 +240,18 @@ fn json_type(value: &Value) -> &'static str {
     }
 }
 
-impl Type {
-    /// What Go has where nothing is given.
-    fn zero(&self) -> Value {
-        match self {
-            Type::Any => Value::Null,
-            Type::AnyObject | Type::Map(_) | Type::Struct(_) => json!({}),
-            Type::Text => "".into(),
-            Type::Boolean => false.into(),
-            Type::Int32 | Type::Int64 | Type::Number | Type::IntOrString => 0.into(),
-            Type::Quantity => "0".into(),
-            // A zero time is null, which is nothing to a reader; lists and maps of times there are none.
-            Type::Time { .. } => Value::Null,
-            Type::List(..) => json!([]),
-        }
+/// What Go has where nothing is given.
+fn zero(type_: &Type) -> Value {
+    match type_ {
+        Type::Any => Value::Null,
+        Type::AnyObject | Type::Map(_) | Type::Struct(_) => json!({}),
+        Type::Text => "".into(),
+        Type::Boolean => false.into(),
+        Type::Int32 | Type::Int64 | Type::Number | Type::IntOrString => 0.into(),
+        Type::Quantity => "0".into(),
+        // A zero time is null, which is nothing to a reader; lists and maps of times there are none.
+        Type::Time { .. } => Value::Null,
+        Type::List(..) => json!([]),
     }
 }
 

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName, Revision, View};
 use coracle_proto::node::{ObjectEvent, object_event::Type};
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use memchr::memmem::Finder;
+
+use crate::references::{self, CONFIG_MAPS, NAMESPACES, SECRETS, SERVICE_ACCOUNTS};
 
 /// Every node needs all objects of these. The claims of service addresses and node ports come before the services: a
 /// node routes an address only to the service that the claim names.
@@ -20,11 +21,6 @@ const SHARED: [&str; 7] = [
 ];
 
 const PODS: &str = "pods";
-const CONFIG_MAPS: &str = "configmaps";
-const SECRETS: &str = "secrets";
-const SERVICE_ACCOUNTS: &str = "serviceaccounts";
-/// Of its pods, for what the namespace allows them.
-const NAMESPACES: &str = "namespaces";
 
 /// What one node has been sent.
 pub struct Desired {
@@ -218,13 +214,11 @@ impl Desired {
 
     /// The namespace, config maps, secrets and service accounts that a pod names.
     fn names_of(&mut self, pod: &Object) -> BTreeSet<ObjectKey> {
-        let mut names = Names { namespace: pod.namespace(), keys: BTreeSet::new() };
-        names.keys.insert(ObjectKey::new(NAMESPACES, "", pod.namespace()));
-        match pod.parse::<Pod>() {
-            Ok(parsed) => parsed.spec.iter().for_each(|spec| names.spec(spec)),
-            Err(_) => _ = self.unreadable.insert(pod.key.name.clone()),
+        let (names, read) = references::of_pod(pod);
+        if read.is_err() {
+            self.unreadable.insert(pod.key.name.clone());
         }
-        names.keys
+        names
     }
 
     fn is_here(&self, pod: &Object) -> bool {
@@ -255,65 +249,6 @@ fn message(type_: Type, key: &ObjectKey, revision: Revision, object_json: bytes:
         name: key.name.name.to_string(),
         revision,
         object_json,
-    }
-}
-
-struct Names<'a> {
-    namespace: &'a str,
-    keys: BTreeSet<ObjectKey>,
-}
-
-impl Names<'_> {
-    fn add(&mut self, resource: &str, name: &str) {
-        if !name.is_empty() {
-            self.keys.insert(ObjectKey::new(resource, self.namespace, name));
-        }
-    }
-
-    fn spec(&mut self, spec: &PodSpec) {
-        self.add(SERVICE_ACCOUNTS, spec.service_account_name.as_deref().unwrap_or("default"));
-        for secret in spec.image_pull_secrets.iter().flatten() {
-            self.add(SECRETS, &secret.name);
-        }
-        for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
-            self.container(container);
-        }
-        for volume in spec.volumes.iter().flatten() {
-            if let Some(source) = &volume.config_map {
-                self.add(CONFIG_MAPS, &source.name);
-            }
-            if let Some(name) = volume.secret.as_ref().and_then(|source| source.secret_name.as_deref()) {
-                self.add(SECRETS, name);
-            }
-            for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
-                if let Some(source) = &source.config_map {
-                    self.add(CONFIG_MAPS, &source.name);
-                }
-                if let Some(source) = &source.secret {
-                    self.add(SECRETS, &source.name);
-                }
-            }
-        }
-    }
-
-    fn container(&mut self, container: &Container) {
-        for variable in container.env.iter().flatten() {
-            let Some(from) = &variable.value_from else { continue };
-            if let Some(source) = &from.config_map_key_ref {
-                self.add(CONFIG_MAPS, &source.name);
-            }
-            if let Some(source) = &from.secret_key_ref {
-                self.add(SECRETS, &source.name);
-            }
-        }
-        for from in container.env_from.iter().flatten() {
-            if let Some(source) = &from.config_map_ref {
-                self.add(CONFIG_MAPS, &source.name);
-            }
-            if let Some(source) = &from.secret_ref {
-                self.add(SECRETS, &source.name);
-            }
-        }
     }
 }
 

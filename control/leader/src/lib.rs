@@ -20,3 +20,5 @@ pub mod events;
 pub mod plans;
 
 pub mod drafts;
+
+mod references;

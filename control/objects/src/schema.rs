@@ -1,133 +1,36 @@
-//! Facts of the Kubernetes API schema: how each list or map field merges, and which schema its elements have.
+//! The schemas of Kubernetes' API, version 1.33, and of our own kinds: which fields a struct has, what they hold, how
+//! lists and maps merge. By their names in OpenAPI: `io.k8s.api.core.v1.PodSpec`.
 //!
-//! Strategic merge, server-side apply and the OpenAPI extensions are driven by these. The schemas are those of API
-//! version 1.33, by their names in OpenAPI: `io.k8s.api.core.v1.PodSpec`.
+//! There is one source. `kubernetes-1.33.json.gz` has the schemas as API servers publish them; the test `schema_data`
+//! makes it. It is read twice: once for good into [`Types`], which decoding, strictness, strategic merge, server-side
+//! apply and validation walk, and again where the schemas themselves are asked for ([`published`]), for OpenAPI.
 
-mod edges;
+mod lengths;
 mod merge;
+mod published;
+mod types;
 
-pub use edges::EDGES;
-pub use merge::FACTS;
+use std::sync::OnceLock;
 
-/// What is stated about the fields of one schema.
-#[derive(Debug, PartialEq, Eq)]
-pub struct SchemaFacts {
-    pub schema: &'static str,
-    /// Sorted by field.
-    pub fields: &'static [FieldFacts],
+pub use lengths::ELEMENTS_MAX;
+pub use merge::{ListType, MapType, Merge, PatchStrategy};
+pub use published::{published, refer, reference};
+pub use types::{Field, Struct, Type, Types};
+
+/// All types, made once.
+pub fn types() -> &'static Types {
+    static TYPES: OnceLock<Types> = OnceLock::new();
+    TYPES.get_or_init(|| Types::of(&published()))
 }
 
-/// How one field merges.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FieldFacts {
-    /// `.` is the schema itself.
-    pub field: &'static str,
-    pub patch: PatchStrategy,
-    /// Whether patches of the field may name the keys to be kept (`$retainKeys`).
-    pub retain_keys: bool,
-    /// The key by which strategic merge tells list elements apart; empty for lists of scalars.
-    pub patch_key: &'static str,
-    pub list: ListType,
-    /// The keys by which server-side apply tells elements of a [`ListType::Map`] apart.
-    pub list_keys: &'static [&'static str],
-    pub map: MapType,
+/// A field of the struct with this schema.
+pub fn field(schema: &str, field: &str) -> Option<&'static Field> {
+    types().by_schema(schema)?.field(field)
 }
 
-/// `x-kubernetes-patch-strategy`, `retainKeys` aside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PatchStrategy {
-    /// Not stated: lists are replaced, maps are merged.
-    Unstated,
-    Merge,
-    Replace,
-}
-
-/// `x-kubernetes-list-type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListType {
-    /// Not stated: atomic.
-    Unstated,
-    Atomic,
-    Set,
-    Map,
-}
-
-/// `x-kubernetes-map-type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MapType {
-    /// Not stated: granular.
-    Unstated,
-    Granular,
-    Atomic,
-}
-
-/// The fields of one schema whose values (or elements, or map values) have a schema of their own.
-#[derive(Debug, PartialEq, Eq)]
-pub struct SchemaEdges {
-    pub schema: &'static str,
-    /// (field, schema), sorted by field.
-    pub fields: &'static [(&'static str, &'static str)],
-}
-
-/// What is stated about a field, if anything is.
-pub fn facts(schema: &str, field: &str) -> Option<&'static FieldFacts> {
-    let at = FACTS.binary_search_by(|facts| facts.schema.cmp(schema)).ok()?;
-    let fields = FACTS[at].fields;
-    fields.binary_search_by(|facts| facts.field.cmp(field)).ok().map(|at| &fields[at])
-}
-
-/// The schema of a field's value, of its list's elements or of its map's values, where that is an object's.
-pub fn child(schema: &str, field: &str) -> Option<&'static str> {
-    let at = EDGES.binary_search_by(|edges| edges.schema.cmp(schema)).ok()?;
-    let fields = EDGES[at].fields;
-    fields.binary_search_by(|(name, _)| (*name).cmp(field)).ok().map(|at| fields[at].1)
-}
-
-/// The words in which the tables are written.
-impl FieldFacts {
-    const fn of(field: &'static str) -> Self {
-        Self {
-            field,
-            patch: PatchStrategy::Unstated,
-            retain_keys: false,
-            patch_key: "",
-            list: ListType::Unstated,
-            list_keys: &[],
-            map: MapType::Unstated,
-        }
-    }
-
-    const fn merge(self, key: &'static str) -> Self {
-        Self { patch: PatchStrategy::Merge, patch_key: key, ..self }
-    }
-
-    const fn replace(self) -> Self {
-        Self { patch: PatchStrategy::Replace, ..self }
-    }
-
-    const fn retain_keys(self) -> Self {
-        Self { retain_keys: true, ..self }
-    }
-
-    const fn atomic_list(self) -> Self {
-        Self { list: ListType::Atomic, ..self }
-    }
-
-    const fn set(self) -> Self {
-        Self { list: ListType::Set, ..self }
-    }
-
-    const fn map_list(self, keys: &'static [&'static str]) -> Self {
-        Self { list: ListType::Map, list_keys: keys, ..self }
-    }
-
-    const fn atomic_map(self) -> Self {
-        Self { map: MapType::Atomic, ..self }
-    }
-
-    const fn granular_map(self) -> Self {
-        Self { map: MapType::Granular, ..self }
-    }
+/// The schema of a field's value, of its list's elements or of its map's values, where that is a struct's.
+pub fn child(schema: &str, name: &str) -> Option<&'static str> {
+    field(schema, name)?.type_.innermost().map(Struct::schema)
 }
 
 #[cfg(test)]
@@ -142,24 +45,18 @@ mod tests {
             schema = child(schema, field).unwrap();
         }
         assert_eq!(schema, "io.k8s.api.core.v1.EnvVar");
-        let env = facts("io.k8s.api.core.v1.Container", "env").unwrap();
-        assert_eq!((env.patch, env.patch_key, env.list), (PatchStrategy::Merge, "name", ListType::Map));
-        let volumes = facts("io.k8s.api.core.v1.PodSpec", "volumes").unwrap();
+        let env = &field("io.k8s.api.core.v1.Container", "env").unwrap().merge;
+        assert_eq!(
+            (env.patch, env.patch_key.as_str(), env.list),
+            (PatchStrategy::Merge, "name", ListType::Map)
+        );
+        let volumes = &field("io.k8s.api.core.v1.PodSpec", "volumes").unwrap().merge;
         assert!(volumes.retain_keys && volumes.patch == PatchStrategy::Merge);
-        assert_eq!(facts("io.k8s.api.core.v1.Container", "args").unwrap().list, ListType::Atomic);
-        assert!(facts("io.k8s.api.core.v1.Container", "image").is_none());
+        assert_eq!(field("io.k8s.api.core.v1.Container", "args").unwrap().merge.list, ListType::Atomic);
+        assert_eq!(field("io.k8s.api.core.v1.Container", "image").unwrap().merge, Merge::default());
+        assert_eq!(types().by_schema("io.k8s.api.core.v1.LabelSelector"), None);
+        let selector = types().by_schema("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector").unwrap();
+        assert_eq!(selector.merge.map, MapType::Atomic);
         assert!(child("nothing", "nowhere").is_none());
-    }
-
-    #[test]
-    fn the_tables_are_sorted() {
-        assert!(FACTS.is_sorted_by(|one, other| one.schema < other.schema));
-        assert!(EDGES.is_sorted_by(|one, other| one.schema < other.schema));
-        for facts in FACTS {
-            assert!(facts.fields.is_sorted_by(|one, other| one.field < other.field), "{}", facts.schema);
-        }
-        for edges in EDGES {
-            assert!(edges.fields.is_sorted(), "{}", edges.schema);
-        }
     }
 }

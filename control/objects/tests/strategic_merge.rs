@@ -158,7 +158,7 @@ fn diff(old: &Map<String, Value>, new: &Map<String, Value>, schema: Option<&str>
         patch.insert(name.clone(), Value::Null);
     }
     for (name, value) in new {
-        let facts = schema.and_then(|schema| schema::facts(schema, name));
+        let facts = schema.and_then(|schema| schema::field(schema, name)).map(|field| &field.merge);
         let child = schema.and_then(|schema| schema::child(schema, name));
         let merges = facts.is_some_and(|facts| facts.patch == PatchStrategy::Merge);
         match (old.get(name), value) {
@@ -167,7 +167,7 @@ fn diff(old: &Map<String, Value>, new: &Map<String, Value>, schema: Option<&str>
                 patch.insert(name.clone(), diff(before, after, child).into());
             }
             (Some(Value::Array(before)), Value::Array(after)) if merges => {
-                diff_list(name, before, after, facts.map_or("", |facts| facts.patch_key), child, &mut patch);
+                diff_list(name, before, after, facts.map_or("", |facts| &facts.patch_key), child, &mut patch);
             }
             (_, after) => {
                 patch.insert(name.clone(), after.clone());

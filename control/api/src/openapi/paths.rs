@@ -1,10 +1,10 @@
 //! The `paths` of a document: which operations there are, on what.
 
-use coracle_objects::{Kind, Subresource};
+use coracle_objects::{Kind, Subresource, schema::refer};
 use serde_json::{Map, Value, json};
 
 use super::gvk;
-use crate::{auth::reviews::Review, schemas};
+use crate::auth::reviews::Review;
 
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
@@ -145,7 +145,7 @@ fn operation(
                 "application/strategic-merge-patch+json",
             ]
             .into_iter()
-            .map(|type_| (type_.to_owned(), json!({ "schema": schemas::refer(PATCH) })))
+            .map(|type_| (type_.to_owned(), json!({ "schema": refer(PATCH) })))
             .collect();
             operation["requestBody"] = json!({ "content": content, "required": true });
         }
@@ -156,12 +156,12 @@ fn operation(
 }
 
 fn body(schema: &str) -> Value {
-    json!({ "content": { "*/*": { "schema": schemas::refer(schema) } } })
+    json!({ "content": { "*/*": { "schema": refer(schema) } } })
 }
 
 fn responses(schema: &str) -> Value {
     json!({
-        "200": { "description": "OK", "content": { "application/json": { "schema": schemas::refer(schema) } } },
+        "200": { "description": "OK", "content": { "application/json": { "schema": refer(schema) } } },
         "401": { "description": "Unauthorized" },
     })
 }

@@ -176,19 +176,19 @@ fn each_list(
     let Type::Struct(index) = type_ else { return };
     let struct_ = types().get(*index);
     for (name, field) in struct_.fields() {
-        if !seen.insert((struct_.name, name)) {
+        if !seen.insert((struct_.name(), name)) {
             continue;
         }
         let times: serde_json::Map<String, Value> =
-            struct_.times.iter().map(|time| ((*time).to_owned(), "2026-01-02T03:04:05Z".into())).collect();
+            struct_.times.iter().map(|time| (time.clone(), "2026-01-02T03:04:05Z".into())).collect();
         let put = |value: Value| {
             let mut object = times.clone();
             object.insert(name.to_owned(), value);
             wrap(Value::Object(object))
         };
-        match field {
+        match &field.type_ {
             Type::List(element, max) => {
-                look(&format!("{}.{name}", struct_.name), element, *max, &put);
+                look(&format!("{}.{name}", struct_.name()), element, *max, &put);
                 each_list(element, &|value| put(json!([value])), seen, look);
             }
             Type::Map(value) => each_list(value, &|value| put(json!({ "key": value })), seen, look),

@@ -45,12 +45,12 @@ struct Field<'a> {
 
 impl<'a> Field<'a> {
     fn new(schema: Option<&str>, path: &'a FieldPath<'a>, name: &'a str) -> Field<'a> {
-        let facts = schema.and_then(|schema| schema::facts(schema, name));
+        let field = schema.and_then(|schema| schema::field(schema, name));
         Field {
             path: FieldPath::Field(path, name),
-            child: schema.and_then(|schema| schema::child(schema, name)),
-            strategy: facts.map_or(PatchStrategy::Unstated, |facts| facts.patch),
-            key: facts.map_or("", |facts| facts.patch_key),
+            child: field.and_then(|field| Some(field.type_.innermost()?.schema())),
+            strategy: field.map_or(PatchStrategy::Unstated, |field| field.merge.patch),
+            key: field.map_or("", |field| &field.merge.patch_key),
         }
     }
 

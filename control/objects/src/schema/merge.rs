@@ -1,176 +1,79 @@
-//! The table of merge facts. A generated form of the extensions `x-kubernetes-patch-strategy`, `-patch-merge-key`,
-//! `-list-type`, `-list-map-keys` and `-map-type` of Kubernetes' published API schema, one row a field, sorted; `.` is
-//! the schema itself. The test `schema_table` compares the names with those of the schema.
+//! How lists and maps merge: the extensions of OpenAPI that say so.
 
-use super::{FieldFacts, SchemaFacts};
+use serde_json::Value;
 
-const fn f(field: &'static str) -> FieldFacts {
-    FieldFacts::of(field)
+/// What is stated about a field, or about a struct wherever it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Merge {
+    pub patch: PatchStrategy,
+    /// Whether patches of the field may name the keys to be kept (`$retainKeys`).
+    pub retain_keys: bool,
+    /// The key by which strategic merge tells list elements apart; empty for lists of scalars.
+    pub patch_key: String,
+    pub list: ListType,
+    /// The keys by which server-side apply tells elements of a [`ListType::Map`] apart.
+    pub list_keys: Vec<String>,
+    pub map: MapType,
 }
 
-/// Sorted by schema.
-#[rustfmt::skip]
-pub static FACTS: &[SchemaFacts] = &[
-    SchemaFacts { schema: "io.k8s.api.admissionregistration.v1.MatchResources", fields: &[f(".").atomic_map(), f("excludeResourceRules").atomic_list(), f("resourceRules").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.admissionregistration.v1.MutatingWebhook", fields: &[f("admissionReviewVersions").atomic_list(), f("matchConditions").merge("name").map_list(&["name"]), f("rules").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.admissionregistration.v1.MutatingWebhookConfiguration", fields: &[f("webhooks").merge("name").map_list(&["name"])] },
-    SchemaFacts { schema: "io.k8s.api.admissionregistration.v1.NamedRuleWithOperations", fields: &[f(".").atomic_map(), f("apiGroups").atomic_list(), f("apiVersions").atomic_list(), f("operations").atomic_list(), f("resourceNames").atomic_list(), f("resources").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.admissionregistration.v1.ParamKind", fields: &[f(".").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.admissionregistration.v1.ParamRef", fields: &[f(".").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.admissionregistration.v1.RuleWithOperations", fields: &[f("apiGroups").atomic_list(), f("apiVersions").atomic_list(), f("operations").atomic_list(), f("resources").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.admissionregistration.v1.TypeChecking", fields: &[f("expressionWarnings").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicyBindingSpec", fields: &[f("validationActions").set()] },
-    SchemaFacts { schema: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicySpec", fields: &[f("auditAnnotations").atomic_list(), f("matchConditions").merge("name").map_list(&["name"]), f("validations").atomic_list(), f("variables").merge("name").map_list(&["name"])] },
-    SchemaFacts { schema: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicyStatus", fields: &[f("conditions").map_list(&["type"])] },
-    SchemaFacts { schema: "io.k8s.api.admissionregistration.v1.ValidatingWebhook", fields: &[f("admissionReviewVersions").atomic_list(), f("matchConditions").merge("name").map_list(&["name"]), f("rules").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.admissionregistration.v1.ValidatingWebhookConfiguration", fields: &[f("webhooks").merge("name").map_list(&["name"])] },
-    SchemaFacts { schema: "io.k8s.api.admissionregistration.v1.Variable", fields: &[f(".").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.apps.v1.DaemonSetStatus", fields: &[f("conditions").merge("type").map_list(&["type"])] },
-    SchemaFacts { schema: "io.k8s.api.apps.v1.DeploymentSpec", fields: &[f("strategy").retain_keys()] },
-    SchemaFacts { schema: "io.k8s.api.apps.v1.DeploymentStatus", fields: &[f("conditions").merge("type").map_list(&["type"])] },
-    SchemaFacts { schema: "io.k8s.api.apps.v1.ReplicaSetStatus", fields: &[f("conditions").merge("type").map_list(&["type"])] },
-    SchemaFacts { schema: "io.k8s.api.apps.v1.StatefulSetSpec", fields: &[f("volumeClaimTemplates").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.apps.v1.StatefulSetStatus", fields: &[f("conditions").merge("type").map_list(&["type"])] },
-    SchemaFacts { schema: "io.k8s.api.authentication.v1.TokenRequestSpec", fields: &[f("audiences").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.authentication.v1.TokenReviewSpec", fields: &[f("audiences").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.authentication.v1.TokenReviewStatus", fields: &[f("audiences").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.authentication.v1.UserInfo", fields: &[f("groups").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.authorization.v1.FieldSelectorAttributes", fields: &[f("requirements").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.authorization.v1.LabelSelectorAttributes", fields: &[f("requirements").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.authorization.v1.NonResourceRule", fields: &[f("nonResourceURLs").atomic_list(), f("verbs").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.authorization.v1.ResourceRule", fields: &[f("apiGroups").atomic_list(), f("resourceNames").atomic_list(), f("resources").atomic_list(), f("verbs").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.authorization.v1.SubjectAccessReviewSpec", fields: &[f("groups").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.authorization.v1.SubjectRulesReviewStatus", fields: &[f("nonResourceRules").atomic_list(), f("resourceRules").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.autoscaling.v1.CrossVersionObjectReference", fields: &[f(".").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.autoscaling.v2.HPAScalingRules", fields: &[f("policies").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerSpec", fields: &[f("metrics").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerStatus", fields: &[f("conditions").merge("type").map_list(&["type"]), f("currentMetrics").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.batch.v1.CronJobStatus", fields: &[f("active").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.batch.v1.JobStatus", fields: &[f("conditions").merge("type").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.batch.v1.PodFailurePolicy", fields: &[f("rules").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.batch.v1.PodFailurePolicyOnExitCodesRequirement", fields: &[f("values").set()] },
-    SchemaFacts { schema: "io.k8s.api.batch.v1.PodFailurePolicyRule", fields: &[f("onPodConditions").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.batch.v1.SuccessPolicy", fields: &[f("rules").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.batch.v1.UncountedTerminatedPods", fields: &[f("failed").set(), f("succeeded").set()] },
-    SchemaFacts { schema: "io.k8s.api.certificates.v1.CertificateSigningRequestSpec", fields: &[f("groups").atomic_list(), f("usages").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.certificates.v1.CertificateSigningRequestStatus", fields: &[f("conditions").map_list(&["type"])] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.Capabilities", fields: &[f("add").atomic_list(), f("drop").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.CephFSPersistentVolumeSource", fields: &[f("monitors").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.CephFSVolumeSource", fields: &[f("monitors").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ComponentStatus", fields: &[f("conditions").merge("type").map_list(&["type"])] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ConfigMapKeySelector", fields: &[f(".").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ConfigMapProjection", fields: &[f("items").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ConfigMapVolumeSource", fields: &[f("items").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.Container", fields: &[f("args").atomic_list(), f("command").atomic_list(), f("env").merge("name").map_list(&["name"]), f("envFrom").atomic_list(), f("ports").merge("containerPort").map_list(&["containerPort", "protocol"]), f("resizePolicy").atomic_list(), f("volumeDevices").merge("devicePath").map_list(&["devicePath"]), f("volumeMounts").merge("mountPath").map_list(&["mountPath"])] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ContainerImage", fields: &[f("names").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ContainerStatus", fields: &[f("allocatedResourcesStatus").merge("name").map_list(&["name"]), f("volumeMounts").merge("mountPath").map_list(&["mountPath"])] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.DownwardAPIProjection", fields: &[f("items").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.DownwardAPIVolumeSource", fields: &[f("items").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.EndpointAddress", fields: &[f(".").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.EndpointPort", fields: &[f(".").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.EndpointSubset", fields: &[f("addresses").atomic_list(), f("notReadyAddresses").atomic_list(), f("ports").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.Endpoints", fields: &[f("subsets").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.EphemeralContainer", fields: &[f("args").atomic_list(), f("command").atomic_list(), f("env").merge("name").map_list(&["name"]), f("envFrom").atomic_list(), f("ports").merge("containerPort").map_list(&["containerPort", "protocol"]), f("resizePolicy").atomic_list(), f("volumeDevices").merge("devicePath").map_list(&["devicePath"]), f("volumeMounts").merge("mountPath").map_list(&["mountPath"])] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ExecAction", fields: &[f("command").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.FCVolumeSource", fields: &[f("targetWWNs").atomic_list(), f("wwids").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.HTTPGetAction", fields: &[f("httpHeaders").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.HostAlias", fields: &[f("hostnames").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ISCSIPersistentVolumeSource", fields: &[f("portals").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ISCSIVolumeSource", fields: &[f("portals").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.LimitRangeSpec", fields: &[f("limits").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.LinuxContainerUser", fields: &[f("supplementalGroups").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.LoadBalancerIngress", fields: &[f("ports").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.LoadBalancerStatus", fields: &[f("ingress").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.LocalObjectReference", fields: &[f(".").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.NamespaceSpec", fields: &[f("finalizers").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.NamespaceStatus", fields: &[f("conditions").merge("type").map_list(&["type"])] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.NodeAffinity", fields: &[f("preferredDuringSchedulingIgnoredDuringExecution").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.NodeSelector", fields: &[f(".").atomic_map(), f("nodeSelectorTerms").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.NodeSelectorRequirement", fields: &[f("values").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.NodeSelectorTerm", fields: &[f(".").atomic_map(), f("matchExpressions").atomic_list(), f("matchFields").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.NodeSpec", fields: &[f("podCIDRs").merge("").set(), f("taints").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.NodeStatus", fields: &[f("addresses").merge("type").map_list(&["type"]), f("conditions").merge("type").map_list(&["type"]), f("images").atomic_list(), f("runtimeHandlers").atomic_list(), f("volumesAttached").atomic_list(), f("volumesInUse").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ObjectFieldSelector", fields: &[f(".").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ObjectReference", fields: &[f(".").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.PersistentVolumeClaimSpec", fields: &[f("accessModes").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.PersistentVolumeClaimStatus", fields: &[f("accessModes").atomic_list(), f("allocatedResourceStatuses").granular_map(), f("conditions").merge("type").map_list(&["type"])] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.PersistentVolumeSpec", fields: &[f("accessModes").atomic_list(), f("claimRef").granular_map(), f("mountOptions").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.PodAffinity", fields: &[f("preferredDuringSchedulingIgnoredDuringExecution").atomic_list(), f("requiredDuringSchedulingIgnoredDuringExecution").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.PodAffinityTerm", fields: &[f("matchLabelKeys").atomic_list(), f("mismatchLabelKeys").atomic_list(), f("namespaces").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.PodAntiAffinity", fields: &[f("preferredDuringSchedulingIgnoredDuringExecution").atomic_list(), f("requiredDuringSchedulingIgnoredDuringExecution").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.PodDNSConfig", fields: &[f("nameservers").atomic_list(), f("options").atomic_list(), f("searches").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.PodSecurityContext", fields: &[f("supplementalGroups").atomic_list(), f("sysctls").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.PodSpec", fields: &[f("containers").merge("name").map_list(&["name"]), f("ephemeralContainers").merge("name").map_list(&["name"]), f("hostAliases").merge("ip").map_list(&["ip"]), f("imagePullSecrets").merge("name").map_list(&["name"]), f("initContainers").merge("name").map_list(&["name"]), f("nodeSelector").atomic_map(), f("readinessGates").atomic_list(), f("resourceClaims").merge("name").retain_keys().map_list(&["name"]), f("schedulingGates").merge("name").map_list(&["name"]), f("tolerations").atomic_list(), f("topologySpreadConstraints").merge("topologyKey").map_list(&["topologyKey", "whenUnsatisfiable"]), f("volumes").merge("name").retain_keys().map_list(&["name"])] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.PodStatus", fields: &[f("conditions").merge("type").map_list(&["type"]), f("containerStatuses").atomic_list(), f("ephemeralContainerStatuses").atomic_list(), f("hostIPs").merge("ip").atomic_list(), f("initContainerStatuses").atomic_list(), f("podIPs").merge("ip").map_list(&["ip"]), f("resourceClaimStatuses").merge("name").retain_keys().map_list(&["name"])] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ProjectedVolumeSource", fields: &[f("sources").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.RBDPersistentVolumeSource", fields: &[f("monitors").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.RBDVolumeSource", fields: &[f("monitors").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ReplicationControllerSpec", fields: &[f("selector").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ReplicationControllerStatus", fields: &[f("conditions").merge("type").map_list(&["type"])] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ResourceFieldSelector", fields: &[f(".").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ResourceQuotaSpec", fields: &[f("scopes").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ResourceRequirements", fields: &[f("claims").map_list(&["name"])] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ResourceStatus", fields: &[f("resources").map_list(&["resourceID"])] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ScopeSelector", fields: &[f(".").atomic_map(), f("matchExpressions").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ScopedResourceSelectorRequirement", fields: &[f("values").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.SecretKeySelector", fields: &[f(".").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.SecretProjection", fields: &[f("items").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.SecretReference", fields: &[f(".").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.SecretVolumeSource", fields: &[f("items").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ServiceAccount", fields: &[f("imagePullSecrets").atomic_list(), f("secrets").merge("name").map_list(&["name"])] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ServiceSpec", fields: &[f("clusterIPs").atomic_list(), f("externalIPs").atomic_list(), f("ipFamilies").atomic_list(), f("loadBalancerSourceRanges").atomic_list(), f("ports").merge("port").map_list(&["port", "protocol"]), f("selector").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.ServiceStatus", fields: &[f("conditions").merge("type").map_list(&["type"])] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.TopologySelectorLabelRequirement", fields: &[f("values").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.TopologySelectorTerm", fields: &[f(".").atomic_map(), f("matchLabelExpressions").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.TopologySpreadConstraint", fields: &[f("matchLabelKeys").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.core.v1.TypedLocalObjectReference", fields: &[f(".").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.discovery.v1.Endpoint", fields: &[f("addresses").set()] },
-    SchemaFacts { schema: "io.k8s.api.discovery.v1.EndpointHints", fields: &[f("forNodes").atomic_list(), f("forZones").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.discovery.v1.EndpointPort", fields: &[f(".").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.discovery.v1.EndpointSlice", fields: &[f("endpoints").atomic_list(), f("ports").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.flowcontrol.v1.FlowSchemaSpec", fields: &[f("rules").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.flowcontrol.v1.FlowSchemaStatus", fields: &[f("conditions").merge("type").map_list(&["type"])] },
-    SchemaFacts { schema: "io.k8s.api.flowcontrol.v1.NonResourcePolicyRule", fields: &[f("nonResourceURLs").set(), f("verbs").set()] },
-    SchemaFacts { schema: "io.k8s.api.flowcontrol.v1.PolicyRulesWithSubjects", fields: &[f("nonResourceRules").atomic_list(), f("resourceRules").atomic_list(), f("subjects").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.flowcontrol.v1.PriorityLevelConfigurationStatus", fields: &[f("conditions").merge("type").map_list(&["type"])] },
-    SchemaFacts { schema: "io.k8s.api.flowcontrol.v1.ResourcePolicyRule", fields: &[f("apiGroups").set(), f("namespaces").set(), f("resources").set(), f("verbs").set()] },
-    SchemaFacts { schema: "io.k8s.api.networking.v1.HTTPIngressRuleValue", fields: &[f("paths").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.networking.v1.IPBlock", fields: &[f("except").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.networking.v1.IngressLoadBalancerIngress", fields: &[f("ports").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.networking.v1.IngressLoadBalancerStatus", fields: &[f("ingress").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.networking.v1.IngressSpec", fields: &[f("rules").atomic_list(), f("tls").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.networking.v1.IngressTLS", fields: &[f("hosts").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.networking.v1.NetworkPolicyEgressRule", fields: &[f("ports").atomic_list(), f("to").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.networking.v1.NetworkPolicyIngressRule", fields: &[f("from").atomic_list(), f("ports").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.networking.v1.NetworkPolicySpec", fields: &[f("egress").atomic_list(), f("ingress").atomic_list(), f("policyTypes").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.networking.v1.ServiceBackendPort", fields: &[f(".").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.networking.v1.ServiceCIDRSpec", fields: &[f("cidrs").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.networking.v1.ServiceCIDRStatus", fields: &[f("conditions").merge("type").map_list(&["type"])] },
-    SchemaFacts { schema: "io.k8s.api.node.v1.Scheduling", fields: &[f("nodeSelector").atomic_map(), f("tolerations").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.policy.v1.PodDisruptionBudgetSpec", fields: &[f("selector").replace()] },
-    SchemaFacts { schema: "io.k8s.api.policy.v1.PodDisruptionBudgetStatus", fields: &[f("conditions").merge("type").map_list(&["type"])] },
-    SchemaFacts { schema: "io.k8s.api.rbac.v1.AggregationRule", fields: &[f("clusterRoleSelectors").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.rbac.v1.ClusterRole", fields: &[f("rules").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.rbac.v1.ClusterRoleBinding", fields: &[f("subjects").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.rbac.v1.PolicyRule", fields: &[f("apiGroups").atomic_list(), f("nonResourceURLs").atomic_list(), f("resourceNames").atomic_list(), f("resources").atomic_list(), f("verbs").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.rbac.v1.Role", fields: &[f("rules").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.rbac.v1.RoleBinding", fields: &[f("subjects").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.rbac.v1.RoleRef", fields: &[f(".").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.rbac.v1.Subject", fields: &[f(".").atomic_map()] },
-    SchemaFacts { schema: "io.k8s.api.storage.v1.CSIDriverSpec", fields: &[f("tokenRequests").atomic_list(), f("volumeLifecycleModes").set()] },
-    SchemaFacts { schema: "io.k8s.api.storage.v1.CSINodeDriver", fields: &[f("topologyKeys").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.api.storage.v1.CSINodeSpec", fields: &[f("drivers").merge("name").map_list(&["name"])] },
-    SchemaFacts { schema: "io.k8s.api.storage.v1.StorageClass", fields: &[f("allowedTopologies").atomic_list(), f("mountOptions").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinitionNames", fields: &[f("categories").atomic_list(), f("shortNames").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinitionSpec", fields: &[f("versions").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinitionStatus", fields: &[f("conditions").map_list(&["type"]), f("storedVersions").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinitionVersion", fields: &[f("additionalPrinterColumns").atomic_list(), f("selectableFields").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps", fields: &[f("allOf").atomic_list(), f("anyOf").atomic_list(), f("enum").atomic_list(), f("oneOf").atomic_list(), f("required").atomic_list(), f("x-kubernetes-list-map-keys").atomic_list(), f("x-kubernetes-validations").merge("rule").map_list(&["rule"])] },
-    SchemaFacts { schema: "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.WebhookConversion", fields: &[f("conversionReviewVersions").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions", fields: &[f("dryRun").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.apimachinery.pkg.apis.meta.v1.FieldSelectorRequirement", fields: &[f("values").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector", fields: &[f(".").atomic_map(), f("matchExpressions").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelectorRequirement", fields: &[f("values").atomic_list()] },
-    SchemaFacts { schema: "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", fields: &[f("finalizers").merge("").set(), f("managedFields").atomic_list(), f("ownerReferences").merge("uid").map_list(&["uid"])] },
-    SchemaFacts { schema: "io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference", fields: &[f(".").atomic_map()] },
-];
+/// `x-kubernetes-patch-strategy`, `retainKeys` aside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PatchStrategy {
+    /// Not stated: lists are replaced, maps are merged.
+    #[default]
+    Unstated,
+    Merge,
+    Replace,
+}
+
+/// `x-kubernetes-list-type`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListType {
+    /// Not stated: atomic.
+    #[default]
+    Unstated,
+    Atomic,
+    Set,
+    Map,
+}
+
+/// `x-kubernetes-map-type`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MapType {
+    /// Not stated: granular.
+    #[default]
+    Unstated,
+    Granular,
+    Atomic,
+}
+
+impl Merge {
+    /// What a schema states.
+    pub(super) fn of(schema: &Value) -> Merge {
+        let text = |key: &str| schema.get(key).and_then(Value::as_str).unwrap_or("");
+        let strategy = text("x-kubernetes-patch-strategy");
+        let has = |wanted: &str| strategy.split(',').any(|one| one == wanted);
+        let keys = schema.get("x-kubernetes-list-map-keys").and_then(Value::as_array).into_iter().flatten();
+        Merge {
+            patch: match (has("merge"), has("replace")) {
+                (true, _) => PatchStrategy::Merge,
+                (false, true) => PatchStrategy::Replace,
+                (false, false) => PatchStrategy::Unstated,
+            },
+            retain_keys: has("retainKeys"),
+            patch_key: text("x-kubernetes-patch-merge-key").to_owned(),
+            list: match text("x-kubernetes-list-type") {
+                "atomic" => ListType::Atomic,
+                "set" => ListType::Set,
+                "map" => ListType::Map,
+                _ => ListType::Unstated,
+            },
+            list_keys: keys.filter_map(Value::as_str).map(str::to_owned).collect(),
+            map: match text("x-kubernetes-map-type") {
+                "granular" => MapType::Granular,
+                "atomic" => MapType::Atomic,
+                _ => MapType::Unstated,
+            },
+        }
+    }
+}

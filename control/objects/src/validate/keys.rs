@@ -34,8 +34,7 @@ fn find(value: &Value, schema: &str, field: &str, errors: &mut Vec<FieldError>) 
                 }
                 let at = format!("{field}.{name}[{index}]");
                 if keys.is_some_and(|keys| !seen.insert(key_of(element, keys))) {
-                    let shown =
-                        keys.into_iter().flatten().map(|key| ((*key).to_owned(), element[key].clone()));
+                    let shown = keys.into_iter().flatten().map(|key| (key.clone(), element[key].clone()));
                     errors.push(FieldError::duplicate(at, shown.collect::<Value>()));
                 } else if let Some(child) = child {
                     find(element, child, &at, errors);
@@ -65,13 +64,13 @@ pub fn keep_first(value: &mut Value, schema: &str) {
     }
 }
 
-fn keys(schema: &str, field: &str) -> Option<&'static [&'static str]> {
-    let facts = schema::facts(schema, field)?;
-    let by_keys = facts.list == ListType::Map && (schema, field) != MANY_OF_A_KEY;
-    by_keys.then_some(facts.list_keys)
+fn keys(schema: &str, field: &str) -> Option<&'static [String]> {
+    let merge = &schema::field(schema, field)?.merge;
+    let by_keys = merge.list == ListType::Map && (schema, field) != MANY_OF_A_KEY;
+    by_keys.then_some(&merge.list_keys)
 }
 
-fn key_of(element: &Value, keys: &[&str]) -> Vec<Option<String>> {
+fn key_of(element: &Value, keys: &[String]) -> Vec<Option<String>> {
     keys.iter().map(|key| element.get(key).map(identity)).collect()
 }
 

@@ -1,11 +1,13 @@
 //! The schemas as types: made once, walked without looking at a schema again.
 
-use std::{collections::HashMap, fmt, sync::OnceLock};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+};
 
 use serde_json::{Map, Value};
 
-use super::lengths;
-use crate::schemas;
+use super::{lengths, merge::Merge, reference, types};
 
 /// What a field holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +31,7 @@ pub enum Type {
     List(Box<Type>, usize),
     /// From text to this.
     Map(Box<Type>),
-    /// The struct at this index.
+    /// The struct at this index of all [`types`].
     Struct(usize),
 }
 
@@ -38,28 +40,59 @@ impl Type {
     pub fn is_plain(&self) -> bool {
         !matches!(self, Type::Struct(_) | Type::List(..) | Type::Map(_) | Type::AnyObject | Type::Any)
     }
+
+    /// The struct that it is, or that its elements or values are.
+    pub fn innermost(&self) -> Option<&'static Struct> {
+        match self {
+            Type::Struct(index) => Some(types().get(*index)),
+            Type::List(inner, _) | Type::Map(inner) => inner.innermost(),
+            _ => None,
+        }
+    }
+}
+
+/// A field of a struct.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Field {
+    pub type_: Type,
+    pub merge: Merge,
 }
 
 /// An object with fields of its own.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Struct {
-    /// As Go calls it: `DeploymentSpec`.
-    pub name: &'static str,
-    /// As Go calls it elsewhere: `v1.DeploymentSpec`.
-    qualified: String,
-    fields: HashMap<&'static str, Type>,
+    /// `io.k8s.api.apps.v1.DeploymentSpec`; for one that stands within another it is `struct`.
+    schema: String,
+    fields: HashMap<String, Field>,
+    /// How it merges wherever it is.
+    pub merge: Merge,
     /// The times that every reader asks for: what is left out gets its zero value.
-    pub times: Vec<&'static str>,
+    pub times: Vec<String>,
 }
 
 impl Struct {
-    pub fn field(&self, name: &str) -> Option<&Type> {
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// As Go calls it: `DeploymentSpec`.
+    pub fn name(&self) -> &str {
+        self.schema.rsplit('.').next().unwrap_or(&self.schema)
+    }
+
+    /// As Go calls it elsewhere: `v1.DeploymentSpec`.
+    fn qualified(&self) -> &str {
+        let dot = self.schema.rmatch_indices('.').nth(1);
+        dot.map_or(&self.schema, |(at, _)| &self.schema[at + 1..])
+    }
+
+    pub fn field(&self, name: &str) -> Option<&Field> {
         self.fields.get(name)
     }
 
-    #[cfg(test)]
-    pub fn fields(&self) -> impl Iterator<Item = (&'static str, &Type)> {
-        self.fields.iter().map(|(name, type_)| (*name, type_))
+    /// In no order.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &Field)> {
+        self.fields.iter().map(|(name, field)| (name.as_str(), field))
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -71,22 +104,46 @@ impl Struct {
 #[derive(Debug, Default)]
 pub struct Types {
     structs: Vec<Struct>,
-    named: HashMap<&'static str, Type>,
+    named: HashMap<String, Type>,
 }
 
 impl Types {
+    pub(super) fn of(schemas: &BTreeMap<String, Value>) -> Types {
+        let mut compiler = Compiler { schemas, types: Types::default() };
+        for name in schemas.keys() {
+            compiler.enter(name);
+        }
+        compiler.types
+    }
+
+    /// The type of a schema.
     pub fn by_name(&self, schema: &str) -> Option<&Type> {
         self.named.get(schema)
+    }
+
+    /// The struct of a schema, where it is one.
+    pub fn by_schema(&self, schema: &str) -> Option<&Struct> {
+        match self.named.get(schema)? {
+            Type::Struct(index) => Some(self.get(*index)),
+            _ => None,
+        }
     }
 
     pub fn get(&self, index: usize) -> &Struct {
         &self.structs[index]
     }
+}
 
+struct Compiler<'a> {
+    schemas: &'a BTreeMap<String, Value>,
+    types: Types,
+}
+
+impl Compiler<'_> {
     /// The type of a schema by name. A struct is entered before its fields are looked at, since structs may nest in
     /// themselves.
-    fn enter(&mut self, name: &'static str) -> Type {
-        if let Some(known) = self.named.get(name) {
+    fn enter(&mut self, name: &str) -> Type {
+        if let Some(known) = self.types.named.get(name) {
             return known.clone();
         }
         let type_ = match name {
@@ -95,26 +152,24 @@ impl Types {
             "io.k8s.apimachinery.pkg.apis.meta.v1.Time" => Type::Time { fraction: false },
             "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime" => Type::Time { fraction: true },
             _ => {
-                let Some(schema) = schemas::get(name) else { return Type::Any };
+                let Some(schema) = self.schemas.get(name) else { return Type::Any };
                 match schema.get("properties").and_then(Value::as_object) {
                     None => self.of(schema),
                     Some(properties) => {
-                        let index = self.structs.len();
-                        let (go, qualified) = go_names(name);
-                        self.structs.push(Struct { name: go, qualified, ..Struct::default() });
-                        self.named.insert(name, Type::Struct(index));
+                        let index = self.declare(name, schema);
+                        self.types.named.insert(name.to_owned(), Type::Struct(index));
                         self.fill(index, schema, properties);
                         Type::Struct(index)
                     }
                 }
             }
         };
-        self.named.insert(name, type_.clone());
+        self.types.named.insert(name.to_owned(), type_.clone());
         type_
     }
 
-    fn of(&mut self, schema: &'static Value) -> Type {
-        if let Some(name) = schemas::reference(schema) {
+    fn of(&mut self, schema: &Value) -> Type {
+        if let Some(name) = reference(schema) {
             return self.enter(name);
         }
         let text = |key: &str| schema.get(key).and_then(Value::as_str).unwrap_or("");
@@ -132,9 +187,7 @@ impl Types {
             "object" => match (schema.get("properties"), schema.get("additionalProperties")) {
                 (_, Some(values)) => Type::Map(Box::new(self.inner(Some(values)))),
                 (Some(Value::Object(properties)), None) => {
-                    let index = self.structs.len();
-                    let qualified = "struct".to_owned();
-                    self.structs.push(Struct { name: "struct", qualified, ..Struct::default() });
+                    let index = self.declare("struct", schema);
                     self.fill(index, schema, properties);
                     Type::Struct(index)
                 }
@@ -144,45 +197,36 @@ impl Types {
         }
     }
 
-    fn fill(&mut self, index: usize, schema: &'static Value, properties: &'static Map<String, Value>) {
-        let mut fields: HashMap<&str, Type> =
-            properties.iter().map(|(field, schema)| (field.as_str(), self.of(schema))).collect();
-        for (field, type_) in &mut fields {
+    fn declare(&mut self, name: &str, schema: &Value) -> usize {
+        let (schema, merge) = (name.to_owned(), Merge::of(schema));
+        self.types.structs.push(Struct { schema, merge, ..Struct::default() });
+        self.types.structs.len() - 1
+    }
+
+    fn fill(&mut self, index: usize, schema: &Value, properties: &Map<String, Value>) {
+        let mut field = |schema| Field { type_: self.of(schema), merge: Merge::of(schema) };
+        let mut fields: HashMap<String, Field> =
+            properties.iter().map(|(name, schema)| (name.clone(), field(schema))).collect();
+        let struct_ = &mut self.types.structs[index];
+        for (name, field) in &mut fields {
             if let (Type::List(_, max), Some(stated)) =
-                (type_, lengths::stated(self.structs[index].name, field))
+                (&mut field.type_, lengths::stated(struct_.name(), name))
             {
                 *max = stated;
             }
         }
         let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
         // Validation asks for the times with a fraction, in words of its own.
-        let is_time = |name: &&str| fields.get(name) == Some(&Type::Time { fraction: false });
-        let times = required.filter_map(Value::as_str).filter(is_time).collect();
-        (self.structs[index].fields, self.structs[index].times) = (fields, times);
+        let is_time = |name: &&str| {
+            fields.get(*name).is_some_and(|field| field.type_ == Type::Time { fraction: false })
+        };
+        struct_.times = required.filter_map(Value::as_str).filter(is_time).map(str::to_owned).collect();
+        struct_.fields = fields;
     }
 
-    fn inner(&mut self, schema: Option<&'static Value>) -> Type {
+    fn inner(&mut self, schema: Option<&Value>) -> Type {
         schema.map_or(Type::Any, |schema| self.of(schema))
     }
-}
-
-/// All types, made once.
-pub fn types() -> &'static Types {
-    static TYPES: OnceLock<Types> = OnceLock::new();
-    TYPES.get_or_init(|| {
-        let mut types = Types::default();
-        for name in schemas::all().keys() {
-            types.enter(name);
-        }
-        types
-    })
-}
-
-/// `DeploymentSpec` and `v1.DeploymentSpec`.
-fn go_names(schema: &'static str) -> (&'static str, String) {
-    let mut parts = schema.rsplit('.');
-    let (kind, version) = (parts.next().unwrap_or(schema), parts.next().unwrap_or(""));
-    (kind, format!("{version}.{kind}"))
 }
 
 /// As Go calls it.
@@ -202,7 +246,7 @@ impl fmt::Display for Type {
             Type::Time { fraction: true } => f.write_str("v1.MicroTime"),
             Type::List(element, _) => write!(f, "[]{element}"),
             Type::Map(element) => write!(f, "map[string]{element}"),
-            Type::Struct(index) => f.write_str(&types().get(*index).qualified),
+            Type::Struct(index) => f.write_str(types().get(*index).qualified()),
         }
     }
 }
