@@ -5,11 +5,13 @@
 //!
 //! Moments without a date are [`std::time::Duration`]s since any beginning that stays the same.
 
-pub mod desired;
 pub mod door;
 pub mod node_events;
 pub mod node_object;
 pub mod pod_status;
+pub mod references;
+pub mod router;
+pub mod routes;
 
 pub mod hearing;
 pub mod monitor;
@@ -20,5 +22,3 @@ pub mod events;
 pub mod plans;
 
 pub mod drafts;
-
-mod references;

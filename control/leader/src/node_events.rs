@@ -5,7 +5,7 @@ use std::time::Duration;
 use coracle_objects::{ObjectKey, View};
 use serde_json::{Map, Value, json};
 
-use crate::{desired::node_of, node_object};
+use crate::{node_object, references::node_of};
 
 /// Events of one link a second in the long run, and at once.
 const EVENTS_PER_SECOND: f64 = 10.0;

@@ -8,9 +8,9 @@ use coracle_proto::node::{PodGone, PodStatus};
 use serde_json::{Value, json};
 
 use crate::{
-    desired::node_of,
     door,
     drafts::{editable, encode},
+    references::node_of,
 };
 
 /// The claimed blocks of pod addresses, and how long the name of each is: they are /24s.

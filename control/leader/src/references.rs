@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use coracle_objects::{Object, ObjectError, ObjectKey};
+use coracle_objects::{Object, ObjectKey};
 use serde::Deserialize;
 
 pub const CONFIG_MAPS: &str = "configmaps";
@@ -11,21 +11,49 @@ pub const SERVICE_ACCOUNTS: &str = "serviceaccounts";
 /// Of its pods, for what the namespace allows them.
 pub const NAMESPACES: &str = "namespaces";
 
-/// The namespace, config maps, secrets and service accounts that a pod names; the namespace alone, and why, where the pod
-/// cannot be read.
-pub fn of_pod(pod: &Object) -> (BTreeSet<ObjectKey>, Result<(), ObjectError>) {
-    let mut references = References { namespace: pod.namespace(), keys: BTreeSet::new() };
-    references.keys.insert(ObjectKey::new(NAMESPACES, "", pod.namespace()));
-    let read = pod.parse::<Pod>().map(|parsed| references.add_spec(&parsed.spec));
-    (references.keys, read)
+/// Where a pod is, and what it names.
+#[derive(Debug, Default)]
+pub struct References {
+    /// `spec.nodeName`.
+    pub node: Option<String>,
+    /// Its namespace, and the config maps, secrets and service accounts.
+    pub keys: BTreeSet<ObjectKey>,
+    /// Where it cannot be read only the node and the namespace are known.
+    pub readable: bool,
 }
 
-struct References<'a> {
+pub fn of_pod(pod: &Object) -> References {
+    let mut names = Names { namespace: pod.namespace(), keys: BTreeSet::new() };
+    names.keys.insert(ObjectKey::new(NAMESPACES, "", pod.namespace()));
+    match pod.parse::<Pod>() {
+        Ok(parsed) => {
+            names.add_spec(&parsed.spec);
+            References { node: parsed.spec.node_name, keys: names.keys, readable: true }
+        }
+        Err(_) => References { node: node_of(pod), keys: names.keys, readable: false },
+    }
+}
+
+/// `spec.nodeName`.
+pub fn node_of(pod: &Object) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Narrow {
+        spec: NarrowSpec,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct NarrowSpec {
+        node_name: Option<String>,
+    }
+    pod.parse::<Narrow>().ok()?.spec.node_name
+}
+
+struct Names<'a> {
     namespace: &'a str,
     keys: BTreeSet<ObjectKey>,
 }
 
-impl References<'_> {
+impl Names<'_> {
     fn add(&mut self, resource: &str, name: Option<&String>) {
         if let Some(name) = name.filter(|name| !name.is_empty()) {
             self.keys.insert(ObjectKey::new(resource, self.namespace, name));
@@ -70,6 +98,7 @@ struct Pod {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct PodSpec {
+    node_name: Option<String>,
     service_account_name: Option<String>,
     image_pull_secrets: Vec<Named>,
     init_containers: Vec<Container>,

@@ -2,7 +2,7 @@
 
 use std::{ops::Bound, sync::Arc};
 
-use imbl::OrdMap;
+use imbl::{OrdMap, ordmap::DiffItem};
 
 use crate::{
     name::{ObjectKey, ObjectName, ResourceName, Revision},
@@ -41,6 +41,29 @@ impl View {
 
     pub fn count(&self, resource: &str) -> usize {
         self.tables.get(resource).map_or(0, |table| table.len())
+    }
+
+    /// What became of the objects of a resource since an earlier view, an event for each that is another. What both have
+    /// in common costs little.
+    pub fn events_since(&self, earlier: &View, resource: &str) -> Vec<Event> {
+        let (none, table) = (Table::default(), |view: &View| view.tables.get(resource).cloned());
+        let (before, now) = (table(earlier).unwrap_or_else(|| none.clone()), table(self).unwrap_or(none));
+        let event = |item| match item {
+            DiffItem::Add(_, object) => {
+                Event { kind: EventKind::Added, object: Arc::clone(object), previous: None }
+            }
+            DiffItem::Update { old: (_, previous), new: (_, object) } => Event {
+                kind: EventKind::Modified,
+                object: Arc::clone(object),
+                previous: Some(Arc::clone(previous)),
+            },
+            DiffItem::Remove(_, previous) => Event {
+                kind: EventKind::Deleted,
+                object: Arc::new(previous.at_revision(self.revision)),
+                previous: Some(Arc::clone(previous)),
+            },
+        };
+        before.diff(&now).map(event).collect()
     }
 }
 

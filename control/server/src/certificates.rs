@@ -12,7 +12,7 @@ mod renewal;
 pub use authority_change::{
     ChangeRefused, Waiting, begin as begin_change, follow as follow_authorities, run as run_change,
 };
-pub use authority_state::{TRUSTS, TrustState, forget as forget_authorities, node_announcement};
+pub use authority_state::{TrustState, forget as forget_authorities, node_announcement};
 pub use credentials::Credentials;
 pub use kubeconfig_file::{KUBECONFIG, KubeconfigFile};
 pub use renewal::renew_nodes_certificate;

@@ -93,8 +93,12 @@ async fn lead(duties: Duties, on_duty: OnDuty) {
     let spawned = duties.clone();
     tasks.spawn(planner_thread::run("controllers", on_duty.clone(), move || run_controllers(spawned)));
     let spawned = duties.clone();
-    tasks.spawn(planner_thread::run("scheduler", on_duty, move || async move {
+    tasks.spawn(planner_thread::run("scheduler", on_duty.clone(), move || async move {
         plans::run_scheduler(&spawned.storage, &spawned.recorder, &spawned.planning.scheduler).await;
+    }));
+    let spawned = duties.clone();
+    tasks.spawn(planner_thread::run("node links", on_duty, move || async move {
+        spawned.links.routing.run(&spawned.storage).await;
     }));
     let spawned = duties.clone();
     tasks.spawn(async move { node_link::monitor(&spawned.storage, &spawned.links).await });

@@ -13,6 +13,7 @@ mod pod_status;
 mod links;
 mod logs;
 mod monitor;
+mod routing;
 
 mod pod_blocks;
 
@@ -30,7 +31,7 @@ use crate::{
 };
 use coracle_api::Storage;
 
-pub use coracle_leader::{desired::node_of, node_object};
+pub use coracle_leader::{node_object, references::node_of};
 pub use links::Links;
 pub use monitor::monitor;
 

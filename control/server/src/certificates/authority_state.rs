@@ -16,7 +16,7 @@ use crate::{
     pki::{Authorities, AuthorityName, Stage},
 };
 
-pub const TRUSTS: &str = "trusts.coracle.dev";
+pub use coracle_leader::router::TRUSTS;
 const HOLDERS: &str = "trustholders.coracle.dev";
 const AUTHORITIES: &str = "authorities.coracle.dev";
 pub const NODES: &str = "nodes";

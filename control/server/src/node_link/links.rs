@@ -12,16 +12,10 @@ use std::{
 use coracle_leader::{hearing::Hearing, node_object::Pressures};
 use coracle_objects::View;
 use parking_lot::Mutex;
-use tokio::{
-    sync::{Notify, Semaphore},
-    time::Instant,
-};
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{down::Down, logs::LogRequests};
-
-/// Looks at the whole state for one node, at a time: after a change of leader all nodes link anew, and requests go on.
-const LOOKS_MAX: usize = 2;
+use super::{down::Down, logs::LogRequests, routing::Routing};
 
 /// All links.
 pub struct Links {
@@ -32,8 +26,8 @@ pub struct Links {
     numbers: AtomicU64,
     /// Wakes the monitor when a node changed what it says.
     pub changed: Notify,
-    /// Taken for the time of a look at the whole state.
-    pub looks: Arc<Semaphore>,
+    /// Tells each link what changes for its node.
+    pub routing: Routing,
 }
 
 /// The links, and whether there may be any: both under one lock, so that no link begins after all were ended.
@@ -46,7 +40,8 @@ struct Sessions {
 /// One node's link.
 #[derive(Clone)]
 pub struct Session {
-    number: u64,
+    /// Later ones have higher numbers.
+    pub number: u64,
     pub down: Down,
     pub logs: Arc<LogRequests>,
     /// Set once the node's object is written.
@@ -63,7 +58,7 @@ impl Default for Links {
             begun: Instant::now(),
             numbers: AtomicU64::default(),
             changed: Notify::default(),
-            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+            routing: Routing::default(),
         }
     }
 }
@@ -87,6 +82,7 @@ impl Links {
 
     /// Ends all links; the nodes look for the new leader.
     pub fn close_all(&self) {
+        self.routing.stop();
         let sessions = std::mem::take(&mut *self.sessions.lock());
         for session in sessions.by_node.into_values() {
             session.ended.cancel();
@@ -120,6 +116,7 @@ impl Links {
     pub fn end(&self, node: &str, session: &Session) {
         session.logs.close();
         session.ended.cancel();
+        self.routing.detach(node, session.number);
         let mut sessions = self.sessions.lock();
         if sessions.by_node.get(node).is_some_and(|known| known.number == session.number) {
             sessions.by_node.remove(node);

@@ -7,13 +7,13 @@ use std::{
 
 use coracle_api::Storage;
 use coracle_leader::{
-    desired::Desired,
     door,
     node_events::{self, Allowance},
     node_object::Pressures,
     pod_status::Report,
+    router::Change,
+    routes::put,
 };
-use coracle_objects::Revision;
 use coracle_proto::{
     PROTOCOL_RANGE,
     node::{
@@ -22,11 +22,7 @@ use coracle_proto::{
     },
 };
 use jiff::Timestamp;
-use tokio::{
-    sync::mpsc,
-    task::{consume_budget, spawn_blocking},
-    time::timeout,
-};
+use tokio::{sync::mpsc, time::timeout};
 use tonic::{Status, Streaming};
 
 use super::{
@@ -37,14 +33,10 @@ use super::{
     links::Session,
     node_object, pod_blocks,
     pod_status::{Reports, write_reports},
+    routing::Attached,
 };
 use crate::{
-    bootstrap,
-    certificates::{TRUSTS, TrustState},
-    drafts,
-    peers::members,
-    standing::Lost,
-    storage::ReplicatedStorage,
+    bootstrap, certificates::TrustState, drafts, peers::members, standing::Lost, storage::ReplicatedStorage,
 };
 
 /// Until a new link must have said Hello.
@@ -55,6 +47,9 @@ const FAREWELL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Until a node must have taken what waits for it. One that only says it is alive would go on with what is outdated.
 const SEND_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Until a node must have taken all that it needs at the beginning of its link.
+const FIRST_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Claims of a node that may wait.
 const CLAIMS_MAX: usize = 8;
@@ -179,48 +174,36 @@ fn welcome(service: &NodeLinkService) -> Welcome {
 
 /// Sends the node what it needs, first all of it, then what changes.
 async fn push(service: &NodeLinkService, session: &Session, node: &str) -> Result<(), Status> {
-    let mut desired = Desired::new(node);
-    let mut told = 0;
     let storage = &service.storage;
-    loop {
-        let look = service.links.looks.clone().acquire_owned().await;
-        let (view, mut events) = storage.hub().everything();
-        let revision: Revision = view.revision;
-        // It looks at every pod of the cluster, so not on a thread that others wait for.
-        let looked = spawn_blocking(move || {
-            let rest = desired.resync(&view);
-            drop(look);
-            (desired, rest)
-        });
-        let mut rest;
-        (desired, rest) = looked.await.map_err(|error| Status::internal(error.to_string()))?;
-        tell_unreadable(&mut desired);
-        // No view is held while a slow node is waited for: it would keep in memory what has long been replaced.
-        while let Some(messages) = desired.bring(&mut rest, &storage.view()) {
-            send_all(session, messages).await?;
-            // Others have their turn, also where the node has it all already.
-            consume_budget().await;
+    let Attached { objects, revision, mut changes } =
+        service.links.routing.attach(node, session.number).await;
+    // Not for as long as it likes: what a slow node has not taken yet may have been replaced, and is kept for it.
+    let first = async {
+        for object in objects {
+            if let Some(message) = put(&object) {
+                send(session, DownBody::Object(Arc::unwrap_or_clone(message))).await?;
+            }
         }
-        send(session, DownBody::Synced(Synced { revision })).await?;
-        tell_trust(session, storage, &mut told).await?;
-        // A link that falls too far behind is brought up by the difference instead of by events.
-        while let Ok(happened) = events.next().await {
-            for event in happened.iter() {
-                let messages = desired.observe(event, &storage.view());
-                send_all(session, messages).await?;
-                tell_unreadable(&mut desired);
+        Ok(())
+    };
+    timeout(FIRST_PATIENCE, first).await.unwrap_or_else(|_| Err(too_slow()))?;
+    send(session, DownBody::Synced(Synced { revision })).await?;
+    let mut told = 0;
+    tell_trust(session, storage, &mut told).await?;
+    while let Some(change) = changes.recv().await {
+        match change {
+            Change::Object(message) => {
+                let message = message.upgrade().ok_or_else(too_slow)?;
+                send(session, DownBody::Object(ObjectEvent::clone(&message))).await?;
             }
-            if happened.iter().any(|event| event.object.key.resource.as_str() == TRUSTS) {
-                tell_trust(session, storage, &mut told).await?;
-            }
+            Change::Trust => tell_trust(session, storage, &mut told).await?,
         }
     }
+    Err(too_slow())
 }
 
-fn tell_unreadable(desired: &mut Desired) {
-    for pod in desired.take_unreadable() {
-        tracing::warn!(%pod, "a stored pod cannot be read; what it names is not sent to its node");
-    }
+fn too_slow() -> Status {
+    Status::deadline_exceeded("the node is too far behind what changes, and begins anew")
 }
 
 /// Has the node renew its certificate where the authorities are of another generation than it was told.
@@ -229,13 +212,6 @@ async fn tell_trust(session: &Session, storage: &ReplicatedStorage, told: &mut u
     if generation > *told {
         *told = generation;
         send(session, DownBody::TrustChanged(TrustChanged { generation })).await?;
-    }
-    Ok(())
-}
-
-async fn send_all(session: &Session, objects: Vec<ObjectEvent>) -> Result<(), Status> {
-    for object in objects {
-        send(session, DownBody::Object(object)).await?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-pub use coracle_leader::{desired::node_of, node_object::key as node_key};
+pub use coracle_leader::{node_object::key as node_key, references::node_of};
 
 /// A node's word of a pod; without a status nothing of the pod is left there.
 pub fn report(pod: &coracle_core::Pod, status: Option<Value>) -> Report {

@@ -14,9 +14,15 @@ use coracle_core::{
     reconcile::{next_wake, reconcile_pod},
     sources::{KeyedData, Kind, Service, Source},
 };
-use coracle_leader::pod_status::Report;
+use coracle_leader::{
+    pod_status::Report,
+    router::{Change, Inbox},
+    routes::put,
+};
+use coracle_objects::Object;
 use coracle_proto::node::{ObjectEvent, object_event::Type};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use super::{
     clock,
@@ -36,11 +42,9 @@ pub struct Node {
     pub since: Timestamp,
     /// How often its process began.
     pub boot: u32,
-    /// So many events of the store were told to it.
-    pub seen: usize,
     pub link: Link,
-    /// What it was sent over its link.
-    pub sent: coracle_leader::desired::Desired,
+    /// What its link has for it.
+    pub untaken: Untaken,
     /// It is there, and has found its leader since it was not: nobody may take it for lost.
     pub well: bool,
     /// It says nothing until this moment, with all others.
@@ -63,6 +67,27 @@ pub struct Node {
     chance: Rng,
 }
 
+/// What a link has for its node. It has room for all of a run.
+#[derive(Clone, Default)]
+pub struct Untaken(Arc<Mutex<Vec<Change>>>);
+
+impl Inbox for Untaken {
+    fn put(&self, change: Change) -> bool {
+        self.0.lock().push(change);
+        true
+    }
+}
+
+impl Untaken {
+    pub fn take(&self) -> Vec<Arc<ObjectEvent>> {
+        let object = |change| match change {
+            Change::Object(message) => Some(message.upgrade().expect("a run has less than the router keeps")),
+            Change::Trust => None,
+        };
+        std::mem::take(&mut *self.0.lock()).into_iter().filter_map(object).collect()
+    }
+}
+
 impl Node {
     pub fn new(name: &'static str, chance: Rng, now: Timestamp) -> Self {
         let facts = NodeFacts {
@@ -77,9 +102,8 @@ impl Node {
             alive: true,
             since: now,
             boot: 0,
-            seen: 0,
             link: Link::Up,
-            sent: coracle_leader::desired::Desired::new(name),
+            untaken: Untaken::default(),
             well: true,
             hushed_until: None,
             hushed_well: false,
@@ -108,18 +132,14 @@ impl Node {
     }
 
     /// Has a link again, and learns what it missed.
-    pub fn linked(&mut self, view: &coracle_objects::View, seen: usize) {
-        (self.link, self.well, self.seen) = (Link::Up, true, seen);
-        self.sent = coracle_leader::desired::Desired::new(self.name);
+    pub fn linked(&mut self, needed: &[Arc<Object>], untaken: Untaken) {
+        (self.link, self.well, self.untaken) = (Link::Up, true, untaken);
         self.desired = Desired { sources: std::mem::take(&mut self.desired.sources), ..Desired::default() };
         self.names.clear();
         let mut told = BTreeSet::new();
-        let mut rest = self.sent.resync(view);
-        while let Some(messages) = self.sent.bring(&mut rest, view) {
-            for message in &messages {
-                self.take(message);
-                told.insert((message.resource.clone(), message.namespace.clone(), message.name.clone()));
-            }
+        for message in needed.iter().filter_map(put) {
+            self.take(&message);
+            told.insert((message.resource.clone(), message.namespace.clone(), message.name.clone()));
         }
         self.forget_all_but(&told);
         let all = self.desired.pods.keys().chain(self.observed.pods.keys());

@@ -16,6 +16,7 @@ use std::{
 
 use coracle_api::Storage as _;
 use coracle_controllers::{Config, Controllers};
+use coracle_leader::router::Router;
 use coracle_objects::{OBJECT_BYTES_MAX, ObjectKey, Transaction, View, claims};
 use coracle_scheduler::Scheduler;
 use jiff::Timestamp;
@@ -25,7 +26,7 @@ use super::{
     Mutant, Progress, clock,
     door::{Ask, Door},
     link,
-    node::Node,
+    node::{Node, Untaken},
     plane::Plane,
     readers,
     records::Records,
@@ -86,6 +87,9 @@ pub struct World {
     controllers: Controllers,
     scheduler: Scheduler,
     nodes: Vec<Node>,
+    /// What the leader sends its nodes, as far as it has come.
+    router: Router<Untaken>,
+    links: u64,
     records: Records,
     chance: Rng,
     mutant: Option<Mutant>,
@@ -149,6 +153,8 @@ impl World {
             controllers: Controllers::new(config()),
             scheduler: Scheduler::new(),
             nodes,
+            router: Router::begin(Arc::default()),
+            links: 0,
             records: Records::default(),
             chance: rng.fork(),
             mutant,
@@ -366,6 +372,7 @@ impl World {
         self.scheduler = Scheduler::new();
         self.scheduler.resync(&view);
         self.records.lead_anew();
+        self.router = Router::begin(view);
         self.seen.controllers = self.storage.count_events();
         self.seen.scheduler = self.seen.controllers;
         self.again = Again { controllers: true, scheduler: true };

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{Broken, World};
-use crate::workloads::{Mutant, clock, link::node_of, plane::Happened, seek::Link};
+use crate::workloads::{Mutant, clock, link::node_of, node::Untaken, plane::Happened, seek::Link};
 
 /// How long the leader is away where nothing else happens, and after how long whatever it could do wrong is done.
 const AWAY_MS: u64 = 15_000;
@@ -91,8 +91,11 @@ impl World {
         let now = clock::elapsed(self.now);
         let _ = self.plane.hearing.hear(name, None, now);
         self.register(index);
-        let (view, seen) = (self.view(), self.storage.count_events());
-        self.nodes[index].linked(&view, seen);
+        self.router.catch_up(self.view());
+        self.links += 1;
+        let untaken = Untaken::default();
+        let needed = self.router.attach(name, self.links, untaken.clone());
+        self.nodes[index].linked(&needed, untaken);
         self.plane.hear_beat(name, now);
     }
 

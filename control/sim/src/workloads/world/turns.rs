@@ -119,20 +119,19 @@ impl World {
 
     fn turn_of_nodes(&mut self) -> Result<bool, Broken> {
         let mut acted = false;
+        if self.plane.leads() {
+            self.router.catch_up(self.view());
+        }
         for index in 0..self.nodes.len() {
             if !self.nodes[index].alive || self.nodes[index].hushed_until.is_some() {
                 continue;
             }
             let linked = self.nodes[index].link.is_up() && self.plane.leads();
             let (node, records, now, calm) = (&mut self.nodes[index], &mut self.records, self.now, self.calm);
-            let events = if linked { self.storage.events_after(node.seen) } else { vec![] };
-            node.seen += events.len();
+            let messages = if linked { node.untaken.take() } else { vec![] };
             self.progress.enter("a node");
-            let view = self.storage.view();
             let stepped = guarded("the node core", || {
-                for event in &events {
-                    node.sent.observe(event, &view).iter().for_each(|message| node.take(message));
-                }
+                messages.iter().for_each(|message| node.take(message));
                 node.step(now, calm, records)
             })?;
             acted |= stepped.map_err(|what| Broken::new("restless node", what))?;
