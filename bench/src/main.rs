@@ -1,6 +1,6 @@
 //! The measurements: ours, the peer's and the ratio, from one run on one machine.
 //!
-//! `cargo run --release -p coracle-bench -- http|density|rollout|store|failover|footprint|scale|roll|soak|hostile|churn`. Peers are found on
+//! `cargo run --release -p coracle-bench -- http|density|rollout|store|failover|footprint|links|scale|roll|soak|hostile|churn`. Peers are found on
 //! the PATH, or named by environment variables; what is missing is said and skipped. `cargo build --release` must have made
 //! the binary.
 
@@ -12,6 +12,7 @@ mod failover;
 mod footprint;
 mod hostile;
 mod http_row;
+mod links;
 mod load;
 mod node;
 mod process;
@@ -77,6 +78,14 @@ enum Row {
     },
     /// Row 9: binary size, resident memory of `coracle up`, time to Ready.
     Footprint,
+    /// Links of nodes: what an event of a pod costs by how many nodes are linked, and what an idle link holds.
+    Links {
+        #[arg(long, default_value_t = 100_000)]
+        pods: usize,
+        /// Real links to a control node, over TLS.
+        #[arg(long, default_value_t = 1_000)]
+        real: usize,
+    },
     /// Many objects and watches on one control node: memory, LIST, restart, snapshot.
     Scale {
         #[arg(long, default_value_t = 100_000)]
@@ -134,6 +143,7 @@ fn main() -> Result<()> {
             Row::Store { rounds, clients, loads } => store::run(time, rounds.max(1), &clients, &loads).await,
             Row::Failover { rounds } => failover::run(rounds.max(1)).await,
             Row::Footprint => footprint::run().await,
+            Row::Links { pods, real } => links::run(pods, real).await,
             Row::Roll { from } => roll::run(from).await,
             Row::Soak { minutes, and_seconds, seed, small_mb } => {
                 let time = Duration::from_secs(minutes * 60 + and_seconds);

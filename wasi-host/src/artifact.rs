@@ -224,10 +224,14 @@ impl Artifacts {
         self.turns.waiting()
     }
 
-    /// Artifacts in memory, those in the making among them, and files whose digests are remembered.
-    pub(crate) fn held(&self) -> (usize, usize) {
+    /// What is remembered; of artifacts those in the making as well.
+    pub(crate) fn held(&self) -> [(&'static str, usize); 3] {
         let shelf = self.shelf.lock();
-        (shelf.ready.len() + shelf.making.len(), self.digests.held())
+        [
+            ("artifacts in memory", shelf.ready.len() + shelf.making.len()),
+            ("known files", self.digests.held()),
+            ("failures of compiles", self.failures.held()),
+        ]
     }
 
     /// See [`crate::Host::prepare`].

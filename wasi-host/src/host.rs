@@ -181,18 +181,18 @@ impl Host {
 
     /// What the host holds now, by what it is: for whoever looks for what was not given back.
     pub fn held(&self) -> Vec<(&'static str, usize)> {
-        let (artifacts, files) = self.inner.artifacts.held();
         let held = |holding| usize::try_from(self.inner.ledger.held(holding)).unwrap_or(usize::MAX);
-        vec![
+        let mut all = vec![
             ("instance seats", self.inner.seats.live() as usize),
+            ("namespaces with accounts", self.inner.ledger.tenants()),
             ("guest memory bytes", held(Holding::Memory)),
             ("shared heap bytes of guests", held(Holding::Heap)),
             ("shared open files of guests", held(Holding::Files)),
             // Pods and containers keep the host, one reference each.
             ("host references", Arc::strong_count(&self.inner)),
-            ("artifacts in memory", artifacts),
-            ("known files", files),
-        ]
+        ];
+        all.extend(self.inner.artifacts.held());
+        all
     }
 }
 

@@ -162,6 +162,11 @@ impl Ledger {
         Account::pod(self.shared.tenant(tenant), memory_limit)
     }
 
+    /// Kubernetes namespaces of which there are pods.
+    pub(crate) fn tenants(&self) -> usize {
+        self.shared.tenants()
+    }
+
     /// What all pods hold, beside what each has for certain.
     pub(crate) fn held(&self, holding: Holding) -> u64 {
         self.shared.held(holding)

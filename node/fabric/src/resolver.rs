@@ -94,9 +94,9 @@ impl Resolver {
         Self { source, lookups: Shares::new(LOOKUPS_MAX), cache: Cache::default() }
     }
 
-    /// Lookups that are under way.
-    pub(crate) fn held(&self) -> usize {
-        self.lookups.held()
+    /// Lookups that are under way, and what is remembered of those before.
+    pub(crate) fn held(&self) -> (usize, usize) {
+        (self.lookups.held(), self.cache.held())
     }
 
     fn system(&self) -> Arc<System> {

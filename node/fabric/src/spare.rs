@@ -41,6 +41,10 @@ impl<K: Clone> Spare<K> {
         first.or_else(|| self.of_namespaces.range(of_namespace).next().map(|(_, key)| key)).cloned()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.of_pods.len()
+    }
+
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.of_pods.is_empty() && self.of_namespaces.is_empty()

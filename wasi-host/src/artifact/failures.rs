@@ -36,6 +36,11 @@ struct Failure {
 }
 
 impl Failures {
+    /// How many are remembered.
+    pub(super) fn held(&self) -> usize {
+        self.known.lock().failures.len()
+    }
+
     /// Why these bytes need not be tried now.
     pub(super) fn recall(&self, digest: &str) -> Option<PrepareError> {
         let mut known = self.known.lock();

@@ -1,9 +1,6 @@
 //! The schemas as types: made once, walked without looking at a schema again.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
 
 use serde_json::{Map, Value};
 
@@ -63,7 +60,7 @@ pub struct Field {
 pub struct Struct {
     /// `io.k8s.api.apps.v1.DeploymentSpec`; for one that stands within another it is `struct`.
     schema: String,
-    fields: HashMap<String, Field>,
+    fields: BTreeMap<String, Field>,
     /// How it merges wherever it is.
     pub merge: Merge,
     /// The times that every reader asks for: what is left out gets its zero value.
@@ -90,7 +87,7 @@ impl Struct {
         self.fields.get(name)
     }
 
-    /// In no order.
+    /// By name.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &Field)> {
         self.fields.iter().map(|(name, field)| (name.as_str(), field))
     }
@@ -104,7 +101,7 @@ impl Struct {
 #[derive(Debug, Default)]
 pub struct Types {
     structs: Vec<Struct>,
-    named: HashMap<String, Type>,
+    named: BTreeMap<String, Type>,
 }
 
 impl Types {
@@ -205,7 +202,7 @@ impl Compiler<'_> {
 
     fn fill(&mut self, index: usize, schema: &Value, properties: &Map<String, Value>) {
         let mut field = |schema| Field { type_: self.of(schema), merge: Merge::of(schema) };
-        let mut fields: HashMap<String, Field> =
+        let mut fields: BTreeMap<String, Field> =
             properties.iter().map(|(name, schema)| (name.clone(), field(schema))).collect();
         let struct_ = &mut self.types.structs[index];
         for (name, field) in &mut fields {

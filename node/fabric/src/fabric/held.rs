@@ -9,15 +9,19 @@ impl Fabric {
     pub fn held(&self) -> Vec<(&'static str, usize)> {
         let inner = &self.inner;
         let (streams, datagrams) = inner.peers.held();
+        let (flows, spare_flows) = inner.flows.held();
+        let (lookups, answers) = inner.resolver.held();
         let purposes = [Purpose::Clients, Purpose::Outside, Purpose::Tunnels];
         let [clients, outside, tunnels] = purposes.map(|purpose| inner.descriptors.taken(purpose));
         let listeners = purposes.map(|purpose| inner.descriptors.listeners(purpose)).iter().sum();
         vec![
             ("attached addresses", inner.policy.pods.read().len()),
-            ("flows", inner.flows.held()),
+            ("flows", flows),
+            ("flows that can be done without", spare_flows),
             ("streams to other nodes", streams),
             ("datagrams for other nodes", datagrams),
-            ("lookups", inner.resolver.held()),
+            ("lookups", lookups),
+            ("answers of name servers", answers),
             ("outside connections", inner.egress.open()),
             ("clients of services with affinity", inner.balancer.held()),
             ("endpoints counted", inner.counters.held()),

@@ -55,6 +55,11 @@ impl Default for Cache {
 }
 
 impl Cache {
+    /// Answers that are remembered.
+    pub(super) fn held(&self) -> usize {
+        self.places.held()
+    }
+
     /// What holds of a name now; the inner option is none where there is no such name.
     pub(super) fn get(&self, name: &str, family: Family) -> Option<Option<Vec<IpAddr>>> {
         let state = self.state.lock();
