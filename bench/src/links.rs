@@ -8,8 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
-use coracle_leader::router::{Change, Inbox, Router};
+use anyhow::{Context, Result, bail, ensure};
+use coracle_leader::router::{Router, Wake};
 use coracle_objects::{Object, ObjectKey, View};
 use coracle_proto::{
     PROTOCOL_RANGE,
@@ -19,16 +19,17 @@ use coracle_proto::{
 };
 use futures::{StreamExt, stream};
 use serde_json::json;
-use tokio::{sync::mpsc, task::JoinSet, time::sleep};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinSet,
+    time::sleep,
+};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::cluster::Cluster;
 
 /// Events that are routed for each number of links.
 const EVENTS: usize = 20_000;
-const EVENTS_A_TIME: usize = 100;
-/// Changes that a link has room for, as in the leader.
-const UNTAKEN_MAX: usize = 8192;
 const NODES: usize = 5_000;
 /// Nodes that join at once.
 const JOINING: usize = 16;
@@ -51,11 +52,11 @@ pub async fn run(pods: usize, real: usize) -> Result<()> {
     idle(real).await
 }
 
-struct Untaken(mpsc::Sender<Change>);
+struct Wakes(Arc<Notify>);
 
-impl Inbox for Untaken {
-    fn put(&self, change: Change) -> bool {
-        self.0.try_send(change).is_ok()
+impl Wake for Wakes {
+    fn wake(&self) {
+        self.0.notify_one();
     }
 }
 
@@ -63,11 +64,9 @@ impl Inbox for Untaken {
 fn routed(view: &Arc<View>, pods: usize, links: usize) -> Result<(Duration, f64)> {
     let mut router = Router::begin(view.clone());
     let before = resident_kib()?;
-    let mut inboxes = Vec::new();
     for number in 0..links {
-        let (sender, inbox) = mpsc::channel(UNTAKEN_MAX);
-        router.attach(&node(number), number as u64, Untaken(sender));
-        inboxes.push(inbox);
+        router.attach(&node(number), number as u64, Wakes(Arc::new(Notify::new())));
+        take_all(&mut router, number)?;
     }
     let held = (resident_kib()? - before) / links as f64;
     let (mut now, mut spent) = (View::clone(view), Duration::ZERO);
@@ -82,14 +81,16 @@ fn routed(view: &Arc<View>, pods: usize, links: usize) -> Result<(Duration, f64)
         let next = Arc::new(now.clone());
         let begun = Instant::now();
         router.catch_up(next);
+        let taken = take_all(&mut router, number % links)?;
         spent += begun.elapsed();
-        if event % EVENTS_A_TIME == 0 {
-            for inbox in &mut inboxes {
-                while inbox.try_recv().is_ok() {}
-            }
-        }
+        ensure!(taken == 1, "a link took {taken} messages for one event");
     }
     Ok((spent / EVENTS as u32, held))
+}
+
+fn take_all(router: &mut Router<Wakes>, number: usize) -> Result<usize> {
+    let node = node(number);
+    Ok(std::iter::from_fn(|| router.take(&node, number as u64).ok().flatten()).count())
 }
 
 fn node(number: usize) -> String {

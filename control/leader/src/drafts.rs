@@ -5,10 +5,7 @@ use coracle_objects::{Object, ObjectKey};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-/// Kubernetes' form of a moment: RFC 3339 in whole seconds.
-pub fn rfc3339(now: Timestamp) -> String {
-    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
+pub use coracle_objects::draft::timestamp as rfc3339;
 
 /// The draft of a new object. `body` has the fields beside `apiVersion`, `kind` and `metadata`; what it has under
 /// `metadata` is added to the new metadata.

@@ -12,6 +12,7 @@ pub mod pod_status;
 pub mod references;
 pub mod router;
 pub mod routes;
+pub mod untaken;
 
 pub mod hearing;
 pub mod monitor;

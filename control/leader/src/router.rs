@@ -1,73 +1,63 @@
-//! Hands out to the links what changes for their nodes. One for all: what happens is looked at once, and what is sent is
-//! made once, however many links there are.
+//! Hands out to the links what changes for their nodes. One for all: what happens is looked at once, however many links
+//! there are.
 //!
-//! It goes from one view to the next by their difference, so that it can fall behind and never miss anything. A link that
-//! falls behind it ends; its node links anew. Pure: fed with views; the shell brings the links' inboxes.
+//! It goes from one view to the next by their difference, so that it can fall behind and never miss anything, and so can
+//! each link. Pure: fed with views; the shell brings what wakes the links.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{Arc, Weak},
+use std::{collections::BTreeMap, sync::Arc};
+
+use coracle_objects::{ObjectKey, ObjectName, View};
+
+use crate::{
+    routes::{Change, Routed, Routes, To},
+    untaken::{Taken, Untaken},
 };
-
-use coracle_objects::{Object, ObjectName, View};
-use coracle_proto::node::ObjectEvent;
-use prost::Message;
-
-use crate::routes::{Routed, Routes, To};
-
-/// Changes that are kept for links that have not taken them, of all together, and their bytes.
-const KEPT_MAX: usize = 65_536;
-const KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Which authorities the cluster has.
 pub const TRUSTS: &str = "trusts.coracle.dev";
 
-/// What one link is told.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// Gone where the link is too far behind.
-    Object(Weak<ObjectEvent>),
-    /// The cluster's authorities are others.
-    Trust,
+/// Wakes who takes what a link has not taken.
+pub trait Wake {
+    fn wake(&self);
 }
 
-/// Where a link finds what it is told.
-pub trait Inbox {
-    /// False where it has no room: the link is too far behind, and is told nothing more.
-    fn put(&self, change: Change) -> bool;
-}
+/// The link is not the node's present one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replaced;
 
-/// All links, and as far as they have been told.
-pub struct Router<I> {
+/// All links, and what they have not taken.
+pub struct Router<W> {
     routes: Routes,
     view: Arc<View>,
-    links: BTreeMap<Arc<str>, Link<I>>,
-    kept: VecDeque<Arc<ObjectEvent>>,
-    kept_bytes: usize,
+    links: BTreeMap<Arc<str>, Link<W>>,
 }
 
-struct Link<I> {
+struct Link<W> {
     number: u64,
-    inbox: I,
+    untaken: Untaken,
+    wake: W,
 }
 
-impl<I: Inbox> Router<I> {
+impl<W> Link<W> {
+    fn mark(&mut self, key: &ObjectKey, change: Change)
+    where
+        W: Wake,
+    {
+        self.untaken.mark(key.clone(), change);
+        self.wake.wake();
+    }
+}
+
+impl<W: Wake> Router<W> {
     /// Without links. Linear in the number of pods.
     pub fn begin(view: Arc<View>) -> Self {
-        let routes = Routes::of(&view);
-        Self { routes, view, links: BTreeMap::new(), kept: VecDeque::new(), kept_bytes: 0 }
+        Self { routes: Routes::of(&view), view, links: BTreeMap::new() }
     }
 
-    /// As far as all links have been told.
-    pub fn view(&self) -> &Arc<View> {
-        &self.view
-    }
-
-    /// Tells the link of a node, by its number, what changes from [`Self::view`] on; an older one is told nothing more.
-    /// All that the node needs as of now.
-    pub fn attach(&mut self, node: &str, number: u64, inbox: I) -> Vec<Arc<Object>> {
-        self.links.insert(node.into(), Link { number, inbox });
-        self.routes.needed_by(node, &self.view)
+    /// The link of a node, by its number, has everything to take that the node needs; an older one has nothing more.
+    pub fn attach(&mut self, node: &str, number: u64, wake: W) {
+        let untaken = Untaken::first(self.routes.needed_by(node, &self.view));
+        self.links.insert(node.into(), Link { number, untaken, wake });
     }
 
     /// The link has ended.
@@ -77,152 +67,128 @@ impl<I: Inbox> Router<I> {
         }
     }
 
-    /// Tells the links what a later view brings. Pods that cannot be read: what they name is not sent.
-    pub fn catch_up(&mut self, now: Arc<View>) -> Vec<ObjectName> {
-        for routed in self.routes.catch_up(&self.view, &now) {
-            self.tell(&routed);
-        }
-        if !now.events_since(&self.view, TRUSTS).is_empty() {
-            self.links.retain(|_, link| link.inbox.put(Change::Trust));
-        }
-        self.view = now;
-        self.routes.take_unreadable()
+    /// What a link takes next, if there is anything.
+    pub fn take(&mut self, node: &str, number: u64) -> Result<Option<Taken>, Replaced> {
+        let link = self.links.get_mut(node).filter(|link| link.number == number);
+        Ok(link.ok_or(Replaced)?.untaken.take(&self.view))
     }
 
-    fn tell(&mut self, Routed { to, message }: &Routed) {
-        self.keep(message);
-        let tell = |link: &Link<I>| link.inbox.put(Change::Object(Arc::downgrade(message)));
-        match to {
-            To::All => self.links.retain(|_, link| tell(link)),
-            To::Nodes(nodes) => {
-                for node in nodes {
-                    if self.links.get(node).is_some_and(|link| !tell(link)) {
-                        self.links.remove(node);
+    /// Marks for the links what a later view brings. Pods that cannot be read: what they name is not sent.
+    pub fn catch_up(&mut self, now: Arc<View>) -> Vec<ObjectName> {
+        for Routed { to, key, change } in self.routes.catch_up(&self.view, &now) {
+            match to {
+                To::All => self.links.values_mut().for_each(|link| link.mark(&key, change)),
+                To::Nodes(nodes) => {
+                    for node in nodes {
+                        if let Some(link) = self.links.get_mut(&node) {
+                            link.mark(&key, change);
+                        }
                     }
                 }
             }
         }
-    }
-
-    /// Keeps the last ones here alone, so that a link that stands still keeps nothing in memory.
-    fn keep(&mut self, message: &Arc<ObjectEvent>) {
-        self.kept_bytes += message.encoded_len();
-        self.kept.push_back(message.clone());
-        while self.kept.len() > 1 && (self.kept.len() > KEPT_MAX || self.kept_bytes > KEPT_BYTES_MAX) {
-            let oldest = self.kept.pop_front();
-            self.kept_bytes -= oldest.map_or(0, |oldest| oldest.encoded_len());
+        if !now.events_since(&self.view, TRUSTS).is_empty() {
+            for link in self.links.values_mut() {
+                link.untaken.mark_trust();
+                link.wake.wake();
+            }
         }
+        self.view = now;
+        self.routes.take_unreadable()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, rc::Rc};
-
-    use coracle_objects::{ObjectKey, Revision, Table};
+    use coracle_objects::{Object, Revision, Table};
+    use coracle_proto::node::object_event::Type;
     use serde_json::{Value, json};
 
     use super::*;
 
-    const ROOM: usize = 100;
+    impl Wake for () {
+        fn wake(&self) {}
+    }
 
-    /// What a link has not taken, as the last one to hold it would see it.
-    #[derive(Clone, Default)]
-    struct Untaken(Rc<RefCell<Vec<Change>>>);
-
-    impl Inbox for Untaken {
-        fn put(&self, change: Change) -> bool {
-            let mut untaken = self.0.borrow_mut();
-            let room = untaken.len() < ROOM;
-            if room {
-                untaken.push(change);
+    fn taken(router: &mut Router<()>, node: &str, number: u64) -> Vec<String> {
+        let one = |taken| match taken {
+            Taken::Object(object) => {
+                let sign = if object.r#type() == Type::Put { '+' } else { '-' };
+                format!("{sign}{} {}", object.name, object.revision)
             }
-            room
-        }
+            Taken::Synced(revision) => format!("synced {revision}"),
+            Taken::Trust => "trust".to_owned(),
+        };
+        std::iter::from_fn(|| router.take(node, number).unwrap()).map(one).collect()
     }
 
-    impl Untaken {
-        fn take(&self) -> Vec<String> {
-            let change = |change| match change {
-                Change::Object(message) => Weak::upgrade(&message)
-                    .map_or("too far behind".to_owned(), |message| message.name.clone()),
-                Change::Trust => "trust".to_owned(),
-            };
-            self.0.borrow_mut().drain(..).map(change).collect()
-        }
-
-        /// Whether the router tells it no more.
-        fn is_let_go(&self) -> bool {
-            Rc::strong_count(&self.0) == 1
-        }
-    }
-
-    fn attach(router: &mut Router<Untaken>, node: &str, number: u64) -> (Untaken, Vec<String>) {
-        let inbox = Untaken::default();
-        let needed = router.attach(node, number, inbox.clone());
-        (inbox, needed.iter().map(|object| object.name().to_owned()).collect())
-    }
-
-    /// A view with these objects: resource, name, body.
-    fn view(revision: Revision, objects: &[(&str, &str, Value)]) -> Arc<View> {
+    /// A view with these objects: resource, name, body, revision.
+    fn view(revision: Revision, objects: &[(&str, &str, Value, Revision)]) -> Arc<View> {
         let mut view = View { revision, ..View::default() };
-        for (resource, name, body) in objects {
+        for (resource, name, body, revision) in objects {
             let key = ObjectKey::new(resource, "default", name);
             let mut draft = json!({ "metadata": { "name": name } });
             draft.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());
-            let object = Object::from_draft(key.clone(), draft.to_string().as_bytes(), revision).unwrap();
+            let object = Object::from_draft(key.clone(), draft.to_string().as_bytes(), *revision).unwrap();
             let table: &mut Table = view.tables.entry(key.resource).or_default();
             table.insert(key.name, Arc::new(object));
         }
         Arc::new(view)
     }
 
-    fn pod(node: &str, round: usize) -> Value {
-        json!({ "spec": { "nodeName": node, "containers": [] }, "status": { "round": round } })
+    fn pod(node: &str, config: &str) -> Value {
+        let from = json!([{ "configMapRef": { "name": config } }]);
+        json!({ "spec": { "nodeName": node, "containers": [{ "name": "c", "envFrom": from }] } })
     }
 
     #[test]
-    fn each_link_is_told_what_its_node_needs_and_an_older_one_of_a_node_nothing() {
-        let mut router = Router::begin(view(1, &[("pods", "a", pod("n1", 0)), ("services", "s", json!({}))]));
-        let (first, needed) = attach(&mut router, "n1", 1);
-        assert_eq!(needed, ["s", "a"]);
-        let (other, needed) = attach(&mut router, "n2", 2);
-        assert_eq!(needed, ["s"]);
-        let pods = [("pods", "a", pod("n1", 1)), ("pods", "b", pod("n2", 1)), ("services", "s", json!({}))];
+    fn each_link_takes_what_its_node_needs_and_an_older_one_of_a_node_nothing() {
+        let service = ("services", "s", json!({}), 1);
+        let mut router = Router::begin(view(1, &[("pods", "a", pod("n1", "x"), 1), service.clone()]));
+        router.attach("n1", 1, ());
+        router.attach("n2", 2, ());
+        assert_eq!(taken(&mut router, "n1", 1), ["+s 1", "+a 1", "synced 1"]);
+        assert_eq!(taken(&mut router, "n2", 2), ["+s 1", "synced 1"]);
+        let pods = [("pods", "a", pod("n1", "x"), 2), ("pods", "b", pod("n2", "x"), 2), service];
         router.catch_up(view(2, &pods));
-        assert_eq!(
-            (first.take(), other.take()),
-            (vec!["s".into(), "a".into()], vec!["s".into(), "b".into()])
-        );
-        let (second, _) = attach(&mut router, "n1", 3);
-        assert!(first.is_let_go());
-        let mut trust = pods.to_vec();
-        trust.push((TRUSTS, "t", json!({})));
-        router.catch_up(view(2, &trust));
-        assert_eq!((first.take(), second.take()), (vec![], vec!["trust".into()]));
+        assert_eq!(taken(&mut router, "n1", 1), ["+a 2"]);
+        assert_eq!(taken(&mut router, "n2", 2), ["+b 2"]);
+        router.attach("n1", 3, ());
+        assert_eq!(router.take("n1", 1), Err(Replaced));
         router.detach("n1", 1);
-        assert!(!second.is_let_go(), "that was the older one");
+        let mut trust = pods.to_vec();
+        trust.push((TRUSTS, "t", json!({}), 3));
+        router.catch_up(view(3, &trust));
+        assert_eq!(taken(&mut router, "n1", 3), ["+s 1", "+a 2", "synced 3", "trust"]);
         router.detach("n1", 3);
-        assert!(second.is_let_go());
+        assert_eq!(router.take("n1", 3), Err(Replaced));
     }
 
     #[test]
-    fn a_link_that_stands_still_keeps_nothing_and_is_let_go() {
-        let mut router = Router::begin(view(0, &[]));
-        let (still, quick) = (attach(&mut router, "still", 1).0, attach(&mut router, "quick", 2).0);
-        for round in 1..=ROOM + 1 {
-            router.catch_up(view(round as u64, &[("services", "s", json!({}))]));
-            assert_eq!(quick.take(), ["s"]);
+    fn a_link_that_stands_still_takes_each_object_once_and_as_it_is_by_then() {
+        let mut router =
+            Router::begin(view(1, &[("services", "gone", json!({}), 1), ("services", "s", json!({}), 1)]));
+        router.attach("n1", 1, ());
+        for revision in 2..1000 {
+            router.catch_up(view(revision, &[("services", "s", json!({}), revision)]));
         }
-        assert!(still.is_let_go() && !quick.is_let_go());
-        // By their bytes as well.
-        let (still, _) = attach(&mut router, "still", 3);
-        let large = "x".repeat(1 << 20);
-        for round in 1..=66 {
-            router.catch_up(view(1000 + round, &[("services", "s", json!({ "spec": { "a": large } }))]));
-        }
-        let told = still.take();
-        assert_eq!((told[0].as_str(), told[65].as_str()), ("too far behind", "s"));
-        assert!(router.kept_bytes <= KEPT_BYTES_MAX);
+        let first = router.take("n1", 1).unwrap();
+        assert!(matches!(first, Some(Taken::Object(object)) if object.name == "gone"));
+        assert_eq!(taken(&mut router, "n1", 1), ["+s 999", "synced 999"]);
+        assert_eq!(router.take("n1", 1), Ok(None));
+    }
+
+    #[test]
+    fn what_a_pod_names_comes_before_it_and_nothing_of_the_first_comes_behind_their_end() {
+        let config = |name: &'static str| ("configmaps", name, json!({}), 1);
+        let pod_of = |config, revision| ("pods", "p", pod("n1", config), revision);
+        let mut router = Router::begin(view(1, &[config("a"), config("b"), pod_of("a", 1)]));
+        router.attach("n1", 1, ());
+        router.catch_up(view(2, &[config("a"), config("b"), pod_of("b", 2)]));
+        let gone = ["-a 2", "+p 2", "synced 2", "+b 1"];
+        assert_eq!(taken(&mut router, "n1", 1), gone, "the pod keeps its place among the first");
+        router.catch_up(view(3, &[config("a"), config("b"), pod_of("b", 3)]));
+        router.catch_up(view(4, &[config("a"), config("b"), pod_of("a", 4)]));
+        assert_eq!(taken(&mut router, "n1", 1), ["+a 1", "+p 4", "-b 4"]);
     }
 }

@@ -1,7 +1,6 @@
 //! Which objects each node needs, and what each is sent when they change.
 //!
-//! One for all nodes: an event is looked at once, however many nodes there are. Pure: fed with the view and with events,
-//! each with the view as it was behind it.
+//! One for all nodes: an event is looked at once, however many nodes there are. Pure: fed with views.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +8,6 @@ use std::{
 };
 
 use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName, Revision, View};
-use coracle_proto::node::{ObjectEvent, object_event::Type};
 
 use crate::references::{self, CONFIG_MAPS, NAMESPACES, SECRETS, SERVICE_ACCOUNTS};
 
@@ -35,13 +33,18 @@ pub struct Routes {
     nodes: BTreeMap<Arc<str>, Needs>,
     /// Which nodes need an object that pods name.
     named: BTreeMap<ObjectKey, BTreeSet<Arc<str>>>,
+    /// What pods name: most name the same as many others.
+    sets: BTreeSet<Names>,
     unreadable: Vec<ObjectName>,
 }
+
+/// What a pod names, in order.
+type Names = Arc<[ObjectKey]>;
 
 /// What one node needs beside what all do.
 #[derive(Default)]
 struct Needs {
-    pods: BTreeMap<ObjectName, BTreeSet<ObjectKey>>,
+    pods: BTreeMap<ObjectName, Names>,
     /// How many of its pods name an object.
     named: BTreeMap<ObjectKey, usize>,
 }
@@ -53,11 +56,23 @@ pub enum To {
     Nodes(Vec<Arc<str>>),
 }
 
-/// What is sent.
-#[derive(Clone, Debug)]
+/// What has become of an object, to those who need it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is there.
+    Put,
+    /// The same, and it comes behind what it names, which nobody there needed before.
+    PutBehind,
+    /// It is gone, or needed no longer.
+    Deleted(Revision),
+}
+
+/// Who is to be told of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Routed {
     pub to: To,
-    pub message: Arc<ObjectEvent>,
+    pub key: ObjectKey,
+    pub change: Change,
 }
 
 impl Routes {
@@ -76,67 +91,62 @@ impl Routes {
     }
 
     /// All that a node needs as of `view`, which is that of the last event. What pods name comes before the pods.
-    pub fn needed_by(&self, node: &str, view: &View) -> Vec<Arc<Object>> {
-        let mut needed: Vec<Arc<Object>> =
-            SHARED.iter().flat_map(|resource| view.list(resource, None).cloned()).collect();
+    pub fn needed_by(&self, node: &str, view: &View) -> Vec<ObjectKey> {
+        let shared = SHARED.iter().flat_map(|resource| view.list(resource, None));
+        let mut needed: Vec<ObjectKey> = shared.map(|object| object.key.clone()).collect();
         if let Some(own) = self.nodes.get(node) {
             let pods = own.pods.keys().map(|name| ObjectKey { resource: PODS.into(), name: name.clone() });
-            let keys = own.named.keys().cloned().chain(pods);
-            needed.extend(keys.filter_map(|key| view.get(&key).cloned()));
+            needed.extend(own.named.keys().cloned().chain(pods).filter(|key| view.get(key).is_some()));
         }
-        // To a node, what this member cannot open is not there.
-        needed.retain(|object| object.sealed().is_none());
         needed
     }
 
-    /// What an event means for nodes. `view` is as it was behind the event.
-    pub fn observe(&mut self, event: &Event, view: &View) -> Vec<Routed> {
-        let object = &event.object;
-        let to = match object.key.resource.as_str() {
-            PODS => return self.observe_pod(event, view),
+    /// What an event means for nodes.
+    fn observe(&mut self, event: &Event) -> Vec<Routed> {
+        let key = &event.object.key;
+        let to = match key.resource.as_str() {
+            PODS => return self.observe_pod(event),
             resource if SHARED.contains(&resource) => To::All,
-            resource if NAMED.contains(&resource) => match self.named.get(&object.key) {
+            _ => match self.named.get(key) {
                 Some(nodes) => To::Nodes(nodes.iter().cloned().collect()),
                 None => return vec![],
             },
-            _ => return vec![],
         };
-        let message = match event.kind {
-            EventKind::Deleted => Some(deletion(&object.key, object.revision)),
-            _ => put(object),
+        let change = match event.kind {
+            EventKind::Deleted => Change::Deleted(event.object.revision),
+            _ => Change::Put,
         };
-        message.map(|message| Routed { to, message }).into_iter().collect()
+        vec![Routed { to, key: key.clone(), change }]
     }
 
-    /// What leads from one view to a later one, as [`Self::observe`] has it of the events between them.
+    /// What leads from one view to a later one.
     pub fn catch_up(&mut self, before: &View, now: &View) -> Vec<Routed> {
         let mut routed = vec![];
         for resource in SHARED.iter().chain(&NAMED).chain(&[PODS]) {
             for event in now.events_since(before, resource) {
-                routed.extend(self.observe(&event, now));
+                routed.extend(self.observe(&event));
             }
         }
         routed
     }
 
-    fn observe_pod(&mut self, event: &Event, view: &View) -> Vec<Routed> {
+    fn observe_pod(&mut self, event: &Event) -> Vec<Routed> {
         let pod = &event.object;
         let before = self.placed.get(&pod.key.name).cloned();
         let mut routed = vec![];
         let placed = if event.kind == EventKind::Deleted { None } else { self.place(pod) };
+        let mut tell = |node: &Arc<str>, key: &ObjectKey, change| {
+            routed.push(Routed { to: To::Nodes(vec![node.clone()]), key: key.clone(), change });
+        };
+        let deleted = Change::Deleted(pod.revision);
         if let Some(Placed { node, named, unnamed }) = &placed {
-            let new = named.iter().filter_map(|key| view.get(key));
-            let to = || To::Nodes(vec![node.clone()]);
-            routed.extend(new.chain([pod]).filter_map(put).map(|message| Routed { to: to(), message }));
-            let gone = unnamed.iter().map(|key| deletion(key, pod.revision));
-            routed.extend(gone.map(|message| Routed { to: to(), message }));
+            named.iter().for_each(|key| tell(node, key, Change::Put));
+            tell(node, &pod.key, if named.is_empty() { Change::Put } else { Change::PutBehind });
+            unnamed.iter().for_each(|key| tell(node, key, deleted));
         }
         if let Some(node) = before.filter(|node| placed.as_ref().is_none_or(|placed| placed.node != *node)) {
-            let to = || To::Nodes(vec![node.clone()]);
-            routed.push(Routed { to: to(), message: deletion(&pod.key, pod.revision) });
-            for key in self.remove(&pod.key.name, &node) {
-                routed.push(Routed { to: to(), message: deletion(&key, pod.revision) });
-            }
+            tell(&node, &pod.key, deleted);
+            self.remove(&pod.key.name, &node).iter().for_each(|key| tell(&node, key, deleted));
             if placed.is_none() {
                 self.placed.remove(&pod.key.name);
             }
@@ -154,22 +164,38 @@ impl Routes {
         let known = self.nodes.get_key_value(name.as_str()).map(|(node, _)| node.clone());
         let node = known.unwrap_or_else(|| name.into());
         self.placed.insert(pod.key.name.clone(), node.clone());
-        let (named, unnamed) = self.name(&node, &pod.key.name, references.keys);
+        let names = self.shared(references.keys);
+        let (named, unnamed) = self.name(&node, &pod.key.name, names);
         Some(Placed { node, named, unnamed })
+    }
+
+    /// The same names as other pods have.
+    fn shared(&mut self, keys: BTreeSet<ObjectKey>) -> Names {
+        let names: Names = keys.into_iter().collect();
+        match self.sets.get(&*names) {
+            Some(known) => known.clone(),
+            None => {
+                self.sets.insert(names.clone());
+                names
+            }
+        }
+    }
+
+    /// A pod has these names no more.
+    fn drop_names(&mut self, names: Names) {
+        // One is kept with all others, and one is here.
+        if Arc::strong_count(&names) == 2 {
+            self.sets.remove(&*names);
+        }
     }
 
     /// Records what a pod on this node names now: what it had not named before any of its pods, and what none names any
     /// more.
-    fn name(
-        &mut self,
-        node: &Arc<str>,
-        pod: &ObjectName,
-        keys: BTreeSet<ObjectKey>,
-    ) -> (Vec<ObjectKey>, Vec<ObjectKey>) {
+    fn name(&mut self, node: &Arc<str>, pod: &ObjectName, names: Names) -> (Vec<ObjectKey>, Vec<ObjectKey>) {
         let own = self.nodes.entry(node.clone()).or_default();
-        let before = own.pods.insert(pod.clone(), keys.clone()).unwrap_or_default();
+        let before = own.pods.insert(pod.clone(), names.clone()).unwrap_or_default();
         let mut named = vec![];
-        for key in keys.difference(&before) {
+        for key in names.iter().filter(|key| before.binary_search(key).is_err()) {
             let count = own.named.entry(key.clone()).or_default();
             *count += 1;
             if *count == 1 {
@@ -177,15 +203,18 @@ impl Routes {
                 named.push(key.clone());
             }
         }
-        let unnamed = self.unname(node, before.difference(&keys));
+        let unnamed = self.unname(node, before.iter().filter(|key| names.binary_search(key).is_err()));
+        drop(names);
+        self.drop_names(before);
         (named, unnamed)
     }
 
     /// A pod is on this node no longer: what none of its pods names any more.
     fn remove(&mut self, pod: &ObjectName, node: &Arc<str>) -> Vec<ObjectKey> {
         let Some(own) = self.nodes.get_mut(node) else { return vec![] };
-        let keys = own.pods.remove(pod).unwrap_or_default();
-        let unnamed = self.unname(node, keys.iter());
+        let names = own.pods.remove(pod).unwrap_or_default();
+        let unnamed = self.unname(node, names.iter());
+        self.drop_names(names);
         if self.nodes.get(node).is_some_and(|own| own.pods.is_empty()) {
             self.nodes.remove(node);
         }
@@ -222,27 +251,6 @@ struct Placed {
     unnamed: Vec<ObjectKey>,
 }
 
-/// None of what this member cannot open.
-pub fn put(object: &Arc<Object>) -> Option<Arc<ObjectEvent>> {
-    let open = object.sealed().is_none();
-    open.then(|| message(Type::Put, &object.key, object.revision, object.json.clone()))
-}
-
-fn deletion(key: &ObjectKey, revision: Revision) -> Arc<ObjectEvent> {
-    message(Type::Delete, key, revision, bytes::Bytes::new())
-}
-
-fn message(type_: Type, key: &ObjectKey, revision: Revision, object_json: bytes::Bytes) -> Arc<ObjectEvent> {
-    Arc::new(ObjectEvent {
-        r#type: type_.into(),
-        resource: key.resource.to_string(),
-        namespace: key.name.namespace.to_string(),
-        name: key.name.name.to_string(),
-        revision,
-        object_json,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use coracle_objects::Transaction;
@@ -262,19 +270,18 @@ mod tests {
             Self { store: Store::new(StoreConfig::default()), sequence: 0, routes: Routes::default() }
         }
 
-        fn write(&mut self, transaction: Transaction) -> Vec<Arc<Event>> {
+        fn write(&mut self, transaction: Transaction) {
             self.sequence += 1;
             let request = Request { id: RequestId { client: 1, sequence: self.sequence }, transaction };
             let batch = self.store.apply(&Command { proposer: 1, requests: vec![request] }.encode()).unwrap();
             assert!(batch.results[0].1.is_ok());
-            batch.events
         }
 
         /// Applies a transaction and answers who is sent what, as `n1 +resource name` and `* -resource name`.
         fn apply(&mut self, transaction: Transaction) -> Vec<String> {
-            let events = self.write(transaction);
-            let view = self.store.view().clone();
-            events.iter().flat_map(|event| self.routes.observe(event, &view)).map(|it| text(&it)).collect()
+            let before = self.store.view().clone();
+            self.write(transaction);
+            self.routes.catch_up(&before, self.store.view()).iter().map(text).collect()
         }
 
         fn put(&mut self, resource: &str, name: &str, body: serde_json::Value) -> Vec<String> {
@@ -287,7 +294,7 @@ mod tests {
 
         fn needed_by(&self, node: &str) -> Vec<String> {
             let needed = self.routes.needed_by(node, self.store.view());
-            needed.iter().map(|object| format!("{} {}", object.key.resource, object.name())).collect()
+            needed.iter().map(|key| format!("{} {}", key.resource, key.name.name)).collect()
         }
     }
 
@@ -306,13 +313,15 @@ mod tests {
     }
 
     fn text(routed: &Routed) -> String {
-        let message = &routed.message;
-        let sign = if message.r#type() == Type::Put { '+' } else { '-' };
+        let sign = match routed.change {
+            Change::Put | Change::PutBehind => '+',
+            Change::Deleted(_) => '-',
+        };
         let to = match &routed.to {
             To::All => "*".to_owned(),
             To::Nodes(nodes) => nodes.join(","),
         };
-        format!("{to} {sign}{} {}", message.resource, message.name)
+        format!("{to} {sign}{} {}", routed.key.resource, routed.key.name.name)
     }
 
     fn pod(node: &str, config: &str) -> serde_json::Value {
@@ -325,9 +334,19 @@ mod tests {
         let mut bench = Bench::new();
         assert!(bench.put("configmaps", "a", json!({"data": {}})).is_empty());
         assert!(bench.put("pods", "nowhere", json!({"spec": {"containers": []}})).is_empty());
-        assert_eq!(bench.put("pods", "elsewhere", pod("n2", "b")), ["n2 +pods elsewhere"]);
-        assert_eq!(bench.put("pods", "p", pod("n1", "a")), ["n1 +configmaps a", "n1 +pods p"]);
+        assert_eq!(
+            bench.put("pods", "elsewhere", pod("n2", "b")),
+            [
+                "n2 +configmaps b",
+                "n2 +namespaces default",
+                "n2 +serviceaccounts default",
+                "n2 +pods elsewhere"
+            ]
+        );
+        let named = ["configmaps a", "namespaces default", "serviceaccounts default", "pods p"];
+        assert_eq!(bench.put("pods", "p", pod("n1", "a")), named.map(|it| format!("n1 +{it}")));
         assert_eq!(bench.put("pods", "q", pod("n1", "a")), ["n1 +pods q"]);
+        assert_eq!(bench.routes.sets.len(), 2, "these two name the same");
         assert_eq!(bench.put("configmaps", "a", json!({"data": {"k": "v"}})), ["n1 +configmaps a"]);
         assert_eq!(bench.put("pods", "r", pod("n2", "a")), ["n2 +configmaps a", "n2 +pods r"]);
         assert_eq!(bench.put("configmaps", "a", json!({"data": {"k": "w"}})), ["n1,n2 +configmaps a"]);
@@ -341,8 +360,9 @@ mod tests {
         for pod in ["r", "elsewhere"] {
             bench.delete("pods", pod);
         }
-        let Routes { placed, nodes, named, unreadable } = &bench.routes;
+        let Routes { placed, nodes, named, sets, unreadable } = &bench.routes;
         assert!(placed.is_empty() && nodes.is_empty() && named.is_empty() && unreadable.is_empty());
+        assert!(sets.is_empty());
     }
 
     #[test]
@@ -351,7 +371,7 @@ mod tests {
         let labels =
             |egress: &str| json!({"metadata": {"name": "default", "labels": {"coracle.dev/egress": egress}}});
         assert!(bench.put(NAMESPACES, "default", labels("allow")).is_empty());
-        assert_eq!(bench.put("pods", "p", pod("n1", "a")), ["n1 +namespaces default", "n1 +pods p"]);
+        assert!(bench.put("pods", "p", pod("n1", "a")).contains(&"n1 +namespaces default".to_owned()));
         assert_eq!(bench.put(NAMESPACES, "default", labels("deny")), ["n1 +namespaces default"]);
         assert_eq!(bench.needed_by("n1"), ["namespaces default", "pods p"]);
     }
@@ -373,7 +393,8 @@ mod tests {
     #[test]
     fn what_is_named_before_it_exists_comes_when_it_does() {
         let mut bench = Bench::new();
-        assert_eq!(bench.put("pods", "p", pod("n1", "late")), ["n1 +pods p"]);
+        bench.put("pods", "p", pod("n1", "late"));
+        assert!(!bench.needed_by("n1").contains(&"configmaps late".to_owned()));
         assert_eq!(bench.put("configmaps", "late", json!({})), ["n1 +configmaps late"]);
         assert_eq!(bench.delete("configmaps", "late"), ["n1 -configmaps late"]);
     }
@@ -386,6 +407,8 @@ mod tests {
         let moved = bench.put("pods", "p", pod("n2", "a"));
         let expected = [
             "n2 +configmaps a",
+            "n2 +namespaces default",
+            "n2 +serviceaccounts default",
             "n2 +pods p",
             "n1 -pods p",
             "n1 -configmaps a",
@@ -425,6 +448,8 @@ mod tests {
             "n1 +configmaps a",
             "n1 -pods ends",
             "n2 +configmaps a",
+            "n2 +namespaces default",
+            "n2 +serviceaccounts default",
             "n2 +pods moves",
             "n1 -pods moves",
             "n1 +configmaps b",
@@ -434,10 +459,7 @@ mod tests {
         assert!(bench.routes.catch_up(&now, &now).is_empty());
         let fresh = Routes::of(&now);
         for node in ["n1", "n2"] {
-            let names = |routes: &Routes| -> Vec<_> {
-                routes.needed_by(node, &now).iter().map(|object| object.key.clone()).collect()
-            };
-            assert_eq!(names(&fresh), names(&bench.routes));
+            assert_eq!(fresh.needed_by(node, &now), bench.routes.needed_by(node, &now));
         }
     }
 }

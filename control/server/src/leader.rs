@@ -70,6 +70,8 @@ pub async fn run(duties: Duties) {
         tasks.shutdown().await;
         duties.links.close_all();
         muster.dismissed().await;
+        // Its thread may have begun to route after the links were ended.
+        duties.links.routing.stop();
         tracing::info!(term, "no longer leading");
         if stopped {
             return;

@@ -3,37 +3,27 @@
 use std::sync::Arc;
 
 use coracle_api::Storage;
-use coracle_leader::router::{Change, Inbox, Router};
-use coracle_objects::{Object, Revision};
+use coracle_leader::{
+    router::{Replaced, Router, Wake},
+    untaken::Taken,
+};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use crate::storage::ReplicatedStorage;
 
-/// Changes that one link may not have taken yet.
-const UNTAKEN_MAX: usize = 8192;
+struct Wakes(Arc<Notify>);
 
-/// What a link begins with.
-pub struct Attached {
-    /// All that the node needs, as of the revision.
-    pub objects: Vec<Arc<Object>>,
-    pub revision: Revision,
-    /// What changes from then on. It ends where the link is too far behind, or this member leads no longer.
-    pub changes: mpsc::Receiver<Change>,
-}
-
-struct Sender(mpsc::Sender<Change>);
-
-impl Inbox for Sender {
-    fn put(&self, change: Change) -> bool {
-        self.0.try_send(change).is_ok()
+impl Wake for Wakes {
+    fn wake(&self) {
+        self.0.notify_one();
     }
 }
 
 /// The router, while this member leads.
 #[derive(Default)]
 pub struct Routing {
-    router: Mutex<Option<Router<Sender>>>,
+    router: Mutex<Option<Router<Wakes>>>,
     begun: Notify,
 }
 
@@ -42,7 +32,8 @@ impl Routing {
     /// look at all pods.
     pub async fn run(&self, storage: &ReplicatedStorage) {
         let (view, mut events) = storage.hub().everything();
-        *self.router.lock() = Some(Router::begin(view));
+        let router = Router::begin(view);
+        *self.router.lock() = Some(router);
         self.begun.notify_waiters();
         loop {
             // Whatever it was, and however much of it was missed: the difference tells.
@@ -57,24 +48,31 @@ impl Routing {
         }
     }
 
-    /// Ends what all links are told.
+    /// No link has anything to take any more.
     pub fn stop(&self) {
         *self.router.lock() = None;
     }
 
-    /// Has the link of a node, by its number, told what changes. Waits until the router runs.
-    pub async fn attach(&self, node: &str, number: u64) -> Attached {
+    /// Has the link of a node, by its number, take from now on what the node needs. Waits until the router runs. What is
+    /// given back is told when there is something to take.
+    pub async fn attach(&self, node: &str, number: u64) -> Arc<Notify> {
+        let wake = Arc::new(Notify::new());
         loop {
             let begun = self.begun.notified();
             tokio::pin!(begun);
             begun.as_mut().enable();
             if let Some(router) = &mut *self.router.lock() {
-                let (sender, changes) = mpsc::channel(UNTAKEN_MAX);
-                let objects = router.attach(node, number, Sender(sender));
-                return Attached { objects, revision: router.view().revision, changes };
+                router.attach(node, number, Wakes(wake.clone()));
+                return wake;
             }
             begun.await;
         }
+    }
+
+    /// What the link takes next, if there is anything; an error where it is not the node's present one, or this member
+    /// leads no longer.
+    pub fn take(&self, node: &str, number: u64) -> Result<Option<Taken>, Replaced> {
+        self.router.lock().as_mut().ok_or(Replaced)?.take(node, number)
     }
 
     /// The link has ended.

@@ -11,14 +11,13 @@ use coracle_leader::{
     node_events::{self, Allowance},
     node_object::Pressures,
     pod_status::Report,
-    router::Change,
-    routes::put,
+    untaken::Taken,
 };
 use coracle_proto::{
     PROTOCOL_RANGE,
     node::{
-        BlockClaimed, ClaimBlock, Heartbeat, Hello, NodeEvent, NodeUp, ObjectEvent, Redirect, Synced,
-        TrustChanged, Welcome, node_down::Body as DownBody, node_up::Body as UpBody,
+        BlockClaimed, ClaimBlock, Heartbeat, Hello, NodeEvent, NodeUp, Redirect, Synced, TrustChanged,
+        Welcome, node_down::Body as DownBody, node_up::Body as UpBody,
     },
 };
 use jiff::Timestamp;
@@ -33,7 +32,6 @@ use super::{
     links::Session,
     node_object, pod_blocks,
     pod_status::{Reports, write_reports},
-    routing::Attached,
 };
 use crate::{
     bootstrap, certificates::TrustState, drafts, peers::members, standing::Lost, storage::ReplicatedStorage,
@@ -47,9 +45,6 @@ const FAREWELL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Until a node must have taken what waits for it. One that only says it is alive would go on with what is outdated.
 const SEND_PATIENCE: Duration = Duration::from_secs(20);
-
-/// Until a node must have taken all that it needs at the beginning of its link.
-const FIRST_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Claims of a node that may wait.
 const CLAIMS_MAX: usize = 8;
@@ -172,38 +167,23 @@ fn welcome(service: &NodeLinkService) -> Welcome {
     }
 }
 
-/// Sends the node what it needs, first all of it, then what changes.
+/// Sends the node what it needs, first all of it, then what changes: each object as it is when there is room for it.
 async fn push(service: &NodeLinkService, session: &Session, node: &str) -> Result<(), Status> {
-    let storage = &service.storage;
-    let Attached { objects, revision, mut changes } =
-        service.links.routing.attach(node, session.number).await;
-    // Not for as long as it likes: what a slow node has not taken yet may have been replaced, and is kept for it.
-    let first = async {
-        for object in objects {
-            if let Some(message) = put(&object) {
-                send(session, DownBody::Object(Arc::unwrap_or_clone(message))).await?;
-            }
-        }
-        Ok(())
-    };
-    timeout(FIRST_PATIENCE, first).await.unwrap_or_else(|_| Err(too_slow()))?;
-    send(session, DownBody::Synced(Synced { revision })).await?;
+    let (storage, routing) = (&service.storage, &service.links.routing);
+    let more = routing.attach(node, session.number).await;
     let mut told = 0;
-    tell_trust(session, storage, &mut told).await?;
-    while let Some(change) = changes.recv().await {
-        match change {
-            Change::Object(message) => {
-                let message = message.upgrade().ok_or_else(too_slow)?;
-                send(session, DownBody::Object(ObjectEvent::clone(&message))).await?;
+    while let Ok(taken) = routing.take(node, session.number) {
+        match taken {
+            None => more.notified().await,
+            Some(Taken::Object(object)) => send(session, DownBody::Object(object)).await?,
+            Some(Taken::Synced(revision)) => {
+                send(session, DownBody::Synced(Synced { revision })).await?;
+                tell_trust(session, storage, &mut told).await?;
             }
-            Change::Trust => tell_trust(session, storage, &mut told).await?,
+            Some(Taken::Trust) => tell_trust(session, storage, &mut told).await?,
         }
     }
-    Err(too_slow())
-}
-
-fn too_slow() -> Status {
-    Status::deadline_exceeded("the node is too far behind what changes, and begins anew")
+    Err(Status::unavailable("another link has taken its place, or this member no longer leads"))
 }
 
 /// Has the node renew its certificate where the authorities are of another generation than it was told.

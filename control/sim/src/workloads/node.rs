@@ -14,15 +14,9 @@ use coracle_core::{
     reconcile::{next_wake, reconcile_pod},
     sources::{KeyedData, Kind, Service, Source},
 };
-use coracle_leader::{
-    pod_status::Report,
-    router::{Change, Inbox},
-    routes::put,
-};
-use coracle_objects::Object;
+use coracle_leader::pod_status::Report;
 use coracle_proto::node::{ObjectEvent, object_event::Type};
 use jiff::Timestamp;
-use parking_lot::Mutex;
 
 use super::{
     clock,
@@ -43,8 +37,8 @@ pub struct Node {
     /// How often its process began.
     pub boot: u32,
     pub link: Link,
-    /// What its link has for it.
-    pub untaken: Untaken,
+    /// Of its link.
+    pub link_number: u64,
     /// It is there, and has found its leader since it was not: nobody may take it for lost.
     pub well: bool,
     /// It says nothing until this moment, with all others.
@@ -67,27 +61,6 @@ pub struct Node {
     chance: Rng,
 }
 
-/// What a link has for its node. It has room for all of a run.
-#[derive(Clone, Default)]
-pub struct Untaken(Arc<Mutex<Vec<Change>>>);
-
-impl Inbox for Untaken {
-    fn put(&self, change: Change) -> bool {
-        self.0.lock().push(change);
-        true
-    }
-}
-
-impl Untaken {
-    pub fn take(&self) -> Vec<Arc<ObjectEvent>> {
-        let object = |change| match change {
-            Change::Object(message) => Some(message.upgrade().expect("a run has less than the router keeps")),
-            Change::Trust => None,
-        };
-        std::mem::take(&mut *self.0.lock()).into_iter().filter_map(object).collect()
-    }
-}
-
 impl Node {
     pub fn new(name: &'static str, chance: Rng, now: Timestamp) -> Self {
         let facts = NodeFacts {
@@ -103,7 +76,7 @@ impl Node {
             since: now,
             boot: 0,
             link: Link::Up,
-            untaken: Untaken::default(),
+            link_number: 0,
             well: true,
             hushed_until: None,
             hushed_well: false,
@@ -132,13 +105,13 @@ impl Node {
     }
 
     /// Has a link again, and learns what it missed.
-    pub fn linked(&mut self, needed: &[Arc<Object>], untaken: Untaken) {
-        (self.link, self.well, self.untaken) = (Link::Up, true, untaken);
+    pub fn linked(&mut self, number: u64, first: &[ObjectEvent]) {
+        (self.link, self.well, self.link_number) = (Link::Up, true, number);
         self.desired = Desired { sources: std::mem::take(&mut self.desired.sources), ..Desired::default() };
         self.names.clear();
         let mut told = BTreeSet::new();
-        for message in needed.iter().filter_map(put) {
-            self.take(&message);
+        for message in first {
+            self.take(message);
             told.insert((message.resource.clone(), message.namespace.clone(), message.name.clone()));
         }
         self.forget_all_but(&told);

@@ -16,8 +16,12 @@ use std::{
 
 use coracle_api::Storage as _;
 use coracle_controllers::{Config, Controllers};
-use coracle_leader::router::Router;
+use coracle_leader::{
+    router::{Router, Wake},
+    untaken::Taken,
+};
 use coracle_objects::{OBJECT_BYTES_MAX, ObjectKey, Transaction, View, claims};
+use coracle_proto::node::ObjectEvent;
 use coracle_scheduler::Scheduler;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -26,7 +30,7 @@ use super::{
     Mutant, Progress, clock,
     door::{Ask, Door},
     link,
-    node::{Node, Untaken},
+    node::Node,
     plane::Plane,
     readers,
     records::Records,
@@ -88,7 +92,7 @@ pub struct World {
     scheduler: Scheduler,
     nodes: Vec<Node>,
     /// What the leader sends its nodes, as far as it has come.
-    router: Router<Untaken>,
+    router: Router<Nobody>,
     links: u64,
     records: Records,
     chance: Rng,
@@ -114,6 +118,13 @@ pub struct World {
     spins: u32,
     /// By uid, the most replicas that a replica set ever wanted.
     wanted: BTreeMap<String, i64>,
+}
+
+/// Each node looks at its turn.
+struct Nobody;
+
+impl Wake for Nobody {
+    fn wake(&self) {}
 }
 
 #[derive(Default)]
@@ -362,6 +373,17 @@ impl World {
             return Err(Broken::new(format!("answer {}", answer.status), what));
         }
         self.check_objects()
+    }
+
+    /// What the link of a node takes now.
+    fn take(&mut self, index: usize) -> Vec<ObjectEvent> {
+        let Node { name, link_number, .. } = self.nodes[index];
+        let taken = std::iter::from_fn(|| self.router.take(name, link_number).ok().flatten());
+        let object = |taken| match taken {
+            Taken::Object(object) => Some(object),
+            Taken::Synced(_) | Taken::Trust => None,
+        };
+        taken.filter_map(object).collect()
     }
 
     /// What a new leader begins with: none of the memories.

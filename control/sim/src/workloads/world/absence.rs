@@ -8,8 +8,8 @@ use coracle_objects::{Event, EventKind, Object, View};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Broken, World};
-use crate::workloads::{Mutant, clock, link::node_of, node::Untaken, plane::Happened, seek::Link};
+use super::{Broken, Nobody, World};
+use crate::workloads::{Mutant, clock, link::node_of, plane::Happened, seek::Link};
 
 /// How long the leader is away where nothing else happens, and after how long whatever it could do wrong is done.
 const AWAY_MS: u64 = 15_000;
@@ -93,9 +93,10 @@ impl World {
         self.register(index);
         self.router.catch_up(self.view());
         self.links += 1;
-        let untaken = Untaken::default();
-        let needed = self.router.attach(name, self.links, untaken.clone());
-        self.nodes[index].linked(&needed, untaken);
+        self.router.attach(name, self.links, Nobody);
+        self.nodes[index].link_number = self.links;
+        let first = self.take(index);
+        self.nodes[index].linked(self.links, &first);
         self.plane.hear_beat(name, now);
     }
 

@@ -127,8 +127,8 @@ impl World {
                 continue;
             }
             let linked = self.nodes[index].link.is_up() && self.plane.leads();
+            let messages = if linked { self.take(index) } else { vec![] };
             let (node, records, now, calm) = (&mut self.nodes[index], &mut self.records, self.now, self.calm);
-            let messages = if linked { node.untaken.take() } else { vec![] };
             self.progress.enter("a node");
             let stepped = guarded("the node core", || {
                 messages.iter().for_each(|message| node.take(message));
