@@ -1,14 +1,10 @@
 //! Small reads and edits of an object's metadata that is kept as JSON.
 
-use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use coracle_objects::{fields, value_set::ValueSet};
 
-/// A moment as Kubernetes writes it: RFC 3339 in UTC, whole seconds.
-pub fn time(moment: Timestamp) -> String {
-    moment.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
+pub use coracle_objects::draft::timestamp as time;
 
 /// The metadata, made where there is none.
 pub fn of(object: &mut Value) -> &mut Map<String, Value> {

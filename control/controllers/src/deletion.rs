@@ -1,6 +1,6 @@
 //! Deleting, as the API server does it: at once, or first marked while finalizers or a grace period hold.
 
-use coracle_objects::{Object, Transaction};
+use coracle_objects::{Object, Transaction, fields, is_cluster_info, is_kept_namespace};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -24,13 +24,14 @@ pub enum Propagation {
     Foreground,
 }
 
-/// The transaction that deletes the object as it is known here. None where that has begun already.
+/// The transaction that deletes the object as it is known here. None where that has begun already, or never may.
 pub fn delete(
     object: &Object,
     propagation: Propagation,
     now: Timestamp,
 ) -> Result<Option<Transaction>, Unreadable> {
-    if object.meta.deletion_timestamp.is_some() {
+    let kept = is_kept_namespace(&object.key) || is_cluster_info(&object.key);
+    if kept || object.meta.deletion_timestamp.is_some() {
         return Ok(None);
     }
     let mut finalizers = object.meta.finalizers.clone();
@@ -66,12 +67,18 @@ pub fn mark(value: &mut Value, grace_s: i64, now: Timestamp) {
 /// else holds it.
 pub fn finalize(object: &Object, finalizer: &str) -> Result<Transaction, Unreadable> {
     let left: Vec<&String> = object.meta.finalizers.iter().filter(|name| *name != finalizer).collect();
-    if left.is_empty() && object.meta.deletion_grace_period_seconds.unwrap_or(0) == 0 {
+    let plain = object.key.resource.as_str() != "namespaces";
+    let graceless = object.meta.deletion_grace_period_seconds.unwrap_or(0) == 0;
+    if plain && graceless && left.is_empty() {
         return Ok(Transaction::delete(object.key.clone(), object.revision));
     }
     let mut value = draft::of(object)?;
+    // A namespace has finalizers of its own, which hold it as long as there is anything in it.
+    if !plain && graceless && left.is_empty() && fields::list(&value, "/spec/finalizers").is_empty() {
+        return Ok(Transaction::delete(object.key.clone(), object.revision));
+    }
     if left.is_empty() {
-        draft::child(&mut value, "metadata").remove("finalizers");
+        draft::child(&mut value, "metadata").shift_remove("finalizers");
     } else {
         draft::set_meta(&mut value, "finalizers", json!(left));
     }

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use coracle_objects::{Object, ObjectKey, OwnerReference, Transaction};
-use jiff::{SignedDuration, Timestamp};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+pub use coracle_objects::draft::{child, later, next_generation, set_meta, timestamp};
 
 /// An object that a controller has to read and cannot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,39 +33,9 @@ pub fn put(object: &Object, value: &Value) -> Transaction {
     Transaction::update(object.key.clone(), bytes(value), object.revision)
 }
 
-/// Kubernetes' timestamps have whole seconds.
-pub fn timestamp(moment: Timestamp) -> String {
-    format!("{moment:.0}")
-}
-
-/// `moment` + `duration`, or the end of time.
-pub fn later(moment: Timestamp, duration: SignedDuration) -> Timestamp {
-    moment.checked_add(duration).unwrap_or(Timestamp::MAX)
-}
-
-/// The child object at `key`, made where there is none.
-pub fn child<'a>(value: &'a mut Value, key: &str) -> &'a mut Map<String, Value> {
-    if !value.is_object() {
-        *value = json!({});
-    }
-    let map = value.as_object_mut().expect("just made an object");
-    let child = map.entry(key).or_insert(Value::Null);
-    if !child.is_object() {
-        *child = json!({});
-    }
-    child.as_object_mut().expect("just made an object")
-}
-
-/// Sets `metadata.KEY`.
-pub fn set_meta(value: &mut Value, key: &str, to: impl Into<Value>) {
-    child(value, "metadata").insert(key.to_owned(), to.into());
-}
-
-/// Notes a change of the spec.
-pub fn next_generation(value: &mut Value) {
-    let metadata = child(value, "metadata");
-    let generation = metadata.get("generation").and_then(Value::as_i64).unwrap_or(0);
-    metadata.insert("generation".to_owned(), (generation + 1).into());
+/// Replaces the condition of the same type in the object's status, or adds it.
+pub fn set_condition(value: &mut Value, condition: Value) {
+    coracle_objects::draft::set_condition(&mut value["status"], condition);
 }
 
 /// Sets an annotation; answers whether that changed anything.
@@ -77,25 +48,6 @@ pub fn annotate(value: &mut Value, key: &str, text: &str) -> bool {
     let annotations = annotations.as_object_mut().expect("just made an object");
     let before = annotations.insert(key.to_owned(), text.into());
     before.as_ref().and_then(Value::as_str) != Some(text)
-}
-
-/// Replaces the condition of the same type in `status.conditions`, or adds it. Where the status stays, so does
-/// `lastTransitionTime`.
-pub fn set_condition(value: &mut Value, mut condition: Value) {
-    let conditions = child(value, "status").entry("conditions").or_insert(Value::Null);
-    if !conditions.is_array() {
-        *conditions = json!([]);
-    }
-    let conditions = conditions.as_array_mut().expect("just made a list");
-    match conditions.iter_mut().find(|known| known["type"] == condition["type"]) {
-        Some(known) => {
-            if known["status"] == condition["status"] && known["lastTransitionTime"].is_string() {
-                condition["lastTransitionTime"] = known["lastTransitionTime"].clone();
-            }
-            *known = condition;
-        }
-        None => conditions.push(condition),
-    }
 }
 
 /// A reference to the owner that controls an object.

@@ -1,4 +1,4 @@
-//! The one ordinary object that belongs to the control plane.
+//! What every cluster has: the one ordinary object that belongs to the control plane, and the namespaces that stay.
 
 use crate::name::ObjectKey;
 
@@ -11,6 +11,12 @@ pub fn cluster_info_key() -> ObjectKey {
 /// Why a write of it is refused.
 pub const CLUSTER_INFO_KEPT: &str =
     "only the control plane itself writes this object: without it members cannot start";
+
+/// Whether nobody may delete the object with this key: the namespaces that every cluster has.
+pub fn is_kept_namespace(key: &ObjectKey) -> bool {
+    key.resource.as_str() == "namespaces"
+        && ["default", "kube-public", "kube-system"].contains(&&*key.name.name)
+}
 
 /// Whether this is its key.
 pub fn is_cluster_info(key: &ObjectKey) -> bool {

@@ -3,9 +3,11 @@
 //!
 //! A pure crate: no clock, randomness, I/O or logging.
 
+pub mod binding;
 pub mod bytes;
 pub mod claims;
 pub mod cluster_info;
+pub mod draft;
 pub mod field_error;
 pub mod field_path;
 pub mod fields;
@@ -24,7 +26,7 @@ pub mod validate;
 pub mod value_set;
 pub mod view;
 
-pub use cluster_info::{CLUSTER_INFO_KEPT, cluster_info_key, is_cluster_info};
+pub use cluster_info::{CLUSTER_INFO_KEPT, cluster_info_key, is_cluster_info, is_kept_namespace};
 pub use field_error::{Cause, FieldError};
 pub use field_path::FieldPath;
 pub use log_options::LogOptions;

@@ -1,7 +1,11 @@
 //! POST of `pods/NAME/binding`: gives a pod its node.
 
 use axum::response::Response;
-use coracle_objects::{FieldError, Kind, fields};
+use coracle_objects::{
+    FieldError,
+    binding::{self, NotBound},
+    fields,
+};
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -15,7 +19,6 @@ use crate::{
     router::Api,
     storage::{Nodes, Storage},
     transact::{Extra, Plan, Subject, transact},
-    verbs::create::stored_draft,
 };
 
 const EXPECTED: Expected<'static> =
@@ -27,10 +30,10 @@ pub async fn bind<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> R
     let options = WriteOptions::parse(&request.query)?;
     let body = body::decode(request, &EXPECTED, options.field_validation)?;
     let node = target(&body.value, &key.name.name)?;
-    let now = metadata::time((api.config.now)());
+    let annotations = body.value.pointer("/metadata/annotations").and_then(Value::as_object);
+    let (annotations, now) = (annotations.cloned().unwrap_or_default(), (api.config.now)());
     transact(&api.storage, options.dry_run, |view| {
         let old = view.get(&key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
-        let pod = answer::present_value(kind, old);
         let uid = metadata::text(&body.value, "uid");
         if !uid.is_empty() && uid != old.meta.uid {
             let reason = format!(
@@ -39,14 +42,15 @@ pub async fn bind<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> R
             );
             return Err(ApiError::conflict(kind, old.name(), reason));
         }
-        refuse_bound(kind, &pod)?;
-        let mut bound = pod;
-        bound["spec"]["nodeName"] = node.as_str().into();
-        for (name, value) in fields::entries(&body.value, "/metadata/annotations") {
-            bound["metadata"]["annotations"][name] = value.clone();
-        }
-        scheduled(&mut bound, &now);
-        let draft = stored_draft(kind, &bound).into();
+        let draft = binding::bind(old, &node, &annotations, now).map_err(|refused| {
+            let name = old.name();
+            let reason = match refused {
+                NotBound::Deleting => format!("pod {name} is being deleted, cannot be assigned to a host"),
+                NotBound::Bound(node) => format!("pod {name} is already assigned to node {node:?}"),
+                NotBound::Unreadable(error) => format!("pod {name} cannot be read: {error}"),
+            };
+            ApiError::conflict(kind, name, reason)
+        })?;
         Ok(Plan { subject: Subject::Update { old: old.clone(), draft }, extra: Extra::default() })
     })
     .await?;
@@ -69,28 +73,4 @@ fn target(binding: &Value, name: &str) -> Result<String, ApiError> {
         return Ok(node.to_owned());
     }
     Err(ApiError::Invalid { group: String::new(), kind: "Binding".to_owned(), name: name.to_owned(), errors })
-}
-
-fn refuse_bound(kind: &Kind, pod: &Value) -> Result<(), ApiError> {
-    let name = metadata::text(pod, "name");
-    if metadata::deleting(pod) {
-        let reason = format!("pod {name} is being deleted, cannot be assigned to a host");
-        return Err(ApiError::conflict(kind, name, reason));
-    }
-    let node = fields::text(pod, "/spec/nodeName");
-    if !node.is_empty() {
-        let reason = format!("pod {name} is already assigned to node {node:?}");
-        return Err(ApiError::conflict(kind, name, reason));
-    }
-    Ok(())
-}
-
-/// Sets the condition PodScheduled.
-fn scheduled(pod: &mut Value, now: &str) {
-    let condition =
-        json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now });
-    let mut conditions = fields::list(pod, "/status/conditions").to_vec();
-    conditions.retain(|condition| fields::text(condition, "/type") != "PodScheduled");
-    conditions.push(condition);
-    pod["status"]["conditions"] = conditions.into();
 }

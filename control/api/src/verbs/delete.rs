@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::response::Response;
-use coracle_objects::{Kind, Object, View, fields};
+use coracle_objects::{Kind, Object, View, fields, is_kept_namespace};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -25,8 +25,6 @@ const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
 /// Seconds that a pod has to end, where it says nothing.
 const POD_GRACE_SECONDS: i64 = 30;
-/// Namespaces that the cluster cannot be without.
-const NAMESPACES_KEPT: &[&str] = &["default", "kube-system", "kube-public"];
 
 pub async fn delete<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> Result<Response, ApiError> {
     let kind = request.kind();
@@ -114,7 +112,7 @@ fn check_preconditions(kind: &Kind, old: &Object, options: &DeleteOptions) -> Re
 }
 
 fn refuse_kept_namespaces(kind: &Kind, old: &Object) -> Result<(), ApiError> {
-    if kind.kind == "Namespace" && NAMESPACES_KEPT.contains(&old.name()) {
+    if is_kept_namespace(&old.key) {
         return Err(ApiError::forbidden(kind, old.name(), "this namespace may not be deleted"));
     }
     Ok(())

@@ -67,3 +67,41 @@ fn a_deleted_namespace_takes_everything_with_it() {
     assert_eq!(cluster.names("configmaps"), ["default/kube-root-ca.crt"]);
     assert_eq!(cluster.refusals, 0);
 }
+
+#[test]
+fn a_namespace_that_is_deleted_in_the_foreground_waits_for_what_is_in_it() {
+    let mut cluster = Cluster::new();
+    cluster.namespace("team");
+    let held = ObjectKey::new("configmaps", "team", "held");
+    cluster.put(
+        held.clone(),
+        json!({"metadata": {"name": "held", "namespace": "team", "uid": "held", "finalizers": ["example.com/hold"]}}),
+    );
+    cluster.settle();
+    let namespace = ObjectKey::new("namespaces", "", "team");
+    cluster.delete(&namespace, Some("foregroundDeletion"));
+    cluster.run(1_000);
+    assert!(cluster.find(&namespace).is_some(), "it is not empty");
+    cluster.edit(&held, |value| value["metadata"]["finalizers"] = json!([]));
+    cluster.delete(&held, None);
+    cluster.run(1_000);
+    assert!(cluster.find(&held).is_none() && cluster.find(&namespace).is_none());
+}
+
+#[test]
+fn the_namespaces_that_every_cluster_has_stay_whoever_is_said_to_own_them() {
+    let mut cluster = Cluster::new();
+    for name in ["default", "kube-system", "kube-public"] {
+        let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "gone"}]);
+        cluster.put(
+            ObjectKey::new("namespaces", "", name),
+            json!({"metadata": {"name": name, "uid": name, "ownerReferences": owner},
+                "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}),
+        );
+    }
+    cluster.run(1_000);
+    for name in ["default", "kube-system", "kube-public"] {
+        let namespace = cluster.get(&ObjectKey::new("namespaces", "", name));
+        assert_eq!(namespace["metadata"].get("deletionTimestamp"), None, "{name}");
+    }
+}
