@@ -92,6 +92,13 @@ pub(crate) struct Refused {
     pub(crate) limit: u64,
 }
 
+impl Refused {
+    /// Whether others hold what was wanted: within its own limits it would have been admitted.
+    pub(crate) fn is_of_all(&self) -> bool {
+        matches!(self.bound, Bound::PodShare | Bound::Namespace | Bound::Node)
+    }
+}
+
 impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let what = match self.holding {
@@ -159,7 +166,17 @@ impl Ledger {
 
     /// The account of a new pod of the Kubernetes namespace `tenant`.
     pub(crate) fn pod(&self, tenant: &Arc<str>, memory_limit: Option<u64>) -> Arc<Account> {
-        Account::pod(self.shared.tenant(tenant), memory_limit)
+        self.pod_that_asks(tenant, memory_limit, 0)
+    }
+
+    /// The same of one for which so much memory is kept.
+    pub(crate) fn pod_that_asks(
+        &self,
+        tenant: &Arc<str>,
+        memory_limit: Option<u64>,
+        memory_requested: u64,
+    ) -> Arc<Account> {
+        Account::pod(self.shared.tenant(tenant), memory_limit, memory_requested)
     }
 
     /// Kubernetes namespaces of which there are pods.

@@ -63,9 +63,16 @@ impl StoreLimiter {
         StoreLimiter { held: Charge::nothing(account, Holding::Memory), pending: 0 }
     }
 
-    fn grow(&mut self, bytes: usize) -> wasmtime::Result<bool> {
+    /// `first` is what the guest cannot begin without.
+    fn grow(&mut self, bytes: usize, first: bool) -> wasmtime::Result<bool> {
         let bytes = bytes as u64;
-        if self.held.grow(bytes).is_err() {
+        self.pending = 0;
+        if let Err(refused) = self.held.grow(bytes) {
+            if !first && refused.is_of_all() {
+                // It has done nothing wrong: it may go on with what it has, as where a machine is out of memory.
+                self.held.account().remember(refused);
+                return Ok(false);
+            }
             self.held.account().exceed();
             return Err(LimitExceeded { resource: MEMORY }.into());
         }
@@ -89,7 +96,7 @@ impl ResourceLimiter for StoreLimiter {
             self.pending = 0;
             return Ok(false);
         }
-        self.grow(desired.saturating_sub(current))
+        self.grow(desired.saturating_sub(current), current == 0)
     }
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
@@ -107,7 +114,7 @@ impl ResourceLimiter for StoreLimiter {
             self.pending = 0;
             return Ok(false);
         }
-        self.grow(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES))
+        self.grow(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES), current == 0)
     }
 
     fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
@@ -183,6 +190,17 @@ mod tests {
         assert!(limiter.memory_growing(0, 101, None).is_err());
         assert!(container.exceeded());
         assert_eq!((container.held(Holding::Memory), pod.held(Holding::Memory)), (0, 0));
+    }
+
+    #[test]
+    fn who_is_within_his_limits_goes_on_where_others_have_the_memory() {
+        let container = pod(Some(100), None).container(None);
+        let mut limiter = StoreLimiter::new(&container);
+        assert!(limiter.memory_growing(0, 40, None).expect("there is room"));
+        assert!(!limiter.memory_growing(40, 80, None).expect("told to the guest"));
+        limiter.memory_grow_failed(wasmtime::Error::msg("refused")).expect("only counted");
+        assert!(!container.exceeded() && container.refusal().is_some_and(|refused| refused.is_of_all()));
+        assert_eq!(container.held(Holding::Memory), 40);
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub struct PodLimits {
     pub cpu_quota: Option<f64>,
     /// Bytes of linear memory and tables.
     pub memory_bytes: Option<u64>,
+    /// How many of them are the pod's for certain, whatever others take.
+    pub memory_requested: u64,
 }
 
 /// What one container may use.
@@ -160,7 +162,11 @@ struct PodInner {
 
 impl Pod {
     pub(crate) fn new(host: Arc<host::Inner>, limits: PodLimits, namespace: Namespace) -> Pod {
-        let account = host.ledger.pod(&namespace.holder().namespace, limits.memory_bytes);
+        let account = host.ledger.pod_that_asks(
+            &namespace.holder().namespace,
+            limits.memory_bytes,
+            limits.memory_requested,
+        );
         namespace.charge_to(&account);
         let quota = limits.cpu_quota.map(|cores| Arc::new(Bucket::new(cores)));
         let cpu_ns = Arc::new(AtomicU64::new(0));

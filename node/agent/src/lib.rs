@@ -9,6 +9,7 @@ mod blocks;
 mod clock;
 mod config;
 mod decode;
+mod disk;
 mod events;
 mod execute;
 mod held;

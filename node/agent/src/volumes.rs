@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
-    fs::{self, Permissions},
+    fs::{self, File, Permissions},
     io::{self, Write},
     os::{
         fd::OwnedFd,
@@ -24,7 +24,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{private, removal::remove_dir};
+use crate::{disk, private, removal::remove_dir};
 
 /// The link to the present files.
 const DATA: &str = "..data";
@@ -62,6 +62,8 @@ fn write_files(dir: &Path, files: &BTreeMap<String, VolumeFile>) -> io::Result<(
     // What an interrupted write left behind.
     remove_dir(&fresh)?;
     private::create_dir(&fresh)?;
+    let bytes = files.values().map(|file| file.bytes.len() as u64).sum();
+    disk::admit(File::open(&fresh)?, bytes)?;
     for (path, file) in files {
         let target = fresh.join(path);
         if let Some(parent) = target.parent() {

@@ -26,6 +26,8 @@ pub fn units(amount: &Amount) -> Option<u64> {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Limits {
     pub memory_bytes: Option<u64>,
+    /// What it asks for; where it does not say, its limit.
+    pub memory_requested: u64,
     /// In cores.
     pub cpu_quota: Option<f64>,
     /// CFS shares: 1024 a requested core.
@@ -37,8 +39,16 @@ pub fn container_limits(container: &Container) -> Limits {
     let limits = &container.resources.limits;
     let cpu_limit = limits.get("cpu").and_then(milli).filter(|milli| *milli > 0);
     let requested = container.resources.requests.get("cpu").and_then(milli).or(cpu_limit);
+    let memory_bytes = limits.get("memory").and_then(units).filter(|bytes| *bytes > 0);
     Limits {
-        memory_bytes: limits.get("memory").and_then(units).filter(|bytes| *bytes > 0),
+        memory_bytes,
+        memory_requested: container
+            .resources
+            .requests
+            .get("memory")
+            .and_then(units)
+            .or(memory_bytes)
+            .unwrap_or(0),
         cpu_quota: cpu_limit.map(|milli| milli as f64 / 1000.0),
         cpu_weight: weight(requested.unwrap_or(0)),
     }
@@ -50,10 +60,14 @@ pub fn pod_limits(pod: &Pod) -> Limits {
         pod.spec.containers.iter().chain(pod.spec.init_containers.iter().filter(|c| c.is_sidecar()));
     let each: Vec<Limits> = running.map(container_limits).collect();
     let largest_init = pod.spec.init_containers.iter().filter(|c| !c.is_sidecar()).map(container_limits);
-    let init_memory = largest_init.map(|limits| limits.memory_bytes).try_fold(0, |a, b| Some(a.max(b?)));
+    let init_memory =
+        largest_init.clone().map(|limits| limits.memory_bytes).try_fold(0, |a, b| Some(a.max(b?)));
+    let init_requested = largest_init.map(|limits| limits.memory_requested).max().unwrap_or(0);
+    let requested = each.iter().fold(0_u64, |sum, limits| sum.saturating_add(limits.memory_requested));
     let memory: Option<u64> = each.iter().map(|limits| limits.memory_bytes).sum();
     Limits {
         memory_bytes: memory.zip(init_memory).map(|(running, init)| running.max(init)).filter(|b| *b > 0),
+        memory_requested: requested.max(init_requested),
         cpu_quota: each
             .iter()
             .map(|limits| limits.cpu_quota)
@@ -117,7 +131,14 @@ mod tests {
     fn limits_are_read_in_bytes_cores_and_shares() {
         let pod = pod(r#"{"limits":{"cpu":"1500m","memory":"64Mi"},"requests":{"cpu":"250m"}}"#);
         let limits = container_limits(&pod.spec.containers[0]);
-        assert_eq!(limits, Limits { memory_bytes: Some(64 << 20), cpu_quota: Some(1.5), cpu_weight: 256 });
+        let memory = Some(64 << 20);
+        let expected = Limits {
+            memory_bytes: memory,
+            memory_requested: 64 << 20,
+            cpu_quota: Some(1.5),
+            cpu_weight: 256,
+        };
+        assert_eq!(limits, expected);
         assert_eq!(pod_limits(&pod), limits);
     }
 }

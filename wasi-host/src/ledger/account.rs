@@ -19,6 +19,8 @@ const BYTES_FREE: usize = 2 << 10;
 #[derive(Debug)]
 pub(crate) struct Account {
     gauges: [Gauge; HOLDINGS],
+    /// Memory that is a pod's for certain.
+    memory_kept: u64,
     parent: Parent,
     /// A guest asked for more memory than there is for it, of its own or of the host's.
     exceeded: AtomicBool,
@@ -48,19 +50,23 @@ impl Gauge {
 
 impl Account {
     /// A pod's.
-    pub(super) fn pod(tenant: Arc<Tenant>, memory_limit: Option<u64>) -> Arc<Account> {
-        Account::new(memory_limit, Parent::Tenant(tenant))
+    pub(super) fn pod(tenant: Arc<Tenant>, memory_limit: Option<u64>, memory_requested: u64) -> Arc<Account> {
+        let requested =
+            memory_requested.min(memory_limit.unwrap_or(u64::MAX)).min(tenant.limit(Holding::Memory));
+        tenant.keep(Holding::Memory, requested);
+        Account::new(memory_limit, requested, Parent::Tenant(tenant))
     }
 
     /// The account of a container of this pod.
     pub(crate) fn container(self: &Arc<Account>, memory_limit: Option<u64>) -> Arc<Account> {
-        Account::new(memory_limit, Parent::Pod(Arc::clone(self)))
+        Account::new(memory_limit, 0, Parent::Pod(Arc::clone(self)))
     }
 
-    fn new(memory_limit: Option<u64>, parent: Parent) -> Arc<Account> {
+    fn new(memory_limit: Option<u64>, memory_kept: u64, parent: Parent) -> Arc<Account> {
         let limits = [memory_limit.unwrap_or(u64::MAX), heap_max(memory_limit), u64::MAX];
         Arc::new(Account {
             gauges: limits.map(Gauge::new),
+            memory_kept,
             parent,
             exceeded: AtomicBool::new(false),
             refusal: Mutex::default(),
@@ -93,7 +99,7 @@ impl Account {
             && match &self.parent {
                 Parent::Pod(pod) => pod.leaves_some(holding, amount),
                 Parent::Tenant(tenant) => {
-                    let shared = shared_part(holding, held.saturating_add(OTHERS_LEAVE), tenant);
+                    let shared = self.shared_part(holding, held.saturating_add(OTHERS_LEAVE), tenant);
                     shared == 0 || !tenant.is_pressed(holding, shared)
                 }
             }
@@ -118,7 +124,7 @@ impl Account {
             || match &self.parent {
                 Parent::Pod(pod) => pod.is_pressed(holding),
                 Parent::Tenant(tenant) => {
-                    let shared = shared_part(holding, held, tenant);
+                    let shared = self.shared_part(holding, held, tenant);
                     shared > 0 && tenant.is_pressed(holding, shared)
                 }
             }
@@ -167,8 +173,8 @@ impl Account {
                 gauge.held.fetch_sub(amount, Ordering::Relaxed);
             }),
             Parent::Tenant(tenant) => {
-                let of_pod = shared_part(holding, before, tenant);
-                let more = shared_part(holding, before + amount, tenant) - of_pod;
+                let of_pod = self.shared_part(holding, before, tenant);
+                let more = self.shared_part(holding, before + amount, tenant) - of_pod;
                 if more == 0 {
                     return Ok(());
                 }
@@ -188,8 +194,8 @@ impl Account {
         match &self.parent {
             Parent::Pod(pod) => pod.burden(holding, amount),
             Parent::Tenant(tenant) => {
-                let of_pod = shared_part(holding, before, tenant);
-                tenant.add(holding, shared_part(holding, before + amount, tenant) - of_pod);
+                let of_pod = self.shared_part(holding, before, tenant);
+                tenant.add(holding, self.shared_part(holding, before + amount, tenant) - of_pod);
             }
         }
     }
@@ -210,7 +216,16 @@ impl Account {
     /// What a pod holds less of the node's part when it holds so much less.
     fn step_back(&self, tenant: &Tenant, holding: Holding, amount: u64) -> u64 {
         let before = self.gauge(holding).held.fetch_sub(amount, Ordering::Relaxed);
-        shared_part(holding, before, tenant) - shared_part(holding, before - amount, tenant)
+        self.shared_part(holding, before, tenant) - self.shared_part(holding, before - amount, tenant)
+    }
+
+    /// What a pod that holds so much has of what all share: what is beyond its own for certain.
+    fn shared_part(&self, holding: Holding, held: u64, tenant: &Tenant) -> u64 {
+        match holding {
+            Holding::Memory => held.saturating_sub(self.memory_kept),
+            Holding::Heap => held.saturating_sub(HEAP_GUARANTEED).next_multiple_of(HEAP_BLOCK),
+            Holding::Files => held.saturating_sub(tenant.files_guaranteed()),
+        }
     }
 
     fn gauge(&self, holding: Holding) -> &Gauge {
@@ -221,6 +236,14 @@ impl Account {
         match &self.parent {
             Parent::Pod(_) => Bound::Container,
             Parent::Tenant(_) => Bound::Pod,
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        if let Parent::Tenant(tenant) = &self.parent {
+            tenant.keep_no_more(Holding::Memory, self.memory_kept);
         }
     }
 }
@@ -247,15 +270,5 @@ impl AsRef<[u8]> for HeldBytes {
 impl From<HeldBytes> for Bytes {
     fn from(held: HeldBytes) -> Bytes {
         Bytes::from_owner(held)
-    }
-}
-
-/// How much of what a pod holds is of the node's part: what it has not for certain, in whole blocks. It depends on what is
-/// held alone, so that the differences of all steps add up to it, in whatever order they are made.
-fn shared_part(holding: Holding, held: u64, tenant: &Tenant) -> u64 {
-    match holding {
-        Holding::Memory => held,
-        Holding::Heap => held.saturating_sub(HEAP_GUARANTEED).next_multiple_of(HEAP_BLOCK),
-        Holding::Files => held.saturating_sub(tenant.files_guaranteed()),
     }
 }

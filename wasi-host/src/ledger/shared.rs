@@ -78,27 +78,36 @@ impl Tenant {
         let before = before.max(0).cast_unsigned();
         let of_namespace = self.own(holding).fetch_add(amount.cast_signed(), Ordering::Relaxed);
         let of_namespace = of_namespace.max(0).cast_unsigned();
-        let refused = share(holding, limit.saturating_sub(before)).and_then(|(namespace, pod)| {
-            let refused = |bound, limit| Some(Refused { holding, bound, limit });
-            match () {
-                () if of_namespace + amount > namespace => refused(Bound::Namespace, namespace),
-                () if of_pod + amount > pod => refused(Bound::PodShare, pod),
-                () => None,
-            }
-        });
-        refused.map_or(Ok(()), |refused| {
-            self.give_back(holding, amount);
-            Err(refused)
-        })
+        let (namespace, pod) = share(limit.saturating_sub(before));
+        let refused = |bound, limit| Err(Refused { holding, bound, limit });
+        let admitted = match () {
+            () if of_namespace + amount > namespace => refused(Bound::Namespace, namespace),
+            () if of_pod + amount > pod => refused(Bound::PodShare, pod),
+            () => Ok(()),
+        };
+        admitted.inspect_err(|_| self.give_back(holding, amount))
     }
 
     /// True where nothing more would be taken for a pod that holds `of_pod`.
     pub(super) fn is_pressed(&self, holding: Holding, of_pod: u64) -> bool {
         let limit = self.shared.limit(holding);
         let free = limit.saturating_sub(self.shared.held(holding));
-        free == 0
-            || share(holding, free)
-                .is_some_and(|(namespace, pod)| present(self.own(holding)) > namespace || of_pod > pod)
+        let (namespace, pod) = share(free);
+        free == 0 || present(self.own(holding)) > namespace || of_pod > pod
+    }
+
+    /// What there is for all pods of the node.
+    pub(super) fn limit(&self, holding: Holding) -> u64 {
+        self.shared.limit(holding)
+    }
+
+    /// Keeps so much of the node's for one pod, whether it holds it or not: it is in nobody's share.
+    pub(super) fn keep(&self, holding: Holding, amount: u64) {
+        self.node(holding).fetch_add(amount.cast_signed(), Ordering::Relaxed);
+    }
+
+    pub(super) fn keep_no_more(&self, holding: Holding, amount: u64) {
+        self.node(holding).fetch_sub(amount.cast_signed(), Ordering::Relaxed);
     }
 
     /// Adds what is held already.
@@ -139,13 +148,9 @@ impl Drop for Tenant {
     }
 }
 
-/// What a namespace and a pod may hold of what was free before they asked; nothing where nobody has to leave anything to
-/// others: memory has limits of its own, which quotas bound for a namespace.
-fn share(holding: Holding, free: u64) -> Option<(u64, u64)> {
-    match holding {
-        Holding::Memory => None,
-        Holding::Heap | Holding::Files => Some((free, free.div_ceil(2))),
-    }
+/// What a namespace and a pod may hold of what was free before they asked.
+fn share(free: u64) -> (u64, u64) {
+    (free, free.div_ceil(2))
 }
 
 fn present(held: &AtomicI64) -> u64 {

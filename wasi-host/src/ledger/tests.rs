@@ -34,10 +34,10 @@ fn each_bound_is_named_that_refuses() {
     assert_eq!(refused, Refused { holding: Holding::Heap, bound: Bound::Pod, limit: HEAP_MIN });
     assert_eq!(refused.to_string(), "this pod may hold 33554432 bytes of the host's memory");
     drop(held);
-    let container = pod(&ledger, "a").container(Some(40 * MIB));
+    let container = pod(&ledger, "a").container(Some(20 * MIB));
     assert_eq!(fill(&container, Holding::Heap, MIB).1.bound, Bound::Container);
-    assert_eq!(fill(&container, Holding::Memory, MIB).1.limit, 40 * MIB);
-    assert_eq!(fill(&pod(&ledger, "a"), Holding::Memory, MIB).1.bound, Bound::Node);
+    assert_eq!(fill(&container, Holding::Memory, MIB).1.limit, 20 * MIB);
+    assert_eq!(fill(&pod(&ledger, "a"), Holding::Memory, MIB).1.bound, Bound::PodShare);
     let pods = [pod(&ledger, "b"), pod(&ledger, "b"), pod(&ledger, "b")];
     let filled = pods.each_ref().map(|pod| fill(pod, Holding::Heap, MIB));
     let bounds = filled.each_ref().map(|(_, refused)| refused.bound);
@@ -46,6 +46,27 @@ fn each_bound_is_named_that_refuses() {
     assert!((199 * MIB..=203 * MIB).contains(&all), "a namespace has half: {all}");
     let other = fill(&pod(&ledger, "c"), Holding::Heap, MIB).0;
     assert!(other.amount() > 60 * MIB, "another finds a third of the rest");
+}
+
+#[test]
+fn what_pods_ask_for_is_theirs_and_the_rest_of_the_memory_is_shared() {
+    let ledger = ledger(0, 0);
+    let asks = ledger.pod_that_asks(&"a".into(), None, 40 * MIB);
+    // Of the 60 MiB that nobody has asked for.
+    let greedy: Vec<_> = (0..8).map(|_| pod(&ledger, "greedy")).collect();
+    let filled: Vec<_> = greedy.iter().map(|pod| fill(pod, Holding::Memory, MIB)).collect();
+    let taken: u64 = filled.iter().map(|(charge, _)| charge.amount()).sum();
+    assert_eq!(taken, 30 * MIB, "half of it");
+    assert!(filled.iter().all(|(_, refused)| refused.is_of_all()));
+    let (own, _) = fill(&asks, Holding::Memory, MIB);
+    assert!(own.amount() > 45 * MIB, "all that it asks for and a part of what is left: {}", own.amount());
+    let other = fill(&pod(&ledger, "other"), Holding::Memory, MIB).0;
+    assert!(other.amount() > 5 * MIB);
+    // What it asks for is kept for it, whether it uses it or not, and free when it is gone.
+    drop((own, other, filled));
+    assert_eq!(ledger.held(Holding::Memory), 40 * MIB);
+    drop(asks);
+    assert_eq!(ledger.held(Holding::Memory), 0);
 }
 
 #[test]

@@ -44,6 +44,7 @@ impl Executor {
             cpu_weight: limits.cpu_weight,
             cpu_quota: limits.cpu_quota,
             memory_bytes: limits.memory_bytes,
+            memory_requested: limits.memory_requested,
         };
         let sandbox = self.context.host.pod(limits, namespace.clone());
         let plans = Arc::new(Semaphore::new(1));

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use parking_lot::RwLock;
 
 use super::{FILES_MAX, next_file, rotated};
-use crate::private;
+use crate::{disk, private};
 
 /// The wait after a write that failed.
 const RETRY: Duration = Duration::from_millis(250);
@@ -149,6 +149,7 @@ impl LogFile {
     /// Appends whole records, or nothing of them.
     fn append(&mut self, records: &[u8]) -> io::Result<()> {
         self.mend()?;
+        disk::admit(&self.file, records.len() as u64)?;
         if let Err(error) = self.file.write_all(records) {
             self.torn = true;
             // Where this fails too, it is done before the next record.

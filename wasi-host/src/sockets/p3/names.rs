@@ -1,6 +1,6 @@
 //! Name lookup of 0.3.
 
-use crate::sockets::{PodSockets, SocketCtxView};
+use crate::sockets::{PodSockets, SocketCtxView, resolve};
 use wasmtime::component::Accessor;
 use wasmtime_wasi::p3::bindings::sockets::ip_name_lookup::{ErrorCode, Host, HostWithStore};
 use wasmtime_wasi::p3::bindings::sockets::types::IpAddress;
@@ -11,9 +11,10 @@ impl<T> HostWithStore<T> for PodSockets {
         name: String,
     ) -> wasmtime::Result<Result<Vec<IpAddress>, ErrorCode>> {
         let namespace = store.with(|mut view| view.get().namespace.clone());
-        let resolved = namespace.resolve(&name).await;
+        // The charge lasts until the guest has them.
+        let resolved = resolve(&namespace, &name).await;
         Ok(resolved
-            .map(|addresses| addresses.into_iter().map(IpAddress::from).collect())
+            .map(|(addresses, _charge)| addresses.into_iter().map(IpAddress::from).collect())
             .map_err(ErrorCode::from))
     }
 }
