@@ -102,7 +102,8 @@ pub(crate) struct Inner {
 impl Fabric {
     /// Binds the listeners and begins to serve them on this tokio runtime.
     pub async fn start(config: FabricConfig) -> Result<Fabric, FabricError> {
-        Self::start_with(config, Resolver::of_machine()).await
+        let resolver = Resolver::of_machine(&config.descriptors);
+        Self::start_with(config, resolver).await
     }
 
     pub(crate) async fn start_with(config: FabricConfig, resolver: Resolver) -> Result<Fabric, FabricError> {

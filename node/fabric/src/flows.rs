@@ -354,8 +354,9 @@ mod tests {
         for pod in [2, 3, 4, 5, 9] {
             flows.forget_pod([10, 128, 1, pod].into());
         }
+        assert_eq!(flows.held(), (0, 0));
         let state = flows.state.lock();
-        assert!(state.back.is_empty() && state.spare.is_empty() && flows.held() == (0, 0));
+        assert!(state.back.is_empty() && state.spare.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -397,8 +398,9 @@ mod tests {
         flows.forget_pod([10, 128, 1, 9].into());
         assert_eq!(answered(&flows, at(ENDPOINT), at("10.128.1.9:1")), None, "the next pod of this address");
         assert!(answered(&flows, at(ENDPOINT), at("10.128.1.8:1")).is_some(), "others keep theirs");
+        assert_eq!(flows.held().0, 1);
         let state = flows.state.lock();
-        assert_eq!((state.out.len(), state.back.len(), flows.held().0), (1, 1, 1));
+        assert_eq!((state.out.len(), state.back.len()), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ mod message;
 mod system;
 
 use cache::Cache;
+use coracle_wasi_host::descriptors::{Descriptors, Purpose};
 use coracle_wasi_host::net::NetError;
 use coracle_wasi_host::shares::{Holder, Shares};
 use message::{Question, Reply, Unfit};
@@ -23,8 +24,10 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// Lookups of all pods of a node that are under way at once.
+/// Lookups of all pods of a node that are under way at once, each with a socket: so many, and this part of the
+/// descriptors for connections to the outside.
 const LOOKUPS_MAX: usize = 512;
+const OUTSIDE_PART: usize = 8;
 
 /// Lookups of one pod that are under way at once; more wait.
 const POD_LOOKUPS_MAX: usize = 8;
@@ -81,17 +84,18 @@ enum Source {
 
 impl Resolver {
     /// By `/etc/hosts` and `/etc/resolv.conf`, as they are at each moment.
-    pub(crate) fn of_machine() -> Self {
-        Self::new(Source::Files(Files::default()))
+    pub(crate) fn of_machine(descriptors: &Descriptors) -> Self {
+        let lookups_max = (descriptors.size(Purpose::Outside) / OUTSIDE_PART).clamp(1, LOOKUPS_MAX);
+        Self::new(Source::Files(Files::default()), lookups_max)
     }
 
     #[cfg(test)]
     pub(crate) fn given(system: System) -> Self {
-        Self::new(Source::Given(Arc::new(system)))
+        Self::new(Source::Given(Arc::new(system)), LOOKUPS_MAX)
     }
 
-    fn new(source: Source) -> Self {
-        Self { source, lookups: Shares::new(LOOKUPS_MAX), cache: Cache::default() }
+    fn new(source: Source, lookups_max: usize) -> Self {
+        Self { source, lookups: Shares::new(lookups_max), cache: Cache::default() }
     }
 
     /// Lookups that are under way, and what is remembered of those before.

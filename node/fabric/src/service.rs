@@ -186,12 +186,12 @@ impl Balancer {
 
     fn affine(&self, service: &Service, client: IpAddr, port: usize) -> Option<Choice> {
         let timeout = service.entry.client_affinity?;
-        let affinities = self.affinities.lock();
-        let affinity = affinities.by_service.get(&service.full_name())?.get(&source_of(client))?;
-        if affinity.last.elapsed() >= timeout {
-            return None;
-        }
-        service.choices(port).find(|choice| choice.address == affinity.endpoint)
+        let endpoint = {
+            let affinities = self.affinities.lock();
+            let affinity = affinities.by_service.get(&service.full_name())?.get(&source_of(client))?;
+            (affinity.last.elapsed() < timeout).then_some(affinity.endpoint)?
+        };
+        service.choice_at(port, endpoint)
     }
 }
 

@@ -46,7 +46,12 @@ pub(crate) struct Service {
     numbers: HashMap<(Protocol, u16), usize>,
     /// All endpoints, and whether traffic may go to them.
     addresses: HashMap<IpAddr, bool>,
+    /// Those that traffic may go to and that have a name of their own.
+    hostnames: HashMap<String, Vec<IpAddr>>,
 }
+
+/// Endpoints that are looked at for each address that is wanted.
+const LOOKED_AT: usize = 4;
 
 /// The endpoints of a service that have the same ports.
 struct Ready {
@@ -54,16 +59,22 @@ struct Ready {
     numbers: HashMap<usize, u16>,
     /// (index in the service's entry, address)
     endpoints: Vec<(usize, IpAddr)>,
+    /// The index of each address, the first where it is there twice.
+    indices: HashMap<IpAddr, usize>,
 }
 
 impl Service {
     fn new(entry: ServiceEntry, counters: &Counters) -> Self {
         let open = entry.endpoints.iter().map(|endpoint| counters.of(endpoint.address)).collect();
-        let (ready, numbers, addresses) = Default::default();
-        let mut service = Self { entry, open, ready, numbers, addresses };
+        let (ready, numbers, addresses, hostnames) = Default::default();
+        let mut service = Self { entry, open, ready, numbers, addresses, hostnames };
         service.ready = service.by_ports();
         for endpoint in &service.entry.endpoints {
-            *service.addresses.entry(endpoint.address).or_default() |= service.may_serve(endpoint);
+            let serves = service.may_serve(endpoint);
+            *service.addresses.entry(endpoint.address).or_default() |= serves;
+            if let Some(hostname) = endpoint.hostname.as_ref().filter(|_| serves) {
+                service.hostnames.entry(hostname.clone()).or_default().push(endpoint.address);
+            }
         }
         for (index, port) in service.entry.ports.iter().enumerate().rev() {
             service.numbers.insert((port.protocol, port.port), index);
@@ -84,11 +95,13 @@ impl Service {
                 let mut numbers: Vec<(usize, u16)> = endpoint.ports.iter().filter_map(number).collect();
                 numbers.sort_unstable();
                 *alike.entry(numbers).or_insert_with_key(|numbers| {
-                    ready.push(Ready { numbers: numbers.iter().copied().collect(), endpoints: Vec::new() });
+                    let (endpoints, indices) = Default::default();
+                    ready.push(Ready { numbers: numbers.iter().copied().collect(), endpoints, indices });
                     ready.len() - 1
                 })
             });
             ready[at].endpoints.push((index, endpoint.address));
+            ready[at].indices.entry(endpoint.address).or_insert(index);
         }
         ready
     }
@@ -110,6 +123,29 @@ impl Service {
             }
         }
         None
+    }
+
+    /// The one with this address, if it is one of those.
+    pub(crate) fn choice_at(&self, port: usize, address: SocketAddr) -> Option<Choice> {
+        let mut with_number = self.with_port(port).filter(|(number, _)| *number == address.port());
+        let index = with_number.find_map(|(_, ready)| ready.indices.get(&address.ip()))?;
+        Some(Choice { index: *index, address })
+    }
+
+    /// Some of the addresses that traffic may go to, in no order: all, where they are no more than so many.
+    pub(crate) fn some_addresses(&self, max: usize) -> Vec<IpAddr> {
+        let endpoints = || self.ready.iter().flat_map(|ready| &ready.endpoints);
+        let all: usize = self.ready.iter().map(|ready| ready.endpoints.len()).sum();
+        let first = if all > max { rand::random_range(0..all) } else { 0 };
+        // An address may be there twice: not all are looked at for one more.
+        let looked_at = endpoints().skip(first).chain(endpoints()).take(all.min(LOOKED_AT * max));
+        let mut seen = HashSet::new();
+        looked_at.map(|(_, address)| *address).filter(|address| seen.insert(*address)).take(max).collect()
+    }
+
+    /// The addresses of an endpoint by its hostname, those that traffic may go to.
+    pub(crate) fn addresses_of(&self, hostname: &str) -> &[IpAddr] {
+        self.hostnames.get(hostname).map_or(&[], Vec::as_slice)
     }
 
     /// All of them.

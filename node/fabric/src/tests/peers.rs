@@ -5,6 +5,7 @@ use crate::{Fabric, FabricConfig, FabricTls};
 use bytes::Bytes;
 use coracle_wasi_host::descriptors::{Descriptors, Purpose};
 use h2::client::SendRequest;
+use h2::{Reason, SendStream};
 use http::{Request, StatusCode};
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,4 +105,31 @@ async fn of_a_peers_tunnels_the_newest_stand() {
     // What ends makes room for as many again, and nothing is kept of it.
     drop((newest, others));
     until_given_back(&descriptors, 0).await;
+}
+
+/// Opens a stream to this path and sends something on it: why it was reset, and the stream, which ends with its handle.
+async fn reset_of(sender: &SendRequest<Bytes>, path: &str) -> (Option<Reason>, SendStream<Bytes>) {
+    let mut sender = sender.clone().ready().await.unwrap();
+    // From a block that nobody has heard of: it is waited for.
+    let request = Request::post(format!("https://fabric{path}"))
+        .header("coracle-from", "10.200.0.2:1")
+        .header("coracle-to", "10.128.9.9:80")
+        .body(())
+        .unwrap();
+    let (response, mut stream) = sender.send_request(request, false).unwrap();
+    stream.send_data(Bytes::from_static(b"x"), false).unwrap();
+    let answered = tokio::time::timeout(Duration::from_secs(1), response).await;
+    (answered.ok().and_then(|answer| answer.err()?.reason()), stream)
+}
+
+#[tokio::test]
+async fn what_a_peer_sends_unasked_is_not_kept() {
+    let mut cluster = Cluster::new().await;
+    counting(&mut cluster).await;
+    let a = cluster.authority.node("a");
+    let (sender, _connection) = open(&cluster, &a).await;
+    assert_eq!(reset_of(&sender, "/v1/tcp").await.0, Some(Reason::PROTOCOL_ERROR));
+    let (none, _stands) = reset_of(&sender, "/v1/datagrams").await;
+    assert_eq!(none, None, "the first of them stands");
+    assert_eq!(reset_of(&sender, "/v1/datagrams").await.0, Some(Reason::REFUSED_STREAM));
 }

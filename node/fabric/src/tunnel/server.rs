@@ -13,8 +13,8 @@ use bytes::Bytes;
 use coracle_wasi_host::net::{Buffers, Conn, NetError};
 use coracle_wasi_host::serving::Bounds;
 use futures::future::BoxFuture;
-use h2::RecvStream;
 use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
 use http::{Request, Response, StatusCode};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +58,9 @@ pub(crate) trait Arrivals: Send + Sync + 'static {
     /// A datagram from a pod of the node `peer` to one of ours.
     fn arrive_datagram(&self, peer: &str, datagram: Datagram);
 }
+
+/// Streams of datagrams in one tunnel: a peer opens one, each holds what may be a part of a datagram.
+const DATAGRAM_STREAMS_MAX: usize = 1;
 
 /// A connection to one of our pods.
 pub(crate) struct Arrived {
@@ -174,6 +178,7 @@ async fn serve_peer(
         tokio::spawn(watch_life(pings, read, dead.clone()));
     }
     let mut lost = std::pin::pin!(reception.members.lost(&peer));
+    let datagrams = Arc::new(Semaphore::new(DATAGRAM_STREAMS_MAX));
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
@@ -185,8 +190,10 @@ async fn serve_peer(
             answer(&mut respond, refusal(NetError::AccessDenied));
             continue;
         }
-        let (reception, peer) = (reception.clone(), peer.name.clone());
-        tokio::spawn(async move { serve_stream(request, respond, &*reception.arrivals, &peer).await });
+        let (reception, peer, datagrams) = (reception.clone(), peer.name.clone(), datagrams.clone());
+        tokio::spawn(async move {
+            serve_stream(request, respond, &*reception.arrivals, &peer, &datagrams).await;
+        });
     }
     // With the connection its streams end, and the pods' connections are reset.
     dead.cancel();
@@ -199,8 +206,9 @@ async fn serve_stream(
     mut respond: SendResponse<Bytes>,
     arrivals: &dyn Arrivals,
     peer: &str,
+    datagrams: &Semaphore,
 ) {
-    let (head, body) = request.into_parts();
+    let (head, mut body) = request.into_parts();
     match head.uri.path() {
         TCP_PATH => {
             let Some((from, to)) = addresses(&head.headers) else {
@@ -210,6 +218,8 @@ async fn serve_stream(
                 arrived = arrivals.arrive(peer, from, to) => arrived,
                 // The dialer has given up: nobody waits for a place in the backlog any more.
                 _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+                // A dialer waits for the answer. What is sent before would be on nobody's account.
+                _ = body.data() => return respond.send_reset(Reason::PROTOCOL_ERROR),
             };
             match arrived {
                 Ok(Arrived { conn, pod, buffers }) => match respond.send_response(Response::new(()), false) {
@@ -224,6 +234,9 @@ async fn serve_stream(
             }
         }
         DATAGRAMS_PATH => {
+            let Ok(_one) = datagrams.try_acquire() else {
+                return respond.send_reset(Reason::REFUSED_STREAM);
+            };
             datagrams::receive_all(body, |datagram| arrivals.arrive_datagram(peer, datagram)).await;
         }
         _ => {
