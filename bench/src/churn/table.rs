@@ -23,6 +23,11 @@ const TOLERATED: &[Tolerance] = &[
         by: Some(64),
         why: "against half way: the allocator and the pools keep pages; 2 KiB a pod would be more in half of 100,000",
     },
+    Tolerance {
+        what: "control threads",
+        by: Some(4),
+        why: "threads for calls that block end after 10 s without one",
+    },
     Tolerance { what: "files in raft", by: None, why: "the log between two snapshots" },
     Tolerance { what: "KiB in raft", by: None, why: "the log between two snapshots" },
     Tolerance { what: "coracle_raft_commit_index", by: None, why: "counts the entries of the log" },

@@ -68,9 +68,10 @@ impl Outside {
         self.within(|_| (0..count).map(|_| one()).collect())
     }
 
-    /// What is sent from now on is lost, both ways, and nobody is told.
+    /// What is sent from there is lost from now on. The link stays up: a machine whose own link is down asks nobody whether
+    /// they are there.
     pub fn vanish(&self) -> Result<()> {
-        run("ip", &format!("-n {} link set eth0 down", self.namespace))
+        run("ip", &format!("-n {} route add blackhole {}", self.namespace, Self::here()))
     }
 
     /// What makes sockets there. A socket stays in the network in which it was made, so that only a thread has to go.
