@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_secs(4);
 /// From the act to the end of the second look, at least, and one look after it has ended; what it made is deleted then.
 const DURING: Duration = Duration::from_secs(10);
 /// An act that takes longer is given up, and so is the deletion of what it made.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// How much hostile clients give way to the processes that they attack.
 const NICE: i32 = 19;
 /// Between two looks at the processes' use of the machine.

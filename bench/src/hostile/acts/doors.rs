@@ -19,8 +19,9 @@ use super::{
     web::{Web, connect, hold_one},
 };
 
-/// Longer than a node takes to notice that a client is gone.
-const NOTICED: Duration = Duration::from_secs(80);
+/// Longer than a node takes to notice that a client is gone: what is answered for a component that does not comes after
+/// 60 s, and waits for its acknowledgement as long again.
+const NOTICED: Duration = Duration::from_secs(140);
 /// Until the port of a Service is there.
 const PATIENCE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(100);
