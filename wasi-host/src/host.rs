@@ -169,6 +169,11 @@ impl Host {
         &self.inner.files.calls
     }
 
+    /// Bytes of linear memory that all guests together may have; none where the machine does not say.
+    pub fn memory_max(&self) -> Option<u64> {
+        self.inner.ledger.memory_max()
+    }
+
     /// Bytes that this host holds on behalf of its guests beside their own memory, and beside what each pod has for certain.
     pub fn held_bytes(&self) -> u64 {
         self.inner.ledger.held(Holding::Heap)

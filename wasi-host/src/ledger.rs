@@ -179,6 +179,11 @@ impl Ledger {
         Account::pod(self.shared.tenant(tenant), memory_limit, memory_requested)
     }
 
+    /// All that guests may have; none where there is no bound.
+    pub(crate) fn memory_max(&self) -> Option<u64> {
+        self.shared.memory_max()
+    }
+
     /// Kubernetes namespaces of which there are pods.
     pub(crate) fn tenants(&self) -> usize {
         self.shared.tenants()

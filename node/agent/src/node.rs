@@ -98,7 +98,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
     let addresses = Arc::new(RwLock::new(identity.control_addresses()));
     let boot_id = hex::encode(rand::random::<[u8; 16]>());
     let link_config = LinkConfig {
-        hello: hello(&config, capacity, &identity, &fabric, &advertise, &boot_id),
+        hello: hello(&config, (capacity, host.memory_max()), &identity, &fabric, &advertise, &boot_id),
         tls: node_tls.control.clone(),
         addresses: addresses.clone(),
         data_dir: config.data_dir.clone(),
@@ -221,13 +221,16 @@ fn keep_addresses(config: &NodeConfig, fabric: &Fabric) -> Result<(), NodeError>
 
 fn hello(
     config: &NodeConfig,
-    capacity: Capacity,
+    (capacity, guests_memory): (Capacity, Option<u64>),
     identity: &Identity,
     fabric: &Fabric,
     advertise: &str,
     boot_id: &str,
 ) -> Hello {
-    let quantities = machine::quantities(capacity, &config.data_dir);
+    // The host keeps a part of the memory for itself: what is placed here must fit into the rest.
+    let memory_bytes =
+        guests_memory.map_or(capacity.memory_bytes, |guests| guests.min(capacity.memory_bytes));
+    let allocatable = Capacity { memory_bytes, ..capacity };
     let mut labels = std::collections::HashMap::from([
         ("kubernetes.io/hostname".to_owned(), identity.name.clone()),
         ("kubernetes.io/os".to_owned(), "linux".to_owned()),
@@ -240,8 +243,8 @@ fn hello(
         fabric_address: advertise.to_owned(),
         gateway_address: fabric.gateway_address().map(|address| address.to_string()).unwrap_or_default(),
         labels,
-        capacity: quantities.clone(),
-        allocatable: quantities,
+        capacity: machine::quantities(capacity, &config.data_dir),
+        allocatable: machine::quantities(allocatable, &config.data_dir),
         node_info_json: machine::node_info(boot_id).to_string().into(),
         allow_local_artifacts: config.allow_local_artifacts,
         boot_id: boot_id.to_owned(),

@@ -51,10 +51,8 @@ impl Gauge {
 impl Account {
     /// A pod's.
     pub(super) fn pod(tenant: Arc<Tenant>, memory_limit: Option<u64>, memory_requested: u64) -> Arc<Account> {
-        let requested =
-            memory_requested.min(memory_limit.unwrap_or(u64::MAX)).min(tenant.limit(Holding::Memory));
-        tenant.keep(Holding::Memory, requested);
-        Account::new(memory_limit, requested, Parent::Tenant(tenant))
+        let kept = tenant.keep_memory(memory_requested.min(memory_limit.unwrap_or(u64::MAX)));
+        Account::new(memory_limit, kept, Parent::Tenant(tenant))
     }
 
     /// The account of a container of this pod.
@@ -243,7 +241,7 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         if let Parent::Tenant(tenant) = &self.parent {
-            tenant.keep_no_more(Holding::Memory, self.memory_kept);
+            tenant.keep_memory_no_more(self.memory_kept);
         }
     }
 }

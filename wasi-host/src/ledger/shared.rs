@@ -20,6 +20,8 @@ pub(super) struct Shared {
     limits: [u64; HOLDINGS],
     files_guaranteed: u64,
     held: [AtomicI64; HOLDINGS],
+    /// Memory that is kept for pods, whether they hold it or not; it is part of what is held.
+    memory_kept: Mutex<u64>,
     /// Looked at when a pod is made, and at no charge.
     tenants: Mutex<HashMap<Arc<str>, Weak<Tenant>>>,
 }
@@ -29,7 +31,8 @@ impl Shared {
         let limits = [bounds.memory.unwrap_or(LIMIT_MAX), bounds.heap, bounds.files];
         let limits = limits.map(|limit| limit.min(LIMIT_MAX));
         let (files_guaranteed, held) = (bounds.files_guaranteed, Default::default());
-        Arc::new(Shared { limits, files_guaranteed, held, tenants: Mutex::default() })
+        let (memory_kept, tenants) = Default::default();
+        Arc::new(Shared { limits, files_guaranteed, held, memory_kept, tenants })
     }
 
     /// The account of a Kubernetes namespace, which lasts as long as its pods.
@@ -46,6 +49,10 @@ impl Shared {
 
     pub(super) fn held(&self, holding: Holding) -> u64 {
         present(&self.held[holding as usize])
+    }
+
+    pub(super) fn memory_max(&self) -> Option<u64> {
+        Some(self.limit(Holding::Memory)).filter(|limit| *limit < LIMIT_MAX)
     }
 
     /// How many namespaces have pods.
@@ -96,18 +103,21 @@ impl Tenant {
         free == 0 || present(self.own(holding)) > namespace || of_pod > pod
     }
 
-    /// What there is for all pods of the node.
-    pub(super) fn limit(&self, holding: Holding) -> u64 {
-        self.shared.limit(holding)
+    /// Keeps so much of the node's memory for one pod, whether it holds it or not: it is in nobody's share. Nothing where
+    /// that is more than can be kept beside all others', which no scheduler has placed here: what was kept.
+    pub(super) fn keep_memory(&self, amount: u64) -> u64 {
+        let mut kept = self.shared.memory_kept.lock();
+        if amount > self.shared.limit(Holding::Memory).saturating_sub(*kept) {
+            return 0;
+        }
+        *kept += amount;
+        self.node(Holding::Memory).fetch_add(amount.cast_signed(), Ordering::Relaxed);
+        amount
     }
 
-    /// Keeps so much of the node's for one pod, whether it holds it or not: it is in nobody's share.
-    pub(super) fn keep(&self, holding: Holding, amount: u64) {
-        self.node(holding).fetch_add(amount.cast_signed(), Ordering::Relaxed);
-    }
-
-    pub(super) fn keep_no_more(&self, holding: Holding, amount: u64) {
-        self.node(holding).fetch_sub(amount.cast_signed(), Ordering::Relaxed);
+    pub(super) fn keep_memory_no_more(&self, amount: u64) {
+        *self.shared.memory_kept.lock() -= amount;
+        self.node(Holding::Memory).fetch_sub(amount.cast_signed(), Ordering::Relaxed);
     }
 
     /// Adds what is held already.

@@ -62,6 +62,11 @@ fn what_pods_ask_for_is_theirs_and_the_rest_of_the_memory_is_shared() {
     assert!(own.amount() > 45 * MIB, "all that it asks for and a part of what is left: {}", own.amount());
     let other = fill(&pod(&ledger, "other"), Holding::Memory, MIB).0;
     assert!(other.amount() > 5 * MIB);
+    // One that no scheduler can have placed here has nothing kept for it.
+    let before = ledger.held(Holding::Memory);
+    let beyond = ledger.pod_that_asks(&"b".into(), None, 61 * MIB);
+    assert_eq!(ledger.held(Holding::Memory), before);
+    drop(beyond);
     // What it asks for is kept for it, whether it uses it or not, and free when it is gone.
     drop((own, other, filled));
     assert_eq!(ledger.held(Holding::Memory), 40 * MIB);
