@@ -6,7 +6,7 @@ use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use crate::ledger::Account;
+use crate::ledger::{Account, Holding};
 use crate::limits::{LimitExceeded, MEMORY};
 
 /// Frames of the guest's backtrace that a trap's message names.
@@ -101,10 +101,14 @@ pub(crate) fn classify(error: &wasmtime::Error, account: &Account, killed: bool)
         return Exit::HostFault { message };
     }
     let mut message = describe(error);
-    if let Some(ResourceTableError::Full) = error.downcast_ref()
-        && let Some(refused) = account.refusal()
-    {
-        message.push_str(&format!("\n    as it has all the handles that it may have: {refused}"));
+    if let Some(refused) = account.refusal() {
+        if refused.holding == Holding::Memory {
+            message.push_str(&format!(
+                "\n    before that its memory did not grow: {refused}; what resources.requests.memory asks for is kept for a pod"
+            ));
+        } else if let Some(ResourceTableError::Full) = error.downcast_ref() {
+            message.push_str(&format!("\n    as it has all the handles that it may have: {refused}"));
+        }
     }
     Exit::Trapped { message }
 }

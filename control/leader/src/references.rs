@@ -27,8 +27,9 @@ pub fn of_pod(pod: &Object) -> References {
     names.keys.insert(ObjectKey::new(NAMESPACES, "", pod.namespace()));
     match pod.parse::<Pod>() {
         Ok(parsed) => {
-            names.add_spec(&parsed.spec);
-            References { node: parsed.spec.node_name, keys: names.keys, readable: true }
+            let spec = parsed.spec.unwrap_or_default();
+            names.add_spec(&spec);
+            References { node: spec.node_name, keys: names.keys, readable: true }
         }
         Err(_) => References { node: node_of(pod), keys: names.keys, readable: false },
     }
@@ -68,31 +69,32 @@ impl Names<'_> {
     fn add_spec(&mut self, spec: &PodSpec) {
         let account = spec.service_account_name.clone().unwrap_or_else(|| "default".to_owned());
         self.add(SERVICE_ACCOUNTS, Some(&account));
-        for secret in &spec.image_pull_secrets {
+        for secret in spec.image_pull_secrets.iter().flatten() {
             self.add(SECRETS, secret.name.as_ref());
         }
-        for container in spec.init_containers.iter().chain(&spec.containers) {
-            for from in container.env.iter().filter_map(|variable| variable.value_from.as_ref()) {
+        let containers = [&spec.init_containers, &spec.containers];
+        for container in containers.into_iter().flatten().flatten() {
+            for from in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
                 self.add_both(from.config_map_key_ref.as_ref(), from.secret_key_ref.as_ref());
             }
-            for from in &container.env_from {
+            for from in container.env_from.iter().flatten() {
                 self.add_both(from.config_map_ref.as_ref(), from.secret_ref.as_ref());
             }
         }
-        for volume in &spec.volumes {
+        for volume in spec.volumes.iter().flatten() {
             self.add_both(volume.config_map.as_ref(), None);
             self.add(SECRETS, volume.secret.as_ref().and_then(|source| source.secret_name.as_ref()));
-            for source in volume.projected.iter().flat_map(|projected| &projected.sources) {
+            for source in volume.projected.iter().flat_map(|projected| &projected.sources).flatten() {
                 self.add_both(source.config_map.as_ref(), source.secret.as_ref());
             }
         }
     }
 }
 
+/// Null is as if the field were absent, as every reader takes it.
 #[derive(Deserialize)]
 struct Pod {
-    #[serde(default)]
-    spec: PodSpec,
+    spec: Option<PodSpec>,
 }
 
 #[derive(Default, Deserialize)]
@@ -100,17 +102,17 @@ struct Pod {
 struct PodSpec {
     node_name: Option<String>,
     service_account_name: Option<String>,
-    image_pull_secrets: Vec<Named>,
-    init_containers: Vec<Container>,
-    containers: Vec<Container>,
-    volumes: Vec<Volume>,
+    image_pull_secrets: Option<Vec<Named>>,
+    init_containers: Option<Vec<Container>>,
+    containers: Option<Vec<Container>>,
+    volumes: Option<Vec<Volume>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Container {
-    env: Vec<EnvVar>,
-    env_from: Vec<EnvFromSource>,
+    env: Option<Vec<EnvVar>>,
+    env_from: Option<Vec<EnvFromSource>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -150,7 +152,7 @@ struct SecretVolume {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct ProjectedVolume {
-    sources: Vec<ProjectedSource>,
+    sources: Option<Vec<ProjectedSource>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -164,4 +166,55 @@ struct ProjectedSource {
 #[serde(default)]
 struct Named {
     name: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn of(spec: Value) -> References {
+        let draft = json!({"metadata": {"name": "p", "namespace": "d"}, "spec": spec}).to_string();
+        of_pod(&Object::from_draft(ObjectKey::new("pods", "d", "p"), draft.as_bytes(), 1).unwrap())
+    }
+
+    fn names(references: &References) -> Vec<String> {
+        references.keys.iter().map(|key| format!("{} {}", key.resource, key.name.name)).collect()
+    }
+
+    #[test]
+    fn everything_that_a_pod_names_is_found() {
+        let references = of(json!({
+            "nodeName": "n1", "serviceAccountName": "account", "imagePullSecrets": [{"name": "pull"}],
+            "initContainers": [{"name": "i", "env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "init", "key": "k"}}}]}],
+            "containers": [{"name": "c", "image": "x",
+                "env": [{"name": "B", "value": "b"}, {"name": "C", "valueFrom": {"secretKeyRef": {"name": "key", "key": "k"}}}],
+                "envFrom": [{"configMapRef": {"name": "all"}}, {"secretRef": {"name": "all-secret"}}]}],
+            "volumes": [{"name": "v", "configMap": {"name": "files"}}, {"name": "w", "secret": {"secretName": "files-secret"}},
+                {"name": "x", "projected": {"sources": [{"configMap": {"name": "part"}}, {"secret": {"name": "part-secret"}}]}},
+                {"name": "y", "emptyDir": {}}],
+        }));
+        assert_eq!((references.node.as_deref(), references.readable), (Some("n1"), true));
+        let mut expected: Vec<String> =
+            ["all", "files", "init", "part"].map(|name| format!("configmaps {name}")).into();
+        expected.push("namespaces d".into());
+        let secrets = ["all-secret", "files-secret", "key", "part-secret", "pull"];
+        expected.extend(secrets.map(|name| format!("secrets {name}")));
+        expected.push("serviceaccounts account".into());
+        let mut found = names(&references);
+        found.sort();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn null_is_nothing_and_of_what_cannot_be_read_the_node_is_known() {
+        let nothing =
+            of(json!({"nodeName": "n1", "containers": null, "volumes": null, "imagePullSecrets": null}));
+        assert!(nothing.readable);
+        assert_eq!(names(&nothing).len(), 2, "the namespace and its account");
+        let unreadable = of(json!({"nodeName": "n1", "containers": "none"}));
+        assert_eq!((unreadable.node.as_deref(), unreadable.readable), (Some("n1"), false));
+        assert_eq!(names(&unreadable), ["namespaces d"]);
+    }
 }

@@ -54,8 +54,12 @@ impl<W: Wake> Router<W> {
         Self { routes: Routes::of(&view), view, links: BTreeMap::new() }
     }
 
-    /// The link of a node, by its number, has everything to take that the node needs; an older one has nothing more.
+    /// The link of a node, by its number, has everything to take that the node needs; an older one has nothing more,
+    /// whichever comes first.
     pub fn attach(&mut self, node: &str, number: u64, wake: W) {
+        if self.links.get(node).is_some_and(|link| link.number > number) {
+            return;
+        }
         let untaken = Untaken::first(self.routes.needed_by(node, &self.view));
         self.links.insert(node.into(), Link { number, untaken, wake });
     }
@@ -154,6 +158,7 @@ mod tests {
         assert_eq!(taken(&mut router, "n1", 1), ["+a 2"]);
         assert_eq!(taken(&mut router, "n2", 2), ["+b 2"]);
         router.attach("n1", 3, ());
+        router.attach("n1", 1, ());
         assert_eq!(router.take("n1", 1), Err(Replaced));
         router.detach("n1", 1);
         let mut trust = pods.to_vec();

@@ -257,6 +257,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_of_the_disk_to_the_node_no_volume_takes() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("v/a");
+        write(dir.path(), &plan(&[("a", "1", 0o644)])).unwrap();
+        disk::tests::IS_FULL.set(true);
+        let refused = write(dir.path(), &plan(&[("a", "2", 0o644)])).unwrap_err();
+        assert!(refused.contains("the disk has no room for pods"), "{refused}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "1");
+        disk::tests::IS_FULL.set(false);
+        write(dir.path(), &plan(&[("a", "2", 0o644)])).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "2");
+    }
+
+    #[test]
     fn the_depth_of_a_path_costs_no_stack() {
         let dir = tempfile::tempdir().unwrap();
         let path = format!("{}file", "d/".repeat(1900));

@@ -462,7 +462,13 @@ impl Shared {
             room.as_mut().enable();
             match attempt() {
                 Err(NetError::WouldBlock) => room.await,
-                done => return done,
+                done => {
+                    if done.is_err() {
+                        // It may have been told of a place that another of its party can have.
+                        space.notify_one();
+                    }
+                    return done;
+                }
             }
         }
     }

@@ -6,6 +6,7 @@ use coracle_core::{
     Pod as NodePod,
     sources::{KeyedData, Service as NodeService},
 };
+use coracle_leader::references;
 use coracle_objects::{Kind, Object, View, fields, kinds};
 use k8s_openapi::api::{
     apps::v1 as apps, coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery,
@@ -43,6 +44,9 @@ pub fn complaints(object: &Arc<Object>) -> Vec<String> {
     };
     hear("a node", node.map_err(|error| words(&error)));
     hear("a node's network", network(object));
+    if object.key.resource.as_str() == "pods" {
+        hear("a node's link", as_bool(references::of_pod(object).readable));
+    }
     complaints
 }
 

@@ -292,6 +292,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_of_the_disk_to_the_node_no_log_takes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let (names, start, size) = (RwLock::new(()), Instant::now(), record(0).len());
+        let mut log = LogFile::open(path.clone(), 1 << 20).unwrap();
+        disk::tests::IS_FULL.set(true);
+        let held = log.write(record(0), start, &names);
+        assert_eq!((held.bytes, held.giving_up), (0, false));
+        disk::tests::IS_FULL.set(false);
+        assert_eq!(log.write(Vec::new(), start + RETRY, &names).bytes, size);
+        assert_eq!(all(&path), lines(0..1));
+    }
+
+    #[test]
     fn a_part_of_a_record_is_cut_off() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
