@@ -67,15 +67,15 @@ pub fn mark(value: &mut Value, grace_s: i64, now: Timestamp) {
 /// else holds it.
 pub fn finalize(object: &Object, finalizer: &str) -> Result<Transaction, Unreadable> {
     let left: Vec<&String> = object.meta.finalizers.iter().filter(|name| *name != finalizer).collect();
-    let plain = object.key.resource.as_str() != "namespaces";
-    let graceless = object.meta.deletion_grace_period_seconds.unwrap_or(0) == 0;
-    if plain && graceless && left.is_empty() {
-        return Ok(Transaction::delete(object.key.clone(), object.revision));
+    let is_free = left.is_empty() && object.meta.deletion_grace_period_seconds.unwrap_or(0) == 0;
+    let delete = || Transaction::delete(object.key.clone(), object.revision);
+    if is_free && object.key.resource.as_str() != "namespaces" {
+        return Ok(delete());
     }
     let mut value = draft::of(object)?;
     // A namespace has finalizers of its own, which hold it as long as there is anything in it.
-    if !plain && graceless && left.is_empty() && fields::list(&value, "/spec/finalizers").is_empty() {
-        return Ok(Transaction::delete(object.key.clone(), object.revision));
+    if is_free && fields::list(&value, "/spec/finalizers").is_empty() {
+        return Ok(delete());
     }
     if left.is_empty() {
         draft::child(&mut value, "metadata").shift_remove("finalizers");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coracle_api::Storage;
-use coracle_objects::{ObjectKey, Transaction};
+use coracle_objects::{ObjectKey, Transaction, Write};
 use coracle_server::{Mode, ServerError, holds_member};
 use futures::{StreamExt, TryStreamExt};
 use kube::api::{ListParams, PostParams, WatchEvent, WatchParams};
@@ -85,10 +85,12 @@ async fn what_a_service_has_is_put_back() {
         r#"{{"metadata":{{"name":"s1","namespace":"default","uid":"s1"}},"spec":{spec},"status":{{}}}}"#
     );
     let service = ObjectKey::new("services", "default", "s1");
-    storage.propose(Transaction::create(service.clone(), draft.clone().into())).await.unwrap().unwrap();
+    let mut born = Transaction::create(service, draft.clone().into());
     let parent = r#"{"parentRef":{"resource":"services","namespace":"default","name":"s1"}}"#;
     let claim = format!(r#"{{"metadata":{{"name":"10.96.3.3","uid":"c"}},"spec":{parent}}}"#);
-    storage.propose(Transaction::create(address("10.96.3.3"), claim.into())).await.unwrap().unwrap();
+    // Together with its service: the leader would claim it for one that has none.
+    born.writes.push(Write::Put { key: address("10.96.3.3"), draft: claim.into() });
+    storage.propose(born).await.unwrap().unwrap();
     for key in [address("10.96.3.3"), address("10.96.0.1"), kubernetes.clone()] {
         let known = storage.view().get(&key).cloned().unwrap();
         storage.propose(Transaction::delete(key.clone(), known.revision)).await.unwrap().unwrap();
