@@ -102,12 +102,21 @@ pub(crate) fn classify(error: &wasmtime::Error, account: &Account, killed: bool)
     }
     let mut message = describe(error);
     if let Some(refused) = account.refusal() {
-        if refused.holding == Holding::Memory {
-            message.push_str(&format!(
-                "\n    before that its memory did not grow: {refused}; what resources.requests.memory asks for is kept for a pod"
-            ));
-        } else if let Some(ResourceTableError::Full) = error.downcast_ref() {
-            message.push_str(&format!("\n    as it has all the handles that it may have: {refused}"));
+        let why = match refused.holding {
+            Holding::Memory => Some(format!(
+                "before that its memory did not grow: {refused}; what resources.requests.memory asks for is kept for a pod"
+            )),
+            Holding::Disk => Some(format!("before that a file did not grow: {refused}")),
+            Holding::Heap | Holding::Files => match error.downcast_ref() {
+                Some(ResourceTableError::Full) => {
+                    Some(format!("as it has all the handles that it may have: {refused}"))
+                }
+                _ => None,
+            },
+        };
+        if let Some(why) = why {
+            message.push_str("\n    ");
+            message.push_str(&why);
         }
     }
     Exit::Trapped { message }

@@ -14,6 +14,7 @@ mod p2;
 mod p3;
 mod reserve;
 mod transfer;
+mod usage;
 
 #[cfg(test)]
 mod tests;
@@ -31,9 +32,10 @@ use wasmtime_wasi::{FsPerms, OpenMode, WasiCtx, p2 as wasi2, p3 as wasi3};
 use crate::ledger::{self, Charge, Holding};
 use crate::pool::{Call, NotDone, Pool};
 use crate::shares::Holder;
-use reserve::ENTRY_BYTES;
 pub(crate) use reserve::Reserve;
 use transfer::TRANSFER_BYTES_MAX;
+use usage::OpenFile;
+pub(crate) use usage::Usage;
 
 /// Calls of all guests that run at once: a pod has at most a third of them, a namespace half.
 pub(crate) const CALLS_MAX: usize = 64;
@@ -137,19 +139,24 @@ struct Opened<T: Send + 'static> {
     inner: Option<T>,
     /// For as long as it is open; none for what the pod mounts.
     charge: Option<Charge>,
+    /// The volume that it is of, where what that takes is counted.
+    volume: Option<Arc<Usage>>,
+    /// Of a file in such a volume.
+    counted: Option<OpenFile>,
     account: Arc<Account>,
 }
 
 impl<T: Send> Opened<T> {
     /// The one place where what a guest has open begins to be held.
     fn new(inner: T, account: &Arc<Account>, charge: Option<Charge>) -> Self {
-        Self { inner: Some(inner), charge, account: Arc::clone(account) }
+        let (volume, counted) = Default::default();
+        Self { inner: Some(inner), charge, volume, counted, account: Arc::clone(account) }
     }
 }
 
 impl<T: Send> Drop for Opened<T> {
     fn drop(&mut self) {
-        let open = (self.inner.take(), self.charge.take());
+        let open = (self.counted.take(), self.inner.take(), self.charge.take());
         self.account.pools.calls.post(&self.account.holder, move || drop(open));
     }
 }
@@ -169,6 +176,28 @@ impl Opened<Descriptor> {
             Descriptor::File(file) if file.perms.write_not_permitted() => Err(ErrorCode::NotPermitted),
             Descriptor::File(_) => Ok(()),
             Descriptor::Dir(_) => Err(ErrorCode::BadDescriptor),
+        }
+    }
+
+    /// Makes a name in its volume.
+    fn add_name<R>(&self, work: impl FnOnce() -> FsResult<R>) -> FsResult<R> {
+        match &self.volume {
+            Some(volume) => volume.change_names().add(work),
+            None => work(),
+        }
+    }
+
+    /// Fails where names of the other stand for what is elsewhere, as between two mounts of Linux.
+    fn is_of_one_volume(&self, other: &Self) -> Result<(), ErrorCode> {
+        let which = |opened: &Self| opened.volume.as_ref().map(Arc::as_ptr);
+        if which(self) == which(other) { Ok(()) } else { Err(ErrorCode::CrossDevice) }
+    }
+
+    /// Does what may change the length of the file, to what `after` makes of what it is.
+    fn resize<R>(&self, after: impl FnOnce(u64) -> u64, work: impl FnOnce() -> R) -> Result<R, ErrorCode> {
+        match &self.counted {
+            Some(counted) => counted.resize(after, work),
+            None => Ok(work()),
         }
     }
 
@@ -197,15 +226,17 @@ impl Files {
         Self { account, blocking, dirs: Vec::new() }
     }
 
-    /// Lets the guest find the directory at `path`.
-    pub(crate) fn mount(&mut self, dir: File, path: String, read_only: bool) {
+    /// Lets the guest find the directory at `path`, with where the volume that it is of is counted.
+    pub(crate) fn mount(&mut self, dir: File, path: String, read_only: bool, volume: Option<Arc<Usage>>) {
         let (permissions, mode) = if read_only {
             (FsPerms::ReadOnly, OpenMode::READ)
         } else {
             (FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE)
         };
         let dir = Descriptor::Dir(Dir::new(dir, permissions, mode, true));
-        self.dirs.push((Arc::new(Opened::new(dir, &self.account, None)), path));
+        let mut dir = Opened::new(dir, &self.account, None);
+        dir.volume = volume;
+        self.dirs.push((Arc::new(dir), path));
     }
 }
 

@@ -112,7 +112,7 @@ impl Host {
         let bounds = NodeBounds::of(machine, memory, open_files, engines.instances_max);
         tracing::info!(threads, instances = engines.instances_max, ?bounds, "sandbox ready");
         let ledger = Ledger::new(bounds);
-        let reserve = Arc::new(files::Reserve::at(config.cache_dir));
+        let reserve = Arc::new(files::Reserve::at(config.cache_dir, ledger.clone()));
         let files = files::Pools::new();
         Ok(Host {
             inner: Arc::new(Inner { engines, artifacts, executor, seats, ledger, files, reserve, runtime }),
@@ -193,6 +193,7 @@ impl Host {
             ("guest memory bytes", held(Holding::Memory)),
             ("shared heap bytes of guests", held(Holding::Heap)),
             ("shared open files of guests", held(Holding::Files)),
+            ("shared disk bytes of guests", held(Holding::Disk)),
             // Pods and containers keep the host, one reference each.
             ("host references", Arc::strong_count(&self.inner)),
         ];

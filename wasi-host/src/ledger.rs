@@ -8,9 +8,11 @@
 //!   counts a kernel's memory against the limit of the pod that caused it. Here it has a bound of its own beside that
 //!   limit, as large ([`heap_max`]): users size a limit by what their program holds, and a program that holds all of it
 //!   still has to be able to answer a request and to write its last line;
-//! - open files: of the process' part for guests.
+//! - open files: of the process' part for guests;
+//! - bytes of the disk: what volumes take, by the limits of volume and pod, all pods together by what is free of the disk
+//!   beyond the part that is left to the node.
 //!
-//! Heap and files of the whole node are shared out as `shares.rs` does it: a namespace holds at most as much as is free, a
+//! Heap, files and disk of the whole node are shared out as `shares.rs` does it: a namespace holds at most as much as is free, a
 //! pod half of that. A little of each is every pod's for certain ([`HEAP_GUARANTEED`], [`FILES_GUARANTEED_MAX`]) whatever
 //! others hold, so that a greedy neighbour stops no request and no log line.
 //!
@@ -48,6 +50,10 @@ const OTHERS_LEAVE: u64 = HEAP_GUARANTEED / 2;
 /// Bytes of heap in which a pod takes from what all share.
 const HEAP_BLOCK: u64 = 256 << 10;
 
+/// Bytes of the disk that a pod has whatever others hold, as far as there are any, and in which it takes more.
+const DISK_GUARANTEED: u64 = 1 << 20;
+const DISK_BLOCK: u64 = 256 << 10;
+
 /// The part of the process' open files that guests share.
 const FILES_PART: u64 = 32;
 
@@ -63,14 +69,18 @@ pub(crate) enum Holding {
     Heap,
     /// Open files, directories included.
     Files,
+    /// Bytes of the disk, in volumes.
+    Disk,
 }
 
 /// Number of [`Holding`]s.
-const HOLDINGS: usize = 3;
+const HOLDINGS: usize = 4;
 
 /// Whose bound it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bound {
+    /// The volume's.
+    Volume,
     /// The container's own.
     Container,
     /// The pod's, for all its containers.
@@ -105,9 +115,11 @@ impl std::fmt::Display for Refused {
             Holding::Memory => "bytes of memory",
             Holding::Heap => "bytes of the host's memory",
             Holding::Files => "open files",
+            Holding::Disk => "bytes of disk",
         };
         let limit = self.limit;
         match self.bound {
+            Bound::Volume => write!(f, "this volume may hold {limit} {what}"),
             Bound::Container => write!(f, "this container may hold {limit} {what}"),
             Bound::Pod => write!(f, "this pod may hold {limit} {what}"),
             Bound::PodShare => write!(f, "this pod's share of the node is {limit} {what} now"),
@@ -148,6 +160,17 @@ impl NodeBounds {
     }
 }
 
+/// What one pod may hold, and what is kept for it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct PodBounds {
+    /// Bytes of linear memories and tables.
+    pub(crate) memory: Option<u64>,
+    /// How many of them are kept for it.
+    pub(crate) memory_requested: u64,
+    /// Bytes of disk.
+    pub(crate) disk: Option<u64>,
+}
+
 /// Bytes of host heap that a container or pod with this limit of memory may cause: as much again as the limit.
 pub(crate) fn heap_max(memory_limit: Option<u64>) -> u64 {
     memory_limit.map_or(HEAP_MAX, |bytes| bytes.clamp(HEAP_MIN, HEAP_MAX))
@@ -164,19 +187,19 @@ impl Ledger {
         Ledger { shared: Shared::new(bounds) }
     }
 
-    /// The account of a new pod of the Kubernetes namespace `tenant`.
-    pub(crate) fn pod(&self, tenant: &Arc<str>, memory_limit: Option<u64>) -> Arc<Account> {
-        self.pod_that_asks(tenant, memory_limit, 0)
+    /// The account of a new pod of the Kubernetes namespace `tenant`, which may have so much memory.
+    pub(crate) fn pod(&self, tenant: &Arc<str>, memory: Option<u64>) -> Arc<Account> {
+        self.bounded_pod(tenant, PodBounds { memory, ..PodBounds::default() })
     }
 
-    /// The same of one for which so much memory is kept.
-    pub(crate) fn pod_that_asks(
-        &self,
-        tenant: &Arc<str>,
-        memory_limit: Option<u64>,
-        memory_requested: u64,
-    ) -> Arc<Account> {
-        Account::pod(self.shared.tenant(tenant), memory_limit, memory_requested)
+    /// The same of one with bounds of its own for more than memory.
+    pub(crate) fn bounded_pod(&self, tenant: &Arc<str>, bounds: PodBounds) -> Arc<Account> {
+        Account::pod(self.shared.tenant(tenant), bounds)
+    }
+
+    /// So many bytes of the disk are free for guests now, beyond what they hold.
+    pub(crate) fn set_disk_free(&self, bytes: u64) {
+        self.shared.set_disk_free(bytes);
     }
 
     /// All that guests may have; none where there is no bound.

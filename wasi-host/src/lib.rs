@@ -33,7 +33,7 @@ mod stdin;
 pub use artifact::{Artifact, Confinement, Entry, PrepareError, compile_child_main};
 pub use exit::Exit;
 pub use host::{Host, HostConfig, HostError, disable_library_backtraces};
-pub use linker::Mount;
+pub use linker::{Mount, Volume};
 pub use logs::LogSink;
 pub use sandbox::{Container, ContainerLimits, ContainerSpec, Pod, PodLimits, StartError, Usage};
 pub use seats::{NoSeat, SeatBound};

@@ -18,7 +18,7 @@ use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::engine::WasiVersion;
-use crate::files::{self, Files, FilesCtxView, FilesView};
+use crate::files::{self, Files, FilesCtxView, FilesView, Usage};
 use crate::http::{self, OutgoingHttp};
 use crate::ledger::{Account, Refused};
 use crate::limits::{RANDOM_BYTES_MAX, StoreLimiter};
@@ -44,6 +44,18 @@ pub struct Mount {
     pub guest: String,
     /// Nothing under it can be changed by the guest.
     pub read_only: bool,
+    /// The volume that it is of; none where only the node writes it.
+    pub volume: Option<Volume>,
+}
+
+/// Files that guests of one pod write and share. What they take of the disk is counted together, however often and under
+/// whatever paths the volume is mounted.
+#[derive(Debug, Clone)]
+pub struct Volume {
+    /// Its directory on the host.
+    pub dir: PathBuf,
+    /// Bytes that its files may take: their lengths, and 4 KiB for each name.
+    pub bytes_max: Option<u64>,
 }
 
 /// A mount whose directory was found once and for all.
@@ -51,6 +63,7 @@ pub(crate) struct PinnedMount {
     dir: File,
     guest: String,
     read_only: bool,
+    volume: Option<Volume>,
 }
 
 impl PinnedMount {
@@ -69,12 +82,13 @@ impl PinnedMount {
             dir: dir.try_clone()?.into(),
             guest: mount.guest.clone(),
             read_only: mount.read_only,
+            volume: mount.volume.clone(),
         })
     }
 
-    /// Lets the guest of `files` find the directory.
-    pub(crate) fn mount(self, files: &mut Files) {
-        files.mount(self.dir, self.guest, self.read_only);
+    /// Lets the guest of `files` find the directory. `usage` says where a volume is counted.
+    pub(crate) fn mount(self, files: &mut Files, usage: impl FnOnce(&Volume) -> Arc<Usage>) {
+        files.mount(self.dir, self.guest, self.read_only, self.volume.as_ref().map(usage));
     }
 }
 
@@ -243,7 +257,13 @@ mod tests {
             std::fs::write(path.join(file), "").expect("written");
         }
         let pin = Some(Arc::new(OwnedFd::from(std::fs::File::open(&host).expect("there"))));
-        let mount = Mount { host: host.clone(), pin: None, guest: "/data".to_owned(), read_only: false };
+        let mount = Mount {
+            host: host.clone(),
+            pin: None,
+            guest: "/data".to_owned(),
+            read_only: false,
+            volume: None,
+        };
         let opened = PinnedMount::new(&mount).expect("there");
         std::fs::rename(&host, dir.path().join("moved")).expect("moved");
         std::os::unix::fs::symlink(&other, &host).expect("linked");

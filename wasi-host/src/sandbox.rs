@@ -1,10 +1,13 @@
 //! Pods and containers: the public face of running a guest.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use wasmtime::{Store, UpdateDeadline};
@@ -15,9 +18,9 @@ use crate::exit::{self, Exit};
 use crate::files::{self, Files};
 use crate::host;
 use crate::http::{self, OUTGOING_MAX};
-use crate::ledger::{Account, Holding, Refused};
+use crate::ledger::{Account, Holding, PodBounds, Refused};
 use crate::limits::bound_store;
-use crate::linker::{Grants, Mount, PinnedMount, State};
+use crate::linker::{Grants, Mount, PinnedMount, State, Volume};
 use crate::logs::LogSink;
 use crate::net::{Namespace, NetError};
 use crate::seats::{NoSeat, PodSeats, Seat, Share};
@@ -39,6 +42,8 @@ pub struct PodLimits {
     pub memory_bytes: Option<u64>,
     /// How many of them are the pod's for certain, whatever others take.
     pub memory_requested: u64,
+    /// Bytes of disk that its volumes may take together.
+    pub disk_bytes: Option<u64>,
 }
 
 /// What one container may use.
@@ -158,20 +163,21 @@ struct PodInner {
     quota: Option<Arc<Bucket>>,
     cpu_ns: Arc<AtomicU64>,
     seats: Arc<PodSeats>,
+    /// What is counted of each volume, by its directory.
+    volumes: Mutex<BTreeMap<PathBuf, Arc<files::Usage>>>,
 }
 
 impl Pod {
     pub(crate) fn new(host: Arc<host::Inner>, limits: PodLimits, namespace: Namespace) -> Pod {
-        let account = host.ledger.pod_that_asks(
-            &namespace.holder().namespace,
-            limits.memory_bytes,
-            limits.memory_requested,
-        );
+        let PodLimits { memory_bytes, memory_requested, disk_bytes, .. } = limits;
+        let bounds = PodBounds { memory: memory_bytes, memory_requested, disk: disk_bytes };
+        let account = host.ledger.bounded_pod(&namespace.holder().namespace, bounds);
         namespace.charge_to(&account);
         let quota = limits.cpu_quota.map(|cores| Arc::new(Bucket::new(cores)));
         let cpu_ns = Arc::new(AtomicU64::new(0));
         let seats = host.seats.pod(&namespace.holder().namespace);
-        Pod { inner: Arc::new(PodInner { host, limits, namespace, account, quota, cpu_ns, seats }) }
+        let volumes = Mutex::default();
+        Pod { inner: Arc::new(PodInner { host, limits, namespace, account, quota, cpu_ns, seats, volumes }) }
     }
 
     /// The pod's network.
@@ -224,7 +230,7 @@ impl Pod {
             Arc::clone(&account),
             Arc::clone(&pod.host.reserve),
         ));
-        mounts.into_iter().for_each(|mount| mount.mount(&mut files));
+        mounts.into_iter().for_each(|mount| mount.mount(&mut files, |volume| pod.usage(volume)));
         let grants = Grants {
             args: spec.args.clone(),
             env: spec.env.clone(),
@@ -250,6 +256,14 @@ impl Pod {
             reason: OnceLock::new(),
             exit: watch::Sender::new(None),
         }
+    }
+}
+
+impl PodInner {
+    /// Where what a volume takes is counted.
+    fn usage(&self, volume: &Volume) -> Arc<files::Usage> {
+        let new = || files::Usage::new(&self.account, volume.bytes_max);
+        Arc::clone(self.volumes.lock().entry(volume.dir.clone()).or_insert_with(new))
     }
 }
 

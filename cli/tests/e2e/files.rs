@@ -46,8 +46,13 @@ spec:
   - name: outside
     image: files:1
     args: [read, /etc/hostname]
+  - name: greedy
+    image: files:1
+    args: [write, /small/note, more than there is room for with its name]
+    volumeMounts: [{name: small, mountPath: /small}]
   volumes:
   - {name: scratch, emptyDir: {}}
+  - {name: small, emptyDir: {sizeLimit: 1Ki}}
   - {name: settings, configMap: {name: settings}}
   - {name: password, secret: {secretName: password}}
   - name: about
@@ -65,7 +70,8 @@ fn volumes_and_environment_reach_the_component() {
         run(&["push", &sample(name), &format!("{name}:1"), "--kubeconfig", kubeconfig.to_str().unwrap()]);
     }
     kubectl.feed(&["create"], MANIFEST).unwrap();
-    // Two containers must fail: one writes where it may only read, one reads what it was never given.
+    // Three containers must fail: one writes where it may only read, one reads what it was never given, one writes more
+    // than its volume may hold.
     eventually("the pod to end", || {
         let phase = kubectl.run(&["get", "pod", "reader", "-o", "jsonpath={.status.phase}"]);
         if phase == "Failed" { Ok(()) } else { Err(kubectl.run(&["get", "pod", "reader", "-o", "yaml"])) }
@@ -81,6 +87,8 @@ fn volumes_and_environment_reach_the_component() {
     {
         assert!(environment.lines().any(|found| found == line), "no {line} in:\n{environment}");
     }
+    let refused = log("greedy");
+    assert!(refused.contains("No space left on device"), "{refused}");
     let ended = kubectl.run(&[
         "get",
         "pod",
@@ -88,5 +96,5 @@ fn volumes_and_environment_reach_the_component() {
         "-o",
         "jsonpath={range .status.containerStatuses[*]}{.name}={.state.terminated.exitCode} {end}",
     ]);
-    assert_eq!(ended.trim(), "environment=0 outside=1 read=0 trespass=1");
+    assert_eq!(ended.trim(), "environment=0 greedy=1 outside=1 read=0 trespass=1");
 }

@@ -18,7 +18,7 @@ use std::{
 };
 
 use coracle_core::volumes::{MountPlan, VolumeContent, VolumeFile, VolumePlan};
-use coracle_wasi_host::Mount;
+use coracle_wasi_host::{Mount, Volume};
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags},
     io::Errno,
@@ -41,7 +41,7 @@ pub fn write(dir: &Path, volumes: &[VolumePlan]) -> Result<(), String> {
     for volume in volumes {
         let path = dir.join(&volume.name);
         let written = match &volume.content {
-            VolumeContent::Empty { .. } => private::create_dir(&path),
+            VolumeContent::Empty => private::create_dir(&path),
             VolumeContent::Files(files) => write_files(&path, files),
         };
         written
@@ -141,13 +141,15 @@ pub fn mounts(dir: &Path, plans: &[MountPlan]) -> Result<Vec<Mount>, String> {
 
 fn mount(dir: &Path, plan: &MountPlan) -> Result<Mount, String> {
     let volume = dir.join(&plan.volume);
+    let written =
+        plan.written.map(|written| Volume { dir: volume.clone(), bytes_max: written.size_limit_bytes });
     let (host, pin) = if plan.sub_path.is_empty() {
         (volume, None)
     } else {
         let pin = sub_path(&volume, plan)?;
         (volume.join(&plan.sub_path), Some(Arc::new(pin)))
     };
-    Ok(Mount { host, guest: plan.guest_path.clone(), read_only: plan.read_only, pin })
+    Ok(Mount { host, guest: plan.guest_path.clone(), read_only: plan.read_only, pin, volume: written })
 }
 
 /// Opens a directory within a volume, and makes it where it is missing. Who shares the volume may put links into it at
@@ -289,7 +291,7 @@ mod tests {
     #[test]
     fn sub_paths_stay_within_and_are_directories() {
         let dir = tempfile::tempdir().unwrap();
-        let empty = VolumePlan { name: "e".into(), content: VolumeContent::Empty { size_limit_bytes: None } };
+        let empty = VolumePlan { name: "e".into(), content: VolumeContent::Empty };
         write(dir.path(), &[empty]).unwrap();
         write(dir.path(), &plan(&[("a", "1", 0o644), ("sub/b", "2", 0o644)])).unwrap();
         let mount = |volume: &str, sub_path: &str, read_only| {
@@ -298,6 +300,7 @@ mod tests {
                 sub_path: sub_path.into(),
                 guest_path: "/data".into(),
                 read_only,
+                written: None,
             };
             super::mount(dir.path(), &plan)
         };

@@ -28,6 +28,8 @@ pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// What it asks for; where it does not say, its limit.
     pub memory_requested: u64,
+    /// What a pod's volumes may take of the disk.
+    pub disk_bytes: Option<u64>,
     /// In cores.
     pub cpu_quota: Option<f64>,
     /// CFS shares: 1024 a requested core.
@@ -49,12 +51,14 @@ pub fn container_limits(container: &Container) -> Limits {
             .and_then(units)
             .or(memory_bytes)
             .unwrap_or(0),
+        disk_bytes: limits.get("ephemeral-storage").and_then(units).filter(|bytes| *bytes > 0),
         cpu_quota: cpu_limit.map(|milli| milli as f64 / 1000.0),
         cpu_weight: weight(requested.unwrap_or(0)),
     }
 }
 
-/// The limits of a pod: sums over its long-running containers; no limit where one of them has none.
+/// The limits of a pod: sums over its long-running containers; no limit where one of them has none. Of the disk it is the
+/// sum of those that have one, as kubelet has it: volumes are the pod's.
 pub fn pod_limits(pod: &Pod) -> Limits {
     let running =
         pod.spec.containers.iter().chain(pod.spec.init_containers.iter().filter(|c| c.is_sidecar()));
@@ -68,6 +72,7 @@ pub fn pod_limits(pod: &Pod) -> Limits {
     Limits {
         memory_bytes: memory.zip(init_memory).map(|(running, init)| running.max(init)).filter(|b| *b > 0),
         memory_requested: requested.max(init_requested),
+        disk_bytes: each.iter().filter_map(|limits| limits.disk_bytes).reduce(u64::saturating_add),
         cpu_quota: each
             .iter()
             .map(|limits| limits.cpu_quota)
@@ -129,12 +134,15 @@ mod tests {
 
     #[test]
     fn limits_are_read_in_bytes_cores_and_shares() {
-        let pod = pod(r#"{"limits":{"cpu":"1500m","memory":"64Mi"},"requests":{"cpu":"250m"}}"#);
+        let pod = pod(
+            r#"{"limits":{"cpu":"1500m","memory":"64Mi","ephemeral-storage":"1Gi"},"requests":{"cpu":"250m"}}"#,
+        );
         let limits = container_limits(&pod.spec.containers[0]);
         let memory = Some(64 << 20);
         let expected = Limits {
             memory_bytes: memory,
             memory_requested: 64 << 20,
+            disk_bytes: Some(1 << 30),
             cpu_quota: Some(1.5),
             cpu_weight: 256,
         };

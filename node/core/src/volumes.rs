@@ -34,7 +34,7 @@ pub struct VolumePlan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VolumeContent {
     /// An empty directory that lives as long as the pod.
-    Empty { size_limit_bytes: Option<u64> },
+    Empty,
     /// Read-only files by relative path; replaced as a whole when they change.
     Files(BTreeMap<String, VolumeFile>),
 }
@@ -55,6 +55,15 @@ pub struct MountPlan {
     /// Absolute path that the guest sees.
     pub guest_path: String,
     pub read_only: bool,
+    /// None where it is one that only the node writes.
+    pub written: Option<WrittenVolume>,
+}
+
+/// A volume that guests write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WrittenVolume {
+    /// Bytes that its files may take.
+    pub size_limit_bytes: Option<u64>,
 }
 
 /// Everything that the content of the pod's volumes hangs on, in short: another fingerprint, other content.
@@ -92,10 +101,8 @@ fn plan_one(
 ) -> Result<VolumeContent, String> {
     let namespace = &pod.metadata.namespace;
     let mut files = Files { by_path: BTreeMap::new(), room };
-    if let Some(source) = &volume.empty_dir {
-        let size_limit_bytes =
-            source.size_limit.as_ref().and_then(resources::units).filter(|bytes| *bytes > 0);
-        return Ok(VolumeContent::Empty { size_limit_bytes });
+    if volume.empty_dir.is_some() {
+        return Ok(VolumeContent::Empty);
     } else if let Some(source) = &volume.config_map {
         let found = sources.config_map(namespace, &source.name).map(AsRef::as_ref);
         let object = Keyed { found, noun: "configmap", name: &source.name, optional: source.optional };
@@ -132,7 +139,7 @@ fn plan_one(
         ));
     } else {
         // A volume without a source is an emptyDir. Source: API defaults.
-        return Ok(VolumeContent::Empty { size_limit_bytes: None });
+        return Ok(VolumeContent::Empty);
     }
     Ok(VolumeContent::Files(files.by_path))
 }
@@ -248,12 +255,15 @@ pub fn mounts(pod: &Pod, container: &Container, env: &[(String, String)]) -> Res
             && volume.secret.is_none()
             && volume.downward_api.is_none()
             && volume.projected.is_none();
+        let size_limit = volume.empty_dir.as_ref().and_then(|source| source.size_limit.as_ref());
+        let size_limit_bytes = size_limit.and_then(resources::units).filter(|bytes| *bytes > 0);
         let guest_path = format!("/{}", mount.mount_path.trim_matches('/'));
         Ok(MountPlan {
             volume: mount.name.clone(),
             sub_path,
             guest_path,
             read_only: mount.read_only || !writable,
+            written: writable.then_some(WrittenVolume { size_limit_bytes }),
         })
     });
     planned.collect()
@@ -317,12 +327,13 @@ mod tests {
 
     #[test]
     fn mounts_expand_and_never_leave_their_volume() {
-        let pod = pod(r#"{"name":"v","emptyDir":{}}"#);
+        let pod = pod(r#"{"name":"v","emptyDir":{"sizeLimit":"1Mi"}}"#);
         let container = &pod.spec.containers[0];
         let env = |value: &str| vec![("S".to_owned(), value.to_owned())];
         let mount = &mounts(&pod, container, &env("sub")).unwrap()[0];
         assert_eq!((mount.sub_path.as_str(), mount.guest_path.as_str()), ("sub", "/etc/x"));
         assert!(!mount.read_only);
+        assert_eq!(mount.written, Some(WrittenVolume { size_limit_bytes: Some(1 << 20) }));
         assert!(mounts(&pod, container, &env("../sub")).is_err());
         let long = mounts(&pod, container, &env(&"x".repeat(SUB_PATH_BYTES_MAX + 1))).unwrap_err();
         assert_eq!(long, "the subPathExpr of the mount at \"/etc/x/\" becomes longer than 4096 bytes");

@@ -13,7 +13,9 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 };
 use wasmtime_wasi::p2::{FsError, FsResult};
 
-use super::{ENTRY_BYTES, Files, OpenDescriptor, Opened, fitting, not_done, now};
+use super::transfer::Place;
+use super::usage::{ENTRY_BYTES, FileId, Named, OpenFile, Usage};
+use super::{Files, OpenDescriptor, Opened, fitting, not_done, now};
 
 /// What wasmtime-wasi's functions are called with.
 struct Blocking {
@@ -33,13 +35,90 @@ impl Blocking {
     fn view(&mut self) -> WasiFilesystemCtxView<'_> {
         WasiFilesystemCtxView { ctx: &mut self.ctx, table: &mut self.table }
     }
+
+    /// What a path of a volume stands for, if for anything.
+    fn named(&mut self, on: &OpenDescriptor, flags: PathFlags, path: &str) -> Option<Named> {
+        let (at, again) = (self.handle(on).ok()?, self.handle(on).ok()?);
+        let stat = now(self.view().stat_at(at, flags, path.to_owned())).ok()?;
+        let id = now(self.view().metadata_hash_at(again, flags, path.to_owned())).ok()?;
+        let bytes = (stat.type_ == DescriptorType::RegularFile).then_some(stat.size);
+        Some(Named { id: file_id(&id), bytes, is_last_name: stat.link_count == 1 })
+    }
+
+    /// Does what takes a name away, or has it stand for something else than before: for `instead`, where there is that.
+    fn replace_name<R>(
+        &mut self,
+        on: &OpenDescriptor,
+        path: &str,
+        instead: impl FnOnce(&mut Self) -> Option<FileId>,
+        work: impl FnOnce(&mut Self) -> FsResult<R>,
+    ) -> FsResult<R> {
+        let Some(volume) = &on.volume else { return work(self) };
+        let names = volume.change_names();
+        let named = self.named(on, PathFlags::empty(), path);
+        let instead = instead(self);
+        let done = work(self)?;
+        // Of two names of one file the kernel takes none away.
+        if let Some(named) = named.filter(|named| instead != Some(named.id)) {
+            names.removed(named);
+        }
+        Ok(done)
+    }
+
+    /// Opens what a path of a volume stands for, and counts what that makes, cuts off and has open.
+    fn open(
+        &mut self,
+        volume: &Arc<Usage>,
+        (on, path_flags, path): (&OpenDescriptor, PathFlags, &str),
+        (open_flags, flags): (OpenFlags, DescriptorFlags),
+    ) -> FsResult<(Descriptor, Option<OpenFile>)> {
+        let open = |to: &mut Self| to.open_uncounted((on, path_flags, path), (open_flags, flags));
+        if !open_flags.intersects(OpenFlags::CREATE | OpenFlags::TRUNCATE) {
+            let _names = volume.keep_names();
+            let descriptor = open(self)?;
+            let counted = self.counted(volume, &descriptor)?;
+            return Ok((descriptor, counted));
+        }
+        let names = volume.change_names();
+        let descriptor = match self.named(on, path_flags, path) {
+            None => names.add(|| open(self))?,
+            Some(Named { id, .. }) if open_flags.contains(OpenFlags::TRUNCATE) => {
+                let length = |to: &mut Self| to.named(on, path_flags, path)?.bytes;
+                names.truncate(id, self, length, open)?
+            }
+            Some(_) => open(self)?,
+        };
+        let counted = self.counted(volume, &descriptor)?;
+        Ok((descriptor, counted))
+    }
+
+    fn open_uncounted(
+        &mut self,
+        (on, path_flags, path): (&OpenDescriptor, PathFlags, &str),
+        (open_flags, flags): (OpenFlags, DescriptorFlags),
+    ) -> FsResult<Descriptor> {
+        let on = self.handle(on)?;
+        let opened = now(self.view().open_at(on, path_flags, path.to_owned(), open_flags, flags))?;
+        Ok(self.table.delete(opened)?)
+    }
+
+    fn counted(&mut self, volume: &Arc<Usage>, opened: &Descriptor) -> FsResult<Option<OpenFile>> {
+        let Descriptor::File(file) = opened else { return Ok(None) };
+        let of = self.table.push(opened.clone())?;
+        let id = now(self.view().metadata_hash(of))?;
+        Ok(Some(volume.opened(file_id(&id), Arc::clone(&file.file))))
+    }
+}
+
+fn file_id(hash: &MetadataHashValue) -> FileId {
+    (hash.lower, hash.upper)
 }
 
 impl Files {
     /// A call that takes so much of the disk.
     async fn grow<R: Send + 'static>(
         &self,
-        bytes: usize,
+        bytes: u64,
         work: impl FnOnce(&mut Blocking) -> FsResult<R> + Send + 'static,
     ) -> FsResult<R> {
         let reserve = Arc::clone(&self.account.reserve);
@@ -118,8 +197,8 @@ impl Files {
 
     pub(super) async fn set_size(&self, on: OpenDescriptor, size: u64) -> FsResult<()> {
         self.grow(ENTRY_BYTES, move |to| {
-            let on = to.handle(&on)?;
-            now(to.view().set_size(on, size))
+            let at = to.handle(&on)?;
+            on.resize(|_| size, || now(to.view().set_size(at, size)))?
         })
         .await
     }
@@ -162,10 +241,12 @@ impl Files {
 
     pub(super) async fn write(&self, on: OpenDescriptor, bytes: Vec<u8>, offset: u64) -> FsResult<u64> {
         let charge = self.account.hold(bytes.len())?;
-        self.grow(bytes.len(), move |to| {
+        let len = bytes.len() as u64;
+        self.grow(len, move |to| {
             let _charge = charge;
-            let on = to.handle(&on)?;
-            now(to.view().write(on, bytes, offset))
+            let at = to.handle(&on)?;
+            let after = Place::At(offset);
+            on.resize(|before| after.length(before, len), || now(to.view().write(at, bytes, offset)))?
         })
         .await
     }
@@ -173,8 +254,8 @@ impl Files {
     pub(super) async fn create_directory_at(&self, on: OpenDescriptor, path: String) -> FsResult<()> {
         let path = fitting(path)?;
         self.grow(ENTRY_BYTES, move |to| {
-            let on = to.handle(&on)?;
-            now(to.view().create_directory_at(on, path))
+            let at = to.handle(&on)?;
+            on.add_name(|| now(to.view().create_directory_at(at, path)))
         })
         .await
     }
@@ -210,8 +291,9 @@ impl Files {
     ) -> FsResult<()> {
         let (path, to_path) = (fitting(path)?, fitting(to_path)?);
         self.grow(ENTRY_BYTES, move |to| {
-            let (on, other) = (to.handle(&on)?, to.handle(&other)?);
-            now(to.view().link_at(on, flags, path, other, to_path))
+            on.is_of_one_volume(&other)?;
+            let (from, at) = (to.handle(&on)?, to.handle(&other)?);
+            other.add_name(|| now(to.view().link_at(from, flags, path, at, to_path)))
         })
         .await
     }
@@ -224,8 +306,12 @@ impl Files {
     ) -> FsResult<()> {
         let (path, to_path) = (fitting(path)?, fitting(to_path)?);
         self.call(move |to| {
-            let (on, other) = (to.handle(&on)?, to.handle(&other)?);
-            now(to.view().rename_at(on, path, other, to_path))
+            on.is_of_one_volume(&other)?;
+            let (from, at) = (to.handle(&on)?, to.handle(&other)?);
+            let what = |to: &mut Blocking| Some(to.named(&on, PathFlags::empty(), &path)?.id);
+            to.replace_name(&other, &to_path, what, |to| {
+                now(to.view().rename_at(from, path.clone(), at, to_path.clone()))
+            })
         })
         .await
     }
@@ -244,9 +330,14 @@ impl Files {
             if open_flags.contains(OpenFlags::CREATE) {
                 account.reserve.admit(ENTRY_BYTES)?;
             }
-            let on = to.handle(&on)?;
-            let opened = now(to.view().open_at(on, path_flags, path, open_flags, flags))?;
-            Ok(Arc::new(Opened::new(to.table.delete(opened)?, &account, Some(charge))))
+            let (what, how) = ((&on, path_flags, path.as_str()), (open_flags, flags));
+            let (opened, counted) = match &on.volume {
+                Some(volume) => to.open(volume, what, how)?,
+                None => (to.open_uncounted(what, how)?, None),
+            };
+            let mut opened = Opened::new(opened, &account, Some(charge));
+            (opened.volume, opened.counted) = (on.volume.clone(), counted);
+            Ok(Arc::new(opened))
         })
         .await
     }
@@ -263,8 +354,8 @@ impl Files {
     pub(super) async fn remove_directory_at(&self, on: OpenDescriptor, path: String) -> FsResult<()> {
         let path = fitting(path)?;
         self.call(move |to| {
-            let on = to.handle(&on)?;
-            now(to.view().remove_directory_at(on, path))
+            let at = to.handle(&on)?;
+            to.replace_name(&on, &path, |_| None, |to| now(to.view().remove_directory_at(at, path.clone())))
         })
         .await
     }
@@ -273,8 +364,8 @@ impl Files {
         let path = fitting(path)?;
         let link = fitting(link)?;
         self.grow(ENTRY_BYTES, move |to| {
-            let on = to.handle(&on)?;
-            now(to.view().symlink_at(on, path, link))
+            let at = to.handle(&on)?;
+            on.add_name(|| now(to.view().symlink_at(at, path, link)))
         })
         .await
     }
@@ -282,8 +373,8 @@ impl Files {
     pub(super) async fn unlink_file_at(&self, on: OpenDescriptor, path: String) -> FsResult<()> {
         let path = fitting(path)?;
         self.call(move |to| {
-            let on = to.handle(&on)?;
-            now(to.view().unlink_file_at(on, path))
+            let at = to.handle(&on)?;
+            to.replace_name(&on, &path, |_| None, |to| now(to.view().unlink_file_at(at, path.clone())))
         })
         .await
     }

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
+use crate::ledger::Ledger;
+
 /// The part of the disk's bytes and inodes that guests leave free, and within what bounds that is, in bytes: never less than
 /// the control plane of `coracle up` needs to go on, whose log takes its room a segment at a time.
 const PART: u64 = 20;
@@ -20,9 +22,6 @@ const BYTES_MAX: u64 = 1 << 30;
 /// How long, and for how many bytes, what was seen of the disk is believed.
 const BELIEVED_FOR: Duration = Duration::from_millis(50);
 const BELIEVED_BYTES: u64 = 4 << 20;
-
-/// Bytes that making an entry of a directory counts as.
-pub(super) const ENTRY_BYTES: usize = 4 << 10;
 
 /// What a file system has, and what is free of it for others than root.
 #[derive(Debug, Clone, Copy)]
@@ -46,9 +45,17 @@ impl Space {
     }
 
     fn is_short(&self) -> bool {
+        self.bytes_free < self.reserve() || (self.inodes > 0 && self.inodes_free < self.inodes / PART)
+    }
+
+    /// What is free of it for guests.
+    fn left(&self) -> u64 {
+        self.bytes_free.saturating_sub(self.reserve())
+    }
+
+    fn reserve(&self) -> u64 {
         // Of a tiny disk half is all that can be asked for.
-        let reserve = (self.bytes / PART).clamp(BYTES_MIN, BYTES_MAX).min(self.bytes / 2);
-        self.bytes_free < reserve || (self.inodes > 0 && self.inodes_free < self.inodes / PART)
+        (self.bytes / PART).clamp(BYTES_MIN, BYTES_MAX).min(self.bytes / 2)
     }
 }
 
@@ -59,28 +66,32 @@ pub(crate) struct Reserve {
     /// Bytes that were taken since.
     taken: AtomicU64,
     is_short: AtomicBool,
+    /// What guests share is told how much there is of it.
+    ledger: Ledger,
 }
 
 impl Reserve {
     /// Of the file system that `path` is on. One that cannot be asked has no bound.
-    pub(crate) fn at(path: PathBuf) -> Reserve {
-        Reserve::with(move || Space::of(&path))
+    pub(crate) fn at(path: PathBuf, ledger: Ledger) -> Reserve {
+        Reserve::with(move || Space::of(&path), ledger)
     }
 
-    pub(super) fn with(look: impl Fn() -> Option<Space> + Send + Sync + 'static) -> Reserve {
+    pub(super) fn with(look: impl Fn() -> Option<Space> + Send + Sync + 'static, ledger: Ledger) -> Reserve {
         let (looked, taken, is_short) = Default::default();
-        Reserve { look: Box::new(look), looked, taken, is_short }
+        Reserve { look: Box::new(look), looked, taken, is_short, ledger }
     }
 
     /// Whether a guest may take so many bytes more. It may ask the file system, and so block.
-    pub(super) fn admit(&self, bytes: usize) -> Result<(), ErrorCode> {
-        let taken = self.taken.fetch_add(bytes as u64, Ordering::Relaxed).saturating_add(bytes as u64);
+    pub(super) fn admit(&self, bytes: u64) -> Result<(), ErrorCode> {
+        let taken = self.taken.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         // Whoever finds it taken goes by what another is just replacing.
         if let Some(mut looked) = self.looked.try_lock()
             && (taken > BELIEVED_BYTES || looked.is_none_or(|then| then.elapsed() > BELIEVED_FOR))
         {
             self.taken.store(0, Ordering::Relaxed);
-            self.is_short.store((self.look)().is_some_and(|space| space.is_short()), Ordering::Relaxed);
+            let space = (self.look)();
+            self.is_short.store(space.is_some_and(|space| space.is_short()), Ordering::Relaxed);
+            self.ledger.set_disk_free(space.map_or(u64::MAX, |space| space.left()));
             *looked = Some(Instant::now());
         }
         if self.is_short.load(Ordering::Relaxed) { Err(ErrorCode::InsufficientSpace) } else { Ok(()) }
@@ -92,15 +103,23 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::ledger::NodeBounds;
+
+    fn ledger() -> Ledger {
+        Ledger::new(NodeBounds { memory: None, heap: 0, files: 0, files_guaranteed: 0 })
+    }
 
     #[test]
     fn a_part_of_the_disk_is_left_whatever_guests_take() {
         let free = Arc::new(AtomicU64::new(1 << 30));
         let left = Arc::clone(&free);
-        let reserve = Reserve::with(move || {
-            let bytes_free = left.load(Ordering::Relaxed);
-            Some(Space { bytes: 10 << 30, bytes_free, inodes: 0, inodes_free: 0 })
-        });
+        let reserve = Reserve::with(
+            move || {
+                let bytes_free = left.load(Ordering::Relaxed);
+                Some(Space { bytes: 10 << 30, bytes_free, inodes: 0, inodes_free: 0 })
+            },
+            ledger(),
+        );
         let mut taken = 0;
         while reserve.admit(64 << 10).is_ok() {
             free.fetch_sub(64 << 10, Ordering::Relaxed);
@@ -113,7 +132,7 @@ mod tests {
         free.store(2 << 30, Ordering::Relaxed);
         while reserve.admit(64 << 10).is_err() {}
         // A file system that says nothing has no bound.
-        assert_eq!(Reserve::with(|| None).admit(usize::MAX), Ok(()));
+        assert_eq!(Reserve::with(|| None, ledger()).admit(u64::MAX), Ok(()));
     }
 
     #[test]

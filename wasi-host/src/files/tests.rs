@@ -1,6 +1,7 @@
 //! What is open is closed elsewhere, and listings come in parts.
 
 mod guests;
+mod usage;
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -12,11 +13,16 @@ use super::listing::Listing;
 use super::*;
 use crate::ledger::{Ledger, NodeBounds};
 
+fn ledger() -> Ledger {
+    Ledger::new(NodeBounds { memory: None, heap: 1 << 20, files: 100, files_guaranteed: 1 })
+}
+
 fn account(pools: &Pools) -> Arc<Account> {
     let holder = Holder { namespace: "default".into(), pod: Some([10, 128, 0, 7].into()) };
-    let bounds = NodeBounds { memory: None, heap: 1 << 20, files: 100, files_guaranteed: 1 };
-    let ledger = Ledger::new(bounds).pod(&holder.namespace, None);
-    Account::new(pools.clone(), holder, ledger, Arc::new(Reserve::with(|| None)))
+    let ledger = ledger();
+    let reserve = Arc::new(Reserve::with(|| None, ledger.clone()));
+    let ledger = ledger.pod(&holder.namespace, None);
+    Account::new(pools.clone(), holder, ledger, reserve)
 }
 
 #[test]
@@ -45,9 +51,9 @@ async fn what_would_take_more_of_a_full_disk_is_refused_and_what_frees_some_is_n
     std::fs::write(dir.path().join("old"), "some").expect("written");
     let full = || Some(reserve::Space { bytes: 1 << 40, bytes_free: 0, inodes: 0, inodes_free: 0 });
     let on_full = Arc::try_unwrap(account(&Pools::new())).unwrap_or_else(|_| unreachable!("ours"));
-    let account = Arc::new(Account { reserve: Arc::new(Reserve::with(full)), ..on_full });
+    let account = Arc::new(Account { reserve: Arc::new(Reserve::with(full, ledger())), ..on_full });
     let mut files = Files::new(account);
-    files.mount(File::open(dir.path()).expect("there"), "/".to_owned(), false);
+    files.mount(File::open(dir.path()).expect("there"), "/".to_owned(), false, None);
     let root = || Arc::clone(&files.dirs[0].0);
     let open = |name: &str, how: OpenFlags| {
         let flags = (how, DescriptorFlags::READ | DescriptorFlags::WRITE);
@@ -73,7 +79,7 @@ async fn a_listing_holds_a_part_of_the_directory() {
     }
     let pools = Pools::new();
     let mut files = Files::new(account(&pools));
-    files.mount(File::open(dir.path()).expect("there"), "/".to_owned(), true);
+    files.mount(File::open(dir.path()).expect("there"), "/".to_owned(), true, None);
     let mut listing =
         Listing::open(Arc::clone(&files.account), Arc::clone(&files.dirs[0].0)).await.expect("open");
     let mut found = std::collections::BTreeSet::new();
@@ -91,7 +97,7 @@ fn folder(pools: &Pools) -> (tempfile::TempDir, Files) {
         File::create(dir.path().join(index.to_string())).expect("made");
     }
     let mut files = Files::new(account(pools));
-    files.mount(File::open(dir.path()).expect("there"), "/".to_owned(), false);
+    files.mount(File::open(dir.path()).expect("there"), "/".to_owned(), false, None);
     (dir, files)
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use bytes::{Bytes, BytesMut};
 use rustix::io::{Errno, ReadWriteFlags};
 use wasmtime_wasi::filesystem::Descriptor;
+use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
 use super::{OpenDescriptor, Opened};
 
@@ -25,6 +26,15 @@ impl Place {
         match self {
             Self::At(offset) => Self::At(offset.saturating_add(bytes as u64)),
             Self::End => Self::End,
+        }
+    }
+
+    /// How long a file is after this many bytes, which was `before` long.
+    pub(super) fn length(self, before: u64, bytes: u64) -> u64 {
+        match self {
+            _ if bytes == 0 => before,
+            Self::At(offset) => before.max(offset.saturating_add(bytes)),
+            Self::End => before.saturating_add(bytes),
         }
     }
 }
@@ -57,9 +67,15 @@ pub(super) fn read(
 }
 
 /// Writes all of `bytes`.
-pub(super) fn write(opened: &OpenDescriptor, mut bytes: Bytes, mut place: Place) -> io::Result<()> {
+pub(super) fn write(opened: &OpenDescriptor, bytes: Bytes, place: Place) -> io::Result<()> {
     let file = file(opened)?;
-    opened.account.reserve.admit(bytes.len()).map_err(|_| Errno::NOSPC)?;
+    let len = bytes.len() as u64;
+    let failed = |code| if code == ErrorCode::InsufficientSpace { Errno::NOSPC } else { Errno::IO };
+    opened.account.reserve.admit(len).map_err(failed)?;
+    opened.resize(|before| place.length(before, len), || write_all(file, bytes, place)).map_err(failed)?
+}
+
+fn write_all(file: &std::fs::File, mut bytes: Bytes, mut place: Place) -> io::Result<()> {
     while !bytes.is_empty() {
         let written = match place {
             Place::At(offset) => file.write_at(&bytes, offset),

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 
 use super::shared::Tenant;
 use super::{
-    Bound, Charge, HEAP_BLOCK, HEAP_GUARANTEED, HOLDINGS, Holding, OTHERS_LEAVE, OTHERS_LEAVE_PART, Refused,
-    heap_max,
+    Bound, Charge, DISK_BLOCK, DISK_GUARANTEED, HEAP_BLOCK, HEAP_GUARANTEED, HOLDINGS, Holding, OTHERS_LEAVE,
+    OTHERS_LEAVE_PART, PodBounds, Refused, heap_max,
 };
 
 /// Bytes that are not counted one by one: they are part of what holds them.
@@ -50,18 +50,19 @@ impl Gauge {
 
 impl Account {
     /// A pod's.
-    pub(super) fn pod(tenant: Arc<Tenant>, memory_limit: Option<u64>, memory_requested: u64) -> Arc<Account> {
-        let kept = tenant.keep_memory(memory_requested.min(memory_limit.unwrap_or(u64::MAX)));
-        Account::new(memory_limit, kept, Parent::Tenant(tenant))
+    pub(super) fn pod(tenant: Arc<Tenant>, bounds: PodBounds) -> Arc<Account> {
+        let PodBounds { memory, memory_requested, disk } = bounds;
+        let kept = tenant.keep_memory(memory_requested.min(memory.unwrap_or(u64::MAX)));
+        Account::new(memory, disk, kept, Parent::Tenant(tenant))
     }
 
     /// The account of a container of this pod.
     pub(crate) fn container(self: &Arc<Account>, memory_limit: Option<u64>) -> Arc<Account> {
-        Account::new(memory_limit, 0, Parent::Pod(Arc::clone(self)))
+        Account::new(memory_limit, None, 0, Parent::Pod(Arc::clone(self)))
     }
 
-    fn new(memory_limit: Option<u64>, memory_kept: u64, parent: Parent) -> Arc<Account> {
-        let limits = [memory_limit.unwrap_or(u64::MAX), heap_max(memory_limit), u64::MAX];
+    fn new(memory: Option<u64>, disk: Option<u64>, memory_kept: u64, parent: Parent) -> Arc<Account> {
+        let limits = [memory.unwrap_or(u64::MAX), heap_max(memory), u64::MAX, disk.unwrap_or(u64::MAX)];
         Arc::new(Account {
             gauges: limits.map(Gauge::new),
             memory_kept,
@@ -143,9 +144,13 @@ impl Account {
         *self.refusal.lock() = Some(refused);
     }
 
-    /// What was noted last.
+    /// What was noted last, of a container or of its pod.
     pub(crate) fn refusal(&self) -> Option<Refused> {
-        *self.refusal.lock()
+        let own = *self.refusal.lock();
+        own.or_else(|| match &self.parent {
+            Parent::Pod(pod) => pod.refusal(),
+            Parent::Tenant(_) => None,
+        })
     }
 
     /// The same bytes, held on this account until the last part of them is dropped, wherever they are by then. Few bytes are
@@ -221,8 +226,9 @@ impl Account {
     fn shared_part(&self, holding: Holding, held: u64, tenant: &Tenant) -> u64 {
         match holding {
             Holding::Memory => held.saturating_sub(self.memory_kept),
-            Holding::Heap => held.saturating_sub(HEAP_GUARANTEED).next_multiple_of(HEAP_BLOCK),
+            Holding::Heap => in_blocks(held.saturating_sub(HEAP_GUARANTEED), HEAP_BLOCK),
             Holding::Files => held.saturating_sub(tenant.files_guaranteed()),
+            Holding::Disk => in_blocks(held.saturating_sub(DISK_GUARANTEED), DISK_BLOCK),
         }
     }
 
@@ -244,6 +250,11 @@ impl Drop for Account {
             tenant.keep_memory_no_more(self.memory_kept);
         }
     }
+}
+
+/// Rounded up to blocks. A number that is more than anything can be stays what it is.
+fn in_blocks(amount: u64, block: u64) -> u64 {
+    amount.checked_next_multiple_of(block).unwrap_or(u64::MAX)
 }
 
 /// Bytes with the charge for them.

@@ -1,7 +1,7 @@
 //! What all pods of a node share, and what each Kubernetes namespace holds of it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -17,7 +17,8 @@ const LIMIT_MAX: u64 = i64::MAX.cast_unsigned();
 /// be told here before the one who took.
 #[derive(Debug)]
 pub(super) struct Shared {
-    limits: [u64; HOLDINGS],
+    /// That of the disk follows what is free of it.
+    limits: [AtomicU64; HOLDINGS],
     files_guaranteed: u64,
     held: [AtomicI64; HOLDINGS],
     /// Memory that is kept for pods, whether they hold it or not; it is part of what is held.
@@ -28,8 +29,8 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(bounds: NodeBounds) -> Arc<Shared> {
-        let limits = [bounds.memory.unwrap_or(LIMIT_MAX), bounds.heap, bounds.files];
-        let limits = limits.map(|limit| limit.min(LIMIT_MAX));
+        let limits = [bounds.memory.unwrap_or(LIMIT_MAX), bounds.heap, bounds.files, LIMIT_MAX];
+        let limits = limits.map(|limit| AtomicU64::new(limit.min(LIMIT_MAX)));
         let (files_guaranteed, held) = (bounds.files_guaranteed, Default::default());
         let (memory_kept, tenants) = Default::default();
         Arc::new(Shared { limits, files_guaranteed, held, memory_kept, tenants })
@@ -55,13 +56,19 @@ impl Shared {
         Some(self.limit(Holding::Memory)).filter(|limit| *limit < LIMIT_MAX)
     }
 
+    /// So many bytes of the disk are free beyond what is held.
+    pub(super) fn set_disk_free(&self, bytes: u64) {
+        let limit = self.held(Holding::Disk).saturating_add(bytes).min(LIMIT_MAX);
+        self.limits[Holding::Disk as usize].store(limit, Ordering::Relaxed);
+    }
+
     /// How many namespaces have pods.
     pub(super) fn tenants(&self) -> usize {
         self.tenants.lock().len()
     }
 
     fn limit(&self, holding: Holding) -> u64 {
-        self.limits[holding as usize]
+        self.limits[holding as usize].load(Ordering::Relaxed)
     }
 }
 

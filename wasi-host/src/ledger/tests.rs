@@ -14,6 +14,11 @@ fn pod(ledger: &Ledger, tenant: &str) -> Arc<Account> {
     ledger.pod(&tenant.into(), None)
 }
 
+/// One for which so much memory is kept.
+fn asking(ledger: &Ledger, tenant: &Arc<str>, memory_requested: u64) -> Arc<Account> {
+    ledger.bounded_pod(tenant, PodBounds { memory_requested, ..PodBounds::default() })
+}
+
 /// Takes as much as there is, in pieces.
 fn fill(account: &Arc<Account>, holding: Holding, piece: u64) -> (Charge, Refused) {
     let mut charge = Charge::nothing(account, holding);
@@ -51,7 +56,7 @@ fn each_bound_is_named_that_refuses() {
 #[test]
 fn what_pods_ask_for_is_theirs_and_the_rest_of_the_memory_is_shared() {
     let ledger = ledger(0, 0);
-    let asks = ledger.pod_that_asks(&"a".into(), None, 40 * MIB);
+    let asks = asking(&ledger, &"a".into(), 40 * MIB);
     // Of the 60 MiB that nobody has asked for.
     let greedy: Vec<_> = (0..8).map(|_| pod(&ledger, "greedy")).collect();
     let filled: Vec<_> = greedy.iter().map(|pod| fill(pod, Holding::Memory, MIB)).collect();
@@ -64,7 +69,7 @@ fn what_pods_ask_for_is_theirs_and_the_rest_of_the_memory_is_shared() {
     assert!(other.amount() > 5 * MIB);
     // One that no scheduler can have placed here has nothing kept for it.
     let before = ledger.held(Holding::Memory);
-    let beyond = ledger.pod_that_asks(&"b".into(), None, 61 * MIB);
+    let beyond = asking(&ledger, &"b".into(), 61 * MIB);
     assert_eq!(ledger.held(Holding::Memory), before);
     drop(beyond);
     // What it asks for is kept for it, whether it uses it or not, and free when it is gone.

@@ -129,7 +129,7 @@ async fn a_full_host_and_a_missing_mount_are_refused_with_the_reason() {
     let pod = bench.pod(PodLimits::default());
     let mut spec = bench.spec(artifact.clone());
     let host = bench.dir.path().join("nowhere");
-    let mount = Mount { host, pin: None, guest: "/data".to_owned(), read_only: true };
+    let mount = Mount { host, pin: None, guest: "/data".to_owned(), read_only: true, volume: None };
     spec.mounts = vec![mount];
     let refused = pod.start(spec).expect_err("there is no such directory");
     assert!(matches!(refused, StartError::Mount { .. }), "{refused}");

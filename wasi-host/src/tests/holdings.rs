@@ -15,8 +15,13 @@ use crate::net::{HttpError, NetError, empty_body, full_body};
 const PORT: u16 = 8080;
 
 /// What pods as small as this may have the host hold is the least that any may.
-pub(super) const SMALL: PodLimits =
-    PodLimits { cpu_weight: 0, cpu_quota: None, memory_bytes: Some(16 << 20), memory_requested: 0 };
+pub(super) const SMALL: PodLimits = PodLimits {
+    cpu_weight: 0,
+    cpu_quota: None,
+    memory_bytes: Some(16 << 20),
+    memory_requested: 0,
+    disk_bytes: None,
+};
 
 /// Takes all that the account may have.
 fn exhaust(account: &Arc<Account>) -> Charge {

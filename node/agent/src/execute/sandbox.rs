@@ -45,6 +45,7 @@ impl Executor {
             cpu_quota: limits.cpu_quota,
             memory_bytes: limits.memory_bytes,
             memory_requested: limits.memory_requested,
+            disk_bytes: limits.disk_bytes,
         };
         let sandbox = self.context.host.pod(limits, namespace.clone());
         let plans = Arc::new(Semaphore::new(1));

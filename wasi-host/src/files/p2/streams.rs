@@ -240,13 +240,14 @@ mod tests {
     #[tokio::test]
     async fn what_streams_hold_is_counted_and_little_where_memory_is_scarce() {
         let bounds = NodeBounds { memory: None, heap: 1 << 20, files: 100, files_guaranteed: 1 };
-        let ledger = Ledger::new(bounds).pod(&"default".into(), None);
+        let node = Ledger::new(bounds);
+        let ledger = node.pod(&"default".into(), None);
         let pools = Pools { calls: Pool::new("files", 1, 0), ..Pools::new() };
         let account = Account::new(
             pools.clone(),
             Holder::default(),
             Arc::clone(&ledger),
-            Arc::new(Reserve::with(|| None)),
+            Arc::new(Reserve::with(|| None, node)),
         );
         let file = File::new(
             tempfile::tempfile().expect("a file"),

@@ -13,7 +13,9 @@ use super::*;
 use crate::net::{Isolated, Namespace, NamespaceConfig, NetLimits};
 use crate::tests::programs::{build, compile};
 use crate::tests::{Beside, Lines, beside_others};
-use crate::{Container, ContainerLimits, ContainerSpec, Exit, Host, HostConfig, Mount, Pod, PodLimits};
+use crate::{
+    Container, ContainerLimits, ContainerSpec, Exit, Host, HostConfig, Mount, Pod, PodLimits, Volume,
+};
 
 /// Longer than anything here takes on a busy machine, and shorter than a hang.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -61,6 +63,7 @@ impl Bench {
             pin: None,
             guest: "/data".to_owned(),
             read_only: false,
+            volume: Some(Volume { dir: self.dir.path().join("data"), bytes_max: None }),
         };
         let spec = ContainerSpec {
             name: "guest".into(),
