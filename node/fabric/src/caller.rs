@@ -26,29 +26,42 @@ impl Attached {
 pub(crate) struct Caller {
     /// Whose share it comes out of.
     pub(crate) holder: Holder,
-    /// None for the gateway and node ports, which ask on behalf of a service.
-    pub(crate) pod: Option<Attached>,
+    pub(crate) asker: Asker,
     /// Where what is carried for it is counted.
     pub(crate) buffers: Buffers,
+}
+
+/// Who wants the connection.
+#[derive(Clone)]
+pub(crate) enum Asker {
+    /// A pod of this node.
+    Pod(Attached),
+    /// A client of the gateway or of a node port, which come from the node's address. What it holds of a pod is its own
+    /// part, and not the node's.
+    Client(IpAddr),
 }
 
 impl Caller {
     /// A pod of this node, by the address that it sends from.
     pub(crate) fn pod(namespace: &Arc<str>, address: IpAddr, pod: Attached) -> Self {
         let holder = Holder { namespace: namespace.clone(), pod: Some(address) };
-        Self { holder, buffers: pod.namespace.buffers(), pod: Some(pod) }
+        Self { holder, buffers: pod.namespace.buffers(), asker: Asker::Pod(pod) }
     }
 
     /// The gateway or a node port, for a client of this service.
-    pub(crate) fn outside(service: &Service, tenants: &TenantBuffers) -> Self {
+    pub(crate) fn outside(client: IpAddr, service: &Service, tenants: &TenantBuffers) -> Self {
         let namespace: Arc<str> = service.entry.namespace.as_str().into();
         let buffers = tenants.of(&namespace);
-        Self { holder: Holder { namespace, pod: None }, pod: None, buffers }
+        let asker = Asker::Client(client.to_canonical());
+        Self { holder: Holder { namespace, pod: None }, asker, buffers }
     }
 
     /// Cancelled when the pod that asked is gone.
     pub(crate) fn gone(&self) -> &CancellationToken {
         static NEVER: LazyLock<CancellationToken> = LazyLock::new(CancellationToken::new);
-        self.pod.as_ref().map_or(&NEVER, |pod| &pod.gone)
+        match &self.asker {
+            Asker::Pod(pod) => &pod.gone,
+            Asker::Client(_) => &NEVER,
+        }
     }
 }

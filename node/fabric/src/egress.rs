@@ -260,7 +260,7 @@ mod tests {
         let from = SocketAddr::new(POD.into(), 4000);
         let dialed = tokio::time::timeout(2 * CONNECT_TIMEOUT, egress.dial(&caller, from, to)).await;
         assert_eq!(dialed.expect("it ends").err(), Some(NetError::TimedOut));
-        caller.pod.as_ref().unwrap().gone.cancel();
+        caller.gone().cancel();
         let dialed = tokio::time::timeout(CONNECT_TIMEOUT / 2, egress.dial(&caller, from, to)).await;
         assert_eq!(dialed.expect("it ends").err(), Some(NetError::NetworkDown));
         assert_eq!(egress.open(), 0);
@@ -281,7 +281,7 @@ mod tests {
             if shut_down {
                 net.shutdown();
             }
-            caller.pod.as_ref().unwrap().gone.cancel();
+            caller.gone().cancel();
             tokio::time::timeout(soon, emptied(&egress)).await.expect("the pod is gone");
             read_to_reset(far).await;
             read_to_reset(other).await;

@@ -110,6 +110,11 @@ impl Policy {
         }
     }
 
+    /// Whether an address that another node may speak for is that node's own, and no pod's.
+    pub(crate) fn is_node(&self, tables: &Tables, peer: &str, from: IpAddr) -> bool {
+        from == NODE_WITHOUT_BLOCK || tables.own_address_of(peer) == Some(from)
+    }
+
     /// What the gateway and node ports of this node come from, as pods see them.
     pub(crate) fn own_address(&self, tables: &Tables) -> IpAddr {
         tables.own_address_of(&self.node).unwrap_or(NODE_WITHOUT_BLOCK)

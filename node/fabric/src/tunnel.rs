@@ -15,7 +15,7 @@ mod wire;
 pub(crate) use client::Peers;
 pub(crate) use identity::Members;
 pub(crate) use server::{Arrivals, Arrived, NEWCOMERS, Reception, serve};
-pub(crate) use wire::Datagram;
+pub(crate) use wire::{Datagram, Opening};
 
 use arc_swap::ArcSwap;
 use std::pin::Pin;

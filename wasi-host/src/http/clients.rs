@@ -7,7 +7,7 @@
 //!
 //! Pods of the component's own namespace count each for itself alone. They are its owner's, whose front may have all that
 //! his back can serve; what one of them holds up is still no more than one client's part. Clients from outside are of no
-//! namespace, and those that come by way of another node are that node's: one client.
+//! namespace, whichever node they come by.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

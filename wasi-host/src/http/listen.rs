@@ -49,8 +49,9 @@ pub(super) async fn serve(server: &Arc<Server>, listener: Listener, service: Arc
         // The listener fails once the pod's network is taken down, and for good; after a stop it fails when those that
         // waited have been accepted.
         while let Ok((mut conn, peer)) = listener.accept().await {
-            let asker = asker(&conn, peer.ip());
-            match enter(&mut conn, &asker, peer.ip()) {
+            let client = conn.client().unwrap_or(peer.ip());
+            let asker = asker(&conn, client);
+            match enter(&mut conn, &asker, client) {
                 Some(place) => {
                     let (server, service) = (Arc::clone(server), Arc::clone(&service));
                     connections.spawn(serve_connection(server, conn, place, asker, service));

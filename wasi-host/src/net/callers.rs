@@ -48,7 +48,8 @@ impl Caller {
         matches!(self, Caller::Other { .. })
     }
 
-    fn source(&self) -> Option<IpAddr> {
+    /// Whose part it is; none of the pod's own and the node's.
+    pub(super) fn source(&self) -> Option<IpAddr> {
         match self {
             Caller::Node | Caller::Own => None,
             Caller::Kin(source) | Caller::Other { source, .. } => Some(*source),

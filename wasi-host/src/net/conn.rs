@@ -9,7 +9,7 @@ use bytes::Bytes;
 use std::any::Any;
 use std::fmt;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -91,6 +91,12 @@ impl Conn {
     /// The namespace of the pod that opened it to one of another namespace.
     pub(crate) fn foreign_namespace(&self) -> Option<&Arc<str>> {
         self.seat.as_ref()?.caller().namespace()
+    }
+
+    /// Whose part of its pod it is, where it was opened by another than the pod: the caller, or the client for whom the
+    /// node opened it.
+    pub(crate) fn client(&self) -> Option<IpAddr> {
+        self.seat.as_ref()?.caller().source()
     }
 
     /// Whether it came by [`super::Namespace::deliver_probe`], which is the node's alone.

@@ -8,6 +8,7 @@ use super::seat::{Budget, Seats};
 use super::udp::UdpSocket;
 use super::{Buffers, Conn, HttpService, NetError, NetLimits, Uplink};
 use crate::ledger::{Account, Charge, Refused};
+use crate::serving::source_of;
 use crate::shares::Holder;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -212,6 +213,18 @@ impl Namespace {
     /// Needs a tokio runtime in context.
     pub async fn deliver_when_room(&self, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
         self.deliver_in_time(from, to, self.shared.caller(from.ip())).await
+    }
+
+    /// The same of what a node opens for a client in the outside, who is nobody's pod, whatever address it comes from: what
+    /// it takes of the pod is the client's part. For the node's code alone. Needs a tokio runtime in context.
+    pub async fn deliver_for(
+        &self,
+        client: IpAddr,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<Conn, NetError> {
+        let caller = Caller::Other { source: source_of(client), namespace: None };
+        self.deliver_in_time(from, to, caller).await
     }
 
     /// The same for a check of the node's own, which does not fail for what clients hold of the pod's sockets and of what

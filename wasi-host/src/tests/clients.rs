@@ -57,10 +57,17 @@ impl Port {
         self.pod.namespace().deliver_when_room(client, self.address()).await.expect("taken in")
     }
 
+    /// From a node, for a client in the outside.
+    async fn connect_for(&self, client: u8) -> Conn {
+        let node = SocketAddr::from(([10, 128, 3, 1], 4000));
+        let client = IpAddr::from([192, 0, 2, client]);
+        self.pod.namespace().deliver_for(client, node, self.address()).await.expect("taken in")
+    }
+
     /// One more request that does not end; none where it is refused.
-    async fn hold(&self, namespace: u8, pod: u8, request: Request<HttpBody>) -> Option<Held> {
+    async fn hold(&self, conn: Conn, request: Request<HttpBody>) -> Option<Held> {
         let free = self.bench.host.instances_free();
-        let mut answer = send(self.connect(namespace, pod).await, request).await.boxed();
+        let mut answer = send(conn, request).await.boxed();
         loop {
             if let Some(answered) = (&mut answer).now_or_never() {
                 let response = answered.expect("answered");
@@ -79,7 +86,7 @@ impl Port {
     async fn fill(&self, namespace: u8, pods: u8, request: fn() -> Request<HttpBody>) -> Vec<Held> {
         let mut held = Vec::new();
         for pod in 1..=pods {
-            while let Some(one) = self.hold(namespace, pod, request()).await {
+            while let Some(one) = self.hold(self.connect(namespace, pod).await, request()).await {
                 held.push(one);
             }
         }
@@ -124,6 +131,21 @@ async fn the_pods_of_another_namespace_leave_half_to_the_others() {
 }
 
 #[tokio::test]
+async fn clients_that_one_node_speaks_for_have_each_a_part() {
+    let port = Port::of("hello-http-p3").await;
+    let fill = async |client: u8| {
+        let mut held = Vec::new();
+        while let Some(one) = port.hold(port.connect_for(client).await, endless()).await {
+            held.push(one);
+        }
+        held
+    };
+    let (first, second) = (fill(1).await, fill(2).await);
+    assert!(second.len() + 1 >= first.len() / 2, "half of the rest: {} and {}", first.len(), second.len());
+    assert!(first.len() > 16, "{}", first.len());
+}
+
+#[tokio::test]
 async fn what_clients_hold_fails_no_probe() {
     for (sample, request) in [("hello-http-p3", endless as fn() -> _), ("hello-http", unfinished)] {
         let port = Port::of(sample).await;
@@ -145,7 +167,8 @@ async fn what_clients_hold_fails_no_probe() {
         assert!(held.len() > 3, "{sample} serves {} at once", held.len());
         // Nobody else is served, whatever his address is.
         for namespace in [OWN, 50] {
-            assert!(port.hold(namespace, 1, get("/")).await.is_none(), "{sample} is full");
+            let conn = port.connect(namespace, 1).await;
+            assert!(port.hold(conn, get("/")).await.is_none(), "{sample} is full");
         }
         // More of them at once than the one instance that is kept where each request has its own.
         let probes = futures::future::join_all((0..3).map(|_| probe())).await;

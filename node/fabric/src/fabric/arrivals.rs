@@ -2,10 +2,10 @@
 
 use super::{Fabric, Inner};
 use crate::policy::PeerSource;
-use crate::tunnel::{Arrivals, Arrived, Datagram};
+use crate::tunnel::{Arrivals, Arrived, Datagram, Opening};
 use coracle_wasi_host::net::NetError;
 use futures::future::BoxFuture;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// How long a connection waits until its block of addresses is known here: the news of a new block may be slower than its
@@ -13,17 +13,18 @@ use std::time::Duration;
 const NEW_BLOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Arrivals for Fabric {
-    fn arrive(
-        &self,
-        peer: &str,
-        from: SocketAddr,
-        to: SocketAddr,
-    ) -> BoxFuture<'static, Result<Arrived, NetError>> {
+    fn arrive(&self, peer: &str, opening: Opening) -> BoxFuture<'static, Result<Arrived, NetError>> {
         let (inner, peer) = (self.inner.clone(), peer.to_owned());
+        let Opening { from, to, client } = opening;
         Box::pin(async move {
             inner.check_peer_source(&peer, from.ip()).await?;
             let pod = inner.policy.pod(to.ip()).ok_or(NetError::HostUnreachable)?;
-            let conn = pod.namespace.deliver_when_room(from, to).await?;
+            // A pod's connection is its own, whatever else is said of it.
+            let client = client.filter(|_| inner.policy.is_node(&inner.tables.load(), &peer, from.ip()));
+            let conn = match client {
+                Some(client) => pod.namespace.deliver_for(client, from, to).await?,
+                None => pod.namespace.deliver_when_room(from, to).await?,
+            };
             // What is not read is the caller's part of the pod's, as what waits in the pipes is.
             let buffers = conn.buffers().unwrap_or_else(|| pod.namespace.buffers());
             Ok(Arrived { conn, buffers, pod: pod.gone })

@@ -1,7 +1,7 @@
 //! Connections: to a service's endpoints, pods here and elsewhere, and the outside.
 
 use super::{ENDPOINT_TRIES, Inner};
-use crate::caller::Caller;
+use crate::caller::{Asker, Caller};
 use crate::model::Protocol;
 use crate::policy::Place;
 use crate::service::{Choice, Failed};
@@ -38,7 +38,7 @@ impl Inner {
         service: &Arc<Service>,
         port: usize,
     ) -> Result<Conn, NetError> {
-        let caller = Caller::outside(service, &self.outside);
+        let caller = Caller::outside(from.ip(), service, &self.outside);
         self.dial_service_for(&caller, from, to, service, port).await
     }
 
@@ -87,14 +87,15 @@ impl Inner {
         failed.note(choice.address, place, error);
     }
 
-    /// Connects the gateway to one endpoint of a service.
+    /// Connects the gateway to one endpoint of a service, for a client.
     pub(crate) async fn dial_endpoint(
         self: &Arc<Self>,
         from: SocketAddr,
+        client: IpAddr,
         endpoint: SocketAddr,
         service: &Service,
     ) -> Result<Conn, NetError> {
-        let caller = Caller::outside(service, &self.outside);
+        let caller = Caller::outside(client, service, &self.outside);
         self.dial_endpoint_for(&caller, from, endpoint, service).await
     }
 
@@ -127,18 +128,20 @@ impl Inner {
         place: Place,
     ) -> Result<Conn, NetError> {
         match place {
-            Place::Pod(namespace) => {
-                let from = match caller.pod {
-                    Some(_) => from,
-                    None => self.policy.client_source(&self.tables.load(), from),
-                };
-                namespace.deliver_when_room(from, to).await
-            }
+            Place::Pod(namespace) => match caller.asker {
+                Asker::Pod(_) => namespace.deliver_when_room(from, to).await,
+                Asker::Client(client) => {
+                    let from = self.policy.client_source(&self.tables.load(), from);
+                    namespace.deliver_for(client, from, to).await
+                }
+            },
             Place::Node { name, fabric } => {
-                let from = match caller.pod {
-                    Some(_) => from,
+                let from = match caller.asker {
+                    Asker::Pod(_) => from,
                     // The other node lets this one speak for its own addresses only.
-                    None => SocketAddr::new(self.policy.own_address(&self.tables.load()), from.port()),
+                    Asker::Client(_) => {
+                        SocketAddr::new(self.policy.own_address(&self.tables.load()), from.port())
+                    }
                 };
                 let (peers, caller) = (self.peers.clone(), caller.clone());
                 self.on_runtime(async move { peers.dial(&name, &fabric, &caller, (from, to)).await }).await

@@ -1,7 +1,7 @@
 //! One request from a client to an endpoint and its response back.
 
 use super::headers::{self, host_of};
-use super::pool::Pool;
+use super::pool::{Pair, Pool};
 use super::{answer, upgrade};
 use crate::fabric::{ENDPOINT_TRIES, Inner};
 use crate::model::{BackendPort, Protocol};
@@ -17,7 +17,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -110,7 +110,7 @@ impl Forwarder {
         let (mut failed, mut told) = (Failed::default(), None);
         for _ in 0..ENDPOINT_TRIES {
             let Some(choice) = self.fabric.choose(&service, port, client.ip(), &failed) else { break };
-            match self.attempt(request, choice, &service).await {
+            match self.attempt(request, client.ip(), choice, &service).await {
                 Ok(response) => {
                     self.fabric.balancer().remember(&service, client.ip(), choice);
                     return Ok(response);
@@ -129,22 +129,24 @@ impl Forwarder {
     async fn attempt(
         &self,
         request: Request<HttpBody>,
+        client: IpAddr,
         choice: Choice,
         service: &Service,
     ) -> Result<Response<HttpBody>, Failure> {
         let open = OpenConnection::count(&service.open[choice.index]);
-        let reached = match self.reach(choice, service).await {
+        let pair = Pair::new(client, choice.address);
+        let reached = match self.reach(pair, service).await {
             Ok(reached) => reached,
             Err(error) => return Err(Failure::again(request, error)),
         };
-        let sent = tokio::time::timeout(RESPONSE_TIMEOUT, self.send(reached, request, choice, service)).await;
+        let sent = tokio::time::timeout(RESPONSE_TIMEOUT, self.send(reached, request, pair, service)).await;
         let (mut response, sender) = sent.map_err(|_| {
             let text = format!("service {} did not answer in time", service.full_name());
             Failure::Final((StatusCode::GATEWAY_TIMEOUT, text))
         })??;
         headers::strip_hop_by_hop(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
-        let back = sender.map(|sender| (self.pool.clone(), choice.address, sender));
+        let back = sender.map(|sender| (self.pool.clone(), pair, sender));
         Ok(response.map(|body| Tracked { body, _open: open, back }.boxed_unsync()))
     }
 
@@ -168,25 +170,21 @@ impl Forwarder {
     }
 
     /// A component of this node, a kept connection, or a new one.
-    async fn reach(&self, choice: Choice, service: &Service) -> Result<Reached, NetError> {
-        let place = self.fabric.policy().place(&self.fabric.tables(), choice.address, Protocol::Tcp)?;
+    async fn reach(&self, pair: Pair, service: &Service) -> Result<Reached, NetError> {
+        let place = self.fabric.policy().place(&self.fabric.tables(), pair.endpoint, Protocol::Tcp)?;
         if let Place::Pod(namespace) = &place
-            && let Some(component) = namespace.http_service(choice.address.port())
+            && let Some(component) = namespace.http_service(pair.endpoint.port())
         {
             return Ok(Reached::Component(component));
         }
-        if let Some(sender) = self.pool.take(choice.address) {
+        if let Some(sender) = self.pool.take(pair) {
             return Ok(Reached::Kept(sender));
         }
-        Ok(Reached::Connection(self.connect(choice.address, service).await?))
+        Ok(Reached::Connection(self.connect(pair, service).await?))
     }
 
-    async fn connect(
-        &self,
-        endpoint: SocketAddr,
-        service: &Service,
-    ) -> Result<SendRequest<HttpBody>, NetError> {
-        let conn = self.fabric.dial_endpoint(self.source(), endpoint, service).await?;
+    async fn connect(&self, pair: Pair, service: &Service) -> Result<SendRequest<HttpBody>, NetError> {
+        let conn = self.fabric.dial_endpoint(self.source(), pair.client, pair.endpoint, service).await?;
         let handshake = http1::handshake(TokioIo::new(conn)).await;
         let (sender, connection) = handshake.map_err(|_| NetError::ConnectionReset)?;
         // It ends with its last request, or with the endpoint; how is told to the request.
@@ -206,7 +204,7 @@ impl Forwarder {
         &self,
         reached: Reached,
         request: Request<HttpBody>,
-        choice: Choice,
+        pair: Pair,
         service: &Service,
     ) -> Result<(Response<HttpBody>, Option<SendRequest<HttpBody>>), Failure> {
         let sent = match reached {
@@ -218,12 +216,10 @@ impl Forwarder {
             Reached::Connection(sender) => send_over(sender, request, service).await,
             Reached::Kept(sender) => match send_over(sender, request, service).await {
                 // The endpoint may have closed it in this moment: a new one tells whether the endpoint is there.
-                Err(Failure::Again { request, fault: None, .. }) => {
-                    match self.connect(choice.address, service).await {
-                        Ok(sender) => send_over(sender, *request, service).await,
-                        Err(error) => Err(Failure::again(*request, error)),
-                    }
-                }
+                Err(Failure::Again { request, fault: None, .. }) => match self.connect(pair, service).await {
+                    Ok(sender) => send_over(sender, *request, service).await,
+                    Err(error) => Err(Failure::again(*request, error)),
+                },
                 sent => sent,
             },
         };
@@ -243,7 +239,7 @@ impl Forwarder {
         for _ in 0..ENDPOINT_TRIES {
             let Some(choice) = self.fabric.choose(service, port, client.ip(), &failed) else { break };
             let open = OpenConnection::count(&service.open[choice.index]);
-            match self.connect(choice.address, service).await {
+            match self.connect(Pair::new(client.ip(), choice.address), service).await {
                 Ok(sender) => {
                     self.fabric.balancer().remember(service, client.ip(), choice);
                     let late = tokio::time::timeout(
@@ -336,7 +332,7 @@ fn component_failed(service: &Service, error: &HttpError) -> Fault {
 struct Tracked {
     body: HttpBody,
     _open: OpenConnection,
-    back: Option<(Arc<Pool>, SocketAddr, SendRequest<HttpBody>)>,
+    back: Option<(Arc<Pool>, Pair, SendRequest<HttpBody>)>,
 }
 
 impl Body for Tracked {
@@ -362,8 +358,8 @@ impl Body for Tracked {
 impl Drop for Tracked {
     /// A connection whose response was not read to its end is not ready again, and the pool closes it.
     fn drop(&mut self) {
-        if let Some((pool, endpoint, sender)) = self.back.take() {
-            pool.keep(endpoint, sender);
+        if let Some((pool, pair, sender)) = self.back.take() {
+            pool.keep(pair, sender);
         }
     }
 }

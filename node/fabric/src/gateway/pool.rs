@@ -1,16 +1,18 @@
-//! HTTP/1.1 connections to endpoints, kept for the next request.
+//! HTTP/1.1 connections to endpoints, kept for the next request of the same client: at its pod a connection is the client's
+//! for whom it was opened.
 
 use coracle_wasi_host::net::HttpBody;
+use coracle_wasi_host::serving::source_of;
 use hyper::client::conn::http1::SendRequest;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-/// Idle connections kept to one endpoint.
+/// Idle connections kept to one endpoint, of all clients. The oldest makes room.
 const IDLE_MAX: usize = 64;
 
 /// Endpoints that connections are kept to; the others' are closed after use.
@@ -19,7 +21,20 @@ const ENDPOINTS_MAX: usize = 4096;
 /// How long a connection is kept without a request; below the keep-alive time of common servers.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(4);
 
-/// Idle connections by endpoint.
+/// Whose connections, and to where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Pair {
+    pub(super) client: IpAddr,
+    pub(super) endpoint: SocketAddr,
+}
+
+impl Pair {
+    pub(super) fn new(client: IpAddr, endpoint: SocketAddr) -> Self {
+        Self { client: source_of(client), endpoint }
+    }
+}
+
+/// Idle connections.
 #[derive(Default)]
 pub(crate) struct Pool {
     state: Mutex<State>,
@@ -27,6 +42,7 @@ pub(crate) struct Pool {
 
 #[derive(Default)]
 struct State {
+    /// By endpoint, the latest last.
     idle: HashMap<SocketAddr, Vec<Idle>>,
     /// A task closes what nobody has asked for in time, as long as there is anything.
     sweeping: bool,
@@ -42,6 +58,7 @@ impl State {
 }
 
 struct Idle {
+    client: IpAddr,
     sender: SendRequest<HttpBody>,
     since: Instant,
 }
@@ -53,21 +70,22 @@ impl Idle {
 }
 
 impl Pool {
-    /// The connection to an endpoint that was used last, if one is still open.
-    pub(super) fn take(&self, endpoint: SocketAddr) -> Option<SendRequest<HttpBody>> {
+    /// The connection that was used last, if one is still open.
+    pub(super) fn take(&self, pair: Pair) -> Option<SendRequest<HttpBody>> {
         let mut state = self.state.lock();
-        let kept = state.idle.get_mut(&endpoint)?;
-        while let Some(connection) = kept.pop() {
-            if connection.is_usable() {
-                return Some(connection.sender);
-            }
+        let kept = state.idle.get_mut(&pair.endpoint)?;
+        kept.retain(Idle::is_usable);
+        let found = kept.iter().rposition(|idle| idle.client == pair.client);
+        let taken = found.map(|at| kept.remove(at).sender);
+        if kept.is_empty() {
+            state.idle.remove(&pair.endpoint);
         }
-        state.idle.remove(&endpoint);
-        None
+        taken
     }
 
-    /// Keeps a connection whose last response has been read. Beyond the bounds it is closed.
-    pub(super) fn keep(self: &Arc<Self>, endpoint: SocketAddr, sender: SendRequest<HttpBody>) {
+    /// Keeps a connection whose last response has been read. Beyond the bounds another is closed, or this one.
+    pub(super) fn keep(self: &Arc<Self>, pair: Pair, sender: SendRequest<HttpBody>) {
+        let Pair { client, endpoint } = pair;
         let mut state = self.state.lock();
         if state.idle.len() >= ENDPOINTS_MAX && !state.idle.contains_key(&endpoint) {
             state.close_idle();
@@ -77,11 +95,9 @@ impl Pool {
         }
         let kept = state.idle.entry(endpoint).or_default();
         if kept.len() >= IDLE_MAX {
-            kept.retain(Idle::is_usable);
+            kept.remove(0);
         }
-        if kept.len() < IDLE_MAX {
-            kept.push(Idle { sender, since: Instant::now() });
-        }
+        kept.push(Idle { client, sender, since: Instant::now() });
         // Where there is no runtime any more the node ends.
         if !state.sweeping
             && let Ok(runtime) = Handle::try_current()
@@ -137,7 +153,7 @@ mod tests {
             let (response, read) = tokio::join!(sender.send_request(request), answered);
             assert!(response.unwrap().status() == 204 && read > 0);
             sender.ready().await.unwrap();
-            pool.keep(SocketAddr::from(([10, 128, 0, 2], port)), sender);
+            pool.keep(Pair::new([10, 0, 0, 1].into(), ([10, 128, 0, 2], port).into()), sender);
             servers.push(server);
         }
         assert_eq!(pool.held(), 3);
@@ -163,26 +179,54 @@ mod tests {
     async fn what_is_kept_has_a_bound_for_each_endpoint_and_for_all() {
         let pool = Arc::<Pool>::default();
         let mut servers = Vec::new();
-        let endpoint =
-            |number: usize| SocketAddr::new(std::net::Ipv4Addr::from_bits(number as u32).into(), 80);
+        let pair = |number: usize| {
+            let endpoint = SocketAddr::new(std::net::Ipv4Addr::from_bits(number as u32).into(), 80);
+            Pair::new([192, 0, 2, 1].into(), endpoint)
+        };
         for number in 0..=IDLE_MAX {
             let (sender, server) = connection().await;
-            pool.keep(endpoint(0), sender);
+            pool.keep(pair(0), sender);
             servers.push(server);
-            assert_eq!(pool.state.lock().idle[&endpoint(0)].len(), IDLE_MAX.min(number + 1));
+            assert_eq!(pool.state.lock().idle[&pair(0).endpoint].len(), IDLE_MAX.min(number + 1));
         }
         for number in 1..=ENDPOINTS_MAX {
             let (sender, server) = connection().await;
-            pool.keep(endpoint(number), sender);
+            pool.keep(pair(number), sender);
             servers.push(server);
         }
         assert_eq!(pool.held(), ENDPOINTS_MAX);
-        assert!(pool.take(endpoint(ENDPOINTS_MAX)).is_none(), "the last one found no place");
-        assert!(pool.take(endpoint(0)).is_some());
+        assert!(pool.take(pair(ENDPOINTS_MAX)).is_none(), "the last one found no place");
+        assert!(pool.take(pair(0)).is_some());
         // Those that may be used no more make room.
         tokio::time::advance(IDLE_TIME_MAX).await;
         let (sender, _server) = connection().await;
-        pool.keep(endpoint(ENDPOINTS_MAX), sender);
+        pool.keep(pair(ENDPOINTS_MAX), sender);
         assert_eq!(pool.held(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_gets_no_connection_of_another() {
+        let pool = Arc::<Pool>::default();
+        let pair = |client: u8| Pair::new([192, 0, 2, client].into(), ([10, 128, 0, 2], 80).into());
+        let mut servers = Vec::new();
+        for client in 1..=2 {
+            let (sender, server) = connection().await;
+            pool.keep(pair(client), sender);
+            servers.push(server);
+        }
+        assert!(pool.take(pair(3)).is_none());
+        assert!(pool.take(pair(1)).is_some());
+        assert!(pool.take(pair(1)).is_none());
+        // Of many the oldest makes room.
+        for _ in 0..IDLE_MAX {
+            let (sender, server) = connection().await;
+            pool.keep(pair(4), sender);
+            servers.push(server);
+        }
+        assert!(pool.take(pair(2)).is_none());
+        for _ in 0..IDLE_MAX {
+            assert!(pool.take(pair(4)).is_some());
+        }
+        assert_eq!(pool.held(), 0);
     }
 }

@@ -1,8 +1,9 @@
 //! Clients in the outside that are silent, many, gone or hold on: what each costs others.
 
-use super::cluster::{Authority, Cluster, Pod, backend, config, endpoint, pod, pod_in, service};
+use super::cluster::{Authority, Cluster, Pod, backend, config, endpoint, pod, pod_in, pod_within, service};
 use crate::{Fabric, IngressEntry, IngressPath, IngressRule, NetworkState, PathKind};
 use coracle_wasi_host::descriptors::Descriptors;
+use coracle_wasi_host::net::NetLimits;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -87,17 +88,24 @@ async fn get(to: SocketAddr) -> std::io::Result<String> {
 
 /// Opens a WebSocket, and says something over it.
 async fn web_socket(gateway: SocketAddr) -> std::io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(gateway).await?;
+    upgraded(TcpStream::connect(gateway).await?).await
+}
+
+/// The same over a connection that is there.
+async fn upgraded(mut stream: TcpStream) -> std::io::Result<TcpStream> {
     let asked = b"GET / HTTP/1.1\r\nhost: web.local\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
     stream.write_all(asked).await?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await?);
     }
+    if !head.starts_with(b"HTTP/1.1 101") {
+        return Err(std::io::Error::other(String::from_utf8_lossy(&head).into_owned()));
+    }
     stream.write_all(b"echo").await?;
     let mut echo = [0; 4];
     stream.read_exact(&mut echo).await?;
-    assert!(head.starts_with(b"HTTP/1.1 101") && &echo == b"echo");
+    assert_eq!(&echo, b"echo");
     Ok(stream)
 }
 
@@ -245,6 +253,31 @@ async fn one_client_and_one_namespace_leave_descriptors_to_others() {
         drop(open);
         cluster.state.services.retain(|service| service.namespace == "default");
         cluster.tell();
+    }
+}
+
+#[tokio::test]
+async fn clients_that_come_by_another_node_have_each_a_part_of_the_pod() {
+    const SOCKETS: usize = 40;
+    let mut cluster = Cluster::new().await;
+    let limits = NetLimits { sockets_max: SOCKETS, ..NetLimits::default() };
+    let web = pod_within(limits, "default", &cluster.b, "10.128.2.2");
+    answer(&web);
+    let gateway = route(&mut cluster, &web);
+    let node_port = open_node_port(&mut cluster).await;
+    for door in [gateway, node_port] {
+        let open = async |client| upgraded(connect_from(client, door).await?).await;
+        let mut greedy = Vec::new();
+        while let Ok(socket) = open(2).await {
+            greedy.push(socket);
+            assert!(greedy.len() < SOCKETS, "there is no bound");
+        }
+        assert!(greedy.len() >= SOCKETS / 4, "{}", greedy.len());
+        let another = open(3).await;
+        assert!(another.is_ok(), "{another:?} beside {}", greedy.len());
+        drop((greedy, another));
+        // What they had is given back when the pod has noticed.
+        comes_through(async || open(2).await).await;
     }
 }
 

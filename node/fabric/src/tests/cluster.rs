@@ -186,13 +186,13 @@ pub(super) fn pod(node: &Fabric, ip: &str) -> Pod {
 }
 
 pub(super) fn pod_in(namespace: &str, node: &Fabric, ip: &str) -> Pod {
+    pod_within(NetLimits::default(), namespace, node, ip)
+}
+
+pub(super) fn pod_within(limits: NetLimits, namespace: &str, node: &Fabric, ip: &str) -> Pod {
     let ip = ip.parse().unwrap();
-    let config = NamespaceConfig {
-        hostname: "pod".into(),
-        tenant: namespace.into(),
-        addresses: vec![ip],
-        limits: NetLimits::default(),
-    };
+    let config =
+        NamespaceConfig { hostname: "pod".into(), tenant: namespace.into(), addresses: vec![ip], limits };
     let net = Namespace::new(config, node.uplink(namespace));
     node.attach(ip, net.clone());
     Pod { ip, net }

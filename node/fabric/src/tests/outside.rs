@@ -78,7 +78,7 @@ async fn pods_leave_the_cluster_only_where_they_are_allowed_to() {
     assert_eq!(shut.net.connect(address(SERVICE)).await.map(drop), denied);
     let external = node.inner().tables().service("shut", "external").unwrap().clone();
     let (from, to) = (address("192.0.2.1:5"), address("198.51.100.1:8080"));
-    assert_eq!(node.inner().dial_endpoint(from, to, &external).await.map(drop), denied);
+    assert_eq!(node.inner().dial_endpoint(from, from.ip(), to, &external).await.map(drop), denied);
 
     let open = pod_in("open", &node, "10.128.1.3");
     assert_eq!(open.net.resolve("open.example").await.unwrap(), [address("198.51.100.1:0").ip()]);

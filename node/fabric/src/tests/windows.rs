@@ -103,8 +103,8 @@ async fn of_what_clients_from_outside_never_read_a_namespace_has_its_part() {
     let listener = server.listen();
     let (greedy, modest) = (service_in("greedy", &server), service_in("modest", &server));
     let dial = async |service: &Service| {
-        let to = SocketAddr::new(server.ip, 8080);
-        let conn = cluster.a.inner().dial_endpoint(address("192.0.2.1:5"), to, service).await.unwrap();
+        let (client, to) = (address("192.0.2.1:5"), SocketAddr::new(server.ip, 8080));
+        let conn = cluster.a.inner().dial_endpoint(client, client.ip(), to, service).await.unwrap();
         (listener.accept().await.unwrap().0, conn)
     };
     let mut unread = Vec::new();

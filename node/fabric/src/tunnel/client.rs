@@ -1,11 +1,11 @@
 //! The tunnels that this node opens.
 
-use super::wire::{Datagram, refused, tcp_request};
+use super::wire::{Datagram, Opening, refused, tcp_request};
 use super::{
     CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, Members, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
     STREAMS_MAX, datagrams, identity, pump, watch_life,
 };
-use crate::caller::Caller;
+use crate::caller::{Asker, Caller};
 use crate::whereabouts::Whereabouts;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -113,9 +113,14 @@ impl Peers {
                 opening.await.unwrap_or(Err(NetError::NetworkDown))?
             }
         };
+        let client = match caller.asker {
+            Asker::Pod(_) => None,
+            Asker::Client(client) => Some(client),
+        };
+        let opening = Opening { from, to, client };
         let open = async {
             let mut sender = link.sender.clone().ready().await.map_err(|_| NetError::HostUnreachable)?;
-            let request = tcp_request(from, to).ok_or(NetError::InvalidInput)?;
+            let request = tcp_request(&opening).ok_or(NetError::InvalidInput)?;
             let (response, send) =
                 sender.send_request(request, false).map_err(|_| NetError::HostUnreachable)?;
             let response = response.await.map_err(|_| NetError::HostUnreachable)?;

@@ -1,7 +1,7 @@
 //! The tunnels that other nodes open to this one.
 
 use super::identity::{self, PeerNode};
-use super::wire::{DATAGRAMS_PATH, Datagram, TCP_PATH, addresses, refusal};
+use super::wire::{DATAGRAMS_PATH, Datagram, Opening, TCP_PATH, opening, refusal};
 use super::{
     CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, Members, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
     STREAMS_MAX, datagrams, pump, watch_life,
@@ -19,7 +19,6 @@ use http::{Request, Response, StatusCode};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -47,13 +46,8 @@ const TUNNELS_PER_PEER_MAX: usize = 4;
 
 /// What arrives through tunnels, judged and delivered by the fabric.
 pub(crate) trait Arrivals: Send + Sync + 'static {
-    /// A connection from a pod of the node `peer` to one of ours.
-    fn arrive(
-        &self,
-        peer: &str,
-        from: SocketAddr,
-        to: SocketAddr,
-    ) -> BoxFuture<'static, Result<Arrived, NetError>>;
+    /// A connection from a pod of the node `peer`, or from itself for a client, to one of our pods.
+    fn arrive(&self, peer: &str, opening: Opening) -> BoxFuture<'static, Result<Arrived, NetError>>;
 
     /// A datagram from a pod of the node `peer` to one of ours.
     fn arrive_datagram(&self, peer: &str, datagram: Datagram);
@@ -211,11 +205,11 @@ async fn serve_stream(
     let (head, mut body) = request.into_parts();
     match head.uri.path() {
         TCP_PATH => {
-            let Some((from, to)) = addresses(&head.headers) else {
+            let Some(opening) = opening(&head.headers) else {
                 return answer(&mut respond, refusal(NetError::InvalidInput));
             };
             let arrived = tokio::select! {
-                arrived = arrivals.arrive(peer, from, to) => arrived,
+                arrived = arrivals.arrive(peer, opening) => arrived,
                 // The dialer has given up: nobody waits for a place in the backlog any more.
                 _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
                 // A dialer waits for the answer. What is sent before would be on nobody's account.

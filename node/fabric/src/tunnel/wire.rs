@@ -13,15 +13,27 @@ pub(super) const DATAGRAMS_PATH: &str = "/v1/datagrams";
 
 const FROM: &str = "coracle-from";
 const TO: &str = "coracle-to";
+const CLIENT: &str = "coracle-client";
 const ERROR: &str = "coracle-error";
 
+/// A TCP connection to a pod, as its dialer asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Opening {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    /// For whom the node itself wants it.
+    pub(crate) client: Option<IpAddr>,
+}
+
 /// The request that opens a TCP connection. None where an address would not fit a header, which none does.
-pub(super) fn tcp_request(from: SocketAddr, to: SocketAddr) -> Option<Request<()>> {
-    Request::post(format!("https://fabric{TCP_PATH}"))
-        .header(FROM, from.to_string())
-        .header(TO, to.to_string())
-        .body(())
-        .ok()
+pub(super) fn tcp_request(opening: &Opening) -> Option<Request<()>> {
+    let mut request = Request::post(format!("https://fabric{TCP_PATH}"))
+        .header(FROM, opening.from.to_string())
+        .header(TO, opening.to.to_string());
+    if let Some(client) = opening.client {
+        request = request.header(CLIENT, client.to_string());
+    }
+    request.body(()).ok()
 }
 
 /// The request that opens a stream of datagrams.
@@ -29,10 +41,12 @@ pub(super) fn datagrams_request() -> Option<Request<()>> {
     Request::post(format!("https://fabric{DATAGRAMS_PATH}")).body(()).ok()
 }
 
-/// The addresses of a [`tcp_request`].
-pub(super) fn addresses(headers: &HeaderMap) -> Option<(SocketAddr, SocketAddr)> {
-    let address = |name| headers.get(name)?.to_str().ok()?.parse().ok();
-    Some((address(FROM)?, address(TO)?))
+/// What a [`tcp_request`] asks for.
+pub(super) fn opening(headers: &HeaderMap) -> Option<Opening> {
+    let text = |name| headers.get(name)?.to_str().ok();
+    let address = |name| text(name)?.parse().ok();
+    let client = text(CLIENT).and_then(|client| client.parse().ok());
+    Some(Opening { from: address(FROM)?, to: address(TO)?, client })
 }
 
 /// The answer to a request that was not granted.
@@ -145,6 +159,20 @@ fn take_address(front: &mut &[u8]) -> Result<Option<SocketAddr>, Garbled> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_opening_is_read_as_it_was_written() {
+        let (from, to) = ("10.128.0.1:5".parse().unwrap(), "[fd00::1]:80".parse().unwrap());
+        for client in [None, Some("203.0.113.7".parse().unwrap()), Some("2001:db8::1".parse().unwrap())] {
+            let opened = Opening { from, to, client };
+            assert_eq!(opening(tcp_request(&opened).unwrap().headers()), Some(opened));
+        }
+        let mut request = tcp_request(&Opening { from, to, client: None }).unwrap();
+        request.headers_mut().insert(CLIENT, HeaderValue::from_static("nobody"));
+        assert_eq!(opening(request.headers()).unwrap().client, None);
+        request.headers_mut().remove(TO);
+        assert_eq!(opening(request.headers()), None);
+    }
 
     #[test]
     fn datagrams_survive_any_cut() {
