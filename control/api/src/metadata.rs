@@ -34,16 +34,6 @@ pub fn finalizers(object: &Value) -> impl Iterator<Item = &str> {
     fields::list(object, "/metadata/finalizers").iter().filter_map(Value::as_str)
 }
 
-/// Sets the finalizers; none are left out of the JSON.
-pub fn set_finalizers(object: &mut Value, finalizers: Vec<String>) {
-    let metadata = of(object);
-    if finalizers.is_empty() {
-        metadata.shift_remove("finalizers");
-    } else {
-        metadata.insert("finalizers".to_owned(), finalizers.into());
-    }
-}
-
 /// Leaves out references to owners that are there already, word for word, as upstream does.
 pub fn name_owners_once(object: &mut Value) {
     let Some(Value::Array(owners)) = of(object).get_mut("ownerReferences") else { return };

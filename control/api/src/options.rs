@@ -1,6 +1,8 @@
 //! The query options of requests, parsed at the edge.
 
-use coracle_objects::{FieldError, FieldSelector, Kind, LabelSelector, Object, Revision};
+use coracle_objects::{
+    FieldError, FieldSelector, Kind, LabelSelector, Object, Revision, deletion::Propagation,
+};
 use serde::Deserialize;
 
 use crate::{answer, error::ApiError};
@@ -252,14 +254,6 @@ pub struct DeleteOptions {
 pub struct DeletePreconditions {
     pub uid: Option<String>,
     pub resource_version: Option<String>,
-}
-
-/// What becomes of an object's dependents.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Propagation {
-    Background,
-    Foreground,
-    Orphan,
 }
 
 impl DeleteOptions {

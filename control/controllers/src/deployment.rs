@@ -22,7 +22,7 @@ use self::{
     spec::{Spec, Strategy},
 };
 use crate::{
-    deletion::{self, Propagation},
+    deletion,
     draft::{self, Unreadable},
     event_record::EventRecord,
     model::REVISION,
@@ -123,7 +123,7 @@ fn finish(round: Round<'_>, planner: &mut Planner<'_>, mut value: Value) -> Resu
     }
     for name in &round.deletions {
         let Some(set) = planner.state.replica_sets.get(name) else { continue };
-        if let Some(deletion) = deletion::delete(&set.object, Propagation::Background, planner.now)? {
+        if let Some(deletion) = deletion::delete(&set.object, None, planner.now)? {
             merge(&mut transaction, deletion);
         }
     }

@@ -106,8 +106,7 @@ fn judge(planner: &mut Planner<'_>, object: &Arc<Object>) -> Result<(), Unreadab
     }
     let waited_for = standings.contains(&Standing::Waiting);
     let has_dependents = planner.state.dependents(object).next().is_some();
-    let propagation =
-        if waited_for && has_dependents { Propagation::Foreground } else { Propagation::Background };
+    let propagation = (waited_for && has_dependents).then_some(Propagation::Foreground);
     if let Some(transaction) = deletion::delete(object, propagation, planner.now)? {
         planner.propose(transaction);
     }

@@ -54,7 +54,7 @@ pub fn plan(planner: &mut Planner<'_>, name: &str) -> Result<(), Unreadable> {
 
 /// Deletes an object as a client would; one that cannot be read at once, for its namespace is to end.
 fn delete(planner: &mut Planner<'_>, object: &Object) {
-    match deletion::delete(object, Propagation::Background, planner.now) {
+    match deletion::delete(object, Some(Propagation::Background), planner.now) {
         Ok(Some(transaction)) => {
             planner.propose(transaction);
         }
@@ -69,13 +69,10 @@ fn delete(planner: &mut Planner<'_>, object: &Object) {
 fn finalize(planner: &mut Planner<'_>, namespace: &Object, mut value: Value) {
     let finalizers = value["spec"]["finalizers"].as_array().cloned().unwrap_or_default();
     let others: Vec<Value> = finalizers.iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
-    if others.is_empty() && namespace.meta.finalizers.is_empty() {
-        planner.propose(Transaction::delete(namespace.key.clone(), namespace.revision));
-        return;
-    }
-    if others.len() < finalizers.len() {
-        draft::child(&mut value, "spec").insert("finalizers".to_owned(), others.into());
-        planner.propose(draft::put(namespace, &value));
+    let others_wait = others.len() == finalizers.len() && !others.is_empty();
+    draft::child(&mut value, "spec").insert("finalizers".to_owned(), others.into());
+    if !others_wait {
+        planner.propose(deletion::write(namespace, &value));
     }
 }
 

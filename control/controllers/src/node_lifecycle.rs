@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use self::brake::{Turn, Verdict};
 use crate::{
-    deletion,
+    deletion::{self, Wish},
     dirty::Task,
     draft::{self, Unreadable, later, timestamp},
     event_record::{EventRecord, EventType},
@@ -220,8 +220,8 @@ fn evict(planner: &mut Planner<'_>, pod: &Pod, situation: &Situation<'_>) -> Res
         take_readiness(&mut value, planner.now);
     }
     let gone_for_good = situation.unreachable && nobody_takes_its_name(object);
-    let grace_s = if gone_for_good { 0 } else { deletion::grace_seconds(object) };
-    deletion::mark(&mut value, grace_s, planner.now);
+    let wish = Wish { grace_s: gone_for_good.then_some(0), ..Wish::default() };
+    deletion::wish(object.key.resource.as_str(), &mut value, wish, planner.now);
     if planner.propose(draft::put(object, &value)) {
         let message = format!("Marking for deletion Pod {}", object.key.name);
         let record =

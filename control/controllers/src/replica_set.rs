@@ -7,7 +7,7 @@ use coracle_objects::{Expect, ObjectKey, ObjectName, Transaction};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    deletion::{self, Propagation},
+    deletion,
     draft::{self, Unreadable, timestamp},
     event_record::EventRecord,
     model::{Pod, ReplicaSet},
@@ -134,7 +134,7 @@ fn delete(
     let owner = &set.object;
     let victims = rank::first_to_go(planner.state, set, active, count, planner.now)?;
     for (index, pod) in victims.into_iter().enumerate() {
-        let Some(transaction) = deletion::delete(&pod.object, Propagation::Background, planner.now)? else {
+        let Some(transaction) = deletion::delete(&pod.object, None, planner.now)? else {
             continue;
         };
         let transaction = transaction.expecting(owner.key.clone(), Expect::Revision(owner.revision));

@@ -3,7 +3,7 @@
 use core::net::Ipv4Addr;
 use std::sync::Arc;
 
-use coracle_objects::{Expect, Object, ObjectKey, Transaction, View};
+use coracle_objects::{Expect, Object, ObjectKey, Transaction, View, deletion};
 use coracle_proto::node::{PodGone, PodStatus};
 use serde_json::{Value, json};
 
@@ -149,11 +149,11 @@ fn removal(object: &Object) -> Option<Transaction> {
     if object.meta.finalizers.is_empty() {
         return Some(Transaction::delete(object.key.clone(), object.revision));
     }
-    let mut draft = editable(object);
-    if draft["metadata"]["deletionGracePeriodSeconds"] == 0 {
+    if object.meta.deletion_grace_period_seconds.unwrap_or(0) == 0 {
         return None;
     }
-    draft["metadata"]["deletionGracePeriodSeconds"] = 0.into();
+    let mut draft = editable(object);
+    deletion::shorten(&mut draft, 0);
     Some(Transaction::update(object.key.clone(), encode(&draft), object.revision))
 }
 
@@ -256,6 +256,7 @@ mod tests {
         assert!(matches!(transaction.writes[0], Write::Delete { .. }));
         let mut held = deleting;
         held["finalizers"] = json!(["x/y"]);
+        held["deletionGracePeriodSeconds"] = 30.into();
         let transaction = planned(&pod(held.clone(), json!({})), "n", &gone()).unwrap();
         assert!(matches!(transaction.writes[0], Write::Put { .. }));
         held["deletionGracePeriodSeconds"] = 0.into();

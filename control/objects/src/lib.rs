@@ -7,6 +7,7 @@ pub mod binding;
 pub mod bytes;
 pub mod claims;
 pub mod cluster_info;
+pub mod deletion;
 pub mod draft;
 pub mod field_error;
 pub mod field_path;

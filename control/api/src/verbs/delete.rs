@@ -3,28 +3,24 @@
 use std::sync::Arc;
 
 use axum::response::Response;
-use coracle_objects::{Kind, Object, View, fields, is_kept_namespace};
-use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
+use coracle_objects::{
+    Kind, Object, View,
+    deletion::{self, Wish},
+    is_kept_namespace,
+};
+use jiff::Timestamp;
+use serde_json::json;
 
-use super::{create::stored_draft, update::deletion_is_complete, written};
+use super::{create::stored_draft, written};
 use crate::{
     admission, answer, body,
     error::ApiError,
-    metadata,
-    options::{DeleteOptions, Propagation},
+    options::DeleteOptions,
     request::Request,
     router::Api,
     storage::{Nodes, Storage},
     transact::{Extra, Plan, Subject, transact},
 };
-
-/// The finalizer that holds an object back until its dependents are gone. The garbage collector removes it.
-const FOREGROUND: &str = "foregroundDeletion";
-/// The finalizer that holds an object back until its dependents have been disowned.
-const ORPHAN: &str = "orphan";
-/// Seconds that a pod has to end, where it says nothing.
-const POD_GRACE_SECONDS: i64 = 30;
 
 pub async fn delete<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> Result<Response, ApiError> {
     let kind = request.kind();
@@ -67,19 +63,16 @@ pub fn plan(
     }
     let before = answer::present_value(kind, old);
     let mut new = before.clone();
-    metadata::set_finalizers(&mut new, finalizers(&before, options.propagation()?));
-    mark(kind, &before, &mut new, grace_seconds(kind, &before, options), now);
-    if deletion_is_complete(&new) {
+    let wish = Wish { propagation: options.propagation()?, grace_s: options.grace_period_seconds };
+    deletion::wish(kind.plural, &mut new, wish, now);
+    if deletion::is_complete(kind.plural, &new) {
         let extra = admission::on_delete(view, old);
         return Ok(Plan { subject: Subject::Delete { old: old.clone() }, extra });
     }
-    if kind.kind == "Namespace" {
-        if metadata::deleting(&before) && before == new {
-            let reason = "The system is ensuring all content is removed from this namespace.  Upon completion, this \
-                          namespace will automatically be purged by the system.";
-            return Err(ApiError::conflict(kind, old.name(), reason));
-        }
-        new["status"]["phase"] = "Terminating".into();
+    if kind.kind == "Namespace" && before == new {
+        let reason = "The system is ensuring all content is removed from this namespace.  Upon completion, this \
+                      namespace will automatically be purged by the system.";
+        return Err(ApiError::conflict(kind, old.name(), reason));
     }
     (kind.to_storage)(&mut new);
     let draft = stored_draft(kind, &new).into();
@@ -118,64 +111,13 @@ fn refuse_kept_namespaces(kind: &Kind, old: &Object) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The finalizers with which a deletion goes on: the policy's own, and those of others.
-fn finalizers(before: &Value, propagation: Option<Propagation>) -> Vec<String> {
-    let mut kept: Vec<String> = metadata::finalizers(before).map(str::to_owned).collect();
-    if let Some(propagation) = propagation {
-        kept.retain(|name| name != FOREGROUND && name != ORPHAN);
-        match propagation {
-            Propagation::Background => {}
-            Propagation::Foreground => kept.push(FOREGROUND.to_owned()),
-            Propagation::Orphan => kept.push(ORPHAN.to_owned()),
-        }
-    }
-    kept
-}
-
-/// How long the object's node has to end it. Only pods on a node that have not ended have any.
-fn grace_seconds(kind: &Kind, before: &Value, options: &DeleteOptions) -> i64 {
-    let on_node = !fields::text(before, "/spec/nodeName").is_empty();
-    let ended = matches!(fields::text(before, "/status/phase"), "Succeeded" | "Failed");
-    if kind.kind != "Pod" || !on_node || ended {
-        return 0;
-    }
-    let asked = options.grace_period_seconds;
-    let seconds =
-        asked.or(fields::integer(before, "/spec/terminationGracePeriodSeconds")).unwrap_or(POD_GRACE_SECONDS);
-    // A negative period means one second, as upstream.
-    if seconds < 0 { 1 } else { seconds }
-}
-
-/// Sets what says that deletion was asked for. A grace period is only ever shortened.
-fn mark(kind: &Kind, before: &Value, new: &mut Value, grace: i64, now: Timestamp) {
-    let deleting = metadata::deleting(before);
-    let left = fields::integer(before, "/metadata/deletionGracePeriodSeconds").unwrap_or(0);
-    let metadata = metadata::of(new);
-    if !deleting {
-        let deadline = now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(now);
-        metadata.insert("deletionTimestamp".to_owned(), metadata::time(deadline).into());
-        metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
-        if let Some(generation) =
-            fields::integer(before, "/metadata/generation").filter(|_| kind.spec_is_generational())
-        {
-            metadata.insert("generation".to_owned(), (generation + 1).into());
-        }
-        return;
-    }
-    if grace < left {
-        let old: Option<Timestamp> = fields::text(before, "/metadata/deletionTimestamp").parse().ok();
-        let sooner =
-            old.and_then(|old| old.checked_sub(SignedDuration::from_secs(left - grace)).ok()).unwrap_or(now);
-        metadata.insert("deletionTimestamp".to_owned(), metadata::time(sooner).into());
-        metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use coracle_objects::{ObjectKey, by_plural};
+    use serde_json::Value;
 
     use super::*;
+    use crate::metadata;
 
     const NOW: &str = "2026-01-01T00:00:00Z";
 
@@ -195,36 +137,19 @@ mod tests {
     }
 
     #[test]
-    fn pods_on_a_node_get_time_to_end() {
+    fn what_is_asked_for_is_marked_and_what_nothing_holds_goes() {
         let running = json!({ "metadata": { "name": "x", "uid": "u" }, "spec": { "nodeName": "n" } });
-        let marked = kept(delete("pods", running.clone(), &DeleteOptions::default()).unwrap()).unwrap();
-        assert_eq!(marked["metadata"]["deletionTimestamp"], "2026-01-01T00:00:30Z");
-        assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 30);
+        let shorter = DeleteOptions { grace_period_seconds: Some(10), ..DeleteOptions::default() };
+        let marked = kept(delete("pods", running.clone(), &shorter).unwrap()).unwrap();
+        assert_eq!(marked["metadata"]["deletionTimestamp"], "2026-01-01T00:00:10Z");
         let now = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
         assert!(kept(delete("pods", running, &now).unwrap()).is_none());
-        // A second delete with less grace shortens it; one with more changes nothing.
-        let shorter = DeleteOptions { grace_period_seconds: Some(10), ..DeleteOptions::default() };
-        let again = kept(delete("pods", marked.clone(), &shorter).unwrap()).unwrap();
-        assert_eq!(again["metadata"]["deletionTimestamp"], "2026-01-01T00:00:10Z");
-        let longer = DeleteOptions { grace_period_seconds: Some(60), ..DeleteOptions::default() };
-        assert_eq!(kept(delete("pods", marked.clone(), &longer).unwrap()).unwrap(), marked);
-        assert!(kept(delete("pods", marked, &now).unwrap()).is_none());
-        let unscheduled = json!({ "metadata": { "name": "x" }, "spec": {} });
-        assert!(kept(delete("pods", unscheduled, &DeleteOptions::default()).unwrap()).is_none());
-    }
-
-    #[test]
-    fn policies_become_finalizers() {
         let object = json!({ "metadata": { "name": "x", "finalizers": ["a.b/c"] } });
         let policy =
             |name: &str| DeleteOptions { propagation_policy: Some(name.into()), ..DeleteOptions::default() };
         let marked = kept(delete("configmaps", object.clone(), &policy("Foreground")).unwrap()).unwrap();
-        assert_eq!(marked["metadata"]["finalizers"], json!(["a.b/c", FOREGROUND]));
-        let marked = kept(delete("configmaps", marked, &policy("Orphan")).unwrap()).unwrap();
-        assert_eq!(marked["metadata"]["finalizers"], json!(["a.b/c", ORPHAN]));
+        assert_eq!(marked["metadata"]["finalizers"], json!(["a.b/c", deletion::FOREGROUND]));
         assert!(delete("configmaps", object, &policy("Sideways")).is_err());
-        let free = json!({ "metadata": { "name": "x" } });
-        assert!(kept(delete("configmaps", free, &policy("Background")).unwrap()).is_none());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use axum::response::Response;
-use coracle_objects::{FieldError, Kind, Object, View, fields, validate_meta};
+use coracle_objects::{FieldError, Kind, Object, View, deletion, fields, validate_meta};
 use http::StatusCode;
 use serde_json::Value;
 
@@ -86,7 +86,7 @@ pub fn plan(
         let generation = fields::integer(&before, "/metadata/generation").unwrap_or(0) + 1;
         metadata::of(&mut new).insert("generation".to_owned(), generation.into());
     }
-    if deletion_is_complete(&new) {
+    if deletion::is_complete(kind.plural, &new) {
         extra.and(admission::on_delete(view, old));
         return Ok(Plan { subject: Subject::Delete { old: old.clone() }, extra });
     }
@@ -190,13 +190,4 @@ fn same_but_for_metadata(before: &Value, new: &Value) -> bool {
     let told = |name: &str| matches!(name, "metadata" | "kind" | "apiVersion");
     let same = |(name, value): (&String, &Value)| told(name) || new.get(name) == Some(value);
     before.iter().all(same) && new.keys().all(|name| told(name) || before.contains_key(name))
-}
-
-/// Whether nothing holds an object back any more whose deletion was asked for.
-pub fn deletion_is_complete(object: &Value) -> bool {
-    metadata::deleting(object)
-        && metadata::finalizers(object).next().is_none()
-        && fields::integer(object, "/metadata/deletionGracePeriodSeconds").unwrap_or(0) == 0
-        && (fields::text(object, "/kind") != "Namespace"
-            || fields::list(object, "/spec/finalizers").is_empty())
 }
