@@ -11,9 +11,10 @@ use std::task::{Context, Poll};
 use crate::ledger::{Account, Charge, Holding};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rustix::io::Errno;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 /// Bytes after which a line is handed on in pieces, as container runtimes do.
 pub const LINE_BYTES_MAX: usize = 16 * 1024;
@@ -23,6 +24,9 @@ const WRITE_BYTES_MAX: usize = 64 * 1024;
 
 /// The same where the host's memory is scarce.
 const WRITE_BYTES_SQUEEZED: usize = 4 * 1024;
+
+/// Pending bytes of all streams that a guest has on one output. It may have been permitted more over many of them.
+const PENDING_BYTES_MAX: usize = 4 * WRITE_BYTES_MAX;
 
 /// Pending bytes that are not counted, and the step in which more are.
 const PENDING_BYTES_FREE: usize = 1024;
@@ -54,19 +58,25 @@ pub trait LogSink: Send + Sync + 'static {
 }
 
 /// One guest's standard output or error. All streams that the guest opens on it share the line that is begun.
-#[derive(Clone)]
 pub(crate) struct LogStream {
     lines: Arc<Mutex<Lines>>,
+    /// Bytes that the next write may have.
+    permit: usize,
 }
 
 impl LogStream {
     pub(crate) fn new(sink: Arc<dyn LogSink>, account: &Arc<Account>) -> LogStream {
         let charge = Charge::nothing(account, Holding::Heap);
-        LogStream { lines: Arc::new(Mutex::new(Lines { sink, pending: Vec::new(), charge })) }
+        LogStream { lines: Arc::new(Mutex::new(Lines { sink, pending: Vec::new(), charge })), permit: 0 }
+    }
+
+    /// Another stream on the same output.
+    fn another(&self) -> LogStream {
+        LogStream { lines: Arc::clone(&self.lines), permit: 0 }
     }
 }
 
-/// Bytes that the sink has not taken yet: at most one line begun and one write.
+/// Bytes that the sink has not taken yet: at most one line begun and what all streams were permitted.
 struct Lines {
     sink: Arc<dyn LogSink>,
     pending: Vec<u8>,
@@ -188,11 +198,11 @@ impl IsTerminal for LogStream {
 
 impl StdoutStream for LogStream {
     fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(self.clone())
+        Box::new(self.another())
     }
 
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(self.clone())
+        Box::new(self.another())
     }
 }
 
@@ -205,7 +215,18 @@ impl Pollable for LogStream {
 
 impl OutputStream for LogStream {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.lines.lock().accept(&bytes);
+        if bytes.len() > self.permit {
+            let (asked, permit) = (bytes.len(), self.permit);
+            return Err(StreamError::Trap(wasmtime::format_err!(
+                "write of {asked} bytes with a permit for {permit}"
+            )));
+        }
+        self.permit -= bytes.len();
+        let mut lines = self.lines.lock();
+        if lines.pending.len() + bytes.len() > PENDING_BYTES_MAX {
+            return Err(StreamError::LastOperationFailed(io::Error::from(Errno::NOBUFS).into()));
+        }
+        lines.accept(&bytes);
         Ok(())
     }
 
@@ -216,7 +237,8 @@ impl OutputStream for LogStream {
     fn check_write(&mut self) -> StreamResult<usize> {
         let mut left = LINES_PER_CALL_MAX;
         let mut lines = self.lines.lock();
-        Ok(if lines.drain(&mut left) == Drained::All { lines.room() } else { 0 })
+        self.permit = if lines.drain(&mut left) == Drained::All { lines.room() } else { 0 };
+        Ok(self.permit)
     }
 }
 
@@ -280,7 +302,7 @@ mod tests {
         let account = account(0);
         let sink = narrow(0);
         let mut stream = LogStream::new(sink.clone(), &account);
-        stream.write(Bytes::from(vec![b'x'; 60 << 10])).expect("taken");
+        put(&mut stream, &[b'x'; 60 << 10]);
         assert_eq!(account.held(Holding::Heap), 60 << 10);
         *sink.room.lock() = 100;
         assert_eq!(stream.check_write().expect("open"), WRITE_BYTES_MAX);
@@ -292,6 +314,30 @@ mod tests {
         assert_eq!(account.held(Holding::Heap), 0);
     }
 
+    fn put(stream: &mut LogStream, bytes: &[u8]) {
+        assert!(stream.check_write().expect("open") >= bytes.len());
+        stream.write(Bytes::copy_from_slice(bytes)).expect("taken");
+    }
+
+    #[test]
+    fn no_more_is_written_than_was_permitted_and_over_many_streams_not_all_of_that() {
+        let sink = narrow(0);
+        let output = stream(sink);
+        let pending = || output.lines.lock().pending.len();
+        let write = |stream: &mut LogStream, bytes: usize| stream.write(vec![b'x'; bytes].into());
+        let mut one = output.another();
+        assert!(matches!(write(&mut one, 1), Err(StreamError::Trap(_))), "nobody has permitted it");
+        let permit = one.check_write().expect("open");
+        assert!(matches!(write(&mut one, permit + 1), Err(StreamError::Trap(_))));
+        assert_eq!(pending(), 0);
+        let mut many: Vec<_> = (0..100).map(|_| output.another()).collect();
+        for stream in &mut many {
+            assert_eq!(stream.check_write().expect("open"), WRITE_BYTES_MAX);
+        }
+        let taken = many.iter_mut().filter_map(|stream| write(stream, WRITE_BYTES_MAX).ok()).count();
+        assert_eq!((taken, pending()), (4, PENDING_BYTES_MAX));
+    }
+
     fn narrow(room: usize) -> Arc<Narrow> {
         Arc::new(Narrow { room: Mutex::new(room), lines: Mutex::new(Vec::new()) })
     }
@@ -300,9 +346,9 @@ mod tests {
     fn lines_are_joined_across_writes_and_long_ones_cut() {
         let sink = narrow(usize::MAX);
         let mut stream = stream(sink.clone());
-        stream.write(Bytes::from_static(b"one\ntw")).expect("taken");
-        stream.write(Bytes::from_static(b"o\n")).expect("taken");
-        stream.write(Bytes::from(vec![b'x'; LINE_BYTES_MAX + 3])).expect("taken");
+        put(&mut stream, b"one\ntw");
+        put(&mut stream, b"o\n");
+        put(&mut stream, &[b'x'; LINE_BYTES_MAX + 3]);
         assert_eq!(sink.lines.lock().len(), 3);
         drop(stream);
         let lines = sink.lines.lock();
@@ -314,7 +360,7 @@ mod tests {
     async fn a_flood_of_lines_gives_way_and_loses_nothing() {
         let sink = narrow(usize::MAX);
         let mut stream = stream(sink.clone());
-        stream.write(Bytes::from(vec![b'\n'; 1000])).expect("taken");
+        put(&mut stream, &[b'\n'; 1000]);
         assert_eq!(sink.lines.lock().len(), LINES_PER_CALL_MAX);
         assert_eq!(stream.check_write().expect("open"), 0);
         let mut polls = 0;
@@ -341,7 +387,7 @@ mod tests {
         }
         let sink = Arc::new(Full(Mutex::default()));
         let mut stream = stream(sink.clone());
-        stream.write(Bytes::from_static(b"a\nb\nbegun")).expect("taken");
+        put(&mut stream, b"a\nb\nbegun");
         drop(stream);
         assert_eq!(*sink.0.lock(), b"a\nb\nbegun");
     }
@@ -350,7 +396,7 @@ mod tests {
     fn a_full_sink_holds_the_guest_up_and_loses_nothing() {
         let sink = narrow(1);
         let mut stream = stream(sink.clone());
-        stream.write(Bytes::from_static(b"a\nb\nc\n")).expect("taken");
+        put(&mut stream, b"a\nb\nc\n");
         assert_eq!(stream.check_write().expect("open"), 0);
         *sink.room.lock() = 5;
         assert_eq!(stream.check_write().expect("open"), WRITE_BYTES_MAX);

@@ -1,5 +1,5 @@
 //! The part of the disk that is left to what a node must remember itself, and under `coracle up` to the control plane: half
-//! of what guests' own files leave free. Logs and volumes are written for pods, and take nothing of it.
+//! of what guests' own files leave free, and of the inodes. Logs and volumes are written for pods, and take nothing of it.
 
 use std::{
     io::{self, ErrorKind},
@@ -16,9 +16,13 @@ pub fn admit(on_it: impl AsFd, bytes: u64) -> io::Result<()> {
     let Ok(found) = rustix::fs::fstatvfs(on_it) else { return Ok(()) };
     let all = found.f_blocks.saturating_mul(found.f_frsize);
     let free = found.f_bavail.saturating_mul(found.f_frsize);
+    // A file system that has no number of them has zero.
+    let (inodes, inodes_free) = (found.f_files, found.f_favail);
     #[cfg(test)]
     let free = if tests::IS_FULL.get() { 0 } else { free };
-    if free < kept(all).saturating_add(bytes) {
+    #[cfg(test)]
+    let (inodes, inodes_free) = tests::INODES.get().unwrap_or((inodes, inodes_free));
+    if free < kept(all).saturating_add(bytes) || inodes_free < inodes / PART {
         return Err(io::Error::new(ErrorKind::StorageFull, "the disk has no room for pods"));
     }
     Ok(())
@@ -38,6 +42,8 @@ pub mod tests {
     thread_local! {
         /// Nothing of any disk is free, to this thread.
         pub static IS_FULL: Cell<bool> = const { Cell::new(false) };
+        /// The inodes of any disk, and those that are free, to this thread.
+        pub static INODES: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
     }
 
     #[test]
@@ -48,5 +54,9 @@ pub mod tests {
         let file = tempfile::tempfile().unwrap();
         assert!(admit(&file, 1).is_ok());
         assert_eq!(admit(&file, 1 << 60).unwrap_err().kind(), ErrorKind::StorageFull);
+        for (inodes, is_full) in [((1000, 24), true), ((1000, 25), false), ((0, 0), false)] {
+            INODES.set(Some(inodes));
+            assert_eq!(admit(&file, 1).is_err(), is_full, "{inodes:?}");
+        }
     }
 }

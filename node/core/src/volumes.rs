@@ -21,6 +21,8 @@ use crate::{
 const FILE_MODE_DEFAULT: u32 = 0o644;
 /// The files of one pod's volumes together, in bytes: a key may become many files, and a field of the pod too.
 const FILES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What a file counts beside its path and bytes: it takes an inode, and a block.
+const FILE_BYTES: usize = 4 * 1024;
 /// A path within a volume, expanded, in bytes. Source: PATH_MAX of Linux.
 const SUB_PATH_BYTES_MAX: usize = 4096;
 
@@ -153,8 +155,10 @@ struct Files<'a> {
 impl Files<'_> {
     fn add(&mut self, path: &str, bytes: Arc<[u8]>, mode: u32) -> Result<(), String> {
         let path = checked_path(path)?;
-        *self.room = self.room.checked_sub(path.len() + bytes.len()).ok_or_else(|| {
-            format!("the files of the pod's volumes take more than {FILES_BYTES_MAX} bytes")
+        *self.room = self.room.checked_sub(FILE_BYTES + path.len() + bytes.len()).ok_or_else(|| {
+            format!(
+                "the files of the pod's volumes take more than {FILES_BYTES_MAX} bytes, with {FILE_BYTES} for each"
+            )
         })?;
         self.by_path.insert(path, VolumeFile { bytes, mode });
         Ok(())
@@ -351,9 +355,17 @@ mod tests {
         let data = KeyedData::from_config_map(json.as_bytes(), 1).unwrap();
         sources.config_maps.insert(("d".into(), "cfg".into()), Arc::new(data));
         assert!(plan(&items("a", 63), &sources, &PodFacts::default()).is_ok());
+        // Of files with nothing in them there are so many at most.
+        let none = KeyedData::from_config_map(br#"{"data":{"a":""}}"#, 1).unwrap();
+        let mut empty = Sources::default();
+        empty.config_maps.insert(("d".into(), "cfg".into()), Arc::new(none));
+        assert!(plan(&items("a", 16_000), &empty, &PodFacts::default()).is_ok());
+        assert!(plan(&items("a", 17_000), &empty, &PodFacts::default()).is_err());
         let message = plan(&items("a", 64), &sources, &PodFacts::default()).unwrap_err();
         assert!(
-            message.ends_with("the files of the pod's volumes take more than 67108864 bytes"),
+            message.ends_with(
+                "the files of the pod's volumes take more than 67108864 bytes, with 4096 for each"
+            ),
             "{message}"
         );
     }

@@ -47,7 +47,7 @@ const CONNECTION_WINDOW_BYTES: u32 = STREAMS_MAX * STREAM_WINDOW_BYTES;
 const FRAME_BYTES_MAX: u32 = 64 * 1024;
 
 /// Bytes of a stream that wait for their turn on the wire.
-const SEND_BUFFER_BYTES: usize = 256 * 1024;
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Streams open at once on one connection.
 const STREAMS_MAX: u32 = 4096;

@@ -7,6 +7,7 @@
 use super::seat::Budget;
 use super::{Conn, NetLimits};
 use crate::ledger::{Ledger, NodeBounds};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -33,10 +34,34 @@ impl Buffers {
         Conn::pair_within(local, peer, self.pipe_bytes, Some(&self.budget))
     }
 
+    /// The same bytes, on this account until the last part of them is dropped.
+    pub fn carried(&self, bytes: Bytes) -> Bytes {
+        self.budget.add(bytes.len());
+        Bytes::from_owner(Carried { bytes, budget: self.budget.clone() })
+    }
+
     /// For what one carrier has and cannot put into its pipe.
     pub fn unread(&self) -> Unread {
         let lost = CancellationToken::new();
         Unread { budget: self.budget.clone(), bytes: 0, standing: None, lost }
+    }
+}
+
+/// Bytes that are on their way from a pod.
+struct Carried {
+    bytes: Bytes,
+    budget: Arc<Budget>,
+}
+
+impl AsRef<[u8]> for Carried {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        self.budget.remove(self.bytes.len());
     }
 }
 

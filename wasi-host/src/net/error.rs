@@ -41,6 +41,9 @@ pub enum NetError {
     /// EMFILE: the pod has all the sockets that it may have.
     #[error("too many open sockets in this pod")]
     TooManySockets,
+    /// ENOBUFS: the pod buffers all that it may.
+    #[error("no buffer space in this pod")]
+    NoBuffers,
     /// EINVAL: the address or argument cannot be meant.
     #[error("invalid argument")]
     InvalidInput,
@@ -78,6 +81,7 @@ impl From<NetError> for io::Error {
             NetError::NameUnknown | NetError::NameTemporarilyUnknown => io::ErrorKind::NotFound,
             NetError::AccessDenied => io::ErrorKind::PermissionDenied,
             NetError::TooManySockets => io::ErrorKind::QuotaExceeded,
+            NetError::NoBuffers => io::ErrorKind::OutOfMemory,
             NetError::InvalidInput | NetError::InvalidState => io::ErrorKind::InvalidInput,
             NetError::WouldBlock => io::ErrorKind::WouldBlock,
             NetError::NotConnected => io::ErrorKind::NotConnected,

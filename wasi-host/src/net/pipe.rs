@@ -41,6 +41,8 @@ pub(crate) struct Pipe {
 #[derive(Debug, Default)]
 struct State {
     chunks: VecDeque<Bytes>,
+    /// Bytes that were taken off the first of them since it came here, or was moved.
+    front_taken: usize,
     tail: BytesMut,
     buffered: usize,
     /// The pipe was full and has not been emptied to the half since: the writer sleeps on, so that both ends
@@ -261,7 +263,7 @@ impl Pipe {
     }
 
     /// Takes all of `data`, which is no longer than the last [`Pipe::permit`], even where the pod's budget
-    /// has been spent by another pipe since.
+    /// has been spent by another pipe since. `NoBuffers` where many such permits have spent more than a part beyond it.
     pub(crate) fn write_permitted(&self, data: Bytes) -> Result<(), NetError> {
         self.write_with(data.len(), true, |state, length| state.put(&data, length)).map(|_| ())
     }
@@ -318,7 +320,12 @@ impl Pipe {
         let length = match state.room(capacity) {
             // Swallowed, as much as a send buffer would have taken.
             None => return Ok(available.min(self.capacity)),
-            Some(_) if permitted => available,
+            Some(_) if permitted => match &self.budget {
+                Some(budget) if available > GATHERED_WRITE_MAX && budget.is_overdrawn() => {
+                    return Err(NetError::NoBuffers);
+                }
+                _ => available,
+            },
             Some(0) => return Err(NetError::WouldBlock),
             Some(room) => room.min(available),
         };
@@ -451,9 +458,17 @@ impl State {
         }
         let Some(front) = self.chunks.front_mut() else { return Bytes::new() };
         let taken = if front.len() <= max {
+            self.front_taken = 0;
             self.chunks.pop_front().unwrap_or_default()
         } else {
-            front.split_to(max)
+            self.front_taken += max;
+            let taken = front.split_to(max);
+            // What is left keeps all that it came in: where that is more than twice as much, it moves.
+            if self.front_taken > front.len() {
+                *front = Bytes::copy_from_slice(front);
+                self.front_taken = 0;
+            }
+            taken
         };
         self.buffered -= taken.len();
         taken
@@ -461,6 +476,7 @@ impl State {
 
     fn discard(&mut self) -> usize {
         self.chunks.clear();
+        self.front_taken = 0;
         self.tail = BytesMut::new();
         self.throttled = false;
         std::mem::take(&mut self.buffered)

@@ -120,6 +120,19 @@ impl Budget {
         }
     }
 
+    /// Whether a quarter more is held than may be: what was permitted while there was room has its bound too.
+    pub(super) fn is_overdrawn(&self) -> bool {
+        if let Some(pod) = &self.pod {
+            return pod.is_overdrawn();
+        }
+        let beyond = |held: u64, limit: u64| held > limit.saturating_add(limit / 4);
+        beyond(self.used.load(Ordering::Relaxed) as u64, self.limit as u64)
+            || self
+                .account
+                .get()
+                .is_some_and(|account| beyond(account.held(Holding::Heap), account.limit(Holding::Heap)))
+    }
+
     /// Whether it has all that it may have: a caller his part of the pod's.
     pub(super) fn has_its_share(&self) -> bool {
         match &self.pod {

@@ -90,6 +90,7 @@ impl From<NetError> for wasi2::ErrorCode {
             NetError::NameTemporarilyUnknown => Self::TemporaryResolverFailure,
             NetError::AccessDenied => Self::AccessDenied,
             NetError::TooManySockets => Self::NewSocketLimit,
+            NetError::NoBuffers => Self::OutOfMemory,
             NetError::InvalidInput => Self::InvalidArgument,
             NetError::InvalidState | NetError::NotConnected => Self::InvalidState,
             NetError::WouldBlock => Self::WouldBlock,
@@ -115,6 +116,7 @@ impl From<NetError> for wasi3::ErrorCode {
             NetError::InvalidState | NetError::NotConnected => Self::InvalidState,
             NetError::MessageTooLarge => Self::DatagramTooLarge,
             NetError::NotSupported => Self::NotSupported,
+            NetError::NoBuffers => Self::OutOfMemory,
             NetError::TooManySockets
             | NetError::NameUnknown
             | NetError::NameTemporarilyUnknown

@@ -43,7 +43,7 @@ fn foreground() {
     cluster.delete(&web(), Some("foregroundDeletion"));
     cluster.run(1_000);
     expect![[r#"
-        update replicasets.apps default/web-7f7q9qg7lh metadata.generation=2 metadata.deletionTimestamp="2026-01-01T00:00:01Z" metadata.deletionGracePeriodSeconds=0 metadata.finalizers=["foregroundDeletion"]
+        update replicasets.apps default/web-7f7q9qg7lh metadata.generation=2 metadata.finalizers=["foregroundDeletion"] metadata.deletionTimestamp="2026-01-01T00:00:01Z" metadata.deletionGracePeriodSeconds=0
         update replicasets.apps default/web-7f7q9qg7lh status.observedGeneration=2
         update pods default/web-7f7q9qg7lh-lf6bn metadata.generation=2 metadata.deletionTimestamp="2026-01-01T00:00:31Z" metadata.deletionGracePeriodSeconds=30
         update replicasets.apps default/web-7f7q9qg7lh status.replicas=0 status.fullyLabeledReplicas=null status.readyReplicas=null status.availableReplicas=null

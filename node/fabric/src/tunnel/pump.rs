@@ -10,6 +10,9 @@ use std::net::Shutdown;
 use std::task::{Context, Poll, ready};
 use tokio_util::sync::CancellationToken;
 
+/// Pieces of fewer bytes are copied.
+const SMALL_BYTES: usize = 8 * 1024;
+
 /// An open stream.
 pub(super) struct Stream {
     pub(super) send: SendStream<Bytes>,
@@ -43,6 +46,7 @@ pub(super) async fn pump(conn: Conn, stream: Stream, unread: Unread, pod: Cancel
 
 /// From the pod's connection into the tunnel.
 async fn carry_up(conn: &Conn, send: &mut SendStream<Bytes>, taken: &Taken) -> Result<(), Broken> {
+    let account = conn.buffers();
     loop {
         // While there is nothing to carry, a reset by the peer must still be heard.
         let interrupted = |cx: &mut Context<'_>| send.poll_reset(cx).map(|_| Broken::Far);
@@ -56,7 +60,10 @@ async fn carry_up(conn: &Conn, send: &mut SendStream<Bytes>, taken: &Taken) -> R
                 Some(Ok(granted)) => granted.min(bytes.len()),
                 Some(Err(_)) | None => return Err(Broken::Far),
             };
-            send.send_data(bytes.split_to(granted), false).map_err(|_| Broken::Far)?;
+            let piece = bytes.split_to(granted);
+            // Until it is on the wire it is the pod's.
+            let piece = account.as_ref().map_or(piece.clone(), |account| account.carried(piece));
+            send.send_data(piece, false).map_err(|_| Broken::Far)?;
             taken.add(granted);
         }
     }
@@ -115,6 +122,10 @@ impl Received {
                 return Poll::Ready(Ok(()));
             }
             match ready!(self.stream.poll_data(cx)) {
+                // A small piece would keep the larger buffer that it was read into.
+                Some(Ok(bytes)) if self.first.is_empty() && bytes.len() < SMALL_BYTES => {
+                    (self.first, self.is_copy) = (Bytes::copy_from_slice(&bytes), true);
+                }
                 Some(Ok(bytes)) if self.first.is_empty() => (self.first, self.is_copy) = (bytes, false),
                 Some(Ok(bytes)) => {
                     self.rest.extend_from_slice(&bytes);

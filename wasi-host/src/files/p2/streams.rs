@@ -5,10 +5,11 @@ use std::mem;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use rustix::io::Errno;
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
 use crate::files::transfer::{self, Place, TRANSFER_BYTES_MAX};
-use crate::files::{Account, OpenDescriptor};
+use crate::files::{Account, BYTES_SQUEEZED, OpenDescriptor};
 use crate::ledger::{Charge, HeldBytes};
 use crate::pool::{Call, NotDone};
 
@@ -135,7 +136,10 @@ pub(super) struct Writing {
 }
 
 enum WriteState {
-    Ready,
+    /// With the bytes that the next write may have.
+    Ready {
+        permit: usize,
+    },
     /// With the place after it.
     Waiting(Call<io::Result<()>>, Place),
     Failed(io::Error),
@@ -144,21 +148,31 @@ enum WriteState {
 
 impl Writing {
     pub(super) fn new(account: &Arc<Account>, of: OpenDescriptor, place: Place) -> Self {
-        Self { account: Arc::clone(account), of, place, state: WriteState::Ready }
+        Self { account: Arc::clone(account), of, place, state: WriteState::Ready { permit: 0 } }
     }
 
-    fn begin(&mut self, bytes: Bytes) {
+    fn begin(&mut self, bytes: Bytes) -> StreamResult<()> {
         let (of, place) = (Arc::clone(&self.of), self.place);
         let after = place.after(bytes.len());
-        let bytes = self.account.ledger.hold_bytes(bytes);
+        // It was permitted before others took what there was: few bytes are taken nevertheless.
+        let bytes = match self.account.hold(bytes.len()) {
+            Ok(charge) => HeldBytes::new(bytes, charge).into(),
+            Err(_) if bytes.len() <= BYTES_SQUEEZED => self.account.ledger.hold_bytes(bytes),
+            Err(_) => return Err(StreamError::LastOperationFailed(io::Error::from(Errno::NOMEM).into())),
+        };
         let write = self.account.call(move || transfer::write(&of, bytes, place));
         self.state = WriteState::Waiting(write, after);
+        Ok(())
     }
 
     /// Bytes that may be written now: none while others are.
     fn room(&mut self) -> StreamResult<usize> {
         match &self.state {
-            WriteState::Ready => Ok(self.account.room()),
+            WriteState::Ready { .. } => {
+                let permit = self.account.room();
+                self.state = WriteState::Ready { permit };
+                Ok(permit)
+            }
             WriteState::Waiting(..) => Ok(0),
             WriteState::Closed => Err(StreamError::Closed),
             WriteState::Failed(_) => match mem::replace(&mut self.state, WriteState::Closed) {
@@ -176,7 +190,7 @@ impl Pollable for Writing {
             let done = flat(write.await);
             self.place = *after;
             self.state = match done {
-                Ok(()) => WriteState::Ready,
+                Ok(()) => WriteState::Ready { permit: 0 },
                 Err(error) => WriteState::Failed(error),
             };
         }
@@ -191,12 +205,9 @@ impl OutputStream for Writing {
 
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         match self.state {
-            WriteState::Ready => {
-                self.begin(bytes);
-                Ok(())
-            }
+            WriteState::Ready { permit } if bytes.len() <= permit => self.begin(bytes),
             WriteState::Closed => Err(StreamError::Closed),
-            WriteState::Waiting(..) | WriteState::Failed(_) => {
+            WriteState::Ready { .. } | WriteState::Waiting(..) | WriteState::Failed(_) => {
                 Err(StreamError::trap("write without a permit of check-write"))
             }
         }
@@ -211,7 +222,7 @@ impl OutputStream for Writing {
     async fn blocking_write_and_flush(&mut self, bytes: Bytes) -> StreamResult<()> {
         self.ready().await;
         self.room()?;
-        self.begin(bytes);
+        self.begin(bytes)?;
         self.ready().await;
         self.room().map(drop)
     }
@@ -232,7 +243,7 @@ mod tests {
     use wasmtime_wasi::{FsPerms, OpenMode};
 
     use super::*;
-    use crate::files::{BYTES_SQUEEZED, Opened, Pools, Reserve};
+    use crate::files::{Opened, Pools, Reserve};
     use crate::ledger::{Holding, Ledger, NodeBounds};
     use crate::pool::Pool;
     use crate::shares::Holder;
@@ -262,7 +273,13 @@ mod tests {
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let busy = account.call(move || wait.recv());
         let mut writing = Writing::new(&account, Arc::clone(&of), Place::At(0));
-        assert_eq!(writing.check_write().expect("open"), TRANSFER_BYTES_MAX);
+        let unpermitted = |written: StreamResult<()>| matches!(written, Err(StreamError::Trap(_)));
+        assert!(unpermitted(writing.write(vec![7].into())));
+        let mut late = Writing::new(&account, Arc::clone(&of), Place::At(0));
+        for stream in [&mut writing, &mut late] {
+            assert_eq!(stream.check_write().expect("open"), TRANSFER_BYTES_MAX);
+            assert!(unpermitted(stream.write(vec![7; TRANSFER_BYTES_MAX + 1].into())));
+        }
         writing.write(vec![7; TRANSFER_BYTES_MAX].into()).expect("room");
         assert_eq!(held(), TRANSFER_BYTES_MAX as u64);
         go.send(()).expect("it waits for this");
@@ -279,6 +296,12 @@ mod tests {
         let mut others = Charge::nothing(&ledger, Holding::Heap);
         others.set_held(1 << 30);
         assert_eq!(writing.check_write().expect("open"), BYTES_SQUEEZED);
+        let too_late = late.write(vec![7; TRANSFER_BYTES_MAX].into());
+        assert!(
+            matches!(too_late, Err(StreamError::LastOperationFailed(_))),
+            "others have taken what there was"
+        );
+        late.write(vec![7; BYTES_SQUEEZED].into()).expect("a little goes");
         assert_eq!(reading.blocking_read(10_000).await.expect("bytes").len(), BYTES_SQUEEZED);
     }
 }

@@ -1,6 +1,6 @@
 //! TCP in a namespace: listening, connecting, refusing, resetting.
 
-use super::super::{Conn, Gone, Isolated, Namespace, NetError, NetLimits, Uplink};
+use super::super::{Conn, Gone, Isolated, Namespace, NetError, NetLimits, TRANSFER_BYTES_MAX, Uplink};
 use super::{POD, address, context, counter, namespace, namespace_with, pending};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -159,6 +159,27 @@ async fn buffered_bytes_of_a_pod_are_bounded() {
     assert_eq!(read.len(), 1000);
     drop((clients, server, listener));
     assert_eq!(pod.buffered_bytes(), 0);
+}
+
+#[tokio::test]
+async fn what_was_permitted_on_many_connections_is_bounded_too() {
+    let limits = NetLimits { buffered_bytes_max: 1024 * 1024, ..NetLimits::default() };
+    let pod = namespace_with(limits, Arc::new(Isolated));
+    let _listener = pod.listen(address("127.0.0.1:80")).unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        clients.push(pod.connect(address("127.0.0.1:80")).await.unwrap());
+    }
+    let permits: Vec<_> = clients.iter().map(|client| client.write_permit().unwrap()).collect();
+    assert!(permits.iter().sum::<usize>() > 4 * 1024 * 1024);
+    for (client, permit) in clients.iter().zip(permits) {
+        let written = client.write_permitted(vec![0; permit].into());
+        assert!(matches!(written, Ok(()) | Err(NetError::NoBuffers)), "{written:?}");
+        // A little goes nevertheless.
+        assert_eq!(client.write_permitted(vec![0; 1024].into()), Ok(()));
+    }
+    let most = 1024 * 1024 * 5 / 4 + TRANSFER_BYTES_MAX + 100 * 1024;
+    assert!(pod.buffered_bytes() <= most, "{}", pod.buffered_bytes());
 }
 
 #[tokio::test]

@@ -25,6 +25,31 @@ fn half_close_leaves_the_other_direction_open() {
 }
 
 #[test]
+fn what_is_left_of_a_chunk_keeps_little_more_than_itself() {
+    struct Large(Vec<u8>, #[expect(dead_code, reason = "it tells of the drop")] std::sync::Arc<()>);
+    impl AsRef<[u8]> for Large {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    let (client, server) = pair(PIPE_CAPACITY);
+    let kept = std::sync::Arc::new(());
+    let mut sent = Bytes::from_owner(Large((0..=255).cycle().take(100_000).collect(), kept.clone()));
+    let whole = sent.clone();
+    assert_eq!(client.try_write_bytes(&mut sent), Ok(100_000));
+    let mut read = Vec::new();
+    let mut take = |max| read.extend_from_slice(&server.try_read(max).unwrap());
+    take(49_000);
+    take(50_999);
+    drop((sent, whole.slice(..0)));
+    let expected = whole.to_vec();
+    drop(whole);
+    assert_eq!(std::sync::Arc::strong_count(&kept), 1, "the last byte has moved");
+    take(1);
+    assert_eq!(read, expected);
+}
+
+#[test]
 fn first_write_after_a_clean_close_succeeds_and_the_second_breaks() {
     let (client, server) = pair(1024);
     drop(server);
