@@ -18,6 +18,12 @@ pub fn is_kept_namespace(key: &ObjectKey) -> bool {
         && ["default", "kube-public", "kube-system"].contains(&&*key.name.name)
 }
 
+/// Whether an EndpointSlice of this name in the namespace `default` is the control plane's own, of the service `kubernetes`:
+/// it makes those that are missing and removes those that it does not know. Slices of others say nothing of that service.
+pub fn is_api_slice(name: &str) -> bool {
+    name == "kubernetes" || name.strip_prefix("kubernetes-").is_some_and(|port| port.parse::<u16>().is_ok())
+}
+
 /// Whether this is its key.
 pub fn is_cluster_info(key: &ObjectKey) -> bool {
     key.resource.as_str() == "configmaps"

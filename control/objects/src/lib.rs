@@ -27,7 +27,9 @@ pub mod validate;
 pub mod value_set;
 pub mod view;
 
-pub use cluster_info::{CLUSTER_INFO_KEPT, cluster_info_key, is_cluster_info, is_kept_namespace};
+pub use cluster_info::{
+    CLUSTER_INFO_KEPT, cluster_info_key, is_api_slice, is_cluster_info, is_kept_namespace,
+};
 pub use field_error::{Cause, FieldError};
 pub use field_path::FieldPath;
 pub use log_options::LogOptions;

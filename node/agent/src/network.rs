@@ -14,7 +14,7 @@ use coracle_fabric::{
     Backend, BackendPort, Endpoint, Fabric, IngressEntry, IngressPath, IngressRule, NetworkState,
     NodeIdentity, PathKind, PodBlock, PodEntry, Protocol, ServiceEntry, ServicePort,
 };
-use coracle_objects::kinds::hosts_since;
+use coracle_objects::{is_api_slice, kinds::hosts_since};
 use coracle_wasi_host::net::{Namespace, Uplink};
 use serde_json::Value;
 
@@ -217,8 +217,10 @@ impl NetworkObjects {
         for (name, service) in &mut services {
             self.keep_what_is_claimed(name, service);
         }
-        for (of, endpoints) in self.slices.values() {
-            if let Some(service) = services.get_mut(of) {
+        for ((_, name), (of, endpoints)) in &self.slices {
+            // What is of the control plane's service may be reached wherever it is: that is not for others to say.
+            let is_api = of.0 == "default" && of.1 == "kubernetes";
+            if let Some(service) = services.get_mut(of).filter(|_| !is_api || is_api_slice(name)) {
                 service.endpoints.extend(endpoints.iter().cloned());
             }
         }
@@ -372,6 +374,27 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_control_planes_service_has_the_control_planes_endpoints_alone() {
+        let mut objects = NetworkObjects::default();
+        for namespace in ["default", "other"] {
+            let spec = json!({ "spec": { "clusterIP": "10.96.0.1", "ports": [{ "port": 443 }] } });
+            assert!(objects.put("services", namespace, "kubernetes", &spec));
+            for (name, address) in
+                [("kubernetes", "192.0.2.1"), ("kubernetes-6443", "192.0.2.2"), ("x", "169.254.169.254")]
+            {
+                let slice = json!({
+                    "metadata": { "labels": { "kubernetes.io/service-name": "kubernetes" } },
+                    "ports": [{ "port": 80 }],
+                    "endpoints": [{ "addresses": [address], "conditions": { "ready": true } }],
+                });
+                assert!(objects.put("endpointslices.discovery.k8s.io", namespace, name, &slice));
+            }
+        }
+        let counts: Vec<_> = objects.state().services.iter().map(|service| service.endpoints.len()).collect();
+        assert_eq!(counts, [2, 3]);
+    }
 
     #[test]
     fn services_meet_their_endpoints() {

@@ -47,9 +47,52 @@ pub fn pod_status(pod: &Pod, state: &PodState, node: &NodeFacts, now: Timestamp)
     let mut by_name: Vec<&Container> = pod.spec.containers.iter().collect();
     by_name.sort_by(|a, b| a.name.cmp(&b.name));
     status.insert("containerStatuses".into(), list(&mut by_name.into_iter()));
+    bound_texts(&mut status);
     let qos = pod.status["qosClass"].as_str().unwrap_or_else(|| resources::qos_class(pod));
     status.insert("qosClass".into(), qos.into());
     Value::Object(status)
+}
+
+/// Bytes of JSON that the words of all containers of a pod have together, and those of one text at least and at most.
+const TEXTS_BYTES: usize = 384 * 1024;
+const TEXT_BYTES: std::ops::RangeInclusive<usize> = 128..=4096;
+
+/// Cuts what containers are said to wait or to have ended for, and the names of their images: users choose how long they
+/// are, and a status that is too large tells nothing.
+fn bound_texts(status: &mut Map<String, Value>) {
+    let lists = ["initContainerStatuses", "containerStatuses"];
+    let count: usize = lists.iter().filter_map(|list| status.get(*list)?.as_array()).map(Vec::len).sum();
+    // Some three of each container.
+    let each = (TEXTS_BYTES / (3 * count.max(1))).clamp(*TEXT_BYTES.start(), *TEXT_BYTES.end());
+    for list in lists {
+        let Some(Value::Array(containers)) = status.get_mut(list) else { continue };
+        for container in containers {
+            for text in ["/image", "/state/waiting/message", "/state/terminated/message"] {
+                cut(container.pointer_mut(text), each);
+            }
+            cut(container.pointer_mut("/lastState/terminated/message"), each);
+        }
+    }
+    cut(status.get_mut("message"), *TEXT_BYTES.end());
+}
+
+/// Leaves so many bytes of a text, as JSON writes it.
+fn cut(text: Option<&mut Value>, most: usize) {
+    let Some(Value::String(text)) = text else { return };
+    let written = |letter: char| match letter {
+        '"' | '\\' | '\u{8}' | '\t' | '\n' | '\u{c}' | '\r' => 2,
+        letter if letter < ' ' => 6,
+        letter => letter.len_utf8(),
+    };
+    let mut bytes = 0;
+    let end = text.char_indices().find(|(_, letter)| {
+        bytes += written(*letter);
+        bytes > most
+    });
+    if let Some((end, _)) = end {
+        text.truncate(end);
+        text.push_str(" ...");
+    }
 }
 
 /// An address that is taken over from an earlier life is shown only once it is the pod's again, and one that the node
@@ -295,4 +338,31 @@ fn terminated(end: &Terminated, ahead: SignedDuration) -> Value {
         json["message"] = end.message.clone().into();
     }
     json
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_no_larger_than_its_readers_take_whatever_containers_are_called() {
+        for (count, most) in [(1, 32 << 10), (150, 1 << 20), (1000, 1 << 20)] {
+            let text = "\u{1}\"x".repeat(5000);
+            let container = json!({
+                "name": "c", "image": text,
+                "state": { "waiting": { "reason": "CreateContainerConfigError", "message": text } },
+                "lastState": { "terminated": { "message": text } },
+            });
+            let mut status = Map::new();
+            status.insert("containerStatuses".into(), vec![container; count].into());
+            status.insert("message".into(), text.into());
+            bound_texts(&mut status);
+            assert!(Value::Object(status.clone()).to_string().len() < most, "{count}");
+            let told = status["containerStatuses"][0]["state"]["waiting"]["message"].as_str().unwrap();
+            assert!(told.starts_with("\u{1}\"x") && told.ends_with(" ..."), "{told}");
+        }
+        let mut short = json!("as it is");
+        cut(Some(&mut short), 8);
+        assert_eq!(short, "as it is");
+    }
 }

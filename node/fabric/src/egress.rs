@@ -12,7 +12,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio_util::sync::CancellationToken;
@@ -112,10 +112,15 @@ async fn carry_out(conn: &Conn, stream: &mut WriteHalf<'_>, taken: &Taken) -> Re
     }
 }
 
-/// From the real connection to the pod's. Nothing is read that the pod's pipe has no room for.
+/// From the real connection to the pod's. Nothing is read that the pod's pipe has no room for. While there is none the far
+/// end is watched: one that has vanished, or reset the connection, would hold it for as long as the pod reads nothing.
 async fn carry_in(stream: &mut ReadHalf<'_>, conn: &Conn) -> Result<(), Broken> {
     loop {
-        poll_fn(|cx| conn.poll_writable(cx)).await;
+        tokio::select! {
+            biased;
+            () = poll_fn(|cx| conn.poll_writable(cx)) => {}
+            _ = stream.ready(Interest::ERROR) => return Err(Broken::Far),
+        }
         let room = match conn.write_permit().map_err(Broken::Pod)? {
             0 => continue,
             room => room.min(COPY_BYTES),
@@ -235,6 +240,22 @@ mod tests {
             }
         };
         tokio::time::timeout(Duration::from_secs(60), given_back).await.expect("the descriptor is free");
+    }
+
+    #[tokio::test]
+    async fn a_reset_of_the_far_end_is_heard_though_the_pod_reads_nothing() {
+        let egress = Egress::new(Descriptors::of_process());
+        let (caller, _net) = pod("default", POD.into());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let _conn = egress.dial(&caller, SocketAddr::new(POD.into(), 4000), to).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        // Until neither the pod's pipe nor the kernel takes any more.
+        let more = async { while far.write(&[0; 64 << 10]).await.is_ok() {} };
+        let _ = tokio::time::timeout(Duration::from_secs(1), more).await;
+        far.set_zero_linger().unwrap();
+        drop(far);
+        tokio::time::timeout(Duration::from_secs(60), emptied(&egress)).await.expect("it is given back");
     }
 
     /// An address where nothing is accepted, and as many wait for that as may.

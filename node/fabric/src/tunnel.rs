@@ -49,6 +49,9 @@ const FRAME_BYTES_MAX: u32 = 64 * 1024;
 /// Bytes of a stream that wait for their turn on the wire.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
+/// Bytes of the head of one request or answer, reckoned as RFC 9113 has it: two addresses and a word.
+const HEAD_BYTES_MAX: u32 = 2 * 1024;
+
 /// Streams open at once on one connection.
 const STREAMS_MAX: u32 = 4096;
 

@@ -182,10 +182,8 @@ impl Account {
                     return Ok(());
                 }
                 tenant.take(holding, more, of_pod).inspect_err(|_| {
-                    // Others may have taken or given back since: what this step back changes need not be what was refused.
                     let less = self.step_back(tenant, holding, amount);
-                    tenant.add(holding, more);
-                    tenant.give_back(holding, less);
+                    tenant.correct(holding, more, less);
                 })
             }
         }

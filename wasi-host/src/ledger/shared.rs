@@ -84,22 +84,29 @@ impl Tenant {
     /// Takes so much more of the node's part for a pod that holds `of_pod` of it.
     pub(super) fn take(&self, holding: Holding, amount: u64, of_pod: u64) -> Result<(), Refused> {
         let limit = self.shared.limit(holding);
-        let taken = self.node(holding).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
-            let wanted = held.checked_add_unsigned(amount)?;
-            (wanted <= limit.cast_signed()).then_some(wanted)
-        });
-        let before = taken.map_err(|_| Refused { holding, bound: Bound::Node, limit })?;
-        let before = before.max(0).cast_unsigned();
+        if amount > limit {
+            return Err(Refused { holding, bound: Bound::Node, limit });
+        }
+        // Of what is refused only the namespace that asks for it notices anything.
         let of_namespace = self.own(holding).fetch_add(amount.cast_signed(), Ordering::Relaxed);
         let of_namespace = of_namespace.max(0).cast_unsigned();
-        let (namespace, pod) = share(limit.saturating_sub(before));
-        let refused = |bound, limit| Err(Refused { holding, bound, limit });
-        let admitted = match () {
-            () if of_namespace + amount > namespace => refused(Bound::Namespace, namespace),
-            () if of_pod + amount > pod => refused(Bound::PodShare, pod),
-            () => Ok(()),
-        };
-        admitted.inspect_err(|_| self.give_back(holding, amount))
+        let mut refused = Refused { holding, bound: Bound::Node, limit };
+        let taken = self.node(holding).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+            let free = limit.saturating_sub(held.max(0).cast_unsigned());
+            let (namespace, pod) = share(free);
+            (refused.bound, refused.limit) = match () {
+                () if amount > free => (Bound::Node, limit),
+                () if of_namespace.saturating_add(amount) > namespace => (Bound::Namespace, namespace),
+                () if of_pod.saturating_add(amount) > pod => (Bound::PodShare, pod),
+                () => return held.checked_add_unsigned(amount),
+            };
+            None
+        });
+        if taken.is_err() {
+            self.own(holding).fetch_sub(amount.cast_signed(), Ordering::Relaxed);
+            return Err(refused);
+        }
+        Ok(())
     }
 
     /// True where nothing more would be taken for a pod that holds `of_pod`.
@@ -132,6 +139,15 @@ impl Tenant {
         if amount > 0 {
             self.node(holding).fetch_add(amount.cast_signed(), Ordering::Relaxed);
             self.own(holding).fetch_add(amount.cast_signed(), Ordering::Relaxed);
+        }
+    }
+
+    /// What a refused charge changed beside itself: others of the pod may have taken or given back since, so that what its
+    /// step back changes need not be what was refused.
+    pub(super) fn correct(&self, holding: Holding, more: u64, less: u64) {
+        match more.checked_sub(less) {
+            Some(more) => self.add(holding, more),
+            None => self.give_back(holding, less - more),
         }
     }
 

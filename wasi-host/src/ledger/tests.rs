@@ -195,3 +195,27 @@ fn somebody_from_elsewhere_leaves_a_part_to_the_pod() {
     drop(charges);
     assert_eq!(scarce.held(Holding::Heap), 0);
 }
+
+#[test]
+fn who_is_refused_again_and_again_has_no_other_refused() {
+    const TAKES: usize = 50_000;
+    let ledger = ledger(400 * MIB, 100);
+    ledger.set_disk_free(1 << 30);
+    let greedy = pod(&ledger, "greedy");
+    let modest = pod(&ledger, "modest");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for amount in [u64::MAX / 4, 1 << 31, 20 << 30] {
+            let (greedy, done) = (&greedy, &done);
+            scope.spawn(move || {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert!(greedy.charge(Holding::Disk, amount).is_err());
+                }
+            });
+        }
+        let refused = (0..TAKES).filter(|_| modest.charge(Holding::Disk, 2 * MIB).is_err()).count();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(refused, 0, "of {TAKES}");
+    });
+    assert_eq!(ledger.held(Holding::Disk), 0);
+}

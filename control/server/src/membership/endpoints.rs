@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use coracle_api::Storage;
-use coracle_objects::{ObjectKey, Transaction, View, Write};
+use coracle_objects::{ObjectKey, Transaction, View, Write, is_api_slice};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -33,7 +33,7 @@ pub async fn publish(storage: &ReplicatedStorage) {
                     || *key == bootstrap::kubernetes_service_key()
                     || key.resource.as_str() == SLICES
                         && &*key.name.namespace == "default"
-                        && is_ours(&key.name.name)
+                        && is_api_slice(&key.name.name)
             };
             let lagged = loop {
                 match events.next().await {
@@ -73,7 +73,7 @@ async fn publish_once(storage: &ReplicatedStorage) -> Result<(), drafts::WriteEr
     }
     let view = storage.view();
     let stale = view.list(SLICES, Some("default")).map(|object| object.name());
-    for name in stale.filter(|name| is_ours(name) && !wanted.contains_key(*name)) {
+    for name in stale.filter(|name| is_api_slice(name) && !wanted.contains_key(*name)) {
         let key = ObjectKey::new(SLICES, "default", name);
         let plan = |view: &View| {
             view.get(&key)?;
@@ -92,10 +92,6 @@ fn missing_service(view: &View) -> Option<Transaction> {
     }
     let draft = new_draft("v1", "Service", &key, bootstrap::kubernetes_service(), Timestamp::now());
     Some(Transaction::create(key, draft))
-}
-
-fn is_ours(name: &str) -> bool {
-    name == "kubernetes" || name.strip_prefix("kubernetes-").is_some_and(|port| port.parse::<u16>().is_ok())
 }
 
 /// All endpoints of a slice share its ports, so there is one slice for each port that members have.
@@ -141,6 +137,6 @@ mod tests {
         let slices = slices(&members);
         assert_eq!(slices.keys().collect::<Vec<_>>(), ["kubernetes", "kubernetes-7000"]);
         assert_eq!(slices["kubernetes"]["endpoints"].as_array().unwrap().len(), 2);
-        assert!(is_ours("kubernetes-7000") && !is_ours("kubernetes-abc"));
+        assert!(is_api_slice("kubernetes-7000") && !is_api_slice("kubernetes-abc"));
     }
 }

@@ -12,6 +12,8 @@ use bytes::Bytes;
 use coracle_wasi_host::net::{
     BoxError, Client, HttpBody, HttpError, HttpService, NetError, UNSEEN, Unanswered, announce_body,
 };
+use coracle_wasi_host::serving::{GATEWAY, source_of};
+use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, uri::Authority};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -31,6 +33,8 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) struct Forwarder {
     fabric: Arc<Inner>,
     pool: Arc<Pool>,
+    /// Requests under way, by the namespaces that serve them: one that does not answer leaves a part to others.
+    under_way: Arc<Shares>,
     /// The ports that the gateway's own connections come from, as endpoints see them.
     next_port: AtomicU16,
 }
@@ -76,7 +80,8 @@ impl Failure {
 
 impl Forwarder {
     pub(super) fn new(fabric: Arc<Inner>) -> Self {
-        Self { pool: fabric.kept().clone(), fabric, next_port: AtomicU16::new(1024) }
+        let under_way = Shares::new(GATEWAY.requests_max);
+        Self { pool: fabric.kept().clone(), fabric, under_way, next_port: AtomicU16::new(1024) }
     }
 
     /// Answers one request; what goes wrong is a response as well.
@@ -104,8 +109,9 @@ impl Forwarder {
             peer.port(),
         );
         request.extensions_mut().insert(Client(client.ip()));
+        let permit = self.permit(client.ip(), &service)?;
         if let Some(wanted) = wanted {
-            return self.forward_upgrade(client, request, wanted, &service, port).await;
+            return self.forward_upgrade(client, request, wanted, (&service, port), permit).await;
         }
         let (mut failed, mut told) = (Failed::default(), None);
         for _ in 0..ENDPOINT_TRIES {
@@ -113,7 +119,7 @@ impl Forwarder {
             match self.attempt(request, client.ip(), choice, &service).await {
                 Ok(response) => {
                     self.fabric.balancer().remember(&service, client.ip(), choice);
-                    return Ok(response);
+                    return Ok(response.map(|body| Permitted { body, _permit: permit }.boxed_unsync()));
                 }
                 Err(Failure::Final(fault)) => return Err(fault),
                 Err(Failure::Again { request: unserved, error, fault }) => {
@@ -125,6 +131,16 @@ impl Forwarder {
         Err(told.unwrap_or_else(|| unreachable(&service, failed.last())))
     }
 
+    /// A part of all that may be under way: of the client and of the namespace that serves it, until the permit is dropped.
+    fn permit(&self, client: IpAddr, service: &Service) -> Result<Permit, Fault> {
+        let namespace = service.entry.namespace.as_str().into();
+        let holder = Holder { namespace, pod: Some(source_of(client)) };
+        self.under_way.take(&holder).ok_or_else(|| {
+            let text = format!("too many requests to namespace {} are under way", service.entry.namespace);
+            (StatusCode::SERVICE_UNAVAILABLE, text)
+        })
+    }
+
     /// One request to one endpoint. The endpoint counts as busy until the response's body has ended.
     async fn attempt(
         &self,
@@ -134,7 +150,7 @@ impl Forwarder {
         service: &Service,
     ) -> Result<Response<HttpBody>, Failure> {
         let open = OpenConnection::count(&service.open[choice.index]);
-        let pair = Pair::new(client, choice.address);
+        let pair = self.pool.pair(client, choice.address, &service.entry);
         let reached = match self.reach(pair, service).await {
             Ok(reached) => reached,
             Err(error) => return Err(Failure::again(request, error)),
@@ -232,19 +248,25 @@ impl Forwarder {
         client: SocketAddr,
         request: Request<HttpBody>,
         wanted: HeaderValue,
-        service: &Arc<Service>,
-        port: usize,
+        (service, port): (&Arc<Service>, usize),
+        permit: Permit,
     ) -> Result<Response<HttpBody>, Fault> {
         let mut failed = Failed::default();
         for _ in 0..ENDPOINT_TRIES {
             let Some(choice) = self.fabric.choose(service, port, client.ip(), &failed) else { break };
             let open = OpenConnection::count(&service.open[choice.index]);
-            match self.connect(Pair::new(client.ip(), choice.address), service).await {
+            match self.connect(self.pool.pair(client.ip(), choice.address, &service.entry), service).await {
                 Ok(sender) => {
                     self.fabric.balancer().remember(service, client.ip(), choice);
                     let late = tokio::time::timeout(
                         RESPONSE_TIMEOUT,
-                        upgrade::forward(sender, request, wanted, open, self.fabric.stopped().clone()),
+                        upgrade::forward(
+                            sender,
+                            request,
+                            wanted,
+                            (open, permit),
+                            self.fabric.stopped().clone(),
+                        ),
                     );
                     let name = service.full_name();
                     return match late.await {
@@ -326,6 +348,32 @@ fn component_failed(service: &Service, error: &HttpError) -> Fault {
         HttpError::Failed { .. } => StatusCode::BAD_GATEWAY,
     };
     (status, format!("service {}: {error}", service.full_name()))
+}
+
+/// A response's body, for as long as which the request is under way.
+struct Permitted {
+    body: HttpBody,
+    _permit: Permit,
+}
+
+impl Body for Permitted {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// A response's body. While it lasts its endpoint is counted as busy; at its end its connection is kept.

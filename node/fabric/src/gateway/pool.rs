@@ -1,11 +1,13 @@
 //! HTTP/1.1 connections to endpoints, kept for the next request of the same client: at its pod a connection is the client's
 //! for whom it was opened.
 
+use crate::model::ServiceEntry;
 use coracle_wasi_host::net::HttpBody;
 use coracle_wasi_host::serving::source_of;
 use hyper::client::conn::http1::SendRequest;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -26,18 +28,16 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(4);
 pub(super) struct Pair {
     pub(super) client: IpAddr,
     pub(super) endpoint: SocketAddr,
-}
-
-impl Pair {
-    pub(super) fn new(client: IpAddr, endpoint: SocketAddr) -> Self {
-        Self { client: source_of(client), endpoint }
-    }
+    /// The service that leads there: another's may be, and may not open it.
+    service: u64,
 }
 
 /// Idle connections.
 #[derive(Default)]
 pub(crate) struct Pool {
     state: Mutex<State>,
+    /// Nobody can choose names of services that have the same number.
+    names: RandomState,
 }
 
 #[derive(Default)]
@@ -58,7 +58,7 @@ impl State {
 }
 
 struct Idle {
-    client: IpAddr,
+    pair: Pair,
     sender: SendRequest<HttpBody>,
     since: Instant,
 }
@@ -70,12 +70,18 @@ impl Idle {
 }
 
 impl Pool {
+    /// What a client has with an endpoint by way of a service.
+    pub(super) fn pair(&self, client: IpAddr, endpoint: SocketAddr, service: &ServiceEntry) -> Pair {
+        let service = self.names.hash_one((&service.namespace, &service.name));
+        Pair { client: source_of(client), endpoint, service }
+    }
+
     /// The connection that was used last, if one is still open.
     pub(super) fn take(&self, pair: Pair) -> Option<SendRequest<HttpBody>> {
         let mut state = self.state.lock();
         let kept = state.idle.get_mut(&pair.endpoint)?;
         kept.retain(Idle::is_usable);
-        let found = kept.iter().rposition(|idle| idle.client == pair.client);
+        let found = kept.iter().rposition(|idle| idle.pair == pair);
         let taken = found.map(|at| kept.remove(at).sender);
         if kept.is_empty() {
             state.idle.remove(&pair.endpoint);
@@ -85,7 +91,7 @@ impl Pool {
 
     /// Keeps a connection whose last response has been read. Beyond the bounds another is closed, or this one.
     pub(super) fn keep(self: &Arc<Self>, pair: Pair, sender: SendRequest<HttpBody>) {
-        let Pair { client, endpoint } = pair;
+        let endpoint = pair.endpoint;
         let mut state = self.state.lock();
         if state.idle.len() >= ENDPOINTS_MAX && !state.idle.contains_key(&endpoint) {
             state.close_idle();
@@ -97,7 +103,7 @@ impl Pool {
         if kept.len() >= IDLE_MAX {
             kept.remove(0);
         }
-        kept.push(Idle { client, sender, since: Instant::now() });
+        kept.push(Idle { pair, sender, since: Instant::now() });
         // Where there is no runtime any more the node ends.
         if !state.sweeping
             && let Ok(runtime) = Handle::try_current()
@@ -153,7 +159,7 @@ mod tests {
             let (response, read) = tokio::join!(sender.send_request(request), answered);
             assert!(response.unwrap().status() == 204 && read > 0);
             sender.ready().await.unwrap();
-            pool.keep(Pair::new([10, 0, 0, 1].into(), ([10, 128, 0, 2], port).into()), sender);
+            pool.keep(pair(1, ([10, 128, 0, 2], port).into()), sender);
             servers.push(server);
         }
         assert_eq!(pool.held(), 3);
@@ -164,6 +170,10 @@ mod tests {
         }
         assert_eq!(pool.held(), 0);
         assert!(!pool.state.lock().sweeping, "nothing runs for a pool that keeps nothing");
+    }
+
+    fn pair(client: u8, endpoint: SocketAddr) -> Pair {
+        Pair { client: [192, 0, 2, client].into(), endpoint, service: 7 }
     }
 
     /// An open connection, and its far end.
@@ -181,7 +191,7 @@ mod tests {
         let mut servers = Vec::new();
         let pair = |number: usize| {
             let endpoint = SocketAddr::new(std::net::Ipv4Addr::from_bits(number as u32).into(), 80);
-            Pair::new([192, 0, 2, 1].into(), endpoint)
+            super::tests::pair(1, endpoint)
         };
         for number in 0..=IDLE_MAX {
             let (sender, server) = connection().await;
@@ -207,7 +217,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_gets_no_connection_of_another() {
         let pool = Arc::<Pool>::default();
-        let pair = |client: u8| Pair::new([192, 0, 2, client].into(), ([10, 128, 0, 2], 80).into());
+        let pair = |client: u8| pair(client, ([10, 128, 0, 2], 80).into());
         let mut servers = Vec::new();
         for client in 1..=2 {
             let (sender, server) = connection().await;
@@ -215,6 +225,7 @@ mod tests {
             servers.push(server);
         }
         assert!(pool.take(pair(3)).is_none());
+        assert!(pool.take(Pair { service: 8, ..pair(1) }).is_none(), "it was another service's");
         assert!(pool.take(pair(1)).is_some());
         assert!(pool.take(pair(1)).is_none());
         // Of many the oldest makes room.

@@ -3,6 +3,7 @@
 use crate::tables::OpenConnection;
 use coracle_wasi_host::net::{BoxError, HttpBody, UNSEEN, announce_body, empty_body};
 use coracle_wasi_host::serving::InFlight;
+use coracle_wasi_host::shares::Permit;
 use http::header::{self, HeaderMap};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -34,7 +35,7 @@ pub(super) async fn forward(
     mut sender: SendRequest<HttpBody>,
     mut request: Request<HttpBody>,
     wanted: HeaderValue,
-    open: OpenConnection,
+    (open, permit): (OpenConnection, Permit),
     stopped: CancellationToken,
 ) -> Result<Response<HttpBody>, hyper::Error> {
     let client = hyper::upgrade::on(&mut request);
@@ -60,7 +61,7 @@ pub(super) async fn forward(
             () = joined => {}
             () = stopped.cancelled() => {}
         }
-        drop((open, sender, in_flight));
+        drop((open, permit, sender, in_flight));
     });
     Ok(response.map(|_| empty_body()))
 }

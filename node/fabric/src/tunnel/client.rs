@@ -2,8 +2,8 @@
 
 use super::wire::{Datagram, Opening, refused, tcp_request};
 use super::{
-    CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, Members, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
-    STREAMS_MAX, datagrams, identity, pump, watch_life,
+    CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, HEAD_BYTES_MAX, Members, SEND_BUFFER_BYTES,
+    STREAM_WINDOW_BYTES, STREAMS_MAX, datagrams, identity, pump, watch_life,
 };
 use crate::caller::{Asker, Caller};
 use crate::whereabouts::Whereabouts;
@@ -250,6 +250,7 @@ impl Peers {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_frame_size(FRAME_BYTES_MAX)
             .max_send_buffer_size(SEND_BUFFER_BYTES)
+            .max_header_list_size(HEAD_BYTES_MAX)
             .max_concurrent_streams(STREAMS_MAX)
             .enable_push(false)
             .handshake(stream)

@@ -3,8 +3,8 @@
 use super::identity::{self, PeerNode};
 use super::wire::{DATAGRAMS_PATH, Datagram, Opening, TCP_PATH, opening, refusal};
 use super::{
-    CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, Members, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
-    STREAMS_MAX, datagrams, pump, watch_life,
+    CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, HEAD_BYTES_MAX, Members, SEND_BUFFER_BYTES,
+    STREAM_WINDOW_BYTES, STREAMS_MAX, datagrams, pump, watch_life,
 };
 use crate::door::{Arrival, Door};
 use crate::whereabouts::Whereabouts;
@@ -143,6 +143,7 @@ async fn shake_hands(stream: TcpStream, reception: &Reception) -> Option<Tunnel>
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES_MAX)
         .max_send_buffer_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(HEAD_BYTES_MAX)
         .max_concurrent_streams(STREAMS_MAX)
         .handshake(stream)
         .await
@@ -195,6 +196,24 @@ async fn serve_peer(
     tracing::debug!(peer = %peer.name, "tunnel from peer closed");
 }
 
+/// What a peer wants of a stream.
+enum Asked {
+    /// None where the addresses cannot be read.
+    Connection(Option<Opening>),
+    Datagrams,
+    Unknown,
+}
+
+impl Asked {
+    fn of(head: &http::request::Parts) -> Self {
+        match head.uri.path() {
+            TCP_PATH => Self::Connection(opening(&head.headers)),
+            DATAGRAMS_PATH => Self::Datagrams,
+            _ => Self::Unknown,
+        }
+    }
+}
+
 async fn serve_stream(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
@@ -203,9 +222,12 @@ async fn serve_stream(
     datagrams: &Semaphore,
 ) {
     let (head, mut body) = request.into_parts();
-    match head.uri.path() {
-        TCP_PATH => {
-            let Some(opening) = opening(&head.headers) else {
+    let asked = Asked::of(&head);
+    // It would be here for as long as what it asks for.
+    drop(head);
+    match asked {
+        Asked::Connection(opening) => {
+            let Some(opening) = opening else {
                 return answer(&mut respond, refusal(NetError::InvalidInput));
             };
             let arrived = tokio::select! {
@@ -227,13 +249,13 @@ async fn serve_stream(
                 Err(error) => answer(&mut respond, refusal(error)),
             }
         }
-        DATAGRAMS_PATH => {
+        Asked::Datagrams => {
             let Ok(_one) = datagrams.try_acquire() else {
                 return respond.send_reset(Reason::REFUSED_STREAM);
             };
             datagrams::receive_all(body, |datagram| arrivals.arrive_datagram(peer, datagram)).await;
         }
-        _ => {
+        Asked::Unknown => {
             let mut response = Response::new(());
             *response.status_mut() = StatusCode::NOT_FOUND;
             answer(&mut respond, response);
