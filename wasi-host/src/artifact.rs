@@ -14,6 +14,7 @@ mod error;
 mod failures;
 mod inspect;
 mod nesting;
+mod structures;
 mod turns;
 mod verdict;
 
@@ -81,6 +82,8 @@ pub struct Artifact {
     entry: Entry,
     /// Seats that one instance takes.
     pub(crate) weight: u32,
+    /// Bytes of the host that one instance takes beside its memories and tables.
+    pub(crate) structures: u64,
     pub(crate) pre: Pre,
 }
 
@@ -362,7 +365,8 @@ impl Artifacts {
         // A stranger's types are compared with the host's.
         let pre = self.link(&component, kind).inspect_err(|error| self.failures.remember(&digest, error))?;
         let weight = engine::weight(&component);
-        let artifact = Arc::new(Artifact { digest: digest.clone(), entry: kind.entry, weight, pre });
+        let (entry, structures) = (kind.entry, kind.structures);
+        let artifact = Arc::new(Artifact { digest: digest.clone(), entry, weight, structures, pre });
         self.failures.forget(&digest);
         tracing::debug!(digest, entry = ?kind.entry, "artifact ready");
         Ok(Some(self.shelf.lock().put(&digest, artifact)))

@@ -32,6 +32,9 @@ use crate::stdin::OpenStdin;
 /// Bytes of one set of HTTP headers, with some 70 for each field.
 const FIELDS_BYTES_MAX: usize = 64 << 10;
 
+/// Bytes of an instance's structures that are part of what every store takes; most programs have fewer.
+const STRUCTURES_FREE: u64 = 256 << 10;
+
 /// A directory of the host that a guest sees.
 #[derive(Debug, Clone)]
 pub struct Mount {
@@ -109,13 +112,14 @@ pub(crate) struct Grants {
 }
 
 impl Grants {
-    /// The charge for a new store, or who has no room for it.
-    pub(crate) fn meter(&self, version: WasiVersion) -> Result<Meter, Refused> {
+    /// The charge for a new store of an instance with structures of so many bytes, or who has no room for it.
+    pub(crate) fn meter(&self, version: WasiVersion, structures: u64) -> Result<Meter, Refused> {
         let args = self.args.iter().map(String::len).sum::<usize>();
         let env = self.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         let strings = self.args.len() + 2 * self.env.len();
         let copied = args + env + strings * std::mem::size_of::<String>();
-        Meter::new(&self.account, copied as u64, version == WasiVersion::P3)
+        let beyond = structures.saturating_sub(STRUCTURES_FREE);
+        Meter::new(&self.account, copied as u64 + beyond, version == WasiVersion::P3)
     }
 
     /// The data of a new store.

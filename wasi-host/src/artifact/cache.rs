@@ -390,7 +390,12 @@ mod tests {
         let compiled = |key: &str, namespace: &str, bytes: usize, seconds| {
             let written = tempfile::tempfile().expect("a file");
             written.set_len(bytes as u64).expect("ours");
-            let kind = Kind { entry: Entry::Command, world: WasiVersion::P2, engine: WasiVersion::P2 };
+            let kind = Kind {
+                entry: Entry::Command,
+                world: WasiVersion::P2,
+                engine: WasiVersion::P2,
+                structures: 0,
+            };
             cache.admit(key, kind, namespace, written).expect("written");
             let file = fs::File::open(cache.code_path(key)).expect("there");
             file.set_modified(at(seconds)).expect("ours");

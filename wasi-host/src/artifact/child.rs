@@ -15,6 +15,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, setrlimit};
 use wasmtime::Engine;
 
 use super::inspect::{self, Form, Kind};
+use super::structures;
 use super::{PrepareError, WASM_BYTES_MAX, confine, verdict};
 use crate::engine::{WasiVersion, compiling};
 
@@ -125,7 +126,7 @@ pub(super) fn make(wasm: Vec<u8>, engines: &[Engine; 2]) -> Result<(Kind, Vec<u8
         Form::Component(_) => wasm,
         Form::Module { .. } => inspect::componentize(form, &wasm)?,
     };
-    let kind = form.kind();
+    let kind = Kind { structures: structures::bytes(&component)?, ..form.kind() };
     let [p2, p3] = engines;
     let engine = match kind.engine {
         WasiVersion::P2 => p2,
@@ -151,7 +152,8 @@ mod tests {
             [WasiVersion::P2, WasiVersion::P3].map(|version| compiling(version).expect("an engine"));
         let module = wat::parse_str(r#"(module (memory (export "memory") 1) (func (export "_start")))"#);
         let (kind, code) = make(module.expect("valid"), &engines).expect("compiled");
-        assert_eq!(kind.to_text(), "command p2 p2");
+        assert_eq!(Kind { structures: 0, ..kind }.to_text(), "command p2 p2 0");
+        assert!((1..64 << 10).contains(&kind.structures), "{}", kind.structures);
         assert!(Engine::detect_precompiled(&code).is_some());
         assert!(matches!(make(b"garbage".to_vec(), &engines), Err(PrepareError::NotWasm { .. })));
         for wrong in [vec![], vec!["1"], vec!["x", "1"], vec!["1", "2", "3"]] {

@@ -40,6 +40,8 @@ pub(super) struct Kind {
     pub(super) world: WasiVersion,
     /// The engine that it needs.
     pub(super) engine: WasiVersion,
+    /// Bytes of the host that an instance of it takes for its structures; zero before that is reckoned.
+    pub(super) structures: u64,
 }
 
 impl Form {
@@ -47,7 +49,7 @@ impl Form {
         match self {
             Form::Component(kind) => *kind,
             Form::Module { entry, .. } => {
-                Kind { entry: *entry, world: WasiVersion::P2, engine: WasiVersion::P2 }
+                Kind { entry: *entry, world: WasiVersion::P2, engine: WasiVersion::P2, structures: 0 }
             }
         }
     }
@@ -61,7 +63,7 @@ impl Kind {
     pub(super) fn to_text(self) -> String {
         let names = Self::ENTRIES.iter().filter(|(entry, _)| *entry == self.entry).map(|(_, name)| *name);
         let parts: Vec<_> = names.chain([self.world.name(), self.engine.name()]).collect();
-        parts.join(" ")
+        format!("{} {}", parts.join(" "), self.structures)
     }
 
     pub(super) fn from_text(text: &str) -> Option<Kind> {
@@ -70,7 +72,8 @@ impl Kind {
         let (entry, _) = Self::ENTRIES.into_iter().find(|(_, known)| *known == name)?;
         let world = WasiVersion::from_name(parts.next()?)?;
         let engine = WasiVersion::from_name(parts.next()?)?;
-        parts.next().is_none().then_some(Kind { entry, world, engine })
+        let structures = parts.next()?.parse().ok()?;
+        parts.next().is_none().then_some(Kind { entry, world, engine, structures })
     }
 }
 
@@ -131,7 +134,8 @@ fn inspect_component(wasm: &[u8]) -> Result<Form, PrepareError> {
         return Err(PrepareError::NoEntry { exports: exports.listed() });
     };
     let version = |p3| if p3 { WasiVersion::P3 } else { WasiVersion::P2 };
-    Ok(Form::Component(Kind { entry: entry.entry(), world: version(p3_entry), engine: version(p3) }))
+    let (world, engine) = (version(p3_entry), version(p3));
+    Ok(Form::Component(Kind { entry: entry.entry(), world, engine, structures: 0 }))
 }
 
 /// Entries, the one to prefer last: a server may well export an empty `run` too.
@@ -288,7 +292,7 @@ mod tests {
     fn kinds_are_read_as_they_are_written() {
         for (entry, _) in Kind::ENTRIES {
             for (world, engine) in [(WasiVersion::P2, WasiVersion::P3), (WasiVersion::P3, WasiVersion::P3)] {
-                let kind = Kind { entry, world, engine };
+                let kind = Kind { entry, world, engine, structures: 7 };
                 assert_eq!(Kind::from_text(&kind.to_text()), Some(kind));
             }
         }

@@ -23,7 +23,7 @@ async fn what_is_ready_and_used_longest_ago_goes_first_and_what_runs_does_not() 
     let mut shelf = Shelf::default();
     let mut put = |digest: &str| {
         let (entry, weight, pre) = (nothing.entry, nothing.weight, Pre::CommandP2(pre.clone()));
-        shelf.put(digest, Arc::new(Artifact { digest: digest.to_owned(), entry, weight, pre }))
+        shelf.put(digest, Arc::new(Artifact { digest: digest.to_owned(), entry, weight, structures: 0, pre }))
     };
     let runs = put("runs");
     for number in 0..READY_MAX - 1 {

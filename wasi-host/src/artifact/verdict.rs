@@ -54,7 +54,12 @@ mod tests {
     fn verdicts_are_read_as_they_are_said() {
         let text = || "some words, \nand more".to_owned();
         let verdicts = [
-            Ok(Kind { entry: Entry::Command, world: WasiVersion::P2, engine: WasiVersion::P3 }),
+            Ok(Kind {
+                entry: Entry::Command,
+                world: WasiVersion::P2,
+                engine: WasiVersion::P3,
+                structures: 9,
+            }),
             Err(PrepareError::NotWasm { begins: text() }),
             Err(PrepareError::NotWasi { imports: text() }),
             Err(PrepareError::OldClang { version: text() }),
