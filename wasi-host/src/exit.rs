@@ -6,7 +6,7 @@ use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use crate::ledger::{Account, Holding};
+use crate::ledger::{Account, Holding, Refused};
 use crate::limits::{LimitExceeded, MEMORY};
 
 /// Frames of the guest's backtrace that a trap's message names.
@@ -83,8 +83,13 @@ impl fmt::Display for Exit {
     }
 }
 
-/// What an error that ended a guest's call means for its container.
-pub(crate) fn classify(error: &wasmtime::Error, account: &Account, killed: bool) -> Exit {
+/// What an error that ended a guest's call means for its container. `of_disk` is why it was last given no more of that.
+pub(crate) fn classify(
+    error: &wasmtime::Error,
+    account: &Account,
+    killed: bool,
+    of_disk: Option<Refused>,
+) -> Exit {
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return Exit::Completed { code: *code };
     }
@@ -101,7 +106,7 @@ pub(crate) fn classify(error: &wasmtime::Error, account: &Account, killed: bool)
         return Exit::HostFault { message };
     }
     let mut message = describe(error);
-    if let Some(refused) = account.refusal() {
+    if let Some(refused) = account.refusal().or(of_disk) {
         let why = match refused.holding {
             Holding::Memory => Some(format!(
                 "before that its memory did not grow: {refused}; what resources.requests.memory asks for is kept for a pod"

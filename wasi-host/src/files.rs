@@ -19,7 +19,6 @@ mod usage;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -29,7 +28,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use wasmtime_wasi::p2::{FsError, FsResult};
 use wasmtime_wasi::{FsPerms, OpenMode, WasiCtx, p2 as wasi2, p3 as wasi3};
 
-use crate::ledger::{self, Charge, Holding};
+use crate::ledger::{self, Charge, Holding, Refused};
 use crate::pool::{Call, NotDone, Pool};
 use crate::shares::Holder;
 pub(crate) use reserve::Reserve;
@@ -49,6 +48,9 @@ const THREAD_NICE: i32 = 0;
 
 /// Bytes that a stream reads or takes at once where the host's memory is scarce.
 const BYTES_SQUEEZED: usize = 4 << 10;
+
+/// Directories that a container mounts beyond which each is charged as an open file.
+const DIRS_FREE: usize = 4;
 
 /// Bytes of a path, as Linux has it.
 const PATH_BYTES_MAX: usize = 4096;
@@ -217,26 +219,31 @@ pub(crate) struct Files {
     blocking: WasiFilesystemCtx,
     /// What the guest finds open, with the paths in it.
     dirs: Vec<(OpenDescriptor, String)>,
+    dirs_charge: Option<Charge>,
 }
 
 impl Files {
     pub(crate) fn new(account: Arc<Account>) -> Self {
         let mut wasi = WasiCtx::builder().allow_blocking_current_thread(true).build();
         let blocking = std::mem::take(wasi.filesystem());
-        Self { account, blocking, dirs: Vec::new() }
+        Self { account, blocking, dirs: Vec::new(), dirs_charge: None }
     }
 
     /// Lets the guest find the directory at `path`, with where the volume that it is of is counted.
-    pub(crate) fn mount(&mut self, dir: File, path: String, read_only: bool, volume: Option<Arc<Usage>>) {
-        let (permissions, mode) = if read_only {
-            (FsPerms::ReadOnly, OpenMode::READ)
-        } else {
-            (FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE)
-        };
-        let dir = Descriptor::Dir(Dir::new(dir, permissions, mode, true));
-        let mut dir = Opened::new(dir, &self.account, None);
+    pub(crate) fn mount(&mut self, mut dir: Dir, path: String, read_only: bool, volume: Option<Arc<Usage>>) {
+        if read_only {
+            (dir.perms, dir.open_mode) = (FsPerms::ReadOnly, OpenMode::READ);
+        }
+        let mut dir = Opened::new(Descriptor::Dir(dir), &self.account, None);
         dir.volume = volume;
         self.dirs.push((Arc::new(dir), path));
+    }
+
+    /// Charges for so many directories that it has open: a few are part of every container.
+    pub(crate) fn charge_dirs(&mut self, count: usize) -> Result<(), Refused> {
+        let beyond = count.saturating_sub(DIRS_FREE) as u64;
+        self.dirs_charge = Some(self.account.ledger.charge(Holding::Files, beyond)?);
+        Ok(())
     }
 }
 

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::artifact::{Artifact, Artifacts, PrepareError};
+use crate::disk::PodDisk;
 use crate::engine::Engines;
 use crate::executor::Executor;
 use crate::files;
-use crate::ledger::{Holding, Ledger, NodeBounds};
+use crate::ledger::{Holding, Ledger, NodeBounds, PodBounds};
 use crate::limits;
 use crate::net::{Namespace, TenantBuffers};
 use crate::pool::Pool;
@@ -130,7 +131,19 @@ impl Host {
 
     /// A pod without containers. The namespace is the caller's to shut down when the pod is gone.
     pub fn pod(&self, limits: PodLimits, namespace: Namespace) -> Pod {
-        Pod::new(Arc::clone(&self.inner), limits, namespace)
+        let disk = self.disk(&namespace.holder().namespace, None);
+        self.pod_on(limits, namespace, disk)
+    }
+
+    /// The same of one with a part of the disk that it has already.
+    pub fn pod_on(&self, limits: PodLimits, namespace: Namespace, disk: PodDisk) -> Pod {
+        Pod::new(Arc::clone(&self.inner), limits, namespace, disk)
+    }
+
+    /// A part of the disk for a new pod of the Kubernetes namespace, which may take so many bytes.
+    pub fn disk(&self, namespace: &Arc<str>, bytes_max: Option<u64>) -> PodDisk {
+        let bounds = PodBounds { disk: bytes_max, ..PodBounds::default() };
+        PodDisk::new(self.inner.ledger.bounded_pod(namespace, bounds), Arc::clone(&self.inner.reserve))
     }
 
     /// Where what comes to a namespace's services from outside, and is carried on by this node, is counted.

@@ -3,10 +3,10 @@
 //! Nothing is inherited from the process. A guest has the clocks and random numbers, its own arguments, environment,
 //! output, directories and network namespace, and nothing that is not named here.
 
-use std::fs::File;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
@@ -14,7 +14,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
-use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::filesystem::Dir;
+use wasmtime_wasi::{FsPerms, OpenMode, ResourceTable, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::engine::WasiVersion;
@@ -25,6 +26,7 @@ use crate::limits::{RANDOM_BYTES_MAX, StoreLimiter};
 use crate::logs::{LogSink, LogStream};
 use crate::meter::Meter;
 use crate::net::Namespace;
+use crate::sandbox::StartError;
 use crate::seats::Seat;
 use crate::sockets::{self, SocketCtxView, SocketView};
 use crate::stdin::OpenStdin;
@@ -63,36 +65,54 @@ pub struct Volume {
 
 /// A mount whose directory was found once and for all.
 pub(crate) struct PinnedMount {
-    dir: File,
+    dir: Dir,
     guest: String,
     read_only: bool,
     volume: Option<Volume>,
 }
 
 impl PinnedMount {
-    /// Opens the mount's directory, where that has not been done. Fails where it cannot be read as a directory.
-    pub(crate) fn new(mount: &Mount) -> io::Result<PinnedMount> {
-        let dir = match &mount.pin {
-            Some(pin) => Arc::clone(pin),
-            None => {
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                Arc::new(rustix::fs::open(&mount.host, flags, Mode::empty())?)
-            }
-        };
-        // Fails here rather than in the guest's task: the caller can say what is wrong with the spec.
-        rustix::fs::openat(&dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(PinnedMount {
-            dir: dir.try_clone()?.into(),
-            guest: mount.guest.clone(),
-            read_only: mount.read_only,
-            volume: mount.volume.clone(),
-        })
+    /// The mounts of a container, and how many directories they are: each is opened once.
+    pub(crate) fn all(mounts: &[Mount]) -> Result<(Vec<PinnedMount>, usize), StartError> {
+        let mut opened: BTreeMap<&Path, Dir> = BTreeMap::new();
+        let mut all = Vec::with_capacity(mounts.len());
+        for mount in mounts {
+            let dir = match opened.get(&*mount.host) {
+                Some(known) => known.clone(),
+                None => {
+                    let dir = open(mount).map_err(|error| StartError::Mount {
+                        host: mount.host.display().to_string(),
+                        guest: mount.guest.clone(),
+                        message: error.to_string(),
+                    })?;
+                    opened.insert(&mount.host, dir.clone());
+                    dir
+                }
+            };
+            let (guest, volume) = (mount.guest.clone(), mount.volume.clone());
+            all.push(PinnedMount { dir, guest, read_only: mount.read_only, volume });
+        }
+        Ok((all, opened.len()))
     }
 
     /// Lets the guest of `files` find the directory. `usage` says where a volume is counted.
     pub(crate) fn mount(self, files: &mut Files, usage: impl FnOnce(&Volume) -> Arc<Usage>) {
         files.mount(self.dir, self.guest, self.read_only, self.volume.as_ref().map(usage));
     }
+}
+
+/// Opens a mount's directory, where that has not been done. Fails where it cannot be read as a directory.
+fn open(mount: &Mount) -> io::Result<Dir> {
+    let dir = match &mount.pin {
+        Some(pin) => pin.try_clone()?,
+        None => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(&mount.host, flags, Mode::empty())?
+        }
+    };
+    // Fails here rather than in the guest's task: the caller can say what is wrong with the spec.
+    rustix::fs::openat(&dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(Dir::new(dir.into(), FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE, true))
 }
 
 /// What one container's instances are given.
@@ -268,15 +288,31 @@ mod tests {
             read_only: false,
             volume: None,
         };
-        let opened = PinnedMount::new(&mount).expect("there");
+        let opened = open(&mount).expect("there");
         std::fs::rename(&host, dir.path().join("moved")).expect("moved");
         std::os::unix::fs::symlink(&other, &host).expect("linked");
-        let pinned = PinnedMount::new(&Mount { pin, ..mount }).expect("there");
-        for mount in [opened, pinned] {
-            let path = format!("/proc/self/fd/{}", mount.dir.as_raw_fd());
+        let pinned = open(&Mount { pin, ..mount }).expect("there");
+        for dir in [opened, pinned] {
+            let path = format!("/proc/self/fd/{}", dir.dir.as_raw_fd());
             let names = std::fs::read_dir(path).expect("readable").flatten();
             let names: Vec<_> = names.map(|entry| entry.file_name()).collect();
             assert_eq!(names, ["mine"]);
         }
+    }
+
+    #[test]
+    fn a_directory_is_opened_once_however_often_it_is_mounted() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mount = |number: usize| Mount {
+            host: dir.path().to_owned(),
+            pin: None,
+            guest: format!("/data/{number}"),
+            read_only: number == 0,
+            volume: None,
+        };
+        let mounts: Vec<_> = (0..1000).map(mount).collect();
+        let (all, dirs) = PinnedMount::all(&mounts).expect("there");
+        assert_eq!((all.len(), dirs), (1000, 1));
+        assert!(all.iter().all(|mount| Arc::ptr_eq(&mount.dir.dir, &all[0].dir.dir)));
     }
 }

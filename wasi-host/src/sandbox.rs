@@ -1,18 +1,16 @@
 //! Pods and containers: the public face of running a guest.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use wasmtime::{Store, UpdateDeadline};
 
 use crate::artifact::{Artifact, Entry, Pre};
+use crate::disk::PodDisk;
 use crate::executor::{self, Bucket, Group, JoinError, Verdict};
 use crate::exit::{self, Exit};
 use crate::files::{self, Files};
@@ -20,7 +18,7 @@ use crate::host;
 use crate::http::{self, OUTGOING_MAX};
 use crate::ledger::{Account, Holding, PodBounds, Refused};
 use crate::limits::bound_store;
-use crate::linker::{Grants, Mount, PinnedMount, State, Volume};
+use crate::linker::{Grants, Mount, PinnedMount, State};
 use crate::logs::LogSink;
 use crate::net::{Namespace, NetError};
 use crate::seats::{NoSeat, PodSeats, Seat, Share};
@@ -42,8 +40,6 @@ pub struct PodLimits {
     pub memory_bytes: Option<u64>,
     /// How many of them are the pod's for certain, whatever others take.
     pub memory_requested: u64,
-    /// Bytes of disk that its volumes may take together.
-    pub disk_bytes: Option<u64>,
 }
 
 /// What one container may use.
@@ -163,21 +159,19 @@ struct PodInner {
     quota: Option<Arc<Bucket>>,
     cpu_ns: Arc<AtomicU64>,
     seats: Arc<PodSeats>,
-    /// What is counted of each volume, by its directory.
-    volumes: Mutex<BTreeMap<PathBuf, Arc<files::Usage>>>,
+    disk: PodDisk,
 }
 
 impl Pod {
-    pub(crate) fn new(host: Arc<host::Inner>, limits: PodLimits, namespace: Namespace) -> Pod {
-        let PodLimits { memory_bytes, memory_requested, disk_bytes, .. } = limits;
-        let bounds = PodBounds { memory: memory_bytes, memory_requested, disk: disk_bytes };
+    pub(crate) fn new(host: Arc<host::Inner>, limits: PodLimits, namespace: Namespace, disk: PodDisk) -> Pod {
+        let PodLimits { memory_bytes, memory_requested, .. } = limits;
+        let bounds = PodBounds { memory: memory_bytes, memory_requested, disk: None };
         let account = host.ledger.bounded_pod(&namespace.holder().namespace, bounds);
         namespace.charge_to(&account);
         let quota = limits.cpu_quota.map(|cores| Arc::new(Bucket::new(cores)));
         let cpu_ns = Arc::new(AtomicU64::new(0));
         let seats = host.seats.pod(&namespace.holder().namespace);
-        let volumes = Mutex::default();
-        Pod { inner: Arc::new(PodInner { host, limits, namespace, account, quota, cpu_ns, seats, volumes }) }
+        Pod { inner: Arc::new(PodInner { host, limits, namespace, account, quota, cpu_ns, seats, disk }) }
     }
 
     /// The pod's network.
@@ -198,9 +192,9 @@ impl Pod {
 
     /// Starts a container. It runs until it ends, is killed, or the last clone of its handle is dropped.
     pub fn start(&self, spec: ContainerSpec) -> Result<Container, StartError> {
-        let mounts = spec.mounts.iter().map(pinned).collect::<Result<_, _>>()?;
+        let mounts = PinnedMount::all(&spec.mounts)?;
         let share = self.inner.seats.admit(spec.artifact.weight)?;
-        let sandbox = Arc::new(self.sandbox(&spec, mounts, share));
+        let sandbox = Arc::new(self.sandbox(&spec, mounts, share)?);
         match spec.artifact.entry() {
             Entry::Command => start_command(&sandbox)?,
             Entry::HttpP2 | Entry::HttpP3 => {
@@ -213,7 +207,12 @@ impl Pod {
         Ok(Container { handle: Arc::new(Handle { sandbox }) })
     }
 
-    fn sandbox(&self, spec: &ContainerSpec, mounts: Vec<PinnedMount>, share: Arc<Share>) -> Sandbox {
+    fn sandbox(
+        &self,
+        spec: &ContainerSpec,
+        (mounts, dirs): (Vec<PinnedMount>, usize),
+        share: Arc<Share>,
+    ) -> Result<Sandbox, StartError> {
         let pod = &self.inner;
         let own_quota = spec.limits.cpu_quota.map(|cores| Arc::new(Bucket::new(cores)));
         let buckets = own_quota.into_iter().chain(pod.quota.clone()).collect();
@@ -230,7 +229,8 @@ impl Pod {
             Arc::clone(&account),
             Arc::clone(&pod.host.reserve),
         ));
-        mounts.into_iter().for_each(|mount| mount.mount(&mut files, |volume| pod.usage(volume)));
+        files.charge_dirs(dirs)?;
+        mounts.into_iter().for_each(|mount| mount.mount(&mut files, |volume| pod.disk.usage(volume)));
         let grants = Grants {
             args: spec.args.clone(),
             env: spec.env.clone(),
@@ -243,7 +243,7 @@ impl Pod {
             account: Arc::clone(&account),
             outgoing: Arc::new(Semaphore::new(OUTGOING_MAX)),
         };
-        Sandbox {
+        Ok(Sandbox {
             name: spec.name.clone(),
             group: pod.host.executor.group(weight, buckets, Arc::clone(&pod.cpu_ns)),
             host: Arc::clone(&pod.host),
@@ -251,28 +251,13 @@ impl Pod {
             share,
             grants,
             account,
+            disk: pod.disk.clone(),
             stop,
             ended: CancellationToken::new(),
             reason: OnceLock::new(),
             exit: watch::Sender::new(None),
-        }
+        })
     }
-}
-
-impl PodInner {
-    /// Where what a volume takes is counted.
-    fn usage(&self, volume: &Volume) -> Arc<files::Usage> {
-        let new = || files::Usage::new(&self.account, volume.bytes_max);
-        Arc::clone(self.volumes.lock().entry(volume.dir.clone()).or_insert_with(new))
-    }
-}
-
-fn pinned(mount: &Mount) -> Result<PinnedMount, StartError> {
-    PinnedMount::new(mount).map_err(|error| StartError::Mount {
-        host: mount.host.display().to_string(),
-        guest: mount.guest.clone(),
-        message: error.to_string(),
-    })
 }
 
 /// A component that runs. Cheap to clone; dropping the last clone kills it.
@@ -349,6 +334,7 @@ pub(crate) struct Sandbox {
     pub(crate) share: Arc<Share>,
     pub(crate) grants: Grants,
     pub(crate) account: Arc<Account>,
+    disk: PodDisk,
     /// Cancelled when the container is asked to stop.
     pub(crate) stop: CancellationToken,
     /// Cancelled when it must end: what serves it on the I/O runtime ends too.
@@ -381,7 +367,7 @@ impl Sandbox {
 
     /// What an error that ended a call of the guest means.
     pub(crate) fn classify(&self, error: &wasmtime::Error) -> Exit {
-        exit::classify(error, &self.account, self.group.is_killed())
+        exit::classify(error, &self.account, self.group.is_killed(), self.disk.refusal())
     }
 
     /// What an error means that kept an instance from being made.

@@ -14,7 +14,7 @@ use std::{
 
 use coracle_core::{Action, Observation, Pod, PodUid, observe::News, spec::PullPolicy};
 use coracle_proto::node::{NodeEvent, PodGone, PodStatus};
-use coracle_wasi_host::{Container, Host, net::Namespace};
+use coracle_wasi_host::{Container, Host, PodDisk, net::Namespace};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -62,6 +62,8 @@ pub struct Executor {
     runtimes: BTreeMap<PodUid, Runtime>,
     /// What keeps the images of pods on the node, until they have ended.
     images: BTreeMap<PodUid, PodImages>,
+    /// What pods have on the disk, until it is removed: it outlives their sandboxes.
+    disks: BTreeMap<PodUid, PodDisk>,
     blocks: Blocks,
     waiting: Waiting<WaitingPod>,
     /// The present link has named all blocks of this node: only then is it known that more are needed.
@@ -92,6 +94,7 @@ impl Executor {
             context: Arc::new(context),
             runtimes: BTreeMap::new(),
             images: BTreeMap::new(),
+            disks: BTreeMap::new(),
             blocks: Blocks::default(),
             waiting: Waiting::default(),
             blocks_known: true,
@@ -189,9 +192,10 @@ impl Executor {
     }
 
     /// How many there are of what the executor keeps.
-    pub fn held(&self) -> [(&'static str, usize); 6] {
+    pub fn held(&self) -> [(&'static str, usize); 7] {
         [
             ("sandboxes", self.runtimes.len()),
+            ("pods with a part of the disk", self.disks.len()),
             ("pods with images", self.images.len()),
             ("containers", self.containers().count()),
             ("pod addresses", self.blocks.held()),
@@ -246,11 +250,12 @@ impl Executor {
         let (namespace, name) = (pod.metadata.namespace.clone(), pod.metadata.name.clone());
         let gone = PodGone { namespace, name, uid: uid.to_string() };
         self.context.link.post(|outbox| outbox.gone(gone));
-        self.context.removals.push(self.volumes_dir(&uid));
+        let disk = self.disks.remove(&uid);
+        self.context.removals.push_of(self.volumes_dir(&uid), disk.clone());
         // A write of a log that is under way is waited for.
         let context = self.context.clone();
         let holder = plan::holder(&pod.metadata.namespace);
-        self.workshop.folders.post(&holder, move || context.logs.remove(&uid, &context.removals));
+        self.workshop.folders.post(&holder, move || context.logs.remove(&uid, &context.removals, disk));
     }
 
     /// Ends every pod at once, without a word to the cluster: the node stops, and runs them again when it starts.

@@ -22,7 +22,7 @@ use std::{
 use bytes::Bytes;
 use coracle_core::PodUid;
 use coracle_objects::log_options::LogOptions;
-use coracle_wasi_host::{pool::Pool, shares::Holder};
+use coracle_wasi_host::{PodDisk, Written, pool::Pool, shares::Holder};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
@@ -73,25 +73,28 @@ impl Logs {
         live.values().for_each(|log| log.remove());
     }
 
-    /// The log of a new attempt, on the account of `holder`. An older attempt's readers come to their end.
+    /// The log of a new attempt, on the account of `holder`; what its files take is `written`. An older attempt's readers come to their end.
     pub fn begin(
         &self,
         uid: &PodUid,
         container: &str,
         attempt: u32,
-        holder: Holder,
+        (holder, written): (Holder, Option<Written>),
     ) -> io::Result<Arc<ContainerLog>> {
         let dir = self.dir(uid, container);
         for dir in [&*self.root, &*self.root.join(uid.as_str()), &*dir] {
             private::create_dir(dir)?;
         }
-        let file = LogFile::open(dir.join(format!("{attempt}.log")), FILE_BYTES_MAX)?;
+        let mut file = LogFile::open(dir.join(format!("{attempt}.log")), FILE_BYTES_MAX)?;
+        forget_old_attempts(&dir)?;
+        if let Some(written) = written {
+            file.count(written)?;
+        }
         let log = Arc::new(ContainerLog::new(file, self.writer.queue().clone(), holder));
         let old = self.live.lock().insert((uid.clone(), container.to_owned()), log.clone());
         if let Some(old) = old {
             old.close();
         }
-        forget_old_attempts(&dir)?;
         Ok(log)
     }
 
@@ -109,10 +112,10 @@ impl Logs {
 
     /// Removes all logs of a pod: their readers come to the end at once, the files go in the background. May wait for
     /// a write that is under way.
-    pub fn remove(&self, uid: &PodUid, removals: &Removals) {
+    pub fn remove(&self, uid: &PodUid, removals: &Removals, disk: Option<PodDisk>) {
         let ended: Vec<_> = self.live.lock().extract_if(.., |(of, _), _| of == uid).collect();
         ended.iter().for_each(|(_, log)| log.remove());
-        removals.push(self.root.join(uid.as_str()));
+        removals.push_of(self.root.join(uid.as_str()), disk);
     }
 
     /// Logs that are being written.
@@ -244,7 +247,7 @@ mod tests {
         let logs = Logs::start(dir.path().to_owned()).unwrap();
         assert_eq!(read(&logs, options()).await.unwrap_err(), "waiting");
         let uid = PodUid::from("u");
-        let log = logs.begin(&uid, "c", 0, Holder::default()).unwrap();
+        let log = logs.begin(&uid, "c", 0, (Holder::default(), None)).unwrap();
         write(&log, Stream::Stdout, &["one\n", "two\n"]).await;
         write(&log, Stream::Stderr, &["three, a ", "long one\n"]).await;
         assert_eq!(read(&logs, options()).await.unwrap(), "one\ntwo\nthree, a long one\n");
@@ -270,7 +273,7 @@ mod tests {
         let logs = Logs::start(dir.path().to_owned()).unwrap();
         let uid = PodUid::from("u");
         for attempt in 0..3 {
-            let log = logs.begin(&uid, "c", attempt, Holder::default()).unwrap();
+            let log = logs.begin(&uid, "c", attempt, (Holder::default(), None)).unwrap();
             write(&log, Stream::Stdout, &[&format!("attempt {attempt}\n")]).await;
             let previous = read(&logs, LogOptions { previous: true, ..options() }).await;
             match attempt {
@@ -280,7 +283,7 @@ mod tests {
         }
         assert_eq!(attempts(&dir.path().join("u/c")).unwrap(), [1, 2]);
         let removals = Removals::start().unwrap();
-        logs.remove(&uid, &removals);
+        logs.remove(&uid, &removals, None);
         while dir.path().join("u").exists() {
             tokio::task::yield_now().await;
         }
@@ -292,7 +295,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let logs = Arc::new(Logs::start(dir.path().to_owned()).unwrap());
         let uid = PodUid::from("u");
-        let log = logs.begin(&uid, "c", 0, Holder::default()).unwrap();
+        let log = logs.begin(&uid, "c", 0, (Holder::default(), None)).unwrap();
         write(&log, Stream::Stdout, &["first\n"]).await;
         let (out, mut chunks) = mpsc::channel(1);
         let follower = tokio::spawn({
@@ -415,7 +418,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let logs = Logs::start(dir.path().to_owned()).unwrap();
         let uid = PodUid::from("u");
-        let log = logs.begin(&uid, "c", 0, Holder::default()).unwrap();
+        let log = logs.begin(&uid, "c", 0, (Holder::default(), None)).unwrap();
         write(&log, Stream::Stdout, &["last words\n"]).await;
         logs.close();
         assert!(fs::read_to_string(dir.path().join("u/c/0.log")).unwrap().ends_with("last words\n"));

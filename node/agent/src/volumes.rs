@@ -18,7 +18,7 @@ use std::{
 };
 
 use coracle_core::volumes::{MountPlan, VolumeContent, VolumeFile, VolumePlan};
-use coracle_wasi_host::{Mount, Volume};
+use coracle_wasi_host::{Mount, PodDisk, Volume};
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags},
     io::Errno,
@@ -30,6 +30,9 @@ use crate::{disk, private, removal::remove_dir};
 const DATA: &str = "..data";
 /// The link's next value, renamed over it.
 const DATA_NEXT: &str = "..data_next";
+/// Different subPaths that a container mounts: each is an open directory. And the directories in each other of one of them.
+const SUB_PATHS_MAX: usize = 64;
+const SUB_PATH_PARTS_MAX: usize = 64;
 /// How directories of volumes are opened.
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
 
@@ -134,27 +137,55 @@ fn count_files(data: &Path) -> io::Result<usize> {
     Ok(count)
 }
 
-/// The directories that a container sees, or why it cannot see one of them.
-pub fn mounts(dir: &Path, plans: &[MountPlan]) -> Result<Vec<Mount>, String> {
-    plans.iter().map(|plan| mount(dir, plan)).collect()
+/// The directories that a container sees, or why it cannot see one of them. What is made of them is on the pod's part of the
+/// disk.
+pub fn mounts(dir: &Path, plans: &[MountPlan], disk: &PodDisk) -> Result<Vec<Mount>, String> {
+    // A directory is opened once, however often the container mounts it.
+    let mut opened: BTreeMap<PathBuf, Arc<OwnedFd>> = BTreeMap::new();
+    plans.iter().map(|plan| mount(dir, plan, disk, &mut opened)).collect()
 }
 
-fn mount(dir: &Path, plan: &MountPlan) -> Result<Mount, String> {
-    let volume = dir.join(&plan.volume);
-    let written =
-        plan.written.map(|written| Volume { dir: volume.clone(), bytes_max: written.size_limit_bytes });
-    let (host, pin) = if plan.sub_path.is_empty() {
-        (volume, None)
-    } else {
-        let pin = sub_path(&volume, plan)?;
-        (volume.join(&plan.sub_path), Some(Arc::new(pin)))
+fn mount(
+    dir: &Path,
+    plan: &MountPlan,
+    disk: &PodDisk,
+    opened: &mut BTreeMap<PathBuf, Arc<OwnedFd>>,
+) -> Result<Mount, String> {
+    let path = dir.join(&plan.volume);
+    let volume =
+        plan.written.map(|written| Volume { dir: path.clone(), bytes_max: written.size_limit_bytes });
+    let mount = |host, pin| Mount {
+        host,
+        guest: plan.guest_path.clone(),
+        read_only: plan.read_only,
+        pin,
+        volume: volume.clone(),
     };
-    Ok(Mount { host, guest: plan.guest_path.clone(), read_only: plan.read_only, pin, volume: written })
+    if plan.sub_path.is_empty() {
+        return Ok(mount(path, None));
+    }
+    let host = path.join(&plan.sub_path);
+    if let Some(pin) = opened.get(&host) {
+        return Ok(mount(host, Some(pin.clone())));
+    }
+    if opened.len() >= SUB_PATHS_MAX {
+        return Err(format!("a container can mount at most {SUB_PATHS_MAX} different subPaths"));
+    }
+    let pin = Arc::new(sub_path(&path, plan, volume.as_ref().map(|volume| (volume, disk)))?);
+    opened.insert(host.clone(), pin.clone());
+    Ok(mount(host, Some(pin)))
 }
 
 /// Opens a directory within a volume, and makes it where it is missing. Who shares the volume may put links into it at
 /// any moment, so that a path says nothing: what is opened here, without following any link, is what is mounted.
-fn sub_path(volume: &Path, plan: &MountPlan) -> Result<OwnedFd, String> {
+fn sub_path(
+    volume: &Path,
+    plan: &MountPlan,
+    written: Option<(&Volume, &PodDisk)>,
+) -> Result<OwnedFd, String> {
+    if plan.sub_path.split('/').filter(|part| !part.is_empty()).count() > SUB_PATH_PARTS_MAX {
+        return Err(format!("a subPath can have at most {SUB_PATH_PARTS_MAX} parts"));
+    }
     let failed = |error: Errno| format!("failed to prepare subPath {:?}: {error}", plan.sub_path);
     let root = rustix::fs::open(volume, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map_err(failed)?;
     let mut opened = open_beneath(&root, &plan.sub_path);
@@ -163,14 +194,15 @@ fn sub_path(volume: &Path, plan: &MountPlan) -> Result<OwnedFd, String> {
         if let Ok(data) = rustix::fs::readlinkat(&root, DATA, Vec::new()) {
             opened = open_beneath(&root, Path::new(OsStr::from_bytes(data.as_bytes())).join(&plan.sub_path));
         }
-    } else if !plan.read_only && matches!(opened, Err(Errno::NOENT)) {
-        opened = make_beneath(&root, &plan.sub_path);
+    } else if let (false, Err(Errno::NOENT), Some((of, disk))) = (plan.read_only, &opened, written) {
+        opened = make_beneath(&root, &plan.sub_path, |make| disk.add_dir(of, make));
     }
     opened.map_err(|error| match error {
         Errno::NOTDIR => format!(
             "subPath {:?} is a file, and WASI mounts only directories; mount the whole volume and read the file in it",
             plan.sub_path
         ),
+        Errno::NOSPC => format!("there is no room for subPath {:?}: its volume, the pod or the disk is full", plan.sub_path),
         Errno::LOOP | Errno::XDEV => {
             format!("subPath {:?} leads over a link, which may lead out of its volume", plan.sub_path)
         }
@@ -183,13 +215,21 @@ fn open_beneath(root: &OwnedFd, path: impl AsRef<Path>) -> rustix::io::Result<Ow
     rustix::fs::openat2(root, path.as_ref(), DIRECTORY, Mode::empty(), resolve)
 }
 
-/// Opens a directory part by part, and makes the parts that are missing.
-fn make_beneath(root: &OwnedFd, path: &str) -> rustix::io::Result<OwnedFd> {
+/// Makes something, where there is room for it.
+type Make<'a> = &'a mut dyn FnMut() -> io::Result<()>;
+
+/// Opens a directory part by part, and makes the parts that are missing: by way of `counted`, which counts what is made.
+fn make_beneath(
+    root: &OwnedFd,
+    path: &str,
+    counted: impl Fn(Make<'_>) -> io::Result<()>,
+) -> rustix::io::Result<OwnedFd> {
     let mut dir = open_beneath(root, ".")?;
     for part in path.split('/').filter(|part| !part.is_empty()) {
         dir = match open_beneath(&dir, part) {
             Err(Errno::NOENT) => {
-                match rustix::fs::mkdirat(&dir, part, Mode::RWXU) {
+                let made = counted(&mut || Ok(rustix::fs::mkdirat(&dir, part, Mode::RWXU)?));
+                match made.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)) {
                     // Another container of the pod was first.
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(error) => return Err(error),
@@ -221,6 +261,8 @@ pub fn left_over(root: &Path, keep: impl Fn(&str) -> bool) -> io::Result<Vec<Pat
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd;
+
+    use coracle_core::volumes::WrittenVolume;
 
     use super::*;
 
@@ -291,6 +333,7 @@ mod tests {
     #[test]
     fn sub_paths_stay_within_and_are_directories() {
         let dir = tempfile::tempdir().unwrap();
+        let disk = PodDisk::alone(None);
         let empty = VolumePlan { name: "e".into(), content: VolumeContent::Empty };
         write(dir.path(), &[empty]).unwrap();
         write(dir.path(), &plan(&[("a", "1", 0o644), ("sub/b", "2", 0o644)])).unwrap();
@@ -300,9 +343,9 @@ mod tests {
                 sub_path: sub_path.into(),
                 guest_path: "/data".into(),
                 read_only,
-                written: None,
+                written: (!read_only).then_some(WrittenVolume { size_limit_bytes: None }),
             };
-            super::mount(dir.path(), &plan)
+            super::mount(dir.path(), &plan, &disk, &mut BTreeMap::new())
         };
         let made = mount("e", "made/here", false).unwrap();
         fs::write(pinned(&made).join("file"), "x").unwrap();
@@ -319,6 +362,45 @@ mod tests {
             assert!(refused.contains("leads over a link"), "{path}: {refused}");
         }
         assert!(!Path::new("/new").exists());
+    }
+
+    #[test]
+    fn directories_that_a_mount_makes_are_on_the_pods_part_of_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = VolumePlan { name: "e".into(), content: VolumeContent::Empty };
+        write(dir.path(), &[empty]).unwrap();
+        let disk = PodDisk::alone(None);
+        let plan = |sub_path: String| MountPlan {
+            volume: "e".into(),
+            sub_path,
+            guest_path: "/data".into(),
+            read_only: false,
+            written: Some(WrittenVolume { size_limit_bytes: Some(1 << 20) }),
+        };
+        let deep = mounts(dir.path(), &[plan("a/".repeat(65))], &disk).unwrap_err();
+        assert_eq!(deep, "a subPath can have at most 64 parts");
+        let wide: Vec<_> = (0..65).map(|at| plan(format!("{at}"))).collect();
+        assert!(mounts(dir.path(), &wide, &disk).unwrap_err().contains("at most 64 different subPaths"));
+        // Each container of a pod makes its own, until the volume has what it may hold.
+        let mut refused = None;
+        for container in 0..40 {
+            let plans: Vec<_> = (0..20).map(|at| plan(format!("{container}/{at}"))).collect();
+            refused = mounts(dir.path(), &plans, &disk).err();
+            if refused.is_some() {
+                break;
+            }
+        }
+        let refused = refused.expect("there is a bound");
+        assert!(refused.contains("its volume, the pod or the disk is full"), "{refused}");
+        let mut made = 0;
+        let mut left = vec![dir.path().join("e")];
+        while let Some(dir) = left.pop() {
+            for entry in fs::read_dir(dir).unwrap() {
+                made += 1;
+                left.push(entry.unwrap().path());
+            }
+        }
+        assert!((100..=256).contains(&made), "{made} directories");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
+use super::usage::ENTRY_BYTES;
 use crate::ledger::Ledger;
 
 /// The part of the disk's bytes and inodes that guests leave free, and within what bounds that is, in bytes: never less than
@@ -61,7 +62,7 @@ impl Space {
 
 /// Watches the file system of guests' files.
 pub(crate) struct Reserve {
-    look: Box<dyn Fn() -> Option<Space> + Send + Sync>,
+    space: Box<dyn Fn() -> Option<Space> + Send + Sync>,
     looked: Mutex<Option<Instant>>,
     /// Bytes that were taken since.
     taken: AtomicU64,
@@ -76,25 +77,41 @@ impl Reserve {
         Reserve::with(move || Space::of(&path), ledger)
     }
 
+    /// Of no file system: there is no bound.
+    pub(crate) fn nothing(ledger: Ledger) -> Reserve {
+        Reserve::with(|| None, ledger)
+    }
+
     pub(super) fn with(look: impl Fn() -> Option<Space> + Send + Sync + 'static, ledger: Ledger) -> Reserve {
         let (looked, taken, is_short) = Default::default();
-        Reserve { look: Box::new(look), looked, taken, is_short, ledger }
+        Reserve { space: Box::new(look), looked, taken, is_short, ledger }
+    }
+
+    /// Bytes that a name counts as: what it takes of the bytes, or of the inodes.
+    pub(crate) fn entry_bytes(&self) -> u64 {
+        let space = (self.space)().filter(|space| space.inodes > 0);
+        space.map_or(ENTRY_BYTES, |space| ENTRY_BYTES.max(space.bytes / space.inodes))
     }
 
     /// Whether a guest may take so many bytes more. It may ask the file system, and so block.
-    pub(super) fn admit(&self, bytes: u64) -> Result<(), ErrorCode> {
+    pub(crate) fn admit(&self, bytes: u64) -> Result<(), ErrorCode> {
+        self.look(bytes);
+        if self.is_short.load(Ordering::Relaxed) { Err(ErrorCode::InsufficientSpace) } else { Ok(()) }
+    }
+
+    /// Sees what is free where what was seen is not believed any more, with so many bytes that are taken.
+    pub(crate) fn look(&self, bytes: u64) {
         let taken = self.taken.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         // Whoever finds it taken goes by what another is just replacing.
         if let Some(mut looked) = self.looked.try_lock()
             && (taken > BELIEVED_BYTES || looked.is_none_or(|then| then.elapsed() > BELIEVED_FOR))
         {
             self.taken.store(0, Ordering::Relaxed);
-            let space = (self.look)();
+            let space = (self.space)();
             self.is_short.store(space.is_some_and(|space| space.is_short()), Ordering::Relaxed);
             self.ledger.set_disk_free(space.map_or(u64::MAX, |space| space.left()));
             *looked = Some(Instant::now());
         }
-        if self.is_short.load(Ordering::Relaxed) { Err(ErrorCode::InsufficientSpace) } else { Ok(()) }
     }
 }
 

@@ -3,6 +3,7 @@
 mod guests;
 mod usage;
 
+use std::fs::File;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::mpsc;
@@ -15,6 +16,12 @@ use crate::ledger::{Ledger, NodeBounds};
 
 fn ledger() -> Ledger {
     Ledger::new(NodeBounds { memory: None, heap: 1 << 20, files: 100, files_guaranteed: 1 })
+}
+
+/// A directory that a guest is to find.
+fn root(path: &std::path::Path) -> Dir {
+    let dir = File::open(path).expect("there");
+    Dir::new(dir, FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE, true)
 }
 
 fn account(pools: &Pools) -> Arc<Account> {
@@ -53,7 +60,7 @@ async fn what_would_take_more_of_a_full_disk_is_refused_and_what_frees_some_is_n
     let on_full = Arc::try_unwrap(account(&Pools::new())).unwrap_or_else(|_| unreachable!("ours"));
     let account = Arc::new(Account { reserve: Arc::new(Reserve::with(full, ledger())), ..on_full });
     let mut files = Files::new(account);
-    files.mount(File::open(dir.path()).expect("there"), "/".to_owned(), false, None);
+    files.mount(root(dir.path()), "/".to_owned(), false, None);
     let root = || Arc::clone(&files.dirs[0].0);
     let open = |name: &str, how: OpenFlags| {
         let flags = (how, DescriptorFlags::READ | DescriptorFlags::WRITE);
@@ -79,7 +86,7 @@ async fn a_listing_holds_a_part_of_the_directory() {
     }
     let pools = Pools::new();
     let mut files = Files::new(account(&pools));
-    files.mount(File::open(dir.path()).expect("there"), "/".to_owned(), true, None);
+    files.mount(root(dir.path()), "/".to_owned(), true, None);
     let mut listing =
         Listing::open(Arc::clone(&files.account), Arc::clone(&files.dirs[0].0)).await.expect("open");
     let mut found = std::collections::BTreeSet::new();
@@ -97,7 +104,7 @@ fn folder(pools: &Pools) -> (tempfile::TempDir, Files) {
         File::create(dir.path().join(index.to_string())).expect("made");
     }
     let mut files = Files::new(account(pools));
-    files.mount(File::open(dir.path()).expect("there"), "/".to_owned(), false, None);
+    files.mount(root(dir.path()), "/".to_owned(), false, None);
     (dir, files)
 }
 

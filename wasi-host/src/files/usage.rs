@@ -14,7 +14,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
 use crate::ledger::{self, Bound, Charge, Holding, Refused};
 
-/// Bytes that a name in a directory, with what it stands for, counts as.
+/// Bytes that a name in a directory, with what it stands for, counts as at least; more where the disk has fewer inodes.
 pub(super) const ENTRY_BYTES: u64 = 4 << 10;
 
 /// Which file it is, among all of a volume. wasmtime-wasi's hash of device and inode.
@@ -32,6 +32,8 @@ pub(super) struct Named {
 /// What a volume's files take, on the account of its pod.
 pub(crate) struct Usage {
     bytes_max: Option<u64>,
+    /// What a name counts as.
+    entry_bytes: u64,
     names: RwLock<()>,
     held: Mutex<Held>,
 }
@@ -50,15 +52,24 @@ struct Open {
 }
 
 impl Usage {
-    /// Of a volume that may take so much.
-    pub(crate) fn new(account: &Arc<ledger::Account>, bytes_max: Option<u64>) -> Arc<Usage> {
+    /// Of a volume that may take so much, on a disk where a name counts as so many bytes.
+    pub(crate) fn new(
+        account: &Arc<ledger::Account>,
+        bytes_max: Option<u64>,
+        entry_bytes: u64,
+    ) -> Arc<Usage> {
         let held = Held { charge: Charge::nothing(account, Holding::Disk), open: HashMap::new() };
-        Arc::new(Usage { bytes_max, names: RwLock::new(()), held: Mutex::new(held) })
+        Arc::new(Usage { bytes_max, entry_bytes, names: RwLock::new(()), held: Mutex::new(held) })
+    }
+
+    /// Bytes that a name counts as.
+    pub(crate) fn entry_bytes(&self) -> u64 {
+        self.entry_bytes
     }
 
     /// For what makes names, takes them away or has them stand for something else: while this is held none is opened or
     /// closed either.
-    pub(super) fn change_names(&self) -> ChangeNames<'_> {
+    pub(crate) fn change_names(&self) -> ChangeNames<'_> {
         ChangeNames { usage: self, _alone: self.names.write() }
     }
 
@@ -110,7 +121,7 @@ impl Usage {
 }
 
 /// Whoever holds this alone changes the names of a volume.
-pub(super) struct ChangeNames<'a> {
+pub(crate) struct ChangeNames<'a> {
     usage: &'a Usage,
     _alone: RwLockWriteGuard<'a, ()>,
 }
@@ -118,14 +129,23 @@ pub(super) struct ChangeNames<'a> {
 impl ChangeNames<'_> {
     /// Makes a name.
     pub(super) fn add<R, E: From<ErrorCode>>(&self, work: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
-        self.usage.grow(ENTRY_BYTES)?;
-        work().inspect_err(|_| self.usage.shrink(ENTRY_BYTES))
+        self.add_with(work, E::from)
+    }
+
+    /// The same with errors of another kind.
+    pub(crate) fn add_with<R, E>(
+        &self,
+        work: impl FnOnce() -> Result<R, E>,
+        full: impl FnOnce(ErrorCode) -> E,
+    ) -> Result<R, E> {
+        self.usage.grow(self.usage.entry_bytes).map_err(full)?;
+        work().inspect_err(|_| self.usage.shrink(self.usage.entry_bytes))
     }
 
     /// A name does not stand any more for what it stood for.
     pub(super) fn removed(&self, named: Named) {
         let mut held = self.usage.held.lock();
-        held.charge.shrink(ENTRY_BYTES);
+        held.charge.shrink(self.usage.entry_bytes);
         if let Named { id, bytes: Some(bytes), is_last_name: true } = named {
             match held.open.get_mut(&id) {
                 Some(open) => open.has_no_name = true,

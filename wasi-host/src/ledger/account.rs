@@ -144,13 +144,9 @@ impl Account {
         *self.refusal.lock() = Some(refused);
     }
 
-    /// What was noted last, of a container or of its pod.
+    /// What was noted last.
     pub(crate) fn refusal(&self) -> Option<Refused> {
-        let own = *self.refusal.lock();
-        own.or_else(|| match &self.parent {
-            Parent::Pod(pod) => pod.refusal(),
-            Parent::Tenant(_) => None,
-        })
+        *self.refusal.lock()
     }
 
     /// The same bytes, held on this account until the last part of them is dropped, wherever they are by then. Few bytes are

@@ -15,13 +15,8 @@ use crate::net::{HttpError, NetError, empty_body, full_body};
 const PORT: u16 = 8080;
 
 /// What pods as small as this may have the host hold is the least that any may.
-pub(super) const SMALL: PodLimits = PodLimits {
-    cpu_weight: 0,
-    cpu_quota: None,
-    memory_bytes: Some(16 << 20),
-    memory_requested: 0,
-    disk_bytes: None,
-};
+pub(super) const SMALL: PodLimits =
+    PodLimits { cpu_weight: 0, cpu_quota: None, memory_bytes: Some(16 << 20), memory_requested: 0 };
 
 /// Takes all that the account may have.
 fn exhaust(account: &Arc<Account>) -> Charge {

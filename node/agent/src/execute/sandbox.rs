@@ -32,6 +32,10 @@ impl Executor {
             return None;
         };
         let WaitingPod { pod, limits, .. } = wanted;
+        let host = &self.context.host;
+        let of_namespace: Arc<str> = pod.metadata.namespace.as_str().into();
+        let new = || host.disk(&of_namespace, limits.disk_bytes);
+        let disk = self.disks.entry(pod.uid().clone()).or_insert_with(new).clone();
         let config = NamespaceConfig {
             hostname: pod.hostname().to_owned(),
             tenant: pod.metadata.namespace.as_str().into(),
@@ -45,9 +49,8 @@ impl Executor {
             cpu_quota: limits.cpu_quota,
             memory_bytes: limits.memory_bytes,
             memory_requested: limits.memory_requested,
-            disk_bytes: limits.disk_bytes,
         };
-        let sandbox = self.context.host.pod(limits, namespace.clone());
+        let sandbox = self.context.host.pod_on(limits, namespace.clone(), disk);
         let plans = Arc::new(Semaphore::new(1));
         let (containers, ending) = (BTreeMap::new(), CancellationToken::new());
         let runtime = Runtime { namespace, pod: sandbox, address, plans, ending, containers, is_lost: false };

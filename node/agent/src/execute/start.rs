@@ -6,7 +6,9 @@ use coracle_core::{
     Observation, Pod, PodUid, StartPlan,
     observe::{Exit, News},
 };
-use coracle_wasi_host::{Artifact, Container, ContainerLimits, ContainerSpec, StartError, pool::Pool};
+use coracle_wasi_host::{
+    Artifact, Container, ContainerLimits, ContainerSpec, PodDisk, StartError, pool::Pool,
+};
 use sha2::{Digest, Sha256};
 
 use super::{At, Context, Executor, POD_ENDS, guarded, plan::holder};
@@ -25,6 +27,7 @@ impl Executor {
             return Some(at.news(News::StartFailed { reason: CREATE_FAILED.to_owned(), message }));
         };
         let (sandbox, context) = (runtime.pod.clone(), self.context.clone());
+        let disk = self.disks.get(&at.uid).cloned();
         let ending = runtime.ending.clone();
         let folders = (self.volumes_dir(&at.uid), self.workshop.folders.clone());
         let told = self.context.network.told();
@@ -35,7 +38,8 @@ impl Executor {
             let starting = guarded(async move {
                 let ready = ending.run_until_cancelled(ready(&context, &pod, &plan, image, told)).await;
                 let artifact = ready.unwrap_or_else(|| Err(create(POD_ENDS.to_owned())))?;
-                start(&context, sandbox, &of, &pod, plan, artifact, folders).await
+                let disk = disk.ok_or_else(|| create(POD_ENDS.to_owned()))?;
+                start(&context, sandbox, &of, &pod, plan, artifact, (folders.0, folders.1, disk)).await
             });
             let started = starting.await.unwrap_or_else(|message| Err(create(message)));
             let event = match started {
@@ -128,7 +132,7 @@ async fn start(
     pod: &Pod,
     plan: Arc<StartPlan>,
     artifact: Arc<Artifact>,
-    (volumes_dir, folders): (PathBuf, Arc<Pool>),
+    (volumes_dir, folders, disk): (PathBuf, Arc<Pool>, PodDisk),
 ) -> Result<Container, StartFailure> {
     // The loop has let go of it by now: nothing is copied.
     let plan = Arc::unwrap_or_clone(plan);
@@ -137,9 +141,10 @@ async fn start(
     let runtime = tokio::runtime::Handle::current();
     let started = folders.call(&holder(&pod.metadata.namespace), move || {
         let _context = runtime.enter();
-        let mounts = volumes::mounts(&volumes_dir, &plan.mounts).map_err(create)?;
+        let mounts = volumes::mounts(&volumes_dir, &plan.mounts, &disk).map_err(create)?;
         let log_holder = sandbox.namespace().holder().clone();
-        let log = logs.begin(&log_at.uid, &log_at.container, log_at.attempt, log_holder);
+        let written = disk.written(&log_at.container);
+        let log = logs.begin(&log_at.uid, &log_at.container, log_at.attempt, (log_holder, Some(written)));
         let log = log.map_err(|error| create(format!("failed to open the container's log: {error}")))?;
         let spec = ContainerSpec {
             name,

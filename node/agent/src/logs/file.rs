@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use coracle_wasi_host::Written;
 use jiff::Timestamp;
 use parking_lot::RwLock;
 
@@ -17,6 +18,8 @@ use crate::{disk, private};
 const RETRY: Duration = Duration::from_millis(250);
 /// After so long without a write that succeeds, lines are given up: the guests go on.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(5);
+/// Bytes of records that a log has whatever others hold, about.
+const CERTAIN: u64 = 64 * 1024;
 /// A file that cannot be rotated grows on to so many times its size.
 const OVERGROWN: u64 = 2;
 /// Bytes that are read at once in the search for the end of the last whole record.
@@ -34,6 +37,8 @@ pub(super) struct LogFile {
     /// Records that the disk has not taken yet.
     left: Vec<u8>,
     failing: Option<Failing>,
+    /// What all files of the container's logs take, on the pod's account.
+    written: Option<Written>,
     /// Lines that were given up and not told of yet.
     pub lost: u64,
 }
@@ -57,7 +62,15 @@ impl LogFile {
         let mut file = private::open_options().read(true).append(true).open(&path)?;
         let size = end_of_records(&mut file)?;
         file.set_len(size)?;
-        Ok(Self { path, bytes_max, file, size, torn: false, left: Vec::new(), failing: None, lost: 0 })
+        let (left, failing, written) = Default::default();
+        Ok(Self { path, bytes_max, file, size, torn: false, left, failing, written, lost: 0 })
+    }
+
+    /// Has what is written from now on counted, and what is there of this log and of others of its container.
+    pub fn count(&mut self, written: Written) -> io::Result<()> {
+        written.set(files_bytes(&self.path)?);
+        self.written = Some(written);
+        Ok(())
     }
 
     pub fn path(&self) -> &Path {
@@ -123,6 +136,7 @@ impl LogFile {
                 Timestamp::now(),
                 self.lost
             );
+            self.make_room(note.len() as u64, names)?;
             self.append(note.as_bytes())?;
             self.lost = 0;
         }
@@ -137,6 +151,7 @@ impl LogFile {
                 Some(at) => room + at + 1,
                 None => self.left.len(),
             };
+            self.make_room(end as u64, names)?;
             let left = std::mem::take(&mut self.left);
             let appended = self.append(&left[..end]);
             self.left = left;
@@ -144,6 +159,34 @@ impl LogFile {
             self.left.drain(..end);
         }
         Ok(())
+    }
+
+    /// Where the pod or its namespace has its share of the disk, older records make room for newer ones. Some there is for
+    /// every log.
+    fn make_room(&mut self, bytes: u64, names: &RwLock<()>) -> io::Result<()> {
+        let Some(written) = self.written.clone() else { return Ok(()) };
+        while !written.grow(bytes) {
+            if !self.drop_oldest(names)? {
+                if self.size <= CERTAIN {
+                    written.set(written.bytes() + bytes);
+                    return Ok(());
+                }
+                self.rotate(names)?;
+                if self.size > CERTAIN {
+                    return Err(io::Error::new(io::ErrorKind::StorageFull, "the log cannot make room"));
+                }
+            }
+            written.set(files_bytes(&self.path)?);
+        }
+        Ok(())
+    }
+
+    /// Removes the oldest of the files that are full. False where there is none.
+    fn drop_oldest(&self, names: &RwLock<()>) -> io::Result<bool> {
+        let _names = names.write();
+        let oldest =
+            (1..FILES_MAX).rev().map(|number| rotated(&self.path, number)).find(|path| path.exists());
+        oldest.map_or(Ok(false), |oldest| fs::remove_file(oldest).map(|()| true))
     }
 
     /// Appends whole records, or nothing of them.
@@ -174,6 +217,10 @@ impl LogFile {
         match self.mend().and_then(|()| begin_next(&self.path, names)) {
             Ok(file) => {
                 (self.file, self.size) = (file, 0);
+                // The oldest may have gone.
+                if let Some(written) = &self.written {
+                    written.set(files_bytes(&self.path)?);
+                }
                 Ok(())
             }
             Err(error) if self.size >= self.bytes_max * OVERGROWN => Err(error),
@@ -183,6 +230,15 @@ impl LogFile {
             }
         }
     }
+}
+
+/// Bytes of all files of the container's logs.
+fn files_bytes(path: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(path.parent().unwrap_or(path))? {
+        bytes += entry?.metadata().map_or(0, |found| found.len());
+    }
+    Ok(bytes)
 }
 
 /// Puts a new file in the place of the present one, and the older ones one place further. Whatever step fails, no file
@@ -223,6 +279,8 @@ fn end_of_records(file: &mut File) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use coracle_wasi_host::PodDisk;
+
     use super::*;
     use crate::logs::segments;
 
@@ -303,6 +361,33 @@ mod tests {
         disk::tests::IS_FULL.set(false);
         assert_eq!(log.write(Vec::new(), start + RETRY, &names).bytes, size);
         assert_eq!(all(&path), lines(0..1));
+    }
+
+    #[test]
+    fn a_log_of_who_has_his_share_of_the_disk_keeps_its_newest_records() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let (names, now) = (RwLock::new(()), Instant::now());
+        let disk = PodDisk::alone(Some(400 << 10));
+        let mut log = LogFile::open(path.clone(), 100 << 10).unwrap();
+        log.count(disk.written("c")).unwrap();
+        let most = || files_bytes(&path).unwrap() <= 400 << 10;
+        for number in 0..20_000 {
+            let written = log.write(record(number), now, &names);
+            assert!(!written.giving_up && written.bytes == record(number).len());
+            assert!(number % 1000 != 0 || most(), "{number}");
+        }
+        assert!(most() && disk.written("c").bytes() == files_bytes(&path).unwrap());
+        let kept = all(&path);
+        assert_eq!(kept, lines(20_000 - kept.len() as u32..20_000), "the newest, without a gap");
+        // Others of the pod have all of it: some there is for every log.
+        disk.written("d").set(400 << 10);
+        for number in 20_000..30_000 {
+            assert_eq!(log.write(record(number), now, &names).bytes, record(number).len());
+        }
+        let kept = all(&path);
+        assert_eq!(kept, lines(30_000 - kept.len() as u32..30_000));
+        assert!((1..200 << 10).contains(&files_bytes(&path).unwrap()), "{}", files_bytes(&path).unwrap());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use coracle_wasi_host::PodDisk;
 use parking_lot::{Condvar, Mutex};
 
 use super::Removal;
@@ -43,6 +44,8 @@ struct Queue {
     parked: VecDeque<(PathBuf, u64)>,
     /// Directories that take turns, and those that wait for their next try.
     at_work: usize,
+    /// What pods have on the disk, until it is removed.
+    of: BTreeMap<PathBuf, PodDisk>,
     /// Nobody will ask for more: what is left is removed at the next start.
     closed: bool,
 }
@@ -59,6 +62,14 @@ impl Removals {
     pub fn push(&self, path: PathBuf) {
         self.shared.queue.lock().waiting.push_back(path);
         self.shared.changed.notify_one();
+    }
+
+    /// The same of one that counts as a pod's until it is gone.
+    pub fn push_of(&self, path: PathBuf, disk: Option<PodDisk>) {
+        if let Some(disk) = disk {
+            self.shared.queue.lock().of.insert(path.clone(), disk);
+        }
+        self.push(path);
     }
 
     /// Directories that are not removed yet.
@@ -103,7 +114,7 @@ impl Worker {
         while self.take_in(shared) {
             let Some(mut active) = self.active.pop_front() else { continue };
             match turn(&mut active.removal) {
-                Ok(true) => {}
+                Ok(true) => _ = shared.queue.lock().of.remove(&active.removal.path),
                 Ok(false) => self.park_or_go_on(shared, Active { is_long: true, ..active }),
                 Err(error) => self.fail(active.removal.path, &error, active.wait),
             }
@@ -132,9 +143,8 @@ impl Worker {
             while self.active.len() < ACTIVE_MAX {
                 let Some(Next { path, next_name, wait, is_long }) = self.next(&mut queue, now) else { break };
                 match Removal::go_on(&path, next_name) {
-                    Ok(removal) => {
-                        self.active.extend(removal.map(|removal| Active { removal, wait, is_long }))
-                    }
+                    Ok(Some(removal)) => self.active.push_back(Active { removal, wait, is_long }),
+                    Ok(None) => _ = queue.of.remove(&path),
                     Err(error) => self.fail(path, &error, wait),
                 }
             }
@@ -258,6 +268,34 @@ mod tests {
         while !all.is_empty() {
             turn(&mut worker);
             all.retain(|path| path.exists());
+        }
+    }
+
+    #[test]
+    fn what_is_on_the_disk_counts_until_it_is_removed() {
+        let dir = quick_dir();
+        let path = dir.path().join("pod");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("file"), "x").unwrap();
+        let removals = Removals::start().unwrap();
+        let counted = || removals.shared.queue.lock().of.len();
+        let held = removals.shared.queue.lock();
+        let disk = PodDisk::alone(None);
+        thread::scope(|scope| {
+            scope.spawn(|| removals.push_of(path.clone(), Some(disk.clone())));
+            drop(held);
+        });
+        let end = Instant::now() + Duration::from_secs(60);
+        while counted() > 0 {
+            assert!(Instant::now() < end, "it is counted for ever");
+            thread::yield_now();
+        }
+        assert!(!path.exists());
+        // One that is not there is not counted either.
+        removals.push_of(path, Some(disk));
+        while counted() > 0 {
+            assert!(Instant::now() < end, "it is counted for ever");
+            thread::yield_now();
         }
     }
 

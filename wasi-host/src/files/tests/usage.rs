@@ -21,10 +21,9 @@ struct Volume {
 impl Volume {
     fn new(account: Arc<Account>, bytes_max: Option<u64>) -> Volume {
         let dir = tempfile::tempdir().expect("a directory");
-        let usage = Usage::new(&account.ledger, bytes_max);
+        let usage = Usage::new(&account.ledger, bytes_max, account.reserve.entry_bytes());
         let mut files = Files::new(account);
-        let opened = File::open(dir.path()).expect("there");
-        files.mount(opened, "/".to_owned(), false, Some(Arc::clone(&usage)));
+        files.mount(super::root(dir.path()), "/".to_owned(), false, Some(Arc::clone(&usage)));
         Volume { files: Arc::new(files), usage, dir }
     }
 
@@ -229,7 +228,12 @@ async fn names_of_one_volume_stand_for_nothing_of_another() {
 }
 
 /// A disk with so much free beyond what is left to the node, less what is in these directories.
-fn disk(ledger: &Ledger, bytes: u64, dirs: Arc<parking_lot::Mutex<Vec<PathBuf>>>) -> Arc<Reserve> {
+fn disk(
+    ledger: &Ledger,
+    bytes: u64,
+    inodes: u64,
+    dirs: Arc<parking_lot::Mutex<Vec<PathBuf>>>,
+) -> Arc<Reserve> {
     let used = |dir: &Path| -> u64 {
         let entries = std::fs::read_dir(dir).expect("there");
         entries.map(|entry| entry.expect("an entry").metadata().expect("there").len() + ENTRY_BYTES).sum()
@@ -237,7 +241,9 @@ fn disk(ledger: &Ledger, bytes: u64, dirs: Arc<parking_lot::Mutex<Vec<PathBuf>>>
     let look = move || {
         let used: u64 = dirs.lock().iter().map(|dir| used(dir)).sum();
         let bytes_free = ((256 << 20) + bytes).saturating_sub(used);
-        Some(reserve::Space { bytes: 1 << 30, bytes_free, inodes: 0, inodes_free: 0 })
+        let names = |dir: &PathBuf| std::fs::read_dir(dir).expect("there").count() as u64;
+        let inodes_free = inodes.saturating_sub(dirs.lock().iter().map(names).sum());
+        Some(reserve::Space { bytes: 1 << 30, bytes_free, inodes, inodes_free })
     };
     Arc::new(Reserve::with(look, ledger.clone()))
 }
@@ -258,7 +264,7 @@ async fn who_fills_the_disk_leaves_a_share_to_other_namespaces() {
     const MIB: u64 = 1 << 20;
     let ledger = ledger();
     let dirs = Arc::<parking_lot::Mutex<Vec<PathBuf>>>::default();
-    let reserve = disk(&ledger, 64 * MIB, Arc::clone(&dirs));
+    let reserve = disk(&ledger, 64 * MIB, 0, Arc::clone(&dirs));
     let pools = Pools::new();
     let volume = |namespace: &str, disk: Option<u64>| {
         let namespace: Arc<str> = namespace.into();
@@ -289,4 +295,29 @@ async fn who_fills_the_disk_leaves_a_share_to_other_namespaces() {
     assert!(fill(&limited).await <= MIB);
     let told = limited.files.account.ledger.refusal().expect("noted").to_string();
     assert_eq!(told, "this pod may hold 1048576 bytes of disk");
+}
+
+#[tokio::test]
+async fn who_makes_files_without_end_leaves_inodes_to_other_namespaces() {
+    let ledger = ledger();
+    let dirs = Arc::<parking_lot::Mutex<Vec<PathBuf>>>::default();
+    // Of a disk that is all free: a name is a MiB.
+    let reserve = disk(&ledger, 768 << 20, 1024, Arc::clone(&dirs));
+    let pools = Pools::new();
+    let volume = |namespace: &str| {
+        let holder = Holder { namespace: namespace.into(), pod: None };
+        let pod = ledger.pod(&holder.namespace, None);
+        let volume = Volume::new(Account::new(pools.clone(), holder, pod, Arc::clone(&reserve)), None);
+        dirs.lock().push(volume.dir.path().to_owned());
+        volume
+    };
+    let (greedy, modest) = (volume("greedy"), volume("modest"));
+    let mut made = 0;
+    while greedy.open(&made.to_string(), OpenFlags::CREATE).await.is_ok() {
+        made += 1;
+    }
+    assert!((200..512).contains(&made), "{made} of 1024");
+    for number in 0..50 {
+        assert!(modest.open(&number.to_string(), OpenFlags::CREATE).await.is_ok(), "{number}");
+    }
 }

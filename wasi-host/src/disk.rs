@@ -1,0 +1,104 @@
+//! What one pod has on the disk: its volumes, and what the node writes for it. It is the pod's as long as the files are there,
+//! also when nothing of it runs any more.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
+
+use crate::files::{Reserve, Usage};
+use crate::ledger::{Account, Charge, Holding, Ledger, NodeBounds, PodBounds, Refused};
+use crate::linker::Volume;
+
+/// A pod's part of the disk. Clones are the same; the last one to go gives it back.
+#[derive(Clone)]
+pub struct PodDisk {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    account: Arc<Account>,
+    reserve: Arc<Reserve>,
+    /// What is counted of each volume, by its directory.
+    volumes: Mutex<BTreeMap<PathBuf, Arc<Usage>>>,
+    /// What the node writes, by what for.
+    written: Mutex<BTreeMap<String, Written>>,
+}
+
+impl PodDisk {
+    pub(crate) fn new(account: Arc<Account>, reserve: Arc<Reserve>) -> PodDisk {
+        let (volumes, written) = Default::default();
+        PodDisk { inner: Arc::new(Inner { account, reserve, volumes, written }) }
+    }
+
+    /// One that shares with nobody, for those who have no host.
+    #[doc(hidden)]
+    pub fn alone(bytes_max: Option<u64>) -> PodDisk {
+        let ledger = Ledger::new(NodeBounds::of(None, None, None, 1));
+        let bounds = PodBounds { disk: bytes_max, ..PodBounds::default() };
+        let account = ledger.bounded_pod(&Arc::from(""), bounds);
+        PodDisk::new(account, Arc::new(Reserve::nothing(ledger)))
+    }
+
+    /// Where what a volume takes is counted.
+    pub(crate) fn usage(&self, volume: &Volume) -> Arc<Usage> {
+        let Inner { account, reserve, volumes, .. } = &*self.inner;
+        let new = || Usage::new(account, volume.bytes_max, reserve.entry_bytes());
+        Arc::clone(volumes.lock().entry(volume.dir.clone()).or_insert_with(new))
+    }
+
+    /// Makes a directory of a volume that the pod asks for, with `make`. Fails also where the volume, the pod or the disk has
+    /// no room for it.
+    pub fn add_dir(&self, volume: &Volume, make: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let usage = self.usage(volume);
+        let full = |_: ErrorCode| io::Error::from(Errno::NOSPC);
+        self.inner.reserve.admit(usage.entry_bytes()).map_err(full)?;
+        usage.change_names().add_with(make, full)
+    }
+
+    /// What the node writes for `what`, as a container's logs.
+    pub fn written(&self, what: &str) -> Written {
+        let mut written = self.inner.written.lock();
+        if let Some(known) = written.get(what) {
+            return known.clone();
+        }
+        let charge = Charge::nothing(&self.inner.account, Holding::Disk);
+        let new = Written { charge: Arc::new(Mutex::new(charge)), reserve: Arc::clone(&self.inner.reserve) };
+        written.insert(what.to_owned(), new.clone());
+        new
+    }
+
+    /// Why the pod was last given no more of the disk.
+    pub(crate) fn refusal(&self) -> Option<Refused> {
+        self.inner.account.refusal()
+    }
+}
+
+/// Bytes that the node has written for a pod. Clones are the same.
+#[derive(Clone)]
+pub struct Written {
+    charge: Arc<Mutex<Charge>>,
+    reserve: Arc<Reserve>,
+}
+
+impl Written {
+    /// So many more, if the pod and its namespace may have them. It may ask the file system, and so block.
+    pub fn grow(&self, bytes: u64) -> bool {
+        self.reserve.look(bytes);
+        self.charge.lock().grow(bytes).is_ok()
+    }
+
+    /// There are so many, whether they may be or not: others are refused for it.
+    pub fn set(&self, bytes: u64) {
+        self.charge.lock().set_held(bytes);
+    }
+
+    /// How many there are.
+    pub fn bytes(&self) -> u64 {
+        self.charge.lock().amount()
+    }
+}
