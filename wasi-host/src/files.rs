@@ -31,7 +31,7 @@ use wasmtime_wasi::{FsPerms, OpenMode, WasiCtx, p2 as wasi2, p3 as wasi3};
 use crate::ledger::{self, Charge, Holding, Refused};
 use crate::pool::{Call, NotDone, Pool};
 use crate::shares::Holder;
-pub(crate) use reserve::Reserve;
+pub(crate) use reserve::{Reserve, has_room};
 use transfer::TRANSFER_BYTES_MAX;
 use usage::OpenFile;
 pub(crate) use usage::Usage;

@@ -140,7 +140,10 @@ impl Logs {
         out: mpsc::Sender<Bytes>,
     ) -> Result<(), String> {
         let dir = self.dir(uid, container);
-        let attempts = attempts(&dir).unwrap_or_default();
+        let holder = Holder { namespace: namespace.into(), pod: None };
+        let listed = dir.clone();
+        let attempts = self.readers.call(&holder, move || attempts(&listed).unwrap_or_default()).await;
+        let attempts = attempts.map_err(|error| error.to_string())?;
         let wanted = if options.previous { attempts.iter().rev().nth(1) } else { attempts.last() };
         let Some(attempt) = wanted else {
             return Err(if options.previous { missing.previous } else { missing.waiting });
@@ -151,7 +154,6 @@ impl Logs {
         if let Some(live) = &live {
             live.flushed().await;
         }
-        let holder = Holder { namespace: namespace.into(), pod: None };
         read::serve(&path, options, live, out, (&self.readers, &holder)).await
     }
 

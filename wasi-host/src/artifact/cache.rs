@@ -17,6 +17,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::PrepareError;
+use super::compile;
 use super::inspect::Kind;
 use crate::HostError;
 use crate::engine::Engines;
@@ -80,6 +81,11 @@ impl DiskCache {
         namespace: &str,
         written: fs::File,
     ) -> Result<(), PrepareError> {
+        let bytes = written
+            .metadata()
+            .map_err(PrepareError::io("cannot read the code of", &self.code_path(key)))?
+            .len();
+        compile::admit(&self.dir, bytes)?;
         let (code, mac) = (self.scratch(key, "cwasm"), self.scratch(key, "mac"));
         let admitted = self.write(key, &format!("{}\n{namespace}", kind.to_text()), written, &code, &mac);
         if let Err(source) = admitted {

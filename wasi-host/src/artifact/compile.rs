@@ -23,6 +23,7 @@ use super::confine::Confinement;
 use super::inspect::Kind;
 use super::verdict::{self, VERDICT_BYTES_MAX};
 use super::{Desk, PrepareError};
+use crate::files::has_room;
 use crate::limits;
 
 /// After so long the compile is given up, however little CPU time it got.
@@ -33,6 +34,9 @@ const COMPILE_TIMEOUT: Duration = Duration::from_secs(300);
 const MEMORY_PART: u64 = 4;
 const MEMORY_BYTES_MIN: u64 = 512 << 20;
 const MEMORY_BYTES_MAX: u64 = 8 << 30;
+
+/// Bytes of code that a byte of a component becomes at most, as a rule.
+const CODE_PER_BYTE: u64 = 16;
 
 /// Makes native code of components.
 pub(super) enum Compiler {
@@ -65,6 +69,8 @@ impl Compiler {
         scratch: PathBuf,
         desk: &Desk,
     ) -> Result<(Kind, File), PrepareError> {
+        let reckoned = (wasm.len() as u64).saturating_mul(CODE_PER_BYTE).min(CODE_BYTES_MAX);
+        admit(scratch.parent().unwrap_or(&scratch), reckoned)?;
         match self {
             Compiler::Apart { program, starter, memory_bytes } => {
                 let output = unnamed(desk, scratch.clone(), Vec::new()).await?;
@@ -98,6 +104,14 @@ impl Compiler {
             }
         }
     }
+}
+
+/// Whether there is room for so many bytes of code, beside the part of the disk that is left to the node.
+pub(super) fn admit(dir: &Path, bytes: u64) -> Result<(), PrepareError> {
+    if has_room(dir, bytes) {
+        return Ok(());
+    }
+    Err(PrepareError::GivenUp { message: "the disk has no room for compiled code".to_owned() })
 }
 
 /// A file with this content that has no name any more: whatever becomes of this process, nothing is left of it.

@@ -49,6 +49,10 @@ impl Space {
         self.bytes_free < self.reserve() || (self.inodes > 0 && self.inodes_free < self.inodes / PART)
     }
 
+    fn has_room(&self, bytes: u64) -> bool {
+        !self.is_short() && self.left() >= bytes
+    }
+
     /// What is free of it for guests.
     fn left(&self) -> u64 {
         self.bytes_free.saturating_sub(self.reserve())
@@ -58,6 +62,11 @@ impl Space {
         // Of a tiny disk half is all that can be asked for.
         (self.bytes / PART).clamp(BYTES_MIN, BYTES_MAX).min(self.bytes / 2)
     }
+}
+
+/// Whether so many bytes more, written on account of guests, leave the node its part of the file system that `path` is on.
+pub(crate) fn has_room(path: &Path, bytes: u64) -> bool {
+    Space::of(path).is_none_or(|space| space.has_room(bytes))
 }
 
 /// Watches the file system of guests' files.
@@ -163,5 +172,8 @@ mod tests {
         assert!(!space(200 << 20, 101 << 20, 0, 0).is_short());
         assert!(space(200 << 20, 99 << 20, 0, 0).is_short());
         assert!(!space(10 << 20, 6 << 20, 0, 0).is_short());
+        let roomy = space(2 << 30, 300 << 20, 0, 0);
+        assert!(roomy.has_room(44 << 20) && !roomy.has_room(45 << 20));
+        assert!(!space(2 << 30, 1 << 30, 1000, 49).has_room(0));
     }
 }

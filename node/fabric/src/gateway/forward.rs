@@ -1,8 +1,9 @@
 //! One request from a client to an endpoint and its response back.
 
+use super::answer;
 use super::headers::{self, host_of};
 use super::pool::{Pair, Pool};
-use super::{answer, upgrade};
+use super::upgrade::{self, Upgrade};
 use crate::fabric::{ENDPOINT_TRIES, Inner};
 use crate::model::{BackendPort, Protocol};
 use crate::policy::Place;
@@ -246,44 +247,45 @@ impl Forwarder {
     async fn forward_upgrade(
         &self,
         client: SocketAddr,
-        request: Request<HttpBody>,
+        mut request: Request<HttpBody>,
         wanted: HeaderValue,
         (service, port): (&Arc<Service>, usize),
         permit: Permit,
     ) -> Result<Response<HttpBody>, Fault> {
-        let mut failed = Failed::default();
+        let mut upgrade = Some(Upgrade::begin(&mut request, wanted, permit, self.fabric.stopped().clone()));
+        let (mut failed, mut told) = (Failed::default(), None);
         for _ in 0..ENDPOINT_TRIES {
             let Some(choice) = self.fabric.choose(service, port, client.ip(), &failed) else { break };
             let open = OpenConnection::count(&service.open[choice.index]);
-            match self.connect(self.pool.pair(client.ip(), choice.address, &service.entry), service).await {
-                Ok(sender) => {
-                    self.fabric.balancer().remember(service, client.ip(), choice);
-                    let late = tokio::time::timeout(
-                        RESPONSE_TIMEOUT,
-                        upgrade::forward(
-                            sender,
-                            request,
-                            wanted,
-                            (open, permit),
-                            self.fabric.stopped().clone(),
-                        ),
-                    );
-                    let name = service.full_name();
-                    return match late.await {
-                        Ok(Ok(response)) => Ok(response),
-                        Ok(Err(error)) => {
-                            Err((StatusCode::BAD_GATEWAY, format!("service {name} broke off: {error}")))
-                        }
-                        Err(_) => Err((
-                            StatusCode::GATEWAY_TIMEOUT,
-                            format!("service {name} did not answer in time"),
-                        )),
-                    };
+            let pair = self.pool.pair(client.ip(), choice.address, &service.entry);
+            let sender = match self.connect(pair, service).await {
+                Ok(sender) => sender,
+                Err(error) => {
+                    self.fabric.note(&mut failed, choice, error);
+                    continue;
                 }
-                Err(error) => self.fabric.note(&mut failed, choice, error),
+            };
+            let copy = copy_without_body(&request);
+            let asked = tokio::time::timeout(RESPONSE_TIMEOUT, upgrade::ask(sender, request)).await;
+            let name = service.full_name();
+            let (response, sender) = asked
+                .map_err(|_| (StatusCode::GATEWAY_TIMEOUT, format!("service {name} did not answer in time")))?
+                .map_err(|error| (StatusCode::BAD_GATEWAY, format!("service {name} broke off: {error}")))?;
+            if response.headers().contains_key(UNSEEN)
+                && let Some(again) = copy
+            {
+                self.fabric.note(&mut failed, choice, NetError::ConnectionRefused);
+                told = Some((response.status(), format!("service {name}: not serving")));
+                request = again;
+                continue;
             }
+            self.fabric.balancer().remember(service, client.ip(), choice);
+            return Ok(match upgrade.take() {
+                Some(upgrade) => upgrade.finish(response, sender, open),
+                None => answer(StatusCode::BAD_GATEWAY, "it has been answered"),
+            });
         }
-        Err(unreachable(service, failed.last()))
+        Err(told.unwrap_or_else(|| unreachable(service, failed.last())))
     }
 }
 

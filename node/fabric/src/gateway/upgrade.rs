@@ -7,8 +7,9 @@ use coracle_wasi_host::shares::Permit;
 use http::header::{self, HeaderMap};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
-use hyper::upgrade::Upgraded;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
@@ -29,41 +30,68 @@ pub(super) fn wanted<B>(request: &Request<B>) -> Option<HeaderValue> {
     (wanted.next().is_none() && names_upgrade(request.headers())).then(|| first.clone())
 }
 
-/// Sends the request on; where the endpoint agrees, joins the two connections until either ends or the gateway stops.
-/// They have the client's place as long as they last.
-pub(super) async fn forward(
-    mut sender: SendRequest<HttpBody>,
-    mut request: Request<HttpBody>,
-    wanted: HeaderValue,
-    (open, permit): (OpenConnection, Permit),
+/// A client's wish, until an endpoint has answered it.
+pub(super) struct Upgrade {
+    client: OnUpgrade,
+    in_flight: Option<InFlight>,
+    permit: Permit,
     stopped: CancellationToken,
-) -> Result<Response<HttpBody>, hyper::Error> {
-    let client = hyper::upgrade::on(&mut request);
-    let in_flight = request.extensions_mut().remove::<InFlight>();
-    // Put back what was stripped as belonging to one connection: here it belongs to both.
-    request.headers_mut().insert(header::UPGRADE, wanted);
-    request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    announce_body(&mut request);
-    let mut response = sender.send_request(request).await?;
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        // Between hosts only; who asks for an upgrade asks again himself.
-        response.headers_mut().remove(UNSEEN);
-        return Ok(response.map(|body| body.map_err(BoxError::from).boxed_unsync()));
+}
+
+impl Upgrade {
+    /// Makes the request one that asks the endpoint for the same.
+    pub(super) fn begin(
+        request: &mut Request<HttpBody>,
+        wanted: HeaderValue,
+        permit: Permit,
+        stopped: CancellationToken,
+    ) -> Self {
+        let client = hyper::upgrade::on(&mut *request);
+        let in_flight = request.extensions_mut().remove::<InFlight>();
+        // Put back what was stripped as belonging to one connection: here it belongs to both.
+        request.headers_mut().insert(header::UPGRADE, wanted);
+        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        announce_body(request);
+        Self { client, in_flight, permit, stopped }
     }
-    let endpoint = hyper::upgrade::on(&mut response);
-    tokio::spawn(async move {
-        let joined = async {
-            if let (Ok(client), Ok(endpoint)) = (client.await, endpoint.await) {
-                join(client, endpoint).await;
-            }
-        };
-        tokio::select! {
-            () = joined => {}
-            () = stopped.cancelled() => {}
+
+    /// What the client is answered. Where the endpoint agrees, joins the two connections until either ends or the gateway
+    /// stops. They have the client's place as long as they last.
+    pub(super) fn finish(
+        self,
+        mut response: Response<Incoming>,
+        sender: SendRequest<HttpBody>,
+        open: OpenConnection,
+    ) -> Response<HttpBody> {
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // Between hosts only.
+            response.headers_mut().remove(UNSEEN);
+            return response.map(|body| body.map_err(BoxError::from).boxed_unsync());
         }
-        drop((open, permit, sender, in_flight));
-    });
-    Ok(response.map(|_| empty_body()))
+        let endpoint = hyper::upgrade::on(&mut response);
+        let Self { client, in_flight, permit, stopped } = self;
+        tokio::spawn(async move {
+            let joined = async {
+                if let (Ok(client), Ok(endpoint)) = (client.await, endpoint.await) {
+                    join(client, endpoint).await;
+                }
+            };
+            tokio::select! {
+                () = joined => {}
+                () = stopped.cancelled() => {}
+            }
+            drop((open, permit, sender, in_flight));
+        });
+        response.map(|_| empty_body())
+    }
+}
+
+/// Sends the request to an endpoint.
+pub(super) async fn ask(
+    mut sender: SendRequest<HttpBody>,
+    request: Request<HttpBody>,
+) -> Result<(Response<Incoming>, SendRequest<HttpBody>), hyper::Error> {
+    Ok((sender.send_request(request).await?, sender))
 }
 
 async fn join(client: Upgraded, endpoint: Upgraded) {

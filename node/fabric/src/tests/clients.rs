@@ -3,10 +3,11 @@
 use super::cluster::{Authority, Cluster, Pod, backend, config, endpoint, pod, pod_in, pod_within, service};
 use crate::{Fabric, IngressEntry, IngressPath, IngressRule, NetworkState, PathKind};
 use coracle_wasi_host::descriptors::Descriptors;
-use coracle_wasi_host::net::NetLimits;
+use coracle_wasi_host::net::{NetLimits, UNSEEN};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -278,6 +279,36 @@ async fn clients_that_come_by_another_node_have_each_a_part_of_the_pod() {
         drop((greedy, another));
         // What they had is given back when the pod has noticed.
         comes_through(async || open(2).await).await;
+    }
+}
+
+#[tokio::test]
+async fn a_wish_for_a_websocket_that_no_guest_has_seen_is_tried_elsewhere() {
+    let mut cluster = Cluster::new().await;
+    let (web, stopping) = (pod(&cluster.b, "10.128.2.2"), pod(&cluster.b, "10.128.2.3"));
+    answer(&web);
+    let (listener, asked) = (stopping.listen(), Arc::new(AtomicUsize::new(0)));
+    let count = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((mut conn, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(conn.read_u8().await.unwrap());
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+            let refusal = format!("HTTP/1.1 503 No\r\ncontent-length: 0\r\n{UNSEEN}: true\r\n\r\n");
+            conn.write_all(refusal.as_bytes()).await.unwrap();
+        }
+    });
+    let gateway = route(&mut cluster, &web);
+    cluster.state.services[0].endpoints.push(endpoint(stopping.ip));
+    cluster.tell();
+    let mut open = Vec::new();
+    while asked.load(Ordering::SeqCst) < 3 {
+        open.push(web_socket(gateway).await.expect("the other endpoint agrees"));
+        if open.len() > 5 {
+            open.clear();
+        }
     }
 }
 
