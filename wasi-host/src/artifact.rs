@@ -293,7 +293,10 @@ impl Artifacts {
 
     async fn make(self: Arc<Self>, digest: String, path: PathBuf, job: Arc<Job>) -> Outcome {
         let made = self.compile(&digest, &path, &job).await;
-        if let Err(error) = &made {
+        // The disk may have room in a moment, and nothing was tried.
+        if let Err(error) = &made
+            && !matches!(error, PrepareError::NoRoom)
+        {
             self.failures.remember(&digest, error);
         }
         made
@@ -311,6 +314,8 @@ impl Artifacts {
             let wasm =
                 desk.run(move || if disk.has(&own) { Ok(None) } else { read(&file, &expected).map(Some) });
             let Some(wasm) = wasm.await? else { return Ok(()) };
+            let (artifacts, bytes) = (Arc::clone(self), compile::reckoned(wasm.len()));
+            desk.run(move || artifacts.disk.make_room(bytes, &artifacts.uses())).await?;
             let scratch = self.disk.scratch(&key, "wasm");
             let (kind, code) = tokio::select! {
                 compiled = self.compiler.compile(wasm, scratch, &desk) => compiled?,
@@ -323,8 +328,10 @@ impl Artifacts {
             let (artifacts, own, namespace) = (Arc::clone(self), key.clone(), Arc::clone(turn.namespace()));
             return desk
                 .run(move || {
-                    artifacts.disk.admit(&own, kind, &namespace, code)?;
                     let uses = artifacts.uses();
+                    let bytes = code.metadata().map_or(0, |found| found.len());
+                    artifacts.disk.make_room(bytes, &uses)?;
+                    artifacts.disk.admit(&own, kind, &namespace, code)?;
                     artifacts.disk.evict(&own, &uses);
                     Ok(())
                 })

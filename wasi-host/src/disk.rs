@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
-use crate::files::{Reserve, Usage};
-use crate::ledger::{Account, Charge, Holding, Ledger, NodeBounds, PodBounds, Refused};
+use crate::files::{ENTRY_BYTES, Reserve, Usage};
+use crate::ledger::{Account, Bound, Charge, Holding, Ledger, NodeBounds, PodBounds, Refused};
 use crate::linker::Volume;
 
 /// A pod's part of the disk. Clones are the same; the last one to go gives it back.
@@ -22,6 +22,8 @@ pub struct PodDisk {
 
 struct Inner {
     account: Arc<Account>,
+    /// For what names take of the inodes beside.
+    inodes: Arc<Account>,
     reserve: Arc<Reserve>,
     /// What is counted of each volume, by its directory.
     volumes: Mutex<BTreeMap<PathBuf, Arc<Usage>>>,
@@ -30,24 +32,29 @@ struct Inner {
 }
 
 impl PodDisk {
-    pub(crate) fn new(account: Arc<Account>, reserve: Arc<Reserve>) -> PodDisk {
+    pub(crate) fn new(
+        ledger: &Ledger,
+        namespace: &Arc<str>,
+        bytes_max: Option<u64>,
+        reserve: Arc<Reserve>,
+    ) -> PodDisk {
+        let bounds = PodBounds { disk: bytes_max, ..PodBounds::default() };
+        let (account, inodes) = (ledger.bounded_pod(namespace, bounds), ledger.pod(namespace, None));
         let (volumes, written) = Default::default();
-        PodDisk { inner: Arc::new(Inner { account, reserve, volumes, written }) }
+        PodDisk { inner: Arc::new(Inner { account, inodes, reserve, volumes, written }) }
     }
 
     /// One that shares with nobody, for those who have no host.
     #[doc(hidden)]
     pub fn alone(bytes_max: Option<u64>) -> PodDisk {
         let ledger = Ledger::new(NodeBounds::of(None, None, None, 1));
-        let bounds = PodBounds { disk: bytes_max, ..PodBounds::default() };
-        let account = ledger.bounded_pod(&Arc::from(""), bounds);
-        PodDisk::new(account, Arc::new(Reserve::nothing(ledger)))
+        PodDisk::new(&ledger, &Arc::from(""), bytes_max, Arc::new(Reserve::nothing(ledger.clone())))
     }
 
     /// Where what a volume takes is counted.
     pub(crate) fn usage(&self, volume: &Volume) -> Arc<Usage> {
-        let Inner { account, reserve, volumes, .. } = &*self.inner;
-        let new = || Usage::new(account, volume.bytes_max, reserve.entry_bytes());
+        let Inner { account, inodes, reserve, volumes, .. } = &*self.inner;
+        let new = || Usage::new(account, volume.bytes_max, (inodes, reserve.inode_bytes()));
         Arc::clone(volumes.lock().entry(volume.dir.clone()).or_insert_with(new))
     }
 
@@ -56,7 +63,7 @@ impl PodDisk {
     pub fn add_dir(&self, volume: &Volume, make: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let usage = self.usage(volume);
         let full = |_: ErrorCode| io::Error::from(Errno::NOSPC);
-        self.inner.reserve.admit(usage.entry_bytes()).map_err(full)?;
+        self.inner.reserve.admit(ENTRY_BYTES).map_err(full)?;
         usage.change_names().add_with(make, full)
     }
 
@@ -78,6 +85,16 @@ impl PodDisk {
     }
 }
 
+/// Whether there are more bytes now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grown {
+    Yes,
+    /// The pod or its namespace has what it may have.
+    ItsOwn,
+    /// So has the pod of what is free, which others may have taken.
+    Others,
+}
+
 /// Bytes that the node has written for a pod. Clones are the same.
 #[derive(Clone)]
 pub struct Written {
@@ -86,10 +103,14 @@ pub struct Written {
 }
 
 impl Written {
-    /// So many more, if the pod and its namespace may have them. It may ask the file system, and so block.
-    pub fn grow(&self, bytes: u64) -> bool {
+    /// So many more, if they may be had. It may ask the file system, and so block.
+    pub fn grow(&self, bytes: u64) -> Grown {
         self.reserve.look(bytes);
-        self.charge.lock().grow(bytes).is_ok()
+        match self.charge.lock().grow(bytes) {
+            Ok(()) => Grown::Yes,
+            Err(Refused { bound: Bound::PodShare | Bound::Node, .. }) => Grown::Others,
+            Err(_) => Grown::ItsOwn,
+        }
     }
 
     /// There are so many, whether they may be or not: others are refused for it.

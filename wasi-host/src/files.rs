@@ -34,7 +34,7 @@ use crate::shares::Holder;
 pub(crate) use reserve::{Reserve, has_room};
 use transfer::TRANSFER_BYTES_MAX;
 use usage::OpenFile;
-pub(crate) use usage::Usage;
+pub(crate) use usage::{ENTRY_BYTES, Usage};
 
 /// Calls of all guests that run at once: a pod has at most a third of them, a namespace half.
 pub(crate) const CALLS_MAX: usize = 64;

@@ -11,7 +11,7 @@ use crate::disk::PodDisk;
 use crate::engine::Engines;
 use crate::executor::Executor;
 use crate::files;
-use crate::ledger::{Holding, Ledger, NodeBounds, PodBounds};
+use crate::ledger::{Holding, Ledger, NodeBounds};
 use crate::limits;
 use crate::net::{Namespace, TenantBuffers};
 use crate::pool::Pool;
@@ -142,8 +142,7 @@ impl Host {
 
     /// A part of the disk for a new pod of the Kubernetes namespace, which may take so many bytes.
     pub fn disk(&self, namespace: &Arc<str>, bytes_max: Option<u64>) -> PodDisk {
-        let bounds = PodBounds { disk: bytes_max, ..PodBounds::default() };
-        PodDisk::new(self.inner.ledger.bounded_pod(namespace, bounds), Arc::clone(&self.inner.reserve))
+        PodDisk::new(&self.inner.ledger, namespace, bytes_max, Arc::clone(&self.inner.reserve))
     }
 
     /// Where what comes to a namespace's services from outside, and is carried on by this node, is counted.

@@ -32,7 +32,7 @@ pub mod sockets;
 mod stdin;
 
 pub use artifact::{Artifact, Confinement, Entry, PrepareError, compile_child_main};
-pub use disk::{PodDisk, Written};
+pub use disk::{Grown, PodDisk, Written};
 pub use exit::Exit;
 pub use host::{Host, HostConfig, HostError, disable_library_backtraces};
 pub use linker::{Mount, Volume};

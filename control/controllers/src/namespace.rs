@@ -69,9 +69,9 @@ fn delete(planner: &mut Planner<'_>, object: &Object) {
 fn finalize(planner: &mut Planner<'_>, namespace: &Object, mut value: Value) {
     let finalizers = value["spec"]["finalizers"].as_array().cloned().unwrap_or_default();
     let others: Vec<Value> = finalizers.iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
-    let others_wait = others.len() == finalizers.len() && !others.is_empty();
+    let is_ours_on = others.len() < finalizers.len();
     draft::child(&mut value, "spec").insert("finalizers".to_owned(), others.into());
-    if !others_wait {
+    if is_ours_on || deletion::is_complete("namespaces", &value) {
         planner.propose(deletion::write(namespace, &value));
     }
 }

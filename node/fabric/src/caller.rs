@@ -50,7 +50,7 @@ impl Caller {
 
     /// The gateway or a node port, for a client of this service.
     pub(crate) fn outside(client: IpAddr, service: &Service, tenants: &TenantBuffers) -> Self {
-        let namespace: Arc<str> = service.entry.namespace.as_str().into();
+        let namespace = service.namespace.clone();
         let buffers = tenants.of(&namespace);
         let asker = Asker::Client(client.to_canonical());
         Self { holder: Holder { namespace, pod: None }, asker, buffers }

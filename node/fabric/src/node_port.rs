@@ -69,7 +69,7 @@ impl NodePorts {
             wanted
         });
         for (port, (service, _)) in &tables.node_ports {
-            let namespace: Arc<str> = service.entry.namespace.as_str().into();
+            let namespace = service.namespace.clone();
             if let Some(Serving::Listening { owner, .. }) = serving.get(port) {
                 owner.set(namespace);
                 continue;

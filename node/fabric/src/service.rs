@@ -167,7 +167,7 @@ impl Balancer {
         if affinities.clients_of(name) >= free.div_ceil(2) {
             return None;
         }
-        self.places.take(&Holder { namespace: service.entry.namespace.as_str().into(), pod: None })
+        self.places.take(&Holder { namespace: service.namespace.clone(), pod: None })
     }
 
     /// Forgets the clients of services that are gone, or have no affinity any more.

@@ -6,9 +6,10 @@ use crate::service::Choice;
 use crate::whereabouts::{Host, host_and_port};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
 /// All lookups of one moment. Never changed, only replaced.
 #[derive(Default)]
@@ -37,6 +38,10 @@ pub(crate) struct Tables {
 /// A service, with counters at its endpoints.
 pub(crate) struct Service {
     pub(crate) entry: ServiceEntry,
+    /// The entry's namespace, for those who keep it.
+    pub(crate) namespace: Arc<str>,
+    /// A number of its name that no two services have, as long as nobody can choose it.
+    pub(crate) id: u64,
     /// How many connections through services are open to each endpoint, in the entry's order.
     pub(crate) open: Vec<Arc<AtomicUsize>>,
     /// The endpoints that traffic may go to, by the slices' ports that they share. An endpoint is not kept for each of
@@ -67,7 +72,10 @@ impl Service {
     fn new(entry: ServiceEntry, counters: &Counters) -> Self {
         let open = entry.endpoints.iter().map(|endpoint| counters.of(endpoint.address)).collect();
         let (ready, numbers, addresses, hostnames) = Default::default();
-        let mut service = Self { entry, open, ready, numbers, addresses, hostnames };
+        static NAMES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        let id = NAMES.hash_one((&entry.namespace, &entry.name));
+        let namespace = entry.namespace.as_str().into();
+        let mut service = Self { entry, namespace, id, open, ready, numbers, addresses, hostnames };
         service.ready = service.by_ports();
         for endpoint in &service.entry.endpoints {
             let serves = service.may_serve(endpoint);

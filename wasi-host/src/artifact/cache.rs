@@ -17,10 +17,10 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::PrepareError;
-use super::compile;
 use super::inspect::Kind;
 use crate::HostError;
 use crate::engine::Engines;
+use crate::files::has_room;
 
 /// Bytes of compiled code kept. Beyond it the namespace that has the most loses what it used longest ago, and so makes
 /// room at its own cost; what containers use goes not at all: it would take its room as long as it is mapped. Code that
@@ -81,11 +81,6 @@ impl DiskCache {
         namespace: &str,
         written: fs::File,
     ) -> Result<(), PrepareError> {
-        let bytes = written
-            .metadata()
-            .map_err(PrepareError::io("cannot read the code of", &self.code_path(key)))?
-            .len();
-        compile::admit(&self.dir, bytes)?;
         let (code, mac) = (self.scratch(key, "cwasm"), self.scratch(key, "mac"));
         let admitted = self.write(key, &format!("{}\n{namespace}", kind.to_text()), written, &code, &mac);
         if let Err(source) = admitted {
@@ -253,6 +248,27 @@ impl DiskCache {
             largest.bytes -= bytes;
             total -= bytes;
         }
+    }
+
+    /// Sees that there is room for so many bytes of code beside the part of the disk that is left to the node: what is not used
+    /// goes for it.
+    pub(super) fn make_room(
+        &self,
+        bytes: u64,
+        uses: &HashMap<String, Option<SystemTime>>,
+    ) -> Result<(), PrepareError> {
+        if has_room(&self.dir, bytes) {
+            return Ok(());
+        }
+        let held = self.bytes();
+        self.evict_beyond(held.saturating_sub(bytes), "", uses);
+        if has_room(&self.dir, bytes) { Ok(()) } else { Err(PrepareError::NoRoom) }
+    }
+
+    /// Bytes of all entries.
+    fn bytes(&self) -> u64 {
+        let entries = fs::read_dir(&*self.dir).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.metadata().ok()).map(|found| found.len()).sum()
     }
 
     /// Entries, with their bytes and last use where they are not used now, by whose they are.

@@ -23,7 +23,6 @@ use super::confine::Confinement;
 use super::inspect::Kind;
 use super::verdict::{self, VERDICT_BYTES_MAX};
 use super::{Desk, PrepareError};
-use crate::files::has_room;
 use crate::limits;
 
 /// After so long the compile is given up, however little CPU time it got.
@@ -69,8 +68,6 @@ impl Compiler {
         scratch: PathBuf,
         desk: &Desk,
     ) -> Result<(Kind, File), PrepareError> {
-        let reckoned = (wasm.len() as u64).saturating_mul(CODE_PER_BYTE).min(CODE_BYTES_MAX);
-        admit(scratch.parent().unwrap_or(&scratch), reckoned)?;
         match self {
             Compiler::Apart { program, starter, memory_bytes } => {
                 let output = unnamed(desk, scratch.clone(), Vec::new()).await?;
@@ -106,12 +103,9 @@ impl Compiler {
     }
 }
 
-/// Whether there is room for so many bytes of code, beside the part of the disk that is left to the node.
-pub(super) fn admit(dir: &Path, bytes: u64) -> Result<(), PrepareError> {
-    if has_room(dir, bytes) {
-        return Ok(());
-    }
-    Err(PrepareError::GivenUp { message: "the disk has no room for compiled code".to_owned() })
+/// Bytes of code that so many of a component become at most, as a rule.
+pub(super) fn reckoned(wasm: usize) -> u64 {
+    (wasm as u64).saturating_mul(CODE_PER_BYTE).min(CODE_BYTES_MAX)
 }
 
 /// A file with this content that has no name any more: whatever becomes of this process, nothing is left of it.

@@ -75,6 +75,9 @@ pub enum PrepareError {
         /// What was too much.
         message: String,
     },
+    /// Code is not written where that would take of the part of the disk that is left to the node.
+    #[error("the disk has no room for compiled code")]
+    NoRoom,
     /// The file is not what it was when it was asked for.
     #[error("{path} has changed while it waited to be compiled")]
     Changed {
@@ -100,6 +103,7 @@ impl PrepareError {
                 | PrepareError::GivenUp { .. }
                 | PrepareError::Changed { .. }
                 | PrepareError::Busy
+                | PrepareError::NoRoom
         )
     }
 }

@@ -72,7 +72,8 @@ impl Kind {
         let (entry, _) = Self::ENTRIES.into_iter().find(|(_, known)| *known == name)?;
         let world = WasiVersion::from_name(parts.next()?)?;
         let engine = WasiVersion::from_name(parts.next()?)?;
-        let structures = parts.next()?.parse().ok()?;
+        // Older versions have not reckoned them.
+        let structures = parts.next().map_or(Some(0), |bytes| bytes.parse().ok())?;
         parts.next().is_none().then_some(Kind { entry, world, engine, structures })
     }
 }

@@ -115,7 +115,8 @@ fn of_module(payload: &Payload<'_>) -> Result<u64> {
     Ok(match payload {
         Payload::ImportSection(imports) => u64::from(imports.count()) * FUNCTION_BYTES,
         Payload::ExportSection(exports) => u64::from(exports.count()) * FUNCTION_BYTES,
-        Payload::GlobalSection(globals) => u64::from(globals.count()) * GLOBAL_BYTES,
+        // Each may begin as another function, which may be called from elsewhere then.
+        Payload::GlobalSection(globals) => u64::from(globals.count()) * (GLOBAL_BYTES + FUNCTION_BYTES),
         Payload::TableSection(tables) => u64::from(tables.count()) * TABLE_BYTES,
         Payload::MemorySection(memories) => u64::from(memories.count()) * TABLE_BYTES,
         Payload::ElementSection(segments) => {
@@ -239,5 +240,9 @@ mod tests {
         assert!(refused.to_string().contains("would take 915 MiB of the host"), "{refused}");
         let globals = "(global i32 (i32.const 0))".repeat(100_000);
         assert!(of(&format!("(component (core module $m {globals}) {many})")).is_err());
+        let of_functions = "(global funcref (ref.func $f))".repeat(1000);
+        let module = format!("(core module $m (func $f) {of_functions})");
+        let once = of(&format!("(component {module} (core instance (instantiate $m)))")).expect("small");
+        assert!(once >= 48_000, "each may be another function: {once}");
     }
 }

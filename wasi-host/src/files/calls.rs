@@ -81,7 +81,8 @@ impl Blocking {
         }
         let names = volume.change_names();
         let descriptor = match self.named(on, path_flags, path) {
-            None => names.add(|| open(self))?,
+            None if open_flags.contains(OpenFlags::CREATE) => names.add(|| open(self))?,
+            None => open(self)?,
             Some(Named { id, .. }) if open_flags.contains(OpenFlags::TRUNCATE) => {
                 let length = |to: &mut Self| to.named(on, path_flags, path)?.bytes;
                 names.truncate(id, self, length, open)?

@@ -96,10 +96,10 @@ impl Reserve {
         Reserve { space: Box::new(look), looked, taken, is_short, ledger }
     }
 
-    /// Bytes that a name counts as: what it takes of the bytes, or of the inodes.
-    pub(crate) fn entry_bytes(&self) -> u64 {
+    /// What a name takes of the inodes, as its part of the bytes, beyond what it counts as in any case.
+    pub(crate) fn inode_bytes(&self) -> u64 {
         let space = (self.space)().filter(|space| space.inodes > 0);
-        space.map_or(ENTRY_BYTES, |space| ENTRY_BYTES.max(space.bytes / space.inodes))
+        space.map_or(0, |space| (space.bytes / space.inodes).saturating_sub(ENTRY_BYTES))
     }
 
     /// Whether a guest may take so many bytes more. It may ask the file system, and so block.

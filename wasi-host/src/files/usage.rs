@@ -14,8 +14,11 @@ use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
 use crate::ledger::{self, Bound, Charge, Holding, Refused};
 
-/// Bytes that a name in a directory, with what it stands for, counts as at least; more where the disk has fewer inodes.
-pub(super) const ENTRY_BYTES: u64 = 4 << 10;
+/// Bytes that a name in a directory, with what it stands for, counts as.
+pub(crate) const ENTRY_BYTES: u64 = 4 << 10;
+
+/// More than any file system has, and little enough to be added up.
+const BYTES_MAX: u64 = 1 << 60;
 
 /// Which file it is, among all of a volume. wasmtime-wasi's hash of device and inode.
 pub(super) type FileId = (u64, u64);
@@ -32,16 +35,24 @@ pub(super) struct Named {
 /// What a volume's files take, on the account of its pod.
 pub(crate) struct Usage {
     bytes_max: Option<u64>,
-    /// What a name counts as.
-    entry_bytes: u64,
+    /// What a name takes of the inodes, in bytes of the disk, beyond [`ENTRY_BYTES`]: of what all share alone.
+    inode_bytes: u64,
     names: RwLock<()>,
     held: Mutex<Held>,
 }
 
 struct Held {
     charge: Charge,
+    inodes: Charge,
     /// Files that guests have open.
     open: HashMap<FileId, Open>,
+}
+
+impl Held {
+    fn shrink_by_name(&mut self, inode_bytes: u64) {
+        self.charge.shrink(ENTRY_BYTES);
+        self.inodes.shrink(inode_bytes);
+    }
 }
 
 struct Open {
@@ -52,19 +63,16 @@ struct Open {
 }
 
 impl Usage {
-    /// Of a volume that may take so much, on a disk where a name counts as so many bytes.
+    /// Of a volume that may take so much. What its names take of inodes beside, so many bytes each, is on another account
+    /// without a limit of its own.
     pub(crate) fn new(
         account: &Arc<ledger::Account>,
         bytes_max: Option<u64>,
-        entry_bytes: u64,
+        (inodes, inode_bytes): (&Arc<ledger::Account>, u64),
     ) -> Arc<Usage> {
-        let held = Held { charge: Charge::nothing(account, Holding::Disk), open: HashMap::new() };
-        Arc::new(Usage { bytes_max, entry_bytes, names: RwLock::new(()), held: Mutex::new(held) })
-    }
-
-    /// Bytes that a name counts as.
-    pub(crate) fn entry_bytes(&self) -> u64 {
-        self.entry_bytes
+        let nothing = |account| Charge::nothing(account, Holding::Disk);
+        let held = Held { charge: nothing(account), inodes: nothing(inodes), open: HashMap::new() };
+        Arc::new(Usage { bytes_max, inode_bytes, names: RwLock::new(()), held: Mutex::new(held) })
     }
 
     /// For what makes names, takes them away or has them stand for something else: while this is held none is opened or
@@ -102,14 +110,24 @@ impl Usage {
     fn grow(&self, bytes: u64) -> Result<(), ErrorCode> {
         let mut held = self.held.lock();
         let all = held.charge.amount().saturating_add(bytes);
-        let grown = match self.bytes_max {
-            Some(limit) if all > limit => {
-                Err(Refused { holding: Holding::Disk, bound: Bound::Volume, limit })
-            }
-            _ => held.charge.grow(bytes),
+        let limit = self.bytes_max.unwrap_or(BYTES_MAX).min(BYTES_MAX);
+        let grown = if all > limit {
+            Err(Refused { holding: Holding::Disk, bound: Bound::Volume, limit })
+        } else {
+            held.charge.grow(bytes)
         };
         // As of Linux' project quotas: programs know what to do about a disk that is full.
         grown.map_err(|refused| {
+            held.charge.account().remember(refused);
+            ErrorCode::InsufficientSpace
+        })
+    }
+
+    fn grow_by_name(&self) -> Result<(), ErrorCode> {
+        self.grow(ENTRY_BYTES)?;
+        let mut held = self.held.lock();
+        held.inodes.grow(self.inode_bytes).map_err(|refused| {
+            held.charge.shrink(ENTRY_BYTES);
             held.charge.account().remember(refused);
             ErrorCode::InsufficientSpace
         })
@@ -138,14 +156,14 @@ impl ChangeNames<'_> {
         work: impl FnOnce() -> Result<R, E>,
         full: impl FnOnce(ErrorCode) -> E,
     ) -> Result<R, E> {
-        self.usage.grow(self.usage.entry_bytes).map_err(full)?;
-        work().inspect_err(|_| self.usage.shrink(self.usage.entry_bytes))
+        self.usage.grow_by_name().map_err(full)?;
+        work().inspect_err(|_| self.usage.held.lock().shrink_by_name(self.usage.inode_bytes))
     }
 
     /// A name does not stand any more for what it stood for.
     pub(super) fn removed(&self, named: Named) {
         let mut held = self.usage.held.lock();
-        held.charge.shrink(self.usage.entry_bytes);
+        held.shrink_by_name(self.usage.inode_bytes);
         if let Named { id, bytes: Some(bytes), is_last_name: true } = named {
             match held.open.get_mut(&id) {
                 Some(open) => open.has_no_name = true,

@@ -192,7 +192,9 @@ impl Account {
             Parent::Pod(pod) => pod.burden(holding, amount),
             Parent::Tenant(tenant) => {
                 let of_pod = self.shared_part(holding, before, tenant);
-                tenant.add(holding, self.shared_part(holding, before + amount, tenant) - of_pod);
+                let more =
+                    self.shared_part(holding, before.saturating_add(amount), tenant).saturating_sub(of_pod);
+                tenant.add(holding, more);
             }
         }
     }

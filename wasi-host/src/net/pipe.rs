@@ -4,7 +4,7 @@
 //! by byte costs no more memory than the bytes.
 
 use super::NetError;
-use super::seat::{Budget, Seat};
+use super::seat::{Budget, SQUEEZED_BYTES, Seat};
 use super::waker_set::WakerSet;
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -321,7 +321,7 @@ impl Pipe {
             // Swallowed, as much as a send buffer would have taken.
             None => return Ok(available.min(self.capacity)),
             Some(_) if permitted => match &self.budget {
-                Some(budget) if available > GATHERED_WRITE_MAX && budget.is_overdrawn() => {
+                Some(budget) if available > SQUEEZED_BYTES && budget.is_overdrawn() => {
                     return Err(NetError::NoBuffers);
                 }
                 _ => available,

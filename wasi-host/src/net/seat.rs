@@ -20,7 +20,7 @@ const FOR_NODE_MAX: usize = 16;
 const BUFFER_BLOCK: usize = 16 * 1024;
 
 /// Bytes that every pipe and mailbox may hold even when its pod's budget is spent, and those of who has his share.
-const SQUEEZED_BYTES: usize = 4 * 1024;
+pub(super) const SQUEEZED_BYTES: usize = 4 * 1024;
 
 /// Bytes that a pipe of a caller may hold where most of what the pod may buffer is: all that its sockets allow of them fit
 /// into the rest.

@@ -89,6 +89,26 @@ fn a_namespace_that_is_deleted_in_the_foreground_waits_for_what_is_in_it() {
 }
 
 #[test]
+fn a_namespace_that_others_hold_is_written_once() {
+    let mut cluster = Cluster::new();
+    cluster.namespace("team");
+    let namespace = ObjectKey::new("namespaces", "", "team");
+    cluster.edit(&namespace, |value| value["metadata"]["finalizers"] = json!(["example.com/hold"]));
+    cluster.settle();
+    cluster.delete(&namespace, None);
+    cluster.run(1_000);
+    let value = cluster.get(&namespace);
+    assert_eq!(value["spec"]["finalizers"], json!([]), "nothing is in it");
+    for _ in 0..3 {
+        cluster.pass(20_000);
+        assert_eq!(cluster.plan().transactions.len(), 0);
+    }
+    cluster.edit(&namespace, |value| value["metadata"]["finalizers"] = json!([]));
+    cluster.run(1_000);
+    assert!(cluster.find(&namespace).is_none());
+}
+
+#[test]
 fn the_namespaces_that_every_cluster_has_stay_whoever_is_said_to_own_them() {
     let mut cluster = Cluster::new();
     for name in ["default", "kube-system", "kube-public"] {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coracle_wasi_host::Written;
+use coracle_wasi_host::{Grown, Written};
 use jiff::Timestamp;
 use parking_lot::RwLock;
 
@@ -18,8 +18,9 @@ use crate::{disk, private};
 const RETRY: Duration = Duration::from_millis(250);
 /// After so long without a write that succeeds, lines are given up: the guests go on.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(5);
-/// Bytes of records that a log has whatever others hold, about.
+/// Bytes of records that a log has whatever its pod and namespace hold, about; and whatever others do.
 const CERTAIN: u64 = 64 * 1024;
+const CERTAIN_OF_OTHERS: u64 = 1024 * 1024;
 /// A file that cannot be rotated grows on to so many times its size.
 const OVERGROWN: u64 = 2;
 /// Bytes that are read at once in the search for the end of the last whole record.
@@ -39,6 +40,8 @@ pub(super) struct LogFile {
     failing: Option<Failing>,
     /// What all files of the container's logs take, on the pod's account.
     written: Option<Written>,
+    /// What they may take while others have the rest of the disk.
+    most: Option<u64>,
     /// Lines that were given up and not told of yet.
     pub lost: u64,
 }
@@ -62,8 +65,8 @@ impl LogFile {
         let mut file = private::open_options().read(true).append(true).open(&path)?;
         let size = end_of_records(&mut file)?;
         file.set_len(size)?;
-        let (left, failing, written) = Default::default();
-        Ok(Self { path, bytes_max, file, size, torn: false, left, failing, written, lost: 0 })
+        let (left, failing, written, most) = Default::default();
+        Ok(Self { path, bytes_max, file, size, torn: false, left, failing, written, most, lost: 0 })
     }
 
     /// Has what is written from now on counted, and what is there of this log and of others of its container.
@@ -137,7 +140,7 @@ impl LogFile {
                 self.lost
             );
             self.make_room(note.len() as u64, names)?;
-            self.append(note.as_bytes())?;
+            self.append_counted(note.as_bytes())?;
             self.lost = 0;
         }
         while !self.left.is_empty() {
@@ -153,7 +156,7 @@ impl LogFile {
             };
             self.make_room(end as u64, names)?;
             let left = std::mem::take(&mut self.left);
-            let appended = self.append(&left[..end]);
+            let appended = self.append_counted(&left[..end]);
             self.left = left;
             appended?;
             self.left.drain(..end);
@@ -161,16 +164,29 @@ impl LogFile {
         Ok(())
     }
 
-    /// Where the pod or its namespace has its share of the disk, older records make room for newer ones. Some there is for
-    /// every log.
+    /// Counts so many bytes more. Where the pod or its namespace has its share of the disk, older records make room for newer
+    /// ones; some there is for every log. Where it is others who take, a log keeps what it has, and grows no more.
     fn make_room(&mut self, bytes: u64, names: &RwLock<()>) -> io::Result<()> {
         let Some(written) = self.written.clone() else { return Ok(()) };
-        while !written.grow(bytes) {
-            if !self.drop_oldest(names)? {
-                if self.size <= CERTAIN {
-                    written.set(written.bytes() + bytes);
-                    return Ok(());
-                }
+        if written.grow(bytes) == Grown::Yes {
+            self.most = None;
+            return Ok(());
+        }
+        // What was counted and could not be written is none of it.
+        written.set(files_bytes(&self.path)?);
+        loop {
+            let most = match written.grow(bytes) {
+                Grown::Yes => return Ok(()),
+                Grown::ItsOwn => CERTAIN,
+                Grown::Others => *self.most.get_or_insert(written.bytes().max(CERTAIN_OF_OTHERS)),
+            };
+            if written.bytes() + bytes <= most.max(CERTAIN)
+                || (!self.drop_oldest(names)? && self.size <= CERTAIN)
+            {
+                written.set(written.bytes() + bytes);
+                return Ok(());
+            }
+            if self.size > CERTAIN && !rotated(&self.path, 1).exists() {
                 self.rotate(names)?;
                 if self.size > CERTAIN {
                     return Err(io::Error::new(io::ErrorKind::StorageFull, "the log cannot make room"));
@@ -178,7 +194,6 @@ impl LogFile {
             }
             written.set(files_bytes(&self.path)?);
         }
-        Ok(())
     }
 
     /// Removes the oldest of the files that are full. False where there is none.
@@ -187,6 +202,15 @@ impl LogFile {
         let oldest =
             (1..FILES_MAX).rev().map(|number| rotated(&self.path, number)).find(|path| path.exists());
         oldest.map_or(Ok(false), |oldest| fs::remove_file(oldest).map(|()| true))
+    }
+
+    /// Appends records that are counted, or takes back that they are.
+    fn append_counted(&mut self, records: &[u8]) -> io::Result<()> {
+        self.append(records).inspect_err(|_| {
+            if let Some(written) = &self.written {
+                written.set(written.bytes().saturating_sub(records.len() as u64));
+            }
+        })
     }
 
     /// Appends whole records, or nothing of them.
@@ -355,11 +379,18 @@ mod tests {
         let path = dir.path().join("0.log");
         let (names, start, size) = (RwLock::new(()), Instant::now(), record(0).len());
         let mut log = LogFile::open(path.clone(), 1 << 20).unwrap();
+        let account = PodDisk::alone(None);
+        log.count(account.written("c")).unwrap();
         disk::tests::IS_FULL.set(true);
         let held = log.write(record(0), start, &names);
         assert_eq!((held.bytes, held.giving_up), (0, false));
+        for _ in 0..100 {
+            log.write(Vec::new(), start, &names);
+        }
+        assert_eq!(account.written("c").bytes(), 0, "what is not written is not counted");
         disk::tests::IS_FULL.set(false);
         assert_eq!(log.write(Vec::new(), start + RETRY, &names).bytes, size);
+        assert_eq!(account.written("c").bytes(), size as u64);
         assert_eq!(all(&path), lines(0..1));
     }
 

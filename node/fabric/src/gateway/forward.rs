@@ -114,13 +114,14 @@ impl Forwarder {
         if let Some(wanted) = wanted {
             return self.forward_upgrade(client, request, wanted, (&service, port), permit).await;
         }
+        let mut permit = Some(permit);
         let (mut failed, mut told) = (Failed::default(), None);
         for _ in 0..ENDPOINT_TRIES {
             let Some(choice) = self.fabric.choose(&service, port, client.ip(), &failed) else { break };
-            match self.attempt(request, client.ip(), choice, &service).await {
+            match self.attempt(request, client.ip(), choice, &service, &mut permit).await {
                 Ok(response) => {
                     self.fabric.balancer().remember(&service, client.ip(), choice);
-                    return Ok(response.map(|body| Permitted { body, _permit: permit }.boxed_unsync()));
+                    return Ok(response);
                 }
                 Err(Failure::Final(fault)) => return Err(fault),
                 Err(Failure::Again { request: unserved, error, fault }) => {
@@ -134,8 +135,7 @@ impl Forwarder {
 
     /// A part of all that may be under way: of the client and of the namespace that serves it, until the permit is dropped.
     fn permit(&self, client: IpAddr, service: &Service) -> Result<Permit, Fault> {
-        let namespace = service.entry.namespace.as_str().into();
-        let holder = Holder { namespace, pod: Some(source_of(client)) };
+        let holder = Holder { namespace: service.namespace.clone(), pod: Some(source_of(client)) };
         self.under_way.take(&holder).ok_or_else(|| {
             let text = format!("too many requests to namespace {} are under way", service.entry.namespace);
             (StatusCode::SERVICE_UNAVAILABLE, text)
@@ -149,9 +149,10 @@ impl Forwarder {
         client: IpAddr,
         choice: Choice,
         service: &Service,
+        permit: &mut Option<Permit>,
     ) -> Result<Response<HttpBody>, Failure> {
         let open = OpenConnection::count(&service.open[choice.index]);
-        let pair = self.pool.pair(client, choice.address, &service.entry);
+        let pair = Pair::new(client, choice.address, service);
         let reached = match self.reach(pair, service).await {
             Ok(reached) => reached,
             Err(error) => return Err(Failure::again(request, error)),
@@ -164,7 +165,8 @@ impl Forwarder {
         headers::strip_hop_by_hop(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
         let back = sender.map(|sender| (self.pool.clone(), pair, sender));
-        Ok(response.map(|body| Tracked { body, _open: open, back }.boxed_unsync()))
+        let held = (open, permit.take());
+        Ok(response.map(|body| Tracked { body, _held: held, back }.boxed_unsync()))
     }
 
     /// The service that a host and path lead to, and which of its ports.
@@ -257,7 +259,7 @@ impl Forwarder {
         for _ in 0..ENDPOINT_TRIES {
             let Some(choice) = self.fabric.choose(service, port, client.ip(), &failed) else { break };
             let open = OpenConnection::count(&service.open[choice.index]);
-            let pair = self.pool.pair(client.ip(), choice.address, &service.entry);
+            let pair = Pair::new(client.ip(), choice.address, service);
             let sender = match self.connect(pair, service).await {
                 Ok(sender) => sender,
                 Err(error) => {
@@ -352,13 +354,13 @@ fn component_failed(service: &Service, error: &HttpError) -> Fault {
     (status, format!("service {}: {error}", service.full_name()))
 }
 
-/// A response's body, for as long as which the request is under way.
-struct Permitted {
-    body: HttpBody,
-    _permit: Permit,
+/// A response's body, with what is held for as long as it lasts.
+pub(super) struct Holding<T> {
+    pub(super) body: HttpBody,
+    pub(super) _held: T,
 }
 
-impl Body for Permitted {
+impl<T: Unpin> Body for Holding<T> {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -381,7 +383,7 @@ impl Body for Permitted {
 /// A response's body. While it lasts its endpoint is counted as busy; at its end its connection is kept.
 struct Tracked {
     body: HttpBody,
-    _open: OpenConnection,
+    _held: (OpenConnection, Option<Permit>),
     back: Option<(Arc<Pool>, Pair, SendRequest<HttpBody>)>,
 }
 

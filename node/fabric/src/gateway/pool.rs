@@ -1,13 +1,12 @@
 //! HTTP/1.1 connections to endpoints, kept for the next request of the same client: at its pod a connection is the client's
 //! for whom it was opened.
 
-use crate::model::ServiceEntry;
+use crate::tables::Service;
 use coracle_wasi_host::net::HttpBody;
 use coracle_wasi_host::serving::source_of;
 use hyper::client::conn::http1::SendRequest;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -32,12 +31,17 @@ pub(super) struct Pair {
     service: u64,
 }
 
+impl Pair {
+    /// What a client has with an endpoint by way of a service.
+    pub(super) fn new(client: IpAddr, endpoint: SocketAddr, service: &Service) -> Self {
+        Self { client: source_of(client), endpoint, service: service.id }
+    }
+}
+
 /// Idle connections.
 #[derive(Default)]
 pub(crate) struct Pool {
     state: Mutex<State>,
-    /// Nobody can choose names of services that have the same number.
-    names: RandomState,
 }
 
 #[derive(Default)]
@@ -70,12 +74,6 @@ impl Idle {
 }
 
 impl Pool {
-    /// What a client has with an endpoint by way of a service.
-    pub(super) fn pair(&self, client: IpAddr, endpoint: SocketAddr, service: &ServiceEntry) -> Pair {
-        let service = self.names.hash_one((&service.namespace, &service.name));
-        Pair { client: source_of(client), endpoint, service }
-    }
-
     /// The connection that was used last, if one is still open.
     pub(super) fn take(&self, pair: Pair) -> Option<SendRequest<HttpBody>> {
         let mut state = self.state.lock();

@@ -1,5 +1,6 @@
 //! Requests that turn their connection into something else, such as WebSocket.
 
+use super::forward::Holding;
 use crate::tables::OpenConnection;
 use coracle_wasi_host::net::{BoxError, HttpBody, UNSEEN, announce_body, empty_body};
 use coracle_wasi_host::serving::InFlight;
@@ -66,7 +67,11 @@ impl Upgrade {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             // Between hosts only.
             response.headers_mut().remove(UNSEEN);
-            return response.map(|body| body.map_err(BoxError::from).boxed_unsync());
+            let held = (open, self.permit, self.in_flight);
+            return response.map(|body| {
+                let body = body.map_err(BoxError::from).boxed_unsync();
+                Holding { body, _held: held }.boxed_unsync()
+            });
         }
         let endpoint = hyper::upgrade::on(&mut response);
         let Self { client, in_flight, permit, stopped } = self;

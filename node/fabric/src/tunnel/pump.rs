@@ -106,7 +106,9 @@ impl Received {
                         continue;
                     }
                     Err(NetError::WouldBlock) if conn.poll_writable(cx).is_ready() => continue,
-                    Err(NetError::WouldBlock) if self.is_copy => {}
+                    Err(NetError::WouldBlock) if self.is_copy => {
+                        self.unread.set(self.first.len() + self.rest.len());
+                    }
                     Err(NetError::WouldBlock) => {
                         (self.first, self.is_copy) = (Bytes::copy_from_slice(&self.first), true);
                         self.unread.set(self.first.len() + self.rest.len());

@@ -21,7 +21,8 @@ struct Volume {
 impl Volume {
     fn new(account: Arc<Account>, bytes_max: Option<u64>) -> Volume {
         let dir = tempfile::tempdir().expect("a directory");
-        let usage = Usage::new(&account.ledger, bytes_max, account.reserve.entry_bytes());
+        let inodes = (&account.ledger, account.reserve.inode_bytes());
+        let usage = Usage::new(&account.ledger, bytes_max, inodes);
         let mut files = Files::new(account);
         files.mount(super::root(dir.path()), "/".to_owned(), false, Some(Arc::clone(&usage)));
         Volume { files: Arc::new(files), usage, dir }
