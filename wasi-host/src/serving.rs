@@ -21,10 +21,12 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -175,6 +177,15 @@ where
         () = place.lost() => Ok(()),
         () = overdue => Ok(()),
     }
+}
+
+/// The connection that [`serve`] was given, once it was upgraded, and what was read of it beyond the request.
+pub fn reclaim<S>(upgraded: Upgraded) -> Result<(S, Bytes), Upgraded>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let parts = auto::upgrade::downcast::<TokioIo<ServedStream<S>>>(upgraded)?;
+    Ok((parts.io.into_inner().into_inner(), parts.read_buf))
 }
 
 async fn answer_one<R, F>(place: &Place, mut request: Request<Incoming>, respond: R) -> Response<ServedBody>

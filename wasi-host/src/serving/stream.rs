@@ -22,6 +22,11 @@ impl<S> ServedStream<S> {
         Self { stream, pace, meter: FrameMeter::default() }
     }
 
+    /// The stream itself. Nothing of it is kept back here.
+    pub(super) fn into_inner(self) -> S {
+        self.stream
+    }
+
     fn written(
         &mut self,
         context: &mut Context<'_>,

@@ -1,9 +1,10 @@
 //! Requests that turn their connection into something else, such as WebSocket.
 
 use super::forward::Holding;
+use crate::egress;
 use crate::tables::OpenConnection;
-use coracle_wasi_host::net::{BoxError, HttpBody, UNSEEN, announce_body, empty_body};
-use coracle_wasi_host::serving::InFlight;
+use coracle_wasi_host::net::{BoxError, Conn, HttpBody, UNSEEN, announce_body, empty_body};
+use coracle_wasi_host::serving::{self, InFlight};
 use coracle_wasi_host::shares::Permit;
 use http::header::{self, HeaderMap};
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -12,11 +13,17 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 /// The only protocol that connections are turned into: of another, such as h2c, the gateway could not say who may ask
 /// for what on it.
 const WEBSOCKET: &str = "websocket";
+
+/// How long what came with a request for an upgrade, and with its answer, may wait for who is to take it.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the client asks its connection to become, where that is WebSocket.
 pub(super) fn wanted<B>(request: &Request<B>) -> Option<HeaderValue> {
@@ -99,9 +106,24 @@ pub(super) async fn ask(
     Ok((sender.send_request(request).await?, sender))
 }
 
+/// Carries both ways as between any real connection and a pod's: a client that has vanished is noticed though the pod takes
+/// nothing of what it sent.
 async fn join(client: Upgraded, endpoint: Upgraded) {
-    // Whichever side breaks off, both are closed.
-    let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(endpoint)).await;
+    let (Ok((mut stream, ahead)), Ok(endpoint)) =
+        (serving::reclaim::<TcpStream>(client), endpoint.downcast::<TokioIo<Conn>>())
+    else {
+        return;
+    };
+    let mut conn = endpoint.io.into_inner();
+    // What came with the request, and with its answer.
+    let first = async {
+        conn.write_all(&ahead).await?;
+        stream.write_all(&endpoint.read_buf).await
+    };
+    match tokio::time::timeout(FIRST_TIMEOUT, first).await {
+        Ok(Ok(())) => egress::join(stream, conn).await,
+        Ok(Err(_)) | Err(_) => conn.reset(),
+    }
 }
 
 #[cfg(test)]

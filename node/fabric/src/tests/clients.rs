@@ -283,6 +283,40 @@ async fn clients_that_come_by_another_node_have_each_a_part_of_the_pod() {
 }
 
 #[tokio::test]
+async fn a_client_of_a_websocket_that_vanishes_is_noticed_though_the_pod_reads_nothing() {
+    let mut cluster = Cluster::new().await;
+    let web = pod(&cluster.b, "10.128.2.2");
+    let listener = web.listen();
+    let gateway = route(&mut cluster, &web);
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((mut conn, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(conn.read_u8().await.unwrap());
+            }
+            let agreed =
+                b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+            conn.write_all(agreed).await.unwrap();
+            kept.push(conn);
+        }
+    });
+    let mut client = TcpStream::connect(gateway).await.unwrap();
+    let asked = b"GET / HTTP/1.1\r\nhost: web.local\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    client.write_all(asked).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(client.read_u8().await.unwrap());
+    }
+    clients_become(&cluster.a, 1).await;
+    let more = async { while client.write(&[0; 64 << 10]).await.is_ok() {} };
+    let _ = tokio::time::timeout(Duration::from_secs(1), more).await;
+    client.set_zero_linger().unwrap();
+    drop(client);
+    clients_become(&cluster.a, 0).await;
+}
+
+#[tokio::test]
 async fn a_wish_for_a_websocket_that_no_guest_has_seen_is_tried_elsewhere() {
     let mut cluster = Cluster::new().await;
     let (web, stopping) = (pod(&cluster.b, "10.128.2.2"), pod(&cluster.b, "10.128.2.3"));
