@@ -51,10 +51,14 @@ impl PodDisk {
         PodDisk::new(&ledger, &Arc::from(""), bytes_max, Arc::new(Reserve::nothing(ledger.clone())))
     }
 
-    /// Where what a volume takes is counted.
+    /// Where what a volume takes is counted. The first to ask may have to count what is there, and so block.
     pub(crate) fn usage(&self, volume: &Volume) -> Arc<Usage> {
         let Inner { account, inodes, reserve, volumes, .. } = &*self.inner;
-        let new = || Usage::new(account, volume.bytes_max, (inodes, reserve.inode_bytes()));
+        let new = || {
+            let usage = Usage::new(account, volume.bytes_max, (inodes, reserve.inode_bytes()));
+            usage.count(&volume.dir);
+            usage
+        };
         Arc::clone(volumes.lock().entry(volume.dir.clone()).or_insert_with(new))
     }
 
