@@ -11,7 +11,9 @@ use std::{
 use coracle_core::{NodeFacts, Observed};
 use coracle_fabric::{Fabric, FabricConfig, FabricError};
 use coracle_proto::{node::Hello, tls};
-use coracle_wasi_host::{Host, HostConfig, HostError, descriptors::Descriptors};
+use coracle_wasi_host::{
+    Host, HostConfig, HostError, descriptors::Descriptors, serving::GATEWAY, shares::Shares,
+};
 use parking_lot::RwLock;
 use thiserror::Error;
 use tokio::{
@@ -202,6 +204,7 @@ async fn start_fabric(
         tls: tls.fabric.clone(),
         egress: config.allow_egress,
         trusted_proxies: config.trusted_proxies.clone(),
+        gateway_requests: Shares::new(GATEWAY.requests_max),
         descriptors: config.descriptors.clone().unwrap_or_else(Descriptors::of_process),
         outside: host.tenant_buffers(),
     });

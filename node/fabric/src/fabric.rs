@@ -25,7 +25,7 @@ use arc_swap::ArcSwap;
 use coracle_wasi_host::descriptors::{Descriptors, Purpose};
 use coracle_wasi_host::net::{Namespace, NetError, TenantBuffers, Uplink};
 use coracle_wasi_host::serving;
-use coracle_wasi_host::shares::Holder;
+use coracle_wasi_host::shares::{Holder, Shares};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -63,6 +63,8 @@ pub struct FabricConfig {
     pub egress: bool,
     /// Proxies before the gateway: what they say in `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<Cidr>,
+    /// Requests that the gateway has under way: namespaces and their clients have shares.
+    pub gateway_requests: Arc<Shares>,
     /// The descriptors that connections are taken from.
     pub descriptors: Descriptors,
     /// Where what comes to namespaces' services from outside is counted while it is carried on.
@@ -96,6 +98,7 @@ pub(crate) struct Inner {
     stopped: CancellationToken,
     address: SocketAddr,
     gateway_address: Option<SocketAddr>,
+    gateway_requests: Arc<Shares>,
     trusted_proxies: Arc<[Cidr]>,
 }
 
@@ -150,6 +153,7 @@ impl Fabric {
             runtime: Handle::current(),
             address: local(&tunnels, config.listen),
             gateway_address,
+            gateway_requests: config.gateway_requests,
             trusted_proxies: trusted_proxies.clone(),
             stopped: stopped.clone(),
         });
@@ -269,6 +273,10 @@ impl Inner {
 
     pub(crate) fn kept(&self) -> &Arc<Pool> {
         &self.kept
+    }
+
+    pub(crate) fn gateway_requests(&self) -> &Arc<Shares> {
+        &self.gateway_requests
     }
 
     pub(crate) fn trusted_proxies(&self) -> &[Cidr] {

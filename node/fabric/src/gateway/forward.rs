@@ -13,7 +13,7 @@ use bytes::Bytes;
 use coracle_wasi_host::net::{
     BoxError, Client, HttpBody, HttpError, HttpService, NetError, UNSEEN, Unanswered, announce_body,
 };
-use coracle_wasi_host::serving::{GATEWAY, source_of};
+use coracle_wasi_host::serving::source_of;
 use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, uri::Authority};
 use http_body_util::{BodyExt, Empty};
@@ -81,8 +81,8 @@ impl Failure {
 
 impl Forwarder {
     pub(super) fn new(fabric: Arc<Inner>) -> Self {
-        let under_way = Shares::new(GATEWAY.requests_max);
-        Self { pool: fabric.kept().clone(), fabric, under_way, next_port: AtomicU16::new(1024) }
+        let (pool, under_way) = (fabric.kept().clone(), fabric.gateway_requests().clone());
+        Self { pool, fabric, under_way, next_port: AtomicU16::new(1024) }
     }
 
     /// Answers one request; what goes wrong is a response as well.

@@ -4,6 +4,7 @@ use super::cluster::{Authority, Cluster, Pod, backend, config, endpoint, pod, po
 use crate::{Fabric, IngressEntry, IngressPath, IngressRule, NetworkState, PathKind};
 use coracle_wasi_host::descriptors::Descriptors;
 use coracle_wasi_host::net::{NetLimits, UNSEEN};
+use coracle_wasi_host::shares::Shares;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -280,6 +281,49 @@ async fn clients_that_come_by_another_node_have_each_a_part_of_the_pod() {
         // What they had is given back when the pod has noticed.
         comes_through(async || open(2).await).await;
     }
+}
+
+#[tokio::test]
+async fn requests_that_one_namespace_does_not_answer_leave_a_part_to_others() {
+    const REQUESTS: usize = 8;
+    let mut cluster = Cluster::new().await;
+    let mut config = config("a", cluster.authority.node("a"));
+    config.gateway_requests = Shares::new(REQUESTS);
+    cluster.a = Fabric::start(config).await.unwrap();
+    cluster.state.nodes.insert("a".into(), cluster.a.address().to_string());
+    let web = pod(&cluster.b, "10.128.2.2");
+    answer(&web);
+    let gateway = route(&mut cluster, &web);
+    let stuck = pod_in("other", &cluster.b, "10.128.2.3");
+    let _never_answers = stuck.listen();
+    let mut other = service("stuck", vec![endpoint(stuck.ip)]);
+    (other.namespace, other.addresses) = ("other".to_owned(), Vec::new());
+    cluster.state.services.push(other);
+    let paths = vec![IngressPath { path: "/".into(), kind: PathKind::Prefix, backend: backend("stuck") }];
+    let rules = vec![IngressRule { host: Some("stuck.local".into()), paths, ..IngressRule::default() }];
+    let ingress = IngressEntry { namespace: "other".into(), rules, ..IngressEntry::default() };
+    cluster.state.ingresses.push(ingress);
+    cluster.tell();
+    // As many clients as it takes: none of them is answered.
+    let mut open = Vec::new();
+    for (client, upgrade) in
+        (2..20).flat_map(|client| [(client, ""), (client, "connection: upgrade\r\nupgrade: websocket\r\n")])
+    {
+        let mut stream = connect_from(client, gateway).await.unwrap();
+        stream
+            .write_all(format!("GET / HTTP/1.1\r\nhost: stuck.local\r\n{upgrade}\r\n").as_bytes())
+            .await
+            .unwrap();
+        open.push(stream);
+    }
+    let refused = async {
+        let mut text = vec![0; 12];
+        open.last_mut().unwrap().read_exact(&mut text).await.unwrap();
+        String::from_utf8(text).unwrap()
+    };
+    let refused = tokio::time::timeout(Duration::from_secs(60), refused).await;
+    assert_eq!(refused.expect("the last of them is refused"), "HTTP/1.1 503");
+    assert_eq!(get(gateway).await.unwrap(), "HTTP/1.1 200");
 }
 
 #[tokio::test]

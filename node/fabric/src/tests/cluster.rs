@@ -10,6 +10,8 @@ use coracle_wasi_host::descriptors::Descriptors;
 use coracle_wasi_host::net::{
     Conn, Listener, Namespace, NamespaceConfig, NetError, NetLimits, TenantBuffers,
 };
+use coracle_wasi_host::serving::GATEWAY;
+use coracle_wasi_host::shares::Shares;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
@@ -129,6 +131,7 @@ pub(super) fn config(name: &str, tls: FabricTls) -> FabricConfig {
         tls,
         egress: true,
         trusted_proxies: Vec::new(),
+        gateway_requests: Shares::new(GATEWAY.requests_max),
         descriptors: Descriptors::of_process(),
         outside: TenantBuffers::within(256 << 20),
     }
