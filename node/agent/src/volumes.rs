@@ -169,7 +169,9 @@ fn mount(
         return Ok(mount(host, Some(pin.clone())));
     }
     if opened.len() >= SUB_PATHS_MAX {
-        return Err(format!("a container can mount at most {SUB_PATHS_MAX} different subPaths"));
+        return Err(format!(
+            "a container can mount at most {SUB_PATHS_MAX} different subPaths; mount the volume as a whole"
+        ));
     }
     let pin = Arc::new(sub_path(&path, plan, volume.as_ref().map(|volume| (volume, disk)))?);
     opened.insert(host.clone(), pin.clone());
@@ -184,7 +186,9 @@ fn sub_path(
     written: Option<(&Volume, &PodDisk)>,
 ) -> Result<OwnedFd, String> {
     if plan.sub_path.split('/').filter(|part| !part.is_empty()).count() > SUB_PATH_PARTS_MAX {
-        return Err(format!("a subPath can have at most {SUB_PATH_PARTS_MAX} parts"));
+        return Err(format!(
+            "a subPath can have at most {SUB_PATH_PARTS_MAX} parts; mount a directory further up"
+        ));
     }
     let failed = |error: Errno| format!("failed to prepare subPath {:?}: {error}", plan.sub_path);
     let root = rustix::fs::open(volume, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map_err(failed)?;
@@ -378,7 +382,7 @@ mod tests {
             written: Some(WrittenVolume { size_limit_bytes: Some(1 << 20) }),
         };
         let deep = mounts(dir.path(), &[plan("a/".repeat(65))], &disk).unwrap_err();
-        assert_eq!(deep, "a subPath can have at most 64 parts");
+        assert!(deep.starts_with("a subPath can have at most 64 parts; "), "{deep}");
         let wide: Vec<_> = (0..65).map(|at| plan(format!("{at}"))).collect();
         assert!(mounts(dir.path(), &wide, &disk).unwrap_err().contains("at most 64 different subPaths"));
         // Each container of a pod makes its own, until the volume has what it may hold.

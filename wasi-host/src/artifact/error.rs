@@ -76,7 +76,7 @@ pub enum PrepareError {
         message: String,
     },
     /// Code is not written where that would take of the part of the disk that is left to the node.
-    #[error("the disk has no room for compiled code")]
+    #[error("the disk has no room for compiled code; free some, or remove pods and images")]
     NoRoom,
     /// The file is not what it was when it was asked for.
     #[error("{path} has changed while it waited to be compiled")]

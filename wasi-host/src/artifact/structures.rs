@@ -32,7 +32,7 @@ pub(super) fn bytes(component: &[u8]) -> std::result::Result<u64, PrepareError> 
         return Err(PrepareError::Compile {
             message: format!(
                 "an instance of it would take {} MiB of the host for its functions, globals and element segments; \
-                 at most {} are admitted",
+                 at most {} are admitted: have it instantiate fewer modules, or smaller ones",
                 bytes >> 20,
                 BYTES_MAX >> 20
             ),

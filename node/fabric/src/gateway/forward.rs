@@ -164,9 +164,9 @@ impl Forwarder {
         })??;
         headers::strip_hop_by_hop(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
-        let back = sender.map(|sender| (self.pool.clone(), pair, sender));
-        let held = (open, permit.take());
-        Ok(response.map(|body| Tracked { body, _held: held, back }.boxed_unsync()))
+        let back = Back { pool: self.pool.clone(), pair, sender };
+        let held = (open, permit.take(), back);
+        Ok(response.map(|body| Holding { body, _held: held }.boxed_unsync()))
     }
 
     /// The service that a host and path lead to, and which of its ports.
@@ -380,38 +380,18 @@ impl<T: Unpin> Body for Holding<T> {
     }
 }
 
-/// A response's body. While it lasts its endpoint is counted as busy; at its end its connection is kept.
-struct Tracked {
-    body: HttpBody,
-    _held: (OpenConnection, Option<Permit>),
-    back: Option<(Arc<Pool>, Pair, SendRequest<HttpBody>)>,
+/// A connection that goes back to the pool with the end of its response.
+struct Back {
+    pool: Arc<Pool>,
+    pair: Pair,
+    sender: Option<SendRequest<HttpBody>>,
 }
 
-impl Body for Tracked {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for Tracked {
-    /// A connection whose response was not read to its end is not ready again, and the pool closes it.
+impl Drop for Back {
+    /// One whose response was not read to its end is not ready again, and the pool closes it.
     fn drop(&mut self) {
-        if let Some((pool, pair, sender)) = self.back.take() {
-            pool.keep(pair, sender);
+        if let Some(sender) = self.sender.take() {
+            self.pool.keep(self.pair, sender);
         }
     }
 }
