@@ -98,7 +98,8 @@ fn dashed_address(text: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Endpoint, NetworkState, ServiceEntry};
+    use crate::NetworkState;
+    use crate::model::{Endpoint, ServiceEntry};
     use std::collections::{BTreeMap, HashSet};
     use std::sync::Arc;
 

@@ -12,7 +12,7 @@ use crate::egress::Egress;
 use crate::error::FabricError;
 use crate::flows::Flows;
 use crate::gateway::{Gateway, Pool};
-use crate::model::{Cidr, NetworkState};
+use crate::model::{Cidr, NetworkChange};
 use crate::node_port::NodePorts;
 use crate::policy::Policy;
 use crate::resolver::{Family, PodLookups, Resolver};
@@ -26,6 +26,7 @@ use coracle_wasi_host::descriptors::{Descriptors, Purpose};
 use coracle_wasi_host::net::{Namespace, NetError, TenantBuffers, Uplink};
 use coracle_wasi_host::serving;
 use coracle_wasi_host::shares::{Holder, Shares};
+use parking_lot::Mutex;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -59,7 +60,7 @@ pub struct FabricConfig {
     /// The node's certificate.
     pub tls: FabricTls,
     /// Whether the pods of all namespaces may open connections to beyond the cluster; otherwise those of
-    /// [`NetworkState::egress_namespaces`] may.
+    /// [`NetworkChange::Egress`] names may.
     pub egress: bool,
     /// Proxies before the gateway: what they say in `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<Cidr>,
@@ -80,7 +81,9 @@ pub struct Fabric {
 pub(crate) struct Inner {
     policy: Policy,
     tables: ArcSwap<Tables>,
-    /// Counts the changes of the tables.
+    /// Whether anything was told yet; who changes the tables holds it.
+    told: Mutex<bool>,
+    /// Counts the changes of nodes.
     changes: watch::Sender<u64>,
     counters: Counters,
     balancer: Balancer,
@@ -132,6 +135,7 @@ impl Fabric {
                 whereabouts: whereabouts.clone(),
             },
             tables: ArcSwap::default(),
+            told: Mutex::default(),
             changes: watch::Sender::new(0),
             counters: Counters::default(),
             balancer: Balancer::default(),
@@ -181,22 +185,28 @@ impl Fabric {
         self.inner.gateway_address
     }
 
-    /// Replaces what the fabric knows of the cluster. Connections that stand stay as they are, but those with nodes that
-    /// are gone.
-    pub fn update(&self, state: NetworkState) {
+    /// Takes in what has changed of the cluster, all at once. Connections that stand stay as they are, but those with
+    /// nodes that are gone.
+    pub fn change(&self, changes: Vec<NetworkChange>) {
         let inner = &self.inner;
-        let identity = |name: &String| (name.clone(), state.node_identities.get(name).cloned());
-        inner.members.set(state.nodes.keys().map(identity).collect());
-        let tables = Arc::new(Tables::build(state, &inner.counters));
+        let mut told = inner.told.lock();
+        let mut tables = Tables::clone(&inner.tables.load());
+        let touched = tables.change(changes, &inner.counters);
+        let is_first = !std::mem::replace(&mut *told, true);
+        if touched.nodes || is_first {
+            inner.members.set(tables.identities());
+        }
+        let tables = Arc::new(tables);
         inner.tables.store(tables.clone());
-        inner.changes.send_modify(|count| *count += 1);
-        inner.counters.prune();
-        inner.balancer.prune(&tables);
-        inner.peers.retain(|node, fabric| tables.fabric_of(node).is_some_and(|known| &**known == fabric));
-        inner.policy.whereabouts.retain(|node| tables.fabric_of(node).is_some());
+        inner.balancer.forget(&touched.services, &tables);
+        if touched.nodes {
+            inner.changes.send_modify(|count| *count += 1);
+            inner.peers.retain(|node, fabric| tables.fabric_of(node).is_some_and(|known| &**known == fabric));
+            inner.policy.whereabouts.retain(|node| tables.fabric_of(node).is_some());
+        }
         if let Some(node_ports) = &inner.node_ports {
             let _runtime = inner.runtime.enter();
-            node_ports.update(inner, &tables);
+            node_ports.update(inner, &tables, touched.node_ports);
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A [`Fabric`] is one node's share of the cluster network: service addresses and their balancing, cluster names,
 //! tunnels to other nodes, the gateway and node ports. Pods see it as their [`coracle_wasi_host::net::Uplink`].
-//! What the cluster looks like it is told as one [`NetworkState`], replaced whole at each change.
+//! What the cluster looks like it is told as [`NetworkChange`]s: each costs what has changed, however large the cluster is.
 //!
 //! What must hold here: one function ([`policy`]'s `place`) decides where a connection goes; a pod never reaches
 //! its node's own loopback, link-local or control addresses; it sends from its own address and no other; one slow stream
@@ -19,6 +19,7 @@ mod fabric;
 mod flows;
 mod gateway;
 mod model;
+mod names;
 mod node_port;
 mod page;
 mod policy;
@@ -36,7 +37,10 @@ mod tests;
 pub use error::FabricError;
 pub use fabric::{Fabric, FabricConfig};
 pub use model::{
-    Backend, BackendPort, Cidr, Endpoint, IngressEntry, IngressPath, IngressRule, NetworkState, NodeIdentity,
-    ParseCidrError, PathKind, PodBlock, PodEntry, Protocol, ServiceEntry, ServicePort,
+    Backend, BackendPort, Cidr, Endpoint, IngressEntry, IngressPath, IngressRule, NetworkChange, NodeEntry,
+    NodeIdentity, ParseCidrError, PathKind, Protocol, ServiceEntry, ServicePort,
 };
+pub use names::Name;
+#[cfg(test)]
+use tables::whole::NetworkState;
 pub use tunnel::FabricTls;

@@ -1,29 +1,37 @@
 //! The cluster as the network sees it: plain data that the agent makes from Kubernetes' objects.
 
-use std::collections::{BTreeMap, BTreeSet};
+use crate::names::Name;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Everything that a fabric knows of the cluster. It is replaced whole.
+/// What has become of one part of the cluster that the network is made of; `None` where it is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkChange {
+    /// A service with its endpoints.
+    Service(Name, Option<ServiceEntry>),
+    /// The node that hands out these pod addresses.
+    PodBlock(Cidr, Option<String>),
+    /// A node by its name.
+    Node(String, Option<NodeEntry>),
+    /// Some of the gateway's rules.
+    Ingress(Name, Option<IngressEntry>),
+    /// The address of a pod, for its names.
+    Pod(Name, Option<IpAddr>),
+    /// Whether the pods of a namespace may open connections to beyond the cluster.
+    Egress(String, bool),
+}
+
+/// A node as others reach it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NetworkState {
-    /// All services with their endpoints.
-    pub services: Vec<ServiceEntry>,
-    /// Which node hands out which pod addresses.
-    pub pod_blocks: Vec<PodBlock>,
-    /// Node name to the `host:port` of its fabric.
-    pub nodes: BTreeMap<String, String>,
-    /// Node name to what the node's certificate must say. Of a node that is missing here the name is enough.
-    pub node_identities: BTreeMap<String, NodeIdentity>,
-    /// The gateway's rules.
-    pub ingresses: Vec<IngressEntry>,
-    /// Pods with an address, for their names.
-    pub pods: Vec<PodEntry>,
-    /// The namespaces whose pods may open connections to beyond the cluster.
-    pub egress_namespaces: BTreeSet<String>,
+pub struct NodeEntry {
+    /// The `host:port` of its fabric.
+    pub fabric: String,
+    /// What its certificate must say. Where it is missing the name is enough.
+    pub identity: Option<NodeIdentity>,
 }
 
 /// Which Node a node is.
@@ -90,26 +98,6 @@ pub struct Endpoint {
     pub hostname: Option<String>,
     /// The slice's ports: the service port's name to the number on this endpoint. All endpoints of a slice share them.
     pub ports: Arc<BTreeMap<String, u16>>,
-}
-
-/// Addresses that a node hands out to its pods.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PodBlock {
-    /// Usually a /24.
-    pub cidr: Cidr,
-    /// The node's name.
-    pub node: String,
-}
-
-/// A pod's names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PodEntry {
-    /// metadata.namespace
-    pub namespace: String,
-    /// metadata.name
-    pub name: String,
-    /// status.podIP
-    pub address: IpAddr,
 }
 
 /// A networking.k8s.io/v1 Ingress.

@@ -3,12 +3,12 @@
 use crate::door::{self, Arrival, Door};
 use crate::egress;
 use crate::fabric::Inner;
-use crate::tables::Tables;
+use crate::tables::{Service, Tables};
 use coracle_wasi_host::descriptors::{Descriptors, Owner, Purpose};
 use coracle_wasi_host::net::Conn;
 use coracle_wasi_host::serving::{Bounds, InFlight, Place};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::sync::{Arc, Weak};
@@ -44,7 +44,7 @@ enum Serving {
         /// Whose service has the port now.
         owner: Owner,
     },
-    /// The port could not be taken; it is tried again at every update, and told once.
+    /// The port could not be taken; it is tried again at every change, and told once.
     Failed,
 }
 
@@ -58,39 +58,44 @@ impl NodePorts {
         self.serving.lock().len()
     }
 
-    /// Listens on the ports that the tables name and on no others. Needs a tokio runtime in context.
-    pub(crate) fn update(&self, inner: &Arc<Inner>, tables: &Tables) {
+    /// Listens on those of these ports that the tables name and on no others, and tries again those that could not be had.
+    /// Needs a tokio runtime in context.
+    pub(crate) fn update(&self, inner: &Arc<Inner>, tables: &Tables, mut ports: BTreeSet<u16>) {
         let mut serving = self.serving.lock();
-        serving.retain(|port, listener| {
-            let wanted = tables.node_ports.contains_key(port);
-            if let (false, Serving::Listening { stop, .. }) = (wanted, &*listener) {
+        let failed = serving.iter().filter(|(_, serving)| matches!(serving, Serving::Failed));
+        ports.extend(failed.map(|(port, _)| *port));
+        for port in ports {
+            let former = serving.remove(&port);
+            if let Some((service, _)) = tables.node_port(port) {
+                serving.insert(port, self.serve(inner, port, service, former));
+            } else if let Some(Serving::Listening { stop, .. }) = former {
                 stop.cancel();
             }
-            wanted
-        });
-        for (port, (service, _)) in &tables.node_ports {
-            let namespace = service.namespace.clone();
-            if let Some(Serving::Listening { owner, .. }) = serving.get(port) {
+        }
+    }
+
+    /// What becomes of a port that a service has now.
+    fn serve(&self, inner: &Arc<Inner>, port: u16, service: &Service, former: Option<Serving>) -> Serving {
+        let namespace = service.namespace.clone();
+        if let Some(Serving::Listening { stop, owner }) = former {
+            owner.set(namespace);
+            return Serving::Listening { stop, owner };
+        }
+        match door::listen(SocketAddr::new(self.address, port)) {
+            Ok(listener) => {
+                let (stop, owner) = (self.stopped.child_token(), Owner::default());
                 owner.set(namespace);
-                continue;
+                let descriptors = self.descriptors.clone();
+                let door = Door::of(owner.clone(), listener, BOUNDS, descriptors, Purpose::Clients);
+                tokio::spawn(serve(door, port, Arc::downgrade(inner), stop.clone()));
+                Serving::Listening { stop, owner }
             }
-            let state = match door::listen(SocketAddr::new(self.address, *port)) {
-                Ok(listener) => {
-                    let (stop, owner) = (self.stopped.child_token(), Owner::default());
-                    owner.set(namespace);
-                    let descriptors = self.descriptors.clone();
-                    let door = Door::of(owner.clone(), listener, BOUNDS, descriptors, Purpose::Clients);
-                    tokio::spawn(serve(door, *port, Arc::downgrade(inner), stop.clone()));
-                    Serving::Listening { stop, owner }
+            Err(error) => {
+                if former.is_none() {
+                    tracing::warn!(port, service = service.full_name(), %error, "node port not served");
                 }
-                Err(error) => {
-                    if !serving.contains_key(port) {
-                        tracing::warn!(port, service = service.full_name(), %error, "node port not served");
-                    }
-                    Serving::Failed
-                }
-            };
-            serving.insert(*port, state);
+                Serving::Failed
+            }
         }
     }
 }
@@ -134,7 +139,7 @@ async fn open(
     client: SocketAddr,
     place: &Place,
 ) -> Option<(Conn, InFlight)> {
-    let (service, index) = inner.tables().node_ports.get(&port).cloned()?;
+    let (service, index) = inner.tables().node_port(port).cloned()?;
     let conn = inner.dial_service(client, stream.local_addr().ok()?, &service, index).await.ok()?;
     if somebody_speaks(stream, &conn).await { Some((conn, place.begin().ok()?)) } else { None }
 }

@@ -1,6 +1,7 @@
 //! Which endpoint of a service takes a connection.
 
 use crate::model::Protocol;
+use crate::names::Name;
 use crate::policy::{Place, Policy};
 use crate::tables::{Service, Tables};
 use coracle_wasi_host::net::NetError;
@@ -11,7 +12,6 @@ use rand::seq::IteratorRandom;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -133,7 +133,7 @@ impl Balancer {
         }
         let first = rand::random_range(0..ready);
         let second = (first + rand::random_range(1..ready)) % ready;
-        let load = |choice: &Choice| service.open[choice.index].load(Ordering::Relaxed);
+        let load = |choice: &Choice| service.open[choice.index].open();
         match [first, second].map(|place| service.choice(port, place).filter(allowed)) {
             [Some(first), Some(second)] if load(&second) < load(&first) => Some(second),
             [Some(one), _] | [None, Some(one)] => Some(one),
@@ -170,13 +170,15 @@ impl Balancer {
         self.places.take(&Holder { namespace: service.namespace.clone(), pod: None })
     }
 
-    /// Forgets the clients of services that are gone, or have no affinity any more.
-    pub(crate) fn prune(&self, tables: &Tables) {
-        self.affinities.lock().by_service.retain(|service, _| {
-            let (namespace, name) = service.split_once('/').unwrap_or_default();
+    /// Forgets the clients of those of these services that are gone, or have no affinity any more.
+    pub(crate) fn forget(&self, services: &[Name], tables: &Tables) {
+        let mut affinities = self.affinities.lock();
+        for Name { namespace, name } in services {
             let known = tables.service(namespace, name);
-            known.is_some_and(|service| service.entry.client_affinity.is_some())
-        });
+            if known.is_none_or(|service| service.entry.client_affinity.is_none()) {
+                affinities.by_service.remove(&format!("{namespace}/{name}"));
+            }
+        }
     }
 
     /// Clients that are remembered.
@@ -198,7 +200,8 @@ impl Balancer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Endpoint, NetworkState, ServiceEntry, ServicePort};
+    use crate::NetworkState;
+    use crate::model::{Endpoint, ServiceEntry, ServicePort};
 
     #[test]
     fn the_last_one_left_is_found_and_who_is_not_ready_is_not() {
@@ -314,11 +317,12 @@ mod tests {
                 balancer.remember(service, [10, 0, 0, client].into(), choice);
             }
         }
-        balancer.prune(&both);
+        let changed = ["stays", "goes", "new"].map(|name| Name::new("d", name));
+        balancer.forget(&changed, &both);
         assert_eq!(balancer.held(), 200);
-        balancer.prune(&tables(&["stays", "new"]));
+        balancer.forget(&changed, &tables(&["stays", "new"]));
         assert_eq!(balancer.held(), 100);
-        balancer.prune(&tables(&[]));
+        balancer.forget(&changed, &tables(&[]));
         assert!(balancer.held() == 0 && balancer.affinities.lock().by_service.is_empty());
     }
 }

@@ -1,6 +1,7 @@
 //! Builds the network's tables beside the node's loop: what the cluster has of services, slices and pods delays no pod.
 //!
-//! One build at a time. What changes meanwhile waits as the newest of each object, and is all in the next build.
+//! One build at a time, of what has changed alone. What changes meanwhile waits as the newest of each object, and is all in
+//! the next build.
 
 use std::{
     collections::BTreeMap,
@@ -14,16 +15,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coracle_fabric::NetworkState;
+use coracle_fabric::NetworkChange;
 use parking_lot::{Condvar, Mutex};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::NetworkObjects;
+use super::objects::NetworkObjects;
 use crate::decode::Key;
 
 /// Changes within this time go to the fabric together.
 const SETTLES: Duration = Duration::from_millis(10);
+
+/// The longest pause between builds; it is as long as the last build.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Of what a log says of a change, in characters.
+const TOLD_CHARS_MAX: usize = 256;
 
 /// The loop's end. Dropping it ends the thread.
 pub(super) struct Builder {
@@ -54,13 +60,13 @@ struct Changes {
 }
 
 impl Builder {
-    /// Starts the thread, which gives each state to `update`.
-    pub(super) fn start(update: impl FnMut(NetworkState) + Send + 'static) -> io::Result<Self> {
-        Self::with(take_in, update)
+    /// Starts the thread, which gives what changes to `update`.
+    pub(super) fn start(update: impl FnMut(Vec<NetworkChange>) + Send + 'static) -> io::Result<Self> {
+        Self::with(NetworkObjects::take_in, update)
     }
 
     /// The same where the thread takes each object in by `take_in`.
-    fn with(take_in: TakeIn, update: impl FnMut(NetworkState) + Send + 'static) -> io::Result<Self> {
+    fn with(take_in: TakeIn, update: impl FnMut(Vec<NetworkChange>) + Send + 'static) -> io::Result<Self> {
         let (shared, own) = (Arc::<Shared>::default(), watch::Sender::new(0));
         let built = own.subscribe();
         let of_thread = shared.clone();
@@ -108,26 +114,18 @@ impl Drop for Builder {
     }
 }
 
-/// Takes in that an object is so now, or is gone. True where the network may look different.
-type TakeIn = fn(&mut NetworkObjects, &Key, Option<&Value>) -> bool;
-
-/// As [`NetworkObjects`] has it.
-fn take_in(objects: &mut NetworkObjects, (resource, namespace, name): &Key, object: Option<&Value>) -> bool {
-    match object {
-        Some(object) => objects.put(resource, namespace, name, object),
-        None => objects.delete(resource, namespace, name),
-    }
-}
+/// Takes in that an object is so now, or is gone.
+type TakeIn = fn(&mut NetworkObjects, &Key, Option<&Value>);
 
 impl Shared {
-    fn run(&self, take_in: TakeIn, mut update: impl FnMut(NetworkState), built: &watch::Sender<u64>) {
+    fn run(&self, take_in: TakeIn, mut update: impl FnMut(Vec<NetworkChange>), built: &watch::Sender<u64>) {
         let mut objects = NetworkObjects::default();
         while let Some((waiting, number)) = self.take() {
-            let mut changed = false;
+            let begun = Instant::now();
             for (key, object) in waiting {
                 // One that the node fails on costs no other.
                 let taken = catch_unwind(AssertUnwindSafe(|| take_in(&mut objects, &key, object.as_ref())));
-                changed |= taken.unwrap_or_else(|_| {
+                if taken.is_err() {
                     let (resource, namespace, name) = &key;
                     tracing::error!(
                         resource,
@@ -135,14 +133,16 @@ impl Shared {
                         name,
                         "internal error of the node: it is left out of the network"
                     );
-                    false
-                });
+                }
             }
             self.objects.store(objects.held(), Ordering::Relaxed);
-            if changed && catch_unwind(AssertUnwindSafe(|| update(objects.state()))).is_err() {
-                tracing::error!("internal error of the node: the network's tables stay as they were");
+            let changes = objects.take_changes();
+            if !changes.is_empty() {
+                tell(changes, &mut update);
             }
             built.send_replace(number);
+            // What is written as fast as it can be read has half a processor at most.
+            thread::sleep(begun.elapsed().min(PAUSE_MAX));
         }
     }
 
@@ -164,10 +164,26 @@ impl Shared {
     }
 }
 
+/// Tells all at once; where that fails, one by one, so that what the fabric can make nothing of costs no other.
+fn tell(changes: Vec<NetworkChange>, update: &mut impl FnMut(Vec<NetworkChange>)) {
+    let mut told = |changes: Vec<NetworkChange>| catch_unwind(AssertUnwindSafe(|| update(changes))).is_ok();
+    if told(changes.clone()) {
+        return;
+    }
+    for change in changes {
+        let what = format!("{change:?}");
+        if !told(vec![change]) {
+            let what: String = what.chars().take(TOLD_CHARS_MAX).collect();
+            tracing::error!(what, "internal error of the node: a change of the network is left out");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{future::ready, sync::mpsc};
+    use std::{collections::BTreeSet, future::ready, sync::mpsc};
 
+    use coracle_fabric::ServiceEntry;
     use serde_json::json;
 
     use super::*;
@@ -180,13 +196,23 @@ mod tests {
         }
     }
 
+    fn service_of(change: NetworkChange) -> (String, Option<ServiceEntry>) {
+        let NetworkChange::Service(name, now) = change else { panic!("a service, not {change:?}") };
+        (name.name.to_string(), now)
+    }
+
+    /// A service's name, and how many ports it has now.
+    fn ports_of(change: NetworkChange) -> (String, Option<usize>) {
+        let (name, now) = service_of(change);
+        (name, now.map(|service| service.ports.len()))
+    }
+
     #[tokio::test]
     async fn what_changes_while_tables_are_built_waits_for_no_build_and_is_in_the_next_one() {
         let (seen, states) = mpsc::channel();
         let (go, wait) = mpsc::channel::<()>();
-        let builder = Builder::start(move |state| {
-            let ports: Vec<_> = state.services.iter().map(|one| one.ports.len()).collect();
-            let _ = seen.send(ports);
+        let builder = Builder::start(move |changes| {
+            let _ = seen.send(changes.into_iter().map(ports_of).collect::<Vec<_>>());
             let _ = wait.recv();
         })
         .unwrap();
@@ -198,7 +224,7 @@ mod tests {
         builder.change(key("web"), service(1));
         builder.hurry();
         let first = builder.told();
-        assert_eq!(states.recv().unwrap(), [1]);
+        assert_eq!(states.recv().unwrap(), [("web".to_owned(), Some(1))]);
         // That build does not end: neither is anybody held up, nor is there another.
         for ports in (1..=100).rev() {
             builder.change(key("web"), service(ports + 1));
@@ -211,7 +237,7 @@ mod tests {
         assert!(waits(&mut second).await && states.try_recv().is_err());
         go.send(()).unwrap();
         first.await;
-        assert_eq!(states.recv().unwrap(), [3, 2]);
+        assert_eq!(states.recv().unwrap(), [("new".to_owned(), Some(3)), ("web".to_owned(), Some(2))]);
         assert!(waits(&mut second).await);
         go.send(()).unwrap();
         second.await;
@@ -226,14 +252,23 @@ mod tests {
     #[tokio::test]
     async fn what_the_node_fails_on_is_left_out_and_costs_nothing_else() {
         let (seen, states) = mpsc::channel();
-        let update = move |state: NetworkState| {
-            let names: Vec<_> = state.services.into_iter().map(|service| service.name).collect();
-            assert!(!names.contains(&"odd".to_owned()), "as where the fabric can make nothing of a state");
-            let _ = seen.send(names);
+        let mut there = BTreeSet::new();
+        let update = move |changes: Vec<NetworkChange>| {
+            let changes: Vec<_> = changes.into_iter().map(service_of).collect();
+            let is_odd = |(name, now): &(String, Option<ServiceEntry>)| name == "odd" && now.is_some();
+            assert!(!changes.iter().any(is_odd), "as where the fabric can make nothing of it");
+            for (name, now) in changes {
+                if now.is_some() {
+                    there.insert(name)
+                } else {
+                    there.remove(&name)
+                };
+            }
+            let _ = seen.send(there.iter().cloned().collect::<Vec<_>>());
         };
         let fails_on_one = |objects: &mut NetworkObjects, key: &Key, object: Option<&Value>| {
             assert_ne!(key.2, "bad", "as where an object is what nobody thought of");
-            take_in(objects, key, object)
+            objects.take_in(key, object);
         };
         let builder = Builder::with(fails_on_one, update).unwrap();
         let change = |name: &str, is_there: bool| {
@@ -247,11 +282,11 @@ mod tests {
         builder.hurry();
         builder.told().await;
         assert_eq!(states.try_iter().last().unwrap(), ["a", "c"]);
-        change("odd", true);
+        ["odd", "d"].into_iter().for_each(|name| change(name, true));
         builder.hurry();
         builder.told().await;
-        assert!(states.try_recv().is_err(), "the tables stay as they were, and nobody waits for others");
-        change("odd", false);
+        assert_eq!(states.try_iter().last().unwrap(), ["a", "c", "d"], "what came with it comes in");
+        ["odd", "d"].into_iter().for_each(|name| change(name, false));
         for name in ["bad", "e"] {
             change(name, true);
         }

@@ -1,100 +1,147 @@
 //! Which backend a host and path lead to.
 
-use crate::model::{Backend, IngressEntry, IngressPath, PathKind};
-use std::collections::HashMap;
+use crate::model::{Backend, IngressEntry, IngressPath, IngressRule, PathKind};
+use crate::names::Name;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Arc, LazyLock};
 
-/// The rules of all Ingresses, ready to be asked.
-#[derive(Debug, Default)]
+/// The rules of all Ingresses, ready to be asked. A copy shares them with the original; to take an Ingress in costs what
+/// there is for its own hosts.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Router {
-    exact: HashMap<String, Host>,
+    ingresses: imbl::HashMap<Name, Arc<IngressEntry>>,
+    exact: imbl::HashMap<String, Arc<Host>>,
     /// By the domain behind the `*.`.
-    wildcard: HashMap<String, Host>,
+    wildcard: imbl::HashMap<String, Arc<Host>>,
     /// Of all namespaces, for hosts that nobody has.
-    rest: Rest,
+    rest: Arc<Rest>,
     /// What each namespace has for its own hosts beside the rules for them.
-    own_rests: HashMap<String, Rest>,
+    own_rests: imbl::HashMap<Arc<str>, Arc<Rest>>,
 }
 
-/// The rules for one host, all of the namespace that has it.
-#[derive(Debug)]
+/// Who asks for a host, and the rules that each has for it.
+#[derive(Debug, Clone, Default)]
 struct Host {
-    namespace: String,
+    /// In how many rules. The first is of who asked first; of those that asked at once by name.
+    claims: BTreeMap<Claim, usize>,
+    by_namespace: BTreeMap<Arc<str>, Arc<Own>>,
+}
+
+/// Since when a namespace asks for a host.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    since: String,
+    namespace: Arc<str>,
+}
+
+/// What one namespace has for a host.
+#[derive(Debug, Clone, Default)]
+struct Own {
+    rules: usize,
     paths: Paths,
 }
 
 /// The rules for any host, and what is beyond all rules.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Rest {
     any: Paths,
-    default: Option<Target>,
+    /// The oldest one's counts.
+    defaults: BTreeMap<Arc<Age>, Arc<Target>>,
+}
+
+/// What of several Ingresses comes first: the older one.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Age {
+    created: String,
+    name: Name,
 }
 
 /// The paths of one host. However many somebody has written for it, and however they are nested, a request costs what
 /// its own path is long.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Paths {
-    exact: HashMap<String, Target>,
+    exact: HashMap<String, Targets>,
     /// Without the slashes at their ends, by their hashes.
-    prefixes: HashMap<u64, Vec<(String, Target)>>,
-    hashing: RandomState,
-    /// Elements of the prefix that has most.
-    deepest: usize,
+    prefixes: HashMap<u64, Vec<(String, Targets)>>,
+    /// How many prefixes have so many elements.
+    depths: BTreeMap<usize, usize>,
 }
+
+/// What Ingresses have for one path, one each, by age.
+type Targets = Vec<(Arc<Age>, Arc<Target>)>;
 
 /// A backend and the namespace it is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
-    pub(crate) namespace: String,
+    pub(crate) namespace: Arc<str>,
     pub(crate) backend: Backend,
 }
 
 impl Router {
+    /// An Ingress is so now, or is gone.
+    ///
     /// Rules of several Ingresses of one namespace for one host are taken together, the older one's first; a host that
     /// another namespace asked for first is left to that. The oldest default backend counts, and for a host that a
     /// namespace has only what is of that namespace.
-    pub(crate) fn build(mut ingresses: Vec<IngressEntry>) -> Router {
-        let holders = Holders::of(&ingresses);
-        // Of those of one age they stay in the order in which they are told.
-        ingresses.sort_by(|one, other| one.created.cmp(&other.created));
-        let mut router = Router::default();
-        for ingress in ingresses {
-            let namespace = ingress.namespace;
-            let target = |backend| Target { namespace: namespace.clone(), backend };
-            if let Some(backend) = ingress.default_backend {
-                for rest in router.rests_of(&namespace) {
-                    rest.default.get_or_insert_with(|| target(backend.clone()));
-                }
-            }
-            for rule in ingress.rules {
-                let Some(host) = &rule.host else {
-                    for rest in router.rests_of(&namespace) {
-                        rule.paths.iter().for_each(|path| rest.any.add(path, target(path.backend.clone())));
-                    }
-                    continue;
-                };
-                if holders.has(host, &namespace) {
-                    let paths = router.paths_of(host, &namespace);
-                    rule.paths.iter().for_each(|path| paths.add(path, target(path.backend.clone())));
+    pub(crate) fn put(&mut self, name: &Name, entry: Option<IngressEntry>) {
+        if let Some(former) = self.ingresses.remove(name) {
+            self.take_in(name, &former, false);
+        }
+        if let Some(entry) = entry {
+            self.take_in(name, &entry, true);
+            self.ingresses.insert(name.clone(), Arc::new(entry));
+        }
+    }
+
+    /// Adds what an Ingress has, or removes it.
+    fn take_in(&mut self, name: &Name, entry: &IngressEntry, is_there: bool) {
+        let namespace = &name.namespace;
+        let age = Arc::new(Age { created: entry.created.clone(), name: name.clone() });
+        let target = |backend: &Backend| {
+            let target = || Target { namespace: namespace.clone(), backend: backend.clone() };
+            is_there.then(target).map(Arc::new)
+        };
+        if let Some(backend) = &entry.default_backend {
+            let target = target(backend);
+            self.with_rests(namespace, |rest| rest.set_default(&age, target.clone()));
+        }
+        for rule in &entry.rules {
+            let mut targets = rule.paths.iter().map(|path| (path, target(&path.backend)));
+            match &rule.host {
+                Some(host) => self.with_host(host, |host| host.take_in(rule, &age, is_there, targets)),
+                None => {
+                    let targets: Vec<_> = targets.by_ref().collect();
+                    let set = |rest: &mut Rest| {
+                        targets.iter().for_each(|(path, target)| rest.any.set(path, &age, target.clone()));
+                    };
+                    self.with_rests(namespace, set);
                 }
             }
         }
-        router
     }
 
-    fn rests_of(&mut self, namespace: &str) -> [&mut Rest; 2] {
-        [&mut self.rest, self.own_rests.entry(namespace.to_owned()).or_default()]
+    /// Changes what is for any host, for all namespaces and for the hosts of this one.
+    fn with_rests(&mut self, namespace: &Arc<str>, change: impl Fn(&mut Rest)) {
+        change(Arc::make_mut(&mut self.rest));
+        let own = self.own_rests.entry(namespace.clone()).or_default();
+        change(Arc::make_mut(own));
+        if own.is_empty() {
+            self.own_rests.remove(namespace);
+        }
     }
 
-    /// The rules for a host that the namespace has.
-    fn paths_of(&mut self, host: &str, namespace: &str) -> &mut Paths {
+    fn with_host(&mut self, host: &str, change: impl FnOnce(&mut Host)) {
         let host = host.to_ascii_lowercase();
-        let new = || Host { namespace: namespace.to_owned(), paths: Paths::default() };
-        let host = match host.strip_prefix("*.") {
-            Some(domain) => self.wildcard.entry(domain.to_owned()).or_insert_with(new),
-            None => self.exact.entry(host).or_insert_with(new),
+        let (hosts, host) = match host.strip_prefix("*.") {
+            Some(domain) => (&mut self.wildcard, domain.to_owned()),
+            None => (&mut self.exact, host),
         };
-        &mut host.paths
+        let known = hosts.entry(host.clone()).or_default();
+        change(Arc::make_mut(known));
+        if known.claims.is_empty() {
+            hosts.remove(&host);
+        }
     }
 
     /// The target for a host, without its port, and a path: the exact host before the wildcard before no host,
@@ -103,109 +150,193 @@ impl Router {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         // A wildcard stands for exactly one label.
         let behind = host.split_once('.').map(|(_, domain)| domain);
-        let by_host = [self.exact.get(&host), behind.and_then(|domain| self.wildcard.get(domain))];
-        let mut by_host = by_host.into_iter().flatten().peekable();
-        let holder = by_host.peek().map(|host| host.namespace.as_str());
+        let wildcard = behind.and_then(|domain| self.wildcard.get(domain));
+        let above = wildcard.and_then(|host| host.first());
+        let exact = self.exact.get(&host);
+        let of_exact = exact.and_then(|host| host.holder_below(above));
+        let of_wildcard = above.map(|claim| &claim.namespace);
+        let holder = of_exact.or(of_wildcard);
         let rest = match holder {
             None => Some(&self.rest),
             Some(namespace) => self.own_rests.get(namespace),
         };
-        by_host
-            .filter(|host| holder == Some(&*host.namespace))
-            .find_map(|host| host.paths.best(path))
-            .or_else(|| rest?.any.best(path))
-            .or_else(|| rest?.default.as_ref())
+        let hosts = [(exact, of_exact), (wildcard, of_wildcard)].into_iter().filter(|(_, of)| *of == holder);
+        let mut of_holder = hosts.filter_map(|(host, _)| host?.by_namespace.get(holder?));
+        let found = of_holder.find_map(|own| own.paths.best(path));
+        found.or_else(|| rest?.any.best(path)).or_else(|| rest?.default())
     }
 }
 
-/// Which namespace has which host. What is for every host is nobody's.
-#[derive(Default)]
-struct Holders {
-    by_host: HashMap<String, String>,
+impl Host {
+    /// Adds a rule for the host, or removes it.
+    fn take_in<'a>(
+        &mut self,
+        rule: &IngressRule,
+        age: &Arc<Age>,
+        is_there: bool,
+        targets: impl Iterator<Item = (&'a IngressPath, Option<Arc<Target>>)>,
+    ) {
+        let namespace = age.name.namespace.clone();
+        let claim = Claim { since: rule.since.clone(), namespace: namespace.clone() };
+        let own = Arc::make_mut(self.by_namespace.entry(namespace.clone()).or_default());
+        targets.for_each(|(path, target)| own.paths.set(path, age, target));
+        count(&mut own.rules, is_there);
+        if own.rules == 0 {
+            self.by_namespace.remove(&namespace);
+        }
+        let rules = self.claims.entry(claim.clone()).or_default();
+        count(rules, is_there);
+        if *rules == 0 {
+            self.claims.remove(&claim);
+        }
+    }
+
+    fn first(&self) -> Option<&Claim> {
+        self.claims.first_key_value().map(|(claim, _)| claim)
+    }
+
+    /// The namespace that has the host, where `above` is the first to ask for the wildcard above it: who asks later than
+    /// that may not have what is below, unless it is the same.
+    fn holder_below(&self, above: Option<&Claim>) -> Option<&Arc<str>> {
+        let first = self.first()?;
+        match above {
+            Some(above) if above < first => {
+                self.by_namespace.get_key_value(&above.namespace).map(|(own, _)| own)
+            }
+            _ => Some(&first.namespace),
+        }
+    }
 }
 
-impl Holders {
-    /// Who asked first has a host. Of those that asked at once it is who is told of first.
-    fn of(ingresses: &[IngressEntry]) -> Self {
-        let claims = ingresses.iter().flat_map(|ingress| {
-            ingress
-                .rules
-                .iter()
-                .filter_map(|rule| Some((&rule.since, rule.host.as_ref()?, &ingress.namespace)))
-        });
-        let mut claims: Vec<_> = claims.collect();
-        claims.sort_by_key(|(since, ..)| *since);
-        let mut holders = Self::default();
-        for (_, host, namespace) in claims {
-            holders.claim(host, namespace);
+fn count(count: &mut usize, is_there: bool) {
+    *count = if is_there { *count + 1 } else { count.saturating_sub(1) };
+}
+
+impl Rest {
+    fn set_default(&mut self, age: &Arc<Age>, target: Option<Arc<Target>>) {
+        match target {
+            Some(target) => drop(self.defaults.insert(age.clone(), target)),
+            None => drop(self.defaults.remove(age)),
         }
-        holders
     }
 
-    fn has(&self, host: &str, namespace: &str) -> bool {
-        self.by_host.get(&host.to_ascii_lowercase()).is_some_and(|holder| holder == namespace)
+    fn default(&self) -> Option<&Target> {
+        self.defaults.first_key_value().map(|(_, target)| &**target)
     }
 
-    /// Takes a host for a namespace, unless another has it or the wildcard above it.
-    fn claim(&mut self, host: &str, namespace: &str) {
-        let host = host.to_ascii_lowercase();
-        let above = host.split_once('.').and_then(|(_, domain)| self.by_host.get(&format!("*.{domain}")));
-        if above.is_none_or(|holder| holder == namespace) {
-            self.by_host.entry(host).or_insert_with(|| namespace.to_owned());
-        }
+    fn is_empty(&self) -> bool {
+        self.defaults.is_empty() && self.any.is_empty()
     }
 }
 
 impl Paths {
-    /// The earlier of two equal ones stays.
-    fn add(&mut self, rule: &IngressPath, target: Target) {
+    /// Of two equal ones of one Ingress the first stays.
+    fn set(&mut self, rule: &IngressPath, age: &Arc<Age>, target: Option<Arc<Target>>) {
         let path = if rule.path.is_empty() { "/" } else { &rule.path };
         match rule.kind {
             PathKind::Exact => {
-                self.exact.entry(path.to_owned()).or_insert(target);
+                let targets = self.exact.entry(path.to_owned()).or_default();
+                set(targets, age, target);
+                if targets.is_empty() {
+                    self.exact.remove(path);
+                }
             }
             PathKind::Prefix | PathKind::ImplementationSpecific => {
-                let path = path.trim_end_matches('/');
-                let Some((elements, hash)) = self.hashes(path).enumerate().last() else { return };
-                self.deepest = self.deepest.max(elements);
-                let alike = self.prefixes.entry(hash.1).or_default();
-                if alike.iter().all(|(other, _)| other != path) {
-                    alike.push((path.to_owned(), target));
-                }
+                self.set_prefix(path.trim_end_matches('/'), age, target);
             }
         }
     }
 
-    /// Where each prefix of the path ends, element by element, with its hash.
-    fn hashes<'a>(&'a self, path: &'a str) -> impl Iterator<Item = (usize, u64)> + 'a {
-        let starts = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
-        let (mut hasher, mut hashed) = (self.hashing.build_hasher(), 0);
-        starts.map(move |end| {
-            hasher.write(&path.as_bytes()[hashed..end]);
-            hashed = end;
-            (end, hasher.finish())
-        })
+    fn set_prefix(&mut self, path: &str, age: &Arc<Age>, target: Option<Arc<Target>>) {
+        let Some((elements, (_, hash))) = hashes(path).enumerate().last() else { return };
+        let alike = self.prefixes.entry(hash).or_default();
+        let known = alike.iter().position(|(other, _)| other == path);
+        let at = known.unwrap_or_else(|| {
+            alike.push((path.to_owned(), Targets::new()));
+            *self.depths.entry(elements).or_default() += 1;
+            alike.len() - 1
+        });
+        set(&mut alike[at].1, age, target);
+        if !alike[at].1.is_empty() {
+            return;
+        }
+        alike.swap_remove(at);
+        if alike.is_empty() {
+            self.prefixes.remove(&hash);
+        }
+        let as_deep = self.depths.entry(elements).or_default();
+        *as_deep -= 1;
+        if *as_deep == 0 {
+            self.depths.remove(&elements);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.prefixes.is_empty()
     }
 
     /// The longest path that matches: an exact one is never shorter than a prefix, and comes before it.
     fn best(&self, path: &str) -> Option<&Target> {
-        self.exact.get(path).or_else(|| self.longest(path))
+        self.exact.get(path).and_then(oldest).or_else(|| self.longest(path))
     }
 
     /// The longest prefix, element by element.
     fn longest(&self, path: &str) -> Option<&Target> {
-        let ends: Vec<(usize, u64)> = self.hashes(path).take(self.deepest + 1).collect();
+        let (deepest, _) = self.depths.last_key_value()?;
+        let ends: Vec<(usize, u64)> = hashes(path).take(deepest + 1).collect();
         ends.iter().rev().find_map(|(end, hash)| {
-            let alike = self.prefixes.get(hash)?.iter();
-            alike.filter(|(prefix, _)| *prefix == path[..*end]).map(|(_, target)| target).next()
+            let (_, targets) = self.prefixes.get(hash)?.iter().find(|(prefix, _)| *prefix == path[..*end])?;
+            oldest(targets)
         })
     }
+}
+
+/// What one Ingress has for a path, or has no longer.
+fn set(targets: &mut Targets, age: &Arc<Age>, target: Option<Arc<Target>>) {
+    match (targets.binary_search_by(|(other, _)| other.cmp(age)), target) {
+        (Err(at), Some(target)) => targets.insert(at, (age.clone(), target)),
+        (Ok(at), None) => drop(targets.remove(at)),
+        (Ok(_), Some(_)) | (Err(_), None) => {}
+    }
+}
+
+fn oldest(targets: &Targets) -> Option<&Target> {
+    targets.first().map(|(_, target)| &**target)
+}
+
+/// Where each prefix of the path ends, element by element, with its hash.
+fn hashes(path: &str) -> impl Iterator<Item = (usize, u64)> {
+    static HASHING: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    let starts = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+    let (mut hasher, mut hashed) = (HASHING.build_hasher(), 0);
+    starts.map(move |end| {
+        hasher.write(&path.as_bytes()[hashed..end]);
+        hashed = end;
+        (end, hasher.finish())
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{BackendPort, IngressRule};
+    use crate::model::BackendPort;
+
+    impl Router {
+        /// Of Ingresses that are told in this order.
+        fn build(ingresses: Vec<IngressEntry>) -> Self {
+            let mut router = Self::default();
+            for (at, ingress) in ingresses.into_iter().enumerate() {
+                let name = Name::new(&ingress.namespace, &format!("{at:03}"));
+                router.put(&name, Some(ingress));
+            }
+            router
+        }
+
+        /// All that are there, as they were told.
+        pub(crate) fn ingresses(&self) -> impl Iterator<Item = &IngressEntry> {
+            self.ingresses.values().map(|entry| &**entry)
+        }
+    }
 
     fn path(path: &str, kind: PathKind, service: &str) -> IngressPath {
         IngressPath { path: path.into(), kind, backend: backend(service) }
@@ -244,7 +375,7 @@ mod tests {
             IngressEntry {
                 namespace: "other".into(),
                 name: "second".into(),
-                created: String::new(),
+                created: "2026-01-01T00:00:00Z".into(),
                 default_backend: Some(backend("late")),
                 rules: vec![rule(None, vec![path("/any", ImplementationSpecific, "any")])],
             },
@@ -269,7 +400,7 @@ mod tests {
         ] {
             assert_eq!(router.route(host, path).unwrap().backend.service, service, "{host}{path}");
         }
-        assert_eq!(router.route("elsewhere", "/any").unwrap().namespace, "other");
+        assert_eq!(&*router.route("elsewhere", "/any").unwrap().namespace, "other");
         assert_eq!(Router::default().route("foo.example", "/"), None);
     }
 
@@ -418,5 +549,80 @@ mod tests {
             let found = router.route("h", &path).map(|target| target.backend.service.as_str());
             assert_eq!(found, by_scan(&rules, &path), "{path}");
         }
+    }
+
+    /// Which namespace has which host, claim by claim in the order in which they were made.
+    fn holders(ingresses: &BTreeMap<Name, IngressEntry>) -> BTreeMap<String, Arc<str>> {
+        let rules =
+            ingresses.iter().flat_map(|(name, entry)| entry.rules.iter().map(move |rule| (name, rule)));
+        let mut claims: Vec<_> = rules
+            .filter_map(|(name, rule)| Some((&rule.since, &name.namespace, rule.host.clone()?)))
+            .collect();
+        claims.sort();
+        let mut holders: BTreeMap<String, Arc<str>> = BTreeMap::new();
+        for (_, namespace, host) in claims {
+            let above = host.split_once('.').and_then(|(_, domain)| holders.get(&format!("*.{domain}")));
+            if above.is_none_or(|holder| holder == namespace) {
+                holders.entry(host).or_insert_with(|| namespace.clone());
+            }
+        }
+        holders
+    }
+
+    #[test]
+    fn what_comes_and_goes_leaves_the_same_as_if_it_had_never_been() {
+        use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+        let mut rng = StdRng::seed_from_u64(7);
+        let hosts = ["a.x", "b.x", "*.x", "*.a.x", "c.a.x", "y"];
+        let paths = ["/", "/p", "/p/q", "/p/q/", ""];
+        let mut router = Router::default();
+        let mut there: BTreeMap<Name, IngressEntry> = BTreeMap::new();
+        for step in 0..600 {
+            let pick = |rng: &mut StdRng, some: &[&str]| some.choose(rng).unwrap().to_string();
+            let namespace = pick(&mut rng, &["k", "l", "m"]);
+            let name = Name::new(&namespace, &pick(&mut rng, &["one", "two"]));
+            let is_there = step < 500 && rng.random_bool(0.7);
+            let rule = |rng: &mut StdRng| IngressRule {
+                host: rng.random_bool(0.8).then(|| pick(rng, &hosts)),
+                since: format!("{}", rng.random_range(0..3)),
+                paths: (0..rng.random_range(0..4))
+                    .map(|_| {
+                        let kind = *[PathKind::Exact, PathKind::Prefix].choose(rng).unwrap();
+                        path(&pick(rng, &paths), kind, &format!("{namespace}{}", rng.random_range(0..100)))
+                    })
+                    .collect(),
+            };
+            let entry = is_there.then(|| IngressEntry {
+                namespace: namespace.clone(),
+                name: name.name.to_string(),
+                created: format!("{}", rng.random_range(0..3)),
+                default_backend: rng.random_bool(0.3).then(|| backend("default")),
+                rules: (0..rng.random_range(0..4)).map(|_| rule(&mut rng)).collect(),
+            });
+            router.put(&name, entry.clone());
+            match entry {
+                Some(entry) => drop(there.insert(name, entry)),
+                None => drop(there.remove(&name)),
+            }
+            let mut fresh = Router::default();
+            there.iter().rev().for_each(|(name, entry)| fresh.put(name, Some(entry.clone())));
+            let holders = holders(&there);
+            for host in ["a.x", "b.x", "c.x", "c.a.x", "d.a.x", "y", "z"] {
+                for path in ["/", "/p", "/p/q", "/p/q/r", "/o"] {
+                    let found = router.route(host, path);
+                    assert_eq!(found, fresh.route(host, path), "{host}{path} at {step}");
+                    let above =
+                        host.split_once('.').and_then(|(_, domain)| holders.get(&format!("*.{domain}")));
+                    let holder = holders.get(host).or(above);
+                    if let (Some(found), Some(holder)) = (found, holder) {
+                        assert_eq!(found.namespace, *holder, "{host}{path} at {step}");
+                    }
+                }
+            }
+        }
+        there.keys().for_each(|name| router.put(name, None));
+        let Router { ingresses, exact, wildcard, rest, own_rests } = &router;
+        assert!(ingresses.is_empty() && exact.is_empty() && wildcard.is_empty() && own_rests.is_empty());
+        assert!(rest.is_empty() && rest.any.depths.is_empty());
     }
 }

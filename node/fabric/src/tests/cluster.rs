@@ -2,7 +2,7 @@
 
 use crate::caller::{Attached, Caller};
 use crate::{
-    Backend, BackendPort, Cidr, Endpoint, Fabric, FabricConfig, FabricTls, NetworkState, PodBlock, Protocol,
+    Backend, BackendPort, Cidr, Endpoint, Fabric, FabricConfig, FabricTls, NetworkState, Protocol,
     ServiceEntry, ServicePort,
 };
 use arc_swap::ArcSwap;
@@ -149,8 +149,8 @@ pub(super) async fn dial(node: &Fabric, from: SocketAddr, to: SocketAddr) -> Res
     node.inner().dial(&Caller::pod(&"default".into(), from.ip(), attached), from, to).await
 }
 
-pub(super) fn block(cidr: &str, node: &str) -> PodBlock {
-    PodBlock { cidr: cidr.parse::<Cidr>().unwrap(), node: node.into() }
+pub(super) fn block(cidr: &str, node: &str) -> (Cidr, String) {
+    (cidr.parse().unwrap(), node.into())
 }
 
 pub(super) fn service(name: &str, endpoints: Vec<Endpoint>) -> ServiceEntry {

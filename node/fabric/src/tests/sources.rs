@@ -1,7 +1,7 @@
 //! What connections and datagrams come from: the pod's own address, told apart by its flows, and nothing else.
 
 use super::cluster::{Cluster, SERVICE, address, block, dial, endpoint, node, pod, pod_in, service};
-use crate::{Fabric, PodEntry, Protocol, ServiceEntry, ServicePort};
+use crate::{Fabric, Name, Protocol, ServiceEntry, ServicePort};
 use bytes::Bytes;
 use coracle_wasi_host::net::NetError;
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,10 +117,8 @@ async fn clients_of_node_ports_and_the_gateway_are_no_pods() {
 async fn a_server_knows_whose_pod_asks() {
     let mut cluster = Cluster::new().await;
     let here = pod_in("one", &cluster.a, "10.128.1.2");
-    let entry = |namespace: &str, name: &str, address: &str| PodEntry {
-        namespace: namespace.into(),
-        name: name.into(),
-        address: address.parse().unwrap(),
+    let entry = |namespace: &str, name: &str, address: &str| {
+        (Name::new(namespace, name), address.parse::<IpAddr>().unwrap())
     };
     cluster.state.pods = vec![
         // Of a pod of this node the node knows more than it is told.

@@ -1,0 +1,122 @@
+//! Kubernetes objects, read as the parts of the network that they stand for.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use coracle_fabric::{
+    Backend, BackendPort, Endpoint, IngressEntry, IngressPath, IngressRule, PathKind, Protocol, ServiceEntry,
+    ServicePort,
+};
+use coracle_objects::kinds::hosts_since;
+use serde_json::Value;
+
+/// Source: v1.ClientIPConfig.
+const AFFINITY_SECONDS_DEFAULT: u64 = 10_800;
+
+pub(super) fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn port(value: &Value) -> Option<u16> {
+    value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
+}
+
+pub(super) fn service(namespace: &str, name: &str, object: &Value) -> ServiceEntry {
+    let spec = &object["spec"];
+    let addresses = match list(&spec["clusterIPs"]) {
+        [] => std::slice::from_ref(&spec["clusterIP"]),
+        several => several,
+    };
+    let affinity = (spec["sessionAffinity"] == "ClientIP").then(|| {
+        let seconds = spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"].as_u64();
+        Duration::from_secs(seconds.unwrap_or(AFFINITY_SECONDS_DEFAULT))
+    });
+    let is_external = spec["type"] == "ExternalName";
+    ServiceEntry {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        addresses: addresses.iter().filter_map(|ip| ip.as_str()?.parse().ok()).collect(),
+        external_name: spec["externalName"].as_str().filter(|_| is_external).map(str::to_owned),
+        ports: list(&spec["ports"]).iter().filter_map(service_port).collect(),
+        client_affinity: affinity,
+        publish_not_ready: spec["publishNotReadyAddresses"] == true,
+        endpoints: Vec::new(),
+    }
+}
+
+fn service_port(object: &Value) -> Option<ServicePort> {
+    Some(ServicePort {
+        name: text(&object["name"]),
+        protocol: match object["protocol"].as_str().unwrap_or("TCP") {
+            "TCP" => Protocol::Tcp,
+            "UDP" => Protocol::Udp,
+            // There is no SCTP in the virtual network.
+            _ => return None,
+        },
+        port: port(&object["port"])?,
+        node_port: port(&object["nodePort"]),
+    })
+}
+
+pub(super) fn endpoints(slice: &Value) -> Vec<Endpoint> {
+    let ports: Arc<BTreeMap<String, u16>> = Arc::new(
+        list(&slice["ports"])
+            .iter()
+            .filter_map(|one| Some((text(&one["name"]), port(&one["port"])?)))
+            .collect(),
+    );
+    let mut all = Vec::new();
+    for endpoint in list(&slice["endpoints"]) {
+        let ready = endpoint["conditions"]["ready"].as_bool().unwrap_or(true);
+        let hostname = endpoint["hostname"].as_str().map(str::to_owned);
+        // Consumers use the first address only. Source: discovery.k8s.io/v1.
+        let address = list(&endpoint["addresses"]).first().and_then(|ip| ip.as_str()?.parse().ok());
+        all.extend(address.map(|address| Endpoint {
+            address,
+            ready,
+            hostname: hostname.clone(),
+            ports: ports.clone(),
+        }));
+    }
+    all
+}
+
+pub(super) fn ingress(namespace: &str, name: &str, object: &Value) -> IngressEntry {
+    let spec = &object["spec"];
+    let since = hosts_since(object);
+    let rules = list(&spec["rules"]).iter().map(|rule| {
+        let host = rule["host"].as_str().filter(|host| !host.is_empty());
+        let asked = host.and_then(|host| since.get(&host.to_ascii_lowercase()));
+        let paths = list(&rule["http"]["paths"]).iter().filter_map(ingress_path).collect();
+        IngressRule { host: host.map(str::to_owned), since: asked.cloned().unwrap_or_default(), paths }
+    });
+    IngressEntry {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        created: text(&object["metadata"]["creationTimestamp"]),
+        default_backend: backend(&spec["defaultBackend"]),
+        rules: rules.collect(),
+    }
+}
+
+fn ingress_path(path: &Value) -> Option<IngressPath> {
+    Some(IngressPath {
+        path: text(&path["path"]),
+        kind: match path["pathType"].as_str() {
+            Some("Exact") => PathKind::Exact,
+            Some("Prefix") => PathKind::Prefix,
+            _ => PathKind::ImplementationSpecific,
+        },
+        backend: backend(&path["backend"])?,
+    })
+}
+
+fn backend(object: &Value) -> Option<Backend> {
+    let service = &object["service"];
+    let number = port(&service["port"]["number"]).map(BackendPort::Number);
+    let name = || service["port"]["name"].as_str().map(|name| BackendPort::Name(name.to_owned()));
+    Some(Backend { service: service["name"].as_str()?.to_owned(), port: number.or_else(name)? })
+}
