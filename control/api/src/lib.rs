@@ -32,7 +32,7 @@ mod typed;
 mod verbs;
 mod watch;
 
-pub use admission::services::{LostClaims, lost_claims, release};
+pub use admission::services::{LostClaims, lost_claims};
 pub use auth::Identity;
 pub use config::{ApiConfig, Checks, ServiceNetwork};
 pub use error::ApiError;

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use coracle_objects::{
-    Applied, CLUSTER_INFO_KEPT, Object, ObjectKey, Precondition, Refusal, Transaction, View, Write,
-    is_cluster_info,
+    Applied, CLUSTER_INFO_KEPT, Object, ObjectKey, Refusal, Transaction, View, is_cluster_info,
 };
 
 use crate::{
@@ -21,21 +20,7 @@ const ATTEMPTS_MAX: usize = 16;
 pub struct Plan {
     pub subject: Subject,
     /// What must hold beside the subject's own precondition, and what else is written with it.
-    pub extra: Extra,
-}
-
-/// Preconditions and writes that belong to a plan's main write.
-#[derive(Clone, Debug, Default)]
-pub struct Extra {
-    pub preconditions: Vec<Precondition>,
-    pub writes: Vec<Write>,
-}
-
-impl Extra {
-    pub fn and(&mut self, other: Extra) {
-        self.preconditions.extend(other.preconditions);
-        self.writes.extend(other.writes);
-    }
+    pub along: Transaction,
 }
 
 /// The object that a request is about.
@@ -183,8 +168,7 @@ fn transaction(plan: &Plan) -> Transaction {
         Subject::Update { old, draft } => Transaction::update(old.key.clone(), draft.clone(), old.revision),
         Subject::Delete { old } => Transaction::delete(old.key.clone(), old.revision),
     };
-    transaction.preconditions.extend(plan.extra.preconditions.iter().cloned());
-    transaction.writes.extend(plan.extra.writes.iter().cloned());
+    transaction.join(plan.along.clone());
     transaction
 }
 

@@ -13,7 +13,7 @@ mod sets;
 mod spec;
 mod status;
 
-use coracle_objects::{Object, ObjectName, Precondition, Transaction, Write};
+use coracle_objects::{Object, ObjectName, Transaction, Write};
 use serde_json::Value;
 
 use self::{
@@ -116,15 +116,11 @@ fn finish(round: Round<'_>, planner: &mut Planner<'_>, mut value: Value) -> Resu
     // The deployment's revision guards all: a deployment that changed meanwhile is looked at anew.
     transaction = transaction
         .expecting(round.object.key.clone(), coracle_objects::Expect::Revision(round.object.revision));
-    let creates = round.sets.write(&mut transaction);
-    if creates {
-        let namespace = draft::namespace_key(round.object.namespace());
-        transaction = transaction.expecting(namespace, coracle_objects::Expect::NotDeleting);
-    }
+    round.sets.write(&mut transaction);
     for name in &round.deletions {
         let Some(set) = planner.state.replica_sets.get(name) else { continue };
-        if let Some(deletion) = deletion::delete(&set.object, None, planner.now)? {
-            merge(&mut transaction, deletion);
+        if let Some(deletion) = deletion::delete(&planner.state.view, &set.object, None, planner.now)? {
+            transaction.join(deletion);
         }
     }
     if value != before {
@@ -140,14 +136,6 @@ fn finish(round: Round<'_>, planner: &mut Planner<'_>, mut value: Value) -> Resu
         planner.record(event);
     }
     Ok(())
-}
-
-/// Adds another transaction's preconditions and writes.
-fn merge(transaction: &mut Transaction, other: Transaction) {
-    let known = |precondition: &Precondition| transaction.preconditions.contains(precondition);
-    let fresh: Vec<Precondition> = other.preconditions.into_iter().filter(|one| !known(one)).collect();
-    transaction.preconditions.extend(fresh);
-    transaction.writes.extend(other.writes);
 }
 
 impl Round<'_> {

@@ -47,7 +47,7 @@ fn orphan_dependents(planner: &mut Planner<'_>, owner: &Arc<Object>) -> Result<(
     let dependents: Vec<&Arc<Object>> =
         state.dependents(owner).filter_map(|key| state.get(key)).take(ORPHANINGS_MAX).collect();
     if dependents.is_empty() {
-        planner.propose(deletion::finalize(owner, ORPHAN)?);
+        planner.propose(deletion::finalize(&planner.state.view, owner, ORPHAN)?);
         return Ok(());
     }
     for dependent in dependents {
@@ -63,7 +63,7 @@ fn await_dependents(planner: &mut Planner<'_>, owner: &Arc<Object>) -> Result<()
     let state = planner.state;
     match planner.circles.fate(state, owner) {
         Some(Fate::Goes) => {
-            planner.propose(deletion::finalize(owner, FOREGROUND)?);
+            planner.propose(deletion::finalize(&planner.state.view, owner, FOREGROUND)?);
             return Ok(());
         }
         Some(Fate::Waits) => {}
@@ -107,7 +107,7 @@ fn judge(planner: &mut Planner<'_>, object: &Arc<Object>) -> Result<(), Unreadab
     let waited_for = standings.contains(&Standing::Waiting);
     let has_dependents = planner.state.dependents(object).next().is_some();
     let propagation = (waited_for && has_dependents).then_some(Propagation::Foreground);
-    if let Some(transaction) = deletion::delete(object, propagation, planner.now)? {
+    if let Some(transaction) = deletion::delete(&planner.state.view, object, propagation, planner.now)? {
         planner.propose(transaction);
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Namespaces that are being deleted: first everything in them goes, then they.
 
-use coracle_objects::{Object, Transaction};
+use coracle_objects::Object;
 use serde_json::{Value, json};
 
 use crate::{
@@ -54,13 +54,13 @@ pub fn plan(planner: &mut Planner<'_>, name: &str) -> Result<(), Unreadable> {
 
 /// Deletes an object as a client would; one that cannot be read at once, for its namespace is to end.
 fn delete(planner: &mut Planner<'_>, object: &Object) {
-    match deletion::delete(object, Some(Propagation::Background), planner.now) {
+    match deletion::delete(&planner.state.view, object, Some(Propagation::Background), planner.now) {
         Ok(Some(transaction)) => {
             planner.propose(transaction);
         }
         Ok(None) => {}
         Err(_) => {
-            planner.propose(Transaction::delete(object.key.clone(), object.revision));
+            planner.propose(deletion::remove(&planner.state.view, object));
         }
     }
 }
@@ -72,7 +72,7 @@ fn finalize(planner: &mut Planner<'_>, namespace: &Object, mut value: Value) {
     let is_ours_on = others.len() < finalizers.len();
     draft::child(&mut value, "spec").insert("finalizers".to_owned(), others.into());
     if is_ours_on || deletion::is_complete("namespaces", &value) {
-        planner.propose(deletion::write(namespace, &value));
+        planner.propose(deletion::write(&planner.state.view, namespace, &value));
     }
 }
 

@@ -1,10 +1,9 @@
 //! What a controller works with while it plans one task: the state to read, and the plan to add to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_objects::{
-    Expect, FieldError, Kind, Object, ObjectKey, ObjectName, Transaction, View, Write, by_resource,
-    validate_meta,
+    Expect, Object, ObjectKey, ObjectName, Transaction, View, Write, admission, by_resource,
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -76,7 +75,7 @@ impl Planner<'_> {
     /// Adds a transaction to the plan. False where one of its objects has a write under way: what it is based on is
     /// about to be old, so it is left out, and the task runs again when more is known. False as well where it makes
     /// something and the task may not do so for now, or where no store would take it.
-    pub fn propose(&mut self, transaction: Transaction) -> bool {
+    pub fn propose(&mut self, mut transaction: Transaction) -> bool {
         let creating = backoff::creates(&transaction);
         if creating && !self.may_create() {
             return false;
@@ -91,7 +90,7 @@ impl Planner<'_> {
             self.blocked = true;
             return false;
         }
-        if let Err(reason) = self.check(&transaction) {
+        if let Err(reason) = self.admit(&mut transaction) {
             self.fail(creating, &reason);
             return false;
         }
@@ -128,8 +127,11 @@ impl Planner<'_> {
         self.flights.abandon(&self.task);
     }
 
-    /// What the store would refuse whenever it is proposed.
-    fn check(&self, transaction: &Transaction) -> Result<(), String> {
+    /// Has a transaction pass what a client's writes do: what is made is in a namespace that stays, and each object is one
+    /// that its kind and the store take.
+    fn admit(&self, transaction: &mut Transaction) -> Result<(), String> {
+        let created: BTreeSet<ObjectKey> = transaction.expected_absent().into_iter().cloned().collect();
+        let mut required = Transaction::default();
         for write in &transaction.writes {
             let Write::Put { key, draft } = write else { continue };
             let limit = self.config.object_bytes_max;
@@ -138,11 +140,15 @@ impl Planner<'_> {
             }
             let object =
                 Object::from_draft(key.clone(), draft, 0).map_err(|error| format!("{key}: {error}"))?;
-            let created = transaction.preconditions.iter().any(|precondition| {
-                precondition.key == *key && matches!(precondition.expect, Expect::Absent)
-            });
-            check_own_kind(&object, created)?;
+            let is_new = created.contains(key);
+            check_own_kind(&object, is_new)?;
+            if is_new && !key.name.namespace.is_empty() {
+                let stays = admission::in_namespace(&key.name.namespace, &self.state.view);
+                let stays = stays.map_err(|refused| format!("{key}: {refused}"))?;
+                required.join(Transaction { preconditions: vec![stays], writes: Vec::new() });
+            }
         }
+        transaction.join(required);
         Ok(())
     }
 
@@ -196,7 +202,7 @@ impl Planner<'_> {
 /// kind's own rules, or it could not be edited afterwards.
 const WRITTEN_WHOLE: [&str; 2] = ["endpoints", "endpointslices.discovery.k8s.io"];
 
-/// Kinds that are made in numbers of one template, which has been checked with [`fault_of_new`] once for all.
+/// Kinds that are made in numbers of one template, which has been checked once for all.
 const CAST: &str = "pods";
 
 fn check_own_kind(object: &Object, created: bool) -> Result<(), String> {
@@ -212,7 +218,7 @@ fn check_own_kind(object: &Object, created: bool) -> Result<(), String> {
     let fault = if object.meta.deletion_timestamp.is_some() {
         None
     } else if created {
-        fault_of_new(kind, &value)
+        admission::faults_of_new(kind, &value).into_iter().next()
     } else {
         (kind.validate)(&value, None).into_iter().next()
     };
@@ -220,12 +226,6 @@ fn check_own_kind(object: &Object, created: bool) -> Result<(), String> {
         Some(fault) => Err(format!("{}: {fault}", object.key)),
         None => Ok(()),
     }
-}
-
-/// Why the API would not take this object, defaults filled in, as a new one. What a template says nobody has looked at as
-/// an object: its `metadata` least of all.
-pub fn fault_of_new(kind: &Kind, value: &Value) -> Option<FieldError> {
-    validate_meta(kind, value, None).into_iter().chain((kind.validate)(value, None)).next()
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub fn plan_stray(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Un
         return Ok(());
     }
     if !object.meta.finalizers.is_empty() {
-        if let Some(transaction) = deletion::delete(object, None, planner.now)? {
+        if let Some(transaction) = deletion::delete(&planner.state.view, object, None, planner.now)? {
             planner.propose(transaction);
         }
         return Ok(());
@@ -70,7 +70,7 @@ pub fn plan_ended(planner: &mut Planner<'_>) -> Result<(), Unreadable> {
     let surplus = state.ended_pods.len().saturating_sub(ENDED_PODS_MAX).min(REMOVALS_MAX);
     let pods = state.ended_pods.iter().take(surplus).filter_map(|(_, name)| state.pods.get(name));
     for pod in pods {
-        if let Some(transaction) = deletion::delete(&pod.object, None, planner.now)? {
+        if let Some(transaction) = deletion::delete(&planner.state.view, &pod.object, None, planner.now)? {
             planner.propose(transaction);
         }
     }

@@ -102,7 +102,7 @@ fn create(planner: &mut Planner<'_>, set: &ReplicaSet, count: usize) -> Result<b
     if !planner.may_create() {
         return Ok(false);
     }
-    let mold = pods::Mold::of(owner, planner.now)?;
+    let mold = pods::Mold::of(owner, &planner.state.view, planner.now)?;
     if let Some(fault) = mold.fault() {
         planner.refuse(fault);
         return Ok(true);
@@ -112,9 +112,8 @@ fn create(planner: &mut Planner<'_>, set: &ReplicaSet, count: usize) -> Result<b
         let (key, draft) = mold.cast(&uid);
         let message = format!("Created pod: {}", key.name.name);
         // The set's revision: a set that was scaled meanwhile is looked at anew.
-        let transaction = Transaction::create(key, draft)
-            .expecting(owner.key.clone(), Expect::Revision(owner.revision))
-            .expecting(draft::namespace_key(owner.namespace()), Expect::NotDeleting);
+        let transaction =
+            Transaction::create(key, draft).expecting(owner.key.clone(), Expect::Revision(owner.revision));
         if !planner.propose(transaction) {
             return Ok(true);
         }
@@ -134,7 +133,7 @@ fn delete(
     let owner = &set.object;
     let victims = rank::first_to_go(planner.state, set, active, count, planner.now)?;
     for (index, pod) in victims.into_iter().enumerate() {
-        let Some(transaction) = deletion::delete(&pod.object, None, planner.now)? else {
+        let Some(transaction) = deletion::delete(&planner.state.view, &pod.object, None, planner.now)? else {
             continue;
         };
         let transaction = transaction.expecting(owner.key.clone(), Expect::Revision(owner.revision));

@@ -1,10 +1,10 @@
 //! What each namespace is given at birth: the service account `default` and the cluster's certificate.
 
-use coracle_objects::{Expect, ObjectKey, Transaction};
+use coracle_objects::{ObjectKey, Transaction};
 use serde_json::{Value, json};
 
 use crate::{
-    draft::{self, Unreadable, namespace_key, timestamp},
+    draft::{self, Unreadable, timestamp},
     planner::Planner,
 };
 
@@ -53,8 +53,5 @@ fn create(planner: &mut Planner<'_>, key: ObjectKey, mut value: Value) {
         });
     }
     value["metadata"] = metadata;
-    let namespace = namespace_key(&key.name.namespace);
-    let transaction =
-        Transaction::create(key, draft::bytes(&value)).expecting(namespace, Expect::NotDeleting);
-    planner.propose(transaction);
+    planner.propose(Transaction::create(key, draft::bytes(&value)));
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use coracle_api::ProposeError;
 use coracle_controllers::{EventRecord, EventType, Outcome};
-use coracle_objects::{Applied, Expect, Precondition, Refusal, Transaction, View, Write};
+use coracle_objects::{Applied, Refusal, Transaction};
 use coracle_scheduler::{Decisions, Fault};
 
 /// After a plan of which nothing could be proposed.
@@ -59,54 +59,5 @@ pub fn outcome(answer: Result<Result<Applied, Refusal>, ProposeError>) -> Outcom
             Outcome::Impossible(error.to_string())
         }
         Err(ProposeError::Unavailable(_) | ProposeError::Unknown(_)) => Outcome::Unknown,
-    }
-}
-
-/// Adds to a transaction that deletes services what else goes with them: their addresses and node ports.
-pub fn releasing(view: &View, mut transaction: Transaction) -> Transaction {
-    let deleted = transaction.writes.iter().filter_map(|write| match write {
-        Write::Delete { key } if key.resource.as_str() == "services" => view.get(key).cloned(),
-        _ => None,
-    });
-    for service in deleted.collect::<Vec<_>>() {
-        let extra = coracle_api::release(view, &service);
-        // A service that has changed meanwhile may hold other claims.
-        let expect = Expect::Revision(service.revision);
-        transaction.preconditions.push(Precondition { key: service.key.clone(), expect });
-        transaction.preconditions.extend(extra.preconditions);
-        transaction.writes.extend(extra.writes);
-    }
-    transaction
-}
-
-#[cfg(test)]
-mod tests {
-    use coracle_objects::{Object, ObjectKey};
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn put(view: &mut View, key: &ObjectKey, body: Value) {
-        let mut draft = json!({ "metadata": { "name": *key.name.name, "namespace": *key.name.namespace } });
-        draft["spec"] = body;
-        let object = Object::from_draft(key.clone(), draft.to_string().as_bytes(), 1).unwrap();
-        view.tables.entry(key.resource.clone()).or_default().insert(key.name.clone(), object.into());
-    }
-
-    #[test]
-    fn a_service_goes_with_its_claims() {
-        let mut view = View::default();
-        let service = ObjectKey::new("services", "default", "web");
-        let address = ObjectKey::new("ipaddresses.networking.k8s.io", "", "10.96.1.2");
-        let port = ObjectKey::new("portallocations.coracle.dev", "", "30080");
-        let ports = json!([{ "port": 80, "nodePort": 30080 }]);
-        put(&mut view, &service, json!({ "type": "NodePort", "clusterIP": "10.96.1.2", "ports": ports }));
-        put(&mut view, &address, json!({ "parentRef": { "namespace": "default", "name": "web" } }));
-        put(&mut view, &port, json!({ "service": "default/web" }));
-        let extended = releasing(&view, Transaction::delete(service.clone(), 1));
-        let deleted: Vec<&ObjectKey> = extended.writes.iter().map(Write::key).collect();
-        assert_eq!(deleted, [&service, &address, &port]);
-        let pod = Transaction::delete(ObjectKey::new("pods", "default", "web"), 1);
-        assert_eq!(releasing(&view, pod.clone()), pod);
     }
 }

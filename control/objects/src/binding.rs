@@ -17,6 +17,8 @@ pub enum NotBound {
     Deleting,
     /// It has this one.
     Bound(String),
+    /// Somebody holds it back: `spec.schedulingGates`.
+    Gated,
     Unreadable(serde_json::Error),
 }
 
@@ -59,10 +61,12 @@ struct Parts<'a> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct NodeField {
-    /// Whether it is there, whatever it is.
+struct NodeFields {
+    /// Whether it is there, whatever it is; likewise the other.
     #[serde(default, deserialize_with = "present")]
     node_name: bool,
+    #[serde(default, deserialize_with = "present")]
+    scheduling_gates: bool,
 }
 
 fn present<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
@@ -81,7 +85,8 @@ fn bound_draft(
     if annotations.is_empty()
         && let Ok(parts) = serde_json::from_slice::<Parts<'_>>(draft)
         && let Some(status) = parts.status
-        && let Ok(NodeField { node_name: false }) = serde_json::from_str(parts.spec.get())
+        && let Ok(NodeFields { node_name: false, scheduling_gates: false }) =
+            serde_json::from_str(parts.spec.get())
         && !parts.spec.get()[1..].trim_start().starts_with('}')
     {
         let mut status_value: Value = serde_json::from_str(status.get())?;
@@ -97,6 +102,9 @@ fn bound_draft(
     let bound = fields::text(&value, "/spec/nodeName");
     if !bound.is_empty() {
         return Err(NotBound::Bound(bound.to_owned()));
+    }
+    if !fields::list(&value, "/spec/schedulingGates").is_empty() {
+        return Err(NotBound::Gated);
     }
     child(&mut value, "spec").insert("nodeName".to_owned(), node.into());
     if !annotations.is_empty() {
@@ -178,5 +186,11 @@ mod tests {
         let draft = r#"{"metadata":{},"spec":{"nodeName":"other"},"status":{}}"#;
         let refused = bound_draft(draft.as_bytes(), "n", &Map::new(), now());
         assert!(matches!(refused, Err(NotBound::Bound(node)) if node == "other"));
+        let gated = |gates: &str| {
+            let draft = format!(r#"{{"metadata":{{}},"spec":{{"schedulingGates":{gates}}},"status":{{}}}}"#);
+            bound_draft(draft.as_bytes(), "n", &Map::new(), now())
+        };
+        assert!(matches!(gated(r#"[{"name":"a"}]"#), Err(NotBound::Gated)));
+        assert!(gated("[]").is_ok() && gated("null").is_ok());
     }
 }

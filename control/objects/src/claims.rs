@@ -1,14 +1,16 @@
 //! Claims of service addresses and node ports: objects whose names are what is claimed. A claim lasts as long as its
 //! service lives and has the address: what was given out twice would have the traffic of both.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
 use serde_json::Value;
 
 use crate::{
-    fields::{list, text},
+    fields::{integer, list, text},
     name::ObjectKey,
     object::Object,
+    transaction::Transaction,
+    view::View,
 };
 
 /// The resource of claimed addresses.
@@ -23,6 +25,75 @@ pub const DNS_SERVICE_IP: &str = "10.96.0.10";
 /// Addresses that the cluster itself uses, and the services for which they are kept: also while there is none.
 pub const KEPT_ADDRESSES: [(&str, &str); 2] =
     [(KUBERNETES_SERVICE_IP, "default/kubernetes"), (DNS_SERVICE_IP, "kube-system/kube-dns")];
+
+/// The claim of an address.
+pub fn address_key(address: Ipv4Addr) -> ObjectKey {
+    ObjectKey::new(ADDRESSES, "", &address.to_string())
+}
+
+/// The claim of a node port.
+pub fn port_key(port: u16) -> ObjectKey {
+    ObjectKey::new(PORTS, "", &port.to_string())
+}
+
+/// `namespace/name` of the service, as claims name it.
+pub fn owner(service: &ObjectKey) -> String {
+    format!("{}/{}", service.name.namespace, service.name.name)
+}
+
+/// What a service holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    pub addresses: BTreeSet<Ipv4Addr>,
+    pub ports: BTreeSet<u16>,
+}
+
+impl Claims {
+    pub fn of(service: &Value) -> Self {
+        if text(service, "/spec/type") == "ExternalName" {
+            return Self::default();
+        }
+        let address = text(service, "/spec/clusterIP").parse().ok();
+        let ports = list(service, "/spec/ports");
+        Self { addresses: address.into_iter().collect(), ports: ports.iter().filter_map(node_port).collect() }
+    }
+
+    /// Those that the store has under the owner's name.
+    pub fn held_by(mut self, owner: &str, view: &View) -> Self {
+        let held = |key: ObjectKey| view.get(&key).is_some_and(|claim| claimed_by(claim) == owner);
+        self.addresses.retain(|address| held(address_key(*address)));
+        self.ports.retain(|port| held(port_key(*port)));
+        self
+    }
+}
+
+/// The node port of a service's port.
+pub fn node_port(port: &Value) -> Option<u16> {
+    integer(port, "/nodePort").and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
+}
+
+/// What is given back with an object that is removed: a service's claims. Whoever removes one goes by this.
+pub fn release(view: &View, object: &Object) -> Transaction {
+    if object.key.resource.as_str() != "services" {
+        return Transaction::default();
+    }
+    let claims = object.parse::<Value>().map(|service| Claims::of(&service)).unwrap_or_default();
+    let addresses = claims.addresses.into_iter().map(address_key);
+    let ports = claims.ports.into_iter().map(port_key);
+    release_keys(view, &owner(&object.key), addresses.chain(ports))
+}
+
+/// Gives back those of these claims that are the owner's and not kept for it.
+pub fn release_keys(view: &View, owner: &str, keys: impl Iterator<Item = ObjectKey>) -> Transaction {
+    let mut released = Transaction::default();
+    for key in keys {
+        let Some(claim) = view.get(&key) else { continue };
+        if claimed_by(claim) == owner && !is_kept(&key, owner) {
+            released.join(Transaction::delete(key, claim.revision));
+        }
+    }
+    released
+}
 
 /// `namespace/name` of the service that a claim names; without either part where it names none.
 pub fn claimed_by(claim: &Object) -> String {

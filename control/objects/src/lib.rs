@@ -3,6 +3,7 @@
 //!
 //! A pure crate: no clock, randomness, I/O or logging.
 
+pub mod admission;
 pub mod binding;
 pub mod bytes;
 pub mod claims;

@@ -122,6 +122,12 @@ impl Transaction {
         }
     }
 
+    /// Adds what another one expects and writes.
+    pub fn join(&mut self, other: Transaction) {
+        self.preconditions.extend(other.preconditions);
+        self.writes.extend(other.writes);
+    }
+
     /// Adds a precondition.
     pub fn expecting(mut self, key: ObjectKey, expect: Expect) -> Self {
         self.preconditions.push(Precondition { key, expect });

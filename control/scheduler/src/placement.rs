@@ -59,6 +59,7 @@ pub fn bind(pod: &Object, node: &str, node_uid: &str, now: Timestamp) -> Result<
     let draft = binding::bind(pod, node, &Map::new(), now).map_err(|refused| match refused {
         NotBound::Deleting => "it is being deleted".to_owned(),
         NotBound::Bound(node) => format!("it is on node {node} already"),
+        NotBound::Gated => "it has scheduling gates".to_owned(),
         NotBound::Unreadable(error) => unreadable(error),
     })?;
     Ok(update(pod, draft)?.expecting(ObjectKey::new("nodes", "", node), Expect::Uid(node_uid.to_owned())))

@@ -7,7 +7,7 @@ use std::{
 
 use coracle_api::Storage;
 use coracle_controllers::{Config, Controllers, Outcome};
-use coracle_leader::plans::{FAILURE_PAUSE, of_decisions, outcome, releasing, warning_of};
+use coracle_leader::plans::{FAILURE_PAUSE, of_decisions, outcome, warning_of};
 use coracle_objects::{Event, OBJECT_BYTES_MAX, Transaction};
 use coracle_scheduler::Scheduler;
 use futures::{StreamExt, stream};
@@ -166,10 +166,7 @@ async fn carry_out(
     let mut outcomes = Vec::with_capacity(transactions.len());
     let mut answers = std::pin::pin!(
         stream::iter(transactions.to_vec())
-            .map(|transaction| async move {
-                let transaction = releasing(&storage.view(), transaction);
-                storage.propose(transaction).await
-            })
+            .map(|transaction| storage.propose(transaction))
             .buffered(UNDER_WAY_MAX)
     );
     let mut missed = None;

@@ -11,19 +11,17 @@ use std::{
 };
 
 use coracle_objects::{
-    Expect, FieldError, Object, ObjectKey, Precondition,
-    claims::{claimed_by, is_kept},
+    Expect, FieldError, Object, ObjectKey, Transaction,
+    claims::{Claims, address_key, claimed_by, is_kept, node_port, owner, port_key, release_keys},
     fields,
     kinds::{SERVICE_FIELDS_OF_A_TYPE, service_address_errors, service_takes},
 };
 use serde_json::{Value, json};
 
-use self::claims::{
-    Claims, address_claim, address_key, claim, node_port, owner, port_claim, port_key, release_keys,
-};
-pub use self::claims::{LostClaims, keeps, lost_claims, release};
+pub use self::claims::{LostClaims, keeps, lost_claims};
+use self::claims::{address_claim, claim, port_claim};
 use super::Context;
-use crate::{error::ApiError, metadata, transact::Extra};
+use crate::{error::ApiError, metadata};
 
 /// Addresses at the network's start that are never given out unasked: those that people write into manifests.
 const RESERVED_ADDRESSES: u32 = 256;
@@ -31,15 +29,19 @@ const RESERVED_ADDRESSES: u32 = 256;
 const PICKS_MAX: usize = 32;
 
 /// Gives a service its address and node ports, keeps those that it has, and plans the claims.
-pub fn allocate(context: &Context<'_>, old: Option<&Value>, service: &mut Value) -> Result<Extra, ApiError> {
+pub fn allocate(
+    context: &Context<'_>,
+    old: Option<&Value>,
+    service: &mut Value,
+) -> Result<Transaction, ApiError> {
     if !service.get("spec").is_some_and(Value::is_object) {
-        return Ok(Extra::default());
+        return Ok(Transaction::default());
     }
     if let Some(old) = old {
         keep(old, service);
         // What is being deleted is not held back by rules that came after it; without a claim it has no traffic.
         if metadata::deleting(old) && asks_for_the_same(old, service) {
-            return Ok(Extra::default());
+            return Ok(Transaction::default());
         }
     }
     // What is only written down and was never claimed is claimed now, or refused.
@@ -51,24 +53,22 @@ pub fn allocate(context: &Context<'_>, old: Option<&Value>, service: &mut Value)
         return Err(ApiError::invalid(context.kind, &context.key.name.name, errors));
     }
     let after = Claims::of(service);
-    let mut extra = Extra::default();
+    let mut along = Transaction::default();
     for address in after.addresses.difference(&before.addresses) {
         let key = address_key(*address);
         match kept_for(context, &key) {
             // It must be there still when the service comes to it.
-            Some(kept) => {
-                extra.preconditions.push(Precondition { key, expect: Expect::Revision(kept.revision) })
-            }
-            None => claim(key, address_claim(context.key), (context.config.now)(), &mut extra),
+            Some(kept) => along = along.expecting(key, Expect::Revision(kept.revision)),
+            None => claim(key, address_claim(context.key), (context.config.now)(), &mut along),
         }
     }
     for port in after.ports.difference(&before.ports) {
-        claim(port_key(*port), port_claim(context.key), (context.config.now)(), &mut extra);
+        claim(port_key(*port), port_claim(context.key), (context.config.now)(), &mut along);
     }
     let gone_addresses = before.addresses.difference(&after.addresses).map(|address| address_key(*address));
     let gone_ports = before.ports.difference(&after.ports).map(|port| port_key(*port));
-    release_keys(context.view, &owner(context.key), gone_addresses.chain(gone_ports), &mut extra);
-    Ok(extra)
+    along.join(release_keys(context.view, &owner(context.key), gone_addresses.chain(gone_ports)));
+    Ok(along)
 }
 
 /// The claim of an address that the cluster keeps for this service.

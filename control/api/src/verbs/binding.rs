@@ -2,7 +2,7 @@
 
 use axum::response::Response;
 use coracle_objects::{
-    FieldError,
+    FieldError, Transaction,
     binding::{self, NotBound},
     fields,
 };
@@ -18,7 +18,7 @@ use crate::{
     request::Request,
     router::Api,
     storage::{Nodes, Storage},
-    transact::{Extra, Plan, Subject, transact},
+    transact::{Plan, Subject, transact},
 };
 
 const EXPECTED: Expected<'static> =
@@ -47,11 +47,12 @@ pub async fn bind<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> R
             let reason = match refused {
                 NotBound::Deleting => format!("pod {name} is being deleted, cannot be assigned to a host"),
                 NotBound::Bound(node) => format!("pod {name} is already assigned to node {node:?}"),
+                NotBound::Gated => format!("pod {name} has non-empty .spec.schedulingGates"),
                 NotBound::Unreadable(error) => format!("pod {name} cannot be read: {error}"),
             };
             ApiError::conflict(kind, name, reason)
         })?;
-        Ok(Plan { subject: Subject::Update { old: old.clone(), draft }, extra: Extra::default() })
+        Ok(Plan { subject: Subject::Update { old: old.clone(), draft }, along: Transaction::default() })
     })
     .await?;
     let status =

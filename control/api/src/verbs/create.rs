@@ -1,7 +1,7 @@
 //! POST: creates an object.
 
 use axum::response::Response;
-use coracle_objects::{FieldError, Kind, ObjectKey, View, validate_meta};
+use coracle_objects::{FieldError, Kind, ObjectKey, View, admission::faults_of_new};
 use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -112,8 +112,8 @@ fn plan<S: Storage, N: Nodes>(
     let name = metadata::text(&object, "name").to_owned();
     let key = ObjectKey::new(kind.storage_resource().as_str(), metadata::text(&object, "namespace"), &name);
     let context = admission::Context { kind, view, config: &api.config, key: &key };
-    let extra = admission::on_create(&context, &mut object)?;
-    let errors = faults(kind, &object);
+    let along = admission::on_create(&context, &mut object)?;
+    let errors = faults_of_new(kind, &object);
     if !errors.is_empty() {
         return Err(ApiError::invalid(kind, &name, errors));
     }
@@ -123,16 +123,7 @@ fn plan<S: Storage, N: Nodes>(
     }
     (kind.to_storage)(&mut object);
     let draft = stored_draft(kind, &object);
-    Ok(Plan { subject: Subject::Create { key, draft: draft.into() }, extra })
-}
-
-fn faults(kind: &Kind, object: &Value) -> Vec<FieldError> {
-    let mut errors = validate_meta(kind, object, None);
-    errors.extend((kind.validate)(object, None));
-    if kind.kind == "Node" {
-        errors.extend(kind.status_faults(object));
-    }
-    errors
+    Ok(Plan { subject: Subject::Create { key, draft: draft.into() }, along })
 }
 
 /// The bytes for the store, in the form of the kind that the store keeps. The object is in that form already.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::response::Response;
 use coracle_objects::{
-    Kind, Object, View,
+    Kind, Object, Transaction, View, claims,
     deletion::{self, Wish},
     is_kept_namespace,
 };
@@ -19,7 +19,7 @@ use crate::{
     request::Request,
     router::Api,
     storage::{Nodes, Storage},
-    transact::{Extra, Plan, Subject, transact},
+    transact::{Plan, Subject, transact},
 };
 
 pub async fn delete<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> Result<Response, ApiError> {
@@ -66,8 +66,8 @@ pub fn plan(
     let wish = Wish { propagation: options.propagation()?, grace_s: options.grace_period_seconds };
     deletion::wish(kind.plural, &mut new, wish, now);
     if deletion::is_complete(kind.plural, &new) {
-        let extra = admission::on_delete(view, old);
-        return Ok(Plan { subject: Subject::Delete { old: old.clone() }, extra });
+        let along = claims::release(view, old);
+        return Ok(Plan { subject: Subject::Delete { old: old.clone() }, along });
     }
     if kind.kind == "Namespace" && before == new {
         let reason = "The system is ensuring all content is removed from this namespace.  Upon completion, this \
@@ -76,7 +76,7 @@ pub fn plan(
     }
     (kind.to_storage)(&mut new);
     let draft = stored_draft(kind, &new).into();
-    Ok(Plan { subject: Subject::Update { old: old.clone(), draft }, extra: Extra::default() })
+    Ok(Plan { subject: Subject::Update { old: old.clone(), draft }, along: Transaction::default() })
 }
 
 fn check_preconditions(kind: &Kind, old: &Object, options: &DeleteOptions) -> Result<(), ApiError> {

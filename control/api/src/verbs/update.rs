@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use axum::response::Response;
-use coracle_objects::{FieldError, Kind, Object, View, deletion, fields, validate_meta};
+use coracle_objects::{FieldError, Kind, Object, View, claims, deletion, fields, validate_meta};
 use http::StatusCode;
 use serde_json::Value;
 
@@ -77,7 +77,7 @@ pub fn plan(
     metadata::name_owners_once(&mut new);
     (kind.defaults)(&mut new);
     let context = admission::Context { kind, view, config, key: &old.key };
-    let mut extra = admission::on_update(&context, &before, &mut new)?;
+    let mut along = admission::on_update(&context, &before, &mut new)?;
     let errors = faults(kind, &before, &new, part);
     if !errors.is_empty() {
         return Err(ApiError::invalid(kind, old.name(), errors));
@@ -87,12 +87,12 @@ pub fn plan(
         metadata::of(&mut new).insert("generation".to_owned(), generation.into());
     }
     if deletion::is_complete(kind.plural, &new) {
-        extra.and(admission::on_delete(view, old));
-        return Ok(Plan { subject: Subject::Delete { old: old.clone() }, extra });
+        along.join(claims::release(view, old));
+        return Ok(Plan { subject: Subject::Delete { old: old.clone() }, along });
     }
     (kind.to_storage)(&mut new);
     let draft = stored_draft(kind, &new).into();
-    Ok(Plan { subject: Subject::Update { old: old.clone(), draft }, extra })
+    Ok(Plan { subject: Subject::Update { old: old.clone(), draft }, along })
 }
 
 fn check_preconditions(kind: &Kind, old: &Object, new: &Value) -> Result<(), ApiError> {

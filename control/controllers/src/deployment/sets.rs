@@ -102,10 +102,10 @@ impl<'a> Set<'a> {
         self.annotate(MAX_REPLICAS, &(spec.replicas + spec.max_surge).to_string());
     }
 
-    /// Adds the write, where there is one; answers whether it creates.
-    fn write(&self, transaction: &mut Transaction) -> bool {
+    /// Adds the write, where there is one.
+    fn write(&self, transaction: &mut Transaction) {
         if self.known.is_some_and(|known| known.replicas == self.replicas) && self.edited.is_none() {
-            return false;
+            return;
         }
         let before = self.known.map(stored).unwrap_or_default();
         let mut value = self.edited.clone().unwrap_or_else(|| before.clone());
@@ -119,7 +119,6 @@ impl<'a> Set<'a> {
         }
         transaction.preconditions.push(Precondition { key: self.key.clone(), expect });
         transaction.writes.push(Write::Put { key: self.key.clone(), draft: draft::bytes(&value) });
-        self.known.is_none()
     }
 }
 
@@ -184,21 +183,18 @@ impl<'a> Sets<'a> {
         self.all.push(set);
     }
 
-    /// Adds the writes, as many as one transaction takes; answers whether one of them creates. One round scales either
-    /// up or down, so that some of its writes without the others keep what all of them keep; the next round decides anew
-    /// about those that were left.
-    pub fn write(&self, transaction: &mut Transaction) -> bool {
-        let mut creates = false;
+    /// Adds the writes, as many as one transaction takes. One round scales either up or down, so that some of its writes
+    /// without the others keep what all of them keep; the next round decides anew about those that were left.
+    pub fn write(&self, transaction: &mut Transaction) {
         let mut bytes = 0;
         for set in &self.all {
             let before = transaction.writes.len();
-            creates |= set.write(transaction);
+            set.write(transaction);
             bytes += transaction.writes[before..].iter().map(Write::bytes).sum::<usize>();
             if bytes >= WRITE_BYTES_MAX {
                 break;
             }
         }
-        creates
     }
 }
 

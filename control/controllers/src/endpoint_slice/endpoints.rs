@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Backend, ports};
 use crate::{
-    draft::{self, Unreadable, namespace_key, timestamp},
+    draft::{self, Unreadable, timestamp},
     model::Service,
     planner::Planner,
 };
@@ -72,8 +72,7 @@ pub fn plan(
         Some(_) => {}
         None => {
             let transaction = Transaction::create(key, draft::bytes(&value))
-                .expecting(service.object.key.clone(), Expect::Uid(service.object.meta.uid.clone()))
-                .expecting(namespace_key(service.object.namespace()), Expect::NotDeleting);
+                .expecting(service.object.key.clone(), Expect::Uid(service.object.meta.uid.clone()));
             planner.propose(transaction);
         }
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Backend, ports};
 use crate::{
-    draft::{self, Unreadable, namespace_key, timestamp},
+    draft::{self, Unreadable, timestamp},
     model::Service,
     names,
     planner::Planner,
@@ -242,7 +242,6 @@ fn create(planner: &mut Planner<'_>, service: &Service, family: &str, wanted: Wa
         "addressType": family, "endpoints": wanted.endpoints, "ports": wanted.ports,
     });
     let transaction = Transaction::create(ObjectKey::new(RESOURCE, namespace, &name), draft::bytes(&value))
-        .expecting(service.object.key.clone(), Expect::Uid(service.object.meta.uid.clone()))
-        .expecting(namespace_key(namespace), Expect::NotDeleting);
+        .expecting(service.object.key.clone(), Expect::Uid(service.object.meta.uid.clone()));
     planner.propose(transaction);
 }

@@ -1,7 +1,7 @@
 //! Making pods of a template.
 
 use bytes::Bytes;
-use coracle_objects::{Object, ObjectKey, by_resource};
+use coracle_objects::{Object, ObjectKey, View, admission, by_resource};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -9,7 +9,6 @@ use super::pod_key;
 use crate::{
     draft::{self, Unreadable, timestamp},
     names,
-    planner::fault_of_new,
 };
 
 /// A template made ready: pods of it differ in name and uid only, so all else is written to JSON once.
@@ -26,7 +25,7 @@ pub struct Mold {
 
 impl Mold {
     /// The mold of a replica set's template.
-    pub fn of(owner: &Object, now: Timestamp) -> Result<Self, Unreadable> {
+    pub fn of(owner: &Object, view: &View, now: Timestamp) -> Result<Self, Unreadable> {
         let value = draft::of(owner)?;
         let template = &value["spec"]["template"];
         let prefix = format!("{}-", owner.name());
@@ -45,7 +44,11 @@ impl Mold {
         let mut pod = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"], "status": {},
         });
-        let fault = admit(&mut pod, &names::generate(&prefix, ""));
+        let fault = complete(&mut pod, &names::generate(&prefix, ""));
+        let fault = fault.or_else(|| {
+            let found = admission::find_account(owner.namespace(), &pod, view);
+            found.err().map(|refused| format!("pods \"{prefix}\" is forbidden: {refused}"))
+        });
         Ok(Self {
             fault,
             namespace: owner.namespace().to_owned(),
@@ -74,17 +77,12 @@ impl Mold {
     }
 }
 
-/// Fills in what the API server would for a pod that a client creates, and answers why it would refuse one of this name.
-fn admit(pod: &mut Value, name: &str) -> Option<String> {
-    let spec = draft::child(pod, "spec");
-    if spec.get("serviceAccountName").and_then(Value::as_str).is_none_or(str::is_empty) {
-        spec.insert("serviceAccountName".to_owned(), "default".into());
-    }
+/// Fills in a pod's defaults, and answers why one of this name would be refused.
+fn complete(pod: &mut Value, name: &str) -> Option<String> {
     let kind = by_resource("pods")?;
     (kind.defaults)(pod);
-    draft::child(pod, "status").entry("phase").or_insert_with(|| "Pending".into());
     draft::set_meta(pod, "name", name);
-    let fault = fault_of_new(kind, pod);
+    let fault = admission::faults_of_new(kind, pod).into_iter().next();
     draft::child(pod, "metadata").remove("name");
     fault.map(|fault| format!("pods are refused: {fault}"))
 }

@@ -2,7 +2,7 @@
 
 use coracle_objects::ObjectKey;
 use expect_test::expect;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{Cluster, deployment};
 
@@ -124,4 +124,39 @@ fn the_namespaces_that_every_cluster_has_stay_whoever_is_said_to_own_them() {
         let namespace = cluster.get(&ObjectKey::new("namespaces", "", name));
         assert_eq!(namespace["metadata"].get("deletionTimestamp"), None, "{name}");
     }
+}
+
+#[test]
+fn services_give_back_what_they_claimed_whoever_removes_them() {
+    let mut cluster = Cluster::new();
+    cluster.namespace("team");
+    let owner = ObjectKey::new("configmaps", "team", "owner");
+    cluster.put(owner.clone(), json!({"metadata": {"name": "owner", "namespace": "team", "uid": "owner"}}));
+    let mut service = |name: &str, owners: Value, address: &str, port: u16| {
+        let key = ObjectKey::new("services", "team", name);
+        let metadata = json!({"name": name, "namespace": "team", "uid": name, "ownerReferences": owners});
+        let spec = json!({"clusterIP": address, "ports": [{"port": 80, "nodePort": port}]});
+        cluster.put(key, json!({"metadata": metadata, "spec": spec}));
+        let parent = json!({"resource": "services", "namespace": "team", "name": name});
+        let address_claim = json!({"metadata": {"name": address}, "spec": {"parentRef": parent}});
+        cluster.put(ObjectKey::new("ipaddresses.networking.k8s.io", "", address), address_claim);
+        let port_claim =
+            json!({"metadata": {"name": port.to_string()}, "spec": {"service": format!("team/{name}")}});
+        cluster.put(ObjectKey::new("portallocations.coracle.dev", "", &port.to_string()), port_claim);
+    };
+    service("plain", json!([]), "10.96.0.7", 30007);
+    let owned = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": "owner"}]);
+    service("owned", owned, "10.96.0.8", 30008);
+    cluster.settle();
+    cluster.delete(&owner, None);
+    cluster.settle();
+    assert_eq!(cluster.names("services"), ["team/plain"]);
+    assert_eq!(cluster.names("ipaddresses.networking.k8s.io"), ["10.96.0.7"]);
+    assert_eq!(cluster.names("portallocations.coracle.dev"), ["30007"]);
+    cluster.delete(&ObjectKey::new("namespaces", "", "team"), None);
+    cluster.run(1_000);
+    assert!(cluster.names("services").is_empty());
+    assert!(cluster.names("ipaddresses.networking.k8s.io").is_empty());
+    assert!(cluster.names("portallocations.coracle.dev").is_empty());
+    assert_eq!(cluster.refusals, 0);
 }

@@ -309,3 +309,21 @@ fn a_task_that_panics_costs_only_itself() {
     assert_eq!(controllers.plan(later, &mut || "u".to_owned()).panics.len(), 0);
     assert_eq!(controllers.plan(later, &mut || "u".to_owned()).transactions.len(), 0);
 }
+
+#[test]
+fn pods_of_a_set_need_the_account_that_its_template_names() {
+    let mut cluster = Cluster::new();
+    let (key, mut value) = set(2);
+    value["spec"]["template"]["spec"]["serviceAccountName"] = "own".into();
+    cluster.put(key.clone(), value);
+    cluster.run(1_000);
+    assert!(cluster.names("pods").is_empty());
+    let message = condition(&cluster, &key, "ReplicaFailure")["message"].as_str().unwrap().to_owned();
+    let missing = "error looking up service account default/own: serviceaccount \"own\" not found";
+    assert!(message.contains(missing), "{message}");
+    let account = ObjectKey::new("serviceaccounts", "default", "own");
+    cluster.put(account, json!({"metadata": {"name": "own", "namespace": "default", "uid": "own"}}));
+    cluster.run(60_000);
+    assert_eq!(cluster.names("pods").len(), 2);
+    assert_eq!(condition(&cluster, &key, "ReplicaFailure"), Value::Null);
+}

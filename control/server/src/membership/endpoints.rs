@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use coracle_api::Storage;
-use coracle_objects::{ObjectKey, Transaction, View, Write, is_api_slice};
+use coracle_objects::{ObjectKey, Transaction, View, Write, draft::next_generation, is_api_slice};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -62,11 +62,14 @@ async fn publish_once(storage: &ReplicatedStorage) -> Result<(), drafts::WriteEr
             }
             Some(object) => {
                 let mut draft = editable(object);
-                let same = ["endpoints", "ports"].iter().all(|field| draft[field] == slice[field]);
+                if ["endpoints", "ports"].iter().all(|field| draft[field] == slice[field]) {
+                    return None;
+                }
                 for field in ["endpoints", "ports"] {
                     draft[field] = slice[field].clone();
                 }
-                (!same).then(|| Transaction::update(key.clone(), encode(&draft), object.revision))
+                next_generation(&mut draft);
+                Some(Transaction::update(key.clone(), encode(&draft), object.revision))
             }
         };
         drafts::write(storage, plan).await?;

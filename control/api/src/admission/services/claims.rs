@@ -1,64 +1,14 @@
 //! The claims of services: objects that say whose an address or a node port is.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
-
 use coracle_objects::{
-    Expect, Object, ObjectKey, Precondition, Transaction, View, Write,
-    claims::{ADDRESSES, PORTS, claimed_by, holder, is_kept},
+    Expect, Object, ObjectKey, Transaction, View,
+    claims::{Claims, address_key, claimed_by, holder, owner, port_key},
     fields,
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::{config::ApiConfig, metadata, transact::Extra};
-
-pub fn address_key(address: Ipv4Addr) -> ObjectKey {
-    ObjectKey::new(ADDRESSES, "", &address.to_string())
-}
-
-pub fn port_key(port: u16) -> ObjectKey {
-    ObjectKey::new(PORTS, "", &port.to_string())
-}
-
-/// What a service holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Claims {
-    pub addresses: BTreeSet<Ipv4Addr>,
-    pub ports: BTreeSet<u16>,
-}
-
-impl Claims {
-    pub fn of(service: &Value) -> Self {
-        if fields::text(service, "/spec/type") == "ExternalName" {
-            return Self::default();
-        }
-        let address = fields::text(service, "/spec/clusterIP").parse().ok();
-        let ports = fields::list(service, "/spec/ports");
-        Self { addresses: address.into_iter().collect(), ports: ports.iter().filter_map(node_port).collect() }
-    }
-
-    /// Those that the store has under the owner's name.
-    pub fn held_by(mut self, owner: &str, view: &View) -> Self {
-        let held = |key: ObjectKey| view.get(&key).is_some_and(|claim| claimed_by(claim) == owner);
-        self.addresses.retain(|address| held(address_key(*address)));
-        self.ports.retain(|port| held(port_key(*port)));
-        self
-    }
-}
-
-pub fn node_port(port: &Value) -> Option<u16> {
-    fields::integer(port, "/nodePort").and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
-}
-
-/// What else has to be deleted with a service: its claims. For whoever deletes services without the API.
-pub fn release(view: &View, service: &Object) -> Extra {
-    let mut extra = Extra::default();
-    let claims = service.parse::<Value>().map(|service| Claims::of(&service)).unwrap_or_default();
-    let addresses = claims.addresses.into_iter().map(address_key);
-    let ports = claims.ports.into_iter().map(port_key);
-    release_keys(view, &owner(&service.key), addresses.chain(ports), &mut extra);
-    extra
-}
+use crate::{config::ApiConfig, metadata};
 
 /// Why a claim may not be deleted; none where it may be. What is given up while a service has it would be given out
 /// again.
@@ -90,49 +40,29 @@ pub fn lost_claims(view: &View, config: &ApiConfig, service: &Object) -> LostCla
     let addresses = claims.addresses.iter().filter(|address| config.service_network.contains(**address));
     let wanted = addresses.map(|address| (address_key(*address), address_claim(key)));
     let wanted = wanted.chain(claims.ports.iter().map(|port| (port_key(*port), port_claim(key))));
-    let mut extra = Extra::default();
+    let mut missing = Transaction::default();
     for (claimed, object) in wanted {
         match view.get(&claimed).map(|claim| claimed_by(claim)) {
-            None => claim(claimed, object, (config.now)(), &mut extra),
+            None => claim(claimed, object, (config.now)(), &mut missing),
             Some(other) if other != owner(key) => lost.taken.push((claimed, other)),
             Some(_) => {}
         }
     }
-    if !extra.writes.is_empty() {
-        let (mut preconditions, writes) = (extra.preconditions, extra.writes);
-        let expect = Expect::Revision(service.revision);
-        preconditions.push(Precondition { key: key.clone(), expect });
-        lost.transaction = Some(Transaction { preconditions, writes });
+    if !missing.writes.is_empty() {
+        lost.transaction = Some(missing.expecting(key.clone(), Expect::Revision(service.revision)));
     }
     lost
 }
 
-/// `namespace/name` of the service, as claims name it.
-pub fn owner(key: &ObjectKey) -> String {
-    format!("{}/{}", key.name.namespace, key.name.name)
-}
-
-pub fn release_keys(view: &View, owner: &str, keys: impl Iterator<Item = ObjectKey>, extra: &mut Extra) {
-    for key in keys {
-        let Some(claim) = view.get(&key) else { continue };
-        if claimed_by(claim) == owner && !is_kept(&key, owner) {
-            extra
-                .preconditions
-                .push(Precondition { key: key.clone(), expect: Expect::Revision(claim.revision) });
-            extra.writes.push(Write::Delete { key });
-        }
-    }
-}
-
-pub fn claim(key: ObjectKey, mut object: Value, now: Timestamp, extra: &mut Extra) {
+/// Claims what nobody has.
+pub fn claim(key: ObjectKey, mut object: Value, now: Timestamp, along: &mut Transaction) {
     let metadata = metadata::of(&mut object);
     metadata.insert("name".to_owned(), (*key.name.name).into());
     metadata.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
     metadata.insert("creationTimestamp".to_owned(), metadata::time(now).into());
     let draft =
         metadata::draft(fields::text(&object, "/kind"), fields::text(&object, "/apiVersion"), &object);
-    extra.preconditions.push(Precondition { key: key.clone(), expect: Expect::Absent });
-    extra.writes.push(Write::Put { key, draft: draft.into() });
+    along.join(Transaction::create(key, draft.into()));
 }
 
 pub fn address_claim(service: &ObjectKey) -> Value {

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use coracle_objects::{
-    View, Write, by_plural,
-    claims::{ADDRESSES, PORTS},
+    Precondition, View, Write, by_plural,
+    claims::{ADDRESSES, PORTS, release},
 };
 use jiff::Timestamp;
 
 use super::*;
 use crate::ApiConfig;
 
-fn check(view: &View, old: Option<&Value>, service: &mut Value) -> Result<Extra, ApiError> {
+fn check(view: &View, old: Option<&Value>, service: &mut Value) -> Result<Transaction, ApiError> {
     let kind = by_plural("", "v1", "services").unwrap();
     let key = ObjectKey::new("services", "default", "web");
     let config = ApiConfig::new("c", "0");
@@ -19,8 +19,8 @@ fn check(view: &View, old: Option<&Value>, service: &mut Value) -> Result<Extra,
     allocate(&Context { kind, view, config: &config, key: &key }, old, service)
 }
 
-fn put(view: &mut View, extra: &Extra) {
-    for write in &extra.writes {
+fn put(view: &mut View, along: &Transaction) {
+    for write in &along.writes {
         let Write::Put { key, draft } = write else { continue };
         let object = Arc::new(Object::from_draft(key.clone(), draft, 3).unwrap());
         view.tables.entry(key.resource.clone()).or_default().insert(key.name.clone(), object);
@@ -32,16 +32,16 @@ fn a_service_claims_keeps_and_releases() {
     let mut view = View::default();
     let mut service =
         json!({ "spec": { "type": "NodePort", "ports": [{ "port": 80 }, { "port": 81, "name": "b" }] } });
-    let extra = check(&view, None, &mut service).unwrap();
-    assert_eq!(extra.writes.len(), 3);
+    let along = check(&view, None, &mut service).unwrap();
+    assert_eq!(along.writes.len(), 3);
     let address: Ipv4Addr = fields::text(&service, "/spec/clusterIP").parse().unwrap();
     assert!(ApiConfig::new("c", "0").service_network.contains(address));
-    put(&mut view, &extra);
+    put(&mut view, &along);
 
     let mut update = json!({ "spec": { "type": "ClusterIP", "ports": [{ "port": 80 }] } });
-    let extra = check(&view, Some(&service), &mut update).unwrap();
+    let along = check(&view, Some(&service), &mut update).unwrap();
     assert_eq!(update["spec"]["clusterIP"], service["spec"]["clusterIP"]);
-    assert_eq!(extra.writes.iter().filter(|write| matches!(write, Write::Delete { .. })).count(), 2);
+    assert_eq!(along.writes.iter().filter(|write| matches!(write, Write::Delete { .. })).count(), 2);
 
     let key = ObjectKey::new("services", "default", "web");
     let stored = Object::from_draft(key, &metadata::draft("Service", "v1", &service), 4).unwrap();
@@ -52,8 +52,8 @@ fn a_service_claims_keeps_and_releases() {
 fn what_is_taken_or_out_of_range_is_refused() {
     let mut view = View::default();
     let mut first = json!({ "spec": { "type": "NodePort", "clusterIP": "10.96.0.10", "ports": [{ "port": 80, "nodePort": 30080 }] } });
-    let extra = check(&view, None, &mut first).unwrap();
-    put(&mut view, &extra);
+    let along = check(&view, None, &mut first).unwrap();
+    put(&mut view, &along);
     let error = check(&view, None, &mut first).unwrap_err().to_string();
     assert!(error.contains("failed to allocate IP 10.96.0.10: provided IP is already allocated"), "{error}");
     assert!(
@@ -69,8 +69,8 @@ fn what_is_taken_or_out_of_range_is_refused() {
 fn an_address_is_never_only_written_down() {
     let mut view = View::default();
     let mut victim = json!({ "spec": { "clusterIP": "10.96.0.10", "ports": [{ "port": 80 }] } });
-    let extra = check(&view, None, &mut victim).unwrap();
-    put(&mut view, &extra);
+    let along = check(&view, None, &mut victim).unwrap();
+    put(&mut view, &along);
     for spec in [
         json!({ "type": "ExternalName", "externalName": "a.b", "clusterIPs": ["10.96.0.10"] }),
         json!({ "type": "ExternalName", "externalName": "a.b", "clusterIP": "10.96.0.10" }),
@@ -87,8 +87,8 @@ fn an_address_is_never_only_written_down() {
         assert!(!kept || again["spec"].get("clusterIPs").is_none(), "{spec}");
     }
     let stored = json!({ "spec": { "clusterIP": "10.96.0.77", "clusterIPs": ["10.96.0.77"], "ports": [] } });
-    let extra = check(&view, Some(&stored), &mut stored.clone()).unwrap();
-    assert_eq!(extra.writes.len(), 1, "what was never claimed is claimed");
+    let along = check(&view, Some(&stored), &mut stored.clone()).unwrap();
+    assert_eq!(along.writes.len(), 1, "what was never claimed is claimed");
     // On its way out it may go, but take nothing along.
     let mut ending = json!({ "metadata": { "deletionTimestamp": "x" }, "spec": {
         "type": "ExternalName", "externalName": "a.b" } });
@@ -102,13 +102,13 @@ fn an_address_is_never_only_written_down() {
 fn a_service_that_becomes_external_gives_up_its_address() {
     let mut view = View::default();
     let mut service = json!({ "spec": { "clusterIP": "10.96.0.10", "ports": [{ "port": 80 }] } });
-    let extra = check(&view, None, &mut service).unwrap();
-    put(&mut view, &extra);
+    let along = check(&view, None, &mut service).unwrap();
+    put(&mut view, &along);
     for left in [json!({}), json!({ "clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"] })] {
         let mut update = json!({ "spec": { "type": "ExternalName", "externalName": "a.b" } });
         update["spec"].as_object_mut().unwrap().extend(left.as_object().unwrap().clone());
-        let extra = check(&view, Some(&service), &mut update).unwrap();
-        assert!(matches!(&extra.writes[..], [Write::Delete { .. }]));
+        let along = check(&view, Some(&service), &mut update).unwrap();
+        assert!(matches!(&along.writes[..], [Write::Delete { .. }]));
         assert!(update["spec"].get("clusterIP").is_none() && update["spec"].get("clusterIPs").is_none());
     }
     let mut other =
@@ -131,8 +131,8 @@ fn what_a_service_has_stays_claimed_and_is_claimed_again() {
     let mut view = View::default();
     let mut service =
         json!({ "spec": { "type": "NodePort", "clusterIP": "10.96.0.77", "ports": [{ "port": 80 }] } });
-    let extra = check(&view, None, &mut service).unwrap();
-    put(&mut view, &extra);
+    let along = check(&view, None, &mut service).unwrap();
+    put(&mut view, &along);
     let service = stored(&service);
     let claim = view.get(&address_key("10.96.0.77".parse().unwrap())).unwrap().clone();
     assert_eq!(keeps(&view, &claim), None, "its service is not there yet");
@@ -146,7 +146,7 @@ fn what_a_service_has_stays_claimed_and_is_claimed_again() {
     let lost = lost_claims(&view, &config, &service).transaction.unwrap();
     assert_eq!(lost.writes.len(), 2);
     assert_eq!(lost.preconditions[2].expect, Expect::Revision(4), "only as long as the service is so");
-    put(&mut view, &Extra { writes: lost.writes, preconditions: vec![] });
+    put(&mut view, &Transaction { writes: lost.writes, preconditions: vec![] });
     assert_eq!(lost_claims(&view, &config, &service), LostClaims::default());
     let mut thief = address_claim(&ObjectKey::new("services", "default", "other"));
     thief["metadata"]["name"] = "10.96.0.77".into();
@@ -161,17 +161,17 @@ fn an_address_of_the_cluster_outlives_its_service_and_comes_back_with_it() {
     let key = ObjectKey::new("services", "kube-system", "kube-dns");
     let (config, kind) = (ApiConfig::new("c", "0"), by_plural("", "v1", "services").unwrap());
     let mut view = View::default();
-    let mut extra = Extra::default();
+    let mut along = Transaction::default();
     let address = address_key("10.96.0.10".parse().unwrap());
-    claim(address.clone(), address_claim(&key), Timestamp::UNIX_EPOCH, &mut extra);
-    put(&mut view, &extra);
+    claim(address.clone(), address_claim(&key), Timestamp::UNIX_EPOCH, &mut along);
+    put(&mut view, &along);
     let mut service = json!({ "spec": { "clusterIP": "10.96.0.10", "ports": [{ "port": 53 }] } });
     assert!(check(&view, None, &mut service.clone()).is_err(), "another service does not get it");
     (kind.defaults)(&mut service);
     let context = Context { kind, view: &view, config: &config, key: &key };
-    let extra = allocate(&context, None, &mut service).unwrap();
-    assert!(extra.writes.is_empty());
-    assert_eq!(extra.preconditions[0], Precondition { key: address.clone(), expect: Expect::Revision(3) });
+    let along = allocate(&context, None, &mut service).unwrap();
+    assert!(along.writes.is_empty());
+    assert_eq!(along.preconditions[0], Precondition { key: address.clone(), expect: Expect::Revision(3) });
     let draft = metadata::draft("Service", "v1", &service);
     let service = Object::from_draft(key, &draft, 4).unwrap();
     assert_eq!(release(&view, &service).writes, []);
@@ -201,9 +201,9 @@ fn many_ports_keep_and_find_their_node_ports_at_once() {
     let mut view = View::default();
     let mut service = json!({ "spec": { "type": "NodePort", "ports": ports } });
     let began = std::time::Instant::now();
-    let extra = check(&view, None, &mut service).unwrap();
-    assert_eq!(extra.writes.len(), 2001);
-    put(&mut view, &extra);
+    let along = check(&view, None, &mut service).unwrap();
+    assert_eq!(along.writes.len(), 2001);
+    put(&mut view, &along);
     let mut update = json!({ "spec": { "type": "NodePort", "ports": ports } });
     assert!(check(&view, Some(&service), &mut update).unwrap().writes.is_empty());
     assert_eq!(update["spec"]["ports"], service["spec"]["ports"]);

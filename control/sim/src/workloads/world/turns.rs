@@ -4,7 +4,7 @@ use coracle_api::{ProposeError, Storage as _};
 use coracle_controllers::Outcome;
 use coracle_leader::{
     monitor::together,
-    plans::{FAILURE_PAUSE, of_decisions, outcome, releasing},
+    plans::{FAILURE_PAUSE, of_decisions, outcome},
 };
 use coracle_objects::Transaction;
 use jiff::Timestamp;
@@ -74,8 +74,7 @@ impl World {
         }
         let mut all_failed = !plan.transactions.is_empty();
         for (transaction, origin) in plan.transactions.iter().zip(&plan.origins) {
-            let releasing = releasing(&self.storage.view(), transaction.clone());
-            let outcome = outcome(self.storage.apply(Writer::Controllers, releasing));
+            let outcome = outcome(self.storage.apply(Writer::Controllers, transaction.clone()));
             all_failed &= outcome == Outcome::Unknown;
             self.controllers.settle(origin, transaction, &outcome, self.now);
         }
