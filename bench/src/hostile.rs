@@ -134,6 +134,7 @@ impl Bench {
             namespace: "mallory".into(),
             gateway: gateway.clone(),
             fabric,
+            node: node.id(),
             outside,
             binary: cluster.binary().to_owned(),
             kubeconfig: cluster.data_dir(0).join("kubeconfig"),

@@ -22,6 +22,19 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// What the process of this id uses at this moment.
+    pub fn of(process: u32) -> Result<Self> {
+        let folder = format!("/proc/{process}");
+        let text = std::fs::read_to_string(format!("{folder}/status"))?;
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
+            number.with_context(|| format!("no {name} in {folder}/status"))
+        };
+        let descriptors = std::fs::read_dir(format!("{folder}/fd"))?.count();
+        Ok(Self { mib: field("VmRSS:")? / 1024, threads: field("Threads:")?, descriptors })
+    }
+
     /// The higher of each.
     pub fn max(self, other: Self) -> Self {
         Self {
@@ -83,15 +96,7 @@ impl Running {
 
     /// What it uses at this moment.
     pub fn usage(&self) -> Result<Usage> {
-        let folder = format!("/proc/{}", self.child.id());
-        let text = std::fs::read_to_string(format!("{folder}/status"))?;
-        let field = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            let number = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
-            number.with_context(|| format!("no {name} in {folder}/status"))
-        };
-        let descriptors = std::fs::read_dir(format!("{folder}/fd"))?.count();
-        Ok(Usage { mib: field("VmRSS:")? / 1024, threads: field("Threads:")?, descriptors })
+        Usage::of(self.id())
     }
 
     /// CPU time that it has used, all threads together.

@@ -29,6 +29,8 @@ use crate::client::{Client, Rest};
 
 /// How long the acts that are floods go on.
 const FLOOD: Duration = Duration::from_secs(6);
+/// Between two looks at something.
+const POLL: Duration = Duration::from_millis(100);
 /// Connections of a flood.
 const CONNECTIONS: usize = 32;
 
@@ -69,6 +71,8 @@ pub struct Stage {
     pub gateway: String,
     /// Where other nodes reach it.
     pub fabric: String,
+    /// The process of the node.
+    pub node: u32,
     /// A machine beyond the cluster, where the act needs one.
     pub outside: Option<Arc<Outside>>,
     pub binary: PathBuf,
@@ -134,6 +138,7 @@ acts! {
     Node, Nothing, "400 silent connections to each of 8 ports of one who never accepts" => doors::deaf;
     Node, Nothing, "700 WebSockets through each door" => doors::upgrades;
     Node, Outside, "300 clients that vanish: idle, in a request, as a WebSocket" => doors::vanished;
+    Node, Outside, "300 WebSockets through both doors whose clients vanish" => doors::vanished_upgrades;
     Node, Nothing, "connections to the fabric that are silent, say garbage or begin a handshake" => doors::handshakes;
     Node, Nothing, "1,500 silent connections to each door" => web::silent;
     Node, Nothing, "1,500 silent connections from a pod" => web::from_a_pod;

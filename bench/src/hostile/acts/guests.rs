@@ -6,14 +6,13 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::{CORE, FLOOD, Stage};
+use super::{Answers, CORE, FLOOD, POLL, Stage};
 use crate::{client::Rest, hostile::NODE};
 
 /// The image of `sample-workloads/hostile`.
 pub const PROGRAM: &str = "hostile/program:1";
 /// Until pods that were asked for have to be there.
 const PATIENCE: Duration = Duration::from_secs(40);
-const POLL: Duration = Duration::from_millis(100);
 /// Letters of a line that are shown.
 const SAID_MAX: usize = 120;
 
@@ -54,7 +53,7 @@ impl Stage {
     pub async fn summary(&self, rest: &Rest) -> Result<String> {
         let pods = rest.get(&self.path(CORE, "pods")).await?;
         let pods = pods["items"].as_array().context("a list of pods")?;
-        let mut phases = super::Answers::default();
+        let mut phases = Answers::default();
         for pod in pods {
             let waiting = pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].as_str();
             phases.count(waiting.or(pod["status"]["phase"].as_str()).unwrap_or("no status"));
