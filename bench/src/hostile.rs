@@ -135,6 +135,7 @@ impl Bench {
             gateway: gateway.clone(),
             fabric,
             node: node.id(),
+            node_dir: cluster.path().join(NODE),
             outside,
             binary: cluster.binary().to_owned(),
             kubeconfig: cluster.data_dir(0).join("kubeconfig"),

@@ -29,6 +29,8 @@ use crate::client::{Client, Rest};
 
 /// How long the acts that are floods go on.
 const FLOOD: Duration = Duration::from_secs(6);
+/// The same of acts that need more time until their harm shows.
+const LONG: Duration = Duration::from_secs(20);
 /// Between two looks at something.
 const POLL: Duration = Duration::from_millis(100);
 /// Connections of a flood.
@@ -71,8 +73,9 @@ pub struct Stage {
     pub gateway: String,
     /// Where other nodes reach it.
     pub fabric: String,
-    /// The process of the node.
+    /// The process of the node, and its data as the node itself sees them.
     pub node: u32,
+    pub node_dir: PathBuf,
     /// A machine beyond the cluster, where the act needs one.
     pub outside: Option<Arc<Outside>>,
     pub binary: PathBuf,
@@ -116,6 +119,7 @@ acts! {
     Node, Nothing, "8 guests that open files and sockets without end" => files::open;
     Node, Nothing, "2 guests with 1,000 listings of 10,000 names each" => files::listings;
     Node, Nothing, "32 guests that sync a file again and again" => files::syncs;
+    Node, Nothing, "8 guests that use all permits of 128 streams at once and 8 that write without one" => files::permits;
     Node, Nothing, "64 guests that loop" => compute::loops;
     Node, Nothing, "8 guests that fill 256 MiB in one instruction, again and again" => compute::fills;
     Node, Nothing, "8 guests that grow to 256 MiB, are ended and start again" => compute::hogs;
@@ -125,6 +129,7 @@ acts! {
     Node, Nothing, "8 guests that log as fast as they can" => compute::log;
     Node, Nothing, "8 guests that log one line without end" => compute::lines;
     Node, Nothing, "300 readers that take nothing of a log that grows" => logs::unread;
+    Node, SmallDisk, "8 guests that log 1 GB each on a small disk" => logs::full;
     Node, SmallDisk, "a guest that fills the disk" => files::disk;
     Node, SmallDisk, "40 images of 8 MB each on a small disk" => files::images;
     Node, Outside, "4 guests with outside connections to one who never reads" => network::outside;

@@ -5,12 +5,19 @@ use std::{
     io::Write,
 };
 
-use wasip2::filesystem::{
-    preopens::get_directories,
-    types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags},
+use wasip2::{
+    cli::stdout::get_stdout,
+    filesystem::{
+        preopens::get_directories,
+        types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags},
+    },
+    io::streams::OutputStream,
 };
 
 use crate::hold;
+
+/// Bytes after which a stream of a file begins anew, so that the file stays small.
+const STREAM_BYTES: usize = 1 << 20;
 
 /// Folders in each other, made from within as no path is so long.
 pub fn nest(folder: &str, count: usize) {
@@ -85,4 +92,63 @@ pub fn fill(folder: &str) {
             Err(_) => {}
         }
     }
+}
+
+/// Takes the permits of many streams of one file, and of as many of standard output, uses all of them together, and waits
+/// for none.
+pub fn permits(folder: &str, count: usize) {
+    let file = open_file(folder);
+    let begin = || file.write_via_stream(0).expect("a stream of a file");
+    let outputs: Vec<_> = (0..count).map(|_| get_stdout()).collect();
+    let mut files: Vec<_> = (0..count).map(|_| (begin(), 0)).collect();
+    println!("writes to {count} streams of each");
+    let bytes = vec![b'x'; 1 << 20];
+    loop {
+        let permits: Vec<_> = outputs
+            .iter()
+            .chain(files.iter().map(|(stream, _)| stream))
+            .map(OutputStream::check_write)
+            .collect();
+        let (of_outputs, of_files) = permits.split_at(count);
+        for (stream, permit) in outputs.iter().zip(of_outputs) {
+            if let Ok(permit @ 1..) = permit {
+                // What is refused is tried again.
+                let _ = stream.write(&bytes[..bytes.len().min(*permit as usize)]);
+            }
+        }
+        for ((stream, written), permit) in files.iter_mut().zip(of_files) {
+            let Ok(permit) = permit else {
+                (*stream, *written) = (begin(), 0);
+                continue;
+            };
+            let permit = bytes.len().min(*permit as usize);
+            if permit > 0 && stream.write(&bytes[..permit]).is_ok() {
+                *written += permit;
+            }
+            if *written >= STREAM_BYTES {
+                (*stream, *written) = (begin(), 0);
+            }
+        }
+    }
+}
+
+/// Writes a MiB again and again that nobody has permitted.
+pub fn unpermitted(stream: &OutputStream) {
+    println!("writes without a permit");
+    let bytes = vec![b'x'; 1 << 20];
+    loop {
+        // What is refused is tried again.
+        let _ = stream.write(&bytes);
+    }
+}
+
+/// Of a new file.
+pub fn stream(folder: &str) -> OutputStream {
+    open_file(folder).write_via_stream(0).expect("a stream of a file")
+}
+
+fn open_file(folder: &str) -> Descriptor {
+    let flags = DescriptorFlags::READ | DescriptorFlags::WRITE;
+    let opened = open_folder(folder).open_at(PathFlags::empty(), "written", OpenFlags::CREATE, flags);
+    opened.expect("a file can be made")
 }

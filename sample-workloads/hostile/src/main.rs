@@ -12,7 +12,9 @@ use std::{
     time::Duration,
 };
 
-use wasip2::{clocks::monotonic_clock::subscribe_duration, random::random::get_random_bytes};
+use wasip2::{
+    cli::stdout::get_stdout, clocks::monotonic_clock::subscribe_duration, random::random::get_random_bytes,
+};
 
 /// Longer than any act.
 const FOR_EVER: Duration = Duration::from_secs(100_000);
@@ -27,7 +29,8 @@ fn main() {
         ["grow", mib] => grow(number(mib)),
         ["resources", count] => resources(number(count)),
         ["random"] => random(),
-        ["log"] => log(&[[b'x'; 99].as_slice(), b"\n"].concat().repeat(640)),
+        ["log"] => log(&short_lines()),
+        ["log", mib] => log_so_much(number(mib)),
         ["lines"] => log(&[b'x'; 64 * 1024]),
         ["nest", folder, count] => files::nest(folder, number(count)),
         ["files", folder, count] => files::make(folder, number(count)),
@@ -35,6 +38,9 @@ fn main() {
         ["list", folder, names, listings] => files::list(folder, number(names), number(listings)),
         ["sync", folder] => files::sync(folder),
         ["fill-disk", folder] => files::fill(folder),
+        ["permits", folder, streams] => files::permits(folder, number(streams)),
+        ["unpermitted", "stdout"] => files::unpermitted(&get_stdout()),
+        ["unpermitted", folder] => files::unpermitted(&files::stream(folder)),
         ["connect", address, count] => network::connect(address, number(count)),
         ["silent", address, count] => network::silent(address, number(count)),
         ["flows", address, count] => network::flows(address, number(count)),
@@ -104,4 +110,18 @@ fn random() {
 fn log(piece: &[u8]) {
     let mut out = io::stdout().lock();
     while out.write_all(piece).is_ok() {}
+}
+
+/// Some 64 KB of them.
+fn short_lines() -> Vec<u8> {
+    [[b'x'; 99].as_slice(), b"\n"].concat().repeat(640)
+}
+
+/// The same to an end.
+fn log_so_much(mib: usize) {
+    let (piece, mut out) = (short_lines(), io::stdout().lock());
+    for _ in 0..(mib << 20) / piece.len() {
+        out.write_all(&piece).expect("standard output takes it");
+    }
+    println!("logged {mib} MiB");
 }

@@ -18,11 +18,7 @@ pub async fn hogs(stage: Stage) -> Result<String> {
     let rest = stage.client.rest().await?;
     let mut hog = container(&["grow", "1000"]);
     hog["resources"] = json!({"limits": {"memory": "256Mi"}});
-    let mut object = super::workload("ReplicaSet", "hog", 8);
-    let spec = &mut object["spec"]["template"]["spec"];
-    spec["containers"] = json!([hog]);
-    spec["volumes"] = json!([{"name": "data", "emptyDir": {}}]);
-    stage.post(&rest, super::APPS, "replicasets", &object).await?;
+    stage.replicas(&rest, "hog", 8, hog).await?;
     tokio::time::sleep(FLOOD).await;
     stage.summary(&rest).await
 }

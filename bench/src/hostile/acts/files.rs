@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::{FLOOD, Stage};
+use super::{FLOOD, Stage, guests::container};
 
 /// Making so many takes its time.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,6 +29,17 @@ pub async fn listings(stage: Stage) -> Result<String> {
 
 pub async fn syncs(stage: Stage) -> Result<String> {
     stage.crowd(32, &["sync", "/data"]).await
+}
+
+/// Those that write without a permit, to a file or standard output, are ended and start again.
+pub async fn permits(stage: Stage) -> Result<String> {
+    let rest = stage.client.rest().await?;
+    stage.replicas(&rest, "permitted", 8, container(&["permits", "/data", "64"])).await?;
+    for (name, to) in [("no-permit-out", "stdout"), ("no-permit-file", "/data")] {
+        stage.replicas(&rest, name, 4, container(&["unpermitted", to])).await?;
+    }
+    sleep(FLOOD).await;
+    stage.summary(&rest).await
 }
 
 /// All of the node's disk, and what becomes free of it.

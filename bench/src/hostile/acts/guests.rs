@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::{Answers, CORE, FLOOD, POLL, Stage};
+use super::{APPS, Answers, CORE, FLOOD, POLL, Stage, workload};
 use crate::{client::Rest, hostile::NODE};
 
 /// The image of `sample-workloads/hostile`.
@@ -37,6 +37,15 @@ impl Stage {
         });
         let pod = json!({"metadata": {"name": name, "labels": {"app": name}}, "spec": spec});
         self.post(rest, CORE, "pods", &pod).await.map(drop)
+    }
+
+    /// So many pods of one container, which is started again where it ends.
+    pub async fn replicas(&self, rest: &Rest, name: &str, count: usize, container: Value) -> Result<()> {
+        let mut object = workload("ReplicaSet", name, count);
+        let spec = &mut object["spec"]["template"]["spec"];
+        spec["containers"] = json!([container]);
+        spec["volumes"] = json!([{"name": "data", "emptyDir": {}}]);
+        self.post(rest, APPS, "replicasets", &object).await.map(drop)
     }
 
     /// So many pods of one act, for as long as a flood takes.
