@@ -12,6 +12,7 @@ pub mod guests;
 mod logs;
 mod network;
 mod pods;
+mod structures;
 pub mod web;
 
 use std::{
@@ -162,6 +163,7 @@ acts! {
     Node, Nothing, "50 components of one user that compile slowly" => compile::slow;
     Node, Nothing, "a pod forced away while it compiles, again and again" => compile::forced;
     Node, Nothing, "components that are cut short, garbage, nested deep" => compile::malformed;
+    Node, Nothing, "200 pods of a component that keeps 1 million elements for tables" => structures::elements;
     Node, Nothing, "an environment of 200 MB" => pods::environment;
     Node, Nothing, "300,000 unclosed references in an environment" => pods::unclosed;
     Node, Nothing, "8 MB of Secrets in each of 24 pods" => pods::secrets;

@@ -133,18 +133,22 @@ fn slow_module(number: usize) -> Vec<u8> {
 fn module(locals: &[u8], code: &[u8]) -> Vec<u8> {
     let body = [if locals.is_empty() { &[0][..] } else { locals }, code, &[END]].concat();
     let body = [leb(body.len()), body].concat();
-    let sections: [(u8, &[u8]); 5] = [
+    of_sections(&[
         (1, b"\x01\x60\0\0"),
         (3, b"\x01\0"),
         (5, b"\x01\0\x01"),
         (7, b"\x02\x06_start\0\0\x06memory\x02\0"),
         (10, &[leb(1), body].concat()),
-    ];
+    ])
+}
+
+/// A module of sections, which are their number and content.
+pub fn of_sections(sections: &[(u8, &[u8])]) -> Vec<u8> {
     let mut module = b"\0asm\x01\0\0\0".to_vec();
     for (kind, bytes) in sections {
-        module.push(kind);
+        module.push(*kind);
         module.extend(leb(bytes.len()));
-        module.extend(bytes);
+        module.extend(*bytes);
     }
     module
 }
@@ -166,7 +170,7 @@ fn nested_components(depth: usize) -> Vec<u8> {
 }
 
 /// An unsigned number as WebAssembly writes it; one below 64 is the same signed.
-fn leb(mut number: usize) -> Vec<u8> {
+pub fn leb(mut number: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {
         let low = (number & 0x7f) as u8;

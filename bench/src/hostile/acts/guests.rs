@@ -72,6 +72,22 @@ impl Stage {
         Ok(format!("{}{said}", phases.say()))
     }
 
+    /// What the first container that waits is said to wait for, or else the last warning of these pods, to be put behind
+    /// something.
+    pub async fn refusal(&self, rest: &Rest) -> Result<String> {
+        let pods = rest.get(&self.path(CORE, "pods")).await?;
+        let containers =
+            |pod: &Value| pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+        let mut all = pods["items"].as_array().context("a list of pods")?.iter().flat_map(containers);
+        let mut message = all.find_map(|it| Some(it["state"]["waiting"]["message"].as_str()?.to_owned()));
+        if message.is_none() {
+            let events = rest.get(&self.path(CORE, "events?fieldSelector=type%3DWarning")).await?;
+            let last = events["items"].as_array().and_then(|events| events.last());
+            message = last.and_then(|event| Some(event["message"].as_str()?.to_owned()));
+        }
+        Ok(message.map(|message| format!("; {}", shown(&message))).unwrap_or_default())
+    }
+
     /// Waits until a pod is as wanted, or so long: the pod.
     pub async fn until(
         &self,
@@ -101,8 +117,7 @@ impl Stage {
     pub async fn said(&self, rest: &Rest, name: &str) -> Result<String> {
         let path = self.path(CORE, &format!("pods/{name}/log?tailLines=1&limitBytes=200"));
         let (status, log) = rest.call("GET", &path, Vec::new()).await?;
-        let log: String =
-            String::from_utf8_lossy(&log).trim().replace('|', "/").chars().take(SAID_MAX).collect();
+        let log = shown(&String::from_utf8_lossy(&log));
         Ok(if status == 200 && !log.is_empty() { format!("; {log}") } else { String::new() })
     }
 
@@ -115,4 +130,9 @@ impl Stage {
         let phase = pod["status"]["phase"].as_str().unwrap_or("no status").to_owned();
         Ok(phase + &self.said(&rest, name).await?)
     }
+}
+
+/// The beginning of a text, as a cell of a table.
+fn shown(text: &str) -> String {
+    text.trim().replace('|', "/").replace('\n', " ").chars().take(SAID_MAX).collect()
 }
