@@ -112,6 +112,14 @@ impl Rest {
         Ok(serde_json::from_slice(&body)?)
     }
 
+    /// What `/metrics` says of a metric that has no labels.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        let (_, metrics) = self.call("GET", "/metrics", Vec::new()).await?;
+        let metrics = String::from_utf8_lossy(&metrics).into_owned();
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.with_context(|| format!("no {name} in /metrics"))?.trim().parse()?)
+    }
+
     /// The status, and a body that may never end.
     pub async fn send(&self, method: &str, path: &str, body: Vec<u8>) -> Result<(u16, Incoming)> {
         self.send_as("application/json", method, path, body).await

@@ -218,10 +218,7 @@ impl Bench {
 
     /// Entries of the log that were not written by the other user.
     async fn entries(&self) -> Result<i64> {
-        let (_, metrics) = self.rest.call("GET", "/metrics", Vec::new()).await?;
-        let metrics = String::from_utf8_lossy(&metrics).into_owned();
-        let line = metrics.lines().find_map(|line| line.strip_prefix("coracle_raft_commit_index "));
-        let index: f64 = line.context("no commit index in /metrics")?.trim().parse()?;
+        let index = self.rest.metric("coracle_raft_commit_index").await?;
         Ok(index as i64 - self.bystander.written() as i64)
     }
 

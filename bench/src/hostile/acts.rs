@@ -167,6 +167,9 @@ acts! {
     Node, Nothing, "an environment of 200 MB" => pods::environment;
     Node, Nothing, "300,000 unclosed references in an environment" => pods::unclosed;
     Node, Nothing, "8 MB of Secrets in each of 24 pods" => pods::secrets;
+    Node, Nothing, "16 pods that mount 64 subPaths of 64 directories each" => pods::sub_paths;
+    Node, Nothing, "4 pods of 150 containers that wait with long messages" => pods::statuses;
+    Node, Nothing, "a pod that names 200 ConfigMaps of 1 MB" => pods::config_maps;
     Node, Nothing, "pods forced away as soon as they are there" => pods::forced;
     Node, Nothing, "1,000 pods that crash" => pods::crashes;
 }

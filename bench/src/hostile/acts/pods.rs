@@ -1,12 +1,17 @@
 //! What the specs of pods do to their node.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::sleep};
 
-use super::{APPS, CORE, FLOOD, Stage, guests::PROGRAM, workload};
+use super::{
+    APPS, CORE, FLOOD, LONG, POLL, Stage,
+    guests::{PROGRAM, container},
+    workload,
+};
+use crate::hostile::NODE;
 
 pub async fn environment(stage: Stage) -> Result<String> {
     let mut variables = vec![json!({"name": "v0", "value": "x".repeat(500)})];
@@ -60,7 +65,7 @@ pub async fn secrets(stage: Stage) -> Result<String> {
 
 /// Made and forced away at once, by many.
 pub async fn forced(stage: Stage) -> Result<String> {
-    let (path, begun) = (stage.path(CORE, "pods"), std::time::Instant::now());
+    let (path, begun) = (stage.path(CORE, "pods"), Instant::now());
     let mut clients = JoinSet::new();
     for client in 0..8 {
         let (stage, path, rest) = (stage.clone(), path.clone(), stage.client.rest().await?);
@@ -93,4 +98,65 @@ pub async fn crashes(stage: Stage) -> Result<String> {
     stage.post(&rest, APPS, "replicasets", &object).await?;
     sleep(2 * FLOOD).await;
     stage.summary(&rest).await
+}
+
+/// And one that mounts one more than a container can.
+pub async fn sub_paths(stage: Stage) -> Result<String> {
+    let rest = stage.client.rest().await?;
+    let deep = "/d".repeat(63);
+    for (name, mounts) in (0..16).map(|number| (format!("p{number}"), 64)).chain([("wide".into(), 65)]) {
+        let mount = |number| {
+            let (path, sub_path) = (format!("/m{number}"), format!("{number}{deep}"));
+            json!({"name": "data", "mountPath": path, "subPath": sub_path})
+        };
+        let mut container = container(&["grow", "1"]);
+        container["volumeMounts"] = (0..mounts).map(mount).collect();
+        stage.start(&rest, &name, container).await?;
+    }
+    sleep(2 * FLOOD).await;
+    Ok(stage.summary(&rest).await? + &stage.refusal(&rest).await?)
+}
+
+/// The names of their images are long, and so is what is said of each; one pod is so large that no status fits beside its
+/// spec. The answer is how large a status came to be, and whether the node's link was there whenever it was looked for.
+pub async fn statuses(stage: Stage) -> Result<String> {
+    let rest = stage.client.rest().await?;
+    for (number, letters) in [9000, 4500, 4500, 4500].into_iter().enumerate() {
+        let image = "x".repeat(letters);
+        let container = |number| json!({"name": format!("c{number}"), "image": image});
+        let containers: Vec<Value> = (0..150).map(container).collect();
+        let pod = json!({"metadata": {"name": format!("p{number}")}, "spec": {"containers": containers}});
+        stage.post(&rest, CORE, "pods", &pod).await?;
+    }
+    let (begun, mut looks, mut linked) = (Instant::now(), 0, 0);
+    while begun.elapsed() < 2 * FLOOD {
+        looks += 1;
+        linked += usize::from(rest.metric("coracle_node_links").await? >= 1.0);
+        sleep(POLL).await;
+    }
+    let pods = rest.get(&stage.path(CORE, "pods")).await?;
+    let statuses = pods["items"].as_array().context("a list of pods")?.iter().map(|pod| &pod["status"]);
+    let largest = statuses.map(|status| status.to_string().len()).max().unwrap_or_default();
+    let summary = stage.summary(&rest).await?;
+    Ok(format!("{summary}; a status of {} kB, the node linked at {linked} of {looks} looks", largest / 1000))
+}
+
+/// As volumes, all of which the node has to be sent.
+pub async fn config_maps(stage: Stage) -> Result<String> {
+    let rest = stage.client.rest().await?;
+    let data = json!({"a": "x".repeat(1_000_000)});
+    let mut volumes = vec![json!({"name": "data", "emptyDir": {}})];
+    for number in 0..200 {
+        let name = format!("large-{number}");
+        stage.post(&rest, CORE, "configmaps", &json!({"metadata": {"name": name}, "data": data})).await?;
+        volumes.push(json!({"name": name, "configMap": {"name": name}}));
+    }
+    let spec = json!({
+        "nodeSelector": {"kubernetes.io/hostname": NODE}, "containers": [container(&["grow", "1"])],
+        "volumes": volumes,
+    });
+    let pod = json!({"metadata": {"name": "wide"}, "spec": spec});
+    stage.post(&rest, CORE, "pods", &pod).await?;
+    sleep(LONG).await;
+    Ok(stage.summary(&rest).await? + &stage.refusal(&rest).await?)
 }
