@@ -5,6 +5,7 @@ mod compile;
 mod compute;
 mod controllers;
 mod doors;
+mod endpoints;
 mod files;
 mod floods;
 mod frames;
@@ -170,6 +171,7 @@ acts! {
     Node, Nothing, "16 pods that mount 64 subPaths of 64 directories each" => pods::sub_paths;
     Node, Nothing, "4 pods of 150 containers that wait with long messages" => pods::statuses;
     Node, Nothing, "a pod that names 200 ConfigMaps of 1 MB" => pods::config_maps;
+    Node, Nothing, "100 changes a second of 50 services with 1000 endpoints each" => endpoints::changes;
     Node, Nothing, "pods forced away as soon as they are there" => pods::forced;
     Node, Nothing, "1,000 pods that crash" => pods::crashes;
 }
@@ -217,6 +219,12 @@ impl Answers {
         *self.0.entry(answer.to_owned()).or_default() += 1;
     }
 
+    fn merge(&mut self, other: Self) {
+        for (answer, count) in other.0 {
+            *self.0.entry(answer).or_default() += count;
+        }
+    }
+
     fn say(&self) -> String {
         let each: Vec<String> = self.0.iter().map(|(answer, count)| format!("{count} x {answer}")).collect();
         each.join(", ")
@@ -259,9 +267,7 @@ where
     }
     let mut all = Answers::default();
     while let Some(answers) = clients.join_next().await {
-        for (answer, count) in answers?.0 {
-            *all.0.entry(answer).or_default() += count;
-        }
+        all.merge(answers?);
     }
     Ok(all.say())
 }
