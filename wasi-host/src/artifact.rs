@@ -14,6 +14,7 @@ mod error;
 mod failures;
 mod inspect;
 mod nesting;
+mod slots;
 mod structures;
 mod turns;
 mod verdict;
@@ -261,8 +262,12 @@ impl Artifacts {
         let mut waiter = self.join(digest.clone(), path, &namespace)?;
         (&mut waiter.outcome).await?;
         drop(waiter);
-        self.load(&digest, &namespace).await?.ok_or_else(|| PrepareError::GivenUp {
-            message: "the compiled code could not be loaded".to_owned(),
+        self.load(&digest, &namespace).await?.ok_or_else(|| {
+            let message = "the compiled code could not be loaded; the node's log says why".to_owned();
+            let error = PrepareError::GivenUp { message };
+            // Compiled again at once it would come to the same.
+            self.failures.remember(&digest, &error);
+            error
         })
     }
 

@@ -42,9 +42,10 @@ const STACK_KEEP_RESIDENT: usize = 64 << 10;
 /// Bytes of a core instance's and of a component instance's structures.
 const INSTANCE_BYTES_MAX: usize = 10 << 20;
 
-/// Core instances and memories that one component may have.
+/// Core instances, memories and tables that one component may have.
 const CORE_INSTANCES_MAX: u32 = 200;
-const MEMORIES_MAX: u32 = 32;
+pub(crate) const MEMORIES_MAX: u32 = 32;
+pub(crate) const TABLES_MAX: u32 = 64;
 
 /// Tables of the pool for each of its instances.
 const TABLES_PER_SEAT: u32 = 2;
@@ -160,8 +161,10 @@ fn pooled(version: WasiVersion, instances: u32) -> Result<Engine, HostError> {
         .max_core_instance_size(INSTANCE_BYTES_MAX)
         .max_component_instance_size(INSTANCE_BYTES_MAX)
         .max_core_instances_per_component(CORE_INSTANCES_MAX)
-        .max_tables_per_component(64)
+        .max_tables_per_component(TABLES_MAX)
+        .max_tables_per_module(TABLES_MAX)
         .max_memories_per_component(MEMORIES_MAX)
+        .max_memories_per_module(MEMORIES_MAX)
         .table_elements(TABLE_ELEMENTS_MAX)
         .linear_memory_keep_resident(MEMORY_KEEP_RESIDENT)
         .table_keep_resident(TABLE_KEEP_RESIDENT)

@@ -15,8 +15,8 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, setrlimit};
 use wasmtime::Engine;
 
 use super::inspect::{self, Form, Kind};
-use super::structures;
 use super::{PrepareError, WASM_BYTES_MAX, confine, verdict};
+use super::{slots, structures};
 use crate::engine::{WasiVersion, compiling};
 
 /// The hidden subcommand of the binary that compiles.
@@ -126,6 +126,7 @@ pub(super) fn make(wasm: Vec<u8>, engines: &[Engine; 2]) -> Result<(Kind, Vec<u8
         Form::Component(_) => wasm,
         Form::Module { .. } => inspect::componentize(form, &wasm)?,
     };
+    slots::check(&component)?;
     let kind = Kind { structures: structures::bytes(&component)?, ..form.kind() };
     let [p2, p3] = engines;
     let engine = match kind.engine {

@@ -239,7 +239,7 @@ fn clang_version(text: &str) -> Option<[u32; 3]> {
     Some([parts.next()?, parts.next().unwrap_or(0), parts.next().unwrap_or(0)])
 }
 
-fn malformed(error: wasmparser::BinaryReaderError) -> PrepareError {
+pub(super) fn malformed(error: wasmparser::BinaryReaderError) -> PrepareError {
     PrepareError::Compile { message: format!("the file is damaged or cut short: {error}") }
 }
 

@@ -26,6 +26,15 @@ async fn what_cannot_run_is_refused_with_the_mend() {
     let library = wat::parse_str(r#"(module (func (export "add")))"#).expect("valid");
     let library = refused(&bench, &library).await;
     assert!(matches!(&library, PrepareError::NoEntry { exports } if exports == "add"), "{library}");
+    let wide = wat::parse_str(
+        r#"(module (memory (export "memory") 1) (table 100001 funcref) (func (export "_start")))"#,
+    )
+    .expect("valid");
+    let wide = refused(&bench, &wide).await;
+    assert!(
+        matches!(wide, PrepareError::Compile { .. }) && wide.to_string().contains("100000 at most"),
+        "{wide}"
+    );
     let component = wat::parse_str(r#"(component)"#).expect("valid");
     assert!(matches!(refused(&bench, &component).await, PrepareError::NoEntry { .. }));
     let mut cut = wat::parse_str(spinner()).expect("valid");

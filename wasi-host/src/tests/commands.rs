@@ -21,6 +21,19 @@ async fn a_preview_1_module_writes_and_exits_with_its_code() {
 }
 
 #[tokio::test]
+async fn a_module_may_have_several_tables_and_memories() {
+    let bench = Bench::new(4);
+    let body =
+        "(call_indirect $b (type $nothing) (i32.const 0)) (i32.store $second (i32.const 0) (i32.const 7))
+        (if (i32.ne (i32.load $second (i32.const 0)) (i32.const 7)) (then unreachable))";
+    let more = "(type $nothing (func)) (func $called) (memory $second 1)
+        (table $a 1 funcref) (table $b 2 funcref) (elem (table $b) (i32.const 0) func $called)
+        (data (i32.const 1024)";
+    let container = bench.start(bench.prepare(&module(body).replace("(data (i32.const 1024)", more)).await);
+    assert_eq!(container.wait().await, Exit::Completed { code: 0 });
+}
+
+#[tokio::test]
 async fn a_component_exits_with_its_code() {
     let bench = Bench::new(1);
     let text = r#"(component
