@@ -3,7 +3,7 @@
 use core::net::Ipv4Addr;
 use std::sync::Arc;
 
-use coracle_objects::{Expect, Object, ObjectKey, Transaction, View, deletion};
+use coracle_objects::{Expect, OBJECT_BYTES_MAX, Object, ObjectKey, Transaction, View, deletion};
 use coracle_proto::node::{PodGone, PodStatus};
 use serde_json::{Value, json};
 
@@ -125,8 +125,30 @@ fn with_status(object: &Object, uid: &str, mut status: Value) -> Option<Transact
         return None;
     }
     draft["status"] = status;
-    let update = Transaction::update(object.key.clone(), encode(&draft), object.revision);
+    let mut encoded = encode(&draft);
+    if encoded.len() > OBJECT_BYTES_MAX {
+        leave_containers_out(&mut draft["status"]);
+        encoded = encode(&draft);
+        if encoded == object.draft() {
+            return None;
+        }
+    }
+    let update = Transaction::update(object.key.clone(), encoded, object.revision);
     Some(update.expecting(object.key.clone(), Expect::Uid(uid.to_owned())))
+}
+
+/// What a pod whose spec takes nearly all that an object may take tells of itself: its phase, conditions and addresses. No
+/// status at all would say less.
+fn leave_containers_out(status: &mut Value) {
+    let Some(status) = status.as_object_mut() else { return };
+    for list in ["initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"] {
+        status.shift_remove(list);
+    }
+    let said = format!(
+        "the statuses of containers are left out: with them the object would take more than {OBJECT_BYTES_MAX} bytes; \
+         make its spec smaller"
+    );
+    status.insert("message".to_owned(), said.into());
 }
 
 /// Conditions that the node does not report are somebody else's: the scheduler's PodScheduled, readiness gates.
@@ -261,5 +283,24 @@ mod tests {
         assert!(matches!(transaction.writes[0], Write::Put { .. }));
         held["deletionGracePeriodSeconds"] = 0.into();
         assert!(planned(&pod(held, json!({})), "n", &gone()).is_none());
+    }
+
+    #[test]
+    fn a_pod_that_is_nearly_too_large_has_a_status_without_its_containers() {
+        let statuses: Vec<Value> =
+            (0..150).map(|at| json!({ "name": format!("c{at}"), "message": "x".repeat(1000) })).collect();
+        let reported = json!({ "phase": "Pending", "podIP": "", "containerStatuses": statuses });
+        let planned = |padding: usize| {
+            let metadata = json!({ "annotations": { "a": "x".repeat(padding) } });
+            let view = pod(metadata, json!({}));
+            let transaction = plan(&view, "n", &status("u", &reported), Some(&reported)).unwrap();
+            let Write::Put { draft, .. } = &transaction.writes[0] else { panic!("{transaction:?}") };
+            assert!(draft.len() <= OBJECT_BYTES_MAX);
+            serde_json::from_slice::<Value>(draft).unwrap()["status"].clone()
+        };
+        assert_eq!(planned(OBJECT_BYTES_MAX / 2), reported);
+        let cut = planned(OBJECT_BYTES_MAX - 100_000);
+        assert_eq!((&cut["phase"], &cut["containerStatuses"]), (&json!("Pending"), &Value::Null));
+        assert!(cut["message"].as_str().unwrap().contains("are left out"), "{cut}");
     }
 }
