@@ -276,7 +276,7 @@ mod tests {
     }
 
     fn files(entries: &[(&str, &str, u32)]) -> BTreeMap<String, VolumeFile> {
-        let file = |text: &str, mode| VolumeFile { bytes: text.as_bytes().into(), mode };
+        let file = |text: &str, mode| VolumeFile { bytes: text.to_owned().into(), mode };
         entries.iter().map(|(path, text, mode)| ((*path).to_owned(), file(text, *mode))).collect()
     }
 

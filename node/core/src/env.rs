@@ -150,10 +150,10 @@ fn add_objects(
             }
             return Err(not_found(noun, &reference.name));
         };
-        for key in data.entries.keys() {
+        for (key, value) in data.iter() {
             let name = format!("{}{key}", from.prefix);
-            if let Some(value) = data.text(key).filter(|_| is_variable_name(&name)) {
-                env.set(name, value)?;
+            if is_variable_name(&name) {
+                env.set(name, String::from_utf8_lossy(&value).into_owned())?;
             }
         }
     }

@@ -1,11 +1,13 @@
 //! The other objects that a pod's environment and volumes are made of: config maps, secrets, services.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod keyed;
 
-use coracle_objects::bytes;
+use std::sync::Arc;
+
 use imbl::OrdMap;
 use serde::Deserialize;
 
+pub use self::keyed::KeyedData;
 use crate::{CoreError, spec::parse_without_nulls};
 
 /// Objects by namespace and name, as the link delivered them. A copy shares everything with the original.
@@ -85,58 +87,9 @@ impl Sources {
     }
 }
 
-/// The data of a config map or a secret, decoded.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KeyedData {
-    /// The store's revision of the object: equal revisions, equal data.
-    pub revision: u64,
-    pub entries: BTreeMap<String, Arc<[u8]>>,
-}
-
-impl KeyedData {
-    /// Reads `data` and `binaryData` of a v1.ConfigMap.
-    pub fn from_config_map(json: &[u8], revision: u64) -> Result<Self, CoreError> {
-        #[derive(Default, Deserialize)]
-        #[serde(rename_all = "camelCase", default)]
-        struct ConfigMap {
-            data: BTreeMap<String, String>,
-            binary_data: BTreeMap<String, String>,
-        }
-        let parsed: ConfigMap = parse_without_nulls(json, "config map")?;
-        let mut entries: BTreeMap<String, Arc<[u8]>> =
-            parsed.data.into_iter().map(|(key, text)| (key, text.into_bytes().into())).collect();
-        for (key, text) in parsed.binary_data {
-            entries.insert(key, decode(&text));
-        }
-        Ok(Self { revision, entries })
-    }
-
-    /// Reads `data` of a v1.Secret.
-    pub fn from_secret(json: &[u8], revision: u64) -> Result<Self, CoreError> {
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Secret {
-            data: BTreeMap<String, String>,
-        }
-        let parsed: Secret = parse_without_nulls(json, "secret")?;
-        let entries = parsed.data.into_iter().map(|(key, text)| (key, decode(&text))).collect();
-        Ok(Self { revision, entries })
-    }
-
-    /// The value as text; bytes that are no UTF-8 are replaced, since an environment is text here.
-    pub fn text(&self, key: &str) -> Option<String> {
-        self.entries.get(key).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
-    }
-}
-
 /// A service as far as environments show it.
 fn of_use(service: Option<&Arc<Service>>) -> Option<&Service> {
     service.map(AsRef::as_ref).filter(|service| service.has_address())
-}
-
-/// The API server has checked the encoding; what slipped past counts as empty.
-fn decode(text: &str) -> Arc<[u8]> {
-    bytes::decode(text).unwrap_or_default().into()
 }
 
 /// What the environment variables of a service are made of. Without an address it has none, and no ports here.

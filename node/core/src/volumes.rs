@@ -5,8 +5,9 @@
 use std::{
     collections::{BTreeMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
-    sync::Arc,
 };
+
+use bytes::Bytes;
 
 use crate::{
     env::{expand, not_found, value_of},
@@ -43,7 +44,7 @@ pub enum VolumeContent {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeFile {
-    pub bytes: Arc<[u8]>,
+    pub bytes: Bytes,
     /// Permission bits.
     pub mode: u32,
 }
@@ -153,7 +154,7 @@ struct Files<'a> {
 }
 
 impl Files<'_> {
-    fn add(&mut self, path: &str, bytes: Arc<[u8]>, mode: u32) -> Result<(), String> {
+    fn add(&mut self, path: &str, bytes: Bytes, mode: u32) -> Result<(), String> {
         let path = checked_path(path)?;
         *self.room = self.room.checked_sub(FILE_BYTES + path.len() + bytes.len()).ok_or_else(|| {
             format!(
@@ -185,15 +186,13 @@ impl Keyed<'_> {
             return if self.optional { Ok(()) } else { Err(not_found(self.noun, self.name)) };
         };
         if items.is_empty() {
-            for (key, bytes) in &data.entries {
-                files.add(key, bytes.clone(), mode)?;
+            for (key, bytes) in data.iter() {
+                files.add(key, bytes, mode)?;
             }
         }
         for item in items {
-            match data.entries.get(&item.key) {
-                Some(bytes) => {
-                    files.add(&item.path, bytes.clone(), item.mode.unwrap_or(mode))?;
-                }
+            match data.get(&item.key) {
+                Some(bytes) => files.add(&item.path, bytes, item.mode.unwrap_or(mode))?,
                 None if self.optional => {}
                 None => {
                     return Err(format!("{} references non-existent config key: {}", self.noun, item.key));
@@ -275,6 +274,8 @@ pub fn mounts(pod: &Pod, container: &Container, env: &[(String, String)]) -> Res
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn pod(volumes: &str) -> Pod {
