@@ -117,7 +117,11 @@ mod tests {
     fn taken(router: &mut Router<()>, node: &str, number: u64) -> Vec<String> {
         let one = |taken| match taken {
             Taken::Object(object) => {
-                let sign = if object.r#type() == Type::Put { '+' } else { '-' };
+                let sign = match object.r#type() {
+                    Type::Put => '+',
+                    Type::Delete => '-',
+                    Type::Withheld => '~',
+                };
                 format!("{sign}{} {}", object.name, object.revision)
             }
             Taken::Synced(revision) => format!("synced {revision}"),
@@ -195,5 +199,39 @@ mod tests {
         router.catch_up(view(3, &[config("a"), config("b"), pod_of("b", 3)]));
         router.catch_up(view(4, &[config("a"), config("b"), pod_of("a", 4)]));
         assert_eq!(taken(&mut router, "n1", 1), ["+a 1", "+p 4", "-b 4"]);
+    }
+
+    #[test]
+    fn what_a_node_has_no_room_for_it_is_told_of_without_its_content() {
+        let large = |name: &'static str, revision| {
+            ("configmaps", name, json!({ "data": { "k": "x".repeat(30 << 20) } }), revision)
+        };
+        let from: Vec<Value> =
+            ["a", "b", "c"].iter().map(|name| json!({ "configMapRef": { "name": name } })).collect();
+        let spec = json!({ "spec": { "nodeName": "n1", "containers": [{ "name": "c", "envFrom": from }] } });
+        let mut all = vec![large("a", 1), large("b", 1), large("c", 1), ("pods", "p", spec, 1)];
+        let mut router = Router::begin(view(1, &all));
+        router.attach("n1", 1, ());
+        let first: Vec<Taken> = std::iter::from_fn(|| router.take("n1", 1).unwrap()).collect();
+        let Taken::Object(withheld) = &first[2] else { panic!("{first:?}") };
+        assert_eq!((withheld.r#type(), &*withheld.name, withheld.revision), (Type::Withheld, "c", 1));
+        assert!(withheld.object_json.is_empty());
+        assert_eq!(
+            withheld.reason,
+            "the ConfigMaps and Secrets that pods of namespace \"default\" name here take more than 64 MiB, or \
+             than others leave free of 512 MiB; make them smaller, or spread the pods over nodes"
+        );
+        all.remove(0);
+        router.catch_up(view(2, &all));
+        assert_eq!(taken(&mut router, "n1", 1), ["-a 2", "+c 1"]);
+        // A new link hears the same; what has changed its mind since keeps its place, before the pod.
+        router.attach("n1", 2, ());
+        all.insert(0, large("a", 3));
+        router.catch_up(view(3, &all));
+        assert_eq!(taken(&mut router, "n1", 2), ["+b 1", "+c 1", "+p 1", "synced 3", "~a 3"]);
+        router.attach("n1", 3, ());
+        all.remove(1);
+        router.catch_up(view(4, &all));
+        assert_eq!(taken(&mut router, "n1", 3), ["+a 3", "-b 4", "+c 1", "+p 1", "synced 4"]);
     }
 }

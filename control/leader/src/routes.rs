@@ -2,6 +2,8 @@
 //!
 //! One for all nodes: an event is looked at once, however many nodes there are. Pure: fed with views.
 
+pub mod room;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -9,6 +11,7 @@ use std::{
 
 use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName, Revision, View};
 
+use self::room::{Bounds, Outcome, Room};
 use crate::references::{self, CONFIG_MAPS, NAMESPACES, SECRETS, SERVICE_ACCOUNTS};
 
 /// Every node needs all objects of these. The claims of service addresses and node ports come before the services: a
@@ -31,22 +34,34 @@ const PODS: &str = "pods";
 pub struct Routes {
     placed: BTreeMap<ObjectName, Arc<str>>,
     nodes: BTreeMap<Arc<str>, Needs>,
-    /// Which nodes need an object that pods name.
-    named: BTreeMap<ObjectKey, BTreeSet<Arc<str>>>,
+    /// What pods name.
+    named: BTreeMap<ObjectKey, Named>,
     /// What pods name: most name the same as many others.
     sets: BTreeSet<Names>,
     unreadable: Vec<ObjectName>,
+    bounds: Bounds,
+    /// Nodes in whose room something has changed since it was settled.
+    stirred: BTreeSet<Arc<str>>,
+}
+
+/// An object that pods name.
+struct Named {
+    /// The nodes that need it.
+    nodes: BTreeSet<Arc<str>>,
+    /// Its size where it is there and counts.
+    bytes: Option<usize>,
 }
 
 /// What a pod names, in order.
 type Names = Arc<[ObjectKey]>;
 
 /// What one node needs beside what all do.
-#[derive(Default)]
 struct Needs {
     pods: BTreeMap<ObjectName, Names>,
     /// How many of its pods name an object.
     named: BTreeMap<ObjectKey, usize>,
+    /// How much of what they name it is sent.
+    room: Room,
 }
 
 /// Whom something is sent to.
@@ -63,6 +78,8 @@ pub enum Change {
     Put,
     /// The same, and it comes behind what it names, which nobody there needed before.
     PutBehind,
+    /// It is there, and the node has no room for it.
+    Withheld,
     /// It is gone, or needed no longer.
     Deleted(Revision),
 }
@@ -76,12 +93,21 @@ pub struct Routed {
 }
 
 impl Routes {
-    /// Of all pods. Linear in their number.
+    /// Of all pods. Linear in their number, but for their order.
     pub fn of(view: &View) -> Self {
-        let mut routes = Self::default();
-        for pod in view.list(PODS, None) {
-            routes.place(pod);
+        Self::within(Bounds::default(), view)
+    }
+
+    fn within(bounds: Bounds, view: &View) -> Self {
+        let mut routes = Self { bounds, ..Self::default() };
+        let mut pods: Vec<&Arc<Object>> = view.list(PODS, None).collect();
+        // What is sent and what is withheld hangs on who came first; those that have run for long are likely to have it.
+        pods.sort_by_key(|pod| pod.meta.creation_timestamp.as_deref());
+        for pod in pods {
+            routes.place(pod, view);
         }
+        // Nothing is sent of it: no room has come.
+        routes.settle();
         routes
     }
 
@@ -90,25 +116,32 @@ impl Routes {
         std::mem::take(&mut self.unreadable)
     }
 
-    /// All that a node needs as of `view`, which is that of the last event. What pods name comes before the pods.
-    pub fn needed_by(&self, node: &str, view: &View) -> Vec<ObjectKey> {
+    /// All that a node needs as of `view`, which is that of the last event, and whether it is sent. What pods name comes
+    /// before the pods.
+    pub fn needed_by(&self, node: &str, view: &View) -> Vec<(ObjectKey, Change)> {
         let shared = SHARED.iter().flat_map(|resource| view.list(resource, None));
-        let mut needed: Vec<ObjectKey> = shared.map(|object| object.key.clone()).collect();
+        let mut needed: Vec<_> = shared.map(|object| (object.key.clone(), Change::Put)).collect();
         if let Some(own) = self.nodes.get(node) {
+            let withheld: BTreeSet<&ObjectKey> = own.room.withheld().collect();
             let pods = own.pods.keys().map(|name| ObjectKey { resource: PODS.into(), name: name.clone() });
-            needed.extend(own.named.keys().cloned().chain(pods).filter(|key| view.get(key).is_some()));
+            let there = own.named.keys().cloned().chain(pods).filter(|key| view.get(key).is_some());
+            needed.extend(there.map(|key| match withheld.contains(&key) {
+                true => (key, Change::Withheld),
+                false => (key, Change::Put),
+            }));
         }
         needed
     }
 
-    /// What an event means for nodes.
-    fn observe(&mut self, event: &Event) -> Vec<Routed> {
+    /// What an event that led to `view` means for nodes.
+    fn observe(&mut self, event: &Event, view: &View) -> Vec<Routed> {
         let key = &event.object.key;
         let to = match key.resource.as_str() {
-            PODS => return self.observe_pod(event),
+            PODS => return self.observe_pod(event, view),
             resource if SHARED.contains(&resource) => To::All,
+            _ if counts(key) => return self.observe_counted(event),
             _ => match self.named.get(key) {
-                Some(nodes) => To::Nodes(nodes.iter().cloned().collect()),
+                Some(named) => To::Nodes(named.nodes.iter().cloned().collect()),
                 None => return vec![],
             },
         };
@@ -124,23 +157,68 @@ impl Routes {
         let mut routed = vec![];
         for resource in SHARED.iter().chain(&NAMED).chain(&[PODS]) {
             for event in now.events_since(before, resource) {
-                routed.extend(self.observe(&event));
+                routed.extend(self.observe(&event, now));
             }
+        }
+        routed.extend(self.settle());
+        routed
+    }
+
+    /// What an event means for the nodes that need an object which takes room there.
+    fn observe_counted(&mut self, event: &Event) -> Vec<Routed> {
+        let key = &event.object.key;
+        let Some(named) = self.named.get_mut(key) else { return vec![] };
+        let is_gone = event.kind == EventKind::Deleted;
+        let now = (!is_gone).then(|| event.object.json.len());
+        let before = std::mem::replace(&mut named.bytes, now);
+        let (mut sent, mut withheld) = (vec![], vec![]);
+        for node in &named.nodes {
+            let Some(own) = self.nodes.get_mut(node) else { continue };
+            self.stirred.insert(node.clone());
+            match (before, now) {
+                (_, Some(bytes)) => match own.room.put(key, before, bytes) {
+                    Outcome::Sent => sent.push(node.clone()),
+                    Outcome::Withheld => withheld.push(node.clone()),
+                    Outcome::StillWithheld => {}
+                },
+                (Some(bytes), None) => {
+                    own.room.remove(key, bytes);
+                }
+                (None, None) => {}
+            }
+        }
+        let told = if is_gone {
+            let nodes = named.nodes.iter().cloned().collect();
+            vec![(nodes, Change::Deleted(event.object.revision))]
+        } else {
+            vec![(sent, Change::Put), (withheld, Change::Withheld)]
+        };
+        let told = told.into_iter().filter(|(nodes, _)| !nodes.is_empty());
+        told.map(|(nodes, change)| Routed { to: To::Nodes(nodes), key: key.clone(), change }).collect()
+    }
+
+    /// What was withheld and has room by now.
+    fn settle(&mut self) -> Vec<Routed> {
+        let mut routed = vec![];
+        for node in std::mem::take(&mut self.stirred) {
+            let sent = self.nodes.get_mut(&node).map(|own| own.room.settle()).unwrap_or_default();
+            let one = |key| Routed { to: To::Nodes(vec![node.clone()]), key, change: Change::Put };
+            routed.extend(sent.into_iter().map(one));
         }
         routed
     }
 
-    fn observe_pod(&mut self, event: &Event) -> Vec<Routed> {
+    fn observe_pod(&mut self, event: &Event, view: &View) -> Vec<Routed> {
         let pod = &event.object;
         let before = self.placed.get(&pod.key.name).cloned();
         let mut routed = vec![];
-        let placed = if event.kind == EventKind::Deleted { None } else { self.place(pod) };
+        let placed = if event.kind == EventKind::Deleted { None } else { self.place(pod, view) };
         let mut tell = |node: &Arc<str>, key: &ObjectKey, change| {
             routed.push(Routed { to: To::Nodes(vec![node.clone()]), key: key.clone(), change });
         };
         let deleted = Change::Deleted(pod.revision);
         if let Some(Placed { node, named, unnamed }) = &placed {
-            named.iter().for_each(|key| tell(node, key, Change::Put));
+            named.iter().for_each(|(key, change)| tell(node, key, *change));
             tell(node, &pod.key, if named.is_empty() { Change::Put } else { Change::PutBehind });
             unnamed.iter().for_each(|key| tell(node, key, deleted));
         }
@@ -154,8 +232,8 @@ impl Routes {
         routed
     }
 
-    /// Records where a pod is and what it names; None where it is nowhere yet.
-    fn place(&mut self, pod: &Object) -> Option<Placed> {
+    /// Records where a pod is and what it names, as that is in `view`; None where it is nowhere yet.
+    fn place(&mut self, pod: &Object, view: &View) -> Option<Placed> {
         let references = references::of_pod(pod);
         let name = references.node.filter(|node| !node.is_empty())?;
         if !references.readable {
@@ -165,7 +243,7 @@ impl Routes {
         let node = known.unwrap_or_else(|| name.into());
         self.placed.insert(pod.key.name.clone(), node.clone());
         let names = self.shared(references.keys);
-        let (named, unnamed) = self.name(&node, &pod.key.name, names);
+        let (named, unnamed) = self.name(&node, &pod.key.name, names, view);
         Some(Placed { node, named, unnamed })
     }
 
@@ -191,16 +269,29 @@ impl Routes {
 
     /// Records what a pod on this node names now: what it had not named before any of its pods, and what none names any
     /// more.
-    fn name(&mut self, node: &Arc<str>, pod: &ObjectName, names: Names) -> (Vec<ObjectKey>, Vec<ObjectKey>) {
-        let own = self.nodes.entry(node.clone()).or_default();
+    fn name(
+        &mut self,
+        node: &Arc<str>,
+        pod: &ObjectName,
+        names: Names,
+        view: &View,
+    ) -> (Vec<(ObjectKey, Change)>, Vec<ObjectKey>) {
+        let bounds = self.bounds;
+        let own = self.nodes.entry(node.clone()).or_insert_with(|| Needs::new(bounds));
         let before = own.pods.insert(pod.clone(), names.clone()).unwrap_or_default();
         let mut named = vec![];
         for key in names.iter().filter(|key| before.binary_search(key).is_err()) {
             let count = own.named.entry(key.clone()).or_default();
             *count += 1;
             if *count == 1 {
-                self.named.entry(key.clone()).or_default().insert(node.clone());
-                named.push(key.clone());
+                let known = self.named.entry(key.clone()).or_insert_with(|| Named::of(key, view));
+                known.nodes.insert(node.clone());
+                let outcome = known.bytes.map(|bytes| own.room.put(key, None, bytes));
+                let is_sent = outcome.is_none_or(|outcome| outcome == Outcome::Sent);
+                if !is_sent {
+                    self.stirred.insert(node.clone());
+                }
+                named.push((key.clone(), if is_sent { Change::Put } else { Change::Withheld }));
             }
         }
         let unnamed = self.unname(node, before.iter().filter(|key| names.binary_search(key).is_err()));
@@ -232,9 +323,13 @@ impl Routes {
             }
             own.named.remove(key);
             unnamed.push(key.clone());
-            if let Some(nodes) = self.named.get_mut(key) {
-                nodes.remove(node);
-                if nodes.is_empty() {
+            if let Some(named) = self.named.get_mut(key) {
+                named.nodes.remove(node);
+                if let Some(bytes) = named.bytes {
+                    own.room.remove(key, bytes);
+                    self.stirred.insert(node.clone());
+                }
+                if named.nodes.is_empty() {
                     self.named.remove(key);
                 }
             }
@@ -243,223 +338,32 @@ impl Routes {
     }
 }
 
+/// Those of which a node keeps all that is in them.
+fn counts(key: &ObjectKey) -> bool {
+    [CONFIG_MAPS, SECRETS].contains(&key.resource.as_str())
+}
+
+impl Needs {
+    fn new(bounds: Bounds) -> Self {
+        Self { pods: BTreeMap::new(), named: BTreeMap::new(), room: Room::new(bounds) }
+    }
+}
+
+impl Named {
+    /// As the object is in this view, before any node needs it.
+    fn of(key: &ObjectKey, view: &View) -> Self {
+        let object = if counts(key) { view.get(key) } else { None };
+        Self { nodes: BTreeSet::new(), bytes: object.map(|object| object.json.len()) }
+    }
+}
+
 /// Where a pod is now.
 struct Placed {
     node: Arc<str>,
     /// What the node needs from now on, and what no longer.
-    named: Vec<ObjectKey>,
+    named: Vec<(ObjectKey, Change)>,
     unnamed: Vec<ObjectKey>,
 }
 
 #[cfg(test)]
-mod tests {
-    use coracle_objects::Transaction;
-    use coracle_store::{Command, Request, RequestId, Store, StoreConfig};
-    use serde_json::json;
-
-    use super::*;
-
-    struct Bench {
-        store: Store,
-        sequence: u64,
-        routes: Routes,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            Self { store: Store::new(StoreConfig::default()), sequence: 0, routes: Routes::default() }
-        }
-
-        fn write(&mut self, transaction: Transaction) {
-            self.sequence += 1;
-            let request = Request { id: RequestId { client: 1, sequence: self.sequence }, transaction };
-            let batch = self.store.apply(&Command { proposer: 1, requests: vec![request] }.encode()).unwrap();
-            assert!(batch.results[0].1.is_ok());
-        }
-
-        /// Applies a transaction and answers who is sent what, as `n1 +resource name` and `* -resource name`.
-        fn apply(&mut self, transaction: Transaction) -> Vec<String> {
-            let before = self.store.view().clone();
-            self.write(transaction);
-            self.routes.catch_up(&before, self.store.view()).iter().map(text).collect()
-        }
-
-        fn put(&mut self, resource: &str, name: &str, body: serde_json::Value) -> Vec<String> {
-            self.apply(put_of(resource, name, body))
-        }
-
-        fn delete(&mut self, resource: &str, name: &str) -> Vec<String> {
-            self.apply(deletion_of(resource, name))
-        }
-
-        fn needed_by(&self, node: &str) -> Vec<String> {
-            let needed = self.routes.needed_by(node, self.store.view());
-            needed.iter().map(|key| format!("{} {}", key.resource, key.name.name)).collect()
-        }
-    }
-
-    fn put_of(resource: &str, name: &str, body: serde_json::Value) -> Transaction {
-        let namespace = if resource == NAMESPACES { "" } else { "default" };
-        let key = ObjectKey::new(resource, namespace, name);
-        let mut draft = json!({ "metadata": { "name": name } });
-        draft.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());
-        let write = coracle_objects::Write::Put { key, draft: draft.to_string().into() };
-        Transaction { preconditions: vec![], writes: vec![write] }
-    }
-
-    fn deletion_of(resource: &str, name: &str) -> Transaction {
-        let key = ObjectKey::new(resource, "default", name);
-        Transaction { preconditions: vec![], writes: vec![coracle_objects::Write::Delete { key }] }
-    }
-
-    fn text(routed: &Routed) -> String {
-        let sign = match routed.change {
-            Change::Put | Change::PutBehind => '+',
-            Change::Deleted(_) => '-',
-        };
-        let to = match &routed.to {
-            To::All => "*".to_owned(),
-            To::Nodes(nodes) => nodes.join(","),
-        };
-        format!("{to} {sign}{} {}", routed.key.resource, routed.key.name.name)
-    }
-
-    fn pod(node: &str, config: &str) -> serde_json::Value {
-        let from = json!([{ "configMapRef": { "name": config } }]);
-        json!({ "spec": { "nodeName": node, "containers": [{ "name": "c", "envFrom": from }] } })
-    }
-
-    #[test]
-    fn a_node_gets_its_pods_and_what_they_name() {
-        let mut bench = Bench::new();
-        assert!(bench.put("configmaps", "a", json!({"data": {}})).is_empty());
-        assert!(bench.put("pods", "nowhere", json!({"spec": {"containers": []}})).is_empty());
-        assert_eq!(
-            bench.put("pods", "elsewhere", pod("n2", "b")),
-            [
-                "n2 +configmaps b",
-                "n2 +namespaces default",
-                "n2 +serviceaccounts default",
-                "n2 +pods elsewhere"
-            ]
-        );
-        let named = ["configmaps a", "namespaces default", "serviceaccounts default", "pods p"];
-        assert_eq!(bench.put("pods", "p", pod("n1", "a")), named.map(|it| format!("n1 +{it}")));
-        assert_eq!(bench.put("pods", "q", pod("n1", "a")), ["n1 +pods q"]);
-        assert_eq!(bench.routes.sets.len(), 2, "these two name the same");
-        assert_eq!(bench.put("configmaps", "a", json!({"data": {"k": "v"}})), ["n1 +configmaps a"]);
-        assert_eq!(bench.put("pods", "r", pod("n2", "a")), ["n2 +configmaps a", "n2 +pods r"]);
-        assert_eq!(bench.put("configmaps", "a", json!({"data": {"k": "w"}})), ["n1,n2 +configmaps a"]);
-        assert_eq!(bench.needed_by("n1"), ["configmaps a", "pods p", "pods q"]);
-        assert_eq!(bench.delete("pods", "p"), ["n1 -pods p"]);
-        // What of it does not exist is said to be gone as well.
-        let gone = ["pods q", "configmaps a", "namespaces default", "serviceaccounts default"];
-        assert_eq!(bench.delete("pods", "q"), gone.map(|it| format!("n1 -{it}")));
-        assert_eq!(bench.put("configmaps", "a", json!({"data": {}})), ["n2 +configmaps a"]);
-        assert!(bench.needed_by("n1").is_empty() && !bench.routes.nodes.contains_key("n1"));
-        for pod in ["r", "elsewhere"] {
-            bench.delete("pods", pod);
-        }
-        let Routes { placed, nodes, named, sets, unreadable } = &bench.routes;
-        assert!(placed.is_empty() && nodes.is_empty() && named.is_empty() && unreadable.is_empty());
-        assert!(sets.is_empty());
-    }
-
-    #[test]
-    fn a_node_gets_the_namespaces_of_its_pods() {
-        let mut bench = Bench::new();
-        let labels =
-            |egress: &str| json!({"metadata": {"name": "default", "labels": {"coracle.dev/egress": egress}}});
-        assert!(bench.put(NAMESPACES, "default", labels("allow")).is_empty());
-        assert!(bench.put("pods", "p", pod("n1", "a")).contains(&"n1 +namespaces default".to_owned()));
-        assert_eq!(bench.put(NAMESPACES, "default", labels("deny")), ["n1 +namespaces default"]);
-        assert_eq!(bench.needed_by("n1"), ["namespaces default", "pods p"]);
-    }
-
-    #[test]
-    fn claims_come_before_the_services_that_they_are_of() {
-        let mut bench = Bench::new();
-        assert_eq!(bench.put("services", "s", json!({})), ["* +services s"]);
-        bench.put("ipaddresses.networking.k8s.io", "10.96.0.7", json!({}));
-        bench.put("portallocations.coracle.dev", "30080", json!({}));
-        let claims = ["ipaddresses.networking.k8s.io 10.96.0.7", "portallocations.coracle.dev 30080"];
-        assert_eq!(bench.needed_by("n1"), [&claims[..], &["services s"]].concat());
-        assert_eq!(
-            bench.delete("portallocations.coracle.dev", "30080"),
-            ["* -portallocations.coracle.dev 30080"]
-        );
-    }
-
-    #[test]
-    fn what_is_named_before_it_exists_comes_when_it_does() {
-        let mut bench = Bench::new();
-        bench.put("pods", "p", pod("n1", "late"));
-        assert!(!bench.needed_by("n1").contains(&"configmaps late".to_owned()));
-        assert_eq!(bench.put("configmaps", "late", json!({})), ["n1 +configmaps late"]);
-        assert_eq!(bench.delete("configmaps", "late"), ["n1 -configmaps late"]);
-    }
-
-    #[test]
-    fn a_pod_of_the_same_name_elsewhere_leaves_nothing_behind() {
-        let mut bench = Bench::new();
-        bench.put("configmaps", "a", json!({}));
-        bench.put("pods", "p", pod("n1", "a"));
-        let moved = bench.put("pods", "p", pod("n2", "a"));
-        let expected = [
-            "n2 +configmaps a",
-            "n2 +namespaces default",
-            "n2 +serviceaccounts default",
-            "n2 +pods p",
-            "n1 -pods p",
-            "n1 -configmaps a",
-            "n1 -namespaces default",
-            "n1 -serviceaccounts default",
-        ];
-        assert_eq!(moved, expected);
-        assert_eq!(bench.needed_by("n1"), Vec::<String>::new());
-        assert_eq!(bench.needed_by("n2"), ["configmaps a", "pods p"]);
-    }
-
-    #[test]
-    fn what_was_missed_is_made_up_for_by_the_difference() {
-        let mut bench = Bench::new();
-        for name in ["gone", "stays"] {
-            bench.put("services", name, json!({}));
-        }
-        bench.put("configmaps", "a", json!({}));
-        bench.put("configmaps", "b", json!({}));
-        for name in ["ends", "moves", "renames", "stays"] {
-            bench.put("pods", name, pod("n1", "a"));
-        }
-        let before = bench.store.view().clone();
-        // Nobody tells it of these.
-        bench.write(deletion_of("services", "gone"));
-        bench.write(put_of("services", "new", json!({})));
-        bench.write(deletion_of("pods", "ends"));
-        bench.write(deletion_of("pods", "moves"));
-        bench.write(put_of("pods", "moves", pod("n2", "a")));
-        bench.write(put_of("pods", "renames", pod("n1", "b")));
-        bench.write(put_of("configmaps", "a", json!({"data": {"k": "v"}})));
-        let now = bench.store.view().clone();
-        let sent: Vec<String> = bench.routes.catch_up(&before, &now).iter().map(text).collect();
-        let expected = [
-            "* -services gone",
-            "* +services new",
-            "n1 +configmaps a",
-            "n1 -pods ends",
-            "n2 +configmaps a",
-            "n2 +namespaces default",
-            "n2 +serviceaccounts default",
-            "n2 +pods moves",
-            "n1 -pods moves",
-            "n1 +configmaps b",
-            "n1 +pods renames",
-        ];
-        assert_eq!(sent, expected);
-        assert!(bench.routes.catch_up(&now, &now).is_empty());
-        let fresh = Routes::of(&now);
-        for node in ["n1", "n2"] {
-            assert_eq!(fresh.needed_by(node, &now), bench.routes.needed_by(node, &now));
-        }
-    }
-}
+mod tests;

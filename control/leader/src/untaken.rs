@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use coracle_objects::{Object, ObjectKey, Revision, View};
 use coracle_proto::node::{ObjectEvent, object_event::Type};
 
-use crate::routes::Change;
+use crate::routes::{Change, room};
 
 /// In the order in which they came.
 #[derive(Debug, Default)]
@@ -32,10 +32,10 @@ pub enum Taken {
 
 impl Untaken {
     /// Of a link that begins: all that its node needs.
-    pub fn first(needed: Vec<ObjectKey>) -> Self {
+    pub fn first(needed: Vec<(ObjectKey, Change)>) -> Self {
         let mut untaken = Self::default();
-        for key in needed {
-            untaken.mark(key, Change::Put);
+        for (key, change) in needed {
+            untaken.mark(key, change);
         }
         untaken.synced = Some(untaken.next);
         untaken
@@ -76,8 +76,9 @@ impl Untaken {
             }
             let (_, key) = self.order.pop_first()?;
             let message = match self.changes.remove(&key)?.1 {
-                Change::Put | Change::PutBehind => view.get(&key).and_then(|object| put(object)),
-                Change::Deleted(revision) => Some(message(Type::Delete, &key, revision, bytes::Bytes::new())),
+                Change::Put | Change::PutBehind => open(view, &key).map(put),
+                Change::Withheld => open(view, &key).map(withheld),
+                Change::Deleted(revision) => Some(message(Type::Delete, &key, revision)),
             };
             // What is gone since is told of when that is heard.
             if let Some(message) = message {
@@ -88,18 +89,28 @@ impl Untaken {
 }
 
 /// To a node, what this member cannot open is not there.
-fn put(object: &Object) -> Option<ObjectEvent> {
-    let open = object.sealed().is_none();
-    open.then(|| message(Type::Put, &object.key, object.revision, object.json.clone()))
+fn open<'a>(view: &'a View, key: &ObjectKey) -> Option<&'a Object> {
+    view.get(key).map(AsRef::as_ref).filter(|object: &&Object| object.sealed().is_none())
 }
 
-fn message(type_: Type, key: &ObjectKey, revision: Revision, object_json: bytes::Bytes) -> ObjectEvent {
+fn put(object: &Object) -> ObjectEvent {
+    let object_json = object.json.clone();
+    ObjectEvent { object_json, ..message(Type::Put, &object.key, object.revision) }
+}
+
+fn withheld(object: &Object) -> ObjectEvent {
+    let reason = room::reason(object.namespace());
+    ObjectEvent { reason, ..message(Type::Withheld, &object.key, object.revision) }
+}
+
+/// Without what is said of it.
+fn message(type_: Type, key: &ObjectKey, revision: Revision) -> ObjectEvent {
     ObjectEvent {
         r#type: type_.into(),
         resource: key.resource.to_string(),
         namespace: key.name.namespace.to_string(),
         name: key.name.name.to_string(),
         revision,
-        object_json,
+        ..ObjectEvent::default()
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use coracle_core::{
     CoreError, Pod,
-    sources::{KeyedData, Service},
+    sources::{Keyed, KeyedData, Service, Source},
 };
 use coracle_proto::node::{ObjectEvent, node_down::Body, object_event};
 use coracle_wasi_host::{pool::Pool, shares::Holder};
@@ -45,9 +45,7 @@ pub struct Decoded {
 #[derive(Debug)]
 pub enum Content {
     Pod(Arc<Pod>),
-    ConfigMap(Arc<KeyedData>),
-    Secret(Arc<KeyedData>),
-    Service(Arc<Service>),
+    Source(Source),
     /// Of the network only.
     Other,
     Deleted,
@@ -57,10 +55,12 @@ pub enum Content {
 
 impl From<ObjectEvent> for Decoded {
     fn from(event: ObjectEvent) -> Self {
-        let deleted = event.r#type() == object_event::Type::Delete;
+        let said = event.r#type();
         let key = (event.resource, event.namespace, event.name);
-        if deleted {
-            return Self { key, content: Content::Deleted, network: None };
+        match said {
+            object_event::Type::Put => {}
+            object_event::Type::Delete => return Self { key, content: Content::Deleted, network: None },
+            object_event::Type::Withheld => return Self::withheld(key, event.reason),
         }
         let json = &event.object_json;
         let network = is_network(&key.0).then(|| serde_json::from_slice(json)).transpose();
@@ -74,6 +74,14 @@ impl From<ObjectEvent> for Decoded {
 }
 
 impl Decoded {
+    /// It is there, and the node is not sent it.
+    fn withheld(key: Key, reason: String) -> Self {
+        match Source::withheld(&key.0, &reason) {
+            Some(source) => Self { key, content: Content::Source(source), network: None },
+            None => Self::unreadable(key, reason),
+        }
+    }
+
     fn unreadable(key: Key, reason: String) -> Self {
         Self { key, content: Content::Unreadable(reason), network: None }
     }
@@ -89,9 +97,15 @@ fn content(resource: &str, json: &[u8], revision: u64) -> Result<Content, CoreEr
                 pod
             }
         })),
-        "configmaps" => Content::ConfigMap(Arc::new(KeyedData::from_config_map(json, revision)?)),
-        "secrets" => Content::Secret(Arc::new(KeyedData::from_secret(json, revision)?)),
-        "services" => Content::Service(Arc::new(Service::parse(json)?)),
+        "configmaps" => {
+            let data = KeyedData::from_config_map(json, revision)?;
+            Content::Source(Source::ConfigMap(Keyed::Data(Arc::new(data))))
+        }
+        "secrets" => {
+            let data = KeyedData::from_secret(json, revision)?;
+            Content::Source(Source::Secret(Keyed::Data(Arc::new(data))))
+        }
+        "services" => Content::Source(Source::Service(Arc::new(Service::parse(json)?))),
         _ => Content::Other,
     })
 }
@@ -219,9 +233,30 @@ mod tests {
             said.send(Event::Link(FromLink::Message(Body::Object(object)))).await.unwrap();
             let read = tokio::time::timeout(Duration::from_secs(60), received.recv()).await;
             let Some(Event::Object(object)) = read.expect("in time") else { panic!("an object") };
-            assert!(matches!(object.content, Content::ConfigMap(_)));
+            assert!(matches!(object.content, Content::Source(Source::ConfigMap(Keyed::Data(_)))));
         });
     }
+
+    #[test]
+    fn what_is_withheld_is_read_as_that_and_what_this_build_does_not_know_as_unreadable() {
+        let event = |resource: &str, r#type: i32| ObjectEvent {
+            r#type,
+            resource: resource.into(),
+            reason: "too much; less".into(),
+            ..Default::default()
+        };
+        let read = |resource: &str, r#type: i32| Decoded::from(event(resource, r#type)).content;
+        let withheld = object_event::Type::Withheld.into();
+        let why = Keyed::Withheld("too much; less".into());
+        let Content::Source(source) = read("configmaps", withheld) else { panic!("a source") };
+        assert_eq!(source, Source::ConfigMap(why.clone()));
+        let Content::Source(source) = read("secrets", withheld) else { panic!("a source") };
+        assert_eq!(source, Source::Secret(why));
+        assert!(matches!(read("pods", withheld), Content::Unreadable(_)));
+        // So is this type on a node of an older build.
+        assert!(matches!(read("configmaps", 99), Content::Unreadable(_)));
+    }
+
     fn config_map(name: &str, revision: u64, bytes: usize) -> Event {
         let data = serde_json::json!({ "data": { "key": "x".repeat(bytes) } });
         let object = ObjectEvent {
@@ -253,7 +288,9 @@ mod tests {
         let mut revisions = Vec::new();
         while let Some(event) = received.recv().await {
             let Event::Object(object) = event else { panic!("an object, not {event:?}") };
-            let Content::ConfigMap(data) = object.content else { panic!("a config map") };
+            let Content::Source(Source::ConfigMap(Keyed::Data(data))) = object.content else {
+                panic!("a config map")
+            };
             revisions.push((object.key.2, data.revision));
         }
         let (after, versions) = revisions.split_last().unwrap();

@@ -7,6 +7,7 @@ mod given_up;
 mod held;
 mod returning;
 mod seats;
+mod withheld;
 
 use std::{
     path::{Path, PathBuf},
@@ -198,6 +199,7 @@ fn object_event(resource: &str, object: &Value) -> ObjectEvent {
         name: text(&object["metadata"]["name"]),
         revision: 1,
         object_json: object.to_string().into(),
+        ..ObjectEvent::default()
     }
 }
 

@@ -285,6 +285,7 @@ mod tests {
             name: name.into(),
             revision,
             object_json: "{}".into(),
+            ..ObjectEvent::default()
         }
     }
 
@@ -323,6 +324,31 @@ mod tests {
         assert!(fs::metadata(&path).unwrap().len() < whole.len() as u64);
         files.give_up();
         assert!(loaded(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn what_is_withheld_is_kept_as_that_and_its_content_is_not() {
+        use object_event::Type::{Put, Withheld};
+        let dir = tempfile::tempdir().unwrap();
+        let mut files = Files::new(dir.path().to_owned());
+        let withheld = |name: &str, revision| {
+            let (object_json, reason) = (Bytes::new(), "too much; less".into());
+            Said::Object(ObjectEvent { object_json, reason, ..event(name, revision, Withheld) })
+        };
+        let said =
+            vec![Said::LinkedAnew, withheld("a", 1), put("b", 2), put("c", 3), Said::Everything, put("a", 4)];
+        said.into_iter().chain([withheld("b", 5)]).for_each(|one| files.take(one).unwrap());
+        files.flush().unwrap();
+        for _ in 0..2 {
+            let kept: Vec<_> = load(dir.path())
+                .into_iter()
+                .map(|event| (event.r#type(), event.name, event.reason, event.object_json.len()))
+                .collect();
+            let content = |name: &str| (Put, name.to_owned(), String::new(), 2);
+            let b = (Withheld, "b".to_owned(), "too much; less".to_owned(), 0);
+            assert_eq!(kept, [content("a"), b, content("c")]);
+            files.write_anew().unwrap();
+        }
     }
 
     fn up() -> Event {

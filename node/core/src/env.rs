@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     fields::{self, PodFacts},
-    sources::{KeyedData, Service, Sources},
+    sources::{Kind, Service, Sources},
     spec::{Container, EnvVarSource, KeyRef, Pod},
 };
 
@@ -137,20 +137,15 @@ fn add_objects(
     sources: &Sources,
 ) -> Result<(), String> {
     for from in &container.env_from {
-        let (reference, found, noun) = if let Some(reference) = &from.config_map_ref {
-            (reference, sources.config_map(namespace, &reference.name), "configmap")
+        let (kind, reference) = if let Some(reference) = &from.config_map_ref {
+            (Kind::ConfigMap, reference)
         } else if let Some(reference) = &from.secret_ref {
-            (reference, sources.secret(namespace, &reference.name), "secret")
+            (Kind::Secret, reference)
         } else {
             continue;
         };
-        let Some(data) = found else {
-            if reference.optional {
-                continue;
-            }
-            return Err(not_found(noun, &reference.name));
-        };
-        for (key, value) in data.iter() {
+        let data = sources.keyed(kind, namespace, &reference.name, reference.optional)?;
+        for (key, value) in data.iter().flat_map(|data| data.iter()) {
             let name = format!("{}{key}", from.prefix);
             if is_variable_name(&name) {
                 env.set(name, String::from_utf8_lossy(&value).into_owned())?;
@@ -174,11 +169,9 @@ fn from_source(
 ) -> Result<Option<String>, String> {
     let namespace = &pod.metadata.namespace;
     if let Some(reference) = &source.config_map_key_ref {
-        let found = sources.config_map(namespace, &reference.name);
-        key_of(found.map(AsRef::as_ref), reference, namespace, "configmap", "ConfigMap")
+        key_of(Kind::ConfigMap, reference, namespace, sources)
     } else if let Some(reference) = &source.secret_key_ref {
-        let found = sources.secret(namespace, &reference.name);
-        key_of(found.map(AsRef::as_ref), reference, namespace, "secret", "Secret")
+        key_of(Kind::Secret, reference, namespace, sources)
     } else if let Some(reference) = &source.field_ref {
         fields::field(pod, facts, &reference.field_path).map(Some)
     } else if let Some(reference) = &source.resource_field_ref {
@@ -189,24 +182,19 @@ fn from_source(
 }
 
 fn key_of(
-    found: Option<&KeyedData>,
+    kind: Kind,
     reference: &KeyRef,
     namespace: &str,
-    noun: &str,
-    kind: &str,
+    sources: &Sources,
 ) -> Result<Option<String>, String> {
-    let Some(data) = found else {
-        return if reference.optional { Ok(None) } else { Err(not_found(noun, &reference.name)) };
+    let Some(data) = sources.keyed(kind, namespace, &reference.name, reference.optional)? else {
+        return Ok(None);
     };
     match data.text(&reference.key) {
         Some(value) => Ok(Some(value)),
         None if reference.optional => Ok(None),
         None => Err(format!("couldn't find key {} in {kind} {namespace}/{}", reference.key, reference.name)),
     }
-}
-
-pub(crate) fn not_found(noun: &str, name: &str) -> String {
-    format!("{noun} {name:?} not found")
 }
 
 /// Replaces `$(NAME)` by its value; `$$` is a dollar; what is unknown or malformed stays as it is. None where the
@@ -310,14 +298,18 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::sources::ServicePort;
+    use crate::sources::{Keyed, KeyedData, ServicePort, Source};
+
+    fn own(name: &str) -> (String, String) {
+        ("d".to_owned(), name.to_owned())
+    }
 
     fn sources() -> Sources {
         let mut sources = Sources::default();
         let data = KeyedData::from_config_map(br#"{"data":{"A":"from map","COLOR":"red"}}"#, 1).unwrap();
-        sources.config_maps.insert(("d".into(), "cfg".into()), Arc::new(data));
+        sources.put(own("cfg"), Source::ConfigMap(Keyed::Data(Arc::new(data))));
         let data = KeyedData::from_secret(br#"{"data":{"password":"czNjcmV0"}}"#, 1).unwrap();
-        sources.secrets.insert(("d".into(), "pw".into()), Arc::new(data));
+        sources.put(own("pw"), Source::Secret(Keyed::Data(Arc::new(data))));
         let service = Service {
             cluster_ip: "10.96.3.4".into(),
             ports: vec![ServicePort { name: "http".into(), port: 80, protocol: "TCP".into() }],
@@ -329,12 +321,16 @@ mod tests {
     }
 
     fn env_of(spec: &str) -> Result<BTreeMap<String, String>, String> {
+        env_from(spec, &sources())
+    }
+
+    fn env_from(spec: &str, sources: &Sources) -> Result<BTreeMap<String, String>, String> {
         let json = format!(
             r#"{{"metadata":{{"name":"p","namespace":"d","uid":"u"}},"spec":{{"containers":[{spec}]}}}}"#
         );
         let pod = Pod::parse(json.as_bytes()).unwrap();
         let facts = PodFacts { node_name: "n1".into(), ..Default::default() };
-        environment(&pod, &pod.spec.containers[0], &sources(), &facts).map(|env| env.into_iter().collect())
+        environment(&pod, &pod.spec.containers[0], sources, &facts).map(|env| env.into_iter().collect())
     }
 
     #[test]
@@ -370,6 +366,34 @@ mod tests {
         let key = r#"{"name":"c","image":"i","env":[{"name":"A","valueFrom":
             {"secretKeyRef":{"name":"pw","key":"nope"}}}]}"#;
         assert_eq!(error(key), "couldn't find key nope in Secret d/pw");
+    }
+
+    #[test]
+    fn what_is_withheld_is_waited_for_whether_or_not_it_is_optional() {
+        let mut sources = sources();
+        for (name, source) in [
+            ("cfg", Source::ConfigMap(Keyed::Withheld("too much; less".into()))),
+            ("pw", Source::Secret(Keyed::Withheld("too much; less".into()))),
+        ] {
+            assert!(sources.put(own(name), source.clone()) && !sources.put(own(name), source));
+        }
+        for optional in [true, false] {
+            let error = |field: &str, name: &str, key: &str| {
+                let reference = format!(r#"{{"name":"{name}"{key},"optional":{optional}}}"#);
+                let (list, item) = if key.is_empty() {
+                    ("envFrom", format!(r#"{{"{field}":{reference}}}"#))
+                } else {
+                    ("env", format!(r#"{{"name":"A","valueFrom":{{"{field}":{reference}}}}}"#))
+                };
+                env_from(&format!(r#"{{"name":"c","image":"i","{list}":[{item}]}}"#), &sources).unwrap_err()
+            };
+            let config_map = "configmap \"cfg\" is not sent to this node: too much; less";
+            assert_eq!(error("configMapRef", "cfg", ""), config_map);
+            assert_eq!(error("configMapKeyRef", "cfg", r#","key":"A""#), config_map);
+            let secret = "secret \"pw\" is not sent to this node: too much; less";
+            assert_eq!(error("secretRef", "pw", ""), secret);
+            assert_eq!(error("secretKeyRef", "pw", r#","key":"A""#), secret);
+        }
     }
 
     #[test]
@@ -420,7 +444,7 @@ mod tests {
         let mut sources = sources();
         let large = format!(r#"{{"data":{{"LARGE":"{}"}}}}"#, "x".repeat(100_000));
         let data = KeyedData::from_config_map(large.as_bytes(), 1).unwrap();
-        sources.config_maps.insert(("d".into(), "large".into()), Arc::new(data));
+        sources.put(own("large"), Source::ConfigMap(Keyed::Data(Arc::new(data))));
         let env = |times: usize| {
             let from = vec![r#"{"configMapRef":{"name":"large"}}"#; times].join(",");
             let json = format!(

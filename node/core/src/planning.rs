@@ -82,7 +82,10 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::{Action, Desired, Observed, PodUid, reconcile_pod, sources::Source};
+    use crate::{
+        Action, Desired, Observed, PodUid, reconcile_pod,
+        sources::{Keyed, Source},
+    };
 
     /// Counts what is hashed.
     #[derive(Default)]
@@ -153,7 +156,7 @@ mod tests {
         let before = plans(&desired, &observed);
         assert!(before.len() == 2 && before[0] == before[1], "{before:?}");
         let own = ("d".to_owned(), "m".to_owned());
-        let source = Source::ConfigMap(Arc::default());
+        let source = Source::ConfigMap(Keyed::Data(Arc::default()));
         assert!(desired.sources.put(own.clone(), source.clone()));
         assert_eq!(observed.source_changed(source.kind(), &own), std::slice::from_ref(&uid));
         assert_ne!(plans(&desired, &observed), before);

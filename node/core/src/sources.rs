@@ -2,7 +2,7 @@
 
 mod keyed;
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use imbl::OrdMap;
 use serde::Deserialize;
@@ -13,12 +13,30 @@ use crate::{CoreError, spec::parse_without_nulls};
 /// Objects by namespace and name, as the link delivered them. A copy shares everything with the original.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sources {
-    pub config_maps: Objects<KeyedData>,
-    pub secrets: Objects<KeyedData>,
-    pub services: Objects<Service>,
+    pub config_maps: Objects<Keyed>,
+    pub secrets: Objects<Keyed>,
+    pub services: Objects<Arc<Service>>,
 }
 
-type Objects<T> = OrdMap<(String, String), Arc<T>>;
+type Objects<T> = OrdMap<(String, String), T>;
+
+/// A config map or secret, as far as this node is sent it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Keyed {
+    Data(Arc<KeyedData>),
+    /// It is there, and this node is not sent it: why, and the mend.
+    Withheld(Arc<str>),
+}
+
+impl Keyed {
+    /// Whether pods come out otherwise with the other.
+    fn differs(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Data(one), Self::Data(other)) => one.revision != other.revision,
+            (one, other) => one != other,
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -27,15 +45,46 @@ pub enum Kind {
     Service,
 }
 
+impl Kind {
+    /// As messages speak of one.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "configmap",
+            Self::Secret => "secret",
+            Self::Service => "service",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ConfigMap => "ConfigMap",
+            Self::Secret => "Secret",
+            Self::Service => "Service",
+        })
+    }
+}
+
 /// One of them.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
-    ConfigMap(Arc<KeyedData>),
-    Secret(Arc<KeyedData>),
+    ConfigMap(Keyed),
+    Secret(Keyed),
     Service(Arc<Service>),
 }
 
 impl Source {
+    /// One that this node is not sent, with the reason; none where the resource is not one of which that is said.
+    pub fn withheld(resource: &str, why: &str) -> Option<Self> {
+        let keyed = Keyed::Withheld(why.into());
+        match resource {
+            "configmaps" => Some(Self::ConfigMap(keyed)),
+            "secrets" => Some(Self::Secret(keyed)),
+            _ => None,
+        }
+    }
+
     pub fn kind(&self) -> Kind {
         match self {
             Self::ConfigMap(_) => Kind::ConfigMap,
@@ -48,13 +97,12 @@ impl Source {
 impl Sources {
     /// True where pods come out otherwise with it than before; see [`crate::Observed::source_changed`].
     pub fn put(&mut self, own: (String, String), source: Source) -> bool {
-        let keyed = |maps: &mut Objects<KeyedData>, own, data: Arc<KeyedData>| {
-            let revision = data.revision;
-            maps.insert(own, data).is_none_or(|before| before.revision != revision)
+        let put = |maps: &mut Objects<Keyed>, own, now: Keyed| {
+            maps.insert(own, now.clone()).is_none_or(|before| before.differs(&now))
         };
         match source {
-            Source::ConfigMap(data) => keyed(&mut self.config_maps, own, data),
-            Source::Secret(data) => keyed(&mut self.secrets, own, data),
+            Source::ConfigMap(now) => put(&mut self.config_maps, own, now),
+            Source::Secret(now) => put(&mut self.secrets, own, now),
             Source::Service(service) => {
                 let before = self.services.insert(own, service.clone());
                 of_use(before.as_ref()) != of_use(Some(&service))
@@ -71,12 +119,28 @@ impl Sources {
         }
     }
 
-    pub fn config_map(&self, namespace: &str, name: &str) -> Option<&Arc<KeyedData>> {
-        self.config_maps.get(&(namespace.to_owned(), name.to_owned()))
-    }
-
-    pub fn secret(&self, namespace: &str, name: &str) -> Option<&Arc<KeyedData>> {
-        self.secrets.get(&(namespace.to_owned(), name.to_owned()))
+    /// What a reference to a config map or secret leads to: none where it is not there and need not be. Else the message
+    /// of what it waits for. One that is withheld is there, and waited for, whatever need not be there.
+    pub fn keyed(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        optional: bool,
+    ) -> Result<Option<&KeyedData>, String> {
+        let own = (namespace.to_owned(), name.to_owned());
+        let found = match kind {
+            Kind::ConfigMap => self.config_maps.get(&own),
+            Kind::Secret => self.secrets.get(&own),
+            Kind::Service => None,
+        };
+        let noun = kind.noun();
+        match found {
+            Some(Keyed::Data(data)) => Ok(Some(data)),
+            Some(Keyed::Withheld(why)) => Err(format!("{noun} {name:?} is not sent to this node: {why}")),
+            None if optional => Ok(None),
+            None => Err(format!("{noun} {name:?} not found")),
+        }
     }
 
     /// The services of a namespace, by name.

@@ -10,11 +10,11 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    env::{expand, not_found, value_of},
+    env::{expand, value_of},
     fields::{self, PodFacts},
     pod::PodState,
     resources,
-    sources::{KeyedData, Sources},
+    sources::{KeyedData, Kind, Sources},
     spec::{Container, DownwardVolume, KeyToPath, Pod, Volume},
 };
 
@@ -107,12 +107,10 @@ fn plan_one(
     if volume.empty_dir.is_some() {
         return Ok(VolumeContent::Empty);
     } else if let Some(source) = &volume.config_map {
-        let found = sources.config_map(namespace, &source.name).map(AsRef::as_ref);
-        let object = Keyed { found, noun: "configmap", name: &source.name, optional: source.optional };
+        let object = Reference::find(sources, Kind::ConfigMap, namespace, &source.name, source.optional)?;
         object.add(&source.items, source.default_mode, &mut files)?;
     } else if let Some(source) = &volume.secret {
-        let found = sources.secret(namespace, &source.secret_name).map(AsRef::as_ref);
-        let object = Keyed { found, noun: "secret", name: &source.secret_name, optional: source.optional };
+        let object = Reference::find(sources, Kind::Secret, namespace, &source.secret_name, source.optional)?;
         object.add(&source.items, source.default_mode, &mut files)?;
     } else if let Some(source) = &volume.downward_api {
         add_downward(pod, facts, source, source.default_mode, &mut files)?;
@@ -120,13 +118,12 @@ fn plan_one(
         let mode = projected.default_mode;
         for source in &projected.sources {
             if let Some(source) = &source.config_map {
-                let found = sources.config_map(namespace, &source.name).map(AsRef::as_ref);
                 let object =
-                    Keyed { found, noun: "configmap", name: &source.name, optional: source.optional };
+                    Reference::find(sources, Kind::ConfigMap, namespace, &source.name, source.optional)?;
                 object.add(&source.items, mode, &mut files)?;
             } else if let Some(source) = &source.secret {
-                let found = sources.secret(namespace, &source.name).map(AsRef::as_ref);
-                let object = Keyed { found, noun: "secret", name: &source.name, optional: source.optional };
+                let object =
+                    Reference::find(sources, Kind::Secret, namespace, &source.name, source.optional)?;
                 object.add(&source.items, mode, &mut files)?;
             } else if let Some(source) = &source.downward_api {
                 add_downward(pod, facts, source, mode, &mut files)?;
@@ -167,14 +164,24 @@ impl Files<'_> {
 }
 
 /// A config map or secret that a volume names.
-struct Keyed<'a> {
+struct Reference<'a> {
+    /// None where it is missing and need not be there.
     found: Option<&'a KeyedData>,
-    noun: &'a str,
-    name: &'a str,
+    kind: Kind,
     optional: bool,
 }
 
-impl Keyed<'_> {
+impl<'a> Reference<'a> {
+    fn find(
+        sources: &'a Sources,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        optional: bool,
+    ) -> Result<Self, String> {
+        Ok(Self { found: sources.keyed(kind, namespace, name, optional)?, kind, optional })
+    }
+
     fn add(
         &self,
         items: &[KeyToPath],
@@ -182,9 +189,7 @@ impl Keyed<'_> {
         files: &mut Files<'_>,
     ) -> Result<(), String> {
         let mode = default_mode.unwrap_or(FILE_MODE_DEFAULT);
-        let Some(data) = self.found else {
-            return if self.optional { Ok(()) } else { Err(not_found(self.noun, self.name)) };
-        };
+        let Some(data) = self.found else { return Ok(()) };
         if items.is_empty() {
             for (key, bytes) in data.iter() {
                 files.add(key, bytes, mode)?;
@@ -195,7 +200,8 @@ impl Keyed<'_> {
                 Some(bytes) => files.add(&item.path, bytes, item.mode.unwrap_or(mode))?,
                 None if self.optional => {}
                 None => {
-                    return Err(format!("{} references non-existent config key: {}", self.noun, item.key));
+                    let noun = self.kind.noun();
+                    return Err(format!("{noun} references non-existent config key: {}", item.key));
                 }
             }
         }
@@ -277,6 +283,15 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::sources::{Keyed, Source};
+
+    fn put(sources: &mut Sources, keyed: Keyed) {
+        sources.put(("d".into(), "cfg".into()), Source::ConfigMap(keyed));
+    }
+
+    fn put_data(sources: &mut Sources, data: KeyedData) {
+        put(sources, Keyed::Data(Arc::new(data)));
+    }
 
     fn pod(volumes: &str) -> Pod {
         let json = format!(
@@ -290,7 +305,7 @@ mod tests {
     fn sources(revision: u64) -> Sources {
         let mut sources = Sources::default();
         let data = KeyedData::from_config_map(br#"{"data":{"a":"1","b":"2"}}"#, revision).unwrap();
-        sources.config_maps.insert(("d".into(), "cfg".into()), Arc::new(data));
+        put_data(&mut sources, data);
         sources
     }
 
@@ -331,6 +346,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_withheld_is_waited_for_whether_or_not_it_is_optional() {
+        let mut sources = Sources::default();
+        put(&mut sources, Keyed::Withheld("too much; less".into()));
+        for optional in [true, false] {
+            let source = format!(r#""configMap":{{"name":"cfg","optional":{optional}}}"#);
+            let projected = format!(r#""projected":{{"sources":[{{{source}}}]}}"#);
+            for volume in [source, projected] {
+                let pod = pod(&format!(r#"{{"name":"v",{volume}}}"#));
+                let message = plan(&pod, &sources, &PodFacts::default()).unwrap_err();
+                let expected = "MountVolume.SetUp failed for volume \"v\" : configmap \"cfg\" is not sent to \
+                    this node: too much; less";
+                assert_eq!(message, expected);
+            }
+        }
+    }
+
+    #[test]
     fn mounts_expand_and_never_leave_their_volume() {
         let pod = pod(r#"{"name":"v","emptyDir":{"sizeLimit":"1Mi"}}"#);
         let container = &pod.spec.containers[0];
@@ -354,12 +386,12 @@ mod tests {
         let mut sources = sources(1);
         let json = format!(r#"{{"data":{{"a":"{}"}}}}"#, "x".repeat(1 << 20));
         let data = KeyedData::from_config_map(json.as_bytes(), 1).unwrap();
-        sources.config_maps.insert(("d".into(), "cfg".into()), Arc::new(data));
+        put_data(&mut sources, data);
         assert!(plan(&items("a", 63), &sources, &PodFacts::default()).is_ok());
         // Of files with nothing in them there are so many at most.
         let none = KeyedData::from_config_map(br#"{"data":{"a":""}}"#, 1).unwrap();
         let mut empty = Sources::default();
-        empty.config_maps.insert(("d".into(), "cfg".into()), Arc::new(none));
+        put_data(&mut empty, none);
         assert!(plan(&items("a", 16_000), &empty, &PodFacts::default()).is_ok());
         assert!(plan(&items("a", 17_000), &empty, &PodFacts::default()).is_err());
         let message = plan(&items("a", 64), &sources, &PodFacts::default()).unwrap_err();

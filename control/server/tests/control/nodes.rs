@@ -1,7 +1,7 @@
 //! A node's link, from the node's side.
 
 use coracle_api::Storage;
-use coracle_objects::{ObjectKey, Transaction};
+use coracle_objects::{ObjectKey, Transaction, Write};
 use coracle_proto::{
     join::{Joined, Role, join},
     node::{
@@ -180,6 +180,55 @@ async fn a_pod_goes_to_the_node_and_its_status_comes_back() {
         conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "Unknown")
     };
     until("a silent node to be Unknown", unknown).await;
+    control.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_sent_as_many_of_its_pods_config_maps_as_it_may_keep() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = init(dir.path()).await;
+    let create = async |resource: &str, name: &str, mut object: serde_json::Value| {
+        object["metadata"] = json!({ "name": name, "namespace": "default", "uid": name });
+        let made = Transaction::create(ObjectKey::new(resource, "default", name), object.to_string().into());
+        control.storage().propose(made).await.unwrap().unwrap();
+    };
+    let names: Vec<String> = (10..76).map(|at| format!("large{at}")).collect();
+    let data = json!({ "data": { "k": "x".repeat(1 << 20) } });
+    for name in &names {
+        create("configmaps", name, data.clone()).await;
+    }
+    let from: Vec<_> = names.iter().map(|name| json!({ "configMapRef": { "name": name } })).collect();
+    let containers = json!([{ "name": "c", "image": "hello:1.0", "envFrom": from }]);
+    let joined = joined(&control).await;
+    create("pods", "p", json!({ "spec": { "nodeName": "n1", "containers": containers } })).await;
+    let mut link = Link::open(&control, &joined).await;
+    let (mut sent, mut withheld) = (vec![], vec![]);
+    let first = |down| match down {
+        Down::Object(object) if object.resource == "configmaps" => {
+            if object.r#type() == Type::Put {
+                sent.push(object.object_json.len());
+            } else {
+                assert!(object.object_json.is_empty() && object.reason.contains("64 MiB"), "{object:?}");
+                withheld.push(object.name);
+            }
+            None
+        }
+        Down::Synced(_) => Some(()),
+        _ => None,
+    };
+    link.wait("Synced", first).await;
+    assert_eq!((sent.len(), &withheld[..]), (63, &names[63..]));
+    assert!(sent.iter().sum::<usize>() <= 64 << 20);
+    let gone = Write::Delete { key: ObjectKey::new("configmaps", "default", &names[0]) };
+    let transaction = Transaction { preconditions: vec![], writes: vec![gone] };
+    control.storage().propose(transaction).await.unwrap().unwrap();
+    let put = |down| match down {
+        Down::Object(object) if object.resource == "configmaps" && object.r#type() == Type::Put => {
+            Some(object.name)
+        }
+        _ => None,
+    };
+    assert!(withheld.contains(&link.wait("what had no room", put).await));
     control.shutdown().await;
 }
 

@@ -12,7 +12,7 @@ use coracle_core::{
     Action, Desired, NodeFacts, Observation, Observed, Pod, PodUid,
     observe::{Exit, News},
     reconcile::{next_wake, reconcile_pod},
-    sources::{KeyedData, Kind, Service, Source},
+    sources::{Keyed, KeyedData, Kind, Service, Source},
 };
 use coracle_leader::pod_status::Report;
 use coracle_proto::node::{ObjectEvent, object_event::Type};
@@ -127,10 +127,14 @@ impl Node {
 
     /// What the leader sends.
     pub fn take(&mut self, message: &ObjectEvent) {
-        if message.r#type() != Type::Delete {
-            self.put(message);
-            return;
+        match message.r#type() {
+            Type::Put => self.put(message),
+            Type::Withheld => self.withhold(message),
+            Type::Delete => self.delete(message),
         }
+    }
+
+    fn delete(&mut self, message: &ObjectEvent) {
         let own = (message.namespace.clone(), message.name.clone());
         match message.resource.as_str() {
             "pods" => {
@@ -157,12 +161,12 @@ impl Node {
             }
             "configmaps" => {
                 if let Ok(data) = KeyedData::from_config_map(&object.object_json, object.revision) {
-                    self.put_source(own, Source::ConfigMap(Arc::new(data)));
+                    self.put_source(own, Source::ConfigMap(Keyed::Data(Arc::new(data))));
                 }
             }
             "secrets" => {
                 if let Ok(data) = KeyedData::from_secret(&object.object_json, object.revision) {
-                    self.put_source(own, Source::Secret(Arc::new(data)));
+                    self.put_source(own, Source::Secret(Keyed::Data(Arc::new(data))));
                 }
             }
             "services" => {
@@ -171,6 +175,12 @@ impl Node {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn withhold(&mut self, message: &ObjectEvent) {
+        if let Some(source) = Source::withheld(&message.resource, &message.reason) {
+            self.put_source((message.namespace.clone(), message.name.clone()), source);
         }
     }
 

@@ -43,9 +43,7 @@ impl App {
         let own = (namespace.clone(), name.clone());
         match content {
             Content::Pod(pod) => self.put_pod(pod),
-            Content::ConfigMap(data) => self.put_source(own, Source::ConfigMap(data)),
-            Content::Secret(data) => self.put_source(own, Source::Secret(data)),
-            Content::Service(service) => self.put_source(own, Source::Service(service)),
+            Content::Source(source) => self.put_source(own, source),
             Content::Other | Content::Deleted | Content::Unreadable(_) => {}
         }
     }

@@ -88,6 +88,40 @@ fn a_missing_config_map_holds_the_container_until_it_is_there() {
 }
 
 #[test]
+fn what_is_withheld_holds_what_starts_and_leaves_what_runs() {
+    let mut world = World::new();
+    world.quietly(|world| {
+        world.config_map("cfg", r#"{"data":{"A":"1"}}"#, 7);
+        world.put(&pod(r#""containers":[{"name":"web","image":"hello:1.0",
+                "envFrom":[{"configMapRef":{"name":"cfg","optional":true}}]}],
+                "volumes":[{"name":"v","configMap":{"name":"cfg","optional":true}}]"#));
+        world.sandbox_ready();
+        world.mounted();
+        world.pull_and_start("web", 0);
+    });
+    world.withheld("cfg", "too much; less");
+    world.quietly(|world| {
+        world.exited("web", 0, coracle_core::observe::Exit::Completed(0));
+        world.wait(20);
+    });
+    world.pulled("web", 1);
+    world.config_map("cfg", r#"{"data":{"A":"1"}}"#, 7);
+    world.check(expect![[r#"
+        0s config map cfg withheld
+          hold volumes: MountVolume.SetUp failed for volume "v" : configmap "cfg" is not sent to this node: too much; less
+        20s web/1 pulled
+          hold web: configmap "cfg" is not sent to this node: too much; less
+          event spec.containers{web} Pulled: Successfully pulled image "hello:1.0" in 250ms (250ms including waiting). Image size: 1000 bytes.
+          report Running ["PodReadyToStartContainers", "Initialized"]; web waiting:CreateContainerConfigError x1 (configmap "cfg" is not sent to this node: too much; less)
+          event spec.containers{web} Failed: Error: configmap "cfg" is not sent to this node: too much; less
+        20s config map cfg at 7
+          mount ["v"]
+          start web/1 ["hello"]
+          report Running ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x1
+    "#]]);
+}
+
+#[test]
 fn what_holds_a_container_is_told_once_however_often_it_is_planned_anew() {
     let mut world = World::new();
     world.put(&pod(r#""containers":[{"name":"web","image":"hello:1.0",

@@ -8,7 +8,7 @@ use coracle_core::{
     pod::Phase,
     probe::{ProbeCheck, ProbeKind},
     reconcile::{next_wake, reconcile},
-    sources::{KeyedData, Service, Source},
+    sources::{Keyed, KeyedData, Service, Source},
     spec::PodUid,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -111,8 +111,14 @@ impl World {
 
     pub fn config_map(&mut self, name: &str, json: &str, revision: u64) {
         let data = KeyedData::from_config_map(json.as_bytes(), revision).unwrap();
-        self.source(name, Source::ConfigMap(Arc::new(data)));
+        self.source(name, Source::ConfigMap(Keyed::Data(Arc::new(data))));
         self.heading(&format!("config map {name} at {revision}"));
+        self.settle();
+    }
+
+    pub fn withheld(&mut self, name: &str, why: &str) {
+        self.source(name, Source::ConfigMap(Keyed::Withheld(why.into())));
+        self.heading(&format!("config map {name} withheld"));
         self.settle();
     }
 

@@ -1,0 +1,169 @@
+//! How much of ConfigMaps and Secrets a node is sent: what its pods name is as much as their authors like, and the node
+//! keeps all of it in memory. What has no room is withheld until room comes. For a moment a node may have twice as much:
+//! while a new link, or a new leader, sends others before it has told of those that it withholds.
+//!
+//! Room is shared as all is that pods of a node share: a namespace is sent more while it has less than what stays free.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use coracle_objects::ObjectKey;
+
+/// Of one namespace on one node: the JSON of its ConfigMaps and Secrets in their newest versions, in bytes.
+pub const NAMESPACE_BYTES_MAX: usize = 64 << 20;
+/// The same of all namespaces on one node.
+pub const NODE_BYTES_MAX: usize = 512 << 20;
+
+/// Why something of this namespace is withheld, and the mend.
+pub fn reason(namespace: &str) -> String {
+    format!(
+        "the ConfigMaps and Secrets that pods of namespace {namespace:?} name here take more than {} MiB, or than \
+         others leave free of {} MiB; make them smaller, or spread the pods over nodes",
+        NAMESPACE_BYTES_MAX >> 20,
+        NODE_BYTES_MAX >> 20
+    )
+}
+
+/// Bytes that a node is sent at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub namespace: usize,
+    pub node: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { namespace: NAMESPACE_BYTES_MAX, node: NODE_BYTES_MAX }
+    }
+}
+
+/// What has become of an object for the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Sent,
+    Withheld,
+    /// As before.
+    StillWithheld,
+}
+
+/// What one node is sent, and what is withheld from it.
+#[derive(Debug)]
+pub struct Room {
+    bounds: Bounds,
+    /// Bytes that it is sent.
+    sent: usize,
+    parts: BTreeMap<Arc<str>, Part>,
+    /// Namespaces of which something is withheld only because of what others have.
+    crowded: BTreeSet<Arc<str>>,
+    /// Namespaces of which something has changed since the last [`Room::settle`].
+    stirred: BTreeSet<Arc<str>>,
+}
+
+/// Of one namespace.
+#[derive(Debug, Default)]
+struct Part {
+    sent: usize,
+    /// By size: where the first does not fit, none does.
+    withheld: BTreeSet<(usize, ObjectKey)>,
+}
+
+impl Room {
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, sent: 0, parts: BTreeMap::new(), crowded: BTreeSet::new(), stirred: BTreeSet::new() }
+    }
+
+    /// The node needs an object that is there, of so many bytes now, and of so many `before` where it needed it already.
+    /// What was sent stays so unless it has grown beyond the room.
+    pub fn put(&mut self, key: &ObjectKey, before: Option<usize>, bytes: usize) -> Outcome {
+        let was_sent = before.map(|before| self.remove(key, before));
+        let namespace = &key.name.namespace;
+        let stays = was_sent == Some(true) && before >= Some(bytes);
+        if stays || self.fits(namespace, bytes) && was_sent != Some(false) {
+            self.send(namespace, bytes);
+            return Outcome::Sent;
+        }
+        self.stirred.insert(namespace.clone());
+        self.parts.entry(namespace.clone()).or_default().withheld.insert((bytes, key.clone()));
+        if was_sent == Some(false) { Outcome::StillWithheld } else { Outcome::Withheld }
+    }
+
+    /// The node needs it no longer, or it is gone; it had so many bytes. True where it was sent.
+    pub fn remove(&mut self, key: &ObjectKey, bytes: usize) -> bool {
+        let namespace = &key.name.namespace;
+        let Some(part) = self.parts.get_mut(namespace) else { return false };
+        self.stirred.insert(namespace.clone());
+        if part.withheld.remove(&(bytes, key.clone())) {
+            return false;
+        }
+        part.sent -= bytes;
+        self.sent -= bytes;
+        true
+    }
+
+    /// What was withheld and has room by now: it is sent from here on. The smallest come first, so that to find nothing
+    /// costs next to nothing. Looks only where something has changed, and where others had left no room.
+    pub fn settle(&mut self) -> Vec<ObjectKey> {
+        let mut sent = vec![];
+        let mut changed = std::mem::take(&mut self.stirred);
+        changed.extend(self.crowded.iter().cloned());
+        for namespace in changed {
+            self.settle_one(&namespace, &mut sent);
+        }
+        sent
+    }
+
+    /// All that is withheld.
+    pub fn withheld(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.parts.values().flat_map(|part| &part.withheld).map(|(_, key)| key)
+    }
+
+    fn settle_one(&mut self, namespace: &Arc<str>, sent: &mut Vec<ObjectKey>) {
+        let mut has_crowd = false;
+        while let Some(bytes) = self.parts.get(namespace).and_then(Part::smallest) {
+            if !self.fits(namespace, bytes) {
+                has_crowd = self.parts[namespace].sent + bytes <= self.bounds.namespace;
+                break;
+            }
+            let first = self.parts.get_mut(namespace).and_then(|part| part.withheld.pop_first());
+            sent.extend(first.map(|(_, key)| key));
+            self.send(namespace, bytes);
+        }
+        if has_crowd {
+            self.crowded.insert(namespace.clone());
+        } else {
+            self.crowded.remove(namespace);
+        }
+        if self.parts.get(namespace).is_some_and(|part| part.sent == 0 && part.withheld.is_empty()) {
+            self.parts.remove(namespace);
+        }
+    }
+
+    /// Whether the namespace may be sent so many bytes more.
+    pub(super) fn fits(&self, namespace: &str, bytes: usize) -> bool {
+        let own = self.parts.get(namespace).map_or(0, |part| part.sent) + bytes;
+        let free = self.bounds.node.saturating_sub(self.sent + bytes);
+        own <= self.bounds.namespace && own <= free
+    }
+
+    fn send(&mut self, namespace: &Arc<str>, bytes: usize) {
+        self.parts.entry(namespace.clone()).or_default().sent += bytes;
+        self.sent += bytes;
+    }
+}
+
+impl Part {
+    fn smallest(&self) -> Option<usize> {
+        self.withheld.first().map(|(bytes, _)| *bytes)
+    }
+}
+
+#[cfg(test)]
+impl Room {
+    /// What is sent of each namespace.
+    pub(super) fn sent(&self) -> Vec<(Arc<str>, usize)> {
+        let parts = self.parts.iter().map(|(namespace, part)| (namespace.clone(), part.sent));
+        parts.filter(|(_, bytes)| *bytes > 0).collect()
+    }
+}
