@@ -1,7 +1,7 @@
 //! Where a connection or datagram goes, and whether it may. This is the only place that decides it.
 
 use crate::caller::Attached;
-use crate::closed::{carried, is_closed, is_this_machine};
+use crate::closed::{carried, is_closed, is_this_machine, was_this_machine};
 use crate::model::{Cidr, Protocol};
 use crate::tables::{Service, Tables};
 use crate::whereabouts::Whereabouts;
@@ -146,16 +146,17 @@ impl Policy {
             tables.is_control(to) || self.whereabouts.is_fabric(tables, to)
         };
         let open = self.may_leave(tables, namespace)
-            && self.is_open(to.ip())
+            && self.is_open(to.ip(), is_this_machine)
             && !is_daemon(to.ip())
             && !carried(to.ip()).is_some_and(|ip| is_daemon(ip.into()));
         if open { Ok(()) } else { Err(NetError::AccessDenied) }
     }
 
     /// Of the addresses that a name stands for, those that may be reached at all. A name of none is refused, so that no
-    /// name opens what its address would not.
+    /// name opens what its address would not. Which are this machine's may be a second old: a name may have a thousand
+    /// addresses, each is judged again by who connects to it, and a guest's thread is not to look at all of them each time.
     pub(crate) fn nameable(&self, mut addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, NetError> {
-        addresses.retain(|ip| self.is_cluster(*ip) || self.is_open(*ip));
+        addresses.retain(|ip| self.is_cluster(*ip) || self.is_open(*ip, was_this_machine));
         if addresses.is_empty() { Err(NetError::AccessDenied) } else { Ok(addresses) }
     }
 
@@ -164,7 +165,7 @@ impl Policy {
     }
 
     /// Whether an address beyond the cluster may be reached. What it carries is judged as well.
-    fn is_open(&self, ip: IpAddr) -> bool {
+    fn is_open(&self, ip: IpAddr, is_this_machine: impl Fn(IpAddr) -> bool) -> bool {
         let carried = carried(ip).map(IpAddr::from);
         !is_closed(ip)
             && [Some(ip), carried]

@@ -83,10 +83,10 @@ enum Source {
 }
 
 impl Resolver {
-    /// By `/etc/hosts` and `/etc/resolv.conf`, as they are at each moment.
+    /// By `/etc/hosts` and `/etc/resolv.conf`, as they were a moment ago.
     pub(crate) fn of_machine(descriptors: &Descriptors) -> Self {
         let lookups_max = (descriptors.size(Purpose::Outside) / OUTSIDE_PART).clamp(1, LOOKUPS_MAX);
-        Self::new(Source::Files(Files::default()), lookups_max)
+        Self::new(Source::Files(Files::of_machine()), lookups_max)
     }
 
     #[cfg(test)]
@@ -103,9 +103,9 @@ impl Resolver {
         (self.lookups.held(), self.cache.held())
     }
 
-    fn system(&self) -> Arc<System> {
+    async fn system(&self, runtime: &Handle) -> Arc<System> {
         match &self.source {
-            Source::Files(files) => files.load(),
+            Source::Files(files) => files.load(runtime).await,
             #[cfg(test)]
             Source::Given(system) => system.clone(),
         }
@@ -121,7 +121,7 @@ impl Resolver {
         name: &str,
         family: Family,
     ) -> Result<Vec<IpAddr>, NetError> {
-        let system = self.system();
+        let system = self.system(runtime).await;
         if let Some(found) = system.host(name, family) {
             return Ok(found);
         }

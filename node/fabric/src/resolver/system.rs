@@ -4,22 +4,27 @@
 //! (mDNS, directories) is not asked.
 
 use super::Family;
-use parking_lot::Mutex;
+use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 const HOSTS: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// Bytes that are read of either file. They are local and small: reading them holds nobody up.
+/// Bytes that are read of either file.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// How often the files are read, while somebody asks.
 const READ_EVERY: Duration = Duration::from_secs(5);
+
+/// How long one who has them read waits for it; the others do not.
+const READ_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Name servers that are used, as in resolv.conf(5).
 const SERVERS_MAX: usize = 3;
@@ -68,23 +73,63 @@ impl System {
     }
 }
 
-/// The files of this machine.
-#[derive(Default)]
+/// The files of this machine, as they were read last. Nobody who asks for a name waits for the disk that they are on.
+#[derive(Clone)]
 pub(super) struct Files {
-    read: Mutex<Option<(Instant, Arc<System>)>>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    read: Box<dyn Fn() -> System + Send + Sync>,
+    last: ArcSwap<Version>,
+    /// They are being read: by one at a time, however long that takes.
+    reading: AtomicBool,
+}
+
+struct Version {
+    system: Arc<System>,
+    /// When they had been read.
+    at: Instant,
+}
+
+impl Version {
+    fn read(read: impl Fn() -> System) -> Arc<Self> {
+        let system = Arc::new(read());
+        Arc::new(Self { system, at: Instant::now() })
+    }
 }
 
 impl Files {
-    pub(super) fn load(&self) -> Arc<System> {
-        let mut read = self.read.lock();
-        match &*read {
-            Some((at, system)) if at.elapsed() < READ_EVERY => system.clone(),
-            _ => {
-                let system = Arc::new(System::parse(&text(HOSTS), &text(RESOLV_CONF)));
-                *read = Some((Instant::now(), system.clone()));
-                system
-            }
+    /// Reads them for the first time, and so may block.
+    pub(super) fn of_machine() -> Self {
+        Self::new(|| System::parse(&text(HOSTS), &text(RESOLV_CONF)))
+    }
+
+    fn new(read: impl Fn() -> System + Send + Sync + 'static) -> Self {
+        let last = ArcSwap::new(Version::read(&read));
+        Self { inner: Arc::new(Inner { read: Box::new(read), last, reading: AtomicBool::new(false) }) }
+    }
+
+    /// What they said last. Where that was a while ago they are read again, on the runtime's blocking threads, and the one
+    /// who begins it waits for a moment. Needs a tokio runtime in context.
+    pub(super) async fn load(&self, runtime: &Handle) -> Arc<System> {
+        let old = self.inner.last.load().at.elapsed() >= READ_EVERY;
+        if old && !self.inner.reading.swap(true, Ordering::AcqRel) {
+            let reading = Reading(self.inner.clone());
+            let read = runtime.spawn_blocking(move || reading.0.last.store(Version::read(&reading.0.read)));
+            // What was said before is better than nothing.
+            let _ = tokio::time::timeout(READ_TIMEOUT, read).await;
         }
+        self.inner.last.load().system.clone()
+    }
+}
+
+/// The one who reads, until it has or cannot.
+struct Reading(Arc<Inner>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.reading.store(false, Ordering::Release);
     }
 }
 
@@ -101,6 +146,56 @@ fn text(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
+    use std::sync::atomic::AtomicUsize;
+
+    /// What the files say when they are read for the so many-th time.
+    fn numbered(number: usize) -> System {
+        System::parse(&format!("192.0.2.{number} db"), "")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_does_not_answer_holds_up_nobody_who_asks() {
+        let (answer, disk) = std::sync::mpsc::channel();
+        let disk = parking_lot::Mutex::new(disk);
+        let reads = Arc::new(AtomicUsize::new(0));
+        let count = reads.clone();
+        let files = Files::new(move || match count.fetch_add(1, Ordering::SeqCst) {
+            0 => numbered(0),
+            // The disk answers when the test has it answer.
+            number => disk.lock().recv().map(|()| numbered(number)).unwrap_or_default(),
+        });
+        let runtime = Handle::current();
+        tokio::time::advance(READ_EVERY / 2).await;
+        assert_eq!(*files.load(&runtime).await, numbered(0));
+        assert_eq!(reads.load(Ordering::SeqCst), 1, "they were read a moment ago");
+        tokio::time::advance(READ_EVERY).await;
+        let first = tokio::spawn({
+            let (files, runtime) = (files.clone(), runtime.clone());
+            async move { files.load(&runtime).await }
+        });
+        while reads.load(Ordering::SeqCst) < 2 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..100 {
+            let asked = files.load(&runtime).now_or_never();
+            assert_eq!(*asked.expect("others wait for nothing"), numbered(0));
+        }
+        assert!(!first.is_finished());
+        tokio::time::advance(2 * READ_TIMEOUT).await;
+        assert_eq!(*first.await.unwrap(), numbered(0));
+        tokio::time::advance(READ_EVERY).await;
+        assert_eq!(*files.load(&runtime).await, numbered(0));
+        assert_eq!(reads.load(Ordering::SeqCst), 2, "one is enough");
+        answer.send(()).unwrap();
+        while files.inner.reading.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*files.load(&runtime).await, numbered(1));
+        tokio::time::advance(READ_EVERY).await;
+        answer.send(()).unwrap();
+        assert_eq!(*files.load(&runtime).await, numbered(2), "who asks after a pause has what they say now");
+    }
 
     #[test]
     fn both_files_are_read_as_libc_reads_them() {
