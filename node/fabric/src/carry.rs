@@ -3,12 +3,11 @@
 //! Two directions are carried, each of which may be held up by a far end that takes nothing. The pod's end is watched
 //! beside them: once it has gone, nobody in the pod pays for what is held any more.
 
-use bytes::Bytes;
 use coracle_wasi_host::net::{Conn, Gone, NetError};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -96,22 +95,14 @@ async fn left_behind(conn: &Conn, pod: &CancellationToken, taken: &Taken) {
     tokio::time::sleep(RESET_MAX).await;
 }
 
-/// The next bytes of the pod, at most `max`; empty at the end. `interrupted` is asked while there are none.
-pub(crate) async fn next_bytes(
+/// Waits until the pod has written or ended. `interrupted` is asked meanwhile.
+pub(crate) async fn something_to_read(
     conn: &Conn,
-    max: usize,
     mut interrupted: impl FnMut(&mut std::task::Context<'_>) -> Poll<Broken>,
-) -> Result<Bytes, Broken> {
-    poll_fn(|cx| {
-        if let Poll::Ready(broken) = interrupted(cx) {
-            return Poll::Ready(Err(broken));
-        }
-        loop {
-            match conn.try_read(max) {
-                Err(NetError::WouldBlock) => ready!(conn.poll_readable(cx)),
-                result => return Poll::Ready(result.map_err(Broken::Pod)),
-            }
-        }
+) -> Result<(), Broken> {
+    poll_fn(|cx| match interrupted(cx) {
+        Poll::Ready(broken) => Poll::Ready(Err(broken)),
+        Poll::Pending => conn.poll_readable(cx).map(Ok),
     })
     .await
 }

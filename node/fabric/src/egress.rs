@@ -1,13 +1,14 @@
 //! Connections that leave the cluster by real sockets, and real sockets joined to virtual connections.
 
 use crate::caller::Caller;
-use crate::carry::{Broken, Taken, carry, next_bytes};
+use crate::carry::{Broken, Taken, carry, something_to_read};
 use crate::door;
 use bytes::{Buf, Bytes, BytesMut};
 use coracle_wasi_host::descriptors::{Descriptors, Purpose};
 use coracle_wasi_host::net::{Conn, NetError};
 use coracle_wasi_host::shares::Shares;
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::task::Poll;
@@ -94,20 +95,38 @@ async fn join_while(mut stream: TcpStream, conn: Conn, pod: CancellationToken) {
     }
 }
 
-/// From the pod's connection to the real one.
+/// From the pod's connection to the real one. What the kernel does not take is on the pod's account all the while.
 async fn carry_out(conn: &Conn, stream: &mut WriteHalf<'_>, taken: &Taken) -> Result<(), Broken> {
+    let account = conn.buffers();
     loop {
-        let mut bytes = next_bytes(conn, COPY_BYTES, |_| Poll::Pending).await?;
+        something_to_read(conn, |_| Poll::Pending).await?;
+        // The end needs no room.
+        if conn.has_unread() {
+            stream.writable().await.map_err(|_| Broken::Far)?;
+        }
+        let mut bytes = match conn.try_read(COPY_BYTES) {
+            Err(NetError::WouldBlock) => continue,
+            read => read.map_err(Broken::Pod)?,
+        };
         if bytes.is_empty() {
             return stream.shutdown().await.map_err(|_| Broken::Far);
         }
+        let mut waits = false;
         while !bytes.is_empty() {
-            let written = stream.write(&bytes).await.map_err(|_| Broken::Far)?;
-            if written == 0 {
-                return Err(Broken::Far);
+            match stream.try_write(&bytes) {
+                Ok(0) => return Err(Broken::Far),
+                Ok(written) => {
+                    taken.add(written);
+                    bytes.advance(written);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if !std::mem::replace(&mut waits, true) {
+                        bytes = account.as_ref().map_or(bytes.clone(), |account| account.carried(bytes));
+                    }
+                    stream.writable().await.map_err(|_| Broken::Far)?;
+                }
+                Err(_) => return Err(Broken::Far),
             }
-            taken.add(written);
-            bytes.advance(written);
         }
     }
 }
@@ -135,7 +154,7 @@ async fn carry_in(stream: &mut ReadHalf<'_>, conn: &Conn) -> Result<(), Broken> 
             Ok(_) => {
                 conn.write_permitted(packed(buffer, room)).map_err(Broken::Pod)?;
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => return Err(Broken::Far),
         }
     }

@@ -61,6 +61,10 @@ const PING_EVERY: Duration = Duration::from_millis(500);
 /// How long a peer may be silent altogether after a ping.
 const SILENCE_MAX: Duration = Duration::from_millis(1500);
 
+/// How long the answer to one ping may take, whatever the peer sends meanwhile. Who takes nothing for so long has this node
+/// hold what all its pods send there.
+const PONG_MAX: Duration = Duration::from_secs(30);
+
 /// A byte stream that counts what it has read, so that a busy peer is not taken for a dead one.
 struct Counted<S> {
     stream: S,
@@ -127,7 +131,8 @@ async fn watch_life(mut pings: h2::PingPong, read: Arc<AtomicU64>, dead: Cancell
             Ok(Err(_)) => break,
             // The answer may be queued behind much data: then the peer lives, and only one ping may be under way.
             Err(_) if read.load(Ordering::Relaxed) != before => {
-                if wait_for_pong(&mut pings, &read).await.is_err() {
+                let late = wait_for_pong(&mut pings, &read);
+                if !matches!(tokio::time::timeout(PONG_MAX, late).await, Ok(Ok(()))) {
                     break;
                 }
             }
@@ -148,5 +153,41 @@ async fn wait_for_pong(pings: &mut h2::PingPong, read: &AtomicU64) -> Result<(),
             Err(_) if read.load(Ordering::Relaxed) != before => {}
             Err(_) => return Err(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_sends_and_takes_nothing_is_given_up() {
+        const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        const UNKNOWN: [u8; 9] = [0, 0, 0, 99, 0, 0, 0, 0, 0];
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let (near, read) = Counted::new(near);
+        let handshake = h2::client::Builder::new().handshake::<_, bytes::Bytes>(near);
+        far.write_all(&SETTINGS).await.unwrap();
+        let (_sender, mut connection) = handshake.await.unwrap();
+        let (pings, dead) = (connection.ping_pong().unwrap(), CancellationToken::new());
+        tokio::spawn(connection);
+        tokio::spawn(watch_life(pings, read, dead.clone()));
+        let (mut from, mut to) = tokio::io::split(far);
+        // What it is asked is in the pipe, and never read.
+        let begun = Instant::now();
+        let talks = async {
+            loop {
+                to.write_all(&UNKNOWN).await.unwrap();
+                tokio::time::sleep(SILENCE_MAX / 2).await;
+            }
+        };
+        tokio::select! {
+            ended = tokio::time::timeout(10 * PONG_MAX, dead.cancelled()) => ended.expect("it is given up"),
+            () = talks => unreachable!("it goes on"),
+        }
+        assert!(begun.elapsed() >= PONG_MAX, "it has its time");
+        assert!(from.read(&mut [0; 64]).await.unwrap() > 0, "it was asked");
     }
 }

@@ -34,6 +34,11 @@ impl Buffers {
         Conn::pair_within(local, peer, self.pipe_bytes, Some(&self.budget))
     }
 
+    /// Bytes that are on it now.
+    pub fn held(&self) -> usize {
+        self.budget.used()
+    }
+
     /// The same bytes, on this account until the last part of them is dropped.
     pub fn carried(&self, bytes: Bytes) -> Bytes {
         self.budget.add(bytes.len());

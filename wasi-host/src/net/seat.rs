@@ -73,6 +73,11 @@ impl Budget {
         }
     }
 
+    /// Bytes that are buffered now.
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn remove(&self, bytes: usize) {
         let before = self.used.fetch_sub(bytes, Ordering::Relaxed);
         if let Some(pod) = &self.pod {
@@ -154,11 +159,6 @@ impl Budget {
     /// The same for somebody from elsewhere, who leaves a part to the pod's own.
     fn hold_for_other(&self, bytes: u64) -> Result<Option<Charge>, Refused> {
         self.account.get().map(|account| account.charge_for_other(Holding::Heap, bytes)).transpose()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::cluster::{Cluster, SERVICE, address, config, dial, node, pod, pod_in, read_all};
 use crate::Fabric;
-use coracle_wasi_host::net::{Conn, Gone, NetError};
+use coracle_wasi_host::net::{Conn, Gone, NetError, NetLimits};
 use std::future::poll_fn;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
@@ -61,6 +61,28 @@ async fn refusals_and_resets_cross_nodes() {
     drop(inner);
     let error = conn.read_u8().await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn what_a_far_pod_does_not_read_waits_in_pipes_and_windows_alone() {
+    const WINDOW: usize = 256 * 1024;
+    let cluster = Cluster::new().await;
+    let (client, server) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
+    let listener = server.listen();
+    let conn = client.net.connect(SocketAddr::new(server.ip, 8080)).await.unwrap();
+    let (_unread, _) = listener.accept().await.unwrap();
+    // Full is what stays full for a while.
+    let (mut written, mut at) = (0, Instant::now());
+    while at.elapsed() < Duration::from_millis(500) {
+        match conn.try_write(&[7; 16 * 1024]) {
+            Ok(more) => (written, at) = (written + more, Instant::now()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+    let pipe = NetLimits::default().pipe_bytes;
+    assert!((WINDOW..=WINDOW + 2 * pipe).contains(&written), "{written}");
+    assert_eq!(client.net.buffers().held(), pipe, "on the account of who wrote it");
+    assert!(written - pipe <= server.net.buffers().held(), "and of who does not read it");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Carries one connection over one HTTP/2 stream.
 
 use super::FRAME_BYTES_MAX;
-use crate::carry::{Broken, Taken, carry, next_bytes};
+use crate::carry::{Broken, Taken, carry, something_to_read};
 use bytes::{Bytes, BytesMut};
 use coracle_wasi_host::net::{Conn, NetError, Unread};
 use h2::{Reason, RecvStream, SendStream};
@@ -44,27 +44,40 @@ pub(super) async fn pump(conn: Conn, stream: Stream, unread: Unread, pod: Cancel
     }
 }
 
-/// From the pod's connection into the tunnel.
+/// From the pod's connection into the tunnel. What the other end has no room for stays in the pod's pipe, where it is on its
+/// account and goes with it: a peer that reads nothing has this node hold nothing beside.
 async fn carry_up(conn: &Conn, send: &mut SendStream<Bytes>, taken: &Taken) -> Result<(), Broken> {
     let account = conn.buffers();
     loop {
         // While there is nothing to carry, a reset by the peer must still be heard.
-        let interrupted = |cx: &mut Context<'_>| send.poll_reset(cx).map(|_| Broken::Far);
-        let mut bytes = next_bytes(conn, FRAME_BYTES_MAX as usize, interrupted).await?;
+        something_to_read(conn, |cx| send.poll_reset(cx).map(|_| Broken::Far)).await?;
+        // The end takes no room.
+        let room = if conn.has_unread() { room(send).await? } else { FRAME_BYTES_MAX as usize };
+        let bytes = match conn.try_read(room) {
+            Err(NetError::WouldBlock) => continue,
+            read => read.map_err(Broken::Pod)?,
+        };
         if bytes.is_empty() {
             return send.send_data(Bytes::new(), true).map_err(|_| Broken::Far);
         }
-        while !bytes.is_empty() {
-            send.reserve_capacity(bytes.len());
-            let granted = match poll_fn(|cx| send.poll_capacity(cx)).await {
-                Some(Ok(granted)) => granted.min(bytes.len()),
+        let length = bytes.len();
+        // Until it is on the wire it is the pod's.
+        let bytes = account.as_ref().map_or(bytes.clone(), |account| account.carried(bytes));
+        send.send_data(bytes, false).map_err(|_| Broken::Far)?;
+        taken.add(length);
+    }
+}
+
+/// How much may be sent now, once it is anything.
+async fn room(send: &mut SendStream<Bytes>) -> Result<usize, Broken> {
+    send.reserve_capacity(FRAME_BYTES_MAX as usize);
+    loop {
+        match send.capacity() {
+            0 => match poll_fn(|cx| send.poll_capacity(cx)).await {
+                Some(Ok(_)) => {}
                 Some(Err(_)) | None => return Err(Broken::Far),
-            };
-            let piece = bytes.split_to(granted);
-            // Until it is on the wire it is the pod's.
-            let piece = account.as_ref().map_or(piece.clone(), |account| account.carried(piece));
-            send.send_data(piece, false).map_err(|_| Broken::Far)?;
-            taken.add(granted);
+            },
+            room => return Ok(room.min(FRAME_BYTES_MAX as usize)),
         }
     }
 }
