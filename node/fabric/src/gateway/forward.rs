@@ -164,7 +164,8 @@ impl Forwarder {
         })??;
         headers::strip_hop_by_hop(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
-        let back = Back { pool: self.pool.clone(), pair, sender };
+        let namespace = service.namespace.clone();
+        let back = Back { pool: self.pool.clone(), pair, namespace, sender };
         let held = (open, permit.take(), back);
         Ok(response.map(|body| Holding { body, _held: held }.boxed_unsync()))
     }
@@ -384,6 +385,8 @@ impl<T: Unpin> Body for Holding<T> {
 struct Back {
     pool: Arc<Pool>,
     pair: Pair,
+    /// The service's.
+    namespace: Arc<str>,
     sender: Option<SendRequest<HttpBody>>,
 }
 
@@ -391,7 +394,7 @@ impl Drop for Back {
     /// One whose response was not read to its end is not ready again, and the pool closes it.
     fn drop(&mut self) {
         if let Some(sender) = self.sender.take() {
-            self.pool.keep(self.pair, sender);
+            self.pool.keep(self.pair, &self.namespace, sender);
         }
     }
 }

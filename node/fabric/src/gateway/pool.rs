@@ -4,6 +4,7 @@
 use crate::tables::Service;
 use coracle_wasi_host::net::HttpBody;
 use coracle_wasi_host::serving::source_of;
+use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use hyper::client::conn::http1::SendRequest;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -16,8 +17,12 @@ use tokio::time::Instant;
 /// Idle connections kept to one endpoint, of all clients. The oldest makes room.
 const IDLE_MAX: usize = 64;
 
-/// Endpoints that connections are kept to; the others' are closed after use.
+/// Endpoints that connections are kept to, each counted for every service that leads to it. A namespace has at most as many
+/// as are free; the others' are closed after use.
 const ENDPOINTS_MAX: usize = 4096;
+
+/// Where a namespace has its share, those that may be used no more are looked for at most so often.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a connection is kept without a request; below the keep-alive time of common servers.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(4);
@@ -36,33 +41,65 @@ impl Pair {
     pub(super) fn new(client: IpAddr, endpoint: SocketAddr, service: &Service) -> Self {
         Self { client: source_of(client), endpoint, service: service.id }
     }
+
+    fn route(&self) -> Route {
+        (self.endpoint, self.service)
+    }
 }
 
 /// Idle connections.
-#[derive(Default)]
 pub(crate) struct Pool {
+    places: Arc<Shares>,
     state: Mutex<State>,
 }
 
-#[derive(Default)]
+/// An endpoint, and the service that leads there.
+type Route = (SocketAddr, u64);
+
 struct State {
-    /// By endpoint, the latest last.
-    idle: HashMap<SocketAddr, Vec<Idle>>,
+    idle: HashMap<Route, Kept>,
+    swept: Instant,
     /// A task closes what nobody has asked for in time, as long as there is anything.
     sweeping: bool,
 }
 
+/// The connections to one endpoint.
+struct Kept {
+    /// The latest last.
+    idle: Vec<Idle>,
+    _place: Permit,
+}
+
 impl State {
     fn close_idle(&mut self) {
+        self.swept = Instant::now();
         self.idle.retain(|_, kept| {
-            kept.retain(Idle::is_usable);
-            !kept.is_empty()
+            kept.idle.retain(Idle::is_usable);
+            !kept.idle.is_empty()
         });
+    }
+
+    /// A place for one endpoint more.
+    fn place(&mut self, places: &Arc<Shares>, namespace: &Arc<str>) -> Option<Permit> {
+        let holder = Holder { namespace: namespace.clone(), pod: None };
+        let place = places.take(&holder);
+        if place.is_some() || self.swept.elapsed() < SWEEP_EVERY {
+            return place;
+        }
+        self.close_idle();
+        places.take(&holder)
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        let state = State { idle: HashMap::new(), swept: Instant::now(), sweeping: false };
+        Self { places: Shares::new(ENDPOINTS_MAX), state: Mutex::new(state) }
     }
 }
 
 struct Idle {
-    pair: Pair,
+    client: IpAddr,
     sender: SendRequest<HttpBody>,
     since: Instant,
 }
@@ -77,31 +114,29 @@ impl Pool {
     /// The connection that was used last, if one is still open.
     pub(super) fn take(&self, pair: Pair) -> Option<SendRequest<HttpBody>> {
         let mut state = self.state.lock();
-        let kept = state.idle.get_mut(&pair.endpoint)?;
-        kept.retain(Idle::is_usable);
-        let found = kept.iter().rposition(|idle| idle.pair == pair);
-        let taken = found.map(|at| kept.remove(at).sender);
-        if kept.is_empty() {
-            state.idle.remove(&pair.endpoint);
+        let kept = state.idle.get_mut(&pair.route())?;
+        kept.idle.retain(Idle::is_usable);
+        let found = kept.idle.iter().rposition(|idle| idle.client == pair.client);
+        let taken = found.map(|at| kept.idle.remove(at).sender);
+        if kept.idle.is_empty() {
+            state.idle.remove(&pair.route());
         }
         taken
     }
 
-    /// Keeps a connection whose last response has been read. Beyond the bounds another is closed, or this one.
-    pub(super) fn keep(self: &Arc<Self>, pair: Pair, sender: SendRequest<HttpBody>) {
-        let endpoint = pair.endpoint;
+    /// Keeps a connection whose last response has been read, on account of the service's namespace. Beyond the bounds another
+    /// of the endpoint is closed, or this one.
+    pub(super) fn keep(self: &Arc<Self>, pair: Pair, namespace: &Arc<str>, sender: SendRequest<HttpBody>) {
         let mut state = self.state.lock();
-        if state.idle.len() >= ENDPOINTS_MAX && !state.idle.contains_key(&endpoint) {
-            state.close_idle();
+        if !state.idle.contains_key(&pair.route()) {
+            let Some(place) = state.place(&self.places, namespace) else { return };
+            state.idle.insert(pair.route(), Kept { idle: Vec::new(), _place: place });
         }
-        if state.idle.len() >= ENDPOINTS_MAX && !state.idle.contains_key(&endpoint) {
-            return;
+        let Some(Kept { idle, .. }) = state.idle.get_mut(&pair.route()) else { return };
+        if idle.len() >= IDLE_MAX {
+            idle.remove(0);
         }
-        let kept = state.idle.entry(endpoint).or_default();
-        if kept.len() >= IDLE_MAX {
-            kept.remove(0);
-        }
-        kept.push(Idle { pair, sender, since: Instant::now() });
+        idle.push(Idle { client: pair.client, sender, since: Instant::now() });
         // Where there is no runtime any more the node ends.
         if !state.sweeping
             && let Ok(runtime) = Handle::try_current()
@@ -157,7 +192,7 @@ mod tests {
             let (response, read) = tokio::join!(sender.send_request(request), answered);
             assert!(response.unwrap().status() == 204 && read > 0);
             sender.ready().await.unwrap();
-            pool.keep(pair(1, ([10, 128, 0, 2], port).into()), sender);
+            pool.keep(pair(1, ([10, 128, 0, 2], port).into()), &"default".into(), sender);
             servers.push(server);
         }
         assert_eq!(pool.held(), 3);
@@ -184,8 +219,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_kept_has_a_bound_for_each_endpoint_and_for_all() {
+    async fn what_is_kept_has_a_bound_for_each_endpoint_and_for_all_of_a_namespace() {
         let pool = Arc::<Pool>::default();
+        let (greedy, modest): (Arc<str>, Arc<str>) = ("greedy".into(), "modest".into());
         let mut servers = Vec::new();
         let pair = |number: usize| {
             let endpoint = SocketAddr::new(std::net::Ipv4Addr::from_bits(number as u32).into(), 80);
@@ -193,33 +229,39 @@ mod tests {
         };
         for number in 0..=IDLE_MAX {
             let (sender, server) = connection().await;
-            pool.keep(pair(0), sender);
+            pool.keep(pair(0), &greedy, sender);
             servers.push(server);
-            assert_eq!(pool.state.lock().idle[&pair(0).endpoint].len(), IDLE_MAX.min(number + 1));
+            assert_eq!(pool.state.lock().idle[&pair(0).route()].idle.len(), IDLE_MAX.min(number + 1));
         }
         for number in 1..=ENDPOINTS_MAX {
             let (sender, server) = connection().await;
-            pool.keep(pair(number), sender);
+            pool.keep(pair(number), &greedy, sender);
             servers.push(server);
         }
-        assert_eq!(pool.held(), ENDPOINTS_MAX);
+        assert_eq!(pool.held(), ENDPOINTS_MAX / 2);
         assert!(pool.take(pair(ENDPOINTS_MAX)).is_none(), "the last one found no place");
         assert!(pool.take(pair(0)).is_some());
+        // Others' are kept all the same.
+        let (sender, server) = connection().await;
+        pool.keep(Pair { service: 8, ..pair(1) }, &modest, sender);
+        servers.push(server);
+        assert!(pool.take(Pair { service: 8, ..pair(1) }).is_some());
         // Those that may be used no more make room.
         tokio::time::advance(IDLE_TIME_MAX).await;
         let (sender, _server) = connection().await;
-        pool.keep(pair(ENDPOINTS_MAX), sender);
-        assert_eq!(pool.held(), 1);
+        pool.keep(pair(ENDPOINTS_MAX), &greedy, sender);
+        assert_eq!((pool.held(), pool.places.held()), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_gets_no_connection_of_another() {
         let pool = Arc::<Pool>::default();
+        let namespace = "default".into();
         let pair = |client: u8| pair(client, ([10, 128, 0, 2], 80).into());
         let mut servers = Vec::new();
         for client in 1..=2 {
             let (sender, server) = connection().await;
-            pool.keep(pair(client), sender);
+            pool.keep(pair(client), &namespace, sender);
             servers.push(server);
         }
         assert!(pool.take(pair(3)).is_none());
@@ -229,7 +271,7 @@ mod tests {
         // Of many the oldest makes room.
         for _ in 0..IDLE_MAX {
             let (sender, server) = connection().await;
-            pool.keep(pair(4), sender);
+            pool.keep(pair(4), &namespace, sender);
             servers.push(server);
         }
         assert!(pool.take(pair(2)).is_none());
