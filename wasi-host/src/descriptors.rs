@@ -118,22 +118,31 @@ impl Share {
 
     /// Lets a connection that does nothing go, of those by which the claimant has all that it may have: that of the
     /// listener with the most of them which has been so for the longest. False where there is none.
+    ///
+    /// There may be thousands of listeners, and whoever comes while there is no room asks for this: of those that cannot be
+    /// the one only a number is read.
     fn make_room(&self, sated: Sated, claim: &Claim) -> bool {
-        let mut listeners = self.listeners.lock();
-        listeners.retain(|(listener, _)| listener.upgrade().is_some());
         let counts = |owner: &Owner| match sated {
             Sated::All | Sated::Source(_) => true,
             Sated::Lane => owner.namespace().is_some() == claim.namespace.is_some(),
             Sated::Namespace => owner.namespace() == claim.namespace,
         };
-        let source = if let Sated::Source(source) = sated { Some(source) } else { None };
-        let idle = |places: &Places| source.map_or_else(|| places.idle(), |source| places.idle_of(source));
-        let candidates = listeners.iter().filter(|(_, owner)| counts(owner));
-        let fullest = candidates.filter_map(|(places, _)| places.upgrade()).max_by_key(idle);
-        drop(listeners);
-        fullest.is_some_and(|places| match source {
-            Some(source) => places.make_room_of(source),
-            None => places.make_room(),
+        let mut fullest: Option<(usize, Places)> = None;
+        for (listener, owner) in &*self.listeners.lock() {
+            let most = fullest.as_ref().map_or(0, |(idle, _)| *idle);
+            let of_all = listener.idle();
+            if of_all <= most || !counts(owner) {
+                continue;
+            }
+            let Some(places) = listener.upgrade() else { continue };
+            let idle = if let Sated::Source(source) = sated { places.idle_of(source) } else { of_all };
+            if idle > most {
+                fullest = Some((idle, places));
+            }
+        }
+        fullest.is_some_and(|(_, places)| match sated {
+            Sated::Source(source) => places.make_room_of(source),
+            Sated::All | Sated::Lane | Sated::Namespace => places.make_room(),
         })
     }
 }
@@ -267,6 +276,42 @@ mod tests {
         });
         assert!(descriptors.take_for_client(Purpose::Clients, &Claim::default()).await.is_some());
         idle.await.expect("it made room");
+    }
+
+    #[test]
+    fn who_makes_room_is_found_without_asking_all_listeners() {
+        let descriptors = Descriptors::within(Some(800));
+        let (own, other) = (Arc::<str>::from("own"), Arc::<str>::from("other"));
+        let client = |last: usize| IpAddr::from([192, 0, 2, u8::try_from(last).expect("few")]);
+        let mut kept = Vec::new();
+        // Services' listeners with one idle connection each, two with more of several clients.
+        for (count, namespace) in std::iter::repeat_n((1, &other), 50).chain([(3, &own), (5, &other)]) {
+            let (places, owner) = (Places::new(crate::serving::POD_PORT), Owner::default());
+            owner.set(Arc::clone(namespace));
+            descriptors.join(Purpose::Clients, &places, &owner);
+            let idle: Vec<_> = (0..count).map(|at| places.enter(client(at)).expect("room")).collect();
+            kept.push((places, idle));
+        }
+        let idle = |at: usize| kept[at].0.downgrade().idle();
+        // Of all others nothing is asked that could have this one wait.
+        let busy: Vec<_> = kept[..50].iter().map(|(places, _)| places.locked()).collect();
+        let claim = Claim { source: None, namespace: Some(Arc::clone(&own)) };
+        for (sated, expected) in
+            [(Sated::All, [3, 4]), (Sated::Lane, [3, 3]), (Sated::Namespace, [2, 3]), (Sated::All, [2, 2])]
+        {
+            let (share, claim) = (Arc::clone(&descriptors.clients), claim.clone());
+            let (told, made) = std::sync::mpsc::channel();
+            std::thread::spawn(move || told.send(share.make_room(sated, &claim)));
+            let made = made.recv_timeout(Duration::from_secs(60));
+            assert_eq!((made, [idle(50), idle(51)]), (Ok(true), expected), "{sated:?}");
+        }
+        drop(busy);
+        // A client's own is found where it is.
+        for (expected, left) in [(true, 0), (false, 0)] {
+            let made = descriptors.clients.make_room(Sated::Source(client(2)), &claim);
+            let found: usize = kept.iter().map(|(places, _)| places.idle_of(client(2))).sum();
+            assert_eq!((made, found), (expected, left));
+        }
     }
 
     #[test]

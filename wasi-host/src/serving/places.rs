@@ -16,7 +16,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -67,9 +67,15 @@ pub struct Places {
 /// The places of a listener that may be gone.
 pub struct WeakPlaces {
     shared: Weak<Shared>,
+    idle: Arc<AtomicUsize>,
 }
 
 impl WeakPlaces {
+    /// Connections with nothing under way, without waiting for anybody; of a listener that is gone, none.
+    pub(crate) fn idle(&self) -> usize {
+        self.idle.load(Ordering::Relaxed)
+    }
+
     /// The places, while the listener or a connection of it is there.
     pub fn upgrade(&self) -> Option<Places> {
         self.shared.upgrade().map(|shared| Places { shared })
@@ -92,6 +98,8 @@ struct State {
     faults: HashMap<IpAddr, Faults>,
     /// Those with nothing under way, by when they became so.
     idle: BTreeMap<u64, Idle>,
+    /// How many those are, for who must not wait.
+    idle_count: Arc<AtomicUsize>,
 }
 
 /// Whose a connection is.
@@ -246,14 +254,16 @@ impl Places {
         self.shared.state.lock().sources.get(&source_of(source)).map_or(0, |own| own.idle.len())
     }
 
-    /// Connections with nothing under way.
-    pub fn idle(&self) -> usize {
-        self.shared.state.lock().idle.len()
-    }
-
     /// The same places for one who does not keep them.
     pub fn downgrade(&self) -> WeakPlaces {
-        WeakPlaces { shared: Arc::downgrade(&self.shared) }
+        let idle = self.shared.state.lock().idle_count.clone();
+        WeakPlaces { shared: Arc::downgrade(&self.shared), idle }
+    }
+
+    /// Whoever asks for anything of them waits as long as this lasts.
+    #[cfg(test)]
+    pub(crate) fn locked(&self) -> impl Sized {
+        self.shared.state.lock()
     }
 
     /// Connections that have a place now.
@@ -275,11 +285,13 @@ impl State {
             own.idle.insert(key);
         });
         self.idle.insert(key, Idle { client, standing: standing.clone(), lost: lost.clone() });
+        self.idle_count.store(self.idle.len(), Ordering::Relaxed);
     }
 
     /// Takes a connection out from among the idle ones.
     fn unsettle(&mut self, key: u64) -> Option<Idle> {
         let idle = self.idle.remove(&key)?;
+        self.idle_count.store(self.idle.len(), Ordering::Relaxed);
         self.change(&idle.client, |own| {
             own.idle.remove(&key);
         });
