@@ -55,7 +55,8 @@ pub use error::PrepareError;
 /// Bytes of a `.wasm` file: several times what interpreters compiled to WebAssembly need.
 const WASM_BYTES_MAX: u64 = 256 << 20;
 
-/// Artifacts kept ready in memory beyond those that containers use.
+/// Artifacts kept ready in memory beyond those that containers use. The namespace that has the most of them loses what it used
+/// longest ago: others' need not be authenticated and linked again for it.
 const READY_MAX: usize = 512;
 
 /// Files that are hashed, and components that are loaded and linked, at once: they are read whole. A namespace has at
@@ -155,6 +156,8 @@ struct Shelf {
 
 struct Ready {
     artifact: Arc<Artifact>,
+    /// Who used it last.
+    namespace: Arc<str>,
     /// The smallest goes first.
     used: u64,
     /// The same by the clock.
@@ -246,7 +249,7 @@ impl Artifacts {
     ) -> Result<Arc<Artifact>, PrepareError> {
         let namespace: Arc<str> = namespace.into();
         let digest = self.digests.of(path, &namespace).await.map_err(|error| unidentified(error, path))?;
-        if let Some(artifact) = self.shelf.lock().take(&digest) {
+        if let Some(artifact) = self.shelf.lock().take(&digest, &namespace) {
             return Ok(artifact);
         }
         if let Some(error) = self.failures.recall(&digest) {
@@ -362,13 +365,13 @@ impl Artifacts {
         digest: &str,
         namespace: &Arc<str>,
     ) -> Result<Option<Arc<Artifact>>, PrepareError> {
-        let (artifacts, digest) = (Arc::clone(self), digest.to_owned());
-        Desk::new(&self.loads, namespace).run(move || artifacts.load_now(digest)).await
+        let (artifacts, digest, own) = (Arc::clone(self), digest.to_owned(), Arc::clone(namespace));
+        Desk::new(&self.loads, namespace).run(move || artifacts.load_now(digest, &own)).await
     }
 
-    fn load_now(&self, digest: String) -> Result<Option<Arc<Artifact>>, PrepareError> {
+    fn load_now(&self, digest: String, namespace: &Arc<str>) -> Result<Option<Arc<Artifact>>, PrepareError> {
         // Others may have waited for it before.
-        if let Some(artifact) = self.shelf.lock().take(&digest) {
+        if let Some(artifact) = self.shelf.lock().take(&digest, namespace) {
             return Ok(Some(artifact));
         }
         let Some((kind, component)) = self.disk.load(&self.key(&digest), &self.engines) else {
@@ -381,7 +384,7 @@ impl Artifacts {
         let artifact = Arc::new(Artifact { digest: digest.clone(), entry, weight, structures, pre });
         self.failures.forget(&digest);
         tracing::debug!(digest, entry = ?kind.entry, "artifact ready");
-        Ok(Some(self.shelf.lock().put(&digest, artifact)))
+        Ok(Some(self.shelf.lock().put(&digest, namespace, artifact)))
     }
 
     fn link(&self, component: &Component, kind: Kind) -> Result<Pre, PrepareError> {
@@ -407,30 +410,48 @@ impl Artifacts {
 }
 
 impl Shelf {
-    fn take(&mut self, digest: &str) -> Option<Arc<Artifact>> {
+    fn take(&mut self, digest: &str, namespace: &Arc<str>) -> Option<Arc<Artifact>> {
         self.uses += 1;
         let ready = self.ready.get_mut(digest)?;
         (ready.used, ready.used_at) = (self.uses, SystemTime::now());
+        ready.namespace = Arc::clone(namespace);
         Some(Arc::clone(&ready.artifact))
     }
 
     /// The artifact that all have from now on: another where somebody was loading it at the same time.
-    fn put(&mut self, digest: &str, artifact: Arc<Artifact>) -> Arc<Artifact> {
-        if let Some(other) = self.take(digest) {
+    fn put(&mut self, digest: &str, namespace: &Arc<str>, artifact: Arc<Artifact>) -> Arc<Artifact> {
+        if let Some(other) = self.take(digest, namespace) {
             return other;
         }
         self.uses += 1;
-        let ready = Ready { artifact: Arc::clone(&artifact), used: self.uses, used_at: SystemTime::now() };
+        let (namespace, used, used_at) = (Arc::clone(namespace), self.uses, SystemTime::now());
+        let ready = Ready { artifact: Arc::clone(&artifact), namespace, used, used_at };
         self.ready.insert(digest.to_owned(), ready);
-        if self.ready.len() > READY_MAX {
-            // What a container uses is held elsewhere too and stays.
-            let unused = self.ready.iter().filter(|(_, ready)| !ready.is_in_use());
-            if let Some(oldest) = unused.min_by_key(|(_, ready)| ready.used).map(|(digest, _)| digest.clone())
-            {
-                self.ready.remove(&oldest);
-            }
-        }
+        self.make_room();
         artifact
+    }
+
+    /// Lets go what is beyond the bound. What a container uses is held elsewhere too and stays, as does what was put just now.
+    fn make_room(&mut self) {
+        if self.ready.len() <= READY_MAX {
+            return;
+        }
+        let mut unused: HashMap<&Arc<str>, Vec<(u64, &String)>> = HashMap::new();
+        for (digest, ready) in self.ready.iter().filter(|(_, ready)| !ready.is_in_use()) {
+            unused.entry(&ready.namespace).or_default().push((ready.used, digest));
+        }
+        let mut left: usize = unused.values().map(Vec::len).sum();
+        // Of each what was used longest ago is the last.
+        unused.values_mut().for_each(|own| own.sort_unstable_by(|one, other| other.cmp(one)));
+        let mut gone = Vec::new();
+        while left > READY_MAX {
+            let most = unused
+                .values_mut()
+                .max_by_key(|own| (own.len(), own.last().map(|(used, _)| u64::MAX - used)));
+            gone.extend(most.and_then(Vec::pop).map(|(_, digest)| digest.clone()));
+            left -= 1;
+        }
+        gone.iter().for_each(|digest| drop(self.ready.remove(digest)));
     }
 }
 

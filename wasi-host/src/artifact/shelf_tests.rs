@@ -12,7 +12,7 @@ const NOTHING: &str = r#"(component
     (export "wasi:cli/run@0.2.0" (instance $r)))"#;
 
 #[tokio::test]
-async fn what_is_ready_and_used_longest_ago_goes_first_and_what_runs_does_not() {
+async fn what_its_namespace_used_longest_ago_goes_first_and_what_runs_does_not() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("nothing.wasm");
     std::fs::write(&path, wat::parse_str(NOTHING).expect("valid text")).expect("written");
@@ -21,20 +21,29 @@ async fn what_is_ready_and_used_longest_ago_goes_first_and_what_runs_does_not() 
     let nothing = host.prepare(&path, "default").await.expect("runnable");
     let Pre::CommandP2(pre) = &nothing.pre else { panic!("it is a command") };
     let mut shelf = Shelf::default();
-    let mut put = |digest: &str| {
+    let put = |shelf: &mut Shelf, namespace: &str, digest: &str| {
         let (entry, weight, pre) = (nothing.entry, nothing.weight, Pre::CommandP2(pre.clone()));
-        shelf.put(digest, Arc::new(Artifact { digest: digest.to_owned(), entry, weight, structures: 0, pre }))
+        let artifact = Artifact { digest: digest.to_owned(), entry, weight, structures: 0, pre };
+        shelf.put(digest, &namespace.into(), Arc::new(artifact))
     };
-    let runs = put("runs");
-    for number in 0..READY_MAX - 1 {
-        put(&number.to_string());
+    let runs = put(&mut shelf, "greedy", "runs");
+    for name in ["a", "b"] {
+        put(&mut shelf, "modest", name);
     }
-    // Somebody has asked for it again.
-    put("0");
-    put("one more");
-    put("and another");
+    for number in 0..READY_MAX - 2 {
+        put(&mut shelf, "greedy", &number.to_string());
+    }
+    // Somebody has asked for it again, and another namespace for another one.
+    put(&mut shelf, "greedy", "0");
+    put(&mut shelf, "modest", "1");
+    for digest in ["one more", "another", "a third"] {
+        put(&mut shelf, "greedy", digest);
+    }
     let there = |digest: &str| shelf.ready.contains_key(digest);
-    assert_eq!(shelf.ready.len(), READY_MAX);
-    assert_eq!(["runs", "0", "1", "2", "3"].map(there), [true, true, false, false, true]);
+    assert_eq!(shelf.ready.len(), READY_MAX + 2, "beside what runs, and what was just put there");
+    assert_eq!(["runs", "0", "1", "2", "3", "4"].map(there), [true, true, true, false, false, true]);
+    assert_eq!(["a", "b"].map(there), [true; 2], "who has many makes room for himself");
     drop(runs);
+    put(&mut shelf, "modest", "c");
+    assert_eq!(shelf.ready.len(), READY_MAX + 1);
 }
