@@ -145,7 +145,8 @@ where
         async move { Ok::<_, Infallible>(answer_one(&place, request, respond).await) }
     });
     let builder = builder(place.window_bytes());
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(ServedStream::new(stream)), service);
+    let connection = builder
+        .serve_connection_with_upgrades(TokioIo::new(ServedStream::new(stream, place.clone())), service);
     let mut connection = pin!(connection);
     let fresh = tokio::select! {
         // What the client has sent already is read before the connection is asked to end.

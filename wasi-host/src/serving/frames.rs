@@ -22,6 +22,7 @@ const FRAME_HEAD_BYTES: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
 
 /// Watches what a client sends. Of HTTP/1.1 it knows nothing.
 pub(super) struct FrameMeter {
@@ -30,6 +31,8 @@ pub(super) struct FrameMeter {
     refilled: Instant,
     /// Bytes that have brought nothing yet.
     bytes: usize,
+    /// A head has begun that goes on in another frame.
+    head_goes_on: bool,
 }
 
 enum State {
@@ -46,7 +49,13 @@ enum State {
 
 impl Default for FrameMeter {
     fn default() -> Self {
-        Self { state: State::Preface(0), credit: CREDIT_MAX, refilled: Instant::now(), bytes: 0 }
+        Self {
+            state: State::Preface(0),
+            credit: CREDIT_MAX,
+            refilled: Instant::now(),
+            bytes: 0,
+            head_goes_on: false,
+        }
     }
 }
 
@@ -85,7 +94,10 @@ impl FrameMeter {
                     bytes = &bytes[length..];
                     if *seen == FRAME_HEAD_BYTES {
                         let payload = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-                        let kind = head[3];
+                        let (kind, flags) = (head[3], head[4]);
+                        if matches!(kind, HEADERS | CONTINUATION) {
+                            self.head_goes_on = flags & END_HEADERS == 0;
+                        }
                         self.state = if payload == 0 { NO_HEAD } else { State::Payload(payload) };
                         if !self.charge(kind, payload) {
                             return false;
@@ -95,6 +107,16 @@ impl FrameMeter {
             }
         }
         true
+    }
+
+    /// Whether the client speaks HTTP/2, as far as it has spoken.
+    pub(super) fn is_http2(&self) -> bool {
+        !matches!(self.state, State::Other)
+    }
+
+    /// Whether a head of HTTP/2 is under way that is not whole with the frame that it began in.
+    pub(super) fn head_goes_on(&self) -> bool {
+        self.head_goes_on
     }
 
     /// Takes note of bytes to the client.

@@ -6,6 +6,9 @@
 //! Pods of one namespace together have no more than one source of connections, and of what is under way at most as much as
 //! is free, where they are said to be of one.
 //!
+//! The same goes for the bytes of large heads that are under way ([`Place::hold_head`]): who has more than his part is cut
+//! off, and those with heads as clients usually send are never asked.
+//!
 //! Whose connections had to be ended for their faults again and again is served by and by: each further connection of that
 //! source is held back for a while before anything of it is read ([`HELD_BACK`]).
 
@@ -24,7 +27,12 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{GATEWAY_WINDOW_BYTES, GIVEN_UP_MAX, HEAD_TIMEOUT, IDLE_TIMEOUT};
+use super::{GATEWAY_WINDOW_BYTES, GIVEN_UP_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT, IDLE_TIMEOUT};
+
+/// Bytes that large heads under way may take on all connections together: so many for each place, and always those of some.
+/// A source has at most what is free.
+const LARGE_HEADS_BYTES_PER_PLACE: usize = 4 * 1024;
+const LARGE_HEADS_BYTES_MIN: usize = 4 * HEAD_BYTES_MAX;
 
 /// Faults of a source that may be mishaps, those that are remembered, and how long each is.
 const FAULTS_BORNE: u32 = 8;
@@ -93,6 +101,8 @@ struct State {
     last: u64,
     connections: usize,
     requests: usize,
+    /// Of large heads.
+    head_bytes: usize,
     sources: HashMap<IpAddr, Held>,
     namespaces: HashMap<Arc<str>, Held>,
     faults: HashMap<IpAddr, Faults>,
@@ -115,6 +125,7 @@ struct Client {
 struct Held {
     connections: usize,
     requests: usize,
+    head_bytes: usize,
     idle: BTreeSet<u64>,
 }
 
@@ -137,10 +148,21 @@ struct Standing {
     idle: Option<u64>,
     in_flight: usize,
     since: Instant,
-    has_asked: bool,
+    /// Requests.
+    begun: u64,
     given_up: u32,
+    /// Bytes of a large head, and whether the next request is what it is of.
+    head: Head,
     /// It had to make room, and is counted no more.
     evicted: bool,
+}
+
+/// A large head that is under way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) bytes: usize,
+    /// It is whole with the next request that begins.
+    pub(super) of_next: bool,
 }
 
 /// One connection's place, kept by whoever has a clone of it or an [`InFlight`] of it.
@@ -225,8 +247,9 @@ impl Places {
             idle: None,
             in_flight: 0,
             since: Instant::now(),
-            has_asked: false,
+            begun: 0,
             given_up: 0,
+            head: Head::default(),
             evicted: false,
         }));
         state.settle(&client, &standing, &lost);
@@ -252,6 +275,12 @@ impl Places {
     /// Connections of one source with nothing under way.
     pub(crate) fn idle_of(&self, source: IpAddr) -> usize {
         self.shared.state.lock().sources.get(&source_of(source)).map_or(0, |own| own.idle.len())
+    }
+
+    /// Bytes of large heads that are under way.
+    #[cfg(test)]
+    pub(super) fn head_bytes(&self) -> usize {
+        self.shared.state.lock().head_bytes
     }
 
     /// The same places for one who does not keep them.
@@ -303,8 +332,10 @@ impl State {
         let mut standing = idle.standing.lock();
         standing.idle = None;
         standing.evicted = true;
+        let head = std::mem::take(&mut standing.head);
         drop(standing);
         idle.lost.cancel();
+        self.give_back_head(&idle.client, head);
         self.leave(&idle.client);
     }
 
@@ -332,6 +363,13 @@ impl State {
             return 0;
         }
         faults.count
+    }
+
+    fn give_back_head(&mut self, client: &Client, head: Head) {
+        if head.bytes > 0 {
+            self.head_bytes -= head.bytes;
+            self.change(client, |own| own.head_bytes -= head.bytes);
+        }
     }
 
     fn leave(&mut self, client: &Client) {
@@ -390,14 +428,37 @@ impl Place {
         state.change(&seat.client, |own| own.requests += 1);
         let mut standing = seat.standing.lock();
         standing.in_flight += 1;
-        standing.has_asked = true;
+        standing.begun += 1;
         let key = standing.idle.take();
+        let head = if standing.head.of_next { std::mem::take(&mut standing.head) } else { Head::default() };
         drop(standing);
+        state.give_back_head(&seat.client, head);
         if let Some(key) = key {
             state.unsettle(key);
         }
         drop(state);
         Ok(InFlight { task: Arc::new(Task { seat: seat.clone(), answered: false.into() }) })
+    }
+
+    /// Counts a large head that is under way on the connection, instead of the one before; false where there is no room for it.
+    pub(super) fn hold_head(&self, head: Head) -> bool {
+        let seat = &self.seat;
+        let mut state = seat.shared.state.lock();
+        let mut standing = seat.standing.lock();
+        let before = std::mem::take(&mut standing.head);
+        state.give_back_head(&seat.client, before);
+        let all = seat.shared.bounds.connections_max * LARGE_HEADS_BYTES_PER_PLACE;
+        let free = all.max(LARGE_HEADS_BYTES_MIN).saturating_sub(state.head_bytes);
+        let most = state.held_by(&seat.client).map(|own| own.head_bytes).max().unwrap_or(0);
+        let has_its_part = seat.shares && most + head.bytes > free;
+        if standing.evicted || head.bytes > free || has_its_part {
+            return head.bytes == 0;
+        }
+        standing.head = head;
+        drop(standing);
+        state.head_bytes += head.bytes;
+        state.change(&seat.client, |own| own.head_bytes += head.bytes);
+        true
     }
 
     /// How long it has to wait for the faults of others of its source.
@@ -427,7 +488,7 @@ impl Place {
         loop {
             let until = {
                 let standing = self.seat.standing.lock();
-                let patience = if standing.has_asked { IDLE_TIMEOUT } else { HEAD_TIMEOUT };
+                let patience = if standing.begun > 0 { IDLE_TIMEOUT } else { HEAD_TIMEOUT };
                 (standing.in_flight == 0).then_some(standing.since + patience)
             };
             match until {
@@ -438,9 +499,15 @@ impl Place {
         }
     }
 
+    /// Requests that have begun on it, and whether any is under way.
+    pub(super) fn requests(&self) -> (u64, bool) {
+        let standing = self.seat.standing.lock();
+        (standing.begun, standing.in_flight > 0)
+    }
+
     /// Whether anything ever began on it.
     pub fn has_asked(&self) -> bool {
-        self.seat.standing.lock().has_asked
+        self.seat.standing.lock().begun > 0
     }
 
     /// Whether anything is under way on it.
@@ -453,8 +520,9 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut state = self.shared.state.lock();
         let standing = self.standing.lock();
-        let (idle, evicted) = (standing.idle, standing.evicted);
+        let (idle, evicted, head) = (standing.idle, standing.evicted, standing.head);
         drop(standing);
+        state.give_back_head(&self.client, head);
         if let Some(key) = idle {
             state.unsettle(key);
         }

@@ -1,4 +1,5 @@
-//! A client's connection as bytes: one that takes nothing is cut off, and so is a flood of HTTP/2 frames.
+//! A client's connection as bytes: one that takes nothing is cut off, and so are a flood of HTTP/2 frames and large heads that
+//! there is no room for.
 
 use std::io;
 use std::pin::Pin;
@@ -8,18 +9,67 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::FrameMeter;
 use super::pace::Pace;
-use super::{CLIENT_BYTES_PER_SECOND_MIN, CLIENT_PATIENCE};
+use super::places::{Head, Place};
+use super::{CLIENT_BYTES_PER_SECOND_MIN, CLIENT_PATIENCE, HEAD_BYTES_MAX};
+
+/// Bytes of a head of HTTP/1.1 that are not counted: as many as are read ahead in any case.
+const HEAD_BYTES_FREE: usize = 8 * 1024;
 
 pub(super) struct ServedStream<S> {
     stream: S,
     pace: Pace,
     meter: FrameMeter,
+    head: HeadMeter,
+}
+
+/// Counts what a client has sent of a head that is not whole.
+struct HeadMeter {
+    place: Place,
+    /// Of HTTP/1.1: bytes since so many requests had begun, and those that came last.
+    bytes: usize,
+    begun: u64,
+    latest: usize,
+    counted: Head,
+}
+
+impl HeadMeter {
+    /// Takes note of bytes of HTTP/1.1; false where there is no room for a head that large.
+    fn received(&mut self, bytes: usize) -> bool {
+        self.bytes += bytes;
+        self.latest = if bytes > 0 { bytes } else { self.latest };
+        if self.bytes <= HEAD_BYTES_FREE {
+            return true;
+        }
+        let (begun, is_busy) = self.place.requests();
+        if is_busy || begun != self.begun {
+            // What came before went with the request, and with it what was counted. Behind its body the next head may begin.
+            (self.begun, self.bytes, self.counted) = (begun, self.latest, Head::default());
+        }
+        let large = self.bytes.min(HEAD_BYTES_MAX).saturating_sub(HEAD_BYTES_FREE);
+        is_busy || self.count(Head { bytes: large, of_next: true })
+    }
+
+    /// Takes note of whether a head of HTTP/2 goes on in another frame. As many bytes as there may be: a few can stand for
+    /// many (RFC 7541).
+    fn goes_on(&mut self, goes_on: bool) -> bool {
+        let bytes = if goes_on { HEAD_BYTES_MAX } else { 0 };
+        self.count(Head { bytes, of_next: false })
+    }
+
+    fn count(&mut self, head: Head) -> bool {
+        if head.bytes == self.counted.bytes {
+            return true;
+        }
+        self.counted = head;
+        self.place.hold_head(head)
+    }
 }
 
 impl<S> ServedStream<S> {
-    pub(super) fn new(stream: S) -> Self {
+    pub(super) fn new(stream: S, place: Place) -> Self {
         let pace = Pace::new(CLIENT_PATIENCE, Some(CLIENT_BYTES_PER_SECOND_MIN));
-        Self { stream, pace, meter: FrameMeter::default() }
+        let head = HeadMeter { place, bytes: 0, begun: 0, latest: 0, counted: Head::default() };
+        Self { stream, pace, meter: FrameMeter::default(), head }
     }
 
     /// The stream itself. Nothing of it is kept back here.
@@ -54,12 +104,28 @@ impl<S: AsyncRead + Unpin> AsyncRead for ServedStream<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        std::task::ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        if self.meter.received(&buffer.filled()[before..]) {
+        let Self { stream, meter, head, .. } = &mut *self;
+        // Who asks for more has nothing whole, of whatever came last.
+        if !meter.is_http2() && !head.received(0) {
+            return Poll::Ready(Err(no_room()));
+        }
+        std::task::ready!(Pin::new(stream).poll_read(context, buffer))?;
+        let received = &buffer.filled()[before..];
+        if !meter.received(received) {
+            let flood = io::Error::new(io::ErrorKind::InvalidData, "a flood of HTTP/2 control frames");
+            return Poll::Ready(Err(flood));
+        }
+        let has_room =
+            if meter.is_http2() { head.goes_on(meter.head_goes_on()) } else { head.received(received.len()) };
+        if has_room {
             return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a flood of HTTP/2 control frames")))
+        Poll::Ready(Err(no_room()))
     }
+}
+
+fn no_room() -> io::Error {
+    io::Error::new(io::ErrorKind::OutOfMemory, "there is no room for a head that large")
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for ServedStream<S> {

@@ -337,6 +337,71 @@ async fn requests_that_are_given_up_again_and_again_end_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn large_heads_that_are_not_whole_leave_room_to_others() {
+    const CONNECTIONS: usize = 40;
+    let bounds = Bounds {
+        connections_max: 64,
+        connections_per_source_max: 64,
+        requests_max: 64,
+        requests_per_source_max: 64,
+    };
+    let begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let large = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}", "x".repeat(60_000));
+    let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    let body = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 200000\r\n\r\n{}", "x".repeat(200_000));
+    let kinds = [
+        large.clone().into_bytes(),
+        [request, &large].concat().into_bytes(),
+        [&body, &large[..]].concat().into_bytes(),
+        // A few bytes that may stand for many.
+        [&begin[..], b"\0\0\0\x01\0\0\0\0\x01"].concat(),
+    ];
+    for (kind, begun) in kinds.iter().enumerate() {
+        let server = Server::within(bounds);
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let mut conn = server.connect(1);
+            // Those for which there is no room are closed.
+            let _ = tokio::time::timeout(Duration::from_millis(1), conn.write_all(begun)).await;
+            held.push(conn);
+        }
+        tokio::time::sleep(HEAD_TIMEOUT / 2).await;
+        let stand = server.places.connections();
+        assert!((2..=CONNECTIONS / 10).contains(&stand), "{kind}: {stand} stand");
+        let all = server.places.head_bytes();
+        assert!((1..=4 * HEAD_BYTES_MAX).contains(&all), "{kind}: {all}");
+        // Heads of any size come in from others, and of the usual size from this one.
+        let whole = [&large[..], "\r\nconnection: close\r\n\r\n"].concat();
+        for (client, whole) in [(2, &*whole), (1, "GET / HTTP/1.0\r\n\r\n")] {
+            let mut conn = server.connect(client);
+            conn.write_all(whole.as_bytes()).await.unwrap();
+            let answer = until_closed(&mut conn).await.1;
+            assert!(answer.contains("200 OK"), "{kind} of {client}: {answer}");
+        }
+        drop(held);
+        while server.places.connections() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(server.places.head_bytes(), 0, "{kind}: all is given back");
+    }
+    // What is whole is no head under way, however large the requests are that come one after the other.
+    let server = Server::within(bounds);
+    let whole = [&large[..], "\r\n\r\n"].concat();
+    let mut kept = Vec::new();
+    for _ in 0..20 {
+        let mut conn = server.connect(1);
+        for request in [&*whole, &body, &whole, request] {
+            conn.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = [0; 1024];
+            let read = conn.read(&mut answer).await.unwrap();
+            assert!(answer[..read].starts_with(b"HTTP/1.1 200 OK"));
+        }
+        kept.push(conn);
+    }
+    assert_eq!(server.places.head_bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn floods_of_control_frames_end_the_connection() {
     let server = Server::new();
     let mut conn = server.connect(1);
