@@ -7,7 +7,7 @@
 //! HTTP/2: hyper and h2 bound streams, header lists, CONTINUATION frames, empty DATA frames and resets before a stream is
 //! accepted. What they leave open is bounded here: requests that are given up again and again ([`GIVEN_UP_MAX`]), and
 //! floods of frames that only cause work ([`frames`]). Who is cut off for such a fault and comes back for more is held back
-//! ([`HELD_BACK`]).
+//! ([`HELD_BACK`]), with few connections at a time ([`HELD_BACK_MAX`]).
 
 mod body;
 mod fault;
@@ -35,7 +35,7 @@ use crate::net::{BoxError, HttpBody, full_body};
 use body::ServedBody;
 use stream::ServedStream;
 
-pub use places::{Bounds, HELD_BACK, InFlight, Place, Places, TooMany, WeakPlaces, source_of};
+pub use places::{Bounds, HELD_BACK, HELD_BACK_MAX, InFlight, Place, Places, TooMany, WeakPlaces, source_of};
 
 /// How long a client may take, from its connect on, until its first request's head is whole.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -133,6 +133,9 @@ where
 {
     let mut stop = pin!(stop);
     if let Some(wait) = place.held_back() {
+        let Some(_turn) = place.wait_held_back() else {
+            return Err("too many connections of a client wait for its faults already".into());
+        };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = place.lost() => return Err(PLACE_LOST.into()),

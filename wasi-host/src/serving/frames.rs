@@ -1,13 +1,16 @@
 //! Floods of HTTP/2 frames that bring nothing and cause work: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, RST_STREAM, unknown.
 //!
-//! h2 answers each of them and counts none. Here a connection has a credit: such a frame costs one, and requests, data
-//! in both directions and time bring it back.
+//! h2 answers each of them and counts none. Here a connection has a credit: such a frame costs one, a large one more, and
+//! requests, data in both directions and time bring it back.
 
 use tokio::time::Instant;
 
 /// Such frames that a connection may send at once, and that it gets back with time.
 const CREDIT_MAX: u32 = 1024;
 const CREDIT_PER_SECOND: u32 = 100;
+
+/// Bytes of such a frame that are looked at for one; of those that clients need only SETTINGS has more than eight.
+const BYTES_FOR_CREDIT: usize = 64;
 
 /// Bytes of data, from the client or sent to it, that bring one: enough for the WINDOW_UPDATEs and PINGs that data causes,
 /// and more than the answers to any such frames are. In however many frames: empty ones bring nothing.
@@ -147,10 +150,11 @@ impl FrameMeter {
                 true
             }
             _ => {
-                if self.credit == 0 {
+                let cost = 1 + u32::try_from(payload / BYTES_FOR_CREDIT).unwrap_or(CREDIT_MAX);
+                if self.credit < cost {
                     self.refill();
                 }
-                let left = self.credit.checked_sub(1);
+                let left = self.credit.checked_sub(cost);
                 self.credit = left.unwrap_or(0);
                 left.is_some()
             }
@@ -177,6 +181,7 @@ mod tests {
     use super::*;
 
     const PING: u8 = 6;
+    const SETTINGS: u8 = 4;
 
     fn frame(kind: u8, payload: usize) -> Vec<u8> {
         let mut frame = (payload as u32).to_be_bytes()[1..].to_vec();
@@ -223,6 +228,12 @@ mod tests {
             }
             assert!(meter.received(&frame(DATA, BYTES_PER_CREDIT).repeat(4 * CREDIT_MAX as usize)));
             assert_eq!(pings(&mut meter, FRAME_HEAD_BYTES + 8), CREDIT_MAX as usize);
+        }
+        // Large ones cost as much as many.
+        for (payload, through) in [(0, CREDIT_MAX), (60, CREDIT_MAX), (16 << 10, CREDIT_MAX / 257)] {
+            let (mut meter, one) = (begun(), frame(SETTINGS, payload));
+            let passed = (0..2 * CREDIT_MAX).take_while(|_| meter.received(&one)).count();
+            assert_eq!(passed, through as usize, "{payload}");
         }
         // In many frames, or in few, empty ones are no data.
         let mut meter = begun();

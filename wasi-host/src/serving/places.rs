@@ -27,6 +27,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::shares::give_back;
+
 use super::{GATEWAY_WINDOW_BYTES, GIVEN_UP_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT, IDLE_TIMEOUT};
 
 /// Bytes that large heads under way may take on all connections together: so many for each place, and always those of some.
@@ -41,6 +43,10 @@ const FAULT_STAYS: Duration = Duration::from_secs(1);
 
 /// How long a connection of a source with more faults waits until it is read.
 pub const HELD_BACK: Duration = Duration::from_secs(1);
+
+/// Connections of one source that wait so; others are closed at once. What they send meanwhile is in the kernel's memory, and
+/// a client that floods sends as much as that takes.
+pub const HELD_BACK_MAX: usize = 64;
 
 /// Sources whose faults are remembered. Where there are more, all are forgotten.
 const FAULTY_MAX: usize = 4096;
@@ -106,6 +112,8 @@ struct State {
     sources: HashMap<IpAddr, Held>,
     namespaces: HashMap<Arc<str>, Held>,
     faults: HashMap<IpAddr, Faults>,
+    /// Connections that are held back, by source.
+    held_back: HashMap<IpAddr, usize>,
     /// Those with nothing under way, by when they became so.
     idle: BTreeMap<u64, Idle>,
     /// How many those are, for who must not wait.
@@ -468,6 +476,19 @@ impl Place {
         (seat.shares && faults > FAULTS_BORNE).then_some(HELD_BACK)
     }
 
+    /// A turn among those of its source that are held back, until it is dropped; none where there are too many.
+    pub(super) fn wait_held_back(&self) -> Option<HeldBack> {
+        let seat = self.seat.clone();
+        let mut state = seat.shared.state.lock();
+        let waiting = state.held_back.entry(seat.client.source).or_default();
+        if *waiting >= HELD_BACK_MAX {
+            return None;
+        }
+        *waiting += 1;
+        drop(state);
+        Some(HeldBack(seat))
+    }
+
     /// It had to be ended for its client's fault.
     pub(super) fn was_at_fault(&self) {
         self.seat.shared.state.lock().note_fault(self.seat.client.source);
@@ -513,6 +534,15 @@ impl Place {
     /// Whether anything is under way on it.
     pub fn is_busy(&self) -> bool {
         self.seat.standing.lock().in_flight > 0
+    }
+}
+
+/// A connection that is held back.
+pub(super) struct HeldBack(Arc<Seat>);
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        give_back(&mut self.0.shared.state.lock().held_back, &self.0.client.source);
     }
 }
 

@@ -465,6 +465,26 @@ async fn who_is_cut_off_again_and_again_is_held_back_and_nobody_else() {
         let answer = ask(&mut server.connect(1), "/").await;
         assert!(answer.starts_with("HTTP/1.1 200") && begun.elapsed() >= HELD_BACK, "{kind}: {answer}");
     }
+    // Of those who are held back few wait: what they send is in the kernel's memory meanwhile.
+    let bounds = Bounds {
+        connections_max: 4 * HELD_BACK_MAX,
+        connections_per_source_max: 4 * HELD_BACK_MAX,
+        requests_max: 8,
+        requests_per_source_max: 8,
+    };
+    let server = Server::within(bounds);
+    for _ in 0..9 {
+        offend(&mut server.connect(1), 0).await;
+    }
+    let begun = Instant::now();
+    let mut many: Vec<Conn> = (0..2 * HELD_BACK_MAX).map(|_| server.connect(1)).collect();
+    let answer = ask(&mut server.connect(2), "/").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!((server.places.connections(), begun.elapsed()), (HELD_BACK_MAX, Duration::ZERO));
+    let answer = ask(&mut many[0], "/").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && begun.elapsed() >= HELD_BACK, "{answer}");
+    let answer = ask(&mut server.connect(1), "/").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "they have had their time: {answer}");
     // Who goes away, in the middle of a request or not, is at no fault.
     let server = Server::new();
     let begun = Instant::now();
