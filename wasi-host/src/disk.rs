@@ -51,6 +51,16 @@ impl PodDisk {
         PodDisk::new(&ledger, &Arc::from(""), bytes_max, Arc::new(Reserve::nothing(ledger.clone())))
     }
 
+    /// Those of pods of these namespaces, which share so many bytes beyond the little that each has for certain, for those who
+    /// have no host.
+    #[doc(hidden)]
+    pub fn sharing(bytes: u64, namespaces: &[&str]) -> Vec<PodDisk> {
+        let ledger = Ledger::new(NodeBounds::of(None, None, None, 1));
+        let reserve = Arc::new(Reserve::of_bytes(bytes, ledger.clone()));
+        let disk = |name: &&str| PodDisk::new(&ledger, &Arc::from(*name), None, Arc::clone(&reserve));
+        namespaces.iter().map(disk).collect()
+    }
+
     /// Where what a volume takes is counted. The first to ask may have to count what is there, and so block.
     pub(crate) fn usage(&self, volume: &Volume) -> Arc<Usage> {
         let Inner { account, inodes, reserve, volumes, .. } = &*self.inner;
@@ -93,9 +103,9 @@ impl PodDisk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grown {
     Yes,
-    /// The pod or its namespace has what it may have.
+    /// The pod, or its namespace with more than an equal part, has what it may have.
     ItsOwn,
-    /// So has the pod of what is free, which others may have taken.
+    /// So it has of what is free, which others may have taken.
     Others,
 }
 
@@ -110,9 +120,11 @@ impl Written {
     /// So many more, if they may be had. It may ask the file system, and so block.
     pub fn grow(&self, bytes: u64) -> Grown {
         self.reserve.look(bytes);
-        match self.charge.lock().grow(bytes) {
+        let mut charge = self.charge.lock();
+        match charge.grow(bytes).map_err(|refused| refused.bound) {
             Ok(()) => Grown::Yes,
-            Err(Refused { bound: Bound::PodShare | Bound::Node, .. }) => Grown::Others,
+            Err(Bound::PodShare | Bound::Node) => Grown::Others,
+            Err(Bound::Namespace) if !charge.account().namespace_has_its_part(Holding::Disk) => Grown::Others,
             Err(_) => Grown::ItsOwn,
         }
     }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
 use super::usage::ENTRY_BYTES;
-use crate::ledger::Ledger;
+use crate::ledger::{Holding, Ledger};
 
 /// The part of the disk's bytes and inodes that guests leave free, and within what bounds that is, in bytes: never less than
 /// the control plane of `coracle up` needs to go on, whose log takes its room a segment at a time.
@@ -89,6 +89,17 @@ impl Reserve {
     /// Of no file system: there is no bound.
     pub(crate) fn nothing(ledger: Ledger) -> Reserve {
         Reserve::with(|| None, ledger)
+    }
+
+    /// Of a disk with so many bytes for guests, of which those are free that nobody holds.
+    pub(crate) fn of_bytes(bytes: u64, ledger: Ledger) -> Reserve {
+        let of_guests = ledger.clone();
+        let look = move || {
+            let free = bytes.saturating_sub(of_guests.held(Holding::Disk));
+            let all = Space { bytes: 2 * bytes, bytes_free: 0, inodes: 0, inodes_free: 0 };
+            Some(Space { bytes_free: all.reserve() + free, ..all })
+        };
+        Reserve::with(look, ledger)
     }
 
     pub(super) fn with(look: impl Fn() -> Option<Space> + Send + Sync + 'static, ledger: Ledger) -> Reserve {

@@ -129,6 +129,14 @@ impl Account {
             }
     }
 
+    /// Whether its namespace holds more of what all share than an equal part.
+    pub(crate) fn namespace_has_its_part(&self, holding: Holding) -> bool {
+        match &self.parent {
+            Parent::Pod(pod) => pod.namespace_has_its_part(holding),
+            Parent::Tenant(tenant) => tenant.has_its_part(holding),
+        }
+    }
+
     /// A guest is to be ended because it asked for more memory than there is for it.
     pub(crate) fn exceed(&self) {
         self.exceeded.store(true, Ordering::Relaxed);

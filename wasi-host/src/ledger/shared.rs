@@ -117,6 +117,13 @@ impl Tenant {
         free == 0 || present(self.own(holding)) > namespace || of_pod > pod
     }
 
+    /// True where it holds more than each would if all namespaces with pods held the same: where it is refused more, that is
+    /// for what it has itself.
+    pub(super) fn has_its_part(&self, holding: Holding) -> bool {
+        let parts = u64::try_from(self.shared.tenants().max(1)).unwrap_or(u64::MAX);
+        present(self.own(holding)) > self.shared.limit(holding) / parts
+    }
+
     /// Keeps so much of the node's memory for one pod, whether it holds it or not: it is in nobody's share. Nothing where
     /// that is more than can be kept beside all others', which no scheduler has placed here: what was kept.
     pub(super) fn keep_memory(&self, amount: u64) -> u64 {

@@ -144,11 +144,12 @@ impl LogFile {
             self.lost = 0;
         }
         while !self.left.is_empty() {
-            if self.size >= self.bytes_max {
+            let full_at = self.full_at();
+            if self.size >= full_at {
                 self.rotate(names)?;
             }
             // Up to the record that fills the file.
-            let room = usize::try_from(self.bytes_max.saturating_sub(self.size)).unwrap_or(usize::MAX);
+            let room = usize::try_from(full_at.saturating_sub(self.size)).unwrap_or(usize::MAX);
             let end = match self.left.get(room..).and_then(|rest| rest.iter().position(|byte| *byte == b'\n'))
             {
                 Some(at) => room + at + 1,
@@ -165,11 +166,13 @@ impl LogFile {
     }
 
     /// Counts so many bytes more. Where the pod or its namespace has its share of the disk, older records make room for newer
-    /// ones; some there is for every log. Where it is others who take, a log keeps what it has, and grows no more.
+    /// ones; where it is others who take, a log keeps what it has had, and grows no more. The newest records are every log's:
+    /// what makes room goes when as many have come after it.
     fn make_room(&mut self, bytes: u64, names: &RwLock<()>) -> io::Result<()> {
         let Some(written) = self.written.clone() else { return Ok(()) };
         if written.grow(bytes) == Grown::Yes {
-            self.most = None;
+            // It may have become smaller since, and others have taken that: it may have it back.
+            self.most = self.most.filter(|most| written.bytes() <= *most);
             return Ok(());
         }
         // What was counted and could not be written is none of it.
@@ -180,28 +183,38 @@ impl LogFile {
                 Grown::ItsOwn => CERTAIN,
                 Grown::Others => *self.most.get_or_insert(written.bytes().max(CERTAIN_OF_OTHERS)),
             };
-            if written.bytes() + bytes <= most.max(CERTAIN)
-                || (!self.drop_oldest(names)? && self.size <= CERTAIN)
-            {
+            let is_enough = written.bytes() + bytes <= most;
+            if !is_enough && self.drop_oldest(names)? {
+                written.set(files_bytes(&self.path)?);
+            } else if is_enough || self.size < CERTAIN {
                 written.set(written.bytes() + bytes);
                 return Ok(());
-            }
-            if self.size > CERTAIN && !rotated(&self.path, 1).exists() {
+            } else {
                 self.rotate(names)?;
-                if self.size > CERTAIN {
+                if self.size >= CERTAIN {
                     return Err(io::Error::new(io::ErrorKind::StorageFull, "the log cannot make room"));
                 }
             }
-            written.set(files_bytes(&self.path)?);
         }
     }
 
-    /// Removes the oldest of the files that are full. False where there is none.
+    /// Removes the oldest of the files that are full. False where there is none, or nothing but it.
     fn drop_oldest(&self, names: &RwLock<()>) -> io::Result<bool> {
+        let full: Vec<PathBuf> =
+            (1..FILES_MAX).map(|number| rotated(&self.path, number)).filter(|path| path.exists()).collect();
+        let Some((oldest, newer)) = full.split_last() else { return Ok(false) };
+        if newer.is_empty() && self.size < CERTAIN {
+            return Ok(false);
+        }
         let _names = names.write();
-        let oldest =
-            (1..FILES_MAX).rev().map(|number| rotated(&self.path, number)).find(|path| path.exists());
-        oldest.map_or(Ok(false), |oldest| fs::remove_file(oldest).map(|()| true))
+        fs::remove_file(oldest).map(|()| true)
+    }
+
+    /// The size at which a file is full. Where others have the disk the files are small, so that the oldest is a small part;
+    /// all of them together may be more than the log has had, so that it grows again where it can.
+    fn full_at(&self) -> u64 {
+        let part = self.most.map_or(u64::MAX, |most| most / u64::from(FILES_MAX - 1));
+        part.max(CERTAIN).min(self.bytes_max)
     }
 
     /// Appends records that are counted, or takes back that they are.
@@ -303,10 +316,12 @@ fn end_of_records(file: &mut File) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::RangeInclusive;
+
     use coracle_wasi_host::PodDisk;
 
     use super::*;
-    use crate::logs::segments;
+    use crate::logs::{FILE_BYTES_MAX, segments};
 
     fn record(number: u32) -> Vec<u8> {
         format!("2026-01-01T00:00:00.000000000Z stdout F line {number}\n").into_bytes()
@@ -419,6 +434,59 @@ mod tests {
         let kept = all(&path);
         assert_eq!(kept, lines(30_000 - kept.len() as u32..30_000));
         assert!((1..200 << 10).contains(&files_bytes(&path).unwrap()), "{}", files_bytes(&path).unwrap());
+    }
+
+    #[test]
+    fn a_log_keeps_what_it_has_had_where_others_have_the_disk() {
+        /// A block of the disk, and what comes before room is made.
+        const SLACK: u64 = 512 << 10;
+        let (names, now) = (RwLock::new(()), Instant::now());
+        // In files that are full, and in one that is not.
+        for file_bytes_max in [1 << 20, FILE_BYTES_MAX] {
+            // One other that has more than there is, and others that each take all that they may.
+            for count in [1, 20] {
+                let dir = tempfile::tempdir().unwrap();
+                let namespaces: Vec<String> = (0..=count).map(|at| at.to_string()).collect();
+                let namespaces: Vec<&str> = namespaces.iter().map(String::as_str).collect();
+                let disks = PodDisk::sharing(100 << 20, &namespaces);
+                let others: Vec<Written> = disks[1..].iter().map(|disk| disk.written("c")).collect();
+                let take = || match &*others {
+                    [one] => one.set(200 << 20),
+                    many => {
+                        for other in many {
+                            while other.grow(256 << 10) == Grown::Yes {}
+                        }
+                    }
+                };
+                let mut log = LogFile::open(dir.path().join("0.log"), file_bytes_max).unwrap();
+                log.count(disks[0].written("c")).unwrap();
+                let mut last = 0;
+                // All is taken, and at each moment there are so many bytes of the newest, without a gap.
+                let mut write = |until: u32, between: &dyn Fn(), bytes: RangeInclusive<u64>| {
+                    while last < until {
+                        between();
+                        let records: Vec<u8> = (last..last + 1000).flat_map(record).collect();
+                        last += 1000;
+                        let length = records.len();
+                        let written = log.write(records, now, &names);
+                        assert_eq!((written.bytes, written.giving_up), (length, false));
+                        let found = files_bytes(log.path()).unwrap();
+                        let about = (file_bytes_max, count, last);
+                        assert!(bytes.contains(&found), "{found} of {bytes:?}: {about:?}");
+                    }
+                    let kept = all(log.path());
+                    assert_eq!(kept, lines(last - kept.len() as u32..last));
+                    files_bytes(log.path()).unwrap()
+                };
+                let had = write(60_000, &|| (), 0..=5 << 20);
+                write(62_000, &take, had / 4..=had + SLACK);
+                write(200_000, &take, CERTAIN..=had + SLACK);
+                write(400_000, &take, had / 2..=had + SLACK);
+                // It grows where it can.
+                others.iter().for_each(|other| other.set(0));
+                assert!(write(600_000, &|| (), had / 2..=51 << 20) > had + SLACK);
+            }
+        }
     }
 
     #[test]
