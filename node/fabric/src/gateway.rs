@@ -1,8 +1,8 @@
-//! The gateway: HTTP from the outside to services, by the rules of Ingresses.
-//!
-//! A component on this node is called directly; all else is reached over pooled connections. Nothing is retried
-//! but what never reached an endpoint.
+//! The gateway: HTTP from the outside to services. A listener (here) hands each request on, a route
+//! ([`router`]) says which service it is for, and a backend ([`backend`]) answers it. Nothing is retried but what never
+//! reached an endpoint.
 
+mod backend;
 mod forward;
 mod headers;
 mod pool;

@@ -37,8 +37,8 @@ mod tests;
 pub use error::FabricError;
 pub use fabric::{Fabric, FabricConfig};
 pub use model::{
-    Backend, BackendPort, Cidr, Endpoint, IngressEntry, IngressPath, IngressRule, NetworkChange, NodeEntry,
-    NodeIdentity, ParseCidrError, PathKind, Protocol, ServiceEntry, ServicePort,
+    BackendPort, Cidr, Endpoint, HostRoutes, NetworkChange, NodeEntry, NodeIdentity, ParseCidrError,
+    PathKind, PathRoute, Protocol, RouteSet, RouteSource, ServiceBackend, ServiceEntry, ServicePort,
 };
 pub use names::Name;
 #[cfg(test)]

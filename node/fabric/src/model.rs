@@ -17,8 +17,8 @@ pub enum NetworkChange {
     PodBlock(Cidr, Option<String>),
     /// A node by its name.
     Node(String, Option<NodeEntry>),
-    /// Some of the gateway's rules.
-    Ingress(Name, Option<IngressEntry>),
+    /// The gateway's routes that one object has.
+    Routes(RouteSource, Option<RouteSet>),
     /// The address of a pod, for its names.
     Pod(Name, Option<IpAddr>),
     /// Whether the pods of a namespace may open connections to beyond the cluster.
@@ -100,44 +100,56 @@ pub struct Endpoint {
     pub ports: Arc<BTreeMap<String, u16>>,
 }
 
-/// A networking.k8s.io/v1 Ingress.
+/// An object that has routes of the gateway. Their backends are in its namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RouteSource {
+    /// A networking.k8s.io/v1 Ingress.
+    Ingress(Name),
+}
+
+impl RouteSource {
+    /// Its namespace and name.
+    pub fn name(&self) -> &Name {
+        match self {
+            Self::Ingress(name) => name,
+        }
+    }
+}
+
+/// The routes of one object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct IngressEntry {
-    /// metadata.namespace, in which the backends are.
-    pub namespace: String,
-    /// metadata.name
-    pub name: String,
+pub struct RouteSet {
     /// metadata.creationTimestamp, which sorts as text: of two of one namespace the older one has what both want.
     pub created: String,
-    /// spec.defaultBackend
-    pub default_backend: Option<Backend>,
-    /// spec.rules
-    pub rules: Vec<IngressRule>,
+    /// Of an Ingress spec.defaultBackend.
+    pub default_backend: Option<ServiceBackend>,
+    /// Of an Ingress spec.rules.
+    pub hosts: Vec<HostRoutes>,
 }
 
-/// One rule of an Ingress.
+/// The routes for a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct IngressRule {
+pub struct HostRoutes {
     /// Exact, or `*.` and a domain for exactly one label before it; none for every host.
     pub host: Option<String>,
-    /// Since when the Ingress asks for the host, which sorts as text.
+    /// Since when the object asks for the host, which sorts as text.
     pub since: String,
-    /// http.paths
-    pub paths: Vec<IngressPath>,
+    /// In the order in which they are written.
+    pub paths: Vec<PathRoute>,
 }
 
-/// One path of a rule.
+/// The route of one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IngressPath {
+pub struct PathRoute {
     /// Begins with a slash; empty means `/`.
     pub path: String,
     /// How it is compared.
     pub kind: PathKind,
     /// Where a match goes.
-    pub backend: Backend,
+    pub backend: ServiceBackend,
 }
 
-/// pathType of an Ingress.
+/// How paths are compared: pathType of an Ingress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PathKind {
     /// The path alone.
@@ -150,8 +162,8 @@ pub enum PathKind {
 
 /// A service and its port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Backend {
-    /// The service's name, in the Ingress' namespace.
+pub struct ServiceBackend {
+    /// The service's name, in the namespace of the route's source.
     pub service: String,
     /// Which of its ports.
     pub port: BackendPort,

@@ -73,7 +73,7 @@ impl Tables {
                     self.put_node(&name, node);
                     touched.nodes = true;
                 }
-                NetworkChange::Ingress(name, entry) => self.router.put(&name, entry),
+                NetworkChange::Routes(source, routes) => self.router.put(&source, routes),
                 NetworkChange::Pod(name, address) => self.put_pod(&name, address),
                 NetworkChange::Egress(namespace, is_allowed) => {
                     if is_allowed {

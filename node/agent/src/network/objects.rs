@@ -6,7 +6,7 @@ use std::{
 };
 
 use coracle_fabric::{
-    Cidr, Endpoint, IngressEntry, Name, NetworkChange, NodeEntry, NodeIdentity, ServiceEntry,
+    Cidr, Endpoint, Name, NetworkChange, NodeEntry, NodeIdentity, RouteSet, RouteSource, ServiceEntry,
 };
 use coracle_objects::is_api_slice;
 use serde_json::Value;
@@ -34,7 +34,7 @@ pub(super) struct NetworkObjects {
     slices: Slices,
     blocks: BTreeMap<String, (Cidr, String)>,
     nodes: BTreeMap<String, NodeEntry>,
-    ingresses: BTreeMap<Name, IngressEntry>,
+    routes: BTreeMap<RouteSource, RouteSet>,
     pods: BTreeMap<Name, IpAddr>,
     /// Those whose pods may leave the cluster.
     egress_namespaces: BTreeMap<String, ()>,
@@ -76,9 +76,10 @@ impl NetworkObjects {
                 }
             }
             "ingresses.networking.k8s.io" => {
-                let ingress = object.map(|object| read::ingress(namespace, name, object));
-                if set(&mut self.ingresses, own.clone(), ingress.clone()) {
-                    self.changes.push(NetworkChange::Ingress(own, ingress));
+                let routes = object.map(read::ingress);
+                let source = RouteSource::Ingress(own);
+                if set(&mut self.routes, source.clone(), routes.clone()) {
+                    self.changes.push(NetworkChange::Routes(source, routes));
                 }
             }
             "namespaces" => {
@@ -165,7 +166,7 @@ impl NetworkObjects {
         let claims = self.addresses.len() + self.node_ports.len();
         let others = self.blocks.len() + self.nodes.len() + self.egress_namespaces.len();
         let slices = self.slices.services.len();
-        self.services.len() + slices + self.ingresses.len() + self.pods.len() + claims + others
+        self.services.len() + slices + self.routes.len() + self.pods.len() + claims + others
     }
 }
 
@@ -257,7 +258,7 @@ mod tests {
 
     use std::{sync::Arc, time::Duration};
 
-    use coracle_fabric::{Backend, BackendPort, PathKind};
+    use coracle_fabric::{BackendPort, PathKind, ServiceBackend};
 
     use super::*;
 
@@ -268,7 +269,7 @@ mod tests {
         services: BTreeMap<Name, ServiceEntry>,
         blocks: BTreeMap<Cidr, String>,
         nodes: BTreeMap<String, NodeEntry>,
-        ingresses: BTreeMap<Name, IngressEntry>,
+        routes: BTreeMap<RouteSource, RouteSet>,
         pods: BTreeMap<Name, IpAddr>,
         egress: BTreeMap<String, ()>,
     }
@@ -296,7 +297,7 @@ mod tests {
                 NetworkChange::Service(name, now) => drop(set(&mut self.services, name, now)),
                 NetworkChange::PodBlock(cidr, now) => drop(set(&mut self.blocks, cidr, now)),
                 NetworkChange::Node(name, now) => drop(set(&mut self.nodes, name, now)),
-                NetworkChange::Ingress(name, now) => drop(set(&mut self.ingresses, name, now)),
+                NetworkChange::Routes(source, now) => drop(set(&mut self.routes, source, now)),
                 NetworkChange::Pod(name, now) => drop(set(&mut self.pods, name, now)),
                 NetworkChange::Egress(name, is_allowed) => {
                     set(&mut self.egress, name, is_allowed.then_some(()));
@@ -443,9 +444,9 @@ mod tests {
         assert_eq!(bench.nodes["n1"].fabric, "10.0.0.1:7443");
         assert_eq!(bench.nodes["n1"].identity, Some(NodeIdentity { uid: "u".into(), bound: true }));
         assert_eq!(bench.blocks, [("10.128.3.0/24".parse().unwrap(), "n1".to_owned())].into());
-        let path = &bench.ingresses[&Name::new("d", "in")].rules[0].paths[0];
+        let path = &bench.routes[&RouteSource::Ingress(Name::new("d", "in"))].hosts[0].paths[0];
         assert_eq!((path.path.as_str(), path.kind), ("/x", PathKind::Prefix));
-        assert_eq!(path.backend, Backend { service: "web".into(), port: BackendPort::Number(80) });
+        assert_eq!(path.backend, ServiceBackend { service: "web".into(), port: BackendPort::Number(80) });
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use coracle_fabric::{
-    Backend, BackendPort, Endpoint, IngressEntry, IngressPath, IngressRule, PathKind, Protocol, ServiceEntry,
+    BackendPort, Endpoint, HostRoutes, PathKind, PathRoute, Protocol, RouteSet, ServiceBackend, ServiceEntry,
     ServicePort,
 };
 use coracle_objects::kinds::hosts_since;
@@ -84,26 +84,24 @@ pub(super) fn endpoints(slice: &Value) -> Vec<Endpoint> {
     all
 }
 
-pub(super) fn ingress(namespace: &str, name: &str, object: &Value) -> IngressEntry {
+pub(super) fn ingress(object: &Value) -> RouteSet {
     let spec = &object["spec"];
     let since = hosts_since(object);
-    let rules = list(&spec["rules"]).iter().map(|rule| {
+    let hosts = list(&spec["rules"]).iter().map(|rule| {
         let host = rule["host"].as_str().filter(|host| !host.is_empty());
         let asked = host.and_then(|host| since.get(&host.to_ascii_lowercase()));
         let paths = list(&rule["http"]["paths"]).iter().filter_map(ingress_path).collect();
-        IngressRule { host: host.map(str::to_owned), since: asked.cloned().unwrap_or_default(), paths }
+        HostRoutes { host: host.map(str::to_owned), since: asked.cloned().unwrap_or_default(), paths }
     });
-    IngressEntry {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
+    RouteSet {
         created: text(&object["metadata"]["creationTimestamp"]),
         default_backend: backend(&spec["defaultBackend"]),
-        rules: rules.collect(),
+        hosts: hosts.collect(),
     }
 }
 
-fn ingress_path(path: &Value) -> Option<IngressPath> {
-    Some(IngressPath {
+fn ingress_path(path: &Value) -> Option<PathRoute> {
+    Some(PathRoute {
         path: text(&path["path"]),
         kind: match path["pathType"].as_str() {
             Some("Exact") => PathKind::Exact,
@@ -114,9 +112,9 @@ fn ingress_path(path: &Value) -> Option<IngressPath> {
     })
 }
 
-fn backend(object: &Value) -> Option<Backend> {
+fn backend(object: &Value) -> Option<ServiceBackend> {
     let service = &object["service"];
     let number = port(&service["port"]["number"]).map(BackendPort::Number);
     let name = || service["port"]["name"].as_str().map(|name| BackendPort::Name(name.to_owned()));
-    Some(Backend { service: service["name"].as_str()?.to_owned(), port: number.or_else(name)? })
+    Some(ServiceBackend { service: service["name"].as_str()?.to_owned(), port: number.or_else(name)? })
 }

@@ -1,29 +1,23 @@
 //! One request from a client to an endpoint and its response back.
 
 use super::answer;
+use super::backend::{Backends, Failure, Fault, Pair, copy_without_body};
 use super::headers::{self, host_of};
-use super::pool::{Pair, Pool};
 use super::upgrade::{self, Upgrade};
 use crate::fabric::{ENDPOINT_TRIES, Inner};
 use crate::model::{BackendPort, Protocol};
-use crate::policy::Place;
 use crate::service::{Choice, Failed};
 use crate::tables::{OpenConnection, Service};
 use bytes::Bytes;
-use coracle_wasi_host::net::{
-    BoxError, Client, HttpBody, HttpError, HttpService, NetError, UNSEEN, Unanswered, announce_body,
-};
+use coracle_wasi_host::net::{BoxError, Client, HttpBody, NetError, UNSEEN};
 use coracle_wasi_host::serving::source_of;
 use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, uri::Authority};
-use http_body_util::{BodyExt, Empty};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, SizeHint};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -33,56 +27,15 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Forwards requests by the fabric's tables.
 pub(super) struct Forwarder {
     fabric: Arc<Inner>,
-    pool: Arc<Pool>,
+    backends: Backends,
     /// Requests under way, by the namespaces that serve them: one that does not answer leaves a part to others.
     under_way: Arc<Shares>,
-    /// The ports that the gateway's own connections come from, as endpoints see them.
-    next_port: AtomicU16,
-}
-
-/// A way to an endpoint.
-enum Reached {
-    Component(Arc<dyn HttpService>),
-    /// A new connection.
-    Connection(SendRequest<HttpBody>),
-    /// One that an earlier request has left open.
-    Kept(SendRequest<HttpBody>),
-}
-
-/// What the client is told of a request that could not be served.
-type Fault = (StatusCode, String);
-
-/// Why one attempt at a request has no response.
-enum Failure {
-    /// Another endpoint may have the request: it was not sent, or may be sent twice.
-    Again {
-        request: Box<Request<HttpBody>>,
-        error: NetError,
-        /// What the client is told where there is no other.
-        fault: Option<Fault>,
-    },
-    Final(Fault),
-}
-
-impl Failure {
-    fn again(request: Request<HttpBody>, error: NetError) -> Self {
-        Self::Again { request: Box::new(request), error, fault: None }
-    }
-
-    /// A component has no response.
-    fn of_component(service: &Service, unanswered: Unanswered) -> Self {
-        let fault = component_failed(service, &unanswered.error);
-        match unanswered.request {
-            Some(request) => Self::Again { request, error: NetError::ConnectionRefused, fault: Some(fault) },
-            None => Self::Final(fault),
-        }
-    }
 }
 
 impl Forwarder {
     pub(super) fn new(fabric: Arc<Inner>) -> Self {
-        let (pool, under_way) = (fabric.kept().clone(), fabric.gateway_requests().clone());
-        Self { pool, fabric, under_way, next_port: AtomicU16::new(1024) }
+        let (backends, under_way) = (Backends::new(fabric.clone()), fabric.gateway_requests().clone());
+        Self { fabric, backends, under_way }
     }
 
     /// Answers one request; what goes wrong is a response as well.
@@ -153,19 +106,18 @@ impl Forwarder {
     ) -> Result<Response<HttpBody>, Failure> {
         let open = OpenConnection::count(&service.open[choice.index]);
         let pair = Pair::new(client, choice.address, service);
-        let reached = match self.reach(pair, service).await {
-            Ok(reached) => reached,
+        let backend = match self.backends.reach(pair, service).await {
+            Ok(backend) => backend,
             Err(error) => return Err(Failure::again(request, error)),
         };
-        let sent = tokio::time::timeout(RESPONSE_TIMEOUT, self.send(reached, request, pair, service)).await;
-        let (mut response, sender) = sent.map_err(|_| {
+        let answered = self.backends.ask(backend, request, pair, service);
+        let answered = tokio::time::timeout(RESPONSE_TIMEOUT, answered).await;
+        let (mut response, back) = answered.map_err(|_| {
             let text = format!("service {} did not answer in time", service.full_name());
             Failure::Final((StatusCode::GATEWAY_TIMEOUT, text))
         })??;
         headers::strip_hop_by_hop(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
-        let namespace = service.namespace.clone();
-        let back = Back { pool: self.pool.clone(), pair, namespace, sender };
         let held = (open, permit.take(), back);
         Ok(response.map(|body| Holding { body, _held: held }.boxed_unsync()))
     }
@@ -189,64 +141,6 @@ impl Forwarder {
         Ok((service.clone(), port))
     }
 
-    /// A component of this node, a kept connection, or a new one.
-    async fn reach(&self, pair: Pair, service: &Service) -> Result<Reached, NetError> {
-        let place = self.fabric.policy().place(&self.fabric.tables(), pair.endpoint, Protocol::Tcp)?;
-        if let Place::Pod(namespace) = &place
-            && let Some(component) = namespace.http_service(pair.endpoint.port())
-        {
-            return Ok(Reached::Component(component));
-        }
-        if let Some(sender) = self.pool.take(pair) {
-            return Ok(Reached::Kept(sender));
-        }
-        Ok(Reached::Connection(self.connect(pair, service).await?))
-    }
-
-    async fn connect(&self, pair: Pair, service: &Service) -> Result<SendRequest<HttpBody>, NetError> {
-        let conn = self.fabric.dial_endpoint(self.source(), pair.client, pair.endpoint, service).await?;
-        let handshake = http1::handshake(TokioIo::new(conn)).await;
-        let (sender, connection) = handshake.map_err(|_| NetError::ConnectionReset)?;
-        // It ends with its last request, or with the endpoint; how is told to the request.
-        tokio::spawn(async move { drop(connection.with_upgrades().await) });
-        Ok(sender)
-    }
-
-    /// What endpoints see the gateway's connections come from. Connections are told apart by their pipes, so
-    /// a port that comes round again does no harm.
-    fn source(&self) -> SocketAddr {
-        let loopback = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
-        let ip = self.fabric.gateway_ip().unwrap_or(loopback);
-        SocketAddr::new(ip, self.next_port.fetch_add(1, Ordering::Relaxed).max(1024))
-    }
-
-    async fn send(
-        &self,
-        reached: Reached,
-        request: Request<HttpBody>,
-        pair: Pair,
-        service: &Service,
-    ) -> Result<(Response<HttpBody>, Option<SendRequest<HttpBody>>), Failure> {
-        let sent = match reached {
-            Reached::Component(component) => {
-                let answered = component.call(request).await;
-                let response = answered.map_err(|unanswered| Failure::of_component(service, unanswered))?;
-                return Ok((response, None));
-            }
-            Reached::Connection(sender) => send_over(sender, request, service).await,
-            Reached::Kept(sender) => match send_over(sender, request, service).await {
-                // The endpoint may have closed it in this moment: a new one tells whether the endpoint is there.
-                Err(Failure::Again { request, fault: None, .. }) => match self.connect(pair, service).await {
-                    Ok(sender) => send_over(sender, *request, service).await,
-                    Err(error) => Err(Failure::again(*request, error)),
-                },
-                sent => sent,
-            },
-        };
-        let (response, sender) = sent?;
-        Ok((response.map(|body| body.map_err(BoxError::from).boxed_unsync()), Some(sender)))
-    }
-
     async fn forward_upgrade(
         &self,
         client: SocketAddr,
@@ -261,7 +155,7 @@ impl Forwarder {
             let Some(choice) = self.fabric.choose(service, port, client.ip(), &failed) else { break };
             let open = OpenConnection::count(&service.open[choice.index]);
             let pair = Pair::new(client.ip(), choice.address, service);
-            let sender = match self.connect(pair, service).await {
+            let sender = match self.backends.connect(pair, service).await {
                 Ok(sender) => sender,
                 Err(error) => {
                     self.fabric.note(&mut failed, choice, error);
@@ -292,49 +186,6 @@ impl Forwarder {
     }
 }
 
-/// Sends over a connection. A request that was not sent, or has no body and by its method may be sent twice
-/// (RFC 9110, 9.2.2), comes back where the connection breaks before its response; one without a body also where the other
-/// end says that no guest has seen it.
-async fn send_over(
-    mut sender: SendRequest<HttpBody>,
-    mut request: Request<HttpBody>,
-    service: &Service,
-) -> Result<(Response<Incoming>, SendRequest<HttpBody>), Failure> {
-    announce_body(&mut request);
-    let copy = copy_without_body(&request);
-    match sender.try_send_request(request).await {
-        Ok(mut response) => match (response.headers_mut().remove(UNSEEN), copy) {
-            (Some(_), Some(request)) => Err(Failure::Again {
-                request: Box::new(request),
-                error: NetError::ConnectionRefused,
-                fault: Some((response.status(), format!("service {}: not serving", service.full_name()))),
-            }),
-            _ => Ok((response, sender)),
-        },
-        Err(mut error) => match error.take_message().or(copy.filter(|copy| copy.method().is_idempotent())) {
-            Some(request) => Err(Failure::again(request, NetError::ConnectionReset)),
-            None => {
-                let text = format!("service {} broke off: {}", service.full_name(), error.error());
-                Err(Failure::Final((StatusCode::BAD_GATEWAY, text)))
-            }
-        },
-    }
-}
-
-/// A copy of a request, if it has no body.
-fn copy_without_body(request: &Request<HttpBody>) -> Option<Request<HttpBody>> {
-    if !request.body().is_end_stream() {
-        return None;
-    }
-    let mut copy = Request::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    *copy.extensions_mut() = request.extensions().clone();
-    Some(copy)
-}
-
 fn unreachable(service: &Service, error: Option<NetError>) -> Fault {
     let name = service.full_name();
     match error {
@@ -344,15 +195,6 @@ fn unreachable(service: &Service, error: Option<NetError>) -> Fault {
         }
         Some(error) => (StatusCode::BAD_GATEWAY, format!("service {name} cannot be reached: {error}")),
     }
-}
-
-fn component_failed(service: &Service, error: &HttpError) -> Fault {
-    let status = match error {
-        HttpError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
-        HttpError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-        HttpError::Failed { .. } => StatusCode::BAD_GATEWAY,
-    };
-    (status, format!("service {}: {error}", service.full_name()))
 }
 
 /// A response's body, with what is held for as long as it lasts.
@@ -378,23 +220,5 @@ impl<T: Unpin> Body for Holding<T> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// A connection that goes back to the pool with the end of its response.
-struct Back {
-    pool: Arc<Pool>,
-    pair: Pair,
-    /// The service's.
-    namespace: Arc<str>,
-    sender: Option<SendRequest<HttpBody>>,
-}
-
-impl Drop for Back {
-    /// One whose response was not read to its end is not ready again, and the pool closes it.
-    fn drop(&mut self) {
-        if let Some(sender) = self.sender.take() {
-            self.pool.keep(self.pair, &self.namespace, sender);
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Counters, Tables};
 use crate::Fabric;
-use crate::model::{Cidr, IngressEntry, NetworkChange, NodeEntry, NodeIdentity, ServiceEntry};
+use crate::model::{Cidr, NetworkChange, NodeEntry, NodeIdentity, RouteSet, RouteSource, ServiceEntry};
 use crate::names::Name;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,7 @@ pub(crate) struct NetworkState {
     /// Node name to the `host:port` of its fabric.
     pub(crate) nodes: BTreeMap<String, String>,
     pub(crate) node_identities: BTreeMap<String, NodeIdentity>,
-    pub(crate) ingresses: Vec<IngressEntry>,
+    pub(crate) routes: Vec<(RouteSource, RouteSet)>,
     pub(crate) pods: Vec<(Name, IpAddr)>,
     pub(crate) egress_namespaces: BTreeSet<String>,
 }
@@ -31,14 +31,14 @@ impl NetworkState {
             let identity = self.node_identities.get(name).cloned();
             NetworkChange::Node(name.clone(), Some(NodeEntry { fabric: fabric.clone(), identity }))
         };
-        let ingress = |entry: &IngressEntry| {
-            NetworkChange::Ingress(Name::new(&entry.namespace, &entry.name), Some(entry.clone()))
+        let routes = |(source, routes): &(RouteSource, RouteSet)| {
+            NetworkChange::Routes(source.clone(), Some(routes.clone()))
         };
         let block = |(cidr, node): &(Cidr, String)| NetworkChange::PodBlock(*cidr, Some(node.clone()));
         let pod = |(name, address): &(Name, IpAddr)| NetworkChange::Pod(name.clone(), Some(*address));
         let egress = |namespace: &String| NetworkChange::Egress(namespace.clone(), true);
         let services = self.services.iter().map(service);
-        let rest = self.pod_blocks.iter().map(block).chain(self.ingresses.iter().map(ingress));
+        let rest = self.pod_blocks.iter().map(block).chain(self.routes.iter().map(routes));
         let rest = rest.chain(self.pods.iter().map(pod)).chain(self.egress_namespaces.iter().map(egress));
         services.chain(self.nodes.iter().map(node)).chain(rest).collect()
     }
@@ -59,7 +59,7 @@ impl Tables {
             pod_blocks: self.blocks.values().map(|(cidr, node)| (*cidr, node.to_string())).collect(),
             nodes: nodes.clone().map(|(name, node)| (name, node.fabric.to_string())).collect(),
             node_identities: nodes.filter_map(|(name, node)| Some((name, node.identity.clone()?))).collect(),
-            ingresses: self.router.ingresses().cloned().collect(),
+            routes: self.router.sets().collect(),
             pods: self.pods.iter().map(|(name, address)| (name.clone(), *address)).collect(),
             egress_namespaces: self.egress.iter().map(ToString::to_string).collect(),
         };
@@ -82,7 +82,7 @@ fn gone(part: &NetworkChange) -> NetworkChange {
         NetworkChange::Service(name, _) => NetworkChange::Service(name, None),
         NetworkChange::PodBlock(cidr, _) => NetworkChange::PodBlock(cidr, None),
         NetworkChange::Node(name, _) => NetworkChange::Node(name, None),
-        NetworkChange::Ingress(name, _) => NetworkChange::Ingress(name, None),
+        NetworkChange::Routes(source, _) => NetworkChange::Routes(source, None),
         NetworkChange::Pod(name, _) => NetworkChange::Pod(name, None),
         NetworkChange::Egress(namespace, _) => NetworkChange::Egress(namespace, false),
     }

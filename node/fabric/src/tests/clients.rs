@@ -1,7 +1,7 @@
 //! Clients in the outside that are silent, many, gone or hold on: what each costs others.
 
 use super::cluster::{Authority, Cluster, Pod, backend, config, endpoint, pod, pod_in, pod_within, service};
-use crate::{Fabric, IngressEntry, IngressPath, IngressRule, NetworkState, PathKind};
+use crate::{Fabric, HostRoutes, Name, NetworkState, PathKind, PathRoute, RouteSet, RouteSource};
 use coracle_wasi_host::descriptors::Descriptors;
 use coracle_wasi_host::net::{NetLimits, UNSEEN};
 use coracle_wasi_host::shares::Shares;
@@ -30,10 +30,10 @@ async fn narrow() -> Cluster {
 /// Lets the host `web.local` lead to the service `web` of a pod, and gives the gateway.
 fn route(cluster: &mut Cluster, to: &Pod) -> SocketAddr {
     cluster.state.services = vec![service("web", vec![endpoint(to.ip)])];
-    let paths = vec![IngressPath { path: "/".into(), kind: PathKind::Prefix, backend: backend("web") }];
-    let rules = vec![IngressRule { host: Some("web.local".into()), paths, ..IngressRule::default() }];
-    cluster.state.ingresses =
-        vec![IngressEntry { namespace: "default".into(), rules, ..IngressEntry::default() }];
+    let paths = vec![PathRoute { path: "/".into(), kind: PathKind::Prefix, backend: backend("web") }];
+    let hosts = vec![HostRoutes { host: Some("web.local".into()), paths, ..HostRoutes::default() }];
+    cluster.state.routes =
+        vec![(RouteSource::Ingress(Name::new("default", "web")), RouteSet { hosts, ..RouteSet::default() })];
     cluster.tell();
     cluster.a.gateway_address().unwrap()
 }
@@ -299,10 +299,10 @@ async fn requests_that_one_namespace_does_not_answer_leave_a_part_to_others() {
     let mut other = service("stuck", vec![endpoint(stuck.ip)]);
     (other.namespace, other.addresses) = ("other".to_owned(), Vec::new());
     cluster.state.services.push(other);
-    let paths = vec![IngressPath { path: "/".into(), kind: PathKind::Prefix, backend: backend("stuck") }];
-    let rules = vec![IngressRule { host: Some("stuck.local".into()), paths, ..IngressRule::default() }];
-    let ingress = IngressEntry { namespace: "other".into(), rules, ..IngressEntry::default() };
-    cluster.state.ingresses.push(ingress);
+    let paths = vec![PathRoute { path: "/".into(), kind: PathKind::Prefix, backend: backend("stuck") }];
+    let hosts = vec![HostRoutes { host: Some("stuck.local".into()), paths, ..HostRoutes::default() }];
+    let source = RouteSource::Ingress(Name::new("other", "stuck"));
+    cluster.state.routes.push((source, RouteSet { hosts, ..RouteSet::default() }));
     cluster.tell();
     // As many clients as it takes: none of them is answered.
     let mut open = Vec::new();

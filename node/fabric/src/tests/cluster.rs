@@ -2,7 +2,7 @@
 
 use crate::caller::{Attached, Caller};
 use crate::{
-    Backend, BackendPort, Cidr, Endpoint, Fabric, FabricConfig, FabricTls, NetworkState, Protocol,
+    BackendPort, Cidr, Endpoint, Fabric, FabricConfig, FabricTls, NetworkState, Protocol, ServiceBackend,
     ServiceEntry, ServicePort,
 };
 use arc_swap::ArcSwap;
@@ -174,8 +174,8 @@ pub(super) fn endpoint(address: IpAddr) -> Endpoint {
     }
 }
 
-pub(super) fn backend(service: &str) -> Backend {
-    Backend { service: service.into(), port: BackendPort::Name("http".into()) }
+pub(super) fn backend(service: &str) -> ServiceBackend {
+    ServiceBackend { service: service.into(), port: BackendPort::Name("http".into()) }
 }
 
 /// A pod on a node.

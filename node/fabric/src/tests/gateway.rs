@@ -1,7 +1,7 @@
 //! The gateway: hosts, paths, errors, failover, upgrades.
 
 use super::cluster::{Cluster, Pod, backend, endpoint, pod, service};
-use crate::{IngressEntry, IngressPath, IngressRule, PathKind, ServiceEntry};
+use crate::{HostRoutes, Name, PathKind, PathRoute, RouteSet, RouteSource, ServiceEntry};
 use coracle_wasi_host::net::{Client, HttpBody, HttpError, HttpService, UNSEEN, Unanswered, full_body};
 use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode};
@@ -68,17 +68,14 @@ fn named(name: &str, pods: &[&Pod]) -> ServiceEntry {
     entry
 }
 
-fn ingress(rules: &[(&str, &str, &str)]) -> IngressEntry {
-    let rule = |(host, path, service): &(&str, &str, &str)| IngressRule {
+fn ingress(rules: &[(&str, &str, &str)]) -> (RouteSource, RouteSet) {
+    let rule = |(host, path, service): &(&str, &str, &str)| HostRoutes {
         host: Some((*host).to_owned()),
-        paths: vec![IngressPath { path: (*path).into(), kind: PathKind::Prefix, backend: backend(service) }],
-        ..IngressRule::default()
+        paths: vec![PathRoute { path: (*path).into(), kind: PathKind::Prefix, backend: backend(service) }],
+        ..HostRoutes::default()
     };
-    IngressEntry {
-        namespace: "default".into(),
-        rules: rules.iter().map(rule).collect(),
-        ..IngressEntry::default()
-    }
+    let routes = RouteSet { hosts: rules.iter().map(rule).collect(), ..RouteSet::default() };
+    (RouteSource::Ingress(Name::new("default", "in")), routes)
 }
 
 async fn get(gateway: SocketAddr, host: &str, path: &str) -> (StatusCode, String) {
@@ -102,7 +99,7 @@ async fn requests_reach_components_and_pods_by_host_and_path() {
     near.net.serve_http(8080, Arc::new(Component("component")));
     let connections = serve_http(&far, "command");
     cluster.state.services = vec![named("hello", &[&near]), named("shop", &[&far])];
-    cluster.state.ingresses = vec![ingress(&[
+    cluster.state.routes = vec![ingress(&[
         ("hello.local", "/", "hello"),
         ("*.shops.local", "/cart", "shop"),
         ("lost.local", "/", "none"),
@@ -138,7 +135,7 @@ async fn endpoints_that_are_away_are_passed_over() {
     let (up, down) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
     up.net.serve_http(8080, Arc::new(Component("up")));
     cluster.state.services = vec![named("hello", &[&down, &up])];
-    cluster.state.ingresses = vec![ingress(&[("hello.local", "/", "hello")])];
+    cluster.state.routes = vec![ingress(&[("hello.local", "/", "hello")])];
     cluster.tell();
     let gateway = cluster.a.gateway_address().unwrap();
     for _ in 0..20 {
@@ -175,7 +172,7 @@ async fn what_a_component_hands_back_is_tried_elsewhere() {
     near.net.serve_http(8080, Arc::new(Stopping));
     serve_http(&far, "far");
     cluster.state.services = vec![named("hello", &[&near, &far])];
-    cluster.state.ingresses = vec![ingress(&[("hello.local", "/", "hello")])];
+    cluster.state.routes = vec![ingress(&[("hello.local", "/", "hello")])];
     cluster.tell();
     let gateway = cluster.a.gateway_address().unwrap();
     for _ in 0..20 {
@@ -209,7 +206,7 @@ async fn what_no_guest_of_another_node_has_seen_is_tried_elsewhere() {
     });
     near.net.serve_http(8080, Arc::new(Component("near")));
     cluster.state.services = vec![named("hello", &[&near, &far])];
-    cluster.state.ingresses = vec![ingress(&[("hello.local", "/", "hello")])];
+    cluster.state.routes = vec![ingress(&[("hello.local", "/", "hello")])];
     cluster.tell();
     let gateway = cluster.a.gateway_address().unwrap();
     let post = async || {
@@ -236,7 +233,7 @@ async fn a_get_keeps_its_body() {
     near.net.serve_http(8080, Arc::new(Component("near")));
     serve_http(&far, "far");
     cluster.state.services = vec![named("near", &[&near]), named("far", &[&far])];
-    cluster.state.ingresses = vec![ingress(&[("near.local", "/", "near"), ("far.local", "/", "far")])];
+    cluster.state.routes = vec![ingress(&[("near.local", "/", "near"), ("far.local", "/", "far")])];
     cluster.tell();
     let gateway = cluster.a.gateway_address().unwrap();
     for (host, heard) in [("near.local", "near /q near.local 127.0.0.1 - body"), ("far.local", "far /q body")]
@@ -270,7 +267,7 @@ async fn http2_without_tls_is_spoken() {
     let near = pod(&cluster.a, "10.128.1.2");
     near.net.serve_http(8080, Arc::new(Component("component")));
     cluster.state.services = vec![named("hello", &[&near])];
-    cluster.state.ingresses = vec![ingress(&[("hello.local", "/", "hello")])];
+    cluster.state.routes = vec![ingress(&[("hello.local", "/", "hello")])];
     cluster.tell();
     let stream = TcpStream::connect(cluster.a.gateway_address().unwrap()).await.unwrap();
     let client = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
@@ -287,7 +284,7 @@ async fn upgraded_connections_pass_through() {
     let far = pod(&cluster.b, "10.128.2.2");
     let listener = far.listen();
     cluster.state.services = vec![named("chat", &[&far])];
-    cluster.state.ingresses = vec![ingress(&[("chat.local", "/", "chat")])];
+    cluster.state.routes = vec![ingress(&[("chat.local", "/", "chat")])];
     cluster.tell();
     tokio::spawn(async move {
         let (mut conn, _) = listener.accept().await.unwrap();
