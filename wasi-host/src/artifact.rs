@@ -341,6 +341,7 @@ impl Artifacts {
                     artifacts.disk.make_room(bytes, &uses)?;
                     artifacts.disk.admit(&own, kind, &namespace, code)?;
                     artifacts.disk.evict(&own, &uses);
+                    artifacts.let_go_of_what_is_evicted();
                     Ok(())
                 })
                 .await;
@@ -357,6 +358,25 @@ impl Artifacts {
         let shelf = self.shelf.lock();
         let uses = shelf.ready.iter().map(|(digest, ready)| (self.key(digest), ready.last_use()));
         uses.collect()
+    }
+
+    /// What has no file any more and nobody uses goes from memory too: it would keep the file's room on the disk.
+    fn let_go_of_what_is_evicted(&self) {
+        let unused: Vec<String> = {
+            let shelf = self.shelf.lock();
+            shelf
+                .ready
+                .iter()
+                .filter(|(_, ready)| !ready.is_in_use())
+                .map(|(digest, _)| digest.clone())
+                .collect()
+        };
+        for digest in unused.into_iter().filter(|digest| !self.disk.has(&self.key(digest))) {
+            let ready = &mut self.shelf.lock().ready;
+            if ready.get(&digest).is_some_and(|ready| !ready.is_in_use()) {
+                ready.remove(&digest);
+            }
+        }
     }
 
     /// Loads and links compiled code, in the namespace's turn; `None` where there is none.

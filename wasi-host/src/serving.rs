@@ -12,6 +12,7 @@
 mod body;
 mod fault;
 mod frames;
+mod heads;
 mod pace;
 mod places;
 mod stream;

@@ -90,9 +90,14 @@ impl Planner<'_> {
             self.blocked = true;
             return false;
         }
-        if let Err(reason) = self.admit(&mut transaction) {
-            self.fail(creating, &reason);
-            return false;
+        match self.admit(&mut transaction) {
+            Ok(()) => {}
+            // What it was for goes with it.
+            Err(Refused::NamespaceEnds) => return false,
+            Err(Refused::Fault(reason)) => {
+                self.fail(creating, &reason);
+                return false;
+            }
         }
         self.flights.launch(&self.task, &transaction, self.now);
         let links = self.chains.write(&transaction, self.links, self.now);
@@ -129,26 +134,28 @@ impl Planner<'_> {
 
     /// Has a transaction pass what a client's writes do: what is made is in a namespace that stays, and each object is one
     /// that its kind and the store take.
-    fn admit(&self, transaction: &mut Transaction) -> Result<(), String> {
+    fn admit(&self, transaction: &mut Transaction) -> Result<(), Refused> {
         let created: BTreeSet<ObjectKey> = transaction.expected_absent().into_iter().cloned().collect();
-        let mut required = Transaction::default();
+        let mut namespaces = BTreeSet::new();
         for write in &transaction.writes {
             let Write::Put { key, draft } = write else { continue };
             let limit = self.config.object_bytes_max;
             if draft.len() > limit {
-                return Err(format!("{key} would take {} bytes; the limit is {limit}", draft.len()));
+                let reason = format!("{key} would take {} bytes; the limit is {limit}", draft.len());
+                return Err(Refused::Fault(reason));
             }
-            let object =
-                Object::from_draft(key.clone(), draft, 0).map_err(|error| format!("{key}: {error}"))?;
+            let object = Object::from_draft(key.clone(), draft, 0);
+            let object = object.map_err(|error| Refused::Fault(format!("{key}: {error}")))?;
             let is_new = created.contains(key);
-            check_own_kind(&object, is_new)?;
+            check_own_kind(&object, is_new).map_err(Refused::Fault)?;
             if is_new && !key.name.namespace.is_empty() {
-                let stays = admission::in_namespace(&key.name.namespace, &self.state.view);
-                let stays = stays.map_err(|refused| format!("{key}: {refused}"))?;
-                required.join(Transaction { preconditions: vec![stays], writes: Vec::new() });
+                namespaces.insert(key.name.namespace.clone());
             }
         }
-        transaction.join(required);
+        for namespace in namespaces {
+            let stays = admission::in_namespace(&namespace, &self.state.view);
+            transaction.preconditions.push(stays.map_err(|_| Refused::NamespaceEnds)?);
+        }
         Ok(())
     }
 
@@ -196,6 +203,13 @@ impl Planner<'_> {
     pub fn new_uid(&mut self) -> String {
         (self.uid)()
     }
+}
+
+/// Why a transaction is not planned.
+enum Refused {
+    /// What it makes is in a namespace that is ending, or gone.
+    NamespaceEnds,
+    Fault(String),
 }
 
 /// Kinds whose objects are written whole by controllers, and not from somebody's template: what is in them passes the

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::task::consume_budget;
 use tokio_util::sync::CancellationToken;
 
 /// Real connections that a node's pods have open at once.
@@ -99,6 +100,8 @@ async fn join_while(mut stream: TcpStream, conn: Conn, pod: CancellationToken) {
 async fn carry_out(conn: &Conn, stream: &mut WriteHalf<'_>, taken: &Taken) -> Result<(), Broken> {
     let account = conn.buffers();
     loop {
+        // Two who are as fast as each other have all else of this thread's wait otherwise.
+        consume_budget().await;
         something_to_read(conn, |_| Poll::Pending).await?;
         // The end needs no room.
         if conn.has_unread() {
@@ -135,6 +138,7 @@ async fn carry_out(conn: &Conn, stream: &mut WriteHalf<'_>, taken: &Taken) -> Re
 /// end is watched: one that has vanished, or reset the connection, would hold it for as long as the pod reads nothing.
 async fn carry_in(stream: &mut ReadHalf<'_>, conn: &Conn) -> Result<(), Broken> {
     loop {
+        consume_budget().await;
         tokio::select! {
             biased;
             () = poll_fn(|cx| conn.poll_writable(cx)) => {}

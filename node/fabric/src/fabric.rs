@@ -16,8 +16,8 @@ use crate::model::{Cidr, NetworkChange};
 use crate::node_port::NodePorts;
 use crate::policy::Policy;
 use crate::resolver::{Family, PodLookups, Resolver};
-use crate::service::Balancer;
-use crate::tables::{Counters, Tables};
+use crate::service::{Balancer, Choice};
+use crate::tables::{Counters, Service, Tables};
 use crate::tunnel::{self, FabricTls, Members, Peers, Reception};
 use crate::uplink::PodUplink;
 use crate::whereabouts::{self, Whereabouts};
@@ -298,8 +298,9 @@ impl Inner {
         &self.stopped
     }
 
-    pub(crate) fn balancer(&self) -> &Balancer {
-        &self.balancer
+    /// Remembers where a client was sent, for services with affinity.
+    pub(crate) fn remember(&self, service: &Service, client: IpAddr, choice: Choice) {
+        self.balancer.remember(service, client, choice, || self.tables.load());
     }
 
     pub(crate) async fn resolve(

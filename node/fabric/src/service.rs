@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use rand::seq::IteratorRandom;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -141,11 +142,21 @@ impl Balancer {
         }
     }
 
-    /// Remembers where a client was sent, for services with affinity.
-    pub(crate) fn remember(&self, service: &Service, client: IpAddr, choice: Choice) {
+    /// Remembers where a client was sent, for services with affinity. `tables` are the present ones: who was sent to a service
+    /// that has gone meanwhile is not remembered.
+    pub(crate) fn remember<T: Deref<Target = Arc<Tables>>>(
+        &self,
+        service: &Service,
+        client: IpAddr,
+        choice: Choice,
+        tables: impl FnOnce() -> T,
+    ) {
         let Some(timeout) = service.entry.client_affinity else { return };
         let (client, name) = (source_of(client), service.full_name());
         let mut affinities = self.affinities.lock();
+        if tables().service(&service.namespace, &service.entry.name).is_none() {
+            return;
+        }
         let known = affinities.by_service.get_mut(&name).and_then(|clients| clients.get_mut(&client));
         if let Some(affinity) = known {
             (affinity.endpoint, affinity.last, affinity.timeout) = (choice.address, Instant::now(), timeout);
@@ -237,7 +248,7 @@ mod tests {
     const AFFINITY: Duration = Duration::from_secs(10_800);
 
     /// Services with affinity, of one endpoint each.
-    fn tables_of(names: &[&str]) -> Tables {
+    fn tables_of(names: &[&str]) -> Arc<Tables> {
         let service = |name: &&str| {
             let (namespace, name) = name.split_once('/').unwrap_or(("d", name));
             let endpoint = Endpoint {
@@ -257,7 +268,7 @@ mod tests {
             }
         };
         let services = names.iter().map(service).collect();
-        Tables::build(NetworkState { services, ..NetworkState::default() }, &Default::default())
+        Tables::build(NetworkState { services, ..NetworkState::default() }, &Default::default()).into()
     }
 
     fn choice() -> Choice {
@@ -270,24 +281,25 @@ mod tests {
         let of = |namespace: &str, name: &str| tables.service(namespace, name).unwrap();
         let client = |number: u32| IpAddr::from((number + (10 << 24)).to_be_bytes());
         let fill = |name: &str| {
-            (0..AFFINITIES_MAX as u32).for_each(|at| balancer.remember(of("a", name), client(at), choice()));
+            (0..AFFINITIES_MAX as u32)
+                .for_each(|at| balancer.remember(of("a", name), client(at), choice(), || &tables));
         };
         fill("one");
         assert_eq!(balancer.held(), AFFINITIES_MAX.div_ceil(3), "a third for one service");
         fill("two");
         assert!(balancer.held() <= AFFINITIES_MAX / 2, "half for a namespace");
-        balancer.remember(of("b", "one"), client(7), choice());
+        balancer.remember(of("b", "one"), client(7), choice(), || &tables);
         assert_eq!(balancer.affine(of("b", "one"), client(7), 0), Some(choice()));
         // Who is known already stays so; what is over makes room, and is looked for once a second at most.
         let (known, late) = (client(1), client(AFFINITIES_MAX as u32));
         tokio::time::advance(AFFINITY - Duration::from_millis(100)).await;
-        balancer.remember(of("a", "one"), late, choice());
-        balancer.remember(of("a", "one"), known, choice());
+        balancer.remember(of("a", "one"), late, choice(), || &tables);
+        balancer.remember(of("a", "one"), known, choice(), || &tables);
         tokio::time::advance(Duration::from_millis(200)).await;
-        balancer.remember(of("a", "one"), late, choice());
+        balancer.remember(of("a", "one"), late, choice(), || &tables);
         assert_eq!(balancer.affine(of("a", "one"), late, 0), None, "not looked for yet");
         tokio::time::advance(SWEEP_EVERY).await;
-        balancer.remember(of("a", "one"), late, choice());
+        balancer.remember(of("a", "one"), late, choice(), || &tables);
         assert_eq!(balancer.affine(of("a", "one"), late, 0), Some(choice()));
         assert_eq!(balancer.affine(of("a", "one"), known, 0), Some(choice()));
         assert_eq!(balancer.held(), 2);
@@ -298,7 +310,7 @@ mod tests {
         let (balancer, tables) = (Balancer::default(), tables_of(&["stays"]));
         let service = tables.service("d", "stays").unwrap();
         for last in 1..100 {
-            balancer.remember(service, format!("2001:db8::{last}").parse().unwrap(), choice());
+            balancer.remember(service, format!("2001:db8::{last}").parse().unwrap(), choice(), || &tables);
         }
         assert_eq!(balancer.held(), 1);
         assert!(balancer.affine(service, "2001:db8::ffff".parse().unwrap(), 0).is_some());
@@ -313,8 +325,8 @@ mod tests {
         for client in 0..100 {
             for name in ["stays", "goes"] {
                 let service = both.service("d", name).unwrap();
-                balancer.remember(service, [10, 0, 0, client].into(), choice);
-                balancer.remember(service, [10, 0, 0, client].into(), choice);
+                balancer.remember(service, [10, 0, 0, client].into(), choice, || &both);
+                balancer.remember(service, [10, 0, 0, client].into(), choice, || &both);
             }
         }
         let changed = ["stays", "goes", "new"].map(|name| Name::new("d", name));

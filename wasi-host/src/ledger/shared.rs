@@ -8,6 +8,9 @@ use parking_lot::Mutex;
 
 use super::{Bound, HOLDINGS, Holding, NodeBounds, Refused};
 
+/// Bytes of what all share that no namespace is blamed for, however many there are.
+const LITTLE_BYTES: u64 = 1 << 20;
+
 /// More than anything that can be held, and yet a signed number.
 const LIMIT_MAX: u64 = i64::MAX.cast_unsigned();
 
@@ -117,11 +120,11 @@ impl Tenant {
         free == 0 || present(self.own(holding)) > namespace || of_pod > pod
     }
 
-    /// True where it holds more than each would if all namespaces with pods held the same: where it is refused more, that is
-    /// for what it has itself.
+    /// True where it holds more than each would if all namespaces with pods held the same, and more than a little: where it is
+    /// refused more, that is for what it has itself.
     pub(super) fn has_its_part(&self, holding: Holding) -> bool {
         let parts = u64::try_from(self.shared.tenants().max(1)).unwrap_or(u64::MAX);
-        present(self.own(holding)) > self.shared.limit(holding) / parts
+        present(self.own(holding)) > (self.shared.limit(holding) / parts).max(LITTLE_BYTES)
     }
 
     /// Keeps so much of the node's memory for one pod, whether it holds it or not: it is in nobody's share. Nothing where

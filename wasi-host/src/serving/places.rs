@@ -159,18 +159,10 @@ struct Standing {
     /// Requests.
     begun: u64,
     given_up: u32,
-    /// Bytes of a large head, and whether the next request is what it is of.
-    head: Head,
+    /// Bytes of a large head that is under way.
+    head: usize,
     /// It had to make room, and is counted no more.
     evicted: bool,
-}
-
-/// A large head that is under way.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) bytes: usize,
-    /// It is whole with the next request that begins.
-    pub(super) of_next: bool,
 }
 
 /// One connection's place, kept by whoever has a clone of it or an [`InFlight`] of it.
@@ -257,7 +249,7 @@ impl Places {
             since: Instant::now(),
             begun: 0,
             given_up: 0,
-            head: Head::default(),
+            head: 0,
             evicted: false,
         }));
         state.settle(&client, &standing, &lost);
@@ -373,10 +365,10 @@ impl State {
         faults.count
     }
 
-    fn give_back_head(&mut self, client: &Client, head: Head) {
-        if head.bytes > 0 {
-            self.head_bytes -= head.bytes;
-            self.change(client, |own| own.head_bytes -= head.bytes);
+    fn give_back_head(&mut self, client: &Client, bytes: usize) {
+        if bytes > 0 {
+            self.head_bytes -= bytes;
+            self.change(client, |own| own.head_bytes -= bytes);
         }
     }
 
@@ -438,9 +430,7 @@ impl Place {
         standing.in_flight += 1;
         standing.begun += 1;
         let key = standing.idle.take();
-        let head = if standing.head.of_next { std::mem::take(&mut standing.head) } else { Head::default() };
         drop(standing);
-        state.give_back_head(&seat.client, head);
         if let Some(key) = key {
             state.unsettle(key);
         }
@@ -449,7 +439,7 @@ impl Place {
     }
 
     /// Counts a large head that is under way on the connection, instead of the one before; false where there is no room for it.
-    pub(super) fn hold_head(&self, head: Head) -> bool {
+    pub(super) fn hold_head(&self, bytes: usize) -> bool {
         let seat = &self.seat;
         let mut state = seat.shared.state.lock();
         let mut standing = seat.standing.lock();
@@ -458,14 +448,14 @@ impl Place {
         let all = seat.shared.bounds.connections_max * LARGE_HEADS_BYTES_PER_PLACE;
         let free = all.max(LARGE_HEADS_BYTES_MIN).saturating_sub(state.head_bytes);
         let most = state.held_by(&seat.client).map(|own| own.head_bytes).max().unwrap_or(0);
-        let has_its_part = seat.shares && most + head.bytes > free;
-        if standing.evicted || head.bytes > free || has_its_part {
-            return head.bytes == 0;
+        let has_its_part = seat.shares && most + bytes > free;
+        if standing.evicted || bytes > free || has_its_part {
+            return bytes == 0;
         }
-        standing.head = head;
+        standing.head = bytes;
         drop(standing);
-        state.head_bytes += head.bytes;
-        state.change(&seat.client, |own| own.head_bytes += head.bytes);
+        state.head_bytes += bytes;
+        state.change(&seat.client, |own| own.head_bytes += bytes);
         true
     }
 
@@ -518,12 +508,6 @@ impl Place {
                 None => tokio::time::sleep(IDLE_TIMEOUT).await,
             }
         }
-    }
-
-    /// Requests that have begun on it, and whether any is under way.
-    pub(super) fn requests(&self) -> (u64, bool) {
-        let standing = self.seat.standing.lock();
-        (standing.begun, standing.in_flight > 0)
     }
 
     /// Whether anything ever began on it.

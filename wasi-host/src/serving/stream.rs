@@ -8,8 +8,9 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::FrameMeter;
+use super::heads::Messages;
 use super::pace::Pace;
-use super::places::{Head, Place};
+use super::places::Place;
 use super::{CLIENT_BYTES_PER_SECOND_MIN, CLIENT_PATIENCE, HEAD_BYTES_MAX};
 
 /// Bytes of a head of HTTP/1.1 that are not counted: as many as are read ahead in any case.
@@ -25,50 +26,47 @@ pub(super) struct ServedStream<S> {
 /// Counts what a client has sent of a head that is not whole.
 struct HeadMeter {
     place: Place,
-    /// Of HTTP/1.1: bytes since so many requests had begun, and those that came last.
-    bytes: usize,
-    begun: u64,
-    latest: usize,
-    counted: Head,
+    /// Of HTTP/1.1.
+    messages: Messages,
+    counted: usize,
 }
 
 impl HeadMeter {
     /// Takes note of bytes of HTTP/1.1; false where there is no room for a head that large.
-    fn received(&mut self, bytes: usize) -> bool {
-        self.bytes += bytes;
-        self.latest = if bytes > 0 { bytes } else { self.latest };
-        if self.bytes <= HEAD_BYTES_FREE {
+    fn received(&mut self, bytes: &[u8]) -> bool {
+        self.messages.received(bytes);
+        self.look()
+    }
+
+    /// The same of those that came already: what came behind a request is a head under way when that has ended.
+    fn look(&mut self) -> bool {
+        let large = self.messages.head_bytes().min(HEAD_BYTES_MAX).saturating_sub(HEAD_BYTES_FREE);
+        // While a request is under way its client is not cut off for what it sends ahead.
+        if large > self.counted && self.place.is_busy() {
             return true;
         }
-        let (begun, is_busy) = self.place.requests();
-        if is_busy || begun != self.begun {
-            // What came before went with the request, and with it what was counted. Behind its body the next head may begin.
-            (self.begun, self.bytes, self.counted) = (begun, self.latest, Head::default());
-        }
-        let large = self.bytes.min(HEAD_BYTES_MAX).saturating_sub(HEAD_BYTES_FREE);
-        is_busy || self.count(Head { bytes: large, of_next: true })
+        self.count(large)
     }
 
     /// Takes note of whether a head of HTTP/2 goes on in another frame. As many bytes as there may be: a few can stand for
     /// many (RFC 7541).
     fn goes_on(&mut self, goes_on: bool) -> bool {
-        let bytes = if goes_on { HEAD_BYTES_MAX } else { 0 };
-        self.count(Head { bytes, of_next: false })
+        self.count(if goes_on { HEAD_BYTES_MAX } else { 0 })
     }
 
-    fn count(&mut self, head: Head) -> bool {
-        if head.bytes == self.counted.bytes {
+    fn count(&mut self, bytes: usize) -> bool {
+        if bytes == self.counted {
             return true;
         }
-        self.counted = head;
-        self.place.hold_head(head)
+        self.counted = bytes;
+        self.place.hold_head(bytes)
     }
 }
 
 impl<S> ServedStream<S> {
     pub(super) fn new(stream: S, place: Place) -> Self {
         let pace = Pace::new(CLIENT_PATIENCE, Some(CLIENT_BYTES_PER_SECOND_MIN));
-        let head = HeadMeter { place, bytes: 0, begun: 0, latest: 0, counted: Head::default() };
+        let head = HeadMeter { place, messages: Messages::default(), counted: 0 };
         Self { stream, pace, meter: FrameMeter::default(), head }
     }
 
@@ -105,8 +103,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ServedStream<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let Self { stream, meter, head, .. } = &mut *self;
-        // Who asks for more has nothing whole, of whatever came last.
-        if !meter.is_http2() && !head.received(0) {
+        if !meter.is_http2() && !head.look() {
             return Poll::Ready(Err(no_room()));
         }
         std::task::ready!(Pin::new(stream).poll_read(context, buffer))?;
@@ -116,7 +113,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ServedStream<S> {
             return Poll::Ready(Err(flood));
         }
         let has_room =
-            if meter.is_http2() { head.goes_on(meter.head_goes_on()) } else { head.received(received.len()) };
+            if meter.is_http2() { head.goes_on(meter.head_goes_on()) } else { head.received(received) };
         if has_room {
             return Poll::Ready(Ok(()));
         }

@@ -75,11 +75,12 @@ impl Room {
     }
 
     /// The node needs an object that is there, of so many bytes now, and of so many `before` where it needed it already.
-    /// What was sent stays so unless it has grown beyond the room.
+    /// What was sent stays so unless it has grown beyond the room; a namespace with no more than an equal part of the node
+    /// loses nothing for what others have.
     pub fn put(&mut self, key: &ObjectKey, before: Option<usize>, bytes: usize) -> Outcome {
         let was_sent = before.map(|before| self.remove(key, before));
         let namespace = &key.name.namespace;
-        let stays = was_sent == Some(true) && before >= Some(bytes);
+        let stays = was_sent == Some(true) && (before >= Some(bytes) || self.may_grow(namespace, bytes));
         if stays || self.fits(namespace, bytes) && was_sent != Some(false) {
             self.send(namespace, bytes);
             return Outcome::Sent;
@@ -102,14 +103,21 @@ impl Room {
         true
     }
 
-    /// What was withheld and has room by now: it is sent from here on. The smallest come first, so that to find nothing
-    /// costs next to nothing. Looks only where something has changed, and where others had left no room.
+    /// What was withheld and has room by now: it is sent from here on. Who has least comes first, one object at a time. The
+    /// smallest come first, so that to find nothing costs next to nothing. Looks only where something has changed, and where
+    /// others had left no room.
     pub fn settle(&mut self) -> Vec<ObjectKey> {
         let mut sent = vec![];
         let mut changed = std::mem::take(&mut self.stirred);
         changed.extend(self.crowded.iter().cloned());
-        for namespace in changed {
-            self.settle_one(&namespace, &mut sent);
+        let has = |room: &Self, namespace: &Arc<str>| room.parts.get(namespace).map_or(0, |part| part.sent);
+        let mut waiting: BTreeSet<(usize, Arc<str>)> =
+            changed.into_iter().map(|namespace| (has(self, &namespace), namespace)).collect();
+        while let Some((_, namespace)) = waiting.pop_first() {
+            if let Some(key) = self.settle_one(&namespace) {
+                sent.push(key);
+                waiting.insert((has(self, &namespace), namespace));
+            }
         }
         sent
     }
@@ -119,18 +127,15 @@ impl Room {
         self.parts.values().flat_map(|part| &part.withheld).map(|(_, key)| key)
     }
 
-    fn settle_one(&mut self, namespace: &Arc<str>, sent: &mut Vec<ObjectKey>) {
-        let mut has_crowd = false;
-        while let Some(bytes) = self.parts.get(namespace).and_then(Part::smallest) {
-            if !self.fits(namespace, bytes) {
-                has_crowd = self.parts[namespace].sent + bytes <= self.bounds.namespace;
-                break;
-            }
-            let first = self.parts.get_mut(namespace).and_then(|part| part.withheld.pop_first());
-            sent.extend(first.map(|(_, key)| key));
+    /// The smallest that a namespace waits for, if there is room for it.
+    fn settle_one(&mut self, namespace: &Arc<str>) -> Option<ObjectKey> {
+        let smallest = self.parts.get(namespace).and_then(Part::smallest);
+        if let Some(bytes) = smallest.filter(|bytes| self.fits(namespace, *bytes)) {
+            let (_, key) = self.parts.get_mut(namespace)?.withheld.pop_first()?;
             self.send(namespace, bytes);
+            return Some(key);
         }
-        if has_crowd {
+        if smallest.is_some_and(|bytes| self.parts[namespace].sent + bytes <= self.bounds.namespace) {
             self.crowded.insert(namespace.clone());
         } else {
             self.crowded.remove(namespace);
@@ -138,6 +143,7 @@ impl Room {
         if self.parts.get(namespace).is_some_and(|part| part.sent == 0 && part.withheld.is_empty()) {
             self.parts.remove(namespace);
         }
+        None
     }
 
     /// Whether the namespace may be sent so many bytes more.
@@ -145,6 +151,13 @@ impl Room {
         let own = self.parts.get(namespace).map_or(0, |part| part.sent) + bytes;
         let free = self.bounds.node.saturating_sub(self.sent + bytes);
         own <= self.bounds.namespace && own <= free
+    }
+
+    /// Whether what was sent may be so large now.
+    fn may_grow(&self, namespace: &str, bytes: usize) -> bool {
+        let own = self.parts.get(namespace).map_or(0, |part| part.sent) + bytes;
+        let equal = self.bounds.node / self.parts.len().max(1);
+        own <= self.bounds.namespace.min(equal) && self.sent + bytes <= self.bounds.node
     }
 
     fn send(&mut self, namespace: &Arc<str>, bytes: usize) {

@@ -58,7 +58,7 @@ impl Inner {
             let open = OpenConnection::count(&service.open[choice.index]);
             match self.dial_endpoint_for(caller, from, choice.address, service).await {
                 Ok(mut conn) => {
-                    self.balancer.remember(service, from.ip(), choice);
+                    self.remember(service, from.ip(), choice);
                     conn.hold(open);
                     return Ok(conn.with_addresses(from, to));
                 }

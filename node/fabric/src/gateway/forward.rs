@@ -73,7 +73,7 @@ impl Forwarder {
             let Some(choice) = self.fabric.choose(&service, port, client.ip(), &failed) else { break };
             match self.attempt(request, client.ip(), choice, &service, &mut permit).await {
                 Ok(response) => {
-                    self.fabric.balancer().remember(&service, client.ip(), choice);
+                    self.fabric.remember(&service, client.ip(), choice);
                     return Ok(response);
                 }
                 Err(Failure::Final(fault)) => return Err(fault),
@@ -176,7 +176,7 @@ impl Forwarder {
                 request = again;
                 continue;
             }
-            self.fabric.balancer().remember(service, client.ip(), choice);
+            self.fabric.remember(service, client.ip(), choice);
             return Ok(match upgrade.take() {
                 Some(upgrade) => upgrade.finish(response, sender, open),
                 None => answer(StatusCode::BAD_GATEWAY, "it has been answered"),

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, LazyLock};
 
 /// All routes, ready to be asked. A copy shares them with the original; to take those of one object in costs what there is
-/// for its own hosts.
+/// for its own hosts, and for what it has for any host what all have for that.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Router {
     sets: imbl::HashMap<RouteSource, Arc<RouteSet>>,

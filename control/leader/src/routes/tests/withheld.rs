@@ -251,3 +251,30 @@ fn whatever_happens_a_new_link_is_sent_what_the_old_one_has() {
         }
     }
 }
+
+#[test]
+fn room_that_comes_goes_to_who_has_least_and_who_has_little_loses_nothing() {
+    let mut bench = Bench::within(Bounds { namespace: 100_000, node: 4000 });
+    let names = ["1", "2", "3", "4", "5", "6"];
+    for namespace in ["a0", "a1", "a2", "team"] {
+        for name in names {
+            bench.write(put_in(namespace, "configmaps", name, data(300)));
+        }
+    }
+    let sent = |bench: &Bench, namespace: &str| {
+        let sent = bench.routes.nodes["n1"].room.sent();
+        sent.iter().find(|(of, _)| &**of == namespace).map_or(0, |(_, bytes)| *bytes)
+    };
+    bench.write(put_in("full", "configmaps", "1", data(1800)));
+    for namespace in ["full", "a0", "a1", "a2", "team"] {
+        bench.said_of(put_in(namespace, "pods", "p", naming("n1", &names)));
+    }
+    let before = ["a0", "a1", "a2"].map(|namespace| sent(&bench, namespace));
+    assert_eq!(sent(&bench, "team"), 0, "{before:?}");
+    bench.said_of(deletion_of("full", "configmaps", "1"));
+    let all = ["a0", "a1", "a2", "team"].map(|namespace| sent(&bench, namespace));
+    assert!(all[3] > 0 && all.iter().max().unwrap() - all[3] < 1000, "{all:?}");
+    // Others leave nothing, and this one has no more than its part: it may edit what it has.
+    let own = bench.said_of(put_in("team", "configmaps", "1", data(310)));
+    assert_eq!(own, ["n1 +configmaps 1"]);
+}
