@@ -36,7 +36,10 @@ use crate::net::{BoxError, HttpBody, full_body};
 use body::ServedBody;
 use stream::ServedStream;
 
-pub use places::{Bounds, HELD_BACK, HELD_BACK_MAX, InFlight, Place, Places, TooMany, WeakPlaces, source_of};
+pub use places::{
+    Bounds, HELD_BACK, HELD_BACK_BYTES, HELD_BACK_MAX, InFlight, Place, Places, TooMany, WeakPlaces,
+    source_of,
+};
 
 /// How long a client may take, from its connect on, until its first request's head is whole.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

@@ -28,7 +28,11 @@ pub fn of_pod(pod: &Object) -> References {
     match pod.parse::<Pod>() {
         Ok(parsed) => {
             let spec = parsed.spec.unwrap_or_default();
-            names.add_spec(&spec);
+            // One that has ended needs nothing more, however long its object is kept.
+            let phase = parsed.status.and_then(|status| status.phase).unwrap_or_default();
+            if !matches!(phase.as_str(), "Succeeded" | "Failed") {
+                names.add_spec(&spec);
+            }
             References { node: spec.node_name, keys: names.keys, readable: true }
         }
         Err(_) => References { node: node_of(pod), keys: names.keys, readable: false },
@@ -95,6 +99,12 @@ impl Names<'_> {
 #[derive(Deserialize)]
 struct Pod {
     spec: Option<PodSpec>,
+    status: Option<PodStatus>,
+}
+
+#[derive(Deserialize)]
+struct PodStatus {
+    phase: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -216,5 +226,18 @@ mod tests {
         let unreadable = of(json!({"nodeName": "n1", "containers": "none"}));
         assert_eq!((unreadable.node.as_deref(), unreadable.readable), (Some("n1"), false));
         assert_eq!(names(&unreadable), ["namespaces d"]);
+    }
+
+    #[test]
+    fn a_pod_that_has_ended_names_its_namespace_alone() {
+        let of_phase = |phase: &str| {
+            let volumes = json!([{"name": "v", "configMap": {"name": "files"}}]);
+            let draft = json!({"metadata": {"name": "p", "namespace": "d"},
+                "spec": {"nodeName": "n1", "volumes": volumes}, "status": {"phase": phase}});
+            let object =
+                Object::from_draft(ObjectKey::new("pods", "d", "p"), draft.to_string().as_bytes(), 1);
+            names(&of_pod(&object.unwrap())).len()
+        };
+        assert_eq!(["Running", "Failed", "Succeeded"].map(of_phase), [3, 1, 1]);
     }
 }

@@ -5,7 +5,7 @@
 //! accepted.
 
 use coracle_wasi_host::descriptors::{Claim, Descriptor, Descriptors, Owner, Purpose};
-use coracle_wasi_host::serving::{Bounds, Place, Places};
+use coracle_wasi_host::serving::{Bounds, HELD_BACK_BYTES, Place, Places};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -157,6 +157,10 @@ impl Entry {
             let _ = stream.set_zero_linger();
             return None;
         };
+        if place.is_held_back() {
+            // What it sends until it is read. A socket that refuses works all the same.
+            let _ = SockRef::from(&stream).set_recv_buffer_size(HELD_BACK_BYTES);
+        }
         Some(Arrival { stream, client, place, descriptor })
     }
 }

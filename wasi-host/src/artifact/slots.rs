@@ -8,12 +8,13 @@ use super::inspect::malformed;
 use crate::engine::{MEMORIES_MAX, TABLES_MAX};
 use crate::limits::TABLE_ELEMENTS_MAX;
 
-/// Refuses a component of which a module defines more, or larger tables, than a slot has.
+/// Refuses a component whose modules define more together, or a larger table, than a slot has.
 pub(super) fn check(component: &[u8]) -> Result<(), PrepareError> {
+    let (mut all_tables, mut all_memories) = (0, 0);
     for payload in Parser::new(0).parse_all(component) {
         match payload.map_err(malformed)? {
             Payload::TableSection(tables) => {
-                count("tables", tables.count(), TABLES_MAX)?;
+                all_tables = count("tables", all_tables, tables.count(), TABLES_MAX)?;
                 for table in tables {
                     let elements = table.map_err(malformed)?.ty.initial;
                     if elements > TABLE_ELEMENTS_MAX as u64 {
@@ -24,18 +25,24 @@ pub(super) fn check(component: &[u8]) -> Result<(), PrepareError> {
                     }
                 }
             }
-            Payload::MemorySection(memories) => count("memories", memories.count(), MEMORIES_MAX)?,
+            Payload::MemorySection(memories) => {
+                all_memories = count("memories", all_memories, memories.count(), MEMORIES_MAX)?;
+            }
             _ => {}
         }
     }
     Ok(())
 }
 
-fn count(what: &str, found: u32, max: u32) -> Result<(), PrepareError> {
-    if found <= max {
-        return Ok(());
+/// So many more, if they are admitted.
+fn count(what: &str, before: u32, more: u32, max: u32) -> Result<u32, PrepareError> {
+    let all = before.saturating_add(more);
+    if all <= max {
+        return Ok(all);
     }
-    Err(refused(&format!("one of its modules defines {found} {what}; {max} are admitted")))
+    Err(refused(&format!(
+        "its modules define {all} {what} or more together, those of adapters among them; {max} are admitted"
+    )))
 }
 
 fn refused(message: &str) -> PrepareError {
@@ -57,7 +64,10 @@ mod tests {
         let refused = of("(table 100001 funcref)").expect_err("too large");
         assert!(refused.contains("a table of 100001 elements; a table has 100000 at most"), "{refused}");
         let refused = of(&"(table 1 funcref)".repeat(65)).expect_err("too many");
-        assert!(refused.contains("defines 65 tables; 64 are admitted"), "{refused}");
+        assert!(refused.contains("define 65 tables or more together"), "{refused}");
+        let two = "(component (core module $m (table 1 funcref)) (core module $n TABLES))";
+        let two = wat::parse_str(two.replace("TABLES", &"(table 1 funcref)".repeat(64))).expect("valid");
+        assert!(check(&two).is_err());
         assert!(of(&"(memory 1)".repeat(33)).expect_err("too many").contains("33 memories"));
     }
 }

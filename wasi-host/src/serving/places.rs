@@ -45,8 +45,10 @@ const FAULT_STAYS: Duration = Duration::from_secs(1);
 pub const HELD_BACK: Duration = Duration::from_secs(1);
 
 /// Connections of one source that wait so; others are closed at once. What they send meanwhile is in the kernel's memory, and
-/// a client that floods sends as much as that takes.
-pub const HELD_BACK_MAX: usize = 64;
+/// a client that floods sends as much as that takes: so much is taken of each ([`Place::is_held_back`]). They are many, so
+/// that others behind the same address find a turn between those of a flood.
+pub const HELD_BACK_MAX: usize = 1024;
+pub const HELD_BACK_BYTES: usize = 16 * 1024;
 
 /// Sources whose faults are remembered. Where there are more, all are forgotten.
 const FAULTY_MAX: usize = 4096;
@@ -457,6 +459,11 @@ impl Place {
         state.head_bytes += bytes;
         state.change(&seat.client, |own| own.head_bytes += bytes);
         true
+    }
+
+    /// Whether it has to wait for the faults of others of its source.
+    pub fn is_held_back(&self) -> bool {
+        self.held_back().is_some()
     }
 
     /// How long it has to wait for the faults of others of its source.

@@ -2,7 +2,9 @@
 //! keeps all of it in memory. What has no room is withheld until room comes. For a moment a node may have twice as much:
 //! while a new link, or a new leader, sends others before it has told of those that it withholds.
 //!
-//! Room is shared as all is that pods of a node share: a namespace is sent more while it has less than what stays free.
+//! Room is shared as all is that pods of a node share: a namespace is sent more while it has less than what stays free, and a
+//! little in any case. Within a namespace who came first is first: pods that each have a part of what they need would all
+//! wait for each other.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,6 +17,8 @@ use coracle_objects::ObjectKey;
 pub const NAMESPACE_BYTES_MAX: usize = 64 << 20;
 /// The same of all namespaces on one node.
 pub const NODE_BYTES_MAX: usize = 512 << 20;
+/// What a namespace is sent whatever others have.
+pub const CERTAIN_BYTES: usize = 64 << 10;
 
 /// Why something of this namespace is withheld, and the mend.
 pub fn reason(namespace: &str) -> String {
@@ -26,16 +30,17 @@ pub fn reason(namespace: &str) -> String {
     )
 }
 
-/// Bytes that a node is sent at most.
+/// Bytes that a node is sent at most, and of a namespace for certain.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub namespace: usize,
     pub node: usize,
+    pub certain: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { namespace: NAMESPACE_BYTES_MAX, node: NODE_BYTES_MAX }
+        Self { namespace: NAMESPACE_BYTES_MAX, node: NODE_BYTES_MAX, certain: CERTAIN_BYTES }
     }
 }
 
@@ -59,35 +64,55 @@ pub struct Room {
     crowded: BTreeSet<Arc<str>>,
     /// Namespaces of which something has changed since the last [`Room::settle`].
     stirred: BTreeSet<Arc<str>>,
+    /// The last place in a line.
+    last: u64,
 }
 
 /// Of one namespace.
 #[derive(Debug, Default)]
 struct Part {
     sent: usize,
-    /// By size: where the first does not fit, none does.
-    withheld: BTreeSet<(usize, ObjectKey)>,
+    /// In the order in which they came: where the first does not fit the others wait behind it.
+    line: BTreeMap<u64, (ObjectKey, usize)>,
+    /// The places in it.
+    places: BTreeMap<ObjectKey, u64>,
 }
 
 impl Room {
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, sent: 0, parts: BTreeMap::new(), crowded: BTreeSet::new(), stirred: BTreeSet::new() }
+        Self {
+            bounds,
+            sent: 0,
+            parts: BTreeMap::new(),
+            crowded: BTreeSet::new(),
+            stirred: BTreeSet::new(),
+            last: 0,
+        }
     }
 
     /// The node needs an object that is there, of so many bytes now, and of so many `before` where it needed it already.
     /// What was sent stays so unless it has grown beyond the room; a namespace with no more than an equal part of the node
     /// loses nothing for what others have.
     pub fn put(&mut self, key: &ObjectKey, before: Option<usize>, bytes: usize) -> Outcome {
-        let was_sent = before.map(|before| self.remove(key, before));
         let namespace = &key.name.namespace;
-        let stays = was_sent == Some(true) && (before >= Some(bytes) || self.may_grow(namespace, bytes));
-        if stays || self.fits(namespace, bytes) && was_sent != Some(false) {
+        let part = self.parts.entry(namespace.clone()).or_default();
+        self.stirred.insert(namespace.clone());
+        if let Some(waiting) = part.places.get(key).and_then(|place| part.line.get_mut(place)) {
+            waiting.1 = bytes;
+            return Outcome::StillWithheld;
+        }
+        let has_line = !part.line.is_empty();
+        let was_sent = before.is_some_and(|before| self.remove(key, before));
+        let stays = was_sent && (before >= Some(bytes) || self.may_grow(namespace, bytes));
+        if stays || !has_line && self.fits(namespace, bytes) {
             self.send(namespace, bytes);
             return Outcome::Sent;
         }
-        self.stirred.insert(namespace.clone());
-        self.parts.entry(namespace.clone()).or_default().withheld.insert((bytes, key.clone()));
-        if was_sent == Some(false) { Outcome::StillWithheld } else { Outcome::Withheld }
+        self.last += 1;
+        let part = self.parts.entry(namespace.clone()).or_default();
+        part.line.insert(self.last, (key.clone(), bytes));
+        part.places.insert(key.clone(), self.last);
+        Outcome::Withheld
     }
 
     /// The node needs it no longer, or it is gone; it had so many bytes. True where it was sent.
@@ -95,7 +120,8 @@ impl Room {
         let namespace = &key.name.namespace;
         let Some(part) = self.parts.get_mut(namespace) else { return false };
         self.stirred.insert(namespace.clone());
-        if part.withheld.remove(&(bytes, key.clone())) {
+        if let Some(place) = part.places.remove(key) {
+            part.line.remove(&place);
             return false;
         }
         part.sent -= bytes;
@@ -103,9 +129,8 @@ impl Room {
         true
     }
 
-    /// What was withheld and has room by now: it is sent from here on. Who has least comes first, one object at a time. The
-    /// smallest come first, so that to find nothing costs next to nothing. Looks only where something has changed, and where
-    /// others had left no room.
+    /// What was withheld and has room by now: it is sent from here on. Who has least comes first, one object at a time.
+    /// Looks only where something has changed, and where others had left no room, and there at the first that waits.
     pub fn settle(&mut self) -> Vec<ObjectKey> {
         let mut sent = vec![];
         let mut changed = std::mem::take(&mut self.stirred);
@@ -124,23 +149,25 @@ impl Room {
 
     /// All that is withheld.
     pub fn withheld(&self) -> impl Iterator<Item = &ObjectKey> {
-        self.parts.values().flat_map(|part| &part.withheld).map(|(_, key)| key)
+        self.parts.values().flat_map(|part| part.line.values()).map(|(key, _)| key)
     }
 
-    /// The smallest that a namespace waits for, if there is room for it.
+    /// The first that a namespace waits for, if there is room for it.
     fn settle_one(&mut self, namespace: &Arc<str>) -> Option<ObjectKey> {
-        let smallest = self.parts.get(namespace).and_then(Part::smallest);
-        if let Some(bytes) = smallest.filter(|bytes| self.fits(namespace, *bytes)) {
-            let (_, key) = self.parts.get_mut(namespace)?.withheld.pop_first()?;
+        let first = self.parts.get(namespace).and_then(Part::first);
+        if let Some(bytes) = first.filter(|bytes| self.fits(namespace, *bytes)) {
+            let part = self.parts.get_mut(namespace)?;
+            let (_, (key, _)) = part.line.pop_first()?;
+            part.places.remove(&key);
             self.send(namespace, bytes);
             return Some(key);
         }
-        if smallest.is_some_and(|bytes| self.parts[namespace].sent + bytes <= self.bounds.namespace) {
+        if first.is_some_and(|bytes| self.parts[namespace].sent + bytes <= self.bounds.namespace) {
             self.crowded.insert(namespace.clone());
         } else {
             self.crowded.remove(namespace);
         }
-        if self.parts.get(namespace).is_some_and(|part| part.sent == 0 && part.withheld.is_empty()) {
+        if self.parts.get(namespace).is_some_and(|part| part.sent == 0 && part.line.is_empty()) {
             self.parts.remove(namespace);
         }
         None
@@ -150,7 +177,7 @@ impl Room {
     pub(super) fn fits(&self, namespace: &str, bytes: usize) -> bool {
         let own = self.parts.get(namespace).map_or(0, |part| part.sent) + bytes;
         let free = self.bounds.node.saturating_sub(self.sent + bytes);
-        own <= self.bounds.namespace && own <= free
+        own <= self.bounds.namespace && (own <= free || own <= self.bounds.certain)
     }
 
     /// Whether what was sent may be so large now.
@@ -167,13 +194,20 @@ impl Room {
 }
 
 impl Part {
-    fn smallest(&self) -> Option<usize> {
-        self.withheld.first().map(|(bytes, _)| *bytes)
+    /// The bytes of the first that waits.
+    fn first(&self) -> Option<usize> {
+        self.line.first_key_value().map(|(_, (_, bytes))| *bytes)
     }
 }
 
 #[cfg(test)]
 impl Room {
+    /// Of each namespace the bytes of the first that waits.
+    pub(super) fn first_waiting(&self) -> Vec<(Arc<str>, usize)> {
+        let parts = self.parts.iter();
+        parts.filter_map(|(namespace, part)| Some((namespace.clone(), part.first()?))).collect()
+    }
+
     /// What is sent of each namespace.
     pub(super) fn sent(&self) -> Vec<(Arc<str>, usize)> {
         let parts = self.parts.iter().map(|(namespace, part)| (namespace.clone(), part.sent));

@@ -81,9 +81,14 @@ fn pod_defaults(object: &mut Value) {
     default_text(spec, "preemptionPolicy", "PreemptLowerPriority");
     spec_defaults(spec);
     let class = qos_class(spec);
+    let is_gated =
+        spec.get("schedulingGates").and_then(Value::as_array).is_some_and(|gates| !gates.is_empty());
     if let Some(status) = child(object, "status") {
         default_text(status, "phase", "Pending");
         default_text(status, "qosClass", class);
+        if is_gated {
+            status::gated(status);
+        }
         status::one_address(status);
     }
 }

@@ -4,12 +4,12 @@
 mod tests;
 
 use crate::model::{HostRoutes, PathKind, PathRoute, RouteSet, RouteSource, ServiceBackend};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, LazyLock};
 
 /// All routes, ready to be asked. A copy shares them with the original; to take those of one object in costs what there is
-/// for its own hosts, and for what it has for any host what all have for that.
+/// for its own hosts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Router {
     sets: imbl::HashMap<RouteSource, Arc<RouteSet>>,
@@ -49,7 +49,7 @@ struct Own {
 struct Rest {
     any: Paths,
     /// The oldest one's counts.
-    defaults: BTreeMap<Arc<Age>, Arc<Target>>,
+    defaults: imbl::OrdMap<Arc<Age>, Arc<Target>>,
 }
 
 /// What of several comes first: the older one.
@@ -63,9 +63,9 @@ struct Age {
 /// its own path is long.
 #[derive(Debug, Clone, Default)]
 struct Paths {
-    exact: HashMap<String, Targets>,
+    exact: imbl::HashMap<String, Targets>,
     /// Without the slashes at their ends, by their hashes.
-    prefixes: HashMap<u64, Vec<(String, Targets)>>,
+    prefixes: imbl::HashMap<u64, Vec<(String, Targets)>>,
     /// How many prefixes have so many elements.
     depths: BTreeMap<usize, usize>,
 }
@@ -223,7 +223,7 @@ impl Rest {
     }
 
     fn default(&self) -> Option<&Target> {
-        self.defaults.first_key_value().map(|(_, target)| &**target)
+        self.defaults.get_min().map(|(_, target)| &**target)
     }
 
     fn is_empty(&self) -> bool {

@@ -24,6 +24,20 @@ pub fn one_address(status: &mut Value) {
     }
 }
 
+/// A pod that is held back says so, until it is scheduled. Source: the pod strategy's `applySchedulingGatedCondition`.
+pub fn gated(status: &mut Value) {
+    let is_known = list(status, "/conditions").iter().any(|condition| condition["type"] == "PodScheduled");
+    if is_known {
+        return;
+    }
+    let condition = json!({
+        "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+        "message": "Scheduling is blocked due to non-empty scheduling gates",
+        "lastProbeTime": null, "lastTransitionTime": null,
+    });
+    crate::draft::set_condition(status, condition);
+}
+
 pub fn validate(object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let phase = text(object, "/status/phase");
