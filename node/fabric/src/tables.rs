@@ -33,7 +33,7 @@ pub(crate) struct Tables {
     first_bases: imbl::HashMap<Arc<str>, IpAddr>,
     nodes: imbl::OrdMap<Arc<str>, Node>,
     /// Nodes and the hosts of their fabrics, by the port.
-    fabrics: Arc<HashMap<u16, Vec<(Arc<str>, Host)>>>,
+    fabrics: Arc<Fabrics>,
     pods: imbl::HashMap<Name, IpAddr>,
     /// How many pods of a namespace have an address: where it is said of several namespaces' pods it is nobody's.
     owners: imbl::OrdMap<(IpAddr, Arc<str>), usize>,
@@ -43,6 +43,8 @@ pub(crate) struct Tables {
     egress: imbl::OrdSet<Arc<str>>,
     pub(crate) router: Router,
 }
+
+type Fabrics = HashMap<u16, Vec<(Arc<str>, Host)>>;
 
 #[derive(Clone)]
 struct Node {
@@ -152,8 +154,8 @@ impl Tables {
         }
     }
 
-    fn fabrics_by_port(&self) -> HashMap<u16, Vec<(Arc<str>, Host)>> {
-        let mut fabrics: HashMap<u16, Vec<(Arc<str>, Host)>> = HashMap::new();
+    fn fabrics_by_port(&self) -> Fabrics {
+        let mut fabrics = Fabrics::new();
         for (name, node) in &self.nodes {
             if let Some((host, port)) = host_and_port(&node.fabric) {
                 fabrics.entry(port).or_default().push((name.clone(), host));
