@@ -32,10 +32,11 @@ pub fn admit(
         return Ok(None);
     }
     let namespace = &key.name.namespace;
+    let stays = in_namespace(namespace, view)?;
     if kind.group.is_empty() && kind.kind == "Pod" {
         find_account(namespace, object, view)?;
     }
-    in_namespace(namespace, view).map(Some)
+    Ok(Some(stays))
 }
 
 /// Objects are created in namespaces that exist and are not ending.
@@ -114,5 +115,9 @@ mod tests {
         assert_eq!(refused("pods", "d", "other"), missing);
         assert_eq!(refused("configmaps", "none", ""), "namespaces \"none\" not found");
         assert!(refused("pods", "ending", "").contains("being terminated"));
+        assert!(
+            refused("pods", "none", "other").contains("namespaces"),
+            "what is missing first is told first"
+        );
     }
 }
