@@ -234,4 +234,42 @@ mod tests {
         router.catch_up(view(4, &all));
         assert_eq!(taken(&mut router, "n1", 3), ["+a 3", "-b 4", "+c 1", "+p 1", "synced 4"]);
     }
+
+    #[test]
+    fn of_a_pod_that_has_no_room_a_node_is_told_which_it_is_and_when_it_is_deleted() {
+        let containers = vec![json!({ "name": "c", "env": vec![json!({ "name": "A" }); 40_000] }); 10];
+        let mut fat = json!({ "spec": { "nodeName": "n1", "containers": containers } });
+        let all = |fat: &Value, revision| {
+            let pod = |name: &'static str, revision| ("pods", name, fat.clone(), revision);
+            view(revision, &[pod("a", 1), pod("b", 1), pod("c", revision)])
+        };
+        let mut router = Router::begin(all(&fat, 1));
+        router.attach("n1", 1, ());
+        let told = |router: &mut Router<()>| {
+            let taken: Vec<Taken> = std::iter::from_fn(|| router.take("n1", 1).unwrap()).collect();
+            let pod = |taken| match taken {
+                Taken::Object(object) if object.resource == "pods" && object.name == "c" => Some(object),
+                _ => None,
+            };
+            taken.into_iter().find_map(pod).unwrap()
+        };
+        let first = told(&mut router);
+        assert_eq!(first.r#type(), Type::Withheld);
+        assert_eq!(
+            first.reason,
+            "the specs of the pods of namespace \"default\" on this node take more than 256 MiB, or than others leave \
+             free of 512 MiB; give them fewer containers and variables, or spread them over nodes"
+        );
+        let outline: Value = serde_json::from_slice(&first.object_json).unwrap();
+        assert_eq!(outline["metadata"]["name"], "c");
+        assert!(outline.get("spec").is_none() && outline["metadata"]["deletionTimestamp"].is_null());
+        fat["metadata"] = json!({ "uid": "u", "deletionTimestamp": "2026-01-01T00:00:00Z",
+            "deletionGracePeriodSeconds": 7 });
+        fat["metadata"]["name"] = "c".into();
+        router.catch_up(all(&fat, 2));
+        let outline: Value = serde_json::from_slice(&told(&mut router).object_json).unwrap();
+        let metadata = &outline["metadata"];
+        assert_eq!((&metadata["uid"], &metadata["deletionGracePeriodSeconds"]), (&json!("u"), &json!(7)));
+        assert_eq!(metadata["deletionTimestamp"], "2026-01-01T00:00:00Z");
+    }
 }

@@ -3,6 +3,7 @@
 //! One for all nodes: an event is looked at once, however many nodes there are. Pure: fed with views.
 
 pub mod room;
+mod weight;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,10 +28,9 @@ const SHARED: [&str; 7] = [
 ];
 /// A node needs those that its pods name.
 const NAMED: [&str; 4] = [NAMESPACES, CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS];
-const PODS: &str = "pods";
+pub const PODS: &str = "pods";
 
 /// Where every pod is, and what it names.
-#[derive(Default)]
 pub struct Routes {
     placed: BTreeMap<ObjectName, Arc<str>>,
     nodes: BTreeMap<Arc<str>, Needs>,
@@ -39,7 +39,7 @@ pub struct Routes {
     /// What pods name: most name the same as many others.
     sets: BTreeSet<Names>,
     unreadable: Vec<ObjectName>,
-    bounds: Bounds,
+    bounds: Rooms<Bounds>,
     /// Nodes in whose room something has changed since it was settled.
     stirred: BTreeSet<Arc<str>>,
 }
@@ -55,13 +55,27 @@ struct Named {
 /// What a pod names, in order.
 type Names = Arc<[ObjectKey]>;
 
+/// For pods, and for what they name.
+#[derive(Clone, Copy, Debug)]
+struct Rooms<T> {
+    pods: T,
+    named: T,
+}
+
 /// What one node needs beside what all do.
 struct Needs {
-    pods: BTreeMap<ObjectName, Names>,
+    pods: BTreeMap<ObjectName, Needed>,
     /// How many of its pods name an object.
     named: BTreeMap<ObjectKey, usize>,
-    /// How much of what they name it is sent.
-    room: Room,
+    /// How much of both it is sent.
+    rooms: Rooms<Room>,
+}
+
+/// A pod on its node.
+struct Needed {
+    names: Names,
+    /// See [`weight`].
+    weight: usize,
 }
 
 /// Whom something is sent to.
@@ -78,7 +92,7 @@ pub enum Change {
     Put,
     /// The same, and it comes behind what it names, which nobody there needed before.
     PutBehind,
-    /// It is there, and the node has no room for it.
+    /// It is there, and the node has no room for it. Of a pod it is said again whenever that changes.
     Withheld,
     /// It is gone, or needed no longer.
     Deleted(Revision),
@@ -95,11 +109,19 @@ pub struct Routed {
 impl Routes {
     /// Of all pods. Linear in their number, but for their order.
     pub fn of(view: &View) -> Self {
-        Self::within(Bounds::default(), view)
+        Self::within(Rooms { pods: room::OF_PODS, named: room::OF_NAMED }, view)
     }
 
-    fn within(bounds: Bounds, view: &View) -> Self {
-        let mut routes = Self { bounds, ..Self::default() };
+    fn within(bounds: Rooms<Bounds>, view: &View) -> Self {
+        let mut routes = Self {
+            placed: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            named: BTreeMap::new(),
+            sets: BTreeSet::new(),
+            unreadable: Vec::new(),
+            bounds,
+            stirred: BTreeSet::new(),
+        };
         let mut pods: Vec<&Arc<Object>> = view.list(PODS, None).collect();
         // What is sent and what is withheld hangs on who came first; those that have run for long are likely to have it.
         pods.sort_by_key(|pod| pod.meta.creation_timestamp.as_deref());
@@ -122,8 +144,8 @@ impl Routes {
         let shared = SHARED.iter().flat_map(|resource| view.list(resource, None));
         let mut needed: Vec<_> = shared.map(|object| (object.key.clone(), Change::Put)).collect();
         if let Some(own) = self.nodes.get(node) {
-            let withheld: BTreeSet<&ObjectKey> = own.room.withheld().collect();
-            let pods = own.pods.keys().map(|name| ObjectKey { resource: PODS.into(), name: name.clone() });
+            let withheld: BTreeSet<&ObjectKey> = own.rooms.withheld().collect();
+            let pods = own.pods.keys().map(pod_key);
             let there = own.named.keys().cloned().chain(pods).filter(|key| view.get(key).is_some());
             needed.extend(there.map(|key| match withheld.contains(&key) {
                 true => (key, Change::Withheld),
@@ -176,13 +198,13 @@ impl Routes {
             let Some(own) = self.nodes.get_mut(node) else { continue };
             self.stirred.insert(node.clone());
             match (before, now) {
-                (_, Some(bytes)) => match own.room.put(key, before, bytes) {
+                (_, Some(bytes)) => match own.rooms.named.put(key, before, bytes) {
                     Outcome::Sent => sent.push(node.clone()),
                     Outcome::Withheld => withheld.push(node.clone()),
                     Outcome::StillWithheld => {}
                 },
                 (Some(bytes), None) => {
-                    own.room.remove(key, bytes);
+                    own.rooms.named.remove(key, bytes);
                 }
                 (None, None) => {}
             }
@@ -201,7 +223,7 @@ impl Routes {
     fn settle(&mut self) -> Vec<Routed> {
         let mut routed = vec![];
         for node in std::mem::take(&mut self.stirred) {
-            let sent = self.nodes.get_mut(&node).map(|own| own.room.settle()).unwrap_or_default();
+            let sent = self.nodes.get_mut(&node).map(|own| own.rooms.settle()).unwrap_or_default();
             let one = |key| Routed { to: To::Nodes(vec![node.clone()]), key, change: Change::Put };
             routed.extend(sent.into_iter().map(one));
         }
@@ -217,9 +239,11 @@ impl Routes {
             routed.push(Routed { to: To::Nodes(vec![node.clone()]), key: key.clone(), change });
         };
         let deleted = Change::Deleted(pod.revision);
-        if let Some(Placed { node, named, unnamed }) = &placed {
+        if let Some(Placed { node, is_sent, named, unnamed }) = &placed {
             named.iter().for_each(|(key, change)| tell(node, key, *change));
-            tell(node, &pod.key, if named.is_empty() { Change::Put } else { Change::PutBehind });
+            // The node hears of what happens to one that is withheld: it may be deleted.
+            let change = if *is_sent { Change::Put } else { Change::Withheld };
+            tell(node, &pod.key, if *is_sent && !named.is_empty() { Change::PutBehind } else { change });
             unnamed.iter().for_each(|key| tell(node, key, deleted));
         }
         if let Some(node) = before.filter(|node| placed.as_ref().is_none_or(|placed| placed.node != *node)) {
@@ -243,8 +267,8 @@ impl Routes {
         let node = known.unwrap_or_else(|| name.into());
         self.placed.insert(pod.key.name.clone(), node.clone());
         let names = self.shared(references.keys);
-        let (named, unnamed) = self.name(&node, &pod.key.name, names, view);
-        Some(Placed { node, named, unnamed })
+        let needed = Needed { names, weight: weight::of_pod(pod) };
+        Some(self.need(node, &pod.key, needed, view))
     }
 
     /// The same names as other pods have.
@@ -267,18 +291,21 @@ impl Routes {
         }
     }
 
-    /// Records what a pod on this node names now: what it had not named before any of its pods, and what none names any
-    /// more.
-    fn name(
-        &mut self,
-        node: &Arc<str>,
-        pod: &ObjectName,
-        names: Names,
-        view: &View,
-    ) -> (Vec<(ObjectKey, Change)>, Vec<ObjectKey>) {
+    /// Records a pod on this node as it is now: whether it is sent, what it had not named before any of its pods, and what
+    /// none names any more.
+    fn need(&mut self, node: Arc<str>, pod: &ObjectKey, needed: Needed, view: &View) -> Placed {
         let bounds = self.bounds;
         let own = self.nodes.entry(node.clone()).or_insert_with(|| Needs::new(bounds));
-        let before = own.pods.insert(pod.clone(), names.clone()).unwrap_or_default();
+        let Needed { names, weight } = needed;
+        let needed = Needed { names: names.clone(), weight };
+        let (before, former) = match own.pods.insert(pod.name.clone(), needed) {
+            Some(Needed { names, weight }) => (names, Some(weight)),
+            None => (Names::default(), None),
+        };
+        let is_sent = own.rooms.pods.put(pod, former, weight) == Outcome::Sent;
+        if !is_sent || former > Some(weight) {
+            self.stirred.insert(node.clone());
+        }
         let mut named = vec![];
         for key in names.iter().filter(|key| before.binary_search(key).is_err()) {
             let count = own.named.entry(key.clone()).or_default();
@@ -286,7 +313,7 @@ impl Routes {
             if *count == 1 {
                 let known = self.named.entry(key.clone()).or_insert_with(|| Named::of(key, view));
                 known.nodes.insert(node.clone());
-                let outcome = known.bytes.map(|bytes| own.room.put(key, None, bytes));
+                let outcome = known.bytes.map(|bytes| own.rooms.named.put(key, None, bytes));
                 let is_sent = outcome.is_none_or(|outcome| outcome == Outcome::Sent);
                 if !is_sent {
                     self.stirred.insert(node.clone());
@@ -294,16 +321,18 @@ impl Routes {
                 named.push((key.clone(), if is_sent { Change::Put } else { Change::Withheld }));
             }
         }
-        let unnamed = self.unname(node, before.iter().filter(|key| names.binary_search(key).is_err()));
+        let unnamed = self.unname(&node, before.iter().filter(|key| names.binary_search(key).is_err()));
         drop(names);
         self.drop_names(before);
-        (named, unnamed)
+        Placed { node, is_sent, named, unnamed }
     }
 
     /// A pod is on this node no longer: what none of its pods names any more.
     fn remove(&mut self, pod: &ObjectName, node: &Arc<str>) -> Vec<ObjectKey> {
         let Some(own) = self.nodes.get_mut(node) else { return vec![] };
-        let names = own.pods.remove(pod).unwrap_or_default();
+        let Some(Needed { names, weight }) = own.pods.remove(pod) else { return vec![] };
+        own.rooms.pods.remove(&pod_key(pod), weight);
+        self.stirred.insert(node.clone());
         let unnamed = self.unname(node, names.iter());
         self.drop_names(names);
         if self.nodes.get(node).is_some_and(|own| own.pods.is_empty()) {
@@ -326,7 +355,7 @@ impl Routes {
             if let Some(named) = self.named.get_mut(key) {
                 named.nodes.remove(node);
                 if let Some(bytes) = named.bytes {
-                    own.room.remove(key, bytes);
+                    own.rooms.named.remove(key, bytes);
                     self.stirred.insert(node.clone());
                 }
                 if named.nodes.is_empty() {
@@ -338,14 +367,32 @@ impl Routes {
     }
 }
 
+fn pod_key(name: &ObjectName) -> ObjectKey {
+    ObjectKey { resource: PODS.into(), name: name.clone() }
+}
+
 /// Those of which a node keeps all that is in them.
 fn counts(key: &ObjectKey) -> bool {
     [CONFIG_MAPS, SECRETS].contains(&key.resource.as_str())
 }
 
 impl Needs {
-    fn new(bounds: Bounds) -> Self {
-        Self { pods: BTreeMap::new(), named: BTreeMap::new(), room: Room::new(bounds) }
+    fn new(bounds: Rooms<Bounds>) -> Self {
+        let rooms = Rooms { pods: Room::new(bounds.pods), named: Room::new(bounds.named) };
+        Self { pods: BTreeMap::new(), named: BTreeMap::new(), rooms }
+    }
+}
+
+impl Rooms<Room> {
+    fn withheld(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.named.withheld().chain(self.pods.withheld())
+    }
+
+    /// What was withheld and has room by now, what pods name before the pods.
+    fn settle(&mut self) -> Vec<ObjectKey> {
+        let mut sent = self.named.settle();
+        sent.extend(self.pods.settle());
+        sent
     }
 }
 
@@ -360,6 +407,8 @@ impl Named {
 /// Where a pod is now.
 struct Placed {
     node: Arc<str>,
+    /// Or withheld.
+    is_sent: bool,
     /// What the node needs from now on, and what no longer.
     named: Vec<(ObjectKey, Change)>,
     unnamed: Vec<ObjectKey>,

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use coracle_objects::{Object, ObjectKey, Revision, View};
 use coracle_proto::node::{ObjectEvent, object_event::Type};
+use serde_json::json;
 
-use crate::routes::{Change, room};
+use crate::routes::{Change, PODS, room};
 
 /// In the order in which they came.
 #[derive(Debug, Default)]
@@ -99,8 +101,24 @@ fn put(object: &Object) -> ObjectEvent {
 }
 
 fn withheld(object: &Object) -> ObjectEvent {
-    let reason = room::reason(object.namespace());
-    ObjectEvent { reason, ..message(Type::Withheld, &object.key, object.revision) }
+    let reason = room::reason(object.key.resource.as_str(), object.namespace());
+    // Of a pod the node has to know which it is, and when it is deleted.
+    let object_json = if object.key.resource.as_str() == PODS { outline(object) } else { Bytes::new() };
+    ObjectEvent { object_json, reason, ..message(Type::Withheld, &object.key, object.revision) }
+}
+
+/// A pod without what is withheld.
+fn outline(pod: &Object) -> Bytes {
+    let meta = &pod.meta;
+    let metadata = json!({
+        "name": pod.name(),
+        "namespace": pod.namespace(),
+        "uid": meta.uid,
+        "resourceVersion": pod.revision.to_string(),
+        "deletionTimestamp": meta.deletion_timestamp,
+        "deletionGracePeriodSeconds": meta.deletion_grace_period_seconds,
+    });
+    json!({ "metadata": metadata }).to_string().into()
 }
 
 /// Without what is said of it.

@@ -45,6 +45,8 @@ pub struct Decoded {
 #[derive(Debug)]
 pub enum Content {
     Pod(Arc<Pod>),
+    /// One that the node is not sent, with the reason; no more than which it is, and whether it is deleted.
+    WithheldPod(Box<Pod>, String),
     Source(Source),
     /// Of the network only.
     Other,
@@ -60,7 +62,7 @@ impl From<ObjectEvent> for Decoded {
         match said {
             object_event::Type::Put => {}
             object_event::Type::Delete => return Self { key, content: Content::Deleted, network: None },
-            object_event::Type::Withheld => return Self::withheld(key, event.reason),
+            object_event::Type::Withheld => return Self::withheld(key, &event.object_json, event.reason),
         }
         let json = &event.object_json;
         let network = is_network(&key.0).then(|| serde_json::from_slice(json)).transpose();
@@ -75,11 +77,17 @@ impl From<ObjectEvent> for Decoded {
 
 impl Decoded {
     /// It is there, and the node is not sent it.
-    fn withheld(key: Key, reason: String) -> Self {
-        match Source::withheld(&key.0, &reason) {
-            Some(source) => Self { key, content: Content::Source(source), network: None },
-            None => Self::unreadable(key, reason),
-        }
+    fn withheld(key: Key, json: &[u8], reason: String) -> Self {
+        let content = if let Some(source) = Source::withheld(&key.0, &reason) {
+            Content::Source(source)
+        } else if key.0 == "pods"
+            && let Some(pod) = Pod::unreadable(json)
+        {
+            Content::WithheldPod(Box::new(pod), reason)
+        } else {
+            Content::Unreadable(reason)
+        };
+        Self { key, content, network: None }
     }
 
     fn unreadable(key: Key, reason: String) -> Self {
@@ -252,7 +260,8 @@ mod tests {
         assert_eq!(source, Source::ConfigMap(why.clone()));
         let Content::Source(source) = read("secrets", withheld) else { panic!("a source") };
         assert_eq!(source, Source::Secret(why));
-        assert!(matches!(read("pods", withheld), Content::Unreadable(_)));
+        assert!(matches!(read("nodes", withheld), Content::Unreadable(_)));
+        assert!(matches!(read("pods", withheld), Content::Unreadable(_)), "of which nothing is said");
         // So is this type on a node of an older build.
         assert!(matches!(read("configmaps", 99), Content::Unreadable(_)));
     }

@@ -12,10 +12,11 @@ use std::{
     sync::Arc,
 };
 
-use coracle_core::{Action, Observation, Pod, PodUid, observe::News, spec::PullPolicy};
+use coracle_core::{Action, EventRecord, Observation, Pod, PodUid, observe::News, spec::PullPolicy, status};
 use coracle_proto::node::{NodeEvent, PodGone, PodStatus};
 use coracle_wasi_host::{Container, Host, PodDisk, net::Namespace};
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -147,23 +148,39 @@ impl Executor {
             }
             Action::Stop { uid, container, attempt } => self.container(&uid, &container, attempt)?.stop(),
             Action::Kill { uid, container, attempt } => self.container(&uid, &container, attempt)?.kill(),
-            Action::Report { uid, status } => {
-                let coming_up = status["phase"] == "Pending";
-                let status_json = serde_json::to_vec(&status).unwrap_or_default().into();
-                let (namespace, name) = (pod.metadata.namespace.clone(), pod.metadata.name.clone());
-                let status = PodStatus { namespace, name, uid: uid.to_string(), status_json };
-                self.context.link.post(|outbox| outbox.status(status, coming_up));
-            }
-            Action::Emit { event, .. } => {
-                let event = events::event(pod, &event, &self.context.node_name, self.context.clock.wall());
-                let event_json = serde_json::to_vec(&event).unwrap_or_default().into();
-                self.context.link.post(|outbox| outbox.event(NodeEvent { event_json, dropped: 0 }));
-            }
+            Action::Report { status, .. } => self.report(pod, &status),
+            Action::Emit { event, .. } => self.emit(pod, &event),
             Action::Remove { uid } => self.remove(uid, pod),
             Action::EndPod { uid, .. } => self.runtimes.get(&uid)?.ending.cancel(),
             Action::Admit { .. } | Action::Announce { .. } | Action::End { .. } | Action::Forget { .. } => {}
         }
         None
+    }
+
+    fn report(&self, pod: &Pod, status: &Value) {
+        let coming_up = status["phase"] == "Pending";
+        let status_json = serde_json::to_vec(status).unwrap_or_default().into();
+        let (namespace, name) = (pod.metadata.namespace.clone(), pod.metadata.name.clone());
+        let status = PodStatus { namespace, name, uid: pod.uid().to_string(), status_json };
+        self.context.link.post(|outbox| outbox.status(status, coming_up));
+    }
+
+    fn emit(&self, pod: &Pod, event: &EventRecord) {
+        let event = events::event(pod, event, &self.context.node_name, self.context.clock.wall());
+        let event_json = serde_json::to_vec(&event).unwrap_or_default().into();
+        self.context.link.post(|outbox| outbox.event(NodeEvent { event_json, dropped: 0 }));
+    }
+
+    /// Tells that the node is not sent a pod.
+    pub fn tell_withheld(&self, pod: &Pod, why: &str) {
+        let record = EventRecord {
+            warning: true,
+            reason: status::WITHHELD,
+            message: why.to_owned(),
+            field_path: String::new(),
+        };
+        self.emit(pod, &record);
+        self.report(pod, &status::withheld_status(why, self.context.clock.wall()));
     }
 
     /// Runs a task whose outcome is an observation.

@@ -53,6 +53,19 @@ pub fn pod_status(pod: &Pod, state: &PodState, node: &NodeFacts, now: Timestamp)
     Value::Object(status)
 }
 
+/// The reason of a pod that waits until its node is sent it.
+pub const WITHHELD: &str = "Withheld";
+
+/// The status of a pod that the node is not sent, with why.
+pub fn withheld_status(why: &str, wall: Timestamp) -> Value {
+    let condition = |name: &str| {
+        let condition = Condition { holds: false, reason: WITHHELD, message: why.to_owned() };
+        condition.to_json(name, &[], wall)
+    };
+    let own = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"].map(condition);
+    json!({ "phase": "Pending", "reason": WITHHELD, "message": why, "conditions": own })
+}
+
 /// Bytes of JSON that the words of all containers of a pod have together, and those of one text at least and at most.
 const TEXTS_BYTES: usize = 384 * 1024;
 const TEXT_BYTES: std::ops::RangeInclusive<usize> = 128..=4096;

@@ -1,10 +1,10 @@
-//! How much of ConfigMaps and Secrets a node is sent: what its pods name is as much as their authors like, and the node
-//! keeps all of it in memory. What has no room is withheld until room comes. For a moment a node may have twice as much:
-//! while a new link, or a new leader, sends others before it has told of those that it withholds.
+//! How much a node is sent of pods, and of the ConfigMaps and Secrets that they name: both are as much as their authors
+//! like, and the node keeps all of it in memory. What has no room is withheld until room comes. For a moment a node may
+//! have twice as much: while a new link, or a new leader, sends others before it has told of those that it withholds.
 //!
 //! Room is shared as all is that pods of a node share: a namespace is sent more while it has less than what stays free, and a
 //! little in any case. Within a namespace who came first is first: pods that each have a part of what they need would all
-//! wait for each other.
+//! wait for each other. Pods have room of their own, so that what they name waits for no pod.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,24 +13,7 @@ use std::{
 
 use coracle_objects::ObjectKey;
 
-/// Of one namespace on one node: the JSON of its ConfigMaps and Secrets in their newest versions, in bytes.
-pub const NAMESPACE_BYTES_MAX: usize = 64 << 20;
-/// The same of all namespaces on one node.
-pub const NODE_BYTES_MAX: usize = 512 << 20;
-/// What a namespace is sent whatever others have.
-pub const CERTAIN_BYTES: usize = 64 << 10;
-
-/// Why something of this namespace is withheld, and the mend.
-pub fn reason(namespace: &str) -> String {
-    format!(
-        "the ConfigMaps and Secrets that pods of namespace {namespace:?} name here take more than {} MiB, or than \
-         others leave free of {} MiB; make them smaller, or spread the pods over nodes",
-        NAMESPACE_BYTES_MAX >> 20,
-        NODE_BYTES_MAX >> 20
-    )
-}
-
-/// Bytes that a node is sent at most, and of a namespace for certain.
+/// Bytes that a node is sent at most, of one namespace and of all, and of a namespace for certain, whatever others have.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub namespace: usize,
@@ -38,10 +21,27 @@ pub struct Bounds {
     pub certain: usize,
 }
 
-impl Default for Bounds {
-    fn default() -> Self {
-        Self { namespace: NAMESPACE_BYTES_MAX, node: NODE_BYTES_MAX, certain: CERTAIN_BYTES }
-    }
+/// Of ConfigMaps and Secrets: their JSON, in their newest versions.
+pub const OF_NAMED: Bounds = Bounds { namespace: 64 << 20, node: 512 << 20, certain: 64 << 10 };
+/// Of pods: what a node keeps of them, as [`super::weight`] has it. An ordinary pod takes some 30 KiB.
+pub const OF_PODS: Bounds = Bounds { namespace: 256 << 20, node: 512 << 20, certain: 256 << 10 };
+
+/// Why something of this namespace is withheld, and the mend.
+pub fn reason(resource: &str, namespace: &str) -> String {
+    let (what, bounds, mend) = match resource {
+        super::PODS => (
+            format!("the specs of the pods of namespace {namespace:?} on this node"),
+            OF_PODS,
+            "give them fewer containers and variables, or spread them over nodes",
+        ),
+        _ => (
+            format!("the ConfigMaps and Secrets that pods of namespace {namespace:?} name here"),
+            OF_NAMED,
+            "make them smaller, or spread the pods over nodes",
+        ),
+    };
+    let (own, all) = (bounds.namespace >> 20, bounds.node >> 20);
+    format!("{what} take more than {own} MiB, or than others leave free of {all} MiB; {mend}")
 }
 
 /// What has become of an object for the node.

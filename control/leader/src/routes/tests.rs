@@ -16,10 +16,15 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self::within(Bounds::default())
+        Self::within(room::OF_NAMED)
     }
 
-    fn within(bounds: Bounds) -> Self {
+    /// With so much room for what pods name.
+    fn within(named: Bounds) -> Self {
+        Self::with(Rooms { pods: room::OF_PODS, named })
+    }
+
+    fn with(bounds: Rooms<Bounds>) -> Self {
         let routes = Routes::within(bounds, &View::default());
         Self { store: Store::new(StoreConfig::default()), sequence: 0, routes }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use coracle_core::{
     Pod,
     sources::{Kind, Source},
+    spec::Metadata,
 };
 use serde_json::Value;
 
@@ -43,6 +44,7 @@ impl App {
         let own = (namespace.clone(), name.clone());
         match content {
             Content::Pod(pod) => self.put_pod(pod),
+            Content::WithheldPod(pod, why) => self.withhold_pod(*pod, &why),
             Content::Source(source) => self.put_source(own, source),
             Content::Other | Content::Deleted | Content::Unreadable(_) => {}
         }
@@ -75,13 +77,42 @@ impl App {
         }
     }
 
-    fn put_pod(&mut self, pod: Arc<Pod>) {
+    /// A pod is there of which the node is sent no more than its deletion. One that it knows goes on as it was.
+    fn withhold_pod(&mut self, pod: Pod, why: &str) {
+        let known = self.desired.pods.get(pod.uid()).cloned();
+        if let Some(known) = known {
+            if pod.is_deleting() {
+                let mut known = Arc::unwrap_or_clone(known);
+                known.metadata = Metadata {
+                    deletion_timestamp: pod.metadata.deletion_timestamp,
+                    deletion_grace_period_seconds: pod.metadata.deletion_grace_period_seconds,
+                    ..known.metadata
+                };
+                self.put_pod(Arc::new(known));
+            }
+        } else if pod.is_deleting() {
+            self.put_pod(Arc::new(pod));
+        } else if self.take_name(&pod) {
+            self.executor.tell_withheld(&pod, why);
+        }
+    }
+
+    /// The name is this pod's now; false where it was before.
+    fn take_name(&mut self, pod: &Pod) -> bool {
         let name = (pod.metadata.namespace.clone(), pod.metadata.name.clone());
         let old = self.names.insert(name, pod.uid().clone());
-        if let Some(old) = old.filter(|old| old != pod.uid()) {
+        if old.as_ref() == Some(pod.uid()) {
+            return false;
+        }
+        if let Some(old) = old {
             self.desired.pods.remove(&old);
             self.dirty.insert(old);
         }
+        true
+    }
+
+    fn put_pod(&mut self, pod: Arc<Pod>) {
+        self.take_name(&pod);
         self.observed.see(&pod);
         if was_given_up(&pod) {
             // The cluster had lost sight of this node for a moment: it is told again.

@@ -78,6 +78,55 @@ async fn a_container_waits_for_what_is_withheld_and_starts_when_it_comes() {
     rig.stop().await;
 }
 
+fn withheld_pod(pod: &Value) -> ObjectEvent {
+    let outline = json!({ "metadata": pod["metadata"] });
+    let reason = "its spec takes too much; fewer containers".to_owned();
+    ObjectEvent { r#type: Type::Withheld.into(), reason, ..object_event("pods", &outline) }
+}
+
+fn deleting(pod: &Value) -> Value {
+    let mut pod = pod.clone();
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    pod["metadata"]["deletionGracePeriodSeconds"] = 0.into();
+    pod
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_withheld_waits_with_the_reason_and_runs_when_it_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rig = Rig::new(dir.path()).await;
+    let spins = |uid: &str| pod(uid, json!({ "containers": [{ "name": "c", "image": image("spin") }] }));
+    let (late, never) = (spins("late"), spins("never"));
+    let is_told = |status: &Value| {
+        let why = "its spec takes too much; fewer containers";
+        let conditions = status["conditions"].as_array().unwrap();
+        let all = conditions.iter().all(|one| one["status"] == "False" && one["message"] == why);
+        assert!(status["phase"] != "Running");
+        (status["phase"] == "Pending" && status["message"] == why && all).then_some(())
+    };
+    for pod in [&late, &never] {
+        rig.tell(Down::Object(withheld_pod(pod))).await;
+    }
+    rig.status("late", is_told).await;
+    rig.status("never", is_told).await;
+    // It changes, as by what was told of it: nothing is told again.
+    rig.tell(Down::Object(withheld_pod(&late))).await;
+    rig.put("pods", late.clone()).await;
+    rig.give_block("10.128.7.0/24").await;
+    let runs = |status: &Value| (status["phase"] == "Running").then(|| status.get("reason").is_none());
+    assert!(rig.status("late", runs).await);
+    // Grown beyond the room it goes on, and its deletion is heard of.
+    rig.tell(Down::Object(withheld_pod(&late))).await;
+    rig.tell(Down::Object(withheld_pod(&deleting(&never)))).await;
+    let gone = |uid: &'static str| {
+        move |body: &Up| matches!(body, Up::PodGone(gone) if gone.uid == uid).then_some(())
+    };
+    rig.until(gone("never")).await;
+    rig.tell(Down::Object(withheld_pod(&deleting(&late)))).await;
+    rig.until(gone("late")).await;
+    rig.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn volumes_of_what_is_withheld_stay_as_they_are_and_new_ones_wait() {
     let dir = tempfile::tempdir().unwrap();

@@ -110,7 +110,7 @@ fn a_node_that_is_nearly_full_keeps_a_part_for_who_comes_next() {
     let said = bench.said_of(deletion_of("x", "configmaps", "1"));
     assert_eq!(said, ["n1 -configmaps 1", "n1 +configmaps 1"], "the second is that of w");
     let withheld: Vec<String> =
-        bench.routes.nodes["n1"].room.withheld().map(|key| key.name.to_string()).collect();
+        bench.routes.nodes["n1"].rooms.withheld().map(|key| key.name.to_string()).collect();
     assert_eq!(withheld, ["w/2", "w/3", "w/4", "x/3", "y/2", "y/3", "z/2", "z/3"]);
 }
 
@@ -125,10 +125,48 @@ fn a_new_leader_sends_first_what_the_older_pods_name() {
         bench.put("pods", name, pod);
     }
     assert_eq!(bench.needed_by("n1"), ["configmaps a", "~configmaps z", "pods first", "pods last"]);
-    bench.routes = Routes::within(BOUNDS, bench.store.view());
+    bench.routes = Routes::within(Rooms { pods: room::OF_PODS, named: BOUNDS }, bench.store.view());
     assert_eq!(bench.needed_by("n1"), ["~configmaps a", "configmaps z", "pods first", "pods last"]);
     // It goes on from there.
     assert_eq!(bench.put("configmaps", "z", data(100)), ["n1 +configmaps z", "n1 +configmaps a"]);
+}
+
+#[test]
+fn a_pod_without_room_is_withheld_and_sent_when_room_comes() {
+    let heavy = |node: &str, containers: usize| {
+        let containers: Vec<Value> = (0..containers).map(|at| json!({ "name": format!("c{at}") })).collect();
+        json!({ "spec": { "nodeName": node, "containers": containers } })
+    };
+    let light = 20 << 10;
+    let bounds = Bounds { namespace: 10 * light, node: 100 * light, certain: 0 };
+    let mut bench = Bench::with(Rooms { pods: bounds, named: room::OF_NAMED });
+    assert_eq!(bench.put("pods", "a", heavy("n1", 8)).last().unwrap(), "n1 +pods a");
+    assert_eq!(bench.put("pods", "b", heavy("n1", 8)), ["n1 ~pods b"]);
+    assert_eq!(bench.put("pods", "c", heavy("n1", 1)), ["n1 ~pods c"], "others of its namespace came first");
+    assert_eq!(bench.needed_by("n1"), ["pods a", "~pods b", "~pods c"]);
+    // Another node has room of its own, and another namespace.
+    assert_eq!(bench.put("pods", "d", heavy("n2", 8)).last().unwrap(), "n2 +pods d");
+    let said = bench.apply(put_in("other", "pods", "e", heavy("n1", 8)));
+    assert_eq!(said.last().unwrap(), "n1 +pods e");
+    // The node hears of the deletion of one that it has not, and what the node says of its own takes no room.
+    let mut deleting = heavy("n1", 8);
+    deleting["metadata"] = json!({ "name": "b", "deletionTimestamp": "2026-01-01T00:00:00Z" });
+    assert_eq!(bench.put("pods", "b", deleting), ["n1 ~pods b"]);
+    let mut told = heavy("n1", 8);
+    told["status"] = json!({ "message": "x".repeat(10 * light) });
+    assert_eq!(bench.put("pods", "a", told), ["n1 +pods a"]);
+    assert_eq!(bench.delete("pods", "b"), ["n1 -pods b", "n1 +pods c"]);
+    assert_eq!(bench.put("pods", "b", heavy("n1", 8)), ["n1 ~pods b"]);
+    // It shrinks: there is room for the next.
+    assert_eq!(bench.put("pods", "a", heavy("n1", 1)), ["n1 +pods a", "n1 +pods b"]);
+    // Grown beyond the room, it is not sent so any more.
+    assert_eq!(bench.put("pods", "c", heavy("n1", 8)), ["n1 ~pods c"]);
+    bench.routes = Routes::within(bench.routes.bounds, bench.store.view());
+    assert_eq!(bench.needed_by("n1"), ["pods a", "pods b", "~pods c", "pods e"]);
+    for (namespace, pods) in [("default", &["a", "b", "c", "d"][..]), ("other", &["e"])] {
+        pods.iter().for_each(|pod| drop(bench.apply(deletion_of(namespace, "pods", pod))));
+    }
+    assert!(bench.routes.nodes.is_empty() && bench.routes.stirred.is_empty());
 }
 
 /// Numbers that look random, from a seed.
@@ -162,6 +200,7 @@ fn any(chance: &mut Chance, view: &View) -> Transaction {
         let names: Vec<&str> = (0..chance.below(4)).map(|_| chance.of(&OBJECTS)).collect();
         let mut pod = naming(chance.of(&NODES), &names);
         pod["spec"]["imagePullSecrets"] = json!([{ "name": chance.of(&OBJECTS) }]);
+        pod["spec"]["initContainers"] = vec![json!({ "name": "i" }); chance.below(5)].into();
         pod
     } else {
         data(chance.below(600))
@@ -180,7 +219,7 @@ fn hear(told: &mut Told, routed: Vec<Routed>, view: &View) {
                 Change::Put | Change::PutBehind => {
                     // What is not there cannot be sent.
                     let Some(object) = view.get(&key) else { continue };
-                    told.insert((node, key.clone()), Some(object.json.len()))
+                    told.insert((node, key.clone()), Some(size(object)))
                 }
                 Change::Withheld => told.insert((node, key.clone()), None),
                 Change::Deleted(_) => told.remove(&(node, key.clone())),
@@ -189,23 +228,39 @@ fn hear(told: &mut Told, routed: Vec<Routed>, view: &View) {
     }
 }
 
-/// What its room holds is what is counted afresh, and nothing that comes next has room.
+fn size(object: &Object) -> usize {
+    if object.key.resource.as_str() == PODS { weight::of_pod(object) } else { object.json.len() }
+}
+
+/// What its rooms hold is what is counted afresh, and nothing that comes next has room.
 fn check_counts(routes: &Routes, view: &View) {
+    let Rooms { pods, named } = routes.bounds;
     for (node, own) in &routes.nodes {
-        let mut sent: BTreeMap<Arc<str>, usize> = BTreeMap::new();
-        for (key, change) in routes.needed_by(node, view).into_iter().filter(|(key, _)| counts(key)) {
-            let bytes = view.get(&key).unwrap().json.len();
-            if change == Change::Put {
-                *sent.entry(key.name.namespace).or_default() += bytes;
-            }
+        check_room(routes, node, (&own.rooms.named, named), counts, view);
+        check_room(routes, node, (&own.rooms.pods, pods), |key| key.resource.as_str() == PODS, view);
+    }
+}
+
+fn check_room(
+    routes: &Routes,
+    node: &str,
+    (room, bounds): (&Room, Bounds),
+    is_in: fn(&ObjectKey) -> bool,
+    view: &View,
+) {
+    let mut sent: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+    for (key, change) in routes.needed_by(node, view).into_iter().filter(|(key, _)| is_in(key)) {
+        let bytes = size(view.get(&key).unwrap());
+        if change == Change::Put {
+            *sent.entry(key.name.namespace).or_default() += bytes;
         }
-        let all: usize = sent.values().sum();
-        let Bounds { namespace: most_of_one, node: most, .. } = routes.bounds;
-        assert!(all <= most && sent.values().all(|bytes| *bytes <= most_of_one), "{node}: {sent:?}");
-        assert_eq!(own.room.sent(), sent.into_iter().collect::<Vec<_>>(), "{node}");
-        for (namespace, bytes) in own.room.first_waiting() {
-            assert!(!own.room.fits(&namespace, bytes), "{node}: {bytes} of {namespace}");
-        }
+    }
+    let all: usize = sent.values().sum();
+    let Bounds { namespace: most_of_one, node: most, .. } = bounds;
+    assert!(all <= most && sent.values().all(|bytes| *bytes <= most_of_one), "{node}: {sent:?}");
+    assert_eq!(room.sent(), sent.into_iter().collect::<Vec<_>>(), "{node}");
+    for (namespace, bytes) in room.first_waiting() {
+        assert!(!room.fits(&namespace, bytes), "{node}: {bytes} of {namespace}");
     }
 }
 
@@ -213,7 +268,9 @@ fn check_counts(routes: &Routes, view: &View) {
 fn whatever_happens_a_new_link_is_sent_what_the_old_one_has() {
     for seed in 0..12 {
         let (mut chance, mut told) = (Chance(seed), Told::new());
-        let mut bench = Bench::within(Bounds { namespace: 1500, node: 3000, certain: 0 });
+        let pods = Bounds { namespace: 120 << 10, node: 240 << 10, certain: 0 };
+        let named = Bounds { namespace: 1500, node: 3000, certain: 0 };
+        let mut bench = Bench::with(Rooms { pods, named });
         for _ in 0..150 {
             let (before, had) = (bench.store.view().clone(), told.clone());
             let writes = 1 + chance.below(3);
@@ -241,7 +298,7 @@ fn whatever_happens_a_new_link_is_sent_what_the_old_one_has() {
             if writes == 1 {
                 let taken = had.iter().filter(|(of, bytes)| bytes.is_some() && told.get(*of) == Some(&None));
                 for ((_, key), bytes) in taken {
-                    let now = now.get(key).unwrap().json.len();
+                    let now = size(now.get(key).unwrap());
                     assert!(Some(now) > *bytes, "seed {seed}: {key} was sent, and has not grown");
                 }
             }
@@ -259,7 +316,7 @@ fn room_that_comes_goes_to_who_has_least_and_who_has_little_loses_nothing() {
         }
     }
     let sent = |bench: &Bench, namespace: &str| {
-        let sent = bench.routes.nodes["n1"].room.sent();
+        let sent = bench.routes.nodes["n1"].rooms.named.sent();
         sent.iter().find(|(of, _)| &**of == namespace).map_or(0, |(_, bytes)| *bytes)
     };
     bench.write(put_in("full", "configmaps", "1", data(1800)));
