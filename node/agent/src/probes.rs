@@ -12,6 +12,9 @@ use hyper_util::rt::TokioIo;
 /// What probes say they are, followed by the version. Source: kubelet's is `kube-probe/<major>.<minor>`.
 const USER_AGENT: &str = "kube-probe/1.33";
 
+/// Bytes of an answer's head.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
 /// Makes one check. The text says what was wrong, as kubelet would.
 pub async fn check(
     namespace: &Namespace,
@@ -63,8 +66,8 @@ async fn get(
     let conn = connect(namespace, from, to)
         .await
         .map_err(|error| failed(&format_args!("dial tcp {to}: connect: {error}")))?;
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(conn)).await.map_err(|error| failed(&error))?;
+    let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake(TokioIo::new(conn));
+    let (mut sender, connection) = handshake.await.map_err(|error| failed(&error))?;
     let host_header = headers.iter().find(|header| header.name.eq_ignore_ascii_case("host"));
     let host = host_header.map(|header| header.value.as_str()).or(host);
     let mut request = Request::get(path)
@@ -155,6 +158,21 @@ mod tests {
             Err("HTTP probe failed with statuscode: 503".into())
         );
         server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_begin_with_a_small_head_fails_at_once() {
+        let namespace = namespace();
+        let listener = namespace.listen("0.0.0.0:80".parse().unwrap()).unwrap();
+        let server = tokio::spawn(async move {
+            let (mut conn, _) = listener.accept().await.unwrap();
+            let head = format!("HTTP/1.1 200 OK\r\nx: {}", "x".repeat(2 * HEAD_BYTES_MAX));
+            conn.write_all(head.as_bytes()).await.unwrap();
+            conn
+        });
+        let failed = run(&namespace, &http("/")).await.unwrap_err();
+        assert!(!failed.contains("deadline"), "{failed}");
+        drop(server);
     }
 
     #[tokio::test]

@@ -33,7 +33,12 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// How long a peer may take nothing, or acknowledge nothing, until it is given up.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Makes a real connection notice a peer that has vanished, and send without waiting for more.
+/// Bytes of a connection that the kernel takes ahead of what it may send: a peer that takes little by little has no more of
+/// the machine's memory for sockets, which all share. It bounds nothing that is on its way, so that long lines stay full.
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+
+/// Makes a real connection notice a peer that has vanished, send without waiting for more, and keep little for a peer that
+/// takes little.
 pub(crate) fn attend(stream: &TcpStream) {
     // A socket that refuses any of this works all the same.
     let _ = stream.set_nodelay(true);
@@ -44,6 +49,7 @@ pub(crate) fn attend(stream: &TcpStream) {
     let socket = SockRef::from(stream);
     let _ = socket.set_tcp_keepalive(&keepalive);
     let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
 }
 
 /// Listens with room for a burst of connections. Needs a tokio runtime in context.
@@ -169,6 +175,20 @@ impl Entry {
 mod tests {
     use super::*;
     use tokio::io::AsyncReadExt;
+
+    #[tokio::test]
+    async fn the_kernel_takes_little_for_a_peer_that_takes_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        SockRef::from(&listener).set_recv_buffer_size(HELD_BACK_BYTES).unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        attend(&stream);
+        let _peer = listener.accept().await.unwrap();
+        let (piece, mut taken) = (vec![0; 64 << 10], 0);
+        while let Ok(Ok(())) = tokio::time::timeout(Duration::from_millis(200), stream.writable()).await {
+            taken += stream.try_write(&piece).unwrap_or(0);
+        }
+        assert!(taken < 512 << 10, "{taken} bytes");
+    }
 
     /// Room for so many connections, and for one of each source.
     async fn door(connections: usize) -> (Door, SocketAddr) {

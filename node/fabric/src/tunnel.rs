@@ -43,8 +43,8 @@ const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// are, take nothing of it from others.
 const CONNECTION_WINDOW_BYTES: u32 = STREAMS_MAX * STREAM_WINDOW_BYTES;
 
-/// The largest piece of a stream in one frame.
-const FRAME_BYTES_MAX: u32 = 64 * 1024;
+/// The largest piece of a stream in one frame, the least that HTTP/2 has: streams take turns by frames, whoever's they are.
+const FRAME_BYTES_MAX: u32 = 16 * 1024;
 
 /// Bytes of a stream that wait for their turn on the wire.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;

@@ -20,6 +20,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 pub(super) use super::pool::Pair;
 
+/// Bytes of an answer that are read ahead of who takes them: its head is no larger.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
 /// The ways to endpoints.
 pub(super) struct Backends {
     fabric: Arc<Inner>,
@@ -94,7 +97,8 @@ impl Backends {
         service: &Service,
     ) -> Result<SendRequest<HttpBody>, NetError> {
         let conn = self.fabric.dial_endpoint(self.source(), pair.client, pair.endpoint, service).await?;
-        let handshake = http1::handshake(TokioIo::new(conn)).await;
+        let handshake =
+            http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake(TokioIo::new(conn)).await;
         let (sender, connection) = handshake.map_err(|_| NetError::ConnectionReset)?;
         // It ends with its last request, or with the endpoint; how is told to the request.
         tokio::spawn(async move { drop(connection.with_upgrades().await) });

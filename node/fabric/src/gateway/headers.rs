@@ -70,9 +70,14 @@ pub(super) fn prepare<B>(request: &mut Request<B>, peer: IpAddr, host: &str, pro
 
 /// Removes what a client says of itself in the words of a proxy.
 fn strip_forwarded(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with(FORWARDED_PREFIX)).cloned().collect();
-    for name in named.iter().chain([&header::FORWARDED, &REAL_IP]) {
+    // To what runs behind CGI's names, `_` is as `-`.
+    let is_told = |name: &HeaderName| {
+        let name = name.as_str().replace('_', "-");
+        name.starts_with(FORWARDED_PREFIX)
+            || [&header::FORWARDED, &REAL_IP].iter().any(|one| one.as_str() == name)
+    };
+    let named: Vec<HeaderName> = headers.keys().filter(|name| is_told(name)).cloned().collect();
+    for name in &named {
         headers.remove(name);
     }
 }
@@ -137,6 +142,9 @@ mod tests {
         assert_eq!(prepared("9.9.9.9", &[], &[]), own("9.9.9.9"));
         assert_eq!(prepared("9.9.9.9", &["10.0.0.0/8"], &FORGED), own("9.9.9.9"));
         assert_eq!(prepared("::ffff:9.9.9.9", &["10.0.0.0/8"], &FORGED), own("9.9.9.9"));
+        let to_cgi =
+            [("x_forwarded_for", "6.6.6.6"), ("x-forwarded_proto", "https"), ("X_Real_IP", "6.6.6.6")];
+        assert_eq!(prepared("9.9.9.9", &["10.0.0.0/8"], &to_cgi), own("9.9.9.9"));
     }
 
     #[test]

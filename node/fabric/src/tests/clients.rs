@@ -171,7 +171,7 @@ async fn silent_connections_of_one_port_keep_nobody_from_another() {
 }
 
 /// A connection from 127.0.0.`last`, which is a client of its own.
-async fn connect_from(last: u8, to: SocketAddr) -> std::io::Result<TcpStream> {
+pub(super) async fn connect_from(last: u8, to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::new([127, 0, 0, last].into(), 0))?;
     socket.connect(to).await

@@ -187,6 +187,27 @@ async fn what_a_component_hands_back_is_tried_elsewhere() {
 }
 
 #[tokio::test]
+async fn an_endpoint_whose_answer_begins_with_a_head_without_end_is_given_up() {
+    let mut cluster = Cluster::new().await;
+    let pod = pod(&cluster.a, "10.128.1.2");
+    let listener = pod.listen();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((mut conn, _)) = listener.accept().await {
+            let head = format!("HTTP/1.1 200 OK\r\nx: {}", "x".repeat(200 << 10));
+            let _ = conn.write_all(head.as_bytes()).await;
+            held.push(conn);
+        }
+    });
+    cluster.state.services = vec![named("hello", &[&pod])];
+    cluster.state.routes = vec![ingress(&[("hello.local", "/", "hello")])];
+    cluster.tell();
+    let asked = get(cluster.a.gateway_address().unwrap(), "hello.local", "/");
+    let answered = tokio::time::timeout(std::time::Duration::from_secs(10), asked).await;
+    assert_eq!(answered.expect("at once").0, StatusCode::BAD_GATEWAY);
+}
+
+#[tokio::test]
 async fn what_no_guest_of_another_node_has_seen_is_tried_elsewhere() {
     let mut cluster = Cluster::new().await;
     let (near, far) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));

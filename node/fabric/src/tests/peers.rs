@@ -1,6 +1,9 @@
 //! Who may open tunnels, and how many.
 
-use super::cluster::{Cluster, config};
+use super::{
+    clients::connect_from,
+    cluster::{Cluster, config},
+};
 use crate::{Fabric, FabricConfig, FabricTls};
 use bytes::Bytes;
 use coracle_wasi_host::descriptors::{Descriptors, Purpose};
@@ -18,12 +21,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A node `b` that counts its own descriptors, beside what others of the process have.
 async fn counting(cluster: &mut Cluster) -> Descriptors {
     let descriptors = Descriptors::within(Some(800));
+    counting_by(cluster, &descriptors).await;
+    descriptors
+}
+
+/// A node `b` that counts by these.
+async fn counting_by(cluster: &mut Cluster, descriptors: &Descriptors) {
     let tls = cluster.authority.node("b");
     cluster.b =
         Fabric::start(FabricConfig { descriptors: descriptors.clone(), ..config("b", tls) }).await.unwrap();
     cluster.state.nodes.insert("b".into(), cluster.b.address().to_string());
     cluster.b.update(cluster.state.clone());
-    descriptors
 }
 
 /// Opens a tunnel by hand and leaves it open. The task ends with it.
@@ -51,6 +59,23 @@ async fn until_given_back(descriptors: &Descriptors, left: usize) {
         }
     };
     tokio::time::timeout(PATIENCE, given_back).await.expect("the descriptors are free");
+}
+
+#[tokio::test]
+async fn who_says_nothing_at_the_door_keeps_no_peer_out_and_is_given_up() {
+    let mut cluster = Cluster::new().await;
+    let descriptors = Descriptors::within(Some(20_000));
+    counting_by(&mut cluster, &descriptors).await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(connect_from(9, cluster.b.address()).await.unwrap());
+    }
+    let (sender, _tunnel) = open(&cluster, &cluster.authority.node("a")).await;
+    assert!(is_served(&sender).await);
+    // All that came before have been seen; one source has a part, and the peer is no newcomer any more.
+    assert!(descriptors.taken(Purpose::Tunnels) <= 257, "{}", descriptors.taken(Purpose::Tunnels));
+    until_given_back(&descriptors, 1).await;
+    assert!(is_served(&sender).await);
 }
 
 #[tokio::test]
