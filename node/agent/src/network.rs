@@ -65,9 +65,10 @@ impl PodNetwork {
         }
     }
 
-    /// Returns when the fabric knows what a container relies on that is started at the time of the call.
-    pub fn told(&self) -> impl Future<Output = ()> + Send + use<> {
-        let told = self.builder.as_ref().map(|builder| builder.told());
+    /// Returns when the fabric knows what a container of this Kubernetes namespace relies on that is started at the time of
+    /// the call.
+    pub fn told(&self, namespace: &str) -> impl Future<Output = ()> + Send + use<> {
+        let told = self.builder.as_ref().map(|builder| builder.told(namespace));
         async move {
             if let Some(told) = told {
                 told.await;

@@ -30,7 +30,7 @@ impl Executor {
         let disk = self.disks.get(&at.uid).cloned();
         let ending = runtime.ending.clone();
         let folders = (self.volumes_dir(&at.uid), self.workshop.folders.clone());
-        let told = self.context.network.told();
+        let told = self.context.network.told(&pod.metadata.namespace);
         let image = self.images.get(&at.uid).and_then(|images| images.lock().get(&at.container).cloned());
         tokio::spawn(async move {
             let events = context.events.clone();

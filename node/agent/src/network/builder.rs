@@ -1,10 +1,11 @@
 //! Builds the network's tables beside the node's loop: what the cluster has of services, slices and pods delays no pod.
 //!
-//! One build at a time, of what has changed alone. What changes meanwhile waits as the newest of each object, and is all in
-//! the next build.
+//! One thread builds what has changed alone. What changes meanwhile waits as the newest of each object. Namespaces take turns:
+//! each has a short one, and rests for longer the more its own cost, so that what one changes all the time delays no other.
+//! What is the cluster's own comes first.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -16,7 +17,7 @@ use std::{
 };
 
 use coracle_fabric::NetworkChange;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -25,17 +26,21 @@ use crate::decode::Key;
 
 /// Changes within this time go to the fabric together.
 const SETTLES: Duration = Duration::from_millis(10);
-
-/// The longest pause between builds; it is as long as the last build.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A turn ends with what is under way then. One object, or one service, may take longer.
+const TURN: Duration = Duration::from_millis(20);
+/// The longest rest of a namespace after its turn. It is twice as long as the turn was, for each namespace that rests.
+const REST_MAX: Duration = Duration::from_secs(5);
 /// Of what a log says of a change, in characters.
 const TOLD_CHARS_MAX: usize = 256;
+
+/// The namespace of what is in none.
+const CLUSTER: &str = "";
 
 /// The loop's end. Dropping it ends the thread.
 pub(super) struct Builder {
     shared: Arc<Shared>,
-    /// The number of the last change that is in the fabric's tables.
-    built: watch::Receiver<u64>,
+    /// Changes with each turn.
+    turns: watch::Receiver<()>,
 }
 
 #[derive(Default)]
@@ -48,8 +53,10 @@ struct Shared {
 
 #[derive(Default)]
 struct Changes {
-    /// The newest of each object, `None` where it is gone: no more than there are objects.
-    waiting: BTreeMap<Key, Option<Value>>,
+    /// By the namespace.
+    waiting: BTreeMap<String, Waiting>,
+    /// Of each namespace the number of the oldest change that is not in the fabric's tables.
+    unfinished: BTreeMap<String, u64>,
     /// Of the last change.
     number: u64,
     /// Of the last change that pods rely on.
@@ -59,28 +66,51 @@ struct Changes {
     closed: bool,
 }
 
+/// What waits for a turn of its namespace.
+#[derive(Default)]
+struct Waiting {
+    /// The number of the first of these changes.
+    since: u64,
+    /// The newest of each object, `None` where it is gone: no more than there are objects.
+    objects: BTreeMap<Key, Option<Value>>,
+}
+
+impl Changes {
+    /// Whether pods rely on something of this namespace that is not in the tables.
+    fn is_relied_on(&self, namespace: &str) -> bool {
+        self.unfinished.get(namespace).is_some_and(|oldest| *oldest <= self.relied_on)
+    }
+}
+
 impl Builder {
     /// Starts the thread, which gives what changes to `update`.
     pub(super) fn start(update: impl FnMut(Vec<NetworkChange>) + Send + 'static) -> io::Result<Self> {
-        Self::with(NetworkObjects::take_in, update)
+        Self::with(NetworkObjects::take_in, TURN, update)
     }
 
-    /// The same where the thread takes each object in by `take_in`.
-    fn with(take_in: TakeIn, update: impl FnMut(Vec<NetworkChange>) + Send + 'static) -> io::Result<Self> {
-        let (shared, own) = (Arc::<Shared>::default(), watch::Sender::new(0));
-        let built = own.subscribe();
-        let of_thread = shared.clone();
-        thread::Builder::new()
-            .name("network".to_owned())
-            .spawn(move || of_thread.run(take_in, update, &own))?;
-        Ok(Self { shared, built })
+    /// The same where the thread takes each object in by `take_in`, in turns of this length.
+    fn with(
+        take_in: TakeIn,
+        turn: Duration,
+        update: impl FnMut(Vec<NetworkChange>) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (shared, own) = (Arc::<Shared>::default(), watch::Sender::new(()));
+        let turns = own.subscribe();
+        let objects = NetworkObjects::default();
+        let (of_thread, rests) = (shared.clone(), BTreeMap::new());
+        let worker = Worker { shared: of_thread, objects, rests, take_in, turn, turns: own, update };
+        thread::Builder::new().name("network".to_owned()).spawn(move || worker.run())?;
+        Ok(Self { shared, turns })
     }
 
     /// An object is so now, or is gone.
     pub(super) fn change(&self, key: Key, object: Option<Value>) {
         let mut changes = self.shared.changes.lock();
         changes.number += 1;
-        changes.waiting.insert(key, object);
+        let (namespace, number) = (key.1.clone(), changes.number);
+        changes.unfinished.entry(namespace.clone()).or_insert(number);
+        let new = || Waiting { since: number, objects: BTreeMap::new() };
+        changes.waiting.entry(namespace).or_insert_with(new).objects.insert(key, object);
         self.shared.changed.notify_one();
     }
 
@@ -92,13 +122,21 @@ impl Builder {
         self.shared.changed.notify_one();
     }
 
-    /// Returns when all that pods rely on by the time of the call is in the fabric's tables.
-    pub(super) fn told(&self) -> impl Future<Output = ()> + Send + use<> {
-        let number = self.shared.changes.lock().relied_on;
-        let mut built = self.built.clone();
+    /// Returns when all that pods of a namespace rely on by the time of the call is in the fabric's tables: what is theirs,
+    /// and the cluster's own.
+    pub(super) fn told(&self, namespace: &str) -> impl Future<Output = ()> + Send + use<> {
+        let (shared, namespace) = (self.shared.clone(), namespace.to_owned());
+        let number = shared.changes.lock().relied_on;
+        let mut turns = self.turns.clone();
         async move {
+            let is_told = |_: &()| {
+                let changes = shared.changes.lock();
+                let oldest =
+                    [CLUSTER, &namespace].into_iter().filter_map(|of| changes.unfinished.get(of)).min();
+                oldest.is_none_or(|oldest| *oldest > number)
+            };
             // A thread that is gone tells nobody anything any more.
-            let _ = built.wait_for(|built| *built >= number).await;
+            let _ = turns.wait_for(is_told).await;
         }
     }
 
@@ -117,50 +155,135 @@ impl Drop for Builder {
 /// Takes in that an object is so now, or is gone.
 type TakeIn = fn(&mut NetworkObjects, &Key, Option<&Value>);
 
-impl Shared {
-    fn run(&self, take_in: TakeIn, mut update: impl FnMut(Vec<NetworkChange>), built: &watch::Sender<u64>) {
-        let mut objects = NetworkObjects::default();
-        while let Some((waiting, number)) = self.take() {
-            let begun = Instant::now();
-            for (key, object) in waiting {
-                // One that the node fails on costs no other.
-                let taken = catch_unwind(AssertUnwindSafe(|| take_in(&mut objects, &key, object.as_ref())));
-                if taken.is_err() {
-                    let (resource, namespace, name) = &key;
-                    tracing::error!(
-                        resource,
-                        namespace,
-                        name,
-                        "internal error of the node: it is left out of the network"
-                    );
-                }
+/// The thread.
+struct Worker<U> {
+    shared: Arc<Shared>,
+    objects: NetworkObjects,
+    /// Until when namespaces rest.
+    rests: BTreeMap<String, Instant>,
+    take_in: TakeIn,
+    turn: Duration,
+    turns: watch::Sender<()>,
+    update: U,
+}
+
+impl<U: FnMut(Vec<NetworkChange>)> Worker<U> {
+    fn run(mut self) {
+        while let Some(due) = self.due() {
+            for namespace in due {
+                let begun = Instant::now();
+                let changes = self.take_turn(&namespace, begun);
+                self.tell(&namespace, changes);
+                self.rest(namespace, begun.elapsed());
             }
-            self.objects.store(objects.held(), Ordering::Relaxed);
-            let changes = objects.take_changes();
-            if !changes.is_empty() {
-                tell(changes, &mut update);
-            }
-            built.send_replace(number);
-            // What is written as fast as it can be read has half a processor at most.
-            thread::sleep(begun.elapsed().min(PAUSE_MAX));
         }
     }
 
-    /// What changed, once it has settled, with the number of the last change. `None` when the node stops.
-    fn take(&self) -> Option<(BTreeMap<Key, Option<Value>>, u64)> {
-        let mut changes = self.changes.lock();
-        while changes.waiting.is_empty() && !changes.closed {
-            self.changed.wait(&mut changes);
+    /// Waits until turns are due, and says whose. None when the node stops.
+    fn due(&mut self) -> Option<Vec<String>> {
+        let shared = self.shared.clone();
+        let mut changes = shared.changes.lock();
+        let mut has_waited = false;
+        while !changes.closed {
+            self.rests.retain(|_, until| *until > Instant::now());
+            let (due, first) = self.wanted(&changes);
+            if due.is_empty() {
+                match first {
+                    Some(first) => drop(shared.changed.wait_until(&mut changes, first)),
+                    None => shared.changed.wait(&mut changes),
+                }
+                has_waited = true;
+            } else if std::mem::take(&mut has_waited) && !changes.urgent {
+                self.settle(&mut changes);
+            } else {
+                changes.urgent = false;
+                return Some(due);
+            }
         }
+        None
+    }
+
+    /// Whose turn is due, and when the next of the others' is.
+    fn wanted(&self, changes: &Changes) -> (Vec<String>, Option<Instant>) {
+        let touched = self.objects.touched().map(ToString::to_string);
+        let wanted: BTreeSet<String> = changes.waiting.keys().cloned().chain(touched).collect();
+        let rests = |of: &String| self.rests.get(of).filter(|_| !changes.is_relied_on(of));
+        let first = wanted.iter().filter_map(rests).min().copied();
+        (wanted.into_iter().filter(|of| rests(of).is_none()).collect(), first)
+    }
+
+    /// Lets more come that goes to the fabric together.
+    fn settle(&self, changes: &mut MutexGuard<'_, Changes>) {
         let settled = Instant::now() + SETTLES;
         while !changes.urgent && !changes.closed {
-            if self.changed.wait_until(&mut changes, settled).timed_out() {
+            if self.shared.changed.wait_until(changes, settled).timed_out() {
+                return;
+            }
+        }
+    }
+
+    /// Takes in what waits of a namespace, for as long as a turn is, and answers what the fabric is to be told.
+    fn take_turn(&mut self, namespace: &str, begun: Instant) -> Vec<NetworkChange> {
+        let waiting = self.shared.changes.lock().waiting.remove(namespace);
+        let Waiting { since, mut objects } = waiting.unwrap_or_default();
+        while let Some((key, object)) = objects.pop_first() {
+            self.take_in(&key, object.as_ref());
+            if begun.elapsed() >= self.turn {
                 break;
             }
         }
-        changes.urgent = false;
-        let taken = (std::mem::take(&mut changes.waiting), changes.number);
-        (!changes.closed).then_some(taken)
+        self.shared.objects.store(self.objects.held(), Ordering::Relaxed);
+        let changes = self.objects.take_changes(namespace, || begun.elapsed() >= self.turn);
+        let mut later = self.shared.changes.lock();
+        if !objects.is_empty() {
+            let waiting = later.waiting.entry(namespace.to_owned()).or_default();
+            waiting.since = since;
+            // What came meanwhile is newer.
+            objects.extend(std::mem::take(&mut waiting.objects));
+            waiting.objects = objects;
+        }
+        // Claims are the cluster's own, and are of services of any namespace.
+        for touched in self.objects.touched().filter(|touched| ***touched != *namespace) {
+            later.unfinished.entry(touched.to_string()).or_insert(since);
+        }
+        changes
+    }
+
+    fn take_in(&mut self, key: &Key, object: Option<&Value>) {
+        // One that the node fails on costs no other.
+        let taken = catch_unwind(AssertUnwindSafe(|| (self.take_in)(&mut self.objects, key, object)));
+        if taken.is_err() {
+            let (resource, namespace, name) = key;
+            tracing::error!(
+                resource,
+                namespace,
+                name,
+                "internal error of the node: it is left out of the network"
+            );
+        }
+    }
+
+    /// Tells the fabric, and then who waits for what the namespace had to say.
+    fn tell(&mut self, namespace: &str, changes: Vec<NetworkChange>) {
+        if !changes.is_empty() {
+            tell(changes, &mut self.update);
+        }
+        let has_more = self.objects.touched().any(|touched| **touched == *namespace);
+        let mut later = self.shared.changes.lock();
+        match later.waiting.get(namespace).map(|waiting| waiting.since) {
+            Some(since) if !has_more => drop(later.unfinished.insert(namespace.to_owned(), since)),
+            None if !has_more => drop(later.unfinished.remove(namespace)),
+            _ => {}
+        }
+        drop(later);
+        self.turns.send_replace(());
+    }
+
+    /// What is written as fast as it can be read has half a processor at most.
+    fn rest(&mut self, namespace: String, cost: Duration) {
+        let resting = u32::try_from(self.rests.len() + 1).unwrap_or(u32::MAX);
+        let rest = cost.saturating_mul(2).saturating_mul(resting).min(REST_MAX);
+        self.rests.insert(namespace, Instant::now() + rest);
     }
 }
 
@@ -188,6 +311,17 @@ mod tests {
 
     use super::*;
 
+    /// Longer than a turn takes on a machine that does much else.
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn service_of_one_port() -> Option<Value> {
+        Some(json!({ "spec": { "ports": [{ "port": 80 }] } }))
+    }
+
+    fn names_of(changes: Vec<NetworkChange>) -> Vec<String> {
+        changes.into_iter().map(|change| service_of(change).0).collect()
+    }
+
     async fn waits(told: &mut (impl Future<Output = ()> + Unpin)) -> bool {
         tokio::select! {
             biased;
@@ -211,7 +345,7 @@ mod tests {
     async fn what_changes_while_tables_are_built_waits_for_no_build_and_is_in_the_next_one() {
         let (seen, states) = mpsc::channel();
         let (go, wait) = mpsc::channel::<()>();
-        let builder = Builder::start(move |changes| {
+        let builder = Builder::with(NetworkObjects::take_in, LONG, move |changes| {
             let _ = seen.send(changes.into_iter().map(ports_of).collect::<Vec<_>>());
             let _ = wait.recv();
         })
@@ -223,7 +357,7 @@ mod tests {
         };
         builder.change(key("web"), service(1));
         builder.hurry();
-        let first = builder.told();
+        let first = builder.told("d");
         assert_eq!(states.recv().unwrap(), [("web".to_owned(), Some(1))]);
         // That build does not end: neither is anybody held up, nor is there another.
         for ports in (1..=100).rev() {
@@ -233,7 +367,7 @@ mod tests {
         builder.change(key("gone"), None);
         builder.change(key("new"), service(3));
         builder.hurry();
-        let mut second = Box::pin(builder.told());
+        let mut second = Box::pin(builder.told("d"));
         assert!(waits(&mut second).await && states.try_recv().is_err());
         go.send(()).unwrap();
         first.await;
@@ -245,7 +379,7 @@ mod tests {
         // Nothing changed: nothing is built.
         builder.change(key("new"), service(3));
         builder.hurry();
-        builder.told().await;
+        builder.told("d").await;
         assert!(states.try_recv().is_err());
     }
 
@@ -270,7 +404,7 @@ mod tests {
             assert_ne!(key.2, "bad", "as where an object is what nobody thought of");
             objects.take_in(key, object);
         };
-        let builder = Builder::with(fails_on_one, update).unwrap();
+        let builder = Builder::with(fails_on_one, LONG, update).unwrap();
         let change = |name: &str, is_there: bool| {
             let key = ("services".to_owned(), "d".to_owned(), name.to_owned());
             builder.change(key, is_there.then(|| json!({ "spec": { "ports": [{ "port": 80 }] } })));
@@ -280,19 +414,85 @@ mod tests {
             change(name, true);
         }
         builder.hurry();
-        builder.told().await;
+        builder.told("d").await;
         assert_eq!(states.try_iter().last().unwrap(), ["a", "c"]);
         ["odd", "d"].into_iter().for_each(|name| change(name, true));
         builder.hurry();
-        builder.told().await;
+        builder.told("d").await;
         assert_eq!(states.try_iter().last().unwrap(), ["a", "c", "d"], "what came with it comes in");
         ["odd", "d"].into_iter().for_each(|name| change(name, false));
         for name in ["bad", "e"] {
             change(name, true);
         }
         builder.hurry();
-        builder.told().await;
+        builder.told("d").await;
         assert_eq!(states.try_iter().last().unwrap(), ["a", "c", "e"]);
         assert_eq!(builder.held(), 3);
+    }
+
+    #[tokio::test]
+    async fn who_has_much_to_build_rests_while_others_have_their_turns() {
+        let (seen, states) = mpsc::channel();
+        let (go, wait) = mpsc::channel::<()>();
+        let builder = Builder::with(NetworkObjects::take_in, Duration::from_millis(1), move |changes| {
+            let names = names_of(changes);
+            if names.contains(&"large".to_owned()) {
+                let _ = wait.recv();
+            }
+            let _ = seen.send(names);
+        })
+        .unwrap();
+        let change = |namespace: &str, name: &str, object| {
+            builder.change(("services".to_owned(), namespace.to_owned(), name.to_owned()), object);
+        };
+        change("hog", "large", service_of_one_port());
+        thread::sleep(Duration::from_millis(700));
+        go.send(()).unwrap();
+        assert_eq!(states.recv().unwrap(), ["large"]);
+        // It took long: it rests for twice as long.
+        change("hog", "large", None);
+        change("other", "small", service_of_one_port());
+        assert_eq!(states.recv().unwrap(), ["small"]);
+        go.send(()).unwrap();
+        assert_eq!(states.recv().unwrap(), ["large"]);
+        // What pods rely on rests for nobody.
+        change("hog", "large", service_of_one_port());
+        builder.hurry();
+        go.send(()).unwrap();
+        builder.told("hog").await;
+        assert_eq!(states.try_recv().unwrap(), ["large"]);
+    }
+
+    #[tokio::test]
+    async fn turns_are_short_and_pods_wait_for_their_own_namespace_and_the_clusters() {
+        let (seen, states) = mpsc::channel();
+        let (go, wait) = mpsc::channel::<()>();
+        let one_at_a_time = Duration::ZERO;
+        let builder = Builder::with(NetworkObjects::take_in, one_at_a_time, move |changes| {
+            let _ = wait.recv();
+            let _ = seen.send(names_of(changes));
+        })
+        .unwrap();
+        let service = |namespace: &str, name: &str| {
+            let key = ("services".to_owned(), namespace.to_owned(), name.to_owned());
+            builder.change(key, service_of_one_port());
+        };
+        ["1", "2", "3"].into_iter().for_each(|name| service("a", name));
+        service("b", "1");
+        builder.hurry();
+        let (mut a, mut b) = (Box::pin(builder.told("a")), Box::pin(builder.told("b")));
+        let mut cluster = Box::pin(builder.told("none"));
+        assert!(!waits(&mut cluster).await, "nothing of the cluster's own is under way");
+        let mut order = vec![];
+        for _ in 0..4 {
+            assert!(waits(&mut a).await);
+            go.send(()).unwrap();
+            order.extend(states.recv().unwrap());
+            if order.len() == 2 {
+                b.as_mut().await;
+            }
+        }
+        a.await;
+        assert_eq!(order, ["1", "1", "2", "3"], "that of b comes second");
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use coracle_fabric::{
@@ -38,10 +39,14 @@ pub(super) struct NetworkObjects {
     pods: BTreeMap<Name, IpAddr>,
     /// Those whose pods may leave the cluster.
     egress_namespaces: BTreeMap<String, ()>,
-    /// Services that may look different now.
-    touched: BTreeSet<Name>,
+    /// Services that may look different now, by their namespaces.
+    touched: BTreeMap<Arc<str>, BTreeSet<Name>>,
     changes: Vec<NetworkChange>,
 }
+
+/// Endpoints of one service that a node goes by, those of the first slices by name: what one service costs to be told of is
+/// what others wait for at most.
+const ENDPOINTS_MAX: usize = 65_536;
 
 /// Endpoint slices.
 #[derive(Default)]
@@ -62,11 +67,12 @@ impl NetworkObjects {
             "ipaddresses.networking.k8s.io" => self.claim_address(name, object.and_then(address_owner)),
             "portallocations.coracle.dev" => {
                 let Ok(port) = name.parse() else { return };
-                self.touched.extend(claim(&mut self.node_ports, port, object.and_then(port_owner)));
+                let claimed = claim(&mut self.node_ports, port, object.and_then(port_owner));
+                self.hand_over(claimed);
             }
             "endpointslices.discovery.k8s.io" => {
                 let slice = object.and_then(|object| endpoints_of(namespace, object));
-                self.touched.extend(self.slices.put(own, slice));
+                self.slices.put(own, slice).into_iter().for_each(|service| self.touch(service));
             }
             "podblocks.coracle.dev" => self.put_block(name, object.and_then(block)),
             "nodes" => {
@@ -102,16 +108,32 @@ impl NetworkObjects {
     fn put_service(&mut self, own: Name, object: Option<&Value>) {
         let entry = object.map(|object| read::service(&own.namespace, &own.name, object));
         if set(&mut self.services, own.clone(), entry) {
-            self.touched.insert(own);
+            self.touch(own);
         }
+    }
+
+    fn touch(&mut self, service: Name) {
+        self.touched.entry(service.namespace.clone()).or_default().insert(service);
+    }
+
+    /// An address or a node port is another service's. Who had it has nothing until it is told of anew, which may take a
+    /// while: nobody keeps the traffic of another.
+    fn hand_over(&mut self, claimed: Claimed) {
+        if let Some(former) = claimed.former {
+            self.changes.push(NetworkChange::Service(former.clone(), None));
+            self.touch(former);
+        }
+        claimed.now.into_iter().for_each(|service| self.touch(service));
     }
 
     fn claim_address(&mut self, address: &str, owner: Option<Name>) {
         let Ok(address) = address.parse() else { return };
         let had_any = !self.addresses.is_empty();
-        self.touched.extend(claim(&mut self.addresses, address, owner));
+        let claimed = claim(&mut self.addresses, address, owner);
+        self.hand_over(claimed);
         if had_any == self.addresses.is_empty() {
-            self.touched.extend(self.services.keys().cloned());
+            let all: Vec<Name> = self.services.keys().cloned().collect();
+            all.into_iter().for_each(|service| self.touch(service));
         }
     }
 
@@ -124,14 +146,36 @@ impl NetworkObjects {
         self.changes.extend(block.map(|(cidr, node)| NetworkChange::PodBlock(cidr, Some(node))));
     }
 
-    /// What the fabric is to be told since the last time.
-    pub(super) fn take_changes(&mut self) -> Vec<NetworkChange> {
+    /// The namespaces of services that the fabric is to be told of.
+    pub(super) fn touched(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.touched.keys()
+    }
+
+    /// What the fabric is to be told since the last time, of services those of this namespace, at least one of them, until it
+    /// is enough.
+    pub(super) fn take_changes(
+        &mut self,
+        namespace: &str,
+        mut is_enough: impl FnMut() -> bool,
+    ) -> Vec<NetworkChange> {
         let mut changes = std::mem::take(&mut self.changes);
-        for name in std::mem::take(&mut self.touched) {
+        while let Some(name) = self.pop_touched(namespace) {
             let entry = self.service(&name);
             changes.push(NetworkChange::Service(name, entry));
+            if is_enough() {
+                break;
+            }
         }
         changes
+    }
+
+    fn pop_touched(&mut self, namespace: &str) -> Option<Name> {
+        let touched = self.touched.get_mut(namespace)?;
+        let name = touched.pop_first();
+        if touched.is_empty() {
+            self.touched.remove(namespace);
+        }
+        name
     }
 
     /// A service as the fabric is told of it.
@@ -142,7 +186,8 @@ impl NetworkObjects {
         let is_api = (&*name.namespace, &*name.name) == ("default", "kubernetes");
         for (slice, endpoints) in self.slices.by_service.get(name).into_iter().flatten() {
             if !is_api || is_api_slice(slice) {
-                service.endpoints.extend(endpoints.iter().cloned());
+                let room = ENDPOINTS_MAX - service.endpoints.len();
+                service.endpoints.extend(endpoints.iter().take(room).cloned());
             }
         }
         Some(service)
@@ -207,13 +252,20 @@ fn set<K: Ord, V: PartialEq>(table: &mut BTreeMap<K, V>, key: K, value: Option<V
     true
 }
 
-/// Gives something to a service, or to none. Says who it was and is with, where that is not the same.
-fn claim<K: Ord>(table: &mut BTreeMap<K, Name>, key: K, owner: Option<Name>) -> Vec<Name> {
+/// The service that something was with, and the one that it is with, where that is not the same.
+#[derive(Default)]
+struct Claimed {
+    former: Option<Name>,
+    now: Option<Name>,
+}
+
+/// Gives something to a service, or to none.
+fn claim<K: Ord>(table: &mut BTreeMap<K, Name>, key: K, owner: Option<Name>) -> Claimed {
     let former = match &owner {
         Some(owner) => table.insert(key, owner.clone()),
         None => table.remove(&key),
     };
-    if former == owner { Vec::new() } else { former.into_iter().chain(owner).collect() }
+    if former == owner { Claimed::default() } else { Claimed { former, now: owner } }
 }
 
 fn address_owner(object: &Value) -> Option<Name> {
@@ -256,11 +308,19 @@ fn pod_address(object: &Value) -> Option<IpAddr> {
 mod tests {
     use serde_json::json;
 
-    use std::{sync::Arc, time::Duration};
+    use std::time::Duration;
 
     use coracle_fabric::{BackendPort, PathKind, ServiceBackend};
 
     use super::*;
+
+    /// All that the fabric is to be told.
+    fn all_changes(objects: &mut NetworkObjects) -> Vec<NetworkChange> {
+        let mut changes = objects.take_changes("", || false);
+        let touched: Vec<_> = objects.touched().cloned().collect();
+        touched.iter().for_each(|namespace| changes.extend(objects.take_changes(namespace, || false)));
+        changes
+    }
 
     /// The objects, and all that was told of them.
     #[derive(Default)]
@@ -286,7 +346,7 @@ mod tests {
 
         fn take_in(&mut self, resource: &str, namespace: &str, name: &str, object: Option<&Value>) -> bool {
             self.objects.take_in(&(resource.into(), namespace.into(), name.into()), object);
-            let changes = self.objects.take_changes();
+            let changes = all_changes(&mut self.objects);
             let is_told = !changes.is_empty();
             changes.into_iter().for_each(|change| self.hear(change));
             is_told
@@ -388,6 +448,53 @@ mod tests {
     }
 
     #[test]
+    fn who_loses_a_claim_has_nothing_until_its_namespace_has_its_turn() {
+        let mut objects = NetworkObjects::default();
+        let mut put = |resource: &str, namespace: &str, name: &str, object: Value| {
+            objects.take_in(&(resource.into(), namespace.into(), name.into()), Some(&object));
+        };
+        let spec = json!({ "spec": { "clusterIPs": ["10.96.0.7"] } });
+        let claim = |of: &str| json!({ "spec": { "parentRef": { "resource": "services", "namespace": of, "name": "web" } } });
+        let addresses = "ipaddresses.networking.k8s.io";
+        put("services", "a", "web", spec.clone());
+        put("services", "b", "web", spec);
+        put(addresses, "", "10.96.0.7", claim("a"));
+        all_changes(&mut objects);
+        objects.take_in(&(addresses.into(), String::new(), "10.96.0.7".into()), Some(&claim("b")));
+        let said = |changes: Vec<NetworkChange>| {
+            let one = |change| match change {
+                NetworkChange::Service(name, now) => {
+                    (name.namespace.to_string(), now.map(|service| service.addresses.len()))
+                }
+                other => panic!("{other:?}"),
+            };
+            changes.into_iter().map(one).collect::<Vec<_>>()
+        };
+        assert_eq!(said(objects.take_changes("", || false)), [("a".to_owned(), None)]);
+        assert_eq!(objects.touched().map(|of| &**of).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(said(objects.take_changes("b", || false)), [("b".to_owned(), Some(1))]);
+        assert_eq!(said(objects.take_changes("a", || true)), [("a".to_owned(), Some(0))]);
+        assert_eq!(objects.touched().count(), 0);
+    }
+
+    #[test]
+    fn of_one_service_a_node_goes_by_so_many_endpoints_and_no_more() {
+        let mut bench = Bench::default();
+        let endpoints: Vec<Value> = (0..1000)
+            .map(|at| json!({ "addresses": [format!("10.128.{}.{}", at / 250, at % 250)] }))
+            .collect();
+        let slice = json!({ "metadata": { "labels": { "kubernetes.io/service-name": "wide" } }, "endpoints": endpoints });
+        bench.put("services", "d", "wide", &json!({ "spec": {} }));
+        for at in 0..70 {
+            let key = ("endpointslices.discovery.k8s.io".into(), "d".into(), format!("wide-{at:02}"));
+            bench.objects.take_in(&key, Some(&slice));
+        }
+        let changes = all_changes(&mut bench.objects);
+        changes.into_iter().for_each(|change| bench.hear(change));
+        assert_eq!(bench.service("d", "wide").endpoints.len(), ENDPOINTS_MAX);
+    }
+
+    #[test]
     fn the_ports_of_a_slice_are_kept_once() {
         let mut bench = Bench::default();
         let ports: Vec<Value> =
@@ -472,7 +579,7 @@ mod tests {
                 }
                 other => panic!("{other:?}"),
             };
-            bench.objects.take_changes().into_iter().map(service).collect::<Vec<_>>()
+            all_changes(&mut bench.objects).into_iter().map(service).collect::<Vec<_>>()
         };
         let of = |name: &str, endpoints| (name.to_owned(), endpoints);
         let second = slice("one", "10.128.0.2");
