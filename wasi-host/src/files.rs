@@ -9,6 +9,7 @@
 
 mod calls;
 mod convert;
+mod found;
 mod listing;
 mod p2;
 mod p3;

@@ -6,14 +6,14 @@
 //! Locks are taken in this order: names, the length of a file, what is held.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
+use super::found::{Found, found};
 use crate::ledger::{self, Bound, Charge, Holding, Refused};
 
 /// Bytes that a name in a directory, with what it stands for, counts as.
@@ -77,12 +77,12 @@ impl Usage {
         Arc::new(Usage { bytes_max, inode_bytes, names: RwLock::new(()), held: Mutex::new(held) })
     }
 
-    /// Counts what an earlier life of the node has left in the volume, which no guest has yet. Blocks.
+    /// Counts what there is in the volume, which no guest has yet. Blocks.
     pub(crate) fn count(&self, dir: &Path) {
-        let (names, bytes) = found(dir);
+        let found = found(dir);
         let mut held = self.held.lock();
-        held.charge.set_held(names.saturating_mul(ENTRY_BYTES).saturating_add(bytes));
-        held.inodes.set_held(names.saturating_mul(self.inode_bytes));
+        held.charge.set_held(bytes_of(found));
+        held.inodes.set_held(found.names.saturating_mul(self.inode_bytes));
     }
 
     /// For what makes names, takes them away or has them stand for something else: while this is held none is opened or
@@ -148,23 +148,8 @@ impl Usage {
     }
 }
 
-/// How many names there are below a directory, and how long their files are: one of several names has a part of its length
-/// in each. What lies deeper than paths lead is not found.
-fn found(dir: &Path) -> (u64, u64) {
-    let (mut names, mut bytes) = (0, 0_u64);
-    let mut dirs = vec![dir.to_owned()];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            names += 1;
-            let Ok(found) = entry.metadata() else { continue };
-            if found.is_dir() {
-                dirs.push(entry.path());
-            } else if found.is_file() {
-                bytes = bytes.saturating_add(found.len() / found.nlink().max(1));
-            }
-        }
-    }
-    (names, bytes)
+fn bytes_of(found: Found) -> u64 {
+    found.names.saturating_mul(ENTRY_BYTES).saturating_add(found.bytes)
 }
 
 /// Whoever holds this alone changes the names of a volume.
