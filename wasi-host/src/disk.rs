@@ -2,8 +2,8 @@
 //! also when nothing of it runs any more.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -79,6 +79,31 @@ impl PodDisk {
         let full = |_: ErrorCode| io::Error::from(Errno::NOSPC);
         self.inner.reserve.admit(ENTRY_BYTES).map_err(full)?;
         usage.change_names().add_with(make, full)
+    }
+
+    /// Counts a volume that the node writes, where an earlier life of it has left one in `dir`. Once it is counted that costs
+    /// nothing. Blocks.
+    pub fn count_volume(&self, dir: &Path) {
+        self.usage(&Volume { dir: dir.to_owned(), bytes_max: None });
+    }
+
+    /// Changes a volume that the node writes in `dir` with `write`, which adds at most so many names and bytes before it takes
+    /// others away. What is there afterwards counts, also where `write` fails. Without room nothing is written: the error,
+    /// `StorageFull`, says whose bound it was. Blocks.
+    pub fn write_volume(
+        &self,
+        dir: &Path,
+        (names, bytes): (u64, u64),
+        write: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let usage = self.usage(&Volume { dir: dir.to_owned(), bytes_max: None });
+        // What was left of one that failed may have gone since.
+        usage.count(dir);
+        self.inner.reserve.look(bytes);
+        usage.take(names, bytes).map_err(|refused| io::Error::new(ErrorKind::StorageFull, refused))?;
+        let written = write();
+        usage.count(dir);
+        written
     }
 
     /// What the node writes for `what`, as a container's logs.

@@ -17,7 +17,10 @@ use std::{
     sync::Arc,
 };
 
-use coracle_core::volumes::{MountPlan, VolumeContent, VolumeFile, VolumePlan};
+use coracle_core::{
+    Pod,
+    volumes::{MountPlan, VolumeContent, VolumeFile, VolumePlan, is_written_by_node},
+};
 use coracle_wasi_host::{Mount, PodDisk, Volume};
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags},
@@ -36,8 +39,17 @@ const SUB_PATH_PARTS_MAX: usize = 64;
 /// How directories of volumes are opened.
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
 
-/// Writes all volumes of a pod below `dir`, or changes what differs.
-pub fn write(dir: &Path, volumes: &[VolumePlan]) -> Result<(), String> {
+/// Counts what an earlier life of the node has written for the pod below `dir`: it is there whether or not it can be planned
+/// now. Blocks.
+pub fn count(dir: &Path, pod: &Pod, disk: &PodDisk) {
+    for volume in pod.spec.volumes.iter().filter(|volume| is_written_by_node(volume)) {
+        disk.count_volume(&dir.join(&volume.name));
+    }
+}
+
+/// Writes all volumes of a pod below `dir`, or changes what differs. What the node writes is on the pod's part of the disk: where
+/// that has no room for the new beside the old, the old stays, and the error says whose bound it was.
+pub fn write(dir: &Path, volumes: &[VolumePlan], disk: &PodDisk) -> Result<(), String> {
     if !volumes.is_empty() {
         private::create_dir(dir).map_err(|error| format!("MountVolume.SetUp failed: {error}"))?;
     }
@@ -45,7 +57,7 @@ pub fn write(dir: &Path, volumes: &[VolumePlan]) -> Result<(), String> {
         let path = dir.join(&volume.name);
         let written = match &volume.content {
             VolumeContent::Empty => private::create_dir(&path),
-            VolumeContent::Files(files) => write_files(&path, files),
+            VolumeContent::Files(files) => write_files(&path, files, disk),
         };
         written
             .map_err(|error| format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.name))?;
@@ -53,7 +65,7 @@ pub fn write(dir: &Path, volumes: &[VolumePlan]) -> Result<(), String> {
     Ok(())
 }
 
-fn write_files(dir: &Path, files: &BTreeMap<String, VolumeFile>) -> io::Result<()> {
+fn write_files(dir: &Path, files: &BTreeMap<String, VolumeFile>, disk: &PodDisk) -> io::Result<()> {
     private::create_dir(dir)?;
     let old = fs::read_link(dir.join(DATA)).ok();
     if old.is_some() && is_current(&dir.join(DATA), files) {
@@ -61,12 +73,27 @@ fn write_files(dir: &Path, files: &BTreeMap<String, VolumeFile>) -> io::Result<(
     }
     let number = old.as_ref().and_then(|old| old.to_str()?.strip_prefix("..")?.parse::<u64>().ok());
     let name = format!("..{}", number.unwrap_or(0) + 1);
-    let fresh = dir.join(&name);
     // What an interrupted write left behind.
-    remove_dir(&fresh)?;
-    private::create_dir(&fresh)?;
+    remove_dir(&dir.join(&name))?;
     let bytes = files.values().map(|file| file.bytes.len() as u64).sum();
-    disk::admit(File::open(&fresh)?, bytes)?;
+    disk::admit(File::open(dir)?, bytes)?;
+    disk.write_volume(dir, (names(files), bytes), || replace(dir, old.as_deref(), &name, files))
+}
+
+/// Names that files take at most: their own, those of their directories and of the links to them, and the two of all.
+fn names(files: &BTreeMap<String, VolumeFile>) -> u64 {
+    files.keys().map(|path| path.split('/').count() as u64 + 1).sum::<u64>() + 2
+}
+
+/// Writes the files to a new directory, and has the link lead there instead of to the old one, which goes.
+fn replace(
+    dir: &Path,
+    old: Option<&Path>,
+    name: &str,
+    files: &BTreeMap<String, VolumeFile>,
+) -> io::Result<()> {
+    let fresh = dir.join(name);
+    private::create_dir(&fresh)?;
     for (path, file) in files {
         let target = fresh.join(path);
         if let Some(parent) = target.parent() {
@@ -80,7 +107,7 @@ fn write_files(dir: &Path, files: &BTreeMap<String, VolumeFile>) -> io::Result<(
     let next = dir.join(DATA_NEXT);
     match fs::remove_file(&next) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => symlink(&name, &next)?,
+        _ => symlink(name, &next)?,
     }
     fs::rename(&next, dir.join(DATA))?;
     link_names(dir, files)?;
@@ -270,6 +297,18 @@ mod tests {
 
     use super::*;
 
+    /// For a pod that has all of the disk.
+    fn write(dir: &Path, volumes: &[VolumePlan]) -> Result<(), String> {
+        super::write(dir, volumes, &PodDisk::alone(None))
+    }
+
+    /// A volume of so many files of 1 MiB.
+    fn large(volume: &str, count: usize, text: &str) -> Vec<VolumePlan> {
+        let file = VolumeFile { bytes: text.repeat(1 << 20).into(), mode: 0o644 };
+        let files = (0..count).map(|at| (format!("f{at}"), file.clone())).collect();
+        vec![VolumePlan { name: volume.into(), content: VolumeContent::Files(files) }]
+    }
+
     /// What is mounted, whatever its path leads to by now.
     fn pinned(mount: &Mount) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", mount.pin.as_ref().unwrap().as_raw_fd()))
@@ -316,6 +355,63 @@ mod tests {
         disk::tests::IS_FULL.set(false);
         write(dir.path(), &plan(&[("a", "2", 0o644)])).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "2");
+    }
+
+    #[test]
+    fn what_the_node_writes_is_on_the_pods_part_of_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = PodDisk::alone(Some(4 << 20));
+        // What was replaced counts no more.
+        for text in ["a", "b", "c", "d", "e"] {
+            super::write(dir.path(), &large("v", 1, text), &disk).unwrap();
+        }
+        let refused = super::write(dir.path(), &large("v", 3, "f"), &disk).unwrap_err();
+        let expected = "MountVolume.SetUp failed for volume \"v\" : this pod may hold 4194304 bytes of disk";
+        assert_eq!(refused, expected);
+        assert!(fs::read_to_string(dir.path().join("v/f0")).unwrap().starts_with('e'), "the old stays");
+        super::write(dir.path(), &large("v", 2, "g"), &disk).unwrap();
+        // One that fails on its way, at a file in a directory's place, counts with what it leaves, and once.
+        let mut broken = files(&[("z", "", 0o644), ("z/z", "", 0o644)]);
+        let VolumeContent::Files(more) = large("w", 1, "h").remove(0).content else { unreachable!() };
+        broken.extend(more);
+        let broken = [VolumePlan { name: "w".into(), content: VolumeContent::Files(broken) }];
+        for _ in 0..5 {
+            let failed = super::write(dir.path(), &broken, &disk).unwrap_err();
+            assert!(!failed.contains("bytes of disk"), "{failed}");
+        }
+        assert!(super::write(dir.path(), &large("x", 1, "i"), &disk).is_err());
+        super::write(dir.path(), &plan(&[("f0", "little", 0o644)]), &disk).unwrap();
+        super::write(dir.path(), &large("x", 1, "i"), &disk).unwrap();
+    }
+
+    #[test]
+    fn what_an_earlier_life_of_the_node_has_written_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &large("v", 2, "a")).unwrap();
+        let pod = br#"{"metadata":{"name":"p","namespace":"d","uid":"u"},"spec":{"containers":
+            [{"name":"c","image":"i"}],"volumes":[{"name":"v","configMap":{"name":"cfg"}}]}}"#;
+        let pod = Pod::parse(pod).unwrap();
+        let disk = PodDisk::alone(Some(4 << 20));
+        count(dir.path(), &pod, &disk);
+        let refused = super::write(dir.path(), &large("w", 2, "b"), &disk).unwrap_err();
+        assert!(refused.ends_with("this pod may hold 4194304 bytes of disk"), "{refused}");
+        super::write(dir.path(), &large("w", 1, "b"), &disk).unwrap();
+    }
+
+    #[test]
+    fn a_namespace_whose_volumes_take_the_disk_leaves_others_a_share() {
+        let dirs = [(); 4].map(|()| tempfile::tempdir().unwrap());
+        let mut disks = PodDisk::sharing(32 << 20, &["greedy", "greedy", "greedy", "other"]);
+        let write = |at: usize, disk: &PodDisk| super::write(dirs[at].path(), &large("v", 8, "a"), disk);
+        write(0, &disks[0]).unwrap();
+        write(1, &disks[1]).unwrap();
+        let refused = write(2, &disks[2]).unwrap_err();
+        assert!(refused.contains("this namespace's share of the node is "), "{refused}");
+        assert!(!dirs[2].path().join("v/..1").exists());
+        write(3, &disks[3]).unwrap();
+        // What was a pod's goes with it.
+        drop(disks.remove(0));
+        write(2, &disks[1]).unwrap();
     }
 
     #[test]

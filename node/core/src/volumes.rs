@@ -22,8 +22,9 @@ use crate::{
 const FILE_MODE_DEFAULT: u32 = 0o644;
 /// The files of one pod's volumes together, in bytes: a key may become many files, and a field of the pod too.
 const FILES_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// What a file counts beside its path and bytes: it takes an inode, and a block.
-const FILE_BYTES: usize = 4 * 1024;
+/// What each name in a file's path counts beside the path and the bytes: a file takes an inode, and a block, and so does a
+/// directory on the way to it.
+const NAME_BYTES: usize = 4 * 1024;
 /// A path within a volume, expanded, in bytes. Source: PATH_MAX of Linux.
 const SUB_PATH_BYTES_MAX: usize = 4096;
 
@@ -153,9 +154,11 @@ struct Files<'a> {
 impl Files<'_> {
     fn add(&mut self, path: &str, bytes: Bytes, mode: u32) -> Result<(), String> {
         let path = checked_path(path)?;
-        *self.room = self.room.checked_sub(FILE_BYTES + path.len() + bytes.len()).ok_or_else(|| {
+        let names = path.split('/').count();
+        *self.room = self.room.checked_sub(names * NAME_BYTES + path.len() + bytes.len()).ok_or_else(|| {
             format!(
-                "the files of the pod's volumes take more than {FILES_BYTES_MAX} bytes, with {FILE_BYTES} for each"
+                "the files of the pod's volumes take more than {FILES_BYTES_MAX} bytes, with {NAME_BYTES} for each \
+                 name in their paths"
             )
         })?;
         self.by_path.insert(path, VolumeFile { bytes, mode });
@@ -239,6 +242,14 @@ fn checked_path(path: &str) -> Result<String, String> {
     if bad { Err(format!("invalid path {path:?} in a volume")) } else { Ok(path.to_owned()) }
 }
 
+/// Whether the node alone writes it, and guests read it.
+pub fn is_written_by_node(volume: &Volume) -> bool {
+    volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.downward_api.is_some()
+        || volume.projected.is_some()
+}
+
 /// Where a container sees its volumes, or the message of a CreateContainerConfigError.
 pub fn mounts(pod: &Pod, container: &Container, env: &[(String, String)]) -> Result<Vec<MountPlan>, String> {
     let volumes: BTreeMap<&str, &Volume> =
@@ -260,10 +271,7 @@ pub fn mounts(pod: &Pod, container: &Container, env: &[(String, String)]) -> Res
         if !sub_path.is_empty() && sub_path.split('/').any(|part| part == "..") || sub_path.starts_with('/') {
             return Err(format!("subPath {sub_path:?} must stay within its volume"));
         }
-        let writable = volume.config_map.is_none()
-            && volume.secret.is_none()
-            && volume.downward_api.is_none()
-            && volume.projected.is_none();
+        let writable = !is_written_by_node(volume);
         let size_limit = volume.empty_dir.as_ref().and_then(|source| source.size_limit.as_ref());
         let size_limit_bytes = size_limit.and_then(resources::units).filter(|bytes| *bytes > 0);
         let guest_path = format!("/{}", mount.mount_path.trim_matches('/'));
@@ -378,11 +386,13 @@ mod tests {
 
     #[test]
     fn a_key_that_becomes_many_files_is_bounded() {
-        let items = |key: &str, count: usize| {
+        let items_below = |dirs: usize, key: &str, count: usize| {
+            let below = "d/".repeat(dirs);
             let items: Vec<String> =
-                (0..count).map(|at| format!(r#"{{"key":"{key}","path":"f{at}"}}"#)).collect();
+                (0..count).map(|at| format!(r#"{{"key":"{key}","path":"{below}f{at}"}}"#)).collect();
             pod(&format!(r#"{{"name":"v","configMap":{{"name":"cfg","items":[{}]}}}}"#, items.join(",")))
         };
+        let items = |key: &str, count| items_below(0, key, count);
         let mut sources = sources(1);
         let json = format!(r#"{{"data":{{"a":"{}"}}}}"#, "x".repeat(1 << 20));
         let data = KeyedData::from_config_map(json.as_bytes(), 1).unwrap();
@@ -394,10 +404,13 @@ mod tests {
         put_data(&mut empty, none);
         assert!(plan(&items("a", 16_000), &empty, &PodFacts::default()).is_ok());
         assert!(plan(&items("a", 17_000), &empty, &PodFacts::default()).is_err());
+        // So it is with directories.
+        assert!(plan(&items_below(999, "a", 16), &empty, &PodFacts::default()).is_ok());
+        assert!(plan(&items_below(999, "a", 17), &empty, &PodFacts::default()).is_err());
         let message = plan(&items("a", 64), &sources, &PodFacts::default()).unwrap_err();
         assert!(
             message.ends_with(
-                "the files of the pod's volumes take more than 67108864 bytes, with 4096 for each"
+                "the files of the pod's volumes take more than 67108864 bytes, with 4096 for each name in their paths"
             ),
             "{message}"
         );

@@ -85,6 +85,15 @@ impl Usage {
         held.inodes.set_held(found.names.saturating_mul(self.inode_bytes));
     }
 
+    /// So much more, which the node is to write before it is counted anew, or whose bound forbids it.
+    pub(crate) fn take(&self, names: u64, bytes: u64) -> Result<(), Refused> {
+        let mut held = self.held.lock();
+        let Held { charge, inodes, .. } = &mut *held;
+        let more = bytes_of(Found { names, bytes });
+        charge.grow(more)?;
+        inodes.grow(names.saturating_mul(self.inode_bytes)).inspect_err(|_| charge.shrink(more))
+    }
+
     /// For what makes names, takes them away or has them stand for something else: while this is held none is opened or
     /// closed either.
     pub(crate) fn change_names(&self) -> ChangeNames<'_> {

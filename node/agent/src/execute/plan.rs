@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use coracle_core::{
-    Observation, PodUid,
+    Observation, Pod, PodUid,
     observe::News,
     planning::{StartInputs, VolumeInputs},
+    resources::pod_limits,
     volumes::Fingerprint,
 };
 use coracle_wasi_host::{
+    PodDisk,
     pool::{NotDone, Pool},
     shares::Holder,
 };
@@ -77,15 +79,22 @@ impl Executor {
         });
     }
 
-    pub(super) fn mount(&self, uid: PodUid, namespace: &str, fingerprint: Fingerprint, inputs: VolumeInputs) {
-        let dir = self.volumes_dir(&uid);
+    pub(super) fn mount(
+        &mut self,
+        uid: PodUid,
+        namespace: &str,
+        fingerprint: Fingerprint,
+        inputs: VolumeInputs,
+    ) {
+        let (dir, disk) = (self.volumes_dir(&uid), self.disk(&inputs.pod));
         let of = uid.clone();
         let mounted = self.workshop.folders.call(&holder(namespace), move || {
+            volumes::count(&dir, &inputs.pod, &disk);
             let volumes = match inputs.plan() {
                 Ok(volumes) => volumes,
                 Err(message) => return Observation::VolumesHeld { uid, message },
             };
-            match volumes::write(&dir, &volumes) {
+            match volumes::write(&dir, &volumes, &disk) {
                 Ok(()) => Observation::Mounted { uid, fingerprint },
                 Err(message) => Observation::MountFailed { uid, message },
             }
@@ -96,13 +105,23 @@ impl Executor {
                 .unwrap_or_else(|error| Observation::MountFailed { uid: of, message: error.to_string() })
         });
     }
+
+    /// What the pod has on the disk: its volumes may be written before it has a sandbox.
+    fn disk(&mut self, pod: &Pod) -> PodDisk {
+        let host = &self.context.host;
+        let new = || host.disk(&pod.metadata.namespace.as_str().into(), pod_limits(pod).disk_bytes);
+        self.disks.entry(pod.uid().clone()).or_insert_with(new).clone()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::{future::ready, sync::mpsc};
 
-    use coracle_core::{Pod, fields::PodFacts, sources::Sources};
+    use coracle_core::{
+        fields::PodFacts,
+        sources::{Keyed, KeyedData, Source, Sources},
+    };
     use coracle_wasi_host::pool::Call;
 
     use super::*;
@@ -136,6 +155,32 @@ mod tests {
         assert!(waits(&mut second).await);
         drop(end);
         assert_eq!((first.await, second.await), (Ok(true), Ok(2)));
+    }
+
+    #[tokio::test]
+    async fn volumes_are_on_the_pods_part_of_the_disk_before_it_has_a_sandbox() {
+        let dir = tempfile::tempdir().unwrap();
+        let (events, mut told) = tokio::sync::mpsc::channel(8);
+        let context = tests::context(dir.path(), tests::Parts::default(), LinkHandle::new().0, events);
+        let mut executor = Executor::new(context);
+        let pod = br#"{"metadata":{"name":"p","namespace":"d","uid":"u"},"spec":{
+            "containers":[{"name":"c","image":"i","resources":{"limits":{"ephemeral-storage":"2Mi"}}}],
+            "volumes":[{"name":"v","configMap":{"name":"cfg","items":[
+                {"key":"a","path":"one"},{"key":"a","path":"two"}]}}]}}"#;
+        let pod = Arc::new(Pod::parse(pod).unwrap());
+        let data = format!(r#"{{"data":{{"a":"{}"}}}}"#, "x".repeat(1 << 20));
+        let data = Keyed::Data(Arc::new(KeyedData::from_config_map(data.as_bytes(), 1).unwrap()));
+        let mut sources = Sources::default();
+        sources.put(("d".into(), "cfg".into()), Source::ConfigMap(data));
+        let inputs = VolumeInputs { pod: pod.clone(), sources, facts: PodFacts::default() };
+        executor.mount(pod.uid().clone(), "d", 1, inputs);
+        match told.recv().await {
+            Some(Event::Observed(Observation::MountFailed { message, .. })) => {
+                assert!(message.ends_with("this pod may hold 2097152 bytes of disk"), "{message}");
+            }
+            other => panic!("it was mounted: {other:?}"),
+        }
+        assert!(executor.disks.contains_key(pod.uid()));
     }
 
     #[tokio::test]
