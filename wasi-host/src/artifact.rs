@@ -1,9 +1,9 @@
 //! Artifacts: from the bytes of a `.wasm` file to something that can be instantiated.
 //!
 //! Compiled code comes from the [`cache`] on disk or from [`compile`], whose process reads a stranger's bytes first
-//! ([`inspect`]); what a component may import decides the linker. Whose turn it is to be compiled is in [`turns`], and
-//! what cannot be made in [`failures`]. Everything that a user can do wrong here ends as a [`PrepareError`] with the mend
-//! in it.
+//! ([`inspect`]); what a component may import decides the linker. Whose turn it is to be compiled is in [`turns`], what
+//! cannot be made in [`failures`], and how much code containers may use in [`room`]. Everything that a user can do wrong
+//! here ends as a [`PrepareError`] with the mend in it.
 
 mod cache;
 mod child;
@@ -14,6 +14,7 @@ mod error;
 mod failures;
 mod inspect;
 mod nesting;
+mod room;
 mod slots;
 mod structures;
 mod turns;
@@ -23,8 +24,8 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use futures::FutureExt;
@@ -46,6 +47,7 @@ use compile::Compiler;
 use desk::Desk;
 use failures::Failures;
 use inspect::Kind;
+use room::Room;
 use turns::{Job, Turns, Waiting};
 
 pub use child::compile_child_main;
@@ -89,7 +91,8 @@ pub struct Artifact {
     pub(crate) pre: Pre,
 }
 
-/// The prepared component by the world that it is called through.
+/// The prepared component by the world that it is called through. Clones are the same.
+#[derive(Clone)]
 pub(crate) enum Pre {
     CommandP2(wasmtime_wasi::p2::bindings::CommandPre<State>),
     CommandP3(wasmtime_wasi::p3::bindings::CommandPre<State>),
@@ -106,6 +109,12 @@ impl Artifact {
     /// SHA-256 of the `.wasm` file, in hex.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// The same for another namespace.
+    fn again(&self) -> Artifact {
+        let Artifact { ref digest, entry, weight, structures, ref pre } = *self;
+        Artifact { digest: digest.clone(), entry, weight, structures, pre: pre.clone() }
     }
 
     pub(crate) fn version(&self) -> WasiVersion {
@@ -146,8 +155,8 @@ pub(crate) struct Artifacts {
 }
 
 /// By digest.
-#[derive(Default)]
 struct Shelf {
+    room: Room,
     ready: HashMap<String, Ready>,
     making: HashMap<String, Making>,
     /// Counts up with each use.
@@ -155,7 +164,11 @@ struct Shelf {
 }
 
 struct Ready {
-    artifact: Arc<Artifact>,
+    artifact: Artifact,
+    /// Bytes of its code on the disk.
+    bytes: u64,
+    /// What containers of each namespace have of it.
+    used_by: HashMap<Arc<str>, Weak<Artifact>>,
     /// Who used it last.
     namespace: Arc<str>,
     /// The smallest goes first.
@@ -205,16 +218,17 @@ impl Artifacts {
         let wrong = |error: wasmtime::Error| HostError::Engine { message: format!("{error:#}") };
         let compiling = [engines.p2.clone(), engines.p3.clone()];
         let loads = Pool::new("component-loads", LOADS_MAX, 0);
+        let disk = DiskCache::open(cache_dir)?;
         Ok(Artifacts {
             linker_p2: linker::linker(&engines.p2, WasiVersion::P2).map_err(wrong)?,
             linker_p3: linker::linker(&engines.p3, WasiVersion::P3).map_err(wrong)?,
             compatibility: format!("{}-{}", compatibility(&engines.p2), compatibility(&engines.p3)),
-            disk: DiskCache::open(cache_dir)?,
+            disk,
             compiler: Compiler::new(compiler, compiling).map_err(HostError::Threads)?,
             engines,
             turns: Arc::default(),
             failures: Failures::default(),
-            shelf: Mutex::default(),
+            shelf: Mutex::new(Shelf::new(Room::on(cache_dir))),
             digests: Digests::new(Arc::clone(&loads), WASM_BYTES_MAX),
             loads,
             files: Pool::new("compile-files", COMPILE_FILES_MAX, 0),
@@ -249,7 +263,7 @@ impl Artifacts {
     ) -> Result<Arc<Artifact>, PrepareError> {
         let namespace: Arc<str> = namespace.into();
         let digest = self.digests.of(path, &namespace).await.map_err(|error| unidentified(error, path))?;
-        if let Some(artifact) = self.shelf.lock().take(&digest, &namespace) {
+        if let Some(artifact) = self.shelf.lock().take(&digest, &namespace)? {
             return Ok(artifact);
         }
         if let Some(error) = self.failures.recall(&digest) {
@@ -391,20 +405,24 @@ impl Artifacts {
 
     fn load_now(&self, digest: String, namespace: &Arc<str>) -> Result<Option<Arc<Artifact>>, PrepareError> {
         // Others may have waited for it before.
-        if let Some(artifact) = self.shelf.lock().take(&digest, namespace) {
+        if let Some(artifact) = self.shelf.lock().take(&digest, namespace)? {
             return Ok(Some(artifact));
         }
-        let Some((kind, component)) = self.disk.load(&self.key(&digest), &self.engines) else {
+        let key = self.key(&digest);
+        let bytes = self.disk.code_bytes(&key);
+        // Who has his share has nothing read, or compiled, for nothing.
+        self.shelf.lock().admit(bytes, namespace)?;
+        let Some((kind, component)) = self.disk.load(&key, &self.engines) else {
             return Ok(None);
         };
         // A stranger's types are compared with the host's.
         let pre = self.link(&component, kind).inspect_err(|error| self.failures.remember(&digest, error))?;
         let weight = engine::weight(&component);
         let (entry, structures) = (kind.entry, kind.structures);
-        let artifact = Arc::new(Artifact { digest: digest.clone(), entry, weight, structures, pre });
+        let artifact = Artifact { digest: digest.clone(), entry, weight, structures, pre };
         self.failures.forget(&digest);
         tracing::debug!(digest, entry = ?kind.entry, "artifact ready");
-        Ok(Some(self.shelf.lock().put(&digest, namespace, artifact)))
+        self.shelf.lock().put(&digest, namespace, artifact, bytes).map(Some)
     }
 
     fn link(&self, component: &Component, kind: Kind) -> Result<Pre, PrepareError> {
@@ -430,25 +448,56 @@ impl Artifacts {
 }
 
 impl Shelf {
-    fn take(&mut self, digest: &str, namespace: &Arc<str>) -> Option<Arc<Artifact>> {
-        self.uses += 1;
-        let ready = self.ready.get_mut(digest)?;
-        (ready.used, ready.used_at) = (self.uses, SystemTime::now());
-        ready.namespace = Arc::clone(namespace);
-        Some(Arc::clone(&ready.artifact))
+    fn new(room: Room) -> Shelf {
+        Shelf { room, ready: HashMap::new(), making: HashMap::new(), uses: 0 }
     }
 
-    /// The artifact that all have from now on: another where somebody was loading it at the same time.
-    fn put(&mut self, digest: &str, namespace: &Arc<str>, artifact: Arc<Artifact>) -> Arc<Artifact> {
-        if let Some(other) = self.take(digest, namespace) {
-            return other;
+    /// What the namespace uses from now on; `None` where it is not there. Fails where the namespace has its share.
+    fn take(&mut self, digest: &str, namespace: &Arc<str>) -> Result<Option<Arc<Artifact>>, PrepareError> {
+        match self.ready.get(digest) {
+            None => return Ok(None),
+            Some(ready) if ready.is_used_by(namespace) => {}
+            Some(ready) => self.admit(ready.bytes, namespace)?,
         }
         self.uses += 1;
-        let (namespace, used, used_at) = (Arc::clone(namespace), self.uses, SystemTime::now());
-        let ready = Ready { artifact: Arc::clone(&artifact), namespace, used, used_at };
+        let uses = self.uses;
+        Ok(self.ready.get_mut(digest).map(|ready| {
+            (ready.used, ready.used_at) = (uses, SystemTime::now());
+            ready.namespace = Arc::clone(namespace);
+            ready.artifact_of(namespace)
+        }))
+    }
+
+    /// Takes what was just loaded: another where somebody was loading it at the same time. Its code has so many bytes.
+    fn put(
+        &mut self,
+        digest: &str,
+        namespace: &Arc<str>,
+        artifact: Artifact,
+        bytes: u64,
+    ) -> Result<Arc<Artifact>, PrepareError> {
+        if let Some(other) = self.take(digest, namespace)? {
+            return Ok(other);
+        }
+        self.admit(bytes, namespace)?;
+        self.uses += 1;
+        let (own, used, used_at) = (Arc::clone(namespace), self.uses, SystemTime::now());
+        let used_by = HashMap::new();
+        let mut ready = Ready { artifact, bytes, used_by, namespace: own, used, used_at };
+        let artifact = ready.artifact_of(namespace);
         self.ready.insert(digest.to_owned(), ready);
         self.make_room();
-        artifact
+        Ok(artifact)
+    }
+
+    /// Whether the namespace may use code of so many bytes beside what it uses. What several use counts for each of them.
+    fn admit(&self, bytes: u64, namespace: &Arc<str>) -> Result<(), PrepareError> {
+        let (mut own, mut used) = (0, 0);
+        for ready in self.ready.values() {
+            own += if ready.is_used_by(namespace) { ready.bytes } else { 0 };
+            used += if ready.is_in_use() { ready.bytes } else { 0 };
+        }
+        self.room.admit(bytes, own, used)
     }
 
     /// Lets go what is beyond the bound. What a container uses is held elsewhere too and stays, as does what was put just now.
@@ -478,7 +527,23 @@ impl Shelf {
 impl Ready {
     /// Some container has it.
     fn is_in_use(&self) -> bool {
-        Arc::strong_count(&self.artifact) > 1
+        self.used_by.values().any(|own| own.strong_count() > 0)
+    }
+
+    /// Some container of the namespace has it.
+    fn is_used_by(&self, namespace: &Arc<str>) -> bool {
+        self.used_by.get(namespace).is_some_and(|own| own.strong_count() > 0)
+    }
+
+    /// One that all containers of the namespace have: it says whether there are any.
+    fn artifact_of(&mut self, namespace: &Arc<str>) -> Arc<Artifact> {
+        if let Some(own) = self.used_by.get(namespace).and_then(Weak::upgrade) {
+            return own;
+        }
+        let own = Arc::new(self.artifact.again());
+        self.used_by.retain(|_, other| other.strong_count() > 0);
+        self.used_by.insert(Arc::clone(namespace), Arc::downgrade(&own));
+        own
     }
 
     fn last_use(&self) -> Option<SystemTime> {

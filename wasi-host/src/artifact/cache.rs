@@ -23,8 +23,8 @@ use crate::engine::Engines;
 use crate::files::has_room;
 
 /// Bytes of compiled code kept. Beyond it the namespace that has the most loses what it used longest ago, and so makes
-/// room at its own cost; what containers use goes not at all: it would take its room as long as it is mapped. Code that
-/// several namespaces use counts for the one on whose account it was compiled.
+/// room at its own cost; what containers use goes not at all: it would take its room as long as it is mapped, and has a
+/// bound of its own in `room.rs`. Code that several namespaces use counts here for the one on whose account it was compiled.
 const CACHE_BYTES_MAX: u64 = 4 << 30;
 
 /// Bytes of code that are copied and authenticated at once.
@@ -90,6 +90,11 @@ impl DiskCache {
             return Err(PrepareError::io("cannot write the cache entry", &self.code_path(key))(source));
         }
         Ok(())
+    }
+
+    /// Bytes of an entry's code; none where there is no entry.
+    pub(super) fn code_bytes(&self, key: &str) -> u64 {
+        fs::metadata(self.code_path(key)).map_or(0, |found| found.len())
     }
 
     /// Whether there is an entry. It need not be whole.

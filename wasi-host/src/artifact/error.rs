@@ -78,6 +78,19 @@ pub enum PrepareError {
     /// Code is not written where that would take of the part of the disk that is left to the node.
     #[error("the disk has no room for compiled code; free some, or remove pods and images")]
     NoRoom,
+    /// Code that containers use has a part of the disk, and each namespace a share of that.
+    #[error(
+        "the namespace's containers use {used} bytes of compiled code, this needs {bytes} more, and {free} bytes are left for \
+         that of all; remove pods of the namespace, or give the node a larger disk"
+    )]
+    NoShare {
+        /// The code's bytes, as far as they are known.
+        bytes: u64,
+        /// Bytes that the namespace's containers use.
+        used: u64,
+        /// Bytes that are left for all.
+        free: u64,
+    },
     /// The file is not what it was when it was asked for.
     #[error("{path} has changed while it waited to be compiled")]
     Changed {
@@ -104,6 +117,7 @@ impl PrepareError {
                 | PrepareError::Changed { .. }
                 | PrepareError::Busy
                 | PrepareError::NoRoom
+                | PrepareError::NoShare { .. }
         )
     }
 }

@@ -1,4 +1,4 @@
-//! What is kept ready in memory has a bound.
+//! What is kept ready in memory has a bound, and so has the code that containers use.
 
 use super::*;
 use crate::{Host, HostConfig};
@@ -11,20 +11,66 @@ const NOTHING: &str = r#"(component
     (instance $r (export "run" (func $run)))
     (export "wasi:cli/run@0.2.0" (instance $r)))"#;
 
+/// Puts copies of one artifact on shelves.
+struct Copies {
+    of: Arc<Artifact>,
+    _host: Host,
+    _dir: tempfile::TempDir,
+}
+
+impl Copies {
+    async fn new() -> Copies {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("nothing.wasm");
+        std::fs::write(&path, wat::parse_str(NOTHING).expect("valid text")).expect("written");
+        let config = HostConfig { cache_dir: dir.path().join("cache"), ..HostConfig::default() };
+        let host = Host::new(config).expect("a host");
+        let of = host.prepare(&path, "default").await.expect("runnable");
+        Copies { of, _host: host, _dir: dir }
+    }
+
+    fn put(
+        &self,
+        shelf: &mut Shelf,
+        namespace: &str,
+        digest: &str,
+        bytes: u64,
+    ) -> Result<Arc<Artifact>, PrepareError> {
+        shelf.put(digest, &namespace.into(), self.of.again(), bytes)
+    }
+}
+
+#[tokio::test]
+async fn who_uses_much_code_leaves_as_much_to_others() {
+    const MIB: u64 = 1 << 20;
+    let copies = Copies::new().await;
+    let mut shelf = Shelf::new(Room { bytes_max: 400 * MIB });
+    let mut put = |namespace: &str, digest: &str| copies.put(&mut shelf, namespace, digest, 50 * MIB);
+    let mut greedy: Vec<_> = (0..4).map(|at| put("greedy", &at.to_string()).expect("free")).collect();
+    let refused = put("greedy", "4").expect_err("it has half");
+    let expected = PrepareError::NoShare { bytes: 50 * MIB, used: 200 * MIB, free: 200 * MIB };
+    assert_eq!(refused.to_string(), expected.to_string());
+    assert!(refused.may_pass());
+    // What it uses already it may use again, and so may others, on whose account it is then as well.
+    greedy.push(put("greedy", "0").expect("its own"));
+    let others = ["0", "own", "1"].map(|digest| put("modest", digest).expect("free"));
+    assert!(matches!(put("modest", "2"), Err(PrepareError::NoShare { used, .. }) if used == 150 * MIB));
+    // A little is everybody's, whatever there is left.
+    let more: Vec<_> = (0..8).map(|at| put(&format!("n{at}"), &format!("n{at}"))).collect();
+    assert!(more.iter().all(Result::is_ok));
+    assert!(put("n0", "more").is_err());
+    drop((more, others));
+    greedy.truncate(1);
+    // What nobody uses is there, and takes nothing of the share.
+    assert!(put("greedy", "1").is_ok() && put("greedy", "4").is_ok());
+}
+
 #[tokio::test]
 async fn what_its_namespace_used_longest_ago_goes_first_and_what_runs_does_not() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = dir.path().join("nothing.wasm");
-    std::fs::write(&path, wat::parse_str(NOTHING).expect("valid text")).expect("written");
-    let config = HostConfig { cache_dir: dir.path().join("cache"), ..HostConfig::default() };
-    let host = Host::new(config).expect("a host");
-    let nothing = host.prepare(&path, "default").await.expect("runnable");
-    let Pre::CommandP2(pre) = &nothing.pre else { panic!("it is a command") };
-    let mut shelf = Shelf::default();
+    let copies = Copies::new().await;
+    let mut shelf = Shelf::new(Room { bytes_max: u64::MAX });
     let put = |shelf: &mut Shelf, namespace: &str, digest: &str| {
-        let (entry, weight, pre) = (nothing.entry, nothing.weight, Pre::CommandP2(pre.clone()));
-        let artifact = Artifact { digest: digest.to_owned(), entry, weight, structures: 0, pre };
-        shelf.put(digest, &namespace.into(), Arc::new(artifact))
+        copies.put(shelf, namespace, digest, 1).expect("there is no bound")
     };
     let runs = put(&mut shelf, "greedy", "runs");
     for name in ["a", "b"] {
