@@ -81,7 +81,7 @@ impl Decoded {
         let content = if let Some(source) = Source::withheld(&key.0, &reason) {
             Content::Source(source)
         } else if key.0 == "pods"
-            && let Some(pod) = Pod::unreadable(json)
+            && let Some(pod) = Pod::withheld(json)
         {
             Content::WithheldPod(Box::new(pod), reason)
         } else {

@@ -279,8 +279,8 @@ impl Pod {
         bad.map_or(Ok(pod), |name| Err(CoreError::Name { name }))
     }
 
-    /// What stands for a pod that cannot be read, or that the node is not sent: nothing of it runs, and its deletion is
-    /// carried out. None where it cannot even be told which pod it is.
+    /// What stands for a pod that cannot be read: nothing of it runs, and its deletion is carried out. None where it
+    /// cannot even be told which pod it is.
     pub fn unreadable(json: &[u8]) -> Option<Self> {
         let value: Value = serde_json::from_slice(json).ok()?;
         let metadata = value.get("metadata")?;
@@ -295,11 +295,19 @@ impl Pod {
             uid: uid.as_str().into(),
             resource_version: text("resourceVersion"),
             deletion_timestamp: metadata["deletionTimestamp"].as_str().and_then(|at| at.parse().ok()),
-            deletion_grace_period_seconds: metadata["deletionGracePeriodSeconds"].as_i64().or(Some(0)),
+            deletion_grace_period_seconds: Some(0),
             ..Metadata::default()
         };
         let status = serde_json::json!({ "phase": "Failed" });
         Some(Self { metadata, spec: PodSpec::default(), status, outline: Outline::default() })
+    }
+
+    /// The same for one that the node is not sent, and that may run there as it was before.
+    pub fn withheld(json: &[u8]) -> Option<Self> {
+        let mut pod = Self::unreadable(json)?;
+        let value: Value = serde_json::from_slice(json).ok()?;
+        pod.metadata.deletion_grace_period_seconds = value["metadata"]["deletionGracePeriodSeconds"].as_i64();
+        Some(pod)
     }
 
     pub fn uid(&self) -> &PodUid {

@@ -87,7 +87,7 @@ fn withheld_pod(pod: &Value) -> ObjectEvent {
 fn deleting(pod: &Value) -> Value {
     let mut pod = pod.clone();
     pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
-    pod["metadata"]["deletionGracePeriodSeconds"] = 0.into();
+    pod["metadata"]["deletionGracePeriodSeconds"] = 1.into();
     pod
 }
 
