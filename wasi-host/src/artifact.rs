@@ -57,9 +57,14 @@ pub use error::PrepareError;
 /// Bytes of a `.wasm` file: several times what interpreters compiled to WebAssembly need.
 const WASM_BYTES_MAX: u64 = 256 << 20;
 
-/// Artifacts kept ready in memory beyond those that containers use. The namespace that has the most of them loses what it used
-/// longest ago: others' need not be authenticated and linked again for it.
+/// Artifacts kept ready in memory beyond those that containers use, and bytes of the host that they take. The namespace that
+/// has the most of either loses what it used longest ago: others' need not be authenticated and linked again for it.
 const READY_MAX: usize = 512;
+const READY_BYTES_MAX: u64 = 256 << 20;
+
+/// What is reckoned of a component as it is compiled. What was compiled by a host that reckoned otherwise is compiled anew:
+/// count this up with each change.
+const RECKONING: u32 = 2;
 
 /// Files that are hashed, and components that are loaded and linked, at once: they are read whole. A namespace has at
 /// most half of them.
@@ -86,7 +91,8 @@ pub struct Artifact {
     entry: Entry,
     /// Seats that one instance takes.
     pub(crate) weight: u32,
-    /// Bytes of the host that one instance takes beside its memories and tables.
+    /// Bytes of the host that it takes as it is loaded, and one instance beside its memories and tables: each instance is
+    /// charged for both, and nobody else for what all share.
     pub(crate) structures: u64,
     pub(crate) pre: Pre,
 }
@@ -222,7 +228,11 @@ impl Artifacts {
         Ok(Artifacts {
             linker_p2: linker::linker(&engines.p2, WasiVersion::P2).map_err(wrong)?,
             linker_p3: linker::linker(&engines.p3, WasiVersion::P3).map_err(wrong)?,
-            compatibility: format!("{}-{}", compatibility(&engines.p2), compatibility(&engines.p3)),
+            compatibility: format!(
+                "{}-{}-{RECKONING}",
+                compatibility(&engines.p2),
+                compatibility(&engines.p3)
+            ),
             disk,
             compiler: Compiler::new(compiler, compiling).map_err(HostError::Threads)?,
             engines,
@@ -500,28 +510,42 @@ impl Shelf {
         self.room.admit(bytes, own, used)
     }
 
-    /// Lets go what is beyond the bound. What a container uses is held elsewhere too and stays, as does what was put just now.
+    /// Lets go what is beyond the bounds. What a container uses is held elsewhere too and stays, as does what was put just now.
     fn make_room(&mut self) {
-        if self.ready.len() <= READY_MAX {
-            return;
-        }
-        let mut unused: HashMap<&Arc<str>, Vec<(u64, &String)>> = HashMap::new();
+        let mut unused: HashMap<&Arc<str>, Unused<'_>> = HashMap::new();
+        let (mut left, mut bytes) = (0, 0);
         for (digest, ready) in self.ready.iter().filter(|(_, ready)| !ready.is_in_use()) {
-            unused.entry(&ready.namespace).or_default().push((ready.used, digest));
+            let own = unused.entry(&ready.namespace).or_default();
+            own.all.push((ready.used, digest, ready.artifact.structures));
+            own.bytes += ready.artifact.structures;
+            left += 1;
+            bytes += ready.artifact.structures;
         }
-        let mut left: usize = unused.values().map(Vec::len).sum();
         // Of each what was used longest ago is the last.
-        unused.values_mut().for_each(|own| own.sort_unstable_by(|one, other| other.cmp(one)));
+        unused.values_mut().for_each(|own| own.all.sort_unstable_by(|one, other| other.cmp(one)));
         let mut gone = Vec::new();
-        while left > READY_MAX {
-            let most = unused
-                .values_mut()
-                .max_by_key(|own| (own.len(), own.last().map(|(used, _)| u64::MAX - used)));
-            gone.extend(most.and_then(Vec::pop).map(|(_, digest)| digest.clone()));
-            left -= 1;
+        while left > READY_MAX || bytes > READY_BYTES_MAX {
+            let by_bytes = bytes > READY_BYTES_MAX;
+            let most = unused.values_mut().max_by_key(|own| {
+                let holds = if by_bytes { own.bytes } else { own.all.len() as u64 };
+                (holds, own.all.last().map(|(used, ..)| u64::MAX - used))
+            });
+            let Some(most) = most else { break };
+            let Some((_, digest, freed)) = most.all.pop() else { break };
+            most.bytes -= freed;
+            (left, bytes) = (left - 1, bytes - freed);
+            gone.push(digest.clone());
         }
         gone.iter().for_each(|digest| drop(self.ready.remove(digest)));
     }
+}
+
+/// What a namespace has on the shelf that no container uses.
+#[derive(Default)]
+struct Unused<'a> {
+    /// When it was used, its digest, and its bytes.
+    all: Vec<(u64, &'a String, u64)>,
+    bytes: u64,
 }
 
 impl Ready {

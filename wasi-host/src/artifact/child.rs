@@ -154,7 +154,7 @@ mod tests {
         let module = wat::parse_str(r#"(module (memory (export "memory") 1) (func (export "_start")))"#);
         let (kind, code) = make(module.expect("valid"), &engines).expect("compiled");
         assert_eq!(Kind { structures: 0, ..kind }.to_text(), "command p2 p2 0");
-        assert!((1..64 << 10).contains(&kind.structures), "{}", kind.structures);
+        assert!((1..256 << 10).contains(&kind.structures), "{}", kind.structures);
         assert!(Engine::detect_precompiled(&code).is_some());
         assert!(matches!(make(b"garbage".to_vec(), &engines), Err(PrepareError::NotWasm { .. })));
         for wrong in [vec![], vec!["1"], vec!["x", "1"], vec!["1", "2", "3"]] {

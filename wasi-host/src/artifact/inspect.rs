@@ -40,7 +40,7 @@ pub(super) struct Kind {
     pub(super) world: WasiVersion,
     /// The engine that it needs.
     pub(super) engine: WasiVersion,
-    /// Bytes of the host that an instance of it takes for its structures; zero before that is reckoned.
+    /// Bytes of the host that it takes as it is loaded, with the structures of an instance; zero before that is reckoned.
     pub(super) structures: u64,
 }
 
@@ -72,8 +72,7 @@ impl Kind {
         let (entry, _) = Self::ENTRIES.into_iter().find(|(_, known)| *known == name)?;
         let world = WasiVersion::from_name(parts.next()?)?;
         let engine = WasiVersion::from_name(parts.next()?)?;
-        // Older versions have not reckoned them.
-        let structures = parts.next().map_or(Some(0), |bytes| bytes.parse().ok())?;
+        let structures = parts.next()?.parse().ok()?;
         parts.next().is_none().then_some(Kind { entry, world, engine, structures })
     }
 }
@@ -297,7 +296,9 @@ mod tests {
                 assert_eq!(Kind::from_text(&kind.to_text()), Some(kind));
             }
         }
-        for wrong in ["", "command", "command p2", "command p2 p4", "command p2 p2 p2", "x p2 p2"] {
+        for wrong in
+            ["", "command", "command p2", "command p2 p4 7", "command p2 p2", "command p2 p2 p2", "x p2 p2 7"]
+        {
             assert_eq!(Kind::from_text(wrong), None, "{wrong}");
         }
     }

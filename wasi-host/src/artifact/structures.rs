@@ -1,167 +1,224 @@
-//! What an instance of a component takes of the host beside its memories and tables: for each of its core instances places
-//! for functions that may be called from elsewhere, globals, and element segments that it keeps.
+//! What a component takes of the host beside memories and tables: as it is loaded, names, types and functions of all its
+//! modules, instantiated or not; and for each core instance places for functions that may be called from elsewhere, globals,
+//! and element segments that it keeps.
 //!
-//! A small file can ask for gigabytes of it: segments of one byte an element, instantiated again and again. So it is reckoned
-//! before the file is compiled, from above: where it is not said here which module is instantiated, it is the largest.
+//! A small file can ask for gigabytes of it: segments of one byte an element, instantiated again and again, or millions of
+//! names of one function. So it is reckoned before the file is compiled, from above: where it is not said here which module or
+//! component is instantiated, it is the largest.
+
+mod sections;
 
 use wasmparser::{
-    ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind, ComponentTypeRef,
-    ElementItems, ElementKind, Instance, Parser, Payload, Result,
+    CanonicalFunction, ComponentAlias, ComponentExport, ComponentExternalKind, ComponentInstance,
+    ComponentOuterAliasKind, ComponentTypeRef, Instance, Parser, Payload, Result,
 };
 
 use super::PrepareError;
+use super::inspect::malformed;
 
-/// Bytes of one instance's structures. Large programs in languages with runtimes of their own take a few MiB.
+/// Bytes of a component that is loaded, and of one instance's structures. Large programs in languages with runtimes of their
+/// own take a few MiB.
 const BYTES_MAX: u64 = 64 << 20;
 
 /// Core instances that one component may have; wasmtime's pool admits no more.
 const INSTANCES_MAX: u64 = 200;
 
-/// Bytes of a function that may be called from elsewhere, of an element that is kept, of a global, and of a memory or table.
-const FUNCTION_BYTES: u64 = 32;
-const ELEMENT_BYTES: u64 = 16;
-const GLOBAL_BYTES: u64 = 16;
-const TABLE_BYTES: u64 = 48;
-
-/// Bytes that one instance of the component takes; refused where that is more than [`BYTES_MAX`].
+/// Bytes that the component and one instance of it take; refused where that is more than [`BYTES_MAX`].
 pub(super) fn bytes(component: &[u8]) -> std::result::Result<u64, PrepareError> {
-    let bytes = reckon(component).map_err(|error| PrepareError::Compile {
-        message: format!("the file is damaged or cut short: {error}"),
-    })?;
-    if bytes > BYTES_MAX {
+    let parts = reckon(component).map_err(malformed)?;
+    if parts.bytes > BYTES_MAX {
         return Err(PrepareError::Compile {
             message: format!(
-                "an instance of it would take {} MiB of the host for its functions, globals and element segments; \
-                 at most {} are admitted: have it instantiate fewer modules, or smaller ones",
-                bytes >> 20,
+                "loaded, with an instance of it, it would take {} MiB of the host for its names, types, functions, globals \
+                 and element segments; at most {} are admitted: have it contain and instantiate fewer modules, or smaller ones",
+                parts.bytes >> 20,
                 BYTES_MAX >> 20
             ),
         });
     }
-    Ok(bytes)
+    Ok(parts.bytes)
 }
 
-/// What is instantiated by instantiating something.
+/// What instantiating a module or component comes to.
 #[derive(Debug, Clone, Copy, Default)]
 struct Parts {
     bytes: u64,
+    /// Functions that are lifted, lowered or built in.
+    functions: u64,
+    /// Component instances that have functions to be called.
+    callable: u64,
     /// Core instances of modules that are not known here.
     unknown: u64,
+    /// Component instances of components that are not known here.
+    open: u64,
 }
 
 impl Parts {
     fn add(&mut self, other: Parts) {
         self.bytes = self.bytes.saturating_add(other.bytes);
+        self.functions = self.functions.saturating_add(other.functions);
+        self.callable = self.callable.saturating_add(other.callable);
         self.unknown = self.unknown.saturating_add(other.unknown);
+        self.open = self.open.saturating_add(other.open);
+    }
+
+    fn take(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// The same with the largest component in each place of one that is not known.
+    fn with_open(mut self, largest: Parts) -> Parts {
+        self.bytes = self.bytes.saturating_add(self.open.saturating_mul(largest.bytes));
+        self.functions = self.functions.saturating_add(self.open.saturating_mul(largest.functions));
+        self.callable = self.callable.saturating_add(self.open.saturating_mul(largest.callable));
+        self
+    }
+
+    /// What is more of either.
+    fn max(self, other: Parts) -> Parts {
+        Parts {
+            bytes: self.bytes.max(other.bytes),
+            functions: self.functions.max(other.functions),
+            callable: self.callable.max(other.callable),
+            ..Parts::default()
+        }
     }
 }
 
 /// Something with an index, of which it may not be known what it is.
-type Known<T> = Option<T>;
+type Known = Option<Parts>;
 
-/// What is open: a module, or a component with what its indices stand for.
+/// What is open: a module, or a component.
 enum Open {
-    Module(u64),
-    Component { modules: Vec<Known<u64>>, components: Vec<Known<Parts>>, parts: Parts },
+    Module(Parts),
+    Component(Within),
 }
 
-impl Open {
-    fn component() -> Open {
-        Open::Component { modules: Vec::new(), components: Vec::new(), parts: Parts::default() }
+/// A component with what its indices stand for.
+#[derive(Default)]
+struct Within {
+    modules: Vec<Known>,
+    components: Vec<Known>,
+    parts: Parts,
+    lifts: bool,
+}
+
+/// What was found in the whole file so far.
+#[derive(Default)]
+struct Found {
+    /// Bytes that are there once.
+    loaded: u64,
+    largest_module: Parts,
+    largest_component: Parts,
+    /// Items of the instance that has the most.
+    items: u64,
+}
+
+impl Found {
+    fn load(&mut self, bytes: u64) {
+        self.loaded = self.loaded.saturating_add(bytes);
     }
 }
 
-fn reckon(component: &[u8]) -> Result<u64> {
+fn reckon(component: &[u8]) -> Result<Parts> {
     let mut open: Vec<Open> = Vec::new();
-    let mut largest = 0_u64;
+    let mut found = Found::default();
     for payload in Parser::new(0).parse_all(component) {
         match payload? {
             Payload::Version { encoding, .. } => open.push(match encoding {
-                wasmparser::Encoding::Module => Open::Module(0),
-                wasmparser::Encoding::Component => Open::component(),
+                wasmparser::Encoding::Module => Open::Module(Parts::default()),
+                wasmparser::Encoding::Component => Open::Component(Within::default()),
             }),
             Payload::End(_) => {
                 let Some(ended) = open.pop() else { break };
-                match (ended, open.last_mut()) {
-                    (Open::Module(bytes), within) => {
-                        largest = largest.max(bytes);
-                        if let Some(Open::Component { modules, .. }) = within {
-                            modules.push(Some(bytes));
-                        }
+                let within = match open.last_mut() {
+                    Some(Open::Component(within)) => Some(within),
+                    _ => None,
+                };
+                match ended {
+                    Open::Module(parts) => {
+                        found.largest_module = found.largest_module.max(parts);
+                        within.into_iter().for_each(|within| within.modules.push(Some(parts)));
                     }
-                    (Open::Component { parts, .. }, Some(Open::Component { components, .. })) => {
-                        components.push(Some(parts));
-                    }
-                    (Open::Component { parts, .. }, _) => {
-                        let unknown = parts.unknown.min(INSTANCES_MAX).saturating_mul(largest);
-                        return Ok(parts.bytes.saturating_add(unknown));
+                    Open::Component(Within { mut parts, lifts, .. }) => {
+                        parts.callable = parts.callable.saturating_add(u64::from(lifts));
+                        let Some(within) = within else { return Ok(whole(parts, &found)) };
+                        found.largest_component = found.largest_component.max(parts);
+                        within.components.push(Some(parts));
                     }
                 }
             }
             payload => match open.last_mut() {
-                Some(Open::Module(bytes)) => *bytes = bytes.saturating_add(of_module(&payload)?),
-                Some(Open::Component { modules, components, parts }) => {
-                    of_component(payload, modules, components, parts)?;
+                Some(Open::Module(parts)) => {
+                    found.load(sections::of_loaded_module(&payload)?);
+                    parts.take(sections::of_instance(&payload)?);
                 }
+                Some(Open::Component(within)) => of_component(payload, within, &mut found)?,
                 None => {}
             },
         }
     }
-    Ok(0)
+    Ok(Parts::default())
 }
 
-/// What a section of a module adds to each of its instances.
-fn of_module(payload: &Payload<'_>) -> Result<u64> {
-    Ok(match payload {
-        Payload::ImportSection(imports) => u64::from(imports.count()) * FUNCTION_BYTES,
-        Payload::ExportSection(exports) => u64::from(exports.count()) * FUNCTION_BYTES,
-        // Each may begin as another function, which may be called from elsewhere then.
-        Payload::GlobalSection(globals) => u64::from(globals.count()) * (GLOBAL_BYTES + FUNCTION_BYTES),
-        Payload::TableSection(tables) => u64::from(tables.count()) * TABLE_BYTES,
-        Payload::MemorySection(memories) => u64::from(memories.count()) * TABLE_BYTES,
-        Payload::ElementSection(segments) => {
-            let mut bytes = 0_u64;
-            for segment in segments.clone() {
-                let segment = segment?;
-                let count = match segment.items {
-                    ElementItems::Functions(functions) => functions.count(),
-                    ElementItems::Expressions(_, expressions) => expressions.count(),
-                };
-                let each = match segment.kind {
-                    ElementKind::Active { .. } => FUNCTION_BYTES,
-                    ElementKind::Passive | ElementKind::Declared => FUNCTION_BYTES + ELEMENT_BYTES,
-                };
-                bytes = bytes.saturating_add(u64::from(count) * each + TABLE_BYTES);
-            }
-            bytes
-        }
-        _ => 0,
-    })
+/// All that the outermost component comes to.
+fn whole(parts: Parts, found: &Found) -> Parts {
+    let mut whole = parts.with_open(found.largest_component);
+    whole.take(whole.unknown.min(INSTANCES_MAX).saturating_mul(found.largest_module.bytes));
+    let each = if whole.callable > 1 { sections::ADAPTED_BYTES } else { sections::CANONICAL_BYTES };
+    whole.take(whole.functions.saturating_mul(each));
+    whole.take(found.loaded);
+    whole
 }
 
 /// What a section of a component instantiates, and what it gives indices to.
-fn of_component(
-    payload: Payload<'_>,
-    modules: &mut Vec<Known<u64>>,
-    components: &mut Vec<Known<Parts>>,
-    parts: &mut Parts,
-) -> Result<()> {
+fn of_component(payload: Payload<'_>, within: &mut Within, found: &mut Found) -> Result<()> {
+    let Within { modules, components, parts, lifts } = within;
     match payload {
+        Payload::CoreTypeSection(types) => {
+            for ty in types {
+                found.load(sections::of_core_type(&ty?));
+            }
+        }
+        Payload::ComponentTypeSection(types) => {
+            for ty in types {
+                let bytes = sections::of_type(&ty?, &mut found.items);
+                found.load(bytes);
+            }
+        }
+        Payload::ComponentCanonicalSection(functions) => {
+            for function in functions {
+                *lifts |= matches!(function?, CanonicalFunction::Lift { .. });
+                parts.functions = parts.functions.saturating_add(1);
+            }
+        }
         Payload::InstanceSection(instances) => {
             for instance in instances {
-                if let Instance::Instantiate { module_index, .. } = instance? {
-                    parts.add(match modules.get(module_index as usize) {
-                        Some(Some(bytes)) => Parts { bytes: *bytes, unknown: 0 },
-                        _ => Parts { bytes: 0, unknown: 1 },
-                    });
+                match instance? {
+                    Instance::Instantiate { module_index, args } => {
+                        parts.take(sections::of_instantiation(args.len()));
+                        let known = modules.get(module_index as usize).copied().flatten();
+                        parts.add(known.unwrap_or(Parts { unknown: 1, ..Parts::default() }));
+                    }
+                    Instance::FromExports(exports) => parts.take(sections::of_instantiation(exports.len())),
                 }
             }
         }
         Payload::ComponentInstanceSection(instances) => {
             for instance in instances {
-                if let ComponentInstance::Instantiate { component_index, .. } = instance? {
-                    let known = components.get(component_index as usize).copied().flatten();
-                    parts.add(known.unwrap_or(Parts { bytes: 0, unknown: INSTANCES_MAX }));
+                match instance? {
+                    ComponentInstance::Instantiate { component_index, args } => {
+                        parts.take(sections::of_instantiation(args.len()));
+                        let known = components.get(component_index as usize).copied().flatten();
+                        let unknown = Parts { unknown: INSTANCES_MAX, open: 1, ..Parts::default() };
+                        parts.add(known.unwrap_or(unknown).with_open(found.largest_component));
+                    }
+                    ComponentInstance::FromExports(exports) => {
+                        found.items = found.items.max(exports.len() as u64);
+                        for export in exports.iter() {
+                            parts.take(of_export(export, found));
+                        }
+                    }
                 }
             }
         }
@@ -182,7 +239,9 @@ fn of_component(
         }
         Payload::ComponentImportSection(imports) => {
             for import in imports {
-                match import?.ty {
+                let import = import?;
+                parts.take(sections::of_name(import.name.name, 0));
+                match import.ty {
                     ComponentTypeRef::Module(_) => modules.push(None),
                     ComponentTypeRef::Component(_) => components.push(None),
                     _ => {}
@@ -191,7 +250,9 @@ fn of_component(
         }
         Payload::ComponentExportSection(exports) => {
             for export in exports {
-                match export?.kind {
+                let export = export?;
+                parts.take(of_export(&export, found));
+                match export.kind {
                     ComponentExternalKind::Module => modules.push(None),
                     ComponentExternalKind::Component => components.push(None),
                     _ => {}
@@ -201,6 +262,13 @@ fn of_component(
         _ => {}
     }
     Ok(())
+}
+
+/// What an export takes: of an instance with its items, of a module with its type, which names all of its exports.
+fn of_export(export: &ComponentExport<'_>, found: &Found) -> u64 {
+    let items = if export.kind == ComponentExternalKind::Instance { found.items } else { 0 };
+    let ty = if export.kind == ComponentExternalKind::Module { found.loaded } else { 0 };
+    sections::of_name(export.name.name, items).saturating_add(ty)
 }
 
 #[cfg(test)]
@@ -218,18 +286,21 @@ mod tests {
 
     #[test]
     fn each_core_instance_counts_with_what_it_keeps() {
-        let once =
-            of(&format!("(component {} (core instance (instantiate $m)))", module(1000))).expect("small");
+        let with = |instances: usize| {
+            let instances = "(core instance (instantiate $m))".repeat(instances);
+            of(&format!("(component {} {instances})", module(1000))).expect("small")
+        };
+        let once = with(1) - with(0);
         assert!((48_000..49_000).contains(&once), "{once}");
-        let ten = "(core instance (instantiate $m))".repeat(10);
-        assert_eq!(of(&format!("(component {} {ten})", module(1000))).expect("small"), 10 * once);
+        assert_eq!(with(10), with(0) + 10 * once);
         // Nested, and by an alias of which it is not said here what it is.
         let nested = format!(
             "(component {} (component $c (core instance (instantiate $m)) (core instance (instantiate $m)))
                (instance (instantiate $c)) (instance (instantiate $c)))",
             module(1000)
         );
-        assert_eq!(of(&nested).expect("small"), 4 * once);
+        let nested = of(&nested).expect("small") - with(0);
+        assert!((4 * 48_000..4 * 49_000).contains(&nested), "{nested}");
         assert_eq!(of("(component)").expect("nothing"), 0);
     }
 
@@ -244,5 +315,41 @@ mod tests {
         let module = format!("(core module $m (func $f) {of_functions})");
         let once = of(&format!("(component {module} (core instance (instantiate $m)))")).expect("small");
         assert!(once >= 48_000, "each may be another function: {once}");
+    }
+
+    #[test]
+    fn what_nobody_instantiates_counts_as_it_is_loaded() {
+        let names = |from: usize, to: usize| {
+            let exports: String = (from..to).map(|at| format!(r#"(export "{at:x}" (func $f))"#)).collect();
+            format!("(core module (func $f) {exports})")
+        };
+        let few = of(&format!("(component {})", names(0, 10_000))).expect("small");
+        assert!((1_280_000..1_500_000).contains(&few), "{few}");
+        // All modules count together.
+        let many: String = (0..6).map(|at| names(at * 100_000, (at + 1) * 100_000)).collect();
+        let refused = of(&format!("(component {many})")).expect_err("too much");
+        assert!(refused.to_string().contains("MiB of the host for its names"), "{refused}");
+        let cases: String = (0..1_000).map(|at| format!(r#" "c{at}""#)).collect();
+        let cases = of(&format!("(component (type (enum{cases})))")).expect("small");
+        assert!(cases >= 80_000, "{cases}");
+        let table = of("(component (core module (table 100000 funcref)))").expect("small");
+        assert!(table >= 800_000, "what it begins with: {table}");
+    }
+
+    #[test]
+    fn components_that_double_in_each_other_are_refused() {
+        let mut text = "(component $c (component $d) (instance (instantiate $d)))".to_owned();
+        for _ in 0..30 {
+            text = format!("(component $c {text} (instance (instantiate $c)) (instance (instantiate $c)))");
+        }
+        assert!(of(&text).is_err());
+        // The same by aliases.
+        let mut text = "(component $c0 (component $d) (instance (instantiate $d)))".to_owned();
+        for at in 1..30 {
+            let (alias, before) = (format!("(alias outer 1 $c{0} (component $c))", at - 1), text);
+            let twice = "(instance (instantiate $c)) (instance (instantiate $c))";
+            text = format!("{before} (component $c{at} {alias} {twice})");
+        }
+        assert!(of(&format!("(component {text} (instance (instantiate $c29)))")).is_err());
     }
 }
