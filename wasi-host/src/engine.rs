@@ -25,8 +25,10 @@ const MAPS_PER_MEMORY: u64 = 4;
 /// Memory mappings of a stack, made with the engine.
 const MAPS_PER_STACK: u64 = 2;
 
-/// Stacks of an instance of the 0.3 engine: requests that share one have a stack each while they run.
-const P3_STACKS: u32 = 2;
+/// Stacks for each seat of an instance of the 0.3 engine: of a call that waits, and of what runs meanwhile. Requests that share
+/// an instance need no more, since wasmtime lets none in where another waits within a call. How many calls may wait in a
+/// composition is reckoned before it is compiled.
+pub(crate) const P3_STACKS: u32 = 2;
 
 /// What one instance more that the host admits takes. Whoever comes may need either engine, so both have a slot for it.
 const MAPS_PER_INSTANCE: u64 = 2 * MAPS_PER_MEMORY + (1 + P3_STACKS as u64) * MAPS_PER_STACK;
@@ -113,9 +115,12 @@ impl Engines {
 /// How many seats an instance of the component takes, by its memories and tables; at least one.
 pub(crate) fn weight(component: &Component) -> u32 {
     // A component whose needs are not known before imports modules, which the linker has none of.
-    component.resources_required().map_or(MEMORIES_MAX, |needs| {
-        needs.num_memories.max(needs.num_tables.div_ceil(TABLES_PER_SEAT)).max(1)
-    })
+    component.resources_required().map_or(MEMORIES_MAX, |needs| seats(needs.num_memories, needs.num_tables))
+}
+
+/// The seats of so many memories and tables.
+pub(crate) fn seats(memories: u32, tables: u32) -> u32 {
+    memories.max(tables.div_ceil(TABLES_PER_SEAT)).max(1)
 }
 
 /// What compiled code of an engine is compatible with: part of the cache's keys.

@@ -127,8 +127,7 @@ pub(crate) fn classify(
     Exit::Trapped { message }
 }
 
-/// What to say where the pools had no room, which the seats do not foresee: a guest may make more stacks than its requests
-/// need.
+/// What to say where the pools had no room, which seats and what is reckoned of a component's stacks should not let happen.
 pub(crate) fn unseated(error: &wasmtime::Error) -> Option<String> {
     error.downcast_ref::<PoolConcurrencyLimitError>()?;
     Some(format!(

@@ -127,7 +127,8 @@ pub(super) fn make(wasm: Vec<u8>, engines: &[Engine; 2]) -> Result<(Kind, Vec<u8
         Form::Module { .. } => inspect::componentize(form, &wasm)?,
     };
     slots::check(&component)?;
-    let kind = Kind { structures: structures::bytes(&component)?, ..form.kind() };
+    let kind = form.kind();
+    let kind = Kind { structures: structures::bytes(&component, kind.engine)?, ..kind };
     let [p2, p3] = engines;
     let engine = match kind.engine {
         WasiVersion::P2 => p2,

@@ -5,6 +5,9 @@
 //! A small file can ask for gigabytes of it: segments of one byte an element, instantiated again and again, or millions of
 //! names of one function. So it is reckoned before the file is compiled, from above: where it is not said here which module or
 //! component is instantiated, it is the largest.
+//!
+//! So are the stacks that calls may wait on in an instance of WASI 0.3. wasmtime lets no call into a component instance in
+//! which another one runs or waits, so that there are as many as component instances with functions to be called.
 
 mod sections;
 
@@ -15,6 +18,7 @@ use wasmparser::{
 
 use super::PrepareError;
 use super::inspect::malformed;
+use crate::engine::{self, P3_STACKS, WasiVersion};
 
 /// Bytes of a component that is loaded, and of one instance's structures. Large programs in languages with runtimes of their
 /// own take a few MiB.
@@ -23,8 +27,9 @@ const BYTES_MAX: u64 = 64 << 20;
 /// Core instances that one component may have; wasmtime's pool admits no more.
 const INSTANCES_MAX: u64 = 200;
 
-/// Bytes that the component and one instance of it take; refused where that is more than [`BYTES_MAX`].
-pub(super) fn bytes(component: &[u8]) -> std::result::Result<u64, PrepareError> {
+/// Bytes that the component and one instance of it take; refused where that is more than [`BYTES_MAX`], or where an instance on
+/// the engine of 0.3 could hold more stacks than its seats have.
+pub(super) fn bytes(component: &[u8], engine: WasiVersion) -> std::result::Result<u64, PrepareError> {
     let parts = reckon(component).map_err(malformed)?;
     if parts.bytes > BYTES_MAX {
         return Err(PrepareError::Compile {
@@ -36,6 +41,17 @@ pub(super) fn bytes(component: &[u8]) -> std::result::Result<u64, PrepareError> 
             ),
         });
     }
+    if engine == WasiVersion::P3 && parts.stacks() > parts.stacks_of_seats() {
+        return Err(PrepareError::Compile {
+            message: format!(
+                "calls could wait in {} of the components that it is composed of at once, each on a stack, and with so few \
+                 memories and tables an instance of it has {} stacks: compose fewer of them, or such that have memories of \
+                 their own",
+                parts.callable,
+                parts.stacks_of_seats()
+            ),
+        });
+    }
     Ok(parts.bytes)
 }
 
@@ -43,6 +59,9 @@ pub(super) fn bytes(component: &[u8]) -> std::result::Result<u64, PrepareError> 
 #[derive(Debug, Clone, Copy, Default)]
 struct Parts {
     bytes: u64,
+    /// Memories and tables, at least.
+    memories: u64,
+    tables: u64,
     /// Functions that are lifted, lowered or built in.
     functions: u64,
     /// Component instances that have functions to be called.
@@ -56,6 +75,8 @@ struct Parts {
 impl Parts {
     fn add(&mut self, other: Parts) {
         self.bytes = self.bytes.saturating_add(other.bytes);
+        self.memories = self.memories.saturating_add(other.memories);
+        self.tables = self.tables.saturating_add(other.tables);
         self.functions = self.functions.saturating_add(other.functions);
         self.callable = self.callable.saturating_add(other.callable);
         self.unknown = self.unknown.saturating_add(other.unknown);
@@ -82,6 +103,16 @@ impl Parts {
             callable: self.callable.max(other.callable),
             ..Parts::default()
         }
+    }
+
+    /// Stacks that an instance may hold: of calls that wait, and of what runs meanwhile.
+    fn stacks(&self) -> u64 {
+        self.callable.saturating_add(1)
+    }
+
+    fn stacks_of_seats(&self) -> u64 {
+        let number = |of: u64| u32::try_from(of).unwrap_or(u32::MAX);
+        u64::from(engine::seats(number(self.memories), number(self.tables))) * u64::from(P3_STACKS)
     }
 }
 
@@ -151,7 +182,7 @@ fn reckon(component: &[u8]) -> Result<Parts> {
             payload => match open.last_mut() {
                 Some(Open::Module(parts)) => {
                     found.load(sections::of_loaded_module(&payload)?);
-                    parts.take(sections::of_instance(&payload)?);
+                    of_module(&payload, parts)?;
                 }
                 Some(Open::Component(within)) => of_component(payload, within, &mut found)?,
                 None => {}
@@ -169,6 +200,17 @@ fn whole(parts: Parts, found: &Found) -> Parts {
     whole.take(whole.functions.saturating_mul(each));
     whole.take(found.loaded);
     whole
+}
+
+/// What a section of a module adds to each of its instances.
+fn of_module(payload: &Payload<'_>, parts: &mut Parts) -> Result<()> {
+    parts.take(sections::of_instance(payload)?);
+    match payload {
+        Payload::MemorySection(memories) => parts.memories += u64::from(memories.count()),
+        Payload::TableSection(tables) => parts.tables += u64::from(tables.count()),
+        _ => {}
+    }
+    Ok(())
 }
 
 /// What a section of a component instantiates, and what it gives indices to.
@@ -276,7 +318,7 @@ mod tests {
     use super::*;
 
     fn of(text: &str) -> std::result::Result<u64, PrepareError> {
-        bytes(&wat::parse_str(text).expect("valid"))
+        bytes(&wat::parse_str(text).expect("valid"), WasiVersion::P2)
     }
 
     /// A module whose instances keep so many elements.
@@ -351,5 +393,31 @@ mod tests {
             text = format!("{before} (component $c{at} {alias} {twice})");
         }
         assert!(of(&format!("(component {text} (instance (instantiate $c29)))")).is_err());
+    }
+
+    /// A component that calls so many others, each with functions to be called, and so many memories together.
+    fn composed(of: usize, memories: usize) -> Vec<u8> {
+        let part = r#"(component $part (core module $m (func (export "f"))) (core instance $i (instantiate $m))
+            (func (export "f") (canon lift (core func $i "f"))))"#;
+        let parts = "(instance (instantiate $part))".repeat(of);
+        let memory = "(core module $memory (memory 1))".to_owned();
+        let memories = "(core instance (instantiate $memory))".repeat(memories);
+        let text = format!(
+            r#"(component {part} {parts} {memory} {memories}
+                (core module $m (func (export "run"))) (core instance $i (instantiate $m))
+                (func (export "run") (canon lift (core func $i "run"))))"#
+        );
+        wat::parse_str(text).expect("valid")
+    }
+
+    #[test]
+    fn a_composition_has_as_many_seats_as_its_calls_have_stacks() {
+        let on_p3 = |of, memories| bytes(&composed(of, memories), WasiVersion::P3);
+        on_p3(0, 0).expect("one component, one seat");
+        on_p3(0, 1).expect("the same with a memory");
+        on_p3(5, 6).expect("as many memories as components");
+        let refused = on_p3(100, 1).expect_err("a hundred stacks in a seat").to_string();
+        assert!(refused.contains("calls could wait in 101 of the components"), "{refused}");
+        bytes(&composed(100, 1), WasiVersion::P2).expect("calls on this engine have one stack");
     }
 }

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, StreamBody};
 
 use super::*;
 use crate::net::{Client, HttpBody, HttpError, empty_body};
-use crate::{NoSeat, SeatBound, StartError};
+use crate::{Exit, NoSeat, PrepareError, SeatBound, StartError};
 
 const PORT: u16 = 8080;
 
@@ -163,4 +163,53 @@ async fn requests_that_hold_instances_leave_others_theirs() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
+}
+
+/// A program of WASI 0.3 that calls so many other components, each with this memory, in which all the calls wait at once.
+fn composition(parts: usize, memory: &str) -> String {
+    let each = |line: fn(usize) -> String| (0..parts).map(line).collect::<String>();
+    let instances = each(|at| {
+        format!(r#"(instance $p{at} (instantiate $part (with "wait-for" (func $clock "wait-for"))))"#)
+    });
+    let lowered = each(|at| format!(r#"(core func $f{at} (canon lower (func $p{at} "f") async))"#));
+    let imports = each(|at| format!(r#"(import "host" "f{at}" (func $f{at} (result i32)))"#));
+    let calls = each(|at| format!("(drop (call $f{at}))"));
+    let exports = each(|at| format!(r#"(export "f{at}" (func $f{at}))"#));
+    format!(
+        r#"(component
+    (import "wasi:clocks/monotonic-clock@0.3.0" (instance $clock
+        (export "wait-for" (func async (param "how-long" u64)))))
+    (component $part
+        (import "wait-for" (func $wait-for async (param "how-long" u64)))
+        (core func $wait (canon lower (func $wait-for)))
+        (core module $m
+            (import "host" "wait" (func $wait (param i64)))
+            {memory}
+            (func (export "f") (call $wait (i64.const 10000000))))
+        (core instance $i (instantiate $m (with "host" (instance (export "wait" (func $wait))))))
+        (func (export "f") async (canon lift (core func $i "f"))))
+    {instances}
+    {lowered}
+    (core func $wait (canon lower (func $clock "wait-for")))
+    (core module $m
+        {imports}
+        (import "host" "wait" (func $wait (param i64)))
+        (func (export "run") (result i32) {calls} (call $wait (i64.const 200000000)) (i32.const 0)))
+    (core instance $i (instantiate $m (with "host" (instance {exports} (export "wait" (func $wait))))))
+    (func $run async (result (result)) (canon lift (core func $i "run")))
+    (instance $r (export "run" (func $run)))
+    (export "wasi:cli/run@0.3.0" (instance $r)))"#
+    )
+}
+
+#[tokio::test]
+async fn calls_of_a_composition_wait_on_stacks_of_its_own_seats() {
+    let bench = Bench::new(2);
+    let artifact = bench.prepare(&composition(3, "(memory 1)")).await;
+    assert_eq!(artifact.weight, 3);
+    assert_eq!(bench.start(artifact).wait().await, Exit::Completed { code: 0 });
+    let path = bench.write("many.wasm", &composition(100, ""));
+    let refused = bench.host.prepare(&path, "default").await.expect_err("a hundred stacks in a seat");
+    assert!(matches!(refused, PrepareError::Compile { .. }), "{refused}");
+    assert!(refused.to_string().contains("in 101 of the components"), "{refused}");
 }
