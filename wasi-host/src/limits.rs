@@ -14,7 +14,8 @@ use crate::ledger::{Account, Charge, Holding};
 /// writes to a file at once, and 16 datagrams, have to fit.
 const HOSTCALL_FUEL: usize = 4 << 20;
 
-/// Component handles (resources, streams, futures) of one store.
+/// Component handles (resources, streams, futures) of one store. What stands behind them is charged as it is made: see
+/// `meter.rs`.
 const COMPONENT_HANDLES_MAX: usize = 10_000;
 
 /// The same of one of the many instances that serve a component of WASI 0.3, each for few requests at a time.

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use wasmtime::Engine;
 use wasmtime::component::Linker;
+use wasmtime::{CallHook, Engine, Store, StoreContextMut};
 use wasmtime_wasi::filesystem::Dir;
 use wasmtime_wasi::{FsPerms, OpenMode, ResourceTable, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
@@ -240,6 +240,36 @@ impl FilesView for State {
         self.meter.make_room(&mut self.table);
         FilesCtxView { table: &mut self.table, files: &self.files }
     }
+}
+
+/// Has the table of the store's tasks grow as its guest needs it. wasmtime makes tasks, streams and futures there without
+/// asking anybody; but before each call of a guest to the host, those that it carries out itself as well, this is called. On the
+/// engine of 0.2 there is no such table.
+pub(crate) fn meter_tasks(store: &mut Store<State>) {
+    let places = store.data().meter.tasks();
+    let Some(tasks) = store.concurrent_resource_table() else { return };
+    tasks.set_max_capacity(places);
+    store.call_hook(|mut store, call| {
+        if matches!(call, CallHook::CallingHost) {
+            // Without room, what is made beyond the last place is refused, and traps.
+            make_room_for_tasks(&mut store);
+        }
+        Ok(())
+    });
+}
+
+/// Whether there is room for the tasks, streams and futures of one call more.
+pub(crate) fn make_room_for_tasks(store: &mut StoreContextMut<'_, State>) -> bool {
+    let near_end = store.data().meter.tasks_near_end();
+    let is_near_end = |tasks: &mut ResourceTable| tasks.get_any_mut(near_end).is_ok();
+    if !store.concurrent_resource_table().is_some_and(is_near_end) {
+        return true;
+    }
+    let Some(places) = store.data_mut().meter.grow_tasks() else { return false };
+    if let Some(tasks) = store.concurrent_resource_table() {
+        tasks.set_max_capacity(places);
+    }
+    true
 }
 
 /// All that a component may import. What is not here cannot be imported.

@@ -4,6 +4,7 @@
 //! So the table is looked at before each call of a guest, when its room or the call before gives reason to:
 //!
 //! - places in the table are charged as the table grows, in steps that double, and there are no more than were charged for;
+//! - so are places in the table in which wasmtime keeps the tasks, streams and futures of WASI 0.3;
 //! - header fields, bodies and heads of requests, which grow without a place more, are added up after each call that may
 //!   have made one of them larger.
 //!
@@ -23,8 +24,11 @@ use crate::limits::RESOURCES_MAX;
 /// Bytes of the host that a store takes as it is made, the first places of its table and small fields included.
 const STORE_BYTES: u64 = 48 << 10;
 
-/// What a component of WASI 0.3 takes beside that: streams, futures and tasks are kept elsewhere than in the table.
-const ASYNC_BYTES: u64 = 128 << 10;
+/// Places of the table of tasks, streams and futures of a new store of WASI 0.3. Each is charged as one of the other table.
+const TASKS_MIN: usize = 256;
+
+/// Places that have to be free there as a call begins: all the requests that an instance may have can begin without one.
+const TASKS_AHEAD: usize = 96;
 
 /// Places of a new store's table.
 const PLACES_MIN: usize = 32;
@@ -56,6 +60,8 @@ pub(crate) struct Meter {
     /// What was charged as the store was made.
     base: u64,
     places: usize,
+    /// Places of the table of tasks; none on the engine of 0.2.
+    tasks: usize,
     contents: u64,
     /// The contents of the table are more than was admitted.
     is_over: bool,
@@ -64,9 +70,10 @@ pub(crate) struct Meter {
 impl Meter {
     /// Charges for a new store, whose guest has a copy of so many bytes of arguments and environment.
     pub(crate) fn new(account: &Arc<Account>, copied: u64, is_async: bool) -> Result<Meter, Refused> {
-        let base = STORE_BYTES + copied + if is_async { ASYNC_BYTES } else { 0 };
+        let tasks = if is_async { TASKS_MIN } else { 0 };
+        let base = STORE_BYTES + copied + tasks as u64 * PLACE_BYTES;
         let charge = account.charge(Holding::Heap, base)?;
-        Ok(Meter { charge, base, places: PLACES_MIN, contents: 0, is_over: false })
+        Ok(Meter { charge, base, places: PLACES_MIN, tasks, contents: 0, is_over: false })
     }
 
     /// An empty table with as many places as are charged for.
@@ -102,6 +109,34 @@ impl Meter {
             }
             Err(refused) => self.charge.account().remember(refused),
         }
+    }
+
+    /// Places that are charged for in the table of tasks.
+    pub(crate) fn tasks(&self) -> usize {
+        self.tasks
+    }
+
+    /// The place of that table which is taken only where it is nearly full.
+    pub(crate) fn tasks_near_end(&self) -> u32 {
+        u32::try_from(self.tasks.saturating_sub(TASKS_AHEAD)).unwrap_or(u32::MAX)
+    }
+
+    /// As many places for tasks as there may be now, where there may be more than there are.
+    #[cold]
+    pub(crate) fn grow_tasks(&mut self) -> Option<usize> {
+        let places = (self.tasks * 2).min(RESOURCES_MAX);
+        let more = places - self.tasks;
+        if more == 0 {
+            return None;
+        }
+        match self.hold(more as u64 * PLACE_BYTES) {
+            Ok(()) => self.tasks = places,
+            Err(refused) => {
+                self.charge.account().remember(refused);
+                return None;
+            }
+        }
+        Some(places)
     }
 
     /// Before a call, where the last one may have made something larger: adds up what the table's contents are.
@@ -215,6 +250,28 @@ mod tests {
         assert!(matches!(full, wasmtime::component::ResourceTableError::Full));
         assert_eq!(account.held(Holding::Heap), before + (pushed - PLACES_MIN as u64) * PLACE_BYTES);
         assert!(pushed > 1000 && account.refusal().is_some(), "{pushed}");
+        drop(meter);
+        assert_eq!(account.held(Holding::Heap), 0);
+    }
+
+    #[test]
+    fn places_for_tasks_are_charged_as_they_are_needed() {
+        let bounds = NodeBounds { memory: None, heap: 4 << 20, files: 0, files_guaranteed: 0 };
+        let account = Ledger::new(bounds).pod(&"default".into(), None).container(None);
+        let mut meter = Meter::new(&account, 0, true).expect("within what is certain");
+        let before = account.held(Holding::Heap);
+        assert_eq!(before, STORE_BYTES + TASKS_MIN as u64 * PLACE_BYTES);
+        assert_eq!(meter.tasks_near_end() as usize, TASKS_MIN - TASKS_AHEAD);
+        let mut places = TASKS_MIN;
+        while let Some(more) = meter.grow_tasks() {
+            assert!(more > places && more <= RESOURCES_MAX);
+            places = more;
+            assert_eq!(account.held(Holding::Heap), before + (places - TASKS_MIN) as u64 * PLACE_BYTES);
+        }
+        assert!(places > 1000 && places == meter.tasks() && account.refusal().is_some(), "{places}");
+        // Counting contents forgets none of them.
+        meter.count(&mut ResourceTable::new());
+        assert_eq!(account.held(Holding::Heap), before + (places - TASKS_MIN) as u64 * PLACE_BYTES);
         drop(meter);
         assert_eq!(account.held(Holding::Heap), 0);
     }

@@ -18,7 +18,7 @@ use crate::host;
 use crate::http::{self, OUTGOING_MAX};
 use crate::ledger::{Account, Holding, PodBounds, Refused};
 use crate::limits::bound_store;
-use crate::linker::{Grants, Mount, PinnedMount, State};
+use crate::linker::{self, Grants, Mount, PinnedMount, State};
 use crate::logs::LogSink;
 use crate::net::{Namespace, NetError};
 use crate::seats::{NoSeat, PodSeats, Seat, Share};
@@ -354,6 +354,7 @@ impl Sandbox {
         let mut store = Store::try_new(engine, state).map_err(failed)?;
         store.limiter(|state| &mut state.limiter);
         bound_store(wasmtime::AsContextMut::as_context_mut(&mut store), self.artifact.entry());
+        linker::meter_tasks(&mut store);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|_| {
             Ok(match executor::tick() {

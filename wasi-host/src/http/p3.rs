@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use wasmtime::AsContextMut;
 use wasmtime::component::Accessor;
 use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p3::Request;
@@ -20,7 +21,7 @@ use super::{Answer, Call, Handover, HttpError, NoResponse, Server, unavailable};
 use crate::artifact::Pre;
 use crate::executor::JoinHandle;
 use crate::exit;
-use crate::linker::State;
+use crate::linker::{State, make_room_for_tasks};
 use crate::net::HttpBody;
 use crate::seats::Seat;
 use crate::serving::PROBES_MAX;
@@ -323,7 +324,9 @@ async fn handle(
     call: Call,
     deliveries: &Deliveries,
 ) -> wasmtime::Result<()> {
-    if !store.with(|mut store| store.data_mut().may_grow()) {
+    let may_begin = store
+        .with(|mut store| make_room_for_tasks(&mut store.as_context_mut()) && store.data_mut().may_grow());
+    if !may_begin {
         call.refuse(unavailable("its instance holds all of the host's memory that it may"));
         return Ok(());
     }

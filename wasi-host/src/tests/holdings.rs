@@ -207,6 +207,63 @@ async fn handles_are_charged_and_a_trap_says_whose_bound_it_was() {
     none_is_held(&pod).await;
 }
 
+/// A program of WASI 0.3 that makes so many streams, and waits for an hour then.
+fn streams(count: u32) -> String {
+    format!(
+        r#"(component
+    (import "wasi:clocks/monotonic-clock@0.3.0" (instance $clock
+        (export "wait-for" (func async (param "how-long" u64)))))
+    (type $stream (stream u8))
+    (core func $new (canon stream.new $stream))
+    (core func $wait (canon lower (func $clock "wait-for")))
+    (core module $m
+        (import "host" "new" (func $new (result i64)))
+        (import "host" "wait" (func $wait (param i64)))
+        (func (export "run") (result i32)
+            (local $left i32)
+            (local.set $left (i32.const {count}))
+            (loop $again
+                (drop (call $new))
+                (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+                (br_if $again (local.get $left)))
+            (call $wait (i64.const 3600000000000))
+            (i32.const 0)))
+    (core instance $i (instantiate $m (with "host" (instance
+        (export "new" (func $new)) (export "wait" (func $wait))))))
+    (func $run async (result (result)) (canon lift (core func $i "run")))
+    (instance $r (export "run" (func $run)))
+    (export "wasi:cli/run@0.3.0" (instance $r)))"#
+    )
+}
+
+#[tokio::test]
+async fn streams_of_0_3_are_charged_and_a_trap_says_whose_bound_it_was() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(SMALL);
+    let artifact = bench.prepare(&streams(1_000)).await;
+    let container = pod.start(bench.spec(Arc::clone(&artifact))).expect("started");
+    // A stream is three places: its two ends, and what is between them.
+    let charged = async {
+        while pod.usage().host_bytes < 3 * 1_000 * 512 {
+            assert!(container.exit().is_none(), "{:?}", container.exit());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let charged = tokio::time::timeout(Duration::from_secs(60), charged).await;
+    assert!(charged.is_ok(), "{} bytes are charged", pod.usage().host_bytes);
+    container.kill();
+    container.wait().await;
+    none_is_held(&pod).await;
+
+    let mut left = exhaust(pod.account());
+    left.shrink(1 << 20);
+    let container = pod.start(bench.spec(artifact)).expect("there is room for one");
+    let Exit::Trapped { message } = container.wait().await else { panic!("{:?}", container.exit()) };
+    assert!(message.contains("this pod may hold 33554432 bytes of the host's memory"), "{message}");
+    drop(left);
+    none_is_held(&pod).await;
+}
+
 fn serve(bench: &Bench, pod: &Pod, artifact: Arc<Artifact>) -> Container {
     let mut spec = bench.spec(artifact);
     spec.http_port = Some(PORT);
