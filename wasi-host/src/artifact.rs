@@ -53,6 +53,7 @@ use turns::{Job, Turns, Waiting};
 pub use child::compile_child_main;
 pub use confine::Confinement;
 pub use error::PrepareError;
+pub use room::Scarce;
 
 /// Bytes of a `.wasm` file: several times what interpreters compiled to WebAssembly need.
 const WASM_BYTES_MAX: u64 = 256 << 20;
@@ -94,6 +95,8 @@ pub struct Artifact {
     /// Bytes of the host that it takes as it is loaded, and one instance beside its memories and tables: each instance is
     /// charged for both, and nobody else for what all share.
     pub(crate) structures: u64,
+    /// Bytes of the host that it takes as it is loaded, however many instances there are.
+    loaded: u64,
     pub(crate) pre: Pre,
 }
 
@@ -119,8 +122,8 @@ impl Artifact {
 
     /// The same for another namespace.
     fn again(&self) -> Artifact {
-        let Artifact { ref digest, entry, weight, structures, ref pre } = *self;
-        Artifact { digest: digest.clone(), entry, weight, structures, pre: pre.clone() }
+        let Artifact { ref digest, entry, weight, structures, loaded, ref pre } = *self;
+        Artifact { digest: digest.clone(), entry, weight, structures, loaded, pre: pre.clone() }
     }
 
     pub(crate) fn version(&self) -> WasiVersion {
@@ -162,7 +165,8 @@ pub(crate) struct Artifacts {
 
 /// By digest.
 struct Shelf {
-    room: Room,
+    /// For code and for what is loaded.
+    rooms: [Room; 2],
     ready: HashMap<String, Ready>,
     making: HashMap<String, Making>,
     /// Counts up with each use.
@@ -238,7 +242,7 @@ impl Artifacts {
             engines,
             turns: Arc::default(),
             failures: Failures::default(),
-            shelf: Mutex::new(Shelf::new(Room::on(cache_dir))),
+            shelf: Mutex::new(Shelf::new([Room::for_code(cache_dir), Room::for_loaded()])),
             digests: Digests::new(Arc::clone(&loads), WASM_BYTES_MAX),
             loads,
             files: Pool::new("compile-files", COMPILE_FILES_MAX, 0),
@@ -421,15 +425,15 @@ impl Artifacts {
         let key = self.key(&digest);
         let bytes = self.disk.code_bytes(&key);
         // Who has his share has nothing read, or compiled, for nothing.
-        self.shelf.lock().admit(bytes, namespace)?;
+        self.shelf.lock().admit([bytes, 0], namespace)?;
         let Some((kind, component)) = self.disk.load(&key, &self.engines) else {
             return Ok(None);
         };
         // A stranger's types are compared with the host's.
         let pre = self.link(&component, kind).inspect_err(|error| self.failures.remember(&digest, error))?;
         let weight = engine::weight(&component);
-        let (entry, structures) = (kind.entry, kind.structures);
-        let artifact = Artifact { digest: digest.clone(), entry, weight, structures, pre };
+        let Kind { entry, structures, loaded, .. } = kind;
+        let artifact = Artifact { digest: digest.clone(), entry, weight, structures, loaded, pre };
         self.failures.forget(&digest);
         tracing::debug!(digest, entry = ?kind.entry, "artifact ready");
         self.shelf.lock().put(&digest, namespace, artifact, bytes).map(Some)
@@ -458,8 +462,8 @@ impl Artifacts {
 }
 
 impl Shelf {
-    fn new(room: Room) -> Shelf {
-        Shelf { room, ready: HashMap::new(), making: HashMap::new(), uses: 0 }
+    fn new(rooms: [Room; 2]) -> Shelf {
+        Shelf { rooms, ready: HashMap::new(), making: HashMap::new(), uses: 0 }
     }
 
     /// What the namespace uses from now on; `None` where it is not there. Fails where the namespace has its share.
@@ -467,7 +471,7 @@ impl Shelf {
         match self.ready.get(digest) {
             None => return Ok(None),
             Some(ready) if ready.is_used_by(namespace) => {}
-            Some(ready) => self.admit(ready.bytes, namespace)?,
+            Some(ready) => self.admit(ready.sizes(), namespace)?,
         }
         self.uses += 1;
         let uses = self.uses;
@@ -489,7 +493,7 @@ impl Shelf {
         if let Some(other) = self.take(digest, namespace)? {
             return Ok(other);
         }
-        self.admit(bytes, namespace)?;
+        self.admit([bytes, artifact.loaded], namespace)?;
         self.uses += 1;
         let (own, used, used_at) = (Arc::clone(namespace), self.uses, SystemTime::now());
         let used_by = HashMap::new();
@@ -500,14 +504,19 @@ impl Shelf {
         Ok(artifact)
     }
 
-    /// Whether the namespace may use code of so many bytes beside what it uses. What several use counts for each of them.
-    fn admit(&self, bytes: u64, namespace: &Arc<str>) -> Result<(), PrepareError> {
-        let (mut own, mut used) = (0, 0);
-        for ready in self.ready.values() {
-            own += if ready.is_used_by(namespace) { ready.bytes } else { 0 };
-            used += if ready.is_in_use() { ready.bytes } else { 0 };
+    /// Whether the namespace may use so many bytes of code and loaded, beside what it uses. What several use counts for each of
+    /// them.
+    fn admit(&self, sizes: [u64; 2], namespace: &Arc<str>) -> Result<(), PrepareError> {
+        let (mut own, mut used) = ([0; 2], [0; 2]);
+        for ready in self.ready.values().filter(|ready| ready.is_in_use()) {
+            let is_own = ready.is_used_by(namespace);
+            for (at, bytes) in ready.sizes().into_iter().enumerate() {
+                used[at] += bytes;
+                own[at] += if is_own { bytes } else { 0 };
+            }
         }
-        self.room.admit(bytes, own, used)
+        let mut rooms = self.rooms.iter().enumerate();
+        rooms.try_for_each(|(at, room)| room.admit(sizes[at], own[at], used[at]))
     }
 
     /// Lets go what is beyond the bounds. What a container uses is held elsewhere too and stays, as does what was put just now.
@@ -516,10 +525,11 @@ impl Shelf {
         let (mut left, mut bytes) = (0, 0);
         for (digest, ready) in self.ready.iter().filter(|(_, ready)| !ready.is_in_use()) {
             let own = unused.entry(&ready.namespace).or_default();
-            own.all.push((ready.used, digest, ready.artifact.structures));
-            own.bytes += ready.artifact.structures;
+            let loaded = ready.artifact.loaded;
+            own.all.push((ready.used, digest, loaded));
+            own.bytes += loaded;
             left += 1;
-            bytes += ready.artifact.structures;
+            bytes += loaded;
         }
         // Of each what was used longest ago is the last.
         unused.values_mut().for_each(|own| own.all.sort_unstable_by(|one, other| other.cmp(one)));
@@ -549,6 +559,11 @@ struct Unused<'a> {
 }
 
 impl Ready {
+    /// Bytes of its code, and of what it takes as it is loaded.
+    fn sizes(&self) -> [u64; 2] {
+        [self.bytes, self.artifact.loaded]
+    }
+
     /// Some container has it.
     fn is_in_use(&self) -> bool {
         self.used_by.values().any(|own| own.strong_count() > 0)

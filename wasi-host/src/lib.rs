@@ -31,7 +31,7 @@ pub mod shares;
 pub mod sockets;
 mod stdin;
 
-pub use artifact::{Artifact, Confinement, Entry, PrepareError, compile_child_main};
+pub use artifact::{Artifact, Confinement, Entry, PrepareError, Scarce, compile_child_main};
 pub use disk::{Grown, PodDisk, Written};
 pub use exit::Exit;
 pub use host::{Host, HostConfig, HostError, disable_library_backtraces};

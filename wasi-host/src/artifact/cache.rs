@@ -422,6 +422,7 @@ mod tests {
                 world: WasiVersion::P2,
                 engine: WasiVersion::P2,
                 structures: 0,
+                loaded: 0,
             };
             cache.admit(key, kind, namespace, written).expect("written");
             let file = fs::File::open(cache.code_path(key)).expect("there");

@@ -15,8 +15,9 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, setrlimit};
 use wasmtime::Engine;
 
 use super::inspect::{self, Form, Kind};
+use super::slots;
+use super::structures::{self, Structures};
 use super::{PrepareError, WASM_BYTES_MAX, confine, verdict};
-use super::{slots, structures};
 use crate::engine::{WasiVersion, compiling};
 
 /// The hidden subcommand of the binary that compiles.
@@ -128,7 +129,8 @@ pub(super) fn make(wasm: Vec<u8>, engines: &[Engine; 2]) -> Result<(Kind, Vec<u8
     };
     slots::check(&component)?;
     let kind = form.kind();
-    let kind = Kind { structures: structures::bytes(&component, kind.engine)?, ..kind };
+    let Structures { instance, loaded } = structures::of(&component, kind.engine)?;
+    let kind = Kind { structures: instance, loaded, ..kind };
     let [p2, p3] = engines;
     let engine = match kind.engine {
         WasiVersion::P2 => p2,
@@ -154,8 +156,9 @@ mod tests {
             [WasiVersion::P2, WasiVersion::P3].map(|version| compiling(version).expect("an engine"));
         let module = wat::parse_str(r#"(module (memory (export "memory") 1) (func (export "_start")))"#);
         let (kind, code) = make(module.expect("valid"), &engines).expect("compiled");
-        assert_eq!(Kind { structures: 0, ..kind }.to_text(), "command p2 p2 0");
-        assert!((1..256 << 10).contains(&kind.structures), "{}", kind.structures);
+        assert_eq!(Kind { structures: 0, loaded: 0, ..kind }.to_text(), "command p2 p2 0 0");
+        assert!((1..64 << 10).contains(&kind.structures), "{}", kind.structures);
+        assert!((1..256 << 10).contains(&kind.loaded), "{}", kind.loaded);
         assert!(Engine::detect_precompiled(&code).is_some());
         assert!(matches!(make(b"garbage".to_vec(), &engines), Err(PrepareError::NotWasm { .. })));
         for wrong in [vec![], vec!["1"], vec!["x", "1"], vec!["1", "2", "3"]] {

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::room::Scarce;
+
 /// Why a file cannot be run. The texts are shown to users.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PrepareError {
@@ -78,13 +80,15 @@ pub enum PrepareError {
     /// Code is not written where that would take of the part of the disk that is left to the node.
     #[error("the disk has no room for compiled code; free some, or remove pods and images")]
     NoRoom,
-    /// Code that containers use has a part of the disk, and each namespace a share of that.
+    /// What containers use of the disk and of the memory for components has a part of it, and each namespace a share of that.
     #[error(
-        "the namespace's containers use {used} bytes of compiled code, this needs {bytes} more, and {free} bytes are left for \
-         that of all; remove pods of the namespace, or give the node a larger disk"
+        "the namespace's containers use {used} bytes of {of}, this needs {bytes} more, and {free} bytes are left for all; \
+         remove pods of the namespace, or give the node {}", .of.mend()
     )]
     NoShare {
-        /// The code's bytes, as far as they are known.
+        /// What is used up.
+        of: Scarce,
+        /// The component's bytes, as far as they are known.
         bytes: u64,
         /// Bytes that the namespace's containers use.
         used: u64,

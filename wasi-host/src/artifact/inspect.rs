@@ -40,17 +40,23 @@ pub(super) struct Kind {
     pub(super) world: WasiVersion,
     /// The engine that it needs.
     pub(super) engine: WasiVersion,
-    /// Bytes of the host that it takes as it is loaded, with the structures of an instance; zero before that is reckoned.
+    /// Bytes of the host that an instance of it takes for its structures; zero before that is reckoned.
     pub(super) structures: u64,
+    /// Bytes of the host that it takes as it is loaded; the same.
+    pub(super) loaded: u64,
 }
 
 impl Form {
     pub(super) fn kind(&self) -> Kind {
         match self {
             Form::Component(kind) => *kind,
-            Form::Module { entry, .. } => {
-                Kind { entry: *entry, world: WasiVersion::P2, engine: WasiVersion::P2, structures: 0 }
-            }
+            Form::Module { entry, .. } => Kind {
+                entry: *entry,
+                world: WasiVersion::P2,
+                engine: WasiVersion::P2,
+                structures: 0,
+                loaded: 0,
+            },
         }
     }
 }
@@ -63,7 +69,7 @@ impl Kind {
     pub(super) fn to_text(self) -> String {
         let names = Self::ENTRIES.iter().filter(|(entry, _)| *entry == self.entry).map(|(_, name)| *name);
         let parts: Vec<_> = names.chain([self.world.name(), self.engine.name()]).collect();
-        format!("{} {}", parts.join(" "), self.structures)
+        format!("{} {} {}", parts.join(" "), self.structures, self.loaded)
     }
 
     pub(super) fn from_text(text: &str) -> Option<Kind> {
@@ -72,8 +78,9 @@ impl Kind {
         let (entry, _) = Self::ENTRIES.into_iter().find(|(_, known)| *known == name)?;
         let world = WasiVersion::from_name(parts.next()?)?;
         let engine = WasiVersion::from_name(parts.next()?)?;
-        let structures = parts.next()?.parse().ok()?;
-        parts.next().is_none().then_some(Kind { entry, world, engine, structures })
+        let mut number = || parts.next()?.parse().ok();
+        let (structures, loaded) = (number()?, number()?);
+        parts.next().is_none().then_some(Kind { entry, world, engine, structures, loaded })
     }
 }
 
@@ -135,7 +142,7 @@ fn inspect_component(wasm: &[u8]) -> Result<Form, PrepareError> {
     };
     let version = |p3| if p3 { WasiVersion::P3 } else { WasiVersion::P2 };
     let (world, engine) = (version(p3_entry), version(p3));
-    Ok(Form::Component(Kind { entry: entry.entry(), world, engine, structures: 0 }))
+    Ok(Form::Component(Kind { entry: entry.entry(), world, engine, structures: 0, loaded: 0 }))
 }
 
 /// Entries, the one to prefer last: a server may well export an empty `run` too.
@@ -292,13 +299,20 @@ mod tests {
     fn kinds_are_read_as_they_are_written() {
         for (entry, _) in Kind::ENTRIES {
             for (world, engine) in [(WasiVersion::P2, WasiVersion::P3), (WasiVersion::P3, WasiVersion::P3)] {
-                let kind = Kind { entry, world, engine, structures: 7 };
+                let kind = Kind { entry, world, engine, structures: 7, loaded: 8 };
                 assert_eq!(Kind::from_text(&kind.to_text()), Some(kind));
             }
         }
-        for wrong in
-            ["", "command", "command p2", "command p2 p4 7", "command p2 p2", "command p2 p2 p2", "x p2 p2 7"]
-        {
+        for wrong in [
+            "",
+            "command",
+            "command p2",
+            "command p2 p4 7 8",
+            "command p2 p2 7",
+            "command p2 p2",
+            "command p2 p2 p2",
+            "x p2 p2 7 8",
+        ] {
             assert_eq!(Kind::from_text(wrong), None, "{wrong}");
         }
     }

@@ -11,6 +11,10 @@ const NOTHING: &str = r#"(component
     (instance $r (export "run" (func $run)))
     (export "wasi:cli/run@0.2.0" (instance $r)))"#;
 
+fn endless() -> Room {
+    Room { bytes_max: u64::MAX, ..Room::for_loaded() }
+}
+
 /// Puts copies of one artifact on shelves.
 struct Copies {
     of: Arc<Artifact>,
@@ -44,11 +48,12 @@ impl Copies {
 async fn who_uses_much_code_leaves_as_much_to_others() {
     const MIB: u64 = 1 << 20;
     let copies = Copies::new().await;
-    let mut shelf = Shelf::new(Room { bytes_max: 400 * MIB });
+    let mut shelf = Shelf::new([Room { bytes_max: 400 * MIB, ..Room::for_code(Path::new("/")) }, endless()]);
     let mut put = |namespace: &str, digest: &str| copies.put(&mut shelf, namespace, digest, 50 * MIB);
     let mut greedy: Vec<_> = (0..4).map(|at| put("greedy", &at.to_string()).expect("free")).collect();
     let refused = put("greedy", "4").expect_err("it has half");
-    let expected = PrepareError::NoShare { bytes: 50 * MIB, used: 200 * MIB, free: 200 * MIB };
+    let expected =
+        PrepareError::NoShare { of: Scarce::Code, bytes: 50 * MIB, used: 200 * MIB, free: 200 * MIB };
     assert_eq!(refused.to_string(), expected.to_string());
     assert!(refused.may_pass());
     // What it uses already it may use again, and so may others, on whose account it is then as well.
@@ -68,7 +73,7 @@ async fn who_uses_much_code_leaves_as_much_to_others() {
 #[tokio::test]
 async fn what_its_namespace_used_longest_ago_goes_first_and_what_runs_does_not() {
     let copies = Copies::new().await;
-    let mut shelf = Shelf::new(Room { bytes_max: u64::MAX });
+    let mut shelf = Shelf::new([endless(), endless()]);
     let put = |shelf: &mut Shelf, namespace: &str, digest: &str| {
         copies.put(shelf, namespace, digest, 1).expect("there is no bound")
     };
@@ -92,4 +97,47 @@ async fn what_its_namespace_used_longest_ago_goes_first_and_what_runs_does_not()
     drop(runs);
     put(&mut shelf, "modest", "c");
     assert_eq!(shelf.ready.len(), READY_MAX + 1);
+}
+
+#[tokio::test]
+async fn who_has_the_most_bytes_makes_room_for_himself() {
+    let copies = Copies::new().await;
+    let mut shelf = Shelf::new([endless(), endless()]);
+    let put = |shelf: &mut Shelf, namespace: &str, digest: &str, loaded: u64| {
+        let artifact = Artifact { loaded, ..copies.of.again() };
+        shelf.put(digest, &namespace.into(), artifact, 1).expect("there is no bound")
+    };
+    let quarter = READY_BYTES_MAX / 4;
+    let runs = put(&mut shelf, "greedy", "runs", quarter);
+    for number in 0..8 {
+        put(&mut shelf, "modest", &format!("modest-{number}"), 1 << 10);
+    }
+    for number in 0..6 {
+        put(&mut shelf, "greedy", &number.to_string(), quarter);
+    }
+    let there = |shelf: &Shelf, digest: &str| shelf.ready.contains_key(digest);
+    // Three that nobody uses fit beside the others' little, and one was just put there.
+    assert_eq!(["runs", "0", "1", "2", "5"].map(|it| there(&shelf, it)), [true, false, false, true, true]);
+    assert!((0..8).all(|number| there(&shelf, &format!("modest-{number}"))), "many, and yet less");
+    drop(runs);
+    put(&mut shelf, "modest", "last", 0);
+    assert!(!there(&shelf, "2"), "what ended counts again");
+}
+
+#[tokio::test]
+async fn what_is_loaded_and_used_has_shares_too() {
+    const MIB: u64 = 1 << 20;
+    let copies = Copies::new().await;
+    let mut shelf = Shelf::new([endless(), Room { bytes_max: 100 * MIB, ..Room::for_loaded() }]);
+    let mut put = |namespace: &str, digest: &str| {
+        let artifact = Artifact { loaded: 25 * MIB, ..copies.of.again() };
+        shelf.put(digest, &namespace.into(), artifact, 1)
+    };
+    let greedy = ["0", "1"].map(|digest| put("greedy", digest).expect("free"));
+    let refused = put("greedy", "2").expect_err("it has half");
+    assert!(matches!(refused, PrepareError::NoShare { of: Scarce::Loaded, used, .. } if used == 50 * MIB));
+    assert!(refused.to_string().ends_with("or give the node more memory"), "{refused}");
+    assert!(put("modest", "0").is_ok());
+    drop(greedy);
+    assert!(put("greedy", "2").is_ok());
 }

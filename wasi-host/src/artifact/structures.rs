@@ -27,16 +27,26 @@ const BYTES_MAX: u64 = 64 << 20;
 /// Core instances that one component may have; wasmtime's pool admits no more.
 const INSTANCES_MAX: u64 = 200;
 
-/// Bytes that the component and one instance of it take; refused where that is more than [`BYTES_MAX`], or where an instance on
-/// the engine of 0.3 could hold more stacks than its seats have.
-pub(super) fn bytes(component: &[u8], engine: WasiVersion) -> std::result::Result<u64, PrepareError> {
+/// Bytes of the host, from above.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Structures {
+    /// Of each instance, beside memories and tables.
+    pub(super) instance: u64,
+    /// Of the component as it is loaded.
+    pub(super) loaded: u64,
+}
+
+/// What the component and its instances take; refused where that is more than [`BYTES_MAX`] with one of them, or where an
+/// instance on the engine of 0.3 could hold more stacks than its seats have.
+pub(super) fn of(component: &[u8], engine: WasiVersion) -> std::result::Result<Structures, PrepareError> {
     let parts = reckon(component).map_err(malformed)?;
-    if parts.bytes > BYTES_MAX {
+    let bytes = parts.instance.saturating_add(parts.loaded);
+    if bytes > BYTES_MAX {
         return Err(PrepareError::Compile {
             message: format!(
                 "loaded, with an instance of it, it would take {} MiB of the host for its names, types, functions, globals \
                  and element segments; at most {} are admitted: have it contain and instantiate fewer modules, or smaller ones",
-                parts.bytes >> 20,
+                bytes >> 20,
                 BYTES_MAX >> 20
             ),
         });
@@ -52,13 +62,16 @@ pub(super) fn bytes(component: &[u8], engine: WasiVersion) -> std::result::Resul
             ),
         });
     }
-    Ok(parts.bytes)
+    Ok(Structures { instance: parts.instance, loaded: parts.loaded })
 }
 
 /// What instantiating a module or component comes to.
 #[derive(Debug, Clone, Copy, Default)]
 struct Parts {
-    bytes: u64,
+    /// Bytes of each instance.
+    instance: u64,
+    /// Bytes of what is written down of how to instantiate it.
+    loaded: u64,
     /// Memories and tables, at least.
     memories: u64,
     tables: u64,
@@ -74,7 +87,8 @@ struct Parts {
 
 impl Parts {
     fn add(&mut self, other: Parts) {
-        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.instance = self.instance.saturating_add(other.instance);
+        self.load(other.loaded);
         self.memories = self.memories.saturating_add(other.memories);
         self.tables = self.tables.saturating_add(other.tables);
         self.functions = self.functions.saturating_add(other.functions);
@@ -83,13 +97,14 @@ impl Parts {
         self.open = self.open.saturating_add(other.open);
     }
 
-    fn take(&mut self, bytes: u64) {
-        self.bytes = self.bytes.saturating_add(bytes);
+    fn load(&mut self, bytes: u64) {
+        self.loaded = self.loaded.saturating_add(bytes);
     }
 
     /// The same with the largest component in each place of one that is not known.
     fn with_open(mut self, largest: Parts) -> Parts {
-        self.bytes = self.bytes.saturating_add(self.open.saturating_mul(largest.bytes));
+        self.instance = self.instance.saturating_add(self.open.saturating_mul(largest.instance));
+        self.load(self.open.saturating_mul(largest.loaded));
         self.functions = self.functions.saturating_add(self.open.saturating_mul(largest.functions));
         self.callable = self.callable.saturating_add(self.open.saturating_mul(largest.callable));
         self
@@ -98,7 +113,8 @@ impl Parts {
     /// What is more of either.
     fn max(self, other: Parts) -> Parts {
         Parts {
-            bytes: self.bytes.max(other.bytes),
+            instance: self.instance.max(other.instance),
+            loaded: self.loaded.max(other.loaded),
             functions: self.functions.max(other.functions),
             callable: self.callable.max(other.callable),
             ..Parts::default()
@@ -195,16 +211,17 @@ fn reckon(component: &[u8]) -> Result<Parts> {
 /// All that the outermost component comes to.
 fn whole(parts: Parts, found: &Found) -> Parts {
     let mut whole = parts.with_open(found.largest_component);
-    whole.take(whole.unknown.min(INSTANCES_MAX).saturating_mul(found.largest_module.bytes));
+    let unknown = whole.unknown.min(INSTANCES_MAX).saturating_mul(found.largest_module.instance);
+    whole.instance = whole.instance.saturating_add(unknown);
     let each = if whole.callable > 1 { sections::ADAPTED_BYTES } else { sections::CANONICAL_BYTES };
-    whole.take(whole.functions.saturating_mul(each));
-    whole.take(found.loaded);
+    whole.load(whole.functions.saturating_mul(each));
+    whole.load(found.loaded);
     whole
 }
 
 /// What a section of a module adds to each of its instances.
 fn of_module(payload: &Payload<'_>, parts: &mut Parts) -> Result<()> {
-    parts.take(sections::of_instance(payload)?);
+    parts.instance = parts.instance.saturating_add(sections::of_instance(payload)?);
     match payload {
         Payload::MemorySection(memories) => parts.memories += u64::from(memories.count()),
         Payload::TableSection(tables) => parts.tables += u64::from(tables.count()),
@@ -238,11 +255,11 @@ fn of_component(payload: Payload<'_>, within: &mut Within, found: &mut Found) ->
             for instance in instances {
                 match instance? {
                     Instance::Instantiate { module_index, args } => {
-                        parts.take(sections::of_instantiation(args.len()));
+                        parts.load(sections::of_instantiation(args.len()));
                         let known = modules.get(module_index as usize).copied().flatten();
                         parts.add(known.unwrap_or(Parts { unknown: 1, ..Parts::default() }));
                     }
-                    Instance::FromExports(exports) => parts.take(sections::of_instantiation(exports.len())),
+                    Instance::FromExports(exports) => parts.load(sections::of_instantiation(exports.len())),
                 }
             }
         }
@@ -250,7 +267,7 @@ fn of_component(payload: Payload<'_>, within: &mut Within, found: &mut Found) ->
             for instance in instances {
                 match instance? {
                     ComponentInstance::Instantiate { component_index, args } => {
-                        parts.take(sections::of_instantiation(args.len()));
+                        parts.load(sections::of_instantiation(args.len()));
                         let known = components.get(component_index as usize).copied().flatten();
                         let unknown = Parts { unknown: INSTANCES_MAX, open: 1, ..Parts::default() };
                         parts.add(known.unwrap_or(unknown).with_open(found.largest_component));
@@ -258,7 +275,7 @@ fn of_component(payload: Payload<'_>, within: &mut Within, found: &mut Found) ->
                     ComponentInstance::FromExports(exports) => {
                         found.items = found.items.max(exports.len() as u64);
                         for export in exports.iter() {
-                            parts.take(of_export(export, found));
+                            parts.load(of_export(export, found));
                         }
                     }
                 }
@@ -282,7 +299,7 @@ fn of_component(payload: Payload<'_>, within: &mut Within, found: &mut Found) ->
         Payload::ComponentImportSection(imports) => {
             for import in imports {
                 let import = import?;
-                parts.take(sections::of_name(import.name.name, 0));
+                parts.load(sections::of_name(import.name.name, 0));
                 match import.ty {
                     ComponentTypeRef::Module(_) => modules.push(None),
                     ComponentTypeRef::Component(_) => components.push(None),
@@ -293,7 +310,7 @@ fn of_component(payload: Payload<'_>, within: &mut Within, found: &mut Found) ->
         Payload::ComponentExportSection(exports) => {
             for export in exports {
                 let export = export?;
-                parts.take(of_export(&export, found));
+                parts.load(of_export(&export, found));
                 match export.kind {
                     ComponentExternalKind::Module => modules.push(None),
                     ComponentExternalKind::Component => components.push(None),
@@ -318,7 +335,12 @@ mod tests {
     use super::*;
 
     fn of(text: &str) -> std::result::Result<u64, PrepareError> {
-        bytes(&wat::parse_str(text).expect("valid"), WasiVersion::P2)
+        let Structures { instance, loaded } = parts_of(text)?;
+        Ok(instance + loaded)
+    }
+
+    fn parts_of(text: &str) -> std::result::Result<Structures, PrepareError> {
+        super::of(&wat::parse_str(text).expect("valid"), WasiVersion::P2)
     }
 
     /// A module whose instances keep so many elements.
@@ -365,7 +387,9 @@ mod tests {
             let exports: String = (from..to).map(|at| format!(r#"(export "{at:x}" (func $f))"#)).collect();
             format!("(core module (func $f) {exports})")
         };
-        let few = of(&format!("(component {})", names(0, 10_000))).expect("small");
+        let few = parts_of(&format!("(component {})", names(0, 10_000))).expect("small");
+        assert_eq!(few.instance, 0);
+        let few = few.loaded;
         assert!((1_280_000..1_500_000).contains(&few), "{few}");
         // All modules count together.
         let many: String = (0..6).map(|at| names(at * 100_000, (at + 1) * 100_000)).collect();
@@ -412,12 +436,12 @@ mod tests {
 
     #[test]
     fn a_composition_has_as_many_seats_as_its_calls_have_stacks() {
-        let on_p3 = |of, memories| bytes(&composed(of, memories), WasiVersion::P3);
+        let on_p3 = |of, memories| super::of(&composed(of, memories), WasiVersion::P3);
         on_p3(0, 0).expect("one component, one seat");
         on_p3(0, 1).expect("the same with a memory");
         on_p3(5, 6).expect("as many memories as components");
         let refused = on_p3(100, 1).expect_err("a hundred stacks in a seat").to_string();
         assert!(refused.contains("calls could wait in 101 of the components"), "{refused}");
-        bytes(&composed(100, 1), WasiVersion::P2).expect("calls on this engine have one stack");
+        super::of(&composed(100, 1), WasiVersion::P2).expect("calls on this engine have one stack");
     }
 }

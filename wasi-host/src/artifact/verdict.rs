@@ -59,6 +59,7 @@ mod tests {
                 world: WasiVersion::P2,
                 engine: WasiVersion::P3,
                 structures: 9,
+                loaded: 10,
             }),
             Err(PrepareError::NotWasm { begins: text() }),
             Err(PrepareError::NotWasi { imports: text() }),

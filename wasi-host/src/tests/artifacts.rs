@@ -141,7 +141,7 @@ async fn a_compiler_of_its_own_process_gives_code_or_its_complaint() {
     };
     // Stands for the real one: gives the code that was compiled before.
     let copying = format!(
-        "#!/bin/sh\n[ \"$1\" = compile-component ] && /bin/cat {}/*.cwasm && echo made command p2 p2 0 >&2\n",
+        "#!/bin/sh\n[ \"$1\" = compile-component ] && /bin/cat {}/*.cwasm && echo made command p2 p2 0 0 >&2\n",
         cache.display()
     );
     let host = with("a", script("copying", copying));

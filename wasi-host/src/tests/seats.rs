@@ -171,7 +171,9 @@ fn composition(parts: usize, memory: &str) -> String {
     let instances = each(|at| {
         format!(r#"(instance $p{at} (instantiate $part (with "wait-for" (func $clock "wait-for"))))"#)
     });
-    let lowered = each(|at| format!(r#"(core func $f{at} (canon lower (func $p{at} "f") async))"#));
+    let given = each(|at| format!(r#"(with "f{at}" (func $p{at} "f"))"#));
+    let taken = each(|at| format!(r#"(import "f{at}" (func $p{at} async))"#));
+    let lowered = each(|at| format!(r#"(core func $f{at} (canon lower (func $p{at}) async))"#));
     let imports = each(|at| format!(r#"(import "host" "f{at}" (func $f{at} (result i32)))"#));
     let calls = each(|at| format!("(drop (call $f{at}))"));
     let exports = each(|at| format!(r#"(export "f{at}" (func $f{at}))"#));
@@ -189,15 +191,19 @@ fn composition(parts: usize, memory: &str) -> String {
         (core instance $i (instantiate $m (with "host" (instance (export "wait" (func $wait))))))
         (func (export "f") async (canon lift (core func $i "f"))))
     {instances}
-    {lowered}
-    (core func $wait (canon lower (func $clock "wait-for")))
-    (core module $m
-        {imports}
-        (import "host" "wait" (func $wait (param i64)))
-        (func (export "run") (result i32) {calls} (call $wait (i64.const 200000000)) (i32.const 0)))
-    (core instance $i (instantiate $m (with "host" (instance {exports} (export "wait" (func $wait))))))
-    (func $run async (result (result)) (canon lift (core func $i "run")))
-    (instance $r (export "run" (func $run)))
+    (component $main
+        (import "wait-for" (func $wait-for async (param "how-long" u64)))
+        {taken}
+        {lowered}
+        (core func $wait (canon lower (func $wait-for)))
+        (core module $m
+            {imports}
+            (import "host" "wait" (func $wait (param i64)))
+            (func (export "run") (result i32) {calls} (call $wait (i64.const 200000000)) (i32.const 0)))
+        (core instance $i (instantiate $m (with "host" (instance {exports} (export "wait" (func $wait))))))
+        (func (export "run") async (result (result)) (canon lift (core func $i "run"))))
+    (instance $main (instantiate $main (with "wait-for" (func $clock "wait-for")) {given}))
+    (instance $r (export "run" (func $main "run")))
     (export "wasi:cli/run@0.3.0" (instance $r)))"#
     )
 }
