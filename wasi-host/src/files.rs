@@ -50,8 +50,9 @@ const THREAD_NICE: i32 = 0;
 /// Bytes that a stream reads or takes at once where the host's memory is scarce.
 const BYTES_SQUEEZED: usize = 4 << 10;
 
-/// Directories that a container mounts beyond which each is charged as an open file.
-const DIRS_FREE: usize = 4;
+/// Directories that a container mounts beyond which each is charged as an open file; fewer where a pod has fewer files for
+/// certain, because the process has few.
+const DIRS_FREE: u64 = 4;
 
 /// Bytes of a path, as Linux has it.
 const PATH_BYTES_MAX: usize = 4096;
@@ -242,7 +243,8 @@ impl Files {
 
     /// Charges for so many directories that it has open: a few are part of every container.
     pub(crate) fn charge_dirs(&mut self, count: usize) -> Result<(), Refused> {
-        let beyond = count.saturating_sub(DIRS_FREE) as u64;
+        let free = DIRS_FREE.min(self.account.ledger.files_guaranteed());
+        let beyond = (count as u64).saturating_sub(free);
         self.dirs_charge = Some(self.account.ledger.charge(Holding::Files, beyond)?);
         Ok(())
     }

@@ -226,6 +226,14 @@ impl Account {
         self.shared_part(holding, before, tenant) - self.shared_part(holding, before - amount, tenant)
     }
 
+    /// Open files that the pod has for certain.
+    pub(crate) fn files_guaranteed(&self) -> u64 {
+        match &self.parent {
+            Parent::Pod(pod) => pod.files_guaranteed(),
+            Parent::Tenant(tenant) => tenant.files_guaranteed(),
+        }
+    }
+
     /// What a pod that holds so much has of what all share: what is beyond its own for certain.
     fn shared_part(&self, holding: Holding, held: u64, tenant: &Tenant) -> u64 {
         match holding {

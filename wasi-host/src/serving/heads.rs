@@ -50,6 +50,11 @@ impl Messages {
         self.head_bytes
     }
 
+    /// Whether a body has begun that is not whole.
+    pub(super) fn is_in_body(&self) -> bool {
+        !matches!(self.part, Part::Head | Part::Unknown)
+    }
+
     fn skip(&mut self, left: u64, there: usize) -> usize {
         let taken = usize::try_from(left).unwrap_or(usize::MAX).min(there);
         let left = left - taken as u64;

@@ -2,10 +2,13 @@
 //! there is no room for.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 use super::frames::FrameMeter;
 use super::heads::Messages;
@@ -16,11 +19,26 @@ use super::{CLIENT_BYTES_PER_SECOND_MIN, CLIENT_PATIENCE, HEAD_BYTES_MAX};
 /// Bytes of a head of HTTP/1.1 that are not counted: as many as are read ahead in any case.
 const HEAD_BYTES_FREE: usize = 8 * 1024;
 
+/// How long what is left of a body that nobody reads is taken once all is answered, and how many bytes of it: a client that is
+/// cut off while it sends may not hear the answer (RFC 9112, 9.6).
+const LINGER_MAX: Duration = Duration::from_secs(5);
+const LINGER_BYTES_MAX: usize = 64 << 20;
+
+/// Pieces of it that are taken before others have their turn.
+const PIECES_A_TURN: usize = 64;
+
 pub(super) struct ServedStream<S> {
     stream: S,
     pace: Pace,
     meter: FrameMeter,
     head: HeadMeter,
+    linger: Option<Linger>,
+}
+
+/// Until when what comes is thrown away, and how much of it.
+struct Linger {
+    until: Pin<Box<Sleep>>,
+    left: usize,
 }
 
 /// Counts what a client has sent of a head that is not whole.
@@ -67,12 +85,43 @@ impl<S> ServedStream<S> {
     pub(super) fn new(stream: S, place: Place) -> Self {
         let pace = Pace::new(CLIENT_PATIENCE, Some(CLIENT_BYTES_PER_SECOND_MIN));
         let head = HeadMeter { place, messages: Messages::default(), counted: 0 };
-        Self { stream, pace, meter: FrameMeter::default(), head }
+        Self { stream, pace, meter: FrameMeter::default(), head, linger: None }
     }
 
     /// The stream itself. Nothing of it is kept back here.
     pub(super) fn into_inner(self) -> S {
         self.stream
+    }
+
+    /// Takes the rest of a body, for a while, and throws it away.
+    fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()>
+    where
+        S: AsyncRead + Unpin,
+    {
+        let Self { stream, head, linger, .. } = self;
+        let linger = linger.get_or_insert_with(|| Linger {
+            until: Box::pin(tokio::time::sleep(LINGER_MAX)),
+            left: LINGER_BYTES_MAX,
+        });
+        let mut piece = [MaybeUninit::uninit(); 4096];
+        let mut turn = 0..PIECES_A_TURN;
+        while head.messages.is_in_body()
+            && linger.left > 0
+            && linger.until.as_mut().poll(context).is_pending()
+        {
+            if turn.next().is_none() {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let mut piece = ReadBuf::uninit(&mut piece);
+            let read = std::task::ready!(Pin::new(&mut *stream).poll_read(context, &mut piece));
+            if read.is_err() || piece.filled().is_empty() {
+                break;
+            }
+            linger.left = linger.left.saturating_sub(piece.filled().len());
+            head.messages.received(piece.filled());
+        }
+        Poll::Ready(())
     }
 
     fn written(
@@ -125,7 +174,7 @@ fn no_room() -> io::Error {
     io::Error::new(io::ErrorKind::OutOfMemory, "there is no room for a head that large")
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for ServedStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ServedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -153,6 +202,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ServedStream<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        std::task::ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+        if !self.meter.is_http2() {
+            std::task::ready!(self.poll_linger(context));
+        }
+        Poll::Ready(Ok(()))
     }
 }

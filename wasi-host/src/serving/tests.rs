@@ -73,6 +73,7 @@ impl Server {
 async fn respond(request: Request<HttpBody>) -> Response<HttpBody> {
     match request.uri().path() {
         "/never" => std::future::pending().await,
+        "/unread" => text_answer(StatusCode::OK, "enough"),
         "/endless" => {
             let first = futures::stream::iter([Ok(hyper::body::Frame::data(Bytes::from_static(b"so far")))]);
             let body = StreamBody::new(first.chain(futures::stream::pending()));
@@ -181,6 +182,37 @@ async fn who_does_not_take_its_response_is_cut_off() {
     assert_eq!(server.places.connections(), 0);
     let (_, answer) = until_closed(&mut conn).await;
     assert!(answer.len() < 1 << 20, "{}", answer.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_to_a_body_that_nobody_reads_is_heard() {
+    let server = Server::new();
+    let post = |how: &str| format!("POST /unread HTTP/1.1\r\nhost: a\r\n{how}\r\n\r\n").into_bytes();
+    let body = vec![b'b'; 3 << 20];
+    let chunked =
+        [format!("{:x}\r\n", body.len()).into_bytes(), body.clone(), b"\r\n0\r\n\r\n".to_vec()].concat();
+    let whole = [post(&format!("content-length: {}", body.len())), body].concat();
+    for request in [whole, [post("transfer-encoding: chunked"), chunked].concat()] {
+        let (begun, mut conn) = (Instant::now(), server.connect(1));
+        conn.write_all(&request).await.expect("all of it is taken");
+        let mut answer = Vec::new();
+        conn.read_to_end(&mut answer).await.expect("no reset");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("enough\n"), "{answer}");
+        assert!(begun.elapsed().as_secs() < 1, "nobody waits when all has come");
+    }
+    // Not for ever, and not without end.
+    let mut conn = server.connect(1);
+    conn.write_all(&post("content-length: 1000000")).await.expect("a place");
+    assert!(until_closed(&mut conn).await.0 <= 5);
+    let mut conn = server.connect(1);
+    conn.write_all(&post("content-length: 1000000000000")).await.expect("a place");
+    let (piece, mut taken) = (vec![b'b'; 1 << 20], 0);
+    while conn.write_all(&piece).await.is_ok() {
+        taken += 1;
+        assert!(taken < 100);
+    }
+    assert!(taken >= 60, "{taken} MiB");
 }
 
 #[tokio::test(start_paused = true)]
