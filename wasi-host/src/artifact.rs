@@ -90,6 +90,7 @@ pub enum Entry {
 pub struct Artifact {
     digest: String,
     entry: Entry,
+    engine: WasiVersion,
     /// Seats that one instance takes.
     pub(crate) weight: u32,
     /// Bytes of the host that it takes as it is loaded, and one instance beside its memories and tables: each instance is
@@ -122,15 +123,13 @@ impl Artifact {
 
     /// The same for another namespace.
     fn again(&self) -> Artifact {
-        let Artifact { ref digest, entry, weight, structures, loaded, ref pre } = *self;
-        Artifact { digest: digest.clone(), entry, weight, structures, loaded, pre: pre.clone() }
+        let Artifact { ref digest, entry, engine, weight, structures, loaded, ref pre } = *self;
+        Artifact { digest: digest.clone(), entry, engine, weight, structures, loaded, pre: pre.clone() }
     }
 
-    pub(crate) fn version(&self) -> WasiVersion {
-        match self.pre {
-            Pre::CommandP2(_) | Pre::HttpP2(_) => WasiVersion::P2,
-            Pre::CommandP3(_) | Pre::HttpP3(_) => WasiVersion::P3,
-        }
+    /// The engine that its stores are of.
+    pub(crate) fn engine(&self) -> WasiVersion {
+        self.engine
     }
 }
 
@@ -432,8 +431,8 @@ impl Artifacts {
         // A stranger's types are compared with the host's.
         let pre = self.link(&component, kind).inspect_err(|error| self.failures.remember(&digest, error))?;
         let weight = engine::weight(&component);
-        let Kind { entry, structures, loaded, .. } = kind;
-        let artifact = Artifact { digest: digest.clone(), entry, weight, structures, loaded, pre };
+        let Kind { entry, engine, structures, loaded, .. } = kind;
+        let artifact = Artifact { digest: digest.clone(), entry, engine, weight, structures, loaded, pre };
         self.failures.forget(&digest);
         tracing::debug!(digest, entry = ?kind.entry, "artifact ready");
         self.shelf.lock().put(&digest, namespace, artifact, bytes).map(Some)

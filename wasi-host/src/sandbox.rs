@@ -348,9 +348,9 @@ impl Sandbox {
     /// A new store with all its limits, ready for the instance that the seat is for.
     pub(crate) fn store(&self, seat: Seat) -> Result<Store<State>, StartError> {
         let failed = |error: wasmtime::Error| StartError::Sandbox { message: format!("{error:#}") };
-        let meter = self.grants.meter(self.artifact.version(), self.artifact.structures)?;
+        let meter = self.grants.meter(self.artifact.engine(), self.artifact.structures)?;
         let state = self.grants.state(seat, meter);
-        let engine = self.host.engines.of(self.artifact.version());
+        let engine = self.host.engines.of(self.artifact.engine());
         let mut store = Store::try_new(engine, state).map_err(failed)?;
         store.limiter(|state| &mut state.limiter);
         bound_store(wasmtime::AsContextMut::as_context_mut(&mut store), self.artifact.entry());

@@ -219,3 +219,21 @@ async fn calls_of_a_composition_wait_on_stacks_of_its_own_seats() {
     assert!(matches!(refused, PrepareError::Compile { .. }), "{refused}");
     assert!(refused.to_string().contains("in 101 of the components"), "{refused}");
 }
+
+#[tokio::test]
+async fn an_entry_of_0_2_runs_where_what_it_imports_is_of_0_3() {
+    let text = r#"(component
+        (import "wasi:clocks/monotonic-clock@0.3.0" (instance $clock
+            (export "get-resolution" (func (result u64)))))
+        (core func $resolution (canon lower (func $clock "get-resolution")))
+        (core module $m
+            (import "host" "resolution" (func $resolution (result i64)))
+            (func (export "run") (result i32) (i64.eqz (call $resolution))))
+        (core instance $i (instantiate $m (with "host" (instance (export "resolution" (func $resolution))))))
+        (func $run (result (result)) (canon lift (core func $i "run")))
+        (instance $r (export "run" (func $run)))
+        (export "wasi:cli/run@0.2.0" (instance $r)))"#;
+    let bench = Bench::new(1);
+    let artifact = bench.prepare(text).await;
+    assert_eq!(bench.start(artifact).wait().await, Exit::Completed { code: 0 });
+}
