@@ -1,6 +1,9 @@
 //! What is kept ready in memory has a bound, and so has the code that containers use.
 
+use std::path::Path;
+
 use super::*;
+use crate::artifact::room::Scarce;
 use crate::{Host, HostConfig};
 
 /// A program that does nothing.
