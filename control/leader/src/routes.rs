@@ -302,7 +302,7 @@ impl Routes {
             Some(Needed { names, weight }) => (names, Some(weight)),
             None => (Names::default(), None),
         };
-        let is_sent = own.rooms.pods.put(pod, former, weight) == Outcome::Sent;
+        let is_sent = own.rooms.pods.put_kept(pod, former, weight) == Outcome::Sent;
         if !is_sent || former > Some(weight) {
             self.stirred.insert(node.clone());
         }

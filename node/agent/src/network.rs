@@ -65,6 +65,13 @@ impl PodNetwork {
         }
     }
 
+    /// Containers that are started from now on rely on what changed of namespaces, nodes and claims.
+    pub fn hurry_clusters(&self) {
+        if let Some(builder) = &self.builder {
+            builder.hurry_clusters();
+        }
+    }
+
     /// Returns when the fabric knows what a container of this Kubernetes namespace relies on that is started at the time of
     /// the call.
     pub fn told(&self, namespace: &str) -> impl Future<Output = ()> + Send + use<> {

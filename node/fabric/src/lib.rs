@@ -37,7 +37,7 @@ mod tests;
 pub use error::FabricError;
 pub use fabric::{Fabric, FabricConfig};
 pub use model::{
-    BackendPort, Cidr, Endpoint, HostRoutes, NetworkChange, NodeEntry, NodeIdentity, ParseCidrError,
+    BackendPort, Cidr, Claim, Endpoint, HostRoutes, NetworkChange, NodeEntry, NodeIdentity, ParseCidrError,
     PathKind, PathRoute, Protocol, RouteSet, RouteSource, ServiceBackend, ServiceEntry, ServicePort,
 };
 pub use names::Name;

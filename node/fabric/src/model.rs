@@ -13,6 +13,8 @@ use std::time::Duration;
 pub enum NetworkChange {
     /// A service with its endpoints.
     Service(Name, Option<ServiceEntry>),
+    /// A service has lost something, until it is told of anew.
+    Unclaimed(Name, Claim),
     /// The node that hands out these pod addresses.
     PodBlock(Cidr, Option<String>),
     /// A node by its name.
@@ -23,6 +25,15 @@ pub enum NetworkChange {
     Pod(Name, Option<IpAddr>),
     /// Whether the pods of a namespace may open connections to beyond the cluster.
     Egress(String, bool),
+}
+
+/// What one service has at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// An address.
+    Address(IpAddr),
+    /// A TCP node port.
+    NodePort(u16),
 }
 
 /// A node as others reach it.

@@ -9,7 +9,7 @@ pub(crate) use counters::{Counters, OpenConnection};
 pub(crate) use service::Service;
 
 use crate::gateway::Router;
-use crate::model::{Cidr, NetworkChange, NodeEntry, NodeIdentity, Protocol, ServiceEntry};
+use crate::model::{Cidr, Claim, NetworkChange, NodeEntry, NodeIdentity, Protocol, ServiceEntry};
 use crate::names::{Name, Names};
 use crate::whereabouts::{Host, host_and_port};
 use service::is_api_server;
@@ -70,6 +70,7 @@ impl Tables {
                     self.put_service(&name, entry, counters, &mut touched);
                     touched.services.push(name);
                 }
+                NetworkChange::Unclaimed(name, claim) => self.unclaim(&name, claim, &mut touched),
                 NetworkChange::PodBlock(cidr, node) => self.put_block(cidr, node.map(Into::into)),
                 NetworkChange::Node(name, node) => {
                     self.put_node(&name, node);
@@ -121,6 +122,17 @@ impl Tables {
             touched.node_ports.insert(port);
         }
         self.services.insert(name.clone(), service);
+    }
+
+    fn unclaim(&mut self, name: &Name, claim: Claim, touched: &mut Touched) {
+        let Some(id) = self.services.get(name).map(|service| service.id) else { return };
+        match claim {
+            Claim::Address(address) => drop(self.by_address.remove(&(address, id))),
+            Claim::NodePort(port) => {
+                self.node_ports.remove(&(port, id));
+                touched.node_ports.insert(port);
+            }
+        }
     }
 
     fn put_block(&mut self, cidr: Cidr, node: Option<Arc<str>>) {

@@ -11,7 +11,9 @@ use std::{
     sync::Arc,
 };
 
-use coracle_objects::ObjectKey;
+use coracle_objects::{Object, ObjectKey};
+
+use super::weight;
 
 /// Bytes that a node is sent at most, of one namespace and of all, and of a namespace for certain, whatever others have.
 #[derive(Clone, Copy, Debug)]
@@ -26,21 +28,33 @@ pub const OF_NAMED: Bounds = Bounds { namespace: 64 << 20, node: 512 << 20, cert
 /// Of pods: what a node keeps of them, as [`super::weight`] has it. An ordinary pod takes some 30 KiB.
 pub const OF_PODS: Bounds = Bounds { namespace: 256 << 20, node: 512 << 20, certain: 256 << 10 };
 
-/// Why something of this namespace is withheld, and the mend.
-pub fn reason(resource: &str, namespace: &str) -> String {
-    let (what, bounds, mend) = match resource {
-        super::PODS => (
+/// Why an object is withheld, and the mend.
+pub fn reason(object: &Object) -> String {
+    let (namespace, is_pod) = (object.namespace(), object.key.resource.as_str() == super::PODS);
+    let alone = if is_pod { weight::of_pod(object) } else { 0 };
+    let (own, mib) = (OF_PODS.namespace, |bytes: usize| bytes >> 20);
+    if alone > own {
+        return format!(
+            "the pod's spec would take {} MiB of the node's memory, and those of all pods of a namespace at most {}; give it \
+             fewer containers, variables and arguments",
+            mib(alone),
+            mib(own)
+        );
+    }
+    let (what, bounds, mend) = if is_pod {
+        (
             format!("the specs of the pods of namespace {namespace:?} on this node"),
             OF_PODS,
             "give them fewer containers and variables, or spread them over nodes",
-        ),
-        _ => (
+        )
+    } else {
+        (
             format!("the ConfigMaps and Secrets that pods of namespace {namespace:?} name here"),
             OF_NAMED,
             "make them smaller, or spread the pods over nodes",
-        ),
+        )
     };
-    let (own, all) = (bounds.namespace >> 20, bounds.node >> 20);
+    let (own, all) = (mib(bounds.namespace), mib(bounds.node));
     format!("{what} take more than {own} MiB, or than others leave free of {all} MiB; {mend}")
 }
 
@@ -76,6 +90,8 @@ struct Part {
     line: BTreeMap<u64, (ObjectKey, usize)>,
     /// The places in it.
     places: BTreeMap<ObjectKey, u64>,
+    /// Those that no room would be enough for: nobody waits behind them.
+    oversize: BTreeSet<ObjectKey>,
 }
 
 impl Room {
@@ -97,22 +113,45 @@ impl Room {
         let namespace = &key.name.namespace;
         let part = self.parts.entry(namespace.clone()).or_default();
         self.stirred.insert(namespace.clone());
-        if let Some(waiting) = part.places.get(key).and_then(|place| part.line.get_mut(place)) {
+        let is_oversize = bytes > self.bounds.namespace;
+        if let Some(waiting) = part.places.get(key).and_then(|place| part.line.get_mut(place))
+            && !is_oversize
+        {
             waiting.1 = bytes;
             return Outcome::StillWithheld;
         }
-        let has_line = !part.line.is_empty();
+        let was_withheld = part.places.contains_key(key) || part.oversize.contains(key);
         let was_sent = before.is_some_and(|before| self.remove(key, before));
+        let has_line = self.parts.get(namespace).is_some_and(|part| !part.line.is_empty());
         let stays = was_sent && (before >= Some(bytes) || self.may_grow(namespace, bytes));
         if stays || !has_line && self.fits(namespace, bytes) {
             self.send(namespace, bytes);
             return Outcome::Sent;
         }
-        self.last += 1;
         let part = self.parts.entry(namespace.clone()).or_default();
-        part.line.insert(self.last, (key.clone(), bytes));
-        part.places.insert(key.clone(), self.last);
-        Outcome::Withheld
+        if is_oversize {
+            part.oversize.insert(key.clone());
+        } else {
+            self.last += 1;
+            part.line.insert(self.last, (key.clone(), bytes));
+            part.places.insert(key.clone(), self.last);
+        }
+        if was_withheld { Outcome::StillWithheld } else { Outcome::Withheld }
+    }
+
+    /// The same of what the node keeps in any case once it has it: that is sent whatever it takes now, and leaves less to those
+    /// that come next.
+    pub fn put_kept(&mut self, key: &ObjectKey, before: Option<usize>, bytes: usize) -> Outcome {
+        if before.is_some_and(|before| self.is_sent(key) && self.remove(key, before)) {
+            self.send(&key.name.namespace, bytes);
+            return Outcome::Sent;
+        }
+        self.put(key, before, bytes)
+    }
+
+    fn is_sent(&self, key: &ObjectKey) -> bool {
+        let part = self.parts.get(&key.name.namespace);
+        part.is_some_and(|part| !part.places.contains_key(key) && !part.oversize.contains(key))
     }
 
     /// The node needs it no longer, or it is gone; it had so many bytes. True where it was sent.
@@ -122,6 +161,9 @@ impl Room {
         self.stirred.insert(namespace.clone());
         if let Some(place) = part.places.remove(key) {
             part.line.remove(&place);
+            return false;
+        }
+        if part.oversize.remove(key) {
             return false;
         }
         part.sent -= bytes;
@@ -149,7 +191,7 @@ impl Room {
 
     /// All that is withheld.
     pub fn withheld(&self) -> impl Iterator<Item = &ObjectKey> {
-        self.parts.values().flat_map(|part| part.line.values()).map(|(key, _)| key)
+        self.parts.values().flat_map(|part| part.line.values().map(|(key, _)| key).chain(&part.oversize))
     }
 
     /// The first that a namespace waits for, if there is room for it.
@@ -167,7 +209,7 @@ impl Room {
         } else {
             self.crowded.remove(namespace);
         }
-        if self.parts.get(namespace).is_some_and(|part| part.sent == 0 && part.line.is_empty()) {
+        if self.parts.get(namespace).is_some_and(|part| part.is_empty()) {
             self.parts.remove(namespace);
         }
         None
@@ -194,6 +236,10 @@ impl Room {
 }
 
 impl Part {
+    fn is_empty(&self) -> bool {
+        self.sent == 0 && self.line.is_empty() && self.oversize.is_empty()
+    }
+
     /// The bytes of the first that waits.
     fn first(&self) -> Option<usize> {
         self.line.first_key_value().map(|(_, (_, bytes))| *bytes)

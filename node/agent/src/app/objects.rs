@@ -66,7 +66,7 @@ impl App {
         network.change(key, Some(object));
         // What its pods may do is known before the first of them, which comes next, does it.
         if is_namespace && self.synced {
-            network.hurry();
+            network.hurry_clusters();
         }
     }
 

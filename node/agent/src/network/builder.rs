@@ -59,8 +59,9 @@ struct Changes {
     unfinished: BTreeMap<String, u64>,
     /// Of the last change.
     number: u64,
-    /// Of the last change that pods rely on.
+    /// Of the last change that pods rely on; the same of what is the cluster's own.
     relied_on: u64,
+    clusters_relied_on: u64,
     /// They are not to settle.
     urgent: bool,
     closed: bool,
@@ -78,7 +79,13 @@ struct Waiting {
 impl Changes {
     /// Whether pods rely on something of this namespace that is not in the tables.
     fn is_relied_on(&self, namespace: &str) -> bool {
-        self.unfinished.get(namespace).is_some_and(|oldest| *oldest <= self.relied_on)
+        let last = if namespace == CLUSTER { self.clusters_relied_on } else { self.relied_on };
+        self.is_unfinished(namespace, last)
+    }
+
+    /// Whether a change of this namespace up to that number is not in the tables.
+    fn is_unfinished(&self, namespace: &str, last: u64) -> bool {
+        self.unfinished.get(namespace).is_some_and(|oldest| *oldest <= last)
     }
 }
 
@@ -116,8 +123,18 @@ impl Builder {
 
     /// Pods rely on all that changed until now.
     pub(super) fn hurry(&self) {
+        self.hurry_by(|changes| changes.relied_on = changes.number);
+    }
+
+    /// Pods rely on what is the cluster's own and changed until now.
+    pub(super) fn hurry_clusters(&self) {
+        self.hurry_by(|_| {});
+    }
+
+    fn hurry_by(&self, rely: impl FnOnce(&mut Changes)) {
         let mut changes = self.shared.changes.lock();
-        changes.relied_on = changes.number;
+        changes.clusters_relied_on = changes.number;
+        rely(&mut changes);
         changes.urgent = true;
         self.shared.changed.notify_one();
     }
@@ -126,14 +143,15 @@ impl Builder {
     /// and the cluster's own.
     pub(super) fn told(&self, namespace: &str) -> impl Future<Output = ()> + Send + use<> {
         let (shared, namespace) = (self.shared.clone(), namespace.to_owned());
-        let number = shared.changes.lock().relied_on;
+        let (clusters, own) = {
+            let changes = shared.changes.lock();
+            (changes.clusters_relied_on, changes.relied_on)
+        };
         let mut turns = self.turns.clone();
         async move {
             let is_told = |_: &()| {
                 let changes = shared.changes.lock();
-                let oldest =
-                    [CLUSTER, &namespace].into_iter().filter_map(|of| changes.unfinished.get(of)).min();
-                oldest.is_none_or(|oldest| *oldest > number)
+                !changes.is_unfinished(CLUSTER, clusters) && !changes.is_unfinished(&namespace, own)
             };
             // A thread that is gone tells nobody anything any more.
             let _ = turns.wait_for(is_told).await;
@@ -453,14 +471,26 @@ mod tests {
         change("hog", "large", None);
         change("other", "small", service_of_one_port());
         assert_eq!(states.recv().unwrap(), ["small"]);
+        let rested = Instant::now();
+        // That pods rely on what is the cluster's own gives nobody else a turn.
+        builder.hurry_clusters();
+        thread::sleep(Duration::from_millis(700));
+        assert!(states.try_recv().is_err());
+        go.send(()).unwrap();
+        assert_eq!(states.recv().unwrap(), ["large"]);
+        assert!(rested.elapsed() > Duration::from_millis(900));
+        change("hog", "large", service_of_one_port());
+        thread::sleep(Duration::from_millis(700));
         go.send(()).unwrap();
         assert_eq!(states.recv().unwrap(), ["large"]);
         // What pods rely on rests for nobody.
-        change("hog", "large", service_of_one_port());
+        let asked = Instant::now();
+        change("hog", "large", None);
         builder.hurry();
         go.send(()).unwrap();
         builder.told("hog").await;
         assert_eq!(states.try_recv().unwrap(), ["large"]);
+        assert!(asked.elapsed() < Duration::from_millis(900), "{:?}", asked.elapsed());
     }
 
     #[tokio::test]
@@ -484,8 +514,12 @@ mod tests {
         let mut cluster = Box::pin(builder.told("none"));
         assert!(!waits(&mut cluster).await, "nothing of the cluster's own is under way");
         let mut order = vec![];
-        for _ in 0..4 {
+        for turn in 1..=4 {
             assert!(waits(&mut a).await);
+            while builder.held() < turn {
+                thread::yield_now();
+            }
+            assert_eq!(builder.held(), turn, "one object a turn");
             go.send(()).unwrap();
             order.extend(states.recv().unwrap());
             if order.len() == 2 {

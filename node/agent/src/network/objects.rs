@@ -7,7 +7,7 @@ use std::{
 };
 
 use coracle_fabric::{
-    Cidr, Endpoint, Name, NetworkChange, NodeEntry, NodeIdentity, RouteSet, RouteSource, ServiceEntry,
+    Cidr, Claim, Endpoint, Name, NetworkChange, NodeEntry, NodeIdentity, RouteSet, RouteSource, ServiceEntry,
 };
 use coracle_objects::is_api_slice;
 use serde_json::Value;
@@ -68,7 +68,7 @@ impl NetworkObjects {
             "portallocations.coracle.dev" => {
                 let Ok(port) = name.parse() else { return };
                 let claimed = claim(&mut self.node_ports, port, object.and_then(port_owner));
-                self.hand_over(claimed);
+                self.hand_over(Claim::NodePort(port), claimed);
             }
             "endpointslices.discovery.k8s.io" => {
                 let slice = object.and_then(|object| endpoints_of(namespace, object));
@@ -116,11 +116,11 @@ impl NetworkObjects {
         self.touched.entry(service.namespace.clone()).or_default().insert(service);
     }
 
-    /// An address or a node port is another service's. Who had it has nothing until it is told of anew, which may take a
-    /// while: nobody keeps the traffic of another.
-    fn hand_over(&mut self, claimed: Claimed) {
+    /// An address or a node port is another service's. Who had it loses it at once, and not only when it is told of anew,
+    /// which may take a while: nobody keeps the traffic of another.
+    fn hand_over(&mut self, claim: Claim, claimed: Claimed) {
         if let Some(former) = claimed.former {
-            self.changes.push(NetworkChange::Service(former.clone(), None));
+            self.changes.push(NetworkChange::Unclaimed(former.clone(), claim));
             self.touch(former);
         }
         claimed.now.into_iter().for_each(|service| self.touch(service));
@@ -130,7 +130,7 @@ impl NetworkObjects {
         let Ok(address) = address.parse() else { return };
         let had_any = !self.addresses.is_empty();
         let claimed = claim(&mut self.addresses, address, owner);
-        self.hand_over(claimed);
+        self.hand_over(Claim::Address(address), claimed);
         if had_any == self.addresses.is_empty() {
             let all: Vec<Name> = self.services.keys().cloned().collect();
             all.into_iter().for_each(|service| self.touch(service));
@@ -355,6 +355,7 @@ mod tests {
         fn hear(&mut self, change: NetworkChange) {
             match change {
                 NetworkChange::Service(name, now) => drop(set(&mut self.services, name, now)),
+                NetworkChange::Unclaimed(..) => {}
                 NetworkChange::PodBlock(cidr, now) => drop(set(&mut self.blocks, cidr, now)),
                 NetworkChange::Node(name, now) => drop(set(&mut self.nodes, name, now)),
                 NetworkChange::Routes(source, now) => drop(set(&mut self.routes, source, now)),
@@ -448,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn who_loses_a_claim_has_nothing_until_its_namespace_has_its_turn() {
+    fn who_loses_a_claim_loses_it_before_its_namespace_has_its_turn() {
         let mut objects = NetworkObjects::default();
         let mut put = |resource: &str, namespace: &str, name: &str, object: Value| {
             objects.take_in(&(resource.into(), namespace.into(), name.into()), Some(&object));
@@ -463,6 +464,7 @@ mod tests {
         objects.take_in(&(addresses.into(), String::new(), "10.96.0.7".into()), Some(&claim("b")));
         let said = |changes: Vec<NetworkChange>| {
             let one = |change| match change {
+                NetworkChange::Unclaimed(name, Claim::Address(_)) => (name.namespace.to_string(), None),
                 NetworkChange::Service(name, now) => {
                     (name.namespace.to_string(), now.map(|service| service.addresses.len()))
                 }

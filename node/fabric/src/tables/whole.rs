@@ -80,6 +80,7 @@ impl Fabric {
 fn gone(part: &NetworkChange) -> NetworkChange {
     match part.clone() {
         NetworkChange::Service(name, _) => NetworkChange::Service(name, None),
+        NetworkChange::Unclaimed(..) => unreachable!("it is no part"),
         NetworkChange::PodBlock(cidr, _) => NetworkChange::PodBlock(cidr, None),
         NetworkChange::Node(name, _) => NetworkChange::Node(name, None),
         NetworkChange::Routes(source, _) => NetworkChange::Routes(source, None),
@@ -90,7 +91,7 @@ fn gone(part: &NetworkChange) -> NetworkChange {
 
 mod tests {
     use super::*;
-    use crate::model::{Endpoint, Protocol, ServicePort};
+    use crate::model::{Claim, Endpoint, Protocol, ServicePort};
     use rand::{RngExt, SeedableRng, rngs::StdRng};
     use std::sync::Arc;
 
@@ -138,6 +139,25 @@ mod tests {
             3 => NetworkChange::Pod(name, some(rng).then(|| pod(rng.random_range(0..16)))),
             _ => NetworkChange::Egress(namespace.to_owned(), some(rng)),
         }
+    }
+
+    #[test]
+    fn who_loses_an_address_or_a_port_keeps_the_rest() {
+        let (mut tables, counters) = (Tables::default(), Counters::default());
+        let name = Name::new("d", "web");
+        let mut web = service(&mut StdRng::seed_from_u64(0), &name);
+        web.ports[0].node_port = Some(7);
+        let address = web.addresses[0];
+        tables.change(vec![NetworkChange::Service(name.clone(), Some(web.clone()))], &counters);
+        let unclaim = |tables: &mut Tables, claim| {
+            tables.change(vec![NetworkChange::Unclaimed(name.clone(), claim)], &counters).node_ports
+        };
+        assert!(unclaim(&mut tables, Claim::Address(address)).is_empty());
+        assert!(tables.service_at(address).is_none() && tables.node_port(7).is_some());
+        assert_eq!(unclaim(&mut tables, Claim::NodePort(7)), [7].into());
+        assert!(tables.node_port(7).is_none() && tables.service("d", "web").is_some());
+        tables.change(vec![NetworkChange::Service(name.clone(), Some(web))], &counters);
+        assert!(tables.service_at(address).is_some() && tables.node_port(7).is_some());
     }
 
     /// What the tables answer to all that can be asked here. Of several services at one address or port any may have it.
