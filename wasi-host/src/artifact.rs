@@ -62,7 +62,7 @@ const WASM_BYTES_MAX: u64 = 256 << 20;
 
 /// What is reckoned of a component as it is compiled. What was compiled by a host that reckoned otherwise is compiled anew:
 /// count this up with each change.
-const RECKONING: u32 = 3;
+const RECKONING: u32 = 4;
 
 /// Files that are hashed, and components that are loaded and linked, at once: they are read whole. A namespace has at
 /// most half of them.

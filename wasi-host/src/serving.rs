@@ -27,10 +27,10 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::upgrade::Upgraded;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::net::{BoxError, HttpBody, full_body};
 use body::ServedBody;
@@ -149,7 +149,14 @@ where
     let asked = place.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (place, respond) = (asked.clone(), respond.clone());
-        async move { Ok::<_, Infallible>(answer_one(&place, request, respond).await) }
+        async move {
+            let upgrade = request.extensions().get::<OnUpgrade>().cloned();
+            let response = answer_one(&place, request, respond).await;
+            if let Some(upgrade) = upgrade.filter(|_| response.status() != StatusCode::SWITCHING_PROTOCOLS) {
+                tokio::spawn(end_unchanged::<S>(upgrade, place));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let builder = builder(place.window_bytes());
     let connection = builder
@@ -184,6 +191,24 @@ where
         ended = connection => ended,
         () = place.lost() => Ok(()),
         () = overdue => Ok(()),
+    }
+}
+
+/// Ends the connection as others end that asked for no upgrade: hyper hands over, when it is through, what was asked to be
+/// another and was not made so.
+async fn end_unchanged<S>(upgrade: OnUpgrade, place: Place)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let end = async {
+        let Ok(upgraded) = upgrade.await else { return };
+        if let Ok(parts) = auto::upgrade::downcast::<TokioIo<ServedStream<S>>>(upgraded) {
+            let _ = parts.io.into_inner().shutdown().await;
+        }
+    };
+    tokio::select! {
+        () = end => {}
+        () = place.lost() => {}
     }
 }
 

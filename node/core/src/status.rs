@@ -355,7 +355,10 @@ fn terminated(end: &Terminated, ahead: SignedDuration) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::{Action, Observed};
 
     #[test]
     fn a_status_is_no_larger_than_its_readers_take_whatever_containers_are_called() {
@@ -377,5 +380,15 @@ mod tests {
         let mut short = json!("as it is");
         cut(Some(&mut short), 8);
         assert_eq!(short, "as it is");
+        // So is it with a pod's own.
+        let containers: Vec<Value> =
+            (0..1000).map(|at| json!({ "name": format!("c{at}"), "image": "i".repeat(10_000) })).collect();
+        let pod = json!({ "metadata": { "name": "p", "uid": "u" }, "spec": { "containers": containers } });
+        let pod = Arc::new(Pod::parse(pod.to_string().as_bytes()).unwrap());
+        let (mut observed, uid) = (Observed::default(), pod.uid().clone());
+        let (pods, now) = ([(uid.clone(), pod.clone())].into(), Timestamp::UNIX_EPOCH);
+        observed.begin(&Action::Admit { uid: uid.clone() }, &pods, now);
+        let status = pod_status(&pod, &observed.pods[&uid], &NodeFacts::default(), now);
+        assert!(status.to_string().len() < 1 << 20, "{}", status.to_string().len());
     }
 }

@@ -139,7 +139,8 @@ pub(super) fn make(wasm: Vec<u8>, engines: &[Engine; 2]) -> Result<(Kind, Vec<u8
     let code = engine
         .precompile_component(&component)
         .map_err(|error| PrepareError::Compile { message: format!("{error:#}") })?;
-    Ok((kind, code))
+    let loaded = kind.loaded.max(structures::of_code(&code)?);
+    Ok((Kind { loaded, ..kind }, code))
 }
 
 fn given_up(message: String) -> PrepareError {
@@ -158,12 +159,42 @@ mod tests {
         let (kind, code) = make(module.expect("valid"), &engines).expect("compiled");
         assert_eq!(Kind { structures: 0, loaded: 0, ..kind }.to_text(), "command p2 p2 0 0");
         assert!((1..64 << 10).contains(&kind.structures), "{}", kind.structures);
-        assert!((1..256 << 10).contains(&kind.loaded), "{}", kind.loaded);
+        assert!((1..2 << 20).contains(&kind.loaded), "{}", kind.loaded);
         assert!(Engine::detect_precompiled(&code).is_some());
+        assert!(structures::of_code(&code).expect("small") < 32 * code.len() as u64, "the section is found");
         assert!(matches!(make(b"garbage".to_vec(), &engines), Err(PrepareError::NotWasm { .. })));
         for wrong in [vec![], vec!["1"], vec!["x", "1"], vec!["1", "2", "3"]] {
             let error = compile_child(wrong.into_iter().map(OsString::from)).expect_err("refused");
             assert!(error.to_string().contains("usage"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_written_out_as_it_is_compiled_counts() {
+        let engines =
+            [WasiVersion::P2, WasiVersion::P3].map(|version| compiling(version).expect("an engine"));
+        // An instance of instances of functions, each named as often.
+        let cubed = |side: usize| {
+            let each = |line: &dyn Fn(usize) -> String| (0..side).map(line).collect::<String>();
+            let functions = each(&|at| format!(r#"(export "f{at}" (func $f))"#));
+            let instances = |of: &str| each(&|at| format!(r#"(export "i{at}" (instance ${of}))"#));
+            format!(
+                r#"(component
+    (core module $m (func (export "run") (result i32) (i32.const 0)))
+    (core instance $i (instantiate $m))
+    (func $f (result (result)) (canon lift (core func $i "run")))
+    (instance $x {functions}) (instance $y {}) (instance $z {})
+    (instance $r (export "run" (func $f)))
+    (export "wasi:cli/run@0.2.0" (instance $r))
+    (export "z" (instance $z)))"#,
+                instances("x"),
+                instances("y")
+            )
+        };
+        let made = |side: usize| make(wat::parse_str(cubed(side)).expect("valid"), &engines);
+        let (kind, _) = made(12).expect("little");
+        assert!(kind.loaded > 12 * 12 * 12 * 450, "{}", kind.loaded);
+        let refused = made(60).expect_err("216,000 names");
+        assert!(refused.to_string().contains("MiB of the host for its names"), "{refused}");
     }
 }

@@ -11,6 +11,7 @@
 
 mod sections;
 
+use object::{Object, ObjectSection};
 use wasmparser::{
     CanonicalFunction, ComponentAlias, ComponentExport, ComponentExternalKind, ComponentInstance,
     ComponentOuterAliasKind, ComponentTypeRef, Instance, Parser, Payload, Result,
@@ -36,21 +37,40 @@ pub(super) struct Structures {
     pub(super) loaded: u64,
 }
 
+/// The section of compiled code that is read into memory as it is loaded, and what a byte of it takes there at most.
+const READ_SECTION: &str = ".wasmtime.info";
+const READ_BYTES: u64 = 32;
+
+/// Bytes that a component takes as it is loaded, by what was compiled of it; refused where that is more than [`BYTES_MAX`]. Types
+/// that stand for each other in each other may be written out there only.
+pub(super) fn of_code(code: &[u8]) -> std::result::Result<u64, PrepareError> {
+    let section =
+        object::File::parse(code).ok().and_then(|file| Some(file.section_by_name(READ_SECTION)?.size()));
+    // Nothing is known of code without it.
+    let loaded = section.unwrap_or(code.len() as u64).saturating_mul(READ_BYTES);
+    refuse_beyond(loaded)?;
+    Ok(loaded)
+}
+
+fn refuse_beyond(bytes: u64) -> std::result::Result<(), PrepareError> {
+    if bytes <= BYTES_MAX {
+        return Ok(());
+    }
+    Err(PrepareError::Compile {
+        message: format!(
+            "loaded, with an instance of it, it would take {} MiB of the host for its names, types, functions, globals \
+             and element segments; at most {} are admitted: have it contain and instantiate fewer modules, or smaller ones",
+            bytes >> 20,
+            BYTES_MAX >> 20
+        ),
+    })
+}
+
 /// What the component and its instances take; refused where that is more than [`BYTES_MAX`] with one of them, or where an
 /// instance on the engine of 0.3 could hold more stacks than its seats have.
 pub(super) fn of(component: &[u8], engine: WasiVersion) -> std::result::Result<Structures, PrepareError> {
     let parts = reckon(component).map_err(malformed)?;
-    let bytes = parts.instance.saturating_add(parts.loaded);
-    if bytes > BYTES_MAX {
-        return Err(PrepareError::Compile {
-            message: format!(
-                "loaded, with an instance of it, it would take {} MiB of the host for its names, types, functions, globals \
-                 and element segments; at most {} are admitted: have it contain and instantiate fewer modules, or smaller ones",
-                bytes >> 20,
-                BYTES_MAX >> 20
-            ),
-        });
-    }
+    refuse_beyond(parts.instance.saturating_add(parts.loaded))?;
     if engine == WasiVersion::P3 && parts.stacks() > parts.stacks_of_seats() {
         return Err(PrepareError::Compile {
             message: format!(

@@ -191,8 +191,13 @@ async fn an_answer_to_a_body_that_nobody_reads_is_heard() {
     let body = vec![b'b'; 3 << 20];
     let chunked =
         [format!("{:x}\r\n", body.len()).into_bytes(), body.clone(), b"\r\n0\r\n\r\n".to_vec()].concat();
-    let whole = [post(&format!("content-length: {}", body.len())), body].concat();
-    for request in [whole, [post("transfer-encoding: chunked"), chunked].concat()] {
+    let whole = [post(&format!("content-length: {}", body.len())), body.clone()].concat();
+    let asking = |other: &str| {
+        let fields = format!("content-length: {}\r\nconnection: upgrade\r\nupgrade: {other}", body.len());
+        [post(&fields), body.clone()].concat()
+    };
+    let (web_socket, h2c) = (asking("websocket"), asking("h2c"));
+    for request in [whole, [post("transfer-encoding: chunked"), chunked].concat(), web_socket, h2c] {
         let (begun, mut conn) = (Instant::now(), server.connect(1));
         conn.write_all(&request).await.expect("all of it is taken");
         let mut answer = Vec::new();
