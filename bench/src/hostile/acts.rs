@@ -171,6 +171,8 @@ acts! {
     Node, Nothing, "16 pods that mount 64 subPaths of 64 directories each" => pods::sub_paths;
     Node, Nothing, "4 pods of 150 containers that wait with long messages" => pods::statuses;
     Node, Nothing, "a pod that names 200 ConfigMaps of 1 MB" => pods::config_maps;
+    Node, Nothing, "60 pods of 48,000 variables each" => pods::fat;
+    Node, SmallDisk, "a ConfigMap of 1 MB as 60 files in each of 20 pods on a small disk" => pods::multiplied;
     Node, Nothing, "100 changes a second of 50 services with 1000 endpoints each" => endpoints::changes;
     Node, Nothing, "pods forced away as soon as they are there" => pods::forced;
     Node, Nothing, "1,000 pods that crash" => pods::crashes;

@@ -73,6 +73,8 @@ struct Needs {
 
 /// A pod on its node.
 struct Needed {
+    /// metadata.uid: another of the same name is another pod.
+    uid: Box<str>,
     names: Names,
     /// See [`weight`].
     weight: usize,
@@ -267,7 +269,7 @@ impl Routes {
         let node = known.unwrap_or_else(|| name.into());
         self.placed.insert(pod.key.name.clone(), node.clone());
         let names = self.shared(references.keys);
-        let needed = Needed { names, weight: weight::of_pod(pod) };
+        let needed = Needed { uid: pod.meta.uid.as_str().into(), names, weight: weight::of_pod(pod) };
         Some(self.need(node, &pod.key, needed, view))
     }
 
@@ -296,12 +298,17 @@ impl Routes {
     fn need(&mut self, node: Arc<str>, pod: &ObjectKey, needed: Needed, view: &View) -> Placed {
         let bounds = self.bounds;
         let own = self.nodes.entry(node.clone()).or_insert_with(|| Needs::new(bounds));
-        let Needed { names, weight } = needed;
-        let needed = Needed { names: names.clone(), weight };
-        let (before, former) = match own.pods.insert(pod.name.clone(), needed) {
-            Some(Needed { names, weight }) => (names, Some(weight)),
-            None => (Names::default(), None),
-        };
+        let (names, weight) = (needed.names.clone(), needed.weight);
+        let (mut before, mut former) = (Names::default(), None);
+        if let Some(known) = own.pods.remove(&pod.name) {
+            former = Some(known.weight).filter(|_| known.uid == needed.uid);
+            if former.is_none() {
+                own.rooms.pods.remove(pod, known.weight);
+                self.stirred.insert(node.clone());
+            }
+            before = known.names;
+        }
+        own.pods.insert(pod.name.clone(), needed);
         let is_sent = own.rooms.pods.put_kept(pod, former, weight) == Outcome::Sent;
         if !is_sent || former > Some(weight) {
             self.stirred.insert(node.clone());
@@ -330,7 +337,7 @@ impl Routes {
     /// A pod is on this node no longer: what none of its pods names any more.
     fn remove(&mut self, pod: &ObjectName, node: &Arc<str>) -> Vec<ObjectKey> {
         let Some(own) = self.nodes.get_mut(node) else { return vec![] };
-        let Some(Needed { names, weight }) = own.pods.remove(pod) else { return vec![] };
+        let Some(Needed { names, weight, .. }) = own.pods.remove(pod) else { return vec![] };
         own.rooms.pods.remove(&pod_key(pod), weight);
         self.stirred.insert(node.clone());
         let unnamed = self.unname(node, names.iter());

@@ -141,6 +141,39 @@ pub async fn statuses(stage: Stage) -> Result<String> {
     Ok(format!("{summary}; a status of {} kB, the node linked at {linked} of {looks} looks", largest / 1000))
 }
 
+/// Pods that are short to write and long to keep.
+pub async fn fat(stage: Stage) -> Result<String> {
+    let rest = stage.client.rest().await?;
+    let variables: Vec<Value> = (0..2400).map(|number| json!({"name": format!("A{number}")})).collect();
+    let containers: Vec<Value> = (0..20)
+        .map(|number| json!({"name": format!("c{number}"), "image": "hostile/http:1", "env": variables}))
+        .collect();
+    let mut object = workload("ReplicaSet", "fat", 60);
+    object["spec"]["template"]["spec"]["containers"] = json!(containers);
+    stage.post(&rest, APPS, "replicasets", &object).await?;
+    sleep(LONG).await;
+    let pods = rest.get(&stage.path(CORE, "pods")).await?;
+    let pods = pods["items"].as_array().context("a list of pods")?;
+    let withheld = pods.iter().filter(|pod| pod["status"]["reason"] == "Withheld").count();
+    Ok(format!("{} pods, {withheld} of them withheld", pods.len()))
+}
+
+/// What is stored once becomes many files.
+pub async fn multiplied(stage: Stage) -> Result<String> {
+    let rest = stage.client.rest().await?;
+    let config_map = json!({"metadata": {"name": "large"}, "data": {"a": "x".repeat(1_000_000)}});
+    stage.post(&rest, CORE, "configmaps", &config_map).await?;
+    let items: Vec<Value> = (0..60).map(|number| json!({"key": "a", "path": format!("f{number}")})).collect();
+    let mut object = workload("ReplicaSet", "many", 20);
+    let spec = &mut object["spec"]["template"]["spec"];
+    spec["containers"] = json!([{"name": "c", "image": "hostile/http:1",
+        "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]);
+    spec["volumes"] = json!([{"name": "v", "configMap": {"name": "large", "items": items}}]);
+    stage.post(&rest, APPS, "replicasets", &object).await?;
+    sleep(LONG).await;
+    Ok(stage.summary(&rest).await? + &stage.refusal(&rest).await?)
+}
+
 /// As volumes, all of which the node has to be sent.
 pub async fn config_maps(stage: Stage) -> Result<String> {
     let rest = stage.client.rest().await?;

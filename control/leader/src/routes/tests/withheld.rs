@@ -172,6 +172,12 @@ fn a_pod_without_room_is_withheld_and_sent_when_room_comes() {
     assert_eq!(bench.put("pods", "f", heavy("n1", 1)), ["n1 +pods f"]);
     assert_eq!(bench.put("pods", "huge", heavy("n1", 4)), ["n1 +pods huge"], "it shrinks");
     bench.delete("pods", "huge");
+    // Another of the same name is another pod, which the node does not have.
+    let mut other = heavy("n1", 13);
+    other["metadata"] = json!({ "name": "f", "uid": "other" });
+    assert_eq!(bench.put("pods", "f", other), ["n1 ~pods f"]);
+    bench.delete("pods", "f");
+    assert_eq!(bench.put("pods", "f", heavy("n1", 1)), ["n1 +pods f"]);
     assert_eq!(bench.put("pods", "b", heavy("n1", 8)), ["n1 +pods b"]);
     bench.routes = Routes::within(bench.routes.bounds, bench.store.view());
     assert_eq!(bench.needed_by("n1"), ["pods a", "pods b", "pods c", "pods f", "pods e"]);
