@@ -62,7 +62,7 @@ const WASM_BYTES_MAX: u64 = 256 << 20;
 
 /// What is reckoned of a component as it is compiled. What was compiled by a host that reckoned otherwise is compiled anew:
 /// count this up with each change.
-const RECKONING: u32 = 4;
+const RECKONING: u32 = 5;
 
 /// Files that are hashed, and components that are loaded and linked, at once: they are read whole. A namespace has at
 /// most half of them.
@@ -90,8 +90,7 @@ pub struct Artifact {
     engine: WasiVersion,
     /// Seats that one instance takes.
     pub(crate) weight: u32,
-    /// Bytes of the host that it takes as it is loaded, and one instance beside its memories and tables: each instance is
-    /// charged for both, and nobody else for what all share.
+    /// Bytes of the host that one instance takes beside its memories and tables.
     pub(crate) structures: u64,
     /// Bytes of the host that it takes as it is loaded, however many instances there are.
     loaded: u64,

@@ -12,7 +12,7 @@ use std::{
 
 use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName, Revision, View};
 
-use self::room::{Bounds, Outcome, Room};
+use self::room::{Bounds, Order, Outcome, Room};
 use crate::references::{self, CONFIG_MAPS, NAMESPACES, SECRETS, SERVICE_ACCOUNTS};
 
 /// Every node needs all objects of these. The claims of service addresses and node ports come before the services: a
@@ -385,7 +385,10 @@ fn counts(key: &ObjectKey) -> bool {
 
 impl Needs {
     fn new(bounds: Rooms<Bounds>) -> Self {
-        let rooms = Rooms { pods: Room::new(bounds.pods), named: Room::new(bounds.named) };
+        let rooms = Rooms {
+            pods: Room::new(bounds.pods, Order::Fitting),
+            named: Room::new(bounds.named, Order::First),
+        };
         Self { pods: BTreeMap::new(), named: BTreeMap::new(), rooms }
     }
 }

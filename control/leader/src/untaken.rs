@@ -103,8 +103,8 @@ fn put(object: &Object) -> ObjectEvent {
 fn withheld(object: &Object) -> ObjectEvent {
     let reason = room::reason(object);
     // Of a pod the node has to know which it is, and when it is deleted.
-    let object_json = if object.key.resource.as_str() == PODS { outline(object) } else { Bytes::new() };
-    ObjectEvent { object_json, reason, ..message(Type::Withheld, &object.key, object.revision) }
+    let outline_json = if object.key.resource.as_str() == PODS { outline(object) } else { Bytes::new() };
+    ObjectEvent { outline_json, reason, ..message(Type::Withheld, &object.key, object.revision) }
 }
 
 /// A pod without what is withheld.

@@ -62,7 +62,7 @@ impl From<ObjectEvent> for Decoded {
         match said {
             object_event::Type::Put => {}
             object_event::Type::Delete => return Self { key, content: Content::Deleted, network: None },
-            object_event::Type::Withheld => return Self::withheld(key, &event.object_json, event.reason),
+            object_event::Type::Withheld => return Self::withheld(key, &event.outline_json, event.reason),
         }
         let json = &event.object_json;
         let network = is_network(&key.0).then(|| serde_json::from_slice(json)).transpose();

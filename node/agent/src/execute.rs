@@ -14,7 +14,7 @@ use std::{
 
 use coracle_core::{Action, EventRecord, Observation, Pod, PodUid, observe::News, spec::PullPolicy, status};
 use coracle_proto::node::{NodeEvent, PodGone, PodStatus};
-use coracle_wasi_host::{Container, Host, PodDisk, net::Namespace};
+use coracle_wasi_host::{Artifact, Container, Host, PodDisk, net::Namespace};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
@@ -73,7 +73,14 @@ pub struct Executor {
 }
 
 /// What a container's image meant when it was pulled, by container.
-type PodImages = Arc<Mutex<BTreeMap<String, Arc<Image>>>>;
+type PodImages = Arc<Mutex<BTreeMap<String, Kept>>>;
+
+/// What stays on the node for a container's starts.
+struct Kept {
+    image: Arc<Image>,
+    /// Since it was made ready first: what ran may run again, whatever others have taken since.
+    artifact: Option<Arc<Artifact>>,
+}
 
 struct Runtime {
     namespace: Namespace,
@@ -253,7 +260,11 @@ impl Executor {
                 Ok(present) => {
                     let image_id = present.image.id.clone();
                     // It stays on the node for the start that follows.
-                    images.lock().insert(at.container.clone(), present.image);
+                    let (mut images, image) = (images.lock(), present.image);
+                    let known = images.remove(&at.container).filter(|kept| kept.image.id == image.id);
+                    let artifact = known.and_then(|kept| kept.artifact);
+                    images.insert(at.container.clone(), Kept { image, artifact });
+                    drop(images);
                     at.news(News::Pulled { image_id, fetched: present.fetched })
                 }
                 Err((reason, message)) => at.news(News::PullFailed { reason, message }),

@@ -163,7 +163,7 @@ impl Observed {
             }
             Observation::Mounted { uid, fingerprint } => {
                 if let Some(state) = self.pods.get_mut(&uid) {
-                    state.volumes = Volumes::Mounted { fingerprint };
+                    state.volumes = Volumes::Mounted { fingerprint, refused: None };
                 }
             }
             Observation::MountFailed { uid, message } => {
@@ -173,9 +173,18 @@ impl Observed {
                     Volumes::Mounted { .. } => Backoff::default(),
                 };
                 backoff.grant(now, now);
-                let retry_at = Some(after(now, backoff.wait()));
-                let told = Some(message.clone());
-                state.volumes = Volumes::Absent { backoff, retry_at, message: told, held: None };
+                let retry_at = after(now, backoff.wait());
+                state.volumes = match state.volumes {
+                    // Containers go on with what was written before.
+                    Volumes::Writing { fingerprint, mounted: true, .. }
+                    | Volumes::Mounted { fingerprint, .. } => {
+                        Volumes::Mounted { fingerprint, refused: Some((backoff, retry_at)) }
+                    }
+                    _ => {
+                        let (retry_at, message) = (Some(retry_at), Some(message.clone()));
+                        Volumes::Absent { backoff, retry_at, message, held: None }
+                    }
+                };
                 state.event(true, "FailedMount", message);
             }
             Observation::VolumesHeld { uid, message } => {
@@ -227,6 +236,7 @@ impl PodState {
             Action::Mount { fingerprint, .. } => {
                 let (backoff, message) = match &mut self.volumes {
                     Volumes::Absent { backoff, message, .. } => (*backoff, message.take()),
+                    Volumes::Mounted { refused: Some((backoff, _)), .. } => (*backoff, None),
                     _ => (Backoff::default(), None),
                 };
                 let (fingerprint, mounted) = (*fingerprint, self.is_mounted());
@@ -307,7 +317,7 @@ impl PodState {
         let Volumes::Writing { fingerprint, mounted, message: told, .. } = &self.volumes else { return };
         let fingerprint = *fingerprint;
         if *mounted {
-            self.volumes = Volumes::Mounted { fingerprint };
+            self.volumes = Volumes::Mounted { fingerprint, refused: None };
             return;
         }
         let known = told.as_ref() == Some(&message);

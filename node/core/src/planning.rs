@@ -141,7 +141,7 @@ mod tests {
         let state = observed.pods.get_mut(&uid).unwrap();
         state.sandbox = crate::pod::Sandbox::Ready;
         let fingerprint = volumes::fingerprint(&state.pod, state);
-        state.volumes = crate::pod::Volumes::Mounted { fingerprint };
+        state.volumes = crate::pod::Volumes::Mounted { fingerprint, refused: None };
         for container in state.containers.values_mut() {
             container.phase = crate::pod::Phase::Pulled(crate::pod::Pulled::default());
         }

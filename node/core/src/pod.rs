@@ -112,15 +112,9 @@ pub enum Volumes {
         held: Option<Fingerprint>,
     },
     /// `message`: what was told before.
-    Writing {
-        fingerprint: Fingerprint,
-        mounted: bool,
-        backoff: Backoff,
-        message: Option<String>,
-    },
-    Mounted {
-        fingerprint: Fingerprint,
-    },
+    Writing { fingerprint: Fingerprint, mounted: bool, backoff: Backoff, message: Option<String> },
+    /// `refused`: the newest could not be written, and is tried again. What was written before is there.
+    Mounted { fingerprint: Fingerprint, refused: Option<(Backoff, Timestamp)> },
 }
 
 /// A pod that has to end.

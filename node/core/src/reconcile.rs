@@ -65,8 +65,10 @@ fn wakes(state: &PodState) -> Vec<Timestamp> {
     if let Sandbox::Absent { retry_at, .. } = &state.sandbox {
         wakes.extend(*retry_at);
     }
-    if let Volumes::Absent { retry_at, .. } = &state.volumes {
-        wakes.extend(*retry_at);
+    match &state.volumes {
+        Volumes::Absent { retry_at, .. } => wakes.extend(*retry_at),
+        Volumes::Mounted { refused, .. } => wakes.extend(refused.map(|(_, retry_at)| retry_at)),
+        Volumes::Writing { .. } => {}
     }
     if let Some(seconds) = state.pod.spec.active_deadline_seconds {
         wakes.push(after(state.start_time, Duration::from_secs(seconds.max(0).cast_unsigned())));
@@ -317,7 +319,8 @@ impl Step<'_> {
         let uid = self.uid.clone();
         match &self.state.volumes {
             Volumes::Writing { .. } => return,
-            Volumes::Mounted { fingerprint: same } if *same == fingerprint => return,
+            Volumes::Mounted { fingerprint: same, refused: None } if *same == fingerprint => return,
+            Volumes::Mounted { refused: Some((_, at)), .. } if *at > self.now => return,
             Volumes::Absent { retry_at: Some(at), .. } if *at > self.now => return,
             Volumes::Absent { held: Some(same), .. } if *same == fingerprint => return,
             Volumes::Mounted { .. } | Volumes::Absent { .. } => {}

@@ -194,6 +194,12 @@ mod tests {
         let made = |side: usize| make(wat::parse_str(cubed(side)).expect("valid"), &engines);
         let (kind, _) = made(12).expect("little");
         assert!(kind.loaded > 12 * 12 * 12 * 450, "{}", kind.loaded);
+        // Functions take less than names, and a large program has many.
+        let functions =
+            "(func (param i32) (result i32) (i32.add (local.get 0) (i32.const 7)))".repeat(60_000);
+        let large = format!("(module (memory (export \"memory\") 1) {functions} (func (export \"_start\")))");
+        let (kind, _) = make(wat::parse_str(large).expect("valid"), &engines).expect("a large program");
+        assert!(kind.loaded < 32 << 20, "{}", kind.loaded);
         let refused = made(60).expect_err("216,000 names");
         assert!(refused.to_string().contains("MiB of the host for its names"), "{refused}");
     }

@@ -9,6 +9,7 @@
 //! So are the stacks that calls may wait on in an instance of WASI 0.3. wasmtime lets no call into a component instance in
 //! which another one runs or waits, so that there are as many as component instances with functions to be called.
 
+mod exports;
 mod sections;
 
 use object::{Object, ObjectSection};
@@ -37,12 +38,12 @@ pub(super) struct Structures {
     pub(super) loaded: u64,
 }
 
-/// The section of compiled code that is read into memory as it is loaded, and what a byte of it takes there at most.
+/// The section of compiled code that is read into memory as it is loaded, and what a byte of it takes there: of a function,
+/// some 40 of them, two, and of what else is long there no more than this. Exports are reckoned from the component.
 const READ_SECTION: &str = ".wasmtime.info";
-const READ_BYTES: u64 = 32;
+const READ_BYTES: u64 = 8;
 
-/// Bytes that a component takes as it is loaded, by what was compiled of it; refused where that is more than [`BYTES_MAX`]. Types
-/// that stand for each other in each other may be written out there only.
+/// Bytes that a component takes as it is loaded, by what was compiled of it; refused where that is more than [`BYTES_MAX`].
 pub(super) fn of_code(code: &[u8]) -> std::result::Result<u64, PrepareError> {
     let section =
         object::File::parse(code).ok().and_then(|file| Some(file.section_by_name(READ_SECTION)?.size()));
@@ -69,7 +70,9 @@ fn refuse_beyond(bytes: u64) -> std::result::Result<(), PrepareError> {
 /// What the component and its instances take; refused where that is more than [`BYTES_MAX`] with one of them, or where an
 /// instance on the engine of 0.3 could hold more stacks than its seats have.
 pub(super) fn of(component: &[u8], engine: WasiVersion) -> std::result::Result<Structures, PrepareError> {
-    let parts = reckon(component).map_err(malformed)?;
+    let mut parts = reckon(component).map_err(malformed)?;
+    // What is no valid component the compiler refuses.
+    parts.load(exports::exported(component).unwrap_or_default().saturating_mul(sections::EXPORT_BYTES));
     refuse_beyond(parts.instance.saturating_add(parts.loaded))?;
     if engine == WasiVersion::P3 && parts.stacks() > parts.stacks_of_seats() {
         return Err(PrepareError::Compile {
@@ -127,6 +130,7 @@ impl Parts {
         self.load(self.open.saturating_mul(largest.loaded));
         self.functions = self.functions.saturating_add(self.open.saturating_mul(largest.functions));
         self.callable = self.callable.saturating_add(self.open.saturating_mul(largest.callable));
+        self.open = 0;
         self
     }
 

@@ -68,18 +68,26 @@ impl Messages {
     }
 
     fn read_line(&mut self, bytes: &[u8]) -> usize {
-        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let end = memchr::memchr(b'\n', bytes);
         let taken = end.map_or(bytes.len(), |end| end + 1);
-        let kept = taken.min(LINE_BYTES_KEPT - self.line.len());
-        self.line.extend_from_slice(&bytes[..kept]);
         if self.part == Part::Head {
             self.head_bytes += taken;
         }
-        if end.is_some() {
-            let line = std::mem::take(&mut self.line);
-            self.end_line(line.trim_ascii());
-            self.line = line;
-            self.line.clear();
+        match end {
+            // The usual case: it is here as a whole.
+            Some(end) if self.line.is_empty() => {
+                self.end_line(bytes[..end.min(LINE_BYTES_KEPT)].trim_ascii())
+            }
+            _ => {
+                let kept = taken.min(LINE_BYTES_KEPT - self.line.len());
+                self.line.extend_from_slice(&bytes[..kept]);
+                if end.is_some() {
+                    let line = std::mem::take(&mut self.line);
+                    self.end_line(line.trim_ascii());
+                    self.line = line;
+                    self.line.clear();
+                }
+            }
         }
         taken
     }
@@ -118,6 +126,9 @@ impl Messages {
     }
 
     fn read_field(&mut self, line: &[u8]) {
+        if !matches!(line.first(), Some(b'c' | b'C' | b't' | b'T')) {
+            return;
+        }
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { return };
         let (name, value) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"transfer-encoding") {

@@ -3,8 +3,8 @@
 //! have twice as much: while a new link, or a new leader, sends others before it has told of those that it withholds.
 //!
 //! Room is shared as all is that pods of a node share: a namespace is sent more while it has less than what stays free, and a
-//! little in any case. Within a namespace who came first is first: pods that each have a part of what they need would all
-//! wait for each other. Pods have room of their own, so that what they name waits for no pod.
+//! little in any case. Within a namespace who came first is first ([`Order`]). Pods have room of their own, so that what they
+//! name waits for no pod.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,6 +22,18 @@ pub struct Bounds {
     pub node: usize,
     pub certain: usize,
 }
+
+/// Which of those that wait in a namespace comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Who came first: pods that each have a part of what they need would all wait for each other.
+    First,
+    /// Who came first of those that there is room for.
+    Fitting,
+}
+
+/// Of those that wait, so many are looked at for one that there is room for.
+const LOOKED_AT_MAX: usize = 64;
 
 /// Of ConfigMaps and Secrets: their JSON, in their newest versions.
 pub const OF_NAMED: Bounds = Bounds { namespace: 64 << 20, node: 512 << 20, certain: 64 << 10 };
@@ -71,6 +83,7 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Room {
     bounds: Bounds,
+    order: Order,
     /// Bytes that it is sent.
     sent: usize,
     parts: BTreeMap<Arc<str>, Part>,
@@ -95,9 +108,10 @@ struct Part {
 }
 
 impl Room {
-    pub fn new(bounds: Bounds) -> Self {
+    pub fn new(bounds: Bounds, order: Order) -> Self {
         Self {
             bounds,
+            order,
             sent: 0,
             parts: BTreeMap::new(),
             crowded: BTreeSet::new(),
@@ -122,7 +136,8 @@ impl Room {
         }
         let was_withheld = part.places.contains_key(key) || part.oversize.contains(key);
         let was_sent = before.is_some_and(|before| self.remove(key, before));
-        let has_line = self.parts.get(namespace).is_some_and(|part| !part.line.is_empty());
+        let has_line =
+            self.order == Order::First && self.parts.get(namespace).is_some_and(|part| !part.line.is_empty());
         let stays = was_sent && (before >= Some(bytes) || self.may_grow(namespace, bytes));
         if stays || !has_line && self.fits(namespace, bytes) {
             self.send(namespace, bytes);
@@ -194,12 +209,12 @@ impl Room {
         self.parts.values().flat_map(|part| part.line.values().map(|(key, _)| key).chain(&part.oversize))
     }
 
-    /// The first that a namespace waits for, if there is room for it.
+    /// The next that a namespace waits for, if there is room for it.
     fn settle_one(&mut self, namespace: &Arc<str>) -> Option<ObjectKey> {
         let first = self.parts.get(namespace).and_then(Part::first);
-        if let Some(bytes) = first.filter(|bytes| self.fits(namespace, *bytes)) {
+        if let Some(place) = self.next_place(namespace) {
             let part = self.parts.get_mut(namespace)?;
-            let (_, (key, _)) = part.line.pop_first()?;
+            let (key, bytes) = part.line.remove(&place)?;
             part.places.remove(&key);
             self.send(namespace, bytes);
             return Some(key);
@@ -213,6 +228,12 @@ impl Room {
             self.parts.remove(namespace);
         }
         None
+    }
+
+    fn next_place(&self, namespace: &str) -> Option<u64> {
+        let looked_at = if self.order == Order::First { 1 } else { LOOKED_AT_MAX };
+        let mut line = self.parts.get(namespace)?.line.iter().take(looked_at);
+        line.find(|(_, (_, bytes))| self.fits(namespace, *bytes)).map(|(place, _)| *place)
     }
 
     /// Whether the namespace may be sent so many bytes more.

@@ -11,14 +11,18 @@ const VALUE_BYTES: usize = 64;
 /// Of a container: its state, its status, and what it was last told of.
 const CONTAINER_BYTES: usize = 14 << 10;
 
-/// In bytes, from above. The status does not count: the node writes most of it, container by container.
+/// Of a status beside its containers'.
+const STATUS_BYTES: usize = 8 << 10;
+
+/// In bytes, from above. The status counts where it takes more than the node writes of it, container by container.
 pub fn of_pod(pod: &Object) -> usize {
     let Ok(parts) = pod.parse::<Parts>() else { return of_text(&pod.json, 0) };
     let spec: Spec = parts.spec.and_then(|spec| serde_json::from_str(spec.get()).ok()).unwrap_or_default();
     let containers = [spec.containers, spec.init_containers].iter().flatten().map(Vec::len).sum();
     let texts = [parts.metadata, parts.spec].into_iter().flatten();
     let text: String = texts.map(RawValue::get).collect();
-    of_text(text.as_bytes(), containers)
+    let status = parts.status.map_or(0, |status| of_text(status.get().as_bytes(), 0));
+    of_text(text.as_bytes(), containers) + status.saturating_sub(STATUS_BYTES + containers * CONTAINER_BYTES)
 }
 
 fn of_text(json: &[u8], containers: usize) -> usize {
@@ -42,6 +46,8 @@ struct Parts<'a> {
     metadata: Option<&'a RawValue>,
     #[serde(borrow)]
     spec: Option<&'a RawValue>,
+    #[serde(borrow)]
+    status: Option<&'a RawValue>,
 }
 
 #[derive(Default, Deserialize)]
@@ -84,10 +90,15 @@ mod tests {
         // What looks like structs in a text is text.
         let texts = of(json!({ "containers": [{ "args": ["{\\\",".repeat(10_000)] }] }));
         assert!(texts < one + 100_000, "{texts}");
-        // What the node says of it changes nothing, and one that cannot be read is weighed too.
-        let told = vec![json!({ "name": "c" }); 1000];
+        // What the node says of it changes nothing, what others say may; and one that cannot be read is weighed too.
         let spec = json!({ "containers": [container(0)] });
-        assert_eq!(weight(spec, json!({ "phase": "Pending", "containerStatuses": told })), one);
+        let state = json!({ "waiting": { "reason": "ImagePullBackOff", "message": "m".repeat(1000) } });
+        let told = json!({ "name": "c", "image": "i", "state": state, "lastState": {} });
+        let conditions =
+            vec![json!({ "type": "Ready", "status": "False", "reason": "r", "message": "m" }); 5];
+        let status = |told: Vec<Value>| json!({ "conditions": conditions, "containerStatuses": told });
+        assert_eq!(weight(spec.clone(), status(vec![told])), one);
+        assert!(weight(spec, status(vec![json!({}); 10_000])) > 10_000 * STRUCT_BYTES);
         assert!(of(json!({ "containers": { "a": vec!["x"; 9900] } })) > 9900 * VALUE_BYTES);
     }
 }

@@ -11,10 +11,9 @@ use coracle_wasi_host::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{At, Context, Executor, POD_ENDS, guarded, plan::holder};
+use super::{At, Context, Executor, POD_ENDS, PodImages, guarded, plan::holder};
 use crate::{
     app::Event,
-    artifacts::Image,
     logs::{Stream, StreamSink},
     volumes,
 };
@@ -31,12 +30,14 @@ impl Executor {
         let ending = runtime.ending.clone();
         let folders = (self.volumes_dir(&at.uid), self.workshop.folders.clone());
         let told = self.context.network.told(&pod.metadata.namespace);
-        let image = self.images.get(&at.uid).and_then(|images| images.lock().get(&at.container).cloned());
+        let images = self.images.get(&at.uid).cloned().unwrap_or_default();
         tokio::spawn(async move {
             let events = context.events.clone();
             let of = at.clone();
             let starting = guarded(async move {
-                let ready = ending.run_until_cancelled(ready(&context, &pod, &plan, image, told)).await;
+                let ready = ending
+                    .run_until_cancelled(ready(&context, &pod, (&of.container, &plan), &images, told))
+                    .await;
                 let artifact = ready.unwrap_or_else(|| Err(create(POD_ENDS.to_owned())))?;
                 let disk = disk.ok_or_else(|| create(POD_ENDS.to_owned()))?;
                 start(&context, sandbox, &of, &pod, plan, artifact, (folders.0, folders.1, disk)).await
@@ -110,16 +111,25 @@ fn create(message: String) -> StartFailure {
 async fn ready(
     context: &Context,
     pod: &Pod,
-    plan: &StartPlan,
-    image: Option<Arc<Image>>,
+    (container, plan): (&str, &StartPlan),
+    images: &PodImages,
     told: impl Future<Output = ()>,
 ) -> Result<Arc<Artifact>, StartFailure> {
+    let kept = images.lock().get(container).map(|kept| (kept.image.clone(), kept.artifact.clone()));
     // It stays there as long as this holds it.
-    let image = image
-        .filter(|image| image.id == plan.image_id)
+    let (image, artifact) = kept
+        .filter(|(image, _)| image.id == plan.image_id)
         .ok_or_else(|| create(format!("the image {} is not on this node any more", plan.image_id)))?;
-    let artifact = context.host.prepare(&image.path, &pod.metadata.namespace).await;
-    let artifact = artifact.map_err(|error| create(error.to_string()))?;
+    let artifact = match artifact {
+        Some(artifact) => artifact,
+        None => {
+            let artifact = context.host.prepare(&image.path, &pod.metadata.namespace).await;
+            artifact.map_err(|error| create(error.to_string()))?
+        }
+    };
+    if let Some(kept) = images.lock().get_mut(container).filter(|kept| kept.image.id == image.id) {
+        kept.artifact = Some(artifact.clone());
+    }
     told.await;
     Ok(artifact)
 }

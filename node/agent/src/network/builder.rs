@@ -30,6 +30,10 @@ const SETTLES: Duration = Duration::from_millis(10);
 const TURN: Duration = Duration::from_millis(20);
 /// The longest rest of a namespace after its turn. It is twice as long as the turn was, for each namespace that rests.
 const REST_MAX: Duration = Duration::from_secs(5);
+/// The same of what is the cluster's own, which counts for itself alone.
+const CLUSTERS_REST_MAX: Duration = Duration::from_millis(100);
+/// How long a pod's start waits for what other namespaces have, when all of it is new.
+const OTHERS_MAX: Duration = Duration::from_secs(5);
 /// Of what a log says of a change, in characters.
 const TOLD_CHARS_MAX: usize = 256;
 
@@ -67,13 +71,34 @@ struct Changes {
     closed: bool,
 }
 
-/// What waits for a turn of its namespace.
+/// What waits for turns of its namespace: the newest of each object, in the order in which they changed first.
 #[derive(Default)]
 struct Waiting {
+    order: BTreeMap<u64, Key>,
+    /// With its place in the order; `None` where it is gone. No more than there are objects.
+    objects: BTreeMap<Key, (u64, Option<Value>)>,
+}
+
+impl Waiting {
+    fn insert(&mut self, number: u64, key: Key, object: Option<Value>) {
+        if let Some((_, newest)) = self.objects.get_mut(&key) {
+            *newest = object;
+        } else {
+            self.order.insert(number, key.clone());
+            self.objects.insert(key, (number, object));
+        }
+    }
+
+    fn pop(&mut self) -> Option<(u64, Key, Option<Value>)> {
+        let (number, key) = self.order.pop_first()?;
+        let (_, object) = self.objects.remove(&key)?;
+        Some((number, key, object))
+    }
+
     /// The number of the first of these changes.
-    since: u64,
-    /// The newest of each object, `None` where it is gone: no more than there are objects.
-    objects: BTreeMap<Key, Option<Value>>,
+    fn since(&self) -> Option<u64> {
+        self.order.first_key_value().map(|(number, _)| *number)
+    }
 }
 
 impl Changes {
@@ -81,6 +106,16 @@ impl Changes {
     fn is_relied_on(&self, namespace: &str) -> bool {
         let last = if namespace == CLUSTER { self.clusters_relied_on } else { self.relied_on };
         self.is_unfinished(namespace, last)
+    }
+
+    /// Takes the next that waits of a namespace.
+    fn pop(&mut self, namespace: &str) -> Option<(u64, Key, Option<Value>)> {
+        let waiting = self.waiting.get_mut(namespace)?;
+        let next = waiting.pop();
+        if waiting.order.is_empty() {
+            self.waiting.remove(namespace);
+        }
+        next
     }
 
     /// Whether a change of this namespace up to that number is not in the tables.
@@ -116,8 +151,7 @@ impl Builder {
         changes.number += 1;
         let (namespace, number) = (key.1.clone(), changes.number);
         changes.unfinished.entry(namespace.clone()).or_insert(number);
-        let new = || Waiting { since: number, objects: BTreeMap::new() };
-        changes.waiting.entry(namespace).or_insert_with(new).objects.insert(key, object);
+        changes.waiting.entry(namespace).or_default().insert(number, key, object);
         self.shared.changed.notify_one();
     }
 
@@ -140,21 +174,23 @@ impl Builder {
     }
 
     /// Returns when all that pods of a namespace rely on by the time of the call is in the fabric's tables: what is theirs,
-    /// and the cluster's own.
+    /// the cluster's own, and what other namespaces have, for which nobody waits longer than [`OTHERS_MAX`].
     pub(super) fn told(&self, namespace: &str) -> impl Future<Output = ()> + Send + use<> {
         let (shared, namespace) = (self.shared.clone(), namespace.to_owned());
-        let (clusters, own) = {
+        let (clusters, all) = {
             let changes = shared.changes.lock();
             (changes.clusters_relied_on, changes.relied_on)
         };
-        let mut turns = self.turns.clone();
+        let (mut turns, mut others) = (self.turns.clone(), self.turns.clone());
         async move {
-            let is_told = |_: &()| {
+            let is_own = |_: &()| {
                 let changes = shared.changes.lock();
-                !changes.is_unfinished(CLUSTER, clusters) && !changes.is_unfinished(&namespace, own)
+                !changes.is_unfinished(CLUSTER, clusters) && !changes.is_unfinished(&namespace, all)
             };
+            let is_all = |_: &()| shared.changes.lock().unfinished.values().all(|oldest| *oldest > all);
             // A thread that is gone tells nobody anything any more.
-            let _ = turns.wait_for(is_told).await;
+            let _ = turns.wait_for(is_own).await;
+            let _ = tokio::time::timeout(OTHERS_MAX, others.wait_for(is_all)).await;
         }
     }
 
@@ -189,12 +225,26 @@ impl<U: FnMut(Vec<NetworkChange>)> Worker<U> {
     fn run(mut self) {
         while let Some(due) = self.due() {
             for namespace in due {
-                let begun = Instant::now();
-                let changes = self.take_turn(&namespace, begun);
-                self.tell(&namespace, changes);
-                self.rest(namespace, begun.elapsed());
+                self.take_turn(namespace);
+                if self.is_clusters_turn() {
+                    self.take_turn(CLUSTER.to_owned());
+                }
             }
         }
+    }
+
+    /// What is the cluster's own comes between the turns of others.
+    fn is_clusters_turn(&self) -> bool {
+        let changes = self.shared.changes.lock();
+        let rests = self.rests.get(CLUSTER).is_some_and(|until| *until > Instant::now());
+        changes.waiting.contains_key(CLUSTER) && (!rests || changes.is_relied_on(CLUSTER))
+    }
+
+    fn take_turn(&mut self, namespace: String) {
+        let begun = Instant::now();
+        let changes = self.take_waiting(&namespace, begun);
+        self.tell(&namespace, changes);
+        self.rest(namespace, begun.elapsed());
     }
 
     /// Waits until turns are due, and says whose. None when the node stops.
@@ -227,7 +277,9 @@ impl<U: FnMut(Vec<NetworkChange>)> Worker<U> {
         let wanted: BTreeSet<String> = changes.waiting.keys().cloned().chain(touched).collect();
         let rests = |of: &String| self.rests.get(of).filter(|_| !changes.is_relied_on(of));
         let first = wanted.iter().filter_map(rests).min().copied();
-        (wanted.into_iter().filter(|of| rests(of).is_none()).collect(), first)
+        let mut due: Vec<String> = wanted.into_iter().filter(|of| rests(of).is_none()).collect();
+        due.sort_by_key(|of| (of != CLUSTER, !changes.is_relied_on(of)));
+        (due, first)
     }
 
     /// Lets more come that goes to the fabric together.
@@ -241,10 +293,11 @@ impl<U: FnMut(Vec<NetworkChange>)> Worker<U> {
     }
 
     /// Takes in what waits of a namespace, for as long as a turn is, and answers what the fabric is to be told.
-    fn take_turn(&mut self, namespace: &str, begun: Instant) -> Vec<NetworkChange> {
-        let waiting = self.shared.changes.lock().waiting.remove(namespace);
-        let Waiting { since, mut objects } = waiting.unwrap_or_default();
-        while let Some((key, object)) = objects.pop_first() {
+    fn take_waiting(&mut self, namespace: &str, begun: Instant) -> Vec<NetworkChange> {
+        let shared = self.shared.clone();
+        let pop = || shared.changes.lock().pop(namespace);
+        while let Some((number, key, object)) = pop() {
+            self.objects.changed_by(number);
             self.take_in(&key, object.as_ref());
             if begun.elapsed() >= self.turn {
                 break;
@@ -252,19 +305,21 @@ impl<U: FnMut(Vec<NetworkChange>)> Worker<U> {
         }
         self.shared.objects.store(self.objects.held(), Ordering::Relaxed);
         let changes = self.objects.take_changes(namespace, || begun.elapsed() >= self.turn);
-        let mut later = self.shared.changes.lock();
-        if !objects.is_empty() {
-            let waiting = later.waiting.entry(namespace.to_owned()).or_default();
-            waiting.since = since;
-            // What came meanwhile is newer.
-            objects.extend(std::mem::take(&mut waiting.objects));
-            waiting.objects = objects;
-        }
-        // Claims are the cluster's own, and are of services of any namespace.
-        for touched in self.objects.touched().filter(|touched| ***touched != *namespace) {
-            later.unfinished.entry(touched.to_string()).or_insert(since);
+        if namespace == CLUSTER {
+            self.note_touched();
         }
         changes
+    }
+
+    /// Claims are the cluster's own, and are of services of any namespace.
+    fn note_touched(&self) {
+        let mut later = self.shared.changes.lock();
+        for namespace in self.objects.touched() {
+            if let Some(since) = self.objects.touched_since(namespace) {
+                let oldest = later.unfinished.entry(namespace.to_string()).or_insert(since);
+                *oldest = since.min(*oldest);
+            }
+        }
     }
 
     fn take_in(&mut self, key: &Key, object: Option<&Value>) {
@@ -286,12 +341,12 @@ impl<U: FnMut(Vec<NetworkChange>)> Worker<U> {
         if !changes.is_empty() {
             tell(changes, &mut self.update);
         }
-        let has_more = self.objects.touched().any(|touched| **touched == *namespace);
+        let touched = self.objects.touched_since(namespace);
         let mut later = self.shared.changes.lock();
-        match later.waiting.get(namespace).map(|waiting| waiting.since) {
-            Some(since) if !has_more => drop(later.unfinished.insert(namespace.to_owned(), since)),
-            None if !has_more => drop(later.unfinished.remove(namespace)),
-            _ => {}
+        let waiting = later.waiting.get(namespace).and_then(Waiting::since);
+        match [touched, waiting].into_iter().flatten().min() {
+            Some(oldest) => drop(later.unfinished.insert(namespace.to_owned(), oldest)),
+            None => drop(later.unfinished.remove(namespace)),
         }
         drop(later);
         self.turns.send_replace(());
@@ -300,7 +355,11 @@ impl<U: FnMut(Vec<NetworkChange>)> Worker<U> {
     /// What is written as fast as it can be read has half a processor at most.
     fn rest(&mut self, namespace: String, cost: Duration) {
         let resting = u32::try_from(self.rests.len() + 1).unwrap_or(u32::MAX);
-        let rest = cost.saturating_mul(2).saturating_mul(resting).min(REST_MAX);
+        let rest = if namespace == CLUSTER {
+            cost.saturating_mul(2).min(CLUSTERS_REST_MAX)
+        } else {
+            cost.saturating_mul(2).saturating_mul(resting).min(REST_MAX)
+        };
         self.rests.insert(namespace, Instant::now() + rest);
     }
 }
@@ -389,7 +448,7 @@ mod tests {
         assert!(waits(&mut second).await && states.try_recv().is_err());
         go.send(()).unwrap();
         first.await;
-        assert_eq!(states.recv().unwrap(), [("new".to_owned(), Some(3)), ("web".to_owned(), Some(2))]);
+        assert_eq!(states.recv().unwrap(), [("web".to_owned(), Some(2)), ("new".to_owned(), Some(3))]);
         assert!(waits(&mut second).await);
         go.send(()).unwrap();
         second.await;
@@ -510,9 +569,9 @@ mod tests {
         ["1", "2", "3"].into_iter().for_each(|name| service("a", name));
         service("b", "1");
         builder.hurry();
-        let (mut a, mut b) = (Box::pin(builder.told("a")), Box::pin(builder.told("b")));
+        let (mut a, b) = (Box::pin(builder.told("a")), Box::pin(builder.told("b")));
         let mut cluster = Box::pin(builder.told("none"));
-        assert!(!waits(&mut cluster).await, "nothing of the cluster's own is under way");
+        assert!(waits(&mut cluster).await, "all is new: nobody starts before it is there");
         let mut order = vec![];
         for turn in 1..=4 {
             assert!(waits(&mut a).await);
@@ -522,11 +581,14 @@ mod tests {
             assert_eq!(builder.held(), turn, "one object a turn");
             go.send(()).unwrap();
             order.extend(states.recv().unwrap());
-            if order.len() == 2 {
-                b.as_mut().await;
-            }
         }
-        a.await;
+        for mut told in [a, b, cluster] {
+            told.as_mut().await;
+        }
+        // Later nobody waits for what others have.
+        service("a", "4");
+        assert!(!waits(&mut Box::pin(builder.told("none"))).await);
+        go.send(()).unwrap();
         assert_eq!(order, ["1", "1", "2", "3"], "that of b comes second");
     }
 }

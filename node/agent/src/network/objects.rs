@@ -1,7 +1,7 @@
 //! The objects that the network is made of, and what their changes mean for it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
     sync::Arc,
 };
@@ -40,8 +40,17 @@ pub(super) struct NetworkObjects {
     /// Those whose pods may leave the cluster.
     egress_namespaces: BTreeMap<String, ()>,
     /// Services that may look different now, by their namespaces.
-    touched: BTreeMap<Arc<str>, BTreeSet<Name>>,
+    touched: BTreeMap<Arc<str>, Touched>,
     changes: Vec<NetworkChange>,
+    /// Of the change that is taken in.
+    number: u64,
+}
+
+/// Services that may look different now, in the order in which they were touched first.
+#[derive(Default)]
+struct Touched {
+    order: VecDeque<(u64, Name)>,
+    known: BTreeSet<Name>,
 }
 
 /// Endpoints of one service that a node goes by, those of the first slices by name: what one service costs to be told of is
@@ -113,7 +122,20 @@ impl NetworkObjects {
     }
 
     fn touch(&mut self, service: Name) {
-        self.touched.entry(service.namespace.clone()).or_default().insert(service);
+        let touched = self.touched.entry(service.namespace.clone()).or_default();
+        if touched.known.insert(service.clone()) {
+            touched.order.push_back((self.number, service));
+        }
+    }
+
+    /// The next that is taken in is the change of this number.
+    pub(super) fn changed_by(&mut self, number: u64) {
+        self.number = number;
+    }
+
+    /// The number of the first change that touched a service of this namespace which the fabric is yet to be told of.
+    pub(super) fn touched_since(&self, namespace: &str) -> Option<u64> {
+        self.touched.get(namespace)?.order.iter().map(|(number, _)| *number).min()
     }
 
     /// An address or a node port is another service's. Who had it loses it at once, and not only when it is told of anew,
@@ -171,11 +193,12 @@ impl NetworkObjects {
 
     fn pop_touched(&mut self, namespace: &str) -> Option<Name> {
         let touched = self.touched.get_mut(namespace)?;
-        let name = touched.pop_first();
-        if touched.is_empty() {
+        let (_, name) = touched.order.pop_front()?;
+        touched.known.remove(&name);
+        if touched.order.is_empty() {
             self.touched.remove(namespace);
         }
-        name
+        Some(name)
     }
 
     /// A service as the fabric is told of it.

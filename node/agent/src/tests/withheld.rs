@@ -79,9 +79,10 @@ async fn a_container_waits_for_what_is_withheld_and_starts_when_it_comes() {
 }
 
 fn withheld_pod(pod: &Value) -> ObjectEvent {
-    let outline = json!({ "metadata": pod["metadata"] });
-    let reason = "its spec takes too much; fewer containers".to_owned();
-    ObjectEvent { r#type: Type::Withheld.into(), reason, ..object_event("pods", &outline) }
+    let outline_json = json!({ "metadata": pod["metadata"] }).to_string().into();
+    let (object_json, reason) = (Vec::new().into(), "its spec takes too much; fewer containers".to_owned());
+    let r#type = Type::Withheld.into();
+    ObjectEvent { r#type, object_json, outline_json, reason, ..object_event("pods", pod) }
 }
 
 fn deleting(pod: &Value) -> Value {

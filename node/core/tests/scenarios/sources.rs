@@ -1,6 +1,6 @@
 //! What a pod is made of: images, config maps, volumes, and what cannot be read or planned.
 
-use coracle_core::sources::Kind;
+use coracle_core::{observe::Exit, sources::Kind};
 use expect_test::expect;
 
 use crate::world::{POD, World, pod};
@@ -189,6 +189,37 @@ fn a_volume_waits_for_its_source_and_follows_its_changes() {
           event spec.containers{web} Created: Created container: web
           event spec.containers{web} Started: Started container web
         0s config map cfg at 8
+          mount ["v"]
+    "#]]);
+}
+
+#[test]
+fn what_runs_goes_on_with_its_old_files_where_new_ones_have_no_room() {
+    let mut world = World::new();
+    world.quietly(|world| {
+        world.put(&pod(
+            r#""containers":[{"name":"web","image":"hello:1.0","volumeMounts":[{"name":"v","mountPath":"/etc/v"}]}],
+                "volumes":[{"name":"v","configMap":{"name":"cfg"}}]"#,
+        ));
+        world.sandbox_ready();
+        world.config_map("cfg", r#"{"data":{"a":"1"}}"#, 7);
+        world.mounted();
+        world.pull_and_start("web", 0);
+    });
+    world.config_map("cfg", r#"{"data":{"a":"2"}}"#, 8);
+    world.mount_fails();
+    // It ends, and starts again though the new files are not there; they are tried again.
+    world.exited("web", 0, Exit::Completed(1));
+    world.wait(20);
+    world.check(expect![[r#"
+        0s config map cfg at 8
+          mount ["v"]
+        0s mount fails
+          event  FailedMount: no room
+        0s web/0 exited Completed(1)
+          pull web/1 hello:1.0 IfNotPresent
+          report Running ["PodReadyToStartContainers", "Initialized"]; web waiting:ContainerCreating x1
+        10s wake
           mount ["v"]
     "#]]);
 }

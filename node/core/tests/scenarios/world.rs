@@ -196,6 +196,12 @@ impl World {
     }
 
     /// The same after the object is gone.
+    /// The volumes could not be written, for want of room.
+    pub fn mount_fails(&mut self) {
+        let message = "no room".to_owned();
+        self.tell("mount fails", Observation::MountFailed { uid: POD.into(), message });
+    }
+
     pub fn mounted_late(&mut self) {
         self.tell("mounted", Observation::Mounted { uid: POD.into(), fingerprint: 0 });
     }

@@ -42,6 +42,9 @@ const LABEL_BYTES: u64 = 80;
 pub(super) const CANONICAL_BYTES: u64 = 512;
 pub(super) const ADAPTED_BYTES: u64 = 2 << 10;
 
+/// Bytes of what a component exports, and of what the instances export that it exports.
+pub(super) const EXPORT_BYTES: u64 = 512;
+
 /// Bytes of what instantiates something.
 const INSTANCE_BYTES: u64 = 128;
 

@@ -142,7 +142,9 @@ fn a_pod_without_room_is_withheld_and_sent_when_room_comes() {
     let mut bench = Bench::with(Rooms { pods: bounds, named: room::OF_NAMED });
     assert_eq!(bench.put("pods", "a", heavy("n1", 8)).last().unwrap(), "n1 +pods a");
     assert_eq!(bench.put("pods", "b", heavy("n1", 8)), ["n1 ~pods b"]);
-    assert_eq!(bench.put("pods", "c", heavy("n1", 1)), ["n1 ~pods c"], "others of its namespace came first");
+    assert_eq!(bench.put("pods", "c", heavy("n1", 6)), ["n1 ~pods c"]);
+    assert_eq!(bench.put("pods", "g", heavy("n1", 1)), ["n1 +pods g"], "nobody waits behind who has no room");
+    bench.delete("pods", "g");
     assert_eq!(bench.needed_by("n1"), ["pods a", "~pods b", "~pods c"]);
     // Another node has room of its own, and another namespace.
     assert_eq!(bench.put("pods", "d", heavy("n2", 8)).last().unwrap(), "n2 +pods d");
@@ -153,9 +155,10 @@ fn a_pod_without_room_is_withheld_and_sent_when_room_comes() {
     deleting["metadata"] = json!({ "name": "b", "deletionTimestamp": "2026-01-01T00:00:00Z" });
     assert_eq!(bench.put("pods", "b", deleting), ["n1 ~pods b"]);
     let mut told = heavy("n1", 8);
-    told["status"] = json!({ "message": "x".repeat(10 * light) });
+    told["status"] = json!({ "message": "x".repeat(4 * light) });
     assert_eq!(bench.put("pods", "a", told), ["n1 +pods a"]);
-    assert_eq!(bench.delete("pods", "b"), ["n1 -pods b", "n1 +pods c"]);
+    assert_eq!(bench.put("pods", "c", heavy("n1", 1)), ["n1 ~pods c", "n1 +pods c"], "it shrinks");
+    assert_eq!(bench.delete("pods", "b"), ["n1 -pods b"]);
     assert_eq!(bench.put("pods", "b", heavy("n1", 8)), ["n1 ~pods b"]);
     // It shrinks: there is room for the next.
     assert_eq!(bench.put("pods", "a", heavy("n1", 1)), ["n1 +pods a", "n1 +pods b"]);
