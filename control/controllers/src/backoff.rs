@@ -12,7 +12,7 @@ use std::{
 use coracle_objects::{Event, EventKind, Expect, Object, ObjectKey, Refusal, Transaction};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::{dirty::Task, draft::later, model::Pod, state::State};
+use crate::{draft::later, model::Pod, state::State, task::Task};
 
 /// A plan that was stale is soon made anew; from the third time in a row on it waits, twice as long each time.
 const STALE_FREE: u32 = 2;
@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn what_succeeds_again_is_forgotten() {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let (task, mut backoff) = (Task::Node("a".into()), Backoff::default());
+        let (task, mut backoff) = (Task::new("c", ObjectKey::new("nodes", "", "a")), Backoff::default());
         let update = Transaction::update(ObjectKey::new("nodes", "", "a"), "{}".into(), 1);
         for _ in 0..4 {
             backoff.note(&task, &update, &Outcome::Stale, now);
@@ -385,7 +385,8 @@ mod tests {
     /// plans there were in ten minutes, and the longest wait of one.
     fn ten_minutes(cycle: &[Outcome], pace_ms: i64) -> (usize, i64) {
         let begun: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let (task, mut backoff, mut now) = (Task::Node("a".into()), Backoff::default(), begun);
+        let (task, mut backoff, mut now) =
+            (Task::new("c", ObjectKey::new("nodes", "", "a")), Backoff::default(), begun);
         let (mut plans, mut longest) = (0, 0);
         for outcome in cycle.iter().cycle() {
             now = later(now, SignedDuration::from_millis(pace_ms));

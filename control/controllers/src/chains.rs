@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use coracle_objects::{Event, EventKind, ObjectKey, Transaction, Write};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::{backoff::created, dirty::Task, draft::later};
+use crate::{backoff::created, draft::later, task::Task};
 
 /// How long it is remembered that an object was written.
 const WRITTEN_WITHIN_MS: i64 = 60_000;

@@ -11,19 +11,15 @@ use jiff::Timestamp;
 use crate::{
     backoff::{self, Backoff, Outcome},
     chains::Chains,
-    deployment,
-    dirty::{self, Task},
-    draft::Unreadable,
-    endpoint_slice,
+    controller,
     event_record::EventRecord,
     flights::Flights,
-    garbage_collector::{self, circles::Circles},
-    ingress, namespace, node_lifecycle,
+    garbage_collector::circles::Circles,
     planner::{Memory, Planner},
-    pod_gc,
     queue::Queue,
-    replica_set, report, service_account,
+    report,
     state::State,
+    task::Task,
     timers::Timers,
 };
 
@@ -125,7 +121,7 @@ impl Controllers {
         }
         let links = self.chains.link(event);
         let mut woken = Queue::default();
-        dirty::mark(&self.state, event, &mut woken);
+        controller::mark(&self.state, event, &mut woken);
         let settled = self.flights.observe(event);
         for task in woken.drain() {
             self.wake(task, links);
@@ -145,7 +141,7 @@ impl Controllers {
         self.dirty.insert(task);
     }
 
-    /// Starts anew from a snapshot: after start, at a change of leader, and where events were lost.
+    /// Starts anew from a snapshot: after start, and at a change of leader.
     ///
     /// What was tried in vain stays known: who can make events get lost must not get anything tried again at once by it.
     pub fn resync(&mut self, view: &View) {
@@ -154,7 +150,17 @@ impl Controllers {
         let backoff = std::mem::take(&mut self.backoff);
         *self = Self { config, memory, backoff, state: State::of(view), ..Self::default() };
         for object in view.tables.values().flat_map(|table| table.values()) {
-            dirty::mark_known(&self.state, object, &mut self.dirty);
+            controller::mark_known(&self.state, object, &mut self.dirty);
+        }
+    }
+
+    /// Takes all that has changed until this view, where events were lost. Costs what is different.
+    pub fn catch_up(&mut self, view: &View) {
+        let known = self.state.view.clone();
+        let resources: BTreeSet<&str> =
+            known.tables.keys().chain(view.tables.keys()).map(|resource| resource.as_str()).collect();
+        for resource in resources {
+            view.events_since(&known, resource).iter().for_each(|event| self.observe(event));
         }
     }
 
@@ -289,7 +295,8 @@ impl Controllers {
             plan,
             blocked: false,
         };
-        let outcome = panic::catch_unwind(AssertUnwindSafe(|| carry_out(&mut planner)));
+        let outcome =
+            panic::catch_unwind(AssertUnwindSafe(|| task.controller().plan(&mut planner, task.subject())));
         let links_written = planner.links_written;
         if planner.blocked {
             planner.chains.wake(&task, links);
@@ -308,7 +315,7 @@ impl Controllers {
             Err(panic) => {
                 planner.take_back(transactions, events);
                 let words = words(&*panic);
-                plan.panics.push(format!("{task:?}: {words}"));
+                plan.panics.push(format!("{task}: {words}"));
                 words
             }
         };
@@ -324,22 +331,6 @@ impl Controllers {
         if first {
             self.untold.extend(self.state.restless(task));
         }
-    }
-}
-
-fn carry_out(planner: &mut Planner<'_>) -> Result<(), Unreadable> {
-    match planner.task.clone() {
-        Task::ServiceAccount(namespace) => service_account::plan(planner, &namespace),
-        Task::Namespace(name) => namespace::plan(planner, &name),
-        Task::Node(name) => node_lifecycle::plan(planner, &name),
-        Task::StrayPod(name) => pod_gc::plan_stray(planner, &name),
-        Task::EndedPods => pod_gc::plan_ended(planner),
-        Task::Deployment(name) => deployment::plan(planner, &name),
-        Task::ReplicaSet(name) => replica_set::plan(planner, &name),
-        Task::Service(name) => endpoint_slice::plan(planner, &name),
-        Task::Ingress(name) => ingress::plan(planner, &name),
-        Task::Collect(key) => garbage_collector::plan(planner, &key),
-        Task::Report(key) => report::plan(planner, &key),
     }
 }
 

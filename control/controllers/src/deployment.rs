@@ -13,7 +13,7 @@ mod sets;
 mod spec;
 mod status;
 
-use coracle_objects::{Object, ObjectName, Transaction, Write};
+use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName, Transaction, Write};
 use serde_json::Value;
 
 use self::{
@@ -22,14 +22,81 @@ use self::{
     spec::{Spec, Strategy},
 };
 use crate::{
+    controller::{Controller, states},
     deletion,
     draft::{self, Unreadable},
     event_record::EventRecord,
     model::REVISION,
     planner::Planner,
+    queue::Queue,
+    selectors::may_match,
+    state::State,
+    task::Task,
 };
 
-const COMPONENT: &str = "deployment-controller";
+/// See the module.
+pub struct Deployments;
+
+const NAME: &str = "deployment-controller";
+const DEPLOYMENTS: &str = "deployments.apps";
+
+impl Controller for Deployments {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cares_for(&self) -> Option<&'static str> {
+        Some(DEPLOYMENTS)
+    }
+
+    fn mark(&self, state: &State, event: &Event, tasks: &mut Queue) {
+        match event.object.key.resource.as_str() {
+            DEPLOYMENTS => tasks.insert(on(&event.object.key.name)),
+            "replicasets.apps" => mark_of_set(state, event, tasks),
+            // A rollout that recreates waits for the end of old pods, which no status tells of.
+            "pods" if event.kind == EventKind::Deleted => {
+                for owner in states(event).filter_map(Object::controller) {
+                    if owner.kind == "ReplicaSet" {
+                        let set = ObjectName::new(event.object.namespace(), &owner.name);
+                        let set = state.replica_sets.get(&set);
+                        tasks.extend(set.and_then(|set| owner_of(&set.object)).map(|owner| on(&owner)));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn plan(&self, planner: &mut Planner<'_>, subject: &ObjectKey) -> Result<(), Unreadable> {
+        plan(planner, &subject.name)
+    }
+}
+
+fn on(deployment: &ObjectName) -> Task {
+    Task::on(NAME, DEPLOYMENTS, deployment)
+}
+
+/// The deployment that a set belongs to.
+fn owner_of(set: &Object) -> Option<ObjectName> {
+    let owner = set.controller().filter(|owner| owner.kind == "Deployment")?;
+    Some(ObjectName::new(set.namespace(), &owner.name))
+}
+
+/// Marks whose set it is, or whose it may become.
+fn mark_of_set(state: &State, event: &Event, tasks: &mut Queue) {
+    for object in states(event) {
+        if object.controller().is_some() {
+            tasks.extend(owner_of(object).map(|owner| on(&owner)));
+            continue;
+        }
+        let labels = &object.meta.labels;
+        let matches = |deployment: &&ObjectName| {
+            state.deployments.get(deployment).is_some_and(|selector| may_match(selector, labels))
+        };
+        let candidates = state.deployment_selectors.candidates(&object.key.name.namespace, labels);
+        tasks.extend(candidates.filter(matches).map(on));
+    }
+}
 
 /// One round: what is known of the deployment, and what is decided so far.
 struct Round<'a> {
@@ -53,9 +120,9 @@ struct Round<'a> {
     now: jiff::Timestamp,
 }
 
-pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> {
+fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> {
     let state = planner.state;
-    let key = coracle_objects::ObjectKey { resource: "deployments.apps".into(), name: name.clone() };
+    let key = ObjectKey { resource: DEPLOYMENTS.into(), name: name.clone() };
     let Some(object) = state.get(&key) else { return Ok(()) };
     let value = draft::of(object)?;
     let Some(spec) = Spec::of(&value) else { return Ok(()) };
@@ -147,6 +214,6 @@ impl Round<'_> {
     }
 
     fn record(&mut self, reason: &str, message: String) {
-        self.events.push(EventRecord::normal(self.object, COMPONENT, reason, message));
+        self.events.push(EventRecord::normal(self.object, NAME, reason, message));
     }
 }

@@ -4,14 +4,25 @@ mod endpoints;
 mod ports;
 mod slices;
 
-use coracle_objects::ObjectName;
+use coracle_objects::{Event, ObjectKey, ObjectName};
 use jiff::SignedDuration;
 
 use crate::{
+    controller::{Controller, states, states_of_labels},
     draft::{Unreadable, later},
     model::Pod,
     planner::Planner,
+    queue::Queue,
+    selectors::may_match,
+    state::State,
+    task::Task,
 };
+
+/// See the module.
+pub struct EndpointSlices;
+
+pub const NAME: &str = "endpointslice-controller";
+const SERVICES: &str = "services";
 
 /// Endpoints of large services are written the less often the larger they are: at most once in this time for each
 /// endpoint. A service with a thousand pods that come up one by one would fill the log otherwise.
@@ -27,7 +38,49 @@ pub struct Backend<'a> {
     pub terminating: bool,
 }
 
-pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> {
+impl Controller for EndpointSlices {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cares_for(&self) -> Option<&'static str> {
+        Some(SERVICES)
+    }
+
+    fn mark(&self, state: &State, event: &Event, tasks: &mut Queue) {
+        let name = &event.object.key.name;
+        let on = |service: &ObjectName| Task::on(NAME, SERVICES, service);
+        match event.object.key.resource.as_str() {
+            SERVICES | "endpoints" => tasks.insert(on(name)),
+            "endpointslices.discovery.k8s.io" => {
+                let service = |object: &coracle_objects::Object| {
+                    let service = object.meta.labels.get("kubernetes.io/service-name")?;
+                    Some(on(&ObjectName::new(&name.namespace, service)))
+                };
+                tasks.extend(states(event).filter_map(service));
+            }
+            "pods" => {
+                for object in states_of_labels(event) {
+                    let labels = &object.meta.labels;
+                    let matches = |service: &&ObjectName| {
+                        let service = state.services.get(service);
+                        service.is_some_and(|service| may_match(&service.selector, labels))
+                    };
+                    let matching =
+                        state.service_selectors.candidates(&name.namespace, labels).filter(matches);
+                    tasks.extend(matching.map(on));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn plan(&self, planner: &mut Planner<'_>, subject: &ObjectKey) -> Result<(), Unreadable> {
+        plan(planner, &subject.name)
+    }
+}
+
+fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> {
     let state = planner.state;
     let Some(service) = state.services.get(name) else {
         planner.memory.endpoints_written.remove(name);

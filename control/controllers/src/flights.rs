@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use coracle_objects::{Event, EventKind, Expect, ObjectKey, Transaction};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::{dirty::Task, draft::later, selectors::unlink};
+use crate::{draft::later, selectors::unlink, task::Task};
 
 /// After this long a transaction that nothing is heard of is taken for lost (the leader changed, a proposal was
 /// dropped). Its preconditions make a second one harmless.

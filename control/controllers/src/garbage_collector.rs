@@ -11,23 +11,76 @@ pub mod circles;
 
 use std::sync::Arc;
 
-use coracle_objects::{Expect, Object, ObjectKey, OwnerReference, Precondition, claims};
+use coracle_objects::{Event, EventKind, Expect, Object, ObjectKey, OwnerReference, Precondition, claims};
 
 use crate::{
+    controller::{Controller, states},
     deletion::{self, FOREGROUND, ORPHAN, Propagation},
-    dirty::Task,
     draft::{self, Unreadable},
     ownership::Wait,
     planner::Planner,
+    queue::Queue,
+    state::State,
+    task::Task,
 };
 use circles::Fate;
+
+/// See the module.
+pub struct GarbageCollector;
+
+const NAME: &str = "garbage-collector-controller";
 
 /// The most dependents that one plan frees of an owner. The next comes when these are observed.
 const ORPHANINGS_MAX: usize = 500;
 /// The most dependents that one plan has judged anew. The next comes when these are observed.
 const DEPENDENTS_MAX: usize = 1_000;
 
-pub fn plan(planner: &mut Planner<'_>, key: &ObjectKey) -> Result<(), Unreadable> {
+impl Controller for GarbageCollector {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    /// Objects whose owners are not all well, and owners whose deletion waits.
+    fn mark(&self, state: &State, event: &Event, tasks: &mut Queue) {
+        let object = &event.object;
+        let on = |key: &ObjectKey| Task::new(NAME, key.clone());
+        if event.kind == EventKind::Deleted {
+            tasks.extend(state.dependents(object).map(on));
+        } else {
+            let unwell = object.meta.owner_references.iter().any(|reference| {
+                let owner = state.ownership.owner(&reference.uid, &object.key);
+                owner.is_none_or(|owner| owner.wait.for_dependents())
+            });
+            if unwell || Wait::of(object).for_dependents() {
+                tasks.insert(on(&object.key));
+            }
+        }
+        if !concerns_owners(event) {
+            return;
+        }
+        for reference in states(event).flat_map(|object| &object.meta.owner_references) {
+            let owner = state.ownership.by_uid(&reference.uid);
+            tasks.extend(owner.filter(|owner| owner.wait.for_dependents()).map(|owner| on(&owner.key)));
+        }
+    }
+
+    fn plan(&self, planner: &mut Planner<'_>, subject: &ObjectKey) -> Result<(), Unreadable> {
+        plan(planner, subject)
+    }
+}
+
+/// Whether a change is one to those who wait for the object to go, or to be freed of them.
+fn concerns_owners(event: &Event) -> bool {
+    let now = &event.object;
+    let Some(before) = event.previous.as_ref().filter(|_| event.kind == EventKind::Modified) else {
+        return true;
+    };
+    before.meta.deletion_timestamp.is_some() != now.meta.deletion_timestamp.is_some()
+        || Wait::of(before) != Wait::of(now)
+        || before.meta.owner_references != now.meta.owner_references
+}
+
+fn plan(planner: &mut Planner<'_>, key: &ObjectKey) -> Result<(), Unreadable> {
     let Some(object) = planner.state.get(key).cloned() else { return Ok(()) };
     match Wait::of(&object) {
         Wait { orphan: true, .. } => return orphan_dependents(planner, &object),
@@ -67,12 +120,12 @@ fn await_dependents(planner: &mut Planner<'_>, owner: &Arc<Object>) -> Result<()
             return Ok(());
         }
         Some(Fate::Waits) => {}
-        None => planner.mark(Task::Collect(owner.key.clone())),
+        None => planner.mark(Task::new(NAME, owner.key.clone())),
     }
     // Those that are being deleted already are on their way.
     let staying = state.ownership.dependents(owner).flat_map(|all| &all.staying);
     for dependent in staying.take(DEPENDENTS_MAX) {
-        planner.mark(Task::Collect(dependent.clone()));
+        planner.mark(Task::new(NAME, dependent.clone()));
     }
     Ok(())
 }

@@ -5,19 +5,27 @@ mod gateways;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coracle_objects::{Object, ObjectKey, ObjectName, kinds::hosts_since};
+use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName, kinds::hosts_since};
 use serde_json::Value;
 
 pub use gateways::{GATEWAY_ANNOTATION, Gateways, gateway};
 
 use crate::{
+    controller::Controller,
     draft::{self, Unreadable},
     event_record::EventRecord,
+    model::Node,
     planner::Planner,
+    queue::Queue,
     state::State,
+    task::Task,
 };
 
-const COMPONENT: &str = "ingress-controller";
+/// See the module.
+pub struct Ingresses;
+
+const NAME: &str = "ingress-controller";
+const INGRESSES: &str = "ingresses.networking.k8s.io";
 
 /// Who serves our classes of Ingresses, as their `spec.controller` says.
 const CONTROLLER: &str = "coracle.dev/gateway";
@@ -106,9 +114,57 @@ impl Hosts {
     }
 }
 
+impl Controller for Ingresses {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn mark(&self, state: &State, event: &Event, tasks: &mut Queue) {
+        let key = &event.object.key;
+        match key.resource.as_str() {
+            INGRESSES => {
+                tasks.insert(Task::new(NAME, key.clone()));
+                mark_hosts(state, event, tasks);
+            }
+            // Few, and hardly ever changed.
+            "ingressclasses.networking.k8s.io" => mark_all(state, tasks),
+            "nodes" => {
+                let gateway = |node: &Object| Node::of(node).ok().and_then(|node| node.gateway);
+                let before = event.previous.as_ref().and_then(|before| gateway(before));
+                let own = gateway(&event.object);
+                let is_gone = event.kind == EventKind::Deleted;
+                if is_gone && own.is_some() || before != own.filter(|_| !is_gone) {
+                    mark_all(state, tasks);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn plan(&self, planner: &mut Planner<'_>, subject: &ObjectKey) -> Result<(), Unreadable> {
+        plan(planner, &subject.name)
+    }
+}
+
+fn mark_all(state: &State, tasks: &mut Queue) {
+    tasks.extend(state.view.list(INGRESSES, None).map(|ingress| Task::new(NAME, ingress.key.clone())));
+}
+
+/// Marks the Ingresses of other namespaces to which the hosts that one asks for anew, or no more, make a difference.
+fn mark_hosts(state: &State, event: &Event, tasks: &mut Queue) {
+    let claims = |ingress| claims_of(ingress).into_iter().collect::<BTreeSet<_>>();
+    let now = claims(&event.object);
+    let changed: Vec<_> = match (&event.previous, event.kind) {
+        (Some(before), EventKind::Modified) => now.symmetric_difference(&claims(before)).cloned().collect(),
+        _ => now.into_iter().collect(),
+    };
+    let concerned = state.hosts.concerned(&event.object.key.name, &changed);
+    tasks.extend(concerned.map(|name| Task::on(NAME, INGRESSES, name)));
+}
+
 /// Writes where an Ingress is served, and tells of the hosts that it asks for and does not have.
-pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> {
-    let key = ObjectKey { resource: "ingresses.networking.k8s.io".into(), name: name.clone() };
+fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> {
+    let key = ObjectKey { resource: INGRESSES.into(), name: name.clone() };
     let Some(ingress) = planner.state.get(&key).cloned() else { return Ok(()) };
     let mut value = draft::of(&ingress)?;
     if ingress.meta.deletion_timestamp.is_some() || !is_ours(planner.state, &value) {
@@ -125,7 +181,7 @@ pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadab
              hosts, or let the other Ingress give them up",
             held.join(", ")
         );
-        planner.record(EventRecord::warning(&ingress, COMPONENT, "HostHeld", message));
+        planner.record(EventRecord::warning(&ingress, NAME, "HostHeld", message));
     }
     let served = planner.state.gateways.load_balancer((!held.is_empty()).then_some(HOST_HELD));
     if value["status"]["loadBalancer"] != served {
@@ -147,7 +203,7 @@ fn is_ours(state: &State, ingress: &Value) -> bool {
 }
 
 /// The hosts that an Ingress asks for, and since when.
-pub fn claims_of(ingress: &Object) -> BTreeMap<String, String> {
+fn claims_of(ingress: &Object) -> BTreeMap<String, String> {
     // One that cannot be read asks for nothing.
     hosts_since(&ingress.parse().unwrap_or_default())
 }

@@ -4,9 +4,10 @@
 //! under which it was thought of, and records of events. The server proposes them; what came of it returns as events.
 //! No clock, randomness, I/O or logging: the time and fresh uids are arguments.
 //!
-//! One file a controller. Each has one entry, `plan(&mut Planner, name)`, that looks at one object and what belongs to
-//! it. An observed event marks the few objects it concerns ([`dirty`]); nothing is ever searched through for changes.
+//! One file a controller ([`controller::Controller`]): it marks the few objects that an observed event concerns, and plans
+//! what is to be done about one object and what belongs to it. Nothing is ever searched through for changes.
 
+mod controller;
 mod controllers;
 
 mod deployment;
@@ -22,7 +23,6 @@ mod service_account;
 mod backoff;
 mod chains;
 mod deletion;
-mod dirty;
 mod draft;
 mod event_record;
 mod flights;
@@ -34,6 +34,7 @@ mod queue;
 mod report;
 mod selectors;
 mod state;
+mod task;
 mod timers;
 
 pub use backoff::Outcome;

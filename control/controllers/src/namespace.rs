@@ -1,20 +1,52 @@
 //! Namespaces that are being deleted: first everything in them goes, then they.
 
-use coracle_objects::Object;
+use coracle_objects::{Event, EventKind, Object, ObjectKey};
 use serde_json::{Value, json};
 
 use crate::{
+    controller::Controller,
     deletion::{self, Propagation},
     draft::{self, Unreadable, namespace_key, timestamp},
     planner::Planner,
+    queue::Queue,
+    state::State,
+    task::Task,
 };
+
+/// See the module.
+pub struct Namespaces;
+
+const NAME: &str = "namespace-controller";
 
 /// The finalizer in `spec.finalizers` that is ours to remove.
 const FINALIZER: &str = "kubernetes";
 /// The most deletions of one plan. The next comes when these are observed.
 const DELETIONS_MAX: usize = 1_000;
 
-pub fn plan(planner: &mut Planner<'_>, name: &str) -> Result<(), Unreadable> {
+impl Controller for Namespaces {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn mark(&self, state: &State, event: &Event, tasks: &mut Queue) {
+        let key = &event.object.key;
+        if key.resource.as_str() == "namespaces" {
+            tasks.insert(Task::new(NAME, key.clone()));
+        }
+        if event.kind == EventKind::Deleted && !key.name.namespace.is_empty() {
+            let own = namespace_key(&key.name.namespace);
+            if state.get(&own).is_some_and(|namespace| namespace.meta.deletion_timestamp.is_some()) {
+                tasks.insert(Task::new(NAME, own));
+            }
+        }
+    }
+
+    fn plan(&self, planner: &mut Planner<'_>, subject: &ObjectKey) -> Result<(), Unreadable> {
+        plan(planner, &subject.name.name)
+    }
+}
+
+fn plan(planner: &mut Planner<'_>, name: &str) -> Result<(), Unreadable> {
     let state = planner.state;
     let Some(namespace) = state.get(&namespace_key(name)) else { return Ok(()) };
     if namespace.meta.deletion_timestamp.is_none() {

@@ -9,20 +9,28 @@ pub mod zones;
 
 use std::sync::Arc;
 
-use coracle_objects::{Object, Transaction};
+use coracle_objects::{Event, Object, ObjectKey, Transaction};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::brake::{Turn, Verdict};
 use crate::{
+    controller::Controller,
     deletion::{self, Wish},
-    dirty::Task,
     draft::{self, Unreadable, later, timestamp},
     event_record::{EventRecord, EventType},
     model::{Node, Pod, Taint},
     planner::Planner,
+    queue::Queue,
+    state::State,
+    task::Task,
 };
+
+/// See the module.
+pub struct NodeLifecycle;
+
+pub const NAME: &str = "node-lifecycle-controller";
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -37,7 +45,33 @@ const FORCED_REMOVAL_MS: i64 = 1_000;
 
 const COMPONENT: &str = "node-controller";
 
-pub fn plan(planner: &mut Planner<'_>, name: &str) -> Result<(), Unreadable> {
+impl Controller for NodeLifecycle {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn mark(&self, state: &State, event: &Event, tasks: &mut Queue) {
+        let key = &event.object.key;
+        match key.resource.as_str() {
+            "nodes" => tasks.insert(Task::new(NAME, key.clone())),
+            "pods" => {
+                let node = state.pods.get(&key.name).map(|pod| &pod.node);
+                tasks.extend(node.filter(|node| state.troubled_nodes.contains(*node)).map(|node| on(node)));
+            }
+            _ => {}
+        }
+    }
+
+    fn plan(&self, planner: &mut Planner<'_>, subject: &ObjectKey) -> Result<(), Unreadable> {
+        plan(planner, &subject.name.name)
+    }
+}
+
+fn on(node: &str) -> Task {
+    Task::new(NAME, ObjectKey::new("nodes", "", node))
+}
+
+fn plan(planner: &mut Planner<'_>, name: &str) -> Result<(), Unreadable> {
     let state = planner.state;
     let key = coracle_objects::ObjectKey::new("nodes", "", name);
     let parsed = state.get(&key).and_then(|object| Some((object, Node::of(object).ok()?)));
@@ -79,7 +113,7 @@ fn take_note(planner: &mut Planner<'_>, node: Option<&Arc<Object>>) {
         return;
     }
     for name in &planner.state.troubled_nodes {
-        planner.mark(Task::Node(name.clone()));
+        planner.mark(on(name));
     }
     let Some(node) = node else { return };
     for turn in turns {

@@ -12,13 +12,13 @@ use crate::{
     backoff::{self, Backoff},
     chains::Chains,
     controllers::{Config, Origin, Plan},
-    dirty::Task,
     event_record::EventRecord,
     flights::Flights,
     garbage_collector::circles::Circles,
     node_lifecycle::brake::Brake,
     queue::Queue,
     state::State,
+    task::Task,
     timers::Timers,
 };
 

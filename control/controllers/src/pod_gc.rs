@@ -1,17 +1,28 @@
 //! Pods that nobody else will remove: of nodes that are gone, deleted before they had a node, ended long ago.
 
-use coracle_objects::{Expect, ObjectKey, ObjectName, Transaction};
+use coracle_objects::{Event, EventKind, Expect, ObjectKey, ObjectName, Transaction};
 use jiff::SignedDuration;
 
 use crate::{
+    controller::Controller,
     deletion,
     draft::{Unreadable, later},
     event_record::EventRecord,
     planner::Planner,
+    queue::Queue,
+    state::State,
+    task::Task,
 };
 
+/// See the module.
+pub struct PodGc;
+
+const NAME: &str = "pod-garbage-collector-controller";
+/// Of a task about all pods that ended: no pod has this name.
+const ALL_PODS: &str = "";
+
 /// How many pods that ended by themselves are kept to be looked at. Upstream's terminated-pod-gc-threshold.
-pub const ENDED_PODS_MAX: usize = 12_500;
+const ENDED_PODS_MAX: usize = 12_500;
 /// How long its node must be missing before a pod is removed: the node may be about to register again. Counted for each
 /// pod, so that one made for a node that was never there lives no shorter, and making it again is no busy loop.
 const MISSING_NODE_MS: i64 = 2_000;
@@ -20,8 +31,43 @@ const REMOVALS_MAX: usize = 500;
 
 const COMPONENT: &str = "pod-garbage-collector";
 
+impl Controller for PodGc {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn mark(&self, state: &State, event: &Event, tasks: &mut Queue) {
+        let name = &event.object.key.name;
+        let stray = |name: &ObjectName| Task::on(NAME, "pods", name);
+        match event.object.key.resource.as_str() {
+            "nodes" if event.kind == EventKind::Deleted => {
+                tasks.extend(state.pods_on(&name.name).map(|pod| stray(&pod.object.key.name)));
+            }
+            "pods" => {
+                let Some(pod) = state.pods.get(name) else { return };
+                let is_stray = if pod.node.is_empty() {
+                    pod.deleting()
+                } else {
+                    state.get(&ObjectKey::new("nodes", "", &pod.node)).is_none()
+                };
+                if is_stray {
+                    tasks.insert(stray(name));
+                }
+                if state.ended_pods.len() > ENDED_PODS_MAX {
+                    tasks.insert(stray(&ObjectName::new("", ALL_PODS)));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn plan(&self, planner: &mut Planner<'_>, subject: &ObjectKey) -> Result<(), Unreadable> {
+        if &*subject.name.name == ALL_PODS { plan_ended(planner) } else { plan_stray(planner, &subject.name) }
+    }
+}
+
 /// A pod that is deleted without ever having had a node is removed; so is one whose node has been gone for a while.
-pub fn plan_stray(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> {
+fn plan_stray(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> {
     let state = planner.state;
     let Some(pod) = state.pods.get(name) else { return Ok(()) };
     let object = &pod.object;
@@ -65,7 +111,7 @@ pub fn plan_stray(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Un
 }
 
 /// Removes the oldest pods that ended by themselves where there are too many.
-pub fn plan_ended(planner: &mut Planner<'_>) -> Result<(), Unreadable> {
+fn plan_ended(planner: &mut Planner<'_>) -> Result<(), Unreadable> {
     let state = planner.state;
     let surplus = state.ended_pods.len().saturating_sub(ENDED_PODS_MAX).min(REMOVALS_MAX);
     let pods = state.ended_pods.iter().take(surplus).filter_map(|(_, name)| state.pods.get(name));

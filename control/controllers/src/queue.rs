@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::dirty::Task;
+use crate::{controller::ALL, task::Task};
 
 /// So many tasks of one controller are run before the next one has its turn.
 const TURN_TASKS_MAX: usize = 32;
@@ -11,8 +11,8 @@ const TURN_TASKS_MAX: usize = 32;
 /// See the module. Bounded by the objects that there are.
 #[derive(Debug, Default)]
 pub struct Queue {
-    /// By [`Task::controller`].
-    waiting: [Lane; Task::CONTROLLERS],
+    /// By [`Task::place`].
+    waiting: [Lane; ALL.len()],
     known: BTreeSet<Task>,
     /// Whose turn it is, and how many tasks of it were taken.
     turn: (usize, usize),
@@ -60,7 +60,7 @@ impl Lane {
 impl Queue {
     pub fn insert(&mut self, task: Task) {
         if self.known.insert(task.clone()) {
-            self.waiting[task.controller()].push(task);
+            self.waiting[task.place()].push(task);
         }
     }
 
@@ -73,7 +73,7 @@ impl Queue {
         if self.turn.1 >= TURN_TASKS_MAX {
             self.end_turn();
         }
-        for _ in 0..Task::CONTROLLERS {
+        for _ in 0..ALL.len() {
             if let Some(task) = self.waiting[self.turn.0].pop() {
                 self.known.remove(&task);
                 self.turn.1 += 1;
@@ -87,7 +87,7 @@ impl Queue {
 
     /// Has the next controller go on, for the present one has done enough for now.
     pub fn end_turn(&mut self) {
-        self.turn = ((self.turn.0 + 1) % Task::CONTROLLERS, 0);
+        self.turn = ((self.turn.0 + 1) % ALL.len(), 0);
     }
 
     pub fn len(&self) -> usize {
@@ -109,22 +109,36 @@ mod tests {
     use coracle_objects::ObjectName;
 
     use super::*;
+    use crate::{endpoint_slice, node_lifecycle, replica_set};
+
+    fn node() -> Task {
+        Task::on(node_lifecycle::NAME, "nodes", &ObjectName::new("", "a"))
+    }
+
+    fn service() -> Task {
+        Task::on(endpoint_slice::NAME, "services", &ObjectName::new("n", "s"))
+    }
+
+    fn set(namespace: &str, index: usize) -> Task {
+        let name = ObjectName::new(namespace, &format!("s{index}"));
+        Task::on(replica_set::NAME, "replicasets.apps", &name)
+    }
 
     #[test]
     fn controllers_take_turns_and_tasks_keep_their_order() {
         let mut queue = Queue::default();
-        let set = |index: usize| Task::ReplicaSet(ObjectName::new("n", &format!("s{index}")));
+        let set = |index: usize| set("n", index);
         for index in (0..TURN_TASKS_MAX + 2).rev() {
             queue.insert(set(index));
             queue.insert(set(index));
         }
-        queue.insert(Task::Node("a".into()));
-        queue.insert(Task::Service(ObjectName::new("n", "s")));
+        queue.insert(node());
+        queue.insert(service());
         let order: Vec<Task> = std::iter::from_fn(|| queue.pop()).collect();
         assert_eq!(order.len(), TURN_TASKS_MAX + 4);
-        assert_eq!(order[0], Task::Node("a".into()));
+        assert_eq!(order[0], node());
         assert_eq!(order[1], set(TURN_TASKS_MAX + 1));
-        assert_eq!(order[1 + TURN_TASKS_MAX], Task::Service(ObjectName::new("n", "s")));
+        assert_eq!(order[1 + TURN_TASKS_MAX], service());
         assert_eq!(order[TURN_TASKS_MAX + 3], set(0));
         assert!(queue.is_empty());
     }
@@ -132,9 +146,6 @@ mod tests {
     #[test]
     fn namespaces_take_turns() {
         let mut queue = Queue::default();
-        let set = |namespace: &str, index: usize| {
-            Task::ReplicaSet(ObjectName::new(namespace, &format!("s{index}")))
-        };
         for index in 0..1_000 {
             queue.insert(set("many", index));
         }

@@ -3,16 +3,27 @@
 mod pods;
 mod rank;
 
-use coracle_objects::{Expect, ObjectKey, ObjectName, Transaction};
+use coracle_objects::{Event, Expect, ObjectKey, ObjectName, Transaction};
 use serde_json::{Map, Value, json};
 
 use crate::{
+    controller::{Controller, states},
     deletion,
     draft::{self, Unreadable, timestamp},
     event_record::EventRecord,
     model::{Pod, ReplicaSet},
     planner::Planner,
+    queue::Queue,
+    selectors::may_match,
+    state::State,
+    task::Task,
 };
+
+/// See the module.
+pub struct ReplicaSets;
+
+pub const NAME: &str = "replicaset-controller";
+const REPLICA_SETS: &str = "replicasets.apps";
 
 /// The most pods created or deleted before the outcome is awaited. Upstream's burstReplicas.
 const BURST_REPLICAS_MAX: usize = 500;
@@ -20,13 +31,56 @@ const BURST_REPLICAS_MAX: usize = 500;
 /// Upstream's burst of its event filter.
 const POD_EVENTS_MAX: usize = 25;
 
-const COMPONENT: &str = "replicaset-controller";
 /// The condition of a set whose pods cannot be made.
 pub const REPLICA_FAILURE: &str = "ReplicaFailure";
 
+impl Controller for ReplicaSets {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cares_for(&self) -> Option<&'static str> {
+        Some(REPLICA_SETS)
+    }
+
+    fn mark(&self, state: &State, event: &Event, tasks: &mut Queue) {
+        let name = &event.object.key.name;
+        let on = |set: &ObjectName| Task::on(NAME, REPLICA_SETS, set);
+        match event.object.key.resource.as_str() {
+            REPLICA_SETS => tasks.insert(on(name)),
+            "pods" => {
+                for object in states(event) {
+                    match object.controller() {
+                        Some(owner) if owner.kind == "ReplicaSet" => {
+                            tasks.insert(on(&ObjectName::new(&name.namespace, &owner.name)));
+                        }
+                        Some(_) => {}
+                        None => {
+                            let labels = &object.meta.labels;
+                            let matches = |set: &&ObjectName| {
+                                let set = state.replica_sets.get(set);
+                                set.is_some_and(|set| may_match(&set.selector, labels))
+                            };
+                            let selectors = &state.set_selectors;
+                            tasks.extend(
+                                selectors.candidates(&name.namespace, labels).filter(matches).map(on),
+                            );
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn plan(&self, planner: &mut Planner<'_>, subject: &ObjectKey) -> Result<(), Unreadable> {
+        plan(planner, &subject.name)
+    }
+}
+
 /// Adopts and releases pods; else creates or deletes them; else brings the status up to date. One of these at a time:
 /// each looks at what came of the one before.
-pub fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> {
+fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> {
     let state = planner.state;
     let Some(set) = state.replica_sets.get(name) else { return Ok(()) };
     if !set.deleting() && claim(planner, set)? {
@@ -118,7 +172,7 @@ fn create(planner: &mut Planner<'_>, set: &ReplicaSet, count: usize) -> Result<b
             return Ok(true);
         }
         if index < POD_EVENTS_MAX {
-            planner.record(EventRecord::normal(owner, COMPONENT, "SuccessfulCreate", message));
+            planner.record(EventRecord::normal(owner, NAME, "SuccessfulCreate", message));
         }
     }
     Ok(count > 0)
@@ -139,7 +193,7 @@ fn delete(
         let transaction = transaction.expecting(owner.key.clone(), Expect::Revision(owner.revision));
         if planner.propose(transaction) && index < POD_EVENTS_MAX {
             let message = format!("Deleted pod: {}", pod.object.name());
-            planner.record(EventRecord::normal(owner, COMPONENT, "SuccessfulDelete", message));
+            planner.record(EventRecord::normal(owner, NAME, "SuccessfulDelete", message));
         }
     }
     Ok(true)

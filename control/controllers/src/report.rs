@@ -1,13 +1,38 @@
 //! Objects that cannot be read: an event says so, and all else goes on without them.
 
-use coracle_objects::ObjectKey;
+use coracle_objects::{Event, ObjectKey};
 
-use crate::{draft::Unreadable, event_record::EventRecord, planner::Planner};
+use crate::{
+    controller::Controller, draft::Unreadable, event_record::EventRecord, planner::Planner, queue::Queue,
+    state::State, task::Task,
+};
+
+/// See the module.
+pub struct Reports;
+
+const NAME: &str = "unreadable-object-reporter";
 
 const COMPONENT: &str = "controller-manager";
 
+impl Controller for Reports {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn mark(&self, state: &State, event: &Event, tasks: &mut Queue) {
+        let key = &event.object.key;
+        if state.unreadable.contains_key(key) {
+            tasks.insert(Task::new(NAME, key.clone()));
+        }
+    }
+
+    fn plan(&self, planner: &mut Planner<'_>, subject: &ObjectKey) -> Result<(), Unreadable> {
+        plan(planner, subject)
+    }
+}
+
 /// Tells of an object that a controller cannot read. It counts as existing, and nothing is done to it.
-pub fn plan(planner: &mut Planner<'_>, key: &ObjectKey) -> Result<(), Unreadable> {
+fn plan(planner: &mut Planner<'_>, key: &ObjectKey) -> Result<(), Unreadable> {
     if let Some(reason) = planner.state.unreadable.get(key).cloned() {
         tell(planner, &Unreadable { key: key.clone(), reason });
     }

@@ -1,23 +1,53 @@
 //! What each namespace is given at birth: the service account `default` and the cluster's certificate.
 
-use coracle_objects::{ObjectKey, Transaction};
+use coracle_objects::{Event, ObjectKey, Transaction};
 use serde_json::{Value, json};
 
 use crate::{
-    draft::{self, Unreadable, timestamp},
+    controller::Controller,
+    draft::{self, Unreadable, namespace_key, timestamp},
     planner::Planner,
+    queue::Queue,
+    state::State,
+    task::Task,
 };
+
+/// See the module.
+pub struct ServiceAccounts;
+
+const NAME: &str = "serviceaccount-controller";
 
 const ACCOUNT: &str = "default";
 const CERTIFICATE: &str = "kube-root-ca.crt";
 
+impl Controller for ServiceAccounts {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn mark(&self, _: &State, event: &Event, tasks: &mut Queue) {
+        let key = &event.object.key;
+        match key.resource.as_str() {
+            "namespaces" => tasks.insert(Task::new(NAME, key.clone())),
+            "serviceaccounts" | "configmaps" if is_gift(&key.name.name) => {
+                tasks.insert(Task::new(NAME, namespace_key(&key.name.namespace)));
+            }
+            _ => {}
+        }
+    }
+
+    fn plan(&self, planner: &mut Planner<'_>, subject: &ObjectKey) -> Result<(), Unreadable> {
+        plan(planner, &subject.name.name)
+    }
+}
+
 /// Whether a service account or config map of this name is one of the gifts.
-pub fn is_gift(name: &str) -> bool {
+fn is_gift(name: &str) -> bool {
     name == ACCOUNT || name == CERTIFICATE
 }
 
 /// Makes what is missing, and restores a certificate that was changed.
-pub fn plan(planner: &mut Planner<'_>, namespace: &str) -> Result<(), Unreadable> {
+fn plan(planner: &mut Planner<'_>, namespace: &str) -> Result<(), Unreadable> {
     if !planner.state.takes_objects(namespace) {
         return Ok(());
     }

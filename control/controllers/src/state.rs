@@ -12,7 +12,6 @@ use coracle_objects::{
 use jiff::Timestamp;
 
 use crate::{
-    dirty::Task,
     draft::Unreadable,
     event_record::EventRecord,
     ingress::{Gateways, Hosts},
@@ -20,6 +19,7 @@ use crate::{
     node_lifecycle::zones::Zones,
     ownership::Ownership,
     selectors::{Selectors, unlink},
+    task::Task,
 };
 
 /// Objects by name, found by something that they have.
@@ -153,14 +153,14 @@ impl State {
 
     /// What is told where a task failed for good. None where its subject is gone.
     pub fn failure(&self, task: &Task, creating: bool, reason: &str) -> Option<EventRecord> {
-        let subject = self.get(&task.subject()?)?;
+        let subject = self.get(task.subject())?;
         let word = if creating { "FailedCreate" } else { "FailedUpdate" };
         Some(EventRecord::warning(subject, "controller-manager", word, reason.to_owned()))
     }
 
     /// What is told where a task's own writes wake it again and again.
     pub fn restless(&self, task: &Task) -> Option<EventRecord> {
-        let subject = self.get(&task.subject()?)?;
+        let subject = self.get(task.subject())?;
         let message = "What controllers write about this object has them write again, though nothing else happens: they now \
                        wait ever longer between writes. This is a fault of Coracle";
         Some(EventRecord::warning(subject, "controller-manager", "Restless", message.to_owned()))

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::dirty::Task;
+use crate::task::Task;
 
 /// At most one moment a task: the earliest that was asked for.
 #[derive(Debug, Default)]
@@ -56,13 +56,18 @@ impl Timers {
 
 #[cfg(test)]
 mod tests {
+    use coracle_objects::ObjectKey;
+
     use super::*;
 
     #[test]
     fn the_earliest_moment_of_a_task_counts() {
         let moment = |second| Timestamp::from_second(second).unwrap();
         let mut timers = Timers::default();
-        let (a, b) = (Task::Node("a".into()), Task::Node("b".into()));
+        let (a, b) = (
+            Task::new("c", ObjectKey::new("nodes", "", "a")),
+            Task::new("c", ObjectKey::new("nodes", "", "b")),
+        );
         timers.set(&a, moment(5));
         timers.set(&a, moment(3));
         timers.set(&a, moment(9));

@@ -39,9 +39,9 @@ pub async fn run_controllers(
     let mut controllers = Controllers::new(Config { ca_bundle, object_bytes_max: OBJECT_BYTES_MAX });
     let mut clock = Clock::default();
     let _resting = Resting(planning);
+    let (view, mut events) = storage.hub().everything();
+    controllers.resync(&view);
     loop {
-        let (view, mut events) = storage.hub().everything();
-        controllers.resync(&view);
         let _lagged: Lagged = 'observing: loop {
             planning.begin();
             drain(&mut events, |event| controllers.observe(event));
@@ -81,6 +81,9 @@ pub async fn run_controllers(
                 Err(lagged) => break 'observing lagged,
             }
         };
+        let view;
+        (view, events) = storage.hub().everything();
+        controllers.catch_up(&view);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Whatever happens, a deployment comes to what it says, and on the way keeps its promises.
 
+use coracle_objects::ObjectKey;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -132,4 +133,26 @@ fn keeps_promises(cluster: &Cluster) {
     let ready = active.iter().filter(|pod| pod["status"]["conditions"][0]["status"] == "True").count() as i64;
     assert!(active.len() as i64 <= replicas + surge, "{} pods of {replicas} + {surge}", active.len());
     assert!(ready >= replicas - unavailable, "{ready} available of {replicas} - {unavailable}");
+}
+
+#[test]
+fn what_was_missed_is_made_up_for_by_the_difference() {
+    let mut cluster = Cluster::new();
+    cluster.put(web(), deployment(3));
+    cluster.settle();
+    cluster.events_get_lost = true;
+    cluster.edit(&web(), |web| web["spec"]["replicas"] = 5.into());
+    let gone = cluster.names("pods").remove(0);
+    let gone = ObjectKey::new("pods", "default", gone.strip_prefix("default/").unwrap());
+    cluster.delete(&gone, None);
+    cluster.namespace("other");
+    cluster.settle();
+    assert_eq!(cluster.names("pods").len(), 2, "nobody has heard of it");
+    cluster.catch_up();
+    cluster.settle();
+    assert_eq!(cluster.names("pods").len(), 5);
+    assert!(cluster.find(&ObjectKey::new("serviceaccounts", "other", "default")).is_some());
+    // Where nothing is different nothing is looked at.
+    cluster.catch_up();
+    assert_eq!(cluster.plan().tasks, 0);
 }

@@ -29,6 +29,8 @@ pub struct Cluster {
     pub check: Option<fn(&Cluster)>,
     /// A store that does not keep everything as the controllers wrote it.
     pub alter: Option<fn(&ObjectKey, &mut Value)>,
+    /// The controllers hear of nothing until they catch up.
+    pub events_get_lost: bool,
 }
 
 impl Cluster {
@@ -46,6 +48,7 @@ impl Cluster {
             refusals: 0,
             check: None,
             alter: None,
+            events_get_lost: false,
         };
         cluster.namespace("default");
         cluster.settle();
@@ -238,14 +241,26 @@ impl Cluster {
             "a write that changes nothing: {key}"
         );
         let kind = if previous.is_some() { EventKind::Modified } else { EventKind::Added };
-        self.controllers.observe(&Event { kind, object, previous });
+        self.observe(&Event { kind, object, previous });
+    }
+
+    fn observe(&mut self, event: &Event) {
+        if !self.events_get_lost {
+            self.controllers.observe(event);
+        }
+    }
+
+    /// The controllers hear of all that got lost.
+    pub fn catch_up(&mut self) {
+        self.events_get_lost = false;
+        self.controllers.catch_up(&self.view);
     }
 
     fn remove(&mut self, key: &ObjectKey) {
         let table = self.view.tables.get_mut(&key.resource).unwrap();
         let previous = table.remove(&key.name).unwrap_or_else(|| panic!("{key} exists"));
         let object = Arc::new(previous.at_revision(self.view.revision));
-        self.controllers.observe(&Event { kind: EventKind::Deleted, object, previous: Some(previous) });
+        self.observe(&Event { kind: EventKind::Deleted, object, previous: Some(previous) });
     }
 
     fn write_event(&mut self, event: &EventRecord) {

@@ -302,7 +302,7 @@ fn a_task_that_panics_costs_only_itself() {
     observe(&mut controllers, &map("astray"), owned("astray", &["nobody"]));
     let now = jiff::Timestamp::UNIX_EPOCH;
     let plan = controllers.plan(now, &mut || panic!("no uid"));
-    assert_eq!(plan.panics, ["ServiceAccount(\"n\"): no uid"]);
+    assert_eq!(plan.panics, ["serviceaccount-controller on namespaces n: no uid"]);
     assert_eq!(plan.transactions.len(), 1, "the stray object is collected");
     assert_eq!(controllers.plan(now, &mut || panic!("no uid")).panics.len(), 0, "it waits");
     let later = now + jiff::SignedDuration::from_secs(1);
