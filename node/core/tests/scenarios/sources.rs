@@ -156,9 +156,8 @@ fn what_holds_a_container_is_told_once_however_often_it_is_planned_anew() {
     "#]]);
 }
 
-#[test]
-fn a_volume_waits_for_its_source_and_follows_its_changes() {
-    let mut world = World::new();
+/// A pod whose container has a volume of the config map `cfg`, and has started.
+fn runs_with_a_volume(world: &mut World) {
     world.put(&pod(
         r#""containers":[{"name":"web","image":"hello:1.0","volumeMounts":[{"name":"v","mountPath":"/etc/v"}]}],
             "volumes":[{"name":"v","configMap":{"name":"cfg"}}]"#,
@@ -167,6 +166,12 @@ fn a_volume_waits_for_its_source_and_follows_its_changes() {
     world.config_map("cfg", r#"{"data":{"a":"1"}}"#, 7);
     world.mounted();
     world.pull_and_start("web", 0);
+}
+
+#[test]
+fn a_volume_waits_for_its_source_and_follows_its_changes() {
+    let mut world = World::new();
+    runs_with_a_volume(&mut world);
     world.config_map("cfg", r#"{"data":{"a":"2"}}"#, 8);
     world.check(expect![[r#"
         0s put
@@ -196,16 +201,7 @@ fn a_volume_waits_for_its_source_and_follows_its_changes() {
 #[test]
 fn what_runs_goes_on_with_its_old_files_where_new_ones_have_no_room() {
     let mut world = World::new();
-    world.quietly(|world| {
-        world.put(&pod(
-            r#""containers":[{"name":"web","image":"hello:1.0","volumeMounts":[{"name":"v","mountPath":"/etc/v"}]}],
-                "volumes":[{"name":"v","configMap":{"name":"cfg"}}]"#,
-        ));
-        world.sandbox_ready();
-        world.config_map("cfg", r#"{"data":{"a":"1"}}"#, 7);
-        world.mounted();
-        world.pull_and_start("web", 0);
-    });
+    world.quietly(runs_with_a_volume);
     world.config_map("cfg", r#"{"data":{"a":"2"}}"#, 8);
     world.mount_fails();
     // It ends, and starts again though the new files are not there; they are tried again.
