@@ -175,7 +175,8 @@ impl Executor {
     fn emit(&self, pod: &Pod, event: &EventRecord) {
         let event = events::event(pod, event, &self.context.node_name, self.context.clock.wall());
         let event_json = serde_json::to_vec(&event).unwrap_or_default().into();
-        self.context.link.post(|outbox| outbox.event(NodeEvent { event_json, dropped: 0 }));
+        let namespace = pod.metadata.namespace.clone();
+        self.context.link.post(|outbox| outbox.event(namespace, NodeEvent { event_json, dropped: 0 }));
     }
 
     /// Tells that the node is not sent a pod.

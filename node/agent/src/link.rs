@@ -1,5 +1,6 @@
 //! The node link: one gRPC stream to whichever control node leads, found again whenever it is lost.
 
+mod event_line;
 mod outbox;
 mod race;
 

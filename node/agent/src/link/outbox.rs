@@ -11,8 +11,8 @@ use std::{
 use coracle_proto::node::{ClaimBlock, NodeEvent, NodeUp, PodGone, PodStatus, Usage, node_up::Body};
 use tokio::time::Instant;
 
-/// Events that wait for a link. The oldest are dropped first: they matter least.
-const EVENTS_MAX: usize = 1024;
+use super::event_line::EventLine;
+
 /// Messages that may be in flight without an acknowledgement.
 const IN_FLIGHT_MAX: usize = 256;
 /// Before what the leader could not take is sent again.
@@ -32,7 +32,7 @@ pub struct Outbox {
     /// Pods that are over, until the cluster has forgotten them too.
     gone: BTreeMap<String, PodGone>,
     gone_dirty: BTreeSet<String>,
-    events: VecDeque<NodeEvent>,
+    events: EventLine,
     claims: BTreeSet<u64>,
     claims_dirty: BTreeSet<u64>,
     usage: Option<Usage>,
@@ -52,7 +52,8 @@ enum InFlight {
     /// Of the pod with this uid.
     Status(String),
     Gone(String),
-    Event(NodeEvent),
+    /// With its namespace.
+    Event(String, NodeEvent),
 }
 
 impl Outbox {
@@ -110,16 +111,9 @@ impl Outbox {
         ]
     }
 
-    pub fn event(&mut self, event: NodeEvent) {
-        self.events.push_back(event);
-        self.bound_events();
-    }
-
-    fn bound_events(&mut self) {
-        while self.events.len() > EVENTS_MAX {
-            let dropped = self.events.pop_front();
-            self.dropped += 1 + dropped.map_or(0, |event| event.dropped);
-        }
+    /// An event of a namespace.
+    pub fn event(&mut self, namespace: String, event: NodeEvent) {
+        self.dropped += self.events.push(namespace, event);
     }
 
     pub fn claim(&mut self, request: u64) {
@@ -144,11 +138,10 @@ impl Outbox {
         let later = std::mem::take(&mut self.later).into_iter().map(|(_, message)| message);
         let lost: Vec<InFlight> = later.chain(lost).collect();
         for message in lost.into_iter().rev() {
-            if let InFlight::Event(event) = message {
-                self.events.push_front(event);
+            if let InFlight::Event(namespace, event) = message {
+                self.dropped += self.events.put_back(namespace, event);
             }
         }
-        self.bound_events();
         self.lazy.clear();
         self.urgent = self.statuses.keys().cloned().collect();
         self.dirty = self.statuses.keys().map(|uid| (uid.clone(), true)).collect();
@@ -205,9 +198,9 @@ impl Outbox {
                 return Some((Body::PodGone(gone.clone()), InFlight::Gone(uid)));
             }
         }
-        let mut event = self.events.pop_front()?;
+        let (namespace, mut event) = self.events.pop()?;
         event.dropped += std::mem::take(&mut self.dropped);
-        Some((Body::Event(event.clone()), InFlight::Event(event)))
+        Some((Body::Event(event.clone()), InFlight::Event(namespace, event)))
     }
 
     /// Puts what could not be taken back to where it waits for its turn.
@@ -217,14 +210,13 @@ impl Outbox {
             match self.later.pop_front() {
                 Some((_, InFlight::Status(uid))) => self.status_again(&uid),
                 Some((_, InFlight::Gone(uid))) => _ = self.gone_dirty.insert(uid),
-                Some((_, InFlight::Event(event))) => events.push(event),
+                Some((_, InFlight::Event(namespace, event))) => events.push((namespace, event)),
                 None => {}
             }
         }
-        for event in events.into_iter().rev() {
-            self.events.push_front(event);
+        for (namespace, event) in events.into_iter().rev() {
+            self.dropped += self.events.put_back(namespace, event);
         }
-        self.bound_events();
     }
 
     /// When the next message that waits for its time is due.
@@ -253,6 +245,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::event_line::EVENTS_MAX;
 
     fn status(uid: &str, text: &'static str) -> PodStatus {
         PodStatus { uid: uid.into(), status_json: text.into(), ..Default::default() }
@@ -340,7 +333,7 @@ mod tests {
         let mut outbox = Outbox::default();
         outbox.resend(true);
         outbox.status(status("a", "pending"), false);
-        ["e1", "e2", "e3"].into_iter().for_each(|text| outbox.event(event(text)));
+        ["e1", "e2", "e3"].into_iter().for_each(|text| outbox.event("d".into(), event(text)));
         assert_eq!(sequenced(&mut outbox), numbered(1, &["pending", "e1", "e2", "e3"]));
         outbox.done(&[2]);
         outbox.again(&[1, 3], Instant::now());
@@ -360,7 +353,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_waits_has_a_bound_and_what_is_dropped_is_counted() {
         let mut outbox = Outbox::default();
-        (0..EVENTS_MAX + 5).for_each(|_| outbox.event(event("e")));
+        (0..EVENTS_MAX + 5).for_each(|_| outbox.event("d".into(), event("e")));
         outbox.resend(true);
         let first = outbox.next(Instant::now()).unwrap().body.unwrap();
         assert!(matches!(first, Body::Event(event) if event.dropped == 5));
