@@ -411,7 +411,10 @@ impl Artifacts {
     }
 
     fn link(&self, component: &Component, kind: Kind) -> Result<Pre, PrepareError> {
-        let missing = |error: wasmtime::Error| PrepareError::MissingImport { message: format!("{error:#}") };
+        let missing = |error: wasmtime::Error| {
+            let message = format!("{error:#}; there are {}", linker::offers());
+            PrepareError::MissingImport { message }
+        };
         let instance = |linker: &Linker<State>| -> Result<InstancePre<State>, PrepareError> {
             linker.instantiate_pre(component).map_err(missing)
         };

@@ -10,9 +10,8 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
-use crate::files::{ENTRY_BYTES, Reserve, Usage};
+use crate::files::{ENTRY_BYTES, Reserve, Usage, Volume};
 use crate::ledger::{Account, Bound, Charge, Holding, Ledger, NodeBounds, PodBounds, Refused};
-use crate::linker::Volume;
 
 /// A pod's part of the disk. Clones are the same; the last one to go gives it back.
 #[derive(Clone)]

@@ -8,9 +8,11 @@
 //! All handles of a guest are the types of this folder, converted by their numbers in the resource table.
 
 mod calls;
+mod capability;
 mod convert;
 mod found;
 mod listing;
+mod mounts;
 mod p2;
 mod p3;
 mod reserve;
@@ -23,15 +25,17 @@ mod tests;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime::component::{Resource, ResourceTable};
 use wasmtime_wasi::filesystem::{Descriptor, Dir, WasiFilesystemCtx};
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use wasmtime_wasi::p2::{FsError, FsResult};
-use wasmtime_wasi::{FsPerms, OpenMode, WasiCtx, p2 as wasi2, p3 as wasi3};
+use wasmtime_wasi::{FsPerms, OpenMode, WasiCtx};
 
 use crate::ledger::{self, Charge, Holding, Refused};
 use crate::pool::{Call, NotDone, Pool};
 use crate::shares::Holder;
+pub(crate) use capability::PodFiles;
+pub use mounts::{Mount, Volume};
 pub(crate) use reserve::{Reserve, has_room};
 use transfer::TRANSFER_BYTES_MAX;
 use usage::OpenFile;
@@ -221,14 +225,13 @@ pub(crate) struct Files {
     blocking: WasiFilesystemCtx,
     /// What the guest finds open, with the paths in it.
     dirs: Vec<(OpenDescriptor, String)>,
-    dirs_charge: Option<Charge>,
 }
 
 impl Files {
     pub(crate) fn new(account: Arc<Account>) -> Self {
         let mut wasi = WasiCtx::builder().allow_blocking_current_thread(true).build();
         let blocking = std::mem::take(wasi.filesystem());
-        Self { account, blocking, dirs: Vec::new(), dirs_charge: None }
+        Self { account, blocking, dirs: Vec::new() }
     }
 
     /// Lets the guest find the directory at `path`, with where the volume that it is of is counted.
@@ -241,12 +244,11 @@ impl Files {
         self.dirs.push((Arc::new(dir), path));
     }
 
-    /// Charges for so many directories that it has open: a few are part of every container.
-    pub(crate) fn charge_dirs(&mut self, count: usize) -> Result<(), Refused> {
+    /// The charge for so many directories that it has open: a few are part of every container.
+    fn charge_dirs(&self, count: usize) -> Result<Charge, Refused> {
         let free = DIRS_FREE.min(self.account.ledger.files_guaranteed());
         let beyond = (count as u64).saturating_sub(free);
-        self.dirs_charge = Some(self.account.ledger.charge(Holding::Files, beyond)?);
-        Ok(())
+        self.account.ledger.charge(Holding::Files, beyond)
     }
 }
 
@@ -276,41 +278,6 @@ impl FilesCtxView<'_> {
         self.table.delete(Resource::<OpenDescriptor>::new_own(handle.rep()))?;
         Ok(())
     }
-}
-
-/// A store whose guest has files.
-pub(crate) trait FilesView: Send {
-    /// The parts that the file functions need.
-    fn files(&mut self) -> FilesCtxView<'_>;
-}
-
-/// Names [`FilesCtxView`] as the data that the generated functions work on.
-struct PodFiles;
-
-impl HasData for PodFiles {
-    type Data<'a> = FilesCtxView<'a>;
-}
-
-/// Puts the pod's files in the place of wasmtime-wasi's 0.2 files. Call it after wasmtime-wasi's
-/// `add_to_linker_async`; shadowing is off again when it returns.
-pub(crate) fn add_p2_to_linker<T: FilesView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
-    use wasi2::bindings::filesystem as wasi;
-    linker.allow_shadowing(true);
-    wasi::types::add_to_linker::<T, PodFiles>(linker, T::files)?;
-    wasi::preopens::add_to_linker::<T, PodFiles>(linker, T::files)?;
-    linker.allow_shadowing(false);
-    Ok(())
-}
-
-/// Puts the pod's files in the place of wasmtime-wasi's 0.3 files. Call it after wasmtime-wasi's `p3::add_to_linker`, on
-/// an engine with concurrency support.
-pub(crate) fn add_p3_to_linker<T: FilesView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
-    use wasi3::bindings::filesystem as wasi;
-    linker.allow_shadowing(true);
-    wasi::types::add_to_linker::<T, PodFiles>(linker, T::files)?;
-    wasi::preopens::add_to_linker::<T, PodFiles>(linker, T::files)?;
-    linker.allow_shadowing(false);
-    Ok(())
 }
 
 /// A path that is not too long to be kept while its call waits.

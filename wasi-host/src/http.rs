@@ -3,9 +3,11 @@
 //! Each request is served by a guest on the guests' executor; the caller waits for the response's head with the time
 //! limit in its own hands. What is under way is bounded, and refused beyond the bound.
 
+mod capability;
 mod clients;
+mod contents;
 mod delivery;
-pub(crate) mod growing;
+mod growing;
 mod listen;
 mod outgoing;
 mod p2;
@@ -30,13 +32,13 @@ use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
 use crate::artifact::Pre;
 use crate::exit::Exit;
-use crate::meter::fields_bytes;
 use crate::net::{BoxError, Client, HttpBody, HttpError, HttpService, NetError, Unanswered};
 use crate::sandbox::Sandbox;
 use crate::serving::PROBES_MAX;
 
+pub(crate) use capability::PodHttp;
 use clients::{Clients, UnderWay};
-pub(crate) use outgoing::{OUTGOING_MAX, OutgoingHttp};
+use contents::fields_bytes;
 
 /// Requests of one container that may be under way; more are answered with 503.
 const IN_FLIGHT_MAX: usize = 1024;

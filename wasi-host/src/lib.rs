@@ -5,9 +5,11 @@
 //! [`net::Uplink`]; this crate depends on no other of the project.
 //!
 //! What must hold here: a guest can fail, loop, allocate, flood or lie, and only its own pod pays. No behaviour of a
-//! guest is an error of the host; guests never run on the I/O runtime; all that is granted is in `linker.rs`.
+//! guest is an error of the host; guests never run on the I/O runtime; all that is granted is in `linker.rs` and the
+//! list of `capability.rs`.
 
 mod artifact;
+mod capability;
 pub mod descriptors;
 pub mod digests;
 mod disk;
@@ -28,14 +30,14 @@ mod sandbox;
 mod seats;
 pub mod serving;
 pub mod shares;
-pub mod sockets;
+mod sockets;
 mod stdin;
 
 pub use artifact::{Artifact, Confinement, Entry, PrepareError, Scarce, compile_child_main};
 pub use disk::{Grown, PodDisk, Written};
 pub use exit::Exit;
+pub use files::{Mount, Volume};
 pub use host::{Host, HostConfig, HostError, disable_library_backtraces};
-pub use linker::{Mount, Volume};
 pub use logs::LogSink;
 pub use sandbox::{Container, ContainerLimits, ContainerSpec, Pod, PodLimits, StartError, Usage};
 pub use seats::{NoSeat, SeatBound};

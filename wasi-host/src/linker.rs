@@ -1,137 +1,77 @@
-//! The one place of all grants: what a guest is linked to, and what its store holds.
+//! What a guest is linked to, and what its store holds: what every program of WASI has, and all that is in the list of
+//! [`capability`].
 //!
-//! Nothing is inherited from the process. A guest has the clocks and random numbers, its own arguments, environment,
-//! output, directories and network namespace, and nothing that is not named here.
+//! Nothing is inherited from the process. A guest has the clocks and random numbers, its own arguments, environment and
+//! output, the capabilities as far as its container was granted them, and nothing that is not named in these two files.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Linker;
 use wasmtime::{CallHook, Engine, Store, StoreContextMut};
-use wasmtime_wasi::filesystem::Dir;
-use wasmtime_wasi::{FsPerms, OpenMode, ResourceTable, WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi::cli::{WasiCli, WasiCliView as _};
+use wasmtime_wasi::random::{WasiRandom, WasiRandomView as _};
+use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
 
+use crate::capability::{self, ContainerParts, Env, Granted, States};
 use crate::engine::WasiVersion;
-use crate::files::{self, Files, FilesCtxView, FilesView, Usage};
-use crate::http::{self, OutgoingHttp};
-use crate::ledger::{Account, Refused};
+use crate::ledger::{Account, Charge, Refused};
 use crate::limits::{RANDOM_BYTES_MAX, StoreLimiter};
 use crate::logs::{LogSink, LogStream};
 use crate::meter::Meter;
 use crate::net::Namespace;
 use crate::sandbox::StartError;
 use crate::seats::Seat;
-use crate::sockets::{self, SocketCtxView, SocketView};
 use crate::stdin::OpenStdin;
-
-/// Bytes of one set of HTTP headers, with some 70 for each field.
-const FIELDS_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes of an instance's structures that are part of what every store takes; most programs have fewer.
 const STRUCTURES_FREE: u64 = 256 << 10;
 
-/// A directory of the host that a guest sees.
-#[derive(Debug, Clone)]
-pub struct Mount {
-    /// The directory on the host; for messages only where `pin` is set.
-    pub host: PathBuf,
-    /// The directory itself, opened where its path was checked: what guests do to that path later changes nothing.
-    /// Without it, the path is opened once, when the container is started.
-    pub pin: Option<Arc<OwnedFd>>,
-    /// Its absolute path in the guest.
-    pub guest: String,
-    /// Nothing under it can be changed by the guest.
-    pub read_only: bool,
-    /// The volume that it is of; none where only the node writes it.
-    pub volume: Option<Volume>,
-}
-
-/// Files that guests of one pod write and share. What they take of the disk is counted together, however often and under
-/// whatever paths the volume is mounted.
-#[derive(Debug, Clone)]
-pub struct Volume {
-    /// Its directory on the host.
-    pub dir: PathBuf,
-    /// Bytes that its files may take: their lengths, and 4 KiB for each name.
-    pub bytes_max: Option<u64>,
-}
-
-/// A mount whose directory was found once and for all.
-pub(crate) struct PinnedMount {
-    dir: Dir,
-    guest: String,
-    read_only: bool,
-    volume: Option<Volume>,
-}
-
-impl PinnedMount {
-    /// The mounts of a container, and how many directories they are: each is opened once.
-    pub(crate) fn all(mounts: &[Mount]) -> Result<(Vec<PinnedMount>, usize), StartError> {
-        let mut opened: BTreeMap<&Path, Dir> = BTreeMap::new();
-        let mut all = Vec::with_capacity(mounts.len());
-        for mount in mounts {
-            let dir = match opened.get(&*mount.host) {
-                Some(known) => known.clone(),
-                None => {
-                    let dir = open(mount).map_err(|error| StartError::Mount {
-                        host: mount.host.display().to_string(),
-                        guest: mount.guest.clone(),
-                        message: error.to_string(),
-                    })?;
-                    opened.insert(&mount.host, dir.clone());
-                    dir
-                }
-            };
-            let (guest, volume) = (mount.guest.clone(), mount.volume.clone());
-            all.push(PinnedMount { dir, guest, read_only: mount.read_only, volume });
-        }
-        Ok((all, opened.len()))
-    }
-
-    /// Lets the guest of `files` find the directory. `usage` says where a volume is counted.
-    pub(crate) fn mount(self, files: &mut Files, usage: impl FnOnce(&Volume) -> Arc<Usage>) {
-        files.mount(self.dir, self.guest, self.read_only, self.volume.as_ref().map(usage));
-    }
-}
-
-/// Opens a mount's directory, where that has not been done. Fails where it cannot be read as a directory.
-fn open(mount: &Mount) -> io::Result<Dir> {
-    let dir = match &mount.pin {
-        Some(pin) => pin.try_clone()?,
-        None => {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            rustix::fs::open(&mount.host, flags, Mode::empty())?
-        }
-    };
-    // Fails here rather than in the guest's task: the caller can say what is wrong with the spec.
-    rustix::fs::openat(&dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    Ok(Dir::new(dir.into(), FsPerms::ReadWrite, OpenMode::READ | OpenMode::WRITE, true))
-}
+/// What every guest may import, as users know it.
+const NAMES: [&str; 4] = ["wasi:cli", "wasi:clocks", "wasi:io", "wasi:random"];
 
 /// What one container's instances are given.
 pub(crate) struct Grants {
-    pub(crate) args: Vec<String>,
-    pub(crate) env: Vec<(String, String)>,
-    pub(crate) files: Arc<Files>,
-    pub(crate) stdout: Arc<dyn LogSink>,
+    args: Vec<String>,
+    env: Env,
+    stdout: Arc<dyn LogSink>,
     pub(crate) stderr: Arc<dyn LogSink>,
     /// Standard input waits until this is cancelled and ends then; without it, it is at its end from the start.
-    pub(crate) stdin_until: Option<CancellationToken>,
+    stdin_until: Option<CancellationToken>,
     pub(crate) namespace: Namespace,
     /// On whose account it all is.
     pub(crate) account: Arc<Account>,
-    /// Outgoing HTTP requests of the container that may be under way.
-    pub(crate) outgoing: Arc<Semaphore>,
+    granted: Granted,
+    /// For what the grants take as long as the container lives.
+    charges: Vec<Charge>,
 }
 
 impl Grants {
+    /// What the container's spec grants. Fails where that names what is not there. `stop` ends its standard input.
+    pub(crate) fn new(
+        container: &ContainerParts<'_>,
+        stop: &CancellationToken,
+    ) -> Result<Grants, StartError> {
+        let ContainerParts { spec, env, namespace, account, .. } = container;
+        Ok(Grants {
+            args: spec.args.clone(),
+            env: Arc::clone(env),
+            stdout: Arc::clone(&spec.stdout),
+            stderr: Arc::clone(&spec.stderr),
+            stdin_until: (!spec.stdin_closed).then(|| stop.clone()),
+            namespace: Namespace::clone(namespace),
+            account: Arc::clone(account),
+            granted: Granted::new(container)?,
+            charges: Vec::new(),
+        })
+    }
+
+    /// Charges for what the grants take of the host, once the container has a seat; or says who has no room for it.
+    pub(crate) fn charge(&mut self) -> Result<(), Refused> {
+        self.charges = self.granted.charge()?;
+        Ok(())
+    }
+
     /// The charge for a new store of an instance with structures of so many bytes, or who has no room for it.
     pub(crate) fn meter(&self, version: WasiVersion, structures: u64) -> Result<Meter, Refused> {
         let args = self.args.iter().map(String::len).sum::<usize>();
@@ -154,20 +94,11 @@ impl Grants {
         if let Some(until) = &self.stdin_until {
             builder.stdin(OpenStdin::new(until.clone()));
         }
-        let mut http = WasiHttpCtx::new();
-        http.set_field_size_limit(FIELDS_BYTES_MAX);
         State {
             table: meter.table(),
             meter,
             wasi: builder.build(),
-            http,
-            outgoing: OutgoingHttp::new(
-                self.namespace.clone(),
-                Arc::clone(&self.outgoing),
-                Arc::clone(&self.account),
-            ),
-            namespace: self.namespace.clone(),
-            files: Arc::clone(&self.files),
+            states: self.granted.states(),
             limiter: StoreLimiter::new(&self.account),
             _seat: seat,
         }
@@ -181,64 +112,36 @@ pub(crate) struct State {
     table: ResourceTable,
     meter: Meter,
     wasi: WasiCtx,
-    http: WasiHttpCtx,
-    outgoing: OutgoingHttp,
-    namespace: Namespace,
-    files: Arc<Files>,
+    states: States,
     pub(crate) limiter: StoreLimiter,
     /// Its part of the live instances that the host admits.
     _seat: Seat,
 }
 
-impl State {
-    /// Whether the host may hold more for the guest than it does: more fields, larger ones, another request.
-    pub(crate) fn may_grow(&mut self) -> bool {
-        self.http();
-        !self.meter.is_over()
-    }
-
-    /// Something of an outgoing request was set.
-    pub(crate) fn note_http_change(&mut self) {
-        self.outgoing.note_change();
-    }
-
-    /// The head of a request that the guest will have, for as long as the store lives.
-    pub(crate) fn hold_head(&mut self, bytes: u64) -> Result<(), Refused> {
-        self.meter.hold(bytes)
-    }
+/// What a capability's functions need of a store.
+pub(crate) struct Parts<'a> {
+    /// What capabilities keep; each takes its own.
+    pub(crate) states: &'a mut States,
+    /// Where the guest's handles live.
+    pub(crate) table: &'a mut ResourceTable,
+    /// What the table is charged by.
+    pub(crate) meter: &'a mut Meter,
 }
 
 // These are called at each call of a guest, before what it does: it is here that what the last one left is counted.
+
+impl State {
+    #[inline]
+    pub(crate) fn parts(&mut self) -> Parts<'_> {
+        self.meter.make_room(&mut self.table);
+        Parts { states: &mut self.states, table: &mut self.table, meter: &mut self.meter }
+    }
+}
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         self.meter.make_room(&mut self.table);
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
-    }
-}
-
-impl WasiHttpView for State {
-    fn http(&mut self) -> WasiHttpCtxView<'_> {
-        self.meter.make_room(&mut self.table);
-        if self.outgoing.take_changed() || self.meter.is_over() {
-            self.meter.count(&mut self.table);
-            self.outgoing.squeeze(self.meter.is_over());
-        }
-        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.outgoing }
-    }
-}
-
-impl SocketView for State {
-    fn sockets(&mut self) -> SocketCtxView<'_> {
-        self.meter.make_room(&mut self.table);
-        SocketCtxView { table: &mut self.table, namespace: &self.namespace }
-    }
-}
-
-impl FilesView for State {
-    fn files(&mut self) -> FilesCtxView<'_> {
-        self.meter.make_room(&mut self.table);
-        FilesCtxView { table: &mut self.table, files: &self.files }
     }
 }
 
@@ -275,74 +178,125 @@ pub(crate) fn make_room_for_tasks(store: &mut StoreContextMut<'_, State>) -> boo
 /// All that a component may import. What is not here cannot be imported.
 pub(crate) fn linker(engine: &Engine, version: WasiVersion) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    add_p2_to_linker(&mut linker)?;
+    capability::add_p2_to_linker(&mut linker)?;
     if version == WasiVersion::P3 {
-        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
-        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
-    }
-    http::growing::add_p2_to_linker(&mut linker)?;
-    if version == WasiVersion::P3 {
-        http::growing::add_p3_to_linker(&mut linker)?;
-    }
-    // The sockets above are the host's own and deny everything, and the files block threads that are everybody's; the
-    // pod's take their place.
-    sockets::add_p2_to_linker(&mut linker)?;
-    files::add_p2_to_linker(&mut linker)?;
-    if version == WasiVersion::P3 {
-        sockets::add_p3_to_linker(&mut linker)?;
-        files::add_p3_to_linker(&mut linker)?;
+        wasmtime_wasi::p3::cli::add_to_linker(&mut linker)?;
+        wasmtime_wasi::p3::clocks::add_to_linker(&mut linker)?;
+        wasmtime_wasi::p3::random::add_to_linker(&mut linker)?;
+        capability::add_p3_to_linker(&mut linker)?;
     }
     Ok(linker)
 }
 
+/// What every program of WASI 0.2 has: all of wasmtime-wasi but its sockets, which are the host's own, and its files, which
+/// block threads that are everybody's.
+fn add_p2_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    use wasmtime_wasi::p2::bindings::{cli, random};
+    // I/O, clocks, the secure random numbers and the standard streams.
+    wasmtime_wasi::p2::add_to_linker_proxy_interfaces_async(linker)?;
+    random::insecure::add_to_linker::<State, WasiRandom>(linker, State::random)?;
+    random::insecure_seed::add_to_linker::<State, WasiRandom>(linker, State::random)?;
+    cli::environment::add_to_linker::<State, WasiCli>(linker, State::cli)?;
+    cli::exit::add_to_linker::<State, WasiCli>(linker, State::cli)?;
+    cli::terminal_input::add_to_linker::<State, WasiCli>(linker, State::cli)?;
+    cli::terminal_output::add_to_linker::<State, WasiCli>(linker, State::cli)?;
+    cli::terminal_stdin::add_to_linker::<State, WasiCli>(linker, State::cli)?;
+    cli::terminal_stdout::add_to_linker::<State, WasiCli>(linker, State::cli)?;
+    cli::terminal_stderr::add_to_linker::<State, WasiCli>(linker, State::cli)
+}
+
+/// The names of all that there is to import, for messages.
+pub(crate) fn offers() -> String {
+    [&NAMES, capability::NAMES].concat().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd as _;
-
     use super::*;
+    use crate::engine;
 
-    #[test]
-    fn a_pinned_directory_stays_the_same_whatever_takes_its_place() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (host, other) = (dir.path().join("volume"), dir.path().join("secrets"));
-        for (path, file) in [(&host, "mine"), (&other, "theirs")] {
-            std::fs::create_dir(path).expect("made");
-            std::fs::write(path.join(file), "").expect("written");
-        }
-        let pin = Some(Arc::new(OwnedFd::from(std::fs::File::open(&host).expect("there"))));
-        let mount = Mount {
-            host: host.clone(),
-            pin: None,
-            guest: "/data".to_owned(),
-            read_only: false,
-            volume: None,
+    /// Interfaces of the version, each with something that it has.
+    const P2: &[(&str, &str)] = &[
+        ("wasi:cli/environment", "get-environment"),
+        ("wasi:cli/exit", "exit"),
+        ("wasi:cli/stderr", "get-stderr"),
+        ("wasi:cli/stdin", "get-stdin"),
+        ("wasi:cli/stdout", "get-stdout"),
+        ("wasi:cli/terminal-input", "terminal-input"),
+        ("wasi:cli/terminal-output", "terminal-output"),
+        ("wasi:cli/terminal-stderr", "get-terminal-stderr"),
+        ("wasi:cli/terminal-stdin", "get-terminal-stdin"),
+        ("wasi:cli/terminal-stdout", "get-terminal-stdout"),
+        ("wasi:clocks/monotonic-clock", "now"),
+        ("wasi:clocks/wall-clock", "now"),
+        ("wasi:filesystem/preopens", "get-directories"),
+        ("wasi:filesystem/types", "[method]descriptor.read"),
+        ("wasi:http/outgoing-handler", "handle"),
+        ("wasi:http/types", "[method]fields.get"),
+        ("wasi:io/error", "[method]error.to-debug-string"),
+        ("wasi:io/poll", "poll"),
+        ("wasi:io/streams", "[method]input-stream.read"),
+        ("wasi:random/insecure", "get-insecure-random-u64"),
+        ("wasi:random/insecure-seed", "insecure-seed"),
+        ("wasi:random/random", "get-random-u64"),
+        ("wasi:sockets/instance-network", "instance-network"),
+        ("wasi:sockets/ip-name-lookup", "resolve-addresses"),
+        ("wasi:sockets/network", "network"),
+        ("wasi:sockets/tcp", "[method]tcp-socket.start-bind"),
+        ("wasi:sockets/tcp-create-socket", "create-tcp-socket"),
+        ("wasi:sockets/udp", "[method]udp-socket.start-bind"),
+        ("wasi:sockets/udp-create-socket", "create-udp-socket"),
+    ];
+    const P3: &[(&str, &str)] = &[
+        ("wasi:cli/environment", "get-environment"),
+        ("wasi:cli/exit", "exit"),
+        ("wasi:cli/stderr", "write-via-stream"),
+        ("wasi:cli/stdin", "read-via-stream"),
+        ("wasi:cli/stdout", "write-via-stream"),
+        ("wasi:cli/terminal-input", "terminal-input"),
+        ("wasi:cli/terminal-output", "terminal-output"),
+        ("wasi:cli/terminal-stderr", "get-terminal-stderr"),
+        ("wasi:cli/terminal-stdin", "get-terminal-stdin"),
+        ("wasi:cli/terminal-stdout", "get-terminal-stdout"),
+        ("wasi:clocks/monotonic-clock", "now"),
+        ("wasi:clocks/system-clock", "now"),
+        ("wasi:filesystem/preopens", "get-directories"),
+        ("wasi:filesystem/types", "[method]descriptor.stat"),
+        ("wasi:http/client", "send"),
+        ("wasi:http/types", "[method]fields.get"),
+        ("wasi:random/insecure", "get-insecure-random-u64"),
+        ("wasi:random/insecure-seed", "get-insecure-seed"),
+        ("wasi:random/random", "get-random-u64"),
+        ("wasi:sockets/ip-name-lookup", "resolve-addresses"),
+        ("wasi:sockets/types", "[method]tcp-socket.bind"),
+    ];
+
+    /// Which of them can be defined because nothing has done so yet.
+    fn missing(linker: &Linker<State>, interfaces: &[(&str, &str)], version: &str) -> Vec<String> {
+        let name = |(interface, item): &(&str, &str)| {
+            let mut linker = linker.clone();
+            let name = format!("{interface}@{version}");
+            let defined = linker
+                .instance(&name)
+                .expect("an instance")
+                .func_wrap(item, |_: StoreContextMut<'_, State>, (): ()| Ok(()));
+            defined.is_ok().then_some(name)
         };
-        let opened = open(&mount).expect("there");
-        std::fs::rename(&host, dir.path().join("moved")).expect("moved");
-        std::os::unix::fs::symlink(&other, &host).expect("linked");
-        let pinned = open(&Mount { pin, ..mount }).expect("there");
-        for dir in [opened, pinned] {
-            let path = format!("/proc/self/fd/{}", dir.dir.as_raw_fd());
-            let names = std::fs::read_dir(path).expect("readable").flatten();
-            let names: Vec<_> = names.map(|entry| entry.file_name()).collect();
-            assert_eq!(names, ["mine"]);
-        }
+        interfaces.iter().filter_map(name).collect()
     }
 
     #[test]
-    fn a_directory_is_opened_once_however_often_it_is_mounted() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mount = |number: usize| Mount {
-            host: dir.path().to_owned(),
-            pin: None,
-            guest: format!("/data/{number}"),
-            read_only: number == 0,
-            volume: None,
+    fn every_interface_is_there_in_its_version_and_0_3_on_its_engine_alone() {
+        let linked = |version| {
+            let engine = engine::compiling(version).expect("an engine");
+            linker(&engine, version).expect("linked")
         };
-        let mounts: Vec<_> = (0..1000).map(mount).collect();
-        let (all, dirs) = PinnedMount::all(&mounts).expect("there");
-        assert_eq!((all.len(), dirs), (1000, 1));
-        assert!(all.iter().all(|mount| Arc::ptr_eq(&mount.dir.dir, &all[0].dir.dir)));
+        let (p2, p3) = (linked(WasiVersion::P2), linked(WasiVersion::P3));
+        for linker in [&p2, &p3] {
+            assert_eq!(missing(linker, P2, "0.2.12"), Vec::<String>::new());
+        }
+        assert_eq!(missing(&p3, P3, "0.3.0"), Vec::<String>::new());
+        assert_eq!(missing(&p2, P3, "0.3.0").len(), P3.len());
     }
 }

@@ -5,20 +5,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wasmtime::{Store, UpdateDeadline};
 
 use crate::artifact::{Artifact, Entry, Pre};
+use crate::capability::ContainerParts;
 use crate::disk::PodDisk;
 use crate::executor::{self, Bucket, Group, JoinError, Verdict};
 use crate::exit::{self, Exit};
-use crate::files::{self, Files};
+use crate::files::Mount;
 use crate::host;
-use crate::http::{self, OUTGOING_MAX};
+use crate::http;
 use crate::ledger::{Account, Holding, PodBounds, Refused};
 use crate::limits::bound_store;
-use crate::linker::{self, Grants, Mount, PinnedMount, State};
+use crate::linker::{self, Grants, State};
 use crate::logs::LogSink;
 use crate::net::{Namespace, NetError};
 use crate::seats::{NoSeat, PodSeats, Seat, Share};
@@ -192,9 +193,12 @@ impl Pod {
 
     /// Starts a container. It runs until it ends, is killed, or the last clone of its handle is dropped.
     pub fn start(&self, spec: ContainerSpec) -> Result<Container, StartError> {
-        let mounts = PinnedMount::all(&spec.mounts)?;
+        let stop = CancellationToken::new();
+        // What is wrong with the spec is told before the want of a seat, and what there is no room for after it.
+        let mut grants = self.grants(&spec, &stop)?;
         let share = self.inner.seats.admit(spec.artifact.weight)?;
-        let sandbox = Arc::new(self.sandbox(&spec, mounts, share)?);
+        grants.charge()?;
+        let sandbox = Arc::new(self.sandbox(&spec, stop, grants, share));
         match spec.artifact.entry() {
             Entry::Command => start_command(&sandbox)?,
             Entry::HttpP2 | Entry::HttpP3 => {
@@ -207,12 +211,28 @@ impl Pod {
         Ok(Container { handle: Arc::new(Handle { sandbox }) })
     }
 
+    fn grants(&self, spec: &ContainerSpec, stop: &CancellationToken) -> Result<Grants, StartError> {
+        let pod = &self.inner;
+        let env = spec.env.iter().map(|(name, value)| (Arc::from(name.as_str()), Arc::from(value.as_str())));
+        let container = ContainerParts {
+            spec,
+            env: &env.collect(),
+            // What the container listens on is its own: it can be stopped by itself.
+            namespace: &pod.namespace.scoped(),
+            account: &pod.account.container(spec.limits.memory_bytes),
+            disk: &pod.disk,
+            host: &pod.host,
+        };
+        Grants::new(&container, stop)
+    }
+
     fn sandbox(
         &self,
         spec: &ContainerSpec,
-        (mounts, dirs): (Vec<PinnedMount>, usize),
+        stop: CancellationToken,
+        grants: Grants,
         share: Arc<Share>,
-    ) -> Result<Sandbox, StartError> {
+    ) -> Sandbox {
         let pod = &self.inner;
         let own_quota = spec.limits.cpu_quota.map(|cores| Arc::new(Bucket::new(cores)));
         let buckets = own_quota.into_iter().chain(pod.quota.clone()).collect();
@@ -220,43 +240,20 @@ impl Pod {
             (0, 0) => executor::DEFAULT_WEIGHT,
             (0, weight) | (weight, _) => weight,
         };
-        let account = pod.account.container(spec.limits.memory_bytes);
-        let stop = CancellationToken::new();
-        let holder = pod.namespace.holder().clone();
-        let mut files = Files::new(files::Account::new(
-            pod.host.files.clone(),
-            holder,
-            Arc::clone(&account),
-            Arc::clone(&pod.host.reserve),
-        ));
-        files.charge_dirs(dirs)?;
-        mounts.into_iter().for_each(|mount| mount.mount(&mut files, |volume| pod.disk.usage(volume)));
-        let grants = Grants {
-            args: spec.args.clone(),
-            env: spec.env.clone(),
-            files: Arc::new(files),
-            stdout: Arc::clone(&spec.stdout),
-            stderr: Arc::clone(&spec.stderr),
-            stdin_until: (!spec.stdin_closed).then(|| stop.clone()),
-            // What the container listens on is its own: it can be stopped by itself.
-            namespace: pod.namespace.scoped(),
-            account: Arc::clone(&account),
-            outgoing: Arc::new(Semaphore::new(OUTGOING_MAX)),
-        };
-        Ok(Sandbox {
+        Sandbox {
             name: spec.name.clone(),
             group: pod.host.executor.group(weight, buckets, Arc::clone(&pod.cpu_ns)),
             host: Arc::clone(&pod.host),
             artifact: Arc::clone(&spec.artifact),
             share,
+            account: Arc::clone(&grants.account),
             grants,
-            account,
             disk: pod.disk.clone(),
             stop,
             ended: CancellationToken::new(),
             reason: OnceLock::new(),
             exit: watch::Sender::new(None),
-        })
+        }
     }
 }
 

@@ -13,31 +13,69 @@ mod udp;
 #[cfg(test)]
 mod tests;
 
-use crate::ledger::Charge;
-use crate::net::{Namespace, NetError};
 use std::net::IpAddr;
+
 use wasmtime::component::{HasData, Linker, ResourceTable};
 use wasmtime_wasi::{p2 as wasi2, p3 as wasi3};
 
-/// What the socket functions need of a store: its resource table and its pod's network.
-pub struct SocketCtxView<'a> {
-    /// Where the guest's handles live.
-    pub table: &'a mut ResourceTable,
-    /// The pod's network.
-    pub namespace: &'a Namespace,
-}
+use crate::capability::{Capability, ContainerParts};
+use crate::ledger::Charge;
+use crate::linker::{self, Parts};
+use crate::net::{Namespace, NetError};
+use crate::sandbox::StartError;
 
-/// A store whose guest has sockets.
-pub trait SocketView: Send {
-    /// The parts that the socket functions need.
-    fn sockets(&mut self) -> SocketCtxView<'_>;
-}
-
-/// Names [`SocketCtxView`] as the data that the generated functions work on.
+/// The capability, and the name of [`SocketCtxView`] as the data that the generated functions work on.
 pub(crate) struct PodSockets;
 
 impl HasData for PodSockets {
     type Data<'a> = SocketCtxView<'a>;
+}
+
+impl Capability for PodSockets {
+    const NAME: &'static str = "wasi:sockets";
+
+    /// The pod's network, by the container's own handle.
+    type Grant = Namespace;
+    type State = Namespace;
+
+    fn add_p2_to_linker(linker: &mut Linker<linker::State>) -> wasmtime::Result<()> {
+        use wasi2::bindings::sockets as wasi;
+        let options = wasi::network::LinkOptions::default();
+        wasi::network::add_to_linker::<_, PodSockets>(linker, &options, view)?;
+        wasi::instance_network::add_to_linker::<_, PodSockets>(linker, view)?;
+        wasi::tcp_create_socket::add_to_linker::<_, PodSockets>(linker, view)?;
+        wasi::tcp::add_to_linker::<_, PodSockets>(linker, view)?;
+        wasi::udp_create_socket::add_to_linker::<_, PodSockets>(linker, view)?;
+        wasi::udp::add_to_linker::<_, PodSockets>(linker, view)?;
+        wasi::ip_name_lookup::add_to_linker::<_, PodSockets>(linker, view)
+    }
+
+    fn add_p3_to_linker(linker: &mut Linker<linker::State>) -> wasmtime::Result<()> {
+        use wasi3::bindings::sockets as wasi;
+        wasi::types::add_to_linker::<_, PodSockets>(linker, view)?;
+        wasi::ip_name_lookup::add_to_linker::<_, PodSockets>(linker, view)
+    }
+
+    fn grant(container: &ContainerParts<'_>) -> Result<Namespace, StartError> {
+        Ok(container.namespace.clone())
+    }
+
+    fn state(namespace: &Namespace) -> Namespace {
+        namespace.clone()
+    }
+}
+
+/// What the socket functions need of a store: its resource table and its pod's network.
+pub(crate) struct SocketCtxView<'a> {
+    /// Where the guest's handles live.
+    pub(crate) table: &'a mut ResourceTable,
+    /// The pod's network.
+    pub(crate) namespace: &'a Namespace,
+}
+
+fn view(state: &mut linker::State) -> SocketCtxView<'_> {
+    let Parts { states, table, .. } = state.parts();
+    SocketCtxView { table, namespace: &states.sockets }
 }
 
 /// The addresses of a name, and the charge for the room that they take: one that is refused is a failure that may pass.
@@ -45,32 +83,4 @@ async fn resolve(namespace: &Namespace, name: &str) -> Result<(Vec<IpAddr>, Opti
     let addresses = namespace.resolve(name).await?;
     let charge = namespace.hold(std::mem::size_of_val(addresses.as_slice()) as u64);
     Ok((addresses, charge.map_err(|_| NetError::NameTemporarilyUnknown)?))
-}
-
-/// Puts the pod's sockets in the place of wasmtime-wasi's 0.2 sockets. Call it after wasmtime-wasi's
-/// `add_to_linker_async`; shadowing is off again when it returns.
-pub fn add_p2_to_linker<T: SocketView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
-    use wasi2::bindings::sockets as wasi;
-    linker.allow_shadowing(true);
-    let options = wasi::network::LinkOptions::default();
-    wasi::network::add_to_linker::<T, PodSockets>(linker, &options, T::sockets)?;
-    wasi::instance_network::add_to_linker::<T, PodSockets>(linker, T::sockets)?;
-    wasi::tcp_create_socket::add_to_linker::<T, PodSockets>(linker, T::sockets)?;
-    wasi::tcp::add_to_linker::<T, PodSockets>(linker, T::sockets)?;
-    wasi::udp_create_socket::add_to_linker::<T, PodSockets>(linker, T::sockets)?;
-    wasi::udp::add_to_linker::<T, PodSockets>(linker, T::sockets)?;
-    wasi::ip_name_lookup::add_to_linker::<T, PodSockets>(linker, T::sockets)?;
-    linker.allow_shadowing(false);
-    Ok(())
-}
-
-/// Puts the pod's sockets in the place of wasmtime-wasi's 0.3 sockets. Call it after wasmtime-wasi's
-/// `p3::add_to_linker`, on an engine with concurrency support.
-pub fn add_p3_to_linker<T: SocketView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
-    use wasi3::bindings::sockets as wasi;
-    linker.allow_shadowing(true);
-    wasi::types::add_to_linker::<T, PodSockets>(linker, T::sockets)?;
-    wasi::ip_name_lookup::add_to_linker::<T, PodSockets>(linker, T::sockets)?;
-    linker.allow_shadowing(false);
-    Ok(())
 }

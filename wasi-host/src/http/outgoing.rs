@@ -22,8 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttpHooks};
 
+use super::contents::{BODY_CHUNK_BYTES, BODY_CHUNK_BYTES_SQUEEZED};
 use crate::ledger::{Account, Charge, Holding};
-use crate::meter::{BODY_CHUNK_BYTES, BODY_CHUNK_BYTES_SQUEEZED};
 use crate::net::{BoxError, Conn, HttpBody, HttpError, Namespace, NetError, announce_body};
 
 /// Outgoing requests of one container at once.

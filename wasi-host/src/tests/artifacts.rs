@@ -46,6 +46,24 @@ async fn what_cannot_run_is_refused_with_the_mend() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_imported_is_told_by_name_with_what_can() {
+    let bench = Bench::new(1);
+    let text = r#"(component
+        (import "wasi:keyvalue/store@0.2.0-draft" (instance (export "open" (func))))
+        (core module $m (func (export "run") (result i32) (i32.const 0)))
+        (core instance $i (instantiate $m))
+        (func $run (result (result)) (canon lift (core func $i "run")))
+        (instance $r (export "run" (func $run)))
+        (export "wasi:cli/run@0.2.0" (instance $r)))"#;
+    let path = bench.write("needs.wasm", text);
+    let refused = bench.host.prepare(&path, "default").await.expect_err("there is none");
+    assert!(matches!(refused, PrepareError::MissingImport { .. }), "{refused}");
+    let (told, offered) =
+        (refused.to_string(), "there are wasi:cli, wasi:clocks, wasi:io, wasi:random, wasi:sockets");
+    assert!(told.contains("`wasi:keyvalue/store@0.2.0-draft`") && told.contains(offered), "{told}");
+}
+
+#[tokio::test]
 async fn a_file_that_is_too_large_is_not_read() {
     let bench = Bench::new(1);
     let path = bench.dir.path().join("large.wasm");

@@ -7,8 +7,9 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 
 use super::*;
+use crate::ledger::{Charge, Holding};
 use crate::net::{Client, HttpBody, HttpError, empty_body};
-use crate::{Exit, NoSeat, PrepareError, SeatBound, StartError};
+use crate::{Exit, Mount, NoSeat, PrepareError, SeatBound, StartError};
 
 const PORT: u16 = 8080;
 
@@ -218,6 +219,44 @@ async fn calls_of_a_composition_wait_on_stacks_of_its_own_seats() {
     let refused = bench.host.prepare(&path, "default").await.expect_err("a hundred stacks in a seat");
     assert!(matches!(refused, PrepareError::Compile { .. }), "{refused}");
     assert!(refused.to_string().contains("in 101 of the components"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_wrong_mount_is_told_before_the_want_of_a_seat_and_the_want_of_files_after_it() {
+    let bench = Bench::new(2);
+    let waiter = bench.prepare(&waiter()).await;
+    let pod = bench.pod(PodLimits::default());
+    let mut running = Vec::new();
+    while let Ok(container) = wait_for_input(&bench, &pod, &waiter) {
+        running.push(container);
+    }
+    let mut files = Charge::nothing(pod.account(), Holding::Files);
+    while files.grow(1).is_ok() {}
+    let start = |dirs: &[PathBuf]| {
+        let mount = |host: &PathBuf| Mount {
+            host: host.clone(),
+            pin: None,
+            guest: host.display().to_string(),
+            read_only: true,
+            volume: None,
+        };
+        let mut spec = bench.spec(waiter.clone());
+        spec.mounts = dirs.iter().map(mount).collect();
+        pod.start(spec).expect_err("there is no seat, or no file")
+    };
+    let dirs: Vec<_> = (0..20).map(|number| bench.dir.path().join(format!("dir-{number}"))).collect();
+    assert!(matches!(start(&dirs), StartError::Mount { .. }));
+    dirs.iter().for_each(|dir| std::fs::create_dir(dir).expect("made"));
+    assert!(matches!(start(&dirs), StartError::NoSeat(_)));
+    running.pop();
+    let refused = loop {
+        match start(&dirs) {
+            StartError::NoSeat(_) => tokio::task::yield_now().await,
+            refused => break refused,
+        }
+    };
+    assert!(matches!(refused, StartError::Exhausted(_)), "{refused}");
+    assert_eq!(pod.account().held(Holding::Files), files.amount());
 }
 
 #[tokio::test]
