@@ -128,6 +128,7 @@ capabilities! {
     sockets: crate::sockets::PodSockets,
     http: crate::http::PodHttp,
     files: crate::files::PodFiles,
+    config: crate::config::PodConfig,
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 
 mod artifact;
 mod capability;
+mod config;
 pub mod descriptors;
 pub mod digests;
 mod disk;

@@ -3,6 +3,7 @@
 mod artifacts;
 mod clients;
 mod commands;
+mod config;
 mod cpu;
 mod growing;
 mod holdings;
