@@ -309,8 +309,10 @@ pub fn kind_path(name: &str, namespace: &str) -> Result<KindPath> {
     let name = name.to_ascii_lowercase();
     let (plain, group) =
         name.split_once('.').map_or((name.as_str(), None), |(plain, group)| (plain, Some(group)));
-    let kind = coracle_objects::registry::kinds().iter().find(|kind| {
-        let named = kind.plural == plain || kind.singular == plain || kind.short_names.contains(&plain);
+    let kind = coracle_objects::kinds().iter().find(|kind| {
+        let named = kind.plural == plain
+            || kind.singular == plain
+            || kind.short_names.iter().any(|short| short == plain);
         named && group.is_none_or(|group| kind.group == group)
     });
     let Some(kind) = kind else {

@@ -35,7 +35,7 @@ fn checked(text: &str, faults: impl Fn(&str) -> Vec<String>) -> Result<String, S
 
 /// Refuses what can be no name of an object of the kind.
 pub fn of_kind(kind: &Kind, name: &str) -> Result<()> {
-    let what = kind.singular;
+    let what = &kind.singular;
     match checked(name, |name| kind.name_rule.faults(name)) {
         Ok(_) => Ok(()),
         Err(fault) => bail!("{name:?} is no name of a {what}: {fault}"),

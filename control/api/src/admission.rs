@@ -12,7 +12,7 @@ use crate::{config::ApiConfig, error::ApiError, metadata};
 /// The state in which a write is decided.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
-    pub kind: &'static Kind,
+    pub kind: &'a Kind,
     pub view: &'a View,
     pub config: &'a ApiConfig,
     pub key: &'a ObjectKey,
@@ -31,7 +31,7 @@ pub fn on_create(context: &Context<'_>, object: &mut Value) -> Result<Transactio
     let admitted = admission::admit(kind, key, object, context.view);
     let required = admitted.map_err(|refused| error_of(kind, &key.name.name, refused))?;
     let mut along = Transaction { preconditions: required.into_iter().collect(), writes: Vec::new() };
-    match (kind.group, kind.kind) {
+    match (&*kind.group, &*kind.kind) {
         ("", "Service") => along.join(services::allocate(context, None, object)?),
         ("networking.k8s.io", "Ingress") => note_hosts(None, object, &context.now()),
         _ => {}
@@ -60,7 +60,7 @@ pub fn completes(kind: &Kind) -> bool {
 
 /// Completes a changed object. Called after the kind's defaults and before validation.
 pub fn on_update(context: &Context<'_>, old: &Value, new: &mut Value) -> Result<Transaction, ApiError> {
-    match (context.kind.group, context.kind.kind) {
+    match (&*context.kind.group, &*context.kind.kind) {
         ("", "Service") => services::allocate(context, Some(old), new),
         ("networking.k8s.io", "Ingress") => {
             note_hosts(Some(old), new, &context.now());

@@ -151,7 +151,7 @@ pub fn warn(response: &mut Response, warnings: &[String]) {
 pub fn present(kind: &Kind, object: &Object) -> Bytes {
     // What a dry run would create has no revision.
     let unborn = object.revision == 0;
-    if kind.storage.is_none() {
+    if !kind.is_converted() {
         return if unborn { object.draft() } else { object.json.clone() };
     }
     present_value(kind, object).to_string().into()
@@ -160,9 +160,9 @@ pub fn present(kind: &Kind, object: &Object) -> Bytes {
 /// As [`present`], parsed.
 pub fn present_value(kind: &Kind, object: &Object) -> Value {
     let mut value: Value = object.parse().unwrap_or_default();
-    if kind.storage.is_some() {
-        (kind.from_storage)(&mut value);
-        value["kind"] = kind.kind.into();
+    if kind.is_converted() {
+        kind.from_storage(&mut value);
+        value["kind"] = (*kind.kind).into();
         value["apiVersion"] = kind.api_version().into();
     }
     value

@@ -107,19 +107,21 @@ fn attributes(method: &Method, path: &ResourcePath) -> String {
         ("DELETE", false) => "deletecollection",
         _ => "use",
     };
-    let subresource = path.subresource.as_ref().map(|name| format!("/{name}")).unwrap_or_default();
+    let subresource = path.subresource.map(|endpoint| format!("/{}", endpoint.name())).unwrap_or_default();
     let scope = match &path.namespace {
         Some(namespace) => format!("in the namespace {namespace:?}"),
         None => "at the cluster scope".to_owned(),
     };
-    let kind = path.kind;
-    format!("{verb} resource \"{}{subresource}\" in API group {:?} {scope}", kind.plural, kind.group)
+    let kind = &path.kind;
+    format!("{verb} resource \"{}{subresource}\" in API group {:?} {scope}", kind.plural, &*kind.group)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::path::parse;
+    use coracle_objects::Catalog;
+
+    use crate::{path::parse, served::Served};
 
     fn identity(user: &str, groups: &[&str]) -> Identity {
         Identity { user: user.into(), groups: groups.iter().map(|&group| group.into()).collect() }
@@ -128,7 +130,8 @@ mod tests {
     #[test]
     fn masters_may_do_everything_and_others_nothing() {
         let ask = |identity: &Identity, path: &str| {
-            authorize(identity, &Method::GET, &parse(path), path).map_err(|error| error.to_string())
+            authorize(identity, &Method::GET, &parse(&Served::of(Catalog::native().clone()), path), path)
+                .map_err(|error| error.to_string())
         };
         assert!(ask(&identity("admin", &["system:masters"]), "/api/v1/pods").is_ok());
         assert_eq!(

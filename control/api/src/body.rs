@@ -2,7 +2,7 @@
 
 mod protobuf;
 
-use coracle_objects::{FieldError, Kind};
+use coracle_objects::{FieldError, Kind, schema::types};
 use http::{HeaderMap, header};
 use serde_json::Value;
 
@@ -67,7 +67,11 @@ pub fn decode<'a>(
         )));
     }
     expected.check_kind(&mut value)?;
-    let findings = typed::conform(&mut value, expected.schema);
+    let types = match expected.declared {
+        Some(kind) => kind.types(),
+        None => types(),
+    };
+    let findings = typed::conform(&mut value, types, expected.schema);
     if let Some(error) = findings.too_many {
         return Err(ApiError::Invalid {
             group: expected.group.to_owned(),
@@ -77,6 +81,9 @@ pub fn decode<'a>(
         });
     }
     if let Some(mismatch) = findings.mismatch {
+        if let Some(kind) = expected.declared {
+            refuse_declared(kind, &value)?;
+        }
         return Err(expected.cannot_be_handled(&mismatch));
     }
     let warnings = faults(&findings.unknown, &duplicates, validation);
@@ -85,6 +92,16 @@ pub fn decode<'a>(
         return Err(expected.cannot_be_handled(&text));
     }
     Ok(Body { value, warnings })
+}
+
+/// Refuses an object of a declared kind by what its schema asks, which says more than that a type does not fit.
+pub fn refuse_declared(kind: &Kind, object: &Value) -> Result<(), ApiError> {
+    match kind.declared().map(|declared| declared.validate(object)) {
+        Some(errors) if !errors.is_empty() => {
+            Err(ApiError::invalid(kind, metadata::text(object, "name"), errors))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The faults of a document in the words of Kubernetes; none where they are to be ignored.
@@ -104,11 +121,19 @@ pub struct Expected<'a> {
     pub version: &'a str,
     pub kind: &'a str,
     pub schema: &'a str,
+    /// The kind, where a definition has declared it: its schema is not among those of this binary.
+    pub declared: Option<&'a Kind>,
 }
 
 impl<'a> Expected<'a> {
     pub fn of(kind: &'a Kind) -> Self {
-        Self { group: kind.group, version: kind.version, kind: kind.kind, schema: kind.schema }
+        Self {
+            group: &kind.group,
+            version: &kind.version,
+            kind: &kind.kind,
+            schema: &kind.schema,
+            declared: kind.declared().map(|_| kind),
+        }
     }
 
     fn api_version(&self) -> String {
@@ -204,6 +229,7 @@ pub fn delete_options(request: &Request) -> Result<DeleteOptions, ApiError> {
         version: "v1",
         kind: "DeleteOptions",
         schema: "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
+        declared: None,
     };
     let mut value = parse(request.into(), &expected)?.value;
     let kind = value.get("kind").and_then(Value::as_str).unwrap_or("");
@@ -212,7 +238,7 @@ pub fn delete_options(request: &Request) -> Result<DeleteOptions, ApiError> {
             "decoded object cannot be converted to DeleteOptions: it is a {kind}"
         )));
     }
-    if let Some(mismatch) = typed::conform(&mut value, expected.schema).mismatch {
+    if let Some(mismatch) = typed::conform(&mut value, types(), expected.schema).mismatch {
         return Err(expected.cannot_be_handled(&mismatch));
     }
     serde_json::from_value(value).map_err(|error| expected.cannot_be_handled(&error.to_string()))

@@ -99,8 +99,8 @@ impl ApiError {
     pub fn invalid(kind: &Kind, name: &str, mut errors: Vec<FieldError>) -> Self {
         errors.truncate(FIELD_ERRORS_MAX);
         ApiError::Invalid {
-            group: kind.group.to_owned(),
-            kind: kind.kind.to_owned(),
+            group: kind.group.to_string(),
+            kind: kind.kind.to_string(),
             name: name.to_owned(),
             errors,
         }

@@ -1,6 +1,6 @@
 //! The Kubernetes REST API over any storage of objects: paths, discovery, OpenAPI, verbs, watches, tables, admission.
 //!
-//! Generic over the registry of kinds and over two boundaries: [`Storage`] (the replicated store) and [`Nodes`]
+//! Generic over the catalog of kinds and over two boundaries: [`Storage`] (the replicated store) and [`Nodes`]
 //! (what only a pod's node can answer). [`router`] is the whole service.
 
 mod admission;
@@ -24,6 +24,7 @@ mod readable;
 mod request;
 mod router;
 mod sending;
+mod served;
 mod storage;
 mod strict;
 mod table;

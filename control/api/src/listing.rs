@@ -24,7 +24,7 @@ const COPIED_BYTES_MAX: usize = 16 * 1024;
 
 /// A list of objects in a form.
 pub struct Listing {
-    kind: &'static Kind,
+    kind: Arc<Kind>,
     form: Form,
     now: Timestamp,
     objects: vec::IntoIter<Arc<Object>>,
@@ -38,15 +38,15 @@ pub struct Listing {
 
 impl Listing {
     pub fn new(
-        kind: &'static Kind,
+        kind: Arc<Kind>,
         objects: Vec<Arc<Object>>,
         form: Form,
         now: Timestamp,
         meta: &ListMeta,
     ) -> Self {
         let head = match form {
-            Form::Table { version, .. } => table::head(kind, version, meta, true),
-            Form::Object => head(&format!("{}List", kind.kind), &kind.api_version(), meta),
+            Form::Table { version, .. } => table::head(&kind, version, meta, true),
+            Form::Object => head(&kind.list, &kind.api_version(), meta),
             Form::Metadata { version } => {
                 head("PartialObjectMetadataList", &format!("meta.k8s.io/{version}"), meta)
             }
@@ -69,7 +69,7 @@ impl Listing {
             }
             return whole.into();
         }
-        if self.form == Form::Object && self.kind.storage.is_none() {
+        if self.form == Form::Object && !self.kind.is_converted() {
             return Body::from_stream(stream::unfold(self, |mut listing| async move {
                 let part = listing.next()?;
                 Some((Ok::<_, Infallible>(part), listing))
@@ -118,10 +118,10 @@ impl Listing {
 
     fn put(&mut self, object: &Object) {
         let bytes = match self.form {
-            Form::Object => answer::present(self.kind, object),
+            Form::Object => answer::present(&self.kind, object),
             Form::Metadata { version } => answer::metadata_only(object, version),
             Form::Table { version, include } => {
-                return table::row(self.kind, object, include, version, self.now, &mut self.buffer);
+                return table::row(&self.kind, object, include, version, self.now, &mut self.buffer);
             }
         };
         if bytes.len() > COPIED_BYTES_MAX {

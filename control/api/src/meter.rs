@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use coracle_objects::{Kind, kinds};
+use coracle_objects::{Endpoint, Kind, kinds};
 use http::Method;
 
 use crate::{options::Query, path::Target};
@@ -30,7 +30,8 @@ const APPLY: &[u8] = b"application/apply-patch+yaml";
 pub struct Asked {
     /// Into [`METRIC_VERBS`].
     pub verb: usize,
-    /// Into [`kinds`]. None for paths that name no resource.
+    /// Into [`kinds`]. None for paths that name no resource, and for kinds that are declared: how many of them there are is
+    /// up to users.
     pub kind: Option<usize>,
 }
 
@@ -51,8 +52,8 @@ impl Asked {
     pub(crate) fn of(parts: &http::request::Parts, target: &Target) -> Self {
         let (kind, name) = match target {
             Target::Resource(path) => {
-                let kind = kinds().iter().position(|kind| std::ptr::eq(kind, path.kind));
-                let verb = verb(parts, path.name.is_some(), path.subresource.as_deref());
+                let kind = index(&path.kind);
+                let verb = verb(parts, path.name.is_some(), path.subresource);
                 (kind, verb)
             }
             _ => (None, verb(parts, true, None)),
@@ -62,10 +63,10 @@ impl Asked {
     }
 }
 
-fn verb(parts: &http::request::Parts, named: bool, subresource: Option<&str>) -> &'static str {
+fn verb(parts: &http::request::Parts, named: bool, subresource: Option<Endpoint>) -> &'static str {
     match parts.method {
         Method::GET | Method::HEAD => match subresource {
-            Some("log") => "CONNECT",
+            Some(Endpoint::Log) => "CONNECT",
             _ if watches(parts) => "WATCH",
             _ if named => "GET",
             _ => "LIST",
@@ -80,6 +81,11 @@ fn verb(parts: &http::request::Parts, named: bool, subresource: Option<&str>) ->
         Method::DELETE => "DELETECOLLECTION",
         _ => "OTHER",
     }
+}
+
+/// Where a kind of this binary is in [`kinds`].
+fn index(kind: &Arc<Kind>) -> Option<usize> {
+    kinds().iter().position(|known| Arc::ptr_eq(known, kind))
 }
 
 fn watches(parts: &http::request::Parts) -> bool {
@@ -134,37 +140,46 @@ impl Drop for UnderWay<'_> {
 /// One watch, while it lasts.
 pub(crate) struct Watching {
     meter: Arc<dyn Meter>,
-    kind: usize,
+    /// None of a declared kind, which is not counted.
+    kind: Option<usize>,
 }
 
 impl Watching {
-    pub fn begin(meter: Arc<dyn Meter>, kind: &'static Kind) -> Self {
-        let kind = kinds().iter().position(|known| std::ptr::eq(known, kind)).unwrap_or(0);
-        meter.watch_began(kind);
+    pub fn begin(meter: Arc<dyn Meter>, kind: &Arc<Kind>) -> Self {
+        let kind = index(kind);
+        if let Some(kind) = kind {
+            meter.watch_began(kind);
+        }
         Self { meter, kind }
     }
 
     pub fn sent(&self, events: u64) {
-        self.meter.watch_sent(self.kind, events);
+        if let Some(kind) = self.kind {
+            self.meter.watch_sent(kind, events);
+        }
     }
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.meter.watch_ended(self.kind);
+        if let Some(kind) = self.kind {
+            self.meter.watch_ended(kind);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use coracle_objects::Catalog;
+
     use super::*;
-    use crate::path;
+    use crate::{path, served::Served};
 
     fn asked(method: &str, uri: &str) -> (&'static str, Option<&'static str>) {
         let request = http::Request::builder().method(method).uri(uri).body(()).unwrap();
         let (parts, ()) = request.into_parts();
-        let asked = Asked::of(&parts, &path::parse(parts.uri.path()));
-        (asked.verb_name(), asked.kind.map(|kind| kinds()[kind].plural))
+        let asked = Asked::of(&parts, &path::parse(&Served::of(Catalog::native().clone()), parts.uri.path()));
+        (asked.verb_name(), asked.kind.map(|kind| &*kinds()[kind].plural))
     }
 
     #[test]

@@ -6,13 +6,13 @@ mod v2;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read, Write},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
 };
 
 use axum::response::Response;
 use bytes::Bytes;
 use coracle_objects::{
-    kinds,
+    Catalog,
     schema::{published, refer, reference},
 };
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
@@ -21,24 +21,23 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    answer, auth::reviews::REVIEWS, discovery, error::ApiError, health::KUBERNETES_MINOR, options::Query,
+    answer, auth::reviews::REVIEWS, error::ApiError, health::KUBERNETES_MINOR, options::Query, served::Served,
 };
 
 /// `GET /openapi/v2`: only the little that old kubectls need, only in protobuf; 406 else.
-pub fn index_v2(headers: &HeaderMap) -> Result<Response, ApiError> {
-    static DOCUMENT: OnceLock<Bytes> = OnceLock::new();
+pub fn index_v2(served: &Served, headers: &HeaderMap) -> Result<Response, ApiError> {
     if !answer::accepted(headers).iter().any(|range| v2::accepts(range.media_type)) {
         return Err(ApiError::NotAcceptable { accepted: v2::CONTENT_TYPE });
     }
-    let mut response =
-        answer::json_bytes(StatusCode::OK, DOCUMENT.get_or_init(|| v2::document().into()).clone());
+    let document = served.document_v2.get_or_init(|| v2::document(&served.catalog).into());
+    let mut response = answer::json_bytes(StatusCode::OK, document.clone());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(v2::CONTENT_TYPE));
     Ok(response)
 }
 
 /// A document and what is needed to send it. It is kept compressed, as nearly every client wants it: the documents are
 /// some megabytes that are asked for seldom.
-struct Document {
+pub struct Document {
     gzip: Bytes,
     /// Hexadecimal SHA-256 of what is compressed, as clients name it in `?hash=`.
     hash: String,
@@ -62,16 +61,35 @@ impl Document {
 }
 
 /// The documents by their paths: `api/v1`, `apis/apps/v1`.
-fn documents() -> &'static BTreeMap<String, Document> {
-    static DOCUMENTS: OnceLock<BTreeMap<String, Document>> = OnceLock::new();
-    DOCUMENTS.get_or_init(|| {
-        let schemas = published();
-        discovery::group_versions()
-            .map(|(group, version)| {
-                (group_path(group, version), Document::new(&generate(group, version, &schemas)))
-            })
-            .collect()
+pub type Documents = BTreeMap<String, Arc<Document>>;
+
+/// The documents of what is served. Those in which no definition has a kind are made once.
+fn documents(served: &Served) -> &Documents {
+    static NATIVE: OnceLock<Documents> = OnceLock::new();
+    served.documents.get_or_init(|| {
+        let native = Catalog::native();
+        let native = NATIVE.get_or_init(|| documents_of(&Served::of(native.clone()), &Documents::default()));
+        documents_of(served, native)
     })
+}
+
+/// All documents; of the known ones those that are the same.
+fn documents_of(served: &Served, known: &Documents) -> Documents {
+    let has_declared = |group: &str, version: &str| {
+        let mut kinds = served.catalog.kinds().iter();
+        kinds.any(|kind| kind.declared().is_some() && kind.group == group && kind.version == version)
+    };
+    let mut schemas = None;
+    let document = |(group, version): (&str, &str)| {
+        let path = group_path(group, version);
+        let same = known.get(&path).filter(|_| !has_declared(group, version));
+        let document = same.cloned().unwrap_or_else(|| {
+            let schemas = schemas.get_or_insert_with(published);
+            Arc::new(Document::new(&generate(&served.catalog, group, version, schemas)))
+        });
+        (path, document)
+    };
+    served.groups.group_versions().map(document).collect()
 }
 
 fn group_path(group: &str, version: &str) -> String {
@@ -79,10 +97,9 @@ fn group_path(group: &str, version: &str) -> String {
 }
 
 /// `GET /openapi/v3`: where the documents are, with their hashes.
-pub fn index(headers: &HeaderMap) -> Response {
-    static INDEX: OnceLock<Document> = OnceLock::new();
-    let index = INDEX.get_or_init(|| {
-        let paths: Map<String, Value> = documents()
+pub fn index(served: &Served, headers: &HeaderMap) -> Response {
+    let index = served.index.get_or_init(|| {
+        let paths: Map<String, Value> = documents(served)
             .iter()
             .map(|(path, document)| {
                 let url = format!("/openapi/v3/{path}?hash={}", document.hash);
@@ -95,8 +112,13 @@ pub fn index(headers: &HeaderMap) -> Response {
 }
 
 /// `GET /openapi/v3/apis/apps/v1`. With the right `?hash=` it may be kept for ever.
-pub fn document(path: &str, query: &Query, headers: &HeaderMap) -> Result<Response, ApiError> {
-    let document = documents().get(path).ok_or(ApiError::NoSuchPath)?;
+pub fn document(
+    served: &Served,
+    path: &str,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
+    let document = documents(served).get(path).ok_or(ApiError::NoSuchPath)?;
     match query.get("hash") {
         Some(hash) if hash != document.hash => {
             let mut response = answer::json_bytes(StatusCode::MOVED_PERMANENTLY, "");
@@ -137,19 +159,20 @@ fn send(document: &Document, immutable: bool, headers: &HeaderMap) -> Response {
 }
 
 /// The document of one group-version.
-fn generate(group: &str, version: &str, schemas: &BTreeMap<String, Value>) -> Value {
+fn generate(catalog: &Catalog, group: &str, version: &str, schemas: &BTreeMap<String, Value>) -> Value {
     let published = |name: &str| schemas.get(name).cloned().unwrap_or_else(|| json!({ "type": "object" }));
     let mut paths = Map::new();
     let mut components: BTreeMap<String, Value> = BTreeMap::new();
     let mut wanted: BTreeSet<String> = BTreeSet::new();
-    for kind in kinds().iter().filter(|kind| kind.group == group && kind.version == version) {
+    for kind in catalog.kinds().iter().filter(|kind| kind.group == group && kind.version == version) {
         paths::add_kind(kind, &mut paths);
-        let mut schema = published(kind.schema);
-        let gvk = gvk(group, version, kind.kind);
+        let declared = kind.declared().map(|declared| declared.schema().clone());
+        let mut schema = declared.unwrap_or_else(|| published(&kind.schema));
+        let gvk = gvk(group, version, &kind.kind);
         schema["x-kubernetes-group-version-kind"] = json!([gvk]);
         references(&schema, &mut wanted);
-        components.insert(kind.schema.to_owned(), schema);
-        let list = list_schema(kind.schema, kind.kind, &gvk);
+        components.insert(kind.schema.to_string(), schema);
+        let list = list_schema(&kind.schema, &kind.list, &gvk);
         references(&list, &mut wanted);
         components.insert(format!("{}List", kind.schema), list);
     }
@@ -197,11 +220,11 @@ fn foreign_gvk(schema: &str, group: &str, version: &str) -> Option<Value> {
     }
 }
 
-fn list_schema(schema: &str, kind: &str, item: &Value) -> Value {
-    let mut gvk = item.clone();
-    gvk["kind"] = format!("{kind}List").into();
+fn list_schema(schema: &str, list: &str, item: &Value) -> Value {
+    let (mut gvk, kind) = (item.clone(), &item["kind"].as_str().unwrap_or(""));
+    gvk["kind"] = list.into();
     json!({
-        "description": format!("{kind}List is a list of objects of kind {kind}."),
+        "description": format!("{list} is a list of objects of kind {kind}."),
         "type": "object",
         "required": ["items"],
         "properties": {
@@ -236,7 +259,8 @@ mod tests {
 
     #[test]
     fn documents_are_closed_and_name_what_clients_look_for() {
-        for (path, document) in documents() {
+        let served = Served::of(Catalog::native().clone());
+        for (path, document) in documents(&served) {
             let value: Value = serde_json::from_slice(&document.body()).unwrap();
             let mut names = BTreeSet::new();
             references(&value, &mut names);
@@ -244,7 +268,7 @@ mod tests {
                 assert!(value["components"]["schemas"].get(&name).is_some(), "{path} lacks {name}");
             }
         }
-        let apps: Value = serde_json::from_slice(&documents()["apis/apps/v1"].body()).unwrap();
+        let apps: Value = serde_json::from_slice(&documents(&served)["apis/apps/v1"].body()).unwrap();
         let patch = &apps["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
         assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Deployment");
         let parameters = patch["parameters"].as_array().unwrap();
@@ -255,15 +279,16 @@ mod tests {
 
     #[test]
     fn a_known_document_is_not_sent_again() {
-        let first = index(&HeaderMap::new());
+        let served = Served::of(Catalog::native().clone());
+        let first = index(&served, &HeaderMap::new());
         let mut headers = HeaderMap::new();
         headers.insert(header::IF_NONE_MATCH, first.headers()[header::ETAG].clone());
-        assert_eq!(index(&headers).status(), StatusCode::NOT_MODIFIED);
+        assert_eq!(index(&served, &headers).status(), StatusCode::NOT_MODIFIED);
         headers.clear();
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         let query = Query::default();
-        let response = document("apis/apps/v1", &query, &headers).unwrap();
+        let response = document(&served, "apis/apps/v1", &query, &headers).unwrap();
         assert_eq!(response.headers()[header::CONTENT_ENCODING], "gzip");
-        assert!(document("apis/nothing/v1", &query, &headers).is_err());
+        assert!(document(&served, "apis/nothing/v1", &query, &headers).is_err());
     }
 }

@@ -123,7 +123,7 @@ impl ListOptions {
     }
 
     fn fields_match(&self, kind: &Kind, object: &Object) -> bool {
-        if kind.storage.is_none() || self.fields.is_everything() {
+        if !kind.is_converted() || self.fields.is_everything() {
             return self.fields.matches(object);
         }
         // The fields are those of the kind's own form, which is not the stored one.

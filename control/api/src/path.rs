@@ -1,8 +1,13 @@
 //! What a request path names.
 
-use coracle_objects::{Kind, by_plural, kinds};
+use std::sync::Arc;
 
-use crate::auth::reviews::{REVIEWS, Review};
+use coracle_objects::{Endpoint, Kind};
+
+use crate::{
+    auth::reviews::{REVIEWS, Review},
+    served::Served,
+};
 
 /// What a path names. Names are decoded but not checked.
 #[derive(Clone, Debug)]
@@ -42,31 +47,46 @@ pub enum Target {
 /// Objects of one kind.
 #[derive(Clone, Debug)]
 pub struct ResourcePath {
-    pub kind: &'static Kind,
+    pub kind: Arc<Kind>,
     /// None for cluster-scoped kinds and for lists over all namespaces.
     pub namespace: Option<String>,
     pub name: Option<String>,
-    pub subresource: Option<String>,
+    /// The kind has it.
+    pub subresource: Option<Endpoint>,
 }
 
 impl PartialEq for ResourcePath {
     fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self.kind, other.kind)
+        Arc::ptr_eq(&self.kind, &other.kind)
             && self.namespace == other.namespace
             && self.name == other.name
             && self.subresource == other.subresource
     }
 }
 
-/// Whether a path names one object, or a part of it. What is asked of one takes little time, whatever the store holds.
+/// Whether a path has the form of one that names one object, or a part of it. What is asked of one takes little time,
+/// whatever the store holds.
 pub fn names_one_object(path: &str) -> bool {
-    matches!(parse(path), Target::Resource(ResourcePath { name: Some(_), .. }))
+    let mut parts = path.split('/').skip(1);
+    match parts.next() {
+        Some("api") => {}
+        Some("apis") => _ = parts.next(),
+        _ => return false,
+    }
+    // Behind the version: a resource and a name, or a namespace, a resource and a name.
+    let rest: Vec<&str> = parts.skip(1).take(4).collect();
+    match rest.as_slice() {
+        ["namespaces", _] | ["namespaces", _, "status" | "finalize"] => true,
+        ["namespaces", _, _] => false,
+        [_, _, ..] => true,
+        _ => false,
+    }
 }
 
 /// Reads a request path. A slash at its end is nothing behind what only describes the API; behind a resource it is the
 /// mark of a name that was left empty, and such a path names nothing: it must not be taken for the whole collection.
 /// Nor does a path with an empty part elsewhere, or with a part that is no name (a slash within it, or dots).
-pub fn parse(path: &str) -> Target {
+pub fn parse(served: &Served, path: &str) -> Target {
     let Some(path) = path.strip_prefix('/') else { return Target::Unknown };
     let (path, open) = match path.strip_suffix('/') {
         Some(path) => (path, true),
@@ -78,7 +98,7 @@ pub fn parse(path: &str) -> Target {
         return Target::Unknown;
     }
     let parts: Vec<&str> = decoded.iter().map(String::as_str).collect();
-    match known(&parts) {
+    match known(served, &parts) {
         Target::Resource(_) | Target::Review(_) if open => Target::Unknown,
         target => target,
     }
@@ -89,14 +109,16 @@ fn is_segment(part: &str) -> bool {
     !matches!(part, "" | "." | "..") && !part.contains(['/', '%'])
 }
 
-fn known(parts: &[&str]) -> Target {
+fn known(served: &Served, parts: &[&str]) -> Target {
     match parts {
         [] => Target::Root,
         ["api"] => Target::CoreVersions,
         ["apis"] => Target::Groups,
-        ["apis", group] => group_known(group).map_or(Target::Unknown, Target::Group),
-        ["api", version, rest @ ..] => in_group("", version, rest),
-        ["apis", group, version, rest @ ..] => in_group(group, version, rest),
+        ["apis", group] if !group.is_empty() && served.groups.has_group(group) => {
+            Target::Group((*group).to_owned())
+        }
+        ["api", version, rest @ ..] => in_group(served, "", version, rest),
+        ["apis", group, version, rest @ ..] => in_group(served, group, version, rest),
         ["openapi", "v2"] => Target::OpenApiV2,
         ["openapi", "v3"] => Target::OpenApiIndex,
         ["openapi", "v3", rest @ ..] => Target::OpenApiDocument(rest.join("/")),
@@ -116,44 +138,44 @@ fn health(endpoint: &'static str, rest: &[&str]) -> Target {
     }
 }
 
-fn group_known(group: &str) -> Option<String> {
-    let known =
-        kinds().iter().any(|kind| kind.group == group) || REVIEWS.iter().any(|review| review.group == group);
-    (known && !group.is_empty()).then(|| group.to_owned())
-}
-
-fn in_group(group: &str, version: &str, rest: &[&str]) -> Target {
+fn in_group(served: &Served, group: &str, version: &str, rest: &[&str]) -> Target {
     match rest {
-        [] => {
-            let known = kinds().iter().any(|kind| kind.group == group && kind.version == version)
-                || REVIEWS.iter().any(|review| review.group == group && review.version == version);
-            if known {
-                Target::GroupVersion { group: group.to_owned(), version: version.to_owned() }
-            } else {
-                Target::Unknown
-            }
+        [] if served.groups.has_version(group, version) => {
+            Target::GroupVersion { group: group.to_owned(), version: version.to_owned() }
         }
+        [] => Target::Unknown,
         // A namespace by itself, or a resource within it.
         ["namespaces", namespace, plural, rest @ ..] if !matches!(*plural, "status" | "finalize") => {
-            resource(group, version, Some(namespace), plural, rest)
+            resource(served, (group, version, plural), Some(namespace), rest)
         }
-        [plural, rest @ ..] => resource(group, version, None, plural, rest),
+        [plural, rest @ ..] => resource(served, (group, version, plural), None, rest),
     }
 }
 
-fn resource(group: &str, version: &str, namespace: Option<&str>, plural: &str, rest: &[&str]) -> Target {
+fn resource(
+    served: &Served,
+    (group, version, plural): (&str, &str, &str),
+    namespace: Option<&str>,
+    rest: &[&str],
+) -> Target {
     let review = REVIEWS
         .iter()
         .find(|review| review.group == group && review.version == version && review.plural == plural);
     if let (Some(review), None, []) = (review, namespace, rest) {
         return Target::Review(review);
     }
-    let Some(kind) = by_plural(group, version, plural) else { return Target::Unknown };
+    let Some(kind) = served.catalog.by_plural(group, version, plural).cloned() else {
+        return Target::Unknown;
+    };
     let scoped = namespace.is_some();
     let (name, subresource) = match rest {
         [] => (None, None),
         [name] => (Some((*name).to_owned()), None),
-        [name, subresource @ ..] => (Some((*name).to_owned()), Some(subresource.join("/"))),
+        [name, subresource] => match Endpoint::by_name(subresource).filter(|endpoint| kind.has(*endpoint)) {
+            Some(endpoint) => (Some((*name).to_owned()), Some(endpoint)),
+            None => return Target::Unknown,
+        },
+        _ => return Target::Unknown,
     };
     // An object of a namespaced kind is named within its namespace only; a cluster-scoped one never is.
     if (scoped && !kind.namespaced) || (kind.namespaced && !scoped && name.is_some()) {
@@ -188,7 +210,13 @@ fn decode(part: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use coracle_objects::Catalog;
+
     use super::*;
+
+    fn parse(path: &str) -> Target {
+        super::parse(&Served::of(Catalog::native().clone()), path)
+    }
 
     fn resource_of(path: &str) -> ResourcePath {
         match parse(path) {
@@ -216,19 +244,16 @@ mod tests {
     #[test]
     fn resources_are_found_by_path() {
         let pods = resource_of("/api/v1/pods");
-        assert_eq!((pods.kind.plural, pods.namespace, pods.name), ("pods", None, None));
+        assert_eq!((&*pods.kind.plural, pods.namespace, pods.name), ("pods", None, None));
         let log = resource_of("/api/v1/namespaces/default/pods/a/log");
         assert_eq!(log.namespace.as_deref(), Some("default"));
-        assert_eq!((log.name.as_deref(), log.subresource.as_deref()), (Some("a"), Some("log")));
+        assert_eq!((log.name.as_deref(), log.subresource), (Some("a"), Some(Endpoint::Log)));
         let namespace = resource_of("/api/v1/namespaces/kube-system");
-        assert_eq!((namespace.kind.plural, namespace.name.as_deref()), ("namespaces", Some("kube-system")));
+        assert_eq!((&*namespace.kind.plural, namespace.name.as_deref()), ("namespaces", Some("kube-system")));
         let finalize = resource_of("/api/v1/namespaces/x/finalize");
-        assert_eq!(
-            (finalize.name.as_deref(), finalize.subresource.as_deref()),
-            (Some("x"), Some("finalize"))
-        );
+        assert_eq!((finalize.name.as_deref(), finalize.subresource), (Some("x"), Some(Endpoint::Finalize)));
         let scale = resource_of("/apis/apps/v1/namespaces/a/deployments/we%62/scale");
-        assert_eq!((scale.kind.kind, scale.name.as_deref()), ("Deployment", Some("web")));
+        assert_eq!((&*scale.kind.kind, scale.name.as_deref()), ("Deployment", Some("web")));
     }
 
     #[test]
@@ -271,7 +296,14 @@ mod tests {
             matches!(parse("/openapi/v3/apis/apps/v1"), Target::OpenApiDocument(path) if path == "apis/apps/v1")
         );
         assert!(matches!(parse("/readyz/ping"), Target::Health { endpoint: "readyz", check: Some(_) }));
-        for path in ["/apis/nope", "/api/v2", "/api/v1/nopes", "/api/v1/pods/a", "/x"] {
+        for path in [
+            "/apis/nope",
+            "/api/v2",
+            "/api/v1/nopes",
+            "/api/v1/pods/a",
+            "/x",
+            "/api/v1/namespaces/a/pods/b/scale",
+        ] {
             assert!(matches!(parse(path), Target::Unknown), "{path}");
         }
     }

@@ -1,5 +1,7 @@
 //! One request to a resource, taken apart.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use coracle_objects::{Kind, ObjectKey};
 use http::{HeaderMap, Method};
@@ -19,8 +21,8 @@ pub struct Request {
 }
 
 impl Request {
-    pub fn kind(&self) -> &'static Kind {
-        self.path.kind
+    pub fn kind(&self) -> &Arc<Kind> {
+        &self.path.kind
     }
 
     /// The namespace of the path; empty for cluster-scoped kinds and for lists over all namespaces.

@@ -29,6 +29,7 @@ use crate::{
     path::{self, Target},
     request::Request,
     sending,
+    served::{Served, Serving},
     storage::{Nodes, Storage},
     verbs,
 };
@@ -46,11 +47,13 @@ pub struct Api<S, N> {
     pub nodes: N,
     pub config: Arc<ApiConfig>,
     pub bounds: Arc<Bounds>,
+    pub serving: Arc<Serving>,
 }
 
 /// The whole REST API, for every path. It has no fallback and merges with more specific routes.
 pub fn router<S: Storage, N: Nodes>(storage: S, nodes: N, config: ApiConfig) -> Router {
-    let api = Api { storage, nodes, config: Arc::new(config), bounds: Arc::default() };
+    let api =
+        Api { storage, nodes, config: Arc::new(config), bounds: Arc::default(), serving: Arc::default() };
     Router::new().route("/", any(serve::<S, N>)).route("/{*path}", any(serve::<S, N>)).with_state(api)
 }
 
@@ -61,13 +64,13 @@ async fn serve<S: Storage, N: Nodes>(State(api): State<Api<S, N>>, request: Http
         .filter(|id| id.len() <= AUDIT_ID_LENGTH_MAX)
         .cloned()
         .or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok());
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let (parts, body) = request.into_parts();
-    let target = path::parse(&path);
+    let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
+    let (served, target) = resolve(&api, &path, parts.extensions.get::<Identity>()).await;
     let under_way = UnderWay::begin(&*api.config.meter, Asked::of(&parts, &target));
     let began = Instant::now();
     let asked = under_way.asked;
-    let answer = handle(&api, parts, body, target, asked).await;
+    let answer = handle(&api, &served, parts, body, target, asked).await;
     let mut response = answer.unwrap_or_else(IntoResponse::into_response);
     under_way.meter.answered(under_way.asked, response.status().as_u16(), began.elapsed());
     drop(under_way);
@@ -80,8 +83,27 @@ async fn serve<S: Storage, N: Nodes>(State(api): State<Api<S, N>>, request: Http
     response
 }
 
+/// What a path names, and what was served then. Before a path names nothing, this member makes sure that it is not behind:
+/// a definition may be newer than what it knows.
+async fn resolve<S: Storage, N: Nodes>(
+    api: &Api<S, N>,
+    path: &str,
+    identity: Option<&Identity>,
+) -> (Arc<Served>, Target) {
+    let served = api.serving.at(&api.storage.view());
+    let target = path::parse(&served, path);
+    if !matches!(target, Target::Unknown) || !path.starts_with("/apis/") || identity.is_none() {
+        return (served, target);
+    }
+    let Ok(view) = api.storage.linearizable().await else { return (served, target) };
+    let served = api.serving.at(&view);
+    let target = path::parse(&served, path);
+    (served, target)
+}
+
 async fn handle<S: Storage, N: Nodes>(
     api: &Api<S, N>,
+    served: &Served,
     parts: http::request::Parts,
     body: Body,
     target: Target,
@@ -119,14 +141,14 @@ async fn handle<S: Storage, N: Nodes>(
         }
         Target::Unknown => Err(ApiError::NoSuchPath),
         _ if !reading => Err(ApiError::MethodNotAllowed),
-        Target::Root => Ok(root()),
-        Target::CoreVersions => discovery::root(true, &parts.headers, host(&parts)),
-        Target::Groups => discovery::root(false, &parts.headers, host(&parts)),
-        Target::Group(group) => Ok(discovery::group(&group)),
-        Target::GroupVersion { group, version } => Ok(discovery::group_version(&group, &version)),
-        Target::OpenApiV2 => openapi::index_v2(&parts.headers),
-        Target::OpenApiIndex => Ok(openapi::index(&parts.headers)),
-        Target::OpenApiDocument(path) => openapi::document(&path, &query, &parts.headers),
+        Target::Root => Ok(root(served)),
+        Target::CoreVersions => discovery::root(served, true, &parts.headers, host(&parts)),
+        Target::Groups => discovery::root(served, false, &parts.headers, host(&parts)),
+        Target::Group(group) => Ok(discovery::group(served, &group)),
+        Target::GroupVersion { group, version } => Ok(discovery::group_version(served, &group, &version)),
+        Target::OpenApiV2 => openapi::index_v2(served, &parts.headers),
+        Target::OpenApiIndex => Ok(openapi::index(served, &parts.headers)),
+        Target::OpenApiDocument(path) => openapi::document(served, &path, &query, &parts.headers),
         Target::Version => Ok(health::version(&api.config)),
         Target::Health { endpoint, check } => health::check(api, endpoint, check.as_deref(), &query).await,
     }
@@ -161,9 +183,9 @@ fn host(parts: &http::request::Parts) -> &str {
     header.or(parts.uri.authority().map(|authority| authority.as_str())).unwrap_or("")
 }
 
-fn root() -> Response {
+fn root(served: &Served) -> Response {
     let mut paths = vec!["/api".to_owned(), "/apis".to_owned()];
-    for (group, version) in discovery::group_versions() {
+    for (group, version) in served.groups.group_versions() {
         paths.push(if group.is_empty() {
             format!("/api/{version}")
         } else {

@@ -38,7 +38,7 @@ pub fn head(kind: &Kind, version: &str, meta: &ListMeta, with_columns: bool) -> 
 
 /// One row.
 pub fn row(kind: &Kind, object: &Object, include: Include, version: &str, now: Timestamp, out: &mut Vec<u8>) {
-    let cells = Value::Array((kind.cells)(&present_value(kind, object), now));
+    let cells = Value::Array(kind.cells(&present_value(kind, object), now));
     out.extend_from_slice(format!(r#"{{"cells":{cells},"object":"#).as_bytes());
     match include {
         Include::None => out.extend_from_slice(b"null"),

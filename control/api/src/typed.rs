@@ -7,7 +7,7 @@
 
 use coracle_objects::{
     FieldError, FieldPath as Path, Quantity,
-    schema::{ELEMENTS_MAX, Type, types},
+    schema::{ELEMENTS_MAX, Type, Types},
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -33,11 +33,11 @@ pub struct Findings {
     pub too_many: Option<FieldError>,
 }
 
-/// Brings a document into the form of the type whose schema is named (`io.k8s.api.apps.v1.Deployment`). A schema that is
+/// Brings a document into the form of that of the types whose schema is named (`io.k8s.api.apps.v1.Deployment`). A schema that is
 /// not known allows anything that does not nest too deeply. Linear in the document.
-pub fn conform(value: &mut Value, schema: &str) -> Findings {
-    let mut walk = Walk { findings: Findings::default(), elements: 0 };
-    let type_ = types().by_name(schema).unwrap_or(&Type::Any);
+pub fn conform(value: &mut Value, types: &Types, schema: &str) -> Findings {
+    let mut walk = Walk { types, findings: Findings::default(), elements: 0 };
+    let type_ = types.by_name(schema).unwrap_or(&Type::Any);
     let owner = schema.rsplit('.').next().unwrap_or(schema);
     // The walk stops at the first mismatch.
     if let Err(mismatch) = walk.value(value, type_, &Place { owner, path: &Path::Root, depth: 1 }) {
@@ -58,23 +58,25 @@ impl Place<'_> {
         Place { owner: self.owner, path, depth: self.depth + 1 }
     }
 
-    fn is_no(&self, value: &Value, type_: &Type) -> String {
+    fn is_no(&self, value: &Value, type_: &Type, types: &Types) -> String {
         let found = match (value, type_) {
             (Value::Number(number), Type::Int32 | Type::Int64) => format!("number {number}"),
             _ => json_type(value).to_owned(),
         };
         let (owner, path) = (self.owner, self.path.shown());
+        let type_ = type_.shown(types);
         format!("json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {type_}")
     }
 }
 
-struct Walk {
+struct Walk<'a> {
+    types: &'a Types,
     findings: Findings,
     /// Structs in the lists so far.
     elements: usize,
 }
 
-impl Walk {
+impl Walk<'_> {
     fn value(&mut self, value: &mut Value, type_: &Type, place: &Place<'_>) -> Result<(), String> {
         if place.depth > DEPTH_MAX {
             return Err(too_deep(place.path));
@@ -110,16 +112,24 @@ impl Walk {
                 Ok(())
             }
             (Type::Struct(index), Value::Object(map)) => {
-                let type_ = types().get(*index);
-                map.retain(|name, value| !value.is_null() || !type_.has(name));
+                let type_ = self.types.get(*index);
+                let keeps_null = |name: &str| type_.field(name).is_none_or(|field| field.nullable);
+                map.retain(|name, value| !value.is_null() || keeps_null(name));
                 let mut unknown = false;
                 for (name, value) in map.iter_mut() {
                     let path = Path::Field(place.path, name);
                     let Some(field) = type_.field(name) else {
-                        unknown = true;
-                        self.note_unknown(&path);
+                        if type_.open {
+                            check_depth(value, &path, place.depth + 1)?;
+                        } else {
+                            unknown = true;
+                            self.note_unknown(&path);
+                        }
                         continue;
                     };
+                    if value.is_null() {
+                        continue;
+                    }
                     self.value(value, &field.type_, &Place { owner: type_.name(), ..place.inner(&path) })?;
                 }
                 if unknown {
@@ -130,7 +140,7 @@ impl Walk {
                 }
                 Ok(())
             }
-            (type_, value) => Err(place.is_no(value, type_)),
+            (type_, value) => Err(place.is_no(value, type_, self.types)),
         }
     }
 

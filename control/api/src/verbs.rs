@@ -13,7 +13,7 @@ pub mod scale;
 pub mod update;
 
 use axum::response::Response;
-use coracle_objects::Kind;
+use coracle_objects::Endpoint;
 use http::{Method, StatusCode};
 
 use crate::{
@@ -41,11 +41,11 @@ pub async fn dispatch<S: Storage, N: Nodes>(
     request: &Request,
 ) -> Result<Response, ApiError> {
     let kind = request.kind();
-    match (&request.path.name, request.path.subresource.as_deref()) {
+    match (&request.path.name, request.path.subresource) {
         (None, _) => match request.method {
             Method::GET | Method::HEAD => list::list_or_watch(api, request).await,
-            Method::POST if verb(kind, "create") => create::create(api, request).await,
-            Method::DELETE if verb(kind, "deletecollection") => {
+            Method::POST if kind.takes("create") => create::create(api, request).await,
+            Method::DELETE if kind.takes("deletecollection") => {
                 deletecollection::delete_all(api, request).await
             }
             _ => Err(ApiError::MethodNotAllowed),
@@ -55,37 +55,31 @@ pub async fn dispatch<S: Storage, N: Nodes>(
                 list::list_or_watch(api, request).await
             }
             Method::GET | Method::HEAD => get::get(api, request).await,
-            Method::PUT if verb(kind, "update") => update::update(api, request, Part::Main).await,
-            Method::PATCH if verb(kind, "patch") => patch::patch(api, request, Part::Main).await,
-            Method::DELETE if verb(kind, "delete") => delete::delete(api, request).await,
+            Method::PUT if kind.takes("update") => update::update(api, request, Part::Main).await,
+            Method::PATCH if kind.takes("patch") => patch::patch(api, request, Part::Main).await,
+            Method::DELETE if kind.takes("delete") => delete::delete(api, request).await,
             _ => Err(ApiError::MethodNotAllowed),
         },
-        (Some(_), Some("finalize")) if kind.kind == "Namespace" => match request.method {
-            Method::PUT => finalize::finalize(api, request).await,
-            _ => Err(ApiError::MethodNotAllowed),
-        },
-        (Some(_), Some(subresource)) if !kind.has(subresource) => Err(ApiError::NoSuchPath),
-        (Some(_), Some("status")) => match request.method {
-            Method::GET | Method::HEAD => get::get(api, request).await,
-            Method::PUT => update::update(api, request, Part::Status).await,
-            Method::PATCH => patch::patch(api, request, Part::Status).await,
-            _ => Err(ApiError::MethodNotAllowed),
-        },
-        (Some(_), Some("scale")) => scale::scale(api, request).await,
-        (Some(_), Some("log")) => match request.method {
-            Method::GET => log::log(api, request).await,
-            _ => Err(ApiError::MethodNotAllowed),
-        },
-        (Some(_), Some("binding")) => match request.method {
-            Method::POST => binding::bind(api, request).await,
-            _ => Err(ApiError::MethodNotAllowed),
-        },
-        (Some(_), Some(_)) => Err(ApiError::NoSuchPath),
+        (Some(_), Some(endpoint)) => at(endpoint, api, request).await,
     }
 }
 
-fn verb(kind: &Kind, verb: &str) -> bool {
-    kind.verbs.contains(&verb)
+/// Carries out a request to a part of an object.
+async fn at<S: Storage, N: Nodes>(
+    endpoint: Endpoint,
+    api: &Api<S, N>,
+    request: &Request,
+) -> Result<Response, ApiError> {
+    match (endpoint, request.method.as_str()) {
+        (Endpoint::Status, "GET" | "HEAD") => get::get(api, request).await,
+        (Endpoint::Status, "PUT") => update::update(api, request, Part::Status).await,
+        (Endpoint::Status, "PATCH") => patch::patch(api, request, Part::Status).await,
+        (Endpoint::Scale, _) => scale::scale(api, request).await,
+        (Endpoint::Log, "GET") => log::log(api, request).await,
+        (Endpoint::Binding, "POST") => binding::bind(api, request).await,
+        (Endpoint::Finalize, "PUT") => finalize::finalize(api, request).await,
+        _ => Err(ApiError::MethodNotAllowed),
+    }
 }
 
 /// The answer to a write: the object as it now is, in the form that the client asked for.
@@ -100,6 +94,9 @@ pub fn written<S: Storage, N: Nodes>(
     let body = answer::one(request.kind(), &done.object, form, (api.config.now)());
     let mut response = answer::json_bytes(status, body);
     answer::warn(&mut response, warnings);
+    if let Some(warn) = request.kind().warn() {
+        answer::warn(&mut response, &warn(&answer::present_value(request.kind(), &done.object)));
+    }
     Ok(response)
 }
 

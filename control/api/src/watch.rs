@@ -91,7 +91,7 @@ struct Seen {
 struct Filter {
     namespace: Option<String>,
     name: Option<String>,
-    kind: &'static Kind,
+    kind: Arc<Kind>,
     options: ListOptions,
 }
 
@@ -99,7 +99,7 @@ impl Filter {
     fn matches(&self, object: &Object) -> bool {
         self.namespace.as_deref().is_none_or(|namespace| namespace == object.namespace())
             && self.name.as_deref().is_none_or(|name| name == object.name())
-            && self.options.selects(self.kind, object)
+            && self.options.selects(&self.kind, object)
     }
 
     /// An object that starts to match is added, one that stops to match is deleted, whatever really happened to it.
@@ -124,7 +124,7 @@ impl Filter {
 }
 
 struct Watcher {
-    kind: &'static Kind,
+    kind: Arc<Kind>,
     form: Form,
     filter: Filter,
     now: fn() -> Timestamp,
@@ -171,12 +171,12 @@ impl Watcher {
         });
         let wants_end = options.send_initial_events == Some(true) && options.bookmarks;
         Self {
-            kind: request.kind(),
+            kind: request.kind().clone(),
             form,
             filter: Filter {
                 namespace: request.path.namespace.clone(),
                 name: request.path.name.clone(),
-                kind: request.kind(),
+                kind: request.kind().clone(),
                 options,
             },
             now,
@@ -282,9 +282,9 @@ impl Watcher {
             Form::Table { version, include } => {
                 let with_columns = !std::mem::replace(&mut self.columns_sent, true);
                 let meta = ListMeta::at(object.revision);
-                table::render(self.kind, &[object], include, version, now, &meta, with_columns).into()
+                table::render(&self.kind, &[object], include, version, now, &meta, with_columns).into()
             }
-            form => answer::one(self.kind, object, form, now),
+            form => answer::one(&self.kind, object, form, now),
         };
         put_line(type_, &bytes, frame);
     }
@@ -351,7 +351,7 @@ mod tests {
         let maps = coracle_objects::by_plural("", "v1", "configmaps").unwrap();
         let query = Query::parse(&"/x?labelSelector=a%3Dyes".parse().unwrap()).unwrap();
         let options = ListOptions::parse(maps, &query).unwrap();
-        let filter = Filter { namespace: None, name: None, kind: maps, options };
+        let filter = Filter { namespace: None, name: None, kind: maps.clone(), options };
         let event = Event { kind, object: object(after, 9), previous: before.map(|label| object(label, 4)) };
         filter
             .see(&event)

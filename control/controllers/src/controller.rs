@@ -3,7 +3,7 @@
 use coracle_objects::{Event, EventKind, Object, ObjectKey};
 
 use crate::{
-    deployment::Deployments, draft::Unreadable, endpoint_slice::EndpointSlices,
+    definitions::Definitions, deployment::Deployments, draft::Unreadable, endpoint_slice::EndpointSlices,
     garbage_collector::GarbageCollector, ingress::Ingresses, namespace::Namespaces,
     node_lifecycle::NodeLifecycle, planner::Planner, pod_gc::PodGc, queue::Queue, replica_set::ReplicaSets,
     report::Reports, service_account::ServiceAccounts, state::State,
@@ -27,9 +27,10 @@ pub trait Controller: Sync {
 }
 
 /// All of them, in the order of their turns.
-pub const ALL: [&dyn Controller; 10] = [
+pub const ALL: [&dyn Controller; 11] = [
     &ServiceAccounts,
     &Namespaces,
+    &Definitions,
     &NodeLifecycle,
     &PodGc,
     &Deployments,

@@ -22,6 +22,7 @@ mod service_account;
 
 mod backoff;
 mod chains;
+mod definitions;
 mod deletion;
 mod draft;
 mod event_record;

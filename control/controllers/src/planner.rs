@@ -227,14 +227,14 @@ fn check_own_kind(object: &Object, created: bool) -> Result<(), String> {
         return Ok(());
     };
     let mut value: Value = object.parse().map_err(|error| format!("{}: {error}", object.key))?;
-    (kind.defaults)(&mut value);
+    kind.defaults(&mut value);
     // What is on its way out, or was adopted with faults, only loses metadata.
     let fault = if object.meta.deletion_timestamp.is_some() {
         None
     } else if created {
         admission::faults_of_new(kind, &value).into_iter().next()
     } else {
-        (kind.validate)(&value, None).into_iter().next()
+        kind.validate(&value, None).into_iter().next()
     };
     match fault {
         Some(fault) => Err(format!("{}: {fault}", object.key)),

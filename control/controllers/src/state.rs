@@ -7,7 +7,8 @@ use std::{
 };
 
 use coracle_objects::{
-    Event, EventKind, LabelSelector, Object, ObjectError, ObjectKey, ObjectName, View, selector::Operator,
+    Event, EventKind, LabelSelector, Object, ObjectError, ObjectKey, ObjectName, View, catalog::Names,
+    kinds::DEFINITIONS, selector::Operator,
 };
 use jiff::Timestamp;
 
@@ -29,6 +30,8 @@ type Index<K> = BTreeMap<K, BTreeSet<ObjectName>>;
 #[derive(Debug, Default)]
 pub struct State {
     pub view: View,
+    /// Whose names are whose, of the kinds that are declared.
+    pub names: Names,
     pub pods: BTreeMap<ObjectName, Pod>,
     pub replica_sets: BTreeMap<ObjectName, ReplicaSet>,
     pub services: BTreeMap<ObjectName, Service>,
@@ -66,6 +69,7 @@ impl State {
             state.insert(object);
         }
         state.view = view.clone();
+        state.names = Names::default().next(view);
         state
     }
 
@@ -81,6 +85,9 @@ impl State {
         } else {
             table.insert(object.key.name.clone(), object.clone());
             self.insert(object);
+        }
+        if object.key.resource.as_str() == DEFINITIONS {
+            self.names = self.names.next(&self.view);
         }
     }
 

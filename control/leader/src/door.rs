@@ -6,6 +6,7 @@
 use coracle_api::conform;
 use coracle_objects::{
     Quantity, by_resource,
+    schema::types,
     validate::{
         keys::keep_first,
         syntax::{ip_faults, label_value_faults, qualified_name_faults},
@@ -83,7 +84,7 @@ fn typed(json: &[u8], schema: &str, bytes_max: usize) -> Result<Value, String> {
         return Err("it is no object".into());
     }
     // What the type does not have is dropped: a newer node may know of more.
-    match conform(&mut value, schema).mismatch {
+    match conform(&mut value, types(), schema).mismatch {
         Some(mismatch) => Err(mismatch),
         None => Ok(value),
     }

@@ -1,7 +1,7 @@
 //! Objects that the control plane itself makes, as drafts.
 
 use bytes::Bytes;
-use coracle_objects::{Kind, Object, ObjectKey, by_resource};
+use coracle_objects::{Object, ObjectKey, by_resource};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -24,7 +24,7 @@ pub fn new_draft(
     }
     metadata.insert("uid".into(), uid.into());
     metadata.insert("creationTimestamp".into(), rfc3339(now).into());
-    if by_resource(key.resource.as_str()).is_some_and(Kind::spec_is_generational) {
+    if by_resource(key.resource.as_str()).is_some_and(|kind| kind.spec_is_generational()) {
         metadata.insert("generation".into(), 1.into());
     }
     let mut object = Map::new();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use coracle_controllers::EventRecord;
-use coracle_objects::{Expect, Object, ObjectKey, Transaction, View, registry};
+use coracle_objects::{Expect, Object, ObjectKey, Transaction, View, by_resource};
 use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
 
@@ -23,10 +23,10 @@ const INVOLVED_NAME_MAX: usize = 236;
 /// What a controller or the scheduler reports, as a core v1 Event without a name.
 pub fn of_record(record: &EventRecord) -> Value {
     let key = &record.regarding;
-    let kind = registry::by_resource(key.resource.as_str());
+    let kind = by_resource(key.resource.as_str());
     json!({
         "involvedObject": {
-            "kind": kind.map_or("", |kind| kind.kind),
+            "kind": kind.map_or("", |kind| &*kind.kind),
             "apiVersion": kind.map_or_else(String::new, |kind| kind.api_version()),
             "namespace": *key.name.namespace,
             "name": *key.name.name,

@@ -33,9 +33,7 @@ pub fn admit(
     }
     let namespace = &key.name.namespace;
     let stays = in_namespace(namespace, view)?;
-    if kind.group.is_empty() && kind.kind == "Pod" {
-        find_account(namespace, object, view)?;
-    }
+    kind.admit(namespace, object, view)?;
     Ok(Some(stays))
 }
 
@@ -62,9 +60,8 @@ pub fn find_account(namespace: &str, pod: &Value, view: &View) -> Result<(), Not
 /// What is wrong with a new object by itself, its defaults filled in.
 pub fn faults_of_new(kind: &Kind, object: &Value) -> Vec<FieldError> {
     let mut errors = validate_meta(kind, object, None);
-    errors.extend((kind.validate)(object, None));
-    // A node registers with its status.
-    if kind.kind == "Node" {
+    errors.extend(kind.validate(object, None));
+    if kind.registers_with_status() {
         errors.extend(kind.status_faults(object));
     }
     errors

@@ -3,6 +3,7 @@
 mod age;
 mod config;
 mod coracle;
+mod definition;
 mod deployment;
 mod discovery;
 mod event;
@@ -15,16 +16,17 @@ mod pod_template;
 mod replica_set;
 mod service;
 
-use crate::registry::Kind;
+use crate::kind::Native;
 
 pub use age::{age, human_duration};
 pub use coracle::openapi as coracle_openapi;
+pub use definition::{CLEANUP, DEFINITIONS};
 pub use discovery::endpoint_faults;
 pub use ingress::{hosts_since, note_hosts};
 pub use service::{OF_A_TYPE as SERVICE_FIELDS_OF_A_TYPE, service_address_errors, takes as service_takes};
 
 /// All served kinds. Where a resource has several versions or groups, the preferred one is first.
-pub(crate) static ALL: &[Kind] = &[
+pub(crate) static ALL: &[Native] = &[
     namespace::NAMESPACE,
     node::NODE,
     pod::POD,
@@ -42,6 +44,7 @@ pub(crate) static ALL: &[Kind] = &[
     ingress::INGRESS,
     ingress::INGRESS_CLASS,
     ingress::IP_ADDRESS,
+    definition::DEFINITION,
     coracle::MEMBER,
     coracle::POD_BLOCK,
     coracle::ARTIFACT,

@@ -79,8 +79,13 @@ pub fn answer(
     if method != Method::POST {
         return Err(ApiError::MethodNotAllowed);
     }
-    let expected =
-        Expected { group: review.group, version: review.version, kind: review.kind, schema: review.schema };
+    let expected = Expected {
+        group: review.group,
+        version: review.version,
+        kind: review.kind,
+        schema: review.schema,
+        declared: None,
+    };
     let mut object = body::decode(content, &expected, crate::options::FieldValidation::Warn)?.value;
     metadata::of(&mut object).insert("creationTimestamp".to_owned(), metadata::time(now).into());
     object["status"] = status(review, &object, identity);

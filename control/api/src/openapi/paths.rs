@@ -1,6 +1,6 @@
 //! The `paths` of a document: which operations there are, on what.
 
-use coracle_objects::{Kind, Subresource, schema::refer};
+use coracle_objects::{Endpoint, Kind, Subresource, schema::refer};
 use serde_json::{Map, Value, json};
 
 use super::gvk;
@@ -12,8 +12,8 @@ const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
 
 /// Adds the paths of a kind and its subresources.
 pub fn add_kind(kind: &Kind, paths: &mut Map<String, Value>) {
-    let own = gvk(kind.group, kind.version, kind.kind);
-    let base = base(kind.group, kind.version);
+    let own = gvk(&kind.group, &kind.version, &kind.kind);
+    let base = base(&kind.group, &kind.version);
     let collection = if kind.namespaced {
         format!("{base}/namespaces/{{namespace}}/{}", kind.plural)
     } else {
@@ -23,13 +23,13 @@ pub fn add_kind(kind: &Kind, paths: &mut Map<String, Value>) {
     let scope = scope(kind.namespaced, false);
     let mut at_collection = json!({ "parameters": scope });
     let mut put = |method: &str, operation: Value| at_collection[method] = operation;
-    if kind.verbs.contains(&"list") {
+    if kind.takes("list") {
         put("get", operation("list", kind, &own, &list_parameters(), None, &list));
     }
-    if kind.verbs.contains(&"create") {
-        put("post", operation("post", kind, &own, &write_parameters(), Some(kind.schema), kind.schema));
+    if kind.takes("create") {
+        put("post", operation("post", kind, &own, &write_parameters(), Some(&kind.schema), &kind.schema));
     }
-    if kind.verbs.contains(&"deletecollection") {
+    if kind.takes("deletecollection") {
         put(
             "delete",
             operation("deletecollection", kind, &own, &list_parameters(), Some(DELETE_OPTIONS), STATUS),
@@ -41,9 +41,9 @@ pub fn add_kind(kind: &Kind, paths: &mut Map<String, Value>) {
         let everywhere = json!({ "get": operation("list", kind, &own, &list_parameters(), None, &list) });
         paths.insert(format!("{base}/{}", kind.plural), everywhere);
     }
-    paths.insert(item.clone(), object(kind, &own, kind.schema, kind.verbs));
-    for subresource in kind.subresources {
-        paths.insert(format!("{item}/{}", subresource.name), sub(kind, subresource));
+    paths.insert(item.clone(), object(kind, &own, &kind.schema, kind.verbs));
+    for subresource in &kind.subresources {
+        paths.insert(format!("{item}/{}", subresource.endpoint.name()), sub(kind, subresource));
     }
 }
 
@@ -93,7 +93,7 @@ fn object(kind: &Kind, gvk: &Value, schema: &str, verbs: &[&str]) -> Value {
                 item["delete"] =
                     operation("delete", kind, gvk, &delete_parameters(), Some(DELETE_OPTIONS), STATUS)
             }
-            "create" if gvk["kind"] != kind.kind => {
+            "create" if gvk["kind"] != *kind.kind => {
                 item["post"] = operation("post", kind, gvk, &write, Some(schema), schema);
             }
             _ => {}
@@ -103,20 +103,18 @@ fn object(kind: &Kind, gvk: &Value, schema: &str, verbs: &[&str]) -> Value {
 }
 
 fn sub(kind: &Kind, subresource: &Subresource) -> Value {
-    let own = gvk(subresource.group, subresource.version, subresource.kind);
-    if subresource.name == "log" {
+    let own = gvk(&subresource.group, &subresource.version, &subresource.kind);
+    if subresource.endpoint == Endpoint::Log {
         let mut item = json!({ "parameters": scope(kind.namespaced, true) });
-        let mut get = operation("connect", kind, &own, &json!([]), None, kind.schema);
+        let mut get = operation("connect", kind, &own, &json!([]), None, &kind.schema);
         get["responses"] = json!({ "200": { "description": "OK", "content": { "text/plain": { "schema": { "type": "string" } } } } });
         item["get"] = get;
         return item;
     }
-    let schema = match (subresource.group, subresource.kind) {
-        (group, name) if group == kind.group && name == kind.kind => kind.schema,
-        ("autoscaling", "Scale") => "io.k8s.api.autoscaling.v1.Scale",
-        ("", "Binding") => "io.k8s.api.core.v1.Binding",
-        ("policy", "Eviction") => "io.k8s.api.policy.v1.Eviction",
-        _ => STATUS,
+    let schema = match subresource.endpoint {
+        Endpoint::Status | Endpoint::Finalize | Endpoint::Log => &*kind.schema,
+        Endpoint::Scale => "io.k8s.api.autoscaling.v1.Scale",
+        Endpoint::Binding => "io.k8s.api.core.v1.Binding",
     };
     object(kind, &own, schema, subresource.verbs)
 }
@@ -131,7 +129,7 @@ fn operation(
 ) -> Value {
     let mut operation = json!({
         "description": format!("{action} {}", kind.plural),
-        "tags": [tag(kind.group, kind.version)],
+        "tags": [tag(&kind.group, &kind.version)],
         "parameters": parameters,
         "responses": responses(response),
         "x-kubernetes-action": action,

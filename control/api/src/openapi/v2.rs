@@ -3,7 +3,7 @@
 //! kubectl up to 1.27 looks here, in the protobuf form of gnostic's `OpenAPIv2.proto`, whether a dry run is safe
 //! (`kubectl diff`). Schemas are in the v3 documents only.
 
-use coracle_objects::kinds;
+use coracle_objects::Catalog;
 
 /// The media type of the only form that is served, without its version's punctuation.
 const MEDIA_TYPES: &[&str] = &[
@@ -20,9 +20,9 @@ pub fn accepts(media_type: &str) -> bool {
 pub const CONTENT_TYPE: &str = MEDIA_TYPES[1];
 
 /// The document: `Document { swagger = 1, info = 2, paths = 8 }`.
-pub fn document() -> Vec<u8> {
+pub fn document(catalog: &Catalog) -> Vec<u8> {
     let mut paths = Vec::new();
-    for kind in kinds().iter().filter(|kind| kind.verbs.contains(&"patch")) {
+    for kind in catalog.kinds().iter().filter(|kind| kind.takes("patch")) {
         let base = if kind.group.is_empty() { "/api" } else { "/apis" };
         let scope = if kind.namespaced { "/namespaces/{namespace}" } else { "" };
         let path = format!("{base}/{}{scope}/{}/{{name}}", kind.api_version(), kind.plural);

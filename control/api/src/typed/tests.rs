@@ -4,17 +4,19 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
+use coracle_objects::schema::types;
+
 use super::*;
 
 const DEPLOYMENT: &str = "io.k8s.api.apps.v1.Deployment";
 const POD: &str = "io.k8s.api.core.v1.Pod";
 
 fn mismatch(mut value: Value, schema: &str) -> String {
-    conform(&mut value, schema).mismatch.unwrap_or_default()
+    conform(&mut value, types(), schema).mismatch.unwrap_or_default()
 }
 
 fn conformed(mut value: Value, schema: &str) -> Value {
-    let findings = conform(&mut value, schema);
+    let findings = conform(&mut value, types(), schema);
     assert_eq!(findings.mismatch, None);
     assert!(findings.unknown.is_empty(), "{:?}", findings.unknown);
     value
@@ -27,7 +29,7 @@ fn unknown_fields_are_named_and_dropped() {
         "spec": { "foo": 1, "template": { "spec": { "containers": [{ "name": "a", "imagee": "b" }] } } },
         "metadata": { "labels": { "anything": "goes" }, "annotations": null },
     });
-    let findings = conform(&mut value, DEPLOYMENT);
+    let findings = conform(&mut value, types(), DEPLOYMENT);
     assert_eq!(findings.unknown, ["spec.foo", "spec.template.spec.containers[0].imagee"]);
     assert!(findings.mismatch.is_none());
     assert_eq!(value["spec"], json!({ "template": { "spec": { "containers": [{ "name": "a" }] } } }));
@@ -48,7 +50,7 @@ fn wrong_types_read_as_those_of_go() {
         mismatch(json!({ "spec": { "containers": {} } }), POD),
         "json: cannot unmarshal object into Go struct field PodSpec.spec.containers of type []v1.Container"
     );
-    assert!(conform(&mut json!({"anything": 1}), "dev.coracle.v1.Unknown").unknown.is_empty());
+    assert!(conform(&mut json!({"anything": 1}), types(), "dev.coracle.v1.Unknown").unknown.is_empty());
 }
 
 #[test]
@@ -111,7 +113,7 @@ fn quantities_are_quantities_and_become_text() {
 fn times_are_times_in_utc() {
     let started = |text: &str| {
         let mut value = json!({ "status": { "startTime": text } });
-        match conform(&mut value, POD).mismatch {
+        match conform(&mut value, types(), POD).mismatch {
             None => value["status"]["startTime"].as_str().unwrap().to_owned(),
             Some(mismatch) => mismatch,
         }
@@ -159,7 +161,7 @@ fn what_is_named_of_many_unknown_fields_is_bounded() {
     let many: serde_json::Map<String, Value> =
         (0..10_000).map(|index| (format!("x{index}"), json!(1))).collect();
     let mut value = Value::Object(many);
-    assert_eq!(conform(&mut value, POD).unknown.len(), UNKNOWN_MAX);
+    assert_eq!(conform(&mut value, types(), POD).unknown.len(), UNKNOWN_MAX);
     assert_eq!(value, json!({}));
 }
 
@@ -201,13 +203,13 @@ fn each_list(
 fn every_list_of_every_kind_is_refused_before_it_is_walked_where_it_is_too_long() {
     let mut lists = 0;
     for kind in coracle_objects::kinds() {
-        let Some(type_) = types().by_name(kind.schema) else { continue };
+        let Some(type_) = types().by_name(&kind.schema) else { continue };
         each_list(type_, &|value| value, &mut BTreeSet::new(), &mut |name, element, max, put| {
             lists += 1;
             assert!(max <= if element.is_plain() { 100_000 } else { 20_000 }, "{name}: {max}");
             // Elements that are no elements: nobody has looked at them.
             let mut long = put(vec![json!([[]]); max + 1].into());
-            let findings = conform(&mut long, kind.schema);
+            let findings = conform(&mut long, types(), &kind.schema);
             let error = findings.too_many.unwrap_or_else(|| panic!("{name}: {:?}", findings.mismatch));
             assert_eq!(findings.mismatch, Some(error.to_string()));
             assert!(error.to_string().contains("Too many: "), "{name}: {error}");

@@ -21,8 +21,13 @@ use crate::{
     transact::{Plan, Subject, transact},
 };
 
-const EXPECTED: Expected<'static> =
-    Expected { group: "", version: "v1", kind: "Binding", schema: "io.k8s.api.core.v1.Binding" };
+const EXPECTED: Expected<'static> = Expected {
+    group: "",
+    version: "v1",
+    kind: "Binding",
+    schema: "io.k8s.api.core.v1.Binding",
+    declared: None,
+};
 
 pub async fn bind<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> Result<Response, ApiError> {
     let kind = request.kind();

@@ -1,7 +1,7 @@
 //! POST: creates an object.
 
 use axum::response::Response;
-use coracle_objects::{FieldError, Kind, ObjectKey, View, admission::faults_of_new};
+use coracle_objects::{Endpoint, FieldError, Kind, ObjectKey, View, admission::faults_of_new};
 use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -91,8 +91,8 @@ fn prepare(kind: &Kind, namespace: &str, mut object: Value, now: Timestamp) -> R
     }
     metadata::name_owners_once(&mut object);
     // A node registers with its status; every other kind's status is written through its subresource.
-    if kind.has("status")
-        && kind.kind != "Node"
+    if kind.has(Endpoint::Status)
+        && !kind.registers_with_status()
         && let Some(map) = object.as_object_mut()
     {
         map.shift_remove("status");
@@ -102,13 +102,13 @@ fn prepare(kind: &Kind, namespace: &str, mut object: Value, now: Timestamp) -> R
 
 fn plan<S: Storage, N: Nodes>(
     api: &Api<S, N>,
-    kind: &'static Kind,
+    kind: &Kind,
     template: &Value,
     view: &View,
 ) -> Result<Plan, ApiError> {
     let mut object = template.clone();
     let generated = name_object(&mut object);
-    (kind.defaults)(&mut object);
+    kind.defaults(&mut object);
     let name = metadata::text(&object, "name").to_owned();
     let key = ObjectKey::new(kind.storage_resource().as_str(), metadata::text(&object, "namespace"), &name);
     let context = admission::Context { kind, view, config: &api.config, key: &key };
@@ -121,15 +121,15 @@ fn plan<S: Storage, N: Nodes>(
     if !generated && view.get(&key).is_some() {
         return Err(ApiError::AlreadyExists { resource: kind.resource(), name });
     }
-    (kind.to_storage)(&mut object);
+    kind.to_storage(&mut object);
     let draft = stored_draft(kind, &object);
     Ok(Plan { subject: Subject::Create { key, draft: draft.into() }, along })
 }
 
 /// The bytes for the store, in the form of the kind that the store keeps. The object is in that form already.
-pub fn stored_draft(kind: &'static Kind, object: &Value) -> Vec<u8> {
-    let stored = kind.storage.and_then(coracle_objects::by_resource).unwrap_or(kind);
-    metadata::draft(stored.kind, &stored.api_version(), object)
+pub fn stored_draft(kind: &Kind, object: &Value) -> Vec<u8> {
+    let (api_version, kind) = kind.stored_as();
+    metadata::draft(&kind, &api_version, object)
 }
 
 /// Gives an object without a name one from its generateName. Returns whether it did.

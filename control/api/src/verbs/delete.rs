@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::response::Response;
 use coracle_objects::{
-    Kind, Object, Transaction, View, claims,
+    Endpoint, Kind, Object, Transaction, View, claims,
     deletion::{self, Wish},
     is_kept_namespace,
 };
@@ -33,7 +33,7 @@ pub async fn delete<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) ->
         plan(kind, view, old, &options, now)
     })
     .await?;
-    if done.deleted && kind.kind != "Pod" {
+    if done.deleted && !kind.is_graceful() {
         let mut details = json!({ "name": done.object.name(), "group": kind.group, "kind": kind.plural, "uid": done.object.meta.uid });
         if let Some(map) = details.as_object_mut() {
             map.retain(|_, value| value != "");
@@ -50,7 +50,7 @@ pub fn options(request: &Request) -> Result<DeleteOptions, ApiError> {
 
 /// What a delete of `old` does in this state.
 pub fn plan(
-    kind: &'static Kind,
+    kind: &Kind,
     view: &View,
     old: &Arc<Object>,
     options: &DeleteOptions,
@@ -64,17 +64,18 @@ pub fn plan(
     let before = answer::present_value(kind, old);
     let mut new = before.clone();
     let wish = Wish { propagation: options.propagation()?, grace_s: options.grace_period_seconds };
-    deletion::wish(kind.plural, &mut new, wish, now);
-    if deletion::is_complete(kind.plural, &new) {
+    let resource = kind.resource();
+    deletion::wish(resource.as_str(), &mut new, wish, now);
+    if deletion::is_complete(resource.as_str(), &new) {
         let along = claims::release(view, old);
         return Ok(Plan { subject: Subject::Delete { old: old.clone() }, along });
     }
-    if kind.kind == "Namespace" && before == new {
+    if kind.has(Endpoint::Finalize) && before == new {
         let reason = "The system is ensuring all content is removed from this namespace.  Upon completion, this \
                       namespace will automatically be purged by the system.";
         return Err(ApiError::conflict(kind, old.name(), reason));
     }
-    (kind.to_storage)(&mut new);
+    kind.to_storage(&mut new);
     let draft = stored_draft(kind, &new).into();
     Ok(Plan { subject: Subject::Update { old: old.clone(), draft }, along: Transaction::default() })
 }
@@ -124,7 +125,7 @@ mod tests {
     fn delete(plural: &str, object: Value, options: &DeleteOptions) -> Result<Plan, ApiError> {
         let kind = by_plural("", "v1", plural).unwrap();
         let key = ObjectKey::new(plural, if kind.namespaced { "default" } else { "" }, "x");
-        let draft = metadata::draft(kind.kind, "v1", &object);
+        let draft = metadata::draft(&kind.kind, "v1", &object);
         let old = Arc::new(Object::from_draft(key, &draft, 5).unwrap());
         plan(kind, &View::default(), &old, options, NOW.parse().unwrap())
     }

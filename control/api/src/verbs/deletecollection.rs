@@ -49,6 +49,6 @@ pub async fn delete_all<S: Storage, N: Nodes>(
         }
     }
     let meta = ListMeta::at(api.storage.view().revision);
-    let listing = Listing::new(kind, objects, form, now, &meta);
+    let listing = Listing::new(kind.clone(), objects, form, now, &meta);
     Ok(answer::json_bytes(StatusCode::OK, listing.body(&api.bounds, &request.user)))
 }

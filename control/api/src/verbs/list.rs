@@ -33,7 +33,7 @@ pub async fn list_or_watch<S: Storage, N: Nodes>(
     let (view, after) = state_for(api, request, &options).await?;
     let page = page(&view, request, &options, after.as_ref());
     page.objects.iter().try_for_each(|object| readable::check(object))?;
-    let listing = Listing::new(request.kind(), page.objects, form, (api.config.now)(), &page.meta);
+    let listing = Listing::new(request.kind().clone(), page.objects, form, (api.config.now)(), &page.meta);
     Ok(answer::json_bytes(StatusCode::OK, listing.body(&api.bounds, &request.user)))
 }
 

@@ -90,13 +90,23 @@ pub async fn patch<S: Storage, N: Nodes>(
     let key = request.key()?;
     let options = WriteOptions::parse(&request.query)?;
     let (patch, duplicates) = Patch::decode(request)?;
+    if matches!(patch, Patch::Strategic(_)) && kind.declared().is_some() {
+        return Err(ApiError::UnsupportedMediaType {
+            reason: format!(
+                "the body of the request was in an unknown format - accepted media types include: \
+                 application/json-patch+json, application/merge-patch+json ({} is a custom resource: how its lists \
+                 merge is not known)",
+                kind.kind
+            ),
+        });
+    }
     let mut warnings = Vec::new();
     let done = transact(&api.storage, options.dry_run, |view| {
         let old = view.get(&key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
         readable::check(old)?;
         let before = answer::present_value(kind, old);
         let mut new = before.clone();
-        patch.apply(&mut new, kind.schema).map_err(|error| refused(kind, &key.name.name, &patch, &error))?;
+        patch.apply(&mut new, &kind.schema).map_err(|error| refused(kind, &key.name.name, &patch, &error))?;
         warnings = check(request, kind, &before, &mut new, &duplicates, options.field_validation)?;
         // A patch that leaves the resourceVersion as it was asks for no particular one.
         if metadata::text(&new, "resourceVersion") == old.revision.to_string() {
@@ -135,11 +145,12 @@ fn check(
         let error = FieldError::invalid("metadata.name", metadata::text(new, "name"), "field is immutable");
         return Err(ApiError::invalid(kind, metadata::text(before, "name"), vec![error]));
     }
-    let findings = typed::conform(new, kind.schema);
+    let findings = typed::conform(new, kind.types(), &kind.schema);
     if let Some(error) = findings.too_many {
         return Err(ApiError::invalid(kind, metadata::text(before, "name"), vec![error]));
     }
     if let Some(mismatch) = findings.mismatch {
+        body::refuse_declared(kind, new)?;
         return Err(body::patch_error(&request.body, &mismatch));
     }
     let faults = body::faults(&findings.unknown, duplicates, validation);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::response::Response;
-use coracle_objects::{FieldError, Kind, LabelSelector, Object, fields};
+use coracle_objects::{FieldError, Kind, LabelSelector, Object, declared::ScalePaths, fields, schema::types};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ use crate::{
 
 const SCHEMA: &str = "io.k8s.api.autoscaling.v1.Scale";
 const EXPECTED: Expected<'static> =
-    Expected { group: "autoscaling", version: "v1", kind: "Scale", schema: SCHEMA };
+    Expected { group: "autoscaling", version: "v1", kind: "Scale", schema: SCHEMA, declared: None };
 
 pub async fn scale<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> Result<Response, ApiError> {
     answer::negotiate(&request.headers, &request.query, false)?;
@@ -33,7 +33,9 @@ pub async fn scale<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> 
             let key = request.key()?;
             let view = list::view_at_least(&api.storage, None).await?;
             let object = view.get(&key).ok_or_else(|| ApiError::not_found(request.kind(), &key.name.name))?;
-            Ok(answer::json_value(StatusCode::OK, &scale_of(&answer::present_value(request.kind(), object))))
+            let scale =
+                scale_of(&answer::present_value(request.kind(), object), &request.kind().scale_paths());
+            Ok(answer::json_value(StatusCode::OK, &scale))
         }
         Method::PUT => {
             let options = WriteOptions::parse(&request.query)?;
@@ -62,23 +64,24 @@ async fn change<S: Storage, N: Nodes>(
 ) -> Result<Response, ApiError> {
     let kind = request.kind();
     let key = request.key()?;
+    let paths = kind.scale_paths();
     let done = transact(&api.storage, options.dry_run, |view| {
         let old = view.get(&key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
         let mut object = answer::present_value(kind, old);
-        let mut wanted = edit(scale_of(&object))?;
+        let mut wanted = edit(scale_of(&object, &paths))?;
         let replicas = check(kind, old, &mut wanted)?;
-        object["spec"]["replicas"] = replicas.into();
+        put(&mut object, &paths.replicas, replicas);
         metadata::of(&mut object).shift_remove("resourceVersion");
         update::plan(&api.config, kind, view, old, object, Part::Main)
     })
     .await?;
-    Ok(answer::json_value(StatusCode::OK, &scale_of(&answer::present_value(kind, &done.object))))
+    Ok(answer::json_value(StatusCode::OK, &scale_of(&answer::present_value(kind, &done.object), &paths)))
 }
 
 /// The replicas that a Scale asks for.
 fn check(kind: &Kind, old: &Arc<Object>, wanted: &mut Value) -> Result<i64, ApiError> {
     let name = old.name();
-    if let Some(mismatch) = typed::conform(wanted, SCHEMA).mismatch {
+    if let Some(mismatch) = typed::conform(wanted, types(), SCHEMA).mismatch {
         return Err(ApiError::BadRequest(format!(
             "Scale in version \"v1\" cannot be handled as a Scale: {mismatch}"
         )));
@@ -106,22 +109,37 @@ fn check(kind: &Kind, old: &Arc<Object>, wanted: &mut Value) -> Result<i64, ApiE
     Ok(replicas)
 }
 
+/// Writes a number at a JSON pointer whose parents may not be there yet.
+fn put(object: &mut Value, pointer: &str, number: i64) {
+    let unescaped = |part: &str| part.replace("~1", "/").replace("~0", "~");
+    let place = pointer.split('/').skip(1).fold(object, |value, part| {
+        if !value.is_object() {
+            *value = json!({});
+        }
+        &mut value[unescaped(part)]
+    });
+    *place = number.into();
+}
+
 /// The Scale of an object.
-fn scale_of(object: &Value) -> Value {
+fn scale_of(object: &Value, paths: &ScalePaths) -> Value {
     let mut kept = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         metadata::copy(object, &mut kept, field);
     }
-    let selector = LabelSelector::from_json(object.pointer("/spec/selector"))
-        .map(|selector| selector.to_string())
-        .unwrap_or_default();
+    let selector = match &paths.selector {
+        Some(path) => fields::text(object, path).to_owned(),
+        None => LabelSelector::from_json(object.pointer("/spec/selector"))
+            .map(|selector| selector.to_string())
+            .unwrap_or_default(),
+    };
     json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": kept["metadata"],
-        "spec": { "replicas": fields::integer(object, "/spec/replicas").unwrap_or(0) },
+        "spec": { "replicas": fields::integer(object, &paths.replicas).unwrap_or(0) },
         "status": {
-            "replicas": fields::integer(object, "/status/replicas").unwrap_or(0),
+            "replicas": fields::integer(object, &paths.status_replicas).unwrap_or(0),
             "selector": selector,
         },
     })

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use axum::response::Response;
-use coracle_objects::{FieldError, Kind, Object, View, claims, deletion, fields, validate_meta};
+use coracle_objects::{Endpoint, FieldError, Kind, Object, View, claims, deletion, fields, validate_meta};
 use http::StatusCode;
 use serde_json::Value;
 
@@ -63,7 +63,7 @@ fn check_identity(request: &Request, object: &Value) -> Result<(), ApiError> {
 /// uid, they must be those of `old`.
 pub fn plan(
     config: &ApiConfig,
-    kind: &'static Kind,
+    kind: &Kind,
     view: &View,
     old: &Arc<Object>,
     mut new: Value,
@@ -75,7 +75,7 @@ pub fn plan(
     keep_system_metadata(&before, &mut new);
     keep_other_part(kind, &before, &mut new, part);
     metadata::name_owners_once(&mut new);
-    (kind.defaults)(&mut new);
+    kind.defaults(&mut new);
     let context = admission::Context { kind, view, config, key: &old.key };
     let mut along = admission::on_update(&context, &before, &mut new)?;
     let errors = faults(kind, &before, &new, part);
@@ -86,11 +86,11 @@ pub fn plan(
         let generation = fields::integer(&before, "/metadata/generation").unwrap_or(0) + 1;
         metadata::of(&mut new).insert("generation".to_owned(), generation.into());
     }
-    if deletion::is_complete(kind.plural, &new) {
+    if deletion::is_complete(kind.resource().as_str(), &new) {
         along.join(claims::release(view, old));
         return Ok(Plan { subject: Subject::Delete { old: old.clone() }, along });
     }
-    (kind.to_storage)(&mut new);
+    kind.to_storage(&mut new);
     let draft = stored_draft(kind, &new).into();
     Ok(Plan { subject: Subject::Update { old: old.clone(), draft }, along })
 }
@@ -134,10 +134,10 @@ fn keep_system_metadata(before: &Value, new: &mut Value) {
 fn keep_other_part(kind: &Kind, before: &Value, new: &mut Value, part: Part) {
     match part {
         Part::Main => {
-            if kind.has("status") {
+            if kind.has(Endpoint::Status) {
                 metadata::copy_part(before, new, "status");
             }
-            if kind.kind == "Namespace" {
+            if kind.has(Endpoint::Finalize) {
                 metadata::copy_part(before, new, "spec");
             }
         }
@@ -170,12 +170,12 @@ fn faults(kind: &Kind, before: &Value, new: &Value, part: Part) -> Vec<FieldErro
     }
     // An object that is on its way out must not be held back by rules that came after it, as long as only its metadata
     // changes.
-    let leaves = metadata::deleting(before) && kind.kind != "Pod" && same_but_for_metadata(before, new);
+    let leaves = metadata::deleting(before) && !kind.is_graceful() && same_but_for_metadata(before, new);
     if part == Part::Status {
         errors.extend(status_faults(kind, before, new));
     }
     if part == Part::Main && !leaves {
-        errors.extend((kind.validate)(new, Some(before)));
+        errors.extend(kind.validate(new, Some(before)));
     }
     errors
 }

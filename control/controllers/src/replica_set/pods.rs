@@ -80,7 +80,7 @@ impl Mold {
 /// Fills in a pod's defaults, and answers why one of this name would be refused.
 fn complete(pod: &mut Value, name: &str) -> Option<String> {
     let kind = by_resource("pods")?;
-    (kind.defaults)(pod);
+    kind.defaults(pod);
     draft::set_meta(pod, "name", name);
     let fault = admission::faults_of_new(kind, pod).into_iter().next();
     draft::child(pod, "metadata").remove("name");

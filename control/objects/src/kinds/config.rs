@@ -8,14 +8,14 @@ use crate::{
     bytes::{decode, encode},
     field_error::{FIELD_ERRORS_MAX, FieldError},
     fields::{child, count, default_text, entries, flag, list, present, text},
-    registry::{Column, Kind},
+    kind::{Column, Native},
     validate::{rules::immutable, syntax::config_key_faults},
 };
 
 /// All values of a ConfigMap or Secret together, in bytes.
 const DATA_BYTES_MAX: usize = 1024 * 1024;
 
-pub(super) const CONFIG_MAP: Kind = Kind {
+pub(super) const CONFIG_MAP: Native = Native {
     kind: "ConfigMap",
     plural: "configmaps",
     singular: "configmap",
@@ -28,10 +28,10 @@ pub(super) const CONFIG_MAP: Kind = Kind {
     },
     defaults: |object| one_spelling(object, "binaryData"),
     validate: validate_config_map,
-    ..Kind::BASE
+    ..Native::BASE
 };
 
-pub(super) const SECRET: Kind = Kind {
+pub(super) const SECRET: Native = Native {
     kind: "Secret",
     plural: "secrets",
     singular: "secret",
@@ -48,10 +48,10 @@ pub(super) const SECRET: Kind = Kind {
     defaults: secret_defaults,
     validate: validate_secret,
     selectable_fields: &["type"],
-    ..Kind::BASE
+    ..Native::BASE
 };
 
-pub(super) const SERVICE_ACCOUNT: Kind = Kind {
+pub(super) const SERVICE_ACCOUNT: Native = Native {
     kind: "ServiceAccount",
     plural: "serviceaccounts",
     singular: "serviceaccount",
@@ -59,7 +59,7 @@ pub(super) const SERVICE_ACCOUNT: Kind = Kind {
     schema: "io.k8s.api.core.v1.ServiceAccount",
     columns: &[Column::name(), Column::integer("Secrets", "How many secrets it names"), Column::age()],
     cells: |object, now| vec![name(object), list(object, "/secrets").len().into(), created(object, now)],
-    ..Kind::BASE
+    ..Native::BASE
 };
 
 fn name(object: &Value) -> Value {

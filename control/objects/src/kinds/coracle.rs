@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::age;
 use crate::{
     fields::text,
-    registry::{Column, Kind},
+    kind::{Column, Native},
 };
 
 const GROUP: &str = "coracle.dev";
@@ -14,7 +14,7 @@ const READ: &[&str] = &["get", "list", "watch"];
 
 /// A control node: name = raft id in decimal; spec {id, name, address, version, entryFormat}; status.conditions has
 /// `Healthy` once the member was dead.
-pub(super) const MEMBER: Kind = Kind {
+pub(super) const MEMBER: Native = Native {
     group: GROUP,
     kind: "Member",
     plural: "members",
@@ -30,11 +30,11 @@ pub(super) const MEMBER: Kind = Kind {
         Column::age(),
     ],
     cells: |object, now| row(object, &["/spec/name", "/spec/address", "/spec/version"], now),
-    ..Kind::BASE
+    ..Native::BASE
 };
 
 /// A block of pod addresses that a node has claimed: name = the block with `-` for `/`; spec {cidr, nodeName}.
-pub(super) const POD_BLOCK: Kind = Kind {
+pub(super) const POD_BLOCK: Native = Native {
     group: GROUP,
     kind: "PodBlock",
     plural: "podblocks",
@@ -50,11 +50,11 @@ pub(super) const POD_BLOCK: Kind = Kind {
     ],
     cells: |object, now| row(object, &["/spec/cidr", "/spec/nodeName"], now),
     selectable_fields: &["spec.nodeName"],
-    ..Kind::BASE
+    ..Native::BASE
 };
 
 /// A tag in the cluster's registry; spec {repository, tag, digest, mediaType, size, blobs}.
-pub(super) const ARTIFACT: Kind = Kind {
+pub(super) const ARTIFACT: Native = Native {
     group: GROUP,
     kind: "Artifact",
     plural: "artifacts",
@@ -70,11 +70,11 @@ pub(super) const ARTIFACT: Kind = Kind {
         Column::age(),
     ],
     cells: |object, now| row(object, &["/spec/repository", "/spec/tag", "/spec/digest"], now),
-    ..Kind::BASE
+    ..Native::BASE
 };
 
 /// A node port that a service has: name = the port in decimal; spec {service: namespace/name}.
-pub(super) const PORT_ALLOCATION: Kind = Kind {
+pub(super) const PORT_ALLOCATION: Native = Native {
     group: GROUP,
     kind: "PortAllocation",
     plural: "portallocations",
@@ -84,7 +84,7 @@ pub(super) const PORT_ALLOCATION: Kind = Kind {
     schema: "dev.coracle.v1.PortAllocation",
     columns: &[Column::name(), Column::text("Service", "The service that has the port"), Column::age()],
     cells: |object, now| row(object, &["/spec/service"], now),
-    ..Kind::BASE
+    ..Native::BASE
 };
 
 /// Name, the texts at these paths, age.
@@ -144,12 +144,12 @@ pub fn openapi(schema: &str) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::kinds;
+    use crate::catalog::kinds;
 
     #[test]
     fn each_kind_of_ours_has_a_schema() {
         for kind in kinds() {
-            assert_eq!(openapi(kind.schema).is_some(), kind.group == GROUP, "{}", kind.kind);
+            assert_eq!(openapi(&kind.schema).is_some(), kind.group == GROUP, "{}", kind.kind);
         }
     }
 }

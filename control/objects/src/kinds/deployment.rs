@@ -11,14 +11,14 @@ use super::{
 use crate::{
     field_error::FieldError,
     fields::{child, default, default_text, integer, present, text},
-    registry::{Column, Kind, Subresource},
+    kind::{Column, Native, Subresource},
     validate::rules::{not_negative, one_of, replica_counts},
 };
 
 const REVISION_HISTORY: i64 = 10;
 const PROGRESS_DEADLINE_SECONDS: i64 = 600;
 
-pub(super) const DEPLOYMENT: Kind = Kind {
+pub(super) const DEPLOYMENT: Native = Native {
     group: "apps",
     kind: "Deployment",
     plural: "deployments",
@@ -44,7 +44,7 @@ pub(super) const DEPLOYMENT: Kind = Kind {
         replica_counts(object, &["updatedReplicas", "readyReplicas", "availableReplicas"])
     },
     generational: &["spec"],
-    ..Kind::BASE
+    ..Native::BASE
 };
 
 fn cells(object: &Value, now: Timestamp) -> Vec<Value> {

@@ -10,7 +10,7 @@ use super::age;
 use crate::{
     field_error::FieldError,
     fields::{default, default_text, elements, integer, list, text},
-    registry::{Column, Kind},
+    kind::{Column, Native},
     validate::{
         rules::{immutable, one_of, or_none},
         syntax::{ip_faults, label_faults, port_number_faults, subdomain_faults},
@@ -24,7 +24,7 @@ const ENDPOINTS_MAX: usize = 1000;
 const PORTS_MAX: usize = 20_000;
 const ADDRESSES_MAX: usize = 100;
 
-pub(super) const ENDPOINTS: Kind = Kind {
+pub(super) const ENDPOINTS: Native = Native {
     kind: "Endpoints",
     plural: "endpoints",
     singular: "endpoints",
@@ -44,10 +44,10 @@ pub(super) const ENDPOINTS: Kind = Kind {
         }
     },
     validate: validate_endpoints,
-    ..Kind::BASE
+    ..Native::BASE
 };
 
-pub(super) const ENDPOINT_SLICE: Kind = Kind {
+pub(super) const ENDPOINT_SLICE: Native = Native {
     group: "discovery.k8s.io",
     kind: "EndpointSlice",
     plural: "endpointslices",
@@ -69,7 +69,7 @@ pub(super) const ENDPOINT_SLICE: Kind = Kind {
     },
     validate: validate_slice,
     generational: &["addressType", "endpoints", "ports"],
-    ..Kind::BASE
+    ..Native::BASE
 };
 
 fn shown(first: &[String], count: usize) -> String {

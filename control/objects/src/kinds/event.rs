@@ -7,10 +7,10 @@ use super::age;
 use crate::{
     field_error::FieldError,
     fields::{entries, integer, present, text},
-    registry::{Column, Kind},
+    kind::{Column, Native},
 };
 
-pub(super) const EVENT: Kind = Kind {
+pub(super) const EVENT: Native = Native {
     kind: "Event",
     plural: "events",
     singular: "event",
@@ -32,10 +32,10 @@ pub(super) const EVENT: Kind = Kind {
         "source",
         "type",
     ],
-    ..Kind::BASE
+    ..Native::BASE
 };
 
-pub(super) const EVENTS_EVENT: Kind = Kind {
+pub(super) const EVENTS_EVENT: Native = Native {
     group: "events.k8s.io",
     schema: "io.k8s.api.events.v1.Event",
     selectable_fields: &[
@@ -60,7 +60,7 @@ pub(super) const EVENTS_EVENT: Kind = Kind {
         to_core(&mut core);
         validate(&core, old)
     },
-    storage: Some("events"),
+    storage: Some(&EVENT),
     from_storage: to_events,
     to_storage: to_core,
     storage_field,
@@ -76,8 +76,8 @@ const COLUMNS: &[Column] = &[
     Column::wide("Source", "Who reports it"),
     Column::text("Message", "What happened"),
     Column::wide("First Seen", "When it happened first"),
-    Column { name: "Count", type_: "integer", format: "", description: "How often it happened", priority: 1 },
-    Column { name: "Name", type_: "string", format: "name", description: "The event's name", priority: 1 },
+    Column::new("Count", "integer", "", "How often it happened", 1),
+    Column::new("Name", "string", "name", "The event's name", 1),
 ];
 
 fn cells(object: &Value, now: Timestamp) -> Vec<Value> {
@@ -180,6 +180,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::by_plural;
 
     fn event() -> Value {
         json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "a.1", "namespace": "n"}, "message": " started\n",
@@ -223,9 +224,11 @@ mod tests {
     fn selectors_of_the_newer_form_match_what_is_stored() {
         let selector =
             crate::FieldSelector::parse("regarding.name=a,reportingController=,type=Normal").unwrap();
-        assert_eq!(selector.check(&EVENTS_EVENT), Ok(()));
+        assert_eq!(selector.check(by_plural("events.k8s.io", "v1", "events").unwrap()), Ok(()));
         assert!(!selector.matches_value(&event()));
-        assert!(selector.in_storage(&EVENTS_EVENT).matches_value(&event()));
+        assert!(
+            selector.in_storage(by_plural("events.k8s.io", "v1", "events").unwrap()).matches_value(&event())
+        );
     }
 
     #[test]

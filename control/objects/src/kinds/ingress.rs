@@ -11,7 +11,7 @@ use super::age;
 use crate::{
     field_error::FieldError,
     fields::{child, default_text, integer, list, present, text},
-    registry::{Column, Kind, NameRule, Subresource},
+    kind::{Column, NameRule, Native, Subresource},
     validate::{
         rules::{immutable, one_of, or_none},
         syntax::{
@@ -22,7 +22,7 @@ use crate::{
 
 const GROUP: &str = "networking.k8s.io";
 
-pub(super) const INGRESS: Kind = Kind {
+pub(super) const INGRESS: Native = Native {
     group: GROUP,
     kind: "Ingress",
     plural: "ingresses",
@@ -41,10 +41,10 @@ pub(super) const INGRESS: Kind = Kind {
     cells,
     validate,
     generational: &["spec"],
-    ..Kind::BASE
+    ..Native::BASE
 };
 
-pub(super) const INGRESS_CLASS: Kind = Kind {
+pub(super) const INGRESS_CLASS: Native = Native {
     group: GROUP,
     kind: "IngressClass",
     plural: "ingressclasses",
@@ -77,11 +77,11 @@ pub(super) const INGRESS_CLASS: Kind = Kind {
         errors
     },
     generational: &["spec"],
-    ..Kind::BASE
+    ..Native::BASE
 };
 
 /// The claim of one service address; its name is the address.
-pub(super) const IP_ADDRESS: Kind = Kind {
+pub(super) const IP_ADDRESS: Native = Native {
     group: GROUP,
     kind: "IPAddress",
     plural: "ipaddresses",
@@ -115,7 +115,7 @@ pub(super) const IP_ADDRESS: Kind = Kind {
         errors
     },
     name_rule: NameRule::IpAddress,
-    ..Kind::BASE
+    ..Native::BASE
 };
 
 fn name(object: &Value) -> Value {

@@ -6,11 +6,11 @@ use super::age;
 use crate::{
     field_error::FieldError,
     fields::{integer, text},
-    registry::{Column, Kind},
+    kind::{Column, Native},
     validate::rules::not_negative,
 };
 
-pub(super) const LEASE: Kind = Kind {
+pub(super) const LEASE: Native = Native {
     group: "coordination.k8s.io",
     kind: "Lease",
     plural: "leases",
@@ -25,7 +25,7 @@ pub(super) const LEASE: Kind = Kind {
         ]
     },
     validate,
-    ..Kind::BASE
+    ..Native::BASE
 };
 
 fn validate(object: &Value, _old: Option<&Value>) -> Vec<FieldError> {

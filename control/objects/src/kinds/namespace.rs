@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use super::age;
 use crate::{
     fields::{child, default, default_text, text},
-    registry::{Column, Kind, NameRule, Subresource},
+    kind::{Column, Endpoint, NameRule, Native, Subresource},
 };
 
-pub(super) const NAMESPACE: Kind = Kind {
+pub(super) const NAMESPACE: Native = Native {
     kind: "Namespace",
     plural: "namespaces",
     singular: "namespace",
@@ -18,7 +18,7 @@ pub(super) const NAMESPACE: Kind = Kind {
     verbs: &["create", "delete", "get", "list", "patch", "update", "watch"],
     subresources: &[
         Subresource::status("", "Namespace"),
-        Subresource { name: "finalize", group: "", version: "v1", kind: "Namespace", verbs: &["update"] },
+        Subresource::new(Endpoint::Finalize, "", "Namespace", &["update"]),
     ],
     schema: "io.k8s.api.core.v1.Namespace",
     columns: &[Column::name(), Column::text("Status", "The status of the namespace"), Column::age()],
@@ -26,7 +26,7 @@ pub(super) const NAMESPACE: Kind = Kind {
     defaults,
     selectable_fields: &["status.phase"],
     name_rule: NameRule::Label,
-    ..Kind::BASE
+    ..Native::BASE
 };
 
 fn cells(object: &Value, now: Timestamp) -> Vec<Value> {

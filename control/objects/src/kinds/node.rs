@@ -9,7 +9,7 @@ use super::age;
 use crate::{
     field_error::{FIELD_ERRORS_MAX, FieldError},
     fields::{condition, default, entries, flag, list, present, text},
-    registry::{Column, Kind, Subresource},
+    kind::{Column, Native, Subresource},
     validate::{
         rules::{one_of, or_none},
         status::quantities,
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-pub(super) const NODE: Kind = Kind {
+pub(super) const NODE: Native = Native {
     kind: "Node",
     plural: "nodes",
     singular: "node",
@@ -46,7 +46,8 @@ pub(super) const NODE: Kind = Kind {
     validate,
     validate_status,
     selectable_fields: &["spec.unschedulable"],
-    ..Kind::BASE
+    registers_with_status: true,
+    ..Native::BASE
 };
 
 const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
@@ -169,6 +170,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::by_resource;
 
     #[test]
     fn rows() {
@@ -196,7 +198,7 @@ mod tests {
     #[test]
     fn a_status_is_checked() {
         let faults = |status: Value| {
-            let told = NODE.status_faults(&json!({ "status": status }));
+            let told = by_resource("nodes").unwrap().status_faults(&json!({ "status": status }));
             told.into_iter().map(|error| error.field).collect::<Vec<String>>()
         };
         let fine = json!({"allocatable": {"cpu": "1n", "memory": "9e18", "pods": "110", "example.com/gpu": "1"},

@@ -15,16 +15,17 @@ mod volume;
 use serde_json::Value;
 
 use crate::{
+    admission::find_account,
     field_error::FieldError,
     fields::{child, default, default_text, elements},
-    registry::{Column, Kind, Subresource},
+    kind::{Column, Endpoint, Native, Subresource},
 };
 
 pub(super) use defaults::{spec_defaults, template_defaults};
 pub use qos::qos_class;
 pub(super) use spec::{Place, validate_spec};
 
-pub(super) const POD: Kind = Kind {
+pub(super) const POD: Native = Native {
     kind: "Pod",
     plural: "pods",
     singular: "pod",
@@ -32,8 +33,8 @@ pub(super) const POD: Kind = Kind {
     categories: &["all"],
     subresources: &[
         Subresource::status("", "Pod"),
-        Subresource { name: "log", group: "", version: "v1", kind: "Pod", verbs: &["get"] },
-        Subresource { name: "binding", group: "", version: "v1", kind: "Binding", verbs: &["create"] },
+        Subresource::new(Endpoint::Log, "", "Pod", &["get"]),
+        Subresource::new(Endpoint::Binding, "", "Binding", &["create"]),
     ],
     schema: "io.k8s.api.core.v1.Pod",
     columns: &[
@@ -62,7 +63,9 @@ pub(super) const POD: Kind = Kind {
         "status.nominatedNodeName",
     ],
     generational: &["spec"],
-    ..Kind::BASE
+    admit: find_account,
+    graceful: true,
+    ..Native::BASE
 };
 
 /// No tolerations are added for nodes that are not ready: the pods of a lost node are replaced once it counts as lost.

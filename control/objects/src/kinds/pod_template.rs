@@ -6,7 +6,7 @@ use super::pod::{Place, validate_spec};
 use crate::{
     field_error::FieldError,
     fields::{integer, list, present, text},
-    registry::Column,
+    kind::Column,
     selector::LabelSelector,
     validate::{
         meta::{validate_annotations, validate_labels},

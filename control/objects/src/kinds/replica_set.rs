@@ -9,11 +9,11 @@ use super::{
 };
 use crate::{
     fields::{child, default, text},
-    registry::{Column, Kind, Subresource},
+    kind::{Column, Native, Subresource},
     validate::rules::replica_counts,
 };
 
-pub(super) const REPLICA_SET: Kind = Kind {
+pub(super) const REPLICA_SET: Native = Native {
     group: "apps",
     kind: "ReplicaSet",
     plural: "replicasets",
@@ -50,7 +50,7 @@ pub(super) const REPLICA_SET: Kind = Kind {
     },
     selectable_fields: &["status.replicas"],
     generational: &["spec"],
-    ..Kind::BASE
+    ..Native::BASE
 };
 
 fn defaults(object: &mut Value) {
@@ -69,6 +69,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::{Endpoint, by_resource};
 
     #[test]
     fn a_replica_set_is_filled_in_and_shown() {
@@ -79,6 +80,6 @@ mod tests {
         let row = (REPLICA_SET.cells)(&set, jiff::Timestamp::UNIX_EPOCH);
         assert_eq!(Value::from(row), json!(["a", 1, 0, 0, "<unknown>", "c", "x:1", "app=a"]));
         assert_eq!(set["spec"]["template"]["spec"]["dnsPolicy"], "ClusterFirst");
-        assert!(REPLICA_SET.has("scale"));
+        assert!(by_resource("replicasets.apps").unwrap().has(Endpoint::Scale));
     }
 }

@@ -12,7 +12,7 @@ use super::age;
 use crate::{
     field_error::FieldError,
     fields::{child, default, default_text, elements, integer, list, text},
-    registry::{Column, Kind, NameRule, Subresource},
+    kind::{Column, NameRule, Native, Subresource},
     validate::{
         meta::validate_labels,
         rules::{format_labels, one_of, or_none, port_or_name},
@@ -30,7 +30,7 @@ const FAMILIES_SHOWN_MAX: usize = 3;
 /// Ports of one service. Each becomes an entry of every slice of it, and several variables of pods beside it.
 const PORTS_MAX: usize = 2000;
 
-pub(super) const SERVICE: Kind = Kind {
+pub(super) const SERVICE: Native = Native {
     kind: "Service",
     plural: "services",
     singular: "service",
@@ -52,7 +52,7 @@ pub(super) const SERVICE: Kind = Kind {
     validate,
     selectable_fields: &["spec.clusterIP", "spec.type"],
     name_rule: NameRule::Label1035,
-    ..Kind::BASE
+    ..Native::BASE
 };
 
 fn cells(object: &Value, now: Timestamp) -> Vec<Value> {

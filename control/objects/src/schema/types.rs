@@ -1,6 +1,6 @@
 //! The schemas as types: made once, walked without looking at a schema again.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
@@ -28,7 +28,7 @@ pub enum Type {
     List(Box<Type>, usize),
     /// From text to this.
     Map(Box<Type>),
-    /// The struct at this index of all [`types`].
+    /// The struct at this index of its [`Types`].
     Struct(usize),
 }
 
@@ -38,12 +38,32 @@ impl Type {
         !matches!(self, Type::Struct(_) | Type::List(..) | Type::Map(_) | Type::AnyObject | Type::Any)
     }
 
-    /// The struct that it is, or that its elements or values are.
+    /// The struct of this binary's [`types`] that it is, or that its elements or values are.
     pub fn innermost(&self) -> Option<&'static Struct> {
         match self {
             Type::Struct(index) => Some(types().get(*index)),
             Type::List(inner, _) | Type::Map(inner) => inner.innermost(),
             _ => None,
+        }
+    }
+
+    /// As Go calls it, in words for messages.
+    pub fn shown(&self, types: &Types) -> String {
+        match self {
+            Type::Any => "interface {}".to_owned(),
+            Type::AnyObject => "map[string]interface {}".to_owned(),
+            Type::Text => "string".to_owned(),
+            Type::Boolean => "bool".to_owned(),
+            Type::Int32 => "int32".to_owned(),
+            Type::Int64 => "int64".to_owned(),
+            Type::Number => "float64".to_owned(),
+            Type::IntOrString => "intstr.IntOrString".to_owned(),
+            Type::Quantity => "resource.Quantity".to_owned(),
+            Type::Time { fraction: false } => "v1.Time".to_owned(),
+            Type::Time { fraction: true } => "v1.MicroTime".to_owned(),
+            Type::List(element, _) => format!("[]{}", element.shown(types)),
+            Type::Map(element) => format!("map[string]{}", element.shown(types)),
+            Type::Struct(index) => types.get(*index).qualified().to_owned(),
         }
     }
 }
@@ -53,6 +73,8 @@ impl Type {
 pub struct Field {
     pub type_: Type,
     pub merge: Merge,
+    /// Null is a value of it, and not the same as if it were absent.
+    pub nullable: bool,
 }
 
 /// An object with fields of its own.
@@ -65,6 +87,8 @@ pub struct Struct {
     pub merge: Merge,
     /// The times that every reader asks for: what is left out gets its zero value.
     pub times: Vec<String>,
+    /// Fields that are not among its own are kept.
+    pub open: bool,
 }
 
 impl Struct {
@@ -97,9 +121,11 @@ impl Struct {
     }
 }
 
-/// All types.
+/// Types, and those on which they build.
 #[derive(Debug, Default)]
 pub struct Types {
+    /// Their structs have the first indices.
+    base: Option<&'static Types>,
     structs: Vec<Struct>,
     named: BTreeMap<String, Type>,
 }
@@ -113,21 +139,44 @@ impl Types {
         compiler.types
     }
 
+    /// The types of these schemas, which may refer to each other and to those of this binary.
+    pub fn declared(schemas: &BTreeMap<String, Value>) -> Types {
+        let mut compiler = Compiler { schemas, types: Types { base: Some(types()), ..Types::default() } };
+        for name in schemas.keys() {
+            compiler.enter(name);
+        }
+        compiler.types
+    }
+
     /// The type of a schema.
     pub fn by_name(&self, schema: &str) -> Option<&Type> {
-        self.named.get(schema)
+        self.named.get(schema).or_else(|| self.base?.by_name(schema))
     }
 
     /// The struct of a schema, where it is one.
     pub fn by_schema(&self, schema: &str) -> Option<&Struct> {
-        match self.named.get(schema)? {
+        match self.by_name(schema)? {
             Type::Struct(index) => Some(self.get(*index)),
             _ => None,
         }
     }
 
     pub fn get(&self, index: usize) -> &Struct {
-        &self.structs[index]
+        match self.base {
+            Some(base) if index < base.structs.len() => &base.structs[index],
+            Some(base) => &self.structs[index - base.structs.len()],
+            None => &self.structs[index],
+        }
+    }
+
+    fn next_index(&self) -> usize {
+        self.base.map_or(0, |base| base.structs.len()) + self.structs.len()
+    }
+
+    /// A struct of its own, not of its base.
+    fn own(&mut self, index: usize) -> &mut Struct {
+        let first = self.base.map_or(0, |base| base.structs.len());
+        &mut self.structs[index - first]
     }
 }
 
@@ -140,7 +189,7 @@ impl Compiler<'_> {
     /// The type of a schema by name. A struct is entered before its fields are looked at, since structs may nest in
     /// themselves.
     fn enter(&mut self, name: &str) -> Type {
-        if let Some(known) = self.types.named.get(name) {
+        if let Some(known) = self.types.by_name(name) {
             return known.clone();
         }
         let type_ = match name {
@@ -148,6 +197,7 @@ impl Compiler<'_> {
             "io.k8s.apimachinery.pkg.api.resource.Quantity" => Type::Quantity,
             "io.k8s.apimachinery.pkg.apis.meta.v1.Time" => Type::Time { fraction: false },
             "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime" => Type::Time { fraction: true },
+            "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON" => Type::Any,
             _ => {
                 let Some(schema) = self.schemas.get(name) else { return Type::Any };
                 match schema.get("properties").and_then(Value::as_object) {
@@ -169,6 +219,10 @@ impl Compiler<'_> {
         if let Some(name) = reference(schema) {
             return self.enter(name);
         }
+        let says = |extension: &str| schema.get(extension) == Some(&Value::Bool(true));
+        if says("x-kubernetes-int-or-string") {
+            return Type::IntOrString;
+        }
         let text = |key: &str| schema.get(key).and_then(Value::as_str).unwrap_or("");
         match text("type") {
             "string" => Type::Text,
@@ -182,29 +236,34 @@ impl Compiler<'_> {
                 Type::List(Box::new(element), max)
             }
             "object" => match (schema.get("properties"), schema.get("additionalProperties")) {
-                (_, Some(values)) => Type::Map(Box::new(self.inner(Some(values)))),
-                (Some(Value::Object(properties)), None) => {
+                (_, Some(values)) if values.is_object() => Type::Map(Box::new(self.inner(Some(values)))),
+                (Some(Value::Object(properties)), _) => {
                     let index = self.declare("struct", schema);
                     self.fill(index, schema, properties);
                     Type::Struct(index)
                 }
-                (_, None) => Type::AnyObject,
+                _ => Type::AnyObject,
             },
             _ => Type::Any,
         }
     }
 
     fn declare(&mut self, name: &str, schema: &Value) -> usize {
+        let index = self.types.next_index();
+        let open = schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
         let (schema, merge) = (name.to_owned(), Merge::of(schema));
-        self.types.structs.push(Struct { schema, merge, ..Struct::default() });
-        self.types.structs.len() - 1
+        self.types.structs.push(Struct { schema, merge, open, ..Struct::default() });
+        index
     }
 
     fn fill(&mut self, index: usize, schema: &Value, properties: &Map<String, Value>) {
-        let mut field = |schema| Field { type_: self.of(schema), merge: Merge::of(schema) };
+        let mut field = |schema: &Value| {
+            let nullable = schema.get("nullable") == Some(&Value::Bool(true));
+            Field { type_: self.of(schema), merge: Merge::of(schema), nullable }
+        };
         let mut fields: BTreeMap<String, Field> =
             properties.iter().map(|(name, schema)| (name.clone(), field(schema))).collect();
-        let struct_ = &mut self.types.structs[index];
+        let struct_ = self.types.own(index);
         for (name, field) in &mut fields {
             if let (Type::List(_, max), Some(stated)) =
                 (&mut field.type_, lengths::stated(struct_.name(), name))
@@ -223,27 +282,5 @@ impl Compiler<'_> {
 
     fn inner(&mut self, schema: Option<&Value>) -> Type {
         schema.map_or(Type::Any, |schema| self.of(schema))
-    }
-}
-
-/// As Go calls it.
-impl fmt::Display for Type {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Type::Any => f.write_str("interface {}"),
-            Type::AnyObject => f.write_str("map[string]interface {}"),
-            Type::Text => f.write_str("string"),
-            Type::Boolean => f.write_str("bool"),
-            Type::Int32 => f.write_str("int32"),
-            Type::Int64 => f.write_str("int64"),
-            Type::Number => f.write_str("float64"),
-            Type::IntOrString => f.write_str("intstr.IntOrString"),
-            Type::Quantity => f.write_str("resource.Quantity"),
-            Type::Time { fraction: false } => f.write_str("v1.Time"),
-            Type::Time { fraction: true } => f.write_str("v1.MicroTime"),
-            Type::List(element, _) => write!(f, "[]{element}"),
-            Type::Map(element) => write!(f, "map[string]{element}"),
-            Type::Struct(index) => f.write_str(types().get(*index).qualified()),
-        }
     }
 }

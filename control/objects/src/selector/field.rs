@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::SelectorError;
-use crate::{object::Object, registry::Kind};
+use crate::{kind::Kind, object::Object};
 
 /// Terms of one selector: each is asked of each object of a list or watch.
 pub const TERMS_MAX: usize = 100;
@@ -63,7 +63,7 @@ impl FieldSelector {
         let supported = |field: &str| {
             field == "metadata.name"
                 || field == "metadata.namespace"
-                || kind.selectable_fields.contains(&field)
+                || kind.selectable_fields.iter().any(|selectable| selectable == field)
         };
         match self.terms.iter().find(|term| !supported(&term.field)) {
             Some(term) => Err(SelectorError::FieldNotSupported(term.field.clone())),
@@ -74,7 +74,7 @@ impl FieldSelector {
     /// The selector for objects as they are stored, where their form differs from the kind's.
     pub fn in_storage(&self, kind: &Kind) -> Self {
         let stored = |term: &FieldTerm| FieldTerm {
-            field: (kind.storage_field)(&term.field).unwrap_or_else(|| term.field.clone()),
+            field: kind.storage_field(&term.field).unwrap_or_else(|| term.field.clone()),
             ..term.clone()
         };
         Self { terms: self.terms.iter().map(stored).collect() }
@@ -172,7 +172,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{name::ObjectKey, registry::by_resource};
+    use crate::{catalog::by_resource, name::ObjectKey};
 
     #[test]
     fn fields_match() {

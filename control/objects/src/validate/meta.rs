@@ -10,7 +10,7 @@ use super::syntax::{
 use crate::{
     field_error::{FIELD_ERRORS_MAX, FieldError},
     fields::{count, entries, flag, list, present, text},
-    registry::{Kind, NameRule},
+    kind::{Kind, NameRule},
     value_set::ValueSet,
 };
 
@@ -210,7 +210,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::registry::by_resource;
+    use crate::catalog::by_resource;
 
     fn faults(resource: &str, object: Value, old: Option<Value>) -> String {
         let errors = validate_meta(by_resource(resource).unwrap(), &object, old.as_ref());

@@ -1,7 +1,10 @@
 //! What is counted of requests: tables of fixed size, found by numbers, so that counting neither waits nor allocates.
 
 use std::{
-    sync::atomic::{AtomicI64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -231,7 +234,7 @@ impl Requests {
     }
 }
 
-type Row = (&'static str, Option<&'static Kind>, usize);
+type Row = (&'static str, Option<&'static Arc<Kind>>, usize);
 
 fn rows() -> impl Iterator<Item = Row> {
     METRIC_VERBS.iter().enumerate().flat_map(|(verb, name)| {
@@ -242,9 +245,9 @@ fn rows() -> impl Iterator<Item = Row> {
     })
 }
 
-fn names(kind: Option<&'static Kind>) -> [(&'static str, &'static str); 3] {
+fn names(kind: Option<&'static Arc<Kind>>) -> [(&'static str, &'static str); 3] {
     let (group, version, resource) =
-        kind.map_or(("", "", ""), |kind| (kind.group, kind.version, kind.plural));
+        kind.map_or(("", "", ""), |kind| (&*kind.group, &*kind.version, &*kind.plural));
     [("group", group), ("version", version), ("resource", resource)]
 }
 

@@ -41,7 +41,7 @@ pub fn play_bytes(data: &[u8]) -> Result<(), String> {
 }
 
 fn ask(kind: u8, how: u8, content: u8, body: &[u8]) -> Ask {
-    let kinds: Vec<&Kind> = kinds().iter().filter(|kind| kind.verbs.contains(&"create")).collect();
+    let kinds: Vec<&Arc<Kind>> = kinds().iter().filter(|kind| kind.takes("create")).collect();
     let kind = kinds[usize::from(kind) % kinds.len()];
     let collection = super::script::collection(kind, "default");
     let content_type = CONTENT_TYPES[usize::from(content) % CONTENT_TYPES.len()];
@@ -66,7 +66,7 @@ fn ask(kind: u8, how: u8, content: u8, body: &[u8]) -> Ask {
 
 /// The requests of a script in the form that [`play_bytes`] reads: seeds for a fuzzer.
 pub fn as_bytes(script: &super::Script) -> Vec<u8> {
-    let kinds: Vec<&Kind> = kinds().iter().filter(|kind| kind.verbs.contains(&"create")).collect();
+    let kinds: Vec<&Arc<Kind>> = kinds().iter().filter(|kind| kind.takes("create")).collect();
     let mut all = Vec::new();
     for Step { act, .. } in &script.steps {
         let Act::Write(write) = act else { continue };

@@ -146,7 +146,7 @@ pub fn through_the_api(door: &Door, view: &View) -> Result<(), String> {
 /// server; and where a controller made the object, not at all.
 pub fn patches(door: &Door, object: &Object) -> Result<(), String> {
     let Some(kind) = coracle_objects::by_resource(object.key.resource.as_str()) else { return Ok(()) };
-    if !kind.verbs.contains(&"patch") {
+    if !kind.takes("patch") {
         return Ok(());
     }
     let path = format!("{}?dryRun=All", object_path(kind, object));
@@ -171,7 +171,7 @@ fn served(answer: &Answer, what: &str) -> Result<(), String> {
 }
 
 fn root(kind: &Kind) -> String {
-    match kind.group {
+    match &*kind.group {
         "" => format!("/api/{}", kind.version),
         group => format!("/apis/{group}/{}", kind.version),
     }

@@ -163,7 +163,7 @@ impl Known {
 
 /// The path of a kind's objects, of those in a namespace where it has any.
 pub fn collection(kind: &Kind, namespace: &str) -> String {
-    let root = match kind.group {
+    let root = match &*kind.group {
         "" => format!("/api/{}", kind.version),
         group => format!("/apis/{group}/{}", kind.version),
     };
@@ -260,7 +260,7 @@ impl Author {
 
     fn known_of(&mut self, plurals: &[&str]) -> Option<Known> {
         let fitting: Vec<Known> =
-            self.known.iter().filter(|one| plurals.contains(&one.kind.plural)).cloned().collect();
+            self.known.iter().filter(|one| plurals.contains(&&*one.kind.plural)).cloned().collect();
         self.rng.pick(&fitting).cloned()
     }
 
@@ -274,7 +274,7 @@ impl Author {
             4..=7 => 1,
             _ => self.rng.between(2, 4),
         };
-        let schema = schemas().get(kind.schema).unwrap_or(&Value::Null);
+        let schema = schemas().get(&*kind.schema).unwrap_or(&Value::Null);
         let mut edited = document.clone();
         let mut edits = vec![];
         for _ in 0..count.max(least) {
@@ -289,7 +289,7 @@ impl Author {
         let kind = self.kind();
         let namespace = if kind.namespaced { *self.rng.pick(&NAMESPACES).unwrap_or(&"a") } else { "" };
         let name = *self.rng.pick(&NAMES).unwrap_or(&"x");
-        let mut base = manifests::draw(kind.plural, kind.group, name, &mut self.rng);
+        let mut base = manifests::draw(&kind.plural, &kind.group, name, &mut self.rng);
         if kind.plural == "ipaddresses" {
             base["metadata"]["name"] = "10.96.0.99".into();
         }
@@ -326,7 +326,7 @@ impl Author {
 
     fn patch(&mut self) {
         let Some(known) = self.of_known() else { return self.create() };
-        let base = manifests::draw(known.kind.plural, known.kind.group, known.name, &mut self.rng);
+        let base = manifests::draw(&known.kind.plural, &known.kind.group, known.name, &mut self.rng);
         let mut edits = self.edits(&base, known.kind, 1);
         let form = *self.rng.pick(&[Form::Merge, Form::Strategic, Form::JsonPatch]).unwrap_or(&Form::Merge);
         if form != Form::JsonPatch {
@@ -338,7 +338,7 @@ impl Author {
 
     fn replace(&mut self) {
         let Some(known) = self.of_known() else { return self.create() };
-        let base = manifests::draw(known.kind.plural, known.kind.group, known.name, &mut self.rng);
+        let base = manifests::draw(&known.kind.plural, &known.kind.group, known.name, &mut self.rng);
         let edits = self.edits(&base, known.kind, 0);
         let form = self.form();
         self.write("PUT", known.path(""), form, base, edits);
@@ -350,7 +350,7 @@ impl Author {
         else {
             return self.create();
         };
-        let schema = schemas().get(known.kind.schema).unwrap_or(&Value::Null);
+        let schema = schemas().get(&*known.kind.schema).unwrap_or(&Value::Null);
         let field = schema.pointer("/properties/status").unwrap_or(&Value::Null);
         let status = values::of_schema(field, &mut self.rng, 0);
         if self.rng.chance(500) {
@@ -461,7 +461,7 @@ impl Author {
         let Some(known) = self.known_of(&["pods"]) else { return self.create() };
         let node = *self.rng.pick(&["n1", "n2", "n3", "ghost"]).unwrap_or(&"n1");
         let base = json!({ "metadata": { "name": known.name }, "target": { "kind": "Node", "name": node } });
-        let kind = by_plural("", "v1", "pods").unwrap_or(known.kind);
+        let kind = by_plural("", "v1", "pods").map_or(known.kind, |pods| &**pods);
         let edits = self.edits(&base, kind, 0);
         self.write("POST", known.path("/binding"), Form::Json, base, edits);
     }

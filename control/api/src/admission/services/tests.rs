@@ -15,7 +15,7 @@ fn check(view: &View, old: Option<&Value>, service: &mut Value) -> Result<Transa
     let kind = by_plural("", "v1", "services").unwrap();
     let key = ObjectKey::new("services", "default", "web");
     let config = ApiConfig::new("c", "0");
-    (kind.defaults)(service);
+    kind.defaults(service);
     allocate(&Context { kind, view, config: &config, key: &key }, old, service)
 }
 
@@ -167,7 +167,7 @@ fn an_address_of_the_cluster_outlives_its_service_and_comes_back_with_it() {
     put(&mut view, &along);
     let mut service = json!({ "spec": { "clusterIP": "10.96.0.10", "ports": [{ "port": 53 }] } });
     assert!(check(&view, None, &mut service.clone()).is_err(), "another service does not get it");
-    (kind.defaults)(&mut service);
+    kind.defaults(&mut service);
     let context = Context { kind, view: &view, config: &config, key: &key };
     let along = allocate(&context, None, &mut service).unwrap();
     assert!(along.writes.is_empty());

@@ -63,7 +63,7 @@ pub fn validate(object: &Value) -> Vec<FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::by_resource;
+    use crate::catalog::by_resource;
 
     fn faults(status: Value) -> Vec<String> {
         let kind = by_resource("pods").unwrap();

@@ -241,15 +241,15 @@ fn modes_and_paths_of_projected_files_are_checked() {
 fn a_pod_with_gates_says_why_it_has_no_node() {
     let kind = crate::by_resource("pods").unwrap();
     let mut pod = json!({"spec": {"containers": [], "schedulingGates": [{"name": "g"}]}, "status": {}});
-    (kind.defaults)(&mut pod);
+    kind.defaults(&mut pod);
     let conditions = pod["status"]["conditions"].clone();
     assert_eq!(
         (&conditions[0]["status"], &conditions[0]["reason"]),
         (&json!("False"), &json!("SchedulingGated"))
     );
-    (kind.defaults)(&mut pod);
+    kind.defaults(&mut pod);
     assert_eq!(pod["status"]["conditions"], conditions);
     let mut free = json!({"spec": {"containers": []}, "status": {}});
-    (kind.defaults)(&mut free);
+    kind.defaults(&mut free);
     assert_eq!(free["status"].get("conditions"), None);
 }

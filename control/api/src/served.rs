@@ -1,0 +1,72 @@
+//! What this server serves: the catalog of kinds, and what describes it to clients (discovery, OpenAPI). It follows from the
+//! state and is swapped as a whole; what describes it is made when somebody asks.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use coracle_objects::{Catalog, View};
+
+use crate::{
+    discovery::{Bodies, Groups},
+    openapi::{Document, Documents},
+};
+
+/// One catalog and its descriptions.
+pub struct Served {
+    /// The newest state of which this is known to be the catalog.
+    revision: AtomicU64,
+    pub catalog: Arc<Catalog>,
+    pub(crate) groups: Groups,
+    pub(crate) discovery: OnceLock<Bodies>,
+    pub(crate) documents: OnceLock<Documents>,
+    pub(crate) index: OnceLock<Document>,
+    pub(crate) document_v2: OnceLock<Bytes>,
+}
+
+impl Served {
+    pub fn of(catalog: Arc<Catalog>) -> Self {
+        Self {
+            revision: AtomicU64::new(0),
+            groups: Groups::of(&catalog),
+            catalog,
+            discovery: OnceLock::new(),
+            documents: OnceLock::new(),
+            index: OnceLock::new(),
+            document_v2: OnceLock::new(),
+        }
+    }
+}
+
+/// What is served at this moment.
+pub struct Serving(ArcSwap<Served>);
+
+impl Default for Serving {
+    fn default() -> Self {
+        Self(ArcSwap::from_pointee(Served::of(Catalog::native().clone())))
+    }
+}
+
+impl Serving {
+    /// What is served in a state. Cheap unless a definition has changed.
+    pub fn at(&self, view: &View) -> Arc<Served> {
+        let served = self.0.load_full();
+        // What a newer state has shown an older one does not take back.
+        if view.revision <= served.revision.load(Relaxed) {
+            return served;
+        }
+        if served.catalog.is_of(view) {
+            served.revision.fetch_max(view.revision, Relaxed);
+            return served;
+        }
+        // Two requests may do this at once: both come to the same.
+        let next = Served::of(Arc::new(served.catalog.next(view)));
+        next.revision.store(view.revision, Relaxed);
+        let next = Arc::new(next);
+        self.0.store(next.clone());
+        next
+    }
+}
