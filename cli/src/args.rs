@@ -194,15 +194,19 @@ pub struct NodeArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Role {
+    /// A control node.
     Control,
+    /// A node.
     Node,
+    /// Nothing: it is a bearer token with which to see all but Secrets, and the metrics.
+    Reader,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
-    /// Make a join token and print it alone on stdout.
+    /// Make a token and print it alone on stdout.
     Create {
-        /// What may join with it.
+        /// What may join with it, or `reader`.
         #[arg(long, value_enum, default_value_t = Role::Node)]
         role: Role,
         /// How long it is good for: 30m, 24h, 7d.
@@ -214,12 +218,12 @@ pub enum TokenCommand {
         #[command(flatten)]
         connection: Connection,
     },
-    /// List the join tokens, without their secrets.
+    /// List the tokens, without their secrets.
     List {
         #[command(flatten)]
         connection: Connection,
     },
-    /// Revoke a join token.
+    /// Revoke a token.
     Revoke {
         /// The token's id: the part before the dot.
         #[arg(value_parser = names::given)]

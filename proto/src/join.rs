@@ -48,11 +48,13 @@ pub const REASON_TOKEN: &str = "token";
 pub const REASON_CLOCK: &str = "clock";
 pub const REASON_PROTOCOL: &str = "protocol";
 
-/// What a joiner becomes.
+/// What a token is for: what a joiner becomes, or to read with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     Control,
     Node,
+    /// Joins nothing: its part `id.secret` is a bearer token.
+    Reader,
 }
 
 /// Everything a joiner needs to know of a cluster: `C1<pin>::<role>:<id>.<secret>`.
@@ -116,6 +118,7 @@ impl Role {
         match self {
             Role::Control => "control",
             Role::Node => "node",
+            Role::Reader => "reader",
         }
     }
 }
@@ -133,7 +136,8 @@ impl FromStr for Role {
         match text {
             "control" => Ok(Role::Control),
             "node" => Ok(Role::Node),
-            _ => Err(JoinError::BadToken { reason: "its role is neither control nor node" }),
+            "reader" => Ok(Role::Reader),
+            _ => Err(JoinError::BadToken { reason: "its role is not control, node or reader" }),
         }
     }
 }
@@ -398,7 +402,7 @@ mod tests {
             ("C1abc".into(), "it has no `::`"),
             ("C1abc::node:a.b".into(), "its CA pin is not 64 hexadecimal digits"),
             (format!("C1{pin}::a.b"), "it has no role"),
-            (format!("C1{pin}::king:a.b"), "its role is neither control nor node"),
+            (format!("C1{pin}::king:a.b"), "its role is not control, node or reader"),
             (format!("C1{pin}::node:ab"), "it has no secret"),
             (format!("C1{pin}::node:.b"), "its id or its secret is empty"),
         ] {

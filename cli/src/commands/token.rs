@@ -1,4 +1,4 @@
-//! `coracle token`: join tokens.
+//! `coracle token`: tokens to join and to read with.
 
 use std::io::IsTerminal;
 
@@ -19,6 +19,7 @@ pub async fn run(command: &TokenCommand) -> Result<()> {
             let role = match role {
                 Role::Control => "control",
                 Role::Node => "node",
+                Role::Reader => "reader",
             };
             let node = node.clone().unwrap_or_default();
             let request = CreateTokenRequest { role: role.into(), ttl_seconds: ttl.as_secs(), node };
@@ -31,7 +32,12 @@ pub async fn run(command: &TokenCommand) -> Result<()> {
                 .await?;
             println!("{}", made.token);
             // A person is told how it is used; a program gets the token alone.
-            if std::io::stdout().is_terminal() {
+            if std::io::stdout().is_terminal() && role == "reader" {
+                let address = cluster.address();
+                eprintln!(
+                    "read with: curl --cacert CA -H \"Authorization: Bearer TOKEN\" https://{address}/metrics"
+                );
+            } else if std::io::stdout().is_terminal() {
                 let address = cluster.address();
                 let variable = join_token::VARIABLE;
                 eprintln!("join with: {variable}=TOKEN coracle {role} --data-dir DIR --join {address}");

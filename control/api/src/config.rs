@@ -4,7 +4,10 @@ use std::{net::Ipv4Addr, ops::RangeInclusive, sync::Arc};
 
 use jiff::Timestamp;
 
-use crate::meter::{Meter, Unmetered};
+use crate::{
+    auth::{Authorizer, Masters},
+    meter::{Meter, Unmetered},
+};
 
 /// Named checks and what has come of each; the error is the reason why it is not fulfilled.
 pub type Checks = Vec<(String, Result<(), String>)>;
@@ -26,12 +29,14 @@ pub struct ApiConfig {
     pub liveness: Arc<dyn Fn() -> Checks + Send + Sync>,
     /// Further checks of `/readyz`, those of liveness not among them.
     pub readiness: Arc<dyn Fn() -> Checks + Send + Sync>,
+    /// Who says what users may do.
+    pub authorizer: Arc<dyn Authorizer>,
     /// Who counts the requests.
     pub meter: Arc<dyn Meter>,
 }
 
 impl ApiConfig {
-    /// Kubernetes' defaults: services in 10.96.0.0/12, node ports 30000 to 32767, the system's clock.
+    /// Kubernetes' defaults: services in 10.96.0.0/12, node ports 30000 to 32767, the system's clock, and no users but `system:masters`.
     pub fn new(cluster_id: impl Into<String>, version: impl Into<String>) -> Self {
         Self {
             cluster_id: cluster_id.into(),
@@ -41,6 +46,7 @@ impl ApiConfig {
             now: Timestamp::now,
             liveness: Arc::new(Vec::new),
             readiness: Arc::new(Vec::new),
+            authorizer: Arc::new(Masters),
             meter: Arc::new(Unmetered),
         }
     }

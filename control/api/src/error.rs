@@ -106,6 +106,14 @@ impl ApiError {
         }
     }
 
+    /// The request's time was over before there was an answer.
+    pub fn late(writes: bool) -> Self {
+        let unknown = if writes { ": what it writes may or may not be written" } else { "" };
+        ApiError::UnknownOutcome(format!(
+            "Timeout: request did not complete within the allotted timeout{unknown}"
+        ))
+    }
+
     pub fn forbidden(kind: &Kind, name: &str, reason: impl Into<String>) -> Self {
         ApiError::Forbidden { resource: Some(kind.resource()), name: name.to_owned(), reason: reason.into() }
     }

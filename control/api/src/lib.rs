@@ -34,7 +34,7 @@ mod verbs;
 mod watch;
 
 pub use admission::services::{LostClaims, lost_claims};
-pub use auth::Identity;
+pub use auth::{Attributes, Authorizer, Decision, Masters, UserInfo, is_public};
 pub use config::{ApiConfig, Checks, ServiceNetwork};
 pub use error::ApiError;
 pub use meter::{Asked, METRIC_VERBS, Meter};

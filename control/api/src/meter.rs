@@ -88,7 +88,7 @@ fn index(kind: &Arc<Kind>) -> Option<usize> {
     kinds().iter().position(|known| Arc::ptr_eq(known, kind))
 }
 
-fn watches(parts: &http::request::Parts) -> bool {
+pub(crate) fn watches(parts: &http::request::Parts) -> bool {
     let query = parts.uri.query().unwrap_or("");
     query.contains("watch=") && Query::parse(&parts.uri).is_ok_and(|query| query.flag("watch") == Some(true))
 }

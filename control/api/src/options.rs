@@ -1,5 +1,7 @@
 //! The query options of requests, parsed at the edge.
 
+use std::time::Duration;
+
 use coracle_objects::{
     FieldError, FieldSelector, Kind, LabelSelector, Object, Revision, deletion::Propagation,
 };
@@ -48,6 +50,41 @@ impl Query {
             ApiError::BadRequest(format!("invalid value for query parameter {name}: {text:?} is no integer"))
         })
     }
+}
+
+impl Query {
+    /// A duration in Go's form: `1m30s`, `500ms`, `0`.
+    pub fn duration(&self, name: &str) -> Result<Option<Duration>, ApiError> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        duration(text).map(Some).ok_or_else(|| {
+            ApiError::BadRequest(format!("invalid {name} specified in the request URL - got: {text:?}"))
+        })
+    }
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let (mut rest, mut total) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let unit_at = rest.find(|char: char| !char.is_ascii_digit() && char != '.')?;
+        let number: f64 = rest[..unit_at].parse().ok()?;
+        let unit_end =
+            rest[unit_at..].find(|char: char| char.is_ascii_digit()).map_or(rest.len(), |at| unit_at + at);
+        let seconds = match &rest[unit_at..unit_end] {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
+        rest = &rest[unit_end..];
+    }
+    (!text.is_empty()).then_some(total)
 }
 
 /// A resourceVersion that a client gave.

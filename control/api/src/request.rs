@@ -4,15 +4,26 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use coracle_objects::{Kind, ObjectKey};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
+use tokio::time::Instant;
 
-use crate::{error::ApiError, options::Query, path::ResourcePath};
+use crate::{auth::UserInfo, error::ApiError, options::Query, path::ResourcePath};
+
+/// What goes with a request on its whole way.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Who asks, or as whom they ask.
+    pub user: UserInfo,
+    /// Names the request to whoever looks for it in answers and logs.
+    pub audit_id: HeaderValue,
+    /// When its client no longer waits. A request that goes on after its answer has begun has none of that.
+    pub deadline: Instant,
+}
 
 /// A request to objects of one kind. The body has been read whole.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Who asks.
-    pub user: String,
+    pub context: Context,
     pub method: Method,
     pub path: ResourcePath,
     pub query: Query,

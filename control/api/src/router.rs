@@ -1,9 +1,6 @@
 //! The one door: every request is identified, parsed, authorized and carried out here.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -13,21 +10,22 @@ use axum::{
     routing::any,
 };
 use http::{HeaderName, HeaderValue, Method, Request as HttpRequest, StatusCode, header};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     answer,
-    auth::{self, Identity, reviews},
+    auth::{Attributes, UserInfo, authorize, impersonated, reviews},
     body::{BODY_BYTES_MAX, Content},
     config::ApiConfig,
     discovery,
     error::ApiError,
     health,
     heavy::{self, Bounds},
-    meter::{Asked, UnderWay},
+    meter::{self, Asked, UnderWay},
     openapi,
     options::Query,
     path::{self, Target},
-    request::Request,
+    request::{Context, Request},
     sending,
     served::{Served, Serving},
     storage::{Nodes, Storage},
@@ -37,8 +35,9 @@ use crate::{
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 /// An Audit-ID that a client gives is kept up to this length in bytes.
 const AUDIT_ID_LENGTH_MAX: usize = 64;
-/// How long a client may take to send a request's body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a request may take, its body included, where its client does not want to wait for less; kube-apiserver's
+/// `--request-timeout`. What goes on after its answer has begun has bounds of its own.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What every request needs.
 #[derive(Clone)]
@@ -58,29 +57,49 @@ pub fn router<S: Storage, N: Nodes>(storage: S, nodes: N, config: ApiConfig) -> 
 }
 
 async fn serve<S: Storage, N: Nodes>(State(api): State<Api<S, N>>, request: HttpRequest<Body>) -> Response {
-    let audit_id = request
-        .headers()
-        .get(AUDIT_ID)
-        .filter(|id| id.len() <= AUDIT_ID_LENGTH_MAX)
-        .cloned()
-        .or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok());
+    let began = Instant::now();
     let (parts, body) = request.into_parts();
     let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
-    let (served, target) = resolve(&api, &path, parts.extensions.get::<Identity>()).await;
+    let audit_id = audit_id(&parts);
+    let (served, target) = resolve(&api, &path, parts.extensions.get::<UserInfo>()).await;
     let under_way = UnderWay::begin(&*api.config.meter, Asked::of(&parts, &target));
-    let began = Instant::now();
     let asked = under_way.asked;
-    let answer = handle(&api, &served, parts, body, target, asked).await;
+    let answer = match context(&api, &parts, (&target, &path), audit_id.clone(), began) {
+        Ok(context) => handle(&api, &served, context, parts, body, target, asked).await,
+        Err(refused) => Err(refused),
+    };
     let mut response = answer.unwrap_or_else(IntoResponse::into_response);
     under_way.meter.answered(under_way.asked, response.status().as_u16(), began.elapsed());
     drop(under_way);
-    tracing::debug!(%method, path, status = response.status().as_u16(), "request");
+    tracing::debug!(%method, path, status = response.status().as_u16(), audit_id = ?audit_id, "request");
     let headers = response.headers_mut();
-    if let Some(audit_id) = audit_id {
-        headers.insert(AUDIT_ID, audit_id);
-    }
+    headers.insert(AUDIT_ID, audit_id);
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     response
+}
+
+/// That which the client gives, where it is short enough, or a new one.
+fn audit_id(parts: &http::request::Parts) -> HeaderValue {
+    let given = parts.headers.get(AUDIT_ID).filter(|id| id.len() <= AUDIT_ID_LENGTH_MAX);
+    let new = || HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok();
+    given.cloned().or_else(new).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Who asks, once it is clear that they may.
+fn context<S: Storage, N: Nodes>(
+    api: &Api<S, N>,
+    parts: &http::request::Parts,
+    (target, path): (&Target, &str),
+    audit_id: HeaderValue,
+    began: Instant,
+) -> Result<Context, ApiError> {
+    let authorizer = &*api.config.authorizer;
+    let user = parts.extensions.get::<UserInfo>().cloned().unwrap_or_else(UserInfo::anonymous).completed();
+    let user = impersonated(authorizer, user, &parts.headers)?;
+    authorize(authorizer, &user, &Attributes::of(&parts.method, target, path, meter::watches(parts)))?;
+    let asked = Query::parse(&parts.uri)?.duration("timeout")?.filter(|asked| !asked.is_zero());
+    let deadline = began + asked.map_or(REQUEST_TIMEOUT, |asked| asked.min(REQUEST_TIMEOUT));
+    Ok(Context { user, audit_id, deadline })
 }
 
 /// What a path names, and what was served then. Before a path names nothing, this member makes sure that it is not behind:
@@ -88,11 +107,11 @@ async fn serve<S: Storage, N: Nodes>(State(api): State<Api<S, N>>, request: Http
 async fn resolve<S: Storage, N: Nodes>(
     api: &Api<S, N>,
     path: &str,
-    identity: Option<&Identity>,
+    user: Option<&UserInfo>,
 ) -> (Arc<Served>, Target) {
     let served = api.serving.at(&api.storage.view());
     let target = path::parse(&served, path);
-    if !matches!(target, Target::Unknown) || !path.starts_with("/apis/") || identity.is_none() {
+    if !matches!(target, Target::Unknown) || !path.starts_with("/apis/") || user.is_none() {
         return (served, target);
     }
     let Ok(view) = api.storage.linearizable().await else { return (served, target) };
@@ -104,19 +123,19 @@ async fn resolve<S: Storage, N: Nodes>(
 async fn handle<S: Storage, N: Nodes>(
     api: &Api<S, N>,
     served: &Served,
+    context: Context,
     parts: http::request::Parts,
     body: Body,
     target: Target,
     asked: Asked,
 ) -> Result<Response, ApiError> {
-    let identity = auth::identify(parts.extensions.get::<Identity>(), &parts.headers)?;
-    auth::authorize(&identity, &parts.method, &target, parts.uri.path())?;
+    tracing::debug!(user = context.user.name, audit_id = ?context.audit_id, "authorized");
     let query = Query::parse(&parts.uri)?;
     let reading = matches!(parts.method, Method::GET | Method::HEAD);
     match target {
         Target::Resource(path) => {
             let request = Request {
-                user: identity.user,
+                context,
                 method: parts.method,
                 path,
                 query,
@@ -127,17 +146,21 @@ async fn handle<S: Storage, N: Nodes>(
             if asked.is_long_running() {
                 return verbs::dispatch(api, &request).await;
             }
-            let turn = api.bounds.enter(&request.user, !reading).await?;
-            let body = if reading { Bytes::new() } else { read(body).await? };
+            let turn = api.bounds.enter(&request.context.user.name, !reading).await?;
+            let deadline = request.context.deadline;
+            let body = if reading { Bytes::new() } else { read(body, deadline).await? };
+            let answer = match timeout_at(deadline, carry_out(api, Request { body, ..request })).await {
+                Ok(answer) => answer,
+                Err(_) => Err(ApiError::late(!reading)),
+            };
             // A refusal may be large as well.
-            let answer = carry_out(api, Request { body, ..request }).await;
             Ok(sending::until_sent(answer.unwrap_or_else(IntoResponse::into_response), turn))
         }
         Target::Review(review) => {
-            let _turn = api.bounds.enter(&identity.user, false).await?;
-            let body = read(body).await?;
+            let _turn = api.bounds.enter(&context.user.name, false).await?;
+            let body = read(body, context.deadline).await?;
             let content = Content { headers: &parts.headers, body: &body };
-            reviews::answer(review, &parts.method, content, &identity, (api.config.now)())
+            reviews::answer(review, &parts.method, content, &context.user, &api.config)
         }
         Target::Unknown => Err(ApiError::NoSuchPath),
         _ if !reading => Err(ApiError::MethodNotAllowed),
@@ -159,12 +182,12 @@ async fn carry_out<S: Storage, N: Nodes>(api: &Api<S, N>, request: Request) -> R
     if !heavy::is_heavy(&request, &api.storage) {
         return verbs::dispatch(api, &request).await;
     }
-    let (own, user) = (api.clone(), request.user.clone());
+    let (own, user) = (api.clone(), request.context.user.name.clone());
     api.bounds.carry_out(&user, move || async move { verbs::dispatch(&own, &request).await }).await
 }
 
-async fn read(body: Body) -> Result<Bytes, ApiError> {
-    let whole = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, BODY_BYTES_MAX));
+async fn read(body: Body, deadline: Instant) -> Result<Bytes, ApiError> {
+    let whole = timeout_at(deadline, axum::body::to_bytes(body, BODY_BYTES_MAX));
     match whole.await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) => {

@@ -188,7 +188,7 @@ async fn answers_that_nobody_reads_are_no_more_than_a_users_share() {
     let bytes: usize = kept.iter().map(|(frame, _)| frame.len()).sum();
     assert!(kept.len() == 200 && bytes < 200 * 64 * 1024, "{bytes} bytes");
     // Other users are served, and this one as soon as his are given up.
-    let joe = coracle_api::Identity { user: "joe".into(), groups: vec!["system:masters".into()] };
+    let joe = coracle_api::UserInfo::new("joe", &["system:masters"]);
     ask("GET", MAPS).by(Some(joe)).ok(&router).await;
     tokio::time::sleep(Duration::from_secs(31)).await;
     let object = memory.view().list("configmaps", None).next().cloned().unwrap();

@@ -181,6 +181,13 @@ async fn clients_find_what_is_declared() {
     let same = |path: &str| index["paths"][path] == without["paths"][path] && !index["paths"][path].is_null();
     assert!(same("api/v1") && same("apis/apps/v1") && !same("apis/example.com/v1"));
     let document = ask("GET", "/openapi/v3/apis/example.com/v1").ok(&router).await;
+    let item = &document["paths"]["/apis/example.com/v1/namespaces/{namespace}/foos/{name}"];
+    let forms: Vec<&String> = item["patch"]["requestBody"]["content"].as_object().unwrap().keys().collect();
+    assert_eq!(
+        forms,
+        ["application/json-patch+json", "application/merge-patch+json"],
+        "kubectl goes by this"
+    );
     let schema = &document["components"]["schemas"]["com.example.v1.Foo"];
     assert_eq!(schema["properties"]["spec"]["properties"]["size"]["minimum"], 1);
     assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], "Foo");

@@ -8,7 +8,7 @@ use axum::{
     Router,
     http::{StatusCode, header},
 };
-use coracle_api::Identity;
+use coracle_api::UserInfo;
 use serde_json::{Value, json};
 use support::{Lines, ask, cluster};
 
@@ -248,7 +248,7 @@ async fn health_version_and_who_may_ask() {
     assert_eq!(ask("GET", "/livez/storage").by(None).fail(&router).await.0, 404);
     assert_eq!(ask("GET", "/version").by(None).ok(&router).await["minor"], "33");
     assert_eq!(ask("GET", MAPS).by(None).fail(&router).await, (401, "Unauthorized".to_owned()));
-    let joe = Identity { user: "joe".into(), groups: vec![] };
+    let joe = UserInfo::new("joe", &[]);
     assert_eq!(ask("GET", MAPS).by(Some(joe)).fail(&router).await.0, 403);
     let response = ask("GET", "/api").send(&router).await;
     assert!(response.headers().contains_key("audit-id"));

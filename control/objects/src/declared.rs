@@ -51,7 +51,7 @@ pub struct Declared {
 pub struct ScalePaths {
     pub replicas: String,
     pub status_replicas: String,
-    /// Of the selector as text; none where `spec.selector` is a label selector, or there is no selector.
+    /// Of the selector as text; empty where there is none. None where `spec.selector` is a label selector.
     pub selector: Option<String>,
 }
 
@@ -84,7 +84,7 @@ fn kind_of(definition: &Value, version: &Value, stored: &str, many: bool, ends: 
     let scale = version.pointer("/subresources/scale").map(|scale| ScalePaths {
         replicas: pointer(text(scale, "/specReplicasPath")).unwrap_or_default(),
         status_replicas: pointer(text(scale, "/statusReplicasPath")).unwrap_or_default(),
-        selector: Some(text(scale, "/labelSelectorPath")).filter(|path| !path.is_empty()).and_then(pointer),
+        selector: Some(pointer(text(scale, "/labelSelectorPath")).unwrap_or_default()),
     });
     let declared = Declared {
         stored_version: stored.to_owned(),

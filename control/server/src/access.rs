@@ -5,7 +5,10 @@
 use coracle_proto::MESSAGE_BYTES_MAX;
 use tonic::Status;
 
-use crate::identity::{Caller, former_member};
+use crate::{
+    authorization::may_call,
+    identity::{Caller, former_member},
+};
 
 /// All gRPC services have paths of this form.
 const GRPC_PREFIX: &str = "/coracle.";
@@ -72,24 +75,23 @@ impl Audience {
     /// Refuses who is not of it.
     #[allow(clippy::result_large_err, reason = "the error type of tonic services")]
     pub fn admit(self, caller: &Caller) -> Result<(), Status> {
-        let (who, admitted) = match (self, caller) {
-            (Self::Joiners, _) | (Self::Status, Caller::FormerMember(_)) => return Ok(()),
-            (_, Caller::FormerMember(id)) => return Err(former_member(*id)),
-            (Self::Members, caller) => ("only control nodes", matches!(caller, Caller::Member(_))),
-            (Self::Administrators | Self::Status, caller) => (
-                "only administrators (system:masters)",
-                matches!(caller, Caller::Member(_)) || caller.is_master(),
-            ),
-            (Self::Nodes, caller) => ("only nodes", caller.node().is_some()),
+        if may_call(&caller.user(), self) {
+            return Ok(());
+        }
+        let who = match self {
+            Self::Joiners => "everybody",
+            Self::Members => "only control nodes",
+            Self::Administrators | Self::Status => "only administrators (system:masters)",
+            Self::Nodes => "only nodes",
         };
-        match (admitted, caller) {
-            (true, _) => Ok(()),
-            (false, Caller::Anonymous) => {
-                Err(Status::unauthenticated(format!("{who} may call this, with their client certificate")))
+        Err(match caller {
+            Caller::FormerMember(id) => former_member(*id),
+            Caller::Anonymous => {
+                Status::unauthenticated(format!("{who} may call this, with their client certificate"))
             }
             // Who asks to be linked or renewed shows a node's certificate, if any.
-            (false, _) => Err(Status::permission_denied(format!("{who} may call this"))),
-        }
+            _ => Status::permission_denied(format!("{who} may call this")),
+        })
     }
 
     /// The largest message that is taken.
@@ -104,7 +106,7 @@ impl Audience {
 
 #[cfg(test)]
 mod tests {
-    use coracle_api::Identity;
+    use coracle_api::UserInfo;
 
     use super::*;
 
@@ -135,7 +137,7 @@ mod tests {
     }
 
     fn client(user: &str, group: &str) -> Caller {
-        Caller::Client(Identity { user: user.into(), groups: vec![group.into()] })
+        Caller::Client(UserInfo::new(user, &[group]))
     }
 
     #[test]

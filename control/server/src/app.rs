@@ -36,6 +36,7 @@ use tonic::service::Routes;
 
 use crate::{
     access::{JOIN_BYTES_MAX, NODE_MESSAGE_BYTES_MAX},
+    authorization::Builtin,
     blobs::Blobs,
     blobs_service::BlobsService,
     bootstrap,
@@ -291,6 +292,7 @@ fn api(telemetry: &Telemetry, cluster_id: &str) -> axum::Router {
     let Telemetry { requests, storage, links, .. } = telemetry.clone();
     let mut config = ApiConfig::new(cluster_id, VERSION);
     config.meter = requests;
+    config.authorizer = Arc::new(Builtin);
     let checked = storage.clone();
     config.liveness = Arc::new(move || checks::liveness(&checked));
     let checked = storage.clone();

@@ -136,8 +136,10 @@ impl Cluster for ClusterService {
     ) -> Result<Response<CreateTokenResponse>, Status> {
         administrators_only(&request)?;
         let request = request.into_inner();
-        let role: Role =
-            request.role.parse().map_err(|_| Status::invalid_argument("the role is control or node"))?;
+        let role: Role = request
+            .role
+            .parse()
+            .map_err(|_| Status::invalid_argument("the role is control, node or reader"))?;
         let node = Some(request.node).filter(|node| !node.is_empty());
         if let Some(node) = &node {
             if role != Role::Node {
@@ -151,7 +153,9 @@ impl Cluster for ClusterService {
             .await
             .map_err(|error| Status::unavailable(error.to_string()))?
             .map_err(|refusal| Status::aborted(format!("the token was refused: {refusal:?}")))?;
-        Ok(Response::new(CreateTokenResponse { token: token.to_string() }))
+        // Who reads shows the token alone: they join nothing.
+        let token = if role == Role::Reader { token.proof() } else { token.to_string() };
+        Ok(Response::new(CreateTokenResponse { token }))
     }
 
     async fn list_tokens(

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use coracle_api::Identity;
+use coracle_api::UserInfo;
 use coracle_proto::tls;
 use rustls_pki_types::CertificateDer;
 use tonic::Status;
@@ -13,10 +13,11 @@ use x509_parser::{
 
 use crate::{
     access::Audience,
+    authorization::{FORMER_MEMBERS, MEMBERS},
     error::ServerError,
     pki::{
-        Authorities, CONTROL_ORGANIZATION, MASTERS_ORGANIZATION, MEMBER_PREFIX, NODE_UID_PREFIX,
-        NODE_USER_PREFIX, NODES_ORGANIZATION,
+        Authorities, CONTROL_ORGANIZATION, MEMBER_PREFIX, NODE_UID_PREFIX, NODE_USER_PREFIX,
+        NODES_ORGANIZATION,
     },
     standing::BoundTo,
 };
@@ -31,7 +32,7 @@ pub enum Caller {
     /// What was a control node once, and is none any more.
     FormerMember(u64),
     /// An administrator, a node or another user of the API.
-    Client(Identity),
+    Client(UserInfo),
 }
 
 /// Whom a connection is of, and what its certificate says. Whether that still counts is judged at each request.
@@ -107,7 +108,11 @@ impl Callers {
             let id = user.strip_prefix(MEMBER_PREFIX).and_then(|id| id.parse().ok());
             id.filter(|id| control && *id != 0).map_or(Caller::Anonymous, Caller::Member)
         } else if one_of(&self.client_cas) {
-            Caller::Client(Identity { user: user.to_owned(), groups })
+            // Who is a control node the other CA says.
+            let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+            let groups: Vec<&str> =
+                groups.into_iter().filter(|group| ![MEMBERS, FORMER_MEMBERS].contains(group)).collect();
+            Caller::Client(UserInfo::new(user, &groups).completed())
         } else {
             Caller::Anonymous
         }
@@ -115,10 +120,6 @@ impl Callers {
 }
 
 impl Caller {
-    pub fn is_master(&self) -> bool {
-        self.in_group(MASTERS_ORGANIZATION)
-    }
-
     pub fn is_node(&self) -> bool {
         self.in_group(NODES_ORGANIZATION)
     }
@@ -126,13 +127,24 @@ impl Caller {
     /// The name of the node that calls.
     pub fn node(&self) -> Option<&str> {
         match self {
-            Caller::Client(identity) if self.is_node() => identity.user.strip_prefix(NODE_USER_PREFIX),
+            Caller::Client(user) if self.is_node() => user.name.strip_prefix(NODE_USER_PREFIX),
             _ => None,
         }
     }
 
     fn in_group(&self, group: &str) -> bool {
-        matches!(self, Caller::Client(identity) if identity.groups.iter().any(|name| name == group))
+        matches!(self, Caller::Client(user) if user.is_in(group))
+    }
+
+    /// The user that it is to an authorizer.
+    pub fn user(&self) -> UserInfo {
+        let member = |id: &u64, group| UserInfo::new(format!("{MEMBER_PREFIX}{id}"), &[group]).completed();
+        match self {
+            Caller::Anonymous => UserInfo::anonymous(),
+            Caller::Member(id) => member(id, MEMBERS),
+            Caller::FormerMember(id) => member(id, FORMER_MEMBERS),
+            Caller::Client(user) => user.clone(),
+        }
     }
 }
 
@@ -178,7 +190,7 @@ fn organizations(name: &X509Name<'_>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pki::Subject;
+    use crate::pki::{MASTERS_ORGANIZATION, Subject};
 
     fn chain(pem: &str) -> Vec<CertificateDer<'static>> {
         tls::certificates(pem, "test").unwrap()
@@ -201,7 +213,7 @@ mod tests {
             assert!(matches!(callers.identify(Some(&chain(&leaf.chain_pem))), Caller::Anonymous), "{nobody}");
         }
         let admin = callers.identify(Some(&chain(&authorities.issue_admin().unwrap().chain_pem)));
-        assert!(admin.is_master() && !admin.is_node());
+        assert!(admin.in_group(MASTERS_ORGANIZATION) && !admin.is_node());
         assert!(matches!(callers.identify(None), Caller::Anonymous));
         let elsewhere = Authorities::generate("d").unwrap().issue_admin().unwrap();
         assert!(matches!(callers.identify(Some(&chain(&elsewhere.chain_pem))), Caller::Anonymous));

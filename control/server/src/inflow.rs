@@ -113,13 +113,13 @@ impl Inflow {
                 (format!("member {id}"), MEMBER_BYTES_MAX, MEMBER_CONNECTION_BYTES_MAX, usize::MAX)
             }
             Caller::Client(client) if caller.is_node() => (
-                format!("client {}", client.user),
+                format!("client {}", client.name),
                 NODE_BYTES_MAX,
                 NODE_CONNECTION_BYTES_MAX,
                 NODE_CONNECTIONS_MAX,
             ),
             Caller::Client(client) => (
-                format!("client {}", client.user),
+                format!("client {}", client.name),
                 USER_BYTES_MAX,
                 USER_CONNECTION_BYTES_MAX,
                 self.user_connections_max,
@@ -358,15 +358,11 @@ mod tests {
     use super::*;
 
     fn user(name: &str) -> Caller {
-        Caller::Client(coracle_api::Identity { user: name.to_owned(), groups: Vec::new() })
+        Caller::Client(coracle_api::UserInfo::new(name, &[]))
     }
 
     fn node(name: &str) -> Caller {
-        let identity = coracle_api::Identity {
-            user: format!("system:node:{name}"),
-            groups: vec!["system:nodes".into()],
-        };
-        Caller::Client(identity)
+        Caller::Client(coracle_api::UserInfo::new(format!("system:node:{name}"), &["system:nodes"]))
     }
 
     #[test]

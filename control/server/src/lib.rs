@@ -5,6 +5,8 @@
 //! [`node_link`] are what only the leader does.
 
 mod app;
+mod authentication;
+mod authorization;
 mod certificates;
 mod claims;
 mod config;

@@ -18,11 +18,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::any,
 };
-use coracle_api::Storage;
+use coracle_api::{Attributes, Authorizer, Decision, Storage};
 use http::{HeaderMap, Method, StatusCode, header};
 use serde::Deserialize;
 
 use crate::{
+    authorization::Builtin,
     blobs::{Blobs, Digest},
     identity::Caller,
     storage::ReplicatedStorage,
@@ -83,7 +84,7 @@ async fn serve(State(registry): State<Registry>, request: Request) -> Response {
 impl Registry {
     async fn answer(&self, request: Request) -> Result<Response, RegistryError> {
         let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Anonymous);
-        authorize(&caller, request.method())?;
+        authorize(&caller, request.method(), request.uri().path())?;
         let target = path::parse(request.uri().path())?;
         if let Some(node) = caller.node() {
             self.admit_node(node, &target).await?;
@@ -258,13 +259,11 @@ impl Registry {
     }
 }
 
-fn authorize(caller: &Caller, method: &Method) -> Result<(), RegistryError> {
-    let reads = matches!(*method, Method::GET | Method::HEAD);
-    match caller {
-        Caller::Anonymous => Err(RegistryError::unauthorized()),
-        caller if caller.is_master() || (caller.node().is_some() && reads) => Ok(()),
-        Caller::Member(_) if reads => Ok(()),
-        _ => Err(RegistryError::denied()),
+fn authorize(caller: &Caller, method: &Method, path: &str) -> Result<(), RegistryError> {
+    match Builtin.authorize(&caller.user(), &Attributes::of_path(method, path)) {
+        Decision::Allowed => Ok(()),
+        Decision::Denied(_) if matches!(caller, Caller::Anonymous) => Err(RegistryError::unauthorized()),
+        Decision::Denied(_) => Err(RegistryError::denied()),
     }
 }
 

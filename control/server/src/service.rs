@@ -11,16 +11,20 @@ use std::{
 };
 
 use axum::{Router, body::Body, response::IntoResponse};
+use coracle_api::{ApiError, Attributes, Authorizer, Decision, Storage};
 use coracle_raft::RaftSender;
 use futures::FutureExt;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Body as _;
+use jiff::Timestamp;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, service::Routes};
 use tower::ServiceExt;
 
 use crate::{
     access::{self, Shape, is_grpc},
+    authentication::{BadToken, authenticate},
+    authorization::{Builtin, is_registry},
     identity::{Caller, Peer},
     inflow::{Hold, Metered, NotRead, Reading, Share},
     listener::NetworkBody,
@@ -30,6 +34,8 @@ use crate::{
 
 /// See [`is_light`].
 const LIGHT_PREFIXES: [&str; 3] = [RAFT_PREFIX, "/coracle.cluster.v1.Leader/", "/coracle.store.v1.Store/"];
+
+const METRICS_PATH: &str = "/metrics";
 
 /// A request with a larger body may take long.
 const LIGHT_BODY_BYTES_MAX: u64 = 16 * 1024;
@@ -117,12 +123,18 @@ impl Front {
             // Elsewhere anybody may see how the cluster does, and nothing else.
             Err(_) => Caller::Anonymous,
         };
+        let view = || self.telemetry.storage.view();
+        let caller = match authenticate(caller, request.headers(), view, Timestamp::now()) {
+            Ok(caller) => caller,
+            Err(BadToken) if is_grpc(path) => Caller::Anonymous,
+            Err(BadToken) => return ApiError::Unauthorized.into_response(),
+        };
         let (reading, bytes_max) = match admitted(path, request.method(), &caller) {
             Ok(reading) => reading,
             Err(refusal) => return refusal.into_http(),
         };
-        if let Caller::Client(identity) = &caller {
-            request.extensions_mut().insert(identity.clone());
+        if let Caller::Client(user) = &caller {
+            request.extensions_mut().insert(user.clone());
         }
         if let Caller::Member(id) = &caller
             && path.starts_with(RAFT_PREFIX)
@@ -160,7 +172,7 @@ impl Front {
             let code = response.status().as_u16();
             self.telemetry.requests.registry_answered(method.as_str(), code, began.elapsed());
             response
-        } else if path == "/metrics" {
+        } else if path == METRICS_PATH {
             self.metrics(caller).await
         } else {
             infallible(self.api.clone().oneshot(request.map(Body::new)).await)
@@ -168,12 +180,17 @@ impl Front {
     }
 
     async fn metrics(&self, caller: &Caller) -> Response<Body> {
-        match caller {
-            caller if caller.is_master() => self.telemetry.scrape().await.into_response(),
-            Caller::Anonymous => {
-                (StatusCode::UNAUTHORIZED, "metrics need a client certificate\n").into_response()
+        let asked = Attributes::of_path(&Method::GET, METRICS_PATH);
+        match Builtin.authorize(&caller.user(), &asked) {
+            Decision::Allowed => self.telemetry.scrape().await.into_response(),
+            Decision::Denied(_) if matches!(caller, Caller::Anonymous) => {
+                let how =
+                    "metrics need a client certificate, or a token of `coracle token create --role reader`\n";
+                (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], how).into_response()
             }
-            _ => (StatusCode::FORBIDDEN, "metrics are for administrators\n").into_response(),
+            Decision::Denied(_) => {
+                (StatusCode::FORBIDDEN, "metrics are for administrators and readers\n").into_response()
+            }
         }
     }
 }
@@ -198,10 +215,6 @@ fn admitted(path: &str, method: &Method, caller: &Caller) -> Result<(Reading, us
         }
         _ => (Reading::Whole, WHOLE_BYTES_MAX),
     })
-}
-
-fn is_registry(path: &str) -> bool {
-    path == "/v2" || path.starts_with("/v2/")
 }
 
 /// The answer to a request whose body is not read.

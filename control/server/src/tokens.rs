@@ -1,4 +1,4 @@
-//! Join tokens: kept as Secrets with a hash of the secret part, scoped to a role, with a lifetime.
+//! Tokens, to join with or to read with: kept as Secrets with a hash of the secret part, scoped to a role, with a lifetime.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use coracle_api::{ProposeError, Storage};
@@ -67,7 +67,7 @@ pub async fn create<S: Storage>(
 ) -> Result<Result<JoinToken, Refusal>, ProposeError> {
     let good = list(&storage.view()).iter().filter(|token| token.expires > now).count();
     if good >= TOKENS_MAX {
-        return Err(ProposeError::Unavailable("there are too many join tokens: revoke some".into()));
+        return Err(ProposeError::Unavailable("there are too many tokens: revoke some".into()));
     }
     let id = hex::encode(rand::random::<[u8; 5]>());
     let secret = hex::encode(rand::random::<[u8; 24]>());
@@ -162,6 +162,10 @@ impl Kept {
             expires: field("expiration")?.parse().ok()?,
             draft: editable(secret),
         })
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     pub fn info(&self) -> TokenInfo {

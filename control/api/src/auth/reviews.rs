@@ -5,10 +5,11 @@ use coracle_objects::fields;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::Identity;
+use super::{Attributes, UserInfo};
 use crate::{
     answer,
     body::{self, Content, Expected},
+    config::ApiConfig,
     error::ApiError,
     metadata,
 };
@@ -73,8 +74,8 @@ pub fn answer(
     review: &'static Review,
     method: &Method,
     content: Content<'_>,
-    identity: &Identity,
-    now: jiff::Timestamp,
+    user: &UserInfo,
+    config: &ApiConfig,
 ) -> Result<Response, ApiError> {
     if method != Method::POST {
         return Err(ApiError::MethodNotAllowed);
@@ -87,42 +88,74 @@ pub fn answer(
         declared: None,
     };
     let mut object = body::decode(content, &expected, crate::options::FieldValidation::Warn)?.value;
-    metadata::of(&mut object).insert("creationTimestamp".to_owned(), metadata::time(now).into());
-    object["status"] = status(review, &object, identity);
+    metadata::of(&mut object).insert("creationTimestamp".to_owned(), metadata::time((config.now)()).into());
+    object["status"] = status(review, &object, user, config);
     Ok(answer::json_value(StatusCode::CREATED, &object))
 }
 
-fn status(review: &Review, object: &Value, identity: &Identity) -> Value {
+fn status(review: &Review, object: &Value, user: &UserInfo, config: &ApiConfig) -> Value {
     match review.kind {
         "SelfSubjectReview" => {
-            json!({ "userInfo": { "username": identity.user, "groups": identity.groups } })
+            let mut told = json!({ "username": user.name, "groups": user.groups });
+            if !user.uid.is_empty() {
+                told["uid"] = user.uid.as_str().into();
+            }
+            if !user.extra.is_empty() {
+                told["extra"] = json!(user.extra);
+            }
+            json!({ "userInfo": told })
         }
-        "SelfSubjectRulesReview" if identity.is_master() => json!({
+        "SelfSubjectRulesReview" => rules(user, config),
+        "SubjectAccessReview" => {
+            let groups = fields::list(object, "/spec/groups").iter().filter_map(Value::as_str);
+            let subject = UserInfo {
+                name: fields::text(object, "/spec/user").to_owned(),
+                uid: fields::text(object, "/spec/uid").to_owned(),
+                groups: groups.map(str::to_owned).collect(),
+                ..UserInfo::default()
+            };
+            access(object, &subject, config)
+        }
+        _ => access(object, user, config),
+    }
+}
+
+/// All rules, where everything is allowed; of others those that everybody has, and that there may be more.
+fn rules(user: &UserInfo, config: &ApiConfig) -> Value {
+    let everything =
+        Attributes { verb: "*", group: "*", version: "*", resource: "*", ..Attributes::default() };
+    if config.authorizer.authorize(user, &everything).is_allowed() {
+        return json!({
             "resourceRules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }],
             "nonResourceRules": [{ "verbs": ["*"], "nonResourceURLs": ["*"] }],
             "incomplete": false,
-        }),
-        "SelfSubjectRulesReview" => {
-            json!({ "resourceRules": [], "nonResourceRules": health_rules(), "incomplete": false })
-        }
-        "SubjectAccessReview" => {
-            let groups = fields::list(object, "/spec/groups").iter().filter_map(Value::as_str);
-            let subject = Identity {
-                user: fields::text(object, "/spec/user").to_owned(),
-                groups: groups.map(str::to_owned).collect(),
-            };
-            access(object, &subject)
-        }
-        _ => access(object, identity),
+        });
     }
+    json!({ "resourceRules": [], "nonResourceRules": health_rules(), "incomplete": true })
 }
 
 fn health_rules() -> Value {
     json!([{ "verbs": ["get"], "nonResourceURLs": ["/healthz", "/livez", "/readyz", "/version"] }])
 }
 
-fn access(object: &Value, identity: &Identity) -> Value {
-    let path = fields::text(object, "/spec/nonResourceAttributes/path").trim_end_matches('/');
-    let health = matches!(path, "/healthz" | "/livez" | "/readyz" | "/version");
-    json!({ "allowed": identity.is_master() || health })
+/// What the authorizer says of what a review asks about.
+fn access(object: &Value, user: &UserInfo, config: &ApiConfig) -> Value {
+    let text = |path: &str| fields::text(object, path);
+    let attributes = if fields::present(object, "/spec/nonResourceAttributes") {
+        let path = text("/spec/nonResourceAttributes/path");
+        Attributes { verb: text("/spec/nonResourceAttributes/verb"), path, ..Attributes::default() }
+    } else {
+        let of = |field: &str| fields::text(object, &format!("/spec/resourceAttributes/{field}"));
+        Attributes {
+            verb: of("verb"),
+            group: of("group"),
+            version: of("version"),
+            resource: of("resource"),
+            subresource: of("subresource"),
+            namespace: of("namespace"),
+            name: of("name"),
+            path: "",
+        }
+    };
+    json!({ "allowed": config.authorizer.authorize(user, &attributes).is_allowed() })
 }

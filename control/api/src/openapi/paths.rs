@@ -137,14 +137,14 @@ fn operation(
     });
     match request {
         Some(PATCH) => {
-            let content: Map<String, Value> = [
-                "application/json-patch+json",
-                "application/merge-patch+json",
-                "application/strategic-merge-patch+json",
-            ]
-            .into_iter()
-            .map(|type_| (type_.to_owned(), json!({ "schema": refer(PATCH) })))
-            .collect();
+            // Clients see here in which form they may patch.
+            let strategic = Some("application/strategic-merge-patch+json");
+            let strategic = strategic.filter(|_| kind.declared().is_none());
+            let content: Map<String, Value> = ["application/json-patch+json", "application/merge-patch+json"]
+                .into_iter()
+                .chain(strategic)
+                .map(|type_| (type_.to_owned(), json!({ "schema": refer(PATCH) })))
+                .collect();
             operation["requestBody"] = json!({ "content": content, "required": true });
         }
         Some(schema) => operation["requestBody"] = body(schema),

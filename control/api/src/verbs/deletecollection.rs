@@ -50,5 +50,5 @@ pub async fn delete_all<S: Storage, N: Nodes>(
     }
     let meta = ListMeta::at(api.storage.view().revision);
     let listing = Listing::new(kind.clone(), objects, form, now, &meta);
-    Ok(answer::json_bytes(StatusCode::OK, listing.body(&api.bounds, &request.user)))
+    Ok(answer::json_bytes(StatusCode::OK, listing.body(&api.bounds, &request.context.user.name)))
 }

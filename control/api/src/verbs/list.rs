@@ -34,7 +34,7 @@ pub async fn list_or_watch<S: Storage, N: Nodes>(
     let page = page(&view, request, &options, after.as_ref());
     page.objects.iter().try_for_each(|object| readable::check(object))?;
     let listing = Listing::new(request.kind().clone(), page.objects, form, (api.config.now)(), &page.meta);
-    Ok(answer::json_bytes(StatusCode::OK, listing.body(&api.bounds, &request.user)))
+    Ok(answer::json_bytes(StatusCode::OK, listing.body(&api.bounds, &request.context.user.name)))
 }
 
 /// A state at least as new as a revision: unset is linearizable, 0 is any.

@@ -128,6 +128,7 @@ fn scale_of(object: &Value, paths: &ScalePaths) -> Value {
         metadata::copy(object, &mut kept, field);
     }
     let selector = match &paths.selector {
+        Some(path) if path.is_empty() => String::new(),
         Some(path) => fields::text(object, path).to_owned(),
         None => LabelSelector::from_json(object.pointer("/spec/selector"))
             .map(|selector| selector.to_string())

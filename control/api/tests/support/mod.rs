@@ -10,7 +10,7 @@ use axum::{
 };
 use bytes::Bytes;
 use coracle_api::{
-    ApiConfig, Expired, Identity, NodeError, Nodes, ProposeError, Storage, Unavailable, WatchItem,
+    ApiConfig, Expired, NodeError, Nodes, ProposeError, Storage, Unavailable, UserInfo, WatchItem,
     WatchStream,
 };
 use coracle_objects::{
@@ -254,8 +254,8 @@ pub fn member(memory: &Memory) -> Router {
     coracle_api::router(memory.clone(), Talkative, ApiConfig::new("test", "0.0.0"))
 }
 
-pub fn admin() -> Identity {
-    Identity { user: "admin".to_owned(), groups: vec!["system:masters".to_owned()] }
+pub fn admin() -> UserInfo {
+    UserInfo::new("admin", &["system:masters"])
 }
 
 /// A request in the making.
@@ -264,7 +264,7 @@ pub struct Ask {
     uri: String,
     headers: Vec<(header::HeaderName, String)>,
     body: Vec<u8>,
-    identity: Option<Identity>,
+    identity: Option<UserInfo>,
 }
 
 pub fn ask(method: &str, uri: &str) -> Ask {
@@ -292,7 +292,7 @@ impl Ask {
         self.header(header::CONTENT_TYPE, content_type)
     }
 
-    pub fn by(mut self, identity: Option<Identity>) -> Self {
+    pub fn by(mut self, identity: Option<UserInfo>) -> Self {
         self.identity = identity;
         self
     }

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, sync::OnceLock};
 
 use axum::{Router, body::Body};
-use coracle_api::{ApiConfig, Identity};
+use coracle_api::{ApiConfig, UserInfo};
 use http::{Request, header};
 use serde_json::Value;
 use tower::ServiceExt;
@@ -61,7 +61,7 @@ impl Door {
 
     /// Asks as an administrator. What panics in there comes out as a panic.
     pub fn ask(&self, ask: &Ask) -> Answer {
-        let identity = Identity { user: "admin".to_owned(), groups: vec!["system:masters".to_owned()] };
+        let identity = UserInfo::new("admin", &["system:masters"]);
         let mut request = Request::builder().method(ask.method).uri(&ask.path).extension(identity);
         if !ask.content_type.is_empty() {
             request = request.header(header::CONTENT_TYPE, ask.content_type);
