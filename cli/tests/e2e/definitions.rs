@@ -81,7 +81,7 @@ fn a_declared_kind_under_kubectl() {
     kubectl.feed(&["apply", "--namespace=other"], BACKUP).unwrap();
     kubectl.run(&["delete", "namespace", "other", "--timeout=60s"]);
     assert_eq!(
-        kubectl.run(&["get", "backups", "--all-namespaces", "-o", "name"]),
+        kubectl.run(&["get", "backups", "--all-namespaces", "-o", "name"]).trim(),
         "backup.example.com/nightly"
     );
     kubectl.run(&["delete", "crd", "backups.example.com", "--timeout=60s"]);
@@ -92,5 +92,5 @@ fn a_declared_kind_under_kubectl() {
     // What one of its objects was is not there for the next of the name.
     kubectl.feed(&["apply"], DEFINITION).unwrap();
     kubectl.run(&["wait", "--for=condition=established", "crd/backups.example.com", "--timeout=60s"]);
-    assert_eq!(kubectl.run(&["get", "backups", "--all-namespaces", "-o", "name"]), "");
+    assert_eq!(kubectl.run(&["get", "backups", "--all-namespaces", "-o", "name"]).trim(), "");
 }
