@@ -14,7 +14,6 @@ use std::{
 
 use coracle_core::{Desired, Observation, Observed, PodUid, observe::News};
 use coracle_proto::node::{BlockClaimed, LogRequest, ObjectEvent, TrustChanged, node_down::Body};
-use coracle_wasi_host::Container;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -30,6 +29,7 @@ use crate::{
     identity::Identity,
     link::FromLink,
     log_streams::LogStreams,
+    runtime::{ContainerId, Usage},
     usage,
 };
 
@@ -45,11 +45,10 @@ pub enum Event {
     /// What the link says of an object, read.
     Object(Box<Decoded>),
     Observed(Observation),
-    /// A container runs; its handle comes with the news.
-    Started {
-        at: At,
-        container: Container,
-    },
+    /// A container runs.
+    Started(ContainerId),
+    /// What containers use, as it was asked.
+    Metered(Vec<(ContainerId, Usage)>),
     /// Somebody asks what the node holds.
     Count(oneshot::Sender<Held>),
     /// The node is to stop.
@@ -94,7 +93,7 @@ impl App {
         stop_grace_max: Duration,
     ) -> Self {
         let logs = LogStreams::new(executor.context().logs.clone(), executor.context().link.clone());
-        let seats = Seats::new(executor.context().host.seats_freed());
+        let seats = Seats::new(executor.context().runtime.room_freed());
         Self {
             identity,
             trust: watch::Sender::new(0),
@@ -179,13 +178,19 @@ impl App {
             Event::Link(FromLink::Message(body)) => self.message(body),
             Event::Object(object) => self.object(*object),
             Event::Observed(observation) => self.observe(observation),
-            Event::Started { at, container } => {
-                if self.waited_for_a_seat(&at) {
+            Event::Started(id) => {
+                if self.waited_for_a_seat(&At::from(&id)) {
                     // There may be one for the next too.
                     self.seats_freed();
                 }
-                let observation = self.executor.started(at, container);
+                let observation = self.executor.started(id);
                 self.observe(observation);
+            }
+            Event::Metered(used) => {
+                if self.link_synced {
+                    let usage = usage::report(used);
+                    self.executor.context().link.post(|outbox| outbox.usage(usage));
+                }
             }
             Event::Count(asked) => {
                 // Who asked may be gone.
@@ -243,8 +248,7 @@ impl App {
         self.logs.forget_ended();
         self.executor.context().artifacts.tend();
         if self.link_synced {
-            let usage = usage::report(self.executor.containers());
-            self.executor.context().link.post(|outbox| outbox.usage(usage));
+            self.executor.meter();
         }
     }
 

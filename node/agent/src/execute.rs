@@ -1,4 +1,4 @@
-//! Executes actions: calls into the sandbox, the disk, the registry and the network. What comes of it returns as
+//! Executes actions: calls into the runtime, the disk, the registry and the network. What comes of it returns as
 //! events, or at once where nothing has to be waited for.
 
 mod plan;
@@ -14,10 +14,12 @@ use std::{
 
 use coracle_core::{Action, EventRecord, Observation, Pod, PodUid, observe::News, spec::PullPolicy, status};
 use coracle_proto::node::{NodeEvent, PodGone, PodStatus};
-use coracle_wasi_host::{Artifact, Container, Host, PodDisk, net::Namespace};
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::{plan::Workshop, sandbox::WaitingPod};
@@ -33,6 +35,7 @@ use crate::{
     network::PodNetwork,
     probes,
     removal::Removals,
+    runtime::{ContainerId, Disks, Prepared, Runtime, SandboxId},
 };
 
 /// Why a container is not made ready any more.
@@ -43,7 +46,9 @@ const PROBE_PORT: u16 = 10250;
 /// What the tasks of all pods share.
 pub struct Context {
     pub node_name: String,
-    pub host: Host,
+    pub runtime: Arc<dyn Runtime>,
+    /// What pods have on the disk, until it is removed.
+    pub disks: Disks,
     pub artifacts: Artifacts,
     pub logs: Arc<Logs>,
     pub removals: Removals,
@@ -60,16 +65,18 @@ pub struct Context {
 /// The running side of all pods. Owned by the event loop.
 pub struct Executor {
     context: Arc<Context>,
-    runtimes: BTreeMap<PodUid, Runtime>,
+    sandboxes: BTreeMap<PodUid, Sandbox>,
+    /// How many there were.
+    sandboxes_made: u64,
     /// What keeps the images of pods on the node, until they have ended.
     images: BTreeMap<PodUid, PodImages>,
-    /// What pods have on the disk, until it is removed: it outlives their sandboxes.
-    disks: BTreeMap<PodUid, PodDisk>,
     blocks: Blocks,
     waiting: Waiting<WaitingPod>,
     /// The present link has named all blocks of this node: only then is it known that more are needed.
     blocks_known: bool,
     workshop: Workshop,
+    /// The runtime is asked what containers use.
+    metering: Option<JoinHandle<()>>,
 }
 
 /// What a container's image meant when it was pulled, by container.
@@ -79,19 +86,19 @@ type PodImages = Arc<Mutex<BTreeMap<String, Kept>>>;
 struct Kept {
     image: Arc<Image>,
     /// Since it was made ready first: what ran may run again, whatever others have taken since.
-    artifact: Option<Arc<Artifact>>,
+    component: Option<Prepared>,
 }
 
-struct Runtime {
-    namespace: Namespace,
-    pod: coracle_wasi_host::Pod,
+/// What a pod's containers share, as long as they may run.
+struct Sandbox {
+    id: SandboxId,
     address: Ipv4Addr,
     /// The containers of a pod are planned one after the other: they do not take all that plans.
     plans: Arc<Semaphore>,
     /// Cancelled when the pod has to end: what makes its containers ready goes on for others only.
     ending: CancellationToken,
-    /// By name, with the attempt.
-    containers: BTreeMap<String, (u32, Container)>,
+    /// What runs, by name.
+    containers: BTreeMap<String, ContainerId>,
     /// The pod's address was taken back: it gets another sandbox.
     is_lost: bool,
 }
@@ -100,13 +107,14 @@ impl Executor {
     pub fn new(context: Context) -> Self {
         Self {
             context: Arc::new(context),
-            runtimes: BTreeMap::new(),
+            sandboxes: BTreeMap::new(),
+            sandboxes_made: 0,
             images: BTreeMap::new(),
-            disks: BTreeMap::new(),
             blocks: Blocks::default(),
             waiting: Waiting::default(),
             blocks_known: true,
             workshop: Workshop::new(),
+            metering: None,
         }
     }
 
@@ -121,7 +129,7 @@ impl Executor {
                 return self.create_sandbox(WaitingPod { pod: pod.clone(), preferred, limits });
             }
             Action::StopSandbox { uid } => {
-                if self.runtimes.get(&uid).is_none_or(|runtime| !runtime.is_lost) {
+                if self.sandboxes.get(&uid).is_none_or(|sandbox| !sandbox.is_lost) {
                     self.images.remove(&uid);
                 }
                 self.stop_sandbox(&uid);
@@ -140,25 +148,31 @@ impl Executor {
                 return self.start(At { uid, container, attempt }, pod.clone(), plan);
             }
             Action::Probe { uid, container, attempt, kind, check, timeout } => {
-                let namespace = self.runtimes.get(&uid)?.namespace.clone();
+                let sandbox = self.sandboxes.get(&uid)?;
+                let (id, address) = (sandbox.id.clone(), sandbox.address.into());
                 let from = self.blocks.node_address().unwrap_or(Ipv4Addr::LOCALHOST);
                 let from = SocketAddr::new(from.into(), PROBE_PORT);
                 let at = At { uid, container, attempt };
+                let runtime = self.context.runtime.clone();
                 self.background(async move {
-                    let checked =
-                        guarded(async move { probes::check(&namespace, from, &check, timeout).await });
+                    let dial = move |to| runtime.dial(&id, from, to);
+                    let checked = guarded(async move { probes::check(dial, address, &check, timeout).await });
                     let checked = checked.await.unwrap_or_else(Err);
                     let (success, output) =
                         checked.map_or_else(|output| (false, output), |()| (true, String::new()));
                     at.news(News::Probed { kind, success, output })
                 });
             }
-            Action::Stop { uid, container, attempt } => self.container(&uid, &container, attempt)?.stop(),
-            Action::Kill { uid, container, attempt } => self.container(&uid, &container, attempt)?.kill(),
+            Action::Stop { uid, container, attempt } => {
+                self.context.runtime.stop(self.container(&uid, &container, attempt)?);
+            }
+            Action::Kill { uid, container, attempt } => {
+                self.context.runtime.kill(self.container(&uid, &container, attempt)?);
+            }
             Action::Report { status, .. } => self.report(pod, &status),
             Action::Emit { event, .. } => self.emit(pod, &event),
             Action::Remove { uid } => self.remove(uid, pod),
-            Action::EndPod { uid, .. } => self.runtimes.get(&uid)?.ending.cancel(),
+            Action::EndPod { uid, .. } => self.sandboxes.get(&uid)?.ending.cancel(),
             Action::Admit { .. } | Action::Announce { .. } | Action::End { .. } | Action::Forget { .. } => {}
         }
         None
@@ -204,23 +218,30 @@ impl Executor {
         self.context.pods_dir.join(uid.as_str())
     }
 
-    fn container(&self, uid: &PodUid, name: &str, attempt: u32) -> Option<&Container> {
-        let (of, container) = self.runtimes.get(uid)?.containers.get(name)?;
-        (*of == attempt).then_some(container)
+    fn container(&self, uid: &PodUid, name: &str, attempt: u32) -> Option<&ContainerId> {
+        self.sandboxes.get(uid)?.containers.get(name).filter(|id| id.attempt == attempt)
     }
 
-    /// Every running container with its pod and name.
-    pub fn containers(&self) -> impl Iterator<Item = (&PodUid, &str, &Container)> {
-        self.runtimes.iter().flat_map(|(uid, runtime)| {
-            runtime.containers.iter().map(move |(name, (_, container))| (uid, name.as_str(), container))
-        })
+    /// Every running container.
+    pub fn containers(&self) -> impl Iterator<Item = &ContainerId> {
+        self.sandboxes.values().flat_map(|sandbox| sandbox.containers.values())
+    }
+
+    /// Asks what containers use, unless that is being asked still.
+    pub fn meter(&mut self) {
+        if self.metering.as_ref().is_none_or(JoinHandle::is_finished) {
+            let (metered, events) = (self.context.runtime.usage(), self.context.events.clone());
+            self.metering = Some(tokio::spawn(async move {
+                let _ = events.send(Event::Metered(metered.await)).await;
+            }));
+        }
     }
 
     /// How many there are of what the executor keeps.
     pub fn held(&self) -> [(&'static str, usize); 7] {
         [
-            ("sandboxes", self.runtimes.len()),
-            ("pods with a part of the disk", self.disks.len()),
+            ("sandboxes", self.sandboxes.len()),
+            ("pods with a part of the disk", self.context.disks.held()),
             ("pods with images", self.images.len()),
             ("containers", self.containers().count()),
             ("pod addresses", self.blocks.held()),
@@ -232,7 +253,7 @@ impl Executor {
     fn pull(&mut self, at: At, namespace: &str, image: String, policy: PullPolicy) {
         let (context, namespace) = (self.context.clone(), namespace.to_owned());
         let images = self.images.entry(at.uid.clone()).or_default().clone();
-        let ending = self.runtimes.get(&at.uid).map(|runtime| runtime.ending.clone()).unwrap_or_default();
+        let ending = self.sandboxes.get(&at.uid).map(|sandbox| sandbox.ending.clone()).unwrap_or_default();
         self.background(async move {
             let events = context.events.clone();
             let begun = at.clone();
@@ -263,8 +284,8 @@ impl Executor {
                     // It stays on the node for the start that follows.
                     let (mut images, image) = (images.lock(), present.image);
                     let known = images.remove(&at.container).filter(|kept| kept.image.id == image.id);
-                    let artifact = known.and_then(|kept| kept.artifact);
-                    images.insert(at.container.clone(), Kept { image, artifact });
+                    let component = known.and_then(|kept| kept.component);
+                    images.insert(at.container.clone(), Kept { image, component });
                     drop(images);
                     at.news(News::Pulled { image_id, fetched: present.fetched })
                 }
@@ -279,7 +300,7 @@ impl Executor {
         let (namespace, name) = (pod.metadata.namespace.clone(), pod.metadata.name.clone());
         let gone = PodGone { namespace, name, uid: uid.to_string() };
         self.context.link.post(|outbox| outbox.gone(gone));
-        let disk = self.disks.remove(&uid);
+        let disk = self.context.disks.take(&uid);
         self.context.removals.push_of(self.volumes_dir(&uid), disk.clone());
         // A write of a log that is under way is waited for.
         let context = self.context.clone();
@@ -290,10 +311,8 @@ impl Executor {
     /// Ends every pod at once, without a word to the cluster: the node stops, and runs them again when it starts.
     pub fn drop_all(&mut self) {
         self.images.clear();
-        for (_, runtime) in std::mem::take(&mut self.runtimes) {
-            runtime.containers.values().for_each(|(_, container)| container.kill());
-            self.context.network.detach(runtime.address.into());
-            runtime.namespace.shutdown();
+        for (_, sandbox) in std::mem::take(&mut self.sandboxes) {
+            self.context.runtime.remove_sandbox(&sandbox.id);
         }
     }
 }
@@ -304,6 +323,12 @@ pub struct At {
     pub uid: PodUid,
     pub container: String,
     pub attempt: u32,
+}
+
+impl From<&ContainerId> for At {
+    fn from(id: &ContainerId) -> Self {
+        At { uid: id.sandbox.pod.clone(), container: id.name.clone(), attempt: id.attempt }
+    }
 }
 
 impl At {

@@ -1,12 +1,14 @@
 //! What a node holds, counted, and the page on which it says so: what was not given back shows in figures that grow.
 
-use std::fmt::Write;
+use std::{fmt::Write, sync::Arc};
 
 use coracle_fabric::Fabric;
-use coracle_wasi_host::Host;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::app::{App, Event};
+use crate::{
+    app::{App, Event},
+    runtime::Runtime,
+};
 
 /// How many there are of each.
 pub type Held = Vec<(&'static str, usize)>;
@@ -16,7 +18,7 @@ pub type Held = Vec<(&'static str, usize)>;
 pub struct Page {
     pub events: mpsc::Sender<Event>,
     pub fabric: Fabric,
-    pub host: Host,
+    pub runtime: Arc<dyn Runtime>,
 }
 
 impl Page {
@@ -28,7 +30,7 @@ impl Page {
             Err(_) => Held::default(),
         };
         held.extend(self.fabric.held());
-        held.extend(self.host.held());
+        let of_runtime = self.runtime.held().await;
         let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
         // Writing to memory does not fail.
         let mut text = String::new();
@@ -36,7 +38,8 @@ impl Page {
         let _ = writeln!(text, "# TYPE coracle_node_tasks gauge\ncoracle_node_tasks {tasks}");
         let _ = writeln!(text, "# HELP coracle_node_held What the node holds now, by what it is.");
         let _ = writeln!(text, "# TYPE coracle_node_held gauge");
-        for (what, count) in held {
+        let held = held.into_iter().map(|(what, count)| (what.to_owned(), count));
+        for (what, count) in held.chain(of_runtime) {
             let _ = writeln!(text, "coracle_node_held{{what=\"{what}\"}} {count}");
         }
         text

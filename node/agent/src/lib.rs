@@ -25,6 +25,7 @@ mod private;
 mod probes;
 mod removal;
 mod renewal;
+mod runtime;
 mod usage;
 mod volumes;
 mod wishes;

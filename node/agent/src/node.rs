@@ -37,6 +37,7 @@ use crate::{
     private,
     removal::Removals,
     renewal::{NodeTls, Renewal},
+    runtime::{Disks, InProcess, Runtime, in_process::Shared},
     wishes::{self, Recorder},
 };
 
@@ -113,19 +114,24 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
     let (link, link_task) = link::start(link_config, said);
     let wishes = wishes::load(&config.data_dir);
     tokio::spawn(decode::run(heard, events.clone(), Recorder::start(config.data_dir.clone())));
-    let page = Page { events: events.clone(), fabric: fabric.clone(), host: host.clone() };
+    let network = PodNetwork::start(fabric.clone()).map_err(io_error(&config.data_dir))?;
+    let disks = Disks::new(host.clone());
+    let shared = Shared { network: network.clone(), disks: disks.clone() };
+    let runtime: Arc<dyn Runtime> = Arc::new(InProcess::new(host, shared));
+    let page = Page { events: events.clone(), fabric: fabric.clone(), runtime: runtime.clone() };
     let metrics_address = match config.metrics_listen {
         Some(listen) => Some(fabric.serve_metrics(listen, move || page.clone().write()).await?),
         None => None,
     };
     let executor = Executor::new(Context {
         node_name: identity.name.clone(),
-        host,
+        runtime,
+        disks,
         artifacts,
         logs: Arc::new(Logs::start(logs_dir.clone()).map_err(io_error(&logs_dir))?),
         removals: Removals::start().map_err(io_error(&pods_dir))?,
         pods_dir,
-        network: PodNetwork::start(fabric.clone()).map_err(io_error(&config.data_dir))?,
+        network,
         link,
         clock: Arc::new(Clock::new()),
         events: events.clone(),

@@ -1,13 +1,17 @@
 //! Makes the checks of probes: HTTP and TCP, straight into the pod's network.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use coracle_core::{probe::ProbeCheck, spec::HttpHeader};
-use coracle_wasi_host::net::{Conn, Namespace, NetError};
 use http_body_util::Empty;
 use hyper::{Request, client::conn::http1};
 use hyper_util::rt::TokioIo;
+
+use crate::runtime::{Dialed, Reply};
 
 /// What probes say they are, followed by the version. Source: kubelet's is `kube-probe/<major>.<minor>`.
 const USER_AGENT: &str = "kube-probe/1.33";
@@ -15,29 +19,23 @@ const USER_AGENT: &str = "kube-probe/1.33";
 /// Bytes of an answer's head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// Makes one check. The text says what was wrong, as kubelet would.
+/// Makes one check of the pod that has this address. The text says what was wrong, as kubelet would.
 pub async fn check(
-    namespace: &Namespace,
-    from: SocketAddr,
+    dial: impl Fn(SocketAddr) -> Reply<Result<Dialed, String>>,
+    ip: IpAddr,
     check: &ProbeCheck,
     timeout: Duration,
 ) -> Result<(), String> {
-    let Some(ip) = namespace.addresses().first().copied() else {
-        return Err("the pod has no address".into());
-    };
     let attempt = async {
         match check {
             ProbeCheck::Impossible(reason) => Err(reason.clone()),
             ProbeCheck::Tcp { port } => {
                 let to = SocketAddr::new(ip, *port);
-                connect(namespace, from, to)
-                    .await
-                    .map(drop)
-                    .map_err(|error| format!("dial tcp {to}: connect: {error}"))
+                dial(to).await.map(drop).map_err(|error| format!("dial tcp {to}: connect: {error}"))
             }
             ProbeCheck::Http { port, host, path, headers } => {
                 let to = SocketAddr::new(ip, *port);
-                get(namespace, from, to, host.as_deref(), path, headers).await
+                get(dial(to), to, host.as_deref(), path, headers).await
             }
         }
     };
@@ -47,15 +45,9 @@ pub async fn check(
     }
 }
 
-/// By the way that is the node's alone: clients that fill the pod's port fail no probe.
-async fn connect(namespace: &Namespace, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
-    namespace.deliver_probe(from, to).await
-}
-
 /// 200 to 399 is success. Source: kubelet `DoHTTPProbe`.
 async fn get(
-    namespace: &Namespace,
-    from: SocketAddr,
+    dialed: Reply<Result<Dialed, String>>,
     to: SocketAddr,
     host: Option<&str>,
     path: &str,
@@ -63,9 +55,7 @@ async fn get(
 ) -> Result<(), String> {
     let url = format!("http://{to}{path}");
     let failed = |error: &dyn std::fmt::Display| format!("Get \"{url}\": {error}");
-    let conn = connect(namespace, from, to)
-        .await
-        .map_err(|error| failed(&format_args!("dial tcp {to}: connect: {error}")))?;
+    let conn = dialed.await.map_err(|error| failed(&format_args!("dial tcp {to}: connect: {error}")))?;
     let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake(TokioIo::new(conn));
     let (mut sender, connection) = handshake.await.map_err(|error| failed(&error))?;
     let host_header = headers.iter().find(|header| header.name.eq_ignore_ascii_case("host"));
@@ -104,10 +94,11 @@ async fn get(
 mod tests {
     use std::sync::Arc;
 
-    use coracle_wasi_host::net::{Isolated, NamespaceConfig, NetLimits};
+    use coracle_wasi_host::net::{Isolated, Namespace, NamespaceConfig, NetLimits};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::runtime::in_process;
 
     fn namespace() -> Namespace {
         namespace_within(NetLimits::default())
@@ -128,8 +119,11 @@ mod tests {
     }
 
     async fn run(namespace: &Namespace, what: &ProbeCheck) -> Result<(), String> {
-        let from = "10.128.0.1:1".parse().unwrap();
-        check(namespace, from, what, Duration::from_secs(1)).await
+        let dial = |to| -> Reply<Result<Dialed, String>> {
+            let namespace = namespace.clone();
+            Box::pin(async move { in_process::dial(&namespace, "10.128.0.1:1".parse().unwrap(), to).await })
+        };
+        check(dial, "10.128.0.2".parse().unwrap(), what, Duration::from_secs(1)).await
     }
 
     #[tokio::test]

@@ -35,6 +35,7 @@ use crate::{
     logs::Logs,
     network::PodNetwork,
     removal::Removals,
+    runtime::{Disks, InProcess, in_process::Shared},
 };
 
 /// Compiling in a debug build on a busy machine takes its time.
@@ -63,14 +64,19 @@ pub(crate) fn context(dir: &Path, parts: Parts, link: LinkHandle, events: mpsc::
     let Parts { max_instances, compiler, clock, registry } = parts;
     let cache_dir = dir.join("cache");
     let host = Host::new(HostConfig { cache_dir, max_instances, compiler, ..Default::default() });
+    let (host, network) = (host.unwrap(), PodNetwork::default());
+    let disks = Disks::new(host.clone());
+    let shared = Shared { network: network.clone(), disks: disks.clone() };
+    let runtime = Arc::new(InProcess::new(host, shared));
     Context {
         node_name: "n1".into(),
-        host: host.unwrap(),
+        runtime,
+        disks,
         artifacts: Artifacts::new(dir.join("artifacts"), true, registry).unwrap(),
         logs: Arc::new(Logs::start(dir.join("logs")).unwrap()),
         removals: Removals::start().unwrap(),
         pods_dir: dir.join("pods"),
-        network: PodNetwork::default(),
+        network,
         link,
         clock: Arc::new(clock),
         events,

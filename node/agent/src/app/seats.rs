@@ -42,7 +42,7 @@ impl Seats {
     /// Returns when seats got free for which somebody waited.
     pub async fn changed(&mut self) {
         if self.freed.changed().await.is_err() {
-            // The sandbox is gone.
+            // The runtime is gone.
             std::future::pending::<()>().await;
         }
     }

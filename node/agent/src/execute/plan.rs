@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use coracle_core::{
-    Observation, Pod, PodUid,
+    Observation, PodUid,
     observe::News,
     planning::{StartInputs, VolumeInputs},
     resources::pod_limits,
     volumes::Fingerprint,
 };
 use coracle_wasi_host::{
-    PodDisk,
     pool::{NotDone, Pool},
     shares::Holder,
 };
@@ -69,7 +68,7 @@ async fn in_turn<T: Send + 'static>(
 
 impl Executor {
     pub(super) fn plan(&self, at: At, namespace: &str, inputs: StartInputs) {
-        let turn = self.runtimes.get(&at.uid).map(|runtime| runtime.plans.clone());
+        let turn = self.sandboxes.get(&at.uid).map(|sandbox| sandbox.plans.clone());
         let planned = in_turn(turn, self.workshop.plans.clone(), holder(namespace), move || {
             inputs.plan().map(Arc::new)
         });
@@ -86,7 +85,9 @@ impl Executor {
         fingerprint: Fingerprint,
         inputs: VolumeInputs,
     ) {
-        let (dir, disk) = (self.volumes_dir(&uid), self.disk(&inputs.pod));
+        let pod = &inputs.pod;
+        let disk = self.context.disks.of(&uid, &pod.metadata.namespace, pod_limits(pod).disk_bytes);
+        let dir = self.volumes_dir(&uid);
         let of = uid.clone();
         let mounted = self.workshop.folders.call(&holder(namespace), move || {
             volumes::count(&dir, &inputs.pod, &disk);
@@ -105,13 +106,6 @@ impl Executor {
                 .unwrap_or_else(|error| Observation::MountFailed { uid: of, message: error.to_string() })
         });
     }
-
-    /// What the pod has on the disk: its volumes may be written before it has a sandbox.
-    fn disk(&mut self, pod: &Pod) -> PodDisk {
-        let host = &self.context.host;
-        let new = || host.disk(&pod.metadata.namespace.as_str().into(), pod_limits(pod).disk_bytes);
-        self.disks.entry(pod.uid().clone()).or_insert_with(new).clone()
-    }
 }
 
 #[cfg(test)]
@@ -119,6 +113,7 @@ mod tests {
     use std::{future::ready, sync::mpsc};
 
     use coracle_core::{
+        Pod,
         fields::PodFacts,
         sources::{Keyed, KeyedData, Source, Sources},
     };
@@ -180,7 +175,7 @@ mod tests {
             }
             other => panic!("it was mounted: {other:?}"),
         }
-        assert!(executor.disks.contains_key(pod.uid()));
+        assert!(executor.context.disks.get(pod.uid()).is_some());
     }
 
     #[tokio::test]

@@ -7,14 +7,11 @@ use std::{
 };
 
 use coracle_core::{Observation, Pod, PodUid, resources::Limits};
-use coracle_wasi_host::{
-    PodLimits,
-    net::{Namespace, NamespaceConfig, NetLimits},
-};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{Executor, Runtime};
+use super::{Executor, Sandbox};
+use crate::runtime::{SandboxId, SandboxSpec};
 
 /// A pod that is to have an address.
 pub(super) struct WaitingPod {
@@ -32,37 +29,27 @@ impl Executor {
             return None;
         };
         let WaitingPod { pod, limits, .. } = wanted;
-        let host = &self.context.host;
-        let of_namespace: Arc<str> = pod.metadata.namespace.as_str().into();
-        let new = || host.disk(&of_namespace, limits.disk_bytes);
-        let disk = self.disks.entry(pod.uid().clone()).or_insert_with(new).clone();
-        let config = NamespaceConfig {
+        let uid = pod.uid().clone();
+        let id = SandboxId { pod: uid.clone(), number: self.sandboxes_made };
+        self.sandboxes_made += 1;
+        let spec = SandboxSpec {
+            namespace: pod.metadata.namespace.clone(),
             hostname: pod.hostname().to_owned(),
-            tenant: pod.metadata.namespace.as_str().into(),
             addresses: vec![address.into()],
-            limits: NetLimits::default(),
+            limits,
         };
-        let namespace = Namespace::new(config, self.context.network.uplink(&pod.metadata.namespace));
-        self.context.network.attach(address.into(), namespace.clone());
-        let limits = PodLimits {
-            cpu_weight: limits.cpu_weight,
-            cpu_quota: limits.cpu_quota,
-            memory_bytes: limits.memory_bytes,
-            memory_requested: limits.memory_requested,
-        };
-        let sandbox = self.context.host.pod_on(limits, namespace.clone(), disk);
+        self.context.runtime.create_sandbox(&id, spec);
         let plans = Arc::new(Semaphore::new(1));
         let (containers, ending) = (BTreeMap::new(), CancellationToken::new());
-        let runtime = Runtime { namespace, pod: sandbox, address, plans, ending, containers, is_lost: false };
-        self.runtimes.insert(pod.uid().clone(), runtime);
-        Some(Observation::SandboxReady { uid: pod.uid().clone(), addresses: vec![address.into()] })
+        let sandbox = Sandbox { id, address, plans, ending, containers, is_lost: false };
+        self.sandboxes.insert(uid.clone(), sandbox);
+        Some(Observation::SandboxReady { uid, addresses: vec![address.into()] })
     }
 
     pub(super) fn stop_sandbox(&mut self, uid: &PodUid) {
-        let Some(runtime) = self.runtimes.remove(uid) else { return };
-        self.context.network.detach(runtime.address.into());
-        runtime.namespace.shutdown();
-        self.blocks.release(runtime.address);
+        let Some(sandbox) = self.sandboxes.remove(uid) else { return };
+        self.context.runtime.remove_sandbox(&sandbox.id);
+        self.blocks.release(sandbox.address);
     }
 
     /// Asks for a block more where one is needed. Before all blocks are known nobody knows whether it is.
@@ -105,12 +92,12 @@ impl Executor {
 
     /// Takes pods off the network whose addresses are another node's now.
     fn lose(&mut self, lost: &[Ipv4Addr]) -> Vec<Observation> {
-        let losers = self.runtimes.iter_mut().filter(|(_, runtime)| lost.contains(&runtime.address));
+        let losers = self.sandboxes.iter_mut().filter(|(_, sandbox)| lost.contains(&sandbox.address));
         let observations: Vec<_> = losers
-            .map(|(uid, runtime)| {
-                tracing::warn!(pod.uid = %uid, address = %runtime.address, "the pod's address was taken back");
-                self.context.network.detach(runtime.address.into());
-                runtime.is_lost = true;
+            .map(|(uid, sandbox)| {
+                tracing::warn!(pod.uid = %uid, address = %sandbox.address, "the pod's address was taken back");
+                self.context.runtime.detach_sandbox(&sandbox.id);
+                sandbox.is_lost = true;
                 Observation::SandboxLost { uid: uid.clone() }
             })
             .collect();

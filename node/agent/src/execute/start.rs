@@ -6,45 +6,46 @@ use coracle_core::{
     Observation, Pod, PodUid, StartPlan,
     observe::{Exit, News},
 };
-use coracle_wasi_host::{
-    Artifact, Container, ContainerLimits, ContainerSpec, PodDisk, StartError, pool::Pool,
-};
+use coracle_wasi_host::{PodDisk, pool::Pool, shares::Holder};
 use sha2::{Digest, Sha256};
 
 use super::{At, Context, Executor, POD_ENDS, PodImages, guarded, plan::holder};
 use crate::{
     app::Event,
     logs::{Stream, StreamSink},
+    runtime::{ContainerId, ContainerSpec, Prepared, StartRefused, Stdio},
     volumes,
 };
 
 impl Executor {
     /// Starts a container. What comes of it is an event, whatever happens; a sandbox that has gone is said at once.
     pub(super) fn start(&self, at: At, pod: Arc<Pod>, plan: Arc<StartPlan>) -> Option<Observation> {
-        let Some(runtime) = self.runtimes.get(&at.uid) else {
+        let Some(sandbox) = self.sandboxes.get(&at.uid) else {
             let message = "the pod's sandbox is gone".to_owned();
             return Some(at.news(News::StartFailed { reason: CREATE_FAILED.to_owned(), message }));
         };
-        let (sandbox, context) = (runtime.pod.clone(), self.context.clone());
-        let disk = self.disks.get(&at.uid).cloned();
-        let ending = runtime.ending.clone();
+        let id = ContainerId { sandbox: sandbox.id.clone(), name: at.container.clone(), attempt: at.attempt };
+        let log_holder =
+            Holder { namespace: pod.metadata.namespace.as_str().into(), pod: Some(sandbox.address.into()) };
+        let context = self.context.clone();
+        let disk = context.disks.get(&at.uid);
+        let ending = sandbox.ending.clone();
         let folders = (self.volumes_dir(&at.uid), self.workshop.folders.clone());
         let told = self.context.network.told(&pod.metadata.namespace);
         let images = self.images.get(&at.uid).cloned().unwrap_or_default();
         tokio::spawn(async move {
             let events = context.events.clone();
-            let of = at.clone();
+            let of = id.clone();
             let starting = guarded(async move {
-                let ready = ending
-                    .run_until_cancelled(ready(&context, &pod, (&of.container, &plan), &images, told))
-                    .await;
-                let artifact = ready.unwrap_or_else(|| Err(create(POD_ENDS.to_owned())))?;
+                let ready =
+                    ending.run_until_cancelled(ready(&context, &pod, (&of.name, &plan), &images, told)).await;
+                let component = ready.unwrap_or_else(|| Err(create(POD_ENDS.to_owned())))?;
                 let disk = disk.ok_or_else(|| create(POD_ENDS.to_owned()))?;
-                start(&context, sandbox, &of, &pod, plan, artifact, (folders.0, folders.1, disk)).await
+                start(&context, of, &pod, (plan, component), log_holder, (folders.0, folders.1, disk)).await
             });
             let started = starting.await.unwrap_or_else(|message| Err(create(message)));
             let event = match started {
-                Ok(container) => Event::Started { at, container },
+                Ok(()) => Event::Started(id),
                 Err(StartFailure::NoSeat(message)) => Event::Observed(at.news(News::NoSeat { message })),
                 Err(StartFailure::Fault { reason, message }) => {
                     Event::Observed(at.news(News::StartFailed { reason: reason.to_owned(), message }))
@@ -56,42 +57,47 @@ impl Executor {
     }
 
     /// A container runs: from here on it is watched for its end.
-    pub fn started(&mut self, at: At, container: Container) -> Observation {
-        let mut id = Sha256::new();
+    pub fn started(&mut self, id: ContainerId) -> Observation {
+        let at = At::from(&id);
+        let mut hash = Sha256::new();
         for part in [at.uid.as_str(), &at.container, &at.attempt.to_string(), &self.context.boot_id] {
-            id.update(part);
-            id.update([0]);
+            hash.update(part);
+            hash.update([0]);
         }
-        let container_id = format!("wasm://{}", hex::encode(id.finalize()));
-        match self.runtimes.get_mut(&at.uid) {
-            Some(runtime) => {
-                runtime.containers.insert(at.container.clone(), (at.attempt, container.clone()));
+        let container_id = format!("wasm://{}", hex::encode(hash.finalize()));
+        match self.sandboxes.get_mut(&at.uid) {
+            Some(sandbox) => {
+                sandbox.containers.insert(at.container.clone(), id.clone());
             }
             // The pod went away meanwhile.
-            None => container.kill(),
+            None => self.context.runtime.kill(&id),
         }
         let (context, ended) = (self.context.clone(), at.clone());
         self.background(async move {
-            let waited = guarded(async move { container.wait().await }).await;
-            let exit = waited.map_or_else(Exit::HostFault, exit_of);
+            let (runtime, of) = (context.runtime.clone(), id.clone());
+            let exit = guarded(async move { runtime.wait(&of).await }).await;
+            let exit = exit.unwrap_or_else(Exit::HostFault);
+            context.runtime.remove_container(&id);
             context.logs.end(&ended.uid, &ended.container).await;
             ended.news(News::Exited(exit))
         });
         at.news(News::Started { container_id })
     }
 
-    /// A container is over: its handle is let go.
+    /// A container is over.
     pub fn exited(&mut self, uid: &PodUid, name: &str, attempt: u32) {
-        if let Some(runtime) = self.runtimes.get_mut(uid)
-            && runtime.containers.get(name).is_some_and(|(of, _)| *of == attempt)
+        if let Some(sandbox) = self.sandboxes.get_mut(uid)
+            && sandbox.containers.get(name).is_some_and(|id| id.attempt == attempt)
         {
-            runtime.containers.remove(name);
+            sandbox.containers.remove(name);
         }
     }
 }
 
 /// The reason in `state.waiting` of a container that did not come to its start.
 const CREATE_FAILED: &str = "CreateContainerError";
+/// The same of one that the runtime did not start.
+const RUN_FAILED: &str = "RunContainerError";
 
 enum StartFailure {
     Fault {
@@ -114,85 +120,61 @@ async fn ready(
     (container, plan): (&str, &StartPlan),
     images: &PodImages,
     told: impl Future<Output = ()>,
-) -> Result<Arc<Artifact>, StartFailure> {
-    let kept = images.lock().get(container).map(|kept| (kept.image.clone(), kept.artifact.clone()));
+) -> Result<Prepared, StartFailure> {
+    let kept = images.lock().get(container).map(|kept| (kept.image.clone(), kept.component.clone()));
     // It stays there as long as this holds it.
-    let (image, artifact) = kept
+    let (image, component) = kept
         .filter(|(image, _)| image.id == plan.image_id)
         .ok_or_else(|| create(format!("the image {} is not on this node any more", plan.image_id)))?;
-    let artifact = match artifact {
-        Some(artifact) => artifact,
+    let component = match component {
+        Some(component) => component,
         None => {
-            let artifact = context.host.prepare(&image.path, &pod.metadata.namespace).await;
-            artifact.map_err(|error| create(error.to_string()))?
+            let prepared = context.runtime.prepare(image.path.clone(), pod.metadata.namespace.clone());
+            prepared.await.map_err(create)?
         }
     };
     if let Some(kept) = images.lock().get_mut(container).filter(|kept| kept.image.id == image.id) {
-        kept.artifact = Some(artifact.clone());
+        kept.component = Some(component.clone());
     }
     told.await;
-    Ok(artifact)
+    Ok(component)
 }
 
 /// Starts it in the namespace's turn: there is no line before that one, in which another namespace could stand.
 async fn start(
     context: &Context,
-    sandbox: coracle_wasi_host::Pod,
-    at: &At,
+    id: ContainerId,
     pod: &Pod,
-    plan: Arc<StartPlan>,
-    artifact: Arc<Artifact>,
+    (plan, component): (Arc<StartPlan>, Prepared),
+    log_holder: Holder,
     (volumes_dir, folders, disk): (PathBuf, Arc<Pool>, PodDisk),
-) -> Result<Container, StartFailure> {
+) -> Result<(), StartFailure> {
     // The loop has let go of it by now: nothing is copied.
     let plan = Arc::unwrap_or_clone(plan);
-    let (logs, log_at) = (context.logs.clone(), at.clone());
-    let name = format!("{}/{}/{}", pod.metadata.namespace, pod.metadata.name, at.container);
-    let runtime = tokio::runtime::Handle::current();
+    let (logs, runtime) = (context.logs.clone(), context.runtime.clone());
+    let name = format!("{}/{}/{}", pod.metadata.namespace, pod.metadata.name, id.name);
     let started = folders.call(&holder(&pod.metadata.namespace), move || {
-        let _context = runtime.enter();
         let mounts = volumes::mounts(&volumes_dir, &plan.mounts, &disk).map_err(create)?;
-        let log_holder = sandbox.namespace().holder().clone();
-        let written = disk.written(&log_at.container);
-        let log = logs.begin(&log_at.uid, &log_at.container, log_at.attempt, (log_holder, Some(written)));
+        let written = disk.written(&id.name);
+        let log = logs.begin(&id.sandbox.pod, &id.name, id.attempt, (log_holder, Some(written)));
         let log = log.map_err(|error| create(format!("failed to open the container's log: {error}")))?;
         let spec = ContainerSpec {
             name,
-            artifact,
-            args: plan.arguments,
+            component,
+            arguments: plan.arguments,
             env: plan.env,
             mounts,
-            limits: ContainerLimits {
-                memory_bytes: plan.limits.memory_bytes,
-                cpu_quota: plan.limits.cpu_quota,
-                cpu_weight: plan.limits.cpu_weight,
+            limits: plan.limits,
+            http_port: plan.http_port,
+            stdio: Stdio {
+                stdout: Arc::new(StreamSink::new(log.clone(), Stream::Stdout)),
+                stderr: Arc::new(StreamSink::new(log, Stream::Stderr)),
             },
-            http_port: Some(plan.http_port),
-            http_timeout: None,
-            stdin_closed: false,
-            stdout: Arc::new(StreamSink::new(log.clone(), Stream::Stdout)),
-            stderr: Arc::new(StreamSink::new(log, Stream::Stderr)),
         };
-        // It opens what is mounted.
-        sandbox.start(spec).map_err(|error| match error {
-            StartError::NoSeat(full) => StartFailure::NoSeat(full.to_string()),
-            error => StartFailure::Fault { reason: "RunContainerError", message: error.to_string() },
+        runtime.start(&id, spec).map_err(|refused| match refused {
+            StartRefused::NoRoom(full) => StartFailure::NoSeat(full),
+            StartRefused::Failed(message) => StartFailure::Fault { reason: RUN_FAILED, message },
         })
     });
     started.await.unwrap_or_else(|error| Err(create(error.to_string())))
-}
-
-fn exit_of(exit: coracle_wasi_host::Exit) -> Exit {
-    use coracle_wasi_host::Exit as Host;
-    if exit.is_out_of_memory() {
-        return Exit::OutOfMemory;
-    }
-    match exit {
-        Host::Completed { code } => Exit::Completed(code),
-        Host::Trapped { message } => Exit::Trapped(message),
-        Host::LimitExceeded { resource } => Exit::LimitExceeded(resource.to_owned()),
-        Host::Killed => Exit::Killed,
-        Host::Unseated { message } => Exit::Unseated(message),
-        Host::HostFault { message } => Exit::HostFault(message),
-    }
 }
