@@ -6,6 +6,7 @@ mod folders;
 mod given_up;
 mod held;
 mod returning;
+mod runtime;
 mod seats;
 mod withheld;
 
@@ -35,7 +36,7 @@ use crate::{
     logs::Logs,
     network::PodNetwork,
     removal::Removals,
-    runtime::{Disks, InProcess, in_process::Shared},
+    runtime::{Disks, InProcess, Runtime, in_process::Shared},
 };
 
 /// Compiling in a debug build on a busy machine takes its time.
@@ -51,23 +52,25 @@ pub(crate) struct Parts {
     compiler: Option<PathBuf>,
     clock: Clock,
     registry: Registry,
+    /// Another than the one of this process.
+    runtime: Option<Arc<dyn Runtime>>,
 }
 
 impl Default for Parts {
     fn default() -> Self {
         let registry = Registry::without_addresses();
-        Self { max_instances: 64, compiler: None, clock: Clock::new(), registry }
+        Self { max_instances: 64, compiler: None, clock: Clock::new(), registry, runtime: None }
     }
 }
 
 pub(crate) fn context(dir: &Path, parts: Parts, link: LinkHandle, events: mpsc::Sender<Event>) -> Context {
-    let Parts { max_instances, compiler, clock, registry } = parts;
+    let Parts { max_instances, compiler, clock, registry, runtime } = parts;
     let cache_dir = dir.join("cache");
     let host = Host::new(HostConfig { cache_dir, max_instances, compiler, ..Default::default() });
     let (host, network) = (host.unwrap(), PodNetwork::default());
     let disks = Disks::new(host.clone());
     let shared = Shared { network: network.clone(), disks: disks.clone() };
-    let runtime = Arc::new(InProcess::new(host, shared));
+    let runtime = runtime.unwrap_or_else(|| Arc::new(InProcess::new(host, shared)));
     Context {
         node_name: "n1".into(),
         runtime,
