@@ -1,11 +1,9 @@
 //! Read, decide, propose, and again where the state has moved on meanwhile.
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
-use coracle_objects::{
-    Applied, CLUSTER_INFO_KEPT, Object, ObjectKey, Refusal, Transaction, View, is_cluster_info,
-};
+use coracle_objects::{Applied, Object, ObjectKey, Refusal, Transaction, View};
 
 use crate::{
     error::ApiError,
@@ -21,6 +19,14 @@ pub struct Plan {
     pub subject: Subject,
     /// What must hold beside the subject's own precondition, and what else is written with it.
     pub along: Transaction,
+    /// What the client should hear of it.
+    pub warnings: Vec<String>,
+}
+
+impl Plan {
+    pub fn new(subject: Subject, along: Transaction) -> Self {
+        Self { subject, along, warnings: Vec::new() }
+    }
 }
 
 /// The object that a request is about.
@@ -37,6 +43,7 @@ pub struct Done {
     /// The object as it now is; of a deletion, as it last was.
     pub object: Arc<Object>,
     pub deleted: bool,
+    pub warnings: Vec<String>,
 }
 
 /// How a decision came out.
@@ -62,21 +69,22 @@ pub enum Unsettled<E> {
 /// The one loop of read, decide and propose. `decide` is called with the local state first. Whatever is told without a
 /// write (a failure, a dry run, that nothing is to be done or all is done already) is told by a linearizable state. What that state itself
 /// refuses is not proposed; a decision that draws by chance may be another when it is made again.
-pub async fn settle<S, T, E>(
+pub async fn settle<S, T, E, F>(
     storage: &S,
     dry_run: bool,
-    mut decide: impl FnMut(&View) -> Result<Option<(Transaction, T)>, E> + Send,
+    mut decide: impl FnMut(Arc<View>) -> F + Send,
 ) -> Result<Settled<T>, Unsettled<E>>
 where
     S: Storage,
     T: Send,
     E: Send,
+    F: Future<Output = Result<Option<(Transaction, T)>, E>> + Send,
 {
     let mut view = storage.view();
     let mut fresh = false;
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {
-        let (transaction, plan) = match decide(&view) {
+        let (transaction, plan) = match decide(view.clone()).await {
             Ok(Some(decided)) => decided,
             Ok(None) if fresh => return Ok(Settled::Nothing),
             Err(error) if fresh => return Err(Unsettled::Undecided(error)),
@@ -124,15 +132,21 @@ where
 }
 
 /// Carries out what `decide` plans: see [`settle`].
-pub async fn transact<S: Storage>(
+pub async fn transact<S, F>(
     storage: &S,
     dry_run: bool,
-    mut decide: impl FnMut(&View) -> Result<Plan, ApiError> + Send,
-) -> Result<Done, ApiError> {
-    let decide = |view: &View| {
-        let plan = decide(view)?;
-        refuse_cluster_info(&plan)?;
-        Ok(Some((transaction(&plan), plan)))
+    mut decide: impl FnMut(Arc<View>) -> F + Send,
+) -> Result<Done, ApiError>
+where
+    S: Storage,
+    F: Future<Output = Result<Plan, ApiError>> + Send,
+{
+    let decide = |view: Arc<View>| {
+        let planned = decide(view);
+        async move {
+            let plan = planned.await?;
+            Ok(Some((transaction(&plan), plan)))
+        }
     };
     match settle(storage, dry_run, decide).await {
         Ok(Settled::Applied(plan, applied)) => {
@@ -147,19 +161,6 @@ pub async fn transact<S: Storage>(
         Err(Unsettled::NotProposed(error)) => Err(error.into()),
         Err(Unsettled::Refused(refusal)) => Err(ApiError::from_refusal(refusal)),
     }
-}
-
-/// Every write of a client comes by here.
-fn refuse_cluster_info(plan: &Plan) -> Result<(), ApiError> {
-    let key = match &plan.subject {
-        Subject::Create { key, .. } => key,
-        Subject::Update { old, .. } | Subject::Delete { old } => &old.key,
-    };
-    if !is_cluster_info(key) {
-        return Ok(());
-    }
-    let (resource, name) = (Some(key.resource.clone()), key.name.name.to_string());
-    Err(ApiError::Forbidden { resource, name, reason: CLUSTER_INFO_KEPT.to_owned() })
 }
 
 fn transaction(plan: &Plan) -> Transaction {
@@ -182,15 +183,18 @@ fn would_be(plan: Plan) -> Result<Done, ApiError> {
 
 fn done(plan: Plan, revision: u64) -> Result<Done, ApiError> {
     let broken = |error: coracle_objects::ObjectError| ApiError::Internal(error.to_string());
+    let warnings = plan.warnings;
     match plan.subject {
         Subject::Create { key, draft } => {
             let object = Object::from_draft(key, &draft, revision).map_err(broken)?;
-            Ok(Done { object: Arc::new(object), deleted: false })
+            Ok(Done { object: Arc::new(object), deleted: false, warnings })
         }
         Subject::Update { old, draft } => {
             let object = Object::from_draft(old.key.clone(), &draft, revision).map_err(broken)?;
-            Ok(Done { object: Arc::new(object), deleted: false })
+            Ok(Done { object: Arc::new(object), deleted: false, warnings })
         }
-        Subject::Delete { old } => Ok(Done { object: Arc::new(old.at_revision(revision)), deleted: true }),
+        Subject::Delete { old } => {
+            Ok(Done { object: Arc::new(old.at_revision(revision)), deleted: true, warnings })
+        }
     }
 }

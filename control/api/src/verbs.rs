@@ -94,6 +94,7 @@ pub fn written<S: Storage, N: Nodes>(
     let body = answer::one(request.kind(), &done.object, form, (api.config.now)());
     let mut response = answer::json_bytes(status, body);
     answer::warn(&mut response, warnings);
+    answer::warn(&mut response, &done.warnings);
     if let Some(warn) = request.kind().warn() {
         answer::warn(&mut response, &warn(&answer::present_value(request.kind(), &done.object)));
     }

@@ -1,6 +1,6 @@
 //! Objects that the control plane itself makes, and how it writes them.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, future::ready, sync::Arc};
 
 use bytes::Bytes;
 use coracle_api::{ProposeError, Settled, Storage, Unavailable, Unsettled, settle};
@@ -43,7 +43,8 @@ where
     S: Storage,
     P: FnMut(&View) -> Option<Transaction> + Send,
 {
-    let decide = |view: &View| Ok::<_, Infallible>(plan(view).map(|transaction| (transaction, ())));
+    let decide =
+        |view: Arc<View>| ready(Ok::<_, Infallible>(plan(&view).map(|transaction| (transaction, ()))));
     match settle(storage, false, decide).await {
         Ok(Settled::Applied((), applied)) => Ok(Some(applied)),
         Ok(Settled::Unchanged(()) | Settled::Nothing) => Ok(None),

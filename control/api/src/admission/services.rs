@@ -12,15 +12,18 @@ use std::{
 
 use coracle_objects::{
     Expect, FieldError, Object, ObjectKey, Transaction,
-    claims::{Claims, address_key, claimed_by, is_kept, node_port, owner, port_key, release_keys},
+    claims::{
+        ADDRESSES, Claims, PORTS, address_key, claimed_by, is_kept, node_port, owner, port_key, release_keys,
+    },
     fields,
     kinds::{SERVICE_FIELDS_OF_A_TYPE, service_address_errors, service_takes},
 };
+use futures::future::{self, BoxFuture, FutureExt};
 use serde_json::{Value, json};
 
-pub use self::claims::{LostClaims, keeps, lost_claims};
-use self::claims::{address_claim, claim, port_claim};
-use super::Context;
+pub use self::claims::{LostClaims, lost_claims};
+use self::claims::{address_claim, claim, keeps, port_claim};
+use super::{Operation, Plugin, Write};
 use crate::{error::ApiError, metadata};
 
 /// Addresses at the network's start that are never given out unasked: those that people write into manifests.
@@ -28,12 +31,52 @@ const RESERVED_ADDRESSES: u32 = 256;
 /// Random picks before the whole range is searched.
 const PICKS_MAX: usize = 32;
 
+/// See the module.
+pub struct ServiceClaims;
+
+impl Plugin for ServiceClaims {
+    fn name(&self) -> &'static str {
+        "ServiceClaims"
+    }
+
+    fn handles(&self, write: &Write<'_>) -> bool {
+        match write.operation {
+            Operation::Create | Operation::Update => write.is_of("", "Service"),
+            Operation::Delete => is_claim(write.key),
+        }
+    }
+
+    fn completes(&self) -> bool {
+        true
+    }
+
+    fn mutate<'a>(
+        &'a self,
+        write: &'a Write<'a>,
+        object: &'a mut Value,
+    ) -> BoxFuture<'a, Result<Transaction, ApiError>> {
+        future::ready(allocate(write, write.old, object)).boxed()
+    }
+
+    fn validate<'a>(
+        &'a self,
+        write: &'a Write<'a>,
+        object: Option<&'a Value>,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        let claim = write.view.get(write.key).filter(|_| object.is_none());
+        let kept = claim.and_then(|claim| keeps(write.view, claim));
+        let refused = |reason| ApiError::forbidden(write.kind, &write.key.name.name, reason);
+        future::ready(kept.map_or(Ok(()), |reason| Err(refused(reason)))).boxed()
+    }
+}
+
+/// Whether an object says whose an address or a node port is.
+fn is_claim(key: &ObjectKey) -> bool {
+    matches!(key.resource.as_str(), ADDRESSES | PORTS)
+}
+
 /// Gives a service its address and node ports, keeps those that it has, and plans the claims.
-pub fn allocate(
-    context: &Context<'_>,
-    old: Option<&Value>,
-    service: &mut Value,
-) -> Result<Transaction, ApiError> {
+fn allocate(context: &Write<'_>, old: Option<&Value>, service: &mut Value) -> Result<Transaction, ApiError> {
     if !service.get("spec").is_some_and(Value::is_object) {
         return Ok(Transaction::default());
     }
@@ -72,7 +115,7 @@ pub fn allocate(
 }
 
 /// The claim of an address that the cluster keeps for this service.
-fn kept_for<'a>(context: &Context<'a>, key: &ObjectKey) -> Option<&'a Object> {
+fn kept_for<'a>(context: &Write<'a>, key: &ObjectKey) -> Option<&'a Object> {
     let owner = owner(context.key);
     let claim = context.view.get(key).filter(|claim| is_kept(key, &owner) && claimed_by(claim) == owner);
     claim.map(|claim| &**claim)
@@ -164,12 +207,7 @@ fn known_ports(service: &Value) -> BTreeMap<PortId, Option<u16>> {
     ports.map(|port| (port_id(port), node_port(port))).collect()
 }
 
-fn cluster_address(
-    context: &Context<'_>,
-    before: &Claims,
-    service: &mut Value,
-    errors: &mut Vec<FieldError>,
-) {
+fn cluster_address(context: &Write<'_>, before: &Claims, service: &mut Value, errors: &mut Vec<FieldError>) {
     // Here and not by validation alone, which objects that are being deleted do not pass through.
     errors.extend(service_address_errors(service));
     if !errors.is_empty() || fields::text(service, "/spec/type") == "ExternalName" {
@@ -212,7 +250,7 @@ fn cluster_address(
     errors.push(FieldError::invalid("spec.clusterIPs", json!([given]), detail));
 }
 
-fn free_address(context: &Context<'_>) -> Option<Ipv4Addr> {
+fn free_address(context: &Write<'_>) -> Option<Ipv4Addr> {
     let network = &context.config.service_network;
     let (first, last) = (RESERVED_ADDRESSES.min(network.size() / 16).max(1), network.size() - 2);
     let free = |offset: &u32| context.view.get(&address_key(network.at(*offset))).is_none();
@@ -223,7 +261,7 @@ fn free_address(context: &Context<'_>) -> Option<Ipv4Addr> {
         .map(|offset| network.at(offset))
 }
 
-fn node_ports(context: &Context<'_>, before: &Claims, service: &mut Value, errors: &mut Vec<FieldError>) {
+fn node_ports(context: &Write<'_>, before: &Claims, service: &mut Value, errors: &mut Vec<FieldError>) {
     if !wants_node_ports(service) {
         return;
     }

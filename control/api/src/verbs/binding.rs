@@ -37,8 +37,9 @@ pub async fn bind<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> R
     let node = target(&body.value, &key.name.name)?;
     let annotations = body.value.pointer("/metadata/annotations").and_then(Value::as_object);
     let (annotations, now) = (annotations.cloned().unwrap_or_default(), (api.config.now)());
-    transact(&api.storage, options.dry_run, |view| {
-        let old = view.get(&key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
+    let (key, body, node, annotations) = (&key, &body, &node, &annotations);
+    transact(&api.storage, options.dry_run, |view| async move {
+        let old = view.get(key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
         let uid = metadata::text(&body.value, "uid");
         if !uid.is_empty() && uid != old.meta.uid {
             let reason = format!(
@@ -47,7 +48,7 @@ pub async fn bind<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> R
             );
             return Err(ApiError::conflict(kind, old.name(), reason));
         }
-        let draft = binding::bind(old, &node, &annotations, now).map_err(|refused| {
+        let draft = binding::bind(old, node, annotations, now).map_err(|refused| {
             let name = old.name();
             let reason = match refused {
                 NotBound::Deleting => format!("pod {name} is being deleted, cannot be assigned to a host"),
@@ -57,7 +58,7 @@ pub async fn bind<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> R
             };
             ApiError::conflict(kind, name, reason)
         })?;
-        Ok(Plan { subject: Subject::Update { old: old.clone(), draft }, along: Transaction::default() })
+        Ok(Plan::new(Subject::Update { old: old.clone(), draft }, Transaction::default()))
     })
     .await?;
     let status =

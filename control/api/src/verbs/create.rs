@@ -4,11 +4,12 @@ use axum::response::Response;
 use coracle_objects::{Endpoint, FieldError, Kind, ObjectKey, View, admission::faults_of_new};
 use http::StatusCode;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::written;
 use crate::{
-    admission,
+    admission::{self, Operation, Write, Writer},
     body::{self, Expected},
     error::ApiError,
     metadata,
@@ -35,18 +36,14 @@ pub async fn create<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) ->
     let body = body::decode(request, &Expected::of(kind), options.field_validation)?;
     let template = prepare(kind, request.namespace(), body.value, (api.config.now)())?;
     // What no state can mend is not decided again by a newer one.
-    let mut refused: Option<Vec<FieldError>> = None;
-    let done = transact(&api.storage, options.dry_run, |view| {
-        if let Some(errors) = refused.take() {
-            return Err(ApiError::invalid(kind, metadata::text(&template, "name"), errors));
+    let refused: Mutex<Option<Vec<FieldError>>> = Mutex::default();
+    let writer = Writer { config: &api.config, user: &request.context.user };
+    let (template, refused) = (&template, &refused);
+    let done = transact(&api.storage, options.dry_run, |view| async move {
+        if let Some(errors) = refused.lock().take() {
+            return Err(ApiError::invalid(kind, metadata::text(template, "name"), errors));
         }
-        let planned = plan(api, kind, &template, view);
-        if let Err(ApiError::Invalid { errors, .. }) = &planned
-            && !admission::completes(kind)
-        {
-            refused = Some(errors.clone());
-        }
-        planned
+        plan(writer, kind, template, &view, refused).await
     })
     .await?;
     written(api, request, StatusCode::CREATED, &done, &body.warnings)
@@ -100,30 +97,37 @@ fn prepare(kind: &Kind, namespace: &str, mut object: Value, now: Timestamp) -> R
     Ok(object)
 }
 
-fn plan<S: Storage, N: Nodes>(
-    api: &Api<S, N>,
+/// What makes the object. Faults that no other state would mend are left in `refused` as well.
+async fn plan(
+    writer: Writer<'_>,
     kind: &Kind,
     template: &Value,
     view: &View,
+    refused: &Mutex<Option<Vec<FieldError>>>,
 ) -> Result<Plan, ApiError> {
     let mut object = template.clone();
     let generated = name_object(&mut object);
     kind.defaults(&mut object);
     let name = metadata::text(&object, "name").to_owned();
     let key = ObjectKey::new(kind.storage_resource().as_str(), metadata::text(&object, "namespace"), &name);
-    let context = admission::Context { kind, view, config: &api.config, key: &key };
-    let along = admission::on_create(&context, &mut object)?;
+    let Writer { config, user } = writer;
+    let write = Write { operation: Operation::Create, kind, key: &key, view, config, user, old: None };
+    let along = admission::mutate(&write, &mut object).await?;
     let errors = faults_of_new(kind, &object);
     if !errors.is_empty() {
+        if !admission::completes(&write) {
+            *refused.lock() = Some(errors.clone());
+        }
         return Err(ApiError::invalid(kind, &name, errors));
     }
+    admission::validate(&write, Some(&object)).await?;
     // A generated name that is taken is no fault of the client: the precondition fails and another one is drawn.
     if !generated && view.get(&key).is_some() {
         return Err(ApiError::AlreadyExists { resource: kind.resource(), name });
     }
     kind.to_storage(&mut object);
     let draft = stored_draft(kind, &object);
-    Ok(Plan { subject: Subject::Create { key, draft: draft.into() }, along })
+    Ok(Plan::new(Subject::Create { key, draft: draft.into() }, along))
 }
 
 /// The bytes for the store, in the form of the kind that the store keeps. The object is in that form already.

@@ -6,14 +6,14 @@ use axum::response::Response;
 use coracle_objects::{
     Endpoint, Kind, Object, Transaction, View, claims,
     deletion::{self, Wish},
-    is_kept_namespace,
 };
 use jiff::Timestamp;
 use serde_json::json;
 
 use super::{create::stored_draft, written};
 use crate::{
-    admission, answer, body,
+    admission::{self, Operation, Write, Writer},
+    answer, body,
     error::ApiError,
     options::DeleteOptions,
     request::Request,
@@ -28,9 +28,11 @@ pub async fn delete<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) ->
     let options = options(request)?;
     let dry_run = options.dry_run()?;
     let now = (api.config.now)();
-    let done = transact(&api.storage, dry_run, |view| {
-        let old = view.get(&key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
-        plan(kind, view, old, &options, now)
+    let writer = Writer { config: &api.config, user: &request.context.user };
+    let (key, options) = (&key, &options);
+    let done = transact(&api.storage, dry_run, |view| async move {
+        let old = view.get(key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
+        plan(writer, kind, &view, old, options, now).await
     })
     .await?;
     if done.deleted && !kind.is_graceful() {
@@ -49,7 +51,8 @@ pub fn options(request: &Request) -> Result<DeleteOptions, ApiError> {
 }
 
 /// What a delete of `old` does in this state.
-pub fn plan(
+pub async fn plan(
+    writer: Writer<'_>,
     kind: &Kind,
     view: &View,
     old: &Arc<Object>,
@@ -57,18 +60,18 @@ pub fn plan(
     now: Timestamp,
 ) -> Result<Plan, ApiError> {
     check_preconditions(kind, old, options)?;
-    refuse_kept_namespaces(kind, old)?;
-    if let Some(reason) = admission::services::keeps(view, old) {
-        return Err(ApiError::forbidden(kind, old.name(), reason));
-    }
     let before = answer::present_value(kind, old);
+    let Writer { config, user } = writer;
+    let (operation, key) = (Operation::Delete, &old.key);
+    let write = Write { operation, kind, key, view, config, user, old: Some(&before) };
+    admission::validate(&write, None).await?;
     let mut new = before.clone();
     let wish = Wish { propagation: options.propagation()?, grace_s: options.grace_period_seconds };
     let resource = kind.resource();
     deletion::wish(resource.as_str(), &mut new, wish, now);
     if deletion::is_complete(resource.as_str(), &new) {
         let along = claims::release(view, old);
-        return Ok(Plan { subject: Subject::Delete { old: old.clone() }, along });
+        return Ok(Plan::new(Subject::Delete { old: old.clone() }, along));
     }
     if kind.has(Endpoint::Finalize) && before == new {
         let reason = "The system is ensuring all content is removed from this namespace.  Upon completion, this \
@@ -77,7 +80,7 @@ pub fn plan(
     }
     kind.to_storage(&mut new);
     let draft = stored_draft(kind, &new).into();
-    Ok(Plan { subject: Subject::Update { old: old.clone(), draft }, along: Transaction::default() })
+    Ok(Plan::new(Subject::Update { old: old.clone(), draft }, Transaction::default()))
 }
 
 fn check_preconditions(kind: &Kind, old: &Object, options: &DeleteOptions) -> Result<(), ApiError> {
@@ -105,16 +108,10 @@ fn check_preconditions(kind: &Kind, old: &Object, options: &DeleteOptions) -> Re
     Ok(())
 }
 
-fn refuse_kept_namespaces(kind: &Kind, old: &Object) -> Result<(), ApiError> {
-    if is_kept_namespace(&old.key) {
-        return Err(ApiError::forbidden(kind, old.name(), "this namespace may not be deleted"));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use coracle_objects::{ObjectKey, by_plural};
+    use futures::FutureExt;
     use serde_json::Value;
 
     use super::*;
@@ -127,7 +124,11 @@ mod tests {
         let key = ObjectKey::new(plural, if kind.namespaced { "default" } else { "" }, "x");
         let draft = metadata::draft(&kind.kind, "v1", &object);
         let old = Arc::new(Object::from_draft(key, &draft, 5).unwrap());
-        plan(kind, &View::default(), &old, options, NOW.parse().unwrap())
+        let (config, user) = (crate::ApiConfig::new("c", "0"), crate::UserInfo::anonymous());
+        let writer = Writer { config: &config, user: &user };
+        let view = View::default();
+        let planned = plan(writer, kind, &view, &old, options, NOW.parse().unwrap());
+        planned.now_or_never().expect("nothing is waited for")
     }
 
     fn kept(plan: Plan) -> Option<Value> {

@@ -6,6 +6,7 @@ use http::StatusCode;
 
 use super::{delete, form, list};
 use crate::{
+    admission::Writer,
     answer::{self, ListMeta},
     error::ApiError,
     listing::Listing,
@@ -35,11 +36,13 @@ pub async fn delete_all<S: Storage, N: Nodes>(
         .filter(|key| !is_cluster_info(key))
         .collect();
     let now = (api.config.now)();
+    let writer = Writer { config: &api.config, user: &request.context.user };
     let mut objects = Vec::with_capacity(keys.len());
     for key in keys {
-        let outcome = transact(&api.storage, dry_run, |view| {
-            let old = view.get(&key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
-            delete::plan(kind, view, old, &options, now)
+        let (key, options) = (&key, &options);
+        let outcome = transact(&api.storage, dry_run, |view| async move {
+            let old = view.get(key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
+            delete::plan(writer, kind, &view, old, options, now).await
         })
         .await;
         match outcome {

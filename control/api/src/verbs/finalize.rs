@@ -5,6 +5,7 @@ use http::StatusCode;
 
 use super::{Part, update, written};
 use crate::{
+    admission::Writer,
     body::{self, Expected},
     error::ApiError,
     options::WriteOptions,
@@ -23,9 +24,11 @@ pub async fn finalize<S: Storage, N: Nodes>(
     let key = request.key()?;
     let options = WriteOptions::parse(&request.query)?;
     let body = body::decode(request, &Expected::of(kind), options.field_validation)?;
-    let done = transact(&api.storage, options.dry_run, |view| {
-        let old = view.get(&key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
-        update::plan(&api.config, kind, view, old, body.value.clone(), Part::Finalize)
+    let writer = Writer { config: &api.config, user: &request.context.user };
+    let (key, wanted) = (&key, &body.value);
+    let done = transact(&api.storage, options.dry_run, |view| async move {
+        let old = view.get(key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
+        update::plan(writer, kind, &view, old, wanted.clone(), Part::Finalize).await
     })
     .await?;
     written(api, request, StatusCode::OK, &done, &body.warnings)

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Part, update, written};
 use crate::{
+    admission::Writer,
     answer, body,
     error::ApiError,
     metadata,
@@ -15,7 +16,7 @@ use crate::{
     request::Request,
     router::Api,
     storage::{Nodes, Storage},
-    transact::transact,
+    transact::{Plan, transact},
     typed,
 };
 
@@ -100,22 +101,23 @@ pub async fn patch<S: Storage, N: Nodes>(
             ),
         });
     }
-    let mut warnings = Vec::new();
-    let done = transact(&api.storage, options.dry_run, |view| {
-        let old = view.get(&key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
+    let writer = Writer { config: &api.config, user: &request.context.user };
+    let (key, patch, duplicates) = (&key, &patch, &duplicates);
+    let done = transact(&api.storage, options.dry_run, |view| async move {
+        let old = view.get(key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
         readable::check(old)?;
         let before = answer::present_value(kind, old);
         let mut new = before.clone();
-        patch.apply(&mut new, &kind.schema).map_err(|error| refused(kind, &key.name.name, &patch, &error))?;
-        warnings = check(request, kind, &before, &mut new, &duplicates, options.field_validation)?;
+        patch.apply(&mut new, &kind.schema).map_err(|error| refused(kind, &key.name.name, patch, &error))?;
+        let warnings = check(request, kind, &before, &mut new, duplicates, options.field_validation)?;
         // A patch that leaves the resourceVersion as it was asks for no particular one.
         if metadata::text(&new, "resourceVersion") == old.revision.to_string() {
             metadata::of(&mut new).shift_remove("resourceVersion");
         }
-        update::plan(&api.config, kind, view, old, new, part)
+        Ok(Plan { warnings, ..update::plan(writer, kind, &view, old, new, part).await? })
     })
     .await?;
-    written(api, request, StatusCode::OK, &done, &warnings)
+    written(api, request, StatusCode::OK, &done, &[])
 }
 
 fn refused(kind: &Kind, name: &str, patch: &Patch, error: &patch::PatchError) -> ApiError {

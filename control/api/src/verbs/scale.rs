@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Part, patch::Patch, update};
 use crate::{
+    admission::Writer,
     answer,
     body::{self, Expected},
     error::{ApiError, MODIFIED},
@@ -65,14 +66,16 @@ async fn change<S: Storage, N: Nodes>(
     let kind = request.kind();
     let key = request.key()?;
     let paths = kind.scale_paths();
-    let done = transact(&api.storage, options.dry_run, |view| {
-        let old = view.get(&key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
+    let writer = Writer { config: &api.config, user: &request.context.user };
+    let (key, edit, scale_paths) = (&key, &edit, &paths);
+    let done = transact(&api.storage, options.dry_run, |view| async move {
+        let old = view.get(key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
         let mut object = answer::present_value(kind, old);
-        let mut wanted = edit(scale_of(&object, &paths))?;
+        let mut wanted = edit(scale_of(&object, scale_paths))?;
         let replicas = check(kind, old, &mut wanted)?;
-        put(&mut object, &paths.replicas, replicas);
+        put(&mut object, &scale_paths.replicas, replicas);
         metadata::of(&mut object).shift_remove("resourceVersion");
-        update::plan(&api.config, kind, view, old, object, Part::Main)
+        update::plan(writer, kind, &view, old, object, Part::Main).await
     })
     .await?;
     Ok(answer::json_value(StatusCode::OK, &scale_of(&answer::present_value(kind, &done.object), &paths)))

@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use super::{Part, create::stored_draft, written};
 use crate::{
-    admission, answer,
+    admission::{self, Operation, Write, Writer},
+    answer,
     body::{self, Expected},
-    config::ApiConfig,
     error::{ApiError, MODIFIED},
     metadata,
     options::WriteOptions,
@@ -32,9 +32,11 @@ pub async fn update<S: Storage, N: Nodes>(
     let options = WriteOptions::parse(&request.query)?;
     let body = body::decode(request, &Expected::of(kind), options.field_validation)?;
     check_identity(request, &body.value)?;
-    let done = transact(&api.storage, options.dry_run, |view| {
-        let old = view.get(&key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
-        plan(&api.config, kind, view, old, body.value.clone(), part)
+    let writer = Writer { config: &api.config, user: &request.context.user };
+    let (key, wanted) = (&key, &body.value);
+    let done = transact(&api.storage, options.dry_run, |view| async move {
+        let old = view.get(key).ok_or_else(|| ApiError::not_found(kind, &key.name.name))?;
+        plan(writer, kind, &view, old, wanted.clone(), part).await
     })
     .await?;
     written(api, request, StatusCode::OK, &done, &body.warnings)
@@ -61,8 +63,8 @@ fn check_identity(request: &Request, object: &Value) -> Result<(), ApiError> {
 
 /// What replaces `old`, given the whole new object as the client wants it. Where the client names a resourceVersion or
 /// uid, they must be those of `old`.
-pub fn plan(
-    config: &ApiConfig,
+pub async fn plan(
+    writer: Writer<'_>,
     kind: &Kind,
     view: &View,
     old: &Arc<Object>,
@@ -76,23 +78,26 @@ pub fn plan(
     keep_other_part(kind, &before, &mut new, part);
     metadata::name_owners_once(&mut new);
     kind.defaults(&mut new);
-    let context = admission::Context { kind, view, config, key: &old.key };
-    let mut along = admission::on_update(&context, &before, &mut new)?;
+    let Writer { config, user } = writer;
+    let (operation, key) = (Operation::Update, &old.key);
+    let write = Write { operation, kind, key, view, config, user, old: Some(&before) };
+    let mut along = admission::mutate(&write, &mut new).await?;
     let errors = faults(kind, &before, &new, part);
     if !errors.is_empty() {
         return Err(ApiError::invalid(kind, old.name(), errors));
     }
+    admission::validate(&write, Some(&new)).await?;
     if kind.moves_generation(&before, &new) {
         let generation = fields::integer(&before, "/metadata/generation").unwrap_or(0) + 1;
         metadata::of(&mut new).insert("generation".to_owned(), generation.into());
     }
     if deletion::is_complete(kind.resource().as_str(), &new) {
         along.join(claims::release(view, old));
-        return Ok(Plan { subject: Subject::Delete { old: old.clone() }, along });
+        return Ok(Plan::new(Subject::Delete { old: old.clone() }, along));
     }
     kind.to_storage(&mut new);
     let draft = stored_draft(kind, &new).into();
-    Ok(Plan { subject: Subject::Update { old: old.clone(), draft }, along })
+    Ok(Plan::new(Subject::Update { old: old.clone(), draft }, along))
 }
 
 fn check_preconditions(kind: &Kind, old: &Object, new: &Value) -> Result<(), ApiError> {

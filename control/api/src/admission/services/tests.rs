@@ -3,25 +3,28 @@
 use std::sync::Arc;
 
 use coracle_objects::{
-    Precondition, View, Write, by_plural,
+    Precondition, View, by_plural,
     claims::{ADDRESSES, PORTS, release},
+    transaction,
 };
 use jiff::Timestamp;
 
 use super::*;
-use crate::ApiConfig;
+use crate::{ApiConfig, UserInfo};
 
 fn check(view: &View, old: Option<&Value>, service: &mut Value) -> Result<Transaction, ApiError> {
     let kind = by_plural("", "v1", "services").unwrap();
     let key = ObjectKey::new("services", "default", "web");
     let config = ApiConfig::new("c", "0");
     kind.defaults(service);
-    allocate(&Context { kind, view, config: &config, key: &key }, old, service)
+    let user = UserInfo::anonymous();
+    let operation = if old.is_some() { Operation::Update } else { Operation::Create };
+    allocate(&Write { operation, kind, key: &key, view, config: &config, user: &user, old }, old, service)
 }
 
 fn put(view: &mut View, along: &Transaction) {
     for write in &along.writes {
-        let Write::Put { key, draft } = write else { continue };
+        let transaction::Write::Put { key, draft } = write else { continue };
         let object = Arc::new(Object::from_draft(key.clone(), draft, 3).unwrap());
         view.tables.entry(key.resource.clone()).or_default().insert(key.name.clone(), object);
     }
@@ -41,7 +44,10 @@ fn a_service_claims_keeps_and_releases() {
     let mut update = json!({ "spec": { "type": "ClusterIP", "ports": [{ "port": 80 }] } });
     let along = check(&view, Some(&service), &mut update).unwrap();
     assert_eq!(update["spec"]["clusterIP"], service["spec"]["clusterIP"]);
-    assert_eq!(along.writes.iter().filter(|write| matches!(write, Write::Delete { .. })).count(), 2);
+    assert_eq!(
+        along.writes.iter().filter(|write| matches!(write, transaction::Write::Delete { .. })).count(),
+        2
+    );
 
     let key = ObjectKey::new("services", "default", "web");
     let stored = Object::from_draft(key, &metadata::draft("Service", "v1", &service), 4).unwrap();
@@ -108,7 +114,7 @@ fn a_service_that_becomes_external_gives_up_its_address() {
         let mut update = json!({ "spec": { "type": "ExternalName", "externalName": "a.b" } });
         update["spec"].as_object_mut().unwrap().extend(left.as_object().unwrap().clone());
         let along = check(&view, Some(&service), &mut update).unwrap();
-        assert!(matches!(&along.writes[..], [Write::Delete { .. }]));
+        assert!(matches!(&along.writes[..], [transaction::Write::Delete { .. }]));
         assert!(update["spec"].get("clusterIP").is_none() && update["spec"].get("clusterIPs").is_none());
     }
     let mut other =
@@ -168,8 +174,9 @@ fn an_address_of_the_cluster_outlives_its_service_and_comes_back_with_it() {
     let mut service = json!({ "spec": { "clusterIP": "10.96.0.10", "ports": [{ "port": 53 }] } });
     assert!(check(&view, None, &mut service.clone()).is_err(), "another service does not get it");
     kind.defaults(&mut service);
-    let context = Context { kind, view: &view, config: &config, key: &key };
-    let along = allocate(&context, None, &mut service).unwrap();
+    let (operation, user) = (Operation::Create, UserInfo::anonymous());
+    let write = Write { operation, kind, key: &key, view: &view, config: &config, user: &user, old: None };
+    let along = allocate(&write, None, &mut service).unwrap();
     assert!(along.writes.is_empty());
     assert_eq!(along.preconditions[0], Precondition { key: address.clone(), expect: Expect::Revision(3) });
     let draft = metadata::draft("Service", "v1", &service);
