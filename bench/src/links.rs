@@ -13,7 +13,7 @@ use coracle_leader::router::{Router, Wake};
 use coracle_objects::{Object, ObjectKey, View};
 use coracle_proto::{
     PROTOCOL_RANGE,
-    join::{JoinToken, join},
+    join::{JoinToken, Joined, join},
     node::{Heartbeat, Hello, NodeDown, NodeUp, node_down, node_link_client::NodeLinkClient, node_up::Body},
     tls,
 };
@@ -38,6 +38,8 @@ const JOINING: usize = 16;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Before memory is read.
 const SETTLE: Duration = Duration::from_secs(15);
+/// Until what closed connections held has been given back, and before nodes count as gone.
+const CLOSING: Duration = Duration::from_secs(4);
 const PODS: &str = "pods";
 /// Pods of each node that change, at most as many as it has.
 const PODS_A_NODE: usize = 20;
@@ -149,9 +151,17 @@ async fn idle(links: usize) -> Result<()> {
     let before = memory()?;
     let (address, mut open) = (cluster.address(0).to_owned(), JoinSet::new());
     let mut joining = stream::iter(0..links)
-        .map(|number| link(address.clone(), token.clone(), number))
+        .map(|number| enter(address.clone(), token.clone(), number))
         .buffer_unordered(JOINING);
-    while let Some(linked) = joining.next().await {
+    let mut joined = Vec::with_capacity(links);
+    while let Some(one) = joining.next().await {
+        joined.push(one?);
+    }
+    sleep(SETTLE).await;
+    let known = memory()?;
+    let mut linking =
+        stream::iter(joined).map(|joined| link(address.clone(), joined)).buffer_unordered(JOINING);
+    while let Some(linked) = linking.next().await {
         open.spawn(linked?);
     }
     sleep(SETTLE).await;
@@ -159,20 +169,35 @@ async fn idle(links: usize) -> Result<()> {
     if let Some(ended) = open.try_join_next() {
         bail!("a link ended: {}", ended?);
     }
+    open.shutdown().await;
+    sleep(CLOSING).await;
+    let closed = memory()?;
+    let each = |from: f64, to: f64| (to - from) * 1024.0 / links as f64;
     println!(
-        "links  {links:>5} links over TLS           an idle one {:.1} KiB, its Node object and lease included (target 64)  control node {before:.0}, {after:.0} MiB",
-        (after - before) * 1024.0 / links as f64,
+        "links  {links:>5} nodes, joined           {:.1} KiB each  control node {before:.0}, {known:.0} MiB",
+        each(before, known)
+    );
+    println!(
+        "links  {links:>5} links over TLS, idle    {:.1} KiB each, the Node's status, lease and events included (target 64)  control node {known:.0}, {after:.0} MiB",
+        each(known, after)
+    );
+    println!(
+        "links  {links:>5} links, closed           {:.1} KiB of each are given back",
+        each(closed, after)
     );
     Ok(())
 }
 
-/// Joins and links; what is given back keeps the link, and ends with it.
+/// Joins as a node of this number.
+async fn enter(address: String, token: JoinToken, number: usize) -> Result<(usize, Joined)> {
+    Ok((number, join(std::slice::from_ref(&address), &token, &node(number), ADVERTISED).await?))
+}
+
+/// Links; what is given back keeps the link, and ends with it.
 async fn link(
     address: String,
-    token: JoinToken,
-    number: usize,
+    (number, joined): (usize, Joined),
 ) -> Result<impl Future<Output = String> + Send + 'static> {
-    let joined = join(std::slice::from_ref(&address), &token, &node(number), ADVERTISED).await?;
     let response = joined.response;
     let config = tls::client_config(&response.serving_ca_pem, &response.certificate_pem, &joined.key_pem)?;
     let mut client = NodeLinkClient::new(tls::streaming_channel(&address, config));
