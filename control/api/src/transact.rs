@@ -15,7 +15,7 @@ const ATTEMPTS_MAX: usize = 16;
 
 /// What a request has decided to do, given a state.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct WritePlan {
     pub subject: Subject,
     /// What must hold beside the subject's own precondition, and what else is written with it.
     pub along: Transaction,
@@ -23,7 +23,7 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
-impl Plan {
+impl WritePlan {
     pub fn new(subject: Subject, along: Transaction) -> Self {
         Self { subject, along, warnings: Vec::new() }
     }
@@ -39,7 +39,7 @@ pub enum Subject {
 
 /// What has been done.
 #[derive(Clone, Debug)]
-pub struct Done {
+pub struct Written {
     /// The object as it now is; of a deletion, as it last was.
     pub object: Arc<Object>,
     pub deleted: bool,
@@ -136,10 +136,10 @@ pub async fn transact<S, F>(
     storage: &S,
     dry_run: bool,
     mut decide: impl FnMut(Arc<View>) -> F + Send,
-) -> Result<Done, ApiError>
+) -> Result<Written, ApiError>
 where
     S: Storage,
-    F: Future<Output = Result<Plan, ApiError>> + Send,
+    F: Future<Output = Result<WritePlan, ApiError>> + Send,
 {
     let decide = |view: Arc<View>| {
         let planned = decide(view);
@@ -163,7 +163,7 @@ where
     }
 }
 
-fn transaction(plan: &Plan) -> Transaction {
+fn transaction(plan: &WritePlan) -> Transaction {
     let mut transaction = match &plan.subject {
         Subject::Create { key, draft } => Transaction::create(key.clone(), draft.clone()),
         Subject::Update { old, draft } => Transaction::update(old.key.clone(), draft.clone(), old.revision),
@@ -173,7 +173,7 @@ fn transaction(plan: &Plan) -> Transaction {
     transaction
 }
 
-fn would_be(plan: Plan) -> Result<Done, ApiError> {
+fn would_be(plan: WritePlan) -> Result<Written, ApiError> {
     let revision = match &plan.subject {
         Subject::Create { .. } => 0,
         Subject::Update { old, .. } | Subject::Delete { old } => old.revision,
@@ -181,20 +181,20 @@ fn would_be(plan: Plan) -> Result<Done, ApiError> {
     done(plan, revision)
 }
 
-fn done(plan: Plan, revision: u64) -> Result<Done, ApiError> {
+fn done(plan: WritePlan, revision: u64) -> Result<Written, ApiError> {
     let broken = |error: coracle_objects::ObjectError| ApiError::Internal(error.to_string());
     let warnings = plan.warnings;
     match plan.subject {
         Subject::Create { key, draft } => {
             let object = Object::from_draft(key, &draft, revision).map_err(broken)?;
-            Ok(Done { object: Arc::new(object), deleted: false, warnings })
+            Ok(Written { object: Arc::new(object), deleted: false, warnings })
         }
         Subject::Update { old, draft } => {
             let object = Object::from_draft(old.key.clone(), &draft, revision).map_err(broken)?;
-            Ok(Done { object: Arc::new(object), deleted: false, warnings })
+            Ok(Written { object: Arc::new(object), deleted: false, warnings })
         }
         Subject::Delete { old } => {
-            Ok(Done { object: Arc::new(old.at_revision(revision)), deleted: true, warnings })
+            Ok(Written { object: Arc::new(old.at_revision(revision)), deleted: true, warnings })
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     request::Request,
     router::Api,
     storage::{Nodes, Storage},
-    transact::Done,
+    transact::Written,
 };
 
 /// Which part of an object a write is for. Each leaves the other's part alone.
@@ -87,7 +87,7 @@ pub fn written<S: Storage, N: Nodes>(
     api: &Api<S, N>,
     request: &Request,
     status: StatusCode,
-    done: &Done,
+    done: &Written,
     warnings: &[String],
 ) -> Result<Response, ApiError> {
     let form = form(request)?;

@@ -5,7 +5,6 @@
 //!
 //! Moments without a date are [`std::time::Duration`]s since any beginning that stays the same.
 
-pub mod door;
 pub mod node_events;
 pub mod node_object;
 pub mod pod_status;
@@ -13,6 +12,7 @@ pub mod references;
 pub mod router;
 pub mod routes;
 pub mod untaken;
+pub mod validation;
 
 pub mod hearing;
 pub mod monitor;

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    door,
     drafts::{editable, encode, new_draft, rfc3339},
+    validation,
 };
 
 /// Where other nodes reach this node's fabric (`host:port`).
@@ -105,7 +105,7 @@ fn describe(node: &mut Value, hello: &Hello, now: Timestamp) {
     status["capacity"] = sorted(hello.capacity.iter());
     status["allocatable"] = sorted(hello.allocatable.iter());
     status["addresses"] = addresses(hello);
-    if let Ok(info) = door::node_info(&hello.node_info_json) {
+    if let Ok(info) = validation::node_info(&hello.node_info_json) {
         status["nodeInfo"] = info;
     }
     set_conditions(status, Readiness::Ready, Some(Pressures::default()), now);
@@ -147,7 +147,7 @@ pub fn correction(object: &Object, hello: &Hello) -> Option<Transaction> {
         }
     }
     status["addresses"] = addresses(hello);
-    if let Ok(info) = door::node_info(&hello.node_info_json) {
+    if let Ok(info) = validation::node_info(&hello.node_info_json) {
         status["nodeInfo"] = info;
     }
     (draft != before).then(|| Transaction::update(object.key.clone(), encode(&draft), object.revision))

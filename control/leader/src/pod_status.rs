@@ -8,9 +8,9 @@ use coracle_proto::node::{PodGone, PodStatus};
 use serde_json::{Value, json};
 
 use crate::{
-    door,
     drafts::{editable, encode},
     references::node_of,
+    validation,
 };
 
 /// The claimed blocks of pod addresses, and how long the name of each is: they are /24s.
@@ -45,7 +45,7 @@ impl Report {
 pub fn status_of(report: &Report) -> Result<Option<Value>, String> {
     match report {
         Report::Gone(_) => Ok(None),
-        Report::Status(PodStatus { status_json, .. }) => door::pod_status(status_json).map(Some),
+        Report::Status(PodStatus { status_json, .. }) => validation::pod_status(status_json).map(Some),
     }
 }
 
@@ -211,7 +211,7 @@ mod tests {
         })
     }
 
-    /// What a report changes, once it has come through the door.
+    /// What a report changes, once it has been found valid.
     fn planned(view: &View, node: &str, report: &Report) -> Option<Transaction> {
         plan(view, node, report, status_of(report).unwrap().as_ref())
     }

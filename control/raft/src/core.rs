@@ -55,7 +55,7 @@ pub struct Work {
     /// Committed and durable here. Each index once, without gaps.
     pub apply: Vec<Apply>,
     /// Each token once. A proposal that gets as far as `apply` is not among them.
-    pub done: Vec<Done>,
+    pub done: Vec<Answered>,
 }
 
 /// One round's part of the log.
@@ -84,7 +84,7 @@ pub struct Apply {
 
 /// The outcome of one call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Done {
+pub struct Answered {
     pub token: Token,
     pub outcome: Outcome,
 }
@@ -132,7 +132,7 @@ pub struct Core {
     sending: BTreeMap<u64, u64>,
     /// Members that were sent a snapshot and have yet to be sent the log behind it.
     catching_up: BTreeSet<u64>,
-    done: Vec<Done>,
+    done: Vec<Answered>,
 }
 
 impl Core {
@@ -203,7 +203,7 @@ impl Core {
         Ok(self.node.step(message).map_err(|_| Refused::OutOfPlace))
     }
 
-    /// Proposes entries, all at once. Each outcome comes with [`Work`], as an [`Apply`] or a [`Done`].
+    /// Proposes entries, all at once. Each outcome comes with [`Work`], as an [`Apply`] or a [`Answered`].
     pub fn propose(&mut self, proposals: Vec<(Token, Bytes)>) {
         if !self.is_leader() {
             let tokens = proposals.into_iter().map(|(token, _)| token).collect();
@@ -374,7 +374,9 @@ impl Core {
         for read in ready.take_read_states() {
             let confirmed = self.reads.confirmed(&read.request_ctx);
             self.done.extend(
-                confirmed.into_iter().map(|token| Done { token, outcome: Outcome::ReadIndex(read.index) }),
+                confirmed
+                    .into_iter()
+                    .map(|token| Answered { token, outcome: Outcome::ReadIndex(read.index) }),
             );
         }
         let waits = sync || self.is_writing();
@@ -554,12 +556,14 @@ impl Core {
     }
 
     fn fail_proposals(&mut self, tokens: Vec<Token>, error: ProposeError) {
-        self.done
-            .extend(tokens.into_iter().map(|token| Done { token, outcome: Outcome::ProposalFailed(error) }));
+        self.done.extend(
+            tokens.into_iter().map(|token| Answered { token, outcome: Outcome::ProposalFailed(error) }),
+        );
     }
 
     fn fail_reads(&mut self, tokens: Vec<Token>, error: ReadError) {
-        self.done.extend(tokens.into_iter().map(|token| Done { token, outcome: Outcome::ReadFailed(error) }));
+        self.done
+            .extend(tokens.into_iter().map(|token| Answered { token, outcome: Outcome::ReadFailed(error) }));
     }
 }
 

@@ -25,12 +25,12 @@ const ENTRIES_UNDER_WAY: usize = 2;
 
 /// A transaction's outcome and the index of the entry that gave it.
 #[derive(Clone, Debug)]
-pub struct Done {
+pub struct Committed {
     pub outcome: Outcome,
     pub index: u64,
 }
 
-type Reply = oneshot::Sender<Result<Done, NotProposed>>;
+type Reply = oneshot::Sender<Result<Committed, NotProposed>>;
 
 struct Waiting {
     request: Request,
@@ -57,7 +57,7 @@ impl Batcher {
     }
 
     /// Waits until the transaction was applied here, or certainly or perhaps was not.
-    pub async fn propose(&self, request: Request) -> Result<Done, NotProposed> {
+    pub async fn propose(&self, request: Request) -> Result<Committed, NotProposed> {
         if self.under_way.available_permits() == ENTRIES_UNDER_WAY
             && let Ok(_permit) = self.under_way.try_acquire()
         {
@@ -142,10 +142,10 @@ impl Entries {
     }
 }
 
-fn outcome_of(applied: &AppliedEntry, id: RequestId) -> Result<Done, NotProposed> {
+fn outcome_of(applied: &AppliedEntry, id: RequestId) -> Result<Committed, NotProposed> {
     let found = applied.batch.results.iter().find(|(found, _)| *found == id);
     let outcome = found.map(|(_, outcome)| outcome.clone()).ok_or(NotProposed::Forgotten)?;
-    Ok(Done { outcome, index: applied.index })
+    Ok(Committed { outcome, index: applied.index })
 }
 
 /// Gives each proposer its own result. The store leaves out requests whose outcome it may have forgotten.
@@ -157,7 +157,7 @@ fn answer(result: Result<AppliedEntry, ProposeError>, replies: Vec<(RequestId, R
             for (id, reply) in replies {
                 let outcome = outcomes.get(&id).copied().cloned().ok_or(NotProposed::Forgotten);
                 // A proposer that has gone away does not want its answer.
-                let _ = reply.send(outcome.map(|outcome| Done { outcome, index: applied.index }));
+                let _ = reply.send(outcome.map(|outcome| Committed { outcome, index: applied.index }));
             }
         }
         Err(error) => replies.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.into())))),

@@ -15,7 +15,7 @@ const COMPONENT: &str = "ipallocator-repair-controller";
 /// Puts back what is missing, at once and whenever a claim goes, as long as this member leads.
 pub async fn keep(storage: &ReplicatedStorage, recorder: &EventRecorder) {
     loop {
-        let (view, mut events) = storage.hub().everything();
+        let (view, mut events) = storage.hub().follow();
         let services: Vec<ObjectKey> =
             view.list("services", None).map(|service| service.key.clone()).collect();
         // No view is held while writes wait.

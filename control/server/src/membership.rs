@@ -30,7 +30,7 @@ const REMOVED_PERIOD: Duration = Duration::from_secs(1);
 pub async fn follow(storage: ReplicatedStorage, mut changed: impl FnMut(&BTreeMap<u64, MemberSpec>) + Send) {
     let mut last = None;
     loop {
-        let (view, mut events) = storage.hub().everything();
+        let (view, mut events) = storage.hub().follow();
         let mut known = members(&view);
         loop {
             if !known.is_empty() && last.as_ref() != Some(&known) {

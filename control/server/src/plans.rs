@@ -17,7 +17,7 @@ use crate::{
     events::EventRecorder,
     planning::{Planner, Resting},
     storage::ReplicatedStorage,
-    watch_hub::{EntryEvents, Everything, Lagged},
+    watch_hub::{EntryEvents, Feed, Lagged},
 };
 
 /// Transactions of one plan under way at a time.
@@ -39,7 +39,7 @@ pub async fn run_controllers(
     let mut controllers = Controllers::new(Config { ca_bundle, object_bytes_max: OBJECT_BYTES_MAX });
     let mut clock = Clock::default();
     let _resting = Resting(planning);
-    let (view, mut events) = storage.hub().everything();
+    let (view, mut events) = storage.hub().follow();
     controllers.resync(&view);
     loop {
         let _lagged: Lagged = 'observing: loop {
@@ -82,7 +82,7 @@ pub async fn run_controllers(
             }
         };
         let view;
-        (view, events) = storage.hub().everything();
+        (view, events) = storage.hub().follow();
         controllers.catch_up(&view);
     }
 }
@@ -110,7 +110,7 @@ pub async fn run_scheduler(storage: &ReplicatedStorage, recorder: &EventRecorder
     let mut clock = Clock::default();
     let _resting = Resting(planning);
     loop {
-        let (view, mut events) = storage.hub().everything();
+        let (view, mut events) = storage.hub().follow();
         scheduler.resync(&view);
         let _lagged: Lagged = 'observing: loop {
             planning.begin();
@@ -162,7 +162,7 @@ pub async fn run_scheduler(storage: &ReplicatedStorage, recorder: &EventRecorder
 /// events were missed.
 async fn carry_out(
     storage: &ReplicatedStorage,
-    events: &mut Everything,
+    events: &mut Feed,
     transactions: &[Transaction],
     mut observe: impl FnMut(&Event),
 ) -> (Vec<Outcome>, Option<Lagged>) {
@@ -196,14 +196,14 @@ async fn carry_out(
 
 /// Observes what has happened already. Who has missed something plans nevertheless, and is told when that is carried out:
 /// where much is written it may have missed something each time.
-fn drain(events: &mut Everything, mut observe: impl FnMut(&Event)) {
+fn drain(events: &mut Feed, mut observe: impl FnMut(&Event)) {
     while let Ok(Some(happened)) = events.ready() {
         happened.iter().for_each(|event| observe(event));
     }
 }
 
 /// Waits for the next events, and no longer than this.
-async fn wait(events: &mut Everything, patience: Duration) -> Result<EntryEvents, Lagged> {
+async fn wait(events: &mut Feed, patience: Duration) -> Result<EntryEvents, Lagged> {
     match tokio::time::timeout(patience, events.next()).await {
         Ok(happened) => happened,
         Err(_) => Ok([].into()),

@@ -126,7 +126,7 @@ impl Judge {
     /// Has connections judged anew whenever a node is gone, for as long as the process lives.
     pub async fn follow(&self) {
         loop {
-            let (_, mut events) = self.storage.hub().everything();
+            let (_, mut events) = self.storage.hub().follow();
             self.gone.send_modify(|count| *count += 1);
             // After a gap everybody is judged anew.
             while let Ok(happened) = events.next().await {

@@ -34,7 +34,7 @@ use self::{
     reads::{READ_TIMEOUT, ReadReply, read_index, serve_reads},
 };
 use crate::{
-    batch::{self, Batcher, Done},
+    batch::{self, Batcher, Committed},
     encryption::{self, NotSealed, SecretBox},
     health::SharedNotes,
     machine::AppliedEntry,
@@ -240,7 +240,7 @@ impl ReplicatedStorage {
     }
 
     /// Applies another member's transaction. Only the leader can; the caller tries elsewhere otherwise.
-    pub async fn propose_here(&self, request: Request) -> Result<Done, NotProposed> {
+    pub async fn propose_here(&self, request: Request) -> Result<Committed, NotProposed> {
         // Raft refuses the others' proposals itself; what they know of disks says nothing of the leader's.
         let room = !self.leads() || self.shared.notes.lock().have_room(&self.status());
         if !room && grows(&self.shared.hub.published().sealed, &request.transaction) {

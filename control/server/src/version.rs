@@ -156,7 +156,7 @@ fn are_named(members: &BTreeMap<u64, MemberSpec>, ids: &[u64]) -> bool {
 /// Raises the cluster's version whenever all members allow it, as long as this member leads. Never ends by itself.
 pub async fn keep_raised(storage: &ReplicatedStorage) {
     loop {
-        let (_, mut events) = storage.hub().everything();
+        let (_, mut events) = storage.hub().follow();
         loop {
             let written = drafts::write(storage, |view| {
                 let info = view.get(&CLUSTER_INFO.key())?;
@@ -212,7 +212,7 @@ fn member_ids(storage: &ReplicatedStorage) -> Vec<u64> {
 pub async fn follow(storage: ReplicatedStorage, data: Arc<DataDir>, level: AgreedLevel, fatal: Arc<Fatal>) {
     let key = CLUSTER_INFO.key();
     loop {
-        let (view, mut events) = storage.hub().everything();
+        let (view, mut events) = storage.hub().follow();
         let mut agreed = Agreed::read(&view);
         loop {
             if let Some(refusal) = agreed.refusal(data.build()) {

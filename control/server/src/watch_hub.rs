@@ -1,7 +1,7 @@
 //! Where state is read and watched: the published view, and events without gap or double from any revision in the
 //! store's window.
 
-mod everything;
+mod feed;
 mod watcher;
 
 use std::{
@@ -21,10 +21,10 @@ use coracle_store::Store;
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
-use self::{everything::Recent, watcher::Watcher};
+use self::{feed::Recent, watcher::Watcher};
 use crate::encryption::{Published, SecretBox, clear_event, clear_view};
 
-pub use self::everything::{EntryEvents, Everything, Lagged};
+pub use self::feed::{EntryEvents, Feed, Lagged};
 
 /// Events that a watcher of one resource may be behind before it reads again from the store's window.
 const RESOURCE_EVENTS_MAX: usize = 4096;
@@ -53,7 +53,7 @@ pub struct WatchHub {
     published: ArcSwap<Published>,
     /// Events are held by the store's window alone, so that a reader which stands still keeps none in memory.
     resources: Mutex<BTreeMap<ResourceName, broadcast::Sender<Weak<Event>>>>,
-    everything: Mutex<Recent>,
+    feed: Mutex<Recent>,
     checkpoints: SharedCheckpoints,
     /// Watches that ended because their reader was too slow, or the whole state was replaced.
     overflowed: Counter,
@@ -73,7 +73,7 @@ impl WatchHub {
             secrets,
             published,
             resources: Mutex::default(),
-            everything: Mutex::default(),
+            feed: Mutex::default(),
             checkpoints: SharedCheckpoints::default(),
             overflowed: Counter::default(),
             clock: AtomicU64::new(0),
@@ -156,7 +156,7 @@ impl WatchHub {
             }
         }
         drop(resources);
-        self.everything.lock().publish(events);
+        self.feed.lock().publish(events);
     }
 
     /// Another state takes the place of this one, without the events between them: all watches end. Called by the
@@ -165,7 +165,7 @@ impl WatchHub {
         let clear = Arc::new(clear_view(&self.secrets, &sealed, None));
         self.published.store(Arc::new(Published { sealed, clear }));
         self.resources.lock().clear();
-        *self.everything.lock() = Recent::default();
+        *self.feed.lock() = Recent::default();
     }
 
     /// Opens with new keys what could not be opened before. Whoever has seen it sealed reads again: all watches end.
@@ -180,11 +180,11 @@ impl WatchHub {
     }
 
     /// The state now, and everything that happens after it.
-    pub fn everything(&self) -> (Arc<View>, Everything) {
+    pub fn follow(&self) -> (Arc<View>, Feed) {
         // Nothing is published while the store is locked.
         let _store = self.store.lock();
-        let everything = self.everything.lock().follow();
-        (self.view(), everything)
+        let feed = self.feed.lock().follow();
+        (self.view(), feed)
     }
 
     /// Members compare it.

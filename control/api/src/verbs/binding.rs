@@ -18,7 +18,7 @@ use crate::{
     request::Request,
     router::Api,
     storage::{Nodes, Storage},
-    transact::{Plan, Subject, transact},
+    transact::{Subject, WritePlan, transact},
 };
 
 const EXPECTED: Expected<'static> = Expected {
@@ -58,7 +58,7 @@ pub async fn bind<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> R
             };
             ApiError::conflict(kind, name, reason)
         })?;
-        Ok(Plan::new(Subject::Update { old: old.clone(), draft }, Transaction::default()))
+        Ok(WritePlan::new(Subject::Update { old: old.clone(), draft }, Transaction::default()))
     })
     .await?;
     let status =

@@ -17,7 +17,7 @@ use crate::{
     request::Request,
     router::Api,
     storage::{Nodes, Storage},
-    transact::{Plan, Subject, transact},
+    transact::{Subject, WritePlan, transact},
 };
 
 /// The letters of generated names: no vowels and no digits that look like letters, so that no words come about.
@@ -104,7 +104,7 @@ async fn plan(
     template: &Value,
     view: &View,
     refused: &Mutex<Option<Vec<FieldError>>>,
-) -> Result<Plan, ApiError> {
+) -> Result<WritePlan, ApiError> {
     let mut object = template.clone();
     let generated = name_object(&mut object);
     kind.defaults(&mut object);
@@ -127,7 +127,7 @@ async fn plan(
     }
     kind.to_storage(&mut object);
     let draft = stored_draft(kind, &object);
-    Ok(Plan::new(Subject::Create { key, draft: draft.into() }, along))
+    Ok(WritePlan::new(Subject::Create { key, draft: draft.into() }, along))
 }
 
 /// The bytes for the store, in the form of the kind that the store keeps. The object is in that form already.

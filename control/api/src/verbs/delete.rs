@@ -19,7 +19,7 @@ use crate::{
     request::Request,
     router::Api,
     storage::{Nodes, Storage},
-    transact::{Plan, Subject, transact},
+    transact::{Subject, WritePlan, transact},
 };
 
 pub async fn delete<S: Storage, N: Nodes>(api: &Api<S, N>, request: &Request) -> Result<Response, ApiError> {
@@ -58,7 +58,7 @@ pub async fn plan(
     old: &Arc<Object>,
     options: &DeleteOptions,
     now: Timestamp,
-) -> Result<Plan, ApiError> {
+) -> Result<WritePlan, ApiError> {
     check_preconditions(kind, old, options)?;
     let before = answer::present_value(kind, old);
     let Writer { config, user } = writer;
@@ -71,7 +71,7 @@ pub async fn plan(
     deletion::wish(resource.as_str(), &mut new, wish, now);
     if deletion::is_complete(resource.as_str(), &new) {
         let along = claims::release(view, old);
-        return Ok(Plan::new(Subject::Delete { old: old.clone() }, along));
+        return Ok(WritePlan::new(Subject::Delete { old: old.clone() }, along));
     }
     if kind.has(Endpoint::Finalize) && before == new {
         let reason = "The system is ensuring all content is removed from this namespace.  Upon completion, this \
@@ -80,7 +80,7 @@ pub async fn plan(
     }
     kind.to_storage(&mut new);
     let draft = stored_draft(kind, &new).into();
-    Ok(Plan::new(Subject::Update { old: old.clone(), draft }, Transaction::default()))
+    Ok(WritePlan::new(Subject::Update { old: old.clone(), draft }, Transaction::default()))
 }
 
 fn check_preconditions(kind: &Kind, old: &Object, options: &DeleteOptions) -> Result<(), ApiError> {
@@ -119,7 +119,7 @@ mod tests {
 
     const NOW: &str = "2026-01-01T00:00:00Z";
 
-    fn delete(plural: &str, object: Value, options: &DeleteOptions) -> Result<Plan, ApiError> {
+    fn delete(plural: &str, object: Value, options: &DeleteOptions) -> Result<WritePlan, ApiError> {
         let kind = by_plural("", "v1", plural).unwrap();
         let key = ObjectKey::new(plural, if kind.namespaced { "default" } else { "" }, "x");
         let draft = metadata::draft(&kind.kind, "v1", &object);
@@ -131,7 +131,7 @@ mod tests {
         planned.now_or_never().expect("nothing is waited for")
     }
 
-    fn kept(plan: Plan) -> Option<Value> {
+    fn kept(plan: WritePlan) -> Option<Value> {
         match plan.subject {
             Subject::Update { draft, .. } => Some(serde_json::from_slice(&draft).unwrap()),
             _ => None,

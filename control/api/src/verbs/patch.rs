@@ -16,7 +16,7 @@ use crate::{
     request::Request,
     router::Api,
     storage::{Nodes, Storage},
-    transact::{Plan, transact},
+    transact::{WritePlan, transact},
     typed,
 };
 
@@ -114,7 +114,7 @@ pub async fn patch<S: Storage, N: Nodes>(
         if metadata::text(&new, "resourceVersion") == old.revision.to_string() {
             metadata::of(&mut new).shift_remove("resourceVersion");
         }
-        Ok(Plan { warnings, ..update::plan(writer, kind, &view, old, new, part).await? })
+        Ok(WritePlan { warnings, ..update::plan(writer, kind, &view, old, new, part).await? })
     })
     .await?;
     written(api, request, StatusCode::OK, &done, &[])

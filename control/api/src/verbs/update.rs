@@ -19,7 +19,7 @@ use crate::{
     request::Request,
     router::Api,
     storage::{Nodes, Storage},
-    transact::{Plan, Subject, transact},
+    transact::{Subject, WritePlan, transact},
 };
 
 pub async fn update<S: Storage, N: Nodes>(
@@ -70,7 +70,7 @@ pub async fn plan(
     old: &Arc<Object>,
     mut new: Value,
     part: Part,
-) -> Result<Plan, ApiError> {
+) -> Result<WritePlan, ApiError> {
     readable::check(old)?;
     check_preconditions(kind, old, &new)?;
     let before = answer::present_value(kind, old);
@@ -93,11 +93,11 @@ pub async fn plan(
     }
     if deletion::is_complete(kind.resource().as_str(), &new) {
         along.join(claims::release(view, old));
-        return Ok(Plan::new(Subject::Delete { old: old.clone() }, along));
+        return Ok(WritePlan::new(Subject::Delete { old: old.clone() }, along));
     }
     kind.to_storage(&mut new);
     let draft = stored_draft(kind, &new).into();
-    Ok(Plan::new(Subject::Update { old: old.clone(), draft }, along))
+    Ok(WritePlan::new(Subject::Update { old: old.clone(), draft }, along))
 }
 
 fn check_preconditions(kind: &Kind, old: &Object, new: &Value) -> Result<(), ApiError> {

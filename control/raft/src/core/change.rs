@@ -2,7 +2,7 @@
 
 use raft::eraftpb::{ConfChangeV2, Entry, EntryType};
 
-use super::{Core, Done, Outcome, Token};
+use super::{Answered, Core, Outcome, Token};
 use crate::config::OUTCOME_TIMEOUT_MS;
 use crate::error::{ChangeError, Error};
 use crate::membership::{self, MemberChange, Standing};
@@ -167,6 +167,6 @@ impl Core {
             Ok(()) => Outcome::Changed,
             Err(error) => Outcome::ChangeFailed(error),
         };
-        self.done.push(Done { token, outcome });
+        self.done.push(Answered { token, outcome });
     }
 }

@@ -18,7 +18,7 @@ use crate::config::{
     APPLY_QUEUE_MAX, COMMIT_PAUSE_US, FETCH_IDLE_MS, MESSAGE_ENTRIES_BYTES_MAX, READ_PAUSE_US,
     SNAPSHOT_IDLE_MS, SPACE_PERIOD_MS, WAL_QUEUE_MAX,
 };
-use crate::core::{Core, Done, Outcome, Token, Work};
+use crate::core::{Answered, Core, Outcome, Token, Work};
 use crate::error::{ChangeError, Error, ProposeError, ReadError};
 use crate::membership::MemberChange;
 use crate::message::to_wire;
@@ -386,7 +386,7 @@ impl<O: Send + 'static> Member<O> {
         Ok(())
     }
 
-    fn tell(&mut self, done: Done) {
+    fn tell(&mut self, done: Answered) {
         match done.outcome {
             Outcome::ProposalFailed(_) => self.waker.shared.metrics.proposals_failed.add(1),
             Outcome::ReadFailed(_) => self.waker.shared.metrics.reads_failed.add(1),

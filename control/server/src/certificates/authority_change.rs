@@ -139,7 +139,7 @@ async fn write(
 /// What every member does: takes over the agreed authorities, and says so. For as long as the process lives.
 pub async fn follow(storage: ReplicatedStorage, credentials: Arc<Credentials>, data: Arc<DataDir>) {
     loop {
-        let (_, mut events) = storage.hub().everything();
+        let (_, mut events) = storage.hub().follow();
         loop {
             if !take_over(&storage, &credentials, &data).await {
                 sleep(RETRY_PAUSE).await;

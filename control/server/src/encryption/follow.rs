@@ -29,7 +29,7 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
 pub async fn follow(storage: ReplicatedStorage, secrets: Arc<SecretBox>) {
     let mut told = BTreeSet::new();
     loop {
-        let (_, mut events) = storage.hub().everything();
+        let (_, mut events) = storage.hub().follow();
         loop {
             let done = step(&storage, &secrets, &mut told).await;
             let retry = async {

@@ -209,7 +209,7 @@ async fn a_member_without_the_key_opens_it_once_it_has_the_key() {
     without.apply(sealed).unwrap();
     assert!(without.hub.view().get(&key_of("a")).unwrap().sealed().is_some());
     assert_eq!(without.secrets.lacking().len(), 1);
-    let (_, mut observer) = without.hub.everything();
+    let (_, mut observer) = without.hub.follow();
     let mut watch = without.hub.watch(&"secrets".into(), 1).unwrap();
     let handed = SecretBox::join(&dir.path().join("x.ring"), &with.secrets.ring().to_bytes()).unwrap();
     let kept = handed.ring().get(handed.ring().ids().next().unwrap().as_str()).unwrap().kept();

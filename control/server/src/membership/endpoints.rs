@@ -21,7 +21,7 @@ const SLICES: &str = "endpointslices.discovery.k8s.io";
 /// Keeps the service `kubernetes`, and its EndpointSlices at the members' addresses, as long as this member leads.
 pub async fn publish(storage: &ReplicatedStorage) {
     loop {
-        let (_, mut events) = storage.hub().everything();
+        let (_, mut events) = storage.hub().follow();
         loop {
             if let Err(error) = publish_once(storage).await {
                 tracing::debug!(%error, "the endpoints of the service kubernetes are not published yet");

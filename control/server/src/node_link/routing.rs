@@ -31,14 +31,14 @@ impl Routing {
     /// Routes for as long as this member leads; never returns. On a thread on which nobody else waits: it begins with a
     /// look at all pods.
     pub async fn run(&self, storage: &ReplicatedStorage) {
-        let (view, mut events) = storage.hub().everything();
+        let (view, mut events) = storage.hub().follow();
         let router = Router::begin(view);
         *self.router.lock() = Some(router);
         self.begun.notify_waiters();
         loop {
             // Whatever it was, and however much of it was missed: the difference tells.
             if events.next().await.is_err() {
-                (_, events) = storage.hub().everything();
+                (_, events) = storage.hub().follow();
             }
             while events.ready().is_ok_and(|more| more.is_some()) {}
             let unreadable = self.router.lock().as_mut().map(|router| router.catch_up(storage.view()));

@@ -7,11 +7,11 @@ use std::{
 
 use coracle_api::Storage;
 use coracle_leader::{
-    door,
     node_events::{self, Allowance},
     node_object::Pressures,
     pod_status::Report,
     untaken::Taken,
+    validation,
 };
 use coracle_proto::{
     PROTOCOL_RANGE,
@@ -97,7 +97,7 @@ async fn first_message(
             "the node is of cluster {theirs}, this is {ours}; {mend}"
         )));
     }
-    door::check_hello(&hello).map_err(Status::invalid_argument)?;
+    validation::check_hello(&hello).map_err(Status::invalid_argument)?;
     if hello.protocol_min > *PROTOCOL_RANGE.end() || hello.protocol_max < *PROTOCOL_RANGE.start() {
         let (min, max) = (PROTOCOL_RANGE.start(), PROTOCOL_RANGE.end());
         return Err(Status::failed_precondition(format!(

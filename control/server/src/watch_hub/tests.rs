@@ -201,7 +201,7 @@ async fn watches_end_when_the_whole_state_is_replaced() {
     }
     let mut watch = bench.watch(1);
     assert_eq!(revision(watch.next().await), ('p', 1));
-    let (_, mut everything) = bench.hub.everything();
+    let (_, mut everything) = bench.hub.follow();
 
     let mut state = Vec::new();
     ahead.machine.freeze().write_to(&mut state).unwrap();
@@ -215,7 +215,7 @@ async fn watches_end_when_the_whole_state_is_replaced() {
 
     // And it goes on from there.
     let mut watch = bench.watch(3);
-    let (_, mut everything) = bench.hub.everything();
+    let (_, mut everything) = bench.hub.follow();
     bench.sequence = ahead.sequence;
     bench.put(&["c"]);
     assert_eq!(revision(watch.next().await), ('p', 3));
@@ -226,9 +226,9 @@ async fn watches_end_when_the_whole_state_is_replaced() {
 #[tokio::test]
 async fn a_follower_that_stands_still_keeps_no_more_than_the_bound() {
     let mut bench = Bench::new();
-    let (_, mut quick) = bench.hub.everything();
+    let (_, mut quick) = bench.hub.follow();
     for rounds in [6, 20] {
-        let (_, mut still) = bench.hub.everything();
+        let (_, mut still) = bench.hub.follow();
         for _ in 0..rounds {
             bench.put_large(&["a", "b"], 1024 * 1024);
             assert_eq!(quick.next().await.unwrap().len(), 2);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use coracle_proto::raft as wire;
-use coracle_raft::core::{Done, Outcome, Token, Work};
+use coracle_raft::core::{Answered, Outcome, Token, Work};
 use coracle_raft::message::{from_wire, to_wire};
 use coracle_raft::{MemberChange, ProposeError, SnapshotMarker};
 use raft::eraftpb::Message;
@@ -206,7 +206,7 @@ impl World {
         Ok(())
     }
 
-    fn tell(&mut self, who: Who, done: Done) -> Step {
+    fn tell(&mut self, who: Who, done: Answered) -> Step {
         let Some(life) = self.life(who) else { return Ok(()) };
         let Some(waiter) = life.waiters.remove(&done.token) else {
             return Err(Broken::new(format!("m{} tells call {} its outcome twice", who.id, done.token)));

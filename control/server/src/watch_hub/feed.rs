@@ -27,13 +27,13 @@ pub struct Recent {
 }
 
 /// What happens after the view that was handed out with it.
-pub struct Everything {
+pub struct Feed {
     receiver: broadcast::Receiver<Weak<[Arc<Event>]>>,
     /// Once something was missed, all that follows is of no use.
     lagged: bool,
 }
 
-/// The reader was too slow: it must begin anew with [`super::WatchHub::everything`].
+/// The reader was too slow: it must begin anew with [`super::WatchHub::follow`].
 #[derive(Debug)]
 pub struct Lagged;
 
@@ -56,8 +56,8 @@ impl Recent {
         let _ = self.sender.send(Arc::downgrade(&events));
     }
 
-    pub fn follow(&self) -> Everything {
-        Everything { receiver: self.sender.subscribe(), lagged: false }
+    pub fn follow(&self) -> Feed {
+        Feed { receiver: self.sender.subscribe(), lagged: false }
     }
 }
 
@@ -66,7 +66,7 @@ fn bytes(events: &EntryEvents) -> usize {
     events.iter().map(|event| event.object.json.len() + previous(event)).sum()
 }
 
-impl Everything {
+impl Feed {
     /// The events of the next entry that changed something. After an error there is nothing more.
     pub async fn next(&mut self) -> Result<EntryEvents, Lagged> {
         if self.lagged {

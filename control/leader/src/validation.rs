@@ -1,4 +1,4 @@
-//! The door for what nodes say: everything is brought to its type before anything else looks at it, and what does not
+//! Validation of what nodes say: everything is brought to its type before anything else looks at it, and what does not
 //! fit is refused by name.
 //!
 //! A node speaks of itself and of its pods. It sets the labels that a kubelet may set, and no other of Kubernetes' own.
