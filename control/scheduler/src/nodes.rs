@@ -121,6 +121,12 @@ impl Nodes {
         }
     }
 
+    /// Forgets the nodes of other names.
+    pub fn retain(&mut self, stays: impl Fn(&str) -> bool) {
+        let gone: Vec<Arc<str>> = self.by_name.keys().filter(|name| !stays(name)).cloned().collect();
+        gone.iter().for_each(|name| self.forget(name));
+    }
+
     /// Counts a pod to the node of this name, which need not be known yet.
     pub fn add_pod(&mut self, name: &str, shape: &Shape) -> NodeIndex {
         let index = self.index_of(name);

@@ -99,6 +99,11 @@ impl Queue {
         });
     }
 
+    /// The pods that are here.
+    pub fn names(&self) -> impl Iterator<Item = &ObjectName> {
+        self.pods.keys()
+    }
+
     /// Puts a pod back whose placement did not take place, to be tried at once.
     pub fn restore(&mut self, mut pending: Pending) {
         pending.waiting = None;

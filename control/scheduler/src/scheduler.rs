@@ -75,15 +75,39 @@ impl Scheduler {
         }
     }
 
-    /// Starts anew from a snapshot: after start, and where events were lost.
+    /// Starts anew from a snapshot.
     pub fn resync(&mut self, view: &View) {
         *self = Self::default();
+        self.catch_up(view);
+    }
+
+    /// Makes up for events that were lost: goes from what is known to this state by their difference. What was tried in vain
+    /// stays known, as does a placement whose outcome is awaited: who can make events get lost must not get anything tried
+    /// again at once by it.
+    pub fn catch_up(&mut self, view: &View) {
+        let is_there = |resource: &str, name: &ObjectName| {
+            view.tables.get(resource).is_some_and(|table| table.contains_key(name))
+        };
+        let known = self.queue.names().chain(self.assigned.keys());
+        let gone: Vec<ObjectName> = known.filter(|name| !is_there("pods", name)).cloned().collect();
+        gone.iter().for_each(|name| self.pod_gone(name));
+        self.nodes.retain(|name| is_there("nodes", &ObjectName::new("", name)));
+        self.unreadable.retain(|key| is_there(key.resource.as_str(), &key.name));
         for node in view.list("nodes", None) {
             self.node_changed(node);
         }
         for pod in view.list("pods", None) {
-            self.pod_changed(pod);
+            if !self.has_seen(pod) {
+                self.pod_changed(pod);
+            }
         }
+    }
+
+    /// Whether a pod that wants a node, or is being given one, is known in this very state.
+    fn has_seen(&self, pod: &Object) -> bool {
+        let assumed = self.assigned.get(&pod.key.name).and_then(|assigned| assigned.assumed.as_ref());
+        let pending = assumed.map(|(_, pending)| pending).or_else(|| self.queue.get(&pod.key.name));
+        pending.is_some_and(|pending| pending.object.revision == pod.revision)
     }
 
     /// When `schedule` has something to do although nothing is observed. In the past where it left work undone.

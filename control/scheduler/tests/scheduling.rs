@@ -314,6 +314,35 @@ fn important_pods_go_first_and_gated_or_foreign_ones_not_at_all() {
 }
 
 #[test]
+fn lost_events_are_made_up_for_and_what_was_tried_in_vain_stays_known() {
+    let mut cluster = Cluster::new();
+    cluster.node("n1", |node| node["status"]["allocatable"]["cpu"] = "600m".into());
+    cluster.node("gone", |node| node["spec"]["unschedulable"] = true.into());
+    cluster.pod("a", |_| {});
+    cluster.pod("b", |_| {});
+    assert!(cluster.step().starts_with("default/a -> n1"));
+    // Unseen by the scheduler: a has ended, a node has gone and another come.
+    let mut seen = std::mem::take(&mut cluster.scheduler);
+    cluster.delete(&pod_key("a"));
+    cluster.delete(&node_key("gone"));
+    cluster.node("n2", |node| node["status"]["allocatable"]["cpu"] = "600m".into());
+    cluster.pass(40);
+    seen.catch_up(&cluster.view);
+    cluster.scheduler = seen;
+    assert_eq!(cluster.step(), "", "the backoff of b is not over");
+    cluster.now = cluster.scheduler.next_deadline().unwrap();
+    assert_eq!(cluster.decide().placements.len(), 1, "and then there is room");
+    cluster.scheduler.catch_up(&cluster.view);
+    assert_eq!(cluster.decide().placements.len(), 0, "its placement is under way");
+    cluster.pod("c", |_| {});
+    let mut other = Scheduler::new();
+    other.resync(&cluster.view);
+    assert_eq!(other.schedule(cluster.now).placements.len(), 2);
+    let placed = cluster.decide().placements;
+    assert_eq!(placed.len(), 1, "what b holds by then is held");
+}
+
+#[test]
 fn a_resync_gives_the_same_decisions_as_the_events_did() {
     let mut cluster = Cluster::new();
     for index in 0..20 {

@@ -111,7 +111,7 @@ pub async fn run_scheduler(storage: &ReplicatedStorage, recorder: &EventRecorder
     let _resting = Resting(planning);
     loop {
         let (view, mut events) = storage.hub().follow();
-        scheduler.resync(&view);
+        scheduler.catch_up(&view);
         let _lagged: Lagged = 'observing: loop {
             planning.begin();
             drain(&mut events, |event| scheduler.observe(event));
