@@ -3,6 +3,7 @@
 //! Any control node answers, so where one does not the next of the kubeconfig is tried.
 
 mod access;
+mod http;
 
 use std::{
     error::Error as StdError,
@@ -12,31 +13,36 @@ use std::{
     time::Duration,
 };
 
+use ::http::{HeaderMap, Request, Response as HttpResponse, StatusCode};
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use coracle_objects::Kind;
 use coracle_proto::cluster::cluster_client::ClusterClient;
 use http_body_util::BodyExt;
-use kube::{
-    Client,
-    client::Body,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use hyper::body::Incoming;
 use serde_json::Value;
 use tonic::{Code, Response, Status, transport::Channel};
 
-use crate::{args::Connection, client::access::Access, names};
+pub use self::http::Body;
+use self::{
+    access::Access,
+    http::{SendError, Server},
+};
+use crate::{args::Connection, names};
 
 /// Until a control node must have taken a connection, where there are others to try.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The same, where there are none.
+const LONE_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Until a control node must have answered a gRPC call. Those that change members wait for the cluster.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A connection to a cluster's API.
 pub struct Cluster {
-    /// A client of each of `access.addresses`.
-    clients: Vec<Client>,
+    /// Each of `access.addresses`.
+    servers: Vec<Server>,
     /// The one that answered last.
     current: AtomicUsize,
     pub access: Access,
@@ -88,35 +94,23 @@ fn find_kubeconfig(named: Option<&Path>) -> Result<PathBuf> {
 
 impl Cluster {
     /// Finds the kubeconfig and makes a client of it. Does not talk to the server yet.
-    pub async fn find(connection: &Connection) -> Result<Self> {
-        Self::open(&find_kubeconfig(connection.kubeconfig.as_deref())?, connection.namespace.as_deref()).await
+    pub fn find(connection: &Connection) -> Result<Self> {
+        Self::open(&find_kubeconfig(connection.kubeconfig.as_deref())?, connection.namespace.as_deref())
     }
 
     /// A client of this kubeconfig.
-    pub async fn open(kubeconfig: &Path, namespace: Option<&str>) -> Result<Self> {
-        let parsed = Kubeconfig::read_from(kubeconfig)
-            .with_context(|| format!("reading the kubeconfig {}", kubeconfig.display()))?;
+    pub fn open(kubeconfig: &Path, namespace: Option<&str>) -> Result<Self> {
         let access = Access::read(kubeconfig)
             .with_context(|| format!("using the kubeconfig {}", kubeconfig.display()))?;
-        let mut config = kube::Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default())
-            .await
-            .with_context(|| format!("using the kubeconfig {}", kubeconfig.display()))?;
-        let namespace = namespace.map_or_else(|| config.default_namespace.clone(), str::to_string);
+        let namespace = namespace.unwrap_or(&access.namespace).to_owned();
         names::namespace(&namespace)
             .map_err(|fault| anyhow!("{namespace:?} is no name of a namespace: {fault}"))?;
-        if access.addresses.len() > 1 {
-            config.connect_timeout = Some(CONNECT_TIMEOUT);
-        }
-        let mut clients =
-            vec![Client::try_from(config.clone()).context("making a client of the kubeconfig")?];
-        for address in &access.addresses[1..] {
-            config.cluster_url = format!("https://{address}")
-                .parse()
-                .with_context(|| format!("the kubeconfig {} names {address}", kubeconfig.display()))?;
-            clients.push(Client::try_from(config.clone()).context("making a client of the kubeconfig")?);
-        }
+        let patience = if access.addresses.len() > 1 { CONNECT_TIMEOUT } else { LONE_CONNECT_TIMEOUT };
+        let server = |address: &String| Server::new(address, &access, patience);
+        let servers = access.addresses.iter().map(server).collect::<Result<_, _>>();
+        let servers = servers.with_context(|| format!("using the kubeconfig {}", kubeconfig.display()))?;
         let kubeconfig = kubeconfig.to_path_buf();
-        Ok(Self { clients, current: AtomicUsize::new(0), access, namespace, kubeconfig })
+        Ok(Self { servers, current: AtomicUsize::new(0), access, namespace, kubeconfig })
     }
 
     /// The control node that answered last; at first the kubeconfig's.
@@ -126,12 +120,12 @@ impl Cluster {
 
     /// All control nodes in the order in which they are tried.
     fn order(&self) -> impl Iterator<Item = usize> + use<> {
-        let (first, all) = (self.current.load(Ordering::Relaxed), self.clients.len());
+        let (first, all) = (self.current.load(Ordering::Relaxed), self.servers.len());
         (0..all).map(move |step| (first + step) % all)
     }
 
     /// Sends one request and collects its answer: (headers, body). An error status becomes [`Refused`].
-    pub async fn send(&self, request: http::Request<Body>) -> Result<(http::HeaderMap, Bytes)> {
+    pub async fn send(&self, request: Request<Body>) -> Result<(HeaderMap, Bytes)> {
         let (head, body) = self.stream(request).await?.into_parts();
         let body = body.collect().await.context("reading the answer")?.to_bytes();
         Ok((head.headers, body))
@@ -141,25 +135,22 @@ impl Cluster {
     ///
     /// A control node that takes no connection or has no leader has done nothing: the next is tried. One that breaks
     /// off is another matter: only what changes nothing is tried again.
-    pub async fn stream(&self, request: http::Request<Body>) -> Result<http::Response<Body>> {
+    pub async fn stream(&self, request: Request<Body>) -> Result<HttpResponse<Incoming>> {
         let (head, body) = request.into_parts();
         let harmless = head.method.is_safe();
         let mut order = self.order().peekable();
         let mut failed = Vec::new();
-        let mut body = Some(body);
         let response = loop {
             let at = order.next().context("the kubeconfig names no server")?;
             let is_last = order.peek().is_none();
-            let sent = if is_last { body.take() } else { body.as_ref().and_then(Body::try_clone) };
-            let sent = sent.context("the request's body cannot be sent again")?;
-            match self.clients[at].send(http::Request::from_parts(head.clone(), sent)).await {
-                Ok(response) if response.status() != http::StatusCode::SERVICE_UNAVAILABLE || is_last => {
+            match self.servers[at].send(Request::from_parts(head.clone(), body.clone())).await {
+                Ok(response) if response.status() != StatusCode::SERVICE_UNAVAILABLE || is_last => {
                     self.current.store(at, Ordering::Relaxed);
                     break response;
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    let again = harmless || never_sent(&error);
+                    let again = harmless || matches!(error, SendError::NotSent(_));
                     failed.push(self.access.addresses[at].as_str());
                     if is_last || !again {
                         return Err(self.explained(error.into(), &failed));
@@ -181,7 +172,7 @@ impl Cluster {
 
     /// GET of JSON; `None` where there is no such thing.
     pub async fn get(&self, path: &str) -> Result<Option<Value>> {
-        let request = http::Request::get(path).header("accept", "application/json").body(Body::empty())?;
+        let request = Request::get(path).header("accept", "application/json").body(Body::default())?;
         match self.send(request).await {
             Ok((_, body)) => Ok(Some(serde_json::from_slice(&body).context("the answer is not JSON")?)),
             Err(error) if error.downcast_ref::<Refused>().is_some_and(|refused| refused.code == 404) => {
@@ -198,9 +189,9 @@ impl Cluster {
         let path = format!("{collection}/{}", names::encode(name));
         let body = serde_json::to_vec(object)?;
         let request = if self.get(&path).await?.is_some() {
-            http::Request::patch(&path).header("content-type", "application/merge-patch+json")
+            Request::patch(&path).header("content-type", "application/merge-patch+json")
         } else {
-            http::Request::post(collection).header("content-type", "application/json")
+            Request::post(collection).header("content-type", "application/json")
         };
         self.send(request.body(Body::from(body))?).await.with_context(|| format!("applying {path}"))?;
         Ok(())
@@ -261,18 +252,6 @@ impl Cluster {
             coracle_proto::tls::client_config(&access.ca_pem, &access.certificate_pem, &access.key_pem)?;
         Ok(coracle_proto::tls::channel(&access.addresses[at], tls))
     }
-}
-
-/// Whether the server has certainly seen nothing of a request.
-fn never_sent(error: &kube::Error) -> bool {
-    let mut source: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(error) = source {
-        if error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|error| error.is_connect()) {
-            return true;
-        }
-        source = error.source();
-    }
-    false
 }
 
 /// Why a call did not get through, down to the cause.

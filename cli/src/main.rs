@@ -86,8 +86,7 @@ fn start_logging(cli: &Cli) {
     let default = match cli.command {
         Command::Control(_) | Command::Node(_) => "info",
         Command::Up(_) => "warn",
-        // The Kubernetes client logs what its caller is told and tries elsewhere.
-        _ => "error,kube_client=off",
+        _ => "error",
     };
     let filter = cli.log.as_deref().unwrap_or(default);
     let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|error| {

@@ -12,15 +12,18 @@ pub struct Access {
     pub ca_pem: String,
     pub certificate_pem: String,
     pub key_pem: String,
+    /// The context's; `default` where it names none.
+    pub namespace: String,
 }
 
 impl Access {
     pub fn read(kubeconfig: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(kubeconfig).context("it cannot be read")?;
-        Self::parse(&text)
+        Self::parse(&text, kubeconfig.parent().unwrap_or(Path::new("")))
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    /// Files are named relative to `folder`.
+    fn parse(text: &str, folder: &Path) -> Result<Self> {
         let config: Value = serde_yaml_ng::from_str(text).context("it is not YAML")?;
         let named = |list: &str, name: &Value, part: &str| {
             let entries = config[list].as_array().cloned().unwrap_or_default();
@@ -32,10 +35,10 @@ impl Access {
             named("clusters", &context["cluster"], "cluster").context("its context names no cluster")?;
         let user = named("users", &context["user"], "user").context("its context names no user")?;
         let server = cluster["server"].as_str().context("its cluster names no server")?;
-        let ca_pem = pem(&cluster, "certificate-authority")?;
+        let ca_pem = pem(&cluster, "certificate-authority", folder)?;
         let mut addresses = vec![address(server)];
         for other in config["clusters"].as_array().into_iter().flatten() {
-            let same = pem(&other["cluster"], "certificate-authority").is_ok_and(|pem| pem == ca_pem);
+            let same = pem(&other["cluster"], "certificate-authority", folder).is_ok_and(|pem| pem == ca_pem);
             if let Some(server) = other["cluster"]["server"].as_str().map(address)
                 && same
                 && !addresses.contains(&server)
@@ -46,8 +49,9 @@ impl Access {
         Ok(Self {
             addresses,
             ca_pem,
-            certificate_pem: pem(&user, "client-certificate")?,
-            key_pem: pem(&user, "client-key")?,
+            certificate_pem: pem(&user, "client-certificate", folder)?,
+            key_pem: pem(&user, "client-key", folder)?,
+            namespace: context["namespace"].as_str().unwrap_or("default").to_owned(),
         })
     }
 }
@@ -57,7 +61,7 @@ fn address(server: &str) -> String {
 }
 
 /// A PEM that stands in the kubeconfig itself (`FIELD-data`, base64) or in a file that it names (`FIELD`).
-fn pem(part: &Value, field: &str) -> Result<String> {
+fn pem(part: &Value, field: &str, folder: &Path) -> Result<String> {
     use base64::Engine;
     if let Some(text) = part[format!("{field}-data")].as_str() {
         let bytes = base64::engine::general_purpose::STANDARD
@@ -66,12 +70,34 @@ fn pem(part: &Value, field: &str) -> Result<String> {
         return String::from_utf8(bytes).with_context(|| format!("its {field}-data is not PEM"));
     }
     let file = part[field].as_str().with_context(|| format!("it has neither {field}-data nor {field}"))?;
-    std::fs::read_to_string(file).with_context(|| format!("reading {file}"))
+    std::fs::read_to_string(folder.join(file)).with_context(|| format!("reading {file}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_proves_both_sides_may_lie_in_files_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [("ca.pem", "ca"), ("user.pem", "c"), ("user.key", "k")] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let mut config = serde_json::json!({
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "one", "user": "u", "namespace": "mine"}}],
+            "clusters": [{"name": "one", "cluster": {"server": "https://a:1", "certificate-authority": "ca.pem"}}],
+            "users": [{"name": "u", "user": {"client-certificate": "user.pem", "client-key": "user.key"}}],
+        });
+        let access = Access::parse(&config.to_string(), folder.path()).unwrap();
+        assert_eq!(
+            (access.ca_pem, access.key_pem, access.namespace),
+            ("ca".into(), "k".into(), "mine".into())
+        );
+        config["users"][0]["user"] = serde_json::json!({"exec": {"command": "x"}});
+        let missing = Access::parse(&config.to_string(), folder.path()).err().unwrap().to_string();
+        assert_eq!(missing, "it has neither client-certificate-data nor client-certificate");
+    }
 
     #[test]
     fn all_control_nodes_of_the_same_ca_are_known() {
@@ -91,9 +117,10 @@ mod tests {
             ],
             "users": [{"name": "u", "user": {"client-certificate-data": "Yw==", "client-key-data": "aw=="}}],
         });
-        let access = Access::parse(&config.to_string()).unwrap();
+        let access = Access::parse(&config.to_string(), Path::new("")).unwrap();
         assert_eq!(access.addresses, ["10.0.0.2:6443", "10.0.0.1:6443"]);
         assert_eq!(access.ca_pem, "ca");
-        assert!(Access::parse("{}").is_err());
+        assert_eq!(access.namespace, "default");
+        assert!(Access::parse("{}", Path::new("")).is_err());
     }
 }

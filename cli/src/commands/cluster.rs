@@ -31,7 +31,7 @@ pub async fn run(command: &ClusterCommand) -> Result<()> {
         }
         ClusterCommand::Promote { members, connection } => {
             let request = MemberRequest { members: members.clone() };
-            let cluster = Cluster::find(connection).await?;
+            let cluster = Cluster::find(connection)?;
             let done = cluster.administer(|mut client| {
                 let request = request.clone();
                 async move { client.promote(request).await }
@@ -40,7 +40,7 @@ pub async fn run(command: &ClusterCommand) -> Result<()> {
         }
         ClusterCommand::Remove { members, connection } => {
             let request = MemberRequest { members: members.clone() };
-            let cluster = Cluster::find(connection).await?;
+            let cluster = Cluster::find(connection)?;
             let done = cluster.administer(|mut client| {
                 let request = request.clone();
                 async move { client.remove(request).await }
@@ -49,7 +49,7 @@ pub async fn run(command: &ClusterCommand) -> Result<()> {
         }
         ClusterCommand::Replace { old, new, connection } => {
             let request = ReplaceRequest { old: old.clone(), new: new.clone() };
-            let cluster = Cluster::find(connection).await?;
+            let cluster = Cluster::find(connection)?;
             let done = cluster.administer(|mut client| {
                 let request = request.clone();
                 async move { client.replace(request).await }
@@ -58,7 +58,7 @@ pub async fn run(command: &ClusterCommand) -> Result<()> {
         }
         ClusterCommand::TransferLeader { member, connection } => {
             let request = MemberRequest { members: vec![member.clone()] };
-            let cluster = Cluster::find(connection).await?;
+            let cluster = Cluster::find(connection)?;
             let done = cluster.administer(|mut client| {
                 let request = request.clone();
                 async move { client.transfer_leader(request).await }
@@ -76,7 +76,7 @@ fn tell(answer: MemberResponse) {
 
 async fn status(connection: &Connection) -> Result<StatusResponse> {
     let question = StatusRequest { reports: true, asking_member: 0 };
-    let cluster = Cluster::find(connection).await?;
+    let cluster = Cluster::find(connection)?;
     cluster.administer(|mut client| async move { client.status(question).await }).await
 }
 

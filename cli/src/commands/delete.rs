@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use kube::client::Body;
 
 use crate::{
     args::DeleteArgs,
-    client::{Cluster, kind_path},
+    client::{Body, Cluster, kind_path},
 };
 
 /// How often a deleted object is looked for.
@@ -16,12 +15,12 @@ const POLL: Duration = Duration::from_millis(100);
 const GONE_WITHIN: Duration = Duration::from_secs(90);
 
 pub async fn run(args: &DeleteArgs) -> Result<()> {
-    let cluster = Cluster::find(&args.connection).await?;
+    let cluster = Cluster::find(&args.connection)?;
     let paths = kind_path(&args.kind, &cluster.namespace)?;
     // All are read before any goes: a script with one name that is none deletes nothing.
     let objects: Vec<String> = args.names.iter().map(|name| paths.object(name)).collect::<Result<_>>()?;
     for (name, path) in args.names.iter().zip(objects) {
-        cluster.send(http::Request::delete(&path).body(Body::empty())?).await?;
+        cluster.send(http::Request::delete(&path).body(Body::default())?).await?;
         wait_gone(&cluster, &path)
             .await
             .with_context(|| format!("waiting for {} {name} to go", args.kind))?;

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     args::DemoArgs,
-    client::Cluster,
+    client::{Body, Cluster},
     commands::{
         deploy::wait_available,
         push::push,
@@ -54,7 +54,7 @@ struct Demo {
 
 async fn tell(running: &LocalCluster, begun: Instant) -> Result<()> {
     let gateway = running.gateway().context("the first node has no gateway")?;
-    let demo = Demo { cluster: Cluster::open(&running.kubeconfig, None).await?, gateway };
+    let demo = Demo { cluster: Cluster::open(&running.kubeconfig, None)?, gateway };
     demo.wait_nodes(2).await?;
     heading("A cluster of three control nodes and two nodes");
     println!(
@@ -260,7 +260,7 @@ impl Demo {
     }
 
     async fn delete(&self, path: &str) -> Result<()> {
-        self.cluster.send(http::Request::delete(path).body(kube::client::Body::empty())?).await?;
+        self.cluster.send(http::Request::delete(path).body(Body::default())?).await?;
         Ok(())
     }
 
@@ -279,8 +279,7 @@ impl Demo {
 
     async fn log(&self, pod: &str) -> Result<String> {
         let path = format!("/api/v1/namespaces/default/pods/{pod}/log");
-        let (_, body) =
-            self.cluster.send(http::Request::get(path).body(kube::client::Body::empty())?).await?;
+        let (_, body) = self.cluster.send(http::Request::get(path).body(Body::default())?).await?;
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 

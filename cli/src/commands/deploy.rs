@@ -20,7 +20,7 @@ const POLL: Duration = Duration::from_millis(50);
 pub const GATEWAY_ANNOTATION: &str = "coracle.dev/gateway-address";
 
 pub async fn run(args: &DeployArgs) -> Result<()> {
-    let cluster = Cluster::find(&args.connection).await?;
+    let cluster = Cluster::find(&args.connection)?;
     let (image, default_name) = image(&cluster, args).await?;
     let name = args.name.clone().unwrap_or(default_name);
     // A Service's name is the narrowest of the three.

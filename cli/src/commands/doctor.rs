@@ -4,7 +4,10 @@ use anyhow::{Result, bail};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::{args::DoctorArgs, client::Cluster};
+use crate::{
+    args::DoctorArgs,
+    client::{Body, Cluster},
+};
 
 /// Mappings that ten thousand live instances and the process itself take.
 const MAP_COUNT_WANTED: u64 = 262_144;
@@ -25,7 +28,7 @@ use Finding::{Better, Fine, Wrong};
 
 pub async fn run(args: &DoctorArgs) -> Result<()> {
     let mut findings = machine();
-    match Cluster::find(&args.connection).await {
+    match Cluster::find(&args.connection) {
         Ok(cluster) => findings.extend(cluster_findings(&cluster).await),
         Err(error) => findings.push(Better(format!("{error:#}"))),
     }
@@ -111,7 +114,7 @@ async fn cluster_findings(cluster: &Cluster) -> Vec<Finding> {
 
 /// How the controllers of the control node that answers fare: of the leader, if it is that one.
 async fn planning_findings(cluster: &Cluster) -> Vec<Finding> {
-    let request = http::Request::get("/metrics").body(kube::client::Body::empty());
+    let request = http::Request::get("/metrics").body(Body::default());
     let Ok(request) = request else { return Vec::new() };
     match cluster.send(request).await {
         Ok((_, page)) => planning(&String::from_utf8_lossy(&page)),

@@ -2,19 +2,18 @@
 
 use anyhow::{Context, Result};
 use http_body_util::BodyExt;
-use kube::client::Body;
 use serde_json::Value;
 
 use crate::{
     args::{GetArgs, Output},
-    client::{Cluster, kind_path},
+    client::{Body, Cluster, kind_path},
     names::encode,
 };
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
 pub async fn run(args: &GetArgs) -> Result<()> {
-    let cluster = Cluster::find(&args.connection).await?;
+    let cluster = Cluster::find(&args.connection)?;
     let paths = kind_path(&args.kind, &cluster.namespace)?;
     let mut path = match (&args.name, args.all_namespaces) {
         (Some(name), _) => paths.object(name)?,
@@ -26,7 +25,7 @@ pub async fn run(args: &GetArgs) -> Result<()> {
     }
     let table = matches!(args.output, None | Some(Output::Wide));
     let accept = if table { TABLE } else { "application/json" };
-    let request = http::Request::get(&path).header("accept", accept).body(Body::empty())?;
+    let request = http::Request::get(&path).header("accept", accept).body(Body::default())?;
     let body = cluster.stream(request).await?.into_body().collect().await?.to_bytes();
     let answer: Value = serde_json::from_slice(&body).context("the answer is not JSON")?;
     match args.output {

@@ -5,22 +5,21 @@ use std::io::Write;
 use anyhow::{Context, Result};
 use futures::StreamExt;
 use http_body_util::BodyExt;
-use kube::client::Body;
 
 use crate::{
     args::LogsArgs,
-    client::{Cluster, kind_path},
+    client::{Body, Cluster, kind_path},
     names::encode,
 };
 
 pub async fn run(args: &LogsArgs) -> Result<()> {
-    let cluster = Cluster::find(&args.connection).await?;
+    let cluster = Cluster::find(&args.connection)?;
     let mut query = vec![format!("follow={}", args.follow), format!("previous={}", args.previous)];
     query.extend(args.container.iter().map(|container| format!("container={}", encode(container))));
     query.extend(args.tail.iter().map(|lines| format!("tailLines={lines}")));
     let pod = kind_path("pods", &cluster.namespace)?.object(&args.pod)?;
     let path = format!("{pod}/log?{}", query.join("&"));
-    let response = cluster.stream(http::Request::get(path).body(Body::empty())?).await?;
+    let response = cluster.stream(http::Request::get(path).body(Body::default())?).await?;
     let mut body = response.into_body().into_data_stream();
     let mut stdout = std::io::stdout();
     while let Some(chunk) = body.next().await {

@@ -8,13 +8,12 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
-use kube::client::Body;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::{
     args::PushArgs,
-    client::{Cluster, Refused},
+    client::{Body, Cluster, Refused},
 };
 
 const CONFIG_TYPE: &str = "application/vnd.wasm.config.v0+json";
@@ -22,7 +21,7 @@ const LAYER_TYPE: &str = "application/wasm";
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 
 pub async fn run(args: &PushArgs) -> Result<()> {
-    let cluster = Cluster::find(&args.connection).await?;
+    let cluster = Cluster::find(&args.connection)?;
     let (repository, tag) = split_name(&args.name)?;
     let bytes = read_wasm(&args.file)?;
     let digest = push(&cluster, &repository, &tag, bytes).await?;
@@ -98,13 +97,13 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 async fn push_blob(cluster: &Cluster, repository: &str, digest: &str, bytes: Bytes) -> Result<()> {
-    let head = http::Request::head(format!("/v2/{repository}/blobs/{digest}")).body(Body::empty())?;
+    let head = http::Request::head(format!("/v2/{repository}/blobs/{digest}")).body(Body::default())?;
     match cluster.send(head).await {
         Ok(_) => return Ok(()),
         Err(error) if error.downcast_ref::<Refused>().is_some_and(|refused| refused.code == 404) => {}
         Err(error) => return Err(error),
     }
-    let begin = http::Request::post(format!("/v2/{repository}/blobs/uploads/")).body(Body::empty())?;
+    let begin = http::Request::post(format!("/v2/{repository}/blobs/uploads/")).body(Body::default())?;
     let (headers, _) = cluster.send(begin).await.context("beginning an upload")?;
     let location = headers.get("location").and_then(|value| value.to_str().ok());
     let location = location.context("the registry named no place for the upload")?;

@@ -81,11 +81,11 @@ pub enum SecurityCommand {
 pub async fn run(command: &SecurityCommand) -> Result<()> {
     match command {
         SecurityCommand::Keys { connection } => {
-            print!("{}", keys(&state(&Cluster::find(connection).await?).await?)?);
+            print!("{}", keys(&state(&Cluster::find(connection)?).await?)?);
         }
         SecurityCommand::RotateKeys { no_wait, connection } => rotate_keys(*no_wait, connection).await?,
         SecurityCommand::Ca { connection } => {
-            let state = ca_state(&Cluster::find(connection).await?).await?;
+            let state = ca_state(&Cluster::find(connection)?).await?;
             println!("{}", ca_progress(&state).unwrap_or_else(|| ca_rest(&state)));
         }
         SecurityCommand::RotateCa { peer, serving, client, all, grace, no_wait, connection } => {
@@ -101,7 +101,7 @@ pub async fn run(command: &SecurityCommand) -> Result<()> {
             rotate_ca(request, *no_wait, connection).await?;
         }
         SecurityCommand::DropKey { id, connection } => {
-            let cluster = Cluster::find(connection).await?;
+            let cluster = Cluster::find(connection)?;
             let dropped = cluster.call(|channel| {
                 let request = DropKeyRequest { id: id.clone() };
                 async move { SecurityClient::new(channel).drop_key(request).await }
@@ -114,7 +114,7 @@ pub async fn run(command: &SecurityCommand) -> Result<()> {
 }
 
 async fn rotate_keys(no_wait: bool, connection: &Connection) -> Result<()> {
-    let cluster = Cluster::find(connection).await?;
+    let cluster = Cluster::find(connection)?;
     let begun = cluster
         .call(|channel| async move { SecurityClient::new(channel).rotate_keys(RotateKeysRequest {}).await });
     let mut now = begun.await?;
@@ -136,7 +136,7 @@ async fn rotate_keys(no_wait: bool, connection: &Connection) -> Result<()> {
 }
 
 async fn rotate_ca(request: RotateAuthoritiesRequest, no_wait: bool, connection: &Connection) -> Result<()> {
-    let cluster = Cluster::find(connection).await?;
+    let cluster = Cluster::find(connection)?;
     let begun =
         cluster.call(|channel| async move { SecurityClient::new(channel).rotate_authorities(request).await });
     let (mut state, mut told) = (begun.await?, String::new());
@@ -153,7 +153,7 @@ async fn rotate_ca(request: RotateAuthoritiesRequest, no_wait: bool, connection:
         }
         tokio::time::sleep(PROGRESS_PERIOD).await;
         // The kubeconfig is read anew: its certificate and what it trusts change on the way.
-        match ca_state(&Cluster::find(connection).await?).await {
+        match ca_state(&Cluster::find(connection)?).await {
             Ok(now) => (state, failed) = (now, 0),
             Err(_) if failed < FAILURES_MAX => failed += 1,
             Err(error) => {

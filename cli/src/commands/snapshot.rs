@@ -49,7 +49,7 @@ async fn save(file: &Path, force: bool, connection: &Connection) -> Result<()> {
     if file.exists() && !force {
         bail!("{} exists already: choose another name, or say --force to replace it", file.display());
     }
-    let cluster = Cluster::find(connection).await?;
+    let cluster = Cluster::find(connection)?;
     let partial = coracle_server::partial(file);
     let mut out = OpenOptions::new()
         .write(true)

@@ -23,7 +23,7 @@ pub async fn run(command: &TokenCommand) -> Result<()> {
             };
             let node = node.clone().unwrap_or_default();
             let request = CreateTokenRequest { role: role.into(), ttl_seconds: ttl.as_secs(), node };
-            let cluster = Cluster::find(connection).await?;
+            let cluster = Cluster::find(connection)?;
             let made = cluster
                 .administer(|mut client| {
                     let request = request.clone();
@@ -45,14 +45,14 @@ pub async fn run(command: &TokenCommand) -> Result<()> {
             }
         }
         TokenCommand::List { connection } => {
-            let cluster = Cluster::find(connection).await?;
+            let cluster = Cluster::find(connection)?;
             let answer = cluster
                 .administer(|mut client| async move { client.list_tokens(ListTokensRequest {}).await })
                 .await?;
             print!("{}", table(&answer.tokens, Timestamp::now())?);
         }
         TokenCommand::Revoke { id, connection } => {
-            let cluster = Cluster::find(connection).await?;
+            let cluster = Cluster::find(connection)?;
             cluster
                 .administer(|mut client| {
                     let request = RevokeTokenRequest { id: id.clone() };
