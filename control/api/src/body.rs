@@ -96,7 +96,7 @@ pub fn decode<'a>(
 
 /// Refuses an object of a declared kind by what its schema asks, which says more than that a type does not fit.
 pub fn refuse_declared(kind: &Kind, object: &Value) -> Result<(), ApiError> {
-    match kind.declared().map(|declared| declared.validate(object)) {
+    match kind.declared().map(|declared| declared.validate(object, None)) {
         Some(errors) if !errors.is_empty() => {
             Err(ApiError::invalid(kind, metadata::text(object, "name"), errors))
         }

@@ -229,12 +229,34 @@ async fn a_definition_is_checked_and_what_of_it_has_no_effect_is_said() {
             |it| it["spec"]["versions"][0]["additionalPrinterColumns"][0]["jsonPath"] = ".a[".into(),
             "must be a json path",
         ),
+        refused(
+            |it| {
+                it["metadata"]["name"] = "foos.x.k8s.io".into();
+                it["spec"]["group"] = "x.k8s.io".into();
+            },
+            "protected groups must have approval annotation",
+        ),
         refused(|it| it["spec"]["scope"] = "Galaxy".into(), "supported values: \"Cluster\", \"Namespaced\""),
     ] {
         let (code, text) = ask("POST", DEFINITIONS).json(bad).fail(&router).await;
         assert_eq!(code, 422, "{text}");
         assert!(text.contains(fault), "{text}");
     }
+    // Objects may be stored in a version that an update leaves out.
+    let mut moved = ask("POST", DEFINITIONS).json(definition()).ok(&router).await;
+    moved["spec"]["versions"][0]["storage"] = false.into();
+    moved["spec"]["versions"][1]["storage"] = true.into();
+    let at = format!("{DEFINITIONS}/foos.example.com");
+    let mut moved = ask("PUT", &at).json(moved).ok(&router).await;
+    assert_eq!(moved["status"]["storedVersions"], json!(["v1", "v1beta1"]));
+    moved["spec"]["versions"].as_array_mut().unwrap().remove(0);
+    let (code, text) = ask("PUT", &at).json(moved).fail(&router).await;
+    assert_eq!(code, 422);
+    assert!(
+        text.contains("status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions"),
+        "{text}"
+    );
+    let (_, router) = cluster();
     let mut warned = definition();
     warned["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] =
         json!([{ "rule": "self.size < 10" }]);

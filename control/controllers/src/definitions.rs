@@ -5,7 +5,9 @@
 //! the definitions themselves (`coracle_objects::Catalog`); this tells their authors.
 
 use coracle_objects::{
-    Event, EventKind, Object, ObjectKey, fields,
+    Event, EventKind, Object, ObjectKey, by_resource,
+    declared::has_its_names,
+    fields,
     kinds::{CLEANUP, DEFINITIONS},
 };
 use serde_json::{Value, json};
@@ -66,6 +68,11 @@ fn group_of(key: &ObjectKey) -> &str {
 /// Deletes what is of the definition's kind, as a client would, and the definition once there is nothing left.
 fn end(planner: &mut Planner<'_>, definition: &Object) -> Result<(), Unreadable> {
     let state = planner.state;
+    if by_resource(definition.name()).is_some() {
+        // The objects of that resource are of a kind of ours, and none of them the definition's.
+        planner.propose(deletion::finalize(&state.view, definition, CLEANUP)?);
+        return Ok(());
+    }
     let mut left = 0;
     let mut deletions = 0;
     for object in state.view.list(definition.name(), None) {
@@ -111,8 +118,11 @@ fn settle(planner: &mut Planner<'_>, definition: &Object) -> Result<(), Unreadab
             let message = format!("{name:?} is already in use");
             let reason = reason(&value, &name);
             set(&mut value, "NamesAccepted", "False", reason, &message, planner);
-            let message = "not all names are accepted";
-            set(&mut value, "Established", "False", "NotAccepted", message, planner);
+            // What is served goes on under the names that it has.
+            if !has_its_names(&before) {
+                let message = "not all names are accepted";
+                set(&mut value, "Established", "False", "NotAccepted", message, planner);
+            }
         }
     }
     if value != before {

@@ -52,7 +52,7 @@ pub fn pod_status(json: &[u8]) -> Result<Value, String> {
     keep_first(&mut status, POD_STATUS);
     drop_host_names(&mut status);
     let object = json!({ "status": status });
-    let faults = by_resource("pods").map(|kind| kind.status_faults(&object)).unwrap_or_default();
+    let faults = by_resource("pods").map(|kind| kind.status_faults(&object, None)).unwrap_or_default();
     match faults.first() {
         Some(fault) => Err(fault.to_string()),
         None => Ok(status),

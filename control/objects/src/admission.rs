@@ -62,7 +62,7 @@ pub fn faults_of_new(kind: &Kind, object: &Value) -> Vec<FieldError> {
     let mut errors = validate_meta(kind, object, None);
     errors.extend(kind.validate(object, None));
     if kind.registers_with_status() {
-        errors.extend(kind.status_faults(object));
+        errors.extend(kind.status_faults(object, None));
     }
     errors
 }

@@ -74,9 +74,8 @@ impl Catalog {
         }
         next.names = self.names.next(view);
         let names = next.names.clone();
-        for (name, conflict) in names.settled() {
-            let object = view.get(&ObjectKey::new(DEFINITIONS, "", name));
-            let Some(object) = object.filter(|_| conflict.is_none()) else { continue };
+        for name in names.served() {
+            let Some(object) = view.get(&ObjectKey::new(DEFINITIONS, "", name)) else { continue };
             let definition = match self.definitions.get(name) {
                 Some(known) if known.revision == object.revision => known.clone(),
                 _ => Definition {

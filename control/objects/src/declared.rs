@@ -7,6 +7,7 @@ mod columns;
 mod defaults;
 mod formats;
 mod path;
+mod pattern;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use self::{columns::Cells, rules::Rules};
 use crate::{
     Object,
     field_error::FieldError,
-    fields::{flag, list, text},
+    fields::{condition_true, flag, list, text},
     kind::{ALL_VERBS, Behaviour, Endpoint, Generational, Kind, NameRule, Subresource, Text},
     schema::{Types, refer},
 };
@@ -67,15 +68,16 @@ pub(crate) fn kinds_of(definition: &Object) -> Vec<Kind> {
 }
 
 fn kind_of(definition: &Value, version: &Value, stored: &str, many: bool, ends: bool) -> Kind {
-    let (group, names) =
-        (text(definition, "/spec/group"), |name: &str| owned(definition, "/spec/names", name));
+    // Names that are wanted since may be another kind's.
+    let names_at = if has_its_names(definition) { "/status/acceptedNames" } else { "/spec/names" };
+    let (group, names) = (text(definition, "/spec/group"), |name: &str| owned(definition, names_at, name));
     let (kind, version_name) = (names("kind"), text(version, "/name"));
     let schema_name = schema_name(group, version_name, &kind);
     let schema = whole(version.pointer("/schema/openAPIV3Schema"));
     let types = Types::declared(&BTreeMap::from([(schema_name.clone(), schema.clone())]));
     let rules = Rules::of(&schema);
     let texts = |field: &str| {
-        let all = list(definition, &format!("/spec/names/{field}")).iter();
+        let all = list(definition, &format!("{names_at}/{field}")).iter();
         all.filter_map(Value::as_str).map(|name| Text::Owned(name.to_owned())).collect()
     };
     let group = Text::Owned(group.to_owned());
@@ -129,6 +131,15 @@ fn kind_of(definition: &Value, version: &Value, stored: &str, many: bool, ends: 
         generational: Generational::All,
         behaviour: Behaviour::Declared(Box::new(declared)),
     }
+}
+
+/// Whether a definition has names that were found to be its own: it is served under them whatever it wants since.
+pub fn has_its_names(definition: &Value) -> bool {
+    let same = |name: &str| {
+        let accepted = text(definition, &format!("/status/acceptedNames/{name}"));
+        !accepted.is_empty() && accepted == text(definition, &format!("/spec/names/{name}"))
+    };
+    condition_true(definition, "Established") && same("plural") && same("kind")
 }
 
 /// As OpenAPI names it: `com.example.v1.Backup`.
@@ -204,9 +215,27 @@ impl Declared {
         self.rules.fill_in(object);
     }
 
-    pub fn validate(&self, object: &Value) -> Vec<FieldError> {
-        self.rules.faults(object)
+    /// What is wrong with an object. What was wrong already, and has been left as it was, is passed over: a schema may have
+    /// become stricter (KEP-4008).
+    pub fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        let mut faults = self.rules.faults(object);
+        if let Some(old) = old.filter(|_| !faults.is_empty()) {
+            let known = self.rules.faults(old);
+            let left = |fault: &FieldError| at(object, &fault.field) == at(old, &fault.field);
+            faults.retain(|fault| !(known.contains(fault) && left(fault)));
+        }
+        faults
     }
+}
+
+/// The value at the field of a fault: `spec.list[0].name`. None where the way is not so plain.
+fn at<'a>(object: &'a Value, field: &str) -> Option<&'a Value> {
+    field.split(['.', '[']).filter(|step| !step.is_empty()).try_fold(object, |value, step| {
+        match step.strip_suffix(']').and_then(|index| index.parse::<usize>().ok()) {
+            Some(index) => value.get(index),
+            None => value.get(step),
+        }
+    })
 }
 
 #[cfg(test)]

@@ -301,7 +301,7 @@ impl Kind {
     pub fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
         match &self.behaviour {
             Behaviour::Native(native) => (native.validate)(object, old),
-            Behaviour::Declared(declared) => declared.validate(object),
+            Behaviour::Declared(declared) => declared.validate(object, old),
         }
     }
 
@@ -360,10 +360,10 @@ impl Kind {
     }
 
     /// All faults of a changed status: what the kind says, and what all kinds have in common.
-    pub fn status_faults(&self, object: &Value) -> Vec<FieldError> {
+    pub fn status_faults(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let mut errors = match &self.behaviour {
             Behaviour::Native(native) => (native.validate_status)(object),
-            Behaviour::Declared(declared) => return declared.validate(object),
+            Behaviour::Declared(declared) => return declared.validate(object, old),
         };
         conditions(object, &mut errors);
         if let Some((status, schema)) = object.get("status").zip(schema::child(&self.schema, "status")) {

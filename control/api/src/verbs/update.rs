@@ -187,7 +187,7 @@ fn faults(kind: &Kind, before: &Value, new: &Value, part: Part) -> Vec<FieldErro
 
 /// A status that stays as it is holds nothing back, also where it is older than the rules.
 fn status_faults(kind: &Kind, before: &Value, new: &Value) -> Vec<FieldError> {
-    if before.get("status") == new.get("status") { Vec::new() } else { kind.status_faults(new) }
+    if before.get("status") == new.get("status") { Vec::new() } else { kind.status_faults(new, Some(before)) }
 }
 
 fn same_but_for_metadata(before: &Value, new: &Value) -> bool {

@@ -4,6 +4,7 @@ mod harness;
 
 mod burdens;
 mod convergence;
+mod definitions;
 mod deployments;
 mod garbage;
 mod ingresses;

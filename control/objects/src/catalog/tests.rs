@@ -46,7 +46,7 @@ fn rows_defaults_and_validation_bear_any_object() {
             assert_eq!(once, object, "defaults of {} are idempotent", kind.kind);
             kind.validate(&object, None);
             kind.validate(&object, Some(shape));
-            kind.status_faults(&object);
+            kind.status_faults(&object, None);
         }
     }
 }
@@ -114,6 +114,31 @@ fn definitions_are_kinds_like_others_and_compiled_when_they_change() {
     assert!(next.by_plural("example.com", "v1", "bars").is_none());
     let names = Names::default().next(&both);
     assert_eq!(names.settled(), [("foos.example.com", None), ("bars.example.com", Some("short"))]);
+    // The second had the name first, and keeps it whatever an older one wants.
+    let mut served = second.clone();
+    served["status"] = json!({ "acceptedNames": served["spec"]["names"], "conditions": [{ "type": "Established", "status": "True" }] });
+    let held = view(&[(&first, 1), (&served, 3)]);
+    let names = Names::default().next(&held);
+    assert_eq!(names.settled(), [("foos.example.com", Some("short")), ("bars.example.com", None)]);
+    assert!(catalog.next(&held).by_plural("example.com", "v1", "bars").is_some());
+    // It goes on under its own names where it wants one that is another's.
+    served["spec"]["names"]["shortNames"] = json!(["short", "foo"]);
+    let mut holder = first.clone();
+    holder["spec"]["names"]["shortNames"] = json!([]);
+    let greedy = catalog.next(&view(&[(&holder, 4), (&served, 5)]));
+    let bars = greedy.by_plural("example.com", "v1", "bars").unwrap();
+    assert_eq!(bars.short_names, ["short"]);
+    assert!(greedy.by_plural("example.com", "v1", "foos").is_some());
+    // A status does not make a kind of this binary anybody's.
+    let mut theft = definition("deployments", "Deployment", "2026-01-01T00:00:00Z");
+    theft["metadata"]["name"] = "deployments.apps".into();
+    theft["spec"]["group"] = "apps".into();
+    theft["status"] = json!({ "acceptedNames": theft["spec"]["names"], "conditions": [{ "type": "Established", "status": "True" }] });
+    let apps = catalog.next(&view(&[(&theft, 6)]));
+    assert!(Arc::ptr_eq(
+        apps.by_resource("deployments.apps").unwrap(),
+        by_resource("deployments.apps").unwrap()
+    ));
     // Once the first has gone the name is free.
     let last = next.next(&view(&[(&second, 2)]));
     assert!(last.by_plural("example.com", "v1", "bars").is_some());

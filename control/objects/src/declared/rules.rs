@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use regex::Regex;
 use serde_json::{Map, Value};
 
-use super::formats;
+use super::{formats, pattern::compile};
 use crate::{
     field_error::{Cause, FIELD_ERRORS_MAX, FieldError},
     value_set::ValueSet,
@@ -16,9 +16,6 @@ use crate::{
 /// ask for more than any real ones do.
 const STEPS_MAX: usize = 4_000_000;
 
-/// Bytes that a compiled pattern may take.
-const PATTERN_BYTES_MAX: usize = 1 << 20;
-
 /// A schema, compiled.
 #[derive(Debug, Default)]
 pub struct Rules {
@@ -26,6 +23,8 @@ pub struct Rules {
     int_or_string: bool,
     nullable: bool,
     open: bool,
+    /// It is a whole object, which says what it is.
+    embedded: bool,
     format: Option<String>,
     enum_: Vec<Value>,
     bounds: Bounds,
@@ -124,6 +123,7 @@ impl Rules {
             int_or_string: says("x-kubernetes-int-or-string"),
             nullable: says("nullable"),
             open: says("x-kubernetes-preserve-unknown-fields"),
+            embedded: says("x-kubernetes-embedded-resource"),
             format: text("format").map(str::to_owned),
             enum_: list("enum").cloned().collect(),
             bounds: Bounds {
@@ -351,6 +351,11 @@ impl Check {
         for name in rules.required.iter().filter(|name| !map.contains_key(*name)) {
             self.errors.push(FieldError::required(inner(name), ""));
         }
+        for name in ["apiVersion", "kind"].into_iter().filter(|_| rules.embedded) {
+            if map.get(name).and_then(Value::as_str).is_none_or(str::is_empty) {
+                self.errors.push(FieldError::required(inner(name), "must not be empty"));
+            }
+        }
         let count = map.len() as u64;
         if let (Some(min), _) = rules.bounds.properties
             && count < min
@@ -407,10 +412,6 @@ impl Check {
     }
 }
 
-fn compile(pattern: &str) -> Result<Regex, regex::Error> {
-    regex::RegexBuilder::new(pattern).size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX).build()
-}
-
 /// What is wrong with a schema itself: it must be structural. Source: apiextensions' `ValidateStructural`.
 pub fn schema_faults(schema: &Value, at: &str, errors: &mut Vec<FieldError>) {
     let mut left = SCHEMAS_MAX;
@@ -454,6 +455,11 @@ fn structural(schema: &Value, at: &str, root: bool, left: &mut usize, errors: &m
     if type_ == "array" && !map.get("items").is_some_and(Value::is_object) {
         errors.push(FieldError::required(format!("{at}.items"), "must be specified"));
     }
+    extensions(map, at, errors);
+    if !map.get("properties").is_none_or(Value::is_object) {
+        let field = format!("{at}.properties");
+        errors.push(FieldError::wrong_type(field, map["properties"].clone(), "a map of schemas"));
+    }
     if map.contains_key("properties") && map.contains_key("additionalProperties") {
         let detail = "additionalProperties and properties are mutual exclusive";
         errors.push(FieldError::forbidden(format!("{at}.additionalProperties"), detail));
@@ -474,7 +480,9 @@ fn structural(schema: &Value, at: &str, root: bool, left: &mut usize, errors: &m
         }
     }
     if let Some(default) = map.get("default") {
-        for mut error in Rules::of(schema).faults(default) {
+        let (rules, mut whole) = (Rules::of(schema), default.clone());
+        rules.fill_in(&mut whole);
+        for mut error in rules.faults(&whole) {
             error.field =
                 format!("{at}.default{}{}", if error.field.is_empty() { "" } else { "." }, error.field);
             errors.push(error);
@@ -482,8 +490,16 @@ fn structural(schema: &Value, at: &str, root: bool, left: &mut usize, errors: &m
     }
     let properties = map.get("properties").and_then(Value::as_object).into_iter().flatten();
     for (name, inner) in properties {
-        // What every object has may be restricted only, and that is not served: its name and labels have rules of their own.
+        // What every object has may be restricted in its name only.
         if root && name == "metadata" {
+            let named = inner.get("properties").and_then(Value::as_object).into_iter().flatten();
+            for (name, _) in named.filter(|(name, _)| !matches!(name.as_str(), "name" | "generateName")) {
+                let field = format!("{at}.properties[metadata].properties[{name}]");
+                errors.push(FieldError::forbidden(
+                    field,
+                    "must not specify anything other than name and generateName",
+                ));
+            }
             continue;
         }
         structural(inner, &format!("{at}.properties[{name}]"), false, left, errors);
@@ -491,6 +507,90 @@ fn structural(schema: &Value, at: &str, root: bool, left: &mut usize, errors: &m
     for key in ["items", "additionalProperties"] {
         if let Some(inner) = map.get(key).filter(|inner| inner.is_object()) {
             structural(inner, &format!("{at}.{key}"), false, left, errors);
+        }
+    }
+}
+
+/// What Kubernetes' own extensions of a schema may say. Source: `ValidateStructural` and its `validateListSetMap`.
+fn extensions(map: &Map<String, Value>, at: &str, errors: &mut Vec<FieldError>) {
+    let text = |key: &str| map.get(key).and_then(Value::as_str).unwrap_or("");
+    let says = |key: &str| map.get(key) == Some(&Value::Bool(true));
+    let type_ = text("type");
+    if says("uniqueItems") {
+        let detail = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
+        errors.push(FieldError::forbidden(format!("{at}.uniqueItems"), detail));
+    }
+    if map.get("additionalProperties") == Some(&Value::Bool(false)) {
+        errors.push(FieldError::forbidden(format!("{at}.additionalProperties"), "must not be false"));
+    }
+    if says("x-kubernetes-int-or-string") && !type_.is_empty() {
+        let detail = "must be empty if x-kubernetes-int-or-string is true";
+        errors.push(FieldError::invalid(format!("{at}.type"), type_, detail));
+    }
+    let open = map.get("x-kubernetes-preserve-unknown-fields");
+    if open == Some(&Value::Bool(false)) {
+        let field = format!("{at}.x-kubernetes-preserve-unknown-fields");
+        errors.push(FieldError::invalid(field, false, "must be true or undefined"));
+    } else if open.is_some() && !matches!(type_, "" | "object") {
+        let detail = "must be object if x-kubernetes-preserve-unknown-fields is true";
+        errors.push(FieldError::invalid(format!("{at}.type"), type_, detail));
+    }
+    if says("x-kubernetes-embedded-resource") && type_ != "object" {
+        let detail = "must be object if x-kubernetes-embedded-resource is true";
+        errors.push(FieldError::invalid(format!("{at}.type"), type_, detail));
+    }
+    let list_type = text("x-kubernetes-list-type");
+    if !matches!(list_type, "" | "atomic" | "set" | "map") {
+        let field = format!("{at}.x-kubernetes-list-type");
+        errors.push(FieldError::not_supported(field, list_type, &["atomic", "map", "set"]));
+    }
+    list_keys(map, at, list_type, errors);
+    for key in ["allOf", "anyOf", "oneOf"] {
+        let parts = map.get(key).and_then(Value::as_array).into_iter().flatten();
+        for (index, part) in parts.enumerate() {
+            let free = says("x-kubernetes-int-or-string");
+            for name in ["type", "default", "nullable", "additionalProperties"] {
+                if part.get(name).is_some() && !(free && name == "type") {
+                    let field = format!("{at}.{key}[{index}].{name}");
+                    errors.push(FieldError::forbidden(field, "must be empty to be structural"));
+                }
+            }
+        }
+    }
+}
+
+/// The keys of a list that is a map are fields of its elements, each of which is there.
+fn list_keys(map: &Map<String, Value>, at: &str, list_type: &str, errors: &mut Vec<FieldError>) {
+    let list = |value: Option<&Value>| -> Vec<String> {
+        let all = value.and_then(Value::as_array).into_iter().flatten();
+        all.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let keys = list(map.get("x-kubernetes-list-map-keys"));
+    let field = format!("{at}.x-kubernetes-list-map-keys");
+    if list_type != "map" {
+        if !keys.is_empty() {
+            errors.push(FieldError::forbidden(field, "must not be set if x-kubernetes-list-type is not map"));
+        }
+        return;
+    }
+    if keys.is_empty() {
+        errors.push(FieldError::required(field, "must not be empty if x-kubernetes-list-type is map"));
+        return;
+    }
+    let items = map.get("items");
+    let required = list(items.and_then(|items| items.get("required")));
+    for key in keys {
+        match items.and_then(|items| items.get("properties")?.get(&key)) {
+            None => {
+                let detail = "entries must all be names of item properties";
+                errors.push(FieldError::invalid(&field, key, detail));
+            }
+            Some(property) if property.get("default").is_none() && !required.contains(&key) => {
+                let detail = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required \
+                              property";
+                errors.push(FieldError::required(format!("{at}.items.properties[{key}].default"), detail));
+            }
+            Some(_) => {}
         }
     }
 }

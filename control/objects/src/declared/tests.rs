@@ -139,6 +139,21 @@ fn values_are_checked_in_the_words_of_kubernetes() {
 }
 
 #[test]
+fn what_was_wrong_before_and_is_left_holds_nothing_back() {
+    let kind = kind(schema(
+        json!({ "a": { "type": "string", "maxLength": 3 }, "b": { "type": "string", "maxLength": 3 } }),
+    ));
+    let old = json!({ "spec": { "a": "too long", "b": "ok" } });
+    let told = |a: &str, b: &str| {
+        let new = json!({ "metadata": { "labels": { "l": "1" } }, "spec": { "a": a, "b": b } });
+        kind.validate(&new, Some(&old)).iter().map(|fault| fault.field.clone()).collect::<Vec<String>>()
+    };
+    assert_eq!(told("too long", "ok"), [] as [String; 0]);
+    assert_eq!(told("too long", "also too long"), ["spec.b"]);
+    assert_eq!(told("longer than before", "ok"), ["spec.a"]);
+}
+
+#[test]
 fn defaults_are_filled_in_at_every_depth() {
     let kind = kind(schema(json!({
         "size": { "type": "integer", "default": 3 },
@@ -228,4 +243,29 @@ fn a_schema_must_be_structural() {
         told(schema(json!({ "x": { "type": "string", "pattern": "(" } })))[0].contains("regular expression")
     );
     assert!(told(json!({ "type": "string" }))[0].contains("must be object at the root"));
+    let object = |key: &str| json!({ "type": "object", "required": [key], "properties": { "a": { "type": "string" } } });
+    let map = |key: &str, required: &str| {
+        json!({ "type": "array", "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": [key], "items": object(required) })
+    };
+    assert_eq!(told(schema(json!({ "x": map("a", "a") }))), [] as [String; 0]);
+    for bad in [
+        map("a", "b"),
+        map("z", "a"),
+        json!({ "type": "array", "items": { "type": "string" }, "uniqueItems": true }),
+        json!({ "type": "array", "items": { "type": "string" }, "x-kubernetes-list-type": "bogus" }),
+        json!({ "type": "object", "additionalProperties": false }),
+        json!({ "type": "object", "properties": [1] }),
+        json!({ "type": "string", "x-kubernetes-int-or-string": true }),
+        json!({ "type": "string", "x-kubernetes-preserve-unknown-fields": true }),
+        json!({ "type": "string", "anyOf": [{ "type": "string" }] }),
+    ] {
+        assert_eq!(told(schema(json!({ "x": bad }))).len(), 1, "{bad}");
+    }
+    let inner = json!({ "type": "object", "required": ["a"], "default": {}, "properties": { "a": { "type": "string", "default": "q" } } });
+    assert_eq!(
+        told(schema(json!({ "x": inner }))),
+        [] as [String; 0],
+        "a default is completed by those within"
+    );
 }

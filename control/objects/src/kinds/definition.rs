@@ -38,6 +38,7 @@ pub(super) const DEFINITION: Native = Native {
     cells,
     defaults,
     validate,
+    validate_status: stored_versions,
     warn: Some(unserved),
     generational: &["spec"],
     ..Native::BASE
@@ -123,12 +124,38 @@ fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
         errors.push(FieldError::invalid("spec.preserveUnknownFields", true, detail));
     }
     versions(object, &mut errors);
+    errors.extend(stored_versions(object));
+    if ["k8s.io", "kubernetes.io"].iter().any(|own| group == *own || group.ends_with(&format!(".{own}")))
+        && text(object, "/metadata/annotations/api-approved.kubernetes.io").is_empty()
+    {
+        let detail = "protected groups must have approval annotation \"api-approved.kubernetes.io\", see \
+                      https://github.com/kubernetes/enhancements/pull/1111";
+        errors.push(FieldError::required("metadata.annotations[api-approved.kubernetes.io]", detail));
+    }
+    if group == "coracle.dev" {
+        errors.push(FieldError::forbidden("spec.group", "the group is the cluster's own"));
+    }
     if let Some(old) = old {
         for field in ["group", "scope", "names/plural", "names/kind"] {
             immutable(object, old, &format!("/spec/{field}"), &mut errors);
         }
     }
     errors
+}
+
+/// A version in which objects may be stored is one of the definition's.
+fn stored_versions(object: &Value) -> Vec<FieldError> {
+    let known = |name: &Value| list(object, "/spec/versions").iter().any(|version| version["name"] == *name);
+    let stored = list(object, "/status/storedVersions").iter().enumerate();
+    let missing = stored.filter(|(_, name)| !known(name)).map(|(index, name)| {
+        let field = format!("status.storedVersions[{index}]");
+        FieldError::invalid(
+            field,
+            name.clone(),
+            "missing from spec.versions; objects may be stored in it still",
+        )
+    });
+    missing.collect()
 }
 
 fn names(object: &Value, errors: &mut Vec<FieldError>) {

@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn a_status_is_checked() {
         let faults = |status: Value| {
-            let told = by_resource("nodes").unwrap().status_faults(&json!({ "status": status }));
+            let told = by_resource("nodes").unwrap().status_faults(&json!({ "status": status }), None);
             told.into_iter().map(|error| error.field).collect::<Vec<String>>()
         };
         let fine = json!({"allocatable": {"cpu": "1n", "memory": "9e18", "pods": "110", "example.com/gpu": "1"},

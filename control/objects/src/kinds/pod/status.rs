@@ -67,7 +67,7 @@ mod tests {
 
     fn faults(status: Value) -> Vec<String> {
         let kind = by_resource("pods").unwrap();
-        kind.status_faults(&json!({ "status": status })).iter().map(ToString::to_string).collect()
+        kind.status_faults(&json!({ "status": status }), None).iter().map(ToString::to_string).collect()
     }
 
     #[test]
