@@ -1,3 +1,5 @@
+//! Catalogs: of this binary, and of what a state declares.
+
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;

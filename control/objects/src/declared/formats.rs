@@ -1,6 +1,6 @@
 //! The formats of text that a schema may ask for. Others are not looked at, as upstream does.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{Ipv4Addr, Ipv6Addr};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{Timestamp, civil::Date};

@@ -1,3 +1,5 @@
+//! Declared kinds: what a schema asks, fills in and shows.
+
 use serde_json::{Value, json};
 
 use super::*;
