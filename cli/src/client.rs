@@ -4,6 +4,7 @@
 
 mod access;
 mod http;
+mod kinds;
 
 use std::{
     error::Error as StdError,
@@ -16,18 +17,17 @@ use std::{
 use ::http::{HeaderMap, Request, Response as HttpResponse, StatusCode};
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
-use coracle_objects::Kind;
 use coracle_proto::cluster::cluster_client::ClusterClient;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::Value;
 use tonic::{Code, Response, Status, transport::Channel};
 
-pub use self::http::Body;
 use self::{
     access::Access,
     http::{SendError, Server},
 };
+pub use self::{http::Body, kinds::native_kind};
 use crate::{args::Connection, names};
 
 /// Until a control node must have taken a connection, where there are others to try.
@@ -266,47 +266,4 @@ fn unavailable(status: &Status) -> String {
         source = error.source();
     }
     text
-}
-
-/// The paths of a kind: of its objects in one namespace, in all, and of one.
-pub struct KindPath {
-    kind: &'static Kind,
-    pub collection: String,
-    pub everywhere: String,
-}
-
-impl KindPath {
-    /// The path of one object. What can be no name is refused: an empty one would be all objects.
-    pub fn object(&self, name: &str) -> Result<String> {
-        names::of_kind(self.kind, name)?;
-        Ok(format!("{}/{}", self.collection, names::encode(name)))
-    }
-}
-
-/// Finds a kind by plural, singular or short name, as kubectl does.
-pub fn kind_path(name: &str, namespace: &str) -> Result<KindPath> {
-    let name = name.to_ascii_lowercase();
-    let (plain, group) =
-        name.split_once('.').map_or((name.as_str(), None), |(plain, group)| (plain, Some(group)));
-    let kind = coracle_objects::kinds().iter().find(|kind| {
-        let named = kind.plural == plain
-            || kind.singular == plain
-            || kind.short_names.iter().any(|short| short == plain);
-        named && group.is_none_or(|group| kind.group == group)
-    });
-    let Some(kind) = kind else {
-        bail!("the server has no kind named `{name}`: see `kubectl api-resources`");
-    };
-    let root = if kind.group.is_empty() {
-        format!("/api/{}", kind.version)
-    } else {
-        format!("/apis/{}/{}", kind.group, kind.version)
-    };
-    let everywhere = format!("{root}/{}", kind.plural);
-    let collection = if kind.namespaced {
-        format!("{root}/namespaces/{}/{}", names::encode(namespace), kind.plural)
-    } else {
-        everywhere.clone()
-    };
-    Ok(KindPath { kind, collection, everywhere })
 }

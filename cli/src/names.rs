@@ -3,7 +3,7 @@
 
 use anyhow::{Result, bail};
 use coracle_objects::{
-    Kind,
+    NameRule,
     validate::syntax::{label_faults, subdomain_faults},
 };
 
@@ -34,9 +34,8 @@ fn checked(text: &str, faults: impl Fn(&str) -> Vec<String>) -> Result<String, S
 }
 
 /// Refuses what can be no name of an object of the kind.
-pub fn of_kind(kind: &Kind, name: &str) -> Result<()> {
-    let what = &kind.singular;
-    match checked(name, |name| kind.name_rule.faults(name)) {
+pub fn of_kind(what: &str, rule: NameRule, name: &str) -> Result<()> {
+    match checked(name, |name| rule.faults(name)) {
         Ok(_) => Ok(()),
         Err(fault) => bail!("{name:?} is no name of a {what}: {fault}"),
     }
@@ -58,15 +57,15 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused() {
-        let kind = |plural| coracle_objects::by_plural("", "v1", plural).unwrap();
+        let of_pod = |name| of_kind("pod", NameRule::Subdomain, name);
         for name in ["", " ", "?labelSelector=a", "a/b", "..", "a b", "A", "%2e", "a?x", "a#b", "-"] {
-            assert!(of_kind(kind("pods"), name).is_err(), "{name:?}");
+            assert!(of_pod(name).is_err(), "{name:?}");
             assert!(machine(name).is_err(), "{name:?}");
         }
-        let said = of_kind(kind("pods"), "").unwrap_err().to_string();
+        let said = of_pod("").unwrap_err().to_string();
         assert_eq!(said, "\"\" is no name of a pod: it is empty: is a variable of the script not set?");
         for name in ["a", "a.b-1", "10.96.0.1"] {
-            assert!(of_kind(kind("pods"), name).is_ok(), "{name}");
+            assert!(of_pod(name).is_ok(), "{name}");
         }
         for name in ["", "a.b", "a/b", "?x"] {
             assert!(namespace(name).is_err(), "{name:?}");

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     args::DeleteArgs,
-    client::{Body, Cluster, kind_path},
+    client::{Body, Cluster},
 };
 
 /// How often a deleted object is looked for.
@@ -16,7 +16,7 @@ const GONE_WITHIN: Duration = Duration::from_secs(90);
 
 pub async fn run(args: &DeleteArgs) -> Result<()> {
     let cluster = Cluster::find(&args.connection)?;
-    let paths = kind_path(&args.kind, &cluster.namespace)?;
+    let paths = cluster.kind(&args.kind).await?;
     // All are read before any goes: a script with one name that is none deletes nothing.
     let objects: Vec<String> = args.names.iter().map(|name| paths.object(name)).collect::<Result<_>>()?;
     for (name, path) in args.names.iter().zip(objects) {

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     args::DeployArgs,
-    client::{Cluster, kind_path},
+    client::{Cluster, native_kind},
     commands::push::{push, read_wasm, split_name},
 };
 
@@ -24,7 +24,7 @@ pub async fn run(args: &DeployArgs) -> Result<()> {
     let (image, default_name) = image(&cluster, args).await?;
     let name = args.name.clone().unwrap_or(default_name);
     // A Service's name is the narrowest of the three.
-    kind_path("services", &cluster.namespace)?.object(&name)?;
+    native_kind("services", &cluster.namespace)?.object(&name)?;
     let host = args.host.clone().unwrap_or_else(|| format!("{name}.localhost"));
     apply(&cluster, args, &name, &image, &host).await?;
     wait_available(&cluster, &name).await?;

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     args::{GetArgs, Output},
-    client::{Body, Cluster, kind_path},
+    client::{Body, Cluster},
     names::encode,
 };
 
@@ -14,7 +14,7 @@ const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/js
 
 pub async fn run(args: &GetArgs) -> Result<()> {
     let cluster = Cluster::find(&args.connection)?;
-    let paths = kind_path(&args.kind, &cluster.namespace)?;
+    let paths = cluster.kind(&args.kind).await?;
     let mut path = match (&args.name, args.all_namespaces) {
         (Some(name), _) => paths.object(name)?,
         (None, true) => paths.everywhere,

@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 
 use crate::{
     args::LogsArgs,
-    client::{Body, Cluster, kind_path},
+    client::{Body, Cluster, native_kind},
     names::encode,
 };
 
@@ -17,7 +17,7 @@ pub async fn run(args: &LogsArgs) -> Result<()> {
     let mut query = vec![format!("follow={}", args.follow), format!("previous={}", args.previous)];
     query.extend(args.container.iter().map(|container| format!("container={}", encode(container))));
     query.extend(args.tail.iter().map(|lines| format!("tailLines={lines}")));
-    let pod = kind_path("pods", &cluster.namespace)?.object(&args.pod)?;
+    let pod = native_kind("pods", &cluster.namespace)?.object(&args.pod)?;
     let path = format!("{pod}/log?{}", query.join("&"));
     let response = cluster.stream(http::Request::get(path).body(Body::default())?).await?;
     let mut body = response.into_body().into_data_stream();

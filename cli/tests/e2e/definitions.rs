@@ -1,7 +1,7 @@
 //! Kinds that the user declares, under the unmodified kubectl: they are served like others, outlive a restart and go with
 //! their definition.
 
-use crate::harness::{Kubectl, alone, eventually, up};
+use crate::harness::{Kubectl, alone, eventually, run, up};
 
 const DEFINITION: &str = r#"
 apiVersion: apiextensions.k8s.io/v1
@@ -77,6 +77,9 @@ fn a_declared_kind_under_kubectl() {
         ])
     };
     assert_eq!(kept(), "3 yes");
+    let config = folder.path().join("kubeconfig");
+    let row = run(&["get", "bk", "--kubeconfig", config.to_str().unwrap()]);
+    assert!(row.contains("nightly  0 3 * * *") || row.contains("nightly   0 3 * * *"), "{row}");
     kubectl.run(&["create", "namespace", "other"]);
     kubectl.feed(&["apply", "--namespace=other"], BACKUP).unwrap();
     kubectl.run(&["delete", "namespace", "other", "--timeout=60s"]);

@@ -9,6 +9,7 @@ use std::sync::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use coracle_objects::{Catalog, View};
+use parking_lot::Mutex;
 
 use crate::{
     discovery::{Bodies, Groups},
@@ -39,34 +40,50 @@ impl Served {
             document_v2: OnceLock::new(),
         }
     }
+
+    /// Whether this is served in a state, or in a newer one: what that has shown an older one does not take back.
+    fn is_of(&self, view: &View) -> bool {
+        if view.revision <= self.revision.load(Relaxed) {
+            return true;
+        }
+        let same = self.catalog.is_of(view);
+        if same {
+            self.revision.fetch_max(view.revision, Relaxed);
+        }
+        same
+    }
 }
 
 /// What is served at this moment.
-pub struct Serving(ArcSwap<Served>);
+pub struct Serving {
+    now: ArcSwap<Served>,
+    /// One makes the next, and others wait for it: what definitions ask for is made once.
+    making: Mutex<()>,
+}
 
 impl Default for Serving {
     fn default() -> Self {
-        Self(ArcSwap::from_pointee(Served::of(Catalog::native().clone())))
+        let now = ArcSwap::from_pointee(Served::of(Catalog::native().clone()));
+        Self { now, making: Mutex::default() }
     }
 }
 
 impl Serving {
     /// What is served in a state. Cheap unless a definition has changed.
     pub fn at(&self, view: &View) -> Arc<Served> {
-        let served = self.0.load_full();
-        // What a newer state has shown an older one does not take back.
-        if view.revision <= served.revision.load(Relaxed) {
+        let served = self.now.load_full();
+        if served.is_of(view) {
             return served;
         }
-        if served.catalog.is_of(view) {
-            served.revision.fetch_max(view.revision, Relaxed);
+        let _making = self.making.lock();
+        let served = self.now.load_full();
+        if served.is_of(view) {
             return served;
         }
-        // Two requests may do this at once: both come to the same.
         let next = Served::of(Arc::new(served.catalog.next(view)));
         next.revision.store(view.revision, Relaxed);
         let next = Arc::new(next);
-        self.0.store(next.clone());
+        self.now.store(next.clone());
         next
     }
 }

@@ -146,6 +146,10 @@ impl Walk<'_> {
 
     /// A value of a list or of a map, where null is a zero value.
     fn element(&mut self, value: &mut Value, type_: &Type, place: &Place<'_>) -> Result<(), String> {
+        if value.is_null() && self.types.is_declared() {
+            // Whether it may be null the schema's rules say.
+            return Ok(());
+        }
         if value.is_null() {
             *value = zero(type_);
         }

@@ -125,6 +125,42 @@ async fn what_a_schema_asks_is_asked_of_every_write() {
 }
 
 #[tokio::test]
+async fn nulls_numbers_and_closed_objects_are_as_the_schema_says() {
+    let (_, router) = cluster();
+    let mut definition = definition();
+    let text = |nullable: bool| json!({ "type": "string", "nullable": nullable });
+    definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"] = json!({
+        "size": { "type": "integer" },
+        "list": { "type": "array", "items": text(false) },
+        "nulls": { "type": "array", "items": text(true) },
+        "map": { "type": "object", "additionalProperties": text(true) },
+        "closed": { "type": "object" },
+        "bytes": { "x-kubernetes-int-or-string": true },
+    });
+    ask("POST", DEFINITIONS).json(definition).ok(&router).await;
+    let with = |field: &str, value: Value| {
+        let mut object = foo("a", 1);
+        object["spec"][field] = value;
+        object
+    };
+    let (code, told) = ask("POST", FOOS).json(with("list", json!([null]))).fail(&router).await;
+    assert_eq!(code, 422, "{told}");
+    let mut object = with("nulls", json!([null]));
+    object["spec"]["map"] = json!({ "a": null });
+    object["spec"]["closed"] = json!({ "a": 1 });
+    object["spec"]["bytes"] = 10_737_418_240_i64.into();
+    let made = ask("POST", FOOS).json(object).ok(&router).await;
+    let spec = &made["spec"];
+    assert_eq!(
+        (&spec["nulls"], &spec["map"], &spec["closed"]),
+        (&json!([null]), &json!({ "a": null }), &json!({}))
+    );
+    assert_eq!(spec["bytes"], 10_737_418_240_i64);
+    let (code, _) = ask("POST", FOOS).json(with("bytes", json!({}))).fail(&router).await;
+    assert_eq!(code, 422);
+}
+
+#[tokio::test]
 async fn a_status_and_a_scale_are_where_the_definition_says() {
     let (_, router) = cluster();
     ask("POST", DEFINITIONS).json(definition()).ok(&router).await;

@@ -16,7 +16,7 @@ use crate::{
     declared::kinds_of,
     kind::Kind,
     kinds::{ALL, DEFINITIONS},
-    name::{ObjectKey, Revision},
+    name::ObjectKey,
     view::{Table, View},
 };
 
@@ -38,7 +38,8 @@ pub struct Catalog {
 /// What became of one definition.
 #[derive(Clone, Debug)]
 struct Definition {
-    revision: Revision,
+    /// What its kinds follow from: its specification, its names, and whether it ends.
+    from: (String, i64, bool, Option<Vec<String>>),
     kinds: Vec<Arc<Kind>>,
 }
 
@@ -76,12 +77,12 @@ impl Catalog {
         let names = next.names.clone();
         for name in names.served() {
             let Some(object) = view.get(&ObjectKey::new(DEFINITIONS, "", name)) else { continue };
+            let ends = object.meta.deletion_timestamp.is_some();
+            let accepted = names.accepted(name).map(<[_]>::to_vec);
+            let from = (object.meta.uid.clone(), object.meta.generation, ends, accepted);
             let definition = match self.definitions.get(name) {
-                Some(known) if known.revision == object.revision => known.clone(),
-                _ => Definition {
-                    revision: object.revision,
-                    kinds: kinds_of(object).into_iter().map(Arc::new).collect(),
-                },
+                Some(known) if known.from == from => known.clone(),
+                _ => Definition { from, kinds: kinds_of(object).into_iter().map(Arc::new).collect() },
             };
             definition.kinds.iter().for_each(|kind| next.add(kind.clone()));
             next.definitions.insert(name.to_owned(), definition);

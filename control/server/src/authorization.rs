@@ -19,7 +19,11 @@ const AUTHENTICATED: &str = "system:authenticated";
 
 /// What everybody may find out who is known: which kinds there are, who they are, what they may do. Source: the cluster roles
 /// `system:discovery` and `system:basic-user`.
-const SELF_REVIEWS: [&str; 3] = ["selfsubjectreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews"];
+const SELF_REVIEWS: [(&str, &str); 3] = [
+    ("authentication.k8s.io", "selfsubjectreviews"),
+    ("authorization.k8s.io", "selfsubjectaccessreviews"),
+    ("authorization.k8s.io", "selfsubjectrulesreviews"),
+];
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +54,8 @@ fn is_node(user: &UserInfo) -> bool {
 }
 
 fn may_use_resource(user: &UserInfo, asked: &Attributes<'_>) -> bool {
-    let own = asked.verb == "create" && SELF_REVIEWS.contains(&asked.resource) && user.is_in(AUTHENTICATED);
+    let review = SELF_REVIEWS.contains(&(asked.group, asked.resource));
+    let own = asked.verb == "create" && review && user.is_in(AUTHENTICATED);
     let sees =
         asked.is_read_only() && (asked.group, asked.resource) != ("", "secrets") && asked.resource != "*";
     user.is_in(MASTERS_ORGANIZATION) || own || (user.is_in(READERS) && sees)
@@ -97,6 +102,7 @@ mod tests {
         let joe = known("joe", "devs");
         let everybody = [&admin, &reader, &node, &member, &joe, &UserInfo::anonymous()];
         let resource = |verb, resource| Attributes { verb, resource, version: "v1", ..Attributes::default() };
+        let review = |group| Attributes { group, ..resource("create", "selfsubjectaccessreviews") };
         let path = |path| Attributes::of_path(&Method::GET, path);
         let put = |path| Attributes::of_path(&Method::PUT, path);
         for (asked, allowed) in [
@@ -104,7 +110,8 @@ mod tests {
             (resource("get", "secrets"), [true, false, false, false, false, false]),
             (resource("create", "pods"), [true, false, false, false, false, false]),
             (resource("impersonate", "users"), [true, false, false, false, false, false]),
-            (resource("create", "selfsubjectaccessreviews"), [true, true, true, true, true, false]),
+            (review("authorization.k8s.io"), [true, true, true, true, true, false]),
+            (review("evil.io"), [true, false, false, false, false, false]),
             (resource("create", "subjectaccessreviews"), [true, false, false, false, false, false]),
             (resource("*", "*"), [true, false, false, false, false, false]),
             (path("/metrics"), [true, true, false, false, false, false]),

@@ -76,6 +76,11 @@ impl Names {
         settled
     }
 
+    /// The names that a definition has, where they were found to be its own.
+    pub fn accepted(&self, definition: &str) -> Option<&[String]> {
+        self.by_definition.get(definition)?.accepted.as_deref()
+    }
+
     /// The definitions that are served, the oldest first.
     pub fn served(&self) -> Vec<&str> {
         let served = |(name, conflict): &(&str, Option<&str>)| {

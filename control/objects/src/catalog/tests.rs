@@ -79,7 +79,7 @@ fn definition(plural: &str, kind: &str, created: &str) -> Value {
     })
 }
 
-fn view(definitions: &[(&Value, Revision)]) -> View {
+fn view(definitions: &[(&Value, u64)]) -> View {
     let mut view = View::default();
     for (definition, revision) in definitions {
         let key = ObjectKey::new(DEFINITIONS, "", text(definition, "/metadata/name"));
@@ -144,6 +144,13 @@ fn definitions_are_kinds_like_others_and_compiled_when_they_change() {
     // Once the first has gone the name is free.
     let last = next.next(&view(&[(&second, 2)]));
     assert!(last.by_plural("example.com", "v1", "bars").is_some());
+    let labelled = next.next(&view(&[(&first, 3)]));
+    assert!(
+        Arc::ptr_eq(labelled.by_plural("example.com", "v1", "foos").unwrap(), kind),
+        "its specification is the same"
+    );
+    let mut first = first;
+    first["metadata"]["generation"] = 2.into();
     let changed = next.next(&view(&[(&first, 3)]));
     assert!(!Arc::ptr_eq(changed.by_plural("example.com", "v1", "foos").unwrap(), kind));
 }

@@ -169,6 +169,11 @@ impl Types {
         }
     }
 
+    /// Whether they are a definition's. Go's zero values are for none of its nulls.
+    pub fn is_declared(&self) -> bool {
+        self.base.is_some()
+    }
+
     fn next_index(&self) -> usize {
         self.base.map_or(0, |base| base.structs.len()) + self.structs.len()
     }
@@ -221,7 +226,8 @@ impl Compiler<'_> {
         }
         let says = |extension: &str| schema.get(extension) == Some(&Value::Bool(true));
         if says("x-kubernetes-int-or-string") {
-            return Type::IntOrString;
+            // Which integers and texts the schema's rules say.
+            return Type::Any;
         }
         let text = |key: &str| schema.get(key).and_then(Value::as_str).unwrap_or("");
         match text("type") {
@@ -240,6 +246,12 @@ impl Compiler<'_> {
                 (Some(Value::Object(properties)), _) => {
                     let index = self.declare("struct", schema);
                     self.fill(index, schema, properties);
+                    Type::Struct(index)
+                }
+                // What is declared and not said to be open has the fields that are said.
+                _ if self.types.base.is_some() && !says("x-kubernetes-preserve-unknown-fields") => {
+                    let index = self.declare("struct", schema);
+                    self.fill(index, schema, &Map::new());
                     Type::Struct(index)
                 }
                 _ => Type::AnyObject,
