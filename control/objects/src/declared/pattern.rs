@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
@@ -16,14 +17,33 @@ const BYTES_MAX: usize = 1 << 20;
 const SMALL_COST: usize = 50;
 const LARGE_COST: usize = 1_500;
 
+/// A pattern as its author wrote it, and what it comes to here.
+#[derive(Debug)]
+pub struct Pattern {
+    text: String,
+    regex: Regex,
+}
+
+impl Pattern {
+    pub fn is_match(&self, text: &str) -> bool {
+        self.regex.is_match(text)
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 /// Compiles a pattern. Definitions repeat the same ones: those in use are shared.
-pub fn compile(pattern: &str) -> Result<Arc<Regex>, regex::Error> {
-    static IN_USE: Mutex<BTreeMap<String, Weak<Regex>>> = Mutex::new(BTreeMap::new());
+pub fn compile(pattern: &str) -> Result<Arc<Pattern>, regex::Error> {
+    static IN_USE: Mutex<BTreeMap<String, Weak<Pattern>>> = Mutex::new(BTreeMap::new());
     let known = IN_USE.lock().unwrap_or_else(PoisonError::into_inner).get(pattern).and_then(Weak::upgrade);
     if let Some(known) = known {
         return Ok(known);
     }
-    let compiled = Arc::new(within(pattern, BYTES_MAX)?);
+    let compiled = Arc::new(Pattern { text: pattern.to_owned(), regex: within(pattern, BYTES_MAX)? });
     let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
     in_use.retain(|_, used| used.strong_count() > 0);
     in_use.insert(pattern.to_owned(), Arc::downgrade(&compiled));
@@ -169,5 +189,6 @@ mod tests {
         assert_eq!(cost("^[^/]{1,1000}$").unwrap(), LARGE_COST);
         let first = compile("^shared$").unwrap();
         assert!(Arc::ptr_eq(&first, &compile("^shared$").unwrap()));
+        assert_eq!(compile(r"^\S+$").unwrap().to_string(), r"^\S+$", "it is shown as it was written");
     }
 }

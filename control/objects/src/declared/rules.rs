@@ -3,12 +3,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use regex::Regex;
 use serde_json::{Map, Value};
 
 use super::{
     formats,
-    pattern::{compile, cost},
+    pattern::{Pattern, compile, cost},
 };
 use crate::{
     field_error::{Cause, FIELD_ERRORS_MAX, FieldError},
@@ -31,7 +30,7 @@ pub struct Rules {
     format: Option<String>,
     enum_: Vec<Value>,
     bounds: Bounds,
-    pattern: Option<Arc<Regex>>,
+    pattern: Option<Arc<Pattern>>,
     required: Vec<String>,
     pub(super) properties: BTreeMap<String, Rules>,
     /// Of the values of a map.
