@@ -11,7 +11,7 @@ use std::{
     future::Future,
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ::http::{HeaderMap, Request, Response as HttpResponse, StatusCode};
@@ -30,11 +30,11 @@ use self::{
 pub use self::{http::Body, kinds::native_kind};
 use crate::{args::Connection, names};
 
-/// Until a control node must have taken a connection, where there are others to try.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a cluster is asked again that says it cannot answer now: another leader is there within seconds.
+const BUSY_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The same, where there are none.
-const LONE_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two such questions at first, doubled each time.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Until a control node must have answered a gRPC call. Those that change members wait for the cluster.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -105,9 +105,8 @@ impl Cluster {
         let namespace = namespace.unwrap_or(&access.namespace).to_owned();
         names::namespace(&namespace)
             .map_err(|fault| anyhow!("{namespace:?} is no name of a namespace: {fault}"))?;
-        let patience = if access.addresses.len() > 1 { CONNECT_TIMEOUT } else { LONE_CONNECT_TIMEOUT };
-        let server = |address: &String| Server::new(address, &access, patience);
-        let servers = access.addresses.iter().map(server).collect::<Result<_, _>>();
+        let servers = access.addresses.iter().map(|address| Server::new(address, &access));
+        let servers = servers.collect::<Result<_, _>>();
         let servers = servers.with_context(|| format!("using the kubeconfig {}", kubeconfig.display()))?;
         let kubeconfig = kubeconfig.to_path_buf();
         Ok(Self { servers, current: AtomicUsize::new(0), access, namespace, kubeconfig })
@@ -133,30 +132,16 @@ impl Cluster {
 
     /// Sends one request and hands out the answer's body as it comes. An error status becomes [`Refused`].
     ///
-    /// A control node that takes no connection or has no leader has done nothing: the next is tried. One that breaks
-    /// off is another matter: only what changes nothing is tried again.
+    /// Where all say that they cannot now (429, 503: it is certainly not done), they are asked again for a while.
     pub async fn stream(&self, request: Request<Body>) -> Result<HttpResponse<Incoming>> {
-        let (head, body) = request.into_parts();
-        let harmless = head.method.is_safe();
-        let mut order = self.order().peekable();
-        let mut failed = Vec::new();
+        let (began, mut pause) = (Instant::now(), BUSY_PAUSE);
         let response = loop {
-            let at = order.next().context("the kubeconfig names no server")?;
-            let is_last = order.peek().is_none();
-            match self.servers[at].send(Request::from_parts(head.clone(), body.clone())).await {
-                Ok(response) if response.status() != StatusCode::SERVICE_UNAVAILABLE || is_last => {
-                    self.current.store(at, Ordering::Relaxed);
-                    break response;
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    let again = harmless || matches!(error, SendError::NotSent(_));
-                    failed.push(self.access.addresses[at].as_str());
-                    if is_last || !again {
-                        return Err(self.explained(error.into(), &failed));
-                    }
-                }
+            let response = self.ask(&request).await?;
+            if !is_busy(response.status()) || began.elapsed() + pause > BUSY_PATIENCE {
+                break response;
             }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
         };
         if response.status().is_success() || response.status().is_redirection() {
             return Ok(response);
@@ -168,6 +153,34 @@ impl Cluster {
         let message =
             text.map_or_else(|| format!("HTTP {code}: {}", String::from_utf8_lossy(&body)), str::to_string);
         Err(Refused { code, message }.into())
+    }
+
+    /// The answer of the first control node that has one.
+    ///
+    /// One that takes no connection or cannot answer now has done nothing: the next is tried. One that breaks off is another
+    /// matter: only what changes nothing is tried again.
+    async fn ask(&self, request: &Request<Body>) -> Result<HttpResponse<Incoming>> {
+        let harmless = request.method().is_safe();
+        let mut order = self.order().peekable();
+        let mut failed = Vec::new();
+        loop {
+            let at = order.next().context("the kubeconfig names no server")?;
+            let is_last = order.peek().is_none();
+            match self.servers[at].send(request.clone()).await {
+                Ok(response) if is_last || !is_busy(response.status()) => {
+                    self.current.store(at, Ordering::Relaxed);
+                    return Ok(response);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let again = harmless || matches!(error, SendError::NotSent(_));
+                    failed.push(self.access.addresses[at].as_str());
+                    if is_last || !again {
+                        return Err(self.explained(error.into(), &failed));
+                    }
+                }
+            }
+        }
     }
 
     /// GET of JSON; `None` where there is no such thing.
@@ -252,6 +265,11 @@ impl Cluster {
             coracle_proto::tls::client_config(&access.ca_pem, &access.certificate_pem, &access.key_pem)?;
         Ok(coracle_proto::tls::channel(&access.addresses[at], tls))
     }
+}
+
+/// Whether an answer says that nothing was done for now.
+fn is_busy(status: StatusCode) -> bool {
+    matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
 }
 
 /// Why a call did not get through, down to the cause.

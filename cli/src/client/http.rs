@@ -1,6 +1,6 @@
 //! One HTTP/1.1 request over a connection of its own to a control node.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use coracle_proto::tls::{self, TlsError};
@@ -21,7 +21,6 @@ pub struct Server {
     /// `host:port`
     address: String,
     tls: Arc<ClientConfig>,
-    connect_timeout: Duration,
 }
 
 /// Why there is no answer.
@@ -35,16 +34,14 @@ pub enum SendError {
 }
 
 impl Server {
-    pub fn new(address: &str, access: &Access, connect_timeout: Duration) -> Result<Self, TlsError> {
+    pub fn new(address: &str, access: &Access) -> Result<Self, TlsError> {
         let config = tls::client_config(&access.ca_pem, &access.certificate_pem, &access.key_pem)?;
         let tls = tls::with_alpn(&config, b"http/1.1");
-        Ok(Self { address: address.to_owned(), tls, connect_timeout })
+        Ok(Self { address: address.to_owned(), tls })
     }
 
     pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, SendError> {
-        let connecting =
-            tokio::time::timeout(self.connect_timeout, tls::connect(&self.address, self.tls.clone()));
-        let stream = connecting.await.map_err(io::Error::from).flatten().map_err(SendError::NotSent)?;
+        let stream = tls::connect(&self.address, self.tls.clone()).await.map_err(SendError::NotSent)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // It ends with the answer's body, or with whoever reads it.
         tokio::spawn(connection);

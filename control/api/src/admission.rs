@@ -4,6 +4,7 @@
 //! has come of it. They may wait; the whole is tried again with a newer state where the write is refused.
 
 mod cluster_info;
+mod definition_stays;
 mod ingress_hosts;
 mod namespace_lifecycle;
 pub mod services;
@@ -13,8 +14,8 @@ use futures::future::{self, BoxFuture, FutureExt};
 use serde_json::Value;
 
 use self::{
-    cluster_info::ClusterInfo, ingress_hosts::IngressHosts, namespace_lifecycle::NamespaceLifecycle,
-    services::ServiceClaims,
+    cluster_info::ClusterInfo, definition_stays::DefinitionStays, ingress_hosts::IngressHosts,
+    namespace_lifecycle::NamespaceLifecycle, services::ServiceClaims,
 };
 use crate::{auth::UserInfo, config::ApiConfig, error::ApiError};
 
@@ -87,7 +88,8 @@ pub trait Plugin: Sync {
 }
 
 /// All of them, in the order in which they mutate and validate.
-const PLUGINS: [&dyn Plugin; 4] = [&NamespaceLifecycle, &ServiceClaims, &IngressHosts, &ClusterInfo];
+const PLUGINS: [&dyn Plugin; 5] =
+    [&NamespaceLifecycle, &DefinitionStays, &ServiceClaims, &IngressHosts, &ClusterInfo];
 
 fn handling<'a>(write: &'a Write<'a>) -> impl Iterator<Item = &'static dyn Plugin> + use<'a> {
     PLUGINS.into_iter().filter(|plugin| plugin.handles(write))

@@ -151,7 +151,7 @@ pub fn warn(response: &mut Response, warnings: &[String]) {
 pub fn present(kind: &Kind, object: &Object) -> Bytes {
     // What a dry run would create has no revision.
     let unborn = object.revision == 0;
-    if !kind.is_converted() {
+    if kind.is_form_of(&object.json) {
         return if unborn { object.draft() } else { object.json.clone() };
     }
     present_value(kind, object).to_string().into()
@@ -160,7 +160,7 @@ pub fn present(kind: &Kind, object: &Object) -> Bytes {
 /// As [`present`], parsed.
 pub fn present_value(kind: &Kind, object: &Object) -> Value {
     let mut value: Value = object.parse().unwrap_or_default();
-    if kind.is_converted() {
+    if !kind.is_form_of(&object.json) {
         kind.from_storage(&mut value);
         value["kind"] = (*kind.kind).into();
         value["apiVersion"] = kind.api_version().into();

@@ -61,7 +61,8 @@ async fn serve<S: Storage, N: Nodes>(State(api): State<Api<S, N>>, request: Http
     let (parts, body) = request.into_parts();
     let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
     let audit_id = audit_id(&parts);
-    let (served, target) = resolve(&api, &path, parts.extensions.get::<UserInfo>()).await;
+    let served = api.serving.at(&api.storage.view());
+    let target = path::parse(&served, &path);
     let under_way = UnderWay::begin(&*api.config.meter, Asked::of(&parts, &target));
     let asked = under_way.asked;
     let answer = match context(&api, &parts, (&target, &path), audit_id.clone(), began) {
@@ -102,22 +103,26 @@ fn context<S: Storage, N: Nodes>(
     Ok(Context { user, audit_id, deadline })
 }
 
-/// What a path names, and what was served then. Before a path names nothing, this member makes sure that it is not behind:
-/// a definition may be newer than what it knows.
-async fn resolve<S: Storage, N: Nodes>(
+/// Reads a path once more that names nothing here: a definition may be newer than what this member knows.
+async fn resolve_anew<S: Storage, N: Nodes>(
     api: &Api<S, N>,
-    path: &str,
-    user: Option<&UserInfo>,
-) -> (Arc<Served>, Target) {
-    let served = api.serving.at(&api.storage.view());
-    let target = path::parse(&served, path);
-    if !matches!(target, Target::Unknown) || !path.starts_with("/apis/") || user.is_none() {
-        return (served, target);
+    context: &Context,
+    parts: &http::request::Parts,
+) -> Result<(Arc<Served>, Target), ApiError> {
+    let path = parts.uri.path();
+    if !path.starts_with("/apis/") {
+        return Err(ApiError::NoSuchPath);
     }
-    let Ok(view) = api.storage.linearizable().await else { return (served, target) };
-    let served = api.serving.at(&view);
+    let newest = timeout_at(context.deadline, api.storage.linearizable()).await;
+    let newest = newest.map_err(|_| ApiError::late(false))??;
+    let served = api.serving.at(&newest);
     let target = path::parse(&served, path);
-    (served, target)
+    if matches!(target, Target::Unknown) {
+        return Err(ApiError::NoSuchPath);
+    }
+    let asked = Attributes::of(&parts.method, &target, path, meter::watches(parts));
+    authorize(&*api.config.authorizer, &context.user, &asked)?;
+    Ok((served, target))
 }
 
 async fn handle<S: Storage, N: Nodes>(
@@ -162,7 +167,11 @@ async fn handle<S: Storage, N: Nodes>(
             let content = Content { headers: &parts.headers, body: &body };
             reviews::answer(review, &parts.method, content, &context.user, &api.config)
         }
-        Target::Unknown => Err(ApiError::NoSuchPath),
+        Target::Unknown => {
+            let (served, target) = resolve_anew(api, &context, &parts).await?;
+            let asked = Asked::of(&parts, &target);
+            Box::pin(handle(api, &served, context, parts, body, target, asked)).await
+        }
         _ if !reading => Err(ApiError::MethodNotAllowed),
         Target::Root => Ok(root(served)),
         Target::CoreVersions => discovery::root(served, true, &parts.headers, host(&parts)),

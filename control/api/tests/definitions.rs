@@ -196,7 +196,25 @@ async fn a_member_that_is_behind_looks_again_before_it_knows_no_such_path() {
     memory.set_led(false);
     assert_eq!(ask("GET", FOOS).send(&router).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     let other = ask("GET", "/apis/example.com/v1/bars").send(&router).await;
-    assert_eq!(other.status(), StatusCode::NOT_FOUND);
+    assert_eq!(other.status(), StatusCode::SERVICE_UNAVAILABLE, "nobody knows");
+    let stranger = ask("GET", "/apis/example.com/v1/bars").by(None).send(&router).await;
+    assert_eq!(stranger.status(), StatusCode::UNAUTHORIZED, "who may not ask costs no read");
+}
+
+#[tokio::test]
+async fn no_object_is_made_behind_the_back_of_a_definition_that_ends() {
+    let (memory, router) = cluster();
+    let made = ask("POST", DEFINITIONS).json(definition()).ok(&router).await;
+    ask("POST", FOOS).json(foo("a", 1)).ok(&router).await;
+    // This member does not know yet that the definition is being deleted.
+    memory.fall_behind();
+    let mut ending = made;
+    ending["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    memory.put("customresourcedefinitions.apiextensions.k8s.io", "", "foos.example.com", ending);
+    let late = ask("POST", FOOS).json(foo("b", 1)).send(&router).await;
+    assert_eq!(late.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(ask("GET", FOOS).ok(&router).await["items"].as_array().unwrap().len(), 1);
+    ask("DELETE", &format!("{FOOS}/a")).ok(&router).await;
 }
 
 #[tokio::test]
@@ -280,6 +298,7 @@ async fn a_definition_is_checked_and_what_of_it_has_no_effect_is_said() {
     }
     // Objects may be stored in a version that an update leaves out.
     let mut moved = ask("POST", DEFINITIONS).json(definition()).ok(&router).await;
+    ask("POST", FOOS).json(foo("old", 1)).ok(&router).await;
     moved["spec"]["versions"][0]["storage"] = false.into();
     moved["spec"]["versions"][1]["storage"] = true.into();
     let at = format!("{DEFINITIONS}/foos.example.com");
@@ -292,6 +311,17 @@ async fn a_definition_is_checked_and_what_of_it_has_no_effect_is_said() {
         text.contains("status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions"),
         "{text}"
     );
+    // Once none are, the version may go; one that is stored in it all the same is shown in the one that is left.
+    let mut left = ask("GET", &at).ok(&router).await;
+    left["status"]["storedVersions"] = json!(["v1beta1"]);
+    let mut left = ask("PUT", &format!("{at}/status")).json(left).ok(&router).await;
+    left["spec"]["versions"].as_array_mut().unwrap().remove(0);
+    ask("PUT", &at).json(left).ok(&router).await;
+    let beta = "/apis/example.com/v1beta1/namespaces/default/foos/old";
+    let mut shown = ask("GET", beta).ok(&router).await;
+    assert_eq!(shown["apiVersion"], "example.com/v1beta1");
+    shown["spec"]["size"] = 2.into();
+    assert_eq!(ask("PUT", beta).json(shown).ok(&router).await["spec"]["size"], 2);
     let (_, router) = cluster();
     let mut warned = definition();
     warned["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] =

@@ -39,9 +39,8 @@ impl Controller for Definitions {
         let key = &event.object.key;
         if key.resource.as_str() == DEFINITIONS {
             // Names that one gives up another may have.
-            let group = group_of(key);
-            let others = state.view.list(DEFINITIONS, None).filter(|other| group_of(&other.key) == group);
-            others.for_each(|other| tasks.insert(Task::new(NAME, other.key.clone())));
+            let others = state.resettled.iter().map(|name| ObjectKey::new(DEFINITIONS, "", name));
+            others.chain([key.clone()]).for_each(|key| tasks.insert(Task::new(NAME, key)));
         } else if event.kind == EventKind::Deleted {
             let own = ObjectKey::new(DEFINITIONS, "", key.resource.as_str());
             if state.get(&own).is_some_and(|definition| definition.meta.deletion_timestamp.is_some()) {
@@ -58,11 +57,6 @@ impl Controller for Definitions {
             settle(planner, &definition)
         }
     }
-}
-
-/// The group of a definition, whose name ends with it.
-fn group_of(key: &ObjectKey) -> &str {
-    key.name.name.split_once('.').map_or("", |(_, group)| group)
 }
 
 /// Deletes what is of the definition's kind, as a client would, and the definition once there is nothing left.

@@ -32,6 +32,8 @@ pub struct State {
     pub view: View,
     /// Whose names are whose, of the kinds that are declared.
     pub names: Names,
+    /// The definitions with which it stands otherwise by the last event of one.
+    pub resettled: Vec<String>,
     pub pods: BTreeMap<ObjectName, Pod>,
     pub replica_sets: BTreeMap<ObjectName, ReplicaSet>,
     pub services: BTreeMap<ObjectName, Service>,
@@ -87,7 +89,9 @@ impl State {
             self.insert(object);
         }
         if object.key.resource.as_str() == DEFINITIONS {
-            self.names = self.names.next(&self.view);
+            let next = self.names.next(&self.view);
+            self.resettled = next.resettled(&self.names);
+            self.names = next;
         }
     }
 

@@ -37,6 +37,8 @@ const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 #[derive(Debug)]
 pub struct Declared {
     stored_version: String,
+    /// How an object of the kind begins, as drafts do: `{"kind":"Foo","apiVersion":"example.com/v1"`.
+    head: String,
     /// What is stored may lack defaults, or be of another version.
     is_converted: bool,
     types: Types,
@@ -90,6 +92,7 @@ fn kind_of(definition: &Value, version: &Value, stored: &str, many: bool, ends: 
     });
     let declared = Declared {
         stored_version: stored.to_owned(),
+        head: format!(r#"{{"kind":"{kind}","apiVersion":"{group}/{version_name}""#),
         is_converted: many || rules.has_defaults(),
         cells: Cells::of(columns),
         types,
@@ -189,6 +192,11 @@ fn embed(schema: &mut Value) {
 impl Declared {
     pub fn stored_version(&self) -> &str {
         &self.stored_version
+    }
+
+    /// Whether a stored object is of this version. One that begins otherwise is converted like those of another.
+    pub fn is_version_of(&self, json: &[u8]) -> bool {
+        json.starts_with(self.head.as_bytes())
     }
 
     pub fn is_converted(&self) -> bool {

@@ -217,6 +217,15 @@ impl Kind {
         }
     }
 
+    /// Whether an object, as it is stored, is in this kind's form. What a definition's version has stored once may be of
+    /// another.
+    pub fn is_form_of(&self, json: &[u8]) -> bool {
+        match &self.behaviour {
+            Behaviour::Native(native) => native.storage.is_none(),
+            Behaviour::Declared(declared) => !declared.is_converted() && declared.is_version_of(json),
+        }
+    }
+
     /// apiVersion and kind of the objects as they are stored.
     pub fn stored_as(&self) -> (String, Text) {
         match &self.behaviour {
@@ -377,17 +386,13 @@ impl Kind {
         match self.generational {
             Generational::Fields(fields) => fields.iter().any(|field| old.get(field) != new.get(field)),
             Generational::All => {
-                let apart = |name: &str| {
-                    matches!(name, "metadata" | "apiVersion" | "kind")
-                        || (name == "status" && self.has(Endpoint::Status))
+                let counts = |name: &str| match name {
+                    "metadata" | "apiVersion" | "kind" => false,
+                    "status" => !self.has(Endpoint::Status),
+                    _ => true,
                 };
-                let names = |value: &Value| value.as_object().into_iter().flatten().count();
-                let differs = |(name, value): (&String, &Value)| !apart(name) && new.get(name) != Some(value);
-                let fewer = old.as_object().into_iter().flatten().any(differs);
-                let more = new.as_object().into_iter().flatten();
-                fewer
-                    || (names(old) != names(new)
-                        && more.into_iter().any(|(name, _)| !apart(name) && old.get(name).is_none()))
+                let names = [old, new].into_iter().filter_map(Value::as_object).flat_map(|map| map.keys());
+                names.into_iter().any(|name| counts(name) && old.get(name) != new.get(name))
             }
         }
     }

@@ -18,6 +18,10 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     by_definition: BTreeMap<String, Wanted>,
+    /// The definitions, the oldest first.
+    order: Vec<String>,
+    /// By definition the name that another kind has already.
+    conflicts: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug)]
@@ -41,11 +45,12 @@ impl Names {
             };
             next.by_definition.insert(object.name().to_owned(), wanted);
         }
+        next.settle();
         next
     }
 
-    /// The definitions, the oldest first, and the name that another kind has already, where there is one.
-    pub fn settled(&self) -> Vec<(&str, Option<&str>)> {
+    /// Says whose names are whose.
+    fn settle(&mut self) {
         let mut taken: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for kind in super::kinds() {
             taken.entry(&kind.group).or_default().extend(names_of(kind));
@@ -61,19 +66,19 @@ impl Names {
                 held.entry((group, own)).or_insert(name);
             }
         }
-        let mut settled = Vec::with_capacity(all.len());
+        let (mut order, mut conflicts) = (Vec::with_capacity(all.len()), BTreeMap::new());
         for (name, wanted) in all {
             let taken = taken.entry(&wanted.group).or_default();
             let of_another = |own: &str| {
                 taken.contains(own) || held.get(&(&*wanted.group, own)).is_some_and(|holder| *holder != name)
             };
-            let conflict = wanted.names.iter().map(String::as_str).find(|own| of_another(own));
-            if conflict.is_none() {
-                taken.extend(wanted.names.iter().map(String::as_str));
+            match wanted.names.iter().find(|own| of_another(own)) {
+                Some(conflict) => _ = conflicts.insert(name.clone(), conflict.clone()),
+                None => taken.extend(wanted.names.iter().map(String::as_str)),
             }
-            settled.push((name.as_str(), conflict));
+            order.push(name.clone());
         }
-        settled
+        (self.order, self.conflicts) = (order, conflicts);
     }
 
     /// The names that a definition has, where they were found to be its own.
@@ -82,18 +87,25 @@ impl Names {
     }
 
     /// The definitions that are served, the oldest first.
-    pub fn served(&self) -> Vec<&str> {
-        let served = |(name, conflict): &(&str, Option<&str>)| {
-            let accepted = self.by_definition.get(*name).is_some_and(|wanted| wanted.accepted.is_some());
-            // What this binary serves is nobody else's, whatever a status says.
-            super::by_resource(name).is_none() && (conflict.is_none() || accepted)
-        };
-        self.settled().into_iter().filter(served).map(|(name, _)| name).collect()
+    pub fn served(&self) -> impl Iterator<Item = &str> {
+        // What this binary serves is nobody else's, whatever a status says.
+        let own = |name: &&str| super::by_resource(name).is_none();
+        let served = |name: &&str| self.conflict(name).is_none() || self.accepted(name).is_some();
+        self.order.iter().map(String::as_str).filter(own).filter(served)
     }
 
     /// The name that another kind has already; none where all are the definition's own.
     pub fn conflict(&self, definition: &str) -> Option<&str> {
-        self.settled().into_iter().find(|(name, _)| *name == definition)?.1
+        self.conflicts.get(definition).map(String::as_str)
+    }
+
+    /// The definitions with which it stands otherwise than it did.
+    pub fn resettled(&self, before: &Names) -> Vec<String> {
+        let all = self
+            .conflicts
+            .keys()
+            .chain(before.conflicts.keys().filter(|name| !self.conflicts.contains_key(*name)));
+        all.filter(|name| self.conflict(name) != before.conflict(name)).cloned().collect()
     }
 }
 

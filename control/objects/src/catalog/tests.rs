@@ -115,13 +115,22 @@ fn definitions_are_kinds_like_others_and_compiled_when_they_change() {
     assert!(Arc::ptr_eq(next.by_plural("example.com", "v1", "foos").unwrap(), kind), "compiled once");
     assert!(next.by_plural("example.com", "v1", "bars").is_none());
     let names = Names::default().next(&both);
-    assert_eq!(names.settled(), [("foos.example.com", None), ("bars.example.com", Some("short"))]);
+    assert_eq!(
+        (names.conflict("foos.example.com"), names.conflict("bars.example.com")),
+        (None, Some("short"))
+    );
     // The second had the name first, and keeps it whatever an older one wants.
     let mut served = second.clone();
     served["status"] = json!({ "acceptedNames": served["spec"]["names"], "conditions": [{ "type": "Established", "status": "True" }] });
     let held = view(&[(&first, 1), (&served, 3)]);
     let names = Names::default().next(&held);
-    assert_eq!(names.settled(), [("foos.example.com", Some("short")), ("bars.example.com", None)]);
+    assert_eq!(
+        (names.conflict("foos.example.com"), names.conflict("bars.example.com")),
+        (Some("short"), None)
+    );
+    assert_eq!(names.resettled(&Names::default()), ["foos.example.com"]);
+    assert_eq!(names.next(&view(&[(&first, 1)])).resettled(&names), ["foos.example.com"]);
+    assert_eq!(names.resettled(&names), [] as [String; 0]);
     assert!(catalog.next(&held).by_plural("example.com", "v1", "bars").is_some());
     // It goes on under its own names where it wants one that is another's.
     served["spec"]["names"]["shortNames"] = json!(["short", "foo"]);
