@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::artifact::{Artifact, Artifacts, PrepareError};
+use crate::artifact::{Artifact, CacheDir, CodeStore, LocalStore, Pipeline, PrepareError};
 use crate::disk::PodDisk;
 use crate::engine::Engines;
 use crate::executor::Executor;
@@ -80,7 +80,7 @@ pub struct Host {
 /// What pods and containers keep of their host.
 pub(crate) struct Inner {
     pub(crate) engines: Arc<Engines>,
-    pub(crate) artifacts: Arc<Artifacts>,
+    pub(crate) artifacts: Arc<Pipeline>,
     pub(crate) executor: Executor,
     /// Places for live instances.
     pub(crate) seats: Arc<Seats>,
@@ -95,9 +95,18 @@ pub(crate) struct Inner {
 impl Host {
     /// Makes the engines with their pools and starts the guests' threads. Call it within a tokio runtime.
     pub fn new(config: HostConfig) -> Result<Host, HostError> {
+        Host::over(config, |dir| Arc::new(LocalStore::new(dir)))
+    }
+
+    /// The same with compiled code in another store than this node's directory.
+    pub(crate) fn over(
+        config: HostConfig,
+        store: impl FnOnce(CacheDir) -> Arc<dyn CodeStore>,
+    ) -> Result<Host, HostError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| HostError::NoRuntime)?;
         let engines = Arc::new(Engines::new(config.max_instances)?);
-        let artifacts = Artifacts::new(Arc::clone(&engines), &config.cache_dir, config.compiler)?;
+        let dir = CacheDir::open(&config.cache_dir)?;
+        let artifacts = Pipeline::new(Arc::clone(&engines), &dir, store(dir.clone()), config.compiler)?;
         let artifacts = Arc::new(artifacts);
         let threads = match config.guest_threads {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),

@@ -1,4 +1,6 @@
-//! Images: from a name in a pod to a file with WebAssembly in it, verified, kept by digest as long as pods use it.
+//! Images: from a name in a pod to a file with WebAssembly in it, verified, kept by digest as long as pods use it. It is the
+//! first stage of an artifact's way, the pull; the file goes on to the runtime, which checks, compiles and loads it
+//! (`wasi-host/src/artifact/pipeline.rs`).
 //!
 //! The cluster's own registry is asked over HTTPS on the control nodes, with this node's certificate. The files are in
 //! [`store`], and how much of the disk they may take is in [`room`].

@@ -14,10 +14,9 @@ use std::process::ExitCode;
 use rustix::process::{Pid, Resource, Rlimit, Signal, setrlimit};
 use wasmtime::Engine;
 
-use super::inspect::{self, Form, Kind};
-use super::slots;
-use super::structures::{self, Structures};
-use super::{PrepareError, WASM_BYTES_MAX, confine, verdict};
+use super::check::{self, Checked, WASM_BYTES_MAX};
+use super::inspect::Kind;
+use super::{PrepareError, confine, structures, verdict};
 use crate::engine::{WasiVersion, compiling};
 
 /// The hidden subcommand of the binary that compiles.
@@ -120,17 +119,9 @@ fn compile(input: File, mut output: File, engines: &[Engine; 2]) -> Result<Kind,
     Ok(kind)
 }
 
-/// Makes native code of a file. `engines` are those of WASI 0.2 and 0.3.
+/// Makes native code of a file, once it was checked. `engines` are those of WASI 0.2 and 0.3.
 pub(super) fn make(wasm: Vec<u8>, engines: &[Engine; 2]) -> Result<(Kind, Vec<u8>), PrepareError> {
-    let form = inspect::inspect(&wasm)?;
-    let component = match form {
-        Form::Component(_) => wasm,
-        Form::Module { .. } => inspect::componentize(form, &wasm)?,
-    };
-    slots::check(&component)?;
-    let kind = form.kind();
-    let Structures { instance, loaded } = structures::of(&component, kind.engine)?;
-    let kind = Kind { structures: instance, loaded, ..kind };
+    let Checked { component, kind } = check::component(wasm)?;
     let [p2, p3] = engines;
     let engine = match kind.engine {
         WasiVersion::P2 => p2,

@@ -18,11 +18,13 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use wasmtime::Engine;
 
+use super::cache_dir::CacheDir;
 use super::child::{CODE_BYTES_MAX, CPU_SECONDS_MAX, SUBCOMMAND, make};
+use super::code_store::CodeKey;
 use super::confine::Confinement;
 use super::inspect::Kind;
 use super::verdict::{self, VERDICT_BYTES_MAX};
-use super::{Desk, PrepareError};
+use super::{PrepareError, desk::Desk};
 use crate::limits;
 
 /// After so long the compile is given up, however little CPU time it got.
@@ -38,7 +40,13 @@ const MEMORY_BYTES_MAX: u64 = 8 << 30;
 const CODE_PER_BYTE: u64 = 16;
 
 /// Makes native code of components.
-pub(super) enum Compiler {
+pub(super) struct Compiler {
+    means: Means,
+    /// Where files without a name are made.
+    dir: CacheDir,
+}
+
+enum Means {
     /// In processes of this program.
     Apart { program: PathBuf, starter: Starter, memory_bytes: u64 },
     /// In this process, with these engines of WASI 0.2 and 0.3.
@@ -47,8 +55,8 @@ pub(super) enum Compiler {
 
 impl Compiler {
     /// Compiles with `program`, or else within this process.
-    pub(super) fn new(program: Option<PathBuf>, engines: [Engine; 2]) -> io::Result<Compiler> {
-        let Some(program) = program else { return Ok(Compiler::Within(engines)) };
+    pub(super) fn new(program: Option<PathBuf>, engines: [Engine; 2], dir: CacheDir) -> io::Result<Compiler> {
+        let Some(program) = program else { return Ok(Compiler { means: Means::Within(engines), dir }) };
         let confinement = Confinement::of_this_kernel();
         if !confinement.is_whole() {
             tracing::warn!("this kernel confines the compiler of components with {confinement}");
@@ -57,19 +65,20 @@ impl Compiler {
             limits::machine_memory().map(limits::guests_memory).map_or(MEMORY_BYTES_MIN, |bytes| {
                 (bytes / MEMORY_PART).clamp(MEMORY_BYTES_MIN, MEMORY_BYTES_MAX)
             });
-        Ok(Compiler::Apart { program, starter: Starter::new()?, memory_bytes })
+        let means = Means::Apart { program, starter: Starter::new()?, memory_bytes };
+        Ok(Compiler { means, dir })
     }
 
-    /// Compiles a file, and returns the code in a file without a name. `scratch` is where both may be for a moment, `desk`
-    /// where they are written.
+    /// Compiles a file, and returns the code in a file without a name. Both are written at `desk`.
     pub(super) async fn compile(
         &self,
         wasm: Vec<u8>,
-        scratch: PathBuf,
+        key: &CodeKey,
         desk: &Desk,
     ) -> Result<(Kind, File), PrepareError> {
-        match self {
-            Compiler::Apart { program, starter, memory_bytes } => {
+        let scratch = self.dir.scratch(&key.to_string(), "wasm");
+        match &self.means {
+            Means::Apart { program, starter, memory_bytes } => {
                 let output = unnamed(desk, scratch.clone(), Vec::new()).await?;
                 let input = unnamed(desk, scratch, wasm).await?;
                 let arguments =
@@ -94,7 +103,7 @@ impl Compiler {
                 let kind = outcome(child, program).await?;
                 Ok((kind, output))
             }
-            Compiler::Within(engines) => {
+            Means::Within(engines) => {
                 let engines = engines.clone();
                 let (kind, code) = desk.run(move || make(wasm, &engines)).await?;
                 Ok((kind, unnamed(desk, scratch, code).await?))

@@ -8,7 +8,7 @@ use crate::shares::Holder;
 
 /// Threads, and on whose account they work.
 #[derive(Clone)]
-pub(super) struct Desk {
+pub(crate) struct Desk {
     pool: Arc<Pool>,
     holder: Holder,
 }

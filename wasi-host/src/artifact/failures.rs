@@ -41,8 +41,12 @@ impl Failures {
         self.known.lock().failures.len()
     }
 
-    /// Why these bytes need not be tried now.
-    pub(super) fn recall(&self, digest: &str) -> Option<PrepareError> {
+    /// Fails where these bytes need not be tried now, as they failed before.
+    pub(super) fn check(&self, digest: &str) -> Result<(), PrepareError> {
+        self.recall(digest).map_or(Ok(()), Err)
+    }
+
+    fn recall(&self, digest: &str) -> Option<PrepareError> {
         let mut known = self.known.lock();
         known.uses += 1;
         let uses = known.uses;

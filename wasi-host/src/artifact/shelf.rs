@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::SystemTime;
 
+use super::code_store::Pins;
+use super::making::Making;
 use super::room::Room;
-use super::{Artifact, Making, PrepareError};
+use super::{Artifact, PrepareError};
 
 /// Artifacts kept ready in memory beyond those that containers use, and bytes of the host that they take. The namespace that
 /// has the most of either loses what it used longest ago: others' need not be authenticated and linked again for it.
@@ -16,24 +17,25 @@ const READY_BYTES_MAX: u64 = 256 << 20;
 pub(super) struct Shelf {
     /// For code and for what is loaded.
     rooms: [Room; 2],
-    pub(super) ready: HashMap<String, Ready>,
+    ready: HashMap<String, Ready>,
     pub(super) making: HashMap<String, Making>,
     /// Counts up with each use.
     uses: u64,
 }
 
-pub(super) struct Ready {
+struct Ready {
+    /// Pins nothing itself.
     artifact: Artifact,
-    /// Bytes of its code on the disk.
+    /// Bytes of its code in the store.
     bytes: u64,
+    /// Those of the artifacts that containers have.
+    pins: Arc<Pins>,
     /// What containers of each namespace have of it.
     used_by: HashMap<Arc<str>, Weak<Artifact>>,
     /// Who used it last.
     namespace: Arc<str>,
     /// The smallest goes first.
     used: u64,
-    /// The same by the clock.
-    used_at: SystemTime,
 }
 
 impl Shelf {
@@ -55,28 +57,30 @@ impl Shelf {
         self.uses += 1;
         let uses = self.uses;
         Ok(self.ready.get_mut(digest).map(|ready| {
-            (ready.used, ready.used_at) = (uses, SystemTime::now());
+            ready.used = uses;
+            ready.pins.touch();
             ready.namespace = Arc::clone(namespace);
             ready.artifact_of(namespace)
         }))
     }
 
-    /// Takes what was just loaded: another where somebody was loading it at the same time. Its code has so many bytes.
+    /// Takes what was just loaded: another where somebody was loading it at the same time. Its code has so many bytes in the
+    /// store, which knows by `pins` how it is used.
     pub(super) fn put(
         &mut self,
         digest: &str,
         namespace: &Arc<str>,
         artifact: Artifact,
         bytes: u64,
+        pins: Arc<Pins>,
     ) -> Result<Arc<Artifact>, PrepareError> {
         if let Some(other) = self.take(digest, namespace)? {
             return Ok(other);
         }
         self.admit([bytes, artifact.loaded], namespace)?;
         self.uses += 1;
-        let (own, used, used_at) = (Arc::clone(namespace), self.uses, SystemTime::now());
-        let used_by = HashMap::new();
-        let mut ready = Ready { artifact, bytes, used_by, namespace: own, used, used_at };
+        let (own, used, used_by) = (Arc::clone(namespace), self.uses, HashMap::new());
+        let mut ready = Ready { artifact, bytes, pins, used_by, namespace: own, used };
         let artifact = ready.artifact_of(namespace);
         self.ready.insert(digest.to_owned(), ready);
         self.make_room();
@@ -96,6 +100,24 @@ impl Shelf {
         }
         let mut rooms = self.rooms.iter().enumerate();
         rooms.try_for_each(|(at, room)| room.admit(sizes[at], own[at], used[at]))
+    }
+
+    /// How many are ready, or in the making.
+    pub(super) fn held(&self) -> usize {
+        self.ready.len() + self.making.len()
+    }
+
+    /// Digests of what no container uses.
+    pub(super) fn unused(&self) -> Vec<String> {
+        let unused = self.ready.iter().filter(|(_, ready)| !ready.is_in_use());
+        unused.map(|(digest, _)| digest.clone()).collect()
+    }
+
+    /// Lets go of what no container uses.
+    pub(super) fn let_go(&mut self, digest: &str) {
+        if self.ready.get(digest).is_some_and(|ready| !ready.is_in_use()) {
+            self.ready.remove(digest);
+        }
     }
 
     /// Lets go what is beyond the bounds. What a container uses is held elsewhere too and stays, as does what was put just now.
@@ -144,8 +166,8 @@ impl Ready {
     }
 
     /// Some container has it.
-    pub(super) fn is_in_use(&self) -> bool {
-        self.used_by.values().any(|own| own.strong_count() > 0)
+    fn is_in_use(&self) -> bool {
+        self.pins.is_pinned()
     }
 
     /// Some container of the namespace has it.
@@ -158,14 +180,10 @@ impl Ready {
         if let Some(own) = self.used_by.get(namespace).and_then(Weak::upgrade) {
             return own;
         }
-        let own = Arc::new(self.artifact.again());
+        let own = Arc::new(self.artifact.pinned(self.pins.pin()));
         self.used_by.retain(|_, other| other.strong_count() > 0);
         self.used_by.insert(Arc::clone(namespace), Arc::downgrade(&own));
         own
-    }
-
-    pub(super) fn last_use(&self) -> Option<SystemTime> {
-        (!self.is_in_use()).then_some(self.used_at)
     }
 }
 

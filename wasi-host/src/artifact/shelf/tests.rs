@@ -36,6 +36,11 @@ impl Copies {
         Copies { of, _host: host, _dir: dir }
     }
 
+    /// One that pins nothing, as the shelf takes it.
+    fn again(&self) -> Artifact {
+        Artifact { _pin: None, ..self.of.pinned(Arc::<Pins>::default().pin()) }
+    }
+
     fn put(
         &self,
         shelf: &mut Shelf,
@@ -43,7 +48,7 @@ impl Copies {
         digest: &str,
         bytes: u64,
     ) -> Result<Arc<Artifact>, PrepareError> {
-        shelf.put(digest, &namespace.into(), self.of.again(), bytes)
+        shelf.put(digest, &namespace.into(), self.again(), bytes, Arc::default())
     }
 }
 
@@ -107,8 +112,8 @@ async fn who_has_the_most_bytes_makes_room_for_himself() {
     let copies = Copies::new().await;
     let mut shelf = Shelf::new([endless(), endless()]);
     let put = |shelf: &mut Shelf, namespace: &str, digest: &str, loaded: u64| {
-        let artifact = Artifact { loaded, ..copies.of.again() };
-        shelf.put(digest, &namespace.into(), artifact, 1).expect("there is no bound")
+        let artifact = Artifact { loaded, ..copies.again() };
+        shelf.put(digest, &namespace.into(), artifact, 1, Arc::default()).expect("there is no bound")
     };
     let quarter = READY_BYTES_MAX / 4;
     let runs = put(&mut shelf, "greedy", "runs", quarter);
@@ -133,8 +138,8 @@ async fn what_is_loaded_and_used_has_shares_too() {
     let copies = Copies::new().await;
     let mut shelf = Shelf::new([endless(), Room { bytes_max: 100 * MIB, ..Room::for_loaded() }]);
     let mut put = |namespace: &str, digest: &str| {
-        let artifact = Artifact { loaded: 25 * MIB, ..copies.of.again() };
-        shelf.put(digest, &namespace.into(), artifact, 1)
+        let artifact = Artifact { loaded: 25 * MIB, ..copies.again() };
+        shelf.put(digest, &namespace.into(), artifact, 1, Arc::default())
     };
     let greedy = ["0", "1"].map(|digest| put("greedy", digest).expect("free"));
     let refused = put("greedy", "2").expect_err("it has half");

@@ -1,0 +1,96 @@
+//! From compiled code to what can be instantiated: authenticated, mapped, linked.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use wasmtime::Engine;
+use wasmtime::component::{Component, InstancePre, Linker};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
+
+use super::code_store::{CodeKey, Kept};
+use super::inspect::Kind;
+use super::seal::Seal;
+use super::{Entry, Pre, PrepareError};
+use crate::HostError;
+use crate::engine::{Engines, WasiVersion};
+use crate::linker::{self, State};
+
+/// Loads and links for the engines of a host.
+pub(super) struct Loader {
+    engines: Arc<Engines>,
+    linker_p2: Linker<State>,
+    linker_p3: Linker<State>,
+}
+
+/// Code is not what the store was given: there is none to be loaded.
+pub(super) struct Unusable;
+
+impl Loader {
+    pub(super) fn new(engines: Arc<Engines>) -> Result<Loader, HostError> {
+        let wrong = |error: wasmtime::Error| HostError::Engine { message: format!("{error:#}") };
+        Ok(Loader {
+            linker_p2: linker::linker(&engines.p2, WasiVersion::P2).map_err(wrong)?,
+            linker_p3: linker::linker(&engines.p3, WasiVersion::P3).map_err(wrong)?,
+            engines,
+        })
+    }
+
+    /// Maps code that `seal` vouches for; none where it is not there any more.
+    pub(super) fn load(
+        &self,
+        seal: &Seal,
+        key: &CodeKey,
+        kept: &Kept,
+    ) -> Result<Option<(Kind, Component)>, Unusable> {
+        let Kept { path, voucher } = kept;
+        let Ok(code) = File::open(path) else { return Ok(None) };
+        let Some(kind) = seal.check(key, voucher, &code) else {
+            tracing::warn!(path = %path.display(), "compiled code is not authentic, compiling anew");
+            return Err(Unusable);
+        };
+        match deserialize(self.engines.of(kind.engine), path) {
+            Ok(component) => Ok(Some((kind, component))),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "compiled code cannot be loaded, compiling anew");
+                Err(Unusable)
+            }
+        }
+    }
+
+    /// Gives a component what it imports, or says what there is instead. A stranger's types are compared with the host's.
+    pub(super) fn link(&self, component: &Component, kind: Kind) -> Result<Pre, PrepareError> {
+        let missing = |error: wasmtime::Error| {
+            let message = format!("{error:#}; there are {}", linker::offers());
+            PrepareError::MissingImport { message }
+        };
+        let instance = |linker: &Linker<State>| -> Result<InstancePre<State>, PrepareError> {
+            linker.instantiate_pre(component).map_err(missing)
+        };
+        let linker = match kind.engine {
+            WasiVersion::P2 => &self.linker_p2,
+            WasiVersion::P3 => &self.linker_p3,
+        };
+        Ok(match (kind.entry, kind.world) {
+            (Entry::Command, WasiVersion::P2) => Pre::CommandP2(
+                wasmtime_wasi::p2::bindings::CommandPre::new(instance(linker)?).map_err(missing)?,
+            ),
+            (Entry::Command, WasiVersion::P3) => Pre::CommandP3(
+                wasmtime_wasi::p3::bindings::CommandPre::new(instance(linker)?).map_err(missing)?,
+            ),
+            (Entry::HttpP2, _) => Pre::HttpP2(ProxyPre::new(instance(linker)?).map_err(missing)?),
+            (Entry::HttpP3, _) => Pre::HttpP3(ServicePre::new(instance(linker)?).map_err(missing)?),
+        })
+    }
+}
+
+#[allow(unsafe_code, reason = "loading compiled code is inherently unsafe; it is authenticated before")]
+fn deserialize(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
+    // SAFETY: the file was written by this host's compiler (which is to be trusted as far as it is sound: see
+    // `child.rs`) and has just been authenticated, with its key, by a key that only this host's user can read. A store
+    // gives files that only this user can write, and that nobody writes to any more (`code_store.rs`). Whoever could change
+    // it between the check and the mapping, or later under the mapping, is this user and needs no such detour. That it
+    // fits the engine is in its key, and wasmtime checks it again.
+    unsafe { Component::deserialize_file(engine, path) }
+}
