@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod clients;
+mod code_store;
 mod commands;
 mod config;
 mod cpu;
