@@ -6,7 +6,7 @@ mod read;
 
 use std::{io, net::IpAddr, sync::Arc};
 
-use coracle_fabric::Fabric;
+use coracle_fabric::{Fabric, PodIdentity};
 use coracle_wasi_host::net::{Namespace, Uplink};
 use serde_json::Value;
 
@@ -39,9 +39,10 @@ impl PodNetwork {
         }
     }
 
-    pub fn attach(&self, address: IpAddr, namespace: Namespace) {
+    /// The pod of this network is reached by the address from now on.
+    pub fn attach(&self, address: IpAddr, network: Namespace, pod: PodIdentity) {
         if let Some(fabric) = &self.fabric {
-            fabric.attach(address, namespace);
+            fabric.attach(address, network, pod);
         }
     }
 

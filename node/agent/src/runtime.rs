@@ -22,6 +22,7 @@ mod disks;
 pub mod in_process;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -111,6 +112,9 @@ pub struct ContainerId {
 pub struct SandboxSpec {
     /// The Kubernetes namespace: what the pod may reach, and on whose account it is.
     pub namespace: String,
+    /// The pod's name and labels: whose it is for those that it reaches and that reach it.
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
     pub hostname: String,
     /// The preferred one first.
     pub addresses: Vec<IpAddr>,

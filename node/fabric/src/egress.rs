@@ -173,6 +173,7 @@ fn packed(buffer: BytesMut, room: usize) -> Bytes {
 mod tests {
     use super::*;
     use crate::caller::Attached;
+    use crate::{Name, PodIdentity};
     use coracle_wasi_host::net::{Isolated, Namespace, NamespaceConfig, NetLimits};
     use std::net::IpAddr;
     use tokio::io::AsyncReadExt;
@@ -188,7 +189,9 @@ mod tests {
             limits: NetLimits::default(),
         };
         let net = Namespace::new(config, Arc::new(Isolated));
-        (Caller::pod(&namespace.into(), address, Attached::new(net.clone())), net)
+        let name = Name::new(namespace, "pod");
+        let pod = PodIdentity { name, uid: "u".into(), labels: Arc::default() };
+        (Caller::pod(address, Attached::new(net.clone(), pod.into())), net)
     }
 
     /// A connection of the pod to one who accepts and reads nothing, full to the brim.

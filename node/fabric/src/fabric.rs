@@ -12,13 +12,13 @@ use crate::egress::Egress;
 use crate::error::FabricError;
 use crate::flows::Flows;
 use crate::gateway::{Gateway, Pool};
-use crate::model::{Cidr, NetworkChange};
+use crate::model::{Cidr, NetworkChange, PodIdentity};
 use crate::node_port::NodePorts;
 use crate::policy::Policy;
 use crate::resolver::{Family, PodLookups, Resolver};
 use crate::service::{Balancer, Choice};
 use crate::tables::{Counters, Service, Tables};
-use crate::tunnel::{self, FabricTls, Members, Peers, Reception};
+use crate::tunnel::{self, FabricTls, Members, Reception, Tunnels};
 use crate::uplink::PodUplink;
 use crate::whereabouts::{self, Whereabouts};
 use arc_swap::ArcSwap;
@@ -94,7 +94,7 @@ pub(crate) struct Inner {
     kept: Arc<Pool>,
     descriptors: Descriptors,
     outside: TenantBuffers,
-    peers: Arc<Peers>,
+    tunnels: Arc<Tunnels>,
     members: Arc<Members>,
     node_ports: Option<NodePorts>,
     runtime: Handle,
@@ -145,7 +145,7 @@ impl Fabric {
             kept: Arc::default(),
             descriptors: descriptors.clone(),
             outside: config.outside,
-            peers: Arc::new(Peers::new(
+            tunnels: Arc::new(Tunnels::new(
                 config.tls.client.clone(),
                 members.clone(),
                 whereabouts.clone(),
@@ -198,10 +198,13 @@ impl Fabric {
         }
         let tables = Arc::new(tables);
         inner.tables.store(tables.clone());
+        inner.policy.relabel(touched.pods.iter().filter_map(|name| tables.pod_named(name)));
         inner.balancer.forget(&touched.services, &tables);
         if touched.nodes {
             inner.changes.send_modify(|count| *count += 1);
-            inner.peers.retain(|node, fabric| tables.fabric_of(node).is_some_and(|known| &**known == fabric));
+            inner
+                .tunnels
+                .retain(|node, fabric| tables.fabric_of(node).is_some_and(|known| &**known == fabric));
             inner.policy.whereabouts.retain(|node| tables.fabric_of(node).is_some());
         }
         if let Some(node_ports) = &inner.node_ports {
@@ -210,9 +213,17 @@ impl Fabric {
         }
     }
 
-    /// Makes a pod of this node reachable by its address.
-    pub fn attach(&self, address: IpAddr, namespace: Namespace) {
-        let replaced = self.inner.policy.pods.write().insert(address, Attached::new(namespace));
+    /// Makes a pod of this node reachable by its address. Its labels are those that it has now, or newer ones that the fabric
+    /// was told already; they follow what it is told later.
+    pub fn attach(&self, address: IpAddr, network: Namespace, pod: PodIdentity) {
+        let replaced = {
+            let mut pods = self.inner.policy.pods.write();
+            // The tables that are asked while this is held have what nobody will tell again.
+            let tables = self.inner.tables.load();
+            let told = tables.pod_named(&pod.name).filter(|(_, told)| told.uid == pod.uid);
+            let pod = told.map_or_else(|| Arc::new(pod), |(_, told)| told.clone());
+            pods.insert(address, Attached::new(network, pod))
+        };
         if let Some(former) = replaced {
             former.gone.cancel();
         }
@@ -270,7 +281,7 @@ impl Inner {
     /// Connections of pods to those of another node.
     #[cfg(test)]
     pub(crate) fn streams_to(&self, node: &str) -> usize {
-        self.peers.streams_to(node)
+        self.tunnels.streams_to(node)
     }
 
     pub(crate) fn whereabouts(&self) -> &Arc<Whereabouts> {

@@ -4,7 +4,8 @@
 //! tunnels to other nodes, the gateway and node ports. Pods see it as their [`coracle_wasi_host::net::Uplink`].
 //! What the cluster looks like it is told as [`NetworkChange`]s: each costs what has changed, however large the cluster is.
 //!
-//! What must hold here: one function ([`policy`]'s `place`) decides where a connection goes; a pod never reaches
+//! What must hold here: one function ([`place`]) finds where a connection goes and who is there, one ([`policy`]'s `decide`)
+//! whether it may, by who its two ends are ([`peer`]); a pod never reaches
 //! its node's own loopback, link-local or control addresses; it sends from its own address and no other; one slow stream
 //! stops no other, and nothing that pods share is to be had whole by one of them ([`coracle_wasi_host::shares`]).
 
@@ -22,6 +23,8 @@ mod model;
 mod names;
 mod node_port;
 mod page;
+mod peer;
+mod place;
 mod policy;
 mod resolver;
 mod service;
@@ -37,8 +40,9 @@ mod tests;
 pub use error::FabricError;
 pub use fabric::{Fabric, FabricConfig};
 pub use model::{
-    BackendPort, Cidr, Claim, Endpoint, HostRoutes, NetworkChange, NodeEntry, NodeIdentity, ParseCidrError,
-    PathKind, PathRoute, Protocol, RouteSet, RouteSource, ServiceBackend, ServiceEntry, ServicePort,
+    BackendPort, Cidr, Claim, Endpoint, HostRoutes, Labels, NetworkChange, NodeEntry, NodeIdentity,
+    ParseCidrError, PathKind, PathRoute, PodEntry, PodIdentity, Protocol, RouteSet, RouteSource,
+    ServiceBackend, ServiceEntry, ServicePort,
 };
 pub use names::Name;
 #[cfg(test)]

@@ -21,8 +21,8 @@ pub enum NetworkChange {
     Node(String, Option<NodeEntry>),
     /// The gateway's routes that one object has.
     Routes(RouteSource, Option<RouteSet>),
-    /// The address of a pod, for its names.
-    Pod(Name, Option<IpAddr>),
+    /// A pod that has an address, for its names and for who it is.
+    Pod(Name, Option<PodEntry>),
     /// Whether the pods of a namespace may open connections to beyond the cluster.
     Egress(String, bool),
 }
@@ -52,6 +52,31 @@ pub struct NodeIdentity {
     pub uid: String,
     /// Whether its certificates name the uid. Those of older versions do not.
     pub bound: bool,
+}
+
+/// A v1.Pod with an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodEntry {
+    /// status.podIP
+    pub address: IpAddr,
+    /// metadata.uid
+    pub uid: Arc<str>,
+    /// metadata.labels
+    pub labels: Labels,
+}
+
+/// The labels of an object, shared by all who know it.
+pub type Labels = Arc<BTreeMap<String, String>>;
+
+/// Which pod a pod is, as policies select it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodIdentity {
+    /// metadata.namespace and metadata.name
+    pub name: Name,
+    /// metadata.uid: another of the same name is another pod.
+    pub uid: Arc<str>,
+    /// metadata.labels
+    pub labels: Labels,
 }
 
 /// A v1.Service with the addresses of its EndpointSlices.

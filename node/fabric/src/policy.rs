@@ -1,38 +1,38 @@
-//! Where a connection or datagram goes, and whether it may. This is the only place that decides it.
+//! Whether a connection or datagram may be carried. This is the only place that decides it: first who sends, which
+//! [`Policy::pod_source`] and [`Policy::node_source`] take for proven or not, then with both ends [`Policy::decide`].
 
 use crate::caller::Attached;
 use crate::closed::{carried, is_closed, is_this_machine, was_this_machine};
 use crate::model::{Cidr, Protocol};
-use crate::tables::{Service, Tables};
+use crate::peer::{At, Peer, Who};
+use crate::tables::Tables;
 use crate::whereabouts::Whereabouts;
-use coracle_wasi_host::net::{Namespace, NetError};
+use coracle_wasi_host::net::{NetError, Uplink};
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 /// What a node that holds no block of pod addresses comes from. It is the last of the pods' pool and never a pod's.
-const NODE_WITHOUT_BLOCK: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 255, 255, 255));
+pub(crate) const NODE_WITHOUT_BLOCK: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 255, 255, 255));
 
-/// Whether an address is one that a peer may send from.
+/// What becomes of a connection or datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PeerSource {
-    Its,
-    NotIts,
-    /// Of no node's block that is known yet: a new block may be heard of in a moment.
-    Unknown,
+pub(crate) enum Verdict {
+    Allowed,
+    /// With what its sender is told.
+    Refused(NetError),
 }
 
-/// Where something goes.
-pub(crate) enum Place {
-    /// To one of a service's endpoints; the port's index is in the service's entry.
-    Service { service: Arc<Service>, port: usize },
-    /// To a pod of this node.
-    Pod(Namespace),
-    /// Through the tunnel to a node's fabric.
-    Node { name: Arc<str>, fabric: Arc<str> },
-    /// To a real socket, once [`Policy::check_egress`] has agreed to the address.
-    Outside,
+/// What another node says of whom it sends for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// It may speak for this one.
+    Proven(Peer),
+    /// It may not speak for the address.
+    Forged,
+    /// Of no node's block that is known yet: a new block may be heard of in a moment.
+    Unheard,
 }
 
 /// What a node's decisions rest on beside the tables.
@@ -46,86 +46,94 @@ pub(crate) struct Policy {
     pub(crate) whereabouts: Arc<Whereabouts>,
 }
 
+impl Verdict {
+    pub(crate) fn ok(self) -> Result<(), NetError> {
+        match self {
+            Self::Allowed => Ok(()),
+            Self::Refused(error) => Err(error),
+        }
+    }
+}
+
 impl Policy {
-    /// Where `to` is. NetworkPolicy will be asked here, where both ends are known.
-    pub(crate) fn place(
+    /// The pod of this node that sends from an address by this uplink: it sends from its own and no other, and from none once
+    /// it is off the network.
+    pub(crate) fn pod_source(&self, uplink: &impl Uplink, from: IpAddr) -> Result<Attached, NetError> {
+        let own = self.pod(from);
+        let is_own = |pod: &Attached| std::ptr::addr_eq(Arc::as_ptr(pod.network.uplink()), uplink);
+        own.filter(is_own).ok_or(NetError::AddressNotAvailable)
+    }
+
+    /// Whom another node sends for: only for the pods of its blocks and for itself, and then it may say for which client.
+    pub(crate) fn node_source(
         &self,
         tables: &Tables,
-        to: SocketAddr,
+        node: &Arc<str>,
+        from: IpAddr,
+        client: Option<IpAddr>,
+    ) -> Claim {
+        let whose = tables.node_of(from);
+        match whose {
+            Some(whose) if whose == node => {}
+            Some(_) => return Claim::Forged,
+            None if from == NODE_WITHOUT_BLOCK => {}
+            None if self.pod_pool.contains(from) => return Claim::Unheard,
+            None => return Claim::Forged,
+        }
+        let who = self.who_at(tables, from, Some(node));
+        Claim::Proven(match (who, client) {
+            (Who::Node { .. }, Some(client)) => {
+                Peer { address: client, who: Who::Client { at: At::Node(node.clone()), service: None } }
+            }
+            // A pod's connection is its own, whatever else is said of it.
+            (who, _) => Peer { address: from, who },
+        })
+    }
+
+    /// Whether what `source` sends to this port of `destination` is carried. Both nodes ask it of what goes through a tunnel.
+    /// Where NetworkPolicies select one of the two they are asked here.
+    pub(crate) fn decide(
+        &self,
+        tables: &Tables,
+        source: &Peer,
+        destination: &Peer,
+        port: u16,
         protocol: Protocol,
-    ) -> Result<Place, NetError> {
-        if let Some(service) = tables.service_at(to.ip()) {
-            let port = service.port(protocol, to.port()).ok_or(NetError::ConnectionRefused)?;
-            return Ok(Place::Service { service: service.clone(), port });
+    ) -> Verdict {
+        let verdict = self.judge(tables, source, destination, port, protocol);
+        if let Verdict::Refused(error) = verdict {
+            tracing::debug!(%source, %destination, port, ?protocol, %error, "not carried");
         }
-        if self.service_range.contains(to.ip()) {
-            return Err(NetError::ConnectionRefused);
-        }
-        if self.pod_pool.contains(to.ip()) {
-            return self.place_pod(tables, to.ip());
-        }
-        Ok(Place::Outside)
+        verdict
     }
 
-    fn place_pod(&self, tables: &Tables, pod: IpAddr) -> Result<Place, NetError> {
-        if let Some(attached) = self.pod(pod) {
-            return Ok(Place::Pod(attached.namespace));
+    fn judge(
+        &self,
+        tables: &Tables,
+        source: &Peer,
+        destination: &Peer,
+        port: u16,
+        protocol: Protocol,
+    ) -> Verdict {
+        // Nobody outside is a source by himself, this machine's loopback included: a node connects for him, as for a client.
+        if matches!(source.who, Who::Outside | Who::ApiServer) {
+            return Verdict::Refused(NetError::AccessDenied);
         }
-        let node = tables.node_of(pod).ok_or(NetError::HostUnreachable)?;
-        if *node == self.node {
-            // The pod has gone, or has not come yet.
-            return Err(NetError::HostUnreachable);
+        match (&destination.who, protocol) {
+            // That a node is no pod it says itself.
+            (Who::Pod { .. } | Who::Node { .. }, _) => Verdict::Allowed,
+            // Datagrams do not leave the cluster yet.
+            (Who::ApiServer | Who::Outside, Protocol::Udp) => Verdict::Refused(NetError::HostUnreachable),
+            (Who::ApiServer, Protocol::Tcp) => Verdict::Allowed,
+            (Who::Outside, Protocol::Tcp) => {
+                let to = SocketAddr::new(destination.address, port);
+                let may =
+                    source.namespace().is_some_and(|namespace| self.may_leave_to(tables, namespace, to));
+                if may { Verdict::Allowed } else { Verdict::Refused(NetError::AccessDenied) }
+            }
+            // A client is somebody who asks, and has no address here.
+            (Who::Client { .. }, _) => Verdict::Refused(NetError::HostUnreachable),
         }
-        let fabric = tables.fabric_of(node).ok_or(NetError::HostUnreachable)?;
-        Ok(Place::Node { name: node.clone(), fabric: fabric.clone() })
-    }
-
-    /// The pod of this node with the address.
-    pub(crate) fn pod(&self, address: IpAddr) -> Option<Attached> {
-        self.pods.read().get(&address).cloned()
-    }
-
-    /// The namespace of the pod that has an address. All those that are not known are of one of their own, the empty one:
-    /// who is told of late must not be nobody's for so long. Nodes are no pods.
-    pub(crate) fn namespace_of(&self, tables: &Tables, ip: IpAddr) -> Option<Arc<str>> {
-        if let Some(attached) = self.pods.read().get(&ip) {
-            return Some(attached.namespace.holder().namespace.clone());
-        }
-        let is_node = |node: &Arc<str>| tables.own_address_of(node) == Some(ip);
-        if !self.pod_pool.contains(ip) || ip == NODE_WITHOUT_BLOCK || tables.node_of(ip).is_some_and(is_node)
-        {
-            return None;
-        }
-        Some(tables.namespace_of(ip).unwrap_or_default())
-    }
-
-    /// Whether another node may speak for `from`: only for the pods of its blocks and for itself.
-    pub(crate) fn peer_source(&self, tables: &Tables, peer: &str, from: IpAddr) -> PeerSource {
-        match tables.node_of(from) {
-            Some(node) if &**node == peer => PeerSource::Its,
-            Some(_) => PeerSource::NotIts,
-            None if from == NODE_WITHOUT_BLOCK => PeerSource::Its,
-            None if self.pod_pool.contains(from) => PeerSource::Unknown,
-            None => PeerSource::NotIts,
-        }
-    }
-
-    /// Whether an address that another node may speak for is that node's own, and no pod's.
-    pub(crate) fn is_node(&self, tables: &Tables, peer: &str, from: IpAddr) -> bool {
-        from == NODE_WITHOUT_BLOCK || tables.own_address_of(peer) == Some(from)
-    }
-
-    /// What the gateway and node ports of this node come from, as pods see them.
-    pub(crate) fn own_address(&self, tables: &Tables) -> IpAddr {
-        tables.own_address_of(&self.node).unwrap_or(NODE_WITHOUT_BLOCK)
-    }
-
-    /// What a pod of this node sees a client of a node port come from: itself, unless that could be taken for a pod, a
-    /// service or the pod itself.
-    pub(crate) fn client_source(&self, tables: &Tables, client: SocketAddr) -> SocketAddr {
-        let ip = client.ip().to_canonical();
-        let is_ours = self.is_cluster(ip) || ip.is_loopback() || ip.is_unspecified();
-        SocketAddr::new(if is_ours { self.own_address(tables) } else { ip }, client.port())
     }
 
     /// Whether the pods of a namespace may leave the cluster: by its label, or because all may on this node.
@@ -135,21 +143,15 @@ impl Policy {
 
     /// Whether who asks for `namespace` may open a real connection to `to`. Never to what trusts its caller for being
     /// near, nor to the cluster's own daemons, nor to what only looks as if it were outside.
-    pub(crate) fn check_egress(
-        &self,
-        tables: &Tables,
-        namespace: &str,
-        to: SocketAddr,
-    ) -> Result<(), NetError> {
+    fn may_leave_to(&self, tables: &Tables, namespace: &str, to: SocketAddr) -> bool {
         let is_daemon = |ip: IpAddr| {
             let to = SocketAddr::new(ip, to.port());
             tables.is_control(to) || self.whereabouts.is_fabric(tables, to)
         };
-        let open = self.may_leave(tables, namespace)
+        self.may_leave(tables, namespace)
             && self.is_open(to.ip(), is_this_machine)
             && !is_daemon(to.ip())
-            && !carried(to.ip()).is_some_and(|ip| is_daemon(ip.into()));
-        if open { Ok(()) } else { Err(NetError::AccessDenied) }
+            && !carried(to.ip()).is_some_and(|ip| is_daemon(ip.into()))
     }
 
     /// Of the addresses that a name stands for, those that may be reached at all. A name of none is refused, so that no
@@ -160,7 +162,7 @@ impl Policy {
         if addresses.is_empty() { Err(NetError::AccessDenied) } else { Ok(addresses) }
     }
 
-    fn is_cluster(&self, ip: IpAddr) -> bool {
+    pub(crate) fn is_cluster(&self, ip: IpAddr) -> bool {
         self.pod_pool.contains(ip) || self.service_range.contains(ip)
     }
 

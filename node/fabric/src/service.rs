@@ -2,7 +2,8 @@
 
 use crate::model::Protocol;
 use crate::names::Name;
-use crate::policy::{Place, Policy};
+use crate::place::{Destination, Hop, Target};
+use crate::policy::Policy;
 use crate::tables::{Service, Tables};
 use coracle_wasi_host::net::NetError;
 use coracle_wasi_host::serving::source_of;
@@ -42,12 +43,12 @@ pub(crate) struct Failed {
 }
 
 impl Failed {
-    /// Remembers that this endpoint failed, and where `place` is a node that cannot be reached, that node.
-    pub(crate) fn note(&mut self, endpoint: SocketAddr, place: Option<Place>, error: NetError) {
+    /// Remembers that this endpoint failed, and where it is at a node that cannot be reached, that node.
+    pub(crate) fn note(&mut self, endpoint: SocketAddr, target: Option<Target>, error: NetError) {
         let unreachable =
             matches!(error, NetError::HostUnreachable | NetError::NetworkDown | NetError::TimedOut);
-        if let (Some(Place::Node { name, .. }), true) = (place, unreachable) {
-            self.nodes.push(name);
+        if unreachable && let Some(node) = target.and_then(node_of) {
+            self.nodes.push(node);
         }
         self.endpoints.push(endpoint);
         self.last = Some(error);
@@ -58,13 +59,24 @@ impl Failed {
             return true;
         }
         !self.nodes.is_empty()
-            && matches!(policy.place(tables, endpoint, Protocol::Tcp),
-                Ok(Place::Node { name, .. }) if self.nodes.contains(&name))
+            && policy
+                .place(tables, endpoint, Protocol::Tcp)
+                .ok()
+                .and_then(node_of)
+                .is_some_and(|node| self.nodes.contains(&node))
     }
 
     /// The last error; `None` where nothing was tried.
     pub(crate) fn last(self) -> Option<NetError> {
         self.last
+    }
+}
+
+/// The other node that something goes to.
+fn node_of(target: Target) -> Option<Arc<str>> {
+    match target {
+        Target::Peer(Destination { hop: Hop::Node { name, .. }, .. }) => Some(name),
+        Target::Peer(_) | Target::Service { .. } => None,
     }
 }
 

@@ -9,8 +9,11 @@ pub(crate) use counters::{Counters, OpenConnection};
 pub(crate) use service::Service;
 
 use crate::gateway::Router;
-use crate::model::{Cidr, Claim, NetworkChange, NodeEntry, NodeIdentity, Protocol, ServiceEntry};
+use crate::model::{
+    Cidr, Claim, NetworkChange, NodeEntry, NodeIdentity, PodEntry, PodIdentity, Protocol, ServiceEntry,
+};
 use crate::names::{Name, Names};
+use crate::peer::Known;
 use crate::whereabouts::{Host, host_and_port};
 use service::is_api_server;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -34,15 +37,18 @@ pub(crate) struct Tables {
     nodes: imbl::OrdMap<Arc<str>, Node>,
     /// Nodes and the hosts of their fabrics, by the port.
     fabrics: Arc<Fabrics>,
-    pods: imbl::HashMap<Name, IpAddr>,
-    /// How many pods of a namespace have an address: where it is said of several namespaces' pods it is nobody's.
-    owners: imbl::OrdMap<(IpAddr, Arc<str>), usize>,
+    pods: imbl::HashMap<Name, PodAt>,
+    /// The pods of which an address is said: where they are of several namespaces it is nobody's.
+    owners: imbl::OrdMap<(IpAddr, Name), Arc<PodIdentity>>,
     /// The API server's real addresses: reached through its service alone.
     control: Arc<BTreeSet<SocketAddr>>,
     /// Namespaces whose pods may leave the cluster.
     egress: imbl::OrdSet<Arc<str>>,
     pub(crate) router: Router,
 }
+
+/// A pod with its address.
+pub(crate) type PodAt = (IpAddr, Arc<PodIdentity>);
 
 type Fabrics = HashMap<u16, Vec<(Arc<str>, Host)>>;
 
@@ -58,6 +64,7 @@ pub(crate) struct Touched {
     pub(crate) services: Vec<Name>,
     pub(crate) node_ports: BTreeSet<u16>,
     pub(crate) nodes: bool,
+    pub(crate) pods: Vec<Name>,
 }
 
 impl Tables {
@@ -77,7 +84,10 @@ impl Tables {
                     touched.nodes = true;
                 }
                 NetworkChange::Routes(source, routes) => self.router.put(&source, routes),
-                NetworkChange::Pod(name, address) => self.put_pod(&name, address),
+                NetworkChange::Pod(name, pod) => {
+                    self.put_pod(&name, pod);
+                    touched.pods.push(name);
+                }
                 NetworkChange::Egress(namespace, is_allowed) => {
                     if is_allowed {
                         self.egress.insert(namespace.as_str().into());
@@ -176,19 +186,14 @@ impl Tables {
         fabrics
     }
 
-    fn put_pod(&mut self, name: &Name, address: Option<IpAddr>) {
-        if let Some(former) = self.pods.remove(name) {
-            let owner = (former, name.namespace.clone());
-            let pods = self.owners.get(&owner).copied().unwrap_or_default();
-            if pods > 1 {
-                self.owners.insert(owner, pods - 1);
-            } else {
-                self.owners.remove(&owner);
-            }
+    fn put_pod(&mut self, name: &Name, pod: Option<PodEntry>) {
+        if let Some((former, _)) = self.pods.remove(name) {
+            self.owners.remove(&(former, name.clone()));
         }
-        if let Some(address) = address {
-            self.pods.insert(name.clone(), address);
-            *self.owners.entry((address, name.namespace.clone())).or_default() += 1;
+        if let Some(PodEntry { address, uid, labels }) = pod {
+            let pod = Arc::new(PodIdentity { name: name.clone(), uid, labels });
+            self.pods.insert(name.clone(), (address, pod.clone()));
+            self.owners.insert((address, name.clone()), pod);
         }
     }
 
@@ -253,16 +258,32 @@ impl Tables {
         self.fabrics.values().flatten().filter_map(name).collect()
     }
 
-    /// The namespace of the pod with this address, where one is known and no other claims it.
-    pub(crate) fn namespace_of(&self, pod: IpAddr) -> Option<Arc<str>> {
-        let mut owners = self.owners.range((pod, Arc::default())..).take_while(|((at, _), _)| *at == pod);
-        let ((_, namespace), _) = owners.next()?;
-        owners.next().is_none().then(|| namespace.clone())
+    /// What is known of the pod with this address: nothing where pods of two namespaces claim it, and no more than the
+    /// namespace where two of one do.
+    pub(crate) fn pod_at(&self, address: IpAddr) -> Known {
+        let from = |least: Name| {
+            let later = self.owners.range((address, least)..);
+            later.take_while(|((at, _), _)| *at == address).map(|(_, pod)| pod)
+        };
+        let mut owners = from(Name { namespace: Arc::default(), name: Arc::default() });
+        let Some(first) = owners.next() else { return Known::Nothing };
+        if owners.next().is_none() {
+            return Known::Pod(first.clone());
+        }
+        let namespace = &first.name.namespace;
+        // No other namespace comes before this.
+        let is_anothers = from(Name::new(&format!("{namespace}\0"), "")).next().is_some();
+        if is_anothers { Known::Nothing } else { Known::Namespace(namespace.clone()) }
     }
 
     /// The address of the pod with this name.
     pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<IpAddr> {
-        self.pods.get(&(namespace, name) as &dyn Names).copied()
+        self.pods.get(&(namespace, name) as &dyn Names).map(|(address, _)| *address)
+    }
+
+    /// The pod with this name.
+    pub(crate) fn pod_named(&self, name: &Name) -> Option<&PodAt> {
+        self.pods.get(name)
     }
 }
 

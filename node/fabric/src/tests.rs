@@ -2,6 +2,7 @@
 
 mod clients;
 mod cluster;
+mod decisions;
 mod gateway;
 mod held;
 mod names;

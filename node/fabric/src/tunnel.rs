@@ -12,7 +12,7 @@ mod pump;
 mod server;
 mod wire;
 
-pub(crate) use client::Peers;
+pub(crate) use client::Tunnels;
 pub(crate) use identity::Members;
 pub(crate) use server::{Arrivals, Arrived, NEWCOMERS, Reception, serve};
 pub(crate) use wire::{Datagram, Opening};

@@ -25,12 +25,7 @@ impl PodUplink {
 
     /// The pod, if `from` is its own.
     fn caller(&self, from: IpAddr) -> Result<Caller, NetError> {
-        let attached = self.inner.policy().pod(from).ok_or(NetError::AddressNotAvailable)?;
-        let is_own = std::ptr::addr_eq(Arc::as_ptr(attached.namespace.uplink()), self);
-        if !is_own {
-            return Err(NetError::AddressNotAvailable);
-        }
-        Ok(Caller::pod(&self.namespace, from, attached))
+        Ok(Caller::pod(from, self.inner.policy().pod_source(self, from)?))
     }
 }
 
@@ -47,8 +42,7 @@ impl Uplink for PodUplink {
     }
 
     fn send(&self, from: SocketAddr, to: SocketAddr, payload: Bytes) -> Result<(), NetError> {
-        let caller = self.caller(from.ip())?;
-        self.inner.send(&caller.holder, from, to, payload)
+        self.inner.send(&self.caller(from.ip())?, from, to, payload)
     }
 
     fn namespace_of(&self, ip: IpAddr) -> Option<Arc<str>> {

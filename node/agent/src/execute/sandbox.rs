@@ -34,6 +34,8 @@ impl Executor {
         self.sandboxes_made += 1;
         let spec = SandboxSpec {
             namespace: pod.metadata.namespace.clone(),
+            name: pod.metadata.name.clone(),
+            labels: pod.metadata.labels.clone(),
             hostname: pod.hostname().to_owned(),
             addresses: vec![address.into()],
             limits,

@@ -7,7 +7,8 @@ use std::{
 };
 
 use coracle_fabric::{
-    Cidr, Claim, Endpoint, Name, NetworkChange, NodeEntry, NodeIdentity, RouteSet, RouteSource, ServiceEntry,
+    Cidr, Claim, Endpoint, Name, NetworkChange, NodeEntry, NodeIdentity, PodEntry, RouteSet, RouteSource,
+    ServiceEntry,
 };
 use coracle_objects::is_api_slice;
 use serde_json::Value;
@@ -36,7 +37,8 @@ pub(super) struct NetworkObjects {
     blocks: BTreeMap<String, (Cidr, String)>,
     nodes: BTreeMap<String, NodeEntry>,
     routes: BTreeMap<RouteSource, RouteSet>,
-    pods: BTreeMap<Name, IpAddr>,
+    /// Those with an address.
+    pods: BTreeMap<Name, PodEntry>,
     /// Those whose pods may leave the cluster.
     egress_namespaces: BTreeMap<String, ()>,
     /// Services that may look different now, by their namespaces.
@@ -105,9 +107,9 @@ impl NetworkObjects {
                 }
             }
             "pods" => {
-                let address = object.and_then(pod_address);
-                if set(&mut self.pods, own.clone(), address) {
-                    self.changes.push(NetworkChange::Pod(own, address));
+                let pod = object.and_then(read::pod);
+                if set(&mut self.pods, own.clone(), pod.clone()) {
+                    self.changes.push(NetworkChange::Pod(own, pod));
                 }
             }
             _ => {}
@@ -318,13 +320,6 @@ fn node(object: &Value) -> Option<NodeEntry> {
     let fabric = metadata["annotations"][FABRIC_ANNOTATION].as_str()?.to_owned();
     let bound = metadata["annotations"][JOINED_ANNOTATION].is_string();
     Some(NodeEntry { fabric, identity: Some(NodeIdentity { uid: text(&metadata["uid"]), bound }) })
-}
-
-/// One that has ended has given its address back; another pod may have it.
-fn pod_address(object: &Value) -> Option<IpAddr> {
-    let status = &object["status"];
-    let has_ended = matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"));
-    if has_ended { None } else { status["podIP"].as_str()?.parse().ok() }
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use coracle_fabric::{
-    BackendPort, Endpoint, HostRoutes, PathKind, PathRoute, Protocol, RouteSet, ServiceBackend, ServiceEntry,
-    ServicePort,
+    BackendPort, Endpoint, HostRoutes, PathKind, PathRoute, PodEntry, Protocol, RouteSet, ServiceBackend,
+    ServiceEntry, ServicePort,
 };
 use coracle_objects::kinds::hosts_since;
 use serde_json::Value;
@@ -82,6 +82,21 @@ pub(super) fn endpoints(slice: &Value) -> Vec<Endpoint> {
         }));
     }
     all
+}
+
+/// A pod that has an address. One that has ended has given it back; another pod may have it.
+pub(super) fn pod(object: &Value) -> Option<PodEntry> {
+    let (metadata, status) = (&object["metadata"], &object["status"]);
+    if matches!(status["phase"].as_str(), Some("Succeeded" | "Failed")) {
+        return None;
+    }
+    let label = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
+    let labels = metadata["labels"].as_object().into_iter().flatten().filter_map(label).collect();
+    Some(PodEntry {
+        address: status["podIP"].as_str()?.parse().ok()?,
+        uid: text(&metadata["uid"]).into(),
+        labels: Arc::new(labels),
+    })
 }
 
 pub(super) fn ingress(object: &Value) -> RouteSet {

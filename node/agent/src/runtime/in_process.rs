@@ -11,6 +11,7 @@ use std::{
 };
 
 use coracle_core::{observe::Exit, resources::Limits};
+use coracle_fabric::{Name, PodIdentity};
 use coracle_wasi_host::{
     self as host, Artifact, Container, ContainerLimits, Host, Pod, PodLimits, StartError,
     net::{Namespace, NamespaceConfig, NetError, NetLimits},
@@ -87,14 +88,16 @@ impl InProcess {
 
 impl Runtime for InProcess {
     fn create_sandbox(&self, id: &SandboxId, spec: SandboxSpec) {
-        let SandboxSpec { namespace: of, hostname, addresses, limits } = spec;
+        let SandboxSpec { namespace: of, name, labels, hostname, addresses, limits } = spec;
+        let name = Name::new(&of, &name);
+        let identity = PodIdentity { name, uid: id.pod.as_str().into(), labels: labels.into() };
         let disk = self.shared.disks.of(&id.pod, &of, limits.disk_bytes);
         let network = &self.shared.network;
         let uplink = network.uplink(&of);
         let config = NamespaceConfig { hostname, tenant: of.into(), addresses, limits: NetLimits::default() };
         let namespace = Namespace::new(config, uplink);
         for address in namespace.addresses() {
-            network.attach(*address, namespace.clone());
+            network.attach(*address, namespace.clone(), identity.clone());
         }
         let pod = self.host.pod_on(pod_limits(&limits), namespace, disk);
         self.pods.lock().sandboxes.insert(id.clone(), pod);
@@ -320,8 +323,14 @@ mod tests {
         let [first, second] = [1, 2].map(|number| SandboxId { pod: "p".into(), number });
         let address: IpAddr = "10.128.0.2".parse().unwrap();
         for id in [&first, &second] {
-            let (hostname, limits) = ("p".to_owned(), Limits::default());
-            let spec = SandboxSpec { namespace: "d".into(), hostname, addresses: vec![address], limits };
+            let spec = SandboxSpec {
+                namespace: "d".into(),
+                name: "p".into(),
+                labels: Default::default(),
+                hostname: "p".into(),
+                addresses: vec![address],
+                limits: Limits::default(),
+            };
             runtime.create_sandbox(id, spec);
         }
         let prepared = runtime.prepare(coracle_sample_artifacts::wasm("spin"), "d".into()).await;

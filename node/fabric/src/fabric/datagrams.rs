@@ -1,28 +1,30 @@
 //! Datagrams of this node's pods, and their answers.
 
 use super::Inner;
+use crate::caller::Caller;
 use crate::flows::Way;
 use crate::model::Protocol;
-use crate::policy::Place;
-use crate::tables::Tables;
+use crate::place::{Destination, Hop, Target};
 use crate::tunnel::Datagram;
 use bytes::Bytes;
 use coracle_wasi_host::net::{Namespace, NetError};
-use coracle_wasi_host::shares::Holder;
 use std::net::SocketAddr;
 
 impl Inner {
     /// Sends a datagram of a pod of this node.
     pub(crate) fn send(
         &self,
-        holder: &Holder,
+        caller: &Caller,
         from: SocketAddr,
         to: SocketAddr,
         payload: Bytes,
     ) -> Result<(), NetError> {
-        let tables = self.tables.load();
-        let way = match self.policy.place(&tables, to, Protocol::Udp)? {
-            Place::Service { service, port } => {
+        let (tables, holder) = (self.tables.load(), &caller.holder);
+        let may = |found: &Destination, port| {
+            self.policy.decide(&tables, &caller.source, &found.peer, port, Protocol::Udp).ok()
+        };
+        let (way, found) = match self.policy.place(&tables, to, Protocol::Udp)? {
+            Target::Service { service, port } => {
                 let serves = |endpoint: SocketAddr| service.serves(endpoint.ip());
                 let choose = || {
                     let choice = self.balancer.choose(&service, port, from.ip(), |_| true);
@@ -30,31 +32,25 @@ impl Inner {
                 };
                 // Without room for its flow the datagram is lost: its answer could not be told from others.
                 let Some(way) = self.flows.way(holder, from, to, serves, choose)? else { return Ok(()) };
-                way
+                let found = self.policy.place_endpoint(&tables, &service, way.endpoint, Protocol::Udp)?;
+                may(&found, way.endpoint.port())?;
+                (way, found)
             }
-            Place::Outside => return Err(NetError::HostUnreachable),
-            Place::Pod(_) | Place::Node { .. } => self.flows.direct(holder, from, to),
+            Target::Peer(found) => {
+                may(&found, to.port())?;
+                (self.flows.direct(holder, from, to), found)
+            }
         };
-        self.send_to_pod(&tables, holder, way, payload)
-    }
-
-    fn send_to_pod(
-        &self,
-        tables: &Tables,
-        holder: &Holder,
-        way: Way,
-        payload: Bytes,
-    ) -> Result<(), NetError> {
         let Way { source: from, endpoint: to } = way;
-        match self.policy.place(tables, to, Protocol::Udp)? {
-            Place::Pod(namespace) => self.deliver_datagram(&namespace, from, to, payload),
-            Place::Node { name, fabric } => {
+        match found.hop {
+            Hop::Pod(network) => self.deliver_datagram(&network, from, to, payload),
+            Hop::Node { name, fabric } => {
                 let _runtime = self.runtime.enter();
-                self.peers.send(&name, &fabric, holder, Datagram { from, to, payload });
+                self.tunnels.send(&name, &fabric, holder, Datagram { from, to, payload });
                 Ok(())
             }
-            // Datagrams do not leave the cluster yet.
-            Place::Service { .. } | Place::Outside => Err(NetError::HostUnreachable),
+            // No socket of this kind is opened for pods.
+            Hop::Outside => Err(NetError::HostUnreachable),
         }
     }
 

@@ -1,9 +1,9 @@
 //! Connections: to a service's endpoints, pods here and elsewhere, and the outside.
 
 use super::{ENDPOINT_TRIES, Inner};
-use crate::caller::{Asker, Caller};
+use crate::caller::Caller;
 use crate::model::Protocol;
-use crate::policy::Place;
+use crate::place::{Destination, Hop, Target};
 use crate::service::{Choice, Failed};
 use crate::tables::{OpenConnection, Service};
 use coracle_wasi_host::net::{Conn, NetError};
@@ -19,14 +19,12 @@ impl Inner {
         from: SocketAddr,
         to: SocketAddr,
     ) -> Result<Conn, NetError> {
-        let place = self.policy.place(&self.tables.load(), to, Protocol::Tcp)?;
-        match place {
-            Place::Service { service, port } => self.dial_service_for(caller, from, to, &service, port).await,
-            Place::Outside => {
-                self.policy.check_egress(&self.tables.load(), &caller.holder.namespace, to)?;
-                self.dial_outside(caller, from, to).await
+        let target = self.policy.place(&self.tables.load(), to, Protocol::Tcp)?;
+        match target {
+            Target::Service { service, port } => {
+                self.dial_service_for(caller, from, to, &service, port).await
             }
-            place => self.dial_pod(caller, from, to, place).await,
+            Target::Peer(found) => self.dial_peer(caller, from, to, found).await,
         }
     }
 
@@ -83,8 +81,8 @@ impl Inner {
 
     /// Remembers a failed attempt.
     pub(crate) fn note(&self, failed: &mut Failed, choice: Choice, error: NetError) {
-        let place = self.policy.place(&self.tables.load(), choice.address, Protocol::Tcp).ok();
-        failed.note(choice.address, place, error);
+        let target = self.policy.place(&self.tables.load(), choice.address, Protocol::Tcp).ok();
+        failed.note(choice.address, target, error);
     }
 
     /// Connects the gateway to one endpoint of a service, for a client.
@@ -106,58 +104,42 @@ impl Inner {
         endpoint: SocketAddr,
         service: &Service,
     ) -> Result<Conn, NetError> {
-        let place = self.policy.place(&self.tables.load(), endpoint, Protocol::Tcp)?;
-        match place {
-            // A service is no endpoint of another: that could go round in circles.
-            Place::Service { .. } => Err(NetError::ConnectionRefused),
-            Place::Outside => {
-                if !service.is_api_server() {
-                    self.policy.check_egress(&self.tables.load(), &caller.holder.namespace, endpoint)?;
-                }
-                self.dial_outside(caller, from, endpoint).await
-            }
-            place => self.dial_pod(caller, from, endpoint, place).await,
-        }
+        let found = self.policy.place_endpoint(&self.tables.load(), service, endpoint, Protocol::Tcp)?;
+        self.dial_peer(caller, from, endpoint, found).await
     }
 
-    async fn dial_pod(
+    /// Connects to who was found at `to`, if he may be reached.
+    async fn dial_peer(
         self: &Arc<Self>,
         caller: &Caller,
         from: SocketAddr,
         to: SocketAddr,
-        place: Place,
+        found: Destination,
     ) -> Result<Conn, NetError> {
-        match place {
-            Place::Pod(namespace) => match caller.asker {
-                Asker::Pod(_) => namespace.deliver_when_room(from, to).await,
-                Asker::Client(client) => {
+        let Destination { peer, hop } = found;
+        self.policy.decide(&self.tables.load(), &caller.source, &peer, to.port(), Protocol::Tcp).ok()?;
+        match hop {
+            Hop::Pod(network) => match caller.source.as_client() {
+                None => network.deliver_when_room(from, to).await,
+                Some(client) => {
                     let from = self.policy.client_source(&self.tables.load(), from);
-                    namespace.deliver_for(client, from, to).await
+                    network.deliver_for(client, from, to).await
                 }
             },
-            Place::Node { name, fabric } => {
-                let from = match caller.asker {
-                    Asker::Pod(_) => from,
+            Hop::Node { name, fabric } => {
+                let from = match caller.source.as_client() {
+                    None => from,
                     // The other node lets this one speak for its own addresses only.
-                    Asker::Client(_) => {
-                        SocketAddr::new(self.policy.own_address(&self.tables.load()), from.port())
-                    }
+                    Some(_) => SocketAddr::new(self.policy.own_address(&self.tables.load()), from.port()),
                 };
-                let (peers, caller) = (self.peers.clone(), caller.clone());
-                self.on_runtime(async move { peers.dial(&name, &fabric, &caller, (from, to)).await }).await
+                let (tunnels, caller) = (self.tunnels.clone(), caller.clone());
+                self.on_runtime(async move { tunnels.dial(&name, &fabric, &caller, (from, to)).await }).await
             }
-            Place::Service { .. } | Place::Outside => Err(NetError::HostUnreachable),
+            Hop::Outside => {
+                let (inner, caller) = (self.clone(), caller.clone());
+                self.on_runtime(async move { inner.egress.dial(&caller, from, to).await }).await
+            }
         }
-    }
-
-    async fn dial_outside(
-        self: &Arc<Self>,
-        caller: &Caller,
-        from: SocketAddr,
-        to: SocketAddr,
-    ) -> Result<Conn, NetError> {
-        let (inner, caller) = (self.clone(), caller.clone());
-        self.on_runtime(async move { inner.egress.dial(&caller, from, to).await }).await
     }
 
     /// Runs what does I/O where I/O is done: a dial is polled by the guest's executor. It ends with a caller who gives up.

@@ -8,7 +8,7 @@ impl Fabric {
     /// How much there is now, by what it is.
     pub fn held(&self) -> Vec<(&'static str, usize)> {
         let inner = &self.inner;
-        let (streams, datagrams) = inner.peers.held();
+        let (streams, datagrams) = inner.tunnels.held();
         let (flows, spare_flows) = inner.flows.held();
         let (lookups, answers) = inner.resolver.held();
         let purposes = [Purpose::Clients, Purpose::Outside, Purpose::Tunnels];

@@ -4,7 +4,8 @@
 use super::pool::Pool;
 use crate::fabric::Inner;
 use crate::model::Protocol;
-use crate::policy::Place;
+use crate::peer::Peer;
+use crate::place::Hop;
 use crate::tables::Service;
 use coracle_wasi_host::net::{
     BoxError, HttpBody, HttpError, HttpService, NetError, UNSEEN, Unanswered, announce_body,
@@ -78,16 +79,25 @@ impl Backends {
 
     /// A component of this node, a kept connection, or a new one.
     pub(super) async fn reach(&self, pair: Pair, service: &Service) -> Result<Backend, NetError> {
-        let place = self.fabric.policy().place(&self.fabric.tables(), pair.endpoint, Protocol::Tcp)?;
-        if let Place::Pod(namespace) = &place
-            && let Some(component) = namespace.http_service(pair.endpoint.port())
-        {
+        if let Some(component) = self.component(pair, service)? {
             return Ok(Backend::Component(component));
         }
+        // That it may be reached was decided when it was opened.
         if let Some(sender) = self.pool.take(pair) {
             return Ok(Backend::Kept(sender));
         }
         Ok(Backend::Connection(self.connect(pair, service).await?))
+    }
+
+    /// The component of this node that an endpoint is.
+    fn component(&self, pair: Pair, service: &Service) -> Result<Option<Arc<dyn HttpService>>, NetError> {
+        let (policy, tables, to) = (self.fabric.policy(), self.fabric.tables(), pair.endpoint);
+        let found = policy.place_endpoint(&tables, service, to, Protocol::Tcp)?;
+        let Hop::Pod(network) = found.hop else { return Ok(None) };
+        let Some(component) = network.http_service(to.port()) else { return Ok(None) };
+        let client = Peer::client(pair.client, service.namespace.clone());
+        policy.decide(&tables, &client, &found.peer, to.port(), Protocol::Tcp).ok()?;
+        Ok(Some(component))
     }
 
     /// A new connection to an endpoint.

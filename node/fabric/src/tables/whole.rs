@@ -2,7 +2,9 @@
 
 use super::{Counters, Tables};
 use crate::Fabric;
-use crate::model::{Cidr, NetworkChange, NodeEntry, NodeIdentity, RouteSet, RouteSource, ServiceEntry};
+use crate::model::{
+    Cidr, NetworkChange, NodeEntry, NodeIdentity, PodEntry, PodIdentity, RouteSet, RouteSource, ServiceEntry,
+};
 use crate::names::Name;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +20,7 @@ pub(crate) struct NetworkState {
     pub(crate) nodes: BTreeMap<String, String>,
     pub(crate) node_identities: BTreeMap<String, NodeIdentity>,
     pub(crate) routes: Vec<(RouteSource, RouteSet)>,
-    pub(crate) pods: Vec<(Name, IpAddr)>,
+    pub(crate) pods: Vec<(Name, PodEntry)>,
     pub(crate) egress_namespaces: BTreeSet<String>,
 }
 
@@ -35,7 +37,7 @@ impl NetworkState {
             NetworkChange::Routes(source.clone(), Some(routes.clone()))
         };
         let block = |(cidr, node): &(Cidr, String)| NetworkChange::PodBlock(*cidr, Some(node.clone()));
-        let pod = |(name, address): &(Name, IpAddr)| NetworkChange::Pod(name.clone(), Some(*address));
+        let pod = |(name, pod): &(Name, PodEntry)| NetworkChange::Pod(name.clone(), Some(pod.clone()));
         let egress = |namespace: &String| NetworkChange::Egress(namespace.clone(), true);
         let services = self.services.iter().map(service);
         let rest = self.pod_blocks.iter().map(block).chain(self.routes.iter().map(routes));
@@ -60,7 +62,11 @@ impl Tables {
             nodes: nodes.clone().map(|(name, node)| (name, node.fabric.to_string())).collect(),
             node_identities: nodes.filter_map(|(name, node)| Some((name, node.identity.clone()?))).collect(),
             routes: self.router.sets().collect(),
-            pods: self.pods.iter().map(|(name, address)| (name.clone(), *address)).collect(),
+            pods: self
+                .pods
+                .iter()
+                .map(|(name, (address, pod))| (name.clone(), entry(*address, pod)))
+                .collect(),
             egress_namespaces: self.egress.iter().map(ToString::to_string).collect(),
         };
         state.parts()
@@ -74,6 +80,10 @@ impl Fabric {
         let gone = then.iter().map(gone).filter(|part| !now.iter().any(|other| gone(other) == *part));
         self.change(gone.chain(now.iter().filter(|part| !then.contains(part)).cloned()).collect());
     }
+}
+
+fn entry(address: IpAddr, pod: &PodIdentity) -> PodEntry {
+    PodEntry { address, uid: pod.uid.clone(), labels: pod.labels.clone() }
 }
 
 /// That a part is gone.
@@ -136,7 +146,11 @@ mod tests {
                 let fabric = format!("host-{}:{}", rng.random_range(0..3), rng.random_range(1..3));
                 NetworkChange::Node(node, some(rng).then_some(NodeEntry { fabric, identity: None }))
             }
-            3 => NetworkChange::Pod(name, some(rng).then(|| pod(rng.random_range(0..16)))),
+            3 => {
+                let uid = ["u1", "u2"][rng.random_range(0..2)];
+                let entry = |address| PodEntry { address, uid: uid.into(), labels: Default::default() };
+                NetworkChange::Pod(name, some(rng).then(|| entry(pod(rng.random_range(0..16)))))
+            }
             _ => NetworkChange::Egress(namespace.to_owned(), some(rng)),
         }
     }
@@ -162,8 +176,7 @@ mod tests {
 
     /// What the tables answer to all that can be asked here. Of several services at one address or port any may have it.
     fn answers(tables: &Tables, services: &[ServiceEntry]) -> Vec<String> {
-        let pods =
-            (0..16).map(pod).map(|ip| format!("{:?} {:?}", tables.node_of(ip), tables.namespace_of(ip)));
+        let pods = (0..16).map(pod).map(|ip| format!("{:?} {:?}", tables.node_of(ip), tables.pod_at(ip)));
         let at = |last: u8| IpAddr::from([10, 96, 0, last]);
         let by_address = (0..4).map(|last| {
             let found = tables.service_at(at(last)).map(|service| service.entry.clone());

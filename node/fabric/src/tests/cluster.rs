@@ -2,8 +2,8 @@
 
 use crate::caller::{Attached, Caller};
 use crate::{
-    BackendPort, Cidr, Endpoint, Fabric, FabricConfig, FabricTls, NetworkState, Protocol, ServiceBackend,
-    ServiceEntry, ServicePort,
+    BackendPort, Cidr, Endpoint, Fabric, FabricConfig, FabricTls, Name, NetworkState, PodEntry, PodIdentity,
+    Protocol, ServiceBackend, ServiceEntry, ServicePort,
 };
 use arc_swap::ArcSwap;
 use coracle_wasi_host::descriptors::Descriptors;
@@ -139,14 +139,31 @@ pub(super) fn config(name: &str, tls: FabricTls) -> FabricConfig {
 
 /// Dials as a node that does not look at what its pods send from.
 pub(super) async fn dial(node: &Fabric, from: SocketAddr, to: SocketAddr) -> Result<Conn, NetError> {
+    node.inner().dial(&anybody(node, from.ip()), from, to).await
+}
+
+/// A pod that has not been asked whether the address is its own.
+pub(super) fn anybody(node: &Fabric, from: IpAddr) -> Caller {
     let config = NamespaceConfig {
         hostname: "anybody".into(),
         tenant: "default".into(),
-        addresses: vec![from.ip()],
+        addresses: vec![from],
         limits: NetLimits::default(),
     };
-    let attached = Attached::new(Namespace::new(config, node.uplink("default")));
-    node.inner().dial(&Caller::pod(&"default".into(), from.ip(), attached), from, to).await
+    let network = Namespace::new(config, node.uplink("default"));
+    Caller::pod(from, Attached::new(network, identity("default", "anybody", from).into()))
+}
+
+/// The pod with this name and address, whose uid is the address, and which has its name as a label.
+pub(super) fn identity(namespace: &str, name: &str, address: IpAddr) -> PodIdentity {
+    let PodEntry { uid, labels, .. } = entry(name, address);
+    PodIdentity { name: Name::new(namespace, name), uid, labels }
+}
+
+/// The same as it is told of.
+pub(super) fn entry(name: &str, address: IpAddr) -> PodEntry {
+    let labels = Arc::new(BTreeMap::from([("app".to_owned(), name.to_owned())]));
+    PodEntry { address, uid: address.to_string().into(), labels }
 }
 
 pub(super) fn block(cidr: &str, node: &str) -> (Cidr, String) {
@@ -197,7 +214,7 @@ pub(super) fn pod_within(limits: NetLimits, namespace: &str, node: &Fabric, ip: 
     let config =
         NamespaceConfig { hostname: "pod".into(), tenant: namespace.into(), addresses: vec![ip], limits };
     let net = Namespace::new(config, node.uplink(namespace));
-    node.attach(ip, net.clone());
+    node.attach(ip, net.clone(), identity(namespace, "pod", ip));
     Pod { ip, net }
 }
 

@@ -1,6 +1,6 @@
 //! Names of services and pods, as pods resolve them.
 
-use super::cluster::{Cluster, endpoint, pod, service};
+use super::cluster::{Cluster, endpoint, entry, pod, service};
 use crate::Name;
 use coracle_wasi_host::net::NetError;
 use std::net::IpAddr;
@@ -24,7 +24,7 @@ async fn names_of_services_and_pods() {
     external.addresses.clear();
     external.external_name = Some("db.data.svc.cluster.local".into());
     cluster.state.services = vec![service("web", vec![]), other, headless, external];
-    cluster.state.pods = vec![(Name::new("default", "web-xyz"), ips(&["10.128.1.7"])[0])];
+    cluster.state.pods = vec![(Name::new("default", "web-xyz"), entry("web-xyz", ips(&["10.128.1.7"])[0]))];
     cluster.tell();
     let uplink = cluster.a.uplink("default");
     let from: IpAddr = ips(&["10.128.1.9"])[0];

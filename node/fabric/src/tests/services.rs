@@ -1,6 +1,6 @@
 //! Service addresses: balancing, affinity, failover, datagrams.
 
-use super::cluster::{Cluster, SERVICE, address, endpoint, pod, service};
+use super::cluster::{Cluster, SERVICE, address, anybody, endpoint, pod, service};
 use crate::{Protocol, ServicePort};
 use bytes::Bytes;
 use coracle_wasi_host::net::NetError;
@@ -132,10 +132,9 @@ async fn datagrams_find_endpoints_and_the_way_back() {
         socket.connect(None).unwrap();
         cluster.state.services[0].endpoints.clear();
         cluster.tell();
-        let inner =
-            if server.ip() == address("10.128.1.2:1").ip() { cluster.a.inner() } else { cluster.b.inner() };
-        let holder = coracle_wasi_host::shares::Holder { namespace: "other".into(), pod: Some(server.ip()) };
-        inner.send(&holder, server, SocketAddr::new(client.ip, port), Bytes::from_static(b"me")).unwrap();
+        let node = if server.ip() == address("10.128.1.2:1").ip() { &cluster.a } else { &cluster.b };
+        let (other, to) = (anybody(node, server.ip()), SocketAddr::new(client.ip, port));
+        node.inner().send(&other, server, to, Bytes::from_static(b"me")).unwrap();
         assert_eq!(socket.recv().await.unwrap(), (Bytes::from_static(b"me"), server));
     }
 }

@@ -1,6 +1,8 @@
 //! What connections and datagrams come from: the pod's own address, told apart by its flows, and nothing else.
 
-use super::cluster::{Cluster, SERVICE, address, block, dial, endpoint, node, pod, pod_in, service};
+use super::cluster::{
+    Cluster, SERVICE, address, anybody, block, dial, endpoint, entry as pod_entry, node, pod, pod_in, service,
+};
 use crate::{Fabric, Name, Protocol, ServiceEntry, ServicePort};
 use bytes::Bytes;
 use coracle_wasi_host::net::NetError;
@@ -69,8 +71,8 @@ async fn a_node_speaks_for_its_own_blocks_alone() {
 
 /// Sends to the other node what no pod of this one could.
 fn send(node: &Fabric, from: &str, to: &str) {
-    let holder = coracle_wasi_host::shares::Holder { namespace: "default".into(), pod: None };
-    node.inner().send(&holder, address(from), address(to), HELLO).unwrap();
+    let from = address(from);
+    node.inner().send(&anybody(node, from.ip()), from, address(to), HELLO).unwrap();
 }
 
 #[tokio::test]
@@ -118,7 +120,7 @@ async fn a_server_knows_whose_pod_asks() {
     let mut cluster = Cluster::new().await;
     let here = pod_in("one", &cluster.a, "10.128.1.2");
     let entry = |namespace: &str, name: &str, address: &str| {
-        (Name::new(namespace, name), address.parse::<IpAddr>().unwrap())
+        (Name::new(namespace, name), pod_entry(name, address.parse().unwrap()))
     };
     cluster.state.pods = vec![
         // Of a pod of this node the node knows more than it is told.

@@ -1,6 +1,6 @@
 //! Tunnels between nodes: half-close, resets, backpressure, dead and lying peers.
 
-use super::cluster::{Cluster, SERVICE, address, config, dial, node, pod, pod_in, read_all};
+use super::cluster::{Cluster, SERVICE, address, config, dial, identity, node, pod, pod_in, read_all};
 use crate::Fabric;
 use coracle_wasi_host::net::{Conn, Gone, NetError, NetLimits};
 use std::future::poll_fn;
@@ -183,7 +183,7 @@ async fn a_peer_that_goes_and_comes_back_is_reached_again() {
     assert!(conn.read_u8().await.is_err());
     drop(held);
     let again = node(&cluster.authority, "b").await;
-    again.attach(server.ip, server.net.clone());
+    again.attach(server.ip, server.net.clone(), identity("default", "pod", server.ip));
     again.update(cluster.state.clone());
     cluster.state.nodes.insert("b".into(), again.address().to_string());
     cluster.a.update(cluster.state.clone());

@@ -1,6 +1,6 @@
 //! What nobody reads of what comes from other nodes: it is on the account of who receives it, and stops nobody who reads.
 
-use super::cluster::{Authority, Cluster, Pod, address, config, endpoint, pod, service};
+use super::cluster::{Authority, Cluster, Pod, address, config, endpoint, identity, pod, service};
 use crate::tables::{Service, Tables};
 use crate::{Fabric, FabricConfig, NetworkState, ServiceEntry};
 use coracle_wasi_host::net::{Conn, Namespace, NamespaceConfig, NetLimits, TenantBuffers};
@@ -24,7 +24,7 @@ fn pod_of(buffered_bytes_max: usize, node: &Fabric, ip: &str) -> Pod {
     let config =
         NamespaceConfig { hostname: "pod".into(), tenant: "default".into(), addresses: vec![ip], limits };
     let net = Namespace::new(config, node.uplink("default"));
-    node.attach(ip, net.clone());
+    node.attach(ip, net.clone(), identity("default", "pod", ip));
     Pod { ip, net }
 }
 

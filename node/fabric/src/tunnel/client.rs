@@ -5,7 +5,7 @@ use super::{
     CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, HEAD_BYTES_MAX, Members, SEND_BUFFER_BYTES,
     STREAM_WINDOW_BYTES, STREAMS_MAX, datagrams, identity, pump, watch_life,
 };
-use crate::caller::{Asker, Caller};
+use crate::caller::Caller;
 use crate::whereabouts::Whereabouts;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -32,17 +32,17 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a tunnel could not be opened, dials to the node fail at once for this long.
 const BACKOFF: Duration = Duration::from_millis(250);
 
-/// All tunnels that this node has opened, one a peer.
-pub(crate) struct Peers {
+/// All tunnels that this node has opened, one to each other node.
+pub(crate) struct Tunnels {
     tls: Arc<ArcSwap<rustls::ClientConfig>>,
-    peers: Mutex<HashMap<Arc<str>, Arc<Peer>>>,
+    peers: Mutex<HashMap<Arc<str>, Arc<Remote>>>,
     members: Arc<Members>,
     whereabouts: Arc<Whereabouts>,
     stopped: CancellationToken,
 }
 
 /// One other node.
-struct Peer {
+struct Remote {
     name: Arc<str>,
     fabric: Arc<str>,
     /// Held while the tunnel is being opened, so that many dials open one.
@@ -66,7 +66,7 @@ struct Link {
     dead: CancellationToken,
 }
 
-impl Peer {
+impl Remote {
     /// The tunnel, where it stands and is not being looked after.
     fn open_link(&self) -> Option<Link> {
         match &*self.link.try_lock().ok()? {
@@ -76,7 +76,7 @@ impl Peer {
     }
 }
 
-impl Peers {
+impl Tunnels {
     /// No tunnel yet. All end when `stopped` is cancelled.
     pub(crate) fn new(
         tls: Arc<ArcSwap<rustls::ClientConfig>>,
@@ -108,16 +108,12 @@ impl Peers {
             Some(link) => link,
             None => {
                 // In a task of its own: a caller who gives up does not tear down the tunnel that others wait for.
-                let (peers, peer) = (self.clone(), peer.clone());
-                let opening = tokio::spawn(async move { peers.link(&peer).await });
+                let (tunnels, peer) = (self.clone(), peer.clone());
+                let opening = tokio::spawn(async move { tunnels.link(&peer).await });
                 opening.await.unwrap_or(Err(NetError::NetworkDown))?
             }
         };
-        let client = match caller.asker {
-            Asker::Pod(_) => None,
-            Asker::Client(client) => Some(client),
-        };
-        let opening = Opening { from, to, client };
+        let opening = Opening { from, to, client: caller.source.as_client() };
         let open = async {
             let mut sender = link.sender.clone().ready().await.map_err(|_| NetError::HostUnreachable)?;
             let request = tcp_request(&opening).ok_or(NetError::InvalidInput)?;
@@ -156,9 +152,9 @@ impl Peers {
             Some(waiting) if !waiting.is_closed() => waiting,
             _ => {
                 let (sender, receiver) = mpsc::channel(datagrams::WAITING_MAX);
-                let (peers, peer) = (self.clone(), peer.clone());
+                let (tunnels, peer) = (self.clone(), peer.clone());
                 tokio::spawn(async move {
-                    if let Ok(link) = peers.link(&peer).await {
+                    if let Ok(link) = tunnels.link(&peer).await {
                         datagrams::send_all(link.sender, receiver).await;
                     }
                 });
@@ -187,12 +183,12 @@ impl Peers {
         self.peers.lock().get(node).map_or(0, |peer| peer.streams.held())
     }
 
-    fn peer(&self, node: &Arc<str>, fabric: &Arc<str>) -> Arc<Peer> {
+    fn peer(&self, node: &Arc<str>, fabric: &Arc<str>) -> Arc<Remote> {
         let mut peers = self.peers.lock();
         match peers.get(node) {
             Some(peer) if peer.fabric == *fabric => peer.clone(),
             _ => {
-                let peer = Arc::new(Peer {
+                let peer = Arc::new(Remote {
                     name: node.clone(),
                     fabric: fabric.clone(),
                     link: tokio::sync::Mutex::new(LinkState::Closed),
@@ -207,7 +203,7 @@ impl Peers {
     }
 
     /// The open tunnel to a peer, opened where there is none.
-    async fn link(&self, peer: &Peer) -> Result<Link, NetError> {
+    async fn link(&self, peer: &Remote) -> Result<Link, NetError> {
         let mut state = peer.link.lock().await;
         match &*state {
             LinkState::Open(link) if !link.dead.is_cancelled() => return Ok(link.clone()),
@@ -232,7 +228,7 @@ impl Peers {
         }
     }
 
-    async fn open(&self, peer: &Peer) -> Result<Link, NetError> {
+    async fn open(&self, peer: &Remote) -> Result<Link, NetError> {
         let stream = TcpStream::connect(&*peer.fabric).await.map_err(|_| NetError::HostUnreachable)?;
         // Waiting for more to send would cost latency; failing to say so costs nothing else.
         let _ = stream.set_nodelay(true);

@@ -47,10 +47,10 @@ const TUNNELS_PER_PEER_MAX: usize = 4;
 /// What arrives through tunnels, judged and delivered by the fabric.
 pub(crate) trait Arrivals: Send + Sync + 'static {
     /// A connection from a pod of the node `peer`, or from itself for a client, to one of our pods.
-    fn arrive(&self, peer: &str, opening: Opening) -> BoxFuture<'static, Result<Arrived, NetError>>;
+    fn arrive(&self, peer: &Arc<str>, opening: Opening) -> BoxFuture<'static, Result<Arrived, NetError>>;
 
     /// A datagram from a pod of the node `peer` to one of ours.
-    fn arrive_datagram(&self, peer: &str, datagram: Datagram);
+    fn arrive_datagram(&self, peer: &Arc<str>, datagram: Datagram);
 }
 
 /// Streams of datagrams in one tunnel: a peer opens one, each holds what may be a part of a datagram.
@@ -218,7 +218,7 @@ async fn serve_stream(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     arrivals: &dyn Arrivals,
-    peer: &str,
+    peer: &Arc<str>,
     datagrams: &Semaphore,
 ) {
     let (head, mut body) = request.into_parts();

@@ -24,7 +24,7 @@ struct Bench {
     blocks: BTreeMap<Cidr, String>,
     nodes: BTreeMap<String, NodeEntry>,
     routes: BTreeMap<RouteSource, RouteSet>,
-    pods: BTreeMap<Name, IpAddr>,
+    pods: BTreeMap<Name, PodEntry>,
     egress: BTreeMap<String, ()>,
 }
 
@@ -210,10 +210,34 @@ fn a_pod_that_has_ended_has_no_address() {
     let mut bench = Bench::default();
     let pod = |phase: &str| json!({ "status": { "phase": phase, "podIP": "10.128.3.7" } });
     assert!(bench.put("pods", "d", "job", &pod("Running")));
-    assert_eq!(bench.pods[&Name::new("d", "job")].to_string(), "10.128.3.7");
+    assert_eq!(bench.pods[&Name::new("d", "job")].address.to_string(), "10.128.3.7");
     assert!(bench.put("pods", "d", "job", &pod("Succeeded")));
     assert!(!bench.put("pods", "d", "other", &pod("Failed")));
     assert!(bench.pods.is_empty());
+}
+
+#[test]
+fn the_fabric_hears_which_pod_has_an_address_and_of_its_labels() {
+    let mut bench = Bench::default();
+    let pod = |uid: &str, labels: Value| {
+        json!({
+            "metadata": { "uid": uid, "labels": labels },
+            "status": { "phase": "Running", "podIP": "10.128.3.7" },
+        })
+    };
+    let entry = |uid: &str, app: &str| PodEntry {
+        address: "10.128.3.7".parse().unwrap(),
+        uid: uid.into(),
+        labels: Arc::new(BTreeMap::from([("app".to_owned(), app.to_owned())])),
+    };
+    for (uid, app) in [("1", "web"), ("1", "shop"), ("2", "shop")] {
+        let object = pod(uid, json!({ "app": app }));
+        assert!(bench.put("pods", "d", "web", &object));
+        assert_eq!(bench.pods[&Name::new("d", "web")], entry(uid, app));
+        assert!(!bench.put("pods", "d", "web", &object), "nothing changed");
+    }
+    assert!(bench.put("pods", "d", "web", &pod("2", Value::Null)));
+    assert!(bench.pods[&Name::new("d", "web")].labels.is_empty());
 }
 
 #[test]
