@@ -83,6 +83,15 @@ impl Peer {
         matches!(self.who, Who::Client { .. }).then_some(self.address)
     }
 
+    /// The namespace of a pod. All those that are not known are of one of their own, the empty one: who is told of late must
+    /// not be nobody's for so long.
+    pub(crate) fn of_pods(&self) -> Option<Arc<str>> {
+        match &self.who {
+            Who::Pod { known, .. } => Some(known.namespace().cloned().unwrap_or_default()),
+            Who::Node { .. } | Who::Client { .. } | Who::ApiServer | Who::Outside => None,
+        }
+    }
+
     /// The namespace in whose name it sends: the pod's, or that of the service that the client wants.
     pub(crate) fn namespace(&self) -> Option<&str> {
         match &self.who {

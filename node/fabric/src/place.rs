@@ -142,15 +142,6 @@ impl Policy {
         Who::Pod { at, known: tables.pod_at(address) }
     }
 
-    /// The namespace of the pod that has an address. All those that are not known are of one of their own, the empty one:
-    /// who is told of late must not be nobody's for so long. Nodes are no pods.
-    pub(crate) fn namespace_of(&self, tables: &Tables, address: IpAddr) -> Option<Arc<str>> {
-        match self.peer(tables, address).who {
-            Who::Pod { known, .. } => Some(known.namespace().cloned().unwrap_or_default()),
-            Who::Node { .. } | Who::Client { .. } | Who::ApiServer | Who::Outside => None,
-        }
-    }
-
     /// What the gateway and node ports of this node come from, as pods see them.
     pub(crate) fn own_address(&self, tables: &Tables) -> IpAddr {
         tables.own_address_of(&self.node).unwrap_or(NODE_WITHOUT_BLOCK)

@@ -46,6 +46,6 @@ impl Uplink for PodUplink {
     }
 
     fn namespace_of(&self, ip: IpAddr) -> Option<Arc<str>> {
-        self.inner.policy().namespace_of(&self.inner.tables(), ip)
+        self.inner.policy().peer(&self.inner.tables(), ip).of_pods()
     }
 }

@@ -262,6 +262,19 @@ impl Namespace {
         self.shared.deliver_datagram(from, to, &self.shared.caller(from.ip()), payload)
     }
 
+    /// The same where it is known already of whose pod it is, as [`Uplink::namespace_of`] would say.
+    pub fn deliver_datagram_of(
+        &self,
+        namespace: Option<Arc<str>>,
+        from: SocketAddr,
+        to: SocketAddr,
+        payload: Bytes,
+    ) -> Result<(), NetError> {
+        self.shared.check_own(to.ip())?;
+        let caller = self.shared.caller_of(from.ip(), || namespace);
+        self.shared.deliver_datagram(from, to, &caller, payload)
+    }
+
     /// Takes a UDP address. `0.0.0.0` means all; port 0 means a free one.
     pub fn bind_udp(&self, address: SocketAddr) -> Result<UdpSocket, NetError> {
         self.shared.check_bindable(address.ip())?;
@@ -435,10 +448,15 @@ impl Shared {
 
     /// Who has the address that a connection to the pod comes from.
     fn caller(&self, from: IpAddr) -> Caller {
+        self.caller_of(from, || self.uplink.namespace_of(from))
+    }
+
+    /// The same of whose pod it is, if any.
+    fn caller_of(&self, from: IpAddr, namespace: impl FnOnce() -> Option<Arc<str>>) -> Caller {
         if from.is_loopback() || self.is_own(from) {
             return Caller::Own;
         }
-        Caller::of(from, self.uplink.namespace_of(from), &self.holder.namespace)
+        Caller::of(from, namespace(), &self.holder.namespace)
     }
 
     fn deliver(&self, from: SocketAddr, to: SocketAddr, caller: &Caller) -> Result<Conn, NetError> {

@@ -40,7 +40,7 @@ impl Arrivals for Fabric {
         let Claim::Proven(source) = claim else { return };
         if let Ok(pod) = inner.admit(&source, to, Protocol::Udp) {
             // Whether a socket takes it is not told across nodes.
-            let _ = inner.deliver_datagram(&pod.network, from, to, payload);
+            let _ = inner.deliver_datagram(&pod.network, &source, from, to, payload);
         }
     }
 }

@@ -4,6 +4,7 @@ use super::Inner;
 use crate::caller::Caller;
 use crate::flows::Way;
 use crate::model::Protocol;
+use crate::peer::Peer;
 use crate::place::{Destination, Hop, Target};
 use crate::tunnel::Datagram;
 use bytes::Bytes;
@@ -43,7 +44,7 @@ impl Inner {
         };
         let Way { source: from, endpoint: to } = way;
         match found.hop {
-            Hop::Pod(network) => self.deliver_datagram(&network, from, to, payload),
+            Hop::Pod(network) => self.deliver_datagram(&network, &caller.source, from, to, payload),
             Hop::Node { name, fabric } => {
                 let _runtime = self.runtime.enter();
                 self.tunnels.send(&name, &fabric, holder, Datagram { from, to, payload });
@@ -57,14 +58,17 @@ impl Inner {
     /// Hands a datagram to a pod of this node; an answer goes to the socket that asked, in the name that it asked.
     pub(super) fn deliver_datagram(
         &self,
-        namespace: &Namespace,
+        network: &Namespace,
+        source: &Peer,
         from: SocketAddr,
         to: SocketAddr,
         payload: Bytes,
     ) -> Result<(), NetError> {
         let speaks = |asked: SocketAddr, endpoint: SocketAddr| self.speaks(asked, endpoint);
-        let (to, from) = self.flows.answered(from, to, speaks).unwrap_or((to, from));
-        namespace.deliver_datagram(from, to, payload)
+        match self.flows.answered(from, to, speaks) {
+            Some((asker, asked)) => network.deliver_datagram(asked, asker, payload),
+            None => network.deliver_datagram_of(source.of_pods(), from, to, payload),
+        }
     }
 
     /// Whether an endpoint may answer for what was asked: the address of a pod that is gone is another's later.
