@@ -5,6 +5,7 @@
 mod access;
 mod http;
 mod kinds;
+mod kubeconfig;
 
 use std::{
     error::Error as StdError,
@@ -15,7 +16,7 @@ use std::{
 };
 
 use ::http::{HeaderMap, Request, Response as HttpResponse, StatusCode};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use coracle_proto::cluster::cluster_client::ClusterClient;
 use http_body_util::BodyExt;
@@ -133,7 +134,8 @@ impl Cluster {
     /// Sends one request and hands out the answer's body as it comes. An error status becomes [`Refused`].
     ///
     /// Where all say that they cannot now (429, 503: it is certainly not done), they are asked again for a while.
-    pub async fn stream(&self, request: Request<Body>) -> Result<HttpResponse<Incoming>> {
+    pub async fn stream(&self, mut request: Request<Body>) -> Result<HttpResponse<Incoming>> {
+        self.access.introduce(request.headers_mut()).await?;
         let (began, mut pause) = (Instant::now(), BUSY_PAUSE);
         let response = loop {
             let response = self.ask(&request).await?;
@@ -261,9 +263,13 @@ impl Cluster {
 
     fn channel(&self, at: usize) -> Result<Channel> {
         let access = &self.access;
-        let tls =
-            coracle_proto::tls::client_config(&access.ca_pem, &access.certificate_pem, &access.key_pem)?;
-        Ok(coracle_proto::tls::channel(&access.addresses[at], tls))
+        ensure!(
+            access.certificate.is_some(),
+            "the user {:?} of the kubeconfig {} has a token only, but this takes a client-certificate",
+            access.user,
+            self.kubeconfig.display()
+        );
+        Ok(coracle_proto::tls::channel(&access.addresses[at], access.tls()?))
     }
 }
 
@@ -285,3 +291,6 @@ fn unavailable(status: &Status) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

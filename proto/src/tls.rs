@@ -175,6 +175,14 @@ pub fn client_config(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Result<Clie
         .with_client_auth_cert(certificates(cert_pem, "client certificate")?, private_key(key_pem)?)?)
 }
 
+/// A client that trusts `ca_pem` and shows no certificate. Without ALPN.
+pub fn anonymous_client_config(ca_pem: &str) -> Result<ClientConfig, TlsError> {
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots(ca_pem)?)
+        .with_no_client_auth())
+}
+
 /// A server that shows `cert_pem` and accepts client certificates of any of `client_ca_pems`. Where `required` is
 /// false a client may come without one. Without ALPN.
 pub fn server_config(
@@ -197,10 +205,23 @@ pub fn server_config(
 
 /// Opens a TLS connection to a control node at `host:port`, within [`CONNECT_TIMEOUT`].
 pub async fn connect(address: &str, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+    connect_named(address, server_name(), config).await
+}
+
+/// The name that all control nodes' certificates have.
+pub fn server_name() -> ServerName<'static> {
+    ServerName::try_from(SERVER_NAME).expect("the fixed name is a DNS name")
+}
+
+/// As [`connect`], to who has a certificate of this name.
+pub async fn connect_named(
+    address: &str,
+    name: ServerName<'static>,
+    config: Arc<ClientConfig>,
+) -> io::Result<TlsStream<TcpStream>> {
     let connecting = async {
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
-        let name = ServerName::try_from(SERVER_NAME).expect("the fixed name is a DNS name");
         TlsConnector::from(config).connect(name, tcp).await
     };
     match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {

@@ -1,126 +1,112 @@
-//! What a kubeconfig says about a cluster: where its control nodes are, and what proves both sides.
+//! What the current context of a kubeconfig gives: where the control nodes are, and what proves both sides.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use serde_json::Value;
+use anyhow::{Context, Result, ensure};
+use coracle_proto::tls::{self, TlsError};
+use http::{HeaderMap, HeaderValue, header};
+use rustls::{ClientConfig, pki_types::ServerName};
 
-/// The control nodes' addresses, and the PEM blocks that prove both sides.
+use super::kubeconfig::{self, Kubeconfig};
+
+/// The control nodes' addresses, and what proves both sides.
 pub struct Access {
-    /// `host:port`; that of the current context first, then those of all other clusters with the same CA.
+    /// `host:port`, and a path below which the API is, where there is one; that of the current context first, then those of all other clusters with the same CA.
     pub addresses: Vec<String>,
     pub ca_pem: String,
-    pub certificate_pem: String,
-    pub key_pem: String,
-    /// The context's; `default` where it names none.
+    /// The name that the serving certificate must have, where it is not that of all control nodes.
+    pub server_name: Option<ServerName<'static>>,
     pub namespace: String,
+    pub user: String,
+    /// What proves the user: a certificate, a token, or both.
+    pub certificate: Option<Certificate>,
+    pub token: Option<Token>,
+    /// As whom requests are made, where the user is not to act as themselves.
+    pub impersonation: HeaderMap,
+}
+
+pub struct Certificate {
+    pub pem: String,
+    pub key_pem: String,
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Token {
+    Written(String),
+    /// Read at each request: whoever keeps such a file replaces it from time to time.
+    In(PathBuf),
 }
 
 impl Access {
+    /// Paths in the kubeconfig begin in the folder that it lies in, as for kubectl.
     pub fn read(kubeconfig: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(kubeconfig).context("it cannot be read")?;
         Self::parse(&text, kubeconfig.parent().unwrap_or(Path::new("")))
     }
 
-    /// Files are named relative to `folder`.
     fn parse(text: &str, folder: &Path) -> Result<Self> {
-        let config: Value = serde_yaml_ng::from_str(text).context("it is not YAML")?;
-        let named = |list: &str, name: &Value, part: &str| {
-            let entries = config[list].as_array().cloned().unwrap_or_default();
-            entries.into_iter().find(|entry| &entry["name"] == name).map(|mut entry| entry[part].take())
-        };
-        let context =
-            named("contexts", &config["current-context"], "context").context("it has no current context")?;
-        let cluster =
-            named("clusters", &context["cluster"], "cluster").context("its context names no cluster")?;
-        let user = named("users", &context["user"], "user").context("its context names no user")?;
-        let server = cluster["server"].as_str().context("its cluster names no server")?;
-        let ca_pem = pem(&cluster, "certificate-authority", folder)?;
-        let mut addresses = vec![address(server)];
-        for other in config["clusters"].as_array().into_iter().flatten() {
-            let same = pem(&other["cluster"], "certificate-authority", folder).is_ok_and(|pem| pem == ca_pem);
-            if let Some(server) = other["cluster"]["server"].as_str().map(address)
-                && same
-                && !addresses.contains(&server)
-            {
-                addresses.push(server);
+        let config: Kubeconfig =
+            serde_yaml_ng::from_str(text).context("it is not the YAML of a kubeconfig")?;
+        let context = config.context()?;
+        let cluster = config.cluster(context)?;
+        cluster.ensure_direct()?;
+        let ca_pem = cluster.ca_pem(folder)?;
+        let mut addresses = vec![cluster.address()?];
+        for other in config.clusters.iter().flatten() {
+            if other.ca_pem(folder).is_ok_and(|pem| pem == ca_pem) {
+                let address = other.address()?;
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
             }
         }
+        let user = config.user(context)?;
+        user.ensure_supported()?;
+        let (certificate, token) = (user.certificate(folder)?, user.token(folder));
+        ensure!(
+            certificate.is_some() || token.is_some(),
+            "the user {:?} has neither client-certificate-data nor client-certificate, and no token: {}",
+            user.name,
+            kubeconfig::SUPPORTED
+        );
         Ok(Self {
             addresses,
             ca_pem,
-            certificate_pem: pem(&user, "client-certificate", folder)?,
-            key_pem: pem(&user, "client-key", folder)?,
-            namespace: context["namespace"].as_str().unwrap_or("default").to_owned(),
+            server_name: cluster.server_name()?,
+            namespace: context.namespace().to_owned(),
+            user: user.name.clone(),
+            certificate,
+            token,
+            impersonation: user.impersonation()?,
         })
     }
-}
 
-fn address(server: &str) -> String {
-    server.trim_start_matches("https://").trim_end_matches('/').to_string()
-}
-
-/// A PEM that stands in the kubeconfig itself (`FIELD-data`, base64) or in a file that it names (`FIELD`).
-fn pem(part: &Value, field: &str, folder: &Path) -> Result<String> {
-    use base64::Engine;
-    if let Some(text) = part[format!("{field}-data")].as_str() {
-        let bytes = base64::engine::general_purpose::STANDARD
-            .decode(text)
-            .with_context(|| format!("its {field}-data is not base64"))?;
-        return String::from_utf8(bytes).with_context(|| format!("its {field}-data is not PEM"));
+    /// Trusts the cluster's CA and shows the user's certificate, if there is one. Without ALPN.
+    pub fn tls(&self) -> Result<ClientConfig, TlsError> {
+        match &self.certificate {
+            Some(user) => tls::client_config(&self.ca_pem, &user.pem, &user.key_pem),
+            None => tls::anonymous_client_config(&self.ca_pem),
+        }
     }
-    let file = part[field].as_str().with_context(|| format!("it has neither {field}-data nor {field}"))?;
-    std::fs::read_to_string(folder.join(file)).with_context(|| format!("reading {file}"))
+
+    /// Adds to a request who makes it, as far as the connection's certificate does not say so.
+    pub async fn introduce(&self, headers: &mut HeaderMap) -> Result<()> {
+        headers.extend(self.impersonation.clone());
+        let user = &self.user;
+        let token = match &self.token {
+            None => return Ok(()),
+            Some(Token::Written(token)) => token.clone(),
+            Some(Token::In(file)) => tokio::fs::read_to_string(file)
+                .await
+                .with_context(|| format!("reading the tokenFile {} of the user {user:?}", file.display()))?,
+        };
+        let value = HeaderValue::try_from(format!("Bearer {}", token.trim()));
+        let mut value = value.with_context(|| format!("the token of the user {user:?} cannot be sent"))?;
+        value.set_sensitive(true);
+        headers.insert(header::AUTHORIZATION, value);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_proves_both_sides_may_lie_in_files_beside_it() {
-        let folder = tempfile::tempdir().unwrap();
-        for (name, text) in [("ca.pem", "ca"), ("user.pem", "c"), ("user.key", "k")] {
-            std::fs::write(folder.path().join(name), text).unwrap();
-        }
-        let mut config = serde_json::json!({
-            "current-context": "c",
-            "contexts": [{"name": "c", "context": {"cluster": "one", "user": "u", "namespace": "mine"}}],
-            "clusters": [{"name": "one", "cluster": {"server": "https://a:1", "certificate-authority": "ca.pem"}}],
-            "users": [{"name": "u", "user": {"client-certificate": "user.pem", "client-key": "user.key"}}],
-        });
-        let access = Access::parse(&config.to_string(), folder.path()).unwrap();
-        assert_eq!(
-            (access.ca_pem, access.key_pem, access.namespace),
-            ("ca".into(), "k".into(), "mine".into())
-        );
-        config["users"][0]["user"] = serde_json::json!({"exec": {"command": "x"}});
-        let missing = Access::parse(&config.to_string(), folder.path()).err().unwrap().to_string();
-        assert_eq!(missing, "it has neither client-certificate-data nor client-certificate");
-    }
-
-    #[test]
-    fn all_control_nodes_of_the_same_ca_are_known() {
-        let cluster = |name: &str, server: &str, ca: &str| {
-            serde_json::json!({
-                "name": name, "cluster": {"server": server, "certificate-authority-data": ca},
-            })
-        };
-        let config = serde_json::json!({
-            "current-context": "c",
-            "contexts": [{"name": "c", "context": {"cluster": "two", "user": "u"}}],
-            "clusters": [
-                cluster("one", "https://10.0.0.1:6443", "Y2E="),
-                cluster("two", "https://10.0.0.2:6443/", "Y2E="),
-                cluster("again", "https://10.0.0.2:6443", "Y2E="),
-                cluster("foreign", "https://10.9.9.9:6443", "b3RoZXI="),
-            ],
-            "users": [{"name": "u", "user": {"client-certificate-data": "Yw==", "client-key-data": "aw=="}}],
-        });
-        let access = Access::parse(&config.to_string(), Path::new("")).unwrap();
-        assert_eq!(access.addresses, ["10.0.0.2:6443", "10.0.0.1:6443"]);
-        assert_eq!(access.ca_pem, "ca");
-        assert_eq!(access.namespace, "default");
-        assert!(Access::parse("{}", Path::new("")).is_err());
-    }
-}
+mod tests;

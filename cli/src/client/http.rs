@@ -4,11 +4,11 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use coracle_proto::tls::{self, TlsError};
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
+use rustls::{ClientConfig, pki_types::ServerName};
 use thiserror::Error;
 
 use super::access::Access;
@@ -20,6 +20,10 @@ pub type Body = Full<Bytes>;
 pub struct Server {
     /// `host:port`
     address: String,
+    /// Of its certificate.
+    name: ServerName<'static>,
+    /// What stands before all paths, where the API is not at the root.
+    prefix: String,
     tls: Arc<ClientConfig>,
 }
 
@@ -34,20 +38,31 @@ pub enum SendError {
 }
 
 impl Server {
+    /// `address` is one of `access.addresses`.
     pub fn new(address: &str, access: &Access) -> Result<Self, TlsError> {
-        let config = tls::client_config(&access.ca_pem, &access.certificate_pem, &access.key_pem)?;
-        let tls = tls::with_alpn(&config, b"http/1.1");
-        Ok(Self { address: address.to_owned(), tls })
+        let (address, prefix) = address.split_at(address.find('/').unwrap_or(address.len()));
+        Ok(Self {
+            address: address.to_owned(),
+            name: access.server_name.clone().unwrap_or_else(tls::server_name),
+            prefix: prefix.to_owned(),
+            tls: tls::with_alpn(&access.tls()?, b"http/1.1"),
+        })
     }
 
+    /// Sends a request whose URI is a path and a query.
     pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, SendError> {
-        let stream = tls::connect(&self.address, self.tls.clone()).await.map_err(SendError::NotSent)?;
+        let unsendable = |error: http::Error| SendError::NotSent(io::Error::other(error));
+        if !self.prefix.is_empty() {
+            let uri = format!("{}{}", self.prefix, request.uri()).parse::<Uri>();
+            *request.uri_mut() = uri.map_err(|error| unsendable(error.into()))?;
+        }
+        let host = HeaderValue::from_str(&self.address).map_err(|error| unsendable(error.into()))?;
+        request.headers_mut().entry(header::HOST).or_insert(host);
+        let stream = tls::connect_named(&self.address, self.name.clone(), self.tls.clone());
+        let stream = stream.await.map_err(SendError::NotSent)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // It ends with the answer's body, or with whoever reads it.
         tokio::spawn(connection);
-        let host = HeaderValue::from_str(&self.address);
-        let host = host.map_err(|error| SendError::NotSent(io::Error::other(error)))?;
-        request.headers_mut().entry(header::HOST).or_insert(host);
         Ok(sender.send_request(request).await?)
     }
 }

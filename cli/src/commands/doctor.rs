@@ -87,7 +87,12 @@ fn machine() -> Vec<Finding> {
 
 async fn cluster_findings(cluster: &Cluster) -> Vec<Finding> {
     let mut findings = vec![Fine(format!("kubeconfig {}", cluster.kubeconfig.display()))];
-    findings.push(certificate(&cluster.access.certificate_pem));
+    findings.push(match &cluster.access.certificate {
+        Some(user) => certificate(&user.pem),
+        None => {
+            Better("the kubeconfig's user has a token only: administration takes a client certificate".into())
+        }
+    });
     let nodes = match cluster.get("/api/v1/nodes").await {
         Ok(nodes) => nodes.unwrap_or_default(),
         Err(error) => {
