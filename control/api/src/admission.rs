@@ -4,18 +4,21 @@
 //! has come of it. They may wait; the whole is tried again with a newer state where the write is refused.
 
 mod cluster_info;
+mod components;
 mod definition_stays;
 mod ingress_hosts;
 mod namespace_lifecycle;
+mod node_restriction;
 pub mod services;
 
 use coracle_objects::{Kind, ObjectKey, Transaction, View};
 use futures::future::{self, BoxFuture, FutureExt};
 use serde_json::Value;
 
+pub use self::components::{Admission, Admitted};
 use self::{
     cluster_info::ClusterInfo, definition_stays::DefinitionStays, ingress_hosts::IngressHosts,
-    namespace_lifecycle::NamespaceLifecycle, services::ServiceClaims,
+    namespace_lifecycle::NamespaceLifecycle, node_restriction::NodeRestriction, services::ServiceClaims,
 };
 use crate::{auth::UserInfo, config::ApiConfig, error::ApiError};
 
@@ -59,7 +62,7 @@ pub trait Plugin: Sync {
     /// As kube-apiserver calls it, where it has one.
     fn name(&self) -> &'static str;
 
-    /// Whether it has a say in this one.
+    /// Whether it has a say in this one: by what is done, to what and by whom, and not by the object.
     fn handles(&self, write: &Write<'_>) -> bool;
 
     /// Whether it fills in what the kind validates: what is at fault in one state may then be right in another.
@@ -88,8 +91,8 @@ pub trait Plugin: Sync {
 }
 
 /// All of them, in the order in which they mutate and validate.
-const PLUGINS: [&dyn Plugin; 5] =
-    [&NamespaceLifecycle, &DefinitionStays, &ServiceClaims, &IngressHosts, &ClusterInfo];
+const PLUGINS: [&dyn Plugin; 6] =
+    [&NamespaceLifecycle, &DefinitionStays, &ServiceClaims, &IngressHosts, &ClusterInfo, &NodeRestriction];
 
 fn handling<'a>(write: &'a Write<'a>) -> impl Iterator<Item = &'static dyn Plugin> + use<'a> {
     PLUGINS.into_iter().filter(|plugin| plugin.handles(write))

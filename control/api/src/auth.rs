@@ -11,6 +11,8 @@ pub use impersonation::impersonated;
 
 use crate::error::ApiError;
 
+/// Where the components' accounts are.
+const SYSTEM_NAMESPACE: &str = "kube-system";
 const MASTERS: &str = "system:masters";
 const ANONYMOUS: &str = "system:anonymous";
 const AUTHENTICATED: &str = "system:authenticated";
@@ -33,6 +35,26 @@ impl UserInfo {
     pub fn new(name: impl Into<String>, groups: &[&str]) -> Self {
         let groups = groups.iter().map(|&group| group.to_owned()).collect();
         Self { name: name.into(), groups, ..Self::default() }
+    }
+
+    /// A component of the control plane, of which each has a service account.
+    pub fn component(account: &str) -> Self {
+        let name = format!("system:serviceaccount:{SYSTEM_NAMESPACE}:{account}");
+        let of_namespace = format!("system:serviceaccounts:{SYSTEM_NAMESPACE}");
+        Self::new(name, &["system:serviceaccounts", &of_namespace]).completed()
+    }
+
+    pub fn scheduler() -> Self {
+        Self::new("system:kube-scheduler", &[]).completed()
+    }
+
+    pub fn node(name: &str) -> Self {
+        Self::new(format!("system:node:{name}"), &["system:nodes"]).completed()
+    }
+
+    /// A control node itself.
+    pub fn api_server() -> Self {
+        Self::new("system:apiserver", &[MASTERS]).completed()
     }
 
     pub fn anonymous() -> Self {

@@ -134,6 +134,15 @@ impl ApiError {
         }
     }
 
+    /// What was to be made has no place any more: its namespace ends, or has gone.
+    pub fn is_of_ending_namespace(&self) -> bool {
+        match self {
+            ApiError::NamespaceTerminating { .. } => true,
+            ApiError::NotFound { resource, .. } => resource.as_str() == "namespaces",
+            _ => false,
+        }
+    }
+
     pub fn code(&self) -> StatusCode {
         match self {
             ApiError::NotFound { .. } | ApiError::NoSuchPath => StatusCode::NOT_FOUND,
@@ -276,6 +285,7 @@ impl From<ProposeError> for ApiError {
             ProposeError::Unknown(_) => ApiError::UnknownOutcome(text),
             ProposeError::NoSpace => ApiError::NoSpace(text),
             ProposeError::TooLarge { limit, .. } => ApiError::TooLarge { limit },
+            ProposeError::Denied(error) => *error,
         }
     }
 }

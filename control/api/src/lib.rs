@@ -33,7 +33,10 @@ mod typed;
 mod verbs;
 mod watch;
 
-pub use admission::services::{LostClaims, lost_claims};
+pub use admission::{
+    Admission, Admitted,
+    services::{LostClaims, lost_claims},
+};
 pub use auth::{Attributes, Authorizer, Decision, Masters, UserInfo, is_public};
 pub use config::{ApiConfig, Checks, ServiceNetwork};
 pub use error::ApiError;

@@ -13,6 +13,7 @@ use http::{HeaderName, HeaderValue, Method, Request as HttpRequest, StatusCode, 
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
+    admission::Admission,
     answer,
     auth::{Attributes, UserInfo, authorize, impersonated, reviews},
     body::{BODY_BYTES_MAX, Content},
@@ -50,9 +51,9 @@ pub struct Api<S, N> {
 }
 
 /// The whole REST API, for every path. It has no fallback and merges with more specific routes.
-pub fn router<S: Storage, N: Nodes>(storage: S, nodes: N, config: ApiConfig) -> Router {
-    let api =
-        Api { storage, nodes, config: Arc::new(config), bounds: Arc::default(), serving: Arc::default() };
+pub fn router<S: Storage, N: Nodes>(storage: S, nodes: N, admission: Admission) -> Router {
+    let Admission { config, serving } = admission;
+    let api = Api { storage, nodes, config, bounds: Arc::default(), serving };
     Router::new().route("/", any(serve::<S, N>)).route("/{*path}", any(serve::<S, N>)).with_state(api)
 }
 

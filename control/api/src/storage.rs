@@ -7,6 +7,8 @@ use coracle_objects::{Applied, Event, LogOptions, Refusal, ResourceName, Revisio
 use futures::Stream;
 use thiserror::Error;
 
+use crate::error::ApiError;
+
 /// The replicated store, as one control node sees it.
 pub trait Storage: Clone + Send + Sync + 'static {
     /// The local state: consistent, perhaps a moment old.
@@ -75,6 +77,9 @@ pub enum ProposeError {
     /// The disks are nearly full: only deletes are taken.
     #[error("the control plane's disk is full: only deletes are taken until there is room again")]
     NoSpace,
+    /// Certainly not done: admission refuses it.
+    #[error(transparent)]
+    Denied(Box<ApiError>),
     /// Certainly not done, now or ever. Sizes in bytes.
     #[error("the transaction takes {bytes} bytes; the limit is {limit}")]
     TooLarge { bytes: u64, limit: u64 },

@@ -31,18 +31,10 @@ const PLAN_TASKS_MAX: usize = 4_096;
 const TURN_TRANSACTIONS_MAX: usize = 512;
 
 /// What the controllers need to know beyond the objects.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Config {
     /// The certificates, in PEM, by which pods can tell that they talk to this cluster's API: given to each namespace.
     pub ca_bundle: String,
-    /// The largest object that the store takes, in bytes.
-    pub object_bytes_max: usize,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { ca_bundle: String::new(), object_bytes_max: usize::MAX }
-    }
 }
 
 /// Which task a transaction is of.
@@ -52,6 +44,11 @@ pub struct Origin(Task);
 impl Origin {
     pub(crate) fn of(task: &Task) -> Self {
         Self(task.clone())
+    }
+
+    /// The controller's service account, in whose name it writes. Each has one of its own name.
+    pub fn account(&self) -> &'static str {
+        self.0.controller().name()
     }
 }
 

@@ -1,12 +1,9 @@
 //! What a controller works with while it plans one task: the state to read, and the plan to add to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use coracle_objects::{
-    Expect, Object, ObjectKey, ObjectName, Transaction, View, Write, admission, by_resource,
-};
+use coracle_objects::{Expect, ObjectKey, ObjectName, Transaction, View};
 use jiff::Timestamp;
-use serde_json::Value;
 
 use crate::{
     backoff::{self, Backoff},
@@ -74,8 +71,8 @@ pub struct Planner<'a> {
 impl Planner<'_> {
     /// Adds a transaction to the plan. False where one of its objects has a write under way: what it is based on is
     /// about to be old, so it is left out, and the task runs again when more is known. False as well where it makes
-    /// something and the task may not do so for now, or where no store would take it.
-    pub fn propose(&mut self, mut transaction: Transaction) -> bool {
+    /// something and the task may not do so for now.
+    pub fn propose(&mut self, transaction: Transaction) -> bool {
         let creating = backoff::creates(&transaction);
         if creating && !self.may_create() {
             return false;
@@ -89,15 +86,6 @@ impl Planner<'_> {
         if written.chain(expected).any(|key| self.flights.writes(key)) {
             self.blocked = true;
             return false;
-        }
-        match self.admit(&mut transaction) {
-            Ok(()) => {}
-            // What it was for goes with it.
-            Err(Refused::NamespaceEnds) => return false,
-            Err(Refused::Fault(reason)) => {
-                self.fail(creating, &reason);
-                return false;
-            }
         }
         self.flights.launch(&self.task, &transaction, self.now);
         let links = self.chains.write(&transaction, self.links, self.now);
@@ -130,33 +118,6 @@ impl Planner<'_> {
         self.plan.origins.truncate(transactions);
         self.plan.events.truncate(events);
         self.flights.abandon(&self.task);
-    }
-
-    /// Has a transaction pass what a client's writes do: what is made is in a namespace that stays, and each object is one
-    /// that its kind and the store take.
-    fn admit(&self, transaction: &mut Transaction) -> Result<(), Refused> {
-        let created: BTreeSet<ObjectKey> = transaction.expected_absent().into_iter().cloned().collect();
-        let mut namespaces = BTreeSet::new();
-        for write in &transaction.writes {
-            let Write::Put { key, draft } = write else { continue };
-            let limit = self.config.object_bytes_max;
-            if draft.len() > limit {
-                let reason = format!("{key} would take {} bytes; the limit is {limit}", draft.len());
-                return Err(Refused::Fault(reason));
-            }
-            let object = Object::from_draft(key.clone(), draft, 0);
-            let object = object.map_err(|error| Refused::Fault(format!("{key}: {error}")))?;
-            let is_new = created.contains(key);
-            check_own_kind(&object, is_new).map_err(Refused::Fault)?;
-            if is_new && !key.name.namespace.is_empty() {
-                namespaces.insert(key.name.namespace.clone());
-            }
-        }
-        for namespace in namespaces {
-            let stays = admission::in_namespace(&namespace, &self.state.view);
-            transaction.preconditions.push(stays.map_err(|_| Refused::NamespaceEnds)?);
-        }
-        Ok(())
     }
 
     /// Counts as if what the task makes were refused for good: no object of this content is admitted.
@@ -202,61 +163,5 @@ impl Planner<'_> {
     /// A fresh uid for an object that is created.
     pub fn new_uid(&mut self) -> String {
         (self.uid)()
-    }
-}
-
-/// Why a transaction is not planned.
-enum Refused {
-    /// What it makes is in a namespace that is ending, or gone.
-    NamespaceEnds,
-    Fault(String),
-}
-
-/// Kinds whose objects are written whole by controllers, and not from somebody's template: what is in them passes the
-/// kind's own rules, or it could not be edited afterwards.
-const WRITTEN_WHOLE: [&str; 2] = ["endpoints", "endpointslices.discovery.k8s.io"];
-
-/// Kinds that are made in numbers of one template, which has been checked once for all.
-const CAST: &str = "pods";
-
-fn check_own_kind(object: &Object, created: bool) -> Result<(), String> {
-    let resource = object.key.resource.as_str();
-    let whole = WRITTEN_WHOLE.contains(&resource);
-    let checked = if created { resource != CAST } else { whole };
-    let Some(kind) = by_resource(resource).filter(|_| checked) else {
-        return Ok(());
-    };
-    let mut value: Value = object.parse().map_err(|error| format!("{}: {error}", object.key))?;
-    kind.defaults(&mut value);
-    // What is on its way out, or was adopted with faults, only loses metadata.
-    let fault = if object.meta.deletion_timestamp.is_some() {
-        None
-    } else if created {
-        admission::faults_of_new(kind, &value).into_iter().next()
-    } else {
-        kind.validate(&value, None).into_iter().next()
-    };
-    match fault {
-        Some(fault) => Err(format!("{}: {fault}", object.key)),
-        None => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn what_a_controller_writes_passes_its_kind() {
-        let slice = |address: &str| {
-            let key = ObjectKey::new("endpointslices.discovery.k8s.io", "default", "web-x");
-            let body = json!({ "metadata": { "name": "web-x", "namespace": "default" }, "addressType": "IPv4",
-                "endpoints": [{ "addresses": [address] }], "ports": [] });
-            check_own_kind(&Object::from_draft(key, body.to_string().as_bytes(), 1).unwrap(), false)
-        };
-        slice("10.128.0.1").unwrap();
-        assert!(slice("1.2.3").unwrap_err().contains("endpoints[0].addresses[0]"));
     }
 }

@@ -11,6 +11,9 @@ use crate::{
     silence::Verdict,
 };
 
+/// The service account in whose name is written whether nodes are heard of. Source: kube-controller-manager.
+pub const ACCOUNT: &str = "node-controller";
+
 /// Nodes that are told in one transaction to be down.
 pub const TOGETHER_MAX: usize = 32;
 

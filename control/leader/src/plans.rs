@@ -58,6 +58,9 @@ pub fn outcome(answer: Result<Result<Applied, Refusal>, ProposeError>) -> Outcom
         Err(error @ (ProposeError::TooLarge { .. } | ProposeError::NoSpace)) => {
             Outcome::Impossible(error.to_string())
         }
+        // What it is for goes with it.
+        Err(ProposeError::Denied(error)) if error.is_of_ending_namespace() => Outcome::Stale,
+        Err(error @ ProposeError::Denied(_)) => Outcome::Impossible(error.to_string()),
         Err(ProposeError::Unavailable(_) | ProposeError::Unknown(_)) => Outcome::Unknown,
     }
 }

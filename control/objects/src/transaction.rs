@@ -170,6 +170,13 @@ impl Transaction {
         absent.map(|precondition| &precondition.key).collect()
     }
 
+    /// The refusal of a draft of more bytes than a store takes, told before it is sent anywhere.
+    pub fn too_large(&self, bytes_max: usize) -> Option<Refusal> {
+        let large = self.writes.iter().find(|write| write.bytes() > bytes_max)?;
+        let (size, limit) = (large.bytes() as u64, bytes_max as u64);
+        Some(Refusal::TooLarge { key: large.key().clone(), size, limit })
+    }
+
     /// Why a store in this state would refuse it, as far as that is seen without reading the drafts. Linear.
     pub fn refused_by(&self, view: &View) -> Option<Refusal> {
         if let Err(refusal) = self.check(view) {

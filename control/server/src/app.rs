@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use coracle_api::{ApiConfig, Storage};
+use coracle_api::{Admission, ApiConfig, Storage, UserInfo};
 use coracle_objects::{ObjectKey, Refusal};
 use coracle_proto::{
     MESSAGE_BYTES_MAX,
@@ -72,7 +72,7 @@ use crate::{
     standing::Judge,
     storage::ReplicatedStorage,
     store_service::StoreService,
-    telemetry::Telemetry,
+    telemetry::{Requests, Telemetry},
     tokens::{self, Purpose},
     version::{self, AgreedLevel},
 };
@@ -165,18 +165,21 @@ async fn run(
     let level = AgreedLevel::new(config.build.levels);
     let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers, secrets.clone(), level.clone());
     let links = Arc::new(Links::default());
-    let recorder = EventRecorder::start(storage.clone());
+    let requests = Arc::default();
+    let admission = admission(&storage, &requests, &membership.cluster_id);
+    let recorder = EventRecorder::start(admission.storage_of(storage.clone(), UserInfo::api_server()));
     let watched = storage.raft().status();
     let blobs = Blobs::open(&data.path("blobs"), move || !health::disk_is_low(&watched.borrow()));
     let blobs = Arc::new(blobs?);
     let node_link = NodeLinkService {
         storage: storage.clone(),
+        admission: admission.clone(),
         links: links.clone(),
         recorder: recorder.clone(),
         cluster_id: membership.cluster_id.clone(),
     };
     let telemetry = Telemetry {
-        requests: Arc::default(),
+        requests,
         storage: storage.clone(),
         links: links.clone(),
         data_dir: config.data_dir.clone(),
@@ -185,7 +188,11 @@ async fn run(
     let planning = telemetry.planning.clone();
     let judge = Arc::new(Judge::new(credentials.clone(), storage.clone()));
     let front = Front {
-        api: api(&telemetry, &membership.cluster_id),
+        api: coracle_api::router(
+            storage.clone(),
+            LinkedNodes { storage: storage.clone(), links: links.clone() },
+            admission.clone(),
+        ),
         registry: registry::router(storage.clone(), blobs.clone()),
         grpc: grpc(&raft, &credentials, &secrets, node_link, blobs, data.root().to_owned()),
         telemetry: Arc::new(telemetry),
@@ -206,6 +213,7 @@ async fn run(
     let mut leading = JoinSet::new();
     leading.spawn(leader::run(Duties {
         storage: storage.clone(),
+        admission,
         links: links.clone(),
         recorder,
         cluster_id: membership.cluster_id.clone(),
@@ -288,17 +296,16 @@ fn start_raft(
     })
 }
 
-fn api(telemetry: &Telemetry, cluster_id: &str) -> axum::Router {
-    let Telemetry { requests, storage, links, .. } = telemetry.clone();
+/// By what the API decides, and all who write beside it.
+fn admission(storage: &ReplicatedStorage, requests: &Arc<Requests>, cluster_id: &str) -> Admission {
     let mut config = ApiConfig::new(cluster_id, VERSION);
-    config.meter = requests;
+    config.meter = requests.clone();
     config.authorizer = Arc::new(Builtin);
     let checked = storage.clone();
     config.liveness = Arc::new(move || checks::liveness(&checked));
     let checked = storage.clone();
     config.readiness = Arc::new(move || checks::readiness(&checked));
-    let nodes = LinkedNodes { storage: storage.clone(), links };
-    coracle_api::router(storage, nodes, config)
+    Admission::new(config)
 }
 
 fn grpc(

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, future::ready, sync::Arc};
 
 use bytes::Bytes;
-use coracle_api::{ProposeError, Settled, Storage, Unavailable, Unsettled, settle};
+use coracle_api::{ApiError, ProposeError, Settled, Storage, Unavailable, Unsettled, settle};
 use coracle_objects::{Applied, ObjectKey, Refusal, Transaction, View};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -20,6 +20,8 @@ pub enum WriteError {
     Propose(#[from] ProposeError),
     #[error("the write was refused: {0:?}")]
     Refused(Refusal),
+    #[error("the write is not admitted: {0}")]
+    Denied(Box<ApiError>),
     #[error("the name {name} is taken by {by}")]
     Taken { name: String, by: String },
     #[error("the object kept changing")]
@@ -50,6 +52,7 @@ where
         Ok(Settled::Unchanged(()) | Settled::Nothing) => Ok(None),
         Err(Unsettled::Undecided(never)) => match never {},
         Err(Unsettled::Unavailable(error)) => Err(error.into()),
+        Err(Unsettled::NotProposed(ProposeError::Denied(error))) => Err(WriteError::Denied(error)),
         Err(Unsettled::NotProposed(error)) => Err(error.into()),
         Err(Unsettled::Refused(refusal)) if refusal.depends_on_state() => Err(WriteError::Contended),
         Err(Unsettled::Refused(refusal)) => Err(WriteError::Refused(refusal)),

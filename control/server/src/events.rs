@@ -33,7 +33,8 @@ pub struct EventRecorder {
 }
 
 impl EventRecorder {
-    pub fn start(storage: ReplicatedStorage) -> Self {
+    /// Written to this store, in whose name it is.
+    pub fn start(storage: impl Storage) -> Self {
         let (waiting, events) = mpsc::channel(WAITING_MAX);
         tokio::spawn(write_all(storage, events));
         Self { waiting }
@@ -56,7 +57,7 @@ impl EventRecorder {
     }
 }
 
-async fn write_all(storage: ReplicatedStorage, mut events: mpsc::Receiver<Value>) {
+async fn write_all(storage: impl Storage, mut events: mpsc::Receiver<Value>) {
     let mut remembered = Remembered::default();
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while events.recv_many(&mut batch, BATCH_MAX).await > 0 {
@@ -66,7 +67,7 @@ async fn write_all(storage: ReplicatedStorage, mut events: mpsc::Receiver<Value>
     }
 }
 
-async fn write(storage: &ReplicatedStorage, key: ObjectKey, event: Value, times: u64) {
+async fn write(storage: &impl Storage, key: ObjectKey, event: Value, times: u64) {
     let now = Timestamp::now();
     let uid = fresh_uid();
     let written = drafts::write(storage, |view| written(view, &key, &event, times, &uid, now));

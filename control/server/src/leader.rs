@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use coracle_api::Storage;
+use coracle_api::{Admission, Storage, UserInfo};
 use coracle_raft::Role;
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
+    accounts::Accounts,
     bootstrap,
     certificates::{self, Credentials},
     claims,
@@ -33,6 +34,7 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Duties {
     pub storage: ReplicatedStorage,
+    pub admission: Admission,
     pub links: Arc<Links>,
     pub recorder: EventRecorder,
     pub cluster_id: String,
@@ -96,14 +98,20 @@ async fn lead(duties: Duties, on_duty: OnDuty) {
     tasks.spawn(planner_thread::run("controllers", on_duty.clone(), move || run_controllers(spawned)));
     let spawned = duties.clone();
     tasks.spawn(planner_thread::run("scheduler", on_duty.clone(), move || async move {
-        plans::run_scheduler(&spawned.storage, &spawned.recorder, &spawned.planning.scheduler).await;
+        let Duties { storage, admission, recorder, planning, .. } = &spawned;
+        let own = admission.storage_of(storage.clone(), UserInfo::scheduler());
+        plans::run_scheduler(storage.hub(), &own, recorder, &planning.scheduler).await;
     }));
     let spawned = duties.clone();
     tasks.spawn(planner_thread::run("node links", on_duty, move || async move {
         spawned.links.routing.run(&spawned.storage).await;
     }));
     let spawned = duties.clone();
-    tasks.spawn(async move { node_link::monitor(&spawned.storage, &spawned.links).await });
+    tasks.spawn(async move {
+        let user = UserInfo::component(coracle_leader::monitor::ACCOUNT);
+        let own = spawned.admission.storage_of(spawned.storage, user);
+        node_link::monitor(&own, &spawned.links).await;
+    });
     let spawned = duties.clone();
     tasks.spawn(async move {
         membership::keeper::run(&spawned.storage, &spawned.recorder, spawned.periods).await;
@@ -135,9 +143,10 @@ async fn run_controllers(duties: Duties) {
                 let _ = news.changed().await;
             }
         };
-        let Duties { storage, recorder, planning, .. } = &duties;
+        let Duties { storage, admission, recorder, planning, .. } = &duties;
+        let accounts = Accounts::new(storage.clone(), admission.clone());
         tokio::select! {
-            () = plans::run_controllers(storage, recorder, &planning.controllers, bundle) => return,
+            () = plans::run_controllers(storage.hub(), accounts, recorder, &planning.controllers, bundle) => return,
             () = replaced => tracing::debug!("the controllers begin anew with another bundle"),
         }
     }

@@ -4,6 +4,7 @@
 //! Reading order: [`app`] starts everything; [`storage`] is the one door for changes of state; [`leader`] and
 //! [`node_link`] are what only the leader does.
 
+mod accounts;
 mod app;
 mod authentication;
 mod authorization;

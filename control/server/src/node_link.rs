@@ -29,7 +29,7 @@ use crate::{
     standing::{BoundTo, Lost, is_certified},
     storage::ReplicatedStorage,
 };
-use coracle_api::Storage;
+use coracle_api::{Admission, Storage};
 
 pub use coracle_leader::{node_object, references::node_of};
 pub use links::Links;
@@ -39,6 +39,7 @@ pub use monitor::monitor;
 #[derive(Clone)]
 pub struct NodeLinkService {
     pub storage: ReplicatedStorage,
+    pub admission: Admission,
     pub links: Arc<Links>,
     pub recorder: EventRecorder,
     pub cluster_id: String,

@@ -8,16 +8,16 @@ use std::{
 use coracle_api::Storage;
 use coracle_controllers::{Config, Controllers, Outcome};
 use coracle_leader::plans::{FAILURE_PAUSE, of_decisions, outcome, warning_of};
-use coracle_objects::{Event, OBJECT_BYTES_MAX, Transaction};
+use coracle_objects::{Event, Transaction};
 use coracle_scheduler::Scheduler;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 
 use crate::{
+    accounts::Accounts,
     events::EventRecorder,
     planning::{Planner, Resting},
-    storage::ReplicatedStorage,
-    watch_hub::{EntryEvents, Feed, Lagged},
+    watch_hub::{EntryEvents, Feed, Lagged, WatchHub},
 };
 
 /// Transactions of one plan under way at a time.
@@ -31,15 +31,16 @@ const PLAN_TIME_MAX: Duration = Duration::from_millis(100);
 
 /// Runs the controllers until it is dropped.
 pub async fn run_controllers(
-    storage: &ReplicatedStorage,
+    hub: &WatchHub,
+    mut accounts: Accounts,
     recorder: &EventRecorder,
     planning: &Planner,
     ca_bundle: String,
 ) {
-    let mut controllers = Controllers::new(Config { ca_bundle, object_bytes_max: OBJECT_BYTES_MAX });
+    let mut controllers = Controllers::new(Config { ca_bundle });
     let mut clock = Clock::default();
     let _resting = Resting(planning);
-    let (view, mut events) = storage.hub().follow();
+    let (view, mut events) = hub.follow();
     controllers.resync(&view);
     loop {
         let _lagged: Lagged = 'observing: loop {
@@ -58,7 +59,10 @@ pub async fn run_controllers(
             }
             if !plan.transactions.is_empty() {
                 let observe = |event: &Event| controllers.observe(event);
-                let (outcomes, missed) = carry_out(storage, &mut events, &plan.transactions, observe).await;
+                let writes = plan.origins.iter().zip(&plan.transactions).map(|(origin, transaction)| {
+                    (accounts.storage_of(origin.account()), transaction.clone())
+                });
+                let (outcomes, missed) = carry_out(&mut events, writes.collect(), observe).await;
                 let now = clock.now();
                 let settled = plan.origins.iter().zip(&plan.transactions).zip(&outcomes);
                 for ((origin, transaction), outcome) in settled {
@@ -82,7 +86,7 @@ pub async fn run_controllers(
             }
         };
         let view;
-        (view, events) = storage.hub().follow();
+        (view, events) = hub.follow();
         controllers.catch_up(&view);
     }
 }
@@ -105,12 +109,17 @@ fn note(planning: &Planner, [waiting, in_trouble, unreadable]: [usize; 3], panic
 }
 
 /// Runs the scheduler until it is dropped.
-pub async fn run_scheduler(storage: &ReplicatedStorage, recorder: &EventRecorder, planning: &Planner) {
+pub async fn run_scheduler<S: Storage>(
+    hub: &WatchHub,
+    storage: &S,
+    recorder: &EventRecorder,
+    planning: &Planner,
+) {
     let mut scheduler = Scheduler::new();
     let mut clock = Clock::default();
     let _resting = Resting(planning);
     loop {
-        let (view, mut events) = storage.hub().follow();
+        let (view, mut events) = hub.follow();
         scheduler.catch_up(&view);
         let _lagged: Lagged = 'observing: loop {
             planning.begin();
@@ -127,7 +136,8 @@ pub async fn run_scheduler(storage: &ReplicatedStorage, recorder: &EventRecorder
             let (transactions, records) = of_decisions(decisions);
             if !transactions.is_empty() {
                 let observe = |event: &Event| scheduler.observe(event);
-                let (outcomes, missed) = carry_out(storage, &mut events, &transactions, observe).await;
+                let writes = transactions.into_iter().map(|transaction| (storage.clone(), transaction));
+                let (outcomes, missed) = carry_out(&mut events, writes.collect(), observe).await;
                 let now = clock.now();
                 for (record, outcome) in records.iter().zip(&outcomes) {
                     let pod = &record.regarding.name;
@@ -157,19 +167,18 @@ pub async fn run_scheduler(storage: &ReplicatedStorage, recorder: &EventRecorder
     }
 }
 
-/// Proposes the transactions, in order, and observes meanwhile what happens. All of their own events have been
+/// Proposes the transactions, in order and each in the name of its writer, and observes meanwhile what happens. All of their own events have been
 /// published when their outcomes are there; the next [`drain`] sees them. They are all carried out before it is told that
 /// events were missed.
-async fn carry_out(
-    storage: &ReplicatedStorage,
+async fn carry_out<S: Storage>(
     events: &mut Feed,
-    transactions: &[Transaction],
+    writes: Vec<(S, Transaction)>,
     mut observe: impl FnMut(&Event),
 ) -> (Vec<Outcome>, Option<Lagged>) {
-    let mut outcomes = Vec::with_capacity(transactions.len());
+    let mut outcomes = Vec::with_capacity(writes.len());
     let mut answers = std::pin::pin!(
-        stream::iter(transactions.to_vec())
-            .map(|transaction| storage.propose(transaction))
+        stream::iter(writes)
+            .map(|(storage, transaction)| async move { storage.propose(transaction).await })
             .buffered(UNDER_WAY_MAX)
     );
     let mut missed = None;

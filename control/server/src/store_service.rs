@@ -53,7 +53,9 @@ impl Store for StoreService {
             ProposeError::Unavailable(_) => Status::unavailable(error.to_string()),
             ProposeError::Unknown(_) => Status::unknown(error.to_string()),
             ProposeError::NoSpace => Status::resource_exhausted(error.to_string()),
-            ProposeError::TooLarge { .. } => Status::invalid_argument(error.to_string()),
+            ProposeError::TooLarge { .. } | ProposeError::Denied(_) => {
+                Status::invalid_argument(error.to_string())
+            }
         })?;
         let clock = self.storage.clock();
         match outcome {

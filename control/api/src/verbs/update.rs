@@ -190,7 +190,7 @@ fn status_faults(kind: &Kind, before: &Value, new: &Value) -> Vec<FieldError> {
     if before.get("status") == new.get("status") { Vec::new() } else { kind.status_faults(new, Some(before)) }
 }
 
-fn same_but_for_metadata(before: &Value, new: &Value) -> bool {
+pub fn same_but_for_metadata(before: &Value, new: &Value) -> bool {
     let (Some(before), Some(new)) = (before.as_object(), new.as_object()) else { return false };
     let told = |name: &str| matches!(name, "metadata" | "kind" | "apiVersion");
     let same = |(name, value): (&String, &Value)| told(name) || new.get(name) == Some(value);

@@ -10,7 +10,7 @@ use axum::{
 };
 use bytes::Bytes;
 use coracle_api::{
-    ApiConfig, Expired, NodeError, Nodes, ProposeError, Storage, Unavailable, UserInfo, WatchItem,
+    Admission, ApiConfig, Expired, NodeError, Nodes, ProposeError, Storage, Unavailable, UserInfo, WatchItem,
     WatchStream,
 };
 use coracle_objects::{
@@ -251,7 +251,7 @@ pub fn cluster() -> (Memory, Router) {
 
 /// The API of another member over the same objects.
 pub fn member(memory: &Memory) -> Router {
-    coracle_api::router(memory.clone(), Talkative, ApiConfig::new("test", "0.0.0"))
+    coracle_api::router(memory.clone(), Talkative, Admission::new(ApiConfig::new("test", "0.0.0")))
 }
 
 pub fn admin() -> UserInfo {

@@ -5,8 +5,11 @@ mod kubelet;
 
 use std::{fmt::Write as _, sync::Arc};
 
+use coracle_api::{Admission, ApiConfig, ProposeError, UserInfo};
 use coracle_controllers::{Config, Controllers, EventRecord, Origin, Outcome};
+use coracle_leader::plans::outcome;
 use coracle_objects::{Event, EventKind, Expect, Object, ObjectKey, Transaction, View, Write};
+use futures::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -18,6 +21,7 @@ pub const OBJECT_BYTES_MAX: usize = 100_000;
 
 pub struct Cluster {
     pub controllers: Controllers,
+    admission: Admission,
     pub view: View,
     pub now: Timestamp,
     /// Everything that was applied since it was last read.
@@ -37,10 +41,8 @@ impl Cluster {
     /// A cluster with the namespace `default`, at rest. Its controllers run for ten seconds: nodes had time to come.
     pub fn new() -> Self {
         let mut cluster = Self {
-            controllers: Controllers::new(Config {
-                ca_bundle: "PEM".to_owned(),
-                object_bytes_max: OBJECT_BYTES_MAX,
-            }),
+            controllers: Controllers::new(Config { ca_bundle: "PEM".to_owned() }),
+            admission: Admission::new(ApiConfig::new("test", "0.0.0")),
             view: View::default(),
             now: "2025-12-31T23:59:50Z".parse().unwrap(),
             transcript: String::new(),
@@ -186,13 +188,28 @@ impl Cluster {
     }
 
     pub fn apply(&mut self, origin: &Origin, transaction: Transaction) {
+        let user = UserInfo::component(origin.account());
+        let admitted = self.admission.admit(&user, &self.view, transaction.clone());
+        let transaction = match admitted.now_or_never().expect("no plugin waits") {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                writeln!(self.transcript, "denied: {error}").unwrap();
+                return self.refuse(
+                    origin,
+                    &transaction,
+                    outcome(Err(ProposeError::Denied(Box::new(error)))),
+                );
+            }
+        };
+        if let Some(refusal) = transaction.too_large(OBJECT_BYTES_MAX) {
+            writeln!(self.transcript, "refused: {refusal:?}").unwrap();
+            return self.refuse(origin, &transaction, outcome(Ok(Err(refusal))));
+        }
         if let Some(precondition) =
             transaction.preconditions.iter().find(|one| !self.holds(&one.key, &one.expect))
         {
             writeln!(self.transcript, "refused: {} {:?}", precondition.key, precondition.expect).unwrap();
-            self.refusals += 1;
-            self.controllers.settle(origin, &transaction, &Outcome::Stale, self.now);
-            return;
+            return self.refuse(origin, &transaction, Outcome::Stale);
         }
         self.view.revision += 1;
         self.controllers.settle(origin, &transaction, &Outcome::Applied, self.now);
@@ -218,6 +235,11 @@ impl Cluster {
         if let Some(check) = self.check {
             check(self);
         }
+    }
+
+    fn refuse(&mut self, origin: &Origin, transaction: &Transaction, outcome: Outcome) {
+        self.refusals += 1;
+        self.controllers.settle(origin, transaction, &outcome, self.now);
     }
 
     fn holds(&self, key: &ObjectKey, expect: &Expect) -> bool {

@@ -282,7 +282,7 @@ fn a_new_leader_and_one_that_was_paused_give_nodes_time() {
     let before = standing(&cluster);
     cluster.node("n1", "Unknown");
     cluster.run(100);
-    cluster.controllers = Controllers::new(Config { ca_bundle: "PEM".to_owned(), ..Config::default() });
+    cluster.controllers = Controllers::new(Config { ca_bundle: "PEM".to_owned() });
     let view = cluster.view.clone();
     cluster.controllers.resync(&view);
     cluster.run(5_000);

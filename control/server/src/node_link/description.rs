@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use coracle_api::Storage;
 use coracle_objects::Revision;
 use coracle_proto::node::Hello;
 use tokio::time::sleep;
 use tonic::Status;
 
 use super::node_object;
-use crate::{drafts, storage::ReplicatedStorage};
+use crate::drafts;
 
 /// Between two looks at a Node, and the longest time between two where each finds something to put back.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -25,7 +26,7 @@ impl Pace {
 }
 
 /// Puts back what the node said of itself, as long as it is linked.
-pub async fn keep(storage: &ReplicatedStorage, hello: &Hello) -> Result<(), Status> {
+pub async fn keep(storage: &impl Storage, hello: &Hello) -> Result<(), Status> {
     let key = node_object::key(&hello.name);
     let mut pace = Pace(PERIOD);
     let mut pause = PERIOD;

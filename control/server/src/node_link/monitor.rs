@@ -19,7 +19,7 @@ use super::{
     node_object::{self, LEASE_SECONDS},
     pod_blocks::Abandoned,
 };
-use crate::{drafts::fresh_uid, storage::ReplicatedStorage};
+use crate::drafts::fresh_uid;
 
 /// How often all nodes are looked at.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -34,7 +34,7 @@ const BLOCKS_PERIOD: Duration = Duration::from_secs(5);
 const WRITES_MAX: usize = 32;
 
 /// Watches the nodes until it is dropped.
-pub async fn monitor(storage: &ReplicatedStorage, links: &Links) {
+pub async fn monitor(storage: &impl Storage, links: &Links) {
     let presence = Mutex::new(Presence::default());
     // Looked at also while the writes of a round wait for their quorum, which is no absence.
     let stay = async {
@@ -65,7 +65,7 @@ fn since_boot() -> Duration {
     Duration::try_from(time).unwrap_or_default()
 }
 
-async fn judge(storage: &ReplicatedStorage, links: &Links, presence: &Mutex<Presence>) {
+async fn judge(storage: &impl Storage, links: &Links, presence: &Mutex<Presence>) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut leases_due = Instant::now() + LEASE_PERIOD;
@@ -107,7 +107,7 @@ async fn judge(storage: &ReplicatedStorage, links: &Links, presence: &Mutex<Pres
     }
 }
 
-async fn write_downs(storage: &ReplicatedStorage, downs: &[Transaction]) {
+async fn write_downs(storage: &impl Storage, downs: &[Transaction]) {
     for (one, each) in together(downs) {
         if !matches!(storage.propose(one).await, Ok(Ok(_))) {
             write(storage, each.to_vec()).await;
@@ -115,7 +115,7 @@ async fn write_downs(storage: &ReplicatedStorage, downs: &[Transaction]) {
     }
 }
 
-async fn write(storage: &ReplicatedStorage, writes: Vec<Transaction>) {
+async fn write(storage: &impl Storage, writes: Vec<Transaction>) {
     let outcomes = stream::iter(writes).map(|write| storage.propose(write)).buffer_unordered(WRITES_MAX);
     outcomes
         .for_each(async |outcome| {

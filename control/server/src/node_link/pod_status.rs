@@ -14,7 +14,10 @@ use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::acknowledgements::Ticket;
-use crate::{drafts, events::EventRecorder, storage::ReplicatedStorage};
+use crate::{
+    drafts::{self, WriteError},
+    events::EventRecorder,
+};
 
 /// Writes of one node under way at a time.
 const UNDER_WAY_MAX: usize = 128;
@@ -73,7 +76,7 @@ impl Reports {
 /// Writes reports until the channel closes. A newer report of a pod replaces one that waits; reports of one pod are
 /// written one after the other.
 pub async fn write_reports(
-    storage: ReplicatedStorage,
+    storage: impl Storage,
     recorder: EventRecorder,
     node: String,
     mut reports: mpsc::Receiver<Waiting>,
@@ -116,7 +119,7 @@ pub async fn write_reports(
 }
 
 async fn write(
-    storage: &ReplicatedStorage,
+    storage: &impl Storage,
     recorder: &EventRecorder,
     node: &str,
     waiting: Waiting,
@@ -144,8 +147,8 @@ async fn write(
     match drafts::write(storage, |view| plan(view, node, &report, status.as_ref())).await {
         Ok(_) => ticket.done(),
         // What is refused is refused again.
-        Err(drafts::WriteError::Refused(refusal)) => {
-            tracing::warn!(?refusal, pod.uid = uid, node, "a report about a pod is refused");
+        Err(error @ (WriteError::Refused(_) | WriteError::Denied(_))) => {
+            tracing::warn!(%error, pod.uid = uid, node, "a report about a pod is refused");
             ticket.done();
         }
         Err(error) => {

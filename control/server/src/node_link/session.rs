@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use coracle_api::Storage;
+use coracle_api::{Storage, UserInfo};
 use coracle_leader::{
     node_events::{self, Allowance},
     node_object::Pressures,
@@ -123,15 +123,16 @@ async fn serve(
     up: Streaming<NodeUp>,
 ) -> Result<(), Status> {
     let storage = &service.storage;
+    let own = service.admission.storage_of(storage.clone(), UserInfo::node(&hello.name));
     let unavailable = |error: drafts::WriteError| Status::unavailable(error.to_string());
     let register = |view: &_| node_object::registration(view, hello, bound, Timestamp::now());
-    drafts::write(storage, register).await.map_err(unavailable)?;
+    drafts::write(&own, register).await.map_err(unavailable)?;
     if storage.view().get(&node_object::key(&hello.name)).is_none() {
         return Err(Status::permission_denied(Lost::NodeGone(hello.name.clone()).to_string()));
     }
     session.registered.store(true, Ordering::Relaxed);
     let lease = node_object::lease(&storage.view(), &hello.name, &drafts::fresh_uid(), Timestamp::now());
-    if let Err(error) = storage.propose(lease).await {
+    if let Err(error) = own.propose(lease).await {
         tracing::debug!(node = hello.name, %error, "the lease was not renewed");
     }
     send(session, DownBody::Welcome(welcome(service))).await?;
@@ -143,12 +144,12 @@ async fn serve(
     tokio::try_join!(
         push(service, session, &hello.name),
         reader.read(up),
-        claim_blocks(service, session, &hello.name, claimed),
+        claim_blocks(&own, session, &hello.name, claimed),
         acknowledge(session, &acknowledgements),
-        description::keep(storage, hello),
+        description::keep(&own, hello),
         grant_logs(session),
         async {
-            write_reports(storage.clone(), service.recorder.clone(), hello.name.clone(), waiting).await;
+            write_reports(own.clone(), service.recorder.clone(), hello.name.clone(), waiting).await;
             Ok(())
         }
     )?;
@@ -309,13 +310,13 @@ fn hear(service: &NodeLinkService, node: &str, heartbeat: &Heartbeat) {
 
 /// Claims blocks for the node, one after the other.
 async fn claim_blocks(
-    service: &NodeLinkService,
+    own: &impl Storage,
     session: &Session,
     node: &str,
     mut claims: mpsc::Receiver<ClaimBlock>,
 ) -> Result<(), Status> {
     while let Some(claim) = claims.recv().await {
-        let (cidr, error) = match pod_blocks::claim(&service.storage, node).await {
+        let (cidr, error) = match pod_blocks::claim(own, node).await {
             Ok(cidr) => (cidr, String::new()),
             Err(error) => (String::new(), error),
         };

@@ -3,15 +3,12 @@
 use std::{cell::RefCell, sync::OnceLock};
 
 use axum::{Router, body::Body};
-use coracle_api::{ApiConfig, UserInfo};
+use coracle_api::{Admission, UserInfo};
 use http::{Request, header};
 use serde_json::Value;
 use tower::ServiceExt;
 
-use super::{
-    clock,
-    storage::{MemoryStorage, NoNodes},
-};
+use super::storage::{MemoryStorage, NoNodes};
 
 /// Bytes of an answer that are read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -53,10 +50,8 @@ pub struct Ask {
 }
 
 impl Door {
-    pub fn new(storage: MemoryStorage) -> Self {
-        let mut config = ApiConfig::new("sim", "0.0.0");
-        config.now = clock::now;
-        Self { router: coracle_api::router(storage, NoNodes, config) }
+    pub fn new(storage: MemoryStorage, admission: Admission) -> Self {
+        Self { router: coracle_api::router(storage, NoNodes, admission) }
     }
 
     /// Asks as an administrator. What panics in there comes out as a panic.
@@ -101,7 +96,10 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 pub fn schemas() -> &'static serde_json::Map<String, Value> {
     static ALL: OnceLock<serde_json::Map<String, Value>> = OnceLock::new();
     ALL.get_or_init(|| {
-        let door = Door::new(MemoryStorage::new(crate::rng::Rng::new(0), false));
+        let door = Door::new(
+            MemoryStorage::new(crate::rng::Rng::new(0), false),
+            Admission::new(coracle_api::ApiConfig::new("", "")),
+        );
         let mut all = serde_json::Map::new();
         let index: Value = door.get("/openapi/v3", "").value();
         for path in index["paths"].as_object().into_iter().flat_map(|paths| paths.keys()) {

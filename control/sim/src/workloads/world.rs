@@ -14,13 +14,13 @@ use std::{
     sync::Arc,
 };
 
-use coracle_api::Storage as _;
+use coracle_api::{Admission, ApiConfig, Storage as _};
 use coracle_controllers::{Config, Controllers};
 use coracle_leader::{
     router::{Router, Wake},
     untaken::Taken,
 };
-use coracle_objects::{OBJECT_BYTES_MAX, ObjectKey, Transaction, View, claims};
+use coracle_objects::{ObjectKey, Transaction, View, claims};
 use coracle_proto::node::ObjectEvent;
 use coracle_scheduler::Scheduler;
 use jiff::Timestamp;
@@ -88,6 +88,7 @@ pub struct World {
     pub admitted: u64,
     pub refused: u64,
     door: Door,
+    admission: Admission,
     controllers: Controllers,
     scheduler: Scheduler,
     nodes: Vec<Node>,
@@ -151,7 +152,10 @@ impl World {
         clock::set(clock::begin());
         let now = clock::now();
         let storage = MemoryStorage::new(rng.fork(), mutant == Some(Mutant::NullAdmitted));
-        let door = Door::new(storage.clone());
+        let mut config = ApiConfig::new("sim", "0.0.0");
+        config.now = clock::now;
+        let admission = Admission::new(config);
+        let door = Door::new(storage.clone(), admission.clone());
         let plane = Plane::new(members, &View::default(), clock::elapsed(now));
         let nodes = NODES.into_iter().map(|name| Node::new(name, rng.fork(), now)).collect();
         let mut world = Self {
@@ -161,7 +165,8 @@ impl World {
             admitted: 0,
             refused: 0,
             door,
-            controllers: Controllers::new(config()),
+            admission,
+            controllers: Controllers::new(settings()),
             scheduler: Scheduler::new(),
             nodes,
             router: Router::begin(Arc::default()),
@@ -389,7 +394,7 @@ impl World {
     /// What a new leader begins with: none of the memories.
     fn lead_anew(&mut self) {
         let view = self.view();
-        self.controllers = Controllers::new(config());
+        self.controllers = Controllers::new(settings());
         self.controllers.resync(&view);
         self.scheduler = Scheduler::new();
         self.scheduler.resync(&view);
@@ -517,9 +522,8 @@ impl World {
     }
 }
 
-fn config() -> Config {
-    let ca_bundle = "-----BEGIN CERTIFICATE-----".to_owned();
-    Config { ca_bundle, object_bytes_max: OBJECT_BYTES_MAX }
+fn settings() -> Config {
+    Config { ca_bundle: "-----BEGIN CERTIFICATE-----".to_owned() }
 }
 
 /// Calls into a part; its panic is a violation.

@@ -1,15 +1,17 @@
 //! The turns of a round: what each part does when it is its turn.
 
-use coracle_api::{ProposeError, Storage as _};
+use coracle_api::{ProposeError, Storage as _, UserInfo};
 use coracle_controllers::Outcome;
 use coracle_leader::{
     monitor::together,
     plans::{FAILURE_PAUSE, of_decisions, outcome},
 };
 use coracle_objects::Transaction;
+use coracle_store::Outcome as StoreOutcome;
+use futures::FutureExt;
 use jiff::Timestamp;
 
-use super::{Broken, Controllers, World, config, guarded};
+use super::{Broken, Controllers, World, guarded, settings};
 use crate::workloads::{
     Mutant, clock,
     link::{self, node_key},
@@ -23,6 +25,19 @@ const RELINK_MS: u64 = 300;
 const FORGET_MS: u64 = 5_000;
 
 impl World {
+    /// Writes in somebody's name, as `coracle_server` does.
+    fn write_as(
+        &self,
+        writer: Writer,
+        user: &UserInfo,
+        transaction: Transaction,
+    ) -> Result<StoreOutcome, ProposeError> {
+        let view = self.storage.view();
+        let admitted = self.admission.admit(user, &view, transaction);
+        let admitted = admitted.now_or_never().expect("no plugin waits");
+        self.storage.apply(writer, admitted.map_err(|error| ProposeError::Denied(Box::new(error)))?)
+    }
+
     /// Gives each part its turn. True where any did something.
     pub(super) fn round(&mut self) -> Result<bool, Broken> {
         let mut acted = self.turn_of_plane();
@@ -44,7 +59,7 @@ impl World {
         if self.mutant == Some(Mutant::ForgottenBackoff) && self.now >= self.forgets_at {
             self.forgets_at = clock::after(self.now, FORGET_MS);
             let view = self.view();
-            self.controllers = Controllers::new(config());
+            self.controllers = Controllers::new(settings());
             self.controllers.resync(&view);
             self.seen.controllers = self.storage.count_events();
             self.again.controllers = true;
@@ -74,7 +89,8 @@ impl World {
         }
         let mut all_failed = !plan.transactions.is_empty();
         for (transaction, origin) in plan.transactions.iter().zip(&plan.origins) {
-            let outcome = outcome(self.storage.apply(Writer::Controllers, transaction.clone()));
+            let user = UserInfo::component(origin.account());
+            let outcome = outcome(self.write_as(Writer::Controllers, &user, transaction.clone()));
             all_failed &= outcome == Outcome::Unknown;
             self.controllers.settle(origin, transaction, &outcome, self.now);
         }
@@ -104,7 +120,7 @@ impl World {
         self.again.scheduler = acted;
         let (transactions, records) = of_decisions(decisions);
         for (transaction, record) in transactions.into_iter().zip(records) {
-            let outcome = outcome(self.storage.apply(Writer::Scheduler, transaction));
+            let outcome = outcome(self.write_as(Writer::Scheduler, &UserInfo::scheduler(), transaction));
             let pod = &record.regarding.name;
             match &outcome {
                 Outcome::Applied => self.records.take(&record),
@@ -137,14 +153,16 @@ impl World {
             if !linked {
                 continue;
             }
-            for report in std::mem::take(&mut node.reports) {
+            let (name, reports) = (node.name, std::mem::take(&mut node.reports));
+            for report in reports {
                 acted = true;
                 let view = self.storage.view();
-                if let Some(transaction) = link::written_report(&view, node.name, &report) {
+                if let Some(transaction) = link::written_report(&view, name, &report) {
                     // The node tells it again where it is asked to.
-                    let _: Result<_, ProposeError> = self.storage.apply(Writer::Node, transaction);
+                    let _: Result<_, ProposeError> =
+                        self.write_as(Writer::Node, &UserInfo::node(name), transaction);
                     if self.mutant == Some(Mutant::ReportedAgain) {
-                        node.reports.push(link::told_anew(report, self.now));
+                        self.nodes[index].reports.push(link::told_anew(report, self.now));
                     }
                 }
             }
@@ -179,12 +197,13 @@ impl World {
             Some(Mutant::ToldApart) => self.hearings_apart(),
             _ => vec![self.plane.hearing.clone()],
         };
+        let monitor = UserInfo::component(coracle_leader::monitor::ACCOUNT);
         let mut downs = vec![];
         self.judges_at = None;
         for hearing in hearings {
             let mut judged = self.plane.monitor.judge(&view, &hearing, linked, now, self.now);
             for write in judged.writes {
-                acted |= matches!(self.storage.apply(Writer::Monitor, write), Ok(Ok(_)));
+                acted |= matches!(self.write_as(Writer::Monitor, &monitor, write), Ok(Ok(_)));
             }
             downs.append(&mut judged.downs);
             // Those that are linked are heard of again before.
@@ -194,13 +213,13 @@ impl World {
         }
         let mut told: Vec<Transaction> = vec![];
         for (one, each) in together(&downs) {
-            match self.storage.apply(Writer::Monitor, one) {
+            match self.write_as(Writer::Monitor, &monitor, one) {
                 Ok(Ok(_)) => acted = true,
                 _ => told.extend(each.iter().cloned()),
             }
         }
         for one in told {
-            acted |= matches!(self.storage.apply(Writer::Monitor, one), Ok(Ok(_)));
+            acted |= matches!(self.write_as(Writer::Monitor, &monitor, one), Ok(Ok(_)));
         }
         acted
     }
@@ -214,7 +233,7 @@ impl World {
             let uid = uid(&mut self.chance);
             let transaction = link::registration(&self.view(), name, boot, &uid, self.now);
             acted |= transaction.is_some_and(|transaction| {
-                matches!(self.storage.apply(Writer::Monitor, transaction), Ok(Ok(_)))
+                matches!(self.write_as(Writer::Monitor, &UserInfo::node(name), transaction), Ok(Ok(_)))
             });
         }
         acted

@@ -1,0 +1,133 @@
+//! Nodes write about themselves and their own pods. Source: the admission plugin NodeRestriction.
+
+use coracle_objects::fields;
+use futures::future::{self, BoxFuture, FutureExt};
+use serde_json::Value;
+
+use super::{Operation, Plugin, Write};
+use crate::{auth::UserInfo, error::ApiError};
+
+/// The group of all nodes, and what their names begin with. Source: kube-apiserver's node authorizer.
+const NODES: &str = "system:nodes";
+const NODE_PREFIX: &str = "system:node:";
+
+/// Where nodes' leases are.
+const LEASES: &str = "kube-node-lease";
+
+/// See the module.
+pub struct NodeRestriction;
+
+impl Plugin for NodeRestriction {
+    fn name(&self) -> &'static str {
+        "NodeRestriction"
+    }
+
+    fn handles(&self, write: &Write<'_>) -> bool {
+        node_of(write.user).is_some()
+    }
+
+    fn validate<'a>(
+        &'a self,
+        write: &'a Write<'a>,
+        object: Option<&'a Value>,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        let refused = |reason| ApiError::forbidden(write.kind, &write.key.name.name, reason);
+        future::ready(fault(write, object).map_or(Ok(()), |reason| Err(refused(reason)))).boxed()
+    }
+}
+
+/// The node that writes; an empty name is none's.
+fn node_of(user: &UserInfo) -> Option<&str> {
+    let name = user.name.strip_prefix(NODE_PREFIX).unwrap_or_default();
+    user.is_in(NODES).then_some(name)
+}
+
+fn fault(write: &Write<'_>, object: Option<&Value>) -> Option<String> {
+    let node = node_of(write.user)?;
+    let name = &*write.key.name.name;
+    if write.is_of("", "Pod") {
+        let old = write.old.filter(|_| write.operation != Operation::Create);
+        let Some(old) = old else { return Some(format!("node {node:?} cannot make pods")) };
+        let bound = fields::text(old, "/spec/nodeName");
+        if bound != node {
+            return Some(format!(
+                "node {node:?} can only write to pods that are bound to it, not to {bound:?}"
+            ));
+        }
+        let changed = object.is_some_and(|new| new.get("spec") != old.get("spec"));
+        return changed.then(|| format!("node {node:?} can only write the status of its pods"));
+    }
+    let own = if write.is_of("", "Node") {
+        name == node
+    } else if write.is_of("coordination.k8s.io", "Lease") {
+        name == node && &*write.key.name.namespace == LEASES
+    } else if write.is_of("coracle.dev", "PodBlock") {
+        let block = object.or(write.old);
+        block.is_some_and(|block| fields::text(block, "/spec/nodeName") == node)
+    } else {
+        write.is_of("", "Event")
+    };
+    let what = write.kind.kind.to_lowercase();
+    (!own || node.is_empty()).then(|| format!("node {node:?} is not allowed to write {what} {name:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use coracle_objects::{Kind, ObjectKey, View, by_resource};
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::ApiConfig;
+
+    fn said(
+        operation: Operation,
+        resource: &str,
+        (namespace, name): (&str, &str),
+        (old, new): (Option<Value>, Option<Value>),
+    ) -> Option<String> {
+        let user = UserInfo::node("n");
+        let (config, view) = (ApiConfig::new("", ""), View::default());
+        let kind: &Kind = by_resource(resource).unwrap();
+        let key = ObjectKey::new(resource, namespace, name);
+        let (config, user, key) = (&config, &user, &key);
+        let write = Write { operation, kind, key, view: &view, config, user, old: old.as_ref() };
+        assert!(NodeRestriction.handles(&write));
+        fault(&write, new.as_ref())
+    }
+
+    #[test]
+    fn a_node_writes_the_status_of_its_own_pods() {
+        let pod = |node: &str, image: &str, phase: &str| json!({ "spec": { "nodeName": node, "image": image }, "status": { "phase": phase } });
+        let at = ("d", "p");
+        let update = |old, new| said(Operation::Update, "pods", at, (Some(old), Some(new)));
+        assert_eq!(update(pod("n", "a", "Pending"), pod("n", "a", "Running")), None);
+        assert_eq!(said(Operation::Delete, "pods", at, (Some(pod("n", "a", "")), None)), None);
+        let words = |refused: Option<String>| refused.unwrap();
+        assert!(words(update(pod("n", "a", ""), pod("n", "b", ""))).contains("only write the status"));
+        assert!(words(update(pod("m", "a", ""), pod("m", "a", "x"))).contains("not to \"m\""));
+        assert!(
+            words(said(Operation::Create, "pods", at, (None, Some(pod("n", "a", ""))))).contains("make pods")
+        );
+        assert!(
+            words(said(Operation::Delete, "pods", at, (Some(pod("", "a", "")), None)))
+                .contains("bound to it")
+        );
+    }
+
+    #[test]
+    fn a_node_writes_of_itself_alone() {
+        let own = |resource, at| {
+            let new = json!({ "spec": { "nodeName": "n" } });
+            said(Operation::Create, resource, at, (None, Some(new))).is_none()
+        };
+        assert!(own("nodes", ("", "n")) && !own("nodes", ("", "m")));
+        let leases = "leases.coordination.k8s.io";
+        assert!(own(leases, ("kube-node-lease", "n")) && !own(leases, ("kube-system", "n")));
+        assert!(!own(leases, ("kube-node-lease", "m")));
+        assert!(own("events", ("d", "e")) && own("podblocks.coracle.dev", ("", "b")));
+        assert!(!own("secrets", ("d", "s")) && !own("configmaps", ("d", "c")));
+        let anothers = json!({ "spec": { "nodeName": "m" } });
+        let refused = said(Operation::Create, "podblocks.coracle.dev", ("", "b"), (None, Some(anothers)));
+        assert_eq!(refused.unwrap(), "node \"n\" is not allowed to write podblock \"b\"");
+    }
+}
