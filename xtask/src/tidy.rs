@@ -23,6 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("coracle-api", &["coracle-objects"]),
     ("coracle-core", &["coracle-objects"]),
     ("coracle-raft", &["coracle-proto"]),
+    ("coracle-pki", &["coracle-objects", "coracle-proto"]),
     (
         "coracle-leader",
         &["coracle-api", "coracle-controllers", "coracle-objects", "coracle-proto", "coracle-scheduler"],
@@ -49,6 +50,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "coracle-controllers",
             "coracle-leader",
             "coracle-objects",
+            "coracle-pki",
             "coracle-proto",
             "coracle-raft",
             "coracle-scheduler",

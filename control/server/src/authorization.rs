@@ -2,11 +2,9 @@
 //! users could define yet; what groups may do is written down here.
 
 use coracle_api::{Attributes, Authorizer, Decision, UserInfo, is_public};
+use coracle_pki::{MASTERS_ORGANIZATION, NODE_USER_PREFIX, NODES_ORGANIZATION};
 
-use crate::{
-    access::{self, Audience, is_grpc},
-    pki::{MASTERS_ORGANIZATION, NODE_USER_PREFIX, NODES_ORGANIZATION},
-};
+use crate::access::{self, Audience, is_grpc};
 
 /// Control nodes. Only a certificate of the peer CA puts anyone here.
 pub const MEMBERS: &str = "coracle:members";

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use coracle_pki::Authorities;
 use coracle_raft::{
     durable, recover,
     snapshot::{Header, Reader},
@@ -15,13 +16,13 @@ use coracle_store::{Store, StoreConfig};
 use serde::Serialize;
 
 use crate::{
+    authority_files,
     data_dir::{DataDir, Membership},
     encryption::SecretBox,
     error::{ServerError, chain},
     machine::{FrozenStore, unreadable},
     newborn::{self, Break},
     peers::MemberSpec,
-    pki::Authorities,
     version::{Agreed, Build},
 };
 
@@ -116,7 +117,7 @@ pub fn restore(file: &Path, data_dir: &Path, options: &RestoreOptions) -> Result
         .map_err(|reason| ServerError::Backup { path: file.to_owned(), reason })?;
     let data = DataDir::open_as(data_dir, build.clone())?;
     data.begin()?;
-    Authorities::generate(&cluster_id)?.save(&data)?;
+    authority_files::save(&Authorities::generate(&cluster_id)?, &data)?;
     if let Some(keys) = keys {
         data.write(KEY_RING_FILE, &keys)?;
     }

@@ -2,9 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use coracle_pki::LEAF_LIFE;
 use coracle_raft::SNAPSHOT_ENTRIES;
 
-use crate::{pki::LEAF_LIFE, version::Build};
+use crate::version::Build;
 
 /// How a control node comes into its cluster. A data directory that has a cluster already is resumed in each mode.
 #[derive(Clone, Debug)]

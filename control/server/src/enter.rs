@@ -5,16 +5,17 @@ use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
 };
 
+use coracle_pki::Authorities;
 use coracle_proto::join::{self, Build, JoinToken, Role};
 use tokio::net::TcpListener;
 
 use crate::{
+    authority_files,
     config::{ControlConfig, Mode},
     data_dir::{DataDir, Membership},
     encryption::SecretBox,
     error::{ServerError, chain},
     join::host,
-    pki::Authorities,
     recover,
 };
 
@@ -54,7 +55,7 @@ fn resume(
     found: Membership,
     address: &str,
 ) -> Result<Entered, ServerError> {
-    let authorities = Authorities::load(data)?;
+    let authorities = authority_files::load(data)?;
     let secrets = SecretBox::load(&config.key_ring_path())?;
     if let Mode::Join { token, .. } = &config.mode {
         let token: JoinToken = token.parse()?;
@@ -79,7 +80,7 @@ fn found(config: &ControlConfig, data: &DataDir, address: &str) -> Result<Entere
     data.begin()?;
     let cluster_id = uuid::Uuid::new_v4().to_string();
     let authorities = Authorities::generate(&cluster_id)?;
-    authorities.save(data)?;
+    authority_files::save(&authorities, data)?;
     let secrets = SecretBox::found(&config.key_ring_path())?;
     let membership = Membership::control(&cluster_id, FIRST_MEMBER, &config.name, address);
     let peers = [(FIRST_MEMBER, address.to_owned())].into();
@@ -108,7 +109,7 @@ async fn join_cluster(
         return Err(ServerError::JoinAnswer("a member id"));
     }
     data.begin()?;
-    authorities.save(data)?;
+    authority_files::save(&authorities, data)?;
     let secrets = SecretBox::join(&config.key_ring_path(), &response.key_ring)?;
     let mut peers: BTreeMap<u64, String> =
         response.members.into_iter().map(|member| (member.id, member.address)).collect();

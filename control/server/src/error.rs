@@ -77,8 +77,8 @@ pub enum ServerError {
         "the key ring {path} cannot be used: {reason}; restore it from a backup, or copy that of another control node"
     )]
     KeyRing { path: PathBuf, reason: String },
-    #[error("a key or certificate could not be made")]
-    Certificate(#[from] rcgen::Error),
+    #[error(transparent)]
+    Pki(#[from] coracle_pki::PkiError),
     #[error("the TLS settings could not be made")]
     Tls(#[from] coracle_proto::tls::TlsError),
     #[error(transparent)]

@@ -3,6 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use coracle_api::UserInfo;
+use coracle_pki::{
+    Authorities, CONTROL_ORGANIZATION, MEMBER_PREFIX, NODE_UID_PREFIX, NODE_USER_PREFIX, NODES_ORGANIZATION,
+};
 use coracle_proto::tls;
 use rustls_pki_types::CertificateDer;
 use tonic::Status;
@@ -15,10 +18,6 @@ use crate::{
     access::Audience,
     authorization::{FORMER_MEMBERS, MEMBERS},
     error::ServerError,
-    pki::{
-        Authorities, CONTROL_ORGANIZATION, MEMBER_PREFIX, NODE_UID_PREFIX, NODE_USER_PREFIX,
-        NODES_ORGANIZATION,
-    },
     standing::BoundTo,
 };
 
@@ -190,7 +189,7 @@ fn organizations(name: &X509Name<'_>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pki::{MASTERS_ORGANIZATION, Subject};
+    use coracle_pki::{MASTERS_ORGANIZATION, Subject};
 
     fn chain(pem: &str) -> Vec<CertificateDer<'static>> {
         tls::certificates(pem, "test").unwrap()

@@ -6,6 +6,9 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use coracle_api::Storage;
 use coracle_objects::{Expect, ObjectKey, Refusal, Transaction, View, Write};
+use coracle_pki::{
+    CONTROL_ORGANIZATION, MEMBER_PREFIX, NODE_USER_PREFIX, NODES_ORGANIZATION, PkiError, Subject,
+};
 use coracle_proto::{
     PROTOCOL_RANGE,
     cluster::{JoinRequest, JoinResponse, Member, join_client::JoinClient, join_server::Join},
@@ -25,7 +28,6 @@ use crate::{
     membership::keeper,
     node_link::{Links, node_object, node_of},
     peers::{MEMBERS, MemberSpec, members},
-    pki::{CONTROL_ORGANIZATION, MEMBER_PREFIX, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject},
     storage::ReplicatedStorage,
     tokens,
     version::Agreed,
@@ -397,7 +399,7 @@ fn check_address(role: Role, address: &str) -> Result<(), Status> {
     )))
 }
 
-fn bad_request(error: crate::ServerError) -> Status {
+fn bad_request(error: PkiError) -> Status {
     Status::invalid_argument(format!("the certificate signing request cannot be signed: {error}"))
 }
 

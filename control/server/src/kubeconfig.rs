@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
-use crate::pki::Leaf;
+use coracle_pki::Leaf;
 
 /// The text of a kubeconfig (YAML) with its certificates embedded. `addresses` are the members' by name; `current`
 /// is the address that the current context names. The first context is called `coracle`, the others

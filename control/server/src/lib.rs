@@ -7,6 +7,7 @@
 mod accounts;
 mod app;
 mod authentication;
+mod authority_files;
 mod authorization;
 mod certificates;
 mod claims;
@@ -16,7 +17,6 @@ mod enter;
 mod error;
 mod identity;
 mod kubeconfig;
-mod pki;
 
 mod machine;
 mod watch_hub;

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use coracle_api::Storage;
 use coracle_objects::ObjectKey;
+use coracle_pki::AuthorityName;
 use coracle_proto::security::{
     AuthoritiesRequest, AuthoritiesResponse, AuthorityChange, ConfirmTrustRequest, ConfirmTrustResponse,
     DropKeyRequest, FetchKeysRequest, FetchKeysResponse, KeyInfo, KeysRequest, KeysResponse,
@@ -18,7 +19,6 @@ use crate::{
     encryption::{self, KeyRingState, KeysRefused, SecretBox},
     forwarding::{forwarding, leader_elsewhere},
     identity::{administrators_only, caller, members_only},
-    pki::AuthorityName,
     standing::{BoundTo, Lost, is_certified},
     storage::ReplicatedStorage,
 };
@@ -204,7 +204,7 @@ fn change_refused(error: ChangeRefused) -> Status {
     match error {
         ChangeRefused::Nothing => Status::invalid_argument(error.to_string()),
         ChangeRefused::Behind | ChangeRefused::NotWritten(_) => Status::unavailable(error.to_string()),
-        ChangeRefused::Server(_) => Status::internal(error.to_string()),
+        ChangeRefused::Pki(_) => Status::internal(error.to_string()),
         ChangeRefused::UnderWay => Status::failed_precondition(error.to_string()),
     }
 }

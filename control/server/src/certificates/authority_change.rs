@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use coracle_api::Storage;
 use coracle_objects::View;
+use coracle_pki::{Authorities, AuthorityName, PkiError};
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -13,12 +14,7 @@ use super::{
     Credentials,
     authority_state::{self, NODES, TRUSTS, TrustState},
 };
-use crate::{
-    data_dir::DataDir,
-    error::ServerError,
-    pki::{Authorities, AuthorityName},
-    storage::ReplicatedStorage,
-};
+use crate::{authority_files, data_dir::DataDir, storage::ReplicatedStorage};
 
 /// How often the leader looks whether the next step may begin.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -36,7 +32,7 @@ pub enum ChangeRefused {
     #[error("this control node has not taken over the last change yet; try again in a moment")]
     Behind,
     #[error(transparent)]
-    Server(#[from] ServerError),
+    Pki(#[from] PkiError),
     #[error("the change was not made: {0}")]
     NotWritten(String),
 }
@@ -171,7 +167,7 @@ async fn take_over(storage: &ReplicatedStorage, credentials: &Credentials, data:
     if credentials.authorities().generation < generation {
         // Sealed where this member lacks the key; it is on its way then.
         let Some(agreed) = authority_state::authorities(&view) else { return false };
-        if let Err(error) = agreed.save(data).and_then(|()| credentials.replace(agreed)) {
+        if let Err(error) = authority_files::save(&agreed, data).and_then(|()| credentials.replace(agreed)) {
             tracing::error!(%error, "the agreed authorities cannot be taken over");
             return false;
         }

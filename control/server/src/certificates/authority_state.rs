@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_objects::{Expect, ObjectKey, Transaction, View, Write};
+use coracle_pki::{Authorities, AuthorityName, Stage};
 use coracle_raft::Status;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,6 @@ use serde_json::{Value, json};
 use crate::{
     drafts::{editable, encode, new_draft},
     node_link::node_object::JOINED_ANNOTATION,
-    pki::{Authorities, AuthorityName, Stage},
 };
 
 pub use coracle_leader::router::TRUSTS;

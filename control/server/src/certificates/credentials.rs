@@ -3,18 +3,13 @@
 use std::{sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwap;
+use coracle_pki::{Authorities, Leaf, PkiError};
 use coracle_proto::tls::{self, ClientTls, ServerTls};
 use parking_lot::Mutex;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::watch;
 
-use crate::{
-    error::ServerError,
-    identity::Callers,
-    join::host,
-    peers::MemberSpec,
-    pki::{Authorities, Leaf},
-};
+use crate::{error::ServerError, identity::Callers, join::host, peers::MemberSpec};
 
 /// The three certificates of a control node.
 #[derive(Clone)]
@@ -89,7 +84,7 @@ impl Credentials {
     }
 
     /// What join tokens pin.
-    pub fn serving_pin(&self) -> Result<[u8; 32], ServerError> {
+    pub fn serving_pin(&self) -> Result<[u8; 32], PkiError> {
         self.authorities().serving_pin()
     }
 
@@ -172,7 +167,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::pki::AuthorityName;
+    use coracle_pki::AuthorityName;
 
     #[test]
     fn an_administrators_certificate_is_kept_as_long_as_it_is_good() {

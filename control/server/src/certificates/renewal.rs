@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use coracle_pki::{Authorities, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject};
 use coracle_proto::security::{RenewCertificateRequest, RenewCertificateResponse};
 use tokio::time::sleep;
 use tonic::Status;
@@ -13,7 +14,6 @@ use super::{Credentials, KubeconfigFile};
 use crate::{
     error::{ServerError, chain},
     join::host,
-    pki::{Authorities, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject},
 };
 
 /// How long is slept at most: a clock that was set meanwhile is noticed after so long.

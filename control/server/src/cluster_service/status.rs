@@ -4,6 +4,7 @@
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
 
 use coracle_objects::{ObjectKey, View};
+use coracle_pki::Authorities;
 use coracle_proto::cluster::{
     Alarm, AuthoritiesChange, CertificateReport, Member, MemberReport, ReportRequest,
     cluster_client::ClusterClient,
@@ -18,7 +19,6 @@ use crate::{
     health,
     membership::keeper,
     peers::MEMBERS,
-    pki::Authorities,
     storage::ReplicatedStorage,
 };
 

@@ -9,8 +9,7 @@ use rcgen::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::NODE_UID_PREFIX;
-use crate::error::ServerError;
+use crate::{NODE_UID_PREFIX, PkiError};
 
 const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -24,7 +23,7 @@ pub const LEAF_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Authority {
     pub certificate_pem: String,
-    pub(super) key_pem: String,
+    pub(crate) key_pem: String,
     /// Will take its place: is trusted, signs nothing yet.
     #[serde(default)]
     next: Option<Next>,
@@ -33,7 +32,7 @@ pub struct Authority {
     previous: Option<Previous>,
     /// For how long what it signs is good.
     #[serde(skip, default = "leaf_life")]
-    pub(super) leaf_life: Duration,
+    pub(crate) leaf_life: Duration,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -99,13 +98,13 @@ pub struct Subject<'a> {
 
 impl Authority {
     /// A new one. `name` must be of its own: callers are told apart by the name of who signed their certificate.
-    pub(super) fn generate(name: &str) -> Result<Self, ServerError> {
+    pub(crate) fn generate(name: &str) -> Result<Self, PkiError> {
         let key = KeyPair::generate()?;
         let certificate_pem = params(name, ROOT_PATH_LENGTH).self_signed(&key)?.pem();
         Ok(Self::of(certificate_pem, key.serialize_pem()))
     }
 
-    pub(super) fn of(certificate_pem: String, key_pem: String) -> Self {
+    pub(crate) fn of(certificate_pem: String, key_pem: String) -> Self {
         Self { certificate_pem, key_pem, next: None, previous: None, leaf_life: LEAF_LIFE }
     }
 
@@ -127,7 +126,7 @@ impl Authority {
     }
 
     /// Makes the one that will take its place, which everybody is to trust from now on.
-    pub(super) fn begin_change(&mut self, name: &str) -> Result<(), ServerError> {
+    pub(crate) fn begin_change(&mut self, name: &str) -> Result<(), PkiError> {
         let key = KeyPair::generate()?;
         let root = params(name, ROOT_PATH_LENGTH);
         let certificate_pem = root.self_signed(&key)?.pem();
@@ -145,7 +144,7 @@ impl Authority {
     }
 
     /// The next one signs, then the former one is no longer trusted.
-    pub(super) fn next_stage(&mut self) {
+    pub(crate) fn next_stage(&mut self) {
         match self.next.take() {
             Some(next) => {
                 let certificate_pem = std::mem::replace(&mut self.certificate_pem, next.certificate_pem);
@@ -157,19 +156,19 @@ impl Authority {
         }
     }
 
-    fn issuer(&self) -> Result<Issuer<'static, KeyPair>, ServerError> {
+    fn issuer(&self) -> Result<Issuer<'static, KeyPair>, PkiError> {
         Ok(Issuer::from_ca_cert_pem(&self.certificate_pem, KeyPair::from_pem(&self.key_pem)?)?)
     }
 
     /// A certificate for a new key.
-    pub fn issue(&self, subject: &Subject<'_>) -> Result<Leaf, ServerError> {
+    pub fn issue(&self, subject: &Subject<'_>) -> Result<Leaf, PkiError> {
         let key = KeyPair::generate()?;
         Ok(Leaf { chain_pem: self.sign(subject, None, &key)?, key_pem: key.serialize_pem() })
     }
 
     /// A certificate for a server that is known by this authority, by whoever trusts the one that it takes the place of
     /// too. Clients hold to the letter what a certificate says of the chains below it.
-    pub fn issue_for_server(&self, subject: &Subject<'_>) -> Result<Leaf, ServerError> {
+    pub fn issue_for_server(&self, subject: &Subject<'_>) -> Result<Leaf, PkiError> {
         let Some((previous, signs)) =
             self.previous.as_ref().and_then(|previous| Some((previous, previous.signs.as_ref()?)))
         else {
@@ -185,7 +184,7 @@ impl Authority {
     }
 
     /// A certificate for the key of a signing request. Nothing else is taken from the request.
-    pub fn sign_request(&self, subject: &Subject<'_>, csr_pem: &str) -> Result<String, ServerError> {
+    pub fn sign_request(&self, subject: &Subject<'_>, csr_pem: &str) -> Result<String, PkiError> {
         let request = CertificateSigningRequestParams::from_pem(csr_pem)?;
         self.sign(subject, None, &request.public_key)
     }
@@ -196,7 +195,7 @@ impl Authority {
         subject: &Subject<'_>,
         node_uid: &str,
         csr_pem: &str,
-    ) -> Result<String, ServerError> {
+    ) -> Result<String, PkiError> {
         let request = CertificateSigningRequestParams::from_pem(csr_pem)?;
         self.sign(subject, Some(node_uid), &request.public_key)
     }
@@ -206,7 +205,7 @@ impl Authority {
         subject: &Subject<'_>,
         node_uid: Option<&str>,
         key: &impl PublicKeyData,
-    ) -> Result<String, ServerError> {
+    ) -> Result<String, PkiError> {
         Ok(self.sign_as(&self.issuer()?, subject, node_uid, key)? + &self.behind_leaves())
     }
 
@@ -217,7 +216,7 @@ impl Authority {
         subject: &Subject<'_>,
         node_uid: Option<&str>,
         key: &impl PublicKeyData,
-    ) -> Result<String, ServerError> {
+    ) -> Result<String, PkiError> {
         let mut params = CertificateParams::new(subject.names.clone())?;
         if let Some(uid) = node_uid {
             params.subject_alt_names.push(SanType::URI(format!("{NODE_UID_PREFIX}{uid}").try_into()?));
@@ -252,7 +251,7 @@ impl Authority {
 
 /// The name of an authority that says of itself that it has no authority below it, as all had that were made before
 /// 0.2: what it certifies is refused by clients that look, as those in Go and with OpenSSL do.
-fn leaves_only(certificate_pem: &str) -> Result<Option<String>, ServerError> {
+fn leaves_only(certificate_pem: &str) -> Result<Option<String>, PkiError> {
     let unreadable = || tls::TlsError::Empty { what: "CA" };
     let der = tls::certificates(certificate_pem, "CA")?.into_iter().next().ok_or_else(unreadable)?;
     let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|_| unreadable())?;
@@ -284,7 +283,7 @@ fn valid_for(params: &mut CertificateParams, life: Duration) {
 #[cfg(test)]
 impl Authority {
     /// As they were made before 0.2.
-    pub(super) fn generate_old(name: &str) -> Result<Self, ServerError> {
+    pub(crate) fn generate_old(name: &str) -> Result<Self, PkiError> {
         let key = KeyPair::generate()?;
         Ok(Self::of(params(name, 0).self_signed(&key)?.pem(), key.serialize_pem()))
     }

@@ -10,18 +10,20 @@
 
 mod authority;
 
-use std::{collections::BTreeMap, fs, io, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use coracle_proto::tls::{self, SERVER_NAME, public_key_pin};
+use coracle_objects::claims::KUBERNETES_SERVICE_IP;
+use coracle_proto::tls::{self, SERVER_NAME, TlsError, public_key_pin};
 use rcgen::KeyPair;
 use serde::{Deserialize, Serialize};
-
-use crate::{config::KUBERNETES_SERVICE_IP, data_dir::DataDir, error::ServerError};
+use thiserror::Error;
 
 pub use authority::{Authority, LEAF_LIFE, Leaf, Stage, Subject};
 
 /// The file that has all of it. The others are there for people and programs that look for one certificate.
-const ALL: &str = "pki/authorities.json";
+pub const AUTHORITIES_FILE: &str = "pki/authorities.json";
+
+const SERVICE_ACCOUNT_KEY_FILE: &str = "pki/service-account.key";
 
 /// `O` of a control member's certificate.
 pub const CONTROL_ORGANIZATION: &str = "coracle:control";
@@ -34,6 +36,15 @@ pub const NODES_ORGANIZATION: &str = "system:nodes";
 pub const NODE_USER_PREFIX: &str = "system:node:";
 /// What stands before the uid of a node's Node in the one name of its certificate that is a URI (RFC 9562).
 pub const NODE_UID_PREFIX: &str = "urn:uuid:";
+
+/// Why something was not made or signed.
+#[derive(Debug, Error)]
+pub enum PkiError {
+    #[error("a key or certificate could not be made")]
+    Certificate(#[from] rcgen::Error),
+    #[error("the TLS settings could not be made")]
+    Tls(#[from] TlsError),
+}
 
 /// One of the three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -83,7 +94,7 @@ impl AuthorityName {
 }
 
 impl Authorities {
-    pub fn generate(cluster_id: &str) -> Result<Self, ServerError> {
+    pub fn generate(cluster_id: &str) -> Result<Self, PkiError> {
         Ok(Self {
             peer: Authority::generate(&AuthorityName::Peer.common_name(0, cluster_id))?,
             serving: Authority::generate(&AuthorityName::Serving.common_name(0, cluster_id))?,
@@ -115,7 +126,7 @@ impl Authorities {
     }
 
     /// The next generation, in which these authorities are being changed.
-    pub fn begin_change(&mut self, names: &[AuthorityName], cluster_id: &str) -> Result<(), ServerError> {
+    pub fn begin_change(&mut self, names: &[AuthorityName], cluster_id: &str) -> Result<(), PkiError> {
         self.generation += 1;
         for &name in names {
             let common_name = name.common_name(self.generation, cluster_id);
@@ -145,37 +156,32 @@ impl Authorities {
         self
     }
 
-    pub fn load(data: &DataDir) -> Result<Self, ServerError> {
-        let path = data.path(ALL);
-        match fs::read(&path) {
-            Ok(bytes) => {
-                let reason = "it holds no certificate authorities".to_owned();
-                return Self::from_bytes(&bytes).ok_or(ServerError::Damaged { path, reason });
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(ServerError::io("read", path)(error)),
-        }
-        let authority = |name: &str| -> Result<Authority, ServerError> {
-            let certificate_pem = read(data, &format!("pki/{name}-ca.crt"))?;
-            Ok(Authority::of(certificate_pem, read(data, &format!("pki/{name}-ca.key"))?))
+    /// From the files of the first versions, which had no [`AUTHORITIES_FILE`]; `read` gives one by its name.
+    pub fn from_files<E>(read: impl Fn(&str) -> Result<String, E>) -> Result<Self, E> {
+        let authority = |name: AuthorityName| -> Result<Authority, E> {
+            let [certificate, key] = files_of(name);
+            Ok(Authority::of(read(&certificate)?, read(&key)?))
         };
         Ok(Self {
-            peer: authority("peer")?,
-            serving: authority("serving")?,
-            client: authority("client")?,
-            service_account_key_pem: read(data, "pki/service-account.key")?,
+            peer: authority(AuthorityName::Peer)?,
+            serving: authority(AuthorityName::Serving)?,
+            client: authority(AuthorityName::Client)?,
+            service_account_key_pem: read(SERVICE_ACCOUNT_KEY_FILE)?,
             generation: 0,
         })
     }
 
-    pub fn save(&self, data: &DataDir) -> Result<(), ServerError> {
-        for (name, authority) in [("peer", &self.peer), ("serving", &self.serving), ("client", &self.client)]
-        {
-            data.write(&format!("pki/{name}-ca.crt"), authority.bundle().as_bytes())?;
-            data.write(&format!("pki/{name}-ca.key"), authority.key_pem.as_bytes())?;
+    /// What is kept in a data dir: names and contents. That which has all of it is the last.
+    pub fn to_files(&self) -> Vec<(String, Vec<u8>)> {
+        let mut files = Vec::new();
+        for name in AuthorityName::ALL {
+            let ([certificate, key], authority) = (files_of(name), self.get(name));
+            files.push((certificate, authority.bundle().into_bytes()));
+            files.push((key, authority.key_pem.clone().into_bytes()));
         }
-        data.write("pki/service-account.key", self.service_account_key_pem.as_bytes())?;
-        data.write(ALL, &self.to_bytes())
+        files.push((SERVICE_ACCOUNT_KEY_FILE.to_owned(), self.service_account_key_pem.clone().into_bytes()));
+        files.push((AUTHORITIES_FILE.to_owned(), self.to_bytes()));
+        files
     }
 
     /// What a joining control node is given.
@@ -188,19 +194,19 @@ impl Authorities {
     }
 
     /// What new join tokens pin.
-    pub fn serving_pin(&self) -> Result<[u8; 32], ServerError> {
+    pub fn serving_pin(&self) -> Result<[u8; 32], PkiError> {
         let certificates = tls::certificates(&self.serving.certificate_pem, "serving CA")?;
         Ok(public_key_pin(&certificates[0])?)
     }
 
     /// Whether a join token with this pin is of this cluster: also one that was made before a change of authorities.
-    pub fn has_serving_pin(&self, pin: &[u8; 32]) -> Result<bool, ServerError> {
+    pub fn has_serving_pin(&self, pin: &[u8; 32]) -> Result<bool, PkiError> {
         let certificates = tls::certificates(&self.serving.bundle(), "serving CA")?;
         Ok(certificates.iter().any(|ca| public_key_pin(ca).is_ok_and(|known| known == *pin)))
     }
 
     /// For the TLS port of a control node that is reached as `hosts`.
-    pub fn issue_serving(&self, name: &str, hosts: &[String]) -> Result<Leaf, ServerError> {
+    pub fn issue_serving(&self, name: &str, hosts: &[String]) -> Result<Leaf, PkiError> {
         let mut names: Vec<String> = [
             SERVER_NAME,
             "localhost",
@@ -220,7 +226,7 @@ impl Authorities {
     }
 
     /// For what the control node with this raft id asks of the other members.
-    pub fn issue_peer(&self, id: u64) -> Result<Leaf, ServerError> {
+    pub fn issue_peer(&self, id: u64) -> Result<Leaf, PkiError> {
         let name = format!("{MEMBER_PREFIX}{id}");
         let subject =
             Subject { common_name: &name, organization: CONTROL_ORGANIZATION, names: vec![], server: false };
@@ -228,7 +234,7 @@ impl Authorities {
     }
 
     /// For an administrator of the cluster.
-    pub fn issue_admin(&self) -> Result<Leaf, ServerError> {
+    pub fn issue_admin(&self) -> Result<Leaf, PkiError> {
         let subject = Subject {
             common_name: "kubernetes-admin",
             organization: MASTERS_ORGANIZATION,
@@ -239,9 +245,9 @@ impl Authorities {
     }
 }
 
-fn read(data: &DataDir, name: &str) -> Result<String, ServerError> {
-    let path = data.path(name);
-    fs::read_to_string(&path).map_err(ServerError::io("read", path))
+/// Of its certificate and its key.
+fn files_of(name: AuthorityName) -> [String; 2] {
+    ["crt", "key"].map(|ending| format!("pki/{}-ca.{ending}", name.as_str()))
 }
 
 #[cfg(test)]
@@ -252,20 +258,18 @@ mod tests {
 
     #[test]
     fn authorities_survive_their_bytes_and_their_files() {
-        let dir = tempfile::tempdir().unwrap();
-        let data = DataDir::open(dir.path()).unwrap();
         let made = Authorities::generate("c").unwrap();
-        made.save(&data).unwrap();
-        let loaded = Authorities::load(&data).unwrap();
+        let files: BTreeMap<String, Vec<u8>> = made.to_files().into_iter().collect();
+        let read = |name: &str| String::from_utf8(files[name].clone());
+        let loaded = Authorities::from_files(read).unwrap();
         assert_eq!(loaded.serving_pin().unwrap(), made.serving_pin().unwrap());
-        let sent = Authorities::from_bytes(&made.to_bytes()).unwrap();
+        assert_eq!(loaded.to_bytes(), made.to_bytes());
+        let sent = Authorities::from_bytes(&files[AUTHORITIES_FILE]).unwrap();
         assert_eq!(sent.peer.certificate_pem, made.peer.certificate_pem);
     }
 
     #[test]
     fn a_change_keeps_what_was_given_out_good_until_its_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let data = DataDir::open(dir.path()).unwrap();
         let mut made = Authorities::generate("c").unwrap();
         let old_pin = made.serving_pin().unwrap();
         let count = |pem: &str| tls::certificates(pem, "test").unwrap().len();
@@ -277,8 +281,7 @@ mod tests {
         assert_ne!(new_pin, old_pin);
         assert!(made.has_serving_pin(&old_pin).unwrap() && made.has_serving_pin(&new_pin).unwrap());
         assert_eq!(count(&made.issue_serving("a", &[]).unwrap().chain_pem), 4);
-        made.save(&data).unwrap();
-        made = Authorities::load(&data).unwrap();
+        made = Authorities::from_bytes(&made.to_bytes()).unwrap();
         assert_eq!(
             made.changing().into_keys().collect::<Vec<_>>(),
             [AuthorityName::Peer, AuthorityName::Serving]
@@ -293,7 +296,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str, content: &str| {
             let path = dir.path().join(name);
-            fs::write(&path, content).unwrap();
+            std::fs::write(&path, content).unwrap();
             path
         };
         let (trusted, chain) = (file("trusted", trusted_pem), file("chain", chain_pem));
