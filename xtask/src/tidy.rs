@@ -23,6 +23,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("coracle-api", &["coracle-objects"]),
     ("coracle-core", &["coracle-objects"]),
     ("coracle-raft", &["coracle-proto"]),
+    (
+        "coracle-registry",
+        &["coracle-api", "coracle-leader", "coracle-objects", "coracle-proto", "coracle-raft"],
+    ),
     ("coracle-pki", &["coracle-objects", "coracle-proto"]),
     (
         "coracle-leader",
@@ -53,6 +57,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "coracle-pki",
             "coracle-proto",
             "coracle-raft",
+            "coracle-registry",
             "coracle-scheduler",
             "coracle-store",
         ],

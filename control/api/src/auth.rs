@@ -13,6 +13,9 @@ use crate::error::ApiError;
 
 /// Where the components' accounts are.
 const SYSTEM_NAMESPACE: &str = "kube-system";
+/// The group of all nodes, and what their names begin with.
+const NODES: &str = "system:nodes";
+const NODE_PREFIX: &str = "system:node:";
 const MASTERS: &str = "system:masters";
 const ANONYMOUS: &str = "system:anonymous";
 const AUTHENTICATED: &str = "system:authenticated";
@@ -49,7 +52,7 @@ impl UserInfo {
     }
 
     pub fn node(name: &str) -> Self {
-        Self::new(format!("system:node:{name}"), &["system:nodes"]).completed()
+        Self::new(format!("{NODE_PREFIX}{name}"), &[NODES]).completed()
     }
 
     /// A control node itself.
@@ -59,6 +62,11 @@ impl UserInfo {
 
     pub fn anonymous() -> Self {
         Self::new(ANONYMOUS, &[UNAUTHENTICATED])
+    }
+
+    /// The name of the node that this is. Source: kube-apiserver's node authorizer.
+    pub fn as_node(&self) -> Option<&str> {
+        self.name.strip_prefix(NODE_PREFIX).filter(|_| self.is_in(NODES))
     }
 
     pub fn is_anonymous(&self) -> bool {

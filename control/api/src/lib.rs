@@ -44,5 +44,5 @@ pub use meter::{Asked, METRIC_VERBS, Meter};
 pub use path::names_one_object;
 pub use router::router;
 pub use storage::{Expired, NodeError, Nodes, ProposeError, Storage, Unavailable, WatchItem, WatchStream};
-pub use transact::{Settled, Unsettled, settle};
+pub use transact::{Settled, Unsettled, WriteError, settle, write};
 pub use typed::{DEPTH_MAX, Findings, conform};

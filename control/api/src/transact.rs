@@ -1,9 +1,14 @@
 //! Read, decide, propose, and again where the state has moved on meanwhile.
 
-use std::{future::Future, sync::Arc};
+use std::{
+    convert::Infallible,
+    future::{Future, ready},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use coracle_objects::{Applied, Object, ObjectKey, Refusal, Transaction, View};
+use thiserror::Error;
 
 use crate::{
     error::ApiError,
@@ -129,6 +134,42 @@ where
     // An attempt that neither ends nor is refused gets a newer state, and the next one does either.
     let refusal = last.expect("the last attempt was refused");
     Err(Unsettled::Refused(refusal))
+}
+
+/// Why a write of the control plane's own did not take place.
+#[derive(Debug, Error)]
+pub enum WriteError {
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    #[error("the write was refused: {0:?}")]
+    Refused(Refusal),
+    #[error("the write is not admitted: {0}")]
+    Denied(Box<ApiError>),
+    #[error("the object kept changing")]
+    Contended,
+}
+
+/// Writes what `plan` makes of the present state, planning again where the state has moved on: see [`settle`]. `plan`
+/// gives `None` where nothing is to be done. `None` where nothing was written, also because all of it is there already.
+pub async fn write<S, P>(storage: &S, mut plan: P) -> Result<Option<Applied>, WriteError>
+where
+    S: Storage,
+    P: FnMut(&View) -> Option<Transaction> + Send,
+{
+    let decide =
+        |view: Arc<View>| ready(Ok::<_, Infallible>(plan(&view).map(|transaction| (transaction, ()))));
+    match settle(storage, false, decide).await {
+        Ok(Settled::Applied((), applied)) => Ok(Some(applied)),
+        Ok(Settled::Unchanged(()) | Settled::Nothing) => Ok(None),
+        Err(Unsettled::Undecided(never)) => match never {},
+        Err(Unsettled::Unavailable(error)) => Err(error.into()),
+        Err(Unsettled::NotProposed(ProposeError::Denied(error))) => Err(WriteError::Denied(error)),
+        Err(Unsettled::NotProposed(error)) => Err(error.into()),
+        Err(Unsettled::Refused(refusal)) if refusal.depends_on_state() => Err(WriteError::Contended),
+        Err(Unsettled::Refused(refusal)) => Err(WriteError::Refused(refusal)),
+    }
 }
 
 /// Carries out what `decide` plans: see [`settle`].

@@ -24,6 +24,7 @@ use coracle_proto::{
     tls,
 };
 use coracle_raft::{GrpcTransport, Raft, RaftService, Transport};
+use coracle_registry::blobs::Blobs;
 use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
@@ -37,7 +38,6 @@ use tonic::service::Routes;
 use crate::{
     access::{JOIN_BYTES_MAX, NODE_MESSAGE_BYTES_MAX},
     authorization::Builtin,
-    blobs::Blobs,
     blobs_service::BlobsService,
     bootstrap,
     certificates::{self, Credentials, KUBECONFIG, KubeconfigFile},
@@ -64,8 +64,7 @@ use crate::{
     node_link::{Links, NodeLinkService},
     nodes::LinkedNodes,
     open_files,
-    peers::{MemberSpec, Peers},
-    registry,
+    peers::{MemberSpec, Others, Peers},
     rendezvous::Rendezvous,
     security_service::SecurityService,
     service::Front,
@@ -170,7 +169,7 @@ async fn run(
     let recorder = EventRecorder::start(admission.storage_of(storage.clone(), UserInfo::api_server()));
     let watched = storage.raft().status();
     let blobs = Blobs::open(&data.path("blobs"), move || !health::disk_is_low(&watched.borrow()));
-    let blobs = Arc::new(blobs?);
+    let blobs = Arc::new(blobs.map_err(ServerError::io("prepare", data.path("blobs")))?);
     let node_link = NodeLinkService {
         storage: storage.clone(),
         admission: admission.clone(),
@@ -193,7 +192,13 @@ async fn run(
             LinkedNodes { storage: storage.clone(), links: links.clone() },
             admission.clone(),
         ),
-        registry: registry::router(storage.clone(), blobs.clone()),
+        registry: coracle_registry::router(
+            storage.clone(),
+            admission.clone(),
+            Arc::new(Builtin),
+            blobs.clone(),
+            Arc::new(Others { peers: storage.peers().clone(), me: me.id }),
+        ),
         grpc: grpc(&raft, &credentials, &secrets, node_link, blobs, data.root().to_owned()),
         telemetry: Arc::new(telemetry),
         judge: judge.clone(),

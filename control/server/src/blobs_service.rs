@@ -6,10 +6,9 @@ use coracle_proto::cluster::{BlobChunk, GetBlobRequest, PutBlobResponse, blobs_s
 use futures::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::{
-    blobs::{BlobError, Blobs, Digest},
-    identity::members_only,
-};
+use coracle_registry::blobs::{BlobError, Blobs, Digest};
+
+use crate::identity::members_only;
 
 pub struct BlobsService {
     pub blobs: Arc<Blobs>,

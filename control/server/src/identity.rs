@@ -3,9 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use coracle_api::UserInfo;
-use coracle_pki::{
-    Authorities, CONTROL_ORGANIZATION, MEMBER_PREFIX, NODE_UID_PREFIX, NODE_USER_PREFIX, NODES_ORGANIZATION,
-};
+use coracle_pki::{Authorities, CONTROL_ORGANIZATION, MEMBER_PREFIX, NODE_UID_PREFIX, NODES_ORGANIZATION};
 use coracle_proto::tls;
 use rustls_pki_types::CertificateDer;
 use tonic::Status;
@@ -126,7 +124,7 @@ impl Caller {
     /// The name of the node that calls.
     pub fn node(&self) -> Option<&str> {
         match self {
-            Caller::Client(user) if self.is_node() => user.name.strip_prefix(NODE_USER_PREFIX),
+            Caller::Client(user) => user.as_node(),
             _ => None,
         }
     }

@@ -55,9 +55,7 @@ mod security_service;
 mod store_service;
 mod tokens;
 
-mod blobs;
 mod blobs_service;
-mod registry;
 
 mod access;
 mod checks;

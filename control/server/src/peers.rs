@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use coracle_objects::View;
 use coracle_proto::tls::{self, ClientTls};
+use coracle_registry::blobs::Members;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -103,5 +104,18 @@ impl Peers {
         let peer = known.get_mut(&id)?;
         let make = || tls::streaming_channel(&peer.address, self.tls.clone());
         Some(peer.logs.get_or_insert_with(make).clone())
+    }
+}
+
+/// The members beside this one.
+pub struct Others {
+    pub peers: Arc<Peers>,
+    pub me: u64,
+}
+
+impl Members for Others {
+    fn others(&self) -> Vec<(u64, Channel)> {
+        let others = self.peers.addresses().into_keys().filter(|id| *id != self.me);
+        others.filter_map(|id| Some((id, self.peers.channel(id)?))).collect()
     }
 }

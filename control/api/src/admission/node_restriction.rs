@@ -5,11 +5,7 @@ use futures::future::{self, BoxFuture, FutureExt};
 use serde_json::Value;
 
 use super::{Operation, Plugin, Write};
-use crate::{auth::UserInfo, error::ApiError};
-
-/// The group of all nodes, and what their names begin with. Source: kube-apiserver's node authorizer.
-const NODES: &str = "system:nodes";
-const NODE_PREFIX: &str = "system:node:";
+use crate::error::ApiError;
 
 /// Where nodes' leases are.
 const LEASES: &str = "kube-node-lease";
@@ -23,7 +19,7 @@ impl Plugin for NodeRestriction {
     }
 
     fn handles(&self, write: &Write<'_>) -> bool {
-        node_of(write.user).is_some()
+        write.user.as_node().is_some()
     }
 
     fn validate<'a>(
@@ -36,14 +32,8 @@ impl Plugin for NodeRestriction {
     }
 }
 
-/// The node that writes; an empty name is none's.
-fn node_of(user: &UserInfo) -> Option<&str> {
-    let name = user.name.strip_prefix(NODE_PREFIX).unwrap_or_default();
-    user.is_in(NODES).then_some(name)
-}
-
 fn fault(write: &Write<'_>, object: Option<&Value>) -> Option<String> {
-    let node = node_of(write.user)?;
+    let node = write.user.as_node()?;
     let name = &*write.key.name.name;
     if write.is_of("", "Pod") {
         let old = write.old.filter(|_| write.operation != Operation::Create);
@@ -77,7 +67,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::config::ApiConfig;
+    use crate::{auth::UserInfo, config::ApiConfig};
 
     fn said(
         operation: Operation,

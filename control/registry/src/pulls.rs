@@ -3,19 +3,22 @@
 use std::collections::BTreeSet;
 
 use coracle_api::Storage;
+use coracle_leader::references::node_of;
 use coracle_objects::View;
 use serde::Deserialize;
 
-use super::{MANIFEST_BYTES_MAX, Manifest, Registry, error::RegistryError, path::Target, tags};
 use crate::{
+    MANIFEST_BYTES_MAX, Manifest, Registry,
     blobs::{BlobError, Digest},
-    node_link::node_of,
+    error::RegistryError,
+    path::Target,
+    tags,
 };
 
 /// An image of this registry: its repository, and its tag or digest.
 type Image = (String, String);
 
-impl Registry {
+impl<S: Storage> Registry<S> {
     /// Refuses what no pod of the node names, as if it were not there.
     pub(super) async fn admit_node(&self, node: &str, target: &Target) -> Result<(), RegistryError> {
         if *target == Target::Base {

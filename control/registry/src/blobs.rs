@@ -24,8 +24,6 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::{error::ServerError, peers::Peers};
-
 /// The largest blob, in bytes.
 pub const BLOB_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
@@ -97,6 +95,11 @@ pub struct Blobs {
     fetching: parking_lot::Mutex<BTreeMap<Digest, Weak<Mutex<()>>>>,
 }
 
+/// The other members of the control plane, each with a channel to it.
+pub trait Members: Send + Sync {
+    fn others(&self) -> Vec<(u64, Channel)>;
+}
+
 /// Whether the disk may take more. The log is on it too, and dies where there is no room.
 type HasRoom = Arc<dyn Fn() -> bool + Send + Sync>;
 
@@ -110,19 +113,14 @@ pub struct Unfinished {
 
 impl Blobs {
     /// What is here is given always; more is taken only while `has_room`.
-    pub fn open(
-        folder: &Path,
-        has_room: impl Fn() -> bool + Send + Sync + 'static,
-    ) -> Result<Self, ServerError> {
+    pub fn open(folder: &Path, has_room: impl Fn() -> bool + Send + Sync + 'static) -> io::Result<Self> {
         let unfinished = folder.join("unfinished");
         match fs::remove_dir_all(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(ServerError::io("clear", unfinished)(error));
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        fs::create_dir_all(&unfinished).map_err(ServerError::io("create", &unfinished))?;
-        durable::create_dirs(&folder.join("sha256")).map_err(ServerError::io("create", folder))?;
+        fs::create_dir_all(&unfinished)?;
+        durable::create_dirs(&folder.join("sha256"))?;
         Ok(Self {
             folder: folder.to_owned(),
             unfinished,
@@ -205,7 +203,7 @@ impl Blobs {
     }
 
     /// Makes sure that the blob is here, fetching it from another member where needed. Answers its size.
-    pub async fn obtain(&self, digest: &Digest, peers: &Peers, me: u64) -> Result<u64, BlobError> {
+    pub async fn obtain(&self, digest: &Digest, members: &dyn Members) -> Result<u64, BlobError> {
         if let Some(size) = self.size(digest).await {
             return Ok(size);
         }
@@ -215,8 +213,7 @@ impl Blobs {
             return Ok(size);
         }
         let _permit = self.fetches.acquire().await.map_err(io::Error::other)?;
-        for id in peers.addresses().into_keys().filter(|id| *id != me) {
-            let Some(channel) = peers.channel(id) else { continue };
+        for (id, channel) in members.others() {
             match timeout(COPY_TIMEOUT, self.fetch(digest, channel)).await {
                 Ok(Ok(size)) => return Ok(size),
                 Ok(Err(error)) => tracing::debug!(peer = id, %digest, %error, "blob not fetched"),
@@ -249,12 +246,11 @@ impl Blobs {
     }
 
     /// Copies blobs that are here to other members until a majority of all members has each.
-    pub async fn replicate(&self, digests: &[Digest], peers: &Peers, me: u64) -> Result<(), BlobError> {
-        let others: Vec<u64> = peers.addresses().into_keys().filter(|id| *id != me).collect();
-        let members = others.len() + 1;
-        let need = members / 2 + 1;
+    pub async fn replicate(&self, digests: &[Digest], members: &dyn Members) -> Result<(), BlobError> {
+        let others = members.others();
+        let need = others.len().div_ceil(2) + 1;
         let mut copies = JoinSet::new();
-        for (id, channel) in others.into_iter().filter_map(|id| Some((id, peers.channel(id)?))) {
+        for (id, channel) in others {
             let mut files = vec![];
             for digest in digests {
                 files.push((digest.clone(), tokio::fs::File::open(self.path(digest)).await?));

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::error::RegistryError;
 use crate::blobs::Digest;
+use crate::error::RegistryError;
 
 const NAME_LENGTH_MAX: usize = 200;
 const TAG_LENGTH_MAX: usize = 128;

@@ -1,15 +1,13 @@
 //! Tags: objects that name a manifest.
 
+use coracle_api::{Storage, WriteError, write};
+use coracle_leader::drafts::{editable, encode, new_draft};
 use coracle_objects::{Object, ObjectKey, Transaction, View};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-
-use crate::{
-    drafts::{self, WriteError, editable, encode, new_draft},
-    storage::ReplicatedStorage,
-};
+use thiserror::Error;
 
 const ARTIFACTS: &str = "artifacts.coracle.dev";
 
@@ -35,15 +33,25 @@ struct Artifact {
     spec: Tag,
 }
 
+/// Why a tag was not set.
+#[derive(Debug, Error)]
+pub enum TagError {
+    #[error(transparent)]
+    NotWritten(#[from] WriteError),
+    #[error("the name {name} is taken by {by}")]
+    Taken { name: String, by: String },
+}
+
 /// Sets or moves a tag. Refused where its object's name belongs to another tag.
-pub async fn commit(storage: &ReplicatedStorage, tag: &Tag) -> Result<(), WriteError> {
+pub async fn commit(storage: &impl Storage, tag: &Tag) -> Result<(), TagError> {
     let key = key(&tag.repository, &tag.tag);
     let spec = json!(tag);
     let mut taken = None;
-    let written = drafts::write(storage, |view| match view.get(&key) {
+    let uid = uuid::Uuid::new_v4().to_string();
+    let written = write(storage, |view| match view.get(&key) {
         None => {
             let body = json!({ "spec": spec });
-            let draft = new_draft("coracle.dev/v1", "Artifact", &key, body, Timestamp::now());
+            let draft = new_draft("coracle.dev/v1", "Artifact", &key, body, &uid, Timestamp::now());
             Some(Transaction::create(key.clone(), draft))
         }
         Some(object) => {
@@ -61,8 +69,8 @@ pub async fn commit(storage: &ReplicatedStorage, tag: &Tag) -> Result<(), WriteE
     })
     .await;
     match taken {
-        Some(by) => Err(WriteError::Taken { name: key.name.name.to_string(), by }),
-        None => written.map(|_| ()),
+        Some(by) => Err(TagError::Taken { name: key.name.name.to_string(), by }),
+        None => Ok(written.map(|_| ())?),
     }
 }
 
@@ -133,7 +141,7 @@ mod tests {
         };
         let key = key("a", "1");
         let draft =
-            new_draft("coracle.dev/v1", "Artifact", &key, json!({ "spec": tag("a") }), Timestamp::MIN);
+            new_draft("coracle.dev/v1", "Artifact", &key, json!({ "spec": tag("a") }), "u", Timestamp::MIN);
         let object = Object::from_draft(key, &draft, 1).unwrap();
         assert_eq!(owned_by_another(&object, &tag("a")), None);
         assert_eq!(owned_by_another(&object, &tag("b")).as_deref(), Some("a:1"));

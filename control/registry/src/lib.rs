@@ -3,6 +3,7 @@
 //! Blobs and manifests are files on the control nodes; a tag is an object. A tag is committed only after a majority of
 //! the members has what it names. Administrators push and pull, nodes pull what their pods name.
 
+pub mod blobs;
 mod error;
 mod path;
 mod pulls;
@@ -18,18 +19,17 @@ use axum::{
     response::{IntoResponse, Response},
     routing::any,
 };
-use coracle_api::{Attributes, Authorizer, Decision, Storage};
+use coracle_api::{Admission, Attributes, Authorizer, Decision, Storage, UserInfo};
 use http::{HeaderMap, Method, StatusCode, header};
 use serde::Deserialize;
 
-use crate::{
-    authorization::Builtin,
-    blobs::{Blobs, Digest},
-    identity::Caller,
-    storage::ReplicatedStorage,
+use self::{
+    blobs::{BlobError, Blobs, Digest, Members},
+    error::RegistryError,
+    path::Target,
+    tags::Tag,
+    uploads::Uploads,
 };
-
-use self::{error::RegistryError, path::Target, tags::Tag, uploads::Uploads};
 
 /// The largest manifest, in bytes (the specification's recommendation).
 const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -41,9 +41,13 @@ const CONTENT_DIGEST: &str = "docker-content-digest";
 
 /// What the registry works on.
 #[derive(Clone)]
-pub struct Registry {
-    storage: ReplicatedStorage,
+struct Registry<S> {
+    storage: S,
+    admission: Admission,
+    authorizer: Arc<dyn Authorizer>,
     blobs: Arc<Blobs>,
+    /// Those that have blobs too.
+    members: Arc<dyn Members>,
     uploads: Arc<Uploads>,
     /// Held while the pods of a node are looked through.
     looks: Arc<tokio::sync::Mutex<()>>,
@@ -66,27 +70,35 @@ struct Descriptor {
     size: u64,
 }
 
-/// Routes for every path below `/v2`.
-pub fn router(storage: ReplicatedStorage, blobs: Arc<Blobs>) -> Router {
+/// Routes for every path below `/v2`. Who asks is the [`UserInfo`] in a request's extensions; without one it is nobody.
+/// Tags are objects of `storage`, written in the name of who pushes.
+pub fn router<S: Storage>(
+    storage: S,
+    admission: Admission,
+    authorizer: Arc<dyn Authorizer>,
+    blobs: Arc<Blobs>,
+    members: Arc<dyn Members>,
+) -> Router {
     let uploads = Arc::new(Uploads::new(blobs.clone()));
-    let registry = Registry { storage, uploads, blobs, looks: Arc::default() };
+    let looks = Arc::default();
+    let registry = Registry { storage, admission, authorizer, blobs, members, uploads, looks };
     Router::new()
-        .route("/v2", any(serve))
-        .route("/v2/", any(serve))
-        .route("/v2/{*path}", any(serve))
+        .route("/v2", any(serve::<S>))
+        .route("/v2/", any(serve::<S>))
+        .route("/v2/{*path}", any(serve::<S>))
         .with_state(registry)
 }
 
-async fn serve(State(registry): State<Registry>, request: Request) -> Response {
+async fn serve<S: Storage>(State(registry): State<Registry<S>>, request: Request) -> Response {
     registry.answer(request).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-impl Registry {
+impl<S: Storage> Registry<S> {
     async fn answer(&self, request: Request) -> Result<Response, RegistryError> {
-        let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Anonymous);
-        authorize(&caller, request.method(), request.uri().path())?;
+        let user = request.extensions().get::<UserInfo>().cloned().unwrap_or_else(UserInfo::anonymous);
+        self.authorize(&user, request.method(), request.uri().path())?;
         let target = path::parse(request.uri().path())?;
-        if let Some(node) = caller.node() {
+        if let Some(node) = user.as_node() {
             self.admit_node(node, &target).await?;
         }
         let query = path::query(request.uri().query().unwrap_or(""));
@@ -101,7 +113,7 @@ impl Registry {
                 self.get_manifest(&repository, &reference, &method).await
             }
             (Method::PUT, Target::Manifest { repository, reference }) => {
-                self.put_manifest(&repository, &reference, request).await
+                self.put_manifest(user, &repository, &reference, request).await
             }
             (Method::POST, Target::Uploads { repository }) => {
                 self.begin_upload(&repository, &query, request).await
@@ -144,8 +156,16 @@ impl Registry {
         Ok(axum::Json(serde_json::json!({ "name": repository, "tags": tags })).into_response())
     }
 
-    async fn obtain(&self, digest: &Digest) -> Result<u64, crate::blobs::BlobError> {
-        self.blobs.obtain(digest, self.storage.peers(), self.storage.member()).await
+    fn authorize(&self, user: &UserInfo, method: &Method, path: &str) -> Result<(), RegistryError> {
+        match self.authorizer.authorize(user, &Attributes::of_path(method, path)) {
+            Decision::Allowed => Ok(()),
+            Decision::Denied(_) if user.is_anonymous() => Err(RegistryError::unauthorized()),
+            Decision::Denied(_) => Err(RegistryError::denied()),
+        }
+    }
+
+    async fn obtain(&self, digest: &Digest) -> Result<u64, BlobError> {
+        self.blobs.obtain(digest, &*self.members).await
     }
 
     async fn get_blob(&self, digest: &Digest, method: &Method) -> Result<Response, RegistryError> {
@@ -211,6 +231,7 @@ impl Registry {
 
     async fn put_manifest(
         &self,
+        user: UserInfo,
         repository: &str,
         reference: &str,
         request: Request,
@@ -239,7 +260,7 @@ impl Registry {
         self.blobs.put(&content).await.map_err(|error| RegistryError::blob(&digest, error))?;
         let mut all = blobs.clone();
         all.push(digest.clone());
-        let replicated = self.blobs.replicate(&all, self.storage.peers(), self.storage.member()).await;
+        let replicated = self.blobs.replicate(&all, &*self.members).await;
         replicated.map_err(RegistryError::unavailable)?;
         if Digest::parse(reference).is_none() {
             let tag = Tag {
@@ -250,20 +271,13 @@ impl Registry {
                 size,
                 blobs: blobs.iter().map(Digest::to_string).collect(),
             };
-            tags::commit(&self.storage, &tag).await.map_err(RegistryError::unavailable)?;
+            let own = self.admission.storage_of(self.storage.clone(), user);
+            tags::commit(&own, &tag).await.map_err(RegistryError::unavailable)?;
             tracing::info!(repository, tag = reference, %digest, "artifact pushed");
         }
         let location = format!("/v2/{repository}/manifests/{digest}");
         Ok((StatusCode::CREATED, [(header::LOCATION, location), (digest_header(), digest.to_string())])
             .into_response())
-    }
-}
-
-fn authorize(caller: &Caller, method: &Method, path: &str) -> Result<(), RegistryError> {
-    match Builtin.authorize(&caller.user(), &Attributes::of_path(method, path)) {
-        Decision::Allowed => Ok(()),
-        Decision::Denied(_) if matches!(caller, Caller::Anonymous) => Err(RegistryError::unauthorized()),
-        Decision::Denied(_) => Err(RegistryError::denied()),
     }
 }
 

@@ -11,8 +11,8 @@ use http::{HeaderMap, StatusCode, header};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::error::RegistryError;
 use crate::blobs::{Blobs, Digest, Unfinished};
+use crate::error::RegistryError;
 
 /// Uploads under way at a time.
 const UPLOADS_MAX: usize = 64;
