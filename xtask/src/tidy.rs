@@ -23,6 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("coracle-api", &["coracle-objects"]),
     ("coracle-core", &["coracle-objects"]),
     ("coracle-raft", &["coracle-proto"]),
+    ("coracle-member", &["coracle-objects", "coracle-store"]),
     (
         "coracle-leader",
         &["coracle-api", "coracle-controllers", "coracle-objects", "coracle-proto", "coracle-scheduler"],
@@ -34,6 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "coracle-controllers",
             "coracle-core",
             "coracle-leader",
+            "coracle-member",
             "coracle-objects",
             "coracle-proto",
             "coracle-raft",
@@ -48,6 +50,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "coracle-api",
             "coracle-controllers",
             "coracle-leader",
+            "coracle-member",
             "coracle-objects",
             "coracle-proto",
             "coracle-raft",
@@ -79,6 +82,7 @@ const PURE: &[&str] = &[
     "control/scheduler",
     "control/controllers",
     "control/leader",
+    "control/member",
     "node/core",
 ];
 
