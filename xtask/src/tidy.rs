@@ -23,6 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("coracle-api", &["coracle-objects"]),
     ("coracle-core", &["coracle-objects"]),
     ("coracle-raft", &["coracle-proto"]),
+    ("coracle-member", &["coracle-objects", "coracle-store"]),
     (
         "coracle-registry",
         &["coracle-api", "coracle-leader", "coracle-objects", "coracle-proto", "coracle-raft"],
@@ -39,6 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "coracle-controllers",
             "coracle-core",
             "coracle-leader",
+            "coracle-member",
             "coracle-objects",
             "coracle-proto",
             "coracle-raft",
@@ -53,6 +55,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "coracle-api",
             "coracle-controllers",
             "coracle-leader",
+            "coracle-member",
             "coracle-objects",
             "coracle-pki",
             "coracle-proto",
@@ -86,6 +89,7 @@ const PURE: &[&str] = &[
     "control/scheduler",
     "control/controllers",
     "control/leader",
+    "control/member",
     "node/core",
 ];
 

@@ -1,118 +1,129 @@
-//! Many transactions, one log entry: what arrives while an entry is under way travels in the next. A lone transaction
-//! goes to raft at once, without a task between.
+//! Proposes transactions to raft as entries: [`coracle_member::batch`] says what shares one. A lone transaction is proposed
+//! by its caller, without a task between.
 
-use std::{collections::BTreeMap, sync::Arc, task::Poll};
+use std::{borrow::Borrow, sync::Arc, task::Poll};
 
 use bytes::Bytes;
-use coracle_objects::{Expect, ObjectKey, Transaction, Write};
+use coracle_member::batch::{
+    Bounds, Committed, ENTRY_HEAD_BYTES_MAX, Entry, Gatherer, Proposers, WAITING_MAX, outcome_of,
+};
 use coracle_raft::{ENTRY_BYTES_MAX, ProposeError, Raft};
-use coracle_store::{Command, Outcome, Request, RequestId};
+use coracle_store::{Command, Request};
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::{machine::AppliedEntry, storage::NotProposed, version::AgreedLevel};
 
-/// Transactions that may wait for an entry.
-const WAITING_MAX: usize = 1024;
-
-/// Bytes of transactions in one entry, about; one that is larger travels alone.
-const ENTRY_BYTES: usize = 256 * 1024;
-
-/// The largest transaction, as [`size`] tells it: alone in an entry it is one that raft takes.
-pub const TRANSACTION_BYTES_MAX: usize = ENTRY_BYTES_MAX - 64;
-
-/// Entries of this member under way at a time.
-const ENTRIES_UNDER_WAY: usize = 2;
-
-/// A transaction's outcome and the index of the entry that gave it.
-#[derive(Clone, Debug)]
-pub struct Committed {
-    pub outcome: Outcome,
-    pub index: u64,
-}
+/// The largest transaction, as [`coracle_member::batch::size`] tells it: alone in an entry it is one that raft takes.
+pub const TRANSACTION_BYTES_MAX: usize = ENTRY_BYTES_MAX - ENTRY_HEAD_BYTES_MAX;
 
 type Reply = oneshot::Sender<Result<Committed, NotProposed>>;
-
-struct Waiting {
-    request: Request,
-    reply: Reply,
-}
 
 /// Proposes transactions to the local raft member, which must lead.
 #[derive(Clone)]
 pub struct Batcher {
     entries: Entries,
     raft: Raft<AppliedEntry>,
-    under_way: Arc<Semaphore>,
-    waiting: mpsc::Sender<Waiting>,
+    gathered: Gathered,
+    /// One for each that waits: who finds none waits for it, in its turn.
+    places: Arc<Semaphore>,
+}
+
+/// What waits, and the bell that wakes who proposes it: rung where an entry is due.
+#[derive(Clone)]
+struct Gathered {
+    gatherer: Arc<Mutex<Gatherer<Reply>>>,
+    bell: mpsc::Sender<()>,
+}
+
+/// An entry that counts as under way, until it has ended or nobody waits for it any more.
+struct UnderWay<G: Borrow<Gathered>>(G);
+
+impl<G: Borrow<Gathered>> Drop for UnderWay<G> {
+    fn drop(&mut self) {
+        let gathered = self.0.borrow();
+        let due = gathered.gatherer.lock().ended();
+        gathered.ring_if(due);
+    }
+}
+
+impl Gathered {
+    fn ring_if(&self, due: bool) {
+        if due {
+            // One that has been rung already is enough.
+            let _ = self.bell.try_send(());
+        }
+    }
 }
 
 impl Batcher {
-    /// Starts the task that gathers entries; it ends when the last handle is dropped.
+    /// Starts the task that proposes entries; it ends when the last handle is dropped.
     pub fn start(member: u64, raft: Raft<AppliedEntry>, level: AgreedLevel) -> Self {
-        let (waiting, requests) = mpsc::channel(WAITING_MAX);
-        let under_way = Arc::new(Semaphore::new(ENTRIES_UNDER_WAY));
+        let (bell, rung) = mpsc::channel(1);
+        let gatherer = Arc::new(Mutex::new(Gatherer::new(Bounds::default())));
+        let gathered = Gathered { gatherer, bell };
         let entries = Entries { member, level };
-        tokio::spawn(gather(entries.clone(), raft.clone(), under_way.clone(), requests));
-        Self { entries, raft, under_way, waiting }
+        let places = Arc::new(Semaphore::new(WAITING_MAX));
+        let proposing = Proposing {
+            entries: entries.clone(),
+            raft: raft.clone(),
+            gatherer: gathered.gatherer.clone(),
+            bell: gathered.bell.downgrade(),
+            places: places.clone(),
+        };
+        tokio::spawn(proposing.run(rung));
+        Self { entries, raft, gathered, places }
     }
 
     /// Waits until the transaction was applied here, or certainly or perhaps was not.
     pub async fn propose(&self, request: Request) -> Result<Committed, NotProposed> {
-        if self.under_way.available_permits() == ENTRIES_UNDER_WAY
-            && let Ok(_permit) = self.under_way.try_acquire()
-        {
+        if self.gathered.gatherer.lock().goes_alone() {
+            let _under_way = UnderWay(&self.gathered);
             let id = request.id;
             let entry = self.entries.write(vec![request]).ok_or(ProposeError::Dropped)?;
             let applied = self.raft.propose(entry).await?;
-            return outcome_of(&applied, id);
+            return Ok(outcome_of(&applied.batch.results, applied.index, id)?);
         }
+        let Ok(place) = self.places.acquire().await else { return Err(ProposeError::Stopped.into()) };
+        // It is given back where the request is taken into an entry.
+        place.forget();
         let (reply, outcome) = oneshot::channel();
-        if self.waiting.send(Waiting { request, reply }).await.is_err() {
-            return Err(ProposeError::Stopped.into());
-        }
+        let Ok(due) = self.gathered.gatherer.lock().wait(request, reply) else {
+            return Err(ProposeError::Dropped.into());
+        };
+        self.gathered.ring_if(due);
         outcome.await.unwrap_or(Err(ProposeError::Unknown.into()))
     }
 }
 
-async fn gather(
+/// What the task that proposes entries has. The bell's last handle is the batcher's, or an entry's that is under way.
+struct Proposing {
     entries: Entries,
     raft: Raft<AppliedEntry>,
-    under_way: Arc<Semaphore>,
-    mut requests: mpsc::Receiver<Waiting>,
-) {
-    let mut left_over = None;
-    loop {
-        let first = match left_over.take() {
-            Some(waiting) => waiting,
-            None => match requests.recv().await {
-                Some(waiting) => waiting,
-                None => return,
-            },
-        };
-        let Ok(permit) = under_way.clone().acquire_owned().await else { return };
-        let mut bytes = size(&first.request.transaction);
-        let mut batch = vec![first];
-        while let Ok(next) = requests.try_recv() {
-            bytes += size(&next.request.transaction);
-            if bytes > ENTRY_BYTES {
-                left_over = Some(next);
-                break;
+    gatherer: Arc<Mutex<Gatherer<Reply>>>,
+    bell: mpsc::WeakSender<()>,
+    places: Arc<Semaphore>,
+}
+
+impl Proposing {
+    async fn run(self, mut rung: mpsc::Receiver<()>) {
+        while rung.recv().await.is_some() {
+            loop {
+                let next = self.gatherer.lock().next_entry();
+                let (Some(entry), Some(bell)) = (next, self.bell.upgrade()) else { break };
+                self.places.add_permits(entry.requests.len());
+                self.propose(entry, Gathered { gatherer: self.gatherer.clone(), bell }).await;
             }
-            batch.push(next);
         }
-        let (requests, replies): (Vec<_>, Vec<_>) = batch
-            .into_iter()
-            .map(|Waiting { request, reply }| {
-                let id = request.id;
-                (request, (id, reply))
-            })
-            .unzip();
-        let Some(entry) = entries.write(requests) else {
-            answer(Err(ProposeError::Dropped), replies);
-            continue;
+    }
+
+    async fn propose(&self, entry: Entry<Reply>, gathered: Gathered) {
+        let under_way = UnderWay(gathered);
+        let Some(bytes) = self.entries.write(entry.requests) else {
+            return fail(ProposeError::Dropped, entry.proposers);
         };
-        let raft = raft.clone();
-        let mut proposal = Box::pin(async move { raft.propose(entry).await });
+        let raft = self.raft.clone();
+        let mut proposal = Box::pin(async move { raft.propose(bytes).await });
         // Polled once here, so that entries reach raft in the order in which they were gathered.
         let first_poll = futures::poll!(&mut proposal);
         tokio::spawn(async move {
@@ -120,10 +131,22 @@ async fn gather(
                 Poll::Ready(result) => result,
                 Poll::Pending => proposal.await,
             };
-            drop(permit);
-            answer(result, replies);
+            drop(under_way);
+            match result {
+                Ok(applied) => {
+                    entry.proposers.deal(&applied.batch.results, applied.index, |reply, result| {
+                        // A proposer that has gone away does not want its answer.
+                        let _ = reply.send(result.map_err(NotProposed::from));
+                    })
+                }
+                Err(error) => fail(error, entry.proposers),
+            }
         });
     }
+}
+
+fn fail(error: ProposeError, proposers: Proposers<Reply>) {
+    proposers.into_all().for_each(|reply| drop(reply.send(Err(error.into()))));
 }
 
 /// Writes entries as this member, at the level that all members know.
@@ -139,91 +162,5 @@ impl Entries {
         let encoded = Command { proposer: self.member, requests }.encode_at(level, self.level.known());
         // A build knows all levels up to its newest, and the agreed one is never above it.
         encoded.inspect_err(|_| tracing::error!(level, "this build cannot write at the cluster's level")).ok()
-    }
-}
-
-fn outcome_of(applied: &AppliedEntry, id: RequestId) -> Result<Committed, NotProposed> {
-    let found = applied.batch.results.iter().find(|(found, _)| *found == id);
-    let outcome = found.map(|(_, outcome)| outcome.clone()).ok_or(NotProposed::Forgotten)?;
-    Ok(Committed { outcome, index: applied.index })
-}
-
-/// Gives each proposer its own result. The store leaves out requests whose outcome it may have forgotten.
-fn answer(result: Result<AppliedEntry, ProposeError>, replies: Vec<(RequestId, Reply)>) {
-    match result {
-        Ok(applied) => {
-            let outcomes: BTreeMap<RequestId, &Outcome> =
-                applied.batch.results.iter().map(|(id, outcome)| (*id, outcome)).collect();
-            for (id, reply) in replies {
-                let outcome = outcomes.get(&id).copied().cloned().ok_or(NotProposed::Forgotten);
-                // A proposer that has gone away does not want its answer.
-                let _ = reply.send(outcome.map(|outcome| Committed { outcome, index: applied.index }));
-            }
-        }
-        Err(error) => replies.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.into())))),
-    }
-}
-
-/// What a transaction takes in an entry, in bytes: never less.
-pub fn size(transaction: &Transaction) -> usize {
-    let writes = transaction.writes.iter().map(|write| match write {
-        Write::Put { key, draft } => draft.len() + key_size(key),
-        Write::Delete { key } => key_size(key),
-    });
-    let preconditions = transaction.preconditions.iter().map(|precondition| match &precondition.expect {
-        Expect::Uid(uid) => uid.len() + key_size(&precondition.key),
-        _ => key_size(&precondition.key),
-    });
-    writes.sum::<usize>() + preconditions.sum::<usize>()
-}
-
-/// With the lengths and numbers that stand beside it.
-fn key_size(key: &ObjectKey) -> usize {
-    key.resource.as_str().len() + key.name.namespace.len() + key.name.name.len() + 64
-}
-
-#[cfg(test)]
-mod tests {
-    use coracle_objects::Applied;
-    use coracle_store::Batch;
-
-    use super::*;
-
-    #[test]
-    fn a_transaction_takes_no_more_than_its_size() {
-        let key = |name: &str| ObjectKey::new("configmaps", "default", name);
-        let mut transaction = Transaction::create(key("a"), vec![b'x'; 300].into())
-            .expecting(key("b"), Expect::Uid("u".repeat(200)))
-            .expecting(key(&"n".repeat(250)), Expect::Revision(u64::MAX));
-        transaction.writes.extend((0..1000).map(|number| Write::Delete { key: key(&number.to_string()) }));
-        let id = RequestId { client: u64::MAX, sequence: u64::MAX };
-        let bytes = size(&transaction);
-        let requests = vec![Request { id, transaction }];
-        let entry = Command { proposer: u64::MAX, requests }.encode();
-        assert!(
-            entry.len() <= bytes + (ENTRY_BYTES_MAX - TRANSACTION_BYTES_MAX),
-            "{} > {bytes}",
-            entry.len()
-        );
-    }
-
-    #[test]
-    fn only_the_forgotten_request_has_no_outcome() {
-        let id = |sequence| RequestId { client: 1, sequence };
-        let outcome = |revision| Ok(Applied { revision, revisions: vec![] });
-        let results = vec![(id(1), outcome(11)), (id(3), outcome(13))];
-        let batch = Arc::new(Batch { results, events: vec![], revision: 13 });
-        let (replies, answers): (Vec<_>, Vec<_>) = (1..=3)
-            .map(|sequence| {
-                let (reply, answer) = oneshot::channel();
-                ((id(sequence), reply), answer)
-            })
-            .unzip();
-        answer(Ok(AppliedEntry { index: 5, batch }), replies);
-        let revisions: Vec<Result<u64, NotProposed>> = answers
-            .into_iter()
-            .map(|mut answer| answer.try_recv().unwrap().map(|done| done.outcome.unwrap().revision))
-            .collect();
-        assert_eq!(revisions, [Ok(11), Err(NotProposed::Forgotten), Ok(13)]);
     }
 }

@@ -1,28 +1,29 @@
 //! The one door for changes of state, and linearizable reads, from any member. Secrets are sealed on their way out.
 //!
 //! The leader gathers transactions into entries. Any other member sends each to the leader and waits until its own
-//! state has it too. A retry keeps its request id, so the store gives it the first try's outcome: trying again after
-//! an unknown outcome is harmless.
+//! state has it too. What is tried again, and who shares a read index, [`coracle_member`] says; here are the calls.
 
 mod forwarding;
 mod leadership;
 mod reads;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use coracle_api::{Expired, ProposeError, Storage, Unavailable, WatchStream};
-use coracle_objects::{Applied, Refusal, ResourceName, Revision, Transaction, View, Write};
+use coracle_member::{
+    batch::{self, Committed, Forgotten},
+    identity::{IDENTITIES_MAX, Identities},
+    reads::{READ_TIMEOUT, Read, Readers, WAITING_MAX},
+    retry::{Failure, Next, Place, Try, Write},
+    room::grows,
+};
+use coracle_objects::{Applied, Refusal, ResourceName, Revision, Transaction, View};
 use coracle_proto::cluster::ProposeRequest;
 use coracle_raft::{Leading, ProposeError as RaftProposeError, Raft, Role, Status};
-use coracle_store::{Outcome, Request, RequestId, decode_outcome, encode_transaction};
+use coracle_store::{Outcome, Request, decode_outcome, encode_transaction};
+use parking_lot::Mutex;
 use tokio::{
-    sync::{Mutex as AsyncMutex, Semaphore, SemaphorePermit, mpsc, oneshot},
+    sync::{Semaphore, SemaphorePermit, mpsc, oneshot},
     time::{Instant, timeout, timeout_at},
 };
 use tonic::{Code, transport::Channel};
@@ -31,10 +32,10 @@ pub use self::forwarding::{forgotten, leader_client, not_done};
 use self::{
     forwarding::{FORWARD_TIMEOUT, certainly_not, clock_of},
     leadership::{follow_leadership, moved, wait_for_news},
-    reads::{READ_TIMEOUT, ReadReply, read_index, serve_reads},
+    reads::{Asking, ReadReply, read_index, serve_reads},
 };
 use crate::{
-    batch::{self, Batcher, Committed},
+    batch::{Batcher, TRANSACTION_BYTES_MAX},
     encryption::{self, NotSealed, SecretBox},
     health::SharedNotes,
     machine::AppliedEntry,
@@ -46,20 +47,11 @@ use crate::{
 /// Until a write must have an outcome; after it the outcome is unknown.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two tries, where nothing tells that trying again makes sense.
-const RETRY_PAUSE: Duration = Duration::from_millis(25);
-
 /// Writes of one member under way at a time; others wait. Below the number of outcomes that the store remembers.
 const WRITES_MAX: usize = 1024;
 
-/// How often a write is given another identity because this member is so far behind that the store forgot the first.
-const IDENTITIES_MAX: usize = 4;
-
 /// How often a write is sealed anew because the keys have changed meanwhile.
 const SEAL_TRIES: usize = 8;
-
-/// Reads that may wait for the next index.
-const READS_MAX: usize = 16 * 1024;
 
 /// The replicated store as this member sees it. Cheap to clone.
 #[derive(Clone)]
@@ -76,14 +68,11 @@ struct Shared {
     secrets: Arc<SecretBox>,
     notes: SharedNotes,
     level: AgreedLevel,
-    /// Random for this start of the process.
-    client: u64,
-    /// The highest that was used or heard of.
-    sequence: AtomicU64,
+    identities: Identities,
     writes: Semaphore,
-    reads: mpsc::Sender<ReadReply>,
-    /// Held by who asks for a read index; who comes meanwhile waits for the next, together with all others.
-    asking: AsyncMutex<()>,
+    readers: Mutex<Readers<ReadReply>>,
+    /// Rung where readers wait and nobody asks.
+    readers_bell: mpsc::Sender<()>,
 }
 
 /// Why a leader did not apply a transaction.
@@ -102,17 +91,10 @@ impl From<RaftProposeError> for NotProposed {
     }
 }
 
-/// How one try to write went.
-enum Try {
-    Done(Outcome),
-    /// Certainly not done by this try.
-    Not(String),
-    /// Perhaps done, now or later.
-    Unknown(String),
-    /// Certainly not done, and trying again at once makes no sense.
-    NoSpace,
-    /// Certainly not done by this try, nor by another under the same identity.
-    Forgotten,
+impl From<Forgotten> for NotProposed {
+    fn from(Forgotten: Forgotten) -> Self {
+        NotProposed::Forgotten
+    }
 }
 
 impl ReplicatedStorage {
@@ -125,7 +107,7 @@ impl ReplicatedStorage {
         secrets: Arc<SecretBox>,
         level: AgreedLevel,
     ) -> Self {
-        let (reads, waiting) = mpsc::channel(READS_MAX);
+        let (readers_bell, rung) = mpsc::channel(1);
         let shared = Arc::new(Shared {
             member,
             batcher: Batcher::start(member, raft.clone(), level.clone()),
@@ -135,13 +117,12 @@ impl ReplicatedStorage {
             secrets,
             notes: SharedNotes::default(),
             level,
-            client: rand::random(),
-            sequence: AtomicU64::new(0),
+            identities: Identities::new(rand::random()),
             writes: Semaphore::new(WRITES_MAX),
-            reads,
-            asking: AsyncMutex::new(()),
+            readers: Mutex::new(Readers::new(WAITING_MAX)),
+            readers_bell,
         });
-        tokio::spawn(serve_reads(Arc::downgrade(&shared), waiting));
+        tokio::spawn(serve_reads(Arc::downgrade(&shared), rung));
         tokio::spawn(follow_leadership(shared.raft.leading(), Arc::downgrade(&shared.hub)));
         Self { shared }
     }
@@ -206,30 +187,27 @@ impl ReplicatedStorage {
 
     /// Gives a transaction its identity.
     pub fn request(&self, transaction: Transaction) -> Request {
-        let highest = &self.shared.sequence;
-        highest.fetch_max(self.shared.hub.clock(), Ordering::Relaxed);
-        let sequence = highest.fetch_add(1, Ordering::Relaxed) + 1;
-        Request { id: RequestId { client: self.shared.client, sequence }, transaction }
+        Request { id: self.shared.identities.next(self.shared.hub.clock()), transaction }
     }
 
     /// The highest sequence that this member has used or heard of.
     pub fn clock(&self) -> u64 {
-        self.shared.sequence.load(Ordering::Relaxed).max(self.shared.hub.clock())
+        self.shared.identities.highest().max(self.shared.hub.clock())
     }
 
     /// Goes on above the clock that comes with [`forgotten`].
     pub fn learn_clock(&self, status: &tonic::Status) {
         if let Some(clock) = clock_of(status) {
-            self.shared.sequence.fetch_max(clock, Ordering::Relaxed);
+            self.shared.identities.heard(clock);
         }
     }
 
     /// As [`Storage::propose`], for a request whose caller gave it its identity and may send it again, to any member.
     /// None where the store may have forgotten it: it was not applied by this call.
     pub async fn propose_request(&self, request: Request) -> Result<Option<Outcome>, ProposeError> {
-        let deadline = Instant::now() + PROPOSE_TIMEOUT;
-        let _turn = self.turn(deadline).await?;
-        self.propose_until(&request, deadline).await
+        let begun = Instant::now();
+        let _turn = self.turn(begun + PROPOSE_TIMEOUT).await?;
+        self.propose_from(begun, request, 1).await
     }
 
     async fn turn(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, ProposeError> {
@@ -254,17 +232,12 @@ impl ReplicatedStorage {
         &self,
         transaction: Transaction,
     ) -> Result<Result<Applied, Refusal>, ProposeError> {
-        let deadline = Instant::now() + PROPOSE_TIMEOUT;
-        let _turn = self.turn(deadline).await?;
+        let begun = Instant::now();
+        let _turn = self.turn(begun + PROPOSE_TIMEOUT).await?;
         // Its identity is given only in its turn: an old one could be forgotten before it comes.
-        let mut request = self.request(transaction);
-        for _ in 0..IDENTITIES_MAX {
-            if let Some(outcome) = self.propose_until(&request, deadline).await? {
-                return Ok(outcome);
-            }
-            request = self.request(request.transaction);
-        }
-        Err(ProposeError::Unavailable("this member is too far behind the others".into()))
+        let request = self.request(transaction);
+        let outcome = self.propose_from(begun, request, IDENTITIES_MAX).await?;
+        outcome.ok_or_else(|| ProposeError::Unavailable("this member is too far behind the others".into()))
     }
 
     /// Seals a transaction and proposes it, again where the keys have changed meanwhile.
@@ -287,54 +260,56 @@ impl ReplicatedStorage {
         Err(ProposeError::Unavailable("the keys for Secrets keep changing".into()))
     }
 
-    /// Tries until there is an outcome or no more time. None where no try applied it, and none will.
-    async fn propose_until(
+    /// Tries until there is an outcome or no more time, counted from `begun`. None where no try applied it, and none will.
+    async fn propose_from(
         &self,
-        request: &Request,
-        deadline: Instant,
+        begun: Instant,
+        mut request: Request,
+        identities_max: usize,
     ) -> Result<Option<Outcome>, ProposeError> {
-        let (bytes, limit) = (batch::size(&request.transaction) as u64, batch::TRANSACTION_BYTES_MAX as u64);
+        let (bytes, limit) = (batch::size(&request.transaction) as u64, TRANSACTION_BYTES_MAX as u64);
         if bytes > limit {
             return Err(ProposeError::TooLarge { bytes, limit });
         }
         let mut leading = self.shared.raft.leading();
-        let mut unknown = None;
-        let mut reason = "no leader is known".to_owned();
-        while Instant::now() < deadline {
+        let mut write = Write::new(self.shared.member, PROPOSE_TIMEOUT, identities_max);
+        let deadline = begun + PROPOSE_TIMEOUT;
+        loop {
             let seen = *leading.borrow_and_update();
+            let Some(place) = write.begin(begun.elapsed(), seen.leader).map_err(failed)? else {
+                wait_for_news(&leading, seen, deadline).await;
+                continue;
+            };
             let tried = async {
-                match seen.leader {
-                    Some(leader) if leader == self.shared.member => self.try_here(request).await,
-                    Some(leader) => self.try_there(leader, request, deadline).await,
-                    None => Try::Not("no leader is known".into()),
+                match place {
+                    Place::Here => self.try_here(&request).await,
+                    Place::There(leader) => self.try_there(leader, &request).await,
                 }
             };
             let tried = tokio::select! {
                 biased;
                 tried = tried => tried,
-                // An old leader that is cut off would keep the write until its call times out.
-                () = moved(leading.clone(), seen) => Try::Unknown("the leader changed meanwhile".into()),
+                () = moved(leading.clone(), seen) => Try::moved(),
             };
-            match tried {
-                Try::Done(outcome) => return Ok(Some(outcome)),
-                Try::Not(why) => reason = why,
-                Try::Unknown(why) => unknown = Some(why),
-                Try::NoSpace if unknown.is_none() => return Err(ProposeError::NoSpace),
-                Try::NoSpace => {}
-                Try::Forgotten if unknown.is_none() => return Ok(None),
-                Try::Forgotten => return Err(ProposeError::Unknown("its outcome is forgotten".into())),
+            match write.tried(tried) {
+                Next::Done { outcome, index } => {
+                    // A member that is cut off from the log for long answers all the same: the write is done.
+                    if place != Place::Here {
+                        let _ = timeout_at(deadline, self.shared.raft.wait_applied(index)).await;
+                    }
+                    return Ok(Some(outcome));
+                }
+                Next::Again => wait_for_news(&leading, seen, deadline).await,
+                Next::Anew => request.id = self.shared.identities.next(self.shared.hub.clock()),
+                Next::Failed(Failure::Forgotten) => return Ok(None),
+                Next::Failed(failure) => return Err(failed(failure)),
             }
-            wait_for_news(&leading, seen, deadline).await;
-        }
-        match unknown {
-            Some(why) => Err(ProposeError::Unknown(why)),
-            None => Err(ProposeError::Unavailable(reason)),
         }
     }
 
     async fn try_here(&self, request: &Request) -> Try {
         match self.propose_here(request.clone()).await {
-            Ok(done) => Try::Done(done.outcome),
+            Ok(Committed { outcome, index }) => Try::Done { outcome, index },
             Err(NotProposed::NoSpace) => Try::NoSpace,
             Err(NotProposed::Forgotten) => Try::Forgotten,
             Err(NotProposed::Raft(error @ RaftProposeError::Unknown)) => Try::Unknown(error.to_string()),
@@ -342,7 +317,7 @@ impl ReplicatedStorage {
         }
     }
 
-    async fn try_there(&self, leader: u64, request: &Request, deadline: Instant) -> Try {
+    async fn try_there(&self, leader: u64, request: &Request) -> Try {
         let Some(channel) = self.shared.peers.channel(leader) else {
             return Try::Not(format!("the address of the leader, member {leader}, is not known"));
         };
@@ -364,11 +339,7 @@ impl ReplicatedStorage {
             Err(_) => return Try::Unknown(format!("the leader, member {leader}, did not answer in time")),
         };
         match decode_outcome(&response.outcome, self.shared.level.known()) {
-            Ok(outcome) => {
-                // A member that is cut off from the log for long answers all the same: the write is done.
-                let _ = timeout_at(deadline, self.shared.raft.wait_applied(response.applied_index)).await;
-                Try::Done(outcome)
-            }
+            Ok(outcome) => Try::Done { outcome, index: response.applied_index },
             Err(error) => Try::Unknown(format!("the leader's answer cannot be read: {error}")),
         }
     }
@@ -378,13 +349,24 @@ impl ReplicatedStorage {
     /// The index that all who wait now are given together.
     async fn next_read_index(&self, deadline: Instant) -> Result<u64, Unavailable> {
         let (reply, index) = oneshot::channel();
-        let overload = |_| Unavailable("too many reads are waiting".into());
-        self.shared.reads.try_send(reply).map_err(overload)?;
+        let due = self.shared.readers.lock().wait(reply);
+        let due = due.map_err(|_| Unavailable("too many reads are waiting".into()))?;
+        self.shared.ring_if(due);
         match timeout_at(deadline, index).await {
             Ok(Ok(index)) => index,
             Ok(Err(_)) => Err(Unavailable("this member is stopping".into())),
-            Err(_) => Err(Unavailable("no quorum confirmed the read in time".into())),
+            Err(_) => Err(Unavailable(Read::Asking.missing().into())),
         }
+    }
+}
+
+/// A write has no outcome: the API is told why.
+fn failed(failure: Failure) -> ProposeError {
+    match failure {
+        Failure::Unavailable(why) => ProposeError::Unavailable(why),
+        Failure::NoSpace => ProposeError::NoSpace,
+        Failure::Unknown(why) => ProposeError::Unknown(why),
+        Failure::Forgotten => ProposeError::Unavailable("its identity is forgotten".into()),
     }
 }
 
@@ -395,15 +377,18 @@ impl Storage for ReplicatedStorage {
 
     async fn linearizable(&self) -> Result<Arc<View>, Unavailable> {
         let deadline = Instant::now() + READ_TIMEOUT;
+        let alone = self.shared.readers.lock().goes_alone();
         // A lone reader asks by itself, without a task between.
-        let index = match self.shared.asking.try_lock() {
-            Ok(_asking) => read_index(&self.shared).await?,
-            Err(_) => self.next_read_index(deadline).await?,
+        let index = if alone {
+            let _asking = Asking(&self.shared);
+            read_index(&self.shared).await?
+        } else {
+            self.next_read_index(deadline).await?
         };
         match timeout_at(deadline, self.shared.raft.wait_applied(index)).await {
             Ok(Ok(())) => Ok(self.view()),
             Ok(Err(_)) => Err(Unavailable("this member is stopping".into())),
-            Err(_) => Err(Unavailable("this member is behind the others".into())),
+            Err(_) => Err(Unavailable(Read::Behind(index).missing().into())),
         }
     }
 
@@ -424,42 +409,5 @@ impl Storage for ReplicatedStorage {
 
     fn watch(&self, resource: &ResourceName, after: Revision) -> Result<WatchStream, Expired> {
         self.shared.hub.watch(resource, after)
-    }
-}
-
-/// An update may add so many bytes to an object though the disk is nearly full: deleting begins with an update.
-const GROWTH_BYTES_MAX: usize = 256;
-
-/// Whether a transaction makes the state notably larger.
-fn grows(view: &View, transaction: &Transaction) -> bool {
-    transaction.writes.iter().any(|write| match write {
-        Write::Delete { .. } => false,
-        Write::Put { key, draft } => {
-            let before = view.get(key).map(|object| object.draft().len() + GROWTH_BYTES_MAX);
-            before.is_none_or(|bytes_max| draft.len() > bytes_max)
-        }
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use coracle_objects::{Object, ObjectKey};
-
-    use super::*;
-
-    #[test]
-    fn a_full_disk_takes_deletes_and_what_leads_to_them() {
-        let key = ObjectKey::new("configmaps", "default", "a");
-        let draft = |bytes: usize| format!(r#"{{"metadata":{{"name":"a"}},"x":"{}"}}"#, "y".repeat(bytes));
-        let object = Object::from_draft(key.clone(), draft(1000).as_bytes(), 1).unwrap();
-        let mut view = View::default();
-        view.tables.entry(key.resource.clone()).or_default().insert(key.name.clone(), object.into());
-
-        let update = |bytes| Transaction::update(key.clone(), draft(bytes).into(), 1);
-        assert!(!grows(&view, &Transaction::delete(key.clone(), 1)));
-        assert!(!grows(&view, &update(10)) && !grows(&view, &update(1000 + GROWTH_BYTES_MAX)));
-        assert!(grows(&view, &update(1001 + GROWTH_BYTES_MAX)));
-        let other = ObjectKey::new("configmaps", "default", "b");
-        assert!(grows(&view, &Transaction::create(other, draft(1).into())));
     }
 }

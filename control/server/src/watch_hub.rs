@@ -15,6 +15,7 @@ use std::{
 use crate::health::SharedCheckpoints;
 use arc_swap::ArcSwap;
 use coracle_api::{Expired, WatchItem, WatchStream};
+use coracle_member::watch::{PageBounds, QUEUE_EVENTS_MAX};
 use coracle_objects::{Event, EventKind, ResourceName, Revision, SEALED_RESOURCES, View};
 use coracle_raft::metrics::Counter;
 use coracle_store::Store;
@@ -25,26 +26,7 @@ use self::{feed::Recent, watcher::Watcher};
 use crate::encryption::{Published, SecretBox, clear_event, clear_view};
 
 pub use self::feed::{EntryEvents, Feed, Lagged};
-
-/// Events that a watcher of one resource may be behind before it reads again from the store's window.
-const RESOURCE_EVENTS_MAX: usize = 4096;
-
-/// Events that a watcher takes out of the store's window at a time, as the store is locked meanwhile, and their bytes,
-/// about, as a reader that stands still keeps them in memory.
-const PAGE_EVENTS_MAX: usize = 4096;
-const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// How much what a member shows can be worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Leadership {
-    /// A leader is heard.
-    Led,
-    /// None is heard for a moment, as in an election: watches go on, but do not say how far they are.
-    Sought,
-    /// None has been heard for long: watches end.
-    Lost,
-}
+pub use coracle_member::leadership::Leadership;
 
 /// Publishes what the store holds.
 pub struct WatchHub {
@@ -86,8 +68,8 @@ impl WatchHub {
         self.leadership.store(leadership as u8, Ordering::Release);
     }
 
-    pub fn is_in(&self, leadership: Leadership) -> bool {
-        self.leadership.load(Ordering::Acquire) == leadership as u8
+    pub fn leadership(&self) -> Leadership {
+        Leadership::from_code(self.leadership.load(Ordering::Acquire))
     }
 
     /// The state in clear.
@@ -211,8 +193,7 @@ impl WatchHub {
 
     /// The events of one resource after a revision.
     pub fn watch(self: &Arc<Self>, resource: &ResourceName, after: Revision) -> Result<WatchStream, Expired> {
-        let page = self.subscribe(resource, after)?;
-        let watcher = Watcher::new(self.clone(), resource.clone(), after, page);
+        let watcher = Watcher::new(self.clone(), resource.clone(), after)?;
         Ok(Box::pin(futures::stream::unfold(Some(watcher), |watcher| async move {
             let mut watcher = watcher?;
             match watcher.next().await? {
@@ -226,23 +207,23 @@ impl WatchHub {
     }
 
     fn subscribe(&self, resource: &ResourceName, after: Revision) -> Result<Page, Expired> {
+        let bounds = PageBounds::default();
         let store = self.store.lock();
-        let backlog = store
-            .first_events_since(resource.as_str(), after, PAGE_EVENTS_MAX)
+        let found = store
+            .first_events_since(resource.as_str(), after, bounds.events_max)
             .map_err(|expired| Expired { oldest: expired.oldest })?;
         let (clear, seen) = (self.view(), store.revision());
         let receiver = self
             .resources
             .lock()
             .entry(resource.clone())
-            .or_insert_with(|| broadcast::Sender::new(RESOURCE_EVENTS_MAX))
+            .or_insert_with(|| broadcast::Sender::new(QUEUE_EVENTS_MAX))
             .subscribe();
         // Entries are applied meanwhile: opening a page of Secrets takes its time.
         drop(store);
-        let fits = whole_revisions(&backlog, PAGE_BYTES_MAX);
-        let more = backlog.len() >= PAGE_EVENTS_MAX || fits < backlog.len();
-        let backlog =
-            backlog.iter().take(fits).map(|event| clear_event(&self.secrets, event, &clear)).collect();
+        let (fits, more) = bounds.cut(&found);
+        let opened = found.iter().take(fits).map(|event| clear_event(&self.secrets, event, &clear));
+        let backlog = opened.collect();
         Ok(Page { backlog, more, receiver, seen })
     }
 }
@@ -256,20 +237,6 @@ struct Page {
     receiver: broadcast::Receiver<Weak<Event>>,
     /// The revision up to which the window reaches.
     seen: Revision,
-}
-
-/// How many of these events are about so many bytes, without an end in the middle of a revision. At least one revision.
-fn whole_revisions(events: &[Arc<Event>], bytes_max: usize) -> usize {
-    let mut bytes = 0;
-    let mut last = None;
-    for (count, event) in events.iter().enumerate() {
-        if bytes > bytes_max && last != Some(event.object.revision) {
-            return count;
-        }
-        bytes += event.object.json.len();
-        last = Some(event.object.revision);
-    }
-    events.len()
 }
 
 #[cfg(test)]

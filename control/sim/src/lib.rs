@@ -2,11 +2,11 @@
 //!
 //! Each member of a simulated cluster is what runs in production: [`coracle_raft::core::Core`], the step;
 //! [`coracle_raft::wal::Wal`], the log, over a disk in memory that loses and tears what was not synced;
-//! [`coracle_store::Store`], the state machine; and the conversion of messages to and from the wire. What is
-//! simulated is what joins them: the threads of `coracle_raft`'s driver ([`world`]: a raft step, a log task and an apply
-//! task, each taking its own virtual time, so that rounds share a write), the door of `coracle_server`'s storage
-//! (gathering, forwarding, retries under one request id, read indices, what is refused on a full disk), the handing over
-//! of leadership by a member whose disk is full, the network, the clients and the watchers.
+//! [`coracle_store::Store`], the state machine; [`coracle_member`], which says what shares an entry or a read index, what is
+//! tried again, where a watch goes on and what is refused on a full disk; and the conversion of messages to and from the
+//! wire. What is simulated is what joins them: the threads of `coracle_raft`'s driver ([`world`]: a raft step, a log task
+//! and an apply task, each taking its own virtual time, so that rounds share a write), the calls of `coracle_server`'s
+//! storage, the handing over of leadership by a member whose disk is full, the network, the clients and the watchers.
 //!
 //! A run takes a few virtual seconds. Until `heal_at` faults come (see [`options::FaultKind`]; which kinds, how often and
 //! how hard follows from the seed); then they stop, and the cluster must heal by itself within [`HEAL_BOUND`]: one
@@ -75,6 +75,9 @@ pub struct Counts {
     /// Writes that were certainly not done.
     pub not_done: u64,
     pub reads: u64,
+    /// Writes that came into the entry of another, and reads that shared another's index.
+    pub shared: u64,
+    pub shared_reads: u64,
     /// Writes that were tried more than once.
     pub retried: u64,
     pub entries: u64,
@@ -85,6 +88,9 @@ pub struct Counts {
     pub changes: u64,
     pub watch_events: u64,
     pub relists: u64,
+    /// How often a watch went on from the window, and how often one ended for want of a leader.
+    pub pages: u64,
+    pub ended_watches: u64,
     pub snapshots: u64,
     pub restores: u64,
     /// Fetches of a snapshot that were given up because nothing came of them.
@@ -105,6 +111,8 @@ impl Counts {
         self.unknown += other.unknown;
         self.not_done += other.not_done;
         self.reads += other.reads;
+        self.shared += other.shared;
+        self.shared_reads += other.shared_reads;
         self.retried += other.retried;
         self.entries += other.entries;
         self.messages += other.messages;
@@ -114,6 +122,8 @@ impl Counts {
         self.changes += other.changes;
         self.watch_events += other.watch_events;
         self.relists += other.relists;
+        self.pages += other.pages;
+        self.ended_watches += other.ended_watches;
         self.snapshots += other.snapshots;
         self.restores += other.restores;
         self.lost_fetches += other.lost_fetches;

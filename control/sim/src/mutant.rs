@@ -22,6 +22,10 @@ pub enum Mutant {
     LostWatchEvent,
     /// A watch that is resumed gets its last event again.
     DoubledWatchEvent,
+    /// A watch that was behind goes on behind the whole revision of which it gave a part.
+    TornTransaction,
+    /// A watch says that it has given what still waits in its queue.
+    EarlyProgress,
     /// The vote is not written.
     ForgottenVote,
     /// A restarted member applies its log to the state that it had.
@@ -43,7 +47,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 17] = [
+    pub const ALL: [Mutant; 19] = [
         Mutant::SkipFsync,
         Mutant::UnconfirmedRead,
         Mutant::ReusedReadIndex,
@@ -52,6 +56,8 @@ impl Mutant {
         Mutant::ForgottenRequest,
         Mutant::LostWatchEvent,
         Mutant::DoubledWatchEvent,
+        Mutant::TornTransaction,
+        Mutant::EarlyProgress,
         Mutant::ForgottenVote,
         Mutant::AppliedTwice,
         Mutant::LostEntry,
@@ -74,6 +80,8 @@ impl Mutant {
             Mutant::ForgottenRequest => "forgotten-request",
             Mutant::LostWatchEvent => "lost-watch-event",
             Mutant::DoubledWatchEvent => "doubled-watch-event",
+            Mutant::TornTransaction => "torn-transaction",
+            Mutant::EarlyProgress => "early-progress",
             Mutant::ForgottenVote => "forgotten-vote",
             Mutant::AppliedTwice => "applied-twice",
             Mutant::LostEntry => "lost-entry",

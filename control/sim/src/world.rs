@@ -16,6 +16,7 @@ pub mod watcher;
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
+use std::time::Duration;
 
 use coracle_proto::raft as wire;
 
@@ -106,6 +107,12 @@ pub enum Event {
         since: Micros,
     },
     Pump {
+        who: Who,
+        watcher: usize,
+        generation: u32,
+    },
+    /// A session says how far it is, where it is quiet.
+    WatchTick {
         who: Who,
         watcher: usize,
         generation: u32,
@@ -247,6 +254,7 @@ impl World {
                 self.attach(who, watcher, generation, since);
             }
             Event::Pump { who, watcher, generation } => self.pump(who, watcher, generation),
+            Event::WatchTick { who, watcher, generation } => self.tick_session(who, watcher, generation),
             Event::Items { watcher, generation, items } => self.receive(watcher, generation, items)?,
             Event::Fault => self.fault()?,
             Event::Doom(who) => self.doom(who)?,
@@ -291,6 +299,15 @@ impl World {
     }
 }
 
+/// Virtual time as [`coracle_member`] has it.
+fn moment(at: Micros) -> Duration {
+    Duration::from_micros(at)
+}
+
+fn micros(duration: Duration) -> Micros {
+    duration.as_micros() as Micros
+}
+
 fn life_of(members: &mut BTreeMap<u64, Member>, who: Who) -> Option<&mut Life> {
     members.get_mut(&who.id)?.life.as_mut().filter(|life| life.number == who.life)
 }
@@ -318,7 +335,8 @@ impl Event {
             | Event::Compare(who)
             | Event::Ask(who, _)
             | Event::Attach { who, .. }
-            | Event::Pump { who, .. } => Some(who.id),
+            | Event::Pump { who, .. }
+            | Event::WatchTick { who, .. } => Some(who.id),
             Event::Message(message) => Some(message.to),
             Event::Call { to, .. } => Some(*to),
             Event::Reply { to, .. } => Some(to.id),

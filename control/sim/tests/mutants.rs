@@ -14,7 +14,12 @@ fn expected(mutant: Mutant) -> (u64, &'static [&'static str]) {
         Mutant::ForgottenRequest => {
             (60, &["done twice", "its client was told", "was acknowledged", "nobody may have"])
         }
-        Mutant::LostWatchEvent | Mutant::DoubledWatchEvent | Mutant::WatchedOverRestore => (60, &["watcher"]),
+        Mutant::LostWatchEvent
+        | Mutant::DoubledWatchEvent
+        | Mutant::EarlyProgress
+        | Mutant::WatchedOverRestore => (60, &["watcher"]),
+        // It does harm only where a watch falls behind within the events of one transaction.
+        Mutant::TornTransaction => (400, &["watcher"]),
         // It does harm only where its member crashes and is asked again in the same term.
         Mutant::ForgottenVote => (400, &["votes for", "both lead"]),
         Mutant::AppliedTwice => (60, &["did something else"]),

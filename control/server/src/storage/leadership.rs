@@ -1,18 +1,18 @@
 //! Who leads, for those that wait for it.
 
-use std::{sync::Weak, time::Duration};
+use std::sync::Weak;
 
+use coracle_member::{
+    leadership::{Hearing, LEADERLESS_MAX, Leadership},
+    retry::RETRY_PAUSE,
+};
 use coracle_raft::Leading;
 use tokio::{
     sync::watch,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
-use super::RETRY_PAUSE;
-use crate::watch_hub::{Leadership, WatchHub};
-
-/// For how long a member that hears no leader lets watches go on, beside what [`crate::watch_hub`] takes to notice.
-const LEADERLESS_MAX: Duration = Duration::from_secs(4);
+use crate::watch_hub::WatchHub;
 
 /// Waits a moment, or less where leadership has moved meanwhile.
 pub async fn wait_for_news(leading: &watch::Receiver<Leading>, seen: Leading, deadline: Instant) {
@@ -32,28 +32,36 @@ pub async fn moved(mut leading: watch::Receiver<Leading>, seen: Leading) {
 
 /// Tells the hub whether a leader is heard, for as long as both live.
 pub async fn follow_leadership(mut leading: watch::Receiver<Leading>, hub: Weak<WatchHub>) {
-    let tell = |leadership| hub.upgrade().map(|hub| hub.set_leadership(leadership)).is_some();
+    let begun = Instant::now();
+    let mut hearing = Hearing::new(LEADERLESS_MAX);
+    let mut told = Leadership::Led;
     loop {
-        if leading.wait_for(|now| !now.led).await.is_err() || !tell(Leadership::Sought) {
-            return;
-        }
-        match timeout(LEADERLESS_MAX, leading.wait_for(|now| now.led)).await.map(|led| led.is_ok()) {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(_) => {
+        let led = leading.borrow_and_update().led;
+        hearing.hears(begun.elapsed(), led);
+        let found = hearing.at(begun.elapsed());
+        if found != told {
+            let Some(hub) = hub.upgrade() else { return };
+            hub.set_leadership(found);
+            told = found;
+            if found == Leadership::Lost {
                 tracing::warn!("no leader is heard: watches end");
-                if !tell(Leadership::Lost) || leading.wait_for(|now| now.led).await.is_err() {
-                    return;
-                }
             }
         }
-        tell(Leadership::Led);
+        let news = leading.wait_for(|now| now.led != led);
+        let news = match hearing.lost_at().filter(|_| found == Leadership::Sought) {
+            // Time is news too.
+            Some(lost) => timeout_at(begun + lost, news).await.map_or(true, |news| news.is_ok()),
+            None => news.await.is_ok(),
+        };
+        if !news {
+            return;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use super::*;
 
@@ -76,7 +84,7 @@ mod tests {
         ] {
             leading.send_replace(leads(led));
             tokio::time::sleep(wait).await;
-            assert!(hub.is_in(expected), "{led} for {wait:?}: {expected:?}");
+            assert_eq!(hub.leadership(), expected, "{led} for {wait:?}");
         }
     }
 }

@@ -1,8 +1,12 @@
 //! The index from which on a read is linearizable.
 
-use std::{future::Future, sync::Weak, time::Duration};
+use std::{future::Future, sync::Weak};
 
 use coracle_api::Unavailable;
+use coracle_member::{
+    reads::READ_TIMEOUT,
+    retry::{Ask, Place},
+};
 use coracle_proto::cluster::ReadIndexRequest;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -15,55 +19,71 @@ use super::{
     leadership::{moved, wait_for_news},
 };
 
-/// Until a linearizable read must have its index.
-pub const READ_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Where a waiting reader is told its index.
 pub type ReadReply = oneshot::Sender<Result<u64, Unavailable>>;
 
-/// Gives waiting readers their index: all that wait share one.
-pub async fn serve_reads(shared: Weak<Shared>, mut waiting: mpsc::Receiver<ReadReply>) {
-    while let Some(first) = waiting.recv().await {
-        let Some(shared) = shared.upgrade() else { return };
-        let _asking = shared.asking.lock().await;
-        let mut readers = vec![first];
-        while let Ok(reader) = waiting.try_recv() {
-            readers.push(reader);
+/// Somebody who asks for a read index, until it has one or goes away: then those that came meanwhile have their turn.
+pub struct Asking<'a>(pub &'a Shared);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let due = self.0.readers.lock().ended();
+        self.0.ring_if(due);
+    }
+}
+
+impl Shared {
+    /// Wakes [`serve_reads`].
+    pub fn ring_if(&self, due: bool) {
+        if due {
+            // One that has been rung already is enough.
+            let _ = self.readers_bell.try_send(());
         }
-        let index = read_index(&shared).await;
-        for reader in readers {
-            let _ = reader.send(index.clone());
+    }
+}
+
+/// Gives waiting readers their index.
+pub async fn serve_reads(shared: Weak<Shared>, mut rung: mpsc::Receiver<()>) {
+    while rung.recv().await.is_some() {
+        let Some(shared) = shared.upgrade() else { return };
+        loop {
+            let Some(readers) = shared.readers.lock().next_round() else { break };
+            let _asking = Asking(&shared);
+            let index = read_index(&shared).await;
+            for reader in readers {
+                let _ = reader.send(index.clone());
+            }
         }
     }
 }
 
 pub async fn read_index(shared: &Shared) -> Result<u64, Unavailable> {
-    let deadline = Instant::now() + READ_TIMEOUT;
+    let begun = Instant::now();
+    let deadline = begun + READ_TIMEOUT;
+    let mut ask = Ask::new(shared.member, READ_TIMEOUT);
     let mut leading = shared.raft.leading();
-    let mut reason = "no leader is known".to_owned();
-    while Instant::now() < deadline {
+    loop {
         let seen = *leading.borrow_and_update();
+        let Some(place) = ask.begin(begun.elapsed(), seen.leader).map_err(Unavailable)? else {
+            wait_for_news(&leading, seen, deadline).await;
+            continue;
+        };
         let tried = async {
-            match seen.leader {
-                Some(leader) if leader == shared.member => {
-                    shared.raft.read_index().await.map_err(|error| error.to_string())
-                }
-                Some(leader) => read_index_there(shared, leader).await,
-                None => Err("no leader is known".into()),
+            match place {
+                Place::Here => shared.raft.read_index().await.map_err(|error| error.to_string()),
+                Place::There(leader) => read_index_there(shared, leader).await,
             }
         };
-        let tried = tokio::select! {
+        tokio::select! {
             biased;
-            tried = tried => tried,
-            () = moved(leading.clone(), seen) => Err("the leader changed meanwhile".into()),
-        };
-        match tried {
-            Ok(index) => return Ok(index),
-            Err(why) => reason = why,
+            tried = tried => match tried {
+                Ok(index) => return Ok(index),
+                Err(why) => ask.failed(why),
+            },
+            () = moved(leading.clone(), seen) => ask.moved(),
         }
         wait_for_news(&leading, seen, deadline).await;
     }
-    Err(Unavailable(reason))
 }
 
 fn read_index_there(shared: &Shared, leader: u64) -> impl Future<Output = Result<u64, String>> + Send {

@@ -1,12 +1,13 @@
 //! Watches without gap or double, and what they say of how far they are.
 
+use coracle_member::watch::{PAGE_EVENTS_MAX, PROGRESS_PERIOD};
 use coracle_objects::{ObjectKey, Transaction, Write};
 use coracle_raft::{Frozen, StateMachine};
 use coracle_store::{Command, Request, RequestId, StoreConfig};
 use futures::{FutureExt, StreamExt};
 use tokio::{sync::watch, time::Instant};
 
-use super::{watcher::PROGRESS_PERIOD, *};
+use super::*;
 use crate::machine::Machine;
 
 struct Bench {
@@ -134,15 +135,15 @@ async fn a_slow_watch_goes_on_from_the_window_in_the_middle_of_a_transaction() {
     assert_eq!(revision(watch.next().await), ('p', 0));
     bench.put(&["a", "b", "c"]);
     assert_eq!(revision(watch.next().await), ('e', 1));
-    for _ in 0..RESOURCE_EVENTS_MAX {
+    for _ in 0..QUEUE_EVENTS_MAX {
         bench.put(&["a"]);
     }
     let mut seen = vec![];
-    for _ in 0..RESOURCE_EVENTS_MAX + 2 {
+    for _ in 0..QUEUE_EVENTS_MAX + 2 {
         seen.push(revision(watch.next().await).1);
     }
     assert_eq!(seen[..3], [1, 1, 2]);
-    assert_eq!(*seen.last().unwrap(), RESOURCE_EVENTS_MAX as u64 + 1);
+    assert_eq!(*seen.last().unwrap(), QUEUE_EVENTS_MAX as u64 + 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -244,8 +245,8 @@ async fn a_follower_that_stands_still_keeps_no_more_than_the_bound() {
 async fn a_watch_that_falls_out_of_the_window_overflows() {
     let mut bench = Bench::new();
     let mut watch = bench.watch(0);
-    let bytes = coracle_store::StoreConfig::default().watch_bytes_max / RESOURCE_EVENTS_MAX;
-    for _ in 0..=RESOURCE_EVENTS_MAX {
+    let bytes = coracle_store::StoreConfig::default().watch_bytes_max / QUEUE_EVENTS_MAX;
+    for _ in 0..=QUEUE_EVENTS_MAX {
         bench.put_large(&["a"], bytes);
     }
     assert_eq!(revision(watch.next().await), ('p', 0));

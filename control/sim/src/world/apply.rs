@@ -1,13 +1,14 @@
 //! The apply task: applies what is committed, some time later, and tells proposers, readers and watchers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
+use coracle_member::batch::Forgotten;
+use coracle_member::retry::Try;
 use coracle_objects::Revision;
 use coracle_raft::SnapshotMarker;
 use coracle_raft::core::Apply;
-use coracle_store::{Batch, Outcome, RequestId, Store};
+use coracle_store::{Batch, Store};
 
-use super::front::TryResult;
 use super::raft::Waiter;
 use super::snapshot::Schedule;
 use super::{Broken, Event, Step, Who, World, life_of};
@@ -127,21 +128,17 @@ impl World {
         Ok(waiter.map(|waiter| (waiter, batch)))
     }
 
-    /// Gives each proposer of an entry its own result. The store leaves out requests whose outcome it has forgotten.
+    /// Gives each proposer of an entry its own result.
     fn tell_proposers(&mut self, who: Who, index: u64, waiter: Waiter, batch: &Batch) {
-        let Waiter::Entry(waiting) = waiter else { return };
-        if let Some(life) = self.life(who) {
-            life.gatherer.under_way -= 1;
-        }
-        let outcomes: BTreeMap<RequestId, &Outcome> =
-            batch.results.iter().map(|(id, outcome)| (*id, outcome)).collect();
-        for one in waiting {
-            let result = match outcomes.get(&one.id) {
-                Some(outcome) => TryResult::Done { outcome: (*outcome).clone(), index },
-                None => TryResult::Unknown,
+        let Waiter::Entry(proposers) = waiter else { return };
+        self.entry_ended(who);
+        proposers.deal(&batch.results, index, |reply, result| {
+            let tried = match result {
+                Ok(done) => Try::Done { outcome: done.outcome, index: done.index },
+                Err(Forgotten) => Try::Forgotten,
             };
-            self.reply(who, one.reply, result);
-        }
+            self.reply(who, reply, tried);
+        });
     }
 
     /// Goes on with what waited for the index that is applied now.

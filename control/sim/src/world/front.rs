@@ -1,18 +1,19 @@
-//! The door for writes, as `coracle_server`'s storage is one: the leader gathers transactions into entries, any other
-//! member forwards, and an unknown outcome is tried again under the same request id.
+//! The door for writes, as `coracle_server`'s storage is one: [`coracle_member`] says what shares an entry, where a write is
+//! tried and what comes of it; here are the calls, their time and what is lost of them.
 
-use std::collections::VecDeque;
-
+use coracle_member::batch::{Bounds, ENTRIES_UNDER_WAY, Proposers};
+use coracle_member::identity::IDENTITIES_MAX;
+use coracle_member::retry::{Failure, Next, Place, RETRY_PAUSE, Try, Write};
+use coracle_member::room::grows;
 use coracle_objects::{Expect, Transaction, View};
-use coracle_store::{Command, Outcome, Request, RequestId};
+use coracle_store::{Command, Outcome, Request};
 
 use super::apply::Waits;
-use super::full_disk::grows;
 use super::member::Member;
 use super::raft::{Input, Waiter};
 use super::reads::ReadReplyTo;
 use super::snapshot::Part;
-use super::{Event, Step, Who, World, life_of};
+use super::{Event, Step, Who, World, life_of, micros, moment};
 use crate::checker::history::{Ending, OpId, OpKind};
 use crate::mutant::Mutant;
 use crate::options::MS;
@@ -22,16 +23,14 @@ use crate::trace::{Micros, Note};
 const WRITE_TIMEOUT: Micros = 1_500 * MS;
 /// Until the leader must have answered one forwarded call.
 const FORWARD_TIMEOUT: Micros = 500 * MS;
-/// Between two tries.
-pub const RETRY_PAUSE: Micros = 25 * MS;
-/// Entries of one member under way at a time, and requests in one.
-const ENTRIES_UNDER_WAY: u32 = 2;
-const REQUESTS_MAX: usize = 16;
+/// What shares an entry. Less than in production, so that all bounds are met.
+pub const BOUNDS: Bounds =
+    Bounds { waiting_max: 16, entry_bytes: 1_500, entries_under_way: ENTRIES_UNDER_WAY };
 
 /// A write that this process is to get done.
 pub struct Flight {
     request: Request,
-    unknown: bool,
+    write: Write,
     attempt: u32,
     state: State,
 }
@@ -44,37 +43,11 @@ enum State {
     Done(Outcome),
 }
 
-/// How one try went.
-#[derive(Clone, Debug)]
-pub enum TryResult {
-    Done {
-        outcome: Outcome,
-        index: u64,
-    },
-    Not,
-    /// Certainly not done, and no use to try again soon.
-    NoSpace,
-    Unknown,
-}
-
 /// Who asked for a try.
 #[derive(Clone, Copy, Debug)]
 pub enum ReplyTo {
     Here { op: OpId, attempt: u32 },
     There { to: Who, op: OpId, attempt: u32 },
-}
-
-/// A request that waits for its entry.
-pub struct Waiting {
-    pub id: RequestId,
-    pub reply: ReplyTo,
-}
-
-/// Makes entries of requests, on the leader.
-#[derive(Default)]
-pub struct Gatherer {
-    waiting: VecDeque<(Request, ReplyTo)>,
-    pub under_way: u32,
 }
 
 /// What one member asks of another.
@@ -101,7 +74,9 @@ pub enum Reply {
     Write {
         op: OpId,
         attempt: u32,
-        result: TryResult,
+        tried: Try,
+        /// That of the member which answers.
+        clock: u64,
     },
     ReadIndex {
         attempt: u32,
@@ -130,11 +105,11 @@ impl World {
         match kind {
             OpKind::Read => self.begin_read(who, op),
             OpKind::Write(spec) => {
-                life.sequence += 1;
-                let id = RequestId { client: life.client, sequence: life.sequence };
+                let id = life.identities.next(life.machine.store.clock());
                 let request = Request { id, transaction: spec.transaction(&self.keys) };
-                let flight = Flight { request, unknown: false, attempt: 0, state: State::Pausing };
-                life.flights.insert(op, flight);
+                let deadline = moment(self.now + WRITE_TIMEOUT);
+                let write = Write::new(who.id, deadline, IDENTITIES_MAX);
+                life.flights.insert(op, Flight { request, write, attempt: 0, state: State::Pausing });
                 self.after(WRITE_TIMEOUT, Event::WriteDeadline(who, op));
                 self.try_write(who, op);
             }
@@ -144,7 +119,12 @@ impl World {
     fn try_write(&mut self, who: Who, op: OpId) {
         let mutant = self.plan.mutant;
         let Some(life) = life_of(&mut self.members, who) else { return };
+        let leader = life.status.0;
         let Some(flight) = life.flights.get_mut(&op) else { return };
+        let place = match flight.write.begin(moment(self.now), leader) {
+            Ok(place) => place,
+            Err(failure) => return self.fail_write(who, op, failure),
+        };
         flight.attempt += 1;
         flight.state = State::Trying;
         if flight.attempt > 1 {
@@ -153,47 +133,47 @@ impl World {
         let attempt = flight.attempt;
         let mut request = flight.request.clone();
         if mutant == Some(Mutant::ForgottenRequest) {
-            life.sequence += 1;
-            request.id.sequence = life.sequence;
+            request.id = life.identities.next(life.machine.store.clock());
         }
-        let leader = life.status.0;
         self.trace.note(self.now, Note::Try { op, member: who.id, at: leader, attempt });
-        match leader {
-            Some(leader) if leader == who.id => {
-                self.take_request(who, request, ReplyTo::Here { op, attempt });
-            }
-            Some(leader) => {
+        match place {
+            Some(Place::Here) => self.take_request(who, request, ReplyTo::Here { op, attempt }),
+            Some(Place::There(leader)) => {
                 self.call(who, leader, Call::Write { op, attempt, request });
                 self.after(FORWARD_TIMEOUT, Event::WriteTimeout(who, op, attempt));
             }
-            // Goes on as soon as there is one.
             None => flight.state = State::Pausing,
         }
     }
 
-    pub fn tried(&mut self, who: Who, op: OpId, attempt: u32, result: TryResult) {
+    pub fn tried(&mut self, who: Who, op: OpId, attempt: u32, tried: Try) {
         let Some(life) = life_of(&mut self.members, who) else { return };
         let Some(flight) = life.flights.get_mut(&op) else { return };
         if flight.attempt != attempt || !matches!(flight.state, State::Trying) {
             return;
         }
-        match result {
-            TryResult::Done { outcome, index } => {
+        flight.state = State::Pausing;
+        match flight.write.tried(tried) {
+            Next::Done { outcome, index } => {
                 flight.state = State::Done(outcome);
                 life.machine.waiting.push((index, Waits::Write(op)));
                 self.tell_waiting(who);
             }
-            TryResult::NoSpace if !flight.unknown => {
-                life.flights.remove(&op);
-                self.counts.no_room += 1;
-                self.answer(op, Ending::NotDone);
+            Next::Again => self.after(micros(RETRY_PAUSE), Event::RetryWrite(who, op, attempt)),
+            Next::Anew => {
+                flight.request.id = life.identities.next(life.machine.store.clock());
+                self.try_write(who, op);
             }
-            TryResult::Not | TryResult::NoSpace | TryResult::Unknown => {
-                flight.unknown |= matches!(result, TryResult::Unknown);
-                flight.state = State::Pausing;
-                self.after(RETRY_PAUSE, Event::RetryWrite(who, op, attempt));
-            }
+            Next::Failed(failure) => self.fail_write(who, op, failure),
         }
+    }
+
+    fn fail_write(&mut self, who: Who, op: OpId, failure: Failure) {
+        let Some(life) = self.life(who) else { return };
+        life.flights.remove(&op);
+        self.counts.no_room += u64::from(failure == Failure::NoSpace);
+        let unknown = matches!(failure, Failure::Unknown(_));
+        self.answer(op, if unknown { Ending::Unknown } else { Ending::NotDone });
     }
 
     pub fn retry_write(&mut self, who: Who, op: OpId, attempt: u32) {
@@ -204,18 +184,16 @@ impl World {
     }
 
     pub fn write_timeout(&mut self, who: Who, op: OpId, attempt: u32) {
-        self.tried(who, op, attempt, TryResult::Unknown);
+        self.tried(who, op, attempt, Try::Unknown("no answer in time".to_owned()));
     }
 
     pub fn write_deadline(&mut self, who: Who, op: OpId) {
         let Some(flight) = self.life(who).and_then(|life| life.flights.get_mut(&op)) else { return };
         match flight.state {
             State::Done(_) => self.finish_write(who, op),
-            State::Trying => flight.unknown = true,
-            State::Pausing => {}
-        }
-        if let Some(flight) = self.life(who).and_then(|life| life.flights.remove(&op)) {
-            self.answer(op, if flight.unknown { Ending::Unknown } else { Ending::NotDone });
+            // It ends by itself, and no other begins.
+            State::Trying => {}
+            State::Pausing => self.try_write(who, op),
         }
     }
 
@@ -240,7 +218,9 @@ impl World {
             if matches!(flight.state, State::Done(_)) {
                 continue;
             }
-            flight.unknown |= matches!(flight.state, State::Trying);
+            if matches!(flight.state, State::Trying) {
+                flight.write.tried(Try::moved());
+            }
             flight.state = State::Pausing;
             again.push(*op);
         }
@@ -277,7 +257,8 @@ impl World {
             (None, Call::Part { .. } | Call::Health) => {}
             // Nobody answers: a broken connection says nothing of what was done.
             (None, Call::Write { op, attempt, .. }) => {
-                let reply = Reply::Write { op, attempt, result: TryResult::Unknown };
+                let tried = Try::Unknown("no connection".to_owned());
+                let reply = Reply::Write { op, attempt, tried, clock: 0 };
                 self.after(500, Event::Reply { to: from, reply: Box::new(reply) });
             }
             (None, Call::ReadIndex { attempt }) => {
@@ -287,8 +268,9 @@ impl World {
         }
     }
 
-    pub fn send_reply(&mut self, who: Who, to: Who, op: OpId, attempt: u32, result: TryResult) {
-        self.send_back(who, to, Reply::Write { op, attempt, result });
+    pub fn send_reply(&mut self, who: Who, to: Who, op: OpId, attempt: u32, tried: Try) {
+        let clock = self.life(who).map_or(0, |life| life.machine.store.clock());
+        self.send_back(who, to, Reply::Write { op, attempt, tried, clock });
     }
 
     pub fn send_back(&mut self, who: Who, to: Who, reply: Reply) {
@@ -299,7 +281,14 @@ impl World {
 
     pub fn replied(&mut self, to: Who, reply: Reply) -> Step {
         match reply {
-            Reply::Write { op, attempt, result } => self.tried(to, op, attempt, result),
+            Reply::Write { op, attempt, tried, clock } => {
+                if matches!(tried, Try::Forgotten)
+                    && let Some(life) = self.life(to)
+                {
+                    life.identities.heard(clock);
+                }
+                self.tried(to, op, attempt, tried);
+            }
             Reply::ReadIndex { attempt, index } => self.index_had(to, attempt, index),
             Reply::Health { from, has_room } => self.health_had(to, from, has_room),
             Reply::Part { attempt, part } => self.part_had(to, attempt, part),
@@ -307,40 +296,45 @@ impl World {
         Ok(())
     }
 
-    /// A request waits for the next entry of this member.
+    /// A request is an entry of its own, or waits for the next of this member.
     fn take_request(&mut self, who: Who, mut request: Request, reply: ReplyTo) {
         let Some(life) = life_of(&mut self.members, who) else { return };
         if life.room.is_low() {
             if grows(life.machine.store.view(), &request.transaction) {
-                return self.reply(who, reply, TryResult::NoSpace);
+                return self.reply(who, reply, Try::NoSpace);
             }
             self.counts.taken_without_room += 1;
         }
         if self.plan.mutant == Some(Mutant::CheckAtPropose) && life.core.is_leader() {
             request.transaction = checked_now(request.transaction, life.machine.store.view());
         }
-        life.gatherer.waiting.push_back((request, reply));
+        if life.gatherer.goes_alone() {
+            self.propose(who, vec![request.clone()], Proposers::one(request.id, reply));
+        } else if let Err((_, reply)) = life.gatherer.wait(request, reply) {
+            return self.reply(who, reply, Try::Not("too many wait".to_owned()));
+        }
         self.wake(who);
+    }
+
+    fn propose(&mut self, who: Who, requests: Vec<Request>, proposers: Proposers<ReplyTo>) {
+        let Some(life) = self.life(who) else { return };
+        let entry = Command { proposer: who.id, requests }.encode();
+        let token = life.token(Waiter::Entry(proposers));
+        life.inbox.push(Input::Propose(token, entry));
     }
 
     /// What waits becomes entries, as many as may be under way.
     pub fn gather(&mut self, who: Who) {
-        let Some(life) = self.life(who) else { return };
-        while life.gatherer.under_way < ENTRIES_UNDER_WAY && !life.gatherer.waiting.is_empty() {
-            let count = life.gatherer.waiting.len().min(REQUESTS_MAX);
-            let (requests, waiting): (Vec<_>, Vec<_>) = life
-                .gatherer
-                .waiting
-                .drain(..count)
-                .map(|(request, reply)| {
-                    let id = request.id;
-                    (request, Waiting { id, reply })
-                })
-                .unzip();
-            let entry = Command { proposer: who.id, requests }.encode();
-            life.gatherer.under_way += 1;
-            let token = life.token(Waiter::Entry(waiting));
-            life.inbox.push(Input::Propose(token, entry));
+        while let Some(entry) = self.life(who).and_then(|life| life.gatherer.next_entry()) {
+            self.counts.shared += entry.requests.len() as u64 - 1;
+            self.propose(who, entry.requests, entry.proposers);
+        }
+    }
+
+    /// An entry of this member has ended: there is room for the next.
+    pub fn entry_ended(&mut self, who: Who) {
+        if self.life(who).is_some_and(|life| life.gatherer.ended()) {
+            self.wake(who);
         }
     }
 }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use coracle_objects::{Transaction, View, Write};
 use coracle_raft::DiskRoom;
 
 use super::front::{Call, Reply};
@@ -16,9 +15,6 @@ use crate::trace::{Micros, Note};
 const LOOK_PERIOD: Micros = 150 * MS;
 /// How often members ask each other.
 const COMPARE_PERIOD: Micros = 250 * MS;
-/// An update may add so many bytes to an object though the disk is nearly full.
-const GROWTH_BYTES_MAX: usize = 256;
-
 /// What a process knows of the room on its disk and on those of others.
 #[derive(Default)]
 pub struct Room {
@@ -113,15 +109,4 @@ impl World {
             life.room.others.insert(from, has_room);
         }
     }
-}
-
-/// Whether a transaction makes the state notably larger.
-pub fn grows(view: &View, transaction: &Transaction) -> bool {
-    transaction.writes.iter().any(|write| match write {
-        Write::Delete { .. } => false,
-        Write::Put { key, draft } => {
-            let before = view.get(key).map(|object| object.draft().len() + GROWTH_BYTES_MAX);
-            before.is_none_or(|bytes_max| draft.len() > bytes_max)
-        }
-    })
 }

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use coracle_member::batch::Gatherer;
+use coracle_member::identity::Identities;
+use coracle_member::leadership::Hearing;
 use coracle_raft::core::{Core, Token};
 use coracle_raft::snapshot::{fetching::Fetching, files};
 use coracle_raft::wal::{Fault, Wal, WalOptions};
@@ -9,13 +12,13 @@ use coracle_raft::{Config, initial_records};
 use coracle_store::{Store, StoreConfig};
 
 use super::apply::Machine;
-use super::front::{Flight, Gatherer};
+use super::front::{BOUNDS, Flight, ReplyTo};
 use super::full_disk::Room;
 use super::log::LogTask;
 use super::raft::{Input, Waiter};
-use super::reads::Readers;
+use super::reads::Reads;
 use super::snapshot::{CLUSTER_ID, Fetch};
-use super::watcher::Session;
+use super::watcher::{LEADERLESS_MAX, Session};
 use super::{Broken, Event, Step, Who, World};
 use crate::checker::history::{Ending, OpId};
 use crate::disk::SimDisk;
@@ -70,12 +73,11 @@ pub struct Life {
     pub led: u64,
     pub waiters: BTreeMap<Token, Waiter>,
     pub next_token: Token,
-    pub gatherer: Gatherer,
-    /// This process' identity in request ids.
-    pub client: u64,
-    pub sequence: u64,
+    pub gatherer: Gatherer<ReplyTo>,
+    pub identities: Identities,
     pub flights: BTreeMap<OpId, Flight>,
-    pub readers: Readers,
+    pub reads: Reads,
+    pub hearing: Hearing,
     pub sessions: BTreeMap<usize, Session>,
     pub room: Room,
 }
@@ -200,11 +202,11 @@ impl World {
             led: 0,
             waiters: BTreeMap::new(),
             next_token: 0,
-            gatherer: Gatherer::default(),
-            client: self.rng.number(),
-            sequence: 0,
+            gatherer: Gatherer::new(BOUNDS),
+            identities: Identities::new(self.rng.number()),
             flights: BTreeMap::new(),
-            readers: Readers::default(),
+            reads: Reads::default(),
+            hearing: Hearing::new(LEADERLESS_MAX),
             sessions: BTreeMap::new(),
             room: Room::default(),
         });
@@ -241,7 +243,7 @@ impl World {
             for op in life.flights.into_keys() {
                 self.answer_late(op, Ending::Unknown);
             }
-            for op in life.readers.all() {
+            for op in life.reads.all() {
                 self.answer_late(op, Ending::ReadFailed);
             }
             for watcher in life.sessions.into_keys() {

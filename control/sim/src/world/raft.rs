@@ -1,6 +1,8 @@
 //! The raft thread: takes what is in its queue, steps the core, and hands its work out.
 
 use bytes::Bytes;
+use coracle_member::batch::Proposers;
+use coracle_member::retry::Try;
 use coracle_proto::raft as wire;
 use coracle_raft::core::{Answered, Outcome, Token, Work};
 use coracle_raft::message::{from_wire, to_wire};
@@ -8,11 +10,11 @@ use coracle_raft::{MemberChange, ProposeError, SnapshotMarker};
 use raft::eraftpb::Message;
 
 use super::apply::Task;
-use super::front::{ReplyTo, TryResult, Waiting};
+use super::front::ReplyTo;
 use super::log::Job;
 use super::member::{Life, Member, ended};
 use super::reads::ReadReplyTo;
-use super::{Broken, Event, Step, Who, World, life_of};
+use super::{Broken, Event, Step, Who, World, life_of, moment};
 use crate::options::MS;
 use crate::trace::Note;
 
@@ -36,7 +38,7 @@ pub enum Input {
 
 /// Who waits for the outcome of a call.
 pub enum Waiter {
-    Entry(Vec<Waiting>),
+    Entry(Proposers<ReplyTo>),
     Read(ReadReplyTo),
     Change,
 }
@@ -212,14 +214,15 @@ impl World {
             return Err(Broken::new(format!("m{} tells call {} its outcome twice", who.id, done.token)));
         };
         match (waiter, done.outcome) {
-            (Waiter::Entry(waiting), Outcome::ProposalFailed(error)) => {
-                life.gatherer.under_way -= 1;
-                for one in waiting {
-                    let unknown = error == ProposeError::Unknown;
-                    let result = if unknown { TryResult::Unknown } else { TryResult::Not };
-                    self.reply(who, one.reply, result);
+            (Waiter::Entry(proposers), Outcome::ProposalFailed(error)) => {
+                self.entry_ended(who);
+                for reply in proposers.into_all() {
+                    let tried = match error {
+                        ProposeError::Unknown => Try::Unknown(error.to_string()),
+                        _ => Try::Not(error.to_string()),
+                    };
+                    self.reply(who, reply, tried);
                 }
-                self.wake(who);
             }
             (Waiter::Read(reply), Outcome::ReadIndex(index)) => self.reply_read(who, reply, Some(index)),
             (Waiter::Read(reply), Outcome::ReadFailed(_)) => self.reply_read(who, reply, None),
@@ -241,6 +244,7 @@ impl World {
     fn publish(&mut self, who: Who) -> Step {
         let Some(life) = life_of(&mut self.members, who) else { return Ok(()) };
         let (term, leader) = (life.core.epoch().0, life.core.leader());
+        life.hearing.hears(moment(self.now), leader.is_some());
         if life.core.is_leader() && life.led != term {
             life.led = term;
             self.counts.elections += 1;
@@ -299,10 +303,10 @@ impl World {
     }
 
     /// Answers a try of a write, here or at the member that forwarded it.
-    pub fn reply(&mut self, who: Who, to: ReplyTo, result: TryResult) {
+    pub fn reply(&mut self, who: Who, to: ReplyTo, tried: Try) {
         match to {
-            ReplyTo::Here { op, attempt } => self.tried(who, op, attempt, result),
-            ReplyTo::There { to, op, attempt } => self.send_reply(who, to, op, attempt, result),
+            ReplyTo::Here { op, attempt } => self.tried(who, op, attempt, tried),
+            ReplyTo::There { to, op, attempt } => self.send_reply(who, to, op, attempt, tried),
         }
     }
 }

@@ -1,24 +1,34 @@
 //! The watchers: each lists a resource, then watches it from the revision of the list at some member, goes on at another
 //! when that one is gone, and lists again when it is told that it is too late. And the members' side of it, as
-//! `coracle_server`'s watch hub is one.
+//! `coracle_server`'s watch hub is one: [`coracle_member::watch`] says what is given and how far that is.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
+use coracle_member::leadership::Hearing;
+use coracle_member::watch::{Next, PageBounds, Tick, Watch};
 use coracle_objects::{Event as ObjectEvent, Revision};
+use coracle_store::{Expired, Store};
 
 use super::client::Asker;
-use super::{Broken, Event, Step, Who, World, life_of};
+use super::{Broken, Event, Step, Who, World, life_of, moment};
 use crate::checker::history::{Ending, OpKind};
-use crate::checker::ledger::{Change, Group};
+use crate::checker::ledger::Change;
 use crate::mutant::Mutant;
 use crate::options::MS;
 use crate::trace::{Micros, Note};
 
 /// Events that a session may be behind before it reads again from the store's window.
-const LIVE_MAX: usize = 12;
+const LIVE_MAX: usize = 5;
 /// How long a member may be behind what a watcher has seen.
 const ATTACH_TIMEOUT: Micros = 800 * MS;
+/// How much of the window a session takes at a time.
+const PAGE: PageBounds = PageBounds { events_max: 5, bytes_max: 4_000 };
+/// How often a quiet session says how far it has seen.
+const PROGRESS_PERIOD: Micros = 120 * MS;
+/// For how long a member that hears no leader lets watches go on. Production waits longer.
+pub const LEADERLESS_MAX: Duration = Duration::from_millis(300);
 
 /// A watcher of one resource.
 #[derive(Debug)]
@@ -26,6 +36,8 @@ pub struct Watcher {
     resource: usize,
     /// Everything up to here was received; None before the first list.
     after: Option<Revision>,
+    /// So many changes of the next revision were received too.
+    given: usize,
     /// Counts connections: what comes from an earlier one is void.
     generation: u32,
     connected: bool,
@@ -36,13 +48,12 @@ pub struct Watcher {
 pub struct Session {
     generation: u32,
     resource: usize,
-    backlog: VecDeque<Arc<ObjectEvent>>,
+    watch: Watch,
+    /// The revision of the last event that was given.
+    last: Revision,
+    /// What has happened since the window was read last.
     live: VecDeque<Arc<ObjectEvent>>,
     lagged: bool,
-    /// The last revision that was given.
-    last: Revision,
-    /// When the backlog is used up, everything up to here has been given.
-    seen: Option<Revision>,
     pump_due: bool,
     /// What was given arrives in order.
     arrives: Micros,
@@ -51,7 +62,7 @@ pub struct Session {
 /// What a watcher receives.
 #[derive(Clone, Debug)]
 pub enum Item {
-    Changes(Revision, Vec<Arc<ObjectEvent>>),
+    Event(Arc<ObjectEvent>),
     /// Everything up to here has been given.
     Progress(Revision),
     /// 410: it must list again.
@@ -61,7 +72,7 @@ pub enum Item {
 
 impl Watcher {
     pub fn new(resource: usize) -> Watcher {
-        Watcher { resource, after: None, generation: 0, connected: false }
+        Watcher { resource, after: None, given: 0, generation: 0, connected: false }
     }
 
     pub fn resource(&self) -> usize {
@@ -130,29 +141,23 @@ impl World {
             }
             return self.after(15 * MS, Event::Attach { who, watcher: number, generation, since });
         }
-        let from = match mutant {
-            Some(Mutant::DoubledWatchEvent) => after.saturating_sub(1),
-            _ => after,
-        };
-        let Ok(mut backlog) = life.machine.store.events_since(name.as_str(), from) else {
-            return self.after(MS, Event::Items { watcher: number, generation, items: vec![Item::Gone] });
-        };
-        if mutant == Some(Mutant::LostWatchEvent) && !backlog.is_empty() {
-            backlog.remove(0);
-        }
-        let session = Session {
+        let watch = Watch::new(after);
+        let mut session = Session {
             generation,
             resource,
-            backlog: backlog.into(),
+            watch,
+            last: after,
             live: VecDeque::new(),
             lagged: false,
-            last: after,
-            seen: Some(life.machine.store.revision()),
             pump_due: true,
             arrives: 0,
         };
+        if session.read_window(&life.machine.store, name.as_str(), after, mutant).is_err() {
+            return self.after(MS, Event::Items { watcher: number, generation, items: vec![Item::Gone] });
+        }
         life.sessions.insert(number, session);
         self.after(MS, Event::Pump { who, watcher: number, generation });
+        self.after(PROGRESS_PERIOD, Event::WatchTick { who, watcher: number, generation });
     }
 
     /// The events of one entry, with the state that they led to.
@@ -198,7 +203,7 @@ impl World {
         let many = self.rng.between(1, 6) as usize;
         let more_after = self.rng.between(500, 20 * MS);
         let latency = self.rng.between(200, 3 * MS);
-        let (now, progress) = (self.now, self.rng.chance(300));
+        let (now, progress, mutant) = (self.now, self.rng.chance(300), self.plan.mutant);
         let Some(life) = life_of(&mut self.members, who) else { return };
         let store = &life.machine.store;
         let Some(session) = life.sessions.get_mut(&number) else { return };
@@ -212,33 +217,32 @@ impl World {
         }
         let mut items = Vec::new();
         let mut gone = false;
-        for _ in 0..many {
-            if session.backlog.is_empty() && session.seen.is_none() && session.lagged {
-                session.lagged = false;
-                session.live.clear();
-                match store.events_since(name.as_str(), session.last) {
-                    Ok(backlog) => session.backlog = backlog.into(),
-                    Err(_) => {
-                        items.push(Item::Gone);
-                        gone = true;
-                        break;
-                    }
+        while items.len() < many && !gone {
+            match session.watch.next_item() {
+                Next::Event(event) => items.push(session.give(event)),
+                Next::Progress(revision) => items.push(Item::Progress(revision)),
+                Next::Page { after } => {
+                    self.counts.pages += 1;
+                    gone = session.read_window(store, name.as_str(), after, mutant).is_err();
                 }
-                session.seen = Some(store.revision());
-            }
-            match session.next_changes() {
-                Some(changes) => items.push(changes),
-                None => break,
+                Next::Wait if session.lagged => session.fall_behind(mutant),
+                Next::Wait => match session.live.pop_front() {
+                    Some(event) => {
+                        let event = session.watch.received(event);
+                        items.push(session.give(event));
+                    }
+                    None => break,
+                },
             }
         }
-        let idle = session.backlog.is_empty() && session.live.is_empty() && !session.lagged;
-        if idle && progress && !gone {
-            items.push(Item::Progress(store.revision()));
-            session.last = store.revision();
+        if gone {
+            items.push(Item::Gone);
+        } else if progress && let Tick::Progress(revision) = session.tick(&life.hearing, now, store, mutant) {
+            items.push(Item::Progress(revision));
         }
-        session.arrives = (now + latency).max(session.arrives + 1);
-        let arrives = session.arrives;
+        let idle = session.watch.waits() && session.live.is_empty() && !session.lagged;
         session.pump_due = !idle && !gone;
+        let arrives = session.arrival(now + latency);
         if gone {
             life.sessions.remove(&number);
         }
@@ -247,6 +251,32 @@ impl World {
         }
         if !idle && !gone {
             self.after(more_after, Event::Pump { who, watcher: number, generation });
+        }
+    }
+
+    /// Time has passed for a session: where it is quiet it says how far it is, and without a leader it ends.
+    pub fn tick_session(&mut self, who: Who, number: usize, generation: u32) {
+        let (now, mutant) = (self.now, self.plan.mutant);
+        let Some(life) = life_of(&mut self.members, who) else { return };
+        let Some(session) = life.sessions.get_mut(&number) else { return };
+        if session.generation != generation {
+            return;
+        }
+        let item = match session.tick(&life.hearing, now, &life.machine.store, mutant) {
+            Tick::Nothing => None,
+            Tick::Progress(revision) => Some(Item::Progress(revision)),
+            Tick::End => Some(Item::Closed),
+        };
+        let ends = matches!(item, Some(Item::Closed));
+        let arrives = session.arrival(now + MS);
+        if ends {
+            life.sessions.remove(&number);
+            self.counts.ended_watches += 1;
+        } else {
+            self.after(PROGRESS_PERIOD, Event::WatchTick { who, watcher: number, generation });
+        }
+        if let Some(item) = item {
+            self.push(arrives, Event::Items { watcher: number, generation, items: vec![item] });
         }
     }
 
@@ -259,18 +289,23 @@ impl World {
             let (resource, after) = (self.watchers[number].resource, self.watchers[number].after());
             let next = self.ledger.next(resource, after, &self.keys);
             match item {
-                Item::Changes(revision, events) => {
-                    let changes: Vec<Change> =
-                        events.iter().map(|event| Change::of(event, &self.keys)).collect::<Step<_>>()?;
-                    self.counts.watch_events += changes.len() as u64;
+                Item::Event(event) => {
+                    let (revision, change) = (event.object.revision, Change::of(&event, &self.keys)?);
+                    self.counts.watch_events += 1;
                     self.note(Note::Watch { watcher: number, member: 0, what: "gets", revision });
-                    if next.as_ref() != Some(&Group { revision, changes }) {
+                    let watcher = &mut self.watchers[number];
+                    let group = next.as_ref().filter(|group| group.revision == revision);
+                    if group.and_then(|group| group.changes.get(watcher.given)) != Some(&change) {
                         let due = next.map(|group| group.revision);
                         return Err(Broken::new(format!(
                             "watcher {number} is behind {after} and gets {revision}, but {due:?} is next"
                         )));
                     }
-                    self.watchers[number].after = Some(revision);
+                    watcher.given += 1;
+                    if group.is_some_and(|group| group.changes.len() == watcher.given) {
+                        watcher.after = Some(revision);
+                        watcher.given = 0;
+                    }
                 }
                 Item::Progress(revision) => {
                     if let Some(group) = next.filter(|group| group.revision <= revision) {
@@ -309,6 +344,8 @@ impl World {
         let watcher = &mut self.watchers[number];
         watcher.connected = false;
         watcher.generation += 1;
+        // It goes on behind the last revision that it has as a whole.
+        watcher.given = 0;
         let pause = self.rng.between(1, 40) * MS;
         self.after(pause, Event::Watch(number));
     }
@@ -322,25 +359,53 @@ impl World {
 }
 
 impl Session {
-    /// All that is left of the next revision.
-    fn next_changes(&mut self) -> Option<Item> {
-        let from_backlog = !self.backlog.is_empty();
-        if !from_backlog {
-            if let Some(seen) = self.seen.take() {
-                self.last = seen.max(self.last);
-                return Some(Item::Progress(self.last));
-            }
-            if self.lagged {
-                return None;
-            }
+    /// Takes a page out of the store's window, and follows it from there.
+    fn read_window(
+        &mut self,
+        store: &Store,
+        resource: &str,
+        after: Revision,
+        mutant: Option<Mutant>,
+    ) -> Result<(), Expired> {
+        let from = match mutant {
+            Some(Mutant::DoubledWatchEvent) => after.saturating_sub(1),
+            _ => after,
+        };
+        let mut found = store.first_events_since(resource, from, PAGE.events_max)?;
+        if mutant == Some(Mutant::LostWatchEvent) && !found.is_empty() {
+            found.remove(0);
         }
-        let queue = if from_backlog { &mut self.backlog } else { &mut self.live };
-        let revision = queue.front()?.object.revision;
-        let mut events = Vec::new();
-        while queue.front().is_some_and(|event| event.object.revision == revision) {
-            events.extend(queue.pop_front());
+        let (fits, more) = PAGE.cut(&found);
+        self.live.clear();
+        self.lagged = false;
+        self.watch.page(found.into_iter().take(fits).collect(), more, store.revision());
+        Ok(())
+    }
+
+    fn tick(&mut self, hearing: &Hearing, now: Micros, store: &Store, mutant: Option<Mutant>) -> Tick {
+        let empty = self.live.is_empty() && !self.lagged;
+        let complete = empty || mutant == Some(Mutant::EarlyProgress);
+        self.watch.tick(hearing.at(moment(now)), store.revision(), complete)
+    }
+
+    fn give(&mut self, event: Arc<ObjectEvent>) -> Item {
+        self.last = event.object.revision;
+        Item::Event(event)
+    }
+
+    /// The queue has overflowed.
+    fn fall_behind(&mut self, mutant: Option<Mutant>) {
+        self.lagged = false;
+        if mutant == Some(Mutant::TornTransaction) {
+            self.watch = Watch::new(self.last);
+        } else {
+            self.watch.missed();
         }
-        self.last = revision;
-        Some(Item::Changes(revision, events))
+    }
+
+    /// When what is given now arrives: in order.
+    fn arrival(&mut self, at: Micros) -> Micros {
+        self.arrives = at.max(self.arrives + 1);
+        self.arrives
     }
 }
