@@ -31,8 +31,9 @@ use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use wasmtime_wasi::p2::{FsError, FsResult};
 use wasmtime_wasi::{FsPerms, OpenMode, WasiCtx};
 
-use crate::ledger::{self, Charge, Holding, Refused};
-use crate::pool::{Call, NotDone, Pool};
+use crate::ledger::{self, Bound, Charge, Holding, Refused};
+use crate::pool::{Call, NotDone, Pool, WAITING_MAX};
+use crate::refusals::What;
 use crate::shares::Holder;
 pub(crate) use capability::PodFiles;
 pub use mounts::{Mount, Volume};
@@ -132,12 +133,19 @@ impl Account {
 
     /// Does what may block. By this and [`Account::sync`] alone a guest's file calls reach the disk.
     fn call<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> Call<R> {
-        self.pools.calls.call(&self.holder, work)
+        self.noted(self.pools.calls.call(&self.holder, work))
     }
 
     /// Does what waits for the disk to have everything.
     fn sync<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> Call<R> {
-        self.pools.syncs.call(&self.holder, work)
+        self.noted(self.pools.syncs.call(&self.holder, work))
+    }
+
+    fn noted<R>(&self, call: Call<R>) -> Call<R> {
+        if call.is_refused() {
+            self.ledger.note(Refused::full(What::WaitingCalls, Bound::Pod, WAITING_MAX));
+        }
+        call
     }
 }
 

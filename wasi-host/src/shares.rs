@@ -3,6 +3,7 @@
 //! A namespace gets one more while it holds less than what is free, a pod while it holds less than half of that. However
 //! many namespaces take all that they can get, they end with equal parts, and one part stays free for who comes next.
 
+use crate::refusals::{Bound, Refused, What};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -20,6 +21,7 @@ pub struct Holder {
 
 /// A number of equal things.
 pub struct Shares {
+    what: What,
     size: usize,
     held: Mutex<Held>,
 }
@@ -34,29 +36,25 @@ struct Held {
 
 impl Shares {
     /// So many things, all free.
-    pub fn new(size: usize) -> Arc<Self> {
-        Arc::new(Self { size, held: Mutex::default() })
+    pub fn new(what: What, size: usize) -> Arc<Self> {
+        Arc::new(Self { what, size, held: Mutex::default() })
     }
 
-    /// One more for `holder`, unless it has its share already.
-    pub fn take(self: &Arc<Self>, holder: &Holder) -> Option<Permit> {
-        self.ask(holder).ok()
-    }
-
-    /// One more for `holder`, or who has their share already.
-    pub(crate) fn ask(self: &Arc<Self>, holder: &Holder) -> Result<Permit, Sated> {
+    /// One more for `holder`, or by whose bound it has its share already. Whoever refuses for that notes it.
+    pub fn take(self: &Arc<Self>, holder: &Holder) -> Result<Permit, Refused> {
         let mut held = self.held.lock();
         let free = self.size - held.all;
         let of_namespace = held.namespaces.get(&holder.namespace).copied().unwrap_or(0);
         let of_pod = held.pods.get(holder).copied().unwrap_or(0);
+        let of_share = |bound, held, limit| Err(Refused::of_share(self.what, bound, held, limit, self.size));
         if free == 0 {
-            return Err(Sated::All);
+            return of_share(Bound::Node, held.all, self.size);
         }
         if of_namespace >= free {
-            return Err(Sated::Namespace);
+            return of_share(Bound::Namespace, of_namespace, free);
         }
         if of_pod >= free.div_ceil(2) {
-            return Err(Sated::Pod);
+            return of_share(Bound::PodShare, of_pod, free.div_ceil(2));
         }
         held.all += 1;
         *held.namespaces.entry(holder.namespace.clone()).or_default() += 1;
@@ -71,15 +69,6 @@ impl Shares {
     pub fn held(&self) -> usize {
         self.held.lock().all
     }
-}
-
-/// Whose share is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sated {
-    /// Nothing is free.
-    All,
-    Namespace,
-    Pod,
 }
 
 /// One of the things, held until it is dropped.
@@ -125,12 +114,12 @@ mod tests {
     }
 
     fn fill(shares: &Arc<Shares>, holder: &Holder) -> Vec<Permit> {
-        std::iter::from_fn(|| shares.take(holder)).collect()
+        std::iter::from_fn(|| shares.take(holder).ok()).collect()
     }
 
     #[test]
     fn nobody_takes_all_and_all_is_given_back() {
-        let shares = Shares::new(900);
+        let shares = Shares::new(What::Flows, 900);
         let alone = fill(&shares, &holder("a", 1));
         assert_eq!(alone.len(), 300, "a pod has at most a third");
         let others: Vec<Permit> = (2..100).flat_map(|pod| fill(&shares, &holder("a", pod))).collect();
@@ -141,7 +130,7 @@ mod tests {
         let more: Vec<Permit> = (0..6)
             .flat_map(|at| fill(&shares, &Holder { namespace: at.to_string().into(), pod: None }))
             .collect();
-        assert!(shares.take(&holder("last", 200)).is_some());
+        assert!(shares.take(&holder("last", 200)).is_ok());
         drop((alone, others, second, more));
         let held = shares.held.lock();
         assert!(held.all == 0 && held.namespaces.is_empty() && held.pods.is_empty());

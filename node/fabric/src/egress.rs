@@ -6,6 +6,7 @@ use crate::door;
 use bytes::{Buf, Bytes, BytesMut};
 use coracle_wasi_host::descriptors::{Descriptors, Purpose};
 use coracle_wasi_host::net::{Conn, NetError};
+use coracle_wasi_host::refusals::{Refusals, What};
 use coracle_wasi_host::shares::Shares;
 use std::future::poll_fn;
 use std::io::ErrorKind;
@@ -32,12 +33,13 @@ const COPY_BYTES: usize = 64 * 1024;
 pub(crate) struct Egress {
     connections: Arc<Shares>,
     descriptors: Descriptors,
+    refusals: Refusals,
 }
 
 impl Egress {
-    pub(crate) fn new(descriptors: Descriptors) -> Self {
+    pub(crate) fn new(descriptors: Descriptors, refusals: Refusals) -> Self {
         let size = OUTSIDE_CONNECTIONS_MAX.min(descriptors.size(Purpose::Outside));
-        Self { connections: Shares::new(size), descriptors }
+        Self { connections: Shares::new(What::Outside, size), descriptors, refusals }
     }
 
     /// Connects to `to`, which has been judged, and gives the caller's end. Needs a tokio runtime.
@@ -47,8 +49,12 @@ impl Egress {
         from: SocketAddr,
         to: SocketAddr,
     ) -> Result<Conn, NetError> {
-        let permit = self.connections.take(&caller.holder).ok_or(NetError::TooManySockets)?;
-        let descriptor = self.descriptors.take(Purpose::Outside).ok_or(NetError::TooManySockets)?;
+        let refused = |refused| {
+            self.refusals.note(&caller.holder, refused);
+            NetError::TooManySockets
+        };
+        let permit = self.connections.take(&caller.holder).map_err(refused)?;
+        let descriptor = self.descriptors.take(Purpose::Outside).map_err(refused)?;
         let stream = tokio::select! {
             connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)) => match connected {
                 Ok(result) => result.map_err(|error| NetError::from(&error))?,
@@ -223,7 +229,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_a_far_end_never_takes_ends_with_its_socket() {
-        let egress = Egress::new(Descriptors::of_process());
+        let egress = Egress::new(Descriptors::of_process(), Refusals::default());
         let (caller, _net) = pod("default", POD.into());
         let (conn, far) = stuck(&egress, &caller).await;
         let held = tokio::time::timeout(2 * CLOSED_AGES, emptied(&egress)).await;
@@ -235,7 +241,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_a_far_end_takes_nothing_of_has_its_time_and_no_more() {
-        let egress = Egress::new(Descriptors::of_process());
+        let egress = Egress::new(Descriptors::of_process(), Refusals::default());
         let (caller, _net) = pod("default", POD.into());
         let (conn, _far) = stuck(&egress, &caller).await;
         drop(conn);
@@ -249,7 +255,7 @@ mod tests {
     #[tokio::test]
     async fn a_reset_of_the_far_end_reaches_the_pod_and_all_is_given_back() {
         let descriptors = Descriptors::within(Some(64));
-        let egress = Egress::new(descriptors.clone());
+        let egress = Egress::new(descriptors.clone(), Refusals::default());
         let (caller, _net) = pod("default", POD.into());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
@@ -270,7 +276,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reset_of_the_far_end_is_heard_though_the_pod_reads_nothing() {
-        let egress = Egress::new(Descriptors::of_process());
+        let egress = Egress::new(Descriptors::of_process(), Refusals::default());
         let (caller, _net) = pod("default", POD.into());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
@@ -301,7 +307,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connect_that_nobody_answers_ends_in_time_and_with_its_pod() {
-        let egress = Egress::new(Descriptors::of_process());
+        let egress = Egress::new(Descriptors::of_process(), Refusals::default());
         let (caller, _net) = pod("default", POD.into());
         let (to, _waiting) = full().await;
         let from = SocketAddr::new(POD.into(), 4000);
@@ -318,7 +324,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_a_far_end_never_takes_ends_with_its_pod() {
-        let egress = Egress::new(Descriptors::of_process());
+        let egress = Egress::new(Descriptors::of_process(), Refusals::default());
         let soon = Duration::from_secs(2);
         for shut_down in [false, true] {
             let (caller, net) = pod("default", POD.into());
@@ -339,7 +345,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_pod_wrote_before_it_closed_arrives() {
         const TOTAL: usize = 200 * 1024;
-        let egress = Egress::new(Descriptors::of_process());
+        let egress = Egress::new(Descriptors::of_process(), Refusals::default());
         let (caller, _net) = pod("default", POD.into());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
@@ -358,7 +364,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_and_ends_cross_both_ways() {
-        let egress = Egress::new(Descriptors::of_process());
+        let egress = Egress::new(Descriptors::of_process(), Refusals::default());
         let (caller, _net) = pod("default", POD.into());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
@@ -391,7 +397,9 @@ mod tests {
     #[tokio::test]
     async fn one_pod_and_one_namespace_leave_connections_to_others() {
         let descriptors = Descriptors::of_process();
-        let egress = Egress { connections: Shares::new(12), descriptors };
+        let refusals = Refusals::default();
+        let connections = Shares::new(What::Outside, 12);
+        let egress = Egress { connections, descriptors, refusals: refusals.clone() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
         let mut held = Vec::new();
@@ -412,6 +420,14 @@ mod tests {
             }
         }
         assert_eq!(held.len(), 6, "a namespace's share");
+        let told: Vec<String> = refusals.next().await.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told[0],
+            "open connections to beyond the cluster: the pod holds 4 of this node's 12 and may hold 4 by what is \
+             free of them now; spread what it does over several pods"
+        );
+        let of_namespace = "open connections to beyond the cluster: the namespace holds 6 of this node's 12 and may hold 6 by";
+        assert!(told[2].starts_with(of_namespace), "{told:?}");
         let (other, _) = pod("modest", POD.into());
         assert!(egress.dial(&other, SocketAddr::new(POD.into(), 4000), to).await.is_ok());
     }

@@ -25,8 +25,11 @@ fn root(path: &std::path::Path) -> Dir {
 }
 
 fn account(pools: &Pools) -> Arc<Account> {
+    account_of(pools, &ledger())
+}
+
+fn account_of(pools: &Pools, ledger: &Ledger) -> Arc<Account> {
     let holder = Holder { namespace: "default".into(), pod: Some([10, 128, 0, 7].into()) };
-    let ledger = ledger();
     let reserve = Arc::new(Reserve::with(|| None, ledger.clone()));
     let ledger = ledger.pod(&holder.namespace, None);
     Account::new(pools.clone(), holder, ledger, reserve)
@@ -181,6 +184,30 @@ async fn bytes_on_their_way_are_counted_and_few_where_memory_is_scarce() {
     assert_eq!(files.write(file, vec![0; 64 << 10], 0).await.expect("room"), 64 << 10);
     assert_eq!(fitting("x".repeat(PATH_BYTES_MAX)).map(|path| path.len()), Ok(PATH_BYTES_MAX));
     assert_eq!(fitting("x".repeat(PATH_BYTES_MAX + 1)), Err(ErrorCode::NameTooLong));
+}
+
+#[tokio::test]
+async fn more_calls_than_may_wait_are_refused_and_it_is_told() {
+    let (pools, ledger) = (Pools::new(), ledger());
+    let account = account_of(&pools, &ledger);
+    let (go_on, stuck) = mpsc::channel::<()>();
+    let stuck = Arc::new(parking_lot::Mutex::new(stuck));
+    let mut calls = Vec::new();
+    loop {
+        let stuck = Arc::clone(&stuck);
+        let call = account.call(move || stuck.lock().recv().is_ok());
+        if call.is_refused() {
+            break;
+        }
+        calls.push(call);
+    }
+    assert!(calls.len() > WAITING_MAX, "{}", calls.len());
+    assert_eq!(account.call(|| ()).await, Err(NotDone::Full));
+    assert_eq!(
+        ledger.refusals().next().await[0].to_string(),
+        "file calls that wait: the pod holds 4096 of the 4096 that it may; wait for some of them before more are made"
+    );
+    drop(go_on);
 }
 
 #[tokio::test]

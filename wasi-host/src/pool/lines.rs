@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::shares::{Holder, Permit, Sated, Shares};
+use crate::refusals::Bound;
+use crate::shares::{Holder, Permit, Shares};
 
 pub(super) struct Lines<T> {
     shares: Arc<Shares>,
@@ -80,7 +81,7 @@ impl<T> Lines<T> {
             let name = self.turns.front()?.clone();
             let namespace = self.namespaces.get_mut(&name)?;
             let taken = namespace.next(&self.shares, &name);
-            if matches!(taken, Err(Sated::All)) {
+            if matches!(taken, Err(Bound::Node)) {
                 return None;
             }
             self.turns.pop_front();
@@ -112,16 +113,19 @@ impl<T> Lines<T> {
 }
 
 impl<T> Namespace<T> {
-    fn next(&mut self, shares: &Arc<Shares>, name: &Arc<str>) -> Result<(Permit, T), Sated> {
+    fn next(&mut self, shares: &Arc<Shares>, name: &Arc<str>) -> Result<(Permit, T), Bound> {
         for _ in 0..self.turns.len() {
             let Some(pod) = self.turns.front().copied() else { break };
-            let permit = match shares.ask(&Holder { namespace: name.clone(), pod }) {
+            let permit = match shares
+                .take(&Holder { namespace: name.clone(), pod })
+                .map_err(|refused| refused.bound)
+            {
                 Ok(permit) => permit,
-                Err(Sated::Pod) => {
+                Err(Bound::PodShare) => {
                     self.turns.rotate_left(1);
                     continue;
                 }
-                Err(sated) => return Err(sated),
+                Err(bound) => return Err(bound),
             };
             self.turns.pop_front();
             let line = self.pods.get_mut(&pod);
@@ -135,6 +139,6 @@ impl<T> Namespace<T> {
                 return Ok((permit, what));
             }
         }
-        Err(Sated::Pod)
+        Err(Bound::PodShare)
     }
 }

@@ -123,7 +123,7 @@ async fn a_pool_that_goes_frees_what_waits() {
 
 #[test]
 fn namespaces_and_pods_take_turns() {
-    let mut lines = Lines::new(Shares::new(1_000));
+    let mut lines = Lines::new(Shares::new(What::Calls, 1_000));
     for number in 0..100 {
         lines.join(&holder("a", 1), number, "a1");
     }
@@ -140,9 +140,9 @@ fn namespaces_and_pods_take_turns() {
 
 #[test]
 fn who_has_a_share_is_passed_over() {
-    let shares = Shares::new(12);
+    let shares = Shares::new(What::Calls, 12);
     let mut lines = Lines::new(Arc::clone(&shares));
-    let held: Vec<_> = std::iter::from_fn(|| shares.take(&holder("a", 1))).collect();
+    let held: Vec<_> = std::iter::from_fn(|| shares.take(&holder("a", 1)).ok()).collect();
     lines.join(&holder("a", 1), 0, "sated");
     lines.join(&holder("a", 2), 1, "a2");
     lines.join(&holder("b", 3), 2, "b3");

@@ -4,6 +4,7 @@ use super::cluster::{Authority, Cluster, Pod, backend, config, endpoint, pod, po
 use crate::{Fabric, HostRoutes, Name, NetworkState, PathKind, PathRoute, RouteSet, RouteSource};
 use coracle_wasi_host::descriptors::Descriptors;
 use coracle_wasi_host::net::{NetLimits, UNSEEN};
+use coracle_wasi_host::refusals::What;
 use coracle_wasi_host::shares::Shares;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -288,7 +289,7 @@ async fn requests_that_one_namespace_does_not_answer_leave_a_part_to_others() {
     const REQUESTS: usize = 8;
     let mut cluster = Cluster::new().await;
     let mut config = config("a", cluster.authority.node("a"));
-    config.gateway_requests = Shares::new(REQUESTS);
+    config.gateway_requests = Shares::new(What::GatewayRequests, REQUESTS);
     cluster.a = Fabric::start(config).await.unwrap();
     cluster.state.nodes.insert("a".into(), cluster.a.address().to_string());
     let web = pod(&cluster.b, "10.128.2.2");

@@ -10,6 +10,7 @@ use crate::whereabouts::Whereabouts;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use coracle_wasi_host::net::{Conn, NetError};
+use coracle_wasi_host::refusals::{Refusals, What};
 use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use h2::client::SendRequest;
 use parking_lot::Mutex;
@@ -38,6 +39,7 @@ pub(crate) struct Tunnels {
     peers: Mutex<HashMap<Arc<str>, Arc<Remote>>>,
     members: Arc<Members>,
     whereabouts: Arc<Whereabouts>,
+    refusals: Refusals,
     stopped: CancellationToken,
 }
 
@@ -82,9 +84,10 @@ impl Tunnels {
         tls: Arc<ArcSwap<rustls::ClientConfig>>,
         members: Arc<Members>,
         whereabouts: Arc<Whereabouts>,
+        refusals: Refusals,
         stopped: CancellationToken,
     ) -> Self {
-        Self { tls, peers: Mutex::default(), members, whereabouts, stopped }
+        Self { tls, peers: Mutex::default(), members, whereabouts, refusals, stopped }
     }
 
     /// With the certificate of this moment.
@@ -103,7 +106,10 @@ impl Tunnels {
         (from, to): (SocketAddr, SocketAddr),
     ) -> Result<Conn, NetError> {
         let peer = self.peer(node, fabric);
-        let permit = peer.streams.take(&caller.holder).ok_or(NetError::TooManySockets)?;
+        let permit = peer.streams.take(&caller.holder).map_err(|refused| {
+            self.refusals.note(&caller.holder, refused);
+            NetError::TooManySockets
+        })?;
         let link = match peer.open_link() {
             Some(link) => link,
             None => {
@@ -146,7 +152,10 @@ impl Tunnels {
     ) {
         let peer = self.peer(node, fabric);
         // Without a place the datagram is lost, as on a full link; but nobody fills the link for the others.
-        let Some(place) = peer.waiting.take(holder) else { return };
+        let place = match peer.waiting.take(holder) {
+            Ok(place) => place,
+            Err(refused) => return self.refusals.note(holder, refused),
+        };
         let mut datagrams = peer.datagrams.lock();
         let waiting = match &*datagrams {
             Some(waiting) if !waiting.is_closed() => waiting,
@@ -193,8 +202,8 @@ impl Tunnels {
                     fabric: fabric.clone(),
                     link: tokio::sync::Mutex::new(LinkState::Closed),
                     datagrams: Mutex::new(None),
-                    waiting: Shares::new(datagrams::WAITING_MAX),
-                    streams: Shares::new(STREAMS_MAX as usize),
+                    waiting: Shares::new(What::Datagrams, datagrams::WAITING_MAX),
+                    streams: Shares::new(What::Streams, STREAMS_MAX as usize),
                 });
                 peers.insert(node.clone(), peer.clone());
                 peer
