@@ -72,8 +72,14 @@ struct State {
 impl Pool {
     /// At most `size` threads of this name, started as they are needed, that give way to others by `nice`.
     pub fn new(name: &'static str, size: usize, nice: i32) -> Arc<Pool> {
+        Pool::with(name, Shares::new(What::Calls, size), nice)
+    }
+
+    /// The same with as many threads as there are shares.
+    pub fn with(name: &'static str, shares: Arc<Shares>, nice: i32) -> Arc<Pool> {
+        let size = shares.size();
         let state = State {
-            lines: Lines::new(Shares::new(What::Calls, size)),
+            lines: Lines::new(shares),
             admitted: VecDeque::new(),
             threads: 0,
             idle: 0,

@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use coracle_wasi_host::descriptors::{Descriptors, Purpose};
 use coracle_wasi_host::net::{Conn, NetError};
 use coracle_wasi_host::refusals::{Refusals, What};
-use coracle_wasi_host::shares::Shares;
+use coracle_wasi_host::shares::{Certain, Shares};
 use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::net::{Shutdown, SocketAddr};
@@ -22,6 +22,11 @@ use tokio_util::sync::CancellationToken;
 
 /// Real connections that a node's pods have open at once.
 const OUTSIDE_CONNECTIONS_MAX: usize = 8192;
+
+/// Those that a pod has for certain, for so many of them, and the part of the descriptors for such that this is at most.
+const CERTAIN_EACH: usize = 2;
+const CERTAIN_MAX: usize = 4096;
+const CERTAIN_PART: usize = 4;
 
 /// How long a real connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,8 +43,10 @@ pub(crate) struct Egress {
 
 impl Egress {
     pub(crate) fn new(descriptors: Descriptors, refusals: Refusals) -> Self {
-        let size = OUTSIDE_CONNECTIONS_MAX.min(descriptors.size(Purpose::Outside));
-        Self { connections: Shares::new(What::Outside, size), descriptors, refusals }
+        let all = descriptors.size(Purpose::Outside);
+        let certain = Certain { each: CERTAIN_EACH, all: CERTAIN_MAX.min(all / CERTAIN_PART) };
+        let size = OUTSIDE_CONNECTIONS_MAX.min(all - certain.all);
+        Self { connections: Shares::with_certain(What::Outside, size, certain), descriptors, refusals }
     }
 
     /// Connects to `to`, which has been judged, and gives the caller's end. Needs a tokio runtime.
@@ -392,6 +399,31 @@ mod tests {
         };
         assert_eq!(kept(COPY_BYTES / 2), COPY_BYTES, "much is not copied");
         assert!(kept(10) < 1024);
+    }
+
+    #[tokio::test]
+    async fn whatever_neighbours_hold_a_pod_has_a_few_connections() {
+        let egress = Egress::new(Descriptors::within(Some(1024)), Refusals::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let mut held = Vec::new();
+        let mut fill = async |namespace: &str, last: u8| {
+            let address = IpAddr::from([10, 128, 1, last]);
+            let (caller, _) = pod(namespace, address);
+            let before = held.len();
+            while let Ok(conn) = egress.dial(&caller, SocketAddr::new(address, 4000), to).await {
+                held.push((conn, listener.accept().await.unwrap()));
+            }
+            held.len() - before
+        };
+        for namespace in 0..12 {
+            for pod in 1..3 {
+                fill(&namespace.to_string(), pod).await;
+            }
+        }
+        assert_eq!([fill("modest", 4).await, fill("modest", 5).await], [CERTAIN_EACH; 2]);
+        let shared = 256 - 256 / CERTAIN_PART;
+        assert_eq!(egress.open(), shared + (24 + 2) * CERTAIN_EACH, "all that is shared, and a few each");
     }
 
     #[tokio::test]

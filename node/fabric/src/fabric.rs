@@ -291,6 +291,12 @@ impl Inner {
         self.tunnels.streams_to(node)
     }
 
+    /// By what those are shared.
+    #[cfg(test)]
+    pub(crate) fn stream_shares_to(&self, node: &str) -> Option<Arc<Shares>> {
+        self.tunnels.shares_to(node)
+    }
+
     pub(crate) fn whereabouts(&self) -> &Arc<Whereabouts> {
         &self.policy.whereabouts
     }

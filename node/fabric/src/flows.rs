@@ -11,7 +11,7 @@
 
 use crate::spare::{self, Spare};
 use coracle_wasi_host::refusals::{Refusals, Refused, What};
-use coracle_wasi_host::shares::{Holder, Permit, Shares};
+use coracle_wasi_host::shares::{Certain, Holder, Permit, Shares};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -23,6 +23,9 @@ use tokio::time::Instant;
 
 /// Flows remembered on one node.
 const FLOWS_MAX: usize = 65_536;
+
+/// Those that a pod has for certain beside them, and for how many.
+const CERTAIN: Certain = Certain { each: 8, all: 16_384 };
 
 /// A flow without a datagram for this long is forgotten; the value of Linux' connection tracking for UDP streams.
 const FLOW_IDLE_MAX: Duration = Duration::from_secs(120);
@@ -88,13 +91,13 @@ impl Default for Flows {
 
 impl Flows {
     pub(crate) fn new(refusals: Refusals) -> Self {
-        Self::within(FLOWS_MAX, refusals)
+        Self::with(Shares::with_certain(What::Flows, FLOWS_MAX, CERTAIN), refusals)
     }
 
-    fn within(size: usize, refusals: Refusals) -> Self {
+    fn with(places: Arc<Shares>, refusals: Refusals) -> Self {
         let (out, back, spare) = (HashMap::new(), HashMap::new(), Spare::default());
         let state = State { out, back, spare, swept: Instant::now() };
-        Self { places: Shares::new(What::Flows, size), refusals, state: Mutex::new(state) }
+        Self { places, refusals, state: Mutex::new(state) }
     }
 
     /// The way of what `client` sends to a service at `to`. A new flow, and one whose endpoint serves no more, gets the
@@ -312,7 +315,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn flows_expire_and_give_their_room_back() {
-        let flows = Flows::within(9, Refusals::default());
+        let flows = Flows::with(Shares::new(What::Flows, 9), Refusals::default());
         for port in [1, 2, 3] {
             assert!(way(&flows, &format!("10.128.1.9:{port}"), SERVICE).is_some());
         }
@@ -340,8 +343,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_is_sent_much_and_answers_can_still_ask_services() {
-        let (flows, here, elsewhere) =
-            (Flows::within(900, Refusals::default()), [10, 128, 1, 9], [10, 128, 2, 9]);
+        let (flows, here, elsewhere) = (
+            Flows::with(Shares::new(What::Flows, 900), Refusals::default()),
+            [10, 128, 1, 9],
+            [10, 128, 2, 9],
+        );
         let server = |pod: u8| SocketAddr::from(([10, 128, 1, pod], 5353));
         // As much as there can be is asked by a pod of this node, on its own account, and is answered.
         for port in 1..=2000 {
@@ -374,6 +380,25 @@ mod tests {
         assert_eq!(flows.held(), (0, 0));
         let state = flows.state.lock();
         assert!(state.back.is_empty() && state.spare.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_neighbours_send_a_pod_has_a_few_flows() {
+        let certain = Certain { all: 256, ..CERTAIN };
+        let flows = Flows::with(Shares::with_certain(What::Flows, 100, certain), Refusals::default());
+        let fill = |namespace: &str, pod: u8| {
+            let send = |port: u16| {
+                let (from, to) =
+                    (SocketAddr::from(([10, 128, 1, pod], port)), || Ok::<_, Infallible>(at(ENDPOINT)));
+                flows.way(&in_namespace(namespace, pod), from, at(SERVICE), |_| true, to).unwrap()
+            };
+            (1..=200).filter_map(send).count()
+        };
+        for pod in 1..=12 {
+            fill(&format!("greedy-{pod}"), pod);
+        }
+        assert_eq!([fill("modest", 13), fill("modest", 14)], [CERTAIN.each; 2]);
+        assert_eq!(flows.held().0, 100 + 14 * CERTAIN.each);
     }
 
     #[tokio::test(start_paused = true)]

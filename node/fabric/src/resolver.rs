@@ -11,7 +11,7 @@ use cache::Cache;
 use coracle_wasi_host::descriptors::{Descriptors, Purpose};
 use coracle_wasi_host::net::NetError;
 use coracle_wasi_host::refusals::{Refusals, What};
-use coracle_wasi_host::shares::{Holder, Shares};
+use coracle_wasi_host::shares::{Certain, Holder, Shares};
 use message::{Question, Reply, Unfit};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -38,6 +38,9 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long one name server has for one answer; then the next is asked.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// One of a pod is under way whatever others ask, for so many pods as this part of them.
+const CERTAIN_PART: usize = 4;
 
 /// How often all name servers are asked.
 const ROUNDS: usize = 3;
@@ -99,7 +102,12 @@ impl Resolver {
     }
 
     fn new(source: Source, lookups_max: usize) -> Self {
-        Self { source, lookups: Shares::new(What::Lookups, lookups_max), cache: Cache::default() }
+        let certain = Certain { each: 1, all: lookups_max / CERTAIN_PART };
+        Self {
+            source,
+            lookups: Shares::with_certain(What::Lookups, lookups_max, certain),
+            cache: Cache::default(),
+        }
     }
 
     /// Lookups that are under way, and what is remembered of those before.

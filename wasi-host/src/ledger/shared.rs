@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::{Bound, HOLDINGS, Holding, NodeBounds, Refused};
 use crate::refusals::Refusals;
+use crate::shares::parts;
 
 /// Bytes of what all share that no namespace is blamed for, however many there are.
 const LITTLE_BYTES: u64 = 1 << 20;
@@ -105,7 +106,7 @@ impl Tenant {
         let taken = self.node(holding).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
             let of_all = held.max(0).cast_unsigned();
             let free = all.saturating_sub(of_all);
-            let (namespace, pod) = share(free);
+            let (namespace, pod) = parts(free);
             (refused.bound, refused.held, refused.limit) = match () {
                 () if amount > free => (Bound::Node, of_all, all),
                 () if of_namespace.saturating_add(amount) > namespace => {
@@ -127,7 +128,7 @@ impl Tenant {
     pub(super) fn is_pressed(&self, holding: Holding, of_pod: u64) -> bool {
         let limit = self.shared.limit(holding);
         let free = limit.saturating_sub(self.shared.held(holding));
-        let (namespace, pod) = share(free);
+        let (namespace, pod) = parts(free);
         free == 0 || present(self.own(holding)) > namespace || of_pod > pod
     }
 
@@ -208,11 +209,6 @@ impl Drop for Tenant {
             tenants.remove(&self.name);
         }
     }
-}
-
-/// What a namespace and a pod may hold of what was free before they asked.
-fn share(free: u64) -> (u64, u64) {
-    (free, free.div_ceil(2))
 }
 
 fn present(held: &AtomicI64) -> u64 {

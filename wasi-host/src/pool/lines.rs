@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::refusals::Bound;
-use crate::shares::{Holder, Permit, Shares};
+use crate::shares::{Holder, Permit, Sated, Shares};
 
 pub(super) struct Lines<T> {
     shares: Arc<Shares>,
@@ -81,7 +80,7 @@ impl<T> Lines<T> {
             let name = self.turns.front()?.clone();
             let namespace = self.namespaces.get_mut(&name)?;
             let taken = namespace.next(&self.shares, &name);
-            if matches!(taken, Err(Bound::Node)) {
+            if matches!(taken, Err(Sated::All)) {
                 return None;
             }
             self.turns.pop_front();
@@ -113,19 +112,16 @@ impl<T> Lines<T> {
 }
 
 impl<T> Namespace<T> {
-    fn next(&mut self, shares: &Arc<Shares>, name: &Arc<str>) -> Result<(Permit, T), Bound> {
+    fn next(&mut self, shares: &Arc<Shares>, name: &Arc<str>) -> Result<(Permit, T), Sated> {
         for _ in 0..self.turns.len() {
             let Some(pod) = self.turns.front().copied() else { break };
-            let permit = match shares
-                .take(&Holder { namespace: name.clone(), pod })
-                .map_err(|refused| refused.bound)
-            {
+            let permit = match shares.ask(&Holder { namespace: name.clone(), pod }) {
                 Ok(permit) => permit,
-                Err(Bound::PodShare) => {
+                Err((Sated::Pod, _)) => {
                     self.turns.rotate_left(1);
                     continue;
                 }
-                Err(bound) => return Err(bound),
+                Err((sated, _)) => return Err(sated),
             };
             self.turns.pop_front();
             let line = self.pods.get_mut(&pod);
@@ -139,6 +135,6 @@ impl<T> Namespace<T> {
                 return Ok((permit, what));
             }
         }
-        Err(Bound::PodShare)
+        Err(Sated::Pod)
     }
 }

@@ -467,3 +467,22 @@ async fn random_bytes_come_a_mebibyte_at_a_time_at_most() {
     let refused = exit((1 << 20) + 1).await;
     assert!(matches!(refused, Exit::Trapped { .. }), "{refused}");
 }
+
+#[tokio::test]
+async fn a_neighbour_that_holds_all_takes_no_socket_and_no_file_that_is_certain() {
+    let bench = Bench::new(1);
+    let neighbours: Vec<Pod> =
+        (0..60).map(|at| bench.pod_of(&format!("greedy-{at}"), PodLimits::default())).collect();
+    let _held: Vec<Charge> = neighbours.iter().map(|pod| exhaust(pod.account())).collect();
+    let mut files = Vec::new();
+    for pod in &neighbours {
+        let mut charge = Charge::nothing(pod.account(), Holding::Files);
+        while charge.grow(1).is_ok() {}
+        files.push(charge);
+    }
+    let pod = bench.pod(PodLimits::default());
+    let any = "0.0.0.0:0".parse().expect("an address");
+    let sockets: Vec<_> = std::iter::from_fn(|| pod.namespace().bind_udp(any).ok()).collect();
+    assert!(sockets.len() >= 256, "2 KiB each of what is certain: {}", sockets.len());
+    assert!(pod.account().charge(Holding::Files, pod.account().files_guaranteed()).is_ok());
+}

@@ -3,7 +3,7 @@
 use super::wire::{Datagram, Opening, refused, tcp_request};
 use super::{
     CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, HEAD_BYTES_MAX, Members, SEND_BUFFER_BYTES,
-    STREAM_WINDOW_BYTES, STREAMS_MAX, datagrams, identity, pump, watch_life,
+    STREAM_WINDOW_BYTES, STREAMS_CERTAIN, STREAMS_MAX, STREAMS_SHARED, datagrams, identity, pump, watch_life,
 };
 use crate::caller::Caller;
 use crate::whereabouts::Whereabouts;
@@ -160,7 +160,7 @@ impl Tunnels {
         let waiting = match &*datagrams {
             Some(waiting) if !waiting.is_closed() => waiting,
             _ => {
-                let (sender, receiver) = mpsc::channel(datagrams::WAITING_MAX);
+                let (sender, receiver) = mpsc::channel(datagrams::WAITING_MAX + datagrams::CERTAIN.all);
                 let (tunnels, peer) = (self.clone(), peer.clone());
                 tokio::spawn(async move {
                     if let Ok(link) = tunnels.link(&peer).await {
@@ -188,6 +188,11 @@ impl Tunnels {
     }
 
     #[cfg(test)]
+    pub(crate) fn shares_to(&self, node: &str) -> Option<Arc<Shares>> {
+        self.peers.lock().get(node).map(|peer| peer.streams.clone())
+    }
+
+    #[cfg(test)]
     pub(crate) fn streams_to(&self, node: &str) -> usize {
         self.peers.lock().get(node).map_or(0, |peer| peer.streams.held())
     }
@@ -202,8 +207,12 @@ impl Tunnels {
                     fabric: fabric.clone(),
                     link: tokio::sync::Mutex::new(LinkState::Closed),
                     datagrams: Mutex::new(None),
-                    waiting: Shares::new(What::Datagrams, datagrams::WAITING_MAX),
-                    streams: Shares::new(What::Streams, STREAMS_MAX as usize),
+                    waiting: Shares::with_certain(
+                        What::Datagrams,
+                        datagrams::WAITING_MAX,
+                        datagrams::CERTAIN,
+                    ),
+                    streams: Shares::with_certain(What::Streams, STREAMS_SHARED, STREAMS_CERTAIN),
                 });
                 peers.insert(node.clone(), peer.clone());
                 peer
