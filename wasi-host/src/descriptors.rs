@@ -12,6 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::refusals::{Refused, What};
 use crate::serving::{Places, WeakPlaces};
 use holdings::{Holdings, Sated};
 
@@ -34,6 +35,16 @@ pub enum Purpose {
     Outside,
     /// Connections to the fabric's port, of whoever opens them: an eighth.
     Tunnels,
+}
+
+impl Purpose {
+    fn what(self) -> What {
+        match self {
+            Purpose::Clients => What::ClientDescriptors,
+            Purpose::Outside => What::OutsideDescriptors,
+            Purpose::Tunnels => What::TunnelDescriptors,
+        }
+    }
 }
 
 /// On whose account a connection that came in has its descriptor.
@@ -175,22 +186,24 @@ impl Descriptors {
     }
 
     /// One more, where there is one.
-    pub fn take(&self, purpose: Purpose) -> Option<Descriptor> {
-        self.share(purpose).ask(&Claim::default(), false).ok()
+    pub fn take(&self, purpose: Purpose) -> Result<Descriptor, Refused> {
+        let (share, claim) = (self.share(purpose), Claim::default());
+        share.ask(&claim, false).map_err(|sated| share.held.lock().refused(purpose.what(), sated, &claim))
     }
 
     /// One more for a connection that came in, unless its source or namespace has its share. Where there is none, one that
     /// does nothing has to make room: of theirs where it is they who have all that they may have, else of whatever listener
     /// with the purpose.
-    pub async fn take_for_client(&self, purpose: Purpose, claim: &Claim) -> Option<Descriptor> {
+    pub async fn take_for_client(&self, purpose: Purpose, claim: &Claim) -> Result<Descriptor, Refused> {
         let share = self.share(purpose);
         let sated = match share.ask(claim, false) {
-            Ok(descriptor) => return Some(descriptor),
+            Ok(descriptor) => return Ok(descriptor),
             Err(sated) => sated,
         };
-        let _waiting = share.waiting.try_acquire().ok()?;
+        let refused = || share.held.lock().refused(purpose.what(), sated, claim);
+        let _waiting = share.waiting.try_acquire().map_err(|_| refused())?;
         if !share.make_room(sated, claim) {
-            return None;
+            return Err(refused());
         }
         let in_line = (sated == Sated::All).then(|| InLine::join(share));
         let freed = async {
@@ -204,7 +217,7 @@ impl Descriptors {
                 freed.await;
             }
         };
-        tokio::time::timeout(ROOM_TIMEOUT, freed).await.ok()
+        tokio::time::timeout(ROOM_TIMEOUT, freed).await.map_err(|_| refused())
     }
 
     /// Lets a listener's connections make room for each other's and for those of other listeners.
@@ -247,13 +260,13 @@ mod tests {
     #[test]
     fn no_purpose_takes_what_another_needs() {
         let few = Descriptors::within(Some(8));
-        let taken: Vec<Descriptor> = std::iter::from_fn(|| few.clone().take(Purpose::Clients)).collect();
+        let taken: Vec<Descriptor> = std::iter::from_fn(|| few.clone().take(Purpose::Clients).ok()).collect();
         assert_eq!((taken.len(), few.size(Purpose::Clients)), (4, 4));
-        let outside: Vec<Descriptor> = std::iter::from_fn(|| few.take(Purpose::Outside)).collect();
+        let outside: Vec<Descriptor> = std::iter::from_fn(|| few.take(Purpose::Outside).ok()).collect();
         assert_eq!(outside.len(), 2);
-        assert!(few.take(Purpose::Tunnels).is_some());
+        assert!(few.take(Purpose::Tunnels).is_ok());
         drop(taken);
-        assert!(few.take(Purpose::Clients).is_some());
+        assert!(few.take(Purpose::Clients).is_ok());
         assert!(Descriptors::within(None).size(Purpose::Tunnels) >= 1 << 16);
     }
 
@@ -266,7 +279,7 @@ mod tests {
         let place = places.enter([10, 0, 0, 1].into()).expect("room");
         let at_work = place.begin().expect("room");
         assert!(
-            descriptors.take_for_client(Purpose::Clients, &Claim::default()).await.is_none(),
+            descriptors.take_for_client(Purpose::Clients, &Claim::default()).await.is_err(),
             "it is at work"
         );
         drop(at_work);
@@ -274,7 +287,7 @@ mod tests {
             place.lost().await;
             drop((held, place));
         });
-        assert!(descriptors.take_for_client(Purpose::Clients, &Claim::default()).await.is_some());
+        assert!(descriptors.take_for_client(Purpose::Clients, &Claim::default()).await.is_ok());
         idle.await.expect("it made room");
     }
 

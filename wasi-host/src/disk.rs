@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -115,6 +116,12 @@ impl PodDisk {
         let new = Written { charge: Arc::new(Mutex::new(charge)), reserve: Arc::clone(&self.inner.reserve) };
         written.insert(what.to_owned(), new.clone());
         new
+    }
+
+    /// It is that of the pod with this address now.
+    pub(crate) fn set_address(&self, address: Option<IpAddr>) {
+        self.inner.account.set_address(address);
+        self.inner.inodes.set_address(address);
     }
 
     /// Why the pod was last given no more of the disk.

@@ -6,8 +6,9 @@ use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use crate::ledger::{Account, Holding, Refused};
+use crate::ledger::{Account, Refused};
 use crate::limits::{LimitExceeded, MEMORY};
+use crate::refusals::What;
 
 /// Frames of the guest's backtrace that a trap's message names.
 const BACKTRACE_FRAMES_MAX: usize = 8;
@@ -107,12 +108,10 @@ pub(crate) fn classify(
     }
     let mut message = describe(error);
     if let Some(refused) = account.refusal().or(of_disk) {
-        let why = match refused.holding {
-            Holding::Memory => Some(format!(
-                "before that its memory did not grow: {refused}; what resources.requests.memory asks for is kept for a pod"
-            )),
-            Holding::Disk => Some(format!("before that a file did not grow: {refused}")),
-            Holding::Heap | Holding::Files => match error.downcast_ref() {
+        let why = match refused.what {
+            What::Memory => Some(format!("before that its memory did not grow: {refused}")),
+            What::Disk => Some(format!("before that a file did not grow: {refused}")),
+            _ => match error.downcast_ref() {
                 Some(ResourceTableError::Full) => {
                     Some(format!("as it has all the handles that it may have: {refused}"))
                 }

@@ -31,9 +31,10 @@ use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use wasmtime_wasi::p2::{FsError, FsResult};
 use wasmtime_wasi::{FsPerms, OpenMode, WasiCtx};
 
-use crate::ledger::{self, Charge, Holding, Refused};
-use crate::pool::{Call, NotDone, Pool};
-use crate::shares::Holder;
+use crate::ledger::{self, Bound, Charge, Holding, Refused};
+use crate::pool::{Call, NotDone, Pool, WAITING_MAX};
+use crate::refusals::What;
+use crate::shares::{Certain, Holder, Shares};
 pub(crate) use capability::PodFiles;
 pub use mounts::{Mount, Volume};
 pub(crate) use reserve::{Reserve, has_room};
@@ -47,6 +48,11 @@ pub(crate) const CALLS_MAX: usize = 64;
 /// Calls that wait for the disk itself to have everything, of all guests at once: more of them make no disk faster, and each
 /// wakes a thread that takes its part of the CPU.
 const SYNCS_MAX: usize = 8;
+
+/// How many more of either run where they are the only ones of their pods: a disk that does not answer holds up those of others
+/// no sooner than the pods of many namespaces wait for it.
+const CALLS_CERTAIN: usize = 16;
+const SYNCS_CERTAIN: usize = 4;
 
 /// Their threads have the host's own priority: a call is short, and a guest that is due waits for it.
 const THREAD_NICE: i32 = 0;
@@ -74,9 +80,10 @@ pub(crate) struct Pools {
 
 impl Pools {
     pub(crate) fn new() -> Self {
+        let shares = |size, all| Shares::with_certain(What::Calls, size, Certain { each: 1, all });
         Self {
-            calls: Pool::new("guest-files", CALLS_MAX, THREAD_NICE),
-            syncs: Pool::new("guest-syncs", SYNCS_MAX, THREAD_NICE),
+            calls: Pool::with("guest-files", shares(CALLS_MAX, CALLS_CERTAIN), THREAD_NICE),
+            syncs: Pool::with("guest-syncs", shares(SYNCS_MAX, SYNCS_CERTAIN), THREAD_NICE),
         }
     }
 }
@@ -132,12 +139,19 @@ impl Account {
 
     /// Does what may block. By this and [`Account::sync`] alone a guest's file calls reach the disk.
     fn call<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> Call<R> {
-        self.pools.calls.call(&self.holder, work)
+        self.noted(self.pools.calls.call(&self.holder, work))
     }
 
     /// Does what waits for the disk to have everything.
     fn sync<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> Call<R> {
-        self.pools.syncs.call(&self.holder, work)
+        self.noted(self.pools.syncs.call(&self.holder, work))
+    }
+
+    fn noted<R>(&self, call: Call<R>) -> Call<R> {
+        if call.is_refused() {
+            self.ledger.note(Refused::full(What::WaitingCalls, Bound::Pod, WAITING_MAX));
+        }
+        call
     }
 }
 

@@ -15,6 +15,7 @@ use crate::ledger::{Holding, Ledger, NodeBounds};
 use crate::limits;
 use crate::net::{Namespace, TenantBuffers};
 use crate::pool::Pool;
+use crate::refusals::Refusals;
 use crate::sandbox::{Pod, PodLimits};
 use crate::seats::Seats;
 
@@ -159,6 +160,11 @@ impl Host {
         TenantBuffers::new(self.inner.ledger.clone())
     }
 
+    /// Where it is noted what is refused on account of this host's pods.
+    pub fn refusals(&self) -> &Refusals {
+        self.inner.ledger.refusals()
+    }
+
     /// Live instances that this host admits.
     pub fn instances_max(&self) -> u32 {
         self.inner.engines.instances_max
@@ -215,6 +221,7 @@ impl Host {
             ("shared heap bytes of guests", held(Holding::Heap)),
             ("shared open files of guests", held(Holding::Files)),
             ("shared disk bytes of guests", held(Holding::Disk)),
+            ("refusals to be told", self.refusals().held().0),
             // Pods and containers keep the host, one reference each.
             ("host references", Arc::strong_count(&self.inner)),
         ];

@@ -33,6 +33,7 @@ use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 use crate::artifact::Pre;
 use crate::exit::Exit;
 use crate::net::{BoxError, Client, HttpBody, HttpError, HttpService, NetError, Unanswered};
+use crate::refusals::{Bound, Refused, What};
 use crate::sandbox::Sandbox;
 use crate::serving::PROBES_MAX;
 
@@ -221,7 +222,7 @@ impl Server {
         }
         let permit = match self.admit(request.extensions()) {
             Ok(permit) => permit,
-            Err(reason) => return Err(unserved(request, unavailable(reason))),
+            Err(reason) => return Err(unserved(request, HttpError::Unavailable { reason })),
         };
         let target = request.uri().clone();
         let request = complete(request, sandbox.grants.namespace.hostname())?;
@@ -240,12 +241,15 @@ impl Server {
 
     /// A place among what is under way, or why there is none. A request that comes while the container stops was on its way
     /// before: it is served until the last ones are waited for.
-    fn admit(&self, marks: &Extensions) -> Result<InFlight, &'static str> {
+    fn admit(&self, marks: &Extensions) -> Result<InFlight, String> {
         let is_probe = marks.get::<Probe>().is_some();
-        let places = if is_probe { &self.probes } else { &self.in_flight };
-        let stopping = || self.sandbox.stop.is_cancelled();
+        let (places, places_max) =
+            if is_probe { (&self.probes, PROBES_MAX) } else { (&self.in_flight, IN_FLIGHT_MAX) };
         let of_all = Arc::clone(places).try_acquire_owned().map_err(|_| {
-            if stopping() { "the container is stopping" } else { "too many requests are under way" }
+            if self.sandbox.stop.is_cancelled() {
+                return "the container is stopping".to_owned();
+            }
+            self.refused(Refused::full(What::Requests, Bound::Container, places_max))
         })?;
         let mut of_its_client = None;
         if is_probe {
@@ -253,13 +257,16 @@ impl Server {
         } else if let Some(Client(client)) = marks.get() {
             let namespace = marks.get().map(|Foreign(namespace)| namespace.clone());
             let share = self.clients.begin(*client, namespace, || self.could_begin());
-            let share = share.ok_or(
-                "the client, or the pods of its namespace, have their share of what is served at once; ask again when some \
-                 of those requests are done",
-            )?;
-            of_its_client = Some(share);
+            of_its_client = Some(share.map_err(|refused| self.refused(refused))?);
         }
         Ok(InFlight { _of_all: of_all, _of_its_client: of_its_client, is_probe })
+    }
+
+    /// What is said of a refusal to who asked; the pod's owner is told of it too.
+    #[cold]
+    fn refused(&self, refused: Refused) -> String {
+        self.sandbox.account.note(refused);
+        refused.to_string()
     }
 
     /// Whether anything is under way.

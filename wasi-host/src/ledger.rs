@@ -16,6 +16,8 @@
 //! pod half of that. A little of each is every pod's for certain ([`HEAP_GUARANTEED`], [`FILES_GUARANTEED_MAX`]) whatever
 //! others hold, so that a greedy neighbour stops no request and no log line.
 //!
+//! What is refused is a [`Refused`]; the account notes it ([`Account::note`]), so that the pod's owner is told.
+//!
 //! A charge is a few additions to atomics, without a lock or an allocation. What a pod holds of the node's part is rounded up
 //! to blocks, so that most charges touch the container's and the pod's numbers alone.
 
@@ -25,6 +27,8 @@ mod shared;
 
 use std::sync::Arc;
 
+pub(crate) use crate::refusals::{Bound, Refused};
+use crate::refusals::{Refusals, What};
 pub(crate) use account::{Account, HeldBytes};
 pub(crate) use charge::Charge;
 use shared::Shared;
@@ -76,60 +80,16 @@ pub(crate) enum Holding {
 /// Number of [`Holding`]s.
 const HOLDINGS: usize = 4;
 
-/// Whose bound it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Bound {
-    /// The volume's.
-    Volume,
-    /// The container's own.
-    Container,
-    /// The pod's, for all its containers.
-    Pod,
-    /// The pod's share of what all pods of the node have.
-    PodShare,
-    /// The share of the Kubernetes namespace.
-    Namespace,
-    /// The node's.
-    Node,
-}
-
-/// More was asked for than may be held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Refused {
-    pub(crate) holding: Holding,
-    pub(crate) bound: Bound,
-    /// How much that bound admits in all, at this time.
-    pub(crate) limit: u64,
-}
-
-impl Refused {
-    /// Whether others hold what was wanted: within its own limits it would have been admitted.
-    pub(crate) fn is_of_all(&self) -> bool {
-        matches!(self.bound, Bound::PodShare | Bound::Namespace | Bound::Node)
-    }
-}
-
-impl std::fmt::Display for Refused {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let what = match self.holding {
-            Holding::Memory => "bytes of memory",
-            Holding::Heap => "bytes of the host's memory",
-            Holding::Files => "open files",
-            Holding::Disk => "bytes of disk",
-        };
-        let limit = self.limit;
-        match self.bound {
-            Bound::Volume => write!(f, "this volume may hold {limit} {what}"),
-            Bound::Container => write!(f, "this container may hold {limit} {what}"),
-            Bound::Pod => write!(f, "this pod may hold {limit} {what}"),
-            Bound::PodShare => write!(f, "this pod's share of the node is {limit} {what} now"),
-            Bound::Namespace => write!(f, "this namespace's share of the node is {limit} {what} now"),
-            Bound::Node => write!(f, "all pods of this node together may hold {limit} {what}"),
+impl From<Holding> for What {
+    fn from(holding: Holding) -> What {
+        match holding {
+            Holding::Memory => What::Memory,
+            Holding::Heap => What::Heap,
+            Holding::Files => What::Files,
+            Holding::Disk => What::Disk,
         }
     }
 }
-
-impl std::error::Error for Refused {}
 
 /// What all pods of a node may hold together.
 #[derive(Debug, Clone, Copy)]
@@ -195,6 +155,11 @@ impl Ledger {
     /// The same of one with bounds of its own for more than memory.
     pub(crate) fn bounded_pod(&self, tenant: &Arc<str>, bounds: PodBounds) -> Arc<Account> {
         Account::pod(self.shared.tenant(tenant), bounds)
+    }
+
+    /// Where it is noted what is refused, of this and of all else that is bounded on account of pods.
+    pub(crate) fn refusals(&self) -> &Refusals {
+        self.shared.refusals()
     }
 
     /// So many bytes of the disk are free for guests now, beyond what they hold.

@@ -27,6 +27,7 @@ pub mod logs;
 mod meter;
 pub mod net;
 pub mod pool;
+pub mod refusals;
 mod sandbox;
 mod seats;
 pub mod serving;
@@ -41,7 +42,7 @@ pub use files::{Mount, Volume};
 pub use host::{Host, HostConfig, HostError, disable_library_backtraces};
 pub use logs::LogSink;
 pub use sandbox::{Container, ContainerLimits, ContainerSpec, Pod, PodLimits, StartError, Usage};
-pub use seats::{NoSeat, SeatBound};
+pub use seats::NoSeat;
 
 #[cfg(test)]
 mod tests;

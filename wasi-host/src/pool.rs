@@ -19,11 +19,12 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
+use crate::refusals::What;
 use crate::shares::{Holder, Permit, Shares};
 use lines::Lines;
 
 /// Calls of one pod that may wait.
-const WAITING_MAX: usize = 4_096;
+pub(crate) const WAITING_MAX: usize = 4_096;
 
 /// How long a thread without work is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -71,8 +72,14 @@ struct State {
 impl Pool {
     /// At most `size` threads of this name, started as they are needed, that give way to others by `nice`.
     pub fn new(name: &'static str, size: usize, nice: i32) -> Arc<Pool> {
+        Pool::with(name, Shares::new(What::Calls, size), nice)
+    }
+
+    /// The same with as many threads as there are shares.
+    pub fn with(name: &'static str, shares: Arc<Shares>, nice: i32) -> Arc<Pool> {
+        let size = shares.size();
         let state = State {
-            lines: Lines::new(Shares::new(size)),
+            lines: Lines::new(shares),
             admitted: VecDeque::new(),
             threads: 0,
             idle: 0,
@@ -234,6 +241,11 @@ impl Place {
 }
 
 impl<R> Call<R> {
+    /// Whether there was no place for it in the line.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.outcome.is_none()
+    }
+
     /// Gives the call up, unless it has begun: false, and then its outcome is to be waited for.
     pub fn withdraw(&mut self) -> bool {
         self.place.take().is_some_and(Place::leave)

@@ -108,7 +108,7 @@ pub enum StartError {
     NoSeat(#[from] NoSeat),
     /// What the host has to hold for one more instance is more than it may hold for this container: memory or open files.
     #[error("the host cannot hold one more instance: {0}")]
-    Exhausted(Exhausted),
+    Exhausted(#[from] Refused),
     /// A directory that the container mounts cannot be opened.
     #[error("cannot mount {host} at {guest}: {message}")]
     Mount {
@@ -135,17 +135,6 @@ pub enum StartError {
     },
 }
 
-/// A bound of what the host holds on behalf of guests was reached. Its words name whose bound it was.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct Exhausted(#[from] Refused);
-
-impl From<Refused> for StartError {
-    fn from(refused: Refused) -> StartError {
-        StartError::Exhausted(refused.into())
-    }
-}
-
 /// A network namespace with limits, in which containers run. Cheap to clone.
 #[derive(Clone)]
 pub struct Pod {
@@ -168,6 +157,9 @@ impl Pod {
         let PodLimits { memory_bytes, memory_requested, .. } = limits;
         let bounds = PodBounds { memory: memory_bytes, memory_requested, disk: None };
         let account = host.ledger.bounded_pod(&namespace.holder().namespace, bounds);
+        let address = namespace.holder().pod;
+        account.set_address(address);
+        disk.set_address(address);
         namespace.charge_to(&account);
         let quota = limits.cpu_quota.map(|cores| Arc::new(Bucket::new(cores)));
         let cpu_ns = Arc::new(AtomicU64::new(0));

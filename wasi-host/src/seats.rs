@@ -11,12 +11,13 @@
 mod tests;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+
+use crate::refusals::{Bound, Refused, What};
 
 /// The part of all seats that only requests get, so that a node full of programs still serves.
 const REQUESTS_PART: u32 = 8;
@@ -65,6 +66,14 @@ enum Awaited {
     Any,
 }
 
+/// Who has all that he may have, and what is to be waited for.
+struct Sated {
+    bound: Bound,
+    held: u32,
+    limit: u32,
+    until: Awaited,
+}
+
 /// What a namespace or a pod holds. Changed under the lock of [`Held`] only.
 #[derive(Default)]
 struct Account {
@@ -99,67 +108,11 @@ pub(crate) struct Seat {
     is_first: bool,
 }
 
-/// Who has all that he may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SeatBound {
-    /// The node.
-    Node,
-    /// The node, until requests that are being served have ended.
-    Requests,
-    /// The pods of a namespace.
-    Namespace,
-    /// The containers of a pod.
-    Pod,
-    /// A container.
-    Container,
-}
-
-/// There is no seat now for an instance; there may be one as soon as others end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoSeat {
-    /// Whose bound it is.
-    pub bound: SeatBound,
-    /// How many instances the host admits in all.
-    pub limit: u32,
-    /// As how many of them an instance of the component counts.
-    pub weight: u32,
-}
-
-impl fmt::Display for NoSeat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let limit = self.limit;
-        match self.bound {
-            SeatBound::Node => {
-                write!(f, "this node runs all of the {limit} instances that it may; stop pods or add a node")
-            }
-            SeatBound::Requests => write!(
-                f,
-                "requests that are being served take up the {limit} instances that this node may run; it goes on when \
-                 some have ended"
-            ),
-            SeatBound::Namespace => write!(
-                f,
-                "the pods of this namespace have their share of the {limit} instances that this node may run; stop some \
-                 of them or add a node"
-            ),
-            SeatBound::Pod => write!(
-                f,
-                "the containers of this pod have a pod's share of the {limit} instances that this node may run; spread \
-                 them over several pods"
-            ),
-            SeatBound::Container => write!(
-                f,
-                "this container has a container's share of the {limit} instances that this node may run; add replicas"
-            ),
-        }?;
-        if self.weight > 1 {
-            write!(f, " (one of this component counts as {}, for its memories and tables)", self.weight)?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for NoSeat {}
+/// There is no seat now for an instance; there may be one as soon as others end. What is asked for is as how many of them an
+/// instance of the component counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NoSeat(pub Refused);
 
 impl Seats {
     pub(crate) fn new(all: u32) -> Arc<Seats> {
@@ -207,41 +160,54 @@ impl Seats {
         self.freed.subscribe()
     }
 
-    fn refusal(&self, bound: SeatBound, weight: u32) -> NoSeat {
+    fn refusal(&self, sated: Sated, weight: u32) -> NoSeat {
         self.refusals.fetch_add(1, Ordering::Relaxed);
-        NoSeat { bound, limit: self.all, weight }
+        let (held, limit, all) = (sated.held.into(), sated.limit.into(), self.all.into());
+        NoSeat(Refused { what: What::Instances, bound: sated.bound, held, asked: weight.into(), limit, all })
     }
 
     /// Who has too much for `weight` more lasting seats.
-    fn admits_lasting(&self, held: &Held, pod: &PodSeats, weight: u32) -> Result<(), SeatBound> {
+    fn admits_lasting(&self, held: &Held, pod: &PodSeats, weight: u32) -> Result<(), Sated> {
         let left = self.lasting_max().checked_sub(held.lasting.saturating_add(weight));
-        let left = left.ok_or(SeatBound::Node)?;
-        if pod.namespace.1.lasting() + weight > left.saturating_mul(NAMESPACE_TIMES) {
-            return Err(SeatBound::Namespace);
+        let left = left.ok_or(Sated {
+            bound: Bound::Node,
+            held: held.lasting,
+            limit: self.lasting_max(),
+            until: Awaited::Lasting,
+        })?;
+        let of_share = |bound, held, limit| Err(Sated { bound, held, limit, until: Awaited::Lasting });
+        let (of_namespace, of_pod) = (pod.namespace.1.lasting(), pod.own.lasting());
+        if of_namespace + weight > left.saturating_mul(NAMESPACE_TIMES) {
+            return of_share(Bound::Namespace, of_namespace, left.saturating_mul(NAMESPACE_TIMES));
         }
         // A pod's first container is no reason to spread it.
-        if pod.own.lasting() > 0 && pod.own.lasting() + weight > left {
-            return Err(SeatBound::Pod);
+        if of_pod > 0 && of_pod + weight > left {
+            return of_share(Bound::PodShare, of_pod, left);
         }
-        if held.lasting + held.passing + weight > self.all {
-            return Err(SeatBound::Requests);
+        let of_all = held.lasting + held.passing;
+        if of_all + weight > self.all {
+            // Requests that are being served hold the rest.
+            return Err(Sated { bound: Bound::Node, held: of_all, limit: self.all, until: Awaited::Any });
         }
         Ok(())
     }
 
     /// Who has too much for `weight` more passing seats.
-    fn admits_passing(&self, held: &Held, share: &Share) -> Result<(), SeatBound> {
+    fn admits_passing(&self, held: &Held, share: &Share) -> Result<(), Sated> {
         let weight = share.weight;
-        let left = self.left_for_requests(held).checked_sub(weight).ok_or(SeatBound::Node)?;
-        let beyond = |holds: u32, may: u32| holds + weight > may;
-        if beyond(share.passing.load(Ordering::Relaxed), left / CONTAINER_PART) {
-            return Err(SeatBound::Container);
-        }
-        if beyond(share.pod.own.passing(), left / POD_PART) {
-            return Err(SeatBound::Pod);
-        }
-        if beyond(share.pod.namespace.1.passing(), left) {
-            return Err(SeatBound::Namespace);
+        let sated = |bound, held, limit| Err(Sated { bound, held, limit, until: Awaited::Any });
+        let Some(left) = self.left_for_requests(held).checked_sub(weight) else {
+            return sated(Bound::Node, held.lasting + held.passing, self.all);
+        };
+        let parts = [
+            (Bound::Container, share.passing.load(Ordering::Relaxed), left / CONTAINER_PART),
+            (Bound::PodShare, share.pod.own.passing(), left / POD_PART),
+            (Bound::Namespace, share.pod.namespace.1.passing(), left),
+        ];
+        for (bound, holds, may) in parts {
+            if holds + weight > may {
+                return sated(bound, holds, may);
+            }
         }
         Ok(())
     }
@@ -278,10 +244,9 @@ impl PodSeats {
     pub(crate) fn admit(self: &Arc<Self>, weight: u32) -> Result<Arc<Share>, NoSeat> {
         let seats = &self.seats;
         let mut held = seats.held.lock();
-        if let Err(bound) = seats.admits_lasting(&held, self, weight) {
-            let for_any = if bound == SeatBound::Requests { Awaited::Any } else { Awaited::Lasting };
-            held.awaited = held.awaited.max(for_any);
-            return Err(seats.refusal(bound, weight));
+        if let Err(sated) = seats.admits_lasting(&held, self, weight) {
+            held.awaited = held.awaited.max(sated.until);
+            return Err(seats.refusal(sated, weight));
         }
         held.lasting += weight;
         self.namespace.1.lasting.fetch_add(weight, Ordering::Relaxed);
@@ -340,9 +305,9 @@ impl Share {
     fn take_passing(self: &Arc<Self>) -> Result<Seat, NoSeat> {
         let seats = &self.pod.seats;
         let mut held = seats.held.lock();
-        if let Err(bound) = seats.admits_passing(&held, self) {
+        if let Err(sated) = seats.admits_passing(&held, self) {
             drop(held);
-            return Err(seats.refusal(bound, self.weight));
+            return Err(seats.refusal(sated, self.weight));
         }
         held.passing += self.weight;
         for count in [&self.pod.namespace.1.passing, &self.pod.own.passing, &self.passing] {

@@ -33,12 +33,12 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::net::{BoxError, HttpBody, full_body};
+use crate::refusals::{Bound, Refused};
 use body::ServedBody;
 use stream::ServedStream;
 
 pub use places::{
-    Bounds, HELD_BACK, HELD_BACK_BYTES, HELD_BACK_MAX, InFlight, Place, Places, TooMany, WeakPlaces,
-    source_of,
+    Bounds, HELD_BACK, HELD_BACK_BYTES, HELD_BACK_MAX, InFlight, Place, Places, WeakPlaces, source_of,
 };
 
 /// How long a client may take, from its connect on, until its first request's head is whole.
@@ -228,7 +228,7 @@ where
 {
     let in_flight = match place.begin() {
         Ok(in_flight) => in_flight,
-        Err(too_many) => return refusal(too_many).map(|body| ServedBody::new(body, None)),
+        Err(refused) => return refusal(refused).map(|body| ServedBody::new(body, None)),
     };
     if request.headers().contains_key(UPGRADE) {
         request.extensions_mut().insert(in_flight.clone());
@@ -238,17 +238,13 @@ where
     response.map(|body| ServedBody::new(body, Some(in_flight)))
 }
 
-fn refusal(too_many: TooMany) -> Response<HttpBody> {
-    let (status, text) = match too_many {
-        TooMany::OfThisSource => {
-            (StatusCode::TOO_MANY_REQUESTS, "too many requests of this address are under way")
-        }
-        TooMany::OfItsNamespace => {
-            (StatusCode::TOO_MANY_REQUESTS, "too many requests of the pods of this namespace are under way")
-        }
-        TooMany::OfAll => (StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way"),
+/// It names the bound: the caller's part, or what the port takes of all.
+fn refusal(refused: Refused) -> Response<HttpBody> {
+    let status = match refused.bound {
+        Bound::Caller => StatusCode::TOO_MANY_REQUESTS,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    text_answer(status, text)
+    text_answer(status, &refused.to_string())
 }
 
 /// An answer of the host itself, in words. One that may be another soon says when to ask again.

@@ -10,6 +10,7 @@ mod growing;
 mod holdings;
 mod pods;
 pub mod programs;
+mod refusals;
 mod seats;
 mod serving;
 

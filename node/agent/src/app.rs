@@ -2,6 +2,7 @@
 
 mod objects;
 mod offline;
+mod refusals;
 mod seats;
 mod settle;
 mod stop;
@@ -14,13 +15,14 @@ use std::{
 
 use coracle_core::{Desired, Observation, Observed, PodUid, observe::News};
 use coracle_proto::node::{BlockClaimed, LogRequest, ObjectEvent, TrustChanged, node_down::Body};
+use coracle_wasi_host::refusals::Told;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::Instant,
 };
 
-pub use self::offline::LAST_RUN_AFTER;
+pub use self::{offline::LAST_RUN_AFTER, refusals::tell};
 use self::{seats::Seats, settle::Wakes};
 use crate::{
     decode::{Decoded, Key},
@@ -49,6 +51,8 @@ pub enum Event {
     Started(ContainerId),
     /// What containers use, as it was asked.
     Metered(Vec<(ContainerId, Usage)>),
+    /// What pods were refused, to be told.
+    Refused(Vec<Told>),
     /// Somebody asks what the node holds.
     Count(oneshot::Sender<Held>),
     /// The node is to stop.
@@ -192,6 +196,7 @@ impl App {
                     self.executor.context().link.post(|outbox| outbox.usage(usage));
                 }
             }
+            Event::Refused(told) => self.refused(told),
             Event::Count(asked) => {
                 // Who asked may be gone.
                 let _ = asked.send(self.held());

@@ -7,7 +7,7 @@ mod start;
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
 };
@@ -186,7 +186,12 @@ impl Executor {
         self.context.link.post(|outbox| outbox.status(status, coming_up));
     }
 
-    fn emit(&self, pod: &Pod, event: &EventRecord) {
+    /// Addresses of pods that have a sandbox.
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, &PodUid)> {
+        self.sandboxes.iter().map(|(uid, sandbox)| (sandbox.address.into(), uid))
+    }
+
+    pub fn emit(&self, pod: &Pod, event: &EventRecord) {
         let event = events::event(pod, event, &self.context.node_name, self.context.clock.wall());
         let event_json = serde_json::to_vec(&event).unwrap_or_default().into();
         let namespace = pod.metadata.namespace.clone();

@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use coracle_core::{Pod, PodState, PodUid};
 use coracle_objects::log_options::LogOptions;
 use coracle_proto::node::{LogChunk, LogRequest};
-use coracle_wasi_host::shares::{Holder, Permit, Shares};
+use coracle_wasi_host::{
+    refusals::What,
+    shares::{Holder, Permit, Shares},
+};
 use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinHandle,
@@ -41,7 +44,13 @@ struct Stream {
 
 impl LogStreams {
     pub fn new(logs: Arc<Logs>, link: LinkHandle) -> Self {
-        Self { logs, link, number: 0, streams: BTreeMap::new(), shares: Shares::new(STREAMS_MAX) }
+        Self {
+            logs,
+            link,
+            number: 0,
+            streams: BTreeMap::new(),
+            shares: Shares::new(What::LogReaders, STREAMS_MAX),
+        }
     }
 
     /// What is asked for from here on is asked over this link.
@@ -126,9 +135,8 @@ impl LogStreams {
         };
         let namespace: Arc<str> = pod.metadata.namespace.as_str().into();
         let permit = self.shares.take(&Holder { namespace: namespace.clone(), pod: None });
-        let permit = permit.ok_or_else(|| {
-            format!("this node serves all logs already that {namespace} may have read at once; close one and try again")
-        })?;
+        let permit = permit
+            .map_err(|refused| format!("{refused}; close one of namespace {namespace} and try again"))?;
         Ok(Asked { namespace, uid: pod.uid().clone(), container, options, missing, _permit: permit })
     }
 

@@ -12,7 +12,7 @@ use coracle_core::{NodeFacts, Observed};
 use coracle_fabric::{Fabric, FabricConfig, FabricError};
 use coracle_proto::{node::Hello, tls};
 use coracle_wasi_host::{
-    Host, HostConfig, HostError, descriptors::Descriptors, serving::GATEWAY, shares::Shares,
+    Host, HostConfig, HostError, descriptors::Descriptors, refusals::What, serving::GATEWAY, shares::Shares,
 };
 use parking_lot::RwLock;
 use thiserror::Error;
@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    app::{App, EVENTS_MAX, Event, LAST_RUN_AFTER},
+    app::{self, App, EVENTS_MAX, Event, LAST_RUN_AFTER},
     artifacts::{Artifacts, Registry},
     clock::Clock,
     config::{Capacity, NodeConfig},
@@ -116,6 +116,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
     tokio::spawn(decode::run(heard, events.clone(), Recorder::start(config.data_dir.clone())));
     let network = PodNetwork::start(fabric.clone()).map_err(io_error(&config.data_dir))?;
     let disks = Disks::new(host.clone());
+    tokio::spawn(app::tell(host.refusals().clone(), events.clone()));
     let shared = Shared { network: network.clone(), disks: disks.clone() };
     let runtime: Arc<dyn Runtime> = Arc::new(InProcess::new(host, shared));
     let page = Page { events: events.clone(), fabric: fabric.clone(), runtime: runtime.clone() };
@@ -210,9 +211,10 @@ async fn start_fabric(
         tls: tls.fabric.clone(),
         egress: config.allow_egress,
         trusted_proxies: config.trusted_proxies.clone(),
-        gateway_requests: Shares::new(GATEWAY.requests_max),
+        gateway_requests: Shares::new(What::GatewayRequests, GATEWAY.requests_max),
         descriptors: config.descriptors.clone().unwrap_or_else(Descriptors::of_process),
         outside: host.tenant_buffers(),
+        refusals: host.refusals().clone(),
     });
     Ok(fabric.await?)
 }

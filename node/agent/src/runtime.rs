@@ -11,7 +11,7 @@
 //! call has no socket in between.
 //!
 //! **What the agent has of `coracle_wasi_host` beside this** is the node's, and not the running of pods: pools and shares (who
-//! may do how much at once), descriptors, digests of files, and the accounts of what pods have on the disk ([`Disks`]), to
+//! may do how much at once), descriptors, what pods were refused, digests of files, and the accounts of what pods have on the disk ([`Disks`]), to
 //! which volumes and logs count as well as what guests write. Only `node.rs`, which puts a node together, makes a `Host`: it
 //! asks it what the machine has room for, and what comes from outside is counted there.
 //!

@@ -5,6 +5,7 @@ mod clock;
 mod folders;
 mod given_up;
 mod held;
+mod refusals;
 mod returning;
 mod runtime;
 mod seats;

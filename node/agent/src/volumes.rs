@@ -366,8 +366,11 @@ mod tests {
             super::write(dir.path(), &large("v", 1, text), &disk).unwrap();
         }
         let refused = super::write(dir.path(), &large("v", 3, "f"), &disk).unwrap_err();
-        let expected = "MountVolume.SetUp failed for volume \"v\" : this pod may hold 4194304 bytes of disk";
-        assert_eq!(refused, expected);
+        assert_eq!(
+            refused,
+            "MountVolume.SetUp failed for volume \"v\" : disk: the pod holds 1064960 of the 4194304 bytes that it may, and \
+             3178496 more were asked for; remove files, or raise resources.limits.ephemeral-storage"
+        );
         assert!(fs::read_to_string(dir.path().join("v/f0")).unwrap().starts_with('e'), "the old stays");
         super::write(dir.path(), &large("v", 2, "g"), &disk).unwrap();
         // One that fails on its way, at a file in a directory's place, counts with what it leaves, and once.
@@ -377,7 +380,7 @@ mod tests {
         let broken = [VolumePlan { name: "w".into(), content: VolumeContent::Files(broken) }];
         for _ in 0..5 {
             let failed = super::write(dir.path(), &broken, &disk).unwrap_err();
-            assert!(!failed.contains("bytes of disk"), "{failed}");
+            assert!(!failed.contains("disk: "), "{failed}");
         }
         assert!(super::write(dir.path(), &large("x", 1, "i"), &disk).is_err());
         super::write(dir.path(), &plan(&[("f0", "little", 0o644)]), &disk).unwrap();
@@ -394,7 +397,10 @@ mod tests {
         let disk = PodDisk::alone(Some(4 << 20));
         count(dir.path(), &pod, &disk);
         let refused = super::write(dir.path(), &large("w", 2, "b"), &disk).unwrap_err();
-        assert!(refused.ends_with("this pod may hold 4194304 bytes of disk"), "{refused}");
+        assert!(
+            refused.contains("disk: the pod holds 2121728 of the 4194304 bytes that it may"),
+            "{refused}"
+        );
         super::write(dir.path(), &large("w", 1, "b"), &disk).unwrap();
     }
 
@@ -406,7 +412,7 @@ mod tests {
         write(0, &disks[0]).unwrap();
         write(1, &disks[1]).unwrap();
         let refused = write(2, &disks[2]).unwrap_err();
-        assert!(refused.contains("this namespace's share of the node is "), "{refused}");
+        assert!(refused.contains("disk: the namespace holds "), "{refused}");
         assert!(!dirs[2].path().join("v/..1").exists());
         write(3, &disks[3]).unwrap();
         // What was a pod's goes with it.

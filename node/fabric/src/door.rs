@@ -5,7 +5,9 @@
 //! accepted.
 
 use coracle_wasi_host::descriptors::{Claim, Descriptor, Descriptors, Owner, Purpose};
+use coracle_wasi_host::refusals::{Refusals, Refused};
 use coracle_wasi_host::serving::{Bounds, HELD_BACK_BYTES, Place, Places};
+use coracle_wasi_host::shares::Holder;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -77,6 +79,7 @@ struct Entry {
     owner: Owner,
     /// Who speaks for many others: proxies before the gateway.
     for_many: Arc<[Cidr]>,
+    refusals: Refusals,
 }
 
 /// A connection that came in.
@@ -108,13 +111,22 @@ impl Door {
     ) -> Self {
         let places = Places::new(bounds.within(descriptors.size(purpose)));
         descriptors.join(purpose, &places, &owner);
-        let entry = Arc::new(Entry { places, descriptors, purpose, owner, for_many: Arc::new([]) });
+        let refusals = Refusals::default();
+        let entry = Entry { places, descriptors, purpose, owner, for_many: Arc::new([]), refusals };
+        let entry = Arc::new(entry);
         Self { listener, entry, waiting: FuturesUnordered::new() }
     }
 
     #[must_use]
     pub(crate) fn for_many(mut self, proxies: Arc<[Cidr]>) -> Self {
         self.entry = Arc::new(Entry { for_many: proxies, ..Entry::clone(&self.entry) });
+        self
+    }
+
+    /// Has it told whose bound refuses connections.
+    #[must_use]
+    pub(crate) fn noting(mut self, refusals: Refusals) -> Self {
+        self.entry = Arc::new(Entry { refusals, ..Entry::clone(&self.entry) });
         self
     }
 
@@ -148,12 +160,18 @@ impl Door {
 }
 
 impl Entry {
+    fn note(&self, claim: &Claim, refused: Refused) {
+        let namespace = claim.namespace.clone().unwrap_or_default();
+        self.refusals.note(&Holder { namespace, pod: None }, refused);
+    }
+
     async fn admit(self: Arc<Self>, stream: TcpStream, client: SocketAddr) -> Option<Arrival> {
         let ip = client.ip().to_canonical();
         let for_many = self.for_many.iter().any(|proxies| proxies.contains(ip));
         let source = (self.purpose == Purpose::Clients && !for_many).then_some(ip);
         let claim = Claim { source, namespace: self.owner.namespace() };
         let descriptor = self.descriptors.take_for_client(self.purpose, &claim).await;
+        let descriptor = descriptor.map_err(|refused| self.note(&claim, refused)).ok();
         let place = descriptor
             .as_ref()
             .and_then(|_| if for_many { self.places.enter_for_many(ip) } else { self.places.enter(ip) });

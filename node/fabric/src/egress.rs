@@ -6,7 +6,8 @@ use crate::door;
 use bytes::{Buf, Bytes, BytesMut};
 use coracle_wasi_host::descriptors::{Descriptors, Purpose};
 use coracle_wasi_host::net::{Conn, NetError};
-use coracle_wasi_host::shares::Shares;
+use coracle_wasi_host::refusals::{Refusals, What};
+use coracle_wasi_host::shares::{Certain, Shares};
 use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::net::{Shutdown, SocketAddr};
@@ -22,6 +23,11 @@ use tokio_util::sync::CancellationToken;
 /// Real connections that a node's pods have open at once.
 const OUTSIDE_CONNECTIONS_MAX: usize = 8192;
 
+/// Those that a pod has for certain, for so many of them, and the part of the descriptors for such that this is at most.
+const CERTAIN_EACH: usize = 2;
+const CERTAIN_MAX: usize = 4096;
+const CERTAIN_PART: usize = 4;
+
 /// How long a real connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,12 +38,15 @@ const COPY_BYTES: usize = 64 * 1024;
 pub(crate) struct Egress {
     connections: Arc<Shares>,
     descriptors: Descriptors,
+    refusals: Refusals,
 }
 
 impl Egress {
-    pub(crate) fn new(descriptors: Descriptors) -> Self {
-        let size = OUTSIDE_CONNECTIONS_MAX.min(descriptors.size(Purpose::Outside));
-        Self { connections: Shares::new(size), descriptors }
+    pub(crate) fn new(descriptors: Descriptors, refusals: Refusals) -> Self {
+        let all = descriptors.size(Purpose::Outside);
+        let certain = Certain { each: CERTAIN_EACH, all: CERTAIN_MAX.min(all / CERTAIN_PART) };
+        let size = OUTSIDE_CONNECTIONS_MAX.min(all - certain.all);
+        Self { connections: Shares::with_certain(What::Outside, size, certain), descriptors, refusals }
     }
 
     /// Connects to `to`, which has been judged, and gives the caller's end. Needs a tokio runtime.
@@ -47,8 +56,12 @@ impl Egress {
         from: SocketAddr,
         to: SocketAddr,
     ) -> Result<Conn, NetError> {
-        let permit = self.connections.take(&caller.holder).ok_or(NetError::TooManySockets)?;
-        let descriptor = self.descriptors.take(Purpose::Outside).ok_or(NetError::TooManySockets)?;
+        let refused = |refused| {
+            self.refusals.note(&caller.holder, refused);
+            NetError::TooManySockets
+        };
+        let permit = self.connections.take(&caller.holder).map_err(refused)?;
+        let descriptor = self.descriptors.take(Purpose::Outside).map_err(refused)?;
         let stream = tokio::select! {
             connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)) => match connected {
                 Ok(result) => result.map_err(|error| NetError::from(&error))?,
@@ -223,7 +236,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_a_far_end_never_takes_ends_with_its_socket() {
-        let egress = Egress::new(Descriptors::of_process());
+        let egress = Egress::new(Descriptors::of_process(), Refusals::default());
         let (caller, _net) = pod("default", POD.into());
         let (conn, far) = stuck(&egress, &caller).await;
         let held = tokio::time::timeout(2 * CLOSED_AGES, emptied(&egress)).await;
@@ -235,7 +248,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_a_far_end_takes_nothing_of_has_its_time_and_no_more() {
-        let egress = Egress::new(Descriptors::of_process());
+        let egress = Egress::new(Descriptors::of_process(), Refusals::default());
         let (caller, _net) = pod("default", POD.into());
         let (conn, _far) = stuck(&egress, &caller).await;
         drop(conn);
@@ -249,7 +262,7 @@ mod tests {
     #[tokio::test]
     async fn a_reset_of_the_far_end_reaches_the_pod_and_all_is_given_back() {
         let descriptors = Descriptors::within(Some(64));
-        let egress = Egress::new(descriptors.clone());
+        let egress = Egress::new(descriptors.clone(), Refusals::default());
         let (caller, _net) = pod("default", POD.into());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
@@ -270,7 +283,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reset_of_the_far_end_is_heard_though_the_pod_reads_nothing() {
-        let egress = Egress::new(Descriptors::of_process());
+        let egress = Egress::new(Descriptors::of_process(), Refusals::default());
         let (caller, _net) = pod("default", POD.into());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
@@ -301,7 +314,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connect_that_nobody_answers_ends_in_time_and_with_its_pod() {
-        let egress = Egress::new(Descriptors::of_process());
+        let egress = Egress::new(Descriptors::of_process(), Refusals::default());
         let (caller, _net) = pod("default", POD.into());
         let (to, _waiting) = full().await;
         let from = SocketAddr::new(POD.into(), 4000);
@@ -318,7 +331,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_a_far_end_never_takes_ends_with_its_pod() {
-        let egress = Egress::new(Descriptors::of_process());
+        let egress = Egress::new(Descriptors::of_process(), Refusals::default());
         let soon = Duration::from_secs(2);
         for shut_down in [false, true] {
             let (caller, net) = pod("default", POD.into());
@@ -339,7 +352,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_pod_wrote_before_it_closed_arrives() {
         const TOTAL: usize = 200 * 1024;
-        let egress = Egress::new(Descriptors::of_process());
+        let egress = Egress::new(Descriptors::of_process(), Refusals::default());
         let (caller, _net) = pod("default", POD.into());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
@@ -358,7 +371,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_and_ends_cross_both_ways() {
-        let egress = Egress::new(Descriptors::of_process());
+        let egress = Egress::new(Descriptors::of_process(), Refusals::default());
         let (caller, _net) = pod("default", POD.into());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
@@ -389,9 +402,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whatever_neighbours_hold_a_pod_has_a_few_connections() {
+        let egress = Egress::new(Descriptors::within(Some(1024)), Refusals::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let mut held = Vec::new();
+        let mut fill = async |namespace: &str, last: u8| {
+            let address = IpAddr::from([10, 128, 1, last]);
+            let (caller, _) = pod(namespace, address);
+            let before = held.len();
+            while let Ok(conn) = egress.dial(&caller, SocketAddr::new(address, 4000), to).await {
+                held.push((conn, listener.accept().await.unwrap()));
+            }
+            held.len() - before
+        };
+        for namespace in 0..12 {
+            for pod in 1..3 {
+                fill(&namespace.to_string(), pod).await;
+            }
+        }
+        assert_eq!([fill("modest", 4).await, fill("modest", 5).await], [CERTAIN_EACH; 2]);
+        let shared = 256 - 256 / CERTAIN_PART;
+        assert_eq!(egress.open(), shared + (24 + 2) * CERTAIN_EACH, "all that is shared, and a few each");
+    }
+
+    #[tokio::test]
     async fn one_pod_and_one_namespace_leave_connections_to_others() {
         let descriptors = Descriptors::of_process();
-        let egress = Egress { connections: Shares::new(12), descriptors };
+        let refusals = Refusals::default();
+        let connections = Shares::new(What::Outside, 12);
+        let egress = Egress { connections, descriptors, refusals: refusals.clone() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
         let mut held = Vec::new();
@@ -412,6 +452,14 @@ mod tests {
             }
         }
         assert_eq!(held.len(), 6, "a namespace's share");
+        let told: Vec<String> = refusals.next().await.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told[0],
+            "open connections to beyond the cluster: the pod holds 4 of this node's 12 and may hold 4 by what is \
+             free of them now; spread what it does over several pods"
+        );
+        let of_namespace = "open connections to beyond the cluster: the namespace holds 6 of this node's 12 and may hold 6 by";
+        assert!(told[2].starts_with(of_namespace), "{told:?}");
         let (other, _) = pod("modest", POD.into());
         assert!(egress.dial(&other, SocketAddr::new(POD.into(), 4000), to).await.is_ok());
     }

@@ -24,6 +24,7 @@ use crate::whereabouts::{self, Whereabouts};
 use arc_swap::ArcSwap;
 use coracle_wasi_host::descriptors::{Descriptors, Purpose};
 use coracle_wasi_host::net::{Namespace, NetError, TenantBuffers, Uplink};
+use coracle_wasi_host::refusals::Refusals;
 use coracle_wasi_host::serving;
 use coracle_wasi_host::shares::{Holder, Shares};
 use parking_lot::Mutex;
@@ -70,6 +71,8 @@ pub struct FabricConfig {
     pub descriptors: Descriptors,
     /// Where what comes to namespaces' services from outside is counted while it is carried on.
     pub outside: TenantBuffers,
+    /// Where it is noted what pods, and those who come to services, are refused.
+    pub refusals: Refusals,
 }
 
 /// One node's share of the cluster network. Clones are the same fabric.
@@ -94,6 +97,7 @@ pub(crate) struct Inner {
     kept: Arc<Pool>,
     descriptors: Descriptors,
     outside: TenantBuffers,
+    refusals: Refusals,
     tunnels: Arc<Tunnels>,
     members: Arc<Members>,
     node_ports: Option<NodePorts>,
@@ -139,16 +143,18 @@ impl Fabric {
             changes: watch::Sender::new(0),
             counters: Counters::default(),
             balancer: Balancer::default(),
-            flows: Flows::default(),
+            flows: Flows::new(config.refusals.clone()),
             resolver,
-            egress: Egress::new(descriptors.clone()),
+            egress: Egress::new(descriptors.clone(), config.refusals.clone()),
             kept: Arc::default(),
             descriptors: descriptors.clone(),
             outside: config.outside,
+            refusals: config.refusals.clone(),
             tunnels: Arc::new(Tunnels::new(
                 config.tls.client.clone(),
                 members.clone(),
                 whereabouts.clone(),
+                config.refusals.clone(),
                 stopped.clone(),
             )),
             members: members.clone(),
@@ -164,12 +170,13 @@ impl Fabric {
         let arrivals = Box::new(Fabric { inner: inner.clone() });
         let reception = Arc::new(Reception { tls: config.tls.server, arrivals, members, whereabouts });
         let door = Door::new(tunnels, tunnel::NEWCOMERS, descriptors.clone(), Purpose::Tunnels);
+        let door = door.noting(config.refusals.clone());
         tokio::spawn(tunnel::serve(door, reception, stopped.clone()));
         let changes = inner.changes.subscribe();
         tokio::spawn(whereabouts::keep(Arc::downgrade(&inner), changes, stopped.clone()));
         if let Some(listener) = gateway {
             let door = Door::new(listener, serving::GATEWAY, descriptors, Purpose::Clients);
-            let door = door.for_many(trusted_proxies);
+            let door = door.for_many(trusted_proxies).noting(config.refusals);
             tokio::spawn(Gateway::new(inner.clone()).serve(door, stopped));
         }
         Ok(Fabric { inner })
@@ -284,12 +291,22 @@ impl Inner {
         self.tunnels.streams_to(node)
     }
 
+    /// By what those are shared.
+    #[cfg(test)]
+    pub(crate) fn stream_shares_to(&self, node: &str) -> Option<Arc<Shares>> {
+        self.tunnels.shares_to(node)
+    }
+
     pub(crate) fn whereabouts(&self) -> &Arc<Whereabouts> {
         &self.policy.whereabouts
     }
 
     pub(crate) fn descriptors(&self) -> &Descriptors {
         &self.descriptors
+    }
+
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     pub(crate) fn kept(&self) -> &Arc<Pool> {

@@ -10,7 +10,8 @@
 //! The flows of a pod go with it: its address is another pod's later.
 
 use crate::spare::{self, Spare};
-use coracle_wasi_host::shares::{Holder, Permit, Shares};
+use coracle_wasi_host::refusals::{Refusals, Refused, What};
+use coracle_wasi_host::shares::{Certain, Holder, Permit, Shares};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -22,6 +23,9 @@ use tokio::time::Instant;
 
 /// Flows remembered on one node.
 const FLOWS_MAX: usize = 65_536;
+
+/// Those that a pod has for certain beside them, and for how many.
+const CERTAIN: Certain = Certain { each: 8, all: 16_384 };
 
 /// A flow without a datagram for this long is forgotten; the value of Linux' connection tracking for UDP streams.
 const FLOW_IDLE_MAX: Duration = Duration::from_secs(120);
@@ -48,6 +52,7 @@ pub(crate) struct Way {
 /// The flows of this node's pods.
 pub(crate) struct Flows {
     places: Arc<Shares>,
+    refusals: Refusals,
     state: Mutex<State>,
 }
 
@@ -80,15 +85,19 @@ impl Flow {
 
 impl Default for Flows {
     fn default() -> Self {
-        Self::new(FLOWS_MAX)
+        Self::new(Refusals::default())
     }
 }
 
 impl Flows {
-    fn new(size: usize) -> Self {
+    pub(crate) fn new(refusals: Refusals) -> Self {
+        Self::with(Shares::with_certain(What::Flows, FLOWS_MAX, CERTAIN), refusals)
+    }
+
+    fn with(places: Arc<Shares>, refusals: Refusals) -> Self {
         let (out, back, spare) = (HashMap::new(), HashMap::new(), Spare::default());
         let state = State { out, back, spare, swept: Instant::now() };
-        Self { places: Shares::new(size), state: Mutex::new(state) }
+        Self { places, refusals, state: Mutex::new(state) }
     }
 
     /// The way of what `client` sends to a service at `to`. A new flow, and one whose endpoint serves no more, gets the
@@ -101,7 +110,11 @@ impl Flows {
         still_serves: impl Fn(SocketAddr) -> bool,
         choose: impl FnOnce() -> Result<SocketAddr, E>,
     ) -> Result<Option<Way>, E> {
-        self.way_within(&mut self.state.lock(), holder, client, to, still_serves, choose)
+        let way = self.way_within(&mut self.state.lock(), holder, client, to, still_serves, choose)?;
+        Ok(way.unwrap_or_else(|refused| {
+            self.refusals.note(holder, refused);
+            None
+        }))
     }
 
     /// The way of what `client` sends to a pod at `to`; where there is no room for its flow it goes without.
@@ -113,7 +126,7 @@ impl Flows {
         }
         let choose = || Ok::<_, Infallible>(to);
         let Ok(way) = self.way_within(&mut state, holder, client, to, |_| true, choose);
-        way.unwrap_or(plain)
+        way.ok().flatten().unwrap_or(plain)
     }
 
     fn way_within<E>(
@@ -124,25 +137,26 @@ impl Flows {
         to: SocketAddr,
         still_serves: impl Fn(SocketAddr) -> bool,
         choose: impl FnOnce() -> Result<SocketAddr, E>,
-    ) -> Result<Option<Way>, E> {
+    ) -> Result<Result<Option<Way>, Refused>, E> {
         let key = (client, to);
         if let Some(way) = state.used(&key, |way| still_serves(way.endpoint)) {
-            return Ok(Some(way));
+            return Ok(Ok(Some(way)));
         }
         state.forget(&key);
         let endpoint = choose()?;
-        let Some(place) =
-            spare::place(&self.places, holder, state, State::forget_idle, |state| state.give_up(holder))
-        else {
-            return Ok(None);
+        let place =
+            spare::place(&self.places, holder, state, State::forget_idle, |state| state.give_up(holder));
+        let place = match place {
+            Ok(place) => place,
+            Err(refused) => return Ok(Err(refused)),
         };
-        let Some(source) = state.free_source(client, endpoint) else { return Ok(None) };
+        let Some(source) = state.free_source(client, endpoint) else { return Ok(Ok(None)) };
         let way = Way { source, endpoint };
         state.back.insert((source, endpoint), key);
         let spare = ((source, endpoint) == key).then(|| (state.spare.enter(holder, key), Instant::now()));
         let flow = Flow { way, last: Instant::now(), place, spare };
         state.out.entry(client.ip()).or_default().insert(key, flow);
-        Ok(Some(way))
+        Ok(Ok(Some(way)))
     }
 
     /// Forgets what a pod has sent, which is gone.
@@ -301,11 +315,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn flows_expire_and_give_their_room_back() {
-        let flows = Flows::new(9);
+        let flows = Flows::with(Shares::new(What::Flows, 9), Refusals::default());
         for port in [1, 2, 3] {
             assert!(way(&flows, &format!("10.128.1.9:{port}"), SERVICE).is_some());
         }
         assert_eq!(way(&flows, CLIENT, SERVICE), None, "the pod has its share");
+        let told = flows.refusals.next().await[0].to_string();
+        assert!(
+            told.starts_with("UDP flows to services: the pod holds 3 of this node's 9 and may hold 3 by"),
+            "{told}"
+        );
         assert!(
             flows.way(&holder(8), at(CLIENT), at(SERVICE), |_| true, || Ok::<_, ()>(at(ENDPOINT))).is_ok()
         );
@@ -324,7 +343,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_is_sent_much_and_answers_can_still_ask_services() {
-        let (flows, here, elsewhere) = (Flows::new(900), [10, 128, 1, 9], [10, 128, 2, 9]);
+        let (flows, here, elsewhere) = (
+            Flows::with(Shares::new(What::Flows, 900), Refusals::default()),
+            [10, 128, 1, 9],
+            [10, 128, 2, 9],
+        );
         let server = |pod: u8| SocketAddr::from(([10, 128, 1, pod], 5353));
         // As much as there can be is asked by a pod of this node, on its own account, and is answered.
         for port in 1..=2000 {
@@ -357,6 +380,25 @@ mod tests {
         assert_eq!(flows.held(), (0, 0));
         let state = flows.state.lock();
         assert!(state.back.is_empty() && state.spare.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_neighbours_send_a_pod_has_a_few_flows() {
+        let certain = Certain { all: 256, ..CERTAIN };
+        let flows = Flows::with(Shares::with_certain(What::Flows, 100, certain), Refusals::default());
+        let fill = |namespace: &str, pod: u8| {
+            let send = |port: u16| {
+                let (from, to) =
+                    (SocketAddr::from(([10, 128, 1, pod], port)), || Ok::<_, Infallible>(at(ENDPOINT)));
+                flows.way(&in_namespace(namespace, pod), from, at(SERVICE), |_| true, to).unwrap()
+            };
+            (1..=200).filter_map(send).count()
+        };
+        for pod in 1..=12 {
+            fill(&format!("greedy-{pod}"), pod);
+        }
+        assert_eq!([fill("modest", 13), fill("modest", 14)], [CERTAIN.each; 2]);
+        assert_eq!(flows.held().0, 100 + 14 * CERTAIN.each);
     }
 
     #[tokio::test(start_paused = true)]

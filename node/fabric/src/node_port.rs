@@ -87,6 +87,7 @@ impl NodePorts {
                 owner.set(namespace);
                 let descriptors = self.descriptors.clone();
                 let door = Door::of(owner.clone(), listener, BOUNDS, descriptors, Purpose::Clients);
+                let door = door.noting(inner.refusals().clone());
                 tokio::spawn(serve(door, port, Arc::downgrade(inner), stop.clone()));
                 Serving::Listening { stop, owner }
             }

@@ -10,7 +10,8 @@ mod system;
 use cache::Cache;
 use coracle_wasi_host::descriptors::{Descriptors, Purpose};
 use coracle_wasi_host::net::NetError;
-use coracle_wasi_host::shares::{Holder, Shares};
+use coracle_wasi_host::refusals::{Refusals, What};
+use coracle_wasi_host::shares::{Certain, Holder, Shares};
 use message::{Question, Reply, Unfit};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -38,6 +39,9 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one name server has for one answer; then the next is asked.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 
+/// One of a pod is under way whatever others ask, for so many pods as this part of them.
+const CERTAIN_PART: usize = 4;
+
 /// How often all name servers are asked.
 const ROUNDS: usize = 3;
 
@@ -46,11 +50,14 @@ const UDP_ANSWER_BYTES_MAX: u16 = 1232;
 
 /// The lookups of one pod that are under way.
 #[derive(Clone)]
-pub(crate) struct PodLookups(Arc<Semaphore>);
+pub(crate) struct PodLookups {
+    places: Arc<Semaphore>,
+    refusals: Refusals,
+}
 
-impl Default for PodLookups {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(POD_LOOKUPS_MAX)))
+impl PodLookups {
+    pub(crate) fn new(refusals: Refusals) -> Self {
+        Self { places: Arc::new(Semaphore::new(POD_LOOKUPS_MAX)), refusals }
     }
 }
 
@@ -95,7 +102,12 @@ impl Resolver {
     }
 
     fn new(source: Source, lookups_max: usize) -> Self {
-        Self { source, lookups: Shares::new(lookups_max), cache: Cache::default() }
+        let certain = Certain { each: 1, all: lookups_max / CERTAIN_PART };
+        Self {
+            source,
+            lookups: Shares::with_certain(What::Lookups, lookups_max, certain),
+            cache: Cache::default(),
+        }
     }
 
     /// Lookups that are under way, and what is remembered of those before.
@@ -130,8 +142,11 @@ impl Resolver {
         }
         let lookup = async {
             let gone = |_| NetError::NameTemporarilyUnknown;
-            let _of_pod = pod.0.acquire().await.map_err(gone)?;
-            let _of_node = self.lookups.take(holder).ok_or(NetError::NameTemporarilyUnknown)?;
+            let _of_pod = pod.places.acquire().await.map_err(gone)?;
+            let _of_node = self.lookups.take(holder).map_err(|refused| {
+                pod.refusals.note(holder, refused);
+                NetError::NameTemporarilyUnknown
+            })?;
             // Polled where I/O is done, and ended with this future.
             let (mut asking, name) = (JoinSet::new(), name.to_owned());
             asking.spawn_on(async move { ask_all(&system.servers, &name, family).await }, runtime);

@@ -6,6 +6,7 @@ use crate::place::{Destination, Hop, Target};
 use crate::policy::Policy;
 use crate::tables::{Service, Tables};
 use coracle_wasi_host::net::NetError;
+use coracle_wasi_host::refusals::What;
 use coracle_wasi_host::serving::source_of;
 use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use parking_lot::Mutex;
@@ -122,7 +123,7 @@ struct Affinity {
 impl Default for Balancer {
     fn default() -> Self {
         let affinities = Affinities { by_service: HashMap::new(), swept: Instant::now() };
-        Self { places: Shares::new(AFFINITIES_MAX), affinities: Mutex::new(affinities) }
+        Self { places: Shares::new(What::Remembered, AFFINITIES_MAX), affinities: Mutex::new(affinities) }
     }
 }
 
@@ -190,7 +191,7 @@ impl Balancer {
         if affinities.clients_of(name) >= free.div_ceil(2) {
             return None;
         }
-        self.places.take(&Holder { namespace: service.namespace.clone(), pod: None })
+        self.places.take(&Holder { namespace: service.namespace.clone(), pod: None }).ok()
     }
 
     /// Forgets the clients of those of these services that are gone, or have no affinity any more.

@@ -1,5 +1,6 @@
 //! What can be done without: who finds no room for something new gives up what it used longest ago.
 
+use coracle_wasi_host::refusals::Refused;
 use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,22 +53,22 @@ impl<K: Clone> Spare<K> {
 }
 
 /// A place on an account for something new: one that is free, or is once `sweep` has looked for what is over, or once
-/// `give_up` has dropped as much of what can be done without as it takes. None where it has nothing more to drop.
+/// `give_up` has dropped as much of what can be done without as it takes. Refused where it has nothing more to drop.
 pub(crate) fn place<S>(
     places: &Arc<Shares>,
     holder: &Holder,
     state: &mut S,
     sweep: impl FnOnce(&mut S),
     mut give_up: impl FnMut(&mut S) -> Option<()>,
-) -> Option<Permit> {
-    if let Some(free) = places.take(holder) {
-        return Some(free);
+) -> Result<Permit, Refused> {
+    if let Ok(free) = places.take(holder) {
+        return Ok(free);
     }
     sweep(state);
     loop {
         match places.take(holder) {
-            Some(free) => return Some(free),
-            None => give_up(state)?,
+            Err(refused) => give_up(state).ok_or(refused)?,
+            free => return free,
         }
     }
 }

@@ -18,6 +18,7 @@ pub(crate) use server::{Arrivals, Arrived, NEWCOMERS, Reception, serve};
 pub(crate) use wire::{Datagram, Opening};
 
 use arc_swap::ArcSwap;
+use coracle_wasi_host::shares::Certain;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,8 +53,12 @@ const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Bytes of the head of one request or answer, reckoned as RFC 9113 has it: two addresses and a word.
 const HEAD_BYTES_MAX: u32 = 2 * 1024;
 
+/// Streams to another node that its peers' pods share, and those that a pod has for certain beside them.
+const STREAMS_SHARED: usize = 4096;
+const STREAMS_CERTAIN: Certain = Certain { each: 2, all: 2048 };
+
 /// Streams open at once on one connection.
-const STREAMS_MAX: u32 = 4096;
+const STREAMS_MAX: u32 = (STREAMS_SHARED + STREAMS_CERTAIN.all) as u32;
 
 /// How often a peer is asked whether it lives.
 const PING_EVERY: Duration = Duration::from_millis(500);

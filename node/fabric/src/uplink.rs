@@ -20,7 +20,8 @@ pub(crate) struct PodUplink {
 
 impl PodUplink {
     pub(crate) fn new(inner: Arc<Inner>, namespace: &str) -> Self {
-        Self { inner, namespace: namespace.into(), lookups: PodLookups::default() }
+        let lookups = PodLookups::new(inner.refusals().clone());
+        Self { inner, namespace: namespace.into(), lookups }
     }
 
     /// The pod, if `from` is its own.

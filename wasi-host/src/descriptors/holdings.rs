@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Claim;
+use crate::refusals::{Bound, Refused, What};
 use crate::serving::source_of;
 
 /// The part of a share that the node's listeners leave to services', and those to the node's.
@@ -85,6 +86,26 @@ impl Holdings {
         Ok(())
     }
 
+    /// What is said where somebody has all that he may have.
+    pub(super) fn refused(&self, what: What, sated: Sated, claim: &Claim) -> Refused {
+        let (size, free) = (self.size, self.size - self.all);
+        let lane_max = size - size / KEPT_PART;
+        let of_share = |bound, held, limit| Refused::of_share(what, bound, held, limit, size);
+        match (sated, &claim.namespace) {
+            (Sated::All, _) => of_share(Bound::Node, self.all, size),
+            (Sated::Lane, Some(_)) => of_share(Bound::Node, self.of_services, lane_max),
+            (Sated::Lane, None) => of_share(Bound::Node, self.all - self.of_services, lane_max),
+            (Sated::Source(source), _) => {
+                of_share(Bound::Caller, self.sources.get(&source).copied().unwrap_or(0), free)
+            }
+            (Sated::Namespace, namespace) => {
+                let own = namespace.as_ref().and_then(|namespace| self.namespaces.get(namespace));
+                let free = lane_max.saturating_sub(self.of_services);
+                of_share(Bound::Namespace, own.copied().unwrap_or(0), free)
+            }
+        }
+    }
+
     pub(super) fn give_back(&mut self, claim: &Claim) {
         self.all -= 1;
         if let Some(source) = claim.source.map(source_of) {
@@ -150,6 +171,28 @@ mod tests {
         assert!(
             held.all == 0 && held.of_services == 0 && held.namespaces.is_empty() && held.sources.is_empty()
         );
+    }
+
+    #[test]
+    fn a_refusal_says_whose_bound_it_was() {
+        let mut held = Holdings::new(8);
+        let of_services = fill(&mut held, [claim(1, Some("a"))]);
+        let refused = |sated, claim: &Claim| held.refused(What::ClientDescriptors, sated, claim).to_string();
+        let one = claim(1, Some("a"));
+        assert_eq!(of_services.len(), 3);
+        assert_eq!(
+            refused(Sated::Namespace, &one),
+            "open files for clients: the namespace holds 3 of this node's 8 and may hold 3 by what is free of them now; have \
+             the namespace's other pods hold less, or add a node"
+        );
+        let source = [198, 51, 100, 1].into();
+        assert!(
+            refused(Sated::Source(source), &one)
+                .contains("the caller, or the pods of its namespace, hold 3 of 8")
+        );
+        assert!(refused(Sated::Lane, &one).contains("all pods of this node hold 3 of its 8"));
+        assert!(refused(Sated::Lane, &claim(2, None)).contains("all pods of this node hold 0 of its 8"));
+        assert!(refused(Sated::All, &one).contains("all pods of this node hold 3 of its 8"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
 use super::found::{Found, found};
 use crate::ledger::{self, Bound, Charge, Holding, Refused};
+use crate::refusals::What;
 
 /// Bytes that a name in a directory, with what it stands for, counts as.
 pub(crate) const ENTRY_BYTES: u64 = 4 << 10;
@@ -131,7 +132,16 @@ impl Usage {
         let all = held.charge.amount().saturating_add(bytes);
         let limit = self.bytes_max.unwrap_or(BYTES_MAX).min(BYTES_MAX);
         let grown = if all > limit {
-            Err(Refused { holding: Holding::Disk, bound: Bound::Volume, limit })
+            let refused = Refused {
+                what: What::Disk,
+                bound: Bound::Volume,
+                held: held.charge.amount(),
+                asked: bytes,
+                limit,
+                all: limit,
+            };
+            held.charge.account().note(refused);
+            Err(refused)
         } else {
             held.charge.grow(bytes)
         };

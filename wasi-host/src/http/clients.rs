@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::refusals::{Bound, Refused, What};
 use crate::serving::source_of;
 use crate::shares::give_back;
 
@@ -48,12 +49,22 @@ impl Clients {
         client: IpAddr,
         namespace: Option<Arc<str>>,
         could_begin: impl FnOnce() -> usize,
-    ) -> Option<UnderWay> {
+    ) -> Result<UnderWay, Refused> {
         let client = source_of(client);
         let most = self.under_way.lock().most_of(client, namespace.as_ref());
         // Not under the lock: who looks at the instances waits for locks under which requests are dropped.
-        if most >= FREE && most >= could_begin() {
-            return None;
+        if most >= FREE {
+            let could_begin = could_begin();
+            if most >= could_begin {
+                let limit = could_begin.max(FREE);
+                return Err(Refused::of_share(
+                    What::Requests,
+                    Bound::Caller,
+                    most,
+                    limit,
+                    most + could_begin,
+                ));
+            }
         }
         let mut under_way = self.under_way.lock();
         *under_way.clients.entry(client).or_default() += 1;
@@ -61,7 +72,7 @@ impl Clients {
             *under_way.namespaces.entry(namespace.clone()).or_default() += 1;
         }
         drop(under_way);
-        Some(UnderWay { clients: Arc::clone(self), client, namespace })
+        Ok(UnderWay { clients: Arc::clone(self), client, namespace })
     }
 }
 
@@ -93,14 +104,14 @@ mod tests {
         let clients = Arc::new(Clients::default());
         let (all, other) = (100, IpAddr::from([10, 0, 0, 2]));
         let mut held = Vec::new();
-        while let Some(one) = clients.begin([10, 0, 0, 1].into(), None, || all - held.len()) {
+        while let Ok(one) = clients.begin([10, 0, 0, 1].into(), None, || all - held.len()) {
             held.push(one);
         }
         assert_eq!(held.len(), all / 2);
         let others: Vec<_> = (0..all / 4).map(|_| clients.begin(other, None, || all / 2)).collect();
-        assert!(others.iter().all(Option::is_some));
+        assert!(others.iter().all(Result::is_ok));
         // A few are never refused here.
-        assert!(clients.begin([10, 0, 0, 3].into(), None, || 0).is_some());
+        assert!(clients.begin([10, 0, 0, 3].into(), None, || 0).is_ok());
         drop((held, others));
         assert!(clients.under_way.lock().clients.is_empty());
     }
@@ -114,7 +125,7 @@ mod tests {
             let before = held.len();
             for pod in 0..10 {
                 let begin = |free| clients.begin([10, 0, 0, pod].into(), namespace.map(Into::into), || free);
-                while let Some(one) = begin(all.saturating_sub(held.len())) {
+                while let Ok(one) = begin(all.saturating_sub(held.len())) {
                     held.push(one);
                 }
             }

@@ -15,6 +15,7 @@ use crate::executor::{JoinError, JoinHandle};
 use crate::exit;
 use crate::net::HttpBody;
 use crate::sandbox::StartError;
+use crate::seats::NoSeat;
 
 type Served = Result<(), HttpError>;
 
@@ -83,6 +84,7 @@ async fn serve(server: &Server, call: Call) -> Served {
         (false, true) => share.take_beside_first(),
         (false, false) => share.take(),
     };
+    let seat = seat.inspect_err(|NoSeat(refused)| server.sandbox.account.note(*refused));
     let mut store = match seat.map_err(StartError::from).and_then(|seat| server.sandbox.store(seat)) {
         Ok(store) => store,
         Err(error) => {

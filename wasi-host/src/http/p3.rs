@@ -23,7 +23,8 @@ use crate::executor::JoinHandle;
 use crate::exit;
 use crate::linker::{State, make_room_for_tasks};
 use crate::net::HttpBody;
-use crate::seats::Seat;
+use crate::refusals::{Bound, Refused, What};
+use crate::seats::{NoSeat, Seat};
 use crate::serving::PROBES_MAX;
 
 /// Requests that one instance serves in its life, and how many fewer it may be.
@@ -168,15 +169,16 @@ fn dispatch(server: &Arc<Server>, mut call: Call, deadline: Instant, again: bool
                 (worker, false)
             }
             _ if workers.len() >= WORKERS_MAX => {
-                call.refuse(unavailable("all instances are busy"));
+                let busy = Refused::full(What::Instances, Bound::Container, WORKERS_MAX);
+                call.refuse(HttpError::Unavailable { reason: server.refused(busy) });
                 return None;
             }
             least => match server.sandbox.share.take() {
                 Ok(seat) => (spawn(server, seat, deadline), true),
-                Err(full) => match least {
+                Err(NoSeat(full)) => match least {
                     Some(worker) if worker.waiting.load(Ordering::SeqCst) < concurrent_max => (worker, false),
                     _ => {
-                        call.refuse(HttpError::Unavailable { reason: full.to_string() });
+                        call.refuse(HttpError::Unavailable { reason: server.refused(full) });
                         return None;
                     }
                 },

@@ -1,5 +1,6 @@
 //! The account of a pod or of one of its containers.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -9,8 +10,10 @@ use parking_lot::Mutex;
 use super::shared::Tenant;
 use super::{
     Bound, Charge, DISK_BLOCK, DISK_GUARANTEED, HEAP_BLOCK, HEAP_GUARANTEED, HOLDINGS, Holding, OTHERS_LEAVE,
-    OTHERS_LEAVE_PART, PodBounds, Refused, heap_max,
+    OTHERS_LEAVE_PART, PodBounds, Refused, What, heap_max,
 };
+use crate::refusals::Refusals;
+use crate::shares::Holder;
 
 /// Bytes that are not counted one by one: they are part of what holds them.
 const BYTES_FREE: usize = 2 << 10;
@@ -26,6 +29,8 @@ pub(crate) struct Account {
     exceeded: AtomicBool,
     /// Why a guest was last given no more, for the message that tells of it.
     refusal: Mutex<Option<Refused>>,
+    /// The first address of the pod, by which it is known who is refused something.
+    address: Mutex<Option<IpAddr>>,
 }
 
 #[derive(Debug)]
@@ -69,6 +74,7 @@ impl Account {
             parent,
             exceeded: AtomicBool::new(false),
             refusal: Mutex::default(),
+            address: Mutex::default(),
         })
     }
 
@@ -86,7 +92,12 @@ impl Account {
         amount: u64,
     ) -> Result<Charge, Refused> {
         if !self.leaves_some(holding, amount) {
-            return Err(Refused { holding, bound: self.bound(), limit: self.limit(holding) });
+            let (held, all) = (self.held(holding), self.limit(holding));
+            let limit = all - all / OTHERS_LEAVE_PART;
+            let refused =
+                Refused { what: holding.into(), bound: Bound::Caller, held, asked: amount, limit, all };
+            self.note(refused);
+            return Err(refused);
         }
         self.charge(holding, amount)
     }
@@ -157,6 +168,31 @@ impl Account {
         *self.refusal.lock()
     }
 
+    /// The account is that of the pod with this address, or of one of its containers.
+    pub(crate) fn set_address(&self, address: Option<IpAddr>) {
+        *self.address.lock() = address;
+    }
+
+    /// Has the pod's owner told that something was refused, of this account's or of what else is the pod's.
+    #[cold]
+    pub(crate) fn note(&self, refused: Refused) {
+        let (refusals, holder) = self.teller();
+        // A container that goes over its own limit of memory ends for it, which its status says.
+        if refused.what != What::Memory || refused.is_of_all() {
+            refusals.note(&holder, refused);
+        }
+    }
+
+    fn teller(&self) -> (&Refusals, Holder) {
+        match &self.parent {
+            Parent::Pod(pod) => pod.teller(),
+            Parent::Tenant(tenant) => {
+                let holder = Holder { namespace: Arc::clone(tenant.name()), pod: *self.address.lock() };
+                (tenant.refusals(), holder)
+            }
+        }
+    }
+
     /// The same bytes, held on this account until the last part of them is dropped, wherever they are by then. Few bytes are
     /// not worth it.
     pub(crate) fn hold_bytes(self: &Arc<Account>, bytes: Bytes) -> Bytes {
@@ -174,7 +210,8 @@ impl Account {
         let admitted = gauge.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
             held.checked_add(amount).filter(|held| *held <= limit)
         });
-        let before = admitted.map_err(|_| Refused { holding, bound, limit })?;
+        let refused = |held| Refused { what: holding.into(), bound, held, asked: amount, limit, all: limit };
+        let before = admitted.map_err(refused)?;
         match &self.parent {
             Parent::Pod(pod) => pod.take(holding, amount).inspect_err(|_| {
                 gauge.held.fetch_sub(amount, Ordering::Relaxed);

@@ -30,7 +30,7 @@ impl Charge {
 
     /// So much more. A refusal changes nothing.
     pub(crate) fn grow(&mut self, more: u64) -> Result<(), Refused> {
-        self.account.take(self.holding, more)?;
+        self.account.take(self.holding, more).inspect_err(|refused| self.account.note(*refused))?;
         self.amount += more;
         Ok(())
     }

@@ -7,6 +7,8 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::{Bound, HOLDINGS, Holding, NodeBounds, Refused};
+use crate::refusals::Refusals;
+use crate::shares::parts;
 
 /// Bytes of what all share that no namespace is blamed for, however many there are.
 const LITTLE_BYTES: u64 = 1 << 20;
@@ -28,6 +30,7 @@ pub(super) struct Shared {
     memory_kept: Mutex<u64>,
     /// Looked at when a pod is made, and at no charge.
     tenants: Mutex<HashMap<Arc<str>, Weak<Tenant>>>,
+    refusals: Refusals,
 }
 
 impl Shared {
@@ -35,8 +38,8 @@ impl Shared {
         let limits = [bounds.memory.unwrap_or(LIMIT_MAX), bounds.heap, bounds.files, LIMIT_MAX];
         let limits = limits.map(|limit| AtomicU64::new(limit.min(LIMIT_MAX)));
         let (files_guaranteed, held) = (bounds.files_guaranteed, Default::default());
-        let (memory_kept, tenants) = Default::default();
-        Arc::new(Shared { limits, files_guaranteed, held, memory_kept, tenants })
+        let (memory_kept, tenants, refusals) = Default::default();
+        Arc::new(Shared { limits, files_guaranteed, held, memory_kept, tenants, refusals })
     }
 
     /// The account of a Kubernetes namespace, which lasts as long as its pods.
@@ -49,6 +52,10 @@ impl Shared {
         let tenant = Arc::new(tenant);
         tenants.insert(Arc::clone(name), Arc::downgrade(&tenant));
         tenant
+    }
+
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     pub(super) fn held(&self, holding: Holding) -> u64 {
@@ -86,21 +93,26 @@ pub(super) struct Tenant {
 impl Tenant {
     /// Takes so much more of the node's part for a pod that holds `of_pod` of it.
     pub(super) fn take(&self, holding: Holding, amount: u64, of_pod: u64) -> Result<(), Refused> {
-        let limit = self.shared.limit(holding);
-        if amount > limit {
-            return Err(Refused { holding, bound: Bound::Node, limit });
+        let all = self.shared.limit(holding);
+        let held = self.shared.held(holding);
+        let mut refused =
+            Refused { what: holding.into(), bound: Bound::Node, held, asked: amount, limit: all, all };
+        if amount > all {
+            return Err(refused);
         }
         // Of what is refused only the namespace that asks for it notices anything.
         let of_namespace = self.own(holding).fetch_add(amount.cast_signed(), Ordering::Relaxed);
         let of_namespace = of_namespace.max(0).cast_unsigned();
-        let mut refused = Refused { holding, bound: Bound::Node, limit };
         let taken = self.node(holding).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
-            let free = limit.saturating_sub(held.max(0).cast_unsigned());
-            let (namespace, pod) = share(free);
-            (refused.bound, refused.limit) = match () {
-                () if amount > free => (Bound::Node, limit),
-                () if of_namespace.saturating_add(amount) > namespace => (Bound::Namespace, namespace),
-                () if of_pod.saturating_add(amount) > pod => (Bound::PodShare, pod),
+            let of_all = held.max(0).cast_unsigned();
+            let free = all.saturating_sub(of_all);
+            let (namespace, pod) = parts(free);
+            (refused.bound, refused.held, refused.limit) = match () {
+                () if amount > free => (Bound::Node, of_all, all),
+                () if of_namespace.saturating_add(amount) > namespace => {
+                    (Bound::Namespace, of_namespace, namespace)
+                }
+                () if of_pod.saturating_add(amount) > pod => (Bound::PodShare, of_pod, pod),
                 () => return held.checked_add_unsigned(amount),
             };
             None
@@ -116,7 +128,7 @@ impl Tenant {
     pub(super) fn is_pressed(&self, holding: Holding, of_pod: u64) -> bool {
         let limit = self.shared.limit(holding);
         let free = limit.saturating_sub(self.shared.held(holding));
-        let (namespace, pod) = share(free);
+        let (namespace, pod) = parts(free);
         free == 0 || present(self.own(holding)) > namespace || of_pod > pod
     }
 
@@ -172,6 +184,14 @@ impl Tenant {
         self.shared.files_guaranteed
     }
 
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.shared.refusals
+    }
+
     fn node(&self, holding: Holding) -> &AtomicI64 {
         &self.shared.held[holding as usize]
     }
@@ -189,11 +209,6 @@ impl Drop for Tenant {
             tenants.remove(&self.name);
         }
     }
-}
-
-/// What a namespace and a pod may hold of what was free before they asked.
-fn share(free: u64) -> (u64, u64) {
-    (free, free.div_ceil(2))
 }
 
 fn present(held: &AtomicI64) -> u64 {

@@ -36,8 +36,12 @@ fn each_bound_is_named_that_refuses() {
     assert_eq!((beyond.bound, beyond.limit), (Bound::Node, 100 * MIB));
     let limited = ledger.pod(&"a".into(), Some(MIB));
     let (held, refused) = fill(&limited.container(None), Holding::Heap, MIB);
-    assert_eq!(refused, Refused { holding: Holding::Heap, bound: Bound::Pod, limit: HEAP_MIN });
-    assert_eq!(refused.to_string(), "this pod may hold 33554432 bytes of the host's memory");
+    assert_eq!((refused.what, refused.bound, refused.limit), (What::Heap, Bound::Pod, HEAP_MIN));
+    assert_eq!(
+        refused.to_string(),
+        "the host's memory: the pod holds 33554432 of the 33554432 bytes that it may, and 1048576 more were asked for; close \
+         connections, bodies and handles that are not needed, or raise resources.limits.memory, which this bound follows"
+    );
     drop(held);
     let container = pod(&ledger, "a").container(Some(20 * MIB));
     assert_eq!(fill(&container, Holding::Heap, MIB).1.bound, Bound::Container);

@@ -7,6 +7,7 @@
 //! [`Budget::room`].
 
 use super::seat::Budget;
+use crate::refusals::{Bound, Refused, What};
 use crate::serving::source_of;
 use crate::shares::give_back;
 use std::collections::HashMap;
@@ -90,15 +91,15 @@ pub(crate) struct Callers {
 }
 
 impl Callers {
-    /// Counts one more connection of the caller, of a pod with `sockets_max` of which so many are free; false where it
-    /// has its share.
-    pub(crate) fn admit(&mut self, caller: &Caller, sockets_max: usize, free: usize) -> bool {
+    /// Counts one more connection of the caller, of a pod with `sockets_max` of which so many are free, unless it has its
+    /// share.
+    pub(crate) fn admit(&mut self, caller: &Caller, sockets_max: usize, free: usize) -> Result<(), Refused> {
         let others_max = sockets_max - sockets_max / OWN_PART;
         let free = if caller.is_other() { free.min(others_max - self.others.min(others_max)) } else { free };
         let of_source = caller.source().map(|source| held(&self.sources, &source));
         let of_namespace = caller.namespace().map(|namespace| held(&self.namespaces, namespace));
-        if of_source.into_iter().chain(of_namespace).any(|own| own >= free) {
-            return false;
+        if let Some(own) = of_source.into_iter().chain(of_namespace).find(|own| *own >= free) {
+            return Err(Refused::of_share(What::Sockets, Bound::Caller, own, free, sockets_max));
         }
         self.others += usize::from(caller.is_other());
         if let Some(source) = caller.source() {
@@ -107,7 +108,7 @@ impl Callers {
         if let Some(namespace) = caller.namespace() {
             *self.namespaces.entry(namespace.clone()).or_default() += 1;
         }
-        true
+        Ok(())
     }
 
     /// One that was counted is gone.

@@ -4,7 +4,8 @@ use super::NetError;
 use super::buffers::Standing;
 use super::callers::{Caller, Callers};
 use super::pipe::Pipe;
-use crate::ledger::{Account, Charge, Holding, Refused};
+use crate::ledger::{Account, Bound, Charge, Holding, Refused};
+use crate::refusals::What;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -151,6 +152,14 @@ impl Budget {
             || self.account.get().is_some_and(|account| account.is_pressed(Holding::Heap))
     }
 
+    /// Has the owner of the pod told of what it was refused, where there is one.
+    #[cold]
+    fn note(&self, refused: Refused) {
+        if let Some(account) = self.account.get() {
+            account.note(refused);
+        }
+    }
+
     /// Something of so many bytes that is kept for the pod and is not in a pipe; a charge of nothing before there is a pod.
     pub(crate) fn hold(&self, bytes: u64) -> Result<Option<Charge>, Refused> {
         self.account.get().map(|account| account.charge(Holding::Heap, bytes)).transpose()
@@ -206,7 +215,10 @@ impl Seats {
     fn seat(self: &Arc<Self>, sockets_max: usize, charge: Option<Charge>) -> Result<Seat, NetError> {
         let one_more = |taken| (taken < sockets_max).then_some(taken + 1);
         let taken = self.taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more);
-        taken.map_err(|_| NetError::TooManySockets)?;
+        taken.map_err(|_| {
+            self.budget.note(Refused::full(What::Sockets, Bound::Pod, sockets_max));
+            NetError::TooManySockets
+        })?;
         Ok(Seat { seats: self.clone(), connection: None, caller: Caller::Own, _charge: charge })
     }
 
@@ -233,7 +245,9 @@ impl Seats {
         let charge = charge.map_err(|_| NetError::TooManySockets)?;
         let mut callers = self.callers.lock();
         let free = self.sockets_max.saturating_sub(self.count());
-        if !callers.admit(caller, self.sockets_max, free) {
+        if let Err(refused) = callers.admit(caller, self.sockets_max, free) {
+            drop(callers);
+            self.budget.note(refused);
             return Err(NetError::TooManySockets);
         }
         match self.seat(self.sockets_max, charge) {

@@ -117,11 +117,11 @@ impl<T> Namespace<T> {
             let Some(pod) = self.turns.front().copied() else { break };
             let permit = match shares.ask(&Holder { namespace: name.clone(), pod }) {
                 Ok(permit) => permit,
-                Err(Sated::Pod) => {
+                Err((Sated::Pod, _)) => {
                     self.turns.rotate_left(1);
                     continue;
                 }
-                Err(sated) => return Err(sated),
+                Err((sated, _)) => return Err(sated),
             };
             self.turns.pop_front();
             let line = self.pods.get_mut(&pod);

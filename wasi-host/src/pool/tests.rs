@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use futures::FutureExt as _;
 
 use super::*;
+use crate::shares::Certain;
 
 fn holder(namespace: &str, pod: u8) -> Holder {
     Holder { namespace: namespace.into(), pod: Some([10, 128, 0, pod].into()) }
@@ -123,7 +124,7 @@ async fn a_pool_that_goes_frees_what_waits() {
 
 #[test]
 fn namespaces_and_pods_take_turns() {
-    let mut lines = Lines::new(Shares::new(1_000));
+    let mut lines = Lines::new(Shares::new(What::Calls, 1_000));
     for number in 0..100 {
         lines.join(&holder("a", 1), number, "a1");
     }
@@ -140,9 +141,9 @@ fn namespaces_and_pods_take_turns() {
 
 #[test]
 fn who_has_a_share_is_passed_over() {
-    let shares = Shares::new(12);
+    let shares = Shares::new(What::Calls, 12);
     let mut lines = Lines::new(Arc::clone(&shares));
-    let held: Vec<_> = std::iter::from_fn(|| shares.take(&holder("a", 1))).collect();
+    let held: Vec<_> = std::iter::from_fn(|| shares.take(&holder("a", 1)).ok()).collect();
     lines.join(&holder("a", 1), 0, "sated");
     lines.join(&holder("a", 2), 1, "a2");
     lines.join(&holder("b", 3), 2, "b3");
@@ -158,6 +159,43 @@ fn who_has_a_share_is_passed_over() {
     lines.join(&holder("c", 4), 3, "given up");
     assert_eq!(lines.leave(&holder("c", 4), 3), Some("given up"));
     assert_eq!((lines.len(), lines.namespaces()), (0, 0), "nothing is left of those who waited");
+}
+
+#[test]
+fn who_has_a_share_is_passed_over_where_something_is_certain() {
+    let shares = Shares::with_certain(What::Calls, 2, Certain { each: 1, all: 4 });
+    let mut lines = Lines::new(Arc::clone(&shares));
+    let mut held: Vec<_> = ["a", "x"]
+        .iter()
+        .flat_map(|name| std::iter::from_fn(|| shares.take(&holder(name, 1)).ok()))
+        .collect();
+    assert_eq!(held.len(), 4, "all that is shared, and what is certain of each");
+    // The pod that holds the namespace's place is passed over, and not the next of the namespace.
+    for (number, (name, pod)) in [("a", 1), ("a", 2), ("x", 1), ("b", 3), ("c", 4)].into_iter().enumerate() {
+        lines.join(&holder(name, pod), number as u64, number);
+    }
+    let mut order = Vec::new();
+    while let Some((place, what)) = lines.next() {
+        held.push(place);
+        order.push(what);
+    }
+    assert_eq!((order, shares.held()), (vec![1, 3], shares.size()));
+    drop(held);
+    let rest: Vec<_> = std::iter::from_fn(|| lines.next()).map(|(_, what)| what).collect();
+    assert_eq!(rest.len(), 3);
+}
+
+#[tokio::test]
+async fn a_pod_whose_neighbours_have_all_threads_wait_for_ever_has_one_of_its_own() {
+    let shares = Shares::with_certain(What::Calls, 8, Certain { each: 1, all: 16 });
+    let pool = Pool::with("test", shares, 0);
+    let greedy: Vec<_> = (0..6).map(|at| stuck(&pool, &holder(&at.to_string(), 1), 20)).collect();
+    assert_eq!(pool.running(), 8 + 6, "all that is shared, and one each");
+    for pod in 1..4 {
+        assert_eq!(soon(pool.call(&holder("modest", pod), || 7)).await, Ok(7));
+    }
+    drop(greedy);
+    until(|| pool.running() == 0).await;
 }
 
 #[test]

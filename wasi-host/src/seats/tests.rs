@@ -32,7 +32,7 @@ fn one_pod_and_one_namespace_leave_seats_for_others() {
     let (greedy, other) = (namespace("greedy"), namespace("other"));
     let pod = seats.pod(&greedy);
     let (alone, full) = fill(&pod, 1);
-    assert_eq!((alone.len(), full.bound), (350, SeatBound::Pod), "a pod has at most half of 700");
+    assert_eq!((alone.len(), full.0.bound), (350, Bound::PodShare), "a pod has at most half of 700");
     let mut pods = Vec::new();
     let full = loop {
         let pod = seats.pod(&greedy);
@@ -41,7 +41,7 @@ fn one_pod_and_one_namespace_leave_seats_for_others() {
             Err(full) => break full,
         }
     };
-    assert_eq!(full.bound, SeatBound::Namespace);
+    assert_eq!(full.0.bound, Bound::Namespace);
     assert_eq!(alone.len() + pods.len(), 525, "a namespace has at most three quarters");
     // However many come, each finds something.
     let more: Vec<_> = (0..3)
@@ -75,12 +75,12 @@ fn requests_of_one_take_no_seat_that_others_need() {
     let greedy_pod = seats.pod(&greedy);
     let one = greedy_pod.admit(1).expect("room");
     let (flood, full) = requests(&one);
-    assert_eq!(full.bound, SeatBound::Container);
+    assert_eq!(full.0.bound, Bound::Container);
     assert!(flood.len() > 150 && flood.len() < 201, "{}", flood.len());
     // More containers of the pod, more pods of the namespace.
     let second = greedy_pod.admit(1).expect("room");
     let (of_pod, full) = requests(&second);
-    assert_eq!(full.bound, SeatBound::Pod);
+    assert_eq!(full.0.bound, Bound::PodShare);
     let mut all: Vec<_> = flood.into_iter().chain(of_pod).collect();
     let shares: Vec<_> = (0..8).map(|_| seats.pod(&greedy).admit(1).expect("room")).collect();
     for share in &shares {
@@ -128,7 +128,7 @@ fn who_found_no_seat_is_told_when_one_gets_free() {
     let mut freed = seats.freed();
     let pod = seats.pod(&namespace("a"));
     let (mut held, full) = fill(&pod, 2);
-    assert_eq!(full.bound, SeatBound::Pod);
+    assert_eq!(full.0.bound, Bound::PodShare);
     assert!(!freed.has_changed().expect("open"));
     held.pop();
     assert!(freed.has_changed().expect("open"));
@@ -154,7 +154,7 @@ fn a_start_that_requests_hold_up_is_told_of_the_end_of_one() {
             Err(full) => break full,
         }
     };
-    assert_eq!(full.bound, SeatBound::Requests);
+    assert_eq!(full.0.bound, Bound::Node);
     assert!(starts.len() > 4, "some are kept for starts: {}", starts.len());
     let passing = flood.iter().rposition(|seat| !seat.is_first()).expect("there are many");
     drop(flood.remove(passing));

@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::refusals::{Bound, Refused, What};
 use crate::shares::give_back;
 
 use super::{GATEWAY_WINDOW_BYTES, GIVEN_UP_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT, IDLE_TIMEOUT};
@@ -192,17 +193,6 @@ pub struct InFlight {
 struct Task {
     seat: Arc<Seat>,
     answered: AtomicBool,
-}
-
-/// Why a request is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TooMany {
-    /// Its source has its share under way.
-    OfThisSource,
-    /// The pods of its namespace have theirs.
-    OfItsNamespace,
-    /// All have together.
-    OfAll,
 }
 
 impl Places {
@@ -409,22 +399,23 @@ impl Place {
     }
 
     /// Something begins on the connection: from now on it keeps its place.
-    pub fn begin(&self) -> Result<InFlight, TooMany> {
+    pub fn begin(&self) -> Result<InFlight, Refused> {
         let seat = &self.seat;
         let bounds = &seat.shared.bounds;
         let mut state = seat.shared.state.lock();
         let own = state.sources.get(&seat.client.source).map_or(0, |own| own.requests);
         if seat.shares && own >= bounds.requests_per_source_max {
-            return Err(TooMany::OfThisSource);
+            let (limit, all) = (bounds.requests_per_source_max, bounds.requests_max);
+            return Err(Refused::of_share(What::Requests, Bound::Caller, own, limit, all));
         }
         let free = bounds.requests_max.saturating_sub(state.requests);
         if free == 0 {
-            return Err(TooMany::OfAll);
+            return Err(Refused::full(What::Requests, Bound::Port, bounds.requests_max));
         }
         let of_namespace =
             seat.client.namespace.as_ref().and_then(|namespace| state.namespaces.get(namespace));
-        if of_namespace.is_some_and(|held| held.requests >= free) {
-            return Err(TooMany::OfItsNamespace);
+        if let Some(own) = of_namespace.map(|held| held.requests).filter(|own| *own >= free) {
+            return Err(Refused::of_share(What::Requests, Bound::Caller, own, free, bounds.requests_max));
         }
         state.requests += 1;
         state.change(&seat.client, |own| own.requests += 1);

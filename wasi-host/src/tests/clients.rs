@@ -119,6 +119,25 @@ fn unfinished() -> Request<HttpBody> {
 }
 
 #[tokio::test]
+async fn who_is_refused_is_told_whose_bound_it_was_and_so_is_the_pods_owner() {
+    use http_body_util::BodyExt;
+
+    for (sample, request) in [("hello-http-p3", endless as fn() -> _), ("hello-http", unfinished)] {
+        let port = Port::of(sample).await;
+        let _greedy = port.fill(9, 1, request).await;
+        let refused = send(port.connect(9, 1).await, request()).await.await.expect("answered");
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE, "{sample}");
+        let text = refused.into_body().collect().await.expect("a body").to_bytes();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let expected = "requests under way: the caller, or the pods of its namespace, hold ";
+        assert!(text.starts_with(&format!("503 not serving: {expected}")), "{sample}: {text}");
+        let told = port.bench.host.refusals().next().await;
+        assert_eq!(&told[0].holder, port.pod.namespace().holder());
+        assert!(told.iter().any(|told| told.to_string().starts_with(expected)), "{sample}: {told:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_pods_of_another_namespace_leave_half_to_the_others() {
     let port = Port::of("hello-http-p3").await;
     let greedy = port.fill(9, 10, endless).await;

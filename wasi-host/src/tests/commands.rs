@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::{Entry, Exit, Mount, SeatBound, StartError};
+use crate::refusals::Bound;
+use crate::{Entry, Exit, Mount, StartError};
 
 #[tokio::test]
 async fn a_preview_1_module_writes_and_exits_with_its_code() {
@@ -156,8 +157,8 @@ async fn a_full_host_and_a_missing_mount_are_refused_with_the_reason() {
     // Half of what containers may have, so that others find some too.
     assert_eq!(containers.len(), 14);
     let StartError::NoSeat(full) = refused else { unreachable!("it has too many: {refused}") };
-    assert_eq!((full.bound, full.limit), (SeatBound::Pod, INSTANCES));
-    assert!(full.to_string().contains("spread them over several pods"), "{full}");
+    assert_eq!((full.0.bound, full.0.all), (Bound::PodShare, INSTANCES.into()));
+    assert!(full.to_string().contains("spread its containers over several pods"), "{full}");
     // Dropping the handles kills them and makes room.
     drop(containers);
     while bench.host.instances_free() < INSTANCES as usize {

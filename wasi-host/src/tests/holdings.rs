@@ -14,6 +14,9 @@ use crate::net::{HttpError, NetError, empty_body, full_body};
 
 const PORT: u16 = 8080;
 
+/// What is said where a small pod holds all that it may.
+const POD_HEAP: &str = " of the 33554432 bytes that it may";
+
 /// What pods as small as this may have the host hold is the least that any may.
 pub(super) const SMALL: PodLimits =
     PodLimits { cpu_weight: 0, cpu_quota: None, memory_bytes: Some(16 << 20), memory_requested: 0 };
@@ -202,7 +205,7 @@ async fn handles_are_charged_and_a_trap_says_whose_bound_it_was() {
     let (most, exit) = most_held(&pod, &container).await;
     assert!(most <= 32 << 20, "{most} bytes were held");
     let Exit::Trapped { message } = &exit else { panic!("{exit}") };
-    assert!(message.contains("this pod may hold 33554432 bytes of the host's memory"), "{message}");
+    assert!(message.contains(POD_HEAP), "{message}");
     drop(left);
     none_is_held(&pod).await;
 }
@@ -259,7 +262,7 @@ async fn streams_of_0_3_are_charged_and_a_trap_says_whose_bound_it_was() {
     left.shrink(1 << 20);
     let container = pod.start(bench.spec(artifact)).expect("there is room for one");
     let Exit::Trapped { message } = container.wait().await else { panic!("{:?}", container.exit()) };
-    assert!(message.contains("this pod may hold 33554432 bytes of the host's memory"), "{message}");
+    assert!(message.contains(POD_HEAP), "{message}");
     drop(left);
     none_is_held(&pod).await;
 }
@@ -302,7 +305,7 @@ async fn a_pod_that_holds_all_it_may_refuses_and_recovers() {
     let held = exhaust(pod.account());
     let refused = call(&pod, "/", Bytes::new()).await.expect_err("there is no room for an instance");
     let text = refused.to_string();
-    assert!(text.contains("this pod may hold 33554432 bytes of the host's memory"), "{text}");
+    assert!(text.contains(POD_HEAP), "{text}");
     let address = (pod.namespace().addresses()[0], PORT).into();
     assert_eq!(pod.namespace().connect(address).await.err(), Some(NetError::TooManySockets));
     drop(held);
@@ -463,4 +466,23 @@ async fn random_bytes_come_a_mebibyte_at_a_time_at_most() {
     assert_eq!(exit(1 << 20).await, Exit::Completed { code: 0 });
     let refused = exit((1 << 20) + 1).await;
     assert!(matches!(refused, Exit::Trapped { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn a_neighbour_that_holds_all_takes_no_socket_and_no_file_that_is_certain() {
+    let bench = Bench::new(1);
+    let neighbours: Vec<Pod> =
+        (0..60).map(|at| bench.pod_of(&format!("greedy-{at}"), PodLimits::default())).collect();
+    let _held: Vec<Charge> = neighbours.iter().map(|pod| exhaust(pod.account())).collect();
+    let mut files = Vec::new();
+    for pod in &neighbours {
+        let mut charge = Charge::nothing(pod.account(), Holding::Files);
+        while charge.grow(1).is_ok() {}
+        files.push(charge);
+    }
+    let pod = bench.pod(PodLimits::default());
+    let any = "0.0.0.0:0".parse().expect("an address");
+    let sockets: Vec<_> = std::iter::from_fn(|| pod.namespace().bind_udp(any).ok()).collect();
+    assert!(sockets.len() >= 256, "2 KiB each of what is certain: {}", sockets.len());
+    assert!(pod.account().charge(Holding::Files, pod.account().files_guaranteed()).is_ok());
 }

@@ -9,7 +9,8 @@ use http_body_util::{BodyExt, StreamBody};
 use super::*;
 use crate::ledger::{Charge, Holding};
 use crate::net::{Client, HttpBody, HttpError, empty_body};
-use crate::{Exit, Mount, NoSeat, PrepareError, SeatBound, StartError};
+use crate::refusals::Bound;
+use crate::{Exit, Mount, NoSeat, PrepareError, StartError};
 
 const PORT: u16 = 8080;
 
@@ -64,7 +65,7 @@ async fn a_namespace_that_starts_all_it_can_leaves_room_for_another_to_start_and
         }
         pods.push(pod);
     };
-    assert_eq!((full.bound, full.limit), (SeatBound::Namespace, INSTANCES));
+    assert_eq!((full.0.bound, full.0.all), (Bound::Namespace, INSTANCES.into()));
     assert_eq!(running.len(), bench.host.pods_max() as usize);
 
     let other = pod_of(&bench, "other");

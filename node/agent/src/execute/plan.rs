@@ -171,7 +171,10 @@ mod tests {
         executor.mount(pod.uid().clone(), "d", 1, inputs);
         match told.recv().await {
             Some(Event::Observed(Observation::MountFailed { message, .. })) => {
-                assert!(message.ends_with("this pod may hold 2097152 bytes of disk"), "{message}");
+                assert!(
+                    message.contains("disk: the pod holds 0 of the 2097152 bytes that it may"),
+                    "{message}"
+                );
             }
             other => panic!("it was mounted: {other:?}"),
         }

@@ -105,7 +105,7 @@ impl Queue {
             if self.bytes() >= QUEUE_BYTES_MAX {
                 return false;
             }
-            let Some(block) = writer.blocks.take(holder) else { return false };
+            let Ok(block) = writer.blocks.take(holder) else { return false };
             self.blocks.push(block);
         }
         true

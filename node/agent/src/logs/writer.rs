@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use coracle_wasi_host::shares::Shares;
+use coracle_wasi_host::{refusals::What, shares::Shares};
 use parking_lot::{Condvar, Mutex};
 
 use super::write::{BLOCK_BYTES, ContainerLog, Next};
@@ -27,7 +27,7 @@ pub(super) struct WriterQueue {
 
 impl Default for WriterQueue {
     fn default() -> Self {
-        let blocks = Shares::new(QUEUES_BYTES_MAX / BLOCK_BYTES);
+        let blocks = Shares::new(What::LogBlocks, QUEUES_BYTES_MAX / BLOCK_BYTES);
         Self { ready: Mutex::default(), changed: Condvar::default(), blocks }
     }
 }

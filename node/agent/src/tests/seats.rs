@@ -35,7 +35,7 @@ async fn a_pod_without_a_seat_waits_with_the_reason_and_runs_when_one_gets_free(
         .await;
     assert_eq!((&waiting["phase"], &first(&waiting)["restartCount"]), (&json!("Pending"), &json!(0)));
     let message = first(&waiting)["state"]["waiting"]["message"].as_str().unwrap();
-    assert!(message.contains("this namespace") && message.contains("add a node"), "{message}");
+    assert!(message.contains("the namespace holds ") && message.contains("add a node"), "{message}");
 
     // Another namespace is not concerned.
     let mut other = echo("other");

@@ -89,8 +89,10 @@ impl Forwarder {
     /// A part of all that may be under way: of the client and of the namespace that serves it, until the permit is dropped.
     fn permit(&self, client: IpAddr, service: &Service) -> Result<Permit, Fault> {
         let holder = Holder { namespace: service.namespace.clone(), pod: Some(source_of(client)) };
-        self.under_way.take(&holder).ok_or_else(|| {
-            let text = format!("too many requests to namespace {} are under way", service.entry.namespace);
+        self.under_way.take(&holder).map_err(|refused| {
+            let refused = refused.of_client();
+            self.fabric.refusals().note(&Holder { pod: None, ..holder }, refused);
+            let text = format!("namespace {}: {refused}", service.entry.namespace);
             (StatusCode::SERVICE_UNAVAILABLE, text)
         })
     }

@@ -3,6 +3,7 @@
 
 use crate::tables::Service;
 use coracle_wasi_host::net::HttpBody;
+use coracle_wasi_host::refusals::What;
 use coracle_wasi_host::serving::source_of;
 use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use hyper::client::conn::http1::SendRequest;
@@ -82,19 +83,19 @@ impl State {
     /// A place for one endpoint more.
     fn place(&mut self, places: &Arc<Shares>, namespace: &Arc<str>) -> Option<Permit> {
         let holder = Holder { namespace: namespace.clone(), pod: None };
-        let place = places.take(&holder);
+        let place = places.take(&holder).ok();
         if place.is_some() || self.swept.elapsed() < SWEEP_EVERY {
             return place;
         }
         self.close_idle();
-        places.take(&holder)
+        places.take(&holder).ok()
     }
 }
 
 impl Default for Pool {
     fn default() -> Self {
         let state = State { idle: HashMap::new(), swept: Instant::now(), sweeping: false };
-        Self { places: Shares::new(ENDPOINTS_MAX), state: Mutex::new(state) }
+        Self { places: Shares::new(What::Remembered, ENDPOINTS_MAX), state: Mutex::new(state) }
     }
 }
 

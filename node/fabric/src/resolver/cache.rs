@@ -5,6 +5,7 @@
 
 use super::Family;
 use crate::spare::{self, Spare};
+use coracle_wasi_host::refusals::What;
 use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -50,7 +51,7 @@ struct Answer {
 impl Default for Cache {
     fn default() -> Self {
         let state = State { answers: HashMap::new(), spare: Spare::default(), swept: Instant::now() };
-        Self { places: Shares::new(ANSWERS_MAX), state: Mutex::new(state) }
+        Self { places: Shares::new(What::Remembered, ANSWERS_MAX), state: Mutex::new(state) }
     }
 }
 
@@ -81,7 +82,7 @@ impl Cache {
         let key: Key = (name.into(), family);
         let mut state = self.state.lock();
         state.forget(&key);
-        let Some(place) =
+        let Ok(place) =
             spare::place(&self.places, holder, &mut *state, State::forget_old, |state| state.give_up(holder))
         else {
             return;

@@ -81,7 +81,7 @@ fn holder(namespace: &str, pod: u16) -> Holder {
 }
 
 async fn look_up(resolver: &Resolver, name: &str) -> Result<Vec<IpAddr>, NetError> {
-    let (runtime, pod) = (Handle::current(), PodLookups::default());
+    let (runtime, pod) = (Handle::current(), PodLookups::new(Refusals::default()));
     resolver.resolve(&runtime, &pod, &holder("modest", 1), name, Family::V4).await
 }
 
@@ -129,7 +129,7 @@ async fn a_silent_zone_stops_nobody_else() {
     let resolver = Arc::new(server.resolver());
     let mut silent = JoinSet::new();
     for pod in 0..200 {
-        let lookups = PodLookups::default();
+        let lookups = PodLookups::new(Refusals::default());
         for number in 0..POD_LOOKUPS_MAX {
             let (resolver, lookups) = (resolver.clone(), lookups.clone());
             silent.spawn(async move {
@@ -157,7 +157,7 @@ async fn a_silent_zone_stops_nobody_else() {
 async fn a_lookup_ends_with_who_asked() {
     let server = NameServer::start().await;
     let resolver = Arc::new(server.resolver());
-    let (runtime, pod) = (Handle::current(), PodLookups::default());
+    let (runtime, pod) = (Handle::current(), PodLookups::new(Refusals::default()));
     for round in 1..4 {
         server.asked.store(0, Ordering::SeqCst);
         let ask = |number: usize| {
@@ -171,11 +171,11 @@ async fn a_lookup_ends_with_who_asked() {
         while server.asked.load(Ordering::SeqCst) < POD_LOOKUPS_MAX {
             tokio::task::yield_now().await;
         }
-        assert_eq!(pod.0.available_permits(), 0, "the others wait for their turn");
+        assert_eq!(pod.places.available_permits(), 0, "the others wait for their turn");
         asked.iter().for_each(|one| one.abort());
         for one in asked {
             assert!(one.await.is_err());
         }
-        assert_eq!((pod.0.available_permits(), resolver.lookups.held()), (POD_LOOKUPS_MAX, 0));
+        assert_eq!((pod.places.available_permits(), resolver.lookups.held()), (POD_LOOKUPS_MAX, 0));
     }
 }

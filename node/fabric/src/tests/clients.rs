@@ -4,6 +4,7 @@ use super::cluster::{Authority, Cluster, Pod, backend, config, endpoint, pod, po
 use crate::{Fabric, HostRoutes, Name, NetworkState, PathKind, PathRoute, RouteSet, RouteSource};
 use coracle_wasi_host::descriptors::Descriptors;
 use coracle_wasi_host::net::{NetLimits, UNSEEN};
+use coracle_wasi_host::refusals::What;
 use coracle_wasi_host::shares::Shares;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -288,7 +289,7 @@ async fn requests_that_one_namespace_does_not_answer_leave_a_part_to_others() {
     const REQUESTS: usize = 8;
     let mut cluster = Cluster::new().await;
     let mut config = config("a", cluster.authority.node("a"));
-    config.gateway_requests = Shares::new(REQUESTS);
+    config.gateway_requests = Shares::new(What::GatewayRequests, REQUESTS);
     cluster.a = Fabric::start(config).await.unwrap();
     cluster.state.nodes.insert("a".into(), cluster.a.address().to_string());
     let web = pod(&cluster.b, "10.128.2.2");
@@ -317,12 +318,20 @@ async fn requests_that_one_namespace_does_not_answer_leave_a_part_to_others() {
         open.push(stream);
     }
     let refused = async {
-        let mut text = vec![0; 12];
-        open.last_mut().unwrap().read_exact(&mut text).await.unwrap();
+        let mut text = Vec::new();
+        while !text.ends_with(b"add a node\n") {
+            assert!(open.last_mut().unwrap().read_buf(&mut text).await.unwrap() > 0);
+        }
         String::from_utf8(text).unwrap()
     };
     let refused = tokio::time::timeout(Duration::from_secs(60), refused).await;
-    assert_eq!(refused.expect("the last of them is refused"), "HTTP/1.1 503");
+    let refused = refused.expect("the last of them is refused");
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    let words = "requests under way at the gateway: the namespace holds 4 of this node's 8 and may hold 4 by what is free";
+    assert!(refused.contains(&format!("503 namespace other: {words}")), "{refused}");
+    let told = cluster.a.inner().refusals().next().await;
+    assert_eq!((&*told[0].holder.namespace, told[0].holder.pod), ("other", None));
+    assert!(told.iter().any(|told| told.to_string().starts_with(words)), "{told:?}");
     assert_eq!(get(gateway).await.unwrap(), "HTTP/1.1 200");
 }
 

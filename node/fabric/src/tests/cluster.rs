@@ -10,6 +10,7 @@ use coracle_wasi_host::descriptors::Descriptors;
 use coracle_wasi_host::net::{
     Conn, Listener, Namespace, NamespaceConfig, NetError, NetLimits, TenantBuffers,
 };
+use coracle_wasi_host::refusals::{Refusals, What};
 use coracle_wasi_host::serving::GATEWAY;
 use coracle_wasi_host::shares::Shares;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
@@ -131,9 +132,10 @@ pub(super) fn config(name: &str, tls: FabricTls) -> FabricConfig {
         tls,
         egress: true,
         trusted_proxies: Vec::new(),
-        gateway_requests: Shares::new(GATEWAY.requests_max),
+        gateway_requests: Shares::new(What::GatewayRequests, GATEWAY.requests_max),
         descriptors: Descriptors::of_process(),
         outside: TenantBuffers::within(256 << 20),
+        refusals: Refusals::default(),
     }
 }
 

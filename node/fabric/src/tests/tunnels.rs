@@ -3,6 +3,7 @@
 use super::cluster::{Cluster, SERVICE, address, config, dial, identity, node, pod, pod_in, read_all};
 use crate::Fabric;
 use coracle_wasi_host::net::{Conn, Gone, NetError, NetLimits};
+use coracle_wasi_host::shares::Holder;
 use std::future::poll_fn;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
@@ -277,9 +278,42 @@ async fn one_pod_leaves_streams_of_a_tunnel_to_others() {
             Err(error) => break error,
         }
     };
-    assert_eq!((refused, held.len()), (NetError::TooManySockets, 1366), "a third of 4,096");
+    assert_eq!((refused, held.len()), (NetError::TooManySockets, 1368), "a third of 4,096, and 2");
     let modest = pod_in("modest", &cluster.a, "10.128.1.3");
     assert!(modest.net.connect(to).await.is_ok());
+}
+
+#[tokio::test]
+async fn whatever_neighbours_hold_a_pod_has_a_few_streams() {
+    let cluster = Cluster::new().await;
+    let server = pod(&cluster.b, "10.128.2.2");
+    let _listener = server.listen();
+    let to = SocketAddr::new(server.ip, 8080);
+    let modest = pod_in("modest", &cluster.a, "10.128.1.3");
+    drop(modest.net.connect(to).await.unwrap());
+    while cluster.a.inner().streams_to("b") > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let shares = cluster.a.inner().stream_shares_to("b").unwrap();
+    let mut held = Vec::new();
+    for namespace in 0..20 {
+        for last in 100..103 {
+            let pod = Some([10, 128, 1, last].into());
+            let holder = Holder { namespace: namespace.to_string().into(), pod };
+            held.extend(std::iter::from_fn(|| shares.take(&holder).ok()));
+        }
+    }
+    assert_eq!(held.len(), 4096 + 2 * 60, "all that is shared, and what is certain of each");
+    let connected = [modest.net.connect(to).await, modest.net.connect(to).await];
+    assert!(connected.iter().all(Result::is_ok));
+    assert_eq!(modest.net.connect(to).await.err(), Some(NetError::TooManySockets));
+    let told = cluster.a.inner().refusals().next().await;
+    assert_eq!((&*told[0].holder.namespace, told[0].holder.pod), ("modest", Some(modest.ip)));
+    assert_eq!(
+        told[0].to_string(),
+        "connections to the pods of another node: all pods of this node hold 4096 of its 4096; try again when others have \
+         given some back, or add a node"
+    );
 }
 
 /// Carries TCP to `to` until it is frozen; counts connections.

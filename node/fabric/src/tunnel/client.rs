@@ -3,13 +3,14 @@
 use super::wire::{Datagram, Opening, refused, tcp_request};
 use super::{
     CONNECTION_WINDOW_BYTES, Counted, FRAME_BYTES_MAX, HEAD_BYTES_MAX, Members, SEND_BUFFER_BYTES,
-    STREAM_WINDOW_BYTES, STREAMS_MAX, datagrams, identity, pump, watch_life,
+    STREAM_WINDOW_BYTES, STREAMS_CERTAIN, STREAMS_MAX, STREAMS_SHARED, datagrams, identity, pump, watch_life,
 };
 use crate::caller::Caller;
 use crate::whereabouts::Whereabouts;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use coracle_wasi_host::net::{Conn, NetError};
+use coracle_wasi_host::refusals::{Refusals, What};
 use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use h2::client::SendRequest;
 use parking_lot::Mutex;
@@ -38,6 +39,7 @@ pub(crate) struct Tunnels {
     peers: Mutex<HashMap<Arc<str>, Arc<Remote>>>,
     members: Arc<Members>,
     whereabouts: Arc<Whereabouts>,
+    refusals: Refusals,
     stopped: CancellationToken,
 }
 
@@ -82,9 +84,10 @@ impl Tunnels {
         tls: Arc<ArcSwap<rustls::ClientConfig>>,
         members: Arc<Members>,
         whereabouts: Arc<Whereabouts>,
+        refusals: Refusals,
         stopped: CancellationToken,
     ) -> Self {
-        Self { tls, peers: Mutex::default(), members, whereabouts, stopped }
+        Self { tls, peers: Mutex::default(), members, whereabouts, refusals, stopped }
     }
 
     /// With the certificate of this moment.
@@ -103,7 +106,10 @@ impl Tunnels {
         (from, to): (SocketAddr, SocketAddr),
     ) -> Result<Conn, NetError> {
         let peer = self.peer(node, fabric);
-        let permit = peer.streams.take(&caller.holder).ok_or(NetError::TooManySockets)?;
+        let permit = peer.streams.take(&caller.holder).map_err(|refused| {
+            self.refusals.note(&caller.holder, refused);
+            NetError::TooManySockets
+        })?;
         let link = match peer.open_link() {
             Some(link) => link,
             None => {
@@ -146,12 +152,15 @@ impl Tunnels {
     ) {
         let peer = self.peer(node, fabric);
         // Without a place the datagram is lost, as on a full link; but nobody fills the link for the others.
-        let Some(place) = peer.waiting.take(holder) else { return };
+        let place = match peer.waiting.take(holder) {
+            Ok(place) => place,
+            Err(refused) => return self.refusals.note(holder, refused),
+        };
         let mut datagrams = peer.datagrams.lock();
         let waiting = match &*datagrams {
             Some(waiting) if !waiting.is_closed() => waiting,
             _ => {
-                let (sender, receiver) = mpsc::channel(datagrams::WAITING_MAX);
+                let (sender, receiver) = mpsc::channel(datagrams::WAITING_MAX + datagrams::CERTAIN.all);
                 let (tunnels, peer) = (self.clone(), peer.clone());
                 tokio::spawn(async move {
                     if let Ok(link) = tunnels.link(&peer).await {
@@ -179,6 +188,11 @@ impl Tunnels {
     }
 
     #[cfg(test)]
+    pub(crate) fn shares_to(&self, node: &str) -> Option<Arc<Shares>> {
+        self.peers.lock().get(node).map(|peer| peer.streams.clone())
+    }
+
+    #[cfg(test)]
     pub(crate) fn streams_to(&self, node: &str) -> usize {
         self.peers.lock().get(node).map_or(0, |peer| peer.streams.held())
     }
@@ -193,8 +207,12 @@ impl Tunnels {
                     fabric: fabric.clone(),
                     link: tokio::sync::Mutex::new(LinkState::Closed),
                     datagrams: Mutex::new(None),
-                    waiting: Shares::new(datagrams::WAITING_MAX),
-                    streams: Shares::new(STREAMS_MAX as usize),
+                    waiting: Shares::with_certain(
+                        What::Datagrams,
+                        datagrams::WAITING_MAX,
+                        datagrams::CERTAIN,
+                    ),
+                    streams: Shares::with_certain(What::Streams, STREAMS_SHARED, STREAMS_CERTAIN),
                 });
                 peers.insert(node.clone(), peer.clone());
                 peer

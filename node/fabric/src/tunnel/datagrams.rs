@@ -2,7 +2,7 @@
 
 use super::wire::{Datagram, datagrams_request};
 use bytes::{Bytes, BytesMut};
-use coracle_wasi_host::shares::Permit;
+use coracle_wasi_host::shares::{Certain, Permit};
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use std::future::poll_fn;
@@ -10,6 +10,9 @@ use tokio::sync::mpsc;
 
 /// Datagrams that wait for a peer.
 pub(super) const WAITING_MAX: usize = 1024;
+
+/// Those of a pod that wait whatever others send, beside them.
+pub(super) const CERTAIN: Certain = Certain { each: 2, all: 512 };
 
 /// Sends what comes out of `waiting` over a stream of its own, until the tunnel or the sender ends.
 pub(super) async fn send_all(sender: SendRequest<Bytes>, mut waiting: mpsc::Receiver<(Datagram, Permit)>) {

@@ -64,7 +64,7 @@ async fn the_pods_of_a_namespace_together_leave_as_much_as_they_have() {
     let mut under_way: Vec<InFlight> =
         greedy.iter().flat_map(|place| [place.begin().unwrap(), place.begin().unwrap()]).collect();
     for place in &greedy {
-        assert_eq!(place.begin().err(), Some(TooMany::OfItsNamespace));
+        assert_eq!(place.begin().err().map(|refused| refused.bound), Some(Bound::Caller));
     }
     let second = enter(2, "second").unwrap();
     let begun = std::iter::repeat_with(|| second.begin()).take_while(Result::is_ok);
@@ -84,9 +84,9 @@ async fn what_is_under_way_keeps_the_place_and_is_shared() {
     let places = places();
     let (one, two) = (places.enter(ip(1)).unwrap(), places.enter(ip(2)).unwrap());
     let kept: Vec<InFlight> = (0..3).map(|_| one.begin().unwrap()).collect();
-    assert_eq!(one.begin().err(), Some(TooMany::OfThisSource));
+    assert_eq!(one.begin().err().map(|refused| refused.bound), Some(Bound::Caller));
     let other = two.begin().unwrap();
-    assert_eq!(two.begin().err(), Some(TooMany::OfAll));
+    assert_eq!(two.begin().err().map(|refused| refused.bound), Some(Bound::Port));
     // As an upgraded connection does, whose server has handed it over.
     drop(one);
     assert_eq!(places.connections(), 2);
