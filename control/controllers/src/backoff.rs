@@ -239,7 +239,7 @@ impl Backoff {
         if !self.made.contains_key(key) {
             return;
         }
-        let pod = state.pods.get(&key.name).filter(|pod| pod.object.key == *key);
+        let pod = state.models.pods.get(&key.name).filter(|pod| pod.object.key == *key);
         let undone = match event.kind {
             EventKind::Deleted => self.undone_by_deletion(state, event.previous.as_ref()),
             // A pod that ended by itself serves its owner no more than one that is gone, nor does one that is evicted.

@@ -242,7 +242,7 @@ impl Controllers {
             waiting: self.dirty.len(),
             in_trouble: self.backoff.len(),
             restless: self.backoff.restless(),
-            unreadable: self.state.unreadable.len(),
+            unreadable: self.state.models.unreadable.len(),
             remembered: self.held.len()
                 + self.blocked.len()
                 + self.memory.len()

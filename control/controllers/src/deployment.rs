@@ -13,6 +13,11 @@ mod sets;
 mod spec;
 mod status;
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
 use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName, Transaction, Write};
 use serde_json::Value;
 
@@ -26,10 +31,11 @@ use crate::{
     deletion,
     draft::{self, Unreadable},
     event_record::EventRecord,
-    model::REVISION,
+    index::Index,
+    model::{Models, REVISION, ReplicaSet},
     planner::Planner,
     queue::Queue,
-    selectors::may_match,
+    selectors::{Selectors, may_match, unlink},
     state::State,
     task::Task,
 };
@@ -39,6 +45,53 @@ pub struct Deployments;
 
 const NAME: &str = "deployment-controller";
 const DEPLOYMENTS: &str = "deployments.apps";
+
+/// By what deployments select replica sets.
+#[derive(Debug, Default)]
+pub struct DeploymentSelectors(Selectors);
+
+impl Index for DeploymentSelectors {
+    fn insert(&mut self, object: &Arc<Object>, models: &Models) {
+        if let Some(found) = models.deployment(object) {
+            self.0.insert(&object.key.name, found);
+        }
+    }
+
+    fn remove(&mut self, object: &Arc<Object>, models: &Models) {
+        if let Some(found) = models.deployment(object) {
+            self.0.remove(&object.key.name, found);
+        }
+    }
+}
+
+/// Replica sets without a controller, by namespace.
+#[derive(Debug, Default)]
+pub struct OrphanSets(BTreeMap<Arc<str>, BTreeSet<ObjectName>>);
+
+impl OrphanSets {
+    pub fn of<'a>(
+        &'a self,
+        namespace: &str,
+        models: &'a Models,
+    ) -> impl Iterator<Item = &'a ReplicaSet> + use<'a> {
+        self.0.get(namespace).into_iter().flatten().filter_map(|name| models.replica_sets.get(name))
+    }
+}
+
+impl Index for OrphanSets {
+    fn insert(&mut self, object: &Arc<Object>, models: &Models) {
+        let name = &object.key.name;
+        if models.replica_set(object).is_some() && object.controller().is_none() {
+            self.0.entry(name.namespace.clone()).or_default().insert(name.clone());
+        }
+    }
+
+    fn remove(&mut self, object: &Arc<Object>, _: &Models) {
+        if object.key.resource.as_str() == "replicasets.apps" {
+            unlink(&mut self.0, &object.key.name.namespace, &object.key.name);
+        }
+    }
+}
 
 impl Controller for Deployments {
     fn name(&self) -> &'static str {
@@ -58,7 +111,7 @@ impl Controller for Deployments {
                 for owner in states(event).filter_map(Object::controller) {
                     if owner.kind == "ReplicaSet" {
                         let set = ObjectName::new(event.object.namespace(), &owner.name);
-                        let set = state.replica_sets.get(&set);
+                        let set = state.models.replica_sets.get(&set);
                         tasks.extend(set.and_then(|set| owner_of(&set.object)).map(|owner| on(&owner)));
                     }
                 }
@@ -91,9 +144,9 @@ fn mark_of_set(state: &State, event: &Event, tasks: &mut Queue) {
         }
         let labels = &object.meta.labels;
         let matches = |deployment: &&ObjectName| {
-            state.deployments.get(deployment).is_some_and(|selector| may_match(selector, labels))
+            state.models.deployments.get(deployment).is_some_and(|selector| may_match(selector, labels))
         };
-        let candidates = state.deployment_selectors.candidates(&object.key.name.namespace, labels);
+        let candidates = state.deployment_selectors.0.candidates(&object.key.name.namespace, labels);
         tasks.extend(candidates.filter(matches).map(on));
     }
 }
@@ -185,7 +238,7 @@ fn finish(round: Round<'_>, planner: &mut Planner<'_>, mut value: Value) -> Resu
         .expecting(round.object.key.clone(), coracle_objects::Expect::Revision(round.object.revision));
     round.sets.write(&mut transaction);
     for name in &round.deletions {
-        let Some(set) = planner.state.replica_sets.get(name) else { continue };
+        let Some(set) = planner.state.models.replica_sets.get(name) else { continue };
         if let Some(deletion) = deletion::delete(&planner.state.view, &set.object, None, planner.now)? {
             transaction.join(deletion);
         }

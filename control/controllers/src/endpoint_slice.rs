@@ -4,16 +4,19 @@ mod endpoints;
 mod ports;
 mod slices;
 
-use coracle_objects::{Event, ObjectKey, ObjectName};
+use std::sync::Arc;
+
+use coracle_objects::{Event, Object, ObjectKey, ObjectName};
 use jiff::SignedDuration;
 
 use crate::{
     controller::{Controller, states, states_of_labels},
     draft::{Unreadable, later},
-    model::Pod,
+    index::Index,
+    model::{Models, Pod},
     planner::Planner,
     queue::Queue,
-    selectors::may_match,
+    selectors::{Selectors, may_match},
     state::State,
     task::Task,
 };
@@ -38,6 +41,24 @@ pub struct Backend<'a> {
     pub terminating: bool,
 }
 
+/// By what services select pods.
+#[derive(Debug, Default)]
+pub struct ServiceSelectors(Selectors);
+
+impl Index for ServiceSelectors {
+    fn insert(&mut self, object: &Arc<Object>, models: &Models) {
+        if let Some(found) = models.service(object) {
+            self.0.insert(&object.key.name, &found.selector);
+        }
+    }
+
+    fn remove(&mut self, object: &Arc<Object>, models: &Models) {
+        if let Some(found) = models.service(object) {
+            self.0.remove(&object.key.name, &found.selector);
+        }
+    }
+}
+
 impl Controller for EndpointSlices {
     fn name(&self) -> &'static str {
         NAME
@@ -53,7 +74,7 @@ impl Controller for EndpointSlices {
         match event.object.key.resource.as_str() {
             SERVICES | "endpoints" => tasks.insert(on(name)),
             "endpointslices.discovery.k8s.io" => {
-                let service = |object: &coracle_objects::Object| {
+                let service = |object: &Object| {
                     let service = object.meta.labels.get("kubernetes.io/service-name")?;
                     Some(on(&ObjectName::new(&name.namespace, service)))
                 };
@@ -63,11 +84,11 @@ impl Controller for EndpointSlices {
                 for object in states_of_labels(event) {
                     let labels = &object.meta.labels;
                     let matches = |service: &&ObjectName| {
-                        let service = state.services.get(service);
+                        let service = state.models.services.get(service);
                         service.is_some_and(|service| may_match(&service.selector, labels))
                     };
                     let matching =
-                        state.service_selectors.candidates(&name.namespace, labels).filter(matches);
+                        state.service_selectors.0.candidates(&name.namespace, labels).filter(matches);
                     tasks.extend(matching.map(on));
                 }
             }
@@ -82,7 +103,7 @@ impl Controller for EndpointSlices {
 
 fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> {
     let state = planner.state;
-    let Some(service) = state.services.get(name) else {
+    let Some(service) = state.models.services.get(name) else {
         planner.memory.endpoints_written.remove(name);
         endpoints::remove_leftover(planner, name);
         return Ok(());

@@ -3,7 +3,10 @@
 
 mod gateways;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName, kinds::hosts_since};
 use serde_json::Value;
@@ -14,7 +17,8 @@ use crate::{
     controller::Controller,
     draft::{self, Unreadable},
     event_record::EventRecord,
-    model::Node,
+    index::Index,
+    model::{Models, Node},
     planner::Planner,
     queue::Queue,
     state::State,
@@ -50,8 +54,11 @@ pub struct Hosts {
 /// Since when an Ingress asks for a host, and its name: gateways have the same order.
 type Claim = (String, ObjectName);
 
-impl Hosts {
-    pub fn insert(&mut self, ingress: &Object) {
+impl Index for Hosts {
+    fn insert(&mut self, ingress: &Arc<Object>, _: &Models) {
+        if ingress.key.resource.as_str() != INGRESSES {
+            return;
+        }
         for (host, since) in claims_of(ingress) {
             if let Some((_, domain)) = host.split_once('.') {
                 self.by_domain.entry(domain.to_owned()).or_default().insert(host.clone());
@@ -60,7 +67,10 @@ impl Hosts {
         }
     }
 
-    pub fn remove(&mut self, ingress: &Object) {
+    fn remove(&mut self, ingress: &Arc<Object>, _: &Models) {
+        if ingress.key.resource.as_str() != INGRESSES {
+            return;
+        }
         for (host, since) in claims_of(ingress) {
             if let Some(claims) = self.by_host.get_mut(&host) {
                 claims.remove(&(since, ingress.key.name.clone()));
@@ -71,7 +81,9 @@ impl Hosts {
             }
         }
     }
+}
 
+impl Hosts {
     fn forget(&mut self, host: &str) {
         let Some((_, domain)) = host.split_once('.') else { return };
         if let Some(hosts) = self.by_domain.get_mut(domain) {
@@ -224,13 +236,14 @@ mod tests {
 
     #[test]
     fn the_older_one_has_a_host_and_what_its_wildcard_covers() {
-        let mut hosts = Hosts::default();
+        let (mut hosts, models) = (Hosts::default(), Models::default());
         let old = ingress("2026-01-01T00:00:00Z", "old", &["a.example", "*.wild"]);
         let young =
             ingress("2026-02-01T00:00:00Z", "young", &["A.example", "b.wild", "b.example", "*.example"]);
-        hosts.insert(&young);
+        let [old, young] = [old, young].map(Arc::new);
+        hosts.insert(&young, &models);
         assert_eq!(hosts.holder("a.example"), Some("young"));
-        hosts.insert(&old);
+        hosts.insert(&old, &models);
         for (host, holder) in [
             ("a.example", Some("old")),
             ("b.wild", Some("old")),
@@ -240,9 +253,9 @@ mod tests {
         ] {
             assert_eq!(hosts.holder(host), holder, "{host}");
         }
-        hosts.remove(&old);
+        hosts.remove(&old, &models);
         assert_eq!(hosts.holder("b.wild"), Some("young"));
-        hosts.remove(&young);
+        hosts.remove(&young, &models);
         assert!(hosts.by_host.is_empty() && hosts.by_domain.is_empty());
     }
 }

@@ -3,10 +3,11 @@
 use core::net::SocketAddr;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    panic,
     sync::Arc,
 };
 
-use coracle_objects::{LabelSelector, Object, ObjectError, kinds::endpoint_faults};
+use coracle_objects::{LabelSelector, Object, ObjectError, ObjectKey, ObjectName, kinds::endpoint_faults};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
@@ -23,6 +24,118 @@ pub const REVISION: &str = "deployment.kubernetes.io/revision";
 pub const DESIRED_REPLICAS: &str = "deployment.kubernetes.io/desired-replicas";
 /// The annotation with the most pods that the deployment then allowed: replicas and surge.
 pub const MAX_REPLICAS: &str = "deployment.kubernetes.io/max-replicas";
+
+/// What was read of each object, once an event, for all who ask. Bounded by what is in the store.
+#[derive(Debug, Default)]
+pub struct Models {
+    pub pods: BTreeMap<ObjectName, Pod>,
+    pub replica_sets: BTreeMap<ObjectName, ReplicaSet>,
+    /// Those that select pods.
+    pub services: BTreeMap<ObjectName, Service>,
+    /// The selectors of deployments.
+    pub deployments: BTreeMap<ObjectName, LabelSelector>,
+    pub nodes: BTreeMap<String, Node>,
+    /// Objects that are there and cannot be read, and why. They count as existing.
+    pub unreadable: BTreeMap<ObjectKey, String>,
+}
+
+impl Models {
+    pub fn insert(&mut self, object: &Arc<Object>) {
+        let name = &object.key.name;
+        match object.key.resource.as_str() {
+            "pods" => {
+                let pod = self.read(object, Pod::of).unwrap_or_else(|| Pod::unreadable(object));
+                self.pods.insert(name.clone(), pod);
+            }
+            "replicasets.apps" => {
+                if let Some(set) = self.read(object, ReplicaSet::of) {
+                    self.replica_sets.insert(name.clone(), set);
+                }
+            }
+            "services" => {
+                if let Some(Some(service)) = self.read(object, Service::of) {
+                    self.services.insert(name.clone(), service);
+                }
+            }
+            "deployments.apps" => {
+                let value: Value = object.parse().unwrap_or_default();
+                let selector = LabelSelector::from_json(value.pointer("/spec/selector"));
+                self.deployments.insert(name.clone(), selector.unwrap_or_else(|_| LabelSelector::nothing()));
+            }
+            "nodes" => {
+                if let Some(node) = self.read(object, |object| Node::of(object)) {
+                    self.nodes.insert(name.name.to_string(), node);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub fn remove(&mut self, object: &Object) {
+        let name = &object.key.name;
+        self.unreadable.remove(&object.key);
+        match object.key.resource.as_str() {
+            "pods" => drop(self.pods.remove(name)),
+            "replicasets.apps" => drop(self.replica_sets.remove(name)),
+            "services" => drop(self.services.remove(name)),
+            "deployments.apps" => drop(self.deployments.remove(name)),
+            "nodes" => drop(self.nodes.remove(&*name.name)),
+            _ => {}
+        }
+    }
+
+    /// What was read of this object, where it is a pod.
+    pub fn pod(&self, object: &Object) -> Option<&Pod> {
+        self.pods.get(&object.key.name).filter(|_| object.key.resource.as_str() == "pods")
+    }
+
+    /// The same of a replica set.
+    pub fn replica_set(&self, object: &Object) -> Option<&ReplicaSet> {
+        self.replica_sets.get(&object.key.name).filter(|_| object.key.resource.as_str() == "replicasets.apps")
+    }
+
+    /// The same of a service that selects pods.
+    pub fn service(&self, object: &Object) -> Option<&Service> {
+        self.services.get(&object.key.name).filter(|_| object.key.resource.as_str() == "services")
+    }
+
+    /// The same of a deployment: its selector.
+    pub fn deployment(&self, object: &Object) -> Option<&LabelSelector> {
+        self.deployments.get(&object.key.name).filter(|_| object.key.resource.as_str() == "deployments.apps")
+    }
+
+    /// The same of a node.
+    pub fn node(&self, object: &Object) -> Option<&Node> {
+        self.nodes.get(object.name()).filter(|_| object.key.resource.as_str() == "nodes")
+    }
+
+    /// Reads an object; notes where it cannot be, by an error or a fault of ours.
+    fn read<T>(
+        &mut self,
+        object: &Arc<Object>,
+        parse: fn(&Arc<Object>) -> Result<T, ObjectError>,
+    ) -> Option<T> {
+        let reason = match panic::catch_unwind(|| parse(object)) {
+            Ok(Ok(read)) => return Some(read),
+            Ok(Err(error)) => {
+                std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string)
+            }
+            Err(_) => "reading it panics".to_owned(),
+        };
+        self.unreadable.insert(object.key.clone(), reason);
+        None
+    }
+}
+
+/// The entries of one namespace, in order.
+pub fn in_namespace<'a, T>(
+    all: &'a BTreeMap<ObjectName, T>,
+    namespace: &str,
+) -> impl Iterator<Item = (&'a ObjectName, &'a T)> + use<'a, T> {
+    let namespace: Arc<str> = namespace.into();
+    let start = ObjectName { namespace: namespace.clone(), name: "".into() };
+    all.range(start..).take_while(move |(name, _)| name.namespace == namespace)
+}
 
 /// A pod.
 #[derive(Clone, Debug)]
@@ -282,6 +395,10 @@ pub struct Node {
 }
 
 impl Node {
+    pub fn is_ready(&self) -> bool {
+        self.ready == "True"
+    }
+
     pub fn of(object: &Object) -> Result<Self, ObjectError> {
         let wire: NodeWire = object.parse()?;
         let ready = wire.status.conditions.into_iter().find(|condition| condition.type_ == "Ready");

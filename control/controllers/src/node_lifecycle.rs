@@ -7,7 +7,7 @@ pub mod brake;
 mod tolerance;
 pub mod zones;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use coracle_objects::{Event, Object, ObjectKey, Transaction};
 use jiff::{SignedDuration, Timestamp};
@@ -20,7 +20,8 @@ use crate::{
     deletion::{self, Wish},
     draft::{self, Unreadable, later, timestamp},
     event_record::{EventRecord, EventType},
-    model::{Node, Pod, Taint},
+    index::Index,
+    model::{Models, Node, Pod, Taint},
     planner::Planner,
     queue::Queue,
     state::State,
@@ -45,6 +46,26 @@ const FORCED_REMOVAL_MS: i64 = 1_000;
 
 const COMPONENT: &str = "node-controller";
 
+/// Nodes that are not ready or have a NoExecute taint.
+#[derive(Debug, Default)]
+pub struct TroubledNodes(BTreeSet<String>);
+
+impl Index for TroubledNodes {
+    fn insert(&mut self, object: &Arc<Object>, models: &Models) {
+        let is_troubled =
+            |node: &Node| !node.is_ready() || node.taints.iter().any(|taint| taint.effect == "NoExecute");
+        if models.node(object).is_some_and(is_troubled) {
+            self.0.insert(object.name().to_owned());
+        }
+    }
+
+    fn remove(&mut self, object: &Arc<Object>, _: &Models) {
+        if object.key.resource.as_str() == "nodes" {
+            self.0.remove(object.name());
+        }
+    }
+}
+
 impl Controller for NodeLifecycle {
     fn name(&self) -> &'static str {
         NAME
@@ -55,8 +76,8 @@ impl Controller for NodeLifecycle {
         match key.resource.as_str() {
             "nodes" => tasks.insert(Task::new(NAME, key.clone())),
             "pods" => {
-                let node = state.pods.get(&key.name).map(|pod| &pod.node);
-                tasks.extend(node.filter(|node| state.troubled_nodes.contains(*node)).map(|node| on(node)));
+                let node = state.models.pods.get(&key.name).map(|pod| &pod.node);
+                tasks.extend(node.filter(|node| state.troubled_nodes.0.contains(*node)).map(|node| on(node)));
             }
             _ => {}
         }
@@ -112,7 +133,7 @@ fn take_note(planner: &mut Planner<'_>, node: Option<&Arc<Object>>) {
     if turns.is_empty() {
         return;
     }
-    for name in &planner.state.troubled_nodes {
+    for name in &planner.state.troubled_nodes.0 {
         planner.mark(on(name));
     }
     let Some(node) = node else { return };

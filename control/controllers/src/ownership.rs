@@ -11,6 +11,8 @@ use coracle_objects::{Object, ObjectKey};
 use crate::{
     deletion::{FOREGROUND, ORPHAN},
     garbage_collector::in_reach,
+    index::Index,
+    model::Models,
 };
 
 /// What an object that is being deleted waits for. Nothing where it is not.
@@ -90,8 +92,10 @@ impl Ownership {
             .take_while(move |((named, of), _)| *named == uid && (anywhere || *of == namespace))
             .map(|(_, dependents)| dependents)
     }
+}
 
-    pub fn insert(&mut self, object: &Object) {
+impl Index for Ownership {
+    fn insert(&mut self, object: &Arc<Object>, _: &Models) {
         let (key, wait) = (&object.key, Wait::of(object));
         self.uids.insert(object.meta.uid.clone(), Known { key: key.clone(), wait });
         for owner in &object.meta.owner_references {
@@ -112,7 +116,7 @@ impl Ownership {
         }
     }
 
-    pub fn remove(&mut self, object: &Object) {
+    fn remove(&mut self, object: &Arc<Object>, _: &Models) {
         let key = &object.key;
         if self.uids.get(&object.meta.uid).is_some_and(|known| known.key == *key) {
             self.uids.remove(&object.meta.uid);

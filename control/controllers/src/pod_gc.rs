@@ -1,13 +1,17 @@
 //! Pods that nobody else will remove: of nodes that are gone, deleted before they had a node, ended long ago.
 
-use coracle_objects::{Event, EventKind, Expect, ObjectKey, ObjectName, Transaction};
-use jiff::SignedDuration;
+use std::{collections::BTreeSet, sync::Arc};
+
+use coracle_objects::{Event, EventKind, Expect, Object, ObjectKey, ObjectName, Transaction};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     controller::Controller,
     deletion,
     draft::{Unreadable, later},
     event_record::EventRecord,
+    index::Index,
+    model::Models,
     planner::Planner,
     queue::Queue,
     state::State,
@@ -31,6 +35,24 @@ const REMOVALS_MAX: usize = 500;
 
 const COMPONENT: &str = "pod-garbage-collector";
 
+/// Pods that ended by themselves, oldest first.
+#[derive(Debug, Default)]
+pub struct EndedPods(BTreeSet<(Option<Timestamp>, ObjectName)>);
+
+impl Index for EndedPods {
+    fn insert(&mut self, object: &Arc<Object>, models: &Models) {
+        if let Some(pod) = models.pod(object).filter(|pod| pod.terminal()) {
+            self.0.insert((pod.created, object.key.name.clone()));
+        }
+    }
+
+    fn remove(&mut self, object: &Arc<Object>, models: &Models) {
+        if let Some(pod) = models.pod(object) {
+            self.0.remove(&(pod.created, object.key.name.clone()));
+        }
+    }
+}
+
 impl Controller for PodGc {
     fn name(&self) -> &'static str {
         NAME
@@ -44,7 +66,7 @@ impl Controller for PodGc {
                 tasks.extend(state.pods_on(&name.name).map(|pod| stray(&pod.object.key.name)));
             }
             "pods" => {
-                let Some(pod) = state.pods.get(name) else { return };
+                let Some(pod) = state.models.pods.get(name) else { return };
                 let is_stray = if pod.node.is_empty() {
                     pod.deleting()
                 } else {
@@ -53,7 +75,7 @@ impl Controller for PodGc {
                 if is_stray {
                     tasks.insert(stray(name));
                 }
-                if state.ended_pods.len() > ENDED_PODS_MAX {
+                if state.ended_pods.0.len() > ENDED_PODS_MAX {
                     tasks.insert(stray(&ObjectName::new("", ALL_PODS)));
                 }
             }
@@ -69,7 +91,7 @@ impl Controller for PodGc {
 /// A pod that is deleted without ever having had a node is removed; so is one whose node has been gone for a while.
 fn plan_stray(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> {
     let state = planner.state;
-    let Some(pod) = state.pods.get(name) else { return Ok(()) };
+    let Some(pod) = state.models.pods.get(name) else { return Ok(()) };
     let object = &pod.object;
     if pod.node.is_empty() {
         if pod.deleting() && object.meta.finalizers.is_empty() {
@@ -83,8 +105,8 @@ fn plan_stray(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unread
         missing_since.remove(name);
         return Ok(());
     }
-    if missing_since.len() > state.pods.len() {
-        missing_since.retain(|name, _| state.pods.contains_key(name));
+    if missing_since.len() > state.models.pods.len() {
+        missing_since.retain(|name, _| state.models.pods.contains_key(name));
     }
     let uid = &object.meta.uid;
     let known = missing_since.get(name).filter(|(known, _)| known == uid).map(|(_, since)| *since);
@@ -113,8 +135,8 @@ fn plan_stray(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unread
 /// Removes the oldest pods that ended by themselves where there are too many.
 fn plan_ended(planner: &mut Planner<'_>) -> Result<(), Unreadable> {
     let state = planner.state;
-    let surplus = state.ended_pods.len().saturating_sub(ENDED_PODS_MAX).min(REMOVALS_MAX);
-    let pods = state.ended_pods.iter().take(surplus).filter_map(|(_, name)| state.pods.get(name));
+    let surplus = state.ended_pods.0.len().saturating_sub(ENDED_PODS_MAX).min(REMOVALS_MAX);
+    let pods = state.ended_pods.0.iter().take(surplus).filter_map(|(_, name)| state.models.pods.get(name));
     for pod in pods {
         if let Some(transaction) = deletion::delete(&planner.state.view, &pod.object, None, planner.now)? {
             planner.propose(transaction);

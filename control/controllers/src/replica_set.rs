@@ -3,7 +3,9 @@
 mod pods;
 mod rank;
 
-use coracle_objects::{Event, Expect, ObjectKey, ObjectName, Transaction};
+use std::sync::Arc;
+
+use coracle_objects::{Event, Expect, Object, ObjectKey, ObjectName, Transaction};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -11,10 +13,11 @@ use crate::{
     deletion,
     draft::{self, Unreadable, timestamp},
     event_record::EventRecord,
-    model::{Pod, ReplicaSet},
+    index::Index,
+    model::{Models, Pod, ReplicaSet},
     planner::Planner,
     queue::Queue,
-    selectors::may_match,
+    selectors::{Selectors, may_match},
     state::State,
     task::Task,
 };
@@ -33,6 +36,24 @@ const POD_EVENTS_MAX: usize = 25;
 
 /// The condition of a set whose pods cannot be made.
 pub const REPLICA_FAILURE: &str = "ReplicaFailure";
+
+/// By what replica sets select pods.
+#[derive(Debug, Default)]
+pub struct SetSelectors(Selectors);
+
+impl Index for SetSelectors {
+    fn insert(&mut self, object: &Arc<Object>, models: &Models) {
+        if let Some(found) = models.replica_set(object) {
+            self.0.insert(&object.key.name, &found.selector);
+        }
+    }
+
+    fn remove(&mut self, object: &Arc<Object>, models: &Models) {
+        if let Some(found) = models.replica_set(object) {
+            self.0.remove(&object.key.name, &found.selector);
+        }
+    }
+}
 
 impl Controller for ReplicaSets {
     fn name(&self) -> &'static str {
@@ -58,10 +79,10 @@ impl Controller for ReplicaSets {
                         None => {
                             let labels = &object.meta.labels;
                             let matches = |set: &&ObjectName| {
-                                let set = state.replica_sets.get(set);
+                                let set = state.models.replica_sets.get(set);
                                 set.is_some_and(|set| may_match(&set.selector, labels))
                             };
-                            let selectors = &state.set_selectors;
+                            let selectors = &state.set_selectors.0;
                             tasks.extend(
                                 selectors.candidates(&name.namespace, labels).filter(matches).map(on),
                             );
@@ -82,7 +103,7 @@ impl Controller for ReplicaSets {
 /// each looks at what came of the one before.
 fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> {
     let state = planner.state;
-    let Some(set) = state.replica_sets.get(name) else { return Ok(()) };
+    let Some(set) = state.models.replica_sets.get(name) else { return Ok(()) };
     if !set.deleting() && claim(planner, set)? {
         return Ok(());
     }

@@ -21,7 +21,7 @@ impl Controller for Reports {
 
     fn mark(&self, state: &State, event: &Event, tasks: &mut Queue) {
         let key = &event.object.key;
-        if state.unreadable.contains_key(key) {
+        if state.models.unreadable.contains_key(key) {
             tasks.insert(Task::new(NAME, key.clone()));
         }
     }
@@ -33,7 +33,7 @@ impl Controller for Reports {
 
 /// Tells of an object that a controller cannot read. It counts as existing, and nothing is done to it.
 fn plan(planner: &mut Planner<'_>, key: &ObjectKey) -> Result<(), Unreadable> {
-    if let Some(reason) = planner.state.unreadable.get(key).cloned() {
+    if let Some(reason) = planner.state.models.unreadable.get(key).cloned() {
         tell(planner, &Unreadable { key: key.clone(), reason });
     }
     Ok(())

@@ -1,30 +1,26 @@
 //! The cluster as the controllers know it: all objects, and the indices that find what belongs together.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    panic,
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use coracle_objects::{
-    Event, EventKind, LabelSelector, Object, ObjectError, ObjectKey, ObjectName, View, catalog::Names,
-    kinds::DEFINITIONS, selector::Operator,
+    Event, EventKind, LabelSelector, Object, ObjectKey, View, catalog::Names, kinds::DEFINITIONS,
 };
-use jiff::Timestamp;
 
 use crate::{
+    deployment::{DeploymentSelectors, OrphanSets},
     draft::Unreadable,
+    endpoint_slice::ServiceSelectors,
     event_record::EventRecord,
+    index::Index,
     ingress::{Gateways, Hosts},
-    model::{Node, Pod, ReplicaSet, Service},
-    node_lifecycle::zones::Zones,
+    model::{Models, Pod, ReplicaSet},
+    node_lifecycle::{TroubledNodes, zones::Zones},
     ownership::Ownership,
-    selectors::{Selectors, unlink},
+    pod_gc::EndedPods,
+    pods::PodIndex,
+    replica_set::SetSelectors,
     task::Task,
 };
-
-/// Objects by name, found by something that they have.
-type Index<K> = BTreeMap<K, BTreeSet<ObjectName>>;
 
 /// Everything observed so far. Bounded by what is in the store.
 #[derive(Debug, Default)]
@@ -34,34 +30,18 @@ pub struct State {
     pub names: Names,
     /// The definitions with which it stands otherwise by the last event of one.
     pub resettled: Vec<String>,
-    pub pods: BTreeMap<ObjectName, Pod>,
-    pub replica_sets: BTreeMap<ObjectName, ReplicaSet>,
-    pub services: BTreeMap<ObjectName, Service>,
-    /// The selectors of deployments.
-    pub deployments: BTreeMap<ObjectName, LabelSelector>,
-    /// Nodes that are not ready or have a NoExecute taint.
-    pub troubled_nodes: BTreeSet<String>,
-    /// Objects that are there and cannot be read, and why. They count as existing.
-    pub unreadable: BTreeMap<ObjectKey, String>,
-    /// Which nodes are ready.
-    pub zones: Zones,
-    /// Who asks for which host of the gateways.
-    pub hosts: Hosts,
-    /// Where gateways listen.
-    pub gateways: Gateways,
-    /// Pods that ended by themselves, oldest first.
-    pub ended_pods: BTreeSet<(Option<Timestamp>, ObjectName)>,
+    pub models: Models,
     pub ownership: Ownership,
-    /// By what pods and replica sets are selected.
-    pub service_selectors: Selectors,
-    pub set_selectors: Selectors,
-    pub deployment_selectors: Selectors,
-    pods_by_node: Index<String>,
-    pods_by_label: Index<(Arc<str>, String, String)>,
-    /// Pods without a controller, by namespace.
-    orphan_pods: Index<Arc<str>>,
-    /// Replica sets without a controller, by namespace.
-    orphan_sets: Index<Arc<str>>,
+    pods: PodIndex,
+    pub zones: Zones,
+    pub troubled_nodes: TroubledNodes,
+    pub ended_pods: EndedPods,
+    pub hosts: Hosts,
+    pub gateways: Gateways,
+    pub service_selectors: ServiceSelectors,
+    pub set_selectors: SetSelectors,
+    pub deployment_selectors: DeploymentSelectors,
+    orphan_sets: OrphanSets,
 }
 
 impl State {
@@ -113,7 +93,7 @@ impl State {
     pub fn pods_of<'a>(&'a self, owner: &'a Object) -> impl Iterator<Item = &'a Pod> + use<'a> {
         self.dependents(owner)
             .filter(|key| key.resource.as_str() == "pods")
-            .filter_map(|key| self.pods.get(&key.name))
+            .filter_map(|key| self.models.pods.get(&key.name))
             .filter(move |pod| pod.object.controller().is_some_and(|own| own.uid == owner.meta.uid))
     }
 
@@ -127,39 +107,28 @@ impl State {
             .filter(controlled)
             .map(|object| {
                 let unreadable = || Unreadable::new(object, "its replica set cannot be read");
-                self.replica_sets.get(&object.key.name).ok_or_else(unreadable)
+                self.models.replica_sets.get(&object.key.name).ok_or_else(unreadable)
             })
             .collect()
     }
 
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Pod> + use<'_> {
-        self.pods_by_node.get(node).into_iter().flatten().filter_map(|name| self.pods.get(name))
+        self.pods.on(node, &self.models)
     }
 
+    /// The pods of a namespace that have no controller.
     pub fn orphan_pods(&self, namespace: &str) -> impl Iterator<Item = &Pod> + use<'_> {
-        self.orphan_pods.get(namespace).into_iter().flatten().filter_map(|name| self.pods.get(name))
+        self.pods.orphans(namespace, &self.models)
     }
 
+    /// The replica sets of a namespace that have no controller.
     pub fn orphan_sets(&self, namespace: &str) -> impl Iterator<Item = &ReplicaSet> + use<'_> {
-        self.orphan_sets.get(namespace).into_iter().flatten().filter_map(|name| self.replica_sets.get(name))
+        self.orphan_sets.of(namespace, &self.models)
     }
 
-    /// The pods of a namespace that match, in order. Looks only at those that have the rarest of the labels asked for.
+    /// The pods of a namespace that match, in order.
     pub fn select_pods<'a>(&'a self, namespace: &str, selector: &'a LabelSelector) -> Vec<&'a Pod> {
-        static NONE: BTreeSet<ObjectName> = BTreeSet::new();
-        let namespace: Arc<str> = namespace.into();
-        let labelled = selector
-            .requirements
-            .iter()
-            .filter(|requirement| requirement.operator == Operator::Equals)
-            .filter_map(|requirement| Some((requirement.key.clone(), requirement.values.first()?.clone())))
-            .map(|(key, value)| self.pods_by_label.get(&(namespace.clone(), key, value)).unwrap_or(&NONE))
-            .min_by_key(|names| names.len());
-        let matches = |pod: &&Pod| selector.matches(&pod.object.meta.labels);
-        match labelled {
-            Some(names) => names.iter().filter_map(|name| self.pods.get(name)).filter(matches).collect(),
-            None => in_namespace(&self.pods, &namespace).map(|(_, pod)| pod).filter(matches).collect(),
-        }
+        self.pods.select(namespace, selector, &self.models)
     }
 
     /// What is told where a task failed for good. None where its subject is gone.
@@ -184,139 +153,29 @@ impl State {
     }
 
     fn insert(&mut self, object: &Arc<Object>) {
-        let name = &object.key.name;
-        self.ownership.insert(object);
-        match object.key.resource.as_str() {
-            "pods" => {
-                let pod = self.read(object, Pod::of).unwrap_or_else(|| Pod::unreadable(object));
-                self.insert_pod(pod);
-            }
-            "replicasets.apps" => {
-                if let Some(set) = self.read(object, ReplicaSet::of) {
-                    if object.controller().is_none() {
-                        self.orphan_sets.entry(name.namespace.clone()).or_default().insert(name.clone());
-                    }
-                    self.set_selectors.insert(name, &set.selector);
-                    self.replica_sets.insert(name.clone(), set);
-                }
-            }
-            "services" => {
-                if let Some(Some(service)) = self.read(object, Service::of) {
-                    self.service_selectors.insert(name, &service.selector);
-                    self.services.insert(name.clone(), service);
-                }
-            }
-            "deployments.apps" => {
-                let value: serde_json::Value = object.parse().unwrap_or_default();
-                let selector = LabelSelector::from_json(value.pointer("/spec/selector"));
-                let selector = selector.unwrap_or_else(|_| LabelSelector::nothing());
-                self.deployment_selectors.insert(name, &selector);
-                self.deployments.insert(name.clone(), selector);
-            }
-            "ingresses.networking.k8s.io" => self.hosts.insert(object),
-            "nodes" => {
-                let node = self.read(object, |object| Node::of(object));
-                let ready = node.as_ref().is_some_and(|node| node.ready == "True");
-                self.zones.insert(object, ready);
-                let troubled =
-                    |node: &Node| !ready || node.taints.iter().any(|taint| taint.effect == "NoExecute");
-                if node.as_ref().is_some_and(troubled) {
-                    self.troubled_nodes.insert(name.name.to_string());
-                }
-                if let Some(gateway) = node.and_then(|node| node.gateway) {
-                    self.gateways.insert(&name.name, gateway);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Reads an object; notes where it cannot be, by an error or a fault of ours.
-    fn read<T>(
-        &mut self,
-        object: &Arc<Object>,
-        parse: fn(&Arc<Object>) -> Result<T, ObjectError>,
-    ) -> Option<T> {
-        let reason = match panic::catch_unwind(|| parse(object)) {
-            Ok(Ok(read)) => return Some(read),
-            Ok(Err(error)) => {
-                std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string)
-            }
-            Err(_) => "reading it panics".to_owned(),
-        };
-        self.unreadable.insert(object.key.clone(), reason);
-        None
-    }
-
-    fn insert_pod(&mut self, pod: Pod) {
-        let name = pod.object.key.name.clone();
-        if !pod.node.is_empty() {
-            self.pods_by_node.entry(pod.node.clone()).or_default().insert(name.clone());
-        }
-        for label in labels(&pod.object) {
-            self.pods_by_label.entry(label).or_default().insert(name.clone());
-        }
-        if pod.object.controller().is_none() {
-            self.orphan_pods.entry(name.namespace.clone()).or_default().insert(name.clone());
-        }
-        if pod.terminal() {
-            self.ended_pods.insert((pod.created, name.clone()));
-        }
-        self.pods.insert(name, pod);
+        self.models.insert(object);
+        self.each_index(|index, models| index.insert(object, models));
     }
 
     fn remove(&mut self, object: &Arc<Object>) {
-        let name = &object.key.name;
-        self.ownership.remove(object);
-        self.unreadable.remove(&object.key);
-        match object.key.resource.as_str() {
-            "pods" => {
-                let Some(pod) = self.pods.remove(name) else { return };
-                unlink(&mut self.pods_by_node, &pod.node, name);
-                for label in labels(object) {
-                    unlink(&mut self.pods_by_label, &label, name);
-                }
-                unlink(&mut self.orphan_pods, &name.namespace, name);
-                self.ended_pods.remove(&(pod.created, name.clone()));
-            }
-            "replicasets.apps" => {
-                if let Some(set) = self.replica_sets.remove(name) {
-                    self.set_selectors.remove(name, &set.selector);
-                }
-                unlink(&mut self.orphan_sets, &name.namespace, name);
-            }
-            "services" => {
-                if let Some(service) = self.services.remove(name) {
-                    self.service_selectors.remove(name, &service.selector);
-                }
-            }
-            "deployments.apps" => {
-                if let Some(selector) = self.deployments.remove(name) {
-                    self.deployment_selectors.remove(name, &selector);
-                }
-            }
-            "ingresses.networking.k8s.io" => self.hosts.remove(object),
-            "nodes" => {
-                self.troubled_nodes.remove(&*name.name);
-                self.zones.remove(&name.name);
-                self.gateways.remove(&name.name);
-            }
-            _ => {}
-        }
+        self.each_index(|index, models| index.remove(object, models));
+        self.models.remove(object);
     }
-}
 
-/// The entries of one namespace, in order.
-pub fn in_namespace<'a, T>(
-    all: &'a BTreeMap<ObjectName, T>,
-    namespace: &str,
-) -> impl Iterator<Item = (&'a ObjectName, &'a T)> + use<'a, T> {
-    let namespace: Arc<str> = namespace.into();
-    let start = ObjectName { namespace: namespace.clone(), name: "".into() };
-    all.range(start..).take_while(move |(name, _)| name.namespace == namespace)
-}
-
-fn labels(object: &Object) -> impl Iterator<Item = (Arc<str>, String, String)> + use<'_> {
-    let namespace = &object.key.name.namespace;
-    object.meta.labels.iter().map(move |(key, value)| (namespace.clone(), key.clone(), value.clone()))
+    fn each_index(&mut self, tell: impl Fn(&mut dyn Index, &Models)) {
+        let all: [&mut dyn Index; 11] = [
+            &mut self.ownership,
+            &mut self.pods,
+            &mut self.zones,
+            &mut self.troubled_nodes,
+            &mut self.ended_pods,
+            &mut self.hosts,
+            &mut self.gateways,
+            &mut self.service_selectors,
+            &mut self.set_selectors,
+            &mut self.deployment_selectors,
+            &mut self.orphan_sets,
+        ];
+        all.into_iter().for_each(|index| tell(index, &self.models));
+    }
 }

@@ -1,9 +1,16 @@
 //! Where the gateways of nodes listen.
 
 use core::net::{IpAddr, SocketAddr};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use coracle_objects::Object;
 
 use serde_json::{Value, json};
+
+use crate::{index::Index, model::Models};
 
 /// Annotation of a Node: the host:port of its gateway.
 pub const GATEWAY_ANNOTATION: &str = "coracle.dev/gateway-address";
@@ -18,15 +25,21 @@ pub struct Gateways {
     by_node: BTreeMap<String, SocketAddr>,
 }
 
+impl Index for Gateways {
+    fn insert(&mut self, object: &Arc<Object>, models: &Models) {
+        if let Some(gateway) = models.node(object).and_then(|node| node.gateway) {
+            self.by_node.insert(object.name().to_owned(), gateway);
+        }
+    }
+
+    fn remove(&mut self, object: &Arc<Object>, _: &Models) {
+        if object.key.resource.as_str() == "nodes" {
+            self.by_node.remove(object.name());
+        }
+    }
+}
+
 impl Gateways {
-    pub fn insert(&mut self, node: &str, gateway: SocketAddr) {
-        self.by_node.insert(node.to_owned(), gateway);
-    }
-
-    pub fn remove(&mut self, node: &str) {
-        self.by_node.remove(node);
-    }
-
     /// `status.loadBalancer` of an Ingress that they serve, or of whose hosts another has some: then each port tells the
     /// `error`.
     pub fn load_balancer(&self, error: Option<&str>) -> Value {

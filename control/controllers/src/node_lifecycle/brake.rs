@@ -197,7 +197,7 @@ mod tests {
         fn set(&mut self, name: &str, zone: &str, ready: bool) {
             let key = ObjectKey::new("nodes", "", name);
             let draft = json!({"metadata": {"name": name, "labels": {ZONE_LABEL: zone}}}).to_string();
-            self.zones.insert(&coracle_objects::Object::from_draft(key, draft.as_bytes(), 1).unwrap(), ready);
+            self.zones.put(&coracle_objects::Object::from_draft(key, draft.as_bytes(), 1).unwrap(), ready);
         }
 
         fn down(&mut self, count: usize) {

@@ -4,6 +4,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use coracle_objects::Object;
 
+use crate::{
+    index::Index,
+    model::{Models, Node},
+};
+
 const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
@@ -45,10 +50,24 @@ pub struct Zones {
     changes: u64,
 }
 
+impl Index for Zones {
+    fn insert(&mut self, object: &Arc<Object>, models: &Models) {
+        if object.key.resource.as_str() == "nodes" {
+            self.put(object, models.node(object).is_some_and(Node::is_ready));
+        }
+    }
+
+    fn remove(&mut self, object: &Arc<Object>, _: &Models) {
+        if object.key.resource.as_str() == "nodes" {
+            self.take(object.name());
+        }
+    }
+}
+
 impl Zones {
-    pub fn insert(&mut self, node: &Object, ready: bool) {
+    pub(super) fn put(&mut self, node: &Object, ready: bool) {
         let name = node.name();
-        self.remove(name);
+        self.take(name);
         let label = |key: &str| node.meta.labels.get(key).map_or("", String::as_str);
         let zone: Zone = match label(REGION) {
             "" => label(ZONE).into(),
@@ -62,7 +81,7 @@ impl Zones {
         self.changes += 1;
     }
 
-    pub fn remove(&mut self, name: &str) {
+    fn take(&mut self, name: &str) {
         let Some((zone, ready)) = self.nodes.remove(name) else { return };
         self.changes += 1;
         self.ready -= usize::from(ready);
