@@ -269,6 +269,18 @@ impl Cluster {
             access.user,
             self.kubeconfig.display()
         );
+        ensure!(
+            access.impersonation.is_empty(),
+            "the user {:?} of the kubeconfig {} acts as somebody else (as), but this is done as oneself only",
+            access.user,
+            self.kubeconfig.display()
+        );
+        ensure!(
+            !access.addresses[at].contains('/'),
+            "the server {} of the kubeconfig {} has a path, below which there is the REST API alone",
+            access.addresses[at],
+            self.kubeconfig.display()
+        );
         Ok(coracle_proto::tls::channel(&access.addresses[at], access.tls()?))
     }
 }

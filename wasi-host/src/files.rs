@@ -120,7 +120,7 @@ impl Account {
 
     /// How many of so many bytes may be read, and the charge for them: few where the host's memory is scarce.
     fn hold_some(&self, bytes: usize) -> (usize, Option<Charge>) {
-        match self.hold(bytes) {
+        match self.ledger.try_charge(Holding::Heap, bytes as u64) {
             Ok(charge) => (bytes, Some(charge)),
             Err(_) => (bytes.min(BYTES_SQUEEZED), None),
         }

@@ -30,11 +30,12 @@ pub struct Certificate {
     pub key_pem: String,
 }
 
-#[derive(Debug, PartialEq)]
-pub enum Token {
-    Written(String),
+/// What is in the file, as long as it can be read, goes before what is written.
+#[derive(Debug, Default, PartialEq)]
+pub struct Token {
+    pub written: Option<String>,
     /// Read at each request: whoever keeps such a file replaces it from time to time.
-    In(PathBuf),
+    pub file: Option<PathBuf>,
 }
 
 impl Access {
@@ -53,11 +54,13 @@ impl Access {
         let ca_pem = cluster.ca_pem(folder)?;
         let mut addresses = vec![cluster.address()?];
         for other in config.clusters.iter().flatten() {
-            if other.ca_pem(folder).is_ok_and(|pem| pem == ca_pem) {
-                let address = other.address()?;
-                if !addresses.contains(&address) {
-                    addresses.push(address);
-                }
+            // What is wrong with others is nothing to this cluster.
+            let is_same =
+                other.ca_pem(folder).is_ok_and(|pem| pem == ca_pem) && other.ensure_direct().is_ok();
+            if let Some(address) = other.address().ok().filter(|_| is_same)
+                && !addresses.contains(&address)
+            {
+                addresses.push(address);
             }
         }
         let user = config.user(context)?;
@@ -93,13 +96,20 @@ impl Access {
     pub async fn introduce(&self, headers: &mut HeaderMap) -> Result<()> {
         headers.extend(self.impersonation.clone());
         let user = &self.user;
-        let token = match &self.token {
-            None => return Ok(()),
-            Some(Token::Written(token)) => token.clone(),
-            Some(Token::In(file)) => tokio::fs::read_to_string(file)
-                .await
-                .with_context(|| format!("reading the tokenFile {} of the user {user:?}", file.display()))?,
+        let Some(Token { written, file }) = &self.token else { return Ok(()) };
+        let read = match file {
+            None => None,
+            Some(file) => match (tokio::fs::read_to_string(file).await, written) {
+                (Ok(token), _) => Some(token),
+                (Err(_), Some(_)) => None,
+                (Err(error), None) => {
+                    return Err(error).with_context(|| {
+                        format!("reading the tokenFile {} of the user {user:?}", file.display())
+                    });
+                }
+            },
         };
+        let token = read.or_else(|| written.clone()).unwrap_or_default();
         let value = HeaderValue::try_from(format!("Bearer {}", token.trim()));
         let mut value = value.with_context(|| format!("the token of the user {user:?} cannot be sent"))?;
         value.set_sensitive(true);

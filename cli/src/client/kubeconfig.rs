@@ -112,7 +112,7 @@ impl Context {
 }
 
 impl Cluster {
-    /// `host:port`, and a path below which the API is, where there is one.
+    /// `host:port`, 443 where none is given, and a path below which the API is, where there is one.
     pub fn address(&self) -> Result<String> {
         let name = &self.name;
         let server =
@@ -124,7 +124,8 @@ impl Cluster {
             "the server {server:?} of the cluster {name:?} does not begin with https://"
         );
         let authority = uri.authority().map_or("", |authority| authority.as_str());
-        Ok(format!("{authority}{}", uri.path().trim_end_matches('/')))
+        let port = if uri.port().is_some() { "" } else { ":443" };
+        Ok(format!("{authority}{port}{}", uri.path().trim_end_matches('/')))
     }
 
     pub fn ca_pem(&self, folder: &Path) -> Result<String> {
@@ -189,8 +190,9 @@ impl User {
     }
 
     pub fn token(&self, folder: &Path) -> Option<Token> {
-        let written = filled(&self.is.token).map(|token| Token::Written(token.to_owned()));
-        written.or_else(|| filled(&self.is.token_file).map(|file| Token::In(folder.join(file))))
+        let written = filled(&self.is.token).map(str::to_owned);
+        let file = filled(&self.is.token_file).map(|file| folder.join(file));
+        (written.is_some() || file.is_some()).then_some(Token { written, file })
     }
 
     /// Headers of Kubernetes' user impersonation.

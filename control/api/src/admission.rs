@@ -65,12 +65,17 @@ pub trait Plugin: Sync {
     /// Whether it has a say in this one: by what is done, to what and by whom, and not by the object.
     fn handles(&self, write: &Write<'_>) -> bool;
 
+    /// Whether it may change the object.
+    fn changes_objects(&self) -> bool {
+        false
+    }
+
     /// Whether it fills in what the kind validates: what is at fault in one state may then be right in another.
     fn completes(&self) -> bool {
         false
     }
 
-    /// Completes a new or changed object, after the kind's defaults. Answers what must hold and what is written along with
+    /// Completes a new or changed object, after the kind's defaults where it is validated. Answers what must hold and what is written along with
     /// it.
     fn mutate<'a>(
         &'a self,

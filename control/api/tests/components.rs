@@ -163,3 +163,41 @@ async fn what_no_store_takes_is_not_sent_there() {
     assert!(matches!(refused, Refusal::TooLarge { .. }), "{refused:?}");
     assert_eq!(memory.proposals(), 0);
 }
+
+#[tokio::test]
+async fn what_is_based_on_an_older_state_is_decided_anew_and_not_denied() {
+    let (memory, _) = cluster();
+    let mut spec = containers();
+    spec["nodeName"] = "n1".into();
+    let pod = |image: &str| {
+        let mut spec = spec.clone();
+        spec["containers"][0]["image"] = image.into();
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "p", "namespace": "default", "uid": "p" },
+            "spec": spec, "status": {},
+        })
+    };
+    memory.put("pods", "default", "p", pod("i:1"));
+    let key = ObjectKey::new("pods", "default", "p");
+    let running = changed(&memory, &key, |pod| pod["status"]["phase"] = "Running".into());
+    memory.put("pods", "default", "p", pod("i:2"));
+    let own = as_user(&memory, UserInfo::node("n1"));
+    let refused = own.propose(running).await.unwrap().unwrap_err();
+    assert!(matches!(refused, Refusal::Precondition { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn metadata_of_what_is_older_than_a_default_is_written() {
+    let (memory, _) = cluster();
+    let key = ObjectKey::new("secrets", "default", "s");
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "s", "namespace": "default", "uid": "s" },
+        "immutable": true, "data": { "a": "YQ==" },
+    });
+    memory.put("secrets", "default", "s", secret);
+    let own = as_user(&memory, UserInfo::component("garbage-collector-controller"));
+    let owned = changed(&memory, &key, |secret| secret["metadata"]["labels"] = json!({ "a": "b" }));
+    own.propose(owned).await.unwrap().unwrap();
+    let other = changed(&memory, &key, |secret| secret["data"]["a"] = "Yg==".into());
+    assert!(denied(&own, other).await.contains("immutable"));
+}

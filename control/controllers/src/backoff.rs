@@ -143,6 +143,14 @@ impl Backoff {
         self.troubles.get(task)?.creates_from.filter(|moment| *moment > now)
     }
 
+    /// Whether the task waits for having failed: as a whole, or (`creating`) in making something.
+    pub fn waits_after(&self, task: &Task, creating: bool, now: Timestamp) -> bool {
+        let trouble = self.troubles.get(task).filter(|trouble| trouble.failed > 0);
+        trouble.is_some_and(|trouble| {
+            if creating { trouble.creates_from } else { trouble.runs_from }.is_some_and(|until| until > now)
+        })
+    }
+
     /// Why the task last failed for good, as long as that holds.
     pub fn reason(&self, task: &Task) -> Option<&str> {
         self.troubles.get(task)?.reason.as_deref()

@@ -52,13 +52,27 @@ impl Origin {
     }
 }
 
+/// An event that a plan tells.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub record: EventRecord,
+    /// The place of the plan's transaction that it tells of, which is true once that is applied.
+    pub of: Option<usize>,
+}
+
+impl From<EventRecord> for Told {
+    fn from(record: EventRecord) -> Self {
+        Self { record, of: None }
+    }
+}
+
 /// What is to be done. To be proposed in this order; each transaction is refused by itself where it is stale.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     pub transactions: Vec<Transaction>,
     /// Of each transaction: to be given back with its outcome.
     pub origins: Vec<Origin>,
-    pub events: Vec<EventRecord>,
+    pub events: Vec<Told>,
     /// How many tasks were looked at: a measure of the work, for tests and metrics.
     pub tasks: usize,
     /// How many steps were taken from owners to those that block them: another such measure.
@@ -170,10 +184,15 @@ impl Controllers {
             let settled = self.flights.refused(transaction);
             self.release(settled);
         }
+        let creating = backoff::creates(transaction);
+        let failed = matches!(outcome, Outcome::Impossible(_));
+        if failed && self.backoff.waits_after(task, creating, now) {
+            // Another write of the same plan has failed: that is counted and told.
+            return;
+        }
         let Some(again) = self.backoff.note(task, transaction, outcome, now) else { return };
         self.timers.set(task, again);
         if let Outcome::Impossible(reason) = outcome {
-            let creating = backoff::creates(transaction);
             self.untold.extend(self.state.failure(task, creating, reason));
             // What is made is missing; the rest goes on, and the status says why.
             if creating {
@@ -204,7 +223,8 @@ impl Controllers {
         self.memory.brake.begin(self.timers.next(), now);
         self.dirty.extend(self.timers.take_due(now));
         self.dirty.extend(std::mem::take(&mut self.blocked));
-        let mut plan = Plan { events: std::mem::take(&mut self.untold), ..Plan::default() };
+        let events = std::mem::take(&mut self.untold).into_iter().map(Told::from).collect();
+        let mut plan = Plan { events, ..Plan::default() };
         let mut marked = Queue::default();
         let mut circles = Circles::default();
         let mut turn_began = 0;

@@ -253,7 +253,7 @@ fn finish(round: Round<'_>, planner: &mut Planner<'_>, mut value: Value) -> Resu
         return Ok(());
     }
     for event in round.events {
-        planner.record(event);
+        planner.record_done(event);
     }
     Ok(())
 }

@@ -281,7 +281,7 @@ fn evict(planner: &mut Planner<'_>, pod: &Pod, situation: &Situation<'_>) -> Res
         let message = format!("Marking for deletion Pod {}", object.key.name);
         let record =
             EventRecord::normal(object, "taint-eviction-controller", "TaintManagerEviction", message);
-        planner.record(EventRecord { type_: EventType::Normal, ..record });
+        planner.record_done(EventRecord { type_: EventType::Normal, ..record });
     }
     Ok(())
 }

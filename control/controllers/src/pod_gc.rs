@@ -127,7 +127,7 @@ fn plan_stray(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unread
         Transaction::delete(object.key.clone(), object.revision).expecting(node, Expect::Absent);
     if planner.propose(transaction) {
         let message = format!("PodGC: node {} no longer exists", pod.node);
-        planner.record(EventRecord::normal(object, COMPONENT, "NodeGone", message));
+        planner.record_done(EventRecord::normal(object, COMPONENT, "NodeGone", message));
     }
     Ok(())
 }

@@ -193,7 +193,7 @@ fn create(planner: &mut Planner<'_>, set: &ReplicaSet, count: usize) -> Result<b
             return Ok(true);
         }
         if index < POD_EVENTS_MAX {
-            planner.record(EventRecord::normal(owner, NAME, "SuccessfulCreate", message));
+            planner.record_done(EventRecord::normal(owner, NAME, "SuccessfulCreate", message));
         }
     }
     Ok(count > 0)
@@ -214,7 +214,7 @@ fn delete(
         let transaction = transaction.expecting(owner.key.clone(), Expect::Revision(owner.revision));
         if planner.propose(transaction) && index < POD_EVENTS_MAX {
             let message = format!("Deleted pod: {}", pod.object.name());
-            planner.record(EventRecord::normal(owner, NAME, "SuccessfulDelete", message));
+            planner.record_done(EventRecord::normal(owner, NAME, "SuccessfulDelete", message));
         }
     }
     Ok(true)

@@ -15,7 +15,7 @@ pub const CLUSTER_INFO_KEPT: &str =
 /// Whether nobody may delete the object with this key: the namespaces that every cluster has.
 pub fn is_kept_namespace(key: &ObjectKey) -> bool {
     key.resource.as_str() == "namespaces"
-        && ["default", "kube-public", "kube-system"].contains(&&*key.name.name)
+        && ["default", "kube-node-lease", "kube-public", "kube-system"].contains(&&*key.name.name)
 }
 
 /// Whether an EndpointSlice of this name in the namespace `default` is the control plane's own, of the service `kubernetes`:

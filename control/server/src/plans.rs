@@ -54,8 +54,8 @@ pub async fn run_controllers(
             planning.remembered.store(remembered, Ordering::Relaxed);
             planning.restless.store(restless, Ordering::Relaxed);
             note(planning, [waiting, in_trouble, unreadable], &plan.panics);
-            for record in &plan.events {
-                recorder.record(record);
+            for told in plan.events.iter().filter(|told| told.of.is_none()) {
+                recorder.record(&told.record);
             }
             if !plan.transactions.is_empty() {
                 let observe = |event: &Event| controllers.observe(event);
@@ -67,6 +67,10 @@ pub async fn run_controllers(
                 let settled = plan.origins.iter().zip(&plan.transactions).zip(&outcomes);
                 for ((origin, transaction), outcome) in settled {
                     controllers.settle(origin, transaction, outcome, now);
+                }
+                let is_applied = |at: usize| outcomes.get(at) == Some(&Outcome::Applied);
+                for told in plan.events.iter().filter(|told| told.of.is_some_and(is_applied)) {
+                    recorder.record(&told.record);
                 }
                 pause_if_nothing_works(&outcomes).await;
                 match missed {

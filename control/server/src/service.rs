@@ -168,6 +168,11 @@ impl Front {
             response
         } else if is_registry(path) {
             let method = request.method().clone();
+            let mut request = request;
+            if !matches!(caller, Caller::Anonymous) {
+                // Members as well, who are nobody to the REST API.
+                request.extensions_mut().insert(caller.user());
+            }
             let response = infallible(self.registry.clone().oneshot(request.map(Body::new)).await);
             let code = response.status().as_u16();
             self.telemetry.requests.registry_answered(method.as_str(), code, began.elapsed());

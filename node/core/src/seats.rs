@@ -24,13 +24,15 @@ pub struct Waiting {
 }
 
 impl PodState {
-    /// Has a container wait for a seat; what that is about is told once.
+    /// Has a container wait for a seat; what that is about is told once, in the words of the first try: with each further one
+    /// the figures in them are others, and whoever waits would write his status with each.
     pub(crate) fn unseat(&mut self, container: &str, message: String, now: Timestamp) {
         let Some(state) = self.containers.get_mut(container) else { return };
         state.refusals.grant(now, now);
         let retry_at = after(now, state.refusals.wait().min(SEAT_WAIT_MAX));
         state.phase = Phase::Unseated(Unseated { since: now, retry_at });
-        if state.no_seat.replace(message.clone()).is_none() {
+        if state.no_seat.is_none() {
+            state.no_seat = Some(message.clone());
             self.container_event(container, true, NO_SEAT, message);
         }
     }

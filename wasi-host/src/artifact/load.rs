@@ -1,7 +1,7 @@
 //! From compiled code to what can be instantiated: authenticated, mapped, linked.
 
 use std::fs::File;
-use std::path::Path;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use wasmtime::Engine;
@@ -50,7 +50,7 @@ impl Loader {
             tracing::warn!(path = %path.display(), "compiled code is not authentic, compiling anew");
             return Err(Unusable);
         };
-        match deserialize(self.engines.of(kind.engine), path) {
+        match deserialize(self.engines.of(kind.engine), &code) {
             Ok(component) => Ok(Some((kind, component))),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "compiled code cannot be loaded, compiling anew");
@@ -86,7 +86,9 @@ impl Loader {
 }
 
 #[allow(unsafe_code, reason = "loading compiled code is inherently unsafe; it is authenticated before")]
-fn deserialize(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
+fn deserialize(engine: &Engine, code: &File) -> wasmtime::Result<Component> {
+    // The file that was authenticated, whatever has its name by now.
+    let path = format!("/proc/self/fd/{}", code.as_raw_fd());
     // SAFETY: the file was written by this host's compiler (which is to be trusted as far as it is sound: see
     // `child.rs`) and has just been authenticated, with its key, by a key that only this host's user can read. A store
     // gives files that only this user can write, and that nobody writes to any more (`code_store.rs`). Whoever could change

@@ -190,9 +190,9 @@ mod tests {
             refused(Sated::Source(source), &one)
                 .contains("the caller, or the pods of its namespace, hold 3 of 8")
         );
-        assert!(refused(Sated::Lane, &one).contains("all pods of this node hold 3 of its 8"));
-        assert!(refused(Sated::Lane, &claim(2, None)).contains("all pods of this node hold 0 of its 8"));
-        assert!(refused(Sated::All, &one).contains("all pods of this node hold 3 of its 8"));
+        assert!(refused(Sated::Lane, &one).contains("all pods of this node hold 3 of the 6"));
+        assert!(refused(Sated::Lane, &claim(2, None)).contains("all pods of this node hold 0 of the 6"));
+        assert!(refused(Sated::All, &one).contains("all pods of this node hold 3 of the 8"));
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl Delivery {
         let wanted = self.collected.len() + more;
         let counted =
             if wanted <= COLLECT_BYTES_FREE { 0 } else { wanted.next_multiple_of(COLLECT_BYTES_STEP) };
-        wanted <= COLLECT_BYTES_MAX && self.charge.set(counted as u64).is_ok()
+        wanted <= COLLECT_BYTES_MAX && self.charge.try_set(counted as u64).is_ok()
     }
 
     fn deliver_whole(self) {

@@ -85,6 +85,13 @@ impl Account {
         Ok(charge)
     }
 
+    /// The same for one who does without where it is refused: nobody is told of that.
+    pub(crate) fn try_charge(self: &Arc<Account>, holding: Holding, amount: u64) -> Result<Charge, Refused> {
+        let mut charge = Charge::nothing(self, holding);
+        charge.try_grow(amount)?;
+        Ok(charge)
+    }
+
     /// The same for somebody from elsewhere, who must not take the last: a part is left to the pod and its namespace.
     pub(crate) fn charge_for_other(
         self: &Arc<Account>,

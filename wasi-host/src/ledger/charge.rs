@@ -30,7 +30,12 @@ impl Charge {
 
     /// So much more. A refusal changes nothing.
     pub(crate) fn grow(&mut self, more: u64) -> Result<(), Refused> {
-        self.account.take(self.holding, more).inspect_err(|refused| self.account.note(*refused))?;
+        self.try_grow(more).inspect_err(|refused| self.account.note(*refused))
+    }
+
+    /// The same for one who does without where it is refused: nobody is told of that.
+    pub(crate) fn try_grow(&mut self, more: u64) -> Result<(), Refused> {
+        self.account.take(self.holding, more)?;
         self.amount += more;
         Ok(())
     }
@@ -46,9 +51,14 @@ impl Charge {
 
     /// As much as this. Less is never refused.
     pub(crate) fn set(&mut self, amount: u64) -> Result<(), Refused> {
+        self.try_set(amount).inspect_err(|refused| self.account.note(*refused))
+    }
+
+    /// The same for one who does without where it is refused.
+    pub(crate) fn try_set(&mut self, amount: u64) -> Result<(), Refused> {
         match amount.checked_sub(self.amount) {
             Some(0) => Ok(()),
-            Some(more) => self.grow(more),
+            Some(more) => self.try_grow(more),
             None => {
                 self.shrink(self.amount - amount);
                 Ok(())

@@ -227,7 +227,8 @@ impl Seats {
     pub(crate) fn take_for(self: &Arc<Self>, caller: &Caller) -> Result<(Seat, Arc<Budget>), NetError> {
         let seat = match caller {
             Caller::Node => {
-                let charge = self.budget.hold(SOCKET_BYTES).ok().flatten();
+                let account = self.budget.account.get();
+                let charge = account.and_then(|account| account.try_charge(Holding::Heap, SOCKET_BYTES).ok());
                 self.seat(self.sockets_max + FOR_NODE_MAX, charge)?
             }
             Caller::Own => self.take()?,

@@ -81,7 +81,7 @@ impl fmt::Display for Refused {
                 "the caller, or the pods of its namespace, hold {held} of {all}{unit} and may hold {limit} now"
             )?,
             Bound::Port => write!(f, "all callers of this port hold {held} of its {limit}{unit}")?,
-            Bound::Node => write!(f, "all pods of this node hold {held} of its {all}{unit}")?,
+            Bound::Node => write!(f, "all pods of this node hold {held} of the {limit}{unit} that they may")?,
         }
         match what {
             What::Instances if asked > 1 => {
@@ -91,21 +91,50 @@ impl fmt::Display for Refused {
             _ => {}
         }
         f.write_str("; ")?;
-        f.write_str(match (bound, what) {
-            (Bound::Volume | Bound::Container | Bound::Pod, what) => what.own_mend(bound),
+        f.write_str(self.mend())
+    }
+}
+
+impl Refused {
+    /// What it is about without the figures of the moment: the same each time, so that an event of it counts up.
+    pub fn lasting_words(&self) -> String {
+        let Refused { what, bound, limit, all, .. } = *self;
+        let (name, unit, mend) = (what.name(), what.unit(), self.mend());
+        let whose = match bound {
+            Bound::Volume => format!("the volume holds the {limit}{unit} that it may"),
+            Bound::Container => format!("the container holds the {limit}{unit} that it may"),
+            Bound::Pod => format!("the pod holds the {limit}{unit} that it may"),
+            Bound::PodShare => {
+                format!("the pod holds as many of this node's {all}{unit} as it may while others hold theirs")
+            }
+            Bound::Namespace => {
+                format!(
+                    "the namespace holds as many of this node's {all}{unit} as it may while others hold theirs"
+                )
+            }
+            Bound::Caller => {
+                format!("the caller, or the pods of its namespace, hold as many of {all}{unit} as they may")
+            }
+            Bound::Port => format!("all callers of this port hold its {limit}{unit}"),
+            Bound::Node => format!("all pods of this node hold the {limit}{unit} that they may"),
+        };
+        format!("{name}: {whose}; {mend}")
+    }
+
+    fn mend(&self) -> &'static str {
+        match (self.bound, self.what) {
+            (Bound::Volume | Bound::Container | Bound::Pod, what) => what.own_mend(self.bound),
             (Bound::PodShare | Bound::Namespace | Bound::Node, What::Memory) => {
                 "what resources.requests.memory asks for is kept for a pod"
             }
             (Bound::Namespace, What::Instances) => "stop some of the namespace's pods, or add a node",
-            (Bound::Node, What::Instances) => {
-                "it goes on when requests that are served or other pods end; or add a node"
-            }
+            (Bound::Node, What::Instances) => "it goes on when other instances end; or add a node",
             (Bound::PodShare, What::Instances) => "spread its containers over several pods",
             (Bound::PodShare, _) => "spread what it does over several pods",
             (Bound::Namespace, _) => "have the namespace's other pods hold less, or add a node",
             (Bound::Caller | Bound::Port, _) => "ask again when some of them are done",
             (Bound::Node, _) => "try again when others have given some back, or add a node",
-        })
+        }
     }
 }
 

@@ -45,10 +45,16 @@ fn all_control_nodes_of_the_same_ca_are_known() {
         cluster("two", "https://10.0.0.2:6443/", "Y2E="),
         cluster("again", "https://10.0.0.2:6443", "Y2E="),
         cluster("foreign", "https://10.9.9.9:6443", "b3RoZXI="),
+        cluster("plain", "http://10.0.0.3:6443", "Y2E="),
+        cluster("nowhere", "", "Y2E="),
         { "name": "without" },
+        { "name": "far", "cluster": {
+            "server": "https://10.0.0.4:6443", "certificate-authority-data": "Y2E=", "proxy-url": "http://p:1",
+        } },
+        cluster("by name", "https://api.example", "Y2E="),
     ]);
     let access = parse(&config).unwrap();
-    assert_eq!(access.addresses, ["10.0.0.2:6443", "10.0.0.1:6443"]);
+    assert_eq!(access.addresses, ["10.0.0.2:6443", "10.0.0.1:6443", "api.example:443"]);
     assert_eq!((access.ca_pem.as_str(), access.namespace.as_str()), ("ca", "default"));
     let certificate = access.certificate.unwrap();
     assert_eq!((certificate.pem.as_str(), certificate.key_pem.as_str()), ("c", "k"));
@@ -88,7 +94,7 @@ fn relative_paths_begin_where_the_kubeconfig_lies() {
     assert_eq!(access.ca_pem, "ca of a file");
     let certificate = access.certificate.unwrap();
     assert_eq!((certificate.pem.as_str(), certificate.key_pem.as_str()), ("chain", "key"));
-    assert_eq!(access.token, Some(Token::In(folder.path().join("pki/token"))));
+    assert_eq!(access.token.unwrap().file, Some(folder.path().join("pki/token")));
 
     std::fs::remove_file(folder.path().join("pki/ca.pem")).unwrap();
     let said = format!("{:#}", Access::read(&file).err().unwrap());
@@ -185,7 +191,15 @@ async fn requests_say_who_makes_them() {
         assert_eq!(headers["impersonate-extra-a%2fb"], "blue");
     }
     config["users"][0]["user"]["token"] = "written".into();
+    for (there, token) in [(true, "Bearer second"), (false, "Bearer written")] {
+        if !there {
+            std::fs::remove_file(folder.path().join("token")).unwrap();
+        }
+        let access = Access::parse(&config.to_string(), folder.path()).unwrap();
+        let mut headers = HeaderMap::new();
+        access.introduce(&mut headers).await.unwrap();
+        assert_eq!(headers["authorization"], token, "what the file has goes before");
+    }
     let access = parse(&config).unwrap();
-    assert_eq!(access.token, Some(Token::Written("written".into())), "it goes before tokenFile");
     assert!(access.certificate.is_none());
 }

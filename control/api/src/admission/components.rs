@@ -79,12 +79,26 @@ async fn admit(
     is_new: bool,
 ) -> Result<Transaction, ApiError> {
     let key = write.key().clone();
-    // What the API does not serve is nobody's but the control plane's.
-    let Some(kind) = kinds.by_resource(key.resource.as_str()) else { return Ok(Transaction::default()) };
-    let old = view.get(&key).filter(|_| !is_new);
-    let Some(operation) = operation(old, write, is_new) else { return Ok(Transaction::default()) };
     let Writer { config, user } = writer;
-    let asked = Write { operation, kind, key: &key, view, config, user, old: None };
+    let Some(kind) = kinds.by_resource(key.resource.as_str()) else {
+        return match user.as_node() {
+            // What the API does not serve is nobody's but the control plane's.
+            None => Ok(Transaction::default()),
+            Some(node) => Err(ApiError::Forbidden {
+                resource: Some(key.resource),
+                name: key.name.name.to_string(),
+                reason: format!("node {node:?} is not allowed to write it"),
+            }),
+        };
+    };
+    let old = view.get(&key).filter(|_| !is_new);
+    let about = |operation| Write { operation, kind, key: &key, view, config, user, old: None };
+    let deletion_is_handled = || handling(&about(Operation::Delete)).next().is_some();
+    // The end of what was let go is nobody's to ask for again but a node's, which may say it of its own alone.
+    let has_begun = old.is_some_and(|old| old.meta.deletion_timestamp.is_some()) && user.as_node().is_none();
+    let operation = operation(old, write, is_new, || !has_begun && deletion_is_handled());
+    let Some(operation) = operation else { return Ok(Transaction::default()) };
+    let asked = about(operation);
     let is_whole = !kind.has(Endpoint::Status);
     let is_validated = operation == Operation::Create || operation == Operation::Update && is_whole;
     if !is_validated && handling(&asked).next().is_none() {
@@ -99,49 +113,50 @@ async fn admit(
     // What is no object the store refuses.
     let Ok(given) = Object::from_draft(key.clone(), draft, 0) else { return Ok(Transaction::default()) };
     let mut object = answer::present_value(kind, &given);
-    // An object that was there is compared with what was stored, which may be older than a default.
+    // Compared with what was stored, which may be older than a default.
+    let content_stays = asked.old.is_some_and(|old| leaves_its_content(old, &object));
     if is_validated {
         kind.defaults(&mut object);
     }
-    let complete = object.clone();
+    let may_change = handling(&asked).any(|plugin| plugin.changes_objects());
+    let complete = may_change.then(|| object.clone());
     let along = mutate(&asked, &mut object).await?;
     let errors = match asked.old {
         None => faults_of_new(kind, &object),
-        Some(old) if is_whole && !leaves_its_content(old, &object) => kind.validate(&object, Some(old)),
+        Some(old) if is_whole && !content_stays => kind.validate(&object, Some(old)),
         Some(_) => Vec::new(),
     };
     if !errors.is_empty() {
         return Err(ApiError::invalid(kind, &key.name.name, errors));
     }
     validate(&asked, Some(&object)).await?;
-    if object != complete {
+    if complete.is_some_and(|complete| complete != object) {
         kind.to_storage(&mut object);
         *draft = stored_draft(kind, &object).into();
     }
     Ok(along)
 }
 
-/// What a write does to an object; none where it carries out what was admitted before, or will find that there is nothing.
-fn operation(old: Option<&Arc<Object>>, write: &StoreWrite, is_new: bool) -> Option<Operation> {
+/// What a write does to an object; none where it will find that there is nothing, or that nobody has a say in.
+fn operation(
+    old: Option<&Arc<Object>>,
+    write: &StoreWrite,
+    is_new: bool,
+    deletion_is_handled: impl Fn() -> bool,
+) -> Option<Operation> {
     match (write, old) {
         (StoreWrite::Put { .. }, None) => is_new.then_some(Operation::Create),
         (StoreWrite::Put { draft, .. }, Some(old)) => {
-            let begins_to_end = old.meta.deletion_timestamp.is_none() && is_ending(&old.key, draft);
+            let begins_to_end =
+                old.meta.deletion_timestamp.is_none() && deletion_is_handled() && is_ending(&old.key, draft);
             Some(if begins_to_end { Operation::Delete } else { Operation::Update })
         }
-        (StoreWrite::Delete { .. }, Some(old)) if old.meta.deletion_timestamp.is_none() => {
-            Some(Operation::Delete)
-        }
-        (StoreWrite::Delete { .. }, _) => None,
+        (StoreWrite::Delete { .. }, old) => old.filter(|_| deletion_is_handled()).map(|_| Operation::Delete),
     }
 }
 
 fn is_ending(key: &ObjectKey, draft: &[u8]) -> bool {
-    // Most drafts are told by that alone, and most writes concern no plugin.
-    const FIELD: &[u8] = b"\"deletionTimestamp\"";
-    draft.windows(FIELD.len()).any(|bytes| bytes == FIELD)
-        && Object::from_draft(key.clone(), draft, 0)
-            .is_ok_and(|object| object.meta.deletion_timestamp.is_some())
+    Object::from_draft(key.clone(), draft, 0).is_ok_and(|object| object.meta.deletion_timestamp.is_some())
 }
 
 /// Only metadata changes: what was taken under older rules is not held back by that.
@@ -174,22 +189,23 @@ impl<S: Storage> Storage for Admitted<S> {
         self.storage.is_led()
     }
 
-    /// What the local state does not admit is looked at once more in the newest. What no store takes is not sent there.
+    /// What the local state does not admit is looked at once more in the newest: where that would refuse it, it is to be
+    /// decided anew. What no store takes is not sent there.
     async fn propose(&self, transaction: Transaction) -> Result<Result<Applied, Refusal>, ProposeError> {
         if let Some(refusal) = transaction.too_large(OBJECT_BYTES_MAX) {
             return Ok(Err(refusal));
         }
         let local = self.storage.view();
-        let mut admitted = self.admission.admit(&self.user, &local, transaction.clone()).await;
-        if admitted.is_err() {
-            let newest = self.storage.linearizable().await;
-            let newest = newest.map_err(|error| ProposeError::Unavailable(error.to_string()))?;
-            if newest.revision > local.revision {
-                admitted = self.admission.admit(&self.user, &newest, transaction).await;
-            }
+        if let Ok(admitted) = self.admission.admit(&self.user, &local, transaction.clone()).await {
+            return self.storage.propose(admitted).await;
         }
-        match admitted {
-            Ok(transaction) => self.storage.propose(transaction).await,
+        let newest = self.storage.linearizable().await;
+        let newest = newest.map_err(|error| ProposeError::Unavailable(error.to_string()))?;
+        if let Some(refusal) = transaction.refused_by(&newest) {
+            return Ok(Err(refusal));
+        }
+        match self.admission.admit(&self.user, &newest, transaction).await {
+            Ok(admitted) => self.storage.propose(admitted).await,
             Err(error) => Err(ProposeError::Denied(Box::new(error))),
         }
     }

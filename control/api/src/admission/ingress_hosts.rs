@@ -19,6 +19,10 @@ impl Plugin for IngressHosts {
         write.is_of("networking.k8s.io", "Ingress") && write.operation != Operation::Delete
     }
 
+    fn changes_objects(&self) -> bool {
+        true
+    }
+
     fn mutate<'a>(
         &'a self,
         write: &'a Write<'a>,

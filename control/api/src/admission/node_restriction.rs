@@ -2,7 +2,7 @@
 
 use coracle_objects::fields;
 use futures::future::{self, BoxFuture, FutureExt};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Operation, Plugin, Write};
 use crate::error::ApiError;
@@ -44,7 +44,7 @@ fn fault(write: &Write<'_>, object: Option<&Value>) -> Option<String> {
                 "node {node:?} can only write to pods that are bound to it, not to {bound:?}"
             ));
         }
-        let changed = object.is_some_and(|new| new.get("spec") != old.get("spec"));
+        let changed = object.is_some_and(|new| !same_but_for_status(old, new));
         return changed.then(|| format!("node {node:?} can only write the status of its pods"));
     }
     let own = if write.is_of("", "Node") {
@@ -52,13 +52,26 @@ fn fault(write: &Write<'_>, object: Option<&Value>) -> Option<String> {
     } else if write.is_of("coordination.k8s.io", "Lease") {
         name == node && &*write.key.name.namespace == LEASES
     } else if write.is_of("coracle.dev", "PodBlock") {
-        let block = object.or(write.old);
-        block.is_some_and(|block| fields::text(block, "/spec/nodeName") == node)
+        let mut blocks = object.into_iter().chain(write.old);
+        blocks.all(|block| fields::text(block, "/spec/nodeName") == node)
     } else {
-        write.is_of("", "Event")
+        false
     };
     let what = write.kind.kind.to_lowercase();
     (!own || node.is_empty()).then(|| format!("node {node:?} is not allowed to write {what} {name:?}"))
+}
+
+/// What a pod's node writes beside its status is how long the pod has still.
+const NODES_METADATA: [&str; 3] = ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds"];
+
+fn same_but_for_status(old: &Value, new: &Value) -> bool {
+    let nothing = Map::new();
+    let same = |old: &Value, new: &Value, besides: &[&str]| {
+        let [old, new] = [old, new].map(|value| value.as_object().unwrap_or(&nothing));
+        let mut names = old.keys().chain(new.keys());
+        names.all(|name| besides.contains(&name.as_str()) || old.get(name) == new.get(name))
+    };
+    same(old, new, &["metadata", "status"]) && same(&old["metadata"], &new["metadata"], &NODES_METADATA)
 }
 
 #[cfg(test)]
@@ -95,6 +108,12 @@ mod tests {
         let words = |refused: Option<String>| refused.unwrap();
         assert!(words(update(pod("n", "a", ""), pod("n", "b", ""))).contains("only write the status"));
         assert!(words(update(pod("m", "a", ""), pod("m", "a", "x"))).contains("not to \"m\""));
+        let mut labelled = pod("n", "a", "Running");
+        labelled["metadata"] = json!({ "labels": { "app": "web" } });
+        assert!(words(update(pod("n", "a", ""), labelled)).contains("only write the status"));
+        let mut shortened = pod("n", "a", "Running");
+        shortened["metadata"] = json!({ "deletionGracePeriodSeconds": 0, "resourceVersion": "5" });
+        assert_eq!(update(pod("n", "a", ""), shortened), None);
         assert!(
             words(said(Operation::Create, "pods", at, (None, Some(pod("n", "a", ""))))).contains("make pods")
         );
@@ -114,9 +133,12 @@ mod tests {
         let leases = "leases.coordination.k8s.io";
         assert!(own(leases, ("kube-node-lease", "n")) && !own(leases, ("kube-system", "n")));
         assert!(!own(leases, ("kube-node-lease", "m")));
-        assert!(own("events", ("d", "e")) && own("podblocks.coracle.dev", ("", "b")));
+        assert!(own("podblocks.coracle.dev", ("", "b")) && !own("events", ("d", "e")));
         assert!(!own("secrets", ("d", "s")) && !own("configmaps", ("d", "c")));
         let anothers = json!({ "spec": { "nodeName": "m" } });
+        let mine = json!({ "spec": { "nodeName": "n" } });
+        let taken = (Some(anothers.clone()), Some(mine));
+        assert!(said(Operation::Update, "podblocks.coracle.dev", ("", "b"), taken).is_some());
         let refused = said(Operation::Create, "podblocks.coracle.dev", ("", "b"), (None, Some(anothers)));
         assert_eq!(refused.unwrap(), "node \"n\" is not allowed to write podblock \"b\"");
     }

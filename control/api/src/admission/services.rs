@@ -46,6 +46,10 @@ impl Plugin for ServiceClaims {
         }
     }
 
+    fn changes_objects(&self) -> bool {
+        true
+    }
+
     fn completes(&self) -> bool {
         true
     }

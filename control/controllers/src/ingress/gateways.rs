@@ -82,13 +82,13 @@ mod tests {
         assert_eq!(gateway("", &[]), None);
         let mut gateways = Gateways::default();
         assert_eq!(gateways.load_balancer(None), json!({}));
-        gateways.insert("a", "127.0.0.1:8080".parse().unwrap());
-        gateways.insert("b", "127.0.0.1:81".parse().unwrap());
-        gateways.insert("c", "127.0.0.1:81".parse().unwrap());
+        gateways.by_node.insert("a".to_owned(), "127.0.0.1:8080".parse().unwrap());
+        gateways.by_node.insert("b".to_owned(), "127.0.0.1:81".parse().unwrap());
+        gateways.by_node.insert("c".to_owned(), "127.0.0.1:81".parse().unwrap());
         let ports = json!([{"port": 81, "protocol": "TCP"}, {"port": 8080, "protocol": "TCP"}]);
         assert_eq!(gateways.load_balancer(None), json!({"ingress": [{"ip": "127.0.0.1", "ports": ports}]}));
         for node in 0..100_u8 {
-            gateways.insert(&node.to_string(), SocketAddr::from(([10, 0, 0, node], 80)));
+            gateways.by_node.insert(node.to_string(), SocketAddr::from(([10, 0, 0, node], 80)));
         }
         let many = gateways.load_balancer(Some("x.example/Y"));
         assert_eq!(many["ingress"].as_array().unwrap().len(), ADDRESSES_MAX);

@@ -136,11 +136,14 @@ impl Cluster {
         let plan = self.plan();
         assert_eq!(plan.panics, Vec::<String>::new());
         let any = !plan.transactions.is_empty();
-        for (transaction, origin) in plan.transactions.into_iter().zip(&plan.origins) {
-            self.apply(origin, transaction);
-        }
-        for event in plan.events {
-            self.write_event(&event);
+        let applied: Vec<bool> = plan
+            .transactions
+            .into_iter()
+            .zip(&plan.origins)
+            .map(|(transaction, origin)| self.apply(origin, transaction))
+            .collect();
+        for told in plan.events.into_iter().filter(|told| told.of.is_none_or(|at| applied[at])) {
+            self.write_event(&told.record);
         }
         any || self.controllers.situation().waiting > 0
     }
@@ -187,7 +190,8 @@ impl Cluster {
         std::mem::take(&mut self.transcript)
     }
 
-    pub fn apply(&mut self, origin: &Origin, transaction: Transaction) {
+    /// Answers whether it was applied.
+    pub fn apply(&mut self, origin: &Origin, transaction: Transaction) -> bool {
         let user = UserInfo::component(origin.account());
         let admitted = self.admission.admit(&user, &self.view, transaction.clone());
         let transaction = match admitted.now_or_never().expect("no plugin waits") {
@@ -235,11 +239,13 @@ impl Cluster {
         if let Some(check) = self.check {
             check(self);
         }
+        true
     }
 
-    fn refuse(&mut self, origin: &Origin, transaction: &Transaction, outcome: Outcome) {
+    fn refuse(&mut self, origin: &Origin, transaction: &Transaction, outcome: Outcome) -> bool {
         self.refusals += 1;
         self.controllers.settle(origin, transaction, &outcome, self.now);
+        false
     }
 
     fn holds(&self, key: &ObjectKey, expect: &Expect) -> bool {

@@ -187,6 +187,23 @@ fn what_would_be_too_large_is_tried_ever_more_rarely_and_a_condition_says_so() {
 }
 
 #[test]
+fn what_is_refused_many_times_over_is_told_once_and_tells_of_nothing_done() {
+    let mut cluster = Cluster::new();
+    let (key, mut value) = set(300);
+    value["spec"]["template"]["metadata"]["annotations"] = json!({"a": "x".repeat(OBJECT_BYTES_MAX - 750)});
+    cluster.put(key, value);
+    cluster.read();
+    cluster.run(900);
+    let said = cluster.read();
+    let count = |text: &str| said.matches(text).count();
+    let failed = "event replicasets.apps default/web FailedCreate";
+    assert_eq!((count(failed), count("SuccessfulCreate")), (1, 0), "{said}");
+    // A second later it is tried again, not five minutes.
+    cluster.run(2_000);
+    assert_eq!(cluster.read().matches(failed).count(), 1);
+}
+
+#[test]
 fn a_template_whose_pods_nobody_could_edit_makes_none() {
     let mut cluster = Cluster::new();
     let (key, mut value) = set(1);

@@ -13,11 +13,12 @@ use coracle_proto::{
 };
 use coracle_raft::Status;
 use coracle_server::{Control, ControlConfig, Mode};
+use http::{Method, StatusCode};
 use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair};
 use tonic::Code;
 
 use crate::bench::{
-    admin, administration, config, init, join, leading, start, three, until, write_on, written,
+    admin, administration, config, init, join, leading, send, start, three, until, write_on, written,
 };
 
 /// Learners are promoted by nobody but the administrator.
@@ -274,7 +275,15 @@ async fn a_member_that_was_removed_is_refused_at_once() {
     let nameless = LeaderClient::new(channel("b")).health(HealthRequest {}).await.unwrap_err();
     assert_eq!(nameless.code(), Code::Unauthenticated, "{nameless}");
 
+    // The registry as well: members read it, and nobody else's REST API is theirs.
+    let registry = async || {
+        let peer = peer(dir.path(), "coracle:member:2");
+        send(&first.address(), &peer, Method::GET, "/v2/", b"").await.status()
+    };
+    assert_eq!(registry().await, StatusCode::OK);
+
     administration(&first).remove(named(&["b"])).await.unwrap();
+    assert_eq!(registry().await, StatusCode::FORBIDDEN);
     let refused = leader.health(HealthRequest {}).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "on the same connection: {refused}");
     let question = StatusRequest { reports: false, asking_member: 2 };

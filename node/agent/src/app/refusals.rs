@@ -17,7 +17,10 @@ const TOLD_EVERY: Duration = Duration::from_secs(1);
 /// Hands what is to be told to the loop, as long as that takes it.
 pub async fn tell(refusals: Refusals, events: mpsc::Sender<Event>) {
     loop {
-        let told = refusals.next().await;
+        let told = tokio::select! {
+            told = refusals.next() => told,
+            () = events.closed() => return,
+        };
         if events.send(Event::Refused(told)).await.is_err() {
             return;
         }
@@ -41,7 +44,7 @@ impl App {
                         &EventRecord {
                             warning: true,
                             reason: REASON,
-                            message: told.to_string(),
+                            message: told.refused.lasting_words(),
                             field_path: String::new(),
                         },
                     );

@@ -42,13 +42,16 @@ async fn what_a_pod_was_refused_is_an_event_of_it_once() {
     assert_eq!((&event["involvedObject"]["name"], &event["type"]), (&json!("web"), &json!("Warning")));
     assert_eq!(
         event["message"],
-        "open connections to beyond the cluster: the namespace holds 4096 of this node's 8192 and may hold 4096 by what is \
-         free of them now; have the namespace's other pods hold less, or add a node"
+        "open connections to beyond the cluster: the namespace holds as many of this node's 8192 as it may while others \
+         hold theirs; have the namespace's other pods hold less, or add a node"
     );
     let another = Refused::full(What::Sockets, Bound::Pod, 4096);
     refusals.note(&Holder { namespace: "d".into(), pod: Some(address.parse().unwrap()) }, another);
     let event = rig.until(told).await;
-    assert!(event["message"].as_str().unwrap().starts_with("sockets: the pod holds 4096"), "{event}");
+    assert!(
+        event["message"].as_str().unwrap().starts_with("sockets: the pod holds the 4096 that it may"),
+        "{event}"
+    );
     assert_eq!(rig.seen.iter().filter_map(told).count(), 2, "the same is told once");
     rig.stop().await;
 }

@@ -24,8 +24,8 @@ fn a_job_without_a_seat_waits_and_runs_when_one_gets_free() {
     world.exited("pi", 0, Exit::Completed(0));
     world.check(expect![[r#"
         0s pi/0 no seat
-          report Pending ["PodReadyToStartContainers", "Initialized"]; pi waiting:InstancesExhausted x0 (this node runs all that it may)
-          event spec.containers{pi} InstancesExhausted: this node runs all that it may
+          report Pending ["PodReadyToStartContainers", "Initialized"]; pi waiting:InstancesExhausted x0 (this node runs all that it may at 2026-01-01T00:00:00Z)
+          event spec.containers{pi} InstancesExhausted: this node runs all that it may at 2026-01-01T00:00:00Z
         10s wake
           start pi/0 ["pi"]
         10s pi/0 no seat
@@ -85,8 +85,8 @@ fn one_that_ran_before_waits_unready_and_its_restart_is_counted_once() {
           event spec.containers{web} Pulled: Successfully pulled image "web:1" in 250ms (250ms including waiting). Image size: 1000 bytes.
           start web/1 ["web"]
         0s web/1 no seat
-          report Running ["PodReadyToStartContainers", "Initialized"]; web waiting:InstancesExhausted x1 (this node runs all that it may)
-          event spec.containers{web} InstancesExhausted: this node runs all that it may
+          report Running ["PodReadyToStartContainers", "Initialized"]; web waiting:InstancesExhausted x1 (this node runs all that it may at 2026-01-01T00:00:00Z)
+          event spec.containers{web} InstancesExhausted: this node runs all that it may at 2026-01-01T00:00:00Z
         10s wake
           start web/1 ["web"]
         10s web/1 started
@@ -122,7 +122,7 @@ fn one_that_waits_for_a_seat_is_gone_when_it_is_deleted() {
         0s delete
           end pod within 30s None
           stop sandbox
-          report Pending ["Initialized"]; web waiting:InstancesExhausted x0 (this node runs all that it may)
+          report Pending ["Initialized"]; web waiting:InstancesExhausted x0 (this node runs all that it may at 2026-01-01T00:00:00Z)
         0s web/0 seat freed
         0s sandbox stopped
           remove

@@ -230,7 +230,8 @@ impl World {
     }
 
     pub fn no_seat(&mut self, container: &str, attempt: u32) {
-        let message = "this node runs all that it may".to_owned();
+        // The figures of each try are others.
+        let message = format!("this node runs all that it may at {}", self.now);
         self.news(container, attempt, "no seat", News::NoSeat { message });
     }
 

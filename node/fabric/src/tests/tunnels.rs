@@ -311,7 +311,7 @@ async fn whatever_neighbours_hold_a_pod_has_a_few_streams() {
     assert_eq!((&*told[0].holder.namespace, told[0].holder.pod), ("modest", Some(modest.ip)));
     assert_eq!(
         told[0].to_string(),
-        "connections to the pods of another node: all pods of this node hold 4096 of its 4096; try again when others have \
+        "connections to the pods of another node: all pods of this node hold 4096 of the 4096 that they may; try again when others have \
          given some back, or add a node"
     );
 }

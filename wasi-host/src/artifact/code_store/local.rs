@@ -65,10 +65,10 @@ impl CodeStore for LocalStore {
     fn get(&self, key: &CodeKey) -> io::Result<Option<Kept>> {
         let name = key.to_string();
         let path = self.code_path(&name);
-        match fs::metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            found => found?,
-        };
+        // The voucher is put last.
+        if !fs::exists(self.mac_path(&name))? || !fs::exists(&path)? {
+            return Ok(None);
+        }
         let voucher = self.voucher(&name);
         mark_used(&path);
         Ok(Some(Kept { path, voucher }))
@@ -280,6 +280,7 @@ mod tests {
         let all = ["runs", "ready", "loaded", "idle", "other", "fresh"];
         for (name, compiled) in all.into_iter().zip([1, 2, 3, 4, 5, 0]) {
             fs::write(path(&store, name), [0; 10]).expect("written");
+            fs::write(store.mac_path(&key(name).to_string()), []).expect("written");
             set_used(&store, name, compiled);
         }
         let ready = store.pins(&key("ready"));

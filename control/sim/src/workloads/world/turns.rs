@@ -80,7 +80,6 @@ impl World {
             events.iter().for_each(|event| controllers.observe(event));
             controllers.plan(now, &mut || uid(chance))
         })?;
-        plan.events.iter().for_each(|record| self.records.take(record));
         let acted = !plan.transactions.is_empty() || !plan.events.is_empty();
         let waiting = self.controllers.situation().waiting > 0;
         self.again.controllers = !plan.transactions.is_empty() || waiting;
@@ -88,12 +87,16 @@ impl World {
             return Err(Broken::new("panic", format!("a task of the controllers: {panic}")));
         }
         let mut all_failed = !plan.transactions.is_empty();
+        let mut outcomes = vec![];
         for (transaction, origin) in plan.transactions.iter().zip(&plan.origins) {
             let user = UserInfo::component(origin.account());
             let outcome = outcome(self.write_as(Writer::Controllers, &user, transaction.clone()));
             all_failed &= outcome == Outcome::Unknown;
             self.controllers.settle(origin, transaction, &outcome, self.now);
+            outcomes.push(outcome);
         }
+        let is_true = |of: Option<usize>| of.is_none_or(|at| outcomes.get(at) == Some(&Outcome::Applied));
+        plan.events.iter().filter(|told| is_true(told.of)).for_each(|told| self.records.take(&told.record));
         if all_failed {
             self.paused_until = Some(clock::after(self.now, FAILURE_PAUSE.as_millis() as u64));
         }
