@@ -185,6 +185,36 @@ async fn a_server_of_another_ca_is_told_apart_from_one_that_is_away() {
 }
 
 #[tokio::test]
+async fn administration_is_not_done_as_somebody_else_nor_below_a_path() {
+    let identity = Identity::new();
+    let folder = tempfile::tempdir().unwrap();
+    for (name, pem) in [("own.pem", &identity.pem), ("own.key", &identity.key_pem)] {
+        std::fs::write(folder.path().join(name), pem).unwrap();
+    }
+    let said = async |server: &str, more: Value| {
+        let mut user = serde_json::json!({ "client-certificate": "own.pem", "client-key": "own.key" });
+        user.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let config = serde_json::json!({
+            "current-context": "c",
+            "contexts": [{ "name": "c", "context": { "cluster": "k", "user": "u" } }],
+            "clusters": [{ "name": "k", "cluster": { "server": server, "certificate-authority": "own.pem" } }],
+            "users": [{ "name": "u", "user": user }],
+        });
+        let file = folder.path().join("kubeconfig");
+        std::fs::write(&file, config.to_string()).unwrap();
+        let cluster = Cluster::open(&file, None).unwrap();
+        let asked = cluster.call(|_| async { Ok(Response::new(())) }).await;
+        asked.map_or_else(|error| error.to_string(), |()| "done".to_owned())
+    };
+    let (plain, own) = ("https://127.0.0.1:1", serde_json::json!({}));
+    assert_eq!(said(plain, own.clone()).await, "done");
+    let as_reader = said(plain, serde_json::json!({ "as": "reader" })).await;
+    assert!(as_reader.contains("acts as somebody else"), "{as_reader}");
+    let below = said("https://127.0.0.1:1/below", own).await;
+    assert!(below.contains("has a path"), "{below}");
+}
+
+#[tokio::test]
 async fn administration_asks_for_a_certificate() {
     let identity = Identity::new();
     let (_folder, cluster) = cluster(&identity, &["127.0.0.1:1"]);

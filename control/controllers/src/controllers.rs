@@ -52,15 +52,15 @@ impl Origin {
     }
 }
 
-/// An event that a plan tells.
+/// An event that a plan tells of.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct PlannedEvent {
     pub record: EventRecord,
     /// The place of the plan's transaction that it tells of, which is true once that is applied.
     pub of: Option<usize>,
 }
 
-impl From<EventRecord> for Told {
+impl From<EventRecord> for PlannedEvent {
     fn from(record: EventRecord) -> Self {
         Self { record, of: None }
     }
@@ -72,7 +72,7 @@ pub struct Plan {
     pub transactions: Vec<Transaction>,
     /// Of each transaction: to be given back with its outcome.
     pub origins: Vec<Origin>,
-    pub events: Vec<Told>,
+    pub events: Vec<PlannedEvent>,
     /// How many tasks were looked at: a measure of the work, for tests and metrics.
     pub tasks: usize,
     /// How many steps were taken from owners to those that block them: another such measure.
@@ -223,7 +223,7 @@ impl Controllers {
         self.memory.brake.begin(self.timers.next(), now);
         self.dirty.extend(self.timers.take_due(now));
         self.dirty.extend(std::mem::take(&mut self.blocked));
-        let events = std::mem::take(&mut self.untold).into_iter().map(Told::from).collect();
+        let events = std::mem::take(&mut self.untold).into_iter().map(PlannedEvent::from).collect();
         let mut plan = Plan { events, ..Plan::default() };
         let mut marked = Queue::default();
         let mut circles = Circles::default();

@@ -41,7 +41,7 @@ mod task;
 mod timers;
 
 pub use backoff::Outcome;
-pub use controllers::{Config, Controllers, Origin, Plan, Situation, Told};
+pub use controllers::{Config, Controllers, Origin, Plan, PlannedEvent, Situation};
 pub use event_record::{EventRecord, EventType};
 pub use ingress::GATEWAY_ANNOTATION;
 pub use model::reads;

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::{
     backoff::{self, Backoff},
     chains::Chains,
-    controllers::{Config, Origin, Plan, Told},
+    controllers::{Config, Origin, Plan, PlannedEvent},
     event_record::EventRecord,
     flights::Flights,
     garbage_collector::circles::Circles,
@@ -128,7 +128,7 @@ impl Planner<'_> {
     fn fail(&mut self, creating: bool, reason: &str) {
         let task = self.task.clone();
         let event = self.state.failure(&task, creating, reason);
-        self.plan.events.extend(event.map(Told::from));
+        self.plan.events.extend(event.map(PlannedEvent::from));
         let until = self.backoff.failed(&task, creating, reason, self.now);
         self.wake_at(until);
         // The status is to say so.
@@ -145,7 +145,7 @@ impl Planner<'_> {
     /// Adds a record of what the last transaction does, which is told once that is applied.
     pub fn record_done(&mut self, event: EventRecord) {
         let of = self.plan.transactions.len().checked_sub(1);
-        self.plan.events.push(Told { record: event, of });
+        self.plan.events.push(PlannedEvent { record: event, of });
     }
 
     /// Has this task run again at `at`, whatever is observed until then.

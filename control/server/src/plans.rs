@@ -171,9 +171,9 @@ pub async fn run_scheduler<S: Storage>(
     }
 }
 
-/// Proposes the transactions, in order and each in the name of its writer, and observes meanwhile what happens. All of their own events have been
-/// published when their outcomes are there; the next [`drain`] sees them. They are all carried out before it is told that
-/// events were missed.
+/// Proposes the transactions, in order and each in the name of its writer, and observes meanwhile what happens. All of their
+/// own events have been published when their outcomes are there; the next [`drain`] sees them. They are all carried out
+/// before it is told that events were missed.
 async fn carry_out<S: Storage>(
     events: &mut Feed,
     writes: Vec<(S, Transaction)>,

@@ -26,7 +26,7 @@ pub(crate) enum Verdict {
 
 /// What another node says of whom it sends for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Claim {
+pub(crate) enum NodeSource {
     /// It may speak for this one.
     Proven(Peer),
     /// It may not speak for the address.
@@ -71,17 +71,17 @@ impl Policy {
         node: &Arc<str>,
         from: IpAddr,
         client: Option<IpAddr>,
-    ) -> Claim {
+    ) -> NodeSource {
         let whose = tables.node_of(from);
         match whose {
             Some(whose) if whose == node => {}
-            Some(_) => return Claim::Forged,
+            Some(_) => return NodeSource::Forged,
             None if from == NODE_WITHOUT_BLOCK => {}
-            None if self.pod_pool.contains(from) => return Claim::Unheard,
-            None => return Claim::Forged,
+            None if self.pod_pool.contains(from) => return NodeSource::Unheard,
+            None => return NodeSource::Forged,
         }
         let who = self.who_at(tables, from, Some(node));
-        Claim::Proven(match (who, client) {
+        NodeSource::Proven(match (who, client) {
             (Who::Node { .. }, Some(client)) => {
                 Peer { address: client, who: Who::Client { at: At::Node(node.clone()), service: None } }
             }

@@ -30,6 +30,18 @@ fn fill(account: &Arc<Account>, holding: Holding, piece: u64) -> (Charge, Refuse
 }
 
 #[test]
+fn who_does_without_is_not_told_of() {
+    let ledger = ledger(400 * MIB, 100);
+    let pod = ledger.pod(&"a".into(), Some(MIB));
+    let waiting = || ledger.refusals().held().0;
+    let mut charge = pod.try_charge(Holding::Heap, MIB).expect("it may");
+    assert!(charge.try_set(HEAP_MIN + 1).is_err() && pod.try_charge(Holding::Heap, HEAP_MIN).is_err());
+    assert_eq!((waiting(), charge.amount()), (0, MIB));
+    assert!(charge.set(HEAP_MIN + 1).is_err());
+    assert_eq!((waiting(), charge.amount()), (1, MIB), "who needs it is");
+}
+
+#[test]
 fn each_bound_is_named_that_refuses() {
     let ledger = ledger(400 * MIB, 100);
     let beyond = pod(&ledger, "a").charge(Holding::Memory, 100 * MIB + 1).expect_err("more than there is");

@@ -4,7 +4,7 @@
 //! own: a draft is stored as it was given unless a plugin has completed it, and of an object that was there only what has
 //! no status is validated anew, since a status is its component's own word.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use coracle_objects::{
     Applied, Catalog, Endpoint, OBJECT_BYTES_MAX, Object, ObjectKey, Refusal, ResourceName, Revision,
@@ -46,7 +46,7 @@ impl Admission {
     ) -> Result<Transaction, ApiError> {
         let served = self.serving.at(view);
         let writer = Writer { config: &self.config, user };
-        let creates: Vec<ObjectKey> = transaction.expected_absent().into_iter().cloned().collect();
+        let creates: BTreeSet<ObjectKey> = transaction.expected_absent().into_iter().cloned().collect();
         let mut along = Transaction::default();
         // What goes with an object is decided in the state that it leaves behind.
         let mut state = Cow::Borrowed(view);

@@ -4,7 +4,7 @@ use coracle_objects::fields;
 use futures::future::{self, BoxFuture, FutureExt};
 use serde_json::{Map, Value};
 
-use super::{Operation, Plugin, Write};
+use super::{Plugin, Write};
 use crate::error::ApiError;
 
 /// Where nodes' leases are.
@@ -36,8 +36,7 @@ fn fault(write: &Write<'_>, object: Option<&Value>) -> Option<String> {
     let node = write.user.as_node()?;
     let name = &*write.key.name.name;
     if write.is_of("", "Pod") {
-        let old = write.old.filter(|_| write.operation != Operation::Create);
-        let Some(old) = old else { return Some(format!("node {node:?} cannot make pods")) };
+        let Some(old) = write.old else { return Some(format!("node {node:?} cannot make pods")) };
         let bound = fields::text(old, "/spec/nodeName");
         if bound != node {
             return Some(format!(
@@ -79,7 +78,7 @@ mod tests {
     use coracle_objects::{Kind, ObjectKey, View, by_resource};
     use serde_json::json;
 
-    use super::*;
+    use super::{super::Operation, *};
     use crate::{auth::UserInfo, config::ApiConfig};
 
     fn said(

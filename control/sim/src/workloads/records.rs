@@ -5,10 +5,11 @@ use coracle_leader::{
     events::{Remembered, of_record, written},
     node_events::admit,
 };
+use coracle_objects::Transaction;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::storage::{MemoryStorage, Writer, uid};
+use super::storage::{MemoryStorage, uid};
 use crate::rng::Rng;
 
 /// Events written at a time.
@@ -48,8 +49,14 @@ impl Records {
         (self.remembered, self.waiting) = (Remembered::default(), vec![]);
     }
 
-    /// Writes what waits. True where anything did.
-    pub fn write(&mut self, storage: &MemoryStorage, chance: &mut Rng, now: Timestamp) -> bool {
+    /// Hands what waits to `write`. True where anything did.
+    pub fn write(
+        &mut self,
+        storage: &MemoryStorage,
+        chance: &mut Rng,
+        now: Timestamp,
+        mut write: impl FnMut(Transaction),
+    ) -> bool {
         let view = coracle_api::Storage::view(storage);
         for (node, event) in self.of_nodes.drain(..) {
             // An event of a pod that is gone or another's is dropped.
@@ -63,8 +70,7 @@ impl Records {
             let uid = uid(chance);
             let view = coracle_api::Storage::view(storage);
             if let Some(transaction) = written(&view, &key, &event, times, &uid, now) {
-                // It only tells people what happened: what is refused is dropped.
-                let _ = storage.apply(Writer::Events, transaction);
+                write(transaction);
             }
         }
         true

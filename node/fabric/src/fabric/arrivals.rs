@@ -4,7 +4,7 @@ use super::{Fabric, Inner};
 use crate::caller::Attached;
 use crate::model::Protocol;
 use crate::peer::Peer;
-use crate::policy::Claim;
+use crate::policy::NodeSource;
 use crate::tunnel::{Arrivals, Arrived, Datagram, Opening};
 use coracle_wasi_host::net::NetError;
 use futures::future::BoxFuture;
@@ -37,7 +37,7 @@ impl Arrivals for Fabric {
         let inner = &self.inner;
         let Datagram { from, to, payload } = datagram;
         let claim = inner.policy.node_source(&inner.tables.load(), node, from.ip(), None);
-        let Claim::Proven(source) = claim else { return };
+        let NodeSource::Proven(source) = claim else { return };
         if let Ok(pod) = inner.admit(&source, to, Protocol::Udp) {
             // Whether a socket takes it is not told across nodes.
             let _ = inner.deliver_datagram(&pod.network, &source, from, to, payload);
@@ -52,10 +52,10 @@ impl Inner {
         let known = async {
             loop {
                 match self.policy.node_source(&self.tables.load(), node, from, client) {
-                    Claim::Proven(source) => return Ok(source),
-                    Claim::Forged => return Err(NetError::AccessDenied),
+                    NodeSource::Proven(source) => return Ok(source),
+                    NodeSource::Forged => return Err(NetError::AccessDenied),
                     // The sender lives as long as this.
-                    Claim::Unheard => drop(changes.changed().await),
+                    NodeSource::Unheard => drop(changes.changed().await),
                 }
             }
         };

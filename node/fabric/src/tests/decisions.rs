@@ -7,7 +7,7 @@ use crate::caller::Caller;
 use crate::door::Door;
 use crate::peer::{At, Known, Peer, Who};
 use crate::place::Target;
-use crate::policy::{Claim, Verdict};
+use crate::policy::{NodeSource, Verdict};
 use crate::tunnel::{self, Arrivals, Arrived, Datagram, Members, Opening, Reception};
 use crate::{Fabric, FabricConfig, Name, NetworkChange, Protocol};
 use bytes::Bytes;
@@ -68,7 +68,7 @@ async fn who_may_reach_whom() {
         ip(from),
         (!client.is_empty()).then(|| ip(client)),
     ) {
-        Claim::Proven(peer) => peer,
+        NodeSource::Proven(peer) => peer,
         claim => panic!("{claim:?}"),
     };
     // Those within the cluster, then what is outside, by TCP.
@@ -226,7 +226,7 @@ async fn a_pod_of_this_node_has_the_labels_that_it_was_told_of_last() {
 /// A node's arrivals, and whom it took their senders for.
 struct Recorded {
     fabric: Fabric,
-    seen: Arc<Mutex<Vec<Claim>>>,
+    seen: Arc<Mutex<Vec<NodeSource>>>,
 }
 
 impl Recorded {
@@ -249,10 +249,10 @@ impl Arrivals for Recorded {
 }
 
 /// Has tunnels to the node b arrive where they are recorded.
-async fn recorded(cluster: &mut Cluster) -> Arc<Mutex<Vec<Claim>>> {
+async fn recorded(cluster: &mut Cluster) -> Arc<Mutex<Vec<NodeSource>>> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     cluster.state.nodes.insert("b".into(), listener.local_addr().unwrap().to_string());
-    let seen = Arc::<Mutex<Vec<Claim>>>::default();
+    let seen = Arc::<Mutex<Vec<NodeSource>>>::default();
     let members = Arc::new(Members::new());
     members.set(cluster.state.nodes.keys().map(|name| (name.clone(), None)).collect());
     let reception = Reception {
@@ -277,7 +277,7 @@ async fn who_sends_through_a_tunnel_is_known_at_its_other_end() {
     let (listener, mailbox) = (server.listen(), server.net.bind_udp(address("0.0.0.0:53")).unwrap());
     let to = SocketAddr::new(server.ip, 8080);
     let at = || At::Node("a".into());
-    let of = |address, who| Claim::Proven(Peer { address, who });
+    let of = |address, who| NodeSource::Proven(Peer { address, who });
     let cart =
         of(known.ip, Who::Pod { at: at(), known: Known::Pod(identity("shop", "cart", known.ip).into()) });
     let last = || seen.lock().last().cloned().unwrap();
@@ -308,11 +308,11 @@ async fn who_sends_through_a_tunnel_is_known_at_its_other_end() {
     {
         let forged = address(forged);
         assert_eq!(dial(&cluster.a, forged, to).await.unwrap_err(), NetError::AccessDenied, "{forged}");
-        assert_eq!(last(), Claim::Forged);
+        assert_eq!(last(), NodeSource::Forged);
         send(&cluster.a, &anybody(&cluster.a, forged.ip()), forged, server.ip);
     }
     assert_eq!(dial(&cluster.a, address("10.200.0.5:9"), to).await.unwrap_err(), NetError::AccessDenied);
-    assert_eq!(last(), Claim::Unheard);
+    assert_eq!(last(), NodeSource::Unheard);
     send(&cluster.a, &anybody(&cluster.a, known.ip), from, server.ip);
     assert_eq!(mailbox.recv().await.unwrap(), (HELLO, from), "none of the others came before");
 }
@@ -332,8 +332,11 @@ async fn a_pod_is_no_client_whatever_its_node_says_and_a_node_without_pods_is_on
     let source = |node: &str, from: &str| policy.node_source(&tables, &node.into(), ip(from), client);
     let pod =
         Peer { address: ip("10.128.1.2"), who: Who::Pod { at: At::Node("a".into()), known: Known::Nothing } };
-    assert_eq!(source("a", "10.128.1.2"), Claim::Proven(pod));
+    assert_eq!(source("a", "10.128.1.2"), NodeSource::Proven(pod));
     let who = Who::Client { at: At::Node("edge".into()), service: None };
-    assert_eq!(source("edge", "10.255.255.255"), Claim::Proven(Peer { address: ip("203.0.113.7"), who }));
-    assert_eq!(source("edge", "10.128.1.1"), Claim::Forged);
+    assert_eq!(
+        source("edge", "10.255.255.255"),
+        NodeSource::Proven(Peer { address: ip("203.0.113.7"), who })
+    );
+    assert_eq!(source("edge", "10.128.1.1"), NodeSource::Forged);
 }

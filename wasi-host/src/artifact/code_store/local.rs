@@ -304,6 +304,18 @@ mod tests {
     }
 
     #[test]
+    fn code_is_there_once_its_voucher_is() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = LocalStore::new(CacheDir::open(dir.path()).expect("made"));
+        assert!(store.get(&key("a")).expect("readable").is_none());
+        fs::write(path(&store, "a"), b"code").expect("written");
+        assert!(store.get(&key("a")).expect("readable").is_none() && path(&store, "a").exists());
+        fs::write(store.mac_path(&key("a").to_string()), b"voucher").expect("written");
+        let kept = store.get(&key("a")).expect("readable").expect("whole");
+        assert_eq!(kept.voucher.as_bytes(), b"voucher");
+    }
+
+    #[test]
     fn pins_are_the_same_for_all_and_forgotten_with_the_last() {
         let dir = tempfile::tempdir().expect("a directory");
         let store = LocalStore::new(CacheDir::open(dir.path()).expect("made"));

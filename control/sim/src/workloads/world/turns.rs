@@ -1,6 +1,6 @@
 //! The turns of a round: what each part does when it is its turn.
 
-use coracle_api::{ProposeError, Storage as _, UserInfo};
+use coracle_api::{Admission, ProposeError, Storage as _, UserInfo};
 use coracle_controllers::Outcome;
 use coracle_leader::{
     monitor::together,
@@ -15,7 +15,7 @@ use super::{Broken, Controllers, World, guarded, settings};
 use crate::workloads::{
     Mutant, clock,
     link::{self, node_key},
-    storage::{Writer, uid},
+    storage::{MemoryStorage, Writer, uid},
 };
 
 /// A node whose object is gone links anew after so long, and so registers again.
@@ -32,10 +32,7 @@ impl World {
         user: &UserInfo,
         transaction: Transaction,
     ) -> Result<StoreOutcome, ProposeError> {
-        let view = self.storage.view();
-        let admitted = self.admission.admit(user, &view, transaction);
-        let admitted = admitted.now_or_never().expect("no plugin waits");
-        self.storage.apply(writer, admitted.map_err(|error| ProposeError::Denied(Box::new(error)))?)
+        write_as(&self.storage, &self.admission, writer, user, transaction)
     }
 
     /// Gives each part its turn. True where any did something.
@@ -48,8 +45,11 @@ impl World {
         acted |= self.turn_of_nodes()?;
         if self.plane.leads() {
             acted |= self.turn_of_monitor();
-            let (storage, now) = (self.storage.clone(), self.now);
-            acted |= self.records.write(&storage, &mut self.chance, now);
+            let (storage, admission, now) = (self.storage.clone(), self.admission.clone(), self.now);
+            acted |= self.records.write(&storage, &mut self.chance, now, |transaction| {
+                // It only tells people what happened: what is refused is dropped.
+                let _ = write_as(&storage, &admission, Writer::Events, &UserInfo::api_server(), transaction);
+            });
         }
         self.check_objects()?;
         Ok(acted)
@@ -274,4 +274,17 @@ impl World {
         }
         who.join(" and ")
     }
+}
+
+/// Writes in somebody's name.
+fn write_as(
+    storage: &MemoryStorage,
+    admission: &Admission,
+    writer: Writer,
+    user: &UserInfo,
+    transaction: Transaction,
+) -> Result<StoreOutcome, ProposeError> {
+    let view = storage.view();
+    let admitted = admission.admit(user, &view, transaction).now_or_never().expect("no plugin waits");
+    storage.apply(writer, admitted.map_err(|error| ProposeError::Denied(Box::new(error)))?)
 }
