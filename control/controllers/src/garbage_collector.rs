@@ -4,6 +4,10 @@
 //! background (it goes at once, dependents follow), foreground (the finalizer `foregroundDeletion` keeps it until the
 //! dependents that block it are gone) and orphan (the finalizer `orphan` keeps it until dependents are freed of it).
 //!
+//! An owner of a kind that is not served (declared by a definition that is not there yet, or of a version of long ago)
+//! cannot be shown to be gone: what it owns is kept. One in another namespace is none; its dependent goes, and an event says
+//! why.
+//!
 //! Owners may own each other, and objects themselves. An owner that waits for nothing but such as wait for it, directly or
 //! round about, would wait for ever: it goes first, and the circle with it.
 
@@ -11,12 +15,15 @@ pub mod circles;
 
 use std::sync::Arc;
 
-use coracle_objects::{Event, EventKind, Expect, Object, ObjectKey, OwnerReference, Precondition, claims};
+use coracle_objects::{
+    Event, EventKind, Expect, Object, ObjectKey, OwnerReference, Precondition, claims, kinds::DEFINITIONS,
+};
 
 use crate::{
     controller::{Controller, states},
     deletion::{self, FOREGROUND, ORPHAN, Propagation},
     draft::{self, Unreadable},
+    event_record::EventRecord,
     ownership::Wait,
     planner::Planner,
     queue::Queue,
@@ -44,6 +51,9 @@ impl Controller for GarbageCollector {
     fn mark(&self, state: &State, event: &Event, tasks: &mut Queue) {
         let object = &event.object;
         let on = |key: &ObjectKey| Task::new(NAME, key.clone());
+        if object.key.resource.as_str() == DEFINITIONS && state.serves_more {
+            tasks.extend(state.ownership.ownerless().map(on));
+        }
         if event.kind == EventKind::Deleted {
             tasks.extend(state.dependents(object).map(on));
         } else {
@@ -137,11 +147,14 @@ enum Standing {
     Solid,
     /// It does not exist.
     Absent,
+    /// Whether it exists cannot be told.
+    Unknown,
     /// It is being deleted and waits for its dependents.
     Waiting,
 }
 
-/// Deletes an object whose owners are all gone or going; where some stay, takes the others out of its references.
+/// Deletes an object whose owners are all gone or going; where some stay, takes the others out of its references. Where it
+/// cannot be told of one, nothing is done.
 fn judge(planner: &mut Planner<'_>, object: &Arc<Object>) -> Result<(), Unreadable> {
     let references = &object.meta.owner_references;
     if references.is_empty() || object.meta.deletion_timestamp.is_some() {
@@ -149,7 +162,11 @@ fn judge(planner: &mut Planner<'_>, object: &Arc<Object>) -> Result<(), Unreadab
     }
     let standings: Vec<Standing> =
         references.iter().map(|reference| standing(planner, object, reference)).collect();
-    if standings.iter().all(|standing| *standing == Standing::Solid) {
+    let stays = standings.iter().all(|standing| *standing == Standing::Solid);
+    for reference in references.iter().filter(|_| !stays) {
+        tell_of_reach(planner, object, reference);
+    }
+    if stays || standings.contains(&Standing::Unknown) {
         return Ok(());
     }
     if standings.contains(&Standing::Solid) {
@@ -167,11 +184,35 @@ fn judge(planner: &mut Planner<'_>, object: &Arc<Object>) -> Result<(), Unreadab
 }
 
 fn standing(planner: &Planner<'_>, object: &Object, reference: &OwnerReference) -> Standing {
-    match planner.state.ownership.owner(&reference.uid, &object.key) {
+    let state = planner.state;
+    match state.ownership.owner(&reference.uid, &object.key) {
         Some(owner) if owner.wait.foreground => Standing::Waiting,
         Some(_) => Standing::Solid,
+        None if is_out_of_reach(planner, object, reference) && object.key.name.namespace.is_empty() => {
+            Standing::Unknown
+        }
+        None if !state.names.serves(&reference.api_version, &reference.kind) => Standing::Unknown,
         None => Standing::Absent,
     }
+}
+
+/// Whether the owner exists, in a namespace from which it owns nothing of the object's.
+fn is_out_of_reach(planner: &Planner<'_>, object: &Object, reference: &OwnerReference) -> bool {
+    planner.state.by_uid(&reference.uid).is_some_and(|owner| !in_reach(owner, &object.key))
+}
+
+/// Tells of an owner that is in another namespace, as Kubernetes does.
+fn tell_of_reach(planner: &mut Planner<'_>, object: &Object, reference: &OwnerReference) {
+    if !is_out_of_reach(planner, object, reference) {
+        return;
+    }
+    let OwnerReference { api_version, kind, name, uid, .. } = reference;
+    let namespace = &object.key.name.namespace;
+    let message = format!(
+        "ownerRef [{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}] does not exist in namespace \
+         {namespace:?}"
+    );
+    planner.record(EventRecord::warning(object, NAME, "OwnerRefInvalidNamespace", message));
 }
 
 /// Whether references work between these: an owner in a namespace owns only what is in the same one.

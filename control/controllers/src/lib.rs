@@ -12,6 +12,7 @@ mod controllers;
 
 mod deployment;
 mod endpoint_slice;
+mod endpoint_slice_mirroring;
 mod garbage_collector;
 mod ingress;
 mod namespace;

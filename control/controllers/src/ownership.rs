@@ -83,6 +83,12 @@ impl Ownership {
         self.by_uid(uid).filter(|known| in_reach(&known.key, dependent))
     }
 
+    /// What names as an owner an object that does not exist.
+    pub fn ownerless(&self) -> impl Iterator<Item = &ObjectKey> {
+        let absent = self.dependents.iter().filter(|((uid, _), _)| !self.uids.contains_key(uid));
+        absent.flat_map(|(_, dependents)| &dependents.staying)
+    }
+
     /// What names this object as an owner and can: what is in its namespace, or in any where it has none.
     pub fn dependents<'a>(&'a self, owner: &Object) -> impl Iterator<Item = &'a Dependents> + use<'a> {
         let (uid, namespace) = (owner.meta.uid.clone(), owner.key.name.namespace.clone());

@@ -30,6 +30,8 @@ pub struct State {
     pub names: Names,
     /// The definitions with which it stands otherwise by the last event of one.
     pub resettled: Vec<String>,
+    /// Whether by that event kinds are served that were not before.
+    pub serves_more: bool,
     pub models: Models,
     pub ownership: Ownership,
     pods: PodIndex,
@@ -71,6 +73,7 @@ impl State {
         if object.key.resource.as_str() == DEFINITIONS {
             let next = self.names.next(&self.view);
             self.resettled = next.resettled(&self.names);
+            self.serves_more = next.serves_more_than(&self.names);
             self.names = next;
         }
     }

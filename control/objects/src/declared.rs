@@ -70,8 +70,7 @@ pub(crate) fn kinds_of(definition: &Object) -> Vec<Kind> {
 }
 
 fn kind_of(definition: &Value, version: &Value, stored: &str, many: bool, ends: bool) -> Kind {
-    // Names that are wanted since may be another kind's.
-    let names_at = if has_its_names(definition) { "/status/acceptedNames" } else { "/spec/names" };
+    let names_at = names_in_use(definition);
     let (group, names) = (text(definition, "/spec/group"), |name: &str| owned(definition, names_at, name));
     let (kind, version_name) = (names("kind"), text(version, "/name"));
     let schema_name = schema_name(group, version_name, &kind);
@@ -143,6 +142,11 @@ pub fn has_its_names(definition: &Value) -> bool {
         !accepted.is_empty() && accepted == text(definition, &format!("/spec/names/{name}"))
     };
     condition_true(definition, "Established") && same("plural") && same("kind")
+}
+
+/// Where the names are under which a definition is served: those that are wanted since may be another kind's.
+pub(crate) fn names_in_use(definition: &Value) -> &'static str {
+    if has_its_names(definition) { "/status/acceptedNames" } else { "/spec/names" }
 }
 
 /// As OpenAPI names it: `com.example.v1.Backup`.

@@ -51,6 +51,8 @@ pub struct Brake {
     /// Since when nodes that are down have time to come back. None before the first plan.
     began: Option<Timestamp>,
     all_down: bool,
+    /// Some node was ready once: those of a new cluster are on their way.
+    was_up: bool,
     /// Zones with a node that is down. A zone that was whole begins anew, with a node that may be given up at once.
     zones: BTreeMap<Zone, ZoneBrake>,
     /// Nodes whose pods may go. Bounded by the nodes.
@@ -114,12 +116,13 @@ impl Brake {
         match (self.all_down, zones.all_down()) {
             (false, true) => {
                 self.given_up.clear();
-                turns.push(Turn::AllDown);
+                turns.extend(self.was_up.then_some(Turn::AllDown));
             }
             (true, false) => turns.push(Turn::Over),
             _ => {}
         }
         self.all_down = zones.all_down();
+        self.was_up |= zones.any_ready();
         if turns.contains(&Turn::Over) {
             self.began = Some(now);
         }
@@ -297,6 +300,18 @@ mod tests {
         assert_eq!(bench.look(600_000), [Turn::Over]);
         assert_eq!(bench.given_up(2, 605_999), NOBODY);
         assert_eq!(bench.given_up(2, 606_000), [0]);
+    }
+
+    #[test]
+    fn nodes_that_never_were_ready_are_no_disruption() {
+        let mut bench = Bench { brake: Brake::default(), zones: Zones::default() };
+        bench.down(2);
+        assert_eq!(bench.look(0), []);
+        assert_eq!(bench.given_up(2, 600_000), NOBODY, "but none is given up either");
+        bench.set("n0", "", true);
+        assert_eq!(bench.look(600_000), [Turn::Over]);
+        bench.set("n0", "", false);
+        assert_eq!(bench.look(700_000), [Turn::AllDown]);
     }
 
     #[test]

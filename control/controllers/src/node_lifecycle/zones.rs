@@ -65,6 +65,10 @@ impl Index for Zones {
 }
 
 impl Zones {
+    pub fn any_ready(&self) -> bool {
+        self.ready > 0
+    }
+
     pub(super) fn put(&mut self, node: &Object, ready: bool) {
         let name = node.name();
         self.take(name);

@@ -7,7 +7,7 @@ use crate::harness::Cluster;
 
 const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
-fn definition(plural: &str, kind: &str, group: &str, short: &str) -> (ObjectKey, Value) {
+pub fn definition(plural: &str, kind: &str, group: &str, short: &str) -> (ObjectKey, Value) {
     let name = format!("{plural}.{group}");
     let value = json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",

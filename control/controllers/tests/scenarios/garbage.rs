@@ -4,7 +4,10 @@ use coracle_objects::ObjectKey;
 use expect_test::expect;
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, deployment, web};
+use crate::{
+    definitions::definition,
+    harness::{Cluster, deployment, web},
+};
 
 fn running() -> Cluster {
     let mut cluster = Cluster::new();
@@ -131,8 +134,54 @@ fn an_owner_in_another_namespace_is_none() {
     cluster.put(ObjectKey::new("configmaps", "other", "owner"), value);
     let (key, value) = config_map("owned", json!([reference("owner", false)]));
     cluster.put(key.clone(), value);
+    let told = cluster.plan().events;
+    let told: Vec<&str> = told.iter().map(|event| event.record.reason.as_str()).collect();
+    assert_eq!(told, ["OwnerRefInvalidNamespace"]);
     cluster.settle();
     assert!(cluster.find(&key).is_none());
+}
+
+#[test]
+fn what_belongs_to_no_namespace_and_names_an_owner_in_one_is_kept() {
+    let mut cluster = Cluster::new();
+    let (key, value) = config_map("owner", json!([]));
+    cluster.put(key, value);
+    let owned = ObjectKey::new("persistentvolumes", "", "owned");
+    cluster.put(
+        owned.clone(),
+        json!({"metadata": {"name": "owned", "uid": "owned", "ownerReferences": [reference("owner", false)]}}),
+    );
+    cluster.settle();
+    assert!(cluster.find(&owned).is_some());
+}
+
+#[test]
+fn an_owner_of_a_kind_that_is_not_served_is_not_shown_to_be_gone() {
+    let mut cluster = Cluster::new();
+    let of = |name: &str, api_version: &str, kind: &str| json!({"apiVersion": api_version, "kind": kind, "name": name, "uid": name});
+    let kept = [
+        ("of-a-definition", json!([of("w", "example.com/v1", "Widget")])),
+        ("of-an-old-version", json!([of("w", "apps/v1beta1", "Deployment")])),
+        ("of-no-version", json!([of("w", "", "Deployment")])),
+        ("of-one-gone-too", json!([of("w", "example.com/v1", "Widget"), reference("nobody", false)])),
+    ];
+    for (name, owners) in &kept {
+        let (key, value) = config_map(name, owners.clone());
+        cluster.put(key, value);
+    }
+    cluster.settle();
+    for (name, owners) in &kept {
+        let left = cluster.get(&ObjectKey::new("configmaps", "default", name));
+        assert_eq!(left["metadata"]["ownerReferences"], *owners, "{name}");
+    }
+    // Once its kind is served it is shown.
+    let (key, value) = definition("widgets", "Widget", "example.com", "wi");
+    cluster.put(key, value);
+    cluster.settle();
+    assert_eq!(
+        cluster.names("configmaps"),
+        ["default/kube-root-ca.crt", "default/of-an-old-version", "default/of-no-version"]
+    );
 }
 
 #[test]

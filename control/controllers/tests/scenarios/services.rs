@@ -167,3 +167,71 @@ fn services_without_a_selector_are_left_alone() {
     cluster.settle();
     assert!(cluster.find(&own).is_some(), "made by someone else");
 }
+
+#[test]
+fn endpoints_that_were_written_by_hand_are_mirrored_to_slices() {
+    let mut cluster = Cluster::new();
+    let service = ObjectKey::new("services", "default", "ext");
+    let spec = json!({"clusterIP": "10.96.0.21", "ports": [{"port": 80}]});
+    let value = json!({"metadata": {"name": "ext", "namespace": "default", "uid": "ext"}, "spec": spec});
+    cluster.put(service.clone(), value);
+    let key = ObjectKey::new("endpoints", "default", "ext");
+    let value = json!({
+        "metadata": {"name": "ext", "namespace": "default", "uid": "ep", "labels": {"team": "a"}},
+        "subsets": [
+            {"addresses": [{"ip": "192.0.2.1", "hostname": "h"}], "notReadyAddresses": [{"ip": "192.0.2.2"}],
+                "ports": [{"port": 80, "protocol": "TCP"}]},
+            {"addresses": [{"ip": "2001:db8::1"}], "ports": [{"port": 80, "protocol": "TCP"}]},
+        ],
+    });
+    cluster.put(key.clone(), value);
+    cluster.settle();
+    let mut all = slices(&cluster);
+    all.sort_by_key(|slice| slice["addressType"].to_string());
+    assert_eq!(all.len(), 2);
+    let labels = &all[0]["metadata"]["labels"];
+    assert_eq!(labels["kubernetes.io/service-name"], "ext");
+    assert_eq!(labels["endpointslice.kubernetes.io/managed-by"], "endpointslicemirroring-controller.k8s.io");
+    assert_eq!(labels["team"], "a");
+    assert_eq!(all[0]["ports"], json!([{"port": 80, "protocol": "TCP", "name": ""}]));
+    assert_eq!(
+        all[0]["endpoints"],
+        json!([
+            {"addresses": ["192.0.2.1"], "conditions": {"ready": true}, "hostname": "h"},
+            {"addresses": ["192.0.2.2"], "conditions": {"ready": false}},
+        ])
+    );
+    assert_eq!(all[1]["endpoints"][0]["addresses"], json!(["2001:db8::1"]));
+
+    // A change changes the slice that there is; what somebody does to a slice is undone.
+    let name = all[0]["metadata"]["name"].clone();
+    cluster.edit(&key, |value| {
+        value["subsets"] = json!([{"addresses": [{"ip": "192.0.2.9"}], "ports": [{"port": 81}]}])
+    });
+    cluster.settle();
+    let all = slices(&cluster);
+    assert_eq!((all.len(), &all[0]["metadata"]["name"]), (1, &name));
+    assert_eq!(all[0]["endpoints"][0]["addresses"], json!(["192.0.2.9"]));
+    let slice = ObjectKey::new("endpointslices.discovery.k8s.io", "default", name.as_str().unwrap());
+    cluster.edit(&slice, |value| value["endpoints"] = json!([]));
+    cluster.settle();
+    assert_eq!(slices(&cluster)[0]["endpoints"][0]["addresses"], json!(["192.0.2.9"]));
+
+    // Not where the service finds its own, nor where that is not wanted, and no longer than the Endpoints are.
+    cluster.edit(&key, |value| {
+        value["metadata"]["labels"]["endpointslice.kubernetes.io/skip-mirror"] = json!("true")
+    });
+    cluster.settle();
+    assert!(slices(&cluster).is_empty());
+    cluster.edit(&key, |value| value["metadata"]["labels"] = json!({}));
+    cluster.settle();
+    assert_eq!(slices(&cluster).len(), 1);
+    cluster.edit(&service, |value| value["spec"]["selector"] = json!({"app": "none"}));
+    cluster.settle();
+    let all = slices(&cluster);
+    assert_eq!(all.len(), 1, "that of the other controller");
+    assert_eq!(all[0]["endpoints"], json!([]));
+    cluster.delete(&service, None);
+    cluster.settle();
+    assert!(slices(&cluster).is_empty());
+}

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::{
-    declared::has_its_names,
-    fields::{list, text},
+    declared::{has_its_names, names_in_use},
+    fields::{flag, list, text},
     kind::Kind,
     kinds::DEFINITIONS,
     name::Revision,
@@ -22,6 +22,8 @@ pub struct Names {
     order: Vec<String>,
     /// By definition the name that another kind has already.
     conflicts: BTreeMap<String, String>,
+    /// What is served as `apiVersion` and `kind`, beside the kinds of this binary.
+    kinds: BTreeSet<(String, String)>,
 }
 
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ struct Wanted {
     revision: Revision,
     created: Option<String>,
     group: String,
+    /// The kind and the versions that are served of it, as `apiVersion` and `kind`.
+    kinds: Vec<(String, String)>,
     names: Vec<String>,
     /// Those that were found to be its own once: they stay so.
     accepted: Option<Vec<String>>,
@@ -46,7 +50,21 @@ impl Names {
             next.by_definition.insert(object.name().to_owned(), wanted);
         }
         next.settle();
+        let kinds = next.served().flat_map(|name| &next.by_definition[name].kinds).cloned().collect();
+        next.kinds = kinds;
         next
+    }
+
+    /// Whether there are objects of this `apiVersion` and `kind`: of a kind of this binary, or of one that is declared.
+    pub fn serves(&self, api_version: &str, kind: &str) -> bool {
+        let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+        super::by_kind(group, version, kind).is_some()
+            || self.kinds.contains(&(api_version.to_owned(), kind.to_owned()))
+    }
+
+    /// Whether something is served that was not before.
+    pub fn serves_more_than(&self, before: &Names) -> bool {
+        !self.kinds.is_subset(&before.kinds)
     }
 
     /// Says whose names are whose.
@@ -112,15 +130,23 @@ impl Names {
 impl Wanted {
     fn of(object: &Object) -> Wanted {
         let definition: Value = object.parse().unwrap_or_default();
+        let group = text(&definition, "/spec/group").to_owned();
         let accepted = has_its_names(&definition).then(|| names_at(&definition, "/status/acceptedNames"));
         Wanted {
             revision: object.revision,
             created: object.meta.creation_timestamp.clone(),
-            group: text(&definition, "/spec/group").to_owned(),
+            kinds: kinds_of(&definition, &group),
+            group,
             names: names_at(&definition, "/spec/names"),
             accepted,
         }
     }
+}
+
+fn kinds_of(definition: &Value, group: &str) -> Vec<(String, String)> {
+    let kind = text(definition, &format!("{}/kind", names_in_use(definition)));
+    let versions = list(definition, "/spec/versions").iter().filter(|version| flag(version, "/served"));
+    versions.map(|version| (format!("{group}/{}", text(version, "/name")), kind.to_owned())).collect()
 }
 
 fn names_at(definition: &Value, at: &str) -> Vec<String> {
