@@ -8,9 +8,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use crate::{error::ApiError, options::Query, table};
-
-const NOT_ACCEPTABLE: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+use crate::{encoding, error::ApiError, options::Query, table};
 
 /// Letters of a warning that are sent, and bytes of all warnings together. Upstream cuts likewise.
 const WARNING_LETTERS_MAX: usize = 256;
@@ -24,7 +22,7 @@ pub enum Include {
     Object,
 }
 
-/// The form of an answer, as the client's Accept header asks for it. All are JSON.
+/// The form of an answer, as the client's Accept header asks for it. All are made in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Object,
@@ -45,6 +43,14 @@ impl<'a> MediaRange<'a> {
             .filter_map(|part| part.split_once('='))
             .find(|(key, _)| key.trim() == name)
             .map(|(_, value)| value.trim())
+    }
+
+    /// The same for another media type.
+    pub fn of_type(&self, media_type: &str) -> String {
+        match self.parameters {
+            "" => media_type.to_owned(),
+            parameters => format!("{media_type};{parameters}"),
+        }
     }
 
     pub fn is_json(&self) -> bool {
@@ -103,7 +109,7 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, tables: bool) -> Result<For
             _ => {}
         }
     }
-    Err(ApiError::NotAcceptable { accepted: NOT_ACCEPTABLE })
+    Err(ApiError::NotAcceptable { accepted: encoding::ACCEPTED })
 }
 
 /// An answer with a JSON body.

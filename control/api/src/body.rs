@@ -1,12 +1,13 @@
 //! Request bodies: JSON, YAML and Kubernetes' protobuf become one JSON value.
 
-mod protobuf;
+pub mod protobuf;
 
 use coracle_objects::{FieldError, Kind, schema::types};
 use http::{HeaderMap, header};
 use serde_json::Value;
 
 use crate::{
+    encoding,
     error::ApiError,
     metadata,
     options::{DeleteOptions, FieldValidation},
@@ -17,9 +18,6 @@ use crate::{
 
 /// Bytes of a request body that are read; kube-apiserver's limit.
 pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
-
-/// The media types that a body may have.
-const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 /// A decoded body and what is to be said about it in `Warning` headers.
 #[derive(Debug)]
@@ -187,8 +185,9 @@ fn parse(content: Content<'_>, expected: &Expected<'_>) -> Result<Decoded, ApiEr
         }
         other => Err(ApiError::UnsupportedMediaType {
             reason: format!(
-                "the body of the request was in an unknown format - accepted media types include: {ACCEPTED} \
-                 (this one is {other})"
+                "the body of the request was in an unknown format - accepted media types include: {} \
+                 (this one is {other})",
+                encoding::ACCEPTED
             ),
         }),
     }

@@ -9,6 +9,7 @@ mod auth;
 mod body;
 mod config;
 mod discovery;
+mod encoding;
 mod error;
 mod health;
 mod heavy;

@@ -7,7 +7,7 @@ use coracle_objects::{Kind, ObjectKey};
 use http::{HeaderMap, HeaderValue, Method};
 use tokio::time::Instant;
 
-use crate::{auth::UserInfo, error::ApiError, options::Query, path::ResourcePath};
+use crate::{auth::UserInfo, encoding::Encoding, error::ApiError, options::Query, path::ResourcePath};
 
 /// What goes with a request on its whole way.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub struct Context {
     pub audit_id: HeaderValue,
     /// When its client no longer waits. A request that goes on after its answer has begun has none of that.
     pub deadline: Instant,
+    /// In which the answer goes out.
+    pub encoding: Encoding,
 }
 
 /// A request to objects of one kind. The body has been read whole.

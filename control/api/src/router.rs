@@ -19,6 +19,7 @@ use crate::{
     body::{BODY_BYTES_MAX, Content},
     config::ApiConfig,
     discovery,
+    encoding::Encoding,
     error::ApiError,
     health,
     heavy::{self, Bounds},
@@ -59,18 +60,24 @@ pub fn router<S: Storage, N: Nodes>(storage: S, nodes: N, admission: Admission) 
 
 async fn serve<S: Storage, N: Nodes>(State(api): State<Api<S, N>>, request: HttpRequest<Body>) -> Response {
     let began = Instant::now();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let encoding = Encoding::take(&mut parts.headers);
     let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
     let audit_id = audit_id(&parts);
     let served = api.serving.at(&api.storage.view());
     let target = path::parse(&served, &path);
     let under_way = UnderWay::begin(&*api.config.meter, Asked::of(&parts, &target));
     let asked = under_way.asked;
-    let answer = match context(&api, &parts, (&target, &path), audit_id.clone(), began) {
-        Ok(context) => handle(&api, &served, context, parts, body, target, asked).await,
+    let mut user = String::new();
+    let answer = match context(&api, &parts, (&target, &path), (audit_id.clone(), encoding), began) {
+        Ok(context) => {
+            user.clone_from(&context.user.name);
+            handle(&api, &served, context, parts, body, target, asked).await
+        }
         Err(refused) => Err(refused),
     };
-    let mut response = answer.unwrap_or_else(IntoResponse::into_response);
+    let response = answer.unwrap_or_else(IntoResponse::into_response);
+    let mut response = encoding.encode(response, &api.bounds, &user).await;
     under_way.meter.answered(under_way.asked, response.status().as_u16(), began.elapsed());
     drop(under_way);
     tracing::debug!(%method, path, status = response.status().as_u16(), audit_id = ?audit_id, "request");
@@ -92,7 +99,7 @@ fn context<S: Storage, N: Nodes>(
     api: &Api<S, N>,
     parts: &http::request::Parts,
     (target, path): (&Target, &str),
-    audit_id: HeaderValue,
+    (audit_id, encoding): (HeaderValue, Encoding),
     began: Instant,
 ) -> Result<Context, ApiError> {
     let authorizer = &*api.config.authorizer;
@@ -101,7 +108,7 @@ fn context<S: Storage, N: Nodes>(
     authorize(authorizer, &user, &Attributes::of(&parts.method, target, path, meter::watches(parts)))?;
     let asked = Query::parse(&parts.uri)?.duration("timeout")?.filter(|asked| !asked.is_zero());
     let deadline = began + asked.map_or(REQUEST_TIMEOUT, |asked| asked.min(REQUEST_TIMEOUT));
-    Ok(Context { user, audit_id, deadline })
+    Ok(Context { user, audit_id, deadline, encoding })
 }
 
 /// Reads a path once more that names nothing here: a definition may be newer than what this member knows.
@@ -150,17 +157,20 @@ async fn handle<S: Storage, N: Nodes>(
             };
             // What goes on has no turn: it would keep it for hours.
             if asked.is_long_running() {
-                return verbs::dispatch(api, &request).await;
+                let answer = verbs::dispatch(api, &request).await?;
+                return request.context.encoding.encode_watch(answer, request.kind());
             }
             let turn = api.bounds.enter(&request.context.user.name, !reading).await?;
-            let deadline = request.context.deadline;
+            let Context { deadline, encoding, .. } = request.context;
+            let user = request.context.user.name.clone();
             let body = if reading { Bytes::new() } else { read(body, deadline).await? };
             let answer = match timeout_at(deadline, carry_out(api, Request { body, ..request })).await {
                 Ok(answer) => answer,
                 Err(_) => Err(ApiError::late(!reading)),
             };
             // A refusal may be large as well.
-            Ok(sending::until_sent(answer.unwrap_or_else(IntoResponse::into_response), turn))
+            let answer = answer.unwrap_or_else(IntoResponse::into_response);
+            Ok(sending::until_sent(encoding.encode(answer, &api.bounds, &user).await, turn))
         }
         Target::Review(review) => {
             let _turn = api.bounds.enter(&context.user.name, false).await?;

@@ -106,6 +106,47 @@ async fn tables_and_metadata() {
 }
 
 #[tokio::test]
+async fn yaml_and_protobuf_go_out_where_json_is_not_taken() {
+    const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+    let (_, router) = cluster();
+    create(&router, "a", "x").await;
+    let one = format!("{MAPS}/a");
+    let read = async |uri: &str, accept: &str| {
+        let answer = ask("GET", uri).header(header::ACCEPT, accept).send(&router).await;
+        let media_type = answer.headers()[header::CONTENT_TYPE].to_str().unwrap().to_owned();
+        let code = answer.status().as_u16();
+        (code, media_type, axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap())
+    };
+    let json = ask("GET", &one).ok(&router).await;
+    let (code, media_type, body) = read(&one, "application/yaml").await;
+    assert_eq!((code, &*media_type), (200, "application/yaml"));
+    assert_eq!(serde_yaml_ng::from_slice::<serde_json::Value>(&body).unwrap(), json);
+    let (_, _, body) = read(MAPS, &TABLE.replace("json", "yaml")).await;
+    assert!(body.starts_with(b"kind: Table\n"), "{body:?}");
+    let (code, media_type, body) = read(&format!("{MAPS}/none"), "application/yaml").await;
+    assert_eq!((code, &*media_type), (404, "application/yaml"));
+    assert!(body.windows(16).any(|part| part == b"reason: NotFound"), "{body:?}");
+    assert_eq!(read(&format!("{MAPS}?watch=true"), "application/yaml").await.0, 406);
+    let (code, media_type, body) = read("/api", "application/yaml").await;
+    assert_eq!((code, &*media_type), (200, "application/yaml"));
+    assert!(body.starts_with(b"kind: APIVersions"), "{body:?}");
+
+    let (code, media_type, body) = read(&one, PROTOBUF).await;
+    assert_eq!((code, &*media_type), (200, PROTOBUF));
+    let written = ask("PUT", &one).body(PROTOBUF, body.to_vec()).ok(&router).await;
+    assert_eq!(written, json, "nothing was lost on the way");
+    assert_eq!(read(MAPS, PROTOBUF).await.0, 200);
+    assert_eq!(read("/apis/coracle.dev/v1/members", PROTOBUF).await.0, 406, "it has no form in protobuf");
+
+    let watch = ask("GET", &format!("{MAPS}?watch=true&timeoutSeconds=1")).header(header::ACCEPT, PROTOBUF);
+    let answer = watch.send(&router).await;
+    assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/vnd.kubernetes.protobuf;stream=watch");
+    let events = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+    let length = u32::from_be_bytes(events[..4].try_into().unwrap()) as usize;
+    assert!(events.len() >= 4 + length && events[4..].starts_with(b"\x0a\x05ADDED\x12"), "{events:?}");
+}
+
+#[tokio::test]
 async fn watches_follow_selectors() {
     let (_, router) = cluster();
     create(&router, "a", "x").await;

@@ -12,6 +12,10 @@ use thiserror::Error;
 
 use crate::strict::{self, VALUES_MAX};
 
+mod write;
+
+pub use write::{encode, encode_event};
+
 const MAGIC: &[u8] = b"k8s\0";
 /// Messages nest no deeper than this.
 const DEPTH_MAX: u32 = 64;
@@ -86,11 +90,20 @@ pub fn decode(body: &[u8]) -> Result<Value, ProtobufError> {
     Ok(Value::Object(object))
 }
 
+/// Whether objects of this kind can be written in protobuf.
+pub fn has(api_version: &str, kind: &str) -> bool {
+    message_name(api_version, kind).is_some()
+}
+
 /// The message of a kind in the table's abbreviated form: `a.apps.v1.Deployment`.
 fn message_name(api_version: &str, kind: &str) -> Option<&'static str> {
     let (group, version) = api_version.split_once('/').unwrap_or(("core", api_version));
+    // Groups that end otherwise are declared.
+    if group.contains('.') && !group.ends_with(".k8s.io") {
+        return None;
+    }
     // DeleteOptions travel with the group-version of the object.
-    if matches!(kind, "DeleteOptions" | "Status") {
+    if matches!(kind, "DeleteOptions" | "Status") || group == "meta.k8s.io" {
         return table().get_key_value(format!("m.{kind}").as_str()).map(|(name, _)| *name);
     }
     let group = group.split('.').next().unwrap_or(group);

@@ -5,7 +5,7 @@ use std::{io, pin::Pin};
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use coracle_objects::{FieldError, LogOptions, fields};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use http::{HeaderValue, header};
 use serde_json::Value;
 
@@ -137,20 +137,16 @@ fn check_started(pod: &Value, options: &LogOptions) -> Result<(), ApiError> {
 
 type LogStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
-/// Ends a stream after so many bytes.
+/// Ends a stream with so many bytes: one that is followed does not wait for what comes after them.
 fn limited(stream: LogStream, limit_bytes: Option<i64>) -> LogStream {
     let Some(limit) = limit_bytes.and_then(|limit| usize::try_from(limit).ok()) else { return stream };
-    Box::pin(stream.scan(limit, |left, item| {
-        let next = match item {
-            Ok(_) if *left == 0 => None,
-            Ok(bytes) => {
-                let taken = bytes.slice(..bytes.len().min(*left));
-                *left -= taken.len();
-                Some(Ok(taken))
-            }
-            Err(error) => Some(Err(error)),
-        };
-        std::future::ready(next)
+    Box::pin(stream::unfold((stream, limit), |(mut stream, left)| async move {
+        if left == 0 {
+            return None;
+        }
+        let item = stream.next().await?.map(|bytes| bytes.slice(..bytes.len().min(left)));
+        let taken = item.as_ref().map_or(0, Bytes::len);
+        Some((item, (stream, left - taken)))
     }))
 }
 
@@ -162,6 +158,19 @@ mod tests {
 
     fn text(result: Result<impl std::fmt::Debug, ApiError>) -> String {
         result.unwrap_err().to_string()
+    }
+
+    #[tokio::test]
+    async fn a_limit_ends_a_log_that_goes_on() {
+        let lines = ["one\n", "two\n", "three\n"].map(Bytes::from);
+        let read = async |limit| {
+            let followed = Box::pin(stream::iter(lines.clone().map(Ok)).chain(stream::pending()));
+            let whole = limited(followed, Some(limit)).map(|item: io::Result<Bytes>| item.unwrap());
+            String::from_utf8(whole.collect::<Vec<_>>().await.concat()).unwrap()
+        };
+        for (limit, expected) in [(0, ""), (4, "one\n"), (6, "one\ntw"), (8, "one\ntwo\n")] {
+            assert_eq!(read(limit).await, expected);
+        }
     }
 
     #[test]

@@ -96,3 +96,65 @@ fn broken_bodies_are_refused() {
     assert!(decode(&whole[..boundary]).unwrap().get("data").is_none());
     assert!(matches!(decode(&envelope("v1", "Nonsense", b"")), Err(ProtobufError::UnknownKind(_))));
 }
+
+#[test]
+fn what_is_written_reads_the_same() {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": "p", "namespace": "default", "uid": "u", "creationTimestamp": "2026-01-02T03:04:05Z",
+            "labels": { "a": "b", "c": "" }, "generation": 3,
+            "managedFields": [{ "manager": "m", "operation": "Update", "fieldsV1": { "f:spec": {} } }],
+        },
+        "spec": {
+            "containers": [{
+                "name": "c", "image": "i:1", "args": ["a", "-1"],
+                "ports": [{ "containerPort": 80, "protocol": "TCP" }],
+                "resources": { "limits": { "cpu": "100m", "memory": "64Mi" } },
+                "livenessProbe": { "httpGet": { "path": "/", "port": "web" }, "periodSeconds": 10 },
+                "readinessProbe": { "tcpSocket": { "port": 80 } },
+            }],
+            "volumes": [{ "name": "v", "emptyDir": {} }, { "name": "w", "secret": { "secretName": "s" } }],
+            "terminationGracePeriodSeconds": 0, "enableServiceLinks": false,
+        },
+        "status": { "phase": "Running", "podIPs": [{ "ip": "10.0.0.1" }], "startTime": "2026-01-02T03:04:06Z" },
+    });
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "s" }, "data": { "k": "AP8=" }, "type": "Opaque",
+    });
+    let lease = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": { "name": "l" },
+        "spec": { "renewTime": "2026-01-02T03:04:05.000006Z", "leaseDurationSeconds": 40 },
+    });
+    let status = json!({
+        "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure", "code": 404, "reason": "NotFound",
+    });
+    for object in [&pod, &secret, &lease, &status] {
+        assert_eq!(decode(&encode(object).unwrap()).unwrap(), *object);
+    }
+}
+
+#[test]
+fn a_list_has_its_metadata_and_its_items() {
+    let list = json!({
+        "apiVersion": "v1", "kind": "ConfigMapList", "metadata": { "resourceVersion": "7" },
+        "items": [{ "metadata": { "name": "a" } }, { "metadata": { "name": "b" }, "data": { "k": "v" } }],
+    });
+    let item = |name: &str, rest: &[u8]| {
+        let metadata = field(1, &field(1, name.as_bytes()));
+        field(2, &[metadata, rest.to_vec()].concat())
+    };
+    let entry = field(2, &[field(1, b"k"), field(2, b"v")].concat());
+    let raw = [field(1, &field(2, b"7")), item("a", b""), item("b", &entry)].concat();
+    let expected = [envelope("v1", "ConfigMapList", &raw), field(3, b""), field(4, b"")].concat();
+    assert_eq!(encode(&list).unwrap(), expected);
+}
+
+#[test]
+fn a_declared_kind_is_not_written_whatever_its_name() {
+    for api_version in ["apps.example.com/v1", "example.com/v1"] {
+        let object = json!({ "apiVersion": api_version, "kind": "Deployment", "metadata": { "name": "d" } });
+        assert!(matches!(encode(&object), Err(ProtobufError::UnknownKind(_))));
+    }
+    assert!(has("meta.k8s.io/v1", "PartialObjectMetadata"));
+}
