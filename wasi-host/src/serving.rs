@@ -23,8 +23,9 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER, UPGRADE};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::header::{CONTENT_TYPE, HOST, RETRY_AFTER, UPGRADE};
+use http::uri::Authority;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -230,12 +231,29 @@ where
         Ok(in_flight) => in_flight,
         Err(refused) => return refusal(refused).map(|body| ServedBody::new(body, None)),
     };
+    if let Some(fault) = host_fault(&request) {
+        let refused = text_answer(StatusCode::BAD_REQUEST, fault);
+        return refused.map(|body| ServedBody::new(body, Some(in_flight)));
+    }
     if request.headers().contains_key(UPGRADE) {
         request.extensions_mut().insert(in_flight.clone());
     }
     let response = respond(request.map(body::paced)).await;
     in_flight.answered();
     response.map(|body| ServedBody::new(body, Some(in_flight)))
+}
+
+/// What is wrong with the host that a request names, or does not name (RFC 9112, 3.2).
+fn host_fault<B>(request: &Request<B>) -> Option<&'static str> {
+    let mut named = request.headers().get_all(HOST).iter();
+    match (named.next(), named.next()) {
+        (Some(_), Some(_)) => Some("the request has more than one Host header"),
+        (None, _) if request.version() == Version::HTTP_11 => Some("the request has no Host header"),
+        (Some(host), None) if !host.is_empty() && Authority::try_from(host.as_bytes()).is_err() => {
+            Some("the request's Host header names no host")
+        }
+        _ => None,
+    }
 }
 
 /// It names the bound: the caller's part, or what the port takes of all.

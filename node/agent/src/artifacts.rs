@@ -2,6 +2,9 @@
 //! first stage of an artifact's way, the pull; the file goes on to the runtime, which checks, compiles and loads it
 //! (`wasi-host/src/artifact/pipeline.rs`).
 //!
+//! A file that a pod names is run where it lies, if it is within the folders that the node was given for that, with all links
+//! followed. What a file has in it is in no message.
+//!
 //! The cluster's own registry is asked over HTTPS on the control nodes, with this node's certificate. The files are in
 //! [`store`], and how much of the disk they may take is in [`room`].
 
@@ -17,7 +20,7 @@ mod tests;
 use std::{
     collections::BTreeMap,
     fmt, io,
-    path::PathBuf,
+    path::{Component, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -83,7 +86,8 @@ impl Present {
 /// The images of a node.
 pub struct Artifacts {
     store: Arc<Store>,
-    allow_local: bool,
+    /// Folders of which files may be run.
+    local: Vec<PathBuf>,
     registry: Registry,
     /// One pull of a name at a time in each namespace: none waits in another's line.
     pulls: Pulls,
@@ -134,19 +138,19 @@ impl Drop for Tending {
 }
 
 impl Artifacts {
-    pub fn new(root: PathBuf, allow_local: bool, registry: Registry) -> io::Result<Self> {
+    pub fn new(root: PathBuf, local: Vec<PathBuf>, registry: Registry) -> io::Result<Self> {
         let disk = root.clone();
         let look = move || {
             let found = rustix::fs::statvfs(&disk).ok()?;
             let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
             Some(Space { bytes: bytes(found.f_blocks), bytes_free: bytes(found.f_bavail) })
         };
-        Self::with(root, allow_local, registry, Box::new(look), SETTLED_AFTER)
+        Self::with(root, local, registry, Box::new(look), SETTLED_AFTER)
     }
 
     fn with(
         root: PathBuf,
-        allow_local: bool,
+        local: Vec<PathBuf>,
         registry: Registry,
         look: Look,
         settled_after: Duration,
@@ -154,7 +158,7 @@ impl Artifacts {
         let files = Pool::new("image-files", FILES_AT_WORK_MAX, 0);
         Ok(Self {
             store: Store::open(root, look, settled_after, files.clone(), ARTIFACT_BYTES_MAX)?,
-            allow_local,
+            local,
             registry,
             pulls: Mutex::default(),
             downloads: Pool::new("downloads", DOWNLOADS_MAX, 0),
@@ -230,9 +234,7 @@ impl Artifacts {
     }
 
     async fn local(&self, image: &str, path: PathBuf, namespace: &Arc<str>) -> Result<Present, PullError> {
-        if !self.allow_local {
-            return Err(PullError::LocalForbidden { image: image.to_owned() });
-        }
+        let path = self.allowed(image, path, namespace).await?;
         let digest = self.local_digests.of(&path, namespace).await.map_err(|error| match error {
             DigestError::Io(source) => {
                 PullError::Local { path: path.clone(), source: io::Error::new(source.kind(), source) }
@@ -246,6 +248,27 @@ impl Artifacts {
         })?;
         let image = Arc::new(Image { id: format!("{image}@sha256:{digest}"), path, _pin: None });
         Ok(Present { image, fetched: None })
+    }
+
+    /// The file itself that a path leads to, if it may be run. Of one outside the folders not even this is told, whether it
+    /// exists.
+    async fn allowed(&self, image: &str, path: PathBuf, namespace: &Arc<str>) -> Result<PathBuf, PullError> {
+        let forbidden = || PullError::LocalForbidden { image: image.to_owned() };
+        let climbs = path.components().any(|part| part == Component::ParentDir);
+        if climbs || !self.local.iter().any(|folder| path.starts_with(folder)) {
+            return Err(forbidden());
+        }
+        let (folders, named) = (self.local.clone(), path.clone());
+        let look = move || {
+            let file = named.canonicalize()?;
+            let within =
+                |folder: &PathBuf| folder.canonicalize().is_ok_and(|folder| file.starts_with(folder));
+            Ok(folders.iter().any(within).then_some(file))
+        };
+        let holder = Holder { namespace: namespace.clone(), pod: None };
+        let looked: io::Result<Option<PathBuf>> =
+            self.files.call(&holder, look).await.map_err(not_done(image))?;
+        looked.map_err(|source| PullError::Local { path, source })?.ok_or_else(forbidden)
     }
 
     /// What is here of an image, if it is whole, and was resolved within this time where one is given.

@@ -34,8 +34,8 @@ pub struct NodeConfig {
     /// Whether the pods of all namespaces may open connections to beyond the cluster; otherwise those of namespaces with
     /// the label `coracle.dev/egress=allow` may.
     pub allow_egress: bool,
-    /// Whether pods may name images as `file:///path`.
-    pub allow_local_artifacts: bool,
+    /// The folders of which pods may name files as images, as `file:///path`; none: no file at all.
+    pub local_artifacts: Vec<PathBuf>,
     pub capacity: Capacity,
     /// Threads that run guests; 0: one a core.
     pub guest_threads: usize,
@@ -84,7 +84,7 @@ impl NodeConfig {
             metrics_listen: None,
             labels: BTreeMap::new(),
             allow_egress: false,
-            allow_local_artifacts: false,
+            local_artifacts: Vec::new(),
             capacity: Capacity::default(),
             guest_threads: 0,
             max_instances: 0,

@@ -108,7 +108,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
     };
     let artifacts_dir = config.data_dir.join("artifacts");
     let registry = Registry::new(addresses.clone(), node_tls.control.clone());
-    let artifacts = Artifacts::new(artifacts_dir.clone(), config.allow_local_artifacts, registry)
+    let artifacts = Artifacts::new(artifacts_dir.clone(), config.local_artifacts.clone(), registry)
         .map_err(io_error(&artifacts_dir))?;
     let (said, heard) = mpsc::channel(decode::QUEUE_MAX);
     let (link, link_task) = link::start(link_config, said);
@@ -257,7 +257,7 @@ fn hello(
         capacity: machine::quantities(capacity, &config.data_dir),
         allocatable: machine::quantities(allocatable, &config.data_dir),
         node_info_json: machine::node_info(boot_id).to_string().into(),
-        allow_local_artifacts: config.allow_local_artifacts,
+        allow_local_artifacts: !config.local_artifacts.is_empty(),
         boot_id: boot_id.to_owned(),
         ..Hello::default()
     }

@@ -76,7 +76,7 @@ pub(crate) fn context(dir: &Path, parts: Parts, link: LinkHandle, events: mpsc::
         node_name: "n1".into(),
         runtime,
         disks,
-        artifacts: Artifacts::new(dir.join("artifacts"), true, registry).unwrap(),
+        artifacts: Artifacts::new(dir.join("artifacts"), vec!["/".into()], registry).unwrap(),
         logs: Arc::new(Logs::start(dir.join("logs")).unwrap()),
         removals: Removals::start().unwrap(),
         pods_dir: dir.join("pods"),

@@ -273,6 +273,38 @@ async fn a_client_is_told_the_bounds_of_its_connection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_names_one_host() {
+    let server = Server::new();
+    let ask = async |version: &str, hosts: &str| {
+        let mut conn = server.connect(1);
+        let head = format!("GET / HTTP/{version}\r\n{hosts}connection: close\r\n\r\n");
+        conn.write_all(head.as_bytes()).await.expect("a place");
+        until_closed(&mut conn).await.1
+    };
+    for (version, hosts) in [
+        ("1.1", "host: a\r\nhost: b\r\n"),
+        ("1.1", "host: a\r\nHost: a\r\n"),
+        ("1.0", "host: a\r\nhost: b\r\n"),
+        ("1.1", ""),
+        ("1.1", "host: a b\r\n"),
+        ("1.1", "host: a/b\r\n"),
+    ] {
+        let answer = ask(version, hosts).await;
+        assert!(answer.contains(" 400 ") && answer.contains("Host header"), "{hosts:?}: {answer}");
+    }
+    for (version, hosts) in [
+        ("1.1", "host: a\r\n"),
+        ("1.1", "host: a:80\r\n"),
+        ("1.1", "host:\r\n"),
+        ("1.0", ""),
+        ("1.1", "host: [::1]:8\r\n"),
+    ] {
+        let answer = ask(version, hosts).await;
+        assert!(answer.contains(" 200 "), "{hosts:?}: {answer}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_head_that_is_too_large_is_refused() {
     let server = Server::new();
     let mut conn = server.connect(1);

@@ -20,8 +20,8 @@ pub enum PullError {
     )]
     Remote { image: String, registry: String, repository: String },
     #[error(
-        "{image:?} is a file, and this node does not run local files; start it with --allow-local-artifacts, or push \
-         the file with `coracle push`"
+        "{image:?} is a file that this node does not run; start it with --allow-local-artifacts DIR, the folder that has \
+         the file, or push the file with `coracle push`"
     )]
     LocalForbidden { image: String },
     #[error("failed to read {path}: {source}")]

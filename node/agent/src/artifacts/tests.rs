@@ -15,9 +15,11 @@ use tokio::{
 
 use super::{room::NoRoom, *};
 
-fn artifacts(allow_local: bool) -> (tempfile::TempDir, Artifacts) {
+fn artifacts() -> (tempfile::TempDir, Artifacts) {
     let dir = tempfile::tempdir().unwrap();
-    let artifacts = Artifacts::new(dir.path().join("a"), allow_local, Registry::without_addresses()).unwrap();
+    let allowed = vec![dir.path().join("allowed")];
+    fs::create_dir(&allowed[0]).unwrap();
+    let artifacts = Artifacts::new(dir.path().join("a"), allowed, Registry::without_addresses()).unwrap();
     (dir, artifacts)
 }
 
@@ -28,7 +30,7 @@ async fn error(artifacts: &Artifacts, image: &str, policy: PullPolicy) -> (Strin
 
 #[tokio::test]
 async fn what_cannot_be_pulled_says_why_and_what_to_do() {
-    let (_dir, artifacts) = artifacts(false);
+    let (_dir, artifacts) = artifacts();
     let always = PullPolicy::Always;
     let (text, reason) = error(&artifacts, "Hello World", always).await;
     assert_eq!(text, "couldn't parse image name \"Hello World\": invalid reference format");
@@ -46,16 +48,31 @@ async fn what_cannot_be_pulled_says_why_and_what_to_do() {
 
 #[tokio::test]
 async fn local_files_are_used_where_they_are_allowed() {
-    let (dir, artifacts) = artifacts(true);
-    let path = dir.path().join("x.wasm");
+    let (dir, artifacts) = artifacts();
+    let path = dir.path().join("allowed/x.wasm");
     fs::write(&path, b"\0asm").unwrap();
     let image = format!("file://{}", path.display());
     let present = artifacts.pull(&image, "d", PullPolicy::IfNotPresent, || {}).await.unwrap();
     assert_eq!(present.image.path, path);
     assert!(present.image.id.contains("@sha256:") && present.fetched.is_none());
     assert_eq!(artifacts.held(), [("names of images", 0), ("images", 0), ("pulls", 0)]);
-    let (text, _) = error(&artifacts, "file:///no/such.wasm", PullPolicy::Always).await;
-    assert!(text.contains("failed to read /no/such.wasm"), "{text}");
+    let missing = dir.path().join("allowed/none.wasm").display().to_string();
+    let (text, _) = error(&artifacts, &format!("file://{missing}"), PullPolicy::Always).await;
+    assert!(text.contains(&format!("failed to read {missing}")), "{text}");
+    // Elsewhere it is not told whether there is a file, whichever way it is named.
+    fs::write(dir.path().join("secret"), b"secret").unwrap();
+    std::os::unix::fs::symlink(dir.path().join("secret"), dir.path().join("allowed/link.wasm")).unwrap();
+    std::os::unix::fs::symlink(&path, dir.path().join("allowed/other.wasm")).unwrap();
+    for outside in
+        ["secret", "none", "allowed-not", "allowed/../secret", "allowed/../none", "allowed/link.wasm"]
+    {
+        let image = format!("file://{}/{outside}", dir.path().display());
+        let (text, _) = error(&artifacts, &image, PullPolicy::Always).await;
+        assert!(text.contains("that this node does not run"), "{text}");
+    }
+    let link = format!("file://{}/allowed/other.wasm", dir.path().display());
+    let linked = artifacts.pull(&link, "d", PullPolicy::Always, || {}).await.unwrap();
+    assert_eq!(linked.image.path, path);
 }
 
 #[test]
@@ -63,12 +80,12 @@ fn a_local_file_waits_for_no_blocking_thread_of_the_runtime() {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
     runtime.block_on(async {
-        let (dir, artifacts) = artifacts(true);
+        let (dir, artifacts) = artifacts();
         let (end, ended) = std::sync::mpsc::channel::<()>();
         tokio::task::spawn_blocking(move || {
             let _ = ended.recv();
         });
-        let path = dir.path().join("x.wasm");
+        let path = dir.path().join("allowed/x.wasm");
         fs::write(&path, b"\0asm").unwrap();
         let image = format!("file://{}", path.display());
         let pulling = artifacts.pull(&image, "d", PullPolicy::Always, || {});
@@ -119,7 +136,8 @@ impl Served {
 
     fn images_that_settle(&self, dir: &Path, space: Space, settled_after: Duration) -> Artifacts {
         let registry = Registry::plain(self.address.clone());
-        Artifacts::with(dir.join("a"), false, registry, Box::new(move || Some(space)), settled_after).unwrap()
+        Artifacts::with(dir.join("a"), Vec::new(), registry, Box::new(move || Some(space)), settled_after)
+            .unwrap()
     }
 }
 
@@ -169,7 +187,7 @@ async fn what_was_pulled_is_remembered_over_a_restart() {
     let images = registry.images(dir.path(), 1 << 40, 1 << 39);
     let first = pull(&images, "d", "hello:1", PullPolicy::Always).await;
     assert!(first.fetched.is_some() && first.image.path.exists());
-    let again = Artifacts::new(dir.path().join("a"), false, Registry::without_addresses()).unwrap();
+    let again = Artifacts::new(dir.path().join("a"), Vec::new(), Registry::without_addresses()).unwrap();
     for policy in [IF_NOT_PRESENT, PullPolicy::Never] {
         let begun = std::cell::Cell::new(false);
         let present = again.pull("hello:1", "d", policy, || begun.set(true)).await.unwrap();
