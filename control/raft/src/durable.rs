@@ -1,10 +1,24 @@
 //! Names that outlast a crash: a directory's entries are on the disk only once the directory itself is synced.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
-/// Makes a directory and what is missing above it, so that they outlast a crash: whatever is synced in it later would go
+/// Others may not look in, nor read: keys lie there, and what users have written.
+pub const PRIVATE_DIR: u32 = 0o700;
+pub const PRIVATE_FILE: u32 = 0o600;
+
+/// Closes a directory to others. Whether it was open to them.
+pub fn close(path: &Path) -> io::Result<bool> {
+    let open = fs::metadata(path)?.permissions().mode() & 0o077 != 0;
+    if open {
+        fs::set_permissions(path, Permissions::from_mode(PRIVATE_DIR))?;
+    }
+    Ok(open)
+}
+
+/// Makes a directory and what is missing above it for this user alone, so that they outlast a crash: whatever is synced in it later would go
 /// with it otherwise. Also where an earlier call was cut short before its sync.
 pub fn create_dirs(path: &Path) -> io::Result<()> {
     create_dirs_with(path, sync_directory)
@@ -18,7 +32,7 @@ fn create_dirs_with(path: &Path, mut sync: impl FnMut(&Path) -> io::Result<()>) 
         missing.push(path);
     }
     for path in missing.into_iter().rev() {
-        match fs::create_dir(path) {
+        match DirBuilder::new().mode(PRIVATE_DIR).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !path.is_dir() => {
                 return Err(error);
             }

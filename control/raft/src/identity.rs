@@ -1,9 +1,10 @@
 //! Whose directory it is: one process at a time, of one member of one cluster.
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::durable;
+use crate::durable::{self, PRIVATE_FILE};
 use crate::error::Error;
 use crate::wal::{Disk, DiskFile};
 
@@ -24,6 +25,7 @@ pub fn lock(dir: &Path) -> Result<Lock, Error> {
     durable::create_dirs(dir).map_err(failed("create"))?;
     let file = File::options()
         .create(true)
+        .mode(PRIVATE_FILE)
         .truncate(false)
         .write(true)
         .open(dir.join(LOCK_FILE))

@@ -74,6 +74,7 @@ use crate::{
     telemetry::{Requests, Telemetry},
     tokens::{self, Purpose},
     version::{self, AgreedLevel},
+    whereabouts::Whereabouts,
 };
 
 /// Until a new cluster must have its first objects.
@@ -160,7 +161,8 @@ async fn run(
     let (machine, hub) = Machine::of_build(config.build.clone(), fatal.clone(), secrets.clone());
     let transport = GrpcTransport::new(me.id, &membership.cluster_id, peers.connector());
     transport.set_peers(known);
-    let raft = start_raft(config, &data, &membership, machine, transport.clone(), founds)?;
+    let whereabouts = Arc::new(Whereabouts::new(peers.clone(), transport.clone()));
+    let raft = start_raft(config, &data, &membership, machine, transport, founds)?;
     let level = AgreedLevel::new(config.build.levels);
     let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers, secrets.clone(), level.clone());
     let links = Arc::new(Links::default());
@@ -199,7 +201,7 @@ async fn run(
             blobs.clone(),
             Arc::new(Others { peers: storage.peers().clone(), me: me.id }),
         ),
-        grpc: grpc(&raft, &credentials, &secrets, node_link, blobs, data.root().to_owned()),
+        grpc: grpc(&raft, &credentials, &secrets, &whereabouts, node_link, blobs, data.root().to_owned()),
         telemetry: Arc::new(telemetry),
         judge: judge.clone(),
     };
@@ -231,7 +233,8 @@ async fn run(
     tasks.spawn(encryption::follow(storage.clone(), secrets));
     let rendezvous = Rendezvous {
         storage: storage.clone(),
-        transport: transport.clone(),
+        whereabouts: whereabouts.clone(),
+        seek: config.seek.clone(),
         me: me.clone(),
         cluster_id: membership.cluster_id.clone(),
         fatal: fatal.clone(),
@@ -239,13 +242,11 @@ async fn run(
     tasks.spawn(rendezvous.run());
     tasks.spawn(membership::stop_when_removed(storage.clone(), fatal.clone()));
     tasks.spawn(version::follow(storage.clone(), data.clone(), level, fatal.clone()));
-    let followed = storage.clone();
+    let (followed, known) = (storage.clone(), whereabouts.clone());
     tasks.spawn(membership::follow(storage.clone(), move |members| {
-        let addresses = known_addresses(members, &followed);
-        followed.peers().set(&addresses);
-        transport.set_peers(addresses);
+        known.follow(known_addresses(members, &followed));
     }));
-    tasks.spawn(write_addresses_down(storage.clone(), data.clone(), kubeconfig));
+    tasks.spawn(write_addresses_down(storage.clone(), whereabouts, data.clone(), kubeconfig));
     tasks.spawn(membership::announce(storage.clone(), me.clone()));
     tasks.spawn(health::run(storage.clone(), told, fatal.clone()));
     tracing::info!(
@@ -317,6 +318,7 @@ fn grpc(
     raft: &Raft<AppliedEntry>,
     credentials: &Arc<Credentials>,
     secrets: &Arc<SecretBox>,
+    whereabouts: &Arc<Whereabouts>,
     node_link: NodeLinkService,
     blobs: Arc<Blobs>,
     data_dir: PathBuf,
@@ -335,6 +337,7 @@ fn grpc(
         cluster_id: cluster_id.clone(),
         data_dir,
         certificates: certificates(credentials),
+        whereabouts: whereabouts.clone(),
     };
     let store = StoreServer::new(StoreService { storage: storage.clone() })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -385,6 +388,7 @@ fn known_addresses(
 /// down what was true once.
 async fn write_addresses_down(
     storage: ReplicatedStorage,
+    whereabouts: Arc<Whereabouts>,
     data: Arc<DataDir>,
     kubeconfig: Arc<KubeconfigFile>,
 ) {
@@ -393,7 +397,8 @@ async fn write_addresses_down(
     }
     let known = storage.clone();
     membership::follow(storage, move |members| {
-        let addresses = known_addresses(members, &known);
+        let mut addresses = known_addresses(members, &known);
+        whereabouts.overlay(&mut addresses);
         for written in [data.record_peers(&addresses), kubeconfig.follow(&addresses)] {
             if let Err(error) = written {
                 tracing::warn!(error = chain(&error), "the members' addresses are not written down");

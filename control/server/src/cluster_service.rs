@@ -31,11 +31,12 @@ use crate::{
     config::VERSION,
     forwarding::{forwarding, is_forwarded},
     identity::{Caller, administrators_only, caller},
-    join::{check_name, known_members},
+    join::{check_address, check_name, known_members},
     membership::is_removed,
     storage::ReplicatedStorage,
     tokens::{self, Purpose},
     version::Agreed,
+    whereabouts::Whereabouts,
 };
 
 /// Until the leader must have told its status; with reports, for which it asks others itself.
@@ -49,6 +50,7 @@ pub struct ClusterService {
     /// Only the path: calls that go on for a moment must not keep the directory's lock.
     pub data_dir: PathBuf,
     pub certificates: Certificates,
+    pub whereabouts: Arc<Whereabouts>,
 }
 
 impl ClusterService {
@@ -64,10 +66,20 @@ impl ClusterService {
         Ok(Response::new(MemberResponse { done }))
     }
 
+    /// Takes note of where a member is that looks for the others, where no leader could.
+    fn meet(&self, from: &Caller, member: u64, address: String) {
+        let is_itself =
+            matches!(from, Caller::Member(id) if *id == member) && member != self.storage.member();
+        let leaderless = self.storage.status().leader.is_none();
+        if is_itself && leaderless && check_address(Role::Control, &address).is_ok() {
+            self.whereabouts.learn([(member, address)]);
+        }
+    }
+
     /// The leader's answer, where another member leads and answers soon.
     async fn of_leader(&self, reports: bool) -> Option<StatusResponse> {
         let mut leader = ClusterClient::new(self.storage.leader_channel()?);
-        let answer = leader.status(forwarding(StatusRequest { reports, asking_member: 0 }));
+        let answer = leader.status(forwarding(StatusRequest { reports, ..StatusRequest::default() }));
         let limit = if reports { LEADER_REPORTS_TIMEOUT } else { LEADER_TIMEOUT };
         within(limit, answer).await.map(Response::into_inner)
     }
@@ -88,7 +100,9 @@ impl Cluster for ClusterService {
         }
         administrators_only(&request)?;
         let forwarded = is_forwarded(&request);
-        let StatusRequest { reports, asking_member } = request.into_inner();
+        let from = caller(&request).clone();
+        let StatusRequest { reports, asking_member, asking_address } = request.into_inner();
+        self.meet(&from, asking_member, asking_address);
         // Only the leader knows how far the others are. Without one the rest is still worth knowing.
         let of_leader = if forwarded { None } else { self.of_leader(reports).await };
         let members = match of_leader {

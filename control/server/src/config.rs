@@ -29,6 +29,8 @@ pub struct ControlConfig {
     /// address, or where that is unspecified the address of this machine's default route.
     pub advertise: Option<String>,
     pub mode: Mode,
+    /// `host:port` at which other members may be found where none is where it was: all may have moved.
+    pub seek: Vec<String>,
     /// The member's name, a DNS label.
     pub name: String,
     /// The file with the keys for Secrets; by default `keys/secrets.ring` in the data directory.
@@ -61,6 +63,7 @@ impl ControlConfig {
             listen,
             advertise: None,
             mode,
+            seek: Vec::new(),
             name: name.into(),
             key_ring: None,
             certificate_life: LEAF_LIFE,

@@ -106,6 +106,15 @@ impl Membership {
     }
 }
 
+/// Makes a directory where it is missing, and closes it to other users of the machine.
+pub fn private_dir(path: &Path) -> Result<(), ServerError> {
+    durable::create_dirs(path).map_err(ServerError::io("create the data directory", path))?;
+    if durable::close(path).map_err(ServerError::io("close to other users", path))? {
+        tracing::warn!(path = %path.display(), "the data directory was open to other users of this machine");
+    }
+    Ok(())
+}
+
 /// A directory that this process has for itself.
 #[derive(Debug)]
 pub struct DataDir {
@@ -117,14 +126,14 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Creates the directory where needed and takes its lock.
+    /// Creates the directory where needed, closes it to other users, and takes its lock.
     pub fn open(path: &Path) -> Result<Self, ServerError> {
         Self::open_as(path, Build::default())
     }
 
     /// The same for a build that may be another than this one.
     pub fn open_as(path: &Path, build: Build) -> Result<Self, ServerError> {
-        durable::create_dirs(path).map_err(ServerError::io("create the data directory", path))?;
+        private_dir(path)?;
         let lock_path = path.join("lock");
         let lock = OpenOptions::new()
             .create(true)

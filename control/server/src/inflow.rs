@@ -236,10 +236,15 @@ pub struct Metered<B> {
 }
 
 impl<B: Body<Data = Bytes>> Metered<B> {
-    /// Takes room for all of a body whose length is known, up to `bytes_max`, which bounds a message or the whole.
+    /// Takes room for all of a body whose length is known. One of more than `bytes_max`, which bounds a message or the whole,
+    /// or than the connection may have at all, is refused before it comes.
     pub fn new(body: B, hold: Arc<Hold>, reading: Reading, bytes_max: usize) -> Result<Self, NotRead> {
         let known = body.size_hint().exact().filter(|_| reading == Reading::Whole);
-        let ahead = known.map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX).min(bytes_max));
+        let ahead = known.map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
+        let bytes_max = bytes_max.min(hold.share.connection_max);
+        if ahead > bytes_max {
+            return Err(NotRead::TooLarge(bytes_max));
+        }
         hold.take(ahead)?;
         let framing = Framing::default();
         Ok(Self { body, hold, reading, bytes_max, gathered: 0, ahead, framing, over: 0, patience: None })

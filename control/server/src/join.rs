@@ -331,7 +331,8 @@ pub fn known_members(storage: &ReplicatedStorage) -> Vec<Member> {
     let mut known: Vec<Member> = ids
         .map(|id| {
             let spec = specs.get(&id);
-            let address = spec.map(|spec| spec.address.clone()).or_else(|| storage.peers().address(id));
+            // Where a member was met lately, it is; its object may be older.
+            let address = storage.peers().address(id).or_else(|| spec.map(|spec| spec.address.clone()));
             Member {
                 id,
                 name: spec.map(|spec| spec.name.clone()).unwrap_or_default(),
@@ -387,7 +388,7 @@ pub fn check_name(name: &str) -> Result<(), Status> {
 }
 
 #[allow(clippy::result_large_err, reason = "the error type of tonic services")]
-fn check_address(role: Role, address: &str) -> Result<(), Status> {
+pub fn check_address(role: Role, address: &str) -> Result<(), Status> {
     let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
     // A node needs its certificate before it can listen: its port may still be open, and comes with its Hello.
     let usable = port.is_some_and(|port| port != 0 || role == Role::Node);

@@ -1,13 +1,15 @@
 //! Finding each other again: a member that hears of no leader asks the others where everybody is, and tells them where
 //! it is itself. Without it a member that comes back under another address, or that missed another's, would never be
 //! answered: raft's replies go to the addresses that the repliers know.
+//!
+//! Where all have moved at once nobody is where anybody knows; then each that is told of one other finds it, and through it
+//! the rest.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use coracle_api::Storage;
 use coracle_objects::{Expect, ObjectKey, Transaction, Write};
 use coracle_proto::cluster::{ProposeRequest, StatusRequest, cluster_client::ClusterClient};
-use coracle_raft::GrpcTransport;
 use coracle_store::encode_transaction;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
@@ -19,6 +21,7 @@ use crate::{
     membership,
     peers::{MEMBERS, MemberSpec},
     storage::{ReplicatedStorage, leader_client},
+    whereabouts::Whereabouts,
 };
 
 /// How long a member is without a leader before it asks, and between two rounds. Longer than an election.
@@ -30,7 +33,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// What finding the others takes.
 pub struct Rendezvous {
     pub storage: ReplicatedStorage,
-    pub transport: GrpcTransport,
+    pub whereabouts: Arc<Whereabouts>,
+    /// Addresses at which others may be beside those that are known.
+    pub seek: Vec<String>,
     pub me: MemberSpec,
     pub cluster_id: String,
     pub fatal: Arc<Fatal>,
@@ -38,8 +43,8 @@ pub struct Rendezvous {
 
 /// What another member answers.
 enum Answer {
-    /// The members' addresses as it knows them.
-    Addresses(BTreeMap<u64, String>),
+    /// Who it is, and the members' addresses as it knows them.
+    Addresses { from: u64, found: BTreeMap<u64, String> },
     /// The asking member was removed from the cluster.
     Removed,
 }
@@ -67,34 +72,41 @@ impl Rendezvous {
     }
 
     async fn ask_all(&self) {
-        let known = self.storage.peers().addresses();
-        for id in known.keys().filter(|id| **id != self.me.id) {
-            let Some(channel) = self.storage.peers().channel(*id) else { continue };
+        let peers = self.storage.peers();
+        let known = peers.addresses();
+        let connect = peers.connector();
+        let sought = self.seek.iter().filter(|address| !known.values().any(|known| known == *address));
+        let others = known.iter().filter(|(id, _)| **id != self.me.id);
+        let others = others.filter_map(|(id, address)| Some((address, peers.channel(*id)?)));
+        let all = others.chain(sought.map(|address| (address, connect(address.clone()))));
+        for (address, channel) in all {
             match timeout(ANSWER_TIMEOUT, self.ask(channel)).await {
-                Ok(Ok(Answer::Addresses(found))) => self.learn(*id, found),
+                Ok(Ok(Answer::Addresses { from, found })) => self.learn(from, address, found),
                 Ok(Ok(Answer::Removed)) => return membership::stop_removed(self.me.id, &self.fatal),
                 Ok(Err(status)) => {
-                    tracing::debug!(peer = id, reason = status.message(), "no answer about the members")
+                    tracing::debug!(address, reason = status.message(), "no answer about the members")
                 }
-                Err(_) => tracing::debug!(peer = id, "no answer about the members in time"),
+                Err(_) => tracing::debug!(address, "no answer about the members in time"),
             }
         }
     }
 
-    fn learn(&self, peer: u64, found: BTreeMap<u64, String>) {
-        let mut addresses = self.storage.peers().addresses();
-        let before = addresses.clone();
-        addresses.extend(found.into_iter().filter(|(id, address)| *id != self.me.id && !address.is_empty()));
-        if addresses != before {
-            tracing::info!(peer, "other members' addresses learned");
-            self.storage.peers().set(&addresses);
-            self.transport.set_peers(addresses);
+    /// The member that answered is where it was asked, whatever it says of itself.
+    fn learn(&self, from: u64, address: &str, mut found: BTreeMap<u64, String>) {
+        found.insert(from, address.to_owned());
+        found.remove(&self.me.id);
+        if self.whereabouts.learn(found) {
+            tracing::info!(member = from, address, "other members' addresses learned");
         }
     }
 
     /// Where my address is outdated there, and the member leads, it is told.
     async fn ask(&self, channel: Channel) -> Result<Answer, Status> {
-        let question = StatusRequest { asking_member: self.me.id, reports: false };
+        let question = StatusRequest {
+            asking_member: self.me.id,
+            asking_address: self.me.address.clone(),
+            reports: false,
+        };
         let status = ClusterClient::new(channel.clone()).status(question).await?.into_inner();
         if status.cluster_id != self.cluster_id {
             let message = format!("it is of cluster {} now", status.cluster_id);
@@ -120,7 +132,7 @@ impl Rendezvous {
                 "new address announced to the leader"
             );
         }
-        Ok(Answer::Addresses(found))
+        Ok(Answer::Addresses { from: status.member_id, found })
     }
 }
 

@@ -14,7 +14,7 @@ use axum::{Router, body::Body, response::IntoResponse};
 use coracle_api::{ApiError, Attributes, Authorizer, Decision, Storage};
 use coracle_raft::RaftSender;
 use futures::FutureExt;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Body as _;
 use jiff::Timestamp;
 use tokio_util::task::AbortOnDropHandle;
@@ -27,6 +27,7 @@ use crate::{
     authorization::{Builtin, is_registry},
     identity::{Caller, Peer},
     inflow::{Hold, Metered, NotRead, Reading, Share},
+    lingering::Lingering,
     listener::NetworkBody,
     standing::{Judge, Lost},
     telemetry::Telemetry,
@@ -104,15 +105,13 @@ fn is_light(request: &Request<NetworkBody>) -> bool {
 }
 
 impl Front {
-    async fn answer(
-        &self,
-        mut request: Request<NetworkBody>,
-        peer: &Peer,
-        hold: Arc<Hold>,
-    ) -> Response<Body> {
+    async fn answer(&self, request: Request<NetworkBody>, peer: &Peer, hold: Arc<Hold>) -> Response<Body> {
         let began = Instant::now();
         let path = request.uri().path().to_owned();
         let path = path.as_str();
+        // Streams of gRPC end as both sides know they may.
+        let lingers = request.version() == Version::HTTP_2 && !is_grpc(path);
+        let mut request = request.map(|body| Lingering::new(body, lingers));
         let judged = match self.judge.judge(peer) {
             Err(Lost::NodeGone(_)) => self.judge.judge_surely(peer).await,
             judged => judged,
@@ -156,7 +155,7 @@ impl Front {
 
     async fn dispatch(
         &self,
-        request: Request<Metered<NetworkBody>>,
+        request: Request<Metered<Lingering<NetworkBody>>>,
         caller: &Caller,
         began: Instant,
     ) -> Response<Body> {
@@ -230,6 +229,9 @@ fn not_read(path: &str, error: NotRead) -> Response<Body> {
         NotRead::NoRoom => {
             let wait = [(header::RETRY_AFTER, "1")];
             (StatusCode::TOO_MANY_REQUESTS, wait, message + "\n").into_response()
+        }
+        NotRead::TooLarge(limit) if !is_registry(path) => {
+            ApiError::TooLarge { limit: limit as u64 }.into_response()
         }
         NotRead::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, message + "\n").into_response(),
         NotRead::Stalled => (StatusCode::REQUEST_TIMEOUT, message + "\n").into_response(),

@@ -2,10 +2,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::durable::PRIVATE_FILE;
 
 /// One directory on a disk. Names are plain file names in it.
 ///
@@ -80,7 +82,9 @@ impl RealDisk {
     /// Makes a file of what `fill` writes, synced. Where that fails, nothing of it stays.
     fn create_with(&self, name: &str, fill: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
         let path = self.dir.join(name);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(PRIVATE_FILE);
+        let file = options.open(&path)?;
         match fill(&file).and_then(|()| file.sync_all()) {
             Ok(()) => Ok(file),
             Err(error) => {

@@ -91,7 +91,8 @@ pub fn alarms(view: &View, members: &[Member], reported: bool, now: Timestamp) -
         alarms.push(Alarm { reason: reason.into(), member_id, message });
     };
     if !members.iter().any(|member| member.leader) {
-        let mend = "start the others; if they are lost for good, see `coracle recover`";
+        let mend = "start the others; where they have new addresses since, each with --join HOST:PORT of another; if they \
+                    are lost for good, see `coracle recover`";
         tell(
             "NoLeader",
             0,

@@ -1,11 +1,11 @@
-//! The members as endpoints of the service `kubernetes`.
+//! The members as endpoints of the service `kubernetes`, in EndpointSlices and, for older clients, Endpoints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_api::Storage;
 use coracle_objects::{ObjectKey, Transaction, View, Write, draft::next_generation, is_api_slice};
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::RETRY_PAUSE;
 use crate::{
@@ -17,8 +17,21 @@ use crate::{
 };
 
 const SLICES: &str = "endpointslices.discovery.k8s.io";
+const ENDPOINTS: &str = "endpoints";
 
-/// Keeps the service `kubernetes`, and its EndpointSlices at the members' addresses, as long as this member leads.
+/// What an object of ours is of, and its fields that are kept as they are to be.
+struct Shape {
+    api_version: &'static str,
+    kind: &'static str,
+    fields: &'static [&'static str],
+}
+
+const SLICE: Shape =
+    Shape { api_version: "discovery.k8s.io/v1", kind: "EndpointSlice", fields: &["endpoints", "ports"] };
+const OLDER: Shape = Shape { api_version: "v1", kind: "Endpoints", fields: &["subsets"] };
+
+/// Keeps the service `kubernetes`, its EndpointSlices and its Endpoints at the members' addresses, as long as this member
+/// leads.
 pub async fn publish(storage: &ReplicatedStorage) {
     loop {
         let (_, mut events) = storage.hub().follow();
@@ -31,6 +44,7 @@ pub async fn publish(storage: &ReplicatedStorage) {
             let concerns_us = |key: &ObjectKey| {
                 key.resource.as_str() == MEMBERS
                     || *key == bootstrap::kubernetes_service_key()
+                    || *key == endpoints_key()
                     || key.resource.as_str() == SLICES
                         && &*key.name.namespace == "default"
                         && is_api_slice(&key.name.name)
@@ -51,28 +65,12 @@ pub async fn publish(storage: &ReplicatedStorage) {
 
 async fn publish_once(storage: &ReplicatedStorage) -> Result<(), drafts::WriteError> {
     drafts::write(storage, missing_service).await?;
-    let wanted = slices(&members(&storage.view()));
+    let members = members(&storage.view());
+    let by_port = by_port(&members);
+    keep(storage, &OLDER, &endpoints_key(), &endpoints(&by_port)).await?;
+    let wanted = slices(&by_port);
     for (name, slice) in &wanted {
-        let key = ObjectKey::new(SLICES, "default", name);
-        let plan = |view: &View| match view.get(&key) {
-            None => {
-                let draft =
-                    new_draft("discovery.k8s.io/v1", "EndpointSlice", &key, slice.clone(), Timestamp::now());
-                Some(Transaction::create(key.clone(), draft))
-            }
-            Some(object) => {
-                let mut draft = editable(object);
-                if ["endpoints", "ports"].iter().all(|field| draft[field] == slice[field]) {
-                    return None;
-                }
-                for field in ["endpoints", "ports"] {
-                    draft[field] = slice[field].clone();
-                }
-                next_generation(&mut draft);
-                Some(Transaction::update(key.clone(), encode(&draft), object.revision))
-            }
-        };
-        drafts::write(storage, plan).await?;
+        keep(storage, &SLICE, &ObjectKey::new(SLICES, "default", name), slice).await?;
     }
     let view = storage.view();
     let stale = view.list(SLICES, Some("default")).map(|object| object.name());
@@ -87,6 +85,39 @@ async fn publish_once(storage: &ReplicatedStorage) -> Result<(), drafts::WriteEr
     Ok(())
 }
 
+/// Makes an object, or what of it is ours, as it is to be.
+async fn keep(
+    storage: &ReplicatedStorage,
+    shape: &Shape,
+    key: &ObjectKey,
+    wanted: &Value,
+) -> Result<(), drafts::WriteError> {
+    let plan = |view: &View| match view.get(key) {
+        None => {
+            let draft = new_draft(shape.api_version, shape.kind, key, wanted.clone(), Timestamp::now());
+            Some(Transaction::create(key.clone(), draft))
+        }
+        Some(object) => {
+            let mut draft = editable(object);
+            if shape.fields.iter().all(|field| draft[field] == wanted[field]) {
+                return None;
+            }
+            for field in shape.fields {
+                draft[*field] = wanted[field].clone();
+            }
+            if draft["metadata"]["generation"].is_number() {
+                next_generation(&mut draft);
+            }
+            Some(Transaction::update(key.clone(), encode(&draft), object.revision))
+        }
+    };
+    drafts::write(storage, plan).await.map(drop)
+}
+
+fn endpoints_key() -> ObjectKey {
+    ObjectKey::new(ENDPOINTS, "default", "kubernetes")
+}
+
 /// Makes the service where somebody has deleted it. Its address is kept for it.
 fn missing_service(view: &View) -> Option<Transaction> {
     let key = bootstrap::kubernetes_service_key();
@@ -97,19 +128,34 @@ fn missing_service(view: &View) -> Option<Transaction> {
     Some(Transaction::create(key, draft))
 }
 
-/// All endpoints of a slice share its ports, so there is one slice for each port that members have.
-fn slices(members: &BTreeMap<u64, MemberSpec>) -> BTreeMap<String, serde_json::Value> {
-    let mut by_port: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
+/// The members' addresses by their ports.
+fn by_port(members: &BTreeMap<u64, MemberSpec>) -> BTreeMap<u16, BTreeSet<&str>> {
+    let mut by_port: BTreeMap<u16, BTreeSet<&str>> = BTreeMap::new();
     for member in members.values() {
         let port = member.address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
         let address = host(&member.address);
         if let (Some(port), Ok(_)) = (port, address.parse::<std::net::Ipv4Addr>()) {
-            by_port.entry(port).or_default().push(address);
+            by_port.entry(port).or_default().insert(address);
         }
     }
-    let slices = by_port.into_iter().enumerate().map(|(at, (port, mut addresses))| {
-        addresses.sort_unstable();
-        addresses.dedup();
+    by_port
+}
+
+/// Slices are made of them by nobody else.
+fn endpoints(by_port: &BTreeMap<u16, BTreeSet<&str>>) -> Value {
+    let subsets = by_port.iter().map(|(port, addresses)| {
+        let addresses: Vec<_> = addresses.iter().map(|address| json!({ "ip": address })).collect();
+        json!({ "addresses": addresses, "ports": [{ "name": "https", "port": port, "protocol": "TCP" }] })
+    });
+    json!({
+        "metadata": { "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" } },
+        "subsets": subsets.collect::<Vec<_>>(),
+    })
+}
+
+/// All endpoints of a slice share its ports, so there is one slice for each port that members have.
+fn slices(by_port: &BTreeMap<u16, BTreeSet<&str>>) -> BTreeMap<String, Value> {
+    let slices = by_port.iter().enumerate().map(|(at, (port, addresses))| {
         let name = if at == 0 { "kubernetes".into() } else { format!("kubernetes-{port}") };
         let endpoints: Vec<_> = addresses
             .iter()
@@ -137,9 +183,13 @@ mod tests {
         };
         let members =
             [member(1, "10.0.0.1:6443"), member(2, "10.0.0.2:6443"), member(3, "10.0.0.1:7000")].into();
-        let slices = slices(&members);
+        let by_port = by_port(&members);
+        let slices = slices(&by_port);
         assert_eq!(slices.keys().collect::<Vec<_>>(), ["kubernetes", "kubernetes-7000"]);
         assert_eq!(slices["kubernetes"]["endpoints"].as_array().unwrap().len(), 2);
+        let endpoints = endpoints(&by_port);
+        assert_eq!(endpoints["subsets"][0]["addresses"], json!([{ "ip": "10.0.0.1" }, { "ip": "10.0.0.2" }]));
+        assert_eq!(endpoints["subsets"][1]["ports"][0]["port"], 7000);
         assert!(is_api_slice("kubernetes-7000") && !is_api_slice("kubernetes-abc"));
     }
 }

@@ -136,7 +136,7 @@ async fn confirm(control: &Control, node: &str, generation: u64) {
 
 /// As the status tells it: authorities, stage, control nodes and nodes that go by it, each of how many.
 async fn told(control: &Control) -> Option<(usize, String, [u64; 4])> {
-    let question = StatusRequest { reports: false, asking_member: 0 };
+    let question = StatusRequest::default();
     let status = administration(control).status(question).await.unwrap().into_inner();
     status.authorities_change.map(|change| {
         let counts = [change.members_done, change.members, change.nodes_done, change.nodes];

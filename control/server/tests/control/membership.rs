@@ -45,7 +45,7 @@ async fn caught_up(leader: &Control, id: u64) {
 }
 
 async fn status(control: &Control) -> StatusResponse {
-    let question = StatusRequest { reports: true, asking_member: 0 };
+    let question = StatusRequest { reports: true, ..StatusRequest::default() };
     administration(control).status(question).await.unwrap().into_inner()
 }
 
@@ -286,7 +286,7 @@ async fn a_member_that_was_removed_is_refused_at_once() {
     assert_eq!(registry().await, StatusCode::FORBIDDEN);
     let refused = leader.health(HealthRequest {}).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "on the same connection: {refused}");
-    let question = StatusRequest { reports: false, asking_member: 2 };
+    let question = StatusRequest { asking_member: 2, ..StatusRequest::default() };
     let answer = ClusterClient::new(open).status(question).await.unwrap().into_inner();
     assert!(answer.asking_member_removed && answer.members.is_empty(), "{answer:?}");
     assert!(second.closed().await.to_string().contains("was removed"));

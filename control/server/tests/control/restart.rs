@@ -85,3 +85,43 @@ async fn a_member_starts_where_its_small_files_cannot_be_written() {
     control.shutdown().await;
     assert!(files(dir.path()).keys().all(|path| !path.ends_with(".new")));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_have_all_moved_find_each_other_by_one_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let controls = three(dir.path()).await;
+    config_maps(&controls[0]).await.create(&PostParams::default(), &config_map("kept", "1")).await.unwrap();
+    let old: Vec<String> = controls.iter().map(|control| control.address()).collect();
+    for control in controls {
+        control.shutdown().await;
+    }
+    let free: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let new: Vec<_> = free.iter().map(|listener| listener.local_addr().unwrap()).collect();
+    drop(free);
+    let mut controls = Vec::new();
+    for (name, listen) in ["a", "b", "c"].into_iter().zip(&new) {
+        let mut moved = config(dir.path(), name, Mode::Resume);
+        moved.listen = *listen;
+        // Each is told of the last alone, which is told of nobody.
+        moved.seek = if name == "c" { Vec::new() } else { vec![new[2].to_string()] };
+        controls.push(coracle_server::start(moved).await.unwrap());
+    }
+    for control in &controls {
+        assert!(!old.contains(&control.address()));
+        until("a quorum", || async { control.storage().linearizable().await.is_ok() }).await;
+    }
+    config_maps(&controls[1]).await.get("kept").await.unwrap();
+    until("all new addresses are written down", || async {
+        let view = controls[0].storage().view();
+        let members: Vec<_> = view.list("members.coracle.dev", None).collect();
+        members.len() == 3
+            && new.iter().all(|address| {
+                let address = address.to_string();
+                members.iter().any(|member| String::from_utf8_lossy(&member.json).contains(&address))
+            })
+    })
+    .await;
+    for control in controls {
+        control.shutdown().await;
+    }
+}

@@ -1,6 +1,6 @@
 //! One control node: its objects, a client's day, a restart.
 
-use std::time::Duration;
+use std::{fs::Permissions, os::unix::fs::PermissionsExt, time::Duration};
 
 use coracle_api::Storage;
 use coracle_objects::{ObjectKey, Transaction, Write};
@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 use kube::api::{ListParams, PostParams, WatchEvent, WatchParams};
 use tokio::io::AsyncReadExt;
 
-use crate::bench::{config_map, config_maps, init, settled, start, until};
+use crate::bench::{admin, config_map, config_maps, init, send, settled, start, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_creates_lists_and_watches_and_a_restart_loses_nothing() {
@@ -78,7 +78,10 @@ async fn what_a_service_has_is_put_back() {
     let storage = control.storage();
     let address = |name: &str| ObjectKey::new("ipaddresses.networking.k8s.io", "", name);
     let kubernetes = ObjectKey::new("services", "default", "kubernetes");
-    until("born", || async { storage.view().get(&kubernetes).is_some() }).await;
+    let endpoints = ObjectKey::new("endpoints", "default", "kubernetes");
+    for key in [&kubernetes, &endpoints] {
+        until("born", || async { storage.view().get(key).is_some() }).await;
+    }
     // Of a service that has lost its claims, and of the one that everybody needs.
     let spec = r#"{"type":"NodePort","clusterIP":"10.96.3.3","ports":[{"port":80,"nodePort":30999}]}"#;
     let draft = format!(
@@ -91,7 +94,7 @@ async fn what_a_service_has_is_put_back() {
     // Together with its service: the leader would claim it for one that has none.
     born.writes.push(Write::Put { key: address("10.96.3.3"), draft: claim.into() });
     storage.propose(born).await.unwrap().unwrap();
-    for key in [address("10.96.3.3"), address("10.96.0.1"), kubernetes.clone()] {
+    for key in [address("10.96.3.3"), address("10.96.0.1"), kubernetes.clone(), endpoints] {
         let known = storage.view().get(&key).cloned().unwrap();
         storage.propose(Transaction::delete(key.clone(), known.revision)).await.unwrap().unwrap();
         let again = || async { storage.view().get(&key).is_some_and(|now| now.meta.uid != known.meta.uid) };
@@ -195,4 +198,31 @@ async fn a_flood_of_connections_keeps_no_client_out() {
     );
     drop(idle);
     control.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_data_directory_is_nobody_elses() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = crate::bench::init(dir.path()).await;
+    let admin = admin(&control);
+    let answer = send(&control.address(), &admin, http::Method::GET, "/readyz", b"").await;
+    assert_eq!(answer.status(), 200);
+    control.shutdown().await;
+    let data = dir.path().join("a");
+    let mut open = Vec::new();
+    let mut left = vec![data.clone()];
+    while let Some(path) = left.pop() {
+        let found = std::fs::symlink_metadata(&path).unwrap();
+        if found.permissions().mode() & 0o077 != 0 {
+            open.push(path.clone());
+        }
+        if found.is_dir() {
+            left.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+    // One of an earlier build is closed.
+    std::fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
+    start(dir.path(), "a", Mode::Resume).await.unwrap().shutdown().await;
+    assert_eq!(std::fs::metadata(&data).unwrap().permissions().mode() & 0o7777, 0o700);
 }
