@@ -14,8 +14,25 @@ pub struct Cli {
     /// What to log: a level (error, warn, info, debug, trace) or a filter as `coracle_raft=debug,info`.
     #[arg(long, global = true, env = "CORACLE_LOG", value_name = "FILTER")]
     pub log: Option<String>,
+    /// How log lines are written: as text, or each as a JSON object for what gathers logs.
+    #[arg(
+        long,
+        global = true,
+        env = "CORACLE_LOG_FORMAT",
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t
+    )]
+    pub log_format: LogFormat,
     #[command(subcommand)]
     pub command: Command,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -129,7 +146,8 @@ pub struct ControlArgs {
     /// Make a new cluster. Resumes it where the data dir already holds it.
     #[arg(long, conflicts_with = "join")]
     pub init: bool,
-    /// Join the cluster at these addresses. Resumes the membership where the data dir already holds it.
+    /// Join the cluster at these addresses. Resumes the membership where the data dir already holds it: then they are
+    /// where other members may be found that have moved, without a token.
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub join: Vec<String>,
     #[command(flatten)]
@@ -187,9 +205,10 @@ pub struct NodeArgs {
     /// namespace has the label coracle.dev/egress=allow.
     #[arg(long)]
     pub allow_egress: bool,
-    /// Allow images of the form file:///x.wasm: whoever may create pods can then read such files of this machine.
-    #[arg(long)]
-    pub allow_local_artifacts: bool,
+    /// A folder of which pods may name files as images, as file:///DIR/x.wasm, wherever its links lead within it. Repeat for
+    /// more.
+    #[arg(long = "allow-local-artifacts", value_name = "DIR")]
+    pub local_artifacts: Vec<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -47,8 +47,7 @@ const LEARNER_HEALTHY: Duration = Duration::from_millis(500);
 impl LocalCluster {
     /// Makes the cluster, or resumes the one in the data dir.
     pub async fn start(shape: &Shape) -> Result<Self> {
-        std::fs::create_dir_all(&shape.data_dir)
-            .with_context(|| format!("making the data dir {}", shape.data_dir.display()))?;
+        coracle_server::private_dir(&shape.data_dir)?;
         let saved_path = shape.data_dir.join("cluster-shape.json");
         let (controls, nodes) = match std::fs::read(&saved_path) {
             Ok(bytes) => {
@@ -116,7 +115,7 @@ impl LocalCluster {
                 gateway_listen: Some(if number == 1 { shape.gateway } else { ANY_PORT }),
                 // Whoever runs the cluster on a machine of his own may use the network from there anyhow.
                 allow_egress: true,
-                allow_local_artifacts: true,
+                local_artifacts: vec!["/".into()],
                 capacity,
                 host: Some(host.clone()),
                 descriptors: Some(descriptors.clone()),

@@ -20,3 +20,5 @@ mod harness;
 mod kubectl;
 #[path = "e2e/restored.rs"]
 mod restored;
+#[path = "e2e/service_manager.rs"]
+mod service_manager;

@@ -75,9 +75,9 @@ fn tell(answer: MemberResponse) {
 }
 
 async fn status(connection: &Connection) -> Result<StatusResponse> {
-    let question = StatusRequest { reports: true, asking_member: 0 };
+    let question = || StatusRequest { reports: true, ..StatusRequest::default() };
     let cluster = Cluster::find(connection)?;
-    cluster.administer(|mut client| async move { client.status(question).await }).await
+    cluster.administer(|mut client| async move { client.status(question()).await }).await
 }
 
 fn text(status: &StatusResponse, now: Timestamp) -> String {

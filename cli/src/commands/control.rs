@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use coracle_proto::join::Role;
 use coracle_server::{Control, ControlConfig, Mode};
 
-use crate::{args::ControlArgs, commands::up::stop_asked};
+use crate::{args::ControlArgs, commands::up::stop_asked, service_manager};
 
 /// The lifetime of the token in the join command that `--init` prints.
 const PRINTED_TOKEN_TTL_SECONDS: u64 = 24 * 3600;
@@ -32,6 +32,7 @@ pub async fn run(args: &ControlArgs) -> Result<()> {
     let name = args.name.clone().unwrap_or_else(|| format!("{}-{}", machine_name(), args.listen.port()));
     let mut config = ControlConfig::new(args.data_dir.clone(), name, args.listen, mode);
     config.advertise = args.advertise.clone();
+    config.seek = args.join.clone();
     config.snapshot_entries = args.snapshot_entries;
     config.member_dead = args.member_dead;
     config.key_ring = args.key_ring.clone();
@@ -40,10 +41,12 @@ pub async fn run(args: &ControlArgs) -> Result<()> {
     if fresh {
         print_how_to_go_on(&control).await?;
     }
+    service_manager::ready();
     let reason = tokio::select! {
         () = stop_asked() => None,
         reason = control.closed() => Some(reason),
     };
+    service_manager::stopping();
     control.shutdown().await;
     reason.map_or(Ok(()), Err)
 }

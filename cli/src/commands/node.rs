@@ -6,6 +6,7 @@ use coracle_agent::{Capacity, JoinWith, NodeConfig};
 use crate::{
     args::NodeArgs,
     commands::up::{stop_asked, stopping},
+    service_manager,
 };
 
 pub async fn run(args: &NodeArgs) -> Result<()> {
@@ -30,7 +31,7 @@ pub async fn run(args: &NodeArgs) -> Result<()> {
         max_instances: args.max_instances,
         labels: args.labels.iter().cloned().collect(),
         allow_egress: args.allow_egress,
-        allow_local_artifacts: args.allow_local_artifacts,
+        local_artifacts: args.local_artifacts.clone(),
         compiler: std::env::current_exe().ok(),
         ..NodeConfig::new(args.data_dir.clone())
     };
@@ -42,7 +43,9 @@ pub async fn run(args: &NodeArgs) -> Result<()> {
     if let Some(gateway) = node.gateway_address() {
         println!("  gateway http://{gateway}");
     }
+    service_manager::ready();
     stop_asked().await;
+    service_manager::stopping();
     stopping(node.shutdown()).await;
     Ok(())
 }

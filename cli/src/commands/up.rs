@@ -9,6 +9,7 @@ use crate::{
     args::UpArgs,
     client::default_data_dir,
     local_cluster::{LocalCluster, Shape},
+    service_manager,
 };
 
 pub async fn run(args: &UpArgs) -> Result<()> {
@@ -33,10 +34,12 @@ pub async fn run(args: &UpArgs) -> Result<()> {
     println!("  data        {}", shape.data_dir.display());
     println!("  kubeconfig  export KUBECONFIG={}", cluster.kubeconfig.display());
     println!("Ctrl-C stops it; the same command resumes it.");
+    service_manager::ready();
     let reason = tokio::select! {
         () = stop_asked() => None,
         reason = cluster.failed() => Some(reason),
     };
+    service_manager::stopping();
     stopping(cluster.shutdown()).await;
     reason.map_or(Ok(()), Err)
 }

@@ -32,11 +32,13 @@ pub struct Daemon {
 impl Daemon {
     /// Starts `coracle ARGUMENTS` and waits until its output contains `wanted`.
     pub fn start(arguments: &[&str], wanted: &str) -> Self {
-        let mut child = coracle(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
+        Self::run(coracle(arguments), wanted)
+    }
+
+    /// The same of a command that has more than arguments.
+    pub fn run(mut command: Command, wanted: &str) -> Self {
+        let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = piped.spawn().expect("the binary starts");
         let output = Arc::new(Mutex::new(String::new()));
         let pipes: [Box<dyn Read + Send>; 2] =
             [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
@@ -51,12 +53,12 @@ impl Daemon {
             });
         }
         let mut daemon = Self { child, output };
-        eventually(&format!("{arguments:?} to say {wanted:?}"), || {
+        eventually(&format!("{command:?} to say {wanted:?}"), || {
             if daemon.output().contains(wanted) {
                 return Ok(());
             }
             if let Some(status) = daemon.child.try_wait().unwrap() {
-                panic!("{arguments:?} ended with {status}:\n{}", daemon.output());
+                panic!("{command:?} ended with {status}:\n{}", daemon.output());
             }
             Err(daemon.output())
         });
