@@ -18,5 +18,7 @@ mod frozen;
 mod harness;
 #[path = "e2e/kubectl.rs"]
 mod kubectl;
+#[path = "e2e/registries.rs"]
+mod registries;
 #[path = "e2e/restored.rs"]
 mod restored;
