@@ -219,13 +219,15 @@ pub enum Role {
     Node,
     /// Nothing: it is a bearer token with which to see all but Secrets, and the metrics.
     Reader,
+    /// Nothing: it is a token with which to push to and pull from the cluster's registry.
+    Pusher,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
     /// Make a token and print it alone on stdout.
     Create {
-        /// What may join with it, or `reader`.
+        /// What may join with it, or `reader` or `pusher`, who join nothing.
         #[arg(long, value_enum, default_value_t = Role::Node)]
         role: Role,
         /// How long it is good for: 30m, 24h, 7d.

@@ -18,6 +18,8 @@ mod frozen;
 mod harness;
 #[path = "e2e/kubectl.rs"]
 mod kubectl;
+#[path = "e2e/registries.rs"]
+mod registries;
 #[path = "e2e/restored.rs"]
 mod restored;
 #[path = "e2e/service_manager.rs"]

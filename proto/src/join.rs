@@ -48,13 +48,15 @@ pub const REASON_TOKEN: &str = "token";
 pub const REASON_CLOCK: &str = "clock";
 pub const REASON_PROTOCOL: &str = "protocol";
 
-/// What a token is for: what a joiner becomes, or to read with.
+/// What a token is for: what a joiner becomes, or what it lets do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     Control,
     Node,
     /// Joins nothing: its part `id.secret` is a bearer token.
     Reader,
+    /// The same, for the registry.
+    Pusher,
 }
 
 /// Everything a joiner needs to know of a cluster: `C1<pin>::<role>:<id>.<secret>`.
@@ -114,11 +116,17 @@ pub enum JoinError {
 }
 
 impl Role {
+    /// Whether one joins with a token of this role. The others are shown with each request.
+    pub fn joins(self) -> bool {
+        matches!(self, Role::Control | Role::Node)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Role::Control => "control",
             Role::Node => "node",
             Role::Reader => "reader",
+            Role::Pusher => "pusher",
         }
     }
 }
@@ -137,7 +145,8 @@ impl FromStr for Role {
             "control" => Ok(Role::Control),
             "node" => Ok(Role::Node),
             "reader" => Ok(Role::Reader),
-            _ => Err(JoinError::BadToken { reason: "its role is not control, node or reader" }),
+            "pusher" => Ok(Role::Pusher),
+            _ => Err(JoinError::BadToken { reason: "its role is not control, node, reader or pusher" }),
         }
     }
 }

@@ -3,7 +3,6 @@
 //! The suite is upstream's, unmodified, made from the Go module in `xtask/conformance`. What is built lies under
 //! `target/conformance`.
 
-mod cluster;
 mod specs;
 mod suite;
 
@@ -15,12 +14,14 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use self::{cluster::Cluster, specs::Outcome, suite::Suite};
+use self::{specs::Outcome, suite::Suite};
+use crate::{cluster::Cluster, root};
 
 /// A red spec of pods waits for five minutes by itself.
 const LIMIT: Duration = Duration::from_secs(90);
 /// A spec waits more than it works.
 const JOBS: usize = 4;
+const NODES: &[&str] = &["n1", "n2"];
 
 pub fn main(words: &[&str]) -> ExitCode {
     let done = match words {
@@ -91,7 +92,7 @@ fn run(options: &Options) -> Result<bool> {
     if specs.is_empty() {
         bail!("no spec is of that name");
     }
-    let cluster = Cluster::start(&options.binary)?;
+    let cluster = Cluster::start(&options.binary, "conformance/cluster", NODES)?;
     let outcomes = specs::run(&suite, &cluster, &specs, options.jobs, options.limit)?;
     let (passed, failed): (Vec<_>, Vec<_>) =
         outcomes.iter().partition(|(_, outcome)| *outcome == Outcome::Passed);
@@ -107,9 +108,4 @@ fn run(options: &Options) -> Result<bool> {
 
 fn read(file: &Path) -> Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))
-}
-
-/// The repository's.
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }

@@ -1,13 +1,17 @@
-//! Chores of the repository: `cargo xtask tidy`, `cargo xtask conformance`.
+//! Chores of the repository: `cargo xtask tidy`, `cargo xtask conformance`, `cargo xtask oci-conformance`.
 
+mod cluster;
 mod conformance;
+mod go;
+mod oci_conformance;
 mod tidy;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 const USAGE: &str = "usage: cargo xtask tidy
        cargo xtask conformance build
-       cargo xtask conformance run [--specs FILE] [--focus REGEX] [--binary FILE] [--jobs N] [--limit SECONDS]";
+       cargo xtask conformance run [--specs FILE] [--focus REGEX] [--binary FILE] [--jobs N] [--limit SECONDS]
+       cargo xtask oci-conformance [--version VERSION] [--binary FILE]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -15,9 +19,15 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["tidy"] => tidy::run(),
         ["conformance", rest @ ..] => conformance::main(rest),
+        ["oci-conformance", rest @ ..] => oci_conformance::main(rest),
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(2)
         }
     }
+}
+
+/// The repository's.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }

@@ -1,4 +1,4 @@
-//! `coracle token`: tokens to join and to read with.
+//! `coracle token`: tokens to join, to read and to push with.
 
 use std::io::IsTerminal;
 
@@ -20,6 +20,7 @@ pub async fn run(command: &TokenCommand) -> Result<()> {
                 Role::Control => "control",
                 Role::Node => "node",
                 Role::Reader => "reader",
+                Role::Pusher => "pusher",
             };
             let node = node.clone().unwrap_or_default();
             let request = CreateTokenRequest { role: role.into(), ttl_seconds: ttl.as_secs(), node };
@@ -37,6 +38,9 @@ pub async fn run(command: &TokenCommand) -> Result<()> {
                 eprintln!(
                     "read with: curl --cacert CA -H \"Authorization: Bearer TOKEN\" https://{address}/metrics"
                 );
+            } else if std::io::stdout().is_terminal() && role == "pusher" {
+                let address = cluster.address();
+                eprintln!("log in with: oras login {address} --ca-file CA -u token --password-stdin");
             } else if std::io::stdout().is_terminal() {
                 let address = cluster.address();
                 let variable = join_token::VARIABLE;

@@ -1,9 +1,6 @@
 //! Paths of the distribution API. Repository names contain slashes, so the fixed parts are searched from the end.
 
-use std::collections::BTreeMap;
-
-use crate::blobs::Digest;
-use crate::error::RegistryError;
+use crate::{digest::Digest, error::RegistryError};
 
 const NAME_LENGTH_MAX: usize = 200;
 const TAG_LENGTH_MAX: usize = 128;
@@ -13,10 +10,11 @@ const TAG_LENGTH_MAX: usize = 128;
 pub enum Target {
     Base,
     Tags { repository: String },
-    Blob { digest: Digest },
+    Blob { repository: String, digest: Digest },
     Manifest { repository: String, reference: String },
     Uploads { repository: String },
     Upload { repository: String, upload: String },
+    Referrers { repository: String, digest: Digest },
 }
 
 pub fn parse(path: &str) -> Result<Target, RegistryError> {
@@ -35,57 +33,89 @@ pub fn parse(path: &str) -> Result<Target, RegistryError> {
         });
     }
     if let Some((name, text)) = rest.rsplit_once("/blobs/") {
-        repository(name)?;
-        return Ok(Target::Blob { digest: digest(Some(&text.to_owned()))? });
+        return Ok(Target::Blob { repository: repository(name)?, digest: digest(text)? });
+    }
+    if let Some((name, text)) = rest.rsplit_once("/referrers/") {
+        return Ok(Target::Referrers { repository: repository(name)?, digest: digest(text)? });
     }
     if let Some((name, reference)) = rest.rsplit_once("/manifests/") {
-        if Digest::parse(reference).is_none() && !is_tag(reference) {
-            return Err(RegistryError::tag_invalid(reference));
+        match reference.contains(':') {
+            true => _ = digest(reference)?,
+            false => tag(reference)?,
         }
         return Ok(Target::Manifest { repository: repository(name)?, reference: reference.to_owned() });
     }
     Err(RegistryError::unsupported())
 }
 
-/// The decoded query; of repeated keys the last counts.
-pub fn query(query: &str) -> BTreeMap<String, String> {
-    let decode = |text: &str| {
-        let mut bytes = Vec::with_capacity(text.len());
-        let mut rest = text.as_bytes();
-        while let Some((&byte, tail)) = rest.split_first() {
-            let escaped = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-            match (byte, escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok())) {
-                (b'%', Some(decoded)) => {
-                    bytes.push(decoded);
-                    rest = &tail[2..];
-                }
-                (b'+', _) => {
-                    bytes.push(b' ');
-                    rest = tail;
-                }
-                _ => {
-                    bytes.push(byte);
-                    rest = tail;
-                }
+/// A decoded query.
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub fn parse(query: &str) -> Self {
+        let pairs = query.split('&').filter(|pair| !pair.is_empty());
+        let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        Self(pairs.map(|(key, value)| (decode(key), decode(value))).collect())
+    }
+
+    /// All values of a key, in order.
+    pub fn all(&self, key: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+
+    /// The last of them.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.all(key).last()
+    }
+
+    /// The digest that an upload ends with.
+    pub fn digest(&self) -> Result<Digest, RegistryError> {
+        digest(self.get("digest").ok_or_else(|| RegistryError::digest_invalid("the query has no digest"))?)
+    }
+}
+
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let escaped = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        match (byte, escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok())) {
+            (b'%', Some(decoded)) => {
+                bytes.push(decoded);
+                rest = &tail[2..];
+            }
+            (b'+', _) => {
+                bytes.push(b' ');
+                rest = tail;
+            }
+            _ => {
+                bytes.push(byte);
+                rest = tail;
             }
         }
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .map(|(key, value)| (decode(key), decode(value)))
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A value as it stands in a query.
+pub fn encode(text: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    text.bytes()
+        .map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
         .collect()
 }
 
-pub fn digest(text: Option<&String>) -> Result<Digest, RegistryError> {
-    let text = text.ok_or_else(|| RegistryError::digest_invalid("the query has no digest"))?;
+pub fn digest(text: &str) -> Result<Digest, RegistryError> {
     Digest::parse(text)
-        .ok_or_else(|| RegistryError::digest_invalid(&format!("{text:?} is not a sha256 digest")))
+        .ok_or_else(|| RegistryError::digest_invalid(&format!("{text:?} is no digest of sha256 or sha512")))
 }
 
-fn repository(name: &str) -> Result<String, RegistryError> {
+/// Refuses what cannot be a tag.
+pub fn tag(text: &str) -> Result<(), RegistryError> {
+    if is_tag(text) { Ok(()) } else { Err(RegistryError::tag_invalid(text)) }
+}
+
+pub fn repository(name: &str) -> Result<String, RegistryError> {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let part_ok = |part: &str| {
         let bytes = part.as_bytes();
@@ -119,7 +149,14 @@ mod tests {
         for (path, target) in [
             ("/v2/".to_owned(), Target::Base),
             ("/v2/team/app/tags/list".into(), Target::Tags { repository: repository() }),
-            (format!("/v2/team/app/blobs/sha256:{hex}"), Target::Blob { digest }),
+            (
+                format!("/v2/team/app/blobs/sha256:{hex}"),
+                Target::Blob { repository: repository(), digest: digest.clone() },
+            ),
+            (
+                format!("/v2/team/app/referrers/sha256:{hex}"),
+                Target::Referrers { repository: repository(), digest },
+            ),
             ("/v2/team/app/blobs/uploads/".into(), Target::Uploads { repository: repository() }),
             (
                 "/v2/team/app/blobs/uploads/12ab".into(),
@@ -137,6 +174,8 @@ mod tests {
             "/v2/a/../b/tags/list",
             "/v2/a/manifests/-x",
             "/v2/a/blobs/sha256:1",
+            "/v2/a/manifests/sha256:1",
+            "/v2/a/referrers/1",
             "/v2/a",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
@@ -145,8 +184,12 @@ mod tests {
 
     #[test]
     fn queries_are_decoded() {
-        let query = query("digest=sha256%3Aab&mount=&n=5");
-        assert_eq!(query["digest"], "sha256:ab");
-        assert_eq!(query["n"], "5");
+        let query = Query::parse("digest=sha256%3Aab&mount=&n=5&tag=a&tag=b");
+        assert_eq!(query.get("digest"), Some("sha256:ab"));
+        assert_eq!((query.get("n"), query.get("last")), (Some("5"), None));
+        assert_eq!(query.all("tag").collect::<Vec<_>>(), ["a", "b"]);
+        assert!(query.digest().is_err());
+        let odd = "a/b+c d%";
+        assert_eq!(Query::parse(&format!("x={}", encode(odd))).get("x"), Some(odd));
     }
 }

@@ -8,12 +8,17 @@ use coracle_objects::View;
 use serde::Deserialize;
 
 use crate::{
-    MANIFEST_BYTES_MAX, Manifest, Registry,
-    blobs::{BlobError, Digest},
+    Registry,
+    artifacts::{self, Artifact},
+    blobs::BlobError,
+    digest::Digest,
     error::RegistryError,
+    manifest::Manifest,
     path::Target,
-    tags,
 };
+
+/// Manifests of one image that are looked through.
+const MANIFESTS_MAX: usize = 256;
 
 /// An image of this registry: its repository, and its tag or digest.
 type Image = (String, String);
@@ -37,7 +42,7 @@ impl<S: Storage> Registry<S> {
                 Target::Manifest { repository, reference } => {
                     RegistryError::manifest_unknown(repository, reference)
                 }
-                Target::Blob { digest } => {
+                Target::Blob { digest, .. } => {
                     RegistryError::blob(digest, BlobError::Missing(digest.to_string()))
                 }
                 _ => RegistryError::denied(),
@@ -46,39 +51,76 @@ impl<S: Storage> Registry<S> {
     }
 
     async fn names(&self, images: &BTreeSet<Image>, target: &Target) -> bool {
-        match target {
+        let wanted = match target {
             Target::Manifest { repository, reference } => {
-                images.contains(&(repository.clone(), reference.clone()))
-            }
-            Target::Blob { digest } => {
-                for image in images {
-                    if self.has_blob(image, digest).await {
-                        return true;
-                    }
+                if images.contains(&(repository.clone(), reference.clone())) {
+                    return true;
                 }
-                false
+                let Some(digest) = Digest::parse(reference) else { return false };
+                (repository, digest)
             }
-            _ => false,
+            Target::Blob { repository, digest } => (repository, digest.clone()),
+            _ => return false,
+        };
+        for (repository, reference) in images.iter().filter(|(repository, _)| repository == wanted.0) {
+            if self.is_part(repository, reference, &wanted.1).await {
+                return true;
+            }
         }
+        false
     }
 
-    /// Whether an image's manifest, or what it names, is this blob.
-    async fn has_blob(&self, (repository, reference): &Image, digest: &Digest) -> bool {
-        let Some(own) = Digest::parse(reference) else {
-            let tag = tags::find(&self.storage.view(), repository, reference);
-            let wanted = digest.to_string();
-            return tag.is_some_and(|tag| tag.digest == wanted || tag.blobs.contains(&wanted));
+    /// Whether an image is made of this blob or manifest, at whatever depth of its indexes.
+    async fn is_part(&self, repository: &str, reference: &str, wanted: &Digest) -> bool {
+        let view = self.storage.view();
+        let mut open = match Digest::parse(reference) {
+            Some(digest) => vec![self.part(&view, repository, digest).await],
+            None => artifacts::find(&view, repository, reference)
+                .and_then(|tag| Part::of(&tag))
+                .into_iter()
+                .collect(),
         };
-        if own == *digest {
-            return true;
+        let mut seen = BTreeSet::new();
+        while let Some(Part { digest, is_index, names }) = open.pop() {
+            if digest == *wanted || names.contains(wanted) {
+                return true;
+            }
+            if !is_index {
+                continue;
+            }
+            for name in names {
+                if seen.len() < MANIFESTS_MAX && seen.insert(name.clone()) {
+                    open.push(self.part(&view, repository, name).await);
+                }
+            }
         }
-        if !self.obtain(&own).await.is_ok_and(|size| size <= MANIFEST_BYTES_MAX as u64) {
-            return false;
+        false
+    }
+
+    async fn part(&self, view: &View, repository: &str, digest: Digest) -> Part {
+        if let Some(known) =
+            artifacts::find_digest(view, repository, &digest).and_then(|known| Part::of(&known))
+        {
+            return known;
         }
-        let Ok(content) = self.blobs.read(&own).await else { return false };
-        let manifest: Manifest = serde_json::from_slice(&content).unwrap_or_default();
-        let mut named = manifest.config.iter().chain(&manifest.layers).chain(&manifest.manifests);
-        named.any(|named| Digest::parse(&named.digest).as_ref() == Some(digest))
+        let content = self.manifest_content(&digest).await.ok().flatten().unwrap_or_default();
+        let manifest = Manifest::of_kept(&content);
+        Part { digest, is_index: manifest.is_index(), names: manifest.names().collect() }
+    }
+}
+
+/// A manifest of an image.
+struct Part {
+    digest: Digest,
+    /// Whether it names manifests.
+    is_index: bool,
+    names: Vec<Digest>,
+}
+
+impl Part {
+    fn of(artifact: &Artifact) -> Option<Self> {
+        let names = artifact.blobs.iter().filter_map(|name| Digest::parse(name)).collect();
+        Some(Self { digest: Digest::parse(&artifact.digest)?, is_index: artifact.is_index(), names })
     }
 }
 

@@ -187,6 +187,7 @@ async fn run(
         planning: Arc::default(),
     };
     let planning = telemetry.planning.clone();
+    let garbage = coracle_registry::collect_garbage(storage.clone(), admission.clone(), blobs.clone());
     let judge = Arc::new(Judge::new(credentials.clone(), storage.clone()));
     let front = Front {
         api: coracle_api::router(
@@ -216,6 +217,7 @@ async fn run(
     tasks.spawn(certificates::follow_authorities(storage.clone(), credentials.clone(), data.clone()));
     tasks.spawn(certificates::run_renewal(credentials.clone(), kubeconfig.clone()));
     tasks.spawn(async move { judge.follow().await });
+    tasks.spawn(garbage);
     let told = recorder.clone();
     let mut leading = JoinSet::new();
     leading.spawn(leader::run(Duties {

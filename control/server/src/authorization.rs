@@ -12,6 +12,8 @@ pub const MEMBERS: &str = "coracle:members";
 pub const FORMER_MEMBERS: &str = "coracle:former-members";
 /// Who may see everything but Secrets, and metrics.
 pub const READERS: &str = "coracle:readers";
+/// Who may push to the registry and pull from it.
+pub const PUSHERS: &str = "coracle:pushers";
 
 const AUTHENTICATED: &str = "system:authenticated";
 
@@ -69,7 +71,7 @@ fn may_see_path(user: &UserInfo, asked: &Attributes<'_>) -> bool {
 
 fn may_use_registry(user: &UserInfo, asked: &Attributes<'_>) -> bool {
     let reads = is_node(user) || user.is_in(MEMBERS) || user.is_in(READERS);
-    user.is_in(MASTERS_ORGANIZATION) || (reads && asked.is_read_only())
+    user.is_in(MASTERS_ORGANIZATION) || user.is_in(PUSHERS) || (reads && asked.is_read_only())
 }
 
 /// Whether a user is of the audience of a gRPC method.
@@ -98,26 +100,27 @@ mod tests {
         let node = known("system:node:n1", NODES_ORGANIZATION);
         let member = known("coracle:member:7", MEMBERS);
         let joe = known("joe", "devs");
-        let everybody = [&admin, &reader, &node, &member, &joe, &UserInfo::anonymous()];
+        let pusher = known("coracle:token:cd", PUSHERS);
+        let everybody = [&admin, &reader, &node, &member, &joe, &UserInfo::anonymous(), &pusher];
         let resource = |verb, resource| Attributes { verb, resource, version: "v1", ..Attributes::default() };
         let review = |group| Attributes { group, ..resource("create", "selfsubjectaccessreviews") };
         let path = |path| Attributes::of_path(&Method::GET, path);
         let put = |path| Attributes::of_path(&Method::PUT, path);
         for (asked, allowed) in [
-            (resource("list", "pods"), [true, true, false, false, false, false]),
-            (resource("get", "secrets"), [true, false, false, false, false, false]),
-            (resource("create", "pods"), [true, false, false, false, false, false]),
-            (resource("impersonate", "users"), [true, false, false, false, false, false]),
-            (review("authorization.k8s.io"), [true, true, true, true, true, false]),
-            (review("evil.io"), [true, false, false, false, false, false]),
-            (resource("create", "subjectaccessreviews"), [true, false, false, false, false, false]),
-            (resource("*", "*"), [true, false, false, false, false, false]),
-            (path("/metrics"), [true, true, false, false, false, false]),
-            (path("/apis/apps/v1"), [true, true, true, true, true, false]),
-            (path("/debug/anything"), [true, false, false, false, false, false]),
-            (path("/readyz"), [true; 6]),
-            (path("/v2/hello/manifests/1"), [true, true, true, true, false, false]),
-            (put("/v2/hello/manifests/1"), [true, false, false, false, false, false]),
+            (resource("list", "pods"), [true, true, false, false, false, false, false]),
+            (resource("get", "secrets"), [true, false, false, false, false, false, false]),
+            (resource("create", "pods"), [true, false, false, false, false, false, false]),
+            (resource("impersonate", "users"), [true, false, false, false, false, false, false]),
+            (review("authorization.k8s.io"), [true, true, true, true, true, false, true]),
+            (review("evil.io"), [true, false, false, false, false, false, false]),
+            (resource("create", "subjectaccessreviews"), [true, false, false, false, false, false, false]),
+            (resource("*", "*"), [true, false, false, false, false, false, false]),
+            (path("/metrics"), [true, true, false, false, false, false, false]),
+            (path("/apis/apps/v1"), [true, true, true, true, true, false, true]),
+            (path("/debug/anything"), [true, false, false, false, false, false, false]),
+            (path("/readyz"), [true; 7]),
+            (path("/v2/hello/manifests/1"), [true, true, true, true, false, false, true]),
+            (put("/v2/hello/manifests/1"), [true, false, false, false, false, false, true]),
         ] {
             let found = everybody.map(|user| Builtin.authorize(user, &asked).is_allowed());
             assert_eq!(found, allowed, "{asked}");

@@ -2,11 +2,17 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use coracle_proto::cluster::{BlobChunk, GetBlobRequest, PutBlobResponse, blobs_server::Blobs as BlobsRpc};
+use coracle_proto::cluster::{
+    BlobChunk, GetBlobRequest, HideBlobRequest, HideBlobResponse, PutBlobResponse,
+    blobs_server::Blobs as BlobsRpc,
+};
 use futures::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use coracle_registry::blobs::{BlobError, Blobs, Digest};
+use coracle_registry::{
+    blobs::{BlobError, Blobs, WHOLE},
+    digest::Digest,
+};
 
 use crate::identity::members_only;
 
@@ -21,7 +27,7 @@ impl BlobsRpc for BlobsService {
         let mut chunks = request.into_inner();
         let first = chunks.message().await?.ok_or_else(|| Status::invalid_argument("an empty stream"))?;
         let digest = parse(&first.digest)?;
-        if let Some(size) = self.blobs.size(&digest).await {
+        if let Some(size) = self.blobs.hold(&digest).await.map_err(status)? {
             return Ok(Response::new(PutBlobResponse { size }));
         }
         let mut unfinished = self.blobs.begin().await.map_err(status)?;
@@ -41,19 +47,26 @@ impl BlobsRpc for BlobsService {
         if self.blobs.size(&digest).await.is_none() {
             return Err(Status::not_found(format!("this member does not have {digest}")));
         }
-        let pieces = self.blobs.stream(&digest).await.map_err(status)?;
+        let pieces = self.blobs.stream(&digest, WHOLE).await.map_err(status)?;
         let chunks = pieces.map(|piece| match piece {
             Ok(data) => Ok(BlobChunk { digest: String::new(), data }),
             Err(error) => Err(Status::data_loss(error.to_string())),
         });
         Ok(Response::new(chunks.boxed()))
     }
+
+    async fn hide(&self, request: Request<HideBlobRequest>) -> Result<Response<HideBlobResponse>, Status> {
+        members_only(&request)?;
+        let HideBlobRequest { repository, digest } = request.into_inner();
+        self.blobs.hide(&repository, &parse(&digest)?).await.map_err(status)?;
+        Ok(Response::new(HideBlobResponse {}))
+    }
 }
 
 #[allow(clippy::result_large_err, reason = "the error type of tonic services")]
 fn parse(digest: &str) -> Result<Digest, Status> {
     Digest::parse(digest)
-        .ok_or_else(|| Status::invalid_argument(format!("{digest:?} is not a sha256 digest")))
+        .ok_or_else(|| Status::invalid_argument(format!("{digest:?} is no digest of sha256 or sha512")))
 }
 
 fn status(error: BlobError) -> Status {

@@ -153,7 +153,7 @@ impl Cluster for ClusterService {
         let role: Role = request
             .role
             .parse()
-            .map_err(|_| Status::invalid_argument("the role is control, node or reader"))?;
+            .map_err(|_| Status::invalid_argument("the role is control, node, reader or pusher"))?;
         let node = Some(request.node).filter(|node| !node.is_empty());
         if let Some(node) = &node {
             if role != Role::Node {
@@ -167,8 +167,8 @@ impl Cluster for ClusterService {
             .await
             .map_err(|error| Status::unavailable(error.to_string()))?
             .map_err(|refusal| Status::aborted(format!("the token was refused: {refusal:?}")))?;
-        // Who reads shows the token alone: they join nothing.
-        let token = if role == Role::Reader { token.proof() } else { token.to_string() };
+        // Who reads or pushes shows the token alone: they join nothing.
+        let token = if role.joins() { token.to_string() } else { token.proof() };
         Ok(Response::new(CreateTokenResponse { token }))
     }
 

@@ -141,6 +141,21 @@ impl Inflow {
         })
     }
 
+    /// What a request has that came over a connection: where that has shown no certificate, what belongs to the user that
+    /// the request's token names.
+    pub fn share_of(&self, connection: &Share, caller: &Caller) -> Share {
+        match caller {
+            Caller::Client(client) if connection.identity.is_none() => Share {
+                connection: connection.connection.clone(),
+                connection_max: USER_CONNECTION_BYTES_MAX,
+                identity: Some((self.identity(format!("client {}", client.name)), USER_BYTES_MAX)),
+                all: Some(self.all.clone()),
+                _open: None,
+            },
+            _ => connection.clone(),
+        }
+    }
+
     fn identity(&self, name: String) -> Arc<Identity> {
         let mut identities = self.identities.lock();
         if let Some(known) = identities.get(&name).and_then(Weak::upgrade) {

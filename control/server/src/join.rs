@@ -73,7 +73,7 @@ impl Join for JoinService {
         let response = match role {
             Role::Node => self.join_node(request).await?,
             Role::Control => self.join_control(request).await?,
-            Role::Reader => return Err(unknown_role()),
+            Role::Reader | Role::Pusher => return Err(unknown_role()),
         };
         Ok(Response::new(response))
     }

@@ -179,15 +179,15 @@ async fn serve_connection(tcp: TcpStream, port: Port, place: Place, closing: Can
     let judge = &port.front.judge;
     let ends = Ends { lost, turnover: judge.turnover(&peer), gone: judge.gone(&peer), closing: &closing };
     let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
-    let front = port.front.clone();
+    let (front, inflow) = (port.front.clone(), port.inflow.clone());
     let ended = if speaks_http2 {
         let bounds = Http2Bounds::of(&peer.caller);
-        let service = Service { front, peer: peer.clone(), share, shares_task: true };
+        let service = Service { front, peer: peer.clone(), share, inflow, shares_task: true };
         let mut connection =
             Multiplexed::new(stream, TowerToHyperService::new(service), |builder| bounds.set(builder));
         attend(Pin::new(&mut connection), ends, |mut it| it.graceful_shutdown()).await
     } else {
-        let service = Service { front, peer: peer.clone(), share, shares_task: false };
+        let service = Service { front, peer: peer.clone(), share, inflow, shares_task: false };
         let builder = http1(anonymous);
         // HTTP/2 asks its clients for signs of life.
         let stream = TokioIo::new(Stalling::new(stream));

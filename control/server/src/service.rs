@@ -26,7 +26,7 @@ use crate::{
     authentication::{BadToken, authenticate},
     authorization::{Builtin, is_registry},
     identity::{Caller, Peer},
-    inflow::{Hold, Metered, NotRead, Reading, Share},
+    inflow::{Inflow, Metered, NotRead, Reading, Share},
     lingering::Lingering,
     listener::NetworkBody,
     standing::{Judge, Lost},
@@ -63,6 +63,7 @@ pub struct Service {
     pub peer: Arc<Peer>,
     /// Of the bytes of requests that are in flight.
     pub share: Share,
+    pub inflow: Arc<Inflow>,
     /// The connection's requests share one task: what may take long runs in another.
     pub shares_task: bool,
 }
@@ -77,9 +78,9 @@ impl tower::Service<Request<NetworkBody>> for Service {
     }
 
     fn call(&mut self, request: Request<NetworkBody>) -> Self::Future {
-        let (front, peer, hold) = (self.front.clone(), self.peer.clone(), self.share.hold());
+        let service = self.clone();
         let apart = self.shares_task && !is_light(&request);
-        let answer = async move { front.answer(request, &peer, hold).await };
+        let answer = async move { service.front.answer(request, &service).await };
         if !apart {
             return Box::pin(answer.map(Ok));
         }
@@ -105,7 +106,11 @@ fn is_light(request: &Request<NetworkBody>) -> bool {
 }
 
 impl Front {
-    async fn answer(&self, request: Request<NetworkBody>, peer: &Peer, hold: Arc<Hold>) -> Response<Body> {
+    async fn answer(
+        &self,
+        request: Request<NetworkBody>,
+        Service { peer, share, inflow, .. }: &Service,
+    ) -> Response<Body> {
         let began = Instant::now();
         let path = request.uri().path().to_owned();
         let path = path.as_str();
@@ -123,9 +128,10 @@ impl Front {
             Err(_) => Caller::Anonymous,
         };
         let view = || self.telemetry.storage.view();
-        let caller = match authenticate(caller, request.headers(), view, Timestamp::now()) {
+        let caller = match authenticate(caller, path, request.headers(), view, Timestamp::now()) {
             Ok(caller) => caller,
             Err(BadToken) if is_grpc(path) => Caller::Anonymous,
+            Err(BadToken) if is_registry(path) => return coracle_registry::unauthorized(),
             Err(BadToken) => return ApiError::Unauthorized.into_response(),
         };
         let (reading, bytes_max) = match admitted(path, request.method(), &caller) {
@@ -145,6 +151,7 @@ impl Front {
         }
         request.extensions_mut().insert(caller.clone());
         let (head, body) = request.into_parts();
+        let hold = inflow.share_of(share, &caller).hold();
         let body = match Metered::new(body, hold.clone(), reading, bytes_max) {
             Ok(body) => body,
             Err(error) => return not_read(path, error),
@@ -211,6 +218,8 @@ fn admitted(path: &str, method: &Method, caller: &Caller) -> Result<(Reading, us
         return Ok((reading, audience.message_bytes_max()));
     }
     Ok(match caller {
+        // The registry tells them how to log in, and reads nothing.
+        Caller::Anonymous if is_registry(path) => (Reading::Through, usize::MAX),
         // Nothing that they may ask for takes a body.
         Caller::Anonymous => (Reading::Whole, access::JOIN_BYTES_MAX),
         // What is uploaded has bounds of its own, on the disk.

@@ -8,14 +8,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::root;
+use crate::{go, root};
 
 /// Of the release that is built, as xtask/conformance/go.mod names it.
 const KUBERNETES: &str = "v1.35.4";
 /// The suite needs this Go.
 const GO_MINOR_MIN: u32 = 25;
-const INSTALL_GO: &str =
-    "install Go 1.25 or newer (https://go.dev/doc/install), with a module proxy in reach";
 
 /// Registries of images that the suite knows, all of them turned to the cluster's own under `e2e/`.
 const REGISTRIES: &[&str] = &[
@@ -32,7 +30,7 @@ const REGISTRIES: &[&str] = &[
 /// # Errors
 /// Without Go, or where a build fails.
 pub fn build() -> Result<()> {
-    check_go()?;
+    go::check(GO_MINOR_MIN)?;
     let module = root().join("xtask/conformance");
     let target = target();
     fs::create_dir_all(&target)?;
@@ -61,22 +59,6 @@ pub fn build() -> Result<()> {
     }
     println!("built in {}", target.display());
     Ok(())
-}
-
-fn check_go() -> Result<()> {
-    let output = Command::new("go").arg("version").output();
-    let Ok(output) = output else { bail!("go is missing: {INSTALL_GO}") };
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    match go_minor(&text) {
-        Some(minor) if minor >= GO_MINOR_MIN => Ok(()),
-        _ => bail!("{:?} is too old: {INSTALL_GO}", text.trim()),
-    }
-}
-
-/// 26 of `go version go1.26.8 linux/amd64`.
-fn go_minor(version: &str) -> Option<u32> {
-    let number = version.split_whitespace().find_map(|word| word.strip_prefix("go1."))?;
-    number.split('.').next()?.parse().ok()
 }
 
 /// 1 and 35 of v1.35.4.

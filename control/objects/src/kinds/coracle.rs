@@ -53,7 +53,8 @@ pub(super) const POD_BLOCK: Native = Native {
     ..Native::BASE
 };
 
-/// A tag in the cluster's registry; spec {repository, tag, digest, mediaType, size, blobs}.
+/// A manifest in the cluster's registry, under a tag or, where the tag is empty, by its digest alone; spec {repository, tag,
+/// digest, mediaType, size, blobs, subject, artifactType}.
 pub(super) const ARTIFACT: Native = Native {
     group: GROUP,
     kind: "Artifact",
@@ -69,7 +70,13 @@ pub(super) const ARTIFACT: Native = Native {
         Column::text("Digest", "The digest of its manifest"),
         Column::age(),
     ],
-    cells: |object, now| row(object, &["/spec/repository", "/spec/tag", "/spec/digest"], now),
+    cells: |object, now| {
+        let mut cells = row(object, &["/spec/repository", "/spec/tag", "/spec/digest"], now);
+        if cells[2] == "" {
+            cells[2] = "<none>".into();
+        }
+        cells
+    },
     ..Native::BASE
 };
 
@@ -112,9 +119,9 @@ pub fn openapi(schema: &str) -> Option<Value> {
             json!(["cidr", "nodeName"]),
         ),
         "dev.coracle.v1.Artifact" => (
-            "A tagged artifact of the cluster's own registry.",
+            "An artifact of the cluster's own registry.",
             json!({"repository": text(), "tag": text(), "digest": text(), "mediaType": text(), "size": integer(),
-                "blobs": {"type": "array", "items": text()}}),
+                "blobs": {"type": "array", "items": text()}, "subject": text(), "artifactType": text()}),
             json!(["repository", "tag", "digest"]),
         ),
         "dev.coracle.v1.PortAllocation" => {

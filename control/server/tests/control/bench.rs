@@ -129,6 +129,16 @@ pub fn admin(control: &Control) -> ClientConfig {
     tls::client_config(&ca, &certificate, &field("/users/0/user/client-key-data")).unwrap()
 }
 
+/// TLS settings that trust a cluster and show no certificate.
+pub fn stranger(control: &Control) -> ClientConfig {
+    let ca = std::fs::read_to_string(control.kubeconfig_path().with_file_name("pki/serving-ca.crt")).unwrap();
+    ClientConfig::builder_with_provider(tls::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(tls::roots(&ca).unwrap())
+        .with_no_client_auth()
+}
+
 /// One request over its own connection.
 pub async fn send(
     address: &str,
@@ -137,15 +147,24 @@ pub async fn send(
     path: &str,
     body: &[u8],
 ) -> Response<Bytes> {
+    send_with(address, config, method, path, &[], body).await
+}
+
+/// The same, with headers.
+pub async fn send_with(
+    address: &str,
+    config: &ClientConfig,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Response<Bytes> {
     let stream = tls::connect(address, config.clone().into()).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", address)
-        .body(Full::new(Bytes::copy_from_slice(body)))
-        .unwrap();
+    let request = Request::builder().method(method).uri(path).header("host", address);
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();
     let (parts, body) = sender.send_request(request).await.unwrap().into_parts();
     Response::from_parts(parts, body.collect().await.unwrap().to_bytes())
 }

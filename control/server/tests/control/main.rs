@@ -4,6 +4,7 @@ mod bench;
 
 mod backup;
 mod certificates;
+mod distribution;
 mod divergence;
 mod intruders;
 mod joining;

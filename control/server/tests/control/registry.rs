@@ -1,4 +1,4 @@
-//! Pushing and pulling through the OCI distribution API.
+//! What is pushed at one control node and pulled at others, and by whom.
 
 use coracle_api::Storage;
 use coracle_objects::{ObjectKey, Transaction};
@@ -13,7 +13,7 @@ use rustls::ClientConfig;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::bench::{admin, init, send, three};
+use crate::bench::{admin, init, send, stranger, three};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -103,12 +103,7 @@ async fn a_node_may_not_push_and_a_stranger_may_not_even_look() {
     assert_eq!(refused.status(), StatusCode::FORBIDDEN);
     let nothing = send(&address, &node, Method::GET, "/v2/app/manifests/1", b"").await;
     assert_eq!(nothing.status(), StatusCode::NOT_FOUND);
-    let ca = std::fs::read_to_string(dir.path().join("a/pki/serving-ca.crt")).unwrap();
-    let stranger = ClientConfig::builder_with_provider(tls::provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(tls::roots(&ca).unwrap())
-        .with_no_client_auth();
+    let stranger = stranger(&control);
     assert_eq!(send(&address, &stranger, Method::GET, "/v2/", b"").await.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(
         send(&address, &stranger, Method::GET, "/metrics", b"").await.status(),

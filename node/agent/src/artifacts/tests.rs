@@ -147,6 +147,19 @@ impl Drop for Served {
     }
 }
 
+fn manifest(repository: &str) -> String {
+    let (digest, size) = (hex_of(&content(repository)), content(repository).len());
+    let layer = format!(r#"{{"mediaType":"application/wasm","digest":"sha256:{digest}","size":{size}}}"#);
+    format!(r#"{{"layers":[{layer}]}}"#)
+}
+
+/// What each tag of the repository `index` means.
+fn index() -> String {
+    let image = hex_of(manifest("index").as_bytes());
+    let platform = r#"{"os":"wasi","architecture":"wasm"}"#;
+    format!(r#"{{"manifests":[{{"digest":"sha256:{image}","platform":{platform}}}]}}"#)
+}
+
 async fn answer(mut connection: TcpStream, fetched: Arc<AtomicUsize>) {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
@@ -161,10 +174,10 @@ async fn answer(mut connection: TcpStream, fetched: Arc<AtomicUsize>) {
     let body = if what == "blobs" {
         fetched.fetch_add(1, Ordering::AcqRel);
         content(repository)
+    } else if repository == "index" && !parts[5].contains(':') {
+        index().into_bytes()
     } else {
-        let (digest, size) = (hex_of(&content(repository)), content(repository).len());
-        let layer = format!(r#"{{"mediaType":"application/wasm","digest":"sha256:{digest}","size":{size}}}"#);
-        format!(r#"{{"layers":[{layer}]}}"#).into_bytes()
+        manifest(repository).into_bytes()
     };
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
     let answered = [head.into_bytes(), body].concat();
@@ -198,6 +211,16 @@ async fn what_was_pulled_is_remembered_over_a_restart() {
     let present = pull(&again, "d", "hello:1", PullPolicy::Always).await;
     assert_eq!(present.image.id, first.image.id);
     assert_eq!(registry.fetched(), 1);
+}
+
+#[tokio::test]
+async fn an_index_is_pulled_by_the_image_in_it() {
+    let (dir, registry) = (tempfile::tempdir().unwrap(), Served::start().await);
+    let images = registry.images(dir.path(), 1 << 40, 1 << 39);
+    let present = pull(&images, "d", "index:1", PullPolicy::Always).await;
+    assert_eq!(fs::read(&present.image.path).unwrap(), content("index"));
+    let named = hex_of(index().as_bytes());
+    assert_eq!(present.image.id, format!("index@sha256:{named}"), "by what its name means");
 }
 
 /// Not at the time at which it was written, as far as clocks of file systems can tell.

@@ -1,4 +1,4 @@
-//! A control node and two nodes on the loopback, for as long as the suite runs.
+//! A control node and maybe nodes on the loopback, for as long as a suite runs.
 
 use std::{
     fs,
@@ -12,37 +12,38 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::root;
+use crate::root;
 
-const NODES: &[&str] = &["n1", "n2"];
 /// Until a process says where it is.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Cluster {
     folder: PathBuf,
+    /// Of the control node, as `host:port`.
+    pub address: String,
     processes: Vec<Child>,
 }
 
 impl Cluster {
-    /// Starts them, with empty data dirs, and waits until the nodes are Ready.
+    /// Starts them, with empty data dirs in a folder under `target`, and waits until the nodes are Ready.
     ///
     /// # Errors
     /// Where one ends before it is there.
-    pub fn start(binary: &Path) -> Result<Self> {
-        let folder = root().join("target/conformance/cluster");
+    pub fn start(binary: &Path, folder: &str, nodes: &[&str]) -> Result<Self> {
+        let folder = root().join("target").join(folder);
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
         }
         fs::create_dir_all(&folder)?;
-        let mut cluster = Self { folder, processes: Vec::new() };
+        let mut cluster = Self { folder, address: String::new(), processes: Vec::new() };
         let mut control = cluster.command(binary, "control");
         control.args(["--init", "--listen", "127.0.0.1:0"]);
         let said = cluster.add(control, "control", "control node at ")?;
-        let address = said.trim_end_matches(',').to_owned();
-        for name in NODES {
+        cluster.address = said.trim_end_matches(',').to_owned();
+        for name in nodes {
             let token = cluster.ask(binary, &["token", "create", "--role", "node"])?;
             let mut node = cluster.command(binary, "node");
-            node.args(["--name", name, "--join", &address, "--token", token.trim()]);
+            node.args(["--name", name, "--join", &cluster.address, "--token", token.trim()]);
             node.args(["--fabric", "127.0.0.1:0", "--gateway", "127.0.0.1:0", "--allow-egress"]);
             cluster.add(node, name, "gateway http://")?;
         }
@@ -51,6 +52,11 @@ impl Cluster {
 
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.join("control/kubeconfig")
+    }
+
+    /// The certificate by which clients know the control node.
+    pub fn authority(&self) -> PathBuf {
+        self.folder.join("control/pki/serving-ca.crt")
     }
 
     fn command(&self, binary: &Path, role: &str) -> Command {
@@ -84,7 +90,11 @@ impl Cluster {
         })
     }
 
-    fn ask(&self, binary: &Path, words: &[&str]) -> Result<String> {
+    /// The stdout of a command of the binary against this cluster.
+    ///
+    /// # Errors
+    /// Where it fails.
+    pub fn ask(&self, binary: &Path, words: &[&str]) -> Result<String> {
         let output = Command::new(binary).args(words).arg("--kubeconfig").arg(self.kubeconfig()).output()?;
         if !output.status.success() {
             bail!("coracle {words:?}: {}", String::from_utf8_lossy(&output.stderr));
