@@ -28,8 +28,14 @@ use self::{
     access::Access,
     http::{SendError, Server},
 };
-pub use self::{http::Body, kinds::native_kind};
-use crate::{args::Connection, names};
+pub use self::{
+    http::Body,
+    kinds::{ServedKind, native_kind},
+};
+use crate::{
+    args::{Connection, Namespaced},
+    names,
+};
 
 /// How long a cluster is asked again that says it cannot answer now: another leader is there within seconds.
 const BUSY_PATIENCE: Duration = Duration::from_secs(5);
@@ -57,7 +63,16 @@ pub struct Cluster {
 #[derive(Debug)]
 pub struct Refused {
     pub code: u16,
+    /// In one word, as `NotFound`; empty where it gives none.
+    pub reason: String,
     pub message: String,
+}
+
+impl Refused {
+    /// Whether an error is the answer that there is no such thing.
+    pub fn is_absence(error: &anyhow::Error) -> bool {
+        error.downcast_ref::<Refused>().is_some_and(|refused| refused.code == 404)
+    }
 }
 
 impl std::fmt::Display for Refused {
@@ -96,7 +111,13 @@ fn find_kubeconfig(named: Option<&Path>) -> Result<PathBuf> {
 impl Cluster {
     /// Finds the kubeconfig and makes a client of it. Does not talk to the server yet.
     pub fn find(connection: &Connection) -> Result<Self> {
-        Self::open(&find_kubeconfig(connection.kubeconfig.as_deref())?, connection.namespace.as_deref())
+        Self::open(&find_kubeconfig(connection.kubeconfig.as_deref())?, None)
+    }
+
+    /// The same for a command that works in a namespace.
+    pub fn find_in(namespaced: &Namespaced) -> Result<Self> {
+        let kubeconfig = find_kubeconfig(namespaced.connection.kubeconfig.as_deref())?;
+        Self::open(&kubeconfig, namespaced.namespace.as_deref())
     }
 
     /// A client of this kubeconfig.
@@ -154,7 +175,8 @@ impl Cluster {
         let text = status["message"].as_str().or_else(|| status["errors"][0]["message"].as_str());
         let message =
             text.map_or_else(|| format!("HTTP {code}: {}", String::from_utf8_lossy(&body)), str::to_string);
-        Err(Refused { code, message }.into())
+        let reason = status["reason"].as_str().unwrap_or_default().to_owned();
+        Err(Refused { code, reason, message }.into())
     }
 
     /// The answer of the first control node that has one.
@@ -190,9 +212,7 @@ impl Cluster {
         let request = Request::get(path).header("accept", "application/json").body(Body::default())?;
         match self.send(request).await {
             Ok((_, body)) => Ok(Some(serde_json::from_slice(&body).context("the answer is not JSON")?)),
-            Err(error) if error.downcast_ref::<Refused>().is_some_and(|refused| refused.code == 404) => {
-                Ok(None)
-            }
+            Err(error) if Refused::is_absence(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -20,11 +20,11 @@ const POLL: Duration = Duration::from_millis(50);
 pub const GATEWAY_ANNOTATION: &str = "coracle.dev/gateway-address";
 
 pub async fn run(args: &DeployArgs) -> Result<()> {
-    let cluster = Cluster::find(&args.connection)?;
+    let cluster = Cluster::find_in(&args.namespaced)?;
     let (image, default_name) = image(&cluster, args).await?;
     let name = args.name.clone().unwrap_or(default_name);
     // A Service's name is the narrowest of the three.
-    native_kind("services", &cluster.namespace)?.object(&name)?;
+    native_kind("services")?.object(&cluster.namespace, &name)?;
     let host = args.host.clone().unwrap_or_else(|| format!("{name}.localhost"));
     apply(&cluster, args, &name, &image, &host).await?;
     wait_available(&cluster, &name).await?;

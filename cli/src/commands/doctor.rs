@@ -2,11 +2,12 @@
 
 use anyhow::{Result, bail};
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     args::DoctorArgs,
     client::{Body, Cluster},
+    output,
 };
 
 /// Mappings that ten thousand live instances and the process itself take.
@@ -26,23 +27,37 @@ enum Finding {
 
 use Finding::{Better, Fine, Wrong};
 
+impl Finding {
+    fn parts(&self) -> (&'static str, &str) {
+        match self {
+            Fine(text) => ("ok", text),
+            Better(text) => ("note", text),
+            Wrong(text) => ("WRONG", text),
+        }
+    }
+
+    fn line(&self) -> String {
+        let (verdict, text) = self.parts();
+        format!("{verdict:<7} {text}\n")
+    }
+
+    fn as_json(&self) -> Value {
+        let (verdict, text) = self.parts();
+        json!({ "verdict": verdict.to_lowercase(), "finding": text })
+    }
+}
+
 pub async fn run(args: &DoctorArgs) -> Result<()> {
     let mut findings = machine();
     match Cluster::find(&args.connection) {
         Ok(cluster) => findings.extend(cluster_findings(&cluster).await),
         Err(error) => findings.push(Better(format!("{error:#}"))),
     }
-    let mut wrong = 0;
-    for finding in &findings {
-        match finding {
-            Fine(text) => println!("ok      {text}"),
-            Better(text) => println!("note    {text}"),
-            Wrong(text) => {
-                wrong += 1;
-                println!("WRONG   {text}");
-            }
-        }
+    match args.format.output {
+        None => output::text(&findings.iter().map(Finding::line).collect::<String>())?,
+        Some(format) => output::value(&findings.iter().map(Finding::as_json).collect(), format)?,
     }
+    let wrong = findings.iter().filter(|finding| matches!(finding, Wrong(_))).count();
     if wrong > 0 {
         bail!("{wrong} of {} checks failed", findings.len());
     }
