@@ -14,7 +14,7 @@ use clap_complete::Shell;
 pub use self::{
     cluster::{ClusterCommand, RecoverArgs, Role, SnapshotCommand, TokenCommand},
     daemons::{ControlArgs, DemoArgs, NodeArgs, UpArgs},
-    objects::{Cascade, DeleteArgs, DeployArgs, DryRun, GetArgs, LogsArgs, Output, PushArgs},
+    objects::{Cascade, DeleteArgs, DeployArgs, DryRun, EnvSource, GetArgs, LogsArgs, Output, PushArgs},
     values::grace,
 };
 use crate::names;
@@ -71,7 +71,7 @@ pub enum Command {
     /// Print what the containers of a pod, or of the pods of a Deployment, have written.
     #[command(after_help = examples::LOGS)]
     Logs(LogsArgs),
-    /// Delete objects.
+    /// Delete objects, or what `coracle deploy` made.
     #[command(after_help = examples::DELETE)]
     Delete(DeleteArgs),
     /// Check this machine and the cluster; say what is wrong and how to mend it.

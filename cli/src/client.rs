@@ -30,7 +30,7 @@ use self::{
 };
 pub use self::{
     http::Body,
-    kinds::{ServedKind, native_kind},
+    kinds::{NoSuchKind, ServedKind, native_kind},
 };
 use crate::{
     args::{Connection, Namespaced},

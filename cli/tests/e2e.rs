@@ -8,6 +8,8 @@ mod cluster;
 mod definitions;
 #[path = "e2e/demo.rs"]
 mod demo;
+#[path = "e2e/deploys.rs"]
+mod deploys;
 #[path = "e2e/faults.rs"]
 mod faults;
 #[path = "e2e/files.rs"]

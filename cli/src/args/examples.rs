@@ -122,6 +122,7 @@ pub const PUSH: &str = "Examples:
 pub const DEPLOY: &str = "Examples:
   coracle deploy hello.wasm
   coracle deploy hello:1.0 --name greet --replicas 3 --env GREETING=hi
+  coracle deploy hello.wasm --env-file .env --env-from configmap/texts --secret PASSWORD=sesame
   coracle deploy server.wasm --port 7000 -- --verbose";
 
 pub const GET: &str = "Examples:
@@ -139,6 +140,8 @@ pub const LOGS: &str = "Examples:
   coracle logs -l app=hello --since 10m";
 
 pub const DELETE: &str = "Examples:
+  # What `coracle deploy` made under this name:
+  coracle delete hello
   coracle delete pod/a svc/b
   coracle delete deploy,svc hello
   coracle delete pods --all

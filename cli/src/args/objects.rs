@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
+pub use super::values::EnvSource;
 use super::{Connection, Namespaced, values};
 use crate::names;
 
@@ -28,15 +29,30 @@ pub struct DeployArgs {
     /// The host that the gateway answers for; by default NAME.localhost.
     #[arg(long, value_parser = names::given)]
     pub host: Option<String>,
-    /// How many pods.
-    #[arg(long, default_value_t = 1)]
-    pub replicas: u32,
-    /// The port that the component serves on.
-    #[arg(long, default_value_t = 80)]
-    pub port: u16,
+    /// How many pods; 1 at first, and what there are when it is deployed again.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub replicas: Option<u32>,
+    /// The port that the component serves on; 80 at first.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
     /// An environment variable, as `KEY=VALUE`. Repeat for more.
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = values::key_value)]
     pub env: Vec<(String, String)>,
+    /// A file of environment variables, a KEY=VALUE a line; `#` begins a comment, and KEY alone is the one of this shell.
+    /// Repeat for more; --env goes before.
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// All that a ConfigMap or a Secret holds as environment variables, as `configmap/NAME` or `secret/NAME`. Repeat for
+    /// more.
+    #[arg(long, value_name = "KIND/NAME", value_parser = values::env_source)]
+    pub env_from: Vec<values::EnvSource>,
+    /// An environment variable that is kept in a Secret of the deployment's name, as `KEY=VALUE`, or `KEY` for the variable
+    /// of this shell. Repeat for more.
+    #[arg(long = "secret", value_name = "KEY[=VALUE]", value_parser = values::secret)]
+    pub secrets: Vec<(String, String)>,
+    /// How long to wait until its pods are available.
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = values::wait)]
+    pub timeout: Duration,
     /// Arguments of the component.
     #[arg(last = true)]
     pub args: Vec<String>,
@@ -157,8 +173,9 @@ pub enum DryRun {
 
 #[derive(Clone, Debug, Args)]
 pub struct DeleteArgs {
-    /// Kinds by plural, singular or short name, and names; or each as KIND/NAME.
-    #[arg(required_unless_present = "filenames", value_name = "KIND[,KIND] NAME | KIND/NAME")]
+    /// Kinds by plural, singular or short name, and names; or each as KIND/NAME; or the NAME alone of what `coracle
+    /// deploy` made.
+    #[arg(required_unless_present = "filenames", value_name = "KIND[,KIND] NAME | KIND/NAME | NAME")]
     pub what: Vec<String>,
     /// The objects that these manifests name: a file, a folder, or `-` for stdin. Repeat for more.
     #[arg(short, long = "filename", value_name = "FILE", conflicts_with_all = ["what", "selector", "all"])]

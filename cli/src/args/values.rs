@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use coracle_objects::validate::syntax::subdomain_faults;
+
 const DAY_SECONDS: u64 = 24 * 3600;
 
 /// How long a token may be good: what a control node gives at most.
@@ -139,6 +141,37 @@ pub fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Where a container has environment variables from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EnvSource {
+    ConfigMap(String),
+    Secret(String),
+}
+
+pub fn env_source(text: &str) -> Result<EnvSource, String> {
+    let (kind, name) = text.split_once('/').unwrap_or(("", text));
+    if let Some(fault) = subdomain_faults(name).into_iter().next() {
+        return Err(format!("{name:?} is no name: {fault}"));
+    }
+    match kind {
+        "configmap" | "configmaps" | "cm" => Ok(EnvSource::ConfigMap(name.to_owned())),
+        "secret" | "secrets" => Ok(EnvSource::Secret(name.to_owned())),
+        _ => Err(format!("`{text}` is not of the form configmap/NAME or secret/NAME")),
+    }
+}
+
+/// `KEY=VALUE`, or `KEY` with the value of this process' environment.
+pub fn secret(text: &str) -> Result<(String, String), String> {
+    if text.contains('=') {
+        return key_value(text);
+    }
+    let value = std::env::var(text).map_err(|_| {
+        format!("there is no variable {text} in this shell: set it, or write {text}=VALUE; all that a Secret holds is \
+                 --env-from secret/NAME")
+    })?;
+    Ok((text.to_owned(), value))
+}
+
 /// Lines counted from the end; `None` is all of them, which kubectl writes as -1.
 pub fn tail(text: &str) -> Result<i64, String> {
     match text.parse::<i64>() {
@@ -207,5 +240,12 @@ mod tests {
         assert_eq!(key_value("A=b=c").unwrap(), ("A".into(), "b=c".into()));
         assert!(key_value("=x").is_err());
         assert!(key_value("x").is_err());
+        assert_eq!(env_source("cm/texts"), Ok(EnvSource::ConfigMap("texts".into())));
+        assert_eq!(env_source("secret/a.b"), Ok(EnvSource::Secret("a.b".into())));
+        for bad in ["texts", "pod/a", "secret/", "secret/A", "cm/a/b"] {
+            assert!(env_source(bad).is_err(), "{bad}");
+        }
+        assert_eq!(secret("A=b").unwrap(), ("A".into(), "b".into()));
+        assert!(secret("CORACLE_NO_SUCH_VARIABLE").unwrap_err().contains("in this shell"));
     }
 }

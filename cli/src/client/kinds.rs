@@ -5,6 +5,7 @@ use anyhow::{Context, Result, anyhow};
 use coracle_objects::{Kind, NameRule};
 use http::Request;
 use serde_json::Value;
+use thiserror::Error;
 
 use super::{Body, Cluster};
 use crate::names;
@@ -118,14 +119,23 @@ impl ServedKind {
 
 /// A kind of this binary.
 pub fn native_kind(name: &str) -> Result<ServedKind> {
-    find_native(name).ok_or_else(|| unknown(name))
+    Ok(find_native(name).ok_or_else(|| unknown(name))?)
 }
 
-fn unknown(name: &str) -> anyhow::Error {
+/// No kind has this name.
+#[derive(Debug, Error)]
+pub enum NoSuchKind {
+    #[error("Coracle does not serve {0} yet: see \"Not yet\" in README.md")]
+    NotYet(&'static str),
+    #[error("the server doesn't have a resource type {0:?}: see `kubectl api-resources`")]
+    Unknown(String),
+}
+
+fn unknown(name: &str) -> NoSuchKind {
     let plain = name.split('.').next().unwrap_or(name).to_ascii_lowercase();
     match NOT_SERVED.iter().find(|names| names.contains(&plain.as_str())) {
-        Some(names) => anyhow!("Coracle does not serve {} yet: see \"Not yet\" in README.md", names[0]),
-        None => anyhow!("the server doesn't have a resource type {name:?}: see `kubectl api-resources`"),
+        Some(names) => NoSuchKind::NotYet(names[0]),
+        None => NoSuchKind::Unknown(name.to_owned()),
     }
 }
 
@@ -203,7 +213,7 @@ impl Cluster {
         }
         let lower = name.to_ascii_lowercase();
         let served = discovered(&self.groups("/apis").await?);
-        served.into_iter().find(|kind| kind.is_named(&lower)).ok_or_else(|| unknown(name))
+        Ok(served.into_iter().find(|kind| kind.is_named(&lower)).ok_or_else(|| unknown(name))?)
     }
 
     /// The kind that a manifest names by its apiVersion and kind.
@@ -215,14 +225,10 @@ impl Cluster {
         let is_it = |one: &ServedKind| one.group == group && one.version == version && one.kind == kind;
         let served = discovered(&self.groups("/apis").await?);
         served.into_iter().find(is_it).ok_or_else(|| match unknown(kind) {
-            said if NOT_SERVED
-                .iter()
-                .flat_map(|names| names.iter())
-                .any(|name| name.eq_ignore_ascii_case(kind)) =>
-            {
-                said
+            known @ NoSuchKind::NotYet(_) => known.into(),
+            NoSuchKind::Unknown(_) => {
+                anyhow!("no kind {kind:?} is served in {api_version:?}: see `kubectl api-resources`")
             }
-            _ => anyhow!("no kind {kind:?} is served in {api_version:?}: see `kubectl api-resources`"),
         })
     }
 
@@ -238,7 +244,7 @@ impl Cluster {
             return Ok(vec![kind.clone()]);
         }
         match of_category(served, &lower) {
-            none if none.is_empty() => Err(unknown(name)),
+            none if none.is_empty() => Err(unknown(name).into()),
             kinds => Ok(kinds),
         }
     }

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::{
     args::{Cascade, DeleteArgs, DryRun},
-    client::{Body, Cluster, Refused},
+    client::{Body, Cluster, NoSuchKind, Refused},
+    commands::deploy,
     names::encode,
     output,
     selection::{self, Target},
@@ -18,12 +19,26 @@ const POLL: Duration = Duration::from_millis(100);
 
 pub async fn run(args: &DeleteArgs) -> Result<()> {
     let cluster = Cluster::find_in(&args.namespaced)?;
+    if let Some(name) = app(&cluster, args).await? {
+        return deploy::delete_app(&cluster, args, name).await;
+    }
     let targets = targets(&cluster, args).await?;
     if targets.is_empty() {
         output::note("No resources found");
         return Ok(());
     }
     delete(&cluster, args, &targets).await
+}
+
+/// The name of what `coracle deploy` made: one word that is no kind.
+async fn app<'a>(cluster: &Cluster, args: &'a DeleteArgs) -> Result<Option<&'a str>> {
+    let chosen = args.all || args.selector.is_some() || args.all_namespaces;
+    let [word] = &args.what[..] else { return Ok(None) };
+    if chosen || word.contains(['/', ',']) {
+        return Ok(None);
+    }
+    let is_kind = cluster.kinds(word).await;
+    Ok(is_kind.is_err_and(|error| error.is::<NoSuchKind>()).then_some(word))
 }
 
 /// The objects that go, each by its name.
@@ -63,7 +78,7 @@ async fn listed(cluster: &Cluster, args: &DeleteArgs, kinds: &[Target]) -> Resul
     Ok(found)
 }
 
-async fn delete(cluster: &Cluster, args: &DeleteArgs, targets: &[Target]) -> Result<()> {
+pub async fn delete(cluster: &Cluster, args: &DeleteArgs, targets: &[Target]) -> Result<()> {
     let body = serde_json::to_vec(&options(args))?;
     let (mut going, mut refusals) = (Vec::new(), Vec::new());
     for target in targets {

@@ -113,3 +113,23 @@ async fn open(
     let body = cluster.stream(request).await?.into_body().into_data_stream();
     Ok(body.map(|chunk| chunk.context("the log ended early")).boxed())
 }
+/// The last lines of a container, for a message.
+pub async fn last_lines(
+    cluster: &Cluster,
+    pod: &str,
+    container: &str,
+    previous: bool,
+    lines: u32,
+) -> Result<String> {
+    let query = [
+        format!("container={}", encode(container)),
+        format!("previous={previous}"),
+        format!("tailLines={lines}&limitBytes=4096"),
+    ];
+    let mut log = open(cluster, pod, &query).await?;
+    let mut text = Vec::new();
+    while let Some(chunk) = log.next().await {
+        text.extend_from_slice(&chunk?);
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
