@@ -20,7 +20,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use coracle_proto::cluster::cluster_client::ClusterClient;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use serde_json::Value;
 use tonic::{Code, Response, Status, transport::Channel};
 
@@ -46,6 +46,19 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// Until a control node must have answered a gRPC call. Those that change members wait for the cluster.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Until a control node must have begun to answer a request of REST; more where much is sent before. It gives up itself
+/// within 10 s where it has no quorum.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Bytes a second that a request may take its time for.
+const UPLOAD_BYTES_A_SECOND: u64 = 256 << 10;
+
+/// After so long no further control node is tried: without a quorum each takes some seconds to say so.
+const TRYING_MAX: Duration = Duration::from_secs(8);
+
+/// Until a control node must have said whether it is ready.
+const READINESS_TIMEOUT: Duration = Duration::from_secs(4);
+
 /// A connection to a cluster's API.
 pub struct Cluster {
     /// Each of `access.addresses`.
@@ -69,6 +82,12 @@ pub struct Refused {
 }
 
 impl Refused {
+    /// Whether an error is the answer of a control node that has no quorum, or no time.
+    pub fn is_for_now(error: &anyhow::Error) -> bool {
+        let refused = error.root_cause().downcast_ref::<Refused>();
+        refused.is_some_and(|refused| matches!(refused.code, 503 | 504))
+    }
+
     /// Whether an error is the answer that there is no such thing.
     pub fn is_absence(error: &anyhow::Error) -> bool {
         error.downcast_ref::<Refused>().is_some_and(|refused| refused.code == 404)
@@ -182,29 +201,65 @@ impl Cluster {
     /// The answer of the first control node that has one.
     ///
     /// One that takes no connection or cannot answer now has done nothing: the next is tried. One that breaks off is another
-    /// matter: only what changes nothing is tried again.
+    /// matter: only what changes nothing is tried again. Where all others fail, what one could not do now is the answer.
     async fn ask(&self, request: &Request<Body>) -> Result<HttpResponse<Incoming>> {
         let harmless = request.method().is_safe();
+        let began = Instant::now();
         let mut order = self.order().peekable();
-        let mut failed = Vec::new();
+        let (mut busy, mut failed) = (None, Vec::new());
         loop {
             let at = order.next().context("the kubeconfig names no server")?;
-            let is_last = order.peek().is_none();
-            match self.servers[at].send(request.clone()).await {
-                Ok(response) if is_last || !is_busy(response.status()) => {
+            let is_last = order.peek().is_none() || began.elapsed() > TRYING_MAX;
+            match self.send_to(at, request.clone()).await {
+                Ok(response) if !is_busy(response.status()) => {
                     self.current.store(at, Ordering::Relaxed);
                     return Ok(response);
                 }
-                Ok(_) => {}
+                Ok(response) => {
+                    busy.get_or_insert((at, response));
+                }
                 Err(error) => {
                     let again = harmless || matches!(error, SendError::NotSent(_));
                     failed.push(self.access.addresses[at].as_str());
-                    if is_last || !again {
+                    if !again || is_last && busy.is_none() {
                         return Err(self.explained(error.into(), &failed));
                     }
                 }
             }
+            if is_last && let Some((at, response)) = busy {
+                self.current.store(at, Ordering::Relaxed);
+                return Ok(response);
+            }
         }
+    }
+
+    /// Asks one control node, which must begin to answer in time.
+    async fn send_to(&self, at: usize, request: Request<Body>) -> Result<HttpResponse<Incoming>, SendError> {
+        let sent = request.body().size_hint().exact().unwrap_or(0);
+        let limit = HEAD_TIMEOUT + Duration::from_secs(sent / UPLOAD_BYTES_A_SECOND);
+        let answer = tokio::time::timeout(limit, self.servers[at].send(request)).await;
+        answer.unwrap_or(Err(SendError::Silent(limit.as_secs())))
+    }
+
+    /// Asks all control nodes at once whether they are ready: the address, and what it said or why it did not. The first
+    /// that said anything is asked first from now on.
+    pub async fn readiness(&self) -> Vec<(&str, Result<String>)> {
+        let ask = |at: usize| async move {
+            let answer = tokio::time::timeout(READINESS_TIMEOUT, async {
+                let mut request = Request::get("/readyz?verbose").body(Body::default())?;
+                self.access.introduce(request.headers_mut()).await?;
+                let body = self.servers[at].send(request).await?.into_body();
+                let text = body.collect().await.context("reading the answer")?.to_bytes();
+                anyhow::Ok(String::from_utf8_lossy(&text).into_owned())
+            });
+            let silent = || anyhow!("it does not answer within {} s", READINESS_TIMEOUT.as_secs());
+            (self.access.addresses[at].as_str(), answer.await.unwrap_or_else(|_| Err(silent())))
+        };
+        let answers = futures::future::join_all((0..self.servers.len()).map(ask)).await;
+        if let Some(first) = answers.iter().position(|(_, answer)| answer.is_ok()) {
+            self.current.store(first, Ordering::Relaxed);
+        }
+        answers
     }
 
     /// GET of JSON; `None` where there is no such thing.
@@ -261,8 +316,11 @@ impl Cluster {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let mut tried = Vec::new();
+        let (began, mut tried) = (Instant::now(), Vec::new());
         for at in self.order() {
+            if began.elapsed() > TRYING_MAX {
+                break;
+            }
             let answer = match tokio::time::timeout(ANSWER_TIMEOUT, call(self.channel(at)?)).await {
                 Ok(answer) => answer,
                 Err(_) => Err(Status::unavailable("it does not answer in time")),

@@ -58,7 +58,8 @@ fn main() -> ExitCode {
 fn told(error: &anyhow::Error) -> String {
     match error.root_cause().downcast_ref::<Refused>() {
         Some(refused) if error.chain().count() == 1 && !refused.reason.is_empty() => {
-            format!("Error from server ({}): {refused}", refused.reason)
+            let hint = if Refused::is_for_now(error) { "; see `coracle doctor`" } else { "" };
+            format!("Error from server ({}): {refused}{hint}", refused.reason)
         }
         _ => format!("error: {error:#}"),
     }

@@ -22,5 +22,7 @@ mod habits;
 mod harness;
 #[path = "e2e/kubectl.rs"]
 mod kubectl;
+#[path = "e2e/quorum.rs"]
+mod quorum;
 #[path = "e2e/restored.rs"]
 mod restored;

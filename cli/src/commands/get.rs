@@ -66,18 +66,34 @@ async fn ask<'a>(
     targets: &'a [Target],
 ) -> Result<(Vec<(&'a Target, Value)>, Vec<anyhow::Error>)> {
     let (mut answers, mut refusals) = (Vec::new(), Vec::new());
+    // Without a quorum what a control node knows is better than nothing.
+    let mut known = false;
     for target in targets {
-        let request = http::Request::get(path(args, target, &[])?).header("accept", accept(args));
-        match cluster.send(request.body(Body::default())?).await {
-            Ok((_, body)) => {
-                answers.push((target, serde_json::from_slice(&body).context("the answer is not JSON")?));
-            }
+        let mut answer = ask_one(cluster, args, target, known).await;
+        if !known && answer.as_ref().is_err_and(Refused::is_for_now) {
+            answer = ask_one(cluster, args, target, true).await;
+            known = true;
+            output::note(format!(
+                "note: no quorum answers; this is what the control node at {} knew, and may be old",
+                cluster.address()
+            ));
+        }
+        match answer {
+            Ok(answer) => answers.push((target, answer)),
             Err(error) if Refused::is_absence(&error) && args.ignore_not_found => {}
             Err(error) if error.is::<Refused>() && targets.len() > 1 => refusals.push(error),
             Err(error) => return Err(error),
         }
     }
     Ok((answers, refusals))
+}
+
+/// `known`: what any control node knows suffices.
+async fn ask_one(cluster: &Cluster, args: &GetArgs, target: &Target, known: bool) -> Result<Value> {
+    let known: &[String] = if known { &["resourceVersion=0".to_owned()] } else { &[] };
+    let request = http::Request::get(path(args, target, known)?).header("accept", accept(args));
+    let (_, body) = cluster.send(request.body(Body::default())?).await?;
+    serde_json::from_slice(&body).context("the answer is not JSON")
 }
 
 fn accept(args: &GetArgs) -> &'static str {
