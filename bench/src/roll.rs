@@ -219,7 +219,7 @@ async fn shrink(cluster: &mut Cluster, load: &Load) -> Result<()> {
         ids.push(cluster.member_id(*number).await?.to_string());
     }
     let arguments: Vec<&str> =
-        ["cluster", "remove"].into_iter().chain(ids.iter().map(String::as_str)).collect();
+        ["cluster", "remove", "--force"].into_iter().chain(ids.iter().map(String::as_str)).collect();
     cluster.cli(&arguments)?;
     for number in leaving {
         leave(cluster, load, number)?;

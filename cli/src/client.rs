@@ -20,7 +20,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use coracle_proto::cluster::cluster_client::ClusterClient;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use serde_json::Value;
 use tonic::{Code, Response, Status, transport::Channel};
 
@@ -28,8 +28,14 @@ use self::{
     access::Access,
     http::{SendError, Server},
 };
-pub use self::{http::Body, kinds::native_kind};
-use crate::{args::Connection, names};
+pub use self::{
+    http::Body,
+    kinds::{NoSuchKind, ServedKind, native_kind},
+};
+use crate::{
+    args::{Connection, Namespaced},
+    names,
+};
 
 /// How long a cluster is asked again that says it cannot answer now: another leader is there within seconds.
 const BUSY_PATIENCE: Duration = Duration::from_secs(5);
@@ -39,6 +45,19 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Until a control node must have answered a gRPC call. Those that change members wait for the cluster.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Until a control node must have begun to answer a request of REST; more where much is sent before. It gives up itself
+/// within 10 s where it has no quorum.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Bytes a second that a request may take its time for.
+const UPLOAD_BYTES_A_SECOND: u64 = 256 << 10;
+
+/// After so long no further control node is tried: without a quorum each takes some seconds to say so.
+const TRYING_MAX: Duration = Duration::from_secs(8);
+
+/// Until a control node must have said whether it is ready.
+const READINESS_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A connection to a cluster's API.
 pub struct Cluster {
@@ -57,7 +76,22 @@ pub struct Cluster {
 #[derive(Debug)]
 pub struct Refused {
     pub code: u16,
+    /// In one word, as `NotFound`; empty where it gives none.
+    pub reason: String,
     pub message: String,
+}
+
+impl Refused {
+    /// Whether an error is the answer of a control node that has no quorum, or no time.
+    pub fn is_for_now(error: &anyhow::Error) -> bool {
+        let refused = error.root_cause().downcast_ref::<Refused>();
+        refused.is_some_and(|refused| matches!(refused.code, 503 | 504))
+    }
+
+    /// Whether an error is the answer that there is no such thing.
+    pub fn is_absence(error: &anyhow::Error) -> bool {
+        error.downcast_ref::<Refused>().is_some_and(|refused| refused.code == 404)
+    }
 }
 
 impl std::fmt::Display for Refused {
@@ -96,7 +130,13 @@ fn find_kubeconfig(named: Option<&Path>) -> Result<PathBuf> {
 impl Cluster {
     /// Finds the kubeconfig and makes a client of it. Does not talk to the server yet.
     pub fn find(connection: &Connection) -> Result<Self> {
-        Self::open(&find_kubeconfig(connection.kubeconfig.as_deref())?, connection.namespace.as_deref())
+        Self::open(&find_kubeconfig(connection.kubeconfig.as_deref())?, None)
+    }
+
+    /// The same for a command that works in a namespace.
+    pub fn find_in(namespaced: &Namespaced) -> Result<Self> {
+        let kubeconfig = find_kubeconfig(namespaced.connection.kubeconfig.as_deref())?;
+        Self::open(&kubeconfig, namespaced.namespace.as_deref())
     }
 
     /// A client of this kubeconfig.
@@ -154,35 +194,72 @@ impl Cluster {
         let text = status["message"].as_str().or_else(|| status["errors"][0]["message"].as_str());
         let message =
             text.map_or_else(|| format!("HTTP {code}: {}", String::from_utf8_lossy(&body)), str::to_string);
-        Err(Refused { code, message }.into())
+        let reason = status["reason"].as_str().unwrap_or_default().to_owned();
+        Err(Refused { code, reason, message }.into())
     }
 
     /// The answer of the first control node that has one.
     ///
     /// One that takes no connection or cannot answer now has done nothing: the next is tried. One that breaks off is another
-    /// matter: only what changes nothing is tried again.
+    /// matter: only what changes nothing is tried again. Where all others fail, what one could not do now is the answer.
     async fn ask(&self, request: &Request<Body>) -> Result<HttpResponse<Incoming>> {
         let harmless = request.method().is_safe();
+        let began = Instant::now();
         let mut order = self.order().peekable();
-        let mut failed = Vec::new();
+        let (mut busy, mut failed) = (None, Vec::new());
         loop {
             let at = order.next().context("the kubeconfig names no server")?;
-            let is_last = order.peek().is_none();
-            match self.servers[at].send(request.clone()).await {
-                Ok(response) if is_last || !is_busy(response.status()) => {
+            let is_last = order.peek().is_none() || began.elapsed() > TRYING_MAX;
+            match self.send_to(at, request.clone()).await {
+                Ok(response) if !is_busy(response.status()) => {
                     self.current.store(at, Ordering::Relaxed);
                     return Ok(response);
                 }
-                Ok(_) => {}
+                Ok(response) => {
+                    busy.get_or_insert((at, response));
+                }
                 Err(error) => {
                     let again = harmless || matches!(error, SendError::NotSent(_));
                     failed.push(self.access.addresses[at].as_str());
-                    if is_last || !again {
+                    if !again || is_last && busy.is_none() {
                         return Err(self.explained(error.into(), &failed));
                     }
                 }
             }
+            if is_last && let Some((at, response)) = busy {
+                self.current.store(at, Ordering::Relaxed);
+                return Ok(response);
+            }
         }
+    }
+
+    /// Asks one control node, which must begin to answer in time.
+    async fn send_to(&self, at: usize, request: Request<Body>) -> Result<HttpResponse<Incoming>, SendError> {
+        let sent = request.body().size_hint().exact().unwrap_or(0);
+        let limit = HEAD_TIMEOUT + Duration::from_secs(sent / UPLOAD_BYTES_A_SECOND);
+        let answer = tokio::time::timeout(limit, self.servers[at].send(request)).await;
+        answer.unwrap_or(Err(SendError::Silent(limit.as_secs())))
+    }
+
+    /// Asks all control nodes at once whether they are ready: the address, and what it said or why it did not. The first
+    /// that said anything is asked first from now on.
+    pub async fn readiness(&self) -> Vec<(&str, Result<String>)> {
+        let ask = |at: usize| async move {
+            let answer = tokio::time::timeout(READINESS_TIMEOUT, async {
+                let mut request = Request::get("/readyz?verbose").body(Body::default())?;
+                self.access.introduce(request.headers_mut()).await?;
+                let body = self.servers[at].send(request).await?.into_body();
+                let text = body.collect().await.context("reading the answer")?.to_bytes();
+                anyhow::Ok(String::from_utf8_lossy(&text).into_owned())
+            });
+            let silent = || anyhow!("it does not answer within {} s", READINESS_TIMEOUT.as_secs());
+            (self.access.addresses[at].as_str(), answer.await.unwrap_or_else(|_| Err(silent())))
+        };
+        let answers = futures::future::join_all((0..self.servers.len()).map(ask)).await;
+        if let Some(first) = answers.iter().position(|(_, answer)| answer.is_ok()) {
+            self.current.store(first, Ordering::Relaxed);
+        }
+        answers
     }
 
     /// GET of JSON; `None` where there is no such thing.
@@ -190,9 +267,7 @@ impl Cluster {
         let request = Request::get(path).header("accept", "application/json").body(Body::default())?;
         match self.send(request).await {
             Ok((_, body)) => Ok(Some(serde_json::from_slice(&body).context("the answer is not JSON")?)),
-            Err(error) if error.downcast_ref::<Refused>().is_some_and(|refused| refused.code == 404) => {
-                Ok(None)
-            }
+            Err(error) if Refused::is_absence(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -241,8 +316,11 @@ impl Cluster {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let mut tried = Vec::new();
+        let (began, mut tried) = (Instant::now(), Vec::new());
         for at in self.order() {
+            if began.elapsed() > TRYING_MAX {
+                break;
+            }
             let answer = match tokio::time::timeout(ANSWER_TIMEOUT, call(self.channel(at)?)).await {
                 Ok(answer) => answer,
                 Err(_) => Err(Status::unavailable("it does not answer in time")),

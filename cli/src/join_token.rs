@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     fs::File,
     io::Read,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -71,6 +71,12 @@ fn read_file(file: &Path) -> Result<String> {
     Ok(text)
 }
 
+/// A file for a new token, which its owner alone can read. One that exists is left as it is.
+pub fn new_file(file: &Path) -> Result<File> {
+    let opened = File::options().write(true).create_new(true).mode(0o600).open(file);
+    opened.with_context(|| format!("making the file {} for the token, which must not exist", file.display()))
+}
+
 /// Begins anew, as the same process, with a token of the command line in the environment. Comes back only where there
 /// is none, or where the system does not allow it.
 pub fn leave_command_line() {
@@ -126,6 +132,16 @@ mod tests {
         assert_eq!(gone.read(true).unwrap(), None, "who has joined needs none");
         file.write_all(&vec![b'x'; 5000]).unwrap();
         assert!(args(Some(file.path()), None).read(false).is_err(), "no token is so long");
+    }
+
+    #[test]
+    fn a_new_file_is_for_its_owner_and_replaces_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        writeln!(new_file(&path).unwrap(), "a").unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(new_file(&path).is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "a\n");
     }
 
     #[test]

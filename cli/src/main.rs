@@ -6,17 +6,19 @@ mod commands;
 mod join_token;
 mod local_cluster;
 mod names;
+mod output;
+mod selection;
 mod service_manager;
 
-use std::{
-    io::{ErrorKind, IsTerminal, Write},
-    process::ExitCode,
+use std::{io::IsTerminal, process::ExitCode};
+
+use clap::Parser;
+
+use crate::{
+    args::{Cli, Command, LogArgs, LogFormat},
+    client::Refused,
+    output::NobodyReads,
 };
-
-use anyhow::Context;
-use clap::{CommandFactory, Parser};
-
-use crate::args::{Cli, Command, LogFormat};
 
 /// Guests and the control plane allocate much and briefly from many threads; mimalloc gains 5 to 10 % on requests.
 #[global_allocator]
@@ -46,10 +48,22 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<NobodyReads>() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            output::note(told(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error as the user reads it: what a server refused in the words of kubectl.
+fn told(error: &anyhow::Error) -> String {
+    match error.root_cause().downcast_ref::<Refused>() {
+        Some(refused) if error.chain().count() == 1 && !refused.reason.is_empty() => {
+            let hint = if Refused::is_for_now(error) { "; see `coracle doctor`" } else { "" };
+            format!("Error from server ({}): {refused}{hint}", refused.reason)
+        }
+        _ => format!("error: {error:#}"),
     }
 }
 
@@ -70,15 +84,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Logs(args) => commands::logs::run(&args).await,
         Command::Delete(args) => commands::delete::run(&args).await,
         Command::Doctor(args) => commands::doctor::run(&args).await,
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "coracle", &mut script);
-            match std::io::stdout().write_all(&script) {
-                // Whoever reads only the beginning has seen enough.
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-                written => written.context("writing the completions"),
-            }
-        }
+        Command::Version(args) => commands::version::run(&args).await,
+        Command::Completions { shell } => commands::manual::completions(shell),
+        Command::Man(args) => commands::manual::run(&args),
         Command::CompileComponent { .. } => unreachable!("handled before the runtime starts"),
     }
 }
@@ -94,18 +102,21 @@ fn leave_huge_pages() {
 
 /// Daemons log state changes, client commands only what goes wrong.
 fn start_logging(cli: &Cli) {
-    let default = match cli.command {
-        Command::Control(_) | Command::Node(_) => "info",
-        Command::Up(_) => "warn",
-        _ => "error",
+    let client = LogArgs::default();
+    let (default, asked) = match &cli.command {
+        Command::Control(args) => ("info", &args.log),
+        Command::Node(args) => ("info", &args.log),
+        Command::Up(args) => ("warn", &args.log),
+        Command::Demo(args) => ("error", &args.log),
+        _ => ("error", &client),
     };
-    let filter = cli.log.as_deref().unwrap_or(default);
+    let filter = asked.log.as_deref().or(cli.log.as_deref()).unwrap_or(default);
     let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|error| {
         eprintln!("warning: --log {filter}: {error}; logging `{default}` instead");
         tracing_subscriber::EnvFilter::new(default)
     });
     let logging = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match cli.log_format {
+    match asked.log_format {
         LogFormat::Text => logging.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => logging.json().flatten_event(true).init(),
     }

@@ -8,16 +8,22 @@ mod cluster;
 mod definitions;
 #[path = "e2e/demo.rs"]
 mod demo;
+#[path = "e2e/deploys.rs"]
+mod deploys;
 #[path = "e2e/faults.rs"]
 mod faults;
 #[path = "e2e/files.rs"]
 mod files;
 #[path = "e2e/frozen.rs"]
 mod frozen;
+#[path = "e2e/habits.rs"]
+mod habits;
 #[path = "e2e/harness.rs"]
 mod harness;
 #[path = "e2e/kubectl.rs"]
 mod kubectl;
+#[path = "e2e/quorum.rs"]
+mod quorum;
 #[path = "e2e/registries.rs"]
 mod registries;
 #[path = "e2e/restored.rs"]

@@ -8,6 +8,7 @@
 mod pipeline;
 
 mod check;
+mod examine;
 mod inspect;
 mod nesting;
 mod slots;
@@ -45,6 +46,7 @@ pub use child::compile_child_main;
 pub(crate) use code_store::{CodeStore, LocalStore};
 pub use confine::Confinement;
 pub use error::PrepareError;
+pub use examine::{Examined, examine};
 pub(crate) use pipeline::Pipeline;
 pub use room::Scarce;
 

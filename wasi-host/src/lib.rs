@@ -35,7 +35,9 @@ pub mod shares;
 mod sockets;
 mod stdin;
 
-pub use artifact::{Artifact, Confinement, Entry, PrepareError, Scarce, compile_child_main};
+pub use artifact::{
+    Artifact, Confinement, Entry, Examined, PrepareError, Scarce, compile_child_main, examine,
+};
 pub use disk::{Grown, PodDisk, Written};
 pub use exit::Exit;
 pub use files::{Mount, Volume};

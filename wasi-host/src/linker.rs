@@ -206,9 +206,14 @@ fn add_p2_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     cli::terminal_stderr::add_to_linker::<State, WasiCli>(linker, State::cli)
 }
 
-/// The names of all that there is to import, for messages.
+/// The names of all that there is to import.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.iter().chain(capability::NAMES).copied()
+}
+
+/// The same for messages.
 pub(crate) fn offers() -> String {
-    [&NAMES, capability::NAMES].concat().join(", ")
+    names().collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

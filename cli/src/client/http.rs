@@ -35,6 +35,9 @@ pub enum SendError {
     NotSent(#[source] io::Error),
     #[error("sending the request")]
     Broken(#[from] hyper::Error),
+    /// It may have seen all of it.
+    #[error("no answer within {0} s")]
+    Silent(u64),
 }
 
 impl Server {

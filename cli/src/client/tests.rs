@@ -162,6 +162,32 @@ async fn what_was_never_sent_is_sent_to_the_next() {
 }
 
 #[tokio::test]
+async fn what_one_says_counts_more_than_that_others_are_away() {
+    let identity = Identity::new();
+    let (busy, dead) = (Server::start(&identity, &[503]).await, nobody().await);
+    let (_folder, cluster) = cluster(&identity, &[&busy.address, &dead]);
+    let error = cluster.ask(&post()).await.map(|response| response.status());
+    assert_eq!(error.unwrap(), 503);
+    let readiness = cluster.readiness().await;
+    assert_eq!(readiness[0].1.as_deref().unwrap(), "{\"message\":\"said with 503\"}");
+    assert!(readiness[1].1.is_err() && readiness[1].0 == dead);
+}
+
+#[tokio::test]
+async fn one_that_takes_connections_and_never_answers_is_passed_over() {
+    let identity = Identity::new();
+    // As a process that is stopped: the kernel takes its connections.
+    let frozen = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = frozen.local_addr().unwrap().to_string();
+    let server = Server::start(&identity, &[200]).await;
+    let (_folder, cluster) = cluster(&identity, &[&address, &server.address]);
+    let began = Instant::now();
+    cluster.send(post()).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(cluster.readiness().await[0].1.is_err());
+}
+
+#[tokio::test]
 async fn what_may_have_been_done_is_not_done_again() {
     let identity = Identity::new();
     let (broken, whole) = (Server::start(&identity, &[0]).await, Server::start(&identity, &[200]).await);

@@ -1,32 +1,35 @@
 //! `coracle cluster`: the control members, how they are, and changes of them.
 
+mod removal;
+
 use anyhow::Result;
 use coracle_proto::cluster::{
-    CertificateReport, Member, MemberRequest, MemberResponse, ReplaceRequest, StatusRequest, StatusResponse,
+    CertificateReport, Member, MemberRequest, ReplaceRequest, StatusRequest, StatusResponse,
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
-    args::{ClusterCommand, Connection, Format},
+    args::ClusterCommand,
     client::Cluster,
-    commands::{get::align, security},
+    commands::security,
+    output::{self, align},
 };
 
 pub async fn run(command: &ClusterCommand) -> Result<()> {
     match command {
-        ClusterCommand::Status { output, connection } => {
-            let status = status(connection).await?;
-            match output {
-                None => print!("{}", text(&status, Timestamp::now())),
-                Some(format) => print(&as_json(&status), *format)?,
+        ClusterCommand::Status { format, connection } => {
+            let status = status(&Cluster::find(connection)?).await?;
+            match format.output {
+                None => output::text(&text(&status, Timestamp::now()))?,
+                Some(format) => output::value(&as_json(&status), format)?,
             }
         }
-        ClusterCommand::Members { output, connection } => {
-            let status = status(connection).await?;
-            match output {
-                None => print!("{}", members(&status.members)),
-                Some(format) => print(&as_json(&status)["members"], *format)?,
+        ClusterCommand::Members { format, connection } => {
+            let status = status(&Cluster::find(connection)?).await?;
+            match format.output {
+                None => output::text(&members(&status.members))?,
+                Some(format) => output::value(&as_json(&status)["members"], format)?,
             }
         }
         ClusterCommand::Promote { members, connection } => {
@@ -36,16 +39,19 @@ pub async fn run(command: &ClusterCommand) -> Result<()> {
                 let request = request.clone();
                 async move { client.promote(request).await }
             });
-            tell(done.await?);
+            output::line(done.await?.done)?;
         }
-        ClusterCommand::Remove { members, connection } => {
+        ClusterCommand::Remove { members, force, connection } => {
             let request = MemberRequest { members: members.clone() };
             let cluster = Cluster::find(connection)?;
+            if !force {
+                removal::confirm(&status(&cluster).await?.members, members)?;
+            }
             let done = cluster.administer(|mut client| {
                 let request = request.clone();
                 async move { client.remove(request).await }
             });
-            tell(done.await?);
+            output::line(done.await?.done)?;
         }
         ClusterCommand::Replace { old, new, connection } => {
             let request = ReplaceRequest { old: old.clone(), new: new.clone() };
@@ -54,7 +60,7 @@ pub async fn run(command: &ClusterCommand) -> Result<()> {
                 let request = request.clone();
                 async move { client.replace(request).await }
             });
-            tell(done.await?);
+            output::line(done.await?.done)?;
         }
         ClusterCommand::TransferLeader { member, connection } => {
             let request = MemberRequest { members: vec![member.clone()] };
@@ -63,20 +69,15 @@ pub async fn run(command: &ClusterCommand) -> Result<()> {
                 let request = request.clone();
                 async move { client.transfer_leader(request).await }
             });
-            tell(done.await?);
+            output::line(done.await?.done)?;
         }
         ClusterCommand::Security(command) => security::run(command).await?,
     }
     Ok(())
 }
 
-fn tell(answer: MemberResponse) {
-    println!("{}", answer.done);
-}
-
-async fn status(connection: &Connection) -> Result<StatusResponse> {
+pub async fn status(cluster: &Cluster) -> Result<StatusResponse> {
     let question = || StatusRequest { reports: true, ..StatusRequest::default() };
-    let cluster = Cluster::find(connection)?;
     cluster.administer(|mut client| async move { client.status(question()).await }).await
 }
 
@@ -298,15 +299,6 @@ fn as_json(status: &StatusResponse) -> Value {
         "alarms": alarms.collect::<Vec<_>>(),
         "members": members,
     })
-}
-
-/// As programs want it.
-pub fn print(value: &Value, format: Format) -> Result<()> {
-    match format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(value)?),
-        Format::Yaml => print!("{}", serde_yaml_ng::to_string(value)?),
-    }
-    Ok(())
 }
 
 #[cfg(test)]

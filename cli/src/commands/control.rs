@@ -1,13 +1,9 @@
 //! `coracle control`: one control node, in the foreground.
 
-use anyhow::{Context, Result, bail};
-use coracle_proto::join::Role;
+use anyhow::{Result, bail};
 use coracle_server::{Control, ControlConfig, Mode};
 
 use crate::{args::ControlArgs, commands::up::stop_asked, service_manager};
-
-/// The lifetime of the token in the join command that `--init` prints.
-const PRINTED_TOKEN_TTL_SECONDS: u64 = 24 * 3600;
 
 pub async fn run(args: &ControlArgs) -> Result<()> {
     let made = args.data_dir.join("cluster.json").exists();
@@ -39,7 +35,7 @@ pub async fn run(args: &ControlArgs) -> Result<()> {
     let control = coracle_server::start(config).await?;
     println!("control node at {} with its data in {}", control.address(), args.data_dir.display());
     if fresh {
-        print_how_to_go_on(&control).await?;
+        print_how_to_go_on(&control);
     }
     service_manager::ready();
     let reason = tokio::select! {
@@ -51,18 +47,16 @@ pub async fn run(args: &ControlArgs) -> Result<()> {
     reason.map_or(Ok(()), Err)
 }
 
-async fn print_how_to_go_on(control: &Control) -> Result<()> {
-    let token =
-        control.create_token(Role::Node, PRINTED_TOKEN_TTL_SECONDS).await.context("making a join token")?;
+/// Without a token: what a daemon prints is kept in a journal, which others read.
+fn print_how_to_go_on(control: &Control) {
     println!("  kubeconfig: export KUBECONFIG={}", control.kubeconfig_path().display());
-    println!("  a node joins with:");
-    println!("    CORACLE_TOKEN={token} coracle node --data-dir DIR --join {}", control.address());
-    println!("  a further control node joins with a token of its own:");
-    println!(
-        "    CORACLE_TOKEN=$(coracle token create --role control) coracle control --data-dir DIR --join {}",
-        control.address()
-    );
-    Ok(())
+    for (who, role) in [("node", "node"), ("further control node", "control")] {
+        println!("  a {who} joins with a token, which `coracle token create --role {role}` makes:");
+        println!(
+            "    CORACLE_TOKEN=$(coracle token create --role {role}) coracle {role} --data-dir DIR --join {}",
+            control.address()
+        );
+    }
 }
 
 /// The machine's name as a DNS label.

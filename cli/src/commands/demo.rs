@@ -76,6 +76,10 @@ async fn tell(running: &LocalCluster, begun: Instant) -> Result<()> {
     Ok(())
 }
 
+async fn wait(cluster: &Cluster, name: &str) -> Result<()> {
+    wait_available(cluster, name, STEP_WITHIN, &mut |_| {}).await
+}
+
 fn heading(text: &str) {
     println!("\n{text}");
 }
@@ -101,8 +105,8 @@ impl Demo {
         for (name, replicas) in [("hello-http", 3), ("hello-http-p3", 1)] {
             self.apply(manifests::web(name, replicas)).await?;
         }
-        wait_available(&self.cluster, "hello-http").await?;
-        wait_available(&self.cluster, "hello-http-p3").await?;
+        wait(&self.cluster, "hello-http").await?;
+        wait(&self.cluster, "hello-http-p3").await?;
         println!("  available after {} ms", begun.elapsed().as_millis());
         let mut pods = std::collections::BTreeSet::new();
         // The gateway hears of the pods somewhat later than the Deployment.
@@ -126,8 +130,8 @@ impl Demo {
             "guestbook: two components in one pod, talking over the pod's loopback; another pod calls it by name",
         );
         self.apply(manifests::guestbook()).await?;
-        wait_available(&self.cluster, "guestbook").await?;
-        wait_available(&self.cluster, "guestbook-caller").await?;
+        wait(&self.cluster, "guestbook").await?;
+        wait(&self.cluster, "guestbook-caller").await?;
         for entry in ["Ada was here", "so was Grace"] {
             let answer = self.fetch("guestbook.localhost", "POST", entry).await?;
             println!("  POST guestbook.localhost \"{entry}\" -> {}", answer.trim());
@@ -148,7 +152,7 @@ impl Demo {
             "tcp-echo: an ordinary std::net server, called by an ordinary std::net client through its Service",
         );
         self.apply(manifests::echo()).await?;
-        wait_available(&self.cluster, "tcp-echo").await?;
+        wait(&self.cluster, "tcp-echo").await?;
         self.apply(vec![manifests::echo_client()]).await?;
         self.wait_phase("echo-client", "Succeeded").await?;
         let log = self.log("echo-client").await?;

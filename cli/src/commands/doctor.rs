@@ -1,22 +1,19 @@
 //! `coracle doctor`: what is wrong with this machine or the cluster, and the mend.
 
+mod machine;
+mod planning;
+
+use std::time::Duration;
+
 use anyhow::{Result, bail};
+use coracle_proto::cluster::Alarm;
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{
-    args::DoctorArgs,
-    client::{Body, Cluster},
-};
+use crate::{args::DoctorArgs, client::Cluster, commands::cluster::status, output};
 
-/// Mappings that ten thousand live instances and the process itself take.
-const MAP_COUNT_WANTED: u64 = 262_144;
-/// Mappings for each live instance that a node admits, see `wasi-host/src/engine.rs`.
-const MAPS_PER_INSTANCE: u64 = 14;
-/// Planners of a cluster that is well are never behind for so long, in seconds.
-const PLANNING_LAG_S_MAX: f64 = 10.0;
-/// Open files for a node with many connections.
-const OPEN_FILES_WANTED: u64 = 8_192;
+/// Until a check must have come to something: without a quorum a control node says so within 5 s.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(6);
 
 enum Finding {
     Fine(String),
@@ -26,63 +23,41 @@ enum Finding {
 
 use Finding::{Better, Fine, Wrong};
 
+impl Finding {
+    fn parts(&self) -> (&'static str, &str) {
+        match self {
+            Fine(text) => ("ok", text),
+            Better(text) => ("note", text),
+            Wrong(text) => ("WRONG", text),
+        }
+    }
+
+    fn line(&self) -> String {
+        let (verdict, text) = self.parts();
+        format!("{verdict:<7} {text}\n")
+    }
+
+    fn as_json(&self) -> Value {
+        let (verdict, text) = self.parts();
+        json!({ "verdict": verdict.to_lowercase(), "finding": text })
+    }
+}
+
 pub async fn run(args: &DoctorArgs) -> Result<()> {
-    let mut findings = machine();
+    let mut findings = machine::findings();
     match Cluster::find(&args.connection) {
         Ok(cluster) => findings.extend(cluster_findings(&cluster).await),
         Err(error) => findings.push(Better(format!("{error:#}"))),
     }
-    let mut wrong = 0;
-    for finding in &findings {
-        match finding {
-            Fine(text) => println!("ok      {text}"),
-            Better(text) => println!("note    {text}"),
-            Wrong(text) => {
-                wrong += 1;
-                println!("WRONG   {text}");
-            }
-        }
+    match args.format.output {
+        None => output::text(&findings.iter().map(Finding::line).collect::<String>())?,
+        Some(format) => output::value(&findings.iter().map(Finding::as_json).collect(), format)?,
     }
+    let wrong = findings.iter().filter(|finding| matches!(finding, Wrong(_))).count();
     if wrong > 0 {
         bail!("{wrong} of {} checks failed", findings.len());
     }
     Ok(())
-}
-
-fn machine() -> Vec<Finding> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut findings = vec![Fine(format!("{cores} cores"))];
-    match std::fs::read_to_string("/proc/sys/vm/max_map_count")
-        .ok()
-        .and_then(|text| text.trim().parse::<u64>().ok())
-    {
-        Some(count) if count >= MAP_COUNT_WANTED => {
-            findings.push(Fine(format!("vm.max_map_count is {count}")))
-        }
-        Some(count) => findings.push(Better(format!(
-            "vm.max_map_count is {count}: enough for about {} live instances; for more, run \
-             `sysctl -w vm.max_map_count={MAP_COUNT_WANTED}`",
-            count.saturating_sub(3_000) / MAPS_PER_INSTANCE
-        ))),
-        None => findings.push(Better("vm.max_map_count cannot be read".into())),
-    }
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    match files {
-        Some(files) if files < OPEN_FILES_WANTED => findings.push(Better(format!(
-            "this shell allows {files} open files: raise it with `ulimit -n {OPEN_FILES_WANTED}` for many connections"
-        ))),
-        _ => findings.push(Fine("enough open files are allowed".into())),
-    }
-    let confinement = coracle_wasi_host::Confinement::of_this_kernel();
-    findings.push(if confinement.is_whole() {
-        Fine(format!("components are compiled in a process confined by {confinement}"))
-    } else {
-        Better(format!(
-            "this kernel confines the process that compiles components with {confinement}: limits of memory and time hold, \
-             but on a node with strangers' pods use a kernel of 5.13 or newer that has both"
-        ))
-    });
-    findings
 }
 
 async fn cluster_findings(cluster: &Cluster) -> Vec<Finding> {
@@ -93,83 +68,88 @@ async fn cluster_findings(cluster: &Cluster) -> Vec<Finding> {
             Better("the kubeconfig's user has a token only: administration takes a client certificate".into())
         }
     });
-    let nodes = match cluster.get("/api/v1/nodes").await {
-        Ok(nodes) => nodes.unwrap_or_default(),
+    findings.extend(member_findings(cluster).await);
+    // All at once, so that what does not answer holds up nothing else.
+    let (alarms, nodes, planning, pods) = tokio::join!(
+        in_time("asking for alarms", alarm_findings(cluster)),
+        in_time("asking for the nodes", node_findings(cluster)),
+        in_time("asking for metrics", planning::findings(cluster)),
+        in_time("asking for the pods", pod_findings(cluster)),
+    );
+    findings.extend([alarms, nodes, planning, pods].into_iter().flatten());
+    findings
+}
+
+async fn in_time(what: &str, check: impl Future<Output = Vec<Finding>>) -> Vec<Finding> {
+    let late = || Wrong(format!("{what} came to nothing within {} s", CHECK_TIMEOUT.as_secs()));
+    tokio::time::timeout(CHECK_TIMEOUT, check).await.unwrap_or_else(|_| vec![late()])
+}
+
+/// Whether each control node of the kubeconfig is there and ready.
+async fn member_findings(cluster: &Cluster) -> Vec<Finding> {
+    let answers = cluster.readiness().await.into_iter();
+    answers.map(|(address, answer)| member_finding(address, answer)).collect()
+}
+
+fn member_finding(address: &str, answer: Result<String>) -> Finding {
+    let text = match answer {
+        Ok(text) => text,
         Err(error) => {
-            findings.push(Wrong(format!("{error:#}")));
-            return findings;
+            return Wrong(format!(
+                "the control node at {address} does not answer ({error:#}): is it running? Start it, or replace it as \
+                 docs/operations.md says"
+            ));
         }
     };
-    findings.push(Fine(format!("the API at {} answers", cluster.address())));
-    for node in items(&nodes) {
-        findings.push(node_finding(node));
+    let failing: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("[-]")).collect();
+    match failing.is_empty() {
+        true => Fine(format!("the control node at {address} is ready")),
+        false => Wrong(format!("the control node at {address} is not ready: {}", failing.join("; "))),
     }
+}
+
+/// The alarms of `coracle cluster status`.
+async fn alarm_findings(cluster: &Cluster) -> Vec<Finding> {
+    if cluster.access.certificate.is_none() {
+        return Vec::new();
+    }
+    match status(cluster).await {
+        Ok(status) if status.alarms.is_empty() => vec![Fine("there are no alarms".into())],
+        Ok(status) => status.alarms.iter().map(alarm).collect(),
+        Err(error) => vec![Wrong(format!("the cluster's alarms cannot be read: {error:#}"))],
+    }
+}
+
+fn alarm(alarm: &Alarm) -> Finding {
+    let whose = if alarm.member_id == 0 { String::new() } else { format!(" of member {}", alarm.member_id) };
+    Wrong(format!("{}{whose}: {}", alarm.reason, alarm.message))
+}
+
+/// What any control node knows suffices: it is told apart whether they have a quorum.
+async fn list(cluster: &Cluster, path: &str) -> Result<Value> {
+    Ok(cluster.get(&format!("{path}?resourceVersion=0")).await?.unwrap_or_default())
+}
+
+async fn node_findings(cluster: &Cluster) -> Vec<Finding> {
+    let nodes = match list(cluster, "/api/v1/nodes").await {
+        Ok(nodes) => nodes,
+        Err(error) => return vec![Wrong(format!("{error:#}"))],
+    };
+    let mut findings = vec![Fine(format!("the API at {} answers", cluster.address()))];
+    findings.extend(items(&nodes).iter().map(node_finding));
     if items(&nodes).is_empty() {
         findings.push(Wrong(
             "there is no node: pods stay Pending. Run `coracle token create` and start one with `coracle node`".into(),
         ));
     }
-    findings.extend(planning_findings(cluster).await);
-    match cluster.get("/api/v1/pods").await {
-        Ok(pods) => findings.extend(pod_findings(&pods.unwrap_or_default())),
-        Err(error) => findings.push(Wrong(format!("{error:#}"))),
-    }
     findings
 }
 
-/// How the controllers of the control node that answers fare: of the leader, if it is that one.
-async fn planning_findings(cluster: &Cluster) -> Vec<Finding> {
-    let request = http::Request::get("/metrics").body(Body::default());
-    let Ok(request) = request else { return Vec::new() };
-    match cluster.send(request).await {
-        Ok((_, page)) => planning(&String::from_utf8_lossy(&page)),
-        Err(error) => vec![Better(format!("the metrics of the control node cannot be read: {error:#}"))],
+async fn pod_findings(cluster: &Cluster) -> Vec<Finding> {
+    match list(cluster, "/api/v1/pods").await {
+        Ok(pods) => failing_pods(&pods),
+        Err(error) => vec![Wrong(format!("{error:#}"))],
     }
-}
-
-fn planning(page: &str) -> Vec<Finding> {
-    let metric = |name: &str| {
-        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.and_then(|value| value.trim().parse::<f64>().ok())
-    };
-    if metric("coracle_server_is_leader") != Some(1.0) {
-        return vec![Better("controllers are checked at the leader, which is another control node".into())];
-    }
-    let mut findings = Vec::new();
-    for (planner, verb, keep) in [("controllers", "have", "keep"), ("scheduler", "has", "keeps")] {
-        let lag = metric(&format!("coracle_planning_lag_seconds{{planner=\"{planner}\"}}")).unwrap_or(0.0);
-        findings.push(if lag > PLANNING_LAG_S_MAX {
-            Wrong(format!(
-                "the {planner} {verb} been behind for {lag:.0} s: look for what makes it so much work (most events, largest \
-                 namespace), or for a control node that is short of CPU"
-            ))
-        } else {
-            Fine(format!("the {planner} {keep} up"))
-        });
-    }
-    let unreadable = metric("coracle_planning_objects_unreadable").unwrap_or(0.0);
-    if unreadable > 0.0 {
-        findings.push(Wrong(format!(
-            "{unreadable} objects cannot be read: `kubectl get events -A --field-selector reason=Unreadable` names them"
-        )));
-    }
-    let restless = metric("coracle_planning_tasks_restless").unwrap_or(0.0);
-    findings.push(if restless > 0.0 {
-        Wrong(format!(
-            "{restless} tasks of controllers write again and again though nothing else happens, by a fault of Coracle; they \
-             are slowed down: `kubectl get events -A --field-selector reason=Restless` names their objects"
-        ))
-    } else {
-        Fine("no controller writes for ever".into())
-    });
-    let panics = metric("coracle_planning_panics_total").unwrap_or(0.0);
-    if panics > 0.0 {
-        findings.push(Wrong(format!(
-            "controllers or the scheduler have panicked {panics} times, by a fault of Coracle: the control node's log names \
-             the tasks and pods"
-        )));
-    }
-    findings
 }
 
 fn items(list: &Value) -> &[Value] {
@@ -208,7 +188,7 @@ fn node_finding(node: &Value) -> Finding {
     }
 }
 
-fn pod_findings(pods: &Value) -> Vec<Finding> {
+fn failing_pods(pods: &Value) -> Vec<Finding> {
     let mut findings = Vec::new();
     for pod in items(pods) {
         let name = format!(
@@ -244,15 +224,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn planners_that_are_behind_are_wrong() {
-        let page = "coracle_server_is_leader 1\ncoracle_planning_lag_seconds{planner=\"controllers\"} 31.5\n\
-                    coracle_planning_lag_seconds{planner=\"scheduler\"} 0\ncoracle_planning_objects_unreadable 2\n\
-                    coracle_planning_tasks_restless 1\n";
-        let findings = planning(page);
-        assert!(matches!(&findings[..], [Wrong(lag), Fine(_), Wrong(unreadable), Wrong(restless)]
-            if lag.contains("behind for 32 s") && unreadable.starts_with("2 objects cannot be read")
-                && restless.starts_with("1 tasks of controllers write again")));
-        assert!(matches!(&planning("coracle_server_is_leader 0\n")[..], [Better(_)]));
+    fn a_control_node_that_is_not_ready_says_why() {
+        let page = "[+]ping ok\n[-]raft-leader failed: no leader is known\n[-]storage failed: no quorum\nreadyz check failed\n";
+        assert!(matches!(member_finding("a:1", Ok(page.into())), Wrong(text)
+            if text.ends_with("is not ready: raft-leader failed: no leader is known; storage failed: no quorum")));
+        assert!(matches!(member_finding("a:1", Ok("[+]ping ok\nreadyz check passed\n".into())), Fine(_)));
+        assert!(matches!(member_finding("a:1", Err(anyhow::anyhow!("refused"))), Wrong(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_that_comes_to_nothing_is_wrong() {
+        let found = in_time("asking", std::future::pending()).await;
+        assert!(matches!(&found[..], [Wrong(text)] if text == "asking came to nothing within 6 s"));
     }
 
     #[test]
@@ -261,7 +244,7 @@ mod tests {
             "metadata": {"namespace": "default", "name": "a"},
             "status": {"containerStatuses": [{"state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}]},
         }]});
-        let findings = pod_findings(&pods);
+        let findings = failing_pods(&pods);
         assert!(
             matches!(&findings[..], [Wrong(text)] if text == "pod default/a is in ErrImagePull: no such image")
         );

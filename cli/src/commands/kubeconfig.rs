@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use crate::{args::KubeconfigArgs, client::default_data_dir};
+use crate::{args::KubeconfigArgs, client::default_data_dir, output};
 
 pub fn run(args: &KubeconfigArgs) -> Result<()> {
     let path = args.data_dir.clone().unwrap_or_else(default_data_dir).join("kubeconfig");
@@ -12,6 +12,5 @@ pub fn run(args: &KubeconfigArgs) -> Result<()> {
             path.display()
         )
     })?;
-    print!("{text}");
-    Ok(())
+    output::bytes(text.as_bytes())
 }

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     args::PushArgs,
     client::{Body, Cluster, Refused},
+    output,
 };
 
 const CONFIG_TYPE: &str = "application/vnd.wasm.config.v0+json";
@@ -25,8 +26,7 @@ pub async fn run(args: &PushArgs) -> Result<()> {
     let (repository, tag) = split_name(&args.name)?;
     let bytes = read_wasm(&args.file)?;
     let digest = push(&cluster, &repository, &tag, bytes).await?;
-    println!("{repository}:{tag} pushed, digest {digest}");
-    Ok(())
+    output::line(format!("{repository}:{tag} pushed, digest {digest}"))
 }
 
 /// `hello:1.0` as repository and tag; `latest` where no tag is given.
@@ -100,7 +100,7 @@ async fn push_blob(cluster: &Cluster, repository: &str, digest: &str, bytes: Byt
     let head = http::Request::head(format!("/v2/{repository}/blobs/{digest}")).body(Body::default())?;
     match cluster.send(head).await {
         Ok(_) => return Ok(()),
-        Err(error) if error.downcast_ref::<Refused>().is_some_and(|refused| refused.code == 404) => {}
+        Err(error) if Refused::is_absence(&error) => {}
         Err(error) => return Err(error),
     }
     let begin = http::Request::post(format!("/v2/{repository}/blobs/uploads/")).body(Body::default())?;

@@ -9,11 +9,12 @@ use coracle_proto::security::{
     AuthoritiesRequest, AuthoritiesResponse, DropKeyRequest, KeyInfo, KeysRequest, KeysResponse,
     RotateAuthoritiesRequest, RotateKeysRequest, security_client::SecurityClient,
 };
+use serde_json::{Value, json};
 
 use crate::{
-    args::{Connection, duration},
+    args::{Connection, OutputArgs, examples, grace},
     client::Cluster,
-    commands::get::align,
+    output::{self, align},
 };
 
 /// Between two looks at how far a change has come.
@@ -28,11 +29,15 @@ const NODES_SHOWN_MAX: usize = 10;
 #[derive(Debug, Subcommand)]
 pub enum SecurityCommand {
     /// List the keys that Secrets are encrypted with: who holds them, and how many objects each is used for.
+    #[command(after_help = examples::KEYS)]
     Keys {
+        #[command(flatten)]
+        format: OutputArgs,
         #[command(flatten)]
         connection: Connection,
     },
     /// Encrypt Secrets with a new key, and wait until all are. The old key stays until `drop-key`.
+    #[command(after_help = examples::ROTATE_KEYS)]
     RotateKeys {
         /// Begin only: see `coracle cluster keys` for how far it has come.
         #[arg(long)]
@@ -41,12 +46,16 @@ pub enum SecurityCommand {
         connection: Connection,
     },
     /// Show the cluster's certificate authorities: whether they are being changed, and what that waits for.
+    #[command(after_help = examples::CA)]
     Ca {
+        #[command(flatten)]
+        format: OutputArgs,
         #[command(flatten)]
         connection: Connection,
     },
     /// Change certificate authorities, step by step, and wait until that is done. Nothing restarts; copies of old
     /// kubeconfigs and unused join tokens end with it.
+    #[command(after_help = examples::ROTATE_CA)]
     RotateCa {
         /// The one that members know each other by.
         #[arg(long)]
@@ -61,7 +70,7 @@ pub enum SecurityCommand {
         #[arg(long, conflicts_with_all = ["peer", "serving", "client"])]
         all: bool,
         /// How long each step waits for nodes that are away: 30m, 24h. They have to join again after it.
-        #[arg(long, default_value = "24h", value_parser = duration, value_name = "TIME")]
+        #[arg(long, default_value = "24h", value_parser = grace, value_name = "TIME")]
         grace: Duration,
         /// Begin only: see `coracle cluster ca` for how far it has come.
         #[arg(long)]
@@ -70,6 +79,7 @@ pub enum SecurityCommand {
         connection: Connection,
     },
     /// Forget an old key on all control nodes. Backups that were encrypted with it need a key ring that has it.
+    #[command(after_help = examples::DROP_KEY)]
     DropKey {
         /// The key, as `coracle cluster keys` lists it.
         id: String,
@@ -80,13 +90,20 @@ pub enum SecurityCommand {
 
 pub async fn run(command: &SecurityCommand) -> Result<()> {
     match command {
-        SecurityCommand::Keys { connection } => {
-            print!("{}", keys(&state(&Cluster::find(connection)?).await?)?);
+        SecurityCommand::Keys { format, connection } => {
+            let state = state(&Cluster::find(connection)?).await?;
+            match format.output {
+                None => output::text(&keys(&state)?)?,
+                Some(format) => output::value(&keys_as_json(&state)?, format)?,
+            }
         }
         SecurityCommand::RotateKeys { no_wait, connection } => rotate_keys(*no_wait, connection).await?,
-        SecurityCommand::Ca { connection } => {
+        SecurityCommand::Ca { format, connection } => {
             let state = ca_state(&Cluster::find(connection)?).await?;
-            println!("{}", ca_progress(&state).unwrap_or_else(|| ca_rest(&state)));
+            match format.output {
+                None => output::line(ca_progress(&state).unwrap_or_else(|| ca_rest(&state)))?,
+                Some(format) => output::value(&ca_as_json(&state), format)?,
+            }
         }
         SecurityCommand::RotateCa { peer, serving, client, all, grace, no_wait, connection } => {
             if !(*peer || *serving || *client || *all) {
@@ -107,7 +124,7 @@ pub async fn run(command: &SecurityCommand) -> Result<()> {
                 async move { SecurityClient::new(channel).drop_key(request).await }
             });
             dropped.await?;
-            println!("key {id} dropped");
+            output::line(format!("key {id} dropped"))?;
         }
     }
     Ok(())
@@ -123,7 +140,7 @@ async fn rotate_keys(no_wait: bool, connection: &Connection) -> Result<()> {
         let progress = progress(&now);
         let text = progress.clone().unwrap_or_else(|| "all Secrets are encrypted with the new key".into());
         if text != told {
-            println!("{text}");
+            output::line(&text)?;
             told = text;
         }
         if no_wait || progress.is_none() {
@@ -145,7 +162,7 @@ async fn rotate_ca(request: RotateAuthoritiesRequest, no_wait: bool, connection:
         let progress = ca_progress(&state);
         let text = progress.clone().unwrap_or_else(|| ca_rest(&state));
         if text != told {
-            println!("{text}");
+            output::line(&text)?;
             told = text;
         }
         if no_wait || progress.is_none() {
@@ -233,6 +250,29 @@ fn keys(state: &KeysResponse) -> Result<String> {
     Ok(align(&lines))
 }
 
+fn keys_as_json(state: &KeysResponse) -> Result<Value> {
+    let one = |key: &KeyInfo| {
+        let created = (key.created_unix != 0).then(|| created(key)).transpose()?;
+        Ok(json!({
+            "id": key.id, "created": created, "writing": key.writing, "adding": key.adding,
+            "objects": key.objects, "lackedBy": key.lacking,
+        }))
+    };
+    let keys = state.keys.iter().map(one).collect::<Result<Vec<_>>>()?;
+    Ok(json!({ "keys": keys, "objectsInClear": state.in_clear }))
+}
+
+fn ca_as_json(state: &AuthoritiesResponse) -> Value {
+    let changing =
+        state.changing.iter().map(|change| json!({ "authority": change.authority, "stage": change.stage }));
+    json!({
+        "generation": state.generation,
+        "changing": changing.collect::<Vec<_>>(),
+        "waitingMembers": state.waiting_members,
+        "waitingNodes": state.waiting_nodes,
+    })
+}
+
 fn created(key: &KeyInfo) -> Result<String> {
     match key.created_unix {
         0 => Ok("-".into()),
@@ -287,6 +327,11 @@ mod tests {
         let writing = KeyInfo { writing: true, ..key("a", 4) };
         let mut state = KeysResponse { keys: vec![writing, adding], in_clear: 0 };
         assert_eq!(progress(&state).unwrap(), "key b is on its way to members 2, 3");
+        let listed = keys_as_json(&state).unwrap();
+        assert_eq!(
+            (&listed["keys"][1]["lackedBy"], &listed["keys"][0]["objects"]),
+            (&json!([2, 3]), &json!(4))
+        );
         state.keys = vec![key("a", 4), KeyInfo { writing: true, ..key("b", 1) }];
         assert_eq!(progress(&state).unwrap(), "4 Secrets are left");
         state.keys[0].objects = 0;

@@ -12,11 +12,8 @@ use tonic::Status;
 use crate::{
     args::{Connection, SnapshotCommand},
     client::Cluster,
-    commands::{
-        cluster::{bytes, print},
-        control::machine_name,
-        get::align,
-    },
+    commands::{cluster::bytes, control::machine_name},
+    output::{self, align},
 };
 
 /// For how long a control node may be silent that sends a backup: one that still writes it says so every few seconds.
@@ -25,13 +22,12 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 pub async fn run(command: &SnapshotCommand) -> Result<()> {
     match command {
         SnapshotCommand::Save { file, force, connection } => save(file, *force, connection).await,
-        SnapshotCommand::Inspect { file, output } => {
+        SnapshotCommand::Inspect { file, format } => {
             let found = coracle_server::inspect(file)?;
-            match output {
-                None => print!("{}", text(&found)),
-                Some(format) => print(&serde_json::to_value(&found)?, *format)?,
+            match format.output {
+                None => output::text(&text(&found)),
+                Some(format) => output::value(&serde_json::to_value(&found)?, format),
             }
-            Ok(())
         }
         SnapshotCommand::Restore { file, data_dir, name, key_ring, drop_secrets } => {
             let options = RestoreOptions {

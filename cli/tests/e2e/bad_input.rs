@@ -66,7 +66,17 @@ fn daemons_say_why_they_do_not_start() {
     );
     let address = control.said("control node at ").trim_end_matches(',').to_string();
     let config = format!("{}/kubeconfig", path("c1"));
-    let token = run(&["token", "create", "--kubeconfig", &config]).trim().to_string();
+    let listed = run(&["token", "list", "--kubeconfig", &config]);
+    assert!(
+        !control.output().contains("::node:") && listed.lines().count() == 1,
+        "a daemon prints no token: {listed}"
+    );
+    let said = fails(&["cluster", "remove", "1", "--kubeconfig", &config]);
+    assert!(said.contains("--force") && said.contains("Nothing was done"), "the last voter: {said}");
+    let kept = folder.path().join("kept");
+    run(&["token", "create", "--token-file", kept.to_str().unwrap(), "--kubeconfig", &config]);
+    let token = fs::read_to_string(&kept).unwrap().trim().to_string();
+    assert!(token.starts_with("C1"), "{token}");
 
     for arguments in [
         &["delete", "pods", ""][..],

@@ -259,7 +259,11 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         match self {
-            ApiError::Unavailable(_) | ApiError::RevisionTooLarge { .. } | ApiError::TooManyRequests => {
+            // Also where the outcome is not known: whoever tries again is told what has become of it.
+            ApiError::Unavailable(_)
+            | ApiError::RevisionTooLarge { .. }
+            | ApiError::TooManyRequests
+            | ApiError::UnknownOutcome(_) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             ApiError::Unauthorized => {

@@ -182,6 +182,9 @@ impl IntoResponse for RegistryError {
         // What is no value of a header is left out.
         let values = self.headers.into_iter().map(|(name, value)| (name, HeaderValue::try_from(value)));
         response.headers_mut().extend(values.filter_map(|(name, value)| Some((name, value.ok()?))));
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().entry(header::RETRY_AFTER).or_insert(HeaderValue::from_static("1"));
+        }
         response
     }
 }

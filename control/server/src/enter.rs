@@ -138,13 +138,16 @@ pub fn advertised(configured: Option<&str>, bound: SocketAddr) -> String {
     let joined = |host: &str, port: u16| {
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     };
+    let own = || if bound.ip().is_unspecified() { default_route(bound.ip()) } else { bound.ip() }.to_string();
     match configured {
         Some(address) => match port_of(address) {
+            Some(port) if host(address).is_empty() => {
+                joined(&own(), if port == 0 { bound.port() } else { port })
+            }
             Some(port) => joined(host(address), if port == 0 { bound.port() } else { port }),
             None => joined(address.trim_start_matches('[').trim_end_matches(']'), bound.port()),
         },
-        None if bound.ip().is_unspecified() => joined(&default_route(bound.ip()).to_string(), bound.port()),
-        None => joined(&bound.ip().to_string(), bound.port()),
+        None => joined(&own(), bound.port()),
     }
 }
 
@@ -178,6 +181,7 @@ mod tests {
         assert_eq!(advertised(Some("control.example"), bound), "control.example:6443");
         assert_eq!(advertised(Some("control.example:7000"), bound), "control.example:7000");
         assert_eq!(advertised(Some("10.0.0.1:0"), bound), "10.0.0.1:6443");
+        assert_eq!(advertised(Some(":7000"), bound), "127.0.0.1:7000");
         assert_eq!(advertised(Some("fd00::1"), bound), "[fd00::1]:6443");
         assert_eq!(advertised(Some("[fd00::1]:7000"), bound), "[fd00::1]:7000");
         let any = advertised(None, "0.0.0.0:6443".parse().unwrap());

@@ -44,8 +44,8 @@ use crate::{
     watch_hub::WatchHub,
 };
 
-/// Until a write must have an outcome; after it the outcome is unknown.
-const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Until a write must have an outcome; after it the outcome is unknown. Clients are answered within 10 s.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(9);
 
 /// Writes of one member under way at a time; others wait. Below the number of outcomes that the store remembers.
 const WRITES_MAX: usize = 1024;

@@ -1,0 +1,182 @@
+//! What can be known before anything is made: of the file or image, the name, and what the cluster has.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use coracle_wasi_host::examine;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{
+    environment, gateway, image,
+    objects::{Standing, Wanted},
+};
+use crate::{
+    args::{DeployArgs, EnvSource},
+    client::{Cluster, native_kind},
+    commands::push::split_name,
+};
+
+/// A deployment that can be carried out, as far as that is known.
+pub struct Checked {
+    pub wanted: Wanted,
+    /// The file that is pushed before.
+    pub push: Option<Pushed>,
+    /// The host that the gateway answers for, where the Ingress has none yet.
+    pub host: String,
+    /// The host:port of a gateway.
+    pub gateway: String,
+}
+
+/// A file under its digest, so that a changed file is a changed image.
+pub struct Pushed {
+    pub repository: String,
+    pub tag: String,
+    pub bytes: Vec<u8>,
+}
+
+pub async fn run(cluster: &Cluster, args: &DeployArgs) -> Result<Checked> {
+    let variables = environment::variables(args)?;
+    let (image, default_name, push) = component(cluster, args).await?;
+    let name = args.name.clone().unwrap_or(default_name);
+    // A Service's name is the narrowest of all.
+    native_kind("services")?.object(&cluster.namespace, &name)?;
+    let host = args.host.clone().unwrap_or_else(|| format!("{name}.localhost"));
+    let wanted = Wanted {
+        name,
+        image,
+        pushed: push.is_some(),
+        host: args.host.clone(),
+        replicas: args.replicas,
+        port: args.port,
+        variables,
+        env_from: args.env_from.clone(),
+        secrets: args.secrets.iter().cloned().collect(),
+        args: args.args.clone(),
+    };
+    let gateway = gateway(cluster).await?;
+    ensure_sources(cluster, &args.env_from).await?;
+    let standing = Standing::read(cluster, &wanted.name).await?;
+    let host = standing.host(&wanted.name).filter(|_| args.host.is_none()).unwrap_or(host);
+    ensure_host_is_free(cluster, &wanted.name, &host).await?;
+    Ok(Checked { wanted, push, host, gateway })
+}
+
+/// The image to run, the name that follows from it, and what has to be pushed first.
+async fn component(cluster: &Cluster, args: &DeployArgs) -> Result<(String, String, Option<Pushed>)> {
+    let given = &args.image;
+    let path = Path::new(given);
+    let is_file = !given.contains("://") && (given.ends_with(".wasm") || path.is_file());
+    if !is_file {
+        let last = given.rsplit('/').next().unwrap_or(given);
+        let name = dns_label(last.split([':', '@']).next().unwrap_or(last).trim_end_matches(".wasm"));
+        // A file of the nodes only they can look at.
+        if !given.starts_with("file://") {
+            ensure_serves(&image::component(cluster, given).await?, given)?;
+        }
+        return Ok((given.clone(), name, None));
+    }
+    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    ensure_serves(&bytes, given)?;
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).context("the file has no name")?;
+    let name = args.name.clone().unwrap_or_else(|| dns_label(stem));
+    let (repository, _) = split_name(&name)?;
+    let tag = hex::encode(Sha256::digest(&bytes))[..12].to_string();
+    Ok((format!("{repository}:{tag}"), name, Some(Pushed { repository, tag, bytes })))
+}
+
+/// Refuses what no node runs, and what computes and ends.
+fn ensure_serves(wasm: &[u8], what: &str) -> Result<()> {
+    let examined = examine(wasm).with_context(|| format!("{what} cannot be deployed"))?;
+    if !examined.serves {
+        bail!(
+            "{what} serves nothing: it is a program (wasi:cli/run) without sockets, which computes and ends, so no URL would \
+             answer. Run it once as a pod: `coracle push FILE NAME:TAG`, then `kubectl run NAME --image NAME:TAG \
+             --restart Never`"
+        );
+    }
+    Ok(())
+}
+
+/// What the environment is taken from must be there.
+async fn ensure_sources(cluster: &Cluster, sources: &[EnvSource]) -> Result<()> {
+    for source in sources {
+        let (kind, name) = match source {
+            EnvSource::ConfigMap(name) => ("configmaps", name),
+            EnvSource::Secret(name) => ("secrets", name),
+        };
+        let path = native_kind(kind)?.object(&cluster.namespace, name)?;
+        if cluster.get(&path).await?.is_none() {
+            bail!(
+                "--env-from: there is no {} {name:?} in namespace {}",
+                kind.trim_end_matches('s'),
+                cluster.namespace
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Of two Ingresses with one host and path only the older serves.
+async fn ensure_host_is_free(cluster: &Cluster, name: &str, host: &str) -> Result<()> {
+    let path = native_kind("ingresses")?.everywhere();
+    let all = cluster.get(&path).await?.unwrap_or_default();
+    match taken_by(&all, (&cluster.namespace, name), host) {
+        Some(by) => {
+            bail!("the host {host} is served by the Ingress {by} already: choose another with --host")
+        }
+        None => Ok(()),
+    }
+}
+
+fn taken_by(ingresses: &Value, own: (&str, &str), host: &str) -> Option<String> {
+    ingresses["items"].as_array()?.iter().find_map(|ingress| {
+        let meta = &ingress["metadata"];
+        let (namespace, name) = (meta["namespace"].as_str()?, meta["name"].as_str()?);
+        let serves_all = |rule: &Value| {
+            let paths = rule["http"]["paths"].as_array();
+            rule["host"] == host && paths.into_iter().flatten().any(|path| path["path"] == "/")
+        };
+        let taken = ingress["spec"]["rules"].as_array()?.iter().any(serves_all);
+        (taken && (namespace, name) != own).then(|| format!("{namespace}/{name}"))
+    })
+}
+
+fn dns_label(text: &str) -> String {
+    let label: String =
+        text.to_ascii_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    label.trim_matches('-').chars().take(63).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn file_names_become_dns_labels() {
+        assert_eq!(dns_label("hello_http"), "hello-http");
+        assert_eq!(dns_label("_My App_"), "my-app");
+    }
+
+    #[test]
+    fn samples_are_told_apart_by_what_they_serve() {
+        for (name, wasm) in coracle_sample_artifacts::ALL {
+            let serves = ensure_serves(wasm, name);
+            let job = ["pi-job", "pi-legacy", "crash", "spin", "memory-hog", "files"].contains(name);
+            assert_eq!(serves.is_err(), job, "{name}: {serves:?}");
+        }
+        let said = format!("{:#}", ensure_serves(b"#!/bin/sh", "script").unwrap_err());
+        assert!(said.starts_with("script cannot be deployed: not WebAssembly"), "{said}");
+    }
+
+    #[test]
+    fn a_host_that_another_ingress_serves_is_taken() {
+        let rule = json!({ "host": "a.localhost", "http": { "paths": [{ "path": "/" }] } });
+        let all = json!({ "items": [{ "metadata": { "namespace": "n", "name": "a" }, "spec": { "rules": [rule] } }] });
+        assert_eq!(taken_by(&all, ("n", "a"), "a.localhost"), None, "its own");
+        assert_eq!(taken_by(&all, ("m", "a"), "a.localhost").unwrap(), "n/a");
+        assert_eq!(taken_by(&all, ("m", "a"), "b.localhost"), None);
+    }
+}

@@ -1,0 +1,178 @@
+//! `coracle deploy`: what it knows at once, what it leaves behind, and what it leaves as it is.
+
+use std::{fs, path::Path, time::Instant};
+
+use crate::harness::{Kubectl, alone, eventually, fails, get, run, sample, up};
+
+/// A core module that imports something which no WASI has: `(import "env" "mystery" (func))`.
+const FOREIGN_MODULE: &[u8] = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x02\x0f\x01\x03env\x07mystery\0\0";
+
+struct Subject<'a> {
+    config: &'a str,
+    kubectl: Kubectl,
+    gateway: String,
+}
+
+impl Subject<'_> {
+    fn on(&self, words: &[&str]) -> String {
+        run(&[words, &["--kubeconfig", self.config]].concat())
+    }
+
+    fn refused(&self, words: &[&str]) -> String {
+        fails(&[words, &["--kubeconfig", self.config]].concat())
+    }
+
+    /// All that a deployment could leave.
+    fn made(&self) -> String {
+        self.on(&["get", "all,ing,secrets,artifacts", "-o", "name"])
+    }
+
+    fn answers(&self, path: &str, wanted: &str) {
+        eventually(&format!("{path} to be {wanted:?}"), || match get(&self.gateway, path) {
+            (200, body) if body.contains(wanted) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+
+    fn deployment(&self, path: &str) -> String {
+        self.kubectl.run(&["get", "deployment", "hello", "-o", &format!("jsonpath={{{path}}}")])
+    }
+}
+
+#[test]
+fn a_deployment_knows_at_once_leaves_nothing_and_merges() {
+    let _turn = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = up(folder.path());
+    let kubeconfig = folder.path().join("kubeconfig");
+    let Some(kubectl) = Kubectl::find(&kubeconfig) else { return };
+    let config = kubeconfig.to_str().unwrap();
+    let subject = Subject { config, kubectl, gateway: daemon.said("gateway     ") };
+    let before = subject.made();
+    known_at_once(&subject, folder.path());
+    assert_eq!(subject.made(), before, "what is refused leaves nothing");
+    merged(&subject, folder.path());
+    failing(&subject);
+    removed(&subject, &before);
+}
+
+fn known_at_once(subject: &Subject<'_>, folder: &Path) {
+    let file = |name: &str, content: &[u8]| {
+        let path = folder.join(name);
+        fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let script = file("script.wasm", b"#!/bin/sh");
+    let foreign = file("foreign.wasm", FOREIGN_MODULE);
+    let variables = file("variables", b"A=1\n1B=2\n");
+    let (job, hello) = (sample("pi-job"), sample("hello-http"));
+    for (words, said) in [
+        (&["deploy", "/nowhere/a.wasm"][..], "reading /nowhere/a.wasm: No such file"),
+        (&["deploy", &script], "not WebAssembly"),
+        (&["deploy", &foreign], "imports env.mystery"),
+        (&["deploy", &job], "serves nothing"),
+        (
+            &["deploy", "missing:1"],
+            "the cluster's registry has no image missing:1; push it with `coracle push",
+        ),
+        (&["deploy", "ghcr.io/x/y:1"], "names another registry"),
+        (
+            &["deploy", &hello, "--env-from", "secret/none"],
+            "there is no secret \"none\" in namespace default",
+        ),
+        (
+            &["deploy", &hello, "--env-file", &variables],
+            "line 2: \"1B\" is no name of an environment variable",
+        ),
+        (&["deploy", &hello, "--secret", "CORACLE_NO_SUCH"], "there is no variable CORACLE_NO_SUCH"),
+        (&["deploy", &hello, "--env", "A=1", "--secret", "A=2"], "give it once"),
+        (&["deploy", &hello, "-n", "nowhere"], "namespaces \"nowhere\" not found"),
+        (&["deploy", &hello, "--host", "UPPER case"], "spec.rules[0].host"),
+    ] {
+        let began = Instant::now();
+        let error = subject.refused(words);
+        assert!(error.contains(said), "{words:?}: {error}");
+        assert!(began.elapsed().as_secs() < 10, "{words:?} took {:?}", began.elapsed());
+    }
+}
+
+fn merged(subject: &Subject<'_>, folder: &Path) {
+    let variables = folder.join("env");
+    fs::write(&variables, "GREETING=from the file\nOTHER=kept\n").unwrap();
+    let file = variables.to_str().unwrap();
+    subject.kubectl.run(&["create", "configmap", "texts", "--from-literal=WHERE=there"]);
+    let hello = sample("hello-http");
+    let first = [
+        "deploy",
+        &hello,
+        "--name",
+        "hello",
+        "--env-file",
+        file,
+        "--secret",
+        "WORD=sesame",
+        "--env-from",
+        "cm/texts",
+    ];
+    let url = subject.on(&first);
+    assert!(url.starts_with("http://hello.localhost:"), "{url}");
+    subject.answers("hello.localhost", "from the file");
+    let said = subject.refused(&["deploy", &hello, "--name", "second", "--host", "hello.localhost"]);
+    assert!(said.contains("is served by the Ingress default/hello already"), "{said}");
+
+    subject.kubectl.run(&["scale", "deployment/hello", "--replicas=3"]);
+    subject.kubectl.run(&["set", "env", "deployment/hello", "BY_HAND=stays"]);
+    subject.on(&["push", &sample("hello-http-p3"), "hello:2"]);
+    subject.on(&["deploy", "hello:2", "--name", "hello", "--env", "GREETING=changed"]);
+    subject.answers("hello.localhost", "changed");
+    assert_eq!(subject.deployment(".spec.replicas"), "3");
+    let container = ".spec.template.spec.containers[0]";
+    assert_eq!(subject.deployment(&format!("{container}.image")), "hello:2");
+    let names = subject.deployment(&format!("{container}.env[*].name"));
+    for name in ["GREETING", "OTHER", "WORD", "BY_HAND"] {
+        assert!(names.split(' ').any(|known| known == name), "no {name} in {names}");
+    }
+    assert_eq!(subject.deployment(&format!("{container}.envFrom[*].configMapRef.name")), "texts");
+    let secret = subject.kubectl.run(&["get", "secret", "hello", "-o", "jsonpath={.data.WORD}"]);
+    assert_eq!(secret, "c2VzYW1l");
+    subject.on(&["deploy", "hello:2", "--name", "hello", "--replicas", "1", "--host", "other.localhost"]);
+    assert_eq!(subject.deployment(".spec.replicas"), "1");
+    subject.answers("other.localhost", "changed");
+}
+
+fn failing(subject: &Subject<'_>) {
+    let before = subject.made();
+    let echo = sample("tcp-echo");
+    let said = subject.refused(&["deploy", &echo, "--name", "crashing", "--", "no-port"]);
+    assert!(said.contains("crashes again and again (exit code 1"), "{said}");
+    assert!(said.contains("its last lines:") && said.contains("InvalidDigit"), "{said}");
+    assert!(said.contains("nothing of it is left"), "{said}");
+    let said = subject.refused(&["deploy", &echo, "--name", "once", "--", "--connect", "hello:80", "x"]);
+    assert!(said.contains("it computes and ends, and is no service"), "{said}");
+    eventually("nothing to be left", || {
+        let made = subject.made();
+        if made == before { Ok(()) } else { Err(made) }
+    });
+    // One that served before goes on.
+    let said = subject.refused(&["deploy", &echo, "--name", "hello", "--timeout", "1m", "--", "no-port"]);
+    assert!(said.contains("the pods that were there before go on"), "{said}");
+    subject.answers("other.localhost", "changed");
+}
+
+fn removed(subject: &Subject<'_>, before: &str) {
+    let gone = subject.on(&["delete", "hello"]);
+    for part in ["ingress.networking.k8s.io", "service", "deployment.apps", "secret"] {
+        assert!(gone.contains(&format!("{part} \"hello\" deleted")), "{gone}");
+    }
+    subject.on(&["delete", "artifact", "hello.2"]);
+    eventually("all that was deployed to go", || {
+        let made = subject.made();
+        if made == before { Ok(()) } else { Err(format!("{made}\nnot\n{before}")) }
+    });
+    let said = subject.refused(&["delete", "hello"]);
+    assert!(said.contains("neither a kind nor the name of what `coracle deploy` made"), "{said}");
+    subject.on(&["delete", "hello", "--ignore-not-found"]);
+    subject.kubectl.run(&["create", "service", "clusterip", "hello", "--tcp=80"]);
+    let said = subject.refused(&["delete", "hello"]);
+    assert!(said.contains("not made by `coracle deploy`: service/hello"), "{said}");
+}
