@@ -179,9 +179,13 @@ impl World {
         self.observed.pods[POD].containers[container].phase == Phase::Starting
     }
 
+    /// The status that was reported last.
+    pub fn reported(&self) -> &Value {
+        self.observed.pods[POD].reported.as_ref().unwrap()
+    }
+
     pub fn started_at(&self) -> String {
-        let reported = self.observed.pods[POD].reported.as_ref().unwrap();
-        reported["containerStatuses"][0]["state"]["running"]["startedAt"].as_str().unwrap().to_owned()
+        self.reported()["containerStatuses"][0]["state"]["running"]["startedAt"].as_str().unwrap().to_owned()
     }
 
     pub fn sandbox_stopped(&mut self) {
