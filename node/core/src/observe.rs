@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use crate::{
     action::{Action, StartPlan},
     pod::{
-        ContainerEnding, ContainerState, Ending, Instance, Observed, Phase, Planning, PodState, Pulled, Refused,
-        Running, Sandbox, Terminated, Unseated, Volumes,
+        ContainerEnding, ContainerState, Ending, Instance, Observed, Phase, Planning, PodState, Pulled,
+        Refused, Running, Sandbox, Terminated, Unseated, Volumes,
     },
     probe::{ProbeKind, ProbeRun},
     restart::{Backoff, after, go_duration},
@@ -87,7 +87,11 @@ pub enum News {
         reason: String,
         message: String,
     },
-    Exited(Exit),
+    Exited {
+        exit: Exit,
+        /// What it left as the message of its end, or empty.
+        message: String,
+    },
     Probed {
         kind: ProbeKind,
         success: bool,
@@ -456,19 +460,22 @@ impl PodState {
                 self.container_event(container, true, "Failed", format!("Error: {message}"));
             }
             (News::NoSeat { message }, Phase::Starting)
-            | (News::Exited(Exit::Unseated(message)), Phase::Running(_)) => {
+            | (News::Exited { exit: Exit::Unseated(message), .. }, Phase::Running(_)) => {
                 self.unseat(container, message, now);
             }
             // Whoever is told goes to the end of those that wait.
             (News::SeatFreed, Phase::Unseated(unseated)) => {
                 *unseated = Unseated { since: now, retry_at: now };
             }
-            (News::Exited(exit), Phase::Running(running)) => {
+            (News::Exited { exit, message }, Phase::Running(running)) => {
                 let graceful = running.ending.as_ref().is_some_and(|ending| ending.stopped);
                 let (is_ending, since) = (running.ending.is_some(), running.since);
                 let outdated = is_ending && state.is_outdated(spec);
                 let id = state.instance.as_ref().map(|instance| instance.container_id.clone());
-                let end = terminated(exit, graceful, since, now, id.unwrap_or_default());
+                let mut end = terminated(exit, graceful, since, now, id.unwrap_or_default());
+                if !message.is_empty() {
+                    end.message = message;
+                }
                 state.phase = Phase::Terminated(Terminated { outdated, ..end });
             }
             (News::Probed { kind, success, output }, Phase::Running(running)) => {

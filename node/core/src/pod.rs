@@ -352,7 +352,9 @@ impl PodState {
             let done = if container.is_sidecar() {
                 state.is_some_and(ContainerState::has_started)
             } else {
-                state.and_then(ContainerState::terminated).is_some_and(|end| end.exit_code == 0 && !end.outdated)
+                state
+                    .and_then(ContainerState::terminated)
+                    .is_some_and(|end| end.exit_code == 0 && !end.outdated)
             };
             !done
         })

@@ -252,7 +252,13 @@ impl World {
     }
 
     pub fn exited(&mut self, container: &str, attempt: u32, exit: Exit) {
-        self.news(container, attempt, &format!("exited {exit:?}"), News::Exited(exit));
+        self.exited_saying(container, attempt, exit, "");
+    }
+
+    /// With a message of its own.
+    pub fn exited_saying(&mut self, container: &str, attempt: u32, exit: Exit, message: &str) {
+        let what = format!("exited {exit:?}");
+        self.news(container, attempt, &what, News::Exited { exit, message: message.to_owned() });
     }
 
     pub fn probed(&mut self, container: &str, attempt: u32, kind: &str, success: bool) {
