@@ -4,6 +4,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use coracle_objects::validate::syntax::{label_value_faults, qualified_name_faults};
 
 use crate::{commands::security::SecurityCommand, join_token::TokenArgs, names};
 
@@ -181,7 +182,7 @@ pub struct NodeArgs {
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub max_instances: u32,
     /// A label of the node, as `zone=a`. Repeat for more.
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
     /// Allow the pods of all namespaces to open connections to beyond the cluster. Without it only those may whose
     /// namespace has the label coracle.dev/egress=allow.
@@ -451,6 +452,18 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// A label that a node may have.
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = key_value(text)?;
+    let faults = |of: &str, faults: Vec<String>| match faults.first() {
+        Some(fault) => Err(format!("`{of}` in `{text}`: {fault}")),
+        None => Ok(()),
+    };
+    faults(&key, qualified_name_faults(&key))?;
+    faults(&value, label_value_faults(&value))?;
+    Ok((key, value))
+}
+
 pub fn duration(text: &str) -> Result<std::time::Duration, String> {
     let mend = || format!("`{text}` is no duration: write a number and s, m, h or d, as 24h");
     let unit = text.chars().last().ok_or_else(mend)?;
@@ -494,5 +507,14 @@ mod tests {
         assert_eq!(key_value("A=b=c").unwrap(), ("A".into(), "b=c".into()));
         assert!(key_value("=x").is_err());
         assert!(key_value("x").is_err());
+    }
+
+    #[test]
+    fn labels_are_such_as_objects_have() {
+        assert_eq!(label("example.com/zone=a").unwrap(), ("example.com/zone".into(), "a".into()));
+        assert_eq!(label("zone=").unwrap().1, "");
+        for bad in ["zone", "=a", "a b=c", "zone=a b", "/zone=a", "A_/zone=a"] {
+            assert!(label(bad).is_err(), "{bad}");
+        }
     }
 }
