@@ -20,7 +20,7 @@ pub use self::{
     examples::{Example, examples},
     network::{INGRESS, SERVICE},
     pod::POD_SPEC,
-    workload::DEPLOYMENT,
+    workload::{DEPLOYMENT, REPLICA_SET},
 };
 use crate::{FieldError, FieldPath, field_error::FIELD_ERRORS_MAX};
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::age;
 use crate::{
     field_error::FieldError,
-    fields::{child, default, default_text, elements, integer, list, text},
+    fields::{child, default, default_text, elements, integer, list, present, text},
     kind::{Column, NameRule, Native, Subresource},
     support,
     validate::{
@@ -158,6 +158,10 @@ fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors.extend(service_address_errors(object));
     validate_labels(object, "/spec/selector", "spec.selector", &mut errors);
     one_of("spec.sessionAffinity", text(object, "/spec/sessionAffinity"), &["ClientIP", "None"], &mut errors);
+    if present(object, "/spec/sessionAffinityConfig") && text(object, "/spec/sessionAffinity") == "None" {
+        let detail = "must not be set when session affinity is None";
+        errors.push(FieldError::forbidden("spec.sessionAffinityConfig", detail));
+    }
     let seconds = integer(object, "/spec/sessionAffinityConfig/clientIP/timeoutSeconds");
     if let Some(seconds) = seconds.filter(|seconds| !(1..=AFFINITY_SECONDS_MAX).contains(seconds)) {
         let detail = format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}");
@@ -423,6 +427,21 @@ mod tests {
         }
         assert!(with("", json!(["10.96.0.1"]))[0].contains("first value must match `clusterIP`"));
         assert!(with("10.96.0.1", json!(["10.96.0.1", "10.96.0.2"]))[0].contains("at most one can be given"));
+    }
+
+    #[test]
+    fn an_affinity_that_is_not_asked_for_has_no_settings() {
+        let config = json!({"clientIP": {"timeoutSeconds": 60}});
+        let with = |affinity: &str| {
+            faults(&service(
+                json!({"sessionAffinity": affinity, "sessionAffinityConfig": config, "ports": [{"port": 80}]}),
+            ))
+        };
+        assert_eq!(with("ClientIP"), [""; 0]);
+        assert_eq!(
+            with("None"),
+            ["spec.sessionAffinityConfig: Forbidden: must not be set when session affinity is None"]
+        );
     }
 
     #[test]

@@ -40,7 +40,9 @@ pub fn document() -> String {
 /// Adds the table and those of its parts, each once with all its places.
 fn tell(table: &'static Table, place: &str, told: &mut Vec<(&'static Table, Vec<String>)>) {
     if let Some((_, places)) = told.iter_mut().find(|(known, _)| std::ptr::eq(*known, table)) {
-        places.push(place.to_owned());
+        if !places.iter().any(|known| known == place) {
+            places.push(place.to_owned());
+        }
         return;
     }
     told.push((table, vec![place.to_owned()]));

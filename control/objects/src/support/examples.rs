@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{DEPLOYMENT, INGRESS, POD_SPEC, Rule, SERVICE, Support, Table};
+use super::{DEPLOYMENT, INGRESS, POD_SPEC, REPLICA_SET, Rule, SERVICE, Support, Table};
 use crate::patch;
 
 /// A manifest in which one field is set for which there is a rule.
@@ -18,11 +18,12 @@ pub struct Example {
 }
 
 /// The kinds that have tables, with where they are served; each table is that of `spec`.
-pub(super) const KINDS: [(&str, &str, &str, &Table); 4] = [
+pub(super) const KINDS: [(&str, &str, &str, &Table); 5] = [
     ("v1", "Pod", "pods", &POD_SPEC),
     ("v1", "Service", "services", &SERVICE),
     ("networking.k8s.io/v1", "Ingress", "ingresses", &INGRESS),
     ("apps/v1", "Deployment", "deployments", &DEPLOYMENT),
+    ("apps/v1", "ReplicaSet", "replicasets", &REPLICA_SET),
 ];
 
 /// One for each rule.

@@ -2,12 +2,28 @@
 
 use super::{POD_SPEC, Part, Rule, Table, served};
 
+const BASE: &str = r#"{"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"x:1"}]}}}"#;
+const PARTS: &[Part] = &[Part { path: "template.spec", table: &POD_SPEC, has_examples: false }];
+
 pub static DEPLOYMENT: Table = Table {
     title: "Deployment",
     schema: "io.k8s.api.apps.v1.DeploymentSpec",
-    base: r#"{"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"x:1"}]}}}"#,
+    base: BASE,
     rules: RULES,
-    parts: &[Part { path: "template.spec", table: &POD_SPEC, has_examples: false }],
+    parts: PARTS,
+};
+
+pub static REPLICA_SET: Table = Table {
+    title: "ReplicaSet",
+    schema: "io.k8s.api.apps.v1.ReplicaSetSpec",
+    base: BASE,
+    rules: &[
+        served("minReadySeconds", "5"),
+        served("replicas", "2"),
+        served("selector", "^{}"),
+        served("template.metadata", "^{}"),
+    ],
+    parts: PARTS,
 };
 
 const RULES: &[Rule] = &[
