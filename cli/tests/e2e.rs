@@ -12,6 +12,8 @@ mod demo;
 mod deploys;
 #[path = "e2e/faults.rs"]
 mod faults;
+#[path = "e2e/fields.rs"]
+mod fields;
 #[path = "e2e/files.rs"]
 mod files;
 #[path = "e2e/frozen.rs"]

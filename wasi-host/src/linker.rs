@@ -34,6 +34,7 @@ const NAMES: [&str; 4] = ["wasi:cli", "wasi:clocks", "wasi:io", "wasi:random"];
 pub(crate) struct Grants {
     args: Vec<String>,
     env: Env,
+    working_dir: Option<String>,
     stdout: Arc<dyn LogSink>,
     pub(crate) stderr: Arc<dyn LogSink>,
     /// Standard input waits until this is cancelled and ends then; without it, it is at its end from the start.
@@ -56,6 +57,7 @@ impl Grants {
         Ok(Grants {
             args: spec.args.clone(),
             env: Arc::clone(env),
+            working_dir: spec.working_dir.clone(),
             stdout: Arc::clone(&spec.stdout),
             stderr: Arc::clone(&spec.stderr),
             stdin_until: (!spec.stdin_closed).then(|| stop.clone()),
@@ -93,6 +95,9 @@ impl Grants {
             .max_random_size(RANDOM_BYTES_MAX);
         if let Some(until) = &self.stdin_until {
             builder.stdin(OpenStdin::new(until.clone()));
+        }
+        if let Some(dir) = &self.working_dir {
+            builder.initial_cwd(dir);
         }
         State {
             table: meter.table(),

@@ -73,6 +73,8 @@ pub struct ContainerSpec {
     pub http_port: Option<u16>,
     /// How long one HTTP request may take in all; a minute where it is `None`.
     pub http_timeout: Option<Duration>,
+    /// Where relative paths begin: what is mounted as `.`. The root where it is `None`.
+    pub working_dir: Option<String>,
     /// Standard input is at its end from the start. Otherwise it is silent, and ends when the container is stopped.
     pub stdin_closed: bool,
     /// Where standard output goes.

@@ -1,6 +1,7 @@
 //! Standard input that says nothing until the container is asked to stop, and ends then.
 //!
-//! WASI has no signals: a program that reads its input learns from its end that it shall finish.
+//! WASI has no signals: a program that reads its input learns from its end that it shall finish. A container has such an input
+//! only where its author asked for it; that of others is at its end from the start, and they learn of it by their listeners.
 
 use std::io;
 use std::pin::Pin;

@@ -124,6 +124,7 @@ impl Bench {
             limits: ContainerLimits::default(),
             http_port: None,
             http_timeout: None,
+            working_dir: None,
             stdin_closed: true,
             stdout: self.stdout.clone(),
             stderr: self.stderr.clone(),

@@ -109,7 +109,7 @@ pub struct NodeArgs {
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub max_instances: u32,
     /// A label of the node, as `zone=a`. Repeat for more.
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::key_value)]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::label)]
     pub labels: Vec<(String, String)>,
     /// Allow the pods of all namespaces to open connections to beyond the cluster. Without it only those may whose
     /// namespace has the label coracle.dev/egress=allow.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use coracle_objects::validate::syntax::subdomain_faults;
+use coracle_objects::validate::syntax::{label_value_faults, qualified_name_faults, subdomain_faults};
 
 const DAY_SECONDS: u64 = 24 * 3600;
 
@@ -141,6 +141,18 @@ pub fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// A label that a node may have.
+pub fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = key_value(text)?;
+    let faults = |of: &str, faults: Vec<String>| match faults.first() {
+        Some(fault) => Err(format!("`{of}` in `{text}`: {fault}")),
+        None => Ok(()),
+    };
+    faults(&key, qualified_name_faults(&key))?;
+    faults(&value, label_value_faults(&value))?;
+    Ok((key, value))
+}
+
 /// Where a container has environment variables from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EnvSource {
@@ -247,5 +259,14 @@ mod tests {
         }
         assert_eq!(secret("A=b").unwrap(), ("A".into(), "b".into()));
         assert!(secret("CORACLE_NO_SUCH_VARIABLE").unwrap_err().contains("in this shell"));
+    }
+
+    #[test]
+    fn labels_are_such_as_objects_have() {
+        assert_eq!(label("example.com/zone=a").unwrap(), ("example.com/zone".into(), "a".into()));
+        assert_eq!(label("zone=").unwrap().1, "");
+        for bad in ["zone", "=a", "a b=c", "zone=a b", "/zone=a", "A_/zone=a"] {
+            assert!(label(bad).is_err(), "{bad}");
+        }
     }
 }

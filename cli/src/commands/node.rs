@@ -1,5 +1,7 @@
 //! `coracle node`: one node, in the foreground.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, bail};
 use coracle_agent::{Capacity, JoinWith, NodeConfig};
 
@@ -29,7 +31,7 @@ pub async fn run(args: &NodeArgs) -> Result<()> {
         metrics_listen: args.metrics,
         capacity: Capacity { pods: args.pods, ..Capacity::default() },
         max_instances: args.max_instances,
-        labels: args.labels.iter().cloned().collect(),
+        labels: labels(&args.labels)?,
         allow_egress: args.allow_egress,
         local_artifacts: args.local_artifacts.clone(),
         compiler: std::env::current_exe().ok(),
@@ -48,4 +50,32 @@ pub async fn run(args: &NodeArgs) -> Result<()> {
     service_manager::stopping();
     stopping(node.shutdown()).await;
     Ok(())
+}
+
+/// Each label has one value: of two it would not be plain which the node has.
+fn labels(given: &[(String, String)]) -> Result<BTreeMap<String, String>> {
+    let mut labels = BTreeMap::new();
+    for (key, value) in given {
+        if labels.insert(key.clone(), value.clone()).is_some_and(|before| before != *value) {
+            bail!("--label {key} is given twice, with different values: leave one out");
+        }
+    }
+    Ok(labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_has_one_value() {
+        let given = |all: &[(&str, &str)]| {
+            let all: Vec<_> =
+                all.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            labels(&all).map(|labels| labels.len()).map_err(|error| error.to_string())
+        };
+        assert_eq!(given(&[("a", "1"), ("b", "2"), ("a", "1")]), Ok(2));
+        let twice = given(&[("a", "1"), ("a", "2")]).unwrap_err();
+        assert_eq!(twice, "--label a is given twice, with different values: leave one out");
+    }
 }

@@ -59,6 +59,22 @@ spec:
     downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}]}
 "#;
 
+/// One that writes more than its pod may have of the disk.
+const GREEDY: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: greedy}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: c
+    image: files:1
+    args: [fill, /data]
+    resources: {limits: {ephemeral-storage: 64Ki}}
+    volumeMounts: [{name: data, mountPath: /data}]
+  volumes: [{name: data, emptyDir: {}}]
+"#;
+
 #[test]
 fn volumes_and_environment_reach_the_component() {
     let _turn = alone();
@@ -70,6 +86,7 @@ fn volumes_and_environment_reach_the_component() {
         run(&["push", &sample(name), &format!("{name}:1"), "--kubeconfig", kubeconfig.to_str().unwrap()]);
     }
     kubectl.feed(&["create"], MANIFEST).unwrap();
+    kubectl.feed(&["create"], GREEDY).unwrap();
     // Three containers must fail: one writes where it may only read, one reads what it was never given, one writes more
     // than its volume may hold.
     eventually("the pod to end", || {
@@ -89,6 +106,16 @@ fn volumes_and_environment_reach_the_component() {
     }
     let refused = log("greedy");
     assert!(refused.contains("No space left on device"), "{refused}");
+    for (bound, mend) in [
+        ("the volume holds the 1024 bytes that it may", "raise the volume's sizeLimit"),
+        ("the pod holds the 65536 bytes that it may", "raise resources.limits.ephemeral-storage"),
+    ] {
+        eventually(&format!("an event that says {bound:?}"), || {
+            let select = "--field-selector=reason=LimitReached";
+            let told = kubectl.run(&["get", "events", select, "-o", "jsonpath={.items[*].message}"]);
+            if told.contains(bound) && told.contains(mend) { Ok(()) } else { Err(told) }
+        });
+    }
     let ended = kubectl.run(&[
         "get",
         "pod",

@@ -95,7 +95,7 @@ pub fn written<S: Storage, N: Nodes>(
     let mut response = answer::json_bytes(status, body);
     answer::warn(&mut response, warnings);
     answer::warn(&mut response, &done.warnings);
-    if let Some(warn) = request.kind().warn() {
+    if let Some(warn) = request.kind().warn().filter(|_| request.path.subresource.is_none()) {
         answer::warn(&mut response, &warn(&answer::present_value(request.kind(), &done.object)));
     }
     Ok(response)

@@ -551,3 +551,24 @@ async fn what_is_being_deleted_is_still_validated_where_more_than_its_metadata_c
     assert_eq!(code, 422, "{text}");
     patch(json!({ "metadata": { "labels": { "a": "b" } } })).ok(&router).await;
 }
+
+#[tokio::test]
+async fn fields_without_effect_are_warned_of_where_they_are_set() {
+    let (_, router) = cluster();
+    let mut hello = deployment("hello");
+    hello["spec"]["template"]["spec"]["securityContext"] = json!({ "runAsUser": 1000 });
+    let warned = ask("POST", DEPLOYMENTS).json(hello.clone()).send(&router).await;
+    let told = warned.headers()[header::WARNING].to_str().unwrap();
+    let expected =
+        "299 - \"spec.template.spec.securityContext.runAsUser: has no effect: a component has no users";
+    assert!(told.starts_with(expected), "{told}");
+    let status = ask("PUT", &format!("{DEPLOYMENTS}/hello/status")).json(hello.clone()).send(&router).await;
+    assert_eq!((status.status().as_u16(), status.headers().get(header::WARNING)), (200, None));
+    hello["spec"]["template"]["spec"]["runtimeClassName"] = "gvisor".into();
+    let (code, text) = ask("PUT", &format!("{DEPLOYMENTS}/hello")).json(hello).fail(&router).await;
+    assert_eq!(code, 422);
+    assert!(
+        text.contains("spec.template.spec.runtimeClassName: Forbidden: there are no RuntimeClasses"),
+        "{text}"
+    );
+}

@@ -25,6 +25,7 @@ pub mod quantity;
 pub mod schema;
 pub mod sealed;
 pub mod selector;
+pub mod support;
 pub mod transaction;
 pub mod validate;
 pub mod value_set;

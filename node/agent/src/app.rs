@@ -29,6 +29,7 @@ use crate::{
     execute::{At, Executor},
     held::Held,
     identity::Identity,
+    last_word::LastWord,
     link::FromLink,
     log_streams::LogStreams,
     runtime::{ContainerId, Usage},
@@ -47,8 +48,8 @@ pub enum Event {
     /// What the link says of an object, read.
     Object(Box<Decoded>),
     Observed(Observation),
-    /// A container runs.
-    Started(ContainerId),
+    /// A container runs; and where the message of its end will be.
+    Started(ContainerId, LastWord),
     /// What containers use, as it was asked.
     Metered(Vec<(ContainerId, Usage)>),
     /// What pods were refused, to be told.
@@ -182,12 +183,12 @@ impl App {
             Event::Link(FromLink::Message(body)) => self.message(body),
             Event::Object(object) => self.object(*object),
             Event::Observed(observation) => self.observe(observation),
-            Event::Started(id) => {
+            Event::Started(id, last_word) => {
                 if self.waited_for_a_seat(&At::from(&id)) {
                     // There may be one for the next too.
                     self.seats_freed();
                 }
-                let observation = self.executor.started(id);
+                let observation = self.executor.started(id, last_word);
                 self.observe(observation);
             }
             Event::Metered(used) => {
@@ -216,7 +217,7 @@ impl App {
             | Observation::VolumesHeld { uid, .. } => uid.clone(),
             Observation::Container { uid, container, attempt, news } => {
                 match news {
-                    News::Exited(_) => self.executor.exited(uid, container, *attempt),
+                    News::Exited { .. } => self.executor.exited(uid, container, *attempt),
                     News::NoSeat { .. } => self.seat_missed(),
                     _ => {}
                 }

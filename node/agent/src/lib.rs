@@ -14,6 +14,7 @@ mod events;
 mod execute;
 mod held;
 mod identity;
+mod last_word;
 mod line;
 mod link;
 mod log_streams;

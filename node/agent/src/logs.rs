@@ -157,6 +157,11 @@ impl Logs {
         read::serve(&path, options, live, out, (&self.readers, &holder)).await
     }
 
+    /// The end of an attempt's log, as much of it as the message of an end has. Blocks.
+    pub fn last_of(&self, uid: &PodUid, container: &str, attempt: u32) -> io::Result<String> {
+        read::last(&self.dir(uid, container).join(format!("{attempt}.log")))
+    }
+
     fn dir(&self, uid: &PodUid, container: &str) -> PathBuf {
         self.root.join(uid.as_str()).join(container)
     }

@@ -1,4 +1,6 @@
-//! Makes the checks of probes: HTTP and TCP, straight into the pod's network.
+//! Makes the checks of probes: HTTP, HTTPS and TCP, straight into the pod's network.
+
+mod tls;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -33,9 +35,9 @@ pub async fn check(
                 let to = SocketAddr::new(ip, *port);
                 dial(to).await.map(drop).map_err(|error| format!("dial tcp {to}: connect: {error}"))
             }
-            ProbeCheck::Http { port, host, path, headers } => {
+            ProbeCheck::Http { port, tls, path, headers } => {
                 let to = SocketAddr::new(ip, *port);
-                get(dial(to), to, host.as_deref(), path, headers).await
+                get(dial(to), to, *tls, (path.as_str(), headers.as_slice())).await
             }
         }
     };
@@ -49,19 +51,19 @@ pub async fn check(
 async fn get(
     dialed: Reply<Result<Dialed, String>>,
     to: SocketAddr,
-    host: Option<&str>,
-    path: &str,
-    headers: &[HttpHeader],
+    by_tls: bool,
+    (path, headers): (&str, &[HttpHeader]),
 ) -> Result<(), String> {
-    let url = format!("http://{to}{path}");
+    let scheme = if by_tls { "https" } else { "http" };
+    let url = format!("{scheme}://{to}{path}");
     let failed = |error: &dyn std::fmt::Display| format!("Get \"{url}\": {error}");
     let conn = dialed.await.map_err(|error| failed(&format_args!("dial tcp {to}: connect: {error}")))?;
+    let conn = if by_tls { tls::connect(conn, to.ip()).await.map_err(|error| failed(&error))? } else { conn };
     let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake(TokioIo::new(conn));
     let (mut sender, connection) = handshake.await.map_err(|error| failed(&error))?;
     let host_header = headers.iter().find(|header| header.name.eq_ignore_ascii_case("host"));
-    let host = host_header.map(|header| header.value.as_str()).or(host);
     let mut request = Request::get(path)
-        .header("host", host.map_or_else(|| to.to_string(), str::to_owned))
+        .header("host", host_header.map_or_else(|| to.to_string(), |header| header.value.clone()))
         .header("accept", "*/*")
         .header("connection", "close");
     if !headers.iter().any(|header| header.name.eq_ignore_ascii_case("user-agent")) {
@@ -115,7 +117,11 @@ mod tests {
     }
 
     fn http(path: &str) -> ProbeCheck {
-        ProbeCheck::Http { port: 80, host: None, path: path.into(), headers: vec![] }
+        ProbeCheck::Http { port: 80, tls: false, path: path.into(), headers: vec![] }
+    }
+
+    fn https(path: &str) -> ProbeCheck {
+        ProbeCheck::Http { port: 80, tls: true, path: path.into(), headers: vec![] }
     }
 
     async fn run(namespace: &Namespace, what: &ProbeCheck) -> Result<(), String> {
@@ -151,6 +157,33 @@ mod tests {
             run(&namespace, &http("/bad")).await,
             Err("HTTP probe failed with statuscode: 503".into())
         );
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn https_probes_speak_tls_and_verify_no_certificate() {
+        let namespace = namespace();
+        let listener = namespace.listen("0.0.0.0:80".parse().unwrap()).unwrap();
+        let acceptor = tls::tests::acceptor();
+        let server = tokio::spawn(async move {
+            for _ in 0..2 {
+                let (conn, _) = listener.accept().await.unwrap();
+                let mut conn = acceptor.accept(conn).await.unwrap();
+                let mut buffer = [0; 1024];
+                let read = conn.read(&mut buffer).await.unwrap();
+                let status = if buffer[..read].starts_with(b"GET /good ") { "204 No" } else { "503 Un" };
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                conn.write_all(answer.as_bytes()).await.unwrap();
+                conn.shutdown().await.unwrap();
+            }
+            let (mut conn, _) = listener.accept().await.unwrap();
+            conn.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        });
+        assert_eq!(run(&namespace, &https("/good")).await, Ok(()));
+        let refused = run(&namespace, &https("/bad")).await;
+        assert_eq!(refused, Err("HTTP probe failed with statuscode: 503".into()));
+        let plain = run(&namespace, &https("/good")).await.unwrap_err();
+        assert!(plain.starts_with("Get \"https://10.128.0.2:80/good\": "), "{plain}");
         server.await.unwrap();
     }
 

@@ -133,6 +133,8 @@ pub struct ContainerSpec {
     pub env: Vec<(String, String)>,
     /// The whole file system.
     pub mounts: Vec<Mount>,
+    /// Where relative paths begin, empty for the root.
+    pub working_dir: String,
     pub limits: Limits,
     /// Where a component that exports HTTP is served.
     pub http_port: u16,
@@ -140,9 +142,11 @@ pub struct ContainerSpec {
 }
 
 /// Where a container's output goes, line by line. A sink that is full holds up its container alone, as a stream would whose
-/// reader grants so many bytes at a time. Standard input is silent, and ends when the container is stopped.
+/// reader grants so many bytes at a time.
 #[derive(Clone)]
 pub struct Stdio {
+    /// Standard input is silent, and ends when the container is stopped. Otherwise it is at its end from the start.
+    pub stdin: bool,
     pub stdout: Arc<dyn LogSink>,
     pub stderr: Arc<dyn LogSink>,
 }

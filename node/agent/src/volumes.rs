@@ -179,6 +179,9 @@ fn mount(
     opened: &mut BTreeMap<PathBuf, Arc<OwnedFd>>,
 ) -> Result<Mount, String> {
     let path = dir.join(&plan.volume);
+    if plan.is_made_at_start() {
+        private::create_dir(&path).map_err(|error| format!("failed to make {:?}: {error}", plan.volume))?;
+    }
     let volume =
         plan.written.map(|written| Volume { dir: path.clone(), bytes_max: written.size_limit_bytes });
     let mount = |host, pin| Mount {
@@ -242,8 +245,12 @@ fn sub_path(
 }
 
 fn open_beneath(root: &OwnedFd, path: impl AsRef<Path>) -> rustix::io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(root, path.as_ref(), DIRECTORY, Mode::empty(), resolve)
+    rustix::fs::openat2(root, path.as_ref(), DIRECTORY, Mode::empty(), beneath())
+}
+
+/// Nothing above a directory, and no link, is on the way.
+pub fn beneath() -> ResolveFlags {
+    ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS
 }
 
 /// Makes something, where there is room for it.

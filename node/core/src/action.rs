@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::Value;
 
 use crate::{
+    message::MessagePlan,
     planning::{StartInputs, VolumeInputs},
     probe::{ProbeCheck, ProbeKind},
     resources::Limits,
@@ -125,6 +126,11 @@ pub struct StartPlan {
     pub http_port: u16,
     /// The image's identity, as Pulled gave it.
     pub image_id: String,
+    /// Standard input is open until the container is to stop; otherwise it is at its end from the start.
+    pub stdin: bool,
+    /// Where relative paths begin, empty for the root.
+    pub working_dir: String,
+    pub message: MessagePlan,
 }
 
 /// Why a whole pod has failed.

@@ -21,6 +21,8 @@ pub mod env;
 
 pub mod volumes;
 
+pub mod message;
+
 pub mod planning;
 
 pub mod restart;

@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use crate::{
     action::{Action, StartPlan},
     pod::{
-        ContainerEnding, ContainerState, Ending, Observed, Phase, Planning, PodState, Pulled, Refused,
-        Running, Sandbox, Terminated, Unseated, Volumes,
+        ContainerEnding, ContainerState, Ending, Instance, Observed, Phase, Planning, PodState, Pulled,
+        Refused, Running, Sandbox, Terminated, Unseated, Volumes,
     },
     probe::{ProbeKind, ProbeRun},
     restart::{Backoff, after, go_duration},
@@ -87,7 +87,11 @@ pub enum News {
         reason: String,
         message: String,
     },
-    Exited(Exit),
+    Exited {
+        exit: Exit,
+        /// What it left as the message of its end, or empty.
+        message: String,
+    },
     Probed {
         kind: ProbeKind,
         success: bool,
@@ -261,7 +265,7 @@ impl PodState {
                 }
             }
             Action::Remove { .. } => self.removed = true,
-            Action::Pull { container, .. } => self.begin_pull(container, now),
+            Action::Pull { container, image, .. } => self.begin_pull(container, image, now),
             Action::Plan { container, fingerprint, .. } => {
                 let Some(state) = self.containers.get_mut(container) else { return };
                 if matches!(state.phase, Phase::Unseated(_)) {
@@ -335,8 +339,13 @@ impl PodState {
         }
     }
 
-    fn begin_pull(&mut self, container: &str, now: Timestamp) {
+    fn begin_pull(&mut self, container: &str, image: &str, now: Timestamp) {
         let Some(state) = self.containers.get_mut(container) else { return };
+        // What came of another image says nothing about this one.
+        if state.image != image {
+            image.clone_into(&mut state.image);
+            (state.backoff, state.refusals) = Default::default();
+        }
         if let Phase::Terminated(end) = &state.phase {
             state.backoff.grant(end.finished_at, now);
             state.last = Some(Terminated { announced: false, ..end.clone() });
@@ -397,12 +406,14 @@ impl PodState {
         let Some(state) = self.containers.get_mut(container) else { return };
         match (news, &mut state.phase) {
             (News::PullStarted, Phase::Pulling) => {
-                self.container_event(container, false, "Pulling", format!("Pulling image {:?}", spec.image));
+                let message = format!("Pulling image {:?}", state.image);
+                self.container_event(container, false, "Pulling", message);
             }
             (News::Pulled { image_id, fetched }, Phase::Pulling) => {
                 state.image_id = image_id;
                 state.phase = Phase::Pulled(Pulled::default());
-                self.container_event(container, false, "Pulled", pulled_message(&spec.image, fetched));
+                let message = pulled_message(&state.image, fetched);
+                self.container_event(container, false, "Pulled", message);
             }
             // A pod that ends does not wait for what makes it ready, and says nothing of it.
             (News::PullFailed { .. }, Phase::Pulling) | (News::StartFailed { .. }, Phase::Starting)
@@ -412,7 +423,8 @@ impl PodState {
             }
             (News::PullFailed { reason, message }, Phase::Pulling) => {
                 state.refuse(&reason, &message, true, now);
-                self.pull_failed_events(container, &spec.image, &reason, &message);
+                let image = state.image.clone();
+                self.pull_failed_events(container, &image, &reason, &message);
             }
             (News::Planned(planned), Phase::Pulled(pulled)) => {
                 let Planning::UnderWay { fingerprint } = pulled.planning else { return };
@@ -429,7 +441,8 @@ impl PodState {
             }
             (News::Started { container_id }, Phase::Starting) => {
                 let run = |kind: ProbeKind| kind.of(spec).map(|probe| ProbeRun::new(probe, now));
-                state.container_id = container_id;
+                let (image, image_id) = (state.image.clone(), state.image_id.clone());
+                state.instance = Some(Instance { container_id, image, image_id });
                 state.refusals = Backoff::default();
                 state.no_seat = None;
                 state.phase = Phase::Running(Running {
@@ -447,17 +460,23 @@ impl PodState {
                 self.container_event(container, true, "Failed", format!("Error: {message}"));
             }
             (News::NoSeat { message }, Phase::Starting)
-            | (News::Exited(Exit::Unseated(message)), Phase::Running(_)) => {
+            | (News::Exited { exit: Exit::Unseated(message), .. }, Phase::Running(_)) => {
                 self.unseat(container, message, now);
             }
             // Whoever is told goes to the end of those that wait.
             (News::SeatFreed, Phase::Unseated(unseated)) => {
                 *unseated = Unseated { since: now, retry_at: now };
             }
-            (News::Exited(exit), Phase::Running(running)) => {
+            (News::Exited { exit, message }, Phase::Running(running)) => {
                 let graceful = running.ending.as_ref().is_some_and(|ending| ending.stopped);
-                let end = terminated(exit, graceful, running.since, now, state.container_id.clone());
-                state.phase = Phase::Terminated(end);
+                let (is_ending, since) = (running.ending.is_some(), running.since);
+                let outdated = is_ending && state.is_outdated(spec);
+                let id = state.instance.as_ref().map(|instance| instance.container_id.clone());
+                let mut end = terminated(exit, graceful, since, now, id.unwrap_or_default());
+                if !message.is_empty() {
+                    end.message = message;
+                }
+                state.phase = Phase::Terminated(Terminated { outdated, ..end });
             }
             (News::Probed { kind, success, output }, Phase::Running(running)) => {
                 let Some(probe) = kind.of(spec) else { return };
@@ -552,5 +571,6 @@ fn terminated(
         finished_at,
         container_id,
         announced: false,
+        outdated: false,
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     action::StartPlan,
     env,
     fields::PodFacts,
+    message,
     pod::PodState,
     resources,
     sources::Sources,
@@ -35,11 +36,24 @@ impl StartInputs {
     pub fn plan(&self) -> Result<StartPlan, String> {
         let container = self.pod.container(&self.container);
         let container = container.ok_or_else(|| format!("the pod has no container {}", self.container))?;
-        let env = env::environment(&self.pod, container, &self.sources, &self.facts)?;
+        let mut env = env::environment(&self.pod, container, &self.sources, &self.facts)?;
+        let arguments = env::arguments(container, &env)?;
+        let mut mounts = volumes::mounts(&self.pod, container, &env)?;
+        let (message, folder) = message::plan(container, &mounts);
+        let working = volumes::working_dir(container, &mounts)?;
+        let working_dir = working.as_ref().map(|(path, _)| path.clone()).unwrap_or_default();
+        // Programs of Go go by this alone.
+        if working.is_some() && env::value_of(&env, "PWD").is_none() {
+            env.push(("PWD".to_owned(), working_dir.clone()));
+        }
+        mounts.extend(folder.into_iter().chain(working.map(|(_, mount)| mount)));
         Ok(StartPlan {
-            arguments: env::arguments(container, &env)?,
-            mounts: volumes::mounts(&self.pod, container, &env)?,
+            arguments,
+            mounts,
             env,
+            stdin: container.stdin,
+            working_dir,
+            message,
             limits: resources::container_limits(container),
             http_port: container.http_port(),
             image_id: self.image_id.clone(),
@@ -128,6 +142,32 @@ mod tests {
             sources.join(",")
         );
         assert_eq!(hashed(&large), hashed(small));
+    }
+
+    #[test]
+    fn a_start_has_its_folders_and_says_where_it_is() {
+        let json = br#"{"metadata":{"name":"p","namespace":"d","uid":"u"},"spec":{"enableServiceLinks":false,"volumes":[{"name":"v"}],
+            "containers":[{"name":"c","image":"x:1","stdin":true,"workingDir":"/app/in","terminationMessagePath":"/dev/why",
+                "terminationMessagePolicy":"FallbackToLogsOnError","volumeMounts":[{"name":"v","mountPath":"/app"}]},
+                {"name":"own","image":"x:1","workingDir":"/app","env":[{"name":"PWD","value":"/mine"}],
+                "volumeMounts":[{"name":"v","mountPath":"/app"}]}]}}"#;
+        let pod = Arc::new(Pod::parse(json).unwrap());
+        let plan = |container: &str| {
+            let (sources, facts) = (Sources::default(), PodFacts::default());
+            let container = container.to_owned();
+            StartInputs { pod: pod.clone(), container, sources, facts, image_id: "i".into() }.plan().unwrap()
+        };
+        let first = plan("c");
+        assert!(first.stdin && first.working_dir == "/app/in");
+        let places: Vec<_> =
+            first.mounts.iter().map(|mount| (&*mount.guest_path, &*mount.volume, &*mount.sub_path)).collect();
+        assert_eq!(places, [("/app", "v", ""), ("/dev", ".message-c", ""), (".", "v", "in")]);
+        assert_eq!(env::value_of(&first.env, "PWD"), Some("/app/in"));
+        assert_eq!(first.message.file, Some((".message-c".to_owned(), "why".to_owned())));
+        assert!(first.message.falls_back_to_logs && first.mounts[1].is_made_at_start());
+        let own = plan("own");
+        assert!(!own.stdin && own.message.file.is_none());
+        assert_eq!(env::value_of(&own.env, "PWD"), Some("/mine"));
     }
 
     #[test]

@@ -139,10 +139,22 @@ pub struct ContainerState {
     pub refusals: Backoff,
     /// Why there was no seat for it, from then on until it runs or something else is wrong.
     pub no_seat: Option<String>,
+    /// What the newest attempt was asked to run, as the pod named it.
+    pub image: String,
     /// `name@sha256:...` of the image, once present.
     pub image_id: String,
-    /// `wasm://...` of the newest instance.
+    /// The newest that has run.
+    pub instance: Option<Instance>,
+}
+
+/// What runs, or ran last, and not what is to run next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Instance {
+    /// `wasm://...`
     pub container_id: String,
+    /// As the pod named it then.
+    pub image: String,
+    pub image_id: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -224,6 +236,8 @@ pub struct Terminated {
     pub container_id: String,
     /// Whether the wait for the restart is shown (CrashLoopBackOff).
     pub announced: bool,
+    /// The node ended it, and by then the pod named another image: that one is run, whatever the restart policy.
+    pub outdated: bool,
 }
 
 /// How a pod that has ended of itself ended.
@@ -274,6 +288,11 @@ impl ContainerState {
         matches!(self.phase, Phase::Starting | Phase::Running(_))
     }
 
+    /// The pod names another image than the one that this was asked to run.
+    pub fn is_outdated(&self, container: &Container) -> bool {
+        !self.image.is_empty() && self.image != container.image
+    }
+
     pub fn has_started(&self) -> bool {
         self.running().is_some_and(Running::has_started)
     }
@@ -281,6 +300,11 @@ impl ContainerState {
     pub fn is_ready(&self) -> bool {
         self.running().is_some_and(Running::is_ready)
     }
+}
+
+/// Whether a container that has ended so is started again.
+pub fn runs_again(pod: &Pod, container: &Container, end: &Terminated) -> bool {
+    end.outdated || restarts(policy_of(pod, container), end.exit_code)
 }
 
 /// The restart policy of one container of a pod: init containers that succeed are done.
@@ -328,7 +352,9 @@ impl PodState {
             let done = if container.is_sidecar() {
                 state.is_some_and(ContainerState::has_started)
             } else {
-                state.and_then(ContainerState::terminated).is_some_and(|end| end.exit_code == 0)
+                state
+                    .and_then(ContainerState::terminated)
+                    .is_some_and(|end| end.exit_code == 0 && !end.outdated)
             };
             !done
         })
@@ -340,7 +366,7 @@ impl PodState {
         let init_failed = never
             && pod.spec.init_containers.iter().filter(|container| !container.is_sidecar()).any(|container| {
                 let end = self.container(&container.name).and_then(ContainerState::terminated);
-                end.is_some_and(|end| end.exit_code != 0)
+                end.is_some_and(|end| end.exit_code != 0 && !end.outdated)
             });
         if init_failed {
             return Some(Outcome::Failed);
@@ -348,7 +374,7 @@ impl PodState {
         let mut failed = false;
         for container in &pod.spec.containers {
             let end = self.container(&container.name).and_then(ContainerState::terminated)?;
-            if restarts(policy_of(pod, container), end.exit_code) {
+            if runs_again(pod, container, end) {
                 return None;
             }
             failed |= end.exit_code != 0;

@@ -45,7 +45,8 @@ impl ProbeKind {
 pub enum ProbeCheck {
     Http {
         port: u16,
-        host: Option<String>,
+        /// By TLS, whatever certificate there is.
+        tls: bool,
         path: String,
         headers: Vec<HttpHeader>,
     },
@@ -59,15 +60,10 @@ pub enum ProbeCheck {
 impl ProbeCheck {
     pub fn of(probe: &Probe, container: &Container) -> Self {
         if let Some(http) = &probe.http_get {
-            if http.scheme.eq_ignore_ascii_case("https") {
-                return Self::Impossible(
-                    "HTTPS probes are not served by this node yet; use scheme HTTP".into(),
-                );
-            }
             let Some(port) = http.port.resolve(container) else { return Self::no_port() };
             let path = if http.path.starts_with('/') { http.path.clone() } else { format!("/{}", http.path) };
-            let host = Some(&http.host).filter(|host| !host.is_empty()).cloned();
-            Self::Http { port, host, path, headers: http.http_headers.clone() }
+            let tls = http.scheme.eq_ignore_ascii_case("https");
+            Self::Http { port, tls, path, headers: http.http_headers.clone() }
         } else if let Some(tcp) = &probe.tcp_socket {
             tcp.port.resolve(container).map_or_else(Self::no_port, |port| Self::Tcp { port })
         } else if probe.exec.is_some() {
@@ -178,7 +174,7 @@ mod tests {
             let http = HttpGet { port, path: "healthz".into(), ..HttpGet::default() };
             ProbeCheck::of(&Probe { http_get: Some(http), ..Probe::default() }, &container)
         };
-        let expected = ProbeCheck::Http { port: 8080, host: None, path: "/healthz".into(), headers: vec![] };
+        let expected = ProbeCheck::Http { port: 8080, tls: false, path: "/healthz".into(), headers: vec![] };
         assert_eq!(check(PortRef::Name("web".into())), expected);
         assert_eq!(check(PortRef::Number(8080)), expected);
         assert!(matches!(check(PortRef::Name("nope".into())), ProbeCheck::Impossible(_)));

@@ -9,11 +9,11 @@ use crate::{
     planning::{StartInputs, VolumeInputs, start_fingerprint},
     pod::{
         ContainerState, Desired, Observed, Phase, Planning, PodState, Pulled, Refused, Running, Sandbox,
-        Volumes, policy_of,
+        Volumes, policy_of, runs_again,
     },
     probe::{ProbeCheck, ProbeKind, Verdict, timeout},
     resources,
-    restart::{after, restarts, since},
+    restart::{after, since},
     spec::{Container, Pod, PodUid, RestartPolicy},
     status,
     volumes::{self, Fingerprint},
@@ -341,22 +341,24 @@ impl Step<'_> {
     /// Moves one container on by one step.
     fn advance(&mut self, container: &Container) {
         let Some(state) = self.state.container(&container.name) else { return };
-        let policy = policy_of(self.pod, container);
+        let outdated = state.is_outdated(container);
         match &state.phase {
             Phase::Idle => self.pull(container, state.restart_count),
+            Phase::Refused(_) | Phase::Unseated(_) if outdated => self.pull(container, state.restart_count),
             Phase::Refused(refused) => self.advance_refused(container, state, refused),
             Phase::Pulled(pulled) => self.start(container, state, pulled),
             Phase::Unseated(unseated) if unseated.retry_at <= self.now => {
                 self.plan(container, state, None);
             }
-            Phase::Terminated(end) if restarts(policy, end.exit_code) => {
-                match state.backoff.until(end.finished_at).filter(|at| *at > self.now) {
+            Phase::Terminated(end) if runs_again(self.pod, container, end) => {
+                match state.backoff.until(end.finished_at).filter(|at| *at > self.now && !outdated) {
                     None => self.pull(container, state.restart_count + 1),
                     Some(_) if !end.announced => self.announce(container),
                     Some(_) => {}
                 }
             }
             Phase::Running(running) if running.ending.is_some() => self.press(&container.name, running, None),
+            Phase::Running(_) if outdated => self.replace(container),
             Phase::Running(running) => self.watch(container, state, running),
             Phase::Pulling | Phase::Starting | Phase::Unseated(_) | Phase::Terminated(_) => {}
         }
@@ -390,6 +392,7 @@ impl Step<'_> {
         let (uid, name, attempt) = (self.uid.clone(), container.name.clone(), state.restart_count);
         match &pulled.planning {
             Planning::UnderWay { .. } => {}
+            _ if state.is_outdated(container) => self.pull(container, attempt),
             Planning::Done(plan) => {
                 self.actions.push(Action::Start { uid, container: name, attempt, plan: plan.clone() });
             }
@@ -412,6 +415,16 @@ impl Step<'_> {
             image_id: state.image_id.clone(),
         });
         self.actions.push(Action::Plan { uid, container: name, attempt, fingerprint, inputs });
+    }
+
+    /// Ends a container of which the pod names another image now: that one is run next.
+    fn replace(&mut self, container: &Container) {
+        let seconds = self.pod.spec.termination_grace_period_seconds;
+        let seconds = seconds.unwrap_or(crate::spec::GRACE_SECONDS_DEFAULT);
+        let why = format!("Container {} definition changed, will be restarted", container.name);
+        let (uid, container) = (self.uid.clone(), container.name.clone());
+        let grace = Duration::from_secs(seconds.max(0).cast_unsigned());
+        self.actions.push(Action::End { uid, container, grace, why });
     }
 
     /// Probes of a running container: what failed for good ends it, what is due goes out.

@@ -137,8 +137,22 @@ pub struct Container {
     pub readiness_probe: Option<Probe>,
     pub startup_probe: Option<Probe>,
     pub lifecycle: Lifecycle,
+    /// Standard input is open, though nobody can say anything there.
+    pub stdin: bool,
+    /// Where relative paths begin, empty for the root.
+    pub working_dir: String,
+    pub termination_message_path: String,
+    pub termination_message_policy: MessagePolicy,
     /// Only of init containers: `Always` makes it a sidecar, which is started in order and then kept running.
     pub restart_policy: Option<RestartPolicy>,
+}
+
+/// Where the message of a container's end comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum MessagePolicy {
+    #[default]
+    File,
+    FallbackToLogsOnError,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -8,9 +8,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    pod::{ContainerState, NodeFacts, Outcome, Phase, PodState, Pulled, Refused, Sandbox, Terminated},
+    pod::{
+        ContainerState, NodeFacts, Outcome, Phase, PodState, Pulled, Refused, Sandbox, Terminated, runs_again,
+    },
     resources,
-    restart::{go_duration, restarts},
+    restart::go_duration,
     seats::NO_SEAT,
     spec::{Container, Pod, RestartPolicy},
 };
@@ -268,12 +270,12 @@ fn container_status(pod: &Pod, state: &PodState, container: &Container, ahead: S
         "lastState": last.map_or_else(|| json!({}), |end| json!({ "terminated": terminated(end, ahead) })),
         "ready": ready,
         "restartCount": known.restart_count,
-        "image": container.image,
-        "imageID": if known.container_id.is_empty() { "" } else { &known.image_id },
+        "image": known.instance.as_ref().map_or(&container.image, |instance| &instance.image),
+        "imageID": known.instance.as_ref().map_or("", |instance| &instance.image_id),
         "started": known.has_started(),
     });
-    if !known.container_id.is_empty() {
-        status["containerID"] = known.container_id.clone().into();
+    if let Some(instance) = &known.instance {
+        status["containerID"] = instance.container_id.clone().into();
     }
     status
 }
@@ -335,7 +337,7 @@ fn refusal(container: &Container, refused: &Refused, waiting: &impl Fn(&str, &st
 }
 
 fn will_restart(pod: &Pod, container: &Container, end: &Terminated) -> bool {
-    restarts(crate::pod::policy_of(pod, container), end.exit_code)
+    runs_again(pod, container, end)
         && (container.is_sidecar() || pod.spec.restart_policy != RestartPolicy::Never)
 }
 

@@ -56,11 +56,18 @@ pub struct MountPlan {
     pub volume: String,
     /// Path within the volume, empty for the whole.
     pub sub_path: String,
-    /// Absolute path that the guest sees.
+    /// Absolute path that the guest sees; `.` for the directory in which its relative paths begin.
     pub guest_path: String,
     pub read_only: bool,
     /// None where it is one that only the node writes.
     pub written: Option<WrittenVolume>,
+}
+
+impl MountPlan {
+    /// Whether it is a folder that the node makes when the container starts. No volume of a pod has such a name.
+    pub fn is_made_at_start(&self) -> bool {
+        self.volume.starts_with('.')
+    }
 }
 
 /// A volume that guests write.
@@ -286,6 +293,37 @@ pub fn mounts(pod: &Pod, container: &Container, env: &[(String, String)]) -> Res
     planned.collect()
 }
 
+/// The mount in which a path of the guest lies, the innermost, and the path within its volume.
+pub(crate) fn enclosing<'a>(mounts: &'a [MountPlan], path: &str) -> Option<(&'a MountPlan, String)> {
+    let below = |mount: &MountPlan| {
+        let rest = path.strip_prefix(mount.guest_path.trim_end_matches('/'))?;
+        (rest.is_empty() || rest.starts_with('/')).then(|| rest.trim_start_matches('/').to_owned())
+    };
+    let found = mounts.iter().filter_map(|mount| Some((mount, below(mount)?)));
+    let (mount, rest) = found.max_by_key(|(mount, _)| mount.guest_path.len())?;
+    let parts = mount.sub_path.split('/').chain(rest.split('/'));
+    let parts: Vec<&str> = parts.filter(|part| !matches!(*part, "" | ".")).collect();
+    Some((mount, parts.join("/")))
+}
+
+/// Where a container's relative paths begin, and the mount by which programs find that; none where they begin at the root.
+pub fn working_dir(
+    container: &Container,
+    mounts: &[MountPlan],
+) -> Result<Option<(String, MountPlan)>, String> {
+    let parts: Vec<&str> =
+        container.working_dir.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    if parts.is_empty() {
+        return Ok(None);
+    }
+    let path = format!("/{}", parts.join("/"));
+    let found = enclosing(mounts, &path).filter(|_| !parts.contains(&".."));
+    let (mount, sub_path) = found.ok_or_else(|| {
+        format!("the workingDir {path:?} must lie in a volume that the container mounts: a component has no other files")
+    })?;
+    Ok(Some((path, MountPlan { sub_path, guest_path: ".".to_owned(), ..mount.clone() })))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -382,6 +420,33 @@ mod tests {
         assert!(mounts(&pod, container, &env("../sub")).is_err());
         let long = mounts(&pod, container, &env(&"x".repeat(SUB_PATH_BYTES_MAX + 1))).unwrap_err();
         assert_eq!(long, "the subPathExpr of the mount at \"/etc/x/\" becomes longer than 4096 bytes");
+    }
+
+    #[test]
+    fn relative_paths_begin_in_a_volume_that_is_mounted() {
+        let mount = |guest_path: &str, sub_path: &str| MountPlan {
+            volume: "v".into(),
+            sub_path: sub_path.into(),
+            guest_path: guest_path.into(),
+            read_only: true,
+            written: None,
+        };
+        let mounts = [mount("/app", "here"), mount("/app/own", "")];
+        let found = |dir: &str| {
+            let container = Container { working_dir: dir.into(), ..Container::default() };
+            let found = working_dir(&container, &mounts);
+            found.map(|found| found.map(|(path, mount)| (path, mount.sub_path, mount.guest_path)))
+        };
+        let at =
+            |path: &str, sub_path: &str| Ok(Some((path.to_owned(), sub_path.to_owned(), ".".to_owned())));
+        assert_eq!(found(""), Ok(None));
+        assert_eq!(found("/"), Ok(None));
+        assert_eq!(found("/app"), at("/app", "here"));
+        assert_eq!(found("/app/./a//b/"), at("/app/a/b", "here/a/b"));
+        assert_eq!(found("/app/own/a"), at("/app/own/a", "a"));
+        for dir in ["/application", "/else", "/app/../else"] {
+            assert!(found(dir).unwrap_err().contains("must lie in a volume"), "{dir}");
+        }
     }
 
     #[test]

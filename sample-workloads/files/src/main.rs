@@ -1,6 +1,11 @@
-//! Reads and writes files: `files read PATH...` prints each file, `files write PATH TEXT...` makes one.
+//! Reads and writes files: `files read PATH...` prints each file, `files write PATH TEXT...` makes one, `files fill DIR` makes as
+//! many as there is room for, and `files input` reads its standard input to the end.
 
-use std::{env, fs, io, process::ExitCode};
+use std::{
+    env, fs,
+    io::{self, Read},
+    process::ExitCode,
+};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -26,6 +31,17 @@ fn run(arguments: &[String]) -> io::Result<()> {
         [verb, path, words @ ..] if verb == "write" => {
             fs::write(path, words.join(" ")).map_err(|error| failed(path, error))
         }
-        _ => Err(io::Error::other("usage: files read PATH... | files write PATH TEXT...")),
+        [verb, dir] if verb == "fill" => {
+            for number in 0.. {
+                fs::write(format!("{dir}/{number}"), [0_u8; 1024])?;
+            }
+            Ok(())
+        }
+        [verb] if verb == "input" => {
+            io::stdin().read_to_end(&mut Vec::new())?;
+            println!("the input ends");
+            Ok(())
+        }
+        _ => Err(io::Error::other("usage: files read PATH... | files write PATH TEXT... | files fill DIR | files input")),
     }
 }

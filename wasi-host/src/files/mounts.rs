@@ -21,7 +21,7 @@ pub struct Mount {
     /// The directory itself, opened where its path was checked: what guests do to that path later changes nothing.
     /// Without it, the path is opened once, when the container is started.
     pub pin: Option<Arc<OwnedFd>>,
-    /// Its absolute path in the guest.
+    /// Its absolute path in the guest; `.` for the directory in which relative paths begin.
     pub guest: String,
     /// Nothing under it can be changed by the guest.
     pub read_only: bool,

@@ -43,6 +43,7 @@ pub(super) const DEPLOYMENT: Native = Native {
     validate_status: |object| {
         replica_counts(object, &["updatedReplicas", "readyReplicas", "availableReplicas"])
     },
+    warn: Some(pod_template::warnings),
     generational: &["spec"],
     ..Native::BASE
 };

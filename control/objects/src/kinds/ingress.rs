@@ -12,6 +12,7 @@ use crate::{
     field_error::FieldError,
     fields::{child, default_text, integer, list, present, text},
     kind::{Column, NameRule, Native, Subresource},
+    support,
     validate::{
         rules::{immutable, one_of, or_none},
         syntax::{
@@ -35,11 +36,12 @@ pub(super) const INGRESS: Native = Native {
         Column::text("Class", "The class of gateways that serve it"),
         Column::text("Hosts", "The hosts that it answers for"),
         Column::text("Address", "Where the gateway listens"),
-        Column::text("Ports", "80, and 443 where it has certificates"),
+        Column::text("Ports", "80; certificates are not served yet"),
         Column::age(),
     ],
     cells,
     validate,
+    warn: Some(|object| support::warnings(&support::INGRESS, &object["spec"], "spec")),
     generational: &["spec"],
     ..Native::BASE
 };
@@ -167,13 +169,12 @@ fn cells(object: &Value, now: Timestamp) -> Vec<Value> {
             ip => ip,
         })
         .collect();
-    let ports = if list(object, "/spec/tls").is_empty() { "80" } else { "80, 443" };
     vec![
         name(object),
         or_none(class).into(),
         hosts.into(),
         addresses.join(",").into(),
-        ports.into(),
+        "80".into(),
         created(object, now),
     ]
 }
@@ -210,7 +211,15 @@ fn validate(object: &Value, _old: Option<&Value>) -> Vec<FieldError> {
         for (at, host) in list(tls, "/hosts").iter().enumerate() {
             check_host(host.as_str().unwrap_or(""), &format!("spec.tls[{index}].hosts[{at}]"), &mut errors);
         }
+        let secret = text(tls, "/secretName");
+        if !secret.is_empty() {
+            let field = format!("spec.tls[{index}].secretName");
+            errors.extend(
+                subdomain_faults(secret).into_iter().map(|fault| FieldError::invalid(&field, secret, fault)),
+            );
+        }
     }
+    support::refuse(&support::INGRESS, &object["spec"], "spec", &mut errors);
     errors
 }
 
@@ -262,8 +271,6 @@ fn check_backend(backend: &Value, field: &str, errors: &mut Vec<FieldError>) {
         return;
     }
     if resource {
-        let detail = "only services can be backends here: name one in `service`";
-        errors.push(FieldError::forbidden(format!("{field}.resource"), detail));
         return;
     }
     if !service {
@@ -310,7 +317,7 @@ mod tests {
         let ingress = json!({"metadata": {"name": "a"}, "spec": {"ingressClassName": "coracle", "tls": [{}],
             "rules": [{"host": "a.example"}, {"host": "b.example"}]},
             "status": {"loadBalancer": {"ingress": [{"ip": "127.0.0.1"}]}}});
-        let expected = json!(["a", "coracle", "a.example,b.example", "127.0.0.1", "80, 443", "<unknown>"]);
+        let expected = json!(["a", "coracle", "a.example,b.example", "127.0.0.1", "80", "<unknown>"]);
         assert_eq!(Value::from(cells(&ingress, now)), expected);
         assert_eq!(cells(&json!({}), now)[2], "*");
         let address = json!({"spec": {"parentRef": {"resource": "services", "namespace": "n", "name": "a"}}});

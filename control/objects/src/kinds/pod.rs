@@ -1,29 +1,34 @@
 //! Pods.
 
+mod affinity;
 mod columns;
 mod container;
 mod defaults;
+mod environment;
+mod names;
 mod probe;
 mod qos;
-mod refused;
+mod reference;
 mod resources;
 mod spec;
 mod status;
 mod update;
 mod volume;
+mod warnings;
 
 use serde_json::Value;
 
 use crate::{
     admission::find_account,
     field_error::FieldError,
-    fields::{child, default, default_text, elements},
+    fields::{child, default, default_text, elements, text},
     kind::{Column, Endpoint, Native, Subresource},
 };
 
 pub(super) use defaults::{spec_defaults, template_defaults};
 pub use qos::qos_class;
 pub(super) use spec::{Place, validate_spec};
+pub(super) use warnings::of_spec as spec_warnings;
 
 pub(super) const POD: Native = Native {
     kind: "Pod",
@@ -52,6 +57,7 @@ pub(super) const POD: Native = Native {
     defaults: pod_defaults,
     validate,
     validate_status: status::validate,
+    warn: Some(|object| warnings::of_spec(&object["spec"], "spec")),
     selectable_fields: &[
         "spec.nodeName",
         "spec.restartPolicy",
@@ -77,9 +83,10 @@ fn pod_defaults(object: &mut Value) {
         }
     }
     default(spec, "enableServiceLinks", true);
-    default_text(spec, "serviceAccountName", "default");
+    let account = text(spec, "/serviceAccount").to_owned();
+    default_text(spec, "serviceAccountName", if account.is_empty() { "default" } else { &account });
     let account = spec["serviceAccountName"].clone();
-    default(spec, "serviceAccount", account);
+    spec["serviceAccount"] = account;
     default(spec, "priority", 0);
     default_text(spec, "preemptionPolicy", "PreemptLowerPriority");
     spec_defaults(spec);
@@ -101,13 +108,8 @@ fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let spec = object.get("spec").unwrap_or(&empty);
     let mut errors = Vec::new();
     validate_spec(spec, "spec", Place::Pod, &mut errors);
-    match old {
-        Some(old) => update::check(spec, old.get("spec").unwrap_or(&empty), &mut errors),
-        None if !crate::fields::list(spec, "/ephemeralContainers").is_empty() => {
-            let detail = "cannot be set on create: use `kubectl debug` on the running pod";
-            errors.push(FieldError::forbidden("spec.ephemeralContainers", detail));
-        }
-        None => {}
+    if let Some(old) = old {
+        update::check(spec, old.get("spec").unwrap_or(&empty), &mut errors);
     }
     errors
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::pod::{Place, validate_spec};
+use super::pod::{Place, spec_warnings, validate_spec};
 use crate::{
     field_error::FieldError,
     fields::{integer, list, present, text},
@@ -74,10 +74,11 @@ fn template(object: &Value, errors: &mut Vec<FieldError>) {
     );
     let spec = object.pointer("/spec/template/spec").unwrap_or(&Value::Null);
     validate_spec(spec, &format!("{field}.spec"), Place::LastingTemplate, errors);
-    if !list(spec, "/ephemeralContainers").is_empty() {
-        let detail = "ephemeral containers not allowed in pod template";
-        errors.push(FieldError::forbidden(format!("{field}.spec.ephemeralContainers"), detail));
-    }
+}
+
+/// What of the template has no effect.
+pub(super) fn warnings(object: &Value) -> Vec<String> {
+    spec_warnings(object.pointer("/spec/template/spec").unwrap_or(&Value::Null), "spec.template.spec")
 }
 
 /// The integer at `path`, zero where there is none.

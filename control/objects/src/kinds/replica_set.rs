@@ -48,6 +48,7 @@ pub(super) const REPLICA_SET: Native = Native {
     validate_status: |object| {
         replica_counts(object, &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"])
     },
+    warn: Some(pod_template::warnings),
     selectable_fields: &["status.replicas"],
     generational: &["spec"],
     ..Native::BASE

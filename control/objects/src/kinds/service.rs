@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use super::age;
 use crate::{
     field_error::FieldError,
-    fields::{child, default, default_text, elements, integer, list, text},
+    fields::{child, default, default_text, elements, integer, list, present, text},
     kind::{Column, NameRule, Native, Subresource},
+    support,
     validate::{
         meta::validate_labels,
         rules::{format_labels, one_of, or_none, port_or_name},
@@ -50,6 +51,7 @@ pub(super) const SERVICE: Native = Native {
     cells,
     defaults,
     validate,
+    warn: Some(warnings),
     selectable_fields: &["spec.clusterIP", "spec.type"],
     name_rule: NameRule::Label1035,
     ..Native::BASE
@@ -152,9 +154,14 @@ fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     }
     check_type(object, type_, address, &mut errors);
     balancer::check(object, type_, &mut errors);
+    support::refuse(&support::SERVICE, &object["spec"], "spec", &mut errors);
     errors.extend(service_address_errors(object));
     validate_labels(object, "/spec/selector", "spec.selector", &mut errors);
     one_of("spec.sessionAffinity", text(object, "/spec/sessionAffinity"), &["ClientIP", "None"], &mut errors);
+    if present(object, "/spec/sessionAffinityConfig") && text(object, "/spec/sessionAffinity") == "None" {
+        let detail = "must not be set when session affinity is None";
+        errors.push(FieldError::forbidden("spec.sessionAffinityConfig", detail));
+    }
     let seconds = integer(object, "/spec/sessionAffinityConfig/clientIP/timeoutSeconds");
     if let Some(seconds) = seconds.filter(|seconds| !(1..=AFFINITY_SECONDS_MAX).contains(seconds)) {
         let detail = format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}");
@@ -207,11 +214,20 @@ fn check_type(object: &Value, type_: &str, address: &str, errors: &mut Vec<Field
         }
         _ => {}
     }
-    if !list(object, "/spec/externalIPs").is_empty() {
-        let detail = "service addresses exist only in the cluster's virtual network: reach the service from outside by \
-            a NodePort or an Ingress";
-        errors.push(FieldError::forbidden("spec.externalIPs", detail));
+}
+
+/// What of a service has no effect. Its node ports are those that it was given.
+fn warnings(object: &Value) -> Vec<String> {
+    let mut warnings = support::warnings(&support::SERVICE, &object["spec"], "spec");
+    for (index, port) in list(object, "/spec/ports").iter().enumerate() {
+        if text(port, "/protocol") == "UDP" && integer(port, "/nodePort").is_some_and(|number| number != 0) {
+            warnings.push(format!(
+                "spec.ports[{index}].nodePort: has no effect: node ports of UDP are not served yet"
+            ));
+            break;
+        }
     }
+    warnings
 }
 
 /// A service has one address, of this cluster's family, by both of its names; an external one has none by either:
@@ -299,10 +315,6 @@ fn check_port<'a>(
     }
     let protocol = text(port, "/protocol");
     one_of(format!("{field}.protocol"), protocol, &["SCTP", "TCP", "UDP"], errors);
-    if protocol == "SCTP" {
-        let detail = "Wasm components have no SCTP sockets";
-        errors.push(FieldError::forbidden(format!("{field}.protocol"), detail));
-    }
     port_or_name(port.get("targetPort"), &format!("{field}.targetPort"), errors);
     if !known.numbers.insert((number, protocol)) {
         errors.push(FieldError::duplicate(field, json!({"port": number, "protocol": protocol})));
@@ -366,13 +378,13 @@ mod tests {
         let text: String = validate(&new, Some(&old)).iter().map(|error| format!("{error}\n")).collect();
         expect![[r#"
             spec.externalIPs: Forbidden: service addresses exist only in the cluster's virtual network: reach the service from outside by a NodePort or an Ingress
+            spec.ports[1].protocol: Forbidden: components have no SCTP sockets: say TCP or UDP
+            spec.ports[2].protocol: Forbidden: components have no SCTP sockets: say TCP or UDP
             spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive
             spec.ports[0].targetPort: Invalid value: 0: must be between 1 and 65535, inclusive
             spec.ports[1].name: Duplicate value: "a"
-            spec.ports[1].protocol: Forbidden: Wasm components have no SCTP sockets
             spec.ports[1].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'
             spec.ports[2].name: Required value
-            spec.ports[2].protocol: Forbidden: Wasm components have no SCTP sockets
             spec.ports[2].targetPort: Invalid value: "A": must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)
             spec.ports[2].targetPort: Invalid value: "A": must contain at least one letter (a-z)
             spec.ports[2]: Duplicate value: {"port":80,"protocol":"SCTP"}
@@ -415,6 +427,21 @@ mod tests {
         }
         assert!(with("", json!(["10.96.0.1"]))[0].contains("first value must match `clusterIP`"));
         assert!(with("10.96.0.1", json!(["10.96.0.1", "10.96.0.2"]))[0].contains("at most one can be given"));
+    }
+
+    #[test]
+    fn an_affinity_that_is_not_asked_for_has_no_settings() {
+        let config = json!({"clientIP": {"timeoutSeconds": 60}});
+        let with = |affinity: &str| {
+            faults(&service(
+                json!({"sessionAffinity": affinity, "sessionAffinityConfig": config, "ports": [{"port": 80}]}),
+            ))
+        };
+        assert_eq!(with("ClientIP"), [""; 0]);
+        assert_eq!(
+            with("None"),
+            ["spec.sessionAffinityConfig: Forbidden: must not be set when session affinity is None"]
+        );
     }
 
     #[test]

@@ -335,7 +335,7 @@ impl Node {
                 if ends {
                     let end = clock::after(at, self.chance.between(1, 2_000));
                     let code = i32::from(fails(&mut self.chance, 400));
-                    self.later(end, of(News::Exited(Exit::Completed(code))));
+                    self.later(end, of(News::Exited { exit: Exit::Completed(code), message: String::new() }));
                 }
             }
             Action::Probe { uid, container, attempt, kind, .. } => {
@@ -344,11 +344,11 @@ impl Node {
                 self.later(at, Observation::Container { uid, container, attempt, news });
             }
             Action::Stop { uid, container, attempt } if !self.chance.chance(100) => {
-                let news = News::Exited(Exit::Completed(0));
+                let news = News::Exited { exit: Exit::Completed(0), message: String::new() };
                 self.later(at, Observation::Container { uid, container, attempt, news });
             }
             Action::Kill { uid, container, attempt } => {
-                let news = News::Exited(Exit::Killed);
+                let news = News::Exited { exit: Exit::Killed, message: String::new() };
                 self.later(at, Observation::Container { uid, container, attempt, news });
             }
             Action::Report { status, .. } => self.reports.push(report(pod, Some(status))),

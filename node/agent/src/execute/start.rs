@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::{At, Context, Executor, POD_ENDS, PodImages, guarded, plan::holder};
 use crate::{
     app::Event,
+    last_word::LastWord,
     logs::{Stream, StreamSink},
     runtime::{ContainerId, ContainerSpec, Prepared, StartRefused, Stdio},
     volumes,
@@ -45,7 +46,7 @@ impl Executor {
             });
             let started = starting.await.unwrap_or_else(|message| Err(create(message)));
             let event = match started {
-                Ok(()) => Event::Started(id),
+                Ok(last_word) => Event::Started(id, last_word),
                 Err(StartFailure::NoSeat(message)) => Event::Observed(at.news(News::NoSeat { message })),
                 Err(StartFailure::Fault { reason, message }) => {
                     Event::Observed(at.news(News::StartFailed { reason: reason.to_owned(), message }))
@@ -56,8 +57,8 @@ impl Executor {
         None
     }
 
-    /// A container runs: from here on it is watched for its end.
-    pub fn started(&mut self, id: ContainerId) -> Observation {
+    /// A container runs: from here on it is watched for its end, and for what it leaves as the message of that.
+    pub fn started(&mut self, id: ContainerId, last_word: LastWord) -> Observation {
         let at = At::from(&id);
         let mut hash = Sha256::new();
         for part in [at.uid.as_str(), &at.container, &at.attempt.to_string(), &self.context.boot_id] {
@@ -73,13 +74,21 @@ impl Executor {
             None => self.context.runtime.kill(&id),
         }
         let (context, ended) = (self.context.clone(), at.clone());
+        let folders = self.workshop.folders.clone();
         self.background(async move {
             let (runtime, of) = (context.runtime.clone(), id.clone());
             let exit = guarded(async move { runtime.wait(&of).await }).await;
             let exit = exit.unwrap_or_else(Exit::HostFault);
             context.runtime.remove_container(&id);
             context.logs.end(&ended.uid, &ended.container).await;
-            ended.news(News::Exited(exit))
+            let (failed, holder) = (exit != Exit::Completed(0), last_word.holder.clone());
+            let (of, logs) = (ended.clone(), context.logs.clone());
+            let message = folders.call(&holder, move || {
+                last_word.read(failed, || logs.last_of(&of.uid, &of.container, of.attempt))
+            });
+            // Without its message it has ended all the same.
+            let message = message.await.unwrap_or_default();
+            ended.news(News::Exited { exit, message })
         });
         at.news(News::Started { container_id })
     }
@@ -148,12 +157,14 @@ async fn start(
     (plan, component): (Arc<StartPlan>, Prepared),
     log_holder: Holder,
     (volumes_dir, folders, disk): (PathBuf, Arc<Pool>, PodDisk),
-) -> Result<(), StartFailure> {
+) -> Result<LastWord, StartFailure> {
     // The loop has let go of it by now: nothing is copied.
     let plan = Arc::unwrap_or_clone(plan);
     let (logs, runtime) = (context.logs.clone(), context.runtime.clone());
     let name = format!("{}/{}/{}", pod.metadata.namespace, pod.metadata.name, id.name);
-    let started = folders.call(&holder(&pod.metadata.namespace), move || {
+    let of = holder(&pod.metadata.namespace);
+    let read_for = of.clone();
+    let started = folders.call(&of, move || {
         let mounts = volumes::mounts(&volumes_dir, &plan.mounts, &disk).map_err(create)?;
         let written = disk.written(&id.name);
         let log = logs.begin(&id.sandbox.pod, &id.name, id.attempt, (log_holder, Some(written)));
@@ -164,17 +175,21 @@ async fn start(
             arguments: plan.arguments,
             env: plan.env,
             mounts,
+            working_dir: plan.working_dir,
             limits: plan.limits,
             http_port: plan.http_port,
             stdio: Stdio {
+                stdin: plan.stdin,
                 stdout: Arc::new(StreamSink::new(log.clone(), Stream::Stdout)),
                 stderr: Arc::new(StreamSink::new(log, Stream::Stderr)),
             },
         };
+        let last_word = LastWord::before(&volumes_dir, plan.message, read_for);
         runtime.start(&id, spec).map_err(|refused| match refused {
             StartRefused::NoRoom(full) => StartFailure::NoSeat(full),
             StartRefused::Failed(message) => StartFailure::Fault { reason: RUN_FAILED, message },
-        })
+        })?;
+        Ok(last_word)
     });
     started.await.unwrap_or_else(|error| Err(create(error.to_string())))
 }

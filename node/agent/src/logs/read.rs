@@ -18,6 +18,11 @@ use tokio::sync::mpsc;
 
 use super::{segments, write::ContainerLog};
 
+/// What a log's end is of it. Source: kubelet `MaxContainerTerminationMessageLogLines` and `...LogLength`.
+const LAST_LINES: usize = 80;
+const LAST_BYTES: usize = 2048;
+/// Bytes of records in which that much is found, however long they are.
+const LAST_WINDOW: u64 = 64 * 1024;
 /// Bytes of one chunk that goes to the reader, about.
 const CHUNK_BYTES: usize = 32 * 1024;
 /// Bytes that are read at once in the search for the last lines.
@@ -70,6 +75,33 @@ pub(super) async fn serve(
             () = out.closed() => return Ok(()),
         }
     }
+}
+
+/// The end of a log, in at most so many lines and bytes. Blocks.
+pub(super) fn last(path: &Path) -> io::Result<String> {
+    let (mut left, mut records) = (LAST_WINDOW, Vec::new());
+    for segment in segments(path).iter().rev() {
+        let mut file = File::open(segment)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(left)))?;
+        let mut older = Vec::new();
+        file.take(left).read_to_end(&mut older)?;
+        left -= older.len() as u64;
+        records.splice(..0, older);
+        if left == 0 {
+            // Of the first one the beginning is missing.
+            let begin = records.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            records.drain(..begin);
+            break;
+        }
+    }
+    let (mut filter, mut text) = (Filter::default(), BytesMut::new());
+    records.split_inclusive(|byte| *byte == b'\n').for_each(|record| filter.pass(record, &mut text));
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let said = lines[lines.len().saturating_sub(LAST_LINES)..].concat();
+    let begin = said.ceil_char_boundary(said.len().saturating_sub(LAST_BYTES));
+    Ok(said[begin..].to_owned())
 }
 
 async fn turn<T: Send + 'static>(
@@ -350,6 +382,23 @@ mod tests {
         };
         assert!(turns >= 9, "{turns}");
         assert_eq!(cursor.file.stream_position().unwrap(), record.len() as u64);
+    }
+
+    #[test]
+    fn the_end_of_a_log_is_found_across_its_files_and_is_short() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let write = |name: &str, lines: std::ops::Range<usize>, text: &str| {
+            let record = |line| format!("2026-01-01T00:00:00.123456789Z stderr F {line}{text}\n");
+            std::fs::write(dir.path().join(name), lines.map(record).collect::<String>()).unwrap();
+        };
+        assert_eq!(last(&path).unwrap(), "");
+        write("0.log.1", 0..100, "");
+        write("0.log", 100..103, "");
+        let said = last(&path).unwrap();
+        assert_eq!((said.lines().next(), said.lines().last()), (Some("23"), Some("102")));
+        write("0.log", 0..30, &"x".repeat(10_000));
+        assert_eq!(last(&path).unwrap(), format!("{}\n", "x".repeat(LAST_BYTES - 1)));
     }
 
     #[test]

@@ -252,7 +252,8 @@ fn container_spec(spec: ContainerSpec, artifact: Arc<Artifact>) -> host::Contain
         },
         http_port: Some(spec.http_port),
         http_timeout: None,
-        stdin_closed: false,
+        stdin_closed: !spec.stdio.stdin,
+        working_dir: Some(spec.working_dir).filter(|dir| !dir.is_empty()),
         stdout: spec.stdio.stdout,
         stderr: spec.stdio.stderr,
     }
@@ -306,9 +307,10 @@ mod tests {
             arguments: vec!["spin".into()],
             env: Vec::new(),
             mounts: Vec::new(),
+            working_dir: String::new(),
             limits: Limits::default(),
             http_port: 80,
-            stdio: Stdio { stdout: Arc::new(Silence), stderr: Arc::new(Silence) },
+            stdio: Stdio { stdin: true, stdout: Arc::new(Silence), stderr: Arc::new(Silence) },
         }
     }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::EXIT_KILLED;
 use crate::{
-    pod::{Changes, ContainerState, Phase, PodState, Sandbox, Terminated, Volumes},
+    pod::{Changes, ContainerState, Instance, Phase, PodState, Sandbox, Terminated, Volumes},
     restart::Backoff,
     spec::{Pod, RestartPolicy},
 };
@@ -99,6 +99,7 @@ fn earlier_life(pod: &Pod, name: &str, old: &Value, times: &Times) -> ContainerS
         finished_at: times.read(&end["finishedAt"]).unwrap_or(times.now),
         container_id: text(&end["containerID"]),
         announced: false,
+        outdated: false,
     };
     let current = &old["state"];
     state.last = old["lastState"].get("terminated").map(end);
@@ -110,13 +111,17 @@ fn earlier_life(pod: &Pod, name: &str, old: &Value, times: &Times) -> ContainerS
         finished_at: times.now,
         container_id: text(&old["containerID"]),
         announced: false,
+        outdated: false,
     });
     let was_over = current.get("terminated").map(end);
     if !pod.is_init(name) && pod.spec.restart_policy != RestartPolicy::Always {
         let over = was_over.clone().or_else(|| lost.clone());
         if let Some(end) = over {
-            state.image_id = text(&old["imageID"]);
-            state.container_id = text(&old["containerID"]);
+            state.instance = Some(Instance {
+                container_id: text(&old["containerID"]),
+                image: text(&old["image"]),
+                image_id: text(&old["imageID"]),
+            });
             state.phase = Phase::Terminated(end);
             return state;
         }

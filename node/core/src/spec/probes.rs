@@ -43,7 +43,6 @@ impl Default for Probe {
 pub struct HttpGet {
     pub path: String,
     pub port: PortRef,
-    pub host: String,
     pub scheme: String,
     pub http_headers: Vec<HttpHeader>,
 }
@@ -59,7 +58,6 @@ pub struct HttpHeader {
 #[serde(rename_all = "camelCase", default)]
 pub struct TcpSocket {
     pub port: PortRef,
-    pub host: String,
 }
 
 /// A port by number, or by the name of a container's port.

@@ -179,9 +179,13 @@ impl World {
         self.observed.pods[POD].containers[container].phase == Phase::Starting
     }
 
+    /// The status that was reported last.
+    pub fn reported(&self) -> &Value {
+        self.observed.pods[POD].reported.as_ref().unwrap()
+    }
+
     pub fn started_at(&self) -> String {
-        let reported = self.observed.pods[POD].reported.as_ref().unwrap();
-        reported["containerStatuses"][0]["state"]["running"]["startedAt"].as_str().unwrap().to_owned()
+        self.reported()["containerStatuses"][0]["state"]["running"]["startedAt"].as_str().unwrap().to_owned()
     }
 
     pub fn sandbox_stopped(&mut self) {
@@ -248,7 +252,13 @@ impl World {
     }
 
     pub fn exited(&mut self, container: &str, attempt: u32, exit: Exit) {
-        self.news(container, attempt, &format!("exited {exit:?}"), News::Exited(exit));
+        self.exited_saying(container, attempt, exit, "");
+    }
+
+    /// With a message of its own.
+    pub fn exited_saying(&mut self, container: &str, attempt: u32, exit: Exit, message: &str) {
+        let what = format!("exited {exit:?}");
+        self.news(container, attempt, &what, News::Exited { exit, message: message.to_owned() });
     }
 
     pub fn probed(&mut self, container: &str, attempt: u32, kind: &str, success: bool) {

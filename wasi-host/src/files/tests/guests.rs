@@ -57,6 +57,11 @@ impl Bench {
 
     /// Starts a container that sees the folder as `/data`.
     async fn start(&self, pod: &Pod, args: &[&str]) -> (Container, Arc<Lines>) {
+        let (spec, output) = self.spec(args).await;
+        (pod.start(spec).expect("started"), output)
+    }
+
+    async fn spec(&self, args: &[&str]) -> (ContainerSpec, Arc<Lines>) {
         let output = Arc::new(Lines::default());
         let mount = Mount {
             host: self.dir.path().join("data"),
@@ -74,11 +79,12 @@ impl Bench {
             limits: ContainerLimits::default(),
             http_port: None,
             http_timeout: None,
+            working_dir: None,
             stdin_closed: true,
             stdout: output.clone(),
             stderr: output.clone(),
         };
-        (pod.start(spec).expect("started"), output)
+        (spec, output)
     }
 
     /// Containers that open a pipe that nobody writes to.
@@ -187,6 +193,29 @@ renamed: Ok(())
 removed: Ok(())
 out of the directory: Err(ErrorCode::NotPermitted)
 ";
+
+#[tokio::test]
+async fn relative_paths_begin_in_the_working_directory() {
+    let wasm_dir = tempfile::tempdir().expect("a directory");
+    for target in ["wasm32-wasip1", "wasm32-wasip2"] {
+        let bench = Bench::new(compile("files", Some(target), wasm_dir.path()));
+        std::fs::create_dir(bench.dir.path().join("data/work")).expect("made");
+        std::fs::write(bench.dir.path().join("data/work/note"), "").expect("written");
+        let pod = bench.pod("default", 1);
+        for (path, found) in
+            [("note", true), ("./note", true), ("/data/work/note", true), ("data/note", false)]
+        {
+            let (mut spec, output) = bench.spec(&["open", path]).await;
+            spec.working_dir = Some("/data/work".to_owned());
+            let host = bench.dir.path().join("data/work");
+            spec.mounts.push(Mount { host, guest: ".".to_owned(), ..spec.mounts[0].clone() });
+            let exit = pod.start(spec).expect("started").wait().await;
+            assert!(exit.is_success(), "{exit:?}");
+            let expected = if found { "opened: Ok(())\n" } else { "opened: Err(NotFound)\n" };
+            assert_eq!(output.text(), expected, "{path} of {target}");
+        }
+    }
+}
 
 #[tokio::test]
 async fn files_of_wasi_03_are_served() {

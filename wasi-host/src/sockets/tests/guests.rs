@@ -61,6 +61,7 @@ impl Bench {
             limits: ContainerLimits::default(),
             http_port: None,
             http_timeout: None,
+            working_dir: None,
             stdin_closed: true,
             stdout: output.clone(),
             stderr: output.clone(),

@@ -1,42 +1,30 @@
-//! Validation of containers: names, images, ports, environment, mounts.
+//! Validation of containers: names, images, ports, mounts.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{probe, refused, resources, volume::check_relative};
+use super::{
+    environment,
+    names::Names,
+    probe, resources,
+    volume::{check_length, check_relative},
+};
 use crate::{
     field_error::FieldError,
-    fields::{integer, list, present, text},
+    fields::{flag, integer, list, present, text},
     validate::{
         rules::one_of,
-        syntax::{env_name_faults, label_faults, port_name_faults, port_number_faults},
+        syntax::{label_faults, port_name_faults, port_number_faults},
     },
 };
 
-const ENV_SOURCES: &[&str] = &["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef"];
-const FIELD_PATHS: &[&str] = &[
-    "metadata.name",
-    "metadata.namespace",
-    "metadata.uid",
-    "spec.nodeName",
-    "spec.serviceAccountName",
-    "status.hostIP",
-    "status.hostIPs",
-    "status.podIP",
-    "status.podIPs",
-];
 /// Containers of one pod, those that initialize it and those that come later among them.
 const CONTAINERS_MAX: usize = 1000;
 const PROBES: &[&str] = &["livenessProbe", "readinessProbe", "startupProbe"];
 
-/// Checks all containers of a pod's spec. `volumes` are the names of the pod's volumes.
-pub(super) fn validate_all(
-    spec: &Value,
-    field: &str,
-    volumes: &BTreeSet<String>,
-    errors: &mut Vec<FieldError>,
-) {
+/// Checks all containers of a pod's spec, whose parts have these names.
+pub(super) fn validate_all(spec: &Value, field: &str, known: &Names<'_>, errors: &mut Vec<FieldError>) {
     if list(spec, "/containers").is_empty() {
         errors.push(FieldError::required(format!("{field}.containers"), ""));
     }
@@ -49,7 +37,7 @@ pub(super) fn validate_all(
     let mut names = BTreeSet::new();
     for (index, container) in list(spec, "/containers").iter().enumerate() {
         let at = format!("{field}.containers[{index}]");
-        validate(container, &at, volumes, &mut names, errors);
+        validate(container, &at, known, &mut names, errors);
         if present(container, "/restartPolicy") {
             let detail = "may not be set for non-init containers";
             errors.push(FieldError::forbidden(format!("{at}.restartPolicy"), detail));
@@ -57,7 +45,7 @@ pub(super) fn validate_all(
     }
     for (index, container) in list(spec, "/initContainers").iter().enumerate() {
         let at = format!("{field}.initContainers[{index}]");
-        validate(container, &at, volumes, &mut names, errors);
+        validate(container, &at, known, &mut names, errors);
         init_only(container, &at, errors);
     }
 }
@@ -79,7 +67,7 @@ fn init_only(container: &Value, field: &str, errors: &mut Vec<FieldError>) {
 fn validate(
     container: &Value,
     field: &str,
-    volumes: &BTreeSet<String>,
+    known: &Names<'_>,
     names: &mut BTreeSet<String>,
     errors: &mut Vec<FieldError>,
 ) {
@@ -106,12 +94,14 @@ fn validate(
     let policy = text(container, "/terminationMessagePolicy");
     one_of(format!("{field}.terminationMessagePolicy"), policy, &["FallbackToLogsOnError", "File"], errors);
     ports(container, field, errors);
-    environment(container, field, errors);
-    mounts(container, field, volumes, errors);
+    environment::validate(container, field, known, errors);
+    mounts(container, field, known, errors);
+    working_dir(container, field, errors);
+    message_path(container, field, errors);
     resources::validate(container, field, errors);
     for key in PROBES {
         if let Some(probe) = container.get(*key).filter(|probe| !probe.is_null()) {
-            probe::validate(probe, &format!("{field}.{key}"), *key != "readinessProbe", errors);
+            probe::validate(probe, &format!("{field}.{key}"), key, errors);
         }
     }
     for key in ["postStart", "preStop"] {
@@ -121,7 +111,6 @@ fn validate(
             probe::handler(hook, &format!("{field}.lifecycle.{key}"), kinds, errors);
         }
     }
-    refused::check_container(container, field, errors);
 }
 
 fn ports(container: &Value, field: &str, errors: &mut Vec<FieldError>) {
@@ -149,103 +138,17 @@ fn ports(container: &Value, field: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn environment(container: &Value, field: &str, errors: &mut Vec<FieldError>) {
-    for (index, variable) in list(container, "/env").iter().enumerate() {
-        let at = format!("{field}.env[{index}]");
-        let name = text(variable, "/name");
-        if name.is_empty() {
-            errors.push(FieldError::required(format!("{at}.name"), ""));
-        } else {
-            for fault in env_name_faults(name) {
-                errors.push(FieldError::invalid(format!("{at}.name"), name, fault));
-            }
-        }
-        if let Some(source) = variable.get("valueFrom").filter(|source| !source.is_null()) {
-            env_source(source, &format!("{at}.valueFrom"), !text(variable, "/value").is_empty(), errors);
-        }
-    }
-    for (index, source) in list(container, "/envFrom").iter().enumerate() {
-        let at = format!("{field}.envFrom[{index}]");
-        let prefix = text(source, "/prefix");
-        for fault in env_name_faults(prefix) {
-            errors.push(FieldError::invalid(format!("{at}.prefix"), prefix, fault));
-        }
-        let given: Vec<&str> = ["configMapRef", "secretRef"]
-            .into_iter()
-            .filter(|key| present(source, &format!("/{key}")))
-            .collect();
-        match given.as_slice() {
-            [] => {
-                let detail = "must specify one of: `configMapRef` or `secretRef`";
-                errors.push(FieldError::invalid(at, "", detail));
-            }
-            [one] if text(source, &format!("/{one}/name")).is_empty() => {
-                errors.push(FieldError::required(format!("{at}.{one}.name"), ""));
-            }
-            [_] => {}
-            _ => errors.push(FieldError::invalid(
-                at,
-                "",
-                "may not have more than one field specified at a time",
-            )),
-        }
-    }
-}
-
-fn env_source(source: &Value, field: &str, has_value: bool, errors: &mut Vec<FieldError>) {
-    let given: Vec<&str> =
-        ENV_SOURCES.iter().copied().filter(|key| present(source, &format!("/{key}"))).collect();
-    let [kind] = given.as_slice() else {
-        let detail = match given.len() {
-            0 => "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`",
-            _ => "may not have more than one field specified at a time",
-        };
-        errors.push(FieldError::invalid(field, "", detail));
-        return;
-    };
-    if has_value {
-        errors.push(FieldError::invalid(field, "", "may not be specified when `value` is not empty"));
-    }
-    let at = format!("{field}.{kind}");
-    let mut need = |key: &str| {
-        if text(source, &format!("/{kind}/{key}")).is_empty() {
-            errors.push(FieldError::required(format!("{at}.{key}"), ""));
-        }
-    };
-    match *kind {
-        "fieldRef" => {
-            need("fieldPath");
-            let path = text(source, "/fieldRef/fieldPath");
-            let maps = ["metadata.labels['", "metadata.annotations['"];
-            let subscript = path.ends_with("']") && maps.iter().any(|start| path.starts_with(start));
-            if !path.is_empty() && !subscript {
-                one_of(format!("{at}.fieldPath"), path, FIELD_PATHS, errors);
-            }
-        }
-        "resourceFieldRef" => need("resource"),
-        _ => {
-            need("name");
-            need("key");
-        }
-    }
-}
-
-fn mounts(container: &Value, field: &str, volumes: &BTreeSet<String>, errors: &mut Vec<FieldError>) {
+fn mounts(container: &Value, field: &str, known: &Names<'_>, errors: &mut Vec<FieldError>) {
     let mut paths = BTreeSet::new();
     for (index, mount) in list(container, "/volumeMounts").iter().enumerate() {
         let at = format!("{field}.volumeMounts[{index}]");
         let name = text(mount, "/name");
         if name.is_empty() {
             errors.push(FieldError::required(format!("{at}.name"), ""));
-        } else if !volumes.contains(name) {
+        } else if !known.volumes.contains(name) {
             errors.push(FieldError::not_found(format!("{at}.name"), name));
         }
-        let path = text(mount, "/mountPath");
-        if path.is_empty() {
-            errors.push(FieldError::required(format!("{at}.mountPath"), ""));
-        } else if !paths.insert(path) {
-            errors.push(FieldError::invalid(format!("{at}.mountPath"), path, "must be unique"));
-        }
+        mount_path(mount, &at, &mut paths, errors);
         let (sub_path, expression) = (text(mount, "/subPath"), text(mount, "/subPathExpr"));
         check_relative(sub_path, &format!("{at}.subPath"), errors);
         check_relative(expression, &format!("{at}.subPathExpr"), errors);
@@ -257,5 +160,69 @@ fn mounts(container: &Value, field: &str, volumes: &BTreeSet<String>, errors: &m
                 "subPathExpr and subPath are mutually exclusive",
             ));
         }
+        let recursive = text(mount, "/recursiveReadOnly");
+        if !recursive.is_empty() {
+            let at = format!("{at}.recursiveReadOnly");
+            one_of(&at, recursive, &["Disabled", "Enabled", "IfPossible"], errors);
+            if recursive != "Disabled" && !flag(mount, "/readOnly") {
+                errors.push(FieldError::forbidden(at, "may only be specified when readOnly is true"));
+            }
+        }
+    }
+}
+
+/// A path at which a container finds a volume, and no other.
+fn mount_path<'a>(
+    mount: &'a Value,
+    field: &str,
+    paths: &mut BTreeSet<&'a str>,
+    errors: &mut Vec<FieldError>,
+) {
+    let (path, at) = (text(mount, "/mountPath"), format!("{field}.mountPath"));
+    if path.is_empty() {
+        errors.push(FieldError::required(at, ""));
+    } else if path.contains(':') {
+        errors.push(FieldError::invalid(at, path, "must not contain ':'"));
+    } else if path.split('/').any(|part| part == "..") {
+        errors.push(FieldError::invalid(at, path, "must not contain '..'"));
+    } else if !paths.insert(path.trim_matches('/')) {
+        errors.push(FieldError::invalid(at, path, "must be unique"));
+    }
+}
+
+/// A component has the files that it mounts, and no others to begin in.
+fn working_dir(container: &Value, field: &str, errors: &mut Vec<FieldError>) {
+    let (dir, at) = (text(container, "/workingDir"), format!("{field}.workingDir"));
+    let within = |path: &str| {
+        let (dir, path) = (dir.trim_matches('/'), path.trim_matches('/'));
+        dir.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let mut mounted = list(container, "/volumeMounts").iter().map(|mount| text(mount, "/mountPath"));
+    if dir.is_empty() || dir == "/" {
+        return;
+    }
+    check_length(dir, &at, errors);
+    if !dir.starts_with('/') || dir.split('/').any(|part| part == "..") {
+        errors.push(FieldError::invalid(at, dir, "must be an absolute path without '..'"));
+    } else if mounted.clone().any(|path| path.trim_matches('/').is_empty()) {
+        let detail = "cannot be another than / where a volume is mounted there: programs take relative paths for such of /";
+        errors.push(FieldError::invalid(at, dir, detail));
+    } else if !mounted.any(within) {
+        let detail = "must lie in a volume that the container mounts: a component has no other files";
+        errors.push(FieldError::invalid(at, dir, detail));
+    }
+}
+
+/// Where a container leaves the last word on its end.
+fn message_path(container: &Value, field: &str, errors: &mut Vec<FieldError>) {
+    let (path, at) = (text(container, "/terminationMessagePath"), format!("{field}.terminationMessagePath"));
+    let parts: Vec<&str> = path.split('/').collect();
+    if path.is_empty() {
+        return;
+    }
+    check_length(path, &at, errors);
+    if !parts[0].is_empty() || parts.len() < 3 || parts[1..].iter().any(|part| matches!(*part, "" | "." | "..")) {
+        let detail = "must be the absolute path of a file in a folder, such as /dev/termination-log";
+        errors.push(FieldError::invalid(at, path, detail));
     }
 }

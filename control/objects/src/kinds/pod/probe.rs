@@ -11,7 +11,8 @@ use crate::{
     },
 };
 
-pub(super) fn validate(probe: &Value, field: &str, liveness: bool, errors: &mut Vec<FieldError>) {
+/// Checks the probe at `field`; `kind` is the last part of that.
+pub(super) fn validate(probe: &Value, field: &str, kind: &str, errors: &mut Vec<FieldError>) {
     handler(probe, field, &["exec", "httpGet", "tcpSocket", "grpc"], errors);
     for key in
         ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
@@ -19,12 +20,16 @@ pub(super) fn validate(probe: &Value, field: &str, liveness: bool, errors: &mut 
         not_negative(probe, &format!("/{key}"), format!("{field}.{key}"), errors);
     }
     let threshold = integer(probe, "/successThreshold").unwrap_or(1);
-    if liveness && threshold != 1 {
+    if kind != "readinessProbe" && threshold != 1 {
         errors.push(FieldError::invalid(format!("{field}.successThreshold"), threshold, "must be 1"));
     }
     if let Some(seconds) = integer(probe, "/terminationGracePeriodSeconds").filter(|seconds| *seconds <= 0) {
         let at = format!("{field}.terminationGracePeriodSeconds");
         errors.push(FieldError::invalid(at, seconds, "must be greater than 0"));
+    }
+    if kind == "readinessProbe" && present(probe, "/terminationGracePeriodSeconds") {
+        let at = format!("{field}.terminationGracePeriodSeconds");
+        errors.push(FieldError::forbidden(at, "must not be set for readinessProbes"));
     }
 }
 

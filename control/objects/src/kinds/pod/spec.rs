@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{container, refused, volume};
+use super::{affinity, container, names::Names, volume};
 use crate::{
     field_error::FieldError,
     fields::{entries, integer, list, present, text},
+    support::{self, POD_SPEC},
     validate::{
         rules::{not_negative, one_of},
         syntax::{label_faults, label_value_faults, qualified_name_faults, subdomain_faults},
@@ -26,15 +27,17 @@ const SECONDS_MAX: i64 = i32::MAX as i64;
 
 /// Checks the spec at `field` (`spec`, `spec.template.spec`).
 pub(in crate::kinds) fn validate_spec(spec: &Value, field: &str, place: Place, errors: &mut Vec<FieldError>) {
-    let volumes = volume::validate(spec, field, errors);
-    container::validate_all(spec, field, &volumes, errors);
+    let known = Names::of(spec);
+    volume::validate(spec, field, &known, errors);
+    container::validate_all(spec, field, &known, errors);
     lifetime(spec, field, place, errors);
     let dns = text(spec, "/dnsPolicy");
     let policies = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
     one_of(format!("{field}.dnsPolicy"), dns, policies, errors);
-    if dns == "None" && list(spec, "/dnsConfig/nameservers").is_empty() {
-        let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
-        errors.push(FieldError::required(format!("{field}.dnsConfig.nameservers"), detail));
+    let preemption = text(spec, "/preemptionPolicy");
+    if !preemption.is_empty() {
+        let policies = &["Never", "PreemptLowerPriority"];
+        one_of(format!("{field}.preemptionPolicy"), preemption, policies, errors);
     }
     names(spec, field, errors);
     for (key, value) in entries(spec, "/nodeSelector") {
@@ -50,8 +53,9 @@ pub(in crate::kinds) fn validate_spec(spec: &Value, field: &str, place: Place, e
     for (index, toleration) in list(spec, "/tolerations").iter().enumerate() {
         check_toleration(toleration, &format!("{field}.tolerations[{index}]"), errors);
     }
+    affinity::check(spec, field, errors);
     gates(spec, field, errors);
-    refused::check_spec(spec, field, errors);
+    support::refuse(&POD_SPEC, spec, field, errors);
 }
 
 fn lifetime(spec: &Value, field: &str, place: Place, errors: &mut Vec<FieldError>) {
@@ -84,10 +88,11 @@ fn lifetime(spec: &Value, field: &str, place: Place, errors: &mut Vec<FieldError
 
 fn names(spec: &Value, field: &str, errors: &mut Vec<FieldError>) {
     type Check = fn(&str) -> Vec<String>;
-    let checks: [(&str, Check); 5] = [
+    let checks: [(&str, Check); 6] = [
         ("nodeName", subdomain_faults),
         ("serviceAccountName", subdomain_faults),
         ("priorityClassName", subdomain_faults),
+        ("runtimeClassName", subdomain_faults),
         ("hostname", label_faults),
         ("subdomain", label_faults),
     ];
