@@ -34,6 +34,7 @@ pub mod serving;
 pub mod shares;
 mod sockets;
 mod stdin;
+mod store;
 
 pub use artifact::{Artifact, Confinement, Entry, PrepareError, Scarce, compile_child_main};
 pub use disk::{Grown, PodDisk, Written};

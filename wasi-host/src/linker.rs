@@ -131,6 +131,11 @@ pub(crate) struct Parts<'a> {
 // These are called at each call of a guest, before what it does: it is here that what the last one left is counted.
 
 impl State {
+    /// The guest ends, and with it what it has begun: to be called before its store goes.
+    pub(crate) fn end(&mut self) {
+        self.states.http.cut_bodies();
+    }
+
     #[inline]
     pub(crate) fn parts(&mut self) -> Parts<'_> {
         self.meter.make_room(&mut self.table);

@@ -19,10 +19,11 @@ use crate::host;
 use crate::http;
 use crate::ledger::{Account, Holding, PodBounds, Refused};
 use crate::limits::bound_store;
-use crate::linker::{self, Grants, State};
+use crate::linker::{self, Grants};
 use crate::logs::LogSink;
 use crate::net::{Namespace, NetError};
 use crate::seats::{NoSeat, PodSeats, Seat, Share};
+use crate::store::GuestStore;
 
 /// The port that an HTTP component without one is served on.
 const HTTP_PORT_DEFAULT: u16 = 80;
@@ -335,7 +336,7 @@ pub(crate) struct Sandbox {
 
 impl Sandbox {
     /// A new store with all its limits, ready for the instance that the seat is for.
-    pub(crate) fn store(&self, seat: Seat) -> Result<Store<State>, StartError> {
+    pub(crate) fn store(&self, seat: Seat) -> Result<GuestStore, StartError> {
         let failed = |error: wasmtime::Error| StartError::Sandbox { message: format!("{error:#}") };
         let meter = self.grants.meter(self.artifact.engine(), self.artifact.structures)?;
         let state = self.grants.state(seat, meter);
@@ -352,7 +353,7 @@ impl Sandbox {
                 Verdict::Interrupt => UpdateDeadline::Interrupt,
             })
         });
-        Ok(store)
+        Ok(store.into())
     }
 
     /// What an error that ended a call of the guest means.
@@ -415,7 +416,7 @@ fn start_command(sandbox: &Arc<Sandbox>) -> Result<(), StartError> {
 }
 
 /// Runs a program from its instantiation to its end. The store is gone, and with it all that it held, on return.
-async fn run_command(sandbox: &Sandbox, mut store: Store<State>) -> Exit {
+async fn run_command(sandbox: &Sandbox, mut store: GuestStore) -> Exit {
     let returned = match &sandbox.artifact.pre {
         Pre::CommandP2(pre) => match pre.instantiate_async(&mut store).await {
             Ok(command) => command.wasi_cli_run().call_run(&mut store).await,

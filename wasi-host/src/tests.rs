@@ -6,6 +6,7 @@ mod code_store;
 mod commands;
 mod config;
 mod cpu;
+mod cut;
 mod growing;
 mod holdings;
 mod pods;
