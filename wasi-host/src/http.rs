@@ -310,7 +310,7 @@ impl Server {
                     return Ok(holding(p2::call(self, call, response, deadline).await?, permit, None));
                 }
                 Pre::HttpP3(_) => p3::call(self, call, response, deadline, tries > 1).await,
-                Pre::CommandP2(_) | Pre::CommandP3(_) => {
+                Pre::CommandP1(_) | Pre::CommandP2(_) | Pre::CommandP3(_) => {
                     return Err(unavailable("not an HTTP component").into());
                 }
             };

@@ -10,6 +10,7 @@
 
 mod artifact;
 mod capability;
+mod command;
 mod config;
 pub mod descriptors;
 pub mod digests;
@@ -27,6 +28,7 @@ pub mod logs;
 mod meter;
 pub mod net;
 pub mod pool;
+mod preview1;
 pub mod refusals;
 mod sandbox;
 mod seats;

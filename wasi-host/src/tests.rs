@@ -10,6 +10,7 @@ mod cut;
 mod growing;
 mod holdings;
 mod pods;
+mod preview1;
 pub mod programs;
 mod refusals;
 mod seats;
@@ -124,6 +125,7 @@ impl Bench {
             mounts: Vec::new(),
             limits: ContainerLimits::default(),
             http_port: None,
+            listen_ports: Vec::new(),
             http_timeout: None,
             stdin_closed: true,
             stdout: self.stdout.clone(),

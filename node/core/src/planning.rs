@@ -42,6 +42,7 @@ impl StartInputs {
             env,
             limits: resources::container_limits(container),
             http_port: container.http_port(),
+            listen_ports: container.listen_ports(),
             image_id: self.image_id.clone(),
         })
     }

@@ -166,6 +166,7 @@ async fn start(
             mounts,
             limits: plan.limits,
             http_port: plan.http_port,
+            listen_ports: plan.listen_ports,
             stdio: Stdio {
                 stdout: Arc::new(StreamSink::new(log.clone(), Stream::Stdout)),
                 stderr: Arc::new(StreamSink::new(log, Stream::Stderr)),

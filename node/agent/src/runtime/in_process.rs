@@ -251,6 +251,7 @@ fn container_spec(spec: ContainerSpec, artifact: Arc<Artifact>) -> host::Contain
             cpu_weight: spec.limits.cpu_weight,
         },
         http_port: Some(spec.http_port),
+        listen_ports: spec.listen_ports,
         http_timeout: None,
         stdin_closed: false,
         stdout: spec.stdio.stdout,
@@ -308,6 +309,7 @@ mod tests {
             mounts: Vec::new(),
             limits: Limits::default(),
             http_port: 80,
+            listen_ports: Vec::new(),
             stdio: Stdio { stdout: Arc::new(Silence), stderr: Arc::new(Silence) },
         }
     }
