@@ -33,10 +33,9 @@ fn all() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
 fn main() {
     let samples = PathBuf::from(env::var("CARGO_MANIFEST_DIR").unwrap()).parent().unwrap().to_path_buf();
     let out = PathBuf::from(env::var("OUT_DIR").unwrap());
-    println!("cargo:rerun-if-changed={}", samples.join("Cargo.toml").display());
-    println!("cargo:rerun-if-changed={}", samples.join("Cargo.lock").display());
-    for (package, _) in all() {
-        println!("cargo:rerun-if-changed={}", samples.join(package).display());
+    // Relative to this package: of the tree that is built, whichever was before.
+    for changed in ["Cargo.toml", "Cargo.lock"].into_iter().chain(all().map(|(package, _)| *package)) {
+        println!("cargo:rerun-if-changed=../{changed}");
     }
     for target in ["wasm32-wasip2", "wasm32-wasip1"] {
         ensure_target(target);

@@ -53,7 +53,7 @@ pub use room::Scarce;
 /// How a component is run, decided by what it exports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
-    /// `wasi:cli/run`: a server or a job.
+    /// `wasi:cli/run`, or `_start` of a core module: a server or a job.
     Command,
     /// `wasi:http/incoming-handler` of WASI 0.2: a fresh instance a request.
     HttpP2,
@@ -80,6 +80,7 @@ pub struct Artifact {
 /// The prepared component by the world that it is called through. Clones are the same.
 #[derive(Clone)]
 pub(crate) enum Pre {
+    CommandP1(wasmtime::InstancePre<State>),
     CommandP2(wasmtime_wasi::p2::bindings::CommandPre<State>),
     CommandP3(wasmtime_wasi::p3::bindings::CommandPre<State>),
     HttpP2(ProxyPre<State>),

@@ -60,7 +60,7 @@ const MAX_MAP_COUNT: &str = "/proc/sys/vm/max_map_count";
 /// Which of the two engines a component needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum WasiVersion {
-    /// 0.2, and preview 1 through the adapter.
+    /// 0.2, and core modules of preview 1.
     P2,
     /// 0.3, with 0.2 beside it.
     P3,

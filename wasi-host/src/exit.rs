@@ -21,8 +21,8 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 pub enum Exit {
     /// The guest returned or called exit. A `run` that returns an error has code 1.
     Completed {
-        /// The exit code as the guest gave it. Guests built against WASI before 0.2.12, and so those of preview 1,
-        /// can say success or failure only: their code is 0 or 1.
+        /// The exit code as the guest gave it. Components built against WASI before 0.2.12 can say success or failure only:
+        /// their code is 0 or 1.
         code: i32,
     },
     /// The guest trapped: unreachable code, a panic, an access out of bounds, stack exhausted, a host call refused.

@@ -36,6 +36,7 @@ use crate::pool::{Call, NotDone, Pool, WAITING_MAX};
 use crate::refusals::What;
 use crate::shares::{Certain, Holder, Shares};
 pub(crate) use capability::PodFiles;
+pub(crate) use listing::Listing;
 pub use mounts::{Mount, Volume};
 pub(crate) use reserve::{Reserve, has_room};
 use transfer::TRANSFER_BYTES_MAX;
@@ -156,7 +157,7 @@ impl Account {
 }
 
 /// Something of the host's file system that a guest has open. It is closed where closing may block.
-struct Opened<T: Send + 'static> {
+pub(crate) struct Opened<T: Send + 'static> {
     /// There until it is closed.
     inner: Option<T>,
     /// For as long as it is open; none for what the pod mounts.
@@ -184,11 +185,11 @@ impl<T: Send> Drop for Opened<T> {
 }
 
 /// A file or directory of a guest.
-type OpenDescriptor = Arc<Opened<Descriptor>>;
+pub(crate) type OpenDescriptor = Arc<Opened<Descriptor>>;
 
 impl Opened<Descriptor> {
     /// Fails where it has been closed, which none is that a handle leads to.
-    fn descriptor(&self) -> Result<&Descriptor, ErrorCode> {
+    pub(crate) fn descriptor(&self) -> Result<&Descriptor, ErrorCode> {
         self.inner.as_ref().ok_or(ErrorCode::BadDescriptor)
     }
 
@@ -256,6 +257,11 @@ impl Files {
         let mut dir = Opened::new(Descriptor::Dir(dir), &self.account, None);
         dir.volume = volume;
         self.dirs.push((Arc::new(dir), path));
+    }
+
+    /// The directories that the guest finds open, with their paths.
+    pub(crate) fn dirs(&self) -> impl Iterator<Item = &(OpenDescriptor, String)> {
+        self.dirs.iter()
     }
 
     /// The charge for so many directories that it has open: a few are part of every container.

@@ -8,6 +8,7 @@ mod clients;
 mod contents;
 mod delivery;
 mod growing;
+mod guest_body;
 mod listen;
 mod outgoing;
 mod p2;
@@ -40,6 +41,7 @@ use crate::serving::PROBES_MAX;
 pub(crate) use capability::PodHttp;
 use clients::{Clients, UnderWay};
 use contents::fields_bytes;
+use guest_body::GivenBody;
 
 /// Requests of one container that may be under way; more are answered with 503.
 const IN_FLIGHT_MAX: usize = 1024;
@@ -308,7 +310,7 @@ impl Server {
                     return Ok(holding(p2::call(self, call, response, deadline).await?, permit, None));
                 }
                 Pre::HttpP3(_) => p3::call(self, call, response, deadline, tries > 1).await,
-                Pre::CommandP2(_) | Pre::CommandP3(_) => {
+                Pre::CommandP1(_) | Pre::CommandP2(_) | Pre::CommandP3(_) => {
                     return Err(unavailable("not an HTTP component").into());
                 }
             };
@@ -454,8 +456,8 @@ fn complete(request: Request<HttpBody>, hostname: &str) -> Result<Request<WasiBo
     {
         parts.headers.insert(HOST, value);
     }
-    let body = body.map_err(|error| WasiError::InternalError(Some(error.to_string()))).boxed_unsync();
-    Ok(Request::from_parts(parts, body))
+    let body = body.map_err(|error| WasiError::InternalError(Some(error.to_string())));
+    Ok(Request::from_parts(parts, GivenBody(body).boxed_unsync()))
 }
 
 /// What a guest chose of it, a function's name perhaps, begins no line of its own.

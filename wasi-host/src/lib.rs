@@ -10,6 +10,7 @@
 
 mod artifact;
 mod capability;
+mod command;
 mod config;
 pub mod descriptors;
 pub mod digests;
@@ -27,6 +28,7 @@ pub mod logs;
 mod meter;
 pub mod net;
 pub mod pool;
+mod preview1;
 pub mod refusals;
 mod sandbox;
 mod seats;
@@ -34,6 +36,7 @@ pub mod serving;
 pub mod shares;
 mod sockets;
 mod stdin;
+mod store;
 
 pub use artifact::{
     Artifact, Confinement, Entry, Examined, PrepareError, Scarce, compile_child_main, examine,

@@ -11,7 +11,7 @@ use wasmtime::component::Linker;
 use wasmtime::{CallHook, Engine, Store, StoreContextMut};
 use wasmtime_wasi::cli::{WasiCli, WasiCliView as _};
 use wasmtime_wasi::random::{WasiRandom, WasiRandomView as _};
-use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 use crate::capability::{self, ContainerParts, Env, Granted, States};
 use crate::engine::WasiVersion;
@@ -19,7 +19,8 @@ use crate::ledger::{Account, Charge, Refused};
 use crate::limits::{RANDOM_BYTES_MAX, StoreLimiter};
 use crate::logs::{LogSink, LogStream};
 use crate::meter::Meter;
-use crate::net::Namespace;
+use crate::net::{Listener, Namespace};
+use crate::preview1::{LISTEN_FDS, Preview1, Stdio};
 use crate::sandbox::StartError;
 use crate::seats::Seat;
 use crate::stdin::OpenStdin;
@@ -84,25 +85,58 @@ impl Grants {
         Meter::new(&self.account, copied as u64 + beyond, version == WasiVersion::P3)
     }
 
-    /// The data of a new store.
+    /// The data of a new store of a component.
     pub(crate) fn state(&self, seat: Seat, meter: Meter) -> State {
-        let mut builder = WasiCtx::builder();
-        builder
-            .args(&self.args)
-            .envs(&self.env)
-            .stdout(LogStream::new(Arc::clone(&self.stdout), &self.account))
-            .stderr(LogStream::new(Arc::clone(&self.stderr), &self.account))
-            .max_random_size(RANDOM_BYTES_MAX);
-        if let Some(until) = &self.stdin_until {
-            builder.stdin(OpenStdin::new(until.clone()));
+        let mut builder = self.builder();
+        let Stdio { stdin_until, stdout, stderr } = self.stdio();
+        builder.stdout(stdout).stderr(stderr);
+        if let Some(until) = stdin_until {
+            builder.stdin(OpenStdin::new(until));
         }
+        self.state_of(seat, meter, builder.build())
+    }
+
+    /// The data of a new store of a core module, which finds these listeners open.
+    pub(crate) fn state_of_module(
+        &self,
+        seat: Seat,
+        meter: Meter,
+        listeners: Vec<Listener>,
+    ) -> wasmtime::Result<State> {
+        let mut builder = self.builder();
+        if !listeners.is_empty() {
+            builder.env(LISTEN_FDS, listeners.len().to_string());
+        }
+        let mut preview1 = Box::new(Preview1::new(builder.build_p1(), self.stdio()));
+        let mut state = self.state_of(seat, meter, WasiCtx::builder().build());
+        preview1.begin(&mut state, listeners)?;
+        state.preview1 = Some(preview1);
+        Ok(state)
+    }
+
+    fn builder(&self) -> WasiCtxBuilder {
+        let mut builder = WasiCtx::builder();
+        builder.args(&self.args).envs(&self.env).max_random_size(RANDOM_BYTES_MAX);
         if let Some(dir) = &self.working_dir {
             builder.initial_cwd(dir);
         }
+        builder
+    }
+
+    fn stdio(&self) -> Stdio {
+        Stdio {
+            stdin_until: self.stdin_until.clone(),
+            stdout: LogStream::new(Arc::clone(&self.stdout), &self.account),
+            stderr: LogStream::new(Arc::clone(&self.stderr), &self.account),
+        }
+    }
+
+    fn state_of(&self, seat: Seat, meter: Meter, wasi: WasiCtx) -> State {
         State {
             table: meter.table(),
             meter,
-            wasi: builder.build(),
+            wasi,
+            preview1: None,
             states: self.granted.states(),
             limiter: StoreLimiter::new(&self.account),
             _seat: seat,
@@ -117,6 +151,8 @@ pub(crate) struct State {
     table: ResourceTable,
     meter: Meter,
     wasi: WasiCtx,
+    /// Of core modules alone.
+    preview1: Option<Box<Preview1>>,
     states: States,
     pub(crate) limiter: StoreLimiter,
     /// Its part of the live instances that the host admits.
@@ -136,6 +172,16 @@ pub(crate) struct Parts<'a> {
 // These are called at each call of a guest, before what it does: it is here that what the last one left is counted.
 
 impl State {
+    /// The guest ends, and with it what it has begun: to be called before its store goes.
+    pub(crate) fn end(&mut self) {
+        self.states.http.cut_bodies();
+    }
+
+    /// What a core module needs. Only stores of such are linked to what asks for it.
+    pub(crate) fn preview1(&mut self) -> &mut Preview1 {
+        self.preview1.as_mut().expect("the store is of a core module")
+    }
+
     #[inline]
     pub(crate) fn parts(&mut self) -> Parts<'_> {
         self.meter.make_room(&mut self.table);

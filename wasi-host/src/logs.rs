@@ -71,8 +71,22 @@ impl LogStream {
     }
 
     /// Another stream on the same output.
-    fn another(&self) -> LogStream {
+    pub(crate) fn another(&self) -> LogStream {
         LogStream { lines: Arc::clone(&self.lines), permit: 0 }
+    }
+
+    /// Ready where some bytes would be taken.
+    pub(crate) fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.lines.lock().poll_drained(context)
+    }
+
+    /// Takes some of the bytes.
+    pub(crate) fn poll_take(&self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<usize> {
+        let mut lines = self.lines.lock();
+        std::task::ready!(lines.poll_drained(context));
+        let taken = bytes.len().min(lines.room());
+        lines.accept(&bytes[..taken]);
+        Poll::Ready(taken)
     }
 }
 
@@ -209,7 +223,7 @@ impl StdoutStream for LogStream {
 #[async_trait::async_trait]
 impl Pollable for LogStream {
     async fn ready(&mut self) {
-        std::future::poll_fn(|context| self.lines.lock().poll_drained(context)).await;
+        std::future::poll_fn(|context| self.poll_room(context)).await;
     }
 }
 
@@ -244,11 +258,7 @@ impl OutputStream for LogStream {
 
 impl AsyncWrite for LogStream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let mut lines = self.lines.lock();
-        std::task::ready!(lines.poll_drained(context));
-        let taken = bytes.len().min(lines.room());
-        lines.accept(&bytes[..taken]);
-        Poll::Ready(Ok(taken))
+        self.poll_take(context, bytes).map(Ok)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -9,10 +9,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wasmtime::{Store, UpdateDeadline};
 
-use crate::artifact::{Artifact, Entry, Pre};
+use crate::artifact::{Artifact, Entry};
 use crate::capability::ContainerParts;
+use crate::command;
 use crate::disk::PodDisk;
-use crate::executor::{self, Bucket, Group, JoinError, Verdict};
+use crate::executor::{self, Bucket, Group, Verdict};
 use crate::exit::{self, Exit};
 use crate::files::Mount;
 use crate::host;
@@ -21,8 +22,9 @@ use crate::ledger::{Account, Holding, PodBounds, Refused};
 use crate::limits::bound_store;
 use crate::linker::{self, Grants, State};
 use crate::logs::LogSink;
-use crate::net::{Namespace, NetError};
+use crate::net::{Listener, Namespace, NetError};
 use crate::seats::{NoSeat, PodSeats, Seat, Share};
+use crate::store::GuestStore;
 
 /// The port that an HTTP component without one is served on.
 const HTTP_PORT_DEFAULT: u16 = 80;
@@ -71,6 +73,8 @@ pub struct ContainerSpec {
     pub limits: ContainerLimits,
     /// The port that an HTTP component is served on; 80 where it is `None`. Programs open their own.
     pub http_port: Option<u16>,
+    /// Ports on which a core module, which can open no sockets itself, finds listening ones. Components open their own.
+    pub listen_ports: Vec<u16>,
     /// How long one HTTP request may take in all; a minute where it is `None`.
     pub http_timeout: Option<Duration>,
     /// Where relative paths begin: what is mounted as `.`. The root where it is `None`.
@@ -121,8 +125,8 @@ pub enum StartError {
         /// What the system said.
         message: String,
     },
-    /// The port of an HTTP component cannot be listened on.
-    #[error("cannot serve HTTP on port {port} of the pod: {source}")]
+    /// A port cannot be listened on.
+    #[error("cannot listen on port {port} of the pod: {source}")]
     Port {
         /// The port.
         port: u16,
@@ -194,7 +198,7 @@ impl Pod {
         grants.charge()?;
         let sandbox = Arc::new(self.sandbox(&spec, stop, grants, share));
         match spec.artifact.entry() {
-            Entry::Command => start_command(&sandbox)?,
+            Entry::Command => command::start(&sandbox, &spec.listen_ports)?,
             Entry::HttpP2 | Entry::HttpP3 => {
                 let port = spec.http_port.unwrap_or(HTTP_PORT_DEFAULT);
                 let timeout = spec.http_timeout.unwrap_or(HTTP_TIMEOUT_DEFAULT);
@@ -336,11 +340,23 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    /// A new store with all its limits, ready for the instance that the seat is for.
-    pub(crate) fn store(&self, seat: Seat) -> Result<Store<State>, StartError> {
-        let failed = |error: wasmtime::Error| StartError::Sandbox { message: format!("{error:#}") };
+    /// A new store with all its limits, ready for the instance of a component that the seat is for.
+    pub(crate) fn store(&self, seat: Seat) -> Result<GuestStore, StartError> {
         let meter = self.grants.meter(self.artifact.engine(), self.artifact.structures)?;
-        let state = self.grants.state(seat, meter);
+        self.store_with(self.grants.state(seat, meter))
+    }
+
+    /// The same for the instance of a core module, which finds these listeners open.
+    pub(crate) fn store_of_module(
+        &self,
+        seat: Seat,
+        listeners: Vec<Listener>,
+    ) -> Result<GuestStore, StartError> {
+        let meter = self.grants.meter(self.artifact.engine(), self.artifact.structures)?;
+        self.store_with(self.grants.state_of_module(seat, meter, listeners).map_err(failed)?)
+    }
+
+    fn store_with(&self, state: State) -> Result<GuestStore, StartError> {
         let engine = self.host.engines.of(self.artifact.engine());
         let mut store = Store::try_new(engine, state).map_err(failed)?;
         store.limiter(|state| &mut state.limiter);
@@ -354,7 +370,7 @@ impl Sandbox {
                 Verdict::Interrupt => UpdateDeadline::Interrupt,
             })
         });
-        Ok(store)
+        Ok(store.into())
     }
 
     /// What an error that ended a call of the guest means.
@@ -363,7 +379,7 @@ impl Sandbox {
     }
 
     /// What an error means that kept an instance from being made.
-    fn not_made(&self, error: &wasmtime::Error) -> Exit {
+    pub(crate) fn not_made(&self, error: &wasmtime::Error) -> Exit {
         match exit::unseated(error) {
             Some(message) => Exit::Unseated { message },
             None => self.classify(error),
@@ -395,49 +411,6 @@ impl Sandbox {
     }
 }
 
-fn start_command(sandbox: &Arc<Sandbox>) -> Result<(), StartError> {
-    let store = sandbox.store(sandbox.share.take()?)?;
-    let running = Arc::clone(sandbox);
-    let task =
-        sandbox.host.executor.spawn(&sandbox.group, None, async move { run_command(&running, store).await });
-    let sandbox = Arc::clone(sandbox);
-    let runtime = sandbox.host.runtime.clone();
-    runtime.spawn(async move {
-        let exit = match task.await {
-            Ok(exit) => exit,
-            Err(JoinError::Aborted) => Exit::Killed,
-            Err(error @ JoinError::Panicked(_)) => {
-                tracing::error!(container = sandbox.name, %error, "host panicked serving a guest");
-                Exit::HostFault { message: error.to_string() }
-            }
-        };
-        sandbox.end(exit);
-    });
-    Ok(())
-}
-
-/// Runs a program from its instantiation to its end. The store is gone, and with it all that it held, on return.
-async fn run_command(sandbox: &Sandbox, mut store: Store<State>) -> Exit {
-    let returned = match &sandbox.artifact.pre {
-        Pre::CommandP2(pre) => match pre.instantiate_async(&mut store).await {
-            Ok(command) => command.wasi_cli_run().call_run(&mut store).await,
-            Err(error) => return sandbox.not_made(&error),
-        },
-        Pre::CommandP3(pre) => match pre.instantiate_async(&mut store).await {
-            Ok(command) => {
-                let ran =
-                    store.run_concurrent(async |store| command.wasi_cli_run().call_run(store).await).await;
-                ran.flatten()
-            }
-            Err(error) => return sandbox.not_made(&error),
-        },
-        Pre::HttpP2(_) | Pre::HttpP3(_) => {
-            Err(wasmtime::Error::msg("an HTTP component has no program to run"))
-        }
-    };
-    match returned {
-        Ok(Ok(())) => Exit::Completed { code: 0 },
-        Ok(Err(())) => Exit::Completed { code: 1 },
-        Err(error) => sandbox.classify(&error),
-    }
+fn failed(error: wasmtime::Error) -> StartError {
+    StartError::Sandbox { message: format!("{error:#}") }
 }

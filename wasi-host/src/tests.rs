@@ -6,9 +6,11 @@ mod code_store;
 mod commands;
 mod config;
 mod cpu;
+mod cut;
 mod growing;
 mod holdings;
 mod pods;
+mod preview1;
 pub mod programs;
 mod refusals;
 mod seats;
@@ -123,6 +125,7 @@ impl Bench {
             mounts: Vec::new(),
             limits: ContainerLimits::default(),
             http_port: None,
+            listen_ports: Vec::new(),
             http_timeout: None,
             working_dir: None,
             stdin_closed: true,

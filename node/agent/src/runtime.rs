@@ -138,6 +138,8 @@ pub struct ContainerSpec {
     pub limits: Limits,
     /// Where a component that exports HTTP is served.
     pub http_port: u16,
+    /// Where a core module finds listening sockets.
+    pub listen_ports: Vec<u16>,
     pub stdio: Stdio,
 }
 

@@ -124,6 +124,8 @@ pub struct StartPlan {
     pub limits: Limits,
     /// The port on which the host serves the component where it exports HTTP.
     pub http_port: u16,
+    /// The ports on which a core module finds listening sockets.
+    pub listen_ports: Vec<u16>,
     /// The image's identity, as Pulled gave it.
     pub image_id: String,
     /// Standard input is open until the container is to stop; otherwise it is at its end from the start.

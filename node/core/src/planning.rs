@@ -56,6 +56,7 @@ impl StartInputs {
             message,
             limits: resources::container_limits(container),
             http_port: container.http_port(),
+            listen_ports: container.listen_ports(),
             image_id: self.image_id.clone(),
         })
     }

@@ -408,6 +408,17 @@ impl Container {
     pub fn http_port(&self) -> u16 {
         self.ports.first().map_or(80, |port| port.container_port)
     }
+
+    /// The TCP ports that it declares, each once: a core module finds a listening socket for each.
+    pub fn listen_ports(&self) -> Vec<u16> {
+        let mut ports = Vec::new();
+        for port in self.ports.iter().filter(|port| port.protocol.is_empty() || port.protocol == "TCP") {
+            if !ports.contains(&port.container_port) {
+                ports.push(port.container_port);
+            }
+        }
+        ports
+    }
 }
 
 /// Names of pods' parts become names of directories. The API server checks them more strictly.

@@ -2,6 +2,7 @@
 
 mod clients;
 mod cluster;
+mod cut;
 mod decisions;
 mod gateway;
 mod held;

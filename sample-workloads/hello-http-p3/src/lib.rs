@@ -1,7 +1,8 @@
 //! The greeting as a `wasi:http` 0.3 component: asynchronous, many requests in one instance.
 //!
 //! `/trap` works for a moment and ends the instance: what does that cost those who wait for it? `/endless` answers with a
-//! body that never ends, and `/wait` keeps its request and does not answer.
+//! body that never ends, `/wait` keeps its request and does not answer, `/cut/HOW` answers in part, and `/echo` hands on the
+//! body that it was given.
 
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,14 @@ impl wasip3::exports::http::handler::Guest for Hello {
             eprintln!("waiting");
             monotonic_clock::wait_for(u64::MAX / 2).await;
         }
+        if let Some(how) = path.strip_prefix("/cut/") {
+            return Ok(cut(how));
+        }
+        if path == "/echo" {
+            let (_, done) = wit_future::new(|| Ok(()));
+            let (body, trailers) = Request::consume_body(request, done);
+            return Ok(Response::new(Fields::new(), Some(body), trailers).0);
+        }
         let greeting = std::env::var("GREETING").unwrap_or_else(|_| "hello from Coracle on WASI 0.3".into());
         let pod = std::env::var("HOSTNAME").unwrap_or_default();
         let text =
@@ -50,4 +59,36 @@ impl wasip3::exports::http::handler::Guest for Hello {
         });
         Ok(response)
     }
+}
+
+/// The first part of an answer, and no more of it: `trap` at once, `late` only once that was taken, `forget` the rest, end it
+/// with an `error`, or be `short` of what was announced. `whole` has what `short` has not; `stop` waits to be ended.
+fn cut(how: &str) -> Response {
+    let headers = Fields::new();
+    if matches!(how, "short" | "whole") {
+        headers.append("content-length", b"12").expect("a valid field");
+    }
+    let (mut body, body_out) = wit_stream::new();
+    let (trailers, trailers_out) = wit_future::new(|| Ok(None));
+    let (response, _sent) = Response::new(headers, Some(body_out), trailers_out);
+    let how = how.to_owned();
+    wit_bindgen::spawn_local(async move {
+        body.write_all(b"so far".to_vec()).await;
+        match &*how {
+            "late" => {
+                monotonic_clock::wait_for(1_000_000_000).await;
+                std::process::abort();
+            }
+            "forget" => std::mem::forget((body, trailers)),
+            "error" => {
+                drop(body);
+                let _ = trailers.write(Err(ErrorCode::InternalError(Some("as asked".into())))).await;
+            }
+            "whole" => drop(body.write_all(b" so on".to_vec()).await),
+            "short" => {}
+            "stop" => monotonic_clock::wait_for(u64::MAX / 2).await,
+            _ => std::process::abort(),
+        }
+    });
+    response
 }

@@ -1,6 +1,6 @@
 //! Answers badly, each path in its way: `/never` and `/spin` not at all, `/endless` without an end, `/large` with 64 MiB,
 //! `/fields` with 60 kB of header fields, `/hold` after it has written into bodies that nobody takes, `/read` once it has
-//! the whole body; all else with a greeting.
+//! the whole body, `/cut/HOW` in part; all else with a greeting.
 
 use http_guest::{read_all, respond};
 use wasip2::{
@@ -32,6 +32,7 @@ impl Guest for Hostile {
                 Ok(Err(_)) | Err(()) => respond(out, 400, b"no whole body\n"),
             },
             "/hold" => hold(),
+            path if path.starts_with("/cut/") => cut(out, &path["/cut/".len()..]),
             _ => respond(out, 200, b"hello\n"),
         }
     }
@@ -56,6 +57,40 @@ fn body(out: ResponseOutparam, pieces: usize, between: impl Fn()) {
     drop(stream);
     // A caller that went away is no error.
     let _ = OutgoingBody::finish(body, None);
+}
+
+/// The first part of an answer, and no more of it: `trap` at once, `late` only once that was taken, `exit`, `forget` and
+/// return, `drop` the rest, or be `short` of what was announced. `whole` has what `short` has not; `stop` waits to be ended.
+fn cut(out: ResponseOutparam, how: &str) {
+    let fields = Fields::new();
+    if matches!(how, "short" | "whole") {
+        fields.append("content-length", b"12").expect("a valid field");
+    }
+    let response = OutgoingResponse::new(fields);
+    let body = response.body().expect("taken once");
+    ResponseOutparam::set(out, Ok(response));
+    let stream = body.write().expect("taken once");
+    stream.blocking_write_and_flush(b"so far").expect("it is taken");
+    match how {
+        "late" => {
+            wait(1);
+            unreachable!("as asked");
+        }
+        "exit" => std::process::exit(0),
+        "forget" => std::mem::forget((stream, body)),
+        "drop" => drop((stream, body)),
+        "whole" => {
+            stream.blocking_write_and_flush(b" so on").expect("it is taken");
+            drop(stream);
+            OutgoingBody::finish(body, None).expect("as long as announced");
+        }
+        "short" => {
+            drop(stream);
+            OutgoingBody::finish(body, None).expect_err("less than announced");
+        }
+        "stop" => wait(3600),
+        _ => unreachable!("as asked"),
+    }
 }
 
 fn fields(out: ResponseOutparam) {

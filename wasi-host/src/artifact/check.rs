@@ -10,7 +10,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::PrepareError;
-use super::inspect::{self, Form, Kind};
+use super::inspect::{self, Kind};
 use super::slots;
 use super::structures::{self, Structures};
 use crate::digests::{DigestError, Digests};
@@ -25,13 +25,6 @@ pub(super) struct Source {
     pub(super) path: PathBuf,
     /// SHA-256 of its content, in hex.
     pub(super) digest: String,
-}
-
-/// A component that may be compiled.
-pub(super) struct Checked {
-    pub(super) component: Vec<u8>,
-    /// How it is entered, the engine that it needs, and what it takes of the host.
-    pub(super) kind: Kind,
 }
 
 /// Finds which bytes these are, in the namespace's turn.
@@ -66,18 +59,14 @@ pub(super) fn read(source: &Source) -> Result<Vec<u8>, PrepareError> {
     }
 }
 
-/// Finds out whether a file can be run by what it says of itself, and makes a component of a module. Whether its code is valid
-/// is found when it is compiled, and whether there is what it imports when it is linked.
-pub(super) fn component(wasm: Vec<u8>) -> Result<Checked, PrepareError> {
-    let form = inspect::inspect(&wasm)?;
-    let component = match form {
-        Form::Component(_) => wasm,
-        Form::Module { .. } => inspect::componentize(form, &wasm)?,
-    };
-    slots::check(&component)?;
-    let kind = form.kind();
-    let Structures { instance, loaded } = structures::of(&component, kind.engine)?;
-    Ok(Checked { component, kind: Kind { structures: instance, loaded, ..kind } })
+/// Finds out whether a file can be run by what it says of itself: how it is entered, the engine that it needs, and what it
+/// takes of the host. Whether its code is valid is found when it is compiled, and whether there is what it imports when it is
+/// linked.
+pub(super) fn kind(wasm: &[u8]) -> Result<Kind, PrepareError> {
+    let kind = inspect::inspect(wasm)?;
+    slots::check(wasm)?;
+    let Structures { instance, loaded } = structures::of(wasm, kind.engine)?;
+    Ok(Kind { structures: instance, loaded, ..kind })
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use std::process::ExitCode;
 use rustix::process::{Pid, Resource, Rlimit, Signal, setrlimit};
 use wasmtime::Engine;
 
-use super::check::{self, Checked, WASM_BYTES_MAX};
-use super::inspect::Kind;
+use super::check::{self, WASM_BYTES_MAX};
+use super::inspect::{Kind, World};
 use super::{PrepareError, confine, structures, verdict};
 use crate::engine::{WasiVersion, compiling};
 
@@ -121,15 +121,17 @@ fn compile(input: File, mut output: File, engines: &[Engine; 2]) -> Result<Kind,
 
 /// Makes native code of a file, once it was checked. `engines` are those of WASI 0.2 and 0.3.
 pub(super) fn make(wasm: Vec<u8>, engines: &[Engine; 2]) -> Result<(Kind, Vec<u8>), PrepareError> {
-    let Checked { component, kind } = check::component(wasm)?;
+    let kind = check::kind(&wasm)?;
     let [p2, p3] = engines;
     let engine = match kind.engine {
         WasiVersion::P2 => p2,
         WasiVersion::P3 => p3,
     };
-    let code = engine
-        .precompile_component(&component)
-        .map_err(|error| PrepareError::Compile { message: format!("{error:#}") })?;
+    let code = match kind.world {
+        World::P1 => engine.precompile_module(&wasm),
+        World::P2 | World::P3 => engine.precompile_component(&wasm),
+    };
+    let code = code.map_err(|error| PrepareError::Compile { message: format!("{error:#}") })?;
     let loaded = kind.loaded.max(structures::of_code(&code)?);
     Ok((Kind { loaded, ..kind }, code))
 }
@@ -148,7 +150,7 @@ mod tests {
             [WasiVersion::P2, WasiVersion::P3].map(|version| compiling(version).expect("an engine"));
         let module = wat::parse_str(r#"(module (memory (export "memory") 1) (func (export "_start")))"#);
         let (kind, code) = make(module.expect("valid"), &engines).expect("compiled");
-        assert_eq!(Kind { structures: 0, loaded: 0, ..kind }.to_text(), "command p2 p2 0 0");
+        assert_eq!(Kind { structures: 0, loaded: 0, ..kind }.to_text(), "command p1 p2 0 0");
         assert!((1..64 << 10).contains(&kind.structures), "{}", kind.structures);
         assert!((1..2 << 20).contains(&kind.loaded), "{}", kind.loaded);
         assert!(Engine::detect_precompiled(&code).is_some());

@@ -23,15 +23,12 @@ pub enum PrepareError {
         /// The foreign imports, at most a few of them.
         imports: String,
     },
-    /// Compiled by a clang whose wasi-libc corrupts memory under the preview 1 adapter.
+    /// A core module of which a component was to be made.
     #[error(
-        "the module was built with clang {version}, whose memory allocator corrupts data under WASI; rebuild it with \
-         clang 15.0.7 or newer (wasi-sdk 19 or newer)"
+        "it is a core module with the types of a component, which it has not been made yet: use `wasm-tools component new`, \
+         or build it for wasm32-wasip2"
     )]
-    OldClang {
-        /// As the producers section names it.
-        version: String,
-    },
+    NoComponent,
     /// Nothing to call.
     #[error(
         "nothing to run: it exports {exports}, but neither wasi:cli/run (a program) nor wasi:http/incoming-handler or \

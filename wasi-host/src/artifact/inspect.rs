@@ -1,14 +1,10 @@
 //! What a file is: nothing of ours, a module for preview 1, or a component, and how that is entered.
 
-use wasi_preview1_component_adapter_provider as adapter;
-use wasmparser::{ExternalKind, KnownCustom, Parser, Payload};
-use wit_component::ComponentEncoder;
+use wasmparser::{ExternalKind, Parser, Payload};
 
 use super::{Entry, PrepareError, nesting};
 use crate::engine::WasiVersion;
-
-/// The first clang whose wasi-libc does not corrupt memory under the adapter.
-const CLANG_MIN: [u32; 3] = [15, 0, 7];
+use crate::preview1;
 
 /// Names that an error message lists.
 const NAMES_MAX: usize = 5;
@@ -19,25 +15,12 @@ const NAME_CHARS_MAX: usize = 100;
 /// Bytes that an error message shows of a file that is no WebAssembly.
 const SHOWN_BYTES_MAX: usize = 16;
 
-/// A file that can be run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    Component(Kind),
-    /// A core module that imports WASI preview 1, or carries the types of a component.
-    Module {
-        /// It has a `_start`.
-        command: bool,
-        /// The entry that its component types give it, where it has no `_start`.
-        entry: Entry,
-    },
-}
-
-/// What a component is, once it is made.
+/// What can be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kind {
     pub(super) entry: Entry,
     /// The WASI of which the entry is.
-    pub(super) world: WasiVersion,
+    pub(super) world: World,
     /// The engine that it needs.
     pub(super) engine: WasiVersion,
     /// Bytes of the host that an instance of it takes for its structures; zero before that is reckoned.
@@ -46,22 +29,33 @@ pub(super) struct Kind {
     pub(super) loaded: u64,
 }
 
-impl Form {
-    pub(super) fn kind(&self) -> Kind {
-        match self {
-            Form::Component(kind) => *kind,
-            Form::Module { entry, .. } => Kind {
-                entry: *entry,
-                world: WasiVersion::P2,
-                engine: WasiVersion::P2,
-                structures: 0,
-                loaded: 0,
-            },
-        }
+/// The WASI that something is entered by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum World {
+    /// Preview 1, of core modules. All others are of components.
+    P1,
+    P2,
+    P3,
+}
+
+impl World {
+    const NAMES: [(World, &str); 3] = [(World::P1, "p1"), (World::P2, "p2"), (World::P3, "p3")];
+
+    fn name(self) -> &'static str {
+        Self::NAMES.into_iter().find(|(world, _)| *world == self).map_or("", |(_, name)| name)
+    }
+
+    fn from_name(name: &str) -> Option<World> {
+        Self::NAMES.into_iter().find(|(_, known)| *known == name).map(|(world, _)| world)
     }
 }
 
 impl Kind {
+    /// One of which nothing is reckoned yet.
+    fn new(entry: Entry, world: World, engine: WasiVersion) -> Kind {
+        Kind { entry, world, engine, structures: 0, loaded: 0 }
+    }
+
     const ENTRIES: [(Entry, &str); 3] =
         [(Entry::Command, "command"), (Entry::HttpP2, "http-p2"), (Entry::HttpP3, "http-p3")];
 
@@ -76,7 +70,7 @@ impl Kind {
         let mut parts = text.split(' ');
         let name = parts.next()?;
         let (entry, _) = Self::ENTRIES.into_iter().find(|(_, known)| *known == name)?;
-        let world = WasiVersion::from_name(parts.next()?)?;
+        let world = World::from_name(parts.next()?)?;
         let engine = WasiVersion::from_name(parts.next()?)?;
         let mut number = || parts.next()?.parse().ok();
         let (structures, loaded) = (number()?, number()?);
@@ -85,7 +79,7 @@ impl Kind {
 }
 
 /// Decides what the file is. Reads its sections only; whether its code is valid is found when it is compiled.
-pub(super) fn inspect(wasm: &[u8]) -> Result<Form, PrepareError> {
+pub(super) fn inspect(wasm: &[u8]) -> Result<Kind, PrepareError> {
     if Parser::is_component(wasm) {
         nesting::check(wasm)?;
         inspect_component(wasm)
@@ -97,22 +91,7 @@ pub(super) fn inspect(wasm: &[u8]) -> Result<Form, PrepareError> {
     }
 }
 
-/// Makes a component of a module by means of the preview 1 adapter.
-pub(super) fn componentize(form: Form, module: &[u8]) -> Result<Vec<u8>, PrepareError> {
-    let adapter = match form {
-        Form::Module { command: true, .. } => adapter::WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
-        _ => adapter::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
-    };
-    ComponentEncoder::default()
-        .module(module)
-        .and_then(|encoder| encoder.adapter(adapter::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, adapter))
-        .and_then(|encoder| encoder.validate(true).encode())
-        .map_err(|error| PrepareError::Compile {
-            message: format!("no component can be made of it: {error:#}"),
-        })
-}
-
-fn inspect_component(wasm: &[u8]) -> Result<Form, PrepareError> {
+fn inspect_component(wasm: &[u8]) -> Result<Kind, PrepareError> {
     let mut depth = 0_u32;
     let mut p3 = false;
     let mut entry = None;
@@ -140,9 +119,9 @@ fn inspect_component(wasm: &[u8]) -> Result<Form, PrepareError> {
     let Some((_, entry, p3_entry)) = entry else {
         return Err(PrepareError::NoEntry { exports: exports.listed() });
     };
-    let version = |p3| if p3 { WasiVersion::P3 } else { WasiVersion::P2 };
-    let (world, engine) = (version(p3_entry), version(p3));
-    Ok(Form::Component(Kind { entry: entry.entry(), world, engine, structures: 0, loaded: 0 }))
+    let world = if p3_entry { World::P3 } else { World::P2 };
+    let engine = if p3 { WasiVersion::P3 } else { WasiVersion::P2 };
+    Ok(Kind::new(entry.entry(), world, engine))
 }
 
 /// Entries, the one to prefer last: a server may well export an empty `run` too.
@@ -179,18 +158,17 @@ fn is_p3(name: &str) -> bool {
     name.starts_with("wasi:") && name.split_once('@').is_some_and(|(_, version)| version.starts_with("0.3"))
 }
 
-fn inspect_module(wasm: &[u8]) -> Result<Form, PrepareError> {
+fn inspect_module(wasm: &[u8]) -> Result<Kind, PrepareError> {
     let mut foreign = Names::default();
     let mut exports = Names::default();
     let mut command = false;
     let mut typed = false;
-    let mut http = false;
     for payload in Parser::new(0).parse_all(wasm) {
         match payload.map_err(malformed)? {
             Payload::ImportSection(imports) => {
                 for import in imports.into_imports() {
                     let import = import.map_err(malformed)?;
-                    if import.module != adapter::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME {
+                    if import.module != preview1::MODULE {
                         foreign.push(&[import.module, ".", import.name]);
                     }
                 }
@@ -199,50 +177,21 @@ fn inspect_module(wasm: &[u8]) -> Result<Form, PrepareError> {
                 for export in section {
                     let export = export.map_err(malformed)?;
                     command |= export.name == "_start" && export.kind == ExternalKind::Func;
-                    http |= export.name.contains("wasi:http/incoming-handler@0.2");
                     exports.push(&[export.name]);
                 }
             }
-            Payload::CustomSection(section) => {
-                typed |= section.name().starts_with("component-type");
-                if let KnownCustom::Producers(producers) = section.as_known() {
-                    refuse_old_clang(producers)?;
-                }
-            }
+            Payload::CustomSection(section) => typed |= section.name().starts_with("component-type"),
             _ => {}
         }
     }
-    if !typed && foreign.count > 0 {
-        return Err(PrepareError::NotWasi { imports: foreign.listed() });
+    if command && foreign.count == 0 {
+        return Ok(Kind::new(Entry::Command, World::P1, WasiVersion::P2));
     }
-    if command {
-        return Ok(Form::Module { command, entry: Entry::Command });
-    }
-    if typed && http {
-        return Ok(Form::Module { command, entry: Entry::HttpP2 });
-    }
-    Err(PrepareError::NoEntry { exports: exports.listed() })
-}
-
-/// A producers section that cannot be read says nothing, and is ignored as custom sections are.
-fn refuse_old_clang(producers: wasmparser::ProducersSectionReader<'_>) -> Result<(), PrepareError> {
-    for field in producers.into_iter().flatten() {
-        for value in field.values.into_iter().flatten() {
-            if value.name == "clang"
-                && clang_version(value.version).is_some_and(|version| version < CLANG_MIN)
-            {
-                return Err(PrepareError::OldClang { version: value.version.to_owned() });
-            }
-        }
-    }
-    Ok(())
-}
-
-/// `14.0.6` of `14.0.6 (https://...)` or of `Debian clang version 14.0.6`.
-fn clang_version(text: &str) -> Option<[u32; 3]> {
-    let start = text.find(|c: char| c.is_ascii_digit())?;
-    let mut parts = text[start..].split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
-    Some([parts.next()?, parts.next().unwrap_or(0), parts.next().unwrap_or(0)])
+    Err(match (typed, foreign.count) {
+        (true, _) => PrepareError::NoComponent,
+        (false, 0) => PrepareError::NoEntry { exports: exports.listed() },
+        (false, _) => PrepareError::NotWasi { imports: foreign.listed() },
+    })
 }
 
 pub(super) fn malformed(error: wasmparser::BinaryReaderError) -> PrepareError {
@@ -289,16 +238,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clang_versions_are_found_in_what_vendors_write() {
-        assert_eq!(clang_version("14.0.6 (https://github.com/llvm)"), Some([14, 0, 6]));
-        assert_eq!(clang_version("Debian clang version 15.0.7"), Some([15, 0, 7]));
-        assert_eq!(clang_version("trunk"), None);
-    }
-
-    #[test]
     fn kinds_are_read_as_they_are_written() {
         for (entry, _) in Kind::ENTRIES {
-            for (world, engine) in [(WasiVersion::P2, WasiVersion::P3), (WasiVersion::P3, WasiVersion::P3)] {
+            for (world, engine) in
+                [(World::P1, WasiVersion::P2), (World::P2, WasiVersion::P3), (World::P3, WasiVersion::P3)]
+            {
                 let kind = Kind { entry, world, engine, structures: 7, loaded: 8 };
                 assert_eq!(Kind::from_text(&kind.to_text()), Some(kind));
             }

@@ -4,8 +4,8 @@
 //! |---|---|---|---|---|
 //! | Pull | an image's name, a pull policy | a file, whole by its digest | the agent, `artifacts.rs` | its `PullError` |
 //! | Check | the file | its digest: a [`Source`] | `check.rs` | `Io`, `TooLarge`, `Busy` |
-//! | | its bytes | a component, what it is and takes | `check.rs`, in the compiler's process | `Changed`, `NotWasm`, `NotWasi`, `OldClang`, `NoEntry`, `Compile` |
-//! | Compile | the component | native code, and a voucher for it | `compile.rs`, `seal.rs` | `Compile`, `GivenUp`, `NoRoom`, `Io`, `Busy` |
+//! | | its bytes | what it is and takes | `check.rs`, in the compiler's process | `Changed`, `NotWasm`, `NotWasi`, `NoComponent`, `NoEntry`, `Compile` |
+//! | Compile | the component or module | native code, and a voucher for it | `compile.rs`, `seal.rs` | `Compile`, `GivenUp`, `NoRoom`, `Io`, `Busy` |
 //! | Load | code of a [`CodeKey`] from the [`CodeStore`] | an [`Artifact`] | `load.rs` | `MissingImport`, `NoShare`, `GivenUp` |
 //! | Start | the artifact, a container's spec | a container that runs | `sandbox.rs` | its `StartError` |
 //!
@@ -36,12 +36,12 @@ use super::turns::{Job, Turn, Turns};
 use super::{Artifact, PrepareError};
 use crate::HostError;
 use crate::digests::Digests;
-use crate::engine::{self, Engines, compatibility};
+use crate::engine::{Engines, compatibility};
 use crate::pool::Pool;
 
 /// What is reckoned of a component as it is compiled. What was compiled by a host that reckoned otherwise is compiled anew:
 /// count this up with each change.
-const RECKONING: u32 = 5;
+const RECKONING: u32 = 6;
 
 /// Files that are hashed, and components that are loaded and linked, at once: they are read whole. A namespace has at
 /// most half of them.
@@ -208,7 +208,7 @@ impl Pipeline {
             None
         });
         let Some(kept) = kept else { return Ok(None) };
-        let (kind, component) = match self.loader.load(&self.seal, key, &kept) {
+        let (kind, code) = match self.loader.load(&self.seal, key, &kept) {
             Ok(Some(loaded)) => loaded,
             Ok(None) => return Ok(None),
             Err(Unusable) => {
@@ -216,9 +216,9 @@ impl Pipeline {
                 return Ok(None);
             }
         };
-        let linked = self.loader.link(&component, kind);
+        let linked = self.loader.link(&code, kind);
         let pre = linked.inspect_err(|error| self.failures.remember(digest, error))?;
-        let artifact = Artifact::new(digest, kind, engine::weight(&component), pre);
+        let artifact = Artifact::new(digest, kind, code.weight(), pre);
         self.failures.forget(digest);
         tracing::debug!(digest, entry = ?kind.entry, "artifact ready");
         let pins = self.store.pins(key);

@@ -127,6 +127,7 @@ fn read_or_make_key(path: &Path) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::Entry;
+    use crate::artifact::inspect::World;
     use crate::engine::WasiVersion;
 
     #[test]
@@ -137,7 +138,7 @@ mod tests {
         let key = |digest: &str| CodeKey { digest: digest.to_owned(), target: "t".into() };
         let kind = Kind {
             entry: Entry::HttpP2,
-            world: WasiVersion::P2,
+            world: World::P1,
             engine: WasiVersion::P2,
             structures: 3,
             loaded: 4,

@@ -1,4 +1,4 @@
-//! What a component takes of the host beside memories and tables: as it is loaded, names, types and functions of all its
+//! What a component or module takes of the host beside memories and tables: as it is loaded, names, types and functions of all its
 //! modules, instantiated or not; and for each core instance places for functions that may be called from elsewhere, globals,
 //! and element segments that it keeps.
 //!
@@ -72,7 +72,9 @@ fn refuse_beyond(bytes: u64) -> std::result::Result<(), PrepareError> {
 pub(super) fn of(component: &[u8], engine: WasiVersion) -> std::result::Result<Structures, PrepareError> {
     let mut parts = reckon(component).map_err(malformed)?;
     // What is no valid component the compiler refuses.
-    parts.load(exports::exported(component).unwrap_or_default().saturating_mul(sections::EXPORT_BYTES));
+    if Parser::is_component(component) {
+        parts.load(exports::exported(component).unwrap_or_default().saturating_mul(sections::EXPORT_BYTES));
+    }
     refuse_beyond(parts.instance.saturating_add(parts.loaded))?;
     if engine == WasiVersion::P3 && parts.stacks() > parts.stacks_of_seats() {
         return Err(PrepareError::Compile {
@@ -202,6 +204,9 @@ fn reckon(component: &[u8]) -> Result<Parts> {
             }),
             Payload::End(_) => {
                 let Some(ended) = open.pop() else { break };
+                if let (Open::Module(parts), true) = (&ended, open.is_empty()) {
+                    return Ok(whole(*parts, &found));
+                }
                 let within = match open.last_mut() {
                     Some(Open::Component(within)) => Some(within),
                     _ => None,

@@ -9,7 +9,7 @@ pub(super) const VERDICT_BYTES_MAX: usize = 4096;
 const MADE: &str = "made";
 const NOT_WASM: &str = "not-wasm";
 const NOT_WASI: &str = "not-wasi";
-const OLD_CLANG: &str = "old-clang";
+const NO_COMPONENT: &str = "no-component";
 const NO_ENTRY: &str = "no-entry";
 const REFUSED: &str = "refused";
 const GIVEN_UP: &str = "given-up";
@@ -19,7 +19,7 @@ pub(super) fn to_text(outcome: &Result<Kind, PrepareError>) -> String {
         Ok(kind) => (MADE, kind.to_text()),
         Err(PrepareError::NotWasm { begins }) => (NOT_WASM, begins.clone()),
         Err(PrepareError::NotWasi { imports }) => (NOT_WASI, imports.clone()),
-        Err(PrepareError::OldClang { version }) => (OLD_CLANG, version.clone()),
+        Err(PrepareError::NoComponent) => (NO_COMPONENT, String::new()),
         Err(PrepareError::NoEntry { exports }) => (NO_ENTRY, exports.clone()),
         Err(PrepareError::Compile { message }) => (REFUSED, message.clone()),
         Err(PrepareError::GivenUp { message }) => (GIVEN_UP, message.clone()),
@@ -30,13 +30,14 @@ pub(super) fn to_text(outcome: &Result<Kind, PrepareError>) -> String {
 
 /// `None` where it is no verdict: the process ended before it could say one.
 pub(super) fn from_text(text: &str) -> Option<Result<Kind, PrepareError>> {
-    let (word, rest) = text.trim_end().split_once(' ')?;
+    let text = text.trim_end();
+    let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
     let rest = rest.to_owned();
     Some(match word {
         MADE => return Kind::from_text(&rest).map(Ok),
         NOT_WASM => Err(PrepareError::NotWasm { begins: rest }),
         NOT_WASI => Err(PrepareError::NotWasi { imports: rest }),
-        OLD_CLANG => Err(PrepareError::OldClang { version: rest }),
+        NO_COMPONENT => Err(PrepareError::NoComponent),
         NO_ENTRY => Err(PrepareError::NoEntry { exports: rest }),
         REFUSED => Err(PrepareError::Compile { message: rest }),
         GIVEN_UP => Err(PrepareError::GivenUp { message: rest }),
@@ -46,6 +47,7 @@ pub(super) fn from_text(text: &str) -> Option<Result<Kind, PrepareError>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::inspect::World;
     use super::*;
     use crate::Entry;
     use crate::engine::WasiVersion;
@@ -56,14 +58,14 @@ mod tests {
         let verdicts = [
             Ok(Kind {
                 entry: Entry::Command,
-                world: WasiVersion::P2,
+                world: World::P1,
                 engine: WasiVersion::P3,
                 structures: 9,
                 loaded: 10,
             }),
             Err(PrepareError::NotWasm { begins: text() }),
             Err(PrepareError::NotWasi { imports: text() }),
-            Err(PrepareError::OldClang { version: text() }),
+            Err(PrepareError::NoComponent),
             Err(PrepareError::NoEntry { exports: text() }),
             Err(PrepareError::Compile { message: text() }),
             Err(PrepareError::GivenUp { message: text() }),

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use wasmtime::component::{Resource, ResourceTable};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtx, WasiFilesystemCtxView};
 use wasmtime_wasi::p2::bindings::filesystem::types::{
-    Advice, DescriptorFlags, DescriptorStat, DescriptorType, HostDescriptor as _, MetadataHashValue,
-    NewTimestamp, OpenFlags, PathFlags,
+    Advice, DescriptorFlags, DescriptorStat, DescriptorType, ErrorCode, HostDescriptor as _,
+    MetadataHashValue, NewTimestamp, OpenFlags, PathFlags,
 };
 use wasmtime_wasi::p2::{FsError, FsResult};
 
-use super::transfer::Place;
+use super::listing::Listing;
+use super::transfer::{self, Place};
 use super::usage::{ENTRY_BYTES, FileId, Named, OpenFile, Usage};
 use super::{Files, OpenDescriptor, Opened, fitting, not_done, now};
 
@@ -148,7 +149,7 @@ impl Files {
         done.unwrap_or_else(|error| Err(not_done(error).into()))
     }
 
-    pub(super) async fn advise(
+    pub(crate) async fn advise(
         &self,
         on: OpenDescriptor,
         offset: u64,
@@ -162,7 +163,7 @@ impl Files {
         .await
     }
 
-    pub(super) async fn sync_data(&self, on: OpenDescriptor) -> FsResult<()> {
+    pub(crate) async fn sync_data(&self, on: OpenDescriptor) -> FsResult<()> {
         self.synced(move |to| {
             let on = to.handle(&on)?;
             now(to.view().sync_data(on))
@@ -170,7 +171,7 @@ impl Files {
         .await
     }
 
-    pub(super) async fn sync(&self, on: OpenDescriptor) -> FsResult<()> {
+    pub(crate) async fn sync(&self, on: OpenDescriptor) -> FsResult<()> {
         self.synced(move |to| {
             let on = to.handle(&on)?;
             now(to.view().sync(on))
@@ -179,13 +180,13 @@ impl Files {
     }
 
     /// Asks the kernel's table of open files and no disk: it is done at once.
-    pub(super) fn get_flags(&self, on: &OpenDescriptor) -> FsResult<DescriptorFlags> {
+    pub(crate) fn get_flags(&self, on: &OpenDescriptor) -> FsResult<DescriptorFlags> {
         let mut to = Blocking::of(self);
         let on = to.handle(on)?;
         now(to.view().get_flags(on))
     }
 
-    pub(super) async fn get_type(&self, on: OpenDescriptor) -> FsResult<DescriptorType> {
+    pub(crate) async fn get_type(&self, on: OpenDescriptor) -> FsResult<DescriptorType> {
         if matches!(on.descriptor()?, Descriptor::Dir(_)) {
             return Ok(DescriptorType::Directory);
         }
@@ -196,7 +197,7 @@ impl Files {
         .await
     }
 
-    pub(super) async fn set_size(&self, on: OpenDescriptor, size: u64) -> FsResult<()> {
+    pub(crate) async fn set_size(&self, on: OpenDescriptor, size: u64) -> FsResult<()> {
         self.grow(ENTRY_BYTES, move |to| {
             let at = to.handle(&on)?;
             on.resize(|_| size, || now(to.view().set_size(at, size)))?
@@ -204,7 +205,7 @@ impl Files {
         .await
     }
 
-    pub(super) async fn set_times(
+    pub(crate) async fn set_times(
         &self,
         on: OpenDescriptor,
         accessed: NewTimestamp,
@@ -217,7 +218,7 @@ impl Files {
         .await
     }
 
-    pub(super) async fn set_times_at(
+    pub(crate) async fn set_times_at(
         &self,
         on: OpenDescriptor,
         flags: PathFlags,
@@ -232,7 +233,7 @@ impl Files {
         .await
     }
 
-    pub(super) async fn read(&self, on: OpenDescriptor, len: u64, offset: u64) -> FsResult<(Vec<u8>, bool)> {
+    pub(crate) async fn read(&self, on: OpenDescriptor, len: u64, offset: u64) -> FsResult<(Vec<u8>, bool)> {
         self.call(move |to| {
             let on = to.handle(&on)?;
             now(to.view().read(on, len, offset))
@@ -240,7 +241,7 @@ impl Files {
         .await
     }
 
-    pub(super) async fn write(&self, on: OpenDescriptor, bytes: Vec<u8>, offset: u64) -> FsResult<u64> {
+    pub(crate) async fn write(&self, on: OpenDescriptor, bytes: Vec<u8>, offset: u64) -> FsResult<u64> {
         let charge = self.account.hold(bytes.len())?;
         let len = bytes.len() as u64;
         self.grow(len, move |to| {
@@ -252,7 +253,24 @@ impl Files {
         .await
     }
 
-    pub(super) async fn create_directory_at(&self, on: OpenDescriptor, path: String) -> FsResult<()> {
+    /// Writes at the end, wherever that is by then.
+    pub(crate) async fn append(&self, on: OpenDescriptor, bytes: Vec<u8>) -> FsResult<u64> {
+        on.writable()?;
+        let charge = self.account.hold(bytes.len())?;
+        self.call(move |_| {
+            let (_charge, len) = (charge, bytes.len() as u64);
+            transfer::write(&on, bytes.into(), Place::End).map_err(ErrorCode::from)?;
+            Ok(len)
+        })
+        .await
+    }
+
+    /// Begins to list a directory.
+    pub(crate) async fn list(&self, on: OpenDescriptor) -> FsResult<Listing> {
+        Listing::open(Arc::clone(&self.account), on).await
+    }
+
+    pub(crate) async fn create_directory_at(&self, on: OpenDescriptor, path: String) -> FsResult<()> {
         let path = fitting(path)?;
         self.grow(ENTRY_BYTES, move |to| {
             let at = to.handle(&on)?;
@@ -261,7 +279,7 @@ impl Files {
         .await
     }
 
-    pub(super) async fn stat(&self, on: OpenDescriptor) -> FsResult<DescriptorStat> {
+    pub(crate) async fn stat(&self, on: OpenDescriptor) -> FsResult<DescriptorStat> {
         self.call(move |to| {
             let on = to.handle(&on)?;
             now(to.view().stat(on))
@@ -269,7 +287,7 @@ impl Files {
         .await
     }
 
-    pub(super) async fn stat_at(
+    pub(crate) async fn stat_at(
         &self,
         on: OpenDescriptor,
         flags: PathFlags,
@@ -283,7 +301,7 @@ impl Files {
         .await
     }
 
-    pub(super) async fn link_at(
+    pub(crate) async fn link_at(
         &self,
         on: OpenDescriptor,
         flags: PathFlags,
@@ -299,7 +317,7 @@ impl Files {
         .await
     }
 
-    pub(super) async fn rename_at(
+    pub(crate) async fn rename_at(
         &self,
         on: OpenDescriptor,
         path: String,
@@ -317,7 +335,7 @@ impl Files {
         .await
     }
 
-    pub(super) async fn open_at(
+    pub(crate) async fn open_at(
         &self,
         on: OpenDescriptor,
         path_flags: PathFlags,
@@ -343,7 +361,7 @@ impl Files {
         .await
     }
 
-    pub(super) async fn readlink_at(&self, on: OpenDescriptor, path: String) -> FsResult<String> {
+    pub(crate) async fn readlink_at(&self, on: OpenDescriptor, path: String) -> FsResult<String> {
         let path = fitting(path)?;
         self.call(move |to| {
             let on = to.handle(&on)?;
@@ -352,7 +370,7 @@ impl Files {
         .await
     }
 
-    pub(super) async fn remove_directory_at(&self, on: OpenDescriptor, path: String) -> FsResult<()> {
+    pub(crate) async fn remove_directory_at(&self, on: OpenDescriptor, path: String) -> FsResult<()> {
         let path = fitting(path)?;
         self.call(move |to| {
             let at = to.handle(&on)?;
@@ -361,7 +379,7 @@ impl Files {
         .await
     }
 
-    pub(super) async fn symlink_at(&self, on: OpenDescriptor, path: String, link: String) -> FsResult<()> {
+    pub(crate) async fn symlink_at(&self, on: OpenDescriptor, path: String, link: String) -> FsResult<()> {
         let path = fitting(path)?;
         let link = fitting(link)?;
         self.grow(ENTRY_BYTES, move |to| {
@@ -371,7 +389,7 @@ impl Files {
         .await
     }
 
-    pub(super) async fn unlink_file_at(&self, on: OpenDescriptor, path: String) -> FsResult<()> {
+    pub(crate) async fn unlink_file_at(&self, on: OpenDescriptor, path: String) -> FsResult<()> {
         let path = fitting(path)?;
         self.call(move |to| {
             let at = to.handle(&on)?;
@@ -380,7 +398,7 @@ impl Files {
         .await
     }
 
-    pub(super) async fn is_same_object(
+    pub(crate) async fn is_same_object(
         &self,
         on: OpenDescriptor,
         other: OpenDescriptor,
@@ -393,7 +411,7 @@ impl Files {
         Ok(same.await?)
     }
 
-    pub(super) async fn metadata_hash(&self, on: OpenDescriptor) -> FsResult<MetadataHashValue> {
+    pub(crate) async fn metadata_hash(&self, on: OpenDescriptor) -> FsResult<MetadataHashValue> {
         self.call(move |to| {
             let on = to.handle(&on)?;
             now(to.view().metadata_hash(on))
@@ -401,7 +419,7 @@ impl Files {
         .await
     }
 
-    pub(super) async fn metadata_hash_at(
+    pub(crate) async fn metadata_hash_at(
         &self,
         on: OpenDescriptor,
         flags: PathFlags,

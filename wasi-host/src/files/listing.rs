@@ -23,7 +23,7 @@ const ENTRIES_AHEAD: usize = 64;
 type Entry = Result<DirectoryEntry, ErrorCode>;
 
 /// A listing under way.
-pub(super) struct Listing {
+pub(crate) struct Listing {
     account: Arc<Account>,
     state: State,
 }
@@ -55,7 +55,7 @@ impl Listing {
     }
 
     /// The next entry; none at the end.
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Entry>> {
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Entry>> {
         loop {
             match &mut self.state {
                 State::Read(entries, reader) => {

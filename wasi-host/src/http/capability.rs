@@ -72,6 +72,13 @@ impl Capability for PodHttp {
     }
 }
 
+impl HttpState {
+    /// The guest ends: so do the requests that it has not.
+    pub(crate) fn cut_bodies(&self) {
+        self.outgoing.cut_bodies();
+    }
+}
+
 impl WasiHttpView for linker::State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         let Parts { states, table, meter } = self.parts();

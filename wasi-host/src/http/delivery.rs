@@ -12,14 +12,15 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use wasmtime_wasi_http::WasiBody;
 
 use super::Reply;
+use super::guest_body::{GuestBodies, GuestBody};
 use crate::executor;
 use crate::ledger::{Account, Charge, HeldBytes, Holding};
-use crate::net::{BoxError, HttpBody};
+use crate::net::{BoxError, empty_body, full_body};
 
 /// Bytes of a body that are collected; a larger one is streamed from there.
 const COLLECT_BYTES_MAX: usize = 256 << 10;
@@ -38,10 +39,12 @@ const PREEMPTED_MAX: u32 = 16;
 const COLLECT_BYTES_FREE: usize = 4 << 10;
 const COLLECT_BYTES_STEP: usize = 32 << 10;
 
-/// Responses of one instance that are being collected.
+/// Responses of one instance that are being collected, and the bodies of those that are streamed. It has to go before the
+/// instance's store does.
 pub(super) struct Deliveries {
     account: Arc<Account>,
     open: Mutex<Vec<Delivery>>,
+    streamed: GuestBodies,
 }
 
 struct Delivery {
@@ -70,7 +73,7 @@ enum Progress {
 impl Deliveries {
     /// What they collect is on this account.
     pub(super) fn new(account: &Arc<Account>) -> Deliveries {
-        Deliveries { account: Arc::clone(account), open: Mutex::default() }
+        Deliveries { account: Arc::clone(account), open: Mutex::default(), streamed: GuestBodies::default() }
     }
 
     /// Begins to deliver a response to whoever holds the other end of `reply`.
@@ -115,12 +118,13 @@ impl Deliveries {
         while let Some(delivery) = open.get_mut(index) {
             match delivery.collect(context) {
                 Progress::Whole => open.swap_remove(index).deliver_whole(),
-                Progress::Stream(frame) => open.swap_remove(index).deliver_stream(frame),
-                Progress::Advanced | Progress::Stuck if last => open.swap_remove(index).deliver_stream(None),
-                Progress::Stuck => open.swap_remove(index).deliver_stream(None),
-                Progress::Advanced => {
+                Progress::Stream(frame) => open.swap_remove(index).deliver_stream(frame, &self.streamed),
+                Progress::Advanced if !last => {
                     advanced = true;
                     index += 1;
+                }
+                Progress::Advanced | Progress::Stuck => {
+                    open.swap_remove(index).deliver_stream(None, &self.streamed);
                 }
             }
         }
@@ -133,11 +137,13 @@ impl Delivery {
         let before = self.collected.len();
         loop {
             match Pin::new(&mut self.body).poll_frame(context) {
-                Poll::Ready(None) => return Progress::Whole,
+                Poll::Ready(None) => return self.ended(),
                 Poll::Pending => {
                     self.stuck = if self.collected.len() > before { 0 } else { self.stuck + 1 };
                     return if self.stuck < STUCK_MAX { Progress::Advanced } else { Progress::Stuck };
                 }
+                // What nobody reads may be as it is.
+                Poll::Ready(Some(Err(_))) if self.is_bodiless() => return Progress::Whole,
                 Poll::Ready(Some(Err(error))) => return Progress::Stream(Some(Err(Box::new(error)))),
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) if self.has_room(data.len()) => self.collected.extend_from_slice(&data),
@@ -156,26 +162,52 @@ impl Delivery {
         wanted <= COLLECT_BYTES_MAX && self.charge.try_set(counted as u64).is_ok()
     }
 
-    fn deliver_whole(self) {
-        let Delivery { mut head, collected, charge, is_head, reply, .. } = self;
-        let bodiless = head.status.is_informational()
-            || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-            || is_head;
-        if !bodiless && !head.headers.contains_key(TRANSFER_ENCODING) {
-            head.headers.insert(CONTENT_LENGTH, HeaderValue::from(collected.len()));
+    /// All of the body is there. A guest that has announced more is not believed to be through.
+    fn ended(&self) -> Progress {
+        let announced =
+            self.head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        if self.is_bodiless() || announced.is_none_or(|bytes: usize| bytes == self.collected.len()) {
+            return Progress::Whole;
         }
-        let body = Full::new(charged(collected, charge)).map_err(|never| match never {}).boxed_unsync();
+        let short = "the component's answer is not as long as it has announced";
+        Progress::Stream(Some(Err(short.into())))
+    }
+
+    /// Nothing of the body is sent, whatever the headers say.
+    fn is_bodiless(&self) -> bool {
+        self.is_head || is_bodiless(self.head.status)
+    }
+
+    fn deliver_whole(self) {
+        let hides_body = self.is_bodiless();
+        let Delivery { mut head, collected, charge, reply, .. } = self;
+        let headers = &mut head.headers;
+        let is_told =
+            headers.contains_key(TRANSFER_ENCODING) || hides_body && headers.contains_key(CONTENT_LENGTH);
+        if !is_told && !is_bodiless(head.status) {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(collected.len()));
+        }
+        let body = if hides_body { empty_body() } else { full_body(charged(collected, charge)) };
         // Whoever asked may have gone away.
         let _ = reply.send(Ok(Response::from_parts(head, body)));
     }
 
-    fn deliver_stream(self, frame: Option<Result<Frame<Bytes>, BoxError>>) {
+    fn deliver_stream(self, frame: Option<Result<Frame<Bytes>, BoxError>>, streamed: &GuestBodies) {
+        let hides_body = self.is_bodiless();
         let Delivery { head, body, collected, charge, reply, .. } = self;
-        let account = Arc::clone(charge.account());
-        let collected = (!collected.is_empty()).then(|| charged(collected, charge));
-        let body: HttpBody = Resumed { collected, frame, body, account }.boxed_unsync();
+        let body = if hides_body {
+            empty_body()
+        } else {
+            let account = Arc::clone(charge.account());
+            let collected = (!collected.is_empty()).then(|| charged(collected, charge));
+            Resumed { collected, frame, body: streamed.add(body), account }.boxed_unsync()
+        };
         let _ = reply.send(Ok(Response::from_parts(head, body)));
     }
+}
+
+fn is_bodiless(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// What was collected, with the charge for it for as long as it waits anywhere.
@@ -187,7 +219,7 @@ fn charged(collected: BytesMut, charge: Charge) -> Bytes {
 struct Resumed {
     collected: Option<Bytes>,
     frame: Option<Result<Frame<Bytes>, BoxError>>,
-    body: WasiBody,
+    body: GuestBody,
     account: Arc<Account>,
 }
 

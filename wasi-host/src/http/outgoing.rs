@@ -23,6 +23,7 @@ use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::contents::{BODY_CHUNK_BYTES, BODY_CHUNK_BYTES_SQUEEZED};
+use super::guest_body::{GivenBody, GuestBodies, GuestBody};
 use crate::ledger::{Account, Charge, Holding};
 use crate::net::{BoxError, Conn, HttpBody, HttpError, Namespace, NetError, announce_body};
 use crate::refusals::{Bound, Refused, What};
@@ -54,6 +55,8 @@ pub(crate) struct OutgoingHttp {
     namespace: Namespace,
     permits: Arc<Semaphore>,
     account: Arc<Account>,
+    /// Of requests that it has sent.
+    bodies: GuestBodies,
     /// Fields or bodies of the guest may have become larger.
     changed: bool,
     /// The guest gets only small bodies.
@@ -62,7 +65,8 @@ pub(crate) struct OutgoingHttp {
 
 impl OutgoingHttp {
     pub(crate) fn new(namespace: Namespace, permits: Arc<Semaphore>, account: Arc<Account>) -> OutgoingHttp {
-        OutgoingHttp { namespace, permits, account, changed: false, squeezed: false }
+        let bodies = GuestBodies::default();
+        OutgoingHttp { namespace, permits, account, bodies, changed: false, squeezed: false }
     }
 
     /// True where something has become larger since it was asked last.
@@ -73,6 +77,11 @@ impl OutgoingHttp {
     /// Has the guest make do with what it has, or no longer so.
     pub(crate) fn squeeze(&mut self, squeezed: bool) {
         self.squeezed = squeezed;
+    }
+
+    /// The guest ends: so do the requests that it has not.
+    pub(crate) fn cut_bodies(&self) {
+        self.bodies.cut();
     }
 
     /// Notes a change that no hook tells of.
@@ -116,6 +125,7 @@ impl WasiHttpHooks for OutgoingHttp {
         let permit = Arc::clone(&self.permits).try_acquire_owned();
         let options = options.unwrap_or_default();
         let account = Arc::clone(&self.account);
+        let request = request.map(|body| self.bodies.add(body));
         Box::new(async move {
             let permit = permit.map_err(|_| {
                 account.note(Refused::full(What::OutgoingRequests, Bound::Container, OUTGOING_MAX));
@@ -130,7 +140,8 @@ impl WasiHttpHooks for OutgoingHttp {
             let (response, io) = send(&namespace, request, connect, first_byte).await?;
             let response = response.map(|body| {
                 let timer = Box::pin(tokio::time::sleep(between_bytes));
-                Received { body, between_bytes, timer, _permit: permit, _charge: charge }.boxed_unsync()
+                GivenBody(Received { body, between_bytes, timer, _permit: permit, _charge: charge })
+                    .boxed_unsync()
             });
             Ok((response, io))
         })
@@ -235,7 +246,7 @@ fn is_usually_bodiless(method: &Method) -> bool {
 
 /// A guest's body, whose bytes are on its container's account wherever they wait.
 struct HeldBody {
-    body: WasiBody,
+    body: GuestBody,
     account: Arc<Account>,
 }
 

@@ -53,11 +53,13 @@ pub(super) struct ServedBody {
     body: HttpBody,
     pace: Pace,
     in_flight: Option<InFlight>,
+    /// Why it is cut, once that is to be told.
+    cut: Option<BoxError>,
 }
 
 impl ServedBody {
     pub(super) fn new(body: HttpBody, in_flight: Option<InFlight>) -> Self {
-        Self { body, pace: Pace::new(RESPONSE_PATIENCE, None), in_flight }
+        Self { body, pace: Pace::new(RESPONSE_PATIENCE, None), in_flight, cut: None }
     }
 }
 
@@ -69,16 +71,25 @@ impl Body for ServedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(error) = self.cut.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let polled = Pin::new(&mut self.body).poll_frame(context);
         let polled = with_pace(&mut self.pace, context, polled, "the response stood still for too long");
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             self.in_flight = None;
         }
+        if let Poll::Ready(Some(Err(error))) = polled {
+            // The client is to have what came before: hyper sends that when it has to wait, and not when it is told of the end.
+            self.cut = Some(error);
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.cut.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

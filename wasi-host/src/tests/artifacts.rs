@@ -72,19 +72,34 @@ async fn a_file_that_is_too_large_is_not_read() {
     assert!(matches!(refused, PrepareError::TooLarge { .. }), "{refused}");
 }
 
+/// A module with a custom section of this name.
+fn with_section(text: &str, name: &str) -> Vec<u8> {
+    let mut module = wat::parse_str(text).expect("valid");
+    module.extend([&[0, name.len() as u8 + 1, name.len() as u8][..], name.as_bytes()].concat());
+    module
+}
+
 #[tokio::test]
-async fn modules_of_an_old_clang_are_refused() {
+async fn a_module_of_which_no_component_was_made_is_refused_where_it_needs_one() {
     let bench = Bench::new(1);
-    let mut module = wat::parse_str(spinner()).expect("valid");
-    let field = |name: &str, version: &str| {
-        let sized = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
-        [&[1][..], &sized("processed-by"), &[1], &sized(name), &sized(version)].concat()
-    };
-    let name = [&[9][..], b"producers"].concat();
-    let body = [name, field("clang", "14.0.6")].concat();
-    module.extend([&[0, body.len() as u8][..], &body].concat());
-    let old = refused(&bench, &module).await;
-    assert!(matches!(&old, PrepareError::OldClang { version } if version == "14.0.6"), "{old}");
+    let library = r#"(module (func (export "wasi:http/incoming-handler@0.2.0#handle")))"#;
+    let foreign = r#"(module (import "wasi:http/types@0.2.0" "f" (func)) (func (export "_start")))"#;
+    for text in [library, foreign] {
+        let told = refused(&bench, &with_section(text, "component-type:handler")).await;
+        assert!(told.to_string().contains("wasm-tools component new"), "{told}");
+    }
+    // A program that imports preview 1 alone runs whatever else it carries.
+    let path = bench.dir.path().join("typed.wasm");
+    fs::write(&path, with_section(&module("(call $exit (i32.const 5))"), "component-type:x"))
+        .expect("written");
+    let typed = bench.host.prepare(&path, "default").await.expect("runnable");
+    assert_eq!(bench.start(typed).wait().await, Exit::Completed { code: 5 });
+    let parameter = module("").replace(r#"(export "_start")"#, r#"(export "_start") (param i32)"#);
+    let told = refused(&bench, &wat::parse_str(parameter).expect("valid")).await;
+    assert!(told.to_string().contains("`_start`"), "{told}");
+    let unknown = r#"(module (import "wasi_snapshot_preview1" "fd_fork" (func)) (func (export "_start")))"#;
+    let told = refused(&bench, &wat::parse_str(unknown).expect("valid")).await;
+    assert!(told.to_string().contains("fd_fork"), "{told}");
 }
 
 #[tokio::test]
@@ -128,7 +143,7 @@ async fn compiled_code_that_was_touched_is_never_loaded() {
     let artifact = next.prepare(&path, "default").await.expect("compiled anew");
     assert_eq!(next.compiled(), 1);
     let container = next.pod(PodLimits::default(), namespace()).start(bench.spec(artifact)).expect("started");
-    assert_eq!(container.wait().await, Exit::Completed { code: 1 });
+    assert_eq!(container.wait().await, Exit::Completed { code: 5 });
     assert_eq!(
         host(&bench.dir, 1).prepare(&path, "default").await.map(|_| ()).map_err(|error| error.to_string()),
         Ok(())
@@ -159,7 +174,7 @@ async fn a_compiler_of_its_own_process_gives_code_or_its_complaint() {
     };
     // Stands for the real one: gives the code that was compiled before.
     let copying = format!(
-        "#!/bin/sh\n[ \"$1\" = compile-component ] && /bin/cat {}/*.cwasm && echo made command p2 p2 0 0 >&2\n",
+        "#!/bin/sh\n[ \"$1\" = compile-component ] && /bin/cat {}/*.cwasm && echo made command p1 p2 0 0 >&2\n",
         cache.display()
     );
     let host = with("a", script("copying", copying));

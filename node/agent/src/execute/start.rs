@@ -178,6 +178,7 @@ async fn start(
             working_dir: plan.working_dir,
             limits: plan.limits,
             http_port: plan.http_port,
+            listen_ports: plan.listen_ports,
             stdio: Stdio {
                 stdin: plan.stdin,
                 stdout: Arc::new(StreamSink::new(log.clone(), Stream::Stdout)),

@@ -251,6 +251,7 @@ fn container_spec(spec: ContainerSpec, artifact: Arc<Artifact>) -> host::Contain
             cpu_weight: spec.limits.cpu_weight,
         },
         http_port: Some(spec.http_port),
+        listen_ports: spec.listen_ports,
         http_timeout: None,
         stdin_closed: !spec.stdio.stdin,
         working_dir: Some(spec.working_dir).filter(|dir| !dir.is_empty()),
@@ -310,6 +311,7 @@ mod tests {
             working_dir: String::new(),
             limits: Limits::default(),
             http_port: 80,
+            listen_ports: Vec::new(),
             stdio: Stdio { stdin: true, stdout: Arc::new(Silence), stderr: Arc::new(Silence) },
         }
     }

@@ -249,7 +249,7 @@ mod tests {
     use super::super::Pin;
     use super::*;
     use crate::artifact::Entry;
-    use crate::artifact::inspect::Kind;
+    use crate::artifact::inspect::{Kind, World};
     use crate::artifact::seal::Seal;
     use crate::engine::WasiVersion;
 
@@ -340,7 +340,7 @@ mod tests {
             written.set_len(bytes as u64).expect("ours");
             let kind = Kind {
                 entry: Entry::Command,
-                world: WasiVersion::P2,
+                world: World::P2,
                 engine: WasiVersion::P2,
                 structures: 0,
                 loaded: 0,

@@ -78,6 +78,7 @@ impl Bench {
             mounts: vec![mount],
             limits: ContainerLimits::default(),
             http_port: None,
+            listen_ports: Vec::new(),
             http_timeout: None,
             working_dir: None,
             stdin_closed: true,
@@ -172,9 +173,11 @@ async fn files_of_a_pod_behave_as_on_linux() {
     let native = Command::new(compile("files", None, programs.path())).arg(&data).output().expect("runs");
     let native = String::from_utf8_lossy(&native.stdout).into_owned();
     assert!(native.contains("left: 0"), "{native}");
-    let bench = Bench::new(compile("files", Some("wasm32-wasip2"), programs.path()));
-    assert_eq!(bench.done(&bench.pod("default", 1), &["/data"]).await, native);
-    until(|| bench.pool().running() == 0).await;
+    for target in ["wasm32-wasip1", "wasm32-wasip2"] {
+        let bench = Bench::new(compile("files", Some(target), programs.path()));
+        assert_eq!(bench.done(&bench.pod("default", 1), &["/data"]).await, native, "{target}");
+        until(|| bench.pool().running() == 0).await;
+    }
 }
 
 const P3_OUTPUT: &str = "\

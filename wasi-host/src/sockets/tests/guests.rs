@@ -60,6 +60,7 @@ impl Bench {
             mounts: Vec::new(),
             limits: ContainerLimits::default(),
             http_port: None,
+            listen_ports: Vec::new(),
             http_timeout: None,
             working_dir: None,
             stdin_closed: true,
