@@ -14,6 +14,8 @@ mod faults;
 mod files;
 #[path = "e2e/frozen.rs"]
 mod frozen;
+#[path = "e2e/guide.rs"]
+mod guide;
 #[path = "e2e/harness.rs"]
 mod harness;
 #[path = "e2e/kubectl.rs"]
