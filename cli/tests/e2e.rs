@@ -20,5 +20,7 @@ mod guide;
 mod harness;
 #[path = "e2e/kubectl.rs"]
 mod kubectl;
+#[path = "e2e/ports.rs"]
+mod ports;
 #[path = "e2e/restored.rs"]
 mod restored;
