@@ -18,12 +18,16 @@ mod fields;
 mod files;
 #[path = "e2e/frozen.rs"]
 mod frozen;
+#[path = "e2e/guide.rs"]
+mod guide;
 #[path = "e2e/habits.rs"]
 mod habits;
 #[path = "e2e/harness.rs"]
 mod harness;
 #[path = "e2e/kubectl.rs"]
 mod kubectl;
+#[path = "e2e/ports.rs"]
+mod ports;
 #[path = "e2e/quorum.rs"]
 mod quorum;
 #[path = "e2e/registries.rs"]

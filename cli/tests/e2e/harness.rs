@@ -76,6 +76,11 @@ impl Daemon {
         output[at..].split_whitespace().next().unwrap_or_default().to_string()
     }
 
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The arguments that everybody on the machine can read.
     pub fn command_line(&self) -> String {
         let line = std::fs::read(format!("/proc/{}/cmdline", self.child.id())).unwrap();
