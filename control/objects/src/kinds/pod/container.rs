@@ -221,7 +221,10 @@ fn message_path(container: &Value, field: &str, errors: &mut Vec<FieldError>) {
         return;
     }
     check_length(path, &at, errors);
-    if !parts[0].is_empty() || parts.len() < 3 || parts[1..].iter().any(|part| matches!(*part, "" | "." | "..")) {
+    if !parts[0].is_empty()
+        || parts.len() < 3
+        || parts[1..].iter().any(|part| matches!(*part, "" | "." | ".."))
+    {
         let detail = "must be the absolute path of a file in a folder, such as /dev/termination-log";
         errors.push(FieldError::invalid(at, path, detail));
     }
