@@ -149,6 +149,8 @@ mod tests {
         let json = json(&value).unwrap();
         assert!(!json.contains(|c: char| c != '\n' && is_obeyed(c)), "{json:?}");
         assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), value);
+        // YAML escapes what is a control, and knows no escape for what is not.
+        let value = json!({ "text": "\x1b[31m\u{9b}2J\u{7f}" });
         let yaml = serde_yaml_ng::to_string(&value).unwrap();
         assert!(!yaml.contains(|c: char| c != '\n' && is_obeyed(c)), "{yaml:?}");
         assert_eq!(serde_yaml_ng::from_str::<Value>(&yaml).unwrap(), value);

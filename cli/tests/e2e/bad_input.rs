@@ -82,14 +82,17 @@ fn daemons_say_why_they_do_not_start() {
         &["delete", "pods", ""][..],
         &["delete", "pods", "?labelSelector=a"],
         &["delete", "pods", "a", ""],
-        &["delete", "nodes", "../pods"],
         &["get", "pods", ""],
-        &["logs", "a/log?x="],
+        &["logs", "pod/a?x="],
         &["deploy", "hello", "--name", ""],
     ] {
         let said = fails(&[arguments, &["--kubeconfig", &config]].concat());
         assert!(said.contains("is no name of"), "{arguments:?}: {said}");
     }
+    let said = fails(&["delete", "nodes", "../pods", "--kubeconfig", &config]);
+    assert!(said.contains("there is no kind apart"), "{said}");
+    let said = fails(&["logs", "a/log?x=", "--kubeconfig", &config]);
+    assert!(said.contains("doesn't have a resource type \"a\""), "{said}");
     let said = fails(&["delete", "pods", "a", "--namespace", "", "--kubeconfig", &config]);
     assert!(said.contains("it is empty"), "{said}");
 

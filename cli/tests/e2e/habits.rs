@@ -66,8 +66,8 @@ fn the_words_of_kubectl_give_its_output() {
         &["logs", "two", "-c", "first"],
         &["logs", "two", "-c", "first", "--tail", "0"],
         &["delete", "deploy", "nope"],
-        &["delete", "deploy", "--all", "--dry-run", "server"],
-        &["delete", "cm/texts", "svc/hello", "--dry-run", "client"],
+        &["delete", "deploy", "--all", "--dry-run=server"],
+        &["delete", "cm/texts", "svc/hello", "--dry-run=client"],
     ] {
         // Ages are those of a moment.
         eventually(&format!("both to say the same of {words:?}"), || {

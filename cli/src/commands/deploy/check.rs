@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use coracle_wasi_host::examine;
+use coracle_wasi_host::{Entry, Examined, examine};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -36,16 +36,19 @@ pub struct Pushed {
 }
 
 pub async fn run(cluster: &Cluster, args: &DeployArgs) -> Result<Checked> {
-    let variables = environment::variables(args)?;
-    let (image, default_name, push) = component(cluster, args).await?;
-    let name = args.name.clone().unwrap_or(default_name);
     // A Service's name is the narrowest of all.
-    native_kind("services")?.object(&cluster.namespace, &name)?;
+    let ensure_name = |name: &str| native_kind("services")?.object(&cluster.namespace, name);
+    args.name.as_deref().map(ensure_name).transpose()?;
+    let variables = environment::variables(args)?;
+    let (image, default_name, examined, push) = component(cluster, args).await?;
+    let name = args.name.clone().unwrap_or(default_name);
+    ensure_name(&name)?;
     let host = args.host.clone().unwrap_or_else(|| format!("{name}.localhost"));
     let wanted = Wanted {
         name,
         image,
         pushed: push.is_some(),
+        is_program: examined.is_some_and(|examined| examined.entry == Entry::Command),
         host: args.host.clone(),
         replicas: args.replicas,
         port: args.port,
@@ -62,8 +65,11 @@ pub async fn run(cluster: &Cluster, args: &DeployArgs) -> Result<Checked> {
     Ok(Checked { wanted, push, host, gateway })
 }
 
-/// The image to run, the name that follows from it, and what has to be pushed first.
-async fn component(cluster: &Cluster, args: &DeployArgs) -> Result<(String, String, Option<Pushed>)> {
+/// The image to run, the name that follows from it, what it is as far as that is known, and what has to be pushed first.
+async fn component(
+    cluster: &Cluster,
+    args: &DeployArgs,
+) -> Result<(String, String, Option<Examined>, Option<Pushed>)> {
     let given = &args.image;
     let path = Path::new(given);
     let is_file = !given.contains("://") && (given.ends_with(".wasm") || path.is_file());
@@ -71,22 +77,23 @@ async fn component(cluster: &Cluster, args: &DeployArgs) -> Result<(String, Stri
         let last = given.rsplit('/').next().unwrap_or(given);
         let name = dns_label(last.split([':', '@']).next().unwrap_or(last).trim_end_matches(".wasm"));
         // A file of the nodes only they can look at.
-        if !given.starts_with("file://") {
-            ensure_serves(&image::component(cluster, given).await?, given)?;
-        }
-        return Ok((given.clone(), name, None));
+        let examined = match given.starts_with("file://") {
+            true => None,
+            false => Some(ensure_serves(&image::component(cluster, given).await?, given)?),
+        };
+        return Ok((given.clone(), name, examined, None));
     }
     let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    ensure_serves(&bytes, given)?;
+    let examined = ensure_serves(&bytes, given)?;
     let stem = path.file_stem().and_then(|stem| stem.to_str()).context("the file has no name")?;
     let name = args.name.clone().unwrap_or_else(|| dns_label(stem));
     let (repository, _) = split_name(&name)?;
     let tag = hex::encode(Sha256::digest(&bytes))[..12].to_string();
-    Ok((format!("{repository}:{tag}"), name, Some(Pushed { repository, tag, bytes })))
+    Ok((format!("{repository}:{tag}"), name, Some(examined), Some(Pushed { repository, tag, bytes })))
 }
 
 /// Refuses what no node runs, and what computes and ends.
-fn ensure_serves(wasm: &[u8], what: &str) -> Result<()> {
+fn ensure_serves(wasm: &[u8], what: &str) -> Result<Examined> {
     let examined = examine(wasm).with_context(|| format!("{what} cannot be deployed"))?;
     if !examined.serves {
         bail!(
@@ -95,7 +102,7 @@ fn ensure_serves(wasm: &[u8], what: &str) -> Result<()> {
              --restart Never`"
         );
     }
-    Ok(())
+    Ok(examined)
 }
 
 /// What the environment is taken from must be there.

@@ -118,13 +118,13 @@ pub async fn delete_app(cluster: &Cluster, args: &DeleteArgs, name: &str) -> Res
         output::note(format!("not made by `coracle deploy`, and left: {}", others.join(", ")));
     }
     if args.dry_run == crate::args::DryRun::None {
-        remove_images(cluster, &images).await?;
+        remove_images(cluster, name, &images).await?;
     }
     Ok(())
 }
 
 /// Removes images that nothing else runs. Registries are the cluster's, not a namespace's.
-async fn remove_images(cluster: &Cluster, images: &[String]) -> Result<()> {
+async fn remove_images(cluster: &Cluster, name: &str, images: &[String]) -> Result<()> {
     if images.is_empty() {
         return Ok(());
     }
@@ -134,9 +134,11 @@ async fn remove_images(cluster: &Cluster, images: &[String]) -> Result<()> {
     {
         let all = cluster.get(&native_kind(kind)?.everywhere()).await?.unwrap_or_default();
         for object in all["items"].as_array().into_iter().flatten() {
-            let ends = !object["metadata"]["deletionTimestamp"].is_null();
+            let meta = &object["metadata"];
+            // Its own pods are on their way out.
+            let own = meta["namespace"] == *cluster.namespace && meta["labels"]["app"] == name;
             let list = object.pointer(containers).and_then(Value::as_array).into_iter().flatten();
-            used.extend(list.filter(|_| !ends).filter_map(|one| one["image"].as_str().map(str::to_owned)));
+            used.extend(list.filter(|_| !own).filter_map(|one| one["image"].as_str().map(str::to_owned)));
         }
     }
     for image in images.iter().filter(|image| !used.contains(image)) {

@@ -23,6 +23,8 @@ const PUSHED_MAX: usize = 16;
 /// Annotation of pods: the version of the Secret that they have their variables from. Another one makes new pods.
 const SECRET_VERSION: &str = "coracle.dev/secret-version";
 const PORT_DEFAULT: u16 = 80;
+/// For how long a program must run before its pod counts as available: one that crashes or ends at once never does.
+const PROGRAM_READY_SECONDS: u64 = 2;
 /// The kinds of what is made, in the order in which it is.
 pub const KINDS: [&str; 4] = ["secrets", "deployments", "services", "ingresses"];
 
@@ -32,6 +34,8 @@ pub struct Wanted {
     pub image: String,
     /// Whether the image is pushed for this deployment.
     pub pushed: bool,
+    /// Whether it is a program that serves by itself, and not called for each request.
+    pub is_program: bool,
     pub host: Option<String>,
     pub replicas: Option<u32>,
     pub port: Option<u16>,
@@ -184,7 +188,7 @@ fn new_deployment(wanted: &Wanted) -> Value {
     if wanted.pushed {
         meta["annotations"] = json!({ PUSHED: wanted.image });
     }
-    json!({
+    let mut deployment = json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": meta,
         "spec": {
@@ -192,7 +196,11 @@ fn new_deployment(wanted: &Wanted) -> Value {
             "selector": { "matchLabels": selector },
             "template": { "metadata": { "labels": selector }, "spec": { "containers": [container] } },
         },
-    })
+    });
+    if wanted.is_program {
+        deployment["spec"]["minReadySeconds"] = PROGRAM_READY_SECONDS.into();
+    }
+    deployment
 }
 
 fn changed_deployment(wanted: &Wanted, old: &Value) -> Result<Value> {
@@ -233,6 +241,9 @@ fn changed_deployment(wanted: &Wanted, old: &Value) -> Result<Value> {
     let mut spec = json!({ "template": template });
     if let Some(replicas) = wanted.replicas {
         spec["replicas"] = replicas.into();
+    }
+    if wanted.is_program && old["spec"]["minReadySeconds"].as_u64().unwrap_or(0) == 0 {
+        spec["minReadySeconds"] = PROGRAM_READY_SECONDS.into();
     }
     Ok(json!({ "metadata": meta, "spec": spec }))
 }

@@ -90,8 +90,9 @@ fn cell(value: &Value) -> String {
 
 fn labels(meta: &Value) -> String {
     let pairs = meta["labels"].as_object().into_iter().flatten();
-    let texts: Vec<String> =
+    let mut texts: Vec<String> =
         pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+    texts.sort();
     if texts.is_empty() { "<none>".into() } else { texts.join(",") }
 }
 

@@ -7,6 +7,7 @@ fn wanted() -> Wanted {
         name: "hello".into(),
         image: "hello:2".into(),
         pushed: false,
+        is_program: false,
         host: None,
         replicas: None,
         port: None,
@@ -92,6 +93,7 @@ fn again_what_was_asked_for_is_merged() {
     let mut wanted = wanted();
     wanted.pushed = true;
     wanted.replicas = Some(2);
+    wanted.is_program = true;
     wanted.port = Some(8000);
     wanted.host = Some("new.example".into());
     wanted.variables.insert("A".into(), "1".into());
@@ -100,6 +102,7 @@ fn again_what_was_asked_for_is_merged() {
     let changes = changes(&wanted, &standing()).unwrap();
     let deployment = &of(&changes, "deployments").unwrap().body;
     assert_eq!(deployment["spec"]["replicas"], 2);
+    assert_eq!(deployment["spec"]["minReadySeconds"], PROGRAM_READY_SECONDS);
     assert_eq!(deployment["metadata"]["annotations"][PUSHED], "hello:0,hello:1,hello:2");
     assert_eq!(
         deployment["spec"]["template"]["metadata"]["annotations"][SECRET_VERSION], "2",
