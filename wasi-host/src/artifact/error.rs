@@ -9,10 +9,10 @@ use super::room::Scarce;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PrepareError {
     /// Neither a component nor a module.
-    #[error("not WebAssembly: the file begins with {begins}; build it with a target such as wasm32-wasip2")]
+    #[error("not WebAssembly: {fault}; build it with a target such as wasm32-wasip2")]
     NotWasm {
-        /// The first bytes, readable.
-        begins: String,
+        /// What it is not. Nothing of what is in it: it may be anybody's file.
+        fault: String,
     },
     /// A core module that wants another host than WASI.
     #[error(

@@ -30,7 +30,7 @@ pub fn examine(wasm: &[u8]) -> Result<Examined, PrepareError> {
     if wasm.len() as u64 > WASM_BYTES_MAX {
         return Err(PrepareError::TooLarge { bytes: wasm.len() as u64, limit: WASM_BYTES_MAX });
     }
-    let entry = inspect::inspect(wasm)?.kind().entry;
+    let entry = inspect::inspect(wasm)?.entry;
     let mut foreign = BTreeSet::new();
     let mut sockets = false;
     for name in imports(wasm)? {

@@ -12,9 +12,6 @@ const NAMES_MAX: usize = 5;
 /// Characters of each.
 const NAME_CHARS_MAX: usize = 100;
 
-/// Bytes that an error message shows of a file that is no WebAssembly.
-const SHOWN_BYTES_MAX: usize = 16;
-
 /// What can be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kind {
@@ -87,7 +84,7 @@ pub(super) fn inspect(wasm: &[u8]) -> Result<Kind, PrepareError> {
         nesting::check(wasm)?;
         inspect_module(wasm)
     } else {
-        Err(PrepareError::NotWasm { begins: readable(wasm) })
+        Err(PrepareError::NotWasm { fault: fault(wasm) })
     }
 }
 
@@ -226,11 +223,10 @@ impl Names {
     }
 }
 
-fn readable(bytes: &[u8]) -> String {
-    if bytes.is_empty() {
-        return "nothing (it is empty)".to_owned();
-    }
-    format!("\"{}\"", bytes[..bytes.len().min(SHOWN_BYTES_MAX)].escape_ascii())
+fn fault(bytes: &[u8]) -> String {
+    let fault =
+        if bytes.is_empty() { "the file is empty" } else { "the file does not begin with the bytes \\0asm" };
+    fault.to_owned()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ const GIVEN_UP: &str = "given-up";
 pub(super) fn to_text(outcome: &Result<Kind, PrepareError>) -> String {
     let (word, rest) = match outcome {
         Ok(kind) => (MADE, kind.to_text()),
-        Err(PrepareError::NotWasm { begins }) => (NOT_WASM, begins.clone()),
+        Err(PrepareError::NotWasm { fault }) => (NOT_WASM, fault.clone()),
         Err(PrepareError::NotWasi { imports }) => (NOT_WASI, imports.clone()),
         Err(PrepareError::NoComponent) => (NO_COMPONENT, String::new()),
         Err(PrepareError::NoEntry { exports }) => (NO_ENTRY, exports.clone()),
@@ -35,7 +35,7 @@ pub(super) fn from_text(text: &str) -> Option<Result<Kind, PrepareError>> {
     let rest = rest.to_owned();
     Some(match word {
         MADE => return Kind::from_text(&rest).map(Ok),
-        NOT_WASM => Err(PrepareError::NotWasm { begins: rest }),
+        NOT_WASM => Err(PrepareError::NotWasm { fault: rest }),
         NOT_WASI => Err(PrepareError::NotWasi { imports: rest }),
         NO_COMPONENT => Err(PrepareError::NoComponent),
         NO_ENTRY => Err(PrepareError::NoEntry { exports: rest }),
@@ -63,7 +63,7 @@ mod tests {
                 structures: 9,
                 loaded: 10,
             }),
-            Err(PrepareError::NotWasm { begins: text() }),
+            Err(PrepareError::NotWasm { fault: text() }),
             Err(PrepareError::NotWasi { imports: text() }),
             Err(PrepareError::NoComponent),
             Err(PrepareError::NoEntry { exports: text() }),

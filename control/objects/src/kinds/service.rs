@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::age;
 use crate::{
     field_error::FieldError,
-    fields::{child, default, default_text, elements, integer, list, present, text},
+    fields::{child, default, default_text, elements, integer, list, text},
     kind::{Column, NameRule, Native, Subresource},
     support,
     validate::{
@@ -107,6 +107,12 @@ fn defaults(object: &mut Value) {
     let Some(spec) = child(object, "spec") else { return };
     default_text(spec, "sessionAffinity", "None");
     default_text(spec, "type", "ClusterIP");
+    // As kube-apiserver does: an update that ends the affinity ends its settings.
+    if text(spec, "/sessionAffinity") == "None"
+        && let Some(spec) = spec.as_object_mut()
+    {
+        spec.shift_remove("sessionAffinityConfig");
+    }
     if text(spec, "/sessionAffinity") == "ClientIP"
         && let Some(client) =
             child(spec, "sessionAffinityConfig").and_then(|config| child(config, "clientIP"))
@@ -158,10 +164,6 @@ fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors.extend(service_address_errors(object));
     validate_labels(object, "/spec/selector", "spec.selector", &mut errors);
     one_of("spec.sessionAffinity", text(object, "/spec/sessionAffinity"), &["ClientIP", "None"], &mut errors);
-    if present(object, "/spec/sessionAffinityConfig") && text(object, "/spec/sessionAffinity") == "None" {
-        let detail = "must not be set when session affinity is None";
-        errors.push(FieldError::forbidden("spec.sessionAffinityConfig", detail));
-    }
     let seconds = integer(object, "/spec/sessionAffinityConfig/clientIP/timeoutSeconds");
     if let Some(seconds) = seconds.filter(|seconds| !(1..=AFFINITY_SECONDS_MAX).contains(seconds)) {
         let detail = format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}");
@@ -430,18 +432,13 @@ mod tests {
     }
 
     #[test]
-    fn an_affinity_that_is_not_asked_for_has_no_settings() {
+    fn an_affinity_that_ends_has_no_settings() {
         let config = json!({"clientIP": {"timeoutSeconds": 60}});
         let with = |affinity: &str| {
-            faults(&service(
-                json!({"sessionAffinity": affinity, "sessionAffinityConfig": config, "ports": [{"port": 80}]}),
-            ))
+            let spec = json!({"sessionAffinity": affinity, "sessionAffinityConfig": config, "ports": [{"port": 80}]});
+            service(spec)["spec"].get("sessionAffinityConfig").cloned()
         };
-        assert_eq!(with("ClientIP"), [""; 0]);
-        assert_eq!(
-            with("None"),
-            ["spec.sessionAffinityConfig: Forbidden: must not be set when session affinity is None"]
-        );
+        assert_eq!((with("ClientIP"), with("None")), (Some(config.clone()), None));
     }
 
     #[test]

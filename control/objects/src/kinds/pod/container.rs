@@ -21,6 +21,8 @@ use crate::{
 
 /// Containers of one pod, those that initialize it and those that come later among them.
 const CONTAINERS_MAX: usize = 1000;
+/// The path by default, which nobody has chosen.
+const MESSAGE_PATH: &str = "/dev/termination-log";
 const PROBES: &[&str] = &["livenessProbe", "readinessProbe", "startupProbe"];
 
 /// Checks all containers of a pod's spec, whose parts have these names.
@@ -97,7 +99,7 @@ fn validate(
     environment::validate(container, field, known, errors);
     mounts(container, field, known, errors);
     working_dir(container, field, errors);
-    message_path(container, field, errors);
+    message_path(container, field, known, errors);
     resources::validate(container, field, errors);
     for key in PROBES {
         if let Some(probe) = container.get(*key).filter(|probe| !probe.is_null()) {
@@ -190,42 +192,52 @@ fn mount_path<'a>(
     }
 }
 
+/// The mount of a container in which a path lies, the innermost.
+fn mount_of<'a>(container: &'a Value, path: &str) -> Option<&'a Value> {
+    let place = |mount: &'a Value| text(mount, "/mountPath").trim_matches('/');
+    let encloses = |mount: &&'a Value| {
+        let rest = path.trim_matches('/').strip_prefix(place(mount));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || place(mount).is_empty())
+    };
+    list(container, "/volumeMounts").iter().filter(encloses).max_by_key(|mount| place(mount).len())
+}
+
 /// A component has the files that it mounts, and no others to begin in.
 fn working_dir(container: &Value, field: &str, errors: &mut Vec<FieldError>) {
     let (dir, at) = (text(container, "/workingDir"), format!("{field}.workingDir"));
-    let within = |path: &str| {
-        let (dir, path) = (dir.trim_matches('/'), path.trim_matches('/'));
-        dir.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    let mut mounted = list(container, "/volumeMounts").iter().map(|mount| text(mount, "/mountPath"));
     if dir.is_empty() || dir == "/" {
         return;
     }
     check_length(dir, &at, errors);
     if !dir.starts_with('/') || dir.split('/').any(|part| part == "..") {
         errors.push(FieldError::invalid(at, dir, "must be an absolute path without '..'"));
-    } else if mounted.clone().any(|path| path.trim_matches('/').is_empty()) {
+    } else if mount_of(container, "/").is_some() {
         let detail = "cannot be another than / where a volume is mounted there: programs take relative paths for such of /";
         errors.push(FieldError::invalid(at, dir, detail));
-    } else if !mounted.any(within) {
+    } else if mount_of(container, dir).is_none() {
         let detail = "must lie in a volume that the container mounts: a component has no other files";
         errors.push(FieldError::invalid(at, dir, detail));
     }
 }
 
 /// Where a container leaves the last word on its end.
-fn message_path(container: &Value, field: &str, errors: &mut Vec<FieldError>) {
+fn message_path(container: &Value, field: &str, known: &Names<'_>, errors: &mut Vec<FieldError>) {
     let (path, at) = (text(container, "/terminationMessagePath"), format!("{field}.terminationMessagePath"));
-    let parts: Vec<&str> = path.split('/').collect();
-    if path.is_empty() {
+    if path.is_empty() || path == MESSAGE_PATH {
         return;
     }
     check_length(path, &at, errors);
-    if !parts[0].is_empty()
-        || parts.len() < 3
-        || parts[1..].iter().any(|part| matches!(*part, "" | "." | ".."))
-    {
+    let is_odd = |part: &str| matches!(part, "" | "." | "..");
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    if folder.is_empty() || !path.starts_with('/') || path.split('/').skip(1).any(is_odd) {
         let detail = "must be the absolute path of a file in a folder, such as /dev/termination-log";
+        errors.push(FieldError::invalid(at, path, detail));
+        return;
+    }
+    let is_read_only =
+        |mount: &Value| flag(mount, "/readOnly") || known.read_only.contains(text(mount, "/name"));
+    if mount_of(container, folder).is_some_and(is_read_only) {
+        let detail = "lies in a volume that the container cannot write: choose a path outside of it";
         errors.push(FieldError::invalid(at, path, detail));
     }
 }

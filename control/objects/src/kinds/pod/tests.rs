@@ -325,13 +325,16 @@ fn mounts_folders_and_message_files_are_checked() {
         container
     };
     check(
-        json!({"volumes": [{"name": "v"}], "containers": [
+        json!({"volumes": [{"name": "v"}, {"name": "m", "configMap": {"name": "m"}}], "containers": [
             container("a", json!({"workingDir": "/data/in/it", "terminationMessagePath": "/data/why"})),
             container("b", json!({"workingDir": "/", "terminationMessagePath": "/dev/termination-log"})),
             container("c", json!({"workingDir": "/database", "terminationMessagePath": "why"})),
             container("d", json!({"workingDir": "data", "terminationMessagePath": "/why"})),
             container("e", json!({"workingDir": "/data/../etc", "terminationMessagePath": "/dev/../why"})),
             container("f", json!({"workingDir": "/data", "volumeMounts": [{"name": "v", "mountPath": "/"}]})),
+            container("h", json!({"terminationMessagePath": "/map/why", "volumeMounts": [{"name": "m", "mountPath": "/map"}]})),
+            container("i", json!({"terminationMessagePath": "/data/in/why",
+                "volumeMounts": [{"name": "v", "mountPath": "/data"}, {"name": "v", "mountPath": "/data/in", "readOnly": true}]})),
             container("g", json!({"volumeMounts": [{"name": "v", "mountPath": "/a/"}, {"name": "v", "mountPath": "/a"},
                 {"name": "v", "mountPath": "/b:c"}, {"name": "v", "mountPath": "/b/../c"},
                 {"name": "v", "mountPath": "/d", "recursiveReadOnly": "Enabled"}]})),
@@ -344,10 +347,12 @@ fn mounts_folders_and_message_files_are_checked() {
             spec.containers[4].workingDir: Invalid value: "/data/../etc": must be an absolute path without '..'
             spec.containers[4].terminationMessagePath: Invalid value: "/dev/../why": must be the absolute path of a file in a folder, such as /dev/termination-log
             spec.containers[5].workingDir: Invalid value: "/data": cannot be another than / where a volume is mounted there: programs take relative paths for such of /
-            spec.containers[6].volumeMounts[1].mountPath: Invalid value: "/a": must be unique
-            spec.containers[6].volumeMounts[2].mountPath: Invalid value: "/b:c": must not contain ':'
-            spec.containers[6].volumeMounts[3].mountPath: Invalid value: "/b/../c": must not contain '..'
-            spec.containers[6].volumeMounts[4].recursiveReadOnly: Forbidden: may only be specified when readOnly is true
+            spec.containers[6].terminationMessagePath: Invalid value: "/map/why": lies in a volume that the container cannot write: choose a path outside of it
+            spec.containers[7].terminationMessagePath: Invalid value: "/data/in/why": lies in a volume that the container cannot write: choose a path outside of it
+            spec.containers[8].volumeMounts[1].mountPath: Invalid value: "/a": must be unique
+            spec.containers[8].volumeMounts[2].mountPath: Invalid value: "/b:c": must not contain ':'
+            spec.containers[8].volumeMounts[3].mountPath: Invalid value: "/b/../c": must not contain '..'
+            spec.containers[8].volumeMounts[4].recursiveReadOnly: Forbidden: may only be specified when readOnly is true
         "#]],
     );
 }
