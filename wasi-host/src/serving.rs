@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER, UPGRADE};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -36,6 +36,8 @@ use crate::net::{BoxError, HttpBody, full_body};
 use crate::refusals::{Bound, Refused};
 use body::ServedBody;
 use stream::ServedStream;
+
+pub use stream::BreakOff;
 
 pub use places::{
     Bounds, HELD_BACK, HELD_BACK_BYTES, HELD_BACK_MAX, InFlight, Place, Places, WeakPlaces, source_of,
@@ -131,7 +133,7 @@ pub async fn serve<S, R, F>(
     respond: R,
 ) -> Result<(), BoxError>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + BreakOff + Unpin + Send + 'static,
     R: Fn(Request<HttpBody>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<HttpBody>> + Send + 'static,
 {
@@ -198,7 +200,7 @@ where
 /// another and was not made so.
 async fn end_unchanged<S>(upgrade: OnUpgrade, place: Place)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + BreakOff + Unpin + Send + 'static,
 {
     let end = async {
         let Ok(upgraded) = upgrade.await else { return };
@@ -215,7 +217,7 @@ where
 /// The connection that [`serve`] was given, once it was upgraded, and what was read of it beyond the request.
 pub fn reclaim<S>(upgraded: Upgraded) -> Result<(S, Bytes), Upgraded>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + BreakOff + Unpin + Send + 'static,
 {
     let parts = auto::upgrade::downcast::<TokioIo<ServedStream<S>>>(upgraded)?;
     Ok((parts.io.into_inner().into_inner(), parts.read_buf))
@@ -228,14 +230,16 @@ where
 {
     let in_flight = match place.begin() {
         Ok(in_flight) => in_flight,
-        Err(refused) => return refusal(refused).map(|body| ServedBody::new(body, None)),
+        Err(refused) => return refusal(refused).map(|body| ServedBody::new(body, None, None)),
     };
     if request.headers().contains_key(UPGRADE) {
         request.extensions_mut().insert(in_flight.clone());
     }
+    // The end of the connection is the end of the answer: it has to look like none where there is more.
+    let by_its_end = (request.version() == Version::HTTP_10).then(|| place.clone());
     let response = respond(request.map(body::paced)).await;
     in_flight.answered();
-    response.map(|body| ServedBody::new(body, Some(in_flight)))
+    response.map(|body| ServedBody::new(body, Some(in_flight), by_its_end))
 }
 
 /// It names the bound: the caller's part, or what the port takes of all.
