@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER, UPGRADE};
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -32,7 +32,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use crate::net::{BoxError, HttpBody, full_body};
+use crate::net::{BoxError, HttpBody, HttpError, RequestId, full_body};
 use crate::refusals::{Bound, Refused};
 use body::ServedBody;
 use stream::ServedStream;
@@ -86,6 +86,9 @@ const RESETS_FOR_FAULTS_MAX: usize = 256;
 
 /// Requests of one connection that were given up before their response began, beyond those that were answered.
 pub const GIVEN_UP_MAX: u32 = 128;
+
+/// Where an answer names the request of which the component's log says how it failed.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const PLACE_LOST: &str = "its place was needed, or it gave up too many requests";
 
@@ -259,6 +262,30 @@ pub fn text_answer(status: StatusCode, text: &str) -> Response<HttpBody> {
     response.headers_mut().insert(CONTENT_TYPE, plain);
     if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// The response that stands for a component that gave none; of a service, where it is one that was asked. How a component
+/// failed is not said: the request's id, which its log has too, is all that a client gets.
+pub fn failure_answer(error: &HttpError, service: Option<&str>) -> Response<HttpBody> {
+    let status = match error {
+        HttpError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        HttpError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        HttpError::Malformed { .. } => StatusCode::BAD_REQUEST,
+        HttpError::Failed { request } => return failed_answer(*request),
+    };
+    match service {
+        Some(service) => text_answer(status, &format!("service {service}: {error}")),
+        None => text_answer(status, &error.to_string()),
+    }
+}
+
+fn failed_answer(request: RequestId) -> Response<HttpBody> {
+    let text = format!("the request could not be answered; its id is {request}");
+    let mut response = text_answer(StatusCode::BAD_GATEWAY, &text);
+    if let Ok(id) = HeaderValue::try_from(request.to_string()) {
+        response.headers_mut().insert(REQUEST_ID, id);
     }
     response
 }
