@@ -6,12 +6,10 @@ use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
+use crate::frames;
 use crate::ledger::{Account, Refused};
 use crate::limits::{LimitExceeded, MEMORY};
 use crate::refusals::What;
-
-/// Frames of the guest's backtrace that a trap's message names.
-const BACKTRACE_FRAMES_MAX: usize = 8;
 
 /// Bytes of a message about a guest: it ends up in the pod's status.
 const MESSAGE_BYTES_MAX: usize = 4096;
@@ -139,28 +137,10 @@ pub(crate) fn unseated(error: &wasmtime::Error) -> Option<String> {
 pub(crate) fn describe(error: &wasmtime::Error) -> String {
     let mut message = error.root_cause().to_string();
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-        for frame in backtrace.frames().iter().take(BACKTRACE_FRAMES_MAX) {
-            let name =
-                frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), demangled);
-            message.push_str("\n    at ");
-            message.push_str(&name);
-        }
-        let hidden = backtrace.frames().len().saturating_sub(BACKTRACE_FRAMES_MAX);
-        if hidden > 0 {
-            message.push_str(&format!("\n    and {hidden} more"));
-        }
+        let frames = backtrace.frames().iter().map(|frame| (frame.func_name(), frame.func_index()));
+        message.push_str(&frames::told(frames));
     }
     truncate(message)
-}
-
-/// Rust's symbol names without their hash.
-fn demangled(name: &str) -> String {
-    match name.rsplit_once("::h") {
-        Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
-            path.to_owned()
-        }
-        _ => name.to_owned(),
-    }
 }
 
 /// What a guest said, or what is said of it, in a length that others may be told.

@@ -7,6 +7,7 @@ mod capability;
 mod clients;
 mod contents;
 mod delivery;
+mod failure;
 mod growing;
 mod guest_body;
 mod listen;
@@ -33,7 +34,7 @@ use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
 use crate::artifact::Pre;
 use crate::exit::Exit;
-use crate::net::{BoxError, Client, HttpBody, HttpError, HttpService, NetError, Unanswered};
+use crate::net::{BoxError, Client, HttpBody, HttpError, HttpService, NetError, RequestId, Unanswered};
 use crate::refusals::{Bound, Refused, What};
 use crate::sandbox::Sandbox;
 use crate::serving::PROBES_MAX;
@@ -41,6 +42,7 @@ use crate::serving::PROBES_MAX;
 pub(crate) use capability::PodHttp;
 use clients::{Clients, UnderWay};
 use contents::fields_bytes;
+use failure::Failed;
 use guest_body::GivenBody;
 
 /// Requests of one container that may be under way; more are answered with 503.
@@ -54,6 +56,8 @@ const SWEEP_PERIOD: Duration = Duration::from_millis(250);
 
 /// Bytes of a request's head that are part of what its instance takes anyway.
 const HEAD_BYTES_FREE: u64 = 4 << 10;
+
+const ENDED: &str = "the container has ended";
 
 /// How a guest's task tells the caller the response.
 type Reply = oneshot::Sender<Answer>;
@@ -145,6 +149,7 @@ struct Call {
 /// What the guest that serves a request needs.
 struct Handover {
     request: Request<WasiBody>,
+    id: RequestId,
     /// Its response has no body whatever its headers say.
     is_head: bool,
     reply: Reply,
@@ -153,9 +158,9 @@ struct Handover {
 }
 
 impl Call {
-    fn new(request: Request<WasiBody>, reply: Reply, permit: Permit) -> Self {
+    fn new(id: RequestId, request: Request<WasiBody>, reply: Reply, permit: Permit) -> Self {
         let is_head = request.method() == http::Method::HEAD;
-        Self { delivery: Some(Handover { request, is_head, reply, permit }) }
+        Self { delivery: Some(Handover { request, id, is_head, reply, permit }) }
     }
 
     /// Bytes of the host that the request's head takes; few are not counted.
@@ -164,6 +169,10 @@ impl Call {
         let uri = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
         let bytes = fields_bytes(request.headers()) + uri as u64;
         if bytes <= HEAD_BYTES_FREE { 0 } else { bytes }
+    }
+
+    fn id(&self) -> Option<RequestId> {
+        self.delivery.as_ref().map(|delivery| delivery.id)
     }
 
     /// Whether the node itself asks.
@@ -220,7 +229,7 @@ impl Server {
         let sandbox = &self.sandbox;
         let unserved = |request, error| Unanswered { error, request: Some(Box::new(request)) };
         if sandbox.ended.is_cancelled() {
-            return Err(unserved(request, unavailable("the container has ended")));
+            return Err(unserved(request, ended()));
         }
         let permit = match self.admit(request.extensions()) {
             Ok(permit) => permit,
@@ -300,16 +309,18 @@ impl Server {
         permit: Permit,
         deadline: Instant,
     ) -> Answer {
+        let id = RequestId::random();
         let mut tries = 0;
         loop {
             tries += 1;
             let (reply, response) = oneshot::channel();
-            let call = Call::new(request, reply, Arc::clone(&permit));
+            let call = Call::new(id, request, reply, Arc::clone(&permit));
             let answer = match &self.sandbox.artifact.pre {
                 Pre::HttpP2(_) => {
-                    return Ok(holding(p2::call(self, call, response, deadline).await?, permit, None));
+                    let response = p2::call(self, (id, call), response, deadline).await?;
+                    return Ok(holding(response, permit, None));
                 }
-                Pre::HttpP3(_) => p3::call(self, call, response, deadline, tries > 1).await,
+                Pre::HttpP3(_) => p3::call(self, (id, call), response, deadline, tries > 1).await,
                 Pre::CommandP1(_) | Pre::CommandP2(_) | Pre::CommandP3(_) => {
                     return Err(unavailable("not an HTTP component").into());
                 }
@@ -325,31 +336,6 @@ impl Server {
                 }
                 Err(failure) => return Err(failure),
             };
-        }
-    }
-
-    /// A guest failed while it served requests: says so where its operator looks, and ends the container where its
-    /// limit of memory did it.
-    fn failed(&self, error: &wasmtime::Error) -> HttpError {
-        let exit = self.sandbox.classify(error);
-        // A container that runs is interrupted by nothing but a request's deadline, or by its caller's going away.
-        if matches!(exit, Exit::Trapped { .. }) && error.downcast_ref() == Some(&wasmtime::Trap::Interrupt) {
-            return HttpError::TimedOut;
-        }
-        let reason = exit.to_string();
-        tracing::debug!(container = self.sandbox.name, reason, "request failed");
-        // A full log sink loses this line; the caller has the reason too.
-        self.sandbox.grants.stderr.write(format!("request failed: {}\n", one_line(&reason)).as_bytes());
-        match exit {
-            Exit::LimitExceeded { .. } => {
-                self.sandbox.fail(exit);
-                HttpError::Failed { reason: "out of memory".to_owned() }
-            }
-            Exit::Killed => unavailable("the container has ended"),
-            Exit::HostFault { message } | Exit::Unseated { message } => {
-                HttpError::Unavailable { reason: message }
-            }
-            Exit::Completed { .. } | Exit::Trapped { .. } => HttpError::Failed { reason },
         }
     }
 }
@@ -443,13 +429,13 @@ fn complete(request: Request<HttpBody>, hostname: &str) -> Result<Request<WasiBo
     let named = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
     let authority = parts.uri.authority().map(|authority| authority.as_str().to_owned());
     let host = authority.or(named).unwrap_or_else(|| hostname.to_owned());
-    let malformed = |_| HttpError::Failed { reason: "the request's host is malformed".to_owned() };
+    let malformed = |_| HttpError::Malformed { reason: "the request's host is malformed" };
     let authority: Authority = host.parse().map_err(malformed)?;
     let mut uri = std::mem::take(&mut parts.uri).into_parts();
     uri.scheme = Some(uri.scheme.unwrap_or(Scheme::HTTP));
     uri.authority = Some(authority);
     uri.path_and_query = Some(uri.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")));
-    let malformed = |_| HttpError::Failed { reason: "the request's target is malformed".to_owned() };
+    let malformed = |_| HttpError::Malformed { reason: "the request's target is malformed" };
     parts.uri = Uri::from_parts(uri).map_err(malformed)?;
     if !parts.headers.contains_key(HOST)
         && let Ok(value) = HeaderValue::try_from(host)
@@ -460,21 +446,10 @@ fn complete(request: Request<HttpBody>, hostname: &str) -> Result<Request<WasiBo
     Ok(Request::from_parts(parts, GivenBody(body).boxed_unsync()))
 }
 
-/// What a guest chose of it, a function's name perhaps, begins no line of its own.
-fn one_line(text: &str) -> String {
-    text.lines().collect::<Vec<_>>().join(" | ").replace('\r', " ")
+fn ended() -> HttpError {
+    unavailable(ENDED)
 }
 
 fn unavailable(reason: &str) -> HttpError {
     HttpError::Unavailable { reason: reason.to_owned() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reason_is_one_line_whatever_names_are_in_it() {
-        assert_eq!(one_line("trapped at a\r\nb\rc\n"), "trapped at a | b c");
-    }
 }

@@ -19,6 +19,7 @@ mod engine;
 mod executor;
 mod exit;
 mod files;
+mod frames;
 mod host;
 mod http;
 mod ledger;

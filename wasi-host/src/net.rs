@@ -28,8 +28,8 @@ pub use buffers::{Buffers, TenantBuffers, Unread};
 pub use conn::Conn;
 pub use error::NetError;
 pub use http_service::{
-    BoxError, Client, HttpBody, HttpError, HttpService, UNSEEN, Unanswered, announce_body, empty_body,
-    full_body,
+    BoxError, Client, HttpBody, HttpError, HttpService, RequestId, UNSEEN, Unanswered, announce_body,
+    empty_body, full_body,
 };
 pub use listener::{Bound, Listener};
 pub use namespace::{Namespace, NamespaceConfig};

@@ -25,7 +25,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, RETRY_AFTER, UPGRADE};
 use http::uri::Authority;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -33,10 +33,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use crate::net::{BoxError, HttpBody, full_body};
+use crate::net::{BoxError, HttpBody, HttpError, RequestId, full_body};
 use crate::refusals::{Bound, Refused};
 use body::ServedBody;
 use stream::ServedStream;
+
+pub use stream::BreakOff;
 
 pub use places::{
     Bounds, HELD_BACK, HELD_BACK_BYTES, HELD_BACK_MAX, InFlight, Place, Places, WeakPlaces, source_of,
@@ -86,6 +88,9 @@ const RESETS_FOR_FAULTS_MAX: usize = 256;
 /// Requests of one connection that were given up before their response began, beyond those that were answered.
 pub const GIVEN_UP_MAX: u32 = 128;
 
+/// Where an answer names the request of which the component's log says how it failed.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 const PLACE_LOST: &str = "its place was needed, or it gave up too many requests";
 
 /// How often an HTTP/2 client is asked whether it is there, and how long it has to answer.
@@ -132,7 +137,7 @@ pub async fn serve<S, R, F>(
     respond: R,
 ) -> Result<(), BoxError>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + BreakOff + Unpin + Send + 'static,
     R: Fn(Request<HttpBody>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<HttpBody>> + Send + 'static,
 {
@@ -199,7 +204,7 @@ where
 /// another and was not made so.
 async fn end_unchanged<S>(upgrade: OnUpgrade, place: Place)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + BreakOff + Unpin + Send + 'static,
 {
     let end = async {
         let Ok(upgraded) = upgrade.await else { return };
@@ -216,7 +221,7 @@ where
 /// The connection that [`serve`] was given, once it was upgraded, and what was read of it beyond the request.
 pub fn reclaim<S>(upgraded: Upgraded) -> Result<(S, Bytes), Upgraded>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + BreakOff + Unpin + Send + 'static,
 {
     let parts = auto::upgrade::downcast::<TokioIo<ServedStream<S>>>(upgraded)?;
     Ok((parts.io.into_inner().into_inner(), parts.read_buf))
@@ -229,18 +234,20 @@ where
 {
     let in_flight = match place.begin() {
         Ok(in_flight) => in_flight,
-        Err(refused) => return refusal(refused).map(|body| ServedBody::new(body, None)),
+        Err(refused) => return refusal(refused).map(|body| ServedBody::new(body, None, None)),
     };
     if let Some(fault) = host_fault(&request) {
         let refused = text_answer(StatusCode::BAD_REQUEST, fault);
-        return refused.map(|body| ServedBody::new(body, Some(in_flight)));
+        return refused.map(|body| ServedBody::new(body, Some(in_flight), None));
     }
     if request.headers().contains_key(UPGRADE) {
         request.extensions_mut().insert(in_flight.clone());
     }
+    // The end of the connection is the end of the answer: it has to look like none where there is more.
+    let by_its_end = (request.version() == Version::HTTP_10).then(|| place.clone());
     let response = respond(request.map(body::paced)).await;
     in_flight.answered();
-    response.map(|body| ServedBody::new(body, Some(in_flight)))
+    response.map(|body| ServedBody::new(body, Some(in_flight), by_its_end))
 }
 
 /// What is wrong with the host that a request names, or does not name (RFC 9112, 3.2).
@@ -273,6 +280,30 @@ pub fn text_answer(status: StatusCode, text: &str) -> Response<HttpBody> {
     response.headers_mut().insert(CONTENT_TYPE, plain);
     if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// The response that stands for a component that gave none; of a service, where it is one that was asked. How a component
+/// failed is not said: the request's id, which its log has too, is all that a client gets.
+pub fn failure_answer(error: &HttpError, service: Option<&str>) -> Response<HttpBody> {
+    let status = match error {
+        HttpError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        HttpError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        HttpError::Malformed { .. } => StatusCode::BAD_REQUEST,
+        HttpError::Failed { request } => return failed_answer(*request),
+    };
+    match service {
+        Some(service) => text_answer(status, &format!("service {service}: {error}")),
+        None => text_answer(status, &error.to_string()),
+    }
+}
+
+fn failed_answer(request: RequestId) -> Response<HttpBody> {
+    let text = format!("the request could not be answered; its id is {request}");
+    let mut response = text_answer(StatusCode::BAD_GATEWAY, &text);
+    if let Ok(id) = HeaderValue::try_from(request.to_string()) {
+        response.headers_mut().insert(REQUEST_ID, id);
     }
     response
 }

@@ -464,6 +464,18 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_is_opened_once_for_each_tcp_port() {
+        let port = |container_port, protocol: &str| ContainerPort {
+            name: String::new(),
+            container_port,
+            protocol: protocol.into(),
+        };
+        let ports = vec![port(80, ""), port(53, "UDP"), port(443, "TCP"), port(80, "TCP")];
+        let container = Container { ports, ..Default::default() };
+        assert_eq!((container.http_port(), container.listen_ports()), (80, vec![80, 443]));
+    }
+
+    #[test]
     fn the_pull_policy_follows_the_tag() {
         let policy = |image: &str| Container { image: image.into(), ..Default::default() }.pull_policy();
         assert_eq!(policy("hello"), PullPolicy::Always);

@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response};
 use tokio_util::task::TaskTracker;
 
 use super::{Foreign, Probe, Server};
 use crate::ledger::Holding;
-use crate::net::{Client, Conn, HttpBody, HttpError, HttpService, Listener, UNSEEN};
+use crate::net::{Client, Conn, HttpBody, HttpService, Listener, UNSEEN};
 use crate::serving::{self, POD_PORT, POD_WINDOW_BYTES, PROBES, Place, Places};
 
 /// Bytes of the host that a connection takes while it is idle.
@@ -123,7 +123,7 @@ async fn respond(service: Arc<dyn HttpService>, request: Request<HttpBody>) -> R
             response
         }
         Err(unanswered) => {
-            let mut response = failure(&unanswered.error);
+            let mut response = serving::failure_answer(&unanswered.error, None);
             if unanswered.request.is_some() {
                 response.headers_mut().insert(UNSEEN, HeaderValue::from_static("true"));
             }
@@ -132,22 +132,14 @@ async fn respond(service: Arc<dyn HttpService>, request: Request<HttpBody>) -> R
     }
 }
 
-/// The response that stands for a component that gave none.
-fn failure(error: &HttpError) -> Response<HttpBody> {
-    let status = match error {
-        HttpError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
-        HttpError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-        HttpError::Failed { .. } => StatusCode::BAD_GATEWAY,
-    };
-    serving::text_answer(status, &error.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use futures::future::BoxFuture;
 
+    use http::StatusCode;
+
     use super::*;
-    use crate::net::{Unanswered, empty_body};
+    use crate::net::{HttpError, Unanswered, empty_body};
 
     /// Fails, and hands the request back where it was asked for that; or says of itself that it has not seen it.
     struct Failing;

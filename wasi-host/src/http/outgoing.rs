@@ -314,7 +314,8 @@ fn from_service(error: HttpError) -> Error {
     match error {
         HttpError::TimedOut => Error::HttpResponseTimeout,
         HttpError::Unavailable { .. } => Error::DestinationUnavailable,
-        HttpError::Failed { reason } => Error::InternalError(Some(reason)),
+        HttpError::Malformed { .. } => Error::HttpRequestUriInvalid,
+        failed @ HttpError::Failed { .. } => Error::InternalError(Some(failed.to_string())),
     }
 }
 

@@ -9,11 +9,11 @@ use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 
 use super::delivery::Deliveries;
-use super::{Answer, Call, Handover, HttpError, NoResponse, Server, unavailable};
+use super::{Answer, Call, Handover, HttpError, NoResponse, Server, ended, unavailable};
 use crate::artifact::Pre;
 use crate::executor::{JoinError, JoinHandle};
 use crate::exit;
-use crate::net::HttpBody;
+use crate::net::{HttpBody, RequestId};
 use crate::sandbox::StartError;
 use crate::seats::NoSeat;
 
@@ -22,7 +22,7 @@ type Served = Result<(), HttpError>;
 /// Serves one request by an instance of its own and waits for the response's head.
 pub(super) async fn call(
     server: &Arc<Server>,
-    call: Call,
+    (id, call): (RequestId, Call),
     response: oneshot::Receiver<Answer>,
     deadline: Instant,
 ) -> Result<http::Response<HttpBody>, NoResponse> {
@@ -31,12 +31,12 @@ pub(super) async fn call(
     let task = sandbox
         .host
         .executor
-        .spawn(&sandbox.group, Some(deadline), async move { serve(&serving, call).await });
+        .spawn(&sandbox.group, Some(deadline), async move { serve(&serving, id, call).await });
     let mut task = GiveUp { task: Some(task) };
     let response = match tokio::time::timeout_at(deadline.into(), response).await {
         Err(_) => return Err(HttpError::TimedOut.into()),
         Ok(Ok(response)) => response,
-        Ok(Err(_)) => Err(task.outcome(deadline).await.into()),
+        Ok(Err(_)) => Err(task.outcome(server, id, deadline).await.into()),
     };
     // From here on the guest goes on by itself: it may have work to do after its response.
     task.task = None;
@@ -50,16 +50,23 @@ struct GiveUp {
 
 impl GiveUp {
     /// Why there was no response.
-    async fn outcome(&mut self, deadline: Instant) -> HttpError {
+    async fn outcome(&mut self, server: &Server, id: RequestId, deadline: Instant) -> HttpError {
         let Some(task) = self.task.take() else {
-            return unavailable("the container has ended");
+            return ended();
         };
         match task.await {
             Ok(Err(error)) => error,
-            Ok(Ok(())) => HttpError::Failed { reason: "it returned without a response".to_owned() },
+            Ok(Ok(())) => {
+                server.log_failure(&[id], "it returned without a response");
+                HttpError::Failed { request: id }
+            }
             Err(JoinError::Aborted) if Instant::now() >= deadline => HttpError::TimedOut,
-            Err(JoinError::Aborted) => unavailable("the container has ended"),
-            Err(error @ JoinError::Panicked(_)) => HttpError::Failed { reason: error.to_string() },
+            Err(JoinError::Aborted) => ended(),
+            Err(error @ JoinError::Panicked(_)) => {
+                tracing::error!(container = server.sandbox.name, %error, "host panicked serving a request");
+                server.log_failure(&[id], "the host failed");
+                HttpError::Failed { request: id }
+            }
         }
     }
 }
@@ -72,7 +79,8 @@ impl Drop for GiveUp {
     }
 }
 
-async fn serve(server: &Server, call: Call) -> Served {
+async fn serve(server: &Server, id: RequestId, call: Call) -> Served {
+    let failed = |error: wasmtime::Error| server.failed(&error, &[id]).told(id);
     let Pre::HttpP2(pre) = &server.sandbox.artifact.pre else {
         return Err(unavailable("not an HTTP component of WASI 0.2"));
     };
@@ -99,28 +107,29 @@ async fn serve(server: &Server, call: Call) -> Served {
     let proxy = match pre.instantiate_async(&mut store).await {
         Ok(proxy) => proxy,
         Err(error) => {
-            call.refuse(server.failed(&error));
+            call.refuse(failed(error));
             return Ok(());
         }
     };
-    let Some(Handover { request, is_head, reply, permit: _permit }) = call.hand_over() else {
+    let Some(Handover { request, is_head, reply, permit: _permit, .. }) = call.hand_over() else {
         return Ok(());
     };
     let deliveries = Arc::new(Deliveries::new(&server.sandbox.account));
     let refused = Arc::new(Mutex::new(None));
     let (delivered, refusal) = (Arc::clone(&deliveries), Arc::clone(&refused));
     let mut view = store.data_mut().http();
-    let request = view.new_incoming_request(Scheme::Http, request).map_err(|error| server.failed(&error))?;
+    let request = view.new_incoming_request(Scheme::Http, request).map_err(failed)?;
     let response = view
         .new_response_outparam_from_callback(move |response| match response {
             Ok(response) => delivered.begin(response.map(|body| body), is_head, reply),
             Err(code) => *refusal.lock() = Some(exit::truncate(format!("{code:?}"))),
         })
-        .map_err(|error| server.failed(&error))?;
+        .map_err(failed)?;
     let handler = proxy.wasi_http_incoming_handler();
     let returned = deliveries.drive(handler.call_handle(&mut store, request, response)).await;
     if let Some(reason) = refused.lock().take() {
-        return Err(HttpError::Failed { reason });
+        server.log_failure(&[id], &format!("it answered with the error {reason}"));
+        return Err(HttpError::Failed { request: id });
     }
-    returned.map_err(|error| server.failed(&error))
+    returned.map_err(failed)
 }

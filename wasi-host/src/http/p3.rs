@@ -17,12 +17,12 @@ use wasmtime_wasi_http::p3::Request;
 use wasmtime_wasi_http::p3::bindings::Service;
 
 use super::delivery::Deliveries;
-use super::{Answer, Call, Handover, HttpError, NoResponse, Server, unavailable};
+use super::{Answer, Call, Failed, Handover, HttpError, NoResponse, Server, ended, unavailable};
 use crate::artifact::Pre;
 use crate::executor::JoinHandle;
 use crate::exit;
 use crate::linker::{State, make_room_for_tasks};
-use crate::net::HttpBody;
+use crate::net::{HttpBody, RequestId};
 use crate::refusals::{Bound, Refused, What};
 use crate::seats::{NoSeat, Seat};
 use crate::serving::PROBES_MAX;
@@ -72,6 +72,8 @@ struct Worker {
     stuck: AtomicBool,
     /// When the time of the last of its requests is over.
     last_deadline: Mutex<Instant>,
+    /// Requests that the guest has and has not answered.
+    unanswered: Mutex<Vec<RequestId>>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -80,7 +82,7 @@ struct Worker {
 /// until the response's body has ended.
 pub(super) async fn call(
     server: &Arc<Server>,
-    call: Call,
+    (id, call): (RequestId, Call),
     response: oneshot::Receiver<Answer>,
     deadline: Instant,
     again: bool,
@@ -97,8 +99,9 @@ pub(super) async fn call(
         Ok(response) => {
             waiting.answered = true;
             let response = response.unwrap_or_else(|_| {
-                let reason = "its instance ended while it served the request".to_owned();
-                Err(HttpError::Failed { reason }.into())
+                let has_ended = waiting.server.sandbox.ended.is_cancelled();
+                // Else its instance has, while it served the request, and has said so in the log.
+                Err(if has_ended { ended() } else { HttpError::Failed { request: id } }.into())
             })?;
             Ok((response, waiting))
         }
@@ -222,6 +225,7 @@ fn spawn(server: &Arc<Server>, seat: Seat, deadline: Instant) -> Arc<Worker> {
         waiting: AtomicU32::new(0),
         stuck: AtomicBool::new(false),
         last_deadline: Mutex::new(deadline),
+        unanswered: Mutex::default(),
         task: Mutex::new(None),
     });
     let sandbox = &server.sandbox;
@@ -244,9 +248,27 @@ async fn run(server: &Server, worker: &Arc<Worker>, seat: Seat, mut queue: mpsc:
     };
     // Those in the queue came too late, and may be served by another; those being served learn it from their reply being
     // dropped.
+    let mut waiting = Vec::new();
     while let Ok(call) = queue.try_recv() {
-        call.refuse(error.clone());
+        waiting.push(call);
     }
+    let mut unanswered = std::mem::take(&mut *worker.unanswered.lock());
+    unanswered.extend(waiting.iter().filter_map(Call::id));
+    let failed = match error {
+        Ended::NotBegun(reason) => Failed::ForTheHost(reason),
+        Ended::Failed(error) => server.failed(&error, &unanswered),
+    };
+    for call in waiting {
+        if let Some(id) = call.id() {
+            call.refuse(failed.clone().told(id));
+        }
+    }
+}
+
+/// Why an instance serves no more.
+enum Ended {
+    NotBegun(String),
+    Failed(wasmtime::Error),
 }
 
 async fn serve(
@@ -254,14 +276,13 @@ async fn serve(
     worker: &Arc<Worker>,
     seat: Seat,
     queue: &mut mpsc::Receiver<Call>,
-) -> Result<(), HttpError> {
+) -> Result<(), Ended> {
     let Pre::HttpP3(pre) = &server.sandbox.artifact.pre else {
-        return Err(unavailable("not an HTTP component of WASI 0.3"));
+        return Err(Ended::NotBegun("not an HTTP component of WASI 0.3".to_owned()));
     };
     let makes_room = !seat.is_first();
-    let mut store =
-        server.sandbox.store(seat).map_err(|error| HttpError::Unavailable { reason: error.to_string() })?;
-    let service = pre.instantiate_async(&mut store).await.map_err(|error| server.failed(&error))?;
+    let mut store = server.sandbox.store(seat).map_err(|error| Ended::NotBegun(error.to_string()))?;
+    let service = pre.instantiate_async(&mut store).await.map_err(Ended::Failed)?;
     let deliveries = Deliveries::new(&server.sandbox.account);
     let (service, collecting) = (&service, &deliveries);
     let served = store.run_concurrent(async |store| {
@@ -270,7 +291,7 @@ async fn serve(
         std::future::poll_fn(|context| store.poll_no_interesting_tasks(context)).await;
         wasmtime::error::Ok(())
     });
-    deliveries.drive(served).await.flatten().map_err(|error| server.failed(&error))
+    deliveries.drive(served).await.flatten().map_err(Ended::Failed)
 }
 
 /// Takes requests until the instance has served its share or was idle for long, or, where it `makes_room`, others found
@@ -297,7 +318,7 @@ async fn accept(
                 Some(call) => {
                     received += 1;
                     idle = Duration::ZERO;
-                    serving.push(handle(store, service, call, deliveries));
+                    serving.push(handle((server, worker), store, service, call, deliveries));
                 }
                 None => received = worker.reuse_max,
             },
@@ -321,6 +342,7 @@ async fn accept(
 
 /// Serves one request. An error is a trap, and the end of the instance.
 async fn handle(
+    (server, worker): (&Server, &Worker),
     store: &Accessor<State>,
     service: &Service,
     call: Call,
@@ -332,21 +354,27 @@ async fn handle(
         call.refuse(unavailable("its instance holds all of the host's memory that it may"));
         return Ok(());
     }
-    let Some(Handover { request, is_head, reply, permit }) = call.hand_over() else {
+    let Some(Handover { request, id, is_head, reply, permit }) = call.hand_over() else {
         return Ok(());
     };
+    worker.unanswered.lock().push(id);
     let (request, sent) = store.with(|mut store| {
         let (request, sent) = Request::from_http(store.data_mut().http().hooks, request);
         let sent: Sent = Box::pin(sent);
         (request, sent)
     });
-    match service.handle(store, request).await? {
-        Ok(response) => {
-            let response = store.with(|store| response.into_http(store, sent))?;
-            deliveries.begin(response, is_head, reply);
-        }
+    let answered = match service.handle(store, request).await? {
+        Ok(response) => Ok(store.with(|store| response.into_http(store, sent))?),
+        Err(code) => Err(code),
+    };
+    worker.unanswered.lock().retain(|other| *other != id);
+    match answered {
+        Ok(response) => deliveries.begin(response, is_head, reply),
         Err(code) => {
-            let _ = reply.send(Err(HttpError::Failed { reason: exit::truncate(format!("{code:?}")) }.into()));
+            let code = exit::truncate(format!("{code:?}"));
+            server.log_failure(&[id], &format!("it answered with the error {code}"));
+            // Whoever asked may have gone away.
+            let _ = reply.send(Err(HttpError::Failed { request: id }.into()));
         }
     }
     drop(permit);

@@ -1,5 +1,6 @@
 //! HTTP between parts of one process: a request handed over as a value, without a socket or a parser.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use bytes::Bytes;
@@ -58,12 +59,35 @@ pub enum HttpError {
     /// 504: the request's time was up before the response began.
     #[error("no response within the time limit")]
     TimedOut,
-    /// 502: the guest trapped, exited or answered nonsense.
-    #[error("the component failed: {reason}")]
+    /// 502: the guest trapped, exited or answered nonsense. How is for its log, not for whoever asked.
+    #[error("the component failed; its log says how, of request {request}")]
     Failed {
-        /// What the guest did, for the response's body.
-        reason: String,
+        /// By which its log names the request.
+        request: RequestId,
     },
+    /// 400: what was asked cannot be meant.
+    #[error("{reason}")]
+    Malformed {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+}
+
+/// What a request is called, where somebody is to find it in a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestId(u64);
+
+impl RequestId {
+    /// Another one than any before, as far as chance goes.
+    pub fn random() -> RequestId {
+        RequestId(rand::random())
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
 }
 
 /// Says in a request for HTTP/1.1 that it has a body, where its length is not known: hyper takes a GET, HEAD or CONNECT

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::pace::Pace;
-use super::{CLIENT_BYTES_PER_SECOND_MIN, CLIENT_PATIENCE, InFlight, RESPONSE_PATIENCE};
+use super::{CLIENT_BYTES_PER_SECOND_MIN, CLIENT_PATIENCE, InFlight, Place, RESPONSE_PATIENCE};
 use crate::net::{BoxError, HttpBody, empty_body};
 
 /// A request's body that fails where its client is too slow.
@@ -53,13 +53,15 @@ pub(super) struct ServedBody {
     body: HttpBody,
     pace: Pace,
     in_flight: Option<InFlight>,
+    /// The place of a connection whose end is all that tells the body's end.
+    by_its_end: Option<Place>,
     /// Why it is cut, once that is to be told.
     cut: Option<BoxError>,
 }
 
 impl ServedBody {
-    pub(super) fn new(body: HttpBody, in_flight: Option<InFlight>) -> Self {
-        Self { body, pace: Pace::new(RESPONSE_PATIENCE, None), in_flight, cut: None }
+    pub(super) fn new(body: HttpBody, in_flight: Option<InFlight>, by_its_end: Option<Place>) -> Self {
+        Self { body, pace: Pace::new(RESPONSE_PATIENCE, None), in_flight, by_its_end, cut: None }
     }
 }
 
@@ -82,6 +84,9 @@ impl Body for ServedBody {
         if let Poll::Ready(Some(Err(error))) = polled {
             // The client is to have what came before: hyper sends that when it has to wait, and not when it is told of the end.
             self.cut = Some(error);
+            if let Some(place) = &self.by_its_end {
+                place.break_off();
+            }
             context.waker().wake_by_ref();
             return Poll::Pending;
         }

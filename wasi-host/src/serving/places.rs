@@ -180,6 +180,7 @@ struct Seat {
     /// Whether its source's share counts.
     shares: bool,
     lost: CancellationToken,
+    broken_off: AtomicBool,
     standing: Arc<Mutex<Standing>>,
     guards: Mutex<Vec<Box<dyn Any + Send + Sync>>>,
 }
@@ -247,7 +248,8 @@ impl Places {
         state.settle(&client, &standing, &lost);
         drop(state);
         let (shared, guards) = (self.shared.clone(), Mutex::default());
-        Some(Place { seat: Arc::new(Seat { shared, client, shares, lost, standing, guards }) })
+        let broken_off = AtomicBool::new(false);
+        Some(Place { seat: Arc::new(Seat { shared, client, shares, lost, broken_off, standing, guards }) })
     }
 
     /// Lets the connection that has done nothing for the longest make room; false where there is none.
@@ -490,6 +492,15 @@ impl Place {
     /// Resolves once the connection has to end: another needs its place, or it gave up too many requests.
     pub async fn lost(&self) {
         self.seat.lost.cancelled().await;
+    }
+
+    /// An answer breaks off, and nothing in it would tell its client.
+    pub(super) fn break_off(&self) {
+        self.seat.broken_off.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_broken_off(&self) -> bool {
+        self.seat.broken_off.load(Ordering::Relaxed)
     }
 
     /// Resolves once nothing has been under way for too long.

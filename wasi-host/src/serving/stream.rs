@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::frames::FrameMeter;
@@ -15,6 +16,7 @@ use super::heads::Messages;
 use super::pace::Pace;
 use super::places::Place;
 use super::{CLIENT_BYTES_PER_SECOND_MIN, CLIENT_PATIENCE, HEAD_BYTES_MAX};
+use crate::net::Conn;
 
 /// Bytes of a head of HTTP/1.1 that are not counted: as many as are read ahead in any case.
 const HEAD_BYTES_FREE: usize = 8 * 1024;
@@ -26,6 +28,25 @@ const LINGER_BYTES_MAX: usize = 64 << 20;
 
 /// Pieces of it that are taken before others have their turn.
 const PIECES_A_TURN: usize = 64;
+
+/// A connection that can be ended in disorder.
+pub trait BreakOff {
+    /// Has its peer see, once it is dropped, that something is missing of what it was sent.
+    fn break_off(&self);
+}
+
+impl BreakOff for Conn {
+    fn break_off(&self) {
+        self.reset();
+    }
+}
+
+impl BreakOff for TcpStream {
+    fn break_off(&self) {
+        // One that refuses ends in order.
+        let _ = self.set_zero_linger();
+    }
+}
 
 pub(super) struct ServedStream<S> {
     stream: S,
@@ -174,7 +195,7 @@ fn no_room() -> io::Error {
     io::Error::new(io::ErrorKind::OutOfMemory, "there is no room for a head that large")
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ServedStream<S> {
+impl<S: AsyncRead + AsyncWrite + BreakOff + Unpin> AsyncWrite for ServedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -198,7 +219,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ServedStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        std::task::ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        // What came of an answer that breaks off is sent by now.
+        if self.head.place.is_broken_off() {
+            self.stream.break_off();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

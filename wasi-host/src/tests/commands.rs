@@ -82,6 +82,23 @@ async fn a_trap_says_what_and_where() {
 }
 
 #[tokio::test]
+async fn a_panic_is_told_by_the_programs_own_functions() {
+    let bench = Bench::new(1);
+    for target in ["wasm32-wasip1", "wasm32-wasip2"] {
+        let wasm = programs::compile("panics", Some(target), bench.dir.path());
+        let container = bench.start(bench.host.prepare(&wasm, "default").await.expect("runnable"));
+        let Exit::Trapped { message } = container.wait().await else { unreachable!("the guest traps") };
+        let mut frames = message.lines().filter_map(|line| line.strip_prefix("    at "));
+        let (first, second) = (frames.next().unwrap_or_default(), frames.next().unwrap_or_default());
+        assert!(first.ends_with("order::total") && second.ends_with("panics::main"), "{target}: {message}");
+        assert!(
+            !message.contains("panicking") && bench.stderr.text().contains("index out of bounds"),
+            "{message}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn deep_recursion_is_a_trap_of_the_guest_alone() {
     let bench = Bench::new(1);
     let text = module("(call $deep)").replace("(memory", "(func $deep (call $deep) (call $deep)) (memory");

@@ -106,6 +106,31 @@ async fn over_http_1_1_the_last_chunk_is_missing_and_the_connection_ends() {
     }
 }
 
+/// A client of HTTP/1.0 sees the end by that of the connection alone.
+#[tokio::test]
+async fn over_http_1_0_the_connection_is_reset() {
+    for (component, cuts) in CUTS {
+        let bench = Bench::new(2);
+        let pod = bench.pod(PodLimits::default());
+        let _container = serve(&bench, &pod, component).await;
+        for how in cuts {
+            let mut conn = connect(&pod).await;
+            conn.write_all(format!("GET /cut/{how} HTTP/1.0\r\nhost: pod\r\n\r\n").as_bytes())
+                .await
+                .expect("sent");
+            let mut read = Vec::new();
+            let ended = conn.read_to_end(&mut read).await;
+            assert!(ended.is_err(), "{component} {how}");
+            let read = String::from_utf8_lossy(&read);
+            assert!(read.ends_with("\r\n\r\nso far"), "{component} {how}: {read}");
+        }
+        let mut conn = connect(&pod).await;
+        conn.write_all(b"GET / HTTP/1.0\r\nhost: pod\r\n\r\n").await.expect("sent");
+        let mut read = Vec::new();
+        conn.read_to_end(&mut read).await.expect("what is whole ends in order");
+    }
+}
+
 #[tokio::test]
 async fn a_container_that_is_killed_cuts_its_answers() {
     for (component, _) in CUTS {

@@ -100,6 +100,11 @@ async fn who_only_waited_for_an_instance_that_trapped_is_served_by_another() {
     for trapped in trapping {
         let unanswered = trapped.await.expect("no panic").expect_err("it trapped");
         assert!(unanswered.request.is_none(), "a guest had it: {}", unanswered.error);
+        let HttpError::Failed { request } = unanswered.error else { panic!("{}", unanswered.error) };
+        let is_logged = |line: &str| line.contains(&request.to_string()) && line.contains(" failed: trapped");
+        while !bench.stderr.text().lines().any(is_logged) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
     assert_eq!(container.exit(), None);
 }
@@ -263,6 +268,16 @@ async fn a_component_that_takes_too_much_memory_ends_as_out_of_memory_and_its_po
     pod.start(spec).expect("the port is free");
 }
 
+/// What a client of the pod's port reads.
+async fn ask(pod: &Pod) -> String {
+    let (client, server) = (([10, 128, 9, 9], 4000).into(), ([10, 128, 0, 7], PORT).into());
+    let mut conn = pod.namespace().deliver_when_room(client, server).await.expect("taken in");
+    conn.write_all(b"GET / HTTP/1.1\r\nhost: pod\r\nconnection: close\r\n\r\n").await.expect("sent");
+    let mut told = String::new();
+    conn.read_to_string(&mut told).await.expect("answered");
+    told
+}
+
 #[tokio::test]
 async fn a_trap_fails_its_request_and_no_other() {
     let bench = Bench::new(1);
@@ -272,21 +287,26 @@ async fn a_trap_fails_its_request_and_no_other() {
     let container = pod.start(spec).expect("started");
     for _ in 0..2 {
         let failed = call(&pod, get("/")).await;
-        assert!(
-            matches!(&failed, Err(HttpError::Failed { reason }) if reason.contains("unreachable")),
-            "{failed:?}"
-        );
+        let Err(HttpError::Failed { request }) = failed else { panic!("it failed: {failed:?}") };
+        let log = bench.stderr.text();
+        let line = log.lines().find(|line| line.starts_with(&format!("request {request} failed: ")));
+        assert!(line.is_some_and(|line| line.contains("unreachable")), "{log}");
     }
+    let told = ask(&pod).await;
+    assert!(told.starts_with("HTTP/1.1 502 ") && !told.contains("unreachable"), "{told}");
+    let (_, id) = told.split_once("x-request-id: ").expect("an id");
+    let id = &id[..16];
+    assert!(told.ends_with(&format!("502 the request could not be answered; its id is {id}\n")), "{told}");
+    assert!(bench.stderr.text().contains(&format!("request {id} failed: ")), "{}", bench.stderr.text());
     assert_eq!(container.exit(), None);
     let mut spec = bench.spec(bench.prepare(&handler("")).await);
     spec.http_port = Some(PORT + 1);
     let silent = pod.start(spec).expect("started");
     let service = pod.namespace().http_service(PORT + 1).expect("served");
     let failed = service.call(get("/")).await.map_err(|unanswered| unanswered.error).map(|_| ());
-    assert!(
-        matches!(&failed, Err(HttpError::Failed { reason }) if reason.contains("without a response")),
-        "{failed:?}"
-    );
+    let Err(HttpError::Failed { request }) = failed else { panic!("it failed: {failed:?}") };
+    let line = format!("request {request} failed: it returned without a response\n");
+    assert!(bench.stderr.text().contains(&line), "{}", bench.stderr.text());
     drop(silent);
 }
 

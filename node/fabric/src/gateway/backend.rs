@@ -10,6 +10,7 @@ use crate::tables::Service;
 use coracle_wasi_host::net::{
     BoxError, HttpBody, HttpError, HttpService, NetError, UNSEEN, Unanswered, announce_body,
 };
+use coracle_wasi_host::serving::{failure_answer, text_answer};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body, Incoming};
@@ -42,8 +43,28 @@ pub(super) enum Backend {
     Kept(SendRequest<HttpBody>),
 }
 
-/// What the client is told of a request that could not be served.
-pub(super) type Fault = (StatusCode, String);
+/// Why a request could not be served.
+pub(super) enum Fault {
+    /// What the client is told.
+    Told(StatusCode, String),
+    /// The component of a service had no answer.
+    OfComponent { service: String, error: HttpError },
+}
+
+impl From<(StatusCode, String)> for Fault {
+    fn from((status, text): (StatusCode, String)) -> Self {
+        Self::Told(status, text)
+    }
+}
+
+impl Fault {
+    pub(super) fn answer(&self) -> Response<HttpBody> {
+        match self {
+            Self::Told(status, text) => text_answer(*status, text),
+            Self::OfComponent { service, error } => failure_answer(error, Some(service)),
+        }
+    }
+}
 
 /// Why one attempt at a request has no response.
 pub(super) enum Failure {
@@ -64,7 +85,7 @@ impl Failure {
 
     /// A component has no response.
     fn of_component(service: &Service, unanswered: Unanswered) -> Self {
-        let fault = component_failed(service, &unanswered.error);
+        let fault = Fault::OfComponent { service: service.full_name(), error: unanswered.error };
         match unanswered.request {
             Some(request) => Self::Again { request, error: NetError::ConnectionRefused, fault: Some(fault) },
             None => Self::Final(fault),
@@ -169,7 +190,7 @@ async fn send_over(
             (Some(_), Some(request)) => Err(Failure::Again {
                 request: Box::new(request),
                 error: NetError::ConnectionRefused,
-                fault: Some((response.status(), format!("service {}: not serving", service.full_name()))),
+                fault: Some(not_serving(service, response.status())),
             }),
             _ => Ok((response, sender)),
         },
@@ -177,7 +198,7 @@ async fn send_over(
             Some(request) => Err(Failure::again(request, NetError::ConnectionReset)),
             None => {
                 let text = format!("service {} broke off: {}", service.full_name(), error.error());
-                Err(Failure::Final((StatusCode::BAD_GATEWAY, text)))
+                Err(Failure::Final((StatusCode::BAD_GATEWAY, text).into()))
             }
         },
     }
@@ -197,13 +218,9 @@ pub(super) fn copy_without_body(request: &Request<HttpBody>) -> Option<Request<H
     Some(copy)
 }
 
-fn component_failed(service: &Service, error: &HttpError) -> Fault {
-    let status = match error {
-        HttpError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
-        HttpError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-        HttpError::Failed { .. } => StatusCode::BAD_GATEWAY,
-    };
-    (status, format!("service {}: {error}", service.full_name()))
+/// An endpoint has said that no guest has seen the request.
+pub(super) fn not_serving(service: &Service, status: StatusCode) -> Fault {
+    (status, format!("service {}: not serving", service.full_name())).into()
 }
 
 /// A connection that goes back to the pool with the end of its response.

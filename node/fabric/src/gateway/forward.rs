@@ -1,7 +1,7 @@
 //! One request from a client to an endpoint and its response back.
 
 use super::answer;
-use super::backend::{Backends, Failure, Fault, Pair, copy_without_body};
+use super::backend::{Backends, Failure, Fault, Pair, copy_without_body, not_serving};
 use super::headers::{self, host_of};
 use super::upgrade::{self, Upgrade};
 use crate::fabric::{ENDPOINT_TRIES, Inner};
@@ -42,7 +42,7 @@ impl Forwarder {
     pub(super) async fn serve(&self, peer: SocketAddr, request: Request<HttpBody>) -> Response<HttpBody> {
         match self.forward(peer, request).await {
             Ok(response) => response,
-            Err((status, text)) => answer(status, &text),
+            Err(fault) => fault.answer(),
         }
     }
 
@@ -52,7 +52,7 @@ impl Forwarder {
         mut request: Request<HttpBody>,
     ) -> Result<Response<HttpBody>, Fault> {
         if request.method() == Method::CONNECT {
-            return Err((StatusCode::METHOD_NOT_ALLOWED, "the gateway opens no tunnels".to_owned()));
+            return Err((StatusCode::METHOD_NOT_ALLOWED, "the gateway opens no tunnels".to_owned()).into());
         }
         let host =
             host_of(&request).ok_or((StatusCode::BAD_REQUEST, "the request names no host".to_owned()))?;
@@ -93,7 +93,7 @@ impl Forwarder {
             let refused = refused.of_client();
             self.fabric.refusals().note(&Holder { pod: None, ..holder }, refused);
             let text = format!("namespace {}: {refused}", service.entry.namespace);
-            (StatusCode::SERVICE_UNAVAILABLE, text)
+            (StatusCode::SERVICE_UNAVAILABLE, text).into()
         })
     }
 
@@ -116,7 +116,7 @@ impl Forwarder {
         let answered = tokio::time::timeout(RESPONSE_TIMEOUT, answered).await;
         let (mut response, back) = answered.map_err(|_| {
             let text = format!("service {} did not answer in time", service.full_name());
-            Failure::Final((StatusCode::GATEWAY_TIMEOUT, text))
+            Failure::Final((StatusCode::GATEWAY_TIMEOUT, text).into())
         })??;
         headers::strip_hop_by_hop(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
@@ -174,7 +174,7 @@ impl Forwarder {
                 && let Some(again) = copy
             {
                 self.fabric.note(&mut failed, choice, NetError::ConnectionRefused);
-                told = Some((response.status(), format!("service {name}: not serving")));
+                told = Some(not_serving(service, response.status()));
                 request = again;
                 continue;
             }
@@ -190,13 +190,14 @@ impl Forwarder {
 
 fn unreachable(service: &Service, error: Option<NetError>) -> Fault {
     let name = service.full_name();
-    match error {
+    let told = match error {
         None => (StatusCode::SERVICE_UNAVAILABLE, format!("service {name} has no ready endpoint")),
         Some(NetError::TimedOut) => {
             (StatusCode::GATEWAY_TIMEOUT, format!("service {name} cannot be reached in time"))
         }
         Some(error) => (StatusCode::BAD_GATEWAY, format!("service {name} cannot be reached: {error}")),
-    }
+    };
+    told.into()
 }
 
 /// A response's body, with what is held for as long as it lasts.

@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// A body that breaks off after its first part.
@@ -100,6 +101,16 @@ async fn is_whole_over_http2(gateway: SocketAddr, host: &str, path: &str) -> boo
     }
 }
 
+/// The end of the connection is all that this version has to tell the end.
+async fn over_http1_0(gateway: SocketAddr, host: &str, path: &str) -> (String, bool) {
+    let mut stream = TcpStream::connect(gateway).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: {host}\r\n\r\n").as_bytes()).await.unwrap();
+    let mut read = Vec::new();
+    let ended = stream.read_to_end(&mut read).await;
+    let read = String::from_utf8_lossy(&read).into_owned();
+    (read.split_once("\r\n\r\n").unwrap().1.to_owned(), ended.is_ok())
+}
+
 #[tokio::test]
 async fn an_answer_that_breaks_off_breaks_off_at_the_client_too() {
     let mut cluster = Cluster::new().await;
@@ -117,6 +128,7 @@ async fn an_answer_that_breaks_off_breaks_off_at_the_client_too() {
             let cut = ("so far".to_owned(), false);
             assert_eq!(over_http1(gateway, host, path).await, cut, "{host}{path}");
             assert!(!is_whole_over_http2(gateway, host, path).await, "{host}{path}");
+            assert_eq!(over_http1_0(gateway, host, path).await, cut, "{host}{path}");
         }
     }
 }

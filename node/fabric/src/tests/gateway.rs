@@ -2,7 +2,9 @@
 
 use super::cluster::{Cluster, Pod, backend, endpoint, pod, service};
 use crate::{HostRoutes, Name, PathKind, PathRoute, RouteSet, RouteSource, ServiceEntry};
-use coracle_wasi_host::net::{Client, HttpBody, HttpError, HttpService, UNSEEN, Unanswered, full_body};
+use coracle_wasi_host::net::{
+    Client, HttpBody, HttpError, HttpService, RequestId, UNSEEN, Unanswered, full_body,
+};
 use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
@@ -25,7 +27,7 @@ impl HttpService for Component {
         let name = self.0;
         Box::pin(async move {
             if request.uri().path() == "/trap" {
-                return Err(HttpError::Failed { reason: "unreachable executed".into() }.into());
+                return Err(HttpError::Failed { request: RequestId::random() }.into());
             }
             let (head, body) = request.into_parts();
             // Clients share what serves them.
@@ -117,16 +119,30 @@ async fn requests_reach_components_and_pods_by_host_and_path() {
         ("a.shops.local", "/other", 404, "404 no ingress has a rule for a.shops.local/other\n"),
         ("unknown", "/", 404, "404 no ingress has a rule for unknown/\n"),
         ("lost.local", "/", 503, "503 the ingress names service default/none, which does not exist\n"),
-        (
-            "hello.local",
-            "/trap",
-            502,
-            "502 service default/hello: the component failed: unreachable executed\n",
-        ),
     ] {
         let answer = get(gateway, host, path).await;
         assert_eq!((answer.0.as_u16(), &*answer.1), (status, text), "{host}{path}");
     }
+}
+
+#[tokio::test]
+async fn of_a_component_that_failed_the_client_gets_an_id_and_no_more() {
+    let mut cluster = Cluster::new().await;
+    let near = pod(&cluster.a, "10.128.1.2");
+    near.net.serve_http(8080, Arc::new(Component("component")));
+    cluster.state.services = vec![named("hello", &[&near])];
+    cluster.state.routes = vec![ingress(&[("hello.local", "/", "hello")])];
+    cluster.tell();
+    let stream = TcpStream::connect(cluster.a.gateway_address().unwrap()).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("/trap").header("host", "hello.local").body(Empty::<Bytes>::new()).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+    assert!(id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    let (status, text) = read(response).await;
+    let told = format!("502 the request could not be answered; its id is {id}\n");
+    assert_eq!((status, text), (StatusCode::BAD_GATEWAY, told));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ async fn a_request_is_under_way_until_its_response_has_been_read_and_no_longer()
     let server = Server::new();
     let place = server.places.enter([10, 0, 0, 1].into()).expect("free");
     let ends = |body: HttpBody| {
-        let mut served = ServedBody::new(body, Some(place.begin().expect("free")));
+        let mut served = ServedBody::new(body, Some(place.begin().expect("free")), None);
         async move {
             while let Some(Ok(_)) = served.frame().await {}
             served
@@ -19,7 +19,7 @@ async fn a_request_is_under_way_until_its_response_has_been_read_and_no_longer()
     let failed = futures::stream::iter([Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into())]);
     let broken = ends(StreamBody::new(failed).boxed_unsync()).await;
     assert!(!place.is_busy());
-    let unread = ServedBody::new(full_body("all of it"), Some(place.begin().expect("free")));
+    let unread = ServedBody::new(full_body("all of it"), Some(place.begin().expect("free")), None);
     assert!(place.is_busy());
     drop((whole, broken, unread));
     assert!(!place.is_busy());

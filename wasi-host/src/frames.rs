@@ -1,0 +1,158 @@
+//! What of a guest's backtrace is told: the program's own functions first, and not how its language panics.
+
+use std::borrow::Cow;
+
+/// Frames that are named.
+const FRAMES_MAX: usize = 8;
+
+/// How languages end a program that has gone wrong, from within: by how the names of those functions begin.
+const PANICS: &[&str] = &[
+    // Rust
+    "rust_panic",
+    "rust_begin_unwind",
+    "__rust_",
+    "__rustc",
+    "core::panicking::",
+    "core::cell::panic_",
+    "core::option::expect_failed",
+    "core::option::unwrap_failed",
+    "core::result::unwrap_failed",
+    "core::slice::index::slice_",
+    "core::str::slice_error_fail",
+    "std::panicking::",
+    "std::panic::",
+    "std::process::abort",
+    "std::process::exit",
+    "std::alloc::rust_oom",
+    "std::alloc::handle_alloc_error",
+    "alloc::alloc::handle_alloc_error",
+    "alloc::raw_vec::handle_error",
+    "alloc::raw_vec::capacity_overflow",
+    "panic_unwind::",
+    "panic_abort::",
+    // C++
+    "std::terminate",
+    "std::__terminate",
+    "std::__1::__libcpp_verbose_abort",
+    "__cxa_",
+    "demangling_terminate_handler",
+    // Go and TinyGo
+    "runtime.abort",
+    "runtime.crash",
+    "runtime.dopanic",
+    "runtime.exit",
+    "runtime.fatal",
+    "runtime.gopanic",
+    "runtime.goPanic",
+    "runtime.panic",
+    "runtime.sigpanic",
+    "runtime.throw",
+    "runtime._panic",
+    "runtime.lookupPanic",
+    "runtime.nilPanic",
+    "runtime.runtimePanic",
+];
+
+/// The same of C, by their whole names: a program's own may begin alike.
+const ENDS: &[&str] = &["abort", "__abort", "raise", "__assert_fail", "__assert_rtn", "__stack_chk_fail"];
+
+/// Names of libraries that come with a language.
+const LIBRARIES: &[&str] =
+    &["core::", "std::", "alloc::", "compiler_builtins::", "hashbrown::", "runtime.", "__libc_"];
+
+/// The frames, innermost first, as lines that name at most a few. What lies within the program's innermost own function is
+/// left out where it is how a panic goes on, or a library's.
+pub(crate) fn told<'a>(frames: impl Iterator<Item = (Option<&'a str>, u32)>) -> String {
+    let names: Vec<Cow<'_, str>> = frames.map(|(name, index)| readable(name, index)).collect();
+    let is_one_of = |name: &str, known: &[&str]| known.iter().any(|begin| bare(name).starts_with(begin));
+    let is_panic = |name: &str| is_one_of(name, PANICS) || ENDS.contains(&name);
+    let own = names.iter().position(|name| !is_panic(name) && !is_one_of(name, LIBRARIES));
+    // A program that is all library, or has no names, tells what it can.
+    let first = own.or_else(|| names.iter().position(|name| !is_panic(name))).unwrap_or(0);
+    let mut text = String::new();
+    for name in names.iter().skip(first).take(FRAMES_MAX) {
+        text.push_str("\n    at ");
+        text.push_str(name);
+    }
+    let hidden = names.len().saturating_sub(first + FRAMES_MAX);
+    if hidden > 0 {
+        text.push_str(&format!("\n    and {hidden} more"));
+    }
+    text
+}
+
+/// A function's name as its programmer wrote it.
+fn readable(name: Option<&str>, index: u32) -> Cow<'_, str> {
+    let Some(name) = name else { return format!("function {index}").into() };
+    match rustc_demangle::try_demangle(name) {
+        Ok(demangled) => format!("{demangled:#}").into(),
+        Err(_) => without_hash(name).into(),
+    }
+}
+
+/// Rust's names are in their readable form already where the linker has written them, but for their hash.
+fn without_hash(name: &str) -> &str {
+    match name.rsplit_once("::h") {
+        Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => path,
+        _ => name,
+    }
+}
+
+/// A method's name from its type on: `<core::cell::Cell<T>>::get` is of `core::`.
+fn bare(name: &str) -> &str {
+    name.trim_start_matches(['<', '&', '*', '('])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(names: &[&str]) -> String {
+        told(names.iter().map(|name| (Some(*name), 0)))
+    }
+
+    #[test]
+    fn a_programs_own_functions_come_first() {
+        let rust = [
+            "std::process::abort::h0123456789abcdef",
+            "__rust_abort",
+            "_RNvCsjKrBLhZZb7F_7___rustc18___rust_start_panic",
+            "rust_panic",
+            "std::panicking::rust_panic_with_hook::hfedcba9876543210",
+            "core::panicking::panic_fmt::h0123456789abcdef",
+            "core::option::Option<T>::unwrap::h0123456789abcdef",
+            "shop::cart::total::h0123456789abcdef",
+            "shop::main::h0123456789abcdef",
+            "std::rt::lang_start::h0123456789abcdef",
+            "__main_void",
+        ];
+        let told = of(&rust);
+        assert_eq!(
+            told,
+            "\n    at shop::cart::total\n    at shop::main\n    at std::rt::lang_start\n    at __main_void"
+        );
+        assert_eq!(
+            of(&["abort", "__assert_fail", "abort_order", "main"]),
+            "\n    at abort_order\n    at main"
+        );
+        let go = ["runtime.abort", "runtime.fatalpanic", "runtime.gopanic", "main.total", "main.main"];
+        assert_eq!(of(&go), "\n    at main.total\n    at main.main");
+    }
+
+    #[test]
+    fn names_are_read_as_they_were_written() {
+        assert_eq!(of(&["_ZN4shop4cart5total17h0123456789abcdefE"]), "\n    at shop::cart::total");
+        assert_eq!(of(&["_RNvNtCs1234_4shop4cart5total"]), "\n    at shop::cart::total");
+        assert_eq!(of(&["operator new(unsigned long)"]), "\n    at operator new(unsigned long)");
+        assert_eq!(told([(None, 7)].into_iter()), "\n    at function 7");
+    }
+
+    #[test]
+    fn something_is_told_of_every_trap() {
+        assert_eq!(of(&["abort"]), "\n    at abort");
+        assert_eq!(of(&["rust_panic", "core::panicking::panic", "std::io::read"]), "\n    at std::io::read");
+        assert_eq!(of(&[]), "");
+        let deep: Vec<_> = (0..20).map(|_| "deep").collect();
+        assert!(of(&deep).ends_with("\n    and 12 more"), "{}", of(&deep));
+    }
+}

@@ -1,0 +1,76 @@
+//! How a component failed: all of it for its log, and an id for whoever asked.
+
+use super::{ENDED, Server};
+use crate::exit::Exit;
+use crate::net::{HttpError, RequestId};
+
+impl Server {
+    /// A guest failed while it served requests: says so where its operator looks, and ends the container where its
+    /// limit of memory did it.
+    pub(super) fn failed(&self, error: &wasmtime::Error, requests: &[RequestId]) -> Failed {
+        let exit = self.sandbox.classify(error);
+        // A container that runs is interrupted by nothing but a request's deadline, or by its caller's going away.
+        if matches!(exit, Exit::Trapped { .. }) && error.downcast_ref() == Some(&wasmtime::Trap::Interrupt) {
+            return Failed::InTime;
+        }
+        self.log_failure(requests, &exit.to_string());
+        match exit {
+            Exit::LimitExceeded { .. } => {
+                self.sandbox.fail(exit);
+                Failed::ByItself
+            }
+            Exit::Killed => Failed::ForTheHost(ENDED.to_owned()),
+            Exit::HostFault { message } | Exit::Unseated { message } => Failed::ForTheHost(message),
+            Exit::Completed { .. } | Exit::Trapped { .. } => Failed::ByItself,
+        }
+    }
+
+    /// Says in the container's log why requests have no answer. Whoever asked is told their ids alone. A full sink loses it.
+    pub(super) fn log_failure(&self, requests: &[RequestId], reason: &str) {
+        tracing::debug!(container = self.sandbox.name, reason, "request failed");
+        let which = match requests {
+            [] => "an instance that owed no answer".to_owned(),
+            [request] => format!("request {request}"),
+            all => {
+                format!("requests {}", all.iter().map(RequestId::to_string).collect::<Vec<_>>().join(", "))
+            }
+        };
+        self.sandbox.grants.stderr.write(format!("{which} failed: {}\n", one_line(reason)).as_bytes());
+    }
+}
+
+/// How a guest failed, as far as its callers are told.
+#[derive(Clone)]
+pub(super) enum Failed {
+    /// The time was over.
+    InTime,
+    ByItself,
+    /// The host could not go on with it.
+    ForTheHost(String),
+}
+
+impl Failed {
+    /// What the caller of the request is told.
+    pub(super) fn told(self, request: RequestId) -> HttpError {
+        match self {
+            Failed::InTime => HttpError::TimedOut,
+            Failed::ByItself => HttpError::Failed { request },
+            Failed::ForTheHost(reason) => HttpError::Unavailable { reason },
+        }
+    }
+}
+
+/// What a guest chose of it, a function's name perhaps, begins no line of its own.
+fn one_line(text: &str) -> String {
+    text.lines().collect::<Vec<_>>().join(" | ").replace('\r', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_one_line_whatever_names_are_in_it() {
+        assert_eq!(one_line("trapped at a\r\nb\rc\n"), "trapped at a | b c");
+    }
+}
