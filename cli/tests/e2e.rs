@@ -24,3 +24,5 @@ mod kubectl;
 mod ports;
 #[path = "e2e/restored.rs"]
 mod restored;
+#[path = "e2e/units.rs"]
+mod units;
