@@ -36,3 +36,5 @@ mod registries;
 mod restored;
 #[path = "e2e/service_manager.rs"]
 mod service_manager;
+#[path = "e2e/units.rs"]
+mod units;
