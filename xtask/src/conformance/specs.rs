@@ -12,7 +12,8 @@ use std::{
 
 use anyhow::Result;
 
-use super::{cluster::Cluster, suite::Suite};
+use super::suite::Suite;
+use crate::cluster::Cluster;
 
 const POLL: Duration = Duration::from_millis(50);
 
