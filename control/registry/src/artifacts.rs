@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_api::{Storage, WriteError, write};
 use coracle_leader::drafts::{editable, encode, new_draft};
-use coracle_objects::{Object, ObjectKey, Revision, Transaction, View};
+use coracle_objects::{Expect, Object, ObjectKey, Revision, Transaction, View};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -103,6 +103,12 @@ pub async fn commit(storage: &impl Storage, artifacts: &[Artifact]) -> Result<()
 fn plan(view: &View, artifacts: &[Artifact], now: Timestamp) -> Result<Option<Transaction>, ArtifactError> {
     let (mut transaction, mut lost) = (Transaction::default(), vec![]);
     for artifact in artifacts {
+        let known = of_digest(view, &artifact.repository, &artifact.digest);
+        let untagged = known.iter().find(|(_, known)| known.tag.is_empty());
+        if artifact.tag.is_empty() && known.len() > usize::from(untagged.is_some()) {
+            // A tag keeps it already.
+            continue;
+        }
         let key = artifact.key();
         let Some(object) = view.get(&key) else {
             transaction.join(create(artifact, now));
@@ -120,6 +126,7 @@ fn plan(view: &View, artifacts: &[Artifact], now: Timestamp) -> Result<Option<Tr
         }
     }
     transaction.join(keep(view, &lost, now));
+    transaction.join(superseded(view, artifacts));
     Ok((!transaction.writes.is_empty()).then_some(transaction))
 }
 
@@ -129,14 +136,32 @@ fn create(artifact: &Artifact, now: Timestamp) -> Transaction {
     Transaction::create(key, draft)
 }
 
+/// The end of what kept a manifest without a tag that has one now.
+fn superseded(view: &View, artifacts: &[Artifact]) -> Transaction {
+    let Some(tagged) = artifacts.iter().find(|artifact| !artifact.tag.is_empty()) else {
+        return Transaction::default();
+    };
+    let known = of_digest(view, &tagged.repository, &tagged.digest);
+    let untagged = known.into_iter().find(|(_, known)| known.tag.is_empty());
+    untagged.map_or_else(Transaction::default, |(object, _)| {
+        Transaction::delete(object.key.clone(), object.revision)
+    })
+}
+
 /// What keeps manifests in their repository that lose these tags, if nothing else does.
 fn keep(view: &View, lost: &[Artifact], now: Timestamp) -> Transaction {
     let (mut transaction, mut seen) = (Transaction::default(), BTreeSet::new());
     for artifact in lost.iter().filter(|artifact| seen.insert(artifact.digest.as_str())) {
         let mut others = of_digest(view, &artifact.repository, &artifact.digest).into_iter();
-        if !others.any(|(_, other)| lost.iter().all(|lost| lost.tag != other.tag)) {
-            transaction.join(create(&artifact.tagged(""), now));
-        }
+        let other = others.find(|(_, other)| lost.iter().all(|lost| lost.tag != other.tag));
+        transaction = match other {
+            // That may be about to go as well.
+            Some((other, _)) => transaction.expecting(other.key.clone(), Expect::Revision(other.revision)),
+            None => {
+                transaction.join(create(&artifact.tagged(""), now));
+                transaction
+            }
+        };
     }
     transaction
 }

@@ -116,8 +116,10 @@ impl<S: Storage> Registry<S> {
             subject: subject.as_ref().map(Digest::to_string),
             artifact_type: subject.as_ref().and(manifest.artifact_type()).map(str::to_owned),
         };
-        let untagged = by_digest.iter().map(|_| artifact.clone());
-        let artifacts: Vec<Artifact> = tags.iter().map(|tag| artifact.tagged(tag)).chain(untagged).collect();
+        let artifacts: Vec<Artifact> = match tags.as_slice() {
+            [] => vec![artifact.clone()],
+            tags => tags.iter().map(|tag| artifact.tagged(tag)).collect(),
+        };
         let own = self.admission.storage_of(self.storage.clone(), user);
         artifacts::commit(&own, &artifacts).await.map_err(|error| match error {
             ArtifactError::Taken { .. } => RegistryError::manifest_invalid(&error.to_string()),

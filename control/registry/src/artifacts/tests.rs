@@ -95,6 +95,24 @@ fn a_manifest_that_loses_its_last_tag_stays_without_one() {
 }
 
 #[test]
+fn a_manifest_has_an_artifact_of_its_own_only_without_a_tag() {
+    let one = || BTreeSet::from(["team/app:1".to_owned()]);
+    assert_eq!(names(&pushed(&[artifact("", "a"), artifact("1", "a")])), one(), "by its digest first");
+    assert_eq!(names(&pushed(&[artifact("1", "a"), artifact("", "a")])), one(), "by its tag first");
+}
+
+#[test]
+fn two_tags_that_go_at_once_do_not_rely_on_each_other() {
+    let mut view = pushed(&[artifact("1", "a"), artifact("2", "a")]);
+    let planned = ["1", "2"].map(|tag| plan(&view, &[artifact(tag, "b")], NOW).unwrap().unwrap());
+    let [first, second] = planned;
+    apply(&mut view, &first);
+    // Each object has revision 1 here; the store would have given the first a newer one.
+    assert!(second.preconditions.len() > 1, "it expects the other tag as it was: {second:?}");
+    assert!(names(&view).contains("team/app:2"));
+}
+
+#[test]
 fn what_is_there_already_changes_nothing() {
     let view = pushed(&[artifact("1", "a"), artifact("", "a")]);
     for known in [artifact("1", "a"), artifact("", "a")] {
