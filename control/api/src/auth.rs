@@ -7,7 +7,7 @@ pub mod reviews;
 use std::collections::BTreeMap;
 
 pub use attributes::Attributes;
-pub use impersonation::impersonated;
+pub use impersonation::{asks_to_impersonate, impersonated};
 
 use crate::error::ApiError;
 

@@ -38,7 +38,9 @@ pub use admission::{
     Admission, Admitted,
     services::{LostClaims, lost_claims},
 };
-pub use auth::{Attributes, Authorizer, Decision, Masters, UserInfo, is_public};
+pub use auth::{
+    Attributes, Authorizer, Decision, Masters, UserInfo, asks_to_impersonate, impersonated, is_public,
+};
 pub use config::{ApiConfig, Checks, ServiceNetwork};
 pub use error::ApiError;
 pub use meter::{Asked, METRIC_VERBS, Meter};

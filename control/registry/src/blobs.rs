@@ -89,7 +89,7 @@ impl Blobs {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        fs::create_dir_all(&unfinished)?;
+        durable::create_dirs(&unfinished)?;
         for algorithm in Algorithm::ALL {
             durable::create_dirs(&folder.join(algorithm.as_str()))?;
         }
@@ -122,7 +122,9 @@ impl Blobs {
             return Err(BlobError::NoSpace);
         }
         let path = self.unfinished.join(format!("{:032x}", rand::random::<u128>()));
-        let file = tokio::fs::File::options().create_new(true).append(true).open(&path).await?;
+        let mut options = tokio::fs::File::options();
+        options.create_new(true).append(true).mode(durable::PRIVATE_FILE);
+        let file = options.open(&path).await?;
         Ok(Unfinished { path, file, has_room: self.has_room.clone(), size: 0, is_torn: false })
     }
 

@@ -11,10 +11,10 @@ use std::{
 };
 
 use axum::{Router, body::Body, response::IntoResponse};
-use coracle_api::{ApiError, Attributes, Authorizer, Decision, Storage};
+use coracle_api::{ApiError, Attributes, Authorizer, Decision, Storage, asks_to_impersonate, impersonated};
 use coracle_raft::RaftSender;
 use futures::FutureExt;
-use http::{Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Body as _;
 use jiff::Timestamp;
 use tokio_util::task::AbortOnDropHandle;
@@ -167,7 +167,9 @@ impl Front {
         began: Instant,
     ) -> Response<Body> {
         let path = request.uri().path();
-        if is_grpc(path) {
+        if is_grpc(path) && asks_to_impersonate(request.headers()) {
+            Status::permission_denied("nobody acts as somebody else over gRPC").into_http()
+        } else if is_grpc(path) {
             let service = self.telemetry.requests.grpc_began(path);
             let response = infallible(self.grpc.clone().oneshot(request).await).map(Body::new);
             self.telemetry.requests.grpc_answered(service, began.elapsed());
@@ -177,22 +179,29 @@ impl Front {
             let mut request = request;
             if !matches!(caller, Caller::Anonymous) {
                 // Members as well, who are nobody to the REST API.
-                request.extensions_mut().insert(caller.user());
+                match impersonated(&Builtin, caller.user(), request.headers()) {
+                    Ok(user) => drop(request.extensions_mut().insert(user)),
+                    Err(refused) => return refused.into_response(),
+                }
             }
             let response = infallible(self.registry.clone().oneshot(request.map(Body::new)).await);
             let code = response.status().as_u16();
             self.telemetry.requests.registry_answered(method.as_str(), code, began.elapsed());
             response
         } else if path == METRICS_PATH {
-            self.metrics(caller).await
+            self.metrics(caller, request.headers()).await
         } else {
             infallible(self.api.clone().oneshot(request.map(Body::new)).await)
         }
     }
 
-    async fn metrics(&self, caller: &Caller) -> Response<Body> {
+    async fn metrics(&self, caller: &Caller, headers: &HeaderMap) -> Response<Body> {
         let asked = Attributes::of_path(&Method::GET, METRICS_PATH);
-        match Builtin.authorize(&caller.user(), &asked) {
+        let user = match impersonated(&Builtin, caller.user(), headers) {
+            Ok(user) => user,
+            Err(refused) => return refused.into_response(),
+        };
+        match Builtin.authorize(&user, &asked) {
             Decision::Allowed => self.telemetry.scrape().await.into_response(),
             Decision::Denied(_) if matches!(caller, Caller::Anonymous) => {
                 let how =

@@ -12,6 +12,11 @@ const UID: HeaderName = HeaderName::from_static("impersonate-uid");
 const GROUP: HeaderName = HeaderName::from_static("impersonate-group");
 const EXTRA: &str = "impersonate-extra-";
 
+/// Whether a request is to be made as somebody else than who makes it.
+pub fn asks_to_impersonate(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with("impersonate-"))
+}
+
 /// Who the request is made as: who makes it, or the one that they impersonate, where they may.
 pub fn impersonated(
     authorizer: &dyn Authorizer,
@@ -20,7 +25,7 @@ pub fn impersonated(
 ) -> Result<UserInfo, ApiError> {
     let text = |value: &HeaderValue| value.to_str().unwrap_or("").to_owned();
     let Some(name) = headers.get(&USER).map(text) else {
-        if headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
+        if asks_to_impersonate(headers) {
             return Err(ApiError::BadRequest(
                 "requested groups to impersonate without impersonating a user".to_owned(),
             ));

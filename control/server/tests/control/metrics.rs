@@ -11,13 +11,14 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use coracle_server::Control;
 use futures::StreamExt;
+use http::Method;
 use kube::{
     Client,
     api::{PostParams, WatchParams},
     config::Kubeconfig,
 };
 
-use crate::bench::{PATIENCE, client, config_map, config_maps, init, three, until};
+use crate::bench::{PATIENCE, admin, client, config_map, config_maps, init, send, send_with, three, until};
 
 /// Samples by their names with labels, and the types by family.
 #[derive(Default)]
@@ -147,6 +148,30 @@ async fn metrics_say_what_happened() {
     .await;
     promtool(&text);
     prometheus(&control, dir.path()).await;
+    control.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_acts_as_somebody_else_is_that_one_on_every_surface() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = init(dir.path()).await;
+    let (address, admin) = (control.address(), admin(&control));
+    let status = "/coracle.cluster.v1.Cluster/Status";
+    let as_joe = [("impersonate-user", "joe")];
+    for (method, path) in [
+        (Method::GET, "/api/v1/secrets"),
+        (Method::GET, "/metrics"),
+        (Method::GET, "/v2/"),
+        (Method::POST, "/v2/hello/blobs/uploads/"),
+    ] {
+        let own = send(&address, &admin, method.clone(), path, b"").await;
+        assert!(own.status().is_success(), "{path}: {own:?}");
+        let answer = send_with(&address, &admin, method, path, &as_joe, b"").await;
+        assert_eq!(answer.status(), 403, "{path}: {answer:?}");
+    }
+    let grpc = [("impersonate-user", "joe"), ("content-type", "application/grpc")];
+    let answer = send_with(&address, &admin, Method::POST, status, &grpc, b"").await;
+    assert_eq!(answer.headers()["grpc-status"], "7", "{answer:?}");
     control.shutdown().await;
 }
 
