@@ -411,7 +411,7 @@ mod tests {
             ("C1abc".into(), "it has no `::`"),
             ("C1abc::node:a.b".into(), "its CA pin is not 64 hexadecimal digits"),
             (format!("C1{pin}::a.b"), "it has no role"),
-            (format!("C1{pin}::king:a.b"), "its role is not control, node or reader"),
+            (format!("C1{pin}::king:a.b"), "its role is not control, node, reader or pusher"),
             (format!("C1{pin}::node:ab"), "it has no secret"),
             (format!("C1{pin}::node:.b"), "its id or its secret is empty"),
         ] {

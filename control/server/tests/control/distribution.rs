@@ -14,6 +14,7 @@ use rustls::ClientConfig;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256, Sha512};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::bench::{admin, client, init, send, send_with, stranger, three};
 
@@ -65,6 +66,17 @@ impl Client {
             headers.push(("authorization", &self.authorization));
         }
         send_with(&self.address, &self.config, method, path, &headers, body).await
+    }
+
+    /// The status that the head of a request gets which announces so many bytes, none of which come.
+    async fn announce(&self, method: &str, path: &str, bytes: u64) -> u16 {
+        let mut stream = tls::connect(&self.address, self.config.clone().into()).await.unwrap();
+        let host = &self.address;
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {bytes}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; "HTTP/1.1 200".len()];
+        stream.read_exact(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer[9..]).parse().unwrap()
     }
 
     async fn get(&self, path: &str) -> Response<Bytes> {
@@ -141,8 +153,7 @@ async fn a_token_is_a_password_for_its_role() {
         assert!(answer.headers()["www-authenticate"].to_str().unwrap().starts_with("Basic realm="));
     }
     // Also where more would come than is taken of strangers.
-    let large = stranger.send(Method::PUT, "/v2/app/manifests/1", &[], &[b' '; 100_000]).await;
-    assert_eq!(large.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(stranger.announce("PUT", "/v2/app/manifests/1", 100_000).await, 401);
 
     let token = bench.control.create_token(Role::Pusher, 60).await.unwrap().proof();
     let pusher = Client::logged_in(&bench.control, &token);
@@ -188,9 +199,7 @@ async fn a_manifest_is_checked_when_it_comes() {
     }
     let other = bench.user.put("app", &sha256(b"another"), &sized(4)).await;
     assert_eq!(code(&other), "DIGEST_INVALID");
-    let large = vec![b' '; 4 * 1024 * 1024 + 1];
-    let answer = bench.user.send(Method::PUT, "/v2/app/manifests/1", &[], &large).await;
-    assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(bench.user.announce("PUT", "/v2/app/manifests/1", 4 * 1024 * 1024 + 1).await, 413);
     assert_eq!(bench.user.get("/v2/app/tags/list").await.status(), StatusCode::NOT_FOUND, "nothing was kept");
     let foreign = json!({ "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar",
         "digest": sha256(b"elsewhere"), "size": 7, "urls": ["https://example.com/x"] });
@@ -431,13 +440,7 @@ async fn idle_uploads_and_large_words_hold_up_nobody() {
     // Refused by the head alone: not a byte of it comes.
     let begun = user.send(Method::POST, "/v2/app/blobs/uploads/", &[], b"").await;
     let upload = begun.headers()["location"].to_str().unwrap();
-    let head =
-        format!("PATCH {upload} HTTP/1.1\r\nhost: {}\r\ncontent-length: 1000000000000\r\n\r\n", user.address);
-    let mut stream = tls::connect(&user.address, user.config.clone().into()).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.unwrap();
-    let mut answer = [0; 12];
-    tokio::io::AsyncReadExt::read_exact(&mut stream, &mut answer).await.unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 413");
+    assert_eq!(user.announce("PATCH", upload, 1_000_000_000_000).await, 413);
     bench.control.shutdown().await;
 }
 
