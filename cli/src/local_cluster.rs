@@ -47,7 +47,7 @@ const LEARNER_HEALTHY: Duration = Duration::from_millis(500);
 impl LocalCluster {
     /// Makes the cluster, or resumes the one in the data dir.
     pub async fn start(shape: &Shape) -> Result<Self> {
-        coracle_server::private_dir(&shape.data_dir)?;
+        coracle_server::private_dir(&shape.data_dir, "cluster-shape.json")?;
         let saved_path = shape.data_dir.join("cluster-shape.json");
         let (controls, nodes) = match std::fs::read(&saved_path) {
             Ok(bytes) => {

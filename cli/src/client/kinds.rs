@@ -158,8 +158,6 @@ const NOT_SERVED: &[&[&str]] = &[
     &["rolebindings", "rolebinding"],
     &["clusterroles", "clusterrole"],
     &["clusterrolebindings", "clusterrolebinding"],
-    &["serviceaccounts", "serviceaccount", "sa"],
-    &["ingressclasses", "ingressclass"],
     &["priorityclasses", "priorityclass", "pc"],
     &["runtimeclasses", "runtimeclass"],
     &["validatingwebhookconfigurations", "validatingwebhookconfiguration"],

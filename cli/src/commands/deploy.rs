@@ -117,6 +117,20 @@ async fn send(cluster: &Cluster, change: &objects::Change, query: &str) -> Resul
     serde_json::from_slice(&answer).context("the answer is not JSON")
 }
 
+/// All objects of a kind, of every namespace.
+async fn everywhere(cluster: &Cluster, kind: &str) -> Result<Vec<Value>> {
+    list(cluster, &native_kind(kind)?.everywhere()).await
+}
+
+/// The objects of a collection.
+async fn list(cluster: &Cluster, path: &str) -> Result<Vec<Value>> {
+    let mut list = cluster.get(path).await?.unwrap_or_default();
+    match list["items"].take() {
+        Value::Array(objects) => Ok(objects),
+        _ => Ok(Vec::new()),
+    }
+}
+
 /// The host:port of a gateway of the cluster.
 pub async fn gateway(cluster: &Cluster) -> Result<String> {
     let nodes = cluster.get("/api/v1/nodes").await?.unwrap_or_default();

@@ -175,4 +175,8 @@ fn removed(subject: &Subject<'_>, before: &str) {
     subject.kubectl.run(&["create", "service", "clusterip", "hello", "--tcp=80"]);
     let said = subject.refused(&["delete", "hello"]);
     assert!(said.contains("not made by `coracle deploy`: service/hello"), "{said}");
+    let with_service = subject.made();
+    let said = subject.refused(&["deploy", &sample("hello-http"), "--name", "hello"]);
+    assert!(said.contains("the Service hello is not of `coracle deploy`"), "{said}");
+    assert_eq!(subject.made(), with_service, "what is refused leaves nothing");
 }

@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::{BufMut, Bytes, BytesMut};
-use coracle_objects::Kind;
+use coracle_objects::Endpoint;
 use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, header};
 use serde_json::Value;
@@ -18,6 +18,8 @@ use crate::{
     body::protobuf,
     error::ApiError,
     heavy::Bounds,
+    path::ResourcePath,
+    sending,
 };
 
 /// The media types of bodies, both ways, as errors name them.
@@ -29,7 +31,7 @@ const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const PROTOBUF_WATCH: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 
 /// Bytes of JSON that are made into something else; `limit=` keeps lists below.
-const ENCODED_BYTES_MAX: usize = 16 << 20;
+const ENCODED_BYTES_MAX: usize = 4 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
@@ -61,6 +63,19 @@ impl Encoding {
         encoding
     }
 
+    /// Whether objects of this path's kind have this form: it must be known before anything is done.
+    pub fn check(self, path: &ResourcePath) -> Result<(), ApiError> {
+        let kind = &path.kind;
+        let has = self != Self::Protobuf
+            || path.subresource == Some(Endpoint::Scale)
+            || protobuf::has(&kind.api_version(), &kind.kind);
+        if has {
+            Ok(())
+        } else {
+            Err(ApiError::NotAcceptable { accepted: "application/json, application/yaml" })
+        }
+    }
+
     /// An answer in this encoding. What is not JSON stays as it is: logs for example.
     pub async fn encode(self, answer: Response, bounds: &Bounds, user: &str) -> Response {
         if self == Self::Json || !is_in_json(&answer) {
@@ -70,6 +85,7 @@ impl Encoding {
     }
 
     async fn encode_whole(self, answer: Response, bounds: &Bounds, user: &str) -> Result<Response, ApiError> {
+        let held = bounds.enter_encoded(user).await?;
         let (mut parts, body) = answer.into_parts();
         let json = to_bytes(body, ENCODED_BYTES_MAX).await.map_err(|_| {
             ApiError::BadRequest(format!(
@@ -81,7 +97,7 @@ impl Encoding {
         let encoded = encoded.map_err(|error| ApiError::Internal(error.to_string()))??;
         parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.media_type()));
         parts.headers.remove(header::CONTENT_LENGTH);
-        Ok(Response::from_parts(parts, encoded.into()))
+        Ok(sending::until_sent(Response::from_parts(parts, encoded.into()), held))
     }
 
     fn encode_json(self, json: &[u8]) -> Result<Bytes, ApiError> {
@@ -98,16 +114,13 @@ impl Encoding {
     }
 
     /// A watch's events in this encoding, of its lines of JSON. There is no stream of YAML.
-    pub fn encode_watch(self, answer: Response, kind: &Kind) -> Result<Response, ApiError> {
+    pub fn encode_watch(self, answer: Response) -> Result<Response, ApiError> {
         match self {
             _ if !is_in_json(&answer) => Ok(answer),
             Self::Json => Ok(answer),
             Self::Yaml => Err(ApiError::NotAcceptable {
                 accepted: "application/json, application/vnd.kubernetes.protobuf",
             }),
-            Self::Protobuf if !protobuf::has(&kind.api_version(), &kind.kind) => {
-                Err(ApiError::NotAcceptable { accepted: JSON })
-            }
             Self::Protobuf => {
                 let mut answer = answer.map(|body| {
                     let mut lines = BytesMut::new();

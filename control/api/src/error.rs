@@ -26,6 +26,9 @@ pub enum ApiError {
     NotFound { resource: ResourceName, name: String },
     #[error("the server could not find the requested resource")]
     NoSuchPath,
+    /// A kind or a subresource that is not served, in words.
+    #[error("the server could not find the requested resource: {0}")]
+    NotServed(String),
     #[error("{resource} \"{name}\" already exists")]
     AlreadyExists { resource: ResourceName, name: String },
     #[error("Operation cannot be fulfilled on {resource} \"{name}\": {reason}")]
@@ -145,7 +148,9 @@ impl ApiError {
 
     pub fn code(&self) -> StatusCode {
         match self {
-            ApiError::NotFound { .. } | ApiError::NoSuchPath => StatusCode::NOT_FOUND,
+            ApiError::NotFound { .. } | ApiError::NoSuchPath | ApiError::NotServed(_) => {
+                StatusCode::NOT_FOUND
+            }
             ApiError::AlreadyExists { .. } | ApiError::Conflict { .. } => StatusCode::CONFLICT,
             ApiError::Invalid { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             ApiError::BadRequest(_) => StatusCode::BAD_REQUEST,
@@ -166,7 +171,7 @@ impl ApiError {
 
     fn reason(&self) -> &'static str {
         match self {
-            ApiError::NotFound { .. } | ApiError::NoSuchPath => "NotFound",
+            ApiError::NotFound { .. } | ApiError::NoSuchPath | ApiError::NotServed(_) => "NotFound",
             ApiError::AlreadyExists { .. } => "AlreadyExists",
             ApiError::Conflict { .. } => "Conflict",
             ApiError::Invalid { .. } => "Invalid",
@@ -222,7 +227,7 @@ impl ApiError {
             })),
             ApiError::Unavailable(_) | ApiError::TooManyRequests => Some(json!({ "retryAfterSeconds": 1 })),
             ApiError::Internal(text) => Some(json!({ "causes": [{ "message": text }] })),
-            ApiError::NoSuchPath | ApiError::MethodNotAllowed => Some(json!({})),
+            ApiError::NoSuchPath | ApiError::NotServed(_) | ApiError::MethodNotAllowed => Some(json!({})),
             _ => None,
         }
     }
@@ -259,7 +264,8 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         match self {
-            // Also where the outcome is not known: whoever tries again is told what has become of it.
+            // Also where the outcome is not known: what is sent again finds what has become of it. (Not so what makes
+            // something: see the router.)
             ApiError::Unavailable(_)
             | ApiError::RevisionTooLarge { .. }
             | ApiError::TooManyRequests

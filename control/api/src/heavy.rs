@@ -26,6 +26,10 @@ const PRESENT_TIMES: usize = 10;
 const LARGE_BYTES: usize = 64 * 1024;
 /// A table of more objects than this takes long to walk over.
 const LONG_TABLE: usize = 1000;
+/// Answers that are made anew in another encoding, from when they are gathered until they are sent: each is in memory whole. A
+/// user has a half, and so many that may be there.
+const ENCODED_MAX: usize = 16;
+const ENCODED_PRESENT_MAX: usize = 100;
 /// Heavy requests of one user that may be there, most of them waiting.
 const HEAVY_PRESENT_MAX: usize = 100;
 
@@ -34,6 +38,7 @@ pub struct Bounds {
     reads: Lane,
     writes: Lane,
     heavy: Lane,
+    encoded: Lane,
 }
 
 impl Default for Bounds {
@@ -44,6 +49,7 @@ impl Default for Bounds {
             reads: shared(READS_MAX),
             writes: shared(WRITES_MAX),
             heavy: Lane::new(cores, cores / 2, HEAVY_PRESENT_MAX),
+            encoded: Lane::new(ENCODED_MAX, ENCODED_MAX / 2, ENCODED_PRESENT_MAX),
         }
     }
 }
@@ -53,6 +59,11 @@ impl Bounds {
     pub async fn enter(&self, user: &str, writes: bool) -> Result<Turn, ApiError> {
         let lane = if writes { &self.writes } else { &self.reads };
         lane.enter(user).await
+    }
+
+    /// Waits until one more of the user's answers may be encoded.
+    pub async fn enter_encoded(&self, user: &str) -> Result<Turn, ApiError> {
+        self.encoded.enter(user).await
     }
 
     /// Carries out a request that is heavy on a thread where it is in nobody's way. It is finished also where its

@@ -6,6 +6,7 @@ use coracle_objects::{Endpoint, Kind};
 
 use crate::{
     auth::reviews::{REVIEWS, Review},
+    error::ApiError,
     served::Served,
 };
 
@@ -182,6 +183,38 @@ fn resource(
         return Target::Unknown;
     }
     Target::Resource(ResourcePath { kind, namespace: namespace.map(str::to_owned), name, subresource })
+}
+
+/// Letters of a path's part that an error shows.
+const SHOWN_MAX: usize = 100;
+
+/// Why a path of a resource names nothing: which kind, or which of its subresources, is not served.
+pub fn not_served(served: &Served, path: &str) -> ApiError {
+    let parts: Vec<String> = path.split('/').skip(1).map(decode).collect();
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let (group, version, rest) = match parts.as_slice() {
+        ["api", version, rest @ ..] => ("", *version, rest),
+        ["apis", group, version, rest @ ..] => (*group, *version, rest),
+        _ => return ApiError::NoSuchPath,
+    };
+    let rest = match rest {
+        ["namespaces", _, rest @ ..] if !rest.is_empty() => rest,
+        rest => rest,
+    };
+    let shown = |part: &str| part.chars().take(SHOWN_MAX).collect::<String>();
+    match rest {
+        ["", ..] => ApiError::NoSuchPath,
+        [plural, ..] if served.catalog.by_plural(group, version, plural).is_none() => {
+            let slash = if group.is_empty() { "" } else { "/" };
+            let (plural, of) = (shown(plural), shown(&format!("{group}{slash}{version}")));
+            ApiError::NotServed(format!("{plural} of {of} are not served"))
+        }
+        [plural, _, subresource] if !subresource.is_empty() => {
+            let (plural, subresource) = (shown(plural), shown(subresource));
+            ApiError::NotServed(format!("the subresource {subresource} of {plural} is not served"))
+        }
+        _ => ApiError::NoSuchPath,
+    }
 }
 
 /// Percent-decoding (RFC 3986). What is no escape stays as it is.

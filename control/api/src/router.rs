@@ -78,6 +78,10 @@ async fn serve<S: Storage, N: Nodes>(State(api): State<Api<S, N>>, request: Http
     };
     let response = answer.unwrap_or_else(IntoResponse::into_response);
     let mut response = encoding.encode(response, &api.bounds, &user).await;
+    if method == Method::POST && response.status() == StatusCode::GATEWAY_TIMEOUT {
+        // It may have been done. Clients send again what they are told a time for: another object would be made.
+        response.headers_mut().remove(header::RETRY_AFTER);
+    }
     under_way.meter.answered(under_way.asked, response.status().as_u16(), began.elapsed());
     drop(under_way);
     tracing::debug!(%method, path, status = response.status().as_u16(), audit_id = ?audit_id, "request");
@@ -119,14 +123,14 @@ async fn resolve_anew<S: Storage, N: Nodes>(
 ) -> Result<(Arc<Served>, Target), ApiError> {
     let path = parts.uri.path();
     if !path.starts_with("/apis/") {
-        return Err(ApiError::NoSuchPath);
+        return Err(path::not_served(&api.serving.at(&api.storage.view()), path));
     }
     let newest = timeout_at(context.deadline, api.storage.linearizable()).await;
     let newest = newest.map_err(|_| ApiError::late(false))??;
     let served = api.serving.at(&newest);
     let target = path::parse(&served, path);
     if matches!(target, Target::Unknown) {
-        return Err(ApiError::NoSuchPath);
+        return Err(path::not_served(&served, path));
     }
     let asked = Attributes::of(&parts.method, &target, path, meter::watches(parts));
     authorize(&*api.config.authorizer, &context.user, &asked)?;
@@ -143,6 +147,9 @@ async fn handle<S: Storage, N: Nodes>(
     asked: Asked,
 ) -> Result<Response, ApiError> {
     tracing::debug!(user = context.user.name, audit_id = ?context.audit_id, "authorized");
+    if let Target::Resource(path) = &target {
+        context.encoding.check(path)?;
+    }
     let query = Query::parse(&parts.uri)?;
     let reading = matches!(parts.method, Method::GET | Method::HEAD);
     match target {
@@ -158,7 +165,7 @@ async fn handle<S: Storage, N: Nodes>(
             // What goes on has no turn: it would keep it for hours.
             if asked.is_long_running() {
                 let answer = verbs::dispatch(api, &request).await?;
-                return request.context.encoding.encode_watch(answer, request.kind());
+                return request.context.encoding.encode_watch(answer);
             }
             let turn = api.bounds.enter(&request.context.user.name, !reading).await?;
             let Context { deadline, encoding, .. } = request.context;

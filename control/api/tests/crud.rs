@@ -117,7 +117,21 @@ async fn what_does_not_fit_is_refused() {
             "/api/v1/namespaces/default/nonsense",
             json!({}),
             404,
-            "the server could not find the requested resource",
+            "the server could not find the requested resource: nonsense of v1 are not served",
+        ),
+        (
+            "POST",
+            "/apis/batch/v1/namespaces/default/jobs",
+            json!({}),
+            404,
+            "the server could not find the requested resource: jobs of batch/v1 are not served",
+        ),
+        (
+            "POST",
+            "/api/v1/namespaces/default/pods/p/exec",
+            json!({}),
+            404,
+            "the server could not find the requested resource: the subresource exec of pods is not served",
         ),
         ("PUT", MAPS, json!({}), 405, "the server does not allow this method on the requested resource"),
         (

@@ -5,7 +5,7 @@
 //! the first [`ADDRESSES_MAX`] count.
 
 use core::net::IpAddr;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use coracle_objects::{Event, Expect, Object, ObjectKey, ObjectName, Transaction, fields::list};
 use serde::Deserialize;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     controller::{Controller, states},
     draft::{self, Unreadable, timestamp},
+    event_record::EventRecord,
     names,
     planner::Planner,
     queue::Queue,
@@ -36,6 +37,12 @@ const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 
 /// Addresses of one subset that are mirrored, and endpoints of one slice. Upstream's.
 const ADDRESSES_MAX: usize = 1_000;
+/// Slices of one Endpoints: one for each family and list of ports, of which an event tells where there are more.
+const SLICES_MAX: usize = 100;
+/// Slices of one Endpoints that one plan looks at; the others come when these are gone.
+const KNOWN_MAX: usize = 1_000;
+/// Bytes of the labels that slices have from their Endpoints; beyond, they have their own alone.
+const LABELS_BYTES_MAX: usize = 4 * 1024;
 
 impl Controller for EndpointSliceMirroring {
     fn name(&self) -> &'static str {
@@ -78,6 +85,7 @@ fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> 
         .filter(|slice| mirrored_service(slice).is_some_and(|service| service == &*name.name))
         .filter(|slice| slice.meta.deletion_timestamp.is_none())
         .filter_map(|slice| Some((&**slice, slice.parse().ok()?)))
+        .take(KNOWN_MAX)
         .collect();
     let value = draft::of(endpoints)?;
     if !is_mirrored(state, endpoints, &value) {
@@ -85,7 +93,13 @@ fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> 
         return Ok(());
     }
     let labels = labels(endpoints);
-    let mut missing = wanted(&value);
+    let (mut missing, are_all) = wanted(&value);
+    if !are_all {
+        let message = format!(
+            "only {SLICES_MAX} lists of ports and families of addresses are mirrored to EndpointSlices"
+        );
+        planner.record(EventRecord::warning(endpoints, NAME, "TooManySlices", message));
+    }
     known.retain(|(object, slice)| {
         let same = missing.iter().position(|wanted| wanted == slice).filter(|_| object.meta.labels == labels);
         same.map(|at| missing.swap_remove(at)).is_none()
@@ -123,7 +137,9 @@ struct Slice {
     endpoints: Vec<Value>,
 }
 
-fn wanted(endpoints: &Value) -> Vec<Slice> {
+/// The slices that there are to be, and whether these are all.
+fn wanted(endpoints: &Value) -> (Vec<Slice>, bool) {
+    let mut are_all = true;
     // By family and the JSON of their ports.
     let mut groups: BTreeMap<(&str, String), Slice> = BTreeMap::new();
     for subset in list(endpoints, "/subsets") {
@@ -133,11 +149,18 @@ fn wanted(endpoints: &Value) -> Vec<Slice> {
         let others = list(subset, "/notReadyAddresses").iter().map(|address| (address, false));
         for (address, ready) in ready.chain(others).take(ADDRESSES_MAX) {
             let Some((family, endpoint)) = endpoint(address, ready) else { continue };
-            let group = groups.entry((family, key.clone())).or_insert_with(|| Slice {
-                address_type: family.to_owned(),
-                ports: ports.clone(),
-                endpoints: Vec::new(),
-            });
+            let room = groups.len() < SLICES_MAX;
+            let group = match groups.entry((family, key.clone())) {
+                Entry::Vacant(_) if !room => {
+                    are_all = false;
+                    continue;
+                }
+                entry => entry.or_insert_with(|| Slice {
+                    address_type: family.to_owned(),
+                    ports: ports.clone(),
+                    endpoints: Vec::new(),
+                }),
+            };
             group.endpoints.push(endpoint);
         }
     }
@@ -149,7 +172,7 @@ fn wanted(endpoints: &Value) -> Vec<Slice> {
             endpoints,
         })
     });
-    whole.collect()
+    (whole.collect(), are_all)
 }
 
 /// An unnamed port has an empty name in a slice.
@@ -179,6 +202,9 @@ fn endpoint(address: &Value, ready: bool) -> Option<(&'static str, Value)> {
 
 fn labels(endpoints: &Object) -> BTreeMap<String, String> {
     let mut labels = endpoints.meta.labels.clone();
+    if labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > LABELS_BYTES_MAX {
+        labels.clear();
+    }
     labels.insert(SERVICE_NAME.to_owned(), endpoints.name().to_owned());
     labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
     labels

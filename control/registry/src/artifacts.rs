@@ -1,16 +1,21 @@
 //! Manifests as objects of the cluster: one for each tag, and one for each manifest that was pushed by its digest or lost
 //! its tag. A manifest is in a repository as long as one of them names it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    panic::resume_unwind,
+    sync::Arc,
+};
 
-use coracle_api::{Storage, WriteError, write};
+use coracle_api::{ProposeError, Storage, Unsettled, WriteError, settle, write};
 use coracle_leader::drafts::{editable, encode, new_draft};
 use coracle_objects::{Expect, Object, ObjectKey, Revision, Transaction, View};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
+use tokio::task::spawn_blocking;
 
 use crate::{digest::Digest, manifest};
 
@@ -45,9 +50,27 @@ struct ArtifactObject {
     spec: Artifact,
 }
 
+/// Of an artifact object what says whose it is: the blobs, of which there may be many, are not read.
+#[derive(Deserialize)]
+struct Head {
+    repository: String,
+    tag: String,
+    digest: String,
+}
+
+#[derive(Deserialize)]
+struct HeadObject {
+    spec: Head,
+}
+
 impl Artifact {
     pub fn is_index(&self) -> bool {
         manifest::is_index(&self.media_type)
+    }
+
+    /// Whether it may name manifests. Versions before took an index by any type.
+    pub fn may_be_index(&self) -> bool {
+        manifest::may_be_index(&self.media_type)
     }
 
     /// What users call it.
@@ -85,26 +108,43 @@ pub enum ArtifactError {
 /// Writes artifacts of one manifest, all or none. A manifest whose tag is taken from it stays, without one. Refused where
 /// an object's name belongs to another artifact.
 pub async fn commit(storage: &impl Storage, artifacts: &[Artifact]) -> Result<(), ArtifactError> {
-    let mut taken = None;
-    let written = write(storage, |view| match plan(view, artifacts, Timestamp::now()) {
-        Ok(transaction) => transaction,
-        Err(error) => {
-            taken = Some(error);
-            None
+    let artifacts = artifacts.to_vec();
+    carry_out(storage, move |view| plan(view, &artifacts, Timestamp::now())).await?
+}
+
+/// Writes what `plan` makes of the present state, or answers why nothing is written. It looks through all artifacts, which
+/// may take it long, so that it has a thread of its own.
+async fn carry_out<E: Send + 'static>(
+    storage: &impl Storage,
+    plan: impl Fn(&View) -> Result<Option<Transaction>, E> + Send + Sync + 'static,
+) -> Result<Result<(), E>, WriteError> {
+    let plan = Arc::new(plan);
+    let decide = |view: Arc<View>| {
+        let plan = plan.clone();
+        let planned = spawn_blocking(move || plan(&view));
+        async move {
+            let planned = planned.await.unwrap_or_else(|error| resume_unwind(error.into_panic()))?;
+            Ok(planned.map(|transaction| (transaction, ())))
         }
-    })
-    .await;
-    match taken {
-        Some(error) => Err(error),
-        None => Ok(written.map(|_| ())?),
+    };
+    match settle(storage, false, decide).await {
+        Ok(_) => Ok(Ok(())),
+        Err(Unsettled::Undecided(reason)) => Ok(Err(reason)),
+        Err(Unsettled::Unavailable(error)) => Err(error.into()),
+        Err(Unsettled::NotProposed(ProposeError::Denied(error))) => Err(WriteError::Denied(error)),
+        Err(Unsettled::NotProposed(error)) => Err(error.into()),
+        Err(Unsettled::Refused(refusal)) if refusal.depends_on_state() => Err(WriteError::Contended),
+        Err(Unsettled::Refused(refusal)) => Err(WriteError::Refused(refusal)),
     }
 }
 
 fn plan(view: &View, artifacts: &[Artifact], now: Timestamp) -> Result<Option<Transaction>, ArtifactError> {
     let (mut transaction, mut lost) = (Transaction::default(), vec![]);
+    // They are of one manifest.
+    let Some(first) = artifacts.first() else { return Ok(None) };
+    let known = of_digest(view, &first.repository, &first.digest);
+    let untagged = known.iter().find(|(_, known)| known.tag.is_empty());
     for artifact in artifacts {
-        let known = of_digest(view, &artifact.repository, &artifact.digest);
-        let untagged = known.iter().find(|(_, known)| known.tag.is_empty());
         if artifact.tag.is_empty() && known.len() > usize::from(untagged.is_some()) {
             // A tag keeps it already.
             continue;
@@ -126,7 +166,10 @@ fn plan(view: &View, artifacts: &[Artifact], now: Timestamp) -> Result<Option<Tr
         }
     }
     transaction.join(keep(view, &lost, now));
-    transaction.join(superseded(view, artifacts));
+    // The end of what kept it without a tag, where it has one now.
+    if let Some((untagged, _)) = untagged.filter(|_| artifacts.iter().any(|made| !made.tag.is_empty())) {
+        transaction.join(Transaction::delete(untagged.key.clone(), untagged.revision));
+    }
     Ok((!transaction.writes.is_empty()).then_some(transaction))
 }
 
@@ -136,27 +179,22 @@ fn create(artifact: &Artifact, now: Timestamp) -> Transaction {
     Transaction::create(key, draft)
 }
 
-/// The end of what kept a manifest without a tag that has one now.
-fn superseded(view: &View, artifacts: &[Artifact]) -> Transaction {
-    let Some(tagged) = artifacts.iter().find(|artifact| !artifact.tag.is_empty()) else {
-        return Transaction::default();
-    };
-    let known = of_digest(view, &tagged.repository, &tagged.digest);
-    let untagged = known.into_iter().find(|(_, known)| known.tag.is_empty());
-    untagged.map_or_else(Transaction::default, |(object, _)| {
-        Transaction::delete(object.key.clone(), object.revision)
-    })
-}
-
-/// What keeps manifests in their repository that lose these tags, if nothing else does.
+/// What keeps manifests of a repository in it that lose these tags, if nothing else does.
 fn keep(view: &View, lost: &[Artifact], now: Timestamp) -> Transaction {
+    let Some(first) = lost.first() else { return Transaction::default() };
+    let tags: BTreeSet<&str> = lost.iter().map(|lost| lost.tag.as_str()).collect();
+    let mut others = BTreeMap::<String, &Object>::new();
+    let all = mentioning::<HeadObject>(view, &first.repository);
+    for (object, HeadObject { spec: other }) in all {
+        if other.repository == first.repository && !tags.contains(other.tag.as_str()) {
+            others.entry(other.digest).or_insert(object);
+        }
+    }
     let (mut transaction, mut seen) = (Transaction::default(), BTreeSet::new());
     for artifact in lost.iter().filter(|artifact| seen.insert(artifact.digest.as_str())) {
-        let mut others = of_digest(view, &artifact.repository, &artifact.digest).into_iter();
-        let other = others.find(|(_, other)| lost.iter().all(|lost| lost.tag != other.tag));
-        transaction = match other {
+        transaction = match others.get(&artifact.digest) {
             // That may be about to go as well.
-            Some((other, _)) => transaction.expecting(other.key.clone(), Expect::Revision(other.revision)),
+            Some(other) => transaction.expecting(other.key.clone(), Expect::Revision(other.revision)),
             None => {
                 transaction.join(create(&artifact.tagged(""), now));
                 transaction
@@ -210,25 +248,25 @@ pub async fn delete(
     repository: &str,
     digest: &Digest,
 ) -> Result<Deleted, WriteError> {
-    let (digest, mut part_of) = (digest.to_string(), None);
-    let written = write(storage, |view| {
-        let found = of_digest(view, repository, &digest);
-        part_of = tagged_index_of(view, repository, &digest);
-        if part_of.is_some() || found.is_empty() {
-            return None;
-        }
-        let mut transaction = Transaction::default();
-        for (object, _) in found {
-            transaction.join(Transaction::delete(object.key.clone(), object.revision));
-        }
-        Some(transaction)
-    })
-    .await?;
-    Ok(match (written, part_of) {
-        (Some(_), _) => Deleted::Done,
-        (None, Some(index)) => Deleted::PartOf(index),
-        (None, None) => Deleted::Nothing,
-    })
+    let (repository, digest) = (repository.to_owned(), digest.to_string());
+    let deleted = carry_out(storage, move |view| plan_deletion(view, &repository, &digest).map(Some)).await?;
+    Ok(deleted.err().unwrap_or(Deleted::Done))
+}
+
+/// The deletion of a manifest, or why there is none.
+fn plan_deletion(view: &View, repository: &str, digest: &str) -> Result<Transaction, Deleted> {
+    let found = of_digest(view, repository, digest);
+    if found.is_empty() {
+        return Err(tagged_index_of(view, repository, digest).map_or(Deleted::Nothing, Deleted::PartOf));
+    }
+    if let Some(index) = tagged_index_of(view, repository, digest) {
+        return Err(Deleted::PartOf(index));
+    }
+    let mut transaction = Transaction::default();
+    for (object, _) in found {
+        transaction.join(Transaction::delete(object.key.clone(), object.revision));
+    }
+    Ok(transaction)
 }
 
 /// The artifact of a tag.
@@ -244,41 +282,59 @@ pub fn find_digest(view: &View, repository: &str, digest: &Digest) -> Option<Art
         view.get(&key(repository, &digest)).and_then(|object| object.parse::<ArtifactObject>().ok());
     match of_its_own.map(|object| object.spec) {
         Some(found) if found.repository == repository && found.digest == digest => Some(found),
-        _ => of_digest(view, repository, &digest).into_iter().next().map(|(_, artifact)| artifact),
+        _ => {
+            let (object, _) = of_digest(view, repository, &digest).into_iter().next()?;
+            object.parse::<ArtifactObject>().ok().map(|object| object.spec)
+        }
     }
 }
 
 /// All artifacts of a manifest in a repository.
-fn of_digest<'a>(view: &'a View, repository: &str, digest: &str) -> Vec<(&'a Object, Artifact)> {
-    let found = mentioning(view, digest);
+fn of_digest<'a>(view: &'a View, repository: &str, digest: &str) -> Vec<(&'a Object, Head)> {
+    let found = mentioning::<HeadObject>(view, digest).map(|(object, found)| (object, found.spec));
     found.filter(|(_, found)| found.repository == repository && found.digest == digest).collect()
+}
+
+/// Whether a manifest has an artifact in any repository.
+pub fn is_anywhere(view: &View, digest: &Digest) -> bool {
+    let digest = digest.to_string();
+    mentioning::<HeadObject>(view, &digest).any(|(_, found)| found.spec.digest == digest)
+}
+
+/// All artifacts of a repository.
+pub fn of_repository(view: &View, repository: &str) -> impl Iterator<Item = Artifact> {
+    let artifacts = mentioning::<ArtifactObject>(view, repository).map(|(_, artifact)| artifact.spec);
+    artifacts.filter(move |artifact| artifact.repository == repository)
 }
 
 /// An artifact of a repository whose manifest names this blob or manifest.
 pub fn naming(view: &View, repository: &str, digest: &Digest) -> Option<Artifact> {
     let digest = digest.to_string();
-    let found = mentioning(view, &digest).map(|(_, artifact)| artifact);
+    let found = mentioning::<ArtifactObject>(view, &digest).map(|(_, artifact)| artifact.spec);
     found.filter(|artifact| artifact.repository == repository).find(|artifact| artifact.names(&digest))
 }
 
 /// The artifacts of a repository that are about a manifest, once each.
 pub fn referring(view: &View, repository: &str, subject: &Digest) -> BTreeMap<Digest, Artifact> {
     let subject = subject.to_string();
-    let found = mentioning(view, &subject).map(|(_, artifact)| artifact);
+    let found = mentioning::<ArtifactObject>(view, &subject).map(|(_, artifact)| artifact.spec);
     let found = found.filter(|artifact| {
         artifact.repository == repository && artifact.subject.as_deref() == Some(subject.as_str())
     });
     found.filter_map(|artifact| Some((Digest::parse(&artifact.digest)?, artifact))).collect()
 }
 
-/// The artifacts in which a text stands: the others are not parsed.
-fn mentioning<'a>(view: &'a View, text: &str) -> impl Iterator<Item = (&'a Object, Artifact)> {
+/// The artifacts in which a text stands, read as `T`: the others are not parsed.
+fn mentioning<'a, T: DeserializeOwned>(
+    view: &'a View,
+    text: &str,
+) -> impl Iterator<Item = (&'a Object, T)> + use<'a, T> {
     let objects = view.list(ARTIFACTS, None);
     let text = text.to_owned();
     let mentioning = objects.filter(move |object| {
         std::str::from_utf8(&object.json).is_ok_and(|json| json.contains(text.as_str()))
     });
-    mentioning.filter_map(|object| Some((&**object, object.parse::<ArtifactObject>().ok()?.spec)))
+    mentioning.filter_map(|object| Some((&**object, object.parse::<T>().ok()?)))
 }
 
 /// An artifact, and its object.
@@ -292,23 +348,25 @@ pub struct Found {
 
 /// All artifacts.
 pub fn all(view: &View) -> Vec<Found> {
-    let found = mentioning(view, "").map(|(object, artifact)| Found {
+    let found = mentioning::<ArtifactObject>(view, "").map(|(object, artifact)| Found {
         key: object.key.clone(),
         revision: object.revision,
         created: object.meta.creation_timestamp.as_ref().and_then(|at| at.parse().ok()),
-        artifact,
+        artifact: artifact.spec,
     });
     found.collect()
 }
 
 /// The tagged index that a manifest is in, at whatever depth.
 fn tagged_index_of(view: &View, repository: &str, digest: &str) -> Option<String> {
-    let artifacts = mentioning(view, repository).map(|(_, artifact)| artifact);
-    let indexes: Vec<Artifact> =
-        artifacts.filter(|artifact| artifact.repository == repository && artifact.is_index()).collect();
+    let indexes: Vec<Artifact> = of_repository(view, repository).filter(Artifact::may_be_index).collect();
+    let mut naming = BTreeMap::<&str, Vec<&Artifact>>::new();
+    for index in &indexes {
+        index.blobs.iter().for_each(|part| naming.entry(part).or_default().push(index));
+    }
     let (mut wanted, mut seen) = (vec![digest], BTreeSet::from([digest]));
     while let Some(part) = wanted.pop() {
-        for index in indexes.iter().filter(|index| index.names(part)) {
+        for index in naming.get(part).into_iter().flatten() {
             if !index.tag.is_empty() {
                 return Some(index.name());
             }
@@ -322,7 +380,7 @@ fn tagged_index_of(view: &View, repository: &str, digest: &str) -> Option<String
 
 /// The tags of a repository, in order; `None` where there is no such repository.
 pub fn tags(view: &View, repository: &str) -> Option<Vec<String>> {
-    let artifacts = mentioning(view, repository).map(|(_, artifact)| artifact);
+    let artifacts = mentioning::<HeadObject>(view, repository).map(|(_, artifact)| artifact.spec);
     let mut found = artifacts.filter(|artifact| artifact.repository == repository).peekable();
     found.peek()?;
     let mut tags: Vec<String> = found.map(|artifact| artifact.tag).filter(|tag| !tag.is_empty()).collect();

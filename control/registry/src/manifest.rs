@@ -1,8 +1,15 @@
 //! What a manifest says, and whether it can be true. Source: the OCI image specification, `manifest.md`, `image-index.md`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    marker::PhantomData,
+};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, IgnoredAny, SeqAccess, Visitor},
+};
 
 use crate::digest::Digest;
 
@@ -10,10 +17,17 @@ use crate::digest::Digest;
 pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What a manifest may name. They are part of an object, which has a bound of its own.
-const REFERENCES_MAX: usize = 4096;
+const REFERENCES_MAX: usize = 1024;
+
+/// The longest list that is read: what versions before took.
+const LISTED_MAX: usize = 4096;
+
+/// The longest type, in bytes: it is part of an object. Source: RFC 6838, 4.2, with 127 for each half.
+pub const TYPE_BYTES_MAX: usize = 255;
 
 pub const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const DOCKER_IMAGE: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
 /// Layers that a pod runs. A node wants exactly one of them.
@@ -27,9 +41,12 @@ pub struct Manifest {
     media_type: Option<String>,
     artifact_type: Option<String>,
     config: Option<Descriptor>,
+    #[serde(deserialize_with = "list")]
     layers: Option<Vec<Descriptor>>,
     /// Of an artifact manifest, the form before the images with an `artifactType`.
+    #[serde(deserialize_with = "list")]
     blobs: Option<Vec<Descriptor>>,
+    #[serde(deserialize_with = "list")]
     manifests: Option<Vec<Descriptor>>,
     subject: Option<Descriptor>,
     pub annotations: Option<BTreeMap<String, String>>,
@@ -41,7 +58,42 @@ struct Descriptor {
     media_type: String,
     digest: String,
     size: u64,
-    urls: Option<Vec<String>>,
+    /// Only how many matters, so that they take no memory.
+    urls: Option<Vec<IgnoredAny>>,
+}
+
+/// Descriptors, but no more than the bound: the smallest of them has 3 bytes as JSON, and a hundred in memory.
+struct Listed<T>(Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Listed<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ListVisitor(PhantomData))
+    }
+}
+
+struct ListVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
+    type Value = Listed<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of at most {LISTED_MAX}")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut found = vec![];
+        while let Some(next) = list.next_element()? {
+            if found.len() == LISTED_MAX {
+                return Err(A::Error::custom(format!("a list has more than {LISTED_MAX} descriptors")));
+            }
+            found.push(next);
+        }
+        Ok(Listed(found))
+    }
+}
+
+fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Vec<T>>, D::Error> {
+    Ok(Option::<Listed<T>>::deserialize(deserializer)?.map(|list| list.0))
 }
 
 /// What a manifest names.
@@ -70,7 +122,15 @@ impl Manifest {
         serde_json::from_slice(content).unwrap_or_default()
     }
 
+    /// Whether this content, which no object tells about, is a manifest. A config has no digest where one has it.
+    pub fn is_one(content: &[u8]) -> bool {
+        let manifest = Self::of_kept(content);
+        let names_all = manifest.descriptors().all(|named| Digest::parse(&named.digest).is_some());
+        names_all && (manifest.is_index() || manifest.descriptors().next().is_some())
+    }
+
     fn check(&self) -> Result<(), String> {
+        self.check_types()?;
         if let Some(version) = self.schema_version.filter(|version| *version != 2) {
             return Err(format!("schemaVersion: {version} is not served, only 2"));
         }
@@ -94,6 +154,27 @@ impl Manifest {
             return Err(format!("subject.digest: {:?} is no digest of sha256 or sha512", subject.digest));
         }
         self.references().map(|_| ())
+    }
+
+    fn check_types(&self) -> Result<(), String> {
+        let config = self.config.as_ref().map(|config| config.media_type.as_str());
+        let types = [
+            ("mediaType", self.media_type.as_deref()),
+            ("artifactType", self.artifact_type.as_deref()),
+            ("config.mediaType", config),
+        ];
+        for (field, value) in types {
+            check_type(field, value.unwrap_or_default())?;
+        }
+        match self.media_type.as_deref().filter(|said| !said.is_empty()) {
+            Some(said) if self.is_index() && !is_index(said) => {
+                Err(format!("mediaType: {said:?} has no manifests, only an index has: {INDEX}"))
+            }
+            Some(said) if !self.is_index() && is_index(said) => {
+                Err(format!("mediaType: {said:?} is an index, which has manifests"))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub fn is_index(&self) -> bool {
@@ -150,12 +231,13 @@ impl Manifest {
         said.into_iter().flatten().find(|text| !text.is_empty())
     }
 
-    /// The manifest says it itself, else whoever pushed it, else its form.
+    /// The manifest says it itself, else whoever pushed it, else its form. Whether it is an index only its form says.
     pub fn media_type(&self, pushed: Option<&str>) -> String {
         // Parameters are nothing to a registry.
         let pushed = pushed.and_then(|value| value.split(';').next()).map(str::trim);
         let form = if self.is_index() { INDEX } else { IMAGE };
-        let said = [self.media_type.as_deref(), pushed.filter(|value| value.ends_with("json"))];
+        let fits = |value: &&str| value.ends_with("json") && is_index(value) == self.is_index();
+        let said = [self.media_type.as_deref(), pushed.filter(fits)];
         said.into_iter().flatten().find(|text| !text.is_empty()).unwrap_or(form).to_owned()
     }
 }
@@ -172,6 +254,18 @@ impl Descriptor {
 /// Whether what is of this type names manifests.
 pub fn is_index(media_type: &str) -> bool {
     [INDEX, DOCKER_LIST].contains(&media_type)
+}
+
+/// The same where versions before took an index by any type.
+pub fn may_be_index(media_type: &str) -> bool {
+    ![IMAGE, DOCKER_IMAGE].contains(&media_type)
+}
+
+pub fn check_type(field: &str, value: &str) -> Result<(), String> {
+    if value.len() > TYPE_BYTES_MAX {
+        return Err(format!("{field}: it has {} bytes, at most {TYPE_BYTES_MAX} are taken", value.len()));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -229,7 +323,7 @@ mod tests {
             (json!({ "layers": [descriptor("a", 1), descriptor("a", 2)] }), "1 bytes in one place, 2 in"),
             (json!({ "layers": [wasm, wasm] }), "is there twice"),
             (json!({ "layers": [], "manifests": [] }), "an image and an index at once"),
-            (json!({ "layers": many }), "more than 4096"),
+            (json!({ "layers": many }), "more than 1024"),
             (json!({ "config": { "digest": "md5:1" } }), "\"md5:1\" is no digest"),
             (json!({ "layers": [], "subject": { "digest": "x" } }), "subject.digest"),
         ] {
@@ -238,6 +332,62 @@ mod tests {
         }
         let twice = Manifest::parse(br#"{"layers":[],"layers":[]}"#).expect_err("a field twice");
         assert!(twice.contains("duplicate field"), "{twice}");
+    }
+
+    #[test]
+    fn a_list_is_read_only_as_far_as_it_may_be_long() {
+        for field in ["layers", "blobs", "manifests"] {
+            let list = vec!["{}"; 1_000_000].join(",");
+            let content = format!("{{\"{field}\":[{list}]}}");
+            let error = Manifest::parse(content.as_bytes()).expect_err(field);
+            assert!(error.contains("a list has more than 4096 descriptors"), "{error}");
+        }
+        let named: Vec<Value> = (0..LISTED_MAX)
+            .map(|n| json!({ "digest": format!("sha256:{n:064x}"), "urls": ["a", "b"] }))
+            .collect();
+        let kept = Manifest::of_kept(json!({ "layers": named }).to_string().as_bytes());
+        assert_eq!(kept.names().count(), LISTED_MAX, "what a version before took is read");
+    }
+
+    #[test]
+    fn a_type_is_no_longer_than_an_object_wants_it() {
+        let (most, more) = ("t".repeat(TYPE_BYTES_MAX), "t".repeat(TYPE_BYTES_MAX + 1));
+        let config = |media_type: &str| {
+            json!({ "digest": format!("sha256:{}", "a".repeat(64)), "mediaType": media_type })
+        };
+        assert!(parse(&json!({ "layers": [], "mediaType": most, "artifactType": most })).is_ok());
+        for (manifest, field) in [
+            (json!({ "layers": [], "mediaType": more }), "mediaType: it has 256 bytes"),
+            (json!({ "layers": [], "artifactType": more }), "artifactType: it has 256 bytes"),
+            (json!({ "config": config(&more) }), "config.mediaType: it has 256 bytes"),
+        ] {
+            let error = parse(&manifest).expect_err(field);
+            assert!(error.contains(field), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_index_is_told_by_its_form() {
+        let of = |manifest: Value, pushed| parse(&manifest).map(|manifest| manifest.media_type(pushed));
+        for pushed in ["application/json", IMAGE, DOCKER_IMAGE] {
+            assert_eq!(of(json!({ "manifests": [] }), Some(pushed)).unwrap(), INDEX, "{pushed}");
+        }
+        assert_eq!(of(json!({ "manifests": [] }), Some(DOCKER_LIST)).unwrap(), DOCKER_LIST);
+        assert_eq!(of(json!({ "layers": [] }), Some(INDEX)).unwrap(), IMAGE);
+        let error = of(json!({ "manifests": [], "mediaType": "application/json" }), None).unwrap_err();
+        assert!(error.contains("mediaType: \"application/json\" has no manifests"), "{error}");
+        let error = of(json!({ "layers": [], "mediaType": INDEX }), None).unwrap_err();
+        assert!(error.contains("is an index, which has manifests"), "{error}");
+    }
+
+    #[test]
+    fn what_no_object_tells_about_is_a_manifest_by_what_it_names() {
+        let is_one = |content: Value| Manifest::is_one(content.to_string().as_bytes());
+        assert!(is_one(json!({ "config": descriptor("a", 1), "layers": [] })));
+        assert!(is_one(json!({ "manifests": [descriptor("a", 1)] })));
+        assert!(!is_one(json!({ "architecture": "wasm", "config": { "Env": [] } })), "a config");
+        assert!(!is_one(json!({ "hello": "world" })) && !is_one(json!([])));
+        assert!(!Manifest::is_one(b"text"));
     }
 
     #[test]

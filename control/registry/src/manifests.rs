@@ -14,11 +14,11 @@ use http::{HeaderName, Method, StatusCode, header};
 use crate::{
     CONTENT_DIGEST, Registry,
     artifacts::{self, Artifact, ArtifactError, Deleted},
-    blobs::BlobError,
+    blobs::{BlobError, Blobs, Members},
     content_headers,
     digest::{Algorithm, Digest},
     error::RegistryError,
-    manifest::{MANIFEST_BYTES_MAX, Manifest, Reference},
+    manifest::{MANIFEST_BYTES_MAX, Manifest, Reference, check_type},
     path::{self, Query},
 };
 
@@ -64,18 +64,29 @@ impl<S: Storage> Registry<S> {
             let found = artifacts::find(&view, repository, reference);
             return Ok(found.and_then(|tag| Some((Digest::parse(&tag.digest)?, Some(tag.media_type)))));
         };
-        Ok(known(&view, repository, &digest).map(|known| (digest, known)))
+        if let Some(known) = known(&view, repository, &digest) {
+            return Ok(Some((digest, known)));
+        }
+        let is_kept = !artifacts::is_anywhere(&view, &digest) && self.is_of_before(repository, &digest).await?;
+        Ok(is_kept.then_some((digest, None)))
     }
 
-    /// The bytes of a manifest; `None` where it is nowhere. What is larger was never taken for a manifest: it is a blob,
-    /// whose place is elsewhere.
-    pub(super) async fn manifest_content(&self, digest: &Digest) -> Result<Option<Vec<u8>>, RegistryError> {
-        match self.obtain(digest).await {
-            Ok(size) if size <= MANIFEST_BYTES_MAX as u64 => {}
-            Ok(_) | Err(BlobError::Missing(_)) => return Ok(None),
-            Err(error) => return Err(error.into()),
+    /// Whether a file is a manifest of a version that wrote no object for what was pushed by its digest. It was in every
+    /// repository then.
+    async fn is_of_before(&self, repository: &str, digest: &Digest) -> Result<bool, RegistryError> {
+        if self.blobs.is_hidden(repository, digest).await {
+            return Ok(false);
         }
-        Ok(Some(self.blobs.read(digest).await?))
+        let content = self.manifest_content(digest).await?;
+        Ok(content.is_some_and(|content| Manifest::is_one(&content)))
+    }
+
+    /// The bytes of a manifest; `None` where it is nowhere.
+    pub(super) async fn manifest_content(&self, digest: &Digest) -> Result<Option<Vec<u8>>, RegistryError> {
+        match obtain(&self.blobs, &*self.members, digest).await? {
+            Some(_) => Ok(Some(self.blobs.read(digest).await?)),
+            None => Ok(None),
+        }
     }
 
     pub(super) async fn put_manifest(
@@ -99,6 +110,9 @@ impl<S: Storage> Registry<S> {
         }
         let invalid = |reason: String| RegistryError::manifest_invalid(&reason);
         let manifest = Manifest::parse(&content).map_err(invalid)?;
+        let media_type = manifest.media_type(pushed_type.as_deref());
+        // Of the manifest's own it is known by now.
+        check_type("Content-Type", &media_type).map_err(invalid)?;
         let references = self.present(manifest.references().map_err(invalid)?).await?;
         self.blobs.put(&digest, &content).await.map_err(|error| RegistryError::blob(&digest, error))?;
         let mut needed: Vec<Digest> = references.iter().map(|reference| reference.digest.clone()).collect();
@@ -110,7 +124,7 @@ impl<S: Storage> Registry<S> {
             repository: repository.into(),
             tag: String::new(),
             digest: digest.to_string(),
-            media_type: manifest.media_type(pushed_type.as_deref()),
+            media_type,
             size: references.iter().fold(content.len() as u64, |sum, blob| sum.saturating_add(blob.size)),
             blobs: references.iter().map(|reference| reference.digest.to_string()).collect(),
             subject: subject.as_ref().map(Digest::to_string),
@@ -175,6 +189,20 @@ impl<S: Storage> Registry<S> {
         self.blobs.hide_everywhere(repository, &digest, &*self.members).await?;
         tracing::info!(repository, %digest, "manifest deleted");
         Ok(StatusCode::ACCEPTED.into_response())
+    }
+}
+
+/// The size of a manifest, which is here then; `None` where it is nowhere. What is larger was never taken for a manifest: it
+/// is a blob, whose place is elsewhere.
+pub async fn obtain(
+    blobs: &Blobs,
+    members: &dyn Members,
+    digest: &Digest,
+) -> Result<Option<u64>, RegistryError> {
+    match blobs.obtain(digest, members).await {
+        Ok(size) if size <= MANIFEST_BYTES_MAX as u64 => Ok(Some(size)),
+        Ok(_) | Err(BlobError::Missing(_)) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -106,9 +106,14 @@ impl Membership {
     }
 }
 
-/// Makes a directory where it is missing, and closes it to other users of the machine.
-pub fn private_dir(path: &Path) -> Result<(), ServerError> {
+/// Makes a directory where it is missing, for this user alone. One of ours, which has this file, or that is empty is closed to
+/// other users of the machine; a stranger's is left as it is.
+pub fn private_dir(path: &Path, ours: &str) -> Result<(), ServerError> {
     durable::create_dirs(path).map_err(ServerError::io("create the data directory", path))?;
+    let is_empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    if !path.join(ours).exists() && !is_empty() {
+        return Ok(());
+    }
     if durable::close(path).map_err(ServerError::io("close to other users", path))? {
         tracing::warn!(path = %path.display(), "the data directory was open to other users of this machine");
     }
@@ -133,7 +138,7 @@ impl DataDir {
 
     /// The same for a build that may be another than this one.
     pub fn open_as(path: &Path, build: Build) -> Result<Self, ServerError> {
-        private_dir(path)?;
+        private_dir(path, "cluster.json")?;
         let lock_path = path.join("lock");
         let lock = OpenOptions::new()
             .create(true)

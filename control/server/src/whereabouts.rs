@@ -35,10 +35,10 @@ impl Whereabouts {
         self.set(written);
     }
 
-    /// Puts where members were met in the place of what was written of them before.
+    /// Puts where members were met in the place of what was written of them before. Who is not written of is no member.
     pub fn overlay(&self, written: &mut BTreeMap<u64, String>) {
         let mut met = self.met.lock();
-        met.retain(|id, met| written.get(id) == met.instead_of.as_ref());
+        met.retain(|id, met| written.contains_key(id) && written.get(id) == met.instead_of.as_ref());
         written.extend(met.iter().map(|(id, met)| (*id, met.address.clone())));
     }
 

@@ -61,16 +61,9 @@ async fn get(
     let conn = if by_tls { tls::connect(conn, to.ip()).await.map_err(|error| failed(&error))? } else { conn };
     let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake(TokioIo::new(conn));
     let (mut sender, connection) = handshake.await.map_err(|error| failed(&error))?;
-    let host_header = headers.iter().find(|header| header.name.eq_ignore_ascii_case("host"));
-    let mut request = Request::get(path)
-        .header("host", host_header.map_or_else(|| to.to_string(), |header| header.value.clone()))
-        .header("accept", "*/*")
-        .header("connection", "close");
-    if !headers.iter().any(|header| header.name.eq_ignore_ascii_case("user-agent")) {
-        request = request.header("user-agent", USER_AGENT);
-    }
-    for header in headers.iter().filter(|header| !header.name.eq_ignore_ascii_case("host")) {
-        request = request.header(&header.name, &header.value);
+    let mut request = Request::get(path);
+    for (name, value) in sent(headers, &to.to_string()) {
+        request = request.header(name, value);
     }
     let request = request.body(Empty::<Bytes>::new()).map_err(|error| failed(&error))?;
     let (mut answer, mut connection) =
@@ -90,6 +83,22 @@ async fn get(
     } else {
         Err(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
     }
+}
+
+/// The headers of a request: those of the probe, and what is sent where it names none of its own. Source: kubelet
+/// `newProbeRequest`: an empty `Accept` or `User-Agent` is none, an empty `Host` is the default, and of several the first counts.
+fn sent<'a>(own: &'a [HttpHeader], address: &'a str) -> Vec<(&'a str, &'a str)> {
+    let named = |name: &str| own.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+    let host = named("host").map(|header| header.value.as_str()).filter(|host| !host.is_empty());
+    let mut sent = vec![("host", host.unwrap_or(address))];
+    let defaults = [("accept", "*/*"), ("connection", "close"), ("user-agent", USER_AGENT)];
+    sent.extend(defaults.into_iter().filter(|&(name, _)| named(name).is_none()));
+    let own = own.iter().filter(|header| {
+        let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+        !is("host") && !(header.value.is_empty() && (is("accept") || is("user-agent")))
+    });
+    sent.extend(own.map(|header| (header.name.as_str(), header.value.as_str())));
+    sent
 }
 
 #[cfg(test)]
@@ -158,6 +167,56 @@ mod tests {
             Err("HTTP probe failed with statuscode: 503".into())
         );
         server.await.unwrap();
+    }
+
+    #[test]
+    fn a_probes_own_headers_replace_the_defaults() {
+        let own = |headers: &[(&str, &str)]| -> Vec<HttpHeader> {
+            let header =
+                |(name, value): &(&str, &str)| HttpHeader { name: (*name).into(), value: (*value).into() };
+            headers.iter().map(header).collect()
+        };
+        let defaults =
+            [("host", "a:80"), ("accept", "*/*"), ("connection", "close"), ("user-agent", USER_AGENT)];
+        assert_eq!(sent(&[], "a:80"), defaults);
+        let all = own(&[
+            ("HOST", "b"),
+            ("Accept", "text/html"),
+            ("Connection", "keep-alive"),
+            ("User-Agent", "me"),
+            ("X-A", "1"),
+            ("X-A", "2"),
+        ]);
+        let sent_then = [
+            ("host", "b"),
+            ("Accept", "text/html"),
+            ("Connection", "keep-alive"),
+            ("User-Agent", "me"),
+            ("X-A", "1"),
+            ("X-A", "2"),
+        ];
+        assert_eq!(sent(&all, "a:80"), sent_then);
+        let empty = own(&[("Accept", ""), ("user-agent", ""), ("Host", ""), ("X-A", "")]);
+        assert_eq!(sent(&empty, "a:80"), [("host", "a:80"), ("connection", "close"), ("X-A", "")]);
+    }
+
+    #[tokio::test]
+    async fn a_probes_own_accept_is_the_only_one_that_is_sent() {
+        let namespace = namespace();
+        let listener = namespace.listen("0.0.0.0:80".parse().unwrap()).unwrap();
+        let server = tokio::spawn(async move {
+            let (mut conn, _) = listener.accept().await.unwrap();
+            let mut buffer = [0; 1024];
+            let read = conn.read(&mut buffer).await.unwrap();
+            conn.write_all(b"HTTP/1.1 204 No\r\n\r\n").await.unwrap();
+            String::from_utf8_lossy(&buffer[..read]).to_lowercase()
+        });
+        let headers = vec![HttpHeader { name: "Accept".into(), value: "text/html".into() }];
+        let probe = ProbeCheck::Http { port: 80, tls: false, path: "/".into(), headers };
+        assert_eq!(run(&namespace, &probe).await, Ok(()));
+        let asked = server.await.unwrap();
+        assert_eq!(asked.matches("accept:").count(), 1, "{asked}");
+        assert!(asked.contains("accept: text/html\r\n"), "{asked}");
     }
 
     #[tokio::test]

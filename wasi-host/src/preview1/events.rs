@@ -18,7 +18,7 @@ use crate::logs::LogStream;
 use crate::net::{Conn, Listener};
 
 /// What one call may wait for; as many as a store may have handles.
-const SUBSCRIPTIONS_MAX: u32 = 10_000;
+const SUBSCRIPTIONS_MAX: u32 = 1_024;
 
 const SUBSCRIPTION_BYTES: u32 = 48;
 const EVENT_BYTES: usize = 32;

@@ -36,39 +36,65 @@ async fn connect(pod: &Pod) -> Conn {
     pod.namespace().deliver_when_room(client, server).await.expect("taken in")
 }
 
-/// A program of `tests/programs` that a compiler has made, where this machine has it.
-fn made(bench: &Bench, of: &str, compilers: &mut [Command]) -> Option<PathBuf> {
-    let output = bench.dir.path().join(format!("{of}.wasm"));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(of);
-    for compiler in compilers {
-        let name = compiler.get_program().to_string_lossy().into_owned();
-        let done = match compiler.arg("-o").arg(&output).arg(&source).output() {
-            Ok(done) => done,
-            Err(error) => {
-                eprintln!("skipped: {of} is not compiled by {name}: {error}");
-                continue;
-            }
-        };
-        if done.status.success() {
-            return Some(output);
+/// A program of `tests/programs`, made by the first of the compilers that is on this machine with its library: it is where
+/// it makes a probe. `None` where none is.
+///
+/// # Panics
+/// Where the program does not compile; where none is and `CORACLE_REQUIRE_CLIENTS` is set: `.ci/clients` installs one.
+fn made(bench: &Bench, of: &str, probe: &str, compilers: &[fn() -> Command]) -> Option<PathBuf> {
+    let folder = bench.dir.path();
+    let probed = folder.join(format!("probe-{of}"));
+    std::fs::write(&probed, probe).expect("written");
+    let is_there = |compiler: &&fn() -> Command| match built(compiler(), &probed, &folder.join("probe.wasm"))
+    {
+        Ok(()) => true,
+        Err(error) => {
+            eprintln!("no compiler of {of}: {error}");
+            false
         }
-        eprintln!("skipped: {of} is not compiled by {name}: {}", String::from_utf8_lossy(&done.stderr));
-    }
-    None
+    };
+    let Some(compiler) = compilers.iter().find(is_there) else {
+        let required = std::env::var_os("CORACLE_REQUIRE_CLIENTS").is_some();
+        assert!(!required, "a compiler of {of} is required and not installed: .ci/clients installs one");
+        eprintln!("skipped: {of} has no compiler here (to install one: .ci/clients)");
+        return None;
+    };
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(of);
+    let output = folder.join(format!("{of}.wasm"));
+    built(compiler(), &source, &output).unwrap_or_else(|error| panic!("{of} does not compile: {error}"));
+    Some(output)
+}
+
+/// Runs a compiler; what it says where it fails.
+fn built(mut compiler: Command, source: &Path, output: &Path) -> Result<(), String> {
+    let name = compiler.get_program().to_string_lossy().into_owned();
+    let done = compiler.arg("-o").arg(output).arg(source).output();
+    let done = done.map_err(|error| format!("{name}: {error}"))?;
+    let said = || format!("{name}: {}", String::from_utf8_lossy(&done.stderr));
+    done.status.success().then_some(()).ok_or_else(said)
 }
 
 fn go(bench: &Bench) -> Option<PathBuf> {
-    let mut go = Command::new("go");
-    go.env("GOOS", "wasip1").env("GOARCH", "wasm").args(["build", "-ldflags=-s -w"]);
-    made(bench, "preview1.go", &mut [go])
+    let go = || {
+        let mut go = Command::new("go");
+        go.env("GOOS", "wasip1").env("GOARCH", "wasm").args(["build", "-ldflags=-s -w"]);
+        go
+    };
+    made(bench, "preview1.go", "package main\n\nfunc main() {}\n", &[go])
 }
 
 fn c(bench: &Bench) -> Option<PathBuf> {
-    let mut clang = Command::new("clang");
-    clang.args(["--target=wasm32-wasi", "-O1"]);
-    let mut zig = Command::new("zig");
-    zig.args(["cc", "-target", "wasm32-wasi", "-O1"]);
-    made(bench, "preview1.c", &mut [clang, zig])
+    let clang = || {
+        let mut clang = Command::new("clang");
+        clang.args(["--target=wasm32-wasi", "-O1"]);
+        clang
+    };
+    let zig = || {
+        let mut zig = Command::new("zig");
+        zig.args(["cc", "-target", "wasm32-wasi", "-O1"]);
+        zig
+    };
+    made(bench, "preview1.c", "#include <stdio.h>\n\nint main(void) { return puts(\"\"); }\n", &[clang, zig])
 }
 
 #[tokio::test]

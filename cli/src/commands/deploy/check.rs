@@ -8,7 +8,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{
-    environment, gateway, image,
+    environment, everywhere, gateway, image,
     objects::{Standing, Wanted},
 };
 use crate::{
@@ -16,6 +16,11 @@ use crate::{
     client::{Cluster, native_kind},
     commands::push::split_name,
 };
+
+/// Who serves the classes of the cluster's gateways, and the annotation that named a class before there was a field: see
+/// `control/controllers/src/ingress.rs`.
+const GATEWAY_CONTROLLER: &str = "coracle.dev/gateway";
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 /// A deployment that can be carried out, as far as that is known.
 pub struct Checked {
@@ -126,9 +131,9 @@ async fn ensure_sources(cluster: &Cluster, sources: &[EnvSource]) -> Result<()> 
 
 /// Of two Ingresses with one host and path only the older serves.
 async fn ensure_host_is_free(cluster: &Cluster, name: &str, host: &str) -> Result<()> {
-    let path = native_kind("ingresses")?.everywhere();
-    let all = cluster.get(&path).await?.unwrap_or_default();
-    match taken_by(&all, (&cluster.namespace, name), host) {
+    let all = everywhere(cluster, "ingresses").await?;
+    let classes = everywhere(cluster, "ingressclasses").await?;
+    match taken_by(&all, &classes, (&cluster.namespace, name), host) {
         Some(by) => {
             bail!("the host {host} is served by the Ingress {by} already: choose another with --host")
         }
@@ -136,8 +141,8 @@ async fn ensure_host_is_free(cluster: &Cluster, name: &str, host: &str) -> Resul
     }
 }
 
-fn taken_by(ingresses: &Value, own: (&str, &str), host: &str) -> Option<String> {
-    ingresses["items"].as_array()?.iter().find_map(|ingress| {
+fn taken_by(ingresses: &[Value], classes: &[Value], own: (&str, &str), host: &str) -> Option<String> {
+    ingresses.iter().filter(|ingress| is_served(ingress, classes)).find_map(|ingress| {
         let meta = &ingress["metadata"];
         let (namespace, name) = (meta["namespace"].as_str()?, meta["name"].as_str()?);
         let serves_all = |rule: &Value| {
@@ -146,6 +151,17 @@ fn taken_by(ingresses: &Value, own: (&str, &str), host: &str) -> Option<String> 
         };
         let taken = ingress["spec"]["rules"].as_array()?.iter().any(serves_all);
         (taken && (namespace, name) != own).then(|| format!("{namespace}/{name}"))
+    })
+}
+
+/// Whether gateways serve an Ingress: one that names no class, or a class of theirs.
+fn is_served(ingress: &Value, classes: &[Value]) -> bool {
+    let fields =
+        [&ingress["spec"]["ingressClassName"], &ingress["metadata"]["annotations"][CLASS_ANNOTATION]];
+    let mut named = fields.into_iter().filter_map(Value::as_str).filter(|class| !class.is_empty());
+    named.next().is_none_or(|class| {
+        let is_it = |one: &&Value| one["metadata"]["name"] == class;
+        classes.iter().find(is_it).is_some_and(|one| one["spec"]["controller"] == GATEWAY_CONTROLLER)
     })
 }
 
@@ -181,9 +197,32 @@ mod tests {
     #[test]
     fn a_host_that_another_ingress_serves_is_taken() {
         let rule = json!({ "host": "a.localhost", "http": { "paths": [{ "path": "/" }] } });
-        let all = json!({ "items": [{ "metadata": { "namespace": "n", "name": "a" }, "spec": { "rules": [rule] } }] });
-        assert_eq!(taken_by(&all, ("n", "a"), "a.localhost"), None, "its own");
-        assert_eq!(taken_by(&all, ("m", "a"), "a.localhost").unwrap(), "n/a");
-        assert_eq!(taken_by(&all, ("m", "a"), "b.localhost"), None);
+        let all = [json!({ "metadata": { "namespace": "n", "name": "a" }, "spec": { "rules": [rule] } })];
+        assert_eq!(taken_by(&all, &[], ("n", "a"), "a.localhost"), None, "its own");
+        assert_eq!(taken_by(&all, &[], ("m", "a"), "a.localhost").unwrap(), "n/a");
+        assert_eq!(taken_by(&all, &[], ("m", "a"), "b.localhost"), None);
+    }
+
+    #[test]
+    fn an_ingress_of_another_class_takes_no_host() {
+        let class = |name: &str, controller: &str| {
+            let spec = json!({ "controller": controller });
+            json!({ "metadata": { "name": name }, "spec": spec })
+        };
+        let classes = [class("coracle", GATEWAY_CONTROLLER), class("nginx", "k8s.io/ingress-nginx")];
+        let taken = |field: Value, annotation: Value| {
+            let rule = json!({ "host": "a.localhost", "http": { "paths": [{ "path": "/" }] } });
+            let meta =
+                json!({ "namespace": "n", "name": "a", "annotations": { CLASS_ANNOTATION: annotation } });
+            let spec = json!({ "ingressClassName": field, "rules": [rule] });
+            let all = [json!({ "metadata": meta, "spec": spec })];
+            taken_by(&all, &classes, ("m", "a"), "a.localhost").is_some()
+        };
+        assert!(taken(Value::Null, Value::Null) && taken("".into(), "".into()), "of no class");
+        assert!(taken("coracle".into(), Value::Null) && taken(Value::Null, "coracle".into()));
+        assert!(taken("coracle".into(), "nginx".into()), "the field wins");
+        assert!(!taken("nginx".into(), Value::Null) && !taken(Value::Null, "nginx".into()));
+        assert!(!taken("nginx".into(), "coracle".into()));
+        assert!(!taken("unknown".into(), Value::Null), "nobody serves it");
     }
 }

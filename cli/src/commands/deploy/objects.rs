@@ -98,13 +98,18 @@ pub fn changes(wanted: &Wanted, standing: &Standing) -> Result<Vec<Change>> {
         None => Change { kind: "deployments", create: true, body: new_deployment(wanted) },
         Some(old) => Change { kind: "deployments", create: false, body: changed_deployment(wanted, old)? },
     });
-    changes.extend(service(wanted, standing));
+    changes.extend(service(wanted, standing)?);
     changes.extend(ingress(wanted, standing.ingress.as_ref()));
     Ok(changes)
 }
 
 fn labels(name: &str) -> Value {
     json!({ "app": name, MADE_BY.0: MADE_BY.1 })
+}
+
+/// Whether `coracle deploy` made it.
+pub fn is_own(object: &Value) -> bool {
+    object["metadata"]["labels"][MADE_BY.0] == MADE_BY.1
 }
 
 /// The metadata of a change of what was read, in force only while that is the newest.
@@ -128,7 +133,7 @@ fn secret(wanted: &Wanted, old: Option<&Value>) -> Result<Option<Change>> {
             json!({ "apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "Opaque", "data": data });
         return Ok(Some(Change { kind: "secrets", create: true, body }));
     };
-    if old["metadata"]["labels"][MADE_BY.0] != MADE_BY.1 {
+    if !is_own(old) {
         bail!(
             "the Secret {name} is not of `coracle deploy`: take it with --env-from secret/{name}, or choose another --name"
         );
@@ -285,7 +290,7 @@ fn pushed(wanted: &Wanted, old: &Value) -> String {
     images[images.len().saturating_sub(PUSHED_MAX)..].join(",")
 }
 
-fn service(wanted: &Wanted, standing: &Standing) -> Option<Change> {
+fn service(wanted: &Wanted, standing: &Standing) -> Result<Option<Change>> {
     let name = &wanted.name;
     let Some(old) = &standing.service else {
         let template = standing.deployment.as_ref().map(|old| &old["spec"]["template"]);
@@ -301,15 +306,22 @@ fn service(wanted: &Wanted, standing: &Standing) -> Option<Change> {
                 "ports": [{ "port": 80, "targetPort": port }],
             },
         });
-        return Some(Change { kind: "services", create: true, body });
+        return Ok(Some(Change { kind: "services", create: true, body }));
     };
-    let port = wanted.port?;
+    if !is_own(old) {
+        // Its selector and ports may lead anywhere, and the URL with them.
+        bail!(
+            "the Service {name} is not of `coracle deploy`: choose another --name, or delete it with `coracle delete \
+             service/{name}`"
+        );
+    }
+    let Some(port) = wanted.port else { return Ok(None) };
     let is_there = |one: &Value| one["port"] == 80 && one["targetPort"] == port;
     if old["spec"]["ports"].as_array().into_iter().flatten().any(is_there) {
-        return None;
+        return Ok(None);
     }
     let body = json!({ "metadata": unchanged(name, old), "spec": { "ports": [{ "port": 80, "targetPort": port }] } });
-    Some(Change { kind: "services", create: false, body })
+    Ok(Some(Change { kind: "services", create: false, body }))
 }
 
 fn ingress(wanted: &Wanted, old: Option<&Value>) -> Option<Change> {

@@ -235,3 +235,27 @@ fn endpoints_that_were_written_by_hand_are_mirrored_to_slices() {
     cluster.settle();
     assert!(slices(&cluster).is_empty());
 }
+
+#[test]
+fn endpoints_of_many_ports_and_labels_make_few_slices() {
+    let mut cluster = Cluster::new();
+    let service = ObjectKey::new("services", "default", "ext");
+    let spec = json!({"clusterIP": "10.96.0.21", "ports": [{"port": 80}]});
+    let value = json!({"metadata": {"name": "ext", "namespace": "default", "uid": "ext"}, "spec": spec});
+    cluster.put(service, value);
+    let subsets: Vec<Value> = (1..2_000)
+        .map(|port| json!({"addresses": [{"ip": "192.0.2.1"}, {"ip": "2001:db8::1"}], "ports": [{"port": port}]}))
+        .collect();
+    let labels: serde_json::Map<String, Value> =
+        (0..500).map(|at| (format!("label-{at}"), "x".repeat(60).into())).collect();
+    let value = json!({
+        "metadata": {"name": "ext", "namespace": "default", "uid": "ep", "labels": labels}, "subsets": subsets,
+    });
+    cluster.put(ObjectKey::new("endpoints", "default", "ext"), value);
+    let plan = cluster.plan();
+    assert!(plan.events.iter().any(|event| event.record.reason == "TooManySlices"));
+    cluster.settle();
+    let all = slices(&cluster);
+    assert_eq!(all.len(), 100);
+    assert_eq!(all[0]["metadata"]["labels"].as_object().unwrap().len(), 2, "of the labels only its own");
+}

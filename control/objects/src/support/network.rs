@@ -48,7 +48,14 @@ const SERVICE_RULES: &[Rule] = &[
     )
     .only(&["Local"]),
     served("ipFamilies", r#"["IPv4"]"#),
-    served("ipFamilyPolicy", r#""PreferDualStack""#).note("there are addresses of IPv4 alone"),
+    served("ipFamilyPolicy", r#""SingleStack""#)
+        .note("`RequireDualStack` is refused: there are addresses of IPv4 alone"),
+    warned(
+        "ipFamilyPolicy",
+        r#""PreferDualStack""#,
+        "has no effect: there are addresses of IPv4 alone, as under SingleStack",
+    )
+    .only(&["PreferDualStack"]),
     served("loadBalancerClass", r#"^{"type":"LoadBalancer","loadBalancerClass":"example.com/a"}"#)
         .note("the service is left to whoever serves the class"),
     refused("loadBalancerIP", r#"^{"type":"LoadBalancer","loadBalancerIP":"192.0.2.1"}"#, NO_BALANCER),

@@ -11,6 +11,9 @@ pub(super) const NO_LABELS: &str =
 pub(super) const NO_WINDOWS: &str =
     "a pod runs WebAssembly components, not processes of Windows: leave the field out";
 
+/// Of accounts that have to be there, and are not where examples are walked.
+const NO_TOKEN: &str =
+    "its token is not mounted yet: the account has to be there, and a pod sees no more of it than its name";
 const NOT_PREFERRED: &str =
     "is not considered yet: pods of one owner are spread over nodes, others go where there is room";
 const NO_REQUIRED_AFFINITY: &str =
@@ -100,13 +103,14 @@ const RULES: &[Rule] = &[
     served("nodeSelector", r#"{"a":"b"}"#),
     refused("os", r#"{"name":"linux"}"#, "a pod runs WebAssembly components, which have no operating system: leave the field out"),
     refused("overhead", r#"{"cpu":"1"}"#, "is a RuntimeClass's, and there are none: leave the field out"),
-    served("preemptionPolicy", r#""Never""#).note("no pod is preempted for another yet, whatever it says"),
+    served("preemptionPolicy", r#""Never""#)
+        .note("all pods have priority 0: under `PreemptLowerPriority` as well none is preempted for another"),
     served("priority", "0").only(&["0"]),
     refused("priority", "1000", "is a PriorityClass's, and there are none yet: leave the field out").all_but(&["0"]),
     warned(
         "priorityClassName",
         r#""system-cluster-critical""#,
-        "has no effect: pods of all priorities are alike yet",
+        "has no effect: pods of all priorities are alike yet, and none is preempted for another",
     )
     .only(&["system-cluster-critical", "system-node-critical"]),
     refused(
@@ -147,8 +151,10 @@ const RULES: &[Rule] = &[
         "a component has no kernel parameters: leave the field out",
     ),
     refused("securityContext.windowsOptions", r#"{"runAsUserName":"a"}"#, NO_WINDOWS),
-    served("serviceAccount", r#""default""#).note("an old name of `serviceAccountName`"),
-    served("serviceAccountName", r#""default""#).note("its token is not mounted yet"),
+    served("serviceAccount", r#""default""#).only(&["default"]).note("an old name of `serviceAccountName`"),
+    warned("serviceAccount", "", NO_TOKEN).all_but(&["default"]),
+    served("serviceAccountName", r#""default""#).only(&["default"]),
+    warned("serviceAccountName", "", NO_TOKEN).all_but(&["default"]),
     refused("setHostnameAsFQDN", "true", "a pod's hostname is not its whole name in the DNS: leave the field out"),
     refused(
         "shareProcessNamespace",

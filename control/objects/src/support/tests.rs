@@ -53,12 +53,17 @@ fn every_field_has_a_rule_and_every_rule_a_field() {
     }
 }
 
+fn resource(version: &str, plural: &str) -> String {
+    match version.split_once('/') {
+        Some((group, _)) => format!("{plural}.{group}"),
+        None => plural.to_owned(),
+    }
+}
+
 #[test]
 fn the_tables_are_what_admission_goes_by() {
     for Example { object, resource: (version, plural), field, support, note } in examples() {
-        let group = version.split_once('/').map_or("", |(group, _)| group);
-        let name = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
-        let kind = by_resource(&name).unwrap();
+        let kind = by_resource(&resource(version, plural)).unwrap();
         let mut filled = object.clone();
         kind.defaults(&mut filled);
         let faults = kind.validate(&filled, None);
@@ -93,6 +98,29 @@ fn what_says_the_same_as_nothing_is_nothing() {
     let mut errors = Vec::new();
     refuse(&POD_SPEC, &spec, "spec", &mut errors);
     assert_eq!((errors, warnings(&POD_SPEC, &spec, "spec")), (vec![], vec![]));
+}
+
+#[test]
+fn what_is_filled_in_is_nothing_to_warn_of() {
+    for (version, kind, plural, table) in KINDS {
+        let spec: Value = serde_json::from_str(table.base).unwrap();
+        let mut object =
+            json!({ "apiVersion": version, "kind": kind, "metadata": { "name": "a" }, "spec": spec });
+        let kind = by_resource(&resource(version, plural)).unwrap();
+        kind.defaults(&mut object);
+        assert_eq!(kind.warn().unwrap()(&object), [""; 0], "{object}");
+    }
+}
+
+#[test]
+fn an_account_of_its_own_is_warned_of_by_either_name() {
+    for field in ["serviceAccount", "serviceAccountName"] {
+        let told = |account: &str| warnings(&POD_SPEC, &json!({ field: account }), "spec");
+        assert_eq!((told("default"), told("")), (vec![], vec![]));
+        let own = told("own");
+        assert_eq!(own.len(), 1, "{own:?}");
+        assert!(own[0].starts_with(&format!("spec.{field}: its token is not mounted yet")), "{own:?}");
+    }
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn apply(view: &mut View, transaction: &Transaction) {
 }
 
 fn names(view: &View) -> BTreeSet<String> {
-    mentioning(view, "").map(|(_, artifact)| artifact.name().replace(&"a".repeat(64), "a")).collect()
+    all(view).into_iter().map(|found| found.artifact.name().replace(&"a".repeat(64), "a")).collect()
 }
 
 #[test]
@@ -139,6 +139,43 @@ fn what_a_tagged_index_is_made_of_is_found_at_any_depth() {
     assert_eq!(tagged_index_of(&view, "team/app", &digest("c").to_string()), None);
     let untagged = pushed(&[artifact("", "a"), inner]);
     assert_eq!(tagged_index_of(&untagged, "team/app", &digest("a").to_string()), None);
+}
+
+#[test]
+fn a_deletion_looks_at_each_name_once() {
+    // Each index names all that are before it. Looked through for each other, they would be 10 million names.
+    let number = |n: usize| Digest::of(&n.to_le_bytes()).to_string();
+    let mut view = View::default();
+    for n in 0..100 {
+        let blobs = (0..1000).map(|part| if part < n { number(part) } else { number(part + 100) }).collect();
+        let index = Artifact { digest: number(n), blobs, ..index("", "a", &[]) };
+        apply(&mut view, &create(&index, NOW));
+    }
+    let top = Artifact { blobs: vec![number(99)], ..index("top", "b", &[]) };
+    apply(&mut view, &create(&top, NOW));
+    let begun = std::time::Instant::now();
+    let found = plan_deletion(&view, "team/app", &number(0)).unwrap_err();
+    assert_eq!(found, Deleted::PartOf("team/app:top".into()));
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_deletion_takes_a_manifest_with_its_tags() {
+    let mut view = pushed(&[artifact("1", "a"), artifact("2", "a"), artifact("3", "b")]);
+    let planned = plan_deletion(&view, "team/app", &digest("a").to_string()).unwrap();
+    apply(&mut view, &planned);
+    assert_eq!(tags(&view, "team/app").unwrap(), ["3"]);
+    let again = plan_deletion(&view, "team/app", &digest("a").to_string());
+    assert_eq!(again.unwrap_err(), Deleted::Nothing);
+}
+
+#[test]
+fn an_index_of_another_type_keeps_its_parts() {
+    let odd = Artifact { media_type: "application/json".into(), ..index("all", "b", &["a"]) };
+    let view = pushed(&[artifact("", "a"), odd]);
+    let found = plan_deletion(&view, "team/app", &digest("a").to_string());
+    assert_eq!(found.unwrap_err(), Deleted::PartOf("team/app:all".into()));
+    assert!(is_anywhere(&view, &digest("a")) && !is_anywhere(&view, &digest("c")));
 }
 
 #[test]

@@ -225,4 +225,11 @@ async fn the_data_directory_is_nobody_elses() {
     std::fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
     start(dir.path(), "a", Mode::Resume).await.unwrap().shutdown().await;
     assert_eq!(std::fs::metadata(&data).unwrap().permissions().mode() & 0o7777, 0o700);
+    // Somebody else's is refused as it is.
+    let strange = dir.path().join("strange");
+    std::fs::create_dir(&strange).unwrap();
+    std::fs::write(strange.join("file"), "").unwrap();
+    std::fs::set_permissions(&strange, Permissions::from_mode(0o755)).unwrap();
+    assert!(start(dir.path(), "strange", Mode::Init).await.is_err());
+    assert_eq!(std::fs::metadata(&strange).unwrap().permissions().mode() & 0o7777, 0o755);
 }

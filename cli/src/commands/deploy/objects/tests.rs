@@ -34,7 +34,7 @@ fn standing() -> Standing {
     ]);
     Standing {
         deployment: Some(deployment),
-        service: Some(json!({ "metadata": { "resourceVersion": "8" },
+        service: Some(json!({ "metadata": { "resourceVersion": "8", "labels": labels("hello") },
                               "spec": { "ports": [{ "port": 80, "targetPort": 80 }] } })),
         ingress: Some(json!({ "metadata": { "resourceVersion": "9" }, "spec": { "rules": rules } })),
         secret: None,
@@ -137,4 +137,17 @@ fn what_is_not_of_a_deployment_is_left_alone() {
     let said = changed_deployment(&wanted, standing.deployment.as_ref().unwrap()).err().unwrap().to_string();
     assert!(said.contains("has 2 containers, and none is named hello"), "{said}");
     assert_eq!(standing.host("hello").unwrap(), "hello.localhost");
+}
+
+#[test]
+fn a_service_that_others_made_is_refused() {
+    let foreign = json!({ "metadata": { "name": "hello", "labels": { "app": "hello" } },
+                          "spec": { "selector": { "app": "other" }, "ports": [{ "port": 8080 }] } });
+    let first = Standing { service: Some(foreign.clone()), ..Standing::default() };
+    let again = Standing { service: Some(foreign), ..standing() };
+    for standing in [first, again] {
+        let said = changes(&wanted(), &standing).err().unwrap().to_string();
+        assert!(said.starts_with("the Service hello is not of `coracle deploy`"), "{said}");
+        assert!(said.contains("another --name") && said.contains("`coracle delete service/hello`"), "{said}");
+    }
 }
