@@ -123,8 +123,8 @@ async fn carry_out<E: Send + 'static>(
         let plan = plan.clone();
         let planned = spawn_blocking(move || plan(&view));
         async move {
-            let planned = planned.await.unwrap_or_else(|error| resume_unwind(error.into_panic()))?;
-            Ok(planned.map(|transaction| (transaction, ())))
+            let planned = planned.await.unwrap_or_else(|error| resume_unwind(error.into_panic()));
+            planned.map(|planned| planned.map(|transaction| (transaction, ())))
         }
     };
     match settle(storage, false, decide).await {
@@ -255,12 +255,12 @@ pub async fn delete(
 
 /// The deletion of a manifest, or why there is none.
 fn plan_deletion(view: &View, repository: &str, digest: &str) -> Result<Transaction, Deleted> {
-    let found = of_digest(view, repository, digest);
-    if found.is_empty() {
-        return Err(tagged_index_of(view, repository, digest).map_or(Deleted::Nothing, Deleted::PartOf));
-    }
     if let Some(index) = tagged_index_of(view, repository, digest) {
         return Err(Deleted::PartOf(index));
+    }
+    let found = of_digest(view, repository, digest);
+    if found.is_empty() {
+        return Err(Deleted::Nothing);
     }
     let mut transaction = Transaction::default();
     for (object, _) in found {

@@ -165,6 +165,26 @@ impl Blobs {
         Ok(tokio::fs::read(self.path(digest)).await?)
     }
 
+    /// Whether the blob is here. Waits for the disk.
+    pub fn is_here(&self, digest: &Digest) -> bool {
+        self.path(digest).exists()
+    }
+
+    /// The whole of a blob that is here and no larger than this. Waits for the disk.
+    pub fn read_small(&self, digest: &Digest, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
+        let path = self.path(digest);
+        let content = match fs::metadata(&path) {
+            Ok(metadata) if metadata.len() > bytes_max as u64 => return Ok(None),
+            Ok(_) => fs::read(path),
+            Err(error) => Err(error),
+        };
+        match content {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A part of the content, or [`WHOLE`], in pieces.
     pub async fn stream(
         &self,

@@ -67,7 +67,8 @@ impl<S: Storage> Registry<S> {
         if let Some(known) = known(&view, repository, &digest) {
             return Ok(Some((digest, known)));
         }
-        let is_kept = !artifacts::is_anywhere(&view, &digest) && self.is_of_before(repository, &digest).await?;
+        let is_kept =
+            !artifacts::is_anywhere(&view, &digest) && self.is_of_before(repository, &digest).await?;
         Ok(is_kept.then_some((digest, None)))
     }
 

@@ -6,7 +6,7 @@ const NAME_LENGTH_MAX: usize = 200;
 const TAG_LENGTH_MAX: usize = 128;
 
 /// What a request is about.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     Base,
     Tags { repository: String },

@@ -42,6 +42,8 @@ fn run(arguments: &[String]) -> io::Result<()> {
             println!("the input ends");
             Ok(())
         }
-        _ => Err(io::Error::other("usage: files read PATH... | files write PATH TEXT... | files fill DIR | files input")),
+        _ => Err(io::Error::other(
+            "usage: files read PATH... | files write PATH TEXT... | files fill DIR | files input",
+        )),
     }
 }

@@ -606,7 +606,9 @@ async fn a_stop_ends_what_is_idle_and_not_what_is_at_work() {
     let (mut idle, mut open) = (server.connect(1), server.connect(2));
     let (mut sender, connection) = http1::handshake(TokioIo::new(server.connect(3))).await.unwrap();
     tokio::spawn(connection);
-    let working = tokio::spawn(sender.send_request(Request::get("/never").body(empty_body()).unwrap()));
+    let working = tokio::spawn(
+        sender.send_request(Request::get("/never").header("host", "a").body(empty_body()).unwrap()),
+    );
     open.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     while server.working.load(Ordering::SeqCst) == 0 {
         tokio::task::yield_now().await;

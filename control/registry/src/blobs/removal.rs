@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io,
+    ops::Range,
     path::Path,
     sync::Arc,
     time::SystemTime,
@@ -38,41 +39,63 @@ impl Blobs {
         }
     }
 
-    /// Removes all blobs but these that nobody has asked for since before this time.
-    pub async fn remove_others(
+    /// All blobs but these that came, or were asked for last, at such a time.
+    pub async fn others(
         self: &Arc<Self>,
         needed: BTreeSet<Digest>,
-        before: SystemTime,
-    ) -> Result<Removed, BlobError> {
+        old: Range<SystemTime>,
+    ) -> Result<BTreeSet<Digest>, BlobError> {
         let blobs = self.clone();
-        let removed = spawn_blocking(move || blobs.remove_others_now(&needed, before));
-        Ok(removed.await.map_err(io::Error::other)??)
+        let others = spawn_blocking(move || blobs.others_now(&needed, &old));
+        Ok(others.await.map_err(io::Error::other)??)
     }
 
-    fn remove_others_now(&self, needed: &BTreeSet<Digest>, before: SystemTime) -> io::Result<Removed> {
-        let mut removed = Removed::default();
+    fn others_now(&self, needed: &BTreeSet<Digest>, old: &Range<SystemTime>) -> io::Result<BTreeSet<Digest>> {
+        let mut others = BTreeSet::new();
         for algorithm in Algorithm::ALL {
             for entry in fs::read_dir(self.folder.join(algorithm.as_str()))? {
                 let entry = entry?;
                 let name = format!("{}:{}", algorithm.as_str(), entry.file_name().to_string_lossy());
-                let Some(digest) = Digest::parse(&name).filter(|digest| !needed.contains(digest)) else {
-                    continue;
-                };
-                let _none_is_held = self.removal.lock();
-                if is_old(&entry.path(), before)? {
-                    removed.bytes += entry.metadata()?.len();
-                    removed.files += 1;
-                    fs::remove_file(entry.path())?;
-                    forget(&self.marks(&digest))?;
+                let other = Digest::parse(&name).filter(|digest| !needed.contains(digest));
+                if let Some(digest) = other
+                    && is_old(&entry.path(), old)?
+                {
+                    others.insert(digest);
                 }
             }
         }
-        self.forget_marks(before)?;
+        Ok(others)
+    }
+
+    /// Removes those of these blobs that are still as old.
+    pub async fn remove(
+        self: &Arc<Self>,
+        digests: BTreeSet<Digest>,
+        old: Range<SystemTime>,
+    ) -> Result<Removed, BlobError> {
+        let blobs = self.clone();
+        let removed = spawn_blocking(move || blobs.remove_now(&digests, &old));
+        Ok(removed.await.map_err(io::Error::other)??)
+    }
+
+    fn remove_now(&self, digests: &BTreeSet<Digest>, old: &Range<SystemTime>) -> io::Result<Removed> {
+        let mut removed = Removed::default();
+        for digest in digests {
+            let path = self.path(digest);
+            let _none_is_held = self.removal.lock();
+            if is_old(&path, old)? {
+                removed.bytes += fs::metadata(&path)?.len();
+                removed.files += 1;
+                fs::remove_file(&path)?;
+                forget(&self.marks(digest))?;
+            }
+        }
+        self.forget_marks(old)?;
         Ok(removed)
     }
 
     /// Marks of blobs that are not here.
-    fn forget_marks(&self, before: SystemTime) -> io::Result<()> {
+    fn forget_marks(&self, old: &Range<SystemTime>) -> io::Result<()> {
         let marks = match fs::read_dir(self.folder.join(HIDDEN)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             marks => marks?,
@@ -81,7 +104,7 @@ impl Blobs {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().replacen('-', ":", 1);
             let is_here = Digest::parse(&name).is_some_and(|digest| self.path(&digest).exists());
-            if !is_here && is_old(&entry.path(), before)? {
+            if !is_here && is_old(&entry.path(), old)? {
                 forget(&entry.path())?;
             }
         }
@@ -89,9 +112,9 @@ impl Blobs {
     }
 }
 
-fn is_old(path: &Path, before: SystemTime) -> io::Result<bool> {
+fn is_old(path: &Path, old: &Range<SystemTime>) -> io::Result<bool> {
     match fs::metadata(path) {
-        Ok(metadata) => Ok(metadata.modified()? < before),
+        Ok(metadata) => Ok(old.contains(&metadata.modified()?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }

@@ -36,6 +36,15 @@ fn names(garbage: Vec<(ObjectKey, Revision)>) -> Vec<String> {
 
 const LATER: Timestamp = Timestamp::MAX;
 
+fn before(end: SystemTime) -> Range<SystemTime> {
+    SystemTime::UNIX_EPOCH..end
+}
+
+/// Whatever is there is as old as this.
+fn ever() -> Range<SystemTime> {
+    before(SystemTime::now() + Duration::from_secs(3600))
+}
+
 #[test]
 fn what_a_tag_reaches_stays() {
     let mut view = view(&[
@@ -79,12 +88,13 @@ async fn what_nothing_needs_goes_when_it_is_old() {
     let manifest_digest = Digest::of(manifest.as_bytes());
     blobs.put(&manifest_digest, manifest.as_bytes()).await.unwrap();
     blobs.hide("app", &kept[1]).await.unwrap();
-    let named = || Named { files: [manifest_digest.clone()].into(), unread: vec![manifest_digest.clone()] };
-    let needed = with_content(&blobs, named()).await.unwrap();
-    let long_ago = SystemTime::now() - Duration::from_secs(3600);
-    assert_eq!(blobs.remove_others(needed.clone(), long_ago).await.unwrap().files, 0, "it is young");
-    let soon = SystemTime::now() + Duration::from_secs(3600);
-    let removed = blobs.remove_others(needed.clone(), soon).await.unwrap();
+    let named = Named { files: [manifest_digest.clone()].into(), unread: vec![manifest_digest.clone()] };
+    let long_ago = before(SystemTime::now() - Duration::from_secs(3600));
+    let young = Search::begin(&blobs, &named, long_ago).await.unwrap();
+    assert!(young.unnamed.is_empty(), "it is young");
+    let mut search = Search::begin(&blobs, &named, ever()).await.unwrap();
+    search.read(&blobs, BUDGET).unwrap();
+    let removed = blobs.remove(search.unnamed, ever()).await.unwrap();
     assert_eq!((removed.files, removed.bytes), (1, 7));
     assert_eq!(blobs.size(&kept[0]).await, Some(5), "the manifest names it");
     assert_eq!(blobs.size(&kept[1]).await, None);
@@ -101,9 +111,81 @@ async fn what_is_asked_for_before_a_push_is_young_again() {
     let old = SystemTime::UNIX_EPOCH;
     std::fs::File::options().write(true).open(&file).unwrap().set_modified(old).unwrap();
     assert_eq!(blobs.hold(&digest).await.unwrap(), Some(1));
-    let before = SystemTime::now() - Duration::from_secs(3600);
-    assert_eq!(blobs.remove_others(BTreeSet::new(), before).await.unwrap().files, 0);
+    let before = before(SystemTime::now() - Duration::from_secs(3600));
+    let all = || BTreeSet::from([digest.clone()]);
+    assert_eq!(blobs.remove(all(), before.clone()).await.unwrap().files, 0);
     std::fs::File::options().write(true).open(&file).unwrap().set_modified(old).unwrap();
-    assert_eq!(blobs.remove_others(BTreeSet::new(), before).await.unwrap().files, 1);
+    assert_eq!(blobs.remove(all(), before).await.unwrap().files, 1);
     assert_eq!(blobs.hold(&digest).await.unwrap(), None);
+}
+
+#[test]
+fn parts_of_an_index_of_any_type_stay() {
+    let view = view(&[
+        artifact("1", "a", "application/json", &["b", "f"], None),
+        artifact("", "b", IMAGE, &["c"], None),
+        // About a part that no object tells about.
+        artifact("", "e", IMAGE, &[], Some("f")),
+    ]);
+    assert!(unreached(&view, LATER).is_empty());
+    assert_eq!(named(&view).unread, [digest("f")], "it may be a manifest");
+}
+
+#[test]
+fn what_was_there_before_the_process_stays_for_a_day() {
+    let began = SystemTime::now() - Duration::from_secs(25 * 3600);
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+    for patience in [PATIENCE, PATIENCE_WITHOUT_ROOM] {
+        let early = old(patience, began, Duration::from_secs(23 * 3600));
+        assert!(!early.contains(&long_ago), "a version before may have pushed it");
+        assert!(early.contains(&(began + Duration::from_secs(1))), "it came later, and is old");
+        assert!(!early.contains(&SystemTime::now()));
+        assert!(old(patience, began, SETTLING).contains(&long_ago));
+    }
+    let first = old(PATIENCE, SystemTime::now(), Duration::from_secs(600));
+    assert!(!first.contains(&long_ago) && !first.contains(&SystemTime::now()));
+}
+
+#[tokio::test]
+async fn a_search_goes_on_where_its_budget_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Arc::new(Blobs::open(dir.path(), || true).unwrap());
+    let mut put = vec![];
+    let tiny: Vec<Vec<u8>> = (0..10).map(|n| vec![n]).collect();
+    let layer = b"layer".to_vec();
+    let names = json!({ "layers": [{ "digest": Digest::of(&layer).to_string() }] }).to_string();
+    for content in tiny.iter().chain([&layer, &b"garbage".to_vec(), &names.into_bytes()]) {
+        let digest = Digest::of(content);
+        blobs.put(&digest, content).await.unwrap();
+        put.push(digest);
+    }
+    let (layer, garbage, manifest) = (put[10].clone(), put[11].clone(), put[12].clone());
+    // The manifest comes last: what is open last is read first.
+    let mut unread = vec![manifest.clone()];
+    unread.extend(put[..10].iter().cloned());
+    let named = || Named { files: unread.iter().cloned().collect(), unread: unread.clone() };
+    let mut search = Search::begin(&blobs, &named(), ever()).await.unwrap();
+    let budget = Budget { files: 4, bytes: 1024 };
+    for left in [7, 3, 0] {
+        search.spare(named());
+        search.read(&blobs, budget).unwrap();
+        assert_eq!(search.open.len(), left);
+    }
+    assert_eq!(search.unnamed, [garbage].into(), "the last manifest names the layer");
+    assert!(!search.unnamed.contains(&layer));
+}
+
+#[tokio::test]
+async fn a_search_is_not_lengthened_by_what_comes_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Arc::new(Blobs::open(dir.path(), || true).unwrap());
+    let old = Digest::of(b"old");
+    blobs.put(&old, b"old").await.unwrap();
+    let none = Named { files: BTreeSet::new(), unread: vec![] };
+    let mut search = Search::begin(&blobs, &none, ever()).await.unwrap();
+    let new = digest("a");
+    search.spare(Named { files: [new.clone()].into(), unread: vec![new] });
+    assert!(search.open.is_empty(), "it was not there when the search began");
+    search.spare(Named { files: [old.clone()].into(), unread: vec![old.clone()] });
+    assert_eq!((search.open, search.unnamed), (vec![old], BTreeSet::new()), "it is named again");
 }
