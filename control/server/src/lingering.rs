@@ -65,9 +65,13 @@ impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Drop for Lingering<B> {
 
 async fn throw_away<B: Body<Data = Bytes> + Unpin>(mut body: B) {
     let mut left = LINGER_BYTES_MAX;
-    // At its end, or reset by its client, nobody is waited for.
-    while let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        let bytes = frame.data_ref().map_or(0, Bytes::len);
+    loop {
+        let bytes = poll_fn(|context| {
+            let bytes = |frame: Frame<Bytes>| frame.data_ref().map_or(0, Bytes::len);
+            Pin::new(&mut body).poll_frame(context).map(|frame| frame.and_then(Result::ok).map(bytes))
+        });
+        // At its end, or reset by its client, nobody is waited for.
+        let Some(bytes) = bytes.await else { return };
         match left.checked_sub(bytes) {
             Some(rest) => left = rest,
             // What is left of the time is the client's to read its answer in.
