@@ -15,11 +15,17 @@ struct Subject<'a> {
 
 impl Subject<'_> {
     fn on(&self, words: &[&str]) -> String {
-        run(&[words, &["--kubeconfig", self.config]].concat())
+        run(&self.here(words))
     }
 
     fn refused(&self, words: &[&str]) -> String {
-        fails(&[words, &["--kubeconfig", self.config]].concat())
+        fails(&self.here(words))
+    }
+
+    /// A command of this cluster: what stands behind `--` is the program's.
+    fn here<'a>(&'a self, words: &[&'a str]) -> Vec<&'a str> {
+        let (command, rest) = words.split_first().expect("a command");
+        [&[*command, "--kubeconfig", self.config], rest].concat()
     }
 
     /// All that a deployment could leave.

@@ -65,7 +65,7 @@ apiVersion: v1
 kind: Pod
 metadata: {name: greedy}
 spec:
-  restartPolicy: Never
+  restartPolicy: OnFailure
   containers:
   - name: c
     image: files:1

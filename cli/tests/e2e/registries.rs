@@ -28,7 +28,7 @@ impl Bench {
         let token = run(&["token", "create", "--role", "pusher", "--kubeconfig", config]).trim().to_owned();
         let server = kubectl.run(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]);
         let registry = server.trim_start_matches("https://").to_owned();
-        let authority = folder.path().join("cluster/pki/serving-ca.crt");
+        let authority = folder.path().join("cluster/control-1/pki/serving-ca.crt");
         std::fs::create_dir(folder.path().join("certs")).unwrap();
         std::fs::copy(authority, folder.path().join("certs/ca.crt")).unwrap();
         Some(Self { folder, _daemon: daemon, kubectl, registry, token })

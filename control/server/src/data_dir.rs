@@ -110,11 +110,11 @@ impl Membership {
 /// other users of the machine; a stranger's is left as it is.
 pub fn private_dir(path: &Path, ours: &str) -> Result<(), ServerError> {
     durable::create_dirs(path).map_err(ServerError::io("create the data directory", path))?;
-    let is_empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
-    if !path.join(ours).exists() && !is_empty() {
+    let is_ours = path.join(ours).exists();
+    if !is_ours && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
         return Ok(());
     }
-    if durable::close(path).map_err(ServerError::io("close to other users", path))? {
+    if durable::close(path).map_err(ServerError::io("close to other users", path))? && is_ours {
         tracing::warn!(path = %path.display(), "the data directory was open to other users of this machine");
     }
     Ok(())
