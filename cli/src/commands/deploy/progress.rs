@@ -87,7 +87,9 @@ fn lacking(deployment: &Value) -> Option<String> {
     let wanted = deployment["spec"]["replicas"].as_i64().unwrap_or(1);
     let count = |field: &str| status[field].as_i64().unwrap_or(0);
     let seen = status["observedGeneration"] == deployment["metadata"]["generation"];
-    let all = seen && count("updatedReplicas") == wanted && count("availableReplicas") == wanted;
+    // While there are others, those of the revision before may be the ones that are available.
+    let none_else = count("replicas") == count("updatedReplicas");
+    let all = seen && none_else && count("updatedReplicas") == wanted && count("availableReplicas") == wanted;
     (!all).then(|| format!("{} of {wanted}", count("availableReplicas")))
 }
 
@@ -294,12 +296,14 @@ mod tests {
 
     #[test]
     fn available_is_all_of_the_newest_revision() {
-        let deployment = |observed: u64, updated: u64| {
+        let of = |observed: u64, updated: u64, replicas: u64| {
             json!({ "metadata": { "generation": 2 }, "spec": { "replicas": 2 },
-                    "status": { "observedGeneration": observed, "updatedReplicas": updated, "availableReplicas": 2 } })
+                    "status": { "observedGeneration": observed, "replicas": replicas, "updatedReplicas": updated,
+                        "availableReplicas": 2 } })
         };
-        assert_eq!(lacking(&deployment(2, 2)), None);
-        assert_eq!(lacking(&deployment(1, 2)).unwrap(), "2 of 2");
-        assert_eq!(lacking(&deployment(2, 1)).unwrap(), "2 of 2");
+        assert_eq!(lacking(&of(2, 2, 2)), None);
+        for (observed, updated, replicas) in [(1, 2, 2), (2, 1, 2), (2, 2, 3)] {
+            assert_eq!(lacking(&of(observed, updated, replicas)).unwrap(), "2 of 2");
+        }
     }
 }
