@@ -65,7 +65,7 @@ apiVersion: v1
 kind: Pod
 metadata: {name: greedy}
 spec:
-  restartPolicy: OnFailure
+  restartPolicy: Never
   containers:
   - name: c
     image: files:1

@@ -30,7 +30,11 @@ pub async fn tell(refusals: Refusals, events: mpsc::Sender<Event>) {
 
 impl App {
     pub(super) fn refused(&self, all: Vec<Told>) {
-        let pods: BTreeMap<IpAddr, &PodUid> = self.executor.addresses().collect();
+        // One that has ended meanwhile had its address until then, unless another has it now.
+        let ended = self.observed.pods.iter();
+        let ended = ended.flat_map(|(uid, state)| state.addresses.iter().map(move |address| (*address, uid)));
+        let mut pods: BTreeMap<IpAddr, &PodUid> = ended.collect();
+        pods.extend(self.executor.addresses());
         for told in all {
             let namespace = &*told.holder.namespace;
             // Its address may be another's by now, of whatever namespace.
