@@ -1,3 +1,5 @@
+//! The tables against the schemas, and what they say of whole objects.
+
 use std::collections::BTreeSet;
 
 use serde_json::json;

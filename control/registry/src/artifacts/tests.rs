@@ -1,3 +1,5 @@
+//! What the objects of a repository are written and deleted with.
+
 use coracle_objects::Write;
 
 use super::*;

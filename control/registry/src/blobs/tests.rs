@@ -1,3 +1,5 @@
+//! Blobs as they come, are kept, and are not there.
+
 use futures::TryStreamExt;
 
 use super::*;

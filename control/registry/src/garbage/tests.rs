@@ -1,3 +1,5 @@
+//! What is garbage, and what is not.
+
 use coracle_objects::Object;
 use serde_json::{Value, json};
 

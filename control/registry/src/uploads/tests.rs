@@ -1,3 +1,5 @@
+//! Uploads, and which of them make room.
+
 use axum::body::Body;
 use bytes::Bytes;
 use http::Request;
