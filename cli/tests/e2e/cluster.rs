@@ -105,13 +105,18 @@ impl Cluster {
     }
 
     pub async fn client(&self, address: &str, read_timeout: Duration) -> Client {
+        Client::try_from(self.config(address, read_timeout).await).unwrap()
+    }
+
+    /// The same before it is made a client.
+    pub async fn config(&self, address: &str, read_timeout: Duration) -> kube::Config {
         let mut config = Kubeconfig::read_from(Path::new(&self.kubeconfig())).unwrap();
         config.clusters[0].cluster.as_mut().unwrap().server = Some(format!("https://{address}"));
         let mut config =
             kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();
         config.connect_timeout = Some(Duration::from_millis(500));
         config.read_timeout = Some(read_timeout);
-        Client::try_from(config).unwrap()
+        config
     }
 }
 

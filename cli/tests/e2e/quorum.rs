@@ -81,7 +81,12 @@ fn without_a_quorum_every_command_answers_with_what_is_known() {
 /// Reads of what is known go on, all else is refused in time and told when to try again.
 fn api(cluster: &Cluster) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let client = runtime.block_on(cluster.client(&cluster.controls[0].0, Duration::from_secs(60)));
+    let client = runtime.block_on(async {
+        let mut config = cluster.config(&cluster.controls[0].0, Duration::from_secs(60)).await;
+        // What it is told to try again it would, for minutes.
+        config.default_retry = false;
+        kube::Client::try_from(config).unwrap()
+    });
     let send = |method: &str, path: &str, body: &str| {
         let request =
             http::Request::builder().method(method).uri(path).header("content-type", "application/json");
