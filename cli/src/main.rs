@@ -3,6 +3,7 @@
 mod args;
 mod client;
 mod commands;
+mod input;
 mod join_token;
 mod local_cluster;
 mod names;

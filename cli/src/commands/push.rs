@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use coracle_objects::image::{IMAGE, WASM_TYPES};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -14,12 +15,13 @@ use sha2::{Digest, Sha256};
 use crate::{
     args::PushArgs,
     client::{Body, Cluster, Refused},
-    output,
+    input, output,
 };
 
+/// The largest component that a node takes, see `wasi-host/src/artifact/check.rs`.
+pub const WASM_BYTES_MAX: u64 = 256 << 20;
 const CONFIG_TYPE: &str = "application/vnd.wasm.config.v0+json";
-const LAYER_TYPE: &str = "application/wasm";
-const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+const LAYER_TYPE: &str = WASM_TYPES[0];
 
 pub async fn run(args: &PushArgs) -> Result<()> {
     let cluster = Cluster::find(&args.connection)?;
@@ -53,7 +55,7 @@ pub fn split_name(name: &str) -> Result<(String, String)> {
 
 /// Reads a file and makes sure that it is wasm at all.
 pub fn read_wasm(file: &Path) -> Result<Vec<u8>> {
-    let bytes = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+    let bytes = input::bytes(file, WASM_BYTES_MAX)?;
     if !bytes.starts_with(b"\0asm") {
         bail!("{} is not WebAssembly: it does not begin with the bytes \\0asm", file.display());
     }
@@ -76,7 +78,7 @@ pub async fn push(cluster: &Cluster, repository: &str, tag: &str, wasm: Vec<u8>)
     let config_digest = digest(&config);
     let manifest = serde_json::to_vec(&json!({
         "schemaVersion": 2,
-        "mediaType": MANIFEST_TYPE,
+        "mediaType": IMAGE,
         "config": {"mediaType": CONFIG_TYPE, "digest": config_digest, "size": config.len()},
         "layers": [{"mediaType": LAYER_TYPE, "digest": layer, "size": size}],
     }))?;
@@ -85,7 +87,7 @@ pub async fn push(cluster: &Cluster, repository: &str, tag: &str, wasm: Vec<u8>)
     bar.set_position(size as u64);
     let manifest_digest = digest(&manifest);
     let request = http::Request::put(format!("/v2/{repository}/manifests/{tag}"))
-        .header("content-type", MANIFEST_TYPE)
+        .header("content-type", IMAGE)
         .body(Body::from(manifest))?;
     cluster.send(request).await.with_context(|| format!("pushing the manifest of {repository}:{tag}"))?;
     bar.finish_and_clear();

@@ -1,13 +1,12 @@
 //! Manifests: YAML or JSON, several in a file, lists of them, files of a folder.
 
-use std::{
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::input;
 
 /// The largest file that is read.
 const BYTES_MAX: u64 = 64 << 20;
@@ -27,7 +26,7 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Manifest>> {
     for file in files {
         let within = if file.is_dir() { of_folder(file)? } else { vec![file.clone()] };
         for file in within {
-            let text = text(&file).with_context(|| format!("reading {}", file.display()))?;
+            let text = input::text(&file, BYTES_MAX)?;
             let found = parse(&text).with_context(|| format!("reading {}", file.display()))?;
             manifests.extend(found);
         }
@@ -47,19 +46,6 @@ fn of_folder(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths: Vec<PathBuf> = paths.filter(|path| path.is_file() && is_manifest(path)).collect();
     paths.sort();
     Ok(paths)
-}
-
-fn text(file: &Path) -> Result<String> {
-    let mut source: Box<dyn Read> = match file == Path::new("-") {
-        true => Box::new(std::io::stdin()),
-        false => Box::new(std::fs::File::open(file)?),
-    };
-    let mut text = String::new();
-    source.by_ref().take(BYTES_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > BYTES_MAX {
-        bail!("it is larger than {} MiB", BYTES_MAX >> 20);
-    }
-    Ok(text)
 }
 
 fn parse(text: &str) -> Result<Vec<Manifest>> {

@@ -15,6 +15,7 @@ pub mod draft;
 pub mod field_error;
 pub mod field_path;
 pub mod fields;
+pub mod image;
 pub mod kind;
 pub mod kinds;
 pub mod log_options;

@@ -6,6 +6,8 @@ use std::{
     marker::PhantomData,
 };
 
+use coracle_objects::image::{DOCKER_IMAGE, DOCKER_LIST, WASM_TYPES};
+pub use coracle_objects::image::{IMAGE, INDEX};
 use serde::{
     Deserialize, Deserializer,
     de::{Error as _, IgnoredAny, SeqAccess, Visitor},
@@ -24,14 +26,6 @@ const LISTED_MAX: usize = 4096;
 
 /// The longest type, in bytes: it is part of an object. Source: RFC 6838, 4.2, with 127 for each half.
 pub const TYPE_BYTES_MAX: usize = 255;
-
-pub const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
-pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const DOCKER_IMAGE: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-
-/// Layers that a pod runs. A node wants exactly one of them.
-const WASM_TYPES: [&str; 2] = ["application/wasm", "application/vnd.wasm.content.layer.v1+wasm"];
 
 /// A manifest of any kind, as far as a registry reads it.
 #[derive(Debug, Default, Deserialize)]

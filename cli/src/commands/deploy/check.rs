@@ -14,7 +14,8 @@ use super::{
 use crate::{
     args::{DeployArgs, EnvSource},
     client::{Cluster, native_kind},
-    commands::push::split_name,
+    commands::push::{WASM_BYTES_MAX, split_name},
+    input,
 };
 
 /// Who serves the classes of the cluster's gateways, and the annotation that named a class before there was a field: see
@@ -27,7 +28,7 @@ pub struct Checked {
     pub wanted: Wanted,
     /// The file that is pushed before.
     pub push: Option<Pushed>,
-    /// The host that the gateway answers for, where the Ingress has none yet.
+    /// The host that the gateway answers for: the one that is asked for, else the Ingress', else one of the name.
     pub host: String,
     /// The host:port of a gateway.
     pub gateway: String,
@@ -88,7 +89,7 @@ async fn component(
         };
         return Ok((given.clone(), name, examined, None));
     }
-    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let bytes = input::bytes(path, WASM_BYTES_MAX)?;
     let examined = ensure_serves(&bytes, given)?;
     let stem = path.file_stem().and_then(|stem| stem.to_str()).context("the file has no name")?;
     let name = args.name.clone().unwrap_or_else(|| dns_label(stem));

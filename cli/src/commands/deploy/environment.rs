@@ -1,10 +1,10 @@
 //! A component's environment: from options and from files of `KEY=VALUE` lines.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 
-use crate::args::DeployArgs;
+use crate::{args::DeployArgs, input};
 
 /// The largest file of variables that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -14,7 +14,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub fn variables(args: &DeployArgs) -> Result<BTreeMap<String, String>> {
     let mut variables = BTreeMap::new();
     for file in &args.env_file {
-        let text = text(file).with_context(|| format!("reading {}", file.display()))?;
+        let text = input::text(file, FILE_BYTES_MAX)?;
         let lines = lines(&text, |key| std::env::var(key).ok());
         variables.extend(lines.with_context(|| format!("reading {}", file.display()))?);
     }
@@ -28,14 +28,6 @@ pub fn variables(args: &DeployArgs) -> Result<BTreeMap<String, String>> {
         ensure_name(key)?;
     }
     Ok(variables)
-}
-
-fn text(file: &Path) -> Result<String> {
-    let size = std::fs::metadata(file)?.len();
-    if size > FILE_BYTES_MAX {
-        bail!("it has {size} bytes, more than the {FILE_BYTES_MAX} that such a file may have");
-    }
-    Ok(std::fs::read_to_string(file)?)
 }
 
 /// `KEY=VALUE` a line; the value is all that follows. `KEY` alone is that of the shell, where it has one.

@@ -105,7 +105,7 @@ fn is_host(part: &str) -> bool {
     port.parse::<u16>().is_ok() && name.split('.').all(label)
 }
 
-pub(crate) fn is_digest(digest: &str) -> bool {
+fn is_digest(digest: &str) -> bool {
     digest.strip_prefix("sha256:").is_some_and(|hex| {
         hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
     })

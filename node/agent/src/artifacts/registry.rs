@@ -3,16 +3,16 @@
 use std::{fs::File, io::Write, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use coracle_objects::image::{Content, MANIFEST_TYPES, MANIFESTS_MAX, content};
 use coracle_proto::tls::{self, ClientTls};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use parking_lot::RwLock;
-use serde::Deserialize;
 use sha2::{Digest, Sha256, Sha512};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Name, PullError, reference::is_digest};
+use super::{Name, PullError};
 
 /// The largest manifest that is read, in bytes. Source: registries cap them at 4 MiB.
 const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -20,19 +20,6 @@ const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Until the next piece of a blob must have come.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Manifests that are read of one image: an index names an image, or another index.
-const MANIFESTS_MAX: usize = 4;
-
-const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, \
-                              application/vnd.oci.image.index.v1+json, \
-                              application/vnd.docker.distribution.manifest.v2+json, \
-                              application/vnd.docker.distribution.manifest.list.v2+json";
-/// What images for WebAssembly call their platform, the one that is taken first in front. The architecture is `wasm`, or
-/// begins with it.
-const SYSTEMS: [&str; 4] = ["wasip2", "wasip3", "wasi", "wasip1"];
-/// Layers that hold WebAssembly: of the present format and of the one before it.
-const WASM_TYPES: [&str; 2] = ["application/wasm", "application/vnd.wasm.content.layer.v1+wasm"];
 
 /// The control nodes to ask, and how.
 #[derive(Clone)]
@@ -88,9 +75,15 @@ impl Registry {
                 return Err(PullError::WrongDigest { image, expected, found: digest });
             }
             let meant = meant.get_or_insert(digest).clone();
-            match read_manifest(&bytes, meant).map_err(|reason| bad(image, reason))? {
-                Read::Image(manifest) => return Ok(manifest),
-                Read::Index { chosen } => reference = chosen,
+            match content(&bytes).map_err(|reason| bad(image, reason))? {
+                Content::Image(layer) => {
+                    return Ok(Manifest {
+                        digest: meant,
+                        layer_digest: layer.digest,
+                        layer_size: layer.size,
+                    });
+                }
+                Content::Index { chosen } => reference = chosen,
             }
         }
         Err(bad(image, "its indexes are in each other too deeply".to_owned()))
@@ -209,7 +202,7 @@ impl Registry {
         });
         let request = Request::get(path)
             .header("host", address)
-            .header("accept", MANIFEST_TYPES)
+            .header("accept", MANIFEST_TYPES.join(", "))
             .body(Empty::<Bytes>::new())?;
         Ok(sender.send_request(request).await?)
     }
@@ -224,149 +217,5 @@ fn digest_as(reference: &str, content: &[u8]) -> String {
     match reference.starts_with("sha512:") {
         true => format!("sha512:{}", hex::encode(Sha512::digest(content))),
         false => format!("sha256:{}", hex::encode(Sha256::digest(content))),
-    }
-}
-
-/// What a manifest is.
-#[derive(Debug, PartialEq, Eq)]
-enum Read {
-    Image(Manifest),
-    /// With the digest of the one that is for WebAssembly.
-    Index {
-        chosen: String,
-    },
-}
-
-#[derive(Deserialize)]
-struct Listed {
-    digest: String,
-    platform: Option<Platform>,
-}
-
-#[derive(Deserialize)]
-struct Platform {
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    os: String,
-}
-
-/// The manifest of an index that is for WebAssembly. One that is alone and says no platform is taken for it.
-fn choose(listed: &[Listed]) -> Result<String, String> {
-    let rank = |listed: &&Listed| {
-        let platform =
-            listed.platform.as_ref().filter(|platform| platform.architecture.starts_with("wasm"))?;
-        Some(SYSTEMS.iter().position(|system| *system == platform.os).unwrap_or(SYSTEMS.len()))
-    };
-    let best = listed.iter().filter(|listed| rank(listed).is_some()).min_by_key(rank);
-    let alone = listed.first().filter(|only| listed.len() == 1 && only.platform.is_none());
-    let Some(found) = best.or(alone) else {
-        let names = |platform: &Platform| format!("{}/{}", platform.os, platform.architecture);
-        let platforms: Vec<String> =
-            listed.iter().map(|listed| listed.platform.as_ref().map_or("none".to_owned(), names)).collect();
-        return Err(format!("its index holds no image for wasi/wasm (its platforms are {platforms:?})"));
-    };
-    let hex = |prefix: &str, length: usize| {
-        let digits = found.digest.strip_prefix(prefix);
-        digits.is_some_and(|hex| hex.len() == length && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
-    };
-    if !hex("sha256:", 64) && !hex("sha512:", 128) {
-        return Err(format!("its index names {:?}, which is no digest", found.digest));
-    }
-    Ok(found.digest.clone())
-}
-
-fn read_manifest(bytes: &[u8], digest: String) -> Result<Read, String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Layer {
-        media_type: String,
-        digest: String,
-        size: u64,
-    }
-    #[derive(Deserialize)]
-    struct Raw {
-        #[serde(default)]
-        layers: Option<Vec<Layer>>,
-        #[serde(default)]
-        manifests: Option<Vec<Listed>>,
-    }
-    let raw: Raw =
-        serde_json::from_slice(bytes).map_err(|error| format!("its manifest cannot be read: {error}"))?;
-    if let Some(listed) = raw.manifests {
-        return Ok(Read::Index { chosen: choose(&listed)? });
-    }
-    let layers = raw.layers.unwrap_or_default();
-    let mut wasm = layers.iter().filter(|layer| WASM_TYPES.contains(&layer.media_type.as_str()));
-    let Some(layer) = wasm.next() else {
-        let types: Vec<&str> = layers.iter().map(|layer| layer.media_type.as_str()).collect();
-        return Err(format!(
-            "it holds no WebAssembly (its layers are {types:?}); build the program for wasm32-wasip2 and push the \
-             .wasm file with `coracle push`"
-        ));
-    };
-    if wasm.next().is_some() {
-        return Err("it holds more than one WebAssembly layer".to_owned());
-    }
-    if !is_digest(&layer.digest) {
-        return Err(format!("its layer has the digest {:?}, which is no sha256", layer.digest));
-    }
-    Ok(Read::Image(Manifest { digest, layer_digest: layer.digest.clone(), layer_size: layer.size }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn manifests_are_read_or_refused_with_a_reason() {
-        let digest = format!("sha256:{}", "0".repeat(64));
-        let manifest = |media_type: &str, digest: &str| {
-            format!(r#"{{"layers":[{{"mediaType":"{media_type}","digest":"{digest}","size":7}}]}}"#)
-        };
-        let read = |text: &str| read_manifest(text.as_bytes(), "sha256:11".into());
-        for media_type in WASM_TYPES {
-            let expected =
-                Manifest { digest: "sha256:11".into(), layer_digest: digest.clone(), layer_size: 7 };
-            assert_eq!(read(&manifest(media_type, &digest)), Ok(Read::Image(expected)));
-        }
-        let tar = read(&manifest("application/vnd.oci.image.layer.v1.tar+gzip", &digest)).unwrap_err();
-        assert!(tar.contains("holds no WebAssembly"), "{tar}");
-        assert!(read(&manifest("application/wasm", "../../etc/passwd")).unwrap_err().contains("no sha256"));
-        assert!(read("nonsense").is_err());
-    }
-
-    #[test]
-    fn an_index_gives_the_image_for_webassembly() {
-        let digest = |letter: &str| format!("sha256:{}", letter.repeat(64));
-        let listed = |letter: &str, os: &str, architecture: &str| {
-            format!(
-                r#"{{"digest":"{}","platform":{{"os":"{os}","architecture":"{architecture}"}}}}"#,
-                digest(letter)
-            )
-        };
-        let bare = |letter: &str| format!(r#"{{"digest":"{}"}}"#, digest(letter));
-        let chosen = |entries: &[String]| {
-            let index = format!(r#"{{"manifests":[{}]}}"#, entries.join(","));
-            match read_manifest(index.as_bytes(), "sha256:11".into()) {
-                Ok(Read::Index { chosen }) => Ok(chosen[7..8].to_owned()),
-                Ok(Read::Image(image)) => panic!("{image:?}"),
-                Err(reason) => Err(reason),
-            }
-        };
-        let linux = || listed("a", "linux", "amd64");
-        assert_eq!(chosen(&[linux(), listed("b", "wasi", "wasm")]).as_deref(), Ok("b"));
-        assert_eq!(
-            chosen(&[listed("b", "wasip1", "wasm"), listed("c", "wasip2", "wasm")]).as_deref(),
-            Ok("c")
-        );
-        assert_eq!(chosen(&[linux(), listed("b", "js", "wasm32")]).as_deref(), Ok("b"));
-        assert_eq!(chosen(&[bare("d")]).as_deref(), Ok("d"));
-        for without in [vec![], vec![linux()], vec![bare("a"), bare("b")], vec![linux(), bare("b")]] {
-            let reason = chosen(&without).expect_err("it has none");
-            assert!(reason.contains("no image for wasi/wasm"), "{reason}");
-        }
-        let wrong = chosen(&[r#"{"digest":"../x"}"#.to_owned()]).expect_err("that is no digest");
-        assert!(wrong.contains("is no digest"), "{wrong}");
     }
 }
