@@ -8,8 +8,11 @@ use std::{
     sync::Arc,
 };
 
-use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName, kinds::hosts_since};
-use serde_json::Value;
+use coracle_objects::{
+    Event, EventKind, Object, ObjectKey, ObjectName,
+    kinds::{INGRESS_CLASSES, INGRESSES, hosts_since, ingress_class, is_gateway_class},
+};
+use serde_json::{Value, json};
 
 pub use gateways::{GATEWAY_ANNOTATION, Gateways, gateway};
 
@@ -29,13 +32,6 @@ use crate::{
 pub struct Ingresses;
 
 const NAME: &str = "ingress-controller";
-const INGRESSES: &str = "ingresses.networking.k8s.io";
-
-/// Who serves our classes of Ingresses, as their `spec.controller` says.
-const CONTROLLER: &str = "coracle.dev/gateway";
-
-/// Annotation of an Ingress: its class, before there was a field for it.
-const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 /// What the ports of an Ingress say that asks for a host which another namespace has.
 const HOST_HELD: &str = "coracle.dev/HostHeld";
@@ -43,9 +39,13 @@ const HOST_HELD: &str = "coracle.dev/HostHeld";
 /// Hosts that an event names.
 const NAMED_MAX: usize = 10;
 
-/// Who asks for each host, who did first before the others.
+/// Who asks gateways for each host, who did first before the others.
 #[derive(Debug, Default)]
 pub struct Hosts {
+    /// The gateways' classes.
+    classes: BTreeSet<String>,
+    /// Ingresses by the class that they name. They ask for hosts while it is one of the gateways'.
+    by_class: BTreeMap<String, BTreeMap<ObjectName, Arc<Object>>>,
     by_host: BTreeMap<String, BTreeSet<Claim>>,
     /// Hosts by their domain: those that a wildcard covers, and itself.
     by_domain: BTreeMap<String, BTreeSet<String>>,
@@ -55,25 +55,78 @@ pub struct Hosts {
 type Claim = (String, ObjectName);
 
 impl Index for Hosts {
-    fn insert(&mut self, ingress: &Arc<Object>, _: &Models) {
-        if ingress.key.resource.as_str() != INGRESSES {
-            return;
-        }
-        for (host, since) in claims_of(ingress) {
-            if let Some((_, domain)) = host.split_once('.') {
-                self.by_domain.entry(domain.to_owned()).or_default().insert(host.clone());
+    fn insert(&mut self, object: &Arc<Object>, _: &Models) {
+        match object.key.resource.as_str() {
+            INGRESSES => {
+                if let Some(class) = ingress_class(&read(object)) {
+                    let named = self.by_class.entry(class.to_owned()).or_default();
+                    named.insert(object.key.name.clone(), object.clone());
+                }
+                self.add(&object.key.name, self.claims_of(object));
             }
-            self.by_host.entry(host).or_default().insert((since, ingress.key.name.clone()));
+            INGRESS_CLASSES if is_gateway_class(object) => {
+                self.classes.insert(object.name().to_owned());
+                for ingress in self.of_class(object.name()) {
+                    self.add(&ingress.key.name, self.claims_of(&ingress));
+                }
+            }
+            _ => {}
         }
     }
 
-    fn remove(&mut self, ingress: &Arc<Object>, _: &Models) {
-        if ingress.key.resource.as_str() != INGRESSES {
-            return;
+    fn remove(&mut self, object: &Arc<Object>, _: &Models) {
+        match object.key.resource.as_str() {
+            INGRESSES => {
+                self.take_away(&object.key.name, self.claims_of(object));
+                if let Some(class) = ingress_class(&read(object))
+                    && let Some(named) = self.by_class.get_mut(class)
+                {
+                    named.remove(&object.key.name);
+                    if named.is_empty() {
+                        self.by_class.remove(class);
+                    }
+                }
+            }
+            INGRESS_CLASSES if self.classes.contains(object.name()) => {
+                for ingress in self.of_class(object.name()) {
+                    self.take_away(&ingress.key.name, self.claims_of(&ingress));
+                }
+                self.classes.remove(object.name());
+            }
+            _ => {}
         }
-        for (host, since) in claims_of(ingress) {
+    }
+}
+
+impl Hosts {
+    fn of_class(&self, class: &str) -> Vec<Arc<Object>> {
+        self.by_class.get(class).into_iter().flat_map(BTreeMap::values).cloned().collect()
+    }
+
+    /// Whether gateways serve an Ingress: one that names no class, or a class of theirs.
+    fn serves(&self, ingress: &Value) -> bool {
+        ingress_class(ingress).is_none_or(|class| self.classes.contains(class))
+    }
+
+    /// The hosts that an Ingress asks gateways for, and since when.
+    fn claims_of(&self, ingress: &Object) -> BTreeMap<String, String> {
+        let ingress = read(ingress);
+        if self.serves(&ingress) { hosts_since(&ingress) } else { BTreeMap::new() }
+    }
+
+    fn add(&mut self, ingress: &ObjectName, claims: BTreeMap<String, String>) {
+        for (host, since) in claims {
+            if let Some((_, domain)) = host.split_once('.') {
+                self.by_domain.entry(domain.to_owned()).or_default().insert(host.clone());
+            }
+            self.by_host.entry(host).or_default().insert((since, ingress.clone()));
+        }
+    }
+
+    fn take_away(&mut self, ingress: &ObjectName, claims: BTreeMap<String, String>) {
+        for (host, since) in claims {
             if let Some(claims) = self.by_host.get_mut(&host) {
-                claims.remove(&(since, ingress.key.name.clone()));
+                claims.remove(&(since, ingress.clone()));
                 if claims.is_empty() {
                     self.by_host.remove(&host);
                     self.forget(&host);
@@ -81,9 +134,7 @@ impl Index for Hosts {
             }
         }
     }
-}
 
-impl Hosts {
     fn forget(&mut self, host: &str) {
         let Some((_, domain)) = host.split_once('.') else { return };
         if let Some(hosts) = self.by_domain.get_mut(domain) {
@@ -139,7 +190,7 @@ impl Controller for Ingresses {
                 mark_hosts(state, event, tasks);
             }
             // Few, and hardly ever changed.
-            "ingressclasses.networking.k8s.io" => mark_all(state, tasks),
+            INGRESS_CLASSES => mark_all(state, tasks),
             "nodes" => {
                 let gateway = |node: &Object| Node::of(node).ok().and_then(|node| node.gateway);
                 let before = event.previous.as_ref().and_then(|before| gateway(before));
@@ -164,7 +215,7 @@ fn mark_all(state: &State, tasks: &mut Queue) {
 
 /// Marks the Ingresses of other namespaces to which the hosts that one asks for anew, or no more, make a difference.
 fn mark_hosts(state: &State, event: &Event, tasks: &mut Queue) {
-    let claims = |ingress| claims_of(ingress).into_iter().collect::<BTreeSet<_>>();
+    let claims = |ingress| state.hosts.claims_of(ingress).into_iter().collect::<BTreeSet<_>>();
     let now = claims(&event.object);
     let changed: Vec<_> = match (&event.previous, event.kind) {
         (Some(before), EventKind::Modified) => now.symmetric_difference(&claims(before)).cloned().collect(),
@@ -179,57 +230,60 @@ fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> 
     let key = ObjectKey { resource: INGRESSES.into(), name: name.clone() };
     let Some(ingress) = planner.state.get(&key).cloned() else { return Ok(()) };
     let mut value = draft::of(&ingress)?;
-    if ingress.meta.deletion_timestamp.is_some() || !is_ours(planner.state, &value) {
+    if ingress.meta.deletion_timestamp.is_some() {
         return Ok(());
     }
-    let held = claims_of(&ingress).into_keys().filter_map(|host| {
-        let holder = planner.state.hosts.holder(&host).filter(|holder| *holder != &*name.namespace)?;
-        Some(format!("{host} (namespace {holder})"))
-    });
-    let held: Vec<String> = held.take(NAMED_MAX).collect();
-    if !held.is_empty() {
-        let message = format!(
-            "Ingresses of other namespaces had these hosts before, and the rules for them are not served: {}. Choose other \
-             hosts, or let the other Ingress give them up",
-            held.join(", ")
-        );
-        planner.record(EventRecord::warning(&ingress, NAME, "HostHeld", message));
-    }
-    let served = planner.state.gateways.load_balancer((!held.is_empty()).then_some(HOST_HELD));
-    if value["status"]["loadBalancer"] != served {
+    let State { hosts, gateways, .. } = planner.state;
+    let before = &value["status"]["loadBalancer"];
+    let served = if hosts.serves(&value) {
+        let held = held(hosts, &ingress);
+        if !held.is_empty() {
+            planner.record(EventRecord::warning(&ingress, NAME, "HostHeld", held_by_others(&held)));
+        }
+        gateways.load_balancer((!held.is_empty()).then_some(HOST_HELD))
+    } else if [None, Some(HOST_HELD)].map(|error| gateways.load_balancer(error)).contains(before) {
+        // It was the gateways' before. What another controller says stays.
+        json!({})
+    } else {
+        return Ok(());
+    };
+    if *before != served {
         draft::child(&mut value, "status").insert("loadBalancer".to_owned(), served);
         planner.propose(draft::put(&ingress, &value));
     }
     Ok(())
 }
 
-/// Whether gateways serve it: one that names no class, or a class of theirs.
-fn is_ours(state: &State, ingress: &Value) -> bool {
-    let named = |class: &Value| class.as_str().filter(|class| !class.is_empty()).map(str::to_owned);
-    let class = named(&ingress["spec"]["ingressClassName"])
-        .or_else(|| named(&ingress["metadata"]["annotations"][CLASS_ANNOTATION]));
-    let Some(class) = class else { return true };
-    let key = ObjectKey::new("ingressclasses.networking.k8s.io", "", &class);
-    let class: Option<Value> = state.get(&key).and_then(|class| class.parse().ok());
-    class.is_some_and(|class| class["spec"]["controller"] == CONTROLLER)
+/// The hosts that an Ingress asks for and other namespaces have, with their holders.
+fn held(hosts: &Hosts, ingress: &Object) -> Vec<String> {
+    let held = hosts.claims_of(ingress).into_keys().filter_map(|host| {
+        let holder = hosts.holder(&host).filter(|holder| *holder != ingress.namespace())?;
+        Some(format!("{host} (namespace {holder})"))
+    });
+    held.take(NAMED_MAX).collect()
 }
 
-/// The hosts that an Ingress asks for, and since when.
-fn claims_of(ingress: &Object) -> BTreeMap<String, String> {
-    // One that cannot be read asks for nothing.
-    hosts_since(&ingress.parse().unwrap_or_default())
+fn held_by_others(held: &[String]) -> String {
+    format!(
+        "Ingresses of other namespaces had these hosts before, and the rules for them are not served: {}. Choose other \
+         hosts, or let the other Ingress give them up",
+        held.join(", ")
+    )
+}
+
+/// One that cannot be read asks for nothing.
+fn read(ingress: &Object) -> Value {
+    ingress.parse().unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn ingress(created: &str, namespace: &str, hosts: &[&str]) -> Object {
         let rules: Vec<Value> = hosts.iter().map(|host| json!({"host": host})).collect();
-        let value = json!({"metadata": {"name": "i", "namespace": namespace, "creationTimestamp": created},
-            "spec": {"rules": rules}});
+        let value = json!({"metadata": {"name": "i", "namespace": namespace, "creationTimestamp": created,
+            "annotations": {}}, "spec": {"rules": rules}});
         let key = ObjectKey::new("ingresses.networking.k8s.io", namespace, "i");
         Object::from_draft(key, value.to_string().as_bytes(), 1).expect("an object")
     }
@@ -257,5 +311,38 @@ mod tests {
         assert_eq!(hosts.holder("b.wild"), Some("young"));
         hosts.remove(&young, &models);
         assert!(hosts.by_host.is_empty() && hosts.by_domain.is_empty());
+    }
+
+    #[test]
+    fn what_another_controller_serves_has_no_host_whichever_comes_first() {
+        let (mut hosts, models) = (Hosts::default(), Models::default());
+        let class = |controller: &str| {
+            let value = json!({"metadata": {"name": "c"}, "spec": {"controller": controller}});
+            let key = ObjectKey::new(INGRESS_CLASSES, "", "c");
+            Arc::new(Object::from_draft(key, value.to_string().as_bytes(), 1).expect("an object"))
+        };
+        let of_class = |namespace: &str, at: &str, key: &str| {
+            let mut value = read(&ingress("2026-01-01T00:00:00Z", namespace, &["a.example"]));
+            value.pointer_mut(at).expect("an object")[key] = "c".into();
+            let key = ObjectKey::new(INGRESSES, namespace, "i");
+            Arc::new(Object::from_draft(key, value.to_string().as_bytes(), 1).expect("an object"))
+        };
+        let by_field = of_class("field", "/spec", "ingressClassName");
+        let by_annotation = of_class("note", "/metadata/annotations", "kubernetes.io/ingress.class");
+        hosts.insert(&by_field, &models);
+        hosts.insert(&class("example.com/other"), &models);
+        hosts.insert(&by_annotation, &models);
+        assert_eq!(hosts.holder("a.example"), None);
+        hosts.remove(&class("example.com/other"), &models);
+        let ours = class("coracle.dev/gateway");
+        hosts.insert(&ours, &models);
+        assert_eq!(hosts.holder("a.example"), Some("field"));
+        hosts.remove(&by_field, &models);
+        assert_eq!(hosts.holder("a.example"), Some("note"));
+        hosts.remove(&ours, &models);
+        assert_eq!(hosts.holder("a.example"), None);
+        hosts.remove(&by_annotation, &models);
+        let Hosts { classes, by_class, by_host, by_domain } = hosts;
+        assert!(classes.is_empty() && by_class.is_empty() && by_host.is_empty() && by_domain.is_empty());
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! One for all nodes: an event is looked at once, however many nodes there are. Pure: fed with views.
 
+mod ingresses;
 pub mod room;
 mod weight;
 
@@ -10,12 +11,18 @@ use std::{
     sync::Arc,
 };
 
-use coracle_objects::{Event, EventKind, Object, ObjectKey, ObjectName, Revision, View};
+use coracle_objects::{
+    Event, EventKind, Object, ObjectKey, ObjectName, Revision, View,
+    kinds::{INGRESS_CLASSES, INGRESSES},
+};
 
-use self::room::{Bounds, Order, Outcome, Room};
+use self::{
+    ingresses::Ingresses,
+    room::{Bounds, Order, Outcome, Room},
+};
 use crate::references::{self, CONFIG_MAPS, NAMESPACES, SECRETS, SERVICE_ACCOUNTS};
 
-/// Every node needs all objects of these. The claims of service addresses and node ports come before the services: a
+/// Every node needs all objects of these, but for Ingresses of other controllers. The claims of service addresses and node ports come before the services: a
 /// node routes an address only to the service that the claim names.
 const SHARED: [&str; 7] = [
     "ipaddresses.networking.k8s.io",
@@ -23,7 +30,7 @@ const SHARED: [&str; 7] = [
     "services",
     "endpointslices.discovery.k8s.io",
     "nodes",
-    "ingresses.networking.k8s.io",
+    INGRESSES,
     "podblocks.coracle.dev",
 ];
 /// A node needs those that its pods name.
@@ -39,6 +46,7 @@ pub struct Routes {
     /// What pods name: most name the same as many others.
     sets: BTreeSet<Names>,
     unreadable: Vec<ObjectName>,
+    ingresses: Ingresses,
     bounds: Rooms<Bounds>,
     /// Nodes in whose room something has changed since it was settled.
     stirred: BTreeSet<Arc<str>>,
@@ -109,7 +117,7 @@ pub struct Routed {
 }
 
 impl Routes {
-    /// Of all pods. Linear in their number, but for their order.
+    /// Of all pods and Ingresses. Linear in their number, but for the pods' order.
     pub fn of(view: &View) -> Self {
         Self::within(Rooms { pods: room::OF_PODS, named: room::OF_NAMED }, view)
     }
@@ -121,6 +129,7 @@ impl Routes {
             named: BTreeMap::new(),
             sets: BTreeSet::new(),
             unreadable: Vec::new(),
+            ingresses: Ingresses::of(view),
             bounds,
             stirred: BTreeSet::new(),
         };
@@ -144,6 +153,7 @@ impl Routes {
     /// before the pods.
     pub fn needed_by(&self, node: &str, view: &View) -> Vec<(ObjectKey, Change)> {
         let shared = SHARED.iter().flat_map(|resource| view.list(resource, None));
+        let shared = shared.filter(|object| self.ingresses.takes(&object.key));
         let mut needed: Vec<_> = shared.map(|object| (object.key.clone(), Change::Put)).collect();
         if let Some(own) = self.nodes.get(node) {
             let withheld: BTreeSet<&ObjectKey> = own.rooms.withheld().collect();
@@ -162,6 +172,8 @@ impl Routes {
         let key = &event.object.key;
         let to = match key.resource.as_str() {
             PODS => return self.observe_pod(event, view),
+            INGRESSES => return self.ingresses.observe(event, view).into_iter().collect(),
+            INGRESS_CLASSES => return self.ingresses.observe_class(event, view),
             resource if SHARED.contains(&resource) => To::All,
             _ if counts(key) => return self.observe_counted(event),
             _ => match self.named.get(key) {
@@ -179,7 +191,7 @@ impl Routes {
     /// What leads from one view to a later one.
     pub fn catch_up(&mut self, before: &View, now: &View) -> Vec<Routed> {
         let mut routed = vec![];
-        for resource in SHARED.iter().chain(&NAMED).chain(&[PODS]) {
+        for resource in SHARED.iter().chain(&[INGRESS_CLASSES]).chain(&NAMED).chain(&[PODS]) {
             for event in now.events_since(before, resource) {
                 routed.extend(self.observe(&event, now));
             }

@@ -22,7 +22,10 @@ pub use age::{age, human_duration};
 pub use coracle::openapi as coracle_openapi;
 pub use definition::{CLEANUP, DEFINITIONS};
 pub use discovery::endpoint_faults;
-pub use ingress::{hosts_since, note_hosts};
+pub use ingress::{
+    GATEWAY_CONTROLLER, INGRESS_CLASSES, INGRESSES, hosts_since, ingress_class, is_for_gateways,
+    is_gateway_class, note_hosts,
+};
 pub use service::{OF_A_TYPE as SERVICE_FIELDS_OF_A_TYPE, service_address_errors, takes as service_takes};
 
 /// All served kinds. Where a resource has several versions or groups, the preferred one is first.

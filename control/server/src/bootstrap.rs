@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 use coracle_api::{ProposeError, Storage};
-use coracle_objects::{Object, ObjectKey, Transaction, View, cluster_info_key};
+use coracle_objects::{
+    Object, ObjectKey, Transaction, View, cluster_info_key,
+    kinds::{GATEWAY_CONTROLLER, INGRESS_CLASSES},
+};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -146,10 +149,9 @@ fn wanted(cluster_id: &str, me: &MemberSpec) -> Vec<Wanted> {
     wanted.push(one("services", "default", "kubernetes", "v1", "Service", kubernetes_service()));
     let class = json!({
         "metadata": { "annotations": { "ingressclass.kubernetes.io/is-default-class": "true" } },
-        "spec": { "controller": "coracle.dev/gateway" },
+        "spec": { "controller": GATEWAY_CONTROLLER },
     });
-    let resource = "ingressclasses.networking.k8s.io";
-    wanted.push(one(resource, "", "coracle", "networking.k8s.io/v1", "IngressClass", class));
+    wanted.push(one(INGRESS_CLASSES, "", "coracle", "networking.k8s.io/v1", "IngressClass", class));
     wanted
 }
 

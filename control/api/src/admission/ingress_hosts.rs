@@ -28,7 +28,7 @@ impl Plugin for IngressHosts {
         write: &'a Write<'a>,
         object: &'a mut Value,
     ) -> BoxFuture<'a, Result<Transaction, ApiError>> {
-        note_hosts(write.old, object, &metadata::time((write.config.now)()));
+        note_hosts(write.view, write.old, object, &metadata::time((write.config.now)()));
         future::ready(Ok(Transaction::default())).boxed()
     }
 }

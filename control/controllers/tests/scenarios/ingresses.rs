@@ -1,6 +1,6 @@
 //! The status of Ingresses.
 
-use coracle_objects::{ObjectKey, kinds::note_hosts};
+use coracle_objects::{ObjectKey, View, kinds::note_hosts};
 use serde_json::{Value, json};
 
 use crate::harness::Cluster;
@@ -61,6 +61,39 @@ fn the_status_names_the_gateways_as_they_come_and_go() {
 }
 
 #[test]
+fn an_ingress_is_the_gateways_as_long_as_its_class_is() {
+    let mut cluster = Cluster::new();
+    for name in ["old", "young"] {
+        cluster.namespace(name);
+    }
+    cluster.node("n1", "True");
+    gateway(&mut cluster, "n1", "10.0.0.1:80");
+    let served = json!([{"ip": "10.0.0.1", "ports": [{"port": 80, "protocol": "TCP"}]}]);
+    let held = json!("coracle.dev/HostHeld");
+    let class = ObjectKey::new("ingressclasses.networking.k8s.io", "", "own");
+    let made =
+        json!({"metadata": {"name": "own", "uid": "own"}, "spec": {"controller": "coracle.dev/gateway"}});
+    let old = ingress(&mut cluster, "old", "2026-01-01T00:00:00Z", "a.example");
+    let young = ingress(&mut cluster, "young", "2026-02-01T00:00:00Z", "a.example");
+    cluster.settle();
+    assert_eq!(points(&cluster, &old), served);
+    assert_eq!(points(&cluster, &young)[0]["ports"][0]["error"], held);
+    // As long as there is no such class, nobody serves it, and the host is free.
+    cluster.edit(&old, |ingress| ingress["spec"]["ingressClassName"] = "own".into());
+    cluster.settle();
+    assert_eq!(points(&cluster, &old), Value::Null);
+    assert_eq!(points(&cluster, &young), served);
+    cluster.put(class.clone(), made);
+    cluster.settle();
+    assert_eq!(points(&cluster, &old), served);
+    assert_eq!(points(&cluster, &young)[0]["ports"][0]["error"], held);
+    cluster.delete(&class, None);
+    cluster.settle();
+    assert_eq!(points(&cluster, &old), Value::Null);
+    assert_eq!(points(&cluster, &young), served);
+}
+
+#[test]
 fn the_status_says_that_another_namespace_has_the_host_until_it_gives_it_up() {
     let mut cluster = Cluster::new();
     for name in ["old", "young"] {
@@ -81,7 +114,7 @@ fn the_status_says_that_another_namespace_has_the_host_until_it_gives_it_up() {
             cluster.edit(&old, |ingress| {
                 let before = ingress.clone();
                 ingress["spec"]["rules"][0]["host"] = host.into();
-                note_hosts(Some(&before), ingress, "2026-03-01T00:00:00Z");
+                note_hosts(&View::default(), Some(&before), ingress, "2026-03-01T00:00:00Z");
             });
             cluster.settle();
         };

@@ -122,7 +122,7 @@ fn a_node_gets_its_pods_and_what_they_name() {
     for pod in ["r", "elsewhere"] {
         bench.delete("pods", pod);
     }
-    let Routes { placed, nodes, named, sets, unreadable, stirred, bounds: _ } = &bench.routes;
+    let Routes { placed, nodes, named, sets, unreadable, stirred, ingresses: _, bounds: _ } = &bench.routes;
     assert!(placed.is_empty() && nodes.is_empty() && named.is_empty() && unreadable.is_empty());
     assert!(sets.is_empty() && stirred.is_empty());
 }
@@ -150,6 +150,44 @@ fn claims_come_before_the_services_that_they_are_of() {
         bench.delete("portallocations.coracle.dev", "30080"),
         ["* -portallocations.coracle.dev 30080"]
     );
+}
+
+#[test]
+fn nodes_have_the_ingresses_of_gateways_alone() {
+    let mut bench = Bench::new();
+    let of_class = |class: &str| json!({"spec": {"ingressClassName": class}});
+    let put_class = |bench: &mut Bench, controller: &str| {
+        let body = json!({"spec": {"controller": controller}});
+        bench.apply(put_in("", INGRESS_CLASSES, "c", body))
+    };
+    let take_class = |bench: &mut Bench| bench.apply(deletion_of("", INGRESS_CLASSES, "c"));
+    let sign = |sign: &str, name: &str| format!("* {sign}{INGRESSES} {name}");
+    assert_eq!(bench.put(INGRESSES, "plain", json!({"spec": {}})), [sign("+", "plain")]);
+    bench.put(INGRESSES, "i", of_class("c"));
+    assert!(put_class(&mut bench, "example.com/other").is_empty());
+    assert!(bench.put(INGRESSES, "i", of_class("c")).is_empty(), "they know that they do not have it");
+    assert!(bench.delete(INGRESSES, "i").is_empty());
+    bench.put(INGRESSES, "i", of_class("c"));
+    take_class(&mut bench);
+    assert_eq!(bench.needed_by("n1"), [format!("{INGRESSES} plain")]);
+    assert_eq!(put_class(&mut bench, "coracle.dev/gateway"), [sign("+", "i")]);
+    assert_eq!(bench.needed_by("n1"), [format!("{INGRESSES} i"), format!("{INGRESSES} plain")]);
+    assert_eq!(bench.put(INGRESSES, "i", of_class("nginx")), [sign("-", "i")]);
+    let annotated = json!({"metadata": {"name": "i", "annotations": {"kubernetes.io/ingress.class": "c"}}});
+    assert_eq!(bench.put(INGRESSES, "i", annotated), [sign("+", "i")]);
+    assert_eq!(take_class(&mut bench), [sign("-", "i")]);
+    let fresh = Routes::of(bench.store.view());
+    assert_eq!(fresh.needed_by("n1", bench.store.view()).len(), 1);
+    // Both at once.
+    let before = bench.store.view().clone();
+    bench.write(put_in("", INGRESS_CLASSES, "c", json!({"spec": {"controller": "coracle.dev/gateway"}})));
+    bench.write(deletion_of("default", INGRESSES, "plain"));
+    bench.write(put_of(INGRESSES, "late", of_class("c")));
+    let now = bench.store.view().clone();
+    let sent: BTreeSet<String> = bench.routes.catch_up(&before, &now).iter().map(text).collect();
+    let expected = [("+", "i"), ("+", "late"), ("-", "plain")].map(|(mark, name)| sign(mark, name));
+    assert_eq!(sent, BTreeSet::from(expected));
+    assert_eq!(bench.needed_by("n1"), [format!("{INGRESSES} i"), format!("{INGRESSES} late")]);
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! networking.k8s.io: Ingresses, IngressClasses and the allocations of service addresses.
 
+mod class;
 mod held;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
+pub use class::{
+    GATEWAY_CONTROLLER, INGRESS_CLASSES, INGRESSES, ingress_class, is_for_gateways, is_gateway_class,
+};
 pub use held::{hosts_since, note_hosts};
 
 use super::age;
@@ -145,11 +149,6 @@ fn class_cells(object: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 fn cells(object: &Value, now: Timestamp) -> Vec<Value> {
-    let annotated = text(object, "/metadata/annotations/kubernetes.io~1ingress.class");
-    let class = match text(object, "/spec/ingressClassName") {
-        "" => annotated,
-        class => class,
-    };
     let mut hosts: Vec<&str> = list(object, "/spec/rules")
         .iter()
         .map(|rule| text(rule, "/host"))
@@ -171,7 +170,7 @@ fn cells(object: &Value, now: Timestamp) -> Vec<Value> {
         .collect();
     vec![
         name(object),
-        or_none(class).into(),
+        or_none(ingress_class(object).unwrap_or_default()).into(),
         hosts.into(),
         addresses.join(",").into(),
         "80".into(),

@@ -2,13 +2,17 @@
 //! for.
 //!
 //! An Ingress asks for the hosts that it was made with since its creation. For others the API server notes the time in an
-//! annotation of its own.
+//! annotation of its own. One that was another controller's asks for all of them anew when gateways are to serve it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::fields::{list, text};
+use super::class::is_for_gateways;
+use crate::{
+    fields::{list, text},
+    view::View,
+};
 
 /// Annotation: hosts by the time since when they are asked for, as JSON: `{"2026-01-01T00:00:00Z": ["a.example"]}`.
 const HOSTS_SINCE: &str = "coracle.dev/hosts-since";
@@ -21,10 +25,14 @@ pub fn hosts_since(ingress: &Value) -> BTreeMap<String, String> {
     hosts(ingress).into_iter().map(|host| (host.clone(), since(&host))).collect()
 }
 
-/// Notes which hosts an Ingress asks for since `now` only. `old` is what it was before the write, if it was there. What
-/// the writer says of it himself is not heard.
-pub fn note_hosts(old: Option<&Value>, new: &mut Value, now: &str) {
-    let later = old.map(|old| later_hosts(old, new, now)).unwrap_or_default();
+/// Notes which hosts an Ingress asks for since `now` only, by the classes of `view`. `old` is what it was before the write,
+/// if it was there. What the writer says of it himself is not heard.
+pub fn note_hosts(view: &View, old: Option<&Value>, new: &mut Value, now: &str) {
+    let later = old.map(|old| {
+        let begins = !is_for_gateways(view, old) && is_for_gateways(view, new);
+        later_hosts(if begins { &Value::Null } else { old }, new, now)
+    });
+    let later = later.unwrap_or_default();
     let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut) else { return };
     if !later.is_empty() {
         let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
@@ -73,12 +81,13 @@ mod tests {
 
     #[test]
     fn hosts_are_asked_for_since_they_were_named() {
+        let classes = View::default();
         let forged = json!({ HOSTS_SINCE: r#"{"2000-01-01T00:00:00Z":["b.example"]}"#, "own": "kept" });
         let mut made = ingress(&["A.example"], forged.clone());
-        note_hosts(None, &mut made, "2026-02-01T00:00:00Z");
+        note_hosts(&classes, None, &mut made, "2026-02-01T00:00:00Z");
         assert_eq!(made["metadata"]["annotations"], json!({ "own": "kept" }));
         let mut edited = ingress(&["a.example", "b.example"], forged);
-        note_hosts(Some(&made), &mut edited, "2026-02-01T00:00:00Z");
+        note_hosts(&classes, Some(&made), &mut edited, "2026-02-01T00:00:00Z");
         let since = |ingress: &Value| {
             let pairs = hosts_since(ingress).into_iter();
             pairs.map(|(host, since)| format!("{host} {since}")).collect::<Vec<_>>()
@@ -87,13 +96,21 @@ mod tests {
         assert_eq!(since(&edited), both);
         // What is written without the annotation changes nothing, and what was given up begins anew.
         let mut replaced = ingress(&["b.example", "c.example"], json!({}));
-        note_hosts(Some(&edited), &mut replaced, "2026-03-01T00:00:00Z");
+        note_hosts(&classes, Some(&edited), &mut replaced, "2026-03-01T00:00:00Z");
         assert_eq!(since(&replaced), ["b.example 2026-02-01T00:00:00Z", "c.example 2026-03-01T00:00:00Z"]);
         let mut back = ingress(&["a.example"], json!({}));
-        note_hosts(Some(&replaced), &mut back, "2026-04-01T00:00:00Z");
+        note_hosts(&classes, Some(&replaced), &mut back, "2026-04-01T00:00:00Z");
         assert_eq!(since(&back), ["a.example 2026-04-01T00:00:00Z"]);
         let mut same = back.clone();
-        note_hosts(Some(&back), &mut same, "2026-05-01T00:00:00Z");
+        note_hosts(&classes, Some(&back), &mut same, "2026-05-01T00:00:00Z");
         assert_eq!(same, back);
+        // While another controller served it, it asked gateways for nothing.
+        let mut left = ingress(&["a.example"], json!({}));
+        left["spec"]["ingressClassName"] = "nginx".into();
+        note_hosts(&classes, Some(&back), &mut left, "2026-05-01T00:00:00Z");
+        assert_eq!(since(&left), ["a.example 2026-04-01T00:00:00Z"]);
+        let mut ours = ingress(&["a.example"], json!({}));
+        note_hosts(&classes, Some(&left), &mut ours, "2026-06-01T00:00:00Z");
+        assert_eq!(since(&ours), ["a.example 2026-06-01T00:00:00Z"]);
     }
 }
