@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::time::Sleep;
 
-use crate::identity::Caller;
+use crate::{identity::Caller, newcomers::Place};
 
 /// Bytes of requests in flight of all callers that are no members. Members have theirs beside it, so that no user and no
 /// node takes the room of raft.
@@ -78,11 +78,26 @@ pub struct Share {
     /// With the most that it may have.
     identity: Option<(Arc<Identity>, usize)>,
     all: Option<Arc<AtomicUsize>>,
-    /// Counts the connection for as long as it is open.
-    _open: Option<Arc<Open>>,
+    counted: Arc<Mutex<Counted>>,
+}
+
+/// What a connection is counted as for as long as it is open: a newcomer until it has shown a certificate or a good token,
+/// and one of an identity's then.
+struct Counted {
+    newcomer: Option<Place>,
+    _open: Option<Open>,
 }
 
 struct Open(Arc<Identity>);
+
+impl Open {
+    /// One more of an identity; `None` where it has so many.
+    fn one(identity: &Arc<Identity>, connections_max: usize) -> Option<Self> {
+        let before = identity.connections.fetch_add(1, Relaxed);
+        let open = Self(identity.clone());
+        (before < connections_max).then_some(open)
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -97,8 +112,9 @@ impl Inflow {
         Self { user_connections_max, all: Arc::default(), identities: Mutex::default() }
     }
 
-    /// The share of a connection that begins; `None` where the caller has too many already.
-    pub fn enter(&self, caller: &Caller) -> Option<Share> {
+    /// The share of a connection whose handshake is over; `None` where the caller has too many already. Who has shown a
+    /// certificate makes room for newcomers.
+    pub fn enter(&self, caller: &Caller, place: Place) -> Option<Share> {
         let (name, identity_max, connection_max, connections_max) = match caller {
             Caller::Anonymous => {
                 return Some(Share {
@@ -106,7 +122,7 @@ impl Inflow {
                     connection_max: ANONYMOUS_CONNECTION_BYTES_MAX,
                     identity: None,
                     all: None,
-                    _open: None,
+                    counted: Arc::new(Mutex::new(Counted { newcomer: Some(place), _open: None })),
                 });
             }
             Caller::Member(id) | Caller::FormerMember(id) => {
@@ -126,33 +142,37 @@ impl Inflow {
             ),
         };
         let identity = self.identity(name);
-        let open = identity.connections.fetch_add(1, Relaxed);
-        let counted = Arc::new(Open(identity.clone()));
-        if open >= connections_max {
-            return None;
-        }
+        let open = Open::one(&identity, connections_max)?;
         let member = matches!(caller, Caller::Member(_));
         Some(Share {
             connection: Arc::default(),
             connection_max,
             identity: Some((identity, identity_max)),
             all: (!member).then(|| self.all.clone()),
-            _open: Some(counted),
+            counted: Arc::new(Mutex::new(Counted { newcomer: None, _open: Some(open) })),
         })
     }
 
     /// What a request has that came over a connection: where that has shown no certificate, what belongs to the user that
-    /// the request's token names.
+    /// the request's token names. The connection is the user's from then on, and no newcomer, unless the user has too many.
     pub fn share_of(&self, connection: &Share, caller: &Caller) -> Share {
-        match caller {
-            Caller::Client(client) if connection.identity.is_none() => Share {
-                connection: connection.connection.clone(),
-                connection_max: USER_CONNECTION_BYTES_MAX,
-                identity: Some((self.identity(format!("client {}", client.name)), USER_BYTES_MAX)),
-                all: Some(self.all.clone()),
-                _open: None,
-            },
-            _ => connection.clone(),
+        let Caller::Client(client) = caller else { return connection.clone() };
+        if connection.identity.is_some() {
+            return connection.clone();
+        }
+        let identity = self.identity(format!("client {}", client.name));
+        let mut counted = connection.counted.lock();
+        if counted.newcomer.is_some()
+            && let Some(open) = Open::one(&identity, self.user_connections_max)
+        {
+            *counted = Counted { newcomer: None, _open: Some(open) };
+        }
+        Share {
+            connection: connection.connection.clone(),
+            connection_max: USER_CONNECTION_BYTES_MAX,
+            identity: Some((identity, USER_BYTES_MAX)),
+            all: Some(self.all.clone()),
+            counted: connection.counted.clone(),
         }
     }
 
@@ -375,10 +395,17 @@ impl Framing {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
+    use crate::newcomers::Newcomers;
 
     fn user(name: &str) -> Caller {
         Caller::Client(coracle_api::UserInfo::new(name, &[]))
+    }
+
+    fn enter(inflow: &Inflow, caller: &Caller) -> Option<Share> {
+        inflow.enter(caller, Newcomers::new(1).enter())
     }
 
     fn node(name: &str) -> Caller {
@@ -388,14 +415,14 @@ mod tests {
     #[test]
     fn what_one_identity_holds_takes_nothing_from_another() {
         let inflow = Inflow::new(64);
-        let shares: Vec<Share> = (0..3).map(|_| inflow.enter(&node("a")).unwrap()).collect();
+        let shares: Vec<Share> = (0..3).map(|_| enter(&inflow, &node("a")).unwrap()).collect();
         let holds: Vec<_> = shares.iter().map(Share::hold).collect();
         holds[0].take(NODE_CONNECTION_BYTES_MAX).unwrap();
         assert_eq!(holds[0].take(1), Err(NotRead::NoRoom), "of this connection");
         holds[1].take(NODE_CONNECTION_BYTES_MAX).unwrap();
         assert_eq!(holds[2].take(1), Err(NotRead::NoRoom), "of this identity");
         assert!(holds[2].refused() && !holds[1].refused());
-        inflow.enter(&node("b")).unwrap().hold().take(NODE_CONNECTION_BYTES_MAX).unwrap();
+        enter(&inflow, &node("b")).unwrap().hold().take(NODE_CONNECTION_BYTES_MAX).unwrap();
         drop(holds);
         assert_eq!(inflow.all.load(Relaxed), 0, "given back");
         shares[2].hold().take(NODE_CONNECTION_BYTES_MAX).unwrap();
@@ -405,21 +432,22 @@ mod tests {
     fn all_together_have_a_bound_and_members_are_beside_it() {
         let inflow = Inflow::new(64);
         let shares: Vec<Share> =
-            (0..64).map(|number| inflow.enter(&node(&number.to_string())).unwrap()).collect();
+            (0..64).map(|number| enter(&inflow, &node(&number.to_string())).unwrap()).collect();
         let holds: Vec<_> = shares.iter().map(Share::hold).collect();
         let taken = holds.iter().filter(|hold| hold.take(NODE_CONNECTION_BYTES_MAX).is_ok()).count();
         assert_eq!(taken, ALL_BYTES_MAX / NODE_CONNECTION_BYTES_MAX);
-        inflow.enter(&Caller::Member(1)).unwrap().hold().take(MEMBER_CONNECTION_BYTES_MAX).unwrap();
+        enter(&inflow, &Caller::Member(1)).unwrap().hold().take(MEMBER_CONNECTION_BYTES_MAX).unwrap();
     }
 
     #[test]
     fn a_node_has_so_many_connections() {
         let inflow = Inflow::new(64);
-        let mut open: Vec<_> = (0..NODE_CONNECTIONS_MAX).map(|_| inflow.enter(&node("a")).unwrap()).collect();
-        assert!(inflow.enter(&node("a")).is_none());
-        assert!(inflow.enter(&node("b")).is_some());
+        let mut open: Vec<_> =
+            (0..NODE_CONNECTIONS_MAX).map(|_| enter(&inflow, &node("a")).unwrap()).collect();
+        assert!(enter(&inflow, &node("a")).is_none());
+        assert!(enter(&inflow, &node("b")).is_some());
         open.pop();
-        assert!(inflow.enter(&node("a")).is_some());
+        assert!(enter(&inflow, &node("a")).is_some());
         drop(open);
         let identities = inflow.identities.lock();
         assert!(identities.values().all(|identity| identity.strong_count() == 0), "nothing is kept of them");
@@ -428,11 +456,39 @@ mod tests {
     #[test]
     fn a_user_has_half_of_all_connections() {
         let inflow = Inflow::new(8);
-        let open: Vec<_> = std::iter::from_fn(|| inflow.enter(&user("a"))).collect();
+        let open: Vec<_> = std::iter::from_fn(|| enter(&inflow, &user("a"))).collect();
         assert_eq!(open.len(), 4);
-        assert!(inflow.enter(&user("b")).is_some() && inflow.enter(&node("n")).is_some());
+        assert!(enter(&inflow, &user("b")).is_some() && enter(&inflow, &node("n")).is_some());
         drop(open);
-        assert!(inflow.enter(&user("a")).is_some());
+        assert!(enter(&inflow, &user("a")).is_some());
+    }
+
+    #[test]
+    fn who_shows_a_good_token_is_no_newcomer_any_more() {
+        let (inflow, newcomers) = (Inflow::new(4), Newcomers::new(1));
+        let connect = || {
+            let place = newcomers.enter();
+            let lost = place.lost();
+            (inflow.enter(&Caller::Anonymous, place).unwrap(), lost)
+        };
+        let (stranger, lost) = connect();
+        drop(inflow.share_of(&stranger, &Caller::Anonymous));
+        let (first, stays) = connect();
+        assert!(lost.now_or_never().is_some(), "it made room");
+        for _ in 0..3 {
+            inflow.share_of(&first, &user("a"));
+        }
+        let (second, stays_too) = connect();
+        inflow.share_of(&second, &user("a"));
+        // The user has half of all, and this is one too many.
+        let (third, lost) = connect();
+        inflow.share_of(&third, &user("a"));
+        assert!(enter(&inflow, &user("a")).is_none());
+        let (_fourth, _) = connect();
+        assert!(lost.now_or_never().is_some());
+        assert!(stays.now_or_never().is_none() && stays_too.now_or_never().is_none());
+        drop((first, second));
+        assert!(enter(&inflow, &user("a")).is_some(), "given back");
     }
 
     #[test]

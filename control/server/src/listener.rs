@@ -164,17 +164,16 @@ async fn serve_connection(tcp: TcpStream, port: Port, place: Place, closing: Can
         Err(_) => return tracing::debug!("handshake not finished in time"),
     };
     let peer = Arc::new(port.credentials.callers().peer(stream.get_ref().1.peer_certificates()));
-    let Some(share) = port.inflow.enter(&peer.caller) else {
-        return tracing::debug!(caller = ?peer.caller, "too many connections of this caller");
-    };
     let anonymous = matches!(peer.caller, Caller::Anonymous);
-    // Who has shown a certificate makes room for others.
-    let place = anonymous.then_some(place);
+    let lost = anonymous.then(|| place.lost());
     let lost = async {
-        match &place {
-            Some(place) => place.lost().await,
+        match lost {
+            Some(lost) => lost.await,
             None => std::future::pending().await,
         }
+    };
+    let Some(share) = port.inflow.enter(&peer.caller, place) else {
+        return tracing::debug!(caller = ?peer.caller, "too many connections of this caller");
     };
     let judge = &port.front.judge;
     let ends = Ends { lost, turnover: judge.turnover(&peer), gone: judge.gone(&peer), closing: &closing };
@@ -238,7 +237,7 @@ async fn attend<C: Future<Output = Result<(), Box<dyn Error + Send + Sync>>>>(
     });
     let turns_over = tokio::select! {
         ended = connection.as_mut() => return ended,
-        () = ends.lost => return Err("too many without a certificate are open".into()),
+        () = ends.lost => return Err("too many that have not shown who they are are open".into()),
         () = ends.turnover => true,
         () = over.as_mut() => false,
     };

@@ -1,4 +1,5 @@
-//! Connections of callers that have not shown who they are: handshakes that go on, and callers without a certificate.
+//! Connections of callers that have not shown who they are: handshakes that go on, and callers without a certificate whose
+//! requests have shown no good token either.
 //!
 //! Anybody can open such connections. They have a bound of their own, and where it is reached the oldest makes room: a
 //! flood of them keeps nobody out who finishes a handshake at once.
@@ -51,9 +52,9 @@ impl Newcomers {
 }
 
 impl Place {
-    /// Resolves when another connection needs it.
-    pub async fn lost(&self) {
-        self.lost.cancelled().await;
+    /// Resolves when another connection needs it; never once it is given back.
+    pub fn lost(&self) -> impl Future<Output = ()> + use<> {
+        self.lost.clone().cancelled_owned()
     }
 }
 

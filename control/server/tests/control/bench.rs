@@ -9,7 +9,7 @@ use coracle_proto::{cluster::cluster_client::ClusterClient, join::Role, tls};
 use coracle_server::{Control, ControlConfig, Mode, ServerError};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use hyper::{body::Bytes, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
@@ -159,9 +159,27 @@ pub async fn send_with(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Response<Bytes> {
+    let mut sender = connect(address, config).await;
+    ask(&mut sender, address, method, path, headers, body).await
+}
+
+/// A connection that takes one request after the other.
+pub async fn connect(address: &str, config: &ClientConfig) -> SendRequest<Full<Bytes>> {
     let stream = tls::connect(address, config.clone().into()).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
+    sender
+}
+
+/// One request over a connection.
+pub async fn ask(
+    sender: &mut SendRequest<Full<Bytes>>,
+    address: &str,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Response<Bytes> {
     let request = Request::builder().method(method).uri(path).header("host", address);
     let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
     let request = request.body(Full::new(Bytes::copy_from_slice(body))).unwrap();

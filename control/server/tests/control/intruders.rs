@@ -32,7 +32,7 @@ use kube::{
 use rustls::ClientConfig;
 use serde_json::json;
 
-use crate::bench::{client, init, send, until};
+use crate::bench::{client, init, send, stranger, until};
 
 /// Of one request here; a message may not be larger.
 const BODY_BYTES: usize = 8 * 1024 * 1024;
@@ -40,15 +40,6 @@ const PIECE_BYTES: usize = 32 * 1024;
 
 /// What a caller without a certificate may have on its way into a control node, with what its own side buffers.
 const ON_ITS_WAY_MAX: usize = 4 * 1024 * 1024;
-
-fn stranger(dir: &std::path::Path) -> ClientConfig {
-    let ca = std::fs::read_to_string(dir.join("a/pki/serving-ca.crt")).unwrap();
-    ClientConfig::builder_with_provider(tls::provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(tls::roots(&ca).unwrap())
-        .with_no_client_auth()
-}
 
 /// A body of one gRPC message that never ends; counts what is taken of it.
 fn endless(taken: Arc<AtomicUsize>) -> impl hyper::body::Body<Data = Bytes, Error = std::io::Error> + Unpin {
@@ -67,7 +58,7 @@ fn endless(taken: Arc<AtomicUsize>) -> impl hyper::body::Body<Data = Bytes, Erro
 async fn nothing_is_read_of_who_shows_no_certificate() {
     let dir = tempfile::tempdir().unwrap();
     let control = init(dir.path()).await;
-    let config = tls::with_alpn(&stranger(dir.path()), b"h2");
+    let config = tls::with_alpn(&stranger(&control), b"h2");
     let stream = tls::connect(&control.address(), config).await.unwrap();
     let (sender, connection) =
         http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream)).await.unwrap();
@@ -109,7 +100,7 @@ async fn nothing_is_read_of_who_shows_no_certificate() {
     let taken = taken.load(Relaxed);
     assert!(taken < 220 * ON_ITS_WAY_MAX / 16, "{taken} bytes were taken");
     for path in ["/api/v1/namespaces", "/v2/app/blobs/uploads/", "/metrics"] {
-        let answer = send(&control.address(), &stranger(dir.path()), Method::POST, path, &[7; 4096]).await;
+        let answer = send(&control.address(), &stranger(&control), Method::POST, path, &[7; 4096]).await;
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{path}");
     }
     control.shutdown().await;

@@ -4,12 +4,15 @@ use std::{fs::Permissions, os::unix::fs::PermissionsExt, time::Duration};
 
 use coracle_api::Storage;
 use coracle_objects::{ObjectKey, Transaction, Write};
+use coracle_proto::join::Role;
 use coracle_server::{Mode, ServerError, holds_member};
 use futures::{StreamExt, TryStreamExt};
 use kube::api::{ListParams, PostParams, WatchEvent, WatchParams};
 use tokio::io::AsyncReadExt;
 
-use crate::bench::{admin, config_map, config_maps, init, send, settled, start, until};
+use crate::bench::{
+    admin, ask, config_map, config_maps, connect, init, send, settled, start, stranger, until,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_creates_lists_and_watches_and_a_restart_loses_nothing() {
@@ -184,6 +187,12 @@ async fn a_flood_of_connections_keeps_no_client_out() {
     }
     let dir = tempfile::tempdir().unwrap();
     let control = init(dir.path()).await;
+    let (address, stranger) = (control.address(), stranger(&control));
+    let token = format!("Bearer {}", control.create_token(Role::Pusher, 60).await.unwrap().proof());
+    let token = [("authorization", token.as_str())];
+    let mut pushes = connect(&address, &stranger).await;
+    let answer = ask(&mut pushes, &address, http::Method::GET, "/v2/", &token, b"").await;
+    assert_eq!(answer.status(), 200);
     let mut idle = vec![];
     for _ in 0..1100 {
         idle.push(tokio::net::TcpStream::connect(control.listen_address()).await.unwrap());
@@ -196,6 +205,8 @@ async fn a_flood_of_connections_keeps_no_client_out() {
         closed.expect("the oldest made room, long before its handshake is over its time").ok(),
         Some(1)
     );
+    let answer = ask(&mut pushes, &address, http::Method::GET, "/v2/", &token, b"").await;
+    assert_eq!(answer.status(), 200, "who has shown a good token stays");
     drop(idle);
     control.shutdown().await;
 }
