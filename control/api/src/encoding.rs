@@ -1,7 +1,10 @@
 //! In which encoding an answer goes out: JSON, or YAML and Kubernetes' protobuf where the client takes no JSON.
 //!
 //! All answers are made in JSON. One that goes out otherwise is made anew of it, as a whole, in its user's turn for what
-//! takes long; so it may not be larger than [`ENCODED_BYTES_MAX`].
+//! takes long; so it may not be larger than [`ENCODED_BYTES_MAX`]. A watch's events are made anew one by one, each for every
+//! watch: so there may not be many of these.
+
+use std::sync::Arc;
 
 use axum::{
     body::{Body, to_bytes},
@@ -9,15 +12,15 @@ use axum::{
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use coracle_objects::Endpoint;
-use futures::StreamExt;
-use http::{HeaderMap, HeaderValue, header};
+use futures::{Stream, StreamExt};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::Value;
 
 use crate::{
-    answer::{MediaRange, accepted},
+    answer::{self, MediaRange, accepted},
     body::protobuf,
     error::ApiError,
-    heavy::Bounds,
+    heavy::{Bounds, LARGE_BYTES},
     path::ResourcePath,
     sending,
 };
@@ -113,24 +116,38 @@ impl Encoding {
         }
     }
 
-    /// A watch's events in this encoding, of its lines of JSON. There is no stream of YAML.
-    pub fn encode_watch(self, answer: Response) -> Result<Response, ApiError> {
-        match self {
-            _ if !is_in_json(&answer) => Ok(answer),
-            Self::Json => Ok(answer),
-            Self::Yaml => Err(ApiError::NotAcceptable {
-                accepted: "application/json, application/vnd.kubernetes.protobuf",
-            }),
-            Self::Protobuf => {
-                let mut answer = answer.map(|body| {
-                    let mut lines = BytesMut::new();
-                    Body::from_stream(body.into_data_stream().map(move |frame| events(&mut lines, &frame?)))
-                });
-                let media_type = HeaderValue::from_static(PROTOBUF_WATCH);
-                answer.headers_mut().insert(header::CONTENT_TYPE, media_type);
-                Ok(answer)
+    /// The answer to a watch, of frames of JSON that each hold whole lines, one an event. There is no stream of YAML.
+    pub async fn stream(
+        self,
+        frames: impl Stream<Item = Bytes> + Send + 'static,
+        bounds: &Arc<Bounds>,
+        user: &str,
+    ) -> Result<Response, ApiError> {
+        let (media_type, body) = match self {
+            Self::Json => (JSON, Body::from_stream(frames.map(Ok::<_, axum::Error>))),
+            Self::Yaml => {
+                let accepted = "application/json, application/vnd.kubernetes.protobuf";
+                return Err(ApiError::NotAcceptable { accepted });
             }
-        }
+            Self::Protobuf => {
+                let turn = bounds.enter_encoded_watch(user).await?;
+                let (bounds, user) = (bounds.clone(), Arc::<str>::from(user));
+                let encoded = frames.then(move |frame| {
+                    let _held = &turn;
+                    let (bounds, user) = (bounds.clone(), user.clone());
+                    async move {
+                        if frame.len() <= LARGE_BYTES {
+                            return events(&frame);
+                        }
+                        bounds.work(&user, move || events(&frame)).await.map_err(axum::Error::new)?
+                    }
+                });
+                (PROTOBUF_WATCH, Body::from_stream(encoded))
+            }
+        };
+        let mut answer = answer::json_bytes(StatusCode::OK, sending::while_taken(body));
+        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+        Ok(answer)
     }
 
     fn media_type(self) -> &'static str {
@@ -165,13 +182,11 @@ fn not_in_protobuf(error: protobuf::ProtobufError) -> ApiError {
     }
 }
 
-/// The events that are whole with this frame, each behind its length in four bytes.
-fn events(lines: &mut BytesMut, frame: &[u8]) -> Result<Bytes, axum::Error> {
-    lines.extend_from_slice(frame);
+/// The events of a frame, each behind its length in four bytes.
+fn events(frame: &[u8]) -> Result<Bytes, axum::Error> {
     let mut encoded = BytesMut::new();
-    while let Some(end) = lines.iter().position(|byte| *byte == b'\n') {
-        let line = lines.split_to(end + 1);
-        let event: Value = serde_json::from_slice(&line).map_err(axum::Error::new)?;
+    for line in frame.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let event: Value = serde_json::from_slice(line).map_err(axum::Error::new)?;
         let event = protobuf::encode_event(&event).map_err(axum::Error::new)?;
         let length = u32::try_from(event.len()).map_err(axum::Error::new)?;
         encoded.put_u32(length);
@@ -216,16 +231,12 @@ mod tests {
     }
 
     #[test]
-    fn events_come_one_behind_the_other_however_the_lines_are_cut() {
+    fn events_come_one_behind_the_other() {
         let line = b"{\"type\":\"ADDED\",\"object\":{\"kind\":\"ConfigMap\",\"apiVersion\":\"v1\",\"metadata\":{\"name\":\"a\"}}}\n";
-        let mut lines = BytesMut::new();
-        let whole = events(&mut lines, &[&line[..], &line[..]].concat()).unwrap();
-        let mut parts = events(&mut lines, &line[..20]).unwrap().to_vec();
-        assert!(parts.is_empty());
-        parts.extend(events(&mut lines, &[&line[20..], &line[..7]].concat()).unwrap());
-        parts.extend(events(&mut lines, &line[7..]).unwrap());
-        assert_eq!(parts, whole);
-        let length = u32::from_be_bytes(whole[..4].try_into().unwrap()) as usize;
-        assert_eq!(2 * (length + 4), whole.len());
+        let one = events(line).unwrap();
+        let length = u32::from_be_bytes(one[..4].try_into().unwrap()) as usize;
+        assert_eq!(length + 4, one.len());
+        assert_eq!(events(&line.repeat(2)).unwrap(), one.repeat(2));
+        assert!(events(&line[..20]).is_err());
     }
 }

@@ -23,13 +23,15 @@ const WRITES_MAX: usize = 200;
 /// The part of these that one user may have is a half; so many times that may be there, most of them waiting.
 const PRESENT_TIMES: usize = 10;
 /// A body or a stored object beyond this is large, in bytes.
-const LARGE_BYTES: usize = 64 * 1024;
+pub const LARGE_BYTES: usize = 64 * 1024;
 /// A table of more objects than this takes long to walk over.
 const LONG_TABLE: usize = 1000;
 /// Answers that are made anew in another encoding, from when they are gathered until they are sent: each is in memory whole. A
 /// user has a half, and so many that may be there.
 const ENCODED_MAX: usize = 16;
 const ENCODED_PRESENT_MAX: usize = 100;
+/// Watches whose events are made anew in another encoding, each for itself. A user has a half, and so many that may wait.
+const ENCODED_WATCHES_MAX: usize = 256;
 /// Heavy requests of one user that may be there, most of them waiting.
 const HEAVY_PRESENT_MAX: usize = 100;
 
@@ -39,6 +41,7 @@ pub struct Bounds {
     writes: Lane,
     heavy: Lane,
     encoded: Lane,
+    encoded_watches: Lane,
 }
 
 impl Default for Bounds {
@@ -50,6 +53,7 @@ impl Default for Bounds {
             writes: shared(WRITES_MAX),
             heavy: Lane::new(cores, cores / 2, HEAVY_PRESENT_MAX),
             encoded: Lane::new(ENCODED_MAX, ENCODED_MAX / 2, ENCODED_PRESENT_MAX),
+            encoded_watches: Lane::new(ENCODED_WATCHES_MAX, ENCODED_WATCHES_MAX / 2, ENCODED_WATCHES_MAX),
         }
     }
 }
@@ -64,6 +68,11 @@ impl Bounds {
     /// Waits until one more of the user's answers may be encoded.
     pub async fn enter_encoded(&self, user: &str) -> Result<Turn, ApiError> {
         self.encoded.enter(user).await
+    }
+
+    /// Waits until the user may have one more watch in another encoding.
+    pub async fn enter_encoded_watch(&self, user: &str) -> Result<Turn, ApiError> {
+        self.encoded_watches.enter(user).await
     }
 
     /// Carries out a request that is heavy on a thread where it is in nobody's way. It is finished also where its

@@ -164,8 +164,7 @@ async fn handle<S: Storage, N: Nodes>(
             };
             // What goes on has no turn: it would keep it for hours.
             if asked.is_long_running() {
-                let answer = verbs::dispatch(api, &request).await?;
-                return request.context.encoding.encode_watch(answer);
+                return verbs::dispatch(api, &request).await;
             }
             let turn = api.bounds.enter(&request.context.user.name, !reading).await?;
             let Context { deadline, encoding, .. } = request.context;

@@ -2,11 +2,10 @@
 
 use std::{collections::VecDeque, future, pin::Pin, sync::Arc, time::Duration};
 
-use axum::{body::Body, response::Response};
+use axum::response::Response;
 use bytes::{BufMut, Bytes, BytesMut};
 use coracle_objects::{Event, EventKind, Kind, Object, Revision, View};
 use futures::{FutureExt, StreamExt, stream};
-use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
@@ -17,9 +16,9 @@ use crate::{
     meter::Watching,
     options::ListOptions,
     readable,
-    request::Request,
+    request::{Context, Request},
     router::Api,
-    sending::{self, FRAME_BYTES},
+    sending::FRAME_BYTES,
     storage::{Nodes, Storage, WatchItem, WatchStream},
     table,
     verbs::list,
@@ -68,9 +67,10 @@ pub async fn watch<S: Storage, N: Nodes>(
     let frames = stream::unfold(watcher, |mut watcher| async move {
         let frame = watcher.next_frame().await?;
         watcher.count();
-        Some((Ok::<_, std::convert::Infallible>(frame), watcher))
+        Some((frame, watcher))
     });
-    Ok(answer::json_bytes(StatusCode::OK, sending::while_taken(Body::from_stream(frames))))
+    let Context { encoding, user, .. } = &request.context;
+    encoding.stream(frames, &api.bounds, &user.name).await
 }
 
 fn matching(view: &View, request: &Request, options: &ListOptions) -> VecDeque<Arc<Object>> {

@@ -9,6 +9,7 @@ use axum::{
     http::{StatusCode, header},
 };
 use coracle_api::UserInfo;
+use futures::StreamExt;
 use serde_json::{Value, json};
 use support::{Lines, ask, cluster};
 
@@ -145,6 +146,40 @@ async fn yaml_and_protobuf_go_out_where_json_is_not_taken() {
     let events = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
     let length = u32::from_be_bytes(events[..4].try_into().unwrap()) as usize;
     assert!(events.len() >= 4 + length && events[4..].starts_with(b"\x0a\x05ADDED\x12"), "{events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_in_protobuf_are_few_and_those_that_end_make_room() {
+    let (_, router) = cluster();
+    // More than is encoded beside other requests.
+    let data = json!({ "k": "x".repeat(100_000) });
+    let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "data": data });
+    ask("POST", MAPS).json(map).ok(&router).await;
+    let watch = async || {
+        let accept = "application/vnd.kubernetes.protobuf";
+        ask("GET", &format!("{MAPS}?watch=true&timeoutSeconds=3600"))
+            .header(header::ACCEPT, accept)
+            .send(&router)
+            .await
+    };
+    let mut open = vec![];
+    for _ in 0..128 {
+        open.push(watch().await);
+    }
+    assert!(open.iter().all(|answer| answer.status() == 200));
+    assert_eq!(watch().await.status(), 429, "of one user");
+    let plain = ask("GET", &format!("{MAPS}?watch=true")).send(&router).await;
+    assert_eq!(plain.status(), 200, "JSON has no bound");
+    let mut event = open.pop().unwrap().into_body().into_data_stream();
+    let mut read = vec![];
+    while read.len() < 100_000 {
+        read.extend(event.next().await.unwrap().unwrap());
+    }
+    let length = u32::from_be_bytes(read[..4].try_into().unwrap()) as usize;
+    assert_eq!(read.len(), 4 + length);
+    assert_eq!(watch().await.status(), 429, "it goes on");
+    drop(event);
+    assert_eq!(watch().await.status(), 200);
 }
 
 #[tokio::test]
