@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use coracle_api::{ProposeError, Storage, Unsettled, WriteError, settle, write};
+use coracle_api::{ProposeError, Storage, Unsettled, WriteError, settle};
 use coracle_leader::drafts::{editable, encode, new_draft};
 use coracle_objects::{Expect, Object, ObjectKey, Revision, Transaction, View};
 use jiff::Timestamp;
@@ -222,14 +222,19 @@ fn owned(object: &Object, artifact: &Artifact) -> Result<Artifact, ArtifactError
 
 /// Takes a tag away; whether there was one. The manifest stays.
 pub async fn delete_tag(storage: &impl Storage, repository: &str, tag: &str) -> Result<bool, WriteError> {
-    let written = write(storage, |view| {
-        let lost = find(view, repository, tag)?;
-        let key = lost.key();
-        let mut transaction = Transaction::delete(key.clone(), view.get(&key)?.revision);
-        transaction.join(keep(view, &[lost], Timestamp::now()));
-        Some(transaction)
+    let (repository, tag) = (repository.to_owned(), tag.to_owned());
+    let deleted = carry_out(storage, move |view| {
+        plan_deletion_of_tag(view, &repository, &tag).map(Some).ok_or(Deleted::Nothing)
     });
-    Ok(written.await?.is_some())
+    Ok(deleted.await?.is_ok())
+}
+
+fn plan_deletion_of_tag(view: &View, repository: &str, tag: &str) -> Option<Transaction> {
+    let lost = find(view, repository, tag)?;
+    let key = lost.key();
+    let mut transaction = Transaction::delete(key.clone(), view.get(&key)?.revision);
+    transaction.join(keep(view, &[lost], Timestamp::now()));
+    Some(transaction)
 }
 
 /// What became of a deletion.

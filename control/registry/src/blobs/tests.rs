@@ -1,5 +1,7 @@
 //! Blobs as they come, are kept, and are not there.
 
+use std::os::unix::fs::PermissionsExt;
+
 use futures::TryStreamExt;
 
 use super::*;
@@ -97,4 +99,21 @@ async fn a_blob_is_hidden_in_one_repository_until_it_comes_again() {
     again.show("team/app", &digest).await.unwrap();
     again.show("team/app", &digest).await.unwrap();
     assert!(!again.is_hidden("team/app", &digest).await);
+}
+
+#[tokio::test]
+async fn what_hides_a_blob_is_bounded_and_private() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path(), || true).unwrap();
+    let digest = Digest::of(b"content");
+    for number in 0..=hidden::MARKS_MAX {
+        blobs.hide(&format!("team/app{number}"), &digest).await.unwrap();
+    }
+    let folder = blobs.marks(&digest);
+    let marks: Vec<_> = fs::read_dir(&folder).unwrap().map(|mark| mark.unwrap()).collect();
+    assert_eq!(marks.len(), hidden::MARKS_MAX);
+    assert!(blobs.is_hidden(&format!("team/app{}", hidden::MARKS_MAX), &digest).await, "the newest");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&folder), mode(folder.parent().unwrap())), (0o700, 0o700));
+    assert_eq!(mode(&marks[0].path()), 0o600);
 }
