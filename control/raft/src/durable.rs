@@ -18,8 +18,8 @@ pub fn close(path: &Path) -> io::Result<bool> {
     Ok(open)
 }
 
-/// Makes a directory and what is missing above it for this user alone, so that they outlast a crash: whatever is synced in it later would go
-/// with it otherwise. Also where an earlier call was cut short before its sync.
+/// Makes a directory and what is missing above it for this user alone, so that they outlast a crash: whatever is synced in
+/// it later would go with it otherwise. Also where an earlier call was cut short before its sync.
 pub fn create_dirs(path: &Path) -> io::Result<()> {
     create_dirs_with(path, sync_directory)
 }

@@ -21,6 +21,7 @@ struct Met {
 pub struct Whereabouts {
     peers: Arc<Peers>,
     transport: GrpcTransport,
+    /// Held while addresses are set, so that none of two that set them at once is lost.
     met: Mutex<BTreeMap<u64, Met>>,
 }
 
@@ -31,25 +32,24 @@ impl Whereabouts {
 
     /// Uses these addresses, but for members that were met elsewhere since theirs were written down.
     pub fn follow(&self, mut written: BTreeMap<u64, String>) {
-        self.overlay(&mut written);
+        let mut met = self.met.lock();
+        overlay(&mut met, &mut written);
         self.set(written);
     }
 
     /// Puts where members were met in the place of what was written of them before. Who is not written of is no member.
     pub fn overlay(&self, written: &mut BTreeMap<u64, String>) {
-        let mut met = self.met.lock();
-        met.retain(|id, met| written.contains_key(id) && written.get(id) == met.instead_of.as_ref());
-        written.extend(met.iter().map(|(id, met)| (*id, met.address.clone())));
+        overlay(&mut self.met.lock(), written);
     }
 
     /// Takes note of members that were met, or heard of, at these addresses. Whether that was news.
     pub fn learn(&self, found: impl IntoIterator<Item = (u64, String)>) -> bool {
+        let mut met = self.met.lock();
         let mut addresses = self.peers.addresses();
         let before = addresses.clone();
         for (id, address) in found.into_iter().filter(|(_, address)| !address.is_empty()) {
             let old = addresses.insert(id, address.clone());
             if old.as_ref() != Some(&address) {
-                let mut met = self.met.lock();
                 let instead_of = met.remove(&id).map_or(old, |earlier| earlier.instead_of);
                 met.insert(id, Met { address, instead_of });
             }
@@ -65,4 +65,9 @@ impl Whereabouts {
         self.peers.set(&addresses);
         self.transport.set_peers(addresses);
     }
+}
+
+fn overlay(met: &mut BTreeMap<u64, Met>, written: &mut BTreeMap<u64, String>) {
+    met.retain(|id, met| written.contains_key(id) && written.get(id) == met.instead_of.as_ref());
+    written.extend(met.iter().map(|(id, met)| (*id, met.address.clone())));
 }
