@@ -1,6 +1,5 @@
 //! Programs: from the start to the end of what is entered once.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use wasmtime::Instance;
@@ -8,7 +7,6 @@ use wasmtime::Instance;
 use crate::artifact::Pre;
 use crate::executor::JoinError;
 use crate::exit::Exit;
-use crate::net::Listener;
 use crate::sandbox::{Sandbox, StartError};
 use crate::store::GuestStore;
 
@@ -16,7 +14,7 @@ use crate::store::GuestStore;
 pub(crate) fn start(sandbox: &Arc<Sandbox>, ports: &[u16]) -> Result<(), StartError> {
     let store = match &sandbox.artifact.pre {
         Pre::CommandP1(_) => {
-            let listeners = ports.iter().map(|port| listen(sandbox, *port)).collect::<Result<_, _>>()?;
+            let listeners = ports.iter().map(|port| sandbox.listen(*port)).collect::<Result<_, _>>()?;
             sandbox.store_of_module(sandbox.share.take()?, listeners)?
         }
         _ => sandbox.store(sandbox.share.take()?)?,
@@ -37,11 +35,6 @@ pub(crate) fn start(sandbox: &Arc<Sandbox>, ports: &[u16]) -> Result<(), StartEr
         sandbox.end(exit);
     });
     Ok(())
-}
-
-fn listen(sandbox: &Sandbox, port: u16) -> Result<Listener, StartError> {
-    let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
-    sandbox.grants.namespace.listen(address).map_err(|source| StartError::Port { port, source })
 }
 
 /// Runs a program from its instantiation to its end. The store is gone, and with it all that it held, on return.

@@ -1,9 +1,12 @@
 //! What of a guest's backtrace is told: the program's own functions first, and not how its language panics.
 
-use std::borrow::Cow;
+use std::fmt::{self, Write};
 
 /// Frames that are named.
 const FRAMES_MAX: usize = 8;
+
+/// Bytes of a name that are told. A mangled name can stand for far more than it is long: its parts refer to each other.
+const NAME_BYTES_MAX: usize = 384;
 
 /// How languages end a program that has gone wrong, from within: by how the names of those functions begin.
 const PANICS: &[&str] = &[
@@ -63,7 +66,7 @@ const LIBRARIES: &[&str] =
 /// The frames, innermost first, as lines that name at most a few. What lies within the program's innermost own function is
 /// left out where it is how a panic goes on, or a library's.
 pub(crate) fn told<'a>(frames: impl Iterator<Item = (Option<&'a str>, u32)>) -> String {
-    let names: Vec<Cow<'_, str>> = frames.map(|(name, index)| readable(name, index)).collect();
+    let names: Vec<String> = frames.map(|(name, index)| readable(name, index)).collect();
     let is_one_of = |name: &str, known: &[&str]| known.iter().any(|begin| bare(name).starts_with(begin));
     let is_panic = |name: &str| is_one_of(name, PANICS) || ENDS.contains(&name);
     let own = names.iter().position(|name| !is_panic(name) && !is_one_of(name, LIBRARIES));
@@ -81,12 +84,31 @@ pub(crate) fn told<'a>(frames: impl Iterator<Item = (Option<&'a str>, u32)>) -> 
     text
 }
 
-/// A function's name as its programmer wrote it.
-fn readable(name: Option<&str>, index: u32) -> Cow<'_, str> {
-    let Some(name) = name else { return format!("function {index}").into() };
-    match rustc_demangle::try_demangle(name) {
-        Ok(demangled) => format!("{demangled:#}").into(),
-        Err(_) => without_hash(name).into(),
+/// A function's name as its programmer wrote it, or the beginning of it.
+fn readable(name: Option<&str>, index: u32) -> String {
+    let Some(name) = name else { return format!("function {index}") };
+    let mut told = Beginning(String::new());
+    // An error is the end of the room.
+    let _ = match rustc_demangle::try_demangle(name) {
+        Ok(demangled) => write!(told, "{demangled:#}"),
+        Err(_) => told.write_str(without_hash(name)),
+    };
+    told.0
+}
+
+/// Takes as much of a text as is told, and asks for no more.
+struct Beginning(String);
+
+impl Write for Beginning {
+    fn write_str(&mut self, piece: &str) -> fmt::Result {
+        let room = NAME_BYTES_MAX.saturating_sub(self.0.len());
+        if piece.len() <= room {
+            self.0.push_str(piece);
+            return Ok(());
+        }
+        self.0.push_str(&piece[..piece.floor_char_boundary(room)]);
+        self.0.push_str(" ...");
+        Err(fmt::Error)
     }
 }
 
@@ -145,6 +167,28 @@ mod tests {
         assert_eq!(of(&["_RNvNtCs1234_4shop4cart5total"]), "\n    at shop::cart::total");
         assert_eq!(of(&["operator new(unsigned long)"]), "\n    at operator new(unsigned long)");
         assert_eq!(told([(None, 7)].into_iter()), "\n    at function 7");
+    }
+
+    #[test]
+    fn of_a_name_that_grows_as_it_is_read_the_beginning_is_told() {
+        // A function with type parameters that are ten times the one before each, by reference: 10^8 numbers in 300 bytes.
+        let mut name = "_RINvC1a1f".to_owned();
+        let mut part = "j".to_owned();
+        for _ in 0..8 {
+            // Where it stands, counted from behind the prefix, as a number to the base of 62.
+            let at = name.len() - "_R".len() - 1;
+            let digit = |digit: usize| {
+                char::from_digit(digit as u32, 36).unwrap_or_else(|| (b'A' + (digit - 36) as u8).into())
+            };
+            name += &format!("T{}E", part.repeat(10));
+            part = format!("B{}{}_", digit(at / 62), digit(at % 62));
+        }
+        name += "E";
+        let told = of(&[&name]);
+        assert!(told.starts_with("\n    at a::f::<(usize, usize, ") && told.ends_with(" ..."), "{told}");
+        assert!(told.len() < NAME_BYTES_MAX + 20, "{}", told.len());
+        let long = "a".repeat(10_000);
+        assert_eq!(of(&[&long]).len(), "\n    at  ...".len() + NAME_BYTES_MAX);
     }
 
     #[test]

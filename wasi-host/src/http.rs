@@ -15,7 +15,6 @@ mod outgoing;
 mod p2;
 mod p3;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,9 +33,9 @@ use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
 use crate::artifact::Pre;
 use crate::exit::Exit;
-use crate::net::{BoxError, Client, HttpBody, HttpError, HttpService, NetError, RequestId, Unanswered};
+use crate::net::{BoxError, Client, HttpBody, HttpError, HttpService, RequestId, Unanswered};
 use crate::refusals::{Bound, Refused, What};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, StartError};
 use crate::serving::PROBES_MAX;
 
 pub(crate) use capability::PodHttp;
@@ -88,9 +87,8 @@ struct Foreign(Arc<str>);
 struct Probe;
 
 /// Serves an HTTP component, as a value and on the pod's port.
-pub(crate) fn start(sandbox: &Arc<Sandbox>, port: u16, timeout: Duration) -> Result<(), NetError> {
-    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
-    let listener = sandbox.grants.namespace.listen(address)?;
+pub(crate) fn start(sandbox: &Arc<Sandbox>, port: u16, timeout: Duration) -> Result<(), StartError> {
+    let listener = sandbox.listen(port)?;
     let server = Arc::new(Server {
         sandbox: Arc::clone(sandbox),
         timeout,

@@ -76,6 +76,11 @@ impl Meter {
         Ok(())
     }
 
+    /// So many things that one call keeps, each as much as what stands in the table, until the charge is dropped.
+    pub(crate) fn of_call(&self, things: u32) -> Result<Charge, Refused> {
+        self.charge.account().charge(Holding::Heap, u64::from(things) * PLACE_BYTES)
+    }
+
     /// Before a call: has the table grow where it is nearly full. Places are used again, so that one near the end is taken
     /// only where all before it have been.
     pub(crate) fn make_room(&mut self, table: &mut ResourceTable) {

@@ -1,6 +1,7 @@
 //! Pods and containers: the public face of running a guest.
 
 use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -125,6 +126,17 @@ pub enum StartError {
         /// What the system said.
         message: String,
     },
+    /// A container of the pod listens on the port.
+    #[error(
+        "cannot listen on port {port} of the pod: its container {by} does, and the containers of a pod share one set of \
+         ports: give one of the two another containerPort"
+    )]
+    PortTaken {
+        /// The port.
+        port: u16,
+        /// Whose it is.
+        by: Arc<str>,
+    },
     /// A port cannot be listened on.
     #[error("cannot listen on port {port} of the pod: {source}")]
     Port {
@@ -202,7 +214,7 @@ impl Pod {
             Entry::HttpP2 | Entry::HttpP3 => {
                 let port = spec.http_port.unwrap_or(HTTP_PORT_DEFAULT);
                 let timeout = spec.http_timeout.unwrap_or(HTTP_TIMEOUT_DEFAULT);
-                http::start(&sandbox, port, timeout).map_err(|source| StartError::Port { port, source })?;
+                http::start(&sandbox, port, timeout)?;
             }
         }
         tracing::debug!(container = spec.name, entry = ?spec.artifact.entry(), "container started");
@@ -216,7 +228,7 @@ impl Pod {
             spec,
             env: &env.collect(),
             // What the container listens on is its own: it can be stopped by itself.
-            namespace: &pod.namespace.scoped(),
+            namespace: &pod.namespace.scoped(&spec.name),
             account: &pod.account.container(spec.limits.memory_bytes),
             disk: &pod.disk,
             host: &pod.host,
@@ -373,6 +385,16 @@ impl Sandbox {
         Ok(store.into())
     }
 
+    /// Listens on a port of the pod.
+    pub(crate) fn listen(&self, port: u16) -> Result<Listener, StartError> {
+        let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+        let namespace = &self.grants.namespace;
+        namespace.listen(address).map_err(|source| match namespace.tcp_owner(address) {
+            Some(by) if source == NetError::AddressInUse => StartError::PortTaken { port, by },
+            _ => StartError::Port { port, source },
+        })
+    }
+
     /// What an error that ended a call of the guest means.
     pub(crate) fn classify(&self, error: &wasmtime::Error) -> Exit {
         exit::classify(error, &self.account, self.group.is_killed(), self.disk.refusal())
@@ -405,8 +427,9 @@ impl Sandbox {
 
     fn kill(&self) {
         self.grants.namespace.withdraw_http();
-        self.stop.cancel();
+        // Before its input ends: a guest that waits for that must not end by itself.
         self.group.kill();
+        self.stop.cancel();
         self.ended.cancel();
     }
 }

@@ -20,8 +20,6 @@ const SPACES_MIN: usize = 16;
 #[derive(Debug)]
 pub struct Bound {
     pub(crate) shared: Arc<Shared>,
-    /// Whose handle of the namespace it was made with.
-    pub(crate) owner: u64,
     pub(crate) address: SocketAddr,
     pub(crate) _seat: Seat,
 }
@@ -36,7 +34,7 @@ impl Bound {
     pub fn listen(self, backlog: usize) -> Result<Listener, NetError> {
         let backlog = backlog.clamp(1, self.shared.limits.backlog_max);
         let queue = Arc::new(AcceptQueue::new(backlog));
-        self.shared.start_listening(self.address, self.owner, queue.clone())?;
+        self.shared.start_listening(self.address, queue.clone())?;
         Ok(Listener { queue, bound: self })
     }
 }

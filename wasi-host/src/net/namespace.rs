@@ -43,8 +43,14 @@ pub struct NamespaceConfig {
 #[derive(Clone)]
 pub struct Namespace {
     shared: Arc<Shared>,
-    /// Whose handle this is: 0 is the pod's own, others are from [`Namespace::scoped`].
-    owner: u64,
+    owner: Owner,
+}
+
+/// Whose handle it is: 0 is the pod's own, others are from [`Namespace::scoped`].
+#[derive(Debug, Clone)]
+struct Owner {
+    id: u64,
+    name: Arc<str>,
 }
 
 /// What all sockets of a namespace hang on.
@@ -70,19 +76,16 @@ struct Tables {
 
 /// An HTTP component that may be called without a socket, and who offers it.
 struct Offer {
-    owner: u64,
+    owner: Owner,
     service: Arc<dyn HttpService>,
 }
 
 /// What stands at a TCP port.
 #[derive(Debug)]
-enum TcpSlot {
-    /// Taken, and connections are refused.
-    Bound,
-    Listening {
-        owner: u64,
-        queue: Arc<AcceptQueue>,
-    },
+struct TcpSlot {
+    owner: Owner,
+    /// Without one it is taken, and connections are refused.
+    queue: Option<Arc<AcceptQueue>>,
 }
 
 /// Where a packet to some address goes, and the address it comes from.
@@ -117,14 +120,14 @@ impl Namespace {
             next_owner: AtomicU64::new(1),
             tables: Mutex::new(tables),
         };
-        Namespace { shared: Arc::new(shared), owner: 0 }
+        Namespace { shared: Arc::new(shared), owner: Owner { id: 0, name: "".into() } }
     }
 
-    /// The same namespace, by a handle with an owner of its own, e.g. one container's.
+    /// The same namespace, by a handle with an owner of its own, e.g. the container of this name.
     #[must_use]
-    pub fn scoped(&self) -> Namespace {
-        let owner = self.shared.next_owner.fetch_add(1, Ordering::Relaxed);
-        Namespace { shared: Arc::clone(&self.shared), owner }
+    pub fn scoped(&self, name: &str) -> Namespace {
+        let id = self.shared.next_owner.fetch_add(1, Ordering::Relaxed);
+        Namespace { shared: Arc::clone(&self.shared), owner: Owner { id, name: name.into() } }
     }
 
     /// The pod's name.
@@ -162,8 +165,15 @@ impl Namespace {
         self.shared.check_bindable(address.ip())?;
         let seat = self.shared.seats.take()?;
         let mut tables = self.shared.tables_up()?;
-        let address = tables.tcp.bind(address, TcpSlot::Bound)?;
-        Ok(Bound { shared: self.shared.clone(), owner: self.owner, address, _seat: seat })
+        let slot = TcpSlot { owner: self.owner.clone(), queue: None };
+        let address = tables.tcp.bind(address, slot)?;
+        Ok(Bound { shared: self.shared.clone(), address, _seat: seat })
+    }
+
+    /// The name of who keeps others from a TCP address.
+    pub(crate) fn tcp_owner(&self, address: SocketAddr) -> Option<Arc<str>> {
+        let tables = self.shared.tables.lock();
+        tables.tcp.conflicting(address).map(|slot| Arc::clone(&slot.owner.name))
     }
 
     /// Takes a TCP address and listens on it.
@@ -311,12 +321,12 @@ impl Namespace {
 
     /// Offers an HTTP component that may be called without a socket. A later one on the same port replaces it.
     pub fn serve_http(&self, port: u16, service: Arc<dyn HttpService>) {
-        self.shared.tables.lock().http.insert(port, Offer { owner: self.owner, service });
+        self.shared.tables.lock().http.insert(port, Offer { owner: self.owner.clone(), service });
     }
 
     /// Takes this owner's offers of [`Namespace::serve_http`] back: callers look for another endpoint from now on.
     pub fn withdraw_http(&self) {
-        self.shared.tables.lock().http.retain(|_, offer| offer.owner != self.owner);
+        self.shared.tables.lock().http.retain(|_, offer| offer.owner.id != self.owner.id);
     }
 
     /// The HTTP component on a port, if there is one.
@@ -329,7 +339,8 @@ impl Namespace {
     pub fn close_listeners(&self) {
         let queues: Vec<Arc<AcceptQueue>> = {
             let tables = self.shared.tables.lock();
-            tables.tcp.slots().filter_map(|slot| slot.queue_of(self.owner)).collect()
+            let own = tables.tcp.slots().filter(|slot| slot.owner.id == self.owner.id);
+            own.filter_map(|slot| slot.queue.clone()).collect()
         };
         queues.iter().for_each(|queue| queue.close());
     }
@@ -339,7 +350,8 @@ impl Namespace {
         let mut tables = self.shared.tables.lock();
         tables.down = true;
         tables.http.clear();
-        let listening: Vec<Arc<AcceptQueue>> = tables.tcp.slots().filter_map(TcpSlot::queue).collect();
+        let listening: Vec<Arc<AcceptQueue>> =
+            tables.tcp.slots().filter_map(|slot| slot.queue.clone()).collect();
         let mailboxes: Vec<Arc<Mailbox>> = tables.udp.slots().cloned().collect();
         drop(tables);
         listening.iter().for_each(|queue| queue.close());
@@ -421,12 +433,11 @@ impl Shared {
     pub(crate) fn start_listening(
         &self,
         address: SocketAddr,
-        owner: u64,
         queue: Arc<AcceptQueue>,
     ) -> Result<(), NetError> {
         match self.tables_up()?.tcp.get_mut(address) {
             Some(slot) => {
-                *slot = TcpSlot::Listening { owner, queue };
+                slot.queue = Some(queue);
                 Ok(())
             }
             None => Err(NetError::InvalidInput),
@@ -443,7 +454,7 @@ impl Shared {
 
     fn accept_queue(&self, to: SocketAddr) -> Result<Arc<AcceptQueue>, NetError> {
         let tables = self.tables_up()?;
-        tables.tcp.find(to).and_then(TcpSlot::queue).ok_or(NetError::ConnectionRefused)
+        tables.tcp.find(to).and_then(|slot| slot.queue.clone()).ok_or(NetError::ConnectionRefused)
     }
 
     /// Who has the address that a connection to the pod comes from.
@@ -530,22 +541,6 @@ impl Shared {
     ) -> Result<(), NetError> {
         let mailbox = self.tables_up()?.udp.find(to).cloned().ok_or(NetError::ConnectionRefused)?;
         mailbox.put(from, caller, payload)
-    }
-}
-
-impl TcpSlot {
-    fn queue(&self) -> Option<Arc<AcceptQueue>> {
-        match self {
-            TcpSlot::Bound => None,
-            TcpSlot::Listening { queue, .. } => Some(queue.clone()),
-        }
-    }
-
-    fn queue_of(&self, wanted: u64) -> Option<Arc<AcceptQueue>> {
-        match self {
-            TcpSlot::Listening { owner, queue } if *owner == wanted => Some(queue.clone()),
-            _ => None,
-        }
     }
 }
 

@@ -28,7 +28,7 @@ impl<T> PortTable<T> {
     pub(crate) fn bind(&mut self, address: SocketAddr, slot: T) -> Result<SocketAddr, NetError> {
         let port = match address.port() {
             0 => self.free_port(address.ip()).ok_or(NetError::AddressInUse)?,
-            port if self.conflicts(address.ip(), port) => return Err(NetError::AddressInUse),
+            _ if self.conflicting(address).is_some() => return Err(NetError::AddressInUse),
             port => port,
         };
         self.ports.entry(port).or_default().push((address.ip(), slot));
@@ -66,7 +66,7 @@ impl<T> PortTable<T> {
             let port = self.next_ephemeral;
             self.next_ephemeral =
                 if port == *EPHEMERAL_PORTS.end() { *EPHEMERAL_PORTS.start() } else { port + 1 };
-            if !self.conflicts(ip, port) {
+            if self.conflicting(SocketAddr::new(ip, port)).is_none() {
                 return Some(port);
             }
         }
@@ -78,12 +78,13 @@ impl<T> PortTable<T> {
         self.ports.values().flatten().map(|(_, slot)| slot)
     }
 
-    fn conflicts(&self, ip: IpAddr, port: u16) -> bool {
-        self.ports.get(&port).is_some_and(|slots| {
-            slots.iter().any(|(bound, _)| {
-                bound.is_ipv4() == ip.is_ipv4()
-                    && (*bound == ip || bound.is_unspecified() || ip.is_unspecified())
-            })
-        })
+    /// Who has the address, or a part of what it means.
+    pub(crate) fn conflicting(&self, address: SocketAddr) -> Option<&T> {
+        let ip = address.ip();
+        let conflicts = |bound: &IpAddr| {
+            bound.is_ipv4() == ip.is_ipv4() && (*bound == ip || bound.is_unspecified() || ip.is_unspecified())
+        };
+        let slots = self.ports.get(&address.port())?;
+        slots.iter().find(|(bound, _)| conflicts(bound)).map(|(_, slot)| slot)
     }
 }

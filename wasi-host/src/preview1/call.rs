@@ -9,6 +9,7 @@ use super::Preview1;
 use super::descriptors::{Entry, Fd};
 use super::errno::{Done, Errno, Failure};
 use crate::files::{Files, OpenDescriptor};
+use crate::ledger::Charge;
 use crate::linker::{Parts, State};
 
 /// Bytes that one call moves at most; a program asks again for the rest.
@@ -75,6 +76,12 @@ impl<'a> Call<'a> {
         closed.map(drop).map_err(|_| Errno::BADF)
     }
 
+    /// Has the container's account hold so many things of this call, as it holds what is open, until the charge is dropped.
+    pub(super) fn hold(&mut self, things: u32) -> Result<Charge, Errno> {
+        let Parts { meter, .. } = self.caller.data_mut().parts();
+        meter.of_call(things).map_err(|_| Errno::NOMEM)
+    }
+
     /// A file or directory.
     pub(super) fn opened(&mut self, fd: Fd) -> Result<OpenDescriptor, Errno> {
         match self.entry(fd)? {
@@ -83,7 +90,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// A directory, for paths in it.
+    /// A directory.
     pub(super) fn dir(&mut self, fd: Fd) -> Result<OpenDescriptor, Errno> {
         match self.entry(fd)? {
             Entry::Dir { opened, .. } => Ok(Arc::clone(opened)),
@@ -117,6 +124,11 @@ impl<'a> Call<'a> {
         }
         let text = std::str::from_utf8(self.bytes(at, len)?).map_err(|_| Errno::ILSEQ)?;
         Ok(text.to_owned())
+    }
+
+    /// A directory, and a path in it.
+    pub(super) fn at(&mut self, fd: Fd, path: u32, len: u32) -> Result<(OpenDescriptor, String), Errno> {
+        Ok((self.dir(fd)?, self.path(path, len)?))
     }
 
     /// A vector of a list: where it begins and how long it is.

@@ -17,6 +17,7 @@ impl Errno {
     pub(super) const ISDIR: Errno = Errno(31);
     pub(super) const NAMETOOLONG: Errno = Errno(37);
     pub(super) const NFILE: Errno = Errno(41);
+    pub(super) const NOMEM: Errno = Errno(48);
     pub(super) const NOTDIR: Errno = Errno(54);
     pub(super) const NOTSOCK: Errno = Errno(57);
     pub(super) const NOTCONN: Errno = Errno(53);

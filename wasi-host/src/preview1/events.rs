@@ -17,8 +17,11 @@ use super::errno::{Done, Errno, Failure};
 use crate::logs::LogStream;
 use crate::net::{Conn, Listener};
 
-/// What one call may wait for; as many as a store may have handles.
+/// Things that one call may wait for.
 const SUBSCRIPTIONS_MAX: u32 = 1_024;
+
+/// As many are part of what its store takes anyway: who waits for a few things is never refused.
+const SUBSCRIPTIONS_FREE: u32 = 8;
 
 const SUBSCRIPTION_BYTES: u32 = 48;
 const EVENT_BYTES: usize = 32;
@@ -61,6 +64,9 @@ pub(super) async fn poll_oneoff(call: &mut Call<'_>, from: u32, events: u32, cou
     if count == 0 || count > SUBSCRIPTIONS_MAX {
         return Err(Errno::INVAL.into());
     }
+    // Kept as long as what it is for.
+    let charged = count.saturating_sub(SUBSCRIPTIONS_FREE);
+    let _charge = if charged > 0 { Some(call.hold(charged)?) } else { None };
     let all = call.bytes(from, count * SUBSCRIPTION_BYTES)?.to_vec();
     let mut waits = Vec::new();
     for one in all.chunks_exact(SUBSCRIPTION_BYTES as usize) {

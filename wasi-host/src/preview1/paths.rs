@@ -20,7 +20,7 @@ pub(super) async fn path_open(
     flags: u32,
     out: u32,
 ) -> Done {
-    let (dir, path) = (call.dir(fd)?, call.path(path, len)?);
+    let (dir, path) = call.at(fd, path, len)?;
     let how = (open_flags(open), descriptor_flags(base, flags));
     let opened = call.files().open_at(dir, path_flags(lookup), path, how).await?;
     let entry = match opened.descriptor()? {
@@ -50,17 +50,17 @@ fn descriptor_flags(rights: u64, flags: u32) -> DescriptorFlags {
 }
 
 pub(super) async fn path_create_directory(call: &mut Call<'_>, fd: Fd, path: u32, len: u32) -> Done {
-    let (dir, path) = (call.dir(fd)?, call.path(path, len)?);
+    let (dir, path) = call.at(fd, path, len)?;
     Ok(call.files().create_directory_at(dir, path).await?)
 }
 
 pub(super) async fn path_remove_directory(call: &mut Call<'_>, fd: Fd, path: u32, len: u32) -> Done {
-    let (dir, path) = (call.dir(fd)?, call.path(path, len)?);
+    let (dir, path) = call.at(fd, path, len)?;
     Ok(call.files().remove_directory_at(dir, path).await?)
 }
 
 pub(super) async fn path_unlink_file(call: &mut Call<'_>, fd: Fd, path: u32, len: u32) -> Done {
-    let (dir, path) = (call.dir(fd)?, call.path(path, len)?);
+    let (dir, path) = call.at(fd, path, len)?;
     Ok(call.files().unlink_file_at(dir, path).await?)
 }
 
@@ -74,8 +74,8 @@ pub(super) async fn path_link(
     to_path: u32,
     to_len: u32,
 ) -> Done {
-    let (from, path) = (call.dir(fd)?, call.path(path, len)?);
-    let to = (call.dir(to_fd)?, call.path(to_path, to_len)?);
+    let (from, path) = call.at(fd, path, len)?;
+    let to = call.at(to_fd, to_path, to_len)?;
     Ok(call.files().link_at(from, path_flags(flags), path, to).await?)
 }
 
@@ -88,8 +88,8 @@ pub(super) async fn path_rename(
     to_path: u32,
     to_len: u32,
 ) -> Done {
-    let (from, path) = (call.dir(fd)?, call.path(path, len)?);
-    let to = (call.dir(to_fd)?, call.path(to_path, to_len)?);
+    let (from, path) = call.at(fd, path, len)?;
+    let to = call.at(to_fd, to_path, to_len)?;
     Ok(call.files().rename_at(from, path, to).await?)
 }
 
@@ -101,7 +101,8 @@ pub(super) async fn path_symlink(
     to_path: u32,
     to_len: u32,
 ) -> Done {
-    let (what, dir, path) = (call.path(path, len)?, call.dir(fd)?, call.path(to_path, to_len)?);
+    let what = call.path(path, len)?;
+    let (dir, path) = call.at(fd, to_path, to_len)?;
     Ok(call.files().symlink_at(dir, what, path).await?)
 }
 
@@ -114,7 +115,7 @@ pub(super) async fn path_readlink(
     room: u32,
     out: u32,
 ) -> Done {
-    let (dir, path) = (call.dir(fd)?, call.path(path, len)?);
+    let (dir, path) = call.at(fd, path, len)?;
     let target = call.files().readlink_at(dir, path).await?;
     let told = &target.as_bytes()[..target.len().min(room as usize)];
     call.write(buffer, told)?;

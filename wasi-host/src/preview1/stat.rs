@@ -66,8 +66,8 @@ pub(super) async fn path_filestat_get(
     len: u32,
     out: u32,
 ) -> Done {
-    let (dir, files, path) = (call.dir(fd)?, call.files(), call.path(path, len)?);
-    let flags = path_flags(flags);
+    let (dir, path) = call.at(fd, path, len)?;
+    let (files, flags) = (call.files(), path_flags(flags));
     let stat = files.stat_at(dir.clone(), flags, path.clone()).await?;
     let stat = filestat(&stat, &files.metadata_hash_at(dir, flags, path).await?);
     Ok(call.write(out, &stat)?)
@@ -101,7 +101,7 @@ pub(super) async fn path_filestat_set_times(
     which: u32,
 ) -> Done {
     let times = times(accessed, modified, which)?;
-    let (dir, path) = (call.dir(fd)?, call.path(path, len)?);
+    let (dir, path) = call.at(fd, path, len)?;
     Ok(call.files().set_times_at(dir, path_flags(flags), path, times).await?)
 }
 
@@ -126,7 +126,9 @@ fn times(accessed: u64, modified: u64, which: u32) -> Result<(NewTimestamp, NewT
 /// As it lies in the program's memory.
 fn filestat(stat: &DescriptorStat, hash: &MetadataHashValue) -> [u8; 64] {
     let time = |time: Option<Datetime>| {
-        time.map_or(0, |time| time.seconds.saturating_mul(NS_PER_SECOND) + u64::from(time.nanoseconds))
+        time.map_or(0, |time| {
+            time.seconds.saturating_mul(NS_PER_SECOND).saturating_add(time.nanoseconds.into())
+        })
     };
     let mut bytes = [0; 64];
     let mut put = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());

@@ -1,5 +1,8 @@
 //! Answers that their component does not bring to an end: whoever asked is told so.
 
+use std::convert::Infallible;
+use std::io;
+
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Empty};
@@ -18,15 +21,35 @@ const CUTS: [(&str, &[&str]); 2] = [
     ("hello-http-p3", &["trap", "late", "forget", "error", "short"]),
 ];
 
-async fn serve(bench: &Bench, pod: &Pod, component: &str) -> Container {
+/// A component that is served, with the bench and the pod that it is on.
+async fn serve(component: &str) -> (Bench, Pod, Container) {
+    let bench = Bench::new(2);
+    let pod = bench.pod(PodLimits::default());
     let mut spec = bench.spec(bench.sample(component).await);
     spec.http_port = Some(PORT);
-    pod.start(spec).expect("started")
+    let container = pod.start(spec).expect("started");
+    (bench, pod, container)
 }
 
 async fn connect(pod: &Pod) -> Conn {
     let (client, server) = (([10, 128, 9, 9], 4000).into(), ([10, 128, 0, 7], PORT).into());
     pod.namespace().deliver_when_room(client, server).await.expect("taken in")
+}
+
+async fn http1<B>(pod: &Pod) -> http1::SendRequest<B>
+where
+    B: hyper::body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(connect(pod).await)).await.expect("begun");
+    tokio::spawn(connection);
+    sender
+}
+
+async fn http2(pod: &Pod) -> http2::SendRequest<Empty<Bytes>> {
+    let io = TokioIo::new(connect(pod).await);
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.expect("begun");
+    tokio::spawn(connection);
+    sender
 }
 
 fn get(how: &str) -> Request<Empty<Bytes>> {
@@ -44,28 +67,31 @@ async fn read<B: hyper::body::Body<Data = Bytes> + Unpin>(mut body: B) -> (Strin
 }
 
 async fn over_http1(pod: &Pod, how: &str) -> (String, bool) {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(connect(pod).await)).await.expect("begun");
-    tokio::spawn(connection);
-    read(sender.send_request(get(how)).await.expect("a head").into_body()).await
+    read(http1(pod).await.send_request(get(how)).await.expect("a head").into_body()).await
 }
 
 async fn over_http2(pod: &Pod, how: &str) -> (String, bool) {
-    let io = TokioIo::new(connect(pod).await);
-    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.expect("begun");
-    tokio::spawn(connection);
-    match sender.send_request(get(how)).await {
+    match http2(pod).await.send_request(get(how)).await {
         Ok(response) => read(response.into_body()).await,
         // A stream that is reset may lose what was not sent yet.
         Err(_) => ("so far".to_owned(), false),
     }
 }
 
+/// As it is on the wire: asks for what the path names, and reads until the connection ends, in order or not.
+async fn on_the_wire(pod: &Pod, path: &str, version: &str) -> (io::Result<usize>, String) {
+    let mut conn = connect(pod).await;
+    let request = format!("GET {path} HTTP/{version}\r\nhost: pod\r\n\r\n");
+    conn.write_all(request.as_bytes()).await.expect("sent");
+    let mut read = Vec::new();
+    let ended = conn.read_to_end(&mut read).await;
+    (ended, String::from_utf8_lossy(&read).into_owned())
+}
+
 #[tokio::test]
 async fn an_answer_that_is_not_brought_to_an_end_is_seen_to_be_cut() {
     for (component, cuts) in CUTS {
-        let bench = Bench::new(2);
-        let pod = bench.pod(PodLimits::default());
-        let container = serve(&bench, &pod, component).await;
+        let (_bench, pod, container) = serve(component).await;
         let service = pod.namespace().http_service(PORT).expect("served");
         for how in cuts {
             let request = get(how).map(|_| -> HttpBody { empty_body() });
@@ -82,21 +108,12 @@ async fn an_answer_that_is_not_brought_to_an_end_is_seen_to_be_cut() {
     }
 }
 
-/// As it is on the wire.
 #[tokio::test]
 async fn over_http_1_1_the_last_chunk_is_missing_and_the_connection_ends() {
     for (component, cuts) in CUTS {
-        let bench = Bench::new(2);
-        let pod = bench.pod(PodLimits::default());
-        let _container = serve(&bench, &pod, component).await;
+        let (_bench, pod, _container) = serve(component).await;
         for how in cuts {
-            let mut conn = connect(&pod).await;
-            conn.write_all(format!("GET /cut/{how} HTTP/1.1\r\nhost: pod\r\n\r\n").as_bytes())
-                .await
-                .expect("sent");
-            let mut read = Vec::new();
-            let _ = conn.read_to_end(&mut read).await;
-            let read = String::from_utf8_lossy(&read);
+            let (_, read) = on_the_wire(&pod, &format!("/cut/{how}"), "1.1").await;
             assert!(read.starts_with("HTTP/1.1 200"), "{component} {how}: {read}");
             let (head, body) = read.split_once("\r\n\r\n").expect("a head");
             let expected = if *how == "short" { "so far" } else { "6\r\nso far\r\n" };
@@ -110,33 +127,21 @@ async fn over_http_1_1_the_last_chunk_is_missing_and_the_connection_ends() {
 #[tokio::test]
 async fn over_http_1_0_the_connection_is_reset() {
     for (component, cuts) in CUTS {
-        let bench = Bench::new(2);
-        let pod = bench.pod(PodLimits::default());
-        let _container = serve(&bench, &pod, component).await;
+        let (_bench, pod, _container) = serve(component).await;
         for how in cuts {
-            let mut conn = connect(&pod).await;
-            conn.write_all(format!("GET /cut/{how} HTTP/1.0\r\nhost: pod\r\n\r\n").as_bytes())
-                .await
-                .expect("sent");
-            let mut read = Vec::new();
-            let ended = conn.read_to_end(&mut read).await;
+            let (ended, read) = on_the_wire(&pod, &format!("/cut/{how}"), "1.0").await;
             assert!(ended.is_err(), "{component} {how}");
-            let read = String::from_utf8_lossy(&read);
             assert!(read.ends_with("\r\n\r\nso far"), "{component} {how}: {read}");
         }
-        let mut conn = connect(&pod).await;
-        conn.write_all(b"GET / HTTP/1.0\r\nhost: pod\r\n\r\n").await.expect("sent");
-        let mut read = Vec::new();
-        conn.read_to_end(&mut read).await.expect("what is whole ends in order");
+        let (ended, _) = on_the_wire(&pod, "/", "1.0").await;
+        ended.expect("what is whole ends in order");
     }
 }
 
 #[tokio::test]
 async fn a_container_that_is_killed_cuts_its_answers() {
     for (component, _) in CUTS {
-        let bench = Bench::new(2);
-        let pod = bench.pod(PodLimits::default());
-        let container = serve(&bench, &pod, component).await;
+        let (_bench, pod, container) = serve(component).await;
         let service = pod.namespace().http_service(PORT).expect("served");
         let request = get("stop").map(|_| -> HttpBody { empty_body() });
         let mut direct = service.call(request).await.expect("a head").into_body();
@@ -155,15 +160,10 @@ async fn a_container_that_is_killed_cuts_its_answers() {
 
 #[tokio::test]
 async fn heads_that_are_asked_for_alone_are_whole() {
-    let bench = Bench::new(2);
-    let pod = bench.pod(PodLimits::default());
-    let _container = serve(&bench, &pod, "hostile-http").await;
-    let io = TokioIo::new(connect(&pod).await);
-    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.expect("begun");
-    tokio::spawn(connection);
+    let (_bench, pod, _container) = serve("hostile-http").await;
     let mut request = get("short");
     *request.method_mut() = http::Method::HEAD;
-    let response = sender.send_request(request).await.expect("a head");
+    let response = http2(&pod).await.send_request(request).await.expect("a head");
     assert_eq!(response.headers()["content-length"], "12");
     assert_eq!(read(response.into_body()).await, (String::new(), true));
 }
@@ -171,12 +171,9 @@ async fn heads_that_are_asked_for_alone_are_whole() {
 /// What a guest was given and hands on is nothing that it leaves unfinished.
 #[tokio::test]
 async fn a_body_that_is_handed_on_outlives_its_instance() {
-    let bench = Bench::new(2);
-    let pod = bench.pod(PodLimits::default());
-    let _container = serve(&bench, &pod, "hello-http-p3").await;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(connect(&pod).await)).await.expect("begun");
-    tokio::spawn(connection);
-    let (frames, body) = futures::channel::mpsc::unbounded::<Result<_, std::convert::Infallible>>();
+    let (_bench, pod, _container) = serve("hello-http-p3").await;
+    let mut sender = http1(&pod).await;
+    let (frames, body) = futures::channel::mpsc::unbounded::<Result<_, Infallible>>();
     let send = |text: &'static str| {
         frames
             .unbounded_send(Ok(hyper::body::Frame::data(Bytes::from_static(text.as_bytes()))))

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::programs::compile;
 use super::*;
+use crate::ledger::{Charge, Holding};
 use crate::net::Conn;
 use crate::{Exit, Mount, Volume};
 
@@ -210,6 +211,32 @@ async fn a_rust_program_serves_on_the_socket_that_it_finds_until_it_is_stopped()
     assert_eq!(pod.namespace().sockets(), 0, "an ended module holds no socket");
 }
 
+#[tokio::test]
+async fn of_two_containers_with_one_port_the_second_is_told_of_the_first() {
+    let bench = Bench::new(1);
+    let pod = bench.pod(PodLimits::default());
+    let listening = |name: &str, guest: &Arc<Artifact>| {
+        let mut spec = bench.spec(Arc::clone(guest));
+        spec.name = name.to_owned();
+        (spec.listen_ports, spec.http_port) = (vec![PORT], Some(PORT));
+        spec.stdin_closed = false;
+        pod.start(spec)
+    };
+    let (module, component) = (bench.prepare(&waiter()).await, bench.sample("hello-http").await);
+    let first = listening("default/shop/web", &module).expect("started");
+    for guest in [&module, &component] {
+        let refused = listening("default/shop/api", guest).expect_err("the port is taken");
+        assert_eq!(
+            refused.to_string(),
+            "cannot listen on port 8080 of the pod: its container default/shop/web does, and the containers of a pod share \
+             one set of ports: give one of the two another containerPort"
+        );
+    }
+    first.kill();
+    assert_eq!(first.wait().await, Exit::Killed);
+    listening("default/shop/api", &module).expect("the port is free");
+}
+
 /// A module that opens its own directory again and again, and exits with the last error.
 fn opener() -> String {
     module(
@@ -243,10 +270,64 @@ async fn what_a_module_has_open_is_bounded_and_given_back() {
     };
     // Out of open files, or of places for them.
     assert!([41, 48].contains(&code), "errno {code}");
-    while pod.account().held(crate::ledger::Holding::Files) > 0 {
+    while pod.account().held(Holding::Files) > 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(pod.account().held(crate::ledger::Holding::Heap), 0);
+    assert_eq!(pod.account().held(Holding::Heap), 0);
+}
+
+/// A module that waits for as long a time in so many subscriptions again and again, and exits with the error.
+fn poller(subscriptions: u32, nanoseconds: u64) -> String {
+    const FROM: u32 = 4096;
+    const EVENTS: u32 = 32_768;
+    let end = FROM + subscriptions * 48;
+    assert!(end <= EVENTS && EVENTS + subscriptions * 32 <= 65_536, "they overlap");
+    module(&format!(
+        "(local $at i32) (local $errno i32)
+        (local.set $at (i32.const {FROM}))
+        (loop $fill
+            (i64.store offset=24 (local.get $at) (i64.const {nanoseconds}))
+            (local.set $at (i32.add (local.get $at) (i32.const 48)))
+            (br_if $fill (i32.lt_u (local.get $at) (i32.const {end}))))
+        (loop $again
+            (local.set $errno
+                (call $poll (i32.const {FROM}) (i32.const {EVENTS}) (i32.const {subscriptions}) (i32.const 8)))
+            (br_if $again (i32.eqz (local.get $errno))))
+        (call $exit (local.get $errno))"
+    ))
+    .replace(
+        "(memory (",
+        r#"(import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+        (memory ("#,
+    )
+}
+
+#[tokio::test]
+async fn what_a_module_waits_for_is_on_its_account() {
+    const MANY: u32 = 500;
+    let bench = Bench::new(1);
+    let heap = |pod: &Pod| pod.account().held(Holding::Heap);
+    let pod = bench.pod(PodLimits::default());
+    let waits = pod.start(bench.spec(bench.prepare(&poller(MANY, 1 << 60)).await)).expect("started");
+    // A store without them takes far less.
+    let charged = async {
+        while heap(&pod) < u64::from(MANY) * 500 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, charged).await.expect("they are charged");
+    waits.kill();
+    assert_eq!(waits.wait().await, Exit::Killed);
+    assert_eq!(heap(&pod), 0);
+    // Where there is no room for them it is told so; a few have room in any case.
+    let [many, few] = [MANY, 1].map(|subscriptions| poller(subscriptions, 0));
+    let [many, few] = [bench.prepare(&many).await, bench.prepare(&few).await]
+        .map(|guest| pod.start(bench.spec(guest)).expect("started"));
+    let mut others = Charge::nothing(pod.account(), Holding::Heap);
+    others.set_held(pod.account().limit(Holding::Heap));
+    let told = tokio::time::timeout(PATIENCE, many.wait()).await;
+    assert_eq!(told, Ok(Exit::Completed { code: 48 }));
+    assert_eq!(few.exit(), None);
 }
 
 #[tokio::test]
@@ -263,13 +344,7 @@ async fn memory_beyond_the_limit_ends_a_module_as_out_of_memory() {
 #[tokio::test]
 async fn a_module_that_spins_or_waits_is_killed_and_one_that_sleeps_takes_no_time() {
     let bench = Bench::new(1);
-    let sleeps = module("(drop (call $poll (i32.const 0) (i32.const 200) (i32.const 1) (i32.const 8)))")
-        .replace("(data", r#"(data (i32.const 24) "\00\00\00\00\00\00\00\10") (data"#)
-        .replace(
-            "(memory (",
-            r#"(import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
-            (memory ("#,
-        );
+    let sleeps = poller(1, 1 << 60);
     for text in [spinner(), sleeps, waiter()] {
         let mut spec = bench.spec(bench.prepare(&text).await);
         spec.stdin_closed = false;

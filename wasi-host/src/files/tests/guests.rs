@@ -202,15 +202,15 @@ async fn relative_paths_begin_in_the_working_directory() {
     let wasm_dir = tempfile::tempdir().expect("a directory");
     for target in ["wasm32-wasip1", "wasm32-wasip2"] {
         let bench = Bench::new(compile("files", Some(target), wasm_dir.path()));
-        std::fs::create_dir(bench.dir.path().join("data/work")).expect("made");
-        std::fs::write(bench.dir.path().join("data/work/note"), "").expect("written");
+        std::fs::create_dir(bench.dir.path().join("data/desk")).expect("made");
+        std::fs::write(bench.dir.path().join("data/desk/note"), "").expect("written");
         let pod = bench.pod("default", 1);
         for (path, found) in
-            [("note", true), ("./note", true), ("/data/work/note", true), ("data/note", false)]
+            [("note", true), ("./note", true), ("/data/desk/note", true), ("data/note", false)]
         {
             let (mut spec, output) = bench.spec(&["open", path]).await;
-            spec.working_dir = Some("/data/work".to_owned());
-            let host = bench.dir.path().join("data/work");
+            spec.working_dir = Some("/data/desk".to_owned());
+            let host = bench.dir.path().join("data/desk");
             spec.mounts.push(Mount { host, guest: ".".to_owned(), ..spec.mounts[0].clone() });
             let exit = pod.start(spec).expect("started").wait().await;
             assert!(exit.is_success(), "{exit:?}");

@@ -217,7 +217,7 @@ async fn closed_listeners_leave_connections_alone() {
 #[tokio::test]
 async fn an_owner_closes_its_own_listeners_alone() {
     let pod = namespace();
-    let (first, second) = (pod.scoped(), pod.scoped());
+    let (first, second) = (pod.scoped("first"), pod.scoped("second"));
     let mine = first.listen(address("0.0.0.0:80")).unwrap();
     let _others = second.listen(address("0.0.0.0:81")).unwrap();
     first.close_listeners();

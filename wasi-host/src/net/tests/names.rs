@@ -39,7 +39,7 @@ async fn components_are_called_by_port() {
     pod.serve_http(80, Arc::new(Greeter));
     let service = pod.http_service(80).expect("a service");
     assert_eq!(service.call(http::Request::new(empty_body())).await.unwrap().status(), 200);
-    pod.scoped().withdraw_http();
+    pod.scoped("other").withdraw_http();
     assert!(pod.http_service(80).is_some());
     pod.withdraw_http();
     assert!(pod.http_service(80).is_none());
