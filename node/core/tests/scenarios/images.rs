@@ -19,9 +19,7 @@ fn shown(world: &World) -> String {
 fn running(image: &str, policy: &str) -> World {
     let mut world = World::new();
     world.quietly(|world| {
-        world.put(&of(image, policy));
-        world.sandbox_ready();
-        world.mounted();
+        world.put_and_mount(&of(image, policy));
         world.pull_and_start("web", 0);
     });
     world
@@ -92,9 +90,7 @@ fn the_restart_policy_does_not_matter_to_what_is_replaced() {
 fn waits_for_the_former_image_end() {
     let mut world = World::new();
     world.quietly(|world| {
-        world.put(&of("helo:1", "Always"));
-        world.sandbox_ready();
-        world.mounted();
+        world.put_and_mount(&of("helo:1", "Always"));
         for _ in 0..5 {
             world.pull_failed("web", 0, "ErrImagePull", "not found");
             world.wait(300);
@@ -123,9 +119,7 @@ fn waits_for_the_former_image_end() {
 fn what_was_pulled_of_the_former_image_is_not_started() {
     let mut world = World::new();
     world.quietly(|world| {
-        world.put(&of("hello:1", "Always"));
-        world.sandbox_ready();
-        world.mounted();
+        world.put_and_mount(&of("hello:1", "Always"));
         world.put(&of("hello:2", "Always"));
     });
     world.pulled("web", 0);

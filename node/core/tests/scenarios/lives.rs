@@ -8,9 +8,7 @@ use crate::world::{POD, World, pod};
 #[test]
 fn a_pod_comes_up_and_is_deleted_gracefully() {
     let mut world = World::new();
-    world.put(&pod(r#""containers":[{"name":"web","image":"hello:1.0"}]"#));
-    world.sandbox_ready();
-    world.mounted();
+    world.put_and_mount(&pod(r#""containers":[{"name":"web","image":"hello:1.0"}]"#));
     world.pull_and_start("web", 0);
     world.delete_in(30);
     world.wait(30);
@@ -111,11 +109,9 @@ fn a_crashing_container_backs_off_as_on_kubelet() {
 #[test]
 fn init_containers_run_in_order_and_a_sidecar_stays() {
     let mut world = World::new();
-    world.put(&pod(r#""initContainers":[{"name":"first","image":"a:1"},
+    world.put_and_mount(&pod(r#""initContainers":[{"name":"first","image":"a:1"},
             {"name":"side","image":"s:1","restartPolicy":"Always"},{"name":"second","image":"b:1"}],
             "containers":[{"name":"main","image":"m:1"}],"restartPolicy":"Never""#));
-    world.sandbox_ready();
-    world.mounted();
     world.pull_and_start("first", 0);
     world.exited("first", 0, Exit::Completed(0));
     world.pull_and_start("side", 0);

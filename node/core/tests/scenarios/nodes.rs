@@ -12,9 +12,7 @@ fn after_a_restart_of_the_node_pods_run_again_with_the_next_number() {
         "containerStatuses":[{"name":"web","restartCount":2,"state":{"running":{"startedAt":"2026-01-01T00:00:01Z"}},
         "containerID":"wasm://old"}]}"#;
     let spec = r#""containers":[{"name":"web","image":"hello:1.0"}]"#;
-    world.put(&pod(spec).replace(r#""status":{}"#, life));
-    world.sandbox_ready();
-    world.mounted();
+    world.put_and_mount(&pod(spec).replace(r#""status":{}"#, life));
     world.pull_and_start("web", 3);
     world.check(expect![[r#"
         0s put
@@ -85,9 +83,7 @@ fn a_pod_whose_object_is_gone_is_killed_at_once() {
 fn a_pod_whose_address_was_taken_back_gets_another() {
     let mut world = World::new();
     world.quietly(|world| {
-        world.put(&pod(r#""containers":[{"name":"web","image":"hello:1.0"}]"#));
-        world.sandbox_ready();
-        world.mounted();
+        world.put_and_mount(&pod(r#""containers":[{"name":"web","image":"hello:1.0"}]"#));
         world.pull_and_start("web", 0);
     });
     world.sandbox_lost();
@@ -126,9 +122,7 @@ fn a_node_that_stops_gives_pods_their_grace_and_tells_nobody() {
         {"name":"a","image":"hello:1.0","lifecycle":{"preStop":{"sleep":{"seconds":3}}}},
         {"name":"b","image":"hello:1.0"}]"#;
     world.quietly(|world| {
-        world.put(&pod(spec));
-        world.sandbox_ready();
-        world.mounted();
+        world.put_and_mount(&pod(spec));
         world.pull_and_start("a", 0);
         world.pull_and_start("b", 0);
     });
@@ -160,9 +154,7 @@ fn a_step_of_the_wall_clock_changes_what_is_shown_and_nothing_that_is_done() {
     let spec = r#""terminationGracePeriodSeconds":20,"activeDeadlineSeconds":600,"containers":[
         {"name":"web","image":"hello:1.0","livenessProbe":{"tcpSocket":{"port":80},"periodSeconds":10}}]"#;
     world.quietly(|world| {
-        world.put(&pod(spec));
-        world.sandbox_ready();
-        world.mounted();
+        world.put_and_mount(&pod(spec));
         world.pull_and_start("web", 0);
         world.probed("web", 0, "Liveness", true);
     });

@@ -9,9 +9,7 @@ use crate::world::{World, pod};
 fn a_job_without_a_seat_waits_and_runs_when_one_gets_free() {
     let mut world = World::new();
     world.quietly(|world| {
-        world.put(&pod(r#""restartPolicy":"Never","containers":[{"name":"pi","image":"pi:1"}]"#));
-        world.sandbox_ready();
-        world.mounted();
+        world.put_and_mount(&pod(r#""restartPolicy":"Never","containers":[{"name":"pi","image":"pi:1"}]"#));
         world.pulled("pi", 0);
     });
     world.no_seat("pi", 0);
@@ -45,9 +43,7 @@ fn a_job_without_a_seat_waits_and_runs_when_one_gets_free() {
 fn the_waits_for_a_seat_grow_to_a_minute() {
     let mut world = World::new();
     world.quietly(|world| {
-        world.put(&pod(r#""containers":[{"name":"web","image":"web:1"}]"#));
-        world.sandbox_ready();
-        world.mounted();
+        world.put_and_mount(&pod(r#""containers":[{"name":"web","image":"web:1"}]"#));
         world.pulled("web", 0);
         for wait in [10, 20, 40, 60, 60] {
             world.no_seat("web", 0);
@@ -63,9 +59,7 @@ fn the_waits_for_a_seat_grow_to_a_minute() {
 fn one_that_ran_before_waits_unready_and_its_restart_is_counted_once() {
     let mut world = World::new();
     world.quietly(|world| {
-        world.put(&pod(r#""containers":[{"name":"web","image":"web:1"}]"#));
-        world.sandbox_ready();
-        world.mounted();
+        world.put_and_mount(&pod(r#""containers":[{"name":"web","image":"web:1"}]"#));
         world.pull_and_start("web", 0);
     });
     world.exited("web", 0, Exit::Trapped("unreachable".into()));
@@ -109,9 +103,7 @@ fn one_that_ran_before_waits_unready_and_its_restart_is_counted_once() {
 fn one_that_waits_for_a_seat_is_gone_when_it_is_deleted() {
     let mut world = World::new();
     world.quietly(|world| {
-        world.put(&pod(r#""containers":[{"name":"web","image":"web:1"}]"#));
-        world.sandbox_ready();
-        world.mounted();
+        world.put_and_mount(&pod(r#""containers":[{"name":"web","image":"web:1"}]"#));
         world.pulled("web", 0);
         world.no_seat("web", 0);
     });

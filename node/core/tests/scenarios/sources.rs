@@ -92,11 +92,9 @@ fn what_is_withheld_holds_what_starts_and_leaves_what_runs() {
     let mut world = World::new();
     world.quietly(|world| {
         world.config_map("cfg", r#"{"data":{"A":"1"}}"#, 7);
-        world.put(&pod(r#""containers":[{"name":"web","image":"hello:1.0",
+        world.put_and_mount(&pod(r#""containers":[{"name":"web","image":"hello:1.0",
                 "envFrom":[{"configMapRef":{"name":"cfg","optional":true}}]}],
                 "volumes":[{"name":"v","configMap":{"name":"cfg","optional":true}}]"#));
-        world.sandbox_ready();
-        world.mounted();
         world.pull_and_start("web", 0);
     });
     world.withheld("cfg", "too much; less");
@@ -267,11 +265,9 @@ fn of_a_pod_that_cannot_be_read_nothing_runs_and_its_deletion_is_carried_out() {
 fn what_cannot_be_planned_is_tried_again_only_when_it_may_come_out_otherwise() {
     let mut world = World::new();
     world.quietly(|world| {
-        world.put(&pod(
+        world.put_and_mount(&pod(
             r#""containers":[{"name":"web","image":"hello:1.0","envFrom":[{"configMapRef":{"name":"cfg"}}]}]"#,
         ));
-        world.sandbox_ready();
-        world.mounted();
         world.pulled("web", 0);
     });
     world.config_map("other", r#"{"data":{"A":"1"}}"#, 7);
@@ -288,9 +284,7 @@ fn what_cannot_be_planned_is_tried_again_only_when_it_may_come_out_otherwise() {
 #[test]
 fn what_is_due_and_held_up_by_something_else_wakes_nobody() {
     let mut world = World::new();
-    world.put(&pod(r#""containers":[{"name":"web","image":"nope:1.0"}]"#));
-    world.sandbox_ready();
-    world.mounted();
+    world.put_and_mount(&pod(r#""containers":[{"name":"web","image":"nope:1.0"}]"#));
     world.pull_failed("web", 0, "ErrImagePull", "not found");
     world.sandbox_lost();
     // The pull would be due after 10 s, and has no sandbox to be for.
@@ -307,12 +301,10 @@ fn only_services_that_its_environment_shows_have_a_container_planned_anew() {
     for (links, planned_again) in [(true, "  hold web: configmap \"cfg\" not found\n"), (false, "")] {
         let mut world = World::new();
         world.quietly(|world| {
-            world.put(&pod(&format!(
+            world.put_and_mount(&pod(&format!(
                 r#""enableServiceLinks":{links},"containers":[{{"name":"web","image":"hello:1.0",
                     "envFrom":[{{"configMapRef":{{"name":"cfg"}}}}]}}]"#
             )));
-            world.sandbox_ready();
-            world.mounted();
             world.pulled("web", 0);
         });
         let ports = |ports: &str| format!(r#""ports":[{ports}]"#);
@@ -362,11 +354,9 @@ fn a_change_concerns_the_pods_that_name_what_changed() {
 fn a_container_that_is_held_is_looked_at_when_services_go() {
     let mut world = World::new();
     world.quietly(|world| {
-        world.put(&pod(
+        world.put_and_mount(&pod(
             r#""containers":[{"name":"web","image":"hello:1.0","envFrom":[{"configMapRef":{"name":"cfg"}}]}]"#,
         ));
-        world.sandbox_ready();
-        world.mounted();
         world.pulled("web", 0);
     });
     let own = |namespace: &str| (namespace.to_owned(), "web".to_owned());

@@ -199,13 +199,20 @@ impl World {
         self.tell("mounted", Observation::Mounted { uid, fingerprint });
     }
 
-    /// The same after the object is gone.
+    /// A pod that comes to the node, up to where its containers may begin.
+    pub fn put_and_mount(&mut self, json: &str) {
+        self.put(json);
+        self.sandbox_ready();
+        self.mounted();
+    }
+
     /// The volumes could not be written, for want of room.
     pub fn mount_fails(&mut self) {
         let message = "no room".to_owned();
         self.tell("mount fails", Observation::MountFailed { uid: POD.into(), message });
     }
 
+    /// [`World::mounted`] after the object is gone.
     pub fn mounted_late(&mut self) {
         self.tell("mounted", Observation::Mounted { uid: POD.into(), fingerprint: 0 });
     }

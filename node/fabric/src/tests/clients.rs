@@ -1,7 +1,7 @@
 //! Clients in the outside that are silent, many, gone or hold on: what each costs others.
 
-use super::cluster::{Authority, Cluster, Pod, backend, config, endpoint, pod, pod_in, pod_within, service};
-use crate::{Fabric, HostRoutes, Name, NetworkState, PathKind, PathRoute, RouteSet, RouteSource};
+use super::cluster::{Authority, Cluster, Pod, config, endpoint, ingress, pod, pod_in, pod_within, service};
+use crate::{Fabric, Name, NetworkState, RouteSource};
 use coracle_wasi_host::descriptors::Descriptors;
 use coracle_wasi_host::net::{NetLimits, UNSEEN};
 use coracle_wasi_host::refusals::What;
@@ -31,10 +31,7 @@ async fn narrow() -> Cluster {
 /// Lets the host `web.local` lead to the service `web` of a pod, and gives the gateway.
 fn route(cluster: &mut Cluster, to: &Pod) -> SocketAddr {
     cluster.state.services = vec![service("web", vec![endpoint(to.ip)])];
-    let paths = vec![PathRoute { path: "/".into(), kind: PathKind::Prefix, backend: backend("web") }];
-    let hosts = vec![HostRoutes { host: Some("web.local".into()), paths, ..HostRoutes::default() }];
-    cluster.state.routes =
-        vec![(RouteSource::Ingress(Name::new("default", "web")), RouteSet { hosts, ..RouteSet::default() })];
+    cluster.state.routes = vec![ingress(&[("web.local", "/", "web")])];
     cluster.tell();
     cluster.a.gateway_address().unwrap()
 }
@@ -300,10 +297,8 @@ async fn requests_that_one_namespace_does_not_answer_leave_a_part_to_others() {
     let mut other = service("stuck", vec![endpoint(stuck.ip)]);
     (other.namespace, other.addresses) = ("other".to_owned(), Vec::new());
     cluster.state.services.push(other);
-    let paths = vec![PathRoute { path: "/".into(), kind: PathKind::Prefix, backend: backend("stuck") }];
-    let hosts = vec![HostRoutes { host: Some("stuck.local".into()), paths, ..HostRoutes::default() }];
-    let source = RouteSource::Ingress(Name::new("other", "stuck"));
-    cluster.state.routes.push((source, RouteSet { hosts, ..RouteSet::default() }));
+    let (_, routes) = ingress(&[("stuck.local", "/", "stuck")]);
+    cluster.state.routes.push((RouteSource::Ingress(Name::new("other", "stuck")), routes));
     cluster.tell();
     // As many clients as it takes: none of them is answered.
     let mut open = Vec::new();

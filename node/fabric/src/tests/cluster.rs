@@ -2,8 +2,9 @@
 
 use crate::caller::{Attached, Caller};
 use crate::{
-    BackendPort, Cidr, Endpoint, Fabric, FabricConfig, FabricTls, Name, NetworkState, PodEntry, PodIdentity,
-    Protocol, ServiceBackend, ServiceEntry, ServicePort,
+    BackendPort, Cidr, Endpoint, Fabric, FabricConfig, FabricTls, HostRoutes, Name, NetworkState, PathKind,
+    PathRoute, PodEntry, PodIdentity, Protocol, RouteSet, RouteSource, ServiceBackend, ServiceEntry,
+    ServicePort,
 };
 use arc_swap::ArcSwap;
 use coracle_wasi_host::descriptors::Descriptors;
@@ -193,8 +194,26 @@ pub(super) fn endpoint(address: IpAddr) -> Endpoint {
     }
 }
 
-pub(super) fn backend(service: &str) -> ServiceBackend {
+fn backend(service: &str) -> ServiceBackend {
     ServiceBackend { service: service.into(), port: BackendPort::Name("http".into()) }
+}
+
+/// A service without an address of its own, which is reached by the gateway.
+pub(super) fn named(name: &str, pods: &[&Pod]) -> ServiceEntry {
+    let mut entry = service(name, pods.iter().map(|pod| endpoint(pod.ip)).collect());
+    entry.addresses.clear();
+    entry
+}
+
+/// Rules of a host, a path's beginning and a service each.
+pub(super) fn ingress(rules: &[(&str, &str, &str)]) -> (RouteSource, RouteSet) {
+    let rule = |(host, path, service): &(&str, &str, &str)| HostRoutes {
+        host: Some((*host).to_owned()),
+        paths: vec![PathRoute { path: (*path).into(), kind: PathKind::Prefix, backend: backend(service) }],
+        ..HostRoutes::default()
+    };
+    let routes = RouteSet { hosts: rules.iter().map(rule).collect(), ..RouteSet::default() };
+    (RouteSource::Ingress(Name::new("default", "in")), routes)
 }
 
 /// A pod on a node.

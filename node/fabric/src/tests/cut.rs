@@ -1,7 +1,6 @@
 //! Answers that break off: a client of the gateway is told so, whichever way they came to it.
 
-use super::cluster::{Cluster, Pod, backend, endpoint, pod, service};
-use crate::{HostRoutes, Name, PathKind, PathRoute, RouteSet, RouteSource, ServiceEntry};
+use super::cluster::{Cluster, Pod, ingress, named, pod};
 use coracle_wasi_host::net::{BoxError, HttpBody, HttpService, Unanswered};
 use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
@@ -58,17 +57,6 @@ fn serve(pod: &Pod) {
     });
 }
 
-fn named(name: &str, pod: &Pod) -> ServiceEntry {
-    let mut entry = service(name, vec![endpoint(pod.ip)]);
-    entry.addresses.clear();
-    entry
-}
-
-fn rule(host: &str, service: &str) -> HostRoutes {
-    let path = PathRoute { path: "/".into(), kind: PathKind::Prefix, backend: backend(service) };
-    HostRoutes { host: Some(host.to_owned()), paths: vec![path], ..HostRoutes::default() }
-}
-
 fn get(host: &str, path: &str) -> Request<Empty<Bytes>> {
     Request::get(format!("http://{host}{path}")).header("host", host).body(Empty::new()).unwrap()
 }
@@ -117,10 +105,8 @@ async fn an_answer_that_breaks_off_breaks_off_at_the_client_too() {
     let (near, far) = (pod(&cluster.a, "10.128.1.2"), pod(&cluster.b, "10.128.2.2"));
     near.net.serve_http(8080, Arc::new(Component));
     serve(&far);
-    cluster.state.services = vec![named("near", &near), named("far", &far)];
-    let hosts = vec![rule("near", "near"), rule("far", "far")];
-    let routes = RouteSet { hosts, ..RouteSet::default() };
-    cluster.state.routes = vec![(RouteSource::Ingress(Name::new("default", "in")), routes)];
+    cluster.state.services = vec![named("near", &[&near]), named("far", &[&far])];
+    cluster.state.routes = vec![ingress(&[("near", "/", "near"), ("far", "/", "far")])];
     cluster.tell();
     let gateway = cluster.a.gateway_address().unwrap();
     for host in ["near", "far"] {

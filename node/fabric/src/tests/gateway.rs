@@ -1,7 +1,6 @@
 //! The gateway: hosts, paths, errors, failover, upgrades.
 
-use super::cluster::{Cluster, Pod, backend, endpoint, pod, service};
-use crate::{HostRoutes, Name, PathKind, PathRoute, RouteSet, RouteSource, ServiceEntry};
+use super::cluster::{Cluster, Pod, ingress, named, pod};
 use coracle_wasi_host::net::{
     Client, HttpBody, HttpError, HttpService, RequestId, UNSEEN, Unanswered, full_body,
 };
@@ -64,20 +63,16 @@ fn serve_http(pod: &Pod, name: &'static str) -> Arc<AtomicUsize> {
     connections
 }
 
-fn named(name: &str, pods: &[&Pod]) -> ServiceEntry {
-    let mut entry = service(name, pods.iter().map(|pod| endpoint(pod.ip)).collect());
-    entry.addresses.clear();
-    entry
-}
-
-fn ingress(rules: &[(&str, &str, &str)]) -> (RouteSource, RouteSet) {
-    let rule = |(host, path, service): &(&str, &str, &str)| HostRoutes {
-        host: Some((*host).to_owned()),
-        paths: vec![PathRoute { path: (*path).into(), kind: PathKind::Prefix, backend: backend(service) }],
-        ..HostRoutes::default()
-    };
-    let routes = RouteSet { hosts: rules.iter().map(rule).collect(), ..RouteSet::default() };
-    (RouteSource::Ingress(Name::new("default", "in")), routes)
+/// A component behind the host hello.local, and a connection to the gateway of its node.
+async fn hello() -> (Cluster, Pod, TcpStream) {
+    let mut cluster = Cluster::new().await;
+    let near = pod(&cluster.a, "10.128.1.2");
+    near.net.serve_http(8080, Arc::new(Component("component")));
+    cluster.state.services = vec![named("hello", &[&near])];
+    cluster.state.routes = vec![ingress(&[("hello.local", "/", "hello")])];
+    cluster.tell();
+    let stream = TcpStream::connect(cluster.a.gateway_address().unwrap()).await.unwrap();
+    (cluster, near, stream)
 }
 
 async fn get(gateway: SocketAddr, host: &str, path: &str) -> (StatusCode, String) {
@@ -127,13 +122,7 @@ async fn requests_reach_components_and_pods_by_host_and_path() {
 
 #[tokio::test]
 async fn of_a_component_that_failed_the_client_gets_an_id_and_no_more() {
-    let mut cluster = Cluster::new().await;
-    let near = pod(&cluster.a, "10.128.1.2");
-    near.net.serve_http(8080, Arc::new(Component("component")));
-    cluster.state.services = vec![named("hello", &[&near])];
-    cluster.state.routes = vec![ingress(&[("hello.local", "/", "hello")])];
-    cluster.tell();
-    let stream = TcpStream::connect(cluster.a.gateway_address().unwrap()).await.unwrap();
+    let (_cluster, _pod, stream) = hello().await;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let request = Request::get("/trap").header("host", "hello.local").body(Empty::<Bytes>::new()).unwrap();
@@ -305,13 +294,7 @@ async fn the_gateway_opens_no_tunnels() {
 
 #[tokio::test]
 async fn http2_without_tls_is_spoken() {
-    let mut cluster = Cluster::new().await;
-    let near = pod(&cluster.a, "10.128.1.2");
-    near.net.serve_http(8080, Arc::new(Component("component")));
-    cluster.state.services = vec![named("hello", &[&near])];
-    cluster.state.routes = vec![ingress(&[("hello.local", "/", "hello")])];
-    cluster.tell();
-    let stream = TcpStream::connect(cluster.a.gateway_address().unwrap()).await.unwrap();
+    let (_cluster, _pod, stream) = hello().await;
     let client = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
     let (mut sender, connection) = client.await.unwrap();
     tokio::spawn(connection);
