@@ -158,6 +158,9 @@ pub struct KubeconfigArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct DoctorArgs {
+    /// The data dir of `coracle up`, `control` or `node` to look at; by default that of `up`, where there is one.
+    #[arg(long, value_name = "DIR", env = "CORACLE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
     #[command(flatten)]
     pub format: OutputArgs,
     #[command(flatten)]

@@ -25,7 +25,10 @@ pub struct Shape {
     pub gateway: SocketAddr,
 }
 
-/// `cluster-shape.json` in the data dir: what a resume has to start again.
+/// In the data dir: what a resume has to start again.
+pub const SHAPE: &str = "cluster-shape.json";
+
+/// What is in [`SHAPE`].
 #[derive(Serialize, Deserialize)]
 struct SavedShape {
     control: u32,
@@ -47,8 +50,8 @@ const LEARNER_HEALTHY: Duration = Duration::from_millis(500);
 impl LocalCluster {
     /// Makes the cluster, or resumes the one in the data dir.
     pub async fn start(shape: &Shape) -> Result<Self> {
-        coracle_server::private_dir(&shape.data_dir, "cluster-shape.json")?;
-        let saved_path = shape.data_dir.join("cluster-shape.json");
+        coracle_server::private_dir(&shape.data_dir, SHAPE)?;
+        let saved_path = shape.data_dir.join(SHAPE);
         let (controls, nodes) = match std::fs::read(&saved_path) {
             Ok(bytes) => {
                 let saved: SavedShape = serde_json::from_slice(&bytes)

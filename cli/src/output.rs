@@ -108,22 +108,32 @@ pub fn cell(text: &str) -> String {
 
 /// Rows of text with their columns aligned, three spaces apart.
 pub fn align(lines: &[Vec<String>]) -> String {
-    let lines: Vec<Vec<String>> =
-        lines.iter().map(|line| line.iter().map(|text| cell(text)).collect()).collect();
-    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns)
-        .map(|at| {
-            lines.iter().filter_map(|line| line.get(at)).map(|text| text.chars().count()).max().unwrap_or(0)
-        })
-        .collect();
-    let mut text = String::new();
-    for line in &lines {
-        let row: Vec<String> =
-            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        text.push_str(row.join("   ").trim_end());
-        text.push('\n');
+    Widths::default().render(lines)
+}
+
+/// The same of rows that come one after the other: columns stay as wide as they have been.
+#[derive(Default)]
+pub struct Widths(Vec<usize>);
+
+impl Widths {
+    pub fn render(&mut self, lines: &[Vec<String>]) -> String {
+        let cells = |line: &Vec<String>| line.iter().map(|text| cell(text)).collect();
+        let lines: Vec<Vec<String>> = lines.iter().map(cells).collect();
+        for line in &lines {
+            self.0.resize(self.0.len().max(line.len()), 0);
+            for (width, cell) in self.0.iter_mut().zip(line) {
+                *width = cell.chars().count().max(*width);
+            }
+        }
+        let mut text = String::new();
+        for line in &lines {
+            let row: Vec<String> =
+                line.iter().zip(&self.0).map(|(cell, width)| format!("{cell:<width$}")).collect();
+            text.push_str(row.join("   ").trim_end());
+            text.push('\n');
+        }
+        text
     }
-    text
 }
 
 #[cfg(test)]
@@ -141,6 +151,18 @@ mod tests {
         assert_eq!(cell("a\tb\n"), "a b");
         let lines = [vec!["A\x1b[1m".to_owned(), "B".to_owned()], vec!["x".to_owned(), "y\nz".to_owned()]];
         assert_eq!(align(&lines), "A^[[1m   B\nx        y...\n");
+    }
+
+    #[test]
+    fn columns_stay_as_wide_as_they_were() {
+        let row = |a: &str, b: &str| vec![a.to_owned(), b.to_owned()];
+        let mut widths = Widths::default();
+        assert_eq!(
+            widths.render(&[row("NAME", "READY"), row("hello-0", "0/1")]),
+            "NAME      READY\nhello-0   0/1\n"
+        );
+        assert_eq!(widths.render(&[row("a", "1/1")]), "a         1/1\n");
+        assert_eq!(widths.render(&[row("longer-still", "1/1")]), "longer-still   1/1\n");
     }
 
     #[test]

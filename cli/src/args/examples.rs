@@ -150,7 +150,8 @@ pub const DELETE: &str = "Examples:
 
 pub const DOCTOR: &str = "Examples:
   coracle doctor
-  coracle doctor --kubeconfig c1/kubeconfig -o json";
+  coracle doctor --kubeconfig c1/kubeconfig -o json
+  coracle doctor --data-dir /var/lib/coracle/node";
 
 pub const VERSION: &str = "Examples:
   coracle version

@@ -95,8 +95,7 @@ pub async fn delete(cluster: &Cluster, args: &DeleteArgs, targets: &[Target]) ->
                 output::line(format!("{what} {}", done(args)))?;
                 going.push((what, path, uid(&object)));
             }
-            // What was listed may have gone with its owner meanwhile.
-            Err(error) if Refused::is_absence(&error) && (args.ignore_not_found || args.all) => {}
+            Err(error) if Refused::is_absence(&error) && may_be_gone(args) => {}
             Err(error) if targets.len() > 1 => refusals.push(error),
             Err(error) => return Err(error),
         }
@@ -140,6 +139,11 @@ fn options(args: &DeleteArgs) -> Value {
         options["dryRun"] = json!(["All"]);
     }
     options
+}
+
+/// Whether what is not there is no fault: what was listed may have gone with its owner meanwhile.
+fn may_be_gone(args: &DeleteArgs) -> bool {
+    args.ignore_not_found || args.all || args.selector.is_some()
 }
 
 fn done(args: &DeleteArgs) -> &'static str {
@@ -211,5 +215,8 @@ mod tests {
         assert_eq!(of("pod a --force --wait=false"), ("Background".into(), 0.into(), false));
         assert_eq!(of("pod a --cascade foreground --grace-period 7"), ("Foreground".into(), 7.into(), true));
         assert_eq!(options(&args("pod a --dry-run server"))["dryRun"], json!(["All"]));
+        let may_be_gone = |line: &str| may_be_gone(&args(line));
+        assert!(may_be_gone("pods --all") && may_be_gone("rs,pods -l app=a"), "they were listed");
+        assert!(may_be_gone("pod a --ignore-not-found") && !may_be_gone("pod a"));
     }
 }

@@ -41,8 +41,7 @@ pub async fn run(args: &DeployArgs) -> Result<()> {
     if let Err(error) = outcome {
         return Err(made.taken_back(&cluster, &checked.wanted.name, error).await);
     }
-    let standing = Standing::read(&cluster, &checked.wanted.name).await?;
-    let host = standing.host(&checked.wanted.name).unwrap_or(checked.host);
+    let host = &checked.host;
     let port = checked.gateway.rsplit_once(':').map_or("80", |(_, port)| port);
     output::line(format!("http://{host}:{port}/"))?;
     if !host.ends_with(".localhost") {
@@ -133,8 +132,7 @@ async fn list(cluster: &Cluster, path: &str) -> Result<Vec<Value>> {
 
 /// The host:port of a gateway of the cluster.
 pub async fn gateway(cluster: &Cluster) -> Result<String> {
-    let nodes = cluster.get("/api/v1/nodes").await?.unwrap_or_default();
-    let nodes = nodes["items"].as_array().cloned().unwrap_or_default();
+    let nodes = everywhere(cluster, "nodes").await?;
     if nodes.is_empty() {
         bail!(
             "there is no node to run it: make a token with `coracle token create`, and start one with `coracle node`"

@@ -1,5 +1,6 @@
 //! `coracle doctor`: what is wrong with this machine or the cluster, and the mend.
 
+mod data_dir;
 mod machine;
 mod planning;
 
@@ -45,6 +46,7 @@ impl Finding {
 
 pub async fn run(args: &DoctorArgs) -> Result<()> {
     let mut findings = machine::findings();
+    findings.extend(data_dir::finding(args.data_dir.as_deref()));
     match Cluster::find(&args.connection) {
         Ok(cluster) => findings.extend(cluster_findings(&cluster).await),
         Err(error) => findings.push(Better(format!("{error:#}"))),

@@ -2,10 +2,9 @@
 
 use std::fs;
 
-use crate::harness::{Daemon, Kubectl, alone, coracle, eventually, fails, run, sample, up};
-
-/// A core module that imports something which no WASI has: `(import "env" "mystery" (func))`.
-const FOREIGN_MODULE: &[u8] = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x02\x0f\x01\x03env\x07mystery\0\0";
+use crate::harness::{
+    Daemon, FOREIGN_MODULE, Kubectl, alone, control, coracle, eventually, fails, run, sample, up,
+};
 
 #[test]
 fn pods_say_why_they_do_not_run() {
@@ -60,15 +59,11 @@ fn daemons_say_why_they_do_not_start() {
     let _turn = alone();
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
-    let control = Daemon::start(
-        &["control", "--data-dir", &path("c1"), "--listen", "127.0.0.1:0", "--init"],
-        "control node at",
-    );
-    let address = control.said("control node at ").trim_end_matches(',').to_string();
+    let (daemon, address) = control(&path("c1"));
     let config = format!("{}/kubeconfig", path("c1"));
     let listed = run(&["token", "list", "--kubeconfig", &config]);
     assert!(
-        !control.output().contains("::node:") && listed.lines().count() == 1,
+        !daemon.output().contains("::node:") && listed.lines().count() == 1,
         "a daemon prints no token: {listed}"
     );
     let said = fails(&["cluster", "remove", "1", "--kubeconfig", &config]);
@@ -163,11 +158,7 @@ fn daemons_say_why_they_do_not_start() {
         "is up",
     );
     from_file.stop();
-    let other = Daemon::start(
-        &["control", "--data-dir", &path("other"), "--listen", "127.0.0.1:0", "--init"],
-        "control node at",
-    );
-    let other_address = other.said("control node at ").trim_end_matches(',').to_string();
+    let (other, other_address) = control(&path("other"));
     let other_token = run(&["token", "create", "--kubeconfig", &format!("{}/kubeconfig", path("other"))]);
     let said = fails(&[
         "node",

@@ -2,10 +2,7 @@
 
 use std::{fs, path::Path, time::Instant};
 
-use crate::harness::{Kubectl, alone, eventually, fails, get, run, sample, up};
-
-/// A core module that imports something which no WASI has: `(import "env" "mystery" (func))`.
-const FOREIGN_MODULE: &[u8] = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x02\x0f\x01\x03env\x07mystery\0\0";
+use crate::harness::{FOREIGN_MODULE, Kubectl, alone, eventually, fails, get, run, sample, up};
 
 struct Subject<'a> {
     config: &'a str,
@@ -185,4 +182,10 @@ fn removed(subject: &Subject<'_>, before: &str) {
     let said = subject.refused(&["deploy", &sample("hello-http"), "--name", "hello"]);
     assert!(said.contains("the Service hello is not of `coracle deploy`"), "{said}");
     assert_eq!(subject.made(), with_service, "what is refused leaves nothing");
+    subject.on(&["delete", "service/hello"]);
+    subject.kubectl.run(&["create", "ingress", "hello", "--rule=other.localhost/=other:80"]);
+    let with_ingress = subject.made();
+    let said = subject.refused(&["deploy", &sample("hello-http"), "--name", "hello"]);
+    assert!(said.contains("the Ingress hello is not of `coracle deploy`"), "{said}");
+    assert_eq!(subject.made(), with_ingress, "what is refused leaves nothing");
 }

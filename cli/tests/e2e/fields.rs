@@ -127,7 +127,7 @@ spec:
   - {name: volume, image: "files:1", args: [write, /data/why, so], terminationMessagePath: /data/why, volumeMounts: [{name: data, mountPath: /data}]}
   - {name: logs, image: "files:1", args: [read, /nothing], terminationMessagePolicy: FallbackToLogsOnError}
   - {name: silent, image: "files:1", args: [read, /nothing]}
-  - {name: dir, image: "files:1", args: [read, note.txt, /work/note.txt], workingDir: /work, volumeMounts: [{name: notes, mountPath: /work}]}
+  - {name: dir, image: "files:1", args: [read, note.txt, /desk/note.txt], workingDir: /desk, volumeMounts: [{name: notes, mountPath: /desk}]}
   - {name: made, image: "files:1", args: [write, note, x], workingDir: /data/deep/er, volumeMounts: [{name: data, mountPath: /data}]}
   - {name: input, image: "files:1", args: [input]}
   - {name: open, image: "files:1", args: [input], stdin: true}
@@ -165,7 +165,7 @@ fn what_is_served_does_what_it_says() {
     assert_eq!(said[0], "file=all is well", "{messages}");
     assert!(said[1].starts_with("logs=/nothing: "), "{messages}");
     assert_eq!((said[2], said.len()), ("volume=so", 3), "{messages}");
-    assert_eq!(kubectl.run(&["logs", "ends", "-c", "dir"]), "note.txt: here\n/work/note.txt: here\n");
+    assert_eq!(kubectl.run(&["logs", "ends", "-c", "dir"]), "note.txt: here\n/desk/note.txt: here\n");
     assert_eq!(kubectl.run(&["logs", "ends", "-c", "input"]), "the input ends\n");
     assert_eq!(kubectl.run(&["logs", "ends", "-c", "open"]), "", "its input is open");
 

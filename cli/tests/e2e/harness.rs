@@ -15,6 +15,9 @@ use rustix::process::{Pid, Signal, kill_process};
 pub const PATIENCE: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(50);
 
+/// A core module that imports something which no WASI has: `(import "env" "mystery" (func))`.
+pub const FOREIGN_MODULE: &[u8] = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x02\x0f\x01\x03env\x07mystery\0\0";
+
 static CLUSTERS: Mutex<()> = Mutex::new(());
 
 /// Waits until no other test has a cluster. To be kept until the test's own is gone: a cluster has time limits, which are
@@ -130,8 +133,19 @@ impl Drop for Daemon {
 /// The binary under test with these arguments, knowing nothing of the machine's own clusters.
 pub fn coracle(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coracle"));
-    command.args(arguments).env_remove("KUBECONFIG").env_remove("CORACLE_TOKEN").stdin(Stdio::null());
+    command.args(arguments).stdin(Stdio::null()).env("XDG_DATA_HOME", env!("CARGO_TARGET_TMPDIR"));
+    for variable in ["KUBECONFIG", "CORACLE_TOKEN", "CORACLE_DATA_DIR"] {
+        command.env_remove(variable);
+    }
     command
+}
+
+/// A control node that begins a cluster, on a free port: with its address.
+pub fn control(data_dir: &str) -> (Daemon, String) {
+    let arguments = ["control", "--data-dir", data_dir, "--listen", "127.0.0.1:0", "--init"];
+    let control = Daemon::start(&arguments, "control node at");
+    let address = control.said("control node at ").trim_end_matches(',').to_string();
+    (control, address)
 }
 
 /// Runs a client command that must succeed: its stdout.

@@ -7,18 +7,14 @@ use std::{
     path::Path,
 };
 
-use crate::harness::{Daemon, alone, run};
+use crate::harness::{Daemon, alone, control, run};
 
 #[test]
 fn daemons_listen_where_the_page_on_ports_says_and_nowhere_else() {
     let _turn = alone();
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
-    let control = Daemon::start(
-        &["control", "--data-dir", &path("c1"), "--listen", "127.0.0.1:0", "--init"],
-        "control node at",
-    );
-    let api = control.said("control node at ").trim_end_matches(',').to_string();
+    let (control, api) = control(&path("c1"));
     assert_eq!(listening(control.id()), BTreeSet::from([api.parse().unwrap()]));
 
     let token = run(&["token", "create", "--kubeconfig", &path("c1/kubeconfig")]);

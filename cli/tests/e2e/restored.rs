@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::harness::{Daemon, alone, eventually, fails, run};
+use crate::harness::{Daemon, alone, control, eventually, fails, run};
 
 fn node(dir: &Path, control: &str, token: &str) -> Vec<String> {
     let dir = dir.to_str().unwrap();
@@ -21,11 +21,7 @@ fn a_node_of_the_old_cluster_says_what_to_do_and_joins_anew() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (old, new, backup) = (path("old"), path("new"), path("backup"));
-    let control = Daemon::start(
-        &["control", "--data-dir", &old, "--listen", "127.0.0.1:0", "--init"],
-        "control node at",
-    );
-    let address = control.said("control node at ").trim_end_matches(',').to_owned();
+    let (first, address) = control(&old);
     let token = |dir: &str| {
         let kubeconfig = format!("{dir}/kubeconfig");
         run(&["token", "create", "--role", "node", "--kubeconfig", &kubeconfig]).trim().to_owned()
@@ -40,7 +36,7 @@ fn a_node_of_the_old_cluster_says_what_to_do_and_joins_anew() {
     let stranded = Daemon::start(&borrowed(&stranded), "gateway http");
     ready(&old);
     run(&["snapshot", "save", &backup, "--kubeconfig", &format!("{old}/kubeconfig")]);
-    control.stop();
+    first.stop();
     let key_ring = format!("{old}/keys/secrets.ring");
     run(&["snapshot", "restore", &backup, "--data-dir", &new, "--key-ring", &key_ring]);
     let control = Daemon::start(&["control", "--data-dir", &new, "--listen", &address], "control node at");

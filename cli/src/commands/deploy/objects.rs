@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
@@ -85,7 +85,7 @@ impl Standing {
     /// The host that its Ingress answers for.
     pub fn host(&self, name: &str) -> Option<String> {
         let rules = self.ingress.as_ref()?["spec"]["rules"].as_array()?;
-        let rule = rules.iter().find(|rule| leads_to(rule, name)).or(rules.first())?;
+        let rule = rules.iter().find(|rule| leads_to(rule, name))?;
         rule["host"].as_str().filter(|host| !host.is_empty()).map(str::to_owned)
     }
 }
@@ -99,7 +99,7 @@ pub fn changes(wanted: &Wanted, standing: &Standing) -> Result<Vec<Change>> {
         Some(old) => Change { kind: "deployments", create: false, body: changed_deployment(wanted, old)? },
     });
     changes.extend(service(wanted, standing)?);
-    changes.extend(ingress(wanted, standing.ingress.as_ref()));
+    changes.extend(ingress(wanted, standing.ingress.as_ref())?);
     Ok(changes)
 }
 
@@ -110,6 +110,17 @@ fn labels(name: &str) -> Value {
 /// Whether `coracle deploy` made it.
 pub fn is_own(object: &Value) -> bool {
     object["metadata"]["labels"][MADE_BY.0] == MADE_BY.1
+}
+
+/// What others made may lead anywhere, and the URL with it.
+fn ensure_own(object: &Value, kind: &str, name: &str) -> Result<()> {
+    ensure!(
+        is_own(object),
+        "the {kind} {name} is not of `coracle deploy`: choose another --name, or delete it with `coracle delete \
+         {}/{name}`",
+        kind.to_lowercase()
+    );
+    Ok(())
 }
 
 /// The metadata of a change of what was read, in force only while that is the newest.
@@ -308,13 +319,7 @@ fn service(wanted: &Wanted, standing: &Standing) -> Result<Option<Change>> {
         });
         return Ok(Some(Change { kind: "services", create: true, body }));
     };
-    if !is_own(old) {
-        // Its selector and ports may lead anywhere, and the URL with them.
-        bail!(
-            "the Service {name} is not of `coracle deploy`: choose another --name, or delete it with `coracle delete \
-             service/{name}`"
-        );
-    }
+    ensure_own(old, "Service", name)?;
     let Some(port) = wanted.port else { return Ok(None) };
     let is_there = |one: &Value| one["port"] == 80 && one["targetPort"] == port;
     if old["spec"]["ports"].as_array().into_iter().flatten().any(is_there) {
@@ -324,7 +329,7 @@ fn service(wanted: &Wanted, standing: &Standing) -> Result<Option<Change>> {
     Ok(Some(Change { kind: "services", create: false, body }))
 }
 
-fn ingress(wanted: &Wanted, old: Option<&Value>) -> Option<Change> {
+fn ingress(wanted: &Wanted, old: Option<&Value>) -> Result<Option<Change>> {
     let name = &wanted.name;
     let rule = |host: &str| {
         let backend = json!({ "service": { "name": name, "port": { "number": 80 } } });
@@ -337,17 +342,28 @@ fn ingress(wanted: &Wanted, old: Option<&Value>) -> Option<Change> {
             "metadata": { "name": name, "labels": labels(name) },
             "spec": { "rules": [rule(&host)] },
         });
-        return Some(Change { kind: "ingresses", create: true, body });
+        return Ok(Some(Change { kind: "ingresses", create: true, body }));
     };
-    let host = wanted.host.as_ref()?;
+    ensure_own(old, "Ingress", name)?;
     let mut rules = old["spec"]["rules"].as_array().cloned().unwrap_or_default();
+    let Some(host) = &wanted.host else {
+        if !rules.iter().any(|rule| leads_to(rule, name)) {
+            bail!(
+                "no rule of the Ingress {name} leads to the Service {name} any more, so no URL would answer: give it one \
+                 with --host"
+            );
+        }
+        return Ok(None);
+    };
+    if rules.iter().any(|rule| leads_to(rule, name) && rule["host"] == **host) {
+        return Ok(None);
+    }
     match rules.iter_mut().find(|rule| leads_to(rule, name)) {
-        Some(rule) if rule["host"] == **host => return None,
         Some(rule) => rule["host"] = host.as_str().into(),
         None => rules.push(rule(host)),
     }
     let body = json!({ "metadata": unchanged(name, old), "spec": { "rules": rules } });
-    Some(Change { kind: "ingresses", create: false, body })
+    Ok(Some(Change { kind: "ingresses", create: false, body }))
 }
 
 fn leads_to(rule: &Value, service: &str) -> bool {

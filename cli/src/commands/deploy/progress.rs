@@ -7,6 +7,7 @@ use indicatif::ProgressBar;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::list;
 use crate::{
     client::{Cluster, native_kind},
     commands::logs::last_lines,
@@ -21,6 +22,8 @@ const LOOK: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Restarts after which a component that crashes is given up.
 const RESTARTS_MAX: u64 = 2;
+/// Pods that are told of at a look: each is asked for by itself.
+const TOLD_MAX: usize = 10;
 /// Lines of a log that are shown.
 const LOG_LINES: u32 = 10;
 
@@ -136,7 +139,7 @@ impl Watch {
                 return Ok(Some(trouble.clone()));
             }
         }
-        for pod in &pods {
+        for pod in pods.iter().filter(|pod| !is_ready(pod)).take(TOLD_MAX) {
             let line = match self.troubles.iter().find(|one| pod["metadata"]["name"] == *one.pod) {
                 Some(trouble) => Some(format!("pod {} {}", trouble.pod, trouble.text)),
                 None => under_way(cluster, pod).await,
@@ -162,11 +165,8 @@ async fn newest_pods(cluster: &Cluster, deployment: &Value) -> Result<Vec<Value>
     let labels: Vec<String> =
         labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
     let query = format!("?labelSelector={}", encode(&labels.join(",")));
-    let list = async |kind: &str| {
-        let path = native_kind(kind)?.collection(&cluster.namespace) + &query;
-        let list = cluster.get(&path).await?.unwrap_or_default();
-        anyhow::Ok(list["items"].as_array().cloned().unwrap_or_default())
-    };
+    let selected =
+        async |kind: &str| list(cluster, &(native_kind(kind)?.collection(&cluster.namespace) + &query)).await;
     let is_of = |object: &Value, owner: &Value| {
         let owners = object["metadata"]["ownerReferences"].as_array();
         owners.into_iter().flatten().any(|one| one["uid"] == owner["metadata"]["uid"])
@@ -175,12 +175,12 @@ async fn newest_pods(cluster: &Cluster, deployment: &Value) -> Result<Vec<Value>
         let text = set["metadata"]["annotations"]["deployment.kubernetes.io/revision"].as_str();
         text.and_then(|text| text.parse::<u64>().ok())
     };
-    let sets = list("replicasets").await?;
+    let sets = selected("replicasets").await?;
     let Some(newest) = sets.iter().filter(|set| is_of(set, deployment)).max_by_key(|set| revision(set))
     else {
         return Ok(Vec::new());
     };
-    Ok(list("pods").await?.into_iter().filter(|pod| is_of(pod, newest)).collect())
+    Ok(selected("pods").await?.into_iter().filter(|pod| is_of(pod, newest)).collect())
 }
 
 /// What is wrong with a pod, as its status says.
@@ -225,13 +225,14 @@ fn trouble(pod: &Value) -> Option<Trouble> {
     })
 }
 
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True")
+}
+
 /// What a pod is at that has no trouble and is not ready, by its newest event.
 async fn under_way(cluster: &Cluster, pod: &Value) -> Option<String> {
     let name = pod["metadata"]["name"].as_str()?;
-    let conditions = pod["status"]["conditions"].as_array();
-    if conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True") {
-        return None;
-    }
     let path = native_kind("events").ok()?.collection(&cluster.namespace);
     let query = format!("?fieldSelector={}", encode(&format!("involvedObject.name={name}")));
     let events = cluster.get(&(path + &query)).await.ok().flatten()?;

@@ -9,7 +9,7 @@ use super::{TABLE, look, path, table::Table};
 use crate::{
     args::{GetArgs, Output},
     client::{Body, Cluster},
-    output,
+    output::{self, Widths},
     selection::Target,
 };
 
@@ -68,48 +68,4 @@ pub async fn run(cluster: &Cluster, args: &GetArgs, targets: &[Target]) -> Resul
         }
     }
     bail!("the cluster ended the watch")
-}
-
-/// Columns stay as wide as they have been.
-#[derive(Default)]
-struct Widths(Vec<usize>);
-
-impl Widths {
-    fn render(&mut self, lines: &[Vec<String>]) -> String {
-        let mut text = String::new();
-        for line in lines {
-            let cells: Vec<String> = line.iter().map(|cell| output::cell(cell)).collect();
-            for (at, cell) in cells.iter().enumerate() {
-                let width = cell.chars().count();
-                match self.0.get_mut(at) {
-                    Some(known) => *known = width.max(*known),
-                    None => self.0.push(width),
-                }
-            }
-        }
-        for line in lines {
-            let cells =
-                line.iter().zip(&self.0).map(|(cell, width)| format!("{:<width$}", output::cell(cell)));
-            text.push_str(cells.collect::<Vec<_>>().join("   ").trim_end());
-            text.push('\n');
-        }
-        text
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_stay_as_wide_as_they_were() {
-        let row = |a: &str, b: &str| vec![a.to_owned(), b.to_owned()];
-        let mut widths = Widths::default();
-        assert_eq!(
-            widths.render(&[row("NAME", "READY"), row("hello-0", "0/1")]),
-            "NAME      READY\nhello-0   0/1\n"
-        );
-        assert_eq!(widths.render(&[row("a", "1/1")]), "a         1/1\n");
-        assert_eq!(widths.render(&[row("longer-still", "1/1")]), "longer-still   1/1\n");
-    }
 }

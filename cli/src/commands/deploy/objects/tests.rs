@@ -36,7 +36,9 @@ fn standing() -> Standing {
         deployment: Some(deployment),
         service: Some(json!({ "metadata": { "resourceVersion": "8", "labels": labels("hello") },
                               "spec": { "ports": [{ "port": 80, "targetPort": 80 }] } })),
-        ingress: Some(json!({ "metadata": { "resourceVersion": "9" }, "spec": { "rules": rules } })),
+        ingress: Some(
+            json!({ "metadata": { "resourceVersion": "9", "labels": labels("hello") }, "spec": { "rules": rules } }),
+        ),
         secret: None,
     }
 }
@@ -140,14 +142,47 @@ fn what_is_not_of_a_deployment_is_left_alone() {
 }
 
 #[test]
-fn a_service_that_others_made_is_refused() {
-    let foreign = json!({ "metadata": { "name": "hello", "labels": { "app": "hello" } },
-                          "spec": { "selector": { "app": "other" }, "ports": [{ "port": 8080 }] } });
-    let first = Standing { service: Some(foreign.clone()), ..Standing::default() };
-    let again = Standing { service: Some(foreign), ..standing() };
-    for standing in [first, again] {
+fn a_service_or_ingress_that_others_made_is_refused() {
+    let meta = json!({ "name": "hello", "labels": { "app": "hello" } });
+    let spec = json!({ "selector": { "app": "other" }, "ports": [{ "port": 8080 }] });
+    let service = Some(json!({ "metadata": meta, "spec": spec }));
+    let mut ingress = standing().ingress;
+    ingress.as_mut().unwrap()["metadata"] = meta;
+    for (standing, what) in [
+        (Standing { service: service.clone(), ..Standing::default() }, "Service"),
+        (Standing { service, ..standing() }, "Service"),
+        (Standing { ingress: ingress.clone(), ..Standing::default() }, "Ingress"),
+        (Standing { ingress, ..standing() }, "Ingress"),
+    ] {
         let said = changes(&wanted(), &standing).err().unwrap().to_string();
-        assert!(said.starts_with("the Service hello is not of `coracle deploy`"), "{said}");
-        assert!(said.contains("another --name") && said.contains("`coracle delete service/hello`"), "{said}");
+        assert!(said.starts_with(&format!("the {what} hello is not of `coracle deploy`")), "{said}");
+        let mend = format!("`coracle delete {}/hello`", what.to_lowercase());
+        assert!(said.contains("another --name") && said.contains(&mend), "{said}");
     }
+}
+
+#[test]
+fn an_ingress_whose_rules_lead_elsewhere_wants_a_host() {
+    let mut standing = standing();
+    standing.ingress.as_mut().unwrap()["spec"]["rules"].as_array_mut().unwrap().truncate(1);
+    let mut wanted = wanted();
+    assert_eq!(standing.host("hello"), None, "the other's is not its own");
+    let said = changes(&wanted, &standing).err().unwrap().to_string();
+    assert!(said.contains("no rule of the Ingress hello leads to") && said.contains("with --host"), "{said}");
+    wanted.host = Some("hello.example".into());
+    let made = changes(&wanted, &standing).unwrap();
+    let rules = &of(&made, "ingresses").unwrap().body["spec"]["rules"];
+    assert_eq!((&rules[0]["host"], &rules[1]["host"]), (&json!("other.example"), &json!("hello.example")));
+}
+
+#[test]
+fn a_host_that_is_there_is_not_there_twice() {
+    let mut standing = standing();
+    let rules = standing.ingress.as_mut().unwrap()["spec"]["rules"].as_array_mut().unwrap();
+    let mut second = rules[1].clone();
+    second["host"] = "second.example".into();
+    rules.push(second);
+    let mut wanted = wanted();
+    wanted.host = Some("second.example".into());
+    assert!(of(&changes(&wanted, &standing).unwrap(), "ingresses").is_none());
 }
