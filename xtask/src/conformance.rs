@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use self::{specs::Outcome, suite::Suite};
-use crate::{cluster::Cluster, root};
+use crate::{cluster::Cluster, exit_code, root};
 
 /// A red spec of pods waits for five minutes by itself.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -24,19 +24,11 @@ const JOBS: usize = 4;
 const NODES: &[&str] = &["n1", "n2"];
 
 pub fn main(words: &[&str]) -> ExitCode {
-    let done = match words {
+    exit_code(match words {
         ["build"] => suite::build().map(|()| true),
         ["run", options @ ..] => Options::parse(options).and_then(|options| run(&options)),
         _ => Err(anyhow::anyhow!("say `cargo xtask conformance build` or `cargo xtask conformance run`")),
-    };
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    })
 }
 
 struct Options {

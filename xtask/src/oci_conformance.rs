@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cluster::Cluster, go, root};
+use crate::{cluster::Cluster, exit_code, go, root};
 
 /// The program. It has no releases of its own: a version is a commit.
 const MODULE: &str =
@@ -26,14 +26,7 @@ const VERSION: &str = "1.1";
 const FOLDER: &str = "oci-conformance";
 
 pub fn main(words: &[&str]) -> ExitCode {
-    match Options::parse(words).and_then(|options| run(&options)) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    exit_code(Options::parse(words).and_then(|options| run(&options)))
 }
 
 struct Options {
