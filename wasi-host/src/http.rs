@@ -255,7 +255,7 @@ impl Server {
         let (places, places_max) =
             if is_probe { (&self.probes, PROBES_MAX) } else { (&self.in_flight, IN_FLIGHT_MAX) };
         let of_all = Arc::clone(places).try_acquire_owned().map_err(|_| {
-            if self.sandbox.stop.is_cancelled() {
+            if self.sandbox.stop.is_cancelled() || self.sandbox.ended.is_cancelled() {
                 return "the container is stopping".to_owned();
             }
             self.refused(Refused::full(What::Requests, Bound::Container, places_max))

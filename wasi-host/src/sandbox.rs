@@ -259,6 +259,7 @@ impl Pod {
             account: Arc::clone(&grants.account),
             grants,
             disk: pod.disk.clone(),
+            has_stdin: !spec.stdin_closed,
             stop,
             ended: CancellationToken::new(),
             reason: OnceLock::new(),
@@ -296,9 +297,12 @@ impl Container {
 
     /// Asks it to end: standard input ends; a program's own listeners accept no more connections; an HTTP component
     /// is called no more, finishes the requests that it has and then ends with code 0. A program may take as long as
-    /// it likes, or refuse.
+    /// it likes, or refuse. One that can see nothing of this is ended, as a process is that handles no SIGTERM.
     pub fn stop(&self) {
         let sandbox = &self.handle.sandbox;
+        if !sandbox.sees_stop() {
+            return sandbox.kill();
+        }
         // First, so that callers go elsewhere rather than come too late.
         sandbox.grants.namespace.withdraw_http();
         sandbox.stop.cancel();
@@ -342,7 +346,9 @@ pub(crate) struct Sandbox {
     pub(crate) grants: Grants,
     pub(crate) account: Arc<Account>,
     disk: PodDisk,
-    /// Cancelled when the container is asked to stop.
+    /// Standard input is open until the container is asked to stop.
+    has_stdin: bool,
+    /// Cancelled when the container is asked to stop. Not where it is ended without being asked.
     pub(crate) stop: CancellationToken,
     /// Cancelled when it must end: what serves it on the I/O runtime ends too.
     pub(crate) ended: CancellationToken,
@@ -425,11 +431,15 @@ impl Sandbox {
         self.exit.send_replace(Some(exit));
     }
 
+    /// Whether it can see that it is asked to stop.
+    fn sees_stop(&self) -> bool {
+        self.artifact.entry() != Entry::Command || self.has_stdin || self.grants.namespace.has_ports()
+    }
+
     fn kill(&self) {
         self.grants.namespace.withdraw_http();
-        // Before its input ends: a guest that waits for that must not end by itself.
+        // Its input does not end: a guest that waits for that must not end by itself.
         self.group.kill();
-        self.stop.cancel();
         self.ended.cancel();
     }
 }

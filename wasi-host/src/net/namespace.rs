@@ -69,7 +69,7 @@ pub(crate) struct Shared {
 
 struct Tables {
     tcp: PortTable<TcpSlot>,
-    udp: PortTable<Arc<Mailbox>>,
+    udp: PortTable<UdpSlot>,
     http: BTreeMap<u16, Offer>,
     down: bool,
 }
@@ -86,6 +86,13 @@ struct TcpSlot {
     owner: Owner,
     /// Without one it is taken, and connections are refused.
     queue: Option<Arc<AcceptQueue>>,
+}
+
+/// What stands at a UDP port.
+#[derive(Debug)]
+struct UdpSlot {
+    owner: Owner,
+    mailbox: Arc<Mailbox>,
 }
 
 /// Where a packet to some address goes, and the address it comes from.
@@ -291,7 +298,8 @@ impl Namespace {
         let seat = self.shared.seats.take()?;
         let budget = Arc::clone(&self.shared.budget);
         let mailbox = Arc::new(Mailbox::new(self.shared.limits.datagram_bytes, budget));
-        let address = self.shared.tables_up()?.udp.bind(address, mailbox.clone())?;
+        let slot = UdpSlot { owner: self.owner.clone(), mailbox: Arc::clone(&mailbox) };
+        let address = self.shared.tables_up()?.udp.bind(address, slot)?;
         Ok(UdpSocket::new(self.shared.clone(), mailbox, address, seat))
     }
 
@@ -345,6 +353,14 @@ impl Namespace {
         queues.iter().for_each(|queue| queue.close());
     }
 
+    /// Whether this owner has ports: others may connect, or send something.
+    pub fn has_ports(&self) -> bool {
+        let tables = self.shared.tables.lock();
+        let mut owners =
+            tables.tcp.slots().map(|slot| &slot.owner).chain(tables.udp.slots().map(|slot| &slot.owner));
+        owners.any(|owner| owner.id == self.owner.id)
+    }
+
     /// Takes the network down for good: listeners close, connections are reset, nothing new begins.
     pub fn shutdown(&self) {
         let mut tables = self.shared.tables.lock();
@@ -352,7 +368,7 @@ impl Namespace {
         tables.http.clear();
         let listening: Vec<Arc<AcceptQueue>> =
             tables.tcp.slots().filter_map(|slot| slot.queue.clone()).collect();
-        let mailboxes: Vec<Arc<Mailbox>> = tables.udp.slots().cloned().collect();
+        let mailboxes: Vec<Arc<Mailbox>> = tables.udp.slots().map(|slot| Arc::clone(&slot.mailbox)).collect();
         drop(tables);
         listening.iter().for_each(|queue| queue.close());
         mailboxes.iter().for_each(|mailbox| mailbox.close());
@@ -539,8 +555,8 @@ impl Shared {
         caller: &Caller,
         payload: Bytes,
     ) -> Result<(), NetError> {
-        let mailbox = self.tables_up()?.udp.find(to).cloned().ok_or(NetError::ConnectionRefused)?;
-        mailbox.put(from, caller, payload)
+        let found = self.tables_up()?.udp.find(to).map(|slot| Arc::clone(&slot.mailbox));
+        found.ok_or(NetError::ConnectionRefused)?.put(from, caller, payload)
     }
 }
 

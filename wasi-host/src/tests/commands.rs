@@ -154,6 +154,23 @@ async fn standard_input_ends_when_the_container_is_stopped() {
 }
 
 #[tokio::test]
+async fn a_program_that_cannot_see_that_it_is_to_stop_is_ended() {
+    let bench = Bench::new(1);
+    let artifact = bench.prepare(&spinner()).await;
+    for (stdin_closed, ports, is_ended) in
+        [(true, vec![], true), (false, vec![], false), (true, vec![8080], false)]
+    {
+        let mut spec = bench.spec(artifact.clone());
+        (spec.stdin_closed, spec.listen_ports) = (stdin_closed, ports);
+        let container = bench.pod(PodLimits::default()).start(spec).expect("started");
+        container.stop();
+        let patience = Duration::from_millis(if is_ended { 30_000 } else { 50 });
+        let ended = tokio::time::timeout(patience, container.wait()).await;
+        assert_eq!(ended.ok(), is_ended.then_some(Exit::Killed));
+    }
+}
+
+#[tokio::test]
 async fn a_full_host_and_a_missing_mount_are_refused_with_the_reason() {
     let bench = Bench::new(1);
     let artifact = bench.prepare(&spinner()).await;

@@ -122,7 +122,8 @@ const CONTAINER_RULES: &[Rule] = &[
     refused("securityContext.windowsOptions", r#"{"runAsUserName":"a"}"#, NO_WINDOWS),
     served("stdin", "true").note(
         "with it standard input is open and silent, and at its end once the container is asked to stop; without it, it is \
-         at its end from the start. What a program that is asked to stop sees otherwise: its listeners accept no more",
+         at its end from the start. What a program that is asked to stop sees otherwise: its listeners accept no more. One \
+         that has neither is ended at once, as a process is that handles no SIGTERM; a preStop sleep gives it time",
     ),
     refused("stdinOnce", r#"^{"stdin":true,"stdinOnce":true}"#, NO_TERMINAL),
     served("terminationMessagePath", r#""/dev/termination-log""#)

@@ -228,6 +228,19 @@ async fn an_owner_closes_its_own_listeners_alone() {
 }
 
 #[tokio::test]
+async fn an_owner_has_the_ports_that_it_took_itself() {
+    let pod = namespace();
+    let (first, second) = (pod.scoped("first"), pod.scoped("second"));
+    let tcp = first.listen(address("0.0.0.0:80")).unwrap();
+    assert!(first.has_ports() && !second.has_ports() && !pod.has_ports());
+    let udp = second.bind_udp(address("0.0.0.0:53")).unwrap();
+    drop(tcp);
+    assert!(!first.has_ports() && second.has_ports());
+    drop(udp);
+    assert!(!second.has_ports());
+}
+
+#[tokio::test]
 async fn a_listener_that_refuses_still_gives_what_waited() {
     let pod = namespace();
     let listener = pod.listen(address("0.0.0.0:80")).unwrap();
