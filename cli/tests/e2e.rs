@@ -10,6 +10,8 @@ mod definitions;
 mod demo;
 #[path = "e2e/deploys.rs"]
 mod deploys;
+#[path = "e2e/disk.rs"]
+mod disk;
 #[path = "e2e/faults.rs"]
 mod faults;
 #[path = "e2e/fields.rs"]

@@ -124,6 +124,17 @@ impl PodDisk {
         self.inner.inodes.set_address(address);
     }
 
+    /// What was in this directory is gone, with all volumes of the pod there.
+    pub fn forget(&self, dir: &Path) {
+        self.inner.volumes.lock().retain(|volume, _| !volume.starts_with(dir));
+    }
+
+    /// The bytes that it has, and how many more its names take of the inodes, as their part of the bytes.
+    pub fn held(&self) -> (u64, u64) {
+        let Inner { account, inodes, .. } = &*self.inner;
+        (account.held(Holding::Disk), inodes.held(Holding::Disk))
+    }
+
     /// Why the pod was last given no more of the disk.
     pub(crate) fn refusal(&self) -> Option<Refused> {
         self.inner.account.refusal()

@@ -38,6 +38,7 @@ use crate::shares::{Certain, Holder, Shares};
 pub(crate) use capability::PodFiles;
 pub(crate) use listing::Listing;
 pub use mounts::{Mount, Volume};
+pub use reserve::{DiskPressure, disk_pressure};
 pub(crate) use reserve::{Reserve, has_room};
 use transfer::TRANSFER_BYTES_MAX;
 use usage::OpenFile;

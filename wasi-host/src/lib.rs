@@ -44,7 +44,7 @@ pub use artifact::{
 };
 pub use disk::{Grown, PodDisk, Written};
 pub use exit::Exit;
-pub use files::{Mount, Volume};
+pub use files::{DiskPressure, Mount, Volume, disk_pressure};
 pub use host::{Host, HostConfig, HostError, disable_library_backtraces};
 pub use logs::LogSink;
 pub use sandbox::{Container, ContainerLimits, ContainerSpec, Pod, PodLimits, StartError, Usage};

@@ -389,6 +389,7 @@ impl Service {
 pub struct Node {
     /// The status of the condition Ready: `True`, `False`, `Unknown`, or empty where there is none.
     pub ready: String,
+    pub has_disk_pressure: bool,
     pub taints: Vec<Taint>,
     /// Where its gateway listens, if it has one.
     pub gateway: Option<SocketAddr>,
@@ -401,11 +402,16 @@ impl Node {
 
     pub fn of(object: &Object) -> Result<Self, ObjectError> {
         let wire: NodeWire = object.parse()?;
-        let ready = wire.status.conditions.into_iter().find(|condition| condition.type_ == "Ready");
+        let conditions = wire.status.conditions;
+        let has_disk_pressure = conditions
+            .iter()
+            .any(|condition| condition.type_ == "DiskPressure" && condition.status == "True");
+        let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
         let addresses: Vec<String> = wire.status.addresses.into_iter().map(|one| one.address).collect();
         let gateway = wire.metadata.annotations.get(GATEWAY_ANNOTATION);
         Ok(Self {
             ready: ready.map(|condition| condition.status).unwrap_or_default(),
+            has_disk_pressure,
             taints: wire.spec.taints,
             gateway: gateway.and_then(|annotation| gateway_address(annotation, &addresses)),
         })

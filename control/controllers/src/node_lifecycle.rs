@@ -35,6 +35,8 @@ pub const NAME: &str = "node-lifecycle-controller";
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+/// Keeps new pods away; of those that are there the node itself says which has to go.
+const DISK_PRESSURE: &str = "node.kubernetes.io/disk-pressure";
 /// A user's word that the node is off: nothing runs on it any more.
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
@@ -162,23 +164,22 @@ struct Situation<'a> {
     taints: &'a [Taint],
 }
 
-/// The node's taints, with ours as its readiness asks for. Ours keep the time at which they were added.
+/// The node's taints, with ours as its conditions ask for. Ours keep the time at which they were added.
 fn wanted_taints(node: &Node, now: Timestamp) -> Vec<Taint> {
-    let key = match node.ready.as_str() {
-        "True" => None,
-        "Unknown" => Some(UNREACHABLE),
-        _ => Some(NOT_READY),
+    let mut wanted: Vec<(&str, &str)> = match node.ready.as_str() {
+        "True" => vec![],
+        "Unknown" => vec![(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")],
+        _ => vec![(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")],
     };
-    let mut taints: Vec<Taint> = Vec::new();
-    for taint in &node.taints {
-        if !is_ours(taint) || Some(taint.key.as_str()) == key {
-            taints.push(taint.clone());
-        }
+    if node.has_disk_pressure {
+        wanted.push((DISK_PRESSURE, "NoSchedule"));
     }
-    for effect in ["NoSchedule", "NoExecute"] {
-        if let Some(key) = key
-            && !taints.iter().any(|taint| taint.key == key && taint.effect == effect)
-        {
+    let stays = |taint: &&Taint| {
+        !is_ours(taint) && taint.key != DISK_PRESSURE || wanted.iter().any(|(key, _)| *key == taint.key)
+    };
+    let mut taints: Vec<Taint> = node.taints.iter().filter(stays).cloned().collect();
+    for (key, effect) in wanted {
+        if !taints.iter().any(|taint| taint.key == key && taint.effect == effect) {
             let (key, effect) = (key.to_owned(), effect.to_owned());
             taints.push(Taint { key, effect, value: String::new(), time_added: Some(now) });
         }
@@ -186,6 +187,7 @@ fn wanted_taints(node: &Node, now: Timestamp) -> Vec<Taint> {
     taints
 }
 
+/// Of its readiness.
 fn is_ours(taint: &Taint) -> bool {
     taint.key == NOT_READY || taint.key == UNREACHABLE
 }

@@ -3,6 +3,7 @@
 mod objects;
 mod offline;
 mod refusals;
+mod relief;
 mod seats;
 mod settle;
 mod stop;
@@ -23,7 +24,7 @@ use tokio::{
 };
 
 pub use self::{offline::LAST_RUN_AFTER, refusals::tell};
-use self::{seats::Seats, settle::Wakes};
+use self::{relief::Relief, seats::Seats, settle::Wakes};
 use crate::{
     decode::{Decoded, Key},
     execute::{At, Executor},
@@ -80,6 +81,7 @@ pub struct App {
     pub(crate) dirty: BTreeSet<PodUid>,
     pub(crate) wakes: Wakes,
     seats: Seats,
+    relief: Relief,
     /// The longest that a pod may take to end when the node stops.
     stop_grace_max: Duration,
     /// What the cluster wanted last, until it says what it wants now, or it is clear that it says nothing.
@@ -114,6 +116,7 @@ impl App {
             dirty: BTreeSet::new(),
             wakes: Wakes::default(),
             seats,
+            relief: Relief::default(),
             stop_grace_max,
             last: Vec::new(),
             last_after: Duration::ZERO,
@@ -207,23 +210,14 @@ impl App {
     }
 
     fn observe(&mut self, observation: Observation) {
-        let uid = match &observation {
-            Observation::SandboxReady { uid, .. }
-            | Observation::SandboxFailed { uid, .. }
-            | Observation::SandboxStopped { uid }
-            | Observation::SandboxLost { uid }
-            | Observation::Mounted { uid, .. }
-            | Observation::MountFailed { uid, .. }
-            | Observation::VolumesHeld { uid, .. } => uid.clone(),
-            Observation::Container { uid, container, attempt, news } => {
-                match news {
-                    News::Exited { .. } => self.executor.exited(uid, container, *attempt),
-                    News::NoSeat { .. } => self.seat_missed(),
-                    _ => {}
-                }
-                uid.clone()
+        let uid = observation.uid().clone();
+        if let Observation::Container { uid, container, attempt, news } = &observation {
+            match news {
+                News::Exited { .. } => self.executor.exited(uid, container, *attempt),
+                News::NoSeat { .. } => self.seat_missed(),
+                _ => {}
             }
-        };
+        }
         self.observed.apply(observation, self.executor.context().clock.now());
         self.dirty.insert(uid);
     }
@@ -253,6 +247,7 @@ impl App {
     fn report_usage(&mut self) {
         self.logs.forget_ended();
         self.executor.context().artifacts.tend();
+        self.make_room();
         if self.link_synced {
             self.executor.meter();
         }

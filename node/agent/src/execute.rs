@@ -171,6 +171,7 @@ impl Executor {
             }
             Action::Report { status, .. } => self.report(pod, &status),
             Action::Emit { event, .. } => self.emit(pod, &event),
+            Action::FreeVolumes { uid } => self.free_volumes(&uid),
             Action::Remove { uid } => self.remove(uid, pod),
             Action::EndPod { uid, .. } => self.sandboxes.get(&uid)?.ending.cancel(),
             Action::Admit { .. } | Action::Announce { .. } | Action::End { .. } | Action::Forget { .. } => {}
@@ -297,6 +298,10 @@ impl Executor {
                 Err((reason, message)) => at.news(News::PullFailed { reason, message }),
             }
         });
+    }
+
+    fn free_volumes(&self, uid: &PodUid) {
+        self.context.removals.push_of(self.volumes_dir(uid), self.context.disks.get(uid));
     }
 
     fn remove(&mut self, uid: PodUid, pod: &Pod) {

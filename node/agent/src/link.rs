@@ -267,7 +267,7 @@ impl Link {
                 }
                 _ = heartbeat.tick() => {
                     if self.sequence.is_multiple_of(PRESSURE_EVERY.into()) {
-                        pressure = machine::pressure(&self.config.data_dir);
+                        pressure = machine::pressure(&self.config.data_dir, pressure);
                     }
                     self.sequence += 1;
                     let beat = Heartbeat {

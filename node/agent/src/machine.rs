@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, fs, path::Path};
 
+use coracle_wasi_host::disk_pressure;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
@@ -10,8 +11,6 @@ use crate::config::Capacity;
 /// Free memory below this share of all is pressure. Source: kubelet's `memory.available` is 100 MiB; a share fits
 /// small machines too.
 const MEMORY_PRESSURE_SHARE: u64 = 20;
-/// Free disk below this share of all is pressure. Source: kubelet `nodefs.available<10%`, halved: artifacts are small.
-const DISK_PRESSURE_SHARE: u64 = 20;
 
 /// The part of the open files that logs of pods may take, one each: connections are given seven eighths
 /// ([`coracle_wasi_host::descriptors`]), and a quarter of the rest is the node's own and for volumes.
@@ -85,12 +84,13 @@ pub struct Pressure {
     pub disk: bool,
 }
 
-pub fn pressure(data_dir: &Path) -> Pressure {
+/// What has come of what there was `before`. Of the disk it is that guests find little of it, see `disk_pressure` in
+/// `wasi-host/src/files/reserve.rs`.
+pub fn pressure(data_dir: &Path, before: Pressure) -> Pressure {
     let memory = meminfo("MemAvailable").zip(meminfo("MemTotal"));
-    let disk = rustix::fs::statvfs(data_dir).ok();
     Pressure {
         memory: memory.is_some_and(|(free, all)| free < all / MEMORY_PRESSURE_SHARE),
-        disk: disk.is_some_and(|stat| stat.f_bavail < stat.f_blocks / DISK_PRESSURE_SHARE),
+        disk: disk_pressure(data_dir, before.disk).is_some(),
     }
 }
 

@@ -59,6 +59,8 @@ pub enum Action {
     Report { uid: PodUid, status: Value },
     /// Send an event up.
     Emit { uid: PodUid, event: EventRecord },
+    /// Remove the pod's volumes: nothing of it will run any more. Its logs stay.
+    FreeVolumes { uid: PodUid },
     /// Remove what is left of the pod on this node and report that it is gone.
     Remove { uid: PodUid },
     /// Inner: neither the cluster nor this node knows the pod any more.
@@ -83,6 +85,7 @@ impl Action {
             | Action::StopSandbox { uid }
             | Action::Report { uid, .. }
             | Action::Emit { uid, .. }
+            | Action::FreeVolumes { uid }
             | Action::Remove { uid }
             | Action::Forget { uid } => uid,
         }
@@ -108,6 +111,7 @@ impl Action {
             Action::StopSandbox { .. } => "stop sandbox",
             Action::Report { .. } => "report",
             Action::Emit { .. } => "emit",
+            Action::FreeVolumes { .. } => "free volumes",
             Action::Remove { .. } => "remove",
             Action::Forget { .. } => "forget",
         }
@@ -138,7 +142,7 @@ pub struct StartPlan {
 /// Why a whole pod has failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    pub reason: String,
+    pub reason: &'static str,
     pub message: String,
 }
 

@@ -39,6 +39,8 @@ pub mod status;
 
 pub mod action;
 
+pub mod eviction;
+
 pub mod reconcile;
 
 pub mod race;

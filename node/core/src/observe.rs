@@ -10,7 +10,8 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use crate::{
-    action::{Action, StartPlan},
+    action::{Action, Failure, StartPlan},
+    eviction::EVICTED,
     pod::{
         ContainerEnding, ContainerState, Ending, Instance, Observed, Phase, Planning, PodState, Pulled,
         Refused, Running, Sandbox, Terminated, Unseated, Volumes,
@@ -52,12 +53,33 @@ pub enum Observation {
         uid: PodUid,
         message: String,
     },
+    /// The node needs room that the pod has.
+    Evicted {
+        uid: PodUid,
+        failure: Failure,
+    },
     Container {
         uid: PodUid,
         container: String,
         attempt: u32,
         news: News,
     },
+}
+
+impl Observation {
+    pub fn uid(&self) -> &PodUid {
+        match self {
+            Observation::SandboxReady { uid, .. }
+            | Observation::SandboxFailed { uid, .. }
+            | Observation::SandboxStopped { uid }
+            | Observation::SandboxLost { uid }
+            | Observation::Mounted { uid, .. }
+            | Observation::MountFailed { uid, .. }
+            | Observation::VolumesHeld { uid, .. }
+            | Observation::Evicted { uid, .. }
+            | Observation::Container { uid, .. } => uid,
+        }
+    }
 }
 
 /// What happened to a container.
@@ -158,6 +180,11 @@ impl Observed {
                     state.sandbox_stopped();
                 }
             }
+            Observation::Evicted { uid, failure } => {
+                if let Some(state) = self.pods.get_mut(&uid) {
+                    state.eviction.get_or_insert(failure);
+                }
+            }
             Observation::SandboxLost { uid } => {
                 if let Some(state) = self.pods.get_mut(&uid)
                     && state.sandbox == Sandbox::Ready
@@ -251,7 +278,8 @@ impl PodState {
                 None => {
                     self.ending = Some(Ending { since: now, grace: *grace, failure: failure.clone() });
                     if let Some(failure) = failure {
-                        self.event(false, "DeadlineExceeded", failure.message.clone());
+                        let warning = failure.reason == EVICTED;
+                        self.event(warning, failure.reason, failure.message.clone());
                     }
                 }
             },
@@ -264,6 +292,7 @@ impl PodState {
                     self.events.remove(at);
                 }
             }
+            Action::FreeVolumes { .. } => self.volumes_freed = true,
             Action::Remove { .. } => self.removed = true,
             Action::Pull { container, image, .. } => self.begin_pull(container, image, now),
             Action::Plan { container, fingerprint, .. } => {

@@ -65,6 +65,10 @@ pub struct PodState {
     pub ending: Option<Ending>,
     /// The pod had ended before this process saw it, and nothing of it is to run or to be reported.
     pub finished_before: bool,
+    /// Why it is to make room on the node.
+    pub eviction: Option<Failure>,
+    /// Nothing will run any more, and its volumes are gone.
+    pub volumes_freed: bool,
     /// What remained of the pod on this node has been removed and the cluster was told.
     pub removed: bool,
     /// Not sent yet.

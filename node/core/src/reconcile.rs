@@ -126,6 +126,7 @@ impl Step<'_> {
         let ended = if self.state.ending.is_some() {
             self.wind_down()
         } else if self.state.finished_before {
+            self.free_volumes();
             false
         } else if self.state.outcome(self.pod).is_some() {
             self.finish();
@@ -139,6 +140,8 @@ impl Step<'_> {
             let deleted = object_is_gone || self.pod.is_deleting();
             if deleted {
                 self.actions.push(Action::Remove { uid: self.uid.clone() });
+            } else {
+                self.free_volumes();
             }
         }
     }
@@ -159,16 +162,21 @@ impl Step<'_> {
             }
             return;
         }
+        if self.state.ending.is_some() || self.state.finished_before || self.state.outcome(self.pod).is_some()
+        {
+            return;
+        }
+        if let Some(failure) = self.state.eviction.clone() {
+            // Whatever it still writes takes room from the others.
+            self.actions.push(Action::EndPod { uid, grace: Duration::ZERO, failure: Some(failure) });
+            return;
+        }
         let deadline = self.pod.spec.active_deadline_seconds.map(|seconds| seconds.max(0).cast_unsigned());
         let over =
             deadline.is_some_and(|seconds| since(self.state.start_time, self.now).as_secs() >= seconds);
-        if over
-            && self.state.ending.is_none()
-            && !self.state.finished_before
-            && self.state.outcome(self.pod).is_none()
-        {
+        if over {
             let failure = Failure {
-                reason: "DeadlineExceeded".into(),
+                reason: "DeadlineExceeded",
                 message: "Pod was active on the node longer than the specified deadline".into(),
             };
             let grace = self.pod.grace();
@@ -259,7 +267,17 @@ impl Step<'_> {
                 self.press(name, running, None);
             }
         }
-        self.sandbox_is_gone();
+        if self.sandbox_is_gone() {
+            self.free_volumes();
+        }
+    }
+
+    /// Removes the volumes of a pod of which nothing will run any more.
+    fn free_volumes(&mut self) {
+        let is_used = !self.state.is_still() || self.state.is_being_written();
+        if !is_used && !self.state.volumes_freed && self.desired.stopping.is_none() {
+            self.actions.push(Action::FreeVolumes { uid: self.uid.clone() });
+        }
     }
 
     /// Ends everything that runs in a sandbox that is the pod's no longer, then the sandbox itself.

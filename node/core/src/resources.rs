@@ -22,6 +22,12 @@ pub fn units(amount: &Amount) -> Option<u64> {
     u64::try_from((milli + 999) / 1000).ok()
 }
 
+/// What a container requests; where it does not say, its limit.
+pub fn requested(container: &Container, resource: &str) -> u64 {
+    let amounts = [&container.resources.requests, &container.resources.limits];
+    amounts.into_iter().find_map(|amounts| amounts.get(resource).and_then(units)).unwrap_or(0)
+}
+
 /// What a container may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Limits {
@@ -40,20 +46,14 @@ pub struct Limits {
 pub fn container_limits(container: &Container) -> Limits {
     let limits = &container.resources.limits;
     let cpu_limit = limits.get("cpu").and_then(milli).filter(|milli| *milli > 0);
-    let requested = container.resources.requests.get("cpu").and_then(milli).or(cpu_limit);
+    let cpu_requested = container.resources.requests.get("cpu").and_then(milli).or(cpu_limit);
     let memory_bytes = limits.get("memory").and_then(units).filter(|bytes| *bytes > 0);
     Limits {
         memory_bytes,
-        memory_requested: container
-            .resources
-            .requests
-            .get("memory")
-            .and_then(units)
-            .or(memory_bytes)
-            .unwrap_or(0),
+        memory_requested: requested(container, "memory"),
         disk_bytes: limits.get("ephemeral-storage").and_then(units).filter(|bytes| *bytes > 0),
         cpu_quota: cpu_limit.map(|milli| milli as f64 / 1000.0),
-        cpu_weight: weight(requested.unwrap_or(0)),
+        cpu_weight: weight(cpu_requested.unwrap_or(0)),
     }
 }
 

@@ -93,6 +93,7 @@ pub struct PodSpec {
     pub active_deadline_seconds: Option<i64>,
     pub service_account_name: String,
     pub node_name: String,
+    pub priority: Option<i32>,
     pub hostname: String,
     pub enable_service_links: Option<bool>,
     pub readiness_gates: Vec<ReadinessGate>,

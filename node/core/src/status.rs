@@ -25,7 +25,7 @@ pub fn pod_status(pod: &Pod, state: &PodState, node: &NodeFacts, now: Timestamp)
     status.insert("phase".into(), phase.into());
     status.insert("conditions".into(), conditions(pod, state, phase, wall(now, node)));
     if let Some(failure) = state.ending.as_ref().and_then(|ending| ending.failure.as_ref()) {
-        status.insert("reason".into(), failure.reason.clone().into());
+        status.insert("reason".into(), failure.reason.into());
         status.insert("message".into(), failure.message.clone().into());
     }
     // A node that is reached by a name alone knows of no address of its machine.
@@ -196,7 +196,11 @@ fn conditions(pod: &Pod, state: &PodState, phase: &str, now: Timestamp) -> Value
     ];
     let previous = state.reported.as_ref().unwrap_or(&pod.status)["conditions"].as_array();
     let previous = previous.map(Vec::as_slice).unwrap_or_default();
-    own.iter().map(|(name, one)| one.to_json(name, previous, now)).collect()
+    let disrupted = state.eviction.as_ref().filter(|_| phase == "Failed").map(|failure| {
+        let (holds, reason, message) = (true, "TerminationByKubelet", failure.message.clone());
+        ("DisruptionTarget", Condition { holds, reason, message })
+    });
+    own.iter().chain(&disrupted).map(|(name, one)| one.to_json(name, previous, now)).collect()
 }
 
 fn gates(pod: &Pod) -> Condition {

@@ -49,6 +49,16 @@ impl Space {
         self.bytes_free < self.reserve() || (self.inodes > 0 && self.inodes_free < self.inodes / PART)
     }
 
+    fn pressure(&self, before: bool) -> Option<DiskPressure> {
+        let quarters = if before { 6 } else { 5 };
+        let wanted = self.reserve() / 4 * quarters;
+        if self.bytes_free < wanted {
+            return Some(DiskPressure::Bytes { wanted, free: self.bytes_free });
+        }
+        let wanted = self.inodes / PART / 4 * quarters;
+        (self.inodes_free < wanted).then_some(DiskPressure::Inodes { wanted, free: self.inodes_free })
+    }
+
     fn has_room(&self, bytes: u64) -> bool {
         !self.is_short() && self.left() >= bytes
     }
@@ -62,6 +72,21 @@ impl Space {
         // Of a tiny disk half is all that can be asked for.
         (self.bytes / PART).clamp(BYTES_MIN, BYTES_MAX).min(self.bytes / 2)
     }
+}
+
+/// What there is little of that guests may still take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskPressure {
+    /// Bytes: how many are to be free, and how many are.
+    Bytes { wanted: u64, free: u64 },
+    /// Inodes.
+    Inodes { wanted: u64, free: u64 },
+}
+
+/// What presses on guests on the file system that `path` is on: less of it is free than a quarter beyond the node's own part;
+/// where that was so `before`, than half beyond. Blocks.
+pub fn disk_pressure(path: &Path, before: bool) -> Option<DiskPressure> {
+    Space::of(path)?.pressure(before)
 }
 
 /// Whether so many bytes more, written on account of guests, leave the node its part of the file system that `path` is on.
@@ -170,6 +195,23 @@ mod tests {
         while reserve.admit(64 << 10).is_err() {}
         // A file system that says nothing has no bound.
         assert_eq!(Reserve::with(|| None, ledger()).admit(u64::MAX), Ok(()));
+    }
+
+    #[test]
+    fn there_is_little_left_before_guests_are_refused_and_until_there_is_more() {
+        let space = |bytes_free, inodes_free| Space { bytes: 1 << 40, bytes_free, inodes: 8000, inodes_free };
+        let bytes = |wanted, free| Some(DiskPressure::Bytes { wanted, free });
+        for (bytes_free, inodes_free, before, told) in [
+            (5 << 28, 500, false, None),
+            ((5 << 28) - 1, 500, false, bytes(5 << 28, (5 << 28) - 1)),
+            (5 << 28, 600, true, bytes(6 << 28, 5 << 28)),
+            (6 << 28, 600, true, None),
+            (6 << 28, 499, false, Some(DiskPressure::Inodes { wanted: 500, free: 499 })),
+        ] {
+            assert_eq!(space(bytes_free, inodes_free).pressure(before), told);
+        }
+        let without_inodes = Space { inodes: 0, ..space(6 << 28, 0) };
+        assert_eq!(without_inodes.pressure(true), None);
     }
 
     #[test]

@@ -51,6 +51,28 @@ fn the_pods_of_a_dead_node_are_replaced() {
 }
 
 #[test]
+fn a_node_whose_disk_is_nearly_full_gets_no_new_pods_and_keeps_those_that_it_has() {
+    let mut cluster = Cluster::new();
+    cluster.node("n1", "True");
+    cluster.put(web(), deployment(1));
+    cluster.run(1_000);
+    cluster.read();
+    for pressure in ["True", "False"] {
+        let key = ObjectKey::new("nodes", "", "n1");
+        let mut node = cluster.get(&key);
+        node["status"]["conditions"] =
+            json!([{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": pressure}]);
+        cluster.put(key, node);
+        cluster.run(5_000);
+    }
+    expect![[r#"
+        update nodes n1 spec.taints=[{"key":"node.kubernetes.io/disk-pressure","effect":"NoSchedule","timeAdded":"2026-01-01T00:00:01Z"}]
+        update nodes n1 spec.taints=null
+    "#]]
+    .assert_eq(&cluster.read());
+}
+
+#[test]
 fn nodes_that_die_in_turn_hold_up_no_pods() {
     let mut cluster = Cluster::new();
     cluster.node("n1", "True");

@@ -237,7 +237,7 @@ impl Node {
     pub fn step(&mut self, now: Timestamp, calm: bool, records: &mut Records) -> Result<bool, String> {
         while self.coming.keys().next().is_some_and(|(at, _)| *at <= now) {
             let Some((_, observation)) = self.coming.pop_first() else { break };
-            self.dirty.insert(uid_of(&observation).clone());
+            self.dirty.insert(observation.uid().clone());
             self.observed.apply(observation, now);
         }
         let due = self.wakes.iter().filter(|(_, at)| **at <= now);
@@ -361,18 +361,5 @@ impl Node {
     /// Whether a pod that the cluster wants here is known here.
     pub fn knows(&self, uid: &str) -> bool {
         self.desired.pods.contains_key(uid)
-    }
-}
-
-fn uid_of(observation: &Observation) -> &PodUid {
-    match observation {
-        Observation::SandboxReady { uid, .. }
-        | Observation::SandboxFailed { uid, .. }
-        | Observation::SandboxStopped { uid }
-        | Observation::SandboxLost { uid }
-        | Observation::Mounted { uid, .. }
-        | Observation::MountFailed { uid, .. }
-        | Observation::VolumesHeld { uid, .. }
-        | Observation::Container { uid, .. } => uid,
     }
 }

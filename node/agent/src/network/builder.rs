@@ -567,7 +567,7 @@ mod tests {
             builder.change(key, service_of_one_port());
         };
         ["1", "2", "3"].into_iter().for_each(|name| service("a", name));
-        service("b", "1");
+        service("b", "of b");
         builder.hurry();
         let (mut a, b) = (Box::pin(builder.told("a")), Box::pin(builder.told("b")));
         let mut cluster = Box::pin(builder.told("none"));
@@ -589,6 +589,10 @@ mod tests {
         service("a", "4");
         assert!(!waits(&mut Box::pin(builder.told("none"))).await);
         go.send(()).unwrap();
-        assert_eq!(order, ["1", "1", "2", "3"], "that of b comes second");
+        // The first two may have begun before there was anything of b.
+        let of_b = order.iter().position(|name| *name == "of b");
+        assert!(of_b.is_some_and(|at| at <= 2), "{order:?}");
+        order.retain(|name| *name != "of b");
+        assert_eq!(order, ["1", "2", "3"]);
     }
 }

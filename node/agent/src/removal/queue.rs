@@ -120,7 +120,13 @@ impl Worker {
     fn go_on(&mut self, shared: &Shared) {
         let Some(mut active) = self.active.pop_front() else { return };
         match turn(&mut active.removal) {
-            Ok(true) => _ = shared.queue.lock().of.remove(&active.removal.path),
+            Ok(true) => {
+                let path = &active.removal.path;
+                let disk = shared.queue.lock().of.remove(path);
+                if let Some(disk) = disk {
+                    disk.forget(path);
+                }
+            }
             Ok(false) => self.park_or_go_on(shared, Active { is_long: true, ..active }),
             Err(error) => self.fail(active.removal.path, &error, active.wait),
         }

@@ -50,6 +50,8 @@ impl PodState {
             containers,
             ending: None,
             finished_before,
+            eviction: None,
+            volumes_freed: false,
             removed: false,
             events: VecDeque::new(),
             reported: None,

@@ -175,6 +175,7 @@ fn init_containers_run_in_order_and_a_sidecar_stays() {
           stop sandbox
           report Succeeded ["Initialized"]; first terminated:Completed=0 x0 ready; side terminated:Error=3 x0; second terminated:Completed=0 x0 ready; main terminated:Completed=0 x0
         0s sandbox stopped
+          free volumes
     "#]]);
 }
 
@@ -202,6 +203,7 @@ fn an_init_container_that_fails_fails_a_pod_that_never_restarts() {
           stop sandbox
           report Failed []; first terminated:Error=7 x0; main waiting:PodInitializing x0
         0s sandbox stopped
+          free volumes
     "#]]);
 }
 
@@ -284,6 +286,7 @@ fn a_job_that_completes_leaves_the_network() {
           stop sandbox
           report Succeeded ["Initialized"]; pi terminated:Completed=0 x0
         0s sandbox stopped
+          free volumes
         0s delete
           end pod within 30s None
           remove
@@ -322,6 +325,7 @@ fn the_deadline_ends_a_pod() {
           stop sandbox
           report Failed ["Initialized"]; pi terminated:Error=143 x0
         62s sandbox stopped
+          free volumes
     "#]]);
 }
 

@@ -44,6 +44,7 @@ fn after_a_restart_of_the_node_what_may_run_only_once_does_not_run_again() {
     world.check(expect![[r#"
         0s put
           admit
+          free volumes
           report Failed ["Initialized"]; web terminated:ContainerStatusUnknown=137 x0 (The container was lost when its node was restarted)
     "#]]);
 }

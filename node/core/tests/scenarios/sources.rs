@@ -254,6 +254,7 @@ fn of_a_pod_that_cannot_be_read_nothing_runs_and_its_deletion_is_carried_out() {
     world.check(expect![[r#"
         0s put
           admit
+          free volumes
         0s delete
           end pod within 0ns None
           remove

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
 use coracle_core::{
     Action, Desired, NodeFacts, Observation, Observed, Pod,
+    action::Failure,
     observe::{Exit, Fetched, News},
     pod::Phase,
     probe::{ProbeCheck, ProbeKind},
@@ -161,6 +162,10 @@ impl World {
 
     pub fn sandbox_lost(&mut self) {
         self.tell("sandbox lost", Observation::SandboxLost { uid: POD.into() });
+    }
+
+    pub fn evicted(&mut self, failure: Failure) {
+        self.tell("evicted", Observation::Evicted { uid: POD.into(), failure });
     }
 
     pub fn node_stops(&mut self, seconds: u64) {
@@ -347,6 +352,7 @@ fn describe(action: &Action) -> String {
         Action::Emit { event, .. } => {
             format!("event {} {}: {}", event.field_path, event.reason, event.message)
         }
+        Action::FreeVolumes { .. } => "free volumes".into(),
         Action::Remove { .. } => "remove".into(),
         Action::Forget { .. } => "forget".into(),
     }
