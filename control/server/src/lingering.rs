@@ -1,8 +1,9 @@
 //! The rest of bodies that nobody reads.
 //!
 //! Where a request is answered before its body has come, HTTP/2 resets the stream behind the answer. Clients are to take the
-//! answer all the same (RFC 9113, 8.1), and some in use lose it. So the body is read on for a little while, and thrown away:
-//! by then its client has seen that it is answered.
+//! answer all the same (RFC 9113, 8.1), and some in use lose it. HTTP/1.1 closes the connection, and who still sends may hear
+//! of that before it reads the answer (RFC 9112, 9.6). So the body is read on for a little while, and thrown away: by then
+//! its client has seen that it is answered.
 
 use std::{
     future::poll_fn,

@@ -14,7 +14,7 @@ use axum::{Router, body::Body, response::IntoResponse};
 use coracle_api::{ApiError, Attributes, Authorizer, Decision, Storage, asks_to_impersonate, impersonated};
 use coracle_raft::RaftSender;
 use futures::FutureExt;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::body::Body as _;
 use jiff::Timestamp;
 use tokio_util::task::AbortOnDropHandle;
@@ -115,7 +115,7 @@ impl Front {
         let path = request.uri().path().to_owned();
         let path = path.as_str();
         // Streams of gRPC end as both sides know they may.
-        let lingers = request.version() == Version::HTTP_2 && !is_grpc(path);
+        let lingers = !is_grpc(path);
         let mut request = request.map(|body| Lingering::new(body, lingers));
         let judged = match self.judge.judge(peer) {
             Err(Lost::NodeGone(_)) => self.judge.judge_surely(peer).await,

@@ -1,5 +1,7 @@
 //! The OCI distribution API as its specification has it: each kind of request, and each way in which it may be wrong.
 
+use std::time::Duration;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use coracle_api::Storage;
 use coracle_objects::{ObjectKey, Transaction};
@@ -74,6 +76,24 @@ impl Client {
         let host = &self.address;
         let head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {bytes}\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; "HTTP/1.1 200".len()];
+        stream.read_exact(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer[9..]).parse().unwrap()
+    }
+
+    /// The status of a request that is refused while its body is sent on for a while.
+    async fn send_on(&self, method: &str, path: &str, pieces: usize) -> u16 {
+        let piece = [b' '; 16 * 1024];
+        let mut stream = tls::connect(&self.address, self.config.clone().into()).await.unwrap();
+        let (host, authorization, bytes) = (&self.address, &self.authorization, pieces * piece.len());
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: {authorization}\r\ncontent-length: {bytes}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..pieces {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            stream.write_all(&piece).await.unwrap();
+        }
         let mut answer = [0; "HTTP/1.1 200".len()];
         stream.read_exact(&mut answer).await.unwrap();
         String::from_utf8_lossy(&answer[9..]).parse().unwrap()
@@ -167,6 +187,7 @@ async fn a_token_is_a_password_for_its_role() {
     let token = bench.control.create_token(Role::Reader, 60).await.unwrap().proof();
     let reader = Client::logged_in(&bench.control, &token);
     assert_eq!(reader.get("/v2/team/app/manifests/1").await.status(), StatusCode::OK);
+    assert_eq!(reader.send_on("PUT", "/v2/team/app/manifests/2", 20).await, 403);
     let refused = reader.put("team/app", "2", &manifest).await;
     assert_eq!((refused.status(), code(&refused).as_str()), (StatusCode::FORBIDDEN, "DENIED"));
     for client in [&pusher, &reader] {
