@@ -14,6 +14,7 @@ mod service_manager;
 use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
+use rustix::fs::Mode;
 
 use crate::{
     args::{Cli, Command, LogArgs, LogFormat},
@@ -36,6 +37,10 @@ fn main() -> ExitCode {
     }
     if matches!(cli.command, Command::Control(_) | Command::Node(_)) {
         join_token::leave_command_line();
+    }
+    if !matches!(cli.command, Command::Man(_)) {
+        // What is in data dirs, backups and kubeconfigs is for nobody else, whoever writes it.
+        rustix::process::umask(Mode::RWXG | Mode::RWXO);
     }
     start_logging(&cli);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -1,5 +1,11 @@
 //! Volumes, environment and init containers, as a component sees them.
 
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
 use crate::harness::{Kubectl, alone, eventually, run, sample, up};
 
 const MANIFEST: &str = r#"
@@ -124,4 +130,24 @@ fn volumes_and_environment_reach_the_component() {
         "jsonpath={range .status.containerStatuses[*]}{.name}={.state.terminated.exitCode} {end}",
     ]);
     assert_eq!(ended.trim(), "environment=0 greedy=1 outside=1 read=0 trespass=1");
+    let open = open_to_others(folder.path());
+    assert!(open.is_empty(), "{open:?}");
+    let said = run(&["doctor", "--data-dir", folder.path().to_str().unwrap()]);
+    assert!(said.contains("is its owner's alone"), "{said}");
+}
+
+/// Files and folders that others than their owner may look into or change.
+fn open_to_others(folder: &Path) -> Vec<PathBuf> {
+    let (mut open, mut left) = (vec![], vec![folder.to_owned()]);
+    while let Some(path) = left.pop() {
+        // Some come and go meanwhile.
+        let Ok(found) = fs::symlink_metadata(&path) else { continue };
+        if found.is_dir() {
+            left.extend(fs::read_dir(&path).into_iter().flatten().map(|entry| entry.unwrap().path()));
+        }
+        if !found.is_symlink() && found.permissions().mode() & 0o077 != 0 {
+            open.push(path);
+        }
+    }
+    open
 }
