@@ -21,6 +21,8 @@ pub struct Cluster {
     folder: PathBuf,
     /// Of the control node, as `host:port`.
     pub address: String,
+    /// Of the nodes, in their order, as `host:port`.
+    pub gateways: Vec<String>,
     processes: Vec<Child>,
 }
 
@@ -35,7 +37,8 @@ impl Cluster {
             fs::remove_dir_all(&folder)?;
         }
         fs::create_dir_all(&folder)?;
-        let mut cluster = Self { folder, address: String::new(), processes: Vec::new() };
+        let (address, gateways, processes) = Default::default();
+        let mut cluster = Self { folder, address, gateways, processes };
         let mut control = cluster.command(binary, "control");
         control.args(["--init", "--listen", "127.0.0.1:0"]);
         let said = cluster.add(control, "control", "control node at ")?;
@@ -45,7 +48,8 @@ impl Cluster {
             let mut node = cluster.command(binary, "node");
             node.args(["--name", name, "--join", &cluster.address, "--token", token.trim()]);
             node.args(["--fabric", "127.0.0.1:0", "--gateway", "127.0.0.1:0", "--allow-egress"]);
-            cluster.add(node, name, "gateway http://")?;
+            let gateway = cluster.add(node, name, "gateway http://")?;
+            cluster.gateways.push(gateway);
         }
         Ok(cluster)
     }

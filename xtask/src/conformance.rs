@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use self::{specs::Outcome, suite::Suite};
-use crate::{cluster::Cluster, exit_code, root};
+use crate::{built, cluster::Cluster, exit_code};
 
 /// A red spec of pods waits for five minutes by itself.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -42,25 +42,20 @@ struct Options {
 
 impl Options {
     fn parse(words: &[&str]) -> Result<Self> {
-        let binary = root().join("target/release/coracle");
-        let mut options = Self { specs: None, focus: None, binary, jobs: JOBS, limit: LIMIT };
+        let mut binary = None;
+        let mut options = Self { specs: None, focus: None, binary: PathBuf::new(), jobs: JOBS, limit: LIMIT };
         for pair in words.chunks(2) {
             let [name, value] = pair else { bail!("{} needs a value", pair[0]) };
             match *name {
                 "--specs" => options.specs = Some(value.into()),
                 "--focus" => options.focus = Some((*value).to_owned()),
-                "--binary" => options.binary = value.into(),
+                "--binary" => binary = Some(*value),
                 "--jobs" => options.jobs = number(name, value)?.max(1),
                 "--limit" => options.limit = Duration::from_secs(number(name, value)? as u64),
                 _ => bail!("{name} is no option: --specs, --focus, --binary, --jobs, --limit"),
             }
         }
-        if !options.binary.exists() {
-            bail!(
-                "{} is missing: run `cargo build --release`, or name it with --binary",
-                options.binary.display()
-            );
-        }
+        options.binary = built(binary)?;
         Ok(options)
     }
 }

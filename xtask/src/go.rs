@@ -1,8 +1,12 @@
 //! Go, in which the suites of others are written.
 
-use std::process::Command;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 /// Whether Go 1.`minor` or newer is here.
 ///
@@ -18,6 +22,20 @@ pub fn check(minor: u32) -> Result<()> {
         Some(found) if found >= minor => Ok(()),
         _ => bail!("{:?} is too old: {install}", text.trim()),
     }
+}
+
+/// Builds a program into a folder, where it is left: the folder.
+///
+/// # Errors
+/// Where it cannot be fetched or built.
+pub fn install(module: &str, folder: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(folder)?;
+    let status = Command::new("go").args(["install", module]).env("GOBIN", folder).status();
+    let status = status.context("running go")?;
+    if !status.success() {
+        bail!("building {module} failed: {status}; is a module proxy in reach (`go env GOPROXY`)?");
+    }
+    Ok(folder.to_owned())
 }
 
 /// 26 of `go version go1.26.8 linux/amd64`.

@@ -6,14 +6,13 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, ExitCode},
 };
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cluster::Cluster, exit_code, go, root};
+use crate::{built, cluster::Cluster, exit_code, go, root};
 
 /// The program. It has no releases of its own: a version is a commit.
 const MODULE: &str =
@@ -36,27 +35,24 @@ struct Options {
 
 impl Options {
     fn parse(words: &[&str]) -> Result<Self> {
-        let mut options = Self { version: VERSION.into(), binary: root().join("target/release/coracle") };
+        let (mut version, mut binary) = (VERSION, None);
         for pair in words.chunks(2) {
             let [name, value] = pair else { bail!("{} needs a value", pair[0]) };
             match *name {
-                "--version" => options.version = (*value).to_owned(),
-                "--binary" => options.binary = value.into(),
+                "--version" => version = value,
+                "--binary" => binary = Some(*value),
                 _ => bail!("{name} is no option: --version, --binary"),
             }
         }
-        let binary = &options.binary;
-        if !binary.exists() {
-            bail!("{} is missing: run `cargo build --release`, or name it with --binary", binary.display());
-        }
-        Ok(options)
+        Ok(Self { version: version.to_owned(), binary: built(binary)? })
     }
 }
 
 /// Builds the program, and runs it against a control node of its own: whether all checks have passed.
 fn run(options: &Options) -> Result<bool> {
     let folder = root().join("target").join(FOLDER);
-    let program = build(&folder)?;
+    go::check(GO_MINOR_MIN)?;
+    let program = go::install(MODULE, &folder)?.join("conformance");
     let cluster = Cluster::start(&options.binary, &format!("{FOLDER}/cluster"), &[])?;
     let token = cluster.ask(&options.binary, &["token", "create", "--role", "pusher"])?;
     let results = folder.join("results");
@@ -82,19 +78,6 @@ fn run(options: &Options) -> Result<bool> {
     println!("oci-conformance {}: {}", options.version, totals.sentence());
     println!("each request and answer: {}", results.join("report.html").display());
     Ok(totals.all_passed())
-}
-
-fn build(folder: &Path) -> Result<PathBuf> {
-    go::check(GO_MINOR_MIN)?;
-    fs::create_dir_all(folder)?;
-    let status = Command::new("go").args(["install", MODULE]).env("GOBIN", folder).status();
-    let status = status.context("running go")?;
-    if !status.success() {
-        bail!(
-            "building the conformance program failed: {status}; is a module proxy in reach (`go env GOPROXY`)?"
-        );
-    }
-    Ok(folder.join("conformance"))
 }
 
 /// How many checks came to what, as the program names it: `Pass`, `FAIL`, `Error`, `Skip`, `Disabled`.
