@@ -1,6 +1,7 @@
 //! A day's worth of pods on two nodes: of all kinds in turn, as fast as the cluster takes them, a bounded number alive at a
 //! time. Whatever was not there before must not be there after, in any process, counted by the kernel and by itself.
 
+pub mod bursts;
 mod census;
 mod kinds;
 mod pods;

@@ -32,14 +32,14 @@ pub async fn run(settings: &Settings) -> Result<()> {
             ["--pods", &settings.pods.to_string(), "--max-instances", &settings.max_instances.to_string()];
         let bench = Replicas::start(&[image], &more.map(str::to_owned)).await?;
         // The component is compiled and in memory before anything is counted.
-        bench.make("pods", words, 1).await?;
-        bench.ready("pods", 1, PATIENCE).await?;
+        bench.deployments.make("pods", words, 1).await?;
+        bench.deployments.ready("pods", 1, PATIENCE).await?;
         sleep(SETTLE).await;
         let before = bench.node.running.memory_mib()?.0;
         for (part, of) in STEPS {
             let wanted = settings.pods * part / of;
-            bench.scale("pods", wanted).await?;
-            let ready = bench.ready("pods", wanted, PATIENCE).await?;
+            bench.deployments.scale("pods", wanted).await?;
+            let ready = bench.deployments.ready("pods", wanted, PATIENCE).await?;
             sleep(SETTLE).await;
             let usage = bench.node.running.usage()?;
             let memory = bench.node.running.memory_mib()?.0;

@@ -1,6 +1,7 @@
 //! Row 9: binary size, time from start to Ready, resident memory of an idle `coracle up`.
 
 use std::{
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -30,18 +31,7 @@ pub async fn run() -> Result<()> {
     }
     for (count, label) in [("0", "control node alone"), ("1", "control node and node")] {
         let folder = tempfile::tempdir()?;
-        let mut command = Command::new(&binary);
-        command.args([
-            "up",
-            "--listen",
-            "127.0.0.1:0",
-            "--gateway",
-            "127.0.0.1:0",
-            "--nodes",
-            count,
-            "--data-dir",
-        ]);
-        let mut up = Running::start_until(command.arg(folder.path()), "The cluster is up")?;
+        let mut up = up_at(&binary, folder.path(), "127.0.0.1:0", &["--nodes", count])?;
         tokio::time::sleep(IDLE).await;
         let (rss, pss) = up.memory_mib()?;
         println!("row 9  idle RSS, {label:<22} {rss:.0} MiB (PSS {pss:.0})");
@@ -51,8 +41,13 @@ pub async fn run() -> Result<()> {
 }
 
 /// `coracle up` on free ports, until it says that it is up.
-pub fn up(binary: &std::path::Path, data_dir: &std::path::Path) -> Result<Running> {
+pub fn up(binary: &Path, data_dir: &Path) -> Result<Running> {
+    up_at(binary, data_dir, "127.0.0.1:0", &[])
+}
+
+/// The same with its API at an address, and with further options.
+pub fn up_at(binary: &Path, data_dir: &Path, address: &str, more: &[&str]) -> Result<Running> {
     let mut command = Command::new(binary);
-    command.args(["up", "--listen", "127.0.0.1:0", "--gateway", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
-    Running::start_until(&mut command, "The cluster is up")
+    command.args(["up", "--listen", address, "--gateway", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
+    Running::start_until(command.args(more), "The cluster is up")
 }

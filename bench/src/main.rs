@@ -112,6 +112,15 @@ enum Row {
         /// Pods at a time.
         #[arg(long, default_value_t = 96)]
         alive: usize,
+        /// Instead: the memory of `coracle up` after bursts, 40 of 1,000 pods and one of 3,000.
+        #[arg(long)]
+        bursts: bool,
+        /// Bursts of 1,000 pods.
+        #[arg(long, default_value_t = 40, requires = "bursts")]
+        rounds: usize,
+        /// Minutes after the last pod.
+        #[arg(long, default_value_t = 10, requires = "bursts")]
+        minutes: u64,
     },
     /// Three control processes in network namespaces under random faults, and a checker of what clients saw. Needs
     /// root, iproute2 and nftables.
@@ -155,7 +164,10 @@ fn main() -> Result<()> {
                 density::run(&density::Settings { pods: pods.max(10), max_instances }).await
             }
             Row::Rollout { pods, rounds } => rollout::run(pods.max(1), rounds.max(1)).await,
-            Row::Churn { pods, alive } => {
+            Row::Churn { bursts: true, rounds, minutes, .. } => {
+                churn::bursts::run(rounds.max(1), Duration::from_secs(60 * minutes)).await
+            }
+            Row::Churn { pods, alive, .. } => {
                 churn::run(churn::Settings { pods: pods.max(10), alive: alive.max(1) }).await
             }
             Row::Scale { objects, watches } => scale::run(objects.max(1), watches).await,

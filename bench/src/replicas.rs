@@ -1,4 +1,4 @@
-//! A Deployment on one node: made, scaled, waited for.
+//! Deployments: made, scaled, waited for.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ use crate::{client::Rest, cluster::Cluster, node::Node};
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 const POLL: Duration = Duration::from_millis(5);
 
-/// A control node and one node, and a Deployment on it.
+/// A control node and one node, and Deployments on it.
 pub struct Replicas {
     pub cluster: Cluster,
     pub node: Node,
-    pub rest: Rest,
+    pub deployments: Deployments,
 }
 
 impl Replicas {
@@ -27,9 +27,16 @@ impl Replicas {
         }
         let node = Node::start(&cluster, "n1", "127.0.0.1", more)?;
         let rest = cluster.client(0)?.rest().await?;
-        Ok(Self { cluster, node, rest })
+        Ok(Self { cluster, node, deployments: Deployments { rest } })
     }
+}
 
+/// Deployments in the namespace `default`.
+pub struct Deployments {
+    pub rest: Rest,
+}
+
+impl Deployments {
     pub async fn make(&self, name: &str, words: &[&str], replicas: usize) -> Result<()> {
         let labels = json!({"app": name});
         let container = json!({"name": "c", "image": words[0], "args": words[1..]});

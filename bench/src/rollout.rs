@@ -12,18 +12,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub async fn run(pods: usize, rounds: u32) -> Result<()> {
     let bench = Replicas::start(&["hello-http"], &[]).await?;
     // The component is compiled and in memory before anything is timed.
-    bench.make("first", &["hello-http:1"], 1).await?;
-    bench.ready("first", 1, PATIENCE).await?;
-    bench.delete("first", PATIENCE).await?;
+    bench.deployments.make("first", &["hello-http:1"], 1).await?;
+    bench.deployments.ready("first", 1, PATIENCE).await?;
+    bench.deployments.delete("first", PATIENCE).await?;
     let mut times = Vec::new();
     for round in 0..rounds {
         let name = format!("round-{round}");
         let begun = Instant::now();
-        bench.make(&name, &["hello-http:1"], pods).await?;
-        let ready = bench.ready(&name, pods, PATIENCE).await?;
+        bench.deployments.make(&name, &["hello-http:1"], pods).await?;
+        let ready = bench.deployments.ready(&name, pods, PATIENCE).await?;
         ensure!(ready == pods, "{ready} of {pods} pods are Ready, and no more");
         times.push(begun.elapsed());
-        bench.delete(&name, PATIENCE * 5).await?;
+        bench.deployments.delete(&name, PATIENCE * 5).await?;
     }
     times.sort_unstable();
     let (median, worst) = (ms(times[times.len() / 2]), ms(times[times.len() - 1]));
