@@ -26,6 +26,8 @@ use crate::{
 
 /// Annotation of a Node: the host:port of its gateway.
 pub const GATEWAY_ANNOTATION: &str = "coracle.dev/gateway-address";
+/// A program that is Ready because it has just begun may be about to end: it is looked at again after this time.
+const PROGRAM_STAYS: Duration = Duration::from_secs(1);
 /// How often a change is made anew because somebody else changed the same object meanwhile.
 const CONFLICTS_MAX: u32 = 5;
 
@@ -76,7 +78,14 @@ async fn carry_out(
             applied => break applied?,
         }
     }
-    wait_available(cluster, &wanted.name, timeout, &mut |message| output::note(message)).await
+    let available =
+        async || wait_available(cluster, &wanted.name, timeout, &mut |message| output::note(message)).await;
+    available().await?;
+    if wanted.is_program {
+        tokio::time::sleep(PROGRAM_STAYS).await;
+        available().await?;
+    }
+    Ok(())
 }
 
 fn is_conflict(error: &anyhow::Error) -> bool {

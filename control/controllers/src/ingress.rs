@@ -280,12 +280,20 @@ fn read(ingress: &Object) -> Value {
 mod tests {
     use super::*;
 
-    fn ingress(created: &str, namespace: &str, hosts: &[&str]) -> Object {
+    fn draft(created: &str, namespace: &str, hosts: &[&str]) -> Value {
         let rules: Vec<Value> = hosts.iter().map(|host| json!({"host": host})).collect();
-        let value = json!({"metadata": {"name": "i", "namespace": namespace, "creationTimestamp": created,
-            "annotations": {}}, "spec": {"rules": rules}});
-        let key = ObjectKey::new("ingresses.networking.k8s.io", namespace, "i");
-        Object::from_draft(key, value.to_string().as_bytes(), 1).expect("an object")
+        json!({"metadata": {"name": "i", "namespace": namespace, "creationTimestamp": created, "annotations": {}},
+            "spec": {"rules": rules}})
+    }
+
+    fn object(draft: &Value) -> Object {
+        let namespace = draft["metadata"]["namespace"].as_str().unwrap_or_default();
+        let key = ObjectKey::new(INGRESSES, namespace, "i");
+        Object::from_draft(key, draft.to_string().as_bytes(), 1).expect("an object")
+    }
+
+    fn ingress(created: &str, namespace: &str, hosts: &[&str]) -> Object {
+        object(&draft(created, namespace, hosts))
     }
 
     #[test]
@@ -322,10 +330,9 @@ mod tests {
             Arc::new(Object::from_draft(key, value.to_string().as_bytes(), 1).expect("an object"))
         };
         let of_class = |namespace: &str, at: &str, key: &str| {
-            let mut value = read(&ingress("2026-01-01T00:00:00Z", namespace, &["a.example"]));
+            let mut value = draft("2026-01-01T00:00:00Z", namespace, &["a.example"]);
             value.pointer_mut(at).expect("an object")[key] = "c".into();
-            let key = ObjectKey::new(INGRESSES, namespace, "i");
-            Arc::new(Object::from_draft(key, value.to_string().as_bytes(), 1).expect("an object"))
+            Arc::new(object(&value))
         };
         let by_field = of_class("field", "/spec", "ingressClassName");
         let by_annotation = of_class("note", "/metadata/annotations", "kubernetes.io/ingress.class");

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use coracle_objects::kinds::{GATEWAY_CONTROLLER, ingress_class};
 use coracle_wasi_host::{Entry, Examined, examine};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -17,11 +18,6 @@ use crate::{
     commands::push::{WASM_BYTES_MAX, split_name},
     input,
 };
-
-/// Who serves the classes of the cluster's gateways, and the annotation that named a class before there was a field: see
-/// `control/controllers/src/ingress.rs`.
-const GATEWAY_CONTROLLER: &str = "coracle.dev/gateway";
-const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 /// A deployment that can be carried out, as far as that is known.
 pub struct Checked {
@@ -157,10 +153,7 @@ fn taken_by(ingresses: &[Value], classes: &[Value], own: (&str, &str), host: &st
 
 /// Whether gateways serve an Ingress: one that names no class, or a class of theirs.
 fn is_served(ingress: &Value, classes: &[Value]) -> bool {
-    let fields =
-        [&ingress["spec"]["ingressClassName"], &ingress["metadata"]["annotations"][CLASS_ANNOTATION]];
-    let mut named = fields.into_iter().filter_map(Value::as_str).filter(|class| !class.is_empty());
-    named.next().is_none_or(|class| {
+    ingress_class(ingress).is_none_or(|class| {
         let is_it = |one: &&Value| one["metadata"]["name"] == class;
         classes.iter().find(is_it).is_some_and(|one| one["spec"]["controller"] == GATEWAY_CONTROLLER)
     })
@@ -213,8 +206,7 @@ mod tests {
         let classes = [class("coracle", GATEWAY_CONTROLLER), class("nginx", "k8s.io/ingress-nginx")];
         let taken = |field: Value, annotation: Value| {
             let rule = json!({ "host": "a.localhost", "http": { "paths": [{ "path": "/" }] } });
-            let meta =
-                json!({ "namespace": "n", "name": "a", "annotations": { CLASS_ANNOTATION: annotation } });
+            let meta = json!({ "namespace": "n", "name": "a", "annotations": { "kubernetes.io/ingress.class": annotation } });
             let spec = json!({ "ingressClassName": field, "rules": [rule] });
             let all = [json!({ "metadata": meta, "spec": spec })];
             taken_by(&all, &classes, ("m", "a"), "a.localhost").is_some()
