@@ -44,7 +44,7 @@ fn run(binary: &Path) -> Result<bool> {
     let gateway = cluster.gateways.first().context("the node has no gateway")?;
     let mut all_passed = true;
     for (name, address, more, known) in [
-        ("api", &cluster.address, &["-t", "-k", "-P", "/readyz"][..], &[][..]),
+        ("api", &cluster.address, &["-t", "-k", "-P", "/livez?verbose"][..], &[][..]),
         ("gateway", gateway, &["-P", "/"], OF_TWO_VERSIONS),
     ] {
         let port = address.rsplit_once(':').map_or("", |(_, port)| port);
