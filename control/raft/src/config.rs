@@ -58,6 +58,11 @@ pub const KEEP_FOR_SNAPSHOT_BYTES: u64 = 256 * 1024 * 1024;
 pub const SNAPSHOT_ENTRIES: u64 = 10_000;
 /// …or so many bytes of them.
 pub const SNAPSHOT_BYTES: u64 = 32 * 1024 * 1024;
+/// So many seconds after the last one fewer bytes do, or a part of what that had, whichever is more: what a burst leaves in the
+/// log is given back.
+pub const SNAPSHOT_REST_S: u64 = 300;
+pub const SNAPSHOT_REST_BYTES: u64 = 4 * 1024 * 1024;
+pub const SNAPSHOT_REST_PART: u64 = 8;
 /// So many snapshots may be written or wait for that; who asks for one meanwhile gets the next.
 pub const SNAPSHOTS_UNDER_WAY_MAX: usize = 2;
 /// So many callers may wait for the next snapshot; more are told so.

@@ -1,11 +1,13 @@
 //! The state machine that raft drives: applies entries to the store, publishes the view, hands events to watchers.
 
 use std::{
+    collections::VecDeque,
     io::{self, Read, Write},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
-use coracle_objects::View;
+use coracle_objects::{Revision, View};
 use coracle_raft::{Frozen, StateMachine, snapshot::Look};
 use coracle_store::{Batch, CorruptEntry, SnapshotError, Store, StoreConfig, snapshot};
 use parking_lot::Mutex;
@@ -17,6 +19,13 @@ use crate::{
     version::{Agreed, Build},
     watch_hub::WatchHub,
 };
+
+/// Events of this age are kept for watches that resume as long as all take little: after a burst the memory is given back.
+/// Source: kube-apiserver has etcd compact after five minutes.
+const OLD_AFTER: Duration = Duration::from_secs(300);
+const OLD_EVENTS_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Between two moments of which the revision is known.
+const MOMENT: Duration = Duration::from_secs(15);
 
 /// What an applied entry gives back to its proposer.
 #[derive(Clone, Debug)]
@@ -33,7 +42,23 @@ pub struct Machine {
     build: Build,
     store: Arc<Mutex<Store>>,
     hub: Arc<WatchHub>,
+    moments: Moments,
     fatal: Arc<Fatal>,
+}
+
+/// The revisions of the last few minutes.
+#[derive(Default)]
+struct Moments(VecDeque<(Instant, Revision)>);
+
+impl Moments {
+    /// Takes note of a revision. The one up to which events are old, where that is another than before.
+    fn pass(&mut self, now: Instant, revision: Revision) -> Option<Revision> {
+        if self.0.back().is_none_or(|(then, _)| now.duration_since(*then) >= MOMENT) {
+            self.0.push_back((now, revision));
+        }
+        let old = self.0.iter().take_while(|(then, _)| now.duration_since(*then) >= OLD_AFTER).count();
+        self.0.drain(..old).next_back().map(|(_, revision)| revision)
+    }
 }
 
 impl Machine {
@@ -47,7 +72,7 @@ impl Machine {
     pub fn of_build(build: Build, fatal: Arc<Fatal>, secrets: Arc<SecretBox>) -> (Self, Arc<WatchHub>) {
         let store = Arc::new(Mutex::new(Store::new(config(&build))));
         let hub = Arc::new(WatchHub::new(store.clone(), secrets));
-        (Self { build, store, hub: hub.clone(), fatal }, hub)
+        (Self { build, store, hub: hub.clone(), moments: Moments::default(), fatal }, hub)
     }
 
     /// Makes the process stop. Panics, so that raft neither counts the entry as applied nor answers reads of it.
@@ -103,6 +128,9 @@ impl StateMachine for Machine {
                 self.hub.publish(Arc::new(view), &batch.events);
                 self.hub.set_clock(store.clock());
                 self.hub.checkpoints().lock().applied(index, || store.state_hash());
+                if let Some(old) = self.moments.pass(Instant::now(), store.revision()) {
+                    store.forget_events(old, OLD_EVENTS_BYTES_MAX);
+                }
                 AppliedEntry { index, batch: Arc::new(batch) }
             }
             Err(error) => {
@@ -186,6 +214,18 @@ mod tests {
         }
         assert_eq!(machine.store.lock().revision(), revision);
         assert_eq!(look(&mut &b"nonsense"[..]).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn events_are_old_after_five_minutes() {
+        let (mut moments, begun) = (Moments::default(), Instant::now());
+        let mut pass = |seconds, revision| moments.pass(begun + Duration::from_secs(seconds), revision);
+        for (seconds, revision, old) in
+            [(0, 1, None), (10, 2, None), (20, 3, None), (299, 4, None), (300, 5, Some(1)), (400, 6, Some(3))]
+        {
+            assert_eq!(pass(seconds, revision), old, "{seconds}");
+        }
+        assert_eq!(pass(2_000, 7), Some(6));
     }
 
     #[test]

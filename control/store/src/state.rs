@@ -158,6 +158,11 @@ impl Store {
         self.window.since(resource, after, count_max)
     }
 
+    /// Drops events up to a revision that watches could resume from, until they hold at most so many bytes.
+    pub fn forget_events(&mut self, until: Revision, bytes_max: usize) {
+        self.window.forget(until, bytes_max);
+    }
+
     /// The window that watches resume from: for each resource that has changed, the number of its events and the
     /// oldest revision to resume from.
     pub fn window(&self) -> Vec<(ResourceName, usize, Revision)> {

@@ -75,6 +75,21 @@ impl Window {
         }
     }
 
+    /// Drops events up to this revision until they hold at most so many bytes, those of the resource first that has most.
+    pub(crate) fn forget(&mut self, until: Revision, bytes_max: usize) {
+        let with_bytes = |recent: &'_ mut Recent| (recent.bytes_until(until), recent);
+        let mut old: Vec<_> = self.recent.values_mut().map(with_bytes).collect();
+        let mut excess = old.iter().map(|(bytes, _)| bytes).sum::<usize>().saturating_sub(bytes_max);
+        while excess > 0
+            && let Some((bytes, largest)) = old.iter_mut().max_by_key(|(bytes, _)| *bytes)
+        {
+            let dropped = largest.drop_oldest();
+            *bytes = bytes.saturating_sub(dropped);
+            excess = excess.saturating_sub(dropped);
+            self.bytes -= dropped;
+        }
+    }
+
     /// For each resource that has changed: how many events there are, and the oldest revision to resume from.
     pub(crate) fn sizes(&self) -> Vec<(ResourceName, usize, Revision)> {
         let sizes = self.recent.iter().map(|(resource, recent)| {
@@ -109,12 +124,21 @@ impl Window {
 }
 
 impl Recent {
+    /// What the events up to a revision hold.
+    fn bytes_until(&self, revision: Revision) -> usize {
+        let old = self.events.iter().take_while(|event| event.object.revision <= revision);
+        old.map(|event| cost(event)).sum()
+    }
+
     /// The bytes that are not held any more.
     fn drop_oldest(&mut self) -> usize {
         let Some(oldest) = self.events.pop_front() else { return 0 };
         self.dropped = oldest.object.revision;
         let bytes = cost(&oldest);
         self.bytes -= bytes;
+        if self.events.capacity() > 4 * self.events.len().max(64) {
+            self.events.shrink_to_fit();
+        }
         bytes
     }
 }

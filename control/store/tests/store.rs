@@ -294,6 +294,32 @@ fn old_events_leave_by_age_in_revisions_too() {
 }
 
 #[test]
+fn old_events_are_forgotten_while_all_hold_too_much() {
+    let mut bench = Bench::new(StoreConfig::default());
+    let quiet = ObjectKey::new("pods", "default", "p");
+    bench.apply(Transaction::create(quiet, draft("p", "1")));
+    let large = "x".repeat(100_000);
+    for number in 0..20 {
+        bench.apply(put("a", &format!("{number}{large}")));
+    }
+    let count = |bench: &Bench, resource: &str| {
+        let all = bench.store.window();
+        all.into_iter().find(|(name, ..)| name.as_str() == resource).map(|(_, count, _)| count)
+    };
+    bench.store.forget_events(10, 100 << 20);
+    assert_eq!(count(&bench, "configmaps"), Some(20), "there is room");
+    bench.store.forget_events(10, 1 << 20);
+    // Nine are old, each with what was there before it.
+    assert_eq!(count(&bench, "configmaps"), Some(16));
+    assert_eq!(bench.store.events_since("configmaps", 4).unwrap_err(), Expired { after: 4, oldest: 5 });
+    assert_eq!(bench.store.events_since("configmaps", 5).unwrap().len(), 16);
+    assert_eq!(count(&bench, "pods"), Some(1), "they are not what takes the room");
+    bench.store.forget_events(21, 0);
+    assert_eq!((count(&bench, "configmaps"), count(&bench, "pods")), (Some(0), Some(0)));
+    assert_eq!(bench.store.events_since("configmaps", 21).unwrap().len(), 0);
+}
+
+#[test]
 fn a_damaged_snapshot_is_refused() {
     let mut bench = Bench::new(StoreConfig::default());
     bench.apply(put("a", "1"));

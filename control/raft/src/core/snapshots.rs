@@ -56,7 +56,10 @@ impl Core {
         }
         self.history.forget_before(marker.index);
         let awaited = self.oldest_awaited();
-        self.node.mut_store().compact(marker.clone(), self.config.keep_entries, KEEP_BYTES, awaited);
+        // Nobody else is a little behind.
+        let is_alone = self.node.raft.prs().iter().count() <= 1;
+        let entries_max = if is_alone { 0 } else { self.config.keep_entries };
+        self.node.mut_store().compact(marker.clone(), entries_max, KEEP_BYTES, awaited);
         true
     }
 

@@ -1,8 +1,8 @@
 //! The snapshot thread: writes the frozen state while all others go on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
@@ -10,7 +10,9 @@ use tokio::sync::oneshot;
 
 use super::member::Event;
 use super::shared::Shared;
-use crate::config::{SNAPSHOT_BYTES, SNAPSHOTS_UNDER_WAY_MAX};
+use crate::config::{
+    SNAPSHOT_BYTES, SNAPSHOT_REST_BYTES, SNAPSHOT_REST_PART, SNAPSHOT_REST_S, SNAPSHOTS_UNDER_WAY_MAX,
+};
 use crate::error::Error;
 use crate::snapshot::{Frozen, Header, SnapshotError, Source, files};
 use crate::wal::{Disk, SnapshotMarker};
@@ -38,13 +40,16 @@ pub struct SnapshotSchedule<F> {
     entries: u64,
     bytes: u64,
     asked: bool,
+    /// When the last one was taken, and how large it was once it was written.
+    taken_at: Instant,
+    last_bytes: Arc<AtomicU64>,
 }
 
 impl<F: Frozen> SnapshotSchedule<F> {
     /// A schedule that takes one after so many entries, and what the snapshot thread takes its jobs from.
     pub fn new(entries_max: u64, waiters: SnapshotWaiters) -> (Self, SnapshotJobs<F>) {
         let (jobs, queue) = unbounded();
-        let under_way = Arc::new(AtomicUsize::new(0));
+        let (under_way, last_bytes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
         let schedule = SnapshotSchedule {
             jobs,
             under_way: under_way.clone(),
@@ -53,8 +58,10 @@ impl<F: Frozen> SnapshotSchedule<F> {
             entries: 0,
             bytes: 0,
             asked: false,
+            taken_at: Instant::now(),
+            last_bytes: last_bytes.clone(),
         };
-        (schedule, SnapshotJobs { queue, under_way })
+        (schedule, SnapshotJobs { queue, under_way, last_bytes })
     }
 
     /// One more entry is applied.
@@ -68,12 +75,21 @@ impl<F: Frozen> SnapshotSchedule<F> {
     }
 
     pub fn is_due(&self) -> bool {
-        self.asked || self.entries >= self.entries_max || self.bytes >= SNAPSHOT_BYTES
+        self.asked
+            || self.entries >= self.entries_max
+            || self.bytes >= SNAPSHOT_BYTES
+            || self.bytes >= SNAPSHOT_REST_BYTES && self.is_due_at_rest()
+    }
+
+    fn is_due_at_rest(&self) -> bool {
+        let part = self.last_bytes.load(Ordering::Relaxed) / SNAPSHOT_REST_PART;
+        self.bytes >= part && self.taken_at.elapsed() >= Duration::from_secs(SNAPSHOT_REST_S)
     }
 
     /// The state is that of a snapshot.
     pub fn taken(&mut self) {
         (self.entries, self.bytes, self.asked) = (0, 0, false);
+        self.taken_at = Instant::now();
     }
 
     /// Hands the state as of entry `index` to the snapshot thread. While that still writes another, only for those who
@@ -102,6 +118,7 @@ impl<F: Frozen> SnapshotSchedule<F> {
 pub struct SnapshotJobs<F> {
     queue: Receiver<SnapshotJob<F>>,
     under_way: Arc<AtomicUsize>,
+    last_bytes: Arc<AtomicU64>,
 }
 
 pub struct SnapshotThread<F, D: Disk, O> {
@@ -155,6 +172,7 @@ impl<F: Frozen, D: Disk, O: Send + 'static> SnapshotThread<F, D, O> {
         let bytes = files::write(&self.disk, &header, state)
             .map_err(|error| SnapshotError::Failed(error.to_string()))?;
         self.shared.metrics.snapshot_save.observe(begun.elapsed());
+        self.jobs.last_bytes.store(bytes, Ordering::Relaxed);
         self.shared.metrics.snapshot_bytes.store(bytes, Ordering::Relaxed);
         tracing::info!(index, bytes, "made a snapshot");
         Ok(marker)
