@@ -21,5 +21,3 @@ pub mod silence;
 
 pub mod events;
 pub mod plans;
-
-pub mod drafts;

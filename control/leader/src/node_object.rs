@@ -4,15 +4,15 @@ use core::net::IpAddr;
 use std::collections::BTreeMap;
 
 pub use coracle_controllers::GATEWAY_ANNOTATION;
-use coracle_objects::{Object, ObjectKey, Quantity, Transaction, View};
+use coracle_objects::{
+    Object, ObjectKey, Quantity, Transaction, View,
+    draft::{editable, encode, new_draft, timestamp},
+};
 use coracle_proto::node::Hello;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::{
-    drafts::{editable, encode, new_draft, rfc3339},
-    validation,
-};
+use crate::validation;
 
 /// Where other nodes reach this node's fabric (`host:port`).
 pub const FABRIC_ANNOTATION: &str = "coracle.dev/fabric-address";
@@ -237,7 +237,7 @@ fn set_condition(
         status["conditions"] = json!([]);
     }
     let Some(conditions) = status["conditions"].as_array_mut() else { return false };
-    let time = rfc3339(now);
+    let time = timestamp(now);
     let condition = json!({
         "type": type_, "status": value, "reason": reason, "message": message,
         "lastHeartbeatTime": time, "lastTransitionTime": time,

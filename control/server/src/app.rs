@@ -23,7 +23,7 @@ use coracle_proto::{
     store::store_server::StoreServer,
     tls,
 };
-use coracle_raft::{GrpcTransport, Raft, RaftService, Transport};
+use coracle_raft::{GrpcTransport, Raft, RaftService, Transport, chain};
 use coracle_registry::blobs::Blobs;
 use jiff::Timestamp;
 use tokio::{
@@ -50,7 +50,7 @@ use crate::{
     data_dir::{DataDir, Membership},
     encryption::{self, SecretBox},
     enter::{self, Entered, FIRST_MEMBER},
-    error::{ServerError, chain},
+    error::ServerError,
     events::EventRecorder,
     health,
     inflow::Inflow,

@@ -9,7 +9,7 @@ use std::{
 
 use coracle_pki::Authorities;
 use coracle_raft::{
-    durable, recover,
+    chain, durable, recover,
     snapshot::{Header, Reader},
 };
 use coracle_store::{Store, StoreConfig};
@@ -19,7 +19,7 @@ use crate::{
     authority_files,
     data_dir::{DataDir, Membership},
     encryption::SecretBox,
-    error::{ServerError, chain},
+    error::ServerError,
     machine::{FrozenStore, unreadable},
     newborn::{self, Break},
     peers::MemberSpec,

@@ -1,9 +1,10 @@
 //! The objects that every cluster has from its beginning.
 
 use bytes::Bytes;
-use coracle_api::{ProposeError, Storage};
+use coracle_api::{ProposeError, Storage, new_draft};
 use coracle_objects::{
     Object, ObjectKey, Transaction, View, cluster_info_key,
+    draft::{editable, encode},
     kinds::{GATEWAY_CONTROLLER, INGRESS_CLASSES},
 };
 use jiff::Timestamp;
@@ -11,7 +12,6 @@ use serde_json::{Value, json};
 
 use crate::{
     config::{DNS_SERVICE_IP, KUBERNETES_SERVICE_IP},
-    drafts::{editable, encode, new_draft},
     node_link::node_object,
     peers::{MEMBERS, MemberSpec},
 };

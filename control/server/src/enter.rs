@@ -7,6 +7,7 @@ use std::{
 
 use coracle_pki::Authorities;
 use coracle_proto::join::{self, Build, JoinToken, Role};
+use coracle_raft::chain;
 use tokio::net::TcpListener;
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     config::{ControlConfig, Mode},
     data_dir::{DataDir, Membership},
     encryption::SecretBox,
-    error::{ServerError, chain},
+    error::ServerError,
     join::host,
     recover,
 };

@@ -96,14 +96,3 @@ impl ServerError {
         move |source| Self::Io { action, path, source }
     }
 }
-
-/// An error with its causes, for a log or within another message.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}

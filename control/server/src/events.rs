@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coracle_api::Storage;
+use coracle_api::{Storage, fresh_uid};
 use coracle_controllers::EventRecord;
 use coracle_leader::events::{Remembered, of_record, old_events, written};
 use coracle_objects::{ObjectKey, Transaction, Write};
@@ -10,11 +10,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::{
-    drafts::{self, fresh_uid},
-    storage::ReplicatedStorage,
-    tokens,
-};
+use crate::{storage::ReplicatedStorage, tokens};
 
 /// Events that may wait to be written; more are dropped, as they only tell people what happened.
 const WAITING_MAX: usize = 2048;
@@ -70,7 +66,7 @@ async fn write_all(storage: impl Storage, mut events: mpsc::Receiver<Value>) {
 async fn write(storage: &impl Storage, key: ObjectKey, event: Value, times: u64) {
     let now = Timestamp::now();
     let uid = fresh_uid();
-    let written = drafts::write(storage, |view| written(view, &key, &event, times, &uid, now));
+    let written = coracle_api::write(storage, |view| written(view, &key, &event, times, &uid, now));
     if let Err(error) = written.await {
         tracing::debug!(%error, event = %key.name, "an event was not written");
     }

@@ -4,7 +4,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use coracle_api::Storage;
+use coracle_api::{Storage, fresh_uid, new_draft};
 use coracle_objects::{Expect, ObjectKey, Refusal, Transaction, View, Write};
 use coracle_pki::{
     CONTROL_ORGANIZATION, MEMBER_PREFIX, NODE_USER_PREFIX, NODES_ORGANIZATION, PkiError, Subject,
@@ -22,7 +22,6 @@ use tonic::{Code, Request, Response, Status, async_trait};
 use crate::{
     bootstrap::{self, CLUSTER_INFO},
     certificates::Credentials,
-    drafts::{fresh_uid, new_draft},
     encryption::SecretBox,
     forwarding::{forwarding, leader_elsewhere},
     membership::keeper,

@@ -27,7 +27,6 @@ mod batch;
 mod peers;
 mod storage;
 
-mod drafts;
 mod forwarding;
 
 mod backup;

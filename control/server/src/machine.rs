@@ -6,14 +6,13 @@ use std::{
 };
 
 use coracle_objects::View;
-use coracle_raft::{Frozen, StateMachine, snapshot::Look};
+use coracle_raft::{Frozen, StateMachine, chain, snapshot::Look};
 use coracle_store::{Batch, CorruptEntry, SnapshotError, Store, StoreConfig, snapshot};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
     encryption::SecretBox,
-    error::chain,
     version::{Agreed, Build},
     watch_hub::WatchHub,
 };

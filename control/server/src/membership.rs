@@ -8,13 +8,15 @@ pub mod policy;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use coracle_api::Storage;
-use coracle_objects::{ObjectKey, Transaction, View};
+use coracle_objects::{
+    ObjectKey, Transaction, View,
+    draft::{editable, encode},
+};
 use coracle_raft::Status;
 use serde_json::json;
 
 use crate::{
     bootstrap::{self, CLUSTER_INFO},
-    drafts::{editable, encode},
     machine::Fatal,
     peers::{MEMBERS, MemberSpec, members},
     storage::ReplicatedStorage,

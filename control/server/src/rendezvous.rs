@@ -8,7 +8,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use coracle_api::Storage;
-use coracle_objects::{Expect, ObjectKey, Transaction, Write};
+use coracle_objects::{
+    Expect, ObjectKey, Transaction, Write,
+    draft::{editable, encode},
+};
 use coracle_proto::cluster::{ProposeRequest, StatusRequest, cluster_client::ClusterClient};
 use coracle_store::encode_transaction;
 use serde_json::json;
@@ -16,7 +19,6 @@ use tokio::time::{sleep, timeout};
 use tonic::{Status, transport::Channel};
 
 use crate::{
-    drafts::{editable, encode},
     machine::Fatal,
     membership,
     peers::{MEMBERS, MemberSpec},

@@ -17,16 +17,18 @@ use std::{
     time::Duration,
 };
 
-use coracle_api::Storage;
-use coracle_objects::{Object, Transaction, View};
+use coracle_api::{Storage, write};
+use coracle_objects::{
+    Object, Transaction, View,
+    draft::{editable, encode},
+};
+use coracle_raft::chain;
 use coracle_store::{FIRST_LEVEL, Levels, Origin};
 
 use crate::{
     bootstrap::CLUSTER_INFO,
     config::VERSION,
     data_dir::DataDir,
-    drafts::{self, editable, encode},
-    error::chain,
     machine::Fatal,
     peers::{MEMBERS, MemberSpec, members},
     storage::ReplicatedStorage,
@@ -158,7 +160,7 @@ pub async fn keep_raised(storage: &ReplicatedStorage) {
     loop {
         let (_, mut events) = storage.hub().follow();
         loop {
-            let written = drafts::write(storage, |view| {
+            let written = write(storage, |view| {
                 let info = view.get(&CLUSTER_INFO.key())?;
                 let raised = raised(&members(view), &member_ids(storage), &Agreed::of(info))?;
                 let mut draft = editable(info);

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, fs, io, path::Path, sync::Arc};
 
+use coracle_raft::durable::write_atomically;
 use serde::{Deserialize, Serialize};
 
 use super::key::{KeptKey, Key, KeyId};
-use crate::{data_dir::write_atomically, error::ServerError};
+use crate::error::ServerError;
 
 /// The version of the file's format.
 const VERSION: u32 = 1;

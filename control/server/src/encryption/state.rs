@@ -4,14 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use coracle_objects::{Object, ObjectKey, Revision, SEALED_RESOURCES, Transaction, View};
+use coracle_api::new_draft;
+use coracle_objects::{
+    Object, ObjectKey, Revision, SEALED_RESOURCES, Transaction, View,
+    draft::{editable, encode},
+};
 use coracle_raft::Status;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::key::KeyId;
-use crate::drafts::{editable, encode, new_draft};
 
 pub const KEY_RINGS: &str = "keyrings.coracle.dev";
 pub const KEY_HOLDERS: &str = "keyholders.coracle.dev";

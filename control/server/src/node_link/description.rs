@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use coracle_api::Storage;
+use coracle_api::{Storage, write};
 use coracle_objects::Revision;
 use coracle_proto::node::Hello;
 use tokio::time::sleep;
 use tonic::Status;
 
 use super::node_object;
-use crate::drafts;
 
 /// Between two looks at a Node, and the longest time between two where each finds something to put back.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -35,7 +34,7 @@ pub async fn keep(storage: &impl Storage, hello: &Hello) -> Result<(), Status> {
     loop {
         sleep(pause).await;
         let mut seen = 0;
-        let written = drafts::write(storage, |view| {
+        let written = write(storage, |view| {
             let object = view.get(&key)?;
             seen = object.revision;
             if seen == agreed { None } else { node_object::correction(object, hello) }

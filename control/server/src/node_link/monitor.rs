@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coracle_api::Storage;
+use coracle_api::{Storage, fresh_uid};
 use coracle_leader::{
     monitor::{Monitor, Turned, together},
     presence::{self, Presence},
@@ -19,7 +19,6 @@ use super::{
     node_object::{self, LEASE_SECONDS},
     pod_blocks::Abandoned,
 };
-use crate::drafts::fresh_uid;
 
 /// How often all nodes are looked at.
 const PERIOD: Duration = Duration::from_millis(500);

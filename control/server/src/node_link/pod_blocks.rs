@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use coracle_api::Storage;
+use coracle_api::{Storage, WriteError, new_draft, write};
 use coracle_objects::{Expect, ObjectKey, Transaction, View};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -14,7 +14,6 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::node_object;
-use crate::drafts::{self, WriteError, new_draft};
 
 const PODBLOCKS: &str = "podblocks.coracle.dev";
 
@@ -44,7 +43,7 @@ struct PodBlockSpec {
 /// Claims the lowest free block for a node; answers its CIDR, or why there is none in words for the node.
 pub async fn claim<S: Storage>(storage: &S, node: &str) -> Result<String, String> {
     let mut claimed = Err(String::new());
-    let written = drafts::write(storage, |view| {
+    let written = write(storage, |view| {
         claimed = block_for(view, node);
         let cidr = claimed.as_deref().ok()?;
         let key = ObjectKey::new(PODBLOCKS, "", &cidr.replace('/', "-"));

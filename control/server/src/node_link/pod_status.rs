@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use coracle_api::Storage;
+use coracle_api::{Storage, WriteError};
 use coracle_leader::pod_status::{
     NotOwn, Report, drop_foreign_addresses, foreign_address, own, plan, status_of,
 };
@@ -14,10 +14,7 @@ use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::acknowledgements::Ticket;
-use crate::{
-    drafts::{self, WriteError},
-    events::EventRecorder,
-};
+use crate::events::EventRecorder;
 
 /// Writes of one node under way at a time.
 const UNDER_WAY_MAX: usize = 128;
@@ -144,7 +141,7 @@ async fn write(
         let _ = foreign_address(&view, &report, node, &address).map(|event| recorder.take(event));
     }
     drop(view);
-    match drafts::write(storage, |view| plan(view, node, &report, status.as_ref())).await {
+    match coracle_api::write(storage, |view| plan(view, node, &report, status.as_ref())).await {
         Ok(_) => ticket.done(),
         // What is refused is refused again.
         Err(error @ (WriteError::Refused(_) | WriteError::Denied(_))) => {
@@ -160,7 +157,7 @@ async fn write(
 
 #[cfg(test)]
 mod tests {
-    use coracle_objects::{Object, ObjectKey};
+    use coracle_objects::{Object, ObjectKey, draft::encode};
     use coracle_proto::node::{PodGone, PodStatus};
     use serde_json::{Value, json};
 
@@ -170,7 +167,7 @@ mod tests {
     fn view() -> View {
         let key = ObjectKey::new("pods", "default", "p");
         let pod = json!({ "metadata": { "name": "p", "uid": "u" }, "spec": { "nodeName": "n" } });
-        let object = Object::from_draft(key.clone(), &drafts::encode(&pod), 5).unwrap();
+        let object = Object::from_draft(key.clone(), &encode(&pod), 5).unwrap();
         let mut view = View::default();
         view.tables.entry(key.resource).or_default().insert(key.name, object.into());
         view

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use coracle_api::{Storage, UserInfo};
+use coracle_api::{Storage, UserInfo, WriteError, fresh_uid, write};
 use coracle_leader::{
     node_events::{self, Allowance},
     node_object::Pressures,
@@ -34,7 +34,7 @@ use super::{
     pod_status::{Reports, write_reports},
 };
 use crate::{
-    bootstrap, certificates::TrustState, drafts, peers::members, standing::Lost, storage::ReplicatedStorage,
+    bootstrap, certificates::TrustState, peers::members, standing::Lost, storage::ReplicatedStorage,
 };
 
 /// Until a new link must have said Hello.
@@ -124,14 +124,14 @@ async fn serve(
 ) -> Result<(), Status> {
     let storage = &service.storage;
     let own = service.admission.storage_of(storage.clone(), UserInfo::node(&hello.name));
-    let unavailable = |error: drafts::WriteError| Status::unavailable(error.to_string());
+    let unavailable = |error: WriteError| Status::unavailable(error.to_string());
     let register = |view: &_| node_object::registration(view, hello, bound, Timestamp::now());
-    drafts::write(&own, register).await.map_err(unavailable)?;
+    write(&own, register).await.map_err(unavailable)?;
     if storage.view().get(&node_object::key(&hello.name)).is_none() {
         return Err(Status::permission_denied(Lost::NodeGone(hello.name.clone()).to_string()));
     }
     session.registered.store(true, Ordering::Relaxed);
-    let lease = node_object::lease(&storage.view(), &hello.name, &drafts::fresh_uid(), Timestamp::now());
+    let lease = node_object::lease(&storage.view(), &hello.name, &fresh_uid(), Timestamp::now());
     if let Err(error) = own.propose(lease).await {
         tracing::debug!(node = hello.name, %error, "the lease was not renewed");
     }
