@@ -12,18 +12,20 @@ use coracle_raft::{
     chain, durable, recover,
     snapshot::{Header, Reader},
 };
+use coracle_storage::{
+    encryption::SecretBox,
+    machine::{FrozenStore, unreadable},
+    peers::MemberSpec,
+    version::{Agreed, Build},
+};
 use coracle_store::{Store, StoreConfig};
 use serde::Serialize;
 
 use crate::{
     authority_files,
     data_dir::{DataDir, Membership},
-    encryption::SecretBox,
     error::ServerError,
-    machine::{FrozenStore, unreadable},
     newborn::{self, Break},
-    peers::MemberSpec,
-    version::{Agreed, Build},
 };
 
 /// How much of a file is read at a time, in bytes.

@@ -7,13 +7,13 @@ use coracle_objects::{
     draft::{editable, encode},
     kinds::{GATEWAY_CONTROLLER, INGRESS_CLASSES},
 };
+use coracle_storage::peers::{MEMBERS, MemberSpec};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
     config::{DNS_SERVICE_IP, KUBERNETES_SERVICE_IP},
     node_link::node_object,
-    peers::{MEMBERS, MemberSpec},
 };
 
 /// Namespaces at birth.

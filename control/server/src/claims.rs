@@ -6,9 +6,10 @@ use coracle_objects::{
     EventKind, Object, ObjectKey, View,
     claims::{ADDRESSES, PORTS, claimed_by},
 };
+use coracle_storage::ReplicatedStorage;
 use tokio::{task::consume_budget, time::sleep};
 
-use crate::{events::EventRecorder, membership::RETRY_PAUSE, storage::ReplicatedStorage};
+use crate::{events::EventRecorder, membership::RETRY_PAUSE};
 
 const COMPONENT: &str = "ipallocator-repair-controller";
 

@@ -22,13 +22,11 @@ use std::{
 };
 
 use coracle_raft::durable;
+use coracle_storage::version::{Agreed, Build, older};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    error::ServerError,
-    version::{Agreed, Build, older},
-};
+use crate::error::ServerError;
 
 /// The layout of the directory. A build refuses a newer one than its own.
 const FORMAT: u32 = 1;

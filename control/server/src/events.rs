@@ -6,11 +6,12 @@ use coracle_api::{Storage, fresh_uid};
 use coracle_controllers::EventRecord;
 use coracle_leader::events::{Remembered, of_record, old_events, written};
 use coracle_objects::{ObjectKey, Transaction, Write};
+use coracle_storage::ReplicatedStorage;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::{storage::ReplicatedStorage, tokens};
+use crate::tokens;
 
 /// Events that may wait to be written; more are dropped, as they only tell people what happened.
 const WAITING_MAX: usize = 2048;

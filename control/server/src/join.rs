@@ -15,6 +15,12 @@ use coracle_proto::{
     join::{REASON_CLOCK, REASON_PROTOCOL, REASON_TOKEN, Role, refuse},
 };
 use coracle_raft::{ChangeError, MemberChange};
+use coracle_storage::{
+    ReplicatedStorage,
+    encryption::SecretBox,
+    peers::{MEMBERS, MemberSpec, members},
+    version::Agreed,
+};
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Request, Response, Status, async_trait};
@@ -22,14 +28,10 @@ use tonic::{Code, Request, Response, Status, async_trait};
 use crate::{
     bootstrap::{self, CLUSTER_INFO},
     certificates::Credentials,
-    encryption::SecretBox,
     forwarding::{forwarding, leader_elsewhere},
     membership::keeper,
     node_link::{Links, node_object, node_of},
-    peers::{MEMBERS, MemberSpec, members},
-    storage::ReplicatedStorage,
     tokens,
-    version::Agreed,
 };
 
 pub use coracle_leader::node_object::host;

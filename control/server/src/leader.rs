@@ -4,24 +4,25 @@ use std::{sync::Arc, time::Duration};
 
 use coracle_api::{Admission, Storage, UserInfo};
 use coracle_raft::Role;
+use coracle_storage::{
+    ReplicatedStorage,
+    encryption::{self, SecretBox},
+    peers::MemberSpec,
+    version,
+};
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
     accounts::Accounts,
     bootstrap,
     certificates::{self, Credentials},
-    claims,
-    encryption::{self, SecretBox},
-    events,
+    claims, events,
     events::EventRecorder,
     membership::{self, keeper::Periods},
     node_link::{self, Links},
-    peers::MemberSpec,
     planner_thread::{self, OnDuty},
     planning::Planning,
     plans,
-    storage::ReplicatedStorage,
-    version,
 };
 
 /// Between two tries of a step without which leading cannot begin.

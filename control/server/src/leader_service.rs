@@ -8,18 +8,13 @@ use coracle_proto::cluster::{
     ReadIndexRequest, ReadIndexResponse, leader_server::Leader,
 };
 use coracle_raft::ProposeError;
+use coracle_storage::{NotProposed, ReplicatedStorage, forgotten, health, not_done};
 use coracle_store::{decode_transaction, encode_outcome, level_of};
 use futures::{Stream, StreamExt};
 use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::{
-    health,
-    identity::members_only,
-    node_link::Links,
-    nodes,
-    storage::{NotProposed, ReplicatedStorage, forgotten, not_done},
-};
+use crate::{identity::members_only, node_link::Links, nodes};
 
 pub struct LeaderService {
     pub storage: ReplicatedStorage,

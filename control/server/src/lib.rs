@@ -1,7 +1,7 @@
-//! The composition root of a control node: joins raft, store, API, scheduler and controllers into one process, and
-//! serves members, nodes and clients on one TLS port.
+//! The composition root of a control node: joins storage, API, scheduler and controllers into one process, and serves
+//! members, nodes and clients on one TLS port.
 //!
-//! Reading order: [`app`] starts everything; [`storage`] is the one door for changes of state; [`leader`] and
+//! Reading order: [`app`] starts everything; `coracle_storage` is the one door for changes of state; [`leader`] and
 //! [`node_link`] are what only the leader does.
 
 mod accounts;
@@ -18,15 +18,6 @@ mod error;
 mod identity;
 mod kubeconfig;
 
-mod machine;
-mod watch_hub;
-
-mod encryption;
-
-mod batch;
-mod peers;
-mod storage;
-
 mod forwarding;
 
 mod backup;
@@ -35,14 +26,12 @@ mod recover;
 
 mod bootstrap;
 mod events;
-mod health;
 mod leader;
 mod membership;
 mod planner_thread;
 mod planning;
 mod plans;
 mod rendezvous;
-mod version;
 mod whereabouts;
 
 mod node_link;
@@ -74,5 +63,3 @@ pub use config::{ControlConfig, Mode};
 pub use data_dir::{holds_member, private_dir};
 pub use error::ServerError;
 pub use recover::{LogEnd, Recovery, force_new_cluster, log_end};
-pub use storage::ReplicatedStorage;
-pub use version::Build;

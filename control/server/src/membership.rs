@@ -13,14 +13,14 @@ use coracle_objects::{
     draft::{editable, encode},
 };
 use coracle_raft::Status;
-use serde_json::json;
-
-use crate::{
-    bootstrap::{self, CLUSTER_INFO},
+use coracle_storage::{
+    ReplicatedStorage,
     machine::Fatal,
     peers::{MEMBERS, MemberSpec, members},
-    storage::ReplicatedStorage,
 };
+use serde_json::json;
+
+use crate::bootstrap::{self, CLUSTER_INFO};
 
 /// Between two tries to publish something.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(500);

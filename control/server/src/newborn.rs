@@ -8,15 +8,17 @@ use coracle_objects::{
     draft::{editable, encode, timestamp},
 };
 use coracle_raft::recover::Stopped;
+use coracle_storage::{
+    encryption::{KEY_HOLDERS, KEY_RINGS},
+    peers::{MEMBERS, MemberSpec, members},
+};
 use coracle_store::{Command, Request, RequestId, Store, StoreConfig};
 use jiff::Timestamp;
 
 use crate::{
     bootstrap::{self, CLUSTER_INFO},
     certificates,
-    encryption::{KEY_HOLDERS, KEY_RINGS},
     error::ServerError,
-    peers::{MEMBERS, MemberSpec, members},
     tokens,
 };
 

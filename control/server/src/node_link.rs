@@ -20,6 +20,7 @@ mod pod_blocks;
 use std::{pin::Pin, sync::Arc};
 
 use coracle_proto::node::{NodeDown, NodeUp, node_link_server::NodeLink};
+use coracle_storage::ReplicatedStorage;
 use futures::Stream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
@@ -27,7 +28,6 @@ use crate::{
     events::EventRecorder,
     identity::caller,
     standing::{BoundTo, Lost, is_certified},
-    storage::ReplicatedStorage,
 };
 use coracle_api::{Admission, Storage};
 

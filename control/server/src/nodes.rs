@@ -6,13 +6,11 @@ use bytes::Bytes;
 use coracle_api::{NodeError, Nodes};
 use coracle_objects::LogOptions;
 use coracle_proto::cluster::PodLogsRequest;
+use coracle_storage::{ReplicatedStorage, leader_client};
 use futures::{Stream, StreamExt};
 use tonic::{Code, Status};
 
-use crate::{
-    node_link::Links,
-    storage::{ReplicatedStorage, leader_client},
-};
+use crate::node_link::Links;
 
 /// The way to the nodes.
 #[derive(Clone)]

@@ -13,18 +13,17 @@ use coracle_objects::{
     draft::{editable, encode},
 };
 use coracle_proto::cluster::{ProposeRequest, StatusRequest, cluster_client::ClusterClient};
+use coracle_storage::{
+    ReplicatedStorage, leader_client,
+    machine::Fatal,
+    peers::{MEMBERS, MemberSpec},
+};
 use coracle_store::encode_transaction;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 use tonic::{Status, transport::Channel};
 
-use crate::{
-    machine::Fatal,
-    membership,
-    peers::{MEMBERS, MemberSpec},
-    storage::{ReplicatedStorage, leader_client},
-    whereabouts::Whereabouts,
-};
+use crate::{membership, whereabouts::Whereabouts};
 
 /// How long a member is without a leader before it asks, and between two rounds. Longer than an election.
 const PERIOD: Duration = Duration::from_secs(1);

@@ -11,15 +11,17 @@ use coracle_proto::security::{
     RenewCertificateRequest, RenewCertificateResponse, RotateAuthoritiesRequest, RotateKeysRequest,
     security_client::SecurityClient, security_server::Security,
 };
+use coracle_storage::{
+    ReplicatedStorage,
+    encryption::{self, KeyRingState, KeysRefused, SecretBox},
+};
 use tonic::{Request, Response, Status, async_trait, transport::Channel};
 
 use crate::{
     certificates::{self, ChangeRefused, Credentials, TrustState, Waiting},
-    encryption::{self, KeyRingState, KeysRefused, SecretBox},
     forwarding::{forwarding, leader_elsewhere},
     identity::{administrators_only, caller, members_only},
     standing::{BoundTo, Lost, is_certified},
-    storage::ReplicatedStorage,
 };
 
 /// For how long each step of a change of authorities waits for nodes that are away.

@@ -11,6 +11,7 @@ use std::{
 
 use coracle_api::Storage;
 use coracle_objects::{EventKind, Object, ObjectKey, View};
+use coracle_storage::ReplicatedStorage;
 use thiserror::Error;
 use tokio::{
     sync::watch,
@@ -22,7 +23,6 @@ use crate::{
     identity::{Caller, Peer, Shown},
     membership,
     node_link::node_object,
-    storage::ReplicatedStorage,
 };
 
 const NODES: &str = "nodes";

@@ -8,16 +8,15 @@ use coracle_objects::{
     draft::{editable, encode, next_generation},
     is_api_slice,
 };
+use coracle_storage::{
+    ReplicatedStorage,
+    peers::{MEMBERS, MemberSpec, members},
+};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::RETRY_PAUSE;
-use crate::{
-    bootstrap,
-    join::host,
-    peers::{MEMBERS, MemberSpec, members},
-    storage::ReplicatedStorage,
-};
+use crate::{bootstrap, join::host};
 
 const SLICES: &str = "endpointslices.discovery.k8s.io";
 const ENDPOINTS: &str = "endpoints";

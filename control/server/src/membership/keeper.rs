@@ -12,17 +12,17 @@ use coracle_objects::{
     draft::{editable, encode, timestamp},
 };
 use coracle_raft::{MemberChange, Status};
+use coracle_storage::{
+    ReplicatedStorage,
+    encryption::KEY_HOLDERS,
+    peers::{MEMBERS, members},
+};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval};
 
 use super::policy::{self, Known, LAG_ENTRIES_MAX, Plan};
-use crate::{
-    encryption::KEY_HOLDERS,
-    events::EventRecorder,
-    peers::{MEMBERS, members},
-    storage::ReplicatedStorage,
-};
+use crate::events::EventRecorder;
 
 /// How often the members are looked at.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -275,9 +275,9 @@ fn key(id: u64) -> ObjectKey {
 #[cfg(test)]
 mod tests {
     use coracle_api::new_draft;
+    use coracle_storage::peers::MemberSpec;
 
     use super::*;
-    use crate::peers::MemberSpec;
 
     const PERIODS: Periods =
         Periods { learner_healthy: Duration::from_secs(10), member_dead: Duration::from_secs(30) };

@@ -7,10 +7,9 @@ use coracle_leader::{
     router::{Replaced, Router, Wake},
     untaken::Taken,
 };
+use coracle_storage::ReplicatedStorage;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-
-use crate::storage::ReplicatedStorage;
 
 struct Wakes(Arc<Notify>);
 

@@ -20,6 +20,7 @@ use coracle_proto::{
         Welcome, node_down::Body as DownBody, node_up::Body as UpBody,
     },
 };
+use coracle_storage::{ReplicatedStorage, peers::members};
 use jiff::Timestamp;
 use tokio::{sync::mpsc, time::timeout};
 use tonic::{Status, Streaming};
@@ -33,9 +34,7 @@ use super::{
     node_object, pod_blocks,
     pod_status::{Reports, write_reports},
 };
-use crate::{
-    bootstrap, certificates::TrustState, peers::members, standing::Lost, storage::ReplicatedStorage,
-};
+use crate::{bootstrap, certificates::TrustState, standing::Lost};
 
 /// Until a new link must have said Hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);

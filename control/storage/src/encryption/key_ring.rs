@@ -1,12 +1,17 @@
 //! The keys that this member holds, and the file that they are kept in.
 
-use std::{collections::BTreeMap, fs, io, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use coracle_raft::durable::write_atomically;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use super::key::{KeptKey, Key, KeyId};
-use crate::error::ServerError;
 
 /// The version of the file's format.
 const VERSION: u32 = 1;
@@ -22,6 +27,35 @@ pub struct KeyRing {
     keys: BTreeMap<KeyId, Arc<Key>>,
 }
 
+/// Why the keys for Secrets cannot be had. Each says what is wrong and the mend.
+#[derive(Debug, Error)]
+pub enum KeyRingError {
+    /// Of the file or its folder.
+    #[error("cannot {action} {path}")]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// The file is no key ring of this build's.
+    #[error(
+        "the key ring {path} cannot be used: {reason}; restore it from a backup, or copy that of another control node"
+    )]
+    Unusable { path: PathBuf, reason: String },
+    /// What the cluster handed a joining member is no key ring.
+    #[error("the cluster answered the join without a key ring")]
+    NotHanded,
+}
+
+impl KeyRingError {
+    /// For `map_err`: what was done to which path.
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
 /// The file, and what a joining member is handed.
 #[derive(Serialize, Deserialize)]
 struct Kept {
@@ -31,23 +65,24 @@ struct Kept {
 }
 
 impl KeyRing {
+    /// The key of this id, where it is held.
     pub fn get(&self, id: &str) -> Option<&Arc<Key>> {
         self.keys.get(id)
     }
 
-    pub fn ids(&self) -> impl Iterator<Item = &KeyId> {
+    pub(super) fn ids(&self) -> impl Iterator<Item = &KeyId> {
         self.keys.keys()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    pub fn add(&mut self, key: Key) {
+    pub(super) fn add(&mut self, key: Key) {
         self.keys.insert(key.id.clone(), Arc::new(key));
     }
 
-    pub fn remove(&mut self, id: &KeyId) {
+    pub(super) fn remove(&mut self, id: &KeyId) {
         self.keys.remove(id);
     }
 
@@ -59,7 +94,7 @@ impl KeyRing {
     }
 
     /// Fails in words where it is no key ring.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
         let kept: Kept = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if kept.version != VERSION {
             return Err(format!("it has version {}, this build reads {VERSION}", kept.version));
@@ -80,18 +115,18 @@ impl KeyRing {
     }
 
     /// The ring of a file; an empty one where there is no file.
-    pub fn load(path: &Path) -> Result<Self, ServerError> {
+    pub(super) fn load(path: &Path) -> Result<Self, KeyRingError> {
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(ServerError::io("read the key ring", path)(error)),
+            Err(error) => return Err(KeyRingError::io("read the key ring", path)(error)),
         };
-        Self::from_bytes(&bytes).map_err(|reason| ServerError::KeyRing { path: path.to_owned(), reason })
+        Self::from_bytes(&bytes).map_err(|reason| KeyRingError::Unusable { path: path.to_owned(), reason })
     }
 
     /// Readable by its owner only; after a crash there is the old file or the new one.
-    pub fn save(&self, path: &Path) -> Result<(), ServerError> {
-        write_atomically(path, &self.to_bytes()).map_err(ServerError::io("write the key ring", path))
+    pub(super) fn save(&self, path: &Path) -> Result<(), KeyRingError> {
+        write_atomically(path, &self.to_bytes()).map_err(KeyRingError::io("write the key ring", path))
     }
 }
 

@@ -15,9 +15,9 @@ use tokio::{
 
 use super::{
     Shared,
-    forwarding::{FORWARD_TIMEOUT, leader_client},
     leadership::{moved, wait_for_news},
 };
+use crate::forwarding::{FORWARD_TIMEOUT, leader_client};
 
 /// Where a waiting reader is told its index.
 pub type ReadReply = oneshot::Sender<Result<u64, Unavailable>>;

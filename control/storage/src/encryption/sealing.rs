@@ -73,7 +73,7 @@ impl SecretBox {
     /// becomes that very ciphertext, so that the store sees that nothing changes.
     ///
     /// A last precondition says that the keys are still as they were: see [`refused_for_its_keys`].
-    pub fn seal_transaction(
+    pub(crate) fn seal_transaction(
         &self,
         transaction: &Transaction,
         state: &Published,

@@ -16,7 +16,9 @@ use serde_json::json;
 
 use super::key::KeyId;
 
+/// The resource of the one [`KeyRingState`].
 pub const KEY_RINGS: &str = "keyrings.coracle.dev";
+/// The resource whose objects say which member holds which keys.
 pub const KEY_HOLDERS: &str = "keyholders.coracle.dev";
 
 /// `spec` of the one key ring object. Whoever proposes a sealed draft makes this object's revision a precondition: no
@@ -52,7 +54,7 @@ struct Holder {
 }
 
 impl KeyRingState {
-    pub fn key() -> ObjectKey {
+    pub(super) fn key() -> ObjectKey {
         ObjectKey::new(KEY_RINGS, "", "secrets")
     }
 
@@ -63,7 +65,7 @@ impl KeyRingState {
     }
 
     /// Writes this state over what `view` has.
-    pub fn write(&self, view: &View) -> Transaction {
+    pub(super) fn write(&self, view: &View) -> Transaction {
         put(view, Self::key(), "KeyRing", json!(self))
     }
 }

@@ -19,20 +19,19 @@ use std::{
 
 use coracle_api::{Storage, write};
 use coracle_objects::{
-    Object, Transaction, View,
+    Object, Transaction, View, cluster_info_key,
     draft::{editable, encode},
 };
-use coracle_raft::chain;
 use coracle_store::{FIRST_LEVEL, Levels, Origin};
 
 use crate::{
-    bootstrap::CLUSTER_INFO,
-    config::VERSION,
-    data_dir::DataDir,
+    ReplicatedStorage,
     machine::Fatal,
     peers::{MEMBERS, MemberSpec, members},
-    storage::ReplicatedStorage,
 };
+
+/// The version of this build.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Between two tries to raise the version or to write it down.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -42,6 +41,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 pub struct Build {
     /// As `1.2.3`.
     pub version: String,
+    /// All that it reads and writes.
     pub levels: Levels,
 }
 
@@ -76,8 +76,9 @@ impl From<&Origin> for Agreed {
 }
 
 impl Agreed {
+    /// As a state has it.
     pub fn read(view: &View) -> Self {
-        view.get(&CLUSTER_INFO.key()).map(|info| Self::of(info)).unwrap_or_default()
+        view.get(&cluster_info_key()).map(|info| Self::of(info)).unwrap_or_default()
     }
 
     fn of(info: &Object) -> Self {
@@ -121,6 +122,7 @@ impl AgreedLevel {
         Self { level: Arc::new(AtomicU8::new(FIRST_LEVEL)), levels }
     }
 
+    /// The level of what is written now.
     pub fn get(&self) -> u8 {
         self.level.load(Relaxed)
     }
@@ -137,7 +139,7 @@ impl AgreedLevel {
 
 /// The lowest of the members' versions and levels, where that is above what is agreed on. `None` where nothing is to be
 /// raised, or a member has not announced itself: so has none in `ids`, those that raft knows, of which there is no object.
-pub fn raised(members: &BTreeMap<u64, MemberSpec>, ids: &[u64], agreed: &Agreed) -> Option<Agreed> {
+fn raised(members: &BTreeMap<u64, MemberSpec>, ids: &[u64], agreed: &Agreed) -> Option<Agreed> {
     if !are_named(members, ids) {
         return None;
     }
@@ -161,7 +163,7 @@ pub async fn keep_raised(storage: &ReplicatedStorage) {
         let (_, mut events) = storage.hub().follow();
         loop {
             let written = write(storage, |view| {
-                let info = view.get(&CLUSTER_INFO.key())?;
+                let info = view.get(&cluster_info_key())?;
                 let raised = raised(&members(view), &member_ids(storage), &Agreed::of(info))?;
                 let mut draft = editable(info);
                 draft["data"]["version"] = raised.version.into();
@@ -209,21 +211,26 @@ fn member_ids(storage: &ReplicatedStorage) -> Vec<u64> {
     status.voters.into_iter().chain(status.learners).collect()
 }
 
-/// Writes down what the cluster agrees on, and stops a build that is too old for it. Never ends by
-/// itself.
-pub async fn follow(storage: ReplicatedStorage, data: Arc<DataDir>, level: AgreedLevel, fatal: Arc<Fatal>) {
-    let key = CLUSTER_INFO.key();
+/// Has what the cluster agrees on written down, and stops a build that is too old for it. `record` says whether that need
+/// not be tried again. Never ends by itself.
+pub async fn follow(
+    storage: ReplicatedStorage,
+    build: Build,
+    fatal: Arc<Fatal>,
+    record: impl Fn(&Agreed) -> bool,
+) {
+    let key = cluster_info_key();
     loop {
         let (view, mut events) = storage.hub().follow();
         let mut agreed = Agreed::read(&view);
         loop {
-            if let Some(refusal) = agreed.refusal(data.build()) {
+            if let Some(refusal) = agreed.refusal(&build) {
                 tracing::error!(refusal, "this build is too old for the cluster");
                 fatal.send_if_modified(|reason| reason.is_none() && reason.replace(refusal).is_none());
                 std::future::pending::<()>().await;
             }
-            level.raise(agreed.level);
-            while !agreed.version.is_empty() && !is_recorded(&data, &agreed) {
+            storage.level().raise(agreed.level);
+            while !agreed.version.is_empty() && !record(&agreed) {
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
             let news = loop {
@@ -240,14 +247,6 @@ pub async fn follow(storage: ReplicatedStorage, data: Arc<DataDir>, level: Agree
             agreed = news;
         }
     }
-}
-
-/// Whether it need not be tried again: the directory of a new cluster is not whole at once.
-fn is_recorded(data: &DataDir, agreed: &Agreed) -> bool {
-    data.record_agreed(agreed).unwrap_or_else(|error| {
-        tracing::warn!(error = chain(&error), "the cluster's version is not written down");
-        true
-    })
 }
 
 /// Whether the first version is below the second. What is no version is below every version.

@@ -12,11 +12,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::{
     SecretBox,
     key::KeyId,
-    key_ring::{KEYS_MAX, KeyRing},
+    key_ring::{KEYS_MAX, KeyRing, KeyRingError},
     sealing,
     state::{self, KeyRingState},
 };
-use crate::{error::ServerError, storage::ReplicatedStorage};
+use crate::ReplicatedStorage;
 
 /// How often the leader looks at what is to be done.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -55,7 +55,7 @@ pub enum KeysRefused {
     #[error("the cluster has no keys yet; try again in a moment")]
     NoRing,
     #[error(transparent)]
-    Ring(#[from] ServerError),
+    Ring(#[from] KeyRingError),
     #[error("the change was not made: {0}")]
     NotWritten(String),
 }

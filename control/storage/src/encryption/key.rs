@@ -46,6 +46,7 @@ impl KeyId {
         Self(hex::encode(&hash[..ID_BYTES]))
     }
 
+    /// Its digits.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -115,7 +116,7 @@ pub struct KeptKey {
 
 impl Key {
     /// A new key from the operating system's randomness.
-    pub fn generate(now: Timestamp) -> Self {
+    pub(super) fn generate(now: Timestamp) -> Self {
         Self::new(random(), now)
     }
 
@@ -129,7 +130,7 @@ impl Key {
     }
 
     /// Fails in words where it is no key, or not the one that its id names.
-    pub fn from_kept(kept: &KeptKey) -> Result<Self, String> {
+    pub(super) fn from_kept(kept: &KeptKey) -> Result<Self, String> {
         let bytes = STANDARD.decode(&kept.key).ok().and_then(|bytes| bytes.try_into().ok());
         let bytes = bytes.ok_or_else(|| format!("key {} is not 32 bytes in base64", kept.id))?;
         let key = Self::new(bytes, kept.created);
@@ -142,7 +143,7 @@ impl Key {
 
     /// Seals a draft for one place in the store: it can be opened there only. Gives nonce, ciphertext and tag in
     /// base64. Nonces are random: a key serves for 2^32 seals.
-    pub fn seal(&self, place: &ObjectKey, draft: &[u8]) -> String {
+    pub(super) fn seal(&self, place: &ObjectKey, draft: &[u8]) -> String {
         let mut text = pack(draft);
         let nonce: [u8; NONCE_LEN] = random();
         self.cipher
@@ -153,7 +154,7 @@ impl Key {
 
     /// The draft that was sealed for this place; `None` where the text was changed, was moved from another place or is
     /// sealed with another key.
-    pub fn open(&self, place: &ObjectKey, text: &str) -> Option<Vec<u8>> {
+    pub(super) fn open(&self, place: &ObjectKey, text: &str) -> Option<Vec<u8>> {
         let mut text = STANDARD.decode(text).ok()?;
         let (nonce, rest) = text.split_at_mut_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;

@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use coracle_objects::View;
 use coracle_proto::tls::{self, ClientTls};
-use coracle_registry::blobs::Members;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,8 +19,11 @@ pub const MEMBERS: &str = "members.coracle.dev";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberSpec {
+    /// Its id in raft.
     pub id: u64,
+    /// As people call it, a DNS label.
     pub name: String,
+    /// `host:port` of its one port.
     pub address: String,
     /// The build that runs; empty until the member has announced it.
     #[serde(default)]
@@ -82,10 +84,12 @@ impl Peers {
         }
     }
 
+    /// Where a member is, as far as this one knows.
     pub fn address(&self, id: u64) -> Option<String> {
         self.known.lock().get(&id).map(|peer| peer.address.clone())
     }
 
+    /// Where all known members are, this one among them.
     pub fn addresses(&self) -> BTreeMap<u64, String> {
         self.known.lock().iter().map(|(&id, peer)| (id, peer.address.clone())).collect()
     }
@@ -99,23 +103,10 @@ impl Peers {
     }
 
     /// The same for logs, whose readers may be slow: they must not hold up what else is asked of the member.
-    pub fn logs_channel(&self, id: u64) -> Option<Channel> {
+    pub(crate) fn logs_channel(&self, id: u64) -> Option<Channel> {
         let mut known = self.known.lock();
         let peer = known.get_mut(&id)?;
         let make = || tls::streaming_channel(&peer.address, self.tls.clone());
         Some(peer.logs.get_or_insert_with(make).clone())
-    }
-}
-
-/// The members beside this one.
-pub struct Others {
-    pub peers: Arc<Peers>,
-    pub me: u64,
-}
-
-impl Members for Others {
-    fn others(&self) -> Vec<(u64, Channel)> {
-        let others = self.peers.addresses().into_keys().filter(|id| *id != self.me);
-        others.filter_map(|id| Some((id, self.peers.channel(id)?))).collect()
     }
 }

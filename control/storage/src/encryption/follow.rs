@@ -17,7 +17,7 @@ use super::{
     key::{KeptKey, Key, KeyId},
     state::{self, KEY_RINGS, KeyRingState},
 };
-use crate::storage::ReplicatedStorage;
+use crate::ReplicatedStorage;
 
 /// Before a key that could not be had is asked for again, or an announcement is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);

@@ -12,21 +12,24 @@ use std::{
     },
 };
 
-use crate::health::SharedCheckpoints;
 use arc_swap::ArcSwap;
 use coracle_api::{Expired, WatchItem, WatchStream};
-use coracle_member::watch::{PageBounds, QUEUE_EVENTS_MAX};
+use coracle_member::{
+    leadership::Leadership,
+    watch::{PageBounds, QUEUE_EVENTS_MAX},
+};
 use coracle_objects::{Event, EventKind, ResourceName, Revision, SEALED_RESOURCES, View};
 use coracle_raft::metrics::Counter;
 use coracle_store::Store;
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
-use self::{feed::Recent, watcher::Watcher};
-use crate::encryption::{Published, SecretBox, clear_event, clear_view};
-
 pub use self::feed::{EntryEvents, Feed, Lagged};
-pub use coracle_member::leadership::Leadership;
+use self::{feed::Recent, watcher::Watcher};
+use crate::{
+    encryption::{Published, SecretBox, clear_event, clear_view},
+    health::SharedCheckpoints,
+};
 
 /// Publishes what the store holds.
 pub struct WatchHub {
@@ -46,7 +49,7 @@ pub struct WatchHub {
 
 impl WatchHub {
     /// Opens what is sealed with these keys.
-    pub fn new(store: Arc<Mutex<Store>>, secrets: Arc<SecretBox>) -> Self {
+    pub(crate) fn new(store: Arc<Mutex<Store>>, secrets: Arc<SecretBox>) -> Self {
         let sealed = Arc::new(store.lock().view().clone());
         let clear = Arc::new(clear_view(&secrets, &sealed, None));
         let published = ArcSwap::from_pointee(Published { sealed, clear });
@@ -64,22 +67,23 @@ impl WatchHub {
     }
 
     /// Called by who follows raft's status. A hub of its own is led.
-    pub fn set_leadership(&self, leadership: Leadership) {
+    pub(crate) fn set_leadership(&self, leadership: Leadership) {
         self.leadership.store(leadership as u8, Ordering::Release);
     }
 
-    pub fn leadership(&self) -> Leadership {
+    /// Whether a leader is heard.
+    pub(crate) fn leadership(&self) -> Leadership {
         Leadership::from_code(self.leadership.load(Ordering::Acquire))
     }
 
     /// The state in clear.
-    pub fn view(&self) -> Arc<View> {
+    pub(crate) fn view(&self) -> Arc<View> {
         self.published.load().clear.clone()
     }
 
     /// One resource as it was at a revision: the present state, with the events of the store's window undone since. None
     /// where the window does not reach back so far, or this member has not come so far.
-    pub fn view_at(&self, resource: &ResourceName, revision: Revision) -> Option<View> {
+    pub(crate) fn view_at(&self, resource: &ResourceName, revision: Revision) -> Option<View> {
         let (events, view) = {
             // Nothing is published while the store is locked.
             let store = self.store.lock();
@@ -107,7 +111,7 @@ impl WatchHub {
     }
 
     /// The state's hash as of some entries, for members to compare.
-    pub fn checkpoints(&self) -> &SharedCheckpoints {
+    pub(crate) fn checkpoints(&self) -> &SharedCheckpoints {
         &self.checkpoints
     }
 
@@ -117,12 +121,12 @@ impl WatchHub {
     }
 
     /// Called by the machine, with the store locked.
-    pub fn set_clock(&self, clock: u64) {
+    pub(crate) fn set_clock(&self, clock: u64) {
         self.clock.store(clock, Ordering::Release);
     }
 
     /// Called by the machine, with the store locked.
-    pub fn publish(&self, sealed: Arc<View>, events: &[Arc<Event>]) {
+    pub(crate) fn publish(&self, sealed: Arc<View>, events: &[Arc<Event>]) {
         let clear = Arc::new(clear_view(&self.secrets, &sealed, Some(&self.published.load())));
         self.published.store(Arc::new(Published { sealed, clear: clear.clone() }));
         if events.is_empty() {
@@ -143,7 +147,7 @@ impl WatchHub {
 
     /// Another state takes the place of this one, without the events between them: all watches end. Called by the
     /// machine, with the store locked.
-    pub fn replace(&self, sealed: Arc<View>) {
+    pub(crate) fn replace(&self, sealed: Arc<View>) {
         let clear = Arc::new(clear_view(&self.secrets, &sealed, None));
         self.published.store(Arc::new(Published { sealed, clear }));
         self.resources.lock().clear();
@@ -151,7 +155,7 @@ impl WatchHub {
     }
 
     /// Opens with new keys what could not be opened before. Whoever has seen it sealed reads again: all watches end.
-    pub fn reopen(&self) {
+    pub(crate) fn reopen(&self) {
         // Nothing is published while the store is locked.
         let _store = self.store.lock();
         let published = self.published();
@@ -192,7 +196,11 @@ impl WatchHub {
     }
 
     /// The events of one resource after a revision.
-    pub fn watch(self: &Arc<Self>, resource: &ResourceName, after: Revision) -> Result<WatchStream, Expired> {
+    pub(crate) fn watch(
+        self: &Arc<Self>,
+        resource: &ResourceName,
+        after: Revision,
+    ) -> Result<WatchStream, Expired> {
         let watcher = Watcher::new(self.clone(), resource.clone(), after)?;
         Ok(Box::pin(futures::stream::unfold(Some(watcher), |watcher| async move {
             let mut watcher = watcher?;

@@ -12,7 +12,7 @@ use coracle_store::{Command, Request};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::{machine::AppliedEntry, storage::NotProposed, version::AgreedLevel};
+use crate::{machine::AppliedEntry, replicated::NotProposed, version::AgreedLevel};
 
 /// The largest transaction, as [`coracle_member::batch::size`] tells it: alone in an entry it is one that raft takes.
 pub const TRANSACTION_BYTES_MAX: usize = ENTRY_BYTES_MAX - ENTRY_HEAD_BYTES_MAX;

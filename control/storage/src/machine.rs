@@ -20,7 +20,9 @@ use crate::{
 /// What an applied entry gives back to its proposer.
 #[derive(Clone, Debug)]
 pub struct AppliedEntry {
+    /// Of the entry in the log.
     pub index: u64,
+    /// What became of each of its transactions, and the events.
     pub batch: Arc<Batch>,
 }
 
@@ -38,7 +40,7 @@ pub struct Machine {
 impl Machine {
     /// An empty machine of this build and the hub through which its state is read, opened with these keys.
     #[cfg(test)]
-    pub fn new(fatal: Arc<Fatal>, secrets: Arc<SecretBox>) -> (Self, Arc<WatchHub>) {
+    pub(crate) fn new(fatal: Arc<Fatal>, secrets: Arc<SecretBox>) -> (Self, Arc<WatchHub>) {
         Self::of_build(Build::default(), fatal, secrets)
     }
 

@@ -3,7 +3,6 @@
 //! The leader gathers transactions into entries. Any other member sends each to the leader and waits until its own
 //! state has it too. What is tried again, and who shares a read index, [`coracle_member`] says; here are the calls.
 
-mod forwarding;
 mod leadership;
 mod reads;
 
@@ -28,15 +27,14 @@ use tokio::{
 };
 use tonic::{Code, transport::Channel};
 
-pub use self::forwarding::{forgotten, leader_client, not_done};
 use self::{
-    forwarding::{FORWARD_TIMEOUT, certainly_not, clock_of},
     leadership::{follow_leadership, moved, wait_for_news},
     reads::{Asking, ReadReply, read_index, serve_reads},
 };
 use crate::{
     batch::{Batcher, TRANSACTION_BYTES_MAX},
     encryption::{self, NotSealed, SecretBox},
+    forwarding::{FORWARD_TIMEOUT, certainly_not, clock_of, leader_client},
     health::SharedNotes,
     machine::AppliedEntry,
     peers::Peers,
@@ -78,6 +76,7 @@ struct Shared {
 /// Why a leader did not apply a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotProposed {
+    /// For raft's reason.
     Raft(RaftProposeError),
     /// Certainly not done: too many disks are nearly full, and the transaction grows the state.
     NoSpace,
@@ -127,6 +126,7 @@ impl ReplicatedStorage {
         Self { shared }
     }
 
+    /// Where state is read and watched.
     pub fn hub(&self) -> &Arc<WatchHub> {
         &self.shared.hub
     }
@@ -136,10 +136,12 @@ impl ReplicatedStorage {
         self.shared.member
     }
 
+    /// The member of raft below.
     pub fn raft(&self) -> &Raft<AppliedEntry> {
         &self.shared.raft
     }
 
+    /// The other members, as this one reaches them.
     pub fn peers(&self) -> &Arc<Peers> {
         &self.shared.peers
     }
@@ -160,10 +162,11 @@ impl ReplicatedStorage {
     }
 
     /// Who leads, as far as this member knows.
-    pub fn leading(&self) -> Leading {
+    fn leading(&self) -> Leading {
         *self.shared.raft.leading().borrow()
     }
 
+    /// Whether this member leads, as far as it knows.
     pub fn leads(&self) -> bool {
         self.leading().role == Role::Leader
     }
@@ -195,7 +198,7 @@ impl ReplicatedStorage {
         self.shared.identities.highest().max(self.shared.hub.clock())
     }
 
-    /// Goes on above the clock that comes with [`forgotten`].
+    /// Goes on above the clock that comes with [`crate::forgotten`].
     pub fn learn_clock(&self, status: &tonic::Status) {
         if let Some(clock) = clock_of(status) {
             self.shared.identities.heard(clock);
@@ -228,7 +231,7 @@ impl ReplicatedStorage {
     }
 
     /// Proposes what is sealed already, or has nothing to be sealed.
-    pub async fn propose_sealed(
+    pub(crate) async fn propose_sealed(
         &self,
         transaction: Transaction,
     ) -> Result<Result<Applied, Refusal>, ProposeError> {

@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use coracle_api::Storage;
 use coracle_proto::cluster::{HealthRequest, HealthResponse, StateCheckpoint};
 use coracle_raft::{Role, Status};
 use futures::future::join_all;
@@ -19,12 +18,7 @@ use parking_lot::Mutex;
 use tokio::time::{interval, timeout};
 use tonic::{Code, Response};
 
-use crate::{
-    events::EventRecorder,
-    machine::Fatal,
-    membership::keeper,
-    storage::{ReplicatedStorage, leader_client},
-};
+use crate::{ReplicatedStorage, leader_client, machine::Fatal};
 
 /// Between two entries whose state is compared, about.
 const CHECKPOINT_ENTRIES: u64 = 64;
@@ -40,21 +34,21 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The hash of the state as of some entries. All members take them at the same entries.
 #[derive(Debug, Default)]
-pub struct Checkpoints {
+pub(crate) struct Checkpoints {
     taken: VecDeque<(u64, [u8; 32])>,
     last: u64,
 }
 
 impl Checkpoints {
     /// The state is that of a snapshot as of entry `index`, or of a process that begins.
-    pub fn begin(&mut self, index: u64) {
+    pub(crate) fn begin(&mut self, index: u64) {
         self.taken.clear();
         self.last = index;
     }
 
     /// The first entry in each stretch of the log is a checkpoint; a stretch that began before this member's state did
     /// has none here.
-    pub fn applied(&mut self, index: u64, hash: impl FnOnce() -> [u8; 32]) {
+    pub(crate) fn applied(&mut self, index: u64, hash: impl FnOnce() -> [u8; 32]) {
         if index / CHECKPOINT_ENTRIES > self.last / CHECKPOINT_ENTRIES {
             self.taken.push_back((index, hash()));
             if self.taken.len() > CHECKPOINTS_MAX {
@@ -66,7 +60,7 @@ impl Checkpoints {
 }
 
 /// The checkpoints of this member; shared with its state machine.
-pub type SharedCheckpoints = Arc<Mutex<Checkpoints>>;
+pub(crate) type SharedCheckpoints = Arc<Mutex<Checkpoints>>;
 
 /// What this member tells the others.
 pub fn report(storage: &ReplicatedStorage) -> HealthResponse {
@@ -78,6 +72,7 @@ pub fn report(storage: &ReplicatedStorage) -> HealthResponse {
     HealthResponse { checkpoints, disk_low: disk_is_low(&storage.status()) }
 }
 
+/// Whether the disk of the data directory is nearly full.
 pub fn disk_is_low(status: &Status) -> bool {
     status.disk.is_some_and(|disk| disk.low)
 }
@@ -115,7 +110,7 @@ impl Notes {
 
     /// Whether the state may grow: a voter whose disk is full dies, and a quorum with room, the leader in it, must
     /// outlive that. Silent voters are of no help then, but as long as all have room it does not matter who is silent.
-    pub fn have_room(&self, status: &Status) -> bool {
+    pub(crate) fn have_room(&self, status: &Status) -> bool {
         if disk_is_low(status) {
             return false;
         }
@@ -143,8 +138,9 @@ enum Verdict {
     Disputed(u64),
 }
 
-/// Compares notes for as long as the process lives.
-pub async fn run(storage: ReplicatedStorage, recorder: EventRecorder, fatal: Arc<Fatal>) {
+/// Compares notes for as long as the process lives. Where states differ and nobody knows which is right, `tell` is told
+/// once what to do.
+pub async fn run(storage: ReplicatedStorage, fatal: Arc<Fatal>, tell: impl Fn(String)) {
     let mut ticks = interval(PERIOD);
     loop {
         ticks.tick().await;
@@ -169,7 +165,7 @@ pub async fn run(storage: ReplicatedStorage, recorder: EventRecorder, fatal: Arc
         storage.notes().lock().take(&status, &answers);
         storage.notes().lock().refused = refused;
         let disputed = if let Verdict::Disputed(index) = verdict { Some(index) } else { None };
-        dispute(&storage, &recorder, disputed);
+        dispute(&storage, disputed, &tell);
         if own.disk_low && storage.leads() {
             hand_over(&storage, &status, &answers).await;
         }
@@ -185,12 +181,11 @@ async fn ask(storage: &ReplicatedStorage, id: u64) -> (u64, Result<HealthRespons
 }
 
 /// Tells it once where states differ and nobody knows which is right.
-fn dispute(storage: &ReplicatedStorage, recorder: &EventRecorder, disputed: Option<u64>) {
+fn dispute(storage: &ReplicatedStorage, disputed: Option<u64>, tell: impl Fn(String)) {
     let known = std::mem::replace(&mut storage.notes().lock().disputed, disputed);
     if let Some(index) = disputed.filter(|_| known.is_none()) {
         tracing::error!(index, "the states of members differ, and none is that of a majority");
-        let message = disputed_message(index);
-        keeper::record(recorder, &storage.view(), storage.member(), "Warning", "StatesDiffer", message);
+        tell(disputed_message(index));
     }
 }
 

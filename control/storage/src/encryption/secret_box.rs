@@ -15,9 +15,8 @@ use tokio::sync::Notify;
 
 use super::{
     key::{Key, KeyId},
-    key_ring::KeyRing,
+    key_ring::{KeyRing, KeyRingError},
 };
-use crate::error::ServerError;
 
 /// Opens with every key that this member holds.
 pub struct SecretBox {
@@ -44,12 +43,12 @@ pub enum StaysSealed {
 
 impl SecretBox {
     /// The ring of a file, empty where there is none.
-    pub fn load(path: &Path) -> Result<Self, ServerError> {
+    pub fn load(path: &Path) -> Result<Self, KeyRingError> {
         Ok(Self::with(path, KeyRing::load(path)?))
     }
 
     /// For a new cluster: the ring of the file, or a new one with one key. A restored cluster finds its old keys so.
-    pub fn found(path: &Path) -> Result<Self, ServerError> {
+    pub fn found(path: &Path) -> Result<Self, KeyRingError> {
         let mut ring = KeyRing::load(path)?;
         if ring.is_empty() {
             ring.add(Key::generate(Timestamp::now()));
@@ -64,10 +63,10 @@ impl SecretBox {
 
     /// For a member that joins: what the cluster handed it, beside what its file has. A cluster that has no ring yet
     /// hands nothing.
-    pub fn join(path: &Path, handed: &[u8]) -> Result<Self, ServerError> {
+    pub fn join(path: &Path, handed: &[u8]) -> Result<Self, KeyRingError> {
         let mut ring = KeyRing::load(path)?;
         if !handed.is_empty() {
-            let handed = KeyRing::from_bytes(handed).map_err(|_| ServerError::JoinAnswer("a key ring"))?;
+            let handed = KeyRing::from_bytes(handed).map_err(|_| KeyRingError::NotHanded)?;
             let handed_keys =
                 handed.ids().filter_map(|id| Key::from_kept(&handed.get(id.as_str())?.kept()).ok());
             handed_keys.for_each(|key| ring.add(key));
@@ -79,7 +78,7 @@ impl SecretBox {
 
     /// A box that keeps its ring in no file, for tests of what needs none.
     #[cfg(test)]
-    pub fn for_tests(ring: KeyRing) -> Self {
+    pub(super) fn for_tests(ring: KeyRing) -> Self {
         Self::with(Path::new("/nonexistent/secrets.ring"), ring)
     }
 
@@ -98,12 +97,13 @@ impl SecretBox {
         self.ring.load_full()
     }
 
-    pub fn path(&self) -> &Path {
+    /// The file that the ring is kept in.
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Changes the ring, in its file before in memory.
-    pub fn change(&self, change: impl FnOnce(&mut KeyRing)) -> Result<(), ServerError> {
+    pub(super) fn change(&self, change: impl FnOnce(&mut KeyRing)) -> Result<(), KeyRingError> {
         let _changing = self.changing.lock();
         let mut ring = KeyRing::clone(&self.ring.load());
         change(&mut ring);
@@ -114,7 +114,7 @@ impl SecretBox {
     }
 
     /// Makes a key and keeps it; nothing is sealed with it yet.
-    pub fn generate(&self) -> Result<KeyId, ServerError> {
+    pub(super) fn generate(&self) -> Result<KeyId, KeyRingError> {
         let key = Key::generate(Timestamp::now());
         let id = key.id.clone();
         self.change(|ring| ring.add(key))?;
@@ -122,17 +122,17 @@ impl SecretBox {
     }
 
     /// Keys that are missing here and that something is sealed with.
-    pub fn lacking(&self) -> BTreeSet<KeyId> {
+    pub(super) fn lacking(&self) -> BTreeSet<KeyId> {
         self.lacking.lock().clone()
     }
 
     /// Resolves when a further key was found missing.
-    pub async fn wanted(&self) {
+    pub(super) async fn wanted(&self) {
         self.wanted.notified().await;
     }
 
     /// The object in clear. One that is not sealed is given back as it is.
-    pub fn open(&self, object: &Arc<Object>) -> Result<Arc<Object>, StaysSealed> {
+    pub(crate) fn open(&self, object: &Arc<Object>) -> Result<Arc<Object>, StaysSealed> {
         let Some(sealed) = object.sealed() else { return Ok(object.clone()) };
         let ring = self.ring.load();
         let Some(key) = ring.get(sealed.key) else {
