@@ -45,6 +45,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &["coracle-api", "coracle-controllers", "coracle-objects", "coracle-proto", "coracle-scheduler"],
     ),
     (
+        "coracle-node-link",
+        &["coracle-api", "coracle-leader", "coracle-objects", "coracle-proto", "coracle-storage"],
+    ),
+    (
         "coracle-sim",
         &[
             "coracle-api",
@@ -66,6 +70,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "coracle-api",
             "coracle-controllers",
             "coracle-leader",
+            "coracle-node-link",
             "coracle-objects",
             "coracle-pki",
             "coracle-proto",

@@ -73,6 +73,28 @@ pub fn is_bound(object: &Object) -> bool {
     joined_annotation(object).is_some()
 }
 
+/// The uid of the Node that a node's certificate is bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BoundTo(pub String);
+
+/// Whether a certificate is of this Node. It is bound to it by the uid. One of a version before there was that is good
+/// as long as its Node knows of no other: a Node that was made by a join, or has linked with a certificate that is bound,
+/// takes no other kind any more.
+pub fn is_certified(object: &Object, bound_to: Option<&BoundTo>) -> bool {
+    match bound_to {
+        Some(BoundTo(uid)) => *uid == object.meta.uid,
+        None => !is_bound(object),
+    }
+}
+
+/// What a node is told whose certificate is of no Node that there is.
+pub fn node_gone(node: &str) -> String {
+    format!(
+        "there is no node {node} any more that this certificate was issued for; join again with an empty data directory \
+         and a new token (`coracle token create --role node`)"
+    )
+}
+
 fn joined_annotation(object: &Object) -> Option<String> {
     editable(object)["metadata"]["annotations"][JOINED_ANNOTATION].as_str().map(str::to_owned)
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use coracle_api::{Admission, ApiConfig, Storage, UserInfo};
+use coracle_node_link::{Links, NodeLinkService, nodes::LinkedNodes};
 use coracle_objects::{ObjectKey, Refusal};
 use coracle_proto::{
     MESSAGE_BYTES_MAX,
@@ -48,7 +49,7 @@ use crate::{
     authorization::Builtin,
     blobs_service::{BlobsService, Others},
     bootstrap,
-    certificates::{self, Credentials, KUBECONFIG, KubeconfigFile},
+    certificates::{self, Credentials, KUBECONFIG, KubeconfigFile, TrustState},
     checks,
     cluster_service::{
         ClusterService,
@@ -69,8 +70,6 @@ use crate::{
         self,
         keeper::{self, Periods},
     },
-    node_link::{Links, NodeLinkService},
-    nodes::LinkedNodes,
     open_files,
     rendezvous::Rendezvous,
     security_service::SecurityService,
@@ -181,8 +180,10 @@ async fn run(
         storage: storage.clone(),
         admission: admission.clone(),
         links: links.clone(),
-        recorder: recorder.clone(),
+        events: Arc::new(recorder.clone()),
         cluster_id: membership.cluster_id.clone(),
+        former_ids: bootstrap::former_ids,
+        trust_generation: TrustState::generation,
     };
     let telemetry = Telemetry {
         requests,

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use coracle_api::{ProposeError, Storage, new_draft};
+use coracle_leader::node_object;
 use coracle_objects::{
     Object, ObjectKey, Transaction, View, cluster_info_key,
     draft::{editable, encode},
@@ -11,10 +12,7 @@ use coracle_storage::peers::{MEMBERS, MemberSpec};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::{
-    config::{DNS_SERVICE_IP, KUBERNETES_SERVICE_IP},
-    node_link::node_object,
-};
+use crate::config::{DNS_SERVICE_IP, KUBERNETES_SERVICE_IP};
 
 /// Namespaces at birth.
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];

@@ -5,6 +5,7 @@ use std::time::Duration;
 use coracle_api::{Storage, fresh_uid};
 use coracle_controllers::EventRecord;
 use coracle_leader::events::{Remembered, of_record, old_events, written};
+use coracle_node_link::EventSink;
 use coracle_objects::{ObjectKey, Transaction, Write};
 use coracle_storage::ReplicatedStorage;
 use jiff::Timestamp;
@@ -44,13 +45,20 @@ impl EventRecorder {
         }
     }
 
-    /// Takes an event as a node sends it: a core v1 Event without a name. `false` where too many are waiting.
+    /// Takes a core v1 Event without a name. `false` where too many are waiting.
     pub fn take(&self, event: Value) -> bool {
         if event["involvedObject"]["name"].as_str().is_none_or(str::is_empty) {
             tracing::debug!("an event without an involved object is dropped");
             return true;
         }
         self.waiting.try_send(event).is_ok()
+    }
+}
+
+/// Those that nodes tell of.
+impl EventSink for EventRecorder {
+    fn take(&self, event: Value) -> bool {
+        EventRecorder::take(self, event)
     }
 }
 

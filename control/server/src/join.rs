@@ -5,6 +5,8 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use coracle_api::{Storage, fresh_uid, new_draft};
+use coracle_leader::{node_object, references::node_of};
+use coracle_node_link::Links;
 use coracle_objects::{Expect, ObjectKey, Refusal, Transaction, View, Write};
 use coracle_pki::{
     CONTROL_ORGANIZATION, MEMBER_PREFIX, NODE_USER_PREFIX, NODES_ORGANIZATION, PkiError, Subject,
@@ -30,7 +32,6 @@ use crate::{
     certificates::Credentials,
     forwarding::{forwarding, leader_elsewhere},
     membership::keeper,
-    node_link::{Links, node_object, node_of},
     tokens,
 };
 

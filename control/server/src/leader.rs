@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use coracle_api::{Admission, Storage, UserInfo};
+use coracle_node_link::Links;
 use coracle_raft::Role;
 use coracle_storage::{
     ReplicatedStorage,
@@ -19,7 +20,6 @@ use crate::{
     claims, events,
     events::EventRecorder,
     membership::{self, keeper::Periods},
-    node_link::{self, Links},
     planner_thread::{self, OnDuty},
     planning::Planning,
     plans,
@@ -111,7 +111,7 @@ async fn lead(duties: Duties, on_duty: OnDuty) {
     tasks.spawn(async move {
         let user = UserInfo::component(coracle_leader::monitor::ACCOUNT);
         let own = spawned.admission.storage_of(spawned.storage, user);
-        node_link::monitor(&own, &spawned.links).await;
+        coracle_node_link::monitor(&own, &spawned.links).await;
     });
     let spawned = duties.clone();
     tasks.spawn(async move {

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 
+use coracle_node_link::{Links, nodes};
 use coracle_objects::LogOptions;
 use coracle_proto::cluster::{
     HealthRequest, HealthResponse, PodLogsChunk, PodLogsRequest, ProposeRequest, ProposeResponse,
@@ -14,7 +15,7 @@ use futures::{Stream, StreamExt};
 use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::{identity::members_only, node_link::Links, nodes};
+use crate::identity::members_only;
 
 pub struct LeaderService {
     pub storage: ReplicatedStorage,

@@ -1,8 +1,8 @@
 //! The composition root of a control node: joins storage, API, scheduler and controllers into one process, and serves
 //! members, nodes and clients on one TLS port.
 //!
-//! Reading order: [`app`] starts everything; `coracle_storage` is the one door for changes of state; [`leader`] and
-//! [`node_link`] are what only the leader does.
+//! Reading order: [`app`] starts everything; `coracle_storage` is the one door for changes of state; [`leader`] is
+//! what only the leader does, with `coracle_node_link`.
 
 mod accounts;
 mod app;
@@ -33,9 +33,6 @@ mod planning;
 mod plans;
 mod rendezvous;
 mod whereabouts;
-
-mod node_link;
-mod nodes;
 
 mod cluster_service;
 mod join;

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use coracle_api::{Storage, write};
+use coracle_leader::node_object::{BoundTo, is_certified};
 use coracle_objects::ObjectKey;
 use coracle_pki::AuthorityName;
 use coracle_proto::security::{
@@ -21,7 +22,7 @@ use crate::{
     certificates::{self, ChangeRefused, Credentials, TrustState, Waiting},
     forwarding::{forwarding, leader_elsewhere},
     identity::{administrators_only, caller, members_only},
-    standing::{BoundTo, Lost, is_certified},
+    standing::Lost,
 };
 
 /// For how long each step of a change of authorities waits for nodes that are away.

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coracle_api::new_draft;
+use coracle_leader::node_object::JOINED_ANNOTATION;
 use coracle_objects::{
     Expect, ObjectKey, Transaction, View, Write,
     draft::{editable, encode},
@@ -14,8 +15,6 @@ use coracle_raft::Status;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-
-use crate::node_link::node_object::JOINED_ANNOTATION;
 
 pub use coracle_leader::router::TRUSTS;
 const HOLDERS: &str = "trustholders.coracle.dev";

@@ -1,48 +1,31 @@
-//! The node link at the leader: nodes report here and learn here what they shall run.
-//!
-//! Heartbeats stay in the leader's memory; only what changes for others is written. A member that does not lead sends
-//! nodes on to the one that does. What is made of all this is decided in `coracle_leader`, without I/O.
-
-mod session;
-
-mod acknowledgements;
-mod description;
-mod down;
-mod pod_status;
-
-mod links;
-mod logs;
-mod monitor;
-mod routing;
-
-mod pod_blocks;
+//! The gRPC service that nodes call.
 
 use std::{pin::Pin, sync::Arc};
 
+use coracle_api::{Admission, Storage, UserInfo};
+use coracle_leader::node_object::{self, BoundTo, is_certified, node_gone};
+use coracle_objects::View;
 use coracle_proto::node::{NodeDown, NodeUp, node_link_server::NodeLink};
 use coracle_storage::ReplicatedStorage;
 use futures::Stream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::{
-    events::EventRecorder,
-    identity::caller,
-    standing::{BoundTo, Lost, is_certified},
-};
-use coracle_api::{Admission, Storage};
+use crate::{down, events::EventSink, links::Links, session};
 
-pub use coracle_leader::{node_object, references::node_of};
-pub use links::Links;
-pub use monitor::monitor;
-
-/// The gRPC service.
+/// The gRPC service. Its calls have their caller's [`UserInfo`] in their extensions, and its [`BoundTo`] where its
+/// certificate has one.
 #[derive(Clone)]
 pub struct NodeLinkService {
     pub storage: ReplicatedStorage,
+    /// What nodes report is written through it, in their names.
     pub admission: Admission,
     pub links: Arc<Links>,
-    pub recorder: EventRecorder,
+    pub events: Arc<dyn EventSink>,
     pub cluster_id: String,
+    /// The ids that the cluster of a state had before it was recovered: nodes that joined then still belong to it.
+    pub former_ids: fn(&View) -> Vec<String>,
+    /// The generation of the authorities by which everybody should go, as a state has it.
+    pub trust_generation: fn(&View) -> u64,
 }
 
 #[async_trait]
@@ -50,8 +33,8 @@ impl NodeLink for NodeLinkService {
     type LinkStream = Pin<Box<dyn Stream<Item = Result<NodeDown, Status>> + Send>>;
 
     async fn link(&self, request: Request<Streaming<NodeUp>>) -> Result<Response<Self::LinkStream>, Status> {
-        let caller = caller(&request);
-        let Some(name) = caller.node().map(str::to_owned) else {
+        let caller = request.extensions().get::<UserInfo>();
+        let Some(name) = caller.and_then(UserInfo::as_node).map(str::to_owned) else {
             return Err(Status::unauthenticated(
                 "only nodes may link; join with `coracle node --join` first",
             ));
@@ -60,7 +43,7 @@ impl NodeLink for NodeLinkService {
         // The call was taken on the word of a view that may be older than this leader's.
         let object = self.storage.view().get(&node_object::key(&name)).cloned();
         if self.storage.leads() && !object.is_some_and(|object| is_certified(&object, bound)) {
-            return Err(Status::permission_denied(Lost::NodeGone(name).to_string()));
+            return Err(Status::permission_denied(node_gone(&name)));
         }
         let bound = bound.is_some();
         let (down, messages) = down::channel();

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use coracle_api::{Storage, write};
+use coracle_leader::node_object;
 use coracle_objects::Revision;
 use coracle_proto::node::Hello;
 use tokio::time::sleep;
 use tonic::Status;
-
-use super::node_object;
 
 /// Between two looks at a Node, and the longest time between two where each finds something to put back.
 const PERIOD: Duration = Duration::from_secs(10);

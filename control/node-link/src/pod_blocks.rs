@@ -7,13 +7,12 @@ use std::{
 };
 
 use coracle_api::{Storage, WriteError, new_draft, write};
+use coracle_leader::node_object;
 use coracle_objects::{Expect, ObjectKey, Transaction, View};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
-
-use super::node_object;
 
 const PODBLOCKS: &str = "podblocks.coracle.dev";
 

@@ -15,9 +15,9 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{down::Down, logs::LogRequests, routing::Routing};
+use crate::{down::Down, logs::LogRequests, routing::Routing};
 
-/// All links.
+/// All links: from when this member begins to lead until it no longer does.
 pub struct Links {
     sessions: Mutex<Sessions>,
     hearing: Mutex<Hearing>,
@@ -25,7 +25,7 @@ pub struct Links {
     begun: Instant,
     numbers: AtomicU64,
     /// Wakes the monitor when a node changed what it says.
-    pub changed: Notify,
+    pub(crate) changed: Notify,
     /// Tells each link what changes for its node.
     pub routing: Routing,
 }
@@ -65,12 +65,12 @@ impl Default for Links {
 
 impl Links {
     /// The present moment as the hearing counts it.
-    pub fn now(&self) -> Duration {
+    pub(crate) fn now(&self) -> Duration {
         self.begun.elapsed()
     }
 
     /// One of its moments on the clock of this process.
-    pub fn instant(&self, moment: Duration) -> Instant {
+    pub(crate) fn instant(&self, moment: Duration) -> Instant {
         self.begun + moment
     }
 
@@ -91,7 +91,7 @@ impl Links {
 
     /// A link of this node; an older one ends. `None` where this member does not lead or has not begun its duties.
     /// `flow_control` tells whether the node sends no more of a log than it is granted.
-    pub fn begin(&self, node: &str, down: &Down, flow_control: bool) -> Option<Session> {
+    pub(crate) fn begin(&self, node: &str, down: &Down, flow_control: bool) -> Option<Session> {
         let session = Session {
             number: self.numbers.fetch_add(1, Ordering::Relaxed),
             down: down.clone(),
@@ -113,7 +113,7 @@ impl Links {
     }
 
     /// Forgets a link, unless a newer one has taken its place.
-    pub fn end(&self, node: &str, session: &Session) {
+    pub(crate) fn end(&self, node: &str, session: &Session) {
         session.logs.close();
         session.ended.cancel();
         self.routing.detach(node, session.number);
@@ -126,15 +126,16 @@ impl Links {
     }
 
     /// This process did not run for `gap`.
-    pub fn away(&self, gap: Duration) {
+    pub(crate) fn away(&self, gap: Duration) {
         self.hearing.lock().away(gap, self.now());
     }
 
     /// What was heard of all nodes.
-    pub fn hearing(&self) -> Hearing {
+    pub(crate) fn hearing(&self) -> Hearing {
         self.hearing.lock().clone()
     }
 
+    /// A node was heard of, and what it says of itself where it says that. Its time to be silent begins anew.
     pub fn hear(&self, node: &str, pressures: Option<Pressures>) {
         if self.hearing.lock().hear(node, pressures, self.now()) {
             self.changed.notify_one();
@@ -142,7 +143,7 @@ impl Links {
     }
 
     /// Forgets nodes whose objects are gone. One that is linked still must link anew, and so register again.
-    pub fn retain(&self, exists: impl Fn(&str) -> bool) {
+    pub(crate) fn retain(&self, exists: impl Fn(&str) -> bool) {
         let sessions = &mut self.sessions.lock().by_node;
         sessions.retain(|node, session| {
             let stays = exists(node) || !session.registered.load(Ordering::Relaxed);
@@ -154,11 +155,13 @@ impl Links {
         self.hearing.lock().retain(|node| exists(node) || sessions.contains_key(node));
     }
 
+    /// Whether a node is linked here now.
     pub fn connected(&self, node: &str) -> bool {
         self.sessions.lock().by_node.contains_key(node)
     }
 
-    pub fn session(&self, node: &str) -> Option<Session> {
+    /// A node's present link.
+    pub(crate) fn session(&self, node: &str) -> Option<Session> {
         self.sessions.lock().by_node.get(node).cloned()
     }
 
@@ -172,7 +175,8 @@ impl Links {
 mod tests {
     use coracle_leader::hearing::AWAY_MIN;
 
-    use super::{super::down, *};
+    use super::*;
+    use crate::down;
 
     #[tokio::test(start_paused = true)]
     async fn a_broken_link_is_lost_until_the_node_links_anew() {

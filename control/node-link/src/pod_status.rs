@@ -13,8 +13,7 @@ use coracle_objects::View;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::acknowledgements::Ticket;
-use crate::events::EventRecorder;
+use crate::{acknowledgements::Ticket, events::EventSink};
 
 /// Writes of one node under way at a time.
 const UNDER_WAY_MAX: usize = 128;
@@ -74,7 +73,7 @@ impl Reports {
 /// written one after the other.
 pub async fn write_reports(
     storage: impl Storage,
-    recorder: EventRecorder,
+    events: Arc<dyn EventSink>,
     node: String,
     mut reports: mpsc::Receiver<Waiting>,
 ) {
@@ -109,7 +108,7 @@ pub async fn write_reports(
                 order.push_back(uid);
             } else if let Some(report) = waiting.remove(&uid) {
                 busy.insert(uid.clone());
-                under_way.push(Box::pin(write(&storage, &recorder, &node, report, uid)));
+                under_way.push(Box::pin(write(&storage, &*events, &node, report, uid)));
             }
         }
     }
@@ -117,7 +116,7 @@ pub async fn write_reports(
 
 async fn write(
     storage: &impl Storage,
-    recorder: &EventRecorder,
+    events: &dyn EventSink,
     node: &str,
     waiting: Waiting,
     uid: String,
@@ -138,7 +137,7 @@ async fn write(
         let pod = report.key().name;
         tracing::warn!(%pod, node, address, "an address that a node reports of its pod is not the node's");
         // One that finds no room is told with the next report.
-        let _ = foreign_address(&view, &report, node, &address).map(|event| recorder.take(event));
+        let _ = foreign_address(&view, &report, node, &address).map(|event| events.take(event));
     }
     drop(view);
     match coracle_api::write(storage, |view| plan(view, node, &report, status.as_ref())).await {

@@ -10,7 +10,7 @@ use coracle_storage::{ReplicatedStorage, leader_client};
 use futures::{Stream, StreamExt};
 use tonic::{Code, Status};
 
-use crate::node_link::Links;
+use crate::links::Links;
 
 /// The way to the nodes.
 #[derive(Clone)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use coracle_api::{Storage, fresh_uid};
 use coracle_leader::{
     monitor::{Monitor, Turned, together},
+    node_object::{self, LEASE_SECONDS},
     presence::{self, Presence},
 };
 use coracle_objects::Transaction;
@@ -14,11 +15,7 @@ use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::{
-    links::Links,
-    node_object::{self, LEASE_SECONDS},
-    pod_blocks::Abandoned,
-};
+use crate::{links::Links, pod_blocks::Abandoned};
 
 /// How often all nodes are looked at.
 const PERIOD: Duration = Duration::from_millis(500);

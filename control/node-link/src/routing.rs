@@ -54,7 +54,7 @@ impl Routing {
 
     /// Has the link of a node, by its number, take from now on what the node needs. Waits until the router runs. What is
     /// given back is told when there is something to take.
-    pub async fn attach(&self, node: &str, number: u64) -> Arc<Notify> {
+    pub(crate) async fn attach(&self, node: &str, number: u64) -> Arc<Notify> {
         let wake = Arc::new(Notify::new());
         loop {
             let begun = self.begun.notified();
@@ -70,12 +70,12 @@ impl Routing {
 
     /// What the link takes next, if there is anything; an error where it is not the node's present one, or this member
     /// leads no longer.
-    pub fn take(&self, node: &str, number: u64) -> Result<Option<Taken>, Replaced> {
+    pub(crate) fn take(&self, node: &str, number: u64) -> Result<Option<Taken>, Replaced> {
         self.router.lock().as_mut().ok_or(Replaced)?.take(node, number)
     }
 
     /// The link has ended.
-    pub fn detach(&self, node: &str, number: u64) {
+    pub(crate) fn detach(&self, node: &str, number: u64) {
         if let Some(router) = &mut *self.router.lock() {
             router.detach(node, number);
         }

@@ -8,7 +8,7 @@ use std::{
 use coracle_api::{Storage, UserInfo, WriteError, fresh_uid, write};
 use coracle_leader::{
     node_events::{self, Allowance},
-    node_object::Pressures,
+    node_object::{self, Pressures, node_gone},
     pod_status::Report,
     untaken::Taken,
     validation,
@@ -20,21 +20,20 @@ use coracle_proto::{
         Welcome, node_down::Body as DownBody, node_up::Body as UpBody,
     },
 };
-use coracle_storage::{ReplicatedStorage, peers::members};
+use coracle_storage::peers::members;
 use jiff::Timestamp;
 use tokio::{sync::mpsc, time::timeout};
 use tonic::{Status, Streaming};
 
-use super::{
-    NodeLinkService,
+use crate::{
     acknowledgements::{Acknowledgements, Ticket},
     description,
     down::{Down, Unsent},
     links::Session,
-    node_object, pod_blocks,
+    pod_blocks,
     pod_status::{Reports, write_reports},
+    service::NodeLinkService,
 };
-use crate::{bootstrap, certificates::TrustState, standing::Lost};
 
 /// Until a new link must have said Hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,7 +87,7 @@ async fn first_message(
         let message = format!("the certificate is for node {node}, the Hello for {}", hello.name);
         return Err(Status::permission_denied(message));
     }
-    let former = || bootstrap::former_ids(&service.storage.view()).contains(&hello.cluster_id);
+    let former = || (service.former_ids)(&service.storage.view()).contains(&hello.cluster_id);
     if hello.cluster_id != service.cluster_id && !former() {
         let (theirs, ours) = (&hello.cluster_id, &service.cluster_id);
         let mend = "start the node with an empty data directory to join this cluster";
@@ -127,7 +126,7 @@ async fn serve(
     let register = |view: &_| node_object::registration(view, hello, bound, Timestamp::now());
     write(&own, register).await.map_err(unavailable)?;
     if storage.view().get(&node_object::key(&hello.name)).is_none() {
-        return Err(Status::permission_denied(Lost::NodeGone(hello.name.clone()).to_string()));
+        return Err(Status::permission_denied(node_gone(&hello.name)));
     }
     session.registered.store(true, Ordering::Relaxed);
     let lease = node_object::lease(&storage.view(), &hello.name, &fresh_uid(), Timestamp::now());
@@ -148,7 +147,7 @@ async fn serve(
         description::keep(&own, hello),
         grant_logs(session),
         async {
-            write_reports(own.clone(), service.recorder.clone(), hello.name.clone(), waiting).await;
+            write_reports(own.clone(), service.events.clone(), hello.name.clone(), waiting).await;
             Ok(())
         }
     )?;
@@ -169,7 +168,7 @@ fn welcome(service: &NodeLinkService) -> Welcome {
 
 /// Sends the node what it needs, first all of it, then what changes: each object as it is when there is room for it.
 async fn push(service: &NodeLinkService, session: &Session, node: &str) -> Result<(), Status> {
-    let (storage, routing) = (&service.storage, &service.links.routing);
+    let routing = &service.links.routing;
     let more = routing.attach(node, session.number).await;
     let mut told = 0;
     while let Ok(taken) = routing.take(node, session.number) {
@@ -178,17 +177,17 @@ async fn push(service: &NodeLinkService, session: &Session, node: &str) -> Resul
             Some(Taken::Object(object)) => send(session, DownBody::Object(object)).await?,
             Some(Taken::Synced(revision)) => {
                 send(session, DownBody::Synced(Synced { revision })).await?;
-                tell_trust(session, storage, &mut told).await?;
+                tell_trust(service, session, &mut told).await?;
             }
-            Some(Taken::Trust) => tell_trust(session, storage, &mut told).await?,
+            Some(Taken::Trust) => tell_trust(service, session, &mut told).await?,
         }
     }
     Err(Status::unavailable("another link has taken its place, or this member no longer leads"))
 }
 
 /// Has the node renew its certificate where the authorities are of another generation than it was told.
-async fn tell_trust(session: &Session, storage: &ReplicatedStorage, told: &mut u64) -> Result<(), Status> {
-    let generation = TrustState::read(&storage.view()).map_or(0, |trust| trust.generation);
+async fn tell_trust(service: &NodeLinkService, session: &Session, told: &mut u64) -> Result<(), Status> {
+    let generation = (service.trust_generation)(&service.storage.view());
     if generation > *told {
         *told = generation;
         send(session, DownBody::TrustChanged(TrustChanged { generation })).await?;
@@ -259,10 +258,10 @@ impl Reader<'_> {
         let view = self.service.storage.view();
         if let Some(told) = node_events::dropped(&view, self.node, event.dropped) {
             tracing::warn!(node = self.node, events = event.dropped, "a node had no room for events");
-            self.service.recorder.take(told);
+            self.service.events.take(told);
         }
         match node_events::admit(&view, self.node, &event.event_json) {
-            Ok(event) => match self.service.recorder.take(event) {
+            Ok(event) => match self.service.events.take(event) {
                 true => ticket.done(),
                 false => tracing::debug!(node = self.node, "an event is not taken: too many are waiting"),
             },
@@ -331,10 +330,8 @@ mod tests {
     use futures::StreamExt;
     use tokio::time::Instant;
 
-    use super::{
-        super::{down, links::Links},
-        *,
-    };
+    use super::*;
+    use crate::{down, links::Links};
 
     #[tokio::test(start_paused = true)]
     async fn a_node_that_takes_nothing_loses_its_link() {

@@ -16,7 +16,7 @@ use futures::Stream;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
-use super::{down::WeakDown, links::Links};
+use crate::{down::WeakDown, links::Links};
 
 /// Log streams of one node at a time.
 const REQUESTS_MAX: usize = 256;
@@ -288,7 +288,8 @@ mod tests {
     use coracle_objects::View;
     use futures::StreamExt;
 
-    use super::{super::down, *};
+    use super::*;
+    use crate::down;
 
     #[tokio::test(start_paused = true)]
     async fn an_open_log_ends_with_its_link_and_does_not_keep_it() {
