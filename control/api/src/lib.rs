@@ -9,6 +9,7 @@ mod auth;
 mod body;
 mod config;
 mod discovery;
+mod draft;
 mod encoding;
 mod error;
 mod health;
@@ -42,6 +43,7 @@ pub use auth::{
     Attributes, Authorizer, Decision, Masters, UserInfo, asks_to_impersonate, impersonated, is_public,
 };
 pub use config::{ApiConfig, Checks, ServiceNetwork};
+pub use draft::{fresh_uid, new_draft};
 pub use error::ApiError;
 pub use meter::{Asked, METRIC_VERBS, Meter};
 pub use path::names_one_object;

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use coracle_controllers::EventRecord;
-use coracle_objects::{Expect, Object, ObjectKey, Transaction, View, by_resource};
+use coracle_objects::{
+    Expect, Object, ObjectKey, Transaction, View, by_resource,
+    draft::{editable, encode, new_draft, timestamp},
+};
 use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
-
-use crate::drafts::{editable, encode, new_draft, rfc3339};
 
 const EVENTS: &str = "events";
 
@@ -102,7 +103,7 @@ pub fn written(
 }
 
 fn first(key: &ObjectKey, event: &Value, times: u64, uid: &str, now: Timestamp) -> bytes::Bytes {
-    let time = rfc3339(now);
+    let time = timestamp(now);
     let mut body = event.clone();
     body["metadata"] = json!({});
     body["firstTimestamp"] = time.as_str().into();
@@ -121,7 +122,7 @@ fn first(key: &ObjectKey, event: &Value, times: u64, uid: &str, now: Timestamp) 
 fn repeated(object: &Object, times: u64, now: Timestamp) -> bytes::Bytes {
     let mut draft = editable(object);
     draft["count"] = (draft["count"].as_u64().unwrap_or(1) + times).into();
-    draft["lastTimestamp"] = rfc3339(now).into();
+    draft["lastTimestamp"] = timestamp(now).into();
     encode(&draft)
 }
 

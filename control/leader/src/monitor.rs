@@ -120,11 +120,10 @@ pub fn together(downs: &[Transaction]) -> impl Iterator<Item = (Transaction, &[T
 
 #[cfg(test)]
 mod tests {
-    use coracle_objects::Write;
+    use coracle_objects::{Write, draft::encode};
     use serde_json::json;
 
     use super::*;
-    use crate::drafts::encode;
 
     const NOW: Duration = Duration::from_secs(100);
 

@@ -4,15 +4,15 @@ use core::net::IpAddr;
 use std::collections::BTreeMap;
 
 pub use coracle_controllers::GATEWAY_ANNOTATION;
-use coracle_objects::{Object, ObjectKey, Quantity, Transaction, View};
+use coracle_objects::{
+    Object, ObjectKey, Quantity, Transaction, View,
+    draft::{editable, encode, new_draft, timestamp},
+};
 use coracle_proto::node::Hello;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::{
-    drafts::{editable, encode, new_draft, rfc3339},
-    validation,
-};
+use crate::validation;
 
 /// Where other nodes reach this node's fabric (`host:port`).
 pub const FABRIC_ANNOTATION: &str = "coracle.dev/fabric-address";
@@ -71,6 +71,28 @@ pub fn never_linked(object: &Object) -> bool {
 /// Whether the node's certificates are bound to its Node.
 pub fn is_bound(object: &Object) -> bool {
     joined_annotation(object).is_some()
+}
+
+/// The uid of the Node that a node's certificate is bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BoundTo(pub String);
+
+/// Whether a certificate is of this Node. It is bound to it by the uid. One of a version before there was that is good
+/// as long as its Node knows of no other: a Node that was made by a join, or has linked with a certificate that is bound,
+/// takes no other kind any more.
+pub fn is_certified(object: &Object, bound_to: Option<&BoundTo>) -> bool {
+    match bound_to {
+        Some(BoundTo(uid)) => *uid == object.meta.uid,
+        None => !is_bound(object),
+    }
+}
+
+/// What a node is told whose certificate is of no Node that there is.
+pub fn node_gone(node: &str) -> String {
+    format!(
+        "there is no node {node} any more that this certificate was issued for; join again with an empty data directory \
+         and a new token (`coracle token create --role node`)"
+    )
 }
 
 fn joined_annotation(object: &Object) -> Option<String> {
@@ -237,7 +259,7 @@ fn set_condition(
         status["conditions"] = json!([]);
     }
     let Some(conditions) = status["conditions"].as_array_mut() else { return false };
-    let time = rfc3339(now);
+    let time = timestamp(now);
     let condition = json!({
         "type": type_, "status": value, "reason": reason, "message": message,
         "lastHeartbeatTime": time, "lastTransitionTime": time,

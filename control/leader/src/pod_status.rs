@@ -3,15 +3,14 @@
 use core::net::Ipv4Addr;
 use std::sync::Arc;
 
-use coracle_objects::{Expect, OBJECT_BYTES_MAX, Object, ObjectKey, Transaction, View, deletion};
+use coracle_objects::{
+    Expect, OBJECT_BYTES_MAX, Object, ObjectKey, Transaction, View, deletion,
+    draft::{editable, encode},
+};
 use coracle_proto::node::{PodGone, PodStatus};
 use serde_json::{Value, json};
 
-use crate::{
-    drafts::{editable, encode},
-    references::node_of,
-    validation,
-};
+use crate::{references::node_of, validation};
 
 /// The claimed blocks of pod addresses, and how long the name of each is: they are /24s.
 const PODBLOCKS: &str = "podblocks.coracle.dev";

@@ -1,7 +1,59 @@
-//! Editing drafts: objects as JSON values on their way to a transaction.
+//! Making and editing drafts: objects as JSON values on their way to a transaction.
 
+use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
+
+use crate::{by_resource, name::ObjectKey, object::Object};
+
+/// The draft of a new object of the control plane's own. `body` has the fields beside `apiVersion`, `kind` and `metadata`;
+/// what it has under `metadata` is added to the new metadata.
+pub fn new_draft(
+    api_version: &str,
+    kind: &str,
+    key: &ObjectKey,
+    body: Value,
+    uid: &str,
+    now: Timestamp,
+) -> Bytes {
+    let mut metadata = Map::new();
+    metadata.insert("name".into(), key.name.name.as_ref().into());
+    if !key.name.namespace.is_empty() {
+        metadata.insert("namespace".into(), key.name.namespace.as_ref().into());
+    }
+    metadata.insert("uid".into(), uid.into());
+    metadata.insert("creationTimestamp".into(), timestamp(now).into());
+    if by_resource(key.resource.as_str()).is_some_and(|kind| kind.spec_is_generational()) {
+        metadata.insert("generation".into(), 1.into());
+    }
+    let mut object = Map::new();
+    object.insert("apiVersion".into(), api_version.into());
+    object.insert("kind".into(), kind.into());
+    object.insert("metadata".into(), Value::Null);
+    if let Value::Object(body) = body {
+        for (field, value) in body {
+            match (field.as_str(), value) {
+                ("metadata", Value::Object(more)) => metadata.extend(more),
+                (_, value) => {
+                    object.insert(field, value);
+                }
+            }
+        }
+    }
+    object.insert("metadata".into(), metadata.into());
+    encode(&object.into())
+}
+
+/// An object's draft, to be changed and written back.
+pub fn editable(object: &Object) -> Value {
+    // What is stored was parsed when it was applied.
+    serde_json::from_slice(&object.draft()).unwrap_or_else(|_| json!({}))
+}
+
+/// The bytes of a draft.
+pub fn encode(draft: &Value) -> Bytes {
+    serde_json::to_vec(draft).expect("a JSON value encodes into memory").into()
+}
 
 /// As Kubernetes writes times: RFC 3339 in UTC with whole seconds.
 pub fn timestamp(moment: Timestamp) -> String {

@@ -1,8 +1,8 @@
 //! Names that outlast a crash: a directory's entries are on the disk only once the directory itself is synced.
 
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Others may not look in, nor read: keys lie there, and what users have written.
@@ -63,6 +63,25 @@ fn sync_directory(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         opened => opened?.sync_all(),
     }
+}
+
+/// There is the old file or the new one after a crash; only its owner may read it.
+pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    create_dirs(folder)?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let temporary = folder.join(name);
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(true).write(true).mode(PRIVATE_FILE);
+    let mut file = options.open(&temporary)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    if let Err(error) = written.and_then(|()| fs::rename(&temporary, path)) {
+        // What was written of it takes room that the disk may not have.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    sync_parent(path)
 }
 
 fn is_there(path: &Path) -> bool {

@@ -108,3 +108,14 @@ pub enum ChangeError {
     #[error("this member has stopped")]
     Stopped,
 }
+
+/// An error with its causes, for a log or within another message.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -23,7 +23,7 @@ pub mod wal;
 
 pub use config::{Config, ENTRY_BYTES_MAX, OUTCOME_TIMEOUT_MS, SNAPSHOT_ENTRIES};
 pub use driver::{Closed, Raft, StateMachine};
-pub use error::{ChangeError, Error, ProposeError, ReadError};
+pub use error::{ChangeError, Error, ProposeError, ReadError, chain};
 pub use logging::logger;
 pub use membership::{MemberChange, initial_records};
 pub use metrics::Metrics;

@@ -7,9 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use coracle_api::{ProposeError, Storage, Unsettled, WriteError, settle};
-use coracle_leader::drafts::{editable, encode, new_draft};
-use coracle_objects::{Expect, Object, ObjectKey, Revision, Transaction, View};
+use coracle_api::{ProposeError, Storage, Unsettled, WriteError, new_draft, settle};
+use coracle_objects::{
+    Expect, Object, ObjectKey, Revision, Transaction, View,
+    draft::{editable, encode},
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
@@ -174,8 +176,8 @@ fn plan(view: &View, artifacts: &[Artifact], now: Timestamp) -> Result<Option<Tr
 }
 
 fn create(artifact: &Artifact, now: Timestamp) -> Transaction {
-    let (key, uid) = (artifact.key(), uuid::Uuid::new_v4().to_string());
-    let draft = new_draft("coracle.dev/v1", "Artifact", &key, json!({ "spec": artifact }), &uid, now);
+    let key = artifact.key();
+    let draft = new_draft("coracle.dev/v1", "Artifact", &key, json!({ "spec": artifact }), now);
     Transaction::create(key, draft)
 }
 

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use coracle_api::{Admission, Admitted, UserInfo};
-
-use crate::storage::ReplicatedStorage;
+use coracle_storage::ReplicatedStorage;
 
 /// See the module.
 pub struct Accounts {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use coracle_api::{Admission, ApiConfig, Storage, UserInfo};
+use coracle_node_link::{Links, NodeLinkService, nodes::LinkedNodes};
 use coracle_objects::{ObjectKey, Refusal};
 use coracle_proto::{
     MESSAGE_BYTES_MAX,
@@ -23,8 +24,16 @@ use coracle_proto::{
     store::store_server::StoreServer,
     tls,
 };
-use coracle_raft::{GrpcTransport, Raft, RaftService, Transport};
+use coracle_raft::{GrpcTransport, Raft, RaftService, Transport, chain};
 use coracle_registry::blobs::Blobs;
+use coracle_storage::{
+    ReplicatedStorage,
+    encryption::{self, SecretBox},
+    health,
+    machine::{AppliedEntry, Fatal, Machine},
+    peers::{MemberSpec, Peers},
+    version::{self, Agreed, AgreedLevel, VERSION},
+};
 use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
@@ -38,42 +47,37 @@ use tonic::service::Routes;
 use crate::{
     access::{JOIN_BYTES_MAX, NODE_MESSAGE_BYTES_MAX},
     authorization::Builtin,
-    blobs_service::BlobsService,
+    blobs_service::{BlobsService, Others},
     bootstrap,
-    certificates::{self, Credentials, KUBECONFIG, KubeconfigFile},
+    certificates::{self, Credentials, KUBECONFIG, KubeconfigFile, TrustState},
     checks,
     cluster_service::{
         ClusterService,
         status::{self, Certificates},
     },
-    config::{ControlConfig, VERSION},
+    config::ControlConfig,
     data_dir::{DataDir, Membership},
-    encryption::{self, SecretBox},
     enter::{self, Entered, FIRST_MEMBER},
-    error::{ServerError, chain},
+    error::ServerError,
     events::EventRecorder,
-    health,
     inflow::Inflow,
     join::JoinService,
     kubeconfig::admin_of,
     leader::{self, Duties},
     leader_service::LeaderService,
     listener::{self, Bounds, Port},
-    machine::{AppliedEntry, Fatal, Machine},
-    membership::{self, keeper::Periods},
-    node_link::{Links, NodeLinkService},
-    nodes::LinkedNodes,
+    membership::{
+        self,
+        keeper::{self, Periods},
+    },
     open_files,
-    peers::{MemberSpec, Others, Peers},
     rendezvous::Rendezvous,
     security_service::SecurityService,
     service::Front,
     standing::Judge,
-    storage::ReplicatedStorage,
     store_service::StoreService,
     telemetry::{Requests, Telemetry},
     tokens::{self, Purpose},
-    version::{self, AgreedLevel},
     whereabouts::Whereabouts,
 };
 
@@ -164,7 +168,7 @@ async fn run(
     let whereabouts = Arc::new(Whereabouts::new(peers.clone(), transport.clone()));
     let raft = start_raft(config, &data, &membership, machine, transport, founds)?;
     let level = AgreedLevel::new(config.build.levels);
-    let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers, secrets.clone(), level.clone());
+    let storage = ReplicatedStorage::start(me.id, raft.clone(), hub, peers, secrets.clone(), level);
     let links = Arc::new(Links::default());
     let requests = Arc::default();
     let admission = admission(&storage, &requests, &membership.cluster_id);
@@ -176,8 +180,10 @@ async fn run(
         storage: storage.clone(),
         admission: admission.clone(),
         links: links.clone(),
-        recorder: recorder.clone(),
+        events: Arc::new(recorder.clone()),
         cluster_id: membership.cluster_id.clone(),
+        former_ids: bootstrap::former_ids,
+        trust_generation: TrustState::generation,
     };
     let telemetry = Telemetry {
         requests,
@@ -243,14 +249,20 @@ async fn run(
     };
     tasks.spawn(rendezvous.run());
     tasks.spawn(membership::stop_when_removed(storage.clone(), fatal.clone()));
-    tasks.spawn(version::follow(storage.clone(), data.clone(), level, fatal.clone()));
+    let recorded = data.clone();
+    tasks.spawn(version::follow(storage.clone(), data.build().clone(), fatal.clone(), move |agreed| {
+        write_version_down(&recorded, agreed)
+    }));
     let (followed, known) = (storage.clone(), whereabouts.clone());
     tasks.spawn(membership::follow(storage.clone(), move |members| {
         known.follow(known_addresses(members, &followed));
     }));
     tasks.spawn(write_addresses_down(storage.clone(), whereabouts, data.clone(), kubeconfig));
     tasks.spawn(membership::announce(storage.clone(), me.clone()));
-    tasks.spawn(health::run(storage.clone(), told, fatal.clone()));
+    let disputed = storage.clone();
+    tasks.spawn(health::run(storage.clone(), fatal.clone(), move |message| {
+        keeper::record(&told, &disputed.view(), me.id, "Warning", "StatesDiffer", message);
+    }));
     tracing::info!(
         member = me.id,
         cluster = membership.cluster_id,
@@ -384,6 +396,15 @@ fn known_addresses(
         }
     }
     addresses
+}
+
+/// Records what the cluster agrees on. Whether it need not be tried again: the directory of a new cluster is not whole at
+/// once.
+fn write_version_down(data: &DataDir, agreed: &Agreed) -> bool {
+    data.record_agreed(agreed).unwrap_or_else(|error| {
+        tracing::warn!(error = chain(&error), "the cluster's version is not written down");
+        true
+    })
 }
 
 /// Keeps the members' addresses in the data directory, from when this member has caught up: until then it would write

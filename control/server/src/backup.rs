@@ -9,8 +9,14 @@ use std::{
 
 use coracle_pki::Authorities;
 use coracle_raft::{
-    durable, recover,
+    chain, durable, recover,
     snapshot::{Header, Reader},
+};
+use coracle_storage::{
+    encryption::SecretBox,
+    machine::{FrozenStore, unreadable},
+    peers::MemberSpec,
+    version::{Agreed, Build},
 };
 use coracle_store::{Store, StoreConfig};
 use serde::Serialize;
@@ -18,12 +24,8 @@ use serde::Serialize;
 use crate::{
     authority_files,
     data_dir::{DataDir, Membership},
-    encryption::SecretBox,
-    error::{ServerError, chain},
-    machine::{FrozenStore, unreadable},
+    error::ServerError,
     newborn::{self, Break},
-    peers::MemberSpec,
-    version::{Agreed, Build},
 };
 
 /// How much of a file is read at a time, in bytes.

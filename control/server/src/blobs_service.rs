@@ -7,12 +7,13 @@ use coracle_proto::cluster::{
     blobs_server::Blobs as BlobsRpc,
 };
 use futures::{Stream, StreamExt};
-use tonic::{Request, Response, Status, Streaming, async_trait};
+use tonic::{Request, Response, Status, Streaming, async_trait, transport::Channel};
 
 use coracle_registry::{
-    blobs::{BlobError, Blobs, WHOLE},
+    blobs::{BlobError, Blobs, Members, WHOLE},
     digest::Digest,
 };
+use coracle_storage::peers::Peers;
 
 use crate::identity::members_only;
 
@@ -60,6 +61,19 @@ impl BlobsRpc for BlobsService {
         let HideBlobRequest { repository, digest } = request.into_inner();
         self.blobs.hide(&repository, &parse(&digest)?).await.map_err(status)?;
         Ok(Response::new(HideBlobResponse {}))
+    }
+}
+
+/// The members beside this one.
+pub struct Others {
+    pub peers: Arc<Peers>,
+    pub me: u64,
+}
+
+impl Members for Others {
+    fn others(&self) -> Vec<(u64, Channel)> {
+        let others = self.peers.addresses().into_keys().filter(|id| *id != self.me);
+        others.filter_map(|id| Some((id, self.peers.channel(id)?))).collect()
     }
 }
 

@@ -1,20 +1,18 @@
 //! The objects that every cluster has from its beginning.
 
 use bytes::Bytes;
-use coracle_api::{ProposeError, Storage};
+use coracle_api::{ProposeError, Storage, new_draft};
+use coracle_leader::node_object;
 use coracle_objects::{
     Object, ObjectKey, Transaction, View, cluster_info_key,
+    draft::{editable, encode},
     kinds::{GATEWAY_CONTROLLER, INGRESS_CLASSES},
 };
+use coracle_storage::peers::{MEMBERS, MemberSpec};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::{
-    config::{DNS_SERVICE_IP, KUBERNETES_SERVICE_IP},
-    drafts::{editable, encode, new_draft},
-    node_link::node_object,
-    peers::{MEMBERS, MemberSpec},
-};
+use crate::config::{DNS_SERVICE_IP, KUBERNETES_SERVICE_IP};
 
 /// Namespaces at birth.
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use coracle_api::{Checks, Storage};
+use coracle_storage::ReplicatedStorage;
 
-use crate::{bootstrap, storage::ReplicatedStorage};
+use crate::bootstrap;
 
 /// A write to the log that lasts longer means that the disk hangs.
 const WAL_STALLED: Duration = Duration::from_secs(10);

@@ -1,14 +1,15 @@
 //! Keeps the claims of service addresses and node ports: what a service has is claimed as long as it lives.
 
-use coracle_api::{ApiConfig, Storage, lost_claims};
+use coracle_api::{ApiConfig, Storage, WriteError, lost_claims, write};
 use coracle_controllers::{EventRecord, EventType};
 use coracle_objects::{
     EventKind, Object, ObjectKey, View,
     claims::{ADDRESSES, PORTS, claimed_by},
 };
+use coracle_storage::ReplicatedStorage;
 use tokio::{task::consume_budget, time::sleep};
 
-use crate::{drafts, events::EventRecorder, membership::RETRY_PAUSE, storage::ReplicatedStorage};
+use crate::{events::EventRecorder, membership::RETRY_PAUSE};
 
 const COMPONENT: &str = "ipallocator-repair-controller";
 
@@ -49,14 +50,14 @@ async fn repair(storage: &ReplicatedStorage, recorder: &EventRecorder, service: 
     let lost =
         |view: &View| view.get(service).map(|object| lost_claims(view, &config, object)).unwrap_or_default();
     loop {
-        match drafts::write(storage, |view| lost(view).transaction).await {
+        match write(storage, |view| lost(view).transaction).await {
             Ok(None) => break,
             Ok(Some(_)) => {
                 tracing::warn!(%service, "claims of a service were missing and are put back");
                 break;
             }
             // What is refused is refused again.
-            Err(drafts::WriteError::Refused(refusal)) => {
+            Err(WriteError::Refused(refusal)) => {
                 tracing::error!(?refusal, %service, "the claims of a service cannot be put back");
                 break;
             }

@@ -18,6 +18,10 @@ use coracle_proto::{
     },
     join::Role,
 };
+use coracle_storage::{
+    ReplicatedStorage,
+    version::{Agreed, VERSION},
+};
 use jiff::Timestamp;
 use tonic::{Request, Response, Status, async_trait};
 
@@ -28,14 +32,11 @@ use self::{
 };
 use crate::{
     certificates::Credentials,
-    config::VERSION,
     forwarding::{forwarding, is_forwarded},
     identity::{Caller, administrators_only, caller},
     join::{check_address, check_name, known_members},
     membership::is_removed,
-    storage::ReplicatedStorage,
     tokens::{self, Purpose},
-    version::Agreed,
     whereabouts::Whereabouts,
 };
 

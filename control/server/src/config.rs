@@ -4,8 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use coracle_pki::LEAF_LIFE;
 use coracle_raft::SNAPSHOT_ENTRIES;
-
-use crate::version::Build;
+use coracle_storage::version::Build;
 
 /// How a control node comes into its cluster. A data directory that has a cluster already is resumed in each mode.
 #[derive(Clone, Debug)]
@@ -83,6 +82,3 @@ impl ControlConfig {
 
 /// Services have their addresses in 10.96.0.0/12; these two are fixed.
 pub(crate) use coracle_objects::claims::{DNS_SERVICE_IP, KUBERNETES_SERVICE_IP};
-
-/// The version of this build.
-pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -16,19 +16,17 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use coracle_raft::durable;
+use coracle_storage::version::{Agreed, Build, older};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    error::ServerError,
-    version::{Agreed, Build, older},
-};
+use crate::error::ServerError;
 
 /// The layout of the directory. A build refuses a newer one than its own.
 const FORMAT: u32 = 1;
@@ -272,7 +270,7 @@ impl DataDir {
             // A write before may have failed in its last step: then only its name is not on the disk yet.
             return durable::sync_parent(&path).map_err(ServerError::io("sync", path));
         }
-        write_atomically(&path, content).map_err(ServerError::io("write", path))
+        durable::write_atomically(&path, content).map_err(ServerError::io("write", path))
     }
 
     fn refuse_strangers(&self) -> Result<(), ServerError> {
@@ -303,23 +301,6 @@ pub fn holds_member(path: &Path) -> bool {
 
 fn pretty(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec_pretty(value).expect("a plain value encodes into memory")
-}
-
-/// There is the old file or the new one after a crash; only its owner may read it.
-pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    durable::create_dirs(folder)?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let temporary = folder.join(name);
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
-    let written = file.write_all(content).and_then(|()| file.sync_all());
-    if let Err(error) = written.and_then(|()| fs::rename(&temporary, path)) {
-        // What was written of it takes room that the disk may not have.
-        let _ = fs::remove_file(&temporary);
-        return Err(error);
-    }
-    durable::sync_parent(path)
 }
 
 #[cfg(test)]

@@ -7,14 +7,15 @@ use std::{
 
 use coracle_pki::Authorities;
 use coracle_proto::join::{self, Build, JoinToken, Role};
+use coracle_raft::chain;
+use coracle_storage::encryption::SecretBox;
 use tokio::net::TcpListener;
 
 use crate::{
     authority_files,
     config::{ControlConfig, Mode},
     data_dir::{DataDir, Membership},
-    encryption::SecretBox,
-    error::{ServerError, chain},
+    error::ServerError,
     join::host,
     recover,
 };

@@ -73,10 +73,8 @@ pub enum ServerError {
     TokenRole { found: &'static str },
     #[error("the cluster answered the join without {0}")]
     JoinAnswer(&'static str),
-    #[error(
-        "the key ring {path} cannot be used: {reason}; restore it from a backup, or copy that of another control node"
-    )]
-    KeyRing { path: PathBuf, reason: String },
+    #[error(transparent)]
+    KeyRing(#[from] coracle_storage::encryption::KeyRingError),
     #[error(transparent)]
     Pki(#[from] coracle_pki::PkiError),
     #[error("the TLS settings could not be made")]
@@ -95,15 +93,4 @@ impl ServerError {
         let path = path.into();
         move |source| Self::Io { action, path, source }
     }
-}
-
-/// An error with its causes, for a log or within another message.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -2,19 +2,17 @@
 
 use std::time::Duration;
 
-use coracle_api::Storage;
+use coracle_api::{Storage, fresh_uid};
 use coracle_controllers::EventRecord;
 use coracle_leader::events::{Remembered, of_record, old_events, written};
+use coracle_node_link::EventSink;
 use coracle_objects::{ObjectKey, Transaction, Write};
+use coracle_storage::ReplicatedStorage;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::{
-    drafts::{self, fresh_uid},
-    storage::ReplicatedStorage,
-    tokens,
-};
+use crate::tokens;
 
 /// Events that may wait to be written; more are dropped, as they only tell people what happened.
 const WAITING_MAX: usize = 2048;
@@ -47,13 +45,20 @@ impl EventRecorder {
         }
     }
 
-    /// Takes an event as a node sends it: a core v1 Event without a name. `false` where too many are waiting.
+    /// Takes a core v1 Event without a name. `false` where too many are waiting.
     pub fn take(&self, event: Value) -> bool {
         if event["involvedObject"]["name"].as_str().is_none_or(str::is_empty) {
             tracing::debug!("an event without an involved object is dropped");
             return true;
         }
         self.waiting.try_send(event).is_ok()
+    }
+}
+
+/// Those that nodes tell of.
+impl EventSink for EventRecorder {
+    fn take(&self, event: Value) -> bool {
+        EventRecorder::take(self, event)
     }
 }
 
@@ -70,7 +75,7 @@ async fn write_all(storage: impl Storage, mut events: mpsc::Receiver<Value>) {
 async fn write(storage: &impl Storage, key: ObjectKey, event: Value, times: u64) {
     let now = Timestamp::now();
     let uid = fresh_uid();
-    let written = drafts::write(storage, |view| written(view, &key, &event, times, &uid, now));
+    let written = coracle_api::write(storage, |view| written(view, &key, &event, times, &uid, now));
     if let Err(error) = written.await {
         tracing::debug!(%error, event = %key.name, "an event was not written");
     }

@@ -1,9 +1,8 @@
 //! Calls that only the leader answers: another member hands them on to it, once. Two members whose views of the leader
 //! are old would hand them back and forth.
 
+use coracle_storage::ReplicatedStorage;
 use tonic::{Request, Status, metadata::MetadataValue, transport::Channel};
-
-use crate::storage::ReplicatedStorage;
 
 /// The metadata of a call that another member has handed on.
 const FORWARDED_KEY: &str = "coracle-forwarded";

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use coracle_api::UserInfo;
+use coracle_leader::node_object::BoundTo;
 use coracle_pki::{Authorities, CONTROL_ORGANIZATION, MEMBER_PREFIX, NODE_UID_PREFIX, NODES_ORGANIZATION};
 use coracle_proto::tls;
 use rustls_pki_types::CertificateDer;
@@ -16,7 +17,6 @@ use crate::{
     access::Audience,
     authorization::{FORMER_MEMBERS, MEMBERS},
     error::ServerError,
-    standing::BoundTo,
 };
 
 /// The peer of one connection. In the extensions of each of its requests.

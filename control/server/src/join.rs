@@ -4,7 +4,9 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use coracle_api::Storage;
+use coracle_api::{Storage, fresh_uid, new_draft};
+use coracle_leader::{node_object, references::node_of};
+use coracle_node_link::Links;
 use coracle_objects::{Expect, ObjectKey, Refusal, Transaction, View, Write};
 use coracle_pki::{
     CONTROL_ORGANIZATION, MEMBER_PREFIX, NODE_USER_PREFIX, NODES_ORGANIZATION, PkiError, Subject,
@@ -15,6 +17,12 @@ use coracle_proto::{
     join::{REASON_CLOCK, REASON_PROTOCOL, REASON_TOKEN, Role, refuse},
 };
 use coracle_raft::{ChangeError, MemberChange};
+use coracle_storage::{
+    ReplicatedStorage,
+    encryption::SecretBox,
+    peers::{MEMBERS, MemberSpec, members},
+    version::Agreed,
+};
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Request, Response, Status, async_trait};
@@ -22,15 +30,9 @@ use tonic::{Code, Request, Response, Status, async_trait};
 use crate::{
     bootstrap::{self, CLUSTER_INFO},
     certificates::Credentials,
-    drafts::{fresh_uid, new_draft},
-    encryption::SecretBox,
     forwarding::{forwarding, leader_elsewhere},
     membership::keeper,
-    node_link::{Links, node_object, node_of},
-    peers::{MEMBERS, MemberSpec, members},
-    storage::ReplicatedStorage,
     tokens,
-    version::Agreed,
 };
 
 pub use coracle_leader::node_object::host;

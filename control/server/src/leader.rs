@@ -3,25 +3,26 @@
 use std::{sync::Arc, time::Duration};
 
 use coracle_api::{Admission, Storage, UserInfo};
+use coracle_node_link::Links;
 use coracle_raft::Role;
+use coracle_storage::{
+    ReplicatedStorage,
+    encryption::{self, SecretBox},
+    peers::MemberSpec,
+    version,
+};
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
     accounts::Accounts,
     bootstrap,
     certificates::{self, Credentials},
-    claims,
-    encryption::{self, SecretBox},
-    events,
+    claims, events,
     events::EventRecorder,
     membership::{self, keeper::Periods},
-    node_link::{self, Links},
-    peers::MemberSpec,
     planner_thread::{self, OnDuty},
     planning::Planning,
     plans,
-    storage::ReplicatedStorage,
-    version,
 };
 
 /// Between two tries of a step without which leading cannot begin.
@@ -110,7 +111,7 @@ async fn lead(duties: Duties, on_duty: OnDuty) {
     tasks.spawn(async move {
         let user = UserInfo::component(coracle_leader::monitor::ACCOUNT);
         let own = spawned.admission.storage_of(spawned.storage, user);
-        node_link::monitor(&own, &spawned.links).await;
+        coracle_node_link::monitor(&own, &spawned.links).await;
     });
     let spawned = duties.clone();
     tasks.spawn(async move {

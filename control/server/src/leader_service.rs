@@ -2,24 +2,20 @@
 
 use std::pin::Pin;
 
+use coracle_node_link::{Links, nodes};
 use coracle_objects::LogOptions;
 use coracle_proto::cluster::{
     HealthRequest, HealthResponse, PodLogsChunk, PodLogsRequest, ProposeRequest, ProposeResponse,
     ReadIndexRequest, ReadIndexResponse, leader_server::Leader,
 };
 use coracle_raft::ProposeError;
+use coracle_storage::{NotProposed, ReplicatedStorage, forgotten, health, not_done};
 use coracle_store::{decode_transaction, encode_outcome, level_of};
 use futures::{Stream, StreamExt};
 use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::{
-    health,
-    identity::members_only,
-    node_link::Links,
-    nodes,
-    storage::{NotProposed, ReplicatedStorage, forgotten, not_done},
-};
+use crate::identity::members_only;
 
 pub struct LeaderService {
     pub storage: ReplicatedStorage,

@@ -1,8 +1,8 @@
-//! The composition root of a control node: joins raft, store, API, scheduler and controllers into one process, and
-//! serves members, nodes and clients on one TLS port.
+//! The composition root of a control node: joins storage, API, scheduler and controllers into one process, and serves
+//! members, nodes and clients on one TLS port.
 //!
-//! Reading order: [`app`] starts everything; [`storage`] is the one door for changes of state; [`leader`] and
-//! [`node_link`] are what only the leader does.
+//! Reading order: [`app`] starts everything; `coracle_storage` is the one door for changes of state; [`leader`] is
+//! what only the leader does, with `coracle_node_link`.
 
 mod accounts;
 mod app;
@@ -18,16 +18,6 @@ mod error;
 mod identity;
 mod kubeconfig;
 
-mod machine;
-mod watch_hub;
-
-mod encryption;
-
-mod batch;
-mod peers;
-mod storage;
-
-mod drafts;
 mod forwarding;
 
 mod backup;
@@ -36,18 +26,13 @@ mod recover;
 
 mod bootstrap;
 mod events;
-mod health;
 mod leader;
 mod membership;
 mod planner_thread;
 mod planning;
 mod plans;
 mod rendezvous;
-mod version;
 mod whereabouts;
-
-mod node_link;
-mod nodes;
 
 mod cluster_service;
 mod join;
@@ -75,5 +60,3 @@ pub use config::{ControlConfig, Mode};
 pub use data_dir::{holds_member, private_dir};
 pub use error::ServerError;
 pub use recover::{LogEnd, Recovery, force_new_cluster, log_end};
-pub use storage::ReplicatedStorage;
-pub use version::Build;

@@ -8,17 +8,19 @@ pub mod policy;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use coracle_api::Storage;
-use coracle_objects::{ObjectKey, Transaction, View};
+use coracle_objects::{
+    ObjectKey, Transaction, View,
+    draft::{editable, encode},
+};
 use coracle_raft::Status;
-use serde_json::json;
-
-use crate::{
-    bootstrap::{self, CLUSTER_INFO},
-    drafts::{editable, encode},
+use coracle_storage::{
+    ReplicatedStorage,
     machine::Fatal,
     peers::{MEMBERS, MemberSpec, members},
-    storage::ReplicatedStorage,
 };
+use serde_json::json;
+
+use crate::bootstrap::{self, CLUSTER_INFO};
 
 /// Between two tries to publish something.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(500);

@@ -2,18 +2,23 @@
 
 use std::{cell::RefCell, collections::BTreeSet, io, io::Read};
 
-use coracle_objects::{ObjectKey, Transaction, Write};
+use coracle_api::new_draft;
+use coracle_objects::{
+    ObjectKey, Transaction, Write,
+    draft::{editable, encode, timestamp},
+};
 use coracle_raft::recover::Stopped;
+use coracle_storage::{
+    encryption::{KEY_HOLDERS, KEY_RINGS},
+    peers::{MEMBERS, MemberSpec, members},
+};
 use coracle_store::{Command, Request, RequestId, Store, StoreConfig};
 use jiff::Timestamp;
 
 use crate::{
     bootstrap::{self, CLUSTER_INFO},
     certificates,
-    drafts::{editable, encode, new_draft, rfc3339},
-    encryption::{KEY_HOLDERS, KEY_RINGS},
     error::ServerError,
-    peers::{MEMBERS, MemberSpec, members},
     tokens,
 };
 
@@ -106,7 +111,7 @@ fn settle_at(
         draft["data"]["nextMemberId"] = (me.id + 1).to_string().into();
         draft["data"]["formerClusterIds"] = former.into();
         if what != Break::Members {
-            draft["data"][bootstrap::RESTORED_AT] = rfc3339(Timestamp::now()).into();
+            draft["data"][bootstrap::RESTORED_AT] = timestamp(Timestamp::now()).into();
         }
         writes.push(Write::Put { key: info.key.clone(), draft: encode(&draft) });
     }

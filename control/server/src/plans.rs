@@ -10,6 +10,7 @@ use coracle_controllers::{Config, Controllers, Outcome};
 use coracle_leader::plans::{FAILURE_PAUSE, of_decisions, outcome, warning_of};
 use coracle_objects::{Event, Transaction};
 use coracle_scheduler::Scheduler;
+use coracle_storage::watch_hub::{EntryEvents, Feed, Lagged, WatchHub};
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 
@@ -17,7 +18,6 @@ use crate::{
     accounts::Accounts,
     events::EventRecorder,
     planning::{Planner, Resting},
-    watch_hub::{EntryEvents, Feed, Lagged, WatchHub},
 };
 
 /// Transactions of one plan under way at a time.

@@ -12,15 +12,17 @@ use coracle_raft::{
     durable,
     recover::{self, Stopped},
 };
+use coracle_storage::{
+    machine::FrozenStore,
+    peers::MemberSpec,
+    version::{Agreed, Build},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     data_dir::{DataDir, Membership},
     error::ServerError,
-    machine::FrozenStore,
     newborn::{self, Break},
-    peers::MemberSpec,
-    version::{Agreed, Build},
 };
 
 /// The new raft directory until it takes the old one's place.

@@ -8,21 +8,22 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use coracle_api::Storage;
-use coracle_objects::{Expect, ObjectKey, Transaction, Write};
+use coracle_objects::{
+    Expect, ObjectKey, Transaction, Write,
+    draft::{editable, encode},
+};
 use coracle_proto::cluster::{ProposeRequest, StatusRequest, cluster_client::ClusterClient};
+use coracle_storage::{
+    ReplicatedStorage, leader_client,
+    machine::Fatal,
+    peers::{MEMBERS, MemberSpec},
+};
 use coracle_store::encode_transaction;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 use tonic::{Status, transport::Channel};
 
-use crate::{
-    drafts::{editable, encode},
-    machine::Fatal,
-    membership,
-    peers::{MEMBERS, MemberSpec},
-    storage::{ReplicatedStorage, leader_client},
-    whereabouts::Whereabouts,
-};
+use crate::{membership, whereabouts::Whereabouts};
 
 /// How long a member is without a leader before it asks, and between two rounds. Longer than an election.
 const PERIOD: Duration = Duration::from_secs(1);

@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use coracle_api::Storage;
+use coracle_api::{Storage, write};
+use coracle_leader::node_object::{BoundTo, is_certified};
 use coracle_objects::ObjectKey;
 use coracle_pki::AuthorityName;
 use coracle_proto::security::{
@@ -11,16 +12,17 @@ use coracle_proto::security::{
     RenewCertificateRequest, RenewCertificateResponse, RotateAuthoritiesRequest, RotateKeysRequest,
     security_client::SecurityClient, security_server::Security,
 };
+use coracle_storage::{
+    ReplicatedStorage,
+    encryption::{self, KeyRingState, KeysRefused, SecretBox},
+};
 use tonic::{Request, Response, Status, async_trait, transport::Channel};
 
 use crate::{
     certificates::{self, ChangeRefused, Credentials, TrustState, Waiting},
-    drafts,
-    encryption::{self, KeyRingState, KeysRefused, SecretBox},
     forwarding::{forwarding, leader_elsewhere},
     identity::{administrators_only, caller, members_only},
-    standing::{BoundTo, Lost, is_certified},
-    storage::ReplicatedStorage,
+    standing::Lost,
 };
 
 /// For how long each step of a change of authorities waits for nodes that are away.
@@ -150,8 +152,7 @@ impl Security for SecurityService {
         let caller = caller(&request);
         let node = caller.node().ok_or_else(|| Status::permission_denied("only nodes may call this"))?;
         let generation = request.get_ref().generation;
-        let said =
-            drafts::write(&self.storage, |view| certificates::node_announcement(view, node, generation));
+        let said = write(&self.storage, |view| certificates::node_announcement(view, node, generation));
         said.await.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(Response::new(ConfirmTrustResponse {}))
     }

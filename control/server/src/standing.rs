@@ -10,7 +10,9 @@ use std::{
 };
 
 use coracle_api::Storage;
+use coracle_leader::node_object::{is_certified, node_gone};
 use coracle_objects::{EventKind, Object, ObjectKey, View};
+use coracle_storage::ReplicatedStorage;
 use thiserror::Error;
 use tokio::{
     sync::watch,
@@ -21,8 +23,6 @@ use crate::{
     certificates::Credentials,
     identity::{Caller, Peer, Shown},
     membership,
-    node_link::node_object,
-    storage::ReplicatedStorage,
 };
 
 const NODES: &str = "nodes";
@@ -44,10 +44,7 @@ pub enum Lost {
     Ended,
     #[error("the authority that signed the client certificate is no longer trusted; get a new certificate")]
     IssuerGone,
-    #[error(
-        "there is no node {0} any more that this certificate was issued for; join again with an empty data directory \
-         and a new token (`coracle token create --role node`)"
-    )]
+    #[error("{}", node_gone(.0))]
     NodeGone(String),
 }
 
@@ -143,24 +140,10 @@ impl Judge {
     }
 }
 
-/// The uid of the Node that the certificate of a request is bound to. In the extensions of the request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BoundTo(pub String);
-
 fn judge_node(view: &View, node: &str, shown: &Shown) -> Result<(), Lost> {
     let object = view.get(&ObjectKey::new(NODES, "", node));
     match object.is_some_and(|object| is_certified(object, shown.bound_to.as_ref())) {
         true => Ok(()),
         false => Err(Lost::NodeGone(node.to_owned())),
-    }
-}
-
-/// Whether a certificate is of this Node. It is bound to it by the uid. One of a version before there was that is good
-/// as long as its Node knows of no other: a Node that was made by a join, or has linked with a certificate that is bound,
-/// takes no other kind any more.
-pub fn is_certified(object: &Object, bound_to: Option<&BoundTo>) -> bool {
-    match bound_to {
-        Some(BoundTo(uid)) => *uid == object.meta.uid,
-        None => !node_object::is_bound(object),
     }
 }

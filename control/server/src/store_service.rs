@@ -11,15 +11,12 @@ use coracle_proto::store::{
     Event as WireEvent, EventType, Object as WireObject, RangeRequest, RangeResponse, TxnRequest,
     TxnResponse, WatchRequest, WatchResponse, store_server::Store,
 };
+use coracle_storage::{ReplicatedStorage, encryption, forgotten};
 use coracle_store::{decode_transaction, encode_outcome, level_of};
 use futures::{FutureExt, Stream, StreamExt, stream};
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::{
-    encryption,
-    identity::administrators_only,
-    storage::{ReplicatedStorage, forgotten},
-};
+use crate::identity::administrators_only;
 
 /// Bytes of objects in one answer, about: half of what a message may have.
 const ANSWER_BYTES: usize = coracle_proto::MESSAGE_BYTES_MAX / 2;

@@ -10,11 +10,13 @@ mod text;
 
 use std::{path::PathBuf, sync::Arc};
 
+use coracle_node_link::Links;
+use coracle_storage::{ReplicatedStorage, version::VERSION};
 use http::header;
 
 pub use self::requests::Requests;
 use self::text::{CONTENT_TYPE, Text};
-use crate::{config::VERSION, node_link::Links, planning::Planning, storage::ReplicatedStorage};
+use crate::planning::Planning;
 
 /// What is measured.
 #[derive(Clone)]

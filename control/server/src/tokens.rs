@@ -1,8 +1,11 @@
 //! Tokens, to join with or to read with: kept as Secrets with a hash of the secret part, scoped to a role, with a lifetime.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use coracle_api::{ProposeError, Storage};
-use coracle_objects::{Object, ObjectKey, Refusal, Transaction, View};
+use coracle_api::{ProposeError, Storage, new_draft};
+use coracle_objects::{
+    Object, ObjectKey, Refusal, Transaction, View,
+    draft::{editable, encode, timestamp},
+};
 use coracle_proto::{
     cluster::TokenInfo,
     join::{JoinToken, Role},
@@ -12,8 +15,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-
-use crate::drafts::{editable, encode, new_draft, rfc3339};
 
 const SECRETS: &str = "secrets";
 const NAMESPACE: &str = "kube-system";
@@ -82,7 +83,7 @@ pub async fn create<S: Storage>(
             "token-id": base64(&id),
             "role": base64(role.as_str()),
             "secret-sha256": base64(&hex::encode(hash(&secret))),
-            "expiration": base64(&rfc3339(expires)),
+            "expiration": base64(&timestamp(expires)),
         },
     });
     if let Some(node) = &purpose.node {
@@ -125,7 +126,10 @@ pub fn verify(view: &View, proof: &str, role: Role, now: Timestamp) -> Result<Ke
         return Err(wrong());
     }
     if kept.expires <= now {
-        return Err(format!("it expired at {}; make one with `coracle token create`", rfc3339(kept.expires)));
+        return Err(format!(
+            "it expired at {}; make one with `coracle token create`",
+            timestamp(kept.expires)
+        ));
     }
     if kept.role != role {
         let found = kept.role;
@@ -205,7 +209,7 @@ mod tests {
                 "token-id": base64(id),
                 "role": base64(role),
                 "secret-sha256": base64(&hex::encode(hash("s"))),
-                "expiration": base64(&rfc3339(expires)),
+                "expiration": base64(&timestamp(expires)),
             });
             let draft = new_draft("v1", "Secret", &key(id), json!({ "type": TYPE, "data": data }), now);
             put(&mut view, Object::from_draft(key(id), &draft, 1).unwrap());

@@ -7,9 +7,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use coracle_raft::GrpcTransport;
+use coracle_storage::peers::Peers;
 use parking_lot::Mutex;
-
-use crate::peers::Peers;
 
 /// An address as it was met, and the one that the member had by its object at the time.
 struct Met {

@@ -5,8 +5,8 @@
 //! [`coracle_store::Store`], the state machine; [`coracle_member`], which says what shares an entry or a read index, what is
 //! tried again, where a watch goes on and what is refused on a full disk; and the conversion of messages to and from the
 //! wire. What is simulated is what joins them: the threads of `coracle_raft`'s driver ([`world`]: a raft step, a log task
-//! and an apply task, each taking its own virtual time, so that rounds share a write), the calls of `coracle_server`'s
-//! storage, the handing over of leadership by a member whose disk is full, the network, the clients and the watchers.
+//! and an apply task, each taking its own virtual time, so that rounds share a write), the calls of `coracle_storage`,
+//! the handing over of leadership by a member whose disk is full, the network, the clients and the watchers.
 //!
 //! A run takes a few virtual seconds. Until `heal_at` faults come (see [`options::FaultKind`]; which kinds, how often and
 //! how hard follows from the seed); then they stop, and the cluster must heal by itself within [`HEAL_BOUND`]: one

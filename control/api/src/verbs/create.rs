@@ -11,6 +11,7 @@ use super::written;
 use crate::{
     admission::{self, Operation, Write, Writer},
     body::{self, Expected},
+    draft::fresh_uid,
     error::ApiError,
     metadata,
     options::WriteOptions,
@@ -81,7 +82,7 @@ fn prepare(kind: &Kind, namespace: &str, mut object: Value, now: Timestamp) -> R
     ] {
         metadata.shift_remove(field);
     }
-    metadata.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
+    metadata.insert("uid".to_owned(), fresh_uid().into());
     metadata.insert("creationTimestamp".to_owned(), metadata::time(now).into());
     if kind.spec_is_generational() {
         metadata.insert("generation".to_owned(), 1.into());

@@ -10,7 +10,7 @@ use crossbeam_channel::Sender;
 use tokio::sync::watch;
 
 use super::member::Event;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::metrics::Metrics;
 
 /// Why a member has ended.
@@ -139,17 +139,6 @@ impl<O> Waker<O> {
         self.shared.fail(reason);
         self.wake();
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use coracle_api::Storage;
 use coracle_objects::View;
 use coracle_pki::{Authorities, AuthorityName, PkiError};
+use coracle_storage::ReplicatedStorage;
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -14,7 +15,7 @@ use super::{
     Credentials,
     authority_state::{self, NODES, TRUSTS, TrustState},
 };
-use crate::{authority_files, data_dir::DataDir, storage::ReplicatedStorage};
+use crate::{authority_files, data_dir::DataDir};
 
 /// How often the leader looks whether the next step may begin.
 const PERIOD: Duration = Duration::from_millis(500);

@@ -4,17 +4,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coracle_objects::{Expect, ObjectKey, Transaction, View, Write};
+use coracle_api::new_draft;
+use coracle_leader::node_object::JOINED_ANNOTATION;
+use coracle_objects::{
+    Expect, ObjectKey, Transaction, View, Write,
+    draft::{editable, encode},
+};
 use coracle_pki::{Authorities, AuthorityName, Stage};
 use coracle_raft::Status;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-
-use crate::{
-    drafts::{editable, encode, new_draft},
-    node_link::node_object::JOINED_ANNOTATION,
-};
 
 pub use coracle_leader::router::TRUSTS;
 const HOLDERS: &str = "trustholders.coracle.dev";

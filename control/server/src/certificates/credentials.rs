@@ -5,11 +5,12 @@ use std::{sync::Arc, time::SystemTime};
 use arc_swap::ArcSwap;
 use coracle_pki::{Authorities, Leaf, PkiError};
 use coracle_proto::tls::{self, ClientTls, ServerTls};
+use coracle_storage::peers::MemberSpec;
 use parking_lot::Mutex;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::watch;
 
-use crate::{error::ServerError, identity::Callers, join::host, peers::MemberSpec};
+use crate::{error::ServerError, identity::Callers, join::host};
 
 /// The three certificates of a control node.
 #[derive(Clone)]

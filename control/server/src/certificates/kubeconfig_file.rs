@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use coracle_storage::peers::MemberSpec;
 use parking_lot::Mutex;
 
 use super::Credentials;
-use crate::{data_dir::DataDir, error::ServerError, kubeconfig::kubeconfig, peers::MemberSpec};
+use crate::{data_dir::DataDir, error::ServerError, kubeconfig::kubeconfig};
 
 /// The file in the data directory.
 pub const KUBECONFIG: &str = "kubeconfig";

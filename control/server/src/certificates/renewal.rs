@@ -7,14 +7,12 @@ use std::{
 
 use coracle_pki::{Authorities, NODE_USER_PREFIX, NODES_ORGANIZATION, Subject};
 use coracle_proto::security::{RenewCertificateRequest, RenewCertificateResponse};
+use coracle_raft::chain;
 use tokio::time::sleep;
 use tonic::Status;
 
 use super::{Credentials, KubeconfigFile};
-use crate::{
-    error::{ServerError, chain},
-    join::host,
-};
+use crate::{error::ServerError, join::host};
 
 /// How long is slept at most: a clock that was set meanwhile is noticed after so long.
 const SLEEP_MAX: Duration = Duration::from_secs(600);

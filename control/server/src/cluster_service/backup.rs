@@ -8,12 +8,11 @@ use coracle_raft::{
     SnapshotError, SnapshotMarker,
     snapshot::{Source, parts},
 };
+use coracle_storage::ReplicatedStorage;
 use futures::StreamExt;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-
-use crate::storage::ReplicatedStorage;
 
 /// Messages that may wait for a client that is slow.
 const CHUNKS_MAX: usize = 8;

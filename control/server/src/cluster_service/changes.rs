@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, future::Future, time::Duration};
 use coracle_api::Storage;
 use coracle_proto::cluster::{MemberRequest, ReplaceRequest, cluster_client::ClusterClient};
 use coracle_raft::ChangeError;
+use coracle_storage::{ReplicatedStorage, peers::members};
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Status, transport::Channel};
 
@@ -13,8 +14,6 @@ use crate::{
     bootstrap::{self, CLUSTER_INFO},
     forwarding::{forwarding, not_leading},
     membership::keeper,
-    peers::members,
-    storage::ReplicatedStorage,
 };
 
 /// Until an operation must be done, hand-overs of leadership included, and between two tries.

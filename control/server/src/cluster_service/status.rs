@@ -10,16 +10,14 @@ use coracle_proto::cluster::{
     cluster_client::ClusterClient,
 };
 use coracle_proto::tls;
+use coracle_storage::{ReplicatedStorage, health, peers::MEMBERS};
 use jiff::Timestamp;
 
 use super::changes::within;
 use crate::{
     certificates::{TrustState, Waiting},
     error::ServerError,
-    health,
     membership::keeper,
-    peers::MEMBERS,
-    storage::ReplicatedStorage,
 };
 
 /// Until another member must have reported.

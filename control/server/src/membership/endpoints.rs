@@ -2,19 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coracle_api::Storage;
-use coracle_objects::{ObjectKey, Transaction, View, Write, draft::next_generation, is_api_slice};
+use coracle_api::{Storage, WriteError, new_draft, write};
+use coracle_objects::{
+    ObjectKey, Transaction, View, Write,
+    draft::{editable, encode, next_generation},
+    is_api_slice,
+};
+use coracle_storage::{
+    ReplicatedStorage,
+    peers::{MEMBERS, MemberSpec, members},
+};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::RETRY_PAUSE;
-use crate::{
-    bootstrap,
-    drafts::{self, editable, encode, new_draft},
-    join::host,
-    peers::{MEMBERS, MemberSpec, members},
-    storage::ReplicatedStorage,
-};
+use crate::{bootstrap, join::host};
 
 const SLICES: &str = "endpointslices.discovery.k8s.io";
 const ENDPOINTS: &str = "endpoints";
@@ -63,8 +65,8 @@ pub async fn publish(storage: &ReplicatedStorage) {
     }
 }
 
-async fn publish_once(storage: &ReplicatedStorage) -> Result<(), drafts::WriteError> {
-    drafts::write(storage, missing_service).await?;
+async fn publish_once(storage: &ReplicatedStorage) -> Result<(), WriteError> {
+    write(storage, missing_service).await?;
     let members = members(&storage.view());
     let by_port = by_port(&members);
     keep(storage, &OLDER, &endpoints_key(), &endpoints(&by_port)).await?;
@@ -80,7 +82,7 @@ async fn publish_once(storage: &ReplicatedStorage) -> Result<(), drafts::WriteEr
             view.get(&key)?;
             Some(Transaction { preconditions: vec![], writes: vec![Write::Delete { key: key.clone() }] })
         };
-        drafts::write(storage, plan).await?;
+        write(storage, plan).await?;
     }
     Ok(())
 }
@@ -91,7 +93,7 @@ async fn keep(
     shape: &Shape,
     key: &ObjectKey,
     wanted: &Value,
-) -> Result<(), drafts::WriteError> {
+) -> Result<(), WriteError> {
     let plan = |view: &View| match view.get(key) {
         None => {
             let draft = new_draft(shape.api_version, shape.kind, key, wanted.clone(), Timestamp::now());
@@ -111,7 +113,7 @@ async fn keep(
             Some(Transaction::update(key.clone(), encode(&draft), object.revision))
         }
     };
-    drafts::write(storage, plan).await.map(drop)
+    write(storage, plan).await.map(drop)
 }
 
 fn endpoints_key() -> ObjectKey {

@@ -6,21 +6,23 @@ use std::{
     time::Duration,
 };
 
-use coracle_api::Storage;
-use coracle_objects::{Object, ObjectKey, Transaction, View, Write};
+use coracle_api::{Storage, write};
+use coracle_objects::{
+    Object, ObjectKey, Transaction, View, Write,
+    draft::{editable, encode, timestamp},
+};
 use coracle_raft::{MemberChange, Status};
+use coracle_storage::{
+    ReplicatedStorage,
+    encryption::KEY_HOLDERS,
+    peers::{MEMBERS, members},
+};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval};
 
 use super::policy::{self, Known, LAG_ENTRIES_MAX, Plan};
-use crate::{
-    drafts::{self, editable, encode, rfc3339},
-    encryption::KEY_HOLDERS,
-    events::EventRecorder,
-    peers::{MEMBERS, members},
-    storage::ReplicatedStorage,
-};
+use crate::events::EventRecorder;
 
 /// How often the members are looked at.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -161,7 +163,7 @@ async fn remove(storage: &ReplicatedStorage, recorder: &EventRecorder, id: u64) 
 /// Removes a member's object, and what it told of its keys.
 pub async fn forget(storage: &ReplicatedStorage, id: u64) {
     let keys = [key(id), ObjectKey::new(KEY_HOLDERS, "", &id.to_string())];
-    let written = drafts::write(storage, |view| {
+    let written = write(storage, |view| {
         let there = keys.iter().filter(|key| view.get(key).is_some());
         let writes: Vec<Write> = there.map(|key| Write::Delete { key: key.clone() }).collect();
         (!writes.is_empty()).then(|| Transaction { preconditions: vec![], writes })
@@ -196,7 +198,7 @@ async fn mark(
             "it is heard of again".to_owned()
         };
         let (key, now) = (key(id), Timestamp::now());
-        let written = drafts::write(storage, |view| {
+        let written = write(storage, |view| {
             let object = view.get(&key)?;
             let draft = with_condition(object, is_dead, &message, now);
             Some(Transaction::update(key.clone(), draft, object.revision))
@@ -236,7 +238,7 @@ fn with_condition(object: &Object, is_dead: bool, message: &str, now: Timestamp)
         "status": if is_dead { "False" } else { "True" },
         "reason": if is_dead { REASON_DEAD } else { "HeardOf" },
         "message": message,
-        "lastTransitionTime": rfc3339(now),
+        "lastTransitionTime": timestamp(now),
     });
     draft["status"] = json!({ "conditions": [condition] });
     encode(&draft)
@@ -272,8 +274,10 @@ fn key(id: u64) -> ObjectKey {
 
 #[cfg(test)]
 mod tests {
+    use coracle_api::new_draft;
+    use coracle_storage::peers::MemberSpec;
+
     use super::*;
-    use crate::{drafts::new_draft, peers::MemberSpec};
 
     const PERIODS: Periods =
         Periods { learner_healthy: Duration::from_secs(10), member_dead: Duration::from_secs(30) };

@@ -14,7 +14,8 @@ use coracle_proto::{
     tls,
 };
 use coracle_raft::snapshot::Reader;
-use coracle_server::{Build, Control, ControlConfig, Mode, RestoreOptions, ServerError};
+use coracle_server::{Control, ControlConfig, Mode, RestoreOptions, ServerError};
+use coracle_storage::version::Build;
 use coracle_store::{
     FIRST_LEVEL, LEVELS, Level, Levels, Request, RequestId, encode_transaction, snapshot::origin,
 };

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::{rng::Rng, trace::Fnv};
 
-/// The largest transaction that raft takes, as `coracle_server` bounds it.
+/// The largest transaction that raft takes, as `coracle_storage` bounds it.
 const TRANSACTION_BYTES_MAX: usize = 4 * 1024 * 1024 - 64;
 
 /// Transactions that are remembered to tell of.
@@ -242,7 +242,7 @@ fn redrawn_name(value: &Value, name: &str, chance: &mut Rng) -> Option<String> {
     (suffix.len() == 5).then(|| format!("{prefix}{:05x}", chance.below(0x10_0000)))
 }
 
-/// As `coracle_server` reckons it.
+/// About as `coracle_member` reckons it.
 fn size(transaction: &Transaction) -> usize {
     let key =
         |key: &ObjectKey| key.resource.as_str().len() + key.name.namespace.len() + key.name.name.len() + 16;

@@ -20,7 +20,7 @@ use coracle_leader::{
     router::{Router, Wake},
     untaken::Taken,
 };
-use coracle_objects::{ObjectKey, Transaction, View, claims};
+use coracle_objects::{ObjectKey, Transaction, View, claims, draft};
 use coracle_proto::node::ObjectEvent;
 use coracle_scheduler::Scheduler;
 use jiff::Timestamp;
@@ -222,7 +222,7 @@ impl World {
     fn put(&mut self, api_version: &str, kind: &str, key: ObjectKey, body: Value) {
         let mut draft = json!({ "kind": kind, "apiVersion": api_version, "metadata": {
             "name": *key.name.name, "uid": super::storage::uid(&mut self.chance),
-            "creationTimestamp": coracle_leader::drafts::rfc3339(self.now),
+            "creationTimestamp": draft::timestamp(self.now),
         } });
         if !key.name.namespace.is_empty() {
             draft["metadata"]["namespace"] = (*key.name.namespace).into();

@@ -1,4 +1,4 @@
-//! The door for writes, as `coracle_server`'s storage is one: [`coracle_member`] says what shares an entry, where a write is
+//! The door for writes, as `coracle_storage` is one: [`coracle_member`] says what shares an entry, where a write is
 //! tried and what comes of it; here are the calls, their time and what is lost of them.
 
 use coracle_member::batch::{Bounds, ENTRIES_UNDER_WAY, Proposers};

@@ -1,5 +1,5 @@
-//! Full disks: the fault, and what members do about it. As `coracle_raft`'s driver looks at the room, `coracle_server`'s
-//! storage refuses what grows the state, and its health has a leader hand over to a voter that has room.
+//! Full disks: the fault, and what members do about it. As `coracle_raft`'s driver looks at the room, `coracle_storage`
+//! refuses what grows the state, and its health has a leader hand over to a voter that has room.
 
 use std::collections::BTreeMap;
 

@@ -8,7 +8,7 @@ use coracle_member::leadership::Hearing;
 use coracle_raft::core::{Core, Token};
 use coracle_raft::snapshot::{fetching::Fetching, files};
 use coracle_raft::wal::{Fault, Wal, WalOptions};
-use coracle_raft::{Config, initial_records};
+use coracle_raft::{Config, chain, initial_records};
 use coracle_store::{Store, StoreConfig};
 
 use super::apply::Machine;
@@ -287,13 +287,7 @@ impl How {
 
 /// A member that ends by itself although its disk is sound.
 pub fn ended(id: u64, error: &coracle_raft::Error) -> Broken {
-    let mut what = format!("member {id} ends: {error}");
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        what.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    Broken::new(what)
+    Broken::new(format!("member {id} ends: {}", chain(error)))
 }
 
 /// A snapshot that was kept but does not serve.

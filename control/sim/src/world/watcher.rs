@@ -1,6 +1,6 @@
 //! The watchers: each lists a resource, then watches it from the revision of the list at some member, goes on at another
 //! when that one is gone, and lists again when it is told that it is too late. And the members' side of it, as
-//! `coracle_server`'s watch hub is one: [`coracle_member::watch`] says what is given and how far that is.
+//! `coracle_storage`'s watch hub is one: [`coracle_member::watch`] says what is given and how far that is.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

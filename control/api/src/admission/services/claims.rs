@@ -8,7 +8,7 @@ use coracle_objects::{
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::{config::ApiConfig, metadata};
+use crate::{config::ApiConfig, draft::fresh_uid, metadata};
 
 /// Why a claim may not be deleted; none where it may be. What is given up while a service has it would be given out
 /// again.
@@ -58,7 +58,7 @@ pub fn lost_claims(view: &View, config: &ApiConfig, service: &Object) -> LostCla
 pub fn claim(key: ObjectKey, mut object: Value, now: Timestamp, along: &mut Transaction) {
     let metadata = metadata::of(&mut object);
     metadata.insert("name".to_owned(), (*key.name.name).into());
-    metadata.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
+    metadata.insert("uid".to_owned(), fresh_uid().into());
     metadata.insert("creationTimestamp".to_owned(), metadata::time(now).into());
     let draft =
         metadata::draft(fields::text(&object, "/kind"), fields::text(&object, "/apiVersion"), &object);
