@@ -3,17 +3,15 @@
 //! Hot paths only add to atomics; everything else is read when somebody scrapes.
 
 mod planners;
-mod process;
 mod requests;
 mod state;
-mod text;
 
 use std::{path::PathBuf, sync::Arc};
 
+use coracle_proto::metrics::{CONTENT_TYPE, Text, process};
 use http::header;
 
 pub use self::requests::Requests;
-use self::text::{CONTENT_TYPE, Text};
 use crate::{config::VERSION, node_link::Links, planning::Planning, storage::ReplicatedStorage};
 
 /// What is measured.

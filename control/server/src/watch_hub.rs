@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use coracle_api::{Expired, WatchItem, WatchStream};
 use coracle_member::watch::{PageBounds, QUEUE_EVENTS_MAX};
 use coracle_objects::{Event, EventKind, ResourceName, Revision, SEALED_RESOURCES, View};
-use coracle_raft::metrics::Counter;
+use coracle_proto::metrics::Counter;
 use coracle_store::Store;
 use parking_lot::Mutex;
 use tokio::sync::broadcast;

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use coracle_api::Storage;
 use coracle_objects::View;
+use coracle_proto::metrics::Text;
 use coracle_raft::{Role, Status};
 use serde::Deserialize;
 
-use super::text::Text;
 use crate::{node_link::Links, storage::ReplicatedStorage};
 
 /// The phases of a pod. What is none of them counts as the last.
