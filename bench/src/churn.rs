@@ -29,7 +29,7 @@ use self::{
 use crate::{
     client::Rest,
     cluster::Cluster,
-    node::{self, Node},
+    node::{self, Node, Scraper},
 };
 
 /// Namespaces, one after the other, each with its part of the pods; each is deleted whole, and what is left then is counted.
@@ -62,6 +62,7 @@ struct Bench {
     _watching: JoinSet<()>,
     cluster: Cluster,
     nodes: Vec<Node>,
+    scraper: Scraper,
     rests: Vec<Rest>,
     pods: Pods,
     settings: Settings,
@@ -133,14 +134,14 @@ impl Bench {
         for (name, ip) in [("n1", "127.0.0.1"), ("n2", "127.0.0.2")] {
             nodes.push(Node::start(&cluster, name, ip, &[])?);
         }
-        let client = cluster.client(0)?;
+        let (client, scraper) = (cluster.client(0)?, Scraper::of(&cluster)?);
         let mut rests = Vec::new();
         for _ in 0..CONNECTIONS {
             rests.push(client.rest().await?);
         }
         let (pods, watching) = Pods::watch(client.rest().await?);
         let (counted, next) = (Arc::default(), Arc::default());
-        Ok(Self { _watching: watching, cluster, nodes, rests, pods, settings, counted, next })
+        Ok(Self { _watching: watching, cluster, nodes, scraper, rests, pods, settings, counted, next })
     }
 
     /// Makes a namespace, runs so many pods in it, and deletes it.
@@ -203,7 +204,7 @@ impl Bench {
             &page,
         )?;
         for node in &self.nodes {
-            let (_, page) = node::get(&node.metrics, &node.metrics, "/metrics").await?;
+            let page = self.scraper.scrape(node).await?;
             let process = Process { name: &node.name, id: node.running.id(), data_dir: &node.data_dir };
             census.take(&process, &page)?;
         }

@@ -160,7 +160,7 @@ async fn it_makes_code_that_the_next_host_finds_and_says_what_is_wrong() {
     for name in ["hello-http", "hello-http-p3", "pi-legacy"] {
         next.prepare(&coracle_sample_artifacts::wasm(name), "default").await.unwrap();
     }
-    assert_eq!(next.compiled(), 3);
+    assert_eq!(next.compiles().succeeded, 3);
     fs::write(&path, "#!/bin/sh").unwrap();
     assert!(matches!(next.prepare(&path, "default").await, Err(PrepareError::NotWasm { .. })));
     let mut cut = program(50);

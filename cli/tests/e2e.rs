@@ -28,6 +28,8 @@ mod habits;
 mod harness;
 #[path = "e2e/kubectl.rs"]
 mod kubectl;
+#[path = "e2e/metrics.rs"]
+mod metrics;
 #[path = "e2e/ports.rs"]
 mod ports;
 #[path = "e2e/quorum.rs"]

@@ -1,6 +1,6 @@
 //! A node whose certificate lives for seconds.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use coracle_agent::{JoinWith, Node, NodeConfig};
@@ -17,6 +17,8 @@ use kube::{
     Api, Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const LIFE: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -50,8 +52,14 @@ fn kept(dir: &Path) -> (String, String) {
 }
 
 async fn start(dir: &Path, join: Option<JoinWith>) -> Node {
-    let config =
-        NodeConfig { name: "n1".into(), join, guest_threads: 1, max_instances: 8, ..NodeConfig::new(dir) };
+    let config = NodeConfig {
+        name: "n1".into(),
+        join,
+        guest_threads: 1,
+        max_instances: 8,
+        metrics_listen: Some("127.0.0.1:0".parse().unwrap()),
+        ..NodeConfig::new(dir)
+    };
     coracle_agent::start(config).await.unwrap()
 }
 
@@ -103,6 +111,21 @@ async fn authorities(control: &Control) -> Option<AuthoritiesResponse> {
     security(control).authorities(AuthoritiesRequest {}).await.ok().map(tonic::Response::into_inner)
 }
 
+/// What the node's metrics are answered to who shows a new reader's token, and trusts the present client authority.
+async fn scrape(control: &Control, data_dir: &Path, node: &Node) -> String {
+    let ca = std::fs::read_to_string(data_dir.join("pki/client-ca.crt")).unwrap();
+    let trusting = Arc::new(tls::anonymous_client_config(&ca).unwrap());
+    let address = node.metrics_address().unwrap().to_string();
+    let name = ServerName::try_from("n1").unwrap();
+    let mut stream = tls::connect_named(&address, name, trusting).await.unwrap();
+    let token = control.create_token(Role::Reader, 60).await.unwrap().proof();
+    let head = format!("host: n1\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n");
+    stream.write_all(format!("GET /metrics HTTP/1.1\r\n{head}").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_goes_along_with_a_change_of_authorities() {
     let dir = tempfile::tempdir().unwrap();
@@ -125,6 +148,11 @@ async fn a_node_goes_along_with_a_change_of_authorities() {
     };
     until("the node trusts the new ones only", || async { generation() == Some(3) }).await;
     assert!(is_ready(&control).await);
+    let answer = scrape(&control, &dir.path().join("a"), &node).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200 "),
+        "by a certificate of the new one, as it trusts control nodes: {answer}"
+    );
     node.shutdown().await;
     control.shutdown().await;
     let control = coracle_server::start(config(Mode::Resume)).await.unwrap();

@@ -1,8 +1,10 @@
-//! The gRPC protocols between Coracle's own processes: raft transport, node link, cluster administration.
+//! The gRPC protocols between Coracle's own processes: raft transport, node link, cluster administration. Beside them what
+//! control nodes and nodes do alike: joining, TLS, counting.
 //!
 //! Compiled by protox and tonic-prost-build: no `protoc` is needed on the building machine.
 
 pub mod join;
+pub mod metrics;
 pub mod tls;
 
 /// Raft messages between control members, byte-identical to raft-rs' `eraftpb`.

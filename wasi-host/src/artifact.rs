@@ -2,7 +2,7 @@
 //!
 //! The way is a [`pipeline`]: what is wrong with a file ([`check`]), its native code ([`compile`]) and whether that is to be
 //! believed ([`seal`]), and what containers start from ([`load`]). Code is kept in a [`code_store`], and what is loaded on a
-//! [`shelf`]. Whose turn it is to be compiled is in [`turns`], what cannot be made in [`failures`], and how much code
+//! [`shelf`]. Whose turn it is to be compiled is in [`turns`], what became of it in [`tally`], what cannot be made in [`failures`], and how much code
 //! containers may use in [`room`]. Everything that a user can do wrong here ends as a [`PrepareError`] with the mend in it.
 
 mod pipeline;
@@ -19,6 +19,7 @@ mod compile;
 mod confine;
 mod making;
 mod seal;
+mod tally;
 mod turns;
 mod verdict;
 
@@ -49,6 +50,7 @@ pub use error::PrepareError;
 pub use examine::{Examined, examine};
 pub(crate) use pipeline::Pipeline;
 pub use room::Scarce;
+pub use tally::Compiles;
 
 /// How a component is run, decided by what it exports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -67,6 +67,8 @@ pub(crate) struct Shared {
     ticker: Mutex<Option<Thread>>,
     stopped: AtomicBool,
     next_id: AtomicU64,
+    /// CPU time of all groups.
+    cpu_ns: AtomicU64,
     on_tick: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -110,6 +112,7 @@ impl Executor {
             ticker: Mutex::new(None),
             stopped: AtomicBool::new(false),
             next_id: AtomicU64::new(1),
+            cpu_ns: AtomicU64::new(0),
             on_tick: Box::new(on_tick),
         });
         // Made before the threads: if one of them cannot be started, dropping this ends the others.
@@ -123,6 +126,11 @@ impl Executor {
             start_thread(&shared)?;
         }
         Ok(executor)
+    }
+
+    /// CPU time that guests have used so far; at most a tick old.
+    pub(crate) fn cpu(&self) -> Duration {
+        Duration::from_nanos(self.shared.cpu_ns.load(Ordering::Relaxed))
     }
 
     /// A new account to run tasks on.
@@ -210,6 +218,7 @@ impl Shared {
     fn charge(&self, group: &Group, now: Instant) -> bool {
         let spent_ns = take_thread_cpu_ns();
         group.charge(spent_ns);
+        self.cpu_ns.fetch_add(spent_ns, Ordering::Relaxed);
         if spent_ns > crew::HEAVY_NS {
             group.is_heavy_until(now + crew::HEAVY_FOR);
         }

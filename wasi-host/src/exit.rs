@@ -47,7 +47,25 @@ pub enum Exit {
     },
 }
 
+/// The ways in which containers end, as they are counted: the first two are [`Exit::Completed`] with code 0 and with another.
+pub(crate) const KINDS: [&str; 8] =
+    ["completed", "failed", "trapped", "out_of_memory", "limit_exceeded", "killed", "unseated", "host_fault"];
+
 impl Exit {
+    /// Which of [`KINDS`] it is.
+    pub(crate) fn kind(&self) -> usize {
+        match self {
+            Exit::Completed { code: 0 } => 0,
+            Exit::Completed { .. } => 1,
+            Exit::Trapped { .. } => 2,
+            Exit::LimitExceeded { .. } if self.is_out_of_memory() => 3,
+            Exit::LimitExceeded { .. } => 4,
+            Exit::Killed => 5,
+            Exit::Unseated { .. } => 6,
+            Exit::HostFault { .. } => 7,
+        }
+    }
+
     /// The exit code that Kubernetes shows: 137 for a kill or OOM, 134 (SIGABRT) for a trap, 128 for the host's faults.
     pub fn code(&self) -> i32 {
         match self {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::artifact::{Artifact, CacheDir, CodeStore, LocalStore, Pipeline, PrepareError};
+use crate::artifact::{Artifact, CacheDir, CodeStore, Compiles, LocalStore, Pipeline, PrepareError};
 use crate::disk::PodDisk;
 use crate::engine::Engines;
 use crate::executor::Executor;
@@ -18,6 +18,7 @@ use crate::pool::Pool;
 use crate::refusals::Refusals;
 use crate::sandbox::{Pod, PodLimits};
 use crate::seats::Seats;
+use crate::tally::{Tally, Totals};
 
 /// How a host is made.
 #[derive(Debug, Clone, Default)]
@@ -90,6 +91,7 @@ pub(crate) struct Inner {
     /// Where guests' file calls are done.
     pub(crate) files: files::Pools,
     pub(crate) reserve: Arc<files::Reserve>,
+    pub(crate) tally: Tally,
     pub(crate) runtime: tokio::runtime::Handle,
 }
 
@@ -126,7 +128,17 @@ impl Host {
         let reserve = Arc::new(files::Reserve::at(config.cache_dir, ledger.clone()));
         let files = files::Pools::new();
         Ok(Host {
-            inner: Arc::new(Inner { engines, artifacts, executor, seats, ledger, files, reserve, runtime }),
+            inner: Arc::new(Inner {
+                engines,
+                artifacts,
+                executor,
+                seats,
+                ledger,
+                files,
+                reserve,
+                tally: Tally::default(),
+                runtime,
+            }),
         })
     }
 
@@ -206,9 +218,14 @@ impl Host {
         self.inner.ledger.held(Holding::Heap)
     }
 
-    /// Components that were compiled, and not found in a cache, since the start.
-    pub fn compiled(&self) -> u64 {
-        self.inner.artifacts.compiled()
+    /// What has become of compiles since the start.
+    pub fn compiles(&self) -> Compiles {
+        self.inner.artifacts.compiles()
+    }
+
+    /// What it has done since its start.
+    pub fn totals(&self) -> Totals {
+        self.inner.tally.read(self.inner.executor.cpu(), self.compiles())
     }
 
     /// What the host holds now, by what it is: for whoever looks for what was not given back.

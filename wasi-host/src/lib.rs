@@ -38,9 +38,10 @@ pub mod shares;
 mod sockets;
 mod stdin;
 mod store;
+mod tally;
 
 pub use artifact::{
-    Artifact, Confinement, Entry, Examined, PrepareError, Scarce, compile_child_main, examine,
+    Artifact, Compiles, Confinement, Entry, Examined, PrepareError, Scarce, compile_child_main, examine,
 };
 pub use disk::{Grown, PodDisk, Written};
 pub use exit::Exit;
@@ -49,6 +50,7 @@ pub use host::{Host, HostConfig, HostError, disable_library_backtraces};
 pub use logs::LogSink;
 pub use sandbox::{Container, ContainerLimits, ContainerSpec, Pod, PodLimits, StartError, Usage};
 pub use seats::NoSeat;
+pub use tally::Totals;
 
 #[cfg(test)]
 mod tests;

@@ -426,6 +426,7 @@ impl Sandbox {
     pub(crate) fn end(&self, exit: Exit) {
         let exit = self.reason.get().cloned().unwrap_or(exit);
         tracing::debug!(container = self.name, %exit, "container ended");
+        self.host.tally.ended(&exit);
         self.kill();
         self.share.close();
         self.exit.send_replace(Some(exit));

@@ -15,6 +15,7 @@ pub mod programs;
 mod refusals;
 mod seats;
 mod serving;
+mod tally;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;

@@ -97,8 +97,8 @@ pub struct NodeArgs {
     /// Repeat for more.
     #[arg(long = "trusted-proxy", value_name = "CIDR")]
     pub trusted_proxies: Vec<coracle_agent::Cidr>,
-    /// Address of /metrics, over plain HTTP and without any check: one that only this machine's monitoring reaches.
-    /// Without it there is none.
+    /// Address of /metrics, as :9464, over HTTPS with the node's certificate, for those with a token of `coracle token create
+    /// --role reader`. Without it there is none.
     #[arg(long, value_name = "ADDR", value_parser = values::listen)]
     pub metrics: Option<SocketAddr>,
     /// Pods that the node offers to run; 0 is as many as it can hold, and more than that it never offers.

@@ -40,7 +40,7 @@ pub async fn run(args: &NodeArgs) -> Result<()> {
     let node = coracle_agent::start(config).await?;
     println!("node {} is up, data in {}", node.name(), args.data_dir.display());
     if let Some(metrics) = node.metrics_address() {
-        println!("  metrics http://{metrics}/metrics");
+        println!("  metrics https://{metrics}/metrics");
     }
     if let Some(gateway) = node.gateway_address() {
         println!("  gateway http://{gateway}");

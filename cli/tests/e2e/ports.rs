@@ -25,7 +25,7 @@ fn daemons_listen_where_the_page_on_ports_says_and_nowhere_else() {
     let node = Daemon::start(&[&node[..], &ports].concat(), "gateway http");
     let fabric = fs::read_to_string(path("n1/fabric.address")).unwrap();
     let said = |label: &str| node.said(label).trim_end_matches("/metrics").parse().unwrap();
-    let expected = [fabric.trim_end().parse().unwrap(), said("gateway http://"), said("metrics http://")];
+    let expected = [fabric.trim_end().parse().unwrap(), said("gateway http://"), said("metrics https://")];
     assert_eq!(listening(node.id()), BTreeSet::from(expected));
 }
 

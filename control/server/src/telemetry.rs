@@ -3,19 +3,17 @@
 //! Hot paths only add to atomics; everything else is read when somebody scrapes.
 
 mod planners;
-mod process;
 mod requests;
 mod state;
-mod text;
 
 use std::{path::PathBuf, sync::Arc};
 
 use coracle_node_link::Links;
+use coracle_proto::metrics::{CONTENT_TYPE, Text, process};
 use coracle_storage::{ReplicatedStorage, version::VERSION};
 use http::header;
 
 pub use self::requests::Requests;
-use self::text::{CONTENT_TYPE, Text};
 use crate::planning::Planning;
 
 /// What is measured.

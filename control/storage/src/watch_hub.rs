@@ -19,7 +19,7 @@ use coracle_member::{
     watch::{PageBounds, QUEUE_EVENTS_MAX},
 };
 use coracle_objects::{Event, EventKind, ResourceName, Revision, SEALED_RESOURCES, View};
-use coracle_raft::metrics::Counter;
+use coracle_proto::metrics::Counter;
 use coracle_store::Store;
 use parking_lot::Mutex;
 use tokio::sync::broadcast;

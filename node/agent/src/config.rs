@@ -27,8 +27,8 @@ pub struct NodeConfig {
     /// Proxies before the gateway. Only what they say in `X-Forwarded-*` is believed; what other clients say there is
     /// replaced.
     pub trusted_proxies: Vec<Cidr>,
-    /// Where `/metrics` is served, over plain HTTP and to anybody who reaches it; `None` serves it nowhere. Port 0 picks a
-    /// free one.
+    /// Where `/metrics` is served over TLS, with the node's certificate and to those with the token of a reader; `None` serves
+    /// it nowhere. Port 0 picks a free one.
     pub metrics_listen: Option<SocketAddr>,
     pub labels: BTreeMap<String, String>,
     /// Whether the pods of all namespaces may open connections to beyond the cluster; otherwise those of namespaces with

@@ -28,11 +28,11 @@ use crate::{
     config::{Capacity, NodeConfig},
     decode,
     execute::{Context, Executor},
-    held::Page,
     identity::{Identity, IdentityError},
     link::{self, LinkConfig},
     logs::Logs,
     machine,
+    metrics::Metrics,
     network::PodNetwork,
     private,
     removal::Removals,
@@ -119,9 +119,14 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
     tokio::spawn(app::tell(host.refusals().clone(), events.clone()));
     let shared = Shared { network: network.clone(), disks: disks.clone() };
     let runtime: Arc<dyn Runtime> = Arc::new(InProcess::new(host, shared));
-    let page = Page { events: events.clone(), fabric: fabric.clone(), runtime: runtime.clone() };
+    let metrics = Metrics {
+        events: events.clone(),
+        fabric: fabric.clone(),
+        runtime: runtime.clone(),
+        data_dir: config.data_dir.clone(),
+    };
     let metrics_address = match config.metrics_listen {
-        Some(listen) => Some(fabric.serve_metrics(listen, move || page.clone().write()).await?),
+        Some(listen) => Some(fabric.serve_page(listen, metrics.page(&node_tls, addresses.clone())).await?),
         None => None,
     };
     let executor = Executor::new(Context {
@@ -171,7 +176,7 @@ impl Node {
         self.fabric.gateway_address()
     }
 
-    /// Where this node says what it holds, if it does.
+    /// Where this node tells how it fares, if it does.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_address
     }

@@ -37,39 +37,58 @@ const RETRY_MIN: Duration = Duration::from_millis(200);
 pub struct NodeTls {
     /// Towards control nodes.
     pub control: ClientTls,
+    /// The same for what is asked in another's name: without the certificate, which says that it is the node.
+    pub anonymous: ClientTls,
     /// Between nodes.
     pub fabric: FabricTls,
+    /// For who reads the node's metrics, and needs no certificate.
+    pub metrics: ServerTls,
     tunnels_in: ServerTls,
     tunnels_out: ClientTls,
 }
 
 impl NodeTls {
     pub fn new(certificates: &Certificates) -> Result<Self, tls::TlsError> {
-        let (control, server, client) = configurations(certificates)?;
-        let (tunnels_in, tunnels_out) = (ServerTls::from(server), ClientTls::from(client));
+        let made = Configurations::new(certificates)?;
+        let (tunnels_in, tunnels_out) = (ServerTls::from(made.tunnels_in), ClientTls::from(made.tunnels_out));
         let fabric = FabricTls { server: tunnels_in.shared(), client: tunnels_out.shared() };
-        Ok(Self { control: control.into(), fabric, tunnels_in, tunnels_out })
+        let (control, anonymous) = (made.control.into(), made.anonymous.into());
+        Ok(Self { control, anonymous, fabric, metrics: made.metrics.into(), tunnels_in, tunnels_out })
     }
 
     /// Shows another certificate from the next connection on.
     fn set(&self, certificates: &Certificates) -> Result<(), tls::TlsError> {
-        let (control, server, client) = configurations(certificates)?;
-        self.control.set(control);
-        self.tunnels_in.set(server);
-        self.tunnels_out.set(client);
+        let made = Configurations::new(certificates)?;
+        self.control.set(made.control);
+        self.anonymous.set(made.anonymous);
+        self.metrics.set(made.metrics);
+        self.tunnels_in.set(made.tunnels_in);
+        self.tunnels_out.set(made.tunnels_out);
         Ok(())
     }
 }
 
-type Configurations = (rustls::ClientConfig, rustls::ServerConfig, rustls::ClientConfig);
+/// What a certificate comes to, wherever it is used.
+struct Configurations {
+    control: rustls::ClientConfig,
+    anonymous: rustls::ClientConfig,
+    metrics: rustls::ServerConfig,
+    tunnels_in: rustls::ServerConfig,
+    tunnels_out: rustls::ClientConfig,
+}
 
-fn configurations(certificates: &Certificates) -> Result<Configurations, tls::TlsError> {
-    let Certificates { certificate_pem, key_pem, serving_ca_pem, client_ca_pem, .. } = certificates;
-    Ok((
-        tls::client_config(serving_ca_pem, certificate_pem, key_pem)?,
-        tls::server_config(certificate_pem, key_pem, &[client_ca_pem], true)?,
-        tls::client_config(client_ca_pem, certificate_pem, key_pem)?,
-    ))
+impl Configurations {
+    fn new(certificates: &Certificates) -> Result<Self, tls::TlsError> {
+        let Certificates { certificate_pem, key_pem, serving_ca_pem, client_ca_pem, .. } = certificates;
+        let server = |required| tls::server_config(certificate_pem, key_pem, &[client_ca_pem], required);
+        Ok(Self {
+            control: tls::client_config(serving_ca_pem, certificate_pem, key_pem)?,
+            anonymous: tls::anonymous_client_config(serving_ca_pem)?,
+            metrics: server(false)?,
+            tunnels_in: server(true)?,
+            tunnels_out: tls::client_config(client_ca_pem, certificate_pem, key_pem)?,
+        })
+    }
 }
 
 /// Keeps the node's certificate good.

@@ -37,8 +37,8 @@ use tokio::{
 };
 
 pub use self::{disks::Disks, in_process::InProcess};
-/// Plain data of the host, as is: what a container sees of the disk, what it used, and where its lines go.
-pub use coracle_wasi_host::{LogSink, Mount, Usage};
+/// Plain data of the host, as is: what a container sees of the disk, what it used, what all did, and where its lines go.
+pub use coracle_wasi_host::{Compiles, LogSink, Mount, Totals, Usage};
 
 /// What is answered later. Dropping it gives up the wait.
 pub type Reply<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -84,6 +84,9 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// What each container used so far and holds now.
     fn usage(&self) -> Reply<Vec<(ContainerId, Usage)>>;
+
+    /// What all that it ran and made ready came to.
+    fn figures(&self) -> Reply<Figures>;
 
     /// Changes when there is room again after a container was refused for want of it.
     fn room_freed(&self) -> watch::Receiver<u64>;
@@ -160,6 +163,18 @@ pub enum StartRefused {
     NoRoom(String),
     /// What is wrong, in words for the pod's status.
     Failed(String),
+}
+
+/// What a runtime has come to, in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Since its start.
+    pub totals: Totals,
+    /// Containers that have started and not ended.
+    pub running: usize,
+    /// What its pods have now of linear memory and tables, and what is held for them beside that, in bytes.
+    pub memory_bytes: u64,
+    pub host_bytes: u64,
 }
 
 /// A connection to a pod.

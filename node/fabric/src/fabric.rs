@@ -11,7 +11,7 @@ use crate::door::{self, Door};
 use crate::egress::Egress;
 use crate::error::FabricError;
 use crate::flows::Flows;
-use crate::gateway::{Gateway, Pool};
+use crate::gateway::{Gateway, Meter, Pool};
 use crate::model::{Cidr, NetworkChange, PodIdentity};
 use crate::node_port::NodePorts;
 use crate::policy::Policy;
@@ -22,6 +22,7 @@ use crate::tunnel::{self, FabricTls, Members, Reception, Tunnels};
 use crate::uplink::PodUplink;
 use crate::whereabouts::{self, Whereabouts};
 use arc_swap::ArcSwap;
+use coracle_proto::metrics::Text;
 use coracle_wasi_host::descriptors::{Descriptors, Purpose};
 use coracle_wasi_host::net::{Namespace, NetError, TenantBuffers, Uplink};
 use coracle_wasi_host::refusals::Refusals;
@@ -106,6 +107,7 @@ pub(crate) struct Inner {
     address: SocketAddr,
     gateway_address: Option<SocketAddr>,
     gateway_requests: Arc<Shares>,
+    gateway_meter: Meter,
     trusted_proxies: Arc<[Cidr]>,
 }
 
@@ -164,6 +166,7 @@ impl Fabric {
             address: local(&tunnels, config.listen),
             gateway_address,
             gateway_requests: config.gateway_requests,
+            gateway_meter: Meter::new(),
             trusted_proxies: trusted_proxies.clone(),
             stopped: stopped.clone(),
         });
@@ -190,6 +193,13 @@ impl Fabric {
     /// Where the gateway listens.
     pub fn gateway_address(&self) -> Option<SocketAddr> {
         self.inner.gateway_address
+    }
+
+    /// What the gateway has answered, for whoever monitors it; nothing where there is none.
+    pub fn write_gateway(&self, text: &mut Text) {
+        if self.inner.gateway_address.is_some() {
+            self.inner.gateway_meter.write(text, self.inner.gateway_requests.held());
+        }
     }
 
     /// Takes in what has changed of the cluster, all at once. Connections that stand stay as they are, but those with
@@ -315,6 +325,10 @@ impl Inner {
 
     pub(crate) fn gateway_requests(&self) -> &Arc<Shares> {
         &self.gateway_requests
+    }
+
+    pub(crate) fn gateway_meter(&self) -> &Meter {
+        &self.gateway_meter
     }
 
     pub(crate) fn trusted_proxies(&self) -> &[Cidr] {

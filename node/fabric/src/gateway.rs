@@ -5,10 +5,12 @@
 mod backend;
 mod forward;
 mod headers;
+mod meter;
 mod pool;
 mod router;
 mod upgrade;
 
+pub(crate) use meter::Meter;
 pub(crate) use pool::Pool;
 pub(crate) use router::Router;
 

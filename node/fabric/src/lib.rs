@@ -45,6 +45,7 @@ pub use model::{
     ServiceBackend, ServiceEntry, ServicePort,
 };
 pub use names::Name;
+pub use page::{Page, Verdict};
 #[cfg(test)]
 use tables::whole::NetworkState;
 pub use tunnel::FabricTls;

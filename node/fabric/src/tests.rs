@@ -8,6 +8,7 @@ mod gateway;
 mod held;
 mod names;
 mod outside;
+mod page;
 mod peers;
 mod services;
 mod sources;

@@ -15,7 +15,6 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -32,8 +31,9 @@ use super::making::Waiter;
 use super::room::Room;
 use super::seal::Seal;
 use super::shelf::Shelf;
+use super::tally::Tally;
 use super::turns::{Job, Turn, Turns};
-use super::{Artifact, PrepareError};
+use super::{Artifact, Compiles, PrepareError};
 use crate::HostError;
 use crate::digests::Digests;
 use crate::engine::{Engines, compatibility};
@@ -71,7 +71,7 @@ pub(crate) struct Pipeline {
     loads: Arc<Pool>,
     /// Where a compile's files are read and written. Not in the line for the former: others wait for its turn.
     files: Arc<Pool>,
-    compiled: AtomicU64,
+    tally: Tally,
 }
 
 impl Pipeline {
@@ -98,7 +98,7 @@ impl Pipeline {
             loader: Loader::new(engines)?,
             loads,
             files: Pool::new("compile-files", COMPILE_FILES_MAX, 0),
-            compiled: AtomicU64::new(0),
+            tally: Tally::default(),
         })
     }
 
@@ -115,6 +115,7 @@ impl Pipeline {
         }
         self.failures.check(&source.digest)?;
         if let Some(artifact) = self.load(&source, &namespace).await? {
+            self.tally.spare();
             return Ok(artifact);
         }
         // It may have been compiled in vain meanwhile.
@@ -137,6 +138,7 @@ impl Pipeline {
             let desk = Desk::new(&self.files, turn.namespace());
             // Somebody may have had it compiled meanwhile.
             if self.bring(&key, &desk).await {
+                self.tally.spare();
                 return Ok(());
             }
             // Not before, so that what waits takes no memory.
@@ -144,14 +146,14 @@ impl Pipeline {
             let wasm = desk.run(move || check::read(&file)).await?;
             let (store, bytes) = (Arc::clone(&self.store), compile::reckoned(wasm.len()));
             desk.run(move || store.make_room(bytes)).await?;
+            let under_way = self.tally.begin();
             let (kind, code) = tokio::select! {
-                compiled = self.compiler.compile(wasm, &key, &desk) => compiled?,
+                compiled = self.compiler.compile(wasm, &key, &desk) => under_way.ends(compiled)?,
                 () = turn.is_over() => {
                     tracing::debug!(digest = source.digest, "a slow compile makes room for others");
                     continue;
                 }
             };
-            self.compiled.fetch_add(1, Ordering::Relaxed);
             return self.keep(source, key, (kind, code), (&turn, &desk)).await;
         }
     }
@@ -237,9 +239,9 @@ impl Pipeline {
         }
     }
 
-    /// How many components were compiled, and not found in the store, since the start.
-    pub(crate) fn compiled(&self) -> u64 {
-        self.compiled.load(Ordering::Relaxed)
+    /// What has become of compiles since the start.
+    pub(crate) fn compiles(&self) -> Compiles {
+        self.tally.read()
     }
 
     /// Containers that wait for a compile.

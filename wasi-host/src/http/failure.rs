@@ -28,6 +28,7 @@ impl Server {
     /// Says in the container's log why requests have no answer. Whoever asked is told their ids alone. A full sink loses it.
     pub(super) fn log_failure(&self, requests: &[RequestId], reason: &str) {
         tracing::debug!(container = self.sandbox.name, reason, "request failed");
+        self.sandbox.host.tally.failed(requests.len());
         let which = match requests {
             [] => "an instance that owed no answer".to_owned(),
             [request] => format!("request {request}"),

@@ -117,10 +117,10 @@ async fn the_same_bytes_are_compiled_once_and_found_by_the_next_host() {
     let (first, second) =
         tokio::join!(bench.host.prepare(&path, "default"), bench.host.prepare(&path, "default"));
     assert!(Arc::ptr_eq(&first.expect("prepared"), &second.expect("prepared")));
-    assert_eq!(bench.host.compiled(), 1);
+    assert_eq!(bench.host.compiles().succeeded, 1);
     let next = host(&bench.dir, 1);
     next.prepare(&path, "default").await.expect("from the cache");
-    assert_eq!(next.compiled(), 0);
+    assert_eq!(next.compiles().succeeded, 0);
     let key = bench.dir.path().join("cache/key");
     assert_eq!(fs::metadata(key).expect("a key").permissions().mode() & 0o777, 0o600);
 }
@@ -141,7 +141,7 @@ async fn compiled_code_that_was_touched_is_never_loaded() {
     fs::write(&code, bytes).expect("written");
     let next = host(&bench.dir, 1);
     let artifact = next.prepare(&path, "default").await.expect("compiled anew");
-    assert_eq!(next.compiled(), 1);
+    assert_eq!(next.compiles().succeeded, 1);
     let container = next.pod(PodLimits::default(), namespace()).start(bench.spec(artifact)).expect("started");
     assert_eq!(container.wait().await, Exit::Completed { code: 5 });
     assert_eq!(
@@ -315,7 +315,7 @@ async fn what_is_compiled_waits_for_no_compiler() {
         .collect();
     hangs(&bench).await;
     next.prepare(&known, "default").await.expect("from the cache, at once");
-    assert_eq!(next.compiled(), 0);
+    assert_eq!(next.compiles().succeeded, 0);
     for task in slow {
         task.abort();
         let _ = task.await;

@@ -192,18 +192,18 @@ async fn code_of_another_store_runs_and_what_is_not_what_it_was_is_compiled_anew
     for (program, exit) in &programs {
         assert_eq!(&run(&bench, &first, program).await.expect("runs"), exit);
     }
-    assert_eq!(first.compiled(), 2);
+    assert_eq!(first.compiles().succeeded, 2);
     let faults = [Fault::Mixes, Fault::Changes, Fault::Cuts, Fault::Lies, Fault::Forgets, Fault::Fails];
     for (fault, compiled) in [(Fault::None, 0)].into_iter().chain(faults.map(|fault| (fault, 1))) {
         store.set(fault);
         let next = over(&bench, &store);
         let (program, exit) = &programs[0];
         assert_eq!(&run(&bench, &next, program).await.expect("runs"), exit, "{fault:?}");
-        assert_eq!(next.compiled(), compiled, "{fault:?}");
+        assert_eq!(next.compiles().succeeded, compiled, "{fault:?}");
         // What is good again is used again.
         let next = over(&bench, &store);
         assert_eq!(&run(&bench, &next, program).await.expect("runs"), exit, "{fault:?}");
-        assert_eq!(next.compiled(), 0, "{fault:?}");
+        assert_eq!(next.compiles().succeeded, 0, "{fault:?}");
     }
 }
 
@@ -221,7 +221,7 @@ async fn a_store_that_never_gives_what_it_was_given_has_nothing_run() {
             assert!(matches!(refused, PrepareError::GivenUp { .. }), "{fault:?}: {refused}");
             assert!(refused.to_string().contains("could not be loaded"), "{fault:?}: {refused}");
         }
-        assert_eq!(host.compiled(), 1, "{fault:?}: it is not tried again at once");
+        assert_eq!(host.compiles().succeeded, 1, "{fault:?}: it is not tried again at once");
     }
 }
 
@@ -233,7 +233,7 @@ async fn what_cannot_be_kept_is_told_and_tried_again_where_only_room_is_missing(
     let host = over(&bench, &store);
     store.set(Fault::IsFull);
     let refused = run(&bench, &host, &program).await.expect_err("full");
-    assert!(matches!(refused, PrepareError::NoRoom) && host.compiled() == 0, "{refused}");
+    assert!(matches!(refused, PrepareError::NoRoom) && host.compiles().succeeded == 0, "{refused}");
     store.set(Fault::None);
     assert_eq!(run(&bench, &host, &program).await.expect("there is room"), exit);
     store.set(Fault::Refuses);
@@ -242,7 +242,7 @@ async fn what_cannot_be_kept_is_told_and_tried_again_where_only_room_is_missing(
     store.set(Fault::None);
     let refused = run(&bench, &host, &other).await.expect_err("not tried again at once");
     assert!(refused.to_string().contains("out of order"), "{refused}");
-    assert_eq!(host.compiled(), 2);
+    assert_eq!(host.compiles().succeeded, 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -272,7 +272,7 @@ async fn a_store_that_does_not_answer_is_not_waited_for() {
     // By the paused clock, which is where somebody's next timer ends whenever nobody has anything to do.
     let begun = tokio::time::Instant::now();
     host.prepare(&program, "default").await.expect("compiled");
-    assert_eq!(host.compiled(), 2);
+    assert_eq!(host.compiles().succeeded, 2);
     assert!(begun.elapsed() < Duration::from_secs(3_600), "{:?}", begun.elapsed());
 }
 

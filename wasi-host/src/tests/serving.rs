@@ -307,6 +307,7 @@ async fn a_trap_fails_its_request_and_no_other() {
     let Err(HttpError::Failed { request }) = failed else { panic!("it failed: {failed:?}") };
     let line = format!("request {request} failed: it returned without a response\n");
     assert!(bench.stderr.text().contains(&line), "{}", bench.stderr.text());
+    assert_eq!(bench.host.totals().failed_requests, 4);
     drop(silent);
 }
 

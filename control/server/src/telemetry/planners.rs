@@ -2,7 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use super::text::Text;
+use coracle_proto::metrics::Text;
+
 use crate::planning::{Planner, Planning};
 
 pub fn write(text: &mut Text, planning: &Planning) {

@@ -10,9 +10,7 @@ use std::{
 
 use coracle_api::{Asked, METRIC_VERBS, Meter};
 use coracle_objects::{Kind, kinds};
-use coracle_raft::metrics::{Counter, Histogram};
-
-use super::text::Text;
+use coracle_proto::metrics::{Counter, Histogram, Text};
 
 /// The status codes that have counters of their own. The last stands for all others.
 const CODES: &[u16] = &[

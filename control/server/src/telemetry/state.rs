@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, sync::atomic::Ordering};
 use coracle_api::Storage;
 use coracle_node_link::Links;
 use coracle_objects::View;
+use coracle_proto::metrics::Text;
 use coracle_raft::{Role, Status};
 use coracle_storage::ReplicatedStorage;
 use serde::Deserialize;
 
-use super::text::Text;
 
 /// The phases of a pod. What is none of them counts as the last.
 const PHASES: &[&str] = &["Pending", "Running", "Succeeded", "Failed", "Unknown"];

@@ -92,6 +92,27 @@ async fn code(client: &Client, method: &str, path: &str) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_asks_hears_that_metrics_are_for_readers() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = init(dir.path()).await;
+    let review = json!({ "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+        "spec": { "nonResourceAttributes": { "path": "/metrics", "verb": "get" } } });
+    for (role, expected) in [(Role::Reader, Ok(true)), (Role::Pusher, Ok(false)), (Role::Node, Err(401))] {
+        let token = control.create_token(role, 60).await.unwrap().proof();
+        let client = client_with(&control, &token).await;
+        let request = http::Request::post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews");
+        let request = request.body(review.to_string().into_bytes()).unwrap();
+        let told = match client.request::<serde_json::Value>(request).await {
+            Ok(told) => Ok(told["status"]["allowed"].as_bool().unwrap()),
+            Err(kube::Error::Api(status)) => Err(status.code),
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(told, expected, "{role:?}");
+    }
+    control.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_sees_all_but_secrets_until_the_token_is_revoked() {
     let dir = tempfile::tempdir().unwrap();
     let control = init(dir.path()).await;

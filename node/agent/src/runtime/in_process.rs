@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    ContainerId, ContainerSpec, Dialed, Disks, Prepared, Reply, Runtime, SandboxId, SandboxSpec,
+    ContainerId, ContainerSpec, Dialed, Disks, Figures, Prepared, Reply, Runtime, SandboxId, SandboxSpec,
     StartRefused, Usage,
 };
 use crate::network::PodNetwork;
@@ -201,6 +201,19 @@ impl Runtime for InProcess {
         Box::pin(async move { all.into_iter().map(|(id, container)| (id, container.usage())).collect() })
     }
 
+    fn figures(&self) -> Reply<Figures> {
+        let totals = self.host.totals();
+        let pods = self.pods.lock();
+        let running = pods.containers.values().filter(|container| container.exit().is_none()).count();
+        let mut figures = Figures { totals, running, ..Figures::default() };
+        for used in pods.sandboxes.values().map(Pod::usage) {
+            figures.memory_bytes += used.memory_bytes;
+            figures.host_bytes += used.host_bytes;
+        }
+        drop(pods);
+        Box::pin(async move { figures })
+    }
+
     fn room_freed(&self) -> watch::Receiver<u64> {
         self.host.seats_freed()
     }
@@ -345,6 +358,14 @@ mod tests {
             runtime.start(id, spec(&component)).unwrap();
         }
         assert_eq!(held(&runtime).await, [2, 2, 1]);
+        let at_work = async {
+            while runtime.figures().await.memory_bytes == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, at_work).await.expect("a guest has its memory");
+        let figures = runtime.figures().await;
+        assert!(figures.running == 2 && figures.host_bytes > 0, "{figures:?}");
 
         runtime.remove_sandbox(&first);
         let ended = tokio::time::timeout(PATIENCE, runtime.wait(&ids[0])).await;
@@ -370,5 +391,8 @@ mod tests {
         runtime.remove_container(&ids[1]);
         runtime.remove_sandbox(&second);
         assert_eq!(held(&runtime).await, [0, 0, 0]);
+        let figures = runtime.figures().await;
+        assert_eq!((figures.running, figures.memory_bytes, figures.host_bytes), (0, 0, 0));
+        assert!(figures.totals.ends.contains(&("killed", 2)) && !figures.totals.cpu.is_zero(), "{figures:?}");
     }
 }

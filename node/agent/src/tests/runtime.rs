@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::runtime::{
-    ContainerId, ContainerSpec, Dialed, Prepared, Reply, SandboxId, SandboxSpec, StartRefused, Usage,
+    ContainerId, ContainerSpec, Dialed, Figures, Prepared, Reply, SandboxId, SandboxSpec, StartRefused, Usage,
 };
 
 type OnStart = Box<dyn Fn(&ContainerId) -> Result<(), StartRefused> + Send + Sync>;
@@ -135,6 +135,10 @@ impl Runtime for Scripted {
             let _ = asked.wait_for(|asked| *asked == 0).await;
             vec![(container(0), Usage { cpu_ns: 7, memory_bytes: 65536, host_bytes: 1 })]
         })
+    }
+
+    fn figures(&self) -> Reply<Figures> {
+        Box::pin(async { Figures::default() })
     }
 
     fn room_freed(&self) -> watch::Receiver<u64> {

@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long an endpoint may take until its response begins.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -40,10 +40,13 @@ impl Forwarder {
 
     /// Answers one request; what goes wrong is a response as well.
     pub(super) async fn serve(&self, peer: SocketAddr, request: Request<HttpBody>) -> Response<HttpBody> {
-        match self.forward(peer, request).await {
+        let begun = Instant::now();
+        let response = match self.forward(peer, request).await {
             Ok(response) => response,
             Err(fault) => fault.answer(),
-        }
+        };
+        self.fabric.gateway_meter().answered(response.status(), begun.elapsed());
+        response
     }
 
     async fn forward(

@@ -1,6 +1,7 @@
 //! The gateway: hosts, paths, errors, failover, upgrades.
 
 use super::cluster::{Cluster, Pod, ingress, named, pod};
+use coracle_proto::metrics::Text;
 use coracle_wasi_host::net::{
     Client, HttpBody, HttpError, HttpService, RequestId, UNSEEN, Unanswered, full_body,
 };
@@ -117,6 +118,17 @@ async fn requests_reach_components_and_pods_by_host_and_path() {
     ] {
         let answer = get(gateway, host, path).await;
         assert_eq!((answer.0.as_u16(), &*answer.1), (status, text), "{host}{path}");
+    }
+    let mut figures = Text::default();
+    cluster.a.write_gateway(&mut figures);
+    let figures = figures.finish();
+    for line in [
+        "coracle_gateway_requests_total{code=\"2xx\"} 11",
+        "coracle_gateway_requests_total{code=\"4xx\"} 2",
+        "coracle_gateway_requests_total{code=\"5xx\"} 1",
+        "coracle_gateway_request_duration_seconds_count 14",
+    ] {
+        assert!(figures.lines().any(|found| found == line), "{line} is not in\n{figures}");
     }
 }
 

@@ -1,37 +1,9 @@
-//! What a node's network holds, and where it says so.
+//! What a node's network holds.
 
 use super::cluster::{Cluster, address, pod};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-
-async fn ask(address: SocketAddr, request: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream
-        .write_all(format!("{request} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").as_bytes())
-        .await
-        .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
-}
-
-#[tokio::test]
-async fn the_page_is_served_where_it_was_asked_for() {
-    let cluster = Cluster::new().await;
-    let page = || async { "figures".to_owned() };
-    let at = cluster.a.serve_metrics(address("127.0.0.1:0"), page).await.unwrap();
-    let answer = ask(at, "GET /metrics").await;
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("figures"), "{answer}");
-    assert!(ask(at, "POST /metrics").await.starts_with("HTTP/1.1 405"));
-    assert!(ask(at, "GET /").await.starts_with("HTTP/1.1 404"));
-    cluster.a.shutdown();
-    while TcpStream::connect(at).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
-}
 
 #[tokio::test]
 async fn nothing_is_held_of_pods_and_services_that_are_gone() {

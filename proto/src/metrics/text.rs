@@ -2,9 +2,12 @@
 //!
 //! Source: https://prometheus.io/docs/instrumenting/exposition_formats/
 
-use std::fmt::{Display, Write};
+use std::{
+    fmt::{Display, Write},
+    time::Duration,
+};
 
-use coracle_raft::metrics::Histogram;
+use super::Histogram;
 
 /// What the text is served as.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -32,6 +35,12 @@ impl Text {
     pub fn histogram(&mut self, name: &'static str, help: &str) -> Family<'_> {
         debug_assert!(name.ends_with("_seconds"), "{name}");
         self.family(name, "histogram", help)
+    }
+
+    /// Begins a family of durations of which only their number and sum are known; its name ends in `_seconds`.
+    pub fn summary(&mut self, name: &'static str, help: &str) -> Family<'_> {
+        debug_assert!(name.ends_with("_seconds"), "{name}");
+        self.family(name, "summary", help)
     }
 
     fn family(&mut self, name: &'static str, kind: &str, help: &str) -> Family<'_> {
@@ -73,6 +82,12 @@ impl Family<'_> {
         self.sample("_count", labels, None, count);
     }
 
+    /// Both samples of a summary without labels.
+    pub fn sums(mut self, count: u64, sum: Duration) {
+        self.sample("_sum", &[], None, sum.as_secs_f64());
+        self.sample("_count", &[], None, count);
+    }
+
     fn sample(&mut self, suffix: &str, labels: Labels<'_>, bound: Option<&str>, value: impl Display) {
         self.text.push_str(self.name);
         self.text.push_str(suffix);
@@ -111,8 +126,6 @@ impl Display for Escaped<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -124,11 +137,13 @@ mod tests {
         histogram.observe(Duration::from_millis(1));
         histogram.observe(Duration::from_secs(2));
         text.histogram("c_seconds", "Times.").counts(&[("x", "1")], &histogram);
+        text.summary("d_seconds", "Sums.").sums(3, Duration::from_millis(500));
         let expected = "# HELP a_bytes Bytes.\n# TYPE a_bytes gauge\na_bytes 7\n\
              # HELP b_total Calls.\n# TYPE b_total counter\nb_total{x=\"1\",y=\"a\\\"b\\\\\\n\"} 2.5\n\
              # HELP c_seconds Times.\n# TYPE c_seconds histogram\n\
              c_seconds_bucket{x=\"1\",le=\"0.001\"} 1\nc_seconds_bucket{x=\"1\",le=\"+Inf\"} 2\n\
-             c_seconds_sum{x=\"1\"} 2.001\nc_seconds_count{x=\"1\"} 2\n";
+             c_seconds_sum{x=\"1\"} 2.001\nc_seconds_count{x=\"1\"} 2\n\
+             # HELP d_seconds Sums.\n# TYPE d_seconds summary\nd_seconds_sum 0.5\nd_seconds_count 3\n";
         assert_eq!(text.finish(), expected);
     }
 }
