@@ -77,8 +77,8 @@ impl Window {
 
     /// Drops events up to this revision until they hold at most so many bytes, those of the resource first that has most.
     pub(crate) fn forget(&mut self, until: Revision, bytes_max: usize) {
-        let with_bytes = |recent: &'_ mut Recent| (recent.bytes_until(until), recent);
-        let mut old: Vec<_> = self.recent.values_mut().map(with_bytes).collect();
+        let recent = self.recent.values_mut();
+        let mut old: Vec<_> = recent.map(|recent| (recent.bytes_until(until), recent)).collect();
         let mut excess = old.iter().map(|(bytes, _)| bytes).sum::<usize>().saturating_sub(bytes_max);
         while excess > 0
             && let Some((bytes, largest)) = old.iter_mut().max_by_key(|(bytes, _)| *bytes)

@@ -10,7 +10,6 @@ use coracle_raft::{Role, Status};
 use coracle_storage::ReplicatedStorage;
 use serde::Deserialize;
 
-
 /// The phases of a pod. What is none of them counts as the last.
 const PHASES: &[&str] = &["Pending", "Running", "Succeeded", "Failed", "Unknown"];
 
