@@ -47,7 +47,9 @@ pub use exit::Exit;
 pub use files::{Mount, Volume};
 pub use host::{Host, HostConfig, HostError, disable_library_backtraces};
 pub use logs::LogSink;
-pub use sandbox::{Container, ContainerLimits, ContainerSpec, Pod, PodLimits, StartError, Usage};
+pub use sandbox::{
+    Container, ContainerLimits, ContainerSpec, HTTP_TIMEOUT_DEFAULT, Pod, PodLimits, StartError, Usage,
+};
 pub use seats::NoSeat;
 
 #[cfg(test)]
