@@ -223,9 +223,20 @@ impl HttpService for Service {
 }
 
 impl Server {
+    /// Serves a request, or says in a log why it has no response.
     async fn call(self: &Arc<Server>, request: Request<HttpBody>) -> Result<Response<HttpBody>, Unanswered> {
+        let id = RequestId::of(request.headers());
+        self.answer(id, request).await.inspect_err(|unanswered| self.log_unanswered(unanswered))
+    }
+
+    async fn answer(
+        self: &Arc<Server>,
+        id: RequestId,
+        request: Request<HttpBody>,
+    ) -> Result<Response<HttpBody>, Unanswered> {
         let sandbox = &self.sandbox;
-        let unserved = |request, error| Unanswered { error, request: Some(Box::new(request)) };
+        let failed = |error| Unanswered { error, id, request: None };
+        let unserved = |request, error| Unanswered { error, id, request: Some(Box::new(request)) };
         if sandbox.ended.is_cancelled() {
             return Err(unserved(request, ended()));
         }
@@ -234,11 +245,11 @@ impl Server {
             Err(reason) => return Err(unserved(request, HttpError::Unavailable { reason })),
         };
         let target = request.uri().clone();
-        let request = complete(request, sandbox.grants.namespace.hostname())?;
+        let request = complete(request, sandbox.grants.namespace.hostname()).map_err(failed)?;
         let deadline = Instant::now() + self.timeout;
         self.busy.notify_one();
-        self.serve(request, Arc::new(permit), deadline).await.map_err(|failure| match failure {
-            NoResponse::Failed(error) => error.into(),
+        self.serve(id, request, Arc::new(permit), deadline).await.map_err(|failure| match failure {
+            NoResponse::Failed(error) => failed(error),
             NoResponse::Unserved { request, error } => {
                 let mut request =
                     request.map(|body| body.map_err(|error| Box::new(error) as BoxError).boxed_unsync());
@@ -271,7 +282,7 @@ impl Server {
         Ok(InFlight { _of_all: of_all, _of_its_client: of_its_client, is_probe })
     }
 
-    /// What is said of a refusal to who asked; the pod's owner is told of it too.
+    /// What the node's log says of a refusal; the pod's owner is told of it too.
     #[cold]
     fn refused(&self, refused: Refused) -> String {
         self.sandbox.account.note(refused);
@@ -303,11 +314,11 @@ impl Server {
     /// Serves a request by an instance, and by another where the first ended before it came to the request.
     async fn serve(
         self: &Arc<Server>,
+        id: RequestId,
         mut request: Request<WasiBody>,
         permit: Permit,
         deadline: Instant,
     ) -> Answer {
-        let id = RequestId::random();
         let mut tries = 0;
         loop {
             tries += 1;
@@ -318,7 +329,7 @@ impl Server {
                     let response = p2::call(self, (id, call), response, deadline).await?;
                     return Ok(holding(response, permit, None));
                 }
-                Pre::HttpP3(_) => p3::call(self, (id, call), response, deadline, tries > 1).await,
+                Pre::HttpP3(_) => p3::call(self, call, response, deadline, tries > 1).await,
                 Pre::CommandP1(_) | Pre::CommandP2(_) | Pre::CommandP3(_) => {
                     return Err(unavailable("not an HTTP component").into());
                 }

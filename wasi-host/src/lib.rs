@@ -48,7 +48,9 @@ pub use exit::Exit;
 pub use files::{DiskPressure, Mount, Volume, disk_pressure};
 pub use host::{Host, HostConfig, HostError, disable_library_backtraces};
 pub use logs::LogSink;
-pub use sandbox::{Container, ContainerLimits, ContainerSpec, Pod, PodLimits, StartError, Usage};
+pub use sandbox::{
+    Container, ContainerLimits, ContainerSpec, HTTP_TIMEOUT_DEFAULT, Pod, PodLimits, StartError, Usage,
+};
 pub use seats::NoSeat;
 pub use tally::Totals;
 

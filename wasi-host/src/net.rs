@@ -15,6 +15,7 @@ mod mailbox;
 mod namespace;
 mod pipe;
 mod ports;
+mod request_id;
 mod seat;
 mod turns;
 mod udp;
@@ -28,12 +29,13 @@ pub use buffers::{Buffers, TenantBuffers, Unread};
 pub use conn::Conn;
 pub use error::NetError;
 pub use http_service::{
-    BoxError, Client, HttpBody, HttpError, HttpService, RequestId, UNSEEN, Unanswered, announce_body,
-    empty_body, full_body,
+    BoxError, Client, HttpBody, HttpError, HttpService, UNSEEN, Unanswered, announce_body, empty_body,
+    full_body,
 };
 pub use listener::{Bound, Listener};
 pub use namespace::{Namespace, NamespaceConfig};
 pub use pipe::{Gone, PIPE_CAPACITY};
+pub use request_id::{REQUEST_ID, REQUEST_ID_BYTES_MAX, RequestId};
 pub use udp::{DATAGRAM_BYTES_MAX, UdpSocket};
 #[cfg(test)]
 pub(crate) use uplink::Known;

@@ -31,7 +31,7 @@ use crate::store::GuestStore;
 const HTTP_PORT_DEFAULT: u16 = 80;
 
 /// How long one HTTP request may take in all, where nothing else is said.
-const HTTP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+pub const HTTP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 
 /// What all containers of a pod may use together.
 #[derive(Debug, Clone, Copy, Default)]

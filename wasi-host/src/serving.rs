@@ -9,6 +9,7 @@
 //! floods of frames that only cause work ([`frames`]). Who is cut off for such a fault and comes back for more is held back
 //! ([`HELD_BACK`]), with few connections at a time ([`HELD_BACK_MAX`]).
 
+mod answers;
 mod body;
 mod fault;
 mod frames;
@@ -23,9 +24,9 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, RETRY_AFTER, UPGRADE};
+use http::header::{HOST, UPGRADE};
 use http::uri::Authority;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -33,11 +34,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use crate::net::{BoxError, HttpBody, HttpError, RequestId, full_body};
+use crate::net::{BoxError, HttpBody, RequestId};
 use crate::refusals::{Bound, Refused};
 use body::ServedBody;
 use stream::ServedStream;
 
+pub use answers::{bland_answer, status_of, text_answer};
 pub use stream::BreakOff;
 
 pub use places::{
@@ -87,9 +89,6 @@ const RESETS_FOR_FAULTS_MAX: usize = 256;
 
 /// Requests of one connection that were given up before their response began, beyond those that were answered.
 pub const GIVEN_UP_MAX: u32 = 128;
-
-/// Where an answer names the request of which the component's log says how it failed.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const PLACE_LOST: &str = "its place was needed, or it gave up too many requests";
 
@@ -234,10 +233,13 @@ where
 {
     let in_flight = match place.begin() {
         Ok(in_flight) => in_flight,
-        Err(refused) => return refusal(refused).map(|body| ServedBody::new(body, None, None)),
+        Err(refused) => {
+            let refused = refusal(RequestId::of(request.headers()), refused);
+            return refused.map(|body| ServedBody::new(body, None, None));
+        }
     };
     if let Some(fault) = host_fault(&request) {
-        let refused = text_answer(StatusCode::BAD_REQUEST, fault);
+        let refused = host_refusal(RequestId::of(request.headers()), fault);
         return refused.map(|body| ServedBody::new(body, Some(in_flight), None));
     }
     if request.headers().contains_key(UPGRADE) {
@@ -263,49 +265,22 @@ fn host_fault<B>(request: &Request<B>) -> Option<&'static str> {
     }
 }
 
-/// It names the bound: the caller's part, or what the port takes of all.
-fn refusal(refused: Refused) -> Response<HttpBody> {
+/// One that is too many: who asked is told whose fault that is, and the log which bound it was.
+fn refusal(id: RequestId, refused: Refused) -> Response<HttpBody> {
+    tracing::debug!(request = %id, reason = %refused, "request refused");
     let status = match refused.bound {
         Bound::Caller => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    text_answer(status, &refused.to_string())
+    bland_answer(status, id)
 }
 
-/// An answer of the host itself, in words. One that may be another soon says when to ask again.
-pub fn text_answer(status: StatusCode, text: &str) -> Response<HttpBody> {
-    let mut response = Response::new(full_body(format!("{} {text}\n", status.as_u16())));
-    *response.status_mut() = status;
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, plain);
-    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    }
-    response
-}
-
-/// The response that stands for a component that gave none; of a service, where it is one that was asked. How a component
-/// failed is not said: the request's id, which its log has too, is all that a client gets.
-pub fn failure_answer(error: &HttpError, service: Option<&str>) -> Response<HttpBody> {
-    let status = match error {
-        HttpError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
-        HttpError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-        HttpError::Malformed { .. } => StatusCode::BAD_REQUEST,
-        HttpError::Failed { request } => return failed_answer(*request),
-    };
-    match service {
-        Some(service) => text_answer(status, &format!("service {service}: {error}")),
-        None => text_answer(status, &error.to_string()),
-    }
-}
-
-fn failed_answer(request: RequestId) -> Response<HttpBody> {
-    let text = format!("the request could not be answered; its id is {request}");
-    let mut response = text_answer(StatusCode::BAD_GATEWAY, &text);
-    if let Ok(id) = HeaderValue::try_from(request.to_string()) {
-        response.headers_mut().insert(REQUEST_ID, id);
-    }
-    response
+/// One that nobody can be asked for. It says what is wrong with what the client has sent.
+fn host_refusal(id: RequestId, reason: &'static str) -> Response<HttpBody> {
+    tracing::debug!(request = %id, reason, "request refused");
+    let mut refused = text_answer(StatusCode::BAD_REQUEST, reason);
+    id.write_to(refused.headers_mut());
+    refused
 }
 
 fn builder(window_bytes: u32) -> auto::Builder<TokioExecutor> {

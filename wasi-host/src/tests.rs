@@ -1,5 +1,6 @@
 //! Guests of every kind, run end to end: what they do, and what they cannot do to others.
 
+pub mod answers;
 mod artifacts;
 mod clients;
 mod code_store;
@@ -9,6 +10,7 @@ mod cpu;
 mod cut;
 mod growing;
 mod holdings;
+pub mod log;
 mod pods;
 mod preview1;
 pub mod programs;

@@ -17,7 +17,7 @@ pub(crate) use router::Router;
 use crate::door::{Arrival, Door};
 use crate::fabric::Inner;
 use coracle_wasi_host::net::HttpBody;
-use coracle_wasi_host::serving::{self, text_answer as answer};
+use coracle_wasi_host::serving;
 use forward::Forwarder;
 use http::Request;
 use std::future::pending;

@@ -1,11 +1,13 @@
 //! Two nodes in one process, with real tunnels between them.
 
+mod answers;
 mod clients;
 mod cluster;
 mod cut;
 mod decisions;
 mod gateway;
 mod held;
+mod log;
 mod names;
 mod outside;
 mod page;

@@ -1,8 +1,8 @@
-//! How a component failed: all of it for its log, and an id for whoever asked.
+//! Why a request has no response: all of it for a log, and an id for whoever asked.
 
 use super::{ENDED, Server};
 use crate::exit::Exit;
-use crate::net::{HttpError, RequestId};
+use crate::net::{HttpError, RequestId, Unanswered};
 
 impl Server {
     /// A guest failed while it served requests: says so where its operator looks, and ends the container where its
@@ -25,9 +25,23 @@ impl Server {
         }
     }
 
+    /// Says why a request has no response where nobody has yet: in the container's log where its guest took too long, in the
+    /// node's where no guest is at fault. Clients can be refused as often as they like: that would drown what a container says.
+    #[cold]
+    pub(super) fn log_unanswered(&self, Unanswered { error, id, .. }: &Unanswered) {
+        match error {
+            HttpError::Failed => {}
+            HttpError::TimedOut => {
+                self.log_failure(&[*id], &format!("no response within {:?}", self.timeout));
+            }
+            HttpError::Unavailable { .. } | HttpError::Malformed { .. } => {
+                tracing::debug!(container = self.sandbox.name, request = %id, reason = %error, "request refused");
+            }
+        }
+    }
+
     /// Says in the container's log why requests have no answer. Whoever asked is told their ids alone. A full sink loses it.
     pub(super) fn log_failure(&self, requests: &[RequestId], reason: &str) {
-        tracing::debug!(container = self.sandbox.name, reason, "request failed");
         self.sandbox.host.tally.failed(requests.len());
         let which = match requests {
             [] => "an instance that owed no answer".to_owned(),
@@ -36,6 +50,7 @@ impl Server {
                 format!("requests {}", all.iter().map(RequestId::to_string).collect::<Vec<_>>().join(", "))
             }
         };
+        tracing::debug!(container = self.sandbox.name, which, reason, "request failed");
         self.sandbox.grants.stderr.write(format!("{which} failed: {}\n", one_line(reason)).as_bytes());
     }
 }
@@ -51,11 +66,11 @@ pub(super) enum Failed {
 }
 
 impl Failed {
-    /// What the caller of the request is told.
-    pub(super) fn told(self, request: RequestId) -> HttpError {
+    /// What the caller of a request is told.
+    pub(super) fn told(self) -> HttpError {
         match self {
             Failed::InTime => HttpError::TimedOut,
-            Failed::ByItself => HttpError::Failed { request },
+            Failed::ByItself => HttpError::Failed,
             Failed::ForTheHost(reason) => HttpError::Unavailable { reason },
         }
     }

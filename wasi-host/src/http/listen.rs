@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderValue, Request, Response};
 use tokio_util::task::TaskTracker;
@@ -13,6 +14,9 @@ use crate::serving::{self, POD_PORT, POD_WINDOW_BYTES, PROBES, Place, Places};
 
 /// Bytes of the host that a connection takes while it is idle.
 const CONNECTION_BYTES: u64 = 8 << 10;
+
+/// How long a container that has ended still sends what it owes an answer to: who asked it last is told that it failed.
+const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Who asks over a connection.
 #[derive(Clone)]
@@ -105,10 +109,14 @@ async fn serve_connection(
         }
         respond(Arc::clone(&service), request)
     };
+    let overdue = async {
+        sandbox.ended.cancelled().await;
+        tokio::time::sleep(LAST_ANSWERS_TIMEOUT).await;
+    };
     let ended = tokio::select! {
         biased;
         ended = serving::serve(conn, place, sandbox.stop.cancelled(), respond) => ended,
-        () = sandbox.ended.cancelled() => return,
+        () = overdue => return,
     };
     if let Err(error) = ended {
         tracing::debug!(container = sandbox.name, %error, "connection failed");
@@ -123,7 +131,7 @@ async fn respond(service: Arc<dyn HttpService>, request: Request<HttpBody>) -> R
             response
         }
         Err(unanswered) => {
-            let mut response = serving::failure_answer(&unanswered.error, None);
+            let mut response = serving::bland_answer(serving::status_of(&unanswered.error), unanswered.id);
             if unanswered.request.is_some() {
                 response.headers_mut().insert(UNSEEN, HeaderValue::from_static("true"));
             }
@@ -139,7 +147,7 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
-    use crate::net::{HttpError, Unanswered, empty_body};
+    use crate::net::{HttpError, RequestId, Unanswered, empty_body};
 
     /// Fails, and hands the request back where it was asked for that; or says of itself that it has not seen it.
     struct Failing;
@@ -155,7 +163,7 @@ mod tests {
             }
             let error = HttpError::Unavailable { reason: "the container is stopping".into() };
             let request = (request.uri().path() == "/unseen").then(|| Box::new(request));
-            Box::pin(async { Err(Unanswered { error, request }) })
+            Box::pin(async { Err(Unanswered { error, id: RequestId::random(), request }) })
         }
     }
 

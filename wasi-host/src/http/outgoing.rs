@@ -25,7 +25,7 @@ use wasmtime_wasi_http::{DEFAULT_FORBIDDEN_HEADERS, Error, RequestOptions, WasiB
 use super::contents::{BODY_CHUNK_BYTES, BODY_CHUNK_BYTES_SQUEEZED};
 use super::guest_body::{GivenBody, GuestBodies, GuestBody};
 use crate::ledger::{Account, Charge, Holding};
-use crate::net::{BoxError, Conn, HttpBody, HttpError, Namespace, NetError, announce_body};
+use crate::net::{BoxError, Conn, HttpBody, HttpError, Namespace, NetError, Unanswered, announce_body};
 use crate::refusals::{Bound, Refused, What};
 
 /// Outgoing requests of one container at once.
@@ -168,7 +168,7 @@ async fn send(
                 request.map(|body| body.map_err(|error| Box::new(error) as BoxError).boxed_unsync());
             let answered = tokio::time::timeout(first_byte, service.call(request)).await;
             let answered = answered.map_err(|_| Error::HttpResponseTimeout)?;
-            let response = answered.map_err(|unanswered| from_service(unanswered.error))?;
+            let response = answered.map_err(from_service)?;
             Ok((response.map(from_body), Box::new(std::future::ready(Ok(())))))
         }
         Peer::Remote(conn) => exchange(conn, request, first_byte).await,
@@ -310,12 +310,12 @@ fn from_body(body: HttpBody) -> WasiBody {
     body.map_err(|error| Error::InternalError(Some(error.to_string()))).boxed_unsync()
 }
 
-fn from_service(error: HttpError) -> Error {
+fn from_service(Unanswered { error, id, .. }: Unanswered) -> Error {
     match error {
         HttpError::TimedOut => Error::HttpResponseTimeout,
         HttpError::Unavailable { .. } => Error::DestinationUnavailable,
         HttpError::Malformed { .. } => Error::HttpRequestUriInvalid,
-        failed @ HttpError::Failed { .. } => Error::InternalError(Some(failed.to_string())),
+        HttpError::Failed => Error::InternalError(Some(format!("{error}, of request {id}"))),
     }
 }
 
@@ -349,7 +349,7 @@ mod tests {
 
     use super::*;
     use crate::ledger::{Ledger, NodeBounds};
-    use crate::net::{HttpService, Isolated, NamespaceConfig, NetLimits, Unanswered, full_body};
+    use crate::net::{HttpService, Isolated, NamespaceConfig, NetLimits, full_body};
 
     /// A namespace where port 80 says how a request's body came, and what it was.
     fn echoing() -> Namespace {

@@ -58,14 +58,14 @@ impl GiveUp {
             Ok(Err(error)) => error,
             Ok(Ok(())) => {
                 server.log_failure(&[id], "it returned without a response");
-                HttpError::Failed { request: id }
+                HttpError::Failed
             }
             Err(JoinError::Aborted) if Instant::now() >= deadline => HttpError::TimedOut,
             Err(JoinError::Aborted) => ended(),
             Err(error @ JoinError::Panicked(_)) => {
                 tracing::error!(container = server.sandbox.name, %error, "host panicked serving a request");
                 server.log_failure(&[id], "the host failed");
-                HttpError::Failed { request: id }
+                HttpError::Failed
             }
         }
     }
@@ -80,7 +80,7 @@ impl Drop for GiveUp {
 }
 
 async fn serve(server: &Server, id: RequestId, call: Call) -> Served {
-    let failed = |error: wasmtime::Error| server.failed(&error, &[id]).told(id);
+    let failed = |error: wasmtime::Error| server.failed(&error, &[id]).told();
     let Pre::HttpP2(pre) = &server.sandbox.artifact.pre else {
         return Err(unavailable("not an HTTP component of WASI 0.2"));
     };
@@ -129,7 +129,7 @@ async fn serve(server: &Server, id: RequestId, call: Call) -> Served {
     let returned = deliveries.drive(handler.call_handle(&mut store, request, response)).await;
     if let Some(reason) = refused.lock().take() {
         server.log_failure(&[id], &format!("it answered with the error {reason}"));
-        return Err(HttpError::Failed { request: id });
+        return Err(HttpError::Failed);
     }
     returned.map_err(failed)
 }

@@ -82,7 +82,7 @@ struct Worker {
 /// until the response's body has ended.
 pub(super) async fn call(
     server: &Arc<Server>,
-    (id, call): (RequestId, Call),
+    call: Call,
     response: oneshot::Receiver<Answer>,
     deadline: Instant,
     again: bool,
@@ -101,7 +101,7 @@ pub(super) async fn call(
             let response = response.unwrap_or_else(|_| {
                 let has_ended = waiting.server.sandbox.ended.is_cancelled();
                 // Else its instance has, while it served the request, and has said so in the log.
-                Err(if has_ended { ended() } else { HttpError::Failed { request: id } }.into())
+                Err(if has_ended { ended() } else { HttpError::Failed }.into())
             })?;
             Ok((response, waiting))
         }
@@ -142,6 +142,14 @@ impl Drop for Waiting {
 }
 
 impl Worker {
+    /// One request less of this name, which clients may give to several.
+    fn answered(&self, id: RequestId) {
+        let mut unanswered = self.unanswered.lock();
+        if let Some(at) = unanswered.iter().position(|other| *other == id) {
+            unanswered.swap_remove(at);
+        }
+    }
+
     fn abort(&self) {
         if let Some(task) = self.task.lock().as_ref() {
             task.abort();
@@ -259,9 +267,7 @@ async fn run(server: &Server, worker: &Arc<Worker>, seat: Seat, mut queue: mpsc:
         Ended::Failed(error) => server.failed(&error, &unanswered),
     };
     for call in waiting {
-        if let Some(id) = call.id() {
-            call.refuse(failed.clone().told(id));
-        }
+        call.refuse(failed.clone().told());
     }
 }
 
@@ -367,14 +373,14 @@ async fn handle(
         Ok(response) => Ok(store.with(|store| response.into_http(store, sent))?),
         Err(code) => Err(code),
     };
-    worker.unanswered.lock().retain(|other| *other != id);
+    worker.answered(id);
     match answered {
         Ok(response) => deliveries.begin(response, is_head, reply),
         Err(code) => {
             let code = exit::truncate(format!("{code:?}"));
             server.log_failure(&[id], &format!("it answered with the error {code}"));
             // Whoever asked may have gone away.
-            let _ = reply.send(Err(HttpError::Failed { request: id }.into()));
+            let _ = reply.send(Err(HttpError::Failed.into()));
         }
     }
     drop(permit);

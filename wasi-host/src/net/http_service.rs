@@ -1,6 +1,5 @@
 //! HTTP between parts of one process: a request handed over as a value, without a socket or a parser.
 
-use std::fmt;
 use std::net::IpAddr;
 
 use bytes::Bytes;
@@ -10,6 +9,8 @@ use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
+
+use super::RequestId;
 
 /// Any error that a body may end with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -35,16 +36,12 @@ pub trait HttpService: Send + Sync {
 /// A request that has no response.
 #[derive(Debug)]
 pub struct Unanswered {
-    /// Why.
+    /// Why: for a log, not for whoever asked.
     pub error: HttpError,
+    /// What the request is called where its component's log, or the node's, says more.
+    pub id: RequestId,
     /// The request, where no guest has seen anything of it: it may be sent to another endpoint.
     pub request: Option<Box<Request<HttpBody>>>,
-}
-
-impl From<HttpError> for Unanswered {
-    fn from(error: HttpError) -> Self {
-        Self { error, request: None }
-    }
 }
 
 /// Why a component gave no response. The gateway turns each into the status named beside it.
@@ -53,41 +50,21 @@ pub enum HttpError {
     /// 503: no instance may be made now, or the container is stopping.
     #[error("not serving: {reason}")]
     Unavailable {
-        /// What stands in the way, for the response's body.
+        /// What stands in the way.
         reason: String,
     },
     /// 504: the request's time was up before the response began.
     #[error("no response within the time limit")]
     TimedOut,
-    /// 502: the guest trapped, exited or answered nonsense. How is for its log, not for whoever asked.
-    #[error("the component failed; its log says how, of request {request}")]
-    Failed {
-        /// By which its log names the request.
-        request: RequestId,
-    },
+    /// 502: the guest trapped, exited or answered nonsense, and the component's log has said how.
+    #[error("the component failed, and its log says how")]
+    Failed,
     /// 400: what was asked cannot be meant.
     #[error("{reason}")]
     Malformed {
         /// What is wrong with it.
         reason: &'static str,
     },
-}
-
-/// What a request is called, where somebody is to find it in a log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RequestId(u64);
-
-impl RequestId {
-    /// Another one than any before, as far as chance goes.
-    pub fn random() -> RequestId {
-        RequestId(rand::random())
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
 }
 
 /// Says in a request for HTTP/1.1 that it has a body, where its length is not known: hyper takes a GET, HEAD or CONNECT

@@ -1,5 +1,6 @@
 //! Clients that are slow, silent or hostile, each against the bound that is theirs.
 
+mod answers;
 mod heads;
 mod hostile;
 mod streams;
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::net::{Conn, PIPE_CAPACITY, empty_body};
+use crate::net::{Conn, PIPE_CAPACITY, empty_body, full_body};
 
 /// A server of a few places, on connections in memory.
 struct Server {

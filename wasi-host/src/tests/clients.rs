@@ -11,6 +11,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
+use super::answers::Answer;
+use super::log::Log;
 use super::*;
 use crate::net::{Conn, HttpBody, Known, empty_body};
 
@@ -119,18 +121,18 @@ fn unfinished() -> Request<HttpBody> {
 }
 
 #[tokio::test]
-async fn who_is_refused_is_told_whose_bound_it_was_and_so_is_the_pods_owner() {
-    use http_body_util::BodyExt;
-
+async fn whose_bound_it_was_is_told_to_the_pods_owner_and_not_to_who_is_refused() {
+    let log = Log::keep();
     for (sample, request) in [("hello-http-p3", endless as fn() -> _), ("hello-http", unfinished)] {
         let port = Port::of(sample).await;
         let _greedy = port.fill(9, 1, request).await;
         let refused = send(port.connect(9, 1).await, request()).await.await.expect("answered");
-        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE, "{sample}");
-        let text = refused.into_body().collect().await.expect("a body").to_bytes();
-        let text = String::from_utf8_lossy(&text).into_owned();
+        let Answer { status, id, text } = Answer::read(refused).await;
+        assert_eq!(status, 503, "{sample}");
+        assert_eq!(text, format!("503 the request cannot be answered now; its id is {id}\n"), "{sample}");
         let expected = "requests under way: the caller, or the pods of its namespace, hold ";
-        assert!(text.starts_with(&format!("503 not serving: {expected}")), "{sample}: {text}");
+        let lines = log.lines(&id);
+        assert!(matches!(&*lines, [line] if line.contains(expected)), "{sample}: {lines:?}");
         let told = port.bench.host.refusals().next().await;
         assert_eq!(&told[0].holder, port.pod.namespace().holder());
         assert!(told.iter().any(|told| told.to_string().starts_with(expected)), "{sample}: {told:?}");

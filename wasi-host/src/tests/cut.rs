@@ -130,7 +130,7 @@ async fn over_http_1_0_the_connection_is_reset() {
         let (_bench, pod, _container) = serve(component).await;
         for how in cuts {
             let (ended, read) = on_the_wire(&pod, &format!("/cut/{how}"), "1.0").await;
-            assert!(ended.is_err(), "{component} {how}");
+            assert!(ended.is_err(), "{component} {how}: {read}");
             assert!(read.ends_with("\r\n\r\nso far"), "{component} {how}: {read}");
         }
         let (ended, _) = on_the_wire(&pod, "/", "1.0").await;

@@ -100,8 +100,9 @@ async fn who_only_waited_for_an_instance_that_trapped_is_served_by_another() {
     for trapped in trapping {
         let unanswered = trapped.await.expect("no panic").expect_err("it trapped");
         assert!(unanswered.request.is_none(), "a guest had it: {}", unanswered.error);
-        let HttpError::Failed { request } = unanswered.error else { panic!("{}", unanswered.error) };
-        let is_logged = |line: &str| line.contains(&request.to_string()) && line.contains(" failed: trapped");
+        assert!(matches!(unanswered.error, HttpError::Failed), "{}", unanswered.error);
+        let id = unanswered.id.to_string();
+        let is_logged = |line: &str| line.contains(&id) && line.contains(" failed: trapped");
         while !bench.stderr.text().lines().any(is_logged) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -285,11 +286,12 @@ async fn a_trap_fails_its_request_and_no_other() {
     let mut spec = bench.spec(bench.prepare(&handler("unreachable")).await);
     spec.http_port = Some(PORT);
     let container = pod.start(spec).expect("started");
+    let service = pod.namespace().http_service(PORT).expect("served");
     for _ in 0..2 {
-        let failed = call(&pod, get("/")).await;
-        let Err(HttpError::Failed { request }) = failed else { panic!("it failed: {failed:?}") };
+        let failed = service.call(get("/")).await.expect_err("it traps");
+        assert!(matches!(failed.error, HttpError::Failed), "{}", failed.error);
         let log = bench.stderr.text();
-        let line = log.lines().find(|line| line.starts_with(&format!("request {request} failed: ")));
+        let line = log.lines().find(|line| line.starts_with(&format!("request {} failed: ", failed.id)));
         assert!(line.is_some_and(|line| line.contains("unreachable")), "{log}");
     }
     let told = ask(&pod).await;
@@ -303,21 +305,21 @@ async fn a_trap_fails_its_request_and_no_other() {
     spec.http_port = Some(PORT + 1);
     let silent = pod.start(spec).expect("started");
     let service = pod.namespace().http_service(PORT + 1).expect("served");
-    let failed = service.call(get("/")).await.map_err(|unanswered| unanswered.error).map(|_| ());
-    let Err(HttpError::Failed { request }) = failed else { panic!("it failed: {failed:?}") };
-    let line = format!("request {request} failed: it returned without a response\n");
+    let failed = service.call(get("/")).await.expect_err("it is silent");
+    assert!(matches!(failed.error, HttpError::Failed), "{}", failed.error);
+    let line = format!("request {} failed: it returned without a response\n", failed.id);
     assert!(bench.stderr.text().contains(&line), "{}", bench.stderr.text());
     assert_eq!(bench.host.totals().failed_requests, 4);
     drop(silent);
 }
 
 /// A 0.2 handler that never returns.
-fn looping_handler() -> String {
+pub fn looping_handler() -> String {
     handler("(loop $again (br $again))")
 }
 
 /// A 0.2 handler with this body.
-fn handler(body: &str) -> String {
+pub fn handler(body: &str) -> String {
     r#"(component
         (import "wasi:http/types@0.2.0" (instance $types
             (export "incoming-request" (type (sub resource)))

@@ -8,9 +8,9 @@ use crate::peer::Peer;
 use crate::place::Hop;
 use crate::tables::Service;
 use coracle_wasi_host::net::{
-    BoxError, HttpBody, HttpError, HttpService, NetError, UNSEEN, Unanswered, announce_body,
+    BoxError, HttpBody, HttpService, NetError, RequestId, UNSEEN, Unanswered, announce_body,
 };
-use coracle_wasi_host::serving::{failure_answer, text_answer};
+use coracle_wasi_host::serving::{bland_answer, status_of};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body, Incoming};
@@ -44,24 +44,35 @@ pub(super) enum Backend {
 }
 
 /// Why a request could not be served.
-pub(super) enum Fault {
-    /// What the client is told.
-    Told(StatusCode, String),
-    /// The component of a service had no answer.
-    OfComponent { service: String, error: HttpError },
+pub(super) struct Fault {
+    /// All that the client is told.
+    pub(super) status: StatusCode,
+    /// For the node's log.
+    pub(super) reason: String,
+    /// What the request is called where it failed, if somebody said that.
+    pub(super) id: Option<RequestId>,
 }
 
 impl From<(StatusCode, String)> for Fault {
-    fn from((status, text): (StatusCode, String)) -> Self {
-        Self::Told(status, text)
+    fn from((status, reason): (StatusCode, String)) -> Self {
+        Self { status, reason, id: None }
     }
 }
 
 impl Fault {
-    pub(super) fn answer(&self) -> Response<HttpBody> {
-        match self {
-            Self::Told(status, text) => text_answer(*status, text),
-            Self::OfComponent { service, error } => failure_answer(error, Some(service)),
+    /// What the client is answered whose request came with this id, or with none. The log has the same with the reason.
+    #[cold]
+    pub(super) fn answer(self, given: Option<RequestId>) -> Response<HttpBody> {
+        let Self { status, reason, id } = self;
+        let id = given.or(id).unwrap_or_else(RequestId::random);
+        tracing::debug!(request = %id, status = status.as_u16(), reason, "request not answered");
+        bland_answer(status, id)
+    }
+
+    /// A request that is tried elsewhere keeps the id by which it failed.
+    pub(super) fn keep_id(&self, request: &mut Request<HttpBody>) {
+        if let Some(id) = self.id {
+            id.write_to(request.headers_mut());
         }
     }
 }
@@ -72,7 +83,7 @@ pub(super) enum Failure {
     Again {
         request: Box<Request<HttpBody>>,
         error: NetError,
-        /// What the client is told where there is no other.
+        /// What it is where there is no other.
         fault: Option<Fault>,
     },
     Final(Fault),
@@ -83,11 +94,18 @@ impl Failure {
         Self::Again { request: Box::new(request), error, fault: None }
     }
 
+    /// No guest has seen the request.
+    fn unseen(mut request: Box<Request<HttpBody>>, fault: Fault) -> Self {
+        fault.keep_id(&mut request);
+        Self::Again { request, error: NetError::ConnectionRefused, fault: Some(fault) }
+    }
+
     /// A component has no response.
-    fn of_component(service: &Service, unanswered: Unanswered) -> Self {
-        let fault = Fault::OfComponent { service: service.full_name(), error: unanswered.error };
-        match unanswered.request {
-            Some(request) => Self::Again { request, error: NetError::ConnectionRefused, fault: Some(fault) },
+    fn of_component(service: &Service, Unanswered { error, id, request }: Unanswered) -> Self {
+        let reason = format!("service {}: {error}", service.full_name());
+        let fault = Fault { status: status_of(&error), reason, id: Some(id) };
+        match request {
+            Some(request) => Self::unseen(request, fault),
             None => Self::Final(fault),
         }
     }
@@ -187,11 +205,9 @@ async fn send_over(
     let copy = copy_without_body(&request);
     match sender.try_send_request(request).await {
         Ok(mut response) => match (response.headers_mut().remove(UNSEEN), copy) {
-            (Some(_), Some(request)) => Err(Failure::Again {
-                request: Box::new(request),
-                error: NetError::ConnectionRefused,
-                fault: Some(not_serving(service, response.status())),
-            }),
+            (Some(_), Some(request)) => {
+                Err(Failure::unseen(Box::new(request), not_serving(service, &response)))
+            }
             _ => Ok((response, sender)),
         },
         Err(mut error) => match error.take_message().or(copy.filter(|copy| copy.method().is_idempotent())) {
@@ -219,8 +235,9 @@ pub(super) fn copy_without_body(request: &Request<HttpBody>) -> Option<Request<H
 }
 
 /// An endpoint has said that no guest has seen the request.
-pub(super) fn not_serving(service: &Service, status: StatusCode) -> Fault {
-    (status, format!("service {}: not serving", service.full_name())).into()
+pub(super) fn not_serving(service: &Service, response: &Response<Incoming>) -> Fault {
+    let reason = format!("service {}: not serving", service.full_name());
+    Fault { status: response.status(), reason, id: RequestId::given(response.headers()) }
 }
 
 /// A connection that goes back to the pool with the end of its response.

@@ -1,6 +1,5 @@
 //! One request from a client to an endpoint and its response back.
 
-use super::answer;
 use super::backend::{Backends, Failure, Fault, Pair, copy_without_body, not_serving};
 use super::headers::{self, host_of};
 use super::upgrade::{self, Upgrade};
@@ -9,7 +8,8 @@ use crate::model::{BackendPort, Protocol};
 use crate::service::{Choice, Failed};
 use crate::tables::{OpenConnection, Service};
 use bytes::Bytes;
-use coracle_wasi_host::net::{BoxError, Client, HttpBody, NetError, UNSEEN};
+use coracle_wasi_host::HTTP_TIMEOUT_DEFAULT;
+use coracle_wasi_host::net::{BoxError, Client, HttpBody, NetError, RequestId, UNSEEN};
 use coracle_wasi_host::serving::source_of;
 use coracle_wasi_host::shares::{Holder, Permit, Shares};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, uri::Authority};
@@ -21,8 +21,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// How long an endpoint may take until its response begins.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an endpoint may take until its response begins: longer than a component, so that its own node gives it up, and
+/// says so in its log.
+const RESPONSE_TIMEOUT: Duration = HTTP_TIMEOUT_DEFAULT.saturating_add(Duration::from_secs(2));
 
 /// Forwards requests by the fabric's tables.
 pub(super) struct Forwarder {
@@ -40,10 +41,10 @@ impl Forwarder {
 
     /// Answers one request; what goes wrong is a response as well.
     pub(super) async fn serve(&self, peer: SocketAddr, request: Request<HttpBody>) -> Response<HttpBody> {
-        let begun = Instant::now();
+        let (begun, id) = (Instant::now(), RequestId::given(request.headers()));
         let response = match self.forward(peer, request).await {
             Ok(response) => response,
-            Err(fault) => fault.answer(),
+            Err(fault) => fault.answer(id),
         };
         self.fabric.gateway_meter().answered(response.status(), begun.elapsed());
         response
@@ -86,7 +87,7 @@ impl Forwarder {
                 }
             }
         }
-        Err(told.unwrap_or_else(|| unreachable(&service, failed.last())))
+        Err(told.unwrap_or_else(|| unreachable(&service, &request, failed.last())))
     }
 
     /// A part of all that may be under way: of the client and of the namespace that serves it, until the permit is dropped.
@@ -177,30 +178,33 @@ impl Forwarder {
                 && let Some(again) = copy
             {
                 self.fabric.note(&mut failed, choice, NetError::ConnectionRefused);
-                told = Some(not_serving(service, response.status()));
+                let fault = not_serving(service, &response);
                 request = again;
+                fault.keep_id(&mut request);
+                told = Some(fault);
                 continue;
             }
             self.fabric.remember(service, client.ip(), choice);
-            return Ok(match upgrade.take() {
-                Some(upgrade) => upgrade.finish(response, sender, open),
-                None => answer(StatusCode::BAD_GATEWAY, "it has been answered"),
-            });
+            return match upgrade.take() {
+                Some(upgrade) => Ok(upgrade.finish(response, sender, open)),
+                None => Err((StatusCode::BAD_GATEWAY, "it has been answered".to_owned()).into()),
+            };
         }
-        Err(told.unwrap_or_else(|| unreachable(service, failed.last())))
+        Err(told.unwrap_or_else(|| unreachable(service, &request, failed.last())))
     }
 }
 
-fn unreachable(service: &Service, error: Option<NetError>) -> Fault {
+/// No endpoint is left. What has failed at one of them before is told under the id that the request has from there.
+fn unreachable(service: &Service, request: &Request<HttpBody>, error: Option<NetError>) -> Fault {
     let name = service.full_name();
-    let told = match error {
+    let (status, reason) = match error {
         None => (StatusCode::SERVICE_UNAVAILABLE, format!("service {name} has no ready endpoint")),
         Some(NetError::TimedOut) => {
             (StatusCode::GATEWAY_TIMEOUT, format!("service {name} cannot be reached in time"))
         }
         Some(error) => (StatusCode::BAD_GATEWAY, format!("service {name} cannot be reached: {error}")),
     };
-    told.into()
+    Fault { status, reason, id: RequestId::given(request.headers()) }
 }
 
 /// A response's body, with what is held for as long as it lasts.

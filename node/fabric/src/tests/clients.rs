@@ -1,6 +1,7 @@
 //! Clients in the outside that are silent, many, gone or hold on: what each costs others.
 
 use super::cluster::{Authority, Cluster, Pod, config, endpoint, ingress, pod, pod_in, pod_within, service};
+use super::log::Log;
 use crate::{Fabric, Name, NetworkState, RouteSource};
 use coracle_wasi_host::descriptors::Descriptors;
 use coracle_wasi_host::net::{NetLimits, UNSEEN};
@@ -284,6 +285,7 @@ async fn clients_that_come_by_another_node_have_each_a_part_of_the_pod() {
 #[tokio::test]
 async fn requests_that_one_namespace_does_not_answer_leave_a_part_to_others() {
     const REQUESTS: usize = 8;
+    let log = Log::keep();
     let mut cluster = Cluster::new().await;
     let mut config = config("a", cluster.authority.node("a"));
     config.gateway_requests = Shares::new(What::GatewayRequests, REQUESTS);
@@ -314,7 +316,7 @@ async fn requests_that_one_namespace_does_not_answer_leave_a_part_to_others() {
     }
     let refused = async {
         let mut text = Vec::new();
-        while !text.ends_with(b"add a node\n") {
+        while !text.windows(9).any(|words| words == b"its id is") || !text.ends_with(b"\n") {
             assert!(open.last_mut().unwrap().read_buf(&mut text).await.unwrap() > 0);
         }
         String::from_utf8(text).unwrap()
@@ -322,8 +324,13 @@ async fn requests_that_one_namespace_does_not_answer_leave_a_part_to_others() {
     let refused = tokio::time::timeout(Duration::from_secs(60), refused).await;
     let refused = refused.expect("the last of them is refused");
     assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    let (_, told) = refused.split_once("\r\n\r\n").expect("a head");
+    let id =
+        told.strip_prefix("503 the request cannot be answered now; its id is ").expect("no more").trim_end();
+    assert!(refused.contains(&format!("x-request-id: {id}\r\n")), "{refused}");
     let words = "requests under way at the gateway: the namespace holds 4 of this node's 8 and may hold 4 by what is free";
-    assert!(refused.contains(&format!("503 namespace other: {words}")), "{refused}");
+    let lines = log.lines(id);
+    assert!(matches!(&*lines, [line] if line.contains(&format!("namespace other: {words}"))), "{lines:?}");
     let told = cluster.a.inner().refusals().next().await;
     assert_eq!((&*told[0].holder.namespace, told[0].holder.pod), ("other", None));
     assert!(told.iter().any(|told| told.to_string().starts_with(words)), "{told:?}");
