@@ -61,6 +61,9 @@ pub trait StateMachine: Send + 'static {
     /// Raft's own entries are left out, so indices have gaps.
     fn apply(&mut self, index: u64, term: u64, entry: &[u8]) -> Self::Output;
 
+    /// Called every few seconds, also while nothing is applied.
+    fn tend(&mut self) {}
+
     /// Everything up to `index` is applied: the place to publish the new state. Proposers are told, and
     /// [`Raft::wait_applied`] returns, only after it.
     fn applied_batch(&mut self, _index: u64) {}

@@ -23,8 +23,6 @@ use crate::{
 /// Source: kube-apiserver has etcd compact after five minutes.
 const OLD_AFTER: Duration = Duration::from_secs(300);
 const OLD_EVENTS_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Between two moments of which the revision is known.
-const MOMENT: Duration = Duration::from_secs(15);
 
 /// What an applied entry gives back to its proposer.
 #[derive(Clone, Debug)]
@@ -54,7 +52,7 @@ struct Moments(VecDeque<(Instant, Revision)>);
 impl Moments {
     /// Takes note of a revision. The one up to which events are old, where that is another than before.
     fn pass(&mut self, now: Instant, revision: Revision) -> Option<Revision> {
-        if self.0.back().is_none_or(|(then, _)| now.duration_since(*then) >= MOMENT) {
+        if self.0.back().is_none_or(|(_, last)| *last != revision) {
             self.0.push_back((now, revision));
         }
         let old = self.0.iter().take_while(|(then, _)| now.duration_since(*then) >= OLD_AFTER).count();
@@ -129,9 +127,6 @@ impl StateMachine for Machine {
                 self.hub.publish(Arc::new(view), &batch.events);
                 self.hub.set_clock(store.clock());
                 self.hub.checkpoints().lock().applied(index, || store.state_hash());
-                if let Some(old) = self.moments.pass(Instant::now(), store.revision()) {
-                    store.forget_events(old, OLD_EVENTS_BYTES_MAX);
-                }
                 AppliedEntry { index, batch: Arc::new(batch) }
             }
             Err(error) => {
@@ -145,6 +140,13 @@ impl StateMachine for Machine {
                 let reason = agreed.refusal(&self.build).unwrap_or_else(|| chain(&error));
                 self.stop(index, &reason)
             }
+        }
+    }
+
+    fn tend(&mut self) {
+        let mut store = self.store.lock();
+        if let Some(old) = self.moments.pass(Instant::now(), store.revision()) {
+            store.forget_events(old, OLD_EVENTS_BYTES_MAX);
         }
     }
 
@@ -222,11 +224,11 @@ mod tests {
         let (mut moments, begun) = (Moments::default(), Instant::now());
         let mut pass = |seconds, revision| moments.pass(begun + Duration::from_secs(seconds), revision);
         for (seconds, revision, old) in
-            [(0, 1, None), (10, 2, None), (20, 3, None), (299, 4, None), (300, 5, Some(1)), (400, 6, Some(3))]
+            [(0, 1, None), (15, 1, None), (30, 3, None), (299, 3, None), (300, 3, Some(1)), (400, 4, Some(3))]
         {
             assert_eq!(pass(seconds, revision), old, "{seconds}");
         }
-        assert_eq!(pass(2_000, 7), Some(6));
+        assert_eq!((pass(700, 4), pass(701, 4)), (Some(4), None));
     }
 
     #[test]

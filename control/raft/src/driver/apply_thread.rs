@@ -2,10 +2,10 @@
 //! a snapshot is due.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::StateMachine;
 use super::applied::Teller;
@@ -39,6 +39,9 @@ pub enum ApplyJob<O> {
 
 /// How many rounds' entries share one publication of the state.
 const ROUNDS_TOGETHER_MAX: usize = 64;
+
+/// Between two looks at what the machine, and the log, can do without.
+const TEND_EVERY: Duration = Duration::from_secs(15);
 
 pub struct ApplyThread<M: StateMachine, D: Disk> {
     machine: M,
@@ -82,18 +85,31 @@ impl<M: StateMachine, D: Disk> ApplyThread<M, D> {
     }
 
     pub fn run(mut self) -> Result<(), Error> {
-        while let Ok(first) = self.queue.recv() {
-            let begun = Instant::now();
-            self.carry_out(first)?;
-            for _ in 1..ROUNDS_TOGETHER_MAX {
-                match self.queue.try_recv() {
-                    Ok(next) => self.carry_out(next)?,
-                    Err(_) => break,
+        let mut tend_at = Instant::now();
+        loop {
+            match self.queue.recv_deadline(tend_at) {
+                Ok(first) => self.rounds(first)?,
+                Err(RecvTimeoutError::Timeout) => {
+                    tend_at = Instant::now() + TEND_EVERY;
+                    self.machine.tend();
+                    self.snapshot_if_due();
                 }
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
-            self.publish();
-            self.waker.shared.metrics.apply.observe(begun.elapsed());
         }
+    }
+
+    fn rounds(&mut self, first: ApplyJob<M::Output>) -> Result<(), Error> {
+        let begun = Instant::now();
+        self.carry_out(first)?;
+        for _ in 1..ROUNDS_TOGETHER_MAX {
+            match self.queue.try_recv() {
+                Ok(next) => self.carry_out(next)?,
+                Err(_) => break,
+            }
+        }
+        self.publish();
+        self.waker.shared.metrics.apply.observe(begun.elapsed());
         Ok(())
     }
 
@@ -151,6 +167,10 @@ impl<M: StateMachine, D: Disk> ApplyThread<M, D> {
                 self.waker.wake();
             }
         }
+        self.snapshot_if_due();
+    }
+
+    fn snapshot_if_due(&mut self) {
         if self.snapshots.is_due() {
             self.snapshots.take(self.last, || self.machine.freeze());
         }
