@@ -4,8 +4,8 @@ use coracle_proto::metrics::{Counter, Histogram, Text};
 use http::StatusCode;
 use std::time::Duration;
 
-/// Upper bounds of the buckets for a request's duration, in microseconds: 100 us, which a component of this node may take, to the
-/// 62 s after which an endpoint is given up.
+/// Upper bounds of the buckets for a request's duration, in microseconds: 100 us, which a component of this node may take, to
+/// 60 s, shortly after which an endpoint is given up.
 const BOUNDS_US: &[u64] = &[
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
     2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
