@@ -8,7 +8,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::EXIT_KILLED;
+use super::news::EXIT_KILLED;
 use crate::{
     pod::{Changes, ContainerState, Instance, Phase, PodState, Sandbox, Terminated, Volumes},
     restart::Backoff,
