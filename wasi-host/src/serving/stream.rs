@@ -48,8 +48,9 @@ impl BreakOff for TcpStream {
     }
 }
 
-pub(super) struct ServedStream<S> {
-    stream: S,
+pub(super) struct ServedStream<S: BreakOff> {
+    /// Until it is handed on.
+    stream: Option<S>,
     pace: Pace,
     meter: FrameMeter,
     head: HeadMeter,
@@ -102,16 +103,17 @@ impl HeadMeter {
     }
 }
 
-impl<S> ServedStream<S> {
+impl<S: BreakOff> ServedStream<S> {
     pub(super) fn new(stream: S, place: Place) -> Self {
         let pace = Pace::new(CLIENT_PATIENCE, Some(CLIENT_BYTES_PER_SECOND_MIN));
         let head = HeadMeter { place, messages: Messages::default(), counted: 0 };
-        Self { stream, pace, meter: FrameMeter::default(), head, linger: None }
+        Self { stream: Some(stream), pace, meter: FrameMeter::default(), head, linger: None }
     }
 
     /// The stream itself. Nothing of it is kept back here.
-    pub(super) fn into_inner(self) -> S {
-        self.stream
+    pub(super) fn into_inner(mut self) -> S {
+        let Some(stream) = self.stream.take() else { unreachable!("it goes with the whole") };
+        stream
     }
 
     /// Takes the rest of a body, for a while, and throws it away.
@@ -120,6 +122,7 @@ impl<S> ServedStream<S> {
         S: AsyncRead + Unpin,
     {
         let Self { stream, head, linger, .. } = self;
+        let mut stream = pinned(stream);
         let linger = linger.get_or_insert_with(|| Linger {
             until: Box::pin(tokio::time::sleep(LINGER_MAX)),
             left: LINGER_BYTES_MAX,
@@ -135,7 +138,7 @@ impl<S> ServedStream<S> {
                 return Poll::Pending;
             }
             let mut piece = ReadBuf::uninit(&mut piece);
-            let read = std::task::ready!(Pin::new(&mut *stream).poll_read(context, &mut piece));
+            let read = std::task::ready!(stream.as_mut().poll_read(context, &mut piece));
             if read.is_err() || piece.filled().is_empty() {
                 break;
             }
@@ -159,13 +162,28 @@ impl<S> ServedStream<S> {
             Poll::Ready(Err(_)) => polled,
             Poll::Pending => {
                 std::task::ready!(self.pace.poll_waiting(context));
+                self.head.place.break_off();
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
             }
         }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for ServedStream<S> {
+fn pinned<S: Unpin>(stream: &mut Option<S>) -> Pin<&mut S> {
+    let Some(stream) = stream else { unreachable!("it goes with the whole") };
+    Pin::new(stream)
+}
+
+/// Not before: what came of an answer that breaks off may still be on its way.
+impl<S: BreakOff> Drop for ServedStream<S> {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.as_ref().filter(|_| self.head.place.is_broken_off()) {
+            stream.break_off();
+        }
+    }
+}
+
+impl<S: AsyncRead + BreakOff + Unpin> AsyncRead for ServedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -176,7 +194,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ServedStream<S> {
         if !meter.is_http2() && !head.look() {
             return Poll::Ready(Err(no_room()));
         }
-        std::task::ready!(Pin::new(stream).poll_read(context, buffer))?;
+        std::task::ready!(pinned(stream).poll_read(context, buffer))?;
         let received = &buffer.filled()[before..];
         if !meter.received(received) {
             let flood = io::Error::new(io::ErrorKind::InvalidData, "a flood of HTTP/2 control frames");
@@ -201,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + BreakOff + Unpin> AsyncWrite for ServedStream<S
         context: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(context, data);
+        let polled = pinned(&mut self.stream).poll_write(context, data);
         self.written(context, polled)
     }
 
@@ -210,25 +228,20 @@ impl<S: AsyncRead + AsyncWrite + BreakOff + Unpin> AsyncWrite for ServedStream<S
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        let polled = pinned(&mut self.stream).poll_write_vectored(context, pieces);
         self.written(context, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.as_ref().is_some_and(S::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        std::task::ready!(Pin::new(&mut self.stream).poll_flush(context))?;
-        // What came of an answer that breaks off is sent by now.
-        if self.head.place.is_broken_off() {
-            self.stream.break_off();
-        }
-        Poll::Ready(Ok(()))
+        pinned(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        std::task::ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+        std::task::ready!(pinned(&mut self.stream).poll_shutdown(context))?;
         if !self.meter.is_http2() {
             std::task::ready!(self.poll_linger(context));
         }

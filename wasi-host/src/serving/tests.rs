@@ -1,6 +1,7 @@
 //! Clients that are slow, silent or hostile, each against the bound that is theirs.
 
 mod answers;
+mod cut;
 mod heads;
 mod hostile;
 mod streams;
@@ -83,6 +84,7 @@ async fn respond(request: Request<HttpBody>) -> Response<HttpBody> {
             let body = StreamBody::new(first.chain(futures::stream::pending()));
             Response::new(body.boxed_unsync())
         }
+        path if path.starts_with("/broken/") => Response::new(cut::broken(path["/broken/".len()..].len())),
         "/large" => Response::new(full_body(vec![b'x'; 8 << 20])),
         _ => match request.into_body().collect().await {
             Ok(body) => Response::new(full_body(format!("{} bytes", body.to_bytes().len()))),
