@@ -149,7 +149,9 @@ fn failing(subject: &Subject<'_>) {
     assert!(said.contains("crashes again and again (exit code 1"), "{said}");
     assert!(said.contains("its last lines:") && said.contains("InvalidDigit"), "{said}");
     assert!(said.contains("nothing of it is left"), "{said}");
-    let said = subject.refused(&["deploy", &echo, "--name", "once", "--", "--connect", "hello:80", "x"]);
+    // A whole request, so that it is answered, and the program ends, at once.
+    let request = "GET / HTTP/1.0\n";
+    let said = subject.refused(&["deploy", &echo, "--name", "once", "--", "--connect", "hello:80", request]);
     assert!(said.contains("it computes and ends, and is no service"), "{said}");
     eventually("nothing to be left", || {
         let made = subject.made();
