@@ -4,6 +4,7 @@ mod cluster;
 mod daemons;
 pub mod examples;
 mod objects;
+mod run;
 mod values;
 
 use std::{ffi::OsString, path::PathBuf};
@@ -15,6 +16,7 @@ pub use self::{
     cluster::{ClusterCommand, RecoverArgs, Role, SnapshotCommand, TokenCommand},
     daemons::{ControlArgs, DemoArgs, NodeArgs, UpArgs},
     objects::{Cascade, DeleteArgs, DeployArgs, DryRun, EnvSource, GetArgs, LogsArgs, Output, PushArgs},
+    run::{MappedDir, Published, RunArgs},
     values::grace,
 };
 use crate::names;
@@ -66,6 +68,9 @@ pub enum Command {
     /// Print an admin kubeconfig.
     #[command(after_help = examples::KUBECONFIG)]
     Kubeconfig(KubeconfigArgs),
+    /// Run a component in this process, without a cluster, and end with its exit code.
+    #[command(after_help = examples::RUN)]
+    Run(RunArgs),
     /// Push a component into the cluster's own registry.
     #[command(after_help = examples::PUSH)]
     Push(PushArgs),

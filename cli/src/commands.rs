@@ -13,6 +13,7 @@ pub mod manual;
 pub mod node;
 pub mod push;
 pub mod recover;
+pub mod run;
 pub mod security;
 pub mod snapshot;
 pub mod token;

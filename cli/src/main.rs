@@ -3,6 +3,7 @@
 mod args;
 mod client;
 mod commands;
+mod environment;
 mod input;
 mod join_token;
 mod local_cluster;
@@ -19,6 +20,7 @@ use rustix::fs::Mode;
 use crate::{
     args::{Cli, Command, LogArgs, LogFormat},
     client::Refused,
+    commands::run::Ended,
     output::NobodyReads,
 };
 
@@ -55,6 +57,9 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<NobodyReads>() => ExitCode::SUCCESS,
+        Err(error) if error.is::<Ended>() => {
+            error.downcast_ref().map_or(ExitCode::FAILURE, |Ended(code)| (*code).into())
+        }
         Err(error) => {
             output::note(told(&error));
             ExitCode::FAILURE
@@ -84,6 +89,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Snapshot(command) => commands::snapshot::run(&command).await,
         Command::Recover(args) => commands::recover::run(&args),
         Command::Kubeconfig(args) => commands::kubeconfig::run(&args),
+        Command::Run(args) => commands::run::run(&args).await,
         Command::Push(args) => commands::push::run(&args).await,
         Command::Deploy(args) => commands::deploy::run(&args).await,
         Command::Get(args) => commands::get::run(&args).await,

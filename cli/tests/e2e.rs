@@ -38,6 +38,8 @@ mod quorum;
 mod registries;
 #[path = "e2e/restored.rs"]
 mod restored;
+#[path = "e2e/run.rs"]
+mod run;
 #[path = "e2e/service_manager.rs"]
 mod service_manager;
 #[path = "e2e/units.rs"]

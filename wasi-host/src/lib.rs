@@ -52,6 +52,7 @@ pub use sandbox::{
     Container, ContainerLimits, ContainerSpec, HTTP_TIMEOUT_DEFAULT, Pod, PodLimits, StartError, Usage,
 };
 pub use seats::NoSeat;
+pub use stdin::Stdin;
 pub use tally::Totals;
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::net::{Listener, Namespace};
 use crate::preview1::{LISTEN_FDS, Preview1, Stdio};
 use crate::sandbox::StartError;
 use crate::seats::Seat;
-use crate::stdin::OpenStdin;
+use crate::stdin::Input;
 
 /// Bytes of an instance's structures that are part of what every store takes; most programs have fewer.
 const STRUCTURES_FREE: u64 = 256 << 10;
@@ -38,8 +38,7 @@ pub(crate) struct Grants {
     working_dir: Option<String>,
     stdout: Arc<dyn LogSink>,
     pub(crate) stderr: Arc<dyn LogSink>,
-    /// Standard input waits until this is cancelled and ends then; without it, it is at its end from the start.
-    stdin_until: Option<CancellationToken>,
+    stdin: Input,
     pub(crate) namespace: Namespace,
     /// On whose account it all is.
     pub(crate) account: Arc<Account>,
@@ -61,7 +60,7 @@ impl Grants {
             working_dir: spec.working_dir.clone(),
             stdout: Arc::clone(&spec.stdout),
             stderr: Arc::clone(&spec.stderr),
-            stdin_until: (!spec.stdin_closed).then(|| stop.clone()),
+            stdin: spec.stdin.input(stop),
             namespace: Namespace::clone(namespace),
             account: Arc::clone(account),
             granted: Granted::new(container)?,
@@ -88,11 +87,8 @@ impl Grants {
     /// The data of a new store of a component.
     pub(crate) fn state(&self, seat: Seat, meter: Meter) -> State {
         let mut builder = self.builder();
-        let Stdio { stdin_until, stdout, stderr } = self.stdio();
-        builder.stdout(stdout).stderr(stderr);
-        if let Some(until) = stdin_until {
-            builder.stdin(OpenStdin::new(until));
-        }
+        let Stdio { stdin, stdout, stderr } = self.stdio();
+        builder.stdin(stdin).stdout(stdout).stderr(stderr);
         self.state_of(seat, meter, builder.build())
     }
 
@@ -125,7 +121,7 @@ impl Grants {
 
     fn stdio(&self) -> Stdio {
         Stdio {
-            stdin_until: self.stdin_until.clone(),
+            stdin: self.stdin.clone(),
             stdout: LogStream::new(Arc::clone(&self.stdout), &self.account),
             stderr: LogStream::new(Arc::clone(&self.stderr), &self.account),
         }

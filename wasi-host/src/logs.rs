@@ -51,6 +51,11 @@ pub trait LogSink: Send + Sync + 'static {
         self.write(line);
     }
 
+    /// Whether what is written goes on at once, be it a line or not: for output that somebody sits before.
+    fn takes_pieces(&self) -> bool {
+        false
+    }
+
     /// Ready where [`LogSink::write`] takes at least one line.
     fn poll_ready(&self, _context: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
@@ -122,7 +127,9 @@ impl Lines {
     fn drain(&mut self, left: &mut usize) -> Drained {
         let mut start = 0;
         let drained = loop {
-            let Some(length) = next_line(&self.pending[start..]) else {
+            let rest = &self.pending[start..];
+            let piece = || (!rest.is_empty() && self.sink.takes_pieces()).then_some(rest.len());
+            let Some(length) = next_line(rest).or_else(piece) else {
                 break Drained::All;
             };
             if *left == 0 {
@@ -322,6 +329,26 @@ mod tests {
         assert_eq!(stream.check_write().expect("open"), WRITE_BYTES_SQUEEZED);
         drop((stream, others));
         assert_eq!(account.held(Holding::Heap), 0);
+    }
+
+    #[test]
+    fn who_sits_before_the_output_sees_pieces_of_lines_at_once() {
+        struct Seen(Mutex<Vec<Vec<u8>>>);
+        impl LogSink for Seen {
+            fn write(&self, line: &[u8]) -> usize {
+                self.0.lock().push(line.to_vec());
+                line.len()
+            }
+            fn takes_pieces(&self) -> bool {
+                true
+            }
+        }
+        let seen = Arc::new(Seen(Mutex::default()));
+        let mut stream = stream(seen.clone());
+        for piece in [&b"name? "[..], b"one\ntwo\nand", b"\n"] {
+            put(&mut stream, piece);
+        }
+        assert_eq!(*seen.0.lock(), [&b"name? "[..], b"one\n", b"two\n", b"and", b"\n"]);
     }
 
     fn put(stream: &mut LogStream, bytes: &[u8]) {

@@ -25,6 +25,7 @@ use crate::linker::{self, Grants, State};
 use crate::logs::LogSink;
 use crate::net::{Listener, Namespace, NetError};
 use crate::seats::{NoSeat, PodSeats, Seat, Share};
+use crate::stdin::Stdin;
 use crate::store::GuestStore;
 
 /// The port that an HTTP component without one is served on.
@@ -80,8 +81,8 @@ pub struct ContainerSpec {
     pub http_timeout: Option<Duration>,
     /// Where relative paths begin: what is mounted as `.`. The root where it is `None`.
     pub working_dir: Option<String>,
-    /// Standard input is at its end from the start. Otherwise it is silent, and ends when the container is stopped.
-    pub stdin_closed: bool,
+    /// What a program finds at its standard input.
+    pub stdin: Stdin,
     /// Where standard output goes.
     pub stdout: Arc<dyn LogSink>,
     /// Where standard error goes, and what the host has to say of failed requests.
@@ -259,7 +260,7 @@ impl Pod {
             account: Arc::clone(&grants.account),
             grants,
             disk: pod.disk.clone(),
-            has_stdin: !spec.stdin_closed,
+            stdin_ends: matches!(spec.stdin, Stdin::UntilStop),
             stop,
             ended: CancellationToken::new(),
             reason: OnceLock::new(),
@@ -346,8 +347,8 @@ pub(crate) struct Sandbox {
     pub(crate) grants: Grants,
     pub(crate) account: Arc<Account>,
     disk: PodDisk,
-    /// Standard input is open until the container is asked to stop.
-    has_stdin: bool,
+    /// Standard input ends when the container is asked to stop.
+    stdin_ends: bool,
     /// Cancelled when the container is asked to stop. Not where it is ended without being asked.
     pub(crate) stop: CancellationToken,
     /// Cancelled when it must end: what serves it on the I/O runtime ends too.
@@ -434,7 +435,7 @@ impl Sandbox {
 
     /// Whether it can see that it is asked to stop.
     fn sees_stop(&self) -> bool {
-        self.artifact.entry() != Entry::Command || self.has_stdin || self.grants.namespace.has_ports()
+        self.artifact.entry() != Entry::Command || self.stdin_ends || self.grants.namespace.has_ports()
     }
 
     fn kill(&self) {

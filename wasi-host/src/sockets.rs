@@ -10,6 +10,8 @@ mod p3;
 mod tcp;
 mod udp;
 
+pub(crate) use p2::Incoming;
+
 #[cfg(test)]
 mod tests;
 

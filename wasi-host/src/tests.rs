@@ -28,7 +28,7 @@ use tempfile::TempDir;
 
 use crate::logs::LogSink;
 use crate::net::{Isolated, Namespace, NamespaceConfig, NetLimits};
-use crate::{Artifact, Container, ContainerLimits, ContainerSpec, Host, HostConfig, Pod, PodLimits};
+use crate::{Artifact, Container, ContainerLimits, ContainerSpec, Host, HostConfig, Pod, PodLimits, Stdin};
 
 /// Live instances of a test's host: its pools are made for each test anew.
 const INSTANCES: u32 = 32;
@@ -131,7 +131,7 @@ impl Bench {
             listen_ports: Vec::new(),
             http_timeout: None,
             working_dir: None,
-            stdin_closed: true,
+            stdin: Stdin::AtEnd,
             stdout: self.stdout.clone(),
             stderr: self.stderr.clone(),
         }

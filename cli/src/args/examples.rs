@@ -1,6 +1,7 @@
 //! The examples at the end of each command's help. A test parses every line of them.
 
 pub const CORACLE: &str = "Examples:
+  coracle run hello.wasm
   coracle up
   coracle deploy hello.wasm
   coracle get all";
@@ -9,6 +10,12 @@ pub const UP: &str = "Examples:
   coracle up
   coracle up --control 3 --nodes 2 --data-dir /var/lib/coracle
   coracle up --listen :6443 --gateway :8080";
+
+pub const RUN: &str = "Examples:
+  coracle run hello.wasm
+  coracle run --port 0.0.0.0:80 --env GREETING=hi hello.wasm
+  coracle run --dir . --net count.wasm --words notes.txt
+  coracle run --port 9000:7 tcp-echo.wasm";
 
 pub const DEMO: &str = "Examples:
   coracle demo

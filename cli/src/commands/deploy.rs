@@ -4,7 +4,6 @@
 //! changes. Where the first deployment fails, nothing of it is left.
 
 mod check;
-mod environment;
 mod image;
 mod made;
 mod objects;

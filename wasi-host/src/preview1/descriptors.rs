@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
 use wasmtime_wasi::p2::bindings::filesystem::types::DescriptorFlags;
 
 use super::call::Call;
@@ -13,6 +12,7 @@ use crate::files::OpenDescriptor;
 use crate::linker::{Parts, State};
 use crate::logs::LogStream;
 use crate::net::{Conn, Listener};
+use crate::stdin::Input;
 
 /// A descriptor's number.
 pub(super) type Fd = u32;
@@ -49,8 +49,7 @@ const ALL_OF_SOCKETS: u64 = FD_READ | FD_WRITE | 1 << 3 | 1 << 21 | 0b111 << 27;
 
 /// What a program's standard streams are.
 pub(crate) struct Stdio {
-    /// Standard input ends with it; without, it is at its end.
-    pub(crate) stdin_until: Option<CancellationToken>,
+    pub(crate) stdin: Input,
     pub(crate) stdout: LogStream,
     pub(crate) stderr: LogStream,
 }
@@ -61,16 +60,16 @@ pub(super) struct Descriptors {
     places: Vec<Option<u32>>,
     /// Numbers between others that are free.
     free: BTreeSet<Fd>,
-    pub(super) stdin_until: Option<CancellationToken>,
+    pub(super) stdin: Input,
     /// Until they stand in the table.
     outputs: Option<[LogStream; 2]>,
 }
 
 impl Descriptors {
     pub(super) fn new(stdio: Stdio) -> Descriptors {
-        let Stdio { stdin_until, stdout, stderr } = stdio;
+        let Stdio { stdin, stdout, stderr } = stdio;
         let outputs = Some([stdout, stderr]);
-        Descriptors { places: Vec::new(), free: BTreeSet::new(), stdin_until, outputs }
+        Descriptors { places: Vec::new(), free: BTreeSet::new(), stdin, outputs }
     }
 
     pub(super) fn place(&self, fd: Fd) -> Result<u32, Errno> {

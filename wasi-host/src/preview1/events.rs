@@ -16,6 +16,7 @@ use super::descriptors::{Entry, Fd};
 use super::errno::{Done, Errno, Failure};
 use crate::logs::LogStream;
 use crate::net::{Conn, Listener};
+use crate::stdin::Input;
 
 /// Things that one call may wait for.
 const SUBSCRIPTIONS_MAX: u32 = 1_024;
@@ -119,9 +120,10 @@ fn readable(call: &mut Call<'_>, fd: Fd) -> Result<Wait, Errno> {
         Entry::File { .. } => Wait::Over(Ok(0)),
         Entry::Listener { listener, .. } => Wait::Connections(Arc::clone(listener)),
         Entry::Conn { conn, .. } => Wait::Bytes(Arc::clone(conn)),
-        Entry::Stdin => match &call.preview1().descriptors.stdin_until {
-            Some(until) => Wait::Stdin(Box::pin(until.clone().cancelled_owned())),
-            None => Wait::Over(Ok(HANGUP)),
+        Entry::Stdin => match &call.preview1().descriptors.stdin {
+            Input::Until(until) => Wait::Stdin(Box::pin(until.clone().cancelled_owned())),
+            Input::Sent(conn) => Wait::Bytes(Arc::clone(conn)),
+            Input::AtEnd => Wait::Over(Ok(HANGUP)),
         },
         Entry::Output(_) | Entry::Dir { .. } => return Err(Errno::BADF),
     })

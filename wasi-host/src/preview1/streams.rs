@@ -10,6 +10,7 @@ use super::descriptors::{APPEND, Entry, Fd};
 use super::errno::{Done, Errno};
 use super::sockets;
 use crate::files::OpenDescriptor;
+use crate::stdin::Input;
 
 /// From where a position is counted.
 const FROM_BEGIN: u32 = 0;
@@ -31,13 +32,15 @@ pub(super) async fn fd_read(call: &mut Call<'_>, fd: Fd, vectors: u32, count: u3
             let (conn, flags) = (Arc::clone(conn), *flags);
             sockets::receive(&conn, room, flags).await?
         }
-        Entry::Stdin => {
+        Entry::Stdin => match call.preview1().descriptors.stdin.clone() {
+            Input::AtEnd => Bytes::new(),
             // It says nothing before its end.
-            if let Some(until) = call.preview1().descriptors.stdin_until.clone() {
+            Input::Until(until) => {
                 until.cancelled().await;
+                Bytes::new()
             }
-            Bytes::new()
-        }
+            Input::Sent(conn) => sockets::receive(&conn, room, 0).await?,
+        },
         Entry::Dir { .. } => return Err(Errno::ISDIR.into()),
         Entry::Output(_) | Entry::Listener { .. } => return Err(Errno::BADF.into()),
     };

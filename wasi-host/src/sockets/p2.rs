@@ -6,6 +6,8 @@ mod streams;
 mod tcp;
 mod udp;
 
+pub(crate) use streams::Incoming;
+
 use std::task::{Context, Waker};
 
 /// A context for operations that only ask whether something can be done now.

@@ -143,7 +143,7 @@ async fn standard_input_ends_when_the_container_is_stopped() {
         (call $exit (i32.add (i32.const 0) (i32.load (i32.const 16))))";
     let artifact = bench.prepare(&module(body)).await;
     let mut spec = bench.spec(artifact.clone());
-    spec.stdin_closed = false;
+    spec.stdin = Stdin::UntilStop;
     let container = bench.pod(PodLimits::default()).start(spec).expect("started");
     let early = tokio::time::timeout(Duration::from_millis(30), container.wait()).await;
     assert!(early.is_err(), "it waits for input");
@@ -157,11 +157,11 @@ async fn standard_input_ends_when_the_container_is_stopped() {
 async fn a_program_that_cannot_see_that_it_is_to_stop_is_ended() {
     let bench = Bench::new(1);
     let artifact = bench.prepare(&spinner()).await;
-    for (stdin_closed, ports, is_ended) in
-        [(true, vec![], true), (false, vec![], false), (true, vec![8080], false)]
+    for (stdin, ports, is_ended) in
+        [(Stdin::AtEnd, vec![], true), (Stdin::UntilStop, vec![], false), (Stdin::AtEnd, vec![8080], false)]
     {
         let mut spec = bench.spec(artifact.clone());
-        (spec.stdin_closed, spec.listen_ports) = (stdin_closed, ports);
+        (spec.stdin, spec.listen_ports) = (stdin, ports);
         let container = bench.pod(PodLimits::default()).start(spec).expect("started");
         container.stop();
         let patience = Duration::from_millis(if is_ended { 30_000 } else { 50 });
@@ -198,4 +198,30 @@ async fn a_full_host_and_a_missing_mount_are_refused_with_the_reason() {
     while bench.host.instances_free() < INSTANCES as usize {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn what_is_sent_to_a_program_is_its_input_until_the_other_end_closes() {
+    let bench = Bench::new(1);
+    let nowhere: std::net::SocketAddr = "0.0.0.0:0".parse().expect("an address");
+    // Reads until the end, and exits with how many bytes there were.
+    let body = "(local $all i32)
+        (i32.store (i32.const 0) (i32.const 512)) (i32.store (i32.const 4) (i32.const 8))
+        (loop $more
+            (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 16)))
+            (local.set $all (i32.add (local.get $all) (i32.load (i32.const 16))))
+            (br_if $more (i32.load (i32.const 16))))
+        (call $exit (local.get $all))";
+    let artifact = bench.prepare(&module(body)).await;
+    let mut spec = bench.spec(artifact);
+    let (near, mut far) = crate::net::Conn::pair(nowhere, nowhere, 64);
+    spec.stdin = Stdin::Sent(Arc::new(near));
+    let container = bench.pod(PodLimits::default()).start(spec).expect("started");
+    for piece in [&b"some"[..], &[7; 100], b"more"] {
+        tokio::io::AsyncWriteExt::write_all(&mut far, piece).await.expect("it is read");
+    }
+    let early = tokio::time::timeout(Duration::from_millis(30), container.wait()).await;
+    assert!(early.is_err(), "it waits for more");
+    drop(far);
+    assert_eq!(container.wait().await, Exit::Completed { code: 108 });
 }

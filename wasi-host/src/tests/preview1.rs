@@ -28,7 +28,7 @@ async fn start(bench: &Bench, pod: &Pod, wasm: &Path, args: &[&str]) -> Containe
     let volume = Some(Volume { dir: data.clone(), bytes_max: None });
     spec.mounts = vec![Mount { host: data, pin: None, guest: "/data".to_owned(), read_only: false, volume }];
     spec.listen_ports = vec![PORT];
-    spec.stdin_closed = false;
+    spec.stdin = Stdin::UntilStop;
     pod.start(spec).expect("started")
 }
 
@@ -219,7 +219,7 @@ async fn of_two_containers_with_one_port_the_second_is_told_of_the_first() {
         let mut spec = bench.spec(Arc::clone(guest));
         spec.name = name.to_owned();
         (spec.listen_ports, spec.http_port) = (vec![PORT], Some(PORT));
-        spec.stdin_closed = false;
+        spec.stdin = Stdin::UntilStop;
         pod.start(spec)
     };
     let (module, component) = (bench.prepare(&waiter()).await, bench.sample("hello-http").await);
@@ -347,7 +347,7 @@ async fn a_module_that_spins_or_waits_is_killed_and_one_that_sleeps_takes_no_tim
     let sleeps = poller(1, 1 << 60);
     for text in [spinner(), sleeps, waiter()] {
         let mut spec = bench.spec(bench.prepare(&text).await);
-        spec.stdin_closed = false;
+        spec.stdin = Stdin::UntilStop;
         let container = bench.pod(PodLimits::default()).start(spec).expect("started");
         let early = tokio::time::timeout(Duration::from_millis(50), container.wait()).await;
         assert!(early.is_err(), "it goes on");

@@ -20,7 +20,7 @@ fn pod_of(bench: &Bench, tenant: &str) -> Pod {
 
 fn wait_for_input(bench: &Bench, pod: &Pod, artifact: &Arc<Artifact>) -> Result<Container, NoSeat> {
     let mut spec = bench.spec(artifact.clone());
-    spec.stdin_closed = false;
+    spec.stdin = Stdin::UntilStop;
     pod.start(spec).map_err(|refused| match refused {
         StartError::NoSeat(full) => full,
         other => unreachable!("{other}"),

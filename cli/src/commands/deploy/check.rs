@@ -9,14 +9,14 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{
-    environment, everywhere, gateway, image,
+    everywhere, gateway, image,
     objects::{Standing, Wanted},
 };
 use crate::{
     args::{DeployArgs, EnvSource},
     client::{Cluster, native_kind},
     commands::push::{WASM_BYTES_MAX, split_name},
-    input,
+    environment, input,
 };
 
 /// A deployment that can be carried out, as far as that is known.
@@ -41,7 +41,13 @@ pub async fn run(cluster: &Cluster, args: &DeployArgs) -> Result<Checked> {
     // A Service's name is the narrowest of all.
     let ensure_name = |name: &str| native_kind("services")?.object(&cluster.namespace, name);
     args.name.as_deref().map(ensure_name).transpose()?;
-    let variables = environment::variables(args)?;
+    let variables = environment::variables(&args.env_file, &args.env)?;
+    for (key, _) in &args.secrets {
+        environment::ensure_name(key)?;
+        if variables.contains_key(key) {
+            bail!("{key} is both a variable and a --secret: give it once");
+        }
+    }
     let (image, default_name, examined, push) = component(cluster, args).await?;
     let name = args.name.clone().unwrap_or(default_name);
     ensure_name(&name)?;

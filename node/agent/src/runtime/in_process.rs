@@ -13,7 +13,7 @@ use std::{
 use coracle_core::{observe::Exit, resources::Limits};
 use coracle_fabric::{Name, PodIdentity};
 use coracle_wasi_host::{
-    self as host, Artifact, Container, ContainerLimits, Host, Pod, PodLimits, StartError,
+    self as host, Artifact, Container, ContainerLimits, Host, Pod, PodLimits, StartError, Stdin,
     net::{Namespace, NamespaceConfig, NetError, NetLimits},
 };
 use parking_lot::Mutex;
@@ -266,7 +266,7 @@ fn container_spec(spec: ContainerSpec, artifact: Arc<Artifact>) -> host::Contain
         http_port: Some(spec.http_port),
         listen_ports: spec.listen_ports,
         http_timeout: None,
-        stdin_closed: !spec.stdio.stdin,
+        stdin: if spec.stdio.stdin { Stdin::UntilStop } else { Stdin::AtEnd },
         working_dir: Some(spec.working_dir).filter(|dir| !dir.is_empty()),
         stdout: spec.stdio.stdout,
         stderr: spec.stdio.stderr,

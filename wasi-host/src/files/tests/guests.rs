@@ -14,7 +14,7 @@ use crate::net::{Isolated, Namespace, NamespaceConfig, NetLimits};
 use crate::tests::programs::{build, compile};
 use crate::tests::{Beside, Lines, beside_others};
 use crate::{
-    Container, ContainerLimits, ContainerSpec, Exit, Host, HostConfig, Mount, Pod, PodLimits, Volume,
+    Container, ContainerLimits, ContainerSpec, Exit, Host, HostConfig, Mount, Pod, PodLimits, Stdin, Volume,
 };
 
 /// Longer than anything here takes on a busy machine, and shorter than a hang.
@@ -81,7 +81,7 @@ impl Bench {
             listen_ports: Vec::new(),
             http_timeout: None,
             working_dir: None,
-            stdin_closed: true,
+            stdin: Stdin::AtEnd,
             stdout: output.clone(),
             stderr: output.clone(),
         };

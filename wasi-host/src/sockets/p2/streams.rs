@@ -7,13 +7,13 @@ use std::sync::Arc;
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
 /// What arrives on a connection.
-pub(super) struct Incoming {
+pub(crate) struct Incoming {
     conn: Arc<Conn>,
     ended: bool,
 }
 
 impl Incoming {
-    pub(super) fn new(conn: Arc<Conn>) -> Self {
+    pub(crate) fn new(conn: Arc<Conn>) -> Self {
         Self { conn, ended: false }
     }
 }

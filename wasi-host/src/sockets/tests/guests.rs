@@ -3,7 +3,7 @@
 use crate::net::{Isolated, Namespace, NamespaceConfig, NetLimits};
 use crate::tests::programs::{build, compile};
 use crate::tests::{Beside, beside_others};
-use crate::{ContainerLimits, ContainerSpec, Exit, Host, HostConfig, LogSink, Pod, PodLimits};
+use crate::{ContainerLimits, ContainerSpec, Exit, Host, HostConfig, LogSink, Pod, PodLimits, Stdin};
 use parking_lot::Mutex;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -63,7 +63,7 @@ impl Bench {
             listen_ports: Vec::new(),
             http_timeout: None,
             working_dir: None,
-            stdin_closed: true,
+            stdin: Stdin::AtEnd,
             stdout: output.clone(),
             stderr: output.clone(),
         };

@@ -1,32 +1,25 @@
 //! A component's environment: from options and from files of `KEY=VALUE` lines.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{args::DeployArgs, input};
+use crate::input;
 
 /// The largest file of variables that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The variables that are asked for, each once, in order of names. An option goes before a file, a later file before an
 /// earlier.
-pub fn variables(args: &DeployArgs) -> Result<BTreeMap<String, String>> {
+pub fn variables(files: &[PathBuf], options: &[(String, String)]) -> Result<BTreeMap<String, String>> {
     let mut variables = BTreeMap::new();
-    for file in &args.env_file {
+    for file in files {
         let text = input::text(file, FILE_BYTES_MAX)?;
         let lines = lines(&text, |key| std::env::var(key).ok());
         variables.extend(lines.with_context(|| format!("reading {}", file.display()))?);
     }
-    variables.extend(args.env.iter().cloned());
-    for (key, _) in args.secrets.iter() {
-        if variables.contains_key(key) {
-            bail!("{key} is both a variable and a --secret: give it once");
-        }
-    }
-    for key in variables.keys().chain(args.secrets.iter().map(|(key, _)| key)) {
-        ensure_name(key)?;
-    }
+    variables.extend(options.iter().cloned());
+    variables.keys().try_for_each(|key| ensure_name(key))?;
     Ok(variables)
 }
 
@@ -54,7 +47,7 @@ fn lines(text: &str, shell: impl Fn(&str) -> Option<String>) -> Result<Vec<(Stri
 }
 
 /// What Kubernetes takes as a variable's name.
-fn ensure_name(key: &str) -> Result<()> {
+pub fn ensure_name(key: &str) -> Result<()> {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     let begins = key.bytes().next().is_some_and(|byte| !byte.is_ascii_digit());
     if !begins || !key.bytes().all(is_part) || key == "." || key.starts_with("..") {
