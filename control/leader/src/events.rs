@@ -1,13 +1,17 @@
-//! Event objects: named, counted where they repeat, and removed after an hour.
+//! Event objects: named, counted where they repeat, and removed after an hour; most of those of objects that are gone sooner.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, VecDeque},
+};
 
 use coracle_controllers::EventRecord;
 use coracle_objects::{
-    Expect, Object, ObjectKey, Transaction, View, by_resource,
+    Expect, Object, ObjectKey, Transaction, View, by_kind, by_resource,
     draft::{editable, encode, new_draft, timestamp},
 };
-use jiff::{Timestamp, ToSpan};
+use jiff::{Span, Timestamp, ToSpan};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 const EVENTS: &str = "events";
@@ -17,6 +21,10 @@ const REMEMBERED_MAX: usize = 4096;
 
 /// How long an event is kept after it last happened.
 const KEPT_HOURS: i64 = 1;
+
+/// Of objects that are gone, how many events of each type are kept for so long, and for how long all of them are.
+const GONE_KEPT_MAX: usize = 2000;
+const GONE_KEPT_MINUTES: i64 = 3;
 
 /// Characters of an object's name in the names of its events, which a dot and 16 digits follow; 253 is the most.
 const INVOLVED_NAME_MAX: usize = 236;
@@ -155,14 +163,161 @@ fn new_key(event: &Value, number: u64) -> ObjectKey {
     ObjectKey::new(EVENTS, namespace, &format!("{name}.{number:016x}"))
 }
 
-/// Events that are to be removed: the last time that they happened is long ago.
+/// Events that are to be removed: the last time that they happened is long ago, or they are of objects that are gone and
+/// newer ones are enough.
 pub fn old_events(view: &View, now: Timestamp) -> Vec<ObjectKey> {
-    let Ok(limit) = now.checked_sub(KEPT_HOURS.hours()) else { return vec![] };
-    let is_old = |object: &&std::sync::Arc<Object>| {
-        let draft = editable(object);
-        let times = [&draft["lastTimestamp"], &draft["eventTime"], &draft["metadata"]["creationTimestamp"]];
-        let last = times.into_iter().find_map(|time| time.as_str()?.parse::<Timestamp>().ok());
-        last.is_some_and(|last| last < limit)
+    let before = |span: Span| now.checked_sub(span).ok();
+    let Some((limit, of_gone)) = before(KEPT_HOURS.hours()).zip(before(GONE_KEPT_MINUTES.minutes())) else {
+        return vec![];
     };
-    view.list(EVENTS, None).filter(is_old).map(|object| object.key.clone()).collect()
+    let (mut old, mut gone): (Vec<ObjectKey>, [Vec<(Timestamp, &ObjectKey)>; 2]) = Default::default();
+    for object in view.list(EVENTS, None) {
+        let Ok(event) = serde_json::from_slice::<Told<'_>>(&object.json) else { continue };
+        let Some(last) = event.last() else { continue };
+        if last < limit {
+            old.push(object.key.clone());
+        } else if last < of_gone && event.involved_object.is_gone(view) {
+            gone[usize::from(event.type_ == "Warning")].push((last, &object.key));
+        }
+    }
+    for mut gone in gone {
+        gone.sort_unstable_by(|one, other| other.cmp(one));
+        old.extend(gone.into_iter().skip(GONE_KEPT_MAX).map(|(_, key)| key.clone()));
+    }
+    old
+}
+
+/// What is read of an event to know whether it is old.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Told<'a> {
+    #[serde(borrow, default, rename = "type")]
+    type_: Cow<'a, str>,
+    #[serde(borrow, default)]
+    involved_object: Involved<'a>,
+    #[serde(borrow, default)]
+    last_timestamp: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    event_time: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    metadata: Made<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Made<'a> {
+    #[serde(borrow)]
+    creation_timestamp: Option<Cow<'a, str>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Involved<'a> {
+    #[serde(borrow)]
+    api_version: Cow<'a, str>,
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    namespace: Cow<'a, str>,
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    uid: Cow<'a, str>,
+}
+
+impl Told<'_> {
+    /// When it last happened.
+    fn last(&self) -> Option<Timestamp> {
+        let times = [&self.last_timestamp, &self.event_time, &self.metadata.creation_timestamp];
+        times.into_iter().flatten().find_map(|time| time.parse().ok())
+    }
+}
+
+impl Involved<'_> {
+    /// Whether the object is known to be there no more, or only as another of its name. Of what is of no kind of this
+    /// binary that is not known.
+    fn is_gone(&self, view: &View) -> bool {
+        let (group, version) = self.api_version.split_once('/').unwrap_or(("", &self.api_version));
+        let Some(kind) = by_kind(group, version, &self.kind) else { return false };
+        let resource = kind.storage_resource();
+        let key = ObjectKey::new(resource.as_str(), &self.namespace, &self.name);
+        !self.uid.is_empty() && view.get(&key).is_none_or(|object| object.meta.uid != self.uid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const NOW: &str = "2026-01-01T12:00:00Z";
+
+    fn put(view: &mut View, resource: &str, name: &str, body: Value) {
+        let key = ObjectKey::new(resource, "default", name);
+        let object = Object::from_draft(key.clone(), body.to_string().as_bytes(), 1).unwrap();
+        view.tables.entry(key.resource).or_default().insert(key.name, Arc::new(object));
+    }
+
+    /// An event of a pod that happened so many seconds ago.
+    fn event(view: &mut View, name: &str, pod: (&str, &str), type_: &str, seconds: i64) {
+        let (pod, uid) = pod;
+        let last = NOW.parse::<Timestamp>().unwrap() - seconds.seconds();
+        let body = json!({
+            "metadata": { "name": name, "creationTimestamp": timestamp(last - 1.second()) },
+            "involvedObject":
+                { "apiVersion": "v1", "kind": "Pod", "namespace": "default", "name": pod, "uid": uid },
+            "type": type_, "lastTimestamp": timestamp(last), "eventTime": null,
+        });
+        put(view, "events", name, body);
+    }
+
+    fn old(view: &View) -> Vec<String> {
+        let old = old_events(view, NOW.parse().unwrap());
+        old.into_iter().map(|key| key.name.name.to_string()).collect()
+    }
+
+    #[test]
+    fn events_go_an_hour_after_they_last_happened() {
+        let mut view = View::default();
+        put(&mut view, "pods", "there", json!({ "metadata": { "name": "there", "uid": "1" } }));
+        event(&mut view, "new", ("there", "1"), "Normal", 3599);
+        event(&mut view, "old", ("there", "1"), "Normal", 3601);
+        event(&mut view, "of-gone", ("gone", "2"), "Warning", 3599);
+        let unknown = json!({ "metadata": { "name": "unread" }, "lastTimestamp": "never" });
+        put(&mut view, "events", "unread", unknown);
+        let first = json!({ "metadata": { "name": "first", "creationTimestamp": "2026-01-01T10:00:00Z" } });
+        put(&mut view, "events", "first", first);
+        assert_eq!(old(&view), ["first", "old"]);
+    }
+
+    #[test]
+    fn of_objects_that_are_gone_the_newest_events_of_each_type_are_kept() {
+        let mut view = View::default();
+        put(&mut view, "pods", "there", json!({ "metadata": { "name": "there", "uid": "1" } }));
+        let kept = GONE_KEPT_MAX as i64;
+        for number in 0..kept + 2 {
+            // The last two are the oldest.
+            event(&mut view, &format!("normal-{number:05}"), ("gone", "2"), "Normal", 400 + number);
+            event(
+                &mut view,
+                &format!("warning-{number:05}"),
+                ("there", "of before"),
+                "Warning",
+                400 + number,
+            );
+            event(&mut view, &format!("of-there-{number:05}"), ("there", "1"), "Normal", 400 + number);
+            event(&mut view, &format!("just-now-{number:05}"), ("gone", "2"), "Normal", 10);
+        }
+        let body = json!({
+            "metadata": { "name": "of-unknown" }, "lastTimestamp": "2026-01-01T11:10:00Z",
+            "involvedObject": { "apiVersion": "example.com/v1", "kind": "Backup", "name": "b", "uid": "3" },
+        });
+        put(&mut view, "events", "of-unknown", body);
+        let beyond = [kept, kept + 1].map(|number| format!("{number:05}"));
+        let mut old = old(&view);
+        old.sort();
+        let of = |type_: &str| beyond.clone().map(|number| format!("{type_}-{number}"));
+        assert_eq!(old, [of("normal"), of("warning")].concat());
+    }
 }
