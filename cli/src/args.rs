@@ -16,7 +16,7 @@ pub use self::{
     cluster::{ClusterCommand, RecoverArgs, Role, SnapshotCommand, TokenCommand},
     daemons::{ControlArgs, DemoArgs, NodeArgs, UpArgs},
     objects::{Cascade, DeleteArgs, DeployArgs, DryRun, EnvSource, GetArgs, LogsArgs, Output, PushArgs},
-    run::{MappedDir, Published, RunArgs},
+    run::{BuildArgs, DevArgs, Given, Language, MappedDir, NewArgs, Published, RunArgs},
     values::grace,
 };
 use crate::names;
@@ -68,6 +68,15 @@ pub enum Command {
     /// Print an admin kubeconfig.
     #[command(after_help = examples::KUBECONFIG)]
     Kubeconfig(KubeconfigArgs),
+    /// Make a small project that answers HTTP requests, with its tests and a README.
+    #[command(after_help = examples::NEW)]
+    New(NewArgs),
+    /// Build the component of a project as its coracle.yaml says, and print its path.
+    #[command(after_help = examples::BUILD)]
+    Build(BuildArgs),
+    /// Build a project and run it, again at each change, without a cluster.
+    #[command(after_help = examples::DEV)]
+    Dev(DevArgs),
     /// Run a component in this process, without a cluster, and end with its exit code.
     #[command(after_help = examples::RUN)]
     Run(RunArgs),

@@ -1,15 +1,18 @@
 //! One file a command; here they are dispatched.
 
+pub mod build;
 pub mod cluster;
 pub mod control;
 pub mod delete;
 pub mod demo;
 pub mod deploy;
+pub mod dev;
 pub mod doctor;
 pub mod get;
 pub mod kubeconfig;
 pub mod logs;
 pub mod manual;
+pub mod new;
 pub mod node;
 pub mod push;
 pub mod recover;

@@ -9,6 +9,7 @@ mod join_token;
 mod local_cluster;
 mod names;
 mod output;
+mod project;
 mod selection;
 mod service_manager;
 
@@ -89,6 +90,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Snapshot(command) => commands::snapshot::run(&command).await,
         Command::Recover(args) => commands::recover::run(&args),
         Command::Kubeconfig(args) => commands::kubeconfig::run(&args),
+        Command::New(args) => commands::new::run(&args),
+        Command::Build(args) => commands::build::run(&args).await,
+        Command::Dev(args) => commands::dev::run(&args).await,
         Command::Run(args) => commands::run::run(&args).await,
         Command::Push(args) => commands::push::run(&args).await,
         Command::Deploy(args) => commands::deploy::run(&args).await,

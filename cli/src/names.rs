@@ -20,6 +20,15 @@ pub fn namespace(text: &str) -> Result<String, String> {
     checked(text, label_faults)
 }
 
+/// A project's name: that of its folder and of its package in all languages, too.
+pub fn project(text: &str) -> Result<String, String> {
+    let name = checked(text, label_faults)?;
+    match name.starts_with(|first: char| first.is_ascii_digit()) {
+        true => Err("it begins with a digit, which no package of Rust does: begin with a letter".into()),
+        false => Ok(name),
+    }
+}
+
 /// The name of a node or of a control node.
 pub fn machine(text: &str) -> Result<String, String> {
     checked(text, subdomain_faults)

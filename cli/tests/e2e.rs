@@ -32,6 +32,8 @@ mod kubectl;
 mod metrics;
 #[path = "e2e/ports.rs"]
 mod ports;
+#[path = "e2e/projects.rs"]
+mod projects;
 #[path = "e2e/quorum.rs"]
 mod quorum;
 #[path = "e2e/registries.rs"]

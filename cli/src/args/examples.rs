@@ -11,11 +11,25 @@ pub const UP: &str = "Examples:
   coracle up --control 3 --nodes 2 --data-dir /var/lib/coracle
   coracle up --listen :6443 --gateway :8080";
 
+pub const NEW: &str = "Examples:
+  coracle new hello --lang rust
+  coracle new hello --lang python";
+
+pub const BUILD: &str = "Examples:
+  coracle build
+  coracle build hello --test";
+
+pub const DEV: &str = "Examples:
+  coracle dev
+  coracle dev hello --port 3000 --env GREETING=hi";
+
 pub const RUN: &str = "Examples:
   coracle run hello.wasm
   coracle run --port 0.0.0.0:80 --env GREETING=hi hello.wasm
   coracle run --dir . --net count.wasm --words notes.txt
-  coracle run --port 9000:7 tcp-echo.wasm";
+  coracle run --port 9000:7 tcp-echo.wasm
+  # A project, which is built before:
+  coracle run .";
 
 pub const DEMO: &str = "Examples:
   coracle demo

@@ -20,7 +20,7 @@ pub struct PushArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct DeployArgs {
-    /// A .wasm file, which is pushed first, or the name of an image.
+    /// A .wasm file, which is pushed first, the folder of a project, which is built and pushed, or the name of an image.
     #[arg(value_parser = names::given)]
     pub image: String,
     /// The name of the Deployment, Service and Ingress; by default the file's or image's.

@@ -1,13 +1,68 @@
-//! `coracle run`.
+//! What is done without a cluster: `coracle new`, `build`, `run` and `dev`.
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::values;
+use crate::names;
+
+/// What a project is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Language {
+    Rust,
+    Js,
+    Python,
+    C,
+    Go,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct NewArgs {
+    /// The name of the project, its folder and its component: letters, digits and `-`.
+    #[arg(value_parser = names::project)]
+    pub name: String,
+    /// The language that it is written in.
+    #[arg(long, value_enum, value_name = "LANGUAGE")]
+    pub lang: Language,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct BuildArgs {
+    /// The folder of the project, with its coracle.yaml.
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// Run its tests too.
+    #[arg(long)]
+    pub test: bool,
+}
 
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
+    #[command(flatten)]
+    pub given: Given,
+    /// The component, or module of preview 1, to run; or the folder of a project, which is built before.
+    pub file: PathBuf,
+    /// Its arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct DevArgs {
+    #[command(flatten)]
+    pub given: Given,
+    /// The folder of the project, with its coracle.yaml.
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// Arguments of the component.
+    #[arg(last = true)]
+    pub args: Vec<String>,
+}
+
+/// What a component is given of this machine.
+#[derive(Clone, Debug, Args)]
+pub struct Given {
     /// An environment variable, as `KEY=VALUE`. Repeat for more.
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = values::key_value)]
     pub env: Vec<(String, String)>,
@@ -28,11 +83,6 @@ pub struct RunArgs {
     /// The most memory that it may have, as 128Mi.
     #[arg(long, value_name = "BYTES", value_parser = memory)]
     pub memory: Option<u64>,
-    /// The component, or module of preview 1, to run.
-    pub file: PathBuf,
-    /// Its arguments.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub args: Vec<String>,
 }
 
 /// A directory of this machine, and what a component sees of it.

@@ -97,7 +97,7 @@ fn follow(language: &Language) {
 ///
 /// # Panics
 /// Where it is not, `CORACLE_REQUIRE_CLIENTS` is set and `.ci/clients` installs it.
-fn installed(chapter: &str, probe: &str, exports: &str, of_ci: bool) -> bool {
+pub fn installed(chapter: &str, probe: &str, exports: &str, of_ci: bool) -> bool {
     let script = format!("{exports}{probe}");
     let found =
         Command::new("bash").args(["-c", &script]).stdout(Stdio::null()).stderr(Stdio::null()).status();

@@ -134,6 +134,7 @@ impl Drop for Daemon {
 pub fn coracle(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coracle"));
     command.args(arguments).stdin(Stdio::null()).env("XDG_DATA_HOME", env!("CARGO_TARGET_TMPDIR"));
+    command.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
     for variable in ["KUBECONFIG", "CORACLE_TOKEN", "CORACLE_DATA_DIR"] {
         command.env_remove(variable);
     }

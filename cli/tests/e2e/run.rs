@@ -170,7 +170,7 @@ fn what_ends_badly_and_what_cannot_run_say_why() {
     for (arguments, code, words) in [
         (vec!["run", "/nowhere/a.wasm"], 1, "reading /nowhere/a.wasm: No such file"),
         (vec!["run", "/dev/zero"], 1, "/dev/zero is no component"),
-        (vec!["run", &text(folder.path())], 1, "is no component"),
+        (vec!["run", &text(folder.path())], 1, "there is no coracle.yaml in"),
         (vec!["run", &text(&script)], 1, "not WebAssembly"),
         (vec!["run", "--env", "1A=x", &hello], 1, "is no name of an environment variable"),
         (vec!["run", "--dir", "/nowhere", &hello], 1, "cannot mount /nowhere"),

@@ -170,7 +170,9 @@ pub fn old_events(view: &View, now: Timestamp) -> Vec<ObjectKey> {
     let Some((limit, of_gone)) = before(KEPT_HOURS.hours()).zip(before(GONE_KEPT_MINUTES.minutes())) else {
         return vec![];
     };
-    let (mut old, mut gone): (Vec<ObjectKey>, [Vec<(Timestamp, &ObjectKey)>; 2]) = Default::default();
+    let mut old = Vec::new();
+    // Normal ones, and warnings.
+    let mut gone = [Vec::new(), Vec::new()];
     for object in view.list(EVENTS, None) {
         let Ok(event) = serde_json::from_slice::<Told<'_>>(&object.json) else { continue };
         let Some(last) = event.last() else { continue };

@@ -17,6 +17,7 @@ use crate::{
     client::{Cluster, native_kind},
     commands::push::{WASM_BYTES_MAX, split_name},
     environment, input,
+    project::{self, Project},
 };
 
 /// A deployment that can be carried out, as far as that is known.
@@ -48,8 +49,8 @@ pub async fn run(cluster: &Cluster, args: &DeployArgs) -> Result<Checked> {
             bail!("{key} is both a variable and a --secret: give it once");
         }
     }
-    let (image, default_name, examined, push) = component(cluster, args).await?;
-    let name = args.name.clone().unwrap_or(default_name);
+    let Found { image, name, examined, push, port } = component(cluster, args).await?;
+    let name = args.name.clone().unwrap_or(name);
     ensure_name(&name)?;
     let host = args.host.clone().unwrap_or_else(|| format!("{name}.localhost"));
     let wanted = Wanted {
@@ -59,7 +60,7 @@ pub async fn run(cluster: &Cluster, args: &DeployArgs) -> Result<Checked> {
         is_program: examined.is_some_and(|examined| examined.entry == Entry::Command),
         host: args.host.clone(),
         replicas: args.replicas,
-        port: args.port,
+        port: args.port.or(port),
         variables,
         env_from: args.env_from.clone(),
         secrets: args.secrets.iter().cloned().collect(),
@@ -73,13 +74,27 @@ pub async fn run(cluster: &Cluster, args: &DeployArgs) -> Result<Checked> {
     Ok(Checked { wanted, push, host, gateway })
 }
 
-/// The image to run, the name that follows from it, what it is as far as that is known, and what has to be pushed first.
-async fn component(
-    cluster: &Cluster,
-    args: &DeployArgs,
-) -> Result<(String, String, Option<Examined>, Option<Pushed>)> {
+/// What is to run.
+struct Found {
+    image: String,
+    /// The name that follows from it.
+    name: String,
+    /// What it is, as far as that is known.
+    examined: Option<Examined>,
+    /// What has to be pushed first.
+    push: Option<Pushed>,
+    /// The port that a project's program listens on.
+    port: Option<u16>,
+}
+
+async fn component(cluster: &Cluster, args: &DeployArgs) -> Result<Found> {
     let given = &args.image;
     let path = Path::new(given);
+    if path.join(project::FILE).is_file() || [".", ".."].contains(&&**given) {
+        let project = Project::open(path)?;
+        let built = project.build().await?;
+        return Ok(Found { port: project.port(), ..of_file(&built, project.name(), args)? });
+    }
     let is_file = !given.contains("://") && (given.ends_with(".wasm") || path.is_file());
     if !is_file {
         let last = given.rsplit('/').next().unwrap_or(given);
@@ -89,15 +104,22 @@ async fn component(
             true => None,
             false => Some(ensure_serves(&image::component(cluster, given).await?, given)?),
         };
-        return Ok((given.clone(), name, examined, None));
+        return Ok(Found { image: given.clone(), name, examined, push: None, port: None });
     }
-    let bytes = input::bytes(path, WASM_BYTES_MAX)?;
-    let examined = ensure_serves(&bytes, given)?;
     let stem = path.file_stem().and_then(|stem| stem.to_str()).context("the file has no name")?;
-    let name = args.name.clone().unwrap_or_else(|| dns_label(stem));
+    of_file(path, &dns_label(stem), args)
+}
+
+/// A file, which becomes an image of the name that it gets.
+fn of_file(path: &Path, name: &str, args: &DeployArgs) -> Result<Found> {
+    let bytes = input::bytes(path, WASM_BYTES_MAX)?;
+    let examined = ensure_serves(&bytes, &path.display().to_string())?;
+    let name = args.name.clone().unwrap_or_else(|| name.to_owned());
     let (repository, _) = split_name(&name)?;
     let tag = hex::encode(Sha256::digest(&bytes))[..12].to_string();
-    Ok((format!("{repository}:{tag}"), name, Some(examined), Some(Pushed { repository, tag, bytes })))
+    let image = format!("{repository}:{tag}");
+    let push = Some(Pushed { repository, tag, bytes });
+    Ok(Found { image, name, examined: Some(examined), push, port: None })
 }
 
 /// Refuses what no node runs, and what computes and ends.

@@ -1,7 +1,7 @@
 //! What a component without a cluster has of the network: what it may reach, and where it is reached.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -13,15 +13,21 @@ use futures::future::BoxFuture;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream, lookup_host},
+    sync::watch,
 };
 
-use super::ADDRESS;
+use super::ports::Ports;
 use crate::output;
 
+/// The component's address, of those that pods have.
+pub const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 128, 0, 1));
 /// How long a connect of the component may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that are under way each way of a connection.
 const PIPE_BYTES: usize = 256 * 1024;
+/// How long a client waits for a component that listens, and how often that is looked for.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(10);
+const LISTEN_POLL: Duration = Duration::from_millis(20);
 /// After an accept has failed, for want of files above all.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -73,25 +79,33 @@ async fn join(mut stream: TcpStream, mut conn: Conn) {
 }
 
 /// Listeners of this machine, and the ports that they lead to.
-pub struct Publications(Vec<(TcpListener, u16)>);
+pub struct Publications {
+    listeners: Vec<(TcpListener, u16)>,
+    serves_http: bool,
+}
 
 impl Publications {
-    pub async fn listen(ports: &[(SocketAddr, u16)]) -> Result<Self> {
-        let mut all = Vec::new();
-        for (address, port) in ports {
+    pub async fn listen(ports: &Ports) -> Result<Self> {
+        let mut listeners = Vec::new();
+        for (address, port) in &ports.published {
             let listener = TcpListener::bind(address).await.with_context(|| {
                 format!("listening at {address}; another port is had by `--port PORT:{port}`, and 0 is any that is free")
             })?;
-            all.push((listener, *port));
+            listeners.push((listener, *port));
         }
-        Ok(Self(all))
+        Ok(Self { listeners, serves_http: ports.serves_http })
     }
 
-    /// Says where they are, and serves them until the namespace is shut down.
-    pub fn serve(self, namespace: &Namespace, serves_http: bool) {
-        for (listener, port) in self.0 {
+    /// Says where they are, and serves them.
+    pub fn serve(self, namespace: &Namespace) {
+        self.serve_whichever(&watch::channel(Some(namespace.clone())).1);
+    }
+
+    /// The same of whichever namespace there is when a client comes. While there is none, clients wait.
+    pub fn serve_whichever(self, namespace: &watch::Receiver<Option<Namespace>>) {
+        for (listener, port) in self.listeners {
             if let Ok(address) = listener.local_addr() {
-                output::note(match serves_http {
+                output::note(match self.serves_http {
                     true => format!("http://{address}/ (Ctrl-C ends it)"),
                     false => format!("{address} leads to port {port}"),
                 });
@@ -101,7 +115,7 @@ impl Publications {
     }
 }
 
-async fn accept(listener: TcpListener, namespace: Namespace, to: SocketAddr) {
+async fn accept(listener: TcpListener, namespace: watch::Receiver<Option<Namespace>>, to: SocketAddr) {
     loop {
         let Ok((stream, client)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -110,11 +124,29 @@ async fn accept(listener: TcpListener, namespace: Namespace, to: SocketAddr) {
         let namespace = namespace.clone();
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
-            match namespace.deliver_for(client.ip(), client, to).await {
-                Ok(conn) => join(stream, conn).await,
-                // Nobody listens there: the client is told so as far as that still can be said.
-                Err(_) => drop(stream.set_zero_linger()),
+            match deliver(namespace, client, to).await {
+                Some(conn) => join(stream, conn).await,
+                // The client is told as far as that still can be said.
+                None => drop(stream.set_zero_linger()),
             }
         });
     }
+}
+
+/// A connection to the port, once there is a namespace in which somebody listens there: a program may have just begun.
+async fn deliver(
+    mut namespace: watch::Receiver<Option<Namespace>>,
+    client: SocketAddr,
+    to: SocketAddr,
+) -> Option<Conn> {
+    let delivered = async {
+        loop {
+            let current = namespace.wait_for(Option::is_some).await.ok()?.clone()?;
+            match current.deliver_for(client.ip(), client, to).await {
+                Ok(conn) => return Some(conn),
+                Err(_) => tokio::time::sleep(LISTEN_POLL).await,
+            }
+        }
+    };
+    tokio::time::timeout(LISTEN_PATIENCE, delivered).await.ok().flatten()
 }
