@@ -3,6 +3,7 @@
 mod cluster;
 mod daemons;
 pub mod examples;
+mod invoke;
 mod objects;
 mod run;
 mod values;
@@ -15,6 +16,7 @@ use clap_complete::Shell;
 pub use self::{
     cluster::{ClusterCommand, RecoverArgs, Role, SnapshotCommand, TokenCommand},
     daemons::{ControlArgs, DemoArgs, NodeArgs, UpArgs},
+    invoke::InvokeArgs,
     objects::{Cascade, DeleteArgs, DeployArgs, DryRun, EnvSource, GetArgs, LogsArgs, Output, PushArgs},
     run::{BuildArgs, DevArgs, Given, Language, MappedDir, NewArgs, Published, RunArgs},
     values::grace,
@@ -86,6 +88,9 @@ pub enum Command {
     /// Deploy a component and print the URL that answers.
     #[command(after_help = examples::DEPLOY)]
     Deploy(DeployArgs),
+    /// Call what was deployed, through the cluster's gateway, and print its answer.
+    #[command(after_help = examples::INVOKE)]
+    Invoke(InvokeArgs),
     /// List or show objects.
     #[command(after_help = examples::GET)]
     Get(GetArgs),

@@ -9,6 +9,7 @@ pub mod deploy;
 pub mod dev;
 pub mod doctor;
 pub mod get;
+pub mod invoke;
 pub mod kubeconfig;
 pub mod logs;
 pub mod manual;

@@ -13,10 +13,15 @@ pub fn bytes(file: &Path, bytes_max: u64) -> Result<Vec<u8>> {
 /// The same of a text; `-` is stdin.
 pub fn text(file: &Path, bytes_max: u64) -> Result<String> {
     let bytes = match file == Path::new("-") {
-        true => whole(std::io::stdin(), bytes_max).context("reading stdin")?,
+        true => stdin(bytes_max)?,
         false => bytes(file, bytes_max)?,
     };
     String::from_utf8(bytes).with_context(|| format!("reading {}: it is no text in UTF-8", file.display()))
+}
+
+/// All of stdin.
+pub fn stdin(bytes_max: u64) -> Result<Vec<u8>> {
+    whole(std::io::stdin(), bytes_max).context("reading stdin")
 }
 
 fn whole(source: impl Read, bytes_max: u64) -> Result<Vec<u8>> {

@@ -96,6 +96,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Run(args) => commands::run::run(&args).await,
         Command::Push(args) => commands::push::run(&args).await,
         Command::Deploy(args) => commands::deploy::run(&args).await,
+        Command::Invoke(args) => commands::invoke::run(&args).await,
         Command::Get(args) => commands::get::run(&args).await,
         Command::Logs(args) => commands::logs::run(&args).await,
         Command::Delete(args) => commands::delete::run(&args).await,

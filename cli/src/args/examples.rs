@@ -23,6 +23,12 @@ pub const DEV: &str = "Examples:
   coracle dev
   coracle dev hello --port 3000 --env GREETING=hi";
 
+pub const INVOKE: &str = "Examples:
+  coracle invoke hello
+  coracle invoke hello --path /greet?name=Ada --timing
+  coracle invoke hello --data @order.json --header Content-Type:application/json --include
+  coracle invoke hello --times 1000 --timing -o json";
+
 pub const RUN: &str = "Examples:
   coracle run hello.wasm
   coracle run --port 0.0.0.0:80 --env GREETING=hi hello.wasm
