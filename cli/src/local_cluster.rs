@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use coracle_agent::{Capacity, JoinWith, Node, NodeConfig, has_joined, remove_dir};
+use coracle_agent::{AccessLog, Capacity, JoinWith, Node, NodeConfig, has_joined, remove_dir};
 use coracle_proto::join::{JoinToken, Role};
 use coracle_server::{Control, ControlConfig, Mode};
 use coracle_wasi_host::{Host, HostConfig, descriptors::Descriptors};
@@ -23,6 +23,7 @@ pub struct Shape {
     pub nodes: u32,
     pub listen: SocketAddr,
     pub gateway: SocketAddr,
+    pub access_log: Option<AccessLog>,
 }
 
 /// In the data dir: what a resume has to start again.
@@ -116,6 +117,7 @@ impl LocalCluster {
                 name,
                 join: Some(JoinWith { addresses: addresses.clone(), token }),
                 gateway_listen: Some(if number == 1 { shape.gateway } else { ANY_PORT }),
+                access_log: shape.access_log.clone(),
                 // Whoever runs the cluster on a machine of his own may use the network from there anyhow.
                 allow_egress: true,
                 local_artifacts: vec!["/".into()],

@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use anyhow::Context;
 use clap::Args;
+use coracle_agent::AccessLog;
 
 use super::{LogArgs, values};
 use crate::{join_token::TokenArgs, names};
@@ -25,7 +27,30 @@ pub struct UpArgs {
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR", value_parser = values::listen)]
     pub gateway: SocketAddr,
     #[command(flatten)]
+    pub access: AccessLogArgs,
+    #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// What the gateway tells of its requests.
+#[derive(Clone, Debug, Default, Args)]
+pub struct AccessLogArgs {
+    /// A file to which the gateway adds a line of JSON for each request that it has answered; `-` is standard output. One that
+    /// was moved away is made anew.
+    #[arg(long, value_name = "FILE")]
+    pub access_log: Option<PathBuf>,
+    /// The part of the requests that have lines, as 0.01; those that end with 500 or more all have.
+    #[arg(long, value_name = "PART", default_value = "1", value_parser = values::part, requires = "access_log")]
+    pub access_log_sample: f64,
+}
+
+impl AccessLogArgs {
+    /// Opens the log, where there is to be one.
+    pub fn open(&self) -> anyhow::Result<Option<AccessLog>> {
+        let Some(path) = &self.access_log else { return Ok(None) };
+        let log = AccessLog::open(path, self.access_log_sample);
+        Ok(Some(log.with_context(|| format!("opening the access log {}", path.display()))?))
+    }
 }
 
 #[derive(Clone, Debug, Args)]
@@ -97,6 +122,8 @@ pub struct NodeArgs {
     /// Repeat for more.
     #[arg(long = "trusted-proxy", value_name = "CIDR")]
     pub trusted_proxies: Vec<coracle_agent::Cidr>,
+    #[command(flatten)]
+    pub access: AccessLogArgs,
     /// Address of /metrics, as :9464, over HTTPS with the node's certificate, for those with a token of `coracle token create
     /// --role reader`. Without it there is none.
     #[arg(long, value_name = "ADDR", value_parser = values::listen)]

@@ -80,6 +80,14 @@ fn words(time: Duration) -> String {
     unit.map_or_else(|| format!("{seconds}s"), |(name, of)| format!("{}{name}", seconds / of))
 }
 
+/// A part of a whole, from 0 to 1.
+pub fn part(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(part) if (0.0..=1.0).contains(&part) => Ok(part),
+        _ => Err(format!("`{text}` is no part of a whole: write a number from 0 to 1, as 0.01")),
+    }
+}
+
 /// An address to listen at: `127.0.0.1:6443`, `[::1]:6443`, `localhost:6443`, or `:6443` for all of the machine's.
 pub fn listen(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {

@@ -34,8 +34,14 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
     let folder =
         tempfile::Builder::new().prefix("coracle-demo-").tempdir().context("making a temporary data dir")?;
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let shape =
-        Shape { data_dir: folder.path().into(), control: 3, nodes: 2, listen: any_port, gateway: any_port };
+    let shape = Shape {
+        data_dir: folder.path().into(),
+        control: 3,
+        nodes: 2,
+        listen: any_port,
+        gateway: any_port,
+        access_log: None,
+    };
     let begun = Instant::now();
     let running = LocalCluster::start(&shape).await?;
     let result = tell(&running, begun).await;

@@ -28,6 +28,7 @@ pub async fn run(args: &NodeArgs) -> Result<()> {
         fabric_listen: args.fabric,
         gateway_listen: args.gateway,
         trusted_proxies: args.trusted_proxies.clone(),
+        access_log: args.access.open()?,
         metrics_listen: args.metrics,
         capacity: Capacity { pods: args.pods, ..Capacity::default() },
         max_instances: args.max_instances,

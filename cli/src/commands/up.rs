@@ -20,6 +20,7 @@ pub async fn run(args: &UpArgs) -> Result<()> {
         nodes: args.nodes,
         listen: args.listen,
         gateway: args.gateway,
+        access_log: args.access.open()?,
     };
     let spinner = ProgressBar::new_spinner();
     spinner.enable_steady_tick(std::time::Duration::from_millis(100));

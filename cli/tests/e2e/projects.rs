@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     guide::installed,
-    harness::{Daemon, alone, coracle, eventually, get, run, sample, up},
+    harness::{Daemon, alone, coracle, eventually, get, run, sample},
 };
 
 /// Where the guide has some tools installed.
@@ -109,11 +109,56 @@ fn a_project_is_built_and_run_again_at_each_change() {
     dev.stop();
 }
 
+/// What was deployed is called by its name.
+fn invoked(config: &Path) {
+    let invoke = |arguments: &[&str]| {
+        let words = [&["invoke", "--kubeconfig", config.to_str().unwrap()], arguments].concat();
+        let output = coracle(&words).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, answer, _) = invoke(&["copy"]);
+    assert!(code == 0 && answer.starts_with("hello from Coracle, served by copy-"), "{answer}");
+    let (code, answer, told) = invoke(&["copy", "--path", "/echo", "--data", "some words", "--timing"]);
+    assert_eq!((code, answer.as_str()), (0, "some words"));
+    assert!(told.starts_with("connected ") && told.contains("whole "), "{told}");
+    let (code, answer, told) = invoke(&["copy", "--path", "/env/NONE", "--include"]);
+    assert!(code == 4 && answer.starts_with("404 Not Found\ncontent-"), "{code} {answer}");
+    assert!(answer.ends_with("\n\nno such variable\n") && told.is_empty(), "{answer} {told}");
+    let (code, answer, _) = invoke(&["copy", "--times", "3", "-o", "json", "-H", "x-request-id: mine"]);
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!((code, &answer["status"], &answer["timing"]["calls"]), (0, &200.into(), &3.into()));
+    let (code, _, told) = invoke(&["other"]);
+    assert!(code == 1 && told.contains("there is no Ingress \"other\""), "{told}");
+}
+
+/// What the gateway tells of the calls.
+fn told(log: &Path) {
+    let line = |path: &str| {
+        eventually(&format!("a line of {path}"), || {
+            let text = fs::read_to_string(log).unwrap();
+            let mut lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+            lines.find(|line| line["path"] == path).ok_or(text)
+        })
+    };
+    let echo = line("/echo");
+    for (field, value) in [("method", "POST"), ("host", "copy.localhost"), ("service", "default/copy")] {
+        assert_eq!(echo[field], value, "{echo}");
+    }
+    assert_eq!((&echo["status"], &echo["bytes"], &echo["complete"]), (&200.into(), &10.into(), &true.into()));
+    assert_eq!(line("/env/NONE")["status"], 404);
+    assert!(fs::read_to_string(log).unwrap().contains(r#""requestId":"mine""#));
+}
+
 #[test]
 fn a_project_is_built_and_deployed() {
     let _turn = alone();
     let folder = tempfile::tempdir().unwrap();
-    let daemon = up(&folder.path().join("cluster"));
+    let (data, log) = (folder.path().join("cluster"), folder.path().join("access.log"));
+    let any = "127.0.0.1:0";
+    let of_log = ["--access-log", log.to_str().unwrap()];
+    let up = [&["up", "--data-dir", data.to_str().unwrap(), "--listen", any, "--gateway", any], &of_log[..]];
+    let daemon = Daemon::start(&up.concat(), "The cluster is up");
     let config = folder.path().join("cluster/kubeconfig");
     copied(folder.path());
     let deploy = ["deploy", ".", "--kubeconfig", config.to_str().unwrap()];
@@ -121,6 +166,8 @@ fn a_project_is_built_and_deployed() {
     assert!(url.starts_with("http://copy.localhost:"), "{url}");
     let (status, _) = get(&daemon.said("gateway     "), "copy.localhost");
     assert_eq!(status, 200);
+    invoked(&config);
+    told(&log);
     let images = run(&["get", "artifacts", "-o", "name", "--kubeconfig", config.to_str().unwrap()]);
     assert_eq!(images.lines().count(), 1, "{images}");
     fs::write(folder.path().join("source.wasm"), "").unwrap();

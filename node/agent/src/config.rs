@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use coracle_fabric::Cidr;
+use coracle_fabric::{AccessLog, Cidr};
 use coracle_wasi_host::{Host, descriptors::Descriptors};
 
 /// The longest that a pod may take to end when the node stops, where nothing else is said: the grace of most pods.
@@ -27,6 +27,8 @@ pub struct NodeConfig {
     /// Proxies before the gateway. Only what they say in `X-Forwarded-*` is believed; what other clients say there is
     /// replaced.
     pub trusted_proxies: Vec<Cidr>,
+    /// Where the gateway tells of its requests, if anywhere.
+    pub access_log: Option<AccessLog>,
     /// Where `/metrics` is served over TLS, with the node's certificate and to those with the token of a reader; `None` serves
     /// it nowhere. Port 0 picks a free one.
     pub metrics_listen: Option<SocketAddr>,
@@ -81,6 +83,7 @@ impl NodeConfig {
             fabric_advertise: None,
             gateway_listen: None,
             trusted_proxies: Vec::new(),
+            access_log: None,
             metrics_listen: None,
             labels: BTreeMap::new(),
             allow_egress: false,

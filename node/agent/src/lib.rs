@@ -35,7 +35,7 @@ mod wishes;
 
 pub use artifacts::ARTIFACT_BYTES_MAX;
 pub use config::{Capacity, JoinWith, NodeConfig, STOP_GRACE_DEFAULT};
-pub use coracle_fabric::Cidr;
+pub use coracle_fabric::{AccessLog, Cidr};
 pub use identity::{IdentityError, has_joined};
 pub use node::{Node, NodeError, start};
 pub use removal::remove_dir;

@@ -216,6 +216,7 @@ async fn start_fabric(
         tls: tls.fabric.clone(),
         egress: config.allow_egress,
         trusted_proxies: config.trusted_proxies.clone(),
+        access_log: config.access_log.clone(),
         gateway_requests: Shares::new(What::GatewayRequests, GATEWAY.requests_max),
         descriptors: config.descriptors.clone().unwrap_or_else(Descriptors::of_process),
         outside: host.tenant_buffers(),

@@ -11,7 +11,7 @@ use crate::door::{self, Door};
 use crate::egress::Egress;
 use crate::error::FabricError;
 use crate::flows::Flows;
-use crate::gateway::{Gateway, Meter, Pool};
+use crate::gateway::{AccessLog, Gateway, Meter, Pool};
 use crate::model::{Cidr, NetworkChange, PodIdentity};
 use crate::node_port::NodePorts;
 use crate::policy::Policy;
@@ -66,6 +66,8 @@ pub struct FabricConfig {
     pub egress: bool,
     /// Proxies before the gateway: what they say in `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<Cidr>,
+    /// Where the gateway's requests are told of, if anywhere.
+    pub access_log: Option<AccessLog>,
     /// Requests that the gateway has under way: namespaces and their clients have shares.
     pub gateway_requests: Arc<Shares>,
     /// The descriptors that connections are taken from.
@@ -109,6 +111,7 @@ pub(crate) struct Inner {
     gateway_requests: Arc<Shares>,
     gateway_meter: Meter,
     trusted_proxies: Arc<[Cidr]>,
+    access_log: Option<AccessLog>,
 }
 
 impl Fabric {
@@ -168,6 +171,7 @@ impl Fabric {
             gateway_requests: config.gateway_requests,
             gateway_meter: Meter::new(),
             trusted_proxies: trusted_proxies.clone(),
+            access_log: config.access_log,
             stopped: stopped.clone(),
         });
         let arrivals = Box::new(Fabric { inner: inner.clone() });
@@ -199,6 +203,9 @@ impl Fabric {
     pub fn write_gateway(&self, text: &mut Text) {
         if self.inner.gateway_address.is_some() {
             self.inner.gateway_meter.write(text, self.inner.gateway_requests.held());
+            if let Some(log) = &self.inner.access_log {
+                log.write(text);
+            }
         }
     }
 
@@ -325,6 +332,10 @@ impl Inner {
 
     pub(crate) fn gateway_requests(&self) -> &Arc<Shares> {
         &self.gateway_requests
+    }
+
+    pub(crate) fn access_log(&self) -> Option<&AccessLog> {
+        self.access_log.as_ref()
     }
 
     pub(crate) fn gateway_meter(&self) -> &Meter {

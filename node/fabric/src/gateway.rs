@@ -2,6 +2,7 @@
 //! ([`router`]) says which service it is for, and a backend ([`backend`]) answers it. Nothing is retried but what never
 //! reached an endpoint.
 
+mod access_log;
 mod backend;
 mod forward;
 mod headers;
@@ -10,6 +11,7 @@ mod pool;
 mod router;
 mod upgrade;
 
+pub use access_log::AccessLog;
 pub(crate) use meter::Meter;
 pub(crate) use pool::Pool;
 pub(crate) use router::Router;

@@ -39,6 +39,7 @@ mod tests;
 
 pub use error::FabricError;
 pub use fabric::{Fabric, FabricConfig};
+pub use gateway::AccessLog;
 pub use model::{
     BackendPort, Cidr, Claim, Endpoint, HostRoutes, Labels, NetworkChange, NodeEntry, NodeIdentity,
     ParseCidrError, PathKind, PathRoute, PodEntry, PodIdentity, Protocol, RouteSet, RouteSource,

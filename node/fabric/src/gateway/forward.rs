@@ -1,5 +1,6 @@
 //! One request from a client to an endpoint and its response back.
 
+use super::access_log::Asked;
 use super::backend::{Backends, Failure, Fault, Pair, copy_without_body, not_serving};
 use super::headers::{self, host_of};
 use super::upgrade::{self, Upgrade};
@@ -42,12 +43,16 @@ impl Forwarder {
     /// Answers one request; what goes wrong is a response as well.
     pub(super) async fn serve(&self, peer: SocketAddr, request: Request<HttpBody>) -> Response<HttpBody> {
         let (begun, id) = (Instant::now(), RequestId::given(request.headers()));
+        let line = self.fabric.access_log().map(|log| log.begin(peer, &request));
         let response = match self.forward(peer, request).await {
             Ok(response) => response,
             Err(fault) => fault.answer(id),
         };
         self.fabric.gateway_meter().answered(response.status(), begun.elapsed());
-        response
+        match line {
+            Some(line) => line.answered(response),
+            None => response,
+        }
     }
 
     async fn forward(
@@ -69,7 +74,8 @@ impl Forwarder {
         request.extensions_mut().insert(Client(client.ip()));
         let permit = self.permit(client.ip(), &service)?;
         if let Some(wanted) = wanted {
-            return self.forward_upgrade(client, request, wanted, (&service, port), permit).await;
+            let response = self.forward_upgrade(client, request, wanted, (&service, port), permit).await?;
+            return Ok(self.told(response, client.ip(), &service));
         }
         let mut permit = Some(permit);
         let (mut failed, mut told) = (Failed::default(), None);
@@ -78,7 +84,7 @@ impl Forwarder {
             match self.attempt(request, client.ip(), choice, &service, &mut permit).await {
                 Ok(response) => {
                     self.fabric.remember(&service, client.ip(), choice);
-                    return Ok(response);
+                    return Ok(self.told(response, client.ip(), &service));
                 }
                 Err(Failure::Final(fault)) => return Err(fault),
                 Err(Failure::Again { request: unserved, error, fault }) => {
@@ -88,6 +94,19 @@ impl Forwarder {
             }
         }
         Err(told.unwrap_or_else(|| unreachable(&service, &request, failed.last())))
+    }
+
+    /// The response, with what the access log tells of who was asked.
+    fn told(
+        &self,
+        mut response: Response<HttpBody>,
+        client: IpAddr,
+        service: &Arc<Service>,
+    ) -> Response<HttpBody> {
+        if self.fabric.access_log().is_some() {
+            response.extensions_mut().insert(Asked { client, service: service.clone() });
+        }
+        response
     }
 
     /// A part of all that may be under way: of the client and of the namespace that serves it, until the permit is dropped.

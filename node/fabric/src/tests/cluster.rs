@@ -127,6 +127,7 @@ pub(super) async fn node(authority: &Authority, name: &str) -> Fabric {
 /// A node that lets pods of all namespaces leave the cluster.
 pub(super) fn config(name: &str, tls: FabricTls) -> FabricConfig {
     FabricConfig {
+        access_log: None,
         node_name: name.into(),
         listen: "127.0.0.1:0".parse().unwrap(),
         gateway_listen: Some("127.0.0.1:0".parse().unwrap()),
