@@ -2,8 +2,10 @@
 
 mod sources;
 
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
-use coracle_wasi_host::Exit;
+use coracle_wasi_host::{Exit, Stdin};
 use tokio::sync::watch;
 
 use self::sources::Sources;
@@ -18,7 +20,7 @@ use crate::{
 };
 
 /// How long a component that is replaced may take to end.
-const RETIRES_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+const RETIRES_WITHIN: Duration = Duration::from_secs(10);
 
 pub async fn run(args: &DevArgs) -> Result<()> {
     let project = Project::open(&args.dir)?;
@@ -30,7 +32,7 @@ pub async fn run(args: &DevArgs) -> Result<()> {
     loop {
         // What changes while it builds is built after it.
         sources.look()?;
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let started = tokio::select! {
             started = build(&project, &starter, args) => started,
             () = stop_asked() => return Ok(()),
@@ -43,7 +45,7 @@ pub async fn run(args: &DevArgs) -> Result<()> {
                 current.send_replace(Some(new.namespace.clone()));
                 // Whoever comes now comes to the new one; the old one is heard out.
                 retire(running.replace(new));
-                output::note(format!("running, {} ms after the change", begun.elapsed().as_millis()));
+                output::note(format!("built and started in {} ms", begun.elapsed().as_millis()));
                 if !std::mem::replace(&mut is_served, true) {
                     Publications::listen(&ports).await?.serve_whichever(&namespace);
                 }
@@ -70,7 +72,8 @@ async fn build(project: &Project, starter: &Starter<'_>, args: &DevArgs) -> Resu
     let file = project.build().await?;
     let artifact = starter.prepare(&file).await?;
     let ports = Ports::of(&args.given.ports, artifact.entry(), project.port())?;
-    Ok((starter.start(&file, artifact, &ports)?, ports))
+    // One program after the other has no input in common.
+    Ok((starter.start(&file, artifact, &ports, Stdin::AtEnd)?, ports))
 }
 
 /// Lets a component finish what it has begun, for a while.

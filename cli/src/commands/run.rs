@@ -8,7 +8,7 @@ mod stdio;
 use std::{fmt, path::PathBuf};
 
 use anyhow::Result;
-use coracle_wasi_host::{Container, Exit};
+use coracle_wasi_host::{Container, Exit, Stdin};
 
 pub use self::{
     network::Publications,
@@ -43,7 +43,8 @@ pub async fn run(args: &RunArgs) -> Result<()> {
     let artifact = starter.prepare(&file).await?;
     let ports = Ports::of(&args.given.ports, artifact.entry(), port)?;
     let publications = Publications::listen(&ports).await?;
-    let running = starter.start(&file, artifact, &ports)?;
+    let stdin = if ports.serves_http { Stdin::AtEnd } else { stdio::stdin()? };
+    let running = starter.start(&file, artifact, &ports, stdin)?;
     publications.serve(&running.namespace);
     let exit = tokio::select! {
         exit = until_its_end(&running.container) => exit?,

@@ -9,14 +9,14 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use coracle_wasi_host::{
-    Artifact, Container, ContainerLimits, ContainerSpec, Entry, Host, HostConfig, Mount, PodLimits, Stdin,
+    Artifact, Container, ContainerLimits, ContainerSpec, Host, HostConfig, Mount, PodLimits, Stdin,
     net::{Namespace, NamespaceConfig, NetLimits},
 };
 
 use super::{
     network::{self, ADDRESS},
     ports::Ports,
-    stdio::{self, Console},
+    stdio::Console,
 };
 use crate::{
     args::{Given, MappedDir},
@@ -65,8 +65,14 @@ impl<'a> Starter<'a> {
         artifact.with_context(|| format!("{} does not run", file.display()))
     }
 
-    /// Runs what was made of the file.
-    pub fn start(&self, file: &Path, artifact: Arc<Artifact>, ports: &Ports) -> Result<Running> {
+    /// Runs what was made of the file. A program reads this.
+    pub fn start(
+        &self,
+        file: &Path,
+        artifact: Arc<Artifact>,
+        ports: &Ports,
+        stdin: Stdin,
+    ) -> Result<Running> {
         let name =
             file.file_stem().map_or_else(|| "component".into(), |name| name.to_string_lossy().into_owned());
         let config = NamespaceConfig {
@@ -76,7 +82,6 @@ impl<'a> Starter<'a> {
             limits: NetLimits::default(),
         };
         let namespace = Namespace::new(config, network::uplink(self.given.net));
-        let is_program = artifact.entry() == Entry::Command;
         let spec = ContainerSpec {
             args: std::iter::once(&name).chain(self.args).cloned().collect(),
             env: self.env_of(&name),
@@ -86,7 +91,7 @@ impl<'a> Starter<'a> {
             listen_ports: ports.listened(),
             http_timeout: None,
             working_dir: None,
-            stdin: if is_program { stdio::stdin()? } else { Stdin::AtEnd },
+            stdin,
             stdout: self.stdout.clone(),
             stderr: self.stderr.clone(),
             artifact,
