@@ -148,6 +148,8 @@ impl StateMachine for Machine {
         if let Some(old) = self.moments.pass(Instant::now(), store.revision()) {
             store.forget_events(old, OLD_EVENTS_BYTES_MAX);
         }
+        drop(store);
+        self.hub.forget_followed();
     }
 
     fn freeze(&self) -> FrozenStore {

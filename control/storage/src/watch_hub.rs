@@ -173,6 +173,11 @@ impl WatchHub {
         (self.view(), feed)
     }
 
+    /// Lets go of what followers have had their time for. Called by the machine at times.
+    pub(crate) fn forget_followed(&self) {
+        self.feed.lock().forget_old();
+    }
+
     /// Members compare it.
     pub fn state_hash(&self) -> [u8; 32] {
         self.store.lock().state_hash()

@@ -23,6 +23,8 @@ pub type EntryEvents = Arc<[Arc<Event>]>;
 pub struct Recent {
     entries: VecDeque<EntryEvents>,
     bytes: usize,
+    /// How many of them were there when it was last looked for old ones.
+    seen: usize,
     sender: broadcast::Sender<Weak<[Arc<Event>]>>,
 }
 
@@ -39,7 +41,7 @@ pub struct Lagged;
 
 impl Default for Recent {
     fn default() -> Self {
-        Self { entries: VecDeque::new(), bytes: 0, sender: broadcast::Sender::new(ENTRIES_MAX) }
+        Self { entries: VecDeque::new(), bytes: 0, seen: 0, sender: broadcast::Sender::new(ENTRIES_MAX) }
     }
 }
 
@@ -49,11 +51,25 @@ impl Recent {
         self.entries.push_back(events.clone());
         // The newest stays, however large.
         while self.entries.len() > 1 && (self.entries.len() > ENTRIES_MAX || self.bytes > BYTES_MAX) {
-            let oldest = self.entries.pop_front();
-            self.bytes -= oldest.as_ref().map_or(0, bytes);
+            self.drop_oldest();
         }
         // Without a follower there is nobody to miss it.
         let _ = self.sender.send(Arc::downgrade(&events));
+    }
+
+    /// Lets go of what was there at the last call already: a follower has had its time.
+    pub fn forget_old(&mut self) {
+        while self.seen > 0 {
+            self.drop_oldest();
+        }
+        self.entries.shrink_to(ENTRIES_MAX / 8);
+        self.seen = self.entries.len();
+    }
+
+    fn drop_oldest(&mut self) {
+        let oldest = self.entries.pop_front();
+        self.bytes -= oldest.as_ref().map_or(0, bytes);
+        self.seen = self.seen.saturating_sub(1);
     }
 
     pub fn follow(&self) -> Feed {

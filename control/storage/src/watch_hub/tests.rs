@@ -241,6 +241,28 @@ async fn a_follower_that_stands_still_keeps_no_more_than_the_bound() {
     }
 }
 
+#[tokio::test]
+async fn what_followers_have_had_their_time_for_is_let_go() {
+    let mut bench = Bench::new();
+    let (_, mut still) = bench.hub.follow();
+    bench.put(&["a", "b"]);
+    bench.hub.forget_followed();
+    let (_, mut later) = bench.hub.follow();
+    bench.put(&["a"]);
+    assert_eq!(still.next().await.unwrap().len(), 2, "nothing is old at the first look");
+    bench.hub.forget_followed();
+    assert_eq!(still.next().await.unwrap().len(), 1);
+    assert_eq!(later.next().await.unwrap().len(), 1);
+    bench.put(&["a"]);
+    bench.hub.forget_followed();
+    bench.hub.forget_followed();
+    assert!(still.next().await.is_err(), "it has missed something");
+    // Whoever begins anew goes on.
+    let (_, mut anew) = bench.hub.follow();
+    bench.put(&["a"]);
+    assert_eq!(anew.next().await.unwrap().len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_falls_out_of_the_window_overflows() {
     let mut bench = Bench::new();
