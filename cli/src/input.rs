@@ -28,7 +28,8 @@ fn whole(source: impl Read, bytes_max: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     source.take(bytes_max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max {
-        bail!("it is larger than {} MiB, which such a file may have at most", bytes_max >> 20);
+        let most = if bytes_max < 1 << 20 { (bytes_max >> 10, "KiB") } else { (bytes_max >> 20, "MiB") };
+        bail!("it is larger than {} {}, which such a file may have at most", most.0, most.1);
     }
     Ok(bytes)
 }

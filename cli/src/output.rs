@@ -47,7 +47,8 @@ pub fn line(line: impl fmt::Display) -> Result<()> {
 
 /// One line for the person, beside the output.
 pub fn note(note: impl fmt::Display) {
-    eprintln!("{}", plain(&note.to_string()));
+    // Where nobody reads it there is nobody to be told so.
+    let _ = writeln!(std::io::stderr(), "{}", plain(&note.to_string()));
 }
 
 /// As programs want it.

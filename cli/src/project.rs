@@ -7,6 +7,7 @@ use std::{
     os::fd::AsFd,
     path::{Component, Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -14,12 +15,14 @@ use coracle_wasi_host::{Entry, examine};
 use serde::Deserialize;
 use tokio::process::Command;
 
-use crate::{commands::push::WASM_BYTES_MAX, input, output};
+use crate::{commands::push::WASM_BYTES_MAX, input, names, output};
 
 /// What says how a project is built.
 pub const FILE: &str = "coracle.yaml";
 /// The largest that is read.
 const FILE_BYTES_MAX: u64 = 64 << 10;
+/// How long it may take to see whether something is on the machine.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where tools of a project are, and those of its user, beside what PATH says: below the project, and below the home.
 const TOOLS: [&str; 2] = ["node_modules/.bin", ".venv/bin"];
 const HOME_TOOLS: [&str; 3] = [".cargo/bin", "wasm-tools/bin", "go/bin"];
@@ -69,7 +72,7 @@ impl Project {
         if !root.is_dir() {
             bail!("{} is no folder", root.display());
         }
-        if !file.exists() {
+        if !file.is_file() {
             bail!(
                 "there is no {FILE} in {}, which says how it is built: `coracle new` makes a project with one",
                 root.display()
@@ -113,9 +116,11 @@ impl Project {
     pub async fn build(&self) -> Result<PathBuf> {
         self.execute(&self.settings.build).await?;
         let file = self.component();
-        let made = input::bytes(&file, WASM_BYTES_MAX).with_context(|| {
-            format!("`{}` went well and made no {}, which {FILE} names", self.settings.build, file.display())
-        })?;
+        if !file.is_file() {
+            let (build, file) = (&self.settings.build, file.display());
+            bail!("`{build}` went well and made no {file}, which {FILE} names");
+        }
+        let made = input::bytes(&file, WASM_BYTES_MAX)?;
         let examined =
             examine(&made).with_context(|| format!("what was built, {}, does not run", file.display()))?;
         let entry = match examined.entry {
@@ -158,7 +163,8 @@ impl Project {
         for need in &self.settings.needs {
             let mut check = self.shell(&need.check);
             let check = check.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-            if !check.await.is_ok_and(|status| status.success()) {
+            let checked = tokio::time::timeout(CHECK_TIMEOUT, check).await;
+            if !checked.is_ok_and(|status| status.is_ok_and(|status| status.success())) {
                 missing.push(need);
             }
         }
@@ -195,6 +201,9 @@ fn read(text: &str) -> Result<Settings> {
             bail!("`{}` is no path within the project", path.display());
         }
     }
+    if let Err(fault) = names::project(&settings.name) {
+        bail!("name: {fault}");
+    }
     if settings.port == Some(0) {
         bail!("port: nothing listens on port 0");
     }
@@ -216,6 +225,7 @@ mod tests {
             ("port: 0", "port 0"),
             ("biuld: make", "unknown field `biuld`"),
             ("port: many", "port"),
+            ("watch: [a]\nname: ../x", "name"),
         ] {
             let error = format!("{:#}", read(&format!("{MINIMAL}{more}\n")).unwrap_err());
             assert!(error.contains(said), "{more}: {error}");

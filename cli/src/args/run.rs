@@ -77,7 +77,8 @@ pub struct Given {
     /// that is free. What serves HTTP is at 127.0.0.1:8080 where nothing is said. Repeat for more.
     #[arg(short, long = "port", value_name = "[ADDRESS:]PORT[:ITS-PORT]", value_parser = published)]
     pub ports: Vec<Published>,
-    /// Let it open connections to all that this machine reaches, by name or address.
+    /// Let it open TCP connections to all that this machine reaches, by name or address, but this machine's loopback: 127.0.0.1
+    /// is the component's own.
     #[arg(long)]
     pub net: bool,
     /// The most memory that it may have, as 128Mi.

@@ -23,15 +23,14 @@ use crate::{
 const RETIRES_WITHIN: Duration = Duration::from_secs(10);
 
 pub async fn run(args: &DevArgs) -> Result<()> {
-    let project = Project::open(&args.dir)?;
-    let mut sources = Sources::of(&project)?;
+    let mut project = Project::open(&args.dir)?;
     let starter = Starter::new(&args.given, &args.args)?;
     let (current, namespace) = watch::channel(None);
     let mut running: Option<Running> = None;
     let mut is_served = false;
     loop {
-        // What changes while it builds is built after it.
-        sources.look()?;
+        // What changes while it builds is built after it, but where all is watched: the build's own files are among that.
+        let mut sources = Sources::of(&project)?;
         let begun = Instant::now();
         let started = tokio::select! {
             started = build(&project, &starter, args) => started,
@@ -46,7 +45,8 @@ pub async fn run(args: &DevArgs) -> Result<()> {
                 // Whoever comes now comes to the new one; the old one is heard out.
                 retire(running.replace(new));
                 output::note(format!("built and started in {} ms", begun.elapsed().as_millis()));
-                if !std::mem::replace(&mut is_served, true) {
+                if !is_served && !ports.published.is_empty() {
+                    is_served = true;
                     Publications::listen(&ports).await?.serve_whichever(&namespace);
                 }
             }
@@ -54,9 +54,19 @@ pub async fn run(args: &DevArgs) -> Result<()> {
         }
         loop {
             tokio::select! {
-                changed = sources.changed() => break changed?,
+                changed = sources.changed() => {
+                    changed?;
+                    match Project::open(&args.dir) {
+                        Ok(changed) => {
+                            project = changed;
+                            break;
+                        }
+                        Err(error) => output::note(format!("error: {error:#}")),
+                    }
+                    sources.look()?;
+                }
                 () = stop_asked() => return Ok(()),
-                () = starter.nobody_reads() => return Ok(()),
+                error = starter.unwritten() => return Err(error),
                 exit = ended(running.as_ref()) => {
                     output::note(format!("it {exit}; it is started again at the next change"));
                     current.send_replace(None);

@@ -46,6 +46,10 @@ pub async fn run(args: &InvokeArgs) -> Result<()> {
     let mut answers = Vec::new();
     for _ in 0..args.times {
         let request = request(args, &host, body.clone())?;
+        if sender.ready().await.is_err() {
+            sender =
+                connect(&gateway).await.with_context(|| format!("connecting to the gateway at {gateway}"))?;
+        }
         let answer = tokio::time::timeout(args.timeout, ask(&mut sender, request)).await;
         let answer = answer.with_context(|| format!("{} has not answered in time", args.name))?;
         let answer = answer.with_context(|| format!("asking {} at {gateway} for {host}", args.name))?;
@@ -112,7 +116,6 @@ fn request(args: &InvokeArgs, host: &str, body: Bytes) -> Result<Request<Full<By
 }
 
 async fn ask(sender: &mut SendRequest<Full<Bytes>>, request: Request<Full<Bytes>>) -> Result<Answer> {
-    sender.ready().await.context("the gateway has closed the connection")?;
     let begun = Instant::now();
     let (head, body) = sender.send_request(request).await?.into_parts();
     let began = begun.elapsed();

@@ -9,18 +9,14 @@ use std::{fmt, path::PathBuf};
 
 use anyhow::Result;
 use coracle_wasi_host::{Container, Exit, Stdin};
+use futures::FutureExt;
 
 pub use self::{
     network::Publications,
     ports::Ports,
     starter::{Running, Starter},
 };
-use crate::{
-    args::RunArgs,
-    commands::up::stop_asked,
-    output::{self, NobodyReads},
-    project::Project,
-};
+use crate::{args::RunArgs, commands::up::stop_asked, output, project::Project};
 
 /// What a shell says of a program that Ctrl-C has ended.
 const INTERRUPTED: u8 = 130;
@@ -48,8 +44,10 @@ pub async fn run(args: &RunArgs) -> Result<()> {
     publications.serve(&running.namespace);
     let exit = tokio::select! {
         exit = until_its_end(&running.container) => exit?,
-        () = starter.nobody_reads() => return Err(NobodyReads.into()),
+        error = starter.unwritten() => return Err(error),
     };
+    // What was written last may not have been taken.
+    starter.unwritten().now_or_never().map_or(Ok(()), Err)?;
     told(exit)
 }
 
@@ -68,12 +66,10 @@ async fn until_its_end(container: &Container) -> Result<Exit> {
         exit = container.wait() => return Ok(exit),
         () = stop_asked() => container.stop(),
     }
+    // One that waits for whoever reads its output ends with the process alone.
     let exit = tokio::select! {
         exit = container.wait() => exit,
-        () = stop_asked() => {
-            container.kill();
-            container.wait().await
-        }
+        () = stop_asked() => Exit::Killed,
     };
     if exit == Exit::Killed { Err(Ended(INTERRUPTED).into()) } else { Ok(exit) }
 }
@@ -86,6 +82,6 @@ fn told(exit: Exit) -> Result<()> {
     if !matches!(exit, Exit::Completed { .. }) {
         output::note(format!("error: the component {exit}"));
     }
-    // What a process can say of itself is a byte.
-    Err(Ended((exit.code() & 0xff) as u8).into())
+    // What a process can say of itself is a byte, and a failure is none of 0.
+    Err(Ended(((exit.code() & 0xff) as u8).max(1)).into())
 }

@@ -106,6 +106,10 @@ fn a_project_is_built_and_run_again_at_each_change() {
     fs::copy(sample("hello-http-p3"), folder.path().join("source.wasm")).unwrap();
     assert_eq!(get(&address, "localhost").0, 200);
     assert_eq!(dev.output().matches("http://").count(), 1, "one address for all: {}", dev.output());
+    // What says how it is built is read anew.
+    let settings = fs::read_to_string(folder.path().join("coracle.yaml")).unwrap();
+    fs::write(folder.path().join("coracle.yaml"), settings.replace("test -s source.wasm", "exit 9")).unwrap();
+    said("failed (exit status: 9)", 1);
     dev.stop();
 }
 

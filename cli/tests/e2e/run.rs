@@ -8,7 +8,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use crate::harness::{Daemon, coracle, get, sample};
+use crate::harness::{Daemon, coracle, eventually, get, sample};
 
 /// Greets whom its input names, shouts what follows, and does with its arguments what they say.
 const TALK: &str = r#"
@@ -197,4 +197,35 @@ fn a_program_that_does_not_end_is_ended_by_a_signal() {
         .unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", said(&output));
+}
+
+#[test]
+fn output_that_nobody_takes_is_told_and_holds_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = talk(folder.path(), "wasm32-wasip2");
+    let forever = || coracle(&["run", program.to_str().unwrap(), "--forever"]);
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = forever().stdout(full).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("writing to stdout: No space left"), "{}", said(&output));
+
+    // Its reader stands still: the second signal ends it all the same.
+    let mut child = forever().stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let _stdout = child.stdout.take();
+    let ended = eventually("the program to end", || {
+        rustix::process::kill_process(
+            rustix::process::Pid::from_child(&child),
+            rustix::process::Signal::TERM,
+        )
+        .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        child.try_wait().unwrap().ok_or_else(|| "it runs".to_owned())
+    });
+    // The first may come before it is heard.
+    assert!(ended.code() == Some(130) || ended.code().is_none(), "{ended}");
+
+    // Nobody hears what is wrong: it is no other fault.
+    let mut child = coracle(&["run", "/nowhere"]).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
 }

@@ -5,11 +5,15 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::HostError;
 
 /// The end of the names of what is not yet an entry.
 const SCRATCH: &str = ".tmp";
+
+/// After so long nobody who lives is writing it any more: others may share the directory.
+const SCRATCH_STAYS: Duration = Duration::from_secs(3600);
 
 const KEY_FILE: &str = "key";
 
@@ -49,7 +53,8 @@ impl CacheDir {
 fn remove_scratch(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if entry.file_name().to_str().is_some_and(|name| name.ends_with(SCRATCH)) {
+        let is_scratch = entry.file_name().to_str().is_some_and(|name| name.ends_with(SCRATCH));
+        if is_scratch && is_old(&entry) {
             match fs::remove_file(entry.path()) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -57,6 +62,12 @@ fn remove_scratch(dir: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// One whose time is not known, or lies in the future, is not.
+fn is_old(entry: &fs::DirEntry) -> bool {
+    let written = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+    written.and_then(|written| written.elapsed().ok()).is_some_and(|age| age >= SCRATCH_STAYS)
 }
 
 /// Makes sure that the directory is this user's alone. Where others could write to it, its key goes, and with it all
@@ -98,6 +109,16 @@ mod tests {
         let entry = dir.path().join("abc.cwasm");
         for path in left.iter().chain([&entry]) {
             fs::write(path, "x").expect("written");
+        }
+        CacheDir::open(dir.path()).expect("ours");
+        assert!(left.iter().all(|path| path.exists()), "somebody may be writing them");
+        for path in left.iter().chain([&entry]) {
+            let then = std::time::SystemTime::now() - SCRATCH_STAYS;
+            fs::File::options()
+                .append(true)
+                .open(path)
+                .and_then(|file| file.set_modified(then))
+                .expect("set");
         }
         CacheDir::open(dir.path()).expect("ours");
         assert!(left.iter().all(|path| !path.exists()) && entry.exists());

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use coracle_wasi_host::{
     Artifact, Container, ContainerLimits, ContainerSpec, Host, HostConfig, Mount, PodLimits, Stdin,
     net::{Namespace, NamespaceConfig, NetLimits},
@@ -108,9 +108,9 @@ impl<'a> Starter<'a> {
         env.into_iter().collect()
     }
 
-    /// Resolves once nobody reads what is written to standard output.
-    pub async fn nobody_reads(&self) {
-        self.stdout.broken().await;
+    /// Resolves once standard output takes nothing more, with the reason.
+    pub async fn unwritten(&self) -> Error {
+        self.stdout.failed().await
     }
 }
 
@@ -134,7 +134,7 @@ fn mount(dir: &MappedDir) -> Mount {
 }
 
 fn host() -> Result<Host> {
-    let cache_dir = cache_dir();
+    let cache_dir = cache_dir()?;
     let parent = cache_dir.parent().unwrap_or(&cache_dir);
     fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
     let compiler = Some(
@@ -144,8 +144,10 @@ fn host() -> Result<Host> {
 }
 
 /// Where native code is kept from one run to the next.
-fn cache_dir() -> PathBuf {
+fn cache_dir() -> Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let caches = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    caches.unwrap_or_else(std::env::temp_dir).join("coracle/run")
+    let caches =
+        caches.context("set HOME, or XDG_CACHE_HOME: neither says where compiled code is to be kept")?;
+    Ok(caches.join("coracle/run"))
 }

@@ -3,15 +3,17 @@
 use std::{
     io::{self, ErrorKind, IsTerminal, Read, Write},
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     thread,
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow};
 use coracle_wasi_host::{LogSink, Stdin, net::Conn};
 use tokio::{io::AsyncWriteExt, runtime::Handle};
 use tokio_util::sync::CancellationToken;
+
+use crate::output::NobodyReads;
 
 /// Bytes of input that are read ahead, and at once.
 const INPUT_BYTES: usize = 64 * 1024;
@@ -22,20 +24,26 @@ const BACKGROUND_POLL: Duration = Duration::from_millis(200);
 pub struct Console {
     is_error: bool,
     broken: CancellationToken,
+    /// Why it is.
+    error: OnceLock<io::Error>,
 }
 
 impl Console {
     pub fn stdout() -> Arc<Self> {
-        Arc::new(Self { is_error: false, broken: CancellationToken::new() })
+        Arc::new(Self { is_error: false, broken: CancellationToken::new(), error: OnceLock::new() })
     }
 
     pub fn stderr() -> Arc<Self> {
-        Arc::new(Self { is_error: true, broken: CancellationToken::new() })
+        Arc::new(Self { is_error: true, broken: CancellationToken::new(), error: OnceLock::new() })
     }
 
-    /// Resolves once nobody reads it any more.
-    pub async fn broken(&self) {
+    /// Resolves once it takes nothing more, with the reason.
+    pub async fn failed(&self) -> Error {
         self.broken.cancelled().await;
+        match self.error.get() {
+            Some(error) if error.kind() != ErrorKind::BrokenPipe => anyhow!("writing to stdout: {error}"),
+            _ => NobodyReads.into(),
+        }
     }
 }
 
@@ -51,7 +59,9 @@ impl LogSink for Console {
             true => put(io::stderr().lock(), line),
             false => put(io::stdout().lock(), line),
         };
-        if written.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
+        if let Err(error) = written {
+            // Only the first one counts.
+            let _ = self.error.set(error);
             self.broken.cancel();
         }
         line.len()

@@ -72,8 +72,8 @@ impl AccessLog {
             record: Record {
                 time: Timestamp::now(),
                 client: peer.ip(),
-                method: request.method().to_string(),
-                host: host_of(request).map(|host| cut(&host)),
+                method: cut(request.method().as_str()),
+                host: host_of(request).map(|host| cut(without_user(&host))),
                 path: cut(request.uri().path()),
                 protocol: protocol(request.version()),
                 user_agent: text(header::USER_AGENT.as_str()),
@@ -185,7 +185,8 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        if !self.is_sampled && self.record.status < 500 {
+        // One without a status was given up by its client.
+        if !self.is_sampled && (1..500).contains(&self.record.status) {
             return;
         }
         self.record.bytes = self.bytes;
@@ -246,6 +247,11 @@ fn protocol(version: Version) -> &'static str {
         Version::HTTP_10 => "HTTP/1.0",
         _ => "HTTP/1.1",
     }
+}
+
+/// A host without the name and the password that may stand before it.
+fn without_user(host: &str) -> &str {
+    host.rsplit_once('@').map_or(host, |(_, host)| host)
 }
 
 /// The second part of a `traceparent` (W3C Trace Context, 3.2): 32 digits.
@@ -312,6 +318,10 @@ fn write_all(mut output: Output, lines: &Receiver<Vec<u8>>) {
             some.extend_from_slice(&line);
         }
         output.look();
+        if has_failed {
+            // What failed may have left a part of a line.
+            some.insert(0, b'\n');
+        }
         let written = output.put(&some);
         if let Err(error) = &written
             && !has_failed
@@ -423,5 +433,6 @@ mod tests {
         assert_eq!(trace_id("00-x-y-01"), None);
         assert_eq!(trace_id(""), None);
         assert_eq!(cut(&"ä".repeat(600)).len(), TEXT_BYTES_MAX);
+        assert_eq!(without_user("u:pw@a.example:80"), "a.example:80");
     }
 }
