@@ -9,7 +9,7 @@ mod made;
 mod objects;
 mod progress;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -25,6 +25,12 @@ use crate::{
 
 /// Annotation of a Node: the host:port of its gateway.
 pub const GATEWAY_ANNOTATION: &str = "coracle.dev/gateway-address";
+/// Annotation of a Node that says whether its node has linked yet, and what it says before.
+const JOINED_ANNOTATION: &str = "coracle.dev/joined";
+const JOINED_UNLINKED: &str = "waiting";
+/// How long a node that has joined has for its first link, and how often it is looked for.
+const FIRST_LINK_WITHIN: Duration = Duration::from_secs(10);
+const FIRST_LINK_POLL: Duration = Duration::from_millis(50);
 /// A program that is Ready because it has just begun may be about to end: it is looked at again after this time.
 const PROGRAM_STAYS: Duration = Duration::from_secs(1);
 /// How often a change is made anew because somebody else changed the same object meanwhile.
@@ -138,16 +144,26 @@ async fn list(cluster: &Cluster, path: &str) -> Result<Vec<Value>> {
     }
 }
 
-/// The host:port of a gateway of the cluster.
+/// The host:port of a gateway of the cluster. A node that has just joined and not yet said what it has is waited for.
 pub async fn gateway(cluster: &Cluster) -> Result<String> {
-    let nodes = everywhere(cluster, "nodes").await?;
-    if nodes.is_empty() {
-        bail!(
-            "there is no node to run it: make a token with `coracle token create`, and start one with `coracle node`"
-        );
+    let begun = Instant::now();
+    loop {
+        let nodes = everywhere(cluster, "nodes").await?;
+        if nodes.is_empty() {
+            bail!(
+                "there is no node to run it: make a token with `coracle token create`, and start one with `coracle node`"
+            );
+        }
+        let annotation =
+            |node: &Value, name| node["metadata"]["annotations"][name].as_str().map(str::to_owned);
+        let addresses = nodes.iter().filter_map(|node| annotation(node, GATEWAY_ANNOTATION));
+        if let Some(address) = addresses.filter(|address| !address.is_empty()).min() {
+            return Ok(address);
+        }
+        let is_awaited = |node| annotation(node, JOINED_ANNOTATION).as_deref() == Some(JOINED_UNLINKED);
+        if !nodes.iter().any(is_awaited) || begun.elapsed() >= FIRST_LINK_WITHIN {
+            bail!("no node has a gateway: start one with --gateway ADDR");
+        }
+        tokio::time::sleep(FIRST_LINK_POLL).await;
     }
-    let address =
-        |node: &Value| node["metadata"]["annotations"][GATEWAY_ANNOTATION].as_str().map(str::to_owned);
-    let addresses = nodes.iter().filter_map(address).filter(|address| !address.is_empty());
-    addresses.min().context("no node has a gateway: start one with --gateway ADDR")
 }

@@ -1,8 +1,17 @@
 //! `coracle deploy`: what it knows at once, what it leaves behind, and what it leaves as it is.
 
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpListener,
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
-use crate::harness::{FOREIGN_MODULE, Kubectl, alone, eventually, fails, get, run, sample, up};
+use crate::harness::{
+    FOREIGN_MODULE, Kubectl, alone, control, coracle, eventually, fails, get, run, sample, up,
+};
 
 struct Subject<'a> {
     config: &'a str,
@@ -190,4 +199,38 @@ fn removed(subject: &Subject<'_>, before: &str) {
     let said = subject.refused(&["deploy", &sample("hello-http"), "--name", "hello"]);
     assert!(said.contains("the Ingress hello is not of `coracle deploy`"), "{said}");
     assert_eq!(subject.made(), with_ingress, "what is refused leaves nothing");
+}
+
+#[test]
+fn a_node_that_has_joined_and_not_yet_linked_is_waited_for() {
+    let _turn = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let (_control, _) = control(folder.path().to_str().unwrap());
+    let kubeconfig = folder.path().join("kubeconfig");
+    let Some(kubectl) = Kubectl::find(&kubeconfig) else { return };
+    let config = kubeconfig.to_str().unwrap();
+    let invoke = ["invoke", "hello", "--kubeconfig", config];
+    kubectl.run(&["create", "ingress", "hello", "--rule=hello.localhost/=hello:80"]);
+    assert!(fails(&invoke).contains("there is no node to run it"));
+
+    let node =
+        "{apiVersion: v1, kind: Node, metadata: {name: n1, annotations: {coracle.dev/joined: waiting}}}";
+    kubectl.feed(&["create"], node).unwrap();
+    let waiting = coracle(&invoke).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let gateway = TcpListener::bind("127.0.0.1:0").unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let address = format!("coracle.dev/gateway-address={}", gateway.local_addr().unwrap());
+    kubectl.run(&["annotate", "node", "n1", "coracle.dev/joined=linked", &address, "--overwrite"]);
+    std::thread::spawn(move || {
+        let (mut connection, _) = gateway.accept().unwrap();
+        let _ = connection.read(&mut [0; 1024]);
+        connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nthere").unwrap();
+    });
+    let output = waiting.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "there", "{output:?}");
+
+    kubectl.run(&["annotate", "node", "n1", "coracle.dev/gateway-address-"]);
+    let begun = Instant::now();
+    assert!(fails(&invoke).contains("no node has a gateway"));
+    assert!(begun.elapsed() < Duration::from_secs(5), "what nobody waits for is told at once");
 }
