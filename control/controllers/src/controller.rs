@@ -4,10 +4,10 @@ use coracle_objects::{Event, EventKind, Object, ObjectKey};
 
 use crate::{
     definitions::Definitions, deployment::Deployments, draft::Unreadable, endpoint_slice::EndpointSlices,
-    endpoint_slice_mirroring::EndpointSliceMirroring, garbage_collector::GarbageCollector,
-    ingress::Ingresses, namespace::Namespaces, node_lifecycle::NodeLifecycle, planner::Planner,
-    pod_gc::PodGc, queue::Queue, replica_set::ReplicaSets, report::Reports, service_account::ServiceAccounts,
-    state::State,
+    endpoint_slice_mirroring::EndpointSliceMirroring, function::Functions,
+    garbage_collector::GarbageCollector, ingress::Ingresses, namespace::Namespaces,
+    node_lifecycle::NodeLifecycle, planner::Planner, pod_gc::PodGc, queue::Queue, replica_set::ReplicaSets,
+    report::Reports, service_account::ServiceAccounts, state::State,
 };
 
 /// Which of its tasks an event gives rise to, and what is to be done about each. What it keeps in between can be lost.
@@ -28,12 +28,13 @@ pub trait Controller: Sync {
 }
 
 /// All of them, in the order of their turns.
-pub const ALL: [&dyn Controller; 12] = [
+pub const ALL: [&dyn Controller; 13] = [
     &ServiceAccounts,
     &Namespaces,
     &Definitions,
     &NodeLifecycle,
     &PodGc,
+    &Functions,
     &Deployments,
     &ReplicaSets,
     &EndpointSlices,

@@ -1,11 +1,11 @@
 //! All controllers behind one door.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     panic::{self, AssertUnwindSafe},
 };
 
-use coracle_objects::{Event, EventKind, Transaction, View};
+use coracle_objects::{Event, EventKind, ObjectName, Transaction, View, kinds::FUNCTION_REVISIONS};
 use jiff::Timestamp;
 
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     controller,
     event_record::EventRecord,
     flights::Flights,
+    function::{self, FunctionDemand, Load},
     garbage_collector::circles::Circles,
     planner::{Memory, Planner},
     queue::Queue,
@@ -127,6 +128,9 @@ impl Controllers {
     pub fn observe(&mut self, event: &Event) {
         self.state.observe(event);
         self.backoff.observe(&self.state, event);
+        if event.kind == EventKind::Deleted && event.object.key.resource.as_str() == FUNCTION_REVISIONS {
+            self.memory.loads.remove(&event.object.key.name);
+        }
         if let Some(task) = Task::of_owner(&event.object.key).filter(|_| is_another_thing(event)) {
             self.backoff.forget(&task);
         }
@@ -162,6 +166,16 @@ impl Controllers {
         *self = Self { config, memory, backoff, state: State::of(view), ..Self::default() };
         for object in view.tables.values().flat_map(|table| table.values()) {
             controller::mark_known(&self.state, object, &mut self.dirty);
+        }
+    }
+
+    /// Takes what gateways say is asked of functions' revisions. What is no revision counts for nothing.
+    pub fn hear_demand(&mut self, told: BTreeMap<ObjectName, FunctionDemand>, now: Timestamp) {
+        for (name, demand) in told {
+            let Some(revision) = self.state.get(&function::revision_key(&name)) else { continue };
+            let Some(task) = function::task_of(revision) else { continue };
+            self.memory.loads.entry(name).or_insert_with(|| Load::begin(now)).note(demand, now);
+            self.wake(task, 0);
         }
     }
 

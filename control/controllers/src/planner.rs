@@ -11,6 +11,7 @@ use crate::{
     controllers::{Config, Origin, Plan, PlannedEvent},
     event_record::EventRecord,
     flights::Flights,
+    function::{Load, revision_key},
     garbage_collector::circles::Circles,
     node_lifecycle::brake::Brake,
     queue::Queue,
@@ -30,19 +31,25 @@ pub struct Memory {
     pub node_missing_since: BTreeMap<ObjectName, (String, Timestamp)>,
     /// When a service's endpoints were last written. Bounded by the services.
     pub endpoints_written: BTreeMap<ObjectName, Timestamp>,
+    /// What was asked of revisions of functions lately. Bounded by the revisions.
+    pub loads: BTreeMap<ObjectName, Load>,
 }
 
 impl Memory {
     pub fn len(&self) -> usize {
-        self.node_down_since.len() + self.node_missing_since.len() + self.endpoints_written.len()
+        self.node_down_since.len()
+            + self.node_missing_since.len()
+            + self.endpoints_written.len()
+            + self.loads.len()
     }
 
     /// What counts on, where events were lost: how it stands with nodes, which is no reason to give up more of them.
     pub fn resync(self, view: &View) -> Self {
-        let Self { mut node_down_since, mut brake, .. } = self;
+        let Self { mut node_down_since, mut brake, mut loads, .. } = self;
         node_down_since.retain(|node, _| view.get(&ObjectKey::new("nodes", "", node)).is_some());
         brake.resync();
-        Self { node_down_since, brake, ..Self::default() }
+        loads.retain(|name, _| view.get(&revision_key(name)).is_some());
+        Self { node_down_since, brake, loads, ..Self::default() }
     }
 }
 

@@ -22,3 +22,5 @@ pub mod silence;
 
 pub mod events;
 pub mod plans;
+
+pub use coracle_controllers::FunctionDemand;

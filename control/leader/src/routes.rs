@@ -13,7 +13,7 @@ use std::{
 
 use coracle_objects::{
     Event, EventKind, Object, ObjectKey, ObjectName, Revision, View,
-    kinds::{INGRESS_CLASSES, INGRESSES},
+    kinds::{FUNCTIONS, INGRESS_CLASSES, INGRESSES},
 };
 
 use self::{
@@ -24,13 +24,14 @@ use crate::references::{self, CONFIG_MAPS, NAMESPACES, SECRETS, SERVICE_ACCOUNTS
 
 /// Every node needs all objects of these, but for Ingresses of other controllers. The claims of service addresses and node ports come before the services: a
 /// node routes an address only to the service that the claim names.
-const SHARED: [&str; 7] = [
+const SHARED: [&str; 8] = [
     "ipaddresses.networking.k8s.io",
     "portallocations.coracle.dev",
     "services",
     "endpointslices.discovery.k8s.io",
     "nodes",
     INGRESSES,
+    FUNCTIONS,
     "podblocks.coracle.dev",
 ];
 /// A node needs those that its pods name.

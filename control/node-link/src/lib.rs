@@ -10,6 +10,7 @@ mod service;
 mod session;
 
 mod acknowledgements;
+pub mod demands;
 mod description;
 mod down;
 mod pod_blocks;

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{down::Down, logs::LogRequests, routing::Routing};
+use crate::{demands::Demands, down::Down, logs::LogRequests, routing::Routing};
 
 /// All links: from when this member begins to lead until it no longer does.
 pub struct Links {
@@ -28,6 +28,8 @@ pub struct Links {
     pub(crate) changed: Notify,
     /// Tells each link what changes for its node.
     pub routing: Routing,
+    /// What is asked of functions.
+    pub demands: Demands,
 }
 
 /// The links, and whether there may be any: both under one lock, so that no link begins after all were ended.
@@ -59,6 +61,7 @@ impl Default for Links {
             numbers: AtomicU64::default(),
             changed: Notify::default(),
             routing: Routing::default(),
+            demands: Demands::default(),
         }
     }
 }

@@ -232,6 +232,7 @@ impl Reader<'_> {
                 Some(UpBody::LogChunk(chunk)) => self.session.logs.deliver(chunk),
                 // Kept for the metrics API, which is not served yet.
                 Some(UpBody::Usage(_)) => {}
+                Some(UpBody::Demand(demand)) => self.service.links.demands.hear(&demand.functions),
                 Some(UpBody::Hello(_)) => return Err(Status::invalid_argument("a link has one Hello")),
                 None => {
                     tracing::debug!(node = self.node, "a message of a newer node is passed over");

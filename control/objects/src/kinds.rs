@@ -7,6 +7,7 @@ mod definition;
 mod deployment;
 mod discovery;
 mod event;
+mod function;
 mod ingress;
 mod lease;
 mod namespace;
@@ -22,6 +23,10 @@ pub use age::{age, human_duration};
 pub use coracle::openapi as coracle_openapi;
 pub use definition::{CLEANUP, DEFINITIONS};
 pub use discovery::endpoint_faults;
+pub use function::{
+    FUNCTION_CONTAINER, FUNCTION_LABEL, FUNCTION_PORT, FUNCTION_REVISIONS, FUNCTIONS, REVISION_LABEL,
+    function_hosts, function_paths, function_template, own_hosts, tagged_host, what_runs,
+};
 pub use ingress::{
     GATEWAY_CONTROLLER, INGRESS_CLASSES, INGRESSES, hosts_since, ingress_class, is_for_gateways,
     is_gateway_class, note_hosts,
@@ -52,4 +57,6 @@ pub(crate) static ALL: &[Native] = &[
     coracle::POD_BLOCK,
     coracle::ARTIFACT,
     coracle::PORT_ALLOCATION,
+    function::FUNCTION,
+    function::FUNCTION_REVISION,
 ];

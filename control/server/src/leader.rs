@@ -144,10 +144,12 @@ async fn run_controllers(duties: Duties) {
                 let _ = news.changed().await;
             }
         };
-        let Duties { storage, admission, recorder, planning, .. } = &duties;
+        let Duties { storage, admission, recorder, planning, links, .. } = &duties;
         let accounts = Accounts::new(storage.clone(), admission.clone());
         tokio::select! {
-            () = plans::run_controllers(storage.hub(), accounts, recorder, &planning.controllers, bundle) => return,
+            () = plans::run_controllers(
+                storage.hub(), accounts, recorder, &planning.controllers, &links.demands, bundle,
+            ) => return,
             () = replaced => tracing::debug!("the controllers begin anew with another bundle"),
         }
     }

@@ -8,6 +8,7 @@ use std::{
 use coracle_api::Storage;
 use coracle_controllers::{Config, Controllers, Outcome};
 use coracle_leader::plans::{FAILURE_PAUSE, of_decisions, outcome, warning_of};
+use coracle_node_link::demands::Demands;
 use coracle_objects::{Event, Transaction};
 use coracle_scheduler::Scheduler;
 use coracle_storage::watch_hub::{EntryEvents, Feed, Lagged, WatchHub};
@@ -35,6 +36,7 @@ pub async fn run_controllers(
     mut accounts: Accounts,
     recorder: &EventRecorder,
     planning: &Planner,
+    demands: &Demands,
     ca_bundle: String,
 ) {
     let mut controllers = Controllers::new(Config { ca_bundle });
@@ -84,9 +86,13 @@ pub async fn run_controllers(
                 continue;
             }
             planning.rest();
-            match wait(&mut events, clock.left(controllers.next_deadline())).await {
-                Ok(happened) => happened.iter().for_each(|event| controllers.observe(event)),
-                Err(lagged) => break 'observing lagged,
+            let patience = clock.left(controllers.next_deadline());
+            tokio::select! {
+                happened = wait(&mut events, patience) => match happened {
+                    Ok(happened) => happened.iter().for_each(|event| controllers.observe(event)),
+                    Err(lagged) => break 'observing lagged,
+                },
+                told = demands.next() => controllers.hear_demand(told, clock.now()),
             }
         };
         let view;

@@ -126,6 +126,7 @@ pub fn is_network(resource: &str) -> bool {
             | "podblocks.coracle.dev"
             | "nodes"
             | "ingresses.networking.k8s.io"
+            | "functions.coracle.dev"
             | "ipaddresses.networking.k8s.io"
             | "portallocations.coracle.dev"
             | "namespaces"

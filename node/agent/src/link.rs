@@ -7,11 +7,12 @@ mod race;
 use std::{sync::Arc, time::Duration};
 
 use coracle_core::race::{ANSWER_TIMEOUT, HEARTBEAT, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
+use coracle_fabric::Fabric;
 use coracle_proto::{
     MESSAGE_BYTES_MAX, PROTOCOL_RANGE,
     node::{
-        Heartbeat, Hello, LogChunk, NodeDown, NodeUp, Welcome, node_down, node_link_client::NodeLinkClient,
-        node_up::Body,
+        Demand, FunctionDemand, Heartbeat, Hello, LogChunk, NodeDown, NodeUp, Welcome, node_down,
+        node_link_client::NodeLinkClient, node_up::Body,
     },
     tls::{self, KeepAlive},
 };
@@ -48,6 +49,8 @@ pub struct LinkConfig {
     /// `host:port` of control nodes; kept current by the link.
     pub addresses: Arc<RwLock<Vec<String>>>,
     pub data_dir: std::path::PathBuf,
+    /// Whose gateway tells what is asked of functions.
+    pub fabric: Fabric,
 }
 
 /// What the link tells the node.
@@ -278,10 +281,32 @@ impl Link {
                     };
                     // A full stream is as good a sign of life as a heartbeat.
                     let _ = session.up.try_send(NodeUp { body: Some(Body::Heartbeat(beat)), sequence: 0 });
+                    self.tell_demand(&session.up);
                 }
+                () = self.config.fabric.instance_wanted() => self.tell_demand(&session.up),
                 () = self.events.closed() => return "the node is stopping".to_owned(),
             }
         }
+    }
+}
+
+impl Link {
+    /// Tells what was asked of functions. What a full stream does not take is asked again, or is over.
+    fn tell_demand(&self, up: &mpsc::Sender<NodeUp>) {
+        let Ok(permit) = up.try_reserve() else { return };
+        let told = self.config.fabric.take_demand();
+        if told.is_empty() {
+            return;
+        }
+        let functions = told.into_iter().map(|asked| FunctionDemand {
+            namespace: asked.namespace.to_string(),
+            revision: asked.revision.to_string(),
+            request_milliseconds: asked.under_way.as_millis().try_into().unwrap_or(u64::MAX),
+            arrived: asked.arrived,
+            waiting: asked.waiting,
+        });
+        let demand = Demand { functions: functions.collect() };
+        permit.send(NodeUp { body: Some(Body::Demand(demand)), sequence: 0 });
     }
 }
 

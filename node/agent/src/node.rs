@@ -105,6 +105,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
         tls: node_tls.control.clone(),
         addresses: addresses.clone(),
         data_dir: config.data_dir.clone(),
+        fabric: fabric.clone(),
     };
     let artifacts_dir = config.data_dir.join("artifacts");
     let registry = Registry::new(addresses.clone(), node_tls.control.clone());

@@ -11,7 +11,7 @@ use crate::door::{self, Door};
 use crate::egress::Egress;
 use crate::error::FabricError;
 use crate::flows::Flows;
-use crate::gateway::{AccessLog, Gateway, Meter, Pool};
+use crate::gateway::{AccessLog, AskedOfFunction, Demand, Gateway, Meter, Pool};
 use crate::model::{Cidr, NetworkChange, PodIdentity};
 use crate::node_port::NodePorts;
 use crate::policy::Policy;
@@ -110,6 +110,7 @@ pub(crate) struct Inner {
     gateway_address: Option<SocketAddr>,
     gateway_requests: Arc<Shares>,
     gateway_meter: Meter,
+    demand: Demand,
     trusted_proxies: Arc<[Cidr]>,
     access_log: Option<AccessLog>,
 }
@@ -170,6 +171,7 @@ impl Fabric {
             gateway_address,
             gateway_requests: config.gateway_requests,
             gateway_meter: Meter::new(),
+            demand: Demand::default(),
             trusted_proxies: trusted_proxies.clone(),
             access_log: config.access_log,
             stopped: stopped.clone(),
@@ -209,6 +211,16 @@ impl Fabric {
         }
     }
 
+    /// What was asked of functions at the gateway since the last time.
+    pub fn take_demand(&self) -> Vec<AskedOfFunction> {
+        self.inner.demand.take()
+    }
+
+    /// Returns once a request waits for an instance of a function for which none waited.
+    pub async fn instance_wanted(&self) {
+        self.inner.demand.wanted().await;
+    }
+
     /// Takes in what has changed of the cluster, all at once. Connections that stand stay as they are, but those with
     /// nodes that are gone.
     pub fn change(&self, changes: Vec<NetworkChange>) {
@@ -224,6 +236,7 @@ impl Fabric {
         inner.tables.store(tables.clone());
         inner.policy.relabel(touched.pods.iter().filter_map(|name| tables.pod_named(name)));
         inner.balancer.forget(&touched.services, &tables);
+        inner.demand.changed(&touched.services);
         if touched.nodes {
             inner.changes.send_modify(|count| *count += 1);
             inner
@@ -290,6 +303,10 @@ fn range((base, bits): (Ipv4Addr, u8)) -> Cidr {
 impl Inner {
     pub(crate) fn tables(&self) -> arc_swap::Guard<Arc<Tables>> {
         self.tables.load()
+    }
+
+    pub(crate) fn demand(&self) -> &Demand {
+        &self.demand
     }
 
     pub(crate) fn policy(&self) -> &Policy {

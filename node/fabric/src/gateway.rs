@@ -4,6 +4,7 @@
 
 mod access_log;
 mod backend;
+mod demand;
 mod forward;
 mod headers;
 mod meter;
@@ -12,6 +13,8 @@ mod router;
 mod upgrade;
 
 pub use access_log::AccessLog;
+pub use demand::Asked as AskedOfFunction;
+pub(crate) use demand::Demand;
 pub(crate) use meter::Meter;
 pub(crate) use pool::Pool;
 pub(crate) use router::Router;

@@ -39,11 +39,11 @@ mod tests;
 
 pub use error::FabricError;
 pub use fabric::{Fabric, FabricConfig};
-pub use gateway::AccessLog;
+pub use gateway::{AccessLog, AskedOfFunction};
 pub use model::{
     BackendPort, Cidr, Claim, Endpoint, HostRoutes, Labels, NetworkChange, NodeEntry, NodeIdentity,
-    ParseCidrError, PathKind, PathRoute, PodEntry, PodIdentity, Protocol, RouteSet, RouteSource,
-    ServiceBackend, ServiceEntry, ServicePort,
+    ParseCidrError, PathKind, PathRoute, PodEntry, PodIdentity, Protocol, RouteBackend, RouteSet,
+    RouteSource, ServiceBackend, ServiceEntry, ServicePort,
 };
 pub use names::Name;
 pub use page::{Page, Verdict};

@@ -141,13 +141,15 @@ pub struct Endpoint {
 pub enum RouteSource {
     /// A networking.k8s.io/v1 Ingress.
     Ingress(Name),
+    /// A coracle.dev/v1 Function.
+    Function(Name),
 }
 
 impl RouteSource {
     /// Its namespace and name.
     pub fn name(&self) -> &Name {
         match self {
-            Self::Ingress(name) => name,
+            Self::Ingress(name) | Self::Function(name) => name,
         }
     }
 }
@@ -182,7 +184,42 @@ pub struct PathRoute {
     /// How it is compared.
     pub kind: PathKind,
     /// Where a match goes.
-    pub backend: ServiceBackend,
+    pub backend: RouteBackend,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteBackend {
+    /// To one service.
+    Service(ServiceBackend),
+    /// To several, by chance: each with how many of all parts of the requests are its own. None is without any, and there is one
+    /// at least.
+    Split(Arc<[(u32, ServiceBackend)]>),
+}
+
+impl RouteBackend {
+    /// The backend of one request: `chance` is a number of which any is as likely as any other.
+    pub fn choose(&self, chance: u64) -> &ServiceBackend {
+        match self {
+            Self::Service(backend) => backend,
+            Self::Split(parts) => {
+                let whole: u64 = parts.iter().map(|(part, _)| u64::from(*part)).sum();
+                let mut left = chance % whole.max(1);
+                let chosen = parts.iter().find(|(part, _)| {
+                    let is_here = left < u64::from(*part);
+                    left = left.saturating_sub(u64::from(*part));
+                    is_here
+                });
+                &chosen.unwrap_or(&parts[0]).1
+            }
+        }
+    }
+}
+
+impl From<ServiceBackend> for RouteBackend {
+    fn from(backend: ServiceBackend) -> Self {
+        Self::Service(backend)
+    }
 }
 
 /// How paths are compared: pathType of an Ingress.

@@ -5,6 +5,7 @@ mod clients;
 mod cluster;
 mod cut;
 mod decisions;
+mod functions;
 mod gateway;
 mod held;
 mod log;

@@ -1,4 +1,4 @@
-//! Since when an Ingress names its hosts: of two that name one the first has it.
+//! Since when an Ingress or a Function names its hosts: of two that name one the first has it.
 
 use coracle_objects::{Transaction, kinds::note_hosts};
 use futures::future::{self, BoxFuture, FutureExt};
@@ -16,7 +16,8 @@ impl Plugin for IngressHosts {
     }
 
     fn handles(&self, write: &Write<'_>) -> bool {
-        write.is_of("networking.k8s.io", "Ingress") && write.operation != Operation::Delete
+        let has_hosts = write.is_of("networking.k8s.io", "Ingress") || write.is_of("coracle.dev", "Function");
+        has_hosts && write.operation != Operation::Delete
     }
 
     fn changes_objects(&self) -> bool {

@@ -40,6 +40,11 @@ impl Index for Gateways {
 }
 
 impl Gateways {
+    /// A port on which one of them listens.
+    pub fn port(&self) -> Option<u16> {
+        self.by_node.values().map(SocketAddr::port).min()
+    }
+
     /// `status.loadBalancer` of an Ingress that they serve, or of whose hosts another has some: then each port tells the
     /// `error`.
     pub fn load_balancer(&self, error: Option<&str>) -> Value {

@@ -6,6 +6,7 @@ mod burdens;
 mod convergence;
 mod definitions;
 mod deployments;
+mod functions;
 mod garbage;
 mod ingresses;
 mod large;

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::age;
+use super::{age, function};
 use crate::{
     fields::text,
     kind::{Column, Native},
@@ -127,7 +127,7 @@ pub fn openapi(schema: &str) -> Option<Value> {
         "dev.coracle.v1.PortAllocation" => {
             ("A node port that a service has.", json!({"service": text()}), json!(["service"]))
         }
-        _ => return None,
+        other => return function::openapi(other),
     };
     let metadata = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
     let condition = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.Condition";

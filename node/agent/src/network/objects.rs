@@ -93,11 +93,10 @@ impl NetworkObjects {
                 }
             }
             "ingresses.networking.k8s.io" => {
-                let routes = object.map(read::ingress);
-                let source = RouteSource::Ingress(own);
-                if set(&mut self.routes, source.clone(), routes.clone()) {
-                    self.changes.push(NetworkChange::Routes(source, routes));
-                }
+                self.put_routes(RouteSource::Ingress(own), object.map(read::ingress));
+            }
+            "functions.coracle.dev" => {
+                self.put_routes(RouteSource::Function(own), object.map(read::function))
             }
             "namespaces" => {
                 let label = |object: &Value| object["metadata"]["labels"][EGRESS_LABEL] == EGRESS_ALLOWED;
@@ -113,6 +112,12 @@ impl NetworkObjects {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn put_routes(&mut self, source: RouteSource, routes: Option<RouteSet>) {
+        if set(&mut self.routes, source.clone(), routes.clone()) {
+            self.changes.push(NetworkChange::Routes(source, routes));
         }
     }
 

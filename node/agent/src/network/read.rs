@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use coracle_fabric::{
-    BackendPort, Endpoint, HostRoutes, PathKind, PathRoute, PodEntry, Protocol, RouteSet, ServiceBackend,
-    ServiceEntry, ServicePort,
+    BackendPort, Endpoint, HostRoutes, PathKind, PathRoute, PodEntry, Protocol, RouteBackend, RouteSet,
+    ServiceBackend, ServiceEntry, ServicePort,
 };
-use coracle_objects::kinds::hosts_since;
+use coracle_objects::kinds::{FUNCTION_PORT, function_paths, hosts_since, own_hosts, tagged_host};
 use serde_json::Value;
 
 /// Source: v1.ClientIPConfig.
@@ -115,6 +115,43 @@ pub(super) fn ingress(object: &Value) -> RouteSet {
     }
 }
 
+/// The routes of a function, as its status says that the requests go.
+pub(super) fn function(object: &Value) -> RouteSet {
+    let since = hosts_since(object);
+    let traffic = list(&object["status"]["traffic"]);
+    let backend = |part: &Value| {
+        let service = part["revision"].as_str()?.to_owned();
+        Some(ServiceBackend { service, port: BackendPort::Number(FUNCTION_PORT) })
+    };
+    let share = |part: &Value| {
+        let percent = part["percent"].as_u64().and_then(|percent| u32::try_from(percent).ok());
+        Some((percent.filter(|percent| *percent > 0)?, backend(part)?))
+    };
+    let parts: Vec<(u32, ServiceBackend)> = traffic.iter().filter_map(share).collect();
+    let whole = match &parts[..] {
+        [] => None,
+        [(_, one)] => Some(RouteBackend::Service(one.clone())),
+        _ => Some(RouteBackend::Split(parts.into())),
+    };
+    let own = own_hosts(object);
+    let routes = |host: String, backend: Option<RouteBackend>| {
+        let path = |path: &str, backend| PathRoute { path: path.to_owned(), kind: PathKind::Prefix, backend };
+        let to = |backend: RouteBackend| {
+            function_paths(object).into_iter().map(|at| path(at, backend.clone())).collect::<Vec<_>>()
+        };
+        let paths = backend.map(to).unwrap_or_default();
+        HostRoutes { since: since.get(&host).cloned().unwrap_or_default(), host: Some(host), paths }
+    };
+    let mut hosts: Vec<HostRoutes> = own.iter().map(|host| routes(host.clone(), whole.clone())).collect();
+    for part in traffic {
+        let Some(tag) = part["tag"].as_str().filter(|tag| !tag.is_empty()) else { continue };
+        hosts.extend(
+            own.iter().map(|host| routes(tagged_host(tag, host), backend(part).map(RouteBackend::from))),
+        );
+    }
+    RouteSet { created: text(&object["metadata"]["creationTimestamp"]), default_backend: None, hosts }
+}
+
 fn ingress_path(path: &Value) -> Option<PathRoute> {
     Some(PathRoute {
         path: text(&path["path"]),
@@ -123,7 +160,7 @@ fn ingress_path(path: &Value) -> Option<PathRoute> {
             Some("Prefix") => PathKind::Prefix,
             _ => PathKind::ImplementationSpecific,
         },
-        backend: backend(&path["backend"])?,
+        backend: backend(&path["backend"])?.into(),
     })
 }
 

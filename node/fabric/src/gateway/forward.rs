@@ -2,6 +2,7 @@
 
 use super::access_log::Asked;
 use super::backend::{Backends, Failure, Fault, Pair, copy_without_body, not_serving};
+use super::demand::UnderWay;
 use super::headers::{self, host_of};
 use super::upgrade::{self, Upgrade};
 use crate::fabric::{ENDPOINT_TRIES, Inner};
@@ -25,6 +26,17 @@ use std::time::{Duration, Instant};
 /// How long an endpoint may take until its response begins: longer than a component, so that its own node gives it up, and
 /// says so in its log.
 const RESPONSE_TIMEOUT: Duration = HTTP_TIMEOUT_DEFAULT.saturating_add(Duration::from_secs(2));
+
+/// How long a request waits for an instance of a function.
+const INSTANCE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a host and path lead to.
+struct Way {
+    service: Arc<Service>,
+    /// Which of its ports.
+    port: usize,
+    is_function: bool,
+}
 
 /// Forwards requests by the fabric's tables.
 pub(super) struct Forwarder {
@@ -65,26 +77,41 @@ impl Forwarder {
         }
         let host =
             host_of(&request).ok_or((StatusCode::BAD_REQUEST, "the request names no host".to_owned()))?;
-        let (service, port) = self.service(&host, request.uri().path())?;
+        let mut way = self.way(&host, request.uri().path())?;
         let wanted = upgrade::wanted(&request);
         let client = SocketAddr::new(
             headers::prepare(&mut request, peer.ip(), &host, self.fabric.trusted_proxies()),
             peer.port(),
         );
         request.extensions_mut().insert(Client(client.ip()));
-        let permit = self.permit(client.ip(), &service)?;
-        if let Some(wanted) = wanted {
-            let response = self.forward_upgrade(client, request, wanted, (&service, port), permit).await?;
-            return Ok(self.told(response, client.ip(), &service));
+        let permit = self.permit(client.ip(), &way.service)?;
+        let under_way = way.is_function.then(|| self.fabric.demand().begin(&way.service));
+        if let Some(under_way) = &under_way
+            && self.fabric.choose(&way.service, way.port, client.ip(), &Failed::default()).is_none()
+        {
+            self.await_instance(&mut way, client.ip(), under_way, false).await?;
         }
-        let mut permit = Some(permit);
+        if let Some(wanted) = wanted {
+            let to = (&way.service, way.port);
+            let response = self.forward_upgrade(client, request, wanted, to, permit).await?;
+            let response = self.told(response, client.ip(), &way.service);
+            return Ok(response.map(|body| Holding { body, _held: under_way }.boxed_unsync()));
+        }
+        let mut held = Some((permit, under_way));
         let (mut failed, mut told) = (Failed::default(), None);
         for _ in 0..ENDPOINT_TRIES {
-            let Some(choice) = self.fabric.choose(&service, port, client.ip(), &failed) else { break };
-            match self.attempt(request, client.ip(), choice, &service, &mut permit).await {
+            let choice = self.fabric.choose(&way.service, way.port, client.ip(), &failed);
+            let Some(choice) = choice else {
+                // Instances that were there have ended: others may be on their way.
+                let Some((_, Some(under_way))) = &held else { break };
+                self.await_instance(&mut way, client.ip(), under_way, true).await?;
+                failed = Failed::default();
+                continue;
+            };
+            match self.attempt(request, client.ip(), choice, &way.service, &mut held).await {
                 Ok(response) => {
-                    self.fabric.remember(&service, client.ip(), choice);
-                    return Ok(self.told(response, client.ip(), &service));
+                    self.fabric.remember(&way.service, client.ip(), choice);
+                    return Ok(self.told(response, client.ip(), &way.service));
                 }
                 Err(Failure::Final(fault)) => return Err(fault),
                 Err(Failure::Again { request: unserved, error, fault }) => {
@@ -93,7 +120,38 @@ impl Forwarder {
                 }
             }
         }
-        Err(told.unwrap_or_else(|| unreachable(&service, &request, failed.last())))
+        Err(told.unwrap_or_else(|| unreachable(&way.service, &request, failed.last())))
+    }
+
+    /// Waits until a function's revision has an instance: `another` than those of which the way knows, where they fail.
+    async fn await_instance(
+        &self,
+        way: &mut Way,
+        client: IpAddr,
+        under_way: &UnderWay,
+        another: bool,
+    ) -> Result<(), Fault> {
+        let (namespace, name) = (way.service.namespace.clone(), way.service.entry.name.clone());
+        let missing =
+            |what: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("revision {namespace}/{name} {what}"));
+        let waiting = self.fabric.demand().wait(under_way);
+        let awaited = async {
+            loop {
+                let mut changed = std::pin::pin!(waiting.changed());
+                // What changes from here on is told.
+                changed.as_mut().enable();
+                let found = self.fabric.tables().service(&namespace, &name).cloned();
+                let service = found.ok_or_else(|| missing("is gone"))?;
+                let is_other = !another || !Arc::ptr_eq(&service, &way.service);
+                if is_other && self.fabric.choose(&service, way.port, client, &Failed::default()).is_some() {
+                    way.service = service;
+                    return Ok(());
+                }
+                changed.await;
+            }
+        };
+        let awaited = tokio::time::timeout(INSTANCE_TIMEOUT, awaited).await;
+        awaited.map_err(|_| missing("had no instance in time"))?
     }
 
     /// The response, with what the access log tells of who was asked.
@@ -127,7 +185,7 @@ impl Forwarder {
         client: IpAddr,
         choice: Choice,
         service: &Service,
-        permit: &mut Option<Permit>,
+        with: &mut Option<(Permit, Option<UnderWay>)>,
     ) -> Result<Response<HttpBody>, Failure> {
         let open = OpenConnection::count(&service.open[choice.index]);
         let pair = Pair::new(client, choice.address, service);
@@ -143,27 +201,29 @@ impl Forwarder {
         })??;
         headers::strip_hop_by_hop(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
-        let held = (open, permit.take(), back);
+        let held = (open, with.take(), back);
         Ok(response.map(|body| Holding { body, _held: held }.boxed_unsync()))
     }
 
-    /// The service that a host and path lead to, and which of its ports.
-    fn service(&self, host: &str, path: &str) -> Result<(Arc<Service>, usize), Fault> {
+    /// What a host and path lead to.
+    fn way(&self, host: &str, path: &str) -> Result<Way, Fault> {
         let tables = self.fabric.tables();
         let host = host.parse::<Authority>().map_or(host.to_owned(), |authority| authority.host().to_owned());
-        let no_rule = || (StatusCode::NOT_FOUND, format!("no ingress has a rule for {host}{path}"));
+        let no_rule =
+            || (StatusCode::NOT_FOUND, format!("no ingress and no function has a rule for {host}{path}"));
         let target = tables.router.route(&host, path).ok_or_else(no_rule)?;
-        let (namespace, name) = (&target.namespace, &target.backend.service);
+        let backend = target.backend.choose(rand::random());
+        let (namespace, name) = (&target.namespace, &backend.service);
         let missing = |what: String| (StatusCode::SERVICE_UNAVAILABLE, what);
         let service = tables.service(namespace, name).ok_or_else(|| {
-            missing(format!("the ingress names service {namespace}/{name}, which does not exist"))
+            missing(format!("the rule names service {namespace}/{name}, which does not exist"))
         })?;
-        let port = match &target.backend.port {
+        let port = match &backend.port {
             BackendPort::Number(number) => service.port(Protocol::Tcp, *number),
             BackendPort::Name(name) => service.entry.ports.iter().position(|port| port.name == *name),
         };
         let port = port.ok_or_else(|| missing(format!("service {namespace}/{name} has no such port")))?;
-        Ok((service.clone(), port))
+        Ok(Way { service: service.clone(), port, is_function: target.is_function })
     }
 
     async fn forward_upgrade(

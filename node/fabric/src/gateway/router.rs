@@ -1,9 +1,10 @@
-//! Routes: which backend a host and path lead to. Who they are of is all the same here; an Ingress is one source of them.
+//! Routes: which backend a host and path lead to. Who they are of is all the same here: Ingresses and Functions are sources of
+//! them.
 
 #[cfg(test)]
 mod tests;
 
-use crate::model::{HostRoutes, PathKind, PathRoute, RouteSet, RouteSource, ServiceBackend};
+use crate::model::{HostRoutes, PathKind, PathRoute, RouteBackend, RouteSet, RouteSource};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, LazyLock};
@@ -77,7 +78,9 @@ type Targets = Vec<(Arc<Age>, Arc<Target>)>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) namespace: Arc<str>,
-    pub(crate) backend: ServiceBackend,
+    pub(crate) backend: RouteBackend,
+    /// Its services are revisions of a function, which may have no instances while nobody asks for them.
+    pub(crate) is_function: bool,
 }
 
 impl Router {
@@ -100,12 +103,13 @@ impl Router {
     fn take_in(&mut self, source: &RouteSource, routes: &RouteSet, is_there: bool) {
         let namespace = &source.name().namespace;
         let age = Arc::new(Age { created: routes.created.clone(), source: source.clone() });
-        let target = |backend: &ServiceBackend| {
-            let target = || Target { namespace: namespace.clone(), backend: backend.clone() };
+        let target = |backend: &RouteBackend| {
+            let is_function = matches!(source, RouteSource::Function(_));
+            let target = || Target { namespace: namespace.clone(), backend: backend.clone(), is_function };
             is_there.then(target).map(Arc::new)
         };
         if let Some(backend) = &routes.default_backend {
-            let target = target(backend);
+            let target = target(&backend.clone().into());
             self.with_rests(namespace, |rest| rest.set_default(&age, target.clone()));
         }
         for rule in &routes.hosts {

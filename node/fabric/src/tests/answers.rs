@@ -191,7 +191,7 @@ async fn raw(gateway: SocketAddr, request: &str) -> String {
 async fn whatever_is_wrong_the_client_gets_an_id_and_the_log_the_reason() {
     let (log, broken) = (Log::keep(), Broken::new().await);
     for (url, status, reason) in [
-        ("unknown/secret", 404, "no ingress has a rule for unknown/secret"),
+        ("unknown/secret", 404, "no ingress and no function has a rule for unknown/secret"),
         ("lost/", 503, "service default/none, which does not exist"),
         ("portless/", 503, "service default/portless has no such port"),
         ("empty/", 503, "service default/empty has no ready endpoint"),

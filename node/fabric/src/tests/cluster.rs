@@ -210,7 +210,11 @@ pub(super) fn named(name: &str, pods: &[&Pod]) -> ServiceEntry {
 pub(super) fn ingress(rules: &[(&str, &str, &str)]) -> (RouteSource, RouteSet) {
     let rule = |(host, path, service): &(&str, &str, &str)| HostRoutes {
         host: Some((*host).to_owned()),
-        paths: vec![PathRoute { path: (*path).into(), kind: PathKind::Prefix, backend: backend(service) }],
+        paths: vec![PathRoute {
+            path: (*path).into(),
+            kind: PathKind::Prefix,
+            backend: backend(service).into(),
+        }],
         ..HostRoutes::default()
     };
     let routes = RouteSet { hosts: rules.iter().map(rule).collect(), ..RouteSet::default() };

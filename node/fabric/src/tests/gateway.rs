@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// A component that says what it was asked.
-struct Component(&'static str);
+pub(super) struct Component(pub(super) &'static str);
 
 impl HttpService for Component {
     fn call(&self, request: Request<HttpBody>) -> BoxFuture<'static, Result<Response<HttpBody>, Unanswered>> {
@@ -73,7 +73,7 @@ async fn hello() -> (Cluster, Pod, TcpStream) {
     (cluster, near, stream)
 }
 
-async fn get(gateway: SocketAddr, host: &str, path: &str) -> (StatusCode, String) {
+pub(super) async fn get(gateway: SocketAddr, host: &str, path: &str) -> (StatusCode, String) {
     let stream = TcpStream::connect(gateway).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);

@@ -1,4 +1,4 @@
-//! Since when an Ingress asks for its hosts: who asked first has a host, whatever else an older Ingress is edited to ask
+//! Since when an Ingress, or a Function, asks for its hosts: who asked first has a host, whatever else an older Ingress is edited to ask
 //! for.
 //!
 //! An Ingress asks for the hosts that it was made with since its creation. For others the API server notes the time in an
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::class::is_for_gateways;
 use crate::{
     fields::{list, text},
+    kinds::function_hosts,
     view::View,
 };
 
@@ -56,6 +57,9 @@ fn later_hosts(old: &Value, new: &Value, now: &str) -> BTreeMap<String, BTreeSet
 }
 
 fn hosts(ingress: &Value) -> BTreeSet<String> {
+    if ingress["kind"] == "Function" {
+        return function_hosts(ingress);
+    }
     let rules = list(ingress, "/spec/rules").iter().filter_map(|rule| rule["host"].as_str());
     rules.filter(|host| !host.is_empty()).map(str::to_ascii_lowercase).collect()
 }

@@ -272,7 +272,7 @@ fn nodes_blocks_and_ingresses_are_read() {
     assert_eq!(bench.blocks, [("10.128.3.0/24".parse().unwrap(), "n1".to_owned())].into());
     let path = &bench.routes[&RouteSource::Ingress(Name::new("d", "in"))].hosts[0].paths[0];
     assert_eq!((path.path.as_str(), path.kind), ("/x", PathKind::Prefix));
-    assert_eq!(path.backend, ServiceBackend { service: "web".into(), port: BackendPort::Number(80) });
+    assert_eq!(path.backend, ServiceBackend { service: "web".into(), port: BackendPort::Number(80) }.into());
 }
 
 #[test]
@@ -315,4 +315,37 @@ fn a_change_is_told_alone_and_what_it_touches_is_told_whole() {
         bench.delete(slices, "d", &format!("{service}-a"));
     }
     assert_eq!((bench.objects.held(), bench.objects.slices.by_service.len()), (0, 0));
+}
+
+#[test]
+fn a_function_has_the_routes_that_its_status_says() {
+    let mut bench = Bench::default();
+    let part = |revision: &str, percent: u32| json!({ "revision": revision, "percent": percent, "tag": "" });
+    let mut function = json!({
+        "kind": "Function", "metadata": { "name": "hello", "creationTimestamp": "2026-01-01T00:00:00Z" },
+        "spec": { "paths": ["/a", "/b"], "traffic": [{ "revision": "hello-1", "tag": "old" }] },
+        "status": { "traffic": [part("hello-2", 90), part("hello-1", 10)] },
+    });
+    let source = RouteSource::Function(Name::new("d", "hello"));
+    assert!(bench.put("functions.coracle.dev", "d", "hello", &function));
+    let hosts = &bench.routes[&source].hosts;
+    assert_eq!(
+        (hosts.len(), hosts[0].host.as_deref(), hosts[0].paths.len()),
+        (1, Some("hello.localhost"), 2)
+    );
+    assert_eq!(hosts[0].since, "2026-01-01T00:00:00Z");
+    let parts = (0..100).map(|chance| hosts[0].paths[1].backend.choose(chance).service.clone());
+    assert_eq!(parts.filter(|service| service == "hello-2").count(), 90);
+    function["status"]["traffic"] =
+        json!([part("hello-2", 100), { "revision": "hello-1", "percent": 0, "tag": "old" }]);
+    assert!(bench.put("functions.coracle.dev", "d", "hello", &function));
+    let hosts = &bench.routes[&source].hosts;
+    let to =
+        |at: usize| (hosts[at].host.clone().unwrap(), hosts[at].paths[0].backend.choose(0).service.clone());
+    assert_eq!(to(0), ("hello.localhost".to_owned(), "hello-2".to_owned()));
+    assert_eq!(to(1), ("old-hello.localhost".to_owned(), "hello-1".to_owned()));
+    // As long as none of its revisions has served it has its hosts, and nothing answers there.
+    function["status"] = json!({});
+    assert!(bench.put("functions.coracle.dev", "d", "hello", &function));
+    assert_eq!(bench.routes[&source].hosts[0].paths.len(), 0);
 }

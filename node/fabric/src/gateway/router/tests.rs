@@ -1,7 +1,7 @@
 //! Whose a host is, and which path is the longest.
 
 use super::*;
-use crate::model::BackendPort;
+use crate::model::{BackendPort, ServiceBackend};
 use crate::names::Name;
 
 impl Router {
@@ -25,7 +25,7 @@ fn source(namespace: &str, name: &str) -> RouteSource {
 }
 
 fn path(path: &str, kind: PathKind, service: &str) -> PathRoute {
-    PathRoute { path: path.into(), kind, backend: backend(service) }
+    PathRoute { path: path.into(), kind, backend: backend(service).into() }
 }
 
 fn backend(service: &str) -> ServiceBackend {
@@ -86,7 +86,7 @@ fn hosts_and_paths_as_kubernetes_documents_them() {
         ("elsewhere", "/any", "any"),
         ("elsewhere", "/none", "fallback"),
     ] {
-        assert_eq!(router.route(host, path).unwrap().backend.service, service, "{host}{path}");
+        assert_eq!(router.route(host, path).unwrap().backend.choose(0).service, service, "{host}{path}");
     }
     assert_eq!(&*router.route("elsewhere", "/any").unwrap().namespace, "other");
     assert_eq!(Router::default().route("foo.example", "/"), None);
@@ -127,7 +127,8 @@ fn a_host_is_of_who_asked_for_it_first() {
             vec![one("sub.wild", "/", "thief"), one("*.example", "/", "rest")],
         ),
     ]);
-    let route = |host: &str, path: &str| router.route(host, path).map(|to| to.backend.service.as_str());
+    let route =
+        |host: &str, path: &str| router.route(host, path).map(|to| to.backend.choose(0).service.as_str());
     assert_eq!(route("a.example", "/x"), Some("first"));
     assert_eq!(route("a.example", "/deep/er"), Some("deep"), "one namespace shares its host");
     assert_eq!(route("b.example", "/"), Some("own"));
@@ -149,7 +150,8 @@ fn what_is_sent_to_a_host_stays_in_the_namespace_that_has_it() {
         entry("b", Some("default-b"), vec![one(Some("*.example"), "/", "wild-b"), one(None, "/", "any-b")]),
         entry("c", None, vec![one(Some("c.other"), "/only", "own"), one(None, "/rest", "any-c")]),
     ]);
-    let route = |host: &str, path: &str| router.route(host, path).map(|to| to.backend.service.as_str());
+    let route =
+        |host: &str, path: &str| router.route(host, path).map(|to| to.backend.choose(0).service.as_str());
     for (host, path, service) in [
         ("a.example", "/only", Some("own")),
         ("a.example", "/login", None),
@@ -177,7 +179,7 @@ fn nested_prefixes_cost_nobody_time() {
     }
     for at in (1..4_000).step_by(40) {
         let asked = format!("{}/b", "/a".repeat(at));
-        assert_eq!(router.route("h", &asked).map(|target| &*target.backend.service), Some("deep"));
+        assert_eq!(router.route("h", &asked).map(|target| &*target.backend.choose(0).service), Some("deep"));
     }
     // Each step through what is nested takes some tens of nanoseconds, of which there would be some 800 million.
     assert!(begun.elapsed() < std::time::Duration::from_secs(8), "{:?}", begun.elapsed());
@@ -219,7 +221,7 @@ fn few_of_many_paths_are_looked_at_and_the_same_is_found() {
     let routes = RouteSet { hosts: vec![rule(None, paths)], ..RouteSet::default() };
     let router = Router::build(vec![("d", routes)]);
     for path in asked {
-        let found = router.route("h", &path).map(|target| target.backend.service.as_str());
+        let found = router.route("h", &path).map(|target| target.backend.choose(0).service.as_str());
         assert_eq!(found, by_scan(&rules, &path), "{path}");
     }
 }
@@ -293,4 +295,16 @@ fn what_comes_and_goes_leaves_the_same_as_if_it_had_never_been() {
     let Router { sets, exact, wildcard, rest, own_rests } = &router;
     assert!(sets.is_empty() && exact.is_empty() && wildcard.is_empty() && own_rests.is_empty());
     assert!(rest.is_empty() && rest.any.depths.is_empty());
+}
+
+#[test]
+fn parts_of_the_requests_are_as_large_as_they_say() {
+    let parts =
+        RouteBackend::Split([(90, backend("new")), (9, backend("old")), (1, backend("older"))].into());
+    let mut asked: BTreeMap<&str, usize> = BTreeMap::new();
+    for chance in 0..1_000 {
+        *asked.entry(&parts.choose(chance).service).or_default() += 1;
+    }
+    assert_eq!(asked, [("new", 900), ("old", 90), ("older", 10)].into());
+    assert_eq!(parts.choose(u64::MAX).service, "new");
 }
