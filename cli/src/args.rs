@@ -3,6 +3,7 @@
 mod cluster;
 mod daemons;
 pub mod examples;
+mod functions;
 mod invoke;
 mod objects;
 mod run;
@@ -16,6 +17,7 @@ use clap_complete::Shell;
 pub use self::{
     cluster::{ClusterCommand, RecoverArgs, Role, SnapshotCommand, TokenCommand},
     daemons::{ControlArgs, DemoArgs, NodeArgs, UpArgs},
+    functions::{FunctionsArgs, RevisionsArgs, RollbackArgs, Share, TrafficArgs},
     invoke::InvokeArgs,
     objects::{Cascade, DeleteArgs, DeployArgs, DryRun, EnvSource, GetArgs, LogsArgs, Output, PushArgs},
     run::{BuildArgs, DevArgs, Given, Language, MappedDir, NewArgs, Published, RunArgs},
@@ -91,6 +93,18 @@ pub enum Command {
     /// Call what was deployed, through the cluster's gateway, and print its answer.
     #[command(after_help = examples::INVOKE)]
     Invoke(InvokeArgs),
+    /// List functions.
+    #[command(after_help = examples::FUNCTIONS)]
+    Functions(FunctionsArgs),
+    /// List the revisions of a function.
+    #[command(after_help = examples::REVISIONS)]
+    Revisions(RevisionsArgs),
+    /// Show, or say, which revisions of a function have which part of the requests.
+    #[command(after_help = examples::TRAFFIC)]
+    Traffic(TrafficArgs),
+    /// Give all requests of a function to an earlier revision.
+    #[command(after_help = examples::ROLLBACK)]
+    Rollback(RollbackArgs),
     /// List or show objects.
     #[command(after_help = examples::GET)]
     Get(GetArgs),

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod deploy;
 pub mod dev;
 pub mod doctor;
+pub mod functions;
 pub mod get;
 pub mod invoke;
 pub mod kubeconfig;

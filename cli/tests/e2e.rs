@@ -20,6 +20,8 @@ mod fields;
 mod files;
 #[path = "e2e/frozen.rs"]
 mod frozen;
+#[path = "e2e/functions.rs"]
+mod functions;
 #[path = "e2e/guide.rs"]
 mod guide;
 #[path = "e2e/habits.rs"]

@@ -149,8 +149,27 @@ pub const PUSH: &str = "Examples:
 pub const DEPLOY: &str = "Examples:
   coracle deploy hello.wasm
   coracle deploy hello:1.0 --name greet --replicas 3 --env GREETING=hi
+  # With instances while it is called, and none when it is not:
+  coracle deploy hello.wasm --function
   coracle deploy hello.wasm --env-file .env --env-from configmap/texts --secret PASSWORD=sesame
   coracle deploy server.wasm --port 7000 -- --verbose";
+
+pub const FUNCTIONS: &str = "Examples:
+  coracle functions
+  coracle functions -A -o wide";
+
+pub const REVISIONS: &str = "Examples:
+  coracle revisions hello";
+
+pub const TRAFFIC: &str = "Examples:
+  # What is so now:
+  coracle traffic hello
+  coracle traffic hello hello-3=10 hello-2=90
+  coracle traffic hello latest=100 --tag old=hello-2";
+
+pub const ROLLBACK: &str = "Examples:
+  coracle rollback hello
+  coracle rollback hello --to hello-2";
 
 pub const GET: &str = "Examples:
   coracle get pods

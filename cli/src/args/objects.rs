@@ -29,6 +29,9 @@ pub struct DeployArgs {
     /// The host that the gateway answers for; by default NAME.localhost.
     #[arg(long, value_parser = names::given)]
     pub host: Option<String>,
+    /// As a Function: it has instances while it is called, and each change makes a revision. What is one stays one.
+    #[arg(long, conflicts_with = "replicas")]
+    pub function: bool,
     /// How many pods; 1 at first, and what there are when it is deployed again.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub replicas: Option<u32>,
@@ -106,7 +109,7 @@ pub struct GetArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct LogsArgs {
-    /// The pod, or the Deployment of that name; or KIND/NAME of a pod, deployment, replicaset, service and others that
+    /// The pod, or the Deployment or Function of that name; or KIND/NAME of a pod, deployment, replicaset, service and others that
     /// select pods.
     #[arg(value_name = "NAME | KIND/NAME", required_unless_present = "selector", value_parser = names::given)]
     pub target: Option<String>,

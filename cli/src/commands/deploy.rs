@@ -4,6 +4,7 @@
 //! changes. Where the first deployment fails, nothing of it is left.
 
 mod check;
+mod function;
 mod image;
 mod made;
 mod objects;
@@ -14,8 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+pub use self::{function::wait_ready as wait_function, made::delete_app, progress::wait_available};
 use self::{made::Made, objects::Standing};
-pub use self::{made::delete_app, progress::wait_available};
 use crate::{
     args::DeployArgs,
     client::{Body, Cluster, Refused, native_kind},
@@ -83,6 +84,9 @@ async fn carry_out(
             applied => break applied?,
         }
     }
+    if is_function(cluster, &wanted.name).await? {
+        return wait_function(cluster, &wanted.name, timeout, output::note).await.map(|_| ());
+    }
     let available =
         async || wait_available(cluster, &wanted.name, timeout, &mut |message| output::note(message)).await;
     available().await?;
@@ -91,6 +95,11 @@ async fn carry_out(
         available().await?;
     }
     Ok(())
+}
+
+async fn is_function(cluster: &Cluster, name: &str) -> Result<bool> {
+    let path = native_kind("functions")?.object(&cluster.namespace, name)?;
+    Ok(cluster.get(&path).await?.is_some())
 }
 
 fn is_conflict(error: &anyhow::Error) -> bool {

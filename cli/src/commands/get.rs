@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use self::table::{Look, Table};
 use crate::{
-    args::{Format, GetArgs, Output},
+    args::{Format, GetArgs, Namespaced, Output},
     client::{Body, Cluster, Refused},
     names::encode,
     output,
@@ -40,6 +40,32 @@ pub async fn run(args: &GetArgs) -> Result<()> {
     let Some(last) = refusals.pop() else { return Ok(()) };
     refusals.iter().for_each(|refusal| output::note(crate::told(refusal)));
     Err(last)
+}
+
+/// A listing that another command prints.
+pub struct Request {
+    pub what: &'static str,
+    pub selector: Option<String>,
+    pub all_namespaces: bool,
+    pub output: Option<Output>,
+}
+
+pub async fn listing(request: Request, namespaced: &Namespaced) -> Result<()> {
+    let Request { what, selector, all_namespaces, output } = request;
+    run(&GetArgs {
+        what: vec![what.to_owned()],
+        filenames: Vec::new(),
+        all_namespaces,
+        selector,
+        field_selector: None,
+        output,
+        no_headers: false,
+        show_labels: false,
+        ignore_not_found: false,
+        watch: false,
+        namespaced: namespaced.clone(),
+    })
+    .await
 }
 
 /// What is asked for.

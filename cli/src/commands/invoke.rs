@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
+use coracle_objects::kinds::own_hosts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -77,10 +78,15 @@ fn body(args: &InvokeArgs) -> Result<Bytes> {
 
 /// The host that the gateway answers for.
 async fn host(cluster: &Cluster, name: &str) -> Result<String> {
+    let path = native_kind("functions")?.object(&cluster.namespace, name)?;
+    if let Some(function) = cluster.get(&path).await? {
+        return Ok(own_hosts(&function).into_iter().next().unwrap_or_else(|| "localhost".to_owned()));
+    }
     let path = native_kind("ingresses")?.object(&cluster.namespace, name)?;
     let Some(ingress) = cluster.get(&path).await? else {
         bail!(
-            "there is no Ingress {name:?} in namespace {}: `coracle deploy` makes one, and `coracle get ingresses` lists them",
+            "there is no Function and no Ingress {name:?} in namespace {}: `coracle deploy` makes one, and `coracle get \
+             functions,ingresses` lists them",
             cluster.namespace
         );
     };

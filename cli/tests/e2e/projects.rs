@@ -133,7 +133,7 @@ fn invoked(config: &Path) {
     let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
     assert_eq!((code, &answer["status"], &answer["timing"]["calls"]), (0, &200.into(), &3.into()));
     let (code, _, told) = invoke(&["other"]);
-    assert!(code == 1 && told.contains("there is no Ingress \"other\""), "{told}");
+    assert!(code == 1 && told.contains("there is no Function and no Ingress \"other\""), "{told}");
 }
 
 /// What the gateway tells of the calls.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use coracle_objects::kinds::{GATEWAY_CONTROLLER, ingress_class};
+use coracle_objects::kinds::{GATEWAY_CONTROLLER, function_hosts, ingress_class};
 use coracle_wasi_host::{Entry, Examined, examine};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -58,6 +58,7 @@ pub async fn run(cluster: &Cluster, args: &DeployArgs) -> Result<Checked> {
         image,
         pushed: push.is_some(),
         is_program: examined.is_some_and(|examined| examined.entry == Entry::Command),
+        is_function: args.function,
         host: args.host.clone(),
         replicas: args.replicas,
         port: args.port.or(port),
@@ -158,12 +159,24 @@ async fn ensure_sources(cluster: &Cluster, sources: &[EnvSource]) -> Result<()> 
 async fn ensure_host_is_free(cluster: &Cluster, name: &str, host: &str) -> Result<()> {
     let all = everywhere(cluster, "ingresses").await?;
     let classes = everywhere(cluster, "ingressclasses").await?;
-    match taken_by(&all, &classes, (&cluster.namespace, name), host) {
-        Some(by) => {
-            bail!("the host {host} is served by the Ingress {by} already: choose another with --host")
-        }
-        None => Ok(()),
+    let own = (&*cluster.namespace, name);
+    if let Some(by) = taken_by(&all, &classes, own, host) {
+        bail!("the host {host} is served by the Ingress {by} already: choose another with --host");
     }
+    if let Some(by) = function_with(&everywhere(cluster, "functions").await?, own, host) {
+        bail!("the host {host} is served by the Function {by} already: choose another with --host");
+    }
+    Ok(())
+}
+
+/// Another function that answers for a host.
+fn function_with(functions: &[Value], own: (&str, &str), host: &str) -> Option<String> {
+    functions.iter().find_map(|function| {
+        let meta = &function["metadata"];
+        let (namespace, name) = (meta["namespace"].as_str()?, meta["name"].as_str()?);
+        let taken = function_hosts(function).contains(&host.to_ascii_lowercase());
+        (taken && (namespace, name) != own).then(|| format!("{namespace}/{name}"))
+    })
 }
 
 fn taken_by(ingresses: &[Value], classes: &[Value], own: (&str, &str), host: &str) -> Option<String> {
@@ -223,6 +236,15 @@ mod tests {
         assert_eq!(taken_by(&all, &[], ("n", "a"), "a.localhost"), None, "its own");
         assert_eq!(taken_by(&all, &[], ("m", "a"), "a.localhost").unwrap(), "n/a");
         assert_eq!(taken_by(&all, &[], ("m", "a"), "b.localhost"), None);
+    }
+
+    #[test]
+    fn a_host_that_another_function_serves_is_taken() {
+        let all = [json!({ "metadata": { "namespace": "n", "name": "a" },
+            "spec": { "traffic": [{ "revision": "a-1", "tag": "old" }] } })];
+        assert_eq!(function_with(&all, ("n", "a"), "a.localhost"), None, "its own");
+        assert_eq!(function_with(&all, ("n", "b"), "old-A.localhost").unwrap(), "n/a");
+        assert_eq!(function_with(&all, ("n", "b"), "b.localhost"), None);
     }
 
     #[test]

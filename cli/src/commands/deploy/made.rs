@@ -34,10 +34,15 @@ pub struct Made {
 impl Made {
     /// Removes what was made, where this was the first time; the error, with what became of it.
     pub async fn taken_back(self, cluster: &Cluster, name: &str, error: anyhow::Error) -> anyhow::Error {
-        let first = self.objects.iter().any(|(kind, _)| *kind == "deployments");
+        let first = self.objects.iter().any(|(kind, _)| ["deployments", "functions"].contains(kind));
         let exists = async || {
-            let path = native_kind("deployments")?.object(&cluster.namespace, name)?;
-            cluster.get(&path).await
+            for kind in ["deployments", "functions"] {
+                let path = native_kind(kind)?.object(&cluster.namespace, name)?;
+                if let Some(found) = cluster.get(&path).await? {
+                    return anyhow::Ok(Some(found));
+                }
+            }
+            Ok(None)
         };
         if self.applied && !first && !matches!(exists().await, Ok(None)) {
             return error.context(format!(

@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use coracle_objects::kinds::own_hosts;
 use serde_json::{Value, json};
 
+use super::function;
 use crate::{
     args::EnvSource,
     client::{Cluster, native_kind},
@@ -26,7 +28,7 @@ const PORT_DEFAULT: u16 = 80;
 /// For how long a program must run before its pod counts as available: one that crashes or ends at once never does.
 const PROGRAM_READY_SECONDS: u64 = 2;
 /// The kinds of what is made, in the order in which it is.
-pub const KINDS: [&str; 4] = ["secrets", "deployments", "services", "ingresses"];
+pub const KINDS: [&str; 5] = ["secrets", "functions", "deployments", "services", "ingresses"];
 
 /// What is asked for; what is none stays as it is.
 pub struct Wanted {
@@ -36,6 +38,7 @@ pub struct Wanted {
     pub pushed: bool,
     /// Whether it is a program that serves by itself, and not called for each request.
     pub is_program: bool,
+    pub is_function: bool,
     pub host: Option<String>,
     pub replicas: Option<u32>,
     pub port: Option<u16>,
@@ -52,6 +55,7 @@ pub struct Standing {
     pub deployment: Option<Value>,
     pub service: Option<Value>,
     pub ingress: Option<Value>,
+    pub function: Option<Value>,
 }
 
 /// One object that is created, or changed by a strategic merge.
@@ -79,11 +83,15 @@ impl Standing {
             deployment: get("deployments").await?,
             service: get("services").await?,
             ingress: get("ingresses").await?,
+            function: get("functions").await?,
         })
     }
 
-    /// The host that its Ingress answers for.
+    /// The host that its Ingress or Function answers for.
     pub fn host(&self, name: &str) -> Option<String> {
+        if let Some(function) = &self.function {
+            return own_hosts(function).into_iter().next();
+        }
         let rules = self.ingress.as_ref()?["spec"]["rules"].as_array()?;
         let rule = rules.iter().find(|rule| leads_to(rule, name))?;
         rule["host"].as_str().filter(|host| !host.is_empty()).map(str::to_owned)
@@ -92,6 +100,9 @@ impl Standing {
 
 /// What has to be made or changed, in this order.
 pub fn changes(wanted: &Wanted, standing: &Standing) -> Result<Vec<Change>> {
+    if wanted.is_function || standing.function.is_some() {
+        return function::changes(wanted, standing);
+    }
     let mut changes = Vec::new();
     changes.extend(secret(wanted, standing.secret.as_ref())?);
     changes.push(match &standing.deployment {
@@ -103,7 +114,7 @@ pub fn changes(wanted: &Wanted, standing: &Standing) -> Result<Vec<Change>> {
     Ok(changes)
 }
 
-fn labels(name: &str) -> Value {
+pub(super) fn labels(name: &str) -> Value {
     json!({ "app": name, MADE_BY.0: MADE_BY.1 })
 }
 
@@ -113,7 +124,7 @@ pub fn is_own(object: &Value) -> bool {
 }
 
 /// What others made may lead anywhere, and the URL with it.
-fn ensure_own(object: &Value, kind: &str, name: &str) -> Result<()> {
+pub(super) fn ensure_own(object: &Value, kind: &str, name: &str) -> Result<()> {
     ensure!(
         is_own(object),
         "the {kind} {name} is not of `coracle deploy`: choose another --name, or delete it with `coracle delete \
@@ -128,7 +139,7 @@ fn unchanged(name: &str, old: &Value) -> Value {
     json!({ "name": name, "resourceVersion": old["metadata"]["resourceVersion"] })
 }
 
-fn secret(wanted: &Wanted, old: Option<&Value>) -> Result<Option<Change>> {
+pub(super) fn secret(wanted: &Wanted, old: Option<&Value>) -> Result<Option<Change>> {
     if wanted.secrets.is_empty() {
         return Ok(None);
     }
@@ -156,7 +167,7 @@ fn secret(wanted: &Wanted, old: Option<&Value>) -> Result<Option<Change>> {
     }))
 }
 
-fn env(wanted: &Wanted, again: bool) -> Vec<Value> {
+pub(super) fn env(wanted: &Wanted, again: bool) -> Vec<Value> {
     let mut env = Vec::new();
     for (key, value) in &wanted.variables {
         let mut variable = json!({ "name": key, "value": value });
@@ -177,7 +188,7 @@ fn env(wanted: &Wanted, again: bool) -> Vec<Value> {
     env
 }
 
-fn env_from(sources: &[EnvSource]) -> Vec<Value> {
+pub(super) fn env_from(sources: &[EnvSource]) -> Vec<Value> {
     let source = |source: &EnvSource| match source {
         EnvSource::ConfigMap(name) => json!({ "configMapRef": { "name": name } }),
         EnvSource::Secret(name) => json!({ "secretRef": { "name": name } }),
@@ -271,7 +282,7 @@ fn secret_version(old: &Value) -> String {
     count.saturating_add(1).to_string()
 }
 
-fn is_source(old: &Value, wanted: &Value) -> bool {
+pub(super) fn is_source(old: &Value, wanted: &Value) -> bool {
     ["configMapRef", "secretRef"].iter().any(|field| {
         let name = &wanted[field]["name"];
         !name.is_null() && old[field]["name"] == *name
@@ -293,7 +304,7 @@ fn own_container<'a>(wanted: &Wanted, old: &'a Value) -> Result<&'a Value> {
 }
 
 /// The images that were pushed, with the one that is now.
-fn pushed(wanted: &Wanted, old: &Value) -> String {
+pub(super) fn pushed(wanted: &Wanted, old: &Value) -> String {
     let before = old["metadata"]["annotations"][PUSHED].as_str().unwrap_or_default();
     let mut images: Vec<&str> =
         before.split(',').filter(|image| !image.is_empty() && *image != wanted.image).collect();

@@ -1,6 +1,7 @@
 //! Whose logs are meant, and which container's.
 
 use anyhow::{Context, Result, bail};
+use coracle_objects::kinds::{FUNCTION_LABEL, FUNCTION_REVISIONS, FUNCTIONS, REVISION_LABEL};
 use serde_json::Value;
 
 use crate::{
@@ -49,7 +50,7 @@ enum Found {
     },
 }
 
-/// `pod/x`, `deploy/x`, or a name: of a pod, else of a Deployment.
+/// `pod/x`, `deploy/x`, or a name: of a pod, else of a Deployment, else of a Function.
 async fn found(cluster: &Cluster, target: &str) -> Result<Found> {
     let get = async |kind: &ServedKind, name: &str| {
         let path = kind.object(&cluster.namespace, name)?;
@@ -62,12 +63,13 @@ async fn found(cluster: &Cluster, target: &str) -> Result<Found> {
             Err(error) if Refused::is_absence(&error) => error,
             pod => return Ok(Found::Pod(Box::new(pod?))),
         };
-        let kind = native_kind("deployments")?;
-        return match get(&kind, target).await {
-            Ok(deployment) => owner(&kind, target, &deployment),
-            Err(error) if Refused::is_absence(&error) => Err(pod),
-            Err(error) => Err(error),
-        };
+        for kind in [native_kind("deployments")?, native_kind("functions")?] {
+            match get(&kind, target).await {
+                Err(error) if Refused::is_absence(&error) => {}
+                found => return owner(&kind, target, &found?),
+            }
+        }
+        return Err(pod);
     };
     let kind = cluster.kind(kind).await?;
     let object = get(&kind, name).await?;
@@ -79,6 +81,14 @@ async fn found(cluster: &Cluster, target: &str) -> Result<Found> {
 
 fn owner(kind: &ServedKind, name: &str, object: &Value) -> Result<Found> {
     let named = format!("{}/{name}", kind.prefix());
+    let label = match kind.resource().as_str() {
+        FUNCTIONS => Some(FUNCTION_LABEL),
+        FUNCTION_REVISIONS => Some(REVISION_LABEL),
+        _ => None,
+    };
+    if let Some(label) = label {
+        return Ok(Found::Owner { selector: format!("{label}={name}"), named });
+    }
     let selector = &object["spec"]["selector"];
     // A Service's selector is the labels themselves.
     let is_plain = kind.resource() == "services" || kind.resource() == "replicationcontrollers";

@@ -47,6 +47,9 @@ const INSTANCES_MAX: i64 = 10_000;
 const CONCURRENCY_MAX: i64 = 1_000;
 const IDLE_SECONDS_MAX: i64 = 86_400;
 
+/// How long a program may take until it listens.
+const START_SECONDS_MAX: u32 = 60;
+
 /// The fields of a function that say what runs: those of a container, and of its pod.
 const CONTAINER_FIELDS: [&str; 8] =
     ["image", "imagePullPolicy", "command", "args", "env", "envFrom", "resources", "volumeMounts"];
@@ -196,7 +199,11 @@ pub fn function_template(spec: &Value) -> Value {
         let given = fields.iter().filter_map(|field| Some(((*field).to_owned(), spec.get(*field)?.clone())));
         of.extend(given);
     }
-    container.insert("ports".to_owned(), json!([{ "containerPort": integer(spec, "/port").unwrap_or(80) }]));
+    let port = integer(spec, "/port").unwrap_or(i64::from(FUNCTION_PORT));
+    container.insert("ports".to_owned(), json!([{ "containerPort": port }]));
+    // A program is ready once it listens; a component that is called by HTTP is at once.
+    let listens = json!({ "tcpSocket": { "port": port }, "periodSeconds": 1, "failureThreshold": START_SECONDS_MAX });
+    container.insert("startupProbe".to_owned(), listens);
     pod.insert("containers".to_owned(), json!([container]));
     let mut holder = json!({ "template": { "metadata": {}, "spec": pod } });
     template_defaults(&mut holder);
@@ -229,7 +236,12 @@ fn validate_function(function: &Value, _old: Option<&Value>) -> Vec<FieldError> 
     } else {
         let mut of_pod = Vec::new();
         validate_spec(&function_template(spec)["spec"], "spec", Place::LastingTemplate, &mut of_pod);
-        errors.extend(of_pod.into_iter().map(of_function));
+        for error in of_pod.into_iter().map(of_function) {
+            // A port stands in several places of a pod.
+            if !errors.contains(&error) {
+                errors.push(error);
+            }
+        }
     }
     hosts(spec, &mut errors);
     scale(spec, &mut errors);
@@ -240,6 +252,7 @@ fn validate_function(function: &Value, _old: Option<&Value>) -> Vec<FieldError> 
 /// What is wrong with a pod's field, as the field of the function that it comes from.
 fn of_function(mut error: FieldError) -> FieldError {
     error.field = error.field.replacen("spec.containers[0].ports[0].containerPort", "spec.port", 1);
+    error.field = error.field.replacen("spec.containers[0].startupProbe.tcpSocket.port", "spec.port", 1);
     error.field = error.field.replacen("spec.containers[0]", "spec", 1);
     error
 }
