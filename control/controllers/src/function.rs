@@ -79,7 +79,8 @@ impl Controller for Functions {
     }
 }
 
-fn on(function: &ObjectName) -> Task {
+/// The task on a function.
+pub fn on(function: &ObjectName) -> Task {
     Task::on(NAME, FUNCTIONS, function)
 }
 

@@ -1,4 +1,5 @@
-//! The status of Ingresses: where gateways answer for them, and whether a host that they ask for is another namespace's.
+//! The status of Ingresses: where gateways answer for them, and whether a host that they, or Functions, ask for is another
+//! namespace's.
 //! Gateways leave such a host to who asked for it first.
 
 mod gateways;
@@ -10,7 +11,7 @@ use std::{
 
 use coracle_objects::{
     Event, EventKind, Object, ObjectKey, ObjectName,
-    kinds::{INGRESS_CLASSES, INGRESSES, hosts_since, ingress_class, is_gateway_class},
+    kinds::{FUNCTIONS, INGRESS_CLASSES, INGRESSES, hosts_since, ingress_class, is_gateway_class},
 };
 use serde_json::{Value, json};
 
@@ -20,6 +21,7 @@ use crate::{
     controller::Controller,
     draft::{self, Unreadable},
     event_record::EventRecord,
+    function,
     index::Index,
     model::{Models, Node},
     planner::Planner,
@@ -51,8 +53,8 @@ pub struct Hosts {
     by_domain: BTreeMap<String, BTreeSet<String>>,
 }
 
-/// Since when an Ingress asks for a host, and its name: gateways have the same order.
-type Claim = (String, ObjectName);
+/// Since when an Ingress or a Function asks for a host, its name, and its resource: gateways have the same order.
+type Claim = (String, ObjectName, &'static str);
 
 impl Index for Hosts {
     fn insert(&mut self, object: &Arc<Object>, _: &Models) {
@@ -62,12 +64,13 @@ impl Index for Hosts {
                     let named = self.by_class.entry(class.to_owned()).or_default();
                     named.insert(object.key.name.clone(), object.clone());
                 }
-                self.add(&object.key.name, self.claims_of(object));
+                self.add(&object.key.name, INGRESSES, self.claims_of(object));
             }
+            FUNCTIONS => self.add(&object.key.name, FUNCTIONS, self.claims_of(object)),
             INGRESS_CLASSES if is_gateway_class(object) => {
                 self.classes.insert(object.name().to_owned());
                 for ingress in self.of_class(object.name()) {
-                    self.add(&ingress.key.name, self.claims_of(&ingress));
+                    self.add(&ingress.key.name, INGRESSES, self.claims_of(&ingress));
                 }
             }
             _ => {}
@@ -77,7 +80,7 @@ impl Index for Hosts {
     fn remove(&mut self, object: &Arc<Object>, _: &Models) {
         match object.key.resource.as_str() {
             INGRESSES => {
-                self.take_away(&object.key.name, self.claims_of(object));
+                self.take_away(&object.key.name, INGRESSES, self.claims_of(object));
                 if let Some(class) = ingress_class(&read(object))
                     && let Some(named) = self.by_class.get_mut(class)
                 {
@@ -87,9 +90,10 @@ impl Index for Hosts {
                     }
                 }
             }
+            FUNCTIONS => self.take_away(&object.key.name, FUNCTIONS, self.claims_of(object)),
             INGRESS_CLASSES if self.classes.contains(object.name()) => {
                 for ingress in self.of_class(object.name()) {
-                    self.take_away(&ingress.key.name, self.claims_of(&ingress));
+                    self.take_away(&ingress.key.name, INGRESSES, self.claims_of(&ingress));
                 }
                 self.classes.remove(object.name());
             }
@@ -108,25 +112,25 @@ impl Hosts {
         ingress_class(ingress).is_none_or(|class| self.classes.contains(class))
     }
 
-    /// The hosts that an Ingress asks gateways for, and since when.
+    /// The hosts that an Ingress or a Function asks gateways for, and since when.
     fn claims_of(&self, ingress: &Object) -> BTreeMap<String, String> {
         let ingress = read(ingress);
         if self.serves(&ingress) { hosts_since(&ingress) } else { BTreeMap::new() }
     }
 
-    fn add(&mut self, ingress: &ObjectName, claims: BTreeMap<String, String>) {
+    fn add(&mut self, asker: &ObjectName, resource: &'static str, claims: BTreeMap<String, String>) {
         for (host, since) in claims {
             if let Some((_, domain)) = host.split_once('.') {
                 self.by_domain.entry(domain.to_owned()).or_default().insert(host.clone());
             }
-            self.by_host.entry(host).or_default().insert((since, ingress.clone()));
+            self.by_host.entry(host).or_default().insert((since, asker.clone(), resource));
         }
     }
 
-    fn take_away(&mut self, ingress: &ObjectName, claims: BTreeMap<String, String>) {
+    fn take_away(&mut self, asker: &ObjectName, resource: &'static str, claims: BTreeMap<String, String>) {
         for (host, since) in claims {
             if let Some(claims) = self.by_host.get_mut(&host) {
-                claims.remove(&(since, ingress.clone()));
+                claims.remove(&(since, asker.clone(), resource));
                 if claims.is_empty() {
                     self.by_host.remove(&host);
                     self.forget(&host);
@@ -145,13 +149,13 @@ impl Hosts {
         }
     }
 
-    /// Ingresses of other namespaces that may have, or have lost, a host now that the one of this name asks for it since
+    /// Ingresses and Functions of other namespaces that may have, or have lost, a host now that the one of this name asks for it since
     /// then, or does so no more. Where it is not, and was not, the first to ask, that changes nothing for others.
     pub fn concerned<'a>(
         &'a self,
         name: &'a ObjectName,
         changed: &'a [(String, String)],
-    ) -> impl Iterator<Item = &'a ObjectName> {
+    ) -> impl Iterator<Item = (&'a ObjectName, &'static str)> {
         let first = |host: &str| self.by_host.get(host).and_then(|claims| claims.first());
         let is_first = |host: &str, since: &str| {
             first(host).is_none_or(|first| (since, name) <= (first.0.as_str(), &first.1))
@@ -161,7 +165,7 @@ impl Hosts {
             changed.iter().filter_map(|(host, _)| self.by_domain.get(host.strip_prefix("*.")?)).flatten();
         let hosts = changed.iter().map(|(host, _)| host).chain(covered).filter(move |_| decided);
         let claims = hosts.filter_map(|host| self.by_host.get(host)).flatten();
-        claims.map(|claim| &claim.1).filter(|other| other.namespace != name.namespace)
+        claims.map(|claim| (&claim.1, claim.2)).filter(|(other, _)| other.namespace != name.namespace)
     }
 
     /// The namespace that has a host: whose Ingress asked for it first, unless another's asked for the wildcard above it
@@ -189,6 +193,7 @@ impl Controller for Ingresses {
                 tasks.insert(Task::new(NAME, key.clone()));
                 mark_hosts(state, event, tasks);
             }
+            FUNCTIONS => mark_hosts(state, event, tasks),
             // Few, and hardly ever changed.
             INGRESS_CLASSES => mark_all(state, tasks),
             "nodes" => {
@@ -213,7 +218,7 @@ fn mark_all(state: &State, tasks: &mut Queue) {
     tasks.extend(state.view.list(INGRESSES, None).map(|ingress| Task::new(NAME, ingress.key.clone())));
 }
 
-/// Marks the Ingresses of other namespaces to which the hosts that one asks for anew, or no more, make a difference.
+/// Marks the Ingresses and Functions of other namespaces to which the hosts that one asks for anew, or no more, make a difference.
 fn mark_hosts(state: &State, event: &Event, tasks: &mut Queue) {
     let claims = |ingress| state.hosts.claims_of(ingress).into_iter().collect::<BTreeSet<_>>();
     let now = claims(&event.object);
@@ -222,7 +227,10 @@ fn mark_hosts(state: &State, event: &Event, tasks: &mut Queue) {
         _ => now.into_iter().collect(),
     };
     let concerned = state.hosts.concerned(&event.object.key.name, &changed);
-    tasks.extend(concerned.map(|name| Task::on(NAME, INGRESSES, name)));
+    tasks.extend(concerned.map(|(name, resource)| match resource {
+        FUNCTIONS => function::on(name),
+        _ => Task::on(NAME, resource, name),
+    }));
 }
 
 /// Writes where an Ingress is served, and tells of the hosts that it asks for and does not have.
@@ -254,8 +262,8 @@ fn plan(planner: &mut Planner<'_>, name: &ObjectName) -> Result<(), Unreadable> 
     Ok(())
 }
 
-/// The hosts that an Ingress asks for and other namespaces have, with their holders.
-fn held(hosts: &Hosts, ingress: &Object) -> Vec<String> {
+/// The hosts that an Ingress or a Function asks for and other namespaces have, with their holders.
+pub fn held(hosts: &Hosts, ingress: &Object) -> Vec<String> {
     let held = hosts.claims_of(ingress).into_keys().filter_map(|host| {
         let holder = hosts.holder(&host).filter(|holder| *holder != ingress.namespace())?;
         Some(format!("{host} (namespace {holder})"))
@@ -263,10 +271,11 @@ fn held(hosts: &Hosts, ingress: &Object) -> Vec<String> {
     held.take(NAMED_MAX).collect()
 }
 
-fn held_by_others(held: &[String]) -> String {
+/// What is told of them.
+pub fn held_by_others(held: &[String]) -> String {
     format!(
-        "Ingresses of other namespaces had these hosts before, and the rules for them are not served: {}. Choose other \
-         hosts, or let the other Ingress give them up",
+        "Ingresses or Functions of other namespaces had these hosts before, and the rules for them are not served: {}. Choose \
+         other hosts, or let the others give them up",
         held.join(", ")
     )
 }

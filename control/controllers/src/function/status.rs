@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     draft::{self, Unreadable, timestamp},
+    ingress,
     model::Pod,
     state::State,
 };
@@ -119,17 +120,24 @@ pub fn of_function(
             ("readyReplicas", sum(|set| set.status.ready_replicas)),
         ],
     );
-    conditions(value, (revisions, traffic), now);
+    let held = ingress::held(&state.hosts, function);
+    conditions(value, (revisions, traffic), &held, now);
     (before != value["status"]["traffic"] && !traffic.now.is_empty())
         .then(|| format!("Requests go to {}", traffic.shares()))
 }
 
-fn conditions(value: &mut Value, (revisions, traffic): (&Revisions<'_>, &Traffic), now: Timestamp) {
+fn conditions(
+    value: &mut Value,
+    (revisions, traffic): (&Revisions<'_>, &Traffic),
+    held: &[String],
+    now: Timestamp,
+) {
     let latest = revisions.latest().and_then(|latest| condition(&latest.value, "Ready"));
     let part = |field: &str| latest.map(|latest| text(latest, field).to_owned()).unwrap_or_default();
     let (status, reason, message) = (part("/status"), part("/reason"), part("/message"));
     set_condition(value, "RevisionReady", (&status, &reason, &message), now);
     let routes = match (&traffic.missing, &traffic.awaited) {
+        _ if !held.is_empty() => ("False", "HostHeld", ingress::held_by_others(held)),
         (Some(missing), _) => ("False", "RevisionMissing", format!("there is no revision {missing}")),
         (None, Some(awaited)) => {
             ("Unknown", "RevisionStarting", format!("revision {awaited} serves not yet"))
@@ -138,7 +146,7 @@ fn conditions(value: &mut Value, (revisions, traffic): (&Revisions<'_>, &Traffic
     };
     set_condition(value, "RoutesReady", (routes.0, routes.1, &routes.2), now);
     // Of what is asked for: that the latest fails is told even where the requests go to others.
-    let whole = if condition_true(value, "RevisionReady") && traffic.is_settled() {
+    let whole = if condition_true(value, "RevisionReady") && traffic.is_settled() && held.is_empty() {
         ("True", "Serves".to_owned(), String::new())
     } else if routes.0 == "False" {
         (routes.0, routes.1.to_owned(), routes.2)

@@ -189,3 +189,35 @@ fn what_others_have_is_left_to_them() {
     assert!(cluster.find(&in_default("services", "hello-2")).is_some());
     assert_eq!(replicas(&cluster, "hello-2"), 1);
 }
+
+#[test]
+fn a_function_whose_host_another_namespace_has_says_so_until_that_gives_it_up() {
+    let mut cluster = Cluster::new();
+    cluster.namespace("old");
+    let ingress = ObjectKey::new("ingresses.networking.k8s.io", "old", "i");
+    cluster.put(ingress.clone(), json!({"metadata": {"name": "i", "namespace": "old", "uid": "i",
+        "creationTimestamp": "2025-01-01T00:00:00Z"}, "spec": {"rules": [{"host": "hello.localhost"}]}, "status": {}}));
+    cluster.node("n1", "True");
+    let function = |namespace: &str, uid: &str| {
+        json!({"apiVersion": "coracle.dev/v1", "kind": "Function",
+        "metadata": {"name": "hello", "namespace": namespace, "uid": uid, "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"image": "hello:1", "port": 80}, "status": {}})
+    };
+    cluster.put(key(), function("default", "f"));
+    cluster.run(1_000);
+    assert_eq!(condition(&cluster.get(&key()), "Ready"), "False HostHeld");
+    cluster.delete(&ingress, None);
+    cluster.run(1_000);
+    assert_eq!(condition(&cluster.get(&key()), "Ready"), "True Serves");
+    // The same of a function that came first.
+    cluster.namespace("young");
+    let young = ObjectKey::new("functions.coracle.dev", "young", "hello");
+    let mut value = function("young", "g");
+    value["metadata"]["creationTimestamp"] = "2026-02-01T00:00:00Z".into();
+    cluster.put(young.clone(), value);
+    cluster.run(1_000);
+    assert_eq!(condition(&cluster.get(&young), "Ready"), "False HostHeld");
+    cluster.delete(&key(), None);
+    cluster.run(1_000);
+    assert_eq!(condition(&cluster.get(&young), "Ready"), "True Serves");
+}

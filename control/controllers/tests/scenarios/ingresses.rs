@@ -108,7 +108,11 @@ fn the_status_says_that_another_namespace_has_the_host_until_it_gives_it_up() {
         cluster.settle();
         assert_eq!(error(&cluster, &old), Value::Null);
         assert_eq!(error(&cluster, &young), "coracle.dev/HostHeld");
-        assert!(cluster.read().contains("HostHeld: Ingresses of other namespaces had these hosts before"));
+        assert!(
+            cluster
+                .read()
+                .contains("HostHeld: Ingresses or Functions of other namespaces had these hosts before")
+        );
         // As the API server does it.
         let ask_for = |cluster: &mut Cluster, host: &str| {
             cluster.edit(&old, |ingress| {

@@ -202,7 +202,8 @@ pub fn function_template(spec: &Value) -> Value {
     let port = integer(spec, "/port").unwrap_or(i64::from(FUNCTION_PORT));
     container.insert("ports".to_owned(), json!([{ "containerPort": port }]));
     // A program is ready once it listens; a component that is called by HTTP is at once.
-    let listens = json!({ "tcpSocket": { "port": port }, "periodSeconds": 1, "failureThreshold": START_SECONDS_MAX });
+    let listens =
+        json!({ "tcpSocket": { "port": port }, "periodSeconds": 1, "failureThreshold": START_SECONDS_MAX });
     container.insert("startupProbe".to_owned(), listens);
     pod.insert("containers".to_owned(), json!([container]));
     let mut holder = json!({ "template": { "metadata": {}, "spec": pod } });
