@@ -48,3 +48,4 @@ pub use event_record::{EventRecord, EventType};
 pub use function::FunctionDemand;
 pub use ingress::GATEWAY_ANNOTATION;
 pub use model::reads;
+pub use replica_set::pod_of_set;

@@ -22,6 +22,8 @@ use crate::{
     task::Task,
 };
 
+pub use pods::pod_of_set;
+
 /// See the module.
 pub struct ReplicaSets;
 

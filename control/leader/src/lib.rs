@@ -14,6 +14,7 @@ pub mod router;
 pub mod routes;
 pub mod untaken;
 pub mod validation;
+pub mod woken;
 
 pub mod hearing;
 pub mod monitor;

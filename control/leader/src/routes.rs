@@ -13,7 +13,7 @@ use std::{
 
 use coracle_objects::{
     Event, EventKind, Object, ObjectKey, ObjectName, Revision, View,
-    kinds::{FUNCTIONS, INGRESS_CLASSES, INGRESSES},
+    kinds::{FUNCTION_REVISIONS, FUNCTIONS, INGRESS_CLASSES, INGRESSES},
 };
 
 use self::{
@@ -24,13 +24,14 @@ use crate::references::{self, CONFIG_MAPS, NAMESPACES, SECRETS, SERVICE_ACCOUNTS
 
 /// Every node needs all objects of these, but for Ingresses of other controllers. The claims of service addresses and node ports come before the services: a
 /// node routes an address only to the service that the claim names.
-const SHARED: [&str; 8] = [
+const SHARED: [&str; 9] = [
     "ipaddresses.networking.k8s.io",
     "portallocations.coracle.dev",
     "services",
     "endpointslices.discovery.k8s.io",
     "nodes",
     INGRESSES,
+    FUNCTION_REVISIONS,
     FUNCTIONS,
     "podblocks.coracle.dev",
 ];
@@ -48,6 +49,8 @@ pub struct Routes {
     sets: BTreeSet<Names>,
     unreadable: Vec<ObjectName>,
     ingresses: Ingresses,
+    /// How many functions each namespace has: a node that starts an instance by itself has to know what its namespace may.
+    functions: BTreeMap<Arc<str>, usize>,
     bounds: Rooms<Bounds>,
     /// Nodes in whose room something has changed since it was settled.
     stirred: BTreeSet<Arc<str>>,
@@ -131,9 +134,13 @@ impl Routes {
             sets: BTreeSet::new(),
             unreadable: Vec::new(),
             ingresses: Ingresses::of(view),
+            functions: BTreeMap::new(),
             bounds,
             stirred: BTreeSet::new(),
         };
+        for function in view.list(FUNCTIONS, None) {
+            *routes.functions.entry(function.key.name.namespace.clone()).or_default() += 1;
+        }
         let mut pods: Vec<&Arc<Object>> = view.list(PODS, None).collect();
         // What is sent and what is withheld hangs on who came first; those that have run for long are likely to have it.
         pods.sort_by_key(|pod| pod.meta.creation_timestamp.as_deref());
@@ -156,14 +163,20 @@ impl Routes {
         let shared = SHARED.iter().flat_map(|resource| view.list(resource, None));
         let shared = shared.filter(|object| self.ingresses.takes(&object.key));
         let mut needed: Vec<_> = shared.map(|object| (object.key.clone(), Change::Put)).collect();
+        let namespaces = self.functions.keys().map(|namespace| ObjectKey::new(NAMESPACES, "", namespace));
+        let namespaces: BTreeSet<ObjectKey> = namespaces.filter(|key| view.get(key).is_some()).collect();
         if let Some(own) = self.nodes.get(node) {
             let withheld: BTreeSet<&ObjectKey> = own.rooms.withheld().collect();
             let pods = own.pods.keys().map(pod_key);
             let there = own.named.keys().cloned().chain(pods).filter(|key| view.get(key).is_some());
+            let there = there.filter(|key| !namespaces.contains(key));
+            needed.extend(namespaces.iter().map(|key| (key.clone(), Change::Put)));
             needed.extend(there.map(|key| match withheld.contains(&key) {
                 true => (key, Change::Withheld),
                 false => (key, Change::Put),
             }));
+        } else {
+            needed.extend(namespaces.into_iter().map(|key| (key, Change::Put)));
         }
         needed
     }
@@ -175,7 +188,9 @@ impl Routes {
             PODS => return self.observe_pod(event, view),
             INGRESSES => return self.ingresses.observe(event, view).into_iter().collect(),
             INGRESS_CLASSES => return self.ingresses.observe_class(event, view),
+            FUNCTIONS => return self.observe_function(event, view),
             resource if SHARED.contains(&resource) => To::All,
+            NAMESPACES if self.functions.contains_key(&key.name.name) => To::All,
             _ if counts(key) => return self.observe_counted(event),
             _ => match self.named.get(key) {
                 Some(named) => To::Nodes(named.nodes.iter().cloned().collect()),
@@ -187,6 +202,39 @@ impl Routes {
             _ => Change::Put,
         };
         vec![Routed { to, key: key.clone(), change }]
+    }
+
+    /// A function is for all nodes, and with the first of a namespace that is.
+    fn observe_function(&mut self, event: &Event, view: &View) -> Vec<Routed> {
+        let function = &event.object;
+        let namespace = &function.key.name.namespace;
+        let all = |key: ObjectKey, change| Routed { to: To::All, key, change };
+        let mut routed = vec![];
+        let change = match event.kind {
+            EventKind::Deleted => {
+                let left = self.functions.get_mut(namespace).map(|count| {
+                    *count -= 1;
+                    *count
+                });
+                if left == Some(0) {
+                    // What nodes know of the namespace does no harm, and those with pods of it need it.
+                    self.functions.remove(namespace);
+                }
+                Change::Deleted(function.revision)
+            }
+            EventKind::Added => {
+                let count = self.functions.entry(namespace.clone()).or_default();
+                *count += 1;
+                let key = ObjectKey::new(NAMESPACES, "", namespace);
+                if *count == 1 && view.get(&key).is_some() {
+                    routed.push(all(key, Change::Put));
+                }
+                Change::Put
+            }
+            EventKind::Modified => Change::Put,
+        };
+        routed.push(all(function.key.clone(), change));
+        routed
     }
 
     /// What leads from one view to a later one.
@@ -371,7 +419,9 @@ impl Routes {
                 continue;
             }
             own.named.remove(key);
-            unnamed.push(key.clone());
+            if key.resource.as_str() != NAMESPACES || !self.functions.contains_key(&key.name.name) {
+                unnamed.push(key.clone());
+            }
             if let Some(named) = self.named.get_mut(key) {
                 named.nodes.remove(node);
                 if let Some(bytes) = named.bytes {

@@ -6,6 +6,7 @@
 
 mod events;
 mod service;
+mod woken;
 
 mod session;
 

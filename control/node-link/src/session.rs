@@ -12,12 +12,13 @@ use coracle_leader::{
     pod_status::Report,
     untaken::Taken,
     validation,
+    woken::ACCOUNT as WOKEN_ACCOUNT,
 };
 use coracle_proto::{
     PROTOCOL_RANGE,
     node::{
-        BlockClaimed, ClaimBlock, Heartbeat, Hello, NodeEvent, NodeUp, Redirect, Synced, TrustChanged,
-        Welcome, node_down::Body as DownBody, node_up::Body as UpBody,
+        BlockClaimed, ClaimBlock, Heartbeat, Hello, NodeEvent, NodeUp, PodWoken, Redirect, Synced,
+        TrustChanged, Welcome, node_down::Body as DownBody, node_up::Body as UpBody,
     },
 };
 use coracle_storage::peers::members;
@@ -33,6 +34,7 @@ use crate::{
     pod_blocks,
     pod_status::{Reports, write_reports},
     service::NodeLinkService,
+    woken,
 };
 
 /// Until a new link must have said Hello.
@@ -136,8 +138,10 @@ async fn serve(
     send(session, DownBody::Welcome(welcome(service))).await?;
     let (reports, waiting) = Reports::new();
     let (claims, claimed) = mpsc::channel(CLAIMS_MAX);
-    let reader =
-        Reader { service, session, node: &hello.name, reports, claims, acknowledgements: Arc::default() };
+    let (woken, told) = mpsc::channel(woken::WAITING_MAX);
+    let functions = service.admission.storage_of(storage.clone(), UserInfo::component(WOKEN_ACCOUNT));
+    let node = &hello.name;
+    let reader = Reader { service, session, node, reports, claims, woken, acknowledgements: Arc::default() };
     let acknowledgements = reader.acknowledgements.clone();
     tokio::try_join!(
         push(service, session, &hello.name),
@@ -146,6 +150,14 @@ async fn serve(
         acknowledge(session, &acknowledgements),
         description::keep(&own, hello),
         grant_logs(session),
+        async {
+            woken::write_pods(&functions, node, told, async |refused| {
+                // A node that has gone away tells the next leader.
+                let _ = send(session, DownBody::WakeRefused(refused)).await;
+            })
+            .await;
+            Ok(())
+        },
         async {
             write_reports(own.clone(), service.events.clone(), hello.name.clone(), waiting).await;
             Ok(())
@@ -213,6 +225,7 @@ struct Reader<'a> {
     node: &'a str,
     reports: Reports,
     claims: mpsc::Sender<ClaimBlock>,
+    woken: mpsc::Sender<PodWoken>,
     acknowledgements: Arc<Acknowledgements>,
 }
 
@@ -232,6 +245,8 @@ impl Reader<'_> {
                 Some(UpBody::LogChunk(chunk)) => self.session.logs.deliver(chunk),
                 // Kept for the metrics API, which is not served yet.
                 Some(UpBody::Usage(_)) => {}
+                // What finds no room is told again.
+                Some(UpBody::PodWoken(woken)) => drop(self.woken.try_send(woken)),
                 Some(UpBody::Demand(demand)) => self.service.links.demands.hear(&demand.functions),
                 Some(UpBody::Hello(_)) => return Err(Status::invalid_argument("a link has one Hello")),
                 None => {

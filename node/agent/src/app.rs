@@ -1,5 +1,6 @@
 //! The node's event loop: what happened, then what it means, then what is done about it.
 
+mod functions;
 mod objects;
 mod offline;
 mod refusals;
@@ -15,6 +16,7 @@ use std::{
 };
 
 use coracle_core::{Desired, Observation, Observed, PodUid, observe::News};
+use coracle_fabric::Name;
 use coracle_proto::node::{BlockClaimed, LogRequest, ObjectEvent, TrustChanged, node_down::Body};
 use coracle_wasi_host::refusals::Told;
 use tokio::{
@@ -23,7 +25,7 @@ use tokio::{
     time::Instant,
 };
 
-pub use self::{offline::LAST_RUN_AFTER, refusals::tell};
+pub use self::{functions::Template, offline::LAST_RUN_AFTER, refusals::tell};
 use self::{relief::Relief, seats::Seats, settle::Wakes};
 use crate::{
     decode::{Decoded, Key},
@@ -57,6 +59,8 @@ pub enum Event {
     Refused(Vec<Told>),
     /// Somebody asks what the node holds.
     Count(oneshot::Sender<Held>),
+    /// Requests wait for instances of these revisions of functions.
+    InstancesWanted(Vec<Name>),
     /// The node is to stop.
     Stop,
 }
@@ -79,6 +83,13 @@ pub struct App {
     /// Whether the present link has said that everything was sent.
     link_synced: bool,
     pub(crate) dirty: BTreeSet<PodUid>,
+    /// What instances of functions are made of, by namespace and revision.
+    pub(crate) templates: BTreeMap<(String, String), Template>,
+    /// Pods that were started here and that the cluster does not know yet.
+    woken: BTreeSet<PodUid>,
+    /// The node is cordoned, or has taints.
+    takes_no_pods: bool,
+    pods_max: u64,
     pub(crate) wakes: Wakes,
     seats: Seats,
     relief: Relief,
@@ -97,7 +108,7 @@ impl App {
         identity: Arc<Identity>,
         observed: Observed,
         executor: Executor,
-        stop_grace_max: Duration,
+        (stop_grace_max, pods_max): (Duration, u64),
     ) -> Self {
         let logs = LogStreams::new(executor.context().logs.clone(), executor.context().link.clone());
         let seats = Seats::new(executor.context().runtime.room_freed());
@@ -114,6 +125,10 @@ impl App {
             synced: false,
             link_synced: false,
             dirty: BTreeSet::new(),
+            templates: BTreeMap::new(),
+            woken: BTreeSet::new(),
+            takes_no_pods: false,
+            pods_max,
             wakes: Wakes::default(),
             seats,
             relief: Relief::default(),
@@ -191,6 +206,9 @@ impl App {
                     // There may be one for the next too.
                     self.seats_freed();
                 }
+                if let Some(pod) = self.desired.pods.get(&id.sandbox.pod) {
+                    self.executor.keep_for_revision(&At::from(&id), pod);
+                }
                 let observation = self.executor.started(id, last_word);
                 self.observe(observation);
             }
@@ -205,6 +223,7 @@ impl App {
                 // Who asked may be gone.
                 let _ = asked.send(self.held());
             }
+            Event::InstancesWanted(revisions) => self.instances_wanted(&revisions),
             Event::Stop => {}
         }
     }
@@ -237,6 +256,7 @@ impl App {
             Body::LogRequest(request) => self.log_request(request),
             Body::LogCancel(cancel) => self.logs.cancel(cancel.request),
             Body::LogGrant(grant) => self.logs.grant(grant.request, grant.chunks),
+            Body::WakeRefused(refused) => self.instance_refused(&refused.uid, &refused.reason),
             Body::TrustChanged(TrustChanged { generation }) => {
                 self.trust.send_replace(generation);
             }
@@ -249,6 +269,7 @@ impl App {
         self.executor.context().artifacts.tend();
         self.make_room();
         if self.link_synced {
+            self.executor.context().link.post(|outbox| outbox.woken_again());
             self.executor.meter();
         }
     }

@@ -9,13 +9,14 @@ use coracle_core::{
     CoreError, Pod,
     sources::{Keyed, KeyedData, Service, Source},
 };
+use coracle_objects::kinds::FUNCTION_REVISIONS;
 use coracle_proto::node::{ObjectEvent, node_down::Body, object_event};
 use coracle_wasi_host::{pool::Pool, shares::Holder};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::{
-    app::Event,
+    app::{Event, Template},
     line::{Line, Waits},
     link::FromLink,
     wishes::Recorder,
@@ -48,6 +49,8 @@ pub enum Content {
     /// One that the node is not sent, with the reason; no more than which it is, and whether it is deleted.
     WithheldPod(Box<Pod>, String),
     Source(Source),
+    /// A revision of a function: what its instances are made of.
+    Template(Box<Template>),
     /// Of the network only.
     Other,
     Deleted,
@@ -112,6 +115,11 @@ fn content(resource: &str, json: &[u8], revision: u64) -> Result<Content, CoreEr
         "secrets" => {
             let data = KeyedData::from_secret(json, revision)?;
             Content::Source(Source::Secret(Keyed::Data(Arc::new(data))))
+        }
+        FUNCTION_REVISIONS => {
+            let revision = serde_json::from_slice(json)
+                .map_err(|source| CoreError::Json { what: "function's revision", source })?;
+            Content::Template(Box::new(Template::of(&revision)?))
         }
         "services" => Content::Source(Source::Service(Arc::new(Service::parse(json)?))),
         _ => Content::Other,

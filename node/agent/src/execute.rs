@@ -2,7 +2,9 @@
 //! events, or at once where nothing has to be waited for.
 
 mod plan;
+mod revisions;
 mod sandbox;
+mod serving;
 mod start;
 
 use std::{
@@ -13,6 +15,7 @@ use std::{
 };
 
 use coracle_core::{Action, EventRecord, Observation, Pod, PodUid, observe::News, spec::PullPolicy, status};
+use coracle_fabric::Name;
 use coracle_proto::node::{NodeEvent, PodGone, PodStatus};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -22,7 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{plan::Workshop, sandbox::WaitingPod};
+use self::{plan::Workshop, revisions::Revisions, sandbox::WaitingPod};
 
 use crate::{
     app::Event,
@@ -75,6 +78,10 @@ pub struct Executor {
     /// The present link has named all blocks of this node: only then is it known that more are needed.
     blocks_known: bool,
     workshop: Workshop,
+    /// Images, and their components, of revisions that have run here: for instances that are started again.
+    kept: Revisions,
+    /// Where the pods that are instances of functions serve, of which revision.
+    serving: BTreeMap<PodUid, (Name, SocketAddr)>,
     /// The runtime is asked what containers use.
     metering: Option<JoinHandle<()>>,
 }
@@ -83,7 +90,10 @@ pub struct Executor {
 type PodImages = Arc<Mutex<BTreeMap<String, Kept>>>;
 
 /// What stays on the node for a container's starts.
+#[derive(Clone)]
 struct Kept {
+    /// As the container names it.
+    name: String,
     image: Arc<Image>,
     /// Since it was made ready first: what ran may run again, whatever others have taken since.
     component: Option<Prepared>,
@@ -114,6 +124,8 @@ impl Executor {
             waiting: Waiting::default(),
             blocks_known: true,
             workshop: Workshop::new(),
+            kept: Revisions::default(),
+            serving: BTreeMap::new(),
             metering: None,
         }
     }
@@ -142,7 +154,11 @@ impl Executor {
                 self.plan(At { uid, container, attempt }, &pod.metadata.namespace, *inputs);
             }
             Action::Pull { uid, container, attempt, image, policy } => {
-                self.pull(At { uid, container, attempt }, &pod.metadata.namespace, image, policy);
+                let at = At { uid, container, attempt };
+                if let Some(present) = self.keep_of_revision(&at, pod) {
+                    return Some(present);
+                }
+                self.pull(at, &pod.metadata.namespace, image, policy);
             }
             Action::Start { uid, container, attempt, plan } => {
                 return self.start(At { uid, container, attempt }, pod.clone(), plan);
@@ -169,11 +185,17 @@ impl Executor {
             Action::Kill { uid, container, attempt } => {
                 self.context.runtime.kill(self.container(&uid, &container, attempt)?);
             }
-            Action::Report { status, .. } => self.report(pod, &status),
+            Action::Report { status, .. } => {
+                self.note_serving(pod, &status);
+                self.report(pod, &status);
+            }
             Action::Emit { event, .. } => self.emit(pod, &event),
             Action::FreeVolumes { uid } => self.free_volumes(&uid),
             Action::Remove { uid } => self.remove(uid, pod),
-            Action::EndPod { uid, .. } => self.sandboxes.get(&uid)?.ending.cancel(),
+            Action::EndPod { uid, .. } => {
+                self.end_serving(&uid);
+                self.sandboxes.get(&uid)?.ending.cancel();
+            }
             Action::Admit { .. } | Action::Announce { .. } | Action::End { .. } | Action::Forget { .. } => {}
         }
         None
@@ -244,7 +266,7 @@ impl Executor {
     }
 
     /// How many there are of what the executor keeps.
-    pub fn held(&self) -> [(&'static str, usize); 7] {
+    pub fn held(&self) -> [(&'static str, usize); 9] {
         [
             ("sandboxes", self.sandboxes.len()),
             ("pods with a part of the disk", self.context.disks.held()),
@@ -253,11 +275,13 @@ impl Executor {
             ("pod addresses", self.blocks.held()),
             ("pods that wait for an address", self.waiting.held()),
             ("plans, mounts and starts", self.workshop.held()),
+            ("instances of functions", self.serving.len()),
+            ("images of functions", self.kept.len()),
         ]
     }
 
     fn pull(&mut self, at: At, namespace: &str, image: String, policy: PullPolicy) {
-        let (context, namespace) = (self.context.clone(), namespace.to_owned());
+        let (context, namespace, name) = (self.context.clone(), namespace.to_owned(), image.clone());
         let images = self.images.entry(at.uid.clone()).or_default().clone();
         let ending = self.sandboxes.get(&at.uid).map(|sandbox| sandbox.ending.clone()).unwrap_or_default();
         self.background(async move {
@@ -291,7 +315,7 @@ impl Executor {
                     let (mut images, image) = (images.lock(), present.image);
                     let known = images.remove(&at.container).filter(|kept| kept.image.id == image.id);
                     let component = known.and_then(|kept| kept.component);
-                    images.insert(at.container.clone(), Kept { image, component });
+                    images.insert(at.container.clone(), Kept { name, image, component });
                     drop(images);
                     at.news(News::Pulled { image_id, fetched: present.fetched })
                 }
@@ -321,6 +345,7 @@ impl Executor {
     /// Ends every pod at once, without a word to the cluster: the node stops, and runs them again when it starts.
     pub fn drop_all(&mut self) {
         self.images.clear();
+        self.serving.clear();
         for (_, sandbox) in std::mem::take(&mut self.sandboxes) {
             self.context.runtime.remove_sandbox(&sandbox.id);
         }

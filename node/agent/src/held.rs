@@ -16,6 +16,7 @@ impl App {
             ("objects", self.known.len()),
             ("objects of this link", self.seen.len()),
             ("pods to look at", self.dirty.len()),
+            ("revisions of functions", self.templates.len()),
             ("wakes", self.wakes.held()),
             ("config maps and secrets", {
                 let sources = &self.desired.sources;

@@ -69,6 +69,8 @@ pub enum FromLink {
 pub struct Outgoing {
     outbox: Arc<Mutex<Outbox>>,
     wake: Arc<Notify>,
+    /// What is asked of functions is to be told at once.
+    demand: Arc<Notify>,
     /// With the number of the link that each answers.
     log_chunks: mpsc::Receiver<(u64, LogChunk)>,
     /// The present link's number.
@@ -110,6 +112,7 @@ impl Outgoing {
 pub struct LinkHandle {
     outbox: Arc<Mutex<Outbox>>,
     wake: Arc<Notify>,
+    demand: Arc<Notify>,
     logs: mpsc::Sender<(u64, LogChunk)>,
 }
 
@@ -119,14 +122,21 @@ impl LinkHandle {
         let (logs, log_chunks) = mpsc::channel(LOG_QUEUE);
         let outbox = Arc::new(Mutex::new(Outbox::default()));
         let wake = Arc::new(Notify::new());
-        let outgoing = Outgoing { outbox: outbox.clone(), wake: wake.clone(), log_chunks, number: 0 };
-        (Self { outbox, wake, logs }, outgoing)
+        let demand = Arc::new(Notify::new());
+        let (out, awake, asked) = (outbox.clone(), wake.clone(), demand.clone());
+        let outgoing = Outgoing { outbox: out, wake: awake, demand: asked, log_chunks, number: 0 };
+        (Self { outbox, wake, demand, logs }, outgoing)
     }
 
     /// Changes what is to be sent.
     pub fn post(&self, change: impl FnOnce(&mut Outbox)) {
         change(&mut self.outbox.lock());
         self.wake.notify_one();
+    }
+
+    /// Has the leader told at once what is asked of functions.
+    pub fn tell_demand(&self) {
+        self.demand.notify_one();
     }
 
     /// Sends a piece of a log that was asked for over the link of this number, and drops it where that link is not
@@ -240,6 +250,7 @@ impl Link {
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pressure = machine::Pressure::default();
+        let demand = self.outgoing.demand.clone();
         loop {
             tokio::select! {
                 message = session.down.message() => match message {
@@ -283,7 +294,7 @@ impl Link {
                     let _ = session.up.try_send(NodeUp { body: Some(Body::Heartbeat(beat)), sequence: 0 });
                     self.tell_demand(&session.up);
                 }
-                () = self.config.fabric.instance_wanted() => self.tell_demand(&session.up),
+                () = demand.notified() => self.tell_demand(&session.up),
                 () = self.events.closed() => return "the node is stopping".to_owned(),
             }
         }

@@ -4,11 +4,17 @@ mod builder;
 mod objects;
 mod read;
 
-use std::{io, net::IpAddr, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    thread,
+};
 
-use coracle_fabric::{Fabric, PodIdentity};
+use coracle_fabric::{Fabric, Name, NetworkChange, PodIdentity};
 use coracle_wasi_host::net::{Namespace, Uplink};
 use serde_json::Value;
+use tokio::sync::mpsc;
 
 use self::builder::Builder;
 use crate::decode::Key;
@@ -21,6 +27,8 @@ pub const FABRIC_ANNOTATION: &str = "coracle.dev/fabric-address";
 pub struct PodNetwork {
     fabric: Option<Fabric>,
     builder: Option<Arc<Builder>>,
+    /// Instances of functions that serve, or do so no more: told in their order by a thread of their own.
+    serving: Option<mpsc::UnboundedSender<NetworkChange>>,
 }
 
 impl PodNetwork {
@@ -28,7 +36,10 @@ impl PodNetwork {
     pub fn start(fabric: Fabric) -> io::Result<Self> {
         let told = fabric.clone();
         let builder = Builder::start(move |changes| told.change(changes))?;
-        Ok(Self { fabric: Some(fabric), builder: Some(Arc::new(builder)) })
+        let (serving, told) = mpsc::unbounded_channel();
+        let of = fabric.clone();
+        thread::Builder::new().name("instances".to_owned()).spawn(move || tell_serving(&of, told))?;
+        Ok(Self { fabric: Some(fabric), builder: Some(Arc::new(builder)), serving: Some(serving) })
     }
 
     /// What a pod of this Kubernetes namespace reaches beyond itself.
@@ -49,6 +60,15 @@ impl PodNetwork {
     pub fn detach(&self, address: IpAddr) {
         if let Some(fabric) = &self.fabric {
             fabric.detach(address);
+        }
+    }
+
+    /// A pod of this node is an instance of a function's revision, and serves at this address, or does so no more. Of each
+    /// pod it is told twice: what waits is bounded by the pods.
+    pub fn serve(&self, revision: Name, at: SocketAddr, is_there: bool) {
+        if let Some(serving) = &self.serving {
+            // The thread lives as long as this.
+            let _ = serving.send(NetworkChange::Served(revision, at, is_there));
         }
     }
 
@@ -87,5 +107,16 @@ impl PodNetwork {
     /// How many objects of the network there are.
     pub fn held(&self) -> usize {
         self.builder.as_ref().map_or(0, |builder| builder.held())
+    }
+}
+
+fn tell_serving(fabric: &Fabric, mut told: mpsc::UnboundedReceiver<NetworkChange>) {
+    let mut changes = Vec::new();
+    while let Some(first) = told.blocking_recv() {
+        changes.push(first);
+        while let Ok(next) = told.try_recv() {
+            changes.push(next);
+        }
+        fabric.change(std::mem::take(&mut changes));
     }
 }

@@ -118,6 +118,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
     let network = PodNetwork::start(fabric.clone()).map_err(io_error(&config.data_dir))?;
     let disks = Disks::new(host.clone());
     tokio::spawn(app::tell(host.refusals().clone(), events.clone()));
+    tokio::spawn(wake_instances(fabric.clone(), events.clone()));
     let shared = Shared { network: network.clone(), disks: disks.clone() };
     let runtime: Arc<dyn Runtime> = Arc::new(InProcess::new(host, shared));
     let metrics = Metrics {
@@ -154,12 +155,22 @@ pub async fn start(config: NodeConfig) -> Result<Node, NodeError> {
     let observed = Observed { node: facts, pods: BTreeMap::new() };
     let name = identity.name.clone();
     tracing::info!(node = name, fabric = advertise, "node started");
-    let app = App::new(identity.clone(), observed, executor, config.stop_grace_max)
+    let app = App::new(identity.clone(), observed, executor, (config.stop_grace_max, capacity.pods.into()))
         .with_last(wishes, LAST_RUN_AFTER);
     let renewal = Renewal { identity, tls: node_tls, addresses, advertise, wanted: app.trust() };
     let renewal = tokio::spawn(renewal.run());
     let app = tokio::spawn(app.run(received, link_task));
     Ok(Node { name, fabric, metrics_address, events, tasks: Mutex::new(Some([app, renewal])) })
+}
+
+/// Tells the loop of requests that wait for instances of functions, until it has ended.
+async fn wake_instances(fabric: Fabric, events: mpsc::Sender<Event>) {
+    loop {
+        let wanted = fabric.instances_wanted().await;
+        if events.send(Event::InstancesWanted(wanted)).await.is_err() {
+            return;
+        }
+    }
 }
 
 impl Node {

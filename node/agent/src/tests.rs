@@ -9,6 +9,7 @@ mod refusals;
 mod returning;
 mod runtime;
 mod seats;
+mod waking;
 mod withheld;
 
 use std::{
@@ -123,7 +124,8 @@ impl Rig {
             ..NodeFacts::default()
         };
         let observed = Observed { node, ..Default::default() };
-        let app = App::new(identity, observed, executor, STOP_GRACE_MAX).with_last(last, Duration::ZERO);
+        let app =
+            App::new(identity, observed, executor, (STOP_GRACE_MAX, 110)).with_last(last, Duration::ZERO);
         let loop_ = tokio::spawn(app.run(received, tokio::spawn(async {})));
         Self { events, outgoing, loop_, seen: Vec::new() }
     }

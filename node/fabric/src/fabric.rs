@@ -13,6 +13,7 @@ use crate::error::FabricError;
 use crate::flows::Flows;
 use crate::gateway::{AccessLog, AskedOfFunction, Demand, Gateway, Meter, Pool};
 use crate::model::{Cidr, NetworkChange, PodIdentity};
+use crate::names::Name;
 use crate::node_port::NodePorts;
 use crate::policy::Policy;
 use crate::resolver::{Family, PodLookups, Resolver};
@@ -216,9 +217,9 @@ impl Fabric {
         self.inner.demand.take()
     }
 
-    /// Returns once a request waits for an instance of a function for which none waited.
-    pub async fn instance_wanted(&self) {
-        self.inner.demand.wanted().await;
+    /// The revisions of functions for an instance of which a request waits and none did before, once there are some.
+    pub async fn instances_wanted(&self) -> Vec<Name> {
+        self.inner.demand.wanted().await
     }
 
     /// Takes in what has changed of the cluster, all at once. Connections that stand stay as they are, but those with

@@ -3,7 +3,7 @@
 use crate::names::Name;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,8 @@ use std::time::Duration;
 pub enum NetworkChange {
     /// A service with its endpoints.
     Service(Name, Option<ServiceEntry>),
+    /// An endpoint of a service is a pod of this node that serves, whatever its slices say yet; or is so no more.
+    Served(Name, SocketAddr, bool),
     /// A service has lost something, until it is told of anew.
     Unclaimed(Name, Claim),
     /// The node that hands out these pod addresses.

@@ -10,7 +10,8 @@ pub(crate) use service::Service;
 
 use crate::gateway::Router;
 use crate::model::{
-    Cidr, Claim, NetworkChange, NodeEntry, NodeIdentity, PodEntry, PodIdentity, Protocol, ServiceEntry,
+    Cidr, Claim, Endpoint, NetworkChange, NodeEntry, NodeIdentity, PodEntry, PodIdentity, Protocol,
+    ServiceEntry,
 };
 use crate::names::{Name, Names};
 use crate::peer::Known;
@@ -25,6 +26,9 @@ use std::sync::Arc;
 #[derive(Clone, Default)]
 pub(crate) struct Tables {
     services: imbl::HashMap<Name, Arc<Service>>,
+    /// Endpoints of services that are pods of this node and serve, and those services as they were told.
+    served: imbl::HashMap<Name, Arc<BTreeSet<SocketAddr>>>,
+    told: imbl::HashMap<Name, Arc<ServiceEntry>>,
     /// By the service's number behind the address.
     by_address: imbl::OrdMap<(IpAddr, u64), Arc<Service>>,
     /// TCP node ports by the service's number behind the port, with the index of the service's port.
@@ -67,6 +71,20 @@ pub(crate) struct Touched {
     pub(crate) pods: Vec<Name>,
 }
 
+/// Has endpoints take part that serve, whatever is told of them.
+fn add_served(entry: &mut ServiceEntry, served: &BTreeSet<SocketAddr>) {
+    for at in served {
+        match entry.endpoints.iter_mut().find(|endpoint| endpoint.address == at.ip()) {
+            Some(known) => known.ready = true,
+            None => {
+                let ports = entry.ports.iter().map(|port| (port.name.clone(), at.port())).collect();
+                let (address, ports) = (at.ip(), Arc::new(ports));
+                entry.endpoints.push(Endpoint { address, ready: true, hostname: None, ports });
+            }
+        }
+    }
+}
+
 impl Tables {
     /// Takes changes in, in their order.
     pub(crate) fn change(&mut self, changes: Vec<NetworkChange>, counters: &Counters) -> Touched {
@@ -75,6 +93,10 @@ impl Tables {
             match change {
                 NetworkChange::Service(name, entry) => {
                     self.put_service(&name, entry, counters, &mut touched);
+                    touched.services.push(name);
+                }
+                NetworkChange::Served(name, endpoint, is_there) => {
+                    self.serve(&name, endpoint, is_there, counters, &mut touched);
                     touched.services.push(name);
                 }
                 NetworkChange::Unclaimed(name, claim) => self.unclaim(&name, claim, &mut touched),
@@ -122,7 +144,18 @@ impl Tables {
         if is_api_server(name) {
             self.control = Arc::new(entry.as_ref().map(real_addresses).unwrap_or_default());
         }
-        let Some(entry) = entry else { return };
+        let served = self.served.get(name).cloned();
+        let Some(mut entry) = entry else {
+            self.told.remove(name);
+            return;
+        };
+        match served {
+            None => drop(self.told.remove(name)),
+            Some(served) => {
+                self.told.insert(name.clone(), Arc::new(entry.clone()));
+                add_served(&mut entry, &served);
+            }
+        }
         let service = Arc::new(Service::new(entry, counters));
         for address in &service.entry.addresses {
             self.by_address.insert((*address, service.id), service.clone());
@@ -132,6 +165,33 @@ impl Tables {
             touched.node_ports.insert(port);
         }
         self.services.insert(name.clone(), service);
+    }
+
+    /// An endpoint on this node serves, or does so no more.
+    fn serve(
+        &mut self,
+        name: &Name,
+        endpoint: SocketAddr,
+        is_there: bool,
+        counters: &Counters,
+        touched: &mut Touched,
+    ) {
+        let mut served = self.served.get(name).map(|served| BTreeSet::clone(served)).unwrap_or_default();
+        if is_there {
+            served.insert(endpoint);
+        } else {
+            served.remove(&endpoint);
+        }
+        if served.is_empty() {
+            self.served.remove(name);
+        } else {
+            self.served.insert(name.clone(), Arc::new(served));
+        }
+        let told = self.told.get(name).map(|told| ServiceEntry::clone(told));
+        let told = told.or_else(|| Some(self.services.get(name)?.entry.clone()));
+        if told.is_some() {
+            self.put_service(name, told, counters, touched);
+        }
     }
 
     fn unclaim(&mut self, name: &Name, claim: Claim, touched: &mut Touched) {
@@ -195,6 +255,11 @@ impl Tables {
             self.pods.insert(name.clone(), (address, pod.clone()));
             self.owners.insert((address, name.clone()), pod);
         }
+    }
+
+    /// How many endpoints of this node serve.
+    pub(crate) fn served(&self) -> usize {
+        self.served.values().map(|served| served.len()).sum()
     }
 
     pub(crate) fn service(&self, namespace: &str, name: &str) -> Option<&Arc<Service>> {

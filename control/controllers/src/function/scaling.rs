@@ -37,6 +37,8 @@ pub struct Load {
     /// Since when something may have been asked.
     since: Timestamp,
     asked_at: Timestamp,
+    /// How many instances were decided on last. Where there are more a node has started some, for requests that waited.
+    decided: i64,
     panics_until: Option<Timestamp>,
 }
 
@@ -66,7 +68,7 @@ impl Scale {
 
 impl Load {
     pub fn begin(now: Timestamp) -> Self {
-        Self { buckets: VecDeque::new(), since: now, asked_at: now, panics_until: None }
+        Self { buckets: VecDeque::new(), since: now, asked_at: now, decided: i64::MAX, panics_until: None }
     }
 
     /// Gateways have said what was asked.
@@ -101,6 +103,9 @@ impl Load {
     /// How many instances there are to be, where there are `current` now, and when to look again.
     pub fn decide(&mut self, scale: Scale, current: i64, now: Timestamp) -> (i64, Option<Timestamp>) {
         self.forget_before(now.as_second() - STABLE_WINDOW_S);
+        if current > self.decided {
+            self.asked_at = now;
+        }
         if self.buckets.is_empty() {
             self.since = now;
         }
@@ -116,6 +121,7 @@ impl Load {
         // What is in the window still after the idle time is not asked any more.
         let wanted = if idle_at > now { asked.max(scale.min).max(1) } else { scale.min };
         let wanted = wanted.min(scale.max);
+        self.decided = wanted;
         let again = if self.buckets.is_empty() {
             Some(idle_at).filter(|at| *at > now)
         } else {
@@ -159,6 +165,9 @@ mod tests {
         load.note(FunctionDemand { waiting: 1, ..under_way(0) }, at(200));
         assert_eq!(load.decide(scale, 0, at(200)).0, 1, "somebody waits");
         assert_eq!(load.decide(scale, 1, at(210)).0, 0, "and does so no more");
+        assert_eq!(load.decide(scale, 1, at(211)).0, 1, "a node has started one");
+        assert_eq!(load.decide(scale, 1, at(220)).0, 1);
+        assert_eq!(load.decide(scale, 1, at(221)).0, 0);
     }
 
     #[test]

@@ -96,3 +96,13 @@ fn members(object: &Value) -> String {
         .map(|(key, value)| format!(",{}:{value}", Value::from(key.as_str())))
         .collect()
 }
+
+/// A pod of a replica set's template, with this uid, for whoever makes one beside the controller; or why there can be none.
+pub fn pod_of_set(set: &Object, view: &View, now: Timestamp, uid: &str) -> Result<Value, String> {
+    let mold = Mold::of(set, view, now).map_err(|unreadable| unreadable.reason)?;
+    if let Some(fault) = mold.fault() {
+        return Err(fault.to_owned());
+    }
+    let (_, draft) = mold.cast(uid);
+    serde_json::from_slice(&draft).map_err(|error| error.to_string())
+}

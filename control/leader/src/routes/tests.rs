@@ -122,7 +122,8 @@ fn a_node_gets_its_pods_and_what_they_name() {
     for pod in ["r", "elsewhere"] {
         bench.delete("pods", pod);
     }
-    let Routes { placed, nodes, named, sets, unreadable, stirred, ingresses: _, bounds: _ } = &bench.routes;
+    let Routes { placed, nodes, named, sets, unreadable, stirred, functions: _, ingresses: _, bounds: _ } =
+        &bench.routes;
     assert!(placed.is_empty() && nodes.is_empty() && named.is_empty() && unreadable.is_empty());
     assert!(sets.is_empty() && stirred.is_empty());
 }

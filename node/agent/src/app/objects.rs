@@ -7,6 +7,7 @@ use coracle_core::{
     sources::{Kind, Source},
     spec::Metadata,
 };
+use coracle_objects::kinds::FUNCTION_REVISIONS;
 use serde_json::Value;
 
 use super::App;
@@ -43,7 +44,13 @@ impl App {
     fn put(&mut self, (_, namespace, name): &Key, content: Content) {
         let own = (namespace.clone(), name.clone());
         match content {
-            Content::Pod(pod) => self.put_pod(pod),
+            Content::Pod(pod) => {
+                self.instance_is_known(pod.uid());
+                self.put_pod(pod);
+            }
+            Content::Template(template) => {
+                self.templates.insert(own, *template);
+            }
             Content::WithheldPod(pod, why) => self.withhold_pod(*pod, &why),
             Content::Source(source) => self.put_source(own, source),
             Content::Other | Content::Deleted | Content::Unreadable(_) => {}
@@ -60,6 +67,11 @@ impl App {
             } else {
                 self.block_gone(cidr);
             }
+        }
+        if key.0 == "nodes" && key.2 == *self.identity.name {
+            let spec = &object["spec"];
+            let is_tainted = spec["taints"].as_array().is_some_and(|taints| !taints.is_empty());
+            self.takes_no_pods = spec["unschedulable"] == true || is_tainted;
         }
         let is_namespace = key.0 == "namespaces";
         let network = &self.executor.context().network;
@@ -111,7 +123,7 @@ impl App {
         true
     }
 
-    fn put_pod(&mut self, pod: Arc<Pod>) {
+    pub(super) fn put_pod(&mut self, pod: Arc<Pod>) {
         self.take_name(&pod);
         self.observed.see(&pod);
         if was_given_up(&pod) {
@@ -130,6 +142,10 @@ impl App {
                     self.desired.pods.remove(&uid);
                     self.dirty.insert(uid);
                 }
+            }
+            FUNCTION_REVISIONS => {
+                self.templates.remove(&own);
+                self.executor.keep_image_of_no_more(namespace, name);
             }
             "configmaps" => self.remove_source(Kind::ConfigMap, &own),
             "secrets" => self.remove_source(Kind::Secret, &own),

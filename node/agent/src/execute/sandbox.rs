@@ -50,6 +50,7 @@ impl Executor {
 
     pub(super) fn stop_sandbox(&mut self, uid: &PodUid) {
         let Some(sandbox) = self.sandboxes.remove(uid) else { return };
+        self.end_serving(uid);
         self.context.runtime.remove_sandbox(&sandbox.id);
         self.blocks.release(sandbox.address);
     }

@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use coracle_proto::node::{ClaimBlock, NodeEvent, NodeUp, PodGone, PodStatus, Usage, node_up::Body};
+use coracle_proto::node::{
+    ClaimBlock, NodeEvent, NodeUp, PodGone, PodStatus, PodWoken, Usage, node_up::Body,
+};
 use tokio::time::Instant;
 
 use super::event_line::EventLine;
@@ -35,6 +37,9 @@ pub struct Outbox {
     events: EventLine,
     claims: BTreeSet<u64>,
     claims_dirty: BTreeSet<u64>,
+    /// Instances that the node has started by itself, until the leader has answered.
+    woken: BTreeMap<String, PodWoken>,
+    woken_dirty: BTreeSet<String>,
     usage: Option<Usage>,
     /// Events that there was no room for since the last that was sent.
     dropped: u64,
@@ -98,15 +103,17 @@ impl Outbox {
         self.dirty.remove(uid);
         self.gone.remove(uid);
         self.gone_dirty.remove(uid);
+        self.woken_answered(uid);
     }
 
     /// How much there is of what is to be sent.
-    pub fn held(&self) -> [(&'static str, usize); 5] {
+    pub fn held(&self) -> [(&'static str, usize); 6] {
         [
             ("statuses", self.statuses.len()),
             ("statuses to send", self.dirty.len().max(self.urgent.len() + self.lazy.len())),
             ("ends of pods to send", self.gone.len().max(self.gone_dirty.len())),
             ("events to send", self.events.len()),
+            ("instances that the leader is asked for", self.woken.len()),
             ("messages without an answer", self.in_flight.len() + self.later.len() + self.claims.len()),
         ]
     }
@@ -124,6 +131,23 @@ impl Outbox {
     pub fn claim_answered(&mut self, request: u64) {
         self.claims.remove(&request);
         self.claims_dirty.remove(&request);
+    }
+
+    /// The node has started an instance by itself.
+    pub fn woken(&mut self, woken: PodWoken) {
+        self.woken_dirty.insert(woken.uid.clone());
+        self.woken.insert(woken.uid.clone(), woken);
+    }
+
+    /// The leader has made a pod of it, or refuses to.
+    pub fn woken_answered(&mut self, uid: &str) {
+        self.woken.remove(uid);
+        self.woken_dirty.remove(uid);
+    }
+
+    /// What the leader has not answered is told again.
+    pub fn woken_again(&mut self) {
+        self.woken_dirty = self.woken.keys().cloned().collect();
     }
 
     pub fn usage(&mut self, usage: Usage) {
@@ -147,6 +171,7 @@ impl Outbox {
         self.dirty = self.statuses.keys().map(|uid| (uid.clone(), true)).collect();
         self.gone_dirty = self.gone.keys().cloned().collect();
         self.claims_dirty = self.claims.clone();
+        self.woken_again();
     }
 
     /// The leader has done all that is to be done about these messages.
@@ -170,6 +195,11 @@ impl Outbox {
         self.recall(now);
         if let Some(request) = self.claims_dirty.pop_first() {
             return Some(NodeUp { body: Some(Body::ClaimBlock(ClaimBlock { request })), sequence: 0 });
+        }
+        while let Some(uid) = self.woken_dirty.pop_first() {
+            if let Some(woken) = self.woken.get(&uid) {
+                return Some(NodeUp { body: Some(Body::PodWoken(woken.clone())), sequence: 0 });
+            }
         }
         if self.has_room()
             && let Some((body, message)) = self.next_sequenced(now)
@@ -260,6 +290,7 @@ mod tests {
                 }
                 Body::PodGone(gone) => format!("{} gone", gone.uid),
                 Body::ClaimBlock(claim) => format!("claim {}", claim.request),
+                Body::PodWoken(woken) => format!("woken {}", woken.uid),
                 other => format!("{other:?}"),
             });
         }
@@ -284,12 +315,16 @@ mod tests {
         outbox.status(status("b", "failed"), false);
         outbox.gone(PodGone { uid: "b".into(), ..Default::default() });
         outbox.claim(3);
-        let all = ["claim 3", "a=running", "b=failed", "b gone"];
+        outbox.woken(PodWoken { uid: "a".into(), ..Default::default() });
+        let all = ["claim 3", "woken a", "a=running", "b=failed", "b gone"];
         assert_eq!(drain(&mut outbox), all);
         outbox.resend(false);
         assert_eq!(drain(&mut outbox), all);
+        outbox.woken_again();
+        assert_eq!(drain(&mut outbox), ["woken a"]);
         outbox.forget("b");
         outbox.claim_answered(3);
+        outbox.woken_answered("a");
         outbox.resend(false);
         assert_eq!(drain(&mut outbox), ["a=running"]);
         outbox.status_again("a");

@@ -6,7 +6,7 @@
 use crate::names::{Name, Names};
 use crate::tables::Service;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -20,12 +20,14 @@ const REPORTED_MAX: usize = 4_096;
 #[derive(Default)]
 pub(crate) struct Demand {
     revisions: Mutex<HashMap<Name, Arc<Revision>>>,
-    /// Somebody waits for a revision for which nobody waited.
-    wanted: Notify,
+    /// Those for which somebody waits and nobody did, until it is told of them. Bounded by the revisions.
+    wanted: Mutex<BTreeSet<(Arc<str>, Arc<str>)>>,
+    more_wanted: Notify,
 }
 
 /// What is asked of one revision.
 pub(crate) struct Revision {
+    name: Name,
     load: Mutex<Load>,
     /// Its endpoints have changed.
     changed: Notify,
@@ -78,8 +80,12 @@ impl Demand {
             None => {
                 let load =
                     Load { under_way: 0, waiting: 0, sum: Duration::ZERO, arrived: 0, summed_until: now };
-                let made = Arc::new(Revision { load: Mutex::new(load), changed: Notify::new() });
-                revisions.insert(Name::new(names.0, names.1), made.clone());
+                let made = Arc::new(Revision {
+                    name: Name::new(names.0, names.1),
+                    load: Mutex::new(load),
+                    changed: Notify::new(),
+                });
+                revisions.insert(made.name.clone(), made.clone());
                 made
             }
         };
@@ -97,7 +103,9 @@ impl Demand {
         let mut load = request.0.load.lock();
         load.waiting += 1;
         if load.waiting == 1 {
-            self.wanted.notify_one();
+            let Name { namespace, name } = &request.0.name;
+            self.wanted.lock().insert((namespace.clone(), name.clone()));
+            self.more_wanted.notify_one();
         }
         drop(load);
         Waiting(&request.0)
@@ -114,9 +122,15 @@ impl Demand {
         }
     }
 
-    /// Returns once somebody waits for an instance of a revision for which nobody did.
-    pub(crate) async fn wanted(&self) {
-        self.wanted.notified().await;
+    /// The revisions for an instance of which somebody waits for whom nobody did, once there are some.
+    pub(crate) async fn wanted(&self) -> Vec<Name> {
+        loop {
+            let wanted = std::mem::take(&mut *self.wanted.lock());
+            if !wanted.is_empty() {
+                return wanted.into_iter().map(|(namespace, name)| Name { namespace, name }).collect();
+            }
+            self.more_wanted.notified().await;
+        }
     }
 
     /// What was asked for since the last time.

@@ -90,7 +90,7 @@ fn entry(address: IpAddr, pod: &PodIdentity) -> PodEntry {
 fn gone(part: &NetworkChange) -> NetworkChange {
     match part.clone() {
         NetworkChange::Service(name, _) => NetworkChange::Service(name, None),
-        NetworkChange::Unclaimed(..) => unreachable!("it is no part"),
+        NetworkChange::Unclaimed(..) | NetworkChange::Served(..) => unreachable!("it is no part"),
         NetworkChange::PodBlock(cidr, _) => NetworkChange::PodBlock(cidr, None),
         NetworkChange::Node(name, _) => NetworkChange::Node(name, None),
         NetworkChange::Routes(source, _) => NetworkChange::Routes(source, None),

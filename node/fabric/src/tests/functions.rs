@@ -31,7 +31,7 @@ async fn requests_wait_until_there_is_an_instance() {
     assert_eq!(cluster.a.take_demand(), []);
     let asked: Vec<_> =
         (0..20).map(|_| tokio::spawn(async move { get(gateway, "hello.local", "/").await })).collect();
-    cluster.a.instance_wanted().await;
+    assert_eq!(cluster.a.instances_wanted().await, [Name::new("default", "hello-1")]);
     // Others come after the first, of whom it is told at once.
     while only(cluster.a.take_demand()).waiting < 20 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -66,7 +66,7 @@ async fn a_request_whose_instances_have_ended_waits_for_another() {
     cluster.state.services = vec![named("hello-1", &[&gone])];
     cluster.tell();
     let asked = tokio::spawn(async move { get(gateway, "hello.local", "/").await });
-    cluster.a.instance_wanted().await;
+    cluster.a.instances_wanted().await;
     let near = pod(&cluster.a, "10.128.1.3");
     near.net.serve_http(8080, Arc::new(Component("another")));
     cluster.state.services = vec![named("hello-1", &[&near])];
@@ -80,13 +80,13 @@ async fn who_goes_away_waits_no_longer_and_a_revision_that_is_gone_is_not_waited
     let mut cluster = at_rest().await;
     let gateway = cluster.a.gateway_address().unwrap();
     let asked = tokio::spawn(async move { get(gateway, "hello.local", "/").await });
-    cluster.a.instance_wanted().await;
+    cluster.a.instances_wanted().await;
     asked.abort();
     while cluster.a.take_demand().iter().any(|told| told.waiting > 0) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let asked = tokio::spawn(async move { get(gateway, "hello.local", "/").await });
-    cluster.a.instance_wanted().await;
+    cluster.a.instances_wanted().await;
     cluster.state.services = vec![];
     cluster.tell();
     assert_eq!(asked.await.unwrap().0, StatusCode::SERVICE_UNAVAILABLE);

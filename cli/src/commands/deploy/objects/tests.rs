@@ -8,6 +8,7 @@ fn wanted() -> Wanted {
         image: "hello:2".into(),
         pushed: false,
         is_program: false,
+        is_function: false,
         host: None,
         replicas: None,
         port: None,
@@ -40,6 +41,7 @@ fn standing() -> Standing {
             json!({ "metadata": { "resourceVersion": "9", "labels": labels("hello") }, "spec": { "rules": rules } }),
         ),
         secret: None,
+        function: None,
     }
 }
 

@@ -49,7 +49,7 @@ impl Bench {
     fn hear(&mut self, change: NetworkChange) {
         match change {
             NetworkChange::Service(name, now) => drop(set(&mut self.services, name, now)),
-            NetworkChange::Unclaimed(..) => {}
+            NetworkChange::Unclaimed(..) | NetworkChange::Served(..) => {}
             NetworkChange::PodBlock(cidr, now) => drop(set(&mut self.blocks, cidr, now)),
             NetworkChange::Node(name, now) => drop(set(&mut self.nodes, name, now)),
             NetworkChange::Routes(source, now) => drop(set(&mut self.routes, source, now)),
