@@ -1,6 +1,6 @@
 //! The measurements: ours, the peer's and the ratio, from one run on one machine.
 //!
-//! `cargo run --release -p coracle-bench -- http|density|rollout|store|failover|footprint|links|scale|roll|soak|hostile|churn`. Peers are found on
+//! `cargo run --release -p coracle-bench -- http|functions|density|rollout|store|failover|footprint|links|scale|roll|soak|hostile|churn`. Peers are found on
 //! the PATH, or named by environment variables; what is missing is said and skipped. `cargo build --release` must have made
 //! the binary.
 
@@ -10,6 +10,7 @@ mod cluster;
 mod density;
 mod failover;
 mod footprint;
+mod functions;
 mod hostile;
 mod http_row;
 mod links;
@@ -42,6 +43,11 @@ struct Cli {
 enum Row {
     /// Row 1: HTTP components through the gateway, against `wasmtime serve` ($WASMTIME), loaded by wrk.
     Http,
+    /// Row 2: functions at rest on one node, and how long a request takes that wakes one.
+    Functions {
+        #[arg(long, default_value_t = 1_000)]
+        functions: usize,
+    },
     /// Row 4: pods that a node takes, and what each costs it.
     Density {
         /// Of each kind.
@@ -149,6 +155,7 @@ fn main() -> Result<()> {
         let time = Duration::from_secs(cli.seconds);
         match cli.row {
             Row::Http => http_row::run(time).await,
+            Row::Functions { functions } => functions::run(functions.max(1), time).await,
             Row::Store { rounds, clients, loads } => store::run(time, rounds.max(1), &clients, &loads).await,
             Row::Failover { rounds } => failover::run(rounds.max(1)).await,
             Row::Footprint => footprint::run().await,
