@@ -24,7 +24,7 @@ const FUNCTIONS: &str = "/apis/coracle.dev/v1/namespaces/default/functions";
 pub async fn run(functions: usize, time: Duration) -> Result<()> {
     let cluster = Cluster::start(1).await?;
     let node = Node::start(&cluster, "n1", "127.0.0.1", &[])?;
-    node::push(&cluster, coracle_sample_artifacts::wasm("hello-http"), "hello:1")?;
+    node::push(&cluster, &coracle_sample_artifacts::wasm("hello-http"), "hello:1")?;
     let rest = cluster.client(0)?.rest().await?;
     make(&rest, "warm", 600).await?;
     until(&rest, |all| all.iter().all(is_ready)).await?;
