@@ -12,10 +12,14 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use coracle_wasi_host::{Entry, examine};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use tokio::process::Command;
 
-use crate::{commands::push::WASM_BYTES_MAX, input, names, output};
+use crate::{
+    commands::{push::WASM_BYTES_MAX, run::Ended, up::stop_signal},
+    input, names, output,
+};
 
 /// What says how a project is built.
 pub const FILE: &str = "coracle.yaml";
@@ -144,8 +148,15 @@ impl Project {
     async fn execute(&self, script: &str) -> Result<()> {
         let told = || Ok::<_, io::Error>(Stdio::from(io::stderr().as_fd().try_clone_to_owned()?));
         let mut shell = self.shell(script);
-        shell.stdin(Stdio::null()).stdout(told()?).stderr(told()?);
-        let status = shell.status().await.with_context(|| format!("running `{script}`"))?;
+        shell.stdin(Stdio::null()).stdout(told()?).stderr(told()?).process_group(0);
+        let mut child = shell.spawn().with_context(|| format!("running `{script}`"))?;
+        // Whatever it has begun ends with it, where this is stopped or given up.
+        let group = Group(child.id());
+        let status = tokio::select! {
+            status = child.wait() => status.with_context(|| format!("running `{script}`"))?,
+            code = stop_signal() => return Err(Ended(code).into()),
+        };
+        group.has_ended();
         if status.success() {
             return Ok(());
         }
@@ -188,6 +199,23 @@ impl Project {
             TOOLS.map(|tools| root.join(tools)).into_iter().chain(of_home).filter(|tools| tools.is_dir()),
         );
         std::env::join_paths(all).unwrap_or(path)
+    }
+}
+
+/// The processes of a command, until they have ended: ended with this.
+struct Group(Option<u32>);
+
+impl Group {
+    fn has_ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let leader = self.0.and_then(|id| Pid::from_raw(id.try_into().ok()?));
+        // Those that have ended already are no fault.
+        let _ = leader.map(|leader| kill_process_group(leader, Signal::TERM));
     }
 }
 
@@ -242,6 +270,21 @@ mod tests {
             format!("{:#}", built.expect_err("it fails"))
         };
         assert!(Project::open(folder.path()).unwrap_err().to_string().contains("there is no coracle.yaml"));
+        // What a build has begun ends with it.
+        write("name: a\nbuild: 'sleep 600 & echo $! > pid; wait'\ncomponent: a.wasm\n");
+        let pid = folder.path().join("pid");
+        let given_up = Project::open(folder.path()).unwrap();
+        tokio::select! {
+            _ = given_up.build() => panic!("it does not end"),
+            () = async { while fs::read_to_string(&pid).unwrap_or_default().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            } } => {}
+        }
+        let process = Path::new("/proc").join(fs::read_to_string(&pid).unwrap().trim());
+        let is_over = || fs::read_to_string(process.join("stat")).map_or(true, |stat| stat.contains(") Z "));
+        while !is_over() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         write("name: a\nbuild: exit 3\ncomponent: a.wasm\nneeds: [{check: 'true', install: nothing}]\n");
         assert_eq!(built().await, "`exit 3` failed (exit status: 3)");
         write("name: a\nbuild: exit 3\ncomponent: a.wasm\nneeds: [{check: 'false', install: from there}]\n");

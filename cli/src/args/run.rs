@@ -114,7 +114,8 @@ fn mapped_dir(text: &str) -> Result<MappedDir, String> {
         return Err("it names no directory: write DIR, or DIR:PATH".into());
     }
     let guest = match guest {
-        Some(guest) if guest == "." || guest.starts_with('/') => guest.to_owned(),
+        Some(guest) if guest == "." => guest.to_owned(),
+        Some(guest) if guest.starts_with('/') => plain(guest),
         Some(guest) => {
             return Err(format!("`{guest}` is no path in a component: write an absolute one, or `.`"));
         }
@@ -128,14 +129,20 @@ fn mapped_dir(text: &str) -> Result<MappedDir, String> {
 
 /// The path of a directory for which none was said: its own, so that what is written for this folder finds it.
 fn found_at(host: &str) -> Result<String, String> {
-    let parts: Vec<&str> = host.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-    match (parts.is_empty(), host.starts_with('/')) {
+    let path = plain(host);
+    match (path == "/", host.starts_with('/')) {
         (true, true) => {
             Err(format!("all of this machine, `{host}`, needs a path of its own, as `{host}:/host`"))
         }
         (true, false) => Ok(".".into()),
-        (false, _) => Ok(format!("/{}", parts.join("/"))),
+        (false, _) => Ok(path),
     }
+}
+
+/// An absolute path without what means nothing in it.
+fn plain(path: &str) -> String {
+    let parts = path.split('/').filter(|part| !part.is_empty() && *part != ".");
+    format!("/{}", parts.collect::<Vec<_>>().join("/"))
 }
 
 fn published(text: &str) -> Result<Published, String> {
@@ -182,6 +189,7 @@ mod tests {
         assert_eq!(seen("/etc/ssl:ro"), is("/etc/ssl", "/etc/ssl", true));
         assert_eq!(seen("data:/x:rw"), is("data", "/x", false));
         assert_eq!(seen("data:.:ro"), is("data", ".", true));
+        assert_eq!(seen("data:/x//y/./z/"), is("data", "/x/y/z", false));
         for bad in ["", ":/x", "data:x", "../data", "/", "data:/a/../b"] {
             assert!(seen(bad).is_err(), "{bad}");
         }

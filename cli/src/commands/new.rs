@@ -70,7 +70,71 @@ fn template(language: Language) -> Template {
     }
 }
 
+/// Names that cargo refuses for packages: keywords of Rust, and crates that it has itself.
+const NO_PACKAGES: [&str; 57] = [
+    "abstract",
+    "alloc",
+    "as",
+    "async",
+    "await",
+    "become",
+    "box",
+    "break",
+    "const",
+    "continue",
+    "core",
+    "crate",
+    "do",
+    "dyn",
+    "else",
+    "enum",
+    "extern",
+    "false",
+    "final",
+    "fn",
+    "for",
+    "gen",
+    "if",
+    "impl",
+    "in",
+    "let",
+    "loop",
+    "macro",
+    "match",
+    "mod",
+    "move",
+    "mut",
+    "override",
+    "priv",
+    "pub",
+    "ref",
+    "return",
+    "self",
+    "static",
+    "std",
+    "struct",
+    "super",
+    "test",
+    "trait",
+    "true",
+    "try",
+    "type",
+    "typeof",
+    "unsafe",
+    "unsized",
+    "use",
+    "virtual",
+    "where",
+    "while",
+    "yield",
+    "proc-macro",
+    "proc_macro",
+];
+
 pub fn run(args: &NewArgs) -> Result<()> {
+    if args.lang == Language::Rust && NO_PACKAGES.contains(&&*args.name) {
+        bail!("`{}` is a word of Rust's own, which no package is called: choose another name", args.name);
+    }
     let folder = Path::new(&args.name);
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) || folder.is_file() {
         bail!("{} is there already: choose another name", folder.display());

@@ -22,6 +22,9 @@ pub async fn run(args: &NodeArgs) -> Result<()> {
             args.data_dir.display()
         ),
     };
+    if args.access.access_log.is_some() && args.gateway.is_none() {
+        bail!("--access-log is the gateway's, and there is none: say --gateway ADDR");
+    }
     let config = NodeConfig {
         name: args.name.clone().unwrap_or_default(),
         join,

@@ -16,10 +16,12 @@ pub use self::{
     ports::Ports,
     starter::{Running, Starter},
 };
-use crate::{args::RunArgs, commands::up::stop_asked, output, project::Project};
-
-/// What a shell says of a program that Ctrl-C has ended.
-const INTERRUPTED: u8 = 130;
+use crate::{
+    args::RunArgs,
+    commands::up::{stop_asked, stop_signal},
+    output,
+    project::Project,
+};
 
 /// The component has ended with this code, which is told as the command's own.
 #[derive(Debug)]
@@ -62,16 +64,17 @@ async fn component(args: &RunArgs) -> Result<(PathBuf, Option<u16>)> {
 
 /// Waits for the end, and brings it about where it is asked for: first in order, then at once.
 async fn until_its_end(container: &Container) -> Result<Exit> {
-    tokio::select! {
+    let code = tokio::select! {
         exit = container.wait() => return Ok(exit),
-        () = stop_asked() => container.stop(),
-    }
+        code = stop_signal() => code,
+    };
+    container.stop();
     // One that waits for whoever reads its output ends with the process alone.
     let exit = tokio::select! {
         exit = container.wait() => exit,
         () = stop_asked() => Exit::Killed,
     };
-    if exit == Exit::Killed { Err(Ended(INTERRUPTED).into()) } else { Ok(exit) }
+    if exit == Exit::Killed { Err(Ended(code).into()) } else { Ok(exit) }
 }
 
 /// The component's end as that of this command.

@@ -12,6 +12,10 @@ use crate::{
     service_manager,
 };
 
+/// What shells say of a program that Ctrl-C, or SIGTERM, has ended.
+const INTERRUPTED: u8 = 130;
+const TERMINATED: u8 = 143;
+
 pub async fn run(args: &UpArgs) -> Result<()> {
     let begun = Instant::now();
     let shape = Shape {
@@ -56,13 +60,18 @@ pub async fn stopping(stop: impl Future<Output = ()>) {
 
 /// Resolves at Ctrl-C or SIGTERM.
 pub async fn stop_asked() {
+    stop_signal().await;
+}
+
+/// As [`stop_asked`], with the code by which shells know a program that the signal has ended.
+pub async fn stop_signal() -> u8 {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else {
         let _ = tokio::signal::ctrl_c().await;
-        return;
+        return INTERRUPTED;
     };
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => TERMINATED,
+        _ = tokio::signal::ctrl_c() => INTERRUPTED,
     }
 }

@@ -196,7 +196,7 @@ fn a_program_that_does_not_end_is_ended_by_a_signal() {
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)
         .unwrap();
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(143), "{}", said(&output));
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn output_that_nobody_takes_is_told_and_holds_nobody() {
         child.try_wait().unwrap().ok_or_else(|| "it runs".to_owned())
     });
     // The first may come before it is heard.
-    assert!(ended.code() == Some(130) || ended.code().is_none(), "{ended}");
+    assert!(ended.code() == Some(143) || ended.code().is_none(), "{ended}");
 
     // Nobody hears what is wrong: it is no other fault.
     let mut child = coracle(&["run", "/nowhere"]).stderr(Stdio::piped()).spawn().unwrap();

@@ -174,8 +174,10 @@ pub fn old_events(view: &View, now: Timestamp) -> Vec<ObjectKey> {
     // Normal ones, and warnings.
     let mut gone = [Vec::new(), Vec::new()];
     for object in view.list(EVENTS, None) {
-        let Ok(event) = serde_json::from_slice::<Told<'_>>(&object.json) else { continue };
-        let Some(last) = event.last() else { continue };
+        // One of which nothing else can be read is as old as its object.
+        let event = serde_json::from_slice::<Told<'_>>(&object.json).unwrap_or_default();
+        let made = || object.meta.creation_timestamp.as_deref()?.parse().ok();
+        let Some(last) = event.last().or_else(made) else { continue };
         if last < limit {
             old.push(object.key.clone());
         } else if last < of_gone && event.involved_object.is_gone(view) {
@@ -190,7 +192,7 @@ pub fn old_events(view: &View, now: Timestamp) -> Vec<ObjectKey> {
 }
 
 /// What is read of an event to know whether it is old.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Told<'a> {
     #[serde(borrow, default, rename = "type")]
@@ -290,7 +292,10 @@ mod tests {
         put(&mut view, "events", "unread", unknown);
         let first = json!({ "metadata": { "name": "first", "creationTimestamp": "2026-01-01T10:00:00Z" } });
         put(&mut view, "events", "first", first);
-        assert_eq!(old(&view), ["first", "old"]);
+        let nonsense =
+            json!({ "metadata": { "name": "odd", "creationTimestamp": "2026-01-01T10:00:00Z" }, "type": 5 });
+        put(&mut view, "events", "odd", nonsense);
+        assert_eq!(old(&view), ["first", "odd", "old"]);
     }
 
     #[test]

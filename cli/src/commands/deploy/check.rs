@@ -91,7 +91,8 @@ struct Found {
 async fn component(cluster: &Cluster, args: &DeployArgs) -> Result<Found> {
     let given = &args.image;
     let path = Path::new(given);
-    if path.join(project::FILE).is_file() || [".", ".."].contains(&&**given) {
+    let is_path = [".", "..", "/"].iter().any(|start| given.starts_with(start)) || given.ends_with('/');
+    if path.join(project::FILE).is_file() || is_path && path.is_dir() {
         let project = Project::open(path)?;
         let built = project.build().await?;
         return Ok(Found { port: project.port(), ..of_file(&built, project.name(), args)? });

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Result, bail};
@@ -14,6 +14,8 @@ use anyhow::{Result, bail};
 use crate::project::Project;
 
 const POLL: Duration = Duration::from_millis(200);
+/// And so many times what a look takes: a tenth of a core at most.
+const POLL_TIMES: u32 = 10;
 /// Files that are watched at most.
 const FILES_MAX: usize = 20_000;
 /// Folders of what is built and fetched, beside those that begin with a dot.
@@ -45,9 +47,12 @@ impl Sources {
     /// Resolves once something has changed since the last look, and nothing more has for a moment.
     pub async fn changed(&self) -> Result<()> {
         let mut last = self.read()?;
+        let mut took = Duration::ZERO;
         loop {
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL.max(took * POLL_TIMES)).await;
+            let begun = Instant::now();
             let now = self.read()?;
+            took = begun.elapsed();
             if now == last && now != self.seen {
                 return Ok(());
             }
