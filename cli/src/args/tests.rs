@@ -44,7 +44,9 @@ fn options_are_there_only_where_they_mean_something() {
         with_namespace.extend(has("namespace").then(|| name.clone()));
         with_log.extend(has("log").then_some(name));
     });
-    assert_eq!(with_namespace, ["deploy", "invoke", "get", "logs", "delete"]);
+    let of_functions = ["functions", "revisions", "traffic", "rollback"];
+    let wanted = [&["deploy", "invoke"][..], &of_functions, &["get", "logs", "delete"]].concat();
+    assert_eq!(with_namespace, wanted);
     assert_eq!(with_log, ["", "up", "demo", "control", "node"]);
     for line in [
         "coracle get pods --log info",
@@ -68,6 +70,8 @@ fn every_listing_is_there_for_programs_too() {
         "doctor",
         "version",
         "get pods",
+        "functions",
+        "revisions hello",
         "invoke hello",
     ] {
         for format in ["json", "yaml"] {

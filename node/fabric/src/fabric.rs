@@ -206,6 +206,7 @@ impl Fabric {
     pub fn write_gateway(&self, text: &mut Text) {
         if self.inner.gateway_address.is_some() {
             self.inner.gateway_meter.write(text, self.inner.gateway_requests.held());
+            self.inner.demand.meters.write(text);
             if let Some(log) = &self.inner.access_log {
                 log.write(text);
             }
@@ -237,7 +238,7 @@ impl Fabric {
         inner.tables.store(tables.clone());
         inner.policy.relabel(touched.pods.iter().filter_map(|name| tables.pod_named(name)));
         inner.balancer.forget(&touched.services, &tables);
-        inner.demand.changed(&touched.services);
+        inner.demand.changed(&touched.services, &tables);
         if touched.nodes {
             inner.changes.send_modify(|count| *count += 1);
             inner

@@ -6,6 +6,7 @@ mod access_log;
 mod backend;
 mod demand;
 mod forward;
+mod function_meter;
 mod headers;
 mod meter;
 mod pool;

@@ -25,6 +25,7 @@ impl Fabric {
             ("outside connections", inner.egress.open()),
             ("clients of services with affinity", inner.balancer.held()),
             ("instances of functions that serve", inner.tables().served()),
+            ("revisions that are counted", inner.demand().meters.held()),
             ("endpoints counted", inner.counters.held()),
             ("endpoints with kept connections", inner.kept.held()),
             ("node ports", inner.node_ports.as_ref().map_or(0, |ports| ports.held())),

@@ -3,8 +3,9 @@
 //! What was under way is summed up in request-milliseconds, so that the sums of all gateways, however often each is asked, are
 //! what an autoscaler divides by time.
 
+use super::function_meter::{FunctionMeter, FunctionMeters};
 use crate::names::{Name, Names};
-use crate::tables::Service;
+use crate::tables::{Service, Tables};
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -23,11 +24,13 @@ pub(crate) struct Demand {
     /// Those for which somebody waits and nobody did, until it is told of them. Bounded by the revisions.
     wanted: Mutex<BTreeSet<(Arc<str>, Arc<str>)>>,
     more_wanted: Notify,
+    pub(crate) meters: FunctionMeters,
 }
 
 /// What is asked of one revision.
 pub(crate) struct Revision {
     name: Name,
+    meter: Option<Arc<FunctionMeter>>,
     load: Mutex<Load>,
     /// Its endpoints have changed.
     changed: Notify,
@@ -80,11 +83,9 @@ impl Demand {
             None => {
                 let load =
                     Load { under_way: 0, waiting: 0, sum: Duration::ZERO, arrived: 0, summed_until: now };
-                let made = Arc::new(Revision {
-                    name: Name::new(names.0, names.1),
-                    load: Mutex::new(load),
-                    changed: Notify::new(),
-                });
+                let name = Name::new(names.0, names.1);
+                let meter = self.meters.of(&name);
+                let made = Arc::new(Revision { name, meter, load: Mutex::new(load), changed: Notify::new() });
                 revisions.insert(made.name.clone(), made.clone());
                 made
             }
@@ -112,7 +113,9 @@ impl Demand {
     }
 
     /// These services have changed, or are gone.
-    pub(crate) fn changed(&self, services: &[Name]) {
+    pub(crate) fn changed(&self, services: &[Name], tables: &Tables) {
+        let is_there = |name: &&Name| tables.service(&name.namespace, &name.name).is_some();
+        services.iter().filter(|name| !is_there(name)).for_each(|name| self.meters.forget(name));
         let revisions = self.revisions.lock();
         if revisions.is_empty() {
             return;
@@ -153,6 +156,13 @@ impl Demand {
             told.truncate(REPORTED_MAX);
         }
         told
+    }
+}
+
+impl UnderWay {
+    /// Where it is counted.
+    pub(super) fn meter(&self) -> Option<&Arc<FunctionMeter>> {
+        self.0.meter.as_ref()
     }
 }
 

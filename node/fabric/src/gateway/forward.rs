@@ -3,6 +3,7 @@
 use super::access_log::Asked;
 use super::backend::{Backends, Failure, Fault, Pair, copy_without_body, not_serving};
 use super::demand::UnderWay;
+use super::function_meter::FunctionMeter;
 use super::headers::{self, host_of};
 use super::upgrade::{self, Upgrade};
 use crate::fabric::{ENDPOINT_TRIES, Inner};
@@ -56,10 +57,14 @@ impl Forwarder {
     pub(super) async fn serve(&self, peer: SocketAddr, request: Request<HttpBody>) -> Response<HttpBody> {
         let (begun, id) = (Instant::now(), RequestId::given(request.headers()));
         let line = self.fabric.access_log().map(|log| log.begin(peer, &request));
-        let response = match self.forward(peer, request).await {
+        let mut function = None;
+        let response = match self.forward(peer, request, &mut function).await {
             Ok(response) => response,
             Err(fault) => fault.answer(id),
         };
+        if let Some(meter) = function {
+            meter.answered(response.status(), begun.elapsed());
+        }
         self.fabric.gateway_meter().answered(response.status(), begun.elapsed());
         match line {
             Some(line) => line.answered(response),
@@ -71,6 +76,7 @@ impl Forwarder {
         &self,
         peer: SocketAddr,
         mut request: Request<HttpBody>,
+        function: &mut Option<Arc<FunctionMeter>>,
     ) -> Result<Response<HttpBody>, Fault> {
         if request.method() == Method::CONNECT {
             return Err((StatusCode::METHOD_NOT_ALLOWED, "the gateway opens no tunnels".to_owned()).into());
@@ -86,6 +92,7 @@ impl Forwarder {
         request.extensions_mut().insert(Client(client.ip()));
         let permit = self.permit(client.ip(), &way.service)?;
         let under_way = way.is_function.then(|| self.fabric.demand().begin(&way.service));
+        *function = under_way.as_ref().and_then(|under_way| under_way.meter().cloned());
         if let Some(under_way) = &under_way
             && self.fabric.choose(&way.service, way.port, client.ip(), &Failed::default()).is_none()
         {
@@ -134,7 +141,7 @@ impl Forwarder {
         let (namespace, name) = (way.service.namespace.clone(), way.service.entry.name.clone());
         let missing =
             |what: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("revision {namespace}/{name} {what}"));
-        let waiting = self.fabric.demand().wait(under_way);
+        let (begun, waiting) = (Instant::now(), self.fabric.demand().wait(under_way));
         let awaited = async {
             loop {
                 let mut changed = std::pin::pin!(waiting.changed());
@@ -145,13 +152,17 @@ impl Forwarder {
                 let is_other = !another || !Arc::ptr_eq(&service, &way.service);
                 if is_other && self.fabric.choose(&service, way.port, client, &Failed::default()).is_some() {
                     way.service = service;
-                    return Ok(());
+                    return Ok::<_, Fault>(());
                 }
                 changed.await;
             }
         };
         let awaited = tokio::time::timeout(INSTANCE_TIMEOUT, awaited).await;
-        awaited.map_err(|_| missing("had no instance in time"))?
+        awaited.map_err(|_| missing("had no instance in time"))??;
+        if let Some(meter) = under_way.meter() {
+            meter.waited(begun.elapsed());
+        }
+        Ok(())
     }
 
     /// The response, with what the access log tells of who was asked.

@@ -12,7 +12,7 @@ const BOUNDS_US: &[u64] = &[
 ];
 
 /// Answers by the first digit of their code.
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+pub(super) const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Requests that were answered, and how long that took.
 pub(crate) struct Meter {
@@ -27,9 +27,7 @@ impl Meter {
 
     /// The head of an answer is there.
     pub(super) fn answered(&self, status: StatusCode, took: Duration) {
-        // A code has three digits. What is beyond 599 is for its client to make sense of.
-        let class = usize::from(status.as_u16() / 100 - 1).min(CLASSES.len() - 1);
-        self.answers[class].add(1);
+        self.answers[class(status)].add(1);
         self.durations.observe(took);
     }
 
@@ -45,6 +43,12 @@ impl Meter {
         let help = "Requests that the gateway has handed on and whose answers have not ended; upgraded connections among them.";
         text.gauge("coracle_gateway_requests_in_flight", help).is(in_flight);
     }
+}
+
+/// The place of a code's first digit among [`CLASSES`].
+pub(super) fn class(status: StatusCode) -> usize {
+    // A code has three digits. What is beyond 599 is for its client to make sense of.
+    usize::from(status.as_u16() / 100 - 1).min(CLASSES.len() - 1)
 }
 
 #[cfg(test)]

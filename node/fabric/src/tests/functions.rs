@@ -3,6 +3,7 @@
 use super::cluster::{Cluster, ingress, named, pod};
 use super::gateway::{Component, get};
 use crate::{AskedOfFunction, Name, RouteSource};
+use coracle_proto::metrics::Text;
 use futures::future::join_all;
 use http::StatusCode;
 use std::sync::Arc;
@@ -56,6 +57,24 @@ async fn requests_wait_until_there_is_an_instance() {
     assert!(begun.elapsed() < Duration::from_secs(5), "they are told, and look not only now and then");
     assert_eq!(only(cluster.a.take_demand()).waiting, 0);
     assert_eq!(cluster.a.take_demand(), [], "what nobody asks for is forgotten");
+    let told = |cluster: &Cluster| {
+        let mut figures = Text::default();
+        cluster.a.write_gateway(&mut figures);
+        figures.finish()
+    };
+    let of = "namespace=\"default\",revision=\"hello-1\"";
+    for line in [
+        format!("coracle_function_requests_total{{{of},code=\"2xx\"}} 20"),
+        format!("coracle_function_request_duration_seconds_count{{{of}}} 20"),
+        format!("coracle_function_wait_seconds_count{{{of}}} 20"),
+        format!("coracle_function_wait_seconds_bucket{{{of},le=\"0.025\"}} 0"),
+    ] {
+        let figures = told(&cluster);
+        assert!(figures.lines().any(|found| found == line), "{line} is not in\n{figures}");
+    }
+    cluster.state.services = vec![];
+    cluster.tell();
+    assert!(!told(&cluster).contains("hello-1"), "with the revision goes what was counted");
 }
 
 #[tokio::test]
