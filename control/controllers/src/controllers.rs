@@ -174,7 +174,7 @@ impl Controllers {
         for (name, demand) in told {
             let Some(revision) = self.state.get(&function::revision_key(&name)) else { continue };
             let Some(task) = function::task_of(revision) else { continue };
-            self.memory.loads.entry(name).or_insert_with(|| Load::begin(now)).note(demand, now);
+            self.memory.loads.entry(name).or_insert_with(|| Load::begin(0, now)).note(demand, now);
             self.wake(task, 0);
         }
     }

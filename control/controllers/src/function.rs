@@ -131,7 +131,7 @@ fn settle(
     for revision in revisions.all.iter_mut().filter(|revision| !revision.is_deleting()) {
         let unused_since = status::of_revision(state, revision, &traffic, now)?;
         let load = planner.memory.loads.entry(revision.object.key.name.clone());
-        let load = load.or_insert_with(|| Load::begin(now));
+        let load = load.or_insert_with(|| Load::begin(revision.replicas(), now));
         let (asked, look_at) = load.decide(scale, revision.replicas(), now);
         let drained_at = unused_since.map(|since| later(since, DRAINED_AFTER)).filter(|at| *at > now);
         revision.set_replicas(if !revision.has_served() || traffic.awaits(revision.name()) {

@@ -67,8 +67,10 @@ impl Scale {
 }
 
 impl Load {
-    pub fn begin(now: Timestamp) -> Self {
-        Self { buckets: VecDeque::new(), since: now, asked_at: now, decided: i64::MAX, panics_until: None }
+    /// Of a revision that has so many instances: one that has none is at rest, whoever leads.
+    pub fn begin(current: i64, now: Timestamp) -> Self {
+        let asked_at = if current > 0 { now } else { Timestamp::MIN };
+        Self { buckets: VecDeque::new(), since: now, asked_at, decided: i64::MAX, panics_until: None }
     }
 
     /// Gateways have said what was asked.
@@ -151,7 +153,7 @@ mod tests {
 
     #[test]
     fn one_instance_stays_until_nothing_was_asked_for_the_idle_time() {
-        let (mut load, scale) = (Load::begin(at(0)), scale(json!({"idleSeconds": 10})));
+        let (mut load, scale) = (Load::begin(1, at(0)), scale(json!({"idleSeconds": 10})));
         assert_eq!(load.decide(scale, 1, at(9)), (1, Some(at(10))));
         load.note(under_way(1), at(9));
         assert_eq!(load.decide(scale, 1, at(18)).0, 1);
@@ -171,8 +173,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_at_rest_stays_so_where_nobody_remembers_it() {
+        let scale = scale(json!({}));
+        assert_eq!(Load::begin(0, at(0)).decide(scale, 0, at(0)), (0, None));
+        assert_eq!(Load::begin(2, at(0)).decide(scale, 2, at(0)).0, 1);
+    }
+
+    #[test]
     fn a_burst_is_met_at_once_and_given_up_slowly() {
-        let (mut load, scale) = (Load::begin(at(0)), scale(json!({"targetConcurrency": 10, "max": 30})));
+        let (mut load, scale) = (Load::begin(1, at(0)), scale(json!({"targetConcurrency": 10, "max": 30})));
         for second in 0..60 {
             load.note(under_way(20), at(second));
         }
@@ -199,7 +208,7 @@ mod tests {
 
     #[test]
     fn what_it_remembers_is_bounded_by_the_window() {
-        let mut load = Load::begin(at(0));
+        let mut load = Load::begin(1, at(0));
         (0..10_000).for_each(|second| load.note(under_way(1), at(second)));
         assert!(load.buckets.len() <= STABLE_WINDOW_S as usize + 1);
     }

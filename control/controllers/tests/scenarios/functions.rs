@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use coracle_controllers::FunctionDemand;
+use coracle_controllers::{Config, Controllers, FunctionDemand};
 use coracle_objects::{ObjectKey, ObjectName};
 use serde_json::{Value, json};
 
@@ -82,6 +82,12 @@ fn a_function_has_a_revision_which_serves_and_then_goes_to_rest() {
         "True Serves",
         "it is at rest, and ready to be asked"
     );
+    // Another leader knows nothing of what was asked, and wakes nothing.
+    cluster.controllers = Controllers::new(Config { ca_bundle: "PEM".to_owned() });
+    let view = cluster.view.clone();
+    cluster.controllers.resync(&view);
+    cluster.run(1_000);
+    assert_eq!((replicas(&cluster, "hello-1"), cluster.names("pods").len()), (0, 0));
     asked(&mut cluster, "hello-1", FunctionDemand { waiting: 1, arrived: 1, request_milliseconds: 10 });
     cluster.run(1_000);
     assert_eq!((replicas(&cluster, "hello-1"), cluster.names("pods").len()), (1, 1));

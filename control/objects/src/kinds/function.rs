@@ -412,6 +412,11 @@ pub(super) fn openapi(schema: &str) -> Option<Value> {
         _ => return None,
     };
     let metadata = refer("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+    let (mut spec, mut status) = (
+        json!({"type": "object", "properties": spec, "required": required}),
+        json!({"type": "object", "properties": status}),
+    );
+    [&mut spec, &mut status].into_iter().for_each(describe);
     Some(json!({
         "type": "object",
         "description": description,
@@ -419,10 +424,62 @@ pub(super) fn openapi(schema: &str) -> Option<Value> {
             "apiVersion": text(),
             "kind": text(),
             "metadata": {"allOf": [metadata]},
-            "spec": {"type": "object", "properties": spec, "required": required},
-            "status": {"type": "object", "properties": status},
+            "spec": spec,
+            "status": status,
         },
     }))
+}
+
+/// What `kubectl explain` says of fields, by their names.
+const DESCRIPTIONS: [(&str, &str); 32] = [
+    ("args", "Arguments of a program."),
+    ("command", "What stands before them."),
+    ("conditions", "How it stands: Ready, and why not."),
+    ("env", "Environment variables, as of a container."),
+    ("envFrom", "ConfigMaps and Secrets whose keys are environment variables, as of a container."),
+    ("function", "The function whose revision it is."),
+    ("hosts", "The hosts at which gateways answer; by default its name below localhost."),
+    ("idleSeconds", "How long nobody has asked before the last instance goes; 60 by default."),
+    ("image", "What runs: a component called by HTTP, or a program that listens on `port`."),
+    ("imagePullPolicy", "As of a container."),
+    ("latestCreatedRevision", "The revision of the newest change of what runs."),
+    ("latestReadyRevision", "The latest revision that serves, or has served."),
+    ("latestRevision", "The part is that of the latest revision that serves."),
+    ("max", "How many instances of one revision there are at most; 100 by default."),
+    ("min", "How many there are at least; none by default."),
+    ("number", "Which revision it is of its function, from 1."),
+    ("observedGeneration", "The generation of the spec that this is about."),
+    ("paths", "The paths, with all below each, for which gateways answer; by default all."),
+    ("percent", "Which part of the requests it has, of 100."),
+    ("port", "Where it listens; 80 by default."),
+    ("readyReplicas", "How many instances serve."),
+    ("replicas", "How many instances there are."),
+    ("resources", "What an instance has and is bounded by, as of a container."),
+    ("revision", "The name of a revision."),
+    ("scale", "How many instances there are."),
+    ("serviceAccountName", "As of a pod."),
+    ("tag", "A name: requests to hosts that begin with it and `-` all go to this revision."),
+    ("targetConcurrency", "Requests under way in an instance before there is another; 50 by default."),
+    (
+        "traffic",
+        "Which revisions have which part of the requests; by default all go to the latest that serves.",
+    ),
+    ("url", "Where it is called."),
+    ("volumeMounts", "As of a container."),
+    ("volumes", "As of a pod."),
+];
+
+/// Gives each field its description, at all depths.
+fn describe(schema: &mut Value) {
+    for (name, field) in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+        if let Some((_, text)) = DESCRIPTIONS.iter().find(|(known, _)| known == name) {
+            field["description"] = (*text).into();
+        }
+        describe(field);
+        if let Some(items) = field.get_mut("items") {
+            describe(items);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -478,6 +535,20 @@ mod tests {
             spec.image: Required value
         "#]]
         .assert_eq(&lines(&function(json!({"image": null}))));
+    }
+
+    #[test]
+    fn every_field_says_what_it_is() {
+        for kind in ["dev.coracle.v1.Function", "dev.coracle.v1.FunctionRevision"] {
+            let schema = openapi(kind).unwrap();
+            for part in ["spec", "status"] {
+                for (name, field) in schema["properties"][part]["properties"].as_object().unwrap() {
+                    assert!(field["description"].is_string(), "{kind} {part}.{name}");
+                }
+            }
+        }
+        let scale = &openapi("dev.coracle.v1.Function").unwrap()["properties"]["spec"]["properties"]["scale"];
+        assert!(scale["properties"]["idleSeconds"]["description"].is_string());
     }
 
     #[test]
