@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use coracle_server::{Control, ControlConfig, Mode};
 
-use crate::{args::ControlArgs, commands::up::stop_asked, service_manager};
+use crate::{args::ControlArgs, commands::up::StopSignals, service_manager};
 
 pub async fn run(args: &ControlArgs) -> Result<()> {
     let made = args.data_dir.join("cluster.json").exists();
@@ -33,13 +33,14 @@ pub async fn run(args: &ControlArgs) -> Result<()> {
     config.member_dead = args.member_dead;
     config.key_ring = args.key_ring.clone();
     let control = coracle_server::start(config).await?;
+    let mut stop = StopSignals::listen();
     println!("control node at {} with its data in {}", control.address(), args.data_dir.display());
     if fresh {
         print_how_to_go_on(&control);
     }
     service_manager::ready();
     let reason = tokio::select! {
-        () = stop_asked() => None,
+        _ = stop.next() => None,
         reason = control.closed() => Some(reason),
     };
     service_manager::stopping();

@@ -7,7 +7,7 @@ use coracle_agent::{Capacity, JoinWith, NodeConfig};
 
 use crate::{
     args::NodeArgs,
-    commands::up::{stop_asked, stopping},
+    commands::up::{StopSignals, stopping},
     service_manager,
 };
 
@@ -42,6 +42,7 @@ pub async fn run(args: &NodeArgs) -> Result<()> {
         ..NodeConfig::new(args.data_dir.clone())
     };
     let node = coracle_agent::start(config).await?;
+    let mut stop = StopSignals::listen();
     println!("node {} is up, data in {}", node.name(), args.data_dir.display());
     if let Some(metrics) = node.metrics_address() {
         println!("  metrics https://{metrics}/metrics");
@@ -50,7 +51,7 @@ pub async fn run(args: &NodeArgs) -> Result<()> {
         println!("  gateway http://{gateway}");
     }
     service_manager::ready();
-    stop_asked().await;
+    stop.next().await;
     service_manager::stopping();
     stopping(node.shutdown()).await;
     Ok(())

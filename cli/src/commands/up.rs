@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use indicatif::ProgressBar;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     args::UpArgs,
@@ -30,6 +31,7 @@ pub async fn run(args: &UpArgs) -> Result<()> {
     spinner.enable_steady_tick(std::time::Duration::from_millis(100));
     spinner.set_message("starting the cluster");
     let cluster = LocalCluster::start(&shape).await?;
+    let mut stop = StopSignals::listen();
     spinner.finish_and_clear();
     println!("The cluster is up ({} ms).", begun.elapsed().as_millis());
     println!("  API         https://{}", cluster.address());
@@ -41,7 +43,7 @@ pub async fn run(args: &UpArgs) -> Result<()> {
     println!("Ctrl-C stops it; the same command resumes it.");
     service_manager::ready();
     let reason = tokio::select! {
-        () = stop_asked() => None,
+        _ = stop.next() => None,
         reason = cluster.failed() => Some(reason),
     };
     service_manager::stopping();
@@ -65,13 +67,33 @@ pub async fn stop_asked() {
 
 /// As [`stop_asked`], with the code by which shells know a program that the signal has ended.
 pub async fn stop_signal() -> u8 {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        let _ = tokio::signal::ctrl_c().await;
-        return INTERRUPTED;
-    };
-    tokio::select! {
-        _ = terminate.recv() => TERMINATED,
-        _ = tokio::signal::ctrl_c() => INTERRUPTED,
+    StopSignals::listen().next().await
+}
+
+/// Ctrl-C and SIGTERM, heard from the moment at which this is made: before anybody is told that there is something to stop.
+pub struct StopSignals {
+    interrupt: Option<Signal>,
+    terminate: Option<Signal>,
+}
+
+impl StopSignals {
+    pub fn listen() -> Self {
+        let hear = |kind| signal(kind).ok();
+        Self { interrupt: hear(SignalKind::interrupt()), terminate: hear(SignalKind::terminate()) }
+    }
+
+    /// The next one's code.
+    pub async fn next(&mut self) -> u8 {
+        async fn heard(signal: &mut Option<Signal>) {
+            match signal {
+                Some(signal) => drop(signal.recv().await),
+                // One that cannot be heard does what it always does.
+                None => std::future::pending().await,
+            }
+        }
+        tokio::select! {
+            () = heard(&mut self.terminate) => TERMINATED,
+            () = heard(&mut self.interrupt) => INTERRUPTED,
+        }
     }
 }

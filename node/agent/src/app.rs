@@ -61,6 +61,8 @@ pub enum Event {
     Count(oneshot::Sender<Held>),
     /// Requests wait for instances of these revisions of functions.
     InstancesWanted(Vec<Name>),
+    /// An image found no room: what only waits to be used goes, of this namespace or of all.
+    RoomWanted(Option<String>),
     /// The node is to stop.
     Stop,
 }
@@ -223,6 +225,7 @@ impl App {
                 // Who asked may be gone.
                 let _ = asked.send(self.held());
             }
+            Event::RoomWanted(namespace) => self.executor.let_go_of_images(namespace.as_deref()),
             Event::InstancesWanted(revisions) => self.instances_wanted(&revisions),
             Event::Stop => {}
         }
@@ -234,6 +237,12 @@ impl App {
             match news {
                 News::Exited { .. } => self.executor.exited(uid, container, *attempt),
                 News::NoSeat { .. } => self.seat_missed(),
+                // It may be for want of what the namespace may have loaded.
+                News::StartFailed { .. } => {
+                    if let Some(pod) = self.desired.pods.get(uid) {
+                        self.executor.let_go_of_images(Some(&pod.metadata.namespace));
+                    }
+                }
                 _ => {}
             }
         }

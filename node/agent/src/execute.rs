@@ -285,7 +285,7 @@ impl Executor {
         let images = self.images.entry(at.uid.clone()).or_default().clone();
         let ending = self.sandboxes.get(&at.uid).map(|sandbox| sandbox.ending.clone()).unwrap_or_default();
         self.background(async move {
-            let events = context.events.clone();
+            let (events, room) = (context.events.clone(), context.events.clone());
             let begun = at.clone();
             let pulled = guarded(async move {
                 let mut started = None;
@@ -295,6 +295,11 @@ impl Executor {
                     }));
                 });
                 let pulled = ending.run_until_cancelled(pulling).await;
+                if let Some(Err(error)) = &pulled
+                    && let Some(of_namespace) = error.wants_room()
+                {
+                    let _ = room.send(Event::RoomWanted(of_namespace.then(|| namespace.clone()))).await;
+                }
                 // Its news comes before the outcome's.
                 if let Some(started) = started {
                     let _ = started.await;

@@ -54,4 +54,12 @@ impl PullError {
             _ => "ErrImagePull",
         }
     }
+
+    /// Whose images, that only wait to be used, would have to go: one namespace's (true), or anybody's.
+    pub fn wants_room(&self) -> Option<bool> {
+        match self {
+            PullError::NoRoom { source, .. } => Some(matches!(source, NoRoom::Share { .. })),
+            _ => None,
+        }
+    }
 }

@@ -1,5 +1,6 @@
-//! What revisions of functions have run with on this node: images, and components that are compiled and loaded. While it is kept an
-//! instance is started without a registry, a disk or a compiler.
+//! What revisions of functions have run with on this node: images, and components that are compiled and loaded. While it is kept
+//! an instance is started without a registry, a disk or a compiler. It counts to the namespaces' shares of images and of loaded
+//! code, and goes where anything fails for want of those.
 
 use std::collections::BTreeMap;
 
@@ -41,6 +42,11 @@ impl Revisions {
         }
     }
 
+    fn retain(&mut self, stays: impl Fn(&(String, String)) -> bool) {
+        self.kept.retain(|of, _| stays(of));
+        self.by_age.retain(|_, of| stays(of));
+    }
+
     fn remove(&mut self, of: &(String, String)) {
         if let Some((age, _)) = self.kept.remove(of) {
             self.by_age.remove(&age);
@@ -57,6 +63,11 @@ impl Executor {
     /// The revision is gone.
     pub fn keep_image_of_no_more(&mut self, namespace: &str, revision: &str) {
         self.kept.remove(&(namespace.to_owned(), revision.to_owned()));
+    }
+
+    /// Something failed that there may be room for without what is kept: that of one namespace goes, or all.
+    pub fn let_go_of_images(&mut self, namespace: Option<&str>) {
+        self.kept.retain(|(of, _)| namespace.is_some_and(|namespace| namespace != of));
     }
 
     /// An instance of a revision has what that has run with before: it need not be pulled.

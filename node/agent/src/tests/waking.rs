@@ -108,6 +108,18 @@ async fn what_the_node_cannot_run_is_left_to_the_cluster() {
     assert_eq!(rig.woken().await.revision, "hello-1");
     let held = rig.held().await;
     assert!(held.contains(&("pods wanted", 2)), "{held:?}");
+    // Where anything of its namespace does not start, what is kept goes, and comes again with the next instance.
+    let garbage = dir.path().join("garbage.wasm");
+    std::fs::write(&garbage, "this is no WebAssembly").unwrap();
+    let container = json!({ "name": "c", "image": format!("file://{}", garbage.display()) });
+    rig.put("pods", pod("bad", json!({ "containers": [container] }))).await;
+    rig.status("bad", |status| first(status)["state"]["waiting"].get("message").map(drop)).await;
+    let held = rig.held().await;
+    assert!(held.contains(&("images of functions", 0)), "{held:?}");
+    rig.put("pods", instance("again", "hello-1")).await;
+    rig.status("again", ready).await;
+    let held = rig.held().await;
+    assert!(held.contains(&("images of functions", 1)), "{held:?}");
     // With its revision goes what was kept for it.
     let mut event = object_event("functionrevisions.coracle.dev", &revision("hello-1"));
     event.r#type = object_event::Type::Delete.into();
