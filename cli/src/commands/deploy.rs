@@ -85,7 +85,9 @@ async fn carry_out(
         }
     }
     if is_function(cluster, &wanted.name).await? {
-        return wait_function(cluster, &wanted.name, timeout, output::note).await.map(|_| ());
+        wait_function(cluster, &wanted.name, timeout, output::note).await?;
+        function::wait_routed(&checked.gateway, &checked.host).await;
+        return Ok(());
     }
     let available =
         async || wait_available(cluster, &wanted.name, timeout, &mut |message| output::note(message)).await;

@@ -49,7 +49,10 @@ fn a_function_is_called_rests_is_woken_split_and_rolled_back() {
         let left = subject.on(&["get", "fn,functionrevisions,rs,pods", "-o", "name"]);
         if left.trim().is_empty() { Ok(()) } else { Err(left) }
     });
-    assert_eq!(get(&subject.gateway, "hello.localhost").0, 404);
+    eventually("the gateway to hear of it", || match get(&subject.gateway, "hello.localhost").0 {
+        404 => Ok(()),
+        other => Err(other.to_string()),
+    });
 }
 
 fn deployed(subject: &Subject<'_>) {
@@ -70,8 +73,11 @@ fn deployed(subject: &Subject<'_>) {
     assert_eq!(&row[3..6], ["hello-1", "hello-1=100", "1"], "{table}");
     assert_eq!(subject.on(&["functions"]).lines().count(), 2);
     subject.kubectl.run(&["wait", "--for=condition=Ready", "function/hello", "--timeout=5s"]);
-    let described = subject.kubectl.run(&["describe", "function", "hello"]);
-    assert!(described.contains("RevisionCreated") && described.contains("TrafficChanged"), "{described}");
+    eventually("the events to be told", || {
+        let described = subject.kubectl.run(&["describe", "function", "hello"]);
+        let told = ["RevisionCreated", "TrafficChanged"].iter().all(|reason| described.contains(reason));
+        if told { Ok(()) } else { Err(described) }
+    });
     let said = subject.on(&["invoke", "hello"]);
     assert!(said.contains("one"), "{said}");
 }
@@ -114,7 +120,11 @@ fn at_rest_and_woken(subject: &Subject<'_>) {
 
 fn split_and_rolled_back(subject: &Subject<'_>) {
     subject.on(&["deploy", &sample("hello-http"), "--name", "hello", "--env", "GREETING=two"]);
-    assert!(subject.asks("hello.localhost").contains("two"), "what is a function stays one");
+    // What is a function stays one. Gateways hear of it a moment later.
+    eventually("the second to answer", || match subject.asks("hello.localhost") {
+        answer if answer.contains("two") => Ok(()),
+        answer => Err(answer),
+    });
     let shown = subject.on(&["traffic", "hello", "hello-2=50", "hello-1=50", "--tag", "old=hello-1"]);
     assert!(shown.contains("hello-2=50\n") && shown.contains("old: http://old-hello.localhost:"), "{shown}");
     let counted = || (0..200).filter(|_| subject.asks("hello.localhost").contains("two")).count();
@@ -123,6 +133,10 @@ fn split_and_rolled_back(subject: &Subject<'_>) {
         if (60..140).contains(&two) { Ok(two) } else { Err(format!("{two} of 200")) }
     });
     assert!(two > 0);
+    eventually("the tag's host to answer", || match get(&subject.gateway, "old-hello.localhost") {
+        (200, _) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
     assert!((0..20).all(|_| subject.asks("old-hello.localhost").contains("one")));
     let back = subject.on(&["rollback", "hello", "--to", "hello-1"]);
     assert!(back.contains("hello-1=100"), "{back}");

@@ -5,7 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use coracle_objects::fields::{condition, integer, list, text};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::Instant,
+};
 
 use super::objects::{
     Change, PUSHED, Standing, Wanted, ensure_own, env, env_from, is_source, labels, pushed, secret,
@@ -13,6 +17,11 @@ use super::objects::{
 use crate::client::{Cluster, native_kind};
 
 const POLL: Duration = Duration::from_millis(50);
+/// How long a gateway may take to hear of a function, and what it says of hosts that it does not know.
+const ROUTED_WITHIN: Duration = Duration::from_secs(5);
+const UNKNOWN_HOST: &str = "the request is for nothing that is served here";
+/// How much of an answer is looked at.
+const ANSWER_BYTES: u64 = 1024;
 /// For how long what may pass by itself is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -132,6 +141,29 @@ pub async fn wait_ready(
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Waits until the gateway knows of the host: it hears of a function a moment after that is ready. One that cannot be reached
+/// from here is not waited for.
+pub async fn wait_routed(gateway: &str, host: &str) {
+    let begun = Instant::now();
+    while begun.elapsed() < ROUTED_WITHIN {
+        let asked = tokio::time::timeout(ROUTED_WITHIN, asks(gateway, host)).await;
+        if !matches!(asked, Ok(Ok(answer)) if answer.contains(UNKNOWN_HOST)) {
+            return;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// The begin of the answer to a request.
+async fn asks(gateway: &str, host: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(gateway).await?;
+    let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES).read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 #[cfg(test)]
