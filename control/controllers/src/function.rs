@@ -8,11 +8,13 @@ mod scaling;
 mod status;
 mod traffic;
 
+use std::collections::BTreeSet;
+
 use coracle_objects::{
     Event, Expect, Object, ObjectKey, ObjectName, Transaction, Write,
     kinds::{FUNCTION_LABEL, FUNCTION_REVISIONS, FUNCTIONS},
 };
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use self::{
@@ -121,20 +123,24 @@ fn settle(
     let before = value.clone();
     let mut transaction = guarded(function);
     let traffic = Traffic::of(&value, &revisions);
-    for revision in superfluous(&revisions, &traffic) {
+    let mut going = BTreeSet::new();
+    for revision in superfluous(&revisions, &traffic, now) {
+        going.insert(revision.name().to_owned());
         if let Some(deletion) = deletion::delete(&state.view, revision.object, None, now)? {
             transaction.join(deletion);
         }
     }
     let scale = Scale::of(&value);
     let mut again = None;
-    for revision in revisions.all.iter_mut().filter(|revision| !revision.is_deleting()) {
+    let stays = |revision: &&mut Revision<'_>| !revision.is_deleting() && !going.contains(revision.name());
+    for revision in revisions.all.iter_mut().filter(stays) {
         let unused_since = status::of_revision(state, revision, &traffic, now)?;
         let load = planner.memory.loads.entry(revision.object.key.name.clone());
         let load = load.or_insert_with(|| Load::begin(revision.replicas(), now));
         let (asked, look_at) = load.decide(scale, revision.replicas(), now);
         let drained_at = unused_since.map(|since| later(since, DRAINED_AFTER)).filter(|at| *at > now);
-        revision.set_replicas(if !revision.has_served() || traffic.awaits(revision.name()) {
+        let is_first = unused_since.is_none() && !revision.has_served();
+        revision.set_replicas(if is_first || traffic.awaits(revision.name()) {
             asked.max(1)
         } else if unused_since.is_none() {
             asked
@@ -161,9 +167,16 @@ fn settle(
     Ok(())
 }
 
-/// The oldest of those that are not in use, beyond what is kept.
-fn superfluous<'a, 'b>(revisions: &'b Revisions<'a>, traffic: &Traffic) -> Vec<&'b Revision<'a>> {
-    let is_unused = |revision: &&Revision<'_>| !traffic.needs(revision.name()) && !revision.is_deleting();
+/// The oldest of those that are not in use, and that every gateway knows to be so, beyond what is kept.
+fn superfluous<'a, 'b>(
+    revisions: &'b Revisions<'a>,
+    traffic: &Traffic,
+    now: Timestamp,
+) -> Vec<&'b Revision<'a>> {
+    let is_unused = |revision: &&Revision<'_>| {
+        let since = status::unused_since(&revision.value).filter(|_| !traffic.needs(revision.name()));
+        since.is_some_and(|since| later(since, DRAINED_AFTER) <= now) && !revision.is_deleting()
+    };
     let unused: Vec<_> = revisions.all.iter().filter(is_unused).collect();
     let more = unused.len().saturating_sub(REVISIONS_KEPT);
     unused.into_iter().take(more).collect()

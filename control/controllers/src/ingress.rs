@@ -114,8 +114,10 @@ impl Hosts {
 
     /// The hosts that an Ingress or a Function asks gateways for, and since when.
     fn claims_of(&self, ingress: &Object) -> BTreeMap<String, String> {
+        let is_function = ingress.key.resource.as_str() == FUNCTIONS;
         let ingress = read(ingress);
-        if self.serves(&ingress) { hosts_since(&ingress) } else { BTreeMap::new() }
+        // Functions have no class.
+        if is_function || self.serves(&ingress) { hosts_since(&ingress) } else { BTreeMap::new() }
     }
 
     fn add(&mut self, asker: &ObjectName, resource: &'static str, claims: BTreeMap<String, String>) {

@@ -8,7 +8,7 @@ use coracle_objects::{
     Expect, Object, ObjectKey, Transaction, View,
     draft::{editable, encode, next_generation, set_condition, timestamp},
     fields::integer,
-    kinds::{FUNCTION_REVISIONS, FUNCTIONS},
+    kinds::{FUNCTION_REVISIONS, FUNCTIONS, function_names_others},
     validate::syntax::label_faults,
 };
 use coracle_proto::node::PodWoken;
@@ -38,16 +38,23 @@ pub fn plan(
     if !is_named_after || !label_faults(name).is_empty() || !is_uid(uid) {
         return Err("its name or uid is none".to_owned());
     }
-    if !takes_pods(view, node) {
-        return Err("the node is cordoned or has taints".to_owned());
+    match standing(view, node) {
+        Standing::TakesPods => {}
+        // It has just come back, and tells again.
+        Standing::Returning => return Ok(None),
+        Standing::TakesNone => return Err("the node is cordoned or has taints".to_owned()),
     }
     let set = set_of(view, namespace, revision).ok_or("there is no such revision, or it is going")?;
+    // What a pod names its node is sent: which node that is, is for the scheduler to say.
+    if names_others(view, set) {
+        return Err("the revision names other objects".to_owned());
+    }
     let function = function_of(view, set).ok_or("there is no such function, or it is going")?;
     let value = editable(set);
     let replicas = integer(&value, "/spec/replicas").unwrap_or(0);
     let is_own = |pod: &&std::sync::Arc<Object>| {
         let own = pod.controller().is_some_and(|own| own.uid == set.meta.uid);
-        own && pod.meta.deletion_timestamp.is_none()
+        own && pod.meta.deletion_timestamp.is_none() && !has_ended(pod)
     };
     let there = view.list("pods", Some(namespace)).filter(is_own).count() as i64;
     let wanted = replicas.max(there + 1);
@@ -95,11 +102,37 @@ fn function_of(view: &View, set: &Object) -> Option<Value> {
     is_it.then(|| editable(function))
 }
 
-fn takes_pods(view: &View, node: &str) -> bool {
-    let node = view.get(&node_object::key(node)).map(|node| editable(node));
-    node.is_some_and(|node| {
-        node["spec"]["unschedulable"] != true && node["spec"]["taints"].as_array().is_none_or(Vec::is_empty)
-    })
+fn has_ended(pod: &Object) -> bool {
+    matches!(editable(pod)["status"]["phase"].as_str(), Some("Failed" | "Succeeded"))
+}
+
+fn names_others(view: &View, set: &Object) -> bool {
+    let revision = view.get(&ObjectKey::new(FUNCTION_REVISIONS, set.namespace(), set.name()));
+    revision.is_none_or(|revision| function_names_others(&editable(revision)["spec"]))
+}
+
+/// Whether a node takes pods.
+enum Standing {
+    TakesPods,
+    /// It was away, and the taints that say so are still there.
+    Returning,
+    TakesNone,
+}
+
+fn standing(view: &View, node: &str) -> Standing {
+    let Some(node) = view.get(&node_object::key(node)) else { return Standing::TakesNone };
+    let node = editable(node);
+    let taints = node["spec"]["taints"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_of_absence = |taint: &Value| {
+        let away = ["node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready"];
+        taint["key"].as_str().is_some_and(|key| away.contains(&key))
+    };
+    match taints {
+        _ if node["spec"]["unschedulable"] == true => Standing::TakesNone,
+        [] => Standing::TakesPods,
+        all if all.iter().all(is_of_absence) => Standing::Returning,
+        _ => Standing::TakesNone,
+    }
 }
 
 /// RFC 9562, in its usual form.
@@ -205,6 +238,28 @@ mod tests {
         let mut without = view(0, 2);
         put(&mut without, "nodes", "", json!({"metadata": {"name": "n"}, "spec": {"unschedulable": true}}));
         assert!(plan(&without, "n", &woken("hello-1-a"), now).unwrap_err().contains("cordoned"));
+        let away = json!([{"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}]);
+        put(&mut without, "nodes", "", json!({"metadata": {"name": "n"}, "spec": {"taints": away}}));
+        assert_eq!(plan(&without, "n", &woken("hello-1-a"), now), Ok(None), "it has just come back");
+        let mut naming = view(0, 2);
+        put(
+            &mut naming,
+            FUNCTION_REVISIONS,
+            "d",
+            json!({"metadata": {"name": "hello-1", "namespace": "d", "uid": "r",
+            "ownerReferences": owned("Function", "hello", "f")}, "spec": {"envFrom": [{"secretRef": {"name": "s"}}]}}),
+        );
+        assert!(plan(&naming, "n", &woken("hello-1-a"), now).unwrap_err().contains("names other objects"));
+        let mut failed = view(0, 1);
+        put(
+            &mut failed,
+            "pods",
+            "d",
+            json!({"metadata": {"name": "hello-1-z", "namespace": "d", "uid": "p",
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "hello-1", "uid": "s",
+                "controller": true}]}, "status": {"phase": "Failed"}}),
+        );
+        assert!(plan(&failed, "n", &woken("hello-1-a"), now).is_ok_and(|planned| planned.is_some()));
         let mut foreign = view(0, 2);
         put(
             &mut foreign,

@@ -25,7 +25,8 @@ pub use definition::{CLEANUP, DEFINITIONS};
 pub use discovery::endpoint_faults;
 pub use function::{
     FUNCTION_CONTAINER, FUNCTION_LABEL, FUNCTION_PORT, FUNCTION_REVISIONS, FUNCTIONS, REVISION_LABEL,
-    function_hosts, function_paths, function_template, own_hosts, tagged_host, what_runs,
+    TRAFFIC_MAX, function_hosts, function_names_others, function_paths, function_template, own_hosts,
+    tagged_host, what_runs,
 };
 pub use ingress::{
     GATEWAY_CONTROLLER, INGRESS_CLASSES, INGRESSES, hosts_since, ingress_class, is_for_gateways,

@@ -8,7 +8,7 @@ mod serving;
 mod start;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -80,6 +80,8 @@ pub struct Executor {
     workshop: Workshop,
     /// Images, and their components, of revisions that have run here: for instances that are started again.
     kept: Revisions,
+    /// Those that there are, by namespace and name.
+    revisions: BTreeSet<(String, String)>,
     /// Where the pods that are instances of functions serve, of which revision.
     serving: BTreeMap<PodUid, (Name, SocketAddr)>,
     /// The runtime is asked what containers use.
@@ -125,6 +127,7 @@ impl Executor {
             blocks_known: true,
             workshop: Workshop::new(),
             kept: Revisions::default(),
+            revisions: BTreeSet::new(),
             serving: BTreeMap::new(),
             metering: None,
         }

@@ -149,7 +149,8 @@ impl Tables {
             self.told.remove(name);
             return;
         };
-        match served {
+        // One with an address is no revision of a function: what answers for it only its slices say.
+        match served.filter(|_| entry.addresses.is_empty()) {
             None => drop(self.told.remove(name)),
             Some(served) => {
                 self.told.insert(name.clone(), Arc::new(entry.clone()));
@@ -189,7 +190,7 @@ impl Tables {
         }
         let told = self.told.get(name).map(|told| ServiceEntry::clone(told));
         let told = told.or_else(|| Some(self.services.get(name)?.entry.clone()));
-        if told.is_some() {
+        if told.as_ref().is_some_and(|told| told.addresses.is_empty()) {
             self.put_service(name, told, counters, touched);
         }
     }

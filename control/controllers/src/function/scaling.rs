@@ -70,7 +70,9 @@ impl Load {
     /// Of a revision that has so many instances: one that has none is at rest, whoever leads.
     pub fn begin(current: i64, now: Timestamp) -> Self {
         let asked_at = if current > 0 { now } else { Timestamp::MIN };
-        Self { buckets: VecDeque::new(), since: now, asked_at, decided: i64::MAX, panics_until: None }
+        // What is asked of those that run is told in a moment: until then none goes.
+        let panics_until = (current > 0).then(|| later(now, SignedDuration::from_secs(STABLE_WINDOW_S)));
+        Self { buckets: VecDeque::new(), since: now, asked_at, decided: i64::MAX, panics_until }
     }
 
     /// Gateways have said what was asked.
@@ -176,7 +178,7 @@ mod tests {
     fn what_is_at_rest_stays_so_where_nobody_remembers_it() {
         let scale = scale(json!({}));
         assert_eq!(Load::begin(0, at(0)).decide(scale, 0, at(0)), (0, None));
-        assert_eq!(Load::begin(2, at(0)).decide(scale, 2, at(0)).0, 1);
+        assert_eq!(Load::begin(20, at(0)).decide(scale, 20, at(0)).0, 20, "nor does what runs go");
     }
 
     #[test]

@@ -49,8 +49,13 @@ pub fn of_revision(
     let active = if is_needed { ("True", "InUse", "") } else { ("False", "NotInUse", "") };
     set_condition(value, ACTIVE, active, now);
     put(value, [("percent", percent), ("replicas", counts.0), ("readyReplicas", counts.1)]);
-    let since = condition(value, ACTIVE).and_then(|active| text(active, "/lastTransitionTime").parse().ok());
-    Ok((!is_needed).then(|| since.unwrap_or(now)))
+    Ok((!is_needed).then(|| unused_since(&revision.value).unwrap_or(now)))
+}
+
+/// Since when a revision says that it is not in use.
+pub fn unused_since(revision: &Value) -> Option<Timestamp> {
+    let active = condition(revision, ACTIVE).filter(|active| text(active, "/status") == "False")?;
+    text(active, "/lastTransitionTime").parse().ok()
 }
 
 /// Why no instance serves, as far as that is known: of the ReplicaSet, or of an instance.

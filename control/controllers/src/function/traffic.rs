@@ -46,7 +46,10 @@ impl Traffic {
             match revisions.get(&name) {
                 None => missing = missing.or(Some(name)),
                 Some(revision) => {
-                    let has_it = before.iter().any(|known| known.revision == name && known.percent > 0);
+                    // One that has nothing but a tag may be at rest, as one that has requests already.
+                    let is_known =
+                        |known: &Part| known.revision == name && (known.percent > 0 || part.percent == 0);
+                    let has_it = before.iter().any(is_known);
                     if !revision.serves() && !has_it {
                         awaited = awaited.or_else(|| Some(name.clone()));
                     }

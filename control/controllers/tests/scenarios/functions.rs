@@ -227,3 +227,29 @@ fn a_function_whose_host_another_namespace_has_says_so_until_that_gives_it_up() 
     cluster.run(1_000);
     assert_eq!(condition(&cluster.get(&young), "Ready"), "True Serves");
 }
+
+#[test]
+fn one_that_has_nothing_but_a_tag_rests_and_one_that_never_served_goes() {
+    let mut cluster = cluster(json!({}));
+    cluster.run(1_000);
+    cluster.edit(&key(), |function| {
+        function["spec"]["image"] = "hello:2".into();
+        function["spec"]["traffic"] = json!([{"latestRevision": true, "percent": 100},
+            {"revision": "hello-1", "percent": 0, "tag": "old"}]);
+    });
+    cluster.run(1_000);
+    assert_eq!(traffic(&cluster), "hello-2=100 hello-1/old=0");
+    cluster.run(120_000);
+    let rests = |cluster: &Cluster| (replicas(cluster, "hello-1"), replicas(cluster, "hello-2"));
+    assert_eq!(rests(&cluster), (0, 0));
+    cluster.read();
+    cluster.run(600_000);
+    assert_eq!((rests(&cluster), cluster.read().as_str()), ((0, 0), ""), "and stays so");
+    assert_eq!(condition(&cluster.get(&key()), "Ready"), "True Serves");
+    for image in ["broken", "hello:4"] {
+        cluster.edit(&key(), |function| function["spec"]["image"] = image.into());
+        cluster.run(1_000);
+    }
+    cluster.run(120_000);
+    assert_eq!(replicas(&cluster, "hello-3"), 0, "nobody uses it");
+}

@@ -36,7 +36,13 @@ const GROUP: &str = "coracle.dev";
 const NAME_BYTES_MAX: usize = 50;
 const HOSTS_MAX: usize = 32;
 const PATHS_MAX: usize = 64;
-const TRAFFIC_MAX: usize = 32;
+/// Parts of a function's traffic.
+pub const TRAFFIC_MAX: usize = 32;
+const PATH_BYTES_MAX: usize = 1_024;
+/// Hosts, with those of tags, by paths: every gateway has a route for each.
+const ROUTES_MAX: usize = 4_096;
+/// Of what runs: each revision has it.
+const RUNS_BYTES_MAX: usize = 128 << 10;
 const TAG_BYTES_MAX: usize = 20;
 const INSTANCES_DEFAULT: i64 = 100;
 /// Requests under way in an instance, before another is made.
@@ -191,6 +197,19 @@ pub fn what_runs(spec: &Value) -> Map<String, Value> {
     fields.filter_map(|field| Some(((*field).to_owned(), spec.get(*field)?.clone()))).collect()
 }
 
+/// Whether the spec of a revision names objects that a node may not have been sent: ConfigMaps, Secrets, volumes other than
+/// emptyDir, an account of its own.
+pub fn function_names_others(spec: &Value) -> bool {
+    let is_plain = |env: &Value| match env.get("valueFrom") {
+        None | Some(Value::Null) => true,
+        Some(from) => from.get("fieldRef").is_some() || from.get("resourceFieldRef").is_some(),
+    };
+    !list(spec, "/env").iter().all(is_plain)
+        || !list(spec, "/envFrom").is_empty()
+        || !list(spec, "/volumes").iter().all(|volume| volume.get("emptyDir").is_some())
+        || !["", "default"].contains(&text(spec, "/serviceAccountName"))
+}
+
 /// The template of the pods that run the spec of a function or a revision, without its labels.
 pub fn function_template(spec: &Value) -> Value {
     let mut container = Map::from_iter([("name".to_owned(), Value::from(FUNCTION_CONTAINER))]);
@@ -244,6 +263,9 @@ fn validate_function(function: &Value, _old: Option<&Value>) -> Vec<FieldError> 
             }
         }
     }
+    if Value::from(what_runs(spec)).to_string().len() > RUNS_BYTES_MAX {
+        errors.push(FieldError::too_long("spec", RUNS_BYTES_MAX));
+    }
     hosts(spec, &mut errors);
     scale(spec, &mut errors);
     traffic(function, &mut errors);
@@ -280,9 +302,19 @@ fn hosts(spec: &Value, errors: &mut Vec<FieldError>) {
         if !known.insert(path) {
             errors.push(FieldError::duplicate(&at, path));
         }
-        if !path.starts_with('/') {
+        if path.len() > PATH_BYTES_MAX {
+            errors.push(FieldError::too_long(at, PATH_BYTES_MAX));
+        } else if !path.starts_with('/') {
             errors.push(FieldError::invalid(at, path, "must be an absolute path"));
         }
+    }
+    let tags = list(spec, "/traffic").iter().filter(|part| !text(part, "/tag").is_empty()).count();
+    let each = |field: &str| list(spec, field).len().max(1);
+    let routes = each("/hosts") * (tags + 1) * each("/paths");
+    if routes > ROUTES_MAX {
+        let detail =
+            format!("hosts, those of tags too, by paths are {routes}: must be no more than {ROUTES_MAX}");
+        errors.push(FieldError::invalid("spec.hosts", each("/hosts"), detail));
     }
 }
 
@@ -535,6 +567,23 @@ mod tests {
             spec.image: Required value
         "#]]
         .assert_eq(&lines(&function(json!({"image": null}))));
+    }
+
+    #[test]
+    fn what_gateways_and_revisions_keep_is_bounded() {
+        let many = |count: usize, of: fn(usize) -> String| (0..count).map(of).collect::<Vec<_>>();
+        let host = |at: usize| format!("h{at}.example");
+        let path = |at: usize| format!("/p{at}");
+        assert_eq!(lines(&function(json!({"hosts": many(32, host), "paths": many(64, path)}))), "");
+        let tags: Vec<Value> =
+            (0..31).map(|at| json!({"revision": "hello-1", "tag": format!("t{at}")})).collect();
+        let traffic = [vec![json!({"latestRevision": true, "percent": 100})], tags].concat();
+        let wide = function(json!({"hosts": many(32, host), "paths": many(64, path), "traffic": traffic}));
+        assert!(lines(&wide).contains("must be no more than 4096"), "{}", lines(&wide));
+        let long = function(json!({"paths": [format!("/{}", "x".repeat(2_000))]}));
+        assert!(lines(&long).starts_with("spec.paths[0]: Too long"), "{}", lines(&long));
+        let large = function(json!({"env": [{"name": "A", "value": "x".repeat(200_000)}]}));
+        assert!(lines(&large).starts_with("spec: Too long"), "{}", lines(&large));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use coracle_core::{Pod, PodUid, spec::PullPolicy};
 use coracle_fabric::Name;
-use coracle_objects::kinds::{REVISION_LABEL, function_template};
+use coracle_objects::kinds::{REVISION_LABEL, function_names_others, function_template};
 use coracle_proto::node::PodWoken;
 use serde_json::{Value, json};
 
@@ -37,22 +37,8 @@ impl Template {
         let pod = Pod::parse(pod.to_string().as_bytes())?;
         let always =
             pod.spec.containers.iter().any(|container| container.pull_policy() == PullPolicy::Always);
-        Ok(Self { pod, needs_nothing: !always && !names_others(spec) })
+        Ok(Self { pod, needs_nothing: !always && !function_names_others(spec) })
     }
-}
-
-/// Whether a spec names objects that the node may not have been sent.
-fn names_others(spec: &Value) -> bool {
-    let list = |field: &str| spec[field].as_array().map(Vec::as_slice).unwrap_or_default();
-    let is_plain = |env: &Value| match env.get("valueFrom") {
-        None | Some(Value::Null) => true,
-        Some(from) => from.get("fieldRef").is_some() || from.get("resourceFieldRef").is_some(),
-    };
-    let account = spec["serviceAccountName"].as_str().unwrap_or_default();
-    !list("env").iter().all(is_plain)
-        || !list("envFrom").is_empty()
-        || !list("volumes").iter().all(|volume| volume.get("emptyDir").is_some())
-        || !["", "default"].contains(&account)
 }
 
 impl App {
@@ -69,8 +55,10 @@ impl App {
 
     /// Starts an instance where this node can, and says whether one is on its way.
     fn start_instance(&mut self, revision: &Name) -> bool {
-        let is_of =
-            |pod: &Pod| pod.metadata.labels.get(REVISION_LABEL).is_some_and(|of| **of == *revision.name);
+        let is_of = |pod: &Pod| {
+            let labelled = pod.metadata.labels.get(REVISION_LABEL).is_some_and(|of| **of == *revision.name);
+            labelled && pod.metadata.namespace == *revision.namespace
+        };
         if self.woken.iter().any(|uid| self.desired.pods.get(uid).is_some_and(|pod| is_of(pod))) {
             return true;
         }

@@ -49,6 +49,7 @@ impl App {
                 self.put_pod(pod);
             }
             Content::Template(template) => {
+                self.executor.know_revision(&own, true);
                 self.templates.insert(own, *template);
             }
             Content::WithheldPod(pod, why) => self.withhold_pod(*pod, &why),
@@ -91,6 +92,7 @@ impl App {
 
     /// A pod is there of which the node is sent no more than its deletion. One that it knows goes on as it was.
     fn withhold_pod(&mut self, pod: Pod, why: &str) {
+        self.instance_is_known(pod.uid());
         let known = self.desired.pods.get(pod.uid()).cloned();
         if let Some(known) = known {
             if pod.is_deleting() {
@@ -139,13 +141,14 @@ impl App {
         match resource.as_str() {
             "pods" => {
                 if let Some(uid) = self.names.remove(&own) {
+                    self.instance_is_known(&uid);
                     self.desired.pods.remove(&uid);
                     self.dirty.insert(uid);
                 }
             }
             FUNCTION_REVISIONS => {
                 self.templates.remove(&own);
-                self.executor.keep_image_of_no_more(namespace, name);
+                self.executor.know_revision(&own, false);
             }
             "configmaps" => self.remove_source(Kind::ConfigMap, &own),
             "secrets" => self.remove_source(Kind::Secret, &own),

@@ -60,9 +60,20 @@ impl Executor {
         self.kept.get(&revision.namespace, &revision.name).is_some_and(|kept| kept.component.is_some())
     }
 
-    /// The revision is gone.
-    pub fn keep_image_of_no_more(&mut self, namespace: &str, revision: &str) {
-        self.kept.remove(&(namespace.to_owned(), revision.to_owned()));
+    /// There is a revision of this namespace and name, or no more. Labels of pods are whoever's, and count for nothing without one.
+    pub fn know_revision(&mut self, revision: &(String, String), is_there: bool) {
+        if is_there {
+            self.revisions.insert(revision.clone());
+        } else {
+            self.revisions.remove(revision);
+            self.kept.remove(revision);
+        }
+    }
+
+    /// The revision of which a pod is an instance.
+    pub(super) fn revision_of(&self, pod: &Pod) -> Option<(String, String)> {
+        let revision = (pod.metadata.namespace.clone(), pod.metadata.labels.get(REVISION_LABEL)?.clone());
+        self.revisions.contains(&revision).then_some(revision)
     }
 
     /// Something failed that there may be room for without what is kept: that of one namespace goes, or all.
@@ -85,10 +96,10 @@ impl Executor {
 
     /// An instance of a revision runs: what it runs with is kept for others.
     pub fn keep_for_revision(&mut self, at: &At, pod: &Pod) {
-        let Some(revision) = pod.metadata.labels.get(REVISION_LABEL) else { return };
+        let Some(revision) = self.revision_of(pod) else { return };
         let kept = self.images.get(&at.uid).and_then(|images| images.lock().get(&at.container).cloned());
         if let Some(kept) = kept.filter(|kept| kept.component.is_some()) {
-            self.kept.put((pod.metadata.namespace.clone(), revision.clone()), kept);
+            self.kept.put(revision, kept);
         }
     }
 }

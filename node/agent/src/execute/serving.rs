@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use coracle_core::{Pod, PodUid};
 use coracle_fabric::Name;
-use coracle_objects::kinds::REVISION_LABEL;
 use serde_json::Value;
 
 use super::Executor;
@@ -12,7 +11,7 @@ use super::Executor;
 impl Executor {
     /// A pod's status is so now: as an instance it serves from the moment at which it is ready.
     pub(super) fn note_serving(&mut self, pod: &Pod, status: &Value) {
-        let Some(revision) = pod.metadata.labels.get(REVISION_LABEL) else { return };
+        let Some((namespace, revision)) = self.revision_of(pod) else { return };
         let conditions = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
         let is_ready = conditions.iter().any(|one| one["type"] == "Ready" && one["status"] == "True");
         if !is_ready {
@@ -24,7 +23,7 @@ impl Executor {
             return;
         };
         let at = SocketAddr::new(sandbox.address.into(), container.http_port());
-        let revision = Name::new(&pod.metadata.namespace, revision);
+        let revision = Name::new(&namespace, &revision);
         if self.serving.get(pod.uid()) != Some(&(revision.clone(), at)) {
             self.end_serving(pod.uid());
             self.context.network.serve(revision.clone(), at, true);

@@ -6,7 +6,9 @@ use coracle_fabric::{
     BackendPort, Endpoint, HostRoutes, PathKind, PathRoute, PodEntry, Protocol, RouteBackend, RouteSet,
     ServiceBackend, ServiceEntry, ServicePort,
 };
-use coracle_objects::kinds::{FUNCTION_PORT, function_paths, hosts_since, own_hosts, tagged_host};
+use coracle_objects::kinds::{
+    FUNCTION_PORT, TRAFFIC_MAX, function_paths, hosts_since, own_hosts, tagged_host,
+};
 use serde_json::Value;
 
 /// Source: v1.ClientIPConfig.
@@ -119,6 +121,7 @@ pub(super) fn ingress(object: &Value) -> RouteSet {
 pub(super) fn function(object: &Value) -> RouteSet {
     let since = hosts_since(object);
     let traffic = list(&object["status"]["traffic"]);
+    let traffic = &traffic[..traffic.len().min(TRAFFIC_MAX)];
     let backend = |part: &Value| {
         let service = part["revision"].as_str()?.to_owned();
         Some(ServiceBackend { service, port: BackendPort::Number(FUNCTION_PORT) })
@@ -140,13 +143,16 @@ pub(super) fn function(object: &Value) -> RouteSet {
             function_paths(object).into_iter().map(|at| path(at, backend.clone())).collect::<Vec<_>>()
         };
         let paths = backend.map(to).unwrap_or_default();
-        HostRoutes { since: since.get(&host).cloned().unwrap_or_default(), host: Some(host), paths }
+        // A tag that only the status has asks for no host: it may be another's by now.
+        Some(HostRoutes { since: since.get(&host)?.clone(), host: Some(host), paths })
     };
-    let mut hosts: Vec<HostRoutes> = own.iter().map(|host| routes(host.clone(), whole.clone())).collect();
+    let mut hosts: Vec<HostRoutes> =
+        own.iter().filter_map(|host| routes(host.clone(), whole.clone())).collect();
     for part in traffic {
         let Some(tag) = part["tag"].as_str().filter(|tag| !tag.is_empty()) else { continue };
         hosts.extend(
-            own.iter().map(|host| routes(tagged_host(tag, host), backend(part).map(RouteBackend::from))),
+            own.iter()
+                .filter_map(|host| routes(tagged_host(tag, host), backend(part).map(RouteBackend::from))),
         );
     }
     RouteSet { created: text(&object["metadata"]["creationTimestamp"]), default_backend: None, hosts }

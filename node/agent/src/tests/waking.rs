@@ -105,7 +105,9 @@ async fn what_the_node_cannot_run_is_left_to_the_cluster() {
     rig.want("hello-1").await;
     rig.put("nodes", json!({ "metadata": { "name": "n1" }, "spec": {} })).await;
     rig.want("hello-1").await;
-    assert_eq!(rig.woken().await.revision, "hello-1");
+    let woken = rig.woken().await;
+    assert_eq!(woken.revision, "hello-1");
+    rig.status(&woken.uid, ready).await;
     let held = rig.held().await;
     assert!(held.contains(&("pods wanted", 2)), "{held:?}");
     // Where anything of its namespace does not start, what is kept goes, and comes again with the next instance.

@@ -106,15 +106,17 @@ impl Forwarder {
         }
         let mut held = Some((permit, under_way));
         let (mut failed, mut told) = (Failed::default(), None);
-        for _ in 0..ENDPOINT_TRIES {
+        let (mut tries, mut may_wait) = (0, true);
+        while tries < ENDPOINT_TRIES {
             let choice = self.fabric.choose(&way.service, way.port, client.ip(), &failed);
             let Some(choice) = choice else {
                 // Instances that were there have ended: others may be on their way.
-                let Some((_, Some(under_way))) = &held else { break };
+                let Some((_, Some(under_way))) = held.as_ref().filter(|_| may_wait) else { break };
                 self.await_instance(&mut way, client.ip(), under_way, true).await?;
-                failed = Failed::default();
+                (failed, tries, may_wait) = (Failed::default(), 0, false);
                 continue;
             };
+            tries += 1;
             match self.attempt(request, client.ip(), choice, &way.service, &mut held).await {
                 Ok(response) => {
                     self.fabric.remember(&way.service, client.ip(), choice);

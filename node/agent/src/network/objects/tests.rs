@@ -344,6 +344,10 @@ fn a_function_has_the_routes_that_its_status_says() {
         |at: usize| (hosts[at].host.clone().unwrap(), hosts[at].paths[0].backend.choose(0).service.clone());
     assert_eq!(to(0), ("hello.localhost".to_owned(), "hello-2".to_owned()));
     assert_eq!(to(1), ("old-hello.localhost".to_owned(), "hello-1".to_owned()));
+    // What only the status has asks for no host.
+    function["spec"]["traffic"] = json!([]);
+    assert!(bench.put("functions.coracle.dev", "d", "hello", &function));
+    assert_eq!(bench.routes[&source].hosts.len(), 1);
     // As long as none of its revisions has served it has its hosts, and nothing answers there.
     function["status"] = json!({});
     assert!(bench.put("functions.coracle.dev", "d", "hello", &function));
